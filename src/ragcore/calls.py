@@ -1,0 +1,213 @@
+"""The client's calls: where each is while it runs, and how the last ones ended."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections import deque
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+
+from ragcore.errors import DeadlineExceeded, NotOpen, RagcoreError
+from ragcore.events import emit
+from ragcore.resilience.deadline import expires_at, inherit
+from ragcore.types import CallInfo, Timings
+
+__all__ = ["Call", "Calls"]
+
+
+class Calls:
+    """All calls of one client. Works at any log level.
+
+    Args:
+        recent: how many finished calls are remembered.
+    """
+
+    def __init__(self, *, recent: int) -> None:
+        self._running: dict[str, Call] = {}
+        self._finished: deque[CallInfo] = deque(maxlen=recent)
+        self._numbers = itertools.count(1)
+        self._outcomes: dict[str, int] = {}
+        self._idle = anyio.Event()
+        self.closed = False
+
+    def begin(self, method: str, tenant: str, timeout: float | None) -> Call:
+        """A new call, running from now on until its `finish`.
+
+        Args:
+            timeout: seconds; None: bounded by its parts alone (an ingest).
+        """
+        call = Call(self, f"{os.getpid():x}-{next(self._numbers):06x}", method, tenant, timeout)
+        self._running[call.id] = call
+        return call
+
+    def inflight(self) -> tuple[CallInfo, ...]:
+        """Running calls, oldest first."""
+        return tuple(call.info() for call in self._running.values())
+
+    def recent(self) -> tuple[CallInfo, ...]:
+        """Finished calls, oldest first."""
+        return tuple(self._finished)
+
+    def counts(self) -> dict[str, int]:
+        """How many run, and how many ended in which way."""
+        return {"running": len(self._running), **self._outcomes}
+
+    async def drain(self, seconds: float) -> None:
+        """Wait for running calls; cancel what is left after `seconds`."""
+        self.closed = True
+        if not self._running:
+            return
+        self._idle = anyio.Event()
+        with anyio.move_on_after(seconds):
+            await self._idle.wait()
+            return
+        for call in list(self._running.values()):
+            call.cancel()
+        with anyio.move_on_after(1.0):
+            await self._idle.wait()
+
+    def _finish(self, call: Call, outcome: str) -> None:
+        if self._running.pop(call.id, None) is None:
+            return
+        self._finished.append(call.info(outcome))
+        self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
+        emit("call.finished", call.method, id=call.id, stage=call.stage, outcome=outcome, elapsed=call.elapsed())
+        if not self._running:
+            self._idle.set()
+
+
+class Call:
+    """One call: its deadline, its stage, its timings. As a context manager it bounds a step of it."""
+
+    def __init__(self, calls: Calls, id: str, method: str, tenant: str, timeout: float | None) -> None:
+        self._calls = calls
+        self.id = id
+        self.method = method
+        self.tenant = tenant
+        self.stage = "start"
+        self.timings = Timings()
+        self.began = anyio.current_time()
+        self.budget = timeout
+        self.degraded = False
+        own = float("inf") if timeout is None else self.began + timeout
+        self.when = min(own, expires_at()) if timeout is not None else own
+        self._own = own
+        self._cancelled = False
+        self._scope: anyio.CancelScope | None = None
+        self._inherit: inherit | None = None
+        self._task: Any = None
+
+    def elapsed(self) -> float:
+        """Seconds since it began."""
+        return anyio.current_time() - self.began
+
+    def remaining(self) -> float:
+        """Seconds to its deadline, at least 0."""
+        return max(0.0, self.when - anyio.current_time())
+
+    @property
+    def stepping(self) -> bool:
+        """Whether a step of it is under way."""
+        return self._scope is not None
+
+    def cancel(self) -> None:
+        """Because the client is closed: what runs is cancelled and raises `NotOpen`."""
+        self._cancelled = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def saw_first_token(self) -> None:
+        """The first piece of the answer has come: its time is seconds since the call began."""
+        if self.timings.first_token is None:
+            self.timings = replace(self.timings, first_token=self.elapsed())
+
+    def finish(self, outcome: str) -> None:
+        """It has ended; calling it again changes nothing."""
+        self._calls._finish(self, outcome)
+
+    def info(self, outcome: str | None = None) -> CallInfo:
+        """As it is now."""
+        return CallInfo(
+            id=self.id,
+            method=self.method,
+            tenant=self.tenant,
+            stage=self.stage,
+            elapsed=self.elapsed(),
+            waiting_on=_waiting_on(self._task) if outcome is None else None,
+            outcome=outcome,
+        )
+
+    def failed(self, error: BaseException) -> None:
+        """Ended by an error, which gets the call's id and stage where it has none."""
+        if isinstance(error, RagcoreError):
+            error.call_id = error.call_id or self.id
+            error.stage = error.stage or self.stage
+            if isinstance(error, DeadlineExceeded) and error.timings == Timings():
+                error.timings = self.timings
+        self.finish(type(error).__name__ if isinstance(error, Exception) else "cancelled")
+
+    def __enter__(self) -> Self:
+        if self._cancelled:
+            raise self._closed()
+        self._task = _current_task()
+        self._scope = anyio.CancelScope(deadline=self._own)
+        self._scope.__enter__()
+        if self.budget is not None:
+            self._inherit = inherit(self.when)
+            self._inherit.__enter__()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        assert self._scope is not None
+        if self._inherit is not None:
+            self._inherit.__exit__()
+        scope, self._scope, self._inherit, self._task = self._scope, None, None, None
+        if scope.__exit__(exc_type, exc, traceback):
+            raise (self._closed() if self._cancelled else self.expired()) from None
+
+    def expired(self) -> DeadlineExceeded:
+        """Its time is used up."""
+        elapsed = self.elapsed()
+        budget = self.budget or elapsed
+        return DeadlineExceeded(
+            f"no answer within {budget:g} s: the time ran out in stage {self.stage!r} after {elapsed:.2f} s",
+            budget=budget,
+            elapsed=elapsed,
+            timings=self.timings,
+            stage=self.stage,
+            call_id=self.id,
+        )
+
+    def _closed(self) -> NotOpen:
+        return NotOpen("the client was closed while this call was running", stage=self.stage, call_id=self.id)
+
+
+def _current_task() -> Any:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        import trio
+
+        return trio.lowlevel.current_task()
+
+
+def _waiting_on(task: Any) -> str | None:
+    """The innermost frame that a task awaits: `Task.get_stack()` shows only the outermost."""
+    coroutine = None if task is None else task.get_coro() if hasattr(task, "get_coro") else task.coro
+    frame = None
+    for _ in range(200):
+        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "ag_frame", None) or getattr(coroutine, "gi_frame", None) or frame
+        inner = getattr(coroutine, "cr_await", None) or getattr(coroutine, "ag_await", None) or getattr(coroutine, "gi_yieldfrom", None)
+        if inner is None:
+            break
+        coroutine = inner
+    if frame is None:
+        return None
+    return f"{frame.f_globals.get('__name__', '?')}.{frame.f_code.co_qualname}:{frame.f_lineno}"

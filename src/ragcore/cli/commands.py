@@ -1,0 +1,341 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import ragcore
+from ragcore.cli.doctor import examine
+from ragcore.cli.session import DONE, PARTLY, Options, messages, open_client, results, run_async
+from ragcore.config import Config
+from ragcore.ingest import read
+from ragcore.types import Answer, Delta, Done, IngestReport, Mode, Passage, Retrieval
+
+__all__ = ["run"]
+
+app = typer.Typer(
+    name="ragcore",
+    help="Questions over private documents, answered with citations. Results on stdout, messages on stderr.",
+    epilog="Exit codes: 0 done, 1 done in part, 2 command or configuration at fault, 3 a dependency failed, 4 out of time or room.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Tenant = Annotated[str, typer.Option("--tenant", "-t", envvar="RAGCORE_TENANT", help="Whose documents.")]
+Timeout = Annotated[float | None, typer.Option("--timeout", help="Seconds.", show_default="30")]
+TopK = Annotated[int | None, typer.Option("--top-k", "-k", help="Passages at most.", show_default="5")]
+Threshold = Annotated[float | None, typer.Option("--score-threshold", help="Least cosine similarity, -1 to 1.", show_default="none")]
+SearchMode = Annotated[str | None, typer.Option("--mode", help="vector, text or hybrid.", show_default="vector")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Question = Annotated[str, typer.Argument(help="What to ask.", show_default=False)]
+
+
+def run() -> None:
+    """Run the command line."""
+    app()
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", envvar="RAGCORE_DATA", help="Folder of the embedded database, used where DATABASE_URL is not set."),
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More messages, and tracebacks.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        results.print(f"ragcore {ragcore.__version__}")
+        raise typer.Exit
+    context.obj = Options(data=data, verbose=verbose)
+
+
+@app.command()
+def ingest(
+    context: typer.Context,
+    paths: Annotated[list[Path], typer.Argument(help="Files and folders: .md .txt .html .pdf .jsonl .jsonl.gz", show_default=False)],
+    tenant: Tenant,
+    as_json: Json = False,
+) -> None:
+    """Add documents, or replace those that changed; what is unchanged is not embedded again."""
+    options: Options = context.obj
+
+    async def body() -> int:
+        async with open_client(options) as rag:
+            report = await _ingest(rag, paths, tenant)
+        _show_ingest(report, as_json=as_json)
+        return PARTLY if report.failed else DONE
+
+    run_async(options, body)
+
+
+@app.command()
+def ask(
+    context: typer.Context,
+    question: Question,
+    tenant: Tenant,
+    timeout: Timeout = None,
+    top_k: TopK = None,
+    score_threshold: Threshold = None,
+    mode: SearchMode = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Show the answer as it comes.")] = False,
+    show_passages: Annotated[bool, typer.Option("--show-passages", help="Show what was found.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Answer a question from a tenant's documents, with citations."""
+    options: Options = context.obj
+    arguments: dict[str, Any] = {
+        "tenant": tenant,
+        "timeout": timeout,
+        "top_k": top_k,
+        "score_threshold": score_threshold,
+        "mode": cast("Mode | None", mode),
+    }
+
+    async def body() -> int:
+        async with open_client(options) as rag:
+            if stream and not as_json:
+                answer = await _ask_streaming(rag, question, arguments)
+            else:
+                answer = await rag.ask(question, **arguments)
+                if not as_json:
+                    results.print(answer.text, markup=False)
+        if as_json:
+            _print_json(answer.to_dict())
+        else:
+            _show_answer(answer, show_passages=show_passages)
+        return DONE if answer.found else PARTLY
+
+    run_async(options, body)
+
+
+@app.command()
+def search(
+    context: typer.Context,
+    question: Question,
+    tenant: Tenant,
+    timeout: Timeout = None,
+    top_k: TopK = None,
+    score_threshold: Threshold = None,
+    mode: SearchMode = None,
+    as_json: Json = False,
+) -> None:
+    """Show the passages that a question finds."""
+    options: Options = context.obj
+
+    async def body() -> int:
+        async with open_client(options) as rag:
+            retrieval = await rag.retrieve(
+                question, tenant=tenant, timeout=timeout, top_k=top_k, score_threshold=score_threshold, mode=cast("Mode | None", mode)
+            )
+        if as_json:
+            _print_json(retrieval.to_dict())
+        else:
+            _show_retrieval(retrieval)
+        return DONE if retrieval.passages else PARTLY
+
+    run_async(options, body)
+
+
+@app.command()
+def similarity(
+    context: typer.Context, question: Question, tenant: Tenant, timeout: Timeout = None, score_threshold: Threshold = None, as_json: Json = False
+) -> None:
+    """Show how near a tenant's chunks are to a question, and what a threshold would do."""
+    options: Options = context.obj
+
+    async def body() -> int:
+        async with open_client(options) as rag:
+            report = await rag.similarity(question, tenant=tenant, timeout=timeout, score_threshold=score_threshold)
+        if as_json:
+            _print_json(report.to_dict())
+            return DONE
+        results.print(report.verdict, markup=False)
+        quantiles = "  ".join(f"{name} {value:.2f}" for name, value in report.quantiles.items())
+        results.print(f"{report.chunks:,} chunks, {report.not_embedded:,} not embedded; {quantiles}")
+        most = max((count for _, _, count in report.histogram), default=0)
+        for low, high, count in report.histogram:
+            results.print(f"  {low:6.2f} to {high:5.2f}  {'█' * round(40 * count / most)} {count:,}")
+        _show_passages(report.retrieval.passages)
+        return DONE
+
+    run_async(options, body)
+
+
+@app.command()
+def delete(
+    context: typer.Context, document_ids: Annotated[list[str], typer.Argument(help="Ids, as `documents` lists them.", show_default=False)], tenant: Tenant
+) -> None:
+    """Remove documents of a tenant."""
+    options: Options = context.obj
+
+    async def body() -> int:
+        async with open_client(options) as rag:
+            count = await rag.delete(document_ids, tenant=tenant)
+        results.print(f"{count} of {len(document_ids)} deleted")
+        return DONE if count == len(set(document_ids)) else PARTLY
+
+    run_async(options, body)
+
+
+@app.command()
+def documents(context: typer.Context, tenant: Tenant) -> None:
+    """List a tenant's documents."""
+    options: Options = context.obj
+
+    async def body() -> int:
+        async with open_client(options) as rag:
+            for document_id in sorted(await rag.documents(tenant=tenant)):
+                results.print(document_id, markup=False)
+        return DONE
+
+    run_async(options, body)
+
+
+@app.command()
+def migrate(
+    context: typer.Context,
+    role: Annotated[str, typer.Option("--role", help="The application's role, which must exist and own nothing.")],
+    owner_dsn: Annotated[str, typer.Option("--owner-dsn", envvar="RAGCORE_OWNER_DSN", help="Of the owner; better in RAGCORE_OWNER_DSN than on the command line.")],
+) -> None:
+    """Create or update the schema in PostgreSQL for the embedding model of the environment."""
+    options: Options = context.obj
+
+    async def body() -> int:
+        from ragcore.rag import make_embedder
+        from ragcore.store import migrate as migrate_schema
+
+        embedder = make_embedder(Config.from_env())
+        await migrate_schema(owner_dsn, model=embedder.model, dimension=embedder.dimension, role=role)
+        results.print(f"the schema is up to date for {embedder.model} ({embedder.dimension} dimensions) and the role {role}")
+        return DONE
+
+    run_async(options, body)
+
+
+@app.command()
+def doctor(context: typer.Context, as_json: Json = False) -> None:
+    """Check interpreter, packages, database, role, schema, embedder, model and tokenizer; each line says what to do."""
+    options: Options = context.obj
+
+    async def body() -> int:
+        checks = [check async for check in examine(options)]
+        if as_json:
+            _print_json([{"check": check.name, "status": check.status, "message": check.message} for check in checks])
+        else:
+            signs = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "error": "[red]✗[/]"}
+            for check in checks:
+                results.print(f"{signs[check.status]} {check.name + ':':<13} {escape(check.message)}")
+        return PARTLY if any(check.status == "error" for check in checks) else DONE
+
+    run_async(options, body)
+
+
+async def _ingest(rag: ragcore.RAG, paths: Sequence[Path], tenant: str) -> IngestReport:
+    if not messages.is_terminal:
+        last = 0
+
+        def tell(report: IngestReport) -> None:
+            nonlocal last
+            done = report.added + report.updated + report.unchanged
+            if done - last >= 100:
+                last = done
+                messages.print(f"{done} documents, {report.chunks} chunks, {len(report.failed)} failed")
+
+        return await rag.add(read(*paths), tenant=tenant, progress=tell)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=messages, transient=True) as bar:
+        task = bar.add_task("reading", total=None)
+
+        def show(report: IngestReport) -> None:
+            done = report.added + report.updated + report.unchanged
+            rate = report.chunks / report.seconds if report.seconds else 0.0
+            bar.update(task, description=f"{done} documents, {report.chunks} chunks, {rate:.0f} chunks/s")
+
+        return await rag.add(read(*paths), tenant=tenant, progress=show)
+
+
+def _show_ingest(report: IngestReport, *, as_json: bool) -> None:
+    for failed in report.failed:
+        messages.print(f"{failed.id}: {failed.reason}", style="red", markup=False)
+    if as_json:
+        _print_json(report.to_dict())
+        return
+    results.print(
+        f"{report.added} added, {report.updated} updated, {report.unchanged} unchanged, {len(report.failed)} failed; "
+        f"{report.chunks} chunks in {report.seconds:.1f} s"
+    )
+
+
+async def _ask_streaming(rag: ragcore.RAG, question: str, arguments: dict[str, Any]) -> Answer:
+    answer: Answer | None = None
+    async with rag.stream(question, **arguments) as stream:
+        async for event in stream:
+            match event:
+                case Delta(text):
+                    sys.stdout.write(text)
+                    sys.stdout.flush()
+                case Done(answer):
+                    sys.stdout.write("\n")
+    assert answer is not None
+    return answer
+
+
+def _show_answer(answer: Answer, *, show_passages: bool) -> None:
+    for degradation in answer.degraded:
+        messages.print(f"degraded at {degradation.stage}: {degradation.reason}; answered by {degradation.fallback}", style="yellow", markup=False)
+    if answer.retrieval.empty is not None:
+        messages.print(answer.retrieval.empty.message, style="yellow", markup=False)
+    if show_passages:
+        _show_passages(answer.retrieval.passages)
+        return
+    shown = {}
+    for citation in answer.citations:
+        shown.setdefault(citation.number, _where(citation.passage))
+    for number, where in shown.items():
+        results.print(f"[{number}] {where}", markup=False)
+
+
+def _show_retrieval(retrieval: Retrieval) -> None:
+    for degradation in retrieval.degraded:
+        messages.print(f"degraded at {degradation.stage}: {degradation.reason}; answered by {degradation.fallback}", style="yellow", markup=False)
+    if retrieval.empty is not None:
+        messages.print(retrieval.empty.message, style="yellow", markup=False)
+    _show_passages(retrieval.passages)
+
+
+def _show_passages(passages: Sequence[Passage]) -> None:
+    if not passages:
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("", "score", "text rank", "where", "passage"):
+        table.add_column(column, overflow="fold")
+    for number, passage in enumerate(passages, start=1):
+        score = "" if passage.score is None else f"{passage.score:.3f}"
+        rank = "" if passage.text_score is None else f"{passage.text_score:.4f}"
+        table.add_row(f"[{number}]".replace("[", r"\["), score, rank, escape(_where(passage)), escape(" ".join(passage.text.split())[:300]))
+    results.print(table)
+
+
+def _where(passage: Passage) -> str:
+    page = f", page {passage.metadata['page']}" if "page" in passage.metadata else ""
+    heading = f", {passage.metadata['heading']}" if "heading" in passage.metadata else ""
+    return f"{passage.document_id}{page}{heading}"
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
+
+

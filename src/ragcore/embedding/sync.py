@@ -1,0 +1,87 @@
+"""A blocking function of your own as an embedder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ragcore.errors import EmbeddingError, RagcoreError
+from ragcore.protocols import Embedder, Vector, Vectors
+from ragcore.resilience import Policy
+from ragcore.resilience.owner import Part
+from ragcore.resilience.threads import Threads
+from ragcore.tokens import estimate_tokens
+from ragcore.types import Kind
+from ragcore.vectors import check_vectors
+
+__all__ = ["from_sync"]
+
+
+def from_sync(
+    encode: Callable[[list[str]], Vectors],
+    *,
+    model: str,
+    dimension: int,
+    max_tokens: int,
+    encode_query: Callable[[list[str]], Vectors] | None = None,
+    count_tokens: Callable[[str], int] | None = None,
+    threads: int = 1,
+    policy: Policy | None = None,
+) -> Embedder:
+    """Make an embedder of a blocking function.
+
+    It runs on its own threads, never on the event loop and never in the default executor; a caller that is cancelled leaves it behind.
+
+    Args:
+        encode: a list of texts to (n, dimension) numbers; called from `threads` threads at once.
+        model, dimension, max_tokens: as in `Embedder`.
+        encode_query: for questions, where the model tells them from documents.
+        count_tokens: None: estimated.
+        threads: calls at once.
+        policy: None: one attempt, 60 s for it.
+    """
+    return _SyncEmbedder(
+        encode,
+        encode_query or encode,
+        count_tokens or estimate_tokens,
+        model=model,
+        dimension=dimension,
+        max_tokens=max_tokens,
+        threads=threads,
+        policy=policy or Policy(model, attempt_timeout=60.0, retry=False, bulkhead=False),
+    )
+
+
+class _SyncEmbedder(Part):
+    def __init__(
+        self,
+        encode: Callable[[list[str]], Vectors],
+        encode_query: Callable[[list[str]], Vectors],
+        count_tokens: Callable[[str], int],
+        *,
+        model: str,
+        dimension: int,
+        max_tokens: int,
+        threads: int,
+        policy: Policy,
+    ) -> None:
+        self.model = model
+        self.dimension = dimension
+        self.max_tokens = max_tokens
+        self.policy = policy
+        self._encode = {"document": encode, "query": encode_query}
+        self._count_tokens = count_tokens
+        self._threads = Threads(threads, name=model)
+
+    def count_tokens(self, text: str, /) -> int:
+        return self._count_tokens(text)
+
+    async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vector:
+        self._check_open()
+        encode, batch = self._encode[kind], list(texts)
+        try:
+            vectors = await self.policy.call(lambda: self._threads.run(lambda: encode(batch)))
+        except RagcoreError:
+            raise
+        except Exception as error:
+            raise EmbeddingError(f"{self.model} raised {type(error).__name__}", dependency=self.model, stage="embed") from error
+        return check_vectors(vectors, count=len(batch), dimension=self.dimension, model=self.model)

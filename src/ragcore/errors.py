@@ -1,0 +1,193 @@
+"""Every error that ragcore raises, one tree.
+
+RagcoreError
+├── InvalidInput (ValueError)          the request is at fault; nothing was sent
+├── ConfigurationError                 a setting, a role, a schema or an extra is at fault
+│   └── Unsupported                    a store or model can't do what was asked
+├── NotOpen                            before start, after close, in a forked child
+├── WrongEventLoop                     made on one event loop, used on another
+├── DeadlineExceeded (TimeoutError)    the caller's time is used up
+├── CircuitOpen                        the dependency is known to be failing; it was not asked
+├── Overloaded                         no room, or no chance within the deadline
+└── DependencyError                    the dependency failed; its own error is `__cause__`
+    ├── EmbeddingError
+    ├── StoreError
+    └── GenerationError
+
+A message says what happened, with which numbers, and what to do, and never holds a key, a password or a DSN. All pickle.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ragcore.types import Timings
+
+__all__ = [
+    "CircuitOpen",
+    "ConfigurationError",
+    "DeadlineExceeded",
+    "DependencyError",
+    "EmbeddingError",
+    "GenerationError",
+    "InvalidInput",
+    "NotOpen",
+    "Overloaded",
+    "RagcoreError",
+    "StoreError",
+    "Unsupported",
+    "WrongEventLoop",
+]
+
+
+class RagcoreError(Exception):
+    """The root of all errors that ragcore raises.
+
+    Attributes:
+        stage: where in the call it happened: "embed", "search", "generate", "write", "start", …; None where no stage fits.
+        retry_after: seconds after which another try makes sense; None where unknown.
+        partial_text: what a stream had handed on before it broke; "" elsewhere.
+        call_id: the id of the call, as `RAG.recent()` lists it; None outside of a call.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        /,
+        *,
+        stage: str | None = None,
+        retry_after: float | None = None,
+        partial_text: str = "",
+        call_id: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.stage = stage
+        self.retry_after = retry_after
+        self.partial_text = partial_text
+        self.call_id = call_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(kind: type[RagcoreError], args: tuple[object, ...], state: dict[str, object]) -> RagcoreError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class InvalidInput(RagcoreError, ValueError):
+    """The request itself is at fault: an empty question, a blank tenant, a wrong dimension. Raised before anything is sent."""
+
+
+class ConfigurationError(RagcoreError):
+    """A setting, a role, a schema or a missing extra: which it is, what it was, and what would be right."""
+
+
+class Unsupported(ConfigurationError):
+    """A store or model can't do what was asked (a mode, a filter). Never ignored silently."""
+
+
+class NotOpen(RagcoreError):
+    """Used before `start`, after `aclose`, or in a forked child of the process that started it."""
+
+
+class WrongEventLoop(RagcoreError):
+    """Started on one event loop and used on another."""
+
+
+class DeadlineExceeded(RagcoreError, TimeoutError):
+    """The caller's time is used up.
+
+    Attributes:
+        budget: seconds that were allowed.
+        elapsed: seconds that passed.
+        timings: seconds by stage so far; None for stages that did not run, and outside of `RAG`.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        /,
+        *,
+        budget: float,
+        elapsed: float,
+        timings: Timings | None = None,
+        stage: str | None = None,
+        retry_after: float | None = None,
+        partial_text: str = "",
+        call_id: str | None = None,
+    ) -> None:
+        super().__init__(message, stage=stage, retry_after=retry_after, partial_text=partial_text, call_id=call_id)
+        self.budget = budget
+        self.elapsed = elapsed
+        if timings is None:
+            from ragcore.types import Timings  # types imports this module
+
+            timings = Timings()
+        self.timings: Timings = timings
+
+
+class CircuitOpen(RagcoreError):
+    """The circuit breaker of a dependency is open: it failed lately and was not asked. `retry_after` says when it will be."""
+
+    def __init__(
+        self, message: str, /, *, dependency: str, stage: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, stage=stage, retry_after=retry_after)
+        self.dependency = dependency
+
+
+class Overloaded(RagcoreError):
+    """The queue is full, or the call had no chance within its deadline. Raised at once, never degraded away."""
+
+    def __init__(
+        self, message: str, /, *, dependency: str, stage: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, stage=stage, retry_after=retry_after)
+        self.dependency = dependency
+
+
+class DependencyError(RagcoreError):
+    """A dependency failed. The foreign error is `__cause__`.
+
+    Attributes:
+        dependency: its name, for example "openai embeddings".
+        attempts: how many times it was asked.
+        status: the HTTP status, where there was one.
+        request_id: the dependency's own id of the request, where it sent one.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        /,
+        *,
+        dependency: str = "",
+        attempts: int = 1,
+        status: int | None = None,
+        request_id: str | None = None,
+        stage: str | None = None,
+        retry_after: float | None = None,
+        partial_text: str = "",
+        call_id: str | None = None,
+    ) -> None:
+        super().__init__(message, stage=stage, retry_after=retry_after, partial_text=partial_text, call_id=call_id)
+        self.dependency = dependency
+        self.attempts = attempts
+        self.status = status
+        self.request_id = request_id
+
+
+class EmbeddingError(DependencyError):
+    """The embedder failed, or answered with something that is not an embedding."""
+
+
+class StoreError(DependencyError):
+    """The store failed, in search or in writing."""
+
+
+class GenerationError(DependencyError):
+    """The generator failed, or its stream broke; `partial_text` holds what was handed on before."""

@@ -1,0 +1,57 @@
+"""Streams of generators that can't stream, and the whole of those that can."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from ragcore.errors import GenerationError
+from ragcore.types import Generation
+
+__all__ = ["at_once", "collect"]
+
+
+@asynccontextmanager
+async def at_once(generation: Awaitable[Generation], /) -> AsyncIterator[AsyncIterator[str | Generation]]:
+    """A stream of one piece: for generators that can't stream.
+
+    Example:
+        class Mine:
+            async def generate(self, prompt): ...
+            def stream(self, prompt): return generation.at_once(self.generate(prompt))
+    """
+
+    async def pieces() -> AsyncIterator[str | Generation]:
+        whole = await generation
+        if whole.text:
+            yield whole.text
+        yield whole
+
+    stream = pieces()
+    try:
+        yield stream
+    finally:
+        close = getattr(generation, "close", None)
+        if close is not None:
+            close()  # a coroutine that was never awaited
+
+
+async def collect(
+    stream: AbstractAsyncContextManager[AsyncIterator[str | Generation]], /, *, on_first: Callable[[], None] | None = None
+) -> Generation:
+    """The `Generation` at the end of a stream.
+
+    Args:
+        on_first: called when the first piece has come.
+
+    Raises:
+        GenerationError: it ended without one.
+    """
+    async with stream as pieces:
+        async for piece in pieces:
+            if on_first is not None:
+                on_first()
+                on_first = None
+            if isinstance(piece, Generation):
+                return piece
+    raise GenerationError("the generator's stream ended without a result: it broke", stage="generate")

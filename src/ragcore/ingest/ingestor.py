@@ -1,0 +1,328 @@
+"""The way of documents into a store: read → chunk → embed → write, bounded at every step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+from uuid import UUID
+
+import anyio
+import anyio.lowlevel
+import numpy as np
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from ragcore.errors import (
+    ConfigurationError,
+    DeadlineExceeded,
+    DependencyError,
+    EmbeddingError,
+    InvalidInput,
+    RagcoreError,
+    StoreError,
+)
+from ragcore.ingest.chunking import cut
+from ragcore.protocols import EmbeddedDocument, Embedder, Store, Vector
+from ragcore.resilience.deadline import Deadline, deadline
+from ragcore.resilience.threads import Threads
+from ragcore.types import Chunk, Document, IngestReport, Unreadable
+from ragcore.validation import check_tenant, check_timeout
+from ragcore.vectors import check_vectors
+
+__all__ = ["Ingestor"]
+
+T = TypeVar("T")
+
+FORMAT = 1  # of the content hash: raised when chunks are made differently, so that everything is made anew
+BATCH_DOCUMENTS = 64
+BATCH_CHARACTERS = 150_000
+EMBED_AT_ONCE = 256
+# A longer text is cut on a thread: counting its tokens would hold up the event loop.
+INLINE_CHARACTERS = 20_000
+BLAMES_THE_DOCUMENT = (400, 413, 422)
+DOCUMENT_TIMEOUT = 120.0
+
+
+class Ingestor:
+    """Puts documents into a store.
+
+    Args:
+        embedder: makes the vectors, and measures the chunks in its own tokens.
+        store: gets the documents; a document that is there with the same content is left alone.
+        chunk_tokens: of a chunk at most; never more than the embedder takes.
+        overlap_tokens: that neighbouring chunks of a section share at most.
+        concurrency: batches of documents under way at once.
+
+    Embedder and store must be open.
+    """
+
+    def __init__(
+        self, *, embedder: Embedder, store: Store, chunk_tokens: int = 200, overlap_tokens: int = 40, concurrency: int = 4
+    ) -> None:
+        if chunk_tokens < 8 or not 0 <= overlap_tokens < chunk_tokens or concurrency < 1:
+            raise ConfigurationError("chunk_tokens is at least 8, overlap_tokens from 0 to less than that, concurrency at least 1")
+        self.embedder = embedder
+        self.store = store
+        self.chunk_tokens = min(chunk_tokens, embedder.max_tokens)
+        self.overlap_tokens = min(overlap_tokens, self.chunk_tokens // 2)
+        self.concurrency = concurrency
+        self._threads = Threads(1, name="chunking")
+
+    async def add(
+        self,
+        documents: Iterable[Document | Unreadable] | AsyncIterable[Document | Unreadable],
+        /,
+        *,
+        tenant: str | UUID,
+        progress: Callable[[IngestReport], None] | None = None,
+        document_timeout: float | None = None,
+    ) -> IngestReport:
+        """Add documents, or replace those with the same ids.
+
+        Documents at fault themselves stand in `report.failed` and the rest goes in. Each document goes in whole or not at all; what changed
+        nothing is not embedded again, so after an error a second run does only what is missing.
+
+        Args:
+            documents: a list, or an async iterable (`ingest.read`); a plain iterable is read on the event loop.
+            tenant: whose they become.
+            progress: called on the event loop with the report so far.
+            document_timeout: seconds for each document from the moment its batch is taken up; None: 120.
+
+        Raises:
+            EmbeddingError, StoreError, CircuitOpen: a dependency failed and stayed down; what was written before stays.
+            DeadlineExceeded: a document took longer than it may.
+            What `documents` or `progress` raised.
+        """
+        limit = check_timeout(document_timeout, name="document_timeout") or DOCUMENT_TIMEOUT
+        run = _Run(check_tenant(tenant), limit, progress)
+        try:
+            await self._run(run, _batches(_iterate(documents), run))
+        except BaseExceptionGroup as group:
+            raise _one_of(group) from None
+        return run.report()
+
+    async def _run(self, run: _Run, batches: AsyncIterator[list[Document]]) -> None:
+        sender, receiver = anyio.create_memory_object_stream[list[Document]](0)
+        async with anyio.create_task_group() as group:
+            for _ in range(self.concurrency):
+                group.start_soon(self._work, run, receiver.clone())
+            receiver.close()
+            await _feed(sender, batches)
+
+    async def _work(self, run: _Run, receiver: MemoryObjectReceiveStream[list[Document]]) -> None:
+        async with receiver:
+            async for batch in receiver:
+                await self._add(run, batch)
+
+    async def _add(self, run: _Run, batch: Sequence[Document]) -> None:
+        """A batch; where it fails because of one of its documents, one by one."""
+        try:
+            with deadline(run.document_timeout) as limit:
+                await self._add_whole(run, batch, limit)
+        except (InvalidInput, DependencyError) as error:
+            if not _blames_a_document(error):
+                raise
+            if len(batch) == 1:
+                run.fail(Unreadable(batch[0].id, str(error), source=batch[0].source))
+                return
+            for document in batch:
+                await self._add(run, [document])
+
+    async def _add_whole(self, run: _Run, batch: Sequence[Document], limit: Deadline) -> None:
+        hashes = {document.id: self._content_hash(document) for document in batch}
+        known = await _stored(self.store.hashes(list(hashes), tenant=run.tenant))
+        changed = [document for document in batch if known.get(document.id) != hashes[document.id]]
+        embedded, tokens = await self._embed(run, changed, hashes)
+        if embedded:
+            await _stored(self.store.upsert(embedded, tenant=run.tenant))
+        run.done(embedded, known, unchanged=len(batch) - len(changed), tokens=tokens)
+
+    async def _embed(
+        self, run: _Run, documents: Sequence[Document], hashes: Mapping[str, str]
+    ) -> tuple[list[EmbeddedDocument], int]:
+        cuts: list[tuple[Document, tuple[Chunk, ...]]] = []
+        total = 0
+        for document in documents:
+            chunks, tokens = await self._cut(document)
+            if not chunks:
+                run.fail(Unreadable(document.id, "it has no text", source=document.source))
+                continue
+            cuts.append((document, chunks))
+            total += tokens
+        vectors = await self._vectors([chunk.text for _, chunks in cuts for chunk in chunks])
+        embedded, start = [], 0
+        for document, chunks in cuts:
+            stop = start + len(chunks)
+            embedded.append(
+                EmbeddedDocument(
+                    document=document,
+                    content_hash=hashes[document.id],
+                    model=self.embedder.model,
+                    chunks=chunks,
+                    vectors=vectors[start:stop],
+                )
+            )
+            start = stop
+        return embedded, total
+
+    async def _cut(self, document: Document) -> tuple[tuple[Chunk, ...], int]:
+        def work() -> tuple[tuple[Chunk, ...], int]:
+            return cut(
+                document,
+                count_tokens=self.embedder.count_tokens,
+                chunk_tokens=self.chunk_tokens,
+                overlap_tokens=self.overlap_tokens,
+            )
+
+        if len(document.text) <= INLINE_CHARACTERS:
+            await anyio.lowlevel.checkpoint()
+            return work()
+        return await self._threads.run(work)
+
+    async def _vectors(self, texts: Sequence[str]) -> Vector:
+        parts = []
+        for start in range(0, len(texts), EMBED_AT_ONCE):
+            part = texts[start : start + EMBED_AT_ONCE]
+            try:
+                vectors = await self.embedder.embed(part, kind="document")
+            except RagcoreError:
+                raise
+            except Exception as error:
+                model = self.embedder.model
+                raise EmbeddingError(f"the embedder {model} raised {type(error).__name__}", dependency=model, stage="embed") from error
+            parts.append(check_vectors(vectors, count=len(part), dimension=self.embedder.dimension, model=self.embedder.model))
+        return np.concatenate(parts) if parts else np.zeros((0, self.embedder.dimension), np.float32)
+
+    def _content_hash(self, document: Document) -> str:
+        """Of all that chunks and vectors are made from."""
+        parts = [
+            FORMAT,
+            self.embedder.model,
+            self.chunk_tokens,
+            self.overlap_tokens,
+            document.title,
+            document.source,
+            dict(document.metadata),
+            document.text,
+        ]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+@dataclass(slots=True)
+class _Run:
+    """The state of one `add`."""
+
+    tenant: str
+    document_timeout: float
+    progress: Callable[[IngestReport], None] | None
+    began: float = field(default_factory=anyio.current_time)
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    chunks: int = 0
+    tokens: int | None = None
+    failed: list[Unreadable] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
+
+    def done(self, written: Sequence[EmbeddedDocument], known: Mapping[str, str], *, unchanged: int, tokens: int) -> None:
+        updated = sum(embedded.document.id in known for embedded in written)
+        self.updated += updated
+        self.added += len(written) - updated
+        self.unchanged += unchanged
+        self.chunks += sum(len(embedded.chunks) for embedded in written)
+        if written:
+            self.tokens = (self.tokens or 0) + tokens
+        self._tell()
+
+    def fail(self, unreadable: Unreadable) -> None:
+        self.failed.append(unreadable)
+        self._tell()
+
+    def report(self) -> IngestReport:
+        return IngestReport(
+            added=self.added,
+            updated=self.updated,
+            unchanged=self.unchanged,
+            chunks=self.chunks,
+            embedding_tokens=self.tokens,
+            failed=tuple(self.failed),
+            seconds=anyio.current_time() - self.began,
+        )
+
+    def _tell(self) -> None:
+        if self.progress is not None:
+            self.progress(self.report())
+
+
+async def _feed(sender: MemoryObjectSendStream[list[Document]], batches: AsyncIterator[list[Document]]) -> None:
+    async with sender:
+        async for batch in batches:
+            await sender.send(batch)
+
+
+async def _iterate(
+    documents: Iterable[Document | Unreadable] | AsyncIterable[Document | Unreadable],
+) -> AsyncIterator[Document | Unreadable]:
+    if isinstance(documents, str | bytes | Document | Unreadable):
+        raise InvalidInput(f"documents is one {type(documents).__name__}, several are asked: put it into a list")
+    if isinstance(documents, AsyncIterable):
+        async for document in documents:
+            yield document
+    else:
+        for document in documents:
+            await anyio.lowlevel.checkpoint()
+            yield document
+
+
+async def _batches(documents: AsyncIterator[Document | Unreadable], run: _Run) -> AsyncIterator[list[Document]]:
+    """Documents in batches of at most 64, and 150,000 characters but for a single longer one."""
+    batch: list[Document] = []
+    size = 0
+    async for document in documents:
+        if isinstance(document, Unreadable):
+            run.fail(document)
+            continue
+        if not isinstance(document, Document):
+            raise InvalidInput(f"documents holds {type(document).__name__}, not only Document and Unreadable")
+        if document.id in run.seen:
+            run.fail(Unreadable(document.id, "a second document with this id in one run: ids must be unique", source=document.source))
+            continue
+        run.seen.add(document.id)
+        if batch and (len(batch) == BATCH_DOCUMENTS or size + len(document.text) > BATCH_CHARACTERS):
+            yield batch
+            batch, size = [], 0
+        batch.append(document)
+        size += len(document.text)
+    if batch:
+        yield batch
+
+
+async def _stored(operation: Awaitable[T]) -> T:
+    """What a store of the user's raises comes out as `StoreError`."""
+    try:
+        return await operation
+    except RagcoreError:
+        raise
+    except Exception as error:
+        raise StoreError(f"the store raised {type(error).__name__}", dependency="store", stage="write") from error
+
+
+def _blames_a_document(error: RagcoreError) -> bool:
+    return isinstance(error, InvalidInput) or (isinstance(error, DependencyError) and error.status in BLAMES_THE_DOCUMENT)
+
+
+def _one_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error that a user gets to see of our own task group's: the first that isn't the consequence of another."""
+    errors: list[BaseException] = []
+
+    def collect(error: BaseException) -> None:
+        if isinstance(error, BaseExceptionGroup):
+            for inner in error.exceptions:
+                collect(inner)
+        else:
+            errors.append(error)
+
+    collect(group)
+    return next((error for error in errors if not isinstance(error, DeadlineExceeded)), errors[0])

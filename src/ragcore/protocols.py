@@ -1,0 +1,149 @@
+"""The parts as Protocols, and the values between them. Met by having the members, not by subclassing.
+
+A Protocol gains no member within a major version; a new ability is a new Protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragcore.filters import Filter
+from ragcore.types import Chunk, Counts, Document, Generation, Kind, Mode, Passage, Prompt
+
+__all__ = ["EmbeddedDocument", "Embedder", "Generator", "Query", "Scores", "Searcher", "Store", "Vector", "Vectors"]
+
+Vector: TypeAlias = NDArray[np.float32]
+Vectors: TypeAlias = NDArray[np.floating[Any]] | Sequence[Sequence[float]]
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """Texts in, vectors out. Attributes and frozen fields satisfy the three read-only properties."""
+
+    @property
+    def model(self) -> str:
+        """The model's name; vectors of different models don't mix."""
+
+    @property
+    def dimension(self) -> int:
+        """Numbers in a vector."""
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest text, in the model's own tokens."""
+
+    def count_tokens(self, text: str, /) -> int:
+        """Tokens of `text`; the chunker measures with it, so it must be quick. Else: `staticmethod(ragcore.estimate_tokens)`."""
+        ...
+
+    async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vectors:
+        """(len(texts), dimension) in the order of `texts`, of which there are at most 256; `kind` says what they are."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """What a searcher is asked.
+
+    Attributes:
+        question: the text to search for.
+        tenant: whose chunks; a searcher hands out no others.
+        mode: "vector" and "hybrid" come with a vector, "text" without.
+        top_k: how many passages at most.
+        vector: (dimension,) float32, finite and not zero.
+        filter: only passages that it matches.
+        score_threshold: inclusive lower bound of cosine similarity for what is found by vector; None: none.
+    """
+
+    question: str
+    tenant: str
+    mode: Mode
+    top_k: int
+    vector: Vector | None = field(default=None, hash=False, compare=False)
+    filter: Filter | None = None
+    score_threshold: float | None = None
+
+
+@runtime_checkable
+class Searcher(Protocol):
+    """All that a `Retriever` needs; a reranker wraps one."""
+
+    async def search(self, query: Query, /) -> Sequence[Passage]:
+        """Passages, best first. A mode or a filter that it can't do: raise `Unsupported`, never ignore it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddedDocument:
+    """A document with its chunks and their vectors, on its way into a store.
+
+    Attributes:
+        document: the document.
+        content_hash: of everything that the chunks and vectors were made from; equal hash, nothing to do.
+        model: what made the vectors.
+        chunks: in the order of the text.
+        vectors: (len(chunks), dimension) float32, finite and not zero.
+    """
+
+    document: Document
+    content_hash: str
+    model: str
+    chunks: tuple[Chunk, ...]
+    vectors: Vector = field(hash=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """Cosine similarities as columns of one length, best first: `scores` is (n,) float32."""
+
+    document_ids: Sequence[str]
+    chunk_ids: Sequence[str]
+    scores: Vector
+
+
+@runtime_checkable
+class Store(Searcher, Protocol):
+    """A searcher that can also be written to and counted: for add, delete, documents, similarity and a full `EmptyReason`."""
+
+    async def upsert(self, documents: Sequence[EmbeddedDocument], /, *, tenant: str) -> None:
+        """Put documents in place of those with the same ids; each document whole or not at all."""
+
+    async def hashes(self, document_ids: Sequence[str] | None, /, *, tenant: str) -> Mapping[str, str]:
+        """Content hash by document id, for those that are there; None asks for all."""
+        ...
+
+    async def delete(self, document_ids: Sequence[str], /, *, tenant: str) -> int:
+        """Remove documents with their chunks; how many there were. Unknown ids are no error."""
+        ...
+
+    async def count(self, *, tenant: str | None) -> Counts:
+        """What a tenant has; None: the whole store, where the role may know it, else `Unsupported`."""
+        ...
+
+    async def scores(self, vector: Vector, /, *, tenant: str, limit: int | None = None) -> Scores:
+        """The similarity of the tenant's chunks to `vector`, exact, best first; at most `limit`, None: all."""
+        ...
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """A prompt in, an answer out."""
+
+    async def generate(self, prompt: Prompt, /) -> Generation:
+        """The whole answer."""
+        ...
+
+    def stream(self, prompt: Prompt, /) -> AbstractAsyncContextManager[AsyncIterator[str | Generation]]:
+        """The answer in pieces, then the `Generation`; ending without one means that the stream broke.
+
+        A generator that can't stream: `def stream(self, prompt): return generation.at_once(self.generate(prompt))`.
+        """
+        ...
+
+

@@ -1,0 +1,700 @@
+"""The client: questions in, answers out, each by its deadline.
+
+Read `ask` from top to bottom: validate, retrieve, prompt, generate, cite. RAG owns the deadline, the reserve for the last resort, and the last
+resort itself; each part owns its policy around its wire call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
+from uuid import UUID
+
+import anyio
+
+from ragcore.calls import Call, Calls
+from ragcore.config import EMBEDDED_SCHEME, EXTRACTIVE, Config, Policies, Settings
+from ragcore.errors import (
+    ConfigurationError,
+    GenerationError,
+    InvalidInput,
+    NotOpen,
+    Overloaded,
+    RagcoreError,
+    StoreError,
+    Unsupported,
+)
+from ragcore.events import emit
+from ragcore.filters import Filter
+from ragcore.generation.citations import find_citations
+from ragcore.generation.extractive import ExtractiveGenerator
+from ragcore.generation.fallback import FallbackGenerator, name_of
+from ragcore.generation.prompt import build_prompt
+from ragcore.generation.streams import collect
+from ragcore.health import HealthCheck, describe
+from ragcore.ingest.ingestor import Ingestor
+from ragcore.protocols import Embedder, Generator, Searcher, Store
+from ragcore.resilience.deadline import inherit
+from ragcore.resilience.owner import Part, Parts
+from ragcore.retriever import Retriever
+from ragcore.stream import AnswerStream
+from ragcore.tokens import estimate_tokens
+from ragcore.types import (
+    Answer,
+    CallInfo,
+    Degradation,
+    Document,
+    Generation,
+    Health,
+    IngestReport,
+    Mode,
+    Prompt,
+    Retrieval,
+    SimilarityReport,
+    Stats,
+    Turn,
+    Unreadable,
+    Usage,
+)
+from ragcore.validation import check_history, check_ids, check_question, check_tenant, check_timeout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["RAG", "TenantView", "make_embedder"]
+
+# The end of a call's time that is kept for the last resort.
+RESERVE_SECONDS = 0.5
+RESERVE_SHARE = 0.1
+
+
+class RAG(Part):
+    """The client: one per process and event loop, shared by all requests.
+
+    Args:
+        retriever: finds the passages.
+        generator: writes the answer. Where it isn't a `FallbackGenerator` that ends in quotation, quotation is added as the last resort.
+        ingestor: for `add`; None: made of the retriever's embedder and store.
+        settings: None: the defaults.
+
+    Example:
+        async with ragcore.RAG.from_config(ragcore.Config.from_env()) as rag:
+            answer = await rag.ask("What is my deductible?", tenant="member-42", timeout=30)
+
+    All methods that wait raise `NotOpen` before `start` and after `aclose`, `WrongEventLoop` on another loop, `InvalidInput` for a blank tenant or
+    a timeout that isn't positive, and `DeadlineExceeded` when the time is used up.
+    """
+
+    def __init__(
+        self, *, retriever: Retriever, generator: Generator, ingestor: Ingestor | None = None, settings: Settings | None = None
+    ) -> None:
+        self._retriever = retriever
+        self._given = generator
+        self._generator = _with_last_resort(generator)
+        self._ingestor = ingestor
+        self.settings = settings or Settings()
+        self._calls = Calls(recent=self.settings.recent)
+        self._health = HealthCheck()
+        self._parts = Parts()
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Config,
+        /,
+        *,
+        embedder: Embedder | None = None,
+        store: Searcher | None = None,
+        generator: Generator | None = None,
+        policies: Policies | None = None,
+    ) -> Self:
+        """Make a client; what is given replaces what the config would make. Synchronous, no I/O.
+
+        Raises:
+            ConfigurationError: a setting that makes no sense, or a missing extra, model or key.
+        """
+        policies = policies or Policies()
+        embedder = embedder or make_embedder(config, policies)
+        retriever = Retriever(
+            store=store or _make_store(config, policies, embedder),
+            embedder=embedder,
+            top_k=config.top_k,
+            score_threshold=config.score_threshold,
+            mode=config.mode,
+        )
+        return cls(retriever=retriever, generator=generator or _make_generator(config, policies), settings=config.settings)
+
+    @property
+    def retriever(self) -> Retriever:
+        """For `explore` and debug routes."""
+        return self._retriever
+
+    async def aclose(self, *, drain: float | None = None) -> None:
+        """Take no new calls, wait for the running ones, close the parts that were started here. Idempotent.
+
+        Args:
+            drain: seconds that running calls get before they are cancelled; None: as set.
+        """
+        if not self.is_open:
+            return
+        self._check_open()
+        await self._calls.drain(self.settings.drain if drain is None else drain)
+        await super().aclose()
+
+    async def ask(
+        self,
+        question: str,
+        /,
+        *,
+        tenant: str | UUID,
+        timeout: float | None = None,
+        history: Sequence[Turn | Mapping[str, object]] = (),
+        instructions: str | None = None,
+        top_k: int | None = None,
+        score_threshold: float | None = None,
+        filter: Filter | None = None,
+        mode: Mode | None = None,
+        degrade: bool | None = None,
+    ) -> Answer:
+        """Answer a question from the tenant's documents.
+
+        Args:
+            question: goes into the search alone, and into the prompt with the history.
+            tenant: whose documents.
+            timeout: seconds; None: as set (30).
+            history: earlier turns, oldest first; {"role", "content"} mappings do too.
+            instructions: in place of those that are set.
+            top_k, score_threshold, filter, mode: as `Retriever.retrieve`.
+            degrade: None: as set. False raises where another way would be taken.
+
+        Returns:
+            The answer; `found` is False, and the text says so, if the documents don't answer the question.
+
+        Raises:
+            InvalidInput: before anything is sent.
+            StoreError: there is nothing to answer from.
+            Overloaded: no room, at once.
+            EmbeddingError, GenerationError, CircuitOpen: with `degrade=False`.
+        """
+        with self._call("ask", tenant, timeout) as call:
+            request = self._request(history, instructions, degrade)
+            call.stage = "embed"
+            retrieval = await self._retrieve(call, question, top_k, score_threshold, filter, mode, request.degrade)
+            prompt = self._prompt(retrieval, request)
+            generation = None if prompt is None else await self._generate(call, prompt, request)
+            return self._answer(call, retrieval, generation)
+
+    def stream(
+        self,
+        question: str,
+        /,
+        *,
+        tenant: str | UUID,
+        timeout: float | None = None,
+        history: Sequence[Turn | Mapping[str, object]] = (),
+        instructions: str | None = None,
+        top_k: int | None = None,
+        score_threshold: float | None = None,
+        filter: Filter | None = None,
+        mode: Mode | None = None,
+        degrade: bool | None = None,
+    ) -> AbstractAsyncContextManager[AnswerStream]:
+        """Answer a question in pieces; arguments and errors as `ask`.
+
+        Entering validates and retrieves, so what fails there can still become a status code. It may be entered, read and left in three tasks.
+
+        Example:
+            async with rag.stream("And for my family?", tenant="member-42", history=answer.turns) as stream:
+                async for event in stream:
+                    match event:
+                        case ragcore.Delta(text):
+                            print(text, end="")
+        """
+        return self._stream(question, tenant, timeout, history, instructions, top_k, score_threshold, filter, mode, degrade)
+
+    async def retrieve(
+        self,
+        question: str,
+        /,
+        *,
+        tenant: str | UUID,
+        timeout: float | None = None,
+        top_k: int | None = None,
+        score_threshold: float | None = None,
+        filter: Filter | None = None,
+        mode: Mode | None = None,
+        degrade: bool | None = None,
+    ) -> Retrieval:
+        """The passages for a question; arguments and errors as `ask`."""
+        with self._call("retrieve", tenant, timeout) as call:
+            call.stage = "embed"
+            return await self._retrieve(call, question, top_k, score_threshold, filter, mode, self._degrade(degrade))
+
+    async def similarity(
+        self,
+        question: str,
+        /,
+        *,
+        tenant: str | UUID,
+        timeout: float | None = None,
+        score_threshold: float | None = None,
+        filter: Filter | None = None,
+    ) -> SimilarityReport:
+        """How near the tenant's chunks are to a question; the threshold is judged, not applied. As `Retriever.similarity`."""
+        with self._call("similarity", tenant, timeout) as call:
+            return await self._retriever.similarity(question, tenant=call.tenant, score_threshold=score_threshold, filter=filter)
+
+    async def add(
+        self,
+        documents: Iterable[Document | Unreadable] | AsyncIterable[Document | Unreadable],
+        /,
+        *,
+        tenant: str | UUID,
+        progress: Callable[[IngestReport], None] | None = None,
+        document_timeout: float | None = None,
+    ) -> IngestReport:
+        """Add documents, or replace those with the same ids. As `Ingestor.add`; the seconds for each document are as set if not given."""
+        ingestor = self._ingesting()
+        limit = check_timeout(document_timeout, name="document_timeout") or self.settings.document_timeout
+        with self._call("add", tenant, None, bounded=False) as call:
+            call.stage = "write"
+            return await ingestor.add(documents, tenant=call.tenant, progress=progress, document_timeout=limit)
+
+    async def delete(self, document_ids: Iterable[str], /, *, tenant: str | UUID, timeout: float | None = None) -> int:
+        """Remove documents; how many there were. Unknown ids are no error."""
+        ids = check_ids(document_ids)
+        with self._call("delete", tenant, timeout) as call, _store_errors("write"):
+            call.stage = "write"
+            return await self._store("delete").delete(ids, tenant=call.tenant)
+
+    async def documents(self, *, tenant: str | UUID, timeout: float | None = None) -> Mapping[str, str]:
+        """Content hash by id, of all documents that the tenant has."""
+        with self._call("documents", tenant, timeout) as call, _store_errors("search"):
+            call.stage = "search"
+            return await self._store("documents").hashes(None, tenant=call.tenant)
+
+    def for_tenant(self, tenant: str | UUID, /) -> TenantView:
+        """The same methods with the tenant bound: cheap, one per request."""
+        return TenantView(self, check_tenant(tenant))
+
+    async def health(self) -> Health:
+        """Whether the client can do its work. Never raises, never takes longer than `settings.health_timeout`, cached for a second."""
+        return await self._health.check(self, self.settings.health_timeout)
+
+    async def describe(self) -> dict[str, Any]:
+        """Versions, settings, database, role, schema, counts; None for what could not be reached. Secrets are redacted."""
+        return await describe(self, self.settings.health_timeout)
+
+    def stats(self) -> Stats:
+        """A snapshot of policies, pools, caches and calls."""
+        parts = {"embedding": self._retriever.embedder, "store": self._retriever.store, **self._generators()}
+        policies = {name: part.policy.snapshot().to_dict() for name, part in parts.items() if hasattr(part, "policy")}
+        pools = {"store": parts["store"].snapshot()} if hasattr(parts["store"], "snapshot") else {}
+        caches = {"embedding": parts["embedding"].snapshot()} if hasattr(parts["embedding"], "snapshot") else {}
+        return Stats(policies=policies, pools=pools, caches=caches, calls=self._calls.counts())
+
+    def inflight(self) -> tuple[CallInfo, ...]:
+        """Running calls, oldest first, with the stage they are in and what they wait for."""
+        return self._calls.inflight()
+
+    def recent(self) -> tuple[CallInfo, ...]:
+        """The last `settings.recent` finished calls, oldest first."""
+        return self._calls.recent()
+
+    async def _open(self) -> None:
+        self._calls.closed = False
+        for part in (self._retriever, self._generator):
+            await self._parts.start(part)
+
+    async def _close(self) -> None:
+        await self._parts.aclose()
+
+    @contextmanager
+    def _call(self, method: str, tenant: str | UUID, timeout: float | None, *, bounded: bool = True) -> Iterator[Call]:
+        """A call from its validation to its end: within its deadline, in `inflight`, and accounted for however it ends."""
+        call = self._begin(method, tenant, timeout, bounded=bounded)
+        try:
+            with call:
+                yield call
+        except BaseException as error:
+            call.failed(error)
+            raise
+        call.finish("degraded" if call.degraded else "ok")
+
+    def _begin(self, method: str, tenant: str | UUID, timeout: float | None, *, bounded: bool = True) -> Call:
+        self._check_open()
+        if self._calls.closed:
+            raise NotOpen("the client is being closed: it takes no new calls")
+        seconds = (check_timeout(timeout) or self.settings.timeout) if bounded else None
+        return self._calls.begin(method, check_tenant(tenant), seconds)
+
+    def _degrade(self, degrade: bool | None) -> bool:
+        return self.settings.degrade if degrade is None else degrade
+
+    def _request(self, history: Sequence[Turn | Mapping[str, object]], instructions: str | None, degrade: bool | None) -> _Request:
+        return _Request(
+            history=check_history(history),
+            instructions=self.settings.instructions if instructions is None else instructions,
+            degrade=self._degrade(degrade),
+        )
+
+    async def _retrieve(
+        self,
+        call: Call,
+        question: str,
+        top_k: int | None,
+        score_threshold: float | None,
+        filter: Filter | None,
+        mode: Mode | None,
+        degrade: bool,
+    ) -> Retrieval:
+        retrieval = await self._retriever.retrieve(
+            check_question(question),
+            tenant=call.tenant,
+            top_k=top_k,
+            score_threshold=score_threshold,
+            filter=filter,
+            mode=mode,
+            degrade=degrade,
+        )
+        call.timings = retrieval.timings
+        call.degraded = bool(retrieval.degraded)
+        return retrieval
+
+    def _prompt(self, retrieval: Retrieval, request: _Request) -> Prompt | None:
+        """None where there is nothing to answer from: then no model is asked to invent something."""
+        if not retrieval.passages:
+            return None
+        return build_prompt(
+            retrieval.question,
+            passages=retrieval.passages,
+            history=request.history,
+            instructions=request.instructions,
+            budget=self.settings.prompt_tokens,
+            max_tokens=self.settings.max_tokens,
+            count_tokens=getattr(self._generator, "count_tokens", estimate_tokens),
+        )
+
+    async def _generate(self, call: Call, prompt: Prompt, request: _Request) -> Generation:
+        """The generation; with `degrade`, quotation where the generator broke, for which the last of the time is kept."""
+        call.stage = "generate"
+        began = anyio.current_time()
+        if not request.degrade:
+            generator = self._strict()
+            with _generation_errors(generator):
+                return _timed(call, began, await collect(generator.stream(prompt), on_first=call.saw_first_token))
+        until = call.when - min(RESERVE_SECONDS, RESERVE_SHARE * (call.budget or 0.0))
+        try:
+            with anyio.CancelScope(deadline=until) as scope, inherit(until), _generation_errors(self._generator):
+                return _timed(call, began, await collect(self._generator.stream(prompt), on_first=call.saw_first_token))
+            if scope.cancelled_caught:
+                raise GenerationError(f"{name_of(self._given)} was not done in time", stage="generate")
+            raise AssertionError
+        except (Overloaded, InvalidInput):
+            raise
+        except RagcoreError as error:
+            emit("generator.failed", name_of(self._given), error=type(error).__name__)
+            quoted = await ExtractiveGenerator().generate(prompt)
+            degradation = Degradation("generate", str(error), EXTRACTIVE)
+            return _timed(call, began, replace(quoted, degraded=(degradation,)))
+
+    def _strict(self) -> Generator:
+        """The generator that was meant, without its fallbacks."""
+        return self._given.generators[0] if isinstance(self._given, FallbackGenerator) else self._given
+
+    def _answer(self, call: Call, retrieval: Retrieval, generation: Generation | None) -> Answer:
+        call.timings = replace(call.timings, total=call.elapsed())
+        shared = {"retrieval": retrieval, "timings": call.timings, "call_id": call.id}
+        if generation is None:
+            return Answer(self.settings.not_found, found=False, degraded=retrieval.degraded, usage=retrieval.usage, **shared)
+        degraded = (*retrieval.degraded, *generation.degraded)
+        call.degraded = bool(degraded)
+        usage = Usage(
+            embedding_tokens=retrieval.usage.embedding_tokens,
+            prompt_tokens=generation.usage.prompt_tokens,
+            completion_tokens=generation.usage.completion_tokens,
+        )
+        found = bool(generation.text.strip())
+        text = generation.text if found else self.settings.not_found
+        return Answer(
+            text,
+            found=found,
+            citations=find_citations(text, retrieval.passages) if found else (),
+            degraded=degraded,
+            usage=usage,
+            model=generation.model,
+            finish_reason=generation.finish_reason,
+            request_ids=(generation.request_id,) if generation.request_id else (),
+            **shared,
+        )
+
+    @asynccontextmanager
+    async def _stream(
+        self,
+        question: str,
+        tenant: str | UUID,
+        timeout: float | None,
+        history: Sequence[Turn | Mapping[str, object]],
+        instructions: str | None,
+        top_k: int | None,
+        score_threshold: float | None,
+        filter: Filter | None,
+        mode: Mode | None,
+        degrade: bool | None,
+    ) -> AsyncIterator[AnswerStream]:
+        owner = self._check_open()
+        call = self._begin("stream", tenant, timeout)
+        try:
+            with call:
+                request = self._request(history, instructions, degrade)
+                call.stage = "embed"
+                retrieval = await self._retrieve(call, question, top_k, score_threshold, filter, mode, request.degrade)
+                prompt = self._prompt(retrieval, request)
+        except BaseException as error:
+            call.failed(error)
+            raise
+        stream = AnswerStream(
+            call=call,
+            owner=owner,
+            retrieval=retrieval,
+            generator=self._generator if request.degrade else self._strict(),
+            prompt=prompt,
+            finish=self._answer,
+        )
+        try:
+            yield stream
+        finally:
+            await stream.aclose()
+
+    def _ingesting(self) -> Ingestor:
+        self._check_open()
+        if self._ingestor is None:
+            embedder, store = self._retriever.embedder, self._store("add")
+            if embedder is None:
+                raise Unsupported("add needs an embedder: pass one to the Retriever", stage="write")
+            self._ingestor = Ingestor(embedder=embedder, store=store)
+        return self._ingestor
+
+    def _store(self, what: str) -> Store:
+        store = self._retriever.store
+        if not isinstance(store, Store):
+            raise Unsupported(f"{what} needs a Store, and {type(store).__name__} is a Searcher only", stage="write")
+        return store
+
+    def _generators(self) -> dict[str, Any]:
+        given = self._given.generators if isinstance(self._given, FallbackGenerator) else (self._given,)
+        return {f"generation {name_of(generator)}": generator for generator in given}
+
+
+class TenantView:
+    """`RAG`'s methods with the tenant bound. Made by `RAG.for_tenant`."""
+
+    __slots__ = ("_rag", "_tenant")
+
+    def __init__(self, rag: RAG, tenant: str) -> None:
+        self._rag = rag
+        self._tenant = tenant
+
+    @property
+    def tenant(self) -> str:
+        """Whose documents."""
+        return self._tenant
+
+    async def ask(
+        self,
+        question: str,
+        /,
+        *,
+        timeout: float | None = None,
+        history: Sequence[Turn | Mapping[str, object]] = (),
+        instructions: str | None = None,
+        top_k: int | None = None,
+        score_threshold: float | None = None,
+        filter: Filter | None = None,
+        mode: Mode | None = None,
+        degrade: bool | None = None,
+    ) -> Answer:
+        """As `RAG.ask`."""
+        return await self._rag.ask(
+            question,
+            tenant=self._tenant,
+            timeout=timeout,
+            history=history,
+            instructions=instructions,
+            top_k=top_k,
+            score_threshold=score_threshold,
+            filter=filter,
+            mode=mode,
+            degrade=degrade,
+        )
+
+    def stream(
+        self,
+        question: str,
+        /,
+        *,
+        timeout: float | None = None,
+        history: Sequence[Turn | Mapping[str, object]] = (),
+        instructions: str | None = None,
+        top_k: int | None = None,
+        score_threshold: float | None = None,
+        filter: Filter | None = None,
+        mode: Mode | None = None,
+        degrade: bool | None = None,
+    ) -> AbstractAsyncContextManager[AnswerStream]:
+        """As `RAG.stream`."""
+        return self._rag.stream(
+            question,
+            tenant=self._tenant,
+            timeout=timeout,
+            history=history,
+            instructions=instructions,
+            top_k=top_k,
+            score_threshold=score_threshold,
+            filter=filter,
+            mode=mode,
+            degrade=degrade,
+        )
+
+    async def retrieve(
+        self,
+        question: str,
+        /,
+        *,
+        timeout: float | None = None,
+        top_k: int | None = None,
+        score_threshold: float | None = None,
+        filter: Filter | None = None,
+        mode: Mode | None = None,
+        degrade: bool | None = None,
+    ) -> Retrieval:
+        """As `RAG.retrieve`."""
+        return await self._rag.retrieve(
+            question,
+            tenant=self._tenant,
+            timeout=timeout,
+            top_k=top_k,
+            score_threshold=score_threshold,
+            filter=filter,
+            mode=mode,
+            degrade=degrade,
+        )
+
+    async def similarity(
+        self, question: str, /, *, timeout: float | None = None, score_threshold: float | None = None, filter: Filter | None = None
+    ) -> SimilarityReport:
+        """As `RAG.similarity`."""
+        return await self._rag.similarity(
+            question, tenant=self._tenant, timeout=timeout, score_threshold=score_threshold, filter=filter
+        )
+
+    async def add(
+        self,
+        documents: Iterable[Document | Unreadable] | AsyncIterable[Document | Unreadable],
+        /,
+        *,
+        progress: Callable[[IngestReport], None] | None = None,
+        document_timeout: float | None = None,
+    ) -> IngestReport:
+        """As `RAG.add`."""
+        return await self._rag.add(documents, tenant=self._tenant, progress=progress, document_timeout=document_timeout)
+
+    async def delete(self, document_ids: Iterable[str], /, *, timeout: float | None = None) -> int:
+        """As `RAG.delete`."""
+        return await self._rag.delete(document_ids, tenant=self._tenant, timeout=timeout)
+
+    async def documents(self, *, timeout: float | None = None) -> Mapping[str, str]:
+        """As `RAG.documents`."""
+        return await self._rag.documents(tenant=self._tenant, timeout=timeout)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    history: tuple[Turn, ...]
+    instructions: str
+    degrade: bool
+
+
+def _timed(call: Call, began: float, generation: Generation) -> Generation:
+    call.timings = replace(call.timings, generate=anyio.current_time() - began)
+    return generation
+
+
+@contextmanager
+def _generation_errors(generator: Generator) -> Iterator[None]:
+    """What a generator of the user's raises comes out as `GenerationError`."""
+    try:
+        yield
+    except RagcoreError as error:
+        error.stage = error.stage or "generate"
+        raise
+    except Exception as error:
+        name = name_of(generator)
+        raise GenerationError(f"the generator {name} raised {type(error).__name__}", dependency=name, stage="generate") from error
+
+
+@contextmanager
+def _store_errors(stage: str) -> Iterator[None]:
+    """What a store of the user's raises comes out as `StoreError`."""
+    try:
+        yield
+    except RagcoreError:
+        raise
+    except Exception as error:
+        raise StoreError(f"the store raised {type(error).__name__}", dependency="store", stage=stage) from error
+
+
+def _with_last_resort(generator: Generator) -> FallbackGenerator:
+    given = generator.generators if isinstance(generator, FallbackGenerator) else (generator,)
+    if isinstance(given[-1], ExtractiveGenerator):
+        return generator if isinstance(generator, FallbackGenerator) else FallbackGenerator(given)
+    return FallbackGenerator([*given, ExtractiveGenerator()])
+
+
+def make_embedder(config: Config, policies: Policies | None = None) -> Embedder:
+    """The embedder that a configuration names."""
+    policies = policies or Policies()
+    if config.embeds_locally:
+        from ragcore.embedding.local import LocalEmbedder
+
+        return LocalEmbedder(policy=policies.embedding)
+    from ragcore.embedding.openai import OpenAIEmbedder
+
+    return OpenAIEmbedder(
+        config.embedding_model,
+        dimension=config.embedding_dimension,
+        base_url=config.base_url,
+        api_key=config.api_key,
+        policy=policies.embedding,
+    )
+
+
+def _make_store(config: Config, policies: Policies, embedder: Embedder) -> Searcher:
+    if config.dsn is None:
+        raise ConfigurationError("no DSN: pass Config(dsn=Secret('postgresql://…')), or from_config(…, store=…)")
+    dsn = config.dsn.reveal()
+    if dsn.startswith(EMBEDDED_SCHEME):
+        from ragcore.store.embedded import EmbeddedStore
+
+        return EmbeddedStore(
+            dsn.removeprefix(EMBEDDED_SCHEME), model=embedder.model, dimension=embedder.dimension, policy=policies.store
+        )
+    from ragcore.store.postgres import PgVectorStore
+
+    return PgVectorStore(config.dsn, policy=policies.store)
+
+
+def _make_generator(config: Config, policies: Policies) -> Generator:
+    generators: list[Generator] = []
+    for model in config.models:
+        if model == EXTRACTIVE:
+            generators.append(ExtractiveGenerator())
+            continue
+        from ragcore.generation.openai import OpenAIGenerator
+
+        generators.append(
+            OpenAIGenerator(model, base_url=config.base_url, api_key=config.api_key, policy=policies.generation)
+        )
+    return FallbackGenerator(generators) if len(generators) > 1 else generators[0]

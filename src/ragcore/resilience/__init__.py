@@ -1,0 +1,34 @@
+"""Deadlines, circuit breakers, bulkheads, retries and single flight: a small library within the library, useful alone.
+
+It knows no word of retrieval. Everything works on asyncio and trio, and all time is the event loop's.
+"""
+
+from ragcore.errors import CircuitOpen, DeadlineExceeded, Overloaded
+from ragcore.resilience.breaker import CircuitBreaker, State
+from ragcore.resilience.bulkhead import Bulkhead
+from ragcore.resilience.deadline import Deadline, deadline
+from ragcore.resilience.failure import Failure, On, from_status
+from ragcore.resilience.policy import Hold, Policy
+from ragcore.resilience.retry import RetryBudget, RetryPolicy
+from ragcore.resilience.single_flight import SingleFlight
+from ragcore.resilience.snapshot import Snapshot
+
+__all__ = [
+    "Bulkhead",
+    "CircuitBreaker",
+    "CircuitOpen",
+    "Deadline",
+    "DeadlineExceeded",
+    "Failure",
+    "Hold",
+    "On",
+    "Overloaded",
+    "Policy",
+    "RetryBudget",
+    "RetryPolicy",
+    "SingleFlight",
+    "Snapshot",
+    "State",
+    "deadline",
+    "from_status",
+]

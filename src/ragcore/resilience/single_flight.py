@@ -1,0 +1,117 @@
+"""Single flight: equal concurrent work is done once and shared.
+
+The work belongs to an owner task, not to whoever came first: a leader's cancellation doesn't harm its followers, and a flight has the
+latest of its waiters' deadlines. It ends when the last of them leaves. Errors are delivered, never kept.
+
+Source: golang.org/x/sync/singleflight; its known traps: RESILIENCE in the documentation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any, TypeVar
+
+import anyio
+
+from ragcore.events import emit
+from ragcore.resilience.deadline import expires_at, inherit
+from ragcore.resilience.owner import Part
+from ragcore.resilience.snapshot import Snapshot
+
+__all__ = ["SingleFlight"]
+
+T = TypeVar("T")
+
+
+class SingleFlight(Part):
+    """Shares equal work. What is shared is shared by reference, so results must not be changed.
+
+    The key must name all that the result depends on: the tenant where data is a tenant's, the model, the text.
+
+    Example:
+        >>> async def main() -> None:
+        ...     async with SingleFlight() as flights:
+        ...         async def work() -> int:
+        ...             return 42
+        ...         assert await flights.call("answer", work) == 42
+        >>> anyio.run(main)
+    """
+
+    def __init__(self, *, name: str = "") -> None:
+        self.name = name
+        self._flights: dict[Hashable, _Flight] = {}
+        self._led = 0
+        self._joined = 0
+
+    async def call(self, key: Hashable, fn: Callable[[], Awaitable[T]], /) -> T:
+        """The result of `fn`, or of the flight with this key that is under way.
+
+        Raises:
+            What `fn` raised, to each waiter.
+            NotOpen, WrongEventLoop: outside of `async with`.
+        """
+        owner = self._check_open()
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = _Flight()
+            self._led += 1
+            leading = flight
+            owner.spawn(lambda: self._fly(key, leading, fn), name="flight")
+        else:
+            self._joined += 1
+            emit("flight.joined", self.name)
+        flight.join(expires_at())
+        try:
+            await flight.landed.wait()
+        finally:
+            flight.waiting -= 1
+            if flight.waiting == 0 and not flight.landed.is_set():
+                # In one step: a newcomer must not join a flight that is being cancelled.
+                self._forget(key, flight)
+                flight.scope.cancel()
+        return flight.result()  # type: ignore[no-any-return]  # a flight carries what its fn returned
+
+    def snapshot(self) -> Snapshot:
+        """Counters, serialisable."""
+        return Snapshot(name=self.name, flying=len(self._flights), led=self._led, joined=self._joined)
+
+    async def _fly(self, key: Hashable, flight: _Flight, fn: Callable[[], Awaitable[Any]]) -> None:
+        try:
+            with flight.scope, inherit(None):
+                flight.value = await fn()
+                flight.done = True
+        except Exception as error:
+            flight.error = error
+        finally:
+            self._forget(key, flight)
+            flight.landed.set()
+
+    def _forget(self, key: Hashable, flight: _Flight) -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+
+
+class _Flight:
+    __slots__ = ("done", "error", "landed", "scope", "value", "waiting")
+
+    def __init__(self) -> None:
+        self.scope = anyio.CancelScope(deadline=-math.inf)
+        self.landed = anyio.Event()
+        self.waiting = 0
+        self.done = False
+        self.value: Any = None
+        self.error: Exception | None = None
+
+    def join(self, when: float) -> None:
+        self.waiting += 1
+        if when > self.scope.deadline:
+            self.scope.deadline = when
+
+    def result(self) -> Any:
+        if self.error is not None:
+            # Each waiter gets the error with a traceback of its own rather than one that grows with each of them.
+            raise self.error.with_traceback(None)
+        if not self.done:
+            raise TimeoutError("the shared work was cancelled at the latest of its waiters' deadlines")
+        return self.value

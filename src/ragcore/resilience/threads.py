@@ -1,0 +1,82 @@
+"""Blocking functions on threads of their own, a bounded number, which a cancelled caller leaves behind.
+
+Never the loop's default executor: full of abandoned calls it also stops DNS. A thread that was left behind keeps its place until it
+ends, so that calls that hang can't pile up threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import anyio
+from anyio.lowlevel import current_token
+
+from ragcore.resilience.bulkhead import Bulkhead
+from ragcore.resilience.deadline import expires_at
+
+__all__ = ["Threads"]
+
+T = TypeVar("T")
+
+
+class Threads:
+    """At most `limit` threads at once; further calls wait in a bounded queue.
+
+    Args:
+        limit: threads.
+        name: of the threads, and in errors.
+    """
+
+    def __init__(self, limit: int, *, name: str, queue: int = 256) -> None:
+        self.name = name
+        self.places = Bulkhead(limit, queue=queue, name=name)
+
+    async def run(self, work: Callable[[], T], /) -> T:
+        """The result of `work`, run on a thread. Cancelled, it returns at once; the thread goes on and its result is dropped.
+
+        Raises:
+            Overloaded: the queue is full.
+            What `work` raised.
+        """
+        await self.places.acquire(expires_at())
+        job = _Job(work, self.places)
+        job.start(self.name)
+        await job.done.wait()
+        if job.error is not None:
+            raise job.error
+        return job.value  # type: ignore[no-any-return]  # what work returned
+
+
+class _Job(Generic[T]):
+    __slots__ = ("_notify", "_places", "_work", "done", "error", "value")
+
+    def __init__(self, work: Callable[[], T], places: Bulkhead) -> None:
+        self._work = work
+        self._places = places
+        self.done = anyio.Event()
+        self.value: Any = None
+        self.error: BaseException | None = None
+        loop: Any = current_token().native_token
+        self._notify = loop.call_soon_threadsafe if isinstance(loop, asyncio.AbstractEventLoop) else loop.run_sync_soon
+
+    def start(self, name: str) -> None:
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(self._run,), name=f"ragcore {name}", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self.value = self._work()
+        except BaseException as error:  # noqa: BLE001  # re-raised where the result is awaited
+            self.error = error
+        try:
+            self._notify(self._finish)
+        except RuntimeError:
+            return  # the event loop has ended: nobody waits
+
+    def _finish(self) -> None:
+        self._places.release()
+        self.done.set()

@@ -1,0 +1,364 @@
+"""Question in, passages out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+import anyio
+import numpy as np
+
+from ragcore.errors import (
+    CircuitOpen,
+    ConfigurationError,
+    EmbeddingError,
+    InvalidInput,
+    Overloaded,
+    RagcoreError,
+    StoreError,
+    Unsupported,
+)
+from ragcore.events import emit
+from ragcore.filters import Filter
+from ragcore.protocols import Embedder, Query, Searcher, Store, Vector
+from ragcore.resilience.owner import Part, Parts
+from ragcore.similarity import report_similarity
+from ragcore.types import Degradation, EmptyReason, Mode, Passage, Retrieval, SimilarityReport, Timings, Usage
+from ragcore.validation import check_mode, check_question, check_tenant, check_threshold, check_top_k
+from ragcore.vectors import check_vectors
+
+__all__ = ["Retriever"]
+
+# Unrelated texts of one model score around 0 with a deviation of 1/√d: over many chunks, a best score below four deviations is chance.
+CHANCE_DEVIATIONS = 4.0
+MANY_CHUNKS = 100
+
+
+class Retriever(Part):
+    """Finds the passages for a question: by vector, by text, or by both.
+
+    Args:
+        store: where the passages are.
+        embedder: the one that the passages were embedded with; None: mode "text" only.
+        top_k: passages at most, 1 to 1,000.
+        score_threshold: least cosine similarity of what is found by vector, in [-1, 1]; None or -1: none. Measure it, don't guess it.
+        mode: "vector", "text" or "hybrid".
+
+    Starting it starts the embedder and the store, where they aren't open; closing it closes what it started.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Searcher,
+        embedder: Embedder | None = None,
+        top_k: int = 5,
+        score_threshold: float | None = None,
+        mode: Mode = "vector",
+    ) -> None:
+        self.store = store
+        self.embedder = embedder
+        self.top_k = check_top_k(top_k)
+        self.score_threshold = None if score_threshold is None else check_threshold(score_threshold)
+        self.mode: Mode = check_mode(mode)
+        if embedder is None and mode != "text":
+            raise ConfigurationError(f"mode {mode!r} needs an embedder: pass embedder=, or mode='text'")
+        self._parts = Parts()
+
+    async def retrieve(
+        self,
+        question: str,
+        /,
+        *,
+        tenant: str | UUID,
+        top_k: int | None = None,
+        score_threshold: float | None = None,
+        filter: Filter | None = None,
+        mode: Mode | None = None,
+        degrade: bool | None = None,
+    ) -> Retrieval:
+        """The passages for a question, best first, with how they were found and, if there are none, why.
+
+        Args:
+            question: what to search for.
+            tenant: whose documents.
+            top_k, score_threshold, mode: None: as the retriever is set; a value given here always wins. A threshold of -1 is none.
+            filter: only passages that it matches.
+            degrade: whether full-text search may answer when the embedder is down; None: yes.
+
+        Raises:
+            InvalidInput: question, tenant, an option or a filter that makes no sense, or a question over the embedder's token limit.
+            EmbeddingError, CircuitOpen: the embedder is down and `degrade` is False.
+            StoreError: the store failed.
+            DeadlineExceeded, Overloaded: no time or no room.
+            Unsupported: the store can't do this mode or filter.
+        """
+        self._check_open()
+        plan = self._plan(question, tenant, top_k, score_threshold, filter, mode)
+        clock = _Clock()
+        degraded: tuple[Degradation, ...] = ()
+        vector = None
+        if plan.mode != "text":
+            try:
+                with clock.measure("embed"):
+                    vector = await self._embed(plan.question)
+            except (EmbeddingError, CircuitOpen) as error:
+                if degrade is False:
+                    raise
+                emit("retriever.degraded", "embed", error=type(error).__name__)
+                degraded = (Degradation("embed", str(error), "full text"),)
+                plan = replace(plan, mode="text")
+        with clock.measure("search"):
+            passages = await self._search(plan.query(vector))
+            empty = None if passages else await self._explain(plan, vector)
+        usage = Usage() if vector is None or self.embedder is None else Usage(embedding_tokens=self.embedder.count_tokens(question))
+        return plan.retrieval(passages, empty=empty, degraded=degraded, timings=clock.timings(), usage=usage)
+
+    async def similarity(
+        self, question: str, /, *, tenant: str | UUID, score_threshold: float | None = None, filter: Filter | None = None
+    ) -> SimilarityReport:
+        """How near the tenant's chunks are to a question; the threshold is judged, not applied.
+
+        Raises:
+            Unsupported: the store can't be asked for scores, or there is no embedder.
+            and as `retrieve` with degrade=False.
+        """
+        self._check_open()
+        if not isinstance(self.store, Store) or self.embedder is None:
+            raise Unsupported("a similarity report needs an embedder, and a store with scores and count", stage="search")
+        plan = self._plan(question, tenant, None, score_threshold, filter, "vector" if self.mode == "text" else None)
+        clock = _Clock()
+        with clock.measure("embed"):
+            vector = await self._embed(plan.question)
+        with clock.measure("search"):
+            passages = await self._search(replace(plan.query(vector), score_threshold=None))
+            by_text = await self._search(replace(plan.query(None), mode="text", score_threshold=None))
+            async with self._store_errors():
+                counts = await self.store.count(tenant=plan.tenant)
+                scores = await self.store.scores(vector, tenant=plan.tenant)
+            empty = None if passages else await self._explain(plan, vector)
+        usage = Usage(embedding_tokens=self.embedder.count_tokens(question))
+        retrieval = plan.retrieval(_with_text_scores(passages, by_text), empty=empty, degraded=(), timings=clock.timings(), usage=usage)
+        return report_similarity(retrieval, scores=scores.scores, counts=counts, score_threshold=plan.score_threshold)
+
+    async def _open(self) -> None:
+        for part in (self.embedder, self.store):
+            await self._parts.start(part)
+
+    async def _close(self) -> None:
+        await self._parts.aclose()
+
+    def _plan(
+        self,
+        question: str,
+        tenant: str | UUID,
+        top_k: int | None,
+        score_threshold: float | None,
+        filter: Filter | None,
+        mode: Mode | None,
+    ) -> _Plan:
+        wanted = self.mode if mode is None else check_mode(mode)
+        if wanted != "text" and self.embedder is None:
+            raise InvalidInput(f"mode {wanted!r} needs an embedder and this retriever has none: ask with mode='text'")
+        if filter is not None and not isinstance(filter, Filter):
+            raise InvalidInput(f"filter must be a ragcore.Filter, not {type(filter).__name__}: build it with ragcore.meta(…)")
+        threshold = self.score_threshold if score_threshold is None else check_threshold(score_threshold)
+        threshold_from = None if threshold is None else "retriever" if score_threshold is None else "call"
+        if threshold == -1:
+            threshold, threshold_from = None, None
+        plan = _Plan(
+            question=check_question(question),
+            tenant=check_tenant(tenant),
+            mode=wanted,
+            top_k=self.top_k if top_k is None else check_top_k(top_k),
+            score_threshold=threshold,
+            score_threshold_from="call" if threshold_from == "call" else "retriever" if threshold_from else None,
+            filter=filter,
+        )
+        if wanted != "text":
+            self._check_length(plan.question)
+        return plan
+
+    def _check_length(self, question: str) -> None:
+        """A token is a byte at least, so short questions need no count; and what can't possibly fit need not be counted either."""
+        assert self.embedder is not None
+        most = self.embedder.max_tokens
+        if len(question.encode()) <= most:
+            return
+        tokens = self.embedder.count_tokens(question)
+        if tokens > most:
+            raise InvalidInput(
+                f"the question has {tokens:,} tokens, and {self.embedder.model} takes {most:,}: shorten it, or search it with mode='text'"
+            )
+
+    async def _embed(self, question: str) -> Vector:
+        embedder = self.embedder
+        assert embedder is not None
+        try:
+            vectors = await embedder.embed([question], kind="query")
+        except RagcoreError as error:
+            error.stage = error.stage or "embed"
+            raise
+        except Exception as error:
+            raise EmbeddingError(f"the embedder {embedder.model} raised {type(error).__name__}", dependency=embedder.model, stage="embed") from error
+        checked = check_vectors(vectors, count=1, dimension=embedder.dimension, model=embedder.model)
+        vector: Vector = checked[0]
+        return vector
+
+    async def _search(self, query: Query) -> tuple[Passage, ...]:
+        async with self._store_errors():
+            passages = await self.store.search(query)
+        return _checked(passages, query)
+
+    @asynccontextmanager
+    async def _store_errors(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except RagcoreError as error:
+            error.stage = error.stage or "search"
+            raise
+        except Exception as error:
+            name = type(self.store).__name__
+            raise StoreError(f"the store {name} raised {type(error).__name__}", dependency=name, stage="search") from error
+
+    async def _explain(self, plan: _Plan, vector: Vector | None) -> EmptyReason:
+        """Why nothing was found. The result stands whether it can be told or not, so what fails here is only said."""
+        try:
+            return await self._reason(plan, vector)
+        except (RagcoreError, OSError) as error:
+            if isinstance(error, Overloaded):
+                raise
+            return EmptyReason("unknown", f"nothing was found, and the store could not say why ({type(error).__name__})")
+
+    async def _reason(self, plan: _Plan, vector: Vector | None) -> EmptyReason:
+        store = self.store
+        if not isinstance(store, Store):
+            return EmptyReason("unknown", f"nothing was found; {type(store).__name__} can't say why")
+        counts = await store.count(tenant=plan.tenant)
+        chunks = counts.chunks
+        if chunks == 0:
+            everywhere = await self._count_all(store)
+            others = "" if everywhere is None else f"; the store has {everywhere:,} for all tenants"
+            return EmptyReason(
+                "no_chunks", f"this tenant has no documents{others}: add some, or check the tenant's name", tenant_chunks=0, store_chunks=everywhere
+            )
+        if vector is None:
+            if plan.filter is not None:
+                return EmptyReason("filtered_out", f"none of the tenant's {chunks:,} chunks has a word of the question and matches the filter", tenant_chunks=chunks)
+            return EmptyReason("unknown", f"none of the tenant's {chunks:,} chunks has a word of the question", tenant_chunks=chunks)
+        if counts.not_embedded == chunks:
+            return EmptyReason("not_embedded", f"none of the tenant's {chunks:,} chunks is embedded: add the documents again", tenant_chunks=chunks)
+        scores = (await store.scores(vector, tenant=plan.tenant, limit=1)).scores
+        best = float(scores[0]) if len(scores) else None
+        return self._judge_scores(plan, chunks, best, dimension=len(vector))
+
+    def _judge_scores(self, plan: _Plan, chunks: int, best: float | None, *, dimension: int) -> EmptyReason:
+        chance = CHANCE_DEVIATIONS / math.sqrt(dimension)
+        if best is None:
+            return EmptyReason("other_model", f"none of the tenant's {chunks:,} chunks has a usable vector: add the documents again", tenant_chunks=chunks)
+        if chunks >= MANY_CHUNKS and best < chance:
+            message = (
+                f"the best of the tenant's {chunks:,} chunks scores {best:.2f}, no better than chance ({chance:.2f}): "
+                "were they embedded with another model?"
+            )
+            return EmptyReason("other_model", message, best_score=best, tenant_chunks=chunks)
+        if plan.score_threshold is not None and best < plan.score_threshold:
+            message = f"none of the tenant's {chunks:,} chunks reaches the threshold {plan.score_threshold:g}; the best scores {best:.2f}"
+            return EmptyReason("below_threshold", message, best_score=best, tenant_chunks=chunks)
+        if plan.filter is not None:
+            return EmptyReason("filtered_out", f"none of the tenant's {chunks:,} chunks matches the filter well enough", best_score=best, tenant_chunks=chunks)
+        return EmptyReason("unknown", f"nothing was found among the tenant's {chunks:,} chunks", best_score=best, tenant_chunks=chunks)
+
+    @staticmethod
+    async def _count_all(store: Store) -> int | None:
+        try:
+            return (await store.count(tenant=None)).chunks
+        except (Unsupported, StoreError, ConfigurationError):
+            return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    question: str
+    tenant: str
+    mode: Mode
+    top_k: int
+    score_threshold: float | None
+    score_threshold_from: str | None
+    filter: Filter | None
+
+    def query(self, vector: Vector | None) -> Query:
+        return Query(
+            question=self.question,
+            tenant=self.tenant,
+            mode=self.mode,
+            top_k=self.top_k,
+            vector=vector,
+            filter=self.filter,
+            score_threshold=None if self.mode == "text" else self.score_threshold,
+        )
+
+    def retrieval(
+        self,
+        passages: tuple[Passage, ...],
+        *,
+        empty: EmptyReason | None,
+        degraded: tuple[Degradation, ...],
+        timings: Timings,
+        usage: Usage,
+    ) -> Retrieval:
+        thresholded = self.mode != "text" and self.score_threshold is not None
+        return Retrieval(
+            self.question,
+            query=self.question,
+            passages=passages,
+            mode=self.mode,
+            top_k=self.top_k,
+            score_threshold=self.score_threshold if thresholded else None,
+            score_threshold_from=("call" if self.score_threshold_from == "call" else "retriever") if thresholded else None,
+            empty=empty,
+            degraded=degraded,
+            timings=timings,
+            usage=usage,
+        )
+
+
+class _Clock:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._stage = ""
+        self._began = 0.0
+
+    def measure(self, stage: str) -> _Clock:
+        self._stage = stage
+        return self
+
+    def __enter__(self) -> None:
+        self._began = anyio.current_time()
+
+    def __exit__(self, *exc: object) -> None:
+        self._seconds[self._stage] = anyio.current_time() - self._began
+
+    def timings(self) -> Timings:
+        return Timings(embed=self._seconds.get("embed"), search=self._seconds.get("search"))
+
+
+def _checked(passages: Sequence[Passage], query: Query) -> tuple[Passage, ...]:
+    """A searcher of the user's is checked too: nothing over top_k, no score that isn't a number."""
+    found = tuple(passages)
+    for passage in found:
+        if not isinstance(passage, Passage):
+            raise StoreError(f"the store returned {type(passage).__name__}, not a Passage", dependency="store", stage="search")
+        if passage.score is not None and not np.isfinite(passage.score):
+            raise StoreError(f"the store returned the score {passage.score} for chunk {passage.chunk_id!r}", dependency="store", stage="search")
+    return found[: query.top_k]
+
+
+def _with_text_scores(passages: Sequence[Passage], by_text: Sequence[Passage]) -> tuple[Passage, ...]:
+    ranks = {passage.chunk_id: passage.text_score for passage in by_text}
+    return tuple(replace(passage, text_score=ranks.get(passage.chunk_id)) for passage in passages)

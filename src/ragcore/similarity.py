@@ -1,0 +1,65 @@
+"""The similarity report: what the scores of a tenant's chunks look like, and what a threshold would do to them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ragcore.protocols import Vector
+from ragcore.types import Counts, Retrieval, SimilarityReport
+
+__all__ = ["report_similarity"]
+
+BINS = 20
+QUANTILES = {"min": 0.0, "p05": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1.0}
+
+
+def report_similarity(retrieval: Retrieval, *, scores: Vector, counts: Counts, score_threshold: float | None) -> SimilarityReport:
+    """Count and describe.
+
+    Args:
+        retrieval: the nearest passages, unfiltered by the threshold.
+        scores: (n,) cosine similarities of all of the tenant's embedded chunks, best first.
+        counts: what the tenant has.
+        score_threshold: to judge; None: there is none.
+    """
+    passing = len(scores) if score_threshold is None else int(np.count_nonzero(scores >= np.float32(score_threshold)))
+    return SimilarityReport(
+        retrieval=retrieval,
+        score_threshold=score_threshold,
+        chunks=counts.chunks,
+        not_embedded=counts.not_embedded,
+        passing=passing,
+        exact=True,
+        sampled=None,
+        quantiles=_quantiles(scores),
+        histogram=_histogram(scores),
+        verdict=_verdict(retrieval, scores, counts, score_threshold, passing),
+    )
+
+
+def _quantiles(scores: Vector) -> dict[str, float]:
+    if not len(scores):
+        return {}
+    values = {name: float(np.quantile(scores, share)) for name, share in QUANTILES.items()}
+    return {**values, "mean": float(np.mean(scores)), "deviation": float(np.std(scores))}
+
+
+def _histogram(scores: Vector) -> tuple[tuple[float, float, int], ...]:
+    if not len(scores):
+        return ()
+    counts, edges = np.histogram(scores, bins=BINS)
+    return tuple((float(edges[i]), float(edges[i + 1]), int(count)) for i, count in enumerate(counts))
+
+
+def _verdict(retrieval: Retrieval, scores: Vector, counts: Counts, threshold: float | None, passing: int) -> str:
+    if retrieval.empty is not None and not len(scores):
+        return retrieval.empty.message
+    best = float(scores[0])
+    missing = f" {counts.not_embedded:,} chunks are not embedded and can't be found by vector." if counts.not_embedded else ""
+    if threshold is None:
+        return f"No threshold is in force; the best of {len(scores):,} chunks scores {best:.2f}.{missing}"
+    if passing:
+        return f"{passing:,} of {len(scores):,} chunks pass {threshold:g}; the best scores {best:.2f}.{missing}"
+    lower = np.floor(best * 20) / 20
+    would = int(np.count_nonzero(scores >= np.float32(lower)))
+    return f"Nothing passes {threshold:g}; the best is {best:.2f}; at {lower:.2f} {would:,} would.{missing}"

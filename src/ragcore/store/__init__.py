@@ -1,0 +1,27 @@
+"""Where passages are kept and found: in memory, or in PostgreSQL with pgvector.
+
+`store.embedded` is a PostgreSQL server of your own, without installing one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ragcore.store.memory import MemoryStore as MemoryStore
+    from ragcore.store.postgres import PgVectorStore as PgVectorStore
+    from ragcore.store.postgres import migrate as migrate
+else:
+    _HOME = {"MemoryStore": "memory", "PgVectorStore": "postgres", "migrate": "postgres"}
+
+    def __getattr__(name: str) -> object:
+        import importlib
+
+        if name == "embedded":
+            return importlib.import_module("ragcore.store.embedded")
+        if name in _HOME:
+            return getattr(importlib.import_module(f"ragcore.store.{_HOME[name]}"), name)
+        raise AttributeError(f"module 'ragcore.store' has no attribute {name!r}")
+
+
+__all__ = ["MemoryStore", "PgVectorStore", "migrate"]

@@ -1,0 +1,196 @@
+"""A store in memory: exact, for tests and notebooks, and the reference for what other stores find."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import anyio.lowlevel
+import numpy as np
+from numpy.typing import NDArray
+
+from ragcore.errors import ConfigurationError, InvalidInput
+from ragcore.protocols import EmbeddedDocument, Query, Scores, Vector
+from ragcore.resilience.owner import Part
+from ragcore.store.fusion import fuse
+from ragcore.types import Counts, Passage
+from ragcore.words import content_words
+
+__all__ = ["MemoryStore"]
+
+
+class MemoryStore(Part):
+    """Keeps everything in this process, without limit. Search is exact: a matrix product over the tenant's chunks.
+
+    Full-text search joins the question's words by OR and ranks by how often they occur, divided by 1 + log(length), as PostgreSQL's
+    `ts_rank(…, 1)` does; its words are folded more simply than there.
+    """
+
+    def __init__(self) -> None:
+        self._tenants: dict[str, _Tenant] = {}
+
+    async def search(self, query: Query, /) -> Sequence[Passage]:
+        """The tenant's passages, best first. See `Searcher.search`."""
+        await self._enter()
+        tenant = self._tenants.get(query.tenant)
+        if tenant is None:
+            return []
+        allowed = tenant.allowed(query)
+        if query.mode == "text":
+            return tenant.by_text(query.question, allowed)[: query.top_k]
+        if query.vector is None:
+            raise InvalidInput(f"mode {query.mode!r} needs a vector")
+        found = tenant.by_vector(query.vector, allowed, query.score_threshold)
+        if query.mode == "vector":
+            return found[: query.top_k]
+        depth = max(4 * query.top_k, 40)
+        return fuse(found[:depth], tenant.by_text(query.question, allowed)[:depth])[: query.top_k]
+
+    async def upsert(self, documents: Sequence[EmbeddedDocument], /, *, tenant: str) -> None:
+        """Put documents in place of those with the same ids."""
+        await self._enter()
+        for document in documents:
+            self._check_dimension(document)
+        home = self._tenants.setdefault(tenant, _Tenant())
+        for document in documents:
+            home.put(document)
+
+    async def hashes(self, document_ids: Sequence[str] | None, /, *, tenant: str) -> Mapping[str, str]:
+        """Content hash by document id."""
+        await self._enter()
+        documents = self._documents(tenant)
+        ids = documents if document_ids is None else document_ids
+        return {document_id: documents[document_id].content_hash for document_id in ids if document_id in documents}
+
+    async def delete(self, document_ids: Sequence[str], /, *, tenant: str) -> int:
+        """Remove documents; how many there were."""
+        await self._enter()
+        home = self._tenants.get(tenant)
+        return 0 if home is None else sum(home.drop(document_id) for document_id in set(document_ids))
+
+    async def count(self, *, tenant: str | None) -> Counts:
+        """What a tenant has, or all have."""
+        await self._enter()
+        homes = list(self._tenants.values()) if tenant is None else [self._tenants.get(tenant, _Tenant())]
+        return Counts(
+            documents=sum(len(home.documents) for home in homes),
+            chunks=sum(len(document.chunks) for home in homes for document in home.documents.values()),
+        )
+
+    async def scores(self, vector: Vector, /, *, tenant: str, limit: int | None = None) -> Scores:
+        """The similarity of all of the tenant's chunks to `vector`, best first."""
+        await self._enter()
+        home = self._tenants.get(tenant, _Tenant())
+        found = home.by_vector(vector, range(len(home.passages())), None)[:limit]
+        return Scores(
+            document_ids=[passage.document_id for passage in found],
+            chunk_ids=[passage.chunk_id for passage in found],
+            scores=np.array([passage.score for passage in found], dtype=np.float32),
+        )
+
+    async def _enter(self) -> None:
+        self._check_open()
+        await anyio.lowlevel.checkpoint()
+
+    def _documents(self, tenant: str) -> Mapping[str, EmbeddedDocument]:
+        home = self._tenants.get(tenant)
+        return {} if home is None else home.documents
+
+    def _check_dimension(self, document: EmbeddedDocument) -> None:
+        for home in self._tenants.values():
+            for other in home.documents.values():
+                if other.vectors.shape[1:] != document.vectors.shape[1:] and len(other.chunks) and len(document.chunks):
+                    raise ConfigurationError(
+                        f"the store holds vectors of {other.vectors.shape[1]} dimensions ({other.model}), and document "
+                        f"{document.document.id!r} has {document.vectors.shape[1]} ({document.model}): use one model for a store"
+                    )
+                return
+
+
+@dataclass(slots=True)
+class _Index:
+    passages: list[Passage]
+    matrix: NDArray[np.float32]
+    words: list[Counter[str]]
+
+
+class _Tenant:
+    def __init__(self) -> None:
+        self.documents: dict[str, EmbeddedDocument] = {}
+        self._index: _Index | None = None
+
+    def put(self, document: EmbeddedDocument) -> None:
+        self.documents[document.document.id] = document
+        self._index = None
+
+    def drop(self, document_id: str) -> bool:
+        self._index = None
+        return self.documents.pop(document_id, None) is not None
+
+    def passages(self) -> list[Passage]:
+        return self._indexed().passages
+
+    def allowed(self, query: Query) -> Sequence[int]:
+        passages = self.passages()
+        if query.filter is None:
+            return range(len(passages))
+        return [number for number, passage in enumerate(passages) if query.filter.matches(passage)]
+
+    def by_vector(self, vector: Vector, allowed: Sequence[int], threshold: float | None) -> list[Passage]:
+        index = self._indexed()
+        if not allowed:
+            return []
+        if index.matrix.shape[1] != len(vector):
+            raise ConfigurationError(
+                f"the store holds vectors of {index.matrix.shape[1]} dimensions and the question's has {len(vector)}: "
+                "use the embedder that the documents were embedded with"
+            )
+        with np.errstate(invalid="ignore", divide="ignore"):
+            unit = vector / np.linalg.norm(vector)
+            scores = np.clip(index.matrix[list(allowed)] @ unit, -1.0, 1.0)
+        found = [
+            replace(index.passages[number], score=float(score))
+            for number, score in zip(allowed, scores, strict=True)
+            if math.isfinite(score) and (threshold is None or score >= threshold)
+        ]
+        return sorted(found, key=lambda passage: (-(passage.score or 0.0), passage.chunk_id))
+
+    def by_text(self, question: str, allowed: Sequence[int]) -> list[Passage]:
+        index = self._indexed()
+        wanted = set(content_words(question))
+        found = []
+        for number in allowed:
+            words = index.words[number]
+            hits = sum(words[word] for word in wanted)
+            if hits:
+                found.append(replace(index.passages[number], text_score=hits / (1 + math.log(1 + words.total()))))
+        return sorted(found, key=lambda passage: (-(passage.text_score or 0.0), passage.chunk_id))
+
+    def _indexed(self) -> _Index:
+        if self._index is None:
+            passages, vectors = [], []
+            for embedded in self.documents.values():
+                document = embedded.document
+                vectors.append(embedded.vectors)
+                for chunk in embedded.chunks:
+                    passages.append(  # noqa: PERF401  # a comprehension would hide the shape
+                        Passage(
+                            chunk.id,
+                            document.id,
+                            chunk.text,
+                            title=document.title,
+                            source=document.source,
+                            start=chunk.start,
+                            end=chunk.end,
+                            metadata={**document.metadata, **chunk.metadata},
+                        )
+                    )
+            filled = [v for v in vectors if len(v)]
+            matrix = np.concatenate(filled) if filled else np.zeros((0, 0), np.float32)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                matrix = (matrix / np.linalg.norm(matrix, axis=1, keepdims=True)).astype(np.float32)
+            words = [Counter(content_words(f"{passage.title} {passage.text}")) for passage in passages]
+            self._index = _Index(passages, matrix, words)
+        return self._index

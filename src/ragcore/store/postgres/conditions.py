@@ -1,0 +1,72 @@
+"""Filters as SQL conditions with bind parameters; the meaning is `Filter.matches`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ragcore.filters import Filter
+
+__all__ = ["Conditions"]
+
+OPERATOR = {"lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+
+
+class Conditions:
+    """A filter's condition, and the values of its parameters, which are numbered after `taken`.
+
+    Each condition is true or false, never null, so that NOT means what it says.
+    """
+
+    def __init__(self, filter: Filter | None, *, taken: int) -> None:
+        self.values: list[Any] = []
+        self._taken = taken
+        self.sql = "" if filter is None else f"and {self._condition(filter.to_dict())}"
+
+    def _bind(self, value: object, type_: str) -> str:
+        self.values.append(value)
+        return f"${self._taken + len(self.values)}::{type_}"
+
+    def _condition(self, node: Mapping[str, Any]) -> str:
+        if "documents" in node:
+            return f"document_id = any({self._bind(node['documents'], 'text[]')})"
+        if "not" in node:
+            return f"not {self._condition(node['not'])}"
+        for word in ("and", "or"):
+            if word in node:
+                neutral = "true" if word == "and" else "false"
+                return "(" + f" {word} ".join([neutral, *map(self._condition, node[word])]) + ")"
+        return self._key(node["key"], node["op"], node["value"])
+
+    def _key(self, key: str, op: str, value: Any) -> str:
+        name = self._bind(key, "text")
+        there = f"metadata ? {name}"
+        if op == "exists":
+            return f"({there})"
+        if op == "in":
+            return "(" + " or ".join(["false", *(self._equal(name, one) for one in value)]) + ")"
+        if op == "eq":
+            return self._equal(name, value)
+        if op == "ne":
+            return f"(not {there} or ({self._same_type(name, value)} and not {self._equal(name, value)}))"
+        # CASE, since AND doesn't promise to look at the type first.
+        if isinstance(value, str):
+            compared = f'(metadata ->> {name}) collate "C" {OPERATOR[op]} {self._bind(value, "text")}'
+        else:
+            compared = f"(metadata ->> {name})::numeric {OPERATOR[op]} {self._bind(str(value), 'text')}::numeric"
+        return f"(case when {self._same_type(name, value)} then {compared} else false end)"
+
+    def _equal(self, name: str, value: Any) -> str:
+        match value:
+            case bool():
+                written = f"to_jsonb({self._bind(value, 'boolean')})"
+            case str():
+                written = f"to_jsonb({self._bind(value, 'text')})"
+            case _:
+                written = f"to_jsonb({self._bind(str(value), 'text')}::numeric)"
+        return f"coalesce(metadata -> {name} = {written}, false)"
+
+    @staticmethod
+    def _same_type(name: str, value: Any) -> str:
+        kind = "boolean" if isinstance(value, bool) else "string" if isinstance(value, str) else "number"
+        return f"coalesce(jsonb_typeof(metadata -> {name}) = '{kind}', false)"

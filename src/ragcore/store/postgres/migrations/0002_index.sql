@@ -1,0 +1,8 @@
+-- Approximate search for large tenants. pgvector indexes up to 2,000 dimensions; above that search stays exact.
+do $$
+begin
+    if {dimension} <= 2000 then
+        create index chunk_embedding on ragcore.chunk using hnsw (embedding {vector}.vector_cosine_ops);
+    end if;
+end
+$$;

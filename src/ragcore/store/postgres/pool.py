@@ -1,0 +1,136 @@
+"""Connections: acquired within the deadline, given back without ever blocking, and nothing left on them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, TypeAlias
+
+import anyio
+import asyncpg
+from pgvector.asyncpg import register_vector
+
+from ragcore.resilience.owner import CLEAN_UP, Owner
+from ragcore.store.postgres.dsn import Address
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+__all__ = ["Connection", "Pool", "connect", "vector_schema"]
+
+logger = logging.getLogger("ragcore.store")
+
+if TYPE_CHECKING:
+    Connection: TypeAlias = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection
+
+VECTOR_SCHEMA = "select nspname from pg_extension join pg_namespace on pg_namespace.oid = extnamespace where extname = 'vector'"
+
+
+async def vector_schema(connection: Connection) -> str:
+    """The schema that pgvector lives in.
+
+    Raises:
+        ValueError: the extension is missing.
+    """
+    schema = await connection.fetchval(VECTOR_SCHEMA)
+    if schema is None:
+        raise ValueError("unknown type: vector")
+    return str(schema)
+
+
+async def _prepare(connection: Connection) -> None:
+    await register_vector(connection, schema=await vector_schema(connection))  # type: ignore[arg-type]  # a proxy is one
+
+
+async def _keep_state(_: Connection) -> None:
+    """Statements leave nothing on a connection, so the reset query, a second round trip, is not needed."""
+
+
+@asynccontextmanager
+async def connect(address: Address) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """One connection outside of a pool; terminated rather than waited for."""
+    connection = await asyncpg.connect(address.dsn.reveal(), **_options(address))
+    try:
+        yield connection
+    finally:
+        with anyio.CancelScope(shield=True), anyio.move_on_after(CLEAN_UP):
+            await connection.close(timeout=CLEAN_UP)
+        connection.terminate()
+
+
+def _options(address: Address) -> dict[str, int]:
+    return {"statement_cache_size": 0} if address.pgbouncer else {}
+
+
+class Pool:
+    """At most `size` connections, opened when they are first needed.
+
+    Opening the pool needs no database; a connection that is not clean is terminated, never waited for.
+    """
+
+    def __init__(self, address: Address, *, size: int, owner: Owner) -> None:
+        self.size = size
+        self._owner = owner
+        self._pool = asyncpg.create_pool(
+            address.dsn.reveal(),
+            min_size=0,
+            max_size=size,
+            init=_prepare,
+            reset=_keep_state,
+            max_inactive_connection_lifetime=300.0,
+            **_options(address),
+        )
+
+    async def open(self) -> None:
+        """Ready for `acquire`; no connection is made yet."""
+        await self._pool
+
+    @property
+    def in_use(self) -> int:
+        """Connections out with callers."""
+        return self._pool.get_size() - self._pool.get_idle_size()
+
+    @property
+    def idle(self) -> int:
+        """Connections open and free."""
+        return self._pool.get_idle_size()
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Connection]:
+        """A connection for the block. One whose block was cancelled, or whose protocol broke, is terminated at once."""
+        connection = await self._pool.acquire()
+        clean = False
+        try:
+            yield connection
+            clean = True
+        except asyncpg.PostgresError:
+            clean = True  # the server said no; the protocol is in order
+            raise
+        finally:
+            if not clean or connection.is_in_transaction():
+                connection.terminate()
+            await self._release(connection)
+
+    async def _release(self, connection: Connection) -> None:
+        released = False
+
+        async def release() -> None:
+            await self._pool.release(connection)  # type: ignore[arg-type]  # it came from this pool
+
+        with anyio.CancelScope(shield=True), anyio.move_on_after(CLEAN_UP):
+            await release()
+            released = True
+        if not released:
+            connection.terminate()
+            self._owner.spawn(release, name="releasing a connection")
+
+    async def close(self, timeout: float) -> None:
+        """Close what is idle; terminate what isn't back in time."""
+        with anyio.move_on_after(timeout):
+            await self._pool.close()
+            return
+        logger.warning("connections were still in use after %.1f s and were terminated", timeout)
+        self._pool.terminate()

@@ -1,0 +1,14 @@
+-- What start and doctor look at: the role, the schema, what it was made for.
+select current_user as role,
+       current_database() as database,
+       current_setting('server_version') as server_version,
+       (select rolsuper from pg_roles where rolname = current_user) as superuser,
+       (select rolbypassrls from pg_roles where rolname = current_user) as bypasses_rls,
+       (select extversion from pg_extension where extname = 'vector') as pgvector,
+       (select nspname from pg_extension join pg_namespace on pg_namespace.oid = extnamespace where extname = 'vector') as vector_schema,
+       to_regclass('ragcore.chunk') is not null as has_schema,
+       (select pg_has_role(current_user, relowner, 'usage') from pg_class where oid = to_regclass('ragcore.chunk')) as owns_tables,
+       (select relforcerowsecurity from pg_class where oid = to_regclass('ragcore.chunk')) as forces_rls,
+       (select atttypmod from pg_attribute where attrelid = to_regclass('ragcore.chunk') and attname = 'embedding') as dimension,
+       to_regclass('ragcore.chunk_embedding') is not null as has_index,
+       (select reltuples::bigint from pg_class where oid = to_regclass('ragcore.chunk')) as about_chunks

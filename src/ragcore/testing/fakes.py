@@ -1,0 +1,197 @@
+"""Fakes of each part: quick, deterministic, with faults on demand, and with a policy around each call as the real ones have."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from functools import lru_cache
+
+
+import anyio
+import anyio.lowlevel
+import numpy as np
+
+from ragcore.errors import DependencyError, EmbeddingError, GenerationError, RagcoreError, StoreError
+from ragcore.generation.streams import collect
+from ragcore.protocols import EmbeddedDocument, Embedder, Generator, Query, Scores, Searcher, Vector
+from ragcore.rag import RAG
+from ragcore.resilience import Policy
+from ragcore.resilience.owner import Part
+from ragcore.retriever import Retriever
+from ragcore.store.memory import MemoryStore
+from ragcore.testing.faults import FakeFailure, Faults, judge
+from ragcore.tokens import estimate_tokens
+from ragcore.types import Counts, Generation, Kind, Passage, Prompt, Usage
+from ragcore.words import content_words
+
+__all__ = ["FakeEmbedder", "FakeGenerator", "FakeStore", "fake_rag"]
+
+
+
+def fake_rag(
+    *, embedder: Embedder | None = None, store: Searcher | None = None, generator: Generator | None = None
+) -> RAG:
+    """A client of fakes, not started: `async with fake_rag() as rag`."""
+    retriever = Retriever(embedder=embedder or FakeEmbedder(), store=store or FakeStore())
+    return RAG(retriever=retriever, generator=generator or FakeGenerator())
+
+
+class FakeEmbedder(Part):
+    """Hashes words to directions and adds them up, so that texts that share words are near each other and ranking means something.
+
+    Args:
+        dimension: of the vectors.
+        policy: None: no retries.
+    """
+
+    model = "fake"
+    max_tokens = 512
+
+    def __init__(self, *, dimension: int = 64, policy: Policy | None = None) -> None:
+        self.dimension = dimension
+        self.policy = policy or Policy("fake embedder", retry=False)
+        self.faults = Faults()
+        self.calls: list[tuple[str, ...]] = []
+
+    def count_tokens(self, text: str, /) -> int:
+        """Estimated."""
+        return estimate_tokens(text)
+
+    async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vector:
+        """(len(texts), dimension), unit length."""
+        self._check_open()
+        self.calls.append(tuple(texts))
+        await _call(self.policy, self.faults, EmbeddingError, "embed")
+        vectors = np.stack([embed_words(text, self.dimension) for text in texts]) if texts else np.zeros((0, self.dimension))
+        return vectors.astype(np.float32)
+
+
+class FakeGenerator(Part):
+    """Says its text word by word.
+
+    Args:
+        text: the answer to everything.
+        policy: None: no retries.
+    """
+
+    model = "fake"
+
+    def __init__(self, text: str = "This is what the documents say [1].", /, *, policy: Policy | None = None) -> None:
+        self.text = text
+        self.policy = policy or Policy("fake generator", retry=False)
+        self.faults = Faults()
+        self.prompts: list[Prompt] = []
+
+    async def generate(self, prompt: Prompt, /) -> Generation:
+        """The text."""
+        return await collect(self.stream(prompt))
+
+    @asynccontextmanager
+    async def stream(self, prompt: Prompt, /) -> AsyncIterator[AsyncIterator[str | Generation]]:
+        """The text, word by word."""
+        self._check_open()
+        self.prompts.append(prompt)
+        async with self.policy.hold(on=judge) as held:
+            with _translated(GenerationError, "generate", self.policy.name):
+                await held.call(self.faults.strike)
+            async with aclosing(held.items(self._pieces(prompt))) as pieces:
+                yield pieces
+
+    async def _pieces(self, prompt: Prompt) -> AsyncGenerator[str | Generation, None]:
+        words = self.text.split(" ")
+        for number, word in enumerate(words):
+            await anyio.lowlevel.checkpoint()
+            yield word if number == 0 else f" {word}"
+        usage = Usage(prompt_tokens=estimate_tokens(prompt.question), completion_tokens=len(words))
+        yield Generation(self.text, model=self.model, usage=usage, request_id="fake-1")
+
+
+class FakeStore(MemoryStore):
+    """A `MemoryStore` with faults in every call.
+
+    Args:
+        policy: None: no retries.
+    """
+
+    def __init__(self, *, policy: Policy | None = None) -> None:
+        super().__init__()
+        self.policy = policy or Policy("fake store", retry=False)
+        self.faults = Faults()
+
+    async def ping(self) -> None:
+        """For health checks."""
+        await self._strike()
+
+    async def search(self, query: Query, /) -> Sequence[Passage]:
+        """As `MemoryStore.search`."""
+        await self._strike()
+        return await super().search(query)
+
+    async def upsert(self, documents: Sequence[EmbeddedDocument], /, *, tenant: str) -> None:
+        """As `MemoryStore.upsert`."""
+        await self._strike()
+        await super().upsert(documents, tenant=tenant)
+
+    async def hashes(self, document_ids: Sequence[str] | None, /, *, tenant: str) -> Mapping[str, str]:
+        """As `MemoryStore.hashes`."""
+        await self._strike()
+        return await super().hashes(document_ids, tenant=tenant)
+
+    async def delete(self, document_ids: Sequence[str], /, *, tenant: str) -> int:
+        """As `MemoryStore.delete`."""
+        await self._strike()
+        return await super().delete(document_ids, tenant=tenant)
+
+    async def count(self, *, tenant: str | None) -> Counts:
+        """As `MemoryStore.count`."""
+        await self._strike()
+        return await super().count(tenant=tenant)
+
+    async def scores(self, vector: Vector, /, *, tenant: str, limit: int | None = None) -> Scores:
+        """As `MemoryStore.scores`."""
+        await self._strike()
+        return await super().scores(vector, tenant=tenant, limit=limit)
+
+    async def _strike(self) -> None:
+        self._check_open()
+        await _call(self.policy, self.faults, StoreError, "search")
+
+
+async def _call(policy: Policy, faults: Faults, kind: type[DependencyError], stage: str) -> None:
+    with _translated(kind, stage, policy.name):
+        await policy.call(faults.strike, on=judge)
+
+
+class _translated:  # noqa: N801  # reads as a participle: `with _translated(…)`
+    """Foreign errors come out as ours, as at the edge of a real part."""
+
+    def __init__(self, kind: type[DependencyError], stage: str, dependency: str) -> None:
+        self._kind, self._stage, self._dependency = kind, stage, dependency
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
+        if isinstance(exc, Exception) and not isinstance(exc, RagcoreError):
+            status = exc.status if isinstance(exc, FakeFailure) else None
+            raise self._kind(
+                f"{self._dependency} failed ({exc or type(exc).__name__})", dependency=self._dependency, status=status, stage=self._stage
+            ) from exc
+
+
+def embed_words(text: str, dimension: int) -> Vector:
+    """(dimension,) unit length: the sum of a direction for each word."""
+    words = content_words(text) or [text]
+    total = np.sum([_direction(word, dimension) for word in words], axis=0)
+    vector: Vector = (total / np.linalg.norm(total)).astype(np.float32)
+    return vector
+
+
+@lru_cache(maxsize=10_000)
+def _direction(word: str, dimension: int) -> Vector:
+    seed = int.from_bytes(hashlib.sha256(word.encode(errors="replace")).digest()[:8], "big")
+    direction: Vector = np.random.default_rng(seed).normal(size=dimension).astype(np.float32)
+    return direction
+
+

@@ -1,0 +1,296 @@
+"""An OpenAI-compatible server on loopback that speaks real HTTP: embeddings in float and base64, chat plain and as a stream. Extra `testing`."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+import anyio.abc
+import numpy as np
+
+from ragcore.extras import require
+from ragcore.generation.extractive import quote
+from ragcore.generation.prompt import NOT_FOUND
+from ragcore.protocols import Embedder, Vector
+from ragcore.resilience.owner import Owner
+from ragcore.testing.fakes import embed_words
+from ragcore.testing.faults import Fail, Faults, Hang, Slow
+from ragcore.tokens import estimate_tokens
+from ragcore.types import Passage
+
+__all__ = ["OpenAIServer"]
+
+PASSAGE = re.compile(r'<passage number="\d+"(?: title="([^"]*)")?>\n(.*?)\n</passage>', re.DOTALL)
+QUESTION = re.compile(r"Question: (.*)\Z", re.DOTALL)
+MOST_BODY = 64 * 1024 * 1024
+
+
+class OpenAIServer:
+    """Answers `/v1/embeddings`, `/v1/chat/completions` and `/v1/models`.
+
+    Embeddings come from `embedder`, or from hashed words. Chat answers with `text`, or by quoting from the passages that ragcore puts into its
+    prompts, so that a right answer can be told from a wrong one. `faults` strike one request each: `Fail(status)` answers with that status,
+    `Fail(error)` breaks the connection off, `Slow` waits before answering, `Hang` never answers.
+
+    Args:
+        embedder: an open one; None: words are hashed to `dimension` numbers.
+        dimension: without an embedder.
+        text: the answer to everything; None: quoted.
+        embedding_latency, first_token_latency, token_latency: seconds for a request, to the first token, for each further one.
+
+    Example:
+        async with OpenAIServer() as server:
+            embedder = ragcore.OpenAIEmbedder("fake", dimension=64, base_url=server.base_url, api_key="none")
+    """
+
+    def __init__(
+        self,
+        *,
+        embedder: Embedder | None = None,
+        dimension: int = 64,
+        text: str | None = None,
+        embedding_latency: float = 0.0,
+        first_token_latency: float = 0.0,
+        token_latency: float = 0.0,
+    ) -> None:
+        self._h11 = require("h11", extra="testing", purpose="ragcore.testing.OpenAIServer")
+        self._embedder = embedder
+        self._dimension = dimension
+        self.text = text
+        self.embedding_latency = embedding_latency
+        self.first_token_latency = first_token_latency
+        self.token_latency = token_latency
+        self.faults = Faults()
+        self.requests: list[tuple[str, dict[str, Any]]] = []
+        self.headers: list[dict[str, str]] = []
+        self.active = 0
+        self.base_url = ""
+        self.port = 0
+        self._owner = Owner("OpenAIServer")
+        self._listener: Any = None
+
+    async def __aenter__(self) -> Self:
+        self._listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
+        self.port = self._listener.extra(anyio.abc.SocketAttribute.local_port)
+        self.base_url = f"http://127.0.0.1:{self.port}/v1"
+        await self._owner.start()
+        self._owner.spawn(lambda: self._listener.serve(self._serve), name="listener")
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        await self._owner.stop()
+        await self._listener.aclose()
+
+    async def _serve(self, stream: anyio.abc.SocketStream) -> None:
+        connection = _Connection(self._h11, stream)
+        try:
+            while (request := await connection.receive()) is not None:
+                self.active += 1
+                try:
+                    await self._answer_until_gone(connection, *request)
+                finally:
+                    self.active -= 1
+                if not connection.next():
+                    break
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, self._h11.ProtocolError, OSError):
+            pass
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.aclose_forcefully(stream)
+
+    async def _answer_until_gone(self, connection: _Connection, path: str, headers: dict[str, str], body: bytes) -> None:
+        """Answer, unless the client closes the connection first: then the request is over, as a real server's slot is."""
+        broken: Exception | None = None
+        async with anyio.create_task_group() as group:
+            group.start_soon(connection.wait_until_gone, group.cancel_scope.cancel)
+            try:
+                await self._answer(connection, path, headers, body)
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError, self._h11.LocalProtocolError) as error:
+                broken = error
+            group.cancel_scope.cancel()
+        if broken is not None:
+            raise broken
+
+    async def _answer(self, connection: _Connection, path: str, headers: dict[str, str], body: bytes) -> None:
+        match self.faults.take():
+            case Fail(int() as status):
+                await connection.send_json(status, {"error": {"message": f"a fault that was asked for: {status}", "type": "fault", "code": None}})
+                return
+            case Fail():
+                raise anyio.BrokenResourceError
+            case Hang():
+                await anyio.sleep_forever()
+            case Slow(seconds):
+                await anyio.sleep(seconds)
+        try:
+            asked = json.loads(body or b"{}")
+        except ValueError:
+            await connection.send_json(400, {"error": {"message": "the body is not JSON", "type": "invalid_request_error", "code": None}})
+            return
+        self.requests.append((path, asked))
+        self.headers.append(headers)
+        match path:
+            case "/v1/embeddings":
+                await anyio.sleep(self.embedding_latency)
+                await connection.send_json(200, await self._embeddings(asked))
+            case "/v1/chat/completions" if asked.get("stream"):
+                await self._stream(connection, asked)
+            case "/v1/chat/completions":
+                text = self._reply(asked)
+                await anyio.sleep(self.first_token_latency + self.token_latency * len(_tokens(text)))
+                await connection.send_json(200, _completion(asked, text))
+            case "/v1/models":
+                await connection.send_json(200, {"object": "list", "data": [{"id": "fake", "object": "model"}]})
+            case _:
+                await connection.send_json(404, {"error": {"message": f"no such path: {path}", "type": "invalid_request_error", "code": None}})
+
+    async def _embeddings(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        texts = [asked["input"]] if isinstance(asked["input"], str) else asked["input"]
+        vectors = await self._vectors(texts)
+        as_base64 = asked.get("encoding_format") == "base64"
+        tokens = sum(map(estimate_tokens, texts))
+        return {
+            "object": "list",
+            "model": asked.get("model", ""),
+            "data": [
+                {
+                    "object": "embedding",
+                    "index": index,
+                    "embedding": base64.b64encode(vector.astype("<f4").tobytes()).decode() if as_base64 else vector.tolist(),
+                }
+                for index, vector in enumerate(vectors)
+            ],
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        }
+
+    async def _vectors(self, texts: Sequence[str]) -> Vector:
+        if self._embedder is not None:
+            return np.asarray(await self._embedder.embed(texts, kind="document"), dtype=np.float32)
+        return np.stack([embed_words(text, self._dimension) for text in texts])
+
+    async def _stream(self, connection: _Connection, asked: Mapping[str, Any]) -> None:
+        await anyio.sleep(self.first_token_latency)
+        await connection.send_events(self._events(asked))
+
+    async def _events(self, asked: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        tokens = _tokens(self._reply(asked))
+        frame = {"id": "chatcmpl-fake", "object": "chat.completion.chunk", "created": 0, "model": asked.get("model", "")}
+        yield {**frame, "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}
+        for number, token in enumerate(tokens):
+            if number:
+                await anyio.sleep(self.token_latency)
+            yield {**frame, "choices": [{"index": 0, "delta": {"content": token}, "finish_reason": None}]}
+        yield {**frame, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+        if (asked.get("stream_options") or {}).get("include_usage"):
+            yield {**frame, "choices": [], "usage": _usage(asked, len(tokens))}
+
+    def _reply(self, asked: Mapping[str, Any]) -> str:
+        if self.text is not None:
+            return self.text
+        content = str(asked["messages"][-1].get("content") or "")
+        passages = [
+            Passage(str(number), "", html.unescape(text), title=html.unescape(title)) for number, (title, text) in enumerate(PASSAGE.findall(content))
+        ]
+        question = QUESTION.search(content)
+        return quote(question[1] if question else content, passages) or NOT_FOUND
+
+
+class _Connection:
+    """One HTTP/1.1 connection."""
+
+    def __init__(self, h11: Any, stream: anyio.abc.SocketStream) -> None:
+        self._h11 = h11
+        self._stream = stream
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MOST_BODY)
+
+    async def receive(self) -> tuple[str, dict[str, str], bytes] | None:
+        """(path, headers, body) of the next request; None when the client is gone."""
+        request, body = None, bytearray()
+        while True:
+            event = self._http.next_event()
+            if event is self._h11.NEED_DATA:
+                try:
+                    self._http.receive_data(await self._stream.receive())
+                except anyio.EndOfStream:
+                    self._http.receive_data(b"")
+            elif isinstance(event, self._h11.Request):
+                request = event
+            elif isinstance(event, self._h11.Data):
+                body += event.data
+            elif isinstance(event, self._h11.EndOfMessage):
+                assert request is not None
+                headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in request.headers}
+                return request.target.decode().partition("?")[0], headers, bytes(body)
+            else:
+                return None
+
+    async def wait_until_gone(self, gone: Any) -> None:
+        """Call `gone` when the client closes its side; what it sends meanwhile waits its turn."""
+        try:
+            while True:
+                self._http.receive_data(await self._stream.receive())
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            gone()
+
+    def next(self) -> bool:
+        """Ready for another request on this connection, if that is possible."""
+        if self._http.our_state is self._h11.DONE and self._http.their_state is self._h11.DONE:
+            self._http.start_next_cycle()
+            return True
+        return False
+
+    async def send_json(self, status: int, body: Mapping[str, Any]) -> None:
+        data = json.dumps(body).encode()
+        await self._send(status, "application/json", {"content-length": str(len(data))}, data)
+        await self._end()
+
+    async def send_events(self, events: AsyncIterator[Mapping[str, Any]]) -> None:
+        await self._send(200, "text/event-stream", {"transfer-encoding": "chunked"})
+        async for event in events:
+            await self._data(f"data: {json.dumps(event)}\n\n".encode())
+        await self._data(b"data: [DONE]\n\n")
+        await self._end()
+
+    async def _send(self, status: int, content_type: str, headers: Mapping[str, str], data: bytes = b"") -> None:
+        head = {"content-type": content_type, "x-request-id": f"req-{id(self._http):x}", **headers}
+        response = self._h11.Response(status_code=status, headers=list(head.items()))
+        sent = self._http.send(response)
+        if data:
+            sent += self._http.send(self._h11.Data(data=data))
+        await self._stream.send(sent)
+
+    async def _data(self, data: bytes) -> None:
+        await self._stream.send(self._http.send(self._h11.Data(data=data)))
+
+    async def _end(self) -> None:
+        rest = self._http.send(self._h11.EndOfMessage())
+        if rest:
+            await self._stream.send(rest)
+
+
+def _tokens(text: str) -> list[str]:
+    return re.findall(r"\s*\S+", text)
+
+
+def _usage(asked: Mapping[str, Any], completion: int) -> dict[str, int]:
+    prompt = sum(estimate_tokens(str(message.get("content", ""))) for message in asked.get("messages", []))
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def _completion(asked: Mapping[str, Any], text: str) -> dict[str, Any]:
+    return {
+        "id": "chatcmpl-fake",
+        "object": "chat.completion",
+        "created": 0,
+        "model": asked.get("model", ""),
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+        "usage": _usage(asked, len(_tokens(text))),
+    }

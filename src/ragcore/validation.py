@@ -1,0 +1,126 @@
+"""The questions, tenants and ids that come from outside, checked before anything is sent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import get_args
+from uuid import UUID
+
+from ragcore.errors import InvalidInput
+from ragcore.types import Mode, Turn, check_text
+
+__all__ = ["check_history", "check_ids", "check_mode", "check_question", "check_tenant", "check_threshold", "check_timeout", "check_top_k"]
+
+MAX_QUESTION = 32_000
+MAX_TENANT = 256
+MAX_TOP_K = 1_000
+
+
+def check_question(question: object, /) -> str:
+    """The question as it came, if it can be asked.
+
+    Raises:
+        InvalidInput: not a str, blank, over 32,000 characters, with a NUL character or a lone surrogate.
+    """
+    if not isinstance(question, str):
+        raise InvalidInput(f"the question must be a str, not {type(question).__name__}")
+    if not question.strip():
+        raise InvalidInput("the question is empty: ask something")
+    if len(question) > MAX_QUESTION:
+        raise InvalidInput(
+            f"the question has {len(question):,} characters, more than {MAX_QUESTION:,}: shorten it, or add it as a document",
+        )
+    check_text("the question", question)
+    return question
+
+
+def check_tenant(tenant: object, /) -> str:
+    """The tenant's name; `UUID(x)` and `str(UUID(x))` are one tenant.
+
+    Raises:
+        InvalidInput: neither str nor UUID, blank, over 256 characters, with a NUL character or a lone surrogate.
+    """
+    if isinstance(tenant, UUID):
+        return str(tenant)
+    if not isinstance(tenant, str):
+        raise InvalidInput(f"the tenant must be a str or a UUID, not {type(tenant).__name__}")
+    if not tenant.strip():
+        raise InvalidInput("the tenant is blank: name whose documents are meant")
+    if len(tenant) > MAX_TENANT:
+        raise InvalidInput(f"the tenant's name has {len(tenant):,} characters, more than {MAX_TENANT}")
+    check_text("the tenant's name", tenant)
+    return tenant
+
+
+def check_ids(document_ids: Iterable[str], /) -> list[str]:
+    """Document ids as a list without repeats.
+
+    Raises:
+        InvalidInput: a bare str where several are asked, or something that is not a str.
+    """
+    if isinstance(document_ids, str | bytes):
+        raise InvalidInput(f"document_ids is one {type(document_ids).__name__}, several are asked: put it into a list")
+    ids = list(dict.fromkeys(document_ids))
+    for document_id in ids:
+        if not isinstance(document_id, str):
+            raise InvalidInput(f"a document's id must be a str, not {type(document_id).__name__}")
+        check_text("a document's id", document_id)
+    return ids
+
+
+def check_timeout(timeout: float | None, /, *, name: str = "timeout") -> float | None:
+    """Seconds, positive and finite, or None."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not (0 < timeout < math.inf):
+        raise InvalidInput(f"{name} is {timeout!r}: it must be a positive, finite number of seconds")
+    return float(timeout)
+
+
+def check_top_k(top_k: int, /) -> int:
+    """A whole number from 1 to 1,000."""
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= MAX_TOP_K:
+        raise InvalidInput(f"top_k is {top_k!r}: it must be a whole number from 1 to {MAX_TOP_K:,}")
+    return top_k
+
+
+def check_threshold(score_threshold: float, /) -> float:
+    """A cosine similarity in [-1, 1]; -1 means none."""
+    if isinstance(score_threshold, bool) or not isinstance(score_threshold, int | float) or not -1 <= score_threshold <= 1:
+        raise InvalidInput(f"score_threshold is {score_threshold!r}: it bounds cosine similarity, so it lies in [-1, 1]; -1 means none")
+    return float(score_threshold)
+
+
+def check_mode(mode: str, /) -> Mode:
+    """One of the modes."""
+    for known in get_args(Mode):
+        if mode == known:
+            return known  # type: ignore[no-any-return]  # get_args is untyped
+    raise InvalidInput(f"mode is {mode!r}: it must be one of {', '.join(get_args(Mode))}")
+
+
+def check_history(history: Sequence[Turn | Mapping[str, object]], /) -> tuple[Turn, ...]:
+    """Turns, from turns or {"role", "content"} mappings; other keys are ignored.
+
+    Raises:
+        InvalidInput: a role other than user or assistant, or content that is not text.
+    """
+    if isinstance(history, str | bytes | Mapping):
+        raise InvalidInput(f"history must be a sequence of turns, not one {type(history).__name__}")
+    return tuple(_turn(number, turn) for number, turn in enumerate(history))
+
+
+def _turn(number: int, turn: Turn | Mapping[str, object]) -> Turn:
+    if isinstance(turn, Turn):
+        role, content = turn.role, turn.content
+    elif isinstance(turn, Mapping):
+        role, content = turn.get("role"), turn.get("content")  # type: ignore[assignment]  # checked below
+    else:
+        raise InvalidInput(f"history[{number}] must be a Turn or a mapping, not {type(turn).__name__}")
+    if role not in ("user", "assistant"):
+        raise InvalidInput(f"history[{number}] has role {role!r}: it must be 'user' or 'assistant'; put the rest into instructions=")
+    if not isinstance(content, str):
+        raise InvalidInput(f"history[{number}] has no text as its content")
+    check_text(f"history[{number}]", content)
+    return Turn(role, content)

@@ -1,0 +1,77 @@
+"""Words and sentences of a text, for searching and quoting without a model. English, as the store's full-text search is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+__all__ = ["content_words", "sentences"]
+
+WORD: Final = re.compile(r"[^\W_]+(?:[.,]\d+)*", re.UNICODE)
+
+STOP_WORDS: Final = frozenset(
+    """
+    a about above after again against all also am an and any are as at be because been before being below between both but by can could
+    did do does doing down during each few for from further get give had has have having he her here hers him his how i if in into is it
+    its itself just let like many may me might more most much must my myself no nor not now of off on once only or other our ours out over own
+    please same shall she should so some such tell than that the their theirs them then there these they this those through to too under
+    until up us very was we were what when where which while who whom whose why will with would you your yours
+    """.split()
+)
+
+# A full stop after one of these ends no sentence.
+ABBREVIATIONS: Final = frozenset("dr mr mrs ms prof sr jr st vs etc e.g i.e cf approx no vol fig inc ltd co corp dept est u.s a.m p.m".split())
+
+_END: Final = re.compile(r"""[.!?…]+["'”’)\]]*(?=\s)|\n(?=\s*\n)|\n(?=\s*(?:[-*+•]|\d+[.)])\s)|(?<=\|)\n""")
+
+
+def content_words(text: str, /) -> list[str]:
+    """The words that carry meaning, lower case, plurals and possessives folded, in order, repeats kept.
+
+    Source: D. Harman, "How effective is suffixing?" (1991): the S stemmer.
+
+    Example:
+        >>> content_words("What are my copays for specialists?")
+        ['copay', 'specialist']
+    """
+    return [_stem(word) for word in WORD.findall(text.lower()) if word not in STOP_WORDS and (len(word) > 1 or word.isdigit())]
+
+
+def _stem(word: str) -> str:
+    if len(word) < 4 or not word.endswith("s") or word.endswith(("ss", "us", "is")):
+        return word
+    if word.endswith("ies") and not word.endswith(("eies", "aies")):
+        return word[:-3] + "y"
+    return word[:-1]
+
+
+def sentences(text: str, /) -> Iterator[tuple[int, int]]:
+    """(start, end) of each sentence, without the white space around it; list items, table rows and paragraphs end one as well.
+
+    Example:
+        >>> text = "Dr. Lee is in network. A visit costs $40."
+        >>> [text[start:end] for start, end in sentences(text)]
+        ['Dr. Lee is in network.', 'A visit costs $40.']
+    """
+    start = 0
+    for match in _END.finditer(text):
+        if match.group().startswith(".") and _is_abbreviation(text, match.start()):
+            continue
+        yield from _stripped(text, start, match.end())
+        start = match.end()
+    yield from _stripped(text, start, len(text))
+
+
+def _is_abbreviation(text: str, stop: int) -> bool:
+    word = text[max(0, stop - 8) : stop].split()[-1:]
+    return bool(word) and (word[0].lower().lstrip("(\"'") in ABBREVIATIONS or (len(word[0]) == 1 and word[0].isupper()))
+
+
+def _stripped(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    while start < end and text[start].isspace():
+        start += 1
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    if end > start:
+        yield start, end
