@@ -169,7 +169,8 @@ class Call:
         if self._inherit is not None:
             self._inherit.__exit__()
         scope, self._scope, self._inherit, self._task = self._scope, None, None, None
-        if scope.__exit__(exc_type, exc, traceback):
+        scope.__exit__(exc_type, exc, traceback)
+        if scope.cancelled_caught:
             raise (self._closed() if self._cancelled else self.expired()) from None
 
     def expired(self) -> DeadlineExceeded:
@@ -203,8 +204,17 @@ def _waiting_on(task: Any) -> str | None:
     coroutine = None if task is None else task.get_coro() if hasattr(task, "get_coro") else task.coro
     frame = None
     for _ in range(200):
-        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "ag_frame", None) or getattr(coroutine, "gi_frame", None) or frame
-        inner = getattr(coroutine, "cr_await", None) or getattr(coroutine, "ag_await", None) or getattr(coroutine, "gi_yieldfrom", None)
+        frame = (
+            getattr(coroutine, "cr_frame", None)
+            or getattr(coroutine, "ag_frame", None)
+            or getattr(coroutine, "gi_frame", None)
+            or frame
+        )
+        inner = (
+            getattr(coroutine, "cr_await", None)
+            or getattr(coroutine, "ag_await", None)
+            or getattr(coroutine, "gi_yieldfrom", None)
+        )
         if inner is None:
             break
         coroutine = inner

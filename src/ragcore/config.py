@@ -148,16 +148,26 @@ class Config:
             settings=_settings(env),
         )
         if config.dsn is None:
-            raise ConfigurationError("DATABASE_URL is not set: postgresql://user:password@host:port/database, of a role that owns nothing")
-        remote = [model for model in config.models if model != EXTRACTIVE] + ([] if config.embeds_locally else [config.embedding_model])
+            raise ConfigurationError(
+                "DATABASE_URL is not set: postgresql://user:password@host:port/database, of a role that owns nothing"
+            )
+        remote = [model for model in config.models if model != EXTRACTIVE] + (
+            [] if config.embeds_locally else [config.embedding_model]
+        )
         if remote and config.api_key is None:
-            raise ConfigurationError(f"OPENAI_API_KEY is not set, and {' and '.join(remote)} need it ('none' for a server that wants no key)")
+            raise ConfigurationError(
+                f"OPENAI_API_KEY is not set, and {' and '.join(remote)} need it ('none' for a server that wants no key)"
+            )
         return config
 
     @classmethod
     def local(cls, folder: str | PathLike[str], /) -> Self:
         """All on this machine: embedded PostgreSQL in `folder`, the local embedder, quotation without a model. Extras `embedded` and `local`."""
-        return cls(dsn=Secret(EMBEDDED_SCHEME + str(Path(folder))), embedding_model=LOCAL_EMBEDDING_MODELS[0], models=(EXTRACTIVE,))
+        return cls(
+            dsn=Secret(EMBEDDED_SCHEME + str(Path(folder))),
+            embedding_model=LOCAL_EMBEDDING_MODELS[0],
+            models=(EXTRACTIVE,),
+        )
 
 
 SETTINGS = {f"RAGCORE_{f.name.upper()}": f for f in fields(Settings)}

@@ -69,7 +69,11 @@ class HealthCheck:
             return "healthy", {"reason": "not measured"}
         share = used / limit if limit else None
         status: Status = "healthy" if share is None or share < TIGHT else "degraded" if share < FULL else "unhealthy"
-        return status, {"used_mb": round(used / 2**20, 1), "limit_mb": round(limit / 2**20, 1) if limit else None, "share": share}
+        return status, {
+            "used_mb": round(used / 2**20, 1),
+            "limit_mb": round(limit / 2**20, 1) if limit else None,
+            "share": share,
+        }
 
 
 async def _database(rag: RAG) -> tuple[Status, dict[str, Any]]:
@@ -81,7 +85,7 @@ async def _database(rag: RAG) -> tuple[Status, dict[str, Any]]:
             await store.ping()
         elif not getattr(store, "is_open", True):
             return "unhealthy", {"reason": "not open"}
-    except Exception as error:  # noqa: BLE001  # whatever it is, the health check says so and goes on
+    except Exception as error:  # whatever it is, the health check says so and goes on
         return "unhealthy", {"reason": str(error) if isinstance(error, RagcoreError) else type(error).__name__}
     return "healthy", {"seconds": anyio.current_time() - began}
 

@@ -34,8 +34,12 @@ class RawResponse(Protocol):
     """What is used of the SDK's streamed responses."""
 
     @property
-    def headers(self) -> Mapping[str, str]: ...
-    def iter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]: ...
+    def headers(self) -> Mapping[str, str]:
+        """The response's headers."""
+
+    def iter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
+        """The body, decompressed, in pieces."""
+        ...
 
 
 class OpenAIClient:
@@ -46,7 +50,9 @@ class OpenAIClient:
         client: the user's own, with its headers, proxy and certificates.
     """
 
-    def __init__(self, *, api_key: str | Secret | None, base_url: str | None, client: openai.AsyncOpenAI | None) -> None:
+    def __init__(
+        self, *, api_key: str | Secret | None, base_url: str | None, client: openai.AsyncOpenAI | None
+    ) -> None:
         self._given = client
         self._api_key = api_key.reveal() if isinstance(api_key, Secret) else api_key
         self._base_url = base_url
@@ -77,7 +83,9 @@ class OpenAIClient:
         try:
             return openai.AsyncOpenAI(api_key=self._api_key, base_url=self._base_url, max_retries=0, timeout=None)
         except openai.OpenAIError as error:
-            raise ConfigurationError("no API key: pass api_key=, or set OPENAI_API_KEY ('none' for a server that wants no key)") from error
+            raise ConfigurationError(
+                "no API key: pass api_key=, or set OPENAI_API_KEY ('none' for a server that wants no key)"
+            ) from error
 
 
 async def read_json(opening: AbstractAsyncContextManager[RawResponse], /) -> tuple[dict[str, Any], str | None]:
@@ -150,10 +158,16 @@ def judge(error: Exception) -> Failure | None:
         case openai.APIConnectionError() | OSError():
             return Failure()
     # The transport's errors while a body is read come out as they are, httpx2's among them.
-    return Failure() if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2", "anyio") else None
+    return (
+        Failure()
+        if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2", "anyio")
+        else None
+    )
 
 
-def translate(error: Exception, kind: type[DependencyError], /, *, dependency: str, stage: str, attempts: int) -> RagcoreError:
+def translate(
+    error: Exception, kind: type[DependencyError], /, *, dependency: str, stage: str, attempts: int
+) -> RagcoreError:
     """The error to raise in place of a foreign one, as `kind`. Never shows a key; shows what the server said of the request itself."""
     if isinstance(error, RagcoreError):
         error.stage = error.stage or stage
@@ -175,7 +189,13 @@ def translate(error: Exception, kind: type[DependencyError], /, *, dependency: s
         case _:
             what = f"failed ({type(error).__name__})"
     return kind(
-        f"{dependency} {what}", dependency=dependency, attempts=attempts, status=status, request_id=request_id, stage=stage, retry_after=retry_after
+        f"{dependency} {what}",
+        dependency=dependency,
+        attempts=attempts,
+        status=status,
+        request_id=request_id,
+        stage=stage,
+        retry_after=retry_after,
     )
 
 

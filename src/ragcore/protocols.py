@@ -145,5 +145,3 @@ class Generator(Protocol):
         A generator that can't stream: `def stream(self, prompt): return generation.at_once(self.generate(prompt))`.
         """
         ...
-
-

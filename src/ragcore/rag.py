@@ -88,7 +88,12 @@ class RAG(Part):
     """
 
     def __init__(
-        self, *, retriever: Retriever, generator: Generator, ingestor: Ingestor | None = None, settings: Settings | None = None
+        self,
+        *,
+        retriever: Retriever,
+        generator: Generator,
+        ingestor: Ingestor | None = None,
+        settings: Settings | None = None,
     ) -> None:
         self._retriever = retriever
         self._given = generator
@@ -124,7 +129,9 @@ class RAG(Part):
             score_threshold=config.score_threshold,
             mode=config.mode,
         )
-        return cls(retriever=retriever, generator=generator or _make_generator(config, policies), settings=config.settings)
+        return cls(
+            retriever=retriever, generator=generator or _make_generator(config, policies), settings=config.settings
+        )
 
     @property
     def retriever(self) -> Retriever:
@@ -212,7 +219,9 @@ class RAG(Part):
                         case ragcore.Delta(text):
                             print(text, end="")
         """
-        return self._stream(question, tenant, timeout, history, instructions, top_k, score_threshold, filter, mode, degrade)
+        return self._stream(
+            question, tenant, timeout, history, instructions, top_k, score_threshold, filter, mode, degrade
+        )
 
     async def retrieve(
         self,
@@ -244,7 +253,9 @@ class RAG(Part):
     ) -> SimilarityReport:
         """How near the tenant's chunks are to a question; the threshold is judged, not applied. As `Retriever.similarity`."""
         with self._call("similarity", tenant, timeout) as call:
-            return await self._retriever.similarity(question, tenant=call.tenant, score_threshold=score_threshold, filter=filter)
+            return await self._retriever.similarity(
+                question, tenant=call.tenant, score_threshold=score_threshold, filter=filter
+            )
 
     async def add(
         self,
@@ -333,7 +344,9 @@ class RAG(Part):
     def _degrade(self, degrade: bool | None) -> bool:
         return self.settings.degrade if degrade is None else degrade
 
-    def _request(self, history: Sequence[Turn | Mapping[str, object]], instructions: str | None, degrade: bool | None) -> _Request:
+    def _request(
+        self, history: Sequence[Turn | Mapping[str, object]], instructions: str | None, degrade: bool | None
+    ) -> _Request:
         return _Request(
             history=check_history(history),
             instructions=self.settings.instructions if instructions is None else instructions,
@@ -406,9 +419,17 @@ class RAG(Part):
 
     def _answer(self, call: Call, retrieval: Retrieval, generation: Generation | None) -> Answer:
         call.timings = replace(call.timings, total=call.elapsed())
-        shared = {"retrieval": retrieval, "timings": call.timings, "call_id": call.id}
+        answer = Answer(
+            self.settings.not_found,
+            found=False,
+            retrieval=retrieval,
+            degraded=retrieval.degraded,
+            timings=call.timings,
+            usage=retrieval.usage,
+            call_id=call.id,
+        )
         if generation is None:
-            return Answer(self.settings.not_found, found=False, degraded=retrieval.degraded, usage=retrieval.usage, **shared)
+            return answer
         degraded = (*retrieval.degraded, *generation.degraded)
         call.degraded = bool(degraded)
         usage = Usage(
@@ -417,17 +438,16 @@ class RAG(Part):
             completion_tokens=generation.usage.completion_tokens,
         )
         found = bool(generation.text.strip())
-        text = generation.text if found else self.settings.not_found
-        return Answer(
-            text,
+        return replace(
+            answer,
+            text=generation.text if found else answer.text,
             found=found,
-            citations=find_citations(text, retrieval.passages) if found else (),
+            citations=find_citations(generation.text, retrieval.passages),
             degraded=degraded,
             usage=usage,
             model=generation.model,
             finish_reason=generation.finish_reason,
             request_ids=(generation.request_id,) if generation.request_id else (),
-            **shared,
         )
 
     @asynccontextmanager
@@ -583,7 +603,13 @@ class TenantView:
         )
 
     async def similarity(
-        self, question: str, /, *, timeout: float | None = None, score_threshold: float | None = None, filter: Filter | None = None
+        self,
+        question: str,
+        /,
+        *,
+        timeout: float | None = None,
+        score_threshold: float | None = None,
+        filter: Filter | None = None,
     ) -> SimilarityReport:
         """As `RAG.similarity`."""
         return await self._rag.similarity(
@@ -632,7 +658,9 @@ def _generation_errors(generator: Generator) -> Iterator[None]:
         raise
     except Exception as error:
         name = name_of(generator)
-        raise GenerationError(f"the generator {name} raised {type(error).__name__}", dependency=name, stage="generate") from error
+        raise GenerationError(
+            f"the generator {name} raised {type(error).__name__}", dependency=name, stage="generate"
+        ) from error
 
 
 @contextmanager

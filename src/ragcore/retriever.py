@@ -114,11 +114,21 @@ class Retriever(Part):
         with clock.measure("search"):
             passages = await self._search(plan.query(vector))
             empty = None if passages else await self._explain(plan, vector)
-        usage = Usage() if vector is None or self.embedder is None else Usage(embedding_tokens=self.embedder.count_tokens(question))
+        usage = (
+            Usage()
+            if vector is None or self.embedder is None
+            else Usage(embedding_tokens=self.embedder.count_tokens(question))
+        )
         return plan.retrieval(passages, empty=empty, degraded=degraded, timings=clock.timings(), usage=usage)
 
     async def similarity(
-        self, question: str, /, *, tenant: str | UUID, score_threshold: float | None = None, filter: Filter | None = None
+        self,
+        question: str,
+        /,
+        *,
+        tenant: str | UUID,
+        score_threshold: float | None = None,
+        filter: Filter | None = None,
     ) -> SimilarityReport:
         """How near the tenant's chunks are to a question; the threshold is judged, not applied.
 
@@ -128,7 +138,9 @@ class Retriever(Part):
         """
         self._check_open()
         if not isinstance(self.store, Store) or self.embedder is None:
-            raise Unsupported("a similarity report needs an embedder, and a store with scores and count", stage="search")
+            raise Unsupported(
+                "a similarity report needs an embedder, and a store with scores and count", stage="search"
+            )
         plan = self._plan(question, tenant, None, score_threshold, filter, "vector" if self.mode == "text" else None)
         clock = _Clock()
         with clock.measure("embed"):
@@ -141,7 +153,9 @@ class Retriever(Part):
                 scores = await self.store.scores(vector, tenant=plan.tenant)
             empty = None if passages else await self._explain(plan, vector)
         usage = Usage(embedding_tokens=self.embedder.count_tokens(question))
-        retrieval = plan.retrieval(_with_text_scores(passages, by_text), empty=empty, degraded=(), timings=clock.timings(), usage=usage)
+        retrieval = plan.retrieval(
+            _with_text_scores(passages, by_text), empty=empty, degraded=(), timings=clock.timings(), usage=usage
+        )
         return report_similarity(retrieval, scores=scores.scores, counts=counts, score_threshold=plan.score_threshold)
 
     async def _open(self) -> None:
@@ -164,7 +178,9 @@ class Retriever(Part):
         if wanted != "text" and self.embedder is None:
             raise InvalidInput(f"mode {wanted!r} needs an embedder and this retriever has none: ask with mode='text'")
         if filter is not None and not isinstance(filter, Filter):
-            raise InvalidInput(f"filter must be a ragcore.Filter, not {type(filter).__name__}: build it with ragcore.meta(…)")
+            raise InvalidInput(
+                f"filter must be a ragcore.Filter, not {type(filter).__name__}: build it with ragcore.meta(…)"
+            )
         threshold = self.score_threshold if score_threshold is None else check_threshold(score_threshold)
         threshold_from = None if threshold is None else "retriever" if score_threshold is None else "call"
         if threshold == -1:
@@ -203,7 +219,9 @@ class Retriever(Part):
             error.stage = error.stage or "embed"
             raise
         except Exception as error:
-            raise EmbeddingError(f"the embedder {embedder.model} raised {type(error).__name__}", dependency=embedder.model, stage="embed") from error
+            raise EmbeddingError(
+                f"the embedder {embedder.model} raised {type(error).__name__}", dependency=embedder.model, stage="embed"
+            ) from error
         checked = check_vectors(vectors, count=1, dimension=embedder.dimension, model=embedder.model)
         vector: Vector = checked[0]
         return vector
@@ -222,7 +240,9 @@ class Retriever(Part):
             raise
         except Exception as error:
             name = type(self.store).__name__
-            raise StoreError(f"the store {name} raised {type(error).__name__}", dependency=name, stage="search") from error
+            raise StoreError(
+                f"the store {name} raised {type(error).__name__}", dependency=name, stage="search"
+            ) from error
 
     async def _explain(self, plan: _Plan, vector: Vector | None) -> EmptyReason:
         """Why nothing was found. The result stands whether it can be told or not, so what fails here is only said."""
@@ -231,7 +251,9 @@ class Retriever(Part):
         except (RagcoreError, OSError) as error:
             if isinstance(error, Overloaded):
                 raise
-            return EmptyReason("unknown", f"nothing was found, and the store could not say why ({type(error).__name__})")
+            return EmptyReason(
+                "unknown", f"nothing was found, and the store could not say why ({type(error).__name__})"
+            )
 
     async def _reason(self, plan: _Plan, vector: Vector | None) -> EmptyReason:
         store = self.store
@@ -243,14 +265,27 @@ class Retriever(Part):
             everywhere = await self._count_all(store)
             others = "" if everywhere is None else f"; the store has {everywhere:,} for all tenants"
             return EmptyReason(
-                "no_chunks", f"this tenant has no documents{others}: add some, or check the tenant's name", tenant_chunks=0, store_chunks=everywhere
+                "no_chunks",
+                f"this tenant has no documents{others}: add some, or check the tenant's name",
+                tenant_chunks=0,
+                store_chunks=everywhere,
             )
         if vector is None:
             if plan.filter is not None:
-                return EmptyReason("filtered_out", f"none of the tenant's {chunks:,} chunks has a word of the question and matches the filter", tenant_chunks=chunks)
-            return EmptyReason("unknown", f"none of the tenant's {chunks:,} chunks has a word of the question", tenant_chunks=chunks)
+                return EmptyReason(
+                    "filtered_out",
+                    f"none of the tenant's {chunks:,} chunks has a word of the question and matches the filter",
+                    tenant_chunks=chunks,
+                )
+            return EmptyReason(
+                "unknown", f"none of the tenant's {chunks:,} chunks has a word of the question", tenant_chunks=chunks
+            )
         if counts.not_embedded == chunks:
-            return EmptyReason("not_embedded", f"none of the tenant's {chunks:,} chunks is embedded: add the documents again", tenant_chunks=chunks)
+            return EmptyReason(
+                "not_embedded",
+                f"none of the tenant's {chunks:,} chunks is embedded: add the documents again",
+                tenant_chunks=chunks,
+            )
         scores = (await store.scores(vector, tenant=plan.tenant, limit=1)).scores
         best = float(scores[0]) if len(scores) else None
         return self._judge_scores(plan, chunks, best, dimension=len(vector))
@@ -258,7 +293,11 @@ class Retriever(Part):
     def _judge_scores(self, plan: _Plan, chunks: int, best: float | None, *, dimension: int) -> EmptyReason:
         chance = CHANCE_DEVIATIONS / math.sqrt(dimension)
         if best is None:
-            return EmptyReason("other_model", f"none of the tenant's {chunks:,} chunks has a usable vector: add the documents again", tenant_chunks=chunks)
+            return EmptyReason(
+                "other_model",
+                f"none of the tenant's {chunks:,} chunks has a usable vector: add the documents again",
+                tenant_chunks=chunks,
+            )
         if chunks >= MANY_CHUNKS and best < chance:
             message = (
                 f"the best of the tenant's {chunks:,} chunks scores {best:.2f}, no better than chance ({chance:.2f}): "
@@ -269,8 +308,15 @@ class Retriever(Part):
             message = f"none of the tenant's {chunks:,} chunks reaches the threshold {plan.score_threshold:g}; the best scores {best:.2f}"
             return EmptyReason("below_threshold", message, best_score=best, tenant_chunks=chunks)
         if plan.filter is not None:
-            return EmptyReason("filtered_out", f"none of the tenant's {chunks:,} chunks matches the filter well enough", best_score=best, tenant_chunks=chunks)
-        return EmptyReason("unknown", f"nothing was found among the tenant's {chunks:,} chunks", best_score=best, tenant_chunks=chunks)
+            return EmptyReason(
+                "filtered_out",
+                f"none of the tenant's {chunks:,} chunks matches the filter well enough",
+                best_score=best,
+                tenant_chunks=chunks,
+            )
+        return EmptyReason(
+            "unknown", f"nothing was found among the tenant's {chunks:,} chunks", best_score=best, tenant_chunks=chunks
+        )
 
     @staticmethod
     async def _count_all(store: Store) -> int | None:
@@ -318,7 +364,9 @@ class _Plan:
             mode=self.mode,
             top_k=self.top_k,
             score_threshold=self.score_threshold if thresholded else None,
-            score_threshold_from=("call" if self.score_threshold_from == "call" else "retriever") if thresholded else None,
+            score_threshold_from=("call" if self.score_threshold_from == "call" else "retriever")
+            if thresholded
+            else None,
             empty=empty,
             degraded=degraded,
             timings=timings,
@@ -353,9 +401,15 @@ def _checked(passages: Sequence[Passage], query: Query) -> tuple[Passage, ...]:
     found = tuple(passages)
     for passage in found:
         if not isinstance(passage, Passage):
-            raise StoreError(f"the store returned {type(passage).__name__}, not a Passage", dependency="store", stage="search")
+            raise StoreError(
+                f"the store returned {type(passage).__name__}, not a Passage", dependency="store", stage="search"
+            )
         if passage.score is not None and not np.isfinite(passage.score):
-            raise StoreError(f"the store returned the score {passage.score} for chunk {passage.chunk_id!r}", dependency="store", stage="search")
+            raise StoreError(
+                f"the store returned the score {passage.score} for chunk {passage.chunk_id!r}",
+                dependency="store",
+                stage="search",
+            )
     return found[: query.top_k]
 
 

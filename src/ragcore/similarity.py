@@ -9,11 +9,13 @@ from ragcore.types import Counts, Retrieval, SimilarityReport
 
 __all__ = ["report_similarity"]
 
-BINS = 20
+BINS = 10
 QUANTILES = {"min": 0.0, "p05": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1.0}
 
 
-def report_similarity(retrieval: Retrieval, *, scores: Vector, counts: Counts, score_threshold: float | None) -> SimilarityReport:
+def report_similarity(
+    retrieval: Retrieval, *, scores: Vector, counts: Counts, score_threshold: float | None
+) -> SimilarityReport:
     """Count and describe.
 
     Args:
@@ -55,7 +57,9 @@ def _verdict(retrieval: Retrieval, scores: Vector, counts: Counts, threshold: fl
     if retrieval.empty is not None and not len(scores):
         return retrieval.empty.message
     best = float(scores[0])
-    missing = f" {counts.not_embedded:,} chunks are not embedded and can't be found by vector." if counts.not_embedded else ""
+    missing = (
+        f" {counts.not_embedded:,} chunks are not embedded and can't be found by vector." if counts.not_embedded else ""
+    )
     if threshold is None:
         return f"No threshold is in force; the best of {len(scores):,} chunks scores {best:.2f}.{missing}"
     if passing:

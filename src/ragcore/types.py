@@ -131,7 +131,9 @@ class Document(Value):
         except (TypeError, ValueError) as error:
             raise InvalidInput(f"document {self.id!r}: its metadata is not JSON: {error}") from None
         if "\\u0000" in written:
-            raise InvalidInput(f"document {self.id!r}: its metadata holds a NUL character, which PostgreSQL can't store")
+            raise InvalidInput(
+                f"document {self.id!r}: its metadata holds a NUL character, which PostgreSQL can't store"
+            )
         check_text(f"document {self.id!r}: its metadata", written)
         if not all(isinstance(key, str) for key in self.metadata):
             raise InvalidInput(f"document {self.id!r}: the keys of its metadata must be strings")
@@ -488,5 +490,3 @@ class Generation(Value):
     usage: Usage = Usage()
     request_id: str | None = None
     degraded: tuple[Degradation, ...] = ()
-
-

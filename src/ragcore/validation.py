@@ -10,7 +10,16 @@ from uuid import UUID
 from ragcore.errors import InvalidInput
 from ragcore.types import Mode, Turn, check_text
 
-__all__ = ["check_history", "check_ids", "check_mode", "check_question", "check_tenant", "check_threshold", "check_timeout", "check_top_k"]
+__all__ = [
+    "check_history",
+    "check_ids",
+    "check_mode",
+    "check_question",
+    "check_tenant",
+    "check_threshold",
+    "check_timeout",
+    "check_top_k",
+]
 
 MAX_QUESTION = 32_000
 MAX_TENANT = 256
@@ -87,8 +96,14 @@ def check_top_k(top_k: int, /) -> int:
 
 def check_threshold(score_threshold: float, /) -> float:
     """A cosine similarity in [-1, 1]; -1 means none."""
-    if isinstance(score_threshold, bool) or not isinstance(score_threshold, int | float) or not -1 <= score_threshold <= 1:
-        raise InvalidInput(f"score_threshold is {score_threshold!r}: it bounds cosine similarity, so it lies in [-1, 1]; -1 means none")
+    if (
+        isinstance(score_threshold, bool)
+        or not isinstance(score_threshold, int | float)
+        or not -1 <= score_threshold <= 1
+    ):
+        raise InvalidInput(
+            f"score_threshold is {score_threshold!r}: it bounds cosine similarity, so it lies in [-1, 1]; -1 means none"
+        )
     return float(score_threshold)
 
 
@@ -119,7 +134,9 @@ def _turn(number: int, turn: Turn | Mapping[str, object]) -> Turn:
     else:
         raise InvalidInput(f"history[{number}] must be a Turn or a mapping, not {type(turn).__name__}")
     if role not in ("user", "assistant"):
-        raise InvalidInput(f"history[{number}] has role {role!r}: it must be 'user' or 'assistant'; put the rest into instructions=")
+        raise InvalidInput(
+            f"history[{number}] has role {role!r}: it must be 'user' or 'assistant'; put the rest into instructions="
+        )
     if not isinstance(content, str):
         raise InvalidInput(f"history[{number}] has no text as its content")
     check_text(f"history[{number}]", content)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ragcore.errors import EmbeddingError
@@ -10,7 +12,7 @@ from ragcore.protocols import Vector, Vectors
 __all__ = ["check_vectors"]
 
 
-def check_vectors(vectors: Vectors, /, *, count: int, dimension: int, model: str) -> Vector:
+def check_vectors(vectors: Vectors | Sequence[Vector], /, *, count: int, dimension: int, model: str) -> Vector:
     """The vectors as a (count, dimension) float32 array.
 
     Raises:
@@ -19,7 +21,9 @@ def check_vectors(vectors: Vectors, /, *, count: int, dimension: int, model: str
     try:
         array = np.asarray(vectors, dtype=np.float32)
     except (TypeError, ValueError) as error:
-        raise EmbeddingError(f"{model} returned something that is not {count} vectors of numbers", dependency=model, stage="embed") from error
+        raise EmbeddingError(
+            f"{model} returned something that is not {count} vectors of numbers", dependency=model, stage="embed"
+        ) from error
     if count == 0:
         return np.zeros((0, dimension), np.float32)
     if array.shape != (count, dimension):
@@ -31,5 +35,9 @@ def check_vectors(vectors: Vectors, /, *, count: int, dimension: int, model: str
     lengths = np.linalg.norm(array, axis=1)
     for what, bad in (("not finite", ~np.isfinite(lengths)), ("zero", lengths == 0)):
         if bad.any():
-            raise EmbeddingError(f"{model} returned a vector that is {what}, for text {int(np.argmax(bad))} of {count}", dependency=model, stage="embed")
+            raise EmbeddingError(
+                f"{model} returned a vector that is {what}, for text {int(np.argmax(bad))} of {count}",
+                dependency=model,
+                stage="embed",
+            )
     return array

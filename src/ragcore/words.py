@@ -14,14 +14,16 @@ STOP_WORDS: Final = frozenset(
     """
     a about above after again against all also am an and any are as at be because been before being below between both but by can could
     did do does doing down during each few for from further get give had has have having he her here hers him his how i if in into is it
-    its itself just let like many may me might more most much must my myself no nor not now of off on once only or other our ours out over own
-    please same shall she should so some such tell than that the their theirs them then there these they this those through to too under
-    until up us very was we were what when where which while who whom whose why will with would you your yours
+    its itself just let like many may me might more most much must my myself no nor not now of off on once only or other our ours out
+    over own please same shall she should so some such tell than that the their theirs them then there these they this those through to
+    too under until up us very was we were what when where which while who whom whose why will with would you your yours
     """.split()
 )
 
 # A full stop after one of these ends no sentence.
-ABBREVIATIONS: Final = frozenset("dr mr mrs ms prof sr jr st vs etc e.g i.e cf approx no vol fig inc ltd co corp dept est u.s a.m p.m".split())
+ABBREVIATIONS: Final = frozenset(
+    "dr mr mrs ms prof sr jr st vs etc e.g i.e cf approx no vol fig inc ltd co corp dept est u.s a.m p.m".split()
+)
 
 _END: Final = re.compile(r"""[.!?…]+["'”’)\]]*(?=\s)|\n(?=\s*\n)|\n(?=\s*(?:[-*+•]|\d+[.)])\s)|(?<=\|)\n""")
 
@@ -35,7 +37,11 @@ def content_words(text: str, /) -> list[str]:
         >>> content_words("What are my copays for specialists?")
         ['copay', 'specialist']
     """
-    return [_stem(word) for word in WORD.findall(text.lower()) if word not in STOP_WORDS and (len(word) > 1 or word.isdigit())]
+    return [
+        _stem(word)
+        for word in WORD.findall(text.lower())
+        if word not in STOP_WORDS and (len(word) > 1 or word.isdigit())
+    ]
 
 
 def _stem(word: str) -> str:

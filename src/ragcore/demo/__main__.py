@@ -25,14 +25,18 @@ HUNG = 5.0
 
 def main() -> None:
     """Exit code 1 if any answer is wrong, late or missing."""
-    console = require("rich.console", extra="cli", purpose="the demo").Console(width=min(120, shutil.get_terminal_size((120, 24)).columns))
+    console = require("rich.console", extra="cli", purpose="the demo").Console(
+        width=min(120, shutil.get_terminal_size((120, 24)).columns)
+    )
     sys.exit(0 if anyio.run(_demo, console) else 1)
 
 
 async def _demo(console: Any) -> bool:
     with tempfile.TemporaryDirectory(prefix="ragcore-demo-") as folder:
         console.rule("[bold]ragcore demo")
-        console.print("Embedded PostgreSQL with pgvector, all-MiniLM-L6-v2 on this machine, answers quoted from the documents.\n")
+        console.print(
+            "Embedded PostgreSQL with pgvector, all-MiniLM-L6-v2 on this machine, answers quoted from the documents.\n"
+        )
         async with RAG.from_config(Config.local(folder)) as rag:
             await _ingest(console, rag)
             right = await _ask_each(console, rag)

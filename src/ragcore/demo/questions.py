@@ -23,8 +23,13 @@ QUESTIONS = (
     Question("What is my deductible?", {"amara": "$500", "bruno": "$1,500", "chen": "$3,200"}),
     Question("What is the copay for a specialist?", {"amara": "$35", "bruno": "$60", "chen": "30 percent"}),
     Question("How much do I pay for an ambulance?", {"amara": "$150", "bruno": "20 percent", "chen": "30 percent"}),
-    Question("What does outpatient mental health therapy cost?", {"amara": "$15", "bruno": "$40", "chen": "30 percent"}),
-    Question("What do I pay for advanced imaging like an MRI?", {"amara": "$150", "bruno": "20 percent", "chen": "30 percent"}),
+    Question(
+        "What does outpatient mental health therapy cost?", {"amara": "$15", "bruno": "$40", "chen": "30 percent"}
+    ),
+    Question(
+        "What do I pay for advanced imaging like an MRI?",
+        {"amara": "$150", "bruno": "20 percent", "chen": "30 percent"},
+    ),
     Question("Is my plan an HMO or a PPO?", {"amara": "HMO", "bruno": "PPO", "chen": "PPO"}),
 )
 UNANSWERABLE = Question("What is the allowance for dental implants?", {})

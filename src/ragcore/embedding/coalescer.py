@@ -85,7 +85,7 @@ class Coalescer:
                 vectors = await self._send([item.text for item in batch.items])
                 for item, vector in zip(batch.items, vectors, strict=True):
                     item.vector = vector
-        except Exception as error:  # noqa: BLE001  # delivered to those who wait
+        except Exception as error:  # delivered to those who wait
             for item in batch.items:
                 item.error = error
         finally:

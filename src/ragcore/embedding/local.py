@@ -62,7 +62,9 @@ class LocalEmbedder(Part):
 
     def count_tokens(self, text: str, /) -> int:
         """Word pieces of `text`, exactly."""
-        (encoding,) = self._counter.encode_batch([check_text("the text", text)], add_special_tokens=False)  # releases the GIL; encode doesn't
+        (encoding,) = self._counter.encode_batch(
+            [check_text("the text", text)], add_special_tokens=False
+        )  # releases the GIL; encode doesn't
         return len(encoding.ids)
 
     async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vector:
@@ -83,7 +85,9 @@ class LocalEmbedder(Part):
         except RagcoreError:
             raise
         except Exception as error:
-            raise EmbeddingError(f"{self.model} failed ({type(error).__name__}: {error})", dependency=self.model, stage="embed") from error
+            raise EmbeddingError(
+                f"{self.model} failed ({type(error).__name__}: {error})", dependency=self.model, stage="embed"
+            ) from error
         finally:
             stopped.set()  # a thread that was left behind ends at its next batch
         return check_vectors(vectors, count=len(batch), dimension=self.dimension, model=self.model)

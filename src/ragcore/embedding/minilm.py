@@ -22,7 +22,7 @@ from ragcore.errors import ConfigurationError
 from ragcore.extras import require
 from ragcore.protocols import Vector
 
-__all__ = ["Settings", "SentenceModel", "read_settings"]
+__all__ = ["SentenceModel", "Settings", "read_settings"]
 
 OPSET = 23  # the first with Attention; onnxruntime has it from 1.23
 IR_VERSION = 10
@@ -57,8 +57,14 @@ def read_settings(folder: Path) -> Settings:
         limits = json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{folder} is not the folder of a sentence-transformers model: {error}") from error
-    if config.get("model_type") != "bert" or not pooling.get("pooling_mode_mean_tokens") or config.get("hidden_act") != "gelu":
-        raise ConfigurationError(f"{folder} holds another kind of model than a BERT with mean pooling, which is what the local embedder runs")
+    if (
+        config.get("model_type") != "bert"
+        or not pooling.get("pooling_mode_mean_tokens")
+        or config.get("hidden_act") != "gelu"
+    ):
+        raise ConfigurationError(
+            f"{folder} holds another kind of model than a BERT with mean pooling, which is what the local embedder runs"
+        )
     for name in ("model.safetensors", "tokenizer.json"):
         if not (folder / name).is_file():
             raise ConfigurationError(f"{folder} has no {name}")
@@ -83,7 +89,9 @@ class SentenceModel:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(settings.max_tokens)
         self._tokenizer.encode_special_tokens = True  # "[SEP]" in a text is text
-        weights = Path(os.path.realpath(settings.folder / "model.safetensors"))  # onnxruntime refuses links that leave the folder
+        weights = Path(
+            os.path.realpath(settings.folder / "model.safetensors")
+        )  # onnxruntime refuses links that leave the folder
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = len(os.sched_getaffinity(0))
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -122,7 +130,9 @@ class SentenceModel:
 
 def load_counter(settings: Settings) -> Any:
     """A tokenizer of its own for counting: truncation is a shared state, and counting must not be cut."""
-    tokenizer = require("tokenizers", extra="local", purpose=PURPOSE).Tokenizer.from_file(str(settings.folder / "tokenizer.json"))
+    tokenizer = require("tokenizers", extra="local", purpose=PURPOSE).Tokenizer.from_file(
+        str(settings.folder / "tokenizer.json")
+    )
     tokenizer.no_padding()
     tokenizer.no_truncation()
     tokenizer.encode_special_tokens = True
@@ -177,16 +187,23 @@ class _Graph:
         for number in range(s.layers):
             layer = f"encoder.layer.{number}"
             q, k, v = (
-                self._node("Reshape", self._linear(x, f"{layer}.attention.self.{name}"), folded) for name in ("query", "key", "value")
+                self._node("Reshape", self._linear(x, f"{layer}.attention.self.{name}"), folded)
+                for name in ("query", "key", "value")
             )
             seen = self._node("Attention", q, k, v, visible, q_num_heads=s.heads, kv_num_heads=s.heads)
             seen = self._linear(self._node("Reshape", seen, "flat"), f"{layer}.attention.output.dense")
             x = self._norm(self._node("Add", x, seen), f"{layer}.attention.output.LayerNorm")
             inner = self._node("Gelu", self._linear(x, f"{layer}.intermediate.dense"))
-            x = self._norm(self._node("Add", x, self._linear(inner, f"{layer}.output.dense")), f"{layer}.output.LayerNorm")
+            x = self._norm(
+                self._node("Add", x, self._linear(inner, f"{layer}.output.dense")), f"{layer}.output.LayerNorm"
+            )
 
         # Mean over the real tokens, to unit length: the division by their number cancels.
-        weight = self._node("Unsqueeze", self._node("Cast", mask, to=onnx.TensorProto.FLOAT), self._constant("last", np.array([2], np.int64)))
+        weight = self._node(
+            "Unsqueeze",
+            self._node("Cast", mask, to=onnx.TensorProto.FLOAT),
+            self._constant("last", np.array([2], np.int64)),
+        )
         total = self._node("ReduceSum", self._node("Mul", self._node("Reshape", x, folded), weight), "one", keepdims=0)
         norm = self._node("ReduceL2", total, "one", keepdims=1)
         self._node("Div", total, norm, output="vectors")
@@ -230,11 +247,17 @@ class _Graph:
             return name
         entry = self._table.get(name) or self._table.get(f"bert.{name}")
         if entry is None or entry["dtype"] != "F32":
-            raise ConfigurationError(f"{self._weights} has no float32 tensor {name!r}: the local embedder can't run this model")
+            raise ConfigurationError(
+                f"{self._weights} has no float32 tensor {name!r}: the local embedder can't run this model"
+            )
         begin, end = entry["data_offsets"]
         tensor = self._onnx.TensorProto(name=name, data_type=self._onnx.TensorProto.FLOAT, dims=entry["shape"])
         tensor.data_location = self._onnx.TensorProto.EXTERNAL
-        for key, value in (("location", self._weights.name), ("offset", self._data_start + begin), ("length", end - begin)):
+        for key, value in (
+            ("location", self._weights.name),
+            ("offset", self._data_start + begin),
+            ("length", end - begin),
+        ):
             tensor.external_data.add(key=key, value=str(value))
         self._initializers[name] = tensor
         return name
@@ -254,5 +277,7 @@ def _read_table(weights: Path) -> tuple[dict[str, Any], int]:
     table.pop("__metadata__", None)
     end = 8 + length + max((entry["data_offsets"][1] for entry in table.values()), default=0)
     if weights.stat().st_size != end:
-        raise ConfigurationError(f"{weights} has {weights.stat().st_size:,} bytes and should have {end:,}: it is cut or damaged; install it again")
+        raise ConfigurationError(
+            f"{weights} has {weights.stat().st_size:,} bytes and should have {end:,}: it is cut or damaged; install it again"
+        )
     return table, 8 + length

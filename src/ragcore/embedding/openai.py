@@ -69,7 +69,9 @@ class OpenAIEmbedder(Part):
     ) -> None:
         known_dimension, known_tokens = KNOWN_MODELS.get(model, (None, MAX_TOKENS))
         if dimension is None and known_dimension is None:
-            raise ConfigurationError(f"the dimension of {model!r} isn't known: pass OpenAIEmbedder({model!r}, dimension=…)")
+            raise ConfigurationError(
+                f"the dimension of {model!r} isn't known: pass OpenAIEmbedder({model!r}, dimension=…)"
+            )
         self.model = model
         self.dimension = dimension or known_dimension or 0
         self.max_tokens = max_tokens or known_tokens
@@ -132,16 +134,22 @@ class OpenAIEmbedder(Part):
             attempts += 1
             options: dict[str, Any] = {"dimensions": self.dimension} if self._shorten else {}
             create = self._client.sdk.embeddings.with_streaming_response.create
-            answer, _ = await read_json(create(model=self.model, input=list(texts), encoding_format="base64", **options))
+            answer, _ = await read_json(
+                create(model=self.model, input=list(texts), encoding_format="base64", **options)
+            )
             try:
-                return check_vectors(_vectors(answer, len(texts)), count=len(texts), dimension=self.dimension, model=self.model)
+                return check_vectors(
+                    _vectors(answer, len(texts)), count=len(texts), dimension=self.dimension, model=self.model
+                )
             except EmbeddingError as error:
                 raise Undecodable(str(error)) from error
 
         try:
             return await self.policy.call(attempt, key=self.model, on=judge)
         except Exception as error:
-            ours = translate(error, EmbeddingError, dependency=f"the embedder {self.model}", stage="embed", attempts=attempts)
+            ours = translate(
+                error, EmbeddingError, dependency=f"the embedder {self.model}", stage="embed", attempts=attempts
+            )
             if ours is error:
                 raise
             raise ours from error

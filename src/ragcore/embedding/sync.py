@@ -83,5 +83,7 @@ class _SyncEmbedder(Part):
         except RagcoreError:
             raise
         except Exception as error:
-            raise EmbeddingError(f"{self.model} raised {type(error).__name__}", dependency=self.model, stage="embed") from error
+            raise EmbeddingError(
+                f"{self.model} raised {type(error).__name__}", dependency=self.model, stage="embed"
+            ) from error
         return check_vectors(vectors, count=len(batch), dimension=self.dimension, model=self.model)

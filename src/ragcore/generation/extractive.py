@@ -35,7 +35,18 @@ ABOUT_BONUS = 0.3
 FOCUS_BONUS = 0.1
 # A sentence that names a figure is the likelier answer to a question for one.
 FIGURE_BONUS = 0.15
-ASKS_FOR_A_FIGURE = ("how much", "how many", "what is my", "what's my", "what is the", "cost", "pay", "copay", "deductible", "limit")
+ASKS_FOR_A_FIGURE = (
+    "how much",
+    "how many",
+    "what is my",
+    "what's my",
+    "what is the",
+    "cost",
+    "pay",
+    "copay",
+    "deductible",
+    "limit",
+)
 
 
 class ExtractiveGenerator(Part):

@@ -97,8 +97,12 @@ async def _first_piece(
         pieces = await stack.enter_async_context(generator.stream(prompt))
         async for piece in pieces:
             return pieces, piece
-        raise GenerationError(f"{name_of(generator)} ended without a result", dependency=name_of(generator), stage="generate")
-    raise GenerationError(f"{name_of(generator)} said nothing within {limit:.1f} s", dependency=name_of(generator), stage="generate")
+        raise GenerationError(
+            f"{name_of(generator)} ended without a result", dependency=name_of(generator), stage="generate"
+        )
+    raise GenerationError(
+        f"{name_of(generator)} said nothing within {limit:.1f} s", dependency=name_of(generator), stage="generate"
+    )
 
 
 async def _resumed(
@@ -128,5 +132,3 @@ def name_of(generator: Generator, /) -> str:
 async def _close(stack: AsyncExitStack) -> None:
     with anyio.CancelScope(shield=True), anyio.move_on_after(CLEAN_UP):
         await stack.aclose()
-
-

@@ -59,7 +59,10 @@ class OpenAIGenerator(Part):
     ) -> None:
         self.model = model
         self.policy = policy or Policy(
-            "generation", attempt_timeout=30.0, bulkhead=Bulkhead(64, queue=256), retry=RetryPolicy(attempts=3, backoff=0.25)
+            "generation",
+            attempt_timeout=30.0,
+            bulkhead=Bulkhead(64, queue=256),
+            retry=RetryPolicy(attempts=3, backoff=0.25),
         )
         self._tokens = TokenCounter(model)
         self._client = OpenAIClient(api_key=api_key, base_url=base_url, client=client)
@@ -93,7 +96,9 @@ class OpenAIGenerator(Part):
 
     async def _guarded(self, held: Hold, request: _Request) -> None:
         left = expires_at() - anyio.current_time()
-        limit = min(self.policy.first_timeout, FIRST_TOKEN_SHARE * left) if left < math.inf else self.policy.first_timeout
+        limit = (
+            min(self.policy.first_timeout, FIRST_TOKEN_SHARE * left) if left < math.inf else self.policy.first_timeout
+        )
         try:
             await held.call(request.open, timeout=limit)
         except Exception as error:
@@ -115,7 +120,9 @@ class OpenAIGenerator(Part):
         yield whole
 
     def _raise(self, error: Exception, held: Hold, partial_text: str) -> None:
-        ours = translate(error, GenerationError, dependency=f"the model {self.model}", stage="generate", attempts=held.attempts)
+        ours = translate(
+            error, GenerationError, dependency=f"the model {self.model}", stage="generate", attempts=held.attempts
+        )
         ours.partial_text = partial_text
         if ours is error:
             raise error
@@ -136,9 +143,12 @@ class _Request:
 
     async def open(self) -> None:
         await self.close()
-        opening = self._client.sdk.chat.completions.with_streaming_response.create(
+        create: Any = (
+            self._client.sdk.chat.completions.with_streaming_response.create
+        )  # its overloads want its own TypedDicts
+        opening = create(
             model=self._model,
-            messages=render(self._prompt),  # type: ignore[arg-type]  # the SDK wants its own TypedDicts
+            messages=render(self._prompt),
             stream=True,
             stream_options={"include_usage": True},
             **self._options(),
@@ -215,7 +225,11 @@ class _Answer:
             self._text = ""
         rest = self._hand_on()
         whole = Generation(
-            self.handed_on, finish_reason=self._finish_reason, model=self._model, usage=self._usage, request_id=request_id
+            self.handed_on,
+            finish_reason=self._finish_reason,
+            model=self._model,
+            usage=self._usage,
+            request_id=request_id,
         )
         return rest, whole
 
@@ -234,5 +248,6 @@ def _usage(usage: object) -> Usage | None:
         return None
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
     return Usage(
-        prompt_tokens=prompt if isinstance(prompt, int) else None, completion_tokens=completion if isinstance(completion, int) else None
+        prompt_tokens=prompt if isinstance(prompt, int) else None,
+        completion_tokens=completion if isinstance(completion, int) else None,
     )

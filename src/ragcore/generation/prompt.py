@@ -43,7 +43,9 @@ def build_prompt(
     """
     left = budget - count_tokens(RULES) - count_tokens(question) - count_tokens(instructions) - 2 * OVERHEAD_TOKENS
     if left < 0:
-        raise InvalidInput(f"the question and the instructions take more than the {budget:,} tokens of a prompt: shorten them, or raise prompt_tokens")
+        raise InvalidInput(
+            f"the question and the instructions take more than the {budget:,} tokens of a prompt: shorten them, or raise prompt_tokens"
+        )
     kept_turns: list[Turn] = []
     room = left // 3
     for turn in reversed(history):
@@ -63,7 +65,12 @@ def build_prompt(
     if left_out:
         emit("prompt.passages_left_out", "prompt", left_out=left_out, kept=len(kept), budget=budget)
     return Prompt(
-        question, passages=tuple(kept), history=tuple(kept_turns), instructions=instructions, max_tokens=max_tokens, left_out=left_out
+        question,
+        passages=tuple(kept),
+        history=tuple(kept_turns),
+        instructions=instructions,
+        max_tokens=max_tokens,
+        left_out=left_out,
     )
 
 

@@ -37,7 +37,10 @@ async def at_once(generation: Awaitable[Generation], /) -> AsyncIterator[AsyncIt
 
 
 async def collect(
-    stream: AbstractAsyncContextManager[AsyncIterator[str | Generation]], /, *, on_first: Callable[[], None] | None = None
+    stream: AbstractAsyncContextManager[AsyncIterator[str | Generation]],
+    /,
+    *,
+    on_first: Callable[[], None] | None = None,
 ) -> Generation:
     """The `Generation` at the end of a stream.
 

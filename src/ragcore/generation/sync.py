@@ -16,7 +16,9 @@ from ragcore.types import Generation, Prompt
 __all__ = ["from_sync"]
 
 
-def from_sync(generate: Callable[[Prompt], str | Generation], *, threads: int = 4, policy: Policy | None = None) -> Generator:
+def from_sync(
+    generate: Callable[[Prompt], str | Generation], *, threads: int = 4, policy: Policy | None = None
+) -> Generator:
     """Make a generator of a blocking function.
 
     It runs on its own threads, never on the event loop and never in the default executor; a caller that is cancelled leaves it behind.
@@ -27,11 +29,18 @@ def from_sync(generate: Callable[[Prompt], str | Generation], *, threads: int = 
         policy: None: one attempt, 60 s for it.
     """
     name = getattr(generate, "__name__", "function")
-    return _SyncGenerator(generate, name, Threads(threads, name=name), policy or Policy(name, attempt_timeout=60.0, retry=False, bulkhead=False))
+    return _SyncGenerator(
+        generate,
+        name,
+        Threads(threads, name=name),
+        policy or Policy(name, attempt_timeout=60.0, retry=False, bulkhead=False),
+    )
 
 
 class _SyncGenerator(Part):
-    def __init__(self, generate: Callable[[Prompt], str | Generation], model: str, threads: Threads, policy: Policy) -> None:
+    def __init__(
+        self, generate: Callable[[Prompt], str | Generation], model: str, threads: Threads, policy: Policy
+    ) -> None:
         self.model = model
         self.policy = policy
         self._generate = generate
@@ -44,12 +53,18 @@ class _SyncGenerator(Part):
         except RagcoreError:
             raise
         except Exception as error:
-            raise GenerationError(f"{self.model} raised {type(error).__name__}", dependency=self.model, stage="generate") from error
+            raise GenerationError(
+                f"{self.model} raised {type(error).__name__}", dependency=self.model, stage="generate"
+            ) from error
         if isinstance(made, Generation):
             return made
         if isinstance(made, str):
             return Generation(made, model=self.model)
-        raise GenerationError(f"{self.model} returned {type(made).__name__}, not a str or a Generation", dependency=self.model, stage="generate")
+        raise GenerationError(
+            f"{self.model} returned {type(made).__name__}, not a str or a Generation",
+            dependency=self.model,
+            stage="generate",
+        )
 
     def stream(self, prompt: Prompt, /) -> AbstractAsyncContextManager[AsyncIterator[str | Generation]]:
         return at_once(self.generate(prompt))

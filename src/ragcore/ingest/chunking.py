@@ -24,7 +24,9 @@ WORDS = re.compile(r"\S+\s*")
 SMALL = 0.25
 
 
-def cut(document: Document, *, count_tokens: Callable[[str], int], chunk_tokens: int, overlap_tokens: int) -> tuple[tuple[Chunk, ...], int]:
+def cut(
+    document: Document, *, count_tokens: Callable[[str], int], chunk_tokens: int, overlap_tokens: int
+) -> tuple[tuple[Chunk, ...], int]:
     """A document's chunks in the order of its text, and their tokens altogether.
 
     Args:
@@ -66,7 +68,9 @@ class _Packer:
         if unit.heading is not None:
             self._headings.append(unit)
             return
-        if self._now and unit.page != self._now[-1].page:  # so that a chunk is of one page, and its citation names the right one
+        if (
+            self._now and unit.page != self._now[-1].page
+        ):  # so that a chunk is of one page, and its citation names the right one
             self._start()
         fresh, self._headings = [*self._headings, unit], []
         size = sum(one.tokens for one in fresh)
@@ -151,7 +155,9 @@ def _blocks(text: str) -> Iterator[tuple[int, int, int]]:
         yield begun, position, 0
 
 
-def _fitting(text: str, start: int, end: int, count_tokens: Callable[[str], int], most: int) -> Iterator[tuple[int, int]]:
+def _fitting(
+    text: str, start: int, end: int, count_tokens: Callable[[str], int], most: int
+) -> Iterator[tuple[int, int]]:
     """A sentence as it is, or, if it is longer than a chunk, cut between words, and a word between characters."""
     if len(text[start:end].encode()) <= most or count_tokens(text[start:end]) <= most:  # a token is a byte at least
         yield start, end

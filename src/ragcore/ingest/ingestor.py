@@ -59,10 +59,18 @@ class Ingestor:
     """
 
     def __init__(
-        self, *, embedder: Embedder, store: Store, chunk_tokens: int = 200, overlap_tokens: int = 40, concurrency: int = 4
+        self,
+        *,
+        embedder: Embedder,
+        store: Store,
+        chunk_tokens: int = 200,
+        overlap_tokens: int = 40,
+        concurrency: int = 4,
     ) -> None:
         if chunk_tokens < 8 or not 0 <= overlap_tokens < chunk_tokens or concurrency < 1:
-            raise ConfigurationError("chunk_tokens is at least 8, overlap_tokens from 0 to less than that, concurrency at least 1")
+            raise ConfigurationError(
+                "chunk_tokens is at least 8, overlap_tokens from 0 to less than that, concurrency at least 1"
+            )
         self.embedder = embedder
         self.store = store
         self.chunk_tokens = min(chunk_tokens, embedder.max_tokens)
@@ -191,8 +199,12 @@ class Ingestor:
                 raise
             except Exception as error:
                 model = self.embedder.model
-                raise EmbeddingError(f"the embedder {model} raised {type(error).__name__}", dependency=model, stage="embed") from error
-            parts.append(check_vectors(vectors, count=len(part), dimension=self.embedder.dimension, model=self.embedder.model))
+                raise EmbeddingError(
+                    f"the embedder {model} raised {type(error).__name__}", dependency=model, stage="embed"
+                ) from error
+            parts.append(
+                check_vectors(vectors, count=len(part), dimension=self.embedder.dimension, model=self.embedder.model)
+            )
         return np.concatenate(parts) if parts else np.zeros((0, self.embedder.dimension), np.float32)
 
     def _content_hash(self, document: Document) -> str:
@@ -226,7 +238,9 @@ class _Run:
     failed: list[Unreadable] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
 
-    def done(self, written: Sequence[EmbeddedDocument], known: Mapping[str, str], *, unchanged: int, tokens: int) -> None:
+    def done(
+        self, written: Sequence[EmbeddedDocument], known: Mapping[str, str], *, unchanged: int, tokens: int
+    ) -> None:
         updated = sum(embedded.document.id in known for embedded in written)
         self.updated += updated
         self.added += len(written) - updated
@@ -287,7 +301,11 @@ async def _batches(documents: AsyncIterator[Document | Unreadable], run: _Run) -
         if not isinstance(document, Document):
             raise InvalidInput(f"documents holds {type(document).__name__}, not only Document and Unreadable")
         if document.id in run.seen:
-            run.fail(Unreadable(document.id, "a second document with this id in one run: ids must be unique", source=document.source))
+            run.fail(
+                Unreadable(
+                    document.id, "a second document with this id in one run: ids must be unique", source=document.source
+                )
+            )
             continue
         run.seen.add(document.id)
         if batch and (len(batch) == BATCH_DOCUMENTS or size + len(document.text) > BATCH_CHARACTERS):
@@ -310,7 +328,9 @@ async def _stored(operation: Awaitable[T]) -> T:
 
 
 def _blames_a_document(error: RagcoreError) -> bool:
-    return isinstance(error, InvalidInput) or (isinstance(error, DependencyError) and error.status in BLAMES_THE_DOCUMENT)
+    return isinstance(error, InvalidInput) or (
+        isinstance(error, DependencyError) and error.status in BLAMES_THE_DOCUMENT
+    )
 
 
 def _one_of(group: BaseExceptionGroup[BaseException]) -> BaseException:

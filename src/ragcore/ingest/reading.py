@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import anyio
 
@@ -133,7 +133,7 @@ def _parse(file: _File) -> Document | Unreadable:
         return Unreadable(file.id, str(error), source=str(file.path))
     except OSError as error:
         return Unreadable(file.id, f"it can't be opened: {error.strerror or error}", source=str(file.path))
-    except Exception as error:  # noqa: BLE001  # parsers raise anything on a broken file; the rest must go in
+    except Exception as error:  # parsers raise anything on a broken file; the rest must go in
         return Unreadable(file.id, f"it is broken ({type(error).__name__}: {str(error)[:200]})", source=str(file.path))
 
 
@@ -166,7 +166,9 @@ def _read_html(data: bytes) -> _Parsed:
     title = page.title.get_text(" ", strip=True) if page.title else ""
     for element in page(["script", "style", "noscript", "template", "svg", "nav", "head"]):
         element.decompose()
-    text = markdownify.MarkdownConverter(heading_style="ATX", escape_asterisks=False, escape_underscores=False).convert_soup(page)
+    text = markdownify.MarkdownConverter(
+        heading_style="ATX", escape_asterisks=False, escape_underscores=False
+    ).convert_soup(page)
     text = "\n".join(line.rstrip() for line in text.splitlines())
     return _Parsed(text.strip() + "\n" if text.strip() else "", title, {})
 
@@ -180,7 +182,9 @@ def _read_pdf(data: bytes) -> _Parsed:
         raise InvalidInput("it is encrypted: save it without a password")
     pages = [_page_text(page) for page in reader.pages]
     if not any(page.strip() for page in pages):
-        raise InvalidInput(f"none of its {len(pages)} pages has text: it is images only, so run a text recognition (OCR) over it first")
+        raise InvalidInput(
+            f"none of its {len(pages)} pages has text: it is images only, so run a text recognition (OCR) over it first"
+        )
     title = str((reader.metadata.title if reader.metadata else None) or "").strip()
     return _Parsed(PAGE_BREAK.join(pages), title, {"pages": len(pages)})
 
@@ -205,7 +209,8 @@ def _page_text(page: Any) -> str:
     headings = {
         line
         for line, height, is_bold in pieces
-        if len(line) <= MOST_HEADING_CHARACTERS and (height > HEADING_RATIO * body or (bold and is_bold and height >= body))
+        if len(line) <= MOST_HEADING_CHARACTERS
+        and (height > HEADING_RATIO * body or (bold and is_bold and height >= body))
     }
     return "\n".join(f"\n## {line.strip()}\n" if line.strip() in headings else line for line in text.splitlines())
 
@@ -245,7 +250,9 @@ async def _read_lines(threads: Threads, file: _File) -> AsyncIterator[Document |
                 with deadline(SECONDS_PER_FILE):
                     some = await threads.run(lines.take)
             except (OSError, EOFError) as error:
-                yield Unreadable(file.id, f"it can't be read on after line {lines.number}: {error}", source=str(file.path))
+                yield Unreadable(
+                    file.id, f"it can't be read on after line {lines.number}: {error}", source=str(file.path)
+                )
                 return
             if not some:
                 return
@@ -266,7 +273,8 @@ class _Lines:
 
     def take(self) -> list[Document | Unreadable]:
         if self._stream is None:
-            self._stream = gzip.open(self._file.path, "rb") if self._file.path.name.lower().endswith(".gz") else self._file.path.open("rb")
+            is_packed = self._file.path.name.lower().endswith(".gz")
+            self._stream = cast("IO[bytes]", gzip.open(self._file.path) if is_packed else self._file.path.open("rb"))  # noqa: SIM115  # closed in close
         return list(islice(self._documents(self._stream), LINES_AT_ONCE))
 
     def close(self) -> None:
@@ -285,7 +293,11 @@ class _Lines:
         where = f"{self._file.id}:{self.number}"
         try:
             fields = json.loads(_decoded(line))
-            if not isinstance(fields, dict) or not isinstance(fields.get("text"), str) or not isinstance(fields.get("id"), str | int):
+            if (
+                not isinstance(fields, dict)
+                or not isinstance(fields.get("text"), str)
+                or not isinstance(fields.get("id"), str | int)
+            ):
                 raise InvalidInput('it must be an object with "id" and "text"')
             return Document(
                 str(fields.pop("id")),

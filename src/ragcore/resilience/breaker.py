@@ -67,7 +67,9 @@ class CircuitBreaker:
         if minimum_throughput < 1 or probes < 1:
             raise ValueError("minimum_throughput and probes are at least 1")
         if not (sampling_duration > 0 and 0 < break_duration <= max_break_duration < math.inf):
-            raise ValueError("sampling_duration and break_duration are positive, and break_duration at most max_break_duration")
+            raise ValueError(
+                "sampling_duration and break_duration are positive, and break_duration at most max_break_duration"
+            )
         self.name = name
         self.failure_ratio = failure_ratio
         self.slow_call_ratio = slow_call_ratio
@@ -208,10 +210,7 @@ class CircuitBreaker:
 
     def _judge_window(self) -> None:
         window = self._window
-        if (
-            window.failures >= self.failure_ratio * window.calls
-            or window.slow >= self.slow_call_ratio * window.calls
-        ):
+        if window.failures >= self.failure_ratio * window.calls or window.slow >= self.slow_call_ratio * window.calls:
             self._move("open")
 
     def _judge_probe(self, failed: bool) -> None:
@@ -232,7 +231,7 @@ class CircuitBreaker:
         calls, failures = self._window.calls, self._window.failures
         self._window.clear()
         if state == "open":
-            length = min(self.break_duration * 2**min(self._reopened, 30), self.max_break_duration)
+            length = min(self.break_duration * 2 ** min(self._reopened, 30), self.max_break_duration)
             self._open_until = anyio.current_time() + length * random.uniform(0.8, 1.2)
         if before != state:
             emit(f"breaker.{state}", self.name, before=before, calls=calls, failures=failures)

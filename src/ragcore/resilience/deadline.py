@@ -97,10 +97,13 @@ class Deadline:
         assert self._scope is not None
         assert self._token is not None
         _current.reset(self._token)
-        if self._scope.__exit__(exc_type, exc, traceback):  # nobody else can cancel this scope, so it has expired
+        self._scope.__exit__(exc_type, exc, traceback)
+        if self._scope.cancelled_caught:  # nobody else can cancel this scope, so it has expired
             elapsed = anyio.current_time() - self._began
             raise DeadlineExceeded(
-                f"not done within {self._budget:g} s (stopped after {elapsed:.2f} s)", budget=self._budget, elapsed=elapsed
+                f"not done within {self._budget:g} s (stopped after {elapsed:.2f} s)",
+                budget=self._budget,
+                elapsed=elapsed,
             ) from None
 
 

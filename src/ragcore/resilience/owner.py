@@ -54,7 +54,9 @@ class Owner:
 
             self._task = trio.lowlevel.spawn_system_task(self._run, name=f"ragcore {self.name}", context=context)
         else:
-            self._task = asyncio.get_running_loop().create_task(self._run(), name=f"ragcore {self.name}", context=context)
+            self._task = asyncio.get_running_loop().create_task(
+                self._run(), name=f"ragcore {self.name}", context=context
+            )
         with anyio.CancelScope(shield=True):
             await self._ready.wait()
 
@@ -64,7 +66,8 @@ class Owner:
             raise NotOpen(f"{self.name} is closed")
         self._running += 1
         # A context of its own: whoever spawned it has a deadline that the work must not inherit.
-        contextvars.Context().run(self._group.start_soon, self._guard, work, name=f"ragcore {self.name}: {name}")
+        group, label = self._group, f"ragcore {self.name}: {name}"
+        contextvars.Context().run(lambda: group.start_soon(self._guard, work, name=label))
 
     async def stop(self) -> None:
         """Cancel what still runs, and return when all of it has ended."""

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -301,9 +301,9 @@ class _Call:
 
     async def yield_to_cancellation(self, error: Exception) -> None:
         """An error raised while the caller is being cancelled must not swallow the cancellation."""
+        await checkpoint_if_cancelled()  # an anyio scope delivers its own
         if _cancellations() > self.cancellations:
             raise asyncio.CancelledError from error
-        await checkpoint_if_cancelled()
 
     def failure(self, error: Exception) -> Failure | None:
         if isinstance(error, AttemptTimeout):
@@ -379,17 +379,22 @@ class Hold:
         self._call: _Call | None = None
         self._admitted: _Admitted | None = None
         self._handed_on = False
+        self._reading: list[AsyncGenerator[Any, None]] = []
         self._outcome: Literal["success", "neutral"] = "neutral"
 
-    async def __aenter__(self) -> Hold:
+    async def __aenter__(self) -> Self:
         self._call = _Call(self._policy, self._key, self._on)
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
     ) -> None:
-        if self._admitted is not None:
-            self._admitted.end(self._outcome)
+        try:
+            for items in self._reading:
+                await items.aclose()
+        finally:
+            if self._admitted is not None:
+                self._admitted.end(self._outcome)
 
     @property
     def attempts(self) -> int:
@@ -426,7 +431,7 @@ class Hold:
         except Exception as error:
             return await call.again(error, attempt)
 
-    async def items(self, source: AsyncIterable[T], /) -> AsyncGenerator[T, None]:
+    def items(self, source: AsyncIterable[T], /) -> AsyncGenerator[T, None]:
         """The items of `source`, each within its time: the first within `first_timeout`, then `idle_timeout`, all within the deadline.
 
         No cancel scope is open across the `yield`. The consumer's time counts in the deadline, not in the timeouts.
@@ -435,8 +440,11 @@ class Hold:
             TimeoutError: an item took too long.
             DeadlineExceeded: the deadline passed.
         """
-        call = self._opened()
-        iterator = source.__aiter__()
+        items = self._read(self._opened(), source.__aiter__())
+        self._reading.append(items)
+        return items
+
+    async def _read(self, call: _Call, iterator: AsyncIterator[T]) -> AsyncGenerator[T, None]:
         try:
             while True:
                 limit = self._policy.idle_timeout if self._handed_on else self._policy.first_timeout

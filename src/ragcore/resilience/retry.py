@@ -68,7 +68,9 @@ class RetryBudget:
 
     def snapshot(self) -> Snapshot:
         """Balance and counters, serialisable."""
-        return Snapshot(balance=self._balance, reserve=self.reserve, ratio=self.ratio, spent=self._spent, refused=self._refused)
+        return Snapshot(
+            balance=self._balance, reserve=self.reserve, ratio=self.ratio, spent=self._spent, refused=self._refused
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,7 +70,7 @@ class _Job(Generic[T]):
     def _run(self) -> None:
         try:
             self.value = self._work()
-        except BaseException as error:  # noqa: BLE001  # re-raised where the result is awaited
+        except BaseException as error:  # re-raised where the result is awaited
             self.error = error
         try:
             self._notify(self._finish)

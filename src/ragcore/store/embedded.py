@@ -38,6 +38,10 @@ T = TypeVar("T")
 OWNER = "postgres"
 ROLE = "ragcore"
 DATABASE = "ragcore"
+CREATE = r"""
+select 'create role ragcore login' where not exists (select from pg_roles where rolname = 'ragcore') \gexec
+select 'create database ragcore' where not exists (select from pg_database where datname = 'ragcore') \gexec
+"""
 # The server is started by a library that blocks; 120 s covers a first initdb on a slow disk.
 START_SECONDS = 120.0
 
@@ -95,7 +99,9 @@ class EmbeddedStore(PgVectorStore):
         policy: as in `PgVectorStore`.
     """
 
-    def __init__(self, folder: str | PathLike[str], *, model: str, dimension: int, policy: Policy | None = None) -> None:
+    def __init__(
+        self, folder: str | PathLike[str], *, model: str, dimension: int, policy: Policy | None = None
+    ) -> None:
         super().__init__("postgresql:///", policy=policy)
         self._folder = Path(folder)
         self._model = model
@@ -144,7 +150,9 @@ def start(folder: Path) -> Server:
             _create(handle)
             pid = handle.get_pid()
         except RuntimeError as error:
-            raise ConfigurationError(f"{data} holds the data of another version of PostgreSQL: use another folder ({error})") from error
+            raise ConfigurationError(
+                f"{data} holds the data of another version of PostgreSQL: use another folder ({error})"
+            ) from error
         except Exception as error:
             raise StoreError(
                 f"the embedded PostgreSQL did not start in {data} ({type(error).__name__}); its log: {data / 'log'}",
@@ -228,11 +236,7 @@ def _forget_dead_users(handle: Any) -> None:
 
 def _create(handle: Any) -> None:
     """The plain role and the database, both once; the extension, which only the owner may create, comes with the migration."""
-    wanted = f"""
-        select 'create role {ROLE} login' where not exists (select from pg_roles where rolname = '{ROLE}') \\gexec
-        select 'create database {DATABASE}' where not exists (select from pg_database where datname = '{DATABASE}') \\gexec
-    """
-    handle.psql(wanted)
+    handle.psql(CREATE)
 
 
 def _dsn(uri: str, role: str) -> Secret:

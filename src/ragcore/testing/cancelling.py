@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 import anyio
-from anyio.lowlevel import current_token
+from anyio.lowlevel import checkpoint, current_token
 
 __all__ = ["cancel_everywhere"]
 
@@ -15,7 +15,9 @@ __all__ = ["cancel_everywhere"]
 MOST_CHECKPOINTS = 10_000
 
 
-async def cancel_everywhere(fn: Callable[[], Awaitable[object]], /, *, check: Callable[[], object] | None = None) -> int:
+async def cancel_everywhere(
+    fn: Callable[[], Awaitable[object]], /, *, check: Callable[[], object] | None = None
+) -> int:
     """Run `fn` to its end once, then again and again, cancelled at its first, second, … last await.
 
     On asyncio each point is tried in three ways: by an anyio scope, by one `Task.cancel()`, by `asyncio.timeout`; on trio by a scope.
@@ -39,7 +41,7 @@ async def cancel_everywhere(fn: Callable[[], Awaitable[object]], /, *, check: Ca
     for point in range(1, whole.checkpoints + 1):
         for way in ways:
             await way(_Run(fn, stop_at=point))
-            await anyio.sleep(0)
+            await checkpoint()
             _verify(check, f"a run cancelled at await {point} of {whole.checkpoints}{way.__name__.replace('_', ' ')}")
     return whole.checkpoints
 
@@ -73,10 +75,10 @@ class _Run:
                 self.stop()
             try:
                 value = yield waiting
-            except BaseException as error:  # noqa: BLE001  # handed on to the coroutine, which decides
-                send = lambda error=error: inner.throw(error)  # type: ignore[misc,attr-defined]  # noqa: E731
+            except BaseException as error:  # handed on to the coroutine, which decides
+                send = lambda error=error: inner.throw(error)  # type: ignore[misc]  # noqa: E731
             else:
-                send = lambda value=value: inner.send(value)  # type: ignore[misc,attr-defined]  # noqa: E731
+                send = lambda value=value: inner.send(value)  # type: ignore[misc]  # noqa: E731
 
 
 async def _by_scope(run: _Run) -> None:

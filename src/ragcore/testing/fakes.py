@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import lru_cache
 
-
 import anyio
 import anyio.lowlevel
 import numpy as np
@@ -26,7 +25,6 @@ from ragcore.types import Counts, Generation, Kind, Passage, Prompt, Usage
 from ragcore.words import content_words
 
 __all__ = ["FakeEmbedder", "FakeGenerator", "FakeStore", "fake_rag"]
-
 
 
 def fake_rag(
@@ -63,7 +61,9 @@ class FakeEmbedder(Part):
         self._check_open()
         self.calls.append(tuple(texts))
         await _call(self.policy, self.faults, EmbeddingError, "embed")
-        vectors = np.stack([embed_words(text, self.dimension) for text in texts]) if texts else np.zeros((0, self.dimension))
+        vectors = (
+            np.stack([embed_words(text, self.dimension) for text in texts]) if texts else np.zeros((0, self.dimension))
+        )
         return vectors.astype(np.float32)
 
 
@@ -176,7 +176,10 @@ class _translated:  # noqa: N801  # reads as a participle: `with _translated(…
         if isinstance(exc, Exception) and not isinstance(exc, RagcoreError):
             status = exc.status if isinstance(exc, FakeFailure) else None
             raise self._kind(
-                f"{self._dependency} failed ({exc or type(exc).__name__})", dependency=self._dependency, status=status, stage=self._stage
+                f"{self._dependency} failed ({str(exc) or type(exc).__name__})",
+                dependency=self._dependency,
+                status=status,
+                stage=self._stage,
             ) from exc
 
 
@@ -193,5 +196,3 @@ def _direction(word: str, dimension: int) -> Vector:
     seed = int.from_bytes(hashlib.sha256(word.encode(errors="replace")).digest()[:8], "big")
     direction: Vector = np.random.default_rng(seed).normal(size=dimension).astype(np.float32)
     return direction
-
-

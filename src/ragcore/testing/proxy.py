@@ -44,9 +44,9 @@ class FaultProxy:
         self.connections = 0
 
     async def __aenter__(self) -> Self:
-        self._listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)  # type: ignore[assignment]
+        self._listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
         assert self._listener is not None
-        self.port = self._listener.extra(anyio.abc.SocketAttribute.local_port)
+        self.port = self._listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610  # anyio, not Django
         await self._owner.start()
         listener = self._listener
         self._owner.spawn(lambda: listener.serve(self._serve), name="listener")
@@ -74,7 +74,7 @@ class FaultProxy:
         pause = 0.0
         match self.faults.take():
             case Fail():
-                raw: socket.socket = client.extra(anyio.abc.SocketAttribute.raw_socket)
+                raw: socket.socket = client.extra(anyio.abc.SocketAttribute.raw_socket)  # noqa: S610  # anyio, not Django
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
                 return
             case Hang():

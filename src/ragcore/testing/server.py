@@ -77,7 +77,7 @@ class OpenAIServer:
 
     async def __aenter__(self) -> Self:
         self._listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
-        self.port = self._listener.extra(anyio.abc.SocketAttribute.local_port)
+        self.port = self._listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610  # anyio, not Django
         self.base_url = f"http://127.0.0.1:{self.port}/v1"
         await self._owner.start()
         self._owner.spawn(lambda: self._listener.serve(self._serve), name="listener")
@@ -100,13 +100,21 @@ class OpenAIServer:
                     self.active -= 1
                 if not connection.next():
                     break
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, self._h11.ProtocolError, OSError):
+        except (
+            anyio.BrokenResourceError,
+            anyio.ClosedResourceError,
+            anyio.EndOfStream,
+            self._h11.ProtocolError,
+            OSError,
+        ):
             pass
         finally:
             with anyio.CancelScope(shield=True):
                 await anyio.aclose_forcefully(stream)
 
-    async def _answer_until_gone(self, connection: _Connection, path: str, headers: dict[str, str], body: bytes) -> None:
+    async def _answer_until_gone(
+        self, connection: _Connection, path: str, headers: dict[str, str], body: bytes
+    ) -> None:
         """Answer, unless the client closes the connection first: then the request is over, as a real server's slot is."""
         broken: Exception | None = None
         async with anyio.create_task_group() as group:
@@ -122,7 +130,10 @@ class OpenAIServer:
     async def _answer(self, connection: _Connection, path: str, headers: dict[str, str], body: bytes) -> None:
         match self.faults.take():
             case Fail(int() as status):
-                await connection.send_json(status, {"error": {"message": f"a fault that was asked for: {status}", "type": "fault", "code": None}})
+                await connection.send_json(
+                    status,
+                    {"error": {"message": f"a fault that was asked for: {status}", "type": "fault", "code": None}},
+                )
                 return
             case Fail():
                 raise anyio.BrokenResourceError
@@ -133,7 +144,9 @@ class OpenAIServer:
         try:
             asked = json.loads(body or b"{}")
         except ValueError:
-            await connection.send_json(400, {"error": {"message": "the body is not JSON", "type": "invalid_request_error", "code": None}})
+            await connection.send_json(
+                400, {"error": {"message": "the body is not JSON", "type": "invalid_request_error", "code": None}}
+            )
             return
         self.requests.append((path, asked))
         self.headers.append(headers)
@@ -150,7 +163,9 @@ class OpenAIServer:
             case "/v1/models":
                 await connection.send_json(200, {"object": "list", "data": [{"id": "fake", "object": "model"}]})
             case _:
-                await connection.send_json(404, {"error": {"message": f"no such path: {path}", "type": "invalid_request_error", "code": None}})
+                await connection.send_json(
+                    404, {"error": {"message": f"no such path: {path}", "type": "invalid_request_error", "code": None}}
+                )
 
     async def _embeddings(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         texts = [asked["input"]] if isinstance(asked["input"], str) else asked["input"]
@@ -164,7 +179,9 @@ class OpenAIServer:
                 {
                     "object": "embedding",
                     "index": index,
-                    "embedding": base64.b64encode(vector.astype("<f4").tobytes()).decode() if as_base64 else vector.tolist(),
+                    "embedding": base64.b64encode(vector.astype("<f4").tobytes()).decode()
+                    if as_base64
+                    else vector.tolist(),
                 }
                 for index, vector in enumerate(vectors)
             ],
@@ -182,7 +199,12 @@ class OpenAIServer:
 
     async def _events(self, asked: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
         tokens = _tokens(self._reply(asked))
-        frame = {"id": "chatcmpl-fake", "object": "chat.completion.chunk", "created": 0, "model": asked.get("model", "")}
+        frame = {
+            "id": "chatcmpl-fake",
+            "object": "chat.completion.chunk",
+            "created": 0,
+            "model": asked.get("model", ""),
+        }
         yield {**frame, "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}
         for number, token in enumerate(tokens):
             if number:
@@ -197,7 +219,8 @@ class OpenAIServer:
             return self.text
         content = str(asked["messages"][-1].get("content") or "")
         passages = [
-            Passage(str(number), "", html.unescape(text), title=html.unescape(title)) for number, (title, text) in enumerate(PASSAGE.findall(content))
+            Passage(str(number), "", html.unescape(text), title=html.unescape(title))
+            for number, (title, text) in enumerate(PASSAGE.findall(content))
         ]
         question = QUESTION.search(content)
         return quote(question[1] if question else content, passages) or NOT_FOUND

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Iterable
 
 import anyio
 
+from ragcore.errors import RagcoreError
 from ragcore.rag import RAG
 from ragcore.testing.fakes import FakeEmbedder, FakeGenerator, FakeStore, fake_rag
 from ragcore.testing.faults import Fail, Fault, Faults, Hang, Slow
@@ -32,7 +34,11 @@ class World:
         self.embedder = FakeEmbedder()
         self.store = FakeStore()
         self.generator = FakeGenerator()
-        for name, faults in (("embed", self.embedder.faults), ("search", self.store.faults), ("generate", self.generator.faults)):
+        for name, faults in (
+            ("embed", self.embedder.faults),
+            ("search", self.store.faults),
+            ("generate", self.generator.faults),
+        ):
             _draw(random.Random(f"{seed}:{name}"), faults)
         self.rag: RAG = fake_rag(embedder=self.embedder, store=self.store, generator=self.generator)
 
@@ -55,15 +61,11 @@ def simulate(scenario: Callable[[World], Awaitable[object]], /, *, seeds: Iterab
 
 
 async def _one(scenario: Callable[[World], Awaitable[object]], seed: int) -> None:
-    from ragcore.errors import RagcoreError
-
     random.seed(seed)  # the library draws its jitter from the module's generator
     world = World(seed)
     async with world.rag as rag:
-        try:
+        with contextlib.suppress(RagcoreError):
             await scenario(world)
-        except RagcoreError:
-            pass
         assert rag.inflight() == (), f"calls left in flight: {rag.inflight()}"
     left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     assert not left, f"tasks left: {left}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import selectors
 
-
 __all__ = ["VirtualLoop"]
 
 # How long to wait, in real time, for a thread to come back when nothing else is left to do.
@@ -47,9 +46,9 @@ class _JumpingSelector(selectors.DefaultSelector):
         if timeout is None:
             ready = super().select(REAL_SECONDS)
             if not ready:
-                raise RuntimeError("deadlock: all tasks wait, and there is neither a timer nor a thread that could wake one")
+                raise RuntimeError(
+                    "deadlock: all tasks wait, and there is neither a timer nor a thread that could wake one"
+                )
             return ready
         self._loop.jump(timeout)
         return []
-
-

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 else:
     Connection = asyncpg.Connection
 
-VECTOR_SCHEMA = "select nspname from pg_extension join pg_namespace on pg_namespace.oid = extnamespace where extname = 'vector'"
+VECTOR_SCHEMA = (
+    "select nspname from pg_extension join pg_namespace on pg_namespace.oid = extnamespace where extname = 'vector'"
+)
 
 
 async def vector_schema(connection: Connection) -> str:
@@ -52,7 +54,7 @@ async def _keep_state(_: Connection) -> None:
 @asynccontextmanager
 async def connect(address: Address) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
     """One connection outside of a pool; terminated rather than waited for."""
-    connection = await asyncpg.connect(address.dsn.reveal(), **_options(address))
+    connection = await asyncpg.connect(address.dsn.reveal(), statement_cache_size=_cached_statements(address))
     try:
         yield connection
     finally:
@@ -61,8 +63,9 @@ async def connect(address: Address) -> AsyncIterator[asyncpg.Connection[asyncpg.
         connection.terminate()
 
 
-def _options(address: Address) -> dict[str, int]:
-    return {"statement_cache_size": 0} if address.pgbouncer else {}
+def _cached_statements(address: Address) -> int:
+    """None behind a pooler in transaction mode: the next statement may go to another server; else asyncpg's default."""
+    return 0 if address.pgbouncer else 100
 
 
 class Pool:
@@ -81,7 +84,7 @@ class Pool:
             init=_prepare,
             reset=_keep_state,
             max_inactive_connection_lifetime=300.0,
-            **_options(address),
+            statement_cache_size=_cached_statements(address),
         )
 
     async def open(self) -> None:
@@ -91,12 +94,12 @@ class Pool:
     @property
     def in_use(self) -> int:
         """Connections out with callers."""
-        return self._pool.get_size() - self._pool.get_idle_size()
+        return int(self._pool.get_size() - self._pool.get_idle_size())
 
     @property
     def idle(self) -> int:
         """Connections open and free."""
-        return self._pool.get_idle_size()
+        return int(self._pool.get_idle_size())
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Connection]:

@@ -172,17 +172,28 @@ class Inspection(Value):
         if self.pgvector is None:
             yield Finding("error", "the extension pgvector is missing: as the owner, run `create extension vector`")
         if not self.has_schema:
-            yield Finding("error", "the schema of ragcore is missing: run store.migrate(owner_dsn, …) or `ragcore migrate` as the owner")
+            yield Finding(
+                "error",
+                "the schema of ragcore is missing: run store.migrate(owner_dsn, …) or `ragcore migrate` as the owner",
+            )
         if self.superuser:
-            yield Finding("error", f"the role {self.role} is a superuser, so row-level security doesn't bind it: {make_role}")
+            yield Finding(
+                "error", f"the role {self.role} is a superuser, so row-level security doesn't bind it: {make_role}"
+            )
         elif self.bypasses_rls:
             yield Finding("error", f"the role {self.role} has BYPASSRLS, so tenants aren't isolated: {make_role}")
         elif self.owns_tables:
-            yield Finding("warning", f"the role {self.role} owns ragcore's tables, so it could switch row-level security off: {make_role}")
+            yield Finding(
+                "warning",
+                f"the role {self.role} owns ragcore's tables, so it could switch row-level security off: {make_role}",
+            )
         if self.has_schema and not self.forces_rls:
             yield Finding("error", "row-level security isn't forced on ragcore.chunk: run store.migrate as the owner")
         if self.has_schema and not self.has_index and (self.dimension or 0) <= MOST_INDEXED_DIMENSIONS:
-            yield Finding("warning", "the HNSW index on ragcore.chunk is missing: large tenants are searched exactly, which is slow")
+            yield Finding(
+                "warning",
+                "the HNSW index on ragcore.chunk is missing: large tenants are searched exactly, which is slow",
+            )
         if embedder is not None and self.dimension is not None:
             if embedder.dimension != self.dimension:
                 yield Finding(
@@ -206,7 +217,11 @@ async def inspect(connection: Connection, address: Address) -> Inspection:
         try:
             model = await connection.fetchval("select value from ragcore.setting where name = 'model'")
         except asyncpg.InsufficientPrivilegeError:
-            logger.warning("%s may not read ragcore.setting: run store.migrate(owner_dsn, …, role=%r) as the owner", row["role"], row["role"])
+            logger.warning(
+                "%s may not read ragcore.setting: run store.migrate(owner_dsn, …, role=%r) as the owner",
+                row["role"],
+                row["role"],
+            )
     return Inspection(
         address=f"{address.host or 'localhost'}/{row['database']}",
         role=row["role"],

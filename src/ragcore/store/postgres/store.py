@@ -37,7 +37,18 @@ EXACT_ROWS = 5_000
 # How long a tenant counts as small or large, and for how many tenants that is remembered.
 REMEMBER_SECONDS = 60.0
 REMEMBER_TENANTS = 10_000
-CHUNK_COLUMNS = ("id", "document_id", "position", "text", "title", "source", "start_char", "end_char", "metadata", "embedding")
+CHUNK_COLUMNS = (
+    "id",
+    "document_id",
+    "position",
+    "text",
+    "title",
+    "source",
+    "start_char",
+    "end_char",
+    "metadata",
+    "embedding",
+)
 
 
 class PgVectorStore(Part):
@@ -113,11 +124,10 @@ class PgVectorStore(Part):
         """Remove documents with their chunks; how many there were."""
 
         async def work(connection: Connection) -> int:
+            schema = await self._schema(connection)
             async with connection.transaction():
-                await connection.execute("select set_config('ragcore.tenant', $1, true)", tenant)
-                status = await connection.execute(
-                    "delete from ragcore.document where tenant = $1 and id = any($2::text[])", tenant, list(document_ids)
-                )
+                await connection.execute(_statement("set_tenant", schema), tenant)
+                status = await connection.execute(_statement("delete", schema), tenant, list(document_ids))
             return int(status.rpartition(" ")[2])
 
         deleted = await self._call(work, stage="write")
@@ -126,7 +136,9 @@ class PgVectorStore(Part):
 
     async def count(self, *, tenant: str | None) -> Counts:
         """What a tenant has; None: the whole store's totals."""
-        rows = await (self._fetch("count_all", stage="search") if tenant is None else self._fetch("count", tenant, stage="search"))
+        rows = await (
+            self._fetch("count_all", stage="search") if tenant is None else self._fetch("count", tenant, stage="search")
+        )
         return Counts(**dict(rows[0]))
 
     async def scores(self, vector: Vector, /, *, tenant: str, limit: int | None = None) -> Scores:
@@ -229,38 +241,19 @@ class PgVectorStore(Part):
         return await connection.fetch(sql, *values, *conditions.values)
 
     async def _upsert(self, connection: Connection, documents: Sequence[EmbeddedDocument], tenant: str) -> None:
+        schema = await self._schema(connection)
         ids = [embedded.document.id for embedded in documents]
+        hashes = [embedded.content_hash for embedded in documents]
+        models = [embedded.model for embedded in documents]
         async with connection.transaction():
-            await connection.execute("select set_config('ragcore.tenant', $1, true)", tenant)
-            await connection.execute(
-                """
-                insert into ragcore.document (tenant, id, content_hash, model)
-                select $1, given.id, given.content_hash, given.model
-                from unnest($2::text[], $3::text[], $4::text[]) as given (id, content_hash, model)
-                order by given.id  -- always in one order, or two writers deadlock
-                on conflict (tenant, id) do update set content_hash = excluded.content_hash, model = excluded.model, updated_at = now()
-                """,
-                tenant,
-                ids,
-                [embedded.content_hash for embedded in documents],
-                [embedded.model for embedded in documents],
-            )
-            await connection.execute("delete from ragcore.chunk where tenant = $1 and document_id = any($2::text[])", tenant, ids)
-            # COPY into a table with row-level security is refused, so it goes by way of a temporary one.
-            schema = quoted(await self._schema(connection))
-            await connection.execute(
-                f"""
-                create temporary table ragcore_incoming (
-                    id text, document_id text, position integer, text text, title text, source text, start_char integer, end_char integer,
-                    metadata jsonb, embedding {schema}.vector
-                ) on commit drop
-                """
-            )
+            await connection.execute(_statement("set_tenant", schema), tenant)
+            await connection.execute(_statement("upsert_documents", schema), tenant, ids, hashes, models)
+            await connection.execute(_statement("delete_chunks", schema), tenant, ids)
+            await connection.execute(_statement("incoming", schema))
             await connection.copy_records_to_table(
                 "ragcore_incoming", schema_name="pg_temp", records=_records(documents), columns=CHUNK_COLUMNS
             )
-            columns = ", ".join(CHUNK_COLUMNS)
-            await connection.execute(f"insert into ragcore.chunk (tenant, {columns}) select $1, {columns} from ragcore_incoming", tenant)
+            await connection.execute(_statement("insert_chunks", schema), tenant)
 
     async def _schema(self, connection: Connection) -> str:
         if self._vector_schema is None:
@@ -284,7 +277,11 @@ class PgVectorStore(Part):
 @lru_cache(maxsize=512)
 def _statement(name: str, vector_schema: str, conditions: str = "") -> str:
     text = load_sql(name)
-    for word, value in (("{vector}", quoted(vector_schema)), ("{rank_constant}", str(RANK_CONSTANT)), ("{filter}", conditions)):
+    for word, value in (
+        ("{vector}", quoted(vector_schema)),
+        ("{rank_constant}", str(RANK_CONSTANT)),
+        ("{filter}", conditions),
+    ):
         text = text.replace(word, value)
     return text
 
@@ -321,5 +318,3 @@ def _passage(row: asyncpg.Record) -> Passage:
         score=row["score"],
         text_score=row["text_score"],
     )
-
-

@@ -71,7 +71,9 @@ def _configuration(error: Exception, address: Address) -> str | None:
             return f"{user} may not use ragcore's tables in {address}: run store.migrate(owner_dsn, …, role={user!r}) as the owner"
         case pg.InvalidSQLStatementNameError() | pg.DuplicatePreparedStatementError():
             return f"a pooler in front of {address} mixes up prepared statements: add ?pgbouncer=true to the DSN"
-        case pg.DataError() if "different vector dimensions" in str(error) or "expected" in str(error) and "dimensions" in str(error):
+        case pg.DataError() if "different vector dimensions" in str(error) or (
+            "expected" in str(error) and "dimensions" in str(error)
+        ):
             return (
                 f"the vectors in {address} have another dimension than the embedder's ({error}): "
                 "use the embedder that the documents were embedded with, or another database"

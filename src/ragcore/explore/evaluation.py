@@ -1,0 +1,186 @@
+"""How good retrieval is, question by question, and which of two is better.
+
+Sources: Manning, Raghavan, Schütze, "Introduction to Information Retrieval", ch. 8 (recall, precision, MRR, nDCG); Smucker, Allan, Carterette (CIKM
+2007) (the paired randomisation test).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from ragcore.errors import InvalidInput
+from ragcore.explore.labels import Labelled
+from ragcore.explore.results import Result, axes
+from ragcore.retriever import Retriever
+
+__all__ = ["Comparison", "Evaluation", "compare", "evaluate"]
+
+ROUNDS = 10_000
+MEASURES = ("recall", "precision", "mrr", "ndcg")
+# Chunks of one document count once, so more of them are fetched than documents are judged.
+CHUNKS_PER_DOCUMENT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One question: its measures at k, each in [0, 1]."""
+
+    question: str
+    recall: float
+    precision: float
+    mrr: float
+    ndcg: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation(Result):
+    """Measures by question, at `k` documents."""
+
+    k: int
+    questions: tuple[Judged, ...]
+
+    def mean(self, measure: str) -> float:
+        """The mean of "recall", "precision", "mrr" or "ndcg" over all questions."""
+        return float(np.mean(self._values(measure)))
+
+    def interval(self, measure: str, *, seed: int = 0) -> tuple[float, float]:
+        """Its 95 % bootstrap interval."""
+        values = self._values(measure)
+        means = np.random.default_rng(seed).choice(values, size=(1_000, len(values))).mean(axis=1)
+        low, high = np.quantile(means, [0.025, 0.975])
+        return float(low), float(high)
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """A row for each question."""
+        return [asdict(judged) for judged in self.questions]
+
+    def plot(self) -> Any:
+        """The means with their intervals, as matplotlib axes."""
+        plot = axes()
+        means = [self.mean(measure) for measure in MEASURES]
+        errors = np.abs(np.array([self.interval(measure) for measure in MEASURES]).T - means)
+        plot.bar(
+            [f"{measure}@{self.k}" for measure in MEASURES],
+            means,
+            yerr=errors,
+            color="0.6",
+            edgecolor="black",
+            capsize=4,
+        )
+        plot.set_ylim(0, 1)
+        plot.set_ylabel("mean over questions")
+        return plot
+
+    def __repr__(self) -> str:
+        return (
+            f"Evaluation({len(self.questions)} questions, k={self.k}: "
+            + ", ".join(f"{m} {self.mean(m):.3f}" for m in MEASURES)
+            + ")"
+        )
+
+    def _values(self, measure: str) -> Sequence[float]:
+        return [getattr(judged, measure) for judged in self.questions]
+
+    def _state(self) -> dict[str, Any]:
+        return {"k": self.k, "questions": self.to_dicts()}
+
+    @classmethod
+    def _restored(cls, state: dict[str, Any]) -> Self:
+        return cls(state["k"], tuple(Judged(**row) for row in state["questions"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison(Result):
+    """Two evaluations of the same questions. `p_value` says how likely such a difference in nDCG is by chance."""
+
+    a: Evaluation
+    b: Evaluation
+    difference: float
+    p_value: float
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """A row for each question, the greatest change first."""
+        rows = [
+            {"question": one.question, "a": one.ndcg, "b": other.ndcg, "change": other.ndcg - one.ndcg}
+            for one, other in zip(self.a.questions, self.b.questions, strict=True)
+        ]
+        return sorted(rows, key=lambda row: -abs(float(str(row["change"]))))
+
+    def plot(self) -> Any:
+        """Change of nDCG by question, sorted, as matplotlib axes."""
+        plot = axes()
+        changes = sorted(float(row["change"]) for row in self.to_dicts())
+        plot.bar(range(len(changes)), changes, color="0.4", width=1.0)
+        plot.axhline(0, color="black", linewidth=0.8)
+        plot.set_xlabel("questions, sorted")
+        plot.set_ylabel(f"change of nDCG@{self.a.k}")
+        return plot
+
+    def __repr__(self) -> str:
+        return f"Comparison(nDCG@{self.a.k} {self.difference:+.3f}, p = {self.p_value:.3f}, {len(self.a.questions)} questions)"
+
+    def _state(self) -> dict[str, Any]:
+        return {"a": self.a._state(), "b": self.b._state(), "difference": self.difference, "p_value": self.p_value}
+
+    @classmethod
+    def _restored(cls, state: dict[str, Any]) -> Self:
+        return cls(
+            Evaluation._restored(state["a"]), Evaluation._restored(state["b"]), state["difference"], state["p_value"]
+        )
+
+
+async def evaluate(retriever: Retriever, labelled: Iterable[Labelled], *, k: int = 10) -> Evaluation:
+    """Retrieve for each question and judge the first `k` documents.
+
+    Raises:
+        InvalidInput: no labels.
+    """
+    labels = list(labelled)
+    if not labels:
+        raise InvalidInput("there are no labelled questions to evaluate")
+    judged = []
+    for label in labels:
+        retrieval = await retriever.retrieve(
+            label.question, tenant=label.tenant, top_k=min(CHUNKS_PER_DOCUMENT * k, 1_000)
+        )
+        ranking = list(dict.fromkeys(passage.document_id for passage in retrieval.passages))[:k]
+        judged.append(_judge(label, ranking, k))
+    return Evaluation(k, tuple(judged))
+
+
+def compare(a: Evaluation, b: Evaluation, /) -> Comparison:
+    """Whether `b` is better than `a`: a paired randomisation test on nDCG, question by question.
+
+    Raises:
+        InvalidInput: not the same questions, or not the same k.
+    """
+    if a.k != b.k or [one.question for one in a.questions] != [one.question for one in b.questions]:
+        raise InvalidInput("the two evaluations must be of the same questions, in the same order, at the same k")
+    changes = np.array([other.ndcg - one.ndcg for one, other in zip(a.questions, b.questions, strict=True)])
+    observed = float(changes.mean())
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(ROUNDS, len(changes)))
+    extreme = np.count_nonzero(np.abs((signs * changes).mean(axis=1)) >= abs(observed) - 1e-12)
+    return Comparison(a, b, observed, float((extreme + 1) / (ROUNDS + 1)))
+
+
+def _judge(label: Labelled, ranking: Sequence[str], k: int) -> Judged:
+    grades = label.grades()
+    gains = [grades.get(document, 0) for document in ranking]
+    found = sum(gain > 0 for gain in gains)
+    first = next((rank for rank, gain in enumerate(gains, start=1) if gain), None)
+    ideal = _dcg(sorted(grades.values(), reverse=True)[:k])
+    return Judged(
+        question=label.question,
+        recall=found / len(grades) if grades else 0.0,
+        precision=found / k,
+        mrr=1 / first if first else 0.0,
+        ndcg=_dcg(gains) / ideal if ideal else 0.0,
+    )
+
+
+def _dcg(gains: Sequence[int]) -> float:
+    return float(sum(gain / np.log2(rank + 1) for rank, gain in enumerate(gains, start=1)))

@@ -1,0 +1,90 @@
+"""What all tests share: both backends, a guard against blocking calls, and the embedded PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+
+# tiktoken would fetch its ranks from the network; here it finds them in the folder, or finds nothing and says so.
+RANKS = SHARED / "tiktoken"
+os.environ["TIKTOKEN_CACHE_DIR"] = str(RANKS) if RANKS.is_dir() else tempfile.mkdtemp()
+# Nothing of the developer's own environment reaches a test.
+for name in [n for n in os.environ if n.startswith(("RAGCORE_", "OPENAI_", "PG")) or n == "DATABASE_URL"]:
+    del os.environ[name]
+
+pytest_plugins = ["ragcore.testing.fixtures"]
+
+
+def shared(name: str) -> Path:
+    """A folder of the shared data; skips the test where it is not there."""
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"the shared data {name!r} is not on this machine: {folder} would hold it")
+    return folder
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_blocks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test in which code on the event loop blocks it."""
+    from blockbuster import blockbuster_ctx
+
+    if request.node.get_closest_marker("blocking_allowed"):
+        yield
+        return
+    with blockbuster_ctx("ragcore") as blockbuster:
+        # Imports read files; what is imported inside a test is imported on its loop.
+        for function in blockbuster.functions.values():
+            function.can_block_in("<frozen importlib._bootstrap>", "_find_and_load")
+        yield
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[tuple[str, str]]:
+    """(dsn of the plain role, dsn of the owner) of an embedded PostgreSQL for the whole run."""
+    from ragcore.store import embedded
+
+    folder = Path(tempfile.mkdtemp(prefix="ragcore-tests-"))
+    running = embedded.start(folder)
+    try:
+        yield running.dsn.reveal(), running.owner_dsn.reveal()
+    finally:
+        embedded.stop(folder)
+
+
+@pytest.fixture
+async def database(server: tuple[str, str], anyio_backend: str) -> AsyncIterator[tuple[str, str]]:
+    """The same, with an empty database of the test's own, not migrated."""
+    import asyncpg
+
+    if anyio_backend != "asyncio":
+        pytest.skip("asyncpg runs on asyncio")
+    name = f"test_{os.urandom(6).hex()}"
+    admin = await asyncpg.connect(server[1])
+    await admin.execute(f"create database {name}")
+    plain, owner = (dsn.replace("/ragcore?", f"/{name}?") for dsn in server)
+    try:
+        yield plain, owner
+    finally:
+        with anyio.CancelScope(shield=True):
+            await admin.execute(f"drop database {name} with (force)")
+            await admin.close()
+
+
+def tasks_left() -> list[str]:
+    """Tasks of the running asyncio loop besides the current one and the test runner's."""
+    current = asyncio.current_task()
+    return [task.get_name() for task in asyncio.all_tasks() if task is not current and "ragcore" in task.get_name()]

@@ -1,0 +1,55 @@
+"""What a status means."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+
+from ragcore import InvalidInput
+from ragcore.resilience import Failure, from_status
+from ragcore.resilience.failure import judge, retry_after
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422, 418, 200])
+def test_what_blames_the_request_is_the_callers_affair(status: int) -> None:
+    assert from_status(status) is None
+
+
+@pytest.mark.parametrize("status", [408, 409, 425, 500, 502, 503, 504, 529])
+def test_what_blames_the_dependency_counts_and_may_pass(status: int) -> None:
+    assert from_status(status) == Failure()
+
+
+def test_429_paces_and_does_not_count() -> None:
+    assert from_status(429, {"Retry-After": "7"}) == Failure(counts=False, retry_after=7.0)
+    assert from_status(429) == Failure(counts=False)
+
+
+def test_an_absurd_wait_is_not_planned_for() -> None:
+    assert from_status(503, {"retry-after": "86400"}) == Failure(retry=False, retry_after=86400.0)
+
+
+@pytest.mark.parametrize("nonsense", ["", "soon", "-5", "nan", "inf", "Mon, 99 Foo"])
+def test_nonsense_is_ignored(nonsense: str) -> None:
+    assert retry_after({"retry-after": nonsense}) is None
+
+
+def test_milliseconds_seconds_and_dates_are_read() -> None:
+    assert retry_after({"retry-after-ms": "1500", "retry-after": "9"}) == 1.5
+    now = datetime.now(UTC).replace(microsecond=0)
+    headers = {
+        "Date": format_datetime(now, usegmt=True),
+        "Retry-After": format_datetime(now + timedelta(seconds=20), usegmt=True),
+    }
+    assert retry_after(headers) == 20.0
+    past = format_datetime(now - timedelta(hours=1), usegmt=True)
+    assert retry_after({"retry-after": past}) == 0.0
+
+
+def test_judging() -> None:
+    assert judge(OSError, ConnectionResetError()) == Failure()
+    assert judge((OSError, KeyError), KeyError()) == Failure()
+    assert judge(OSError, ValueError()) is None
+    assert judge(Exception, InvalidInput("x")) is None

@@ -1,0 +1,96 @@
+"""Settings, and the environment."""
+
+from __future__ import annotations
+
+import pytest
+
+from ragcore import Config, ConfigurationError, Settings
+from ragcore.rag import RAG
+from ragcore.testing import FakeEmbedder, FakeGenerator, FakeStore
+
+FULL = {"DATABASE_URL": "postgresql://app:canary-password@db/x", "OPENAI_API_KEY": "canary-key"}
+
+
+def test_the_environment_is_read_whole() -> None:
+    config = Config.from_env(
+        {
+            **FULL,
+            "OPENAI_BASE_URL": "http://localhost:1/v1",
+            "RAGCORE_EMBEDDING_MODEL": "e",
+            "RAGCORE_EMBEDDING_DIMENSION": "7",
+            "RAGCORE_MODELS": "a, b",
+            "RAGCORE_TOP_K": "8",
+            "RAGCORE_SCORE_THRESHOLD": "0.4",
+            "RAGCORE_MODE": "hybrid",
+            "RAGCORE_TIMEOUT": "12.5",
+            "RAGCORE_DEGRADE": "no",
+            "RAGCORE_NOT_FOUND": "no idea",
+        }
+    )
+    assert (config.models, config.top_k, config.score_threshold, config.mode) == (("a", "b"), 8, 0.4, "hybrid")
+    assert config.settings == Settings(timeout=12.5, degrade=False, not_found="no idea")
+    assert (config.embedding_model, config.embedding_dimension, config.base_url) == ("e", 7, "http://localhost:1/v1")
+
+
+def test_libpq_variables_make_a_dsn() -> None:
+    env = {
+        "PGHOST": "db",
+        "PGPORT": "5433",
+        "PGUSER": "app",
+        "PGPASSWORD": "p@ss/word",
+        "PGDATABASE": "x",
+        "PGSSLMODE": "require",
+        "OPENAI_API_KEY": "k",
+    }
+    dsn = Config.from_env(env).dsn
+    assert dsn is not None
+    assert dsn.reveal() == "postgresql://app:p%40ss%2Fword@db:5433/x?sslmode=require"
+    socket = Config.from_env({"PGHOST": "/var/run", "PGUSER": "app", "OPENAI_API_KEY": "k"}).dsn
+    assert socket is not None
+    assert socket.reveal() == "postgresql://app@/app?host=%2Fvar%2Frun"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"DATABASE_URL": ""}, "DATABASE_URL is not set"),
+        ({"OPENAI_API_KEY": ""}, "OPENAI_API_KEY is not set"),
+        ({"RAGCORE_TOPK": "5"}, "did you mean RAGCORE_TOP_K"),
+        ({"RAGCORE_TOP_K": "many"}, "RAGCORE_TOP_K is 'many'"),
+        ({"RAGCORE_TOP_K": "0"}, "top_k is 0"),
+        ({"RAGCORE_SCORE_THRESHOLD": "7"}, "score_threshold is 7"),
+        ({"RAGCORE_MODE": "fuzzy"}, "mode is 'fuzzy'"),
+        ({"RAGCORE_TIMEOUT": "-1"}, "timeout is -1"),
+        ({"RAGCORE_DEGRADE": "maybe"}, "true or false"),
+    ],
+)
+def test_what_is_wrong_is_said_and_no_secret_with_it(change: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Config.from_env({**FULL, **change})
+    assert said in str(caught.value)
+    assert "canary" not in str(caught.value)
+
+
+def test_it_never_falls_back_to_local_parts() -> None:
+    with pytest.raises(ConfigurationError):
+        Config.from_env({})
+
+
+def test_all_local_needs_no_key(tmp_path: object) -> None:
+    config = Config.local(str(tmp_path))
+    assert config.embeds_locally
+    assert config.models == ("extractive",)
+
+
+def test_what_is_given_replaces_what_the_config_would_make() -> None:
+    embedder, store, generator = FakeEmbedder(), FakeStore(), FakeGenerator()
+    rag = RAG.from_config(Config(top_k=3), embedder=embedder, store=store, generator=generator)
+    assert (rag.retriever.embedder, rag.retriever.store, rag.retriever.top_k) == (embedder, store, 3)
+
+
+def test_settings_are_checked() -> None:
+    for bad in ({"timeout": 0}, {"drain": -1}, {"prompt_tokens": 0}, {"recent": -1}, {"health_timeout": float("inf")}):
+        with pytest.raises(ConfigurationError):
+            Settings(**bad)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError):
+        Config(models=())

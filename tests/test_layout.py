@@ -1,0 +1,148 @@
+"""Imports point down only, and `import ragcore` loads next to nothing."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "ragcore"
+
+# From the ground up; a room may import from floors below its own, and from the rooms of its floor that are listed before it where an arrow is drawn.
+FLOORS: list[list[str]] = [
+    ["errors"],
+    ["secret", "events", "extras", "types"],
+    ["words", "tokens", "filters", "validation"],
+    ["protocols"],
+    ["vectors"],
+    ["resilience"],
+    ["openai_api"],
+    ["embedding", "store"],
+    ["similarity"],
+    ["ingest", "generation", "retriever"],
+    ["calls", "config"],
+    ["stream", "health"],
+    ["rag"],
+    ["explore", "blocking"],
+    ["cli", "contrib", "testing", "demo", "__main__"],
+]
+# What a floor's rooms may import of each other.
+ARROWS = {("types", "errors")}
+# Only for annotations: RAG is the client that health looks at.
+ANNOTATIONS_ONLY = {("errors", "types"), ("health", "rag")}
+HOMES = {
+    "asyncpg": {"store/postgres"},
+    "openai": {"embedding/openai.py", "generation/openai.py", "openai_api.py"},
+    "tiktoken": {"tokens.py"},
+    "tenacity": {"resilience/retry.py", "resilience/policy.py"},
+}
+
+
+def modules() -> Iterator[tuple[str, Path, ast.Module]]:
+    for path in sorted(SOURCE.rglob("*.py")):
+        relative = path.relative_to(SOURCE)
+        room = relative.parts[0].removesuffix(".py")
+        yield room, path, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, bool]]:
+    """(dotted module, whether it is for annotations only) of each import."""
+    guarded = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
+        for statement in block.body
+        for node in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, id(node) in guarded) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            if node.module == "ragcore":
+                yield from ((f"ragcore.{alias.name}", id(node) in guarded) for alias in node.names)
+            yield node.module, id(node) in guarded
+
+
+def test_every_room_stands_on_a_floor() -> None:
+    rooms = {room for room, _, _ in modules()} - {"__init__"}
+    assert rooms == {room for floor in FLOORS for room in floor}
+
+
+def test_imports_point_down() -> None:
+    level = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+    wrong = []
+    for room, path, tree in modules():
+        if room == "__init__" or room in FLOORS[-1]:  # the edges may import anything; nothing may import them
+            continue
+        for name, annotations_only in imports(tree):
+            if not name.startswith("ragcore."):
+                continue
+            target = name.split(".")[1]
+            if target == room or target not in level or (room, target) in ARROWS:
+                continue
+            if annotations_only and (room, target) in ANNOTATIONS_ONLY:
+                continue
+            if level[target] >= level[room] and not (room == "errors" and target == "types"):
+                wrong.append(f"{path.relative_to(SOURCE)} imports {name}")
+    assert not wrong
+
+
+def test_resilience_knows_no_word_of_retrieval() -> None:
+    allowed = {"errors", "events", "resilience"}
+    found = [
+        f"{path.name} imports {name}"
+        for room, path, tree in modules()
+        if room == "resilience"
+        for name, _ in imports(tree)
+        if name.startswith("ragcore.") and name.split(".")[1] not in allowed
+    ]
+    assert not found
+
+
+@pytest.mark.parametrize("package", sorted(HOMES))
+def test_each_sdk_has_one_home(package: str) -> None:
+    found = {
+        path.relative_to(SOURCE).as_posix()
+        for _, path, tree in modules()
+        for name, annotations_only in imports(tree)
+        if name.partition(".")[0] == package and not annotations_only
+    }
+    assert {path for path in found if not any(path.startswith(home) for home in HOMES[package])} == set()
+
+
+def test_import_ragcore_loads_no_heavy_package() -> None:
+    heavy = ("openai", "numpy", "tiktoken", "asyncpg", "httpx", "httpx2", "tenacity", "anyio", "pydantic")
+    script = f"import sys, ragcore; print([name for name in {heavy!r} if name in sys.modules])"
+    assert (
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+        == "[]"
+    )
+
+
+def test_no_blocking_call_of_asyncio_or_time_in_the_library() -> None:
+    banned = {"time.sleep", "asyncio.run", "asyncio.gather", "asyncio.wait_for", "time.time", "time.monotonic"}
+    found = [
+        f"{path.relative_to(SOURCE)}:{node.lineno} {ast.unparse(node.func)}"
+        for room, path, tree in modules()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in banned
+    ]
+    assert not found
+
+
+def test_nothing_catches_base_exception_without_raising() -> None:
+    allowed = {"resilience/threads.py", "testing/cancelling.py"}  # both hand the error on to where it is raised
+    found = []
+    for _, path, tree in modules():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.ExceptHandler) or path.relative_to(SOURCE).as_posix() in allowed:
+                continue
+            caught = "BaseException" if node.type is None else ast.unparse(node.type)
+            raises = any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
+            if "BaseException" in caught.split("Group")[0] and "Group" not in caught and not raises:
+                found.append(f"{path.relative_to(SOURCE)}:{node.lineno}")
+    assert not found
