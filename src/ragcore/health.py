@@ -124,7 +124,7 @@ async def describe(rag: RAG, timeout: float) -> dict[str, Any]:
     store: Any = rag.retriever.store
     embedder = rag.retriever.embedder
     described: dict[str, Any] = {
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": None,
         "settings": asdict(rag.settings),
         "retriever": {
             "mode": rag.retriever.mode,
@@ -137,6 +137,7 @@ async def describe(rag: RAG, timeout: float) -> dict[str, Any]:
         "counts": None,
     }
     with anyio.move_on_after(timeout), inherit(anyio.current_time() + timeout):
+        described["versions"] = await Threads(1, name="versions").run(_versions)
         described["database"] = await _reached(store, "inspect")
         described["counts"] = await _reached(store, "count", tenant=None)
     return described
@@ -153,7 +154,8 @@ async def _reached(store: Any, method: str, **arguments: Any) -> Mapping[str, An
 
 
 def _versions() -> dict[str, str | None]:
-    return {name: _version(name) for name in PACKAGES}
+    """Blocks: the metadata of packages is read from files."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
 
 
 def _version(name: str) -> str | None:

@@ -7,8 +7,8 @@ responses are read here, as bytes, within a bound, and their shape is checked by
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any, Protocol
 
 import anyio
@@ -37,7 +37,7 @@ class RawResponse(Protocol):
     def headers(self) -> Mapping[str, str]:
         """The response's headers."""
 
-    def iter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
+    def iter_bytes(self, chunk_size: int | None = None) -> AsyncGenerator[bytes, None]:
         """The body, decompressed, in pieces."""
         ...
 
@@ -119,19 +119,20 @@ async def read_events(response: RawResponse, /) -> AsyncGenerator[dict[str, Any]
         Undecodable: an event that is too large or not a JSON object, or one that says that the server failed.
     """
     pending = bytearray()
-    async for chunk in response.iter_bytes():
-        pending += chunk
-        *lines, rest = pending.replace(b"\r\n", b"\n").split(b"\n")
-        pending = bytearray(rest)
-        if len(pending) > MAX_EVENT:
-            raise Undecodable("an event of its stream is larger than 1 MB")
-        for line in lines:
-            if not line.startswith(b"data:"):
-                continue
-            data = line[5:].strip()
-            if data == b"[DONE]":
-                return
-            yield _event(bytes(data))
+    async with aclosing(response.iter_bytes()) as chunks:
+        async for chunk in chunks:
+            pending += chunk
+            *lines, rest = pending.replace(b"\r\n", b"\n").split(b"\n")
+            pending = bytearray(rest)
+            if len(pending) > MAX_EVENT:
+                raise Undecodable("an event of its stream is larger than 1 MB")
+            for line in lines:
+                if not line.startswith(b"data:"):
+                    continue
+                data = line[5:].strip()
+                if data == b"[DONE]":
+                    return
+                yield _event(bytes(data))
 
 
 def _event(data: bytes) -> dict[str, Any]:

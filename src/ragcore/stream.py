@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 import anyio
 
 from ragcore.errors import GenerationError, NotOpen, RagcoreError
+from ragcore.generation.fallback import name_of
 from ragcore.resilience.owner import CLEAN_UP, Owner
 from ragcore.types import Answer, Delta, Done, Generation, Prompt, Retrieval, Retrieved, StreamEvent
 
@@ -62,6 +63,16 @@ class AnswerStream:
                 return await self._step()
         except StopAsyncIteration:
             raise
+        except RagcoreError as error:
+            await self._failed(error)
+            raise
+        except Exception as error:
+            name = name_of(self._generator)
+            broken = GenerationError(
+                f"the generator {name} raised {type(error).__name__}", dependency=name, stage="generate"
+            )
+            await self._failed(broken)
+            raise broken from error
         except BaseException as error:
             await self._failed(error)
             raise

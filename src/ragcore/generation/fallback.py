@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 
 import anyio
@@ -72,12 +72,13 @@ class FallbackGenerator(Part):
                 await _close(stack)
                 raise
             try:
-                yield _resumed(first, pieces, failed)
+                async with aclosing(_resumed(first, pieces, failed)) as resumed:
+                    yield resumed
             finally:
                 await _close(stack)
             return
-        async with self.generators[-1].stream(prompt) as pieces:
-            yield _resumed(None, pieces, failed)
+        async with self.generators[-1].stream(prompt) as pieces, aclosing(_resumed(None, pieces, failed)) as resumed:
+            yield resumed
 
     async def _open(self) -> None:
         for generator in self.generators:
@@ -107,7 +108,7 @@ async def _first_piece(
 
 async def _resumed(
     first: str | Generation | None, pieces: AsyncIterator[str | Generation], failed: Sequence[Degradation]
-) -> AsyncIterator[str | Generation]:
+) -> AsyncGenerator[str | Generation, None]:
     if first is not None:
         yield _marked(first, failed)
     async for piece in pieces:

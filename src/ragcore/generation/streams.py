@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 
 from ragcore.errors import GenerationError
 from ragcore.types import Generation
@@ -21,15 +21,15 @@ async def at_once(generation: Awaitable[Generation], /) -> AsyncIterator[AsyncIt
             def stream(self, prompt): return generation.at_once(self.generate(prompt))
     """
 
-    async def pieces() -> AsyncIterator[str | Generation]:
+    async def pieces() -> AsyncGenerator[str | Generation, None]:
         whole = await generation
         if whole.text:
             yield whole.text
         yield whole
 
-    stream = pieces()
     try:
-        yield stream
+        async with aclosing(pieces()) as stream:
+            yield stream
     finally:
         close = getattr(generation, "close", None)
         if close is not None:

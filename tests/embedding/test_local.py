@@ -1,0 +1,93 @@
+"""The local embedder, with its real model."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import numpy as np
+import pytest
+
+from ragcore import ConfigurationError, EmbeddingError, InvalidInput, LocalEmbedder
+from ragcore.embedding import from_sync
+
+pytestmark = [pytest.mark.anyio, pytest.mark.blocking_allowed]
+
+
+@pytest.fixture
+async def local(anyio_backend: str) -> AsyncIterator[LocalEmbedder]:
+    async with LocalEmbedder() as embedder:
+        yield embedder
+
+
+async def test_near_texts_are_near_and_vectors_have_unit_length(local: LocalEmbedder) -> None:
+    vectors = await local.embed(
+        ["How much is an ambulance?", "The ambulance costs $250.", "The cat sleeps."], kind="document"
+    )
+    assert vectors.shape == (3, local.dimension)
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1.0, abs=1e-5)
+    assert vectors[0] @ vectors[1] > 0.5 > vectors[0] @ vectors[2]
+
+
+async def test_a_text_embeds_to_the_same_alone_and_in_a_batch(local: LocalEmbedder) -> None:
+    texts = [f"text number {n} " * (1 + n % 40) for n in range(60)]
+    batch = await local.embed(texts, kind="document")
+    for number in (0, 17, 59):
+        alone = await local.embed([texts[number]], kind="query")
+        assert np.abs(alone[0] - batch[number]).max() < 1e-6
+
+
+async def test_a_special_token_in_a_text_is_text(local: LocalEmbedder) -> None:
+    assert local.count_tokens("a [SEP] b") == 5
+    assert local.count_tokens("") == 0
+    assert local.count_tokens("word " * 1_000) == 1_000
+
+
+async def test_what_is_no_text_is_invalid(local: LocalEmbedder) -> None:
+    for bad in (["\ud800"], [None], [b"x"], "text"):
+        with pytest.raises(InvalidInput):
+            await local.embed(bad, kind="document")  # type: ignore[arg-type]
+    assert (await local.embed([], kind="document")).shape == (0, 384)
+    assert np.isfinite(await local.embed([""], kind="document")).all()
+
+
+async def test_cancelled_it_returns_at_once_and_works_on(local: LocalEmbedder) -> None:
+    began = time.perf_counter()
+    with anyio.move_on_after(0.1):
+        await local.embed(["a long text " * 60] * 200, kind="document")
+    assert time.perf_counter() - began < 1.0
+    assert (await local.embed(["next"], kind="document")).shape == (1, 384)
+
+
+async def test_another_folder_must_hold_such_a_model(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="not the folder"):
+        LocalEmbedder(tmp_path)
+
+
+async def test_a_cut_file_is_said_to_be_cut(tmp_path: Path) -> None:
+    source = LocalEmbedder()._settings.folder
+    for name in ("config.json", "sentence_bert_config.json", "tokenizer.json", "1_Pooling/config.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((source / name).read_bytes())
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}" + b"extra")
+    embedder = LocalEmbedder(tmp_path)
+    with pytest.raises(ConfigurationError, match="cut or damaged"):
+        await embedder.start()
+    assert not embedder.is_open
+
+
+async def test_a_function_of_ones_own() -> None:
+    def encode(texts: list[str]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+        return np.array([[len(text), 1.0] for text in texts])
+
+    embedder = from_sync(encode, model="mine", dimension=2, max_tokens=10)
+    async with embedder:  # type: ignore[attr-defined]
+        assert (await embedder.embed(["abc"], kind="query"))[0] == pytest.approx([3.0, 1.0])
+        assert embedder.count_tokens("abcdefg") == 2
+    broken = from_sync(lambda texts: [[1.0]] * 9, model="mine", dimension=2, max_tokens=10)
+    async with broken:  # type: ignore[attr-defined]
+        with pytest.raises(EmbeddingError):
+            await broken.embed(["abc"], kind="query")

@@ -1,0 +1,136 @@
+"""The way of documents into a store, with fakes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from ragcore import (
+    ConfigurationError,
+    DeadlineExceeded,
+    Document,
+    EmbeddingError,
+    Ingestor,
+    IngestReport,
+    InvalidInput,
+    StoreError,
+    Unreadable,
+    Vector,
+)
+from ragcore.testing import Fail, FakeEmbedder, FakeStore, Hang
+from ragcore.types import Kind
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def parts(anyio_backend: str) -> AsyncIterator[tuple[FakeEmbedder, FakeStore, Ingestor]]:
+    async with FakeEmbedder() as embedder, FakeStore() as store:
+        yield embedder, store, Ingestor(embedder=embedder, store=store)
+
+
+Parts = tuple[FakeEmbedder, FakeStore, Ingestor]
+
+
+async def test_a_second_run_over_the_same_embeds_nothing(parts: Parts) -> None:
+    embedder, store, ingestor = parts
+    documents = [Document(str(n), f"text {n} " * 20) for n in range(150)]
+    first = await ingestor.add(documents, tenant="a")
+    assert (first.added, first.updated, first.unchanged, first.failed) == (150, 0, 0, ())
+    assert first.embedding_tokens
+    calls = len(embedder.calls)
+    second = await ingestor.add(documents, tenant="a")
+    assert (second.added, second.unchanged, second.embedding_tokens) == (0, 150, None)
+    assert len(embedder.calls) == calls
+    third = await ingestor.add([Document("7", "new")], tenant="a")
+    assert (third.updated, (await store.count(tenant="a")).documents) == (1, 150)
+
+
+async def test_anything_that_chunks_are_made_from_makes_a_document_new(parts: Parts) -> None:
+    embedder, store, ingestor = parts
+    variants = [
+        Document("d", "text"),
+        Document("d", "text", title="t"),
+        Document("d", "text", title="t", metadata={"a": 1}),
+        Document("d", "text", title="t", metadata={"a": 1}, source="s"),
+    ]
+    for number, document in enumerate(variants):
+        report = await ingestor.add([document], tenant="a")
+        assert report.added + report.updated == 1, number
+    wider = Ingestor(embedder=embedder, store=store, chunk_tokens=100)
+    assert (await wider.add([variants[-1]], tenant="a")).updated == 1
+
+
+async def test_documents_at_fault_are_reported_and_the_rest_goes_in(parts: Parts) -> None:
+    _, store, ingestor = parts
+    documents = [Document("a", "text"), Unreadable("b", "broken"), Document("c", "  "), Document("a", "again")]
+    report = await ingestor.add(documents, tenant="t")
+    assert {failed.id for failed in report.failed} == {"b", "c", "a"}
+    assert await store.hashes(None, tenant="t") != {}
+    assert report.added == 1
+
+
+async def test_the_one_that_an_embedder_refuses_stands_alone() -> None:
+    class Picky(FakeEmbedder):
+        async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vector:
+            if any("poison" in text for text in texts):
+                raise EmbeddingError("refused", status=400)
+            return await super().embed(texts, kind=kind)
+
+    async with Picky() as embedder, FakeStore() as store:
+        documents = [Document(str(n), "poison" if n == 7 else f"text {n}") for n in range(20)]
+        report = await Ingestor(embedder=embedder, store=store).add(documents, tenant="t")
+    assert (report.added, [failed.id for failed in report.failed]) == (19, ["7"])
+
+
+async def test_a_dependency_that_stays_down_raises_and_a_second_run_does_what_is_missing(parts: Parts) -> None:
+    embedder, store, ingestor = parts
+    documents = [Document(str(n), f"text {n}") for n in range(300)]
+    embedder.faults.next(None)
+    embedder.faults.always(Fail(503))
+    with pytest.raises(EmbeddingError):
+        await ingestor.add(documents, tenant="t")
+    written = (await store.count(tenant="t")).documents
+    embedder.faults.always(None)
+    report = await ingestor.add(documents, tenant="t")
+    assert (report.added, report.unchanged) == (300 - written, written)
+
+
+async def test_a_store_that_fails_raises_one_error_not_a_group(parts: Parts) -> None:
+    _, store, ingestor = parts
+    store.faults.always(Fail(500))
+    with pytest.raises(StoreError):
+        await ingestor.add([Document(str(n), "t") for n in range(300)], tenant="t")
+
+
+async def test_each_document_has_its_deadline(parts: Parts) -> None:
+    embedder, _, ingestor = parts
+    embedder.faults.always(Hang())
+    with pytest.raises(DeadlineExceeded):
+        await ingestor.add([Document("d", "t")], tenant="t", document_timeout=0.05)
+
+
+async def test_progress_gets_the_report_so_far_and_its_error_comes_out(parts: Parts) -> None:
+    *_, ingestor = parts
+    seen: list[IngestReport] = []
+    await ingestor.add((Document(str(n), "t") for n in range(130)), tenant="t", progress=seen.append)
+    assert [report.added for report in seen] == sorted(report.added for report in seen)
+    assert seen[-1].added == 130
+
+    def broken(report: IngestReport) -> None:
+        raise RuntimeError("the user's own")
+
+    with pytest.raises(RuntimeError, match="the user's own"):
+        await ingestor.add([Document("x", "t")], tenant="t", progress=broken)
+
+
+async def test_what_makes_no_sense_is_said(parts: Parts) -> None:
+    embedder, store, ingestor = parts
+    for bad in (Document("d", "t"), "text", [3]):
+        with pytest.raises(InvalidInput):
+            await ingestor.add(bad, tenant="t")  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput):
+        await ingestor.add([], tenant=" ")
+    with pytest.raises(ConfigurationError):
+        Ingestor(embedder=embedder, store=store, chunk_tokens=20, overlap_tokens=20)

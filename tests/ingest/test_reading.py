@@ -1,0 +1,114 @@
+"""Files."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from ragcore import Document, InvalidInput, Unreadable
+from ragcore.ingest import read
+
+pytestmark = pytest.mark.anyio
+
+
+async def everything(*paths: Path) -> dict[str, Document | Unreadable]:
+    return {document.id: document async for document in read(*paths)}
+
+
+def pdf(*pages: str, **options: object) -> bytes:
+    from fpdf import FPDF
+
+    made = FPDF()
+    made.set_title("A plan")
+    for page in pages:
+        made.add_page()
+        if page:
+            made.set_font("Helvetica", "B", 16)
+            made.cell(text="Heading", new_x="LMARGIN", new_y="NEXT")
+            made.set_font("Helvetica", "", 11)
+            made.multi_cell(0, text=page)
+    if options.get("password"):
+        made.set_encryption(owner_password="owner", user_password=str(options["password"]))
+    return bytes(made.output())
+
+
+async def test_each_format_is_read(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.md").write_text("# Title\n\nText.")
+    (tmp_path / "sub" / "b.txt").write_bytes(b"\xef\xbb\xbfwith a mark")
+    (tmp_path / "c.html").write_text(
+        "<title>T</title><nav>no</nav><h2>Costs</h2><p>A visit: <b>$40</b></p><ul><li>one<li>two</ul><script>x()</script>"
+    )
+    (tmp_path / "d.pdf").write_bytes(pdf("A visit costs $40. " * 5, "Second page."))
+    (tmp_path / "e.jsonl").write_text(json.dumps({"id": "e1", "title": "E", "text": "t", "year": 2024}) + "\n\n")
+    with gzip.open(tmp_path / "f.jsonl.gz", "wt") as file:
+        file.write(json.dumps({"id": 7, "text": "t"}) + "\n")
+    (tmp_path / ".hidden.md").write_text("no")
+    found = await everything(tmp_path)
+    assert list(found) == ["a.md", "c.html", "d.pdf", "e1", "7", "sub/b.txt"]
+    assert all(isinstance(document, Document) for document in found.values())
+    documents = {id: document for id, document in found.items() if isinstance(document, Document)}
+    assert documents["a.md"].title == "Title"
+    assert documents["sub/b.txt"].text == "with a mark"
+    html = documents["c.html"]
+    assert (html.title, "## Costs" in html.text, "A visit: **$40**" in html.text) == ("T", True, True)
+    assert "x()" not in html.text
+    assert "no" not in html.text
+    paper = documents["d.pdf"]
+    assert paper.metadata == {"pages": 2}
+    assert paper.text.count("\f") == 1
+    assert "## Heading" in paper.text
+    assert documents["e1"].metadata == {"year": 2024}
+
+
+async def test_what_is_broken_is_named_and_the_rest_is_read(tmp_path: Path) -> None:
+    (tmp_path / "binary.txt").write_bytes(b"\x89PNG\0\0")
+    (tmp_path / "latin.txt").write_bytes("déjà vu".encode("latin-1"))
+    (tmp_path / "empty.md").write_text(" \n")
+    (tmp_path / "broken.pdf").write_bytes(b"%PDF-1.7 not really")
+    (tmp_path / "locked.pdf").write_bytes(pdf("secret", password="x"))
+    (tmp_path / "images.pdf").write_bytes(pdf(""))
+    (tmp_path / "lines.jsonl").write_text(
+        '{"id": "good", "text": "t"}\n{"id": "bad"\n{"text": "no id"}\n[1]\n{"id": "nul", "text": "a\\u0000"}\n'
+    )
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"id": "x", "text": "t"}\n' * 5_000)[:60])
+    (tmp_path / "good.md").write_text("good")
+    found = await everything(tmp_path)
+    reasons = {id: document.reason for id, document in found.items() if isinstance(document, Unreadable)}
+    assert {id for id, document in found.items() if isinstance(document, Document)} >= {"good", "good.md"}
+    assert "binary" in reasons["binary.txt"]
+    assert "not UTF-8 (at byte 1)" in reasons["latin.txt"]
+    assert "no text" in reasons["empty.md"]
+    assert "broken" in reasons["broken.pdf"]
+    assert "encrypted" in reasons["locked.pdf"]
+    assert "images only" in reasons["images.pdf"]
+    assert {"lines.jsonl:2", "lines.jsonl:3", "lines.jsonl:4", "lines.jsonl:5"} <= set(reasons)
+    assert "can't be read on" in reasons["cut.jsonl.gz"]
+
+
+async def test_paths_that_hold_nothing_are_invalid(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(InvalidInput, match=str(path.name)):
+            await everything(path)
+    (tmp_path / "x.docx").write_text("x")
+    with pytest.raises(InvalidInput, match="type that can't be read"):
+        await everything(tmp_path / "x.docx")
+
+
+async def test_a_folder_says_what_it_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.md").write_text("a")
+    (tmp_path / "x.docx").write_text("x")
+    await everything(tmp_path)
+    assert "1 .docx" in caplog.text
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+async def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("a")
+    (tmp_path / "a.md").chmod(0)
+    found = await everything(tmp_path / "a.md")
+    assert isinstance(found["a.md"], Unreadable)

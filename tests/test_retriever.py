@@ -1,0 +1,242 @@
+"""Question in, passages out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+import numpy as np
+import pytest
+
+from ragcore import (
+    ConfigurationError,
+    Document,
+    EmbeddingError,
+    Filter,
+    Ingestor,
+    InvalidInput,
+    NotOpen,
+    Passage,
+    Query,
+    Retriever,
+    StoreError,
+    Unsupported,
+    Vectors,
+    meta,
+)
+from ragcore.testing import Fail, FakeEmbedder, FakeStore
+from ragcore.types import Kind
+
+pytestmark = pytest.mark.anyio
+
+DOCUMENTS = [
+    Document("plan", "Your deductible is 1500 dollars.", metadata={"year": 2024}),
+    Document("visit", "A specialist visit costs 40 dollars.", metadata={"year": 2019}),
+]
+
+
+@pytest.fixture
+async def retriever(anyio_backend: str) -> AsyncIterator[Retriever]:
+    embedder, store = FakeEmbedder(), FakeStore()
+    async with Retriever(embedder=embedder, store=store) as made:
+        await Ingestor(embedder=embedder, store=store).add(DOCUMENTS, tenant="m")
+        yield made
+
+
+def embedder_of(retriever: Retriever) -> FakeEmbedder:
+    assert isinstance(retriever.embedder, FakeEmbedder)
+    return retriever.embedder
+
+
+async def test_the_result_says_what_was_in_force(retriever: Retriever) -> None:
+    found = await retriever.retrieve("What is my deductible?", tenant="m", top_k=1, score_threshold=0.1)
+    assert [passage.document_id for passage in found.passages] == ["plan"]
+    assert (found.mode, found.top_k, found.score_threshold, found.score_threshold_from) == ("vector", 1, 0.1, "call")
+    assert (found.question, found.query, found.empty, found.degraded) == ("What is my deductible?",) * 2 + (None, ())
+    assert found.timings.embed is not None
+    assert found.timings.search is not None
+    assert found.timings.generate is None
+    assert found.usage.embedding_tokens
+
+
+async def test_an_explicit_threshold_always_wins_and_minus_one_is_none(retriever: Retriever) -> None:
+    strict = Retriever(embedder=retriever.embedder, store=retriever.store, score_threshold=0.99)
+    async with strict:
+        found = await strict.retrieve("deductible", tenant="m")
+        assert (found.passages, found.score_threshold, found.score_threshold_from) == ((), 0.99, "retriever")
+        found = await strict.retrieve("deductible", tenant="m", score_threshold=-1)
+        assert (len(found.passages), found.score_threshold, found.score_threshold_from) == (2, None, None)
+
+
+async def test_when_the_embedder_is_down_text_search_answers_and_says_so(retriever: Retriever) -> None:
+    embedder_of(retriever).faults.always(Fail(503))
+    found = await retriever.retrieve("What is my deductible?", tenant="m", score_threshold=0.9)
+    assert [passage.document_id for passage in found.passages] == ["plan"]
+    assert (found.mode, found.score_threshold) == ("text", None)
+    assert [(d.stage, d.fallback) for d in found.degraded] == [("embed", "full text")]
+    assert found.timings.embed is not None
+    with pytest.raises(EmbeddingError):
+        await retriever.retrieve("deductible", tenant="m", degrade=False)
+
+
+async def test_an_error_is_never_the_same_as_empty(retriever: Retriever) -> None:
+    assert isinstance(retriever.store, FakeStore)
+    retriever.store.faults.always(Fail(500))
+    with pytest.raises(StoreError) as caught:
+        await retriever.retrieve("deductible", tenant="m")
+    assert caught.value.stage == "search"
+
+
+async def test_no_chunks_for_this_tenant(retriever: Retriever) -> None:
+    empty = (await retriever.retrieve("deductible", tenant="nobody")).empty
+    assert empty is not None
+    assert (empty.code, empty.tenant_chunks, empty.store_chunks) == ("no_chunks", 0, 2)
+
+
+async def test_all_below_the_threshold_with_the_best_score(retriever: Retriever) -> None:
+    empty = (await retriever.retrieve("deductible", tenant="m", score_threshold=0.999)).empty
+    assert empty is not None
+    assert empty.code == "below_threshold"
+    assert empty.best_score is not None
+    assert f"{empty.best_score:.2f}" in empty.message
+
+
+async def test_the_filter_matched_nothing(retriever: Retriever) -> None:
+    for mode in ("vector", "text"):
+        empty = (await retriever.retrieve("deductible", tenant="m", filter=meta("year").eq(1900), mode=mode)).empty  # type: ignore[arg-type]
+        assert empty is not None
+        assert empty.code == "filtered_out"
+
+
+async def test_vectors_of_another_model_score_like_chance() -> None:
+    embedder, store = FakeEmbedder(dimension=256), FakeStore()
+    async with Retriever(embedder=embedder, store=store, score_threshold=0.9) as retriever:
+        documents = [Document(str(n), f"alpha{n} beta{n} gamma{n}") for n in range(150)]
+        await Ingestor(embedder=embedder, store=store).add(documents, tenant="m")
+        empty = (await retriever.retrieve("entirely unrelated wording", tenant="m")).empty
+    assert empty is not None
+    assert empty.code == "other_model"
+
+
+async def test_a_searcher_that_cannot_say_why() -> None:
+    class Nothing:
+        async def search(self, query: Query, /) -> Sequence[Passage]:
+            return []
+
+    async with Retriever(embedder=FakeEmbedder(), store=Nothing()) as retriever:
+        empty = (await retriever.retrieve("q", tenant="m")).empty
+        assert empty is not None
+        assert empty.code == "unknown"
+        with pytest.raises(Unsupported):
+            await retriever.similarity("q", tenant="m")
+
+
+class Misbehaving(FakeEmbedder):
+    """Returns what it is told to."""
+
+    def __init__(self, result: Vectors) -> None:
+        super().__init__(dimension=3)
+        self.result = result
+
+    async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vectors:  # type: ignore[override]
+        return self.result
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [
+        [[1.0, 2.0]],
+        [[1.0, float("nan"), 0.0]],
+        [[0.0, 0.0, 0.0]],
+        [],
+        [[1.0, 0, 0]] * 2,
+        [["a", "b", "c"]],
+        np.full((1, 3), np.inf),
+    ],
+)
+async def test_what_is_no_embedding_is_an_error_never_a_substitute(vectors: Vectors) -> None:
+    async with Retriever(embedder=Misbehaving(vectors), store=FakeStore()) as retriever:
+        with pytest.raises(EmbeddingError):
+            await retriever.retrieve("q", tenant="m", degrade=False)
+
+
+async def test_a_part_of_the_users_own_fails_as_ours() -> None:
+    class Broken(FakeEmbedder):
+        async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vectors:  # type: ignore[override]
+            raise KeyError("the user's own")
+
+    class BrokenStore:
+        async def search(self, query: Query, /) -> Sequence[Passage]:
+            raise KeyError("the user's own")
+
+    async with Retriever(embedder=Broken(), store=BrokenStore()) as retriever:
+        with pytest.raises(EmbeddingError) as caught:
+            await retriever.retrieve("q", tenant="m", degrade=False)
+        assert isinstance(caught.value.__cause__, KeyError)
+        with pytest.raises(StoreError):
+            await retriever.retrieve("q", tenant="m", mode="text")
+
+
+async def test_a_searchers_results_are_checked() -> None:
+    class Generous:
+        async def search(self, query: Query, /) -> Sequence[Passage]:
+            return [Passage(str(n), "d", "t", score=0.5) for n in range(50)]
+
+    class NotANumber:
+        async def search(self, query: Query, /) -> Sequence[Passage]:
+            return [Passage("c", "d", "t", score=float("nan"))]
+
+    async with Retriever(embedder=FakeEmbedder(), store=Generous()) as retriever:
+        assert len((await retriever.retrieve("q", tenant="m")).passages) == 5
+    async with Retriever(embedder=FakeEmbedder(), store=NotANumber()) as retriever:
+        with pytest.raises(StoreError):
+            await retriever.retrieve("q", tenant="m")
+
+
+async def test_bad_input_is_invalid_before_anything_is_sent(retriever: Retriever) -> None:
+    calls = len(embedder_of(retriever).calls)
+    for arguments in (
+        {"question": ""},
+        {"question": "word " * 3_000},
+        {"tenant": " "},
+        {"top_k": 0},
+        {"score_threshold": 2},
+        {"mode": "fuzzy"},
+        {"filter": {"key": "a"}},
+    ):
+        asked = {"question": "q", "tenant": "m", **arguments}
+        with pytest.raises(InvalidInput):
+            await retriever.retrieve(asked.pop("question"), **asked)  # type: ignore[arg-type]
+    assert len(embedder_of(retriever).calls) == calls
+
+
+async def test_text_only_needs_no_embedder() -> None:
+    store = FakeStore()
+    with pytest.raises(ConfigurationError):
+        Retriever(store=store)
+    async with Retriever(store=store, mode="text") as retriever:
+        assert (await retriever.retrieve("q", tenant="m")).passages == ()
+        with pytest.raises(InvalidInput):
+            await retriever.retrieve("q", tenant="m", mode="hybrid")
+
+
+async def test_the_similarity_report_judges_and_does_not_filter(retriever: Retriever) -> None:
+    report = await retriever.similarity("What is my deductible?", tenant="m", score_threshold=0.99)
+    assert (report.chunks, report.not_embedded, report.passing, report.exact, report.sampled) == (2, 0, 0, True, None)
+    assert len(report.retrieval.passages) == 2
+    assert report.retrieval.passages[0].text_score is not None
+    assert report.verdict.startswith("Nothing passes 0.99; the best is")
+    assert set(report.quantiles) == {"min", "p05", "p25", "median", "p75", "p95", "max", "mean", "deviation"}
+    assert sum(count for _, _, count in report.histogram) == 2
+    assert "of 2 chunks pass" in (await retriever.similarity("deductible", tenant="m", score_threshold=-0.5)).verdict
+    assert "No threshold" in (await retriever.similarity("deductible", tenant="m")).verdict
+    assert "no documents" in (await retriever.similarity("deductible", tenant="nobody")).verdict
+
+
+async def test_before_start_it_says_so() -> None:
+    with pytest.raises(NotOpen):
+        await Retriever(store=FakeStore(), mode="text").retrieve("q", tenant="m")
+
+
+async def test_it_filters(retriever: Retriever) -> None:
+    found = await retriever.retrieve("costs", tenant="m", filter=Filter.documents(["visit"]))
+    assert [passage.document_id for passage in found.passages] == ["visit"]
