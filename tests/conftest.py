@@ -49,6 +49,10 @@ def _nothing_blocks(request: pytest.FixtureRequest) -> Iterator[None]:
         # Imports read files; what is imported inside a test is imported on its loop.
         for function in blockbuster.functions.values():
             function.can_block_in("<frozen importlib._bootstrap>", "_find_and_load")
+            # asyncpg looks for a password file while it connects.
+            function.can_block_in(
+                "asyncpg/connect_utils.py", {"_parse_connect_dsn_and_args", "_read_password_from_pgpass"}
+            )
         yield
 
 

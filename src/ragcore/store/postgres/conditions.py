@@ -39,6 +39,8 @@ class Conditions:
         return self._key(node["key"], node["op"], node["value"])
 
     def _key(self, key: str, op: str, value: Any) -> str:
+        if op == "in" and not value:
+            return "false"
         name = self._bind(key, "text")
         there = f"metadata ? {name}"
         if op == "exists":

@@ -18,7 +18,7 @@ from ragcore.store.postgres.pool import Connection, connect, vector_schema
 from ragcore.store.postgres.translate import translate
 from ragcore.types import Value
 
-__all__ = ["Finding", "Inspection", "inspect", "load_sql", "migrate", "quoted"]
+__all__ = ["SQL", "Finding", "Inspection", "inspect", "migrate", "quoted"]
 
 logger = logging.getLogger("ragcore.store")
 
@@ -26,6 +26,18 @@ logger = logging.getLogger("ragcore.store")
 LOCK = 0x726167636F7265
 MOST_INDEXED_DIMENSIONS = 2_000
 MOST_DIMENSIONS = 16_000
+
+
+def _read(folder: str) -> dict[str, str]:
+    files = (resources.files("ragcore.store.postgres") / folder).iterdir()
+    return {
+        file.name.removesuffix(".sql"): file.read_text(encoding="utf-8") for file in files if file.name.endswith(".sql")
+    }
+
+
+# Read while the module is imported, never on the event loop.
+SQL = _read("sql")
+MIGRATIONS = sorted((int(name[:4]), name[5:], text) for name, text in _read("migrations").items())
 
 
 async def migrate(owner_dsn: str | Secret, /, *, model: str, dimension: int, role: str) -> None:
@@ -72,7 +84,7 @@ async def _migrate(connection: Connection, address: Address, *, model: str, dime
         "create table if not exists ragcore.migration (number integer primary key, name text not null, done_at timestamptz not null default now())"
     )
     done = {row["number"] for row in await connection.fetch("select number from ragcore.migration")}
-    for number, name, text in _migrations():
+    for number, name, text in MIGRATIONS:
         if number not in done:
             await connection.execute(_filled(text, names))
             await connection.execute("insert into ragcore.migration (number, name) values ($1, $2)", number, name)
@@ -105,19 +117,6 @@ async def _install_pgvector(connection: Connection, address: Address) -> None:
         raise ConfigurationError(
             f"the owner may not create the extension pgvector in {address}: let a superuser run `create extension vector` there once"
         ) from error
-
-
-def _migrations() -> Iterator[tuple[int, str, str]]:
-    folder = resources.files("ragcore.store.postgres") / "migrations"
-    for file in sorted(folder.iterdir(), key=lambda entry: entry.name):
-        match = re.fullmatch(r"(\d{4})_(\w+)\.sql", file.name)
-        if match:
-            yield int(match[1]), match[2], file.read_text(encoding="utf-8")
-
-
-def load_sql(name: str) -> str:
-    """The text of `sql/NAME.sql`."""
-    return (resources.files("ragcore.store.postgres") / "sql" / f"{name}.sql").read_text(encoding="utf-8")
 
 
 def quoted(identifier: str) -> str:
@@ -210,7 +209,7 @@ class Inspection(Value):
 
 async def inspect(connection: Connection, address: Address) -> Inspection:
     """Look at the role and the schema through a connection."""
-    row = await connection.fetchrow(load_sql("inspect"))
+    row = await connection.fetchrow(SQL["inspect"])
     assert row is not None
     model = None
     if row["has_schema"]:

@@ -22,7 +22,7 @@ from ragcore.store.fusion import RANK_CONSTANT
 from ragcore.store.postgres.conditions import Conditions
 from ragcore.store.postgres.dsn import parse
 from ragcore.store.postgres.pool import Connection, Pool, vector_schema
-from ragcore.store.postgres.schema import Inspection, inspect, load_sql, quoted
+from ragcore.store.postgres.schema import SQL, Inspection, inspect, quoted
 from ragcore.store.postgres.translate import judge, translate
 from ragcore.types import Counts, Passage
 
@@ -276,7 +276,7 @@ class PgVectorStore(Part):
 
 @lru_cache(maxsize=512)
 def _statement(name: str, vector_schema: str, conditions: str = "") -> str:
-    text = load_sql(name)
+    text = SQL[name]
     for word, value in (
         ("{vector}", quoted(vector_schema)),
         ("{rank_constant}", str(RANK_CONSTANT)),

@@ -1,0 +1,29 @@
+"""`import ragcore`, in a fresh interpreter each time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from benchmarks.figures import Figures, interleaved, timed
+
+MOST_MS = 80.0
+
+
+def run(*, quick: bool) -> Figures:
+    """Interpreter start alone beside interpreter start with the import; the difference is the import."""
+
+    def start(statement: str) -> float:
+        return timed(lambda: subprocess.run([sys.executable, "-c", statement], check=True))
+
+    medians = interleaved(
+        5 if quick else 20,
+        empty=lambda: start("pass"),
+        ragcore=lambda: start("import ragcore"),
+        client=lambda: start("import ragcore; ragcore.RAG"),
+    )
+    figures = Figures()
+    figures.values["import_ms"] = 1000 * (medians["ragcore"] - medians["empty"])
+    figures.values["import_with_client_ms"] = 1000 * (medians["client"] - medians["empty"])
+    figures.expect(float(figures.values["import_ms"] or 0) < MOST_MS, f"import_ms < {MOST_MS:g}")
+    return figures

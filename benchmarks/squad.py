@@ -1,0 +1,77 @@
+"""Squad in an embedded PostgreSQL: the passages embedded by the local embedder, the questions with their labels."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.figures import SQUAD, read_lines, say
+from ragcore import Document, Embedder, LocalEmbedder, PgVectorStore, Vector, estimate_tokens
+from ragcore.ingest import Ingestor
+from ragcore.store import embedded, migrate
+from ragcore.types import IngestReport, Kind
+
+TENANT = "squad"
+
+
+@dataclass(frozen=True)
+class Squad:
+    """The running store, and what was asked of it."""
+
+    store: PgVectorStore
+    embedder: LocalEmbedder
+    owner_dsn: str
+    report: IngestReport
+    questions: list[str]
+    vectors: Vector
+    relevant: list[str]
+
+
+class Reference:
+    """An embedder that looks the reference vectors up: for runs whose time should not go into embedding."""
+
+    model = "all-MiniLM-L6-v2"
+    dimension = 384
+    max_tokens = 100_000
+    count_tokens = staticmethod(estimate_tokens)
+
+    def __init__(self) -> None:
+        vectors = np.load(SQUAD / "embeddings.npz")["corpus"].astype(np.float32)
+        self._vectors = {
+            row["text"]: vector for row, vector in zip(read_lines("corpus.jsonl.gz"), vectors, strict=True)
+        }
+
+    async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vector:
+        """The vectors of passages, whole."""
+        return np.stack([self._vectors[text] for text in texts])
+
+
+@asynccontextmanager
+async def ingested(*, passages: int | None = None, reference: bool = False) -> AsyncIterator[Squad]:
+    """Squad, ingested whole or in part by ragcore's own way; the questions' reference vectors.
+
+    With `reference`, the passages' vectors are looked up rather than made.
+    """
+    documents = [Document(row["id"], row["text"], title=row["title"]) for row in read_lines("corpus.jsonl.gz")][
+        :passages
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        async with embedded.server(folder) as server, LocalEmbedder() as embedder:
+            await migrate(server.owner_dsn, model=embedder.model, dimension=embedder.dimension, role="ragcore")
+            async with PgVectorStore(server.dsn) as store:
+                say(f"{'storing' if reference else 'embedding'} {len(documents)} passages …")
+                maker: Embedder = Reference() if reference else embedder
+                ingestor = Ingestor(embedder=maker, store=store, chunk_tokens=maker.max_tokens)
+                report = await ingestor.add(documents, tenant=TENANT)
+                yield Squad(store, embedder, server.owner_dsn.reveal(), report, *_questions())
+
+
+def _questions() -> tuple[list[str], Vector, list[str]]:
+    rows = read_lines("queries.jsonl.gz")
+    labels = dict(line.split("\t")[:2] for line in (SQUAD / "qrels.tsv").read_text().splitlines())
+    vectors = np.load(SQUAD / "embeddings.npz")["queries"].astype(np.float32)
+    return [row["text"] for row in rows], vectors, [labels[row["id"]] for row in rows]

@@ -1,0 +1,339 @@
+"""`PgVectorStore` against the contract, and what only PostgreSQL can do or do wrong."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+
+import anyio
+import asyncpg
+import numpy as np
+import pytest
+
+from ragcore import ConfigurationError, InvalidInput, PgVectorStore, Query, RagcoreError, Secret, StoreError, Vector
+from ragcore.resilience import Policy, deadline
+from ragcore.store import migrate
+from ragcore.store.postgres.dsn import parse
+from ragcore.testing import FaultProxy, Hang
+from ragcore.testing.fakes import embed_words
+
+from .contract import DIMENSION, PLAN, StoreContract, embedded, query
+
+pytestmark = pytest.mark.system
+
+
+@pytest.fixture
+async def migrated(database: tuple[str, str]) -> tuple[str, str]:
+    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
+    return database
+
+
+class TestExact(StoreContract):
+    @pytest.fixture
+    def anyio_backend(self) -> str:
+        return "asyncio"
+
+    @pytest.fixture
+    async def store(self, migrated: tuple[str, str]) -> AsyncIterator[PgVectorStore]:
+        async with PgVectorStore(migrated[0]) as made:
+            yield made
+
+
+class TestIndexed(TestExact):
+    """The same through the HNSW index, whatever a tenant's size."""
+
+    @pytest.fixture
+    async def store(self, migrated: tuple[str, str]) -> AsyncIterator[PgVectorStore]:
+        async with PgVectorStore(migrated[0], exact_rows=0) as made:
+            yield made
+
+
+class TestPooled(TestExact):
+    """The same without prepared statements, as behind a pooler in transaction mode."""
+
+    @pytest.fixture
+    async def store(self, migrated: tuple[str, str]) -> AsyncIterator[PgVectorStore]:
+        async with PgVectorStore(migrated[0] + "&pgbouncer=true") as made:
+            yield made
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def store(migrated: tuple[str, str]) -> AsyncIterator[PgVectorStore]:
+    async with PgVectorStore(migrated[0]) as made:
+        yield made
+
+
+anyio_test = pytest.mark.anyio
+
+
+@anyio_test
+async def test_row_level_security_isolates_where_no_query_says_where(
+    migrated: tuple[str, str], store: PgVectorStore
+) -> None:
+    await store.upsert([PLAN], tenant="a")
+    await store.upsert([embedded("plan", "secret of b")], tenant="b")
+    plain = await asyncpg.connect(migrated[0])
+    try:
+        assert await plain.fetch("select * from ragcore.chunk") == []
+        assert await plain.fetch("select * from ragcore.document") == []
+        async with plain.transaction():
+            await plain.execute("select set_config('ragcore.tenant', 'a', true)")
+            assert {row["tenant"] for row in await plain.fetch("select * from ragcore.chunk")} == {"a"}
+            assert await plain.execute("delete from ragcore.chunk where text like '%secret%'") == "DELETE 0"
+            assert (
+                await plain.execute("update ragcore.document set content_hash = 'x' where tenant = 'b'") == "UPDATE 0"
+            )
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            async with plain.transaction():
+                await plain.execute("select set_config('ragcore.tenant', 'a', true)")
+                await plain.execute(
+                    "insert into ragcore.document (tenant, id, content_hash, model) values ('b', 'x', 'h', 'm')"
+                )
+        for statement in (
+            "alter table ragcore.chunk disable row level security",
+            "drop table ragcore.chunk",
+            "set role postgres",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await plain.execute(statement)
+        assert await plain.fetch("select * from ragcore.chunk") == []
+    finally:
+        await plain.close()
+    assert (await store.count(tenant="b")).chunks == 1
+
+
+@anyio_test
+async def test_nothing_is_left_on_a_connection(migrated: tuple[str, str]) -> None:
+    async with PgVectorStore(migrated[0], pool_size=1) as one:
+        await one.upsert([PLAN], tenant="a")
+        await one.search(query("deductible", mode="hybrid"))
+        async with one._pool.acquire() as connection:  # type: ignore[union-attr]
+            assert await connection.fetchval("select current_setting('ragcore.tenant', true)") in (None, "")
+            assert await connection.fetchval("select current_setting('hnsw.ef_search')") == "40"
+            assert await connection.fetch("select * from ragcore.chunk") == []
+
+
+@anyio_test
+async def test_even_a_superuser_finds_only_the_tenants_chunks_through_the_store(
+    migrated: tuple[str, str], store: PgVectorStore
+) -> None:
+    await store.upsert([PLAN], tenant="a")
+    await store.upsert([embedded("other", "the deductible is 7777")], tenant="b")
+    for exact_rows in (0, 5_000):
+        async with PgVectorStore(migrated[1], exact_rows=exact_rows) as owner:
+            for mode in ("vector", "text", "hybrid"):
+                passages = await owner.search(query("deductible 7777", mode=mode))  # type: ignore[arg-type]
+                assert {passage.document_id for passage in passages} <= {"plan"}
+
+
+@anyio_test
+async def test_migrations_run_once_and_together_do_no_harm(database: tuple[str, str]) -> None:
+    async with anyio.create_task_group() as group:
+        for _ in range(4):
+            group.start_soon(lambda: migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore"))
+    owner = await asyncpg.connect(database[1])
+    assert [row["number"] for row in await owner.fetch("select number from ragcore.migration order by 1")] == [1, 2]
+    await owner.close()
+
+
+@anyio_test
+async def test_a_schema_for_another_model_is_refused(migrated: tuple[str, str]) -> None:
+    for model, dimension in (("other", DIMENSION), ("fake", 8)):
+        with pytest.raises(ConfigurationError, match="was made for 'fake' with 64"):
+            await migrate(migrated[1], model=model, dimension=dimension, role="ragcore")
+    for bad in (0, 20_000, True):
+        with pytest.raises(InvalidInput):
+            await migrate(migrated[1], model="fake", dimension=bad, role="ragcore")
+
+
+@anyio_test
+async def test_migrating_needs_an_owner_and_a_role(database: tuple[str, str]) -> None:
+    with pytest.raises(ConfigurationError, match="create role nobody"):
+        await migrate(database[1], model="fake", dimension=3, role="nobody")
+    with pytest.raises(ConfigurationError):
+        await migrate(database[0], model="fake", dimension=3, role="ragcore")
+    owner = await asyncpg.connect(database[1])
+    assert await owner.fetchval("select to_regnamespace('ragcore')") is None
+    await owner.close()
+
+
+@anyio_test
+async def test_large_dimensions_are_stored_and_searched_exactly(database: tuple[str, str]) -> None:
+    await migrate(database[1], model="big", dimension=3072, role="ragcore")
+    rng = np.random.default_rng(0)
+    document = embedded("d", *(f"text {n}" for n in range(20)))
+    vectors: Vector = rng.normal(size=(20, 3072)).astype(np.float32)
+    object.__setattr__(document, "vectors", vectors)
+    async with PgVectorStore(database[0], exact_rows=0) as store:
+        await store.upsert([document], tenant="a")
+        found = await store.search(Query(question="q", tenant="a", mode="vector", top_k=1, vector=vectors[7]))
+    assert found[0].chunk_id == "d#7"
+
+
+@anyio_test
+async def test_a_document_goes_in_whole_or_not_at_all(store: PgVectorStore) -> None:
+    await store.upsert([PLAN], tenant="a")
+    broken = embedded("plan", "one", "two", hash="new")
+    object.__setattr__(broken, "vectors", np.ones((2, 5), np.float32))
+    with pytest.raises(ConfigurationError, match="another dimension"):
+        await store.upsert([embedded("good", "fine"), broken], tenant="a")
+    assert await store.hashes(None, tenant="a") == {"plan": "h"}
+    assert (await store.count(tenant="a")).chunks == 3
+
+
+@anyio_test
+async def test_vectors_that_are_not_embedded_or_zero_never_reach_a_result(
+    migrated: tuple[str, str], store: PgVectorStore
+) -> None:
+    await store.upsert([embedded("d", "one", "two", "three")], tenant="a")
+    owner = await asyncpg.connect(migrated[1])
+    await owner.execute("update ragcore.chunk set embedding = null where id = 'd#0'")
+    await owner.execute("update ragcore.chunk set embedding = array_fill(0::real, array[64])::vector where id = 'd#1'")
+    await owner.close()
+    assert [p.chunk_id for p in await store.search(query("three"))] == ["d#2"]
+    assert list((await store.scores(embed_words("three", DIMENSION), tenant="a")).chunk_ids) == ["d#2"]
+    assert (await store.count(tenant="a")).not_embedded == 1
+
+
+@anyio_test
+async def test_a_small_tenant_among_large_ones_is_found_through_the_index_too(migrated: tuple[str, str]) -> None:
+    async with PgVectorStore(migrated[0], exact_rows=0) as indexed:
+        await indexed.upsert(
+            [embedded(f"big{n}", *(f"noise {n} {m}" for m in range(20))) for n in range(100)], tenant="big"
+        )
+        await indexed.upsert([embedded("small", *(f"needle {n}" for n in range(10)))], tenant="small")
+        found = await indexed.search(query("needle 3", tenant="small", top_k=10))
+    # Approximate: without iterative scans it would be none of them, since 2,000 of 2,010 rows are another's.
+    assert len(found) >= 8
+    assert found[0].chunk_id == "small#3"
+
+
+@anyio_test
+async def test_the_count_of_all_is_only_a_number(store: PgVectorStore) -> None:
+    await store.upsert([PLAN], tenant="a")
+    await store.upsert([PLAN], tenant="b")
+    counts = await store.count(tenant=None)
+    assert (counts.documents, counts.chunks, counts.not_embedded) == (2, 6, 0)
+
+
+@anyio_test
+async def test_start_says_when_the_role_or_the_schema_is_not_right(
+    database: tuple[str, str], migrated: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    for dsn, said in ((migrated[0], None), (migrated[1], "is a superuser")):
+        caplog.clear()
+        async with PgVectorStore(dsn) as store:
+            found = await store.inspect()
+            with anyio.fail_after(5):
+                while store._owner is not None and store._owner.running:
+                    await anyio.sleep(0.01)
+        assert (said is None and not found.findings()) or (said is not None and said in caplog.text)
+    assert caplog.records[0].levelno == logging.ERROR
+    assert found.dimension == DIMENSION
+
+
+class Elsewhere:
+    """An embedder that doesn't fit the store."""
+
+    def __init__(self, model: str, dimension: int) -> None:
+        self.model, self.dimension, self.max_tokens = model, dimension, 10
+
+
+@anyio_test
+async def test_an_embedder_that_does_not_fit_is_found(store: PgVectorStore) -> None:
+    found = await store.inspect()
+    assert found.findings(Elsewhere("fake", DIMENSION)) == []  # type: ignore[arg-type]
+    assert "64 dimensions" in found.findings(Elsewhere("fake", 8))[0].message  # type: ignore[arg-type]
+    assert "two models" in found.findings(Elsewhere("other", DIMENSION))[0].message  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "said", "kind"),
+    [
+        (("/test_", "/missing_"), "no database", ConfigurationError),
+        (("ragcore@", "nobody:canary@"), "refused to let nobody in|failed", RagcoreError),
+        (("host=", "host=/nowhere"), "can't be reached", StoreError),
+    ],
+)
+@anyio_test
+async def test_what_is_wrong_with_the_dsn_is_said_and_never_the_password(
+    database: tuple[str, str], change: tuple[str, str], said: str, kind: type[RagcoreError]
+) -> None:
+    dsn = database[0].replace(*change)
+    async with PgVectorStore(dsn, policy=Policy(retry=False)) as store:
+        with pytest.raises(kind, match=said) as caught:
+            await store.search(query("q"))
+    assert "canary" not in str(caught.value) + repr(store.describe())
+
+
+@anyio_test
+async def test_a_missing_schema_or_extension_says_what_to_run(database: tuple[str, str]) -> None:
+    async with PgVectorStore(database[0]) as store:
+        with pytest.raises(ConfigurationError, match="create extension vector"):
+            await store.search(query("q"))
+        assert [finding.severity for finding in (await _inspect_plainly(database[0])).findings()] == ["error", "error"]
+        owner = await asyncpg.connect(database[1])
+        await owner.execute("create extension vector")
+        await owner.close()
+        with pytest.raises(ConfigurationError, match=r"store\.migrate"):
+            await store.search(query("q"))
+
+
+async def _inspect_plainly(dsn: str) -> object:
+    from ragcore.store.postgres import inspect
+
+    connection = await asyncpg.connect(dsn)
+    try:
+        return await inspect(connection, parse(dsn))
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("dsn", ["", "mysql://x", "host=localhost dbname=x", "postgresql://u:canary@h:port/x"])
+def test_what_is_no_dsn_is_refused_where_it_is_given(dsn: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        PgVectorStore(Secret(dsn))
+    assert "canary" not in str(caught.value)
+
+
+def test_options_are_checked() -> None:
+    for bad in ({"pool_size": 0}, {"ef_search": 0}, {"ef_search": 2_000}):
+        with pytest.raises(ConfigurationError):
+            PgVectorStore("postgresql://h/d", **bad)  # type: ignore[arg-type]
+
+
+@anyio_test
+async def test_start_and_close_are_quick_while_the_database_is_a_black_hole(server: tuple[str, str]) -> None:
+    socket = server[0].split("host=")[1]
+    async with FaultProxy(f"{socket}/.s.PGSQL.5432") as proxy:
+        proxy.faults.always(Hang())
+        dsn = f"postgresql://ragcore@127.0.0.1:{proxy.port}/ragcore"
+        began = anyio.current_time()
+        store = PgVectorStore(dsn)
+        await store.start()
+        assert anyio.current_time() - began < 0.5
+        with pytest.raises(RagcoreError):
+            with deadline(0.3):
+                await store.search(query("q"))
+        assert anyio.current_time() - began < 1.0
+        await store.aclose()
+        assert anyio.current_time() - began < 4.0
+
+
+@anyio_test
+async def test_a_cancelled_search_gives_its_connection_back(migrated: tuple[str, str]) -> None:
+    async with PgVectorStore(migrated[0], pool_size=2) as store:
+        await store.upsert([PLAN], tenant="a")
+        for seconds in (0.0001, 0.0005, 0.001, 0.002, 0.005):
+            for _ in range(5):
+                with anyio.move_on_after(seconds):
+                    await store.search(query("deductible"))
+        assert len(await store.search(query("deductible"))) == 3
+        bulkhead = store.policy.bulkhead
+        assert bulkhead is not None
+        assert (bulkhead.inside, store.snapshot()["in_use"]) == (0, 0)

