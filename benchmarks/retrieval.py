@@ -30,7 +30,7 @@ async def _run(quick: bool) -> Figures:
     async with ingested(reference=quick) as squad:
         for mode in ("vector", "text", "hybrid"):
             say(f"searching by {mode} …")
-            figures.values.update(await _mode(squad, squad.store, mode, step))  # type: ignore[arg-type]
+            figures.values.update(await _mode(squad, squad.store, mode, step))
         say("searching through the index …")
         exact = [
             (await squad.store.scores(vector, tenant=TENANT, limit=10)).chunk_ids for vector in squad.vectors[::step]

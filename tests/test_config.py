@@ -91,6 +91,6 @@ def test_what_is_given_replaces_what_the_config_would_make() -> None:
 def test_settings_are_checked() -> None:
     for bad in ({"timeout": 0}, {"drain": -1}, {"prompt_tokens": 0}, {"recent": -1}, {"health_timeout": float("inf")}):
         with pytest.raises(ConfigurationError):
-            Settings(**bad)  # type: ignore[arg-type]
+            Settings(**bad)
     with pytest.raises(ConfigurationError):
         Config(models=())

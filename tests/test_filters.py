@@ -101,7 +101,8 @@ def test_what_is_no_filter_is_refused(data: dict[str, object]) -> None:
 
 
 def test_bad_values_are_refused() -> None:
-    for bad in (None, float("nan"), [], "a\0"):
+    values: list[object] = [None, float("nan"), [], "a\0"]
+    for bad in values:
         with pytest.raises(InvalidInput):
             meta("a").eq(bad)  # type: ignore[arg-type]
     with pytest.raises(InvalidInput):

@@ -68,7 +68,7 @@ def test_a_fastapi_route_may_return_an_answer() -> None:
     fastapi = pytest.importorskip("fastapi")
     app = fastapi.FastAPI()
 
-    @app.get("/")
+    @app.get("/")  # type: ignore[untyped-decorator]  # importorskip is untyped
     async def route() -> ragcore.Answer:
         return ragcore.Answer("yes")
 

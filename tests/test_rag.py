@@ -89,7 +89,7 @@ async def test_strict_mode_raises_instead(
 async def test_a_black_hole_anywhere_is_answered_or_refused_in_time(
     filled: RAG, part: str, fake_embedder: FakeEmbedder, fake_store: FakeStore, fake_generator: FakeGenerator
 ) -> None:
-    {"embed": fake_embedder, "search": fake_store, "generate": fake_generator}[part].faults.always(Hang())
+    {"embed": fake_embedder.faults, "search": fake_store.faults, "generate": fake_generator.faults}[part].always(Hang())
     began = anyio.current_time()
     try:
         answer = await filled.ask(QUESTION, tenant="m", timeout=0.4)

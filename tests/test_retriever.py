@@ -102,7 +102,7 @@ async def test_all_below_the_threshold_with_the_best_score(retriever: Retriever)
 
 async def test_the_filter_matched_nothing(retriever: Retriever) -> None:
     for mode in ("vector", "text"):
-        empty = (await retriever.retrieve("deductible", tenant="m", filter=meta("year").eq(1900), mode=mode)).empty  # type: ignore[arg-type]
+        empty = (await retriever.retrieve("deductible", tenant="m", filter=meta("year").eq(1900), mode=mode)).empty
         assert empty is not None
         assert empty.code == "filtered_out"
 

@@ -133,7 +133,7 @@ async def test_overload_is_never_degraded_away() -> None:
         @asynccontextmanager
         async def stream(self, prompt: Prompt, /) -> AsyncIterator[AsyncIterator[str | Generation]]:
             raise Overloaded("full", dependency="llm")
-            yield  # type: ignore[unreachable]
+            yield
 
     async with FallbackGenerator([Full(), ExtractiveGenerator()]) as generator:
         with pytest.raises(Overloaded):

@@ -64,7 +64,12 @@ async def test_anything_that_chunks_are_made_from_makes_a_document_new(parts: Pa
 
 async def test_documents_at_fault_are_reported_and_the_rest_goes_in(parts: Parts) -> None:
     _, store, ingestor = parts
-    documents = [Document("a", "text"), Unreadable("b", "broken"), Document("c", "  "), Document("a", "again")]
+    documents: list[Document | Unreadable] = [
+        Document("a", "text"),
+        Unreadable("b", "broken"),
+        Document("c", "  "),
+        Document("a", "again"),
+    ]
     report = await ingestor.add(documents, tenant="t")
     assert {failed.id for failed in report.failed} == {"b", "c", "a"}
     assert await store.hashes(None, tenant="t") != {}

@@ -226,4 +226,4 @@ class StoreContract:
         await store.upsert([embedded("d", *(["the same words"] * 5))], tenant="a")
         expected = [f"d#{number}" for number in range(5)]
         for mode in ("vector", "text", "hybrid"):
-            assert await ids(store, query("the same words", mode=mode)) == expected  # type: ignore[arg-type]
+            assert await ids(store, query("the same words", mode=mode)) == expected

@@ -13,6 +13,7 @@ import pytest
 from ragcore import ConfigurationError, InvalidInput, PgVectorStore, Query, RagcoreError, Secret, StoreError, Vector
 from ragcore.resilience import Policy, deadline
 from ragcore.store import migrate
+from ragcore.store.postgres import Inspection, inspect
 from ragcore.store.postgres.dsn import parse
 from ragcore.testing import FaultProxy, Hang
 from ragcore.testing.fakes import embed_words
@@ -127,7 +128,7 @@ async def test_even_a_superuser_finds_only_the_tenants_chunks_through_the_store(
     for exact_rows in (0, 5_000):
         async with PgVectorStore(migrated[1], exact_rows=exact_rows) as owner:
             for mode in ("vector", "text", "hybrid"):
-                passages = await owner.search(query("deductible 7777", mode=mode))  # type: ignore[arg-type]
+                passages = await owner.search(query("deductible 7777", mode=mode))
                 assert {passage.document_id for passage in passages} <= {"plan"}
 
 
@@ -284,9 +285,7 @@ async def test_a_missing_schema_or_extension_says_what_to_run(database: tuple[st
             await store.search(query("q"))
 
 
-async def _inspect_plainly(dsn: str) -> object:
-    from ragcore.store.postgres import inspect
-
+async def _inspect_plainly(dsn: str) -> Inspection:
     connection = await asyncpg.connect(dsn)
     try:
         return await inspect(connection, parse(dsn))

@@ -69,7 +69,7 @@ async def client() -> None:
     assert_type(
         await rag.similarity("q", tenant="t", timeout=1, score_threshold=0.4, filter=None), ragcore.SimilarityReport
     )
-    documents = [
+    documents: list[ragcore.Document | ragcore.Unreadable] = [
         ragcore.Document("id", "text", title="", source="", metadata={}),
         ragcore.Unreadable("id", "why", source=""),
     ]

@@ -133,7 +133,9 @@ class OpenAIEmbedder(Part):
             nonlocal attempts
             attempts += 1
             options: dict[str, Any] = {"dimensions": self.dimension} if self._shorten else {}
-            create = self._client.sdk.embeddings.with_streaming_response.create
+            create: Any = (
+                self._client.sdk.embeddings.with_streaming_response.create
+            )  # read as bytes, not as its own types
             answer, _ = await read_json(
                 create(model=self.model, input=list(texts), encoding_format="base64", **options)
             )
