@@ -112,18 +112,9 @@ def test_python_in_the_documents_runs(page: str, number: int, block: str, tmp_pa
 def test_examples_in_docstrings_hold() -> None:
     import doctest
 
-    names = (
-        "secret",
-        "events",
-        "filters",
-        "tokens",
-        "words",
-        "resilience.deadline",
-        "resilience.failure",
-        "resilience.bulkhead",
-    )
-    names += ("resilience.single_flight", "resilience.policy", "generation.prompt")
-    for name in names:
+    plain = ["secret", "events", "filters", "tokens", "words", "generation.prompt"]
+    machinery = [f"resilience.{name}" for name in ("deadline", "failure", "bulkhead", "single_flight", "policy")]
+    for name in plain + machinery:
         result = doctest.testmod(importlib.import_module(f"ragcore.{name}"))
         assert result.attempted
         assert result.failed == 0
