@@ -93,11 +93,12 @@ async def test_a_black_hole_anywhere_is_answered_or_refused_in_time(
     began = anyio.current_time()
     try:
         answer = await filled.ask(QUESTION, tenant="m", timeout=0.4)
-        assert part == "generate"
-        assert answer.degraded[0].stage == "generate"
+        assert part != "search"
+        assert [degradation.stage for degradation in answer.degraded] == [part]
+        assert answer.found
     except ragcore.DeadlineExceeded as error:
-        assert part != "generate"
-        assert (error.budget, error.stage) == (0.4, "embed" if part == "embed" else error.stage)
+        assert part == "search"
+        assert error.budget == 0.4
     assert anyio.current_time() - began < 0.5
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 from uuid import UUID
 
 import anyio
@@ -14,6 +16,7 @@ import numpy as np
 from ragcore.errors import (
     CircuitOpen,
     ConfigurationError,
+    DeadlineExceeded,
     EmbeddingError,
     InvalidInput,
     Overloaded,
@@ -24,6 +27,7 @@ from ragcore.errors import (
 from ragcore.events import emit
 from ragcore.filters import Filter
 from ragcore.protocols import Embedder, Query, Searcher, Store, Vector
+from ragcore.resilience.deadline import deadline, expires_at
 from ragcore.resilience.owner import Part, Parts
 from ragcore.similarity import report_similarity
 from ragcore.types import Degradation, EmptyReason, Mode, Passage, Retrieval, SimilarityReport, Timings, Usage
@@ -32,9 +36,14 @@ from ragcore.vectors import check_vectors
 
 __all__ = ["Retriever"]
 
+logger = logging.getLogger("ragcore.retriever")
+
 # Unrelated texts of one model score around 0 with a deviation of 1/√d: over many chunks, a best score below four deviations is chance.
 CHANCE_DEVIATIONS = 4.0
 MANY_CHUNKS = 100
+# Of the time that is left, what the embedder may take where text search can answer in its place.
+EMBED_SHARE = 0.4
+MOST_EMBED_SECONDS = 10.0
 
 
 class Retriever(Part):
@@ -104,7 +113,9 @@ class Retriever(Part):
         if plan.mode != "text":
             try:
                 with clock.measure("embed"):
-                    vector = await self._embed(plan.question)
+                    vector = await (
+                        self._embed(plan.question) if degrade is False else self._embed_in_time(plan.question)
+                    )
             except (EmbeddingError, CircuitOpen) as error:
                 if degrade is False:
                     raise
@@ -161,6 +172,18 @@ class Retriever(Part):
     async def _open(self) -> None:
         for part in (self.embedder, self.store):
             await self._parts.start(part)
+        if hasattr(self.store, "inspect"):
+            self._check_open().spawn(self._look, name="looking whether embedder and store fit")
+
+    async def _look(self) -> None:
+        """Say early what would otherwise be found out late: vectors of two models don't compare."""
+        store: Any = self.store
+        try:
+            found = await store.inspect()
+        except RagcoreError:
+            return  # the store says itself what is wrong
+        for finding in found.misfits(self.embedder):
+            logger.error("%s", finding.message)
 
     async def _close(self) -> None:
         await self._parts.aclose()
@@ -209,6 +232,21 @@ class Retriever(Part):
             raise InvalidInput(
                 f"the question has {tokens:,} tokens, and {self.embedder.model} takes {most:,}: shorten it, or search it with mode='text'"
             )
+
+    async def _embed_in_time(self, question: str) -> Vector:
+        """The vector, within a share of what is left: an embedder that is a black hole must leave time for text search."""
+        left = expires_at() - anyio.current_time()
+        limit = min(MOST_EMBED_SECONDS, EMBED_SHARE * left)
+        if limit <= 0:
+            return await self._embed(question)
+        try:
+            with deadline(limit):
+                return await self._embed(question)
+        except DeadlineExceeded as error:
+            name = self.embedder.model if self.embedder else ""
+            raise EmbeddingError(
+                f"the embedder {name} did not answer within {limit:.1f} s", dependency=name, stage="embed"
+            ) from error
 
     async def _embed(self, question: str) -> Vector:
         embedder = self.embedder

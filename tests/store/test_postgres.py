@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import anyio
 import asyncpg
 import numpy as np
 import pytest
 
-from ragcore import ConfigurationError, InvalidInput, PgVectorStore, Query, RagcoreError, Secret, StoreError, Vector
+from ragcore import (
+    ConfigurationError,
+    InvalidInput,
+    PgVectorStore,
+    Query,
+    RagcoreError,
+    Retriever,
+    Secret,
+    StoreError,
+    Vector,
+)
 from ragcore.resilience import Policy, deadline
+from ragcore.resilience.owner import Part
 from ragcore.store import migrate
 from ragcore.store.postgres import Inspection, inspect
 from ragcore.store.postgres.dsn import parse
-from ragcore.testing import FaultProxy, Hang
+from ragcore.testing import FakeEmbedder, FaultProxy, Hang
 from ragcore.testing.fakes import embed_words
 
 from .contract import DIMENSION, PLAN, StoreContract, embedded, query
@@ -223,19 +234,81 @@ async def test_the_count_of_all_is_only_a_number(store: PgVectorStore) -> None:
 
 
 @anyio_test
-async def test_start_says_when_the_role_or_the_schema_is_not_right(
-    database: tuple[str, str], migrated: tuple[str, str], caplog: pytest.LogCaptureFixture
+async def test_start_says_when_the_role_is_not_right(
+    migrated: tuple[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    for dsn, said in ((migrated[0], None), (migrated[1], "is a superuser")):
+    owner = await asyncpg.connect(migrated[1])
+    await owner.execute("create role bypasses login bypassrls")
+    await owner.execute("create role owns login")
+    try:
+        await owner.execute("grant ragcore to bypasses, owns")
+        for table in ("document", "chunk", "setting", "migration"):
+            await owner.execute(f"alter table ragcore.{table} owner to owns")
+        expected = {
+            "ragcore": "",
+            "postgres": "is a superuser",
+            "bypasses": "has BYPASSRLS",
+            "owns": "owns ragcore's tables",
+        }
+        for role, said in expected.items():
+            caplog.clear()
+            async with PgVectorStore(migrated[0].replace("ragcore@", f"{role}@")) as store:
+                found = (await store.inspect()).findings()
+                await _idle(store)
+            assert (said in caplog.text, [said in finding.message for finding in found]) == (
+                True,
+                [True] if said else [],
+            )
+    finally:
+        for table in ("document", "chunk", "setting", "migration"):
+            await owner.execute(f"alter table ragcore.{table} owner to postgres")
+        await owner.execute("drop role bypasses; drop role owns")
+        await owner.close()
+
+
+async def _idle(part: Part) -> None:
+    """Until a part's background work is done."""
+    with anyio.fail_after(5):
+        while part._owner is not None and part._owner.running:
+            await anyio.sleep(0.01)
+
+
+@anyio_test
+async def test_start_says_when_embedder_and_store_do_not_fit(
+    migrated: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    for dimension, said in ((DIMENSION, ""), (8, "was made for 64 dimensions (fake) and the embedder fake has 8")):
         caplog.clear()
+        async with Retriever(store=PgVectorStore(migrated[0]), embedder=FakeEmbedder(dimension=dimension)) as retriever:
+            await _idle(retriever)
+            assert (said in caplog.text, bool(caplog.text)) == (True, bool(said))
+
+
+@anyio_test
+async def test_a_wrong_password_is_a_matter_of_configuration_and_is_never_shown(
+    server: tuple[str, str], migrated: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    owner = await asyncpg.connect(migrated[1])
+    rules = Path(await owner.fetchval("show hba_file"))
+    before = rules.read_text()
+    await owner.execute("create role locked login password 'right'")
+    try:
+        rules.write_text(f"local all locked scram-sha-256\n{before}")
+        await owner.execute("select pg_reload_conf()")
+        dsn = migrated[0].replace("ragcore@", "locked:canary@")
         async with PgVectorStore(dsn) as store:
-            found = await store.inspect()
-            with anyio.fail_after(5):
-                while store._owner is not None and store._owner.running:
-                    await anyio.sleep(0.01)
-        assert (said is None and not found.findings()) or (said is not None and said in caplog.text)
-    assert caplog.records[0].levelno == logging.ERROR
-    assert found.dimension == DIMENSION
+            with pytest.raises(ConfigurationError, match="refused to let locked in") as caught:
+                await store.search(query("q"))
+            await _idle(store)
+        shown = f"{caught.value!r} {caught.value} {caplog.text} {store!r} {store.describe()} {store.policy.snapshot()}"
+        assert "canary" not in shown
+        with pytest.raises(ConfigurationError, match="refused to let locked in"):
+            await migrate(dsn, model="fake", dimension=DIMENSION, role="ragcore")
+    finally:
+        rules.write_text(before)
+        await owner.execute("select pg_reload_conf()")
+        await owner.execute("drop role locked")
+        await owner.close()
 
 
 class Elsewhere:
@@ -257,7 +330,7 @@ async def test_an_embedder_that_does_not_fit_is_found(store: PgVectorStore) -> N
     ("change", "said", "kind"),
     [
         (("/test_", "/missing_"), "no database", ConfigurationError),
-        (("ragcore@", "nobody:canary@"), "refused to let nobody in|failed", RagcoreError),
+        (("ragcore@", "nobody:canary@"), "refused to let nobody in", ConfigurationError),
         (("host=", "host=/nowhere"), "can't be reached", StoreError),
     ],
 )

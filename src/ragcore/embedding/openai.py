@@ -49,7 +49,7 @@ class OpenAIEmbedder(Part):
         max_tokens: longest text; None: as documented, else 8,192.
         base_url, api_key: None: as the SDK finds them (OPENAI_BASE_URL, OPENAI_API_KEY).
         client: the user's own `AsyncOpenAI`, with its headers, proxy and certificates; never closed.
-        policy: None: 4 attempts of 10 s, 16 requests at once, a breaker.
+        policy: None: 4 attempts of 5 s, 64 requests at once, a breaker.
 
     Raises:
         ConfigurationError: an unknown model without a dimension, or no key.
@@ -75,7 +75,7 @@ class OpenAIEmbedder(Part):
         self.model = model
         self.dimension = dimension or known_dimension or 0
         self.max_tokens = max_tokens or known_tokens
-        self.policy = policy or Policy("embedding", attempt_timeout=10.0, retry=RetryPolicy(attempts=4))
+        self.policy = policy or Policy("embedding", attempt_timeout=5.0, retry=RetryPolicy(attempts=4))
         self._shorten = model in SHORTENABLE and self.dimension != known_dimension
         self._tokens = TokenCounter(model)
         self._client = OpenAIClient(api_key=api_key, base_url=base_url, client=client)

@@ -163,10 +163,10 @@ class Inspection(Value):
     about_chunks: int | None
 
     def findings(self, embedder: Embedder | None = None) -> list[Finding]:
-        """What is wrong, worst first; [] if nothing is."""
-        return list(self._findings(embedder))
+        """What is wrong; [] if nothing is."""
+        return [*self._findings(), *self.misfits(embedder)]
 
-    def _findings(self, embedder: Embedder | None) -> Iterator[Finding]:
+    def _findings(self) -> Iterator[Finding]:
         make_role = "connect as a role that owns nothing: `create role app login password '…'`, then store.migrate(…, role='app')"
         if self.pgvector is None:
             yield Finding("error", "the extension pgvector is missing: as the owner, run `create extension vector`")
@@ -193,6 +193,12 @@ class Inspection(Value):
                 "warning",
                 "the HNSW index on ragcore.chunk is missing: large tenants are searched exactly, which is slow",
             )
+
+    def misfits(self, embedder: Embedder | None) -> list[Finding]:
+        """Whether the store was made for another model than the embedder's."""
+        return list(self._misfits(embedder))
+
+    def _misfits(self, embedder: Embedder | None) -> Iterator[Finding]:
         if embedder is not None and self.dimension is not None:
             if embedder.dimension != self.dimension:
                 yield Finding(
