@@ -50,12 +50,12 @@ if TYPE_CHECKING:
     from ragcore.protocols import Vector as Vector
     from ragcore.protocols import Vectors as Vectors
     from ragcore.rag import RAG as RAG
-    from ragcore.rag import TenantView as TenantView
     from ragcore.retriever import Retriever as Retriever
     from ragcore.secret import Secret as Secret
     from ragcore.store import MemoryStore as MemoryStore
     from ragcore.store import PgVectorStore as PgVectorStore
     from ragcore.stream import AnswerStream as AnswerStream
+    from ragcore.timings import Timings as Timings
     from ragcore.tokens import estimate_tokens as estimate_tokens
     from ragcore.types import Answer as Answer
     from ragcore.types import CallInfo as CallInfo
@@ -80,10 +80,10 @@ if TYPE_CHECKING:
     from ragcore.types import SimilarityReport as SimilarityReport
     from ragcore.types import Stats as Stats
     from ragcore.types import StreamEvent as StreamEvent
-    from ragcore.types import Timings as Timings
     from ragcore.types import Turn as Turn
     from ragcore.types import Unreadable as Unreadable
     from ragcore.types import Usage as Usage
+    from ragcore.view import TenantView as TenantView
 else:
     _PACKAGES = ("blocking", "embedding", "events", "explore", "generation", "ingest", "resilience", "store", "testing")
     _HOMES = {
@@ -97,17 +97,19 @@ else:
         "generation": ("ExtractiveGenerator", "FallbackGenerator", "OpenAIGenerator"),
         "ingest": ("Ingestor",),
         "protocols": ("EmbeddedDocument", "Embedder", "Generator", "Query", "Scores", "Searcher", "Store", "Vector", "Vectors"),
-        "rag": ("RAG", "TenantView"),
+        "rag": ("RAG",),
         "retriever": ("Retriever",),
         "secret": ("Secret",),
         "store": ("MemoryStore", "PgVectorStore"),
         "stream": ("AnswerStream",),
+        "timings": ("Timings",),
         "tokens": ("estimate_tokens",),
         "types": (
             "Answer", "CallInfo", "Chunk", "Citation", "Counts", "Degradation", "Delta", "Document", "Done", "EmptyReason", "Generation",
             "Health", "IngestReport", "Kind", "Mode", "Passage", "Prompt", "Retrieval", "Retrieved", "Scalar", "SimilarityReport", "Stats",
-            "StreamEvent", "Timings", "Turn", "Unreadable", "Usage",
+            "StreamEvent", "Turn", "Unreadable", "Usage",
         ),
+        "view": ("TenantView",),
     }  # fmt: skip
     _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

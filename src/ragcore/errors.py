@@ -19,10 +19,9 @@ A message says what happened, with which numbers, and what to do, and never hold
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from ragcore.types import Timings
+from ragcore.timings import Timings
 
 __all__ = [
     "CircuitOpen",
@@ -123,11 +122,7 @@ class DeadlineExceeded(RagcoreError, TimeoutError):
         super().__init__(message, stage=stage, retry_after=retry_after, partial_text=partial_text, call_id=call_id)
         self.budget = budget
         self.elapsed = elapsed
-        if timings is None:
-            from ragcore.types import Timings  # types imports this module
-
-            timings = Timings()
-        self.timings: Timings = timings
+        self.timings = Timings() if timings is None else timings
 
 
 class CircuitOpen(RagcoreError):

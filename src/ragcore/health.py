@@ -8,17 +8,16 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import anyio
 
+from ragcore.config import Settings
 from ragcore.errors import RagcoreError
 from ragcore.resilience.deadline import inherit
 from ragcore.resilience.threads import Threads
-from ragcore.types import Health
-
-if TYPE_CHECKING:
-    from ragcore.rag import RAG
+from ragcore.retriever import Retriever
+from ragcore.types import Health, Stats
 
 __all__ = ["HealthCheck", "describe", "read_memory"]
 
@@ -31,6 +30,24 @@ CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/
 PACKAGES = ("ragcore", "anyio", "asyncpg", "openai", "pgvector", "tiktoken", "tenacity", "numpy")
 
 
+class Client(Protocol):
+    """What is looked at: the client."""
+
+    settings: Settings
+
+    @property
+    def retriever(self) -> Retriever:
+        """Its retriever."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes calls."""
+
+    def stats(self) -> Stats:
+        """Its machinery."""
+        ...
+
+
 class HealthCheck:
     """Checks, bounded and cached."""
 
@@ -38,7 +55,7 @@ class HealthCheck:
         self._last: tuple[float, Health] | None = None
         self._threads = Threads(1, name="health")
 
-    async def check(self, rag: RAG, timeout: float) -> Health:
+    async def check(self, rag: Client, timeout: float) -> Health:
         """The health of a client, at most a second old, within `timeout` seconds."""
         now = anyio.current_time()
         if self._last is not None and now - self._last[0] < CACHE_SECONDS:
@@ -76,7 +93,7 @@ class HealthCheck:
         }
 
 
-async def _database(rag: RAG) -> tuple[Status, dict[str, Any]]:
+async def _database(rag: Client) -> tuple[Status, dict[str, Any]]:
     """A real query, where the store has one."""
     store: Any = rag.retriever.store
     began = anyio.current_time()
@@ -90,7 +107,7 @@ async def _database(rag: RAG) -> tuple[Status, dict[str, Any]]:
     return "healthy", {"seconds": anyio.current_time() - began}
 
 
-def _service(rag: RAG) -> tuple[Status, dict[str, Any]]:
+def _service(rag: Client) -> tuple[Status, dict[str, Any]]:
     if not rag.is_open:
         return "unhealthy", {"reason": "not open"}
     open_breakers = [
@@ -119,7 +136,7 @@ def read_memory() -> tuple[int, int | None]:
     return used, None
 
 
-async def describe(rag: RAG, timeout: float) -> dict[str, Any]:
+async def describe(rag: Client, timeout: float) -> dict[str, Any]:
     """What a client is made of; None for what could not be reached within `timeout` seconds."""
     store: Any = rag.retriever.store
     embedder = rag.retriever.embedder

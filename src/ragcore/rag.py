@@ -15,9 +15,9 @@ from uuid import UUID
 import anyio
 
 from ragcore.calls import Call, Calls
-from ragcore.config import EMBEDDED_SCHEME, EXTRACTIVE, Config, Policies, Settings
+from ragcore.components import make_embedder, make_generator, make_store, with_last_resort
+from ragcore.config import EXTRACTIVE, Config, Policies, Settings
 from ragcore.errors import (
-    ConfigurationError,
     GenerationError,
     InvalidInput,
     NotOpen,
@@ -59,11 +59,12 @@ from ragcore.types import (
     Usage,
 )
 from ragcore.validation import check_history, check_ids, check_question, check_tenant, check_timeout
+from ragcore.view import TenantView
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["RAG", "TenantView", "make_embedder"]
+__all__ = ["RAG"]
 
 # The end of a call's time that is kept for the last resort.
 RESERVE_SECONDS = 0.5
@@ -97,7 +98,7 @@ class RAG(Part):
     ) -> None:
         self._retriever = retriever
         self._given = generator
-        self._generator = _with_last_resort(generator)
+        self._generator = with_last_resort(generator)
         self._ingestor = ingestor
         self.settings = settings or Settings()
         self._calls = Calls(recent=self.settings.recent)
@@ -123,14 +124,14 @@ class RAG(Part):
         policies = policies or Policies()
         embedder = embedder or make_embedder(config, policies)
         retriever = Retriever(
-            store=store or _make_store(config, policies, embedder),
+            store=store or make_store(config, policies, embedder),
             embedder=embedder,
             top_k=config.top_k,
             score_threshold=config.score_threshold,
             mode=config.mode,
         )
         return cls(
-            retriever=retriever, generator=generator or _make_generator(config, policies), settings=config.settings
+            retriever=retriever, generator=generator or make_generator(config, policies), settings=config.settings
         )
 
     @property
@@ -508,134 +509,6 @@ class RAG(Part):
         return {f"generation {name_of(generator)}": generator for generator in given}
 
 
-class TenantView:
-    """`RAG`'s methods with the tenant bound. Made by `RAG.for_tenant`."""
-
-    __slots__ = ("_rag", "_tenant")
-
-    def __init__(self, rag: RAG, tenant: str) -> None:
-        self._rag = rag
-        self._tenant = tenant
-
-    @property
-    def tenant(self) -> str:
-        """Whose documents."""
-        return self._tenant
-
-    async def ask(
-        self,
-        question: str,
-        /,
-        *,
-        timeout: float | None = None,
-        history: Sequence[Turn | Mapping[str, object]] = (),
-        instructions: str | None = None,
-        top_k: int | None = None,
-        score_threshold: float | None = None,
-        filter: Filter | None = None,
-        mode: Mode | None = None,
-        degrade: bool | None = None,
-    ) -> Answer:
-        """As `RAG.ask`."""
-        return await self._rag.ask(
-            question,
-            tenant=self._tenant,
-            timeout=timeout,
-            history=history,
-            instructions=instructions,
-            top_k=top_k,
-            score_threshold=score_threshold,
-            filter=filter,
-            mode=mode,
-            degrade=degrade,
-        )
-
-    def stream(
-        self,
-        question: str,
-        /,
-        *,
-        timeout: float | None = None,
-        history: Sequence[Turn | Mapping[str, object]] = (),
-        instructions: str | None = None,
-        top_k: int | None = None,
-        score_threshold: float | None = None,
-        filter: Filter | None = None,
-        mode: Mode | None = None,
-        degrade: bool | None = None,
-    ) -> AbstractAsyncContextManager[AnswerStream]:
-        """As `RAG.stream`."""
-        return self._rag.stream(
-            question,
-            tenant=self._tenant,
-            timeout=timeout,
-            history=history,
-            instructions=instructions,
-            top_k=top_k,
-            score_threshold=score_threshold,
-            filter=filter,
-            mode=mode,
-            degrade=degrade,
-        )
-
-    async def retrieve(
-        self,
-        question: str,
-        /,
-        *,
-        timeout: float | None = None,
-        top_k: int | None = None,
-        score_threshold: float | None = None,
-        filter: Filter | None = None,
-        mode: Mode | None = None,
-        degrade: bool | None = None,
-    ) -> Retrieval:
-        """As `RAG.retrieve`."""
-        return await self._rag.retrieve(
-            question,
-            tenant=self._tenant,
-            timeout=timeout,
-            top_k=top_k,
-            score_threshold=score_threshold,
-            filter=filter,
-            mode=mode,
-            degrade=degrade,
-        )
-
-    async def similarity(
-        self,
-        question: str,
-        /,
-        *,
-        timeout: float | None = None,
-        score_threshold: float | None = None,
-        filter: Filter | None = None,
-    ) -> SimilarityReport:
-        """As `RAG.similarity`."""
-        return await self._rag.similarity(
-            question, tenant=self._tenant, timeout=timeout, score_threshold=score_threshold, filter=filter
-        )
-
-    async def add(
-        self,
-        documents: Iterable[Document | Unreadable] | AsyncIterable[Document | Unreadable],
-        /,
-        *,
-        progress: Callable[[IngestReport], None] | None = None,
-        document_timeout: float | None = None,
-    ) -> IngestReport:
-        """As `RAG.add`."""
-        return await self._rag.add(documents, tenant=self._tenant, progress=progress, document_timeout=document_timeout)
-
-    async def delete(self, document_ids: Iterable[str], /, *, timeout: float | None = None) -> int:
-        """As `RAG.delete`."""
-        return await self._rag.delete(document_ids, tenant=self._tenant, timeout=timeout)
-
-    async def documents(self, *, timeout: float | None = None) -> Mapping[str, str]:
-        """As `RAG.documents`."""
-        return await self._rag.documents(tenant=self._tenant, timeout=timeout)
-
-
 @dataclass(frozen=True, slots=True)
 class _Request:
     history: tuple[Turn, ...]
@@ -672,57 +545,3 @@ def _store_errors(stage: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise StoreError(f"the store raised {type(error).__name__}", dependency="store", stage=stage) from error
-
-
-def _with_last_resort(generator: Generator) -> FallbackGenerator:
-    given = generator.generators if isinstance(generator, FallbackGenerator) else (generator,)
-    if isinstance(given[-1], ExtractiveGenerator):
-        return generator if isinstance(generator, FallbackGenerator) else FallbackGenerator(given)
-    return FallbackGenerator([*given, ExtractiveGenerator()])
-
-
-def make_embedder(config: Config, policies: Policies | None = None) -> Embedder:
-    """The embedder that a configuration names."""
-    policies = policies or Policies()
-    if config.embeds_locally:
-        from ragcore.embedding.local import LocalEmbedder
-
-        return LocalEmbedder(policy=policies.embedding)
-    from ragcore.embedding.openai import OpenAIEmbedder
-
-    return OpenAIEmbedder(
-        config.embedding_model,
-        dimension=config.embedding_dimension,
-        base_url=config.base_url,
-        api_key=config.api_key,
-        policy=policies.embedding,
-    )
-
-
-def _make_store(config: Config, policies: Policies, embedder: Embedder) -> Searcher:
-    if config.dsn is None:
-        raise ConfigurationError("no DSN: pass Config(dsn=Secret('postgresql://…')), or from_config(…, store=…)")
-    dsn = config.dsn.reveal()
-    if dsn.startswith(EMBEDDED_SCHEME):
-        from ragcore.store.embedded import EmbeddedStore
-
-        return EmbeddedStore(
-            dsn.removeprefix(EMBEDDED_SCHEME), model=embedder.model, dimension=embedder.dimension, policy=policies.store
-        )
-    from ragcore.store.postgres import PgVectorStore
-
-    return PgVectorStore(config.dsn, policy=policies.store)
-
-
-def _make_generator(config: Config, policies: Policies) -> Generator:
-    generators: list[Generator] = []
-    for model in config.models:
-        if model == EXTRACTIVE:
-            generators.append(ExtractiveGenerator())
-            continue
-        from ragcore.generation.openai import OpenAIGenerator
-
-        generators.append(
-            OpenAIGenerator(model, base_url=config.base_url, api_key=config.api_key, policy=policies.generation)
-        )
-    return FallbackGenerator(generators) if len(generators) > 1 else generators[0]

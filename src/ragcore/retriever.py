@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -13,13 +12,13 @@ from uuid import UUID
 import anyio
 import numpy as np
 
+from ragcore.emptiness import explain_empty
 from ragcore.errors import (
     CircuitOpen,
     ConfigurationError,
     DeadlineExceeded,
     EmbeddingError,
     InvalidInput,
-    Overloaded,
     RagcoreError,
     StoreError,
     Unsupported,
@@ -38,9 +37,6 @@ __all__ = ["Retriever"]
 
 logger = logging.getLogger("ragcore.retriever")
 
-# Unrelated texts of one model score around 0 with a deviation of 1/√d: over many chunks, a best score below four deviations is chance.
-CHANCE_DEVIATIONS = 4.0
-MANY_CHUNKS = 100
 # Of the time that is left, what the embedder may take where text search can answer in its place.
 EMBED_SHARE = 0.4
 MOST_EMBED_SECONDS = 10.0
@@ -124,7 +120,7 @@ class Retriever(Part):
                 plan = replace(plan, mode="text")
         with clock.measure("search"):
             passages = await self._search(plan.query(vector))
-            empty = None if passages else await self._explain(plan, vector)
+            empty = None if passages else await explain_empty(self.store, plan.query(vector))
         usage = (
             Usage()
             if vector is None or self.embedder is None
@@ -162,7 +158,7 @@ class Retriever(Part):
             async with self._store_errors():
                 counts = await self.store.count(tenant=plan.tenant)
                 scores = await self.store.scores(vector, tenant=plan.tenant)
-            empty = None if passages else await self._explain(plan, vector)
+            empty = None if passages else await explain_empty(self.store, plan.query(vector))
         usage = Usage(embedding_tokens=self.embedder.count_tokens(question))
         retrieval = plan.retrieval(
             _with_text_scores(passages, by_text), empty=empty, degraded=(), timings=clock.timings(), usage=usage
@@ -281,87 +277,6 @@ class Retriever(Part):
             raise StoreError(
                 f"the store {name} raised {type(error).__name__}", dependency=name, stage="search"
             ) from error
-
-    async def _explain(self, plan: _Plan, vector: Vector | None) -> EmptyReason:
-        """Why nothing was found. The result stands whether it can be told or not, so what fails here is only said."""
-        try:
-            return await self._reason(plan, vector)
-        except (RagcoreError, OSError) as error:
-            if isinstance(error, Overloaded):
-                raise
-            return EmptyReason(
-                "unknown", f"nothing was found, and the store could not say why ({type(error).__name__})"
-            )
-
-    async def _reason(self, plan: _Plan, vector: Vector | None) -> EmptyReason:
-        store = self.store
-        if not isinstance(store, Store):
-            return EmptyReason("unknown", f"nothing was found; {type(store).__name__} can't say why")
-        counts = await store.count(tenant=plan.tenant)
-        chunks = counts.chunks
-        if chunks == 0:
-            everywhere = await self._count_all(store)
-            others = "" if everywhere is None else f"; the store has {everywhere:,} for all tenants"
-            return EmptyReason(
-                "no_chunks",
-                f"this tenant has no documents{others}: add some, or check the tenant's name",
-                tenant_chunks=0,
-                store_chunks=everywhere,
-            )
-        if vector is None:
-            if plan.filter is not None:
-                return EmptyReason(
-                    "filtered_out",
-                    f"none of the tenant's {chunks:,} chunks has a word of the question and matches the filter",
-                    tenant_chunks=chunks,
-                )
-            return EmptyReason(
-                "unknown", f"none of the tenant's {chunks:,} chunks has a word of the question", tenant_chunks=chunks
-            )
-        if counts.not_embedded == chunks:
-            return EmptyReason(
-                "not_embedded",
-                f"none of the tenant's {chunks:,} chunks is embedded: add the documents again",
-                tenant_chunks=chunks,
-            )
-        scores = (await store.scores(vector, tenant=plan.tenant, limit=1)).scores
-        best = float(scores[0]) if len(scores) else None
-        return self._judge_scores(plan, chunks, best, dimension=len(vector))
-
-    def _judge_scores(self, plan: _Plan, chunks: int, best: float | None, *, dimension: int) -> EmptyReason:
-        chance = CHANCE_DEVIATIONS / math.sqrt(dimension)
-        if best is None:
-            return EmptyReason(
-                "other_model",
-                f"none of the tenant's {chunks:,} chunks has a usable vector: add the documents again",
-                tenant_chunks=chunks,
-            )
-        if chunks >= MANY_CHUNKS and best < chance:
-            message = (
-                f"the best of the tenant's {chunks:,} chunks scores {best:.2f}, no better than chance ({chance:.2f}): "
-                "were they embedded with another model?"
-            )
-            return EmptyReason("other_model", message, best_score=best, tenant_chunks=chunks)
-        if plan.score_threshold is not None and best < plan.score_threshold:
-            message = f"none of the tenant's {chunks:,} chunks reaches the threshold {plan.score_threshold:g}; the best scores {best:.2f}"
-            return EmptyReason("below_threshold", message, best_score=best, tenant_chunks=chunks)
-        if plan.filter is not None:
-            return EmptyReason(
-                "filtered_out",
-                f"none of the tenant's {chunks:,} chunks matches the filter well enough",
-                best_score=best,
-                tenant_chunks=chunks,
-            )
-        return EmptyReason(
-            "unknown", f"nothing was found among the tenant's {chunks:,} chunks", best_score=best, tenant_chunks=chunks
-        )
-
-    @staticmethod
-    async def _count_all(store: Store) -> int | None:
-        try:
-            return (await store.count(tenant=None)).chunks
-        except (Unsupported, StoreError, ConfigurationError):
-            return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

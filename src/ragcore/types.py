@@ -5,14 +5,15 @@ All lengths of time are seconds. None means: not measured, did not run, or unkno
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
 from ragcore.errors import InvalidInput
+from ragcore.timings import Timings
+from ragcore.value import Value
 
 __all__ = [
     "Answer",
@@ -47,30 +48,6 @@ __all__ = [
 Scalar: TypeAlias = str | int | float | bool
 Mode: TypeAlias = Literal["vector", "text", "hybrid"]
 Kind: TypeAlias = Literal["query", "document"]
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON-ready data."""
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list | set | frozenset):
-        return [_plain(item) for item in value]
-    return value
-
-
-class Value:
-    """What all values share."""
-
-    __slots__ = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON-ready values, nested values included."""
-        plain: dict[str, Any] = _plain(self)
-        return plain
 
 
 def _metadata() -> Any:
@@ -208,17 +185,6 @@ class Degradation(Value):
     stage: str
     reason: str
     fallback: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timings(Value):
-    """Seconds by stage; None for what did not run."""
-
-    embed: float | None = None
-    search: float | None = None
-    generate: float | None = None
-    first_token: float | None = None
-    total: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

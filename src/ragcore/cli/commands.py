@@ -239,7 +239,7 @@ def migrate(
     options: Options = context.obj
 
     async def body() -> int:
-        from ragcore.rag import make_embedder
+        from ragcore.components import make_embedder
         from ragcore.store import migrate as migrate_schema
 
         embedder = make_embedder(Config.from_env())

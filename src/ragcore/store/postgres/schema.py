@@ -16,7 +16,7 @@ from ragcore.secret import Secret
 from ragcore.store.postgres.dsn import Address, parse
 from ragcore.store.postgres.pool import Connection, connect, vector_schema
 from ragcore.store.postgres.translate import translate
-from ragcore.types import Value
+from ragcore.value import Value
 
 __all__ = ["SQL", "Finding", "Inspection", "inspect", "migrate", "quoted"]
 

@@ -1,0 +1,68 @@
+"""The parts that a configuration names, each imported only if it is named."""
+
+from __future__ import annotations
+
+from ragcore.config import EMBEDDED_SCHEME, EXTRACTIVE, Config, Policies
+from ragcore.errors import ConfigurationError
+from ragcore.generation.extractive import ExtractiveGenerator
+from ragcore.generation.fallback import FallbackGenerator
+from ragcore.protocols import Embedder, Generator, Searcher
+
+__all__ = ["make_embedder", "make_generator", "make_store", "with_last_resort"]
+
+
+def with_last_resort(generator: Generator) -> FallbackGenerator:
+    """The generator, with quotation after it where it doesn't end in that anyway."""
+    given = generator.generators if isinstance(generator, FallbackGenerator) else (generator,)
+    if isinstance(given[-1], ExtractiveGenerator):
+        return generator if isinstance(generator, FallbackGenerator) else FallbackGenerator(given)
+    return FallbackGenerator([*given, ExtractiveGenerator()])
+
+
+def make_embedder(config: Config, policies: Policies | None = None) -> Embedder:
+    """The embedder that a configuration names."""
+    policies = policies or Policies()
+    if config.embeds_locally:
+        from ragcore.embedding.local import LocalEmbedder
+
+        return LocalEmbedder(policy=policies.embedding)
+    from ragcore.embedding.openai import OpenAIEmbedder
+
+    return OpenAIEmbedder(
+        config.embedding_model,
+        dimension=config.embedding_dimension,
+        base_url=config.base_url,
+        api_key=config.api_key,
+        policy=policies.embedding,
+    )
+
+
+def make_store(config: Config, policies: Policies, embedder: Embedder) -> Searcher:
+    """The store that a configuration names."""
+    if config.dsn is None:
+        raise ConfigurationError("no DSN: pass Config(dsn=Secret('postgresql://…')), or from_config(…, store=…)")
+    dsn = config.dsn.reveal()
+    if dsn.startswith(EMBEDDED_SCHEME):
+        from ragcore.store.embedded import EmbeddedStore
+
+        return EmbeddedStore(
+            dsn.removeprefix(EMBEDDED_SCHEME), model=embedder.model, dimension=embedder.dimension, policy=policies.store
+        )
+    from ragcore.store.postgres import PgVectorStore
+
+    return PgVectorStore(config.dsn, policy=policies.store)
+
+
+def make_generator(config: Config, policies: Policies) -> Generator:
+    """The generator that a configuration names: its models, one after the other."""
+    generators: list[Generator] = []
+    for model in config.models:
+        if model == EXTRACTIVE:
+            generators.append(ExtractiveGenerator())
+            continue
+        from ragcore.generation.openai import OpenAIGenerator
+
+        generators.append(
+            OpenAIGenerator(model, base_url=config.base_url, api_key=config.api_key, policy=policies.generation)
+        )
+    return FallbackGenerator(generators) if len(generators) > 1 else generators[0]

@@ -1,0 +1,144 @@
+"""The client with its tenant bound."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
+
+from ragcore.filters import Filter
+from ragcore.stream import AnswerStream
+from ragcore.types import Answer, Document, IngestReport, Mode, Retrieval, SimilarityReport, Turn, Unreadable
+
+if TYPE_CHECKING:
+    from ragcore.rag import RAG
+
+__all__ = ["TenantView"]
+
+
+class TenantView:
+    """`RAG`'s methods with the tenant bound. Made by `RAG.for_tenant`."""
+
+    __slots__ = ("_rag", "_tenant")
+
+    def __init__(self, rag: RAG, tenant: str) -> None:
+        self._rag = rag
+        self._tenant = tenant
+
+    @property
+    def tenant(self) -> str:
+        """Whose documents."""
+        return self._tenant
+
+    async def ask(
+        self,
+        question: str,
+        /,
+        *,
+        timeout: float | None = None,
+        history: Sequence[Turn | Mapping[str, object]] = (),
+        instructions: str | None = None,
+        top_k: int | None = None,
+        score_threshold: float | None = None,
+        filter: Filter | None = None,
+        mode: Mode | None = None,
+        degrade: bool | None = None,
+    ) -> Answer:
+        """As `RAG.ask`."""
+        return await self._rag.ask(
+            question,
+            tenant=self._tenant,
+            timeout=timeout,
+            history=history,
+            instructions=instructions,
+            top_k=top_k,
+            score_threshold=score_threshold,
+            filter=filter,
+            mode=mode,
+            degrade=degrade,
+        )
+
+    def stream(
+        self,
+        question: str,
+        /,
+        *,
+        timeout: float | None = None,
+        history: Sequence[Turn | Mapping[str, object]] = (),
+        instructions: str | None = None,
+        top_k: int | None = None,
+        score_threshold: float | None = None,
+        filter: Filter | None = None,
+        mode: Mode | None = None,
+        degrade: bool | None = None,
+    ) -> AbstractAsyncContextManager[AnswerStream]:
+        """As `RAG.stream`."""
+        return self._rag.stream(
+            question,
+            tenant=self._tenant,
+            timeout=timeout,
+            history=history,
+            instructions=instructions,
+            top_k=top_k,
+            score_threshold=score_threshold,
+            filter=filter,
+            mode=mode,
+            degrade=degrade,
+        )
+
+    async def retrieve(
+        self,
+        question: str,
+        /,
+        *,
+        timeout: float | None = None,
+        top_k: int | None = None,
+        score_threshold: float | None = None,
+        filter: Filter | None = None,
+        mode: Mode | None = None,
+        degrade: bool | None = None,
+    ) -> Retrieval:
+        """As `RAG.retrieve`."""
+        return await self._rag.retrieve(
+            question,
+            tenant=self._tenant,
+            timeout=timeout,
+            top_k=top_k,
+            score_threshold=score_threshold,
+            filter=filter,
+            mode=mode,
+            degrade=degrade,
+        )
+
+    async def similarity(
+        self,
+        question: str,
+        /,
+        *,
+        timeout: float | None = None,
+        score_threshold: float | None = None,
+        filter: Filter | None = None,
+    ) -> SimilarityReport:
+        """As `RAG.similarity`."""
+        return await self._rag.similarity(
+            question, tenant=self._tenant, timeout=timeout, score_threshold=score_threshold, filter=filter
+        )
+
+    async def add(
+        self,
+        documents: Iterable[Document | Unreadable] | AsyncIterable[Document | Unreadable],
+        /,
+        *,
+        progress: Callable[[IngestReport], None] | None = None,
+        document_timeout: float | None = None,
+    ) -> IngestReport:
+        """As `RAG.add`."""
+        return await self._rag.add(documents, tenant=self._tenant, progress=progress, document_timeout=document_timeout)
+
+    async def delete(self, document_ids: Iterable[str], /, *, timeout: float | None = None) -> int:
+        """As `RAG.delete`."""
+        return await self._rag.delete(document_ids, tenant=self._tenant, timeout=timeout)
+
+    async def documents(self, *, timeout: float | None = None) -> Mapping[str, str]:
+        """As `RAG.documents`."""
+        return await self._rag.documents(tenant=self._tenant, timeout=timeout)
