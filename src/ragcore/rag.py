@@ -81,8 +81,10 @@ class RAG(Part):
         settings: None: the defaults.
 
     Example:
+        ```python
         async with ragcore.RAG.from_config(ragcore.Config.from_env()) as rag:
             answer = await rag.ask("What is my deductible?", tenant="member-42", timeout=30)
+        ```
 
     All methods that wait raise `NotOpen` before `start` and after `aclose`, `WrongEventLoop` on another loop, `InvalidInput` for a blank tenant or
     a timeout that isn't positive, and `DeadlineExceeded` when the time is used up.
@@ -214,11 +216,13 @@ class RAG(Part):
         Entering validates and retrieves, so what fails there can still become a status code. It may be entered, read and left in three tasks.
 
         Example:
+            ```python
             async with rag.stream("And for my family?", tenant="member-42", history=answer.turns) as stream:
                 async for event in stream:
                     match event:
                         case ragcore.Delta(text):
                             print(text, end="")
+            ```
         """
         return self._stream(
             question, tenant, timeout, history, instructions, top_k, score_threshold, filter, mode, degrade

@@ -86,7 +86,9 @@ def cancel_on_disconnect(app: ASGIApp, /) -> ASGIApp:
     The request's body must be read before the handler waits for long: the middleware passes messages on in order.
 
     Example:
+        ```python
         app.add_middleware(asgi.cancel_on_disconnect)
+        ```
     """
 
     async def wrapped(scope: Message, receive: Receive, send: Send) -> None:

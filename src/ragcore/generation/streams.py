@@ -16,9 +16,11 @@ async def at_once(generation: Awaitable[Generation], /) -> AsyncIterator[AsyncIt
     """A stream of one piece: for generators that can't stream.
 
     Example:
+        ```python
         class Mine:
             async def generate(self, prompt): ...
             def stream(self, prompt): return generation.at_once(self.generate(prompt))
+        ```
     """
 
     async def pieces() -> AsyncGenerator[str | Generation, None]:

@@ -53,8 +53,10 @@ def read(*paths: str | PathLike[str]) -> AsyncIterator[Document | Unreadable]:
         ConfigurationError: the extra for a format (`pdf`; `chunking` for HTML) is missing.
 
     Example:
+        ```python
         async for document in ragcore.ingest.read("policies"):
             print(document.id)
+        ```
     """
     return _read([Path(path) for path in paths])
 

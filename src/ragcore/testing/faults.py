@@ -55,8 +55,10 @@ class Faults:
     """Which fault each call meets.
 
     Example:
+        ```python
         generator.faults.next(Hang(), Fail(503), None)  # the first call hangs, the second fails, the third is well
         store.faults.always(Slow(0.2))                  # and all others are slow
+        ```
     """
 
     def __init__(self) -> None:

@@ -30,9 +30,11 @@ class FaultProxy:
         host, port: of the server; with `host` a path, its socket.
 
     Example:
+        ```python
         async with FaultProxy("127.0.0.1", 5432) as proxy:
             proxy.faults.next(Hang())
             await connect("127.0.0.1", proxy.port)
+        ```
     """
 
     def __init__(self, host: str, port: int = 0) -> None:

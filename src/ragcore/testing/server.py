@@ -45,8 +45,10 @@ class OpenAIServer:
         embedding_latency, first_token_latency, token_latency: seconds for a request, to the first token, for each further one.
 
     Example:
+        ```python
         async with OpenAIServer() as server:
             embedder = ragcore.OpenAIEmbedder("fake", dimension=64, base_url=server.base_url, api_key="none")
+        ```
     """
 
     def __init__(
