@@ -108,13 +108,17 @@ class CircuitBreaker:
         if self._state != "closed":
             self._refuse_unless_probing()
 
-    def acquire(self) -> Permit:
+    def acquire(self, now: float | None = None) -> Permit:
         """Admit one call, synchronously. Report its end on the permit, exactly once.
+
+        Args:
+            now: `anyio.current_time()`, for a caller that has just looked at the clock.
 
         Raises:
             CircuitOpen: open, isolated, or half-open with all probes out.
         """
-        now = anyio.current_time()
+        if now is None:
+            now = anyio.current_time()
         if self._state != "closed":
             self._refuse_unless_probing()
             if self._state == "open":
@@ -178,7 +182,7 @@ class CircuitBreaker:
         dependency = self.name or "this dependency"
         raise CircuitOpen(f"the circuit breaker of {dependency} {why}", dependency=self.name, retry_after=wait)
 
-    def _end(self, permit: Permit, outcome: Literal["success", "failure", "neutral"]) -> None:
+    def _end(self, permit: Permit, outcome: Literal["success", "failure", "neutral"], now: float | None) -> None:
         if permit.generation != self._generation:
             self._totals["ignored"] += 1
             return
@@ -187,7 +191,8 @@ class CircuitBreaker:
         if outcome == "neutral":
             self._totals["neutral"] += 1
             return
-        now = anyio.current_time()
+        if now is None:
+            now = anyio.current_time()
         duration = now - permit.began
         slow = duration >= self.slow_call_duration
         self._totals[outcome] += 1
@@ -248,28 +253,28 @@ class Permit:
         self.generation = generation
         self.began = began
 
-    def success(self) -> None:
+    def success(self, now: float | None = None) -> None:
         """The dependency answered."""
-        self._report("success")
+        self._report("success", now)
 
-    def failure(self) -> None:
+    def failure(self, now: float | None = None) -> None:
         """The dependency failed."""
-        self._report("failure")
+        self._report("failure", now)
 
     def neutral(self) -> None:
         """Nothing can be said of the dependency: the caller gave up, or was at fault itself."""
-        self._report("neutral")
+        self._report("neutral", None)
 
     def failure_after_success(self) -> None:
         """The dependency failed after it had answered well at first: a stream that broke. Decides no probe, opens a closed breaker."""
         if self._judged is not None:
             self._judged._late_failure(self)
 
-    def _report(self, outcome: Literal["success", "failure", "neutral"]) -> None:
+    def _report(self, outcome: Literal["success", "failure", "neutral"], now: float | None) -> None:
         breaker, self._breaker = self._breaker, None
         if breaker is not None:
             self._judged = breaker
-            breaker._end(self, outcome)
+            breaker._end(self, outcome, now)
 
 
 class _Window:

@@ -65,7 +65,7 @@ class Deadline:
     @staticmethod
     def at(when: float, /) -> Deadline:
         """A deadline at a point of `anyio.current_time()`, to be inherited with `inherit` rather than entered."""
-        made = Deadline(math.inf)
+        made = Deadline.__new__(Deadline)  # one for each attempt: it has a point in time and nothing to enter
         made._at = when
         return made
 

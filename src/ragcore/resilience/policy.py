@@ -226,20 +226,24 @@ class _Call:
     async def admit(self) -> _Admitted:
         """Wait for a place, and take it with the breaker's permit in one synchronous step."""
         policy = self.policy
+        now = self.began if self.attempts == 0 else anyio.current_time()
         self.attempts += 1
-        if policy._paused_until > -math.inf:
+        if policy._paused_until > now:
             await self.wait_for_pause()
+            now = anyio.current_time()
         if self.breaker is not None:
             self.breaker.check()
         bulkhead = policy._bulkhead
         if bulkhead is not None and not bulkhead.try_acquire():
             await self.queue(bulkhead)
+            now = anyio.current_time()
         try:
-            return _Admitted(bulkhead, None if self.breaker is None else self.breaker.acquire())
+            permit = None if self.breaker is None else self.breaker.acquire(now)
         except BaseException:
             if bulkhead is not None:
                 bulkhead.release()
             raise
+        return _Admitted(bulkhead, permit, now)
 
     async def queue(self, bulkhead: Bulkhead) -> None:
         with anyio.CancelScope(deadline=self.when) as scope:
@@ -252,8 +256,6 @@ class _Call:
         """A 429 paces everyone: wait, or say at once that there is no time to."""
         policy = self.policy
         wait = policy._paused_until - anyio.current_time()
-        if wait <= 0:
-            return
         if policy._paused_until >= self.when:
             raise Overloaded(
                 f"{policy.name or 'the dependency'} asked to be left alone for another {wait:.1f} s, which is past the deadline",
@@ -342,31 +344,33 @@ class _Admitted:
 
     __slots__ = ("_bulkhead", "_ended", "began", "permit")
 
-    def __init__(self, bulkhead: Bulkhead | None, permit: Permit | None) -> None:
+    def __init__(self, bulkhead: Bulkhead | None, permit: Permit | None, began: float) -> None:
         self._bulkhead = bulkhead
         self.permit = permit
-        self.began = anyio.current_time()
+        self.began = began
         self._ended = False
 
-    def judge(self, outcome: Literal["success", "failure", "neutral"]) -> None:
+    def judge(self, outcome: Literal["success", "failure", "neutral"], now: float) -> None:
+        """Tell the breaker; only the first time counts."""
         permit = self.permit
         if permit is None:
             return
-        match outcome:
-            case "success":
-                permit.success()
-            case "failure":
-                permit.failure()
-            case _:
-                permit.neutral()
+        if outcome == "success":
+            permit.success(now)
+        elif outcome == "failure":
+            permit.failure(now)
+        else:
+            permit.neutral()
 
     def end(self, outcome: Literal["success", "failure", "neutral"]) -> None:
+        """Tell the breaker and give the place back."""
         if self._ended:
             return
         self._ended = True
-        self.judge(outcome)
+        now = anyio.current_time()
+        self.judge(outcome, now)
         if self._bulkhead is not None:
-            self._bulkhead.release(None if outcome == "neutral" else anyio.current_time() - self.began)
+            self._bulkhead.release(None if outcome == "neutral" else now - self.began)
 
 
 class Hold:
@@ -482,7 +486,7 @@ class Hold:
             return
         if self._handed_on and outcome == "failure" and admitted.permit is not None:
             admitted.permit.failure_after_success()
-        admitted.judge(outcome)
+        admitted.judge(outcome, anyio.current_time())
         if outcome == "success":
             self._outcome = "success"
 
