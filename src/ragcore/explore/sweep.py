@@ -147,9 +147,9 @@ def _recommend(means: Table, steps: Table, aim: Aim) -> float:
         case "f1":
             return float(steps[int(np.argmax(precision_recall_f1[:, 2]))])
         case "recall":
-            enough = np.flatnonzero(means[:, 1] >= min(LEAST_RECALL, float(means[:, 1].max())))
+            enough = np.flatnonzero(means[:, 1] >= min(LEAST_RECALL, float(np.max(means[:, 1]))))
         case _:
-            enough = np.flatnonzero(means[:, 3] <= max(MOST_NOTHING_FOUND, float(means[:, 3].min())))
+            enough = np.flatnonzero(means[:, 3] <= max(MOST_NOTHING_FOUND, float(np.min(means[:, 3]))))
     return float(steps[int(enough[-1])])
 
 
