@@ -70,7 +70,6 @@ def test_it_starts_itself_at_the_first_call_and_may_be_closed_and_used_again() -
     client.close()
 
 
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_in_a_forked_child_a_clear_error_and_a_fresh_one_works() -> None:
     script = """
@@ -97,6 +96,10 @@ def test_in_a_forked_child_a_clear_error_and_a_fresh_one_works() -> None:
         print("clean")
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "clean", "")
