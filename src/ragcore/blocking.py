@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import weakref
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from types import TracebackType
@@ -73,6 +74,10 @@ class _Loop:
                 self._portal, self._process, self._open = self._start(), os.getpid(), []
             return self._portal
 
+    def renew_lock(self) -> None:
+        """After a fork."""
+        self._lock = threading.Lock()
+
     def opened(self, client: RAG) -> None:
         self._open.append(client)
 
@@ -107,7 +112,21 @@ class _Loop:
 
 
 _loop = _Loop()
+_clients: weakref.WeakSet[RAG] = weakref.WeakSet()
 atexit.register(_loop.close)
+
+
+def _renew_locks() -> None:
+    """In a forked child: a lock that another thread held at the fork would never be given back."""
+    _loop.renew_lock()
+    for client in list(_clients):
+        client._lock = threading.Lock()
+        if client._process is None and client._rag._home is not None:  # it was being started at the fork
+            client._process = -1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
 
 
 class AnswerStream:
@@ -148,8 +167,13 @@ class RAG:
         settings: Settings | None = None,
     ) -> None:
         self._rag = asynchronous.RAG(retriever=retriever, generator=generator, ingestor=ingestor, settings=settings)
+        self._prepare()
+
+    def _prepare(self) -> None:
         self._lock = threading.Lock()
         self._process: int | None = None
+        self._closing = False
+        _clients.add(self)
 
     @classmethod
     def from_config(
@@ -167,8 +191,7 @@ class RAG:
         made._rag = asynchronous.RAG.from_config(
             config, embedder=embedder, store=store, generator=generator, policies=policies
         )
-        made._lock = threading.Lock()
-        made._process = None
+        made._prepare()
         return made
 
     @property
@@ -179,13 +202,11 @@ class RAG:
     def start(self) -> None:
         """Start now rather than at the first call."""
         with self._lock:
+            if self._closing:
+                raise NotOpen("the client is being closed: it takes no new calls")
             if self._process is None:
+                _loop.call(self._rag.start)
                 self._process = os.getpid()
-                try:
-                    _loop.call(self._rag.start)
-                except BaseException:
-                    self._process = None
-                    raise
                 _loop.opened(self)
             elif self._process != os.getpid():
                 raise NotOpen(
@@ -194,12 +215,17 @@ class RAG:
                 )
 
     def close(self, *, drain: float | None = None) -> None:
-        """As `ragcore.RAG.aclose`."""
+        """As `ragcore.RAG.aclose`; calls that come meanwhile get `NotOpen`."""
         with self._lock:
-            if self._process == os.getpid():
-                _loop.call(lambda: self._rag.aclose(drain=drain))
-                self._process = None
-                _loop.closed(self)
+            if self._process != os.getpid() or self._closing:
+                return
+            self._closing = True
+        try:
+            _loop.call(lambda: self._rag.aclose(drain=drain))
+        finally:
+            self._process = None
+            self._closing = False
+            _loop.closed(self)
 
     def __enter__(self) -> Self:
         self.start()

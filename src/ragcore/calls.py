@@ -62,7 +62,8 @@ class Calls:
         self.closed = True
         if not self._running:
             return
-        self._idle = anyio.Event()
+        if self._idle.is_set():
+            self._idle = anyio.Event()
         with anyio.move_on_after(seconds):
             await self._idle.wait()
             return
@@ -120,6 +121,8 @@ class Call:
         self._cancelled = True
         if self._scope is not None:
             self._scope.cancel()
+        else:  # a stream between two events: its reader finds out at the next
+            self.finish("cancelled")
 
     def saw_first_token(self) -> None:
         """The first piece of the answer has come: its time is seconds since the call began."""

@@ -8,7 +8,7 @@ from ragcore.generation.extractive import ExtractiveGenerator
 from ragcore.generation.fallback import FallbackGenerator
 from ragcore.protocols import Embedder, Generator, Searcher
 
-__all__ = ["make_embedder", "make_generator", "make_store", "with_last_resort"]
+__all__ = ["alone", "make_embedder", "make_generator", "make_store", "with_last_resort"]
 
 
 def with_last_resort(generator: Generator) -> FallbackGenerator:
@@ -17,6 +17,11 @@ def with_last_resort(generator: Generator) -> FallbackGenerator:
     if isinstance(given[-1], ExtractiveGenerator):
         return generator if isinstance(generator, FallbackGenerator) else FallbackGenerator(given)
     return FallbackGenerator([*given, ExtractiveGenerator()])
+
+
+def alone(generator: Generator) -> FallbackGenerator:
+    """The generator that was meant, without what answers in its place; as a `FallbackGenerator`, so that it runs as all others do."""
+    return FallbackGenerator([generator.generators[0] if isinstance(generator, FallbackGenerator) else generator])
 
 
 def make_embedder(config: Config, policies: Policies | None = None) -> Embedder:

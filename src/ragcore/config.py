@@ -25,7 +25,7 @@ EXTRACTIVE = "extractive"
 EMBEDDED_SCHEME = "embedded:"
 DEFAULT_NOT_FOUND = "I could not find the answer in your documents."
 # Read by the command line, not by from_env.
-COMMAND_LINE_VARIABLES = ("RAGCORE_DATA", "RAGCORE_TENANT")
+COMMAND_LINE_VARIABLES = ("RAGCORE_DATA", "RAGCORE_TENANT", "RAGCORE_OWNER_DSN")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ class Settings:
             value = getattr(self, name)
             if not (isinstance(value, int | float) and 0 < value < math.inf):
                 raise ConfigurationError(f"{name} is {value!r}: it must be a positive, finite number of seconds")
-        if not 0 <= self.drain < math.inf:
+        if not (isinstance(self.drain, int | float) and 0 <= self.drain < math.inf):
             raise ConfigurationError(f"drain is {self.drain!r}: it must be a finite number of seconds, at least 0")
         for name in ("prompt_tokens", "max_tokens"):
             if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
@@ -156,7 +156,7 @@ class Config:
         )
         if remote and config.api_key is None:
             raise ConfigurationError(
-                f"OPENAI_API_KEY is not set, and {' and '.join(remote)} need it ('none' for a server that wants no key)"
+                f"OPENAI_API_KEY is not set, and {' and '.join(remote)} {'need' if len(remote) > 1 else 'needs'} it ('none' for a server that wants no key)"
             )
         return config
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ragcore.errors import ConfigurationError, Overloaded, RagcoreError, StoreError, Unsupported
+from ragcore.errors import ConfigurationError, Overloaded, StoreError, Unsupported
 from ragcore.protocols import Query, Searcher, Store
 from ragcore.types import EmptyReason
 
@@ -23,7 +23,7 @@ async def explain_empty(store: Searcher, query: Query, /) -> EmptyReason:
         return await _reason(store, query)
     except Overloaded:
         raise
-    except (RagcoreError, OSError) as error:
+    except Exception as error:  # a store of the user's may raise anything
         return EmptyReason("unknown", f"nothing was found, and the store could not say why ({type(error).__name__})")
 
 

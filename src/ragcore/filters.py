@@ -16,6 +16,8 @@ __all__ = ["Filter", "MetaField", "meta"]
 
 Node: TypeAlias = tuple[Any, ...]
 ORDERED: Final = ("lt", "le", "gt", "ge")
+MOST_CHILDREN: Final = 2_000
+LARGEST: Final = 10**300  # what a float and PostgreSQL's numeric both take
 OPERATORS: Final = ("eq", "ne", *ORDERED, "in", "exists")
 
 
@@ -63,9 +65,7 @@ class MetaField:
 
     def in_(self, values: Iterable[Scalar], /) -> Filter:
         """Equal to one of `values`; none of none."""
-        if isinstance(values, str | bytes):
-            raise InvalidInput(f"in_ takes several values, not one {type(values).__name__}: put it into a list")
-        return Filter(("key", self._key, "in", tuple(_scalar(value) for value in values)))
+        return Filter(("key", self._key, "in", tuple(_scalar(value) for value in _several("in_", values))))
 
     def exists(self) -> Filter:
         """The key is there, whatever its value, null included."""
@@ -91,9 +91,8 @@ class Filter:
     @classmethod
     def documents(cls, document_ids: Iterable[str], /) -> Self:
         """Only these documents."""
-        if isinstance(document_ids, str | bytes):
-            raise InvalidInput("Filter.documents takes several ids, not one: put it into a list")
-        return cls(("documents", tuple(check_text("a document's id", document_id) for document_id in document_ids)))
+        ids = _several("Filter.documents", document_ids)
+        return cls(("documents", tuple(check_text("a document's id", document_id) for document_id in ids)))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object], /) -> Self:
@@ -113,13 +112,13 @@ class Filter:
         return _matches(self._node, passage)
 
     def __and__(self, other: Filter) -> Filter:
-        return Filter(("and", (self._node, other._node)))
+        return Filter(_joined("and", self._node, other._node))
 
     def __or__(self, other: Filter) -> Filter:
-        return Filter(("or", (self._node, other._node)))
+        return Filter(_joined("or", self._node, other._node))
 
     def __invert__(self) -> Filter:
-        return Filter(("not", self._node))
+        return Filter(self._node[1] if self._node[0] == "not" else ("not", self._node))
 
     def __bool__(self) -> NoReturn:
         raise InvalidInput("a filter is neither true nor false: join filters with & | ~, not with and, or, not")
@@ -134,10 +133,24 @@ class Filter:
         return f"Filter.from_dict({self.to_dict()!r})"
 
 
+def _joined(op: str, one: Node, other: Node) -> Node:
+    """Both as one node, flat where they are of the same kind, so that many joined in a row don't nest."""
+    children = tuple(child for node in (one, other) for child in (node[1] if node[0] == op else (node,)))
+    if len(children) > MOST_CHILDREN:
+        raise InvalidInput(f"more than {MOST_CHILDREN:,} conditions are joined by {op}: use in_ or Filter.documents")
+    return (op, children)
+
+
+def _several(what: str, values: object) -> tuple[Any, ...]:
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise InvalidInput(f"{what} takes several values, not one {type(values).__name__}: put it into a list")
+    return tuple(values)
+
+
 def _scalar(value: object) -> Scalar:
     if isinstance(value, str):
         return check_text("a filter's value", value)
-    if isinstance(value, bool | int):
+    if isinstance(value, bool) or (isinstance(value, int) and abs(value) < LARGEST):
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value

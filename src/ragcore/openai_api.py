@@ -54,7 +54,7 @@ class OpenAIClient:
         self, *, api_key: str | Secret | None, base_url: str | None, client: openai.AsyncOpenAI | None
     ) -> None:
         self._given = client
-        self._api_key = api_key.reveal() if isinstance(api_key, Secret) else api_key
+        self._api_key = _checked_key(api_key)
         self._base_url = base_url
         self._sdk: openai.AsyncOpenAI | None = None
         if client is None:
@@ -86,6 +86,18 @@ class OpenAIClient:
             raise ConfigurationError(
                 "no API key: pass api_key=, or set OPENAI_API_KEY ('none' for a server that wants no key)"
             ) from error
+
+
+def _checked_key(api_key: str | Secret | None) -> str | None:
+    """The key without the white space that files end in; the transport would show one that is no header value in its error."""
+    if api_key is None:
+        return None
+    key = (api_key.reveal() if isinstance(api_key, Secret) else api_key).strip()
+    if not key or not key.isascii() or not key.isprintable():
+        raise ConfigurationError(
+            "the API key (not shown) is empty, or holds characters that no key holds: check OPENAI_API_KEY"
+        )
+    return key
 
 
 async def read_json(opening: AbstractAsyncContextManager[RawResponse], /) -> tuple[dict[str, Any], str | None]:

@@ -15,9 +15,10 @@ from uuid import UUID
 import anyio
 
 from ragcore.calls import Call, Calls
-from ragcore.components import make_embedder, make_generator, make_store, with_last_resort
+from ragcore.components import alone, make_embedder, make_generator, make_store, with_last_resort
 from ragcore.config import EXTRACTIVE, Config, Policies, Settings
 from ragcore.errors import (
+    ConfigurationError,
     GenerationError,
     InvalidInput,
     NotOpen,
@@ -58,7 +59,7 @@ from ragcore.types import (
     Unreadable,
     Usage,
 )
-from ragcore.validation import check_history, check_ids, check_question, check_tenant, check_timeout
+from ragcore.validation import check_history, check_ids, check_instructions, check_question, check_tenant, check_timeout
 from ragcore.view import TenantView
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class RAG(Part):
         self._retriever = retriever
         self._given = generator
         self._generator = with_last_resort(generator)
+        self._strict = alone(generator)
         self._ingestor = ingestor
         self.settings = settings or Settings()
         self._calls = Calls(recent=self.settings.recent)
@@ -194,7 +196,7 @@ class RAG(Part):
             retrieval = await self._retrieve(call, question, top_k, score_threshold, filter, mode, request.degrade)
             prompt = self._prompt(retrieval, request)
             generation = None if prompt is None else await self._generate(call, prompt, request)
-            return self._answer(call, retrieval, generation)
+            return self._answer(call, retrieval, prompt, generation)
 
     def stream(
         self,
@@ -321,7 +323,7 @@ class RAG(Part):
 
     async def _open(self) -> None:
         self._calls.closed = False
-        for part in (self._retriever, self._generator):
+        for part in (self._retriever, self._generator, self._strict):
             await self._parts.start(part)
 
     async def _close(self) -> None:
@@ -354,7 +356,7 @@ class RAG(Part):
     ) -> _Request:
         return _Request(
             history=check_history(history),
-            instructions=self.settings.instructions if instructions is None else instructions,
+            instructions=self.settings.instructions if instructions is None else check_instructions(instructions),
             degrade=self._degrade(degrade),
         )
 
@@ -385,7 +387,7 @@ class RAG(Part):
         """None where there is nothing to answer from: then no model is asked to invent something."""
         if not retrieval.passages:
             return None
-        return build_prompt(
+        prompt = build_prompt(
             retrieval.question,
             passages=retrieval.passages,
             history=request.history,
@@ -394,18 +396,23 @@ class RAG(Part):
             max_tokens=self.settings.max_tokens,
             count_tokens=getattr(self._generator, "count_tokens", estimate_tokens),
         )
+        if not prompt.passages:
+            raise ConfigurationError(
+                f"not even the best passage fits into the {self.settings.prompt_tokens:,} tokens of a prompt: raise prompt_tokens, "
+                "or ingest with smaller chunk_tokens",
+                stage="generate",
+            )
+        return prompt
 
     async def _generate(self, call: Call, prompt: Prompt, request: _Request) -> Generation:
         """The generation; with `degrade`, quotation where the generator broke, for which the last of the time is kept."""
         call.stage = "generate"
         began = anyio.current_time()
         if not request.degrade:
-            generator = self._strict()
-            with _generation_errors(generator):
-                return _timed(call, began, await collect(generator.stream(prompt), on_first=call.saw_first_token))
+            return _timed(call, began, await collect(self._strict.stream(prompt), on_first=call.saw_first_token))
         until = call.when - min(RESERVE_SECONDS, RESERVE_SHARE * (call.budget or 0.0))
         try:
-            with anyio.CancelScope(deadline=until) as scope, inherit(until), _generation_errors(self._generator):
+            with anyio.CancelScope(deadline=until) as scope, inherit(until):
                 return _timed(call, began, await collect(self._generator.stream(prompt), on_first=call.saw_first_token))
             if scope.cancelled_caught:
                 raise GenerationError(f"{name_of(self._given)} was not done in time", stage="generate")
@@ -418,11 +425,7 @@ class RAG(Part):
             degradation = Degradation("generate", str(error), EXTRACTIVE)
             return _timed(call, began, replace(quoted, degraded=(degradation,)))
 
-    def _strict(self) -> Generator:
-        """The generator that was meant, without its fallbacks."""
-        return self._given.generators[0] if isinstance(self._given, FallbackGenerator) else self._given
-
-    def _answer(self, call: Call, retrieval: Retrieval, generation: Generation | None) -> Answer:
+    def _answer(self, call: Call, retrieval: Retrieval, prompt: Prompt | None, generation: Generation | None) -> Answer:
         call.timings = replace(call.timings, total=call.elapsed())
         answer = Answer(
             self.settings.not_found,
@@ -433,7 +436,7 @@ class RAG(Part):
             usage=retrieval.usage,
             call_id=call.id,
         )
-        if generation is None:
+        if generation is None or prompt is None:
             return answer
         degraded = (*retrieval.degraded, *generation.degraded)
         call.degraded = bool(degraded)
@@ -447,7 +450,7 @@ class RAG(Part):
             answer,
             text=generation.text if found else answer.text,
             found=found,
-            citations=find_citations(generation.text, retrieval.passages),
+            citations=find_citations(generation.text, prompt.passages),
             degraded=degraded,
             usage=usage,
             model=generation.model,
@@ -484,7 +487,7 @@ class RAG(Part):
             call=call,
             owner=owner,
             retrieval=retrieval,
-            generator=self._generator if request.degrade else self._strict(),
+            generator=self._generator if request.degrade else self._strict,
             prompt=prompt,
             finish=self._answer,
         )
@@ -523,21 +526,6 @@ class _Request:
 def _timed(call: Call, began: float, generation: Generation) -> Generation:
     call.timings = replace(call.timings, generate=anyio.current_time() - began)
     return generation
-
-
-@contextmanager
-def _generation_errors(generator: Generator) -> Iterator[None]:
-    """What a generator of the user's raises comes out as `GenerationError`."""
-    try:
-        yield
-    except RagcoreError as error:
-        error.stage = error.stage or "generate"
-        raise
-    except Exception as error:
-        name = name_of(generator)
-        raise GenerationError(
-            f"the generator {name} raised {type(error).__name__}", dependency=name, stage="generate"
-        ) from error
 
 
 @contextmanager

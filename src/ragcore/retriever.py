@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -351,15 +352,21 @@ class _Clock:
 
 def _checked(passages: Sequence[Passage], query: Query) -> tuple[Passage, ...]:
     """A searcher of the user's is checked too: nothing over top_k, no score that isn't a number."""
+    if not isinstance(passages, Sequence):
+        raise StoreError(
+            f"the store returned {type(passages).__name__}, not passages", dependency="store", stage="search"
+        )
     found = tuple(passages)
     for passage in found:
         if not isinstance(passage, Passage):
             raise StoreError(
                 f"the store returned {type(passage).__name__}, not a Passage", dependency="store", stage="search"
             )
-        if passage.score is not None and not np.isfinite(passage.score):
+        if passage.score is not None and not (
+            isinstance(passage.score, int | float | np.floating) and math.isfinite(passage.score)
+        ):
             raise StoreError(
-                f"the store returned the score {passage.score} for chunk {passage.chunk_id!r}",
+                f"the store returned the score {passage.score!r} for chunk {passage.chunk_id!r}",
                 dependency="store",
                 stage="search",
             )

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 import anyio
 
-from ragcore.errors import GenerationError, NotOpen, RagcoreError
-from ragcore.generation.fallback import name_of
+from ragcore.errors import GenerationError, InvalidInput, NotOpen, RagcoreError
 from ragcore.resilience.owner import CLEAN_UP, Owner
 from ragcore.types import Answer, Delta, Done, Generation, Prompt, Retrieval, Retrieved, StreamEvent
 
@@ -36,7 +35,7 @@ class AnswerStream:
         retrieval: Retrieval,
         generator: Generator,
         prompt: Prompt | None,
-        finish: Callable[[Call, Retrieval, Generation | None], Answer],
+        finish: Callable[[Call, Retrieval, Prompt | None, Generation | None], Answer],
     ) -> None:
         self._call = call
         self._retrieval = retrieval
@@ -56,6 +55,8 @@ class AnswerStream:
         return self
 
     async def __anext__(self) -> StreamEvent:
+        if self._call.stepping:
+            raise InvalidInput("another task is reading this stream: a stream has one reader", stage="generate")
         if self._left.is_set() and self._answer is None:
             raise self._ended()
         try:
@@ -63,16 +64,6 @@ class AnswerStream:
                 return await self._step()
         except StopAsyncIteration:
             raise
-        except RagcoreError as error:
-            await self._failed(error)
-            raise
-        except Exception as error:
-            name = name_of(self._generator)
-            broken = GenerationError(
-                f"the generator {name} raised {type(error).__name__}", dependency=name, stage="generate"
-            )
-            await self._failed(broken)
-            raise broken from error
         except BaseException as error:
             await self._failed(error)
             raise
@@ -117,7 +108,7 @@ class AnswerStream:
                 raise GenerationError("the generator's stream ended without a result: it broke", stage="generate")
             await self._close()
             self._call.timings = replace(self._call.timings, generate=anyio.current_time() - self._began)
-        self._answer = self._finish(self._call, self._retrieval, generation)
+        self._answer = self._finish(self._call, self._retrieval, self._prompt, generation)
         if not self._text:
             yield Delta(self._answer.text)
         self._left.set()

@@ -6,6 +6,7 @@ All lengths of time are seconds. None means: not measured, did not run, or unkno
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
@@ -48,6 +49,11 @@ __all__ = [
 Scalar: TypeAlias = str | int | float | bool
 Mode: TypeAlias = Literal["vector", "text", "hybrid"]
 Kind: TypeAlias = Literal["query", "document"]
+
+
+# An id stands in an index with its tenant, whose rows PostgreSQL bounds to 2,704 bytes.
+MOST_ID, MOST_TITLE, MOST_SOURCE = 1_000, 2_000, 8_000
+NUL_IN_JSON = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def _metadata() -> Any:
@@ -103,11 +109,20 @@ class Document(Value):
             raise InvalidInput("a document's id is blank: give it a name that stays the same")
         for what in ("text", "title", "source"):
             check_text(f"document {self.id!r}: its {what}", getattr(self, what))
+        for what, text, most in (
+            ("id", self.id, MOST_ID),
+            ("title", self.title, MOST_TITLE),
+            ("source", self.source, MOST_SOURCE),
+        ):
+            if len(text.encode()) > most:
+                raise InvalidInput(
+                    f"document {self.id[:100]!r}: its {what} has {len(text.encode()):,} bytes, more than {most:,}"
+                )
         try:
-            written = json.dumps(dict(self.metadata), allow_nan=False, ensure_ascii=False)
-        except (TypeError, ValueError) as error:
+            written = json.dumps(dict(self.metadata), allow_nan=False, ensure_ascii=False, sort_keys=True)
+        except (TypeError, ValueError, RecursionError) as error:
             raise InvalidInput(f"document {self.id!r}: its metadata is not JSON: {error}") from None
-        if "\\u0000" in written:
+        if NUL_IN_JSON.search(written):
             raise InvalidInput(
                 f"document {self.id!r}: its metadata holds a NUL character, which PostgreSQL can't store"
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 from uuid import UUID
@@ -13,6 +12,7 @@ from ragcore.types import Mode, Turn, check_text
 __all__ = [
     "check_history",
     "check_ids",
+    "check_instructions",
     "check_mode",
     "check_question",
     "check_tenant",
@@ -24,6 +24,7 @@ __all__ = [
 MAX_QUESTION = 32_000
 MAX_TENANT = 256
 MAX_TOP_K = 1_000
+LONGEST_TIMEOUT = 10 * 365 * 86_400.0  # ten years: beyond, event loops' clocks lose their resolution
 
 
 def check_question(question: object, /) -> str:
@@ -68,23 +69,23 @@ def check_ids(document_ids: Iterable[str], /) -> list[str]:
     Raises:
         InvalidInput: a bare str where several are asked, or something that is not a str.
     """
-    if isinstance(document_ids, str | bytes):
+    if isinstance(document_ids, str | bytes) or not isinstance(document_ids, Iterable):
         raise InvalidInput(f"document_ids is one {type(document_ids).__name__}, several are asked: put it into a list")
-    ids = list(dict.fromkeys(document_ids))
-    for document_id in ids:
-        if not isinstance(document_id, str):
-            raise InvalidInput(f"a document's id must be a str, not {type(document_id).__name__}")
-        check_text("a document's id", document_id)
-    return ids
+    return list(dict.fromkeys(check_text("a document's id", document_id) for document_id in document_ids))
 
 
 def check_timeout(timeout: float | None, /, *, name: str = "timeout") -> float | None:
     """Seconds, positive and finite, or None."""
     if timeout is None:
         return None
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not (0 < timeout < math.inf):
-        raise InvalidInput(f"{name} is {timeout!r}: it must be a positive, finite number of seconds")
-    return float(timeout)
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not (0 < timeout < 1e300):
+        raise InvalidInput(f"{name} is {timeout!r:.40}: it must be a positive, finite number of seconds")
+    return min(float(timeout), LONGEST_TIMEOUT)
+
+
+def check_instructions(instructions: object, /) -> str:
+    """Text."""
+    return check_text("instructions", instructions)
 
 
 def check_top_k(top_k: int, /) -> int:
@@ -121,7 +122,7 @@ def check_history(history: Sequence[Turn | Mapping[str, object]], /) -> tuple[Tu
     Raises:
         InvalidInput: a role other than user or assistant, or content that is not text.
     """
-    if isinstance(history, str | bytes | Mapping):
+    if not isinstance(history, Sequence) or isinstance(history, str | bytes):
         raise InvalidInput(f"history must be a sequence of turns, not one {type(history).__name__}")
     return tuple(_turn(number, turn) for number, turn in enumerate(history))
 

@@ -25,6 +25,9 @@ class TenantView:
         self._rag = rag
         self._tenant = tenant
 
+    def __repr__(self) -> str:
+        return f"TenantView(tenant={self._tenant!r})"
+
     @property
     def tenant(self) -> str:
         """Whose documents."""

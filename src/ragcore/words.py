@@ -25,7 +25,10 @@ ABBREVIATIONS: Final = frozenset(
     "dr mr mrs ms prof sr jr st vs etc e.g i.e cf approx no vol fig inc ltd co corp dept est u.s a.m p.m".split()
 )
 
-_END: Final = re.compile(r"""[.!?…]+["'”’)\]]*(?=\s)|\n(?=\s*\n)|\n(?=\s*(?:[-*+•]|\d+[.)])\s)|(?<=\|)\n""")
+# Each alternative begins only where its run begins and never gives back what it took, or long runs take quadratic time.
+_END: Final = re.compile(
+    r"""(?<![.!?…])[.!?…]++["'”’)\]]*+(?=\s)|\n(?=[^\S\n]*+\n)|\n(?=[^\S\n]*+(?:[-*+•]|\d{1,9}[.)])\s)|(?<=\|)\n"""
+)
 
 
 def content_words(text: str, /) -> list[str]:

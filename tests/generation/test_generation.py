@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import pytest
@@ -30,6 +31,7 @@ from ragcore.generation import at_once, from_sync, render
 from ragcore.generation.citations import find_citations
 from ragcore.generation.extractive import quote
 from ragcore.generation.prompt import build_prompt
+from ragcore.resilience import deadline
 from ragcore.testing import Fail, FakeGenerator, Hang
 
 A = Passage("a", "d", "Your deductible is $1,500 per calendar year. It applies to most services.", title="Silver plan")
@@ -106,12 +108,81 @@ def test_quotation_only_quotes(question: str, texts: list[str]) -> None:
 @pytest.mark.anyio
 async def test_the_next_generator_answers_where_one_fails_before_its_first_word() -> None:
     first, second = FakeGenerator("first"), FakeGenerator("second [1].")
+    second.model = "second"
     first.faults.always(Fail(503))
     async with FallbackGenerator([first, second, ExtractiveGenerator()]) as generator:
         answer = await generator.generate(Prompt("q", passages=(A,)))
-    assert answer.text == "second [1]."
-    assert [(d.stage, d.fallback) for d in answer.degraded] == [("generate", "fake")]
+        assert answer.text == "second [1]."
+        assert [(d.stage, d.fallback) for d in answer.degraded] == [("generate", "second")]
+        second.faults.always(Fail(503))
+        answer = await generator.generate(Prompt("What is my deductible?", passages=(A,)))
+        assert [d.fallback for d in answer.degraded] == ["extractive", "extractive"]
     assert not first.is_open
+
+
+@pytest.mark.anyio
+async def test_the_share_of_time_holds_to_the_first_word_only() -> None:
+    class Steady(FakeGenerator):
+        @asynccontextmanager
+        async def stream(self, prompt: Prompt, /) -> AsyncIterator[AsyncIterator[str | Generation]]:
+            async def pieces() -> AsyncIterator[str | Generation]:
+                for _ in range(8):
+                    await anyio.sleep(0.05)
+                    yield "word "
+                yield Generation("word " * 8)
+
+            yield pieces()
+
+    async with FallbackGenerator([Steady(), ExtractiveGenerator()]) as generator:
+        with deadline(0.6):
+            answer = await generator.generate(Prompt("q", passages=(A,)))
+    assert (answer.text, answer.degraded) == ("word " * 8, ())
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "scope", [anyio.create_task_group, lambda: anyio.move_on_after(5), lambda: anyio.fail_after(5)]
+)
+async def test_a_generator_may_hold_a_scope_around_its_yield(scope: Any) -> None:
+    class Scoped(FakeGenerator):
+        @asynccontextmanager
+        async def stream(self, prompt: Prompt, /) -> AsyncIterator[AsyncIterator[str | Generation]]:
+            async def pieces() -> AsyncIterator[str | Generation]:
+                yield "hi"
+                yield Generation("hi")
+
+            context = scope()
+            if hasattr(context, "__aenter__"):
+                async with context:
+                    yield pieces()
+            else:
+                with context:
+                    yield pieces()
+
+    async with FallbackGenerator([Scoped(), ExtractiveGenerator()]) as generator:
+        for _ in range(3):
+            assert (await generator.generate(Prompt("q", passages=(A,)))).text == "hi"
+        async with generator.stream(Prompt("q", passages=(A,))) as pieces:
+            assert await anext(aiter(pieces)) == "hi"
+        await anyio.sleep(0)
+
+
+@pytest.mark.anyio
+async def test_what_is_no_text_or_a_group_comes_out_as_one_error_of_ours() -> None:
+    class Wrong(FakeGenerator):
+        @asynccontextmanager
+        async def stream(self, prompt: Prompt, /) -> AsyncIterator[AsyncIterator[str | Generation]]:
+            async def pieces() -> AsyncIterator[str | Generation]:
+                if prompt.question == "group":
+                    raise BaseExceptionGroup("users", [KeyError("x"), OSError("y")])
+                yield 7  # type: ignore[misc]
+
+            yield pieces()
+
+    async with FallbackGenerator([Wrong()]) as generator:
+        for question in ("group", "number"):
+            with pytest.raises(GenerationError):
+                await generator.generate(Prompt(question))
 
 
 @pytest.mark.anyio

@@ -31,7 +31,9 @@ def test_an_absurd_wait_is_not_planned_for() -> None:
     assert from_status(503, {"retry-after": "86400"}) == Failure(retry=False, retry_after=86400.0)
 
 
-@pytest.mark.parametrize("nonsense", ["", "soon", "-5", "nan", "inf", "Mon, 99 Foo"])
+@pytest.mark.parametrize(
+    "nonsense", ["", "soon", "-5", "nan", "inf", "Mon, 99 Foo", "Mon, 01 Jan 2024 00:00:00 +99999999999999999999"]
+)
 def test_nonsense_is_ignored(nonsense: str) -> None:
     assert retry_after({"retry-after": nonsense}) is None
 

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -166,19 +167,80 @@ async def test_an_empty_budget_lets_the_first_error_out() -> None:
 
 
 async def test_a_429_pauses_the_dependency_for_all_and_a_sooner_deadline_is_refused_at_once() -> None:
-    class Busy(Exception):
-        pass
-
     policy = Policy("llm", on=lambda error: from_status(429, {"retry-after": "30"}), retry=False)
-    with pytest.raises(Busy):
-        await policy.call(Flaky(Busy()))
+    with pytest.raises(OSError):
+        await policy.call(Flaky(OSError()))
     assert policy.snapshot()["breaker"]["state"] == "closed"
     began = anyio.current_time()
-    with pytest.raises(Overloaded) as caught, deadline(5):
-        await policy.call(Flaky())
+    with pytest.raises(CircuitOpen) as caught:
+        with deadline(5):
+            await policy.call(Flaky())
     assert anyio.current_time() - began < 1
     assert caught.value.retry_after is not None
     assert 29 <= caught.value.retry_after <= 31
+    assert await policy.call(Flaky(), key="another model") == "ok"
+
+
+async def test_a_pause_has_a_cap_whatever_the_server_says() -> None:
+    policy = Policy(on=lambda error: from_status(429, {"retry-after": "86400"}), retry=False)
+    with pytest.raises(OSError):
+        await policy.call(Flaky(OSError()))
+    assert policy.snapshot()["paused_for"] <= 120
+
+
+@pytest.mark.parametrize("judgement", [lambda error: 1 / 0, lambda error: True, lambda error: "yes"])
+async def test_a_judgement_that_is_none_leaks_nothing(judgement: Any, caplog: pytest.LogCaptureFixture) -> None:
+    policy = Policy(on=judgement, bulkhead=Bulkhead(1, queue=0))
+    for _ in range(3):
+        with pytest.raises(OSError):
+            await policy.call(Flaky(OSError()))
+    assert policy.bulkhead is not None
+    assert policy.bulkhead.inside == 0
+    assert "on=" in caplog.text
+
+
+async def test_impatient_callers_do_not_open_a_healthy_dependencys_breaker() -> None:
+    policy = Policy(breaker=CircuitBreaker(minimum_throughput=2))
+    for _ in range(5):
+        with pytest.raises(TimeoutError):
+            async with policy.hold() as held:
+                await held.call(anyio.sleep_forever, timeout=0.005)
+    assert policy.snapshot()["breaker"]["failure"] == 0
+
+
+async def test_two_starts_at_once_return_when_it_is_open() -> None:
+    class Slow(Part):
+        async def _open(self) -> None:
+            await anyio.sleep(0.02)
+            self.ready = True
+
+    part = Slow()
+    async with anyio.create_task_group() as group:
+        group.start_soon(part.start)
+        await anyio.lowlevel.checkpoint()
+        await part.start()
+        assert part.ready
+    await part.aclose()
+
+
+async def test_a_start_that_fails_closes_what_it_opened() -> None:
+    inner = Part()
+
+    class Broken(Part):
+        parts = Parts()
+
+        async def _open(self) -> None:
+            await self.parts.start(inner)
+            raise OSError("no")
+
+        async def _close(self) -> None:
+            await self.parts.aclose()
+
+    part = Broken()
+    with pytest.raises(OSError):
+        await part.start()
+    assert not inner.is_open
+    assert not part.is_open
 
 
 async def test_a_key_has_a_breaker_of_its_own_and_their_number_is_bounded() -> None:

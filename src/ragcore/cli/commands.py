@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from ragcore.cli.doctor import examine
 from ragcore.cli.session import DONE, PARTLY, Options, messages, open_client, results, run_async
 from ragcore.config import Config
 from ragcore.ingest import read
+from ragcore.secret import Secret
 from ragcore.types import Answer, Delta, Done, IngestReport, Mode, Passage, Retrieval
 
 __all__ = ["run"]
@@ -48,6 +50,12 @@ def run() -> None:
     app()
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        results.print(f"ragcore {ragcore.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     context: typer.Context,
@@ -58,11 +66,10 @@ def _options(
         ),
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More messages, and tracebacks.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
 ) -> None:
-    if version:
-        results.print(f"ragcore {ragcore.__version__}")
-        raise typer.Exit
     context.obj = Options(data=data, verbose=verbose)
 
 
@@ -179,6 +186,8 @@ def similarity(
             _print_json(report.to_dict())
             return DONE
         results.print(report.verdict, markup=False)
+        if not report.histogram:
+            return PARTLY
         quantiles = "  ".join(f"{name} {value:.2f}" for name, value in report.quantiles.items())
         results.print(f"{report.chunks:,} chunks, {report.not_embedded:,} not embedded; {quantiles}")
         most = max((count for _, _, count in report.histogram), default=0)
@@ -195,6 +204,7 @@ def delete(
     context: typer.Context,
     document_ids: Annotated[list[str], typer.Argument(help="Ids, as `documents` lists them.", show_default=False)],
     tenant: Tenant,
+    as_json: Json = False,
 ) -> None:
     """Remove documents of a tenant."""
     options: Options = context.obj
@@ -202,21 +212,27 @@ def delete(
     async def body() -> int:
         async with open_client(options) as rag:
             count = await rag.delete(document_ids, tenant=tenant)
-        results.print(f"{count} of {len(document_ids)} deleted")
+        if as_json:
+            _print_json({"deleted": count})
+        else:
+            results.print(f"{count} of {len(document_ids)} deleted")
         return DONE if count == len(set(document_ids)) else PARTLY
 
     run_async(options, body)
 
 
 @app.command()
-def documents(context: typer.Context, tenant: Tenant) -> None:
+def documents(context: typer.Context, tenant: Tenant, as_json: Json = False) -> None:
     """List a tenant's documents."""
     options: Options = context.obj
 
     async def body() -> int:
         async with open_client(options) as rag:
-            for document_id in sorted(await rag.documents(tenant=tenant)):
-                results.print(document_id, markup=False)
+            known = await rag.documents(tenant=tenant)
+        if as_json:
+            _print_json({"documents": dict(known)})
+        for document_id in () if as_json else sorted(known):
+            results.print(document_id, markup=False)
         return DONE
 
     run_async(options, body)
@@ -242,7 +258,12 @@ def migrate(
         from ragcore.components import make_embedder
         from ragcore.store import migrate as migrate_schema
 
-        embedder = make_embedder(Config.from_env())
+        model = os.environ.get("RAGCORE_EMBEDDING_MODEL") or Config().embedding_model
+        dimension = os.environ.get("RAGCORE_EMBEDDING_DIMENSION")
+        given = Config(
+            embedding_model=model, embedding_dimension=int(dimension) if dimension else None, api_key=Secret("none")
+        )
+        embedder = make_embedder(given)  # for its name and dimension; it is never asked
         await migrate_schema(owner_dsn, model=embedder.model, dimension=embedder.dimension, role=role)
         results.print(
             f"the schema is up to date for {embedder.model} ({embedder.dimension} dimensions) and the role {role}"
@@ -260,7 +281,13 @@ def doctor(context: typer.Context, as_json: Json = False) -> None:
     async def body() -> int:
         checks = [check async for check in examine(options)]
         if as_json:
-            _print_json([{"check": check.name, "status": check.status, "message": check.message} for check in checks])
+            _print_json(
+                {
+                    "checks": [
+                        {"check": check.name, "status": check.status, "message": check.message} for check in checks
+                    ]
+                }
+            )
         else:
             signs = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "error": "[red]✗[/]"}
             for check in checks:
@@ -329,6 +356,11 @@ def _show_answer(answer: Answer, *, show_passages: bool) -> None:
         )
     if answer.retrieval.empty is not None:
         messages.print(answer.retrieval.empty.message, style="yellow", markup=False)
+    if not answer.found and answer.retrieval.passages:
+        count = len(answer.retrieval.passages)
+        messages.print(
+            f"{count} passages were found, but none answers the question; --show-passages shows them", style="yellow"
+        )
     if show_passages:
         _show_passages(answer.retrieval.passages)
         return

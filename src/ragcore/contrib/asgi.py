@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
+
+logger = logging.getLogger("ragcore.asgi")
 
 MAX_BODY = 1024 * 1024
 
@@ -107,7 +110,11 @@ async def _until_disconnect(app: ASGIApp, scope: Message, receive: Receive, send
 
         async def watch() -> None:
             while True:
-                message = await receive()
+                try:
+                    message = await receive()
+                except Exception:
+                    logger.debug("the server's receive failed: taken as a disconnect", exc_info=True)
+                    message = {"type": "http.disconnect"}
                 if message["type"] == "http.disconnect":
                     group.cancel_scope.cancel()
                     return
@@ -276,8 +283,8 @@ class _App:
             return
         try:
             asked = json.loads(body)
-            message, history = asked["message"], asked.get("history", [])
-        except (ValueError, TypeError, KeyError, AttributeError):
+            message, history = asked["message"], asked.get("history") or []
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise InvalidInput(
                 'the body must be JSON like {"message": "…", "history": [{"role": "user", "content": "…"}]}'
             ) from None

@@ -18,6 +18,7 @@ from ragcore.errors import RagcoreError
 from ragcore.protocols import Vector
 from ragcore.resilience.deadline import expires_at, inherit
 from ragcore.resilience.owner import Owner
+from ragcore.resilience.single_flight import own_copy
 
 __all__ = ["Coalescer"]
 
@@ -111,7 +112,7 @@ class _Item:
 
     def result(self) -> Vector:
         if self.error is not None:
-            raise self.error.with_traceback(None)
+            raise own_copy(self.error)
         if self.vector is None:
             raise RagcoreError("the shared embedding request was cancelled", stage="embed")
         return self.vector

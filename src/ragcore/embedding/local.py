@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 
 from ragcore.embedding.minilm import SentenceModel, load_counter, read_settings
-from ragcore.errors import ConfigurationError, EmbeddingError, InvalidInput, RagcoreError
+from ragcore.errors import ConfigurationError, EmbeddingError, InvalidInput, NotOpen, RagcoreError
 from ragcore.protocols import Vector
 from ragcore.resilience import Policy
 from ragcore.resilience.owner import Part
@@ -67,7 +67,8 @@ class LocalEmbedder(Part):
 
     def count_tokens(self, text: str, /) -> int:
         """Word pieces of `text`, exactly. Open it first."""
-        self._check_open()
+        if self._counter is None:  # called from the chunker's thread too, where there is no event loop to check
+            raise NotOpen("LocalEmbedder is not open: its tokenizer is loaded by start()")
         (encoding,) = self._counter.encode_batch(
             [check_text("the text", text)], add_special_tokens=False
         )  # releases the GIL; encode doesn't

@@ -19,7 +19,7 @@ from ragcore.words import content_words, sentences
 __all__ = ["ExtractiveGenerator"]
 
 MODEL = "extractive"
-ALTERNATIVES = re.compile(r"(\w+),? or (?:an? |the )?(\w+)", re.IGNORECASE)
+ALTERNATIVES = re.compile(r"(?<!\w)(\w++),? or (?:an? |the )?(\w++)", re.IGNORECASE)
 # A sentence answers if it has at least half of what the question is about, by weight.
 ENOUGH = 0.5
 # Words that stand in a heading above a sentence, or in its document's title, count, but less than the sentence's own.

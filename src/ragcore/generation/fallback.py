@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
 import anyio
 
-from ragcore.errors import ConfigurationError, GenerationError, InvalidInput, Overloaded, RagcoreError
+from ragcore.errors import ConfigurationError, InvalidInput, Overloaded, RagcoreError
 from ragcore.events import emit
+from ragcore.generation.relay import Relay
 from ragcore.generation.streams import collect
 from ragcore.protocols import Generator
-from ragcore.resilience.deadline import expires_at, inherit
-from ragcore.resilience.owner import CLEAN_UP, Part, Parts
+from ragcore.resilience.deadline import expires_at
+from ragcore.resilience.owner import Part, Parts
 from ragcore.tokens import estimate_tokens
 from ragcore.types import Degradation, Generation, Prompt
 
@@ -55,30 +56,37 @@ class FallbackGenerator(Part):
     @asynccontextmanager
     async def stream(self, prompt: Prompt, /) -> AsyncIterator[AsyncIterator[str | Generation]]:
         """The pieces of the first generator that gets as far as a first piece."""
-        self._check_open()
-        failed: list[Degradation] = []
+        owner = self._check_open()
+        failed: list[str] = []
         for generator in self.generators[:-1]:
-            stack = AsyncExitStack()
+            relay = Relay(owner, generator, prompt, name=name_of(generator))
             try:
-                pieces, first = await _first_piece(stack, generator, prompt)
-            except (Overloaded, InvalidInput):
-                await _close(stack)
-                raise
-            except Exception as error:
-                await _close(stack)
-                failed.append(_degradation(generator, self.generators[len(failed) + 1], error))
-                continue
-            except BaseException:
-                await _close(stack)
-                raise
-            try:
-                async with aclosing(_resumed(first, pieces, failed)) as resumed:
-                    yield resumed
+                first = await self._first(relay, failed)
+                if first is not None:
+                    async with aclosing(_resumed(first, relay, failed)) as resumed:
+                        yield resumed
+                    return
             finally:
-                await _close(stack)
-            return
-        async with self.generators[-1].stream(prompt) as pieces, aclosing(_resumed(None, pieces, failed)) as resumed:
-            yield resumed
+                await relay.aclose()
+        relay = Relay(owner, self.generators[-1], prompt, name=name_of(self.generators[-1]))
+        try:
+            async with aclosing(_resumed(None, relay, failed)) as resumed:
+                yield resumed
+        finally:
+            await relay.aclose()
+
+    @staticmethod
+    async def _first(relay: Relay, failed: list[str]) -> str | Generation | None:
+        """A generator's first piece, within its share of the time; None if it failed, which is noted."""
+        limit = min(MOST_SECONDS, SHARE * (expires_at() - anyio.current_time()))
+        try:
+            return await relay.first(limit)
+        except (Overloaded, InvalidInput):
+            raise
+        except RagcoreError as error:
+            emit("generator.failed", relay.name, error=type(error).__name__)
+            failed.append(str(error))
+            return None
 
     async def _open(self) -> None:
         for generator in self.generators:
@@ -88,48 +96,25 @@ class FallbackGenerator(Part):
         await self._parts.aclose()
 
 
-async def _first_piece(
-    stack: AsyncExitStack, generator: Generator, prompt: Prompt
-) -> tuple[AsyncIterator[str | Generation], str | Generation]:
-    """Open the stream and wait for its first piece, within its share of the time."""
-    now, when = anyio.current_time(), expires_at()
-    limit = min(MOST_SECONDS, SHARE * (when - now))
-    with anyio.CancelScope(deadline=now + limit), inherit(None if when == float("inf") else when):
-        pieces = await stack.enter_async_context(generator.stream(prompt))
-        async for piece in pieces:
-            return pieces, piece
-        raise GenerationError(
-            f"{name_of(generator)} ended without a result", dependency=name_of(generator), stage="generate"
-        )
-    raise GenerationError(
-        f"{name_of(generator)} said nothing within {limit:.1f} s", dependency=name_of(generator), stage="generate"
-    )
-
-
 async def _resumed(
-    first: str | Generation | None, pieces: AsyncIterator[str | Generation], failed: Sequence[Degradation]
+    first: str | Generation | None, relay: Relay, failed: Sequence[str]
 ) -> AsyncGenerator[str | Generation, None]:
+    """The pieces of the generator that answers; its `Generation` says which failed before it, and why."""
+    degraded = tuple(Degradation("generate", reason, relay.name) for reason in failed)
+
+    def marked(piece: str | Generation) -> str | Generation:
+        return (
+            replace(piece, degraded=(*degraded, *piece.degraded))
+            if degraded and isinstance(piece, Generation)
+            else piece
+        )
+
     if first is not None:
-        yield _marked(first, failed)
-    async for piece in pieces:
-        yield _marked(piece, failed)
-
-
-def _marked(piece: str | Generation, failed: Sequence[Degradation]) -> str | Generation:
-    return replace(piece, degraded=(*failed, *piece.degraded)) if failed and isinstance(piece, Generation) else piece
-
-
-def _degradation(generator: Generator, following: Generator, error: Exception) -> Degradation:
-    emit("generator.failed", name_of(generator), error=type(error).__name__)
-    reason = str(error) if isinstance(error, RagcoreError) else f"{name_of(generator)} raised {type(error).__name__}"
-    return Degradation("generate", reason, name_of(following))
+        yield marked(first)
+    async for piece in relay:
+        yield marked(piece)
 
 
 def name_of(generator: Generator, /) -> str:
     """What to call a generator: its model, or its class."""
     return str(getattr(generator, "model", None) or type(generator).__name__)
-
-
-async def _close(stack: AsyncExitStack) -> None:
-    with anyio.CancelScope(shield=True), anyio.move_on_after(CLEAN_UP):
-        await stack.aclose()

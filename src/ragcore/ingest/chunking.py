@@ -38,7 +38,8 @@ def cut(
     for unit in _units(document.text, count_tokens, chunk_tokens):
         packer.add(unit)
     packer.flush()
-    chunks = tuple(_chunk(document, number, units) for number, units in enumerate(packer.chunks))
+    has_pages = PAGE_BREAK in document.text
+    chunks = tuple(_chunk(document, number, units, has_pages) for number, units in enumerate(packer.chunks))
     return chunks, sum(unit.tokens for units in packer.chunks for unit in units)
 
 
@@ -65,27 +66,38 @@ class _Packer:
     _headings: list[_Unit] = field(default_factory=list)
 
     def add(self, unit: _Unit) -> None:
-        if unit.heading is not None:
-            self._headings.append(unit)
-            return
         if (
             self._now and unit.page != self._now[-1].page
         ):  # so that a chunk is of one page, and its citation names the right one
             self._start()
+        if unit.heading is not None:
+            if self._headings and sum(one.tokens for one in self._headings) + unit.tokens > self.chunk_tokens // 2:
+                self._put(self._headings, begins_section=True)  # headings without end, as in a table of contents
+                self._headings = []
+            self._headings.append(unit)
+            return
         fresh, self._headings = [*self._headings, unit], []
+        self._put(fresh, begins_section=len(fresh) > 1)
+
+    def _put(self, fresh: list[_Unit], *, begins_section: bool) -> None:
         size = sum(one.tokens for one in fresh)
-        begins_section = len(fresh) > 1
         if begins_section and self._size() >= SMALL * self.chunk_tokens:
             self._start()
         if self._now and self._size() + size > self.chunk_tokens:
             overlap = [] if begins_section else self._overlap(size)
             self._start()
             self._now = overlap
-        self._now += fresh
+        for unit in fresh:
+            if self._now and self._size() + unit.tokens > self.chunk_tokens:
+                self._start()
+            self._now.append(unit)
 
     def flush(self) -> None:
         """The end of the text; a heading that nothing follows stays with what it follows."""
-        self._now += self._headings
+        for unit in self._headings:
+            if self._now and (self._size() + unit.tokens > self.chunk_tokens or unit.page != self._now[-1].page):
+                self._start()
+            self._now.append(unit)
         self._start()
 
     def _start(self) -> None:
@@ -107,24 +119,27 @@ class _Packer:
         return overlap
 
 
-def _chunk(document: Document, number: int, units: Sequence[_Unit]) -> Chunk:
+def _chunk(document: Document, number: int, units: Sequence[_Unit], has_pages: bool) -> Chunk:
     start, end = units[0].start, units[-1].end
     metadata: dict[str, Any] = {}
     if units[0].path:
         metadata["heading"] = " › ".join(units[0].path)
-    if PAGE_BREAK in document.text:
+    if has_pages:
         metadata["page"] = units[-1].page
     return Chunk(id=f"{document.id}#{number}", text=document.text[start:end], start=start, end=end, metadata=metadata)
 
 
 def _units(text: str, count_tokens: Callable[[str], int], most: int) -> Iterator[_Unit]:
     path: dict[int, str] = {}
+    page, counted = 1, 0
     for start, end, level in _blocks(text):
-        page = text.count(PAGE_BREAK, 0, start) + 1
-        if level:
+        page += text.count(PAGE_BREAK, counted, start)
+        counted = start
+        tokens = count_tokens(text[start:end]) if level else 0
+        if level and tokens <= most // 2:
             title = text[start:end].lstrip("#").strip()
             path = {known: name for known, name in path.items() if known < level} | {level: title}
-            yield _Unit(start, end, count_tokens(text[start:end]), page, heading=title, path=tuple(path.values()))
+            yield _Unit(start, end, tokens, page, heading=title, path=tuple(path.values()))
             continue
         for first, last in sentences(text[start:end]):
             for begin, stop in _fitting(text, start + first, start + last, count_tokens, most):

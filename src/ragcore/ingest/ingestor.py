@@ -142,20 +142,24 @@ class Ingestor:
         hashes = {document.id: self._content_hash(document) for document in batch}
         known = await _stored(self.store.hashes(list(hashes), tenant=run.tenant))
         changed = [document for document in batch if known.get(document.id) != hashes[document.id]]
-        embedded, tokens = await self._embed(run, changed, hashes)
+        embedded, tokens, empty = await self._embed(changed, hashes)
         if embedded:
             await _stored(self.store.upsert(embedded, tenant=run.tenant))
+        for unreadable in empty:  # only now: a batch that fails is done again, one by one
+            run.fail(unreadable)
         run.done(embedded, known, unchanged=len(batch) - len(changed), tokens=tokens)
 
     async def _embed(
-        self, run: _Run, documents: Sequence[Document], hashes: Mapping[str, str]
-    ) -> tuple[list[EmbeddedDocument], int]:
+        self, documents: Sequence[Document], hashes: Mapping[str, str]
+    ) -> tuple[list[EmbeddedDocument], int, list[Unreadable]]:
+        """Documents with vectors, their tokens altogether, and those that have no text."""
+        empty: list[Unreadable] = []
         cuts: list[tuple[Document, tuple[Chunk, ...]]] = []
         total = 0
         for document in documents:
             chunks, tokens = await self._cut(document)
             if not chunks:
-                run.fail(Unreadable(document.id, "it has no text", source=document.source))
+                empty.append(Unreadable(document.id, "it has no text", source=document.source))
                 continue
             cuts.append((document, chunks))
             total += tokens
@@ -173,7 +177,7 @@ class Ingestor:
                 )
             )
             start = stop
-        return embedded, total
+        return embedded, total, empty
 
     async def _cut(self, document: Document) -> tuple[tuple[Chunk, ...], int]:
         def work() -> tuple[tuple[Chunk, ...], int]:
@@ -281,6 +285,8 @@ async def _iterate(
 ) -> AsyncIterator[Document | Unreadable]:
     if isinstance(documents, str | bytes | Document | Unreadable):
         raise InvalidInput(f"documents is one {type(documents).__name__}, several are asked: put it into a list")
+    if not isinstance(documents, Iterable | AsyncIterable):
+        raise InvalidInput(f"documents must be iterable, and {type(documents).__name__} is not")
     if isinstance(documents, AsyncIterable):
         async for document in documents:
             yield document
@@ -303,7 +309,9 @@ async def _batches(documents: AsyncIterator[Document | Unreadable], run: _Run) -
         if document.id in run.seen:
             run.fail(
                 Unreadable(
-                    document.id, "a second document with this id in one run: ids must be unique", source=document.source
+                    document.id,
+                    "another document of this run has the same id, and came first: give one of them another id, or name their common folder",
+                    source=document.source,
                 )
             )
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from typing import TypeAlias
 from ragcore.errors import RagcoreError
 
 __all__ = ["Failure", "On", "from_status", "judge", "retry_after"]
+
+logger = logging.getLogger("ragcore")
 
 # A server that asks for more than this is down for a caller's purposes: retrying is not for us to plan (as the openai SDK holds it).
 LONGEST_RETRY_AFTER = 120.0
@@ -44,7 +47,17 @@ def judge(on: On, error: Exception, /) -> Failure | None:
         return None
     if isinstance(on, type | tuple):
         return Failure() if isinstance(error, on) else None
-    return on(error)
+    try:
+        failure = on(error)
+    except Exception:
+        logger.exception(
+            "the function given as on= raised on a %s: the error is taken as the caller's affair", type(error).__name__
+        )
+        return None
+    if failure is not None and not isinstance(failure, Failure):
+        logger.error("the function given as on= returned %r, neither a Failure nor None", failure)
+        return None
+    return failure
 
 
 def from_status(status: int, headers: Mapping[str, str] | None = None, /) -> Failure | None:
@@ -103,6 +116,6 @@ def _number(text: str | None) -> float | None:
 def _date(text: str | None) -> datetime | None:
     try:
         when = parsedate_to_datetime(text or "")
-    except ValueError:
+        return when if when.tzinfo else when.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):  # a server may write anything
         return None
-    return when if when.tzinfo else when.replace(tzinfo=UTC)

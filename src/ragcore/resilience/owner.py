@@ -26,6 +26,8 @@ logger = logging.getLogger("ragcore")
 
 # Seconds that a caller waits for a clean-up; what takes longer goes on in the owner task.
 CLEAN_UP = 0.25
+# Seconds for closing what a start that failed had opened.
+START_CLEAN_UP = 5.0
 
 
 class Owner:
@@ -60,14 +62,20 @@ class Owner:
         with anyio.CancelScope(shield=True):
             await self._ready.wait()
 
-    def spawn(self, work: Callable[[], Awaitable[object]], /, *, name: str) -> None:
-        """Run `work` in the owner task's group; what it raises is logged."""
+    def spawn(
+        self, work: Callable[[], Awaitable[object]], /, *, name: str, context: contextvars.Context | None = None
+    ) -> None:
+        """Run `work` in the owner task's group; what it raises is logged.
+
+        Args:
+            context: for work that is one caller's; None: an empty one, for work that is shared.
+        """
         if self._group is None:
             raise NotOpen(f"{self.name} is closed")
         self._running += 1
         # A context of its own: whoever spawned it has a deadline that the work must not inherit.
         group, label = self._group, f"ragcore {self.name}: {name}"
-        contextvars.Context().run(lambda: group.start_soon(self._guard, work, name=label))
+        (context or contextvars.Context()).run(lambda: group.start_soon(self._guard, work, name=label))
 
     async def stop(self) -> None:
         """Cancel what still runs, and return when all of it has ended."""
@@ -104,11 +112,12 @@ class Part:
 
     _owner: Owner | None = None
     _home: tuple[EventLoopToken, int] | None = None
+    _starting: anyio.Event | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether it has been started, in this process, and not closed since."""
-        return self._home is not None and self._home[1] == os.getpid()
+        return self._home is not None and self._home[1] == os.getpid() and self._starting is None
 
     async def start(self) -> None:
         """Make it ready for calls, on this event loop. No error if it is ready already.
@@ -118,17 +127,25 @@ class Part:
             NotOpen: it was started by the process that forked this one.
         """
         if self._home is not None:
+            if self._starting is not None:  # by another task: it isn't open before that is done
+                await self._starting.wait()
             self._check_open()
             return
         self._home = (current_token(), os.getpid())
+        self._starting = anyio.Event()
         try:
             self._owner = Owner(type(self).__name__)
             await self._owner.start()
             await self._open()
         except BaseException:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(START_CLEAN_UP):
+                await self._close()
             with anyio.CancelScope(shield=True):
                 await self._shut()
             raise
+        finally:
+            self._starting.set()
+            self._starting = None
 
     async def aclose(self) -> None:
         """Give everything back. No error if it was never started or is closed already."""

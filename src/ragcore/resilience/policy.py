@@ -20,12 +20,12 @@ from typing import Any, Literal, Self, TypeVar
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from ragcore.errors import DeadlineExceeded, Overloaded
+from ragcore.errors import CircuitOpen, DeadlineExceeded
 from ragcore.events import emit
 from ragcore.resilience.breaker import CircuitBreaker, Permit
 from ragcore.resilience.bulkhead import Bulkhead
 from ragcore.resilience.deadline import expires_at, inherit
-from ragcore.resilience.failure import Failure, On, judge
+from ragcore.resilience.failure import LONGEST_RETRY_AFTER, Failure, On, judge
 from ragcore.resilience.retry import RetryBudget, RetryPolicy
 from ragcore.resilience.snapshot import Snapshot
 
@@ -35,7 +35,18 @@ T = TypeVar("T")
 
 
 class AttemptTimeout(TimeoutError):
-    """An attempt took longer than its own limit. Counts as a failure and may be retried."""
+    """An attempt took longer than its own limit. May be retried.
+
+    Attributes:
+        elapsed: seconds that it took.
+        shortened: the limit was less than the policy's own, for want of the caller's time: then it counts only if most successes would have
+            been in time.
+    """
+
+    def __init__(self, message: str, *, elapsed: float, shortened: bool) -> None:
+        super().__init__(message)
+        self.elapsed = elapsed
+        self.shortened = shortened
 
 
 class Policy:
@@ -104,7 +115,7 @@ class Policy:
         self._breaker = CircuitBreaker() if breaker is None else breaker or None
         self._budget = None if self._retry is None else self._retry.budget or RetryBudget()
         self._keyed: OrderedDict[str, CircuitBreaker] = OrderedDict()
-        self._paused_until = -math.inf
+        self._paused: OrderedDict[str | None, float] = OrderedDict()
         self._calls = 0
         self._retries = 0
         if self._retry is not None:
@@ -166,7 +177,7 @@ class Policy:
             name=self.name,
             calls=self._calls,
             retries=self._retries,
-            paused_for=max(0.0, self._paused_until - anyio.current_time()),
+            paused_for=max(0.0, max(self._paused.values(), default=-math.inf) - anyio.current_time()),
             breaker=self._breaker and self._breaker.snapshot(),
             keys={key: breaker.snapshot() for key, breaker in self._keyed.items()},
             bulkhead=self._bulkhead and self._bulkhead.snapshot(),
@@ -188,18 +199,24 @@ class Policy:
             name=f"{pattern.name}[{key}]",
         )
 
-    def _pause(self, seconds: float) -> None:
-        self._paused_until = max(self._paused_until, anyio.current_time() + seconds)
+    def _pause(self, key: str | None, seconds: float) -> None:
+        """Leave the dependency, or the model of a key, alone for as long as it asked, within reason."""
+        until = anyio.current_time() + min(seconds, LONGEST_RETRY_AFTER)
+        self._paused[key] = max(self._paused.get(key, -math.inf), until)
+        self._paused.move_to_end(key)
+        while len(self._paused) > self.max_keys:
+            self._paused.popitem(last=False)
         emit("policy.paused", self.name, seconds=seconds)
 
 
 class _Call:
     """The state of one call: its deadline, its breaker, how often it was tried."""
 
-    __slots__ = ("attempts", "began", "breaker", "cancellations", "on", "open_by", "policy", "when")
+    __slots__ = ("attempts", "began", "breaker", "cancellations", "key", "on", "open_by", "policy", "when")
 
     def __init__(self, policy: Policy, key: str | None, on: On | None) -> None:
         self.policy = policy
+        self.key = key
         self.on = policy.on or on or OSError
         self.breaker = policy._breaker if key is None else policy.breaker(key)
         self.began = anyio.current_time()
@@ -228,7 +245,7 @@ class _Call:
         policy = self.policy
         now = self.began if self.attempts == 0 else anyio.current_time()
         self.attempts += 1
-        if policy._paused_until > now:
+        if policy._paused and policy._paused.get(self.key, -math.inf) > now:
             await self.wait_for_pause()
             now = anyio.current_time()
         if self.breaker is not None:
@@ -255,10 +272,12 @@ class _Call:
     async def wait_for_pause(self) -> None:
         """A 429 paces everyone: wait, or say at once that there is no time to."""
         policy = self.policy
-        wait = policy._paused_until - anyio.current_time()
-        if policy._paused_until >= self.when:
-            raise Overloaded(
-                f"{policy.name or 'the dependency'} asked to be left alone for another {wait:.1f} s, which is past the deadline",
+        until = policy._paused[self.key]
+        wait = until - anyio.current_time()
+        if until >= min(self.when, self.open_by):
+            name = policy.name or "the dependency"
+            raise CircuitOpen(
+                f"{name} asked to be left alone for another {wait:.1f} s, which is past the deadline",
                 dependency=policy.name,
                 retry_after=wait,
             )
@@ -273,16 +292,17 @@ class _Call:
             raise AssertionError
         if own <= self.when:
             elapsed = anyio.current_time() - admitted.began
-            raise AttemptTimeout(f"{self.policy.name or 'the dependency'} did not answer within {elapsed:.1f} s")
+            message = f"{self.policy.name or 'the dependency'} did not answer within {elapsed:.1f} s"
+            raise AttemptTimeout(message, elapsed=elapsed, shortened=own < admitted.began + limit)
         raise self.expired("waiting for the answer")
 
     def blame(self, error: BaseException) -> Literal["failure", "neutral"]:
         """Whether an error counts against the dependency."""
-        if isinstance(error, AttemptTimeout):
+        if isinstance(error, AttemptTimeout) and not error.shortened:
             return "failure"
-        if isinstance(error, DeadlineExceeded) and self.breaker is not None:
-            # Too short a deadline says nothing about the dependency; one that most successes would have met does.
-            typical = self.breaker.typical_duration()
+        if isinstance(error, AttemptTimeout | DeadlineExceeded):
+            # Too short a time says nothing about the dependency; one in which most successes would have come does.
+            typical = 0.0 if self.breaker is None else self.breaker.typical_duration()
             return "failure" if 0 < typical < error.elapsed else "neutral"
         if not isinstance(error, Exception) or _cancellations() > self.cancellations:
             return "neutral"
@@ -290,7 +310,7 @@ class _Call:
         if failure is None:
             return "neutral"
         if failure.retry_after and not failure.counts:
-            self.policy._pause(failure.retry_after)
+            self.policy._pause(self.key, failure.retry_after)
         return "failure" if failure.counts else "neutral"
 
     async def again(self, error: Exception, attempt: Callable[[], Awaitable[T]]) -> T:
@@ -477,7 +497,8 @@ class Hold:
             raise AssertionError
         if own <= call.when:
             what = "stopped for" if self._handed_on else "sent nothing within"
-            raise AttemptTimeout(f"{self._policy.name or 'the stream'} {what} {limit:g} s")
+            message = f"{self._policy.name or 'the stream'} {what} {limit:g} s"
+            raise AttemptTimeout(message, elapsed=limit, shortened=False)
         raise call.expired("reading the stream")
 
     def _judge(self, outcome: Literal["success", "failure", "neutral"]) -> None:

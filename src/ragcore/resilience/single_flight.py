@@ -8,6 +8,7 @@ Source: golang.org/x/sync/singleflight; its known traps: RESILIENCE in the docum
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, TypeVar
@@ -92,6 +93,16 @@ class SingleFlight(Part):
             del self._flights[key]
 
 
+def own_copy(error: Exception) -> Exception:
+    """A shared error for one of those that share it, whose traceback and call id are then its own; itself where it can't be copied."""
+    try:
+        copied = copy.copy(error)
+    except Exception:
+        return error.with_traceback(None)
+    copied.__cause__ = error.__cause__ or error
+    return copied
+
+
 class _Flight:
     __slots__ = ("done", "error", "landed", "scope", "value", "waiting")
 
@@ -110,8 +121,7 @@ class _Flight:
 
     def result(self) -> Any:
         if self.error is not None:
-            # Each waiter gets the error with a traceback of its own rather than one that grows with each of them.
-            raise self.error.with_traceback(None)
+            raise own_copy(self.error)
         if not self.done:
             raise TimeoutError("the shared work was cancelled at the latest of its waiters' deadlines")
         return self.value

@@ -75,7 +75,7 @@ class _Job(Generic[T]):
         try:
             self._notify(self._finish)
         except RuntimeError:
-            return  # the event loop has ended: nobody waits
+            self._places.release()  # the event loop has ended: nobody waits, and nobody else gives the place back
 
     def _finish(self) -> None:
         self._places.release()

@@ -73,6 +73,9 @@ async def server(folder: str | PathLike[str], /) -> AsyncIterator[Server]:
     Args:
         folder: made if missing; its own folder, nothing else should lie in it.
 
+    The DSNs are `Secret`s: `server.dsn.reveal()` is the text. A process that is ended by a signal it doesn't handle (SIGTERM, SIGKILL) leaves the
+    server running, until the next user of the folder leaves it.
+
     Raises:
         ConfigurationError: the extra is missing, or the folder can't be written.
         StoreError: the server did not start; its log lies in the folder.
@@ -82,7 +85,7 @@ async def server(folder: str | PathLike[str], /) -> AsyncIterator[Server]:
         ...     async with server("data") as running:
         ...         await migrate(running.owner_dsn, model="m", dimension=3, role="ragcore")
     """
-    running = await in_thread(lambda: start(Path(folder)))
+    running = await in_thread(lambda: start(Path(folder)), undo=lambda: stop(Path(folder)))
     try:
         yield running
     finally:
@@ -109,7 +112,7 @@ class EmbeddedStore(PgVectorStore):
         self._running = False
 
     async def _open(self) -> None:
-        running = await in_thread(lambda: start(self._folder))
+        running = await in_thread(lambda: start(self._folder), undo=lambda: stop(self._folder))
         self._running = True
         await migrate(running.owner_dsn, model=self._model, dimension=self._dimension, role=ROLE)
         self._address = parse(running.dsn)
@@ -132,10 +135,33 @@ class EmbeddedStore(PgVectorStore):
                 await in_thread(lambda: stop(self._folder))
 
 
-async def in_thread(work: Callable[[], T]) -> T:
-    """Run blocking work on a thread of its own, which a cancelled caller leaves behind."""
-    with anyio.fail_after(START_SECONDS):
-        return await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
+async def in_thread(work: Callable[[], T], *, undo: Callable[[], object] | None = None) -> T:
+    """Run blocking work on a thread of its own, which a cancelled caller leaves behind; what it did after that is undone there."""
+    hand_over = threading.Lock()
+    left = done = False
+
+    def run() -> T:
+        nonlocal done
+        value = work()
+        with hand_over:
+            done = True
+            abandoned = left
+        if abandoned and undo is not None:
+            undo()
+        return value
+
+    received = False
+    try:
+        with anyio.fail_after(START_SECONDS):
+            value = await anyio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
+        received = True
+        return value
+    finally:
+        with hand_over:
+            left = True
+            lost = done and not received
+        if lost and undo is not None:  # it was done in the moment of the cancellation
+            threading.Thread(target=undo, name="ragcore undo", daemon=True).start()
 
 
 def start(folder: Path) -> Server:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ragcore.filters import Filter
@@ -46,7 +46,7 @@ class Conditions:
         if op == "exists":
             return f"({there})"
         if op == "in":
-            return "(" + " or ".join(["false", *(self._equal(name, one) for one in value)]) + ")"
+            return self._one_of(name, value)
         if op == "eq":
             return self._equal(name, value)
         if op == "ne":
@@ -57,6 +57,19 @@ class Conditions:
         else:
             compared = f"(metadata ->> {name})::numeric {OPERATOR[op]} {self._bind(str(value), 'text')}::numeric"
         return f"(case when {self._same_type(name, value)} then {compared} else false end)"
+
+    def _one_of(self, name: str, values: Sequence[Any]) -> str:
+        """One parameter for all values of a type, however many there are."""
+        words = [value for value in values if isinstance(value, str)]
+        numbers = [str(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+        alternatives = [self._equal(name, value) for value in (True, False) if any(one is value for one in values)]
+        if words:
+            among = f"metadata ->> {name} = any({self._bind(words, 'text[]')})"
+            alternatives.append(f"(case when {self._same_type(name, '')} then {among} else false end)")
+        if numbers:
+            among = f"(metadata ->> {name})::numeric = any({self._bind(numbers, 'text[]')}::numeric[])"
+            alternatives.append(f"(case when {self._same_type(name, 0)} then {among} else false end)")
+        return "(" + " or ".join(alternatives) + ")"
 
     def _equal(self, name: str, value: Any) -> str:
         match value:

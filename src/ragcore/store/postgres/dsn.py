@@ -50,6 +50,10 @@ def parse(dsn: str | Secret, /) -> Address:
             "the DSN is not of the form postgresql://user:password@host:port/database (it is not shown, since it may hold a password); "
             "special characters in a password must be percent-encoded"
         )
+    if parts.fragment or "@" in parts.path or (parts.path.count("/") > 1 and parts.hostname):
+        raise ConfigurationError(
+            "the DSN can't be told apart (it is not shown): special characters in a user or password must be percent-encoded, / as %2F, # as %23"
+        )
     options = parse_qsl(parts.query, keep_blank_values=True)
     own = {key: value for key, value in options if key == "pgbouncer"}
     rest = [(key, value) for key, value in options if key != "pgbouncer"]

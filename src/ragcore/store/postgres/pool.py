@@ -17,7 +17,7 @@ from ragcore.store.postgres.dsn import Address
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
-__all__ = ["Connection", "Pool", "connect", "vector_schema"]
+__all__ = ["Connection", "Pool", "connect", "transaction", "vector_schema"]
 
 logger = logging.getLogger("ragcore.store")
 
@@ -47,6 +47,19 @@ async def _prepare(connection: Connection) -> None:
     await register_vector(connection, schema=await vector_schema(connection))  # type: ignore[arg-type]  # a proxy is one
 
 
+@asynccontextmanager
+async def transaction(connection: Connection) -> AsyncIterator[None]:
+    """A transaction for the block. Cancelled, it doesn't wait for a ROLLBACK: whoever holds the connection terminates it, which undoes it all."""
+    began = connection.transaction()
+    await began.start()
+    try:
+        yield
+    except asyncpg.PostgresError:
+        await began.rollback()
+        raise
+    await began.commit()
+
+
 async def _keep_state(_: Connection) -> None:
     """Statements leave nothing on a connection, so the reset query, a second round trip, is not needed."""
 
@@ -55,11 +68,14 @@ async def _keep_state(_: Connection) -> None:
 async def connect(address: Address) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
     """One connection outside of a pool; terminated rather than waited for."""
     connection = await asyncpg.connect(address.dsn.reveal(), statement_cache_size=_cached_statements(address))
+    clean = False
     try:
         yield connection
+        clean = True
     finally:
-        with anyio.CancelScope(shield=True), anyio.move_on_after(CLEAN_UP):
-            await connection.close(timeout=CLEAN_UP)
+        if clean:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(CLEAN_UP):
+                await connection.close(timeout=CLEAN_UP)
         connection.terminate()
 
 

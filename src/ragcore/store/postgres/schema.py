@@ -10,11 +10,12 @@ from importlib import resources
 
 import asyncpg
 
-from ragcore.errors import ConfigurationError, InvalidInput
+from ragcore.errors import ConfigurationError, InvalidInput, RagcoreError
 from ragcore.protocols import Embedder
+from ragcore.resilience import deadline
 from ragcore.secret import Secret
 from ragcore.store.postgres.dsn import Address, parse
-from ragcore.store.postgres.pool import Connection, connect, vector_schema
+from ragcore.store.postgres.pool import Connection, connect, transaction, vector_schema
 from ragcore.store.postgres.translate import translate
 from ragcore.value import Value
 
@@ -26,6 +27,8 @@ logger = logging.getLogger("ragcore.store")
 LOCK = 0x726167636F7265
 MOST_INDEXED_DIMENSIONS = 2_000
 MOST_DIMENSIONS = 16_000
+# Where no deadline is around it: another's migration is waited for, a black hole not for ever.
+MIGRATE_SECONDS = 300.0
 
 
 def _read(folder: str) -> dict[str, str]:
@@ -55,14 +58,18 @@ async def migrate(owner_dsn: str | Secret, /, *, model: str, dimension: int, rol
     Raises:
         ConfigurationError: no such role, no right to do it, pgvector not installed, or a schema made for another model or dimension.
         StoreError: PostgreSQL can't be reached or failed.
+        DeadlineExceeded: not done within 300 s, or within the deadline around it.
     """
     if isinstance(dimension, bool) or not isinstance(dimension, int) or not 1 <= dimension <= MOST_DIMENSIONS:
         raise InvalidInput(f"dimension is {dimension!r}: it must be a whole number from 1 to {MOST_DIMENSIONS:,}")
     address = parse(owner_dsn)
     try:
-        async with connect(address) as connection, connection.transaction():
-            await connection.execute("select pg_advisory_xact_lock($1)", LOCK)
-            await _migrate(connection, address, model=model, dimension=dimension, role=role)
+        with deadline(MIGRATE_SECONDS):
+            async with connect(address) as connection, transaction(connection):
+                await connection.execute("select pg_advisory_xact_lock($1)", LOCK)
+                await _migrate(connection, address, model=model, dimension=dimension, role=role)
+    except RagcoreError:
+        raise
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
         raise translate(error, address, stage="migrate") from error
 
@@ -107,7 +114,7 @@ async def _migrate(connection: Connection, address: Address, *, model: str, dime
 
 async def _install_pgvector(connection: Connection, address: Address) -> None:
     try:
-        async with connection.transaction():
+        async with transaction(connection):
             await connection.execute("create extension if not exists vector")
     except (asyncpg.UndefinedFileError, asyncpg.FeatureNotSupportedError) as error:
         raise ConfigurationError(

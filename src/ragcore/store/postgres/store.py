@@ -21,7 +21,7 @@ from ragcore.secret import Secret
 from ragcore.store.fusion import RANK_CONSTANT
 from ragcore.store.postgres.conditions import Conditions
 from ragcore.store.postgres.dsn import parse
-from ragcore.store.postgres.pool import Connection, Pool, vector_schema
+from ragcore.store.postgres.pool import Connection, Pool, transaction, vector_schema
 from ragcore.store.postgres.schema import SQL, Inspection, inspect, quoted
 from ragcore.store.postgres.translate import judge, translate
 from ragcore.types import Counts, Passage
@@ -125,7 +125,7 @@ class PgVectorStore(Part):
 
         async def work(connection: Connection) -> int:
             schema = await self._schema(connection)
-            async with connection.transaction():
+            async with transaction(connection):
                 await connection.execute(_statement("set_tenant", schema), tenant)
                 status = await connection.execute(_statement("delete", schema), tenant, list(document_ids))
             return int(status.rpartition(" ")[2])
@@ -187,7 +187,8 @@ class PgVectorStore(Part):
         try:
             found = await self.inspect()
         except RagcoreError as error:
-            logger.warning("the database is not ready: %s", error)
+            if self._pool is not None:  # closed at once: there is nothing to say
+                logger.warning("the database is not ready: %s", error)
             return
         for finding in found.findings():
             logger.log(logging.ERROR if finding.severity == "error" else logging.WARNING, "%s", finding.message)
@@ -245,7 +246,7 @@ class PgVectorStore(Part):
         ids = [embedded.document.id for embedded in documents]
         hashes = [embedded.content_hash for embedded in documents]
         models = [embedded.model for embedded in documents]
-        async with connection.transaction():
+        async with transaction(connection):
             await connection.execute(_statement("set_tenant", schema), tenant)
             await connection.execute(_statement("upsert_documents", schema), tenant, ids, hashes, models)
             await connection.execute(_statement("delete_chunks", schema), tenant, ids)

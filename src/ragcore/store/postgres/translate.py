@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncpg
 from asyncpg import exceptions as pg
 
-from ragcore.errors import ConfigurationError, RagcoreError, StoreError
+from ragcore.errors import ConfigurationError, InvalidInput, RagcoreError, StoreError
 from ragcore.resilience import Failure
 from ragcore.store.postgres.dsn import Address
 
@@ -14,7 +14,6 @@ __all__ = ["judge", "translate"]
 # The connection or the server went away, or is starting, stopping or full: another try may find it back.
 PASSES_AND_COUNTS = (
     OSError,
-    asyncpg.InterfaceError,
     pg.PostgresConnectionError,
     pg.AdminShutdownError,
     pg.CrashShutdownError,
@@ -30,8 +29,8 @@ def judge(error: Exception) -> Failure | None:
     """What an error of asyncpg's means to retry and breaker."""
     if isinstance(error, PASSES):
         return Failure(counts=False)
-    if isinstance(error, PASSES_AND_COUNTS):
-        return Failure()
+    if isinstance(error, PASSES_AND_COUNTS) or (isinstance(error, asyncpg.InterfaceError) and "clos" in str(error)):
+        return Failure()  # asyncpg has no type of its own for a connection that was closed under it
     if isinstance(error, pg.QueryCanceledError):  # the server's own limit: it is slow, and trying again makes it slower
         return Failure(retry=False)
     return None
@@ -45,6 +44,13 @@ def translate(error: Exception, address: Address, *, stage: str, attempts: int =
     wrong = _configuration(error, address)
     if wrong is not None:
         return ConfigurationError(wrong, stage=stage)
+    if (
+        isinstance(error, pg.DataError | pg.ProgramLimitExceededError | asyncpg.exceptions.DataError)
+        or type(error) is ValueError
+    ):
+        return InvalidInput(
+            f"PostgreSQL can't take a value that was given ({type(error).__name__}): {str(error)[:200]}", stage=stage
+        )
     if isinstance(error, TimeoutError):
         what = f"PostgreSQL at {address} did not answer in time"
     elif isinstance(error, OSError):

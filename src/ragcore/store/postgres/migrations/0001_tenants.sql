@@ -55,10 +55,14 @@ create policy own_rows on ragcore.chunk
 create policy counting on ragcore.document for select to {owner} using (current_setting('ragcore.counting', true) = 'on');
 create policy counting on ragcore.chunk for select to {owner} using (current_setting('ragcore.counting', true) = 'on');
 create function ragcore.count_all(out documents bigint, out chunks bigint, out not_embedded bigint)
-    language sql security definer stable
+    language plpgsql security definer
     set search_path = pg_catalog
-    set ragcore.counting = 'on'
     as $$
-        select (select count(*) from ragcore.document), count(*), count(*) filter (where embedding is null) from ragcore.chunk
+    begin  -- by set_config, since an owner who is no superuser may not put the setting into the function's definition
+        perform set_config('ragcore.counting', 'on', true);
+        select (select count(*) from ragcore.document), count(*), count(*) filter (where embedding is null)
+        into documents, chunks, not_embedded from ragcore.chunk;
+        perform set_config('ragcore.counting', '', true);
+    end
     $$;
 revoke all on function ragcore.count_all() from public;

@@ -1,0 +1,117 @@
+"""A generator's stream, run in a task of its own, so that whoever reads it may wait for a limited time, in any task, and leave.
+
+A generator of the user's may hold a task group or a cancel scope open around its `yield`. Such a stream must be entered and left in one
+task, and no scope of ours may be opened around its entering and closed before its end. So it is entered, read and left here.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import math
+from collections.abc import AsyncIterator
+from typing import TypeAlias
+
+import anyio
+
+from ragcore.errors import GenerationError, RagcoreError
+from ragcore.protocols import Generator
+from ragcore.resilience.deadline import expires_at, inherit
+from ragcore.resilience.owner import CLEAN_UP, Owner
+from ragcore.types import Generation, Prompt
+
+__all__ = ["Relay"]
+
+Piece: TypeAlias = str | Generation
+
+# Pieces that may wait for the reader: enough to spare a switch of tasks for each, few enough to be back-pressure.
+AHEAD = 16
+
+
+class Relay:
+    """One stream of a generator. Iterate over it, and `aclose` it in the end.
+
+    Args:
+        owner: whose task group it runs in.
+        name: of the generator, in errors.
+    """
+
+    def __init__(self, owner: Owner, generator: Generator, prompt: Prompt, *, name: str) -> None:
+        self._generator = generator
+        self._prompt = prompt
+        self.name = name
+        self._when = expires_at()
+        self._scope = anyio.CancelScope()
+        self._sender, self._receiver = anyio.create_memory_object_stream[Piece](AHEAD)
+        self._ended = anyio.Event()
+        self._error: BaseException | None = None
+        owner.spawn(self._run, name=f"stream of {name}", context=contextvars.copy_context())
+
+    async def first(self, limit: float) -> Piece:
+        """The first piece, within `limit` seconds.
+
+        Raises:
+            GenerationError: it took longer, or the stream ended without one.
+        """
+        with anyio.move_on_after(limit):
+            try:
+                return await self.__anext__()
+            except StopAsyncIteration:
+                raise GenerationError(
+                    f"{self.name} ended without a result", dependency=self.name, stage="generate"
+                ) from None
+        raise GenerationError(f"{self.name} said nothing within {limit:.1f} s", dependency=self.name, stage="generate")
+
+    def __aiter__(self) -> Relay:
+        return self
+
+    async def __anext__(self) -> Piece:
+        try:
+            return await self._receiver.receive()
+        except anyio.EndOfStream:
+            await self._ended.wait()
+        if self._error is None:
+            raise StopAsyncIteration
+        if isinstance(self._error, RagcoreError):
+            raise self._error
+        raise GenerationError(
+            f"the generator {self.name} raised {type(self._error).__name__}", dependency=self.name, stage="generate"
+        ) from self._error
+
+    async def aclose(self) -> None:
+        """Leave the stream: what still runs is cancelled; what isn't gone within 250 ms ends in the owner task."""
+        self._scope.cancel()
+        self._receiver.close()
+        with anyio.CancelScope(shield=True), anyio.move_on_after(CLEAN_UP):
+            await self._ended.wait()
+
+    async def _run(self) -> None:
+        try:
+            with self._scope, inherit(None if math.isinf(self._when) else self._when):
+                async with self._generator.stream(self._prompt) as pieces:
+                    await self._pass_on(pieces)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+            self._error = error  # the reader has left, or the generator's own: nobody asks in the first case
+        except (Exception, BaseExceptionGroup) as error:
+            self._error = error
+        finally:
+            self._sender.close()
+            self._ended.set()
+
+    async def _pass_on(self, pieces: AsyncIterator[Piece]) -> None:
+        try:
+            async for piece in pieces:
+                await self._sender.send(self._checked(piece))
+        finally:
+            close = getattr(pieces, "aclose", None)
+            if close is not None:
+                with anyio.CancelScope(shield=True), anyio.move_on_after(CLEAN_UP):
+                    await close()
+
+    def _checked(self, piece: object) -> Piece:
+        text = piece.text if isinstance(piece, Generation) else piece
+        if not isinstance(text, str):
+            kind = type(text).__name__
+            raise GenerationError(
+                f"the generator {self.name} sent {kind}, not text", dependency=self.name, stage="generate"
+            )
+        return piece  # type: ignore[return-value]  # a str or a Generation, as was just seen
