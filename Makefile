@@ -14,7 +14,7 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev check
 	$(BIN)/python -m pytest -m system
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --site-dir $(VENV)/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir $(VENV)/site
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -66,6 +66,9 @@ def test_it_starts_itself_at_the_first_call_and_may_be_closed_and_used_again() -
     assert not client.ask("q", tenant="m").found
     client.close()
     client.close()
+    with pytest.raises(ragcore.NotOpen, match="closed"):
+        client.ask("q", tenant="m")
+    client.start()
     assert not client.ask("q", tenant="m").found
     client.close()
 

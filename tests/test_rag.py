@@ -98,7 +98,8 @@ async def test_a_black_hole_anywhere_is_answered_or_refused_in_time(
         assert answer.found
     except ragcore.DeadlineExceeded as error:
         assert part == "search"
-        assert error.budget == 0.4
+        assert (error.budget, error.stage) == (0.4, "search")
+        assert error.timings.embed is not None
     assert anyio.current_time() - began < 0.5
 
 
@@ -333,3 +334,67 @@ async def test_a_searcher_only_cannot_be_written_to() -> None:
 async def test_before_start_it_says_so() -> None:
     with pytest.raises(ragcore.NotOpen):
         await fake_rag().ask(QUESTION, tenant="m")
+
+
+async def test_a_reader_who_leaves_at_the_last_delta_leaves_no_call_behind(filled: RAG) -> None:
+    async with filled.stream(QUESTION, tenant="nobody") as stream:
+        async for event in stream:
+            if isinstance(event, ragcore.Delta):
+                break
+    assert filled.inflight() == ()
+
+
+async def test_a_stream_whose_reader_waits_at_the_deadline_ends_in_the_deadline(
+    filled: RAG, fake_generator: FakeGenerator
+) -> None:
+    fake_generator.faults.always(Hang())
+    for _ in range(3):
+        with pytest.raises(ragcore.DeadlineExceeded):
+            async with filled.stream(QUESTION, tenant="m", timeout=0.1, degrade=False) as stream:
+                await stream.answer()
+    assert filled.inflight() == ()
+
+
+async def test_a_stream_has_one_reader(filled: RAG, fake_generator: FakeGenerator) -> None:
+    fake_generator.faults.always(Hang())
+    async with filled.stream(QUESTION, tenant="m") as stream, anyio.create_task_group() as group:
+        group.start_soon(stream.answer)
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(ragcore.InvalidInput, match="one reader"):
+            await anext(stream)
+        group.cancel_scope.cancel()
+
+
+async def test_a_part_that_never_closes_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ragcore.resilience.owner.CLOSE_SECONDS", 0.05)
+
+    class Stuck(FakeStore):
+        async def aclose(self) -> None:
+            await anyio.sleep_forever()
+
+    embedder = FakeEmbedder()
+    rag = fake_rag(embedder=embedder, store=Stuck())
+    await rag.start()
+    began = anyio.current_time()
+    await rag.aclose(drain=0.0)
+    assert anyio.current_time() - began < 1
+    assert not embedder.is_open
+
+
+async def test_a_filtered_similarity_report_is_of_what_the_filter_matches(filled: RAG) -> None:
+    await filled.add([Document("other", "Your copay is $20.", metadata={"kind": "copay"})], tenant="m")
+    report = await filled.similarity(QUESTION, tenant="m", score_threshold=-1, filter=ragcore.meta("kind").eq("copay"))
+    assert (report.chunks, sum(count for _, _, count in report.histogram)) == (2, 1)
+
+
+async def test_a_passage_that_does_not_fit_is_a_matter_of_configuration(fake_generator: FakeGenerator) -> None:
+    rag = RAG(
+        retriever=ragcore.Retriever(embedder=FakeEmbedder(), store=FakeStore()),
+        generator=fake_generator,
+        settings=Settings(prompt_tokens=220),
+    )
+    async with rag:
+        await rag.add([Document("plan", "Your deductible is $1,500 per year. " * 15)], tenant="m")
+        with pytest.raises(ragcore.ConfigurationError, match="prompt_tokens"):
+            await rag.ask(QUESTION, tenant="m")
+    assert fake_generator.prompts == []

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragcore import estimate_tokens, events
+from ragcore import Passage, estimate_tokens, events
+from ragcore.generation.extractive import quote
 from ragcore.tokens import TokenCounter
 from ragcore.words import content_words, sentences
 
@@ -78,3 +79,13 @@ def test_listeners_hear_until_they_unsubscribe_and_their_errors_go_no_further(ca
     assert heard == ["a.b source 1"]
     assert "a.b" in caplog.text
     assert not events.listening()
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "text", ["." * 200_000 + "a", "\n" * 200_000, "\n" + " " * 200_000, "!)" * 100_000, "a" * 200_000, "- " * 100_000]
+)
+def test_long_runs_take_linear_time(text: str) -> None:
+    """Quadratic, each of these would take minutes."""
+    assert len(list(sentences(text))) <= len(text)
+    assert quote(text[:32_000], [Passage("c", "d", text[:20_000])]) is not None

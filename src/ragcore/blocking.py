@@ -173,6 +173,7 @@ class RAG:
         self._lock = threading.Lock()
         self._process: int | None = None
         self._closing = False
+        self._closed = False
         _clients.add(self)
 
     @classmethod
@@ -206,7 +207,7 @@ class RAG:
                 raise NotOpen("the client is being closed: it takes no new calls")
             if self._process is None:
                 _loop.call(self._rag.start)
-                self._process = os.getpid()
+                self._process, self._closed = os.getpid(), False
                 _loop.opened(self)
             elif self._process != os.getpid():
                 raise NotOpen(
@@ -225,6 +226,7 @@ class RAG:
         finally:
             self._process = None
             self._closing = False
+            self._closed = True
             _loop.closed(self)
 
     def __enter__(self) -> Self:
@@ -375,15 +377,21 @@ class RAG:
         """As `ragcore.RAG.recent`."""
         return self._now(lambda rag: rag.recent())
 
-    def _call(self, fn: Callable[[asynchronous.RAG], Awaitable[T]]) -> T:
+    def _ready(self) -> None:
+        """Started, by the first call if need be; closed stays closed until `start`."""
+        if self._closed:
+            raise NotOpen("the client is closed: call start(), or make another one")
         self.start()
+
+    def _call(self, fn: Callable[[asynchronous.RAG], Awaitable[T]]) -> T:
+        self._ready()
         return _loop.call(lambda: fn(self._rag))
 
     def _now(self, fn: Callable[[asynchronous.RAG], T]) -> T:
         async def run() -> T:
             return fn(self._rag)
 
-        self.start()
+        self._ready()
         return _loop.call(run)
 
 
@@ -530,7 +538,7 @@ class TenantView:
 def _entered(
     client: RAG, make: Callable[[asynchronous.RAG], AbstractAsyncContextManager[streams.AnswerStream]]
 ) -> Iterator[AnswerStream]:
-    client.start()
+    client._ready()
     context = make(client._rag)
     stream = _loop.call(context.__aenter__)
     try:

@@ -15,6 +15,7 @@ import anyio
 from ragcore.errors import DeadlineExceeded, NotOpen, RagcoreError
 from ragcore.events import emit
 from ragcore.resilience.deadline import expires_at, inherit
+from ragcore.stages import following
 from ragcore.types import CallInfo, Timings
 
 __all__ = ["Call", "Calls"]
@@ -99,6 +100,7 @@ class Call:
         self.when = min(own, expires_at()) if timeout is not None else own
         self._own = own
         self._cancelled = False
+        self._why = ""
         self._scope: anyio.CancelScope | None = None
         self._inherit: inherit | None = None
         self._task: Any = None
@@ -116,9 +118,10 @@ class Call:
         """Whether a step of it is under way."""
         return self._scope is not None
 
-    def cancel(self) -> None:
-        """Because the client is closed: what runs is cancelled and raises `NotOpen`."""
+    def cancel(self, why: str = "the client was closed while this call was running") -> None:
+        """What runs is cancelled and raises `NotOpen`, which says why."""
         self._cancelled = True
+        self._why = why
         if self._scope is not None:
             self._scope.cancel()
         else:  # a stream between two events: its reader finds out at the next
@@ -160,6 +163,8 @@ class Call:
         self._task = _current_task()
         self._scope = anyio.CancelScope(deadline=self._own)
         self._scope.__enter__()
+        self._stages = following(self._on_stage)
+        self._stages.__enter__()
         if self.budget is not None:
             self._inherit = inherit(self.when)
             self._inherit.__enter__()
@@ -171,10 +176,16 @@ class Call:
         assert self._scope is not None
         if self._inherit is not None:
             self._inherit.__exit__()
+        self._stages.__exit__()
         scope, self._scope, self._inherit, self._task = self._scope, None, None, None
         scope.__exit__(exc_type, exc, traceback)
         if scope.cancelled_caught:
             raise (self._closed() if self._cancelled else self.expired()) from None
+
+    def _on_stage(self, stage: str, seconds: float | None) -> None:
+        self.stage = stage
+        if seconds is not None:
+            self.timings = replace(self.timings, **{stage: seconds})
 
     def expired(self) -> DeadlineExceeded:
         """Its time is used up."""
@@ -190,7 +201,7 @@ class Call:
         )
 
     def _closed(self) -> NotOpen:
-        return NotOpen("the client was closed while this call was running", stage=self.stage, call_id=self.id)
+        return NotOpen(self._why, stage=self.stage, call_id=self.id)
 
 
 def _current_task() -> Any:

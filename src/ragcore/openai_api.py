@@ -143,6 +143,9 @@ async def read_events(response: RawResponse, /) -> AsyncGenerator[dict[str, Any]
                     continue
                 data = line[5:].strip()
                 if data == b"[DONE]":
+                    with anyio.move_on_after(CLEAN_UP):  # to the end of the body, or its connection can't be used again
+                        async for _ in chunks:
+                            pass
                     return
                 yield _event(bytes(data))
 

@@ -37,6 +37,7 @@ from ragcore.generation.streams import collect
 from ragcore.health import HealthCheck, describe
 from ragcore.ingest.ingestor import Ingestor
 from ragcore.protocols import Embedder, Generator, Searcher, Store
+from ragcore.resilience import Policy
 from ragcore.resilience.deadline import inherit
 from ragcore.resilience.owner import Part, Parts
 from ragcore.retriever import Retriever
@@ -178,7 +179,10 @@ class RAG(Part):
             timeout: seconds; None: as set (30).
             history: earlier turns, oldest first; {"role", "content"} mappings do too.
             instructions: in place of those that are set.
-            top_k, score_threshold, filter, mode: as `Retriever.retrieve`.
+            top_k: as `Retriever.retrieve`.
+            score_threshold: as `Retriever.retrieve`.
+            filter: as `Retriever.retrieve`.
+            mode: as `Retriever.retrieve`.
             degrade: None: as set. False raises where another way would be taken.
 
         Returns:
@@ -192,7 +196,6 @@ class RAG(Part):
         """
         with self._call("ask", tenant, timeout) as call:
             request = self._request(history, instructions, degrade)
-            call.stage = "embed"
             retrieval = await self._retrieve(call, question, top_k, score_threshold, filter, mode, request.degrade)
             prompt = self._prompt(retrieval, request)
             generation = None if prompt is None else await self._generate(call, prompt, request)
@@ -245,7 +248,6 @@ class RAG(Part):
     ) -> Retrieval:
         """The passages for a question; arguments and errors as `ask`."""
         with self._call("retrieve", tenant, timeout) as call:
-            call.stage = "embed"
             return await self._retrieve(call, question, top_k, score_threshold, filter, mode, self._degrade(degrade))
 
     async def similarity(
@@ -308,7 +310,11 @@ class RAG(Part):
     def stats(self) -> Stats:
         """A snapshot of policies, pools, caches and calls."""
         parts = {"embedding": self._retriever.embedder, "store": self._retriever.store, **self._generators()}
-        policies = {name: part.policy.snapshot().to_dict() for name, part in parts.items() if hasattr(part, "policy")}
+        policies = {
+            name: part.policy.snapshot().to_dict()
+            for name, part in parts.items()
+            if isinstance(getattr(part, "policy", None), Policy)
+        }
         pools = {"store": parts["store"].snapshot()} if hasattr(parts["store"], "snapshot") else {}
         caches = {"embedding": parts["embedding"].snapshot()} if hasattr(parts["embedding"], "snapshot") else {}
         return Stats(policies=policies, pools=pools, caches=caches, calls=self._calls.counts())
@@ -477,7 +483,6 @@ class RAG(Part):
         try:
             with call:
                 request = self._request(history, instructions, degrade)
-                call.stage = "embed"
                 retrieval = await self._retrieve(call, question, top_k, score_threshold, filter, mode, request.degrade)
                 prompt = self._prompt(retrieval, request)
         except BaseException as error:

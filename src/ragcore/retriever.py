@@ -30,6 +30,7 @@ from ragcore.protocols import Embedder, Query, Searcher, Store, Vector
 from ragcore.resilience.deadline import deadline, expires_at
 from ragcore.resilience.owner import Part, Parts
 from ragcore.similarity import report_similarity
+from ragcore.stages import report
 from ragcore.types import Degradation, EmptyReason, Mode, Passage, Retrieval, SimilarityReport, Timings, Usage
 from ragcore.validation import check_mode, check_question, check_tenant, check_threshold, check_top_k
 from ragcore.vectors import check_vectors
@@ -41,6 +42,8 @@ logger = logging.getLogger("ragcore.retriever")
 # Of the time that is left, what the embedder may take where text search can answer in its place.
 EMBED_SHARE = 0.4
 MOST_EMBED_SECONDS = 10.0
+# A store scores all chunks or searches some: with a filter a report is of so many.
+MOST_FILTERED = 1_000
 
 
 class Retriever(Part):
@@ -91,7 +94,9 @@ class Retriever(Part):
         Args:
             question: what to search for.
             tenant: whose documents.
-            top_k, score_threshold, mode: None: as the retriever is set; a value given here always wins. A threshold of -1 is none.
+            top_k: None: as the retriever is set; a value given here always wins.
+            score_threshold: likewise; -1 is none.
+            mode: likewise.
             filter: only passages that it matches.
             degrade: whether full-text search may answer when the embedder is down; None: yes.
 
@@ -142,7 +147,7 @@ class Retriever(Part):
 
         Raises:
             Unsupported: the store can't be asked for scores, or there is no embedder.
-            and as `retrieve` with degrade=False.
+            EmbeddingError: as `retrieve` with degrade=False.
         """
         self._check_open()
         if not isinstance(self.store, Store) or self.embedder is None:
@@ -158,28 +163,33 @@ class Retriever(Part):
             by_text = await self._search(replace(plan.query(None), mode="text", score_threshold=None))
             async with self._store_errors():
                 counts = await self.store.count(tenant=plan.tenant)
-                scores = await self.store.scores(vector, tenant=plan.tenant)
+                scores = await self._scores(plan, vector)
             empty = None if passages else await explain_empty(self.store, plan.query(vector))
         usage = Usage(embedding_tokens=self.embedder.count_tokens(question))
         retrieval = plan.retrieval(
             _with_text_scores(passages, by_text), empty=empty, degraded=(), timings=clock.timings(), usage=usage
         )
-        return report_similarity(retrieval, scores=scores.scores, counts=counts, score_threshold=plan.score_threshold)
+        return report_similarity(retrieval, scores=scores, counts=counts, score_threshold=plan.score_threshold)
+
+    async def _scores(self, plan: _Plan, vector: Vector) -> Vector:
+        """All scores of the tenant, best first; with a filter, of the 1,000 nearest that it matches."""
+        assert isinstance(self.store, Store)
+        if plan.filter is None:
+            return (await self.store.scores(vector, tenant=plan.tenant)).scores
+        query = replace(plan.query(vector), top_k=MOST_FILTERED, score_threshold=None)
+        return np.array([passage.score or 0.0 for passage in await self.store.search(query)], dtype=np.float32)
 
     async def _open(self) -> None:
         for part in (self.embedder, self.store):
             await self._parts.start(part)
-        if hasattr(self.store, "inspect"):
+        if hasattr(self.store, "first_look"):
             self._check_open().spawn(self._look, name="looking whether embedder and store fit")
 
     async def _look(self) -> None:
         """Say early what would otherwise be found out late: vectors of two models don't compare."""
         store: Any = self.store
-        try:
-            found = await store.inspect()
-        except RagcoreError:
-            return  # the store says itself what is wrong
-        for finding in found.misfits(self.embedder):
+        found = await store.first_look()
+        for finding in () if found is None else found.misfits(self.embedder):
             logger.error("%s", finding.message)
 
     async def _close(self) -> None:
@@ -342,9 +352,11 @@ class _Clock:
 
     def __enter__(self) -> None:
         self._began = anyio.current_time()
+        report(self._stage)
 
     def __exit__(self, *exc: object) -> None:
         self._seconds[self._stage] = anyio.current_time() - self._began
+        report(self._stage, self._seconds[self._stage])
 
     def timings(self) -> Timings:
         return Timings(embed=self._seconds.get("embed"), search=self._seconds.get("search"))

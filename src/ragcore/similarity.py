@@ -20,7 +20,7 @@ def report_similarity(
 
     Args:
         retrieval: the nearest passages, unfiltered by the threshold.
-        scores: (n,) cosine similarities of all of the tenant's embedded chunks, best first.
+        scores: (n,) cosine similarities, best first: of all of the tenant's embedded chunks, or of those that a filter matches.
         counts: what the tenant has.
         score_threshold: to judge; None: there is none.
     """
@@ -31,8 +31,8 @@ def report_similarity(
         chunks=counts.chunks,
         not_embedded=counts.not_embedded,
         passing=passing,
-        exact=True,
-        sampled=None,
+        exact=len(scores) >= counts.chunks - counts.not_embedded,
+        sampled=len(scores) if len(scores) < counts.chunks - counts.not_embedded else None,
         quantiles=_quantiles(scores),
         histogram=_histogram(scores),
         verdict=_verdict(retrieval, scores, counts, score_threshold, passing),

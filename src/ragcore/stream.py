@@ -83,8 +83,7 @@ class AnswerStream:
     async def aclose(self) -> None:
         """Leave: what still runs is cancelled, the model's request is closed."""
         self._left.set()
-        if self._answer is None:
-            self._call.finish("cancelled")
+        self._call.finish("cancelled" if self._answer is None else "ok")
         await self._abandon()
 
     async def _step(self) -> StreamEvent:
@@ -129,7 +128,7 @@ class AnswerStream:
 
     async def _abandon(self) -> None:
         if self._call.stepping:  # another task is waiting for an event: it is cancelled, and cleans up
-            self._call.cancel()
+            self._call.cancel("the stream was left while another task was reading it")
             return
         with anyio.CancelScope(shield=True), anyio.move_on_after(CLEAN_UP):
             await self._events.aclose()
@@ -139,6 +138,8 @@ class AnswerStream:
         with anyio.move_on_after(self._call.remaining()):
             await self._left.wait()
             return
+        if self._call.stepping:
+            return  # somebody reads: the step ends at the deadline by itself
         self._left.set()
         self._call.finish("abandoned")
         await self._abandon()

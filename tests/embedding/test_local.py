@@ -11,7 +11,16 @@ import anyio
 import numpy as np
 import pytest
 
-from ragcore import ConfigurationError, EmbeddingError, InvalidInput, LocalEmbedder
+from ragcore import (
+    ConfigurationError,
+    Document,
+    EmbeddingError,
+    Ingestor,
+    InvalidInput,
+    LocalEmbedder,
+    MemoryStore,
+    NotOpen,
+)
 from ragcore.embedding import from_sync
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blocking_allowed]
@@ -91,3 +100,18 @@ async def test_a_function_of_ones_own() -> None:
     async with broken:  # type: ignore[attr-defined]
         with pytest.raises(EmbeddingError):
             await broken.embed(["abc"], kind="query")
+
+
+async def test_long_documents_are_cut_on_a_thread_and_ingested() -> None:
+    documents = [
+        Document("long", "A sentence about ambulances and their cost. " * 1_000),
+        Document("short", "A short one."),
+    ]
+    async with LocalEmbedder() as embedder, MemoryStore() as store:
+        report = await Ingestor(embedder=embedder, store=store).add(documents, tenant="m")
+    assert (report.added, report.failed) == (2, ())
+
+
+async def test_before_start_it_says_so() -> None:
+    with pytest.raises(NotOpen):
+        LocalEmbedder().count_tokens("text")

@@ -102,3 +102,9 @@ def test_pages_are_counted_and_never_shared() -> None:
         ("Second page. More.", 2),
         ("Third.", 3),
     ]
+
+
+def test_headings_without_end_are_cut_too() -> None:
+    made = chunks("\n".join(f"## Heading number {n}" for n in range(500)), tokens=20)
+    assert all(count(chunk) <= 24 for chunk in made)
+    assert len(made) > 50

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from ragcore import (
     Secret,
     StoreError,
     Vector,
+    meta,
 )
 from ragcore.resilience import Policy, deadline
 from ragcore.resilience.owner import Part
@@ -409,3 +413,75 @@ async def test_a_cancelled_search_gives_its_connection_back(migrated: tuple[str,
         bulkhead = store.policy.bulkhead
         assert bulkhead is not None
         assert (bulkhead.inside, store.snapshot()["in_use"]) == (0, 0)
+
+
+@anyio_test
+async def test_an_owner_who_is_no_superuser_can_migrate(database: tuple[str, str]) -> None:
+    admin = await asyncpg.connect(database[1])
+    name = await admin.fetchval("select current_database()")
+    await admin.execute(f"create role owner_of_{name} login; create extension vector")
+    await admin.execute(f"alter database {name} owner to owner_of_{name}")
+    await admin.close()
+    await migrate(
+        database[1].replace("postgres@", f"owner_of_{name}@"), model="fake", dimension=DIMENSION, role="ragcore"
+    )
+    async with PgVectorStore(database[0]) as store:
+        await store.upsert([PLAN], tenant="a")
+        assert (await store.count(tenant=None)).chunks == 3
+        assert (await store.inspect()).findings() == []
+
+
+@anyio_test
+async def test_many_values_are_one_parameter_and_what_is_too_much_is_the_callers_fault(store: PgVectorStore) -> None:
+    await store.upsert([PLAN], tenant="a")
+    many = meta("year").in_([*range(40_000), "x", True])
+    assert len(await store.search(query("deductible", filter=many))) == 3
+    assert len(await store.search(query("deductible", filter=meta("kind").in_(["plan", 7])))) == 3
+    assert store.policy.snapshot()["breaker"]["failure"] == 0
+
+
+@anyio_test
+async def test_a_filter_that_few_of_many_pass_finds_them_all(migrated: tuple[str, str]) -> None:
+    async with PgVectorStore(migrated[0], exact_rows=50) as store:
+        await store.upsert([embedded(f"big{n}", *(f"noise {n} {m}" for m in range(20))) for n in range(20)], tenant="a")
+        await store.upsert(
+            [embedded("gold", *(f"needle {n}" for n in range(10)), metadata={"plan": "gold"})], tenant="a"
+        )
+        await store.search(query("noise"))
+        for mode in ("vector", "hybrid"):
+            found = await store.search(query("noise 3 3", top_k=10, mode=mode, filter=meta("plan").eq("gold")))
+            assert len(found) == 10
+
+
+@anyio_test
+async def test_a_cancelled_transaction_does_not_wait_for_a_frozen_server(migrated: tuple[str, str]) -> None:
+    owner = await asyncpg.connect(migrated[1])
+    pids = "select pid from pg_stat_activity where backend_type = 'client backend' and usename = 'ragcore'"
+    async with PgVectorStore(migrated[0], pool_size=1) as store:
+        await store.upsert([PLAN], tenant="a")
+        frozen = [row["pid"] for row in await owner.fetch(pids)]
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            task = asyncio.ensure_future(store.delete(["plan"], tenant="a"))
+            await asyncio.sleep(0.2)
+            began = anyio.current_time()
+            task.cancel()
+            await asyncio.wait([task], timeout=8)
+            assert task.cancelled()
+            assert anyio.current_time() - began < 2
+        finally:
+            for pid in frozen:
+                os.kill(pid, signal.SIGCONT)
+        assert await store.delete(["plan"], tenant="a") == 1
+    await owner.close()
+
+
+@anyio_test
+async def test_row_level_security_that_was_switched_off_is_found(
+    migrated: tuple[str, str], store: PgVectorStore
+) -> None:
+    owner = await asyncpg.connect(migrated[1])
+    await owner.execute("alter table ragcore.document disable row level security")
+    await owner.close()
+    assert "row-level security is not on" in (await store.inspect()).findings()[0].message

@@ -133,6 +133,21 @@ def test_the_demo_is_right_and_says_so() -> None:
     assert "✗" not in done.stdout
 
 
+def test_migrating_by_the_environment_and_the_version(server: tuple[str, str]) -> None:
+    done = ragcore(
+        "/nowhere",
+        "migrate",
+        "--role",
+        "ragcore",
+        RAGCORE_OWNER_DSN=server[1],
+        RAGCORE_EMBEDDING_MODEL="all-MiniLM-L6-v2",
+    )
+    assert (done.returncode, "up to date for all-MiniLM-L6-v2 (384 dimensions)" in done.stdout) == (0, True), (
+        done.stderr
+    )
+    assert ragcore("/nowhere", "--version").stdout.startswith("ragcore ")
+
+
 def test_without_its_extra_it_says_what_to_install() -> None:
     script = (
         "import sys; sys.modules['typer'] = None; sys.argv = ['ragcore']; from ragcore.__main__ import main; main()"

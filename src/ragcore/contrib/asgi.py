@@ -7,7 +7,7 @@ import json
 import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeAlias
 
 import anyio
@@ -58,6 +58,7 @@ class Identity:
     """Who asks: what the `authenticate` hook returns."""
 
     tenant: str
+    _: KW_ONLY
     admin: bool = False
 
 

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ragcore.errors import RagcoreError
+from ragcore.errors import Overloaded, RagcoreError
 from ragcore.protocols import Vector
 from ragcore.resilience.deadline import expires_at, inherit
 from ragcore.resilience.owner import Owner
@@ -25,6 +25,7 @@ __all__ = ["Coalescer"]
 # Requests at once: one would make the second questioner wait for the first's whole round trip, many would leave nothing to share.
 MOST_REQUESTS = 4
 MOST_TEXTS = 64
+MOST_WAITING = 1_024
 
 
 class Coalescer:
@@ -45,6 +46,13 @@ class Coalescer:
         """(dimension,) for one text. Cancelled, it leaves; a request that nobody waits for is cancelled too."""
         self.asked += 1
         item = self._waiting.get(text)
+        if item is None and len(self._waiting) >= MOST_WAITING:
+            raise Overloaded(
+                f"{len(self._waiting):,} questions wait to be embedded, which is all that may: try again later",
+                dependency="embedding",
+                stage="embed",
+                retry_after=1.0,
+            )
         if item is None:
             item = self._waiting[text] = _Item(text)
         item.join(expires_at())

@@ -47,7 +47,8 @@ class OpenAIEmbedder(Part):
         model: its name on the server.
         dimension: of its vectors; None: as OpenAI documents it. Fewer than the model's own shortens text-embedding-3 vectors.
         max_tokens: longest text; None: as documented, else 8,192.
-        base_url, api_key: None: as the SDK finds them (OPENAI_BASE_URL, OPENAI_API_KEY).
+        base_url: None: as the SDK finds it (OPENAI_BASE_URL).
+        api_key: None: as the SDK finds it (OPENAI_API_KEY).
         client: the user's own `AsyncOpenAI`, with its headers, proxy and certificates; never closed.
         policy: None: 4 attempts of 5 s, 64 requests at once, a breaker.
 
@@ -77,6 +78,7 @@ class OpenAIEmbedder(Part):
         self.max_tokens = max_tokens or known_tokens
         self.policy = policy or Policy("embedding", attempt_timeout=5.0, retry=RetryPolicy(attempts=4))
         self._shorten = model in SHORTENABLE and self.dimension != known_dimension
+        self._key = model if self.policy.has_default_breaker else None
         self._tokens = TokenCounter(model)
         self._client = OpenAIClient(api_key=api_key, base_url=base_url, client=client)
         self._coalescer = Coalescer(self._embed_questions)
@@ -88,6 +90,9 @@ class OpenAIEmbedder(Part):
     async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vector:
         """(len(texts), dimension) float32 in the order of `texts`. See `Embedder.embed`."""
         owner = self._check_open()
+        breaker = self.policy.breaker(self._key)
+        if breaker is not None:
+            breaker.check()  # before waiting for a shared request, not only when it goes out
         if kind == "query" and len(texts) == 1:
             return (await self._coalescer.embed(owner, texts[0]))[np.newaxis]
         parts = [await self._embed_or_halve(batch) for batch in self._batches(texts)]
@@ -147,7 +152,7 @@ class OpenAIEmbedder(Part):
                 raise Undecodable(str(error)) from error
 
         try:
-            return await self.policy.call(attempt, key=self.model, on=judge)
+            return await self.policy.call(attempt, key=self._key, on=judge)
         except Exception as error:
             ours = translate(
                 error, EmbeddingError, dependency=f"the embedder {self.model}", stage="embed", attempts=attempts

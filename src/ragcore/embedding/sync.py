@@ -33,7 +33,9 @@ def from_sync(
 
     Args:
         encode: a list of texts to (n, dimension) numbers; called from `threads` threads at once.
-        model, dimension, max_tokens: as in `Embedder`.
+        model: as in `Embedder`.
+        dimension: as in `Embedder`.
+        max_tokens: as in `Embedder`.
         encode_query: for questions, where the model tells them from documents.
         count_tokens: None: estimated.
         threads: calls at once.

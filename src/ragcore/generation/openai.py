@@ -39,7 +39,8 @@ class OpenAIGenerator(Part):
 
     Args:
         model: its name on the server.
-        base_url, api_key: None: as the SDK finds them (OPENAI_BASE_URL, OPENAI_API_KEY).
+        base_url: None: as the SDK finds it (OPENAI_BASE_URL).
+        api_key: None: as the SDK finds it (OPENAI_API_KEY).
         client: the user's own `AsyncOpenAI`, with its headers, proxy and certificates; never closed.
         policy: None: 3 attempts before the first token, 10 s to the first and between tokens, 64 at once, a breaker for each model.
 
@@ -64,6 +65,7 @@ class OpenAIGenerator(Part):
             bulkhead=Bulkhead(64, queue=256),
             retry=RetryPolicy(attempts=3, backoff=0.25),
         )
+        self._key = model if self.policy.has_default_breaker else None
         self._tokens = TokenCounter(model)
         self._client = OpenAIClient(api_key=api_key, base_url=base_url, client=client)
 
@@ -79,7 +81,7 @@ class OpenAIGenerator(Part):
     async def stream(self, prompt: Prompt, /) -> AsyncIterator[AsyncIterator[str | Generation]]:
         """The answer in pieces as they come, then the `Generation`. Opening waits for the first token; leaving closes the request."""
         self._check_open()
-        async with self.policy.hold(key=self.model, on=judge) as held:
+        async with self.policy.hold(key=self._key, on=judge) as held:
             request = _Request(self._client, self.model, prompt)
             try:
                 await self._guarded(held, request)

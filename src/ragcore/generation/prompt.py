@@ -33,10 +33,10 @@ def build_prompt(
     max_tokens: int | None = None,
     count_tokens: Callable[[str], int],
 ) -> Prompt:
-    """A prompt of at most `budget` tokens: question and instructions, then whole passages from the best down, then the latest turns.
+    """A prompt of at most `budget` tokens: question and instructions, the latest turns within a third of the rest, then whole passages from the best down.
 
     Passages stop at the first that doesn't fit, so that "[n]" counts the retrieval's passages as well; how many were left out is recorded in
-    the prompt and as an event. History gets what is left, at most a third of the budget being kept for it.
+    the prompt and as an event.
 
     Raises:
         InvalidInput: the question and the instructions alone are over the budget.
@@ -79,8 +79,8 @@ def render(prompt: Prompt, /) -> list[dict[str, str]]:
 
     Example:
         >>> messages = render(Prompt("How much?", passages=(Passage("c", "d", "A visit costs $40."),)))
-        >>> [message["role"] for message in messages]
-        ['system', 'user']
+        >>> len(messages)
+        2
     """
     system = f"{RULES}\n\n{prompt.instructions}".strip()
     passages = "\n".join(_fenced(number, passage) for number, passage in enumerate(prompt.passages, start=1))

@@ -25,7 +25,7 @@ from ragcore.errors import (
 )
 from ragcore.ingest.chunking import cut
 from ragcore.protocols import EmbeddedDocument, Embedder, Store, Vector
-from ragcore.resilience.deadline import Deadline, deadline
+from ragcore.resilience.deadline import deadline
 from ragcore.resilience.threads import Threads
 from ragcore.types import Chunk, Document, IngestReport, Unreadable
 from ragcore.validation import check_tenant, check_timeout
@@ -96,12 +96,13 @@ class Ingestor:
             documents: a list, or an async iterable (`ingest.read`); a plain iterable is read on the event loop.
             tenant: whose they become.
             progress: called on the event loop with the report so far.
-            document_timeout: seconds for each document from the moment its batch is taken up; None: 120.
+            document_timeout: seconds for each document; those of a batch share theirs. None: 120.
 
         Raises:
             EmbeddingError, StoreError, CircuitOpen: a dependency failed and stayed down; what was written before stays.
             DeadlineExceeded: a document took longer than it may.
-            What `documents` or `progress` raised.
+
+        What `documents` or `progress` raise comes out as itself.
         """
         limit = check_timeout(document_timeout, name="document_timeout") or DOCUMENT_TIMEOUT
         run = _Run(check_tenant(tenant), limit, progress)
@@ -127,8 +128,8 @@ class Ingestor:
     async def _add(self, run: _Run, batch: Sequence[Document]) -> None:
         """A batch; where it fails because of one of its documents, one by one."""
         try:
-            with deadline(run.document_timeout) as limit:
-                await self._add_whole(run, batch, limit)
+            with deadline(run.document_timeout * len(batch)):
+                await self._add_whole(run, batch)
         except (InvalidInput, DependencyError) as error:
             if not _blames_a_document(error):
                 raise
@@ -138,7 +139,7 @@ class Ingestor:
             for document in batch:
                 await self._add(run, [document])
 
-    async def _add_whole(self, run: _Run, batch: Sequence[Document], limit: Deadline) -> None:
+    async def _add_whole(self, run: _Run, batch: Sequence[Document]) -> None:
         hashes = {document.id: self._content_hash(document) for document in batch}
         known = await _stored(self.store.hashes(list(hashes), tenant=run.tenant))
         changed = [document for document in batch if known.get(document.id) != hashes[document.id]]

@@ -26,8 +26,8 @@ logger = logging.getLogger("ragcore")
 
 # Seconds that a caller waits for a clean-up; what takes longer goes on in the owner task.
 CLEAN_UP = 0.25
-# Seconds for closing what a start that failed had opened.
-START_CLEAN_UP = 5.0
+# Seconds that a part may take to close, or background work to end, before it is left behind.
+CLOSE_SECONDS = 5.0
 
 
 class Owner:
@@ -78,9 +78,12 @@ class Owner:
         (context or contextvars.Context()).run(lambda: group.start_soon(self._guard, work, name=label))
 
     async def stop(self) -> None:
-        """Cancel what still runs, and return when all of it has ended."""
+        """Cancel what still runs, and return when all of it has ended, or when it ignores that for too long."""
         self._stopping.set()
-        await self._done.wait()
+        with anyio.move_on_after(CLOSE_SECONDS):
+            await self._done.wait()
+            return
+        logger.error("work of %s ignores its cancellation and was left behind", self.name)
 
     async def _run(self) -> None:
         try:
@@ -138,7 +141,7 @@ class Part:
             await self._owner.start()
             await self._open()
         except BaseException:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(START_CLEAN_UP):
+            with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_SECONDS):
                 await self._close()
             with anyio.CancelScope(shield=True):
                 await self._shut()
@@ -175,9 +178,11 @@ class Part:
 
     async def _shut(self) -> None:
         owner, self._owner = self._owner, None
-        if owner is not None:
-            await owner.stop()
-        self._home = None
+        try:
+            if owner is not None:
+                await owner.stop()
+        finally:
+            self._home = None
 
     def _check_open(self) -> Owner:
         if self._home is None:
@@ -212,13 +217,23 @@ class Parts:
         await start()
 
     async def aclose(self) -> None:
-        """Close what was started, last first; what fails to close is logged and the rest is closed."""
+        """Close what was started, last first, each within 5 s; what fails to close is logged, and the rest is closed all the same."""
+        cancelled: BaseException | None = None
         while self._started:
             part = self._started.pop()
             close = getattr(part, "aclose", None)
             if close is None:
                 continue
             try:
-                await close()
+                with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_SECONDS) as scope:
+                    await close()
+                if scope.cancelled_caught:
+                    logger.error("%s did not close within %g s and was left behind", type(part).__name__, CLOSE_SECONDS)
             except Exception:
                 logger.exception("%s did not close", type(part).__name__)
+            except (
+                anyio.get_cancelled_exc_class()
+            ) as error:  # a Task.cancel(), which a shield doesn't stop: first the others
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled

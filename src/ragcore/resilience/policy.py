@@ -34,6 +34,10 @@ __all__ = ["Hold", "Policy"]
 T = TypeVar("T")
 
 
+# Where nothing has succeeded lately: seconds of waiting in vain that count against the dependency, though the caller's time ran out.
+LONG_WITHOUT_SUCCESS = 1.0
+
+
 class AttemptTimeout(TimeoutError):
     """An attempt took longer than its own limit. May be retried.
 
@@ -113,6 +117,7 @@ class Policy:
         self._bulkhead = Bulkhead(64, queue=256) if bulkhead is None else bulkhead or None
         self._retry = RetryPolicy() if retry is None else retry or None
         self._breaker = CircuitBreaker() if breaker is None else breaker or None
+        self._has_default_breaker = breaker is None
         self._budget = None if self._retry is None else self._retry.budget or RetryBudget()
         self._keyed: OrderedDict[str, CircuitBreaker] = OrderedDict()
         self._paused: OrderedDict[str | None, float] = OrderedDict()
@@ -155,7 +160,7 @@ class Policy:
 
     def breaker(self, key: str | None = None) -> CircuitBreaker | None:
         """The breaker that calls with this key pass; None if there is none."""
-        if key is None or self._breaker is None:
+        if key is None or self._breaker is None or self._breaker.state == "isolated":
             return self._breaker
         breaker = self._keyed.get(key)
         if breaker is None:
@@ -165,6 +170,11 @@ class Policy:
         else:
             self._keyed.move_to_end(key)
         return breaker
+
+    @property
+    def has_default_breaker(self) -> bool:
+        """Whether no breaker was given: then components take one for each model; one that was given is shared by all."""
+        return self._has_default_breaker
 
     @property
     def bulkhead(self) -> Bulkhead | None:
@@ -235,7 +245,7 @@ class _Call:
         try:
             result = await self.bounded(fn, self.policy.attempt_timeout, admitted)
         except BaseException as error:
-            admitted.end(self.blame(error))
+            admitted.end(self.blame(error, admitted.began))
             raise
         admitted.end("success")
         return result
@@ -246,7 +256,8 @@ class _Call:
         now = self.began if self.attempts == 0 else anyio.current_time()
         self.attempts += 1
         if policy._paused and policy._paused.get(self.key, -math.inf) > now:
-            await self.wait_for_pause()
+            while policy._paused.get(self.key, -math.inf) > anyio.current_time():  # it may be extended meanwhile
+                await self.wait_for_pause()
             now = anyio.current_time()
         if self.breaker is not None:
             self.breaker.check()
@@ -296,14 +307,22 @@ class _Call:
             raise AttemptTimeout(message, elapsed=elapsed, shortened=own < admitted.began + limit)
         raise self.expired("waiting for the answer")
 
-    def blame(self, error: BaseException) -> Literal["failure", "neutral"]:
-        """Whether an error counts against the dependency."""
+    def blame(self, error: BaseException, began: float) -> Literal["success", "failure", "neutral"]:
+        """Whether the error of an attempt counts against the dependency.
+
+        Args:
+            began: when the attempt began; the time in the queue is not the dependency's.
+        """
         if isinstance(error, AttemptTimeout) and not error.shortened:
             return "failure"
-        if isinstance(error, AttemptTimeout | DeadlineExceeded):
+        now = anyio.current_time()
+        ran_out = isinstance(error, AttemptTimeout | DeadlineExceeded) or (
+            not isinstance(error, Exception) and now >= self.when
+        )
+        if ran_out:
             # Too short a time says nothing about the dependency; one in which most successes would have come does.
             typical = 0.0 if self.breaker is None else self.breaker.typical_duration()
-            return "failure" if 0 < typical < error.elapsed else "neutral"
+            return "failure" if now - began > (typical or LONG_WITHOUT_SUCCESS) else "neutral"
         if not isinstance(error, Exception) or _cancellations() > self.cancellations:
             return "neutral"
         failure = judge(self.on, error)
@@ -319,7 +338,11 @@ class _Call:
         retry = self.policy._retry
         if retry is None or self.attempts >= retry.attempts or self.failure(error) is None:
             raise error
-        return await retry.run(attempt, first=error, wait=self.wait_before_retry)
+        try:
+            return await retry.run(attempt, first=error, wait=self.wait_before_retry)
+        except Exception as last:
+            await self.yield_to_cancellation(last)
+            raise
 
     async def yield_to_cancellation(self, error: Exception) -> None:
         """An error raised while the caller is being cancelled must not swallow the cancellation."""
@@ -447,7 +470,7 @@ class Hold:
             try:
                 return await call.bounded(fn, self._policy.attempt_timeout, admitted)
             except BaseException as error:
-                admitted.end(call.blame(error))
+                admitted.end(call.blame(error, admitted.began))
                 raise
 
         try:
@@ -469,6 +492,8 @@ class Hold:
         return items
 
     async def _read(self, call: _Call, iterator: AsyncIterator[T]) -> AsyncGenerator[T, None]:
+        if self._admitted is None:  # a stream that needs no opening takes its place here
+            self._admitted = await call.admit()
         try:
             while True:
                 limit = self._policy.idle_timeout if self._handed_on else self._policy.first_timeout
@@ -478,7 +503,7 @@ class Hold:
                     self._judge("success")
                     return
                 except BaseException as error:
-                    self._judge(call.blame(error))
+                    self._judge(call.blame(error, anyio.current_time() - limit))
                     raise
                 self._judge("success")
                 self._handed_on = True

@@ -110,8 +110,7 @@ class RetryPolicy:
             first: the error of the attempt before.
             wait: seconds before the retry with that number, given the error before it; None: don't, let the error out.
 
-        Raises:
-            The last attempt's error, as itself.
+        What comes out is the last attempt's error, as itself.
         """
         import tenacity  # only once something has failed; made importable when a Policy is made
 

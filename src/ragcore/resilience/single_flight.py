@@ -1,7 +1,7 @@
 """Single flight: equal concurrent work is done once and shared.
 
-The work belongs to an owner task, not to whoever came first: a leader's cancellation doesn't harm its followers, and a flight has the
-latest of its waiters' deadlines. It ends when the last of them leaves. Errors are delivered, never kept.
+The work belongs to an owner task, not to whoever came first: a leader's cancellation doesn't harm its followers. Each waiter leaves at its own
+deadline, and the flight ends when the last of them leaves, so it has the latest of their deadlines. Errors are delivered, never kept.
 
 Source: golang.org/x/sync/singleflight; its known traps: RESILIENCE in the documentation.
 """
@@ -9,14 +9,13 @@ Source: golang.org/x/sync/singleflight; its known traps: RESILIENCE in the docum
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, TypeVar
 
 import anyio
 
 from ragcore.events import emit
-from ragcore.resilience.deadline import expires_at, inherit
+from ragcore.resilience.deadline import inherit
 from ragcore.resilience.owner import Part
 from ragcore.resilience.snapshot import Snapshot
 
@@ -48,9 +47,10 @@ class SingleFlight(Part):
     async def call(self, key: Hashable, fn: Callable[[], Awaitable[T]], /) -> T:
         """The result of `fn`, or of the flight with this key that is under way.
 
+        What `fn` raises comes out at each waiter.
+
         Raises:
-            What `fn` raised, to each waiter.
-            NotOpen, WrongEventLoop: outside of `async with`.
+            NotOpen: outside of `async with`.
         """
         owner = self._check_open()
         flight = self._flights.get(key)
@@ -62,7 +62,7 @@ class SingleFlight(Part):
         else:
             self._joined += 1
             emit("flight.joined", self.name)
-        flight.join(expires_at())
+        flight.waiting += 1
         try:
             await flight.landed.wait()
         finally:
@@ -107,21 +107,16 @@ class _Flight:
     __slots__ = ("done", "error", "landed", "scope", "value", "waiting")
 
     def __init__(self) -> None:
-        self.scope = anyio.CancelScope(deadline=-math.inf)
+        self.scope = anyio.CancelScope()
         self.landed = anyio.Event()
         self.waiting = 0
         self.done = False
         self.value: Any = None
         self.error: Exception | None = None
 
-    def join(self, when: float) -> None:
-        self.waiting += 1
-        if when > self.scope.deadline:
-            self.scope.deadline = when
-
     def result(self) -> Any:
         if self.error is not None:
             raise own_copy(self.error)
         if not self.done:
-            raise TimeoutError("the shared work was cancelled at the latest of its waiters' deadlines")
+            raise TimeoutError("the shared work was cancelled")
         return self.value

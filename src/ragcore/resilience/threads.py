@@ -44,7 +44,11 @@ class Threads:
         """
         await self.places.acquire(expires_at())
         job = _Job(work, self.places)
-        job.start(self.name)
+        try:
+            job.start(self.name)
+        except BaseException:  # the system has no thread left
+            self.places.release()
+            raise
         await job.done.wait()
         if job.error is not None:
             raise job.error

@@ -98,7 +98,8 @@ class EmbeddedStore(PgVectorStore):
 
     Args:
         folder: as in `server`.
-        model, dimension: of the embedder, for the migration.
+        model: of the embedder, for the migration.
+        dimension: of its vectors.
         policy: as in `PgVectorStore`.
     """
 

@@ -27,7 +27,8 @@ class FaultProxy:
     connections are open strike new ones only.
 
     Args:
-        host, port: of the server; with `host` a path, its socket.
+        host: of the server; a path is its socket.
+        port: of the server.
 
     Example:
         ```python

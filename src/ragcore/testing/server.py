@@ -42,7 +42,9 @@ class OpenAIServer:
         embedder: an open one; None: words are hashed to `dimension` numbers.
         dimension: without an embedder.
         text: the answer to everything; None: quoted.
-        embedding_latency, first_token_latency, token_latency: seconds for a request, to the first token, for each further one.
+        embedding_latency: seconds for a request.
+        first_token_latency: seconds to the first token.
+        token_latency: seconds for each further one.
 
     Example:
         ```python

@@ -194,7 +194,10 @@ class Inspection(Value):
                 f"the role {self.role} owns ragcore's tables, so it could switch row-level security off: {make_role}",
             )
         if self.has_schema and not self.forces_rls:
-            yield Finding("error", "row-level security isn't forced on ragcore.chunk: run store.migrate as the owner")
+            yield Finding(
+                "error",
+                "row-level security is not on and forced on ragcore.chunk and ragcore.document: as the owner, switch it on again",
+            )
         if self.has_schema and not self.has_index and (self.dimension or 0) <= MOST_INDEXED_DIMENSIONS:
             yield Finding(
                 "warning",

@@ -13,16 +13,16 @@ import anyio
 import asyncpg
 import numpy as np
 
-from ragcore.errors import ConfigurationError, InvalidInput, RagcoreError
+from ragcore.errors import ConfigurationError, InvalidInput
 from ragcore.protocols import EmbeddedDocument, Query, Scores, Vector
-from ragcore.resilience import Bulkhead, Policy, RetryPolicy
+from ragcore.resilience import Bulkhead, Policy, RetryPolicy, deadline
 from ragcore.resilience.owner import Part
 from ragcore.secret import Secret
 from ragcore.store.fusion import RANK_CONSTANT
 from ragcore.store.postgres.conditions import Conditions
 from ragcore.store.postgres.dsn import parse
 from ragcore.store.postgres.pool import Connection, Pool, transaction, vector_schema
-from ragcore.store.postgres.schema import SQL, Inspection, inspect, quoted
+from ragcore.store.postgres.schema import MOST_INDEXED_DIMENSIONS, SQL, Inspection, inspect, quoted
 from ragcore.store.postgres.translate import judge, translate
 from ragcore.types import Counts, Passage
 
@@ -37,6 +37,7 @@ EXACT_ROWS = 5_000
 # How long a tenant counts as small or large, and for how many tenants that is remembered.
 REMEMBER_SECONDS = 60.0
 REMEMBER_TENANTS = 10_000
+LOOK_SECONDS = 10.0
 CHUNK_COLUMNS = (
     "id",
     "document_id",
@@ -94,13 +95,14 @@ class PgVectorStore(Part):
             retry=RetryPolicy(attempts=4, backoff=0.05, max_backoff=1.0),
         )
         self._pool: Pool | None = None
+        self._found: Inspection | None = None
         self._vector_schema: str | None = None
         self._exact: OrderedDict[str, tuple[bool, float]] = OrderedDict()
 
     async def search(self, query: Query, /) -> Sequence[Passage]:
         """The tenant's passages, best first, in one statement and one round trip. See `Searcher.search`."""
         rows = await self._call(lambda connection: self._search(connection, query), stage="search")
-        if rows and rows[0]["exact"] is not None:
+        if rows and rows[0]["exact"] is not None and query.filter is None:
             self._remember(query.tenant, rows[0]["exact"])
         return [_passage(row) for row in rows]
 
@@ -175,6 +177,7 @@ class PgVectorStore(Part):
             await self._pool.open()
         except (asyncpg.InterfaceError, OSError, ValueError) as error:
             raise translate(error, self._address, stage="start") from error
+        self._found, self._looked = None, anyio.Event()
         owner.spawn(self._look, name="looking at the schema")
 
     async def _close(self) -> None:
@@ -182,15 +185,26 @@ class PgVectorStore(Part):
         if pool is not None:
             await pool.close(timeout=2.0)
 
+    async def first_look(self) -> Inspection | None:
+        """What the role found in the database when the store was opened; None if the database could not be reached."""
+        self._check_open()
+        await self._looked.wait()
+        return self._found
+
     async def _look(self) -> None:
-        """Say early what would otherwise be found out late."""
+        """Say early what would otherwise be found out late. By the policy's side: a look must not open its breaker."""
+        pool = self._pool
+        assert pool is not None
         try:
-            found = await self.inspect()
-        except RagcoreError as error:
+            with deadline(LOOK_SECONDS):
+                async with pool.acquire() as connection:
+                    self._found = await inspect(connection, self._address)
+        except Exception as error:
             if self._pool is not None:  # closed at once: there is nothing to say
-                logger.warning("the database is not ready: %s", error)
-            return
-        for finding in found.findings():
+                logger.warning("the database is not ready: %s", translate(error, self._address, stage="start"))
+        finally:
+            self._looked.set()
+        for finding in () if self._found is None else self._found.findings():
             logger.log(logging.ERROR if finding.severity == "error" else logging.WARNING, "%s", finding.message)
 
     async def _fetch(self, name: str, /, *values: Any, stage: str) -> list[asyncpg.Record]:
@@ -229,7 +243,7 @@ class PgVectorStore(Part):
             values = [
                 query.tenant,
                 str(max(self.ef_search, min(query.top_k, 1_000))),
-                self._remembered(query.tenant),
+                self._exactly(query),
                 self.exact_rows,
                 query.vector,
                 query.top_k,
@@ -260,6 +274,12 @@ class PgVectorStore(Part):
         if self._vector_schema is None:
             self._vector_schema = await vector_schema(connection)
         return self._vector_schema
+
+    def _exactly(self, query: Query) -> bool | None:
+        """Whether to search exactly; None: let the statement count."""
+        if query.vector is not None and len(query.vector) > MOST_INDEXED_DIMENSIONS:
+            return True
+        return self._remembered(query.tenant) if query.filter is None else None
 
     def _remembered(self, tenant: str) -> bool | None:
         known = self._exact.get(tenant)

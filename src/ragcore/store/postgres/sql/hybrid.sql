@@ -1,4 +1,5 @@
 -- Vector and text search fused by reciprocal rank (k = 60), in one statement. What is found by text alone has no score and no threshold.
+-- With a filter the rows that pass it are counted: few among many are beyond the reach of an index scan.
 -- $1 tenant, $2 ef_search, $3 exact or null (count the tenant's rows), $4 most rows to search exactly, $5 vector, $6 top_k, $7 threshold or null,
 -- $8 question, $9 how deep each ranking is read
 with s as materialized (
@@ -10,7 +11,9 @@ plan as materialized (
     select s.tenant, coalesce($3::boolean, few.exact) as exact, question.words
     from s cross join lateral (
         select case when $3::boolean is null
-            then (select count(*) <= $4::integer from (select from ragcore.chunk where tenant = s.tenant limit $4::integer + 1) as counted)
+            then (select count(*) <= $4::integer from (
+                select from ragcore.chunk where tenant = s.tenant {filter} limit $4::integer + 1
+            ) as counted)
         end as exact
     ) as few cross join lateral (
         select string_agg('''' || replace(replace(lexeme, '\', '\\'), '''', '''''') || '''', ' | ')::tsquery as words

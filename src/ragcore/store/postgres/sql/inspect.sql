@@ -8,7 +8,10 @@ select current_user as role,
        (select nspname from pg_extension join pg_namespace on pg_namespace.oid = extnamespace where extname = 'vector') as vector_schema,
        to_regclass('ragcore.chunk') is not null as has_schema,
        (select pg_has_role(current_user, relowner, 'usage') from pg_class where oid = to_regclass('ragcore.chunk')) as owns_tables,
-       (select relforcerowsecurity from pg_class where oid = to_regclass('ragcore.chunk')) as forces_rls,
+       (
+           select bool_and(relrowsecurity and relforcerowsecurity)
+           from pg_class where oid in (to_regclass('ragcore.chunk'), to_regclass('ragcore.document'))
+       ) as forces_rls,
        (select atttypmod from pg_attribute where attrelid = to_regclass('ragcore.chunk') and attname = 'embedding') as dimension,
        to_regclass('ragcore.chunk_embedding') is not null as has_index,
        (select reltuples::bigint from pg_class where oid = to_regclass('ragcore.chunk')) as about_chunks

@@ -3,6 +3,7 @@
 -- The lateral references force the order: settings, then the choice of plan, then the search; a plain join would not. Settings are local
 -- to the statement's transaction, so nothing is left on the connection. `+ 0` keeps the exact branch from the HNSW index. The threshold
 -- stands outside: inside, an index scan would walk on while few rows pass.
+-- With a filter the rows that pass it are counted: few among many are beyond the reach of an index scan.
 -- $1 tenant, $2 ef_search, $3 exact or null (count the tenant's rows), $4 most rows to search exactly, $5 vector, $6 top_k, $7 threshold or null
 with s as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant,
@@ -13,7 +14,9 @@ plan as materialized (
     select s.tenant, coalesce($3::boolean, few.exact) as exact
     from s cross join lateral (
         select case when $3::boolean is null
-            then (select count(*) <= $4::integer from (select from ragcore.chunk where tenant = s.tenant limit $4::integer + 1) as counted)
+            then (select count(*) <= $4::integer from (
+                select from ragcore.chunk where tenant = s.tenant {filter} limit $4::integer + 1
+            ) as counted)
         end as exact
     ) as few
 ),
