@@ -47,7 +47,7 @@ class Reference:
 
     async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vector:
         """The vectors of passages, whole."""
-        return np.stack([self._vectors[text] for text in texts])
+        return np.stack([self._vectors[text.strip()] for text in texts])
 
 
 @asynccontextmanager
