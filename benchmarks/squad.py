@@ -42,7 +42,7 @@ class Reference:
     def __init__(self) -> None:
         vectors = np.load(SQUAD / "embeddings.npz")["corpus"].astype(np.float32)
         self._vectors = {
-            row["text"]: vector for row, vector in zip(read_lines("corpus.jsonl.gz"), vectors, strict=True)
+            row["text"].strip(): vector for row, vector in zip(read_lines("corpus.jsonl.gz"), vectors, strict=True)
         }
 
     async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vector:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import anyio
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -22,6 +23,10 @@ for name in [n for n in os.environ if n.startswith(("RAGCORE_", "OPENAI_", "PG")
     del os.environ[name]
 
 pytest_plugins = ["ragcore.testing.fixtures"]
+
+# How long an example takes is the machine's affair.
+hypothesis.settings.register_profile("ragcore", deadline=None)
+hypothesis.settings.load_profile("ragcore")
 
 
 def shared(name: str) -> Path:
