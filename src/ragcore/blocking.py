@@ -211,8 +211,7 @@ class RAG:
                 _loop.opened(self)
             elif self._process != os.getpid():
                 raise NotOpen(
-                    f"the client was started in process {self._process} and this is its forked child {os.getpid()}: "
-                    "make it after the fork, or start it in the child only"
+                    f"the client was started before this process {os.getpid()} was forked: make it after the fork, or start it in the child only"
                 )
 
     def close(self, *, drain: float | None = None) -> None:

@@ -140,7 +140,7 @@ class Ingestor:
                 await self._add(run, [document])
 
     async def _add_whole(self, run: _Run, batch: Sequence[Document]) -> None:
-        hashes = {document.id: self._content_hash(document) for document in batch}
+        hashes = await self._content_hashes(batch)
         known = await _stored(self.store.hashes(list(hashes), tenant=run.tenant))
         changed = [document for document in batch if known.get(document.id) != hashes[document.id]]
         embedded, tokens, empty = await self._embed(changed, hashes)
@@ -211,6 +211,14 @@ class Ingestor:
                 check_vectors(vectors, count=len(part), dimension=self.embedder.dimension, model=self.embedder.model)
             )
         return np.concatenate(parts) if parts else np.zeros((0, self.embedder.dimension), np.float32)
+
+    async def _content_hashes(self, batch: Sequence[Document]) -> dict[str, str]:
+        def work() -> dict[str, str]:
+            return {document.id: self._content_hash(document) for document in batch}
+
+        if sum(len(document.text) for document in batch) <= BATCH_CHARACTERS:
+            return work()
+        return await self._threads.run(work)
 
     def _content_hash(self, document: Document) -> str:
         """Of all that chunks and vectors are made from."""
