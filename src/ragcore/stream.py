@@ -61,7 +61,7 @@ class AnswerStream:
             raise self._ended()
         try:
             with self._call:
-                return await self._step()
+                return await self._events.__anext__()
         except StopAsyncIteration:
             raise
         except BaseException as error:
@@ -85,9 +85,6 @@ class AnswerStream:
         self._left.set()
         self._call.finish("cancelled" if self._answer is None else "ok")
         await self._abandon()
-
-    async def _step(self) -> StreamEvent:
-        return await self._events.__anext__()
 
     async def _run(self) -> AsyncGenerator[StreamEvent, None]:
         yield Retrieved(self._retrieval)
@@ -138,8 +135,10 @@ class AnswerStream:
         with anyio.move_on_after(self._call.remaining()):
             await self._left.wait()
             return
-        if self._call.stepping:
-            return  # somebody reads: the step ends at the deadline by itself
+        if self._call.stepping:  # somebody reads: the step ends at the deadline by itself, and leaves
+            with anyio.move_on_after(2 * CLEAN_UP):
+                await self._left.wait()
+                return
         self._left.set()
         self._call.finish("abandoned")
         await self._abandon()

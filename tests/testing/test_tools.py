@@ -170,6 +170,7 @@ async def test_a_client_that_goes_away_frees_the_servers_slot() -> None:
                 await _until(lambda: server.active == 1)
                 group.cancel_scope.cancel()
             await _until(lambda: server.active == 0)
+            assert server.active == 0
 
 
 async def _until(condition: Callable[[], bool]) -> None:

@@ -20,7 +20,6 @@ logger = logging.getLogger("ragcore")
 LONGEST_RETRY_AFTER = 120.0
 
 COUNTS = frozenset({408, 409, 425, 529})
-BLAMES_THE_REQUEST = frozenset({400, 401, 403, 404, 413, 422})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

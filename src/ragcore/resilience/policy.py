@@ -42,14 +42,12 @@ class AttemptTimeout(TimeoutError):
     """An attempt took longer than its own limit. May be retried.
 
     Attributes:
-        elapsed: seconds that it took.
         shortened: the limit was less than the policy's own, for want of the caller's time: then it counts only if most successes would have
             been in time.
     """
 
-    def __init__(self, message: str, *, elapsed: float, shortened: bool) -> None:
+    def __init__(self, message: str, *, shortened: bool) -> None:
         super().__init__(message)
-        self.elapsed = elapsed
         self.shortened = shortened
 
 
@@ -255,9 +253,8 @@ class _Call:
         policy = self.policy
         now = self.began if self.attempts == 0 else anyio.current_time()
         self.attempts += 1
-        if policy._paused and policy._paused.get(self.key, -math.inf) > now:
-            while policy._paused.get(self.key, -math.inf) > anyio.current_time():  # it may be extended meanwhile
-                await self.wait_for_pause()
+        while policy._paused.get(self.key, -math.inf) > now:  # it may be extended meanwhile
+            await self.wait_for_pause()
             now = anyio.current_time()
         if self.breaker is not None:
             self.breaker.check()
@@ -304,7 +301,7 @@ class _Call:
         if own <= self.when:
             elapsed = anyio.current_time() - admitted.began
             message = f"{self.policy.name or 'the dependency'} did not answer within {elapsed:.1f} s"
-            raise AttemptTimeout(message, elapsed=elapsed, shortened=own < admitted.began + limit)
+            raise AttemptTimeout(message, shortened=own < admitted.began + limit)
         raise self.expired("waiting for the answer")
 
     def blame(self, error: BaseException, began: float) -> Literal["success", "failure", "neutral"]:
@@ -523,7 +520,7 @@ class Hold:
         if own <= call.when:
             what = "stopped for" if self._handed_on else "sent nothing within"
             message = f"{self._policy.name or 'the stream'} {what} {limit:g} s"
-            raise AttemptTimeout(message, elapsed=limit, shortened=False)
+            raise AttemptTimeout(message, shortened=False)
         raise call.expired("reading the stream")
 
     def _judge(self, outcome: Literal["success", "failure", "neutral"]) -> None:
