@@ -366,7 +366,7 @@ async def test_a_stream_has_one_reader(filled: RAG, fake_generator: FakeGenerato
 
 
 async def test_a_part_that_never_closes_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ragcore.resilience.owner.CLOSE_SECONDS", 0.05)
+    monkeypatch.setattr("ragcore.resilience.part.CLOSE_SECONDS", 0.05)
 
     class Stuck(FakeStore):
         async def aclose(self) -> None:

@@ -19,7 +19,7 @@ from ragcore.components import alone, make_embedder, make_generator, make_store,
 from ragcore.config import EXTRACTIVE, Config, Policies, Settings
 from ragcore.errors import (
     ConfigurationError,
-    GenerationError,
+    DeadlineExceeded,
     InvalidInput,
     NotOpen,
     Overloaded,
@@ -38,8 +38,8 @@ from ragcore.health import HealthCheck, describe
 from ragcore.ingest.ingestor import Ingestor
 from ragcore.protocols import Embedder, Generator, Searcher, Store
 from ragcore.resilience import Policy
-from ragcore.resilience.deadline import inherit
-from ragcore.resilience.owner import Part, Parts
+from ragcore.resilience.deadline import reserve
+from ragcore.resilience.part import Part, Parts
 from ragcore.retriever import Retriever
 from ragcore.stream import AnswerStream
 from ragcore.tokens import estimate_tokens
@@ -416,19 +416,17 @@ class RAG(Part):
         began = anyio.current_time()
         if not request.degrade:
             return _timed(call, began, await collect(self._strict.stream(prompt), on_first=call.saw_first_token))
-        until = call.when - min(RESERVE_SECONDS, RESERVE_SHARE * (call.budget or 0.0))
         try:
-            with anyio.CancelScope(deadline=until) as scope, inherit(until):
+            with reserve(RESERVE_SECONDS, share=RESERVE_SHARE):
                 return _timed(call, began, await collect(self._generator.stream(prompt), on_first=call.saw_first_token))
-            if scope.cancelled_caught:
-                raise GenerationError(f"{name_of(self._given)} was not done in time", stage="generate")
-            raise AssertionError
         except (Overloaded, InvalidInput):
             raise
         except RagcoreError as error:
             emit("generator.failed", name_of(self._given), error=type(error).__name__)
             quoted = await ExtractiveGenerator().generate(prompt)
-            degradation = Degradation("generate", str(error), EXTRACTIVE)
+            late = isinstance(error, DeadlineExceeded)
+            reason = f"{name_of(self._given)} was not done in time: {error}" if late else str(error)
+            degradation = Degradation("generate", reason, EXTRACTIVE)
             return _timed(call, began, replace(quoted, degraded=(degradation,)))
 
     def _answer(self, call: Call, retrieval: Retrieval, prompt: Prompt | None, generation: Generation | None) -> Answer:

@@ -27,8 +27,8 @@ from ragcore.errors import (
 from ragcore.events import emit
 from ragcore.filters import Filter
 from ragcore.protocols import Embedder, Query, Searcher, Store, Vector
-from ragcore.resilience.deadline import deadline, expires_at
-from ragcore.resilience.owner import Part, Parts
+from ragcore.resilience.deadline import deadline, share
+from ragcore.resilience.part import Part, Parts
 from ragcore.similarity import report_similarity
 from ragcore.stages import report
 from ragcore.types import Degradation, EmptyReason, Mode, Passage, Retrieval, SimilarityReport, Timings, Usage
@@ -242,8 +242,7 @@ class Retriever(Part):
 
     async def _embed_in_time(self, question: str) -> Vector:
         """The vector, within a share of what is left: an embedder that is a black hole must leave time for text search."""
-        left = expires_at() - anyio.current_time()
-        limit = min(MOST_EMBED_SECONDS, EMBED_SHARE * left)
+        limit = share(EMBED_SHARE, most=MOST_EMBED_SECONDS)
         if limit <= 0:
             return await self._embed(question)
         try:

@@ -135,12 +135,12 @@ def test_by_hand(clock: Clock) -> None:
 
 def test_every_transition_is_an_event(clock: Clock) -> None:
     heard: list[str] = []
-    stop = events.subscribe(lambda event: heard.append(event.name))
+    stop = events.subscribe(lambda event: heard.append(event.data.get("outcome", event.name)))
     breaker = opened(clock, probes=1)
     clock.now += 10
     breaker.acquire().success()
     stop()
-    assert heard == ["breaker.open", "breaker.half_open", "breaker.closed"]
+    assert heard == [*["failure"] * 4, "breaker.open", "breaker.half_open", "success", "breaker.closed"]
 
 
 def test_a_late_failure_of_a_stream_counts_in_a_closed_breaker_only(clock: Clock) -> None:

@@ -28,7 +28,8 @@ from ragcore.resilience import (
     deadline,
     from_status,
 )
-from ragcore.resilience.owner import Owner, Part, Parts
+from ragcore.resilience.owner import Owner
+from ragcore.resilience.part import Part, Parts
 from ragcore.resilience.threads import Threads
 
 pytestmark = pytest.mark.anyio

@@ -26,7 +26,7 @@ from ragcore import (
     meta,
 )
 from ragcore.resilience import Policy, deadline
-from ragcore.resilience.owner import Part
+from ragcore.resilience.part import Part
 from ragcore.store import migrate
 from ragcore.store.postgres import Inspection, inspect
 from ragcore.store.postgres.dsn import parse

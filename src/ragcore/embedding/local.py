@@ -15,7 +15,7 @@ from ragcore.embedding.minilm import SentenceModel, load_counter, read_settings
 from ragcore.errors import ConfigurationError, EmbeddingError, InvalidInput, NotOpen, RagcoreError
 from ragcore.protocols import Vector
 from ragcore.resilience import Policy
-from ragcore.resilience.owner import Part
+from ragcore.resilience.part import Part
 from ragcore.resilience.threads import Threads
 from ragcore.types import Kind, check_text
 from ragcore.vectors import check_vectors

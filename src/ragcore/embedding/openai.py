@@ -15,7 +15,7 @@ from ragcore.errors import ConfigurationError, EmbeddingError
 from ragcore.openai_api import OpenAIClient, Undecodable, judge, read_json, translate
 from ragcore.protocols import Vector
 from ragcore.resilience import Policy, RetryPolicy
-from ragcore.resilience.owner import Part
+from ragcore.resilience.part import Part
 from ragcore.secret import Secret
 from ragcore.tokens import TokenCounter
 from ragcore.types import Kind

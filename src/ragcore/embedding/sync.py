@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from ragcore.errors import EmbeddingError, RagcoreError
 from ragcore.protocols import Embedder, Vector, Vectors
 from ragcore.resilience import Policy
-from ragcore.resilience.owner import Part
+from ragcore.resilience.part import Part
 from ragcore.resilience.threads import Threads
 from ragcore.tokens import estimate_tokens
 from ragcore.types import Kind

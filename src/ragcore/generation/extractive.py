@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import anyio.lowlevel
 
 from ragcore.generation.streams import at_once
-from ragcore.resilience.owner import Part
+from ragcore.resilience.part import Part
 from ragcore.types import Generation, Passage, Prompt
 from ragcore.words import content_words, sentences
 

@@ -6,15 +6,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
-import anyio
-
 from ragcore.errors import ConfigurationError, InvalidInput, Overloaded, RagcoreError
 from ragcore.events import emit
 from ragcore.generation.relay import Relay
 from ragcore.generation.streams import collect
 from ragcore.protocols import Generator
-from ragcore.resilience.deadline import expires_at
-from ragcore.resilience.owner import Part, Parts
+from ragcore.resilience.deadline import share
+from ragcore.resilience.part import Part, Parts
 from ragcore.tokens import estimate_tokens
 from ragcore.types import Degradation, Generation, Prompt
 
@@ -78,9 +76,8 @@ class FallbackGenerator(Part):
     @staticmethod
     async def _first(relay: Relay, failed: list[str]) -> str | Generation | None:
         """A generator's first piece, within its share of the time; None if it failed, which is noted."""
-        limit = min(MOST_SECONDS, SHARE * (expires_at() - anyio.current_time()))
         try:
-            return await relay.first(limit)
+            return await relay.first(share(SHARE, most=MOST_SECONDS))
         except (Overloaded, InvalidInput):
             raise
         except RagcoreError as error:

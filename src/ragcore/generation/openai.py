@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any
 
-import anyio
 from openai import AsyncOpenAI
 
 from ragcore.errors import GenerationError
@@ -15,8 +13,9 @@ from ragcore.generation.prompt import NOT_FOUND, render
 from ragcore.generation.streams import collect
 from ragcore.openai_api import OpenAIClient, Undecodable, judge, read_events, translate
 from ragcore.resilience import Bulkhead, Policy, RetryPolicy
-from ragcore.resilience.deadline import expires_at
-from ragcore.resilience.owner import CLEAN_UP, Part
+from ragcore.resilience.deadline import share
+from ragcore.resilience.owner import Owner
+from ragcore.resilience.part import Part
 from ragcore.resilience.policy import Hold
 from ragcore.secret import Secret
 from ragcore.tokens import TokenCounter
@@ -80,9 +79,9 @@ class OpenAIGenerator(Part):
     @asynccontextmanager
     async def stream(self, prompt: Prompt, /) -> AsyncIterator[AsyncIterator[str | Generation]]:
         """The answer in pieces as they come, then the `Generation`. Opening waits for the first token; leaving closes the request."""
-        self._check_open()
+        owner = self._check_open()
         async with self.policy.hold(key=self._key, on=judge) as held:
-            request = _Request(self._client, self.model, prompt)
+            request = _Request(owner, self._client, self.model, prompt)
             try:
                 await self._guarded(held, request)
                 async with aclosing(self._pieces(held, request)) as pieces:
@@ -97,12 +96,8 @@ class OpenAIGenerator(Part):
         await self._client.close()
 
     async def _guarded(self, held: Hold, request: _Request) -> None:
-        left = expires_at() - anyio.current_time()
-        limit = (
-            min(self.policy.first_timeout, FIRST_TOKEN_SHARE * left) if left < math.inf else self.policy.first_timeout
-        )
         try:
-            await held.call(request.open, timeout=limit)
+            await held.call(request.open, timeout=share(FIRST_TOKEN_SHARE, most=self.policy.first_timeout))
         except Exception as error:
             self._raise(error, held, "")
 
@@ -134,13 +129,15 @@ class OpenAIGenerator(Part):
 class _Request:
     """One request and its stream. `open` reads up to the first event, so that what fails before it can be tried again."""
 
-    def __init__(self, client: OpenAIClient, model: str, prompt: Prompt) -> None:
+    def __init__(self, owner: Owner, client: OpenAIClient, model: str, prompt: Prompt) -> None:
+        self._owner = owner
         self._client = client
         self._model = model
         self._prompt = prompt
         self._stack = AsyncExitStack()
         self._first: dict[str, Any] | None = None
         self._events: AsyncGenerator[dict[str, Any], None] | None = None
+        self._opened = False
         self.request_id: str | None = None
 
     async def open(self) -> None:
@@ -155,6 +152,7 @@ class _Request:
             stream_options={"include_usage": True},
             **self._options(),
         )
+        self._opened = True
         response = await self._stack.enter_async_context(opening)
         self.request_id = response.headers.get("x-request-id")
         self._events = read_events(response)
@@ -180,10 +178,15 @@ class _Request:
         """Close the response: the server sees that nobody reads, and frees its slot."""
         stack, self._stack = self._stack, AsyncExitStack()
         events, self._events = self._events, None
-        with anyio.CancelScope(shield=True), anyio.move_on_after(CLEAN_UP):
+        opened, self._opened = self._opened, False
+
+        async def close() -> None:
             if events is not None:
                 await events.aclose()
             await stack.aclose()
+
+        if opened:
+            await self._owner.clean_up(close, name="closing a response")
 
 
 class _Answer:

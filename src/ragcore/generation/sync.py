@@ -9,7 +9,7 @@ from ragcore.errors import GenerationError, RagcoreError
 from ragcore.generation.streams import at_once
 from ragcore.protocols import Generator
 from ragcore.resilience import Policy
-from ragcore.resilience.owner import Part
+from ragcore.resilience.part import Part
 from ragcore.resilience.threads import Threads
 from ragcore.types import Generation, Prompt
 

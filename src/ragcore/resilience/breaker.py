@@ -1,8 +1,7 @@
 """A circuit breaker: closed → open → half_open → closed.
 
-It counts outcomes in a sliding time window, a ring of buckets, O(1) a call. Two rules that other breakers break: the caller's own
-cancellation is neither success nor failure and gives a probe's slot back; and a result that began in an earlier state is ignored, which
-each permit's generation tells.
+It counts outcomes in a sliding time window. Two rules that other breakers break: the caller's own cancellation is neither success nor failure
+and gives a probe's slot back; and a result that began in an earlier state is ignored, which each permit's generation tells.
 
 Sources: M. Nygard, "Release It!" (the pattern); resilience4j and Polly (ratio over a sliding window with a minimum throughput, slow calls);
 sony/gobreaker (generations).
@@ -13,23 +12,26 @@ from __future__ import annotations
 import math
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal, TypeAlias, TypeVar
 
-import anyio
-
 from ragcore.errors import CircuitOpen
-from ragcore.events import emit
+from ragcore.events import emit, listening
+from ragcore.resilience.clock import clock
 from ragcore.resilience.snapshot import Snapshot
+from ragcore.resilience.window import SlidingWindow
 
-__all__ = ["CircuitBreaker", "Permit", "State"]
+__all__ = ["CircuitBreaker", "Outcome", "Permit", "State"]
 
 T = TypeVar("T")
 State: TypeAlias = Literal["closed", "open", "half_open", "isolated"]
+Outcome: TypeAlias = Literal["success", "failure", "neutral"]
 
-BUCKETS = 10
 # Enough durations for a p95 that means something, few enough to sort when a deadline expires.
 REMEMBERED = 64
+# Breaks differ by this share, so that clients that broke together don't probe together.
+JITTER = 0.2
 
 
 class CircuitBreaker:
@@ -42,7 +44,7 @@ class CircuitBreaker:
         minimum_throughput: calls in the window before a ratio means anything.
         sampling_duration: seconds of the window.
         break_duration: seconds open before the first probe; doubles each time a probe fails, ±20 %.
-        max_break_duration: cap of that.
+        max_break_duration: cap of that; a probe that hasn't come back by then has failed.
         probes: calls at once while half-open, and successes that close it.
         name: in events and errors.
 
@@ -81,13 +83,15 @@ class CircuitBreaker:
         self.probes = probes
         self._state: State = "closed"
         self._generation = 0
-        self._window = _Window(sampling_duration)
+        self._window = SlidingWindow(sampling_duration)
         self._open_until = 0.0
         self._reopened = 0
         self._probing = 0
+        self._probed_at = 0.0
         self._probes_passed = 0
         self._durations: deque[float] = deque(maxlen=REMEMBERED)
-        self._totals = dict.fromkeys(("success", "failure", "slow", "neutral", "ignored", "rejected"), 0)
+        self._queued: set[Callable[[], object]] = set()
+        self._success = self._failure = self._slow = self._neutral = self._ignored = self._rejected = 0
 
     @property
     def state(self) -> State:
@@ -96,17 +100,17 @@ class CircuitBreaker:
 
     def isolate(self) -> None:
         """Open it by hand, until `reset`."""
-        self._move("isolated")
+        self._move("isolated", clock()())
 
     def reset(self) -> None:
         """Close it by hand, with an empty window."""
         self._reopened = 0
-        self._move("closed")
+        self._move("closed", clock()())
 
-    def check(self) -> None:
+    def check(self, now: float | None = None) -> None:
         """Raise `CircuitOpen` if a call would be refused now; takes no slot, so ask before queueing."""
         if self._state != "closed":
-            self._refuse_unless_probing()
+            self._refuse_unless_probing(clock()() if now is None else now)
 
     def acquire(self, now: float | None = None) -> Permit:
         """Admit one call, synchronously. Report its end on the permit, exactly once.
@@ -118,27 +122,78 @@ class CircuitBreaker:
             CircuitOpen: open, isolated, or half-open with all probes out.
         """
         if now is None:
-            now = anyio.current_time()
+            now = clock()()
+        return Permit(self, self.admit(now), now)
+
+    def admit(self, now: float) -> int:
+        """As `acquire`, for a caller that keeps the permit's two numbers itself: the generation, to be handed to `end`."""
         if self._state != "closed":
-            self._refuse_unless_probing()
-            if self._state == "open":
-                self._move("half_open")
-            self._probing += 1
-        return Permit(self, self._generation, now)
+            self._take_probe(now)
+        return self._generation
+
+    def end(self, generation: int, began: float, outcome: Outcome, now: float) -> None:
+        """How a call ended that was let in by `admit`; exactly once."""
+        if listening():
+            emit("breaker.outcome", self.name, outcome=outcome, seconds=now - began, state=self._state)
+        if generation != self._generation:
+            self._ignored += 1
+            return
+        half_open = self._state != "closed"
+        if half_open:
+            self._probing -= 1
+        if outcome == "neutral":
+            self._neutral += 1
+            return
+        duration = now - began
+        slow = duration >= self.slow_call_duration
+        if slow:
+            self._slow += 1
+        failed = outcome == "failure"
+        if failed:
+            self._failure += 1
+        else:
+            self._success += 1
+            self._durations.append(duration)
+        if half_open:
+            self._judge_probe(failed or slow, now)
+        else:
+            calls = self._window.add(now, failed, slow)
+            if (failed or slow) and calls >= self.minimum_throughput:
+                self._judge_window(now)
+
+    def fail_after_success(self, generation: int, now: float) -> None:
+        """A call that had ended well failed after all: a stream that broke. Decides no probe, opens a closed breaker."""
+        if generation != self._generation or self._state != "closed":
+            self._ignored += 1
+            return
+        self._failure += 1
+        if self._window.add(now, True, False) >= self.minimum_throughput:
+            self._judge_window(now)
 
     async def call(self, fn: Callable[[], Awaitable[T]], /) -> T:
         """Call `fn` through the breaker alone; every `Exception` counts as a failure, a cancellation is neutral."""
-        permit = self.acquire()
+        time = clock()
+        began = time()
+        generation = self.admit(began)
+        outcome: Outcome = "neutral"
         try:
             result = await fn()
+            outcome = "success"
         except Exception:
-            permit.failure()
+            outcome = "failure"
             raise
-        except BaseException:
-            permit.neutral()
-            raise
-        permit.success()
+        finally:
+            self.end(generation, began, outcome, time())
         return result
+
+    @contextmanager
+    def wakes(self, wake: Callable[[], object], /) -> Iterator[None]:
+        """For the length of the block `wake` is called when the breaker opens: whoever waits in a queue would wait in vain."""
+        self._queued.add(wake)
+        try:
+            yield
+        finally:
+            self._queued.discard(wake)
 
     def typical_duration(self) -> float:
         """The 95th percentile of the last 64 successes' seconds; 0 if there were none."""
@@ -147,88 +202,68 @@ class CircuitBreaker:
 
     def snapshot(self) -> Snapshot:
         """State, window and counters, serialisable."""
-        calls, failures, slow = self._window.totals(anyio.current_time())
+        now = clock()()
+        self._window.advance(now)
         return Snapshot(
             name=self.name,
             state=self._state,
-            retry_after=self._retry_after(),
-            window_calls=calls,
-            window_failures=failures,
-            window_slow=slow,
+            retry_after=max(0.0, self._open_until - now) if self._state == "open" else None,
+            window_calls=self._window.calls,
+            window_failures=self._window.failures,
+            window_slow=self._window.slow,
             probes_out=self._probing,
-            **self._totals,
+            success=self._success,
+            failure=self._failure,
+            slow=self._slow,
+            neutral=self._neutral,
+            ignored=self._ignored,
+            rejected=self._rejected,
         )
 
-    def _retry_after(self) -> float | None:
+    def _take_probe(self, now: float) -> None:
+        self._refuse_unless_probing(now)
         if self._state == "open":
-            return max(0.0, self._open_until - anyio.current_time())
-        return None
+            self._move("half_open", now)
+        self._probing += 1
+        self._probed_at = now
 
-    def _refuse_unless_probing(self) -> None:
-        if self._state == "open" and anyio.current_time() >= self._open_until:
-            return
-        if self._state == "half_open" and self._probing < self.probes:
-            return
-        self._totals["rejected"] += 1
-        emit("breaker.rejected", self.name, state=self._state)
-        wait = self._retry_after()
-        match self._state:
-            case "isolated":
-                why = "was opened by hand; reset() closes it"
-            case "half_open":
-                why, wait = "is half-open and its probes are out", self.break_duration
-            case _:
-                why = f"is open after failures; the next probe is in {wait:.1f} s"
+    def _refuse_unless_probing(self, now: float) -> None:
         dependency = self.name or "this dependency"
+        wait: float | None = None
+        # Longer than any break: the clock went back, for it is another event loop's.
+        self._open_until = min(self._open_until, now + self.max_break_duration * (1 + JITTER))
+        if self._state == "half_open" and self._probing >= self.probes:
+            if now < self._probed_at + self.max_break_duration:
+                wait, why = self.break_duration, "is half-open and its probes are out"
+            else:  # they never came back: a hung probe must not refuse everyone for ever
+                self._judge_probe(True, now)
+        if self._state == "open" and now < self._open_until:
+            wait = self._open_until - now
+            why = f"is open after failures; the next probe is in {wait:.1f} s"
+        elif self._state == "isolated":
+            why = "was opened by hand; reset() closes it"
+        elif wait is None:
+            return
+        self._rejected += 1
+        emit("breaker.rejected", self.name, state=self._state)
         raise CircuitOpen(f"the circuit breaker of {dependency} {why}", dependency=self.name, retry_after=wait)
 
-    def _end(self, permit: Permit, outcome: Literal["success", "failure", "neutral"], now: float | None) -> None:
-        if permit.generation != self._generation:
-            self._totals["ignored"] += 1
-            return
-        if self._state == "half_open":
-            self._probing -= 1
-        if outcome == "neutral":
-            self._totals["neutral"] += 1
-            return
-        if now is None:
-            now = anyio.current_time()
-        duration = now - permit.began
-        slow = duration >= self.slow_call_duration
-        self._totals[outcome] += 1
-        self._totals["slow"] += slow
-        failed = outcome == "failure"
-        if not failed:
-            self._durations.append(duration)
-        if self._state == "half_open":
-            self._judge_probe(failed or slow)
-        elif self._window.add(now, failed, slow) >= self.minimum_throughput and (failed or slow):
-            self._judge_window()
-
-    def _late_failure(self, permit: Permit) -> None:
-        if permit.generation != self._generation or self._state != "closed":
-            self._totals["ignored"] += 1
-            return
-        self._totals["failure"] += 1
-        if self._window.add(anyio.current_time(), True, False) >= self.minimum_throughput:
-            self._judge_window()
-
-    def _judge_window(self) -> None:
+    def _judge_window(self, now: float) -> None:
         window = self._window
         if window.failures >= self.failure_ratio * window.calls or window.slow >= self.slow_call_ratio * window.calls:
-            self._move("open")
+            self._move("open", now)
 
-    def _judge_probe(self, failed: bool) -> None:
+    def _judge_probe(self, failed: bool, now: float) -> None:
         if failed:
             self._reopened += 1
-            self._move("open")
+            self._move("open", now)
             return
         self._probes_passed += 1
         if self._probes_passed >= self.probes:
             self._reopened = 0
-            self._move("closed")
+            self._move("closed", now)
 
-    def _move(self, state: State) -> None:
+    def _move(self, state: State, now: float) -> None:
         before, self._state = self._state, state
         self._generation += 1
         self._probing = 0
@@ -237,86 +272,50 @@ class CircuitBreaker:
         self._window.clear()
         if state == "open":
             length = min(self.break_duration * 2 ** min(self._reopened, 30), self.max_break_duration)
-            self._open_until = anyio.current_time() + length * random.uniform(0.8, 1.2)
+            self._open_until = now + length * random.uniform(1 - JITTER, 1 + JITTER)
         if before != state:
             emit(f"breaker.{state}", self.name, before=before, calls=calls, failures=failures)
+        if state in ("open", "isolated"):
+            for wake in tuple(self._queued):
+                wake()
 
 
 class Permit:
     """The leave for one call. Its end is reported once; what is reported after a change of state is ignored."""
 
-    __slots__ = ("_breaker", "_judged", "began", "generation")
+    __slots__ = ("_breaker", "_reported", "began", "generation")
 
     def __init__(self, breaker: CircuitBreaker, generation: int, began: float) -> None:
-        self._breaker: CircuitBreaker | None = breaker
-        self._judged: CircuitBreaker | None = None
+        self._breaker = breaker
+        self._reported = False
         self.generation = generation
         self.began = began
 
-    def success(self, now: float | None = None) -> None:
-        """The dependency answered."""
-        self._report("success", now)
+    def report(self, outcome: Outcome, now: float | None = None) -> None:
+        """How the call ended; only the first report counts.
 
-    def failure(self, now: float | None = None) -> None:
+        Args:
+            outcome: "success": the dependency answered. "failure": it failed. "neutral": nothing can be said of it: the caller gave up, or was
+                at fault itself.
+            now: as in `CircuitBreaker.acquire`.
+        """
+        if not self._reported:
+            self._reported = True
+            self._breaker.end(self.generation, self.began, outcome, clock()() if now is None else now)
+
+    def success(self) -> None:
+        """The dependency answered."""
+        self.report("success")
+
+    def failure(self) -> None:
         """The dependency failed."""
-        self._report("failure", now)
+        self.report("failure")
 
     def neutral(self) -> None:
         """Nothing can be said of the dependency: the caller gave up, or was at fault itself."""
-        self._report("neutral", None)
+        self.report("neutral")
 
     def failure_after_success(self) -> None:
         """The dependency failed after it had answered well at first: a stream that broke. Decides no probe, opens a closed breaker."""
-        if self._judged is not None:
-            self._judged._late_failure(self)
-
-    def _report(self, outcome: Literal["success", "failure", "neutral"], now: float | None) -> None:
-        breaker, self._breaker = self._breaker, None
-        if breaker is not None:
-            self._judged = breaker
-            breaker._end(self, outcome, now)
-
-
-class _Window:
-    """Calls, failures and slow calls of the last `seconds`, in a ring of buckets that is advanced on use."""
-
-    __slots__ = ("_buckets", "_head", "_period", "calls", "failures", "slow")
-
-    def __init__(self, seconds: float) -> None:
-        self._period = seconds / BUCKETS
-        self.clear()
-
-    def clear(self) -> None:
-        self._buckets = [[0, 0, 0] for _ in range(BUCKETS)]
-        self._head = -1
-        self.calls = self.failures = self.slow = 0
-
-    def add(self, now: float, failed: bool, slow: bool) -> int:
-        """Count one call; how many the window holds now."""
-        period = int(now / self._period)
-        if period != self._head:
-            self._advance(period)
-        bucket = self._buckets[self._head % BUCKETS]
-        bucket[0] += 1
-        self.calls += 1
-        if failed:
-            bucket[1] += 1
-            self.failures += 1
-        if slow:
-            bucket[2] += 1
-            self.slow += 1
-        return self.calls
-
-    def totals(self, now: float) -> tuple[int, int, int]:
-        self._advance(int(now / self._period))
-        return self.calls, self.failures, self.slow
-
-    def _advance(self, period: int) -> None:
-        steps = min(period - self._head, BUCKETS)  # a clock that stood still or went back moves nothing
-        for step in range(1, steps + 1):
-            bucket = self._buckets[(period - steps + step) % BUCKETS]
-            self.calls -= bucket[0]
-            self.failures -= bucket[1]
-            self.slow -= bucket[2]
-            bucket[:] = (0, 0, 0)
-        self._head = max(self._head, period)
+        if self._reported:
+            self._breaker.fail_after_success(self.generation, clock()())

@@ -28,7 +28,7 @@ class Bulkhead:
     """At most `limit` at once; the next `queue` wait, first in first out; all others are refused at once.
 
     Args:
-        limit: calls at once, at least 1.
+        limit: calls at once, at least 1. May be set while in use: more are let in at once, and nobody is thrown out.
         queue: how many may wait; default 4 × `limit`.
         name: in events and errors.
 
@@ -47,13 +47,25 @@ class Bulkhead:
         if limit < 1 or (queue is not None and queue < 0):
             raise ValueError("limit is at least 1 and queue at least 0")
         self.name = name
-        self.limit = limit
         self.queue = 4 * limit if queue is None else queue
+        self._limit = limit
         self._inside = 0
         self._waiters: deque[_Waiter] = deque()
         self._service_time = 0.0
         self._admitted = 0
         self._rejected = 0
+
+    @property
+    def limit(self) -> int:
+        """Calls at once."""
+        return self._limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        if limit < 1:
+            raise ValueError("limit is at least 1")
+        self._limit = limit
+        self._let_in()
 
     @property
     def inside(self) -> int:
@@ -67,13 +79,13 @@ class Bulkhead:
 
     def expected_wait(self) -> float:
         """Seconds that the next in the queue would wait, by the moving average of service times (Little's law)."""
-        if self._inside < self.limit and not self._waiters:
+        if self._inside < self._limit and not self._waiters:
             return 0.0
-        return (len(self._waiters) + 1) * self._service_time / self.limit
+        return (len(self._waiters) + 1) * self._service_time / self._limit
 
     def try_acquire(self) -> bool:
         """Take a place if one is free and nobody waits for it."""
-        if self._inside < self.limit and not self._waiters:
+        if self._inside < self._limit and not self._waiters:
             self._inside += 1
             self._admitted += 1
             return True
@@ -90,7 +102,8 @@ class Bulkhead:
         """
         if self.try_acquire():
             return
-        self._refuse_if_hopeless(when)
+        began = anyio.current_time()
+        self._refuse_if_hopeless(when, began)
         waiter = _Waiter()
         self._waiters.append(waiter)
         emit("bulkhead.waiting", self.name, waiting=len(self._waiters))
@@ -102,6 +115,7 @@ class Bulkhead:
             else:
                 self._waiters.remove(waiter)
             raise
+        emit("bulkhead.admitted", self.name, waited=anyio.current_time() - began)
 
     def release(self, service_time: float | None = None) -> None:
         """Give the place back.
@@ -128,7 +142,7 @@ class Bulkhead:
         """Limits, use and counters, serialisable."""
         return Snapshot(
             name=self.name,
-            limit=self.limit,
+            limit=self._limit,
             inside=self._inside,
             queue=self.queue,
             waiting=len(self._waiters),
@@ -138,17 +152,22 @@ class Bulkhead:
         )
 
     def _leave(self) -> None:
-        if self._waiters and self._inside <= self.limit:
-            self._waiters.popleft().grant()  # the place passes on without ever being free
-            self._admitted += 1
-        else:
-            self._inside -= 1
+        self._inside -= 1
+        if self._waiters:
+            self._let_in()
 
-    def _refuse_if_hopeless(self, when: float) -> None:
+    def _let_in(self) -> None:
+        """Give free places to those who wait, in one step: nobody who comes meanwhile overtakes them."""
+        while self._waiters and self._inside < self._limit:
+            self._inside += 1
+            self._admitted += 1
+            self._waiters.popleft().grant()
+
+    def _refuse_if_hopeless(self, when: float, now: float) -> None:
         wait = self.expected_wait()
         if len(self._waiters) >= self.queue:
             why = f"{self._inside} calls are under way and {len(self._waiters)} wait, which is all that may"
-        elif self._waiters and anyio.current_time() + wait > when:
+        elif self._waiters and now + wait > when:
             why = f"the wait would be about {wait:.1f} s, which is past the deadline"
         else:
             return

@@ -17,9 +17,25 @@ import anyio
 
 from ragcore.errors import DeadlineExceeded
 
-__all__ = ["Deadline", "deadline"]
+__all__ = ["Bound", "Deadline", "deadline", "expires_at", "inherit", "inherited", "reserve", "share"]
 
-_current: ContextVar[Deadline | None] = ContextVar("ragcore.deadline", default=None)
+
+class Bound:
+    """What nested calls inherit.
+
+    Attributes:
+        when: the point in time by which they end, on `anyio.current_time()`'s clock.
+        outer: what was inherited around it.
+    """
+
+    __slots__ = ("outer", "when")
+
+    def __init__(self, when: float, outer: Bound | None = None) -> None:
+        self.when = when
+        self.outer = outer
+
+
+inherited: ContextVar[Bound | None] = ContextVar("ragcore.deadline", default=None)
 
 
 def deadline(seconds: float, /) -> Deadline:
@@ -40,43 +56,62 @@ def deadline(seconds: float, /) -> Deadline:
     return Deadline(seconds)
 
 
-class Deadline:
+def reserve(seconds: float, /, *, share: float = 1.0) -> Deadline:
+    """A deadline that ends a little before the one around it, so that there is time left for a last resort.
+
+    Args:
+        seconds: to keep, at most.
+        share: to keep at most this share of what is left, in (0, 1].
+
+    Example:
+        >>> async def main() -> str:
+        ...     with deadline(10):
+        ...         try:
+        ...             with reserve(0.5, share=0.1):
+        ...                 return "the answer"
+        ...         except DeadlineExceeded:
+        ...             return "the last resort"
+        >>> anyio.run(main)
+        'the answer'
+    """
+    left = expires_at() - anyio.current_time()
+    made = Deadline(math.inf)
+    if left < math.inf:
+        made._budget = max(0.0, left - min(seconds, share * left))
+    return made
+
+
+class Deadline(Bound):
     """A point in time by which a block ends. Made by `deadline(seconds)`; entered once.
 
     Leaving the block by its own expiry raises `DeadlineExceeded`; a cancellation or an expiry from outside passes through as it is.
+    `when` is the enclosing deadline's where that is sooner.
     """
 
-    __slots__ = ("_at", "_began", "_budget", "_scope", "_token")
+    __slots__ = ("_began", "_budget", "_scope", "_token")
 
     def __init__(self, seconds: float, /) -> None:
         if not seconds > 0:
             raise ValueError(f"a deadline lies in the future: {seconds!r} s does not")
+        super().__init__(math.inf)
         self._budget = seconds
-        self._at = math.inf
         self._began = 0.0
         self._scope: anyio.CancelScope | None = None
-        self._token: Token[Deadline | None] | None = None
+        self._token: Token[Bound | None] | None = None
 
     @staticmethod
     def current() -> Deadline | None:
         """The deadline in force here, if any."""
-        return _current.get()
-
-    @staticmethod
-    def at(when: float, /) -> Deadline:
-        """A deadline at a point of `anyio.current_time()`, to be inherited with `inherit` rather than entered."""
-        made = Deadline.__new__(Deadline)  # one for each attempt: it has a point in time and nothing to enter
-        made._at = when
-        return made
-
-    @property
-    def when(self) -> float:
-        """The point in time, on `anyio.current_time()`'s clock; the enclosing deadline's where that is sooner."""
-        return self._at
+        bound = inherited.get()
+        if bound is None or isinstance(bound, Deadline):
+            return bound
+        found = Deadline(math.inf)
+        found.when = bound.when
+        return found
 
     def remaining(self) -> float:
         """Seconds left, 0 once it has passed; an enclosing anyio scope's deadline counts as well."""
-        at = min(self._at, anyio.current_effective_deadline())
+        at = min(self.when, anyio.current_effective_deadline())
         return max(0.0, at - anyio.current_time())
 
     def __enter__(self) -> Self:
@@ -84,11 +119,11 @@ class Deadline:
             raise RuntimeError("a Deadline is entered once: make another with deadline(seconds)")
         self._began = anyio.current_time()
         own = self._began + self._budget
-        outer = _current.get()
-        self._at = own if outer is None else min(own, outer._at)
+        self.outer = inherited.get()
+        self.when = own if self.outer is None else min(own, self.outer.when)
         self._scope = anyio.CancelScope(deadline=own)
         self._scope.__enter__()
-        self._token = _current.set(self)
+        self._token = inherited.set(self)
         return self
 
     def __exit__(
@@ -96,7 +131,7 @@ class Deadline:
     ) -> None:
         assert self._scope is not None
         assert self._token is not None
-        _current.reset(self._token)
+        inherited.reset(self._token)
         self._scope.__exit__(exc_type, exc, traceback)
         if self._scope.cancelled_caught:  # nobody else can cancel this scope, so it has expired
             elapsed = anyio.current_time() - self._began
@@ -110,20 +145,25 @@ class Deadline:
 class inherit:  # noqa: N801  # reads as a verb: `with inherit(when):`
     """Set the deadline that nested calls see, without a cancel scope: for whoever bounds the block by a scope of its own."""
 
-    __slots__ = ("_deadline", "_token")
+    __slots__ = ("_token", "_when")
 
     def __init__(self, when: float | None, /) -> None:
-        self._deadline = None if when is None else Deadline.at(when)
+        self._when = when
 
     def __enter__(self) -> None:
-        self._token = _current.set(self._deadline)
+        self._token = inherited.set(None if self._when is None else Bound(self._when, inherited.get()))
 
     def __exit__(self, *exc: object) -> None:
-        _current.reset(self._token)
+        inherited.reset(self._token)
 
 
 def expires_at() -> float:
     """The sooner of the inherited deadline and the enclosing anyio scopes', as a point in time; infinity if there is none."""
-    inherited = _current.get()
+    bound = inherited.get()
     effective = anyio.current_effective_deadline()
-    return effective if inherited is None else min(inherited._at, effective)
+    return effective if bound is None else min(bound.when, effective)
+
+
+def share(part: float, /, *, most: float) -> float:
+    """Seconds that a step may take after which there must be time for another: at most `most`, and this part of what is left."""
+    return min(most, part * max(0.0, expires_at() - anyio.current_time()))

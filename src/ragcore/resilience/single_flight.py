@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Awaitable, Callable, Hashable
+from contextvars import Context, ContextVar
 from typing import Any, TypeVar
 
 import anyio
 
 from ragcore.events import emit
-from ragcore.resilience.deadline import inherit
-from ragcore.resilience.owner import Part
+from ragcore.resilience.part import Part
 from ragcore.resilience.snapshot import Snapshot
 
 __all__ = ["SingleFlight"]
 
 T = TypeVar("T")
+
+
+# The flights that the work under way belongs to.
+_flying: ContextVar[frozenset[tuple[SingleFlight, Hashable]]] = ContextVar("ragcore.flying", default=frozenset())
 
 
 class SingleFlight(Part):
@@ -53,12 +57,15 @@ class SingleFlight(Part):
             NotOpen: outside of `async with`.
         """
         owner = self._check_open()
+        if (self, key) in _flying.get():
+            raise RuntimeError(f"the flight {key!r} would wait for itself: its work calls for the same key")
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = _Flight()
             self._led += 1
             leading = flight
-            owner.spawn(lambda: self._fly(key, leading, fn), name="flight")
+            emit("flight.started", self.name)
+            owner.spawn(lambda: self._fly(key, leading, fn), name="flight", context=_context(_flying.get()))
         else:
             self._joined += 1
             emit("flight.joined", self.name)
@@ -71,6 +78,7 @@ class SingleFlight(Part):
                 # In one step: a newcomer must not join a flight that is being cancelled.
                 self._forget(key, flight)
                 flight.scope.cancel()
+                emit("flight.abandoned", self.name)
         return flight.result()  # type: ignore[no-any-return]  # a flight carries what its fn returned
 
     def snapshot(self) -> Snapshot:
@@ -78,8 +86,9 @@ class SingleFlight(Part):
         return Snapshot(name=self.name, flying=len(self._flights), led=self._led, joined=self._joined)
 
     async def _fly(self, key: Hashable, flight: _Flight, fn: Callable[[], Awaitable[Any]]) -> None:
+        _flying.set(_flying.get() | {(self, key)})  # the task's own context, which ends with it
         try:
-            with flight.scope, inherit(None):
+            with flight.scope:
                 flight.value = await fn()
                 flight.done = True
         except Exception as error:
@@ -91,6 +100,13 @@ class SingleFlight(Part):
     def _forget(self, key: Hashable, flight: _Flight) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
+
+
+def _context(flying: frozenset[tuple[SingleFlight, Hashable]]) -> Context:
+    """A flight's own: nothing of its leader's but the flights that wait for it."""
+    context = Context()
+    context.run(_flying.set, flying)
+    return context
 
 
 def own_copy(error: Exception) -> Exception:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ragcore.errors import ConfigurationError, InvalidInput
 from ragcore.protocols import EmbeddedDocument, Query, Scores, Vector
-from ragcore.resilience.owner import Part
+from ragcore.resilience.part import Part
 from ragcore.store.fusion import fuse
 from ragcore.types import Counts, Passage
 from ragcore.words import content_words

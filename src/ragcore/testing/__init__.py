@@ -6,7 +6,7 @@ cancellation at every await. Fixtures: `pytest_plugins = ["ragcore.testing.fixtu
 
 from __future__ import annotations
 
-from ragcore.testing.cancelling import cancel_everywhere
+from ragcore.testing.cancelling import at_rest, cancel_everywhere
 from ragcore.testing.fakes import FakeEmbedder, FakeGenerator, FakeStore, fake_rag
 from ragcore.testing.faults import Fail, Fault, Faults, Hang, Slow
 from ragcore.testing.proxy import FaultProxy
@@ -27,6 +27,7 @@ __all__ = [
     "Slow",
     "VirtualLoop",
     "World",
+    "at_rest",
     "cancel_everywhere",
     "fake_rag",
     "simulate",

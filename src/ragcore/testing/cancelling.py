@@ -3,16 +3,55 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator
-from typing import Any
+import contextvars
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from typing import Any, Protocol
 
 import anyio
 from anyio.lowlevel import checkpoint, current_token
 
-__all__ = ["cancel_everywhere"]
+from ragcore.resilience import Snapshot
+
+__all__ = ["at_rest", "cancel_everywhere"]
 
 # Runs that never end at some point are bugs of their own.
 MOST_CHECKPOINTS = 10_000
+# Background work that was cancelled with a run needs a few turns of the loop to end; what takes a clean-up's time may take it.
+SETTLING_TURNS = 20
+SETTLING_SECONDS = 2.0
+
+# What stands in snapshots for things that are given back.
+IN_USE = ("inside", "waiting", "probes_out", "flying", "in_use")
+
+
+class HasSnapshot(Protocol):
+    """A policy, a breaker, a bulkhead, a single flight, a store."""
+
+    def snapshot(self) -> Snapshot:
+        """Its state at this moment."""
+
+
+def at_rest(*parts: HasSnapshot) -> Callable[[], None]:
+    """A check for `cancel_everywhere`: places, queue places, probes, flights and connections of these parts are all back.
+
+    Raises:
+        AssertionError: by the function that is returned; it names what is out.
+    """
+
+    def check() -> None:
+        for part in parts:
+            out = list(_in_use(part.snapshot().to_dict()))
+            assert not out, f"{type(part).__name__} is not at rest: {', '.join(out)}"
+
+    return check
+
+
+def _in_use(snapshot: Mapping[str, Any], path: str = "") -> Generator[str, None, None]:
+    for name, value in snapshot.items():
+        if isinstance(value, Mapping):
+            yield from _in_use(value, f"{path}{name}.")
+        elif name in IN_USE and value:
+            yield f"{path}{name}={value}"
 
 
 async def cancel_everywhere(
@@ -21,34 +60,79 @@ async def cancel_everywhere(
     """Run `fn` to its end once, then again and again, cancelled at its first, second, … last await.
 
     On asyncio each point is tried in three ways: by an anyio scope, by one `Task.cancel()`, by `asyncio.timeout`; on trio by a scope.
+    After each run it looks whether the cancellation came out as one, whether all context variables are as they were, and whether the same
+    tasks run as before.
 
     Args:
         fn: makes a fresh run; its errors are let through.
-        check: called after each run; what it returns must not be False, and it may assert itself.
+        check: called after each run for all else that should be back, for example `at_rest(policy)`; what it returns must not be
+            False, and it may assert itself.
 
     Returns:
         How many awaits a whole run has.
 
     Raises:
-        AssertionError: `check` returned False; the message says where the run was cancelled and how.
+        AssertionError: something is left behind, or a cancellation was swallowed; the message says what, where the run was cancelled and how.
     """
+    before = _tasks()
     whole = _Run(fn, stop_at=None)
     await whole
-    _verify(check, "a whole run")
+    await _verify(whole, before, check, "a whole run")
     ways: list[Callable[[_Run], Awaitable[None]]] = [_by_scope]
-    if not current_token().backend_class.__module__.endswith("_trio"):
+    if not _on_trio():
         ways += [_by_task_cancel, _by_timeout]
     for point in range(1, whole.checkpoints + 1):
         for way in ways:
-            await way(_Run(fn, stop_at=point))
-            await checkpoint()
-            _verify(check, f"a run cancelled at await {point} of {whole.checkpoints}{way.__name__.replace('_', ' ')}")
+            run = _Run(fn, stop_at=point)
+            try:
+                await way(run)
+            except Exception:
+                if run.swallowed is None:
+                    raise
+            where = f"a run cancelled at await {point} of {whole.checkpoints}{way.__name__.replace('_', ' ')}"
+            await _verify(run, before, check, where)
     return whole.checkpoints
 
 
-def _verify(check: Callable[[], object] | None, after: str) -> None:
-    if check is not None and check() is False:
-        raise AssertionError(f"something is left behind after {after}")
+async def _verify(run: _Run, before: set[object], check: Callable[[], object] | None, after: str) -> None:
+    await _settle(before)
+    assert run.swallowed is None, f"{after} was told to end and instead {run.swallowed}"
+    assert not run.changed, f"context variables differ after {after}: {', '.join(run.changed)}"
+    left = [str(task) for task in _tasks() - before]
+    assert not left, f"tasks are left after {after}: {', '.join(left)}"
+    try:
+        fine = check is None or check() is not False
+    except AssertionError as error:
+        raise AssertionError(f"something is left behind after {after}: {error}") from error
+    assert fine, f"something is left behind after {after}"
+
+
+async def _settle(before: set[object]) -> None:
+    for _ in range(SETTLING_TURNS):
+        await checkpoint()
+    with anyio.move_on_after(SETTLING_SECONDS):
+        while _tasks() - before:  # noqa: ASYNC110  # nobody would set an event
+            await anyio.sleep(0.001)
+
+
+def _on_trio() -> bool:
+    return current_token().backend_class.__module__.endswith("_trio")
+
+
+def _tasks() -> set[object]:
+    """All tasks of this event loop but the current one."""
+    if not _on_trio():
+        return {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
+    import trio
+
+    found: set[object] = set()
+    pending: list[trio.lowlevel.Task | None] = [trio.lowlevel.current_root_task()]
+    while pending:
+        task = pending.pop()
+        if task is not None:
+            found.add(task)
+            pending.extend(child for nursery in task.child_nurseries for child in nursery.child_tasks)
+    return found - {trio.lowlevel.current_task()}
 
 
 class _Run:
@@ -59,8 +143,36 @@ class _Run:
         self._stop_at = stop_at
         self.stop: Callable[[], object] = lambda: None
         self.checkpoints = 0
+        self.changed: list[str] = []
+        self.swallowed: str | None = None
+        self._told = False
 
     def __await__(self) -> Generator[Any, Any, object]:
+        before = contextvars.copy_context()
+        try:
+            value = yield from self._drive()
+        except Exception as error:
+            self._end(before, f"raised {error!r}")
+            raise
+        except BaseException:
+            self._end(before, None)
+            raise
+        self._end(before, f"returned {value!r}")
+        return value
+
+    def _end(self, before: contextvars.Context, instead: str | None) -> None:
+        if self._told:
+            self.swallowed = instead
+        after = contextvars.copy_context()
+        missing = object()
+        self.changed = [
+            variable.name
+            for variable in {*before, *after}
+            if before.get(variable, missing) is not after.get(variable, missing)
+        ]
+
+    def _drive(self) -> Generator[Any, Any, object]:
+        cancelled = anyio.get_cancelled_exc_class()
         inner = self._fn().__await__()
         send: Callable[[], Any] = lambda: next(inner)  # noqa: E731
         while True:
@@ -71,11 +183,13 @@ class _Run:
             self.checkpoints += 1
             if self.checkpoints > MOST_CHECKPOINTS:
                 raise AssertionError(f"more than {MOST_CHECKPOINTS:,} awaits: does it ever end?")
+            stopped = self._stop_at is not None and self.checkpoints >= self._stop_at
             if self.checkpoints == self._stop_at:
                 self.stop()
             try:
                 value = yield waiting
             except BaseException as error:  # handed on to the coroutine, which decides
+                self._told = self._told or (stopped and isinstance(error, cancelled))
                 send = lambda error=error: inner.throw(error)  # type: ignore[misc]  # noqa: E731
             else:
                 send = lambda value=value: inner.send(value)  # type: ignore[misc]  # noqa: E731

@@ -16,7 +16,7 @@ from ragcore.generation.streams import collect
 from ragcore.protocols import EmbeddedDocument, Embedder, Generator, Query, Scores, Searcher, Vector
 from ragcore.rag import RAG
 from ragcore.resilience import Policy
-from ragcore.resilience.owner import Part
+from ragcore.resilience.part import Part
 from ragcore.retriever import Retriever
 from ragcore.store.memory import MemoryStore
 from ragcore.testing.faults import FakeFailure, Faults, judge

@@ -16,7 +16,7 @@ import numpy as np
 from ragcore.errors import ConfigurationError, InvalidInput
 from ragcore.protocols import EmbeddedDocument, Query, Scores, Vector
 from ragcore.resilience import Bulkhead, Policy, RetryPolicy, deadline
-from ragcore.resilience.owner import Part
+from ragcore.resilience.part import Part
 from ragcore.secret import Secret
 from ragcore.store.fusion import RANK_CONSTANT
 from ragcore.store.postgres.conditions import Conditions

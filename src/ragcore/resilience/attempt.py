@@ -1,0 +1,79 @@
+"""One attempt at a dependency: its place, its permit and its time, all given back in one synchronous step.
+
+This is the one place where an attempt's outcome is known with its duration. An adaptive limit would learn from `end` and set `Bulkhead.limit`;
+a hedge would be a second attempt of the same call, admitted only where `Call.admit_at_once` finds room.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ragcore.events import emit, listening
+from ragcore.resilience.breaker import CircuitBreaker, Outcome
+from ragcore.resilience.bulkhead import Bulkhead
+from ragcore.resilience.deadline import Bound
+
+__all__ = ["Attempt", "AttemptTimeout"]
+
+
+class AttemptTimeout(TimeoutError):
+    """An attempt took longer than its own limit. May be retried.
+
+    Attributes:
+        shortened: the limit was less than the policy's own, for want of the caller's time: then it counts only if most successes would have
+            been in time.
+    """
+
+    def __init__(self, message: str, *, shortened: bool) -> None:
+        super().__init__(message)
+        self.shortened = shortened
+
+
+class Attempt(Bound):
+    """A place and the breaker's leave; ended once, synchronously, so that no cancellation can come between. Nested calls inherit its time.
+
+    Raises:
+        CircuitOpen: on making it: the breaker refuses.
+
+    Attributes:
+        given_up: the last error that a policy within this attempt let out after its own retries: not to be retried again around it.
+    """
+
+    __slots__ = ("_breaker", "_bulkhead", "_ended", "_generation", "_judged", "_name", "began", "given_up")
+
+    def __init__(
+        self, name: str, bulkhead: Bulkhead | None, breaker: CircuitBreaker | None, began: float, outer: Bound | None
+    ) -> None:
+        self.when = math.inf
+        self.outer = outer
+        self.began = began
+        self.given_up: Exception | None = None
+        self._name = name
+        self._bulkhead = bulkhead
+        self._breaker = breaker
+        self._generation = 0 if breaker is None else breaker.admit(began)
+        self._judged = breaker is None
+        self._ended = False
+
+    def judge(self, outcome: Outcome, now: float) -> None:
+        """Tell the breaker; only the first time counts, but that a stream which had begun well broke counts as well."""
+        breaker = self._breaker
+        if breaker is None:
+            return
+        if not self._judged:
+            self._judged = True
+            breaker.end(self._generation, self.began, outcome, now)
+        elif outcome == "failure":
+            breaker.fail_after_success(self._generation, now)
+
+    def end(self, outcome: Outcome, now: float) -> None:
+        """Tell the breaker and give the place back."""
+        if self._ended:
+            return
+        self._ended = True
+        if not self._judged:
+            self.judge(outcome, now)
+        if self._bulkhead is not None:
+            self._bulkhead.release(None if outcome == "neutral" else now - self.began)
+        if listening():
+            emit("policy.attempt", self._name, outcome=outcome, seconds=now - self.began)

@@ -1,0 +1,147 @@
+"""A place at a dependency that is kept for a stream: its opening, its items, its end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import anyio
+
+from ragcore.resilience.attempt import Attempt, AttemptTimeout
+from ragcore.resilience.breaker import Outcome
+from ragcore.resilience.call import Call
+from ragcore.resilience.dependency import Dependency
+from ragcore.resilience.failure import On
+from ragcore.resilience.owner import CLEAN_UP
+
+__all__ = ["Hold"]
+
+T = TypeVar("T")
+
+
+class Hold:
+    """A place at a dependency that is kept for a stream. Made by `Policy.hold()`."""
+
+    def __init__(self, dependency: Dependency, key: str | None, on: On | None) -> None:
+        self._dependency = dependency
+        self._key = key
+        self._on = on
+        self._call: Call | None = None
+        self._attempt: Attempt | None = None
+        self._handed_on = False
+        self._reading: list[AsyncGenerator[Any, None]] = []
+        self._outcome: Outcome = "neutral"
+
+    async def __aenter__(self) -> Self:
+        self._call = Call(self._dependency, self._key, self._on)
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        try:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(CLEAN_UP):
+                for items in self._reading:
+                    await items.aclose()
+        finally:
+            if self._attempt is not None:
+                self._attempt.end(self._outcome, anyio.current_time())
+
+    @property
+    def attempts(self) -> int:
+        """How often the dependency was asked so far."""
+        return 0 if self._call is None else self._call.attempts
+
+    async def call(self, fn: Callable[[], Awaitable[T]], /, *, timeout: float | None = None) -> T:
+        """Open the stream: the place is taken and kept; what fails is retried, as in `Policy.call`, with the place given back meanwhile.
+
+        May be called again to reopen a stream that broke before its first item was handed on.
+
+        Args:
+            fn: called once per attempt.
+            timeout: seconds for the opening with all its attempts; running out of them counts against the dependency.
+        """
+        call = self._opened()
+        if self._handed_on:
+            raise RuntimeError("the first item has been handed on: opening the stream again would repeat it")
+        if timeout is not None:
+            call.open_by = call.clock() + timeout
+
+        async def attempt() -> T:
+            opened = await self._place(call)
+            try:
+                return await call.bounded(fn, opened, self._dependency.attempt_timeout)
+            except BaseException as error:
+                call.given_up = opened.given_up
+                opened.end(call.blame(error, opened.began), call.clock())
+                raise
+
+        try:
+            return await attempt()
+        except Exception as error:
+            return await call.again(error, attempt)
+
+    def items(self, source: AsyncIterable[T], /) -> AsyncGenerator[T, None]:
+        """The items of `source`, each within its time: the first within `first_timeout`, then `idle_timeout`, all within the deadline.
+
+        No cancel scope is open across the `yield`. The consumer's time counts in the deadline, not in the timeouts.
+
+        Raises:
+            TimeoutError: an item took too long.
+            DeadlineExceeded: the deadline passed.
+        """
+        items = self._read(source.__aiter__())
+        self._reading.append(items)
+        return items
+
+    async def _read(self, iterator: AsyncIterator[T]) -> AsyncGenerator[T, None]:
+        call = self._opened()
+        attempt = self._attempt or await self._place(call)  # a stream that needs no opening takes its place here
+        try:
+            while True:
+                call.resume()
+                began = call.clock()
+                try:
+                    item = await self._next(call, iterator, attempt, began)
+                except StopAsyncIteration:
+                    self._judge(attempt, "success", call.clock())
+                    return
+                except BaseException as error:
+                    self._judge(attempt, call.blame(error, began), call.clock())
+                    raise
+                self._judge(attempt, "success", call.clock())
+                self._handed_on = True
+                yield item
+        finally:
+            close = getattr(iterator, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def _next(self, call: Call, iterator: AsyncIterator[T], attempt: Attempt, began: float) -> T:
+        limit = self._dependency.idle_timeout if self._handed_on else self._dependency.first_timeout
+        call.open_by = math.inf
+        try:
+            return await call.bounded(iterator.__anext__, attempt, limit, began)
+        except AttemptTimeout as error:
+            what = "stopped for" if self._handed_on else "sent nothing within"
+            raise AttemptTimeout(f"{self._dependency} {what} {limit:g} s", shortened=False) from error
+
+    async def _place(self, call: Call) -> Attempt:
+        """A new place; the one before, of an attempt that failed, is given back first."""
+        if self._attempt is not None:
+            self._attempt.end("neutral", call.clock())
+        call.resume()
+        self._attempt = call.admit_at_once() or await call.admit()
+        return self._attempt
+
+    def _judge(self, attempt: Attempt, outcome: Outcome, now: float) -> None:
+        attempt.judge(outcome, now)
+        if outcome == "success":
+            self._outcome = "success"
+
+    def _opened(self) -> Call:
+        if self._call is None:
+            raise RuntimeError("use `async with policy.hold() as held`")
+        return self._call

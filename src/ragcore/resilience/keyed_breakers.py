@@ -1,0 +1,51 @@
+"""The breakers of one policy: one, and one like it for each key (a model, a replica), a bounded number."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from ragcore.resilience.breaker import CircuitBreaker
+
+__all__ = ["KeyedBreakers"]
+
+
+class KeyedBreakers:
+    """A breaker for each key, made like the one that is given, at most `most`; the one used longest ago is forgotten first."""
+
+    def __init__(self, pattern: CircuitBreaker, *, most: int) -> None:
+        self.pattern = pattern
+        self._most = most
+        self._keyed: OrderedDict[str, CircuitBreaker] = OrderedDict()
+
+    def get(self, key: str | None) -> CircuitBreaker:
+        """The breaker that calls with this key pass; isolated by hand, the one that was given stands for all."""
+        if key is None or self.pattern.state == "isolated":
+            return self.pattern
+        breaker = self._keyed.get(key)
+        if breaker is None:
+            breaker = self._keyed[key] = self._like_pattern(key)
+            while len(self._keyed) > self._most:
+                self._keyed.popitem(last=False)
+        else:
+            self._keyed.move_to_end(key)
+        return breaker
+
+    def __iter__(self) -> Iterator[tuple[str, CircuitBreaker]]:
+        return iter(self._keyed.items())
+
+    def _like_pattern(self, key: str) -> CircuitBreaker:
+        pattern = self.pattern
+        slow = pattern.slow_call_duration
+        return CircuitBreaker(
+            failure_ratio=pattern.failure_ratio,
+            slow_call_ratio=pattern.slow_call_ratio,
+            slow_call_duration=None if math.isinf(slow) else slow,
+            minimum_throughput=pattern.minimum_throughput,
+            sampling_duration=pattern.sampling_duration,
+            break_duration=pattern.break_duration,
+            max_break_duration=pattern.max_break_duration,
+            probes=pattern.probes,
+            name=f"{pattern.name}[{key}]",
+        )
