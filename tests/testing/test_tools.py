@@ -9,8 +9,7 @@ import anyio
 import pytest
 
 import ragcore
-from ragcore import RAG, Document, OpenAIEmbedder, OpenAIGenerator, Prompt
-from ragcore.resilience import Bulkhead
+from ragcore import Document, OpenAIEmbedder, OpenAIGenerator, Prompt
 from ragcore.testing import (
     Fail,
     FakeEmbedder,
@@ -20,7 +19,6 @@ from ragcore.testing import (
     Slow,
     VirtualLoop,
     World,
-    cancel_everywhere,
     fake_rag,
     simulate,
 )
@@ -86,39 +84,6 @@ def test_a_failing_seed_names_itself() -> None:
     with pytest.raises(AssertionError) as caught:
         simulate(fails_at_three, seeds=range(10))
     assert "seeds=[3]" in caught.value.__notes__[0]
-
-
-@pytest.mark.anyio
-async def test_ask_and_stream_give_everything_back_wherever_they_are_cancelled(rag: RAG) -> None:
-    await rag.add([Document("d", "Your deductible is $1,500.")], tenant="m")
-    embedder, store = rag.retriever.embedder, rag.retriever.store
-
-    def clean() -> bool:
-        policies = (embedder.policy, store.policy, rag._given.policy)  # type: ignore[union-attr,attr-defined]
-        return rag.inflight() == () and all(
-            policy.bulkhead.inside == policy.bulkhead.waiting == 0 for policy in policies
-        )
-
-    async def stream() -> None:
-        async with rag.stream("What is my deductible?", tenant="m") as events:
-            await events.answer()
-
-    assert await cancel_everywhere(lambda: rag.ask("What is my deductible?", tenant="m"), check=clean) > 5
-    assert await cancel_everywhere(stream, check=clean) > 5
-    assert (await rag.ask("What is my deductible?", tenant="m")).found
-
-
-@pytest.mark.anyio
-async def test_a_planted_leak_is_found() -> None:
-    bulkhead = Bulkhead(5)
-
-    async def leaky() -> None:
-        await bulkhead.acquire()
-        await anyio.sleep(0.001)
-        bulkhead.release()
-
-    with pytest.raises(AssertionError, match="cancelled at await 1 of"):
-        await cancel_everywhere(leaky, check=lambda: bulkhead.inside == 0)
 
 
 ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"])

@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias, TypeVar
 
 from ragcore.errors import CircuitOpen
 from ragcore.events import emit, listening
-from ragcore.resilience.clock import clock
+from ragcore.resilience.clock import clock, now_if_any
 from ragcore.resilience.snapshot import Snapshot
 from ragcore.resilience.window import SlidingWindow
 
@@ -100,12 +100,12 @@ class CircuitBreaker:
 
     def isolate(self) -> None:
         """Open it by hand, until `reset`."""
-        self._move("isolated", clock()())
+        self._move("isolated")
 
     def reset(self) -> None:
         """Close it by hand, with an empty window."""
         self._reopened = 0
-        self._move("closed", clock()())
+        self._move("closed")
 
     def check(self, now: float | None = None) -> None:
         """Raise `CircuitOpen` if a call would be refused now; takes no slot, so ask before queueing."""
@@ -202,12 +202,13 @@ class CircuitBreaker:
 
     def snapshot(self) -> Snapshot:
         """State, window and counters, serialisable."""
-        now = clock()()
-        self._window.advance(now)
+        now = now_if_any()
+        if now is not None:
+            self._window.advance(now)
         return Snapshot(
             name=self.name,
             state=self._state,
-            retry_after=max(0.0, self._open_until - now) if self._state == "open" else None,
+            retry_after=max(0.0, self._open_until - now) if self._state == "open" and now is not None else None,
             window_calls=self._window.calls,
             window_failures=self._window.failures,
             window_slow=self._window.slow,
@@ -223,7 +224,7 @@ class CircuitBreaker:
     def _take_probe(self, now: float) -> None:
         self._refuse_unless_probing(now)
         if self._state == "open":
-            self._move("half_open", now)
+            self._move("half_open")
         self._probing += 1
         self._probed_at = now
 
@@ -251,28 +252,30 @@ class CircuitBreaker:
     def _judge_window(self, now: float) -> None:
         window = self._window
         if window.failures >= self.failure_ratio * window.calls or window.slow >= self.slow_call_ratio * window.calls:
-            self._move("open", now)
+            self._open(now)
 
     def _judge_probe(self, failed: bool, now: float) -> None:
         if failed:
             self._reopened += 1
-            self._move("open", now)
+            self._open(now)
             return
         self._probes_passed += 1
         if self._probes_passed >= self.probes:
             self._reopened = 0
-            self._move("closed", now)
+            self._move("closed")
 
-    def _move(self, state: State, now: float) -> None:
+    def _open(self, now: float) -> None:
+        length = min(self.break_duration * 2 ** min(self._reopened, 30), self.max_break_duration)
+        self._open_until = now + length * random.uniform(1 - JITTER, 1 + JITTER)
+        self._move("open")
+
+    def _move(self, state: State) -> None:
         before, self._state = self._state, state
         self._generation += 1
         self._probing = 0
         self._probes_passed = 0
         calls, failures = self._window.calls, self._window.failures
         self._window.clear()
-        if state == "open":
-            length = min(self.break_duration * 2 ** min(self._reopened, 30), self.max_break_duration)
-            self._open_until = now + length * random.uniform(1 - JITTER, 1 + JITTER)
         if before != state:
             emit(f"breaker.{state}", self.name, before=before, calls=calls, failures=failures)
         if state in ("open", "isolated"):

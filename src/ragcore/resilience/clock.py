@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import anyio
 
-__all__ = ["Clock", "clock", "current_task"]
+__all__ = ["Clock", "clock", "current_task", "now_if_any", "running"]
 
 Clock: TypeAlias = Callable[[], float]
 
@@ -23,6 +23,14 @@ def current_task() -> asyncio.Task[Any] | None:
     return running()[0]
 
 
+def now_if_any() -> float | None:
+    """The time; None outside of an event loop, where somebody looks at a snapshot."""
+    try:
+        return clock()()
+    except anyio.NoEventLoopError:
+        return None
+
+
 def running() -> tuple[asyncio.Task[Any] | None, Clock]:
     """Both at once: looking for the event loop is what costs."""
     try:
@@ -30,5 +38,10 @@ def running() -> tuple[asyncio.Task[Any] | None, Clock]:
     except RuntimeError:
         return None, anyio.current_time
     task = asyncio.current_task(loop)
-    # No task: a callback, or trio as a guest on an asyncio loop, which keeps a time of its own.
-    return (None, anyio.current_time) if task is None else (task, loop.time)
+    if task is not None:
+        return task, loop.time
+    try:
+        anyio.current_time()
+    except anyio.NoEventLoopError:  # a callback of asyncio's
+        return None, loop.time
+    return None, anyio.current_time  # trio as a guest on an asyncio loop, which keeps a time of its own

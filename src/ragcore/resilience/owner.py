@@ -56,8 +56,12 @@ class Owner:
             self._task = asyncio.get_running_loop().create_task(
                 self._run(), name=f"ragcore {self.name}", context=context
             )
-        with anyio.CancelScope(shield=True):
-            await self._ready.wait()
+        try:
+            with anyio.CancelScope(shield=True):
+                await self._ready.wait()
+        except BaseException:  # a Task.cancel(), which a shield doesn't stop
+            self._stopping.set()
+            raise
 
     def spawn(
         self, work: Callable[[], Awaitable[object]], /, *, name: str, context: contextvars.Context | None = None

@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 from ragcore.resilience.breaker import CircuitBreaker
 from ragcore.resilience.bulkhead import Bulkhead
 from ragcore.resilience.call import Call
-from ragcore.resilience.clock import clock
+from ragcore.resilience.clock import now_if_any
 from ragcore.resilience.dependency import Dependency
 from ragcore.resilience.failure import On
 from ragcore.resilience.hold import Hold
@@ -158,12 +158,12 @@ class Policy:
 
     def snapshot(self) -> Snapshot:
         """Counters, and the parts' own snapshots, serialisable."""
-        dependency = self._dependency
+        dependency, now = self._dependency, now_if_any()
         return Snapshot(
             name=dependency.name,
             calls=dependency.calls,
             retries=dependency.retries,
-            paused_for=dependency.pauses.longest(clock()()),
+            paused_for=None if now is None else dependency.pauses.longest(now),
             breaker=dependency.breaker and dependency.breaker.snapshot(),
             keys={key: breaker.snapshot() for key, breaker in dependency.breakers or ()},
             bulkhead=dependency.bulkhead and dependency.bulkhead.snapshot(),

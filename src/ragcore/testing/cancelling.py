@@ -192,6 +192,8 @@ class _Run:
                 self._told = self._told or (stopped and isinstance(error, cancelled))
                 send = lambda error=error: inner.throw(error)  # type: ignore[misc]  # noqa: E731
             else:
+                sent = getattr(value, "error", None)  # trio sends what is to be raised
+                self._told = self._told or (stopped and isinstance(sent, cancelled))
                 send = lambda value=value: inner.send(value)  # type: ignore[misc]  # noqa: E731
 
 

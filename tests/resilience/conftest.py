@@ -1,0 +1,60 @@
+"""All time in these tests is virtual: nothing sleeps, nothing depends on how quick the machine is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+import trio.testing
+
+from ragcore.testing import VirtualLoop
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    if request.param == "trio":
+        return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
+    return "asyncio", {"loop_factory": VirtualLoop}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Virtual time takes none: what takes seconds waits for something that never comes."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(20))
+
+
+class Flaky:
+    """Fails with these errors, one call each, then answers."""
+
+    def __init__(self, *errors: Exception, seconds: float = 0.0) -> None:
+        self.errors = list(errors)
+        self.seconds = seconds
+        self.calls = 0
+
+    async def __call__(self) -> str:
+        self.calls += 1
+        await (anyio.sleep(self.seconds) if self.seconds else anyio.lowlevel.checkpoint())
+        if self.errors:
+            raise self.errors.pop(0)
+        return "ok"
+
+
+class Clock:
+    """A clock for code that never waits."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(anyio, "current_time", made)
+    return made

@@ -1,0 +1,60 @@
+"""The event loop's clock."""
+
+from __future__ import annotations
+
+import asyncio
+
+import anyio
+import pytest
+
+from ragcore.resilience.clock import clock, current_task
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_it_is_the_event_loops() -> None:
+    now = clock()
+    assert now() == anyio.current_time()
+    await anyio.sleep(3600)
+    assert now() == anyio.current_time()
+
+
+async def test_the_task_is_asyncios_or_none(anyio_backend_name: str) -> None:
+    if anyio_backend_name == "trio":
+        assert current_task() is None
+    else:
+        assert current_task() is asyncio.current_task()
+
+
+def test_a_callback_of_asyncio_has_the_same_time() -> None:
+    seen: list[float] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_soon(lambda: seen.extend((clock()() - loop.time(), 0 if current_task() is None else 1)))
+        await asyncio.sleep(0.001)
+
+    asyncio.run(main())
+    assert abs(seen[0]) < 1
+    assert seen[1] == 0
+
+
+def test_a_guest_of_asyncio_keeps_trios_time() -> None:
+    import trio
+
+    times: list[tuple[float, float]] = []
+
+    async def guest() -> None:
+        times.append((clock()(), trio.current_time()))
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+        trio.lowlevel.start_guest_run(
+            guest, run_sync_soon_threadsafe=loop.call_soon_threadsafe, done_callback=lambda _: done.set_result(None)
+        )
+        await done
+
+    asyncio.run(main())
+    ours, trios = times[0]
+    assert abs(ours - trios) < 1

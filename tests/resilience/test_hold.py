@@ -1,0 +1,294 @@
+"""Held streams."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+
+import anyio
+import anyio.lowlevel
+import pytest
+from tests.resilience.conftest import Flaky
+
+from ragcore.resilience import (
+    Bulkhead,
+    CircuitBreaker,
+    CircuitOpen,
+    DeadlineExceeded,
+    Policy,
+    RetryPolicy,
+    deadline,
+)
+from ragcore.resilience.owner import CLEAN_UP
+from ragcore.testing import at_rest
+
+pytestmark = pytest.mark.anyio
+
+DRIP: list[float | str] = [1.0, "x"] * 100
+QUICK = RetryPolicy(attempts=3, backoff=0.0, max_backoff=0.0)
+
+
+async def stream(*items: float | str | Exception) -> AsyncGenerator[str, None]:
+    """Words are items, numbers are seconds to wait, errors are raised."""
+    for item in items:
+        if isinstance(item, str):
+            await anyio.lowlevel.checkpoint()
+            yield item
+        elif isinstance(item, Exception):
+            raise item
+        else:
+            await anyio.sleep(item)
+
+
+def opening(*items: float | str | Exception) -> Opening:
+    return Opening(items)
+
+
+class Opening:
+    def __init__(self, items: tuple[float | str | Exception, ...]) -> None:
+        self.items = items
+        self.calls = 0
+
+    async def __call__(self) -> AsyncIterator[str]:
+        self.calls += 1
+        await anyio.lowlevel.checkpoint()
+        return stream(*self.items)
+
+
+async def read(policy: Policy, *items: float | str | Exception) -> list[str]:
+    got: list[str] = []
+    async with policy.hold() as held:
+        async for item in held.items(await held.call(opening(*items))):
+            got.append(item)
+    return got
+
+
+def counted(policy: Policy) -> tuple[int, int, int]:
+    breaker = policy.snapshot()["breaker"]
+    return breaker["success"], breaker["failure"], breaker["neutral"]
+
+
+async def test_it_keeps_its_place_to_the_end_and_counts_once() -> None:
+    policy = Policy(bulkhead=Bulkhead(1, queue=0))
+    async with policy.hold() as held:
+        assert held.attempts == 0
+        async for _ in held.items(await held.call(opening("a", "b", "c"))):
+            assert policy.snapshot()["bulkhead"]["inside"] == 1
+        assert held.attempts == 1
+        assert policy.snapshot()["bulkhead"]["inside"] == 1
+    assert counted(policy) == (1, 0, 0)
+    at_rest(policy)()
+
+
+async def test_the_breaker_knows_at_the_first_item() -> None:
+    policy = Policy()
+    async with policy.hold() as held:
+        async for _ in held.items(await held.call(opening("a", "b"))):
+            assert counted(policy) == (1, 0, 0)
+
+
+async def test_a_stream_that_needs_no_opening_takes_its_place_with_its_first_item() -> None:
+    policy = Policy(bulkhead=Bulkhead(1, queue=0))
+    async with policy.hold() as held:
+        at_rest(policy)()
+        assert [item async for item in held.items(stream("a"))] == ["a"]
+        assert held.attempts == 1
+    assert counted(policy) == (1, 0, 0)
+
+
+async def test_an_empty_stream_is_a_success() -> None:
+    policy = Policy()
+    assert await read(policy) == []
+    assert counted(policy) == (1, 0, 0)
+
+
+async def test_opening_is_retried_with_the_place_given_back_meanwhile() -> None:
+    policy = Policy(bulkhead=Bulkhead(1, queue=0), retry=QUICK)
+    flaky = Flaky(OSError(), OSError())
+    async with policy.hold() as held:
+        assert await held.call(flaky) == "ok"
+        assert held.attempts == 3
+        assert policy.snapshot()["bulkhead"]["inside"] == 1
+    assert counted(policy) == (0, 2, 1)
+    at_rest(policy)()
+    with pytest.raises(OSError, match="3"):
+        async with policy.hold() as held:
+            await held.call(Flaky(OSError("1"), OSError("2"), OSError("3")))
+    at_rest(policy)()
+
+
+async def test_it_may_be_reopened_until_the_first_item_has_been_handed_on() -> None:
+    policy = Policy(bulkhead=Bulkhead(1, queue=0), retry=QUICK)
+    async with policy.hold() as held:
+        await held.call(opening("a"))
+        async for _ in held.items(await held.call(opening("a", "b"))):
+            assert policy.snapshot()["bulkhead"]["inside"] == 1
+            with pytest.raises(RuntimeError, match="would repeat it"):
+                await held.call(opening("a"))
+            break
+    at_rest(policy)()
+
+
+async def test_a_slow_drip_does_not_pass_the_deadline() -> None:
+    policy = Policy(idle_timeout=10)
+    got: list[str] = []
+    began = anyio.current_time()
+    with pytest.raises(DeadlineExceeded), deadline(30):
+        async with policy.hold() as held:
+            async for item in held.items(await held.call(opening(*DRIP))):
+                got.append(item)
+    assert anyio.current_time() == pytest.approx(began + 30)
+    assert 28 <= len(got) <= 30
+
+
+async def test_without_an_inherited_deadline_the_policys_own_ends_a_slow_drip() -> None:
+    policy = Policy("llm", timeout=20, idle_timeout=15)
+    began = anyio.current_time()
+    with pytest.raises(DeadlineExceeded, match="llm: the deadline passed"):
+        await read(policy, *(9 * item if isinstance(item, float) else item for item in DRIP))
+    assert anyio.current_time() == pytest.approx(began + 20)
+
+
+async def test_first_and_idle_timeouts_count_against_the_dependency() -> None:
+    policy = Policy("llm", first_timeout=7, idle_timeout=3, attempt_timeout=1)
+    began = anyio.current_time()
+    with pytest.raises(TimeoutError, match="llm sent nothing within 7 s"):
+        await read(policy, 100.0, "late")
+    assert anyio.current_time() == pytest.approx(began + 7)
+    assert counted(policy) == (0, 1, 0)
+    with pytest.raises(TimeoutError, match="llm stopped for 3 s"):
+        await read(policy, "a", 100.0, "b")
+    assert anyio.current_time() == pytest.approx(began + 10)
+    assert counted(policy) == (1, 2, 0)
+
+
+async def test_each_item_has_the_idle_timeout_anew() -> None:
+    policy = Policy(idle_timeout=3)
+    assert await read(policy, "a", 2.9, "b", 2.9, "c") == ["a", "b", "c"]
+
+
+async def test_the_readers_own_time_counts_in_the_deadline_alone() -> None:
+    policy = Policy(idle_timeout=1)
+    got: list[str] = []
+    with pytest.raises(DeadlineExceeded), deadline(10):
+        async with policy.hold() as held:
+            async for item in held.items(await held.call(opening("a", "b", "c", "d"))):
+                got.append(item)
+                await anyio.sleep(4)
+    assert got == ["a", "b", "c"]
+
+
+async def test_a_stream_that_breaks_after_its_first_item_counts_and_comes_out_as_itself() -> None:
+    policy = Policy(breaker=CircuitBreaker(minimum_throughput=2), retry=QUICK)
+    with pytest.raises(OSError, match="reset"):
+        await read(policy, "a", OSError("reset"))
+    assert counted(policy) == (1, 1, 0)
+    with pytest.raises(CircuitOpen):
+        await read(policy, "a")
+
+
+async def test_an_error_that_is_the_callers_affair_is_neutral() -> None:
+    policy = Policy()
+    with pytest.raises(KeyError):
+        await read(policy, KeyError("x"))
+    assert counted(policy) == (0, 0, 1)
+    with pytest.raises(KeyError):
+        await read(policy, "a", KeyError("x"))
+    assert counted(policy) == (1, 0, 1)
+
+
+async def test_impatient_callers_do_not_open_a_healthy_dependencys_breaker() -> None:
+    policy = Policy(breaker=CircuitBreaker(minimum_throughput=2))
+    for _ in range(5):
+        with pytest.raises(TimeoutError):
+            async with policy.hold() as held:
+                await held.call(anyio.sleep_forever, timeout=0.5)
+    assert counted(policy) == (0, 0, 5)
+
+
+async def test_an_opening_has_its_own_time_with_all_its_attempts() -> None:
+    policy = Policy(attempt_timeout=4, retry=RetryPolicy(attempts=5, backoff=0, max_backoff=0))
+    began = anyio.current_time()
+    with pytest.raises(TimeoutError):
+        async with policy.hold() as held:
+            await held.call(anyio.sleep_forever, timeout=10)
+    assert anyio.current_time() == pytest.approx(began + 10)
+    assert held.attempts == 3
+    assert counted(policy) == (0, 3, 0)
+
+
+async def test_the_openings_time_is_not_the_items() -> None:
+    policy = Policy(first_timeout=50)
+    async with policy.hold() as held:
+        source = await held.call(opening(20.0, "a"), timeout=10)
+        assert [item async for item in held.items(source)] == ["a"]
+
+
+async def test_a_source_is_closed_on_every_path_within_its_bound() -> None:
+    closed: list[str] = []
+
+    async def source(name: str, closing: float) -> AsyncGenerator[str, None]:
+        try:
+            yield "a"
+            yield "b"
+            if name == "breaks":
+                raise OSError
+            await anyio.sleep_forever()
+        finally:
+            closed.append(name)
+            await anyio.sleep(closing)
+
+    policy = Policy()
+    async with policy.hold() as held:
+        async for _ in held.items(source("left", 0.1)):
+            break
+    with pytest.raises(OSError):
+        async with policy.hold() as held:
+            async for _ in held.items(source("breaks", 0)):
+                pass
+    began = anyio.current_time()
+    with anyio.move_on_after(5) as scope:
+        async with policy.hold() as held:
+            async for _ in held.items(source("cancelled", 60)):
+                pass
+    assert scope.cancelled_caught
+    async with policy.hold() as held:
+        async for _ in held.items(source("slow to close", 60)):
+            break
+    assert anyio.current_time() <= began + 5 + 2 * CLEAN_UP + 0.001
+    assert closed == ["left", "breaks", "cancelled", "slow to close"]
+    at_rest(policy)()
+
+
+async def test_it_may_be_opened_in_one_task_and_read_in_another() -> None:
+    policy = Policy(bulkhead=Bulkhead(1))
+    got: list[str] = []
+    async with policy.hold() as held:
+        items = held.items(await held.call(opening("a", 1.0, "b")))
+
+        async def one() -> None:
+            got.append(await anext(items))
+
+        for _ in range(2):
+            async with anyio.create_task_group() as group:
+                group.start_soon(one)
+    assert got == ["a", "b"]
+    at_rest(policy)()
+
+
+async def test_it_is_entered_first() -> None:
+    held = Policy().hold()
+    with pytest.raises(RuntimeError, match="async with"):
+        await held.call(Flaky())  # type: ignore[attr-defined]
+    assert held.attempts == 0  # type: ignore[attr-defined]
+
+
+async def test_a_key_has_its_own_breaker_and_on_is_the_components() -> None:
+    policy = Policy(breaker=CircuitBreaker(minimum_throughput=1), retry=False)
+    with pytest.raises(KeyError):
+        async with policy.hold(key="a", on=KeyError) as held:
+            await held.call(Flaky(KeyError()))
+    with pytest.raises(CircuitOpen):
+        async with policy.hold(key="a") as held:
+            await held.call(Flaky())
+    async with policy.hold(key="b") as held:
+        assert await held.call(Flaky()) == "ok"

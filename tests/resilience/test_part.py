@@ -1,0 +1,229 @@
+"""Components that are started and closed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from ragcore import NotOpen, WrongEventLoop
+from ragcore.resilience.owner import CLOSE_SECONDS
+from ragcore.resilience.part import Part, Parts
+
+pytestmark = pytest.mark.anyio
+
+
+class Traced(Part):
+    """Says what happens to it."""
+
+    def __init__(self, trace: list[str], name: str = "part", *, opening: float = 0.0, closing: float = 0.0) -> None:
+        self.trace = trace
+        self.name = name
+        self.opening = opening
+        self.closing = closing
+
+    async def _open(self) -> None:
+        await anyio.sleep(self.opening)
+        self.trace.append(f"open {self.name}")
+
+    async def _close(self) -> None:
+        await anyio.sleep(self.closing)
+        self.trace.append(f"close {self.name}")
+
+
+async def test_it_is_idempotent_and_refuses_before_and_after() -> None:
+    trace: list[str] = []
+    part = Traced(trace)
+    with pytest.raises(NotOpen, match="Traced is not open: use `async with`"):
+        part._check_open()
+    await part.aclose()
+    await part.start()
+    await part.start()
+    assert part.is_open
+    assert part._check_open() is part._owner
+    await part.aclose()
+    await part.aclose()
+    assert not part.is_open
+    with pytest.raises(NotOpen):
+        part._check_open()
+    assert trace == ["open part", "close part"]
+
+
+async def test_it_may_be_opened_again() -> None:
+    part = Part()
+    for _ in range(2):
+        async with part as entered:
+            assert entered is part
+            assert part.is_open
+
+
+async def test_two_starts_at_once_return_when_it_is_open() -> None:
+    trace: list[str] = []
+    part = Traced(trace, opening=3)
+    async with anyio.create_task_group() as group:
+        group.start_soon(part.start)
+        await anyio.wait_all_tasks_blocked()
+        assert not part.is_open
+        await part.start()
+        assert trace == ["open part"]
+    await part.aclose()
+
+
+async def test_a_start_that_fails_closes_what_it_opened() -> None:
+    inner = Part()
+
+    class Broken(Part):
+        parts = Parts()
+
+        async def _open(self) -> None:
+            await self.parts.start(inner)
+            raise OSError("no")
+
+        async def _close(self) -> None:
+            await self.parts.aclose()
+
+    part = Broken()
+    with pytest.raises(OSError):
+        await part.start()
+    assert not inner.is_open
+    assert not part.is_open
+    assert part._owner is None
+
+
+async def test_a_start_that_is_cancelled_closes_what_it_opened() -> None:
+    trace: list[str] = []
+    part = Traced(trace, opening=10, closing=1)
+    with anyio.move_on_after(1):
+        await part.start()
+    assert not part.is_open
+    assert trace == ["close part"]
+    part.opening = 0
+    await part.start()
+    assert part.is_open
+    await part.aclose()
+
+
+async def test_who_waits_for_a_start_that_fails_is_told_that_it_is_not_open() -> None:
+    class Broken(Part):
+        async def _open(self) -> None:
+            await anyio.sleep(1)
+            raise OSError("no")
+
+    part = Broken()
+    async with anyio.create_task_group() as group:
+
+        async def second() -> None:
+            with pytest.raises(NotOpen):
+                await part.start()
+
+        async def first() -> None:
+            with pytest.raises(OSError):
+                await part.start()
+
+        group.start_soon(first)
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(second)
+
+
+async def test_while_it_is_being_started_or_closed_it_refuses() -> None:
+    part = Part()
+    await part.start()
+    part._owner, owner = None, part._owner
+    with pytest.raises(NotOpen, match="is being started or closed"):
+        part._check_open()
+    part._owner = owner
+    await part.aclose()
+
+
+def test_another_event_loop_is_refused() -> None:
+    part = Part()
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(part.start())
+
+    async def misuse() -> None:
+        with pytest.raises(WrongEventLoop, match="started on another event loop"):
+            part._check_open()
+        with pytest.raises(WrongEventLoop):
+            await part.start()
+        with pytest.raises(WrongEventLoop):
+            await part.aclose()
+
+    anyio.run(misuse)
+    loop.run_until_complete(part.aclose())
+    loop.close()
+
+
+async def test_a_forked_child_is_refused_and_closes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    part = Part()
+    await part.start()
+    own = os.getpid()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: own + 1)
+        assert not part.is_open
+        with pytest.raises(NotOpen, match=f"started in process {own} and this is its forked child {own + 1}"):
+            part._check_open()
+        with pytest.raises(NotOpen):
+            await part.start()
+        await part.aclose()
+    assert part.is_open
+    await part.aclose()
+
+
+async def test_parts_closes_only_what_it_started_last_first() -> None:
+    trace: list[str] = []
+    shared = Traced(trace, "shared")
+    await shared.start()
+    parts = Parts()
+    for part in (Traced(trace, "a"), shared, object(), Traced(trace, "b")):
+        await parts.start(part)
+    await parts.aclose()
+    await parts.aclose()
+    assert trace == ["open shared", "open a", "open b", "close b", "close a"]
+    assert shared.is_open
+    await shared.aclose()
+
+
+async def test_what_does_not_close_is_logged_and_the_rest_is_closed(caplog: pytest.LogCaptureFixture) -> None:
+    trace: list[str] = []
+
+    class Broken(Traced):
+        async def _close(self) -> None:
+            raise OSError("stuck")
+
+    class OnlyStarts:
+        async def start(self) -> None:
+            trace.append("started")
+
+    parts = Parts()
+    for part in (
+        Traced(trace, "a"),
+        Broken(trace, "broken"),
+        OnlyStarts(),
+        Traced(trace, "black hole", closing=60),
+        Traced(trace, "b"),
+    ):
+        await parts.start(part)
+    began = anyio.current_time()
+    await parts.aclose()
+    assert anyio.current_time() == pytest.approx(began + CLOSE_SECONDS)
+    assert trace[-2:] == ["close b", "close a"]
+    assert "Traced did not close within 5 s and was left behind" in caplog.text
+    assert "Broken did not close" in caplog.text
+
+
+async def test_a_task_cancel_while_closing_closes_the_others_first_and_comes_out(anyio_backend_name: str) -> None:
+    if anyio_backend_name == "trio":
+        pytest.skip("asyncio's own cancellation")
+    trace: list[str] = []
+    parts = Parts()
+    for name in ("a", "b"):
+        await parts.start(Traced(trace, name, closing=1))
+    task = asyncio.ensure_future(parts.aclose())
+    await asyncio.sleep(0.5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert trace[-1] == "close a"

@@ -1,0 +1,46 @@
+"""Pauses that a dependency asked for."""
+
+from __future__ import annotations
+
+import math
+
+from ragcore.resilience.pauses import Pauses
+
+
+def test_a_pause_is_its_keys_and_ends() -> None:
+    pauses = Pauses(most=4)
+    assert pauses.until(None, 100.0) == -math.inf
+    assert pauses.longest(100.0) == 0
+    pauses.add("a", 10, 100.0)
+    assert pauses.until("a", 100.0) == 110
+    assert pauses.until("a", 109.9) == 110
+    assert pauses.until(None, 100.0) == pauses.until("b", 100.0) == -math.inf
+    assert pauses.longest(104.0) == 6
+    assert pauses.longest(115.0) == 0
+    assert pauses.until("a", 110.0) == -math.inf
+    assert pauses.longest(100.0) == 0
+
+
+def test_the_longer_one_stays_and_none_is_longer_than_two_minutes() -> None:
+    pauses = Pauses(most=4)
+    pauses.add(None, 10, 100.0)
+    pauses.add(None, 5, 101.0)
+    assert pauses.until(None, 102.0) == 110
+    pauses.add(None, 20, 105.0)
+    assert pauses.until(None, 106.0) == 125
+    pauses.add(None, 86_400, 106.0)
+    assert pauses.until(None, 107.0) == 226
+
+
+def test_the_oldest_is_forgotten_first() -> None:
+    pauses = Pauses(most=2)
+    for key in ("a", "b", "a", "c"):
+        pauses.add(key, 10, 100.0)
+    assert [pauses.until(key, 100.0) == 110 for key in ("a", "b", "c")] == [True, False, True]
+
+
+def test_a_pause_of_another_loops_clock_is_none() -> None:
+    pauses = Pauses(most=2)
+    pauses.add(None, 10, 50_000.0)
+    assert pauses.until(None, 3.0) == -math.inf
+    assert pauses.longest(3.0) == 0

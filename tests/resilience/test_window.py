@@ -1,0 +1,55 @@
+"""The sliding window."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ragcore.resilience.window import BUCKETS, SlidingWindow
+
+
+def test_what_is_older_than_the_window_is_let_go_bucket_by_bucket() -> None:
+    window = SlidingWindow(10)
+    window.add(0.0, True, False)
+    window.add(0.5, False, True)
+    assert window.add(9.9, False, False) == 3
+    assert (window.calls, window.failures, window.slow) == (3, 1, 1)
+    assert window.add(10.0, False, False) == 2
+    assert (window.calls, window.failures, window.slow) == (2, 0, 0)
+    window.advance(1_000_000.0)
+    assert (window.calls, window.failures, window.slow) == (0, 0, 0)
+
+
+def test_a_clock_that_goes_back_is_another_loops_and_starts_afresh() -> None:
+    window = SlidingWindow(10)
+    window.add(5_000.0, True, False)
+    assert window.add(3.0, False, False) == 1
+    assert window.failures == 0
+    assert window.add(12.9, False, False) == 2
+    assert window.add(13.0, False, False) == 2
+
+
+def test_it_is_bounded_whatever_comes() -> None:
+    window = SlidingWindow(1)
+    for number in range(10_000):
+        window.add(number / 100, False, False)
+    assert len(window._buckets) == BUCKETS
+    assert 90 <= window.calls <= 100
+
+
+@given(st.lists(st.tuples(st.floats(0, 30), st.booleans(), st.booleans()), max_size=60), st.floats(0.5, 20))
+def test_it_counts_as_a_list_of_all_calls_would(steps: list[tuple[float, bool, bool]], seconds: float) -> None:
+    window = SlidingWindow(seconds)
+    period = seconds / BUCKETS
+    calls: list[tuple[int, bool, bool]] = []
+    now = 100.0
+    for wait, failed, slow in steps:
+        now += wait
+        window.add(now, failed, slow)
+        calls.append((int(now // period), failed, slow))
+        kept = [call for call in calls if call[0] > int(now // period) - BUCKETS]
+        assert (window.calls, window.failures, window.slow) == (
+            len(kept),
+            sum(call[1] for call in kept),
+            sum(call[2] for call in kept),
+        )
