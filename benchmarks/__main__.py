@@ -13,7 +13,7 @@ SCENARIOS = {
     "imports": "milliseconds that `import ragcore` takes, beside an empty interpreter",
     "retrieval": "recall, nDCG and latency of vector, text and hybrid search over squad",
     "ingest": "chunks per second from text to table over squad, and COPY beside INSERT",
-    "overhead": "microseconds of a call through a policy, beside anyio.fail_after",
+    "overhead": "microseconds of the resilience core beside anyio, asyncio and other libraries, and its memory",
     "coalesce": "embedding requests that concurrent questions share, and what one alone waits",
 }
 

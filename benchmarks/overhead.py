@@ -1,17 +1,32 @@
-"""What the machinery costs when nothing goes wrong."""
+"""What the machinery costs when nothing goes wrong, beside what others' machinery costs, and whether it leaves anything in memory."""
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import importlib
+import math
+import statistics
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import anyio
+from anyio.lowlevel import checkpoint
 
-from benchmarks.figures import Figures
+from benchmarks.figures import Figures, say
+from benchmarks.imports import milliseconds
 from ragcore import events
-from ragcore.resilience import CircuitBreaker, Policy
+from ragcore.resilience import Bulkhead, CircuitBreaker, Policy, deadline
 
 MOST_RATIO = 1.5
+MOST_IMPORT_MS = 80.0
+# Pages come and go; a leak of one pointer a call would be 8 MB.
+MOST_GROWTH_KB = 1024.0
+
+Side: TypeAlias = Callable[[], Awaitable[None]]
 
 
 async def nothing() -> None:
@@ -19,41 +34,147 @@ async def nothing() -> None:
 
 
 def run(*, quick: bool) -> Figures:
-    """Medians of rounds in turn, in microseconds a call."""
-    return anyio.run(_run, 5 if quick else 15, 2_000 if quick else 10_000)
+    """Medians of rounds in turn, in microseconds a call; then many calls, and the memory before and after."""
+    figures = anyio.run(_run, 7 if quick else 21, 2_000 if quick else 10_000, 100_000 if quick else 1_000_000)
+    figures.values["import_ms"] = import_ms = milliseconds(5 if quick else 20)["import_ms"]
+    figures.expect(import_ms < MOST_IMPORT_MS, f"import_ms < {MOST_IMPORT_MS:g}")
+    return figures
 
 
-async def _run(rounds: int, calls: int) -> Figures:
-    policy, breaker = Policy("bench"), CircuitBreaker()
+async def _run(rounds: int, calls: int, many: int) -> Figures:
+    sides = {**_ours(), **_standard(), **await _peers()}
+    results: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds):
+        say(f"round {number + 1} of {rounds}")
+        for name, side in sides.items():
+            results[name].append(await _microseconds(side, calls))
+    median = {name: statistics.median(values) for name, values in results.items()}
+    figures = Figures()
+    for name, value in median.items():
+        figures.values[f"{name}_us"] = value
+    breakers = {name: value for name, value in median.items() if name in ("purgatory", "aiobreaker", "circuitbreaker")}
+    figures.values["policy_ratio_to_fail_after"] = median["policy_call"] / median["fail_after"]
+    figures.expect(median["policy_call"] <= MOST_RATIO * median["fail_after"], "policy_ratio_to_fail_after <= 1.5")
+    if breakers:
+        figures.values["breaker_ratio_to_best_peer"] = median["breaker_call"] / min(breakers.values())
+        figures.values["breaker_ratio_to_purgatory"] = median["breaker_call"] / breakers.get("purgatory", math.nan)
+        figures.expect(
+            median["breaker_call"] <= breakers.get("purgatory", math.inf), "breaker no slower than purgatory"
+        )
+    figures.values["event_without_listener_us"] = _emit(calls)
+    say(f"{many:,} calls, for the memory …")
+    figures.values["memory_calls"] = many
+    figures.values["rss_growth_kb"] = growth = await _growth(many)
+    figures.expect(growth < MOST_GROWTH_KB, f"rss_growth_kb < {MOST_GROWTH_KB:g}")
+    return figures
+
+
+def _ours() -> dict[str, Side]:
+    policy, inner, breaker, bulkhead = Policy("bench"), Policy("inner"), CircuitBreaker(), Bulkhead(8)
+
+    async def with_deadline() -> None:
+        with deadline(10):
+            await nothing()
+
+    async def with_bulkhead() -> None:
+        async with bulkhead:
+            await nothing()
+
+    return {
+        "policy_call": lambda: policy.call(nothing),
+        "policy_call_keyed": lambda: inner.call(nothing, key="model"),
+        "breaker_call": lambda: breaker.call(nothing),
+        "bulkhead": with_bulkhead,
+        "deadline": with_deadline,
+    }
+
+
+def _standard() -> dict[str, Side]:
+    limiter = anyio.CapacityLimiter(8)
 
     async def fail_after() -> None:
         with anyio.fail_after(10):
             await nothing()
 
-    sides: dict[str, Callable[[], Awaitable[None]]] = {
+    async def cancel_scope() -> None:
+        with anyio.CancelScope(deadline=anyio.current_time() + 10):
+            await nothing()
+
+    async def capacity_limiter() -> None:
+        async with limiter:
+            await nothing()
+
+    async def asyncio_timeout() -> None:
+        async with asyncio.timeout(10):
+            await nothing()
+
+    return {
         "fail_after": fail_after,
-        "policy_call": lambda: policy.call(nothing),
-        "breaker_call": lambda: breaker.call(nothing),
+        "cancel_scope": cancel_scope,
+        "capacity_limiter": capacity_limiter,
+        "asyncio_timeout": asyncio_timeout,
     }
-    results: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(rounds):
-        for name, side in sides.items():
-            began = time.perf_counter()
-            for _ in range(calls):
-                await side()
-            results[name].append(1e6 * (time.perf_counter() - began) / calls)
-    medians = {name: sorted(values)[len(values) // 2] for name, values in results.items()}
-    figures = Figures()
-    figures.values["fail_after_us"] = medians["fail_after"]
-    figures.values["policy_call_us"] = medians["policy_call"]
-    figures.values["policy_ratio_to_fail_after"] = medians["policy_call"] / medians["fail_after"]
-    figures.values["breaker_call_us"] = medians["breaker_call"]
-    figures.values["event_without_listener_us"] = _emit(calls)
-    figures.expect(
-        float(figures.values["policy_ratio_to_fail_after"] or 0) <= MOST_RATIO,
-        f"policy_ratio_to_fail_after <= {MOST_RATIO:g}",
-    )
-    return figures
+
+
+async def _peers() -> dict[str, Side]:
+    """What `pip install --group bench` installs; what isn't there is left out, with a message."""
+    import tenacity
+
+    makers: dict[str, Callable[[Any], Any]] = {
+        "stamina": lambda stamina: stamina.retry(on=OSError)(nothing),
+        "purgatory": lambda purgatory: purgatory.AsyncCircuitBreakerFactory()("bench")(nothing),
+        "aiobreaker": _aiobreaker,
+        "circuitbreaker": lambda circuitbreaker: circuitbreaker.CircuitBreaker().decorate(nothing),
+    }
+    sides: dict[str, Side] = {"tenacity": tenacity.retry(stop=tenacity.stop_after_attempt(3))(nothing)}
+    for name, make in makers.items():
+        try:
+            sides[name] = make(importlib.import_module(name))
+        except ImportError:
+            say(f"{name} is not installed: `pip install --group bench` installs it")
+    return sides
+
+
+def _aiobreaker(aiobreaker: Any) -> Side:
+    breaker = aiobreaker.CircuitBreaker()
+    return lambda: breaker.call_async(nothing)
+
+
+async def _microseconds(side: Side, calls: int) -> float:
+    began = time.perf_counter()
+    for _ in range(calls):
+        await side()
+    return 1e6 * (time.perf_counter() - began) / calls
+
+
+async def _growth(calls: int) -> float:
+    """Kilobytes by which resident memory has grown after so many calls, of which a hundredth fail and as many keys are used."""
+    policy = Policy("memory", retry=False)
+
+    async def fail() -> None:
+        raise OSError
+
+    async def some(number: int) -> None:
+        for index in range(number):
+            key = str(index // 1_000)
+            if index % 100 != 99:
+                await policy.call(nothing, key=key)
+            else:
+                with suppress(OSError):
+                    await policy.call(fail, key=key)
+                await checkpoint()  # an event loop that never turns never lets go of a timer
+
+    await some(max(10_000, calls // 10))
+    gc.collect()
+    before = _resident_kb()
+    await some(calls)
+    gc.collect()
+    return _resident_kb() - before
+
+
+def _resident_kb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 1024
 
 
 def _emit(calls: int) -> float:
