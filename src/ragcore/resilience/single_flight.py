@@ -3,7 +3,7 @@
 The work belongs to an owner task, not to whoever came first: a leader's cancellation doesn't harm its followers. Each waiter leaves at its own
 deadline, and the flight ends when the last of them leaves, so it has the latest of their deadlines. Errors are delivered, never kept.
 
-Source: golang.org/x/sync/singleflight; its known traps: RESILIENCE in the documentation.
+Source: golang.org/x/sync/singleflight (what it is), and its issues for the traps: the leader's context, a newcomer on a cancelled flight.
 """
 
 from __future__ import annotations
