@@ -14,6 +14,7 @@ SCENARIOS = {
     "retrieval": "recall, nDCG and latency of vector, text and hybrid search over squad",
     "ingest": "chunks per second from text to table over squad, and COPY beside INSERT",
     "overhead": "microseconds of the resilience core beside anyio, asyncio and other libraries, and its memory",
+    "faults": "every fault at every stage and concurrency: late, hung, wrong, leaked, unrecovered",
     "coalesce": "embedding requests that concurrent questions share, and what one alone waits",
 }
 

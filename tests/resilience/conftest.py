@@ -12,12 +12,23 @@ import trio.testing
 
 from ragcore.testing import VirtualLoop
 
+# Not 0, or points in time and lengths of time could be mistaken for each other.
+LATER = 7_000.0
+
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     if request.param == "trio":
-        return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
-    return "asyncio", {"loop_factory": VirtualLoop}
+        clock = trio.testing.MockClock(autojump_threshold=0)
+        clock.jump(LATER)
+        return "trio", {"clock": clock}
+    return "asyncio", {"loop_factory": _later}
+
+
+def _later() -> VirtualLoop:
+    loop = VirtualLoop()
+    loop.jump(LATER)
+    return loop
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -408,3 +408,78 @@ async def test_alone_it_counts_every_exception_and_hands_on_what_comes() -> None
     await anyio.sleep(10)
     assert await breaker.call(answer) == 7
     assert state(breaker) == "closed"
+
+
+def test_the_snapshot_says_whose_it_is_and_what_it_counted(clock: Clock) -> None:
+    breaker = CircuitBreaker(name="llm")
+    calls(breaker, "ssfn")
+    early = [breaker.acquire() for _ in range(3)]
+    snapshot = breaker.snapshot()
+    assert (snapshot["name"], snapshot["window_calls"], snapshot["window_failures"]) == ("llm", 3, 1)
+    breaker.reset()
+    for permit in early[:2]:
+        permit.failure()
+    assert breaker.snapshot()["ignored"] == 2
+    done = breaker.acquire()
+    done.success()
+    breaker.reset()
+    done.failure_after_success()
+    assert breaker.snapshot()["ignored"] == 3
+
+
+def test_outcomes_are_events_of_their_breaker(clock: Clock) -> None:
+    heard: list[tuple[str, str]] = []
+    stop = events.subscribe(lambda event: heard.append((event.name, event.source)))
+    calls(CircuitBreaker(name="llm"), "s")
+    stop()
+    assert heard == [("breaker.outcome", "llm")]
+
+
+def test_a_late_failure_is_not_slow(clock: Clock) -> None:
+    breaker = CircuitBreaker(slow_call_duration=1)
+    permit = breaker.acquire()
+    permit.success()
+    permit.failure_after_success()
+    assert breaker.snapshot()["window_slow"] == 0
+
+
+def test_a_break_is_over_at_its_very_end(clock: Clock) -> None:
+    breaker = opened(clock)
+    clock.now += breaker.snapshot()["retry_after"]
+    breaker.check()
+
+
+def test_a_longest_break_is_kept_in_full(clock: Clock) -> None:
+    breaker = opened(clock, break_duration=60, max_break_duration=60)
+    breaker._open_until = clock.now + 72
+    clock.now += 71
+    with pytest.raises(CircuitOpen):
+        breaker.check()
+    clock.now += 1
+    breaker.check()
+
+
+def test_a_given_time_is_believed(clock: Clock) -> None:
+    breaker = opened(clock)
+    breaker.check(clock.now + 10)
+    permit = breaker.acquire(clock.now + 10)
+    assert permit.began == clock.now + 10
+    heard: list[float] = []
+    stop = events.subscribe(lambda event: heard.append(event.data.get("seconds", -1.0)))
+    permit.report("success", clock.now + 12)
+    stop()
+    assert heard == [2.0]
+
+
+@pytest.mark.parametrize(("slow", "expected"), [(4, "open"), (3, "closed")])
+def test_the_slow_call_ratio_is_of_all_calls(clock: Clock, slow: int, expected: str) -> None:
+    breaker = CircuitBreaker(minimum_throughput=5, slow_call_duration=1, slow_call_ratio=0.8)
+    for number in range(5):
+        permit = breaker.acquire()
+        clock.now += 1 if number >= 5 - slow else 0
+        permit.success()
+    assert state(breaker) == expected
+
+
+def test_a_short_window_and_a_short_break_are_allowed() -> None:
+    CircuitBreaker(sampling_duration=0.5, break_duration=0.1)

@@ -220,3 +220,27 @@ async def test_without_a_deadline_it_waits_as_long_as_it_takes() -> None:
         for _ in range(3):
             bulkhead.release()
             await anyio.wait_all_tasks_blocked()
+
+
+async def test_the_snapshot_says_whose_it_is_and_counts() -> None:
+    bulkhead = Bulkhead(1, queue=0, name="db")
+    assert bulkhead.try_acquire()
+    for _ in range(2):
+        with pytest.raises(Overloaded):
+            await bulkhead.acquire()
+    snapshot = bulkhead.snapshot()
+    assert (snapshot["name"], snapshot["queue"], snapshot["rejected"], snapshot["limit"]) == ("db", 0, 2, 1)
+
+
+async def test_a_wait_that_ends_with_the_deadline_is_worth_it() -> None:
+    bulkhead = Bulkhead(1)
+    await bulkhead.acquire()
+    bulkhead.release(service_time=4.0)
+    await bulkhead.acquire()
+    async with anyio.create_task_group() as group:
+        group.start_soon(bulkhead.acquire)
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(bulkhead.acquire, anyio.current_time() + bulkhead.expected_wait())
+        await anyio.wait_all_tasks_blocked()
+        assert bulkhead.waiting == 2
+        group.cancel_scope.cancel()

@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from ragcore.resilience import Deadline, DeadlineExceeded, deadline
-from ragcore.resilience.deadline import expires_at, inherit
+from ragcore.resilience.deadline import Bound, expires_at, inherit, inherited, reserve, share
 
 pytestmark = pytest.mark.anyio
 
@@ -29,8 +29,8 @@ async def test_an_inner_one_can_only_be_sooner() -> None:
 async def test_an_enclosing_scope_counts_and_passes_through_as_itself() -> None:
     with anyio.move_on_after(0.01) as scope:
         with deadline(5) as inner:
-            assert inner.remaining() <= 0.01
-            assert expires_at() <= anyio.current_time() + 0.01
+            assert inner.remaining() == pytest.approx(0.01)
+            assert expires_at() == pytest.approx(anyio.current_time() + 0.01)
             await anyio.sleep_forever()
     assert scope.cancelled_caught
 
@@ -61,3 +61,80 @@ async def test_it_lies_in_the_future_and_is_entered_once() -> None:
         pass
     with pytest.raises(RuntimeError):
         once.__enter__()
+
+
+async def test_remaining_is_what_is_left_of_the_soonest() -> None:
+    with deadline(10) as outer, deadline(20) as inner:
+        await anyio.sleep(4)
+        assert outer.remaining() == pytest.approx(6)
+        assert inner.remaining() == pytest.approx(6)
+        assert inner.when == outer.when
+        assert expires_at() == pytest.approx(outer.when)
+        with anyio.move_on_after(2):
+            assert inner.remaining() == pytest.approx(2)
+    assert expires_at() == float("inf")
+    with inherit(anyio.current_time() - 5):
+        current = Deadline.current()
+        assert current is not None
+        assert current.remaining() == 0
+        assert expires_at() == pytest.approx(anyio.current_time() - 5)
+
+
+async def test_it_says_what_was_allowed_and_what_it_took() -> None:
+    with (
+        pytest.raises(DeadlineExceeded, match=r"^not done within 3 s \(stopped after 3\.00 s\)$") as caught,
+        deadline(3),
+    ):
+        await anyio.sleep_forever()
+    assert (caught.value.budget, caught.value.elapsed) == (3, pytest.approx(3))
+
+
+async def test_what_was_inherited_around_it_can_be_followed_outwards() -> None:
+    with deadline(9) as outer, inherit(anyio.current_time() + 5):
+        with deadline(3) as inner:
+            assert inner.outer is not None
+            assert inner.outer.outer is outer
+        with inherit(None):
+            assert inherited.get() is None
+            assert Deadline.current() is None
+    assert Bound(1.0).outer is None
+
+
+async def test_a_reserve_ends_before_the_deadline_around_it() -> None:
+    began = anyio.current_time()
+    for around, kept, part, ends in ((10, 0.5, 0.1, 9.5), (2, 0.5, 0.1, 1.8), (10, 3, 1.0, 7)):
+        with deadline(around):
+            with pytest.raises(DeadlineExceeded) as caught, reserve(kept, share=part):
+                await anyio.sleep_forever()
+        assert caught.value.budget == pytest.approx(ends)
+        assert anyio.current_time() == pytest.approx(began + ends)
+        began = anyio.current_time()
+    with deadline(10), pytest.raises(DeadlineExceeded), reserve(3):
+        await anyio.sleep_forever()
+    assert anyio.current_time() == pytest.approx(began + 7)
+    with reserve(5) as endless:  # nothing around it: nothing to keep from
+        assert endless.when == float("inf")
+        await anyio.sleep(1_000)
+    began = anyio.current_time()
+    with inherit(began - 1), pytest.raises(DeadlineExceeded), reserve(1):
+        await anyio.sleep_forever()
+    assert anyio.current_time() == pytest.approx(began)
+
+
+async def test_a_share_of_what_is_left_is_bounded() -> None:
+    assert share(0.4, most=10) == 10
+    with deadline(100):
+        assert share(0.4, most=10) == 10
+        assert share(0.4, most=50) == pytest.approx(40)
+        await anyio.sleep(90)
+        assert share(0.4, most=10) == pytest.approx(4)
+    with inherit(anyio.current_time() - 1):
+        assert share(0.4, most=10) == 0
+
+
+async def test_an_error_from_within_passes_its_scope_as_it_is() -> None:
+    error = KeyError("x")
+    with pytest.raises(KeyError) as caught, deadline(5):
+        raise error
+    assert caught.value is error
+    assert Deadline.current() is None

@@ -28,11 +28,25 @@ def test_429_paces_and_does_not_count() -> None:
 
 
 def test_an_absurd_wait_is_not_planned_for() -> None:
+    assert from_status(503, {"retry-after": "120"}) == Failure(retry=True, retry_after=120.0)
+    assert from_status(503, {"retry-after": "121"}) == Failure(retry=False, retry_after=121.0)
+    assert from_status(429, {"retry-after": "121"}) == Failure(retry=False, counts=False, retry_after=121.0)
     assert from_status(503, {"retry-after": "86400"}) == Failure(retry=False, retry_after=86400.0)
 
 
 @pytest.mark.parametrize(
-    "nonsense", ["", "soon", "-5", "nan", "inf", "Mon, 99 Foo", "Mon, 01 Jan 2024 00:00:00 +99999999999999999999"]
+    "nonsense",
+    [
+        "Tue, 01 Jan 2069 00:00:00 GMT",
+        "86401",
+        "",
+        "soon",
+        "-5",
+        "nan",
+        "inf",
+        "Mon, 99 Foo",
+        "Mon, 01 Jan 2024 00:00:00 +99999999999999999999",
+    ],
 )
 def test_nonsense_is_ignored(nonsense: str) -> None:
     assert retry_after({"retry-after": nonsense}) is None
@@ -55,3 +69,30 @@ def test_judging() -> None:
     assert judge((OSError, KeyError), KeyError()) == Failure()
     assert judge(OSError, ValueError()) is None
     assert judge(Exception, InvalidInput("x")) is None
+
+
+def test_no_wait_at_all_is_a_wait_of_none() -> None:
+    assert retry_after({"retry-after": "0"}) == 0.0
+    assert retry_after({"retry-after": "0.5"}) == 0.5
+    assert retry_after({}) is None
+
+
+def test_a_date_of_another_zone_or_of_none() -> None:
+    headers = {"date": "Mon, 01 Jan 2024 12:00:00 GMT", "retry-after": "Mon, 01 Jan 2024 13:00:10 +0100"}
+    assert retry_after(headers) == 10.0
+    assert retry_after({**headers, "retry-after": "Mon, 01 Jan 2024 12:00:10 -0000"}) == 10.0
+    soon = datetime.now(UTC) + timedelta(seconds=30)
+    wait = retry_after({"retry-after": format_datetime(soon, usegmt=True)})
+    assert wait is not None
+    assert 25 < wait <= 30
+
+
+def test_a_function_that_judges_wrongly_is_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(error: Exception) -> Failure | None:
+        raise ZeroDivisionError
+
+    assert judge(broken, ConnectionResetError()) is None
+    assert "raised on a ConnectionResetError: the error is taken as the caller's affair" in caplog.text
+    assert judge(lambda error: "yes", OSError()) is None  # type: ignore[arg-type,return-value]
+    assert "returned 'yes', neither a Failure nor None" in caplog.text
+    assert judge(lambda error: Failure(retry=False), OSError()) == Failure(retry=False)

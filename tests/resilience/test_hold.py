@@ -292,3 +292,49 @@ async def test_a_key_has_its_own_breaker_and_on_is_the_components() -> None:
             await held.call(Flaky())
     async with policy.hold(key="b") as held:
         assert await held.call(Flaky()) == "ok"
+
+
+async def test_what_an_inner_policy_gave_up_on_is_not_opened_again() -> None:
+    inner, outer = Policy(retry=QUICK), Policy(retry=QUICK)
+    flaky = Flaky(*(OSError() for _ in range(9)))
+    with pytest.raises(OSError):
+        async with outer.hold() as held:
+            await held.call(lambda: inner.call(flaky))
+    assert flaky.calls == 3
+
+
+async def test_its_place_is_worth_learning_from_only_where_it_ended_well() -> None:
+    policy = Policy(bulkhead=Bulkhead(1))
+    await read(policy, "a", 3.0, "b")
+    assert policy.snapshot()["bulkhead"]["service_time"] == pytest.approx(3)
+    with pytest.raises(KeyError):
+        await read(policy, 8.0, KeyError())
+    async with policy.hold() as held:
+        await held.call(opening("a"))
+        await anyio.sleep(50)
+    assert policy.snapshot()["bulkhead"]["service_time"] == pytest.approx(3)
+
+
+async def test_a_source_without_a_close_is_none_the_worse() -> None:
+    class Plain:
+        def __init__(self) -> None:
+            self.items = ["a", "b"]
+
+        def __aiter__(self) -> Plain:
+            return self
+
+        async def __anext__(self) -> str:
+            await anyio.lowlevel.checkpoint()
+            if not self.items:
+                raise StopAsyncIteration
+            return self.items.pop(0)
+
+    async with Policy().hold() as held:
+        assert [item async for item in held.items(Plain())] == ["a", "b"]
+
+
+async def test_its_timeouts_are_the_dependencys_whatever_the_caller_has_left() -> None:
+    policy = Policy("llm", first_timeout=7)
+    with pytest.raises(TimeoutError) as caught:
+        await read(policy, 100.0)
+    assert caught.value.shortened is False  # type: ignore[attr-defined]

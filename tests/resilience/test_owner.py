@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextvars
+
 import anyio
 import anyio.lowlevel
 import pytest
@@ -61,6 +63,7 @@ async def test_work_that_fails_is_logged_and_harms_no_other(caplog: pytest.LogCa
 
     owner.spawn(broken, name="broken")
     owner.spawn(good, name="good")
+    assert owner.running == 2
     with anyio.fail_after(6):
         await fine.wait()
     await owner.stop()
@@ -173,3 +176,25 @@ async def test_it_may_be_started_in_one_task_and_stopped_in_another() -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(made[0].stop)
     assert made[0].running == 0
+
+
+async def test_its_tasks_are_named_so_that_a_list_of_tasks_can_be_read() -> None:
+    owner = await started("embedder")
+    owner.spawn(anyio.sleep_forever, name="flight")
+    await anyio.wait_all_tasks_blocked()
+    names = {str(task.name) for task in anyio.get_running_tasks()} | {str(anyio.get_current_task().name)}
+    assert any("ragcore embedder: flight" in name for name in names)
+    await owner.stop()
+    words: list[str] = []
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("word", default="none")
+    variable.set("the starter's")
+    other = await started()
+
+    async def look() -> None:
+        words.append(variable.get())
+
+    other.spawn(look, name="shared")
+    other.spawn(look, name="one caller's", context=contextvars.copy_context())
+    await anyio.wait_all_tasks_blocked()
+    assert sorted(words) == ["none", "the starter's"]
+    await other.stop()

@@ -227,3 +227,47 @@ async def test_a_task_cancel_while_closing_closes_the_others_first_and_comes_out
     with pytest.raises(asyncio.CancelledError):
         await task
     assert trace[-1] == "close a"
+
+
+async def test_closing_goes_on_while_its_caller_is_being_cancelled() -> None:
+    trace: list[str] = []
+    part, parts = Traced(trace, "own"), Parts()
+    await parts.start(Traced(trace, "a", closing=1))
+    await part.start()
+    assert part._owner is not None
+
+    async def slow_to_end() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(1)
+
+    part._owner.spawn(slow_to_end, name="work")
+    await anyio.wait_all_tasks_blocked()
+    began = anyio.current_time()
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await parts.aclose()
+    assert trace == ["open a", "open own", "close a"]
+    assert anyio.current_time() == pytest.approx(began + 1)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await part.aclose()
+    assert not part.is_open
+    assert anyio.current_time() == pytest.approx(began + 2)
+
+
+async def test_a_start_that_never_closes_again_is_left_behind_in_time() -> None:
+    part = Traced([], opening=10, closing=600)
+    began = anyio.current_time()
+    with anyio.move_on_after(1):
+        await part.start()
+    assert anyio.current_time() == pytest.approx(began + 1 + CLOSE_SECONDS)
+    assert not part.is_open
+
+
+async def test_the_owner_is_named_after_its_component() -> None:
+    async with Traced([]) as part:
+        assert part._owner is not None
+        assert part._owner.name == "Traced"

@@ -44,3 +44,13 @@ def test_a_pause_of_another_loops_clock_is_none() -> None:
     pauses.add(None, 10, 50_000.0)
     assert pauses.until(None, 3.0) == -math.inf
     assert pauses.longest(3.0) == 0
+
+
+def test_keys_do_not_lengthen_each_other() -> None:
+    pauses = Pauses(most=4)
+    pauses.add(None, 100, 0.0)
+    pauses.add("a", 10, 0.0)
+    assert pauses.until("a", 1.0) == 10
+    pauses.add("longest", 500, 1_000.0)
+    assert pauses.until("longest", 1_000.0) == 1_120
+    assert pauses.until("unknown", 1_000.0) == -math.inf

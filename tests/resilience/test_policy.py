@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -441,3 +442,171 @@ def test_a_policy_may_be_made_anywhere_and_while_idle_change_loops() -> None:
     policy = Policy("crm")
     for backend in ("asyncio", "trio", "asyncio"):
         assert anyio.run(policy.call, Flaky(OSError()), backend=backend) == "ok"
+
+
+async def test_what_ends_a_retry_is_an_event_with_what_it_was() -> None:
+    heard: list[tuple[str, str, dict[str, Any]]] = []
+    stop = events.subscribe(
+        lambda event: (
+            heard.append((event.name, event.source, dict(event.data)))
+            if event.name.startswith(("retry.", "deadline."))
+            else None
+        )
+    )
+    slow = RetryPolicy(attempts=2, backoff=50, max_backoff=50)
+    with pytest.raises(OSError), deadline(1):
+        await Policy("crm", retry=slow).call(Flaky(OSError(), OSError()))
+    broke = RetryPolicy(attempts=2, backoff=0, max_backoff=0, budget=RetryBudget(ratio=0, reserve=0))
+    with pytest.raises(OSError):
+        await Policy("crm", retry=broke).call(Flaky(OSError(), OSError()))
+    with pytest.raises(DeadlineExceeded):
+        await Policy("crm", timeout=2).call(anyio.sleep_forever)
+    stop()
+    wait = heard[0][2].pop("wait")
+    assert 1 <= wait <= 50
+    elapsed = heard[2][2].pop("elapsed")
+    assert elapsed == pytest.approx(2)
+    assert heard == [
+        ("retry.no_time", "crm", {"attempt": 2, "error": "OSError"}),
+        ("retry.budget_empty", "crm", {"attempt": 2, "error": "OSError"}),
+        ("deadline.exceeded", "crm", {"waiting": "waiting for the answer"}),
+    ]
+
+
+async def test_the_bulkhead_learns_from_what_the_dependency_took() -> None:
+    policy = Policy(bulkhead=Bulkhead(1), retry=False)
+    bulkhead = policy.bulkhead
+    assert bulkhead is not None
+    with pytest.raises(KeyError):
+        await policy.call(Flaky(KeyError(), seconds=9))
+    assert bulkhead.snapshot()["service_time"] is None
+    await policy.call(Flaky(seconds=4))
+    assert bulkhead.snapshot()["service_time"] == pytest.approx(4)
+    with pytest.raises(OSError):
+        await policy.call(Flaky(OSError(), seconds=9))
+    assert bulkhead.snapshot()["service_time"] == pytest.approx(5)
+
+
+async def test_a_pause_is_its_keys_also_for_those_who_queue() -> None:
+    policy = Policy(
+        "llm", bulkhead=Bulkhead(1), on=lambda error: from_status(429, {"retry-after": "7"}), retry=False, max_keys=2
+    )
+    with pytest.raises(OSError):
+        await policy.call(Flaky(OSError()), key="a")
+    began = anyio.current_time()
+    ended: list[tuple[str, float]] = []
+
+    async def one(key: str, seconds: float) -> None:
+        await policy.call(Flaky(seconds=seconds), key=key)
+        ended.append((key, anyio.current_time() - began))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(one, "b", 1)
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(one, "b", 1)
+        group.start_soon(one, "a", 1)
+    assert [key for key, _ in ended] == ["b", "b", "a"]
+    assert [moment for _, moment in ended] == pytest.approx([1, 2, 8])
+    with deadline(5):
+        with pytest.raises(OSError):
+            await policy.call(Flaky(OSError()))
+        with pytest.raises(CircuitOpen) as caught:
+            await policy.call(Flaky())
+    assert caught.value.retry_after == pytest.approx(7)
+
+
+async def test_a_pause_that_ends_with_the_deadline_is_refused() -> None:
+    policy = Policy(on=lambda error: from_status(429, {"retry-after": "7"}), retry=False)
+    with deadline(7):
+        with pytest.raises(OSError):
+            await policy.call(Flaky(OSError()))
+        with pytest.raises(CircuitOpen):
+            await policy.call(Flaky())
+
+
+async def test_without_a_breaker_it_queues_and_pauses_all_the_same() -> None:
+    policy = Policy(
+        bulkhead=Bulkhead(1, queue=1),
+        breaker=False,
+        retry=False,
+        on=lambda error: from_status(429, {"retry-after": "2"}),
+    )
+    began = anyio.current_time()
+    async with anyio.create_task_group() as group:
+        group.start_soon(policy.call, Flaky(seconds=1))
+        await anyio.wait_all_tasks_blocked()
+        assert await policy.call(Flaky()) == "ok"
+    assert anyio.current_time() == pytest.approx(began + 1)
+    short = Policy(bulkhead=policy.bulkhead, breaker=False, timeout=1)
+    async with anyio.create_task_group() as group:
+        group.start_soon(policy.call, Flaky(seconds=5))
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(DeadlineExceeded):
+            await short.call(Flaky())
+    with pytest.raises(OSError):
+        await policy.call(Flaky(OSError()))
+    assert await policy.call(Flaky()) == "ok"
+    assert anyio.current_time() == pytest.approx(began + 8)
+
+
+async def test_a_place_that_is_free_again_is_not_queued_for() -> None:
+    policy = Policy(bulkhead=Bulkhead(1, queue=0), on=lambda error: from_status(429, {"retry-after": "2"}), retry=False)
+    with pytest.raises(OSError):
+        await policy.call(Flaky(OSError()))
+    assert await policy.call(Flaky()) == "ok"
+
+
+async def test_what_a_dependency_asks_to_wait_for_is_kept_also_where_it_counts() -> None:
+    policy = Policy(on=lambda error: from_status(503, {"retry-after": "6"}), retry=QUICK)
+    began = anyio.current_time()
+    assert await policy.call(Flaky(OSError())) == "ok"
+    assert 6 <= anyio.current_time() - began <= 6.6 + 1e-6
+    assert policy.snapshot()["paused_for"] == 0
+    assert policy.snapshot()["breaker"]["failure"] == 1
+
+
+async def test_what_says_not_to_retry_is_not_retried() -> None:
+    policy = Policy(on=lambda error: Failure(retry=False), retry=QUICK)
+    flaky = Flaky(OSError())
+    with pytest.raises(OSError):
+        await policy.call(flaky)
+    assert flaky.calls == 1
+    assert policy.snapshot()["breaker"]["failure"] == 1
+    assert policy.snapshot()["retry_budget"]["spent"] == 0
+
+
+async def test_an_error_at_the_moment_of_the_deadline_is_judged_by_what_it_is() -> None:
+    policy = Policy(retry=False, timeout=5)
+
+    async def late() -> None:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(6)
+        raise OSError("after the deadline, and all the same the dependency's")
+
+    with pytest.raises(OSError):
+        await policy.call(late)
+    assert policy.snapshot()["breaker"]["failure"] == 1
+
+
+async def test_a_task_that_was_cancelled_before_is_not_being_cancelled_now(anyio_backend_name: str) -> None:
+    if anyio_backend_name == "trio":
+        pytest.skip("asyncio's own cancellation")
+    policy = Policy(retry=QUICK)
+
+    async def carries_on() -> str:
+        with suppress(asyncio.CancelledError):  # without uncancel(): the count stays up
+            await asyncio.sleep(99)
+        return await policy.call(Flaky(OSError()))
+
+    task = asyncio.ensure_future(carries_on())
+    await asyncio.sleep(1)
+    task.cancel()
+    assert await task == "ok"
+    assert policy.snapshot()["breaker"]["failure"] == 1
+
+
+async def test_the_snapshot_names_the_dependency_and_its_budget() -> None:
+    snapshot = Policy("crm").snapshot()
+    assert (snapshot["name"], snapshot["retry_budget"]["reserve"]) == ("crm", 10)
+    assert RetryBudget().ratio == 0.2
+    assert Policy(retry=False).snapshot()["retry_budget"] is None

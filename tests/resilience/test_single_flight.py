@@ -25,6 +25,8 @@ async def test_equal_work_at_once_is_done_once_and_different_work_is_not() -> No
         return key.upper()
 
     results: list[str] = []
+    heard: list[str] = []
+    stop = events.subscribe(lambda event: heard.append(f"{event.name} {event.source}"))
     async with SingleFlight(name="embedding") as flights:
 
         async def one(key: str) -> None:
@@ -39,6 +41,8 @@ async def test_equal_work_at_once_is_done_once_and_different_work_is_not() -> No
         assert await flights.call("a", lambda: work("a")) == "A"
         assert sorted(runs) == ["a", "a", "b"]
         assert flights.snapshot()["flying"] == 0
+    stop()
+    assert sorted(heard) == ["flight.joined embedding"] * 2 + ["flight.started embedding"] * 3
 
 
 async def test_a_leaders_cancellation_does_not_kill_its_followers() -> None:
@@ -111,8 +115,8 @@ async def test_when_the_last_waiter_leaves_the_flight_ends_and_nobody_joins_it()
         finally:
             ended += 1
 
-    stop = events.subscribe(lambda event: heard.append(event.name))
-    async with SingleFlight() as flights:
+    stop = events.subscribe(lambda event: heard.append(f"{event.name} {event.source}"))
+    async with SingleFlight(name="f") as flights:
         for expected in (1, 2):
             with anyio.move_on_after(1):
                 await flights.call("k", work)
@@ -121,7 +125,7 @@ async def test_when_the_last_waiter_leaves_the_flight_ends_and_nobody_joins_it()
         await anyio.wait_all_tasks_blocked()
         assert ended == 2
     stop()
-    assert heard == ["flight.started", "flight.abandoned"] * 2
+    assert heard == ["flight.started f", "flight.abandoned f"] * 2
 
 
 async def test_one_of_two_waiters_leaving_ends_nothing() -> None:

@@ -53,3 +53,12 @@ def test_it_counts_as_a_list_of_all_calls_would(steps: list[tuple[float, bool, b
             sum(call[1] for call in kept),
             sum(call[2] for call in kept),
         )
+
+
+def test_a_bucket_begins_and_ends_where_its_time_does() -> None:
+    window = SlidingWindow(10)
+    window.add(7.0, True, False)
+    assert (window._begins, window._ends) == (7.0, 8.0)
+    window.add(8.0, True, False)
+    assert (window._begins, window._ends) == (8.0, 9.0)
+    assert window.calls == 2

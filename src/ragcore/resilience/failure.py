@@ -19,6 +19,9 @@ logger = logging.getLogger("ragcore")
 # A server that asks for more than this is down for a caller's purposes: retrying is not for us to plan (as the openai SDK holds it).
 LONGEST_RETRY_AFTER = 120.0
 
+# More than a day is a broken clock, or a broken header: nothing can be learned from it.
+NONSENSE = 86_400.0
+
 COUNTS = frozenset({408, 409, 425, 529})
 
 
@@ -84,12 +87,16 @@ def from_status(status: int, headers: Mapping[str, str] | None = None, /) -> Fai
 
 
 def retry_after(headers: Mapping[str, str], /) -> float | None:
-    """Seconds that the headers ask to wait; None if they don't say, or nonsense.
+    """Seconds that the headers ask to wait; None if they don't say, or nonsense, such as more than a day.
 
     The HTTP date is the one place where the core looks at the wall clock; against the response's own Date where it has one, so that two
     clocks that disagree don't matter.
     """
-    lower = {key.lower(): value for key, value in headers.items()}
+    seconds = _asked({key.lower(): value for key, value in headers.items()})
+    return None if seconds is None or seconds > NONSENSE else seconds
+
+
+def _asked(lower: Mapping[str, str]) -> float | None:
     milliseconds = _number(lower.get("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000

@@ -8,13 +8,34 @@ from __future__ import annotations
 
 from ragcore.testing.cancelling import at_rest, cancel_everywhere
 from ragcore.testing.fakes import FakeEmbedder, FakeGenerator, FakeStore, fake_rag
-from ragcore.testing.faults import Fail, Fault, Faults, Hang, Slow
+from ragcore.testing.faults import (
+    Broken,
+    Corrupt,
+    Deaf,
+    Drip,
+    Fail,
+    Fault,
+    Faults,
+    HalfClose,
+    Hang,
+    Huge,
+    Redirect,
+    Reply,
+    Reset,
+    Silent,
+    Slow,
+    Stall,
+)
 from ragcore.testing.proxy import FaultProxy
 from ragcore.testing.server import OpenAIServer
 from ragcore.testing.simulation import World, simulate
 from ragcore.testing.virtual import VirtualLoop
 
 __all__ = [
+    "Broken",
+    "Corrupt",
+    "Deaf",
+    "Drip",
     "Fail",
     "FakeEmbedder",
     "FakeGenerator",
@@ -22,9 +43,16 @@ __all__ = [
     "Fault",
     "FaultProxy",
     "Faults",
+    "HalfClose",
     "Hang",
+    "Huge",
     "OpenAIServer",
+    "Redirect",
+    "Reply",
+    "Reset",
+    "Silent",
     "Slow",
+    "Stall",
     "VirtualLoop",
     "World",
     "at_rest",

@@ -19,7 +19,7 @@ from ragcore.resilience import Policy
 from ragcore.resilience.part import Part
 from ragcore.retriever import Retriever
 from ragcore.store.memory import MemoryStore
-from ragcore.testing.faults import FakeFailure, Faults, judge
+from ragcore.testing.faults import Broken, FakeFailure, Faults, judge
 from ragcore.tokens import estimate_tokens
 from ragcore.types import Counts, Generation, Kind, Passage, Prompt, Usage
 from ragcore.words import content_words
@@ -72,13 +72,22 @@ class FakeGenerator(Part):
 
     Args:
         text: the answer to everything.
+        token_latency: seconds for each word.
         policy: None: no retries.
     """
 
     model = "fake"
 
-    def __init__(self, text: str = "This is what the documents say [1].", /, *, policy: Policy | None = None) -> None:
+    def __init__(
+        self,
+        text: str = "This is what the documents say [1].",
+        /,
+        *,
+        token_latency: float = 0.0,
+        policy: Policy | None = None,
+    ) -> None:
         self.text = text
+        self.token_latency = token_latency
         self.policy = policy or Policy("fake generator", retry=False)
         self.faults = Faults()
         self.prompts: list[Prompt] = []
@@ -94,14 +103,35 @@ class FakeGenerator(Part):
         self.prompts.append(prompt)
         async with self.policy.hold(on=judge) as held:
             with _translated(GenerationError, "generate", self.policy.name):
-                await held.call(self.faults.strike)
-            async with aclosing(held.items(self._pieces(prompt))) as pieces:
+                fault = await held.call(self.faults.strike)
+            broken = fault if isinstance(fault, Broken) else None
+            async with aclosing(self._translated(held.items(self._pieces(prompt, broken)))) as pieces:
                 yield pieces
 
-    async def _pieces(self, prompt: Prompt) -> AsyncGenerator[str | Generation, None]:
+    async def _translated(
+        self, pieces: AsyncGenerator[str | Generation, None]
+    ) -> AsyncGenerator[str | Generation, None]:
+        with _translated(GenerationError, "generate", self.policy.name):
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    yield piece
+
+    async def _pieces(self, prompt: Prompt, fault: Broken | None) -> AsyncGenerator[str | Generation, None]:
         words = self.text.split(" ")
         for number, word in enumerate(words):
-            await anyio.lowlevel.checkpoint()
+            if fault is not None and number == fault.after:
+                match fault.how:
+                    case "reset":
+                        raise FakeFailure(502)
+                    case "clean":
+                        return
+                    case "idle":
+                        await anyio.sleep_forever()
+                    case "endless":
+                        while True:
+                            await anyio.sleep(0.1)
+                            yield " and"
+            await anyio.sleep(self.token_latency)
             yield word if number == 0 else f" {word}"
         usage = Usage(prompt_tokens=estimate_tokens(prompt.question), completion_tokens=len(words))
         yield Generation(self.text, model=self.model, usage=usage, request_id="fake-1")

@@ -3,22 +3,44 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 import anyio
 import anyio.lowlevel
 
 from ragcore.resilience import Failure, from_status
 
-__all__ = ["Fail", "FakeFailure", "Fault", "Faults", "Hang", "Slow"]
+__all__ = [
+    "Broken",
+    "Corrupt",
+    "Deaf",
+    "Drip",
+    "Fail",
+    "FakeFailure",
+    "Fault",
+    "Faults",
+    "HalfClose",
+    "Hang",
+    "Huge",
+    "Redirect",
+    "Reply",
+    "Reset",
+    "Silent",
+    "Slow",
+    "Stall",
+    "judge",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """The call fails: with this error, or with this HTTP status."""
+    """The call fails: with this error, or with this HTTP status. Headers are an HTTP server's, for example `{"retry-after": "2"}`."""
 
     error: Exception | int
+    headers: Mapping[str, str] = field(default_factory=dict, hash=False)
+    code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +52,87 @@ class Slow:
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """The call never ends by itself."""
+    """The call never ends by itself: a black hole that accepts and never answers."""
 
 
-Fault: TypeAlias = Fail | Slow | Hang
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """On the wire: the connection is reset (RST) when it is made, when the first bytes of a request come, or after so many bytes of the answer."""
+
+    at: Literal["connect", "request", "answer"] = "connect"
+    after: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """On the wire: after so many bytes of the answer nothing comes any more, and nobody hangs up."""
+
+    after: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Drip:
+    """On the wire: the answer comes byte by byte, one every `interval` seconds."""
+
+    interval: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class HalfClose:
+    """On the wire: after so many bytes of the answer the server's side is closed, while it goes on reading."""
+
+    after: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Deaf:
+    """On the wire: all is well until the client says goodbye; that is swallowed and never answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Of an HTTP server: this answer, whatever was asked."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """Of an HTTP server: the headers, and then silence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Huge:
+    """Of an HTTP server: a body of so many bytes."""
+
+    size: int = 100 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """Of an HTTP server: a redirect to the same address, for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Corrupt:
+    """Of an HTTP server: vectors that are none: of another dimension, not finite, all zero, not base64, or not as many as texts."""
+
+    what: Literal["dimension", "nan", "zero", "base64", "count"]
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """Of a stream: after so many tokens it is cut off, or ends cleanly without a finish reason, or stays silent, or never ends."""
+
+    after: int = 1
+    how: Literal["reset", "clean", "idle", "endless"] = "reset"
+
+
+Fault: TypeAlias = (
+    Fail | Slow | Hang | Reset | Stall | Drip | HalfClose | Deaf | Reply | Silent | Huge | Redirect | Corrupt | Broken
+)
 
 
 class FakeFailure(Exception):
@@ -77,9 +176,10 @@ class Faults:
         """The fault of a call that begins now."""
         return self._next.popleft() if self._next else self._always
 
-    async def strike(self) -> None:
-        """Let the next fault happen to the current call."""
-        match self.take():
+    async def strike(self) -> Fault | None:
+        """Let the next fault happen to the current call, of those that can happen to a call; others are returned for whoever knows them."""
+        fault = self.take()
+        match fault:
             case Slow(seconds):
                 await anyio.sleep(seconds)
             case Hang():
@@ -90,3 +190,4 @@ class Faults:
                 raise error
             case _:
                 await anyio.lowlevel.checkpoint()
+        return fault

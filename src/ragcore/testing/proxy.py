@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
@@ -12,19 +12,21 @@ import anyio
 import anyio.abc
 
 from ragcore.resilience.owner import Owner
-from ragcore.testing.faults import Fail, Faults, Hang, Slow
+from ragcore.testing.faults import Deaf, Drip, Fail, Fault, Faults, HalfClose, Hang, Reset, Slow, Stall
 
 __all__ = ["FaultProxy"]
 
 # SO_LINGER with a timeout of 0: closing sends RST instead of FIN.
 RESET = struct.pack("ii", 1, 0)
+GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, OSError)
 
 
 class FaultProxy:
     """Passes bytes between its own port and a server; each connection meets the next of its faults.
 
-    `Fail` resets the connection, `Slow` delays every piece of it, `Hang` accepts and never passes a byte. Faults that are set while
-    connections are open strike new ones only.
+    `Fail` and `Reset` reset the connection, `Slow` delays every piece of it, `Hang` accepts and never passes a byte, `Stall`, `Drip`,
+    `HalfClose` and `Deaf` do to the answer what they say. Faults that are set while connections are open strike new ones only;
+    `freeze`, `refuse` and `reset` strike those that are there.
 
     Args:
         host: of the server; a path is its socket.
@@ -41,63 +43,162 @@ class FaultProxy:
     def __init__(self, host: str, port: int = 0) -> None:
         self._target = (host, port)
         self._owner = Owner("FaultProxy")
-        self._listener: anyio.abc.Listener[anyio.abc.SocketStream] | None = None
+        self._listening: anyio.CancelScope | None = None
+        self._clients: set[anyio.abc.SocketStream] = set()
+        self._flowing = anyio.Event()
         self.faults = Faults()
         self.port = 0
-        self.connections = 0
+
+    @property
+    def connections(self) -> int:
+        """Open connections of clients."""
+        return len(self._clients)
+
+    def freeze(self) -> None:
+        """From now on no byte passes, on no connection, in no direction; new ones are accepted; nobody hangs up."""
+        self._flowing = anyio.Event()
+
+    def thaw(self) -> None:
+        """Bytes pass again, those that came meanwhile first."""
+        self._flowing.set()
+
+    def reset(self) -> None:
+        """Reset all open connections."""
+        for client in tuple(self._clients):
+            _close_with_reset(client)
+
+    def refuse(self) -> None:
+        """From now on new connections are refused, as where no server runs."""
+        if self._listening is not None:
+            self._listening.cancel()
+
+    async def listen(self) -> None:
+        """Accept connections, again on the same port."""
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=self.port)
+        self.port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610  # anyio, not Django
+        scope = self._listening = anyio.CancelScope()
+
+        async def serve() -> None:
+            with scope:
+                async with listener:
+                    await listener.serve(self._serve)
+
+        self._owner.spawn(serve, name="listener")
 
     async def __aenter__(self) -> Self:
-        self._listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
-        assert self._listener is not None
-        self.port = self._listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610  # anyio, not Django
+        self._flowing.set()
         await self._owner.start()
-        listener = self._listener
-        self._owner.spawn(lambda: listener.serve(self._serve), name="listener")
+        await self.listen()
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
     ) -> None:
         await self._owner.stop()
-        if self._listener is not None:
-            await self._listener.aclose()
 
     async def _serve(self, client: anyio.abc.SocketStream) -> None:
-        self.connections += 1
+        # In the owner, for a listener that stops listening keeps its connections.
+        self._owner.spawn(lambda: self._accept(client), name="connection")
+
+    async def _accept(self, client: anyio.abc.SocketStream) -> None:
+        self._clients.add(client)
         try:
-            await self._pass(client)
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, OSError):
+            await self._pass(client, self.faults.take())
+        except GONE:
             pass
         finally:
-            self.connections -= 1
+            self._clients.discard(client)
             with anyio.CancelScope(shield=True):
                 await anyio.aclose_forcefully(client)
 
-    async def _pass(self, client: anyio.abc.SocketStream) -> None:
-        pause = 0.0
-        match self.faults.take():
-            case Fail():
-                raw: socket.socket = client.extra(anyio.abc.SocketAttribute.raw_socket)  # noqa: S610  # anyio, not Django
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    async def _pass(self, client: anyio.abc.SocketStream, fault: Fault | None) -> None:
+        match fault:
+            case Fail() | Reset(at="connect"):
+                _close_with_reset(client)
+                return
+            case Reset(at="request"):
+                await client.receive()
+                _close_with_reset(client)
                 return
             case Hang():
                 await anyio.sleep_forever()
-            case Slow(seconds):
-                pause = seconds
+        await self._flowing.wait()
         host, port = self._target
         server = await (anyio.connect_unix(host) if host.startswith("/") else anyio.connect_tcp(host, port))
         async with server, anyio.create_task_group() as group:
-            group.start_soon(self._pump, client, server, pause, group.cancel_scope.cancel)
-            group.start_soon(self._pump, server, client, pause, group.cancel_scope.cancel)
+            stop = group.cancel_scope.cancel
+            pause = fault.seconds if isinstance(fault, Slow) else 0.0
 
-    @staticmethod
+            async def to_server(data: bytes) -> None:
+                if not (isinstance(fault, Deaf) and data[:1] == b"X"):  # PostgreSQL's Terminate
+                    await server.send(data)
+
+            answer = _Answer(client, fault)
+            deaf = isinstance(fault, Deaf)
+            group.start_soon(self._pump, client, to_server, pause, anyio.sleep_forever if deaf else None, stop)
+            group.start_soon(self._pump, server, answer.send, pause, None, stop)
+
     async def _pump(
-        source: anyio.abc.ByteStream, target: anyio.abc.ByteStream, pause: float, done: Callable[[], None]
+        self,
+        source: anyio.abc.ByteStream,
+        send: Callable[[bytes], Awaitable[None]],
+        pause: float,
+        at_end: Callable[[], Awaitable[None]] | None,
+        done: Callable[[], None],
     ) -> None:
         try:
             async for data in source:
+                await self._flowing.wait()
                 await anyio.sleep(pause)
-                await target.send(data)
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                await send(data)
+        except GONE:
             pass
+        await self._flowing.wait()
+        if at_end is not None:
+            await at_end()
         done()
+
+
+class _Answer:
+    """The way back to the client, with what the fault does to it."""
+
+    def __init__(self, client: anyio.abc.SocketStream, fault: Fault | None) -> None:
+        self._client = client
+        self._fault = fault
+        self._passed = 0
+
+    async def send(self, data: bytes) -> None:
+        match self._fault:
+            case Drip(interval):
+                for byte in data:
+                    await anyio.sleep(interval)
+                    await self._client.send(bytes([byte]))
+            case Stall(after):
+                await self._up_to(after, data)
+                if self._passed >= after:
+                    await anyio.sleep_forever()
+            case HalfClose(after):
+                await self._up_to(after, data)
+                if self._passed >= after:
+                    await self._client.send_eof()
+                    await anyio.sleep_forever()
+            case Reset(after=after):
+                await self._up_to(after, data)
+                if self._passed >= after:
+                    _close_with_reset(self._client)
+                    raise anyio.BrokenResourceError
+            case _:
+                await self._client.send(data)
+
+    async def _up_to(self, most: int, data: bytes) -> None:
+        part = data[: max(0, most - self._passed)]
+        if part:
+            await self._client.send(part)
+        self._passed += len(part)
+
+
+def _close_with_reset(client: anyio.abc.SocketStream) -> None:
+    raw: socket.socket = client.extra(anyio.abc.SocketAttribute.raw_socket)  # noqa: S610  # anyio, not Django
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    # The transport's close, which is abrupt with this option; the tasks that read see it as closed.
+    raw.shutdown(socket.SHUT_RD)

@@ -20,7 +20,7 @@ from ragcore.generation.prompt import NOT_FOUND
 from ragcore.protocols import Embedder, Vector
 from ragcore.resilience.owner import Owner
 from ragcore.testing.fakes import embed_words
-from ragcore.testing.faults import Fail, Faults, Hang, Slow
+from ragcore.testing.faults import Broken, Corrupt, Fail, Faults, Hang, Huge, Redirect, Reply, Silent, Slow
 from ragcore.tokens import estimate_tokens
 from ragcore.types import Passage
 
@@ -36,7 +36,8 @@ class OpenAIServer:
 
     Embeddings come from `embedder`, or from hashed words. Chat answers with `text`, or by quoting from the passages that ragcore puts into its
     prompts, so that a right answer can be told from a wrong one. `faults` strike one request each: `Fail(status)` answers with that status,
-    `Fail(error)` breaks the connection off, `Slow` waits before answering, `Hang` never answers.
+    `Fail(error)` breaks the connection off, `Slow` waits before answering, `Hang` never answers, and `Reply`, `Silent`, `Huge`, `Redirect`,
+    `Corrupt` and `Broken` do what they say. `FaultProxy` in front of it does what happens on the wire.
 
     Args:
         embedder: an open one; None: words are hashed to `dimension` numbers.
@@ -132,11 +133,12 @@ class OpenAIServer:
             raise broken
 
     async def _answer(self, connection: _Connection, path: str, headers: dict[str, str], body: bytes) -> None:
-        match self.faults.take():
-            case Fail(int() as status):
+        fault = self.faults.take()
+        match fault:
+            case Fail(int() as status, extra, code):
+                message = f"a fault that was asked for: {status}"
                 await connection.send_json(
-                    status,
-                    {"error": {"message": f"a fault that was asked for: {status}", "type": "fault", "code": None}},
+                    status, {"error": {"message": message, "type": "fault", "code": code}}, headers=extra
                 )
                 return
             case Fail():
@@ -145,6 +147,18 @@ class OpenAIServer:
                 await anyio.sleep_forever()
             case Slow(seconds):
                 await anyio.sleep(seconds)
+            case Reply(status, reply, extra):
+                await connection.send(status, extra.get("content-type", "application/json"), reply, headers=extra)
+                return
+            case Redirect():
+                await connection.send(307, "text/plain", b"", headers={"location": path})
+                return
+            case Silent():
+                await connection.send_head(200, "application/json")
+                await anyio.sleep_forever()
+            case Huge(size):
+                await connection.send_huge(size)
+                return
         try:
             asked = json.loads(body or b"{}")
         except ValueError:
@@ -157,9 +171,14 @@ class OpenAIServer:
         match path:
             case "/v1/embeddings":
                 await anyio.sleep(self.embedding_latency)
-                await connection.send_json(200, await self._embeddings(asked))
+                answer = await self._embeddings(asked)
+                if isinstance(fault, Corrupt):
+                    _corrupt(answer["data"], fault.what)
+                await connection.send_json(200, answer)
             case "/v1/chat/completions" if asked.get("stream"):
-                await self._stream(connection, asked)
+                await anyio.sleep(self.first_token_latency)
+                events = self._events(asked, fault if isinstance(fault, Broken) else None)
+                await connection.send_events(events)
             case "/v1/chat/completions":
                 text = self._reply(asked)
                 await anyio.sleep(self.first_token_latency + self.token_latency * len(_tokens(text)))
@@ -197,11 +216,7 @@ class OpenAIServer:
             return np.asarray(await self._embedder.embed(texts, kind="document"), dtype=np.float32)
         return np.stack([embed_words(text, self._dimension) for text in texts])
 
-    async def _stream(self, connection: _Connection, asked: Mapping[str, Any]) -> None:
-        await anyio.sleep(self.first_token_latency)
-        await connection.send_events(self._events(asked))
-
-    async def _events(self, asked: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    async def _events(self, asked: Mapping[str, Any], fault: Broken | None) -> AsyncIterator[dict[str, Any]]:
         tokens = _tokens(self._reply(asked))
         frame = {
             "id": "chatcmpl-fake",
@@ -211,9 +226,23 @@ class OpenAIServer:
         }
         yield {**frame, "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}
         for number, token in enumerate(tokens):
+            if fault is not None and number == fault.after:
+                break
             if number:
                 await anyio.sleep(self.token_latency)
             yield {**frame, "choices": [{"index": 0, "delta": {"content": token}, "finish_reason": None}]}
+        if fault is not None:
+            match fault.how:
+                case "reset":
+                    raise anyio.BrokenResourceError
+                case "clean":
+                    return
+                case "idle":
+                    await anyio.sleep_forever()
+                case "endless":
+                    while True:
+                        await anyio.sleep(max(self.token_latency, 0.01))
+                        yield {**frame, "choices": [{"index": 0, "delta": {"content": " and"}, "finish_reason": None}]}
         yield {**frame, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
         if (asked.get("stream_options") or {}).get("include_usage"):
             yield {**frame, "choices": [], "usage": _usage(asked, len(tokens))}
@@ -274,20 +303,37 @@ class _Connection:
             return True
         return False
 
-    async def send_json(self, status: int, body: Mapping[str, Any]) -> None:
-        data = json.dumps(body).encode()
-        await self._send(status, "application/json", {"content-length": str(len(data))}, data)
+    async def send_json(
+        self, status: int, body: Mapping[str, Any], *, headers: Mapping[str, str] | None = None
+    ) -> None:
+        await self.send(status, "application/json", json.dumps(body).encode(), headers=headers)
+
+    async def send(
+        self, status: int, content_type: str, body: bytes, *, headers: Mapping[str, str] | None = None
+    ) -> None:
+        await self._send(status, content_type, {**(headers or {}), "content-length": str(len(body))}, body)
+        await self._end()
+
+    async def send_head(self, status: int, content_type: str) -> None:
+        await self._send(status, content_type, {"transfer-encoding": "chunked"})
+
+    async def send_huge(self, size: int) -> None:
+        await self._send(200, "application/json", {"content-length": str(size)})
+        piece = b" " * 65_536
+        for _ in range(size // len(piece)):
+            await self._data(piece)
+        await self._data(b" " * (size % len(piece)))
         await self._end()
 
     async def send_events(self, events: AsyncIterator[Mapping[str, Any]]) -> None:
-        await self._send(200, "text/event-stream", {"transfer-encoding": "chunked"})
+        await self.send_head(200, "text/event-stream")
         async for event in events:
             await self._data(f"data: {json.dumps(event)}\n\n".encode())
         await self._data(b"data: [DONE]\n\n")
         await self._end()
 
     async def _send(self, status: int, content_type: str, headers: Mapping[str, str], data: bytes = b"") -> None:
-        head = {"content-type": content_type, "x-request-id": f"req-{id(self._http):x}", **headers}
+        head = {"content-type": content_type, **headers, "x-request-id": f"req-{id(self._http):x}"}
         response = self._h11.Response(status_code=status, headers=list(head.items()))
         sent = self._http.send(response)
         if data:
@@ -301,6 +347,28 @@ class _Connection:
         rest = self._http.send(self._h11.EndOfMessage())
         if rest:
             await self._stream.send(rest)
+
+
+def _corrupt(data: list[dict[str, Any]], what: str) -> None:
+    """Make vectors into none, one of them at least."""
+    if what == "count":
+        data.append({**data[0], "index": len(data)})
+        return
+    given = data[0]["embedding"]
+    vector = (
+        np.frombuffer(base64.b64decode(given), dtype="<f4").copy()
+        if isinstance(given, str)
+        else np.array(given, dtype="<f4")
+    )
+    match what:
+        case "dimension":
+            vector = vector[:-1]
+        case "nan":
+            vector[0] = np.nan
+        case "zero":
+            vector[:] = 0
+    encoded = base64.b64encode(vector.tobytes()).decode()
+    data[0]["embedding"] = "not base64!" if what == "base64" else encoded if isinstance(given, str) else vector.tolist()
 
 
 def _tokens(text: str) -> list[str]:
