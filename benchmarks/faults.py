@@ -16,6 +16,8 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -127,6 +129,16 @@ class Bench:
                 breaker = policy.breaker(key)
                 if breaker is not None:
                     yield breaker
+
+    def half_closed(self) -> int:
+        """The client's sockets that the peer has closed and the client has not."""
+        wires = (self.embedding_wire, self.model_wire, self.database_wire)
+        ports = {self.embedding.port, self.model.port, *(wire.port for wire in wires)}
+        return sum(
+            connection.status == psutil.CONN_CLOSE_WAIT and connection.laddr.port not in ports
+            for connection in psutil.Process().net_connections(kind="tcp")
+            if connection.family == socket.AF_INET
+        )
 
 
 def _policy(name: str, *, attempt_timeout: float = 5.0, **options: Any) -> Policy:
@@ -366,7 +378,7 @@ def _http(stage: str) -> dict[str, Strike]:
     limits: dict[str, Fault] = {
         "429": Fail(429),
         "429 Retry-After seconds": Fail(429, {"retry-after": "1"}),
-        "429 Retry-After date": Fail(429, {"retry-after": "Tue, 01 Jan 2069 00:00:00 GMT"}),
+        "429 Retry-After 2069": Fail(429, {"retry-after": "Tue, 01 Jan 2069 00:00:00 GMT"}),
         "429 Retry-After absurd": Fail(429, {"retry-after": "-soon"}),
         "429 insufficient_quota": Fail(429, {}, "insufficient_quota"),
     }
@@ -388,6 +400,10 @@ def _http(stage: str) -> dict[str, Strike]:
         answers |= {f"stream: {how}": Broken(2, how) for how in ("reset", "clean", "idle", "endless")}
         answers |= {f"stream: {how} at once": Broken(0, how) for how in ("reset", "clean", "idle")}
     wires = {name: _wired(stage, fault) for name, fault in _WIRE.items()}
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=1), usegmt=True)
+    limits["429 Retry-After date"] = Fail(
+        429, {"date": format_datetime(datetime.now(UTC), usegmt=True), "retry-after": soon}
+    )
     return {
         **{name: _served(stage, fault) for name, fault in {**statuses, **limits, **answers}.items()},
         **wires,
@@ -515,20 +531,11 @@ async def _look_for_leaks(bench: Bench, cell: Cell, before: set[str]) -> None:
         query = "select count(*) from pg_stat_activity where usename = $1"
         at_server = await bench.owner.fetchval(query, bench.role)
         cell.leaked_connections = max(0, at_server - pool["in_use"] - pool["idle"]) + pool["in_use"]
-        cell.leaked_sockets = _half_closed()
+        cell.leaked_sockets = bench.half_closed()
         cell.leaked_tasks = len(_tasks() - before)
         if not (cell.leaked_connections or cell.leaked_sockets or cell.leaked_tasks):
             return
         await anyio.sleep(0.1)
-
-
-def _half_closed() -> int:
-    """Sockets of this process that the peer has closed and we have not."""
-    return sum(
-        connection.status == psutil.CONN_CLOSE_WAIT
-        for connection in psutil.Process().net_connections(kind="tcp")
-        if connection.family == socket.AF_INET
-    )
 
 
 def _tasks() -> set[str]:

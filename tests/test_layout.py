@@ -27,7 +27,7 @@ FLOORS: list[list[str]] = [
     ["similarity", "emptiness"],
     ["ingest", "generation", "retriever"],
     ["calls", "config"],
-    ["stream", "health", "components"],
+    ["stream", "health", "components", "watchdog"],
     ["view"],
     ["rag"],
     ["explore", "blocking"],

@@ -7,7 +7,7 @@ import itertools
 import os
 from collections import deque
 from dataclasses import replace
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Self
 
 import anyio
@@ -18,7 +18,7 @@ from ragcore.resilience.deadline import expires_at, inherit
 from ragcore.stages import following
 from ragcore.types import CallInfo, Timings
 
-__all__ = ["Call", "Calls"]
+__all__ = ["Call", "Calls", "stack_of"]
 
 
 class Calls:
@@ -26,6 +26,9 @@ class Calls:
 
     Args:
         recent: how many finished calls are remembered.
+
+    Attributes:
+        blocked: seconds, so far, in which the event loop was blocked, as the watchdog saw it.
     """
 
     def __init__(self, *, recent: int) -> None:
@@ -35,6 +38,7 @@ class Calls:
         self._outcomes: dict[str, int] = {}
         self._idle = anyio.Event()
         self.closed = False
+        self.blocked = 0.0
 
     def begin(self, method: str, tenant: str, timeout: float | None) -> Call:
         """A new call, running from now on until its `finish`.
@@ -53,6 +57,15 @@ class Calls:
     def recent(self) -> tuple[CallInfo, ...]:
         """Finished calls, oldest first."""
         return tuple(self._finished)
+
+    def overdue(self, now: float, grace: float) -> list[tuple[Call, float]]:
+        """Calls that should have been back this many seconds ago, with the seconds since they began. From any thread.
+
+        Args:
+            now: on `anyio.current_time()`'s clock.
+        """
+        running = tuple(self._running.values())
+        return [(call, now - call.began) for call in running if call.stepping and call.when + grace < now]
 
     def counts(self) -> dict[str, int]:
         """How many run, and how many ended in which way."""
@@ -103,7 +116,8 @@ class Call:
         self._why = ""
         self._scope: anyio.CancelScope | None = None
         self._inherit: inherit | None = None
-        self._task: Any = None
+        self._blocked_before = calls.blocked
+        self.task: Any = None
 
     def elapsed(self) -> float:
         """Seconds since it began."""
@@ -144,7 +158,7 @@ class Call:
             tenant=self.tenant,
             stage=self.stage,
             elapsed=self.elapsed(),
-            waiting_on=_waiting_on(self._task) if outcome is None else None,
+            waiting_on=_waiting_on(self.task) if outcome is None else None,
             outcome=outcome,
         )
 
@@ -160,7 +174,7 @@ class Call:
     def __enter__(self) -> Self:
         if self._cancelled:
             raise self._closed()
-        self._task = _current_task()
+        self.task = _current_task()
         self._scope = anyio.CancelScope(deadline=self._own)
         self._scope.__enter__()
         self._stages = following(self._on_stage)
@@ -177,7 +191,7 @@ class Call:
         if self._inherit is not None:
             self._inherit.__exit__()
         self._stages.__exit__()
-        scope, self._scope, self._inherit, self._task = self._scope, None, None, None
+        scope, self._scope, self._inherit, self.task = self._scope, None, None, None
         scope.__exit__(exc_type, exc, traceback)
         if scope.cancelled_caught:
             raise (self._closed() if self._cancelled else self.expired()) from None
@@ -191,8 +205,10 @@ class Call:
         """Its time is used up."""
         elapsed = self.elapsed()
         budget = self.budget or elapsed
+        blocked = self._calls.blocked - self._blocked_before
+        why = f"; for {blocked:.1f} s of it the event loop was blocked, by what the log says" if blocked else ""
         return DeadlineExceeded(
-            f"no answer within {budget:g} s: the time ran out in stage {self.stage!r} after {elapsed:.2f} s",
+            f"no answer within {budget:g} s: the time ran out in stage {self.stage!r} after {elapsed:.2f} s{why}",
             budget=budget,
             elapsed=elapsed,
             timings=self.timings,
@@ -213,17 +229,33 @@ def _current_task() -> Any:
         return trio.lowlevel.current_task()
 
 
+def stack_of(task: Any) -> str:
+    """The frames that a task awaits, outermost first, one a line, without the lines of code."""
+    return "\n".join(
+        f"  {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}" for frame in _frames(task)
+    )
+
+
 def _waiting_on(task: Any) -> str | None:
-    """The innermost frame that a task awaits: `Task.get_stack()` shows only the outermost."""
+    """The innermost frame that a task awaits."""
+    frame = next(iter(reversed(_frames(task))), None)
+    if frame is None:
+        return None
+    return f"{frame.f_globals.get('__name__', '?')}.{frame.f_code.co_qualname}:{frame.f_lineno}"
+
+
+def _frames(task: Any) -> list[FrameType]:
+    """What a task awaits, from the outside in: `Task.get_stack()` shows only the outermost."""
     coroutine = None if task is None else task.get_coro() if hasattr(task, "get_coro") else task.coro
-    frame = None
+    frames = []
     for _ in range(200):
         frame = (
             getattr(coroutine, "cr_frame", None)
             or getattr(coroutine, "ag_frame", None)
             or getattr(coroutine, "gi_frame", None)
-            or frame
         )
+        if frame is not None:
+            frames.append(frame)
         inner = (
             getattr(coroutine, "cr_await", None)
             or getattr(coroutine, "ag_await", None)
@@ -232,6 +264,4 @@ def _waiting_on(task: Any) -> str | None:
         if inner is None:
             break
         coroutine = inner
-    if frame is None:
-        return None
-    return f"{frame.f_globals.get('__name__', '?')}.{frame.f_code.co_qualname}:{frame.f_lineno}"
+    return frames

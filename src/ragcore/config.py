@@ -43,6 +43,7 @@ class Settings:
         max_tokens: of an answer at most.
         recent: how many finished calls `RAG.recent()` remembers.
         health_timeout: seconds that `RAG.health()` may take.
+        watchdog: whether a thread looks for hung calls, a blocked event loop and a full default executor, and reports them.
     """
 
     timeout: float = 30.0
@@ -55,6 +56,7 @@ class Settings:
     max_tokens: int = 800
     recent: int = 100
     health_timeout: float = 2.0
+    watchdog: bool = True
 
     def __post_init__(self) -> None:
         for name in ("timeout", "document_timeout", "health_timeout"):

@@ -62,6 +62,7 @@ from ragcore.types import (
 )
 from ragcore.validation import check_history, check_ids, check_instructions, check_question, check_tenant, check_timeout
 from ragcore.view import TenantView
+from ragcore.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,6 +109,7 @@ class RAG(Part):
         self.settings = settings or Settings()
         self._calls = Calls(recent=self.settings.recent)
         self._health = HealthCheck()
+        self._watchdog = Watchdog(self._calls) if self.settings.watchdog else None
         self._parts = Parts()
 
     @classmethod
@@ -329,11 +331,17 @@ class RAG(Part):
 
     async def _open(self) -> None:
         self._calls.closed = False
+        if self._watchdog is not None:
+            self._watchdog.start()
         for part in (self._retriever, self._generator, self._strict):
             await self._parts.start(part)
 
     async def _close(self) -> None:
-        await self._parts.aclose()
+        try:
+            await self._parts.aclose()
+        finally:
+            if self._watchdog is not None:
+                self._watchdog.stop()
 
     @contextmanager
     def _call(self, method: str, tenant: str | UUID, timeout: float | None, *, bounded: bool = True) -> Iterator[Call]:

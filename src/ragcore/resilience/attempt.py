@@ -41,11 +41,8 @@ class Attempt(Bound):
 
     __slots__ = ("_breaker", "_bulkhead", "_ended", "_generation", "_judged", "_name", "began", "given_up")
 
-    def __init__(
-        self, name: str, bulkhead: Bulkhead | None, breaker: CircuitBreaker | None, began: float, outer: Bound | None
-    ) -> None:
-        self.when = math.inf
-        self.outer = outer
+    def __init__(self, name: str, bulkhead: Bulkhead | None, breaker: CircuitBreaker | None, began: float) -> None:
+        super().__init__(math.inf)
         self.began = began
         self.given_up: Exception | None = None
         self._name = name

@@ -33,6 +33,8 @@ T = TypeVar("T")
 
 # Where nothing has succeeded lately: seconds of waiting in vain that count against the dependency, though the caller's time ran out.
 LONG_WITHOUT_SUCCESS = 1.0
+# An event loop may fire a timer this much before its time.
+EARLY = 0.001
 
 
 class Call:
@@ -134,7 +136,7 @@ class Call:
         """With a place taken: the breaker's permit, or the place is given back."""
         self.attempts += 1
         try:
-            return Attempt(self.dependency.name, bulkhead, self.breaker, now, self.outer)
+            return Attempt(self.dependency.name, bulkhead, self.breaker, now)
         except BaseException:
             if bulkhead is not None:
                 bulkhead.release()
@@ -200,7 +202,7 @@ class Call:
             return "failure"
         now = self.clock()
         ran_out = isinstance(error, AttemptTimeout | DeadlineExceeded) or (
-            not isinstance(error, Exception) and now >= self.when
+            not isinstance(error, Exception) and now >= self.when - EARLY
         )
         if ran_out:
             # Too short a time says nothing about the dependency; one in which most successes would have come does.

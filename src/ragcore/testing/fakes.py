@@ -11,6 +11,7 @@ import anyio
 import anyio.lowlevel
 import numpy as np
 
+from ragcore.config import Settings
 from ragcore.errors import DependencyError, EmbeddingError, GenerationError, RagcoreError, StoreError
 from ragcore.generation.streams import collect
 from ragcore.protocols import EmbeddedDocument, Embedder, Generator, Query, Scores, Searcher, Vector
@@ -28,11 +29,17 @@ __all__ = ["FakeEmbedder", "FakeGenerator", "FakeStore", "fake_rag"]
 
 
 def fake_rag(
-    *, embedder: Embedder | None = None, store: Searcher | None = None, generator: Generator | None = None
+    *,
+    embedder: Embedder | None = None,
+    store: Searcher | None = None,
+    generator: Generator | None = None,
+    settings: Settings | None = None,
 ) -> RAG:
-    """A client of fakes, not started: `async with fake_rag() as rag`."""
+    """A client of fakes, not started: `async with fake_rag() as rag`. Without the watchdog, which knows real time only."""
     retriever = Retriever(embedder=embedder or FakeEmbedder(), store=store or FakeStore())
-    return RAG(retriever=retriever, generator=generator or FakeGenerator())
+    return RAG(
+        retriever=retriever, generator=generator or FakeGenerator(), settings=settings or Settings(watchdog=False)
+    )
 
 
 class FakeEmbedder(Part):

@@ -10,6 +10,7 @@ from typing import Self
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 
 from ragcore.resilience.owner import Owner
 from ragcore.testing.faults import Deaf, Drip, Fail, Fault, Faults, HalfClose, Hang, Reset, Slow, Stall
@@ -44,7 +45,7 @@ class FaultProxy:
         self._target = (host, port)
         self._owner = Owner("FaultProxy")
         self._listening: anyio.CancelScope | None = None
-        self._clients: set[anyio.abc.SocketStream] = set()
+        self._clients: dict[anyio.abc.SocketStream, anyio.CancelScope] = {}
         self._flowing = anyio.Event()
         self.faults = Faults()
         self.port = 0
@@ -64,8 +65,9 @@ class FaultProxy:
 
     def reset(self) -> None:
         """Reset all open connections."""
-        for client in tuple(self._clients):
-            _close_with_reset(client)
+        for client, scope in self._clients.items():
+            _reset_on_close(client)
+            scope.cancel()
 
     def refuse(self) -> None:
         """From now on new connections are refused, as where no server runs."""
@@ -101,32 +103,33 @@ class FaultProxy:
         self._owner.spawn(lambda: self._accept(client), name="connection")
 
     async def _accept(self, client: anyio.abc.SocketStream) -> None:
-        self._clients.add(client)
+        scope = self._clients[client] = anyio.CancelScope()
         try:
-            await self._pass(client, self.faults.take())
+            with scope:
+                await self._pass(client, self.faults.take())
         except GONE:
             pass
         finally:
-            self._clients.discard(client)
+            del self._clients[client]
             with anyio.CancelScope(shield=True):
                 await anyio.aclose_forcefully(client)
 
     async def _pass(self, client: anyio.abc.SocketStream, fault: Fault | None) -> None:
         match fault:
             case Fail() | Reset(at="connect"):
-                _close_with_reset(client)
+                _reset_on_close(client)
                 return
             case Reset(at="request"):
                 await client.receive()
-                _close_with_reset(client)
+                _reset_on_close(client)
                 return
             case Hang():
                 await anyio.sleep_forever()
         await self._flowing.wait()
         host, port = self._target
         server = await (anyio.connect_unix(host) if host.startswith("/") else anyio.connect_tcp(host, port))
-        async with server, anyio.create_task_group() as group:
-            stop = group.cancel_scope.cancel
+        ended = anyio.Event()
+        async with anyio.create_task_group() as group:
             pause = fault.seconds if isinstance(fault, Slow) else 0.0
 
             async def to_server(data: bytes) -> None:
@@ -134,9 +137,15 @@ class FaultProxy:
                     await server.send(data)
 
             answer = _Answer(client, fault)
-            deaf = isinstance(fault, Deaf)
-            group.start_soon(self._pump, client, to_server, pause, anyio.sleep_forever if deaf else None, stop)
-            group.start_soon(self._pump, server, answer.send, pause, None, stop)
+            bye = anyio.sleep_forever if isinstance(fault, Deaf) else anyio.lowlevel.checkpoint
+            group.start_soon(self._pump, client, to_server, pause, bye, ended.set)
+            group.start_soon(self._pump, server, answer.send, pause, None, ended.set)
+            try:
+                await ended.wait()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await anyio.aclose_forcefully(server)
+                group.cancel_scope.cancel()
 
     async def _pump(
         self,
@@ -147,7 +156,10 @@ class FaultProxy:
         done: Callable[[], None],
     ) -> None:
         try:
-            async for data in source:
+            while True:
+                # Ended by closing, for anyio's reading from a Unix socket doesn't like to be cancelled.
+                with anyio.CancelScope(shield=at_end is None):
+                    data = await source.receive()
                 await self._flowing.wait()
                 await anyio.sleep(pause)
                 await send(data)
@@ -185,7 +197,7 @@ class _Answer:
             case Reset(after=after):
                 await self._up_to(after, data)
                 if self._passed >= after:
-                    _close_with_reset(self._client)
+                    _reset_on_close(self._client)
                     raise anyio.BrokenResourceError
             case _:
                 await self._client.send(data)
@@ -197,8 +209,6 @@ class _Answer:
         self._passed += len(part)
 
 
-def _close_with_reset(client: anyio.abc.SocketStream) -> None:
+def _reset_on_close(client: anyio.abc.SocketStream) -> None:
     raw: socket.socket = client.extra(anyio.abc.SocketAttribute.raw_socket)  # noqa: S610  # anyio, not Django
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-    # The transport's close, which is abrupt with this option; the tasks that read see it as closed.
-    raw.shutdown(socket.SHUT_RD)
