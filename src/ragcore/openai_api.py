@@ -16,7 +16,7 @@ import openai
 
 from ragcore.errors import ConfigurationError, DependencyError, RagcoreError
 from ragcore.resilience import Failure, from_status
-from ragcore.resilience.owner import CLEAN_UP
+from ragcore.resilience.owner import CLEAN_UP, cleaning_up
 from ragcore.secret import Secret
 
 __all__ = ["OpenAIClient", "RawResponse", "Undecodable", "judge", "read_events", "read_json", "translate"]
@@ -74,7 +74,7 @@ class OpenAIClient:
         """Close what was opened here, within 250 ms."""
         sdk, self._sdk = self._sdk, None
         if sdk is not None and self._given is None:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(CLEAN_UP):
+            with cleaning_up():
                 await sdk.close()
 
     def _make(self) -> openai.AsyncOpenAI:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 import anyio
 
 from ragcore.errors import GenerationError, InvalidInput, NotOpen, RagcoreError
-from ragcore.resilience.owner import CLEAN_UP, Owner
+from ragcore.resilience.owner import CLEAN_UP, Owner, cleaning_up
 from ragcore.types import Answer, Delta, Done, Generation, Prompt, Retrieval, Retrieved, StreamEvent
 
 if TYPE_CHECKING:
@@ -120,14 +120,14 @@ class AnswerStream:
 
     async def _close(self) -> None:
         stack, self._stack = self._stack, AsyncExitStack()
-        with anyio.CancelScope(shield=True), anyio.move_on_after(CLEAN_UP):
+        with cleaning_up():
             await stack.aclose()
 
     async def _abandon(self) -> None:
         if self._call.stepping:  # another task is waiting for an event: it is cancelled, and cleans up
             self._call.cancel("the stream was left while another task was reading it")
             return
-        with anyio.CancelScope(shield=True), anyio.move_on_after(CLEAN_UP):
+        with cleaning_up():
             await self._events.aclose()
         await self._close()
 

@@ -10,7 +10,7 @@ import pytest
 
 from ragcore import NotOpen
 from ragcore.resilience import Deadline, deadline
-from ragcore.resilience.owner import CLEAN_UP, CLOSE_SECONDS, Owner
+from ragcore.resilience.owner import CLEAN_UP, CLEAN_UP_LATE, CLOSE_SECONDS, Owner
 
 pytestmark = pytest.mark.anyio
 
@@ -95,13 +95,35 @@ async def test_a_clean_up_that_takes_longer_goes_on_while_the_caller_has_returne
         cleaned.append(anyio.current_time())
 
     began = anyio.current_time()
-    with anyio.CancelScope() as scope:
-        scope.cancel()  # a caller that is being cancelled waits as well, and no longer
-        await owner.clean_up(clean, name="cleaning")
+    await owner.clean_up(clean, name="cleaning")
     assert anyio.current_time() == pytest.approx(began + CLEAN_UP)
     assert cleaned == []
     await anyio.sleep(2)
     assert cleaned == [pytest.approx(began + 2)]
+    await owner.stop()
+
+
+async def test_a_caller_whose_time_is_up_waits_for_a_clean_up_but_a_moment() -> None:
+    owner = await started()
+    cleaned: list[str] = []
+
+    async def clean(name: str) -> None:
+        await anyio.sleep(0.1)
+        cleaned.append(name)
+
+    for name, scope in (("cancelled", anyio.CancelScope()), ("late", anyio.move_on_after(0.1))):
+        began = anyio.current_time()
+        with scope:
+            if name == "cancelled":
+                scope.cancel()
+            await owner.clean_up(lambda name=name: clean(name), name="cleaning")  # type: ignore[misc]
+        assert anyio.current_time() == pytest.approx(began + CLEAN_UP_LATE)
+    await anyio.sleep(1)
+    assert cleaned == ["cancelled", "late"]
+    with anyio.move_on_after(1):
+        began = anyio.current_time()
+        await owner.clean_up(lambda: clean("in time"), name="cleaning")
+        assert anyio.current_time() == pytest.approx(began + 0.1)
     await owner.stop()
 
 
@@ -124,9 +146,7 @@ async def test_when_the_owner_is_closed_a_clean_up_runs_here_within_its_bound() 
         await anyio.sleep(0.1)
         cleaned.append(True)
 
-    with anyio.CancelScope() as scope:
-        scope.cancel()
-        await owner.clean_up(clean, name="cleaning")
+    await owner.clean_up(clean, name="cleaning")
     assert cleaned == [True]
     began = anyio.current_time()
     await owner.clean_up(anyio.sleep_forever, name="never")

@@ -16,7 +16,7 @@ import anyio
 from ragcore.errors import GenerationError, RagcoreError
 from ragcore.protocols import Generator
 from ragcore.resilience.deadline import expires_at, inherit
-from ragcore.resilience.owner import CLEAN_UP, Owner
+from ragcore.resilience.owner import Owner, cleaning_up
 from ragcore.types import Generation, Prompt
 
 __all__ = ["Relay"]
@@ -81,7 +81,7 @@ class Relay:
         """Leave the stream: what still runs is cancelled; what isn't gone within 250 ms ends in the owner task."""
         self._scope.cancel()
         self._receiver.close()
-        with anyio.CancelScope(shield=True), anyio.move_on_after(CLEAN_UP):
+        with cleaning_up():
             await self._ended.wait()
 
     async def _run(self) -> None:
@@ -104,7 +104,7 @@ class Relay:
         finally:
             close = getattr(pieces, "aclose", None)
             if close is not None:
-                with anyio.CancelScope(shield=True), anyio.move_on_after(CLEAN_UP):
+                with cleaning_up():
                     await close()
 
     def _checked(self, piece: object) -> Piece:

@@ -14,7 +14,7 @@ from ragcore.resilience.breaker import Outcome
 from ragcore.resilience.call import Call
 from ragcore.resilience.dependency import Dependency
 from ragcore.resilience.failure import On
-from ragcore.resilience.owner import CLEAN_UP
+from ragcore.resilience.owner import cleaning_up
 
 __all__ = ["Hold"]
 
@@ -42,7 +42,7 @@ class Hold:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
     ) -> None:
         try:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(CLEAN_UP):
+            with cleaning_up():
                 for items in self._reading:
                     await items.aclose()
         finally:

@@ -16,15 +16,25 @@ import anyio.abc
 from anyio.lowlevel import current_token
 
 from ragcore.errors import NotOpen
+from ragcore.resilience.deadline import expires_at
 
-__all__ = ["CLEAN_UP", "CLOSE_SECONDS", "Owner"]
+__all__ = ["CLEAN_UP", "CLOSE_SECONDS", "Owner", "cleaning_up"]
 
 logger = logging.getLogger("ragcore")
 
 # Seconds that a caller waits for a clean-up; what takes longer goes on in the owner task.
 CLEAN_UP = 0.25
+# Seconds that it waits where its time is up, or where it is being cancelled: it should be back by its deadline.
+CLEAN_UP_LATE = 0.05
 # Seconds that a part may take to close, or background work to end, before it is left behind.
 CLOSE_SECONDS = 5.0
+
+
+def cleaning_up() -> anyio.CancelScope:
+    """A scope for a clean-up that its caller waits for: shielded, and over after 250 ms, or after 50 ms where the caller's time is up."""
+    now = anyio.current_time()
+    seconds = CLEAN_UP if expires_at() > now + CLEAN_UP else CLEAN_UP_LATE
+    return anyio.CancelScope(deadline=now + seconds, shield=True)
 
 
 class Owner:
@@ -79,7 +89,7 @@ class Owner:
         (context or contextvars.Context()).run(lambda: group.start_soon(self._guard, work, name=label))
 
     async def clean_up(self, work: Callable[[], Awaitable[object]], /, *, name: str) -> None:
-        """Run `work` here and wait for it for at most 250 ms; what takes longer goes on while the caller has long returned.
+        """Run `work` here and wait for it as long as `cleaning_up` does; what takes longer goes on while the caller has long returned.
 
         A cancellation ends the waiting, never the work, which has a time of its own: 5 s.
         """
@@ -94,7 +104,7 @@ class Owner:
             finally:
                 done.set()
 
-        with anyio.CancelScope(shield=True), anyio.move_on_after(CLEAN_UP):
+        with cleaning_up():
             if self._group is None:  # closed meanwhile: here, then, or not at all
                 await work()
                 return

@@ -138,15 +138,16 @@ Fault: TypeAlias = (
 class FakeFailure(Exception):
     """What a fake's dependency fails with: stands for an HTTP status."""
 
-    def __init__(self, status: int) -> None:
+    def __init__(self, status: int, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(f"status {status}")
         self.status = status
+        self.headers = headers or {}
 
 
 def judge(error: Exception) -> Failure | None:
     """What a fake's failure means to retry and breaker."""
     if isinstance(error, FakeFailure):
-        return from_status(error.status)
+        return from_status(error.status, error.headers)
     return Failure() if isinstance(error, OSError) else None
 
 
@@ -184,8 +185,8 @@ class Faults:
                 await anyio.sleep(seconds)
             case Hang():
                 await anyio.sleep_forever()
-            case Fail(int() as status):
-                raise FakeFailure(status)
+            case Fail(int() as status, headers):
+                raise FakeFailure(status, headers)
             case Fail(Exception() as error):
                 raise error
             case _:

@@ -11,7 +11,7 @@ import anyio
 import asyncpg
 from pgvector.asyncpg import register_vector
 
-from ragcore.resilience.owner import CLEAN_UP, Owner
+from ragcore.resilience.owner import CLEAN_UP, Owner, cleaning_up
 from ragcore.store.postgres.dsn import Address
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ async def connect(address: Address) -> AsyncIterator[asyncpg.Connection[asyncpg.
         clean = True
     finally:
         if clean:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(CLEAN_UP):
+            with cleaning_up():
                 await connection.close(timeout=CLEAN_UP)
         connection.terminate()
 
@@ -139,7 +139,7 @@ class Pool:
         async def release() -> None:
             await self._pool.release(connection)  # type: ignore[arg-type]  # it came from this pool
 
-        with anyio.CancelScope(shield=True), anyio.move_on_after(CLEAN_UP):
+        with cleaning_up():
             await release()
             released = True
         if not released:
