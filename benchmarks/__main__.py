@@ -15,8 +15,11 @@ SCENARIOS = {
     "ingest": "chunks per second from text to table over squad, and COPY beside INSERT",
     "overhead": "microseconds of the resilience core beside anyio, asyncio and other libraries, and its memory",
     "faults": "every fault at every stage and concurrency: late, hung, wrong, leaked, unrecovered",
+    "simulate": "thousands of simulated worlds drawn from seeds: what must hold, holds (--seeds N --first N --backend)",
     "coalesce": "embedding requests that concurrent questions share, and what one alone waits",
 }
+# These have options of their own.
+WITH_ARGUMENTS = ("simulate",)
 
 
 def main() -> None:
@@ -25,12 +28,16 @@ def main() -> None:
     parser.add_argument("scenario", choices=SCENARIOS, nargs="?")
     parser.add_argument("--json", action="store_true", help="one flat JSON object on stdout")
     parser.add_argument("--quick", action="store_true", help="less of everything: ends within 50 s on 2 cores")
-    arguments = parser.parse_args()
+    arguments, rest = parser.parse_known_args()
     if arguments.scenario is None:
         for name, what in SCENARIOS.items():
             print(f"{name:<10} {what}")
         return
-    figures: Figures = importlib.import_module(f"benchmarks.{arguments.scenario}").run(quick=arguments.quick)
+    options = {"arguments": rest} if arguments.scenario in WITH_ARGUMENTS else {}
+    if rest and not options:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    run = importlib.import_module(f"benchmarks.{arguments.scenario}").run
+    figures: Figures = run(quick=arguments.quick, **options)
     if arguments.json:
         print(json.dumps(figures.values))
     else:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import anyio
 import pytest
 
-import ragcore
 from ragcore import Document, OpenAIEmbedder, OpenAIGenerator, Prompt
 from ragcore.testing import (
     Fail,
@@ -18,9 +17,7 @@ from ragcore.testing import (
     OpenAIServer,
     Slow,
     VirtualLoop,
-    World,
     fake_rag,
-    simulate,
 )
 
 VIRTUAL = pytest.mark.parametrize("anyio_backend", [("asyncio", {"loop_factory": VirtualLoop})])
@@ -54,36 +51,6 @@ async def test_a_model_that_hangs_is_answered_for_in_virtual_time() -> None:
             answer = await rag.ask("What is my deductible?", tenant="m", timeout=3)
             assert bool(answer.degraded) is expected
         assert anyio.current_time() - began < 9
-
-
-async def _ask(world: World) -> None:
-    await world.rag.add([Document("d", "Your deductible is $1,500.")], tenant="m")
-    for _ in range(5):
-        try:
-            await world.rag.ask("What is my deductible?", tenant="m", timeout=5)
-        except ragcore.RagcoreError:
-            await anyio.sleep(world.random.random())
-
-
-def test_seeds_hold_and_replay() -> None:
-    simulate(_ask, seeds=range(30))
-    traces: list[list[float]] = []
-
-    async def traced(world: World) -> None:
-        await _ask(world)
-        traces.append([call.elapsed for call in world.rag.recent()])
-
-    simulate(traced, seeds=[7, 7])
-    assert traces[0] == traces[1]
-
-
-def test_a_failing_seed_names_itself() -> None:
-    async def fails_at_three(world: World) -> None:
-        assert world.seed != 3
-
-    with pytest.raises(AssertionError) as caught:
-        simulate(fails_at_three, seeds=range(10))
-    assert "seeds=[3]" in caught.value.__notes__[0]
 
 
 ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"])

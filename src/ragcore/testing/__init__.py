@@ -28,7 +28,7 @@ from ragcore.testing.faults import (
 )
 from ragcore.testing.proxy import FaultProxy
 from ragcore.testing.server import OpenAIServer
-from ragcore.testing.simulation import World, simulate
+from ragcore.testing.simulation import World, simulate, traffic
 from ragcore.testing.virtual import VirtualLoop
 
 __all__ = [
@@ -59,4 +59,5 @@ __all__ = [
     "cancel_everywhere",
     "fake_rag",
     "simulate",
+    "traffic",
 ]

@@ -12,7 +12,7 @@ from anyio.lowlevel import checkpoint, current_token
 
 from ragcore.resilience import Snapshot
 
-__all__ = ["at_rest", "cancel_everywhere"]
+__all__ = ["at_rest", "cancel_everywhere", "tasks"]
 
 # Runs that never end at some point are bugs of their own.
 MOST_CHECKPOINTS = 10_000
@@ -74,7 +74,7 @@ async def cancel_everywhere(
     Raises:
         AssertionError: something is left behind, or a cancellation was swallowed; the message says what, where the run was cancelled and how.
     """
-    before = _tasks()
+    before = tasks()
     whole = _Run(fn, stop_at=None)
     await whole
     await _verify(whole, before, check, "a whole run")
@@ -98,7 +98,7 @@ async def _verify(run: _Run, before: set[object], check: Callable[[], object] | 
     await _settle(before)
     assert run.swallowed is None, f"{after} was told to end and instead {run.swallowed}"
     assert not run.changed, f"context variables differ after {after}: {', '.join(run.changed)}"
-    left = [str(task) for task in _tasks() - before]
+    left = [str(task) for task in tasks() - before]
     assert not left, f"tasks are left after {after}: {', '.join(left)}"
     try:
         fine = check is None or check() is not False
@@ -111,7 +111,7 @@ async def _settle(before: set[object]) -> None:
     for _ in range(SETTLING_TURNS):
         await checkpoint()
     with anyio.move_on_after(SETTLING_SECONDS):
-        while _tasks() - before:  # noqa: ASYNC110  # nobody would set an event
+        while tasks() - before:  # noqa: ASYNC110  # nobody would set an event
             await anyio.sleep(0.001)
 
 
@@ -119,7 +119,7 @@ def _on_trio() -> bool:
     return current_token().backend_class.__module__.endswith("_trio")
 
 
-def _tasks() -> set[object]:
+def tasks() -> set[object]:
     """All tasks of this event loop but the current one."""
     if not _on_trio():
         return {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}

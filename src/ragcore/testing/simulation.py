@@ -1,21 +1,51 @@
-"""Seeds: a world whose parts are slow, fail and hang as a seed has it, on a virtual clock, so that a failing seed replays exactly."""
+"""Seeds: a world whose parts are slow, fail and hang as a seed has it, on a virtual clock, so that a failing seed replays exactly.
+
+`simulate(scenario, seeds=…)` runs a scenario of yours; `simulate(traffic, seeds=…)` runs ours: clients that come and go, ask, stream, leave and are
+cancelled, while each dependency has its own weather, and a restart now and then. What must always hold is checked after each call and at the end.
+
+Source: FoundationDB and madsim (one seed draws everything; invariants throughout; a failing seed is a replay).
+"""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
+import math
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Literal, TypeAlias
 
 import anyio
+import anyio.lowlevel
 
-from ragcore.errors import RagcoreError
+from ragcore.config import Settings
+from ragcore.errors import NotOpen, RagcoreError
+from ragcore.events import Event, subscribe
 from ragcore.rag import RAG
+from ragcore.resilience import Bulkhead, Policy, RetryPolicy
+from ragcore.testing.cancelling import at_rest, tasks
 from ragcore.testing.fakes import FakeEmbedder, FakeGenerator, FakeStore, fake_rag
-from ragcore.testing.faults import Fail, Fault, Faults, Hang, Slow
-from ragcore.testing.virtual import VirtualLoop
+from ragcore.testing.faults import Broken, Fail, Fault, Faults, Hang, Slow
+from ragcore.testing.simulated import run_seeded
+from ragcore.types import Answer, Delta, Document, Done, Generation, Prompt, Retrieved
 
-__all__ = ["World", "simulate"]
+__all__ = ["World", "simulate", "traffic"]
+
+Mood: TypeAlias = Literal["fine", "slow", "flaky", "refusing", "dead", "breaking"]
+
+MOODS: tuple[Mood, ...] = ("fine", "slow", "flaky", "refusing", "dead", "breaking")
+# Back more than this after its deadline, a call is late; cancelled, it has as long to clean up.
+LATE = 0.2
+TENANTS = ("ann", "bob", "cy")
+TEXT = "This is what the documents say, word by word [1]."
+# How a breaker may move. By hand it may move anywhere.
+LEGAL = {
+    ("closed", "open"),
+    ("open", "half_open"),
+    ("half_open", "open"),
+    ("half_open", "closed"),
+}
+# Events of a trace that a failing seed shows.
+SHOWN = 40
 
 
 class World:
@@ -26,60 +56,365 @@ class World:
         random: to draw from in the scenario.
         rag: a client of fakes, started.
         embedder, store, generator: its parts, whose faults are drawn from the seed.
+        trace: what happened, in order: (seconds, what).
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.random = random.Random(f"{seed}:scenario")
-        self.embedder = FakeEmbedder()
-        self.store = FakeStore()
-        self.generator = FakeGenerator()
-        for name, faults in (
-            ("embed", self.embedder.faults),
-            ("search", self.store.faults),
-            ("generate", self.generator.faults),
-        ):
-            _draw(random.Random(f"{seed}:{name}"), faults)
-        self.rag: RAG = fake_rag(embedder=self.embedder, store=self.store, generator=self.generator)
+        self.trace: list[tuple[float, str]] = []
+        self.calls = 0
+        draw = random.Random(f"{seed}:policies")
+        limit, queue = draw.choice(((1, 2), (2, 4), (8, 8), (64, 256)))
+        self.policies = [
+            Policy(
+                name,
+                timeout=30,
+                attempt_timeout=draw.choice((1.0, 3.0, 5.0)),
+                bulkhead=Bulkhead(limit, queue=queue),
+                retry=RetryPolicy(attempts=3, backoff=0.1, max_backoff=2),
+            )
+            for name in ("embedding", "database", "generation")
+        ]
+        self.embedder = FakeEmbedder(policy=self.policies[0])
+        self.store = FakeStore(policy=self.policies[1])
+        self.generator: FakeGenerator = _SlowToClose(
+            random.Random(f"{seed}:closing"), token_latency=draw.choice((0.0, 0.05)), policy=self.policies[2]
+        )
+        self.weathers = [
+            _Weather(random.Random(f"{seed}:{name}"), breaks=name == "generation")
+            for name in ("embedding", "database", "generation")
+        ]
+        self.embedder.faults, self.store.faults, self.generator.faults = self.weathers
+        settings = Settings(watchdog=False, drain=0.5)
+        self.rag: RAG = fake_rag(embedder=self.embedder, store=self.store, generator=self.generator, settings=settings)
+
+    def log(self, what: str) -> None:
+        """Add a line to the trace."""
+        self.trace.append((anyio.current_time(), what))
+
+    def heal(self) -> None:
+        """From now on nothing goes wrong any more."""
+        for weather in self.weathers:
+            weather.heal()
 
 
-def simulate(scenario: Callable[[World], Awaitable[object]], /, *, seeds: Iterable[int]) -> None:
+def simulate(
+    scenario: Callable[[World], Awaitable[object]],
+    /,
+    *,
+    seeds: Iterable[int],
+    backend: Literal["asyncio", "trio"] = "asyncio",
+) -> int:
     """Run a scenario once for each seed, with no socket and no sleeping.
 
-    After each run: no call is in flight, and no task is left. A failing seed is named in a note on the error.
+    Always checked, at every event and at the end: breakers move as they may, retry budgets are conserved, attempts stay within bounds, no call is left in
+    flight, no task is left, places, queue places and probes are back. A failing seed is named in a note on the error, with the end of its
+    trace.
 
     Args:
         scenario: gets a `World` with a started client; ragcore's own errors are part of the world, all else is a failure.
         seeds: whole numbers.
+        backend: "trio" needs trio installed.
+
+    Returns:
+        How many calls of the client's there were.
     """
+    calls = 0
     for seed in seeds:
+        world = World(seed)
         try:
-            anyio.run(_one, scenario, seed, backend_options={"loop_factory": VirtualLoop})
+            run_seeded(lambda world=world: _one(scenario, world), seed=seed, backend=backend)  # type: ignore[misc]
         except BaseException as error:
-            error.add_note(f"seed {seed} failed; replay it with simulate(scenario, seeds=[{seed}])")
-            raise
+            # Raised within task groups of the scenario's, and said as plainly as it can be.
+            plain = _plain(error)
+            shown = "\n".join(f"{moment:10.3f}  {what}" for moment, what in world.trace[-SHOWN:])
+            name = getattr(scenario, "__name__", "scenario")
+            plain.add_note(
+                f"seed {seed} failed; replay it with simulate({name}, seeds=[{seed}]); the end of its trace:\n{shown}"
+            )
+            if plain is error:
+                raise
+            raise plain from None
+        calls += world.calls
+    return calls
 
 
-async def _one(scenario: Callable[[World], Awaitable[object]], seed: int) -> None:
-    random.seed(seed)  # the library draws its jitter from the module's generator
-    world = World(seed)
-    async with world.rag as rag:
-        with contextlib.suppress(RagcoreError):
-            await scenario(world)
-        assert rag.inflight() == (), f"calls left in flight: {rag.inflight()}"
-    left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+def _plain(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+async def _one(scenario: Callable[[World], Awaitable[object]], world: World) -> None:
+    before = tasks()
+    with _observed(world):
+        async with world.rag as rag:
+            with suppress(RagcoreError):
+                await scenario(world)
+            assert rag.inflight() == (), f"calls left in flight: {rag.inflight()}"
+            counts = rag.stats().calls
+            world.calls = sum(counts.values())
+    for _ in range(20):
+        await anyio.lowlevel.checkpoint()
+    left = tasks() - before
     assert not left, f"tasks left: {left}"
+    at_rest(*world.policies)()
+    for policy in world.policies:
+        _check_budget(policy)
 
 
-def _draw(rng: random.Random, faults: Faults) -> None:
-    """Most calls are a little slow, some fail, few hang."""
+@contextmanager
+def _observed(world: World) -> Iterator[None]:
+    """Everything that happens goes into the trace, and is checked."""
+    failures: list[str] = []
 
-    def fault() -> Fault | None:
-        kind = rng.random()
-        if kind < 0.05:
-            return Hang()
-        if kind < 0.2:
-            return Fail(rng.choice((429, 500, 503)))
-        return Slow(rng.lognormvariate(-2, 1))
+    def listen(event: Event) -> None:
+        data = ", ".join(f"{key}={value}" for key, value in event.data.items() if key not in ("elapsed", "id"))
+        with suppress(RuntimeError):
+            world.log(f"{event.name} {event.source} {data}")
+        before = event.data.get("before")
+        if event.name in ("breaker.open", "breaker.half_open", "breaker.closed"):
+            state = event.name.partition(".")[2]
+            if (before, state) not in LEGAL and state != "closed":
+                failures.append(f"the breaker of {event.source} went from {before} to {state}")
+        if event.name == "retry.attempt" and event.data["attempt"] > 3:
+            failures.append(f"attempt {event.data['attempt']} of 3 at {event.source}")
 
-    faults.next(*(fault() for _ in range(50)))
+    stop = subscribe(listen)
+    try:
+        yield
+    finally:
+        stop()
+    assert not failures, failures[0]
+
+
+def _check_budget(policy: Policy) -> None:
+    snapshot = policy.snapshot()
+    budget, retries, calls = snapshot["retry_budget"], snapshot["retries"], snapshot["calls"]
+    assert 0 <= budget["balance"] <= budget["reserve"], f"the retry budget of {policy.name} is {budget['balance']}"
+    assert retries == budget["spent"], f"{retries} retries of {policy.name}, and {budget['spent']} paid for"
+    assert retries <= budget["reserve"] + budget["ratio"] * calls, f"{policy.name}: {retries} retries in {calls} calls"
+
+
+class _Weather(Faults):
+    """What a dependency's calls meet: moods that last for a while each, drawn from a seed. What the scenario sets comes first."""
+
+    def __init__(self, draw: random.Random, *, breaks: bool) -> None:
+        super().__init__()
+        self._draw = draw
+        self._breaks = breaks
+        self._moods: list[tuple[float, Mood]] = []
+        self._healed = False
+        until = 0.0
+        while until < 600:
+            until += draw.expovariate(1 / 8)
+            self._moods.append((until, draw.choices(MOODS, weights=(6, 2, 2, 1, 1, 2 if breaks else 0))[0]))
+
+    def heal(self) -> None:
+        self._healed = True
+        self._next.clear()
+        self._always = None
+
+    def mood(self) -> Mood:
+        """The mood of this moment."""
+        if self._healed:
+            return "fine"
+        now = anyio.current_time()
+        return next((mood for until, mood in self._moods if now < until), "fine")
+
+    def take(self) -> Fault | None:
+        set_by_scenario = super().take()
+        if set_by_scenario is not None:
+            return set_by_scenario
+        draw = self._draw
+        match self.mood():
+            case "slow":
+                return Slow(draw.uniform(0.5, 8))
+            case "flaky" if draw.random() < 0.5:
+                return Fail(draw.choice((500, 502, 503, 408, 400)))
+            case "refusing":
+                return Fail(429, {"retry-after": str(draw.choice((1, 3, 20)))})
+            case "dead":
+                return Hang()
+            case "breaking" if self._breaks and draw.random() < 0.7:
+                return Broken(draw.randint(0, 8), draw.choice(("reset", "clean", "idle", "endless")))
+        return Slow(min(0.4, draw.lognormvariate(-3, 0.7)))
+
+
+class _SlowToClose(FakeGenerator):
+    """Leaving its stream takes a while, now and then, and can't be hurried."""
+
+    def __init__(self, draw: random.Random, *, token_latency: float, policy: Policy) -> None:
+        super().__init__(TEXT, token_latency=token_latency, policy=policy)
+        self._draw = draw
+
+    @asynccontextmanager
+    async def stream(self, prompt: Prompt, /) -> AsyncIterator[AsyncIterator[str | Generation]]:
+        """As `FakeGenerator.stream`."""
+        try:
+            async with super().stream(prompt) as pieces:
+                yield pieces
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(self._draw.choice((0, 0, 0, 0.1, 3)))
+
+
+# ---- traffic -----------------------------------------------------------------------------------------------------------
+
+
+async def traffic(world: World) -> None:
+    """Some clients with several calls each, of all kinds, a restart now and then; then the weather clears and all must be well again.
+
+    Checked after each call: it ended by its deadline, or soon after it was cancelled; with an answer or with an error of ragcore's own; with passages
+    of its tenant alone; degraded only where it says so; as streamed, so answered. When only one of embedder and model is in trouble, the
+    others being fine, every call with time enough is answered.
+    """
+    for tenant in TENANTS:
+        await _until_added(world, tenant)
+    draw = world.random
+    async with anyio.create_task_group() as group:
+        for number in range(draw.randint(2, 6)):
+            group.start_soon(_client, world, number)
+        if draw.random() < 0.3:
+            group.start_soon(_restart, world)
+    await _only_one_in_trouble(world)
+    world.heal()
+    world.log("the weather clears")
+    await anyio.sleep(130)  # a pause and a break at their longest
+    for tenant in TENANTS * 2:
+        _check_answer(await _answered(world, tenant, 10), tenant)
+    for tenant in TENANTS:
+        answer = await _answered(world, tenant, 10)
+        assert not answer.degraded, f"not well again after the last fault: {answer.degraded}"
+        assert answer.text == TEXT
+    counts = world.rag.stats().calls
+    assert counts["running"] == 0, f"calls unaccounted for: {counts}"
+
+
+async def _answered(world: World, tenant: str, timeout: float) -> Answer:
+    """An answer where there must be one."""
+    try:
+        return await world.rag.ask("What is my deductible?", tenant=tenant, timeout=timeout)
+    except RagcoreError as error:
+        raise AssertionError(f"not answered, though it could be: {error!r}") from error
+
+
+async def _until_added(world: World, tenant: str) -> None:
+    """A document for each tenant, whatever the weather."""
+    for _ in range(60):  # more than the weather lasts
+        with suppress(RagcoreError):
+            document = Document("plan", f"The deductible of {tenant} is $1,500 per year.")
+            report = await world.rag.add([document], tenant=tenant, document_timeout=20)
+            if not report.failed:
+                return
+        await anyio.sleep(20)
+    raise AssertionError("not answered though nothing is wrong any more: a document could not be added")
+
+
+async def _client(world: World, number: int) -> None:
+    draw = random.Random(f"{world.seed}:client {number}")
+    for _ in range(draw.randint(2, 7)):
+        await anyio.sleep(draw.expovariate(1 / 2))
+        tenant = draw.choice(TENANTS)
+        timeout = draw.choice((0.5, 2.0, 5.0, 20.0))
+        call = draw.choice((_ask, _ask, _stream, _retrieve, _leave_stream))
+        cancel_after = draw.uniform(0, timeout) if draw.random() < 0.25 else math.inf
+        began = anyio.current_time()
+        world.log(f"client {number}: {call.__name__[1:]} for {tenant} within {timeout:g} s")
+        outcome = "cancelled"
+        with anyio.move_on_after(None if cancel_after == math.inf else cancel_after):
+            try:
+                outcome = await call(world, tenant, timeout, draw.random() < 0.9)
+            except NotOpen:
+                outcome = "restarted"
+            except RagcoreError as error:
+                outcome = type(error).__name__
+        elapsed = anyio.current_time() - began
+        world.log(f"client {number}: {outcome} after {elapsed:.3f} s")
+        due = min(timeout, cancel_after)
+        assert elapsed <= due + LATE, f"back {elapsed - due:.2f} s after it was due ({outcome})"
+
+
+async def _ask(world: World, tenant: str, timeout: float, degrade: bool) -> str:
+    answer = await world.rag.ask("What is my deductible?", tenant=tenant, timeout=timeout, degrade=degrade)
+    _check_answer(answer, tenant)
+    assert degrade or not answer.degraded, "degraded, though told not to"
+    return "degraded" if answer.degraded else "answered"
+
+
+async def _stream(world: World, tenant: str, timeout: float, degrade: bool) -> str:
+    shown = ""
+    try:
+        async with world.rag.stream(
+            "What is my deductible?", tenant=tenant, timeout=timeout, degrade=degrade
+        ) as events:
+            async for event in events:
+                match event:
+                    case Retrieved(retrieval):
+                        _check_tenant(retrieval.passages, tenant)
+                    case Delta(text):
+                        shown += text
+                    case Done(answer):
+                        assert shown == answer.text, f"shown {shown!r}, answered {answer.text!r}"
+                        _check_answer(answer, tenant)
+                        return "streamed"
+    except RagcoreError as error:
+        if error.partial_text != shown:
+            raise AssertionError(f"shown {shown!r}, and the error has {error.partial_text!r}") from error
+        raise
+    raise AssertionError("a stream ended silently")
+
+
+async def _leave_stream(world: World, tenant: str, timeout: float, degrade: bool) -> str:
+    async with world.rag.stream("What is my deductible?", tenant=tenant, timeout=timeout, degrade=degrade) as events:
+        async for event in events:
+            if isinstance(event, Delta):
+                return "left"
+    return "left"
+
+
+async def _retrieve(world: World, tenant: str, timeout: float, degrade: bool) -> str:
+    found = await world.rag.retrieve("What is my deductible?", tenant=tenant, timeout=timeout, degrade=degrade)
+    _check_tenant(found.passages, tenant)
+    assert found.mode == "vector" or found.degraded, "searched by text without saying so"
+    return "retrieved"
+
+
+def _check_answer(answer: Answer, tenant: str) -> None:
+    _check_tenant(answer.retrieval.passages, tenant)
+    said = {degradation.stage for degradation in answer.degraded}
+    if answer.retrieval.mode != "vector":
+        assert "embed" in said, "searched by text without saying so"
+    if answer.text != TEXT:
+        assert "generate" in said, f"another text than the model's, without saying so: {answer.text!r}"
+        assert f"of {tenant} is $1,500" in answer.text, f"neither the model's text nor a quotation: {answer.text!r}"
+
+
+def _check_tenant(passages: Iterable[object], tenant: str) -> None:
+    for passage in passages:
+        assert f"of {tenant} " in str(passage), f"{tenant} was shown {passage}"
+
+
+async def _restart(world: World) -> None:
+    await anyio.sleep(world.random.uniform(1, 10))
+    world.log("restart")
+    await world.rag.aclose(drain=world.random.choice((0.0, 0.5, 3.0)))
+    await anyio.sleep(world.random.uniform(0, 1))
+    await world.rag.start()
+
+
+async def _only_one_in_trouble(world: World) -> None:
+    """One dependency is in trouble and the others are fine: then every call that has time is answered, and says what it did without."""
+    world.heal()
+    await anyio.sleep(130)
+    part = world.random.choice((world.embedder, world.generator))
+    trouble = world.random.choice((Hang(), Fail(503), Fail(429, {"retry-after": "60"}), Slow(9)))
+    world.log(f"only {part.policy.name} is in trouble: {trouble}")
+    part.faults.always(trouble)
+    for tenant in TENANTS * 2:
+        await anyio.sleep(world.random.uniform(0, 3))
+        answer = await _answered(world, tenant, 8)
+        _check_answer(answer, tenant)
+        assert answer.degraded, "degraded without saying so"
+    part.faults.always(None)

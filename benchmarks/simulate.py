@@ -1,0 +1,59 @@
+"""Thousands of simulated worlds: the whole client in virtual time, everything drawn from a seed, and what must hold checked throughout."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from benchmarks.figures import Figures, say
+from ragcore.testing import simulate, traffic
+
+# Seeds that a process takes at a time.
+BLOCK = 50
+SHOWN = 3
+
+
+def run(*, quick: bool, arguments: Sequence[str] = ()) -> Figures:
+    """As many seeds as told, 10,000 by default, over all cores.
+
+    Args:
+        arguments: `--seeds N --first N --backend asyncio|trio`.
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks simulate")
+    parser.add_argument("--seeds", type=int, default=500 if quick else 10_000)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--backend", choices=("asyncio", "trio"), default="asyncio")
+    told = parser.parse_args(arguments)
+    blocks = [
+        (told.backend, range(start, min(start + BLOCK, told.first + told.seeds)))
+        for start in range(told.first, told.first + told.seeds, BLOCK)
+    ]
+    began = time.perf_counter()
+    calls, failures = 0, []
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+        for number, (block_calls, block_failures) in enumerate(pool.imap_unordered(_block, blocks), 1):
+            calls += block_calls
+            failures += block_failures
+            if number % 20 == 0:
+                say(f"{min(number * BLOCK, told.seeds):,} of {told.seeds:,} seeds, {len(failures)} failed")
+    for seed, message in sorted(failures)[:SHOWN]:
+        print(f"{message}\nreplay: python -m benchmarks simulate --seeds 1 --first {seed}\n", file=sys.stderr)
+    figures = Figures()
+    figures.values.update(seeds=told.seeds, calls=calls, violations=len(failures), seconds=time.perf_counter() - began)
+    figures.expect(not failures, "violations == 0")
+    return figures
+
+
+def _block(told: tuple[str, range]) -> tuple[int, list[tuple[int, str]]]:
+    backend, seeds = told
+    calls, failures = 0, []
+    for seed in seeds:
+        try:
+            calls += simulate(traffic, seeds=[seed], backend=backend)  # type: ignore[arg-type]
+        except Exception as error:
+            failures.append((seed, "\n".join((f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())))))
+    return calls, failures

@@ -1,0 +1,192 @@
+"""The simulation: it holds for many seeds, replays exactly, and finds bugs that are planted in the client."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import anyio
+import pytest
+
+import ragcore
+from ragcore import Document, Passage, Query, RagcoreError
+from ragcore.generation import fallback
+from ragcore.resilience import CircuitBreaker
+from ragcore.resilience.attempt import Attempt
+from ragcore.resilience.call import Call
+from ragcore.retriever import Retriever
+from ragcore.testing import World, simulate, traffic
+
+MOST_SEEDS = 1_000
+
+
+def test_two_hundred_seeds_hold() -> None:
+    assert simulate(traffic, seeds=range(200)) > 4_000
+
+
+def test_seeds_hold_on_trio_too() -> None:
+    assert simulate(traffic, seeds=range(40), backend="trio") > 800
+
+
+@pytest.mark.parametrize("seed", [7, 11])
+def test_equal_seeds_run_equally_to_the_last_event(seed: int) -> None:
+    traces: list[list[tuple[float, str]]] = []
+
+    async def traced(world: World) -> None:
+        await traffic(world)
+        traces.append(world.trace)
+
+    simulate(traced, seeds=[seed, seed, seed])
+    assert traces[0] == traces[1] == traces[2]
+    assert len(traces[0]) > 100
+
+
+def test_different_seeds_run_differently() -> None:
+    lengths: set[int] = set()
+
+    async def traced(world: World) -> None:
+        await traffic(world)
+        lengths.add(len(world.trace))
+
+    simulate(traced, seeds=range(10))
+    assert len(lengths) > 5
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_failing_seed_names_itself_and_shows_the_end_of_its_trace(backend: Literal["asyncio", "trio"]) -> None:
+    async def fails_at_three(world: World) -> None:
+        await anyio.sleep(5)
+        world.log("about to fail")
+        assert world.seed != 3, "planted"
+
+    with pytest.raises(AssertionError, match="planted") as caught:
+        simulate(fails_at_three, seeds=range(10), backend=backend)
+    note = caught.value.__notes__[0]
+    assert "replay it with simulate(fails_at_three, seeds=[3])" in note
+    assert "about to fail" in note.splitlines()[-1]
+
+
+def test_a_scenario_of_ones_own_may_set_faults_and_meet_errors() -> None:
+    asked = 0
+
+    async def scenario(world: World) -> None:
+        nonlocal asked
+        world.heal()
+        await world.rag.add([Document("d", "Your deductible is $1,500.")], tenant="m")
+        world.store.faults.next(ragcore.testing.Fail(500), ragcore.testing.Fail(500), ragcore.testing.Fail(500))
+        try:
+            await world.rag.ask("What is my deductible?", tenant="m", timeout=5)
+        except RagcoreError:
+            asked += 1
+        raise ragcore.NotOpen("an error of ragcore's own is part of the world")
+
+    simulate(scenario, seeds=range(5))
+    assert asked == 5
+
+
+# ---- bugs that are planted ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def patched(target: object, name: str, value: object) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(target, name, value)
+        yield
+
+
+def permit_not_released() -> Any:
+    end = Attempt.end
+
+    def keeps_it(self: Attempt, outcome: Any, now: float) -> None:
+        if outcome == "neutral":
+            self._ended = True
+        end(self, outcome, now)
+
+    return patched(Attempt, "end", keeps_it)
+
+
+@contextmanager
+def no_deadline_inherited() -> Iterator[None]:
+    module = importlib.import_module("ragcore.resilience.deadline")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "expires_at", lambda: float("inf"))
+        patch.setattr(Call, "when", property(lambda call: call.began + call.dependency.timeout))
+        yield
+
+
+def probe_slot_lost() -> Any:
+    end = CircuitBreaker.end
+
+    def loses_it(self: CircuitBreaker, generation: int, began: float, outcome: Any, now: float) -> None:
+        if outcome == "neutral" and self._state == "half_open" and generation == self._generation:
+            return
+        end(self, generation, began, outcome, now)
+
+    return patched(CircuitBreaker, "end", loses_it)
+
+
+def flight_shared_across_tenants() -> Any:
+    search = Retriever._search
+    flights: dict[str, tuple[anyio.Event, list[tuple[Passage, ...]]]] = {}
+
+    async def shares(self: Retriever, query: Query) -> tuple[Passage, ...]:
+        flying = flights.get(query.question)
+        if flying is not None:
+            await flying[0].wait()
+            if flying[1]:
+                return flying[1][0]
+        flight = flights[query.question] = anyio.Event(), []
+        try:
+            found = await search(self, query)
+            flight[1].append(found)
+            return found
+        finally:
+            flights.pop(query.question, None)
+            flight[0].set()
+
+    return patched(Retriever, "_search", shares)
+
+
+def retry_after_the_first_token() -> Any:
+    resumed = fallback._resumed
+
+    async def begins_again(first: Any, relay: Any, failed: Any) -> AsyncGenerator[Any, None]:
+        try:
+            async for piece in resumed(first, relay, failed):
+                yield piece
+        except RagcoreError:
+            quoted = await ragcore.ExtractiveGenerator().generate(relay._prompt)
+            yield quoted.text
+            yield quoted
+
+    return patched(fallback, "_resumed", begins_again)
+
+
+@contextmanager
+def clean_up_unbounded() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("generation.relay", "stream", "resilience.hold", "resilience.owner"):
+            module = importlib.import_module(f"ragcore.{name}")
+            patch.setattr(module, "cleaning_up", lambda: anyio.CancelScope(shield=True))
+        yield
+
+
+BUGS: dict[str, tuple[Callable[[], Any], str]] = {
+    "permit not released": (permit_not_released, "not at rest|not answered|not well"),
+    "deadline not inherited": (no_deadline_inherited, "not answered, though it could be|after it was due"),
+    "probe slot lost": (probe_slot_lost, "probes_out|not well again|not answered"),
+    "flight shared across tenants": (flight_shared_across_tenants, "was shown"),
+    "retry after the first token": (retry_after_the_first_token, "shown|another text|neither the model's"),
+    "clean-up unbounded": (clean_up_unbounded, "after it was due"),
+}
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_planted_bug_is_found(bug: str) -> None:
+    plant, message = BUGS[bug]
+    with plant(), pytest.raises(AssertionError, match=message) as caught:
+        for seed in range(MOST_SEEDS):
+            simulate(traffic, seeds=[seed])
+    assert "replay it with" in caught.value.__notes__[0]
