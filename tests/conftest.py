@@ -75,11 +75,11 @@ def server() -> Iterator[tuple[str, str]]:
 
 
 @pytest.fixture
-async def database(server: tuple[str, str], anyio_backend: str) -> AsyncIterator[tuple[str, str]]:
+async def database(server: tuple[str, str], anyio_backend_name: str) -> AsyncIterator[tuple[str, str]]:
     """The same, with an empty database of the test's own, not migrated."""
     import asyncpg
 
-    if anyio_backend != "asyncio":
+    if anyio_backend_name != "asyncio":
         pytest.skip("asyncpg runs on asyncio")
     name = f"test_{os.urandom(6).hex()}"
     admin = await asyncpg.connect(server[1])

@@ -81,11 +81,55 @@ class OpenAIClient:
         if self._given is not None:
             return self._given.with_options(max_retries=0, timeout=None)
         try:
-            return openai.AsyncOpenAI(api_key=self._api_key, base_url=self._base_url, max_retries=0, timeout=None)
+            made = openai.AsyncOpenAI(api_key=self._api_key, base_url=self._base_url, max_retries=0, timeout=None)
         except openai.OpenAIError as error:
             raise ConfigurationError(
                 "no API key: pass api_key=, or set OPENAI_API_KEY ('none' for a server that wants no key)"
             ) from error
+        _close_what_is_cancelled(made)
+        return made
+
+
+def _close_what_is_cancelled(client: openai.AsyncOpenAI) -> None:
+    """Let connections whose TLS handshake is cancelled be closed: httpcore2 2.16 closes them after an error, but not after a cancellation.
+
+    It has no public way in, so where it has changed this does nothing.
+    """
+    http = getattr(client, "_client", None)
+    for transport in (getattr(http, "_transport", None), *(getattr(http, "_mounts", None) or {}).values()):
+        pool = getattr(transport, "_pool", None)
+        backend = getattr(pool, "_network_backend", None)
+        if pool is not None and backend is not None and not isinstance(backend, _Backend):
+            pool._network_backend = _Backend(backend)
+
+
+class _Backend:
+    """A network backend whose streams are closed whenever their handshake does not come to its end."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    async def connect_tcp(self, *args: Any, **kwargs: Any) -> _Stream:
+        return _Stream(await self._backend.connect_tcp(*args, **kwargs))
+
+
+class _Stream:
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    async def start_tls(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await self._stream.start_tls(*args, **kwargs)
+        except BaseException:
+            with cleaning_up():
+                await self._stream.aclose()
+            raise
 
 
 def _checked_key(api_key: str | Secret | None) -> str | None:

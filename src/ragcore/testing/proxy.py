@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import struct
 from collections.abc import Awaitable, Callable
@@ -11,6 +12,7 @@ from typing import Self
 import anyio
 import anyio.abc
 import anyio.lowlevel
+from anyio.lowlevel import current_token
 
 from ragcore.resilience.owner import Owner
 from ragcore.testing.faults import Deaf, Drip, Fail, Fault, Faults, HalfClose, Hang, Reset, Slow, Stall
@@ -127,7 +129,7 @@ class FaultProxy:
                 await anyio.sleep_forever()
         await self._flowing.wait()
         host, port = self._target
-        server = await (anyio.connect_unix(host) if host.startswith("/") else anyio.connect_tcp(host, port))
+        server = await (_connect_unix(host) if host.startswith("/") else anyio.connect_tcp(host, port))
         ended = anyio.Event()
         async with anyio.create_task_group() as group:
             pause = fault.seconds if isinstance(fault, Slow) else 0.0
@@ -157,9 +159,7 @@ class FaultProxy:
     ) -> None:
         try:
             while True:
-                # Ended by closing, for anyio's reading from a Unix socket doesn't like to be cancelled.
-                with anyio.CancelScope(shield=at_end is None):
-                    data = await source.receive()
+                data = await source.receive()
                 await self._flowing.wait()
                 await anyio.sleep(pause)
                 await send(data)
@@ -207,6 +207,35 @@ class _Answer:
         if part:
             await self._client.send(part)
         self._passed += len(part)
+
+
+async def _connect_unix(path: str) -> anyio.abc.ByteStream:
+    """On asyncio through its own streams: anyio's for Unix sockets doesn't like to be cancelled while it reads."""
+    if current_token().backend_class.__module__.endswith("_trio"):
+        return await anyio.connect_unix(path)
+    return _UnixStream(*await asyncio.open_unix_connection(path))
+
+
+class _UnixStream(anyio.abc.ByteStream):
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def receive(self, max_bytes: int = 65_536) -> bytes:
+        data = await self._reader.read(max_bytes)
+        if not data:
+            raise anyio.EndOfStream
+        return data
+
+    async def send(self, item: bytes) -> None:
+        self._writer.write(item)
+        await self._writer.drain()
+
+    async def send_eof(self) -> None:
+        self._writer.write_eof()
+
+    async def aclose(self) -> None:
+        self._writer.transport.abort()
 
 
 def _reset_on_close(client: anyio.abc.SocketStream) -> None:

@@ -23,8 +23,9 @@ logger = logging.getLogger("ragcore.store")
 
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
+    _Base: TypeAlias = asyncpg.Connection[asyncpg.Record]
 else:
-    Connection = asyncpg.Connection
+    Connection = _Base = asyncpg.Connection
 
 VECTOR_SCHEMA = (
     "select nspname from pg_extension join pg_namespace on pg_namespace.oid = extnamespace where extname = 'vector'"
@@ -43,8 +44,19 @@ async def vector_schema(connection: Connection) -> str:
     return str(schema)
 
 
-async def _prepare(connection: Connection) -> None:
-    await register_vector(connection, schema=await vector_schema(connection))  # type: ignore[arg-type]  # a proxy is one
+class _Connection(_Base):
+    """A connection that knows whether it has been prepared.
+
+    Not by the pool's `init`: where that is cancelled, asyncpg waits for the connection to close, without a bound.
+    """
+
+    __slots__ = ("_prepared",)
+
+    async def prepare_once(self) -> None:
+        """Teach it vectors, when it is new."""
+        if not getattr(self, "_prepared", False):
+            await register_vector(self, schema=await vector_schema(self))
+            self._prepared = True
 
 
 @asynccontextmanager
@@ -97,7 +109,7 @@ class Pool:
             address.dsn.reveal(),
             min_size=0,
             max_size=size,
-            init=_prepare,
+            connection_class=_Connection,
             reset=_keep_state,
             max_inactive_connection_lifetime=300.0,
             statement_cache_size=_cached_statements(address),
@@ -123,6 +135,7 @@ class Pool:
         connection = await self._pool.acquire()
         clean = False
         try:
+            await connection.prepare_once()  # type: ignore[attr-defined]  # the pool's proxy hands on what it doesn't know
             yield connection
             clean = True
         except asyncpg.PostgresError:

@@ -1,0 +1,340 @@
+"""No call hangs: real servers, real faults, on asyncio and on uvloop. The whole matrix is `python -m benchmarks faults`."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import multiprocessing
+import os
+import random
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+import asyncpg
+import pytest
+from benchmarks.faults import FACT, QUESTION, TENANT, Bench, bench, run_matrix
+
+from ragcore import (
+    Document,
+    NotOpen,
+    OpenAIEmbedder,
+    OpenAIGenerator,
+    PgVectorStore,
+    Prompt,
+    RagcoreError,
+    Settings,
+)
+from ragcore.rag import RAG
+from ragcore.resilience import Bulkhead, Policy, deadline
+from ragcore.retriever import Retriever
+from ragcore.store import embedded, migrate
+from ragcore.testing import FakeEmbedder, FakeGenerator, FaultProxy, Hang, OpenAIServer, at_rest, fake_rag
+
+pytestmark = [pytest.mark.system, pytest.mark.anyio, pytest.mark.blocking_allowed, pytest.mark.timeout(240)]
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    return "asyncio", {"use_uvloop": request.param == "uvloop"}
+
+
+@pytest.fixture
+async def world(database: tuple[str, str]) -> AsyncIterator[Bench]:
+    plain, owner = database
+    async with bench(owner_dsn=owner, plain_dsn=plain) as made:
+        yield made
+
+
+@pytest.fixture
+async def world_with_noise(world: Bench) -> AsyncIterator[Bench]:
+    """asyncpg leaves a future behind that nobody awaits where its connecting is cancelled in a certain moment: a line in the log, no more."""
+    loop = asyncio.get_running_loop()
+    given = loop.get_exception_handler()
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if "unexpected connection_lost() call" not in str(context.get("exception")):
+            (given or asyncio.AbstractEventLoop.default_exception_handler)(loop, context)
+
+    loop.set_exception_handler(handle)
+    yield world
+    gc.collect()
+    loop.set_exception_handler(given)
+
+
+PLAIN = pytest.mark.parametrize("anyio_backend", ["asyncio"])
+
+
+async def test_the_reduced_matrix_is_green(world_with_noise: Bench) -> None:
+    """Of each kind of fault one or two, at each stage, ten calls at once."""
+    cells = await run_matrix(
+        world_with_noise, concurrencies=(10,), deadline=0.5, only=lambda stage, fault: fault not in ALIKE
+    )
+    assert len(cells) > 60
+    assert [f"{cell.stage} {cell.fault}: {cell}" for cell in cells if not cell.green and not cell.late] == []
+    assert max(cell.slowest for cell in cells) < 1.5
+
+
+# Others of their kind are in.
+ALIKE = {
+    *("401", "403", "409", "502", "504", "truncated JSON", "a list", "vectors: nan", "vectors: base64"),
+    *("stream: reset at once", "stream: idle at once", "reset in mid-request", "stall after 20 bytes", "half-close"),
+}
+
+
+@PLAIN
+async def test_ten_thousand_cancelled_requests_leave_every_slot_usable() -> None:
+    """httpx 0.28's pool answered none of ten after this: encode/httpcore#1093."""
+    draw = random.Random(1)
+    async with OpenAIServer(embedding_latency=0.02, first_token_latency=0.02) as server:
+        options = {"base_url": server.base_url, "api_key": "none"}
+        policy = Policy("embedding", bulkhead=Bulkhead(8, queue=1_000), breaker=False, retry=False)
+        another = Policy("generation", bulkhead=Bulkhead(8, queue=1_000), breaker=False, retry=False)
+        async with (
+            OpenAIEmbedder("fake", dimension=64, policy=policy, **options) as embedder,  # type: ignore[arg-type]
+            OpenAIGenerator("fake", policy=another, **options) as generator,  # type: ignore[arg-type]
+        ):
+
+            async def embed(number: int) -> None:
+                await embedder.embed([f"text {number}"], kind="document")
+
+            async def generate(number: int) -> None:
+                await generator.generate(Prompt(f"question {number}"))
+
+            async def cancelled(call: Callable[[int], Any], number: int) -> None:
+                with anyio.move_on_after(draw.uniform(0, 0.03)), suppress(RagcoreError):
+                    await call(number)
+
+            for start in range(0, 5_000, 100):
+                async with anyio.create_task_group() as group:
+                    for number in range(start, start + 100):
+                        group.start_soon(cancelled, embed, number)
+                        group.start_soon(cancelled, generate, number)
+            at_rest(policy, another)()
+            with anyio.fail_after(10):
+                for number in range(10):
+                    await embed(number)
+                    await generate(number)
+            await _until(lambda: server.active == 0)
+
+
+@PLAIN
+async def test_a_frozen_postgresql_frees_all_callers_at_their_deadline(migrated: tuple[str, str]) -> None:
+    """Hand-written asyncpg under asyncio.timeout(1) stays as long as the freeze: 12 callers, a pool of 5, 8 s."""
+    plain, owner_dsn = migrated
+    owner = await asyncpg.connect(owner_dsn)
+    async with PgVectorStore(plain, pool_size=5) as store:
+        await asyncio.gather(*(store.ping() for _ in range(5)))
+        pids = await _backends(owner)
+        seconds: list[float] = []
+        errors: list[BaseException] = []
+
+        async def one() -> None:
+            began = anyio.current_time()
+            try:
+                with deadline(1):
+                    await store.count(tenant="a")
+            except RagcoreError as error:
+                errors.append(error)
+            seconds.append(anyio.current_time() - began)
+
+        _signal(pids, signal.SIGSTOP)
+        try:
+            async with anyio.create_task_group() as group:
+                for _ in range(12):
+                    group.start_soon(one)
+            assert len(errors) == 12
+            assert max(seconds) < 2
+            await anyio.sleep(0.5)
+        finally:
+            _signal(pids, signal.SIGCONT)
+        breaker = store.policy.breaker()
+        assert breaker is not None
+        breaker.reset()
+        with anyio.fail_after(5):
+            await asyncio.gather(*(store.count(tenant="a") for _ in range(12)))
+        at_rest(store.policy)()
+        assert store.snapshot()["in_use"] == 0
+    await owner.close()
+
+
+@PLAIN
+async def test_one_task_cancel_while_a_new_connection_is_prepared_on_a_frozen_server(migrated: tuple[str, str]) -> None:
+    """asyncpg's own `init` would wait for the connection to close, without a bound."""
+    plain, _ = migrated
+    base, _, where = plain.partition("?host=")
+    async with FaultProxy(f"{where}/.s.PGSQL.5432") as proxy:
+        dsn = f"postgresql://ragcore@127.0.0.1:{proxy.port}/{base.rpartition('/')[2]}"
+        async with PgVectorStore(dsn, pool_size=1) as store:
+            await store.first_look()
+            for after in (0.0, 0.002, 0.004, 0.006, 0.01):
+                proxy.reset()
+                await anyio.sleep(0.05)
+                task = asyncio.ensure_future(store.count(tenant="a"))
+                await anyio.sleep(after)
+                proxy.freeze()
+                await anyio.sleep(0.05)
+                began = anyio.current_time()
+                task.cancel()
+                await asyncio.wait([task], timeout=5)
+                assert anyio.current_time() - began < 1
+                proxy.thaw()
+            with deadline(5):
+                await store.count(tenant="a")
+
+
+@PLAIN
+@pytest.mark.parametrize("way", ["scope", "task"])
+async def test_calls_that_are_cancelled_from_outside_return_and_leave_the_pool_whole(
+    world_with_noise: Bench, way: str
+) -> None:
+    world = world_with_noise
+    draw = random.Random(2)
+
+    async def ask() -> None:
+        try:
+            await world.rag.ask(QUESTION, tenant=TENANT, timeout=20)
+        except RagcoreError:
+            return
+
+    world.model.first_token_latency = 0.05
+    for _ in range(25):
+        wait = draw.uniform(0, 0.15)
+        if way == "scope":
+            async with anyio.create_task_group() as group:
+                for _ in range(100):
+                    group.start_soon(ask)
+                await anyio.sleep(wait)
+                began = anyio.current_time()
+                group.cancel_scope.cancel()
+        else:
+            tasks = [asyncio.ensure_future(ask()) for _ in range(100)]
+            await anyio.sleep(wait)
+            began = anyio.current_time()
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=10)
+            assert all(task.done() for task in tasks)
+        assert anyio.current_time() - began < 1.5
+        assert world.rag.inflight() == ()
+    await _until(lambda: world.store.snapshot()["in_use"] == 0)
+    answers = []
+
+    async def keep() -> None:
+        answers.append(await world.rag.ask(QUESTION, tenant=TENANT, timeout=20))
+
+    async with anyio.create_task_group() as group:
+        for _ in range(100):
+            group.start_soon(keep)
+    assert sum(FACT in answer.text and not answer.degraded for answer in answers) == 100
+
+
+async def test_a_tls_handshake_that_stalls_ends_at_the_deadline() -> None:
+    async with FaultProxy("127.0.0.1", 9) as proxy:
+        proxy.faults.always(Hang())
+        url = f"https://127.0.0.1:{proxy.port}/v1"
+        embedder = OpenAIEmbedder("fake", dimension=64, base_url=url, api_key="none")
+        generator = OpenAIGenerator("fake", base_url=url, api_key="none")
+        async with fake_rag(embedder=embedder, generator=generator) as rag:
+            began = anyio.current_time()
+            for call in (rag.retrieve, rag.ask):
+                with pytest.raises(RagcoreError):
+                    await call("What is my deductible?", tenant="m", timeout=0.5, degrade=False)
+            assert anyio.current_time() - began < 3
+
+
+@PLAIN
+async def test_a_real_restart_of_the_server_needs_none_of_the_client(tmp_path: Path) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="ragcore-restart-"))
+    server = await anyio.to_thread.run_sync(embedded.start, folder)
+    try:
+        await migrate(server.owner_dsn, model="fake", dimension=64, role="ragcore")
+        async with PgVectorStore(server.dsn, pool_size=3) as store:
+            retriever = Retriever(store=store, embedder=FakeEmbedder())
+            async with RAG(retriever=retriever, generator=FakeGenerator(), settings=Settings(drain=0.2)) as rag:
+                await rag.add([Document("d", "Your deductible is $1,500.")], tenant="m")
+                await anyio.to_thread.run_sync(embedded.stop, folder)
+                with pytest.raises(RagcoreError):
+                    await rag.ask("What is my deductible?", tenant="m", timeout=2)
+                await anyio.to_thread.run_sync(embedded.start, folder)
+                breaker = store.policy.breaker()
+                assert breaker is not None
+                breaker.reset()
+                answer = await rag.ask("What is my deductible?", tenant="m", timeout=10)
+                assert answer.found
+    finally:
+        await anyio.to_thread.run_sync(embedded.stop, folder)
+
+
+async def test_closing_is_quick_while_everything_is_a_black_hole(world: Bench) -> None:
+    for wire in (world.embedding_wire, world.model_wire, world.database_wire):
+        wire.freeze()
+    try:
+        async with anyio.create_task_group() as group:
+            for _ in range(10):
+                group.start_soon(_asked, world.rag)
+            await anyio.sleep(0.2)
+            began = anyio.current_time()
+            await world.rag.aclose(drain=0.3)
+            assert anyio.current_time() - began < 4
+    finally:
+        for wire in (world.embedding_wire, world.model_wire, world.database_wire):
+            wire.thaw()
+
+
+async def _asked(rag: RAG) -> None:
+    with pytest.raises(RagcoreError):
+        await rag.ask(QUESTION, tenant=TENANT, timeout=30)
+
+
+@PLAIN
+async def test_a_forked_child_is_told_and_does_not_hang(world: Bench) -> None:
+    child = multiprocessing.get_context("fork").Process(target=_in_the_child, args=(world.rag,))
+    child.start()
+    await anyio.to_thread.run_sync(child.join, 20)
+    assert child.exitcode == 0
+    assert FACT in (await world.rag.ask(QUESTION, tenant=TENANT, timeout=10)).text
+
+
+def _in_the_child(rag: RAG) -> None:
+    async def main() -> None:
+        for call in (rag.ask(QUESTION, tenant=TENANT), rag.retrieve(QUESTION, tenant=TENANT), rag.start()):
+            try:
+                await call
+            except NotOpen:
+                continue
+            os._exit(1)
+        await rag.aclose()
+
+    asyncio.set_event_loop(None)
+    asyncio.new_event_loop().run_until_complete(main())
+    os._exit(0)
+
+
+@pytest.fixture
+async def migrated(database: tuple[str, str]) -> tuple[str, str]:
+    await migrate(database[1], model="fake", dimension=64, role="ragcore")
+    return database
+
+
+async def _backends(owner: asyncpg.Connection[asyncpg.Record]) -> list[int]:
+    query = "select pid from pg_stat_activity where usename = 'ragcore' and datname = current_database()"
+    return [row["pid"] for row in await owner.fetch(query)]
+
+
+def _signal(pids: list[int], number: int) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(5):
+        while not condition():
+            await anyio.sleep(0.01)
