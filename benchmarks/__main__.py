@@ -16,10 +16,12 @@ SCENARIOS = {
     "overhead": "microseconds of the resilience core beside anyio, asyncio and other libraries, and its memory",
     "faults": "every fault at every stage and concurrency: late, hung, wrong, leaked, unrecovered",
     "simulate": "thousands of simulated worlds drawn from seeds: what must hold, holds (--seeds N --first N --backend)",
+    "soak": "mixed traffic for 20 minutes, faults coming and going: memory, file descriptors, every request accounted for",
+    "overload": "ten times what the model can answer: good answers beside their peak, and how soon the rest is told",
     "coalesce": "embedding requests that concurrent questions share, and what one alone waits",
 }
 # These have options of their own.
-WITH_ARGUMENTS = ("simulate",)
+WITH_ARGUMENTS = ("simulate", "soak")
 
 
 def main() -> None:

@@ -58,6 +58,8 @@ from ragcore.testing import (
     Stall,
 )
 
+__all__ = ["Bench", "Cell", "bench", "matrix", "run", "run_cell", "run_matrix"]
+
 TENANT = "member"
 QUESTION = "What is my deductible?"
 FACT = "$1,500"
@@ -153,7 +155,13 @@ def _policy(name: str, *, attempt_timeout: float = 5.0, **options: Any) -> Polic
 
 
 @asynccontextmanager
-async def bench(owner_dsn: str | None = None, plain_dsn: str | None = None) -> AsyncIterator[Bench]:
+async def bench(
+    owner_dsn: str | None = None,
+    plain_dsn: str | None = None,
+    *,
+    model: OpenAIServer | None = None,
+    model_policy: Policy | None = None,
+) -> AsyncIterator[Bench]:
     """Servers, proxies and a client, with two documents in the store. Without DSNs it starts a PostgreSQL of its own."""
     async with AsyncExitStack() as stack:
         if owner_dsn is None or plain_dsn is None:
@@ -162,7 +170,7 @@ async def bench(owner_dsn: str | None = None, plain_dsn: str | None = None) -> A
             owner_dsn, plain_dsn = server.owner_dsn.reveal(), server.dsn.reveal()
         await migrate(owner_dsn, model="fake", dimension=DIMENSION, role="ragcore")
         enter = stack.enter_async_context
-        embedding, model = await enter(OpenAIServer(dimension=DIMENSION)), await enter(OpenAIServer())
+        embedding, model = await enter(OpenAIServer(dimension=DIMENSION)), await enter(model or OpenAIServer())
         embedding_wire = await enter(FaultProxy("127.0.0.1", embedding.port))
         model_wire = await enter(FaultProxy("127.0.0.1", model.port))
         base, _, where = plain_dsn.partition("?host=")
@@ -184,7 +192,7 @@ async def bench(owner_dsn: str | None = None, plain_dsn: str | None = None) -> A
             "fake",
             base_url=f"http://127.0.0.1:{model_wire.port}/v1",
             api_key="none",
-            policy=_policy("generation", bulkhead=Bulkhead(128, queue=256), idle_timeout=5.0),
+            policy=model_policy or _policy("generation", bulkhead=Bulkhead(128, queue=256), idle_timeout=5.0),
         )
         owner = await asyncpg.connect(owner_dsn)
         stack.push_async_callback(owner.close, timeout=1)
@@ -311,8 +319,10 @@ def _sql(before: str, after: str = "", *, keep: bool = True) -> Strike:
                 await transaction.rollback()
             else:
                 await other.execute(before)
-                yield
-                await other.execute(after)
+                try:
+                    yield
+                finally:
+                    await other.execute(after)
         finally:
             await other.close(timeout=1)
 
@@ -359,12 +369,10 @@ async def _stopped_backends(bench: Bench) -> AsyncIterator[None]:
 @asynccontextmanager
 async def _restarted(bench: Bench) -> AsyncIterator[None]:
     """The server ends all sessions and takes no new ones for a while, as at a restart."""
-    name = await bench.owner.fetchval("select current_database()")
     bench.database_wire.refuse()
     await bench.owner.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = $1", bench.role)
     await anyio.sleep(0.02)
     try:
-        assert name
         yield
     finally:
         await bench.database_wire.listen()
@@ -524,7 +532,7 @@ async def _answers(bench: Bench) -> bool:
     return FACT in answer.text and not answer.degraded
 
 
-async def _look_for_leaks(bench: Bench, cell: Cell, before: set[str]) -> None:
+async def _look_for_leaks(bench: Bench, cell: Cell, before: set[object]) -> None:
     """Connections at the server beyond the pool's own, sockets whose peer has gone, tasks that were not there."""
     for _ in range(60):
         pool = bench.store.snapshot()
@@ -538,10 +546,14 @@ async def _look_for_leaks(bench: Bench, cell: Cell, before: set[str]) -> None:
         await anyio.sleep(0.1)
 
 
-def _tasks() -> set[str]:
-    """The client's own tasks, by name; the servers' and proxies' come and go with connections."""
-    ours = {task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task()}
-    return {name for name in ours if name.startswith("ragcore") and "FaultProxy" not in name and "Server" not in name}
+def _tasks() -> set[object]:
+    """The client's own tasks; the servers' and proxies' come and go with connections."""
+    theirs = ("FaultProxy", "OpenAIServer")
+    return {
+        task
+        for task in asyncio.all_tasks()
+        if task.get_name().startswith("ragcore") and not any(name in task.get_name() for name in theirs)
+    }
 
 
 class _Lag:
@@ -624,6 +636,3 @@ def _write(cells: list[dict[str, Any]]) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "faults.json").write_text(json.dumps(cells, indent=1))
     say(f"each cell stands in {folder / 'faults.json'}")
-
-
-__all__ = ["Bench", "Cell", "bench", "matrix", "run", "run_cell", "run_matrix"]

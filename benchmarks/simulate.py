@@ -41,7 +41,8 @@ def run(*, quick: bool, arguments: Sequence[str] = ()) -> Figures:
             if number % 20 == 0:
                 say(f"{min(number * BLOCK, told.seeds):,} of {told.seeds:,} seeds, {len(failures)} failed")
     for seed, message in sorted(failures)[:SHOWN]:
-        print(f"{message}\nreplay: python -m benchmarks simulate --seeds 1 --first {seed}\n", file=sys.stderr)
+        replay = f"python -m benchmarks simulate --seeds 1 --first {seed} --backend {told.backend}"
+        print(f"{message}\nreplay: {replay}\n", file=sys.stderr)
     figures = Figures()
     figures.values.update(seeds=told.seeds, calls=calls, violations=len(failures), seconds=time.perf_counter() - began)
     figures.expect(not failures, "violations == 0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,7 +11,7 @@ import anyio
 import pytest
 
 import ragcore
-from ragcore import RAG, Document, Settings
+from ragcore import RAG, Document, RagcoreError, Settings
 from ragcore.testing import Fail, FakeEmbedder, FakeGenerator, FakeStore, Hang, Slow, fake_rag
 
 pytestmark = pytest.mark.anyio
@@ -398,3 +399,37 @@ async def test_a_passage_that_does_not_fit_is_a_matter_of_configuration(fake_gen
         with pytest.raises(ragcore.ConfigurationError, match="prompt_tokens"):
             await rag.ask(QUESTION, tenant="m")
     assert fake_generator.prompts == []
+
+
+@pytest.mark.parametrize("way", ["scope", "task"])
+async def test_closing_that_is_cancelled_while_it_drains_closes_all_the_same(way: str, anyio_backend_name: str) -> None:
+    if way == "task" and anyio_backend_name == "trio":
+        pytest.skip("asyncio's own cancellation")
+    embedder = FakeEmbedder()
+    client = fake_rag(embedder=embedder)
+    await client.start()
+    await client.add([Document("d", "Your deductible is $1,500.")], tenant="m")
+    embedder.faults.always(Hang())
+    ended: list[str] = []
+
+    async def ask() -> None:
+        try:
+            await client.ask("What is my deductible?", tenant="m", timeout=60)
+        except RagcoreError as error:
+            ended.append(type(error).__name__)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask)
+        await anyio.wait_all_tasks_blocked()
+        if way == "scope":
+            with anyio.move_on_after(0.1):
+                await client.aclose(drain=30)
+        else:
+            task = asyncio.ensure_future(client.aclose(drain=30))
+            await asyncio.sleep(0.1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+    assert len(ended) == 1
+    assert not client.is_open
+    assert not embedder.is_open

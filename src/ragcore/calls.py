@@ -78,11 +78,13 @@ class Calls:
             return
         if self._idle.is_set():
             self._idle = anyio.Event()
-        with anyio.move_on_after(seconds):
-            await self._idle.wait()
-            return
-        for call in list(self._running.values()):
-            call.cancel()
+        try:
+            with anyio.move_on_after(seconds):
+                await self._idle.wait()
+                return
+        finally:  # also where the wait was cancelled
+            for call in list(self._running.values()):
+                call.cancel()
         with anyio.move_on_after(1.0):
             await self._idle.wait()
 

@@ -20,7 +20,7 @@ class Event:
     """One thing that happened.
 
     Attributes:
-        name: dotted and stable, for example "breaker.opened", "retry.attempt", "bulkhead.rejected"; the reference lists them.
+        name: dotted and stable, for example "breaker.open", "retry.attempt", "bulkhead.rejected"; the reference lists them.
         source: what it happened to, usually the dependency's name.
         data: numbers and short words; never a secret, never a question's or a passage's text.
     """
@@ -50,10 +50,10 @@ def subscribe(listener: Listener, /) -> Callable[[], None]:
     Example:
         >>> seen: list[str] = []
         >>> unsubscribe = subscribe(lambda event: seen.append(event.name))
-        >>> emit("breaker.opened", "crm", failures=5)
+        >>> emit("breaker.open", "crm", failures=5)
         >>> unsubscribe()
         >>> seen
-        ['breaker.opened']
+        ['breaker.open']
     """
     global _listeners
     _listeners = (*_listeners, listener)

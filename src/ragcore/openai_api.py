@@ -71,7 +71,7 @@ class OpenAIClient:
         self._sdk = self._make()
 
     async def close(self) -> None:
-        """Close what was opened here, within 250 ms."""
+        """Close what was opened here, within the bound of a clean-up."""
         sdk, self._sdk = self._sdk, None
         if sdk is not None and self._given is None:
             with cleaning_up():

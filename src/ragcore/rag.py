@@ -152,11 +152,14 @@ class RAG(Part):
         Args:
             drain: seconds that running calls get before they are cancelled; None: as set.
         """
-        if not self.is_open:
+        if not self.is_open:  # or being started or closed by another task
+            await super().aclose()
             return
         self._check_open()
-        await self._calls.drain(self.settings.drain if drain is None else drain)
-        await super().aclose()
+        try:
+            await self._calls.drain(self.settings.drain if drain is None else drain)
+        finally:
+            await super().aclose()
 
     async def ask(
         self,

@@ -39,6 +39,10 @@ MOST_FRAMES = 12
 MOST_THREADS = 3
 
 
+class _Closed(Exception):
+    """The event loop is closed: there is nothing left to watch."""
+
+
 class Watchdog:
     """Watches one event loop and the calls of one client.
 
@@ -55,6 +59,7 @@ class Watchdog:
         self._loop_time = 0.0
         self._asked = 0.0
         self._blocked_since: float | None = None
+        self._blocked_before = 0.0
         self._hung: set[str] = set()
         self._full_since: float | None = None
         self._saturated = False
@@ -69,6 +74,8 @@ class Watchdog:
         self._process = os.getpid()
         self._loop_time, self._beaten = clock()(), time.perf_counter()
         self._asked = self._beaten
+        self._blocked_since, self._full_since, self._saturated = None, None, False
+        self._hung = set()
         self._thread = threading.Thread(
             target=self._watch,
             args=(threading.get_ident(), ask, loop, self._ended),
@@ -89,11 +96,18 @@ class Watchdog:
 
     def _watch(self, watched: int, ask: Callable[..., object], loop: Any, ended: threading.Event) -> None:
         while not ended.wait(INTERVAL):
+            if loop is not None and loop.is_closed():
+                return
+            if loop is not None and not loop.is_running():  # between two `run_until_complete`: nothing is blocked
+                self._asked = self._beaten = time.perf_counter()
+                self._blocked_since = None
+                continue
             try:
                 self._look_at_loop(watched, ask)
-                self._look_at_calls()
+                if self._blocked_since is None:  # or nothing could have ended in time
+                    self._look_at_calls()
                 self._look_at_executor(loop)
-            except RuntimeError:  # the event loop has been closed: there is nothing left to watch
+            except _Closed:
                 return
             except Exception:
                 logger.exception("the watchdog failed, and goes on")
@@ -103,13 +117,18 @@ class Watchdog:
         if self._beaten >= self._asked:  # it has answered
             if self._blocked_since is not None:
                 seconds, self._blocked_since = self._beaten - self._blocked_since, None
-                self._calls.blocked += seconds
+                self._calls.blocked = self._blocked_before + seconds
                 logger.warning("the event loop turns again, after %.2f s", seconds)
                 emit("loop.unblocked", "watchdog", seconds=seconds)
             self._asked = now
-            ask(self._beat)
-        elif self._blocked_since is None and now - self._asked > BLOCKED:
-            self._blocked_since = self._asked
+            try:
+                ask(self._beat)
+            except RuntimeError:
+                raise _Closed from None
+        elif self._blocked_since is not None:  # known as it goes, for what ends in the first turn of the loop
+            self._calls.blocked = self._blocked_before + now - self._blocked_since
+        elif now - self._asked > BLOCKED:
+            self._blocked_since, self._blocked_before = self._asked, self._calls.blocked
             stack = _stack_of_thread(watched)
             logger.error(
                 "the event loop has been blocked for %.2f s: no call can go on, and no deadline is kept, until this returns:\n%s",
@@ -122,8 +141,7 @@ class Watchdog:
         self._loop_time, self._beaten = clock()(), time.perf_counter()
 
     def _look_at_calls(self) -> None:
-        now = self._loop_time + time.perf_counter() - self._beaten
-        overdue = self._calls.overdue(now, GRACE)
+        overdue = self._calls.overdue(self._loop_time, GRACE)
         for call, elapsed in overdue:
             if call.id in self._hung:
                 continue

@@ -459,18 +459,6 @@ def test_a_longest_break_is_kept_in_full(clock: Clock) -> None:
     breaker.check()
 
 
-def test_a_given_time_is_believed(clock: Clock) -> None:
-    breaker = opened(clock)
-    breaker.check(clock.now + 10)
-    permit = breaker.acquire(clock.now + 10)
-    assert permit.began == clock.now + 10
-    heard: list[float] = []
-    stop = events.subscribe(lambda event: heard.append(event.data.get("seconds", -1.0)))
-    permit.report("success", clock.now + 12)
-    stop()
-    assert heard == [2.0]
-
-
 @pytest.mark.parametrize(("slow", "expected"), [(4, "open"), (3, "closed")])
 def test_the_slow_call_ratio_is_of_all_calls(clock: Clock, slow: int, expected: str) -> None:
     breaker = CircuitBreaker(minimum_throughput=5, slow_call_duration=1, slow_call_ratio=0.8)

@@ -102,7 +102,7 @@ async def test_single_flight_alone_and_with_a_follower() -> None:
 async def test_retry() -> None:
     async def run() -> None:
         flaky = Flaky(OSError(), OSError(), seconds=0.1)
-        await RetryPolicy(attempts=9).run(flaky, first=OSError(), wait=lambda error, number: 0.5)
+        await RetryPolicy(attempts=9).run(flaky, first=OSError(), wait=lambda error: 0.5)
 
     assert await cancel_everywhere(run) >= 5
 

@@ -7,7 +7,7 @@ import asyncio
 import anyio
 import pytest
 
-from ragcore.resilience.clock import clock, current_task
+from ragcore.resilience.clock import clock, now_if_any, running
 
 pytestmark = pytest.mark.anyio
 
@@ -20,10 +20,7 @@ async def test_it_is_the_event_loops() -> None:
 
 
 async def test_the_task_is_asyncios_or_none(anyio_backend_name: str) -> None:
-    if anyio_backend_name == "trio":
-        assert current_task() is None
-    else:
-        assert current_task() is asyncio.current_task()
+    assert running()[0] is (None if anyio_backend_name == "trio" else asyncio.current_task())
 
 
 def test_a_callback_of_asyncio_has_the_same_time() -> None:
@@ -31,7 +28,7 @@ def test_a_callback_of_asyncio_has_the_same_time() -> None:
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        loop.call_soon(lambda: seen.extend((clock()() - loop.time(), 0 if current_task() is None else 1)))
+        loop.call_soon(lambda: seen.extend((clock()() - loop.time(), 0 if running()[0] is None else 1)))
         await asyncio.sleep(0.001)
 
     asyncio.run(main())
@@ -58,3 +55,7 @@ def test_a_guest_of_asyncio_keeps_trios_time() -> None:
     asyncio.run(main())
     ours, trios = times[0]
     assert abs(ours - trios) < 1
+
+
+def test_outside_of_an_event_loop_there_is_no_time() -> None:
+    assert now_if_any() is None

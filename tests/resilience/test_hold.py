@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 
 import anyio
@@ -9,6 +10,7 @@ import anyio.lowlevel
 import pytest
 from tests.resilience.conftest import Flaky
 
+from ragcore import events
 from ragcore.resilience import (
     Bulkhead,
     CircuitBreaker,
@@ -338,3 +340,134 @@ async def test_its_timeouts_are_the_dependencys_whatever_the_caller_has_left() -
     with pytest.raises(TimeoutError) as caught:
         await read(policy, 100.0)
     assert caught.value.shortened is False  # type: ignore[attr-defined]
+
+
+async def test_reopening_does_not_make_more_attempts_than_allowed() -> None:
+    policy = Policy(retry=QUICK)
+    flaky = Flaky(*(OSError(str(n)) for n in range(9)))
+    async with policy.hold() as held:
+        await held.call(opening("a"))
+        with pytest.raises(OSError, match="1"):
+            await held.call(flaky)
+        assert held.attempts == 3
+
+
+async def test_attempts_are_those_in_which_the_dependency_was_asked() -> None:
+    policy = Policy()
+    breaker = policy.breaker()
+    assert breaker is not None
+    breaker.isolate()
+    with pytest.raises(CircuitOpen):
+        async with policy.hold() as held:
+            await held.call(opening("a"))
+    assert held.attempts == 0
+
+
+async def test_a_source_whose_close_hangs_does_not_hold_up_its_error() -> None:
+    class Stuck:
+        def __aiter__(self) -> Stuck:
+            return self
+
+        async def __anext__(self) -> str:
+            await anyio.sleep_forever()
+            raise AssertionError
+
+        async def aclose(self) -> None:
+            await anyio.sleep(1_000)
+
+    policy = Policy(first_timeout=1)
+    began = anyio.current_time()
+    with pytest.raises(TimeoutError):
+        async with policy.hold() as held:
+            async for _ in held.items(Stuck()):
+                pass
+    assert anyio.current_time() <= began + 1 + 2 * CLEAN_UP
+    at_rest(policy)()
+
+
+async def test_how_it_ended_is_what_the_attempt_says() -> None:
+    heard: list[str] = []
+    stop = events.subscribe(
+        lambda event: heard.append(event.data["outcome"]) if event.name == "policy.attempt" else None
+    )
+    policy = Policy(retry=False)
+    await read(policy, "a")
+    for broken in (("a", OSError()), (OSError(),), (KeyError(),)):
+        with pytest.raises((OSError, KeyError)):
+            await read(policy, *broken)
+    stop()
+    assert heard == ["success", "failure", "failure", "neutral"]
+
+
+async def test_one_task_cancel_while_reading_is_not_swallowed_by_an_error(anyio_backend_name: str) -> None:
+    if anyio_backend_name == "trio":
+        pytest.skip("asyncio's own cancellation")
+
+    async def stubborn() -> AsyncIterator[str]:
+        try:
+            await asyncio.sleep(99)
+            yield "never"
+        except asyncio.CancelledError as error:
+            raise OSError("another story") from error
+
+    policy = Policy()
+
+    async def reading() -> None:
+        async with policy.hold() as held:
+            async for _ in held.items(stubborn()):
+                pass
+
+    task = asyncio.ensure_future(reading())
+    await asyncio.sleep(1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert counted(policy) == (0, 0, 1)
+    at_rest(policy)()
+
+
+async def test_a_source_that_fails_to_close_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def source() -> AsyncIterator[str]:
+        try:
+            yield "a"
+            yield "b"
+        finally:
+            raise ValueError("stuck")
+
+    async with Policy().hold() as held:
+        async for _ in held.items(source()):
+            break
+    assert "closing a stream failed" in caplog.text
+
+
+async def test_two_tasks_that_wait_for_one_holds_place_are_told() -> None:
+    policy = Policy(bulkhead=Bulkhead(1))
+    bulkhead = policy.bulkhead
+    assert bulkhead is not None
+    await bulkhead.acquire()
+    async with policy.hold() as held, anyio.create_task_group() as group:
+        group.start_soon(held.call, opening("a"))
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(RuntimeError, match="one task's at a time"):
+            await held.call(opening("a"))
+        bulkhead.release()
+    at_rest(policy)()
+
+
+async def test_items_after_an_opening_that_failed_have_a_place_of_their_own() -> None:
+    policy = Policy(bulkhead=Bulkhead(1), retry=False)
+    async with policy.hold() as held:
+        with pytest.raises(TimeoutError):
+            await held.call(anyio.sleep_forever, timeout=1)
+        async for _ in held.items(stream("a", "b")):
+            assert policy.snapshot()["bulkhead"]["inside"] == 1
+        assert held.attempts == 2
+    at_rest(policy)()
+
+
+async def test_the_time_of_one_opening_is_not_the_next_ones() -> None:
+    policy = Policy(retry=False)
+    async with policy.hold() as held:
+        with pytest.raises(TimeoutError):
+            await held.call(anyio.sleep_forever, timeout=1)
+        assert await held.call(Flaky(seconds=3)) == "ok"

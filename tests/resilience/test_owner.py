@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 
 import anyio
@@ -218,3 +219,26 @@ async def test_its_tasks_are_named_so_that_a_list_of_tasks_can_be_read() -> None
     await anyio.wait_all_tasks_blocked()
     assert sorted(words) == ["none", "the starter's"]
     await other.stop()
+
+
+async def test_a_stray_cancellation_ends_its_work_and_no_others(
+    anyio_backend_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    if anyio_backend_name == "trio":
+        pytest.skip("asyncio's own cancellation")
+    owner = await started("embedder")
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def waits_for_another() -> None:
+        await future
+
+    owner.spawn(waits_for_another, name="stray")
+    owner.spawn(anyio.sleep_forever, name="other")
+    await anyio.wait_all_tasks_blocked()
+    future.cancel()
+    await anyio.wait_all_tasks_blocked()
+    assert owner.running == 1
+    owner.spawn(anyio.sleep_forever, name="later")
+    assert "was cancelled by something that it waited for" in caplog.text
+    await owner.stop()
+    assert owner.running == 0

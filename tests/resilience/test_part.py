@@ -271,3 +271,47 @@ async def test_the_owner_is_named_after_its_component() -> None:
     async with Traced([]) as part:
         assert part._owner is not None
         assert part._owner.name == "Traced"
+
+
+async def test_closing_while_it_is_being_started_closes_it_after_that() -> None:
+    trace: list[str] = []
+    part = Traced(trace, opening=2, closing=1)
+    async with anyio.create_task_group() as group:
+        group.start_soon(part.start)
+        await anyio.wait_all_tasks_blocked()
+        await part.aclose()
+        assert trace == ["open part", "close part"]
+    assert not part.is_open
+    assert part._owner is None
+
+
+async def test_closing_twice_at_once_and_starting_again_meanwhile() -> None:
+    trace: list[str] = []
+    part = Traced(trace, closing=2)
+    await part.start()
+    async with anyio.create_task_group() as group:
+        group.start_soon(part.aclose)
+        group.start_soon(part.aclose)
+        await anyio.wait_all_tasks_blocked()
+        assert not part.is_open
+        await part.start()
+    assert part.is_open
+    assert trace == ["open part", "close part", "open part"]
+    await part.aclose()
+    assert part._owner is None
+
+
+async def test_a_start_whose_clean_up_fails_too_is_not_open_all_the_same() -> None:
+    class Hopeless(Part):
+        async def _open(self) -> None:
+            raise OSError("opening")
+
+        async def _close(self) -> None:
+            raise ValueError("closing")
+
+    part = Hopeless()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="closing"):
+            await part.start()
+        assert not part.is_open
+        assert part._owner is None

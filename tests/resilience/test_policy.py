@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import anyio
@@ -27,6 +29,7 @@ from ragcore.resilience import (
     from_status,
 )
 from ragcore.resilience.attempt import AttemptTimeout
+from ragcore.resilience.deadline import reserve
 from ragcore.testing import at_rest
 
 pytestmark = pytest.mark.anyio
@@ -610,3 +613,104 @@ async def test_the_snapshot_names_the_dependency_and_its_budget() -> None:
     assert (snapshot["name"], snapshot["retry_budget"]["reserve"]) == ("crm", 10)
     assert RetryBudget().ratio == 0.2
     assert Policy(retry=False).snapshot()["retry_budget"] is None
+
+
+async def test_a_timeout_of_another_policys_further_in_is_just_an_error() -> None:
+    inner = Policy("inner", attempt_timeout=1, retry=False)
+    outer = Policy("outer", on=lambda error: None, retry=QUICK, first_timeout=50)
+    with pytest.raises(TimeoutError, match="inner did not answer"):
+        await outer.call(partial(inner.call, anyio.sleep_forever))
+    assert outer.snapshot()["breaker"]["neutral"] == 1
+
+    async def items() -> AsyncIterator[str]:
+        await inner.call(anyio.sleep_forever)
+        yield "never"
+
+    with pytest.raises(TimeoutError, match="inner did not answer"):
+        async with outer.hold() as held:
+            async for _ in held.items(items()):
+                pass
+
+
+async def test_a_deadline_without_an_end_leaves_the_policys_own() -> None:
+    policy = Policy(timeout=1, attempt_timeout=10)
+    began = anyio.current_time()
+    for endless in (deadline(float("inf")), reserve(1)):
+        with pytest.raises(DeadlineExceeded), endless:
+            await policy.call(anyio.sleep_forever)
+    assert anyio.current_time() == pytest.approx(began + 2)
+
+
+async def test_isolating_by_hand_is_told_at_once_to_those_who_queue_with_a_key() -> None:
+    policy = Policy(bulkhead=Bulkhead(1))
+    breaker = policy.breaker()
+    assert breaker is not None
+    async with anyio.create_task_group() as group:
+        group.start_soon(policy.call, Flaky(seconds=5))
+        await anyio.wait_all_tasks_blocked()
+
+        async def queued() -> None:
+            with pytest.raises(CircuitOpen, match="by hand"):
+                await policy.call(Flaky(), key="model")
+            assert anyio.current_time() == pytest.approx(began)
+
+        began = anyio.current_time()
+        group.start_soon(queued)
+        await anyio.wait_all_tasks_blocked()
+        breaker.isolate()
+
+
+async def test_a_caller_who_leaves_after_a_long_time_says_nothing_about_the_dependency() -> None:
+    breaker = CircuitBreaker(minimum_throughput=1)
+    policy = Policy(breaker=breaker)
+    for _ in range(5):
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as group:
+                group.start_soon(policy.call, anyio.sleep_forever)
+                await anyio.sleep(5)
+                scope.cancel()
+    assert policy.snapshot()["breaker"]["neutral"] == 5
+    assert policy.snapshot()["bulkhead"]["service_time"] is None
+
+
+@pytest.mark.parametrize("wrong", [(OSError, "x"), "OSError", 3, [OSError]])
+def test_what_may_pass_is_checked_when_the_policy_is_made(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="it must be a type of error"):
+        Policy(on=wrong)
+
+
+@pytest.mark.parametrize("wrong", ["2", -1, float("nan")])
+async def test_a_wait_that_is_none_leaks_nothing_and_is_said(wrong: Any, caplog: pytest.LogCaptureFixture) -> None:
+    policy = Policy(on=lambda error: Failure(counts=False, retry_after=wrong), bulkhead=Bulkhead(1, queue=0))
+    for _ in range(3):
+        with pytest.raises(OSError):
+            await policy.call(Flaky(OSError()))
+    at_rest(policy)()
+    assert "retry_after is" in caplog.text
+    with pytest.raises(OSError):
+        await policy.call(Flaky(OSError()), on=("x",))  # type: ignore[arg-type]
+    at_rest(policy)()
+
+
+async def test_an_empty_tuple_means_that_nothing_may_pass() -> None:
+    flaky = Flaky(OSError())
+    with pytest.raises(OSError):
+        await Policy(on=(), retry=QUICK).call(flaky)
+    assert flaky.calls == 1
+
+
+async def test_isolating_stops_the_retries_of_a_call_with_a_key() -> None:
+    policy = Policy(retry=RetryPolicy(attempts=9, backoff=10, max_backoff=10))
+    breaker = policy.breaker()
+    assert breaker is not None
+    flaky = Flaky(*(OSError() for _ in range(9)))
+    async with anyio.create_task_group() as group:
+
+        async def one() -> None:
+            with pytest.raises(CircuitOpen, match="by hand"), deadline(500):
+                await policy.call(flaky, key="model")
+
+        group.start_soon(one)
+        await anyio.wait_all_tasks_blocked()
+        breaker.isolate()
+    assert flaky.calls == 1

@@ -218,3 +218,15 @@ def test_an_error_that_cannot_be_copied_is_handed_on_itself() -> None:
     caused = OSError("x")
     caused.__cause__ = ValueError("why")
     assert isinstance(own_copy(caused).__cause__, ValueError)
+
+
+async def test_a_flight_that_could_not_start_is_joined_by_nobody() -> None:
+    flights = SingleFlight()
+    await flights.start()
+    assert flights._owner is not None
+    await flights._owner.stop()
+    for _ in range(3):
+        with pytest.raises(NotOpen), anyio.fail_after(1):
+            await flights.call("k", Flaky())
+    assert flights.snapshot()["flying"] == 0
+    await flights.aclose()

@@ -13,7 +13,7 @@ import anyio
 import httpx
 import pytest
 
-from ragcore import Delta, Document, OpenAIGenerator, Prompt, Settings
+from ragcore import Delta, Document, OpenAIGenerator, Prompt, RagcoreError, Settings
 from ragcore.rag import RAG
 from ragcore.retriever import Retriever
 from ragcore.testing import FakeEmbedder, FakeStore
@@ -102,3 +102,30 @@ async def test_a_cancelled_stream_frees_its_slot(rag: RAG, llama: str) -> None:
         with anyio.fail_after(2):
             while await busy(llama):
                 await anyio.sleep(0.05)
+
+
+async def test_fifty_at_once_on_four_slots_are_all_back_by_their_deadline_and_every_slot_is_free_again(
+    rag: RAG, llama: str
+) -> None:
+    outcomes: list[str] = []
+    slowest = 0.0
+
+    async def one(number: int) -> None:
+        nonlocal slowest
+        began = anyio.current_time()
+        try:
+            answer = await rag.ask(f"What is my deductible, {number}?", tenant="m", timeout=5)
+            outcomes.append("degraded" if answer.degraded else "answered")
+        except RagcoreError as error:
+            outcomes.append(type(error).__name__)
+        slowest = max(slowest, anyio.current_time() - began)
+
+    async with anyio.create_task_group() as group:
+        for number in range(50):
+            group.start_soon(one, number)
+    assert len(outcomes) == 50
+    assert slowest < 6
+    assert rag.inflight() == ()
+    with anyio.fail_after(3):  # asked for is 1 s; two busy cores may take longer to look
+        while await busy(llama):
+            await anyio.sleep(0.05)

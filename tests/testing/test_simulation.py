@@ -101,7 +101,7 @@ def permit_not_released() -> Any:
 
     def keeps_it(self: Attempt, outcome: Any, now: float) -> None:
         if outcome == "neutral":
-            self._ended = True
+            self.ended = True
         end(self, outcome, now)
 
     return patched(Attempt, "end", keeps_it)
@@ -190,3 +190,43 @@ def test_a_planted_bug_is_found(bug: str) -> None:
         for seed in range(MOST_SEEDS):
             simulate(traffic, seeds=[seed])
     assert "replay it with" in caught.value.__notes__[0]
+
+
+def test_what_a_scenario_sets_comes_first_also_where_it_is_none() -> None:
+    async def scenario(world: World) -> None:
+        for weather in world.weathers:
+            weather.next(*[None] * 50)
+        await world.rag.add([Document("d", "Your deductible is $1,500.")], tenant="m")
+        answer = await world.rag.ask("What is my deductible?", tenant="m", timeout=5)
+        assert not answer.degraded
+
+    simulate(scenario, seeds=range(100))
+
+
+def test_a_group_of_ragcores_own_errors_is_part_of_the_world() -> None:
+    async def scenario(world: World) -> None:
+        async def fails() -> None:
+            raise ragcore.NotOpen("planted")
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(fails)
+            group.start_soon(fails)
+
+    simulate(scenario, seeds=[1])
+
+
+def test_a_simulation_within_another_is_refused_and_leaves_the_outer_one_whole() -> None:
+    refused = 0
+
+    async def inner(world: World) -> None:
+        """Nothing."""
+
+    async def outer(world: World) -> None:
+        nonlocal refused
+        try:
+            simulate(inner, seeds=[1])
+        except RuntimeError as error:
+            refused += "one at a time" in str(error)
+
+    simulate(outer, seeds=[1, 2])
+    assert refused == 2

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ragcore.errors import Overloaded, RagcoreError
+from ragcore.errors import EmbeddingError, Overloaded
 from ragcore.protocols import Vector
 from ragcore.resilience.deadline import expires_at, inherit
 from ragcore.resilience.owner import Owner
@@ -54,11 +54,11 @@ class Coalescer:
                 retry_after=1.0,
             )
         if item is None:
+            if self._requests < MOST_REQUESTS and not self._waiting:
+                owner.spawn(self._serve, name="embedding")
+                self._requests += 1
             item = self._waiting[text] = _Item(text)
         item.join(expires_at())
-        if self._requests < MOST_REQUESTS and len(self._waiting) == 1:
-            self._requests += 1
-            owner.spawn(self._serve, name="embedding")
         try:
             await item.done.wait()
         finally:
@@ -122,7 +122,7 @@ class _Item:
         if self.error is not None:
             raise own_copy(self.error)
         if self.vector is None:
-            raise RagcoreError("the shared embedding request was cancelled", stage="embed")
+            raise EmbeddingError("the shared embedding request was cancelled", dependency="embedding", stage="embed")
         return self.vector
 
 

@@ -78,7 +78,7 @@ class Relay:
         ) from self._error
 
     async def aclose(self) -> None:
-        """Leave the stream: what still runs is cancelled; what isn't gone within 250 ms ends in the owner task."""
+        """Leave the stream: what still runs is cancelled; what isn't gone soon ends in the owner task."""
         self._scope.cancel()
         self._receiver.close()
         with cleaning_up():

@@ -22,11 +22,13 @@ class AttemptTimeout(TimeoutError):
     Attributes:
         shortened: the limit was less than the policy's own, for want of the caller's time: then it counts only if most successes would have
             been in time.
+        attempt: whose limit it was: one of another policy's, further in, is just an error.
     """
 
-    def __init__(self, message: str, *, shortened: bool) -> None:
+    def __init__(self, message: str, *, shortened: bool, attempt: Attempt) -> None:
         super().__init__(message)
         self.shortened = shortened
+        self.attempt = attempt
 
 
 class Attempt(Bound):
@@ -36,24 +38,29 @@ class Attempt(Bound):
         CircuitOpen: on making it: the breaker refuses.
 
     Attributes:
+        outcome: as far as it is known.
+        ended: whether it has given back what it held.
         given_up: the last error that a policy within this attempt let out after its own retries: not to be retried again around it.
     """
 
-    __slots__ = ("_breaker", "_bulkhead", "_ended", "_generation", "_judged", "_name", "began", "given_up")
+    __slots__ = ("_breaker", "_bulkhead", "_generation", "_judged", "_name", "began", "ended", "given_up", "outcome")
 
     def __init__(self, name: str, bulkhead: Bulkhead | None, breaker: CircuitBreaker | None, began: float) -> None:
         super().__init__(math.inf)
         self.began = began
         self.given_up: Exception | None = None
+        self.outcome: Outcome = "neutral"
         self._name = name
         self._bulkhead = bulkhead
         self._breaker = breaker
         self._generation = 0 if breaker is None else breaker.admit(began)
         self._judged = breaker is None
-        self._ended = False
+        self.ended = False
 
     def judge(self, outcome: Outcome, now: float) -> None:
         """Tell the breaker; only the first time counts, but that a stream which had begun well broke counts as well."""
+        if self.outcome == "neutral" or outcome == "failure":
+            self.outcome = outcome
         breaker = self._breaker
         if breaker is None:
             return
@@ -63,14 +70,20 @@ class Attempt(Bound):
         elif outcome == "failure":
             breaker.fail_after_success(self._generation, now)
 
-    def end(self, outcome: Outcome, now: float) -> None:
-        """Tell the breaker and give the place back."""
-        if self._ended:
+    def end(self, outcome: Outcome | None, now: float) -> None:
+        """Tell the breaker and give the place back.
+
+        Args:
+            outcome: None: as judged before.
+        """
+        if self.ended:
             return
-        self._ended = True
+        self.ended = True
+        if outcome is not None:
+            self.outcome = outcome
         if not self._judged:
-            self.judge(outcome, now)
+            self.judge(self.outcome, now)
         if self._bulkhead is not None:
-            self._bulkhead.release(None if outcome == "neutral" else now - self.began)
+            self._bulkhead.release(None if self.outcome == "neutral" else now - self.began)
         if listening():
-            emit("policy.attempt", self._name, outcome=outcome, seconds=now - self.began)
+            emit("policy.attempt", self._name, outcome=self.outcome, seconds=now - self.began)

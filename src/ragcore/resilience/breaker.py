@@ -107,22 +107,18 @@ class CircuitBreaker:
         self._reopened = 0
         self._move("closed")
 
-    def check(self, now: float | None = None) -> None:
+    def check(self) -> None:
         """Raise `CircuitOpen` if a call would be refused now; takes no slot, so ask before queueing."""
         if self._state != "closed":
-            self._refuse_unless_probing(clock()() if now is None else now)
+            self._refuse_unless_probing(clock()())
 
-    def acquire(self, now: float | None = None) -> Permit:
+    def acquire(self) -> Permit:
         """Admit one call, synchronously. Report its end on the permit, exactly once.
-
-        Args:
-            now: `anyio.current_time()`, for a caller that has just looked at the clock.
 
         Raises:
             CircuitOpen: open, isolated, or half-open with all probes out.
         """
-        if now is None:
-            now = clock()()
+        now = clock()()
         return Permit(self, self.admit(now), now)
 
     def admit(self, now: float) -> int:
@@ -294,17 +290,16 @@ class Permit:
         self.generation = generation
         self.began = began
 
-    def report(self, outcome: Outcome, now: float | None = None) -> None:
+    def report(self, outcome: Outcome) -> None:
         """How the call ended; only the first report counts.
 
         Args:
             outcome: "success": the dependency answered. "failure": it failed. "neutral": nothing can be said of it: the caller gave up, or was
                 at fault itself.
-            now: as in `CircuitBreaker.acquire`.
         """
         if not self._reported:
             self._reported = True
-            self._breaker.end(self.generation, self.began, outcome, clock()() if now is None else now)
+            self._breaker.end(self.generation, self.began, outcome, clock()())
 
     def success(self) -> None:
         """The dependency answered."""

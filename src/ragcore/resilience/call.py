@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from typing import TypeVar
 
 import anyio
@@ -49,6 +50,7 @@ class Call:
         "dependency",
         "given_up",
         "key",
+        "last",
         "on",
         "open_by",
         "outer",
@@ -58,14 +60,15 @@ class Call:
     def __init__(self, dependency: Dependency, key: str | None, on: On | None) -> None:
         self.dependency = dependency
         self.key = key
-        self.on = dependency.on or on or OSError
-        self.breaker = dependency.breaker if key is None else dependency.breaker_of(key)
+        self.on = dependency.on if dependency.on is not None else OSError if on is None else on
+        self.breaker = dependency.breaker
         self.resume()
         self.began = self.clock()
         self.outer = inherited.get()
         self.open_by = math.inf
         self.attempts = 0
         self.given_up: Exception | None = None
+        self.last: Attempt | None = None
         dependency.calls += 1
         if dependency.budget is not None:
             dependency.budget.deposit()
@@ -86,6 +89,13 @@ class Call:
         return expires if expires < math.inf else self.began + self.dependency.timeout
 
     @property
+    def own_when(self) -> float:
+        """The same, whatever anyio's scopes say."""
+        if self.outer is not None and self.outer.when < math.inf:
+            return self.outer.when
+        return self.began + self.dependency.timeout
+
+    @property
     def being_cancelled(self) -> bool:
         """Whether the asyncio task has been asked to cancel since."""
         return self.task is not None and self.task.cancelling() > self.cancellations
@@ -96,11 +106,19 @@ class Call:
         try:
             result = await self.bounded(fn, attempt, self.dependency.attempt_timeout)
         except BaseException as error:
-            self.given_up = attempt.given_up
-            attempt.end(self.blame(error, attempt.began), self.clock())
+            self.failed(attempt, error)
             raise
         attempt.end("success", self.clock())
         return result
+
+    def failed(self, attempt: Attempt, error: BaseException) -> None:
+        """Judge a failed attempt and give back what it held, however the judging goes."""
+        self.given_up = attempt.given_up
+        outcome: Outcome = "neutral"
+        try:
+            outcome = self.blame(error, attempt)
+        finally:
+            attempt.end(outcome, self.clock())
 
     def admit_at_once(self) -> Attempt | None:
         """A place and the breaker's permit in one synchronous step; None, and nothing taken, where there is something to wait for.
@@ -109,6 +127,8 @@ class Call:
             CircuitOpen: the breaker refuses.
         """
         dependency = self.dependency
+        if self.key is not None:  # by now it may have been isolated by hand
+            self.breaker = dependency.breaker_of(self.key)
         now = self.clock()
         if dependency.pauses.until(self.key, now) > now:
             return None
@@ -134,27 +154,30 @@ class Call:
 
     def admitted(self, bulkhead: Bulkhead | None, now: float) -> Attempt:
         """With a place taken: the breaker's permit, or the place is given back."""
-        self.attempts += 1
         try:
-            return Attempt(self.dependency.name, bulkhead, self.breaker, now)
+            attempt = Attempt(self.dependency.name, bulkhead, self.breaker, now)
         except BaseException:
             if bulkhead is not None:
                 bulkhead.release()
             raise
+        self.attempts += 1
+        self.last = attempt
+        return attempt
 
     async def queue(self, bulkhead: Bulkhead) -> None:
         """Wait for a place, until the deadline passes or the breaker opens."""
         when = self.when
         while True:
-            with anyio.CancelScope(deadline=when) as scope:
-                if self.breaker is None:
-                    await bulkhead.acquire(when)
-                else:
-                    with self.breaker.wakes(scope.cancel):
-                        await bulkhead.acquire(when)
+            with anyio.CancelScope(deadline=when) as scope, ExitStack() as stack:
+                # One that is isolated by hand stands for all its keys.
+                for breaker in dict.fromkeys((self.breaker, self.dependency.breaker)):
+                    if breaker is not None:
+                        stack.enter_context(breaker.wakes(scope.cancel))
+                await bulkhead.acquire(when)
                 return
             if self.clock() >= when:
                 raise self.expired("waiting for a place")
+            self.breaker = self.dependency.breaker_of(self.key)
             if self.breaker is not None:
                 self.breaker.check()
 
@@ -177,8 +200,7 @@ class Call:
         if began is None:
             began = attempt.began
         own = min(began + limit, self.open_by)
-        latest = self.began + self.dependency.timeout if self.outer is None else self.outer.when
-        attempt.when = own if own <= latest else min(own, self.when)
+        attempt.when = own if own <= self.own_when else min(own, self.when)
         token = inherited.set(attempt)
         try:
             with anyio.CancelScope(deadline=attempt.when) as scope:
@@ -188,21 +210,29 @@ class Call:
         assert scope.cancelled_caught
         if own <= self.when:
             raise AttemptTimeout(
-                f"{self.dependency} did not answer within {self.clock() - began:.1f} s", shortened=own < began + limit
+                f"{self.dependency} did not answer within {self.clock() - began:.1f} s",
+                shortened=own < began + limit,
+                attempt=attempt,
             )
         raise self.expired("waiting for the answer")
 
-    def blame(self, error: BaseException, began: float) -> Outcome:
+    def blame(self, error: BaseException, attempt: Attempt, began: float | None = None) -> Outcome:
         """Whether the error of an attempt counts against the dependency.
 
         Args:
-            began: when the attempt began; the time in the queue is not the dependency's.
+            began: when the wait began that ended so; None: the attempt; the time in the queue is not the dependency's.
         """
-        if isinstance(error, AttemptTimeout) and not error.shortened:
+        if began is None:
+            began = attempt.began
+        own = isinstance(error, AttemptTimeout) and error.attempt is attempt
+        if isinstance(error, AttemptTimeout) and own and not error.shortened:
             return "failure"
         now = self.clock()
-        ran_out = isinstance(error, AttemptTimeout | DeadlineExceeded) or (
-            not isinstance(error, Exception) and now >= self.when - EARLY
+        # By deadlines of ours alone: in an anyio scope that is being cancelled, all of anyio's are in the past.
+        ran_out = (
+            own
+            or isinstance(error, DeadlineExceeded)
+            or (not isinstance(error, Exception) and now >= self.own_when - EARLY)
         )
         if ran_out:
             # Too short a time says nothing about the dependency; one in which most successes would have come does.
@@ -241,7 +271,7 @@ class Call:
         """What makes the error worth another attempt; None if nothing does."""
         if self.given_up is not None and self.given_up in (error, error.__cause__):
             return None
-        if isinstance(error, AttemptTimeout):
+        if isinstance(error, AttemptTimeout) and error.attempt is self.last:
             return Failure()
         failure = judge(self.on, error)
         return failure if failure is not None and failure.retry else None
@@ -257,11 +287,11 @@ class Call:
         if bound is not None:
             bound.given_up = error
 
-    def wait_before_retry(self, error: Exception, number: int) -> float | None:
+    def wait_before_retry(self, error: Exception) -> float | None:
         """Seconds to wait, or None if another attempt is not allowed, not affordable, or would not fit."""
         dependency, retry = self.dependency, self.dependency.retry
         assert retry is not None
-        failure = self.failure(error)
+        failure, number = self.failure(error), self.attempts
         if failure is None or number >= retry.attempts or self.being_cancelled:
             return None
         wait = retry.wait_before(number, failure.retry_after)

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import anyio
 
-__all__ = ["Clock", "clock", "current_task", "now_if_any", "running"]
+__all__ = ["Clock", "clock", "now_if_any", "running"]
 
 Clock: TypeAlias = Callable[[], float]
 
@@ -16,11 +16,6 @@ Clock: TypeAlias = Callable[[], float]
 def clock() -> Clock:
     """`anyio.current_time`, or what it would call on asyncio, at an eighth of its cost."""
     return running()[1]
-
-
-def current_task() -> asyncio.Task[Any] | None:
-    """The asyncio task that runs; None on trio, whose cancellation can't be swallowed."""
-    return running()[0]
 
 
 def now_if_any() -> float | None:

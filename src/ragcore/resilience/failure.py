@@ -39,6 +39,11 @@ class Failure:
     counts: bool = True
     retry_after: float | None = None
 
+    def __post_init__(self) -> None:
+        wait = self.retry_after
+        if wait is not None and not (isinstance(wait, int | float) and wait >= 0):
+            raise ValueError(f"retry_after is {wait!r}: it must be seconds, at least 0, or None")
+
 
 On: TypeAlias = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], Failure | None]
 
@@ -47,9 +52,9 @@ def judge(on: On, error: Exception, /) -> Failure | None:
     """What `on` says of an error; None: it is the caller's affair. A `RagcoreError` is never retried and never counts."""
     if isinstance(error, RagcoreError):
         return None
-    if isinstance(on, type | tuple):
-        return Failure() if isinstance(error, on) else None
     try:
+        if isinstance(on, type | tuple):
+            return Failure() if isinstance(error, on) else None
         failure = on(error)
     except Exception:
         logger.exception(

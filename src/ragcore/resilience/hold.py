@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from types import TracebackType
@@ -10,13 +11,14 @@ from typing import Any, Self, TypeVar
 import anyio
 
 from ragcore.resilience.attempt import Attempt, AttemptTimeout
-from ragcore.resilience.breaker import Outcome
 from ragcore.resilience.call import Call
 from ragcore.resilience.dependency import Dependency
 from ragcore.resilience.failure import On
 from ragcore.resilience.owner import cleaning_up
 
 __all__ = ["Hold"]
+
+logger = logging.getLogger("ragcore")
 
 T = TypeVar("T")
 
@@ -31,8 +33,8 @@ class Hold:
         self._call: Call | None = None
         self._attempt: Attempt | None = None
         self._handed_on = False
+        self._placing = False
         self._reading: list[AsyncGenerator[Any, None]] = []
-        self._outcome: Outcome = "neutral"
 
     async def __aenter__(self) -> Self:
         self._call = Call(self._dependency, self._key, self._on)
@@ -44,10 +46,10 @@ class Hold:
         try:
             with cleaning_up():
                 for items in self._reading:
-                    await items.aclose()
+                    await _closed(items.aclose)
         finally:
             if self._attempt is not None:
-                self._attempt.end(self._outcome, anyio.current_time())
+                self._attempt.end(None, anyio.current_time())
 
     @property
     def attempts(self) -> int:
@@ -66,16 +68,14 @@ class Hold:
         call = self._opened()
         if self._handed_on:
             raise RuntimeError("the first item has been handed on: opening the stream again would repeat it")
-        if timeout is not None:
-            call.open_by = call.clock() + timeout
+        call.open_by = math.inf if timeout is None else call.clock() + timeout
 
         async def attempt() -> T:
             opened = await self._place(call)
             try:
                 return await call.bounded(fn, opened, self._dependency.attempt_timeout)
             except BaseException as error:
-                call.given_up = opened.given_up
-                opened.end(call.blame(error, opened.began), call.clock())
+                call.failed(opened, error)
                 raise
 
         try:
@@ -98,7 +98,9 @@ class Hold:
 
     async def _read(self, iterator: AsyncIterator[T]) -> AsyncGenerator[T, None]:
         call = self._opened()
-        attempt = self._attempt or await self._place(call)  # a stream that needs no opening takes its place here
+        attempt = self._attempt
+        if attempt is None or attempt.ended:  # a stream that needs no opening takes its place here
+            attempt = await self._place(call)
         try:
             while True:
                 call.resume()
@@ -106,18 +108,22 @@ class Hold:
                 try:
                     item = await self._next(call, iterator, attempt, began)
                 except StopAsyncIteration:
-                    self._judge(attempt, "success", call.clock())
+                    attempt.judge("success", call.clock())
                     return
                 except BaseException as error:
-                    self._judge(attempt, call.blame(error, began), call.clock())
+                    attempt.judge(call.blame(error, attempt, began), call.clock())
+                    if isinstance(error, Exception):
+                        await call.yield_to_cancellation(error)
                     raise
-                self._judge(attempt, "success", call.clock())
-                self._handed_on = True
+                if not self._handed_on:
+                    attempt.judge("success", call.clock())
+                    self._handed_on = True
                 yield item
         finally:
             close = getattr(iterator, "aclose", None)
             if close is not None:
-                await close()
+                with cleaning_up():
+                    await _closed(close)
 
     async def _next(self, call: Call, iterator: AsyncIterator[T], attempt: Attempt, began: float) -> T:
         limit = self._dependency.idle_timeout if self._handed_on else self._dependency.first_timeout
@@ -125,23 +131,34 @@ class Hold:
         try:
             return await call.bounded(iterator.__anext__, attempt, limit, began)
         except AttemptTimeout as error:
+            if error.attempt is not attempt:
+                raise
             what = "stopped for" if self._handed_on else "sent nothing within"
-            raise AttemptTimeout(f"{self._dependency} {what} {limit:g} s", shortened=False) from error
+            raise AttemptTimeout(f"{self._dependency} {what} {limit:g} s", shortened=False, attempt=attempt) from error
 
     async def _place(self, call: Call) -> Attempt:
         """A new place; the one before, of an attempt that failed, is given back first."""
         if self._attempt is not None:
-            self._attempt.end("neutral", call.clock())
+            self._attempt.end(None, call.clock())
+        if self._placing:
+            raise RuntimeError("another task is waiting for this hold's place: a hold is one task's at a time")
         call.resume()
-        self._attempt = call.admit_at_once() or await call.admit()
+        self._placing = True
+        try:
+            self._attempt = call.admit_at_once() or await call.admit()
+        finally:
+            self._placing = False
         return self._attempt
-
-    def _judge(self, attempt: Attempt, outcome: Outcome, now: float) -> None:
-        attempt.judge(outcome, now)
-        if outcome == "success":
-            self._outcome = "success"
 
     def _opened(self) -> Call:
         if self._call is None:
             raise RuntimeError("use `async with policy.hold() as held`")
         return self._call
+
+
+async def _closed(close: Callable[[], Awaitable[object]]) -> None:
+    """Close; what goes wrong with it is not what the caller is to hear of."""
+    try:
+        await close()
+    except Exception:
+        logger.exception("closing a stream failed")

@@ -137,5 +137,10 @@ class Owner:
             await work()
         except Exception:
             logger.exception("background work of %s failed", self.name)
+        except anyio.get_cancelled_exc_class():
+            if self._stopping.is_set():
+                raise
+            # Not ours: something that the work awaited was cancelled by somebody else. It ends this work and no other's.
+            logger.exception("background work of %s was cancelled by something that it waited for", self.name)
         finally:
             self._running -= 1

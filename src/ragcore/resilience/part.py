@@ -27,24 +27,30 @@ class Part:
     _owner: Owner | None = None
     _home: tuple[EventLoopToken, int] | None = None
     _starting: anyio.Event | None = None
+    _closing: anyio.Event | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether it has been started, in this process, and not closed since."""
-        return self._home is not None and self._home[1] == os.getpid() and self._starting is None
+        changing = self._starting is not None or self._closing is not None
+        return self._home is not None and self._home[1] == os.getpid() and not changing
 
     async def start(self) -> None:
-        """Make it ready for calls, on this event loop. No error if it is ready already.
+        """Make it ready for calls, on this event loop. No error if it is ready already; one that is being closed is started again after that.
 
         Raises:
             WrongEventLoop: it is open on another event loop.
-            NotOpen: it was started by the process that forked this one.
+            NotOpen: it was started by the process that forked this one, or by another task whose start failed.
         """
         if self._home is not None:
+            self._check_here()
+            if self._closing is not None:
+                await self._closing.wait()
+                return await self.start()
             if self._starting is not None:  # by another task: it isn't open before that is done
                 await self._starting.wait()
             self._check_open()
-            return
+            return None
         self._home = (current_token(), os.getpid())
         self._starting = anyio.Event()
         try:
@@ -52,10 +58,12 @@ class Part:
             await self._owner.start()
             await self._open()
         except BaseException:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_SECONDS):
-                await self._close()
             with anyio.CancelScope(shield=True):
-                await self._shut()
+                try:
+                    with anyio.move_on_after(CLOSE_SECONDS):
+                        await self._close()
+                finally:
+                    await self._shut()
             raise
         finally:
             self._starting.set()
@@ -64,13 +72,22 @@ class Part:
     async def aclose(self) -> None:
         """Give everything back. No error if it was never started or is closed already."""
         if self._home is None or self._home[1] != os.getpid():
-            return
-        self._check_open()
+            return None
+        self._check_here()
+        changing = self._starting or self._closing
+        if changing is not None:
+            await changing.wait()
+            return await self.aclose()
+        self._closing = anyio.Event()
         try:
             await self._close()
         finally:
-            with anyio.CancelScope(shield=True):
-                await self._shut()
+            try:
+                with anyio.CancelScope(shield=True):
+                    await self._shut()
+            finally:
+                self._closing.set()
+                self._closing = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -96,6 +113,12 @@ class Part:
             self._home = None
 
     def _check_open(self) -> Owner:
+        self._check_here()
+        if self._owner is None:
+            raise NotOpen(f"{type(self).__name__} is being started or closed")
+        return self._owner
+
+    def _check_here(self) -> None:
         if self._home is None:
             raise NotOpen(f"{type(self).__name__} is not open: use `async with`, or await its start() first")
         loop, process = self._home
@@ -108,9 +131,6 @@ class Part:
             raise WrongEventLoop(
                 f"{type(self).__name__} was started on another event loop: start one on each loop, or use ragcore.blocking"
             )
-        if self._owner is None:
-            raise NotOpen(f"{type(self).__name__} is being started or closed")
-        return self._owner
 
 
 class Parts:

@@ -79,6 +79,8 @@ class Policy:
                 raise ValueError(f"{label} is {seconds!r}: it must be positive")
         if max_keys < 1:
             raise ValueError("max_keys is at least 1")
+        if not (on is None or callable(on) or (isinstance(on, tuple) and all(isinstance(kind, type) for kind in on))):
+            raise ValueError(f"on is {on!r}: it must be a type of error, a tuple of them, a function, or None")
         retries = RetryPolicy() if retry is None else retry or None
         guard = CircuitBreaker() if breaker is None else breaker or None
         limiter = Bulkhead(64, queue=256) if bulkhead is None else bulkhead or None

@@ -101,14 +101,14 @@ class RetryPolicy:
         return max(wait, retry_after * random.uniform(1.0, 1.0 + JITTER_ON_RETRY_AFTER))
 
     async def run(
-        self, attempt: Callable[[], Awaitable[T]], *, first: Exception, wait: Callable[[Exception, int], float | None]
+        self, attempt: Callable[[], Awaitable[T]], *, first: Exception, wait: Callable[[Exception], float | None]
     ) -> T:
         """Go on after a first attempt that failed with `first`.
 
         Args:
             attempt: one more attempt; its error decides with `wait` whether there is another.
             first: the error of the attempt before.
-            wait: seconds before the retry with that number, given the error before it; None: don't, let the error out.
+            wait: seconds before the next attempt, given the error before it; None: don't, let the error out.
 
         What comes out is the last attempt's error, as itself.
         """
@@ -120,8 +120,7 @@ class RetryPolicy:
             nonlocal pending
             if not isinstance(error, Exception):
                 return False  # a cancellation is never retried
-            state = retrying.statistics["attempt_number"]
-            seconds = wait(error, int(state))
+            seconds = wait(error)
             pending = seconds or 0.0
             return seconds is not None
 

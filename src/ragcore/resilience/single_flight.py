@@ -61,11 +61,11 @@ class SingleFlight(Part):
             raise RuntimeError(f"the flight {key!r} would wait for itself: its work calls for the same key")
         flight = self._flights.get(key)
         if flight is None:
-            flight = self._flights[key] = _Flight()
-            self._led += 1
-            leading = flight
-            emit("flight.started", self.name)
+            leading = flight = _Flight()
             owner.spawn(lambda: self._fly(key, leading, fn), name="flight", context=_context(_flying.get()))
+            self._flights[key] = flight
+            self._led += 1
+            emit("flight.started", self.name)
         else:
             self._joined += 1
             emit("flight.joined", self.name)

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -59,7 +60,8 @@ class FaultProxy:
 
     def freeze(self) -> None:
         """From now on no byte passes, on no connection, in no direction; new ones are accepted; nobody hangs up."""
-        self._flowing = anyio.Event()
+        if self._flowing.is_set():
+            self._flowing = anyio.Event()
 
     def thaw(self) -> None:
         """Bytes pass again, those that came meanwhile first."""
@@ -138,7 +140,7 @@ class FaultProxy:
                 if not (isinstance(fault, Deaf) and data[:1] == b"X"):  # PostgreSQL's Terminate
                     await server.send(data)
 
-            answer = _Answer(client, fault)
+            answer = _Answer(client, fault, lambda: self._flowing.wait())
             bye = anyio.sleep_forever if isinstance(fault, Deaf) else anyio.lowlevel.checkpoint
             group.start_soon(self._pump, client, to_server, pause, bye, ended.set)
             group.start_soon(self._pump, server, answer.send, pause, None, ended.set)
@@ -160,8 +162,8 @@ class FaultProxy:
         try:
             while True:
                 data = await source.receive()
-                await self._flowing.wait()
                 await anyio.sleep(pause)
+                await self._flowing.wait()
                 await send(data)
         except GONE:
             pass
@@ -174,8 +176,11 @@ class FaultProxy:
 class _Answer:
     """The way back to the client, with what the fault does to it."""
 
-    def __init__(self, client: anyio.abc.SocketStream, fault: Fault | None) -> None:
+    def __init__(
+        self, client: anyio.abc.SocketStream, fault: Fault | None, flowing: Callable[[], Awaitable[object]]
+    ) -> None:
         self._client = client
+        self._flowing = flowing
         self._fault = fault
         self._passed = 0
 
@@ -184,6 +189,7 @@ class _Answer:
             case Drip(interval):
                 for byte in data:
                     await anyio.sleep(interval)
+                    await self._flowing()
                     await self._client.send(bytes([byte]))
             case Stall(after):
                 await self._up_to(after, data)
@@ -240,4 +246,5 @@ class _UnixStream(anyio.abc.ByteStream):
 
 def _reset_on_close(client: anyio.abc.SocketStream) -> None:
     raw: socket.socket = client.extra(anyio.abc.SocketAttribute.raw_socket)  # noqa: S610  # anyio, not Django
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    with suppress(OSError):  # the client was first
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)

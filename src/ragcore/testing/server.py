@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import html
 import json
+import math
 import re
+from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -28,6 +30,8 @@ __all__ = ["OpenAIServer"]
 
 PASSAGE = re.compile(r'<passage number="\d+"(?: title="([^"]*)")?>\n(.*?)\n</passage>', re.DOTALL)
 QUESTION = re.compile(r"Question: (.*)\Z", re.DOTALL)
+# Requests that are remembered, the last ones: a server in a long test must not be what grows.
+REMEMBERED = 10_000
 MOST_BODY = 64 * 1024 * 1024
 
 
@@ -46,6 +50,7 @@ class OpenAIServer:
         embedding_latency: seconds for a request.
         first_token_latency: seconds to the first token.
         token_latency: seconds for each further one.
+        slots: chats that are answered at once, the others wait their turn, as a model server has it; None: all.
 
     Example:
         ```python
@@ -63,6 +68,7 @@ class OpenAIServer:
         embedding_latency: float = 0.0,
         first_token_latency: float = 0.0,
         token_latency: float = 0.0,
+        slots: int | None = None,
     ) -> None:
         self._h11 = require("h11", extra="testing", purpose="ragcore.testing.OpenAIServer")
         self._embedder = embedder
@@ -71,9 +77,10 @@ class OpenAIServer:
         self.embedding_latency = embedding_latency
         self.first_token_latency = first_token_latency
         self.token_latency = token_latency
+        self._slots = anyio.CapacityLimiter(math.inf if slots is None else slots)
         self.faults = Faults()
-        self.requests: list[tuple[str, dict[str, Any]]] = []
-        self.headers: list[dict[str, str]] = []
+        self.requests: deque[tuple[str, dict[str, Any]]] = deque(maxlen=REMEMBERED)
+        self.headers: deque[dict[str, str]] = deque(maxlen=REMEMBERED)
         self.active = 0
         self.base_url = ""
         self.port = 0
@@ -176,12 +183,14 @@ class OpenAIServer:
                     _corrupt(answer["data"], fault.what)
                 await connection.send_json(200, answer)
             case "/v1/chat/completions" if asked.get("stream"):
-                await anyio.sleep(self.first_token_latency)
-                events = self._events(asked, fault if isinstance(fault, Broken) else None)
-                await connection.send_events(events)
+                async with self._slots:
+                    await anyio.sleep(self.first_token_latency)
+                    events = self._events(asked, fault if isinstance(fault, Broken) else None)
+                    await connection.send_events(events)
             case "/v1/chat/completions":
                 text = self._reply(asked)
-                await anyio.sleep(self.first_token_latency + self.token_latency * len(_tokens(text)))
+                async with self._slots:
+                    await anyio.sleep(self.first_token_latency + self.token_latency * len(_tokens(text)))
                 await connection.send_json(200, _completion(asked, text))
             case "/v1/models":
                 await connection.send_json(200, {"object": "list", "data": [{"id": "fake", "object": "model"}]})
@@ -367,8 +376,12 @@ def _corrupt(data: list[dict[str, Any]], what: str) -> None:
             vector[0] = np.nan
         case "zero":
             vector[:] = 0
-    encoded = base64.b64encode(vector.tobytes()).decode()
-    data[0]["embedding"] = "not base64!" if what == "base64" else encoded if isinstance(given, str) else vector.tolist()
+    if what == "base64":
+        data[0]["embedding"] = "not base64!"
+    elif isinstance(given, str):
+        data[0]["embedding"] = base64.b64encode(vector.tobytes()).decode()
+    else:
+        data[0]["embedding"] = vector.tolist()
 
 
 def _tokens(text: str) -> list[str]:

@@ -53,6 +53,8 @@ def _repeatable(seed: int) -> Iterator[None]:
     """Both backends keep tasks in sets by address; trio shuffles by a generator of its own."""
     import anyio._backends._asyncio as on_asyncio
 
+    if hasattr(on_asyncio, "set"):
+        raise RuntimeError("a simulation is running already: one at a time, and none within another")
     state = random.getstate()
     random.seed(seed)  # the library draws its jitter from the module's generator
     on_asyncio.set = _Ordered  # type: ignore[attr-defined]  # shadows the builtin in that module alone

@@ -161,8 +161,12 @@ class Pool:
 
     async def close(self, timeout: float) -> None:
         """Close what is idle; terminate what isn't back in time."""
-        with anyio.move_on_after(timeout):
-            await self._pool.close()
-            return
-        logger.warning("connections were still in use after %.1f s and were terminated", timeout)
-        self._pool.terminate()
+        closed = False
+        try:
+            with anyio.move_on_after(timeout):
+                await self._pool.close()
+                closed = True
+        finally:
+            if not closed:
+                logger.warning("connections were still in use after %.1f s and were terminated", timeout)
+                self._pool.terminate()
