@@ -74,9 +74,11 @@ class Part:
         if self._home is None or self._home[1] != os.getpid():
             return None
         self._check_here()
-        changing = self._starting or self._closing
-        if changing is not None:
-            await changing.wait()
+        if self._closing is not None:  # by another task, which does it for both
+            await self._closing.wait()
+            return None
+        if self._starting is not None:
+            await self._starting.wait()
             return await self.aclose()
         self._closing = anyio.Event()
         try:
