@@ -21,6 +21,7 @@ import asyncpg
 import psutil
 import pytest
 from benchmarks.faults import FACT, QUESTION, TENANT, Bench, bench, run_matrix
+from benchmarks.soak import soak
 
 from ragcore import (
     Document,
@@ -154,7 +155,7 @@ async def test_a_frozen_postgresql_frees_all_callers_at_their_deadline(migrated:
                     group.start_soon(one)
             assert len(errors) == 12
             assert max(seconds) < 2
-            await anyio.sleep(0.5)
+            await anyio.sleep(8 - max(seconds))
         finally:
             _signal(pids, signal.SIGCONT)
         breaker = store.policy.breaker()
@@ -352,3 +353,14 @@ async def _until(condition: Callable[[], bool]) -> None:
     with anyio.fail_after(5):
         while not condition():
             await anyio.sleep(0.01)
+
+
+@PLAIN
+async def test_a_minute_of_mixed_traffic_accounts_for_every_request_and_leaks_nothing() -> None:
+    """The soak of `python -m benchmarks soak`, short: memory is for the long one to judge."""
+    figures = await soak(60.0)
+    values = figures.values
+    assert values["sent"] == values["accounted"]
+    assert values["running_at_the_end"] == 0
+    assert values["fd_growth"] == 0
+    assert float(values["rss_end_mb"] or 0) < 1_000
