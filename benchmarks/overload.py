@@ -7,7 +7,7 @@ import statistics
 
 import anyio
 
-from benchmarks.faults import FACT, QUESTION, TENANT, Bench, bench
+from benchmarks.bench import FACT, QUESTION, TENANT, Bench, bench
 from benchmarks.figures import Figures, percentile, say
 from ragcore import Overloaded, RagcoreError
 from ragcore.resilience import Bulkhead, Policy

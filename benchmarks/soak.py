@@ -12,8 +12,9 @@ from pathlib import Path
 
 import anyio
 
-from benchmarks.faults import QUESTION, TENANT, Bench, bench, matrix
+from benchmarks.bench import QUESTION, TENANT, Bench, bench
 from benchmarks.figures import Figures, say
+from benchmarks.matrix import matrix
 from ragcore import Delta, Prompt, RagcoreError
 
 CLIENTS = 8

@@ -20,7 +20,8 @@ import anyio
 import asyncpg
 import psutil
 import pytest
-from benchmarks.faults import FACT, QUESTION, TENANT, Bench, bench, run_matrix
+from benchmarks.bench import FACT, QUESTION, TENANT, Bench, bench
+from benchmarks.faults import run_matrix
 from benchmarks.soak import soak
 
 from ragcore import (

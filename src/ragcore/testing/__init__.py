@@ -28,7 +28,8 @@ from ragcore.testing.faults import (
 )
 from ragcore.testing.proxy import FaultProxy
 from ragcore.testing.server import OpenAIServer
-from ragcore.testing.simulation import World, simulate, traffic
+from ragcore.testing.simulation import World, simulate
+from ragcore.testing.traffic import traffic
 from ragcore.testing.virtual import VirtualLoop
 
 __all__ = [

@@ -1,14 +1,12 @@
 """Seeds: a world whose parts are slow, fail and hang as a seed has it, on a virtual clock, so that a failing seed replays exactly.
 
-`simulate(scenario, seeds=…)` runs a scenario of yours; `simulate(traffic, seeds=…)` runs ours: clients that come and go, ask, stream, leave and are
-cancelled, while each dependency has its own weather, and a restart now and then. What must always hold is checked after each call and at the end.
+`simulate(scenario, seeds=…)` runs a scenario of yours; `traffic` is ragcore's own. What must always hold is checked throughout and at the end.
 
 Source: FoundationDB and madsim (one seed draws everything; invariants throughout; a failing seed is a replay).
 """
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -18,7 +16,7 @@ import anyio
 import anyio.lowlevel
 
 from ragcore.config import Settings
-from ragcore.errors import NotOpen, RagcoreError
+from ragcore.errors import RagcoreError
 from ragcore.events import Event, subscribe
 from ragcore.rag import RAG
 from ragcore.resilience import Bulkhead, Policy, RetryPolicy
@@ -26,16 +24,14 @@ from ragcore.testing.cancelling import at_rest, tasks
 from ragcore.testing.fakes import FakeEmbedder, FakeGenerator, FakeStore, fake_rag
 from ragcore.testing.faults import Broken, Fail, Fault, Faults, Hang, Slow
 from ragcore.testing.simulated import run_seeded
-from ragcore.types import Answer, Delta, Document, Done, Generation, Prompt, Retrieved
+from ragcore.types import Generation, Prompt
 
-__all__ = ["World", "simulate", "traffic"]
+__all__ = ["TEXT", "World", "simulate"]
 
 Mood: TypeAlias = Literal["fine", "slow", "flaky", "refusing", "dead", "breaking"]
 
 MOODS: tuple[Mood, ...] = ("fine", "slow", "flaky", "refusing", "dead", "breaking")
-# Back more than this after its deadline, a call is late; cancelled, it has as long to clean up.
-LATE = 0.2
-TENANTS = ("ann", "bob", "cy")
+# What the world's model answers.
 TEXT = "This is what the documents say, word by word [1]."
 # How a breaker may move, but for closing, which may be done by hand from anywhere.
 LEGAL = {("closed", "open"), ("open", "half_open"), ("half_open", "open")}
@@ -261,163 +257,3 @@ class _SlowToClose(FakeGenerator):
         finally:
             with anyio.CancelScope(shield=True):
                 await anyio.sleep(self._draw.choice((0, 0, 0, 0.1, 3)))
-
-
-# ---- traffic -----------------------------------------------------------------------------------------------------------
-
-
-async def traffic(world: World) -> None:
-    """Some clients with several calls each, of all kinds, a restart now and then; then the weather clears and all must be well again.
-
-    Checked after each call: it ended by its deadline, or soon after it was cancelled; with an answer or with an error of ragcore's own; with passages
-    of its tenant alone; degraded only where it says so; as streamed, so answered. When only one of embedder and model is in trouble, the
-    others being fine, every call with time enough is answered.
-    """
-    for tenant in TENANTS:
-        await _until_added(world, tenant)
-    draw = world.random
-    async with anyio.create_task_group() as group:
-        for number in range(draw.randint(2, 6)):
-            group.start_soon(_client, world, number)
-        if draw.random() < 0.3:
-            group.start_soon(_restart, world)
-    await _only_one_in_trouble(world)
-    world.heal()
-    world.log("the weather clears")
-    await anyio.sleep(130)  # a pause and a break at their longest
-    for tenant in TENANTS * 2:
-        _check_answer(await _answered(world, tenant, 10), tenant)
-    for tenant in TENANTS:
-        answer = await _answered(world, tenant, 10)
-        assert not answer.degraded, f"not well again after the last fault: {answer.degraded}"
-        assert answer.text == TEXT
-    counts = world.rag.stats().calls
-    assert counts["running"] == 0, f"calls unaccounted for: {counts}"
-
-
-async def _answered(world: World, tenant: str, timeout: float) -> Answer:
-    """An answer where there must be one."""
-    try:
-        return await world.rag.ask("What is my deductible?", tenant=tenant, timeout=timeout)
-    except RagcoreError as error:
-        raise AssertionError(f"not answered, though it could be: {error!r}") from error
-
-
-async def _until_added(world: World, tenant: str) -> None:
-    """A document for each tenant, whatever the weather."""
-    for _ in range(60):  # more than the weather lasts
-        with suppress(RagcoreError):
-            document = Document("plan", f"The deductible of {tenant} is $1,500 per year.")
-            report = await world.rag.add([document], tenant=tenant, document_timeout=20)
-            if not report.failed:
-                return
-        await anyio.sleep(20)
-    raise AssertionError("not answered though nothing is wrong any more: a document could not be added")
-
-
-async def _client(world: World, number: int) -> None:
-    draw = random.Random(f"{world.seed}:client {number}")
-    for _ in range(draw.randint(2, 7)):
-        await anyio.sleep(draw.expovariate(1 / 2))
-        tenant = draw.choice(TENANTS)
-        timeout = draw.choice((0.5, 2.0, 5.0, 20.0))
-        call = draw.choice((_ask, _ask, _stream, _retrieve, _leave_stream))
-        cancel_after = draw.uniform(0, timeout) if draw.random() < 0.25 else math.inf
-        began = anyio.current_time()
-        world.log(f"client {number}: {call.__name__[1:]} for {tenant} within {timeout:g} s")
-        outcome = "cancelled"
-        with anyio.move_on_after(None if cancel_after == math.inf else cancel_after):
-            try:
-                outcome = await call(world, tenant, timeout, draw.random() < 0.9)
-            except NotOpen:
-                outcome = "restarted"
-            except RagcoreError as error:
-                outcome = type(error).__name__
-        elapsed = anyio.current_time() - began
-        world.log(f"client {number}: {outcome} after {elapsed:.3f} s")
-        due = min(timeout, cancel_after)
-        assert elapsed <= due + LATE, f"back {elapsed - due:.2f} s after it was due ({outcome})"
-
-
-async def _ask(world: World, tenant: str, timeout: float, degrade: bool) -> str:
-    answer = await world.rag.ask("What is my deductible?", tenant=tenant, timeout=timeout, degrade=degrade)
-    _check_answer(answer, tenant)
-    assert degrade or not answer.degraded, "degraded, though told not to"
-    return "degraded" if answer.degraded else "answered"
-
-
-async def _stream(world: World, tenant: str, timeout: float, degrade: bool) -> str:
-    shown = ""
-    try:
-        async with world.rag.stream(
-            "What is my deductible?", tenant=tenant, timeout=timeout, degrade=degrade
-        ) as events:
-            async for event in events:
-                match event:
-                    case Retrieved(retrieval):
-                        _check_tenant(retrieval.passages, tenant)
-                    case Delta(text):
-                        shown += text
-                    case Done(answer):
-                        assert shown == answer.text, f"shown {shown!r}, answered {answer.text!r}"
-                        _check_answer(answer, tenant)
-                        return "streamed"
-    except RagcoreError as error:
-        if error.partial_text != shown:
-            raise AssertionError(f"shown {shown!r}, and the error has {error.partial_text!r}") from error
-        raise
-    raise AssertionError("a stream ended silently")
-
-
-async def _leave_stream(world: World, tenant: str, timeout: float, degrade: bool) -> str:
-    async with world.rag.stream("What is my deductible?", tenant=tenant, timeout=timeout, degrade=degrade) as events:
-        async for event in events:
-            if isinstance(event, Delta):
-                return "left"
-    return "left"
-
-
-async def _retrieve(world: World, tenant: str, timeout: float, degrade: bool) -> str:
-    found = await world.rag.retrieve("What is my deductible?", tenant=tenant, timeout=timeout, degrade=degrade)
-    _check_tenant(found.passages, tenant)
-    assert found.mode == "vector" or found.degraded, "searched by text without saying so"
-    return "retrieved"
-
-
-def _check_answer(answer: Answer, tenant: str) -> None:
-    _check_tenant(answer.retrieval.passages, tenant)
-    said = {degradation.stage for degradation in answer.degraded}
-    if answer.retrieval.mode != "vector":
-        assert "embed" in said, "searched by text without saying so"
-    if answer.text != TEXT:
-        assert "generate" in said, f"another text than the model's, without saying so: {answer.text!r}"
-        assert f"of {tenant} is $1,500" in answer.text, f"neither the model's text nor a quotation: {answer.text!r}"
-
-
-def _check_tenant(passages: Iterable[object], tenant: str) -> None:
-    for passage in passages:
-        assert f"of {tenant} " in str(passage), f"{tenant} was shown {passage}"
-
-
-async def _restart(world: World) -> None:
-    await anyio.sleep(world.random.uniform(1, 10))
-    world.log("restart")
-    await world.rag.aclose(drain=world.random.choice((0.0, 0.5, 3.0)))
-    await anyio.sleep(world.random.uniform(0, 1))
-    await world.rag.start()
-
-
-async def _only_one_in_trouble(world: World) -> None:
-    """One dependency is in trouble and the others are fine: then every call that has time is answered, and says what it did without."""
-    world.heal()
-    await anyio.sleep(130)
-    part = world.random.choice((world.embedder, world.generator))
-    trouble = world.random.choice((Hang(), Fail(503), Fail(429, {"retry-after": "60"}), Slow(9)))
-    world.log(f"only {part.policy.name} is in trouble: {trouble}")
-    part.faults.always(trouble)
-    for tenant in TENANTS * 2:
-        await anyio.sleep(world.random.uniform(0, 3))
-        answer = await _answered(world, tenant, 8)
-        _check_answer(answer, tenant)
-        assert answer.degraded, "degraded without saying so"
-    part.faults.always(None)

@@ -1,0 +1,303 @@
+"""Every fault by stage: what can go wrong on the wire, in an HTTP server's answers and in PostgreSQL, each as a block in which it strikes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any, TypeAlias
+
+import anyio
+import asyncpg
+
+from benchmarks.bench import Bench
+from ragcore.testing import (
+    Broken,
+    Corrupt,
+    Deaf,
+    Drip,
+    Fail,
+    Fault,
+    FaultProxy,
+    HalfClose,
+    Hang,
+    Huge,
+    Redirect,
+    Reply,
+    Reset,
+    Silent,
+    Stall,
+)
+
+__all__ = ["Strike", "matrix"]
+
+Strike: TypeAlias = Callable[[Bench], AbstractAsyncContextManager[None]]
+
+
+def matrix() -> dict[tuple[str, str], Strike]:
+    """All faults by stage and name."""
+    faults: dict[tuple[str, str], Strike] = {}
+    for stage in ("embed", "generate"):
+        faults |= {(stage, name): strike for name, strike in _http(stage).items()}
+    database: dict[str, Strike] = {
+        **{name: _wired("search", fault) for name, fault in _WIRE.items()},
+        "swallows Terminate": _wired("search", Deaf()),
+        "refused": _refused("search"),
+        "frozen": _frozen("search"),
+        "black hole in mid-query": _frozen("search", 0.004),
+        "all backends stopped": _stopped_backends,
+        "statements cancelled": _again_and_again(f"select pg_cancel_backend(pid) {SELECT_BACKENDS}"),
+        "sessions terminated": _again_and_again(f"select pg_terminate_backend(pid) {SELECT_BACKENDS}"),
+        "restart in flight": _restarted,
+        "a lock held by another": _sql("lock table ragcore.chunk in access exclusive mode"),
+        "too many connections": _sql(
+            "alter role ragcore connection limit 0; "
+            "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'ragcore'",
+            "alter role ragcore connection limit -1",
+            keep=False,
+        ),
+    }
+    faults |= {("search", name): strike for name, strike in database.items()}
+    faults["all", "names never resolve"] = _unresolvable
+    faults["all", "everything frozen"] = _everything_frozen
+    return faults
+
+
+def _served(stage: str, fault: Fault) -> Strike:
+    """A fault of the HTTP server of a stage."""
+
+    @asynccontextmanager
+    async def strike(bench: Bench) -> AsyncIterator[None]:
+        server = bench.embedding if stage == "embed" else bench.model
+        server.faults.always(fault)
+        try:
+            yield
+        finally:
+            server.faults.always(None)
+
+    return strike
+
+
+def _wired(stage: str, fault: Fault) -> Strike:
+    """A fault on the way to a stage: open connections are reset, for it strikes new ones."""
+
+    @asynccontextmanager
+    async def strike(bench: Bench) -> AsyncIterator[None]:
+        wire = _wire(bench, stage)
+        wire.faults.always(fault)
+        wire.reset()
+        await anyio.sleep(0.02)
+        try:
+            yield
+        finally:
+            wire.faults.always(None)
+            wire.reset()
+
+    return strike
+
+
+def _wire(bench: Bench, stage: str) -> FaultProxy:
+    return {"embed": bench.embedding_wire, "generate": bench.model_wire, "search": bench.database_wire}[stage]
+
+
+def _refused(stage: str) -> Strike:
+    @asynccontextmanager
+    async def strike(bench: Bench) -> AsyncIterator[None]:
+        wire = _wire(bench, stage)
+        wire.refuse()
+        wire.reset()
+        await anyio.sleep(0.02)
+        try:
+            yield
+        finally:
+            await wire.listen()
+
+    return strike
+
+
+def _frozen(stage: str, after: float = 0.0) -> Strike:
+    """No byte passes from now on, or from the middle of the calls; a cancel request is swallowed as well."""
+
+    @asynccontextmanager
+    async def strike(bench: Bench) -> AsyncIterator[None]:
+        wire = _wire(bench, stage)
+        async with anyio.create_task_group() as group:
+
+            async def freeze() -> None:
+                await anyio.sleep(after)
+                wire.freeze()
+
+            group.start_soon(freeze)
+            if not after:
+                await anyio.sleep(0.01)
+            try:
+                yield
+            finally:
+                group.cancel_scope.cancel()
+                wire.thaw()
+
+    return strike
+
+
+@asynccontextmanager
+async def _unresolvable(bench: Bench) -> AsyncIterator[None]:
+    """Every name takes for ever to resolve: the default executor's threads all wait for a name server."""
+    loop = asyncio.get_running_loop()
+    given = loop.getaddrinfo
+
+    async def never(*_: object, **__: object) -> list[Any]:
+        await asyncio.sleep(3600)
+        return []
+
+    loop.getaddrinfo = never  # type: ignore[method-assign]
+    for wire in (bench.embedding_wire, bench.model_wire, bench.database_wire):
+        wire.reset()
+    await anyio.sleep(0.02)
+    try:
+        yield
+    finally:
+        loop.getaddrinfo = given  # type: ignore[method-assign]
+
+
+def _sql(before: str, after: str = "", *, keep: bool = True) -> Strike:
+    """Something that another session does to the database."""
+
+    @asynccontextmanager
+    async def strike(bench: Bench) -> AsyncIterator[None]:
+        other = await asyncpg.connect(bench.owner_dsn)
+        try:
+            if keep:
+                transaction = other.transaction()
+                await transaction.start()
+                await other.execute(before)
+                yield
+                await transaction.rollback()
+            else:
+                await other.execute(before)
+                try:
+                    yield
+                finally:
+                    await other.execute(after)
+        finally:
+            await other.close(timeout=1)
+
+    return strike
+
+
+def _again_and_again(statement: str, every: float = 0.003) -> Strike:
+    """A statement against the client's sessions, while the calls run."""
+
+    @asynccontextmanager
+    async def strike(bench: Bench) -> AsyncIterator[None]:
+        async with anyio.create_task_group() as group:
+
+            async def repeat() -> None:
+                while True:
+                    await bench.owner.execute(statement, bench.role)
+                    await anyio.sleep(every)
+
+            group.start_soon(repeat)
+            await anyio.sleep(0.01)
+            yield
+            group.cancel_scope.cancel()
+
+    return strike
+
+
+@asynccontextmanager
+async def _stopped_backends(bench: Bench) -> AsyncIterator[None]:
+    """SIGSTOP to all of the client's backends: a server that is frozen, not gone."""
+    rows = await bench.owner.fetch("select pid from pg_stat_activity where usename = $1", bench.role)
+    pids = [row["pid"] for row in rows]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGCONT)
+            except ProcessLookupError:
+                continue
+
+
+@asynccontextmanager
+async def _restarted(bench: Bench) -> AsyncIterator[None]:
+    """The server ends all sessions and takes no new ones for a while, as at a restart."""
+    bench.database_wire.refuse()
+    await bench.owner.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = $1", bench.role)
+    await anyio.sleep(0.02)
+    try:
+        yield
+    finally:
+        await bench.database_wire.listen()
+
+
+def _http(stage: str) -> dict[str, Strike]:
+    """What can go wrong with an HTTP server, on the wire and in its answers."""
+    statuses: dict[str, Fault] = {
+        str(status): Fail(status) for status in (400, 401, 403, 404, 408, 409, 413, 500, 502, 503, 504, 529)
+    }
+    limits: dict[str, Fault] = {
+        "429": Fail(429),
+        "429 Retry-After seconds": Fail(429, {"retry-after": "1"}),
+        "429 Retry-After 2069": Fail(429, {"retry-after": "Tue, 01 Jan 2069 00:00:00 GMT"}),
+        "429 Retry-After absurd": Fail(429, {"retry-after": "-soon"}),
+        "429 insufficient_quota": Fail(429, {}, "insufficient_quota"),
+    }
+    answers: dict[str, Fault] = {
+        "headers, then silence": Silent(),
+        "truncated JSON": Reply(200, b'{"object": "list", "data": [{"emb'),
+        "invalid JSON": Reply(200, b"<>"),
+        "wrong shape": Reply(200, b'{"data": 7, "choices": "none"}'),
+        "a list": Reply(200, b"[]"),
+        "HTML with status 200": Reply(200, b"<html><body>Welcome</body></html>", {"content-type": "text/html"}),
+        "100 MB": Huge(),
+        "redirect loop": Redirect(),
+        "black hole": Hang(),
+        "disconnect": Fail(OSError()),
+    }
+    if stage == "embed":
+        answers |= {f"vectors: {what}": Corrupt(what) for what in ("dimension", "nan", "zero", "base64", "count")}
+    else:
+        answers |= {f"stream: {how}": Broken(2, how) for how in ("reset", "clean", "idle", "endless")}
+        answers |= {f"stream: {how} at once": Broken(0, how) for how in ("reset", "clean", "idle")}
+    wires = {name: _wired(stage, fault) for name, fault in _WIRE.items()}
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=1), usegmt=True)
+    limits["429 Retry-After date"] = Fail(
+        429, {"date": format_datetime(datetime.now(UTC), usegmt=True), "retry-after": soon}
+    )
+    return {
+        **{name: _served(stage, fault) for name, fault in {**statuses, **limits, **answers}.items()},
+        **wires,
+        "refused": _refused(stage),
+        "frozen": _frozen(stage),
+    }
+
+
+_WIRE: dict[str, Fault] = {
+    "accepts, never answers": Hang(),
+    "reset at connect": Reset("connect"),
+    "reset in mid-request": Reset("request"),
+    "reset in mid-answer": Reset("answer", 20),
+    "stall after 20 bytes": Stall(20),
+    "one byte a second": Drip(1.0),
+    "half-close": HalfClose(20),
+}
+SELECT_BACKENDS = "from pg_stat_activity where usename = $1 and pid <> pg_backend_pid()"
+
+
+@asynccontextmanager
+async def _everything_frozen(bench: Bench) -> AsyncIterator[None]:
+    wires = (bench.embedding_wire, bench.model_wire, bench.database_wire)
+    for wire in wires:
+        wire.freeze()
+    try:
+        yield
+    finally:
+        for wire in wires:
+            wire.thaw()
