@@ -433,3 +433,29 @@ async def test_closing_that_is_cancelled_while_it_drains_closes_all_the_same(way
     assert len(ended) == 1
     assert not client.is_open
     assert not embedder.is_open
+
+
+async def test_a_second_close_may_shorten_the_drain_and_a_start_meanwhile_comes_after_it() -> None:
+    embedder = FakeEmbedder()
+    client = fake_rag(embedder=embedder)
+    await client.start()
+    await client.add([Document("d", "Your deductible is $1,500.")], tenant="m")
+    embedder.faults.next(Hang())
+
+    async def ask() -> None:
+        with pytest.raises(RagcoreError):
+            await client.ask("What is my deductible?", tenant="m", timeout=60, degrade=False)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask)
+        await anyio.wait_all_tasks_blocked()
+        began = anyio.current_time()
+        group.start_soon(client.aclose)
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(client.start)
+        await anyio.wait_all_tasks_blocked()
+        await client.aclose(drain=0.1)
+        assert anyio.current_time() - began < 5
+    assert client.is_open
+    assert (await client.ask("What is my deductible?", tenant="m")).found
+    await client.aclose()

@@ -37,6 +37,7 @@ class Calls:
         self._numbers = itertools.count(1)
         self._outcomes: dict[str, int] = {}
         self._idle = anyio.Event()
+        self._draining: anyio.CancelScope | None = None
         self.closed = False
         self.blocked = 0.0
 
@@ -79,14 +80,20 @@ class Calls:
         if self._idle.is_set():
             self._idle = anyio.Event()
         try:
-            with anyio.move_on_after(seconds):
+            with anyio.move_on_after(seconds) as self._draining:
                 await self._idle.wait()
                 return
         finally:  # also where the wait was cancelled
+            self._draining = None
             for call in list(self._running.values()):
                 call.cancel()
         with anyio.move_on_after(1.0):
             await self._idle.wait()
+
+    def hurry(self, seconds: float) -> None:
+        """Drain for no longer than this from now."""
+        if self._draining is not None:
+            self._draining.deadline = min(self._draining.deadline, anyio.current_time() + seconds)
 
     def _finish(self, call: Call, outcome: str) -> None:
         if self._running.pop(call.id, None) is None:

@@ -111,6 +111,7 @@ class RAG(Part):
         self._health = HealthCheck()
         self._watchdog = Watchdog(self._calls) if self.settings.watchdog else None
         self._parts = Parts()
+        self._drain = self.settings.drain
 
     @classmethod
     def from_config(
@@ -152,14 +153,12 @@ class RAG(Part):
         Args:
             drain: seconds that running calls get before they are cancelled; None: as set.
         """
-        if not self.is_open:  # or being started or closed by another task
-            await super().aclose()
-            return
-        self._check_open()
-        try:
-            await self._calls.drain(self.settings.drain if drain is None else drain)
-        finally:
-            await super().aclose()
+        seconds = self.settings.drain if drain is None else drain
+        if self._closing is not None:  # by another task, which may have been told to wait longer
+            self._calls.hurry(seconds)
+        else:
+            self._drain = seconds
+        await super().aclose()
 
     async def ask(
         self,
@@ -341,10 +340,13 @@ class RAG(Part):
 
     async def _close(self) -> None:
         try:
-            await self._parts.aclose()
+            await self._calls.drain(self._drain)
         finally:
-            if self._watchdog is not None:
-                self._watchdog.stop()
+            try:
+                await self._parts.aclose()
+            finally:
+                if self._watchdog is not None:
+                    self._watchdog.stop()
 
     @contextmanager
     def _call(self, method: str, tenant: str | UUID, timeout: float | None, *, bounded: bool = True) -> Iterator[Call]:

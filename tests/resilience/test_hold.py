@@ -471,3 +471,36 @@ async def test_the_time_of_one_opening_is_not_the_next_ones() -> None:
         with pytest.raises(TimeoutError):
             await held.call(anyio.sleep_forever, timeout=1)
         assert await held.call(Flaky(seconds=3)) == "ok"
+
+
+async def test_a_source_that_nobody_read_is_closed_too() -> None:
+    closed: list[str] = []
+
+    class Source:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __aiter__(self) -> Source:
+            return self
+
+        async def __anext__(self) -> str:
+            raise StopAsyncIteration
+
+        async def aclose(self) -> None:
+            closed.append(self.name)
+
+    policy = Policy()
+    async with policy.hold() as held:
+        held.items(Source("never read"))
+    breaker = policy.breaker()
+    assert breaker is not None
+    breaker.isolate()
+    with pytest.raises(CircuitOpen):
+        async with policy.hold() as held:
+            async for _ in held.items(Source("refused")):
+                pass
+    breaker.reset()
+    async with policy.hold() as held:
+        async for _ in held.items(Source("read")):
+            pass
+    assert closed == ["never read", "refused", "read"]

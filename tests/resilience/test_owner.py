@@ -242,3 +242,24 @@ async def test_a_stray_cancellation_ends_its_work_and_no_others(
     assert "was cancelled by something that it waited for" in caplog.text
     await owner.stop()
     assert owner.running == 0
+
+
+async def test_work_that_fails_and_is_cancelled_at_once_ends_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    owner = await started("store")
+
+    async def fails_when_cancelled() -> None:
+        try:
+            await anyio.sleep_forever()
+        except anyio.get_cancelled_exc_class() as error:
+            raise OSError("while closing") from error
+
+    async def both() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(fails_when_cancelled)
+            group.start_soon(anyio.sleep_forever)
+
+    owner.spawn(both, name="both")
+    await anyio.wait_all_tasks_blocked()
+    await owner.stop()
+    assert owner.running == 0
+    assert "background work of store failed" in caplog.text

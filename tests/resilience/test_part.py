@@ -311,7 +311,51 @@ async def test_a_start_whose_clean_up_fails_too_is_not_open_all_the_same() -> No
 
     part = Hopeless()
     for _ in range(2):
-        with pytest.raises(ValueError, match="closing"):
+        with pytest.raises(OSError, match="opening"):
             await part.start()
         assert not part.is_open
         assert part._owner is None
+
+
+async def test_who_waits_for_a_start_that_fails_is_told_also_where_it_is_tried_again_at_once() -> None:
+    class Second(Part):
+        tries = 0
+
+        async def _open(self) -> None:
+            self.tries += 1
+            await anyio.sleep(1)
+            if self.tries == 1:
+                raise OSError("at first")
+
+    part = Second()
+
+    async def first() -> None:
+        with pytest.raises(OSError):
+            await part.start()
+        await part.start()
+
+    async def other() -> None:
+        with pytest.raises(NotOpen, match="another task was starting Second, and failed"):
+            await part.start()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(first)
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(other)
+    assert part.is_open
+    await part.aclose()
+
+
+async def test_of_two_owners_that_start_a_part_together_one_owns_it() -> None:
+    trace: list[str] = []
+    shared = Traced(trace, "shared", opening=1)
+    one, two = Parts(), Parts()
+    async with anyio.create_task_group() as group:
+        group.start_soon(one.start, shared)
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(two.start, shared)
+    await two.aclose()
+    assert shared.is_open
+    await one.aclose()
+    assert not shared.is_open
+    assert trace == ["open shared", "close shared"]

@@ -714,3 +714,22 @@ async def test_isolating_stops_the_retries_of_a_call_with_a_key() -> None:
         await anyio.wait_all_tasks_blocked()
         breaker.isolate()
     assert flaky.calls == 1
+
+
+async def test_isolating_reaches_a_call_with_a_key_that_waits_for_a_pause() -> None:
+    policy = Policy(on=lambda error: from_status(429, {"retry-after": "5"}), retry=False)
+    breaker = policy.breaker()
+    assert breaker is not None
+    with pytest.raises(OSError):
+        await policy.call(Flaky(OSError()), key="m")
+    flaky = Flaky()
+    async with anyio.create_task_group() as group:
+
+        async def waits() -> None:
+            with pytest.raises(CircuitOpen, match="by hand"):
+                await policy.call(flaky, key="m")
+
+        group.start_soon(waits)
+        await anyio.wait_all_tasks_blocked()
+        breaker.isolate()
+    assert flaky.calls == 0

@@ -22,6 +22,7 @@ from ragcore.testing import World, simulate, traffic
 MOST_SEEDS = 1_000
 
 
+@pytest.mark.system
 def test_two_hundred_seeds_hold() -> None:
     assert simulate(traffic, seeds=range(200)) > 4_000
 
@@ -183,6 +184,7 @@ BUGS: dict[str, tuple[Callable[[], Any], str]] = {
 }
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_planted_bug_is_found(bug: str) -> None:
     plant, message = BUGS[bug]

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ragcore.errors import EmbeddingError, Overloaded
+from ragcore.errors import EmbeddingError, NotOpen, Overloaded
 from ragcore.protocols import Vector
 from ragcore.resilience.deadline import expires_at, inherit
 from ragcore.resilience.owner import Owner
@@ -41,9 +41,12 @@ class Coalescer:
         self._requests = 0
         self.asked = 0
         self.sent = 0
+        self.closed = False
 
     async def embed(self, owner: Owner, text: str) -> Vector:
         """(dimension,) for one text. Cancelled, it leaves; a request that nobody waits for is cancelled too."""
+        if self.closed:
+            raise NotOpen("the embedder is being closed", stage="embed")
         self.asked += 1
         item = self._waiting.get(text)
         if item is None and len(self._waiting) >= MOST_WAITING:
@@ -54,7 +57,7 @@ class Coalescer:
                 retry_after=1.0,
             )
         if item is None:
-            if self._requests < MOST_REQUESTS and not self._waiting:
+            if self._requests == 0 or (self._requests < MOST_REQUESTS and not self._waiting):
                 owner.spawn(self._serve, name="embedding")
                 self._requests += 1
             item = self._waiting[text] = _Item(text)
@@ -80,7 +83,24 @@ class Coalescer:
             while self._waiting:
                 await self._request(self._take())
         finally:
-            self._requests -= 1
+            self._requests = max(0, self._requests - 1)
+            if self._requests == 0:  # with some left only where this was cancelled
+                self._give_up()
+
+    def close(self) -> None:
+        """Tell those who wait that nothing comes any more; requests under way end with their owner."""
+        self.closed = True
+        self._requests = 0
+        self._give_up()
+
+    def open(self) -> None:
+        """Take questions again."""
+        self.closed = False
+
+    def _give_up(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for item in waiting.values():
+            item.done.set()
 
     def _take(self) -> _Batch:
         texts = list(self._waiting)[:MOST_TEXTS]

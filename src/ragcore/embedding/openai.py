@@ -104,8 +104,10 @@ class OpenAIEmbedder(Part):
 
     async def _open(self) -> None:
         self._client.open()
+        self._coalescer.open()
 
     async def _close(self) -> None:
+        self._coalescer.close()
         await self._client.close()
 
     def _batches(self, texts: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -142,6 +142,7 @@ class Call:
         dependency, bulkhead = self.dependency, self.dependency.bulkhead
         while True:
             await self.wait_for_pause()
+            self.breaker = dependency.breaker_of(self.key)
             if self.breaker is not None:
                 self.breaker.check()
             if bulkhead is not None and not bulkhead.try_acquire():

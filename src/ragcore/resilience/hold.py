@@ -35,6 +35,7 @@ class Hold:
         self._handed_on = False
         self._placing = False
         self._reading: list[AsyncGenerator[Any, None]] = []
+        self._sources: list[AsyncIterator[Any]] = []
 
     async def __aenter__(self) -> Self:
         self._call = Call(self._dependency, self._key, self._on)
@@ -45,8 +46,8 @@ class Hold:
     ) -> None:
         try:
             with cleaning_up():
-                for items in self._reading:
-                    await _closed(items.aclose)
+                for opened in (*self._reading, *self._sources):  # a source that nobody has read is closed here
+                    await _closed(opened)
         finally:
             if self._attempt is not None:
                 self._attempt.end(None, anyio.current_time())
@@ -92,16 +93,18 @@ class Hold:
             TimeoutError: an item took too long.
             DeadlineExceeded: the deadline passed.
         """
-        items = self._read(source.__aiter__())
+        iterator = source.__aiter__()
+        items = self._read(iterator)
+        self._sources.append(iterator)
         self._reading.append(items)
         return items
 
     async def _read(self, iterator: AsyncIterator[T]) -> AsyncGenerator[T, None]:
         call = self._opened()
         attempt = self._attempt
-        if attempt is None or attempt.ended:  # a stream that needs no opening takes its place here
-            attempt = await self._place(call)
         try:
+            if attempt is None or attempt.ended:  # a stream that needs no opening takes its place here
+                attempt = await self._place(call)
             while True:
                 call.resume()
                 began = call.clock()
@@ -120,10 +123,10 @@ class Hold:
                     self._handed_on = True
                 yield item
         finally:
-            close = getattr(iterator, "aclose", None)
-            if close is not None:
+            if iterator in self._sources:
+                self._sources.remove(iterator)
                 with cleaning_up():
-                    await _closed(close)
+                    await _closed(iterator)
 
     async def _next(self, call: Call, iterator: AsyncIterator[T], attempt: Attempt, began: float) -> T:
         limit = self._dependency.idle_timeout if self._handed_on else self._dependency.first_timeout
@@ -156,8 +159,11 @@ class Hold:
         return self._call
 
 
-async def _closed(close: Callable[[], Awaitable[object]]) -> None:
-    """Close; what goes wrong with it is not what the caller is to hear of."""
+async def _closed(source: object) -> None:
+    """Close it, if it can be closed; what goes wrong with it is not what the caller is to hear of."""
+    close = getattr(source, "aclose", None)
+    if close is None:
+        return
     try:
         await close()
     except Exception:

@@ -124,8 +124,11 @@ class Owner:
             async with anyio.create_task_group() as group:
                 self._group = group
                 self._ready.set()
-                await self._stopping.wait()
-                self._group = None
+                try:
+                    await self._stopping.wait()
+                finally:
+                    self._stopping.set()  # also where the event loop ends without a stop
+                    self._group = None
                 group.cancel_scope.cancel()
         finally:
             self._group = None
@@ -142,5 +145,11 @@ class Owner:
                 raise
             # Not ours: something that the work awaited was cancelled by somebody else. It ends this work and no other's.
             logger.exception("background work of %s was cancelled by something that it waited for", self.name)
+        except BaseExceptionGroup as group:
+            cancelled, failed = group.split(anyio.get_cancelled_exc_class())
+            if failed is not None:
+                logger.exception("background work of %s failed", self.name, exc_info=failed)
+            if cancelled is not None and self._stopping.is_set():
+                raise cancelled from None
         finally:
             self._running -= 1

@@ -18,6 +18,14 @@ __all__ = ["Part", "Parts"]
 logger = logging.getLogger("ragcore")
 
 
+class _Change:
+    """A start or a close that is under way; others wait until it is over."""
+
+    def __init__(self) -> None:
+        self.over = anyio.Event()
+        self.failed = False
+
+
 class Part:
     """A component that is started and closed: idempotent, safe before start and twice, `async with` on both backends.
 
@@ -26,8 +34,8 @@ class Part:
 
     _owner: Owner | None = None
     _home: tuple[EventLoopToken, int] | None = None
-    _starting: anyio.Event | None = None
-    _closing: anyio.Event | None = None
+    _starting: _Change | None = None
+    _closing: _Change | None = None
 
     @property
     def is_open(self) -> bool:
@@ -40,47 +48,55 @@ class Part:
 
         Raises:
             WrongEventLoop: it is open on another event loop.
-            NotOpen: it was started by the process that forked this one, or by another task whose start failed.
+            NotOpen: it was started by the process that forked this one, or another task was starting it and failed.
         """
-        if self._home is not None:
+        await self._start()
+
+    async def _start(self) -> bool:
+        """The same; whether it was this call that opened it, and whose it is to close."""
+        while self._home is not None:
             self._check_here()
-            if self._closing is not None:
-                await self._closing.wait()
-                return await self.start()
-            if self._starting is not None:  # by another task: it isn't open before that is done
-                await self._starting.wait()
-            self._check_open()
-            return None
+            change = self._starting or self._closing
+            if change is None:
+                return False
+            await change.over.wait()
+            if change.failed:
+                raise NotOpen(f"another task was starting {type(self).__name__}, and failed: its error says why")
         self._home = (current_token(), os.getpid())
-        self._starting = anyio.Event()
+        change = self._starting = _Change()
         try:
             self._owner = Owner(type(self).__name__)
             await self._owner.start()
             await self._open()
         except BaseException:
+            change.failed = True
             with anyio.CancelScope(shield=True):
                 try:
                     with anyio.move_on_after(CLOSE_SECONDS):
                         await self._close()
+                except Exception:
+                    logger.exception("%s could not be started, nor closed again", type(self).__name__)
                 finally:
                     await self._shut()
             raise
         finally:
-            self._starting.set()
             self._starting = None
+            change.over.set()
+        return True
 
     async def aclose(self) -> None:
         """Give everything back. No error if it was never started or is closed already."""
-        if self._home is None or self._home[1] != os.getpid():
-            return None
-        self._check_here()
-        if self._closing is not None:  # by another task, which does it for both
-            await self._closing.wait()
-            return None
-        if self._starting is not None:
-            await self._starting.wait()
-            return await self.aclose()
-        self._closing = anyio.Event()
+        while self._home is not None and self._home[1] == os.getpid():
+            self._check_here()
+            if self._closing is not None:  # by another task, which does it for both
+                await self._closing.over.wait()
+                return
+            if self._starting is None:
+                break
+            await self._starting.over.wait()
+        else:
+            return
+        change = self._closing = _Change()
         try:
             await self._close()
         finally:
@@ -88,8 +104,8 @@ class Part:
                 with anyio.CancelScope(shield=True):
                     await self._shut()
             finally:
-                self._closing.set()
                 self._closing = None
+                change.over.set()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -143,6 +159,10 @@ class Parts:
 
     async def start(self, part: object) -> None:
         """Start a part, unless it is open already: then someone else owns it."""
+        if isinstance(part, Part):
+            if await part._start():
+                self._started.append(part)
+            return
         start = getattr(part, "start", None)
         if start is None or getattr(part, "is_open", False):
             return
