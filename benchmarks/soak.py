@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import math
 import random
 import statistics
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -51,13 +53,17 @@ async def soak(seconds: float) -> Figures:
         await anyio.sleep(1)
         fds = await _at_rest(world)
         running = world.rag.stats().calls["running"]
-    slope, margin = _slope(samples[int(len(samples) * WARM_UP) :])
+    settled = samples[int(len(samples) * WARM_UP) :]
+    slope, margin = _slope([(sent, resident) for sent, resident, _ in settled])
+    blocks, blocks_margin = _slope([(sent, count) for sent, _, count in settled])
     figures.values["seconds"] = seconds
     figures.values["sent"] = traffic.sent
     figures.values["accounted"] = accounted = sum(traffic.outcomes.values())
     figures.values["running_at_the_end"] = running
     figures.values["rss_slope_kb_per_1000"] = 1000 * slope
     figures.values["rss_slope_margin_kb_per_1000"] = 1000 * margin
+    figures.values["blocks_slope_per_1000"] = 1000 * blocks
+    figures.values["blocks_slope_margin_per_1000"] = 1000 * blocks_margin
     figures.values["rss_end_mb"] = samples[-1][1] / 1024
     figures.values["fd_growth"] = growth = max(0, fds - fds_before)
     third = len(samples) // 3
@@ -66,7 +72,7 @@ async def soak(seconds: float) -> Figures:
         ("second", samples[third : 2 * third]),
         ("last", samples[2 * third :]),
     ):
-        figures.values[f"rss_slope_kb_per_1000.{name}_third"] = 1000 * _slope(part)[0]
+        figures.values[f"rss_slope_kb_per_1000.{name}_third"] = 1000 * _slope([point[:2] for point in part])[0]
     for outcome, count in sorted(traffic.outcomes.items()):
         figures.values[f"outcome.{outcome}"] = count
     figures.expect(accounted == traffic.sent, "accounted == sent")
@@ -157,9 +163,12 @@ async def _weather(world: Bench, seconds: float) -> None:
         await anyio.sleep(draw.uniform(0.3, 1.5))
 
 
-async def _sample_while(traffic: _Traffic, seconds: float, scope: anyio.CancelScope) -> list[tuple[int, float]]:
-    """(requests sent, resident kB) over the time that the clients run."""
-    samples: list[tuple[int, float]] = []
+async def _sample_while(traffic: _Traffic, seconds: float, scope: anyio.CancelScope) -> list[tuple[int, float, int]]:
+    """(requests sent, resident kB, blocks that Python has allocated) over the time that the clients run.
+
+    Resident memory grows with fragments too; what is leaked is among the blocks.
+    """
+    samples: list[tuple[int, float, int]] = []
     until = anyio.current_time() + seconds
     async with anyio.create_task_group() as clients:
         for number in range(CLIENTS):
@@ -167,12 +176,13 @@ async def _sample_while(traffic: _Traffic, seconds: float, scope: anyio.CancelSc
         while anyio.current_time() < until:
             await anyio.sleep(min(1.0, seconds / 60))
             traffic.forget()
-            samples.append((traffic.sent, _resident_kb()))
+            gc.collect()
+            samples.append((traffic.sent, _resident_kb(), sys.getallocatedblocks()))
     scope.cancel()
     return samples
 
 
-def _slope(points: list[tuple[int, float]]) -> tuple[float, float]:
+def _slope(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """Least squares over the means of blocks, which stay near each other in time, with its 95 % margin."""
     size = max(1, len(points) // BLOCKS)
     blocks = [points[start : start + size] for start in range(0, size * BLOCKS, size)]
