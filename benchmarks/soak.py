@@ -21,7 +21,7 @@ from ragcore import Delta, Prompt, RagcoreError
 
 CLIENTS = 8
 # Of the run, in which caches fill and the allocator finds its size.
-WARM_UP = 0.3
+WARM_UP = 0.4
 BLOCKS = 12
 # Student's t for 97.5 % and BLOCKS - 2 degrees of freedom.
 STUDENT = 2.228
@@ -154,7 +154,7 @@ async def _weather(world: Bench, seconds: float) -> None:
     # Without pauses, which outlast their fault, and without bodies that are the memory to be measured.
     out = ("429", "100 MB")
     faults = [(name, strike) for name, strike in matrix().items() if not name[1].startswith(out) and name[0] != "all"]
-    until = anyio.current_time() + 0.8 * seconds
+    until = anyio.current_time() + seconds - 2.0
     while anyio.current_time() < until:
         (stage, fault), strike = draw.choice(faults)
         say(f"{stage}: {fault}")

@@ -46,7 +46,8 @@ class Attempt(Bound):
     __slots__ = ("_breaker", "_bulkhead", "_generation", "_judged", "_name", "began", "ended", "given_up", "outcome")
 
     def __init__(self, name: str, bulkhead: Bulkhead | None, breaker: CircuitBreaker | None, began: float) -> None:
-        super().__init__(math.inf)
+        self.when = math.inf
+        self.outer = None
         self.began = began
         self.given_up: Exception | None = None
         self.outcome: Outcome = "neutral"

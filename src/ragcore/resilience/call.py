@@ -54,6 +54,7 @@ class Call:
         "on",
         "open_by",
         "outer",
+        "own_when",
         "task",
     )
 
@@ -64,7 +65,9 @@ class Call:
         self.breaker = dependency.breaker
         self.resume()
         self.began = self.clock()
-        self.outer = inherited.get()
+        self.outer = outer = inherited.get()
+        # The call's deadline, whatever anyio's scopes say.
+        self.own_when = outer.when if outer is not None and outer.when < math.inf else self.began + dependency.timeout
         self.open_by = math.inf
         self.attempts = 0
         self.given_up: Exception | None = None
@@ -85,15 +88,9 @@ class Call:
         Asked for when something takes long or goes wrong; a call that goes well doesn't pay for the look at the scopes around it, which end
         it in any case.
         """
-        expires = min(anyio.current_effective_deadline(), math.inf if self.outer is None else self.outer.when)
-        return expires if expires < math.inf else self.began + self.dependency.timeout
-
-    @property
-    def own_when(self) -> float:
-        """The same, whatever anyio's scopes say."""
-        if self.outer is not None and self.outer.when < math.inf:
-            return self.outer.when
-        return self.began + self.dependency.timeout
+        effective = anyio.current_effective_deadline()
+        inherits = self.outer is not None and self.outer.when < math.inf
+        return min(effective, self.own_when) if inherits or effective == math.inf else effective
 
     @property
     def being_cancelled(self) -> bool:
