@@ -56,7 +56,7 @@ async def world(database: tuple[str, str]) -> AsyncIterator[Bench]:
 
 
 @pytest.fixture
-async def world_with_noise(world: Bench) -> AsyncIterator[Bench]:
+async def asyncpgs_noise() -> AsyncIterator[None]:
     """asyncpg leaves a future behind that nobody awaits where its connecting is cancelled in a certain moment: a line in the log, no more."""
     loop = asyncio.get_running_loop()
     given = loop.get_exception_handler()
@@ -66,19 +66,19 @@ async def world_with_noise(world: Bench) -> AsyncIterator[Bench]:
             (given or asyncio.AbstractEventLoop.default_exception_handler)(loop, context)
 
     loop.set_exception_handler(handle)
-    yield world
+    yield
     gc.collect()
     loop.set_exception_handler(given)
 
 
+NOISY = pytest.mark.usefixtures("asyncpgs_noise")
 PLAIN = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 
-async def test_the_reduced_matrix_is_green(world_with_noise: Bench) -> None:
+@NOISY
+async def test_the_reduced_matrix_is_green(world: Bench) -> None:
     """Of each kind of fault one or two, at each stage, ten calls at once."""
-    cells = await run_matrix(
-        world_with_noise, concurrencies=(10,), deadline=0.5, only=lambda stage, fault: fault not in ALIKE
-    )
+    cells = await run_matrix(world, concurrencies=(10,), deadline=0.5, only=lambda stage, fault: fault not in ALIKE)
     assert len(cells) > 60
     for cell in cells:  # late by a tenth of a second is for the benchmark to judge
         cell.late = 0
@@ -130,6 +130,7 @@ async def test_ten_thousand_cancelled_requests_leave_every_slot_usable() -> None
 
 
 @PLAIN
+@NOISY
 async def test_a_frozen_postgresql_frees_all_callers_at_their_deadline(migrated: tuple[str, str]) -> None:
     """Hand-written asyncpg under asyncio.timeout(1) stays as long as the freeze: 12 callers, a pool of 5, 8 s."""
     plain, owner_dsn = migrated
@@ -170,6 +171,7 @@ async def test_a_frozen_postgresql_frees_all_callers_at_their_deadline(migrated:
 
 
 @PLAIN
+@NOISY
 async def test_one_task_cancel_while_a_new_connection_is_prepared_on_a_frozen_server(migrated: tuple[str, str]) -> None:
     """asyncpg's own `init` would wait for the connection to close, without a bound."""
     plain, _ = migrated
@@ -195,11 +197,9 @@ async def test_one_task_cancel_while_a_new_connection_is_prepared_on_a_frozen_se
 
 
 @PLAIN
+@NOISY
 @pytest.mark.parametrize("way", ["scope", "task"])
-async def test_calls_that_are_cancelled_from_outside_return_and_leave_the_pool_whole(
-    world_with_noise: Bench, way: str
-) -> None:
-    world = world_with_noise
+async def test_calls_that_are_cancelled_from_outside_return_and_leave_the_pool_whole(world: Bench, way: str) -> None:
     draw = random.Random(2)
 
     async def ask() -> None:
@@ -262,6 +262,7 @@ def _to(port: int) -> int:
 
 
 @PLAIN
+@NOISY
 async def test_a_real_restart_of_the_server_needs_none_of_the_client() -> None:
     folder = Path(tempfile.mkdtemp(prefix="ragcore-restart-"))
     server = await anyio.to_thread.run_sync(embedded.start, folder)
@@ -285,6 +286,7 @@ async def test_a_real_restart_of_the_server_needs_none_of_the_client() -> None:
         await anyio.to_thread.run_sync(partial(shutil.rmtree, folder, ignore_errors=True))
 
 
+@NOISY
 async def test_closing_is_quick_while_everything_is_a_black_hole(world: Bench) -> None:
     for wire in (world.embedding_wire, world.model_wire, world.database_wire):
         wire.freeze()
@@ -357,6 +359,7 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 
 @PLAIN
+@NOISY
 async def test_a_minute_of_mixed_traffic_accounts_for_every_request_and_leaks_nothing() -> None:
     """The soak of `python -m benchmarks soak`, short: memory is for the long one to judge."""
     figures = await soak(60.0)
