@@ -470,4 +470,5 @@ def test_the_slow_call_ratio_is_of_all_calls(clock: Clock, slow: int, expected: 
 
 
 def test_a_short_window_and_a_short_break_are_allowed() -> None:
-    CircuitBreaker(sampling_duration=0.5, break_duration=0.1)
+    breaker = CircuitBreaker(sampling_duration=0.5, break_duration=0.1)
+    assert (breaker.sampling_duration, breaker.break_duration) == (0.5, 0.1)

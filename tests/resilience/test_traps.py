@@ -366,6 +366,7 @@ async def test_a_cancelled_waiter_leaks_its_queue_place() -> None:
         for _ in range(5):
             with anyio.move_on_after(1):
                 await policy.call(Flaky())
+            assert policy.snapshot()["bulkhead"]["waiting"] == 0
     at_rest(policy)()
 
 

@@ -122,10 +122,13 @@ async def test_ten_thousand_cancelled_requests_leave_every_slot_usable() -> None
                         group.start_soon(cancelled, embed, number)
                         group.start_soon(cancelled, generate, number)
             at_rest(policy, another)()
+            answered = 0
             with anyio.fail_after(10):
                 for number in range(10):
                     await embed(number)
                     await generate(number)
+                    answered += 1
+            assert answered == 10
             await _until(lambda: server.active == 0)
 
 

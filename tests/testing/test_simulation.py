@@ -206,8 +206,12 @@ def test_what_a_scenario_sets_comes_first_also_where_it_is_none() -> None:
 
 
 def test_a_group_of_ragcores_own_errors_is_part_of_the_world() -> None:
+    failed = 0
+
     async def scenario(world: World) -> None:
         async def fails() -> None:
+            nonlocal failed
+            failed += 1
             raise ragcore.NotOpen("planted")
 
         async with anyio.create_task_group() as group:
@@ -215,6 +219,7 @@ def test_a_group_of_ragcores_own_errors_is_part_of_the_world() -> None:
             group.start_soon(fails)
 
     simulate(scenario, seeds=[1])
+    assert failed == 2
 
 
 def test_a_simulation_within_another_is_refused_and_leaves_the_outer_one_whole() -> None:
