@@ -1,63 +1,100 @@
-"""What a scenario returns, and what several need."""
+"""What a scenario returns."""
 
 from __future__ import annotations
 
-import gzip
-import json
-import statistics
 import sys
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
-SQUAD = Path(__file__).parents[2] / "shared" / "data" / "squad"
+from benchmarks.driving.monitor import Sample
+from benchmarks.driving.outcome import Outcome
+
+__all__ = ["Chart", "Figures", "Line", "Shade", "Table", "Value", "say"]
+
+Value: TypeAlias = float | int | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One series of a chart."""
+
+    name: str
+    xs: Sequence[float]
+    ys: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Shade:
+    """A stretch of time in which a fault struck, in seconds since the run began."""
+
+    name: str
+    begin: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A picture of the report.
+
+    Attributes:
+        points: single points, not a line.
+        log: axes that are logarithmic: "x", "y", "xy" or "".
+        shades: stretches of the x axis.
+    """
+
+    title: str
+    x: str
+    y: str
+    lines: Sequence[Line]
+    points: bool = False
+    log: Literal["", "x", "y", "xy"] = ""
+    shades: Sequence[Shade] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of the report: rows with the same keys."""
+
+    title: str
+    rows: Sequence[dict[str, Value]]
 
 
 @dataclass
 class Figures:
-    """Named numbers, and the criteria that were not reached."""
+    """Named numbers, criteria that were not reached, and what a report shows besides.
 
-    values: dict[str, float | int | str | None] = field(default_factory=dict)
+    Attributes:
+        values: by name, for a program to read.
+        failed: criteria that were not reached.
+        invalid: why the run should not be believed.
+        notes: what a reader should know.
+        outcomes: of each question.
+        samples: of the target's process.
+        settings: with which the scenario ran.
+    """
+
+    values: dict[str, Value] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
+    invalid: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    charts: list[Chart] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def expect(self, holds: bool, criterion: str) -> None:
         """Note a criterion that does not hold."""
         if not holds:
             self.failed.append(criterion)
 
+    @property
+    def exit_code(self) -> int:
+        """0: all reached; 1: a criterion was not; 3: the run is not to be believed."""
+        return 3 if self.invalid else 1 if self.failed else 0
+
 
 def say(text: str) -> None:
     """Progress, on stderr."""
     print(text, file=sys.stderr, flush=True)
-
-
-def percentile(values: Iterable[float], share: float) -> float:
-    """The nearest-rank percentile."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
-def interleaved(rounds: int, **sides: Callable[[], float]) -> dict[str, float]:
-    """The median of what each side returns, round by round in turn: machines are noisy, and noise hits both."""
-    results: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(rounds):
-        for name, side in sides.items():
-            results[name].append(side())
-    return {name: statistics.median(values) for name, values in results.items()}
-
-
-def timed(work: Callable[[], Any]) -> float:
-    """Seconds of a call."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-def read_lines(name: str) -> list[dict[str, Any]]:
-    """The rows of a .jsonl.gz of squad; ends the run with a message where it is not there."""
-    if not SQUAD.is_dir():
-        sys.exit(f"this scenario needs the folder {SQUAD}, which is not on this machine")
-    with gzip.open(SQUAD / name, "rt", encoding="utf-8") as file:
-        return [json.loads(line) for line in file]

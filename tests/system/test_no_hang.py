@@ -20,9 +20,9 @@ import anyio
 import asyncpg
 import psutil
 import pytest
-from benchmarks.bench import FACT, QUESTION, TENANT, Bench, bench
-from benchmarks.faults import run_matrix
-from benchmarks.soak import soak
+from benchmarks.scenarios.faults import run_matrix
+from benchmarks.scenarios.soak import soak
+from benchmarks.world.bench import FACT, QUESTION, TENANT, Bench, bench
 
 from ragcore import (
     Document,

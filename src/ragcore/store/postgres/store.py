@@ -91,7 +91,8 @@ class PgVectorStore(Part):
         self.policy = policy or Policy(
             "database",
             attempt_timeout=10.0,
-            bulkhead=Bulkhead(pool_size, queue=16 * pool_size),
+            # As many may queue as at the other dependencies: whether their time suffices, the bulkhead knows.
+            bulkhead=Bulkhead(pool_size, queue=max(256, 16 * pool_size)),
             retry=RetryPolicy(attempts=4, backoff=0.05, max_backoff=1.0),
         )
         self._pool: Pool | None = None

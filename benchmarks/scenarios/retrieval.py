@@ -10,8 +10,9 @@ from typing import Any
 import anyio
 import numpy as np
 
-from benchmarks.figures import SQUAD, Figures, percentile, say
-from benchmarks.squad import TENANT, Squad, ingested
+from benchmarks.estimates import percentile
+from benchmarks.figures import Figures, say
+from benchmarks.world.squad import SQUAD, TENANT, Squad, ingested
 from ragcore import PgVectorStore, Query, Secret
 from ragcore.types import Mode
 

@@ -7,8 +7,9 @@ import statistics
 
 import anyio
 
-from benchmarks.bench import FACT, QUESTION, TENANT, Bench, bench
-from benchmarks.figures import Figures, percentile, say
+from benchmarks.estimates import percentile
+from benchmarks.figures import Figures, say
+from benchmarks.world.bench import FACT, QUESTION, TENANT, Bench, bench
 from ragcore import Overloaded, RagcoreError
 from ragcore.resilience import Bulkhead, Policy
 from ragcore.testing import OpenAIServer

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from benchmarks.figures import SQUAD, read_lines, say
+from benchmarks.figures import say
 from ragcore import Document, Embedder, LocalEmbedder, PgVectorStore, Vector, estimate_tokens
 from ragcore.ingest import Ingestor
 from ragcore.store import embedded, migrate
 from ragcore.types import IngestReport, Kind
 
+SQUAD = Path(__file__).parents[3] / "shared" / "data" / "squad"
 TENANT = "squad"
 
 
@@ -75,3 +81,11 @@ def _questions() -> tuple[list[str], Vector, list[str]]:
     labels = dict(line.split("\t")[:2] for line in (SQUAD / "qrels.tsv").read_text().splitlines())
     vectors = np.load(SQUAD / "embeddings.npz")["queries"].astype(np.float32)
     return [row["text"] for row in rows], vectors, [labels[row["id"]] for row in rows]
+
+
+def read_lines(name: str) -> list[dict[str, Any]]:
+    """The rows of a .jsonl.gz of squad; ends the run with a message where it is not there."""
+    if not SQUAD.is_dir():
+        sys.exit(f"this scenario needs the folder {SQUAD}, which is not on this machine")
+    with gzip.open(SQUAD / name, "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import typer
 
 from benchmarks.figures import Figures, say
 from ragcore.testing import simulate, traffic
@@ -17,20 +18,17 @@ BLOCK = 50
 SHOWN = 3
 
 
-def run(*, quick: bool, arguments: Sequence[str] = ()) -> Figures:
-    """As many seeds as told, 10,000 by default, over all cores.
-
-    Args:
-        arguments: `--seeds N --first N --backend asyncio|trio`.
-    """
-    parser = argparse.ArgumentParser(prog="python -m benchmarks simulate")
-    parser.add_argument("--seeds", type=int, default=500 if quick else 10_000)
-    parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--backend", choices=("asyncio", "trio"), default="asyncio")
-    told = parser.parse_args(arguments)
+def run(
+    *,
+    quick: bool,
+    seeds: Annotated[int | None, typer.Option(help="How many.", show_default="10,000")] = None,
+    first: Annotated[int, typer.Option(help="The first seed.")] = 0,
+    backend: Annotated[Literal["asyncio", "trio"], typer.Option(help="Of the event loop.")] = "asyncio",
+) -> Figures:
+    """As many seeds as told, over all cores."""
+    count = seeds or (500 if quick else 10_000)
     blocks = [
-        (told.backend, range(start, min(start + BLOCK, told.first + told.seeds)))
-        for start in range(told.first, told.first + told.seeds, BLOCK)
+        (backend, range(start, min(start + BLOCK, first + count))) for start in range(first, first + count, BLOCK)
     ]
     began = time.perf_counter()
     calls, failures = 0, []
@@ -39,12 +37,12 @@ def run(*, quick: bool, arguments: Sequence[str] = ()) -> Figures:
             calls += block_calls
             failures += block_failures
             if number % 20 == 0:
-                say(f"{min(number * BLOCK, told.seeds):,} of {told.seeds:,} seeds, {len(failures)} failed")
+                say(f"{min(number * BLOCK, count):,} of {count:,} seeds, {len(failures)} failed")
     for seed, message in sorted(failures)[:SHOWN]:
-        replay = f"python -m benchmarks simulate --seeds 1 --first {seed} --backend {told.backend}"
+        replay = f"python -m benchmarks simulate --seeds 1 --first {seed} --backend {backend}"
         print(f"{message}\nreplay: {replay}\n", file=sys.stderr)
     figures = Figures()
-    figures.values.update(seeds=told.seeds, calls=calls, violations=len(failures), seconds=time.perf_counter() - began)
+    figures.values.update(seeds=count, calls=calls, violations=len(failures), seconds=time.perf_counter() - began)
     figures.expect(not failures, "violations == 0")
     return figures
 

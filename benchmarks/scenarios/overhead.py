@@ -6,18 +6,19 @@ import asyncio
 import gc
 import importlib
 import math
+import os
 import statistics
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import anyio
 from anyio.lowlevel import checkpoint
 
+from benchmarks.driving.monitor import resident_mb
 from benchmarks.figures import Figures, say
-from benchmarks.imports import milliseconds
+from benchmarks.scenarios.imports import milliseconds
 from ragcore import events
 from ragcore.resilience import Bulkhead, CircuitBreaker, Policy, deadline
 
@@ -166,15 +167,10 @@ async def _growth(calls: int) -> float:
 
     await some(max(10_000, calls // 10))
     gc.collect()
-    before = _resident_kb()
+    before = 1024 * (resident_mb(os.getpid()) or 0.0)
     await some(calls)
     gc.collect()
-    return _resident_kb() - before
-
-
-def _resident_kb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / 1024
+    return 1024 * (resident_mb(os.getpid()) or 0.0) - before
 
 
 def _emit(calls: int) -> float:

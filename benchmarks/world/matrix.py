@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import anyio
 import asyncpg
 
-from benchmarks.bench import Bench
+from benchmarks.world.servers import ROLE, Servers
 from ragcore.testing import (
     Broken,
     Corrupt,
@@ -35,7 +35,7 @@ from ragcore.testing import (
 
 __all__ = ["Strike", "matrix"]
 
-Strike: TypeAlias = Callable[[Bench], AbstractAsyncContextManager[None]]
+Strike: TypeAlias = Callable[[Servers], AbstractAsyncContextManager[None]]
 
 
 def matrix() -> dict[tuple[str, str], Strike]:
@@ -71,8 +71,8 @@ def _served(stage: str, fault: Fault) -> Strike:
     """A fault of the HTTP server of a stage."""
 
     @asynccontextmanager
-    async def strike(bench: Bench) -> AsyncIterator[None]:
-        server = bench.embedding if stage == "embed" else bench.model
+    async def strike(world: Servers) -> AsyncIterator[None]:
+        server = world.embedding if stage == "embed" else world.model
         server.faults.always(fault)
         try:
             yield
@@ -86,8 +86,8 @@ def _wired(stage: str, fault: Fault) -> Strike:
     """A fault on the way to a stage: open connections are reset, for it strikes new ones."""
 
     @asynccontextmanager
-    async def strike(bench: Bench) -> AsyncIterator[None]:
-        wire = _wire(bench, stage)
+    async def strike(world: Servers) -> AsyncIterator[None]:
+        wire = _wire(world, stage)
         wire.faults.always(fault)
         wire.reset()
         await anyio.sleep(0.02)
@@ -100,14 +100,14 @@ def _wired(stage: str, fault: Fault) -> Strike:
     return strike
 
 
-def _wire(bench: Bench, stage: str) -> FaultProxy:
-    return {"embed": bench.embedding_wire, "generate": bench.model_wire, "search": bench.database_wire}[stage]
+def _wire(world: Servers, stage: str) -> FaultProxy:
+    return {"embed": world.embedding_wire, "generate": world.model_wire, "search": world.database_wire}[stage]
 
 
 def _refused(stage: str) -> Strike:
     @asynccontextmanager
-    async def strike(bench: Bench) -> AsyncIterator[None]:
-        wire = _wire(bench, stage)
+    async def strike(world: Servers) -> AsyncIterator[None]:
+        wire = _wire(world, stage)
         wire.refuse()
         wire.reset()
         await anyio.sleep(0.02)
@@ -123,8 +123,8 @@ def _frozen(stage: str, after: float = 0.0) -> Strike:
     """No byte passes from now on, or from the middle of the calls; a cancel request is swallowed as well."""
 
     @asynccontextmanager
-    async def strike(bench: Bench) -> AsyncIterator[None]:
-        wire = _wire(bench, stage)
+    async def strike(world: Servers) -> AsyncIterator[None]:
+        wire = _wire(world, stage)
         async with anyio.create_task_group() as group:
 
             async def freeze() -> None:
@@ -144,7 +144,7 @@ def _frozen(stage: str, after: float = 0.0) -> Strike:
 
 
 @asynccontextmanager
-async def _unresolvable(bench: Bench) -> AsyncIterator[None]:
+async def _unresolvable(world: Servers) -> AsyncIterator[None]:
     """Every name takes for ever to resolve: the default executor's threads all wait for a name server."""
     loop = asyncio.get_running_loop()
     given = loop.getaddrinfo
@@ -154,7 +154,7 @@ async def _unresolvable(bench: Bench) -> AsyncIterator[None]:
         return []
 
     loop.getaddrinfo = never  # type: ignore[method-assign]
-    for wire in (bench.embedding_wire, bench.model_wire, bench.database_wire):
+    for wire in (world.embedding_wire, world.model_wire, world.database_wire):
         wire.reset()
     await anyio.sleep(0.02)
     try:
@@ -167,8 +167,8 @@ def _sql(before: str, after: str = "", *, keep: bool = True) -> Strike:
     """Something that another session does to the database."""
 
     @asynccontextmanager
-    async def strike(bench: Bench) -> AsyncIterator[None]:
-        other = await asyncpg.connect(bench.owner_dsn)
+    async def strike(world: Servers) -> AsyncIterator[None]:
+        other = await asyncpg.connect(world.addresses.owner)
         try:
             if keep:
                 transaction = other.transaction()
@@ -192,12 +192,12 @@ def _again_and_again(statement: str, every: float = 0.003) -> Strike:
     """A statement against the client's sessions, while the calls run."""
 
     @asynccontextmanager
-    async def strike(bench: Bench) -> AsyncIterator[None]:
+    async def strike(world: Servers) -> AsyncIterator[None]:
         async with anyio.create_task_group() as group:
 
             async def repeat() -> None:
                 while True:
-                    await bench.owner.execute(statement, bench.role)
+                    await world.owner.execute(statement, ROLE)
                     await anyio.sleep(every)
 
             group.start_soon(repeat)
@@ -209,9 +209,9 @@ def _again_and_again(statement: str, every: float = 0.003) -> Strike:
 
 
 @asynccontextmanager
-async def _stopped_backends(bench: Bench) -> AsyncIterator[None]:
+async def _stopped_backends(world: Servers) -> AsyncIterator[None]:
     """SIGSTOP to all of the client's backends: a server that is frozen, not gone."""
-    rows = await bench.owner.fetch("select pid from pg_stat_activity where usename = $1", bench.role)
+    rows = await world.owner.fetch("select pid from pg_stat_activity where usename = $1", ROLE)
     pids = [row["pid"] for row in rows]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
@@ -226,15 +226,15 @@ async def _stopped_backends(bench: Bench) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _restarted(bench: Bench) -> AsyncIterator[None]:
+async def _restarted(world: Servers) -> AsyncIterator[None]:
     """The server ends all sessions and takes no new ones for a while, as at a restart."""
-    bench.database_wire.refuse()
-    await bench.owner.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = $1", bench.role)
+    world.database_wire.refuse()
+    await world.owner.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = $1", ROLE)
     await anyio.sleep(0.02)
     try:
         yield
     finally:
-        await bench.database_wire.listen()
+        await world.database_wire.listen()
 
 
 def _http(stage: str) -> dict[str, Strike]:
@@ -292,8 +292,8 @@ SELECT_BACKENDS = "from pg_stat_activity where usename = $1 and pid <> pg_backen
 
 
 @asynccontextmanager
-async def _everything_frozen(bench: Bench) -> AsyncIterator[None]:
-    wires = (bench.embedding_wire, bench.model_wire, bench.database_wire)
+async def _everything_frozen(world: Servers) -> AsyncIterator[None]:
+    wires = (world.embedding_wire, world.model_wire, world.database_wire)
     for wire in wires:
         wire.freeze()
     try:

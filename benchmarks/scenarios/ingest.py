@@ -10,7 +10,7 @@ import numpy as np
 from pgvector.asyncpg import register_vector
 
 from benchmarks.figures import Figures, say
-from benchmarks.squad import TENANT, ingested
+from benchmarks.world.squad import TENANT, ingested
 from ragcore.ingest import Ingestor
 from ragcore.types import Document
 

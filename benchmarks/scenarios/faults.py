@@ -7,19 +7,17 @@ the fault is gone, the next call (or the one after the breaker's probe) is answe
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
 
 import anyio
 import psutil
 
-from benchmarks.bench import FACT, QUESTION, TENANT, Bench, bench
-from benchmarks.figures import Figures, say
-from benchmarks.matrix import Strike, matrix
+from benchmarks.figures import Figures, Table, Value, say
+from benchmarks.world.bench import FACT, QUESTION, TENANT, Bench, bench
+from benchmarks.world.matrix import Strike, matrix
+from benchmarks.world.servers import ROLE
 from ragcore import Answer, RagcoreError
 
 __all__ = ["Cell", "run", "run_cell", "run_matrix"]
@@ -121,7 +119,7 @@ async def _look_for_leaks(bench: Bench, cell: Cell, before: set[object]) -> None
     for _ in range(60):
         pool = bench.store.snapshot()
         query = "select count(*) from pg_stat_activity where usename = $1"
-        at_server = await bench.owner.fetchval(query, bench.role)
+        at_server = await bench.owner.fetchval(query, ROLE)
         cell.leaked_connections = max(0, at_server - pool["in_use"] - pool["idle"]) + pool["in_use"]
         cell.leaked_sockets = bench.half_closed()
         cell.leaked_tasks = len(_tasks() - before)
@@ -208,12 +206,10 @@ async def _run(concurrencies: Sequence[int], deadline: float) -> Figures:
     figures.expect(unrecovered == 0, "unrecovered == 0")
     figures.values["sockets_left_at_the_end"] = left
     figures.values["slowest_s"] = max(cell.slowest for cell in cells)
-    _write([asdict(cell) for cell in cells])
+    figures.tables.append(Table("Each cell", [_row(cell) for cell in cells]))
     return figures
 
 
-def _write(cells: list[dict[str, Any]]) -> None:
-    folder = Path("results")
-    folder.mkdir(exist_ok=True)
-    (folder / "faults.json").write_text(json.dumps(cells, indent=1))
-    say(f"each cell stands in {folder / 'faults.json'}")
+def _row(cell: Cell) -> dict[str, Value]:
+    errors = ", ".join(f"{count} {name}" for name, count in cell.errors.items())
+    return {"": "green" if cell.green else "RED", **asdict(cell), "errors": errors}

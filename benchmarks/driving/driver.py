@@ -1,0 +1,145 @@
+"""Questions, at a concurrency or at a rate."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import anyio
+
+from benchmarks.driving.outcome import Kind, Outcome, judge
+from benchmarks.targets.target import Question, Target, TargetError
+
+__all__ = ["HUNG_AFTER", "Driver", "arrivals"]
+
+# A question that is not back so many seconds after its time is hung.
+HUNG_AFTER = 5.0
+
+
+@dataclass
+class Driver:
+    """Asks a target, and keeps what became of each question.
+
+    Args:
+        timeout: seconds that each question has.
+        hung_after: seconds past it after which a question is given up as hung.
+        told: called with each outcome, for those who watch.
+    """
+
+    target: Target
+    questions: Sequence[Question]
+    timeout: float = 30.0
+    hung_after: float = HUNG_AFTER
+    told: Callable[[Outcome], None] = lambda _: None
+    outcomes: list[Outcome] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self._next: Iterator[Question] = itertools.cycle(self.questions)
+
+    def now(self) -> float:
+        """Seconds since the driver was made."""
+        return time.monotonic() - self.began
+
+    async def at_once(self, concurrency: int, *, each: int, phase: str) -> list[Outcome]:
+        """So many users at once, each asking so many questions, one after the other: a closed loop."""
+        before = len(self.outcomes)
+
+        async def user() -> None:
+            for _ in range(each):
+                await self.ask(phase, due=self.now())
+
+        async with anyio.create_task_group() as users:
+            for _ in range(concurrency):
+                users.start_soon(user)
+        return self.outcomes[before:]
+
+    async def users(self, concurrency: int, *, seconds: float, phase: str) -> list[Outcome]:
+        """So many users at once for so long: a closed loop."""
+        before, until = len(self.outcomes), self.now() + seconds
+
+        async def user() -> None:
+            while self.now() < until:
+                await self.ask(phase, due=self.now())
+
+        async with anyio.create_task_group() as users:
+            for _ in range(concurrency):
+                users.start_soon(user)
+        return self.outcomes[before:]
+
+    async def at_rate(
+        self, rate: float, *, seconds: float, phase: str, spacing: Literal["constant", "poisson"], seed: int
+    ) -> list[Outcome]:
+        """So many questions a second, whether or not earlier ones have been answered: an open loop.
+
+        Each is timed from the moment in which it should have been sent, not from when it was: coordinated omission would hide the waiting
+        (G. Tene, "How NOT to measure latency").
+        """
+        before, began = len(self.outcomes), self.now()
+        async with anyio.create_task_group() as group:
+            for offset in arrivals(rate, seconds=seconds, spacing=spacing, seed=seed):
+                wait = began + offset - self.now()
+                if wait > 0:
+                    await anyio.sleep(wait)
+                group.start_soon(self.ask, phase, began + offset)
+        return self.outcomes[before:]
+
+    async def ask(self, phase: str, due: float) -> None:
+        """Ask the next question and note what became of it; never raises but for cancellation."""
+        question = next(self._next)
+        started = self.now()
+        tokens, first, last = 0, math.nan, math.nan
+
+        def token() -> None:
+            nonlocal tokens, first, last
+            last = self.now()
+            if tokens == 0:
+                first = last
+            tokens += 1
+
+        kind: Kind = "hung"
+        status, detail = None, f"not back {self.hung_after:g} s after its {self.timeout:g} s"
+        with anyio.move_on_after(self.timeout + self.hung_after):
+            try:
+                reply = await self.target.ask(question.text, timeout=self.timeout, token=token)
+            except TargetError as error:
+                kind, status, detail = error.kind, error.status, str(error)
+            else:
+                kind, detail = judge(question, reply), ""
+                if kind != "right":
+                    detail = f"answered: {reply.text[:200]}"
+                if self.now() - started > self.timeout:
+                    kind, detail = "late", f"back after more than {self.timeout:g} s"
+        outcome = Outcome(
+            phase=phase,
+            question=question.text,
+            due=due,
+            started=started,
+            first_token=first if tokens else None,
+            last_token=last if tokens else None,
+            ended=self.now(),
+            kind=kind,
+            status=status,
+            tokens=tokens,
+            detail=detail,
+        )
+        self.outcomes.append(outcome)
+        self.told(outcome)
+
+
+def arrivals(
+    rate: float, *, seconds: float, spacing: Literal["constant", "poisson"] = "poisson", seed: int = 0
+) -> Iterator[float]:
+    """The moments, in seconds from the beginning, at which questions are due: evenly, or as a Poisson process of this rate."""
+    draw = random.Random(seed)
+    due = 0.0 if spacing == "constant" else draw.expovariate(rate)
+    for number in itertools.count(1):
+        if due >= seconds:
+            return
+        yield due
+        due = number / rate if spacing == "constant" else due + draw.expovariate(rate)

@@ -1,0 +1,145 @@
+"""What processes use while questions are asked, and whether the driver itself was the bottleneck."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+
+from benchmarks.estimates import percentile
+
+__all__ = ["Driving", "Monitor", "Sample", "cpu_seconds", "driving", "monitored", "resident_mb"]
+
+PERIOD = 0.25
+TICK = 0.01
+# A driver that starts questions, or turns its loop, later than this at the 99th percentile measures itself: seconds, and of the median answer.
+MOST_LAG = 0.05
+MOST_LAG_SHARE = 0.1
+# Of one core: a driver at that is at its end.
+MOST_CPU = 0.9
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One moment.
+
+    Attributes:
+        at: seconds since the run began.
+        rss_mb: resident memory; None: not to be had.
+        cpu: cores used since the sample before.
+        asked: questions ended so far.
+    """
+
+    at: float
+    rss_mb: float | None
+    cpu: float | None
+    asked: int
+
+
+def resident_mb(pid: int) -> float | None:
+    """Resident memory of a process, where the machine tells."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE / 1024 / 1024
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def cpu_seconds(pid: int) -> float | None:
+    """Processor time of a process so far, where the machine tells."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+@dataclass
+class Monitor:
+    """Samples of one process."""
+
+    pid: int
+    now: Callable[[], float]
+    asked: Callable[[], int]
+    samples: list[Sample] = field(default_factory=list)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        last, used = self.now(), cpu_seconds(self.pid)
+        while True:
+            await anyio.sleep(PERIOD)
+            now, cpu = self.now(), cpu_seconds(self.pid)
+            cores = None if used is None or cpu is None or now <= last else (cpu - used) / (now - last)
+            self.samples.append(Sample(now, resident_mb(self.pid), cores, self.asked()))
+            last, used = now, cpu
+
+
+@asynccontextmanager
+async def monitored(pid: int, *, now: Callable[[], float], asked: Callable[[], int]) -> AsyncIterator[list[Sample]]:
+    """Samples of a process, growing while the block runs."""
+    monitor = Monitor(pid, now, asked)
+    async with anyio.create_task_group() as group:
+        group.start_soon(monitor.run)
+        yield monitor.samples
+        group.cancel_scope.cancel()
+
+
+@dataclass
+class Driving:
+    """The driver's own part.
+
+    Attributes:
+        shared: the target runs in the driver's process, so that its work is the driver's too.
+        lags: seconds by which the event loop turned too late.
+        cpu: cores that the driver's process used.
+    """
+
+    shared: bool
+    lags: list[float] = field(default_factory=list)
+    cpu: float = 0.0
+
+    @property
+    def lag_p99(self) -> float:
+        """Seconds; 0 where nothing was measured."""
+        return percentile(self.lags, 0.99) if self.lags else 0.0
+
+    def judge(self, median: float, *, lateness: float = 0.0) -> str | None:
+        """Why the figures may be the driver's own and not the target's; None: they are the target's.
+
+        Args:
+            median: seconds of an answer.
+            lateness: seconds by which questions were sent too late, at the 99th percentile.
+        """
+        late, most = max(lateness, 0.0 if self.shared else self.lag_p99), max(MOST_LAG, MOST_LAG_SHARE * median)
+        if late > most:
+            return f"the driver was {1000 * late:.0f} ms late (99th percentile; at most {1000 * most:.0f} ms): its figures are partly its own"
+        if not self.shared and self.cpu > MOST_CPU:
+            return f"the driver used {self.cpu:.0%} of a core: it may have been the bottleneck"
+        return None
+
+
+@asynccontextmanager
+async def driving(*, shared: bool) -> AsyncIterator[Driving]:
+    """Watch the driver's own process while the block runs."""
+    measured = Driving(shared)
+    began, used = time.monotonic(), time.process_time()
+
+    async def watch() -> None:
+        while True:
+            due = time.monotonic() + TICK
+            await anyio.sleep(TICK)
+            measured.lags.append(max(0.0, time.monotonic() - due))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(watch)
+        try:
+            yield measured
+        finally:
+            group.cancel_scope.cancel()
+            measured.cpu = (time.process_time() - used) / max(1e-9, time.monotonic() - began)

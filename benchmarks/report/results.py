@@ -1,0 +1,142 @@
+"""The files of a run: requests.jsonl, summary.json, summary.csv, report.html."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.driving.outcome import Outcome
+from benchmarks.figures import Figures
+from benchmarks.report.page import page
+
+__all__ = ["SCHEMA_VERSION", "machine", "new_folder", "read_outcomes", "read_summary", "write"]
+
+SCHEMA_VERSION = 1
+PACKAGES = ("ragcore", "anyio", "asyncpg", "httpx", "httpx2", "numpy", "openai", "pgvector", "uvloop")
+RESULTS = Path("results")
+
+
+def new_folder(scenario: str) -> Path:
+    """`results/<time>-<scenario>`, one that isn't there yet."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    folder = RESULTS / f"{stamp}-{scenario}"
+    number = 2
+    while folder.exists():
+        folder = RESULTS / f"{stamp}-{scenario}-{number}"
+        number += 1
+    return folder
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on, without the machine's or a user's name."""
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "system": f"{platform.system()} {platform.release()}",
+        "architecture": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_mb": _memory_mb(),
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "packages": packages,
+    }
+
+
+def write(folder: Path, scenario: str, figures: Figures) -> None:
+    """Write a run's files; what stood there before is replaced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    summary = {
+        "schema_version": SCHEMA_VERSION,
+        "scenario": scenario,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "machine": machine(),
+        "settings": figures.settings,
+        "seed": figures.settings.get("seed"),
+        "figures": figures.values,
+        "failed": figures.failed,
+        "invalid": figures.invalid,
+        "notes": figures.notes,
+        "tables": [{"title": table.title, "rows": list(table.rows)} for table in figures.tables],
+        "samples": [asdict(sample) for sample in figures.samples],
+    }
+    text = json.dumps(_finite(summary), indent=1, ensure_ascii=False, default=str)
+    (folder / "summary.json").write_text(text, encoding="utf-8")
+    with (folder / "requests.jsonl").open("w", encoding="utf-8") as file:
+        for outcome in figures.outcomes:
+            file.write(json.dumps(asdict(outcome), ensure_ascii=False) + "\n")
+    with (folder / "summary.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("figure", "value"))
+        writer.writerows(figures.values.items())
+    (folder / "report.html").write_text(page(summary, figures), encoding="utf-8")
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The summary of a run.
+
+    Raises:
+        ValueError: there is none, or it is of a later schema.
+    """
+    try:
+        summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        schema = summary["schema_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder} holds no summary.json of a run: {error}") from None
+    if schema != SCHEMA_VERSION:
+        raise ValueError(f"{folder} was written with schema {schema}; this version reads {SCHEMA_VERSION}")
+    return summary
+
+
+def read_outcomes(folder: Path) -> list[Outcome]:
+    """What became of each question of a run."""
+    path = folder / "requests.jsonl"
+    if not path.exists():
+        return []
+    return [Outcome(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: what was not measured is null."""
+    match value:
+        case float() if not math.isfinite(value):
+            return None
+        case dict():
+            return {key: _finite(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_finite(one) for one in value]
+    return value
+
+
+def _commit() -> str | None:
+    here = Path(__file__).parent
+    try:
+        commit = _git(here, "rev-parse", "--short", "HEAD")
+        return f"{commit} and changes" if _git(here, "status", "--porcelain") else commit
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *command: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(folder), *command], capture_output=True, text=True, check=True, timeout=10
+    ).stdout.strip()
+
+
+def _memory_mb() -> int | None:
+    if sys.platform == "linux":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // (1024 * 1024)
+    return None

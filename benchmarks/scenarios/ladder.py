@@ -1,0 +1,198 @@
+"""More and more questions at once, until it breaks or proves that it doesn't: the acceptance test of a service that must not hang.
+
+Success means content: an answer holds its question's fact. An apology with status 200, a wrong answer and a degraded one are counted apart.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import anyio
+import typer
+
+from benchmarks.driving.driver import Driver
+from benchmarks.driving.monitor import Driving, Sample, driving, monitored
+from benchmarks.driving.outcome import Outcome
+from benchmarks.driving.progress import Watching, watching
+from benchmarks.driving.summary import row
+from benchmarks.estimates import percentile, slope
+from benchmarks.figures import Chart, Figures, Line, Table
+from benchmarks.targets.choice import Aim, TargetOptions, aimed
+
+LEVELS = "1,2,3,5,10,20,50,100,200"
+WARM_UP = 5
+STEADY_USERS = 10
+STEADY = "steady"
+# At this share of hung questions the next level would only wait longer.
+GIVE_UP = 0.5
+
+
+def run(
+    *,
+    quick: bool,
+    target: TargetOptions,
+    levels: Annotated[str, typer.Option(help="Questions at once, with commas between.")] = LEVELS,
+    each: Annotated[int, typer.Option(help="Questions of each user, one after the other.")] = 0,
+    steady_seconds: Annotated[float, typer.Option(help="Seconds of steady load, for the memory.")] = 0.0,
+    no_hang_from: Annotated[int, typer.Option(help="Criterion: no hang at so many or more.")] = 5,
+    min_success: Annotated[float, typer.Option(help="Criterion: the success rate is above this.")] = 0.95,
+    max_seconds: Annotated[float, typer.Option(help="Criterion: every response takes less.")] = 30.0,
+    max_growth_kb: Annotated[
+        float, typer.Option(help="Criterion: memory is stable, or grows by less than this a question.")
+    ] = 64.0,
+) -> Figures:
+    """Each level in turn, then a steady load for the memory."""
+    try:
+        steps = sorted({int(level) for level in levels.split(",")})
+    except ValueError:
+        raise ValueError(f"levels are whole numbers with commas between, not {levels!r}") from None
+    if not steps or steps[0] < 1:
+        raise ValueError("a level is at least 1")
+    ladder = _Ladder(steps, each or (1 if quick else 3), steady_seconds or (6.0 if quick else 25.0))
+    figures = anyio.run(ladder.climb, target)
+    values = figures.values
+    hung_at = [level for level, outcomes in ladder.climbed.items() if any(one.kind == "hung" for one in outcomes)]
+    untried = [level for level in steps if level not in ladder.climbed]
+    hangs = any(level >= no_hang_from for level in (*hung_at, *untried))
+    figures.expect(not hangs, f"no hang at {no_hang_from} or more at once")
+    figures.expect(float(values["success_rate"] or 0) > min_success, f"success_rate > {min_success:g}")
+    figures.expect(float(values["max_s"] or math.inf) < max_seconds, f"every response < {max_seconds:g} s")
+    growth = values["rss_growth_kb_per_question_low"]
+    if isinstance(growth, float):
+        figures.expect(growth <= max_growth_kb, f"memory stable (grows by at least {growth:.0f} kB a question)")
+    elif not untried:
+        figures.notes.append(
+            "memory was not measured: --pid names the service's process, where it runs on this machine"
+        )
+    return figures
+
+
+class _Ladder:
+    def __init__(self, levels: list[int], each: int, steady_seconds: float) -> None:
+        self._levels = levels
+        self._each = each
+        self._steady_seconds = steady_seconds
+        self.climbed: dict[int, list[Outcome]] = {}
+
+    async def climb(self, options: TargetOptions) -> Figures:
+        async with aimed(options) as aim:
+            with watching() as watched:
+                driver = Driver(
+                    aim.target,
+                    aim.questions,
+                    timeout=options.timeout,
+                    hung_after=options.hung_after,
+                    told=watched.told,
+                )
+                before = await aim.target.health()
+                async with (
+                    driving(shared=aim.shared) as own,
+                    monitored(aim.pid or 0, now=driver.now, asked=lambda: len(driver.outcomes)) as samples,
+                ):
+                    steady = await self._run(driver, watched)
+                after = await aim.target.health()
+            figures = self._figures(aim, driver, samples, own, steady)
+            for when, health in (("before", before), ("after", after)):
+                if health is not None:
+                    figures.notes.append(f"health {when}: {health.get('status', health)}")
+            return figures
+
+    async def _run(self, driver: Driver, watched: Watching) -> tuple[float, float]:
+        """When the steady load began and ended."""
+        watched.phase("warm-up", WARM_UP)
+        for _ in range(WARM_UP):
+            (outcome,) = await driver.at_once(1, each=1, phase="warm-up")
+            if outcome.kind == "hung":
+                break
+        for level in self._levels:
+            watched.phase(f"{level} at once", level * self._each)
+            self.climbed[level] = outcomes = await driver.at_once(level, each=self._each, phase=f"concurrency {level}")
+            if sum(outcome.kind == "hung" for outcome in outcomes) > GIVE_UP * len(outcomes):
+                return driver.now(), driver.now()
+        watched.phase(f"{STEADY_USERS} at once, for the memory")
+        began = driver.now()
+        await driver.users(STEADY_USERS, seconds=self._steady_seconds, phase=STEADY)
+        return began, driver.now()
+
+    def _figures(
+        self, aim: Aim, driver: Driver, samples: list[Sample], own: Driving, steady: tuple[float, float]
+    ) -> Figures:
+        outcomes = [one for level in self.climbed.values() for one in level]
+        counted = row(outcomes)
+        figures = Figures(outcomes=driver.outcomes, samples=samples)
+        whole = [level for level, those in self.climbed.items() if not any(one.kind == "hung" for one in those)]
+        begin, end = steady
+        resident = [(s.asked, s.rss_mb) for s in samples if begin <= s.at <= end and s.rss_mb is not None]
+        growth = slope(resident) if len(resident) >= 6 and resident[-1][0] > resident[0][0] else None
+        figures.values |= {
+            "hung": counted["hung"],
+            "wrong": sum(one.kind in ("wrong", "apology") for one in outcomes),
+            "success_rate": sum(one.ok for one in outcomes) / len(outcomes),
+            "max_s": counted["max_s"],
+            "p50_s": counted["p50_s"],
+            "p95_s": counted["p95_s"],
+            "highest_concurrency": max(whole, default=0),
+            "rss_growth_mb": resident[-1][1] - resident[0][1] if resident else None,
+            "rss_growth_kb_per_question": None if growth is None else 1024 * growth.value,
+            "rss_growth_kb_per_question_low": None if growth is None else 1024 * growth.low,
+            "asked": len(outcomes),
+            "degraded": counted["degraded"],
+            **{
+                f"errors.{kind}": counted[kind]
+                for kind in ("timeout", "connection", "http", "protocol", "refused", "late")
+            },
+            "driver_lag_p99_ms": 1000 * own.lag_p99,
+            "driver_cpu": own.cpu,
+        }
+        figures.settings = {"target": aim.target.name, "questions_each": self._each}
+        untried = [level for level in self._levels if level not in self.climbed]
+        if untried:
+            figures.notes.append(
+                f"not tried, as most questions hung before: {', '.join(map(str, untried))} at once, and the steady load for the memory"
+            )
+        reason = own.judge(float(counted["p50_s"] or 0))
+        if reason is not None:
+            figures.invalid.append(reason)
+        figures.tables.append(
+            Table("By concurrency", [{"at once": level, **row(those)} for level, those in self.climbed.items()])
+        )
+        figures.charts += _charts(self.climbed, samples, driver.outcomes)
+        return figures
+
+
+def _charts(climbed: dict[int, list[Outcome]], samples: list[Sample], outcomes: list[Outcome]) -> list[Chart]:
+    levels = list(climbed)
+    seconds = [[one.seconds for one in those] for those in climbed.values()]
+    times = [
+        Line(name, levels, [percentile(those, share) for those in seconds])
+        for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99), ("max", 1.0))
+    ]
+    rates = [
+        len(those) / (max(one.ended for one in those) - min(one.started for one in those)) for those in climbed.values()
+    ]
+    at = [sample.at for sample in samples]
+    charts = [
+        Chart("Response time by concurrency", "questions at once", "seconds", times, log="x"),
+        Chart("Questions answered by concurrency", "questions at once", "a second", [Line("", levels, rates)], log="x"),
+        Chart(
+            "Response time over the run",
+            "seconds since the run began",
+            "seconds",
+            [
+                Line(kind, *zip(*((one.due, one.seconds) for one in outcomes if one.kind == kind), strict=True))
+                for kind in dict.fromkeys(one.kind for one in outcomes)
+            ],
+            points=True,
+        ),
+    ]
+    if any(sample.rss_mb is not None for sample in samples):
+        memory = [math.nan if sample.rss_mb is None else sample.rss_mb for sample in samples]
+        cores = [math.nan if sample.cpu is None else sample.cpu for sample in samples]
+        charts.append(
+            Chart("Memory of the target over the run", "seconds since the run began", "MB", [Line("", at, memory)])
+        )
+        charts.append(
+            Chart("Processor of the target over the run", "seconds since the run began", "cores", [Line("", at, cores)])
+        )
+    return charts

@@ -1,0 +1,1 @@
+"""What is asked: the library itself, or anything that answers over HTTP."""

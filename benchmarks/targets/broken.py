@@ -1,0 +1,125 @@
+"""Services that are broken, each in its own way: what a benchmark that can't fail would pass.
+
+`hangs` is the threaded style: a thread for each question, another for its embedding that is joined, and a lock that five threads share. Four
+questions at once are answered; five wait for each other for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Literal, TypeAlias, get_args
+
+import anyio
+
+from benchmarks.targets.http import HttpOptions
+from benchmarks.targets.served import serve, served
+from benchmarks.targets.target import Question
+from benchmarks.world.child import Child
+
+__all__ = ["BREAKS", "QUESTIONS", "Break", "broken"]
+
+Break: TypeAlias = Literal["hangs", "wrong", "leaks", "drips", "apologises"]
+BREAKS: tuple[Break, ...] = get_args(Break)
+QUESTIONS = [Question("What is my deductible?", ("$1,500",))]
+RIGHT = "Your deductible is $1,500 per calendar year."
+WRONG = "Your deductible is $500 per calendar year."
+APOLOGY = "I am sorry, an error occurred. Please try again."
+SHARED = 5
+MEGABYTE = 1 << 20
+
+
+@asynccontextmanager
+async def broken(how: Break) -> AsyncIterator[tuple[HttpOptions, Child]]:
+    """How to ask it, and its process."""
+    async with served("benchmarks.targets.broken", how) as (url, process):
+        yield HttpOptions(url=f"{url}/chat"), process
+
+
+class _Threaded:
+    """Threads that wait for threads, all of them through one lock."""
+
+    def __init__(self) -> None:
+        self._shared = threading.BoundedSemaphore(SHARED)
+
+    async def __call__(self) -> str:
+        loop = asyncio.get_running_loop()
+        answered = loop.create_future()
+        threading.Thread(target=self._question, args=(loop, answered), daemon=True).start()
+        await answered
+        return RIGHT
+
+    def _question(self, loop: asyncio.AbstractEventLoop, answered: asyncio.Future[None]) -> None:
+        with self._shared:
+            time.sleep(0.1)
+            embedding = threading.Thread(target=self._embed, daemon=True)
+            embedding.start()
+            embedding.join()
+        loop.call_soon_threadsafe(self._answered, answered)
+
+    @staticmethod
+    def _answered(answered: asyncio.Future[None]) -> None:
+        if not answered.done():
+            answered.set_result(None)
+
+    def _embed(self) -> None:
+        with self._shared:
+            time.sleep(0.02)
+
+
+async def _wrong(number: int) -> str:
+    await anyio.sleep(0.02)
+    return WRONG if number * 6 % 100 < 6 else RIGHT
+
+
+async def _leaks(kept: list[bytes]) -> str:
+    await anyio.sleep(0.02)
+    kept.append(b"x" * MEGABYTE)
+    return RIGHT
+
+
+async def _apologises() -> str:
+    return APOLOGY
+
+
+def _app(how: Break) -> Any:
+    threaded, kept = _Threaded(), list[bytes]()
+    numbers = itertools.count()
+    answers: dict[Break, Callable[[], Awaitable[str]]] = {
+        "hangs": threaded,
+        "wrong": lambda: _wrong(next(numbers)),
+        "leaks": lambda: _leaks(kept),
+        "apologises": _apologises,
+    }
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        while (await receive()).get("more_body"):
+            pass
+        if how == "drips":
+            await _drip(send)
+            return
+        body = json.dumps({"answer": await answers[how]()}).encode()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+        await send({"type": "http.response.body", "body": body})
+
+    return app
+
+
+async def _drip(send: Any) -> None:
+    """A byte now and then: no read ever takes long."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+    while True:
+        await send({"type": "http.response.body", "body": b" ", "more_body": True})
+        await anyio.sleep(0.5)
+
+
+if __name__ == "__main__":
+    anyio.run(serve, _app(json.loads(sys.argv[1])))

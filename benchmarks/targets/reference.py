@@ -1,0 +1,53 @@
+"""ragcore's reference application over HTTP, in a process of its own, in front of given servers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from typing import Any
+
+import anyio
+
+from benchmarks.targets.http import HttpOptions
+from benchmarks.targets.library import LATENCIES, MEMBER, client
+from benchmarks.targets.served import serve, served
+from benchmarks.world.child import Child
+from benchmarks.world.elsewhere import Elsewhere, elsewhere
+from benchmarks.world.servers import Addresses
+from ragcore.contrib.asgi import Identity, app
+from ragcore.demo.questions import DOCUMENTS
+from ragcore.ingest import read
+
+__all__ = ["reference"]
+
+TOKEN = "benchmark"  # of a server that only this machine reaches, for as long as a run
+
+
+@asynccontextmanager
+async def reference() -> AsyncIterator[tuple[HttpOptions, Child, Elsewhere]]:
+    """How to ask it, its process, and that of its servers."""
+    async with (
+        elsewhere(**LATENCIES) as servers,
+        served("benchmarks.targets.reference", asdict(servers.addresses)) as (url, process),
+    ):
+        options = HttpOptions(url=f"{url}/chat", accept="text/event-stream", token=TOKEN, health_url=f"{url}/livez")
+        yield options, process, servers
+
+
+async def _authenticate(scope: Mapping[str, Any]) -> Identity | None:
+    given = dict(scope["headers"]).get(b"authorization", b"")
+    return Identity(MEMBER) if given == f"Bearer {TOKEN}".encode() else None
+
+
+async def _main(addresses: Addresses) -> None:
+    rag = client(addresses)
+    async with rag:
+        await rag.add(read(DOCUMENTS / MEMBER), tenant=MEMBER)
+        await serve(app(rag, authenticate=_authenticate))
+
+
+if __name__ == "__main__":
+    anyio.run(_main, Addresses(**json.loads(sys.argv[1])))

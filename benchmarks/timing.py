@@ -1,0 +1,26 @@
+"""Timing two sides of a comparison in turn."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["interleaved", "timed"]
+
+
+def interleaved(rounds: int, **sides: Callable[[], float]) -> dict[str, float]:
+    """The median of what each side returns, round by round in turn: machines are noisy, and noise hits both."""
+    results: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, side in sides.items():
+            results[name].append(side())
+    return {name: statistics.median(values) for name, values in results.items()}
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds of a call."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began

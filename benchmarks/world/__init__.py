@@ -1,0 +1,1 @@
+"""Servers, faults and a client to measure."""

@@ -1,0 +1,112 @@
+"""A client with each of its dependencies behind a proxy, against a real PostgreSQL and a real HTTP server."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+from benchmarks.world.servers import DIMENSION, Addresses, Servers, servers
+from ragcore import RAG, Document, OpenAIEmbedder, OpenAIGenerator, PgVectorStore, Settings
+from ragcore.resilience import Bulkhead, CircuitBreaker, Policy, RetryPolicy
+from ragcore.retriever import Retriever
+from ragcore.testing import OpenAIServer
+
+__all__ = ["FACT", "QUESTION", "TENANT", "Bench", "Client", "bench", "client"]
+
+TENANT = "member"
+QUESTION = "What is my deductible?"
+FACT = "$1,500"
+DOCUMENTS = [
+    Document("plan", "# Plan\n\nYour deductible is $1,500 per calendar year."),
+    Document("visits", "# Visits\n\nA visit to a specialist costs a copay of $40."),
+]
+POOL = 5
+
+
+@dataclass
+class Client:
+    """A client of servers, with two documents in the store."""
+
+    rag: RAG
+    store: PgVectorStore
+
+    def breakers(self) -> Iterable[CircuitBreaker]:
+        """All breakers of the client."""
+        for part in (self.rag.retriever.embedder, self.store, self.rag._given):
+            policy: Policy = part.policy  # type: ignore[union-attr]
+            for key in (None, "fake"):
+                breaker = policy.breaker(key)
+                if breaker is not None:
+                    yield breaker
+
+
+@dataclass
+class Bench(Client, Servers):
+    """A client and its servers in one process."""
+
+    def half_closed(self) -> int:
+        """The client's sockets that the peer has closed and the client has not."""
+        wires = (self.embedding_wire, self.model_wire, self.database_wire)
+        ports = {self.embedding.port, self.model.port, *(wire.port for wire in wires)}
+        return sum(
+            connection.status == psutil.CONN_CLOSE_WAIT and connection.laddr.port not in ports
+            for connection in psutil.Process().net_connections(kind="tcp")
+            if connection.family == socket.AF_INET
+        )
+
+
+def _policy(name: str, *, attempt_timeout: float = 5.0, **options: Any) -> Policy:
+    """The default one, but for a breaker that probes soon, or each cell would take as long as a break."""
+    return Policy(
+        name,
+        attempt_timeout=attempt_timeout,
+        retry=RetryPolicy(attempts=3, backoff=0.05, max_backoff=0.5),
+        breaker=CircuitBreaker(break_duration=0.2, max_break_duration=0.4, name=name),
+        **options,
+    )
+
+
+@asynccontextmanager
+async def client(addresses: Addresses, *, model_policy: Policy | None = None) -> AsyncIterator[Client]:
+    """A client of these servers, and two documents."""
+    store = PgVectorStore(
+        addresses.database,
+        pool_size=POOL,
+        policy=_policy("database", attempt_timeout=10.0, bulkhead=Bulkhead(POOL, queue=200)),
+    )
+    embedder = OpenAIEmbedder(
+        "fake",
+        dimension=DIMENSION,
+        base_url=addresses.embedding,
+        api_key="none",
+        policy=_policy("embedding", bulkhead=Bulkhead(64, queue=256)),
+    )
+    generator = OpenAIGenerator(
+        "fake",
+        base_url=addresses.model,
+        api_key="none",
+        policy=model_policy or _policy("generation", bulkhead=Bulkhead(128, queue=256), idle_timeout=5.0),
+    )
+    retriever = Retriever(store=store, embedder=embedder)
+    async with RAG(retriever=retriever, generator=generator, settings=Settings(drain=0.5)) as rag:
+        await rag.add(DOCUMENTS, tenant=TENANT)
+        yield Client(rag, store)
+
+
+@asynccontextmanager
+async def bench(
+    owner_dsn: str | None = None,
+    plain_dsn: str | None = None,
+    *,
+    model: OpenAIServer | None = None,
+    model_policy: Policy | None = None,
+) -> AsyncIterator[Bench]:
+    """Servers, proxies and a client in one process. Without DSNs it starts a PostgreSQL of its own."""
+    async with servers(owner_dsn, plain_dsn, model=model) as around:
+        async with client(around.addresses, model_policy=model_policy) as made:
+            yield Bench(**vars(around), **vars(made))

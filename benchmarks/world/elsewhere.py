@@ -1,0 +1,113 @@
+"""Servers in a process of their own, so that their work and their memory are not taken for the client's.
+
+`python -m benchmarks.world.elsewhere` starts them and says where they are; it is told which faults strike.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from typing import Any
+
+import anyio
+import psutil
+
+from benchmarks.world.child import Child, child, obey
+from benchmarks.world.matrix import matrix
+from benchmarks.world.servers import DIMENSION, Addresses, Servers, servers
+from ragcore.testing import OpenAIServer
+
+__all__ = ["Elsewhere", "elsewhere"]
+
+
+class Elsewhere:
+    """Servers in a process of their own."""
+
+    def __init__(self, process: Child) -> None:
+        self._child = process
+        self.addresses = Addresses(**process.said)
+        self.pid = process.pid
+
+    async def weather(self, seed: int) -> None:
+        """Let faults come and go."""
+        await self._child.tell("weather", str(seed))
+
+    async def strike(self, stage: str, fault: str) -> None:
+        """Let one fault of the matrix strike from now on."""
+        await self._child.tell("strike", stage, fault)
+
+    async def fair(self) -> None:
+        """No fault from now on."""
+        await self._child.tell("fair")
+
+    def cpu_seconds(self) -> float:
+        """Processor time of the servers so far, without PostgreSQL's."""
+        times = psutil.Process(self.pid).cpu_times()
+        return float(times.user + times.system)
+
+
+@asynccontextmanager
+async def elsewhere(**options: Any) -> AsyncIterator[Elsewhere]:
+    """Start servers in a process of their own, for the block.
+
+    Args:
+        options: `direct` (default False): past the proxies; `embedding` and `model`: options of `OpenAIServer`.
+    """
+    async with child("benchmarks.world.elsewhere", options) as process:
+        yield Elsewhere(process)
+
+
+async def _main(options: Mapping[str, Any]) -> None:
+    embedding = OpenAIServer(**{"dimension": DIMENSION, **options.get("embedding", {})})
+    model = OpenAIServer(**options.get("model", {}))
+    async with servers(embedding=embedding, model=model, direct=options.get("direct", False)) as world:
+        print(json.dumps(asdict(world.addresses)), flush=True)
+        async with anyio.create_task_group() as group:
+            group.start_soon(_forget, world)
+            faults = anyio.CancelScope()
+            async for words in obey():
+                match words:
+                    case ["weather", seed]:
+                        faults = anyio.CancelScope()
+                        group.start_soon(_weather, world, int(seed), faults)
+                    case ["strike", stage, fault]:
+                        faults = anyio.CancelScope()
+                        group.start_soon(_strike, world, (stage, fault), faults)
+                    case ["fair"]:
+                        faults.cancel()
+            group.cancel_scope.cancel()
+
+
+async def _forget(world: Servers) -> None:
+    while True:
+        await anyio.sleep(1)
+        world.forget()
+
+
+async def _strike(world: Servers, fault: tuple[str, str], scope: anyio.CancelScope) -> None:
+    with scope:
+        async with matrix()[fault](world):
+            await anyio.sleep_forever()
+
+
+async def _weather(world: Servers, seed: int, scope: anyio.CancelScope) -> None:
+    """One fault after the other, each for a while, with fair weather in between."""
+    draw = random.Random(seed)
+    # Without pauses, which outlast their fault, and without bodies that are the memory to be measured.
+    out = ("429", "100 MB")
+    faults = [(name, strike) for name, strike in matrix().items() if not name[1].startswith(out) and name[0] != "all"]
+    with scope:
+        while True:
+            (stage, fault), strike = draw.choice(faults)
+            print(f"{stage}: {fault}", file=sys.stderr, flush=True)
+            async with strike(world):
+                await anyio.sleep(draw.uniform(0.3, 1.5))
+            await anyio.sleep(draw.uniform(0.3, 1.5))
+
+
+if __name__ == "__main__":
+    anyio.run(_main, json.loads(sys.argv[1]) if sys.argv[1:] else {})

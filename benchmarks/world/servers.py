@@ -1,0 +1,93 @@
+"""What a client needs around it, each behind a proxy: PostgreSQL, a server of embeddings, a model server."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import asyncpg
+
+from ragcore.store import embedded, migrate
+from ragcore.testing import FaultProxy, OpenAIServer
+
+__all__ = ["DIMENSION", "ROLE", "Addresses", "Servers", "servers"]
+
+DIMENSION = 64
+ROLE = "ragcore"
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a client finds them.
+
+    Attributes:
+        database: DSN of the plain role.
+        owner: DSN of the superuser, past the proxy.
+        embedding: base URL.
+        model: base URL.
+    """
+
+    database: str
+    owner: str
+    embedding: str
+    model: str
+
+
+@dataclass
+class Servers:
+    """Servers and the proxies in front of them."""
+
+    addresses: Addresses
+    embedding: OpenAIServer
+    model: OpenAIServer
+    embedding_wire: FaultProxy
+    model_wire: FaultProxy
+    database_wire: FaultProxy
+    owner: asyncpg.Connection[asyncpg.Record]
+
+    def forget(self) -> None:
+        """Forget the requests that were seen."""
+        for server in (self.embedding, self.model):
+            server.requests.clear()
+            server.headers.clear()
+
+
+@asynccontextmanager
+async def servers(
+    owner_dsn: str | None = None,
+    plain_dsn: str | None = None,
+    *,
+    model: OpenAIServer | None = None,
+    embedding: OpenAIServer | None = None,
+    direct: bool = False,
+) -> AsyncIterator[Servers]:
+    """Start them; without DSNs a PostgreSQL too.
+
+    Args:
+        direct: the addresses lead past the proxies, which cost time.
+    """
+    async with AsyncExitStack() as stack:
+        if owner_dsn is None or plain_dsn is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            server = await stack.enter_async_context(embedded.server(folder))
+            owner_dsn, plain_dsn = server.owner_dsn.reveal(), server.dsn.reveal()
+        await migrate(owner_dsn, model="fake", dimension=DIMENSION, role=ROLE)
+        enter = stack.enter_async_context
+        embedding = await enter(embedding or OpenAIServer(dimension=DIMENSION))
+        model = await enter(model or OpenAIServer())
+        embedding_wire = await enter(FaultProxy("127.0.0.1", embedding.port))
+        model_wire = await enter(FaultProxy("127.0.0.1", model.port))
+        base, _, where = plain_dsn.partition("?host=")
+        database_wire = await enter(FaultProxy(f"{where}/.s.PGSQL.5432"))
+        wired = f"postgresql://{ROLE}@127.0.0.1:{database_wire.port}/{base.rpartition('/')[2]}"
+        addresses = Addresses(
+            database=plain_dsn if direct else wired,
+            owner=owner_dsn,
+            embedding=embedding.base_url if direct else f"http://127.0.0.1:{embedding_wire.port}/v1",
+            model=model.base_url if direct else f"http://127.0.0.1:{model_wire.port}/v1",
+        )
+        owner = await asyncpg.connect(owner_dsn)
+        stack.push_async_callback(owner.close, timeout=1)
+        yield Servers(addresses, embedding, model, embedding_wire, model_wire, database_wire, owner)
