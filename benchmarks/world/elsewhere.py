@@ -40,6 +40,10 @@ class Elsewhere:
         """Let one fault of the matrix strike from now on."""
         await self._child.tell("strike", stage, fault)
 
+    async def latencies(self, *, embedding: float, first_token: float, token: float) -> None:
+        """How long the servers take from now on, in seconds."""
+        await self._child.tell("latencies", str(embedding), str(first_token), str(token))
+
     async def fair(self) -> None:
         """No fault from now on."""
         await self._child.tell("fair")
@@ -55,7 +59,7 @@ async def elsewhere(**options: Any) -> AsyncIterator[Elsewhere]:
     """Start servers in a process of their own, for the block.
 
     Args:
-        options: `direct` (default False): past the proxies; `embedding` and `model`: options of `OpenAIServer`.
+        options: `embedding` and `model`: options of `OpenAIServer`.
     """
     async with child("benchmarks.world.elsewhere", options) as process:
         yield Elsewhere(process)
@@ -64,7 +68,7 @@ async def elsewhere(**options: Any) -> AsyncIterator[Elsewhere]:
 async def _main(options: Mapping[str, Any]) -> None:
     embedding = OpenAIServer(**{"dimension": DIMENSION, **options.get("embedding", {})})
     model = OpenAIServer(**options.get("model", {}))
-    async with servers(embedding=embedding, model=model, direct=options.get("direct", False)) as world:
+    async with servers(embedding=embedding, model=model) as world:
         print(json.dumps(asdict(world.addresses)), flush=True)
         async with anyio.create_task_group() as group:
             group.start_soon(_forget, world)
@@ -77,6 +81,9 @@ async def _main(options: Mapping[str, Any]) -> None:
                     case ["strike", stage, fault]:
                         faults = anyio.CancelScope()
                         group.start_soon(_strike, world, (stage, fault), faults)
+                    case ["latencies", *seconds]:
+                        world.embedding.embedding_latency, *of_model = map(float, seconds)
+                        world.model.first_token_latency, world.model.token_latency = of_model
                     case ["fair"]:
                         faults.cancel()
             group.cancel_scope.cancel()

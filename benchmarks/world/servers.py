@@ -27,12 +27,16 @@ class Addresses:
         owner: DSN of the superuser, past the proxy.
         embedding: base URL.
         model: base URL.
+        straight_database, straight_embedding, straight_model: past the proxies, which cost time.
     """
 
     database: str
     owner: str
     embedding: str
     model: str
+    straight_database: str
+    straight_embedding: str
+    straight_model: str
 
 
 @dataclass
@@ -61,13 +65,8 @@ async def servers(
     *,
     model: OpenAIServer | None = None,
     embedding: OpenAIServer | None = None,
-    direct: bool = False,
 ) -> AsyncIterator[Servers]:
-    """Start them; without DSNs a PostgreSQL too.
-
-    Args:
-        direct: the addresses lead past the proxies, which cost time.
-    """
+    """Start them; without DSNs a PostgreSQL too."""
     async with AsyncExitStack() as stack:
         if owner_dsn is None or plain_dsn is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -81,12 +80,14 @@ async def servers(
         model_wire = await enter(FaultProxy("127.0.0.1", model.port))
         base, _, where = plain_dsn.partition("?host=")
         database_wire = await enter(FaultProxy(f"{where}/.s.PGSQL.5432"))
-        wired = f"postgresql://{ROLE}@127.0.0.1:{database_wire.port}/{base.rpartition('/')[2]}"
         addresses = Addresses(
-            database=plain_dsn if direct else wired,
+            database=f"postgresql://{ROLE}@127.0.0.1:{database_wire.port}/{base.rpartition('/')[2]}",
             owner=owner_dsn,
-            embedding=embedding.base_url if direct else f"http://127.0.0.1:{embedding_wire.port}/v1",
-            model=model.base_url if direct else f"http://127.0.0.1:{model_wire.port}/v1",
+            embedding=f"http://127.0.0.1:{embedding_wire.port}/v1",
+            model=f"http://127.0.0.1:{model_wire.port}/v1",
+            straight_database=plain_dsn,
+            straight_embedding=embedding.base_url,
+            straight_model=model.base_url,
         )
         owner = await asyncpg.connect(owner_dsn)
         stack.push_async_callback(owner.close, timeout=1)

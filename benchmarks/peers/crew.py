@@ -1,0 +1,184 @@
+"""The processes of the adapters: their virtual environments, their start, what they say, and their end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import tomllib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+
+from benchmarks.figures import say
+from benchmarks.peers.peer import Job
+
+__all__ = ["ADAPTERS", "Lap", "Member", "environment", "member"]
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENTS = ROOT / ".cache" / "peers"
+# Adapter → the group of pyproject.toml that it needs; ragcore's is the project itself.
+ADAPTERS = {
+    "hand_written": "peer-hand-written",
+    "ragcore_client": "peer-ragcore",
+    "threaded": "peer-hand-written",
+    "langchain": "peer-langchain",
+    "llama_index": "peer-llama-index",
+    "haystack": "peer-haystack",
+}
+INSTALL_SECONDS = 900.0
+START_SECONDS = 120.0
+STOP_SECONDS = 10.0
+
+
+def environment(adapter: str) -> Path | None:
+    """The Python of an adapter's virtual environment, which is made or brought up to date; None, with a message: it can't be."""
+    group = ADAPTERS[adapter]
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"][group]
+    folder = ENVIRONMENTS / group
+    python, stamp = folder / "bin" / "python", folder / "installed"
+    wanted = hashlib.sha256(json.dumps([needed, sys.version]).encode()).hexdigest()
+    if stamp.exists() and stamp.read_text() == wanted:
+        return python
+    say(f"installing {group} …")
+    project = ["-e", str(ROOT)] if adapter == "ragcore_client" else []
+    try:
+        _run([sys.executable, "-m", "venv", "--clear", str(folder)])
+        _run([str(python), "-m", "pip", "install", "--quiet", *needed, *project])
+    except subprocess.SubprocessError as error:
+        said = getattr(error, "stderr", None) or str(error)
+        say(f"{adapter} is left out: {group} can't be installed: {said.strip()[-300:]}")
+        return None
+    stamp.write_text(wanted)
+    return python
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=INSTALL_SECONDS)
+
+
+@dataclass
+class Lap:
+    """Questions that were asked together.
+
+    Attributes:
+        asked, ended: by number, on the machine's monotonic clock.
+        kinds: by number: right, wrong, error.
+        done: what the process used; empty: it didn't come to an end.
+    """
+
+    asked: dict[int, float] = field(default_factory=dict)
+    ended: dict[int, float] = field(default_factory=dict)
+    kinds: dict[int, str] = field(default_factory=dict)
+    details: dict[int, str] = field(default_factory=dict)
+    done: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> list[float]:
+        """Of each question that came back."""
+        return [end - self.asked[number] for number, end in self.ended.items()]
+
+    def hung(self, deadline: float, after: float) -> int:
+        """How many were not back so long after their deadline, or not at all."""
+        return sum(self.ended.get(number, float("inf")) - at > deadline + after for number, at in self.asked.items())
+
+
+class Member:
+    """A running adapter."""
+
+    def __init__(self, name: str, process: anyio.abc.Process) -> None:
+        self.name = name
+        self.pid = process.pid
+        self.packages = 0
+        self._process = process
+        self._buffer = b""
+
+    async def run(self, *, concurrency: int, count: int, deadline: float, patience: float) -> Lap:
+        """Ask so many questions; after `patience` seconds what is back is what there is."""
+        lap = Lap()
+        await self._tell(concurrency=concurrency, count=count, deadline=deadline)
+        with anyio.move_on_after(patience):
+            while not lap.done:
+                said = await self._line()
+                match said.pop("event"):
+                    case "asked":
+                        lap.asked[said["number"]] = said["at"]
+                    case "ended":
+                        number = said["number"]
+                        lap.ended[number], lap.kinds[number] = said["at"], said["kind"]
+                        lap.details[number] = said["detail"]
+                    case "done":
+                        lap.done = said
+        for number in range(count):
+            # A loop that is blocked doesn't get round to asking: those questions wait from the beginning.
+            lap.asked.setdefault(number, min(lap.asked.values(), default=0.0))
+        return lap
+
+    async def ready(self) -> None:
+        """Wait until it has started.
+
+        Raises:
+            RuntimeError: it didn't.
+        """
+        with anyio.fail_after(START_SECONDS):
+            self.packages = int((await self._line())["packages"])
+
+    def sockets(self) -> int:
+        """Open sockets of the process."""
+        count = 0
+        for file in Path(f"/proc/{self.pid}/fd").iterdir():
+            try:
+                count += str(file.readlink()).startswith("socket:")
+            except OSError:  # closed in between
+                continue
+        return count
+
+    async def _tell(self, **what: Any) -> None:
+        assert self._process.stdin is not None
+        await self._process.stdin.send((json.dumps(what) + "\n").encode())
+
+    async def _line(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        while b"\n" not in self._buffer:
+            try:
+                self._buffer += await self._process.stdout.receive()
+            except anyio.EndOfStream:
+                raise RuntimeError(f"{self.name} ended: what it said is above") from None
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        said: dict[str, Any] = json.loads(line)
+        return said
+
+
+@asynccontextmanager
+async def member(adapter: str, python: Path, job: Job, folder: Path) -> AsyncIterator[Member]:
+    """Start an adapter for the block; what doesn't end is killed."""
+    command = [
+        str(python),
+        "-W",
+        "ignore",
+        "-m",
+        "benchmarks.peers.worker",
+        adapter,
+        json.dumps(asdict(job)),
+        str(folder),
+    ]
+    process = await anyio.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None, cwd=ROOT)
+    try:
+        made = Member(adapter, process)
+        await made.ready()
+        yield made
+    finally:
+        with anyio.move_on_after(STOP_SECONDS, shield=True) as scope:
+            if process.stdin is not None:
+                await process.stdin.aclose()
+            await process.wait()
+        if scope.cancelled_caught:
+            process.kill()
+        with anyio.CancelScope(shield=True):
+            await process.aclose()

@@ -1,0 +1,52 @@
+"""By hand, with care: AsyncOpenAI and asyncpg, one client and one pool, a timeout around it all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import asyncpg
+import numpy as np
+from openai import AsyncOpenAI
+from pgvector.asyncpg import register_vector
+
+from benchmarks.peers.peer import TOP_K, Job, Row, messages
+
+SEARCH = "select text from ragcore.chunk where tenant = $1 order by embedding <=> $2 limit $3"
+POOL = 10
+
+
+class HandWritten:
+    """As a careful team writes it."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._embedding = AsyncOpenAI(base_url=job.embedding, api_key="none")
+        self._model = AsyncOpenAI(base_url=job.model, api_key="none")
+        self._pool: Any = None
+
+    async def start(self, rows: Sequence[Row]) -> None:
+        """The table is there."""
+        self._pool = await asyncpg.create_pool(self._job.database, min_size=1, max_size=POOL, init=register_vector)
+
+    async def ask(self, question: str, deadline: float) -> str:
+        """One question: three awaits and a timeout."""
+        async with asyncio.timeout(deadline):
+            made = await self._embedding.embeddings.create(model="fake", input=[question])
+            vector = np.array(made.data[0].embedding, dtype=np.float32)
+            async with self._pool.acquire() as connection:
+                found = await connection.fetch(SEARCH, self._job.tenant, vector, TOP_K)
+            stream = await self._model.chat.completions.create(
+                model="fake", messages=messages(question, [row["text"] for row in found]), stream=True
+            )
+            return "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
+
+    async def close(self) -> None:
+        """Clients and pool."""
+        await self._embedding.close()
+        await self._model.close()
+        await asyncio.wait_for(self._pool.close(), 5)
+
+
+peer = HandWritten

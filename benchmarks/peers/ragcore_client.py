@@ -1,0 +1,40 @@
+"""ragcore, everything on, every default as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.peers.peer import TOP_K, Job, Row
+from ragcore import RAG, Done, OpenAIEmbedder, OpenAIGenerator, PgVectorStore
+from ragcore.retriever import Retriever
+
+
+class Ragcore:
+    """As the manual writes it."""
+
+    def __init__(self, job: Job) -> None:
+        embedder = OpenAIEmbedder("fake", dimension=job.dimension, base_url=job.embedding, api_key="none")
+        self._rag = RAG(
+            retriever=Retriever(store=PgVectorStore(job.plain_database), embedder=embedder),
+            generator=OpenAIGenerator("fake", base_url=job.model, api_key="none"),
+        )
+        self._tenant = job.tenant
+
+    async def start(self, rows: Sequence[Row]) -> None:
+        """The table is there."""
+        await self._rag.start()
+
+    async def ask(self, question: str, deadline: float) -> str:
+        """Streamed, as the others do."""
+        async with self._rag.stream(question, tenant=self._tenant, top_k=TOP_K, timeout=deadline) as events:
+            async for event in events:
+                if isinstance(event, Done):
+                    return event.answer.text
+        raise RuntimeError("a stream without an answer")
+
+    async def close(self) -> None:
+        """All of it."""
+        await self._rag.aclose()
+
+
+peer = Ragcore

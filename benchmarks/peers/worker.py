@@ -1,0 +1,85 @@
+"""Drives one adapter in a process of its own: `python -m benchmarks.peers.worker ADAPTER JOB`. Nothing but the standard library.
+
+Obeys lines of JSON on stdin; on stdout it says of each question when it was asked and when it was over, as it happens, so that whoever started it can
+tell what is hung even when its event loop is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.metadata
+import json
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.peer import Job, Peer, Row
+
+QUESTIONS = "questions.json"
+ROWS = "rows.json"
+
+
+def say(**what: Any) -> None:
+    """A line for whoever started this."""
+    sys.stdout.write(json.dumps(what) + "\n")
+    sys.stdout.flush()
+
+
+async def main(adapter: str, job: Job, folder: Path) -> None:
+    """Obey until stdin ends."""
+    peer: Peer = importlib.import_module(f"benchmarks.peers.{adapter}").peer(job)
+    rows = [Row(**row) for row in json.loads((folder / ROWS).read_text())]
+    questions: list[tuple[str, str]] = json.loads((folder / QUESTIONS).read_text())
+    await peer.start(rows)
+    names = {distribution.name for distribution in importlib.metadata.distributions()} - {"pip", "setuptools", "wheel"}
+    say(event="ready", packages=len(names))
+    loop = asyncio.get_running_loop()
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        await run(peer, questions, **json.loads(line))
+    await peer.close()
+
+
+async def run(
+    peer: Peer, questions: Sequence[tuple[str, str]], *, concurrency: int, count: int, deadline: float
+) -> None:
+    """So many questions, so many at once."""
+    numbers = iter(range(count))
+    began, used = time.monotonic(), time.process_time()
+
+    async def user() -> None:
+        # A loop that is blocked lets nobody begin: the waiting counts from when they would have.
+        due = began
+        for number in numbers:
+            say(event="asked", number=number, at=due)
+            await one(peer, number, *questions[number % len(questions)], deadline)
+            due = time.monotonic()
+
+    async with asyncio.TaskGroup() as users:
+        for _ in range(concurrency):
+            users.create_task(user())
+    wall, cpu = time.monotonic() - began, time.process_time() - used
+    say(
+        event="done",
+        wall=wall,
+        cpu=cpu,
+        peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    )
+
+
+async def one(peer: Peer, number: int, question: str, fact: str, deadline: float) -> None:
+    """One question, and what became of it."""
+    try:
+        text = await peer.ask(question, deadline)
+    except Exception as error:
+        kind, detail = "error", f"{type(error).__name__}: {error}"[:200]
+    else:
+        kind, detail = ("right", "") if fact in text else ("wrong", text[:200])
+    say(event="ended", number=number, at=time.monotonic(), kind=kind, detail=detail)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], Job(**json.loads(sys.argv[2])), Path(sys.argv[3])))

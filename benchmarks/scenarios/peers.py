@@ -1,0 +1,329 @@
+"""The same job, the same table, the same servers, in turn: by hand, ragcore, the threaded style that hung, LangChain, LlamaIndex, Haystack.
+
+Ratios are to the hand-written one. Throughput and processor time are measured against servers that answer at once, where what a client costs is what
+counts; the shape of the waiting against servers with realistic latencies; the faults behind proxies that freeze.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+import asyncpg
+import typer
+
+from benchmarks.estimates import percentile
+from benchmarks.figures import Chart, Figures, Line, Table, Value, say
+from benchmarks.peers.crew import ADAPTERS, Lap, Member, environment, member
+from benchmarks.peers.peer import TOP_K, Job
+from benchmarks.peers.worker import QUESTIONS, ROWS
+from benchmarks.timing import interleaved, timed
+from benchmarks.world.elsewhere import Elsewhere, elsewhere
+from benchmarks.world.servers import DIMENSION, Addresses
+from ragcore import Document, OpenAIEmbedder, PgVectorStore, Query
+from ragcore.ingest import Ingestor
+
+OURS, HAND = "ragcore_client", "hand_written"
+FRAMEWORKS = ("langchain", "llama_index", "haystack")
+TENANTS, PLANS = 5, 80
+TENANT = "tenant 0"
+DEADLINE = 30.0
+REALISTIC = {"embedding": 0.05, "first_token": 0.3, "token": 0.02}
+LADDER = (1, 2, 3, 5, 10)
+# Seconds that one question took in the service that hung, and how many it took at five at once.
+ORIGIN_ONE, ORIGIN_FIVE = 14.0, 60.0
+FAULTS = (("search", "frozen", 34), ("embed", "frozen", 33), ("generate", "frozen", 33))
+FAULT_DEADLINE = 1.0
+LATE, HUNG = 0.1, 5.0
+MOST_CPU_RATIO = 1.15
+
+
+def run(
+    *,
+    quick: bool,
+    only: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(ADAPTERS)}; by default all.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="In turn.", show_default="5")] = None,
+) -> Figures:
+    """Quickly: by hand and ragcore alone, two rounds."""
+    chosen = only or ([HAND, OURS] if quick else list(ADAPTERS))
+    unknown = [name for name in chosen if name not in ADAPTERS]
+    if unknown:
+        raise ValueError(f"there is no {unknown[0]!r}: there are {', '.join(ADAPTERS)}")
+    pythons = {name: python for name in ADAPTERS if name in {*chosen, HAND, OURS} and (python := environment(name))}
+    missing = [name for name in (HAND, OURS) if name not in pythons]
+    if missing:
+        raise ValueError(f"nothing to compare: {' and '.join(missing)} can't be installed")
+    comparison = _Comparison(pythons, rounds or (2 if quick else 5), 200 if quick else 400)
+    return anyio.run(comparison.run)
+
+
+@dataclass
+class _Measured:
+    """What was measured of one peer."""
+
+    laps: list[Lap] = field(default_factory=list)
+    alone: list[float] = field(default_factory=list)
+    ladder: dict[int, float] = field(default_factory=dict)
+    packages: int = 0
+    import_ms: float = 0.0
+    by_deadline: int | None = None
+    hung: int | None = None
+    leaked: int | None = None
+
+    def median(self, figure: str) -> float:
+        """Of the rounds."""
+        done = [lap for lap in self.laps if lap.done]
+        values = {
+            "rps": [len(lap.ended) / lap.done["wall"] for lap in done],
+            "cpu_ms": [1000 * lap.done["cpu"] / len(lap.ended) for lap in done],
+            "p50_s": [percentile(lap.seconds, 0.5) for lap in done],
+            "p99_s": [percentile(lap.seconds, 0.99) for lap in done],
+            "peak_mb": [lap.done["peak_mb"] for lap in done],
+        }[figure]
+        return statistics.median(values)
+
+
+class _Comparison:
+    def __init__(self, pythons: dict[str, Path], rounds: int, count: int) -> None:
+        self._pythons = pythons
+        self._rounds = rounds
+        self._count = count
+        self._measured = {name: _Measured() for name in pythons}
+
+    async def run(self) -> Figures:
+        with tempfile.TemporaryDirectory() as folder:
+            async with elsewhere() as servers:
+                await _fill(servers.addresses, Path(folder))
+                async with self._crew(_job(servers.addresses, straight=True), Path(folder)) as crew:
+                    await self._throughput(crew)
+                    await self._waiting(crew, servers)
+                await self._faults(servers, Path(folder))
+        self._imports()
+        return self._figures()
+
+    @asynccontextmanager
+    async def _crew(self, job: Job, folder: Path) -> AsyncIterator[dict[str, Member]]:
+        async with AsyncExitStack() as stack:
+            crew = {}
+            for name, python in self._pythons.items():
+                crew[name] = await stack.enter_async_context(member(name, python, job, folder))
+                self._measured[name].packages = crew[name].packages
+            yield crew
+
+    async def _throughput(self, crew: dict[str, Member]) -> None:
+        for name, one in crew.items():
+            say(f"{name}: warm-up")
+            lap = await one.run(concurrency=5, count=30, deadline=DEADLINE, patience=60)
+            wrong = [detail for number, detail in lap.details.items() if lap.kinds[number] != "right"]
+            if wrong:
+                say(f"{name}: {len(wrong)} of {len(lap.asked)} not right, the first: {wrong[0]}")
+        for number in range(self._rounds):
+            # Backwards every other time: nobody is always measured after the same one.
+            for name, one in list(crew.items())[:: -1 if number % 2 else 1]:
+                say(f"round {number + 1} of {self._rounds}: {name}")
+                alone = await one.run(concurrency=1, count=10, deadline=DEADLINE, patience=60)
+                self._measured[name].alone += alone.seconds
+                count = self._count if name != "threaded" else self._count // 4
+                self._measured[name].laps.append(
+                    await one.run(concurrency=50, count=count, deadline=DEADLINE, patience=120)
+                )
+
+    async def _waiting(self, crew: dict[str, Member], servers: Elsewhere) -> None:
+        await servers.latencies(**REALISTIC)
+        for level in LADDER:
+            for name, one in crew.items():
+                say(f"{level} at once, realistic latencies: {name}")
+                lap = await one.run(concurrency=level, count=level, deadline=DEADLINE, patience=120)
+                self._measured[name].ladder[level] = max(lap.ended.values()) - min(lap.asked.values())
+        await servers.latencies(embedding=0.0, first_token=0.0, token=0.0)
+
+    async def _faults(self, servers: Elsewhere, folder: Path) -> None:
+        """A hundred calls while one dependency after the other is frozen; each peer alone, behind the proxies."""
+        for name, python in self._pythons.items():
+            measured = self._measured[name]
+            measured.by_deadline = measured.hung = measured.leaked = 0
+            for stage, fault, count in FAULTS:
+                say(f"{name}: {count} calls while {stage} is {fault}")
+                async with member(name, python, _job(servers.addresses, straight=False), folder) as one:
+                    await one.run(concurrency=count, count=count, deadline=DEADLINE, patience=60)
+                    lap = await _frozen(one, servers, stage, fault, count)
+                    measured.hung += lap.hung(FAULT_DEADLINE, HUNG)
+                    measured.by_deadline += count - lap.hung(FAULT_DEADLINE, LATE)
+                    # Pools have grown by now to what such a time makes of them: what a second one adds is leaked.
+                    before = one.sockets()
+                    await _frozen(one, servers, stage, fault, count)
+                    measured.leaked += max(0, one.sockets() - before)
+
+    def _imports(self) -> None:
+        """Of the adapter, with all that it needs, beside an empty interpreter of the same environment."""
+        for name, python in self._pythons.items():
+            say(f"{name}: import")
+            statement = f"import benchmarks.peers.{name}"
+            medians = interleaved(
+                5,
+                empty=lambda python=python: timed(partial(_python, python, "pass")),  # type: ignore[misc]
+                whole=lambda python=python, statement=statement: timed(partial(_python, python, statement)),  # type: ignore[misc]
+            )
+            self._measured[name].import_ms = 1000 * (medians["whole"] - medians["empty"])
+
+    def _figures(self) -> Figures:
+        figures = Figures()
+        ours, hand = self._measured[OURS], self._measured[HAND]
+        figures.values["rps_ratio_50"] = rps = ours.median("rps") / hand.median("rps")
+        figures.values["cpu_ratio"] = cpu = ours.median("cpu_ms") / hand.median("cpu_ms")
+        figures.values["hung_of_100"] = ours.hung
+        figures.expect(rps >= 1.0, "requests/s at 50 at once at least the hand-written one's")
+        figures.expect(
+            cpu <= MOST_CPU_RATIO, f"processor time a request at most {MOST_CPU_RATIO} × the hand-written one's"
+        )
+        figures.expect(ours.hung == 0, "nothing of ragcore's hangs under the faults")
+        for name, measured in self._measured.items():
+            if name == OURS:
+                continue
+            figures.values |= {
+                f"{name}.rps_ratio_50": ours.median("rps") / measured.median("rps"),
+                f"{name}.cpu_ratio": ours.median("cpu_ms") / measured.median("cpu_ms"),
+                f"{name}.hung_of_100": measured.hung,
+            }
+        rows = [_row(name, measured) for name, measured in self._measured.items()]
+        for row in rows:
+            if row["peer"] in FRAMEWORKS:
+                mine = next(one for one in rows if one["peer"] == OURS)
+                behind = [figure for figure in _LOWER if _float(mine[figure]) > _float(row[figure])]
+                behind += [figure for figure in _HIGHER if _float(mine[figure]) < _float(row[figure])]
+                figures.expect(not behind, f"ahead of {row['peer']} in every row (behind in {', '.join(behind)})")
+        figures.tables.append(Table("Each: 50 at once, servers that answer at once", rows))
+        compared = ("rps", "p50_s", "p99_s", "cpu_ms", "peak_mb", "import_ms", "packages")
+        by_hand = next(row for row in rows if row["peer"] == HAND)
+        ratios: list[dict[str, Value]] = [
+            {"peer": row["peer"], **{name: _float(row[name]) / _float(by_hand[name]) for name in compared}}
+            for row in rows
+        ]
+        figures.tables.append(Table("Ratio to the hand-written one", ratios))
+        figures.tables.append(
+            Table(
+                "Seconds until all are answered, realistic latencies",
+                [{"peer": name, **{str(n): s for n, s in one.ladder.items()}} for name, one in self._measured.items()],
+            )
+        )
+        if "threaded" in self._measured:
+            self._threaded(figures)
+        figures.charts.append(
+            Chart(
+                "Seconds until all are answered, by questions at once",
+                "questions at once",
+                "seconds",
+                [Line(name, list(one.ladder), list(one.ladder.values())) for name, one in self._measured.items()],
+            )
+        )
+        figures.settings = {"peers": list(self._measured), "rounds": self._rounds, "questions": self._count}
+        return figures
+
+    def _threaded(self, figures: Figures) -> None:
+        """The origin's picture: seconds as they were there, where one question took 14."""
+        ladder = self._measured["threaded"].ladder
+        scale = ORIGIN_ONE / ladder[1]
+        for level, seconds in ladder.items():
+            figures.values[f"threaded.at_{level}_scaled_s"] = scale * seconds
+        figures.expect(
+            scale * ladder[5] > ORIGIN_FIVE,
+            "the threaded style takes more than 60 s at five at once, in the origin's proportions",
+        )
+
+
+_LOWER = ("p50_s", "p99_s", "cpu_ms", "peak_mb", "import_ms", "packages", "hung")
+_HIGHER = ("rps", "by_deadline")
+
+
+def _row(name: str, measured: _Measured) -> dict[str, Value]:
+    figures = ("rps", "p50_s", "p99_s", "cpu_ms", "peak_mb")
+    return {
+        "peer": name,
+        **{figure: measured.median(figure) for figure in figures},
+        "alone_ms": 1000 * percentile(measured.alone, 0.5),
+        "import_ms": measured.import_ms,
+        "packages": measured.packages,
+        "by_deadline": measured.by_deadline,
+        "hung": measured.hung,
+        "leaked": measured.leaked,
+        "right": sum(kind == "right" for lap in measured.laps for kind in lap.kinds.values())
+        / max(1, sum(len(lap.asked) for lap in measured.laps)),
+    }
+
+
+def _float(value: Value) -> float:
+    return float(value or 0)
+
+
+def _job(addresses: Addresses, *, straight: bool) -> Job:
+    plain = addresses.straight_database if straight else addresses.database
+    return Job(
+        database=plain.replace("//ragcore@", "//postgres@"),
+        plain_database=plain,
+        embedding=addresses.straight_embedding if straight else addresses.embedding,
+        model=addresses.straight_model if straight else addresses.model,
+        tenant=TENANT,
+        dimension=DIMENSION,
+    )
+
+
+def _python(python: Path, statement: str) -> None:
+    subprocess.run([python, "-W", "ignore", "-c", statement], check=True, cwd=Path(__file__).parents[2])
+
+
+def _text(tenant: int, plan: int) -> str:
+    return (
+        f"The deductible of plan P{plan} is ${plan + 100 * (tenant + 1)} per calendar year. It is paid before the plan pays. "
+        f"A visit to a specialist costs a copay of ${10 + plan % 50}, and an ambulance {5 + plan % 30} percent."
+    )
+
+
+async def _frozen(one: Member, servers: Elsewhere, stage: str, fault: str, count: int) -> Lap:
+    """So many calls at once under the fault; then it is lifted, and as many are asked again."""
+    patience = FAULT_DEADLINE + HUNG + 0.5
+    await servers.strike(stage, fault)
+    await anyio.sleep(0.1)
+    lap = await one.run(concurrency=count, count=count, deadline=FAULT_DEADLINE, patience=patience)
+    await servers.fair()
+    await anyio.sleep(1.0)
+    if lap.done:
+        await one.run(concurrency=count, count=count, deadline=FAULT_DEADLINE, patience=patience)
+    return lap
+
+
+async def _fill(addresses: Addresses, folder: Path) -> None:
+    """The table, and for those who need their own kind of table its rows; the questions with their facts."""
+    async with (
+        PgVectorStore(addresses.straight_database) as store,
+        OpenAIEmbedder("fake", dimension=DIMENSION, base_url=addresses.straight_embedding, api_key="none") as embedder,
+    ):
+        ingestor = Ingestor(embedder=embedder, store=store)
+        for tenant in range(TENANTS):
+            documents = [Document(f"P{plan}", _text(tenant, plan)) for plan in range(PLANS)]
+            report = await ingestor.add(documents, tenant=f"tenant {tenant}")
+            assert not report.failed, report.failed
+        asked = [(f"What is the deductible of plan P{plan}?", f"${plan + 100}") for plan in range(PLANS)]
+        vectors = await embedder.embed([question for question, _ in asked], kind="query")
+        # Words that are hashed to few numbers fall together now and then: only what can be found is asked.
+        questions = []
+        for (question, fact), vector in zip(asked, vectors, strict=True):
+            query = Query(question=question, tenant=TENANT, vector=vector, top_k=TOP_K, mode="vector")
+            if any(fact in passage.text for passage in await store.search(query)):
+                questions.append((question, fact))
+    connection = await asyncpg.connect(addresses.owner)
+    try:
+        await connection.execute("analyze ragcore.chunk")
+        rows = await connection.fetch("select tenant, id, text, embedding::text as vector from ragcore.chunk")
+    finally:
+        await connection.close()
+    (folder / ROWS).write_text(json.dumps([{**row, "vector": json.loads(row["vector"])} for row in rows]))
+    (folder / QUESTIONS).write_text(json.dumps(questions))
