@@ -19,8 +19,9 @@ from anyio.lowlevel import checkpoint
 from benchmarks.driving.monitor import resident_mb
 from benchmarks.figures import Figures, say
 from benchmarks.scenarios.imports import milliseconds
-from ragcore import events
+from ragcore import Document, events
 from ragcore.resilience import Bulkhead, CircuitBreaker, Policy, deadline
+from ragcore.testing import fake_rag
 
 MOST_RATIO = 1.5
 MOST_IMPORT_MS = 80.0
@@ -63,6 +64,7 @@ async def _run(rounds: int, calls: int, many: int) -> Figures:
             median["breaker_call"] <= breakers.get("purgatory", math.inf), "breaker no slower than purgatory"
         )
     figures.values["event_without_listener_us"] = _emit(calls)
+    figures.values["cpu_ms_per_question"] = await _cpu_of_a_question(100 if calls < 5_000 else 500)
     say(f"{many:,} calls, for the memory …")
     figures.values["memory_calls"] = many
     figures.values["rss_growth_kb"] = growth = await _growth(many)
@@ -171,6 +173,19 @@ async def _growth(calls: int) -> float:
     await some(calls)
     gc.collect()
     return 1024 * (resident_mb(os.getpid()) or 0.0) - before
+
+
+async def _cpu_of_a_question(questions: int) -> float:
+    """Milliseconds of processor time that the client itself takes for a question, all its parts being fakes that answer at once."""
+    async with fake_rag() as rag:
+        await rag.add([Document("plan", "Your deductible is $1,500 per calendar year.")], tenant="member")
+        medians = []
+        for _ in range(5):
+            used = time.process_time()
+            for _ in range(questions):
+                await rag.ask("What is my deductible?", tenant="member")
+            medians.append(1000 * (time.process_time() - used) / questions)
+        return statistics.median(medians)
 
 
 def _emit(calls: int) -> float:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 import anyio
+import asyncpg
 import numpy as np
+from pgvector.asyncpg import register_vector
 
 from benchmarks.estimates import percentile
-from benchmarks.figures import Figures, say
+from benchmarks.figures import Chart, Figures, Line, Table, Value, say
 from benchmarks.world.squad import SQUAD, TENANT, Squad, ingested
-from ragcore import PgVectorStore, Query, Secret
+from ragcore import Filter, PgVectorStore, Query, Secret, meta
 from ragcore.types import Mode
 
 # Exact brute force over the reference vectors: SOURCE.md beside the data.
@@ -45,6 +48,9 @@ async def _run(quick: bool) -> Figures:
             len({*one} & {*other}) / len(one) for one, other in zip(exact, found, strict=True)
         )
         figures.values["statements_per_retrieval"] = await _statements(squad)
+        await _recall_against_rate(squad, figures, step)
+        await _by_selectivity(squad, figures, step)
+        await _beside_by_hand(squad, figures, quick=quick)
     recall = figures.values["recall_5_vector"]
     assert isinstance(recall, float)
     figures.expect(abs(recall - _reference(step)) <= 0.01, "recall_5_vector within 0.01 of exact brute force")
@@ -69,6 +75,7 @@ async def _mode(squad: Squad, store: PgVectorStore, mode: Mode, step: int) -> di
         ranks.append(ranking.index(relevant) + 1 if relevant in ranking else math.inf)
     return {
         f"recall_5_{mode}": statistics.fmean(rank <= 5 for rank in ranks),
+        f"mrr_{mode}": statistics.fmean(1 / rank for rank in ranks),
         f"ndcg_{mode}": statistics.fmean(1 / math.log2(rank + 1) if rank <= 10 else 0.0 for rank in ranks),
         f"p50_ms_{mode}": 1000 * percentile(seconds, 0.5),
         f"p95_ms_{mode}": 1000 * percentile(seconds, 0.95),
@@ -85,10 +92,104 @@ def _reference(step: int) -> float:
     return statistics.fmean(label in data["corpus_ids"][row] for label, row in zip(wanted, best, strict=True))
 
 
+async def _recall_against_rate(squad: Squad, figures: Figures, step: int) -> None:
+    """How widely the index is searched: what is found of the exact ten, and how many searches a second that allows."""
+    exact = await _found(squad, squad.store, step)
+    rows: list[dict[str, Value]] = []
+    for ef_search in (10, 20, 40, 80, 100, 200, 400):
+        say(f"through the index, ef_search {ef_search} …")
+        async with PgVectorStore(squad.store._address.dsn, exact_rows=0, ef_search=ef_search) as store:
+            recall = _recall(exact, await _found(squad, store, step))
+            rows.append({"ef_search": ef_search, "recall@10": recall, "searches/s": await _rate(squad, store)})
+    rows.append({"ef_search": "exact", "recall@10": 1.0, "searches/s": await _rate(squad, squad.store)})
+    figures.tables.append(Table("Recall against searches a second (10 at once)", rows))
+    index = rows[:-1]
+    recalls, rates = ([float(row[name] or 0) for row in index] for name in ("recall@10", "searches/s"))
+    lines = [Line("HNSW, by ef_search", recalls, rates), Line("exact", [1.0], [float(rows[-1]["searches/s"] or 0)])]
+    figures.charts.append(Chart("Recall against searches a second", "recall@10", "searches a second", lines))
+
+
+async def _by_selectivity(squad: Squad, figures: Figures, step: int) -> None:
+    """Filters that pass more and fewer of the documents."""
+    rows: list[dict[str, Value]] = []
+    async with PgVectorStore(squad.store._address.dsn, exact_rows=0) as indexed:
+        for percent in (1, 5, 10, 50, 100):
+            say(f"a filter that passes {percent} % …")
+            passing = meta("share").lt(percent)
+            exact = await _found(squad, squad.store, 4 * step, filter=passing)
+            recall = _recall(exact, await _found(squad, indexed, 4 * step, filter=passing))
+            rows.append(
+                {"passes %": percent, "recall@10": recall, "searches/s": await _rate(squad, indexed, filter=passing)}
+            )
+    figures.tables.append(Table("Filters by selectivity, through the index", rows))
+    figures.values["recall_at_10_filtered"] = min(float(row["recall@10"] or 0) for row in rows)
+
+
+async def _beside_by_hand(squad: Squad, figures: Figures, *, quick: bool) -> None:
+    """Searches a second beside asyncpg with one plain statement, in turn, both through the index at pgvector's own ef_search of 40."""
+    pool = await asyncpg.create_pool(squad.owner_dsn, min_size=10, max_size=10, init=register_vector)
+    statement = "select id, text from ragcore.chunk where tenant = $1 order by embedding <=> $2 limit 10"
+    await pool.execute("analyze ragcore.chunk")
+    plan = await pool.fetch(f"explain {statement}", TENANT, squad.vectors[0])
+    if not any("chunk_embedding" in row[0] for row in plan):
+        figures.notes.append(f"the statement by hand was not planned through the index: {plan[1][0].strip()}")
+
+    async def by_hand(number: int) -> None:
+        async with pool.acquire() as connection:
+            await connection.fetch(statement, TENANT, squad.vectors[number])
+
+    async with PgVectorStore(squad.store._address.dsn, exact_rows=0, ef_search=40) as store:
+
+        async def ours(number: int) -> None:
+            await store.search(_query(squad, number, "vector"))
+
+        for concurrency in (1, 10, 50):
+            say(f"beside a statement by hand, {concurrency} at once …")
+            ratios = []
+            for _ in range(3 if quick else 7):
+                by_hand_rate = await _calls_per_second(by_hand, concurrency, seconds=0.4)
+                ratios.append(await _calls_per_second(ours, concurrency, seconds=0.4) / by_hand_rate)
+            figures.values[f"qps_ratio_{concurrency}"] = statistics.median(ratios)
+    await pool.close()
+
+
+async def _found(squad: Squad, store: PgVectorStore, step: int, *, filter: Filter | None = None) -> list[set[str]]:
+    return [
+        {passage.chunk_id for passage in await store.search(replace(_query(squad, number, "vector"), filter=filter))}
+        for number in range(0, len(squad.questions), step)
+    ]
+
+
+def _recall(exact: list[set[str]], found: list[set[str]]) -> float:
+    return statistics.fmean(len(one & other) / len(one) for one, other in zip(exact, found, strict=True) if one)
+
+
+async def _rate(squad: Squad, store: PgVectorStore, *, filter: Filter | None = None) -> float:
+    async def one(number: int) -> None:
+        await store.search(replace(_query(squad, number, "vector"), filter=filter))
+
+    return await _calls_per_second(one, 10, seconds=0.5)
+
+
+async def _calls_per_second(call: Callable[[int], Awaitable[None]], concurrency: int, *, seconds: float) -> float:
+    until = anyio.current_time() + seconds
+    count = 0
+
+    async def user(number: int) -> None:
+        nonlocal count
+        while anyio.current_time() < until:
+            await call((number + 97 * count) % 1_000)
+            count += 1
+
+    began = anyio.current_time()
+    async with anyio.create_task_group() as group:
+        for number in range(concurrency):
+            group.start_soon(user, number)
+    return count / (anyio.current_time() - began)
+
+
 async def _statements(squad: Squad) -> int:
     """Statements that PostgreSQL itself logs for one retrieval on a warm connection."""
-    import asyncpg
-
     owner = await asyncpg.connect(Secret(squad.owner_dsn).reveal())
     try:
         database = await owner.fetchval("select current_database()")

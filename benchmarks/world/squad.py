@@ -6,8 +6,9 @@ import gzip
 import json
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,14 @@ import numpy as np
 from benchmarks.figures import say
 from ragcore import Document, Embedder, LocalEmbedder, PgVectorStore, Vector, estimate_tokens
 from ragcore.ingest import Ingestor
+from ragcore.protocols import EmbeddedDocument, Store
 from ragcore.store import embedded, migrate
 from ragcore.types import IngestReport, Kind
 
 SQUAD = Path(__file__).parents[3] / "shared" / "data" / "squad"
 TENANT = "squad"
+# Prime to 100: metadata "share" is spread evenly, so that "share < 10" passes a tenth of all documents.
+SHARE_STEP = 37
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Squad:
     embedder: LocalEmbedder
     owner_dsn: str
     report: IngestReport
+    megabytes: float
+    busy: Busy
     questions: list[str]
     vectors: Vector
     relevant: list[str]
@@ -56,14 +62,53 @@ class Reference:
         return np.stack([self._vectors[text.strip()] for text in texts])
 
 
+class Busy:
+    """An embedder and a store that note how many seconds each was at work, for one call or several."""
+
+    def __init__(self, embedder: Embedder, store: Store) -> None:
+        self._embedder = embedder
+        self._store = store
+        self.model, self.dimension, self.max_tokens = embedder.model, embedder.dimension, embedder.max_tokens
+        self.count_tokens = embedder.count_tokens
+        self.hashes, self.search, self.delete = store.hashes, store.search, store.delete
+        self.count, self.scores = store.count, store.scores
+        self.seconds = {"embed": 0.0, "write": 0.0}
+        self._at_work = {"embed": 0, "write": 0}
+        self._since = {"embed": 0.0, "write": 0.0}
+
+    async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vector:
+        """The embedder's, timed."""
+        with self._timed("embed"):
+            return np.asarray(await self._embedder.embed(texts, kind=kind), dtype=np.float32)
+
+    async def upsert(self, documents: Sequence[EmbeddedDocument], /, *, tenant: str) -> None:
+        """The store's, timed."""
+        with self._timed("write"):
+            await self._store.upsert(documents, tenant=tenant)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        if self._at_work[stage] == 0:
+            self._since[stage] = time.perf_counter()
+        self._at_work[stage] += 1
+        try:
+            yield
+        finally:
+            self._at_work[stage] -= 1
+            if self._at_work[stage] == 0:
+                self.seconds[stage] += time.perf_counter() - self._since[stage]
+
+
 @asynccontextmanager
 async def ingested(*, passages: int | None = None, reference: bool = False) -> AsyncIterator[Squad]:
     """Squad, ingested whole or in part by ragcore's own way; the questions' reference vectors.
 
     With `reference`, the passages' vectors are looked up rather than made.
     """
-    documents = [Document(row["id"], row["text"], title=row["title"]) for row in read_lines("corpus.jsonl.gz")][
-        :passages
+    rows = read_lines("corpus.jsonl.gz")[:passages]
+    documents = [
+        Document(row["id"], row["text"], title=row["title"], metadata={"share": number * SHARE_STEP % 100})
+        for number, row in enumerate(rows)
     ]
     with tempfile.TemporaryDirectory() as folder:
         async with embedded.server(folder) as server, LocalEmbedder() as embedder:
@@ -71,9 +116,11 @@ async def ingested(*, passages: int | None = None, reference: bool = False) -> A
             async with PgVectorStore(server.dsn) as store:
                 say(f"{'storing' if reference else 'embedding'} {len(documents)} passages …")
                 maker: Embedder = Reference() if reference else embedder
-                ingestor = Ingestor(embedder=maker, store=store, chunk_tokens=maker.max_tokens)
+                busy = Busy(maker, store)
+                ingestor = Ingestor(embedder=busy, store=busy, chunk_tokens=maker.max_tokens)
                 report = await ingestor.add(documents, tenant=TENANT)
-                yield Squad(store, embedder, server.owner_dsn.reveal(), report, *_questions())
+                megabytes = sum(len(document.text.encode()) for document in documents) / 1e6
+                yield Squad(store, embedder, server.owner_dsn.reveal(), report, megabytes, busy, *_questions())
 
 
 def _questions() -> tuple[list[str], Vector, list[str]]:

@@ -52,10 +52,17 @@ class _Connection(_Base):
 
     __slots__ = ("_prepared",)
 
-    async def prepare_once(self) -> None:
-        """Teach it vectors, when it is new."""
+    async def prepare_once(self, *, keep_plans: bool) -> None:
+        """Teach it vectors, when it is new.
+
+        Args:
+            keep_plans: make one plan for each statement and keep it: our statements fix the order of what they do themselves, and planning them anew
+                for each vector takes as long as the search.
+        """
         if not getattr(self, "_prepared", False):
             await register_vector(self, schema=await vector_schema(self))
+            if keep_plans:
+                await self.execute("set plan_cache_mode = force_generic_plan")
             self._prepared = True
 
 
@@ -105,6 +112,8 @@ class Pool:
     def __init__(self, address: Address, *, size: int, owner: Owner) -> None:
         self.size = size
         self._owner = owner
+        # Behind a pooler in transaction mode a setting would be left on somebody else's connection.
+        self._keep_plans = not address.pgbouncer
         self._pool = asyncpg.create_pool(
             address.dsn.reveal(),
             min_size=0,
@@ -135,7 +144,7 @@ class Pool:
         connection = await self._pool.acquire()
         clean = False
         try:
-            await connection.prepare_once()  # type: ignore[attr-defined]  # the pool's proxy hands on what it doesn't know
+            await connection.prepare_once(keep_plans=self._keep_plans)  # type: ignore[attr-defined]  # the pool's proxy hands on what it doesn't know
             yield connection
             clean = True
         except asyncpg.PostgresError:

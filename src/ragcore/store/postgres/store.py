@@ -237,7 +237,7 @@ class PgVectorStore(Part):
 
     async def _search(self, connection: Connection, query: Query) -> list[asyncpg.Record]:
         if query.mode == "text":
-            values: list[Any] = [query.tenant, query.question, query.top_k]
+            values: list[Any] = [query.tenant, query.question]
         else:
             if query.vector is None:
                 raise InvalidInput(f"mode {query.mode!r} needs a vector")
@@ -247,13 +247,12 @@ class PgVectorStore(Part):
                 self._exactly(query),
                 self.exact_rows,
                 query.vector,
-                query.top_k,
                 query.score_threshold,
             ]
             if query.mode == "hybrid":
-                values += [query.question, max(4 * query.top_k, 40)]
+                values.append(query.question)
         conditions = Conditions(query.filter, taken=len(values))
-        sql = _statement(query.mode, await self._schema(connection), conditions.sql)
+        sql = _statement(query.mode, await self._schema(connection), conditions.sql, top_k=query.top_k)
         return await connection.fetch(sql, *values, *conditions.values)
 
     async def _upsert(self, connection: Connection, documents: Sequence[EmbeddedDocument], tenant: str) -> None:
@@ -297,9 +296,12 @@ class PgVectorStore(Part):
 
 
 @lru_cache(maxsize=512)
-def _statement(name: str, vector_schema: str, conditions: str = "") -> str:
+def _statement(name: str, vector_schema: str, conditions: str = "", *, top_k: int = 0) -> str:
     text = SQL[name]
     for word, value in (
+        # Written out: of a parameter the planner, making one plan for all values, would think that a tenth of the rows is wanted.
+        ("{top_k}", str(int(top_k))),
+        ("{candidates}", str(max(4 * int(top_k), 40))),
         ("{vector}", quoted(vector_schema)),
         ("{rank_constant}", str(RANK_CONSTANT)),
         ("{filter}", conditions),

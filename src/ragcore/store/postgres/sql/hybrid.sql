@@ -1,7 +1,7 @@
 -- Vector and text search fused by reciprocal rank (k = 60), in one statement. What is found by text alone has no score and no threshold.
 -- With a filter the rows that pass it are counted: few among many are beyond the reach of an index scan.
--- $1 tenant, $2 ef_search, $3 exact or null (count the tenant's rows), $4 most rows to search exactly, $5 vector, $6 top_k, $7 threshold or null,
--- $8 question, $9 how deep each ranking is read
+-- $1 tenant, $2 ef_search, $3 exact or null (count the tenant's rows), $4 most rows to search exactly, $5 vector, $6 threshold or null, $7 question;
+-- each ranking is read to the depth of {candidates}
 with s as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant,
            set_config('hnsw.ef_search', $2::text, true) as ef_search,
@@ -17,7 +17,7 @@ plan as materialized (
         end as exact
     ) as few cross join lateral (
         select string_agg('''' || replace(replace(lexeme, '\', '\\'), '''', '''''') || '''', ' | ')::tsquery as words
-        from unnest(to_tsvector('english', $8::text))
+        from unnest(to_tsvector('english', $7::text))
     ) as question
 ),
 nearest as (
@@ -27,7 +27,7 @@ nearest as (
         from ragcore.chunk
         where plan.exact and tenant = plan.tenant and embedding is not null {filter}
         order by (embedding operator({vector}.<=>) $5) + 0
-        limit $9::integer
+        limit {candidates}
     ) as c
     union all
     select c.*
@@ -36,13 +36,13 @@ nearest as (
         from ragcore.chunk
         where not plan.exact and case when tenant = plan.tenant then true else false end {filter}
         order by embedding operator({vector}.<=>) $5
-        limit $9::integer
+        limit {candidates}
     ) as c
 ),
 by_vector as (
     select id, 1 - distance as score, row_number() over (order by distance, id) as rank
     from nearest
-    where distance <> 'NaN' and abs(distance) <> 'Infinity' and ($7::float8 is null or 1 - distance >= $7::float8)
+    where distance <> 'NaN' and abs(distance) <> 'Infinity' and ($6::float8 is null or 1 - distance >= $6::float8)
 ),
 by_text as (
     select c.id, c.text_score, row_number() over (order by c.text_score desc, c.id) as rank
@@ -51,7 +51,7 @@ by_text as (
         from ragcore.chunk as chunk
         where tenant = plan.tenant and chunk.words @@ plan.words {filter}
         order by text_score desc, id
-        limit $9::integer
+        limit {candidates}
     ) as c
 ),
 fused as (
@@ -59,7 +59,7 @@ fused as (
            coalesce(1.0 / ({rank_constant} + by_vector.rank), 0) + coalesce(1.0 / ({rank_constant} + by_text.rank), 0) as fused_score
     from by_vector full join by_text using (id)
     order by fused_score desc, id
-    limit $6::integer
+    limit {top_k}
 )
 select c.id, c.document_id, c.text, c.title, c.source, c.start_char, c.end_char, c.metadata, fused.score, fused.text_score, plan.exact
 from plan cross join fused cross join lateral (

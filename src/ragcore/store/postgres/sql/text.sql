@@ -1,6 +1,6 @@
 -- The tenant's chunks that have any of the question's words. The words are joined by OR: joined by AND, three questions of four find
 -- nothing. Rank is divided by 1 + log(length), which is what the 1 says.
--- $1 tenant, $2 question, $3 top_k
+-- $1 tenant, $2 question
 with s as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant
 ),
@@ -18,6 +18,6 @@ from question cross join lateral (
     from ragcore.chunk as chunk
     where tenant = question.tenant and chunk.words @@ question.words {filter}
     order by text_score desc, id
-    limit $3::integer
+    limit {top_k}
 ) as c
 order by c.text_score desc, c.id

@@ -4,7 +4,7 @@
 -- to the statement's transaction, so nothing is left on the connection. `+ 0` keeps the exact branch from the HNSW index. The threshold
 -- stands outside: inside, an index scan would walk on while few rows pass.
 -- With a filter the rows that pass it are counted: few among many are beyond the reach of an index scan.
--- $1 tenant, $2 ef_search, $3 exact or null (count the tenant's rows), $4 most rows to search exactly, $5 vector, $6 top_k, $7 threshold or null
+-- $1 tenant, $2 ef_search, $3 exact or null (count the tenant's rows), $4 most rows to search exactly, $5 vector, $6 threshold or null
 with s as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant,
            set_config('hnsw.ef_search', $2::text, true) as ef_search,
@@ -27,7 +27,7 @@ nearest as (
         from ragcore.chunk
         where plan.exact and tenant = plan.tenant and embedding is not null {filter}
         order by (embedding operator({vector}.<=>) $5) + 0
-        limit $6::integer
+        limit {top_k}
     ) as c
     union all
     select c.*
@@ -36,11 +36,11 @@ nearest as (
         from ragcore.chunk
         where not plan.exact and case when tenant = plan.tenant then true else false end {filter}
         order by embedding operator({vector}.<=>) $5
-        limit $6::integer
+        limit {top_k}
     ) as c
 )
 select id, document_id, text, title, source, start_char, end_char, metadata, 1 - distance as score, null::float8 as text_score,
        (select exact from plan) as exact
 from nearest
-where distance <> 'NaN' and abs(distance) <> 'Infinity' and ($7::float8 is null or 1 - distance >= $7::float8)
+where distance <> 'NaN' and abs(distance) <> 'Infinity' and ($6::float8 is null or 1 - distance >= $6::float8)
 order by distance, id
