@@ -26,9 +26,10 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# make bench ARGS="ladder --quick"
 bench: $(VENV)/.dev
 	$(PIP) install --quiet --group bench
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(or $(ARGS),--help)
 
 # How many small changes to the resilience core the tests notice; about ten minutes. Then: .venv/bin/mutmut results, .venv/bin/mutmut show NAME
 mutants: $(VENV)/.dev

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import random
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -23,7 +22,7 @@ HUNG_AFTER = 5.0
 
 @dataclass
 class Driver:
-    """Asks a target, and keeps what became of each question.
+    """Asks a target, and keeps what became of each question. Made inside an event loop, whose clock it reads.
 
     Args:
         timeout: seconds that each question has.
@@ -37,14 +36,14 @@ class Driver:
     hung_after: float = HUNG_AFTER
     told: Callable[[Outcome], None] = lambda _: None
     outcomes: list[Outcome] = field(default_factory=list)
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=anyio.current_time)
 
     def __post_init__(self) -> None:
         self._next: Iterator[Question] = itertools.cycle(self.questions)
 
     def now(self) -> float:
         """Seconds since the driver was made."""
-        return time.monotonic() - self.began
+        return anyio.current_time() - self.began
 
     async def at_once(self, concurrency: int, *, each: int, phase: str) -> list[Outcome]:
         """So many users at once, each asking so many questions, one after the other: a closed loop."""

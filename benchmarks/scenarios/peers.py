@@ -102,8 +102,8 @@ class _Comparison:
     async def run(self) -> Figures:
         with tempfile.TemporaryDirectory() as folder:
             async with elsewhere() as servers:
-                await _fill(servers.addresses, Path(folder))
-                async with self._crew(_job(servers.addresses, straight=True), Path(folder)) as crew:
+                await fill(servers.addresses, Path(folder))
+                async with self._crew(job_of(servers.addresses, straight=True), Path(folder)) as crew:
                     await self._throughput(crew)
                     await self._waiting(crew, servers)
                 await self._faults(servers, Path(folder))
@@ -153,15 +153,17 @@ class _Comparison:
             measured.by_deadline = measured.hung = measured.leaked = 0
             for stage, fault, count in FAULTS:
                 say(f"{name}: {count} calls while {stage} is {fault}")
-                async with member(name, python, _job(servers.addresses, straight=False), folder) as one:
+                async with member(name, python, job_of(servers.addresses, straight=False), folder) as one:
                     await one.run(concurrency=count, count=count, deadline=DEADLINE, patience=60)
                     lap = await _frozen(one, servers, stage, fault, count)
                     measured.hung += lap.hung(FAULT_DEADLINE, HUNG)
                     measured.by_deadline += count - lap.hung(FAULT_DEADLINE, LATE)
-                    # Pools have grown by now to what such a time makes of them: what a second one adds is leaked.
-                    before = one.sockets()
-                    await _frozen(one, servers, stage, fault, count)
-                    measured.leaked += max(0, one.sockets() - before)
+                    # Pools have grown by now to what such a time makes of them, give or take one: what every further one adds is leaked.
+                    sockets = [one.sockets()]
+                    for _ in range(2):
+                        await _frozen(one, servers, stage, fault, count)
+                        sockets.append(one.sockets())
+                    measured.leaked += max(0, min(sockets[1:]) - sockets[0] - 1)
 
     def _imports(self) -> None:
         """Of the adapter, with all that it needs, beside an empty interpreter of the same environment."""
@@ -264,7 +266,7 @@ def _float(value: Value) -> float:
     return float(value or 0)
 
 
-def _job(addresses: Addresses, *, straight: bool) -> Job:
+def job_of(addresses: Addresses, *, straight: bool) -> Job:
     plain = addresses.straight_database if straight else addresses.database
     return Job(
         database=plain.replace("//ragcore@", "//postgres@"),
@@ -300,7 +302,7 @@ async def _frozen(one: Member, servers: Elsewhere, stage: str, fault: str, count
     return lap
 
 
-async def _fill(addresses: Addresses, folder: Path) -> None:
+async def fill(addresses: Addresses, folder: Path) -> None:
     """The table, and for those who need their own kind of table its rows; the questions with their facts."""
     async with (
         PgVectorStore(addresses.straight_database) as store,

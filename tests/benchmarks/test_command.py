@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from benchmarks.registry import SCENARIOS, scenario
+
+from tests.benchmarks.test_report import figures
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments], capture_output=True, text=True, cwd=cwd or ROOT, timeout=100
+    )
+
+
+def test_every_scenario_has_a_run_with_a_quick_one() -> None:
+    import inspect
+
+    for name in SCENARIOS:
+        assert "quick" in inspect.signature(scenario(name)).parameters
+
+
+def test_the_list_names_every_scenario() -> None:
+    told = run("--help").stdout
+    assert all(f"  {name} " in told for name in (*SCENARIOS, "compare"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("ladder", "--url", "http://127.0.0.1:9/chat"), "say what to ask"),
+        (("ladder", "--levels", "1,two"), "levels are whole numbers"),
+        (("load", "--rate", "-1"), "must be positive"),
+        (("compare", "missing", "gone"), "holds no summary.json"),
+        (("peers", "--only", "nobody"), "there is no 'nobody'"),
+    ],
+)
+def test_a_command_at_fault_says_so_and_exits_with_2(arguments: tuple[str, ...], message: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_compare_exits_with_1_on_a_regression(tmp_path: Path) -> None:
+    from benchmarks.report.results import write
+
+    write(tmp_path / "a", "ladder", figures(seed=1))
+    write(tmp_path / "b", "ladder", figures(seconds=2.0, seed=2))
+    done = run("compare", str(tmp_path / "a"), str(tmp_path / "b"), "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["regressions"]
+    assert run("compare", str(tmp_path / "a"), str(tmp_path / "a")).returncode == 0
+
+
+def test_json_is_one_flat_object_and_the_report_is_where_it_was_asked_for(tmp_path: Path) -> None:
+    done = run("imports", "--quick", "--json", "--out", str(tmp_path / "run"))
+    values = json.loads(done.stdout)
+    assert isinstance(values["import_ms"], float)
+    assert (tmp_path / "run" / "report.html").exists()

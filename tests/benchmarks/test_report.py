@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from benchmarks.driving.monitor import Sample
+from benchmarks.driving.outcome import Outcome
+from benchmarks.figures import Chart, Figures, Line, Shade, Table
+from benchmarks.report.compare import better, compare
+from benchmarks.report.results import SCHEMA_VERSION, new_folder, read_outcomes, read_summary, write
+
+HOSTILE = '<script>alert("x")</script> & \'"'
+
+
+def outcome(seconds: float, *, phase: str = "concurrency 5", **changes: object) -> Outcome:
+    made = Outcome(
+        phase=phase,
+        question="What is my deductible?",
+        due=1.0,
+        started=1.0,
+        first_token=None,
+        last_token=None,
+        ended=1.0 + seconds,
+        kind="right",
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def figures(*, seconds: float = 1.0, seed: int = 0, success: float = 1.0) -> Figures:
+    draw = random.Random(seed)
+    return Figures(
+        values={"p50_s": seconds, "success_rate": success, "hung": 0},
+        outcomes=[outcome(seconds * draw.uniform(0.8, 1.2)) for _ in range(200)],
+    )
+
+
+def test_a_run_leaves_its_files_and_they_are_read_back(tmp_path: Path) -> None:
+    found = figures()
+    found.values["nothing"] = math.nan
+    found.settings = {"seed": 7, "url": "https://example.test"}
+    found.samples = [Sample(0.25, 100.0, 0.5, 3)]
+    write(tmp_path / "run", "ladder", found)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "requests.jsonl",
+        "summary.json",
+        "summary.csv",
+        "report.html",
+    }
+    summary = read_summary(tmp_path / "run")
+    assert summary["schema_version"] == SCHEMA_VERSION
+    assert (summary["scenario"], summary["seed"]) == ("ladder", 7)
+    assert summary["figures"]["nothing"] is None
+    assert {"machine", "settings", "commit", "failed", "samples"} <= summary.keys()
+    assert read_outcomes(tmp_path / "run") == found.outcomes
+    json.loads((tmp_path / "run" / "summary.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+
+
+def test_the_page_needs_nothing_but_itself_and_shows_what_is_hostile_as_text(tmp_path: Path) -> None:
+    found = figures()
+    found.outcomes.append(outcome(1.0, question=HOSTILE, detail=HOSTILE, kind="wrong"))
+    found.failed.append(HOSTILE)
+    found.notes.append(HOSTILE)
+    found.tables.append(Table(HOSTILE, [{HOSTILE: HOSTILE, "value": 1.5}]))
+    shades = [Shade(HOSTILE, 0.2, 0.6)]
+    found.charts.append(Chart(HOSTILE, "x", HOSTILE, [Line(HOSTILE, [0, 1], [1, math.nan])], shades=shades))
+    found.settings = {"setting": HOSTILE}
+    write(tmp_path, HOSTILE, found)
+    page = (tmp_path / "report.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    outside = re.findall(r'(?:src|href)\s*=\s*"(?!#)([^"]*)"|url\((?!#)([^)]*)\)|@import', page)
+    assert not outside
+    assert "Not reached" in page
+    assert "<svg" in page
+
+
+def test_a_page_says_what_should_not_be_believed(tmp_path: Path) -> None:
+    found = figures()
+    found.invalid.append("the driver was 80 ms late")
+    write(tmp_path, "load", found)
+    assert "should not be believed" in (tmp_path / "report.html").read_text()
+    assert found.exit_code == 3
+
+
+def test_two_runs_alike_are_no_regression(tmp_path: Path) -> None:
+    write(tmp_path / "a", "ladder", figures(seed=1))
+    write(tmp_path / "b", "ladder", figures(seed=2))
+    comparison = compare(tmp_path / "a", tmp_path / "b")
+    assert comparison.regressions == []
+    assert comparison.missed == []
+
+
+@pytest.mark.parametrize(
+    ("later", "word"),
+    [
+        (figures(seconds=1.5, seed=2), "p50_s"),
+        (figures(seed=2, success=0.9), "success_rate"),
+    ],
+)
+def test_what_got_worse_beyond_its_noise_is_a_regression(tmp_path: Path, later: Figures, word: str) -> None:
+    write(tmp_path / "a", "ladder", figures(seed=1))
+    write(tmp_path / "b", "ladder", later)
+    comparison = compare(tmp_path / "a", tmp_path / "b")
+    assert any(word in one for one in comparison.regressions)
+    backwards = compare(tmp_path / "b", tmp_path / "a")
+    assert not any(word in one for one in backwards.regressions)
+
+
+def test_something_that_was_zero_and_is_not_any_more_is_a_regression(tmp_path: Path) -> None:
+    write(tmp_path / "a", "ladder", figures(seed=1))
+    later = figures(seed=1)
+    later.values["hung"] = 2
+    write(tmp_path / "b", "ladder", later)
+    assert any(one.startswith("hung") for one in compare(tmp_path / "a", tmp_path / "b").regressions)
+
+
+def test_a_criterion_that_the_later_run_missed_is_told(tmp_path: Path) -> None:
+    write(tmp_path / "a", "ladder", figures())
+    later = figures()
+    later.failed.append("success_rate > 0.95")
+    write(tmp_path / "b", "ladder", later)
+    assert compare(tmp_path / "a", tmp_path / "b").missed == ["success_rate > 0.95"]
+
+
+def test_runs_that_can_not_be_compared_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a", "ladder", figures())
+    write(tmp_path / "b", "load", figures())
+    with pytest.raises(ValueError, match="is a run of ladder"):
+        compare(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(ValueError, match="no summary"):
+        compare(tmp_path / "a", tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("figure", "direction"),
+    [
+        ("p50_s", "lower"),
+        ("success_rate", "higher"),
+        ("goodput", "higher"),
+        ("recall_at_10", "higher"),
+        ("policy_call_us", "lower"),
+        ("hung", "lower"),
+        ("langchain.rps_ratio_50", "higher"),
+        ("seconds", None),
+        ("asked", None),
+    ],
+)
+def test_which_way_a_figure_is_better(figure: str, direction: str | None) -> None:
+    assert better(figure) == direction
+
+
+def test_a_new_folder_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = new_folder("ladder")
+    first.mkdir(parents=True)
+    assert new_folder("ladder") != first

@@ -1,0 +1,131 @@
+"""The harness can fail: against services that are broken, each in its own way; and it passes what is whole."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import pytest
+from benchmarks.peers.crew import member
+from benchmarks.scenarios.peers import FAULT_DEADLINE, HUNG, TENANT, fill, job_of
+from benchmarks.world.elsewhere import Elsewhere, elsewhere
+
+pytestmark = [pytest.mark.system, pytest.mark.blocking_allowed, pytest.mark.timeout(240)]
+ROOT = Path(__file__).parents[2]
+# What a user who has only a deployment to check need not have installed.
+NOT_NEEDED = ("ragcore", "asyncpg", "openai", "pgvector", "numpy", "matplotlib", "psutil", "h11_server", "tiktoken")
+
+
+def run(*arguments: str, out: Path, without: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({without!r})); " if without else ""
+    command = f"{blocked}from benchmarks.command import main; main({[*arguments, '--out', str(out)]!r})"
+    return subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, cwd=ROOT, timeout=200)
+
+
+@pytest.mark.parametrize(
+    ("how", "options", "criterion"),
+    [
+        ("hangs", ("--timeout", "1.5", "--hung-after", "0.5"), "no hang at 5 or more at once"),
+        ("drips", ("--timeout", "1", "--hung-after", "0.5"), "no hang at 5 or more at once"),
+        ("wrong", (), "success_rate > 0.95"),
+        ("leaks", ("--levels", "1,5"), "memory stable"),
+        ("apologises", ("--levels", "1,5"), "success_rate > 0.95"),
+    ],
+)
+def test_a_broken_service_is_found_out(how: str, options: tuple[str, ...], criterion: str, tmp_path: Path) -> None:
+    done = run("ladder", "--quick", "--broken", how, "--steady-seconds", "3", *options, out=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert f"not reached: {criterion}" in done.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert any(criterion in failed for failed in summary["failed"])
+    if how == "hangs":
+        assert summary["figures"]["highest_concurrency"] == 3
+        assert summary["figures"]["hung"] == 5
+
+
+def test_the_library_passes_the_ladder(tmp_path: Path) -> None:
+    done = run("ladder", "--quick", "--json", out=tmp_path)
+    assert done.returncode == 0, done.stderr
+    values = json.loads(done.stdout)
+    assert (values["hung"], values["wrong"], values["success_rate"]) == (0, 0, 1.0)
+    assert values["highest_concurrency"] == 200
+    assert len((tmp_path / "requests.jsonl").read_text().splitlines()) > 391
+
+
+def test_the_reference_application_passes_it_over_http(tmp_path: Path) -> None:
+    done = run("ladder", "--quick", "--json", "--reference", "--levels", "1,5,20", out=tmp_path)
+    values = json.loads(done.stdout)
+    assert (values["hung"], values["wrong"], values["success_rate"]) == (0, 0, 1.0), done.stderr
+    assert "Bearer" not in (tmp_path / "summary.json").read_text()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_deployment_is_checked_with_nothing_but_httpx(tmp_path: Path) -> None:
+    """Typer, rich and httpx are enough; what the library needs is blocked."""
+    from benchmarks.targets.broken import broken
+
+    async with broken("wrong") as (how, _):
+        arguments = (
+            "ladder",
+            "--quick",
+            "--url",
+            how.url,
+            "--question",
+            "What is my deductible?",
+            "--fact",
+            "deductible",
+        )
+        options = ("--levels", "1,3", "--steady-seconds", "1")
+        done = await anyio.to_thread.run_sync(lambda: run(*arguments, *options, out=tmp_path, without=NOT_NEEDED))
+    assert done.returncode == 0, done.stderr
+    assert "Without charts" in (tmp_path / "report.html").read_text()
+
+
+def test_a_fault_in_the_middle_is_shaded_and_counted(tmp_path: Path) -> None:
+    options = ("--rate", "10", "--repeats", "1", "--seconds", "5", "--warm-up", "1")
+    fault = ("--fault", "generate:503", "--fault-from", "1", "--fault-for", "2")
+    done = run("load", "--json", *options, *fault, out=tmp_path)
+    values = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert values["degraded"] > 0
+    assert values["hung"] == 0
+    assert "generate:503" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+class TestPeers:
+    """The adapters that need nothing but what the library needs."""
+
+    @pytest.fixture
+    async def servers(self, tmp_path: Path) -> AsyncIterator[Elsewhere]:
+        async with elsewhere() as made:
+            await fill(made.addresses, tmp_path)
+            yield made
+
+    async def test_each_does_the_same_job(self, servers: Elsewhere, tmp_path: Path) -> None:
+        assert TENANT
+        for name in ("hand_written", "ragcore_client", "threaded"):
+            async with member(name, Path(sys.executable), job_of(servers.addresses, straight=True), tmp_path) as one:
+                lap = await one.run(concurrency=3, count=12, deadline=20, patience=60)
+            assert set(lap.kinds.values()) == {"right"}, (name, lap.details)
+
+    async def test_the_threaded_style_adds_up_and_hangs(self, servers: Elsewhere, tmp_path: Path) -> None:
+        """Five at once take five times as long; with the database frozen nothing comes back."""
+        job = job_of(servers.addresses, straight=False)
+        async with member("threaded", Path(sys.executable), job, tmp_path) as one:
+            await servers.latencies(embedding=0.05, first_token=0.2, token=0.0)
+            alone = await one.run(concurrency=1, count=1, deadline=20, patience=60)
+            five = await one.run(concurrency=5, count=5, deadline=20, patience=60)
+            assert max(five.ended.values()) - min(five.asked.values()) > 3 * max(alone.seconds)
+            await servers.strike("search", "frozen")
+            await anyio.sleep(0.1)
+            patience = FAULT_DEADLINE + HUNG + 0.5
+            frozen = await one.run(concurrency=5, count=5, deadline=FAULT_DEADLINE, patience=patience)
+            assert frozen.hung(FAULT_DEADLINE, HUNG) == 5
+            await servers.fair()
