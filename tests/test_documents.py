@@ -28,6 +28,7 @@ ALIASES = {
     "Fault",
     "Listener",
     "ASGIApp",
+    "Authenticate",
     "Message",
 }
 PACKAGES = (

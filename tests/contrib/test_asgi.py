@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -36,13 +37,14 @@ class Client:
         self.gone = asyncio.Event()
 
     async def __call__(
-        self, method: str, path: str, body: object = None, **headers: str
+        self, method: str, path: str, body: object = None, *, query: str = "", **headers: str
     ) -> tuple[int, dict[str, str], bytes]:
         data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
         scope = {
             "type": "http",
             "method": method,
             "path": path,
+            "query_string": query.encode(),
             "headers": [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()],
         }
         messages = [{"type": "http.request", "body": data, "more_body": False}]
@@ -206,3 +208,177 @@ def test_problems(error: ragcore.RagcoreError, status: int) -> None:
     assert problem.status == status
     assert problem.headers == ({"Retry-After": "2"} if status == 429 else {})
     assert problem.body["message"] == "m"
+
+
+def pieces(body: bytes) -> list[str]:
+    """The data of each server-sent event."""
+    return [line.removeprefix("data: ") for line in body.decode().splitlines() if line.startswith("data: ")]
+
+
+ASKED = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "hello"},
+    {"role": "assistant", "content": "hello"},
+    {"role": "user", "content": [{"type": "text", "text": "deductible?"}]},
+]
+
+
+async def test_openais_protocol_whole(client: Client) -> None:
+    status, _, body = await client("POST", "/v1/chat/completions", {"messages": ASKED}, x_user="m")
+    answer = json.loads(body)
+    assert (status, answer["object"]) == (200, "chat.completion")
+    assert answer["choices"][0]["message"]["content"]
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    assert answer["ragcore"]["found"] is True
+    assert answer["usage"]["total_tokens"] == answer["usage"]["prompt_tokens"] + answer["usage"]["completion_tokens"]
+
+
+async def test_openais_protocol_in_pieces(client: Client) -> None:
+    asked = {"messages": ASKED, "stream": True, "stream_options": {"include_usage": True}}
+    status, headers, body = await client("POST", "/v1/chat/completions", asked, x_user="m")
+    assert (status, headers["content-type"]) == (200, "text/event-stream")
+    *events, end = pieces(body)
+    assert end == "[DONE]"
+    chunks = [json.loads(event) for event in events]
+    assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
+    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks[:-1] if chunk["choices"])
+    assert chunks[-2]["choices"][0]["finish_reason"] == "stop"
+    assert chunks[-1]["usage"]["total_tokens"] >= 0
+    assert len({chunk["id"] for chunk in chunks}) == 1
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"messages": []},
+        {"messages": "hello"},
+        {"messages": [{"role": "robot", "content": "hello"}]},
+        {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
+        {"messages": [{"role": "user", "content": "q"}], "n": 2},
+        b"[" * 100_000,
+    ],
+)
+async def test_what_openais_protocol_can_not_mean_is_refused_in_its_words(client: Client, asked: object) -> None:
+    status, _, body = await client("POST", "/v1/chat/completions", asked, x_user="m")
+    assert status == 400
+    assert json.loads(body)["error"]["type"] == "InvalidInput"
+
+
+async def test_a_stream_of_openais_protocol_that_breaks_ends_with_an_error(client: Client, rag: RAG) -> None:
+    rag._given.faults.next(Slow(0.2))  # type: ignore[attr-defined]
+    slow = Client(asgi.app(rag, authenticate=authenticate, ping=0.02))
+    status, _, body = await slow("POST", "/v1/chat/completions", {"messages": ASKED, "stream": True}, x_user="m")
+    assert status == 200
+    assert b": ping" in body
+
+
+async def test_similarity_is_ones_own_or_an_administrators(client: Client) -> None:
+    path = "/debug/rag-similarity/m"
+    assert (await client("GET", path, query="query=deductible", x_user="other"))[0] == 403
+    for user in ("m", "root!"):
+        status, _, body = await client("GET", path, query="query=my+deductible&threshold=0.9", x_user=user)
+        report = json.loads(body)
+        assert (status, report["chunks"], report["score_threshold"]) == (200, 1, 0.9)
+        assert report["verdict"]
+
+
+@pytest.mark.parametrize(
+    ("query", "word"),
+    [
+        ("", "which question"),
+        ("query=q&threshold=much", "must be a number"),
+        ("query=q&threshold=nan", "threshold"),
+        ("query=q&threshold=2", "threshold"),
+        ("query=", "question"),
+    ],
+)
+async def test_similarity_says_what_it_wants(client: Client, query: str, word: str) -> None:
+    status, _, body = await client("GET", "/debug/rag-similarity/m", query=query, x_user="m")
+    assert status == 400
+    assert word in json.loads(body)["message"]
+
+
+async def test_the_environment_is_for_administrators_and_health_tells_them_more(client: Client) -> None:
+    assert (await client("GET", "/debug-env", x_user="m"))[0] == 403
+    described = json.loads((await client("GET", "/debug-env", x_user="root!"))[2])
+    assert {"versions", "settings", "store"} <= described.keys()
+    assert "details" not in json.loads((await client("GET", "/health", x_user="m"))[2])
+    assert "details" in json.loads((await client("GET", "/health", x_user="root!"))[2])
+
+
+async def test_other_methods_and_heads(client: Client) -> None:
+    status, headers, _ = await client("GET", "/chat", x_user="m")
+    assert (status, headers["allow"]) == (405, "POST")
+    status, headers, body = await client("HEAD", "/health", x_user="m")
+    assert (status, body) == (200, b"")
+    assert int(headers["content-length"]) > 0
+
+
+async def test_a_question_of_1_mb_is_refused_before_it_is_embedded(client: Client) -> None:
+    status, _, body = await client("POST", "/chat", {"message": "x" * 1_000_000}, x_user="m")
+    assert status == 400
+    assert "at most 16,000" in json.loads(body)["message"]
+
+
+async def test_a_body_that_says_its_length_is_refused_unread(client: Client) -> None:
+    assert (await client("POST", "/chat", b"", x_user="m", content_length="10000000"))[0] == 413
+
+
+async def test_more_chats_than_may_are_told_to_come_back(rag: RAG) -> None:
+    await rag.add([Document("d", "Your deductible is $1,500.")], tenant="m")
+    app = asgi.app(rag, authenticate=authenticate, max_calls=2)
+    rag.retriever.embedder.faults.next(Hang(), Hang())  # type: ignore[union-attr]
+    first = Client(app)
+    async with anyio.create_task_group() as group:
+        for _ in range(2):
+            group.start_soon(lambda: first("POST", "/chat", {"message": "q"}, x_user="m"))
+        await anyio.sleep(0.02)
+        status, headers, body = await Client(app)("POST", "/chat", {"message": "q"}, x_user="m")
+        assert (status, headers["retry-after"], json.loads(body)["error"]) == (429, "1", "Overloaded")
+        first.gone.set()
+    assert (await Client(app)("POST", "/chat", {"message": "q"}, x_user="m"))[0] == 200
+
+
+async def test_an_error_nobody_thought_of_is_a_500_without_its_text(rag: RAG, caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(scope: Mapping[str, Any]) -> asgi.Identity | None:
+        raise RuntimeError("postgresql://user:canary@host")
+
+    status, _, body = await Client(asgi.app(rag, authenticate=broken))("GET", "/health")
+    assert status == 500
+    assert b"canary" not in body
+    assert "nobody thought of" in caplog.text
+
+
+async def test_tokens_from_a_file(rag: RAG, tmp_path: Path) -> None:
+    path = tmp_path / "tokens.json"
+    path.write_text('{"one": {"tenant": "m"}, "two": {"tenant": "ops", "admin": true}}')
+    known = Client(asgi.app(rag, authenticate=await anyio.to_thread.run_sync(asgi.from_tokens, path)))
+    for header, status in (
+        ("Bearer one", 200),
+        ("bearer two", 200),
+        ("Bearer three", 401),
+        ("Basic one", 401),
+        ("", 401),
+    ):
+        assert (await known("GET", "/health", authorization=header))[0] == status
+    assert (await known("GET", "/debug-env", authorization="Bearer one"))[0] == 403
+    assert (await known("GET", "/debug-env", authorization="Bearer two"))[0] == 200
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"one": "m"}', '{"one": {"tenant": ""}}', '{"one": {}}'])
+def test_tokens_that_can_not_be_read_say_what_they_should_be(tmp_path: Path, text: str) -> None:
+    (tmp_path / "tokens.json").write_text(text)
+    with pytest.raises(ragcore.ConfigurationError, match='write {"token"'):
+        asgi.from_tokens(tmp_path / "tokens.json")
+    with pytest.raises(ragcore.ConfigurationError, match="No such file"):
+        asgi.from_tokens(tmp_path / "missing.json")
+
+
+async def test_the_openapi_document_names_every_route(client: Client) -> None:
+    document = json.loads((await client("GET", "/openapi.json", x_user="m"))[2])
+    for path, operations in document["paths"].items():
+        for method in operations:
+            status, _, _ = await client(method.upper(), path.replace("{user_id}", "m"), x_user="root!")
+            assert status not in (404, 405), path

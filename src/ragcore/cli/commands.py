@@ -16,6 +16,7 @@ from rich.table import Table
 
 import ragcore
 from ragcore.cli.doctor import examine
+from ragcore.cli.serve import serve as start_serving
 from ragcore.cli.session import DONE, PARTLY, Options, messages, open_client, results, run_async
 from ragcore.config import Config
 from ragcore.ingest import read
@@ -295,6 +296,24 @@ def doctor(context: typer.Context, as_json: Json = False) -> None:
         return PARTLY if any(check.status == "error" for check in checks) else DONE
 
     run_async(options, body)
+
+
+@app.command()
+def serve(
+    context: typer.Context,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
+    tokens: Annotated[
+        Path | None,
+        typer.Option(help='JSON file of bearer tokens: {"token": {"tenant": "member-42", "admin": false}}.'),
+    ] = None,
+    authenticate: Annotated[
+        str | None, typer.Option(help="module:function that gets the ASGI scope and returns an Identity or None.")
+    ] = None,
+) -> None:
+    """Serve POST /chat, OpenAI's chat protocol, health and debug routes; without --tokens or --authenticate all but /livez refuse."""
+    options: Options = context.obj
+    run_async(options, lambda: start_serving(options, host=host, port=port, tokens=tokens, hook=authenticate))
 
 
 async def _ingest(rag: ragcore.RAG, paths: Sequence[Path], tenant: str) -> IngestReport:

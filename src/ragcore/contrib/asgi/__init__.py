@@ -1,0 +1,21 @@
+"""ragcore in any ASGI application, without importing a framework: an application of its own, a middleware, server-sent events, errors as responses."""
+
+from ragcore.contrib.asgi.application import app
+from ragcore.contrib.asgi.disconnect import cancel_on_disconnect
+from ragcore.contrib.asgi.exchange import ASGIApp, Message
+from ragcore.contrib.asgi.identity import Authenticate, Identity, from_tokens
+from ragcore.contrib.asgi.problem import Problem, problem
+from ragcore.contrib.asgi.sse import sse
+
+__all__ = [
+    "ASGIApp",
+    "Authenticate",
+    "Identity",
+    "Message",
+    "Problem",
+    "app",
+    "cancel_on_disconnect",
+    "from_tokens",
+    "problem",
+    "sse",
+]

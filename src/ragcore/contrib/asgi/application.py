@@ -1,0 +1,252 @@
+"""A small application around a client: what `ragcore serve` starts, and what a team may begin with."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+from ragcore.contrib.asgi import openai_chat
+from ragcore.contrib.asgi.disconnect import until_disconnect
+from ragcore.contrib.asgi.exchange import ASGIApp, Exchange, Message, Receive, Send
+from ragcore.contrib.asgi.identity import Authenticate, Identity
+from ragcore.contrib.asgi.openapi import document
+from ragcore.contrib.asgi.problem import Problem, Refused, problem
+from ragcore.contrib.asgi.sse import PING_SECONDS, sse, steps
+from ragcore.errors import InvalidInput, RagcoreError
+from ragcore.rag import RAG
+
+__all__ = ["app"]
+
+logger = logging.getLogger("ragcore.asgi")
+
+MAX_BODY = 1024 * 1024
+MAX_QUESTION = 16_000
+MAX_CALLS = 256
+SIMILARITY = "/debug/rag-similarity/"
+SHAPE = '{"message": "…", "history": [{"role": "user", "content": "…"}]}'
+
+Handler: TypeAlias = Callable[[Exchange, Identity], Awaitable[None]]
+
+
+def app(
+    rag: RAG,
+    /,
+    *,
+    authenticate: Authenticate | None = None,
+    max_body: int = MAX_BODY,
+    max_question: int = MAX_QUESTION,
+    max_calls: int = MAX_CALLS,
+    ping: float = PING_SECONDS,
+) -> ASGIApp:
+    """A small application.
+
+    `POST /chat` (JSON, or server-sent events where the client accepts them), `POST /v1/chat/completions` and `GET /v1/models` (OpenAI's protocol), `GET
+    /health`, `/livez`, `/readyz`, `/openapi.json`, and for looking inside `GET /debug/rag-similarity/{user_id}?query&threshold`, `/debug/inflight` and, for
+    administrators, `/debug-env`. A call ends when its client is gone.
+
+    Args:
+        rag: started and closed with the application's lifespan.
+        authenticate: gets the ASGI scope, returns who asks, or None to refuse. Without it everything but /livez refuses: never open by default.
+        max_body: bytes of a request's body.
+        max_question: characters of a question.
+        max_calls: chats under way at once; the next ones are told to come back, with status 429.
+        ping: seconds of silence after which a stream sends a comment, so that proxies keep it open.
+    """
+    return _App(rag, authenticate, max_body=max_body, max_question=max_question, max_calls=max_calls, ping=ping)
+
+
+class _App:
+    def __init__(
+        self,
+        rag: RAG,
+        authenticate: Authenticate | None,
+        *,
+        max_body: int,
+        max_question: int,
+        max_calls: int,
+        ping: float,
+    ) -> None:
+        self._rag = rag
+        self._authenticate = authenticate
+        self._max_body = max_body
+        self._max_question = max_question
+        self._max_calls = max_calls
+        self._calls = 0
+        self._ping = ping
+        self._routes: dict[str, dict[str, Handler]] = {
+            "/chat": {"POST": self._chat},
+            "/v1/chat/completions": {"POST": self._completions},
+            "/v1/models": {"GET": self._models},
+            "/health": {"GET": self._health},
+            "/readyz": {"GET": self._readyz},
+            "/openapi.json": {"GET": self._openapi},
+            "/debug/inflight": {"GET": self._inflight},
+            "/debug-env": {"GET": self._environment},
+        }
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http":
+            await until_disconnect(self._serve, scope, receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                try:
+                    await self._rag.start()
+                except RagcoreError as error:
+                    await send({"type": "lifespan.startup.failed", "message": str(error)})
+                    return
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                await self._rag.aclose()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def _serve(self, scope: Message, receive: Receive, send: Send) -> None:
+        exchange = Exchange(scope, receive, send)
+        try:
+            await self._route(exchange)
+        except Refused as refused:
+            await _refuse(exchange, refused.problem)
+        except RagcoreError as error:
+            await _refuse(exchange, problem(error))
+        except Exception:
+            logger.exception("%s %s failed in a way that nobody thought of", exchange.method, exchange.path)
+            await _refuse(exchange, Refused(500, "InternalError", "an error that the server's log describes").problem)
+
+    async def _route(self, exchange: Exchange) -> None:
+        # A HEAD is a GET whose body stays behind.
+        method = "GET" if exchange.method == "HEAD" else exchange.method
+        if exchange.path == "/livez" and method == "GET":
+            await exchange.respond(200, {"status": "alive"})
+            return
+        identity = await self._authenticate(exchange.scope) if self._authenticate else None
+        if identity is None:
+            raise Refused(401, "Unauthorized", "not authenticated", **{"WWW-Authenticate": "Bearer"})
+        handlers = self._routes.get(exchange.path)
+        if handlers is None and exchange.path.startswith(SIMILARITY):
+            handlers = {"GET": self._similarity}
+        if handlers is None:
+            raise Refused(404, "NotFound", "no such route")
+        if method not in handlers:
+            allowed = ", ".join(handlers)
+            raise Refused(405, "MethodNotAllowed", f"this route takes {allowed}", Allow=allowed)
+        await handlers[method](exchange, identity)
+
+    async def _chat(self, exchange: Exchange, identity: Identity) -> None:
+        asked = await self._asked(exchange)
+        if not isinstance(asked, dict) or "message" not in asked:
+            raise InvalidInput(f"the body must be JSON like {SHAPE}")
+        message, history = asked["message"], asked.get("history") or []
+        self._check_question(message)
+        member = self._rag.for_tenant(identity.tenant)
+        with self._place():
+            if "text/event-stream" not in exchange.header("accept"):
+                await exchange.respond(200, (await member.ask(message, history=history)).to_dict())
+                return
+            async with member.stream(message, history=history) as stream:
+                await exchange.stream(sse(stream, ping=self._ping))
+
+    async def _completions(self, exchange: Exchange, identity: Identity) -> None:
+        request = openai_chat.ChatRequest.read(await self._asked(exchange))
+        self._check_question(request.question)
+        member = self._rag.for_tenant(identity.tenant)
+        with self._place():
+            if not request.stream:
+                answer = await member.ask(request.question, history=request.history, instructions=request.instructions)
+                await exchange.respond(200, openai_chat.completion(answer))
+                return
+            async with member.stream(
+                request.question, history=request.history, instructions=request.instructions
+            ) as stream:
+                pieces = steps(stream, ping=self._ping)
+                await exchange.stream(openai_chat.chunks(pieces, usage=request.usage))
+
+    async def _models(self, exchange: Exchange, _: Identity) -> None:
+        model = {"id": openai_chat.MODEL, "object": "model", "created": 0, "owned_by": "ragcore"}
+        await exchange.respond(200, {"object": "list", "data": [model]})
+
+    async def _health(self, exchange: Exchange, identity: Identity) -> None:
+        """Everybody's is whether; an administrator's is why, too."""
+        health = (await self._rag.health()).to_dict()
+        if not identity.admin:
+            health.pop("details", None)
+        await exchange.respond(200 if health["status"] != "unhealthy" else 503, health)
+
+    async def _readyz(self, exchange: Exchange, _: Identity) -> None:
+        health = await self._rag.health()
+        await exchange.respond(200 if health.ready else 503, {"ready": health.ready})
+
+    async def _openapi(self, exchange: Exchange, _: Identity) -> None:
+        await exchange.respond(200, document(max_question=self._max_question))
+
+    async def _inflight(self, exchange: Exchange, identity: Identity) -> None:
+        calls = [call.to_dict() for call in self._rag.inflight() if identity.may_see(call.tenant)]
+        await exchange.respond(200, {"calls": calls})
+
+    async def _environment(self, exchange: Exchange, identity: Identity) -> None:
+        if not identity.admin:
+            raise Refused(403, "Forbidden", "this route is for administrators")
+        await exchange.respond(200, await self._rag.describe())
+
+    async def _similarity(self, exchange: Exchange, identity: Identity) -> None:
+        tenant = exchange.path.removeprefix(SIMILARITY)
+        if not identity.may_see(tenant):
+            raise Refused(403, "Forbidden", "this route is for administrators, and for one's own")
+        query = exchange.query("query")
+        if query is None:
+            raise InvalidInput("which question? add ?query=…")
+        self._check_question(query)
+        given = exchange.query("threshold")
+        try:
+            threshold = None if given is None else float(given)
+        except ValueError:
+            raise InvalidInput(
+                f"threshold is {given[:40] if given else given!r}: it must be a number from -1 to 1"
+            ) from None
+        report = await self._rag.similarity(query, tenant=tenant, score_threshold=threshold)
+        await exchange.respond(200, report.to_dict())
+
+    async def _asked(self, exchange: Exchange) -> Any:
+        """The decoded body."""
+        body = await exchange.body(self._max_body)
+        if body is None:
+            raise Refused(413, "TooLarge", f"the body is larger than {self._max_body:,} bytes")
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError):
+            raise InvalidInput("the body is not JSON") from None
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """Room for one more chat, for a block."""
+        if self._calls >= self._max_calls:
+            message = f"{self._calls} chats are under way, which is all that may; try again later"
+            raise Refused(429, "Overloaded", message, **{"Retry-After": "1"})
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+
+    def _check_question(self, question: Any) -> None:
+        if not isinstance(question, str):
+            raise InvalidInput("the question must be a text")
+        if len(question) > self._max_question:
+            raise InvalidInput(
+                f"the question has {len(question):,} characters; at most {self._max_question:,} are taken"
+            )
+
+
+async def _refuse(exchange: Exchange, refused: Problem) -> None:
+    """Say what is wrong, in the words of the route's protocol; after the first byte of an answer there is no way to."""
+    if exchange.started:
+        return
+    body = openai_chat.as_error(refused) if exchange.path.startswith("/v1/") else refused.body
+    await exchange.respond(refused.status, body, refused.headers)

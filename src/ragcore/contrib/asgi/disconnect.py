@@ -1,0 +1,61 @@
+"""A handler that ends when its client is gone."""
+
+from __future__ import annotations
+
+import logging
+
+import anyio
+
+from ragcore.contrib.asgi.exchange import ASGIApp, Message, Receive, Send
+
+__all__ = ["cancel_on_disconnect", "until_disconnect"]
+
+logger = logging.getLogger("ragcore.asgi")
+
+
+def cancel_on_disconnect(app: ASGIApp, /) -> ASGIApp:
+    """Middleware that cancels the handler when its client disconnects, which Starlette, FastAPI and Litestar do not.
+
+    The request's body must be read before the handler waits for long: the middleware passes messages on in order.
+
+    Example:
+        ```python
+        app.add_middleware(asgi.cancel_on_disconnect)
+        ```
+    """
+
+    async def wrapped(scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        await until_disconnect(app, scope, receive, send)
+
+    return wrapped
+
+
+async def until_disconnect(app: ASGIApp, scope: Message, receive: Receive, send: Send) -> None:
+    """Run the application for one request, until it ends or its client is gone."""
+    sender, receiver = anyio.create_memory_object_stream[Message](16)
+    failed: BaseException | None = None
+    async with anyio.create_task_group() as group, sender, receiver:
+
+        async def watch() -> None:
+            while True:
+                try:
+                    message = await receive()
+                except Exception:
+                    logger.debug("the server's receive failed: taken as a disconnect", exc_info=True)
+                    message = {"type": "http.disconnect"}
+                if message["type"] == "http.disconnect":
+                    group.cancel_scope.cancel()
+                    return
+                await sender.send(message)
+
+        group.start_soon(watch)
+        try:
+            await app(scope, receiver.receive, send)
+        except Exception as error:  # raised again outside of the group, as itself
+            failed = error
+        group.cancel_scope.cancel()
+    if failed is not None:
+        raise failed

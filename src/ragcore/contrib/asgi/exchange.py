@@ -1,0 +1,79 @@
+"""One HTTP request and its response, over plain ASGI."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, MutableMapping
+from typing import Any, TypeAlias
+from urllib.parse import parse_qs
+
+__all__ = ["ASGIApp", "Exchange", "Message", "Receive", "Send"]
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
+
+
+class Exchange:
+    """A request that is read, and a response that is sent once."""
+
+    def __init__(self, scope: Message, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.started = False
+        self._receive = receive
+        self._send = send
+
+    def header(self, name: str) -> str:
+        """The value of a header; empty where there is none."""
+        value: bytes = dict(self.scope["headers"]).get(name.encode(), b"")
+        return value.decode("latin-1")
+
+    def query(self, name: str) -> str | None:
+        """The value of a parameter in the address."""
+        values = parse_qs(self.scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
+        return values[name][0] if name in values else None
+
+    async def body(self, most: int) -> bytes | None:
+        """The body; None: it is larger than that, and no more of it was read than needed to know."""
+        length = self.header("content-length")
+        if length.isdigit() and int(length) > most:
+            return None
+        body = bytearray()
+        while True:
+            message = await self._receive()
+            body += message.get("body", b"")
+            if len(body) > most:
+                return None
+            if not message.get("more_body", False):
+                return bytes(body)
+
+    async def respond(self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> None:
+        """Send JSON."""
+        data = json.dumps(body, ensure_ascii=False).encode()
+        await self._start(
+            status,
+            {
+                "content-type": "application/json",
+                "content-length": str(len(data)),
+                "cache-control": "no-store",
+                **(headers or {}),
+            },
+        )
+        await self._send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else data})
+
+    async def stream(self, events: AsyncIterable[bytes]) -> None:
+        """Send server-sent events as they come."""
+        # nginx would collect the events before it passes them on.
+        headers = {"content-type": "text/event-stream", "cache-control": "no-store", "x-accel-buffering": "no"}
+        await self._start(200, headers)
+        async for event in events:
+            await self._send({"type": "http.response.body", "body": event, "more_body": True})
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _start(self, status: int, headers: Mapping[str, str]) -> None:
+        self.started = True
+        encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
+        await self._send({"type": "http.response.start", "status": status, "headers": encoded})

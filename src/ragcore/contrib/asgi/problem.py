@@ -1,0 +1,62 @@
+"""Errors as HTTP responses."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ragcore.errors import (
+    CircuitOpen,
+    DeadlineExceeded,
+    DependencyError,
+    InvalidInput,
+    NotOpen,
+    Overloaded,
+    RagcoreError,
+)
+
+__all__ = ["Problem", "Refused", "problem"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An error as an HTTP response.
+
+    Attributes:
+        status: 400, 401, 403, 404, 405, 413, 429, 500, 503 or 504.
+        headers: Retry-After where it is known.
+        body: {"error", "message", "stage", "call_id"}.
+    """
+
+    status: int
+    headers: dict[str, str]
+    body: dict[str, Any]
+
+
+class Refused(Exception):
+    """A request that goes no further: what to answer."""
+
+    def __init__(self, status: int, error: str, message: str, **headers: str) -> None:
+        super().__init__(message)
+        self.problem = Problem(status, headers, {"error": error, "message": message, "stage": None, "call_id": None})
+
+
+def problem(error: RagcoreError, /) -> Problem:
+    """What to answer for an error; its message is safe to show."""
+    headers = {} if error.retry_after is None else {"Retry-After": str(math.ceil(error.retry_after))}
+    body = {"error": type(error).__name__, "message": str(error), "stage": error.stage, "call_id": error.call_id}
+    return Problem(_status(error), headers, body)
+
+
+def _status(error: RagcoreError) -> int:
+    match error:
+        case InvalidInput():
+            return 400
+        case Overloaded():
+            return 429
+        case DeadlineExceeded():
+            return 504
+        case CircuitOpen() | DependencyError() | NotOpen():
+            return 503
+    return 500

@@ -1,0 +1,102 @@
+"""An answer's stream as server-sent events.
+
+Source: WHATWG HTML, server-sent events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import TypeAlias
+
+from ragcore.contrib.asgi.problem import problem
+from ragcore.errors import RagcoreError
+from ragcore.stream import AnswerStream
+from ragcore.types import Delta, Done, Retrieved, StreamEvent
+
+__all__ = ["PING", "Step", "sse", "steps"]
+
+PING = b": ping\n\n"
+PING_SECONDS = 15.0
+# None: nothing came for a while.
+Step: TypeAlias = StreamEvent | RagcoreError | None
+
+
+async def sse(stream: AnswerStream, /, *, ping: float = PING_SECONDS) -> AsyncIterator[bytes]:
+    """An entered stream as server-sent events: "retrieved", "delta", "done" or "error", with comments as pings while nothing comes.
+
+    A ping comes in between without cancelling what is being waited for. Runs on asyncio, as ASGI servers do.
+
+    Args:
+        ping: seconds of silence after which a comment keeps proxies from closing the connection.
+    """
+    async for step in steps(stream, ping=ping):
+        yield PING if step is None else _encoded(step)
+
+
+async def steps(stream: AnswerStream, /, *, ping: float = PING_SECONDS) -> AsyncIterator[Step]:
+    """The events of an entered stream, None after each `ping` seconds of silence, and the error that ends it, if one does."""
+    pending = _Pending(stream)
+    try:
+        while True:
+            await pending.wait(ping)
+            if not pending.done:
+                yield None
+                continue
+            event = pending.take()
+            if event is None:
+                return
+            yield event
+            if isinstance(event, RagcoreError):
+                return
+    finally:
+        await pending.aclose()
+
+
+class _Pending:
+    """The wait for the next event, in a task of its own, since a ping must not cancel it."""
+
+    def __init__(self, stream: AnswerStream) -> None:
+        self._stream = stream
+        self._task: asyncio.Task[Step] | None = None
+
+    @property
+    def done(self) -> bool:
+        return self._task is not None and self._task.done()
+
+    async def wait(self, seconds: float) -> None:
+        if self._task is None:
+            self._task = asyncio.ensure_future(self._next())
+        await asyncio.wait([self._task], timeout=seconds)
+
+    def take(self) -> Step:
+        task, self._task = self._task, None
+        assert task is not None
+        return task.result()
+
+    async def aclose(self) -> None:
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=1.0)
+
+    async def _next(self) -> Step:
+        try:
+            return await self._stream.__anext__()
+        except StopAsyncIteration:
+            return None
+        except RagcoreError as error:
+            return error
+
+
+def _encoded(event: StreamEvent | RagcoreError) -> bytes:
+    match event:
+        case RagcoreError():
+            name, data = "error", {**problem(event).body, "partial_text": event.partial_text}
+        case Retrieved():
+            name, data = "retrieved", event.to_dict()
+        case Delta():
+            name, data = "delta", event.to_dict()
+        case Done():
+            name, data = "done", event.to_dict()
+    return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode()

@@ -1,0 +1,161 @@
+"""`ragcore serve` as its users meet it: curl, the OpenAI SDK, a fuzzer, and those who ask for what isn't theirs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from ragcore.demo.questions import DOCUMENTS
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(200)]
+
+TOKENS = {
+    "of-amara": {"tenant": "amara"},
+    "of-chen": {"tenant": "chen"},
+    "of-ops": {"tenant": "ops", "admin": True},
+}
+CURL = shutil.which("curl")
+
+
+class Served:
+    """The running server."""
+
+    def __init__(self, url: str, process: subprocess.Popen[bytes]) -> None:
+        self.url = url
+        self.process = process
+
+    def ask(self, method: str, path: str, *, user: str | None = "amara", **options: Any) -> httpx.Response:
+        headers = {"authorization": f"Bearer of-{user}"} if user else {}
+        return httpx.request(method, self.url + path, headers=headers, timeout=20, **options)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("serve")
+    (folder / "tokens.json").write_text(json.dumps(TOKENS))
+    environment = {**os.environ, "RAGCORE_DATA": str(folder / "data")}
+    for member in ("amara", "chen"):
+        command = [sys.executable, "-m", "ragcore", "ingest", str(DOCUMENTS / member), "--tenant", member]
+        subprocess.run(command, check=True, env=environment, capture_output=True, timeout=100)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "ragcore", "serve", "--port", str(port), "--tokens", str(folder / "tokens.json")]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    made = Served(f"http://127.0.0.1:{port}", process)
+    try:
+        for _ in range(300):
+            try:
+                assert made.ask("GET", "/livez", user=None).status_code == 200
+                break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        else:
+            raise AssertionError((folder / "log").read_text())
+        yield made
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130, (folder / "log").read_text()  # as a shell has it of Ctrl-C
+        assert "Traceback" not in (folder / "log").read_text()
+    finally:
+        process.kill()
+
+
+def test_the_openai_sdk_finds_a_server_of_its_own_kind(served: Served) -> None:
+    client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="of-amara", max_retries=0)
+    question: Any = [{"role": "user", "content": "What is my deductible?"}]
+    whole = client.chat.completions.create(model="ragcore", messages=question)
+    assert "$500" in str(whole.choices[0].message.content)
+    stream = client.chat.completions.create(
+        model="ragcore", messages=question, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    assert "$500" in "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert chunks[-1].usage is not None
+    assert [model.id for model in client.models.list()] == ["ragcore"]
+    with pytest.raises(openai.BadRequestError, match="last message must be the user's"):
+        client.chat.completions.create(model="ragcore", messages=[{"role": "assistant", "content": "hello"}])
+    with pytest.raises(openai.AuthenticationError):
+        openai.OpenAI(base_url=f"{served.url}/v1", api_key="stolen", max_retries=0).models.list()
+    client.close()
+
+
+@pytest.mark.skipif(CURL is None, reason="curl is not installed")
+@pytest.mark.parametrize(
+    ("path", "body", "end"),
+    [
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": "What is my deductible?"}], "stream": True},
+            "data: [DONE]",
+        ),
+        ("/chat", {"message": "What is my deductible?"}, "event: done"),
+    ],
+)
+def test_curl_sees_the_stream(served: Served, path: str, body: object, end: str) -> None:
+    headers = ["-H", "authorization: Bearer of-chen", "-H", "accept: text/event-stream"]
+    done = subprocess.run(
+        [str(CURL), "-sN", *headers, "-d", json.dumps(body), served.url + path],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert end in done.stdout
+    assert "$3,200" in done.stdout
+    assert "$500" not in done.stdout
+
+
+def test_nobody_sees_what_is_not_theirs(served: Served) -> None:
+    assert served.ask("POST", "/chat", user=None, json={"message": "hello"}).status_code == 401
+    assert served.ask("GET", "/debug/rag-similarity/chen?query=deductible").status_code == 403
+    assert served.ask("GET", "/debug-env").status_code == 403
+    seen = served.ask("GET", "/debug/rag-similarity/chen?query=deductible", user="ops")
+    assert seen.status_code == 200
+    assert seen.json()["chunks"] > 0
+    answer = served.ask("POST", "/chat", json={"message": "What is the deductible of chen's plan?"})
+    assert "3,200" not in answer.text
+
+
+def test_too_much_is_refused_in_words(served: Served) -> None:
+    large = served.ask("POST", "/chat", content=b"x" * 10_000_000)
+    assert (large.status_code, large.json()["error"]) == (413, "TooLarge")
+    long = served.ask("POST", "/chat", json={"message": "x" * 1_000_000})
+    assert (long.status_code, long.json()["error"]) == (400, "InvalidInput")
+    assert "Traceback" not in large.text + long.text
+
+
+def test_a_fuzzer_finds_no_500(served: Served, tmp_path: Path) -> None:
+    """schemathesis over the application's own OpenAPI document."""
+    tool = Path(sys.executable).with_name("schemathesis")
+    command = [
+        str(tool), "run", f"{served.url}/openapi.json", "-H", "Authorization: Bearer of-ops", "--checks", "not_a_server_error",
+        "--max-examples", "15", "--generation-database", "none", "--seed", "1", "--no-color",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout[-3_000:]
+
+
+def test_without_a_way_to_tell_who_asks_it_says_so_and_refuses(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ragcore", "serve", "--tokens", str(tmp_path / "missing")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "RAGCORE_DATA": str(tmp_path / "data")},
+    )
+    assert done.returncode == 2
+    assert "tokens can't be read" in done.stderr
+    assert "Traceback" not in done.stderr
