@@ -4,6 +4,7 @@ from ragcore.contrib.asgi.application import app
 from ragcore.contrib.asgi.disconnect import cancel_on_disconnect
 from ragcore.contrib.asgi.exchange import ASGIApp, Message
 from ragcore.contrib.asgi.identity import Authenticate, Identity, from_tokens
+from ragcore.contrib.asgi.lifespan import lifespan
 from ragcore.contrib.asgi.problem import Problem, problem
 from ragcore.contrib.asgi.sse import sse
 
@@ -16,6 +17,7 @@ __all__ = [
     "app",
     "cancel_on_disconnect",
     "from_tokens",
+    "lifespan",
     "problem",
     "sse",
 ]

@@ -12,6 +12,7 @@ from ragcore.contrib.asgi import openai_chat
 from ragcore.contrib.asgi.disconnect import until_disconnect
 from ragcore.contrib.asgi.exchange import ASGIApp, Exchange, Message, Receive, Send
 from ragcore.contrib.asgi.identity import Authenticate, Identity
+from ragcore.contrib.asgi.lifespan import lifespan
 from ragcore.contrib.asgi.openapi import document
 from ragcore.contrib.asgi.problem import Problem, Refused, problem
 from ragcore.contrib.asgi.sse import PING_SECONDS, sse, steps
@@ -55,7 +56,8 @@ def app(
         max_calls: chats under way at once; the next ones are told to come back, with status 429.
         ping: seconds of silence after which a stream sends a comment, so that proxies keep it open.
     """
-    return _App(rag, authenticate, max_body=max_body, max_question=max_question, max_calls=max_calls, ping=ping)
+    served = _App(rag, authenticate, max_body=max_body, max_question=max_question, max_calls=max_calls, ping=ping)
+    return lifespan(served, rag)
 
 
 class _App:
@@ -88,25 +90,8 @@ class _App:
         }
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
-        elif scope["type"] == "http":
+        if scope["type"] == "http":
             await until_disconnect(self._serve, scope, receive, send)
-
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.startup":
-                try:
-                    await self._rag.start()
-                except RagcoreError as error:
-                    await send({"type": "lifespan.startup.failed", "message": str(error)})
-                    return
-                await send({"type": "lifespan.startup.complete"})
-            elif message["type"] == "lifespan.shutdown":
-                await self._rag.aclose()
-                await send({"type": "lifespan.shutdown.complete"})
-                return
 
     async def _serve(self, scope: Message, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send)

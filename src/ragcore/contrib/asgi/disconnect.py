@@ -13,7 +13,7 @@ __all__ = ["cancel_on_disconnect", "until_disconnect"]
 logger = logging.getLogger("ragcore.asgi")
 
 
-def cancel_on_disconnect(app: ASGIApp, /) -> ASGIApp:
+def cancel_on_disconnect(app: ASGIApp) -> ASGIApp:
     """Middleware that cancels the handler when its client disconnects, which Starlette, FastAPI and Litestar do not.
 
     The request's body must be read before the handler waits for long: the middleware passes messages on in order.

@@ -1,0 +1,43 @@
+"""A client that lives as long as the server."""
+
+from __future__ import annotations
+
+from ragcore.contrib.asgi.exchange import ASGIApp, Message, Receive, Send
+from ragcore.errors import RagcoreError
+from ragcore.rag import RAG
+
+__all__ = ["lifespan"]
+
+
+def lifespan(app: ASGIApp, rag: RAG, /) -> ASGIApp:
+    """Middleware that starts the client with the server and closes it with it: for applications without a lifespan of their own, as Django's.
+
+    Example:
+        ```python
+        app = asgi.lifespan(get_asgi_application(), rag)
+        ```
+    """
+
+    async def wrapped(scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _live(rag, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return wrapped
+
+
+async def _live(rag: RAG, receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            try:
+                await rag.start()
+            except RagcoreError as error:
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
+                return
+            await send({"type": "lifespan.startup.complete"})
+        elif message["type"] == "lifespan.shutdown":
+            await rag.aclose()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
