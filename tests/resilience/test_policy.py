@@ -456,7 +456,8 @@ async def test_what_ends_a_retry_is_an_event_with_what_it_was() -> None:
             else None
         )
     )
-    slow = RetryPolicy(attempts=2, backoff=50, max_backoff=50)
+    # Jitter draws from 0 to this: that it draws less than the second that is left does not happen.
+    slow = RetryPolicy(attempts=2, backoff=1e9, max_backoff=1e9)
     with pytest.raises(OSError), deadline(1):
         await Policy("crm", retry=slow).call(Flaky(OSError(), OSError()))
     broke = RetryPolicy(attempts=2, backoff=0, max_backoff=0, budget=RetryBudget(ratio=0, reserve=0))
@@ -466,7 +467,7 @@ async def test_what_ends_a_retry_is_an_event_with_what_it_was() -> None:
         await Policy("crm", timeout=2).call(anyio.sleep_forever)
     stop()
     wait = heard[0][2].pop("wait")
-    assert 1 <= wait <= 50
+    assert 1 <= wait <= 1e9
     elapsed = heard[2][2].pop("elapsed")
     assert elapsed == pytest.approx(2)
     assert heard == [

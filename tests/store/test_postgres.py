@@ -485,3 +485,21 @@ async def test_row_level_security_that_was_switched_off_is_found(
     await owner.execute("alter table ragcore.document disable row level security")
     await owner.close()
     assert "row-level security is not on" in (await store.inspect()).findings()[0].message
+
+
+@anyio_test
+async def test_a_ping_looks_for_the_schema_until_it_has_seen_it(database: tuple[str, str]) -> None:
+    plain, owner = database
+    async with PgVectorStore(plain) as store:
+        with pytest.raises(ConfigurationError, match="create extension vector"):
+            await store.ping()
+        admin = await asyncpg.connect(owner)
+        await admin.execute("create extension vector")
+        await admin.close()
+        with pytest.raises(ConfigurationError, match="ragcore migrate"):
+            await store.ping()
+        await migrate(owner, model="fake", dimension=8, role="ragcore")
+        await store.ping()
+        found = await store.inspect()
+        assert found.is_complete
+        assert len(found.fingerprint or "") == 32

@@ -14,7 +14,7 @@ import anyio.to_thread
 from ragcore import RAG, Config, RagcoreError, ingest
 from ragcore.demo.questions import DOCUMENTS, MEMBERS, QUESTIONS, UNANSWERABLE, Question
 from ragcore.extras import require
-from ragcore.health import read_memory
+from ragcore.memory import MEBI, read_memory
 from ragcore.types import Answer
 
 CONCURRENCY = (1, 2, 3, 5, 10, 50)
@@ -94,7 +94,7 @@ async def _ladder(console: Any, rag: RAG) -> bool:
             f"{statistics.median(seconds):.3f}",
             f"{_percentile(seconds, 0.95):.3f}",
             f"{max(seconds):.3f}",
-            f"{(await anyio.to_thread.run_sync(read_memory))[0] / 2**20:.0f}",
+            f"{(await anyio.to_thread.run_sync(read_memory)).resident / MEBI:.0f}",
         )
     console.print(table)
     return right

@@ -153,6 +153,7 @@ class Inspection(Value):
         server_version, pgvector: versions; pgvector None where it is missing.
         has_schema, has_index, dimension, model: the schema, and what it was made for.
         about_chunks: PostgreSQL's own estimate; None before its first analyze.
+        fingerprint: of tables, columns and their types: two databases with the same one have the same schema. None without one.
     """
 
     address: str
@@ -168,6 +169,12 @@ class Inspection(Value):
     dimension: int | None
     model: str | None
     about_chunks: int | None
+    fingerprint: str | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is all that a search needs."""
+        return self.has_schema and self.pgvector is not None
 
     def findings(self, embedder: Embedder | None = None) -> list[Finding]:
         """What is wrong; [] if nothing is."""
@@ -251,4 +258,5 @@ async def inspect(connection: Connection, address: Address) -> Inspection:
         dimension=row["dimension"],
         model=model,
         about_chunks=None if row["about_chunks"] in (None, -1) else row["about_chunks"],
+        fingerprint=row["fingerprint"],
     )

@@ -158,7 +158,17 @@ class PgVectorStore(Part):
         return await self._call(lambda connection: inspect(connection, self._address), stage="start")
 
     async def ping(self) -> None:
-        """A real query through the pool and the policy."""
+        """A real query through the pool and the policy; until extension and schema have been seen once, it looks for them.
+
+        Raises:
+            ConfigurationError: the extension or the schema is missing.
+        """
+        if self._found is None or not self._found.is_complete:
+            self._found = await self.inspect()
+            missing = [finding.message for finding in self._found.findings() if finding.severity == "error"]
+            if not self._found.is_complete:
+                raise ConfigurationError("; ".join(missing))
+            return
         await self._call(lambda connection: connection.execute("select 1"), stage="search")
 
     def snapshot(self) -> Mapping[str, Any]:
@@ -195,8 +205,9 @@ class PgVectorStore(Part):
     async def _look(self) -> None:
         """Say early what would otherwise be found out late. By the policy's side: a look must not open its breaker."""
         pool = self._pool
-        assert pool is not None
         try:
+            if pool is None:  # closed at once
+                return
             with deadline(LOOK_SECONDS):
                 async with pool.acquire() as connection:
                     self._found = await inspect(connection, self._address)

@@ -14,4 +14,9 @@ select current_user as role,
        ) as forces_rls,
        (select atttypmod from pg_attribute where attrelid = to_regclass('ragcore.chunk') and attname = 'embedding') as dimension,
        to_regclass('ragcore.chunk_embedding') is not null as has_index,
+       (
+           select md5(string_agg(format('%s.%s %s', c.relname, a.attname, format_type(a.atttypid, a.atttypmod)), ',' order by c.relname, a.attnum))
+           from pg_attribute as a join pg_class as c on c.oid = a.attrelid join pg_namespace as n on n.oid = c.relnamespace
+           where n.nspname = 'ragcore' and c.relkind = 'r' and a.attnum > 0 and not a.attisdropped
+       ) as fingerprint,
        (select reltuples::bigint from pg_class where oid = to_regclass('ragcore.chunk')) as about_chunks
