@@ -1,10 +1,13 @@
 """`python -m benchmarks`."""
 
+import signal
 import sys
 
 if __name__ == "__main__":
     try:
         from benchmarks.command import main
     except ModuleNotFoundError as error:
-        sys.exit(f"{error}: the benchmarks' command line needs typer and rich: pip install typer rich")
+        sys.exit(f"{error}: the benchmarks' command line needs httpx, typer and rich: pip install httpx typer rich")
+    # Told to stop, it ends as with Ctrl-C, so that the servers that it started end too.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     main()

@@ -7,6 +7,7 @@ import json
 import sys
 import typing
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +21,7 @@ from benchmarks.figures import Figures, Table, Value, say
 from benchmarks.registry import SCENARIOS, scenario
 from benchmarks.report.compare import compare
 from benchmarks.report.results import new_folder, write
+from benchmarks.targets.target import TargetError
 
 __all__ = ["main"]
 
@@ -75,14 +77,23 @@ def _command(name: str) -> Callable[..., None]:
     def command(**given: Any) -> None:
         as_json, out = given.pop("json_"), given.pop("out")
         settings = {key: _plain(key, value) for key, value in given.items()}
+        folder = out or new_folder(name)
         try:
             for group, kind in groups.items():
                 given[group] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
+            folder.mkdir(parents=True, exist_ok=True)
             figures = run(**given)
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from None
+        except Exception as error:
+            with suppress(OSError):
+                folder.rmdir()  # where nothing stands in it
+            fault = _fault(error)
+            if fault is None:
+                raise
+            raise typer.BadParameter(fault) from None
+        except KeyboardInterrupt:
+            say("interrupted: nothing was written")
+            raise typer.Exit(130) from None
         figures.settings = settings | figures.settings
-        folder = out or new_folder(name)
         write(folder, name, figures)
         _show(figures, folder, as_json=as_json)
         raise typer.Exit(figures.exit_code)
@@ -92,12 +103,26 @@ def _command(name: str) -> Callable[..., None]:
     return command
 
 
+def _fault(error: Exception) -> str | None:
+    """What the command or its surroundings are at fault for, in words; None: a fault of the benchmarks' own."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"this needs the package {error.name!r}: pip install 'ragcore[all]' psutil"
+    if isinstance(error, ValueError | OSError | TargetError):
+        return str(error)
+    # Not imported here: a target over HTTP needs no library.
+    if any(kind.__name__ == "RagcoreError" for kind in type(error).__mro__):
+        return str(error)
+    return None
+
+
 def _plain(name: str, value: Any) -> Any:
     """A setting as a report may show it."""
     if name.endswith("url") and value:
         from benchmarks.targets.http import bare
 
         return bare(value)
+    if name == "body" and not str(value).startswith("@"):
+        return "given" if "{question}" in str(value) and len(str(value)) > len('{"message": "{question}"}') else value
     return str(value) if isinstance(value, Path) else value
 
 

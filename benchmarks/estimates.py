@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import statistics
@@ -45,8 +46,9 @@ def slope(points: Sequence[tuple[float, float]]) -> Slope:
 
     Over the points themselves the margin would be far too narrow: resident memory moves in steps that last.
     """
-    size = max(1, len(points) // BLOCKS)
-    blocks = [block for start in range(0, size * BLOCKS, size) if (block := points[start : start + size])]
+    count = min(BLOCKS, len(points))
+    edges = [number * len(points) // count for number in range(count + 1)] if count else []
+    blocks = [points[start:end] for start, end in itertools.pairwise(edges)]
     xs = [statistics.fmean(x for x, _ in block) for block in blocks]
     ys = [statistics.fmean(y for _, y in block) for block in blocks]
     if len(set(xs)) < 3:

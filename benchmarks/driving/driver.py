@@ -18,6 +18,7 @@ __all__ = ["HUNG_AFTER", "Driver", "arrivals"]
 
 # A question that is not back so many seconds after its time is hung.
 HUNG_AFTER = 5.0
+PAUSE = 0.02
 
 
 @dataclass
@@ -64,7 +65,10 @@ class Driver:
 
         async def user() -> None:
             while self.now() < until:
-                await self.ask(phase, due=self.now())
+                began = self.now()
+                await self.ask(phase, due=began)
+                if self.now() - began < PAUSE:  # refused at once: asking as fast as that measures nothing
+                    await anyio.sleep(PAUSE if not self.outcomes[-1].ok else 0)
 
         async with anyio.create_task_group() as users:
             for _ in range(concurrency):
@@ -92,13 +96,16 @@ class Driver:
         """Ask the next question and note what became of it; never raises but for cancellation."""
         question = next(self._next)
         started = self.now()
-        tokens, first, last = 0, math.nan, math.nan
+        tokens, first, last, pause = 0, math.nan, math.nan, 0.0
 
         def token() -> None:
-            nonlocal tokens, first, last
-            last = self.now()
+            nonlocal tokens, first, last, pause
+            now = self.now()
             if tokens == 0:
-                first = last
+                first = now
+            else:
+                pause = max(pause, now - last)
+            last = now
             tokens += 1
 
         kind: Kind = "hung"
@@ -108,6 +115,8 @@ class Driver:
                 reply = await self.target.ask(question.text, timeout=self.timeout, token=token)
             except TargetError as error:
                 kind, status, detail = error.kind, error.status, str(error)
+            except Exception as error:  # whatever a target answers, the run goes on
+                kind, detail = "protocol", f"{type(error).__name__}: {error}"
             else:
                 kind, detail = judge(question, reply), ""
                 if kind != "right":
@@ -125,6 +134,7 @@ class Driver:
             kind=kind,
             status=status,
             tokens=tokens,
+            longest_pause=pause if tokens > 1 else None,
             detail=detail,
         )
         self.outcomes.append(outcome)

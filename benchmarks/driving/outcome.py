@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -13,17 +14,9 @@ __all__ = ["APOLOGIES", "ERRORS", "Kind", "Outcome", "judge"]
 # wrong: any other answer. late: an answer, after its time. hung: not back long after its time.
 Kind: TypeAlias = Literal["right", "degraded", "apology", "wrong", "late", "hung"] | Refusal
 ERRORS: tuple[Kind, ...] = ("hung", "late", "timeout", "connection", "http", "protocol", "refused")
-APOLOGIES = (
-    "sorry",
-    "could not find",
-    "couldn't find",
-    "unable to",
-    "no documents",
-    "try again",
-    "an error occurred",
-    "cannot answer",
-    "can't answer",
-)
+# In these words an error speaks, whatever else is in the answer.
+FAILURES = ("an error occurred", "something went wrong", "try again", "cannot answer", "can't answer")
+APOLOGIES = (*FAILURES, "sorry", "could not find", "couldn't find", "unable to", "no documents")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +34,7 @@ class Outcome:
         kind: what became of it.
         status: of HTTP.
         tokens: pieces of a streamed answer.
+        longest_pause: seconds between two of them, at most.
         detail: what went wrong, in words.
     """
 
@@ -54,6 +48,7 @@ class Outcome:
     kind: Kind
     status: int | None = None
     tokens: int = 0
+    longest_pause: float | None = None
     detail: str = ""
 
     @property
@@ -82,10 +77,18 @@ class Outcome:
 def judge(question: Question, reply: Reply) -> Kind:
     """By the content, not by the status: an apology is no success, nor is an answer without its fact."""
     text = " ".join(reply.text.split()).casefold()
-    if question.facts and all(" ".join(fact.split()).casefold() in text for fact in question.facts):
+    if any(failure in text for failure in FAILURES):
+        return "apology"
+    if question.facts and all(_holds(text, fact) for fact in question.facts):
         return "degraded" if reply.degraded else "right"
     if not text or any(apology in text for apology in APOLOGIES):
         return "apology"
     if question.facts:
         return "wrong"
     return "degraded" if reply.degraded else "right"
+
+
+def _holds(text: str, fact: str) -> bool:
+    """As words of their own: $40 is not in $400, nor 1,500 in 21,500 or 1,500.75."""
+    words = re.escape(" ".join(fact.split()).casefold())
+    return re.search(rf"(?<!\w)(?<!\d[.,]){words}(?!\w)(?![.,]\d)", text) is not None

@@ -18,24 +18,59 @@ __all__ = ["Comparison", "Row", "better", "compare"]
 Direction: TypeAlias = Literal["lower", "higher"]
 # Assumed of a figure of which nobody knows how it scatters.
 ASSUMED_NOISE = 0.25
+# Beyond the bootstrap's: how much two runs of the same differ on a machine that does other things too, where a phase was short or long.
+SHORT_SECONDS, SHORT_NOISE, LONG_NOISE = 10.0, 0.15, 0.05
 FEWEST = 5
-LOWER = ("_s", "_ms", "_us", "_mb", "_kb", "cpu_ratio", "hung", "late", "wrong", "violations", "unrecovered", "_growth")
+# By how much a figure must differ at all, by its unit; and shares, whose scatter is small near their top.
+FLOORS = {"_s": 0.01, "_ms": 2.0, "_us": 0.5, "_mb": 5.0, "_kb": 64.0, "question": 16.0}
+SHARES = ("success_rate", "slo_share", "recall", "ndcg", "mrr")
+SHARE_NOISE = 0.01
 HIGHER = (
-    "rate",
-    "rps",
-    "qps",
-    "per_s",
-    "goodput",
-    "recall",
-    "ndcg",
-    "mrr",
-    "highest_concurrency",
-    "goodput_ratio_to_peak",
-    "copy_ratio",
-    "rps_ratio_50",
+    *(
+        "success_rate",
+        "slo_share",
+        "rps",
+        "per_s",
+        "goodput",
+        "recall",
+        "ndcg",
+        "mrr",
+        "qps",
+        "highest_concurrency",
+        "highest_rate",
+    ),
+    *("goodput_ratio_to_peak", "copy_ratio", "rps_ratio_50"),
 )
-# Their values depend on chance or on how long the run was.
-NOT_JUDGED = ("rss_growth_mb", "rss_end_mb", "seconds")
+LOWER = (
+    *(
+        "_s",
+        "_ms",
+        "_us",
+        "_mb",
+        "_kb",
+        "cpu_ratio",
+        "hung",
+        "late",
+        "wrong",
+        "degraded",
+        "violations",
+        "unrecovered",
+        "of_100",
+    ),
+    *("rss_growth_kb_per_question", "fd_growth", "leaked_connections", "leaked_sockets", "leaked_tasks"),
+)
+COUNTS = ("errors.",)
+LATENCIES = ("mean_s", "p50_s", "p90_s", "p95_s", "p99_s", "max_s")
+# Their values depend on chance, on how long the run was, or on the driver.
+NOT_JUDGED = (
+    "rss_growth_mb",
+    "rss_end_mb",
+    "seconds",
+    "driver_lag_p99_ms",
+    "driver_cpu",
+    "lateness_p99_ms",
+    "p50_spread",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,21 +125,24 @@ class Comparison:
         return Table("after / before", rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """For programs."""
-        return {
-            "ratios": {row.figure: row.ratio for row in self.rows},
-            "regressions": self.regressions,
-            "missed": self.missed,
-            "notes": self.notes,
+        """For programs: one flat object; None where there is no ratio."""
+        ratios = {f"ratio.{row.figure}": row.ratio if math.isfinite(row.ratio) else None for row in self.rows}
+        worse = {
+            f"regression.{row.figure}": row.ratio if math.isfinite(row.ratio) else None
+            for row in self.rows
+            if row.verdict == "regression"
         }
+        return {"regressions": len(worse), "missed": len(self.missed), **worse, **ratios}
 
 
 def better(figure: str) -> Direction | None:
     """Which direction is the better one, by the figure's name; None: neither."""
     last = figure.rpartition(".")[2]
-    if last in NOT_JUDGED:
+    if last in NOT_JUDGED or last.endswith("_low"):
         return None
-    if last.endswith(HIGHER) or last.startswith(("recall", "ndcg", "mrr", "qps", "goodput")):
+    if figure.startswith(COUNTS):
+        return "lower"
+    if last.endswith(HIGHER) or last.startswith(HIGHER):
         return "higher"
     return "lower" if last.endswith(LOWER) else None
 
@@ -113,7 +151,8 @@ def compare(before: Path, after: Path, *, tolerance: float = 0.1) -> Comparison:
     """Compare two runs of the same scenario.
 
     A regression is a ratio that is worse than 1 by more than the tolerance with the whole of its interval. Latencies' intervals come from the
-    questions of each phase; those of one phase wait for each other, so the true noise is somewhat larger. Other figures are taken to scatter by 25 %.
+    questions of each phase, by the bootstrap; those of one phase wait for each other, so 15 % are added where it was short, else 5 %. Other figures are
+    taken to scatter by 25 %, shares by 1 %.
 
     Raises:
         ValueError: a folder holds no run, or they are of different scenarios.
@@ -133,7 +172,7 @@ def compare(before: Path, after: Path, *, tolerance: float = 0.1) -> Comparison:
     for name in one["figures"]:
         first, second = one["figures"][name], other["figures"].get(name)
         if _is_number(first) and _is_number(second):
-            judged = not (measured and name.endswith("_s"))  # the phases' rows judge it with their noise
+            judged = not (measured and name in LATENCIES)  # the phases' rows judge it with their noise
             comparison.rows.append(_of_figure(name, first, second, tolerance, judged=judged))
     return comparison
 
@@ -144,25 +183,49 @@ def _is_number(value: Any) -> bool:
 
 def _of_figure(name: str, before: float, after: float, tolerance: float, *, judged: bool) -> Row:
     ratio = after / before if before else (1.0 if after == before else math.inf)
-    noise = 0.0 if isinstance(before, int) and isinstance(after, int) else ASSUMED_NOISE
-    if "rate" in name or name.startswith(("recall", "ndcg", "mrr")):
-        noise = 0.01  # a share, near its top
-        tolerance = min(tolerance, 0.01)
-    verdict = _verdict(better(name) if judged else None, ratio * (1 - noise), ratio * (1 + noise), tolerance)
+    direction = better(name) if judged else None
+    floor = next((least for unit, least in FLOORS.items() if name.endswith(unit) and not name.endswith("per_s")), 0.0)
+    last = name.rpartition(".")[2]
+    if direction is None:
+        verdict = ""
+    elif abs(after - before) <= floor:
+        verdict = "same"
+    elif before <= 0 or after <= 0:
+        # Of what is not above zero there is no ratio: any change beyond the floor counts.
+        verdict = "better" if (after < before) == (direction == "lower") else "regression"
+    elif last.startswith(SHARES):
+        verdict = _verdict(direction, ratio * (1 - SHARE_NOISE), ratio * (1 + SHARE_NOISE), min(tolerance, SHARE_NOISE))
+    else:
+        noise = 0.0 if isinstance(before, int) and isinstance(after, int) else ASSUMED_NOISE
+        verdict = _verdict(direction, ratio * (1 - noise), ratio * (1 + noise), tolerance)
     return Row(name, before, after, ratio, None, None, verdict)
 
 
 def _of_phases(before: Sequence[Outcome], after: Sequence[Outcome], tolerance: float) -> list[Row]:
     rows = []
     for phase in dict.fromkeys(outcome.phase for outcome in before):
-        one = [outcome.seconds for outcome in before if outcome.phase == phase]
-        other = [outcome.seconds for outcome in after if outcome.phase == phase]
-        if phase.startswith("warm-up") or min(len(one), len(other)) < FEWEST:
+        if phase.startswith("warm-up"):
             continue
-        for name, share in (("p50", 0.5), ("p95", 0.95)):
+        sides = [[outcome for outcome in side if outcome.phase == phase] for side in (before, after)]
+        if min(map(len, sides)) < FEWEST:
+            continue
+        span = min(max(one.ended for one in side) - min(one.started for one in side) for side in sides)
+        noise = SHORT_NOISE if span < SHORT_SECONDS else LONG_NOISE
+        seconds = [[outcome.seconds for outcome in side] for side in sides]
+        first = [[value for outcome in side if (value := outcome.first_token_seconds) is not None] for side in sides]
+        for name, (one, other), share in (
+            ("p50_s", seconds, 0.5),
+            ("p95_s", seconds, 0.95),
+            ("first_token_p50_s", first, 0.5),
+        ):
+            if min(len(one), len(other)) < FEWEST:
+                continue
             ratio, low, high = ratio_interval(one, other, share=share)
+            low, high = low * (1 - noise), high * (1 + noise)
             values = percentile(one, share), percentile(other, share)
-            rows.append(Row(f"{phase}, {name}_s", *values, ratio, low, high, _verdict("lower", low, high, tolerance)))
+            apart = abs(values[1] - values[0]) > FLOORS["_s"]
+            verdict = _verdict("lower", low, high, tolerance) if apart else "same"
+            rows.append(Row(f"{phase}, {name}", *values, ratio, low, high, verdict))
     return rows
 
 

@@ -74,15 +74,15 @@ def write(folder: Path, scenario: str, figures: Figures) -> None:
         "samples": [asdict(sample) for sample in figures.samples],
     }
     text = json.dumps(_finite(summary), indent=1, ensure_ascii=False, default=str)
-    (folder / "summary.json").write_text(text, encoding="utf-8")
+    (folder / "summary.json").write_text(text, encoding="utf-8", errors="backslashreplace")
     with (folder / "requests.jsonl").open("w", encoding="utf-8") as file:
         for outcome in figures.outcomes:
-            file.write(json.dumps(asdict(outcome), ensure_ascii=False) + "\n")
+            file.write(json.dumps(asdict(outcome)) + "\n")  # in ASCII: an answer may hold half of a surrogate pair
     with (folder / "summary.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("figure", "value"))
         writer.writerows(figures.values.items())
-    (folder / "report.html").write_text(page(summary, figures), encoding="utf-8")
+    (folder / "report.html").write_text(page(summary, figures), encoding="utf-8", errors="backslashreplace")
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def read_outcomes(folder: Path) -> list[Outcome]:
     path = folder / "requests.jsonl"
     if not path.exists():
         return []
-    return [Outcome(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [Outcome(**json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def _finite(value: Any) -> Any:

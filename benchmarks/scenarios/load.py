@@ -18,7 +18,7 @@ from benchmarks.driving.progress import watching
 from benchmarks.driving.summary import row
 from benchmarks.estimates import percentile
 from benchmarks.figures import Chart, Figures, Line, Shade, Table, Value
-from benchmarks.targets.choice import Aim, TargetOptions, aimed
+from benchmarks.targets.choice import Aim, TargetOptions, aimed, unchecked
 
 __all__ = ["Objective", "measure", "run"]
 
@@ -36,7 +36,8 @@ class Objective:
     def met_by(self, outcome: Outcome) -> bool:
         """Whether one question was answered well enough."""
         first = outcome.first_token_seconds
-        in_time = first is None or first <= self.slo_first_token
+        # An answer that was not streamed has no first token: what can't be seen is not met.
+        in_time = self.slo_first_token == math.inf or (first is not None and first <= self.slo_first_token)
         return outcome.ok and in_time and outcome.seconds <= self.slo_seconds
 
 
@@ -85,6 +86,9 @@ def run(
     """Warm up, then the same load several times."""
     if rate <= 0 or (users is not None and users < 1) or (seconds is not None and seconds <= 0):
         raise ValueError("rate, users and seconds must be positive")
+    whole = (seconds or (6.0 if quick else 20.0)) * (repeats or (2 if quick else 3))
+    if faults.fault is not None and faults.fault_from + faults.fault_for > whole:
+        raise ValueError(f"the run ends after {whole:g} s: the fault would not strike, or not end, within it")
     load = _Load(
         rate=rate,
         users=users,
@@ -143,6 +147,7 @@ async def _run(options: TargetOptions, load: _Load, objective: Objective, faults
         figures = measure(parts, objective, own, seconds=load.seconds, open_loop=load.users is None)
     figures.outcomes, figures.samples = driver.outcomes, samples
     figures.settings |= {"target": aim.target.name, "seed": load.seed}
+    figures.notes += unchecked(aim.questions)
     figures.charts += _charts([one for part in parts for one in part], shades)
     memory = [(sample.at, sample.rss_mb) for sample in samples if sample.rss_mb is not None]
     if memory:
@@ -174,14 +179,19 @@ def measure(
         return figures
     first = [value for one in outcomes if (value := one.first_token_seconds) is not None]
     between = [value for one in outcomes if (value := one.between_tokens) is not None]
+    pauses = [one.longest_pause for one in outcomes if one.longest_pause is not None]
     good = [sum(map(objective.met_by, part)) for part in parts]
     counted = row(outcomes)
-    rates = [len(part) / seconds for part in parts]
+    # A closed loop ends when its last answer does, which may be long after the time that was asked for.
+    spans = [
+        seconds if open_loop or not part else max(one.ended for one in part) - min(one.started for one in part)
+        for part in parts
+    ]
     lateness = percentile([one.started - one.due for one in outcomes], 0.99)
     figures.values |= {
         "asked": len(outcomes),
-        "sent_per_s": sum(rates) / len(rates),
-        "goodput": sum(good) / len(parts) / seconds,
+        "sent_per_s": len(outcomes) / sum(spans),
+        "goodput": sum(good) / sum(spans),
         "slo_share": sum(good) / len(outcomes),
         "success_rate": sum(one.ok for one in outcomes) / len(outcomes),
         **{name: counted[name] for name in ("mean_s", "p50_s", "p90_s", "p95_s", "p99_s", "max_s")},
@@ -193,7 +203,8 @@ def measure(
         },
         **{f"first_token_p{share}_s": percentile(first, share / 100) for share in (50, 95, 99) if first},
         **{f"between_tokens_p{share}_ms": 1000 * percentile(between, share / 100) for share in (50, 99) if between},
-        "tokens_per_s": sum(one.tokens for one in outcomes) / len(parts) / seconds,
+        **{f"longest_pause_p{share}_s": percentile(pauses, share / 100) for share in (50, 99) if pauses},
+        "tokens_per_s": sum(one.tokens for one in outcomes) / sum(spans),
         "lateness_p99_ms": 1000 * lateness,
         "driver_lag_p99_ms": 1000 * own.lag_p99,
         "driver_cpu": own.cpu,
@@ -202,8 +213,8 @@ def measure(
     if len(medians) > 1:
         figures.values["p50_spread"] = (max(medians) - min(medians)) / figures_p50(figures)
     # In a closed loop a question is due when its user is ready: it can't be late.
-    reason = own.judge(figures_p50(figures), lateness=lateness if open_loop else 0.0)
-    if reason is not None:
+    reason = own.judge(figures_p50(figures), lateness=lateness if open_loop else 0.0, open_loop=open_loop)
+    if reason is not None and figures.values["success_rate"]:  # of a dead target the driver has nothing to measure
         figures.invalid.append(reason)
     figures.tables.append(
         Table(

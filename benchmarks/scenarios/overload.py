@@ -7,6 +7,7 @@ import statistics
 
 import anyio
 
+from benchmarks.driving.monitor import driving
 from benchmarks.estimates import percentile
 from benchmarks.figures import Figures, say
 from benchmarks.world.bench import FACT, QUESTION, TENANT, Bench, bench
@@ -35,7 +36,7 @@ async def _run(seconds: float) -> Figures:
     goodput: dict[float, float] = {}
     shed: list[float] = []
     model = OpenAIServer(first_token_latency=ANSWER_SECONDS, slots=SLOTS)
-    async with bench(model=model, model_policy=policy) as world:
+    async with bench(model=model, model_policy=policy) as world, driving(shared=False) as own:
         await world.rag.ask(QUESTION, tenant=TENANT)
         for rate in RATES:
             load = _Load(world)
@@ -48,6 +49,11 @@ async def _run(seconds: float) -> Figures:
     figures.values["goodput_ratio_to_peak"] = ratio = goodput[RATES[-1]] / max(goodput.values())
     figures.values["shed_p50_ms"] = 1000 * statistics.median(shed)
     figures.values["shed_p99_ms"] = p99 = 1000 * percentile(shed, 0.99)
+    # Client, servers and driver share a process here: what the loop is late, the refusals are late.
+    if 1000 * own.lag_p99 > MOST_SHED_MS / 2:
+        figures.invalid.append(
+            f"the event loop was {1000 * own.lag_p99:.0f} ms late (99th percentile): the machine is too busy"
+        )
     figures.expect(ratio >= LEAST_RATIO, f"goodput_ratio_to_peak >= {LEAST_RATIO:g}")
     figures.expect(p99 < MOST_SHED_MS, f"shed_p99_ms < {MOST_SHED_MS:g}")
     return figures

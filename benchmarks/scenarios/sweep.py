@@ -26,7 +26,7 @@ def run(
     quick: bool,
     target: TargetOptions,
     objective: Objective,
-    start: Annotated[float, typer.Option(help="The first rate, in questions a second.")] = 4.0,
+    start: Annotated[float, typer.Option(help="The first rate, in questions a second.")] = 8.0,
     seconds: Annotated[float | None, typer.Option(help="Of each step.", show_default="15")] = None,
     steps: Annotated[int | None, typer.Option(help="Halvings after the first miss.", show_default="4")] = None,
     seed: Annotated[int, typer.Option(help="Of the arrivals.")] = 0,
@@ -34,7 +34,7 @@ def run(
     """Poisson arrivals at each rate."""
     if start <= 0:
         raise ValueError("the first rate must be positive")
-    each, halvings = seconds or (3.0 if quick else 15.0), steps or (2 if quick else 4)
+    each, halvings = seconds or (2.0 if quick else 15.0), steps or (2 if quick else 4)
     sweep = _Sweep(objective, seconds=each, halvings=halvings, seed=seed)
     figures = anyio.run(partial(sweep.run, target, start))
     figures.expect(float(figures.values["highest_rate"] or 0) > 0, f"the objective is met at {start:g} a second")
@@ -87,6 +87,8 @@ class _Sweep:
         names = ("asked", "goodput", "slo_share", "p50_s", "p95_s", "p99_s", "hung", "lateness_p99_ms", "driver_cpu")
         met = float(found.values["slo_share"] or 0) >= self._objective.slo_share and not found.values["hung"]
         verdict = "met" if met else "missed"
+        if found.invalid and len(self._rows) == 0:
+            self._figures.invalid += found.invalid
         if found.invalid:
             verdict = "the driver's limit"
             self._figures.notes.append(f"at {rate:g} a second: {found.invalid[0]}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from benchmarks.targets.target import Question, Target, read_questions
 if TYPE_CHECKING:
     from benchmarks.world.elsewhere import Elsewhere
 
-__all__ = ["Aim", "Broken", "TargetOptions", "aimed"]
+__all__ = ["Aim", "Broken", "TargetOptions", "aimed", "unchecked"]
 
 Broken = Literal["hangs", "wrong", "leaks", "drips", "apologises"]
 
@@ -29,14 +28,18 @@ class TargetOptions:
     """Options that every command with a target has. Without any: the library in this process, and servers of its own with realistic latencies."""
 
     url: Annotated[str | None, typer.Option(help="Ask a service: the questions go here by POST.")] = None
-    body: Annotated[str, typer.Option(help='JSON that is sent, "{question}" in the place of the question.')] = (
-        '{"message": "{question}"}'
-    )
+    body: Annotated[
+        str, typer.Option(help='JSON that is sent, "{question}" in the place of the question; or @file.')
+    ] = '{"message": "{question}"}'
     sse: Annotated[bool, typer.Option(help="Ask for a stream of server-sent events.")] = False
     answer_path: Annotated[
         str | None, typer.Option(help="Where the text is in the answer: choices.0.message.content")
     ] = None
     delta_path: Annotated[str | None, typer.Option(help="Where a piece is in the data of an event.")] = None
+    degraded_path: Annotated[
+        str | None, typer.Option(help="Where the service says that an answer is not its best.")
+    ] = None
+    no_end_marker: Annotated[bool, typer.Option(help="Streams of this service don't say when they are whole.")] = False
     header_env: Annotated[
         list[str] | None, typer.Option(help="NAME=VARIABLE: a header whose value an environment variable holds.")
     ] = None
@@ -74,7 +77,7 @@ class TargetOptions:
             )
         if len(self.fact or ()) > len(self.question or ()):
             raise ValueError("there are more --fact than --question")
-        if self.url and not (self.questions or self.question):
+        if (self.url or self.from_env) and not (self.questions or self.question):
             raise ValueError(
                 "say what to ask, and what a right answer holds: --question … --fact …, or --questions file.jsonl"
             )
@@ -89,6 +92,8 @@ class TargetOptions:
         facts = [(fact,) for fact in self.fact or ()]
         given = self.question or []
         facts += [()] * (len(given) - len(facts))  # type: ignore[list-item]
+        if any(not fact.strip() for fact in self.fact or ()):
+            raise ValueError("an empty --fact is in every answer")
         return [Question(text, fact) for text, fact in zip(given, facts, strict=True)] or usual
 
     def http(self) -> HttpOptions:
@@ -99,20 +104,17 @@ class TargetOptions:
             if not equals:
                 raise ValueError(f"--header-env is NAME=VARIABLE, not {pair!r}")
             headers[name] = HttpOptions.secret(file=None, variable=variable) or ""
-        login_body = "{}"
-        if self.login_body is not None:
-            try:
-                login_body = Path(self.login_body[1:]).read_text(encoding="utf-8")
-            except OSError as error:
-                raise ValueError(f"the body of the login can't be read: {error}") from None
+        login_body = "{}" if self.login_body is None else _from_file(self.login_body, "body of the login")
         assert self.url is not None
         return HttpOptions(
             url=self.url,
-            body=self.body,
+            body=_from_file(self.body, "body") if self.body.startswith("@") else self.body,
             headers=headers,
             accept="text/event-stream" if self.sse else "application/json",
             answer_path=self.answer_path,
             delta_path=self.delta_path,
+            degraded_path=self.degraded_path,
+            end_marker=not self.no_end_marker,
             login_url=self.login_url,
             login_body=login_body,
             token_path=self.token_path,
@@ -164,7 +166,22 @@ async def aimed(options: TargetOptions) -> AsyncIterator[Aim]:
     else:
         from benchmarks.targets.library import library, member_questions
 
-        if options.from_env and not (options.questions or options.question):
-            sys.exit("say what to ask, and what a right answer holds: --question … --fact …, or --questions file.jsonl")
         async with library(tenant=options.from_env) as (target, around):
             yield Aim(target, options.asked(member_questions()), os.getpid(), shared=True, servers=around)
+
+
+def _from_file(given: str, what: str) -> str:
+    try:
+        return Path(given[1:]).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"the {what} can't be read: {error}") from None
+
+
+def unchecked(questions: Sequence[Question]) -> list[str]:
+    """A note where right and wrong can't be told apart."""
+    without = sum(not question.facts for question in questions)
+    return (
+        [f"{without} of {len(questions)} questions have no fact: any answer but an apology counts as right"]
+        if without
+        else []
+    )

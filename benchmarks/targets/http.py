@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 
 from benchmarks.targets.target import Reply, TargetError
@@ -19,6 +23,11 @@ __all__ = ["HttpOptions", "HttpTarget", "bare", "http_target"]
 # Where answers commonly are; the first path that leads to a text is taken.
 ANSWER_PATHS = ("answer", "text", "response", "message", "content", "choices.0.message.content", "data.answer")
 DELTA_PATHS = ("text", "delta", "content", "choices.0.delta.content", "token")
+# Of server-sent events: those that hold a piece of the text, and those that end it; others (sources, pings) are not the answer.
+PIECE_EVENTS = ("message", "delta", "token", "chunk", "text", "answer", "content")
+END_EVENTS = ("done", "end", "complete")
+LINE_END = re.compile("\r\n|\n|\r(?!\\Z)")
+SHORTEST_SECRET = 6
 MOST_BODY = 8 * 1024 * 1024
 LOGIN_SECONDS = 30.0
 HEALTH_SECONDS = 10.0
@@ -35,7 +44,9 @@ class HttpOptions:
         accept: of the answer: "text/event-stream" to be streamed to.
         answer_path: where the text is in a JSON answer, with dots between: "choices.0.message.content"; None: where it commonly is.
         delta_path: where a piece is in the data of an event; None: where it commonly is.
-        degraded_path: where the target says that an answer is not its best.
+        degraded_path: where the target says that an answer is not its best: true, or a list that isn't empty; None: "degraded", beside the text, at the
+            top, or in any event.
+        end_marker: whether a stream must say that it is at its end: [DONE], an event "done", a finish reason. One that doesn't may have been cut off.
         login_url: where a token is got by POST, before the first question.
         login_body: what is sent there.
         token_path: where the token is in the JSON that comes back.
@@ -50,7 +61,8 @@ class HttpOptions:
     accept: str = "application/json"
     answer_path: str | None = None
     delta_path: str | None = None
-    degraded_path: str = "degraded"
+    degraded_path: str | None = None
+    end_marker: bool = True
     login_url: str | None = None
     login_body: str = field(default="{}", repr=False)
     token_path: str = "access_token"  # a place, not a token
@@ -59,6 +71,14 @@ class HttpOptions:
     verify: bool = True
 
     def __post_init__(self) -> None:
+        for name in ("url", "login_url", "health_url"):
+            address = getattr(self, name)
+            if address is not None and not _is_address(address):
+                # Not shown: what is in front of an @ may be a password.
+                raise ValueError(f"the {name} is no address: it must begin with http:// or https:// and a host")
+        for secret in (self.token, *self.headers.values()):
+            if secret and not secret.isprintable():
+                raise ValueError("a token or a header has a line break or another control character in it")
         if "{question}" not in self.body:
             raise ValueError('the body has no "{question}" in it: where should the question go?')
         for name, text in (("body", self.body), ("login body", self.login_body)):
@@ -80,7 +100,7 @@ class HttpOptions:
             except OSError as error:
                 raise ValueError(f"the token's file can't be read: {error}") from None
         if variable is not None:
-            value = os.environ.get(variable)
+            value = os.environ.get(variable, "").strip()
             if not value:
                 raise ValueError(f"the environment variable {variable}, which should hold the token, is not set")
             return value
@@ -93,6 +113,10 @@ class HttpTarget:
     def __init__(self, client: httpx.AsyncClient, options: HttpOptions) -> None:
         self._client = client
         self._options = options
+        self._secrets = {
+            *filter(None, (options.token, *options.headers.values())),
+            *(text for text in _texts(json.loads(options.login_body)) if len(text) >= SHORTEST_SECRET),
+        }
         self.name = bare(options.url)
 
     async def login(self) -> None:
@@ -105,7 +129,7 @@ class HttpTarget:
         token = options.token
         if options.login_url is not None:
             response = await self._request(
-                "POST", options.login_url, json=json.loads(options.login_body), timeout=LOGIN_SECONDS
+                "POST", options.login_url, json=json.loads(options.login_body), seconds=LOGIN_SECONDS
             )
             if not response.is_success:
                 raise TargetError("http", f"the login answered {response.status_code}", status=response.status_code)
@@ -113,10 +137,20 @@ class HttpTarget:
             if not isinstance(token, str):
                 raise TargetError("protocol", f"the login's answer has no text at {options.token_path!r}")
         if token:
+            self._secrets.add(token)
             self._client.headers["authorization"] = f"Bearer {token}"
+        # Cookies of the login are kept; those that answers set are not, or all would be one user's session.
+        self._client.cookies.jar.set_policy(_NoNewCookies())
 
     async def ask(self, question: str, /, *, timeout: float, token: Callable[[], None]) -> Reply:
         """Ask, and read the answer whole; what is not back in time is left to the driver, which waits a little longer."""
+        try:
+            reply = await self._ask(question, token)
+        except TargetError as error:
+            raise TargetError(error.kind, self._clean(str(error)), status=error.status) from error
+        return Reply(self._clean(reply.text), degraded=reply.degraded)
+
+    async def _ask(self, question: str, token: Callable[[], None]) -> Reply:
         body = _filled(json.loads(self._options.body), question)
         headers = {"accept": self._options.accept}
         try:
@@ -124,67 +158,102 @@ class HttpTarget:
                 "POST", self._options.url, json=body, headers=headers, timeout=None
             ) as response:
                 if not response.is_success:
-                    await _read(response)
                     raise _refusal(response.status_code)
-                if "text/event-stream" in response.headers.get("content-type", ""):
+                kind = response.headers.get("content-type", "").partition(";")[0].strip()
+                if kind == "text/event-stream":
                     return await self._events(response, token)
+                if kind == "text/html" or "text/event-stream" in self._options.accept:
+                    raise TargetError("protocol", f"answered {kind or 'something'}", status=response.status_code)
                 answer = _decoded(await _read(response))
         except httpx.TimeoutException as error:
             raise TargetError("timeout", _named(error)) from error
         except (httpx.HTTPError, httpx.StreamError) as error:
             raise TargetError("connection", _named(error)) from error
-        text = _text(answer, self._options.answer_path, ANSWER_PATHS)
+        if isinstance(answer, str) and self._options.answer_path is None:
+            return Reply(answer)
+        text, where = _text(answer, self._options.answer_path, ANSWER_PATHS)
         if text is None:
-            where = self._options.answer_path or " or ".join(ANSWER_PATHS)
-            raise TargetError("protocol", f"no text at {where} in the answer", status=response.status_code)
-        return Reply(text, degraded=bool(_at(answer, self._options.degraded_path)))
+            wanted = self._options.answer_path or " or ".join(ANSWER_PATHS)
+            raise TargetError("protocol", f"no text at {wanted} in the answer", status=response.status_code)
+        return Reply(text, degraded=self._is_degraded(answer, where))
+
+    def _clean(self, text: str) -> str:
+        """Without what must not be in a report, should an answer or an error repeat it."""
+        for secret in self._secrets:
+            text = text.replace(secret, "[secret]")
+        return text
+
+    def _is_degraded(self, answer: Any, where: str) -> bool:
+        if self._options.degraded_path is not None:
+            return _says_so(_at(answer, self._options.degraded_path))
+        beside = _at(answer, where.rpartition(".")[0]) if "." in where else answer
+        return any(_says_so(_at(one, "degraded")) for one in (answer, beside))
 
     async def health(self) -> Mapping[str, Any] | None:
         """What is at the health URL, if it is JSON."""
         if self._options.health_url is None:
             return None
         try:
-            response = await self._request("GET", self._options.health_url, timeout=HEALTH_SECONDS)
+            response = await self._request("GET", self._options.health_url, seconds=HEALTH_SECONDS)
             found = json.loads(response.content)
         except (TargetError, ValueError) as error:
             return {"status": "unknown", "error": str(error)}
         return found if isinstance(found, dict) else {"status": str(found)}
 
-    async def _request(self, method: str, url: str, **options: Any) -> httpx.Response:
+    async def _request(self, method: str, url: str, *, seconds: float, **options: Any) -> httpx.Response:
         try:
-            return await self._client.request(method, url, **options)
+            # httpx's own timeouts are for each read: an answer that drips has time for ever.
+            with anyio.fail_after(seconds):
+                async with self._client.stream(method, url, timeout=seconds, **options) as response:
+                    return httpx.Response(response.status_code, content=await _read(response))
+        except TimeoutError as error:
+            raise TargetError("timeout", f"{bare(url)}: nothing within {seconds:g} s") from error
         except httpx.HTTPError as error:
-            raise TargetError("connection", f"{url}: {_named(error)}") from error
+            raise TargetError("connection", self._clean(f"{bare(url)}: {_named(error)}")) from error
 
     async def _events(self, response: httpx.Response, token: Callable[[], None]) -> Reply:
         pieces: list[str] = []
-        whole, degraded, ended = None, False, False
+        whole: str | None = None
+        degraded = ended = False
         async for name, data in _events(response):
-            if data == "[DONE]" or name in ("done", "end"):
-                ended = True
-            if name == "error":
+            event = data if data == "[DONE]" else _decoded(data.encode())
+            if name == "error" or _at(event, "error"):
                 raise TargetError("protocol", f"the stream ended with an error: {data[:200]}")
-            try:
-                event = json.loads(data)
-            except ValueError:
-                event = data if data != "[DONE]" else None
-            if isinstance(event, str):
-                piece = event
-            elif name in ("done", "end"):
-                whole = _text(event, self._options.answer_path, ("answer.text", *ANSWER_PATHS)) or whole
-                degraded = degraded or any(
-                    bool(_at(event, path))
-                    for path in (self._options.degraded_path, f"answer.{self._options.degraded_path}")
-                )
+            if data == "[DONE]":
+                ended = True
+                break
+            if isinstance(event, dict | list):
+                degraded = degraded or self._is_degraded(event, "")
+            if name in END_EVENTS:
+                whole, where = _text(event, self._options.answer_path, ("answer.text", *ANSWER_PATHS))
+                degraded = degraded or self._is_degraded(event, where)
+                ended = True
+                break
+            if name not in PIECE_EVENTS:
                 continue
-            else:
-                piece = _text(event, self._options.delta_path, DELTA_PATHS) or ""
+            piece = event if isinstance(event, str) else None
+            if isinstance(event, dict | list):
+                piece, _ = _text(event, self._options.delta_path, DELTA_PATHS)
+                ended = ended or bool(_at(event, "choices.0.finish_reason")) or _at(event, "done") is True
+            elif piece is None:
+                piece = data  # a number is a piece like another
             if piece:
                 token()
                 pieces.append(piece)
-        if not ended and not pieces:
+        if not ended and self._options.end_marker:
+            raise TargetError(
+                "protocol",
+                "the stream broke off: it ended without [DONE], an event done, or a finish reason (--no-end-marker takes it for whole)",
+            )
+        text = whole or "".join(pieces)
+        if not text:
             raise TargetError("protocol", "the stream ended without a word")
-        return Reply(whole or "".join(pieces), degraded=degraded)
+        return Reply(text, degraded=degraded)
+
+
+class _NoNewCookies(DefaultCookiePolicy):
+    def set_ok(self, cookie: Any, request: Any) -> bool:
+        return False
 
 
 @asynccontextmanager
@@ -201,6 +270,8 @@ async def http_target(options: HttpOptions) -> AsyncIterator[HttpTarget]:
 
 def bare(url: str) -> str:
     """An address for a report: without what may be a secret, which is a user, a query and a fragment."""
+    if not _is_address(url):
+        return "not an address"
     return str(httpx.URL(url).copy_with(userinfo=b"", query=None, fragment=None))
 
 
@@ -216,7 +287,7 @@ async def _read(response: httpx.Response) -> bytes:
 async def _events(response: httpx.Response) -> AsyncIterator[tuple[str, str]]:
     """(name, data) of each server-sent event (WHATWG HTML, section 9.2)."""
     name, data = "message", list[str]()
-    async for line in response.aiter_lines():
+    async for line in _lines(response):
         match line.partition(":"):
             case ["", "", ""]:
                 if data:
@@ -228,6 +299,21 @@ async def _events(response: httpx.Response) -> AsyncIterator[tuple[str, str]]:
                 data.append(value.removeprefix(" "))
     if data:
         yield name, "\n".join(data)
+
+
+async def _lines(response: httpx.Response) -> AsyncIterator[str]:
+    """Ended by CR, LF or both, and by nothing else, which is why not httpx's own."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    rest, size = "", 0
+    async for chunk in response.aiter_bytes():
+        size += len(chunk)
+        if size > MOST_BODY:
+            raise TargetError("protocol", f"the stream is longer than {MOST_BODY} bytes")
+        *whole, rest = LINE_END.split(rest + decoder.decode(chunk))
+        for line in whole:
+            yield line
+    if rest:
+        yield rest
 
 
 def _refusal(status: int) -> TargetError:
@@ -246,7 +332,7 @@ def _named(error: Exception) -> str:
 def _decoded(body: bytes) -> Any:
     try:
         return json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return body.decode("utf-8", "replace")
 
 
@@ -273,11 +359,34 @@ def _at(value: Any, path: str) -> Any:
     return value
 
 
-def _text(value: Any, path: str | None, usual: Sequence[str]) -> str | None:
-    if isinstance(value, str):
-        return value
+def _text(value: Any, path: str | None, usual: Sequence[str]) -> tuple[str | None, str]:
+    """The text, and the path to it."""
     for one in (path,) if path else usual:
         found = _at(value, one)
         if isinstance(found, str):
-            return found
-    return None
+            return found, one
+    return None, ""
+
+
+def _texts(value: Any) -> Iterator[str]:
+    match value:
+        case str():
+            yield value
+        case list():
+            for one in value:
+                yield from _texts(one)
+        case dict():
+            for one in value.values():
+                yield from _texts(one)
+
+
+def _says_so(value: Any) -> bool:
+    return value is True or (isinstance(value, list) and bool(value))
+
+
+def _is_address(text: str) -> bool:
+    try:
+        address = httpx.URL(text)
+    except (httpx.InvalidURL, ValueError):
+        return False
+    return address.scheme in ("http", "https") and bool(address.host)

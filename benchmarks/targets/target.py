@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
 __all__ = ["Question", "Refusal", "Reply", "Target", "TargetError", "read_questions"]
 
+KEYS = {"question", "fact", "id", "tags"}
 Refusal: TypeAlias = Literal["refused", "timeout", "connection", "http", "protocol"]
 
 
@@ -78,17 +79,30 @@ def read_questions(path: Path) -> list[Question]:
     Raises:
         ValueError: a line that is not such an object.
     """
-    questions = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            text, fact = row["question"], row.get("fact", ())
-        except (ValueError, TypeError, KeyError, AttributeError):
-            raise ValueError(f'{path}, line {number}: not like {{"question": "…", "fact": "…"}}') from None
-        facts: Sequence[str] = (fact,) if isinstance(fact, str) else fact
-        questions.append(Question(str(text), tuple(map(str, facts))))
+    lines = path.read_text(encoding="utf-8-sig").split("\n")
+    questions = [_question(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
     if not questions:
         raise ValueError(f"{path} holds no question")
     return questions
+
+
+def _question(line: str, where: str) -> Question:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None
+    shape = 'not like {"question": "…", "fact": "…"}'
+    if not isinstance(row, dict) or not isinstance(row.get("question"), str) or not row["question"].strip():
+        raise ValueError(f"{where}: {shape}")
+    unknown = row.keys() - KEYS
+    if unknown:
+        raise ValueError(f"{where}: {', '.join(sorted(unknown))}? there are {', '.join(sorted(KEYS))}")
+    given = row.get("fact", [])
+    facts = given if isinstance(given, list) else [given]
+    if any(
+        isinstance(fact, bool) or not isinstance(fact, str | int | float) or not str(fact).strip() for fact in facts
+    ):
+        raise ValueError(f"{where}: a fact is a text, or a list of texts, none of them empty")
+    # A lone half of a surrogate pair can't be sent.
+    text = row["question"].encode("utf-8", "replace").decode("utf-8")
+    return Question(text, tuple(map(str, facts)))

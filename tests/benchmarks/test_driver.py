@@ -10,6 +10,8 @@ import anyio
 import pytest
 from benchmarks.driving.driver import Driver, arrivals
 from benchmarks.driving.monitor import Driving
+from benchmarks.driving.outcome import Outcome
+from benchmarks.scenarios.load import Objective, measure
 from benchmarks.targets.target import Question, Reply, TargetError
 
 from ragcore.testing import VirtualLoop
@@ -122,6 +124,60 @@ def test_arrivals_are_the_seeds_and_constant_ones_are_even() -> None:
 def test_a_driver_that_was_the_bottleneck_says_so() -> None:
     assert Driving(shared=False, lags=[0.001] * 100, cpu=0.3).judge(1.0) is None
     assert "late" in str(Driving(shared=False, lags=[0.2] * 100, cpu=0.3).judge(1.0))
-    assert "bottleneck" in str(Driving(shared=False, lags=[0.001] * 100, cpu=0.97).judge(1.0))
+    assert "bottleneck" in str(Driving(shared=False, lags=[0.001] * 100, cpu=0.97).judge(1.0, open_loop=True))
+    # A closed loop takes what it gets: a busy processor alone says nothing there.
+    assert Driving(shared=False, lags=[0.001] * 100, cpu=0.97).judge(1.0) is None
     assert "late" in str(Driving(shared=True).judge(0.5, lateness=0.2))
     assert Driving(shared=False, lags=[0.2] * 100, cpu=0.3).judge(10.0) is None  # a fiftieth of what was measured
+
+
+@pytest.mark.anyio
+async def test_an_answer_that_breaks_the_reader_is_one_bad_answer_and_not_the_end() -> None:
+    class Deep(Slots):
+        async def ask(self, question: str, /, *, timeout: float, token: Callable[[], None]) -> Reply:
+            raise RecursionError("too deep")
+
+    (outcome,) = await Driver(Deep(0.0), [QUESTION]).at_once(1, each=1, phase="deep")
+    assert (outcome.kind, outcome.detail) == ("protocol", "RecursionError: too deep")
+
+
+@pytest.mark.anyio
+async def test_users_of_a_target_that_refuses_at_once_do_not_spin() -> None:
+    outcomes = await Driver(Refusing(0.0), [QUESTION]).users(1, seconds=1.0, phase="dead")
+    assert 40 <= len(outcomes) <= 60
+
+
+@pytest.mark.anyio
+async def test_the_longest_pause_is_not_averaged_away() -> None:
+    class Stalls(Slots):
+        async def ask(self, question: str, /, *, timeout: float, token: Callable[[], None]) -> Reply:
+            for pause in (0.0, 0.1, 4.0, 0.1):
+                await anyio.sleep(pause)
+                token()
+            return Reply(RIGHT)
+
+    (outcome,) = await Driver(Stalls(0.0), [QUESTION]).at_once(1, each=1, phase="stalls")
+    assert outcome.longest_pause == pytest.approx(4.0)
+
+
+def outcome(seconds: float, *, first: float | None = None, due: float = 0.0) -> Outcome:
+    tokens = 0 if first is None else 3
+    last = None if first is None else due + seconds
+    begun = None if first is None else due + first
+    return Outcome("p", "q", due, due, begun, last, due + seconds, "right", tokens=tokens)
+
+
+def test_a_first_token_that_was_not_seen_does_not_meet_its_objective() -> None:
+    objective = Objective(slo_seconds=10, slo_first_token=1.0)
+    assert objective.met_by(outcome(2.0, first=0.5))
+    assert not objective.met_by(outcome(2.0, first=1.5))
+    assert not objective.met_by(outcome(2.0))
+    assert Objective(slo_seconds=10).met_by(outcome(2.0))
+
+
+def test_goodput_of_a_closed_loop_is_over_the_time_that_it_took() -> None:
+    """Ten answers that took 8 s, of a load of 2 s."""
+    part = [outcome(8.0) for _ in range(10)]
+    own = Driving(shared=False)
+    assert measure([part], Objective(), own, seconds=2.0, open_loop=False).values["goodput"] == pytest.approx(10 / 8)
+    assert measure([part], Objective(), own, seconds=2.0, open_loop=True).values["goodput"] == pytest.approx(5)

@@ -37,6 +37,12 @@ def test_noise_without_a_slope_has_zero_within_its_margin_nineteen_times_of_twen
     assert 0.90 <= within / 400 <= 0.99
 
 
+def test_the_newest_samples_count_whatever_their_number() -> None:
+    """23 samples, of which the last 11 grow: none is left out because 23 doesn't divide by 12."""
+    found = slope([(x, max(0.0, 2.0 * (x - 11))) for x in range(23)])
+    assert found.value > 0.8
+
+
 def test_too_few_points_have_no_slope() -> None:
     assert math.isnan(slope([(1, 1), (1, 2), (1, 3)]).value)
 

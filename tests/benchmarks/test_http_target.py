@@ -5,11 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import httpx
 import pytest
 from benchmarks.targets.choice import TargetOptions
 from benchmarks.targets.http import HttpOptions, HttpTarget
-from benchmarks.targets.target import TargetError
+from benchmarks.targets.target import TargetError, read_questions
 
 pytestmark = pytest.mark.anyio
 URL = "https://example.test/chat"
@@ -184,3 +186,130 @@ async def test_a_body_without_a_place_for_the_question_is_refused() -> None:
         HttpOptions(url=URL, body='{"message": "hello"}')
     with pytest.raises(ValueError, match="is not JSON"):
         HttpOptions(url=URL, body="{question}")
+
+
+DELTA = 'event: delta\ndata: {"text": "It is $500."}\n'
+END = "event: done\ndata: {}"
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ((DELTA,), "broke off"),
+        ((DELTA, 'data: {"error": {"message": "no"}}'), "ended with an error"),
+        (('event: sources\ndata: {"text": "$500"}\n', END), "without a word"),
+        (('event: ping\ndata: {"text": "."}\n', END), "without a word"),
+    ],
+)
+async def test_what_is_not_the_whole_answer_is_none(lines: tuple[str, ...], message: str) -> None:
+    with pytest.raises(TargetError, match=message):
+        await asked(target(lambda _: stream(*lines)))
+
+
+async def test_a_stream_without_an_end_may_be_taken_for_whole() -> None:
+    assert await asked(target(lambda _: stream(DELTA), end_marker=False)) == ("It is $500.", False, 1)
+
+
+async def test_a_finish_reason_is_an_end_and_a_number_a_piece() -> None:
+    last = 'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}'
+    first = 'data: {"choices": [{"delta": {"content": "It is"}}]}\n'
+    assert await asked(target(lambda _: stream(first, last))) == ("It is", False, 1)
+    assert await asked(target(lambda _: stream("data: 1500\n", "data: [DONE]"))) == ("1500", False, 1)
+
+
+async def test_lines_end_where_the_standard_ends_them() -> None:
+    text = "a\u2028b"
+    assert await asked(target(lambda _: stream(f"event: delta\r\ndata: {text}\r\n\r\n" + END))) == (text, False, 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "options", "degraded"),
+    [
+        ({"data": {"answer": "yes", "degraded": True}}, {"answer_path": "data.answer"}, True),
+        ({"answer": "yes", "degraded": "false"}, {}, False),
+        ({"answer": "yes", "degraded": []}, {}, False),
+        ({"answer": "yes", "meta": {"worse": True}}, {"degraded_path": "meta.worse"}, True),
+    ],
+)
+async def test_degraded_is_seen_where_it_is_said(answer: Any, options: Any, degraded: bool) -> None:
+    assert (await asked(target(lambda _: httpx.Response(200, json=answer), **options)))[1] is degraded
+
+
+async def test_degraded_is_seen_in_any_event() -> None:
+    lines = ('data: {"text": "It is $500.", "degraded": true}\n', "data: [DONE]")
+    assert (await asked(target(lambda _: stream(*lines))))[1] is True
+
+
+@pytest.mark.parametrize("kind", ["text/html", "application/json"])
+async def test_a_page_or_a_whole_answer_is_no_stream(kind: str) -> None:
+    headers = {"content-type": kind}
+    one = target(lambda _: httpx.Response(200, headers=headers, text='{"answer": "yes"}'), accept="text/event-stream")
+    with pytest.raises(TargetError, match="answered"):
+        await asked(one)
+
+
+async def test_an_answer_that_repeats_a_secret_does_not_bring_it_into_the_report() -> None:
+    one = target(
+        lambda request: httpx.Response(200, json={"answer": f"you sent {request.headers['x-key']}"}),
+        headers={"x-key": SECRET},
+    )
+    one._client.headers["x-key"] = SECRET
+    assert (await asked(one))[0] == "you sent [secret]"
+
+
+async def test_a_token_with_a_line_break_is_stripped_and_one_with_a_control_character_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KEY", f"{SECRET}\n")
+    assert HttpOptions.secret(file=None, variable="KEY") == SECRET
+    with pytest.raises(ValueError, match="control character") as caught:
+        HttpOptions(url=URL, token=f"{SECRET}\x00")
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost/chat", "alice:pw@localhost/chat", "http://localhost:port/chat", "ftp://x/y"]
+)
+async def test_what_is_no_address_is_refused_before_anything_is_asked(url: str) -> None:
+    with pytest.raises(ValueError, match="is no address") as caught:
+        HttpOptions(url=url)
+    assert "pw" not in str(caught.value)
+
+
+async def test_answers_do_not_set_cookies_for_the_next_user() -> None:
+    seen: list[str | None] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers.get("cookie"))
+        return httpx.Response(200, json={"answer": "yes"}, headers={"set-cookie": "session=1"})
+
+    one = target(handler)
+    await one.login()
+    await asked(one)
+    await asked(one)
+    assert seen == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"question": "q", "facts": "x"}', "facts"),
+        ('{"question": "q", "fact": ""}', "none of them empty"),
+        ('{"question": "q", "fact": null}', "a fact is a text"),
+        ('{"question": ""}', "not like"),
+        ("[]", "not like"),
+        ("", "holds no question"),
+    ],
+)
+async def test_questions_that_would_pass_anything_are_refused(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "questions.jsonl"
+    await anyio.to_thread.run_sync(lambda: path.write_text(line, encoding="utf-8"))
+    with pytest.raises(ValueError, match=message):
+        read_questions(path)
+
+
+async def test_questions_are_read_as_other_programs_write_them(tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    rows = '\ufeff{"question": "a\u2028b", "fact": 1500}\n{"question": "c", "fact": ["d", "e"], "id": "7"}\n'
+    await anyio.to_thread.run_sync(lambda: path.write_text(rows, encoding="utf-8"))
+    assert [(one.text, one.facts) for one in read_questions(path)] == [("a\u2028b", ("1500",)), ("c", ("d", "e"))]

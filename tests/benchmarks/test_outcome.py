@@ -18,6 +18,10 @@ QUESTION = Question("What is my deductible?", ("$1,500",))
         ("I'm sorry, an error occurred. Please try again.", False, "apology"),
         ("I could not find any documents.", False, "apology"),
         ("", False, "apology"),
+        ("Sorry, an error occurred. I cannot answer: is your deductible $1,500?", False, "apology"),
+        ("Your deductible is $1,500.75.", False, "wrong"),
+        ("Your deductible is $21,500 or $1,5001.", False, "wrong"),
+        ("Your deductible is **$1,500**, sorry to say.", False, "right"),
     ],
 )
 def test_an_answer_is_judged_by_its_content(text: str, degraded: bool, kind: str) -> None:

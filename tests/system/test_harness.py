@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -45,6 +48,36 @@ def test_a_broken_service_is_found_out(how: str, options: tuple[str, ...], crite
     if how == "hangs":
         assert summary["figures"]["highest_concurrency"] == 3
         assert summary["figures"]["hung"] == 5
+
+
+def test_a_service_that_breaks_after_the_ladder_is_found_out_by_the_steady_load(tmp_path: Path) -> None:
+    options = ("--levels", "1,2,3", "--steady-seconds", "2", "--timeout", "1.5", "--hung-after", "0.5")
+    done = run("ladder", "--quick", "--broken", "hangs", *options, out=tmp_path)
+    assert done.returncode == 1
+    assert "not reached: no hang at 5 or more at once" in done.stderr
+
+
+def test_a_service_that_is_not_there_is_red_and_not_the_drivers_fault(tmp_path: Path) -> None:
+    options = ("--levels", "1,5", "--steady-seconds", "1", "--question", "q", "--fact", "f")
+    done = run("ladder", "--quick", "--url", "http://127.0.0.1:9/chat", *options, out=tmp_path)
+    assert done.returncode == 1
+    assert "success_rate" in done.stderr
+
+
+def test_told_to_stop_it_leaves_no_server_behind(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "overload", "--quick", "--out", str(tmp_path / "run")]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    for _ in range(300):
+        if list(tmp_path.glob("*/postmaster.pid")) or list(tmp_path.glob("*/*/postmaster.pid")):
+            break
+        time.sleep(0.1)
+    else:
+        raise AssertionError([str(path) for path in tmp_path.rglob("*")][:20])
+    time.sleep(1.0)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 130
+    assert not list(tmp_path.rglob("postmaster.pid"))
 
 
 def test_the_library_passes_the_ladder(tmp_path: Path) -> None:
