@@ -19,6 +19,7 @@ SCENARIOS = {
     "soak": "mixed traffic for 20 minutes, faults coming and going: memory, file descriptors, every request accounted for",
     "overload": "ten times what the model can answer: good answers beside their peak, and how soon the rest is told",
     "retrieval": "recall, nDCG, MRR and latency over squad; recall against queries a second; filters by selectivity",
+    "thresholds": "the sweep of thresholds over squad: seconds, and whether a recommendation holds for questions it has not seen",
     "ingest": "documents, chunks and megabytes a second from text to table, by stage, and COPY beside INSERT",
     "overhead": "microseconds of the resilience core beside other libraries, its memory, processor time of a question",
     "coalesce": "embedding requests that concurrent questions share, and what one alone waits",

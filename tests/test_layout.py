@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "ragcore"
 
 # From the ground up; a room imports from floors below its own, and nothing from its own floor.
 FLOORS: list[list[str]] = [
-    ["value", "stages", "memory"],
+    ["value", "stages", "memory", "shown"],
     ["timings"],
     ["errors"],
     ["secret", "events", "extras", "types"],

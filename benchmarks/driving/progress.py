@@ -24,7 +24,8 @@ class Watching:
 
     def phase(self, name: str, total: int | None = None) -> None:
         """A new phase begins, of so many questions."""
-        self._progress.reset(self._task, description=name, total=total, kinds=self._shown())
+        self._progress.remove_task(self._task)  # one that is reset keeps the total it had
+        self._task = self._progress.add_task(name, total=total, kinds=self._shown())
         if not self._progress.console.is_terminal:
             self._progress.console.print(name, style=None, highlight=False)
 

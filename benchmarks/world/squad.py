@@ -52,13 +52,15 @@ class Reference:
     count_tokens = staticmethod(estimate_tokens)
 
     def __init__(self) -> None:
-        vectors = np.load(SQUAD / "embeddings.npz")["corpus"].astype(np.float32)
+        data = np.load(SQUAD / "embeddings.npz")
         self._vectors = {
-            row["text"].strip(): vector for row, vector in zip(read_lines("corpus.jsonl.gz"), vectors, strict=True)
+            row["text"].strip(): vector
+            for name, rows in (("queries", "queries.jsonl.gz"), ("corpus", "corpus.jsonl.gz"))
+            for row, vector in zip(read_lines(rows), data[name].astype(np.float32), strict=True)
         }
 
     async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vector:
-        """The vectors of passages, whole."""
+        """The vectors of whole passages and of questions."""
         return np.stack([self._vectors[text.strip()] for text in texts])
 
 

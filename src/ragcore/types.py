@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
 from ragcore.errors import InvalidInput
+from ragcore.shown import ShowsSimilarity
 from ragcore.timings import Timings
 from ragcore.value import Value
 
@@ -321,8 +322,8 @@ StreamEvent: TypeAlias = Retrieved | Delta | Done
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SimilarityReport(Value):
-    """How near a tenant's chunks are to a question. The threshold is judged, not applied.
+class SimilarityReport(Value, ShowsSimilarity):
+    """How near a tenant's chunks are to a question. The threshold is judged, not applied. `str()` and a notebook show it.
 
     Attributes:
         retrieval: the nearest passages with their scores, whatever the threshold.

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+import random
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from ragcore import Document, Ingestor, InvalidInput, MemoryStore, Retriever, Unsupported
-from ragcore.explore import Comparison, Evaluation, Labelled, Sweep, compare, evaluate, load, thresholds
+from ragcore import Document, Ingestor, InvalidInput, MemoryStore, Passage, Query, Retriever, StoreError, Unsupported
+from ragcore.explore import Aim, Comparison, Evaluation, Labelled, Sweep, compare, evaluate, load, thresholds
+from ragcore.explore.fetching import Fetched
+from ragcore.explore.sweep import sweep
 from ragcore.testing import FakeEmbedder
 
 pytestmark = pytest.mark.anyio
@@ -47,16 +52,16 @@ async def test_labels_from_files_frames_and_mappings(tmp_path: Path) -> None:
 
 
 async def test_a_sweep_measures_and_recommends(retriever: Retriever) -> None:
-    sweep = await thresholds(retriever, LABELS, grid=[step / 20 for step in range(21)])
-    rows = sweep.to_dicts()
+    found = await thresholds(retriever, LABELS, grid=[step / 20 for step in range(21)])
+    rows = found.to_dicts()
     assert rows[0]["recall"] == 1.0
     assert [row["recall"] for row in rows] == sorted((row["recall"] for row in rows), reverse=True)
     assert rows[-1]["nothing_found"] == 1.0
     best = max(rows, key=lambda row: row["f1"])
-    assert sweep.recommended == best["threshold"]
-    low, high = sweep.interval
-    assert low <= sweep.recommended <= high
-    assert "recommended" in repr(sweep)
+    assert found.recommended == max(row["threshold"] for row in rows if row["f1"] == pytest.approx(best["f1"]))
+    low, high = found.interval
+    assert low <= found.recommended <= high
+    assert "recommended" in repr(found)
     for aim in ("recall", "found"):
         assert (await thresholds(retriever, LABELS, aim=aim)).aim == aim
 
@@ -65,11 +70,16 @@ async def test_evaluating_and_comparing(retriever: Retriever) -> None:
     evaluation = await evaluate(retriever, LABELS, k=3)
     assert (evaluation.mean("recall"), evaluation.mean("mrr"), evaluation.mean("ndcg")) == (1.0, 1.0, 1.0)
     assert evaluation.mean("precision") == pytest.approx(1 / 3)
-    wrong = [Labelled(label.question, ["nothing"], tenant="m") for label in LABELS]
+    wrong = [
+        Labelled(one.question, other.relevant, tenant="m")
+        for one, other in zip(LABELS, LABELS[1:] + LABELS[:1], strict=True)
+    ]
     worse = await evaluate(retriever, wrong, k=3)
     comparison = compare(evaluation, worse)
-    assert comparison.difference == -1.0
+    assert comparison.difference < -0.3
     assert comparison.p_value < 0.05
+    assert (len(comparison.worse), comparison.better) == (len(LABELS), [])
+    assert compare(worse, evaluation).better == comparison.worse
     assert compare(evaluation, evaluation).p_value == 1.0
     with pytest.raises(InvalidInput):
         compare(evaluation, await evaluate(retriever, LABELS, k=2))
@@ -87,10 +97,10 @@ async def test_ndcg_is_the_textbooks() -> None:
 
 @pytest.mark.blocking_allowed
 async def test_results_show_themselves_and_survive_saving(retriever: Retriever, tmp_path: Path) -> None:
-    sweep = await thresholds(retriever, LABELS, grid=[0.1, 0.5])
+    found = await thresholds(retriever, LABELS, grid=[0.1, 0.5])
     evaluation = await evaluate(retriever, LABELS)
     comparison = compare(evaluation, evaluation)
-    for result, kind in ((sweep, Sweep), (evaluation, Evaluation), (comparison, Comparison)):
+    for result, kind in ((found, Sweep), (evaluation, Evaluation), (comparison, Comparison)):
         result.save(tmp_path / "r.json")
         assert kind.load(tmp_path / "r.json") == result
         assert "<table>" in result._repr_html_()
@@ -107,9 +117,151 @@ async def test_what_makes_no_sense_is_said(retriever: Retriever) -> None:
         evaluate(retriever, []),
         thresholds(retriever, [Labelled("q", [], tenant="m")]),
         thresholds(retriever, LABELS, grid=[]),
+        thresholds(retriever, LABELS, grid=[0.2, 0.1]),
+        thresholds(retriever, LABELS, grid=[float("nan")]),
+        thresholds(retriever, LABELS[:1]),
+        thresholds(retriever, LABELS, aim="best"),  # type: ignore[arg-type]
+        evaluate(retriever, LABELS, k=0),
     ):
         with pytest.raises(InvalidInput):
             await call
     async with Retriever(store=MemoryStore(), mode="text") as text_only:
         with pytest.raises(Unsupported):
             await thresholds(text_only, LABELS)
+
+
+@pytest.mark.parametrize("call", [thresholds, evaluate])
+async def test_labels_that_fit_no_document_or_no_tenant_are_told(retriever: Retriever, call: Any) -> None:
+    strangers = [Labelled(f"q {number}", [f"missing-{number}"], tenant="m") for number in range(9)]
+    with pytest.raises(InvalidInput, match="none of the 9 documents .* missing-0, .*, …; are these document ids"):
+        await call(retriever, strangers)
+    with pytest.raises(InvalidInput, match="'nobody' has no chunks"):
+        await call(retriever, [Labelled("q", ["deductible"], tenant="nobody")] * 2)
+
+
+async def test_some_unknown_documents_are_named_in_the_result(retriever: Retriever) -> None:
+    found = await thresholds(retriever, [*LABELS, Labelled("q", ["missing"], tenant="m")])
+    assert found.unknown == ("missing",)
+    assert "1 labelled documents are not in the store" in repr(found)
+
+
+async def test_a_score_that_is_not_a_number_is_told(retriever: Retriever) -> None:
+    class Broken(MemoryStore):
+        async def search(self, query: Query, /) -> Sequence[Passage]:
+            return [replace(passage, score=float("nan")) for passage in await super().search(query)]
+
+        async def hashes(self, document_ids: Sequence[str] | None, /, *, tenant: str) -> dict[str, str]:
+            return dict.fromkeys(document_ids or (), "x")
+
+    embedder, store = FakeEmbedder(), Broken()
+    async with Retriever(embedder=embedder, store=store) as broken:
+        await Ingestor(embedder=embedder, store=store).add([Document("deductible", "the deductible")], tenant="m")
+        with pytest.raises(StoreError, match="not a number for 'How much"):
+            await thresholds(broken, LABELS)
+
+
+def fetched(scores: Sequence[float], right: Sequence[bool], *, tags: tuple[str, ...] = (), tokens: int = 10) -> Fetched:
+    return Fetched(
+        label=Labelled("q", ["d"], tenant="m", tags=tags),
+        scores=np.array(scores, dtype=np.float32),
+        right=np.array(right),
+        first=np.ones(len(scores), dtype=np.bool_),
+        tokens=np.full(len(scores), tokens),
+        relevant=1,
+    )
+
+
+STEPS = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
+# Right chunks score 0.6 and 0.8, wrong ones 0.2 and 0.4.
+PLAIN = [fetched([0.8, 0.4, 0.2], [True, False, False], tags=("easy",)), fetched([0.6, 0.4], [True, False])] * 10
+
+
+def test_the_measures_are_what_they_say() -> None:
+    rows = sweep(PLAIN, STEPS, "f1").to_dicts()
+    assert [row["recall"] for row in rows] == [1.0, 1.0, 1.0, 0.5, 0.0]
+    assert [row["passages"] for row in rows] == [2.5, 2.0, 1.0, 0.5, 0.0]
+    assert [row["tokens"] for row in rows] == [25.0, 20.0, 10.0, 5.0, 0.0]
+    assert [row["nothing_found"] for row in rows] == [0.0, 0.0, 0.0, 0.5, 1.0]
+    assert rows[0]["precision"] == pytest.approx((1 / 3 + 1 / 2) / 2)
+
+
+@pytest.mark.parametrize(("aim", "recommended"), [("f1", 0.5), ("recall", 0.5), ("found", 0.5)])
+def test_each_aim_is_reached(aim: Aim, recommended: float) -> None:
+    found = sweep(PLAIN, STEPS, aim)
+    assert found.recommended == recommended
+    assert found.interval[0] <= recommended <= found.interval[1]
+
+
+def test_tags_distributions_and_relative_thresholds() -> None:
+    found = sweep(PLAIN, STEPS, "f1")
+    (row,) = found.tags_to_dicts()
+    assert (row["tag"], row["questions"], row["recall"], row["recommended"]) == ("easy", 10, 1.0, 0.5)
+    assert (sum(found.right), sum(found.wrong)) == (20, 30)
+    # Wrong ones reach at most 0.4 / 0.6 of the best.
+    assert found.recommended_relative == pytest.approx(0.67)
+
+
+def test_two_chunks_of_one_document_are_one_document_found() -> None:
+    one = fetched([0.8, 0.7], [True, True])
+    twice = replace(one, first=np.array([True, False]), relevant=2)
+    assert sweep([twice, twice], STEPS, "f1").to_dicts()[0]["recall"] == 0.5
+
+
+@pytest.mark.blocking_allowed
+async def test_qrels_with_their_questions(tmp_path: Path) -> None:
+    (tmp_path / "a.qrels").write_text("q1 0 d1 2\nq1 0 d2 0\nq2 0 d3 1\n")
+    (tmp_path / "b.tsv").write_text("q1\td 1\t1\n")
+    (tmp_path / "q.jsonl").write_text('{"id": "q1", "text": "One?"}\n{"_id": "q2", "question": "Two?"}\n')
+    first, second = load(tmp_path / "a.qrels", tenant="m", questions=tmp_path / "q.jsonl")
+    assert (first.question, first.grades(), second.grades()) == ("One?", {"d1": 2}, {"d3": 1})
+    assert load(tmp_path / "b.tsv", tenant="m", questions={"q1": "One?"})[0].grades() == {"d 1": 1}
+    for arguments, message in (
+        ({"tenant": "m"}, "pass questions="),
+        ({"questions": {"q1": "?", "q2": "?"}}, "pass tenant="),
+        ({"tenant": "m", "questions": {}}, "line 1: there is no text"),
+    ):
+        with pytest.raises(InvalidInput, match=message):
+            load(tmp_path / "a.qrels", **arguments)
+    (tmp_path / "a.qrels").write_text("q1 0 d1 relevant\n")
+    with pytest.raises(InvalidInput, match="line 1"):
+        load(tmp_path / "a.qrels", tenant="m", questions={"q1": "?"})
+    with pytest.raises(InvalidInput, match="can't be read"):
+        load(tmp_path / "missing.jsonl", tenant="m")
+
+
+def test_the_measures_are_ir_measures() -> None:
+    """Graded labels and rankings at random; recall, precision, reciprocal rank and nDCG at 5."""
+    ir_measures = pytest.importorskip("ir_measures")
+    from ragcore.explore.evaluation import _judge
+
+    draw = random.Random(1)
+    documents = [f"d{number}" for number in range(20)]
+    for _ in range(50):
+        graded = {document: draw.randint(0, 3) for document in draw.sample(documents, 8)}
+        graded["d0"] = 1
+        ranking = draw.sample(documents, 10)
+        qrels = [ir_measures.Qrel("q", document, grade) for document, grade in graded.items()]
+        run = [ir_measures.ScoredDoc("q", document, float(-rank)) for rank, document in enumerate(ranking)]
+        measures = {name: ir_measures.parse_measure(name) for name in ("R@5", "P@5", "RR@5", "nDCG@5")}
+        theirs = ir_measures.calc_aggregate(list(measures.values()), qrels, run)
+        ours = _judge(Labelled("q", graded, tenant="m"), ranking[:5], 5)
+        found = (ours.recall, ours.precision, ours.mrr, ours.ndcg)
+        assert found == pytest.approx(tuple(theirs[measure] for measure in measures.values()))
+
+
+@pytest.mark.blocking_allowed
+async def test_a_page_of_its_own(retriever: Retriever) -> None:
+    hostile = [replace(label, question=label.question + " <script>", tags=("<b>",)) for label in LABELS]
+    evaluation = await evaluate(retriever, hostile)
+    for result in (await thresholds(retriever, hostile), evaluation, compare(evaluation, evaluation)):
+        page = result.to_html()
+        assert "<script" not in page
+        assert "<svg" in page
+        assert page.startswith("<!doctype html>")
+
+
+@pytest.mark.blocking_allowed
+async def test_progress_is_shown_when_it_is_asked_for(retriever: Retriever, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tqdm")
+    await thresholds(retriever, LABELS, progress=True)
+    assert "searching" in capsys.readouterr().err

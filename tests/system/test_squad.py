@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
+from benchmarks.world.squad import Reference
 
-from ragcore import Ingestor, LocalEmbedder, PgVectorStore, Query
+from ragcore import (
+    Ingestor,
+    LocalEmbedder,
+    MemoryStore,
+    PgVectorStore,
+    Query,
+    Retriever,
+    explore,
+)
+from ragcore.explore.fetching import fetch
+from ragcore.explore.sweep import sweep
 from ragcore.ingest import read
 from ragcore.store import migrate
 
@@ -20,6 +33,7 @@ pytestmark = [pytest.mark.system, pytest.mark.anyio, pytest.mark.blocking_allowe
 # Exact brute force: recall@5 of SOURCE.md beside the data.
 REFERENCE_RECALL_5 = 0.8640
 EVERY = 5
+SPLITS = 20
 
 
 @pytest.fixture
@@ -68,3 +82,27 @@ def _brute_force(squad: Path) -> float:
     right = [label in data["corpus_ids"][row] for label, row in zip(relevant, best, strict=True)]
     assert np.mean(right) == pytest.approx(REFERENCE_RECALL_5, abs=5e-4)
     return float(np.mean(right[::EVERY]))
+
+
+async def test_sweeps_and_evaluations_over_a_fifth_of_squad() -> None:
+    """Recall and nDCG are exact search's, and a recommendation holds for questions that it has not seen. All of squad: `benchmarks thresholds`."""
+    squad = shared("squad")
+    labels = explore.load(squad / "qrels.tsv", tenant="squad", questions=squad / "queries.jsonl.gz")
+    assert len(labels) == 10_570
+    embedder, store = Reference(), MemoryStore()
+    async with Retriever(embedder=embedder, store=store, top_k=10) as retriever:
+        ingestor = Ingestor(embedder=embedder, store=store, chunk_tokens=embedder.max_tokens)
+        await ingestor.add(read(squad / "corpus.jsonl.gz"), tenant="squad")
+        evaluation = await explore.evaluate(retriever, labels[::EVERY], k=5)
+        fetched = await fetch(retriever, labels[::EVERY], progress=False)
+    assert evaluation.mean("recall") == pytest.approx(_brute_force(squad), abs=0.005)
+    steps = np.array([number / 100 for number in range(101)])
+    for aim in get_args(explore.Aim):
+        draw = random.Random(7)
+        held = 0
+        for _ in range(SPLITS):
+            mixed = draw.sample(fetched, len(fetched))
+            half = len(mixed) // 2
+            low, high = sweep(mixed[:half], steps, aim).interval
+            held += low <= sweep(mixed[half:], steps, aim).recommended <= high
+        assert held >= 0.8 * SPLITS, aim

@@ -15,10 +15,12 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 import ragcore
+from ragcore import explore
 from ragcore.cli.doctor import examine
 from ragcore.cli.serve import serve as start_serving
 from ragcore.cli.session import DONE, PARTLY, Options, messages, open_client, results, run_async
 from ragcore.config import Config
+from ragcore.errors import InvalidInput
 from ragcore.ingest import read
 from ragcore.secret import Secret
 from ragcore.types import Answer, Delta, Done, IngestReport, Mode, Passage, Retrieval
@@ -44,6 +46,15 @@ Threshold = Annotated[
 SearchMode = Annotated[str | None, typer.Option("--mode", help="vector, text or hybrid.", show_default="vector")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Question = Annotated[str, typer.Argument(help="What to ask.", show_default=False)]
+
+
+Labels = Annotated[
+    Path, typer.Argument(help="Questions with relevant documents: .jsonl, .csv, or TREC qrels.", show_default=False)
+]
+QuestionTexts = Annotated[Path | None, typer.Option("--questions", help="Of qrels: .jsonl with id and text.")]
+Page = Annotated[Path | None, typer.Option("--html", help="Write a page with the plots there.")]
+# Thresholds below and above the recommended one.
+SHOWN_AROUND = 5
 
 
 def run() -> None:
@@ -186,15 +197,60 @@ def similarity(
         if as_json:
             _print_json(report.to_dict())
             return DONE
-        results.print(report.verdict, markup=False)
-        if not report.histogram:
-            return PARTLY
-        quantiles = "  ".join(f"{name} {value:.2f}" for name, value in report.quantiles.items())
-        results.print(f"{report.chunks:,} chunks, {report.not_embedded:,} not embedded; {quantiles}")
-        most = max((count for _, _, count in report.histogram), default=0)
-        for low, high, count in report.histogram:
-            results.print(f"  {low:6.2f} to {high:5.2f}  {'█' * round(40 * count / most)} {count:,}")
-        _show_passages(report.retrieval.passages)
+        results.print(str(report), markup=False)
+        return DONE if report.histogram else PARTLY
+
+    run_async(options, body)
+
+
+@app.command("thresholds")
+def sweep_thresholds(
+    context: typer.Context,
+    labels: Labels,
+    tenant: Tenant,
+    questions: QuestionTexts = None,
+    aim: Annotated[str, typer.Option(help="What the recommended threshold is for: f1, recall or found.")] = "f1",
+    top_k: TopK = None,
+    html: Page = None,
+    as_json: Json = False,
+) -> None:
+    """Sweep the score threshold over labelled questions, and recommend one."""
+    options: Options = context.obj
+
+    async def body() -> int:
+        labelled = explore.load(labels, tenant=tenant, questions=questions)
+        async with open_client(options, top_k=top_k) as rag:
+            found = await explore.thresholds(rag.retriever, labelled, aim=cast("explore.Aim", aim))
+        _show_result(found, html, as_json=as_json)
+        if not as_json and found.tags:
+            results.print(_rows_table(found.tags_to_dicts()))
+        return DONE
+
+    run_async(options, body)
+
+
+@app.command()
+def evaluate(
+    context: typer.Context,
+    labels: Labels,
+    tenant: Tenant,
+    questions: QuestionTexts = None,
+    k: Annotated[int, typer.Option("-k", help="Documents that are judged.", min=1)] = 10,
+    html: Page = None,
+    as_json: Json = False,
+) -> None:
+    """Judge retrieval over labelled questions: recall, precision, MRR and nDCG at k."""
+    options: Options = context.obj
+
+    async def body() -> int:
+        labelled = explore.load(labels, tenant=tenant, questions=questions)
+        async with open_client(options) as rag:
+            found = await explore.evaluate(rag.retriever, labelled, k=k)
+        _show_result(found, html, as_json=as_json)
+        if not as_json:
+            for measure in ("recall", "precision", "mrr", "ndcg"):
+                low, high = found.interval(measure)
+                results.print(f"{measure}@{k}: {found.mean(measure):.3f} (95 % {low:.3f} to {high:.3f})")
         return DONE
 
     run_async(options, body)
@@ -350,6 +406,32 @@ def _show_ingest(report: IngestReport, *, as_json: bool) -> None:
         f"{report.added} added, {report.updated} updated, {report.unchanged} unchanged, {len(report.failed)} failed; "
         f"{report.chunks} chunks in {report.seconds:.1f} s"
     )
+
+
+def _show_result(result: explore.Sweep | explore.Evaluation, html: Path | None, *, as_json: bool) -> None:
+    if html is not None:
+        try:
+            html.write_text(result.to_html(), encoding="utf-8")
+        except OSError as error:
+            raise InvalidInput(f"{html} can't be written: {error}") from None
+        messages.print(f"written: {html}", markup=False)
+    if as_json:
+        _print_json({"summary": repr(result), "rows": result.to_dicts()})
+        return
+    results.print(repr(result), markup=False)
+    if isinstance(result, explore.Sweep):
+        rows = result.to_dicts()
+        best = max(range(len(rows)), key=lambda number: -abs(rows[number]["threshold"] - result.recommended))
+        results.print(_rows_table(rows[max(0, best - SHOWN_AROUND) : best + SHOWN_AROUND + 1]))
+
+
+def _rows_table(rows: Sequence[dict[str, Any]]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in rows[0]:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else escape(str(value)) for value in row.values()))
+    return table
 
 
 async def _ask_streaming(rag: ragcore.RAG, question: str, arguments: dict[str, Any]) -> Answer:

@@ -66,9 +66,10 @@ class Options:
 
 
 @asynccontextmanager
-async def open_client(options: Options) -> AsyncIterator[RAG]:
+async def open_client(options: Options, *, top_k: int | None = None) -> AsyncIterator[RAG]:
     """A started client."""
-    async with RAG.from_config(options.config()) as rag:
+    config = options.config()
+    async with RAG.from_config(config if top_k is None else replace(config, top_k=top_k)) as rag:
         yield rag
 
 

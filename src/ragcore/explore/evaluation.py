@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from ragcore.errors import InvalidInput
+from ragcore.explore.fetching import check_known, in_turn
 from ragcore.explore.labels import Labelled
 from ragcore.explore.results import Result, axes
 from ragcore.retriever import Retriever
@@ -110,6 +111,16 @@ class Comparison(Result):
         ]
         return sorted(rows, key=lambda row: -abs(float(str(row["change"]))))
 
+    @property
+    def better(self) -> list[str]:
+        """The questions that `b` answers better, those that gained most first."""
+        return [row["question"] for row in self.to_dicts() if row["change"] > 0]
+
+    @property
+    def worse(self) -> list[str]:
+        """The questions that `b` answers worse, those that lost most first."""
+        return [row["question"] for row in self.to_dicts() if row["change"] < 0]
+
     def plot(self) -> Any:
         """Change of nDCG by question, sorted, as matplotlib axes."""
         plot = axes()
@@ -121,7 +132,10 @@ class Comparison(Result):
         return plot
 
     def __repr__(self) -> str:
-        return f"Comparison(nDCG@{self.a.k} {self.difference:+.3f}, p = {self.p_value:.3f}, {len(self.a.questions)} questions)"
+        return (
+            f"Comparison(nDCG@{self.a.k} {self.difference:+.3f}, p = {self.p_value:.3f}, {len(self.a.questions)} questions: "
+            f"{len(self.better)} better, {len(self.worse)} worse)"
+        )
 
     def _state(self) -> dict[str, Any]:
         return {"a": self.a._state(), "b": self.b._state(), "difference": self.difference, "p_value": self.p_value}
@@ -133,23 +147,32 @@ class Comparison(Result):
         )
 
 
-async def evaluate(retriever: Retriever, labelled: Iterable[Labelled], *, k: int = 10) -> Evaluation:
+async def evaluate(
+    retriever: Retriever, labelled: Iterable[Labelled], *, k: int = 10, progress: bool = False
+) -> Evaluation:
     """Retrieve for each question and judge the first `k` documents.
 
+    Args:
+        progress: show a bar. Extra `notebook`.
+
     Raises:
-        InvalidInput: no labels.
+        InvalidInput: no labels, k below 1, documents that nobody has, a tenant without chunks.
     """
     labels = list(labelled)
     if not labels:
         raise InvalidInput("there are no labelled questions to evaluate")
-    judged = []
-    for label in labels:
+    if k < 1:
+        raise InvalidInput(f"k is {k}: it must be at least 1")
+    await check_known(retriever, labels)
+
+    async def one(label: Labelled) -> Judged:
         retrieval = await retriever.retrieve(
             label.question, tenant=label.tenant, top_k=min(CHUNKS_PER_DOCUMENT * k, 1_000)
         )
         ranking = list(dict.fromkeys(passage.document_id for passage in retrieval.passages))[:k]
-        judged.append(_judge(label, ranking, k))
-    return Evaluation(k, tuple(judged))
+        return _judge(label, ranking, k)
+
+    return Evaluation(k, tuple(await in_turn(labels, one, what="evaluating", progress=progress)))
 
 
 def compare(a: Evaluation, b: Evaluation, /) -> Comparison:

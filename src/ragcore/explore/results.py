@@ -1,16 +1,27 @@
-"""What results have in common: frames, plots, files, and how they show themselves."""
+"""What results have in common: frames, plots, files, pages, and how they show themselves."""
 
 from __future__ import annotations
 
 import html
+import io
 import json
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self
 
+from ragcore.errors import ConfigurationError, InvalidInput
 from ragcore.extras import require
 
-__all__ = ["Result"]
+__all__ = ["Result", "axes"]
+
+SHOWN = 50
+STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:58rem;margin:2rem auto;padding:0 1.5rem}"
+    "svg{max-width:100%;height:auto}table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums}"
+    "td,th{padding:.2rem .6rem;border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child{text-align:left}"
+    "@media print{body{margin:0;max-width:none}tr,svg{break-inside:avoid}}"
+)
 
 
 class Result:
@@ -24,14 +35,38 @@ class Result:
         """The rows as a pandas frame. Extra `notebook`."""
         return require("pandas", extra="notebook", purpose="to_frame").DataFrame(self.to_dicts())
 
+    def to_html(self) -> str:
+        """A page of its own, without a script: what it says, its plots where matplotlib is there, its rows."""
+        title = html.escape(repr(self))
+        try:
+            drawn = "".join(map(_svg, self._plots()))
+        except ConfigurationError as error:
+            drawn = f"<p>Without plots: {html.escape(str(error))}</p>"
+        head = f'<meta charset="utf-8"><title>{html.escape(type(self).__name__)}</title><style>{STYLE}</style>'
+        return f'<!doctype html><html lang="en"><head>{head}</head><body><p>{title}</p>{drawn}{_table(self.to_dicts())}</body></html>'
+
     def save(self, path: str | PathLike[str], /) -> None:
         """Write it as JSON."""
         Path(path).write_text(json.dumps(self._state(), ensure_ascii=False, indent=1), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | PathLike[str], /) -> Self:
-        """What `save` wrote."""
-        return cls._restored(json.loads(Path(path).read_text(encoding="utf-8")))
+        """What `save` wrote.
+
+        Raises:
+            InvalidInput: it is something else.
+        """
+        try:
+            return cls._restored(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (ValueError, TypeError, KeyError) as error:
+            raise InvalidInput(f"{path} holds no {cls.__name__}: {error}") from None
+
+    def plot(self) -> Any:
+        """As matplotlib axes. Extra `notebook`."""
+        raise TypeError(f"{type(self).__name__} can't be drawn")
+
+    def _plots(self) -> list[Any]:
+        return [self.plot()]
 
     def _state(self) -> dict[str, Any]:
         raise TypeError(f"{type(self).__name__} can't be saved")
@@ -41,15 +76,24 @@ class Result:
         raise TypeError(f"{cls.__name__} can't be loaded")
 
     def _repr_html_(self) -> str:
-        rows = self.to_dicts()[:50]
-        if not rows:
-            return "<p>no rows</p>"
-        head = "".join(f"<th>{html.escape(str(key))}</th>" for key in rows[0])
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(_shown(value))}</td>" for value in row.values()) + "</tr>"
-            for row in rows
-        )
-        return f"<p>{html.escape(repr(self))}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return f"<p>{html.escape(repr(self))}</p>{_table(self.to_dicts()[:SHOWN])}"
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    if not rows:
+        return "<p>no rows</p>"
+    head = "".join(f"<th>{html.escape(str(key))}</th>" for key in rows[0])
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(_shown(value))}</td>" for value in row.values()) + "</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _svg(plot: Any) -> str:
+    text = io.StringIO()
+    plot.figure.savefig(text, format="svg", metadata={"Date": None})
+    written = text.getvalue()
+    return written[written.index("<svg") :]
 
 
 def _shown(value: object) -> str:
@@ -57,7 +101,11 @@ def _shown(value: object) -> str:
 
 
 def axes() -> Any:
-    """A new pair of matplotlib axes. Extra `notebook`."""
+    """A new pair of matplotlib axes, on white, so that they can be read in a dark notebook too. Extra `notebook`."""
     require("matplotlib", extra="notebook", purpose="plot")
-    figure = require("matplotlib.figure", extra="notebook", purpose="plot").Figure(layout="constrained")
-    return figure.subplots()
+    figure = require("matplotlib.figure", extra="notebook", purpose="plot").Figure(
+        figsize=(7.0, 3.6), layout="constrained", facecolor="white"
+    )
+    plot = figure.subplots()
+    plot.spines[["top", "right"]].set_visible(False)
+    return plot

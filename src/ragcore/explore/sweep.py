@@ -9,22 +9,27 @@ from typing import Any, Literal, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ragcore.errors import InvalidInput, Unsupported
+from ragcore.errors import InvalidInput
+from ragcore.explore.fetching import Fetched, check_known, check_scores, fetch
 from ragcore.explore.labels import Labelled
 from ragcore.explore.results import Result, axes
-from ragcore.protocols import Store
 from ragcore.retriever import Retriever
 
 __all__ = ["Aim", "Sweep", "thresholds"]
 
 Aim: TypeAlias = Literal["f1", "recall", "found"]
 
-ROUNDS = 200
+ROUNDS = 400
 LEAST_RECALL = 0.95
+NEARLY = 0.99
 MOST_NOTHING_FOUND = 0.05
-MEASURES = ("precision", "recall", "f1", "nothing_found", "passages")
+# A rate is 0.95 when it is 0.95 but for what summing up has rounded.
+ROUNDED = 1e-9
+MEASURES = ("precision", "recall", "f1", "nothing_found", "passages", "tokens")
+BINS = 40
 
 Table: TypeAlias = NDArray[np.float64]
+Rows: TypeAlias = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +37,42 @@ class Sweep(Result):
     """Measures by threshold, and the threshold recommended for an aim.
 
     Attributes:
-        aim: "f1": the best F1; "recall": recall of at least 0.95 with the fewest passages; "found": at most 5 % of the questions find nothing.
+        aim: "f1": the best F1; "recall": recall of at least 0.95 with the fewest tokens; "found": the highest threshold at which at most 5 % of the
+            questions find nothing. Where 0.95 can't be reached, 99 % of the recall that can; where 5 % can't, the fewest that find nothing.
         recommended: the threshold for it.
-        interval: its 95 % bootstrap interval over the questions.
-        rows: threshold, precision, recall, F1, share of questions with nothing found, mean passages.
+        interval: where, with 95 %, the recommendation from another sample of as many questions would lie.
+        rows: threshold, precision, recall, F1, share of questions with nothing found, mean passages and mean tokens that are passed on.
+        relative: the same for thresholds relative to each question's best score, 0 to 1.
+        recommended_relative: the one of those for the aim.
+        right, wrong: how many of the fetched chunks of relevant and of other documents have a score in each bin of `bins`.
+        bins: edges, one more than bins.
+        tags: for each tag: its name, its questions, precision, recall, F1 and share with nothing found at the recommended threshold, and the threshold
+            that would be recommended for it alone.
+        questions: how many.
+        unknown: documents that the labels name and the store has not.
     """
 
     aim: Aim
     recommended: float
     interval: tuple[float, float]
-    rows: tuple[tuple[float, ...], ...]
+    rows: Rows
+    relative: Rows
+    recommended_relative: float
+    right: tuple[int, ...]
+    wrong: tuple[int, ...]
+    bins: tuple[float, ...]
+    tags: tuple[tuple[str, int, float, float, float, float, float], ...]
+    questions: int
+    unknown: tuple[str, ...] = ()
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """A row for each threshold."""
         return [dict(zip(("threshold", *MEASURES), row, strict=True)) for row in self.rows]
+
+    def tags_to_dicts(self) -> list[dict[str, Any]]:
+        """A row for each tag."""
+        names = ("tag", "questions", *MEASURES[:4], "recommended")
+        return [dict(zip(names, row, strict=True)) for row in self.tags]
 
     def plot(self) -> Any:
         """Precision, recall and F1 by threshold, as matplotlib axes."""
@@ -58,105 +85,197 @@ class Sweep(Result):
         plot.axvspan(*self.interval, color="0.85", zorder=0)
         plot.axvline(self.recommended, color="0.4", linewidth=1.0, label=f"recommended {self.recommended:.2f}")
         plot.set_xlabel("score threshold (cosine similarity)")
-        plot.set_ylabel("mean over questions")
+        plot.set_ylabel(f"mean over {self.questions:,} questions")
         plot.set_ylim(0, 1.02)
         plot.legend(frameon=False)
         return plot
 
+    def plot_scores(self) -> Any:
+        """How the scores of right and of wrong chunks are distributed, as matplotlib axes."""
+        plot = axes()
+        edges = np.array(self.bins)
+        for counts, name, style in (
+            (self.right, "right", {"color": "0.3"}),
+            (self.wrong, "wrong", {"fill": False, "hatch": "//"}),
+        ):
+            total = max(1, sum(counts))
+            shares = [100 * count / total for count in counts]
+            plot.bar(
+                edges[:-1],
+                shares,
+                np.diff(edges),
+                align="edge",
+                edgecolor="black",
+                linewidth=0.6,
+                label=f"{name} ({total:,})",
+                **style,
+            )
+        plot.axvline(
+            self.recommended, color="black", linewidth=1.2, linestyle="--", label=f"recommended {self.recommended:.2f}"
+        )
+        plot.set_xlabel("score (cosine similarity)")
+        plot.set_ylabel("% of the chunks")
+        plot.legend(frameon=False)
+        return plot
+
+    def _plots(self) -> list[Any]:
+        return [self.plot(), self.plot_scores()]
+
     def __repr__(self) -> str:
         low, high = self.interval
-        return f"Sweep({len(self.rows)} thresholds, recommended {self.recommended:.2f} for {self.aim}, 95 % interval {low:.2f} to {high:.2f})"
+        missing = f", {len(self.unknown)} labelled documents are not in the store" if self.unknown else ""
+        return (
+            f"Sweep({self.questions:,} questions, {len(self.rows)} thresholds, recommended {self.recommended:.2f} for {self.aim}, "
+            f"95 % interval {low:.2f} to {high:.2f}{missing})"
+        )
 
     def _state(self) -> dict[str, Any]:
-        return {
-            "aim": self.aim,
-            "recommended": self.recommended,
-            "interval": list(self.interval),
-            "rows": [list(row) for row in self.rows],
-        }
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     @classmethod
     def _restored(cls, state: dict[str, Any]) -> Self:
-        low, high = state["interval"]
-        return cls(state["aim"], state["recommended"], (low, high), tuple(tuple(row) for row in state["rows"]))
+        return cls(**{name: _as_tuple(value) for name, value in state.items()})
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
 async def thresholds(
-    retriever: Retriever, labelled: Iterable[Labelled], *, grid: Sequence[float] | None = None, aim: Aim = "f1"
+    retriever: Retriever,
+    labelled: Iterable[Labelled],
+    *,
+    grid: Sequence[float] | None = None,
+    aim: Aim = "f1",
+    progress: bool = False,
 ) -> Sweep:
     """Sweep the score threshold over `grid`.
 
-    Each question's best `retriever.top_k` chunks are fetched once; a chunk is right if its document is relevant.
+    Each question's best `retriever.top_k` chunks are fetched once. Precision: of the chunks that pass, those of relevant documents. Recall: of the
+    relevant documents, those with a chunk that passes.
 
     Args:
         grid: thresholds in ascending order; None: 0.00, 0.01, … 1.00.
         aim: what the recommended threshold is to reach.
+        progress: show a bar. Extra `notebook`.
 
     Raises:
-        InvalidInput: no labels, or none with a relevant document.
+        InvalidInput: fewer than two labelled questions, none with a relevant document, documents that nobody has, a tenant without chunks.
+        StoreError: a score that is not a number.
         Unsupported: a store without scores, or no embedder.
     """
     labels = list(labelled)
     steps = np.array([number / 100 for number in range(101)] if grid is None else grid, dtype=np.float64)
+    if aim not in ("f1", "recall", "found"):
+        raise InvalidInput(f"aim is {aim!r}: it must be 'f1', 'recall' or 'found'")
     if not any(label.grades() for label in labels):
         raise InvalidInput("there is no labelled question with a relevant document")
-    if len(steps) == 0:
-        raise InvalidInput("the grid is empty")
-    table = np.stack(
-        [
-            _measure(scores, right, relevant, steps)
-            for scores, right, relevant in [await _fetch(retriever, label) for label in labels]
-        ]
-    )
-    best = _recommend(table.mean(axis=0), steps, aim)
+    if len(labels) < 2:
+        raise InvalidInput("one question says nothing about a threshold: label at least two, better fifty")
+    if len(steps) == 0 or not np.isfinite(steps).all() or (np.diff(steps) <= 0).any():
+        raise InvalidInput("the grid must hold finite thresholds in ascending order")
+    check_scores(retriever)
+    unknown = await check_known(retriever, labels)
+    return sweep(await fetch(retriever, labels, progress=progress), steps, aim, unknown)
+
+
+def sweep(fetched: Sequence[Fetched], steps: Table, aim: Aim, unknown: tuple[str, ...] = ()) -> Sweep:
+    """Without any query."""
+    table = np.stack([_measure(one, one.scores, steps) for one in fetched])
+    shares = np.linspace(0.0, 1.0, 101)
+    relative = np.stack([_measure(one, _relative(one.scores), shares) for one in fetched])
+    means = table.mean(axis=0)
+    best = _recommend(means, steps, aim)
+    edges = np.linspace(*_range(fetched), BINS + 1)
+    counts = [
+        np.histogram(np.concatenate([one.scores[one.right == wanted] for one in fetched]), bins=edges)[0]
+        for wanted in (True, False)
+    ]
     return Sweep(
-        aim,
-        best,
-        _interval(table, steps, aim),
-        tuple(tuple(map(float, (step, *row))) for step, row in zip(steps, table.mean(axis=0), strict=True)),
+        aim=aim,
+        recommended=best,
+        interval=_interval(table, steps, aim, best),
+        rows=_rows(steps, means),
+        relative=_rows(shares, relative.mean(axis=0)),
+        recommended_relative=_recommend(relative.mean(axis=0), shares, aim),
+        right=tuple(map(int, counts[0])),
+        wrong=tuple(map(int, counts[1])),
+        bins=tuple(map(float, edges)),
+        tags=_tags(fetched, table, steps, aim, best),
+        questions=len(fetched),
+        unknown=unknown,
     )
 
 
-async def _fetch(retriever: Retriever, label: Labelled) -> tuple[NDArray[np.float32], NDArray[np.bool_], int]:
-    """(scores of the best chunks, whether each is right, how many documents are relevant)."""
-    store, embedder = retriever.store, retriever.embedder
-    if not isinstance(store, Store) or embedder is None:
-        raise Unsupported("a sweep needs an embedder, and a store with scores")
-    vector = np.asarray(await embedder.embed([label.question], kind="query"), dtype=np.float32)[0]
-    found = await store.scores(vector, tenant=label.tenant, limit=retriever.top_k)
-    grades = label.grades()
-    right = np.array([document in grades for document in found.document_ids], dtype=np.bool_)
-    return found.scores, right, len(grades)
-
-
-def _measure(scores: NDArray[np.float32], right: NDArray[np.bool_], relevant: int, steps: Table) -> Table:
-    """(len(steps), 5): the measures of one question at each threshold."""
+def _measure(one: Fetched, scores: NDArray[np.float32], steps: Table) -> Table:
+    """(len(steps), 6): the measures of one question at each threshold."""
     passing = scores[np.newaxis, :] >= steps[:, np.newaxis].astype(np.float32)
     passages = passing.sum(axis=1)
-    hits = (passing & right).sum(axis=1)
+    hits = (passing & one.right).sum(axis=1)
     precision = np.divide(hits, passages, out=np.zeros(len(steps)), where=passages > 0)
-    recall = np.minimum(hits, relevant) / relevant if relevant else np.zeros(len(steps))
+    documents = (passing & one.right & one.first).sum(axis=1)
+    recall = documents / one.relevant if one.relevant else np.zeros(len(steps))
     total = precision + recall
     f1 = np.divide(2 * precision * recall, total, out=np.zeros(len(steps)), where=total > 0)
-    return np.stack([precision, recall, f1, (passages == 0).astype(np.float64), passages.astype(np.float64)], axis=1)
+    tokens = (passing * one.tokens).sum(axis=1)
+    nothing = (passages == 0).astype(np.float64)
+    return np.stack([precision, recall, f1, nothing, passages.astype(np.float64), tokens.astype(np.float64)], axis=1)
+
+
+def _relative(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """To the best one; of a best score that is not above zero there is no share."""
+    if not len(scores) or scores[0] <= 0:
+        return np.ones_like(scores)
+    return np.asarray(scores / scores[0], dtype=np.float32)
+
+
+def _range(fetched: Sequence[Fetched]) -> tuple[float, float]:
+    scores = np.concatenate([one.scores for one in fetched])
+    if not len(scores):
+        return 0.0, 1.0
+    low, high = float(scores.min()), float(scores.max())
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _rows(steps: Table, means: Table) -> Rows:
+    return tuple(tuple(map(float, (step, *row))) for step, row in zip(steps, means, strict=True))
 
 
 def _recommend(means: Table, steps: Table, aim: Aim) -> float:
-    precision_recall_f1 = means[:, :3]
     match aim:
         case "f1":
-            return float(steps[int(np.argmax(precision_recall_f1[:, 2]))])
+            # Of thresholds that are equally good, the one that passes least on.
+            return float(steps[int(np.flatnonzero(means[:, 2] >= np.max(means[:, 2]) - ROUNDED)[-1])])
         case "recall":
-            enough = np.flatnonzero(means[:, 1] >= min(LEAST_RECALL, float(np.max(means[:, 1]))))
+            most = float(np.max(means[:, 1]))
+            # Of the very most that can be reached, the last question decides: where 0.95 can't be, nearly that much is asked for.
+            wanted = LEAST_RECALL if most >= LEAST_RECALL else NEARLY * most
+            enough = np.flatnonzero(means[:, 1] >= wanted - ROUNDED)
+            return float(steps[int(enough[np.argmin(means[enough, 5])])])
         case _:
-            enough = np.flatnonzero(means[:, 3] <= max(MOST_NOTHING_FOUND, float(np.min(means[:, 3]))))
-    return float(steps[int(enough[-1])])
+            enough = np.flatnonzero(means[:, 3] <= max(MOST_NOTHING_FOUND, float(np.min(means[:, 3]))) + ROUNDED)
+            return float(steps[int(enough[-1])])
 
 
-def _interval(table: Table, steps: Table, aim: Aim) -> tuple[float, float]:
+def _interval(table: Table, steps: Table, aim: Aim, best: float) -> tuple[float, float]:
+    """By the bootstrap over the questions (Efron 1979), its deviations widened by √2: another sample's recommendation scatters as this one does."""
     rng = np.random.default_rng(0)
-    drawn = [
-        _recommend(table[rng.integers(len(table), size=len(table))].mean(axis=0), steps, aim) for _ in range(ROUNDS)
-    ]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(low), float(high)
+    count = len(table)
+    weights = rng.multinomial(count, np.full(count, 1 / count), size=ROUNDS) / count
+    drawn = (weights @ table.reshape(count, -1)).reshape(ROUNDS, *table.shape[1:])
+    found = np.array([_recommend(means, steps, aim) for means in drawn])
+    low, high = best + np.sqrt(2) * (np.quantile(found, [0.025, 0.975]) - best)
+    return float(max(low, steps[0])), float(min(high, steps[-1]))
+
+
+def _tags(
+    fetched: Sequence[Fetched], table: Table, steps: Table, aim: Aim, best: float
+) -> tuple[tuple[str, int, float, float, float, float, float], ...]:
+    place = int(np.flatnonzero(steps == best)[0])
+    rows = []
+    for tag in sorted({tag for one in fetched for tag in one.label.tags}):
+        part = table[[tag in one.label.tags for one in fetched]]
+        means = part.mean(axis=0)
+        precision, recall, f1, nothing = map(float, means[place, :4])
+        rows.append((tag, len(part), precision, recall, f1, nothing, _recommend(means, steps, aim)))
+    return tuple(rows)

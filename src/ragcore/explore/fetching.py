@@ -1,0 +1,177 @@
+"""What the sweeps look at, fetched once: each question's nearest chunks, with their scores and their tokens."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import anyio
+import numpy as np
+from numpy.typing import NDArray
+
+from ragcore.errors import InvalidInput, StoreError, Unsupported
+from ragcore.explore.labels import Labelled
+from ragcore.extras import require
+from ragcore.protocols import Embedder, Query, Store
+from ragcore.retriever import Retriever
+
+__all__ = ["Fetched", "check_known", "check_scores", "fetch", "in_turn"]
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+AT_ONCE = 8
+EMBED_AT_ONCE = 256
+NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """One question's nearest chunks, best first.
+
+    Attributes:
+        scores: (n,) cosine similarities.
+        right: (n,) whether the chunk's document is relevant.
+        first: (n,) whether it is the nearest chunk of its document.
+        tokens: (n,) in the embedder's own tokens.
+        relevant: how many documents are.
+    """
+
+    label: Labelled
+    scores: NDArray[np.float32]
+    right: NDArray[np.bool_]
+    first: NDArray[np.bool_]
+    tokens: NDArray[np.int64]
+    relevant: int
+
+
+async def fetch(retriever: Retriever, labels: Sequence[Labelled], *, progress: bool) -> list[Fetched]:
+    """Each question's best `retriever.top_k` chunks, whatever the threshold.
+
+    Raises:
+        Unsupported: the store has no scores, or there is no embedder.
+        StoreError: a score that is not a number.
+    """
+    store, embedder = check_scores(retriever)
+    vectors = await _embedded(embedder, [label.question for label in labels], progress=progress)
+
+    async def one(number: int) -> Fetched:
+        label = labels[number]
+        query = Query(
+            question=label.question,
+            tenant=label.tenant,
+            mode="vector",
+            top_k=retriever.top_k,
+            vector=vectors[number],
+        )
+        passages = await store.search(query)
+        scores = np.array([passage.score for passage in passages], dtype=np.float32)
+        if not np.isfinite(scores).all():
+            raise StoreError(f"the store gave a score that is not a number for {label.question[:80]!r}", stage="search")
+        grades = label.grades()
+        seen: set[str] = set()
+        first = [not (passage.document_id in seen or seen.add(passage.document_id)) for passage in passages]  # type: ignore[func-returns-value]
+        return Fetched(
+            label=label,
+            scores=scores,
+            right=np.array([passage.document_id in grades for passage in passages], dtype=np.bool_),
+            first=np.array(first, dtype=np.bool_),
+            tokens=np.array([embedder.count_tokens(passage.text) for passage in passages], dtype=np.int64),
+            relevant=len(grades),
+        )
+
+    return await in_turn(range(len(labels)), one, what="searching", progress=progress)
+
+
+def check_scores(retriever: Retriever) -> tuple[Store, Embedder]:
+    """Store and embedder of a retriever that can be swept.
+
+    Raises:
+        Unsupported: it can't.
+    """
+    if not isinstance(retriever.store, Store) or retriever.embedder is None:
+        raise Unsupported("a sweep needs an embedder, and a store with scores")
+    return retriever.store, retriever.embedder
+
+
+async def check_known(retriever: Retriever, labels: Iterable[Labelled]) -> tuple[str, ...]:
+    """Documents that the labels name and the store has not.
+
+    Raises:
+        InvalidInput: a tenant without a chunk, or whose labels name only unknown documents: wrong ids, or a wrong tenant.
+    """
+    store = retriever.store
+    if not isinstance(store, Store):
+        return ()
+    named: dict[str, set[str]] = defaultdict(set)
+    for label in labels:
+        named[label.tenant] |= label.grades().keys()
+    unknown: list[str] = []
+    for tenant, documents in named.items():
+        known = (await store.hashes(sorted(documents), tenant=tenant)).keys()
+        missing = sorted(documents - known)
+        if missing and not known:
+            if not (await store.count(tenant=tenant)).chunks:
+                raise InvalidInput(f"the tenant {tenant!r} has no chunks: add its documents first")
+            raise InvalidInput(
+                f"none of the {len(missing):,} documents that the labels of {tenant!r} name is in the store: "
+                f"{', '.join(missing[:NAMED])}{', …' if len(missing) > NAMED else ''}; are these document ids?"
+            )
+        unknown += missing
+    return tuple(unknown)
+
+
+async def in_turn(
+    items: Sequence[T], work: Callable[[T], Awaitable[U]], *, what: str, progress: bool, at_once: int = AT_ONCE
+) -> list[U]:
+    """The results in the order of the items, so many at work at once; the first error ends it, as itself."""
+    results: dict[int, U] = {}
+    numbers = iter(range(len(items)))
+    failed: list[Exception] = []
+    with _bar(len(items), what, progress) as bar:
+
+        async def worker(scope: anyio.CancelScope) -> None:
+            for number in numbers:
+                try:
+                    results[number] = await work(items[number])
+                except Exception as error:  # raised again outside of the group, as itself
+                    failed.append(error)
+                    scope.cancel()
+                    return
+                bar.update()
+
+        async with anyio.create_task_group() as group:
+            for _ in range(min(at_once, len(items))):
+                group.start_soon(worker, group.cancel_scope)
+    if failed:
+        raise failed[0]
+    return [results[number] for number in range(len(items))]
+
+
+async def _embedded(embedder: Embedder, questions: Sequence[str], *, progress: bool) -> list[NDArray[np.float32]]:
+    starts = range(0, len(questions), EMBED_AT_ONCE)
+
+    async def one(start: int) -> NDArray[np.float32]:
+        made = await embedder.embed(questions[start : start + EMBED_AT_ONCE], kind="query")
+        return np.asarray(made, dtype=np.float32)
+
+    parts = await in_turn(starts, one, what="embedding", progress=progress, at_once=2)
+    return [vector for part in parts for vector in part]
+
+
+class _NoBar:
+    def update(self) -> None:
+        """Nobody looks."""
+
+
+def _bar(total: int, what: str, progress: bool) -> AbstractContextManager[Any]:
+    if not progress:
+        return nullcontext(_NoBar())
+    bar: AbstractContextManager[Any] = require("tqdm.auto", extra="notebook", purpose="progress").tqdm(
+        total=total, desc=what, mininterval=0.2, smoothing=math.sqrt(0.01)
+    )
+    return bar
