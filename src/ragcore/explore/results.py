@@ -103,9 +103,10 @@ def _shown(value: object) -> str:
 def axes() -> Any:
     """A new pair of matplotlib axes, on white, so that they can be read in a dark notebook too. Extra `notebook`."""
     require("matplotlib", extra="notebook", purpose="plot")
-    figure = require("matplotlib.figure", extra="notebook", purpose="plot").Figure(
-        figsize=(7.0, 3.6), layout="constrained", facecolor="white"
-    )
+    whole = require("matplotlib.figure", extra="notebook", purpose="plot").Figure
+    figure = whole(figsize=(7.0, 3.6), layout="constrained", facecolor="white")
+    # Without pyplot, which keeps every figure for ever, nobody else tells a notebook how to show it.
+    figure._repr_svg_ = lambda: _svg(plot)
     plot = figure.subplots()
     plot.spines[["top", "right"]].set_visible(False)
     return plot
