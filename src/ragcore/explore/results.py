@@ -105,8 +105,8 @@ def axes() -> Any:
     require("matplotlib", extra="notebook", purpose="plot")
     whole = require("matplotlib.figure", extra="notebook", purpose="plot").Figure
     figure = whole(figsize=(7.0, 3.6), layout="constrained", facecolor="white")
+    plot: Any = figure.subplots()
     # Without pyplot, which keeps every figure for ever, nobody else tells a notebook how to show it.
     figure._repr_svg_ = lambda: _svg(plot)
-    plot = figure.subplots()
     plot.spines[["top", "right"]].set_visible(False)
     return plot
