@@ -265,7 +265,9 @@ def _interval(table: Table, steps: Table, aim: Aim, best: float) -> tuple[float,
     drawn = (weights @ table.reshape(count, -1)).reshape(ROUNDS, *table.shape[1:])
     found = np.array([_recommend(means, steps, aim) for means in drawn])
     low, high = best + np.sqrt(2) * (np.quantile(found, [0.025, 0.975]) - best)
-    return float(max(low, steps[0])), float(min(high, steps[-1]))
+    # Each recommendation is rounded to the grid.
+    half = float(np.median(np.diff(steps))) / 2 if len(steps) > 1 else 0.0
+    return float(max(low - half, steps[0])), float(min(high + half, steps[-1]))
 
 
 def _tags(
