@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+import typer.main
 
 import ragcore
 
@@ -121,3 +126,87 @@ def test_examples_in_docstrings_hold() -> None:
         result = doctest.testmod(importlib.import_module(f"ragcore.{name}"))
         assert result.attempted
         assert result.failed == 0
+
+
+def commands(path: Path) -> list[str]:
+    """Each command of the shell blocks of a page, continued lines joined."""
+    found = re.findall(r"^```sh\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+    lines = "\n".join(found).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+KNOWN = ("pip", "python3", "export", "echo", "curl", "uvicorn", "gunicorn", "sanic", "make", "git", "createdb", "psql")
+COMMANDS = [(page.relative_to(ROOT).as_posix(), command) for page in PAGES for command in commands(page)]
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[f"{page}: {command[:40]}" for page, command in COMMANDS])
+def test_every_command_in_the_documents_is_one(page: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ragcore and the benchmarks are told is parsed by their own command lines; the rest is known."""
+    words = shlex.split(command.partition(" #")[0])
+    app: Any
+    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+        words.pop(0)
+    if words[:3] == ["python", "-m", "benchmarks"]:
+        told = words[3:]
+        app = benchmarks_app(told[0])
+    elif words[0] == "ragcore":
+        told = words[1:]
+        from ragcore.cli.commands import app as typer_app
+
+        app = typer.main.get_command(typer_app)
+    elif words == ["python", "service.py"]:
+        return
+    else:
+        assert words[0] in KNOWN, command
+        return
+    monkeypatch.setenv("RAGCORE_OWNER_DSN", "postgresql://owner@localhost/ragcore")
+    # "…" stands for whatever a reader has.
+    told = ["x" if word == "…" else word for word in told]
+    with app.make_context("it", told) as context:
+        name, sub, rest = app.resolve_command(context, [*context._protected_args, *context.args])
+        try:
+            sub.make_context(name, rest, parent=context)
+        except Exception as error:
+            # What stands for "…" may be an argument that there must be.
+            assert type(error).__name__ == "MissingParameter", error
+            assert "…" in command
+
+
+def benchmarks_app(scenario: str) -> Any:
+    from benchmarks.command import _command, _compare
+
+    made = typer.Typer()
+    made.callback()(lambda: None)
+    made.command(scenario)(_compare if scenario == "compare" else _command(scenario))
+    return typer.main.get_command(made)
+
+
+@pytest.mark.system
+def test_the_tutorial_runs_as_it_is_written(tmp_path: Path) -> None:
+    """Every command of the first two pages, in their order, in one folder; what installs is left out."""
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "plan.md").write_text("# Plan\n\nYour deductible is $1,500 per calendar year.")
+    bin_folder = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}", "RAGCORE_DATA": str(tmp_path / "home")}
+    told = 0
+    for name in ("index.md", "tutorial/own-documents.md"):
+        page = DOCS / name
+        text = page.read_text()
+        for kind, block in re.findall(r"^```(sh|python)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+            if kind == "python":
+                steps = [[sys.executable, "-c", block]]
+            else:
+                lines = [
+                    line
+                    for line in block.replace("\\\n", " ").splitlines()
+                    if not line.startswith(("pip ", "python3 -m venv"))
+                ]
+                if any("…" in line for line in lines):  # a key of your own
+                    continue
+                steps = [["sh", "-ec", line] for line in lines]
+            for step in steps:
+                done = subprocess.run(step, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+                assert done.returncode == 0, (step, done.stdout, done.stderr)
+                told += 1
+    assert told >= 12
+    assert (tmp_path / "thresholds.html").exists()

@@ -114,5 +114,29 @@ for aim in ("f1", "recall", "found"):
 # %%
 pd.DataFrame(sweep.tags_to_dicts())
 
+# %% [markdown]
+# ## With real questions
+#
+# Squad (Rajpurkar et al., 2016; CC BY-SA 4.0) has thousands; where it lies beside the checkout, here are two hundred of them over three hundred passages.
+
+# %%
+import pathlib
+
+from ragcore.ingest import read
+
+squad = next((found for up in pathlib.Path.cwd().parents if (found := up / "shared" / "data" / "squad").is_dir()), None)
+if squad is None:
+    print("squad is not on this machine")
+else:
+    documents = [document async for document in read(squad / "corpus.jsonl.gz")][:300]
+    await rag.add(documents, tenant="squad")
+    there = {document.id for document in documents}
+    known = explore.load(squad / "qrels.tsv", tenant="squad", questions=squad / "queries.jsonl.gz")
+    chosen = [label for label in known if set(label.relevant) <= there][:: 8][:200]
+    on_squad = await explore.thresholds(rag.retriever, chosen)
+    print(on_squad)
+    plt.close()
+    display(on_squad.plot().figure)
+
 # %%
 await rag.aclose()
