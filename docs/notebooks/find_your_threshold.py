@@ -16,7 +16,7 @@
 # A score threshold keeps passages away from the model that have nothing to do with the question. Which number does that depends on the embedding model and on
 # your documents: 0.4 may be everything for one and nothing for another. So it is measured, with questions whose documents are known.
 #
-# This notebook runs on your machine, with no key and no network. It needs `pip install 'ragcore[embedded,local,notebook]'`.
+# This notebook runs on your machine, with no key and no network. It needs `pip install '/path/to/checkout[embedded,local,notebook]'`.
 
 # %%
 import tempfile
