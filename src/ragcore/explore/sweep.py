@@ -264,10 +264,10 @@ def _interval(table: Table, steps: Table, aim: Aim, best: float) -> tuple[float,
     weights = rng.multinomial(count, np.full(count, 1 / count), size=ROUNDS) / count
     drawn = (weights @ table.reshape(count, -1)).reshape(ROUNDS, *table.shape[1:])
     found = np.array([_recommend(means, steps, aim) for means in drawn])
-    low, high = best + np.sqrt(2) * (np.quantile(found, [0.025, 0.975]) - best)
-    # Each recommendation is rounded to the grid.
+    # As far to either side as to the further one: on a grid few values are drawn, and what one side lacks is chance. Each is rounded to the grid.
     half = float(np.median(np.diff(steps))) / 2 if len(steps) > 1 else 0.0
-    return float(max(low - half, steps[0])), float(min(high + half, steps[-1]))
+    reach = np.sqrt(2) * float(np.abs(np.quantile(found, [0.025, 0.975]) - best).max()) + half
+    return float(max(best - reach, steps[0])), float(min(best + reach, steps[-1]))
 
 
 def _tags(
