@@ -18,6 +18,7 @@ import anyio.abc
 
 from benchmarks.figures import say
 from benchmarks.peers.peer import Job
+from benchmarks.world.child import end
 
 __all__ = ["ADAPTERS", "Lap", "Member", "environment", "member"]
 
@@ -34,7 +35,6 @@ ADAPTERS = {
 }
 INSTALL_SECONDS = 900.0
 START_SECONDS = 120.0
-STOP_SECONDS = 10.0
 
 
 def environment(adapter: str) -> Path | None:
@@ -174,11 +174,4 @@ async def member(adapter: str, python: Path, job: Job, folder: Path) -> AsyncIte
         await made.ready()
         yield made
     finally:
-        with anyio.move_on_after(STOP_SECONDS, shield=True) as scope:
-            if process.stdin is not None:
-                await process.stdin.aclose()
-            await process.wait()
-        if scope.cancelled_caught:
-            process.kill()
-        with anyio.CancelScope(shield=True):
-            await process.aclose()
+        await end(process)

@@ -26,7 +26,7 @@ async def served(module: str, options: Any) -> AsyncIterator[tuple[str, Child]]:
 async def serve(app: Any) -> None:
     """In that process: serve the application until the process that started it is gone."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="auto"))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="auto", timeout_graceful_shutdown=1))
     async with anyio.create_task_group() as group:
         group.start_soon(server.serve, [listener])
         print(json.dumps({"url": f"http://127.0.0.1:{listener.getsockname()[1]}"}), flush=True)

@@ -13,7 +13,7 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 
-__all__ = ["Child", "child", "obey"]
+__all__ = ["Child", "child", "end", "obey"]
 
 START_SECONDS = 120.0
 STOP_SECONDS = 15.0
@@ -50,14 +50,19 @@ async def child(module: str, options: Mapping[str, Any], *, python: str = sys.ex
     try:
         yield Child(process, await _first_line(process, module))
     finally:
-        with anyio.move_on_after(STOP_SECONDS, shield=True) as scope:
-            if process.stdin is not None:
-                await process.stdin.aclose()
-            await process.wait()
-        if scope.cancelled_caught:
-            process.kill()
-        with anyio.CancelScope(shield=True):
-            await process.aclose()
+        await end(process)
+
+
+async def end(process: anyio.abc.Process) -> None:
+    """End a process that obeys its stdin: by closing that, by force if need be."""
+    with anyio.move_on_after(STOP_SECONDS, shield=True) as scope:
+        if process.stdin is not None:
+            await process.stdin.aclose()
+        await process.wait()
+    if scope.cancelled_caught:
+        process.kill()
+    with anyio.CancelScope(shield=True):
+        await process.aclose()
 
 
 async def _first_line(process: anyio.abc.Process, module: str) -> Mapping[str, Any]:
