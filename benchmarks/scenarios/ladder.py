@@ -6,6 +6,7 @@ Success means content: an answer holds its question's fact. An apology with stat
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Annotated
 
 import anyio
@@ -176,6 +177,10 @@ class _Ladder:
                 f"not tried, as most questions hung before: {', '.join(map(str, untried))} at once, and the steady load for the memory"
             )
         figures.notes += unchecked(aim.questions)
+        bad = [one for one in outcomes if not one.ok]
+        if len(bad) > HALF * len(outcomes):
+            (detail, count), *_ = Counter(one.detail for one in bad).most_common(1)
+            figures.notes.append(f"{count} of {len(outcomes)} questions: {detail}")
         # Of a dead target the driver has nothing to measure. A burst of 200 questions keeps the driver busy for a moment, which is told; what would
         # change a verdict is a driver that is late by as much as a criterion allows for.
         reason = own.judge(float(counted["p50_s"] or 0))

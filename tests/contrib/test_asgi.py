@@ -382,3 +382,13 @@ async def test_the_openapi_document_names_every_route(client: Client) -> None:
         for method in operations:
             status, _, _ = await client(method.upper(), path.replace("{user_id}", "m"), x_user="root!")
             assert status not in (404, 405), path
+
+
+async def test_a_member_without_documents_is_not_told_how_much_others_have(client: Client) -> None:
+    _, _, body = await client("GET", "/debug/rag-similarity/nobody", query="query=q", x_user="nobody")
+    assert (b"for all tenants" in body, b"you have no documents yet" in body) == (False, True)
+    for accept in ("application/json", "text/event-stream"):
+        for user, told in (("nobody", False), ("nobody!", True)):
+            _, _, body = await client("POST", "/chat", {"message": "deductible?"}, x_user=user, accept=accept)
+            assert (b"for all tenants" in body) == told
+            assert (b'"store_chunks": 1' in body) == told

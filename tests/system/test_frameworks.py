@@ -48,6 +48,7 @@ def services() -> list[tuple[str, str, str]]:
         files = re.findall(r"^```python\n# service\.py\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
         commands = re.findall(r"^```sh\n(.*?)\n```", text, re.DOTALL | re.MULTILINE)
         assert len(files) == len(commands), page
+        commands = [command.splitlines()[-1] for command in commands]  # what installs comes before
         found += [
             (f"{page.stem}-{number}" if number else page.stem, *pair)
             for number, pair in enumerate(zip(files, commands, strict=True))

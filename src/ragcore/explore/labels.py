@@ -121,6 +121,8 @@ def _texts(path: Path) -> dict[str, str]:
 def _json_lines(path: Path) -> list[Any]:
     try:
         return [json.loads(line) for line in _text(path).splitlines() if line.strip()]
+    except InvalidInput:
+        raise
     except ValueError as error:
         raise InvalidInput(f"{path} is not JSON lines: {error}") from None
 

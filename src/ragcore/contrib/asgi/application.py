@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -15,9 +15,10 @@ from ragcore.contrib.asgi.identity import Authenticate, Identity
 from ragcore.contrib.asgi.lifespan import lifespan
 from ragcore.contrib.asgi.openapi import document
 from ragcore.contrib.asgi.problem import Problem, Refused, problem
-from ragcore.contrib.asgi.sse import PING_SECONDS, sse, steps
+from ragcore.contrib.asgi.sse import PING, PING_SECONDS, encoded, own, steps
 from ragcore.errors import InvalidInput, RagcoreError
 from ragcore.rag import RAG
+from ragcore.stream import AnswerStream
 
 __all__ = ["app"]
 
@@ -133,10 +134,11 @@ class _App:
         member = self._rag.for_tenant(identity.tenant)
         with self._place():
             if "text/event-stream" not in exchange.header("accept"):
-                await exchange.respond(200, (await member.ask(message, history=history)).to_dict())
+                answer = (await member.ask(message, history=history)).to_dict()
+                await exchange.respond(200, answer if identity.admin else own(answer))
                 return
             async with member.stream(message, history=history) as stream:
-                await exchange.stream(sse(stream, ping=self._ping))
+                await exchange.stream(self._events(stream, whole=identity.admin))
 
     async def _completions(self, exchange: Exchange, identity: Identity) -> None:
         request = openai_chat.ChatRequest.read(await self._asked(exchange))
@@ -152,6 +154,10 @@ class _App:
             ) as stream:
                 pieces = steps(stream, ping=self._ping)
                 await exchange.stream(openai_chat.chunks(pieces, usage=request.usage))
+
+    async def _events(self, stream: AnswerStream, *, whole: bool) -> AsyncIterator[bytes]:
+        async for step in steps(stream, ping=self._ping):
+            yield PING if step is None else encoded(step, whole=whole)
 
     async def _models(self, exchange: Exchange, _: Identity) -> None:
         model = {"id": openai_chat.MODEL, "object": "model", "created": 0, "owned_by": "ragcore"}
@@ -196,7 +202,11 @@ class _App:
                 f"threshold is {given[:40] if given else given!r}: it must be a number from -1 to 1"
             ) from None
         report = await self._rag.similarity(query, tenant=tenant, score_threshold=threshold)
-        await exchange.respond(200, report.to_dict())
+        shown = report.to_dict()
+        if not identity.admin and report.retrieval.empty is not None:
+            shown = own(shown)
+            shown["verdict"] = shown["retrieval"]["empty"]["message"]
+        await exchange.respond(200, shown)
 
     async def _asked(self, exchange: Exchange) -> Any:
         """The decoded body."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ragcore.contrib.asgi.problem import problem
 from ragcore.errors import RagcoreError
 from ragcore.stream import AnswerStream
 from ragcore.types import Delta, Done, Retrieved, StreamEvent
 
-__all__ = ["PING", "Step", "sse", "steps"]
+__all__ = ["PING", "Step", "encoded", "own", "sse", "steps"]
 
 PING = b": ping\n\n"
 PING_SECONDS = 15.0
@@ -32,7 +32,7 @@ async def sse(stream: AnswerStream, /, *, ping: float = PING_SECONDS) -> AsyncIt
         ping: seconds of silence after which a comment keeps proxies from closing the connection.
     """
     async for step in steps(stream, ping=ping):
-        yield PING if step is None else _encoded(step)
+        yield PING if step is None else encoded(step)
 
 
 async def steps(stream: AnswerStream, /, *, ping: float = PING_SECONDS) -> AsyncIterator[Step]:
@@ -89,7 +89,12 @@ class _Pending:
             return error
 
 
-def _encoded(event: StreamEvent | RagcoreError) -> bytes:
+def encoded(event: StreamEvent | RagcoreError, *, whole: bool = True) -> bytes:
+    """An event as bytes.
+
+    Args:
+        whole: False: without what is told of other tenants, which is how many chunks they have.
+    """
     match event:
         case RagcoreError():
             name, data = "error", {**problem(event).body, "partial_text": event.partial_text}
@@ -99,4 +104,17 @@ def _encoded(event: StreamEvent | RagcoreError) -> bytes:
             name, data = "delta", event.to_dict()
         case Done():
             name, data = "done", event.to_dict()
+    if not whole:
+        data = own(data)
     return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+
+
+def own(data: dict[str, Any]) -> dict[str, Any]:
+    """What a member may see of an answer or a retrieval: the reason for nothing without how much others have."""
+    for name, value in data.items():
+        if name == "empty" and isinstance(value, dict) and value.get("store_chunks") is not None:
+            message = "you have no documents yet" if value["code"] == "no_chunks" else value["message"]
+            data[name] = {**value, "store_chunks": None, "message": message}
+        elif isinstance(value, dict):
+            data[name] = own(value)
+    return data
