@@ -84,3 +84,22 @@ async def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPa
         async with embedded.server(tmp_path):
             pass
     assert os.environ.get("XDG_RUNTIME_DIR", "") != str(tmp_path)
+
+
+def test_a_server_that_takes_long_to_start_is_asked_for_again() -> None:
+    """The library's own bound is 10 s; a busy disk takes longer."""
+    from ragcore.store.embedded import STARTS, _running
+
+    class Library:
+        def __init__(self, slow: int) -> None:
+            self.left = slow
+
+        def get_server(self, data: Path, *, cleanup_mode: str) -> str:
+            self.left -= 1
+            if self.left >= 0:
+                raise subprocess.TimeoutExpired("pg_ctl", 10)
+            return "running"
+
+    assert _running(Library(3), Path()) == "running"  # type: ignore[arg-type]
+    with pytest.raises(subprocess.TimeoutExpired):
+        _running(Library(STARTS), Path())  # type: ignore[arg-type]
