@@ -53,7 +53,7 @@ async def test_describe_says_what_it_is_made_of(rag: RAG) -> None:
 def test_describe_knows_every_extra() -> None:
     import tomllib
 
-    from ragcore.health import EXTRAS
+    from ragcore.extras import EXTRAS
 
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     assert set(EXTRAS) == set(project["optional-dependencies"]) - {"all"}

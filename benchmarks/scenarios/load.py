@@ -211,9 +211,9 @@ def measure(
     }
     medians = [percentile([one.seconds for one in part], 0.5) for part in parts if part]
     if len(medians) > 1:
-        figures.values["p50_spread"] = (max(medians) - min(medians)) / figures_p50(figures)
+        figures.values["p50_spread"] = (max(medians) - min(medians)) / _median(figures)
     # In a closed loop a question is due when its user is ready: it can't be late.
-    reason = own.judge(figures_p50(figures), lateness=lateness if open_loop else 0.0, open_loop=open_loop)
+    reason = own.judge(_median(figures), lateness=lateness if open_loop else 0.0, open_loop=open_loop)
     if reason is not None and figures.values["success_rate"]:  # of a dead target the driver has nothing to measure
         figures.invalid.append(reason)
     figures.tables.append(
@@ -225,7 +225,7 @@ def measure(
     return figures
 
 
-def figures_p50(figures: Figures) -> float:
+def _median(figures: Figures) -> float:
     """The median, as a number."""
     value: Value = figures.values["p50_s"]
     return value if isinstance(value, float) else math.nan

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Sequence
 from typing import get_args
 
 import anyio
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.figures import Chart, Figures, Line, say
 from benchmarks.world.squad import SQUAD, TENANT, Reference, ingested
 from ragcore import Retriever, explore
-from ragcore.explore.fetching import fetch
+from ragcore.explore.fetching import Fetched, fetch
 from ragcore.explore.sweep import sweep
 
 SPLITS = 100
@@ -54,14 +56,7 @@ async def _run(step: int) -> Figures:
         figures.values[f"{aim}.recommended"] = found_sweep.recommended
         figures.expect(seconds < MOST_SECONDS, f"{aim}.sweep_s < {MOST_SECONDS:g}")
         say(f"{aim}: {SPLITS} splits …")
-        draw = random.Random(7)
-        held = 0
-        for _ in range(SPLITS):
-            mixed = draw.sample(fetched, len(fetched))
-            half = len(mixed) // 2
-            low, high = sweep(mixed[:half], steps, aim).interval
-            held += low <= sweep(mixed[half:], steps, aim).recommended <= high
-        figures.values[f"{aim}.held_of_100"] = held
+        figures.values[f"{aim}.held_of_100"] = held = held_out(fetched, steps, aim, splits=SPLITS)
         figures.expect(held >= LEAST_HELD, f"{aim}.held_of_100 >= {LEAST_HELD}")
         if aim == "f1":
             rows = found_sweep.to_dicts()
@@ -69,3 +64,15 @@ async def _run(step: int) -> Figures:
             lines = [Line(name, grid, [float(row[name]) for row in rows]) for name in ("precision", "recall", "f1")]
             figures.charts.append(Chart("Measures by threshold", "score threshold", "mean over questions", lines))
     return figures
+
+
+def held_out(fetched: Sequence[Fetched], steps: NDArray[np.float64], aim: explore.Aim, *, splits: int) -> int:
+    """In how many random splits the interval of one half holds what the other half recommends."""
+    draw = random.Random(7)
+    held = 0
+    for _ in range(splits):
+        mixed = draw.sample(fetched, len(fetched))
+        half = len(mixed) // 2
+        low, high = sweep(mixed[:half], steps, aim).interval
+        held += low <= sweep(mixed[half:], steps, aim).recommended <= high
+    return held

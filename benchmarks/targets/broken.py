@@ -14,19 +14,18 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import anyio
 
+from benchmarks.targets.choice import Broken
 from benchmarks.targets.http import HttpOptions
 from benchmarks.targets.served import serve, served
 from benchmarks.targets.target import Question
 from benchmarks.world.child import Child
 
-__all__ = ["BREAKS", "QUESTIONS", "Break", "broken"]
+__all__ = ["QUESTIONS", "broken"]
 
-Break: TypeAlias = Literal["hangs", "wrong", "leaks", "drips", "apologises"]
-BREAKS: tuple[Break, ...] = get_args(Break)
 QUESTIONS = [Question("What is my deductible?", ("$1,500",))]
 RIGHT = "Your deductible is $1,500 per calendar year."
 WRONG = "Your deductible is $500 per calendar year."
@@ -36,7 +35,7 @@ MEGABYTE = 1 << 20
 
 
 @asynccontextmanager
-async def broken(how: Break) -> AsyncIterator[tuple[HttpOptions, Child]]:
+async def broken(how: Broken) -> AsyncIterator[tuple[HttpOptions, Child]]:
     """How to ask it, and its process."""
     async with served("benchmarks.targets.broken", how) as (url, process):
         yield HttpOptions(url=f"{url}/chat"), process
@@ -88,10 +87,10 @@ async def _apologises() -> str:
     return APOLOGY
 
 
-def _app(how: Break) -> Any:
+def _app(how: Broken) -> Any:
     threaded, kept = _Threaded(), list[bytes]()
     numbers = itertools.count()
-    answers: dict[Break, Callable[[], Awaitable[str]]] = {
+    answers: dict[Broken, Callable[[], Awaitable[str]]] = {
         "hangs": threaded,
         "wrong": lambda: _wrong(next(numbers)),
         "leaks": lambda: _leaks(kept),

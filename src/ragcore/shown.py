@@ -1,4 +1,4 @@
-"""How a similarity report shows itself: as text in a terminal, as a table in a notebook."""
+"""How results show themselves: as text in a terminal, as tables in a notebook."""
 
 from __future__ import annotations
 
@@ -6,44 +6,47 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-__all__ = ["ShowsSimilarity"]
+__all__ = ["as_html", "as_table", "as_text"]
 
 BAR = 40
 TEXT = 100
 
 
-class ShowsSimilarity:
-    """For a report whose `to_dict()` has verdict, chunks, not_embedded, sampled, quantiles, histogram and retrieval."""
+def as_text(report: Mapping[str, Any]) -> str:
+    """A similarity report for a terminal.
 
-    __slots__ = ()
+    Args:
+        report: its `to_dict()`.
+    """
+    lines = [report["verdict"], _about(report)]
+    lines += [f"  {low:6.2f} to {high:5.2f}  {bar} {count:,}" for low, high, bar, count in _bars(report)]
+    lines += [f"  {'  '.join(row)}" for row in _nearest(report)]
+    return "\n".join(filter(None, lines))
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON-ready values."""
-        raise NotImplementedError
 
-    def __str__(self) -> str:
-        report = self.to_dict()
-        lines = [report["verdict"], _about(report)]
-        most = max((count for _, _, count in report["histogram"]), default=0)
-        for low, high, count in report["histogram"]:
-            lines.append(f"  {low:6.2f} to {high:5.2f}  {'█' * round(BAR * count / most)} {count:,}")
-        lines += [f"  {'  '.join(row)}" for row in _nearest(report)]
-        return "\n".join(filter(None, lines))
+def as_html(report: Mapping[str, Any]) -> str:
+    """A similarity report for a notebook: escaped, without a script, legible on dark and on light."""
+    head = f"<p><b>{escape(report['verdict'])}</b></p><p>{escape(_about(report))}</p>"
+    bars = [(f"{low:.2f} to {high:.2f}", bar, f"{count:,}") for low, high, bar, count in _bars(report)]
+    return (
+        head
+        + as_table(("score", "", "chunks"), bars)
+        + as_table(("score", "text rank", "document", "passage"), _nearest(report))
+    )
 
-    def _repr_html_(self) -> str:
-        """Escaped, without a script; legible on dark and on light."""
-        report = self.to_dict()
-        most = max((count for _, _, count in report["histogram"]), default=0)
-        bars = [
-            (f"{low:.2f} to {high:.2f}", "█" * round(BAR * count / most), f"{count:,}")
-            for low, high, count in report["histogram"]
-        ]
-        head = f"<p><b>{escape(report['verdict'])}</b></p><p>{escape(_about(report))}</p>"
-        return (
-            head
-            + _table(("score", "", "chunks"), bars)
-            + _table(("score", "text rank", "document", "passage"), _nearest(report))
-        )
+
+def as_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """An HTML table, escaped; nothing where there are no rows."""
+    if not rows:
+        return ""
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _bars(report: Mapping[str, Any]) -> list[tuple[float, float, str, int]]:
+    most = max((count for _, _, count in report["histogram"]), default=0)
+    return [(low, high, "█" * round(BAR * count / most), count) for low, high, count in report["histogram"]]
 
 
 def _about(report: Mapping[str, Any]) -> str:
@@ -62,13 +65,3 @@ def _nearest(report: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         )
         for passage in report["retrieval"]["passages"]
     ]
-
-
-def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    if not rows:
-        return ""
-    head = "".join(f"<th>{escape(name)}</th>" for name in names)
-    body = "".join(
-        "<tr>" + "".join(f"<td style='text-align:left'>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
 from ragcore.errors import InvalidInput
-from ragcore.shown import ShowsSimilarity
+from ragcore.shown import as_html, as_text
 from ragcore.timings import Timings
 from ragcore.value import Value
 
@@ -322,7 +322,7 @@ StreamEvent: TypeAlias = Retrieved | Delta | Done
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SimilarityReport(Value, ShowsSimilarity):
+class SimilarityReport(Value):
     """How near a tenant's chunks are to a question. The threshold is judged, not applied. `str()` and a notebook show it.
 
     Attributes:
@@ -347,6 +347,12 @@ class SimilarityReport(Value, ShowsSimilarity):
     quantiles: Mapping[str, float] = field(hash=False)
     histogram: tuple[tuple[float, float, int], ...]
     verdict: str
+
+    def __str__(self) -> str:
+        return as_text(self.to_dict())
+
+    def _repr_html_(self) -> str:
+        return as_html(self.to_dict())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 import numpy as np
@@ -24,6 +24,25 @@ async def embed(coalescer: Coalescer, owner: Owner, text: str, outcomes: list[st
         outcomes.append(type(error).__name__)
 
 
+async def together(
+    send: Callable[[Sequence[str]], Awaitable[Vector]], count: int, end: Callable[[Coalescer, Owner], Awaitable[None]]
+) -> list[str]:
+    """What became of so many texts that wait together when `end` has happened, and of one that comes after it."""
+    owner = Owner("test")
+    await owner.start()
+    coalescer = Coalescer(send)
+    outcomes: list[str] = []
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            for number in range(count):
+                group.start_soon(embed, coalescer, owner, f"text {number}", outcomes)
+                await anyio.sleep(0.01)
+            await end(coalescer, owner)
+        await embed(coalescer, owner, "later", outcomes)
+    await owner.stop()
+    return outcomes
+
+
 async def test_when_every_request_was_cancelled_by_a_stray_those_who_wait_are_told_and_the_next_goes_out(
     anyio_backend_name: str,
 ) -> None:
@@ -37,20 +56,12 @@ async def test_when_every_request_was_cancelled_by_a_stray_those_who_wait_are_to
             await strays[-1]
         return np.ones((len(texts), 2), np.float32)
 
-    owner = Owner("test")
-    await owner.start()
-    coalescer = Coalescer(send)
-    outcomes: list[str] = []
-    with anyio.fail_after(5):
-        async with anyio.create_task_group() as group:
-            for number in range(MOST_REQUESTS + 1):
-                group.start_soon(embed, coalescer, owner, f"text {number}", outcomes)
-                await anyio.sleep(0.01)
-            for stray in strays:
-                stray.cancel()
-        await embed(coalescer, owner, "later", outcomes)
+    async def end(coalescer: Coalescer, owner: Owner) -> None:
+        for stray in strays:
+            stray.cancel()
+
+    outcomes = await together(send, MOST_REQUESTS + 1, end)
     assert outcomes == ["EmbeddingError"] * (MOST_REQUESTS + 1) + ["vector"]
-    await owner.stop()
 
 
 async def test_closing_tells_those_who_wait() -> None:
@@ -58,16 +69,9 @@ async def test_closing_tells_those_who_wait() -> None:
         await anyio.sleep_forever()
         raise AssertionError
 
-    owner = Owner("test")
-    await owner.start()
-    coalescer = Coalescer(send)
-    outcomes: list[str] = []
-    with anyio.fail_after(5):
-        async with anyio.create_task_group() as group:
-            for number in range(MOST_REQUESTS + 2):
-                group.start_soon(embed, coalescer, owner, f"text {number}", outcomes)
-                await anyio.sleep(0.01)
-            coalescer.close()
-            await owner.stop()
-        await embed(coalescer, owner, "late", outcomes)
+    async def end(coalescer: Coalescer, owner: Owner) -> None:
+        coalescer.close()
+        await owner.stop()
+
+    outcomes = await together(send, MOST_REQUESTS + 2, end)
     assert outcomes == ["EmbeddingError"] * (MOST_REQUESTS + 2) + ["NotOpen"]

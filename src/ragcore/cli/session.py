@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -27,7 +28,19 @@ from ragcore.errors import (
 from ragcore.rag import RAG
 from ragcore.secret import Secret
 
-__all__ = ["DONE", "FAILED", "INVALID", "LATE", "PARTLY", "Options", "messages", "open_client", "results", "run_async"]
+__all__ = [
+    "DONE",
+    "FAILED",
+    "INVALID",
+    "LATE",
+    "PARTLY",
+    "Options",
+    "messages",
+    "open_client",
+    "print_json",
+    "results",
+    "run_async",
+]
 
 DONE, PARTLY, INVALID, FAILED, LATE = range(5)
 
@@ -93,6 +106,11 @@ def run_async(options: Options, body: Callable[[], Awaitable[int]]) -> None:
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)
+
+
+def print_json(value: object) -> None:
+    """One JSON value on stdout."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
 
 
 def exit_code(error: RagcoreError) -> int:

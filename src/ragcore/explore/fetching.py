@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -73,13 +72,12 @@ async def fetch(retriever: Retriever, labels: Sequence[Labelled], *, progress: b
         if not np.isfinite(scores).all():
             raise StoreError(f"the store gave a score that is not a number for {label.question[:80]!r}", stage="search")
         grades = label.grades()
-        seen: set[str] = set()
-        first = [not (passage.document_id in seen or seen.add(passage.document_id)) for passage in passages]  # type: ignore[func-returns-value]
+        documents = [passage.document_id for passage in passages]
         return Fetched(
             label=label,
             scores=scores,
-            right=np.array([passage.document_id in grades for passage in passages], dtype=np.bool_),
-            first=np.array(first, dtype=np.bool_),
+            right=np.array([document in grades for document in documents], dtype=np.bool_),
+            first=np.array([documents.index(one) == place for place, one in enumerate(documents)], dtype=np.bool_),
             tokens=np.array([embedder.count_tokens(passage.text) for passage in passages], dtype=np.int64),
             relevant=len(grades),
         )
@@ -172,6 +170,6 @@ def _bar(total: int, what: str, progress: bool) -> AbstractContextManager[Any]:
     if not progress:
         return nullcontext(_NoBar())
     bar: AbstractContextManager[Any] = require("tqdm.auto", extra="notebook", purpose="progress").tqdm(
-        total=total, desc=what, mininterval=0.2, smoothing=math.sqrt(0.01)
+        total=total, desc=what, mininterval=0.2
     )
     return bar

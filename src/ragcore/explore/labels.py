@@ -119,10 +119,9 @@ def _texts(path: Path) -> dict[str, str]:
 
 
 def _json_lines(path: Path) -> list[Any]:
+    text = _text(path)
     try:
-        return [json.loads(line) for line in _text(path).splitlines() if line.strip()]
-    except InvalidInput:
-        raise
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
     except ValueError as error:
         raise InvalidInput(f"{path} is not JSON lines: {error}") from None
 

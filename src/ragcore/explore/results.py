@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from ragcore.errors import ConfigurationError, InvalidInput
 from ragcore.extras import require
+from ragcore.shown import as_table
 
 __all__ = ["Result", "axes"]
 
@@ -82,11 +83,7 @@ class Result:
 def _table(rows: Sequence[dict[str, Any]]) -> str:
     if not rows:
         return "<p>no rows</p>"
-    head = "".join(f"<th>{html.escape(str(key))}</th>" for key in rows[0])
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(_shown(value))}</td>" for value in row.values()) + "</tr>" for row in rows
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return as_table(list(rows[0]), [[_shown(value) for value in row.values()] for row in rows])
 
 
 def _svg(plot: Any) -> str:

@@ -21,6 +21,7 @@ from ragcore.generation.extractive import quote
 from ragcore.generation.prompt import NOT_FOUND
 from ragcore.protocols import Embedder, Vector
 from ragcore.resilience.owner import Owner
+from ragcore.testing.connection import Connection
 from ragcore.testing.fakes import embed_words
 from ragcore.testing.faults import Broken, Corrupt, Fail, Faults, Hang, Huge, Redirect, Reply, Silent, Slow
 from ragcore.tokens import estimate_tokens
@@ -32,7 +33,6 @@ PASSAGE = re.compile(r'<passage number="\d+"(?: title="([^"]*)")?>\n(.*?)\n</pas
 QUESTION = re.compile(r"Question: (.*)\Z", re.DOTALL)
 # Requests that are remembered, the last ones: a server in a long test must not be what grows.
 REMEMBERED = 10_000
-MOST_BODY = 64 * 1024 * 1024
 
 
 class OpenAIServer:
@@ -102,7 +102,7 @@ class OpenAIServer:
         await self._listener.aclose()
 
     async def _serve(self, stream: anyio.abc.SocketStream) -> None:
-        connection = _Connection(self._h11, stream)
+        connection = Connection(self._h11, stream)
         try:
             while (request := await connection.receive()) is not None:
                 self.active += 1
@@ -124,9 +124,7 @@ class OpenAIServer:
             with anyio.CancelScope(shield=True):
                 await anyio.aclose_forcefully(stream)
 
-    async def _answer_until_gone(
-        self, connection: _Connection, path: str, headers: dict[str, str], body: bytes
-    ) -> None:
+    async def _answer_until_gone(self, connection: Connection, path: str, headers: dict[str, str], body: bytes) -> None:
         """Answer, unless the client closes the connection first: then the request is over, as a real server's slot is."""
         broken: Exception | None = None
         async with anyio.create_task_group() as group:
@@ -139,7 +137,7 @@ class OpenAIServer:
         if broken is not None:
             raise broken
 
-    async def _answer(self, connection: _Connection, path: str, headers: dict[str, str], body: bytes) -> None:
+    async def _answer(self, connection: Connection, path: str, headers: dict[str, str], body: bytes) -> None:
         fault = self.faults.take()
         match fault:
             case Fail(int() as status, extra, code):
@@ -266,96 +264,6 @@ class OpenAIServer:
         ]
         question = QUESTION.search(content)
         return quote(question[1] if question else content, passages) or NOT_FOUND
-
-
-class _Connection:
-    """One HTTP/1.1 connection."""
-
-    def __init__(self, h11: Any, stream: anyio.abc.SocketStream) -> None:
-        self._h11 = h11
-        self._stream = stream
-        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MOST_BODY)
-
-    async def receive(self) -> tuple[str, dict[str, str], bytes] | None:
-        """(path, headers, body) of the next request; None when the client is gone."""
-        request, body = None, bytearray()
-        while True:
-            event = self._http.next_event()
-            if event is self._h11.NEED_DATA:
-                try:
-                    self._http.receive_data(await self._stream.receive())
-                except anyio.EndOfStream:
-                    self._http.receive_data(b"")
-            elif isinstance(event, self._h11.Request):
-                request = event
-            elif isinstance(event, self._h11.Data):
-                body += event.data
-            elif isinstance(event, self._h11.EndOfMessage):
-                assert request is not None
-                headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in request.headers}
-                return request.target.decode().partition("?")[0], headers, bytes(body)
-            else:
-                return None
-
-    async def wait_until_gone(self, gone: Any) -> None:
-        """Call `gone` when the client closes its side; what it sends meanwhile waits its turn."""
-        try:
-            while True:
-                self._http.receive_data(await self._stream.receive())
-        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-            gone()
-
-    def next(self) -> bool:
-        """Ready for another request on this connection, if that is possible."""
-        if self._http.our_state is self._h11.DONE and self._http.their_state is self._h11.DONE:
-            self._http.start_next_cycle()
-            return True
-        return False
-
-    async def send_json(
-        self, status: int, body: Mapping[str, Any], *, headers: Mapping[str, str] | None = None
-    ) -> None:
-        await self.send(status, "application/json", json.dumps(body).encode(), headers=headers)
-
-    async def send(
-        self, status: int, content_type: str, body: bytes, *, headers: Mapping[str, str] | None = None
-    ) -> None:
-        await self._send(status, content_type, {**(headers or {}), "content-length": str(len(body))}, body)
-        await self._end()
-
-    async def send_head(self, status: int, content_type: str) -> None:
-        await self._send(status, content_type, {"transfer-encoding": "chunked"})
-
-    async def send_huge(self, size: int) -> None:
-        await self._send(200, "application/json", {"content-length": str(size)})
-        piece = b" " * 65_536
-        for _ in range(size // len(piece)):
-            await self._data(piece)
-        await self._data(b" " * (size % len(piece)))
-        await self._end()
-
-    async def send_events(self, events: AsyncIterator[Mapping[str, Any]]) -> None:
-        await self.send_head(200, "text/event-stream")
-        async for event in events:
-            await self._data(f"data: {json.dumps(event)}\n\n".encode())
-        await self._data(b"data: [DONE]\n\n")
-        await self._end()
-
-    async def _send(self, status: int, content_type: str, headers: Mapping[str, str], data: bytes = b"") -> None:
-        head = {"content-type": content_type, **headers, "x-request-id": f"req-{id(self._http):x}"}
-        response = self._h11.Response(status_code=status, headers=list(head.items()))
-        sent = self._http.send(response)
-        if data:
-            sent += self._http.send(self._h11.Data(data=data))
-        await self._stream.send(sent)
-
-    async def _data(self, data: bytes) -> None:
-        await self._stream.send(self._http.send(self._h11.Data(data=data)))
-
-    async def _end(self) -> None:
-        rest = self._http.send(self._h11.EndOfMessage())
-        if rest:
-            await self._stream.send(rest)
 
 
 def _corrupt(data: list[dict[str, Any]], what: str) -> None:

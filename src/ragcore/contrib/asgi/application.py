@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -15,10 +15,9 @@ from ragcore.contrib.asgi.identity import Authenticate, Identity
 from ragcore.contrib.asgi.lifespan import lifespan
 from ragcore.contrib.asgi.openapi import document
 from ragcore.contrib.asgi.problem import Problem, Refused, problem
-from ragcore.contrib.asgi.sse import PING, PING_SECONDS, encoded, own, steps
+from ragcore.contrib.asgi.sse import PING_SECONDS, own, sse, steps
 from ragcore.errors import InvalidInput, RagcoreError
 from ragcore.rag import RAG
-from ragcore.stream import AnswerStream
 
 __all__ = ["app"]
 
@@ -114,7 +113,7 @@ class _App:
             return
         identity = await self._authenticate(exchange.scope) if self._authenticate else None
         if identity is None:
-            raise Refused(401, "Unauthorized", "not authenticated", **{"WWW-Authenticate": "Bearer"})
+            raise Refused(401, "Unauthorized", "not authenticated", {"WWW-Authenticate": "Bearer"})
         handlers = self._routes.get(exchange.path)
         if handlers is None and exchange.path.startswith(SIMILARITY):
             handlers = {"GET": self._similarity}
@@ -122,7 +121,7 @@ class _App:
             raise Refused(404, "NotFound", "no such route")
         if method not in handlers:
             allowed = ", ".join(handlers)
-            raise Refused(405, "MethodNotAllowed", f"this route takes {allowed}", Allow=allowed)
+            raise Refused(405, "MethodNotAllowed", f"this route takes {allowed}", {"Allow": allowed})
         await handlers[method](exchange, identity)
 
     async def _chat(self, exchange: Exchange, identity: Identity) -> None:
@@ -138,7 +137,7 @@ class _App:
                 await exchange.respond(200, answer if identity.admin else own(answer))
                 return
             async with member.stream(message, history=history) as stream:
-                await exchange.stream(self._events(stream, whole=identity.admin))
+                await exchange.stream(sse(stream, ping=self._ping, whole=identity.admin))
 
     async def _completions(self, exchange: Exchange, identity: Identity) -> None:
         request = openai_chat.ChatRequest.read(await self._asked(exchange))
@@ -154,10 +153,6 @@ class _App:
             ) as stream:
                 pieces = steps(stream, ping=self._ping)
                 await exchange.stream(openai_chat.chunks(pieces, usage=request.usage))
-
-    async def _events(self, stream: AnswerStream, *, whole: bool) -> AsyncIterator[bytes]:
-        async for step in steps(stream, ping=self._ping):
-            yield PING if step is None else encoded(step, whole=whole)
 
     async def _models(self, exchange: Exchange, _: Identity) -> None:
         model = {"id": openai_chat.MODEL, "object": "model", "created": 0, "owned_by": "ragcore"}
@@ -223,7 +218,7 @@ class _App:
         """Room for one more chat, for a block."""
         if self._calls >= self._max_calls:
             message = f"{self._calls} chats are under way, which is all that may; try again later"
-            raise Refused(429, "Overloaded", message, **{"Retry-After": "1"})
+            raise Refused(429, "Overloaded", message, {"Retry-After": "1"})
         self._calls += 1
         try:
             yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,9 +38,11 @@ class Problem:
 class Refused(Exception):
     """A request that goes no further: what to answer."""
 
-    def __init__(self, status: int, error: str, message: str, **headers: str) -> None:
+    def __init__(self, status: int, error: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
-        self.problem = Problem(status, headers, {"error": error, "message": message, "stage": None, "call_id": None})
+        self.problem = Problem(
+            status, dict(headers or {}), {"error": error, "message": message, "stage": None, "call_id": None}
+        )
 
 
 def problem(error: RagcoreError, /) -> Problem:

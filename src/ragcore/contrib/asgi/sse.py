@@ -15,7 +15,7 @@ from ragcore.errors import RagcoreError
 from ragcore.stream import AnswerStream
 from ragcore.types import Delta, Done, Retrieved, StreamEvent
 
-__all__ = ["PING", "Step", "encoded", "own", "sse", "steps"]
+__all__ = ["PING", "Step", "own", "sse", "steps"]
 
 PING = b": ping\n\n"
 PING_SECONDS = 15.0
@@ -23,16 +23,17 @@ PING_SECONDS = 15.0
 Step: TypeAlias = StreamEvent | RagcoreError | None
 
 
-async def sse(stream: AnswerStream, /, *, ping: float = PING_SECONDS) -> AsyncIterator[bytes]:
+async def sse(stream: AnswerStream, /, *, ping: float = PING_SECONDS, whole: bool = True) -> AsyncIterator[bytes]:
     """An entered stream as server-sent events: "retrieved", "delta", "done" or "error", with comments as pings while nothing comes.
 
     A ping comes in between without cancelling what is being waited for. Runs on asyncio, as ASGI servers do.
 
     Args:
         ping: seconds of silence after which a comment keeps proxies from closing the connection.
+        whole: False: without how many chunks other tenants have, which an empty result says to whoever runs the service.
     """
     async for step in steps(stream, ping=ping):
-        yield PING if step is None else encoded(step)
+        yield PING if step is None else _encoded(step, whole=whole)
 
 
 async def steps(stream: AnswerStream, /, *, ping: float = PING_SECONDS) -> AsyncIterator[Step]:
@@ -89,12 +90,7 @@ class _Pending:
             return error
 
 
-def encoded(event: StreamEvent | RagcoreError, *, whole: bool = True) -> bytes:
-    """An event as bytes.
-
-    Args:
-        whole: False: without what is told of other tenants, which is how many chunks they have.
-    """
+def _encoded(event: StreamEvent | RagcoreError, *, whole: bool) -> bytes:
     match event:
         case RagcoreError():
             name, data = "error", {**problem(event).body, "partial_text": event.partial_text}

@@ -307,6 +307,7 @@ class PgVectorStore(Part):
 
 
 @lru_cache(maxsize=512)
+@lru_cache(maxsize=256)
 def _statement(name: str, vector_schema: str, conditions: str = "", *, top_k: int = 0) -> str:
     text = SQL[name]
     for word, value in (

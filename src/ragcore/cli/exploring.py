@@ -1,0 +1,103 @@
+"""`ragcore thresholds` and `ragcore evaluate`: retrieval judged by labelled questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from ragcore import explore
+from ragcore.cli.arguments import Json, Tenant, TopK
+from ragcore.cli.session import DONE, Options, messages, open_client, print_json, results, run_async
+from ragcore.errors import InvalidInput
+
+__all__ = ["evaluate", "thresholds"]
+
+Labels = Annotated[
+    Path, typer.Argument(help="Questions with relevant documents: .jsonl, .csv, or TREC qrels.", show_default=False)
+]
+QuestionTexts = Annotated[Path | None, typer.Option("--questions", help="Of qrels: .jsonl with id and text.")]
+Page = Annotated[Path | None, typer.Option("--html", help="Write a page with the plots there.")]
+# Thresholds below and above the recommended one.
+SHOWN_AROUND = 5
+
+
+def thresholds(
+    context: typer.Context,
+    labels: Labels,
+    tenant: Tenant,
+    questions: QuestionTexts = None,
+    aim: Annotated[str, typer.Option(help="What the recommended threshold is for: f1, recall or found.")] = "f1",
+    top_k: TopK = None,
+    html: Page = None,
+    as_json: Json = False,
+) -> None:
+    """Sweep the score threshold over labelled questions, and recommend one."""
+    options: Options = context.obj
+
+    async def body() -> int:
+        labelled = explore.load(labels, tenant=tenant, questions=questions)
+        async with open_client(options, top_k=top_k) as rag:
+            found = await explore.thresholds(rag.retriever, labelled, aim=cast("explore.Aim", aim))
+        _show_result(found, html, as_json=as_json)
+        if not as_json and found.tags:
+            results.print(_rows_table(found.tags_to_dicts()))
+        return DONE
+
+    run_async(options, body)
+
+
+def evaluate(
+    context: typer.Context,
+    labels: Labels,
+    tenant: Tenant,
+    questions: QuestionTexts = None,
+    k: Annotated[int, typer.Option("-k", help="Documents that are judged.", min=1)] = 10,
+    html: Page = None,
+    as_json: Json = False,
+) -> None:
+    """Judge retrieval over labelled questions: recall, precision, MRR and nDCG at k."""
+    options: Options = context.obj
+
+    async def body() -> int:
+        labelled = explore.load(labels, tenant=tenant, questions=questions)
+        async with open_client(options) as rag:
+            found = await explore.evaluate(rag.retriever, labelled, k=k)
+        _show_result(found, html, as_json=as_json)
+        if not as_json:
+            for measure in ("recall", "precision", "mrr", "ndcg"):
+                low, high = found.interval(measure)
+                results.print(f"{measure}@{k}: {found.mean(measure):.3f} (95 % {low:.3f} to {high:.3f})")
+        return DONE
+
+    run_async(options, body)
+
+
+def _show_result(result: explore.Sweep | explore.Evaluation, html: Path | None, *, as_json: bool) -> None:
+    if html is not None:
+        try:
+            html.write_text(result.to_html(), encoding="utf-8")
+        except OSError as error:
+            raise InvalidInput(f"{html} can't be written: {error}") from None
+        messages.print(f"written: {html}", markup=False)
+    if as_json:
+        print_json({"summary": repr(result), "rows": result.to_dicts()})
+        return
+    results.print(repr(result), markup=False)
+    if isinstance(result, explore.Sweep):
+        rows = result.to_dicts()
+        best = max(range(len(rows)), key=lambda number: -abs(rows[number]["threshold"] - result.recommended))
+        results.print(_rows_table(rows[max(0, best - SHOWN_AROUND) : best + SHOWN_AROUND + 1]))
+
+
+def _rows_table(rows: Sequence[dict[str, Any]]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in rows[0]:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else escape(str(value)) for value in row.values()))
+    return table
