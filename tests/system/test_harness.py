@@ -143,10 +143,12 @@ class TestPeers:
 
     async def test_each_does_the_same_job(self, servers: Elsewhere, tmp_path: Path) -> None:
         assert TENANT
+        ballast = b"x" * 400_000_000  # which is this process's memory, and not that of those it starts
         for name in ("hand_written", "ragcore_client", "threaded"):
             async with member(name, Path(sys.executable), job_of(servers.addresses, straight=True), tmp_path) as one:
                 lap = await one.run(concurrency=3, count=12, deadline=20, patience=60)
             assert set(lap.kinds.values()) == {"right"}, (name, lap.details)
+            assert 20 < lap.done["peak_mb"] < len(ballast) / 2**20 / 2
 
     async def test_the_threaded_style_adds_up_and_hangs(self, servers: Elsewhere, tmp_path: Path) -> None:
         """Five at once take five times as long; with the database frozen nothing comes back."""
