@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 import ragcore
 from ragcore import RAG, Document
 from ragcore.contrib import asgi
-from ragcore.testing import Hang, Slow, fake_rag
+from ragcore.testing import FakeEmbedder, FakeGenerator, FakeStore, Hang, Slow, fake_rag
 
 pytestmark = pytest.mark.anyio
 
@@ -204,10 +204,115 @@ async def test_lifespan_starts_and_closes() -> None:
     ],
 )
 def test_problems(error: ragcore.RagcoreError, status: int) -> None:
-    problem = asgi.problem(error)
+    problem = asgi.problem(error, whole=True)
     assert problem.status == status
     assert problem.headers == ({"Retry-After": "2"} if status == 429 else {})
     assert problem.body["message"] == "m"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ragcore.StoreError("m", retry_after=1.2), "the documents can't be reached at the moment; try again in 2 s"),
+        (
+            ragcore.EmbeddingError("m"),
+            "the question can't be searched for by its meaning at the moment; try again later",
+        ),
+        (ragcore.GenerationError("m"), "no answer can be written at the moment; try again later"),
+        (ragcore.NotOpen("m"), "the service is starting or closing; try again later"),
+        (ragcore.ConfigurationError("m"), "the service is set up wrongly; its log says how"),
+        (ragcore.WrongEventLoop("m"), "an error that the service's log describes"),
+        (ragcore.InvalidInput("m"), "m"),
+        (ragcore.CircuitOpen("m", dependency="d"), "m"),
+    ],
+)
+def test_what_members_are_told_of_an_error_is_not_what_the_log_is(
+    error: ragcore.RagcoreError, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    error.call_id, error.stage = "c1", "search"
+    problem = asgi.problem(error)
+    assert problem.body["message"] == said
+    logged = f"call c1 failed in search: {type(error).__name__}: m"
+    assert (logged in caplog.text) == (said != "m")
+
+
+CANARY = "http://canary-host:5432/claims"
+
+
+class BrokenStore(FakeStore):
+    async def search(self, query: ragcore.Query, /) -> Sequence[ragcore.Passage]:
+        raise ragcore.StoreError(CANARY)
+
+
+class BrokenEmbedder(FakeEmbedder):
+    async def embed(self, texts: Sequence[str], /, *, kind: ragcore.Kind) -> Any:
+        if kind == "query":
+            raise ragcore.EmbeddingError(CANARY)
+        return await super().embed(texts, kind=kind)
+
+
+class BrokenGenerator(FakeGenerator):
+    def stream(self, prompt: ragcore.Prompt, /) -> Any:
+        raise ragcore.GenerationError(CANARY)
+
+
+@pytest.mark.parametrize(
+    ("part", "degrades"),
+    [
+        ({"store": BrokenStore()}, False),
+        ({"embedder": BrokenEmbedder()}, True),
+        ({"generator": BrokenGenerator()}, True),
+    ],
+)
+async def test_nothing_of_the_services_insides_reaches_a_member(part: dict[str, Any], degrades: bool) -> None:
+    openai = {"messages": [{"role": "user", "content": "deductible?"}]}
+    async with fake_rag(**part) as rag:
+        await rag.add([Document("d", "Your deductible is $1,500.")], tenant="m")
+        client = Client(asgi.app(rag, authenticate=authenticate))
+        for path, body, accept in (
+            ("/chat", {"message": "deductible?"}, "application/json"),
+            ("/chat", {"message": "deductible?"}, "text/event-stream"),
+            ("/v1/chat/completions", openai, "application/json"),
+            ("/v1/chat/completions", {**openai, "stream": True}, "text/event-stream"),
+        ):
+            for user in ("m", "m!"):
+                status, _, told = await client("POST", path, body, x_user=user, accept=accept)
+                assert status == (200 if degrades else 503)
+                assert b"at the moment" in told or user == "m!"
+                assert (CANARY.encode() in told) == (user == "m!" and (path == "/chat" or status != 200))
+
+
+async def test_a_body_is_no_larger_than_the_middleware_lets_it_be() -> None:
+    read: list[bytes] = []
+
+    async def app(scope: asgi.Message, receive: Any, send: Any) -> None:
+        message = await receive()
+        read.append(message["body"])
+        assert not message["more_body"]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    limited = asgi.limit_body(app, most=10)
+    client = Client(limited)
+    assert (await client("POST", "/", b"x" * 10))[0] == 200
+    for headers in ({}, {"content_length": "11"}):
+        status, _, body = await client("POST", "/", b"x" * 11, **headers)
+        assert (status, json.loads(body)["message"]) == (413, "the body is larger than 10 bytes")
+    assert read == [b"x" * 10]
+
+
+async def test_a_body_that_its_client_left_half_sent_is_not_taken_for_a_whole_one() -> None:
+    pieces: list[asgi.Message] = [
+        {"type": "http.disconnect"},
+        {"type": "http.request", "body": b"half", "more_body": True},
+    ]
+
+    async def receive() -> asgi.Message:
+        return pieces.pop()
+
+    async def never(*_: object) -> None:
+        pytest.fail("nobody is there")
+
+    await asgi.limit_body(never)({"type": "http", "method": "POST", "path": "/", "headers": []}, receive, never)
 
 
 def pieces(body: bytes) -> list[str]:

@@ -1,16 +1,20 @@
 """ragcore in any ASGI application, without importing a framework: an application of its own, a middleware, server-sent events, errors as responses."""
 
 from ragcore.contrib.asgi.application import app
+from ragcore.contrib.asgi.body import limit_body
+from ragcore.contrib.asgi.chat import ChatBody
 from ragcore.contrib.asgi.disconnect import cancel_on_disconnect
 from ragcore.contrib.asgi.exchange import ASGIApp, Message
 from ragcore.contrib.asgi.identity import Authenticate, Identity, from_tokens
 from ragcore.contrib.asgi.lifespan import lifespan
 from ragcore.contrib.asgi.problem import Problem, problem
-from ragcore.contrib.asgi.sse import sse
+from ragcore.contrib.asgi.public import public
+from ragcore.contrib.asgi.sse import sse, sse_event
 
 __all__ = [
     "ASGIApp",
     "Authenticate",
+    "ChatBody",
     "Identity",
     "Message",
     "Problem",
@@ -18,6 +22,9 @@ __all__ = [
     "cancel_on_disconnect",
     "from_tokens",
     "lifespan",
+    "limit_body",
     "problem",
+    "public",
     "sse",
+    "sse_event",
 ]

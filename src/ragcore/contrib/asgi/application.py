@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from ragcore.contrib.asgi import openai_chat
+from ragcore.contrib.asgi.body import MAX_BODY, body_of
+from ragcore.contrib.asgi.chat import ChatBody, decoded
 from ragcore.contrib.asgi.disconnect import until_disconnect
-from ragcore.contrib.asgi.exchange import ASGIApp, Exchange, Message, Receive, Send
+from ragcore.contrib.asgi.exchange import ASGIApp, ClientGone, Exchange, Message, Receive, Send
 from ragcore.contrib.asgi.identity import Authenticate, Identity
 from ragcore.contrib.asgi.lifespan import lifespan
 from ragcore.contrib.asgi.openapi import document
 from ragcore.contrib.asgi.problem import Problem, Refused, problem
-from ragcore.contrib.asgi.sse import PING_SECONDS, own, sse, steps
+from ragcore.contrib.asgi.sse import PING_SECONDS, sse, steps
 from ragcore.errors import InvalidInput, RagcoreError
 from ragcore.rag import RAG
 
@@ -23,11 +24,9 @@ __all__ = ["app"]
 
 logger = logging.getLogger("ragcore.asgi")
 
-MAX_BODY = 1024 * 1024
 MAX_QUESTION = 16_000
 MAX_CALLS = 256
 SIMILARITY = "/debug/rag-similarity/"
-SHAPE = '{"message": "…", "history": [{"role": "user", "content": "…"}]}'
 
 Handler: TypeAlias = Callable[[Exchange, Identity], Awaitable[None]]
 
@@ -99,8 +98,10 @@ class _App:
             await self._route(exchange)
         except Refused as refused:
             await _refuse(exchange, refused.problem)
+        except ClientGone:
+            logger.debug("%s %s: the client went away before the end of its request", exchange.method, exchange.path)
         except RagcoreError as error:
-            await _refuse(exchange, problem(error))
+            await _refuse(exchange, problem(error, whole=exchange.whole))
         except Exception:
             logger.exception("%s %s failed in a way that nobody thought of", exchange.method, exchange.path)
             await _refuse(exchange, Refused(500, "InternalError", "an error that the server's log describes").problem)
@@ -114,6 +115,7 @@ class _App:
         identity = await self._authenticate(exchange.scope) if self._authenticate else None
         if identity is None:
             raise Refused(401, "Unauthorized", "not authenticated", {"WWW-Authenticate": "Bearer"})
+        exchange.whole = identity.admin
         handlers = self._routes.get(exchange.path)
         if handlers is None and exchange.path.startswith(SIMILARITY):
             handlers = {"GET": self._similarity}
@@ -125,22 +127,18 @@ class _App:
         await handlers[method](exchange, identity)
 
     async def _chat(self, exchange: Exchange, identity: Identity) -> None:
-        asked = await self._asked(exchange)
-        if not isinstance(asked, dict) or "message" not in asked:
-            raise InvalidInput(f"the body must be JSON like {SHAPE}")
-        message, history = asked["message"], asked.get("history") or []
-        self._check_question(message)
+        chat = ChatBody.read(await body_of(exchange, self._max_body))
+        self._check_question(chat.message)
         member = self._rag.for_tenant(identity.tenant)
         with self._place():
             if "text/event-stream" not in exchange.header("accept"):
-                answer = (await member.ask(message, history=history)).to_dict()
-                await exchange.respond(200, answer if identity.admin else own(answer))
+                await exchange.show(await member.ask(chat.message, history=chat.history))
                 return
-            async with member.stream(message, history=history) as stream:
-                await exchange.stream(sse(stream, ping=self._ping, whole=identity.admin))
+            async with member.stream(chat.message, history=chat.history) as stream:
+                await exchange.stream(sse(stream, ping=self._ping, whole=exchange.whole))
 
     async def _completions(self, exchange: Exchange, identity: Identity) -> None:
-        request = openai_chat.ChatRequest.read(await self._asked(exchange))
+        request = openai_chat.ChatRequest.read(decoded(await body_of(exchange, self._max_body)))
         self._check_question(request.question)
         member = self._rag.for_tenant(identity.tenant)
         with self._place():
@@ -197,21 +195,7 @@ class _App:
                 f"threshold is {given[:40] if given else given!r}: it must be a number from -1 to 1"
             ) from None
         report = await self._rag.similarity(query, tenant=tenant, score_threshold=threshold)
-        shown = report.to_dict()
-        if not identity.admin and report.retrieval.empty is not None:
-            shown = own(shown)
-            shown["verdict"] = shown["retrieval"]["empty"]["message"]
-        await exchange.respond(200, shown)
-
-    async def _asked(self, exchange: Exchange) -> Any:
-        """The decoded body."""
-        body = await exchange.body(self._max_body)
-        if body is None:
-            raise Refused(413, "TooLarge", f"the body is larger than {self._max_body:,} bytes")
-        try:
-            return json.loads(body)
-        except (ValueError, RecursionError):
-            raise InvalidInput("the body is not JSON") from None
+        await exchange.show(report)
 
     @contextmanager
     def _place(self) -> Iterator[None]:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, TypeAlias
 from urllib.parse import parse_qs
 
-__all__ = ["ASGIApp", "Exchange", "Message", "Receive", "Send"]
+from ragcore.contrib.asgi.public import public
+from ragcore.value import Value
+
+__all__ = ["ASGIApp", "ClientGone", "Exchange", "Message", "Receive", "Send"]
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
+
+
+class ClientGone(Exception):
+    """The client disconnected before its request was whole: there is nobody to answer."""
 
 
 class Exchange:
@@ -23,6 +30,8 @@ class Exchange:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.started = False
+        # What only whoever runs the service may see is shown, too.
+        self.whole = False
         self._receive = receive
         self._send = send
 
@@ -36,19 +45,19 @@ class Exchange:
         values = parse_qs(self.scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
         return values[name][0] if name in values else None
 
-    async def body(self, most: int) -> bytes | None:
-        """The body; None: it is larger than that, and no more of it was read than needed to know."""
-        length = self.header("content-length")
-        if length.isdigit() and int(length) > most:
-            return None
-        body = bytearray()
-        while True:
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body as it comes; `ClientGone` where the client went away before its end."""
+        more = True
+        while more:
             message = await self._receive()
-            body += message.get("body", b"")
-            if len(body) > most:
-                return None
-            if not message.get("more_body", False):
-                return bytes(body)
+            if message["type"] == "http.disconnect":
+                raise ClientGone("the client went away before the end of its request")
+            yield message.get("body", b"")
+            more = message.get("more_body", False)
+
+    async def show(self, value: Value) -> None:
+        """Send a value as JSON, whole or as its tenant may see it."""
+        await self.respond(200, value.to_dict() if self.whole else public(value))
 
     async def respond(self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> None:
         """Send JSON."""

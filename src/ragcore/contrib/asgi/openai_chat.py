@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ragcore.contrib.asgi.problem import Problem, problem
+from ragcore.contrib.asgi.public import public
 from ragcore.contrib.asgi.sse import PING, Step
 from ragcore.errors import InvalidInput, RagcoreError
 from ragcore.types import Answer, Delta, Done, Turn
@@ -145,13 +146,13 @@ def _usage(answer: Answer) -> dict[str, int]:
 
 
 def _extra(answer: Answer) -> dict[str, Any]:
-    whole = answer.to_dict()
+    shown = public(answer)
     return {
         "found": answer.found,
         "model": answer.model,
         "call_id": answer.call_id,
-        "citations": whole["citations"],
-        "degraded": whole["degraded"],
+        "citations": shown["citations"],
+        "degraded": shown["degraded"],
     }
 
 

@@ -11,7 +11,10 @@ def document(*, max_question: int) -> dict[str, Any]:
     """The document, with the application's own limit in it."""
     question = {"type": "string", "minLength": 1, "maxLength": max_question, "examples": ["What is my deductible?"]}
     turn = _object({"role": {"enum": ["user", "assistant"]}, "content": {"type": "string"}}, "role", "content")
-    chat = _object({"message": question, "history": {"type": "array", "items": turn}}, "message")
+    chat = {
+        **_object({"message": question, "history": {"type": "array", "items": turn}}, "message"),
+        "additionalProperties": False,
+    }
     roles = ["system", "developer", "user", "assistant"]
     message = _object({"role": {"enum": roles}, "content": {"type": "string"}}, "role", "content")
     completions = _object(

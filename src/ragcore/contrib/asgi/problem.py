@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ragcore.contrib.asgi.public import is_public, public_message
 from ragcore.errors import (
     CircuitOpen,
     DeadlineExceeded,
@@ -18,6 +20,8 @@ from ragcore.errors import (
 )
 
 __all__ = ["Problem", "Refused", "problem"]
+
+logger = logging.getLogger("ragcore.asgi")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +49,20 @@ class Refused(Exception):
         )
 
 
-def problem(error: RagcoreError, /) -> Problem:
-    """What to answer for an error; its message is safe to show."""
+def problem(error: RagcoreError, /, *, whole: bool = False) -> Problem:
+    """What to answer for an error.
+
+    A message that tells of the service's insides (an address, a role, a provider's words) is logged as a warning of the logger "ragcore.asgi", with the
+    call's id, and said in plain words instead.
+
+    Args:
+        whole: True: the error's own message in any case, for whoever runs the service.
+    """
+    if not whole and not is_public(error):
+        logger.warning("call %s failed in %s: %s: %s", error.call_id, error.stage, type(error).__name__, error)
+    message = str(error) if whole else public_message(error)
     headers = {} if error.retry_after is None else {"Retry-After": str(math.ceil(error.retry_after))}
-    body = {"error": type(error).__name__, "message": str(error), "stage": error.stage, "call_id": error.call_id}
+    body = {"error": type(error).__name__, "message": message, "stage": error.stage, "call_id": error.call_id}
     return Problem(_status(error), headers, body)
 
 

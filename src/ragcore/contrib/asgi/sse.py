@@ -8,14 +8,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from ragcore.contrib.asgi.problem import problem
+from ragcore.contrib.asgi.public import public
 from ragcore.errors import RagcoreError
 from ragcore.stream import AnswerStream
 from ragcore.types import Delta, Done, Retrieved, StreamEvent
 
-__all__ = ["PING", "Step", "own", "sse", "steps"]
+__all__ = ["PING", "Step", "sse", "sse_event", "steps"]
 
 PING = b": ping\n\n"
 PING_SECONDS = 15.0
@@ -23,17 +24,17 @@ PING_SECONDS = 15.0
 Step: TypeAlias = StreamEvent | RagcoreError | None
 
 
-async def sse(stream: AnswerStream, /, *, ping: float = PING_SECONDS, whole: bool = True) -> AsyncIterator[bytes]:
+async def sse(stream: AnswerStream, /, *, ping: float = PING_SECONDS, whole: bool = False) -> AsyncIterator[bytes]:
     """An entered stream as server-sent events: "retrieved", "delta", "done" or "error", with comments as pings while nothing comes.
 
     A ping comes in between without cancelling what is being waited for. Runs on asyncio, as ASGI servers do.
 
     Args:
         ping: seconds of silence after which a comment keeps proxies from closing the connection.
-        whole: False: without how many chunks other tenants have, which an empty result says to whoever runs the service.
+        whole: True: with what only whoever runs the service may see, as in `public` and `problem`.
     """
     async for step in steps(stream, ping=ping):
-        yield PING if step is None else _encoded(step, whole=whole)
+        yield PING if step is None else sse_event(step, whole=whole)
 
 
 async def steps(stream: AnswerStream, /, *, ping: float = PING_SECONDS) -> AsyncIterator[Step]:
@@ -53,6 +54,16 @@ async def steps(stream: AnswerStream, /, *, ping: float = PING_SECONDS) -> Async
                 return
     finally:
         await pending.aclose()
+
+
+def sse_event(event: StreamEvent | RagcoreError, /, *, whole: bool = False) -> bytes:
+    """One event of a stream, or the error that ends it, as a server-sent event: for streams that are read without `await`."""
+    match event:
+        case RagcoreError():
+            name, data = "error", {**problem(event, whole=whole).body, "partial_text": event.partial_text}
+        case Retrieved() | Delta() | Done():
+            name, data = type(event).__name__.lower(), event.to_dict() if whole else public(event)
+    return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
 
 
 class _Pending:
@@ -88,29 +99,3 @@ class _Pending:
             return None
         except RagcoreError as error:
             return error
-
-
-def _encoded(event: StreamEvent | RagcoreError, *, whole: bool) -> bytes:
-    match event:
-        case RagcoreError():
-            name, data = "error", {**problem(event).body, "partial_text": event.partial_text}
-        case Retrieved():
-            name, data = "retrieved", event.to_dict()
-        case Delta():
-            name, data = "delta", event.to_dict()
-        case Done():
-            name, data = "done", event.to_dict()
-    if not whole:
-        data = own(data)
-    return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
-
-
-def own(data: dict[str, Any]) -> dict[str, Any]:
-    """What a member may see of an answer or a retrieval: the reason for nothing without how much others have."""
-    for name, value in data.items():
-        if name == "empty" and isinstance(value, dict) and value.get("store_chunks") is not None:
-            message = "you have no documents yet" if value["code"] == "no_chunks" else value["message"]
-            data[name] = {**value, "store_chunks": None, "message": message}
-        elif isinstance(value, dict):
-            data[name] = own(value)
-    return data

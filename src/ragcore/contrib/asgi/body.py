@@ -1,0 +1,64 @@
+"""A request's body, up to a size."""
+
+from __future__ import annotations
+
+from ragcore.contrib.asgi.exchange import ASGIApp, ClientGone, Exchange, Message, Receive, Send
+from ragcore.contrib.asgi.problem import Refused
+
+__all__ = ["MAX_BODY", "body_of", "limit_body"]
+
+MAX_BODY = 1024 * 1024
+
+
+def limit_body(app: ASGIApp, /, *, most: int = MAX_BODY) -> ASGIApp:
+    """Middleware that answers 413 to a larger body, of which no more is read; Starlette and FastAPI have no such limit.
+
+    Args:
+        most: bytes; they are held in memory until the handler asks for them.
+
+    Example:
+        ```python
+        app.add_middleware(asgi.limit_body, most=64_000)
+        ```
+    """
+
+    async def wrapped(scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        exchange = Exchange(scope, receive, send)
+        try:
+            read = [await body_of(exchange, most)]
+        except Refused as refused:
+            await exchange.respond(refused.problem.status, refused.problem.body)
+            return
+        except ClientGone:
+            return
+
+        async def replayed() -> Message:
+            if read:
+                return {"type": "http.request", "body": read.pop(), "more_body": False}
+            return await receive()
+
+        await app(scope, replayed, send)
+
+    return wrapped
+
+
+async def body_of(exchange: Exchange, most: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        Refused: it is larger than `most` bytes; no more of it was read than needed to know.
+        ClientGone: the client went away before its end.
+    """
+    too_large = Refused(413, "TooLarge", f"the body is larger than {most:,} bytes")
+    length = exchange.header("content-length")
+    if length.isdigit() and int(length) > most:
+        raise too_large
+    body = bytearray()
+    async for piece in exchange.pieces():
+        body += piece
+        if len(body) > most:
+            raise too_large
+    return bytes(body)

@@ -1,0 +1,55 @@
+"""What `POST /chat` is sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from ragcore.errors import InvalidInput
+from ragcore.types import Turn
+
+__all__ = ["ChatBody", "decoded"]
+
+SHAPE = '{"message": "…", "history": [{"role": "user", "content": "…"}]}'
+
+
+@dataclass(frozen=True, slots=True)
+class ChatBody:
+    """A question and the conversation before it; what they hold is checked by the client's methods.
+
+    Example:
+        ```python
+        chat = asgi.ChatBody.read(await request.body())
+        answer = await me.ask(chat.message, history=chat.history)
+        ```
+    """
+
+    message: str
+    history: tuple[Turn | Mapping[str, object], ...] = ()
+
+    @classmethod
+    def read(cls, body: bytes, /) -> Self:
+        """From JSON: `{"message": "…", "history": [{"role": "user", "content": "…"}]}`, history as one likes.
+
+        Raises:
+            InvalidInput: it is something else, or has fields that nobody reads.
+        """
+        asked = decoded(body)
+        if not isinstance(asked, dict) or "message" not in asked:
+            raise InvalidInput(f"the body must be JSON like {SHAPE}")
+        if unknown := sorted(asked.keys() - {"message", "history"}):
+            raise InvalidInput(f"nobody reads the body's {', '.join(unknown)[:200]!r}; it must be JSON like {SHAPE}")
+        history = asked.get("history") or []
+        if not isinstance(history, list):
+            raise InvalidInput(f"the history must be a list; the body must be JSON like {SHAPE}")
+        return cls(asked["message"], tuple(history))
+
+
+def decoded(body: bytes) -> Any:
+    """A body's JSON."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise InvalidInput("the body is not JSON") from None

@@ -1,0 +1,83 @@
+"""What a member may see: no address, no setting, no number of anybody else's."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields, replace
+from typing import Any
+
+from ragcore.errors import (
+    CircuitOpen,
+    ConfigurationError,
+    DeadlineExceeded,
+    EmbeddingError,
+    GenerationError,
+    InvalidInput,
+    NotOpen,
+    Overloaded,
+    RagcoreError,
+    StoreError,
+)
+from ragcore.types import Degradation, EmptyReason, SimilarityReport
+from ragcore.value import Value
+
+__all__ = ["is_public", "public", "public_message"]
+
+NO_DOCUMENTS = "you have no documents yet"
+NO_SEARCH = "the question can't be searched for by its meaning at the moment"
+NO_ANSWER = "no answer can be written at the moment"
+
+
+def public(value: Value, /) -> dict[str, Any]:
+    """An answer, a retrieval, a report or an event as JSON-ready values that its tenant may see.
+
+    `to_dict()` is for whoever runs the service: the reason for an empty result says how many chunks all tenants have together, and what degraded an answer is
+    told in the words of an error, with addresses in them. Here both are said without.
+
+    Example:
+        ```python
+        return JSONResponse(asgi.public(await me.ask(message)))
+        ```
+    """
+    shown: dict[str, Any] = _cleared(value).to_dict()
+    return shown
+
+
+def is_public(error: RagcoreError) -> bool:
+    """Whether its own message is about the request or the load, and not about what the service is made of."""
+    return isinstance(error, InvalidInput | Overloaded | CircuitOpen | DeadlineExceeded)
+
+
+def public_message(error: RagcoreError) -> str:
+    """What went wrong, in words for a member."""
+    if is_public(error):
+        return str(error)
+    again = "later" if error.retry_after is None else f"in {math.ceil(error.retry_after)} s"
+    match error:
+        case StoreError():
+            return f"the documents can't be reached at the moment; try again {again}"
+        case EmbeddingError():
+            return f"{NO_SEARCH}; try again {again}"
+        case GenerationError():
+            return f"{NO_ANSWER}; try again {again}"
+        case NotOpen():
+            return f"the service is starting or closing; try again {again}"
+        case ConfigurationError():
+            return "the service is set up wrongly; its log says how"
+    return "an error that the service's log describes"
+
+
+def _cleared(value: Any) -> Any:
+    match value:
+        case EmptyReason(code="no_chunks"):
+            return replace(value, store_chunks=None, message=NO_DOCUMENTS)
+        case Degradation(stage=stage):
+            return replace(value, reason=NO_ANSWER if stage == "generate" else NO_SEARCH)
+        case SimilarityReport(chunks=0):
+            return replace(value, retrieval=_cleared(value.retrieval), verdict=NO_DOCUMENTS)
+        case tuple():
+            return tuple(map(_cleared, value))
+        case Value():
+            parts = {field.name: getattr(value, field.name) for field in fields(value)}  # type: ignore[arg-type]
+            return replace(value, **{name: _cleared(part) for name, part in parts.items()})  # type: ignore[type-var]
+    return value
