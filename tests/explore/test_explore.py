@@ -66,6 +66,16 @@ async def test_a_sweep_measures_and_recommends(retriever: Retriever) -> None:
         assert (await thresholds(retriever, LABELS, aim=aim)).aim == aim
 
 
+async def test_few_questions_are_said_to_be_few(retriever: Retriever) -> None:
+    few = await evaluate(retriever, LABELS[:1])
+    assert repr(few).endswith("; 1 question can mislead: label 50 or more)")
+    many = [LABELS[number % len(LABELS)] for number in range(50)]
+    results = (await evaluate(retriever, many), await thresholds(retriever, many))
+    assert not any("mislead" in repr(result) for result in results)
+    others = (compare(few, few), await thresholds(retriever, LABELS))
+    assert all("mislead" in repr(result) for result in others)
+
+
 async def test_evaluating_and_comparing(retriever: Retriever) -> None:
     evaluation = await evaluate(retriever, LABELS, k=3)
     assert (evaluation.mean("recall"), evaluation.mean("mrr"), evaluation.mean("ndcg")) == (1.0, 1.0, 1.0)

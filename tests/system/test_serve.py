@@ -33,8 +33,9 @@ CURL = shutil.which("curl")
 class Served:
     """The running server."""
 
-    def __init__(self, url: str, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, url: str, process: subprocess.Popen[bytes], log: Path) -> None:
         self.url = url
+        self.log = log
         self.process = process
 
     def ask(self, method: str, path: str, *, user: str | None = "amara", **options: Any) -> httpx.Response:
@@ -56,7 +57,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     command = [sys.executable, "-m", "ragcore", "serve", "--port", str(port), "--tokens", str(folder / "tokens.json")]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    made = Served(f"http://127.0.0.1:{port}", process)
+    made = Served(f"http://127.0.0.1:{port}", process, folder / "log")
     try:
         for _ in range(300):
             try:
@@ -72,6 +73,17 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         assert "Traceback" not in (folder / "log").read_text()
     finally:
         process.kill()
+
+
+def test_it_says_where_it_serves_once_it_does_and_a_port_that_is_taken_is_one_line(served: Served) -> None:
+    assert f"serving at {served.url} (stop with Ctrl-C)" in served.log.read_text()
+    port = served.url.rpartition(":")[2]
+    command = [sys.executable, "-m", "ragcore", "serve", "--port", port]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert second.returncode == 2
+    assert f"127.0.0.1:{port} can't be had" in " ".join(second.stderr.split())
+    assert "serving at" not in second.stderr
+    assert "Traceback" not in second.stderr
 
 
 def test_the_openai_sdk_finds_a_server_of_its_own_kind(served: Served) -> None:

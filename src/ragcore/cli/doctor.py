@@ -14,7 +14,7 @@ import anyio
 from ragcore.cli.session import Options
 from ragcore.config import EXTRACTIVE, Config
 from ragcore.errors import ConfigurationError, RagcoreError
-from ragcore.extras import installed
+from ragcore.extras import install_command, installed
 from ragcore.protocols import Embedder
 from ragcore.rag import RAG
 from ragcore.resilience import deadline
@@ -74,7 +74,7 @@ def _extras() -> Check:
         return Check(
             "extras",
             "warning",
-            f"not installed: {', '.join(missing)}; where you need one: pip install 'ragcore[{','.join(missing)}]'",
+            f"not installed: {', '.join(missing)}; where you need one: {install_command(*missing)}",
         )
     return Check("extras", "ok", f"installed: {', '.join(found)}")
 

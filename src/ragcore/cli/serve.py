@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import socket
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +20,7 @@ async def serve(options: Options, *, host: str, port: int, tokens: Path | None, 
     """Serve until interrupted; running calls get the client's drain time to end.
 
     Raises:
-        ConfigurationError: uvicorn is missing, the hook can't be imported, or the tokens can't be read.
+        ConfigurationError: uvicorn is missing, the hook can't be imported, the tokens can't be read, or the port can't be had.
     """
     uvicorn = require("uvicorn", extra="serve", purpose="ragcore serve")
     authenticate = _authenticate(tokens, hook)
@@ -29,6 +30,7 @@ async def serve(options: Options, *, host: str, port: int, tokens: Path | None, 
             style="yellow",
         )
     config = options.config()
+    listener = _bound(host, port)
     application = app(RAG.from_config(config), authenticate=authenticate)
     server = uvicorn.Server(
         uvicorn.Config(
@@ -41,9 +43,36 @@ async def serve(options: Options, *, host: str, port: int, tokens: Path | None, 
             timeout_graceful_shutdown=max(1, round(config.settings.drain)),
         )
     )
-    messages.print(f"serving at http://{host}:{port} (stop with Ctrl-C)", markup=False)
-    await server.serve()
+    startup = server.startup
+
+    async def announced(sockets: list[socket.socket] | None = None) -> None:
+        await startup(sockets)
+        if server.started:
+            where = f"[{host}]" if ":" in host else host
+            messages.print(f"serving at http://{where}:{listener.getsockname()[1]} (stop with Ctrl-C)", markup=False)
+
+    server.startup = announced
+    try:
+        await server.serve([listener])
+    finally:
+        listener.close()
     return 0 if server.started else 1
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """Bound, but not listening yet: found out before anything is started, and refused until all is."""
+    listener = None
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        if listener is not None:
+            listener.close()
+        message = f"{host}:{port} can't be had ({error.strerror}): choose another --host or --port, or end what has it"
+        raise ConfigurationError(message) from error
+    return listener
 
 
 def _authenticate(tokens: Path | None, hook: str | None) -> Authenticate | None:

@@ -15,7 +15,7 @@ import numpy as np
 from ragcore.errors import InvalidInput
 from ragcore.explore.fetching import check_known, in_turn
 from ragcore.explore.labels import Labelled
-from ragcore.explore.results import Result, axes
+from ragcore.explore.results import Result, axes, caution
 from ragcore.retriever import Retriever
 
 __all__ = ["Comparison", "Evaluation", "compare", "evaluate"]
@@ -80,7 +80,7 @@ class Evaluation(Result):
         return (
             f"Evaluation({len(self.questions)} questions, k={self.k}: "
             + ", ".join(f"{m} {self.mean(m):.3f}" for m in MEASURES)
-            + ")"
+            + f"{caution(len(self.questions))})"
         )
 
     def _values(self, measure: str) -> Sequence[float]:
@@ -134,7 +134,7 @@ class Comparison(Result):
     def __repr__(self) -> str:
         return (
             f"Comparison(nDCG@{self.a.k} {self.difference:+.3f}, p = {self.p_value:.3f}, {len(self.a.questions)} questions: "
-            f"{len(self.better)} better, {len(self.worse)} worse)"
+            f"{len(self.better)} better, {len(self.worse)} worse{caution(len(self.a.questions))})"
         )
 
     def _state(self) -> dict[str, Any]:

@@ -14,15 +14,24 @@ from ragcore.errors import ConfigurationError, InvalidInput
 from ragcore.extras import require
 from ragcore.shown import as_table
 
-__all__ = ["Result", "axes"]
+__all__ = ["Result", "axes", "caution"]
 
 SHOWN = 50
+# Below it the interval of a mean of rates is wider than what one would choose between: ±0.14 at 50 and a rate of one half.
+ENOUGH = 50
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:58rem;margin:2rem auto;padding:0 1.5rem}"
     "svg{max-width:100%;height:auto}table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums}"
     "td,th{padding:.2rem .6rem;border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child{text-align:left}"
     "@media print{body{margin:0;max-width:none}tr,svg{break-inside:avoid}}"
 )
+
+
+def caution(questions: int) -> str:
+    """What to say of a result that stands on few questions; empty where they are enough."""
+    if questions >= ENOUGH:
+        return ""
+    return f"; {questions:,} question{'s' * (questions != 1)} can mislead: label {ENOUGH} or more"
 
 
 class Result:

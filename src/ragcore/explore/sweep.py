@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ragcore.errors import InvalidInput
 from ragcore.explore.fetching import Fetched, check_known, check_scores, fetch
 from ragcore.explore.labels import Labelled
-from ragcore.explore.results import Result, axes
+from ragcore.explore.results import Result, axes, caution
 from ragcore.retriever import Retriever
 
 __all__ = ["Aim", "Sweep", "thresholds"]
@@ -126,7 +126,7 @@ class Sweep(Result):
         missing = f", {len(self.unknown)} labelled documents are not in the store" if self.unknown else ""
         return (
             f"Sweep({self.questions:,} questions, {len(self.rows)} thresholds, recommended {self.recommended:.2f} for {self.aim}, "
-            f"95 % interval {low:.2f} to {high:.2f}{missing})"
+            f"95 % interval {low:.2f} to {high:.2f}{missing}{caution(self.questions)})"
         )
 
     def _state(self) -> dict[str, Any]:
