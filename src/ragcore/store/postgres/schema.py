@@ -25,7 +25,8 @@ logger = logging.getLogger("ragcore.store")
 
 # "ragcore" in ASCII: whoever migrates holds this lock, and a second one waits.
 LOCK = 0x726167636F7265
-MOST_INDEXED_DIMENSIONS = 2_000
+# pgvector's limits for an HNSW index of whole and of half precision.
+MOST_INDEXED_WHOLE, MOST_INDEXED = 2_000, 4_000
 MOST_DIMENSIONS = 16_000
 # Where no deadline is around it: another's migration is waited for, a black hole not for ever.
 MIGRATE_SECONDS = 300.0
@@ -52,7 +53,7 @@ async def migrate(owner_dsn: str | Secret, /, *, model: str, dimension: int, rol
     Args:
         owner_dsn: of a role that may create a schema (and the extension pgvector, where it is missing).
         model: the embedding model's name, kept to warn when another one is used.
-        dimension: of its vectors, 1 to 16,000; up to 2,000 can be indexed, above that search is exact.
+        dimension: of its vectors, 1 to 16,000; up to 4,000 are indexed, those above 2,000 in half precision; above 4,000 search is exact.
         role: the application's role; it must exist.
 
     Raises:
@@ -205,7 +206,7 @@ class Inspection(Value):
                 "error",
                 "row-level security is not on and forced on ragcore.chunk and ragcore.document: as the owner, switch it on again",
             )
-        if self.has_schema and not self.has_index and (self.dimension or 0) <= MOST_INDEXED_DIMENSIONS:
+        if self.has_schema and not self.has_index and (self.dimension or 0) <= MOST_INDEXED:
             yield Finding(
                 "warning",
                 "the HNSW index on ragcore.chunk is missing: large tenants are searched exactly, which is slow",

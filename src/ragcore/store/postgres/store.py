@@ -22,7 +22,7 @@ from ragcore.store.fusion import RANK_CONSTANT
 from ragcore.store.postgres.conditions import Conditions
 from ragcore.store.postgres.dsn import parse
 from ragcore.store.postgres.pool import Connection, Pool, transaction, vector_schema
-from ragcore.store.postgres.schema import MOST_INDEXED_DIMENSIONS, SQL, Inspection, inspect, quoted
+from ragcore.store.postgres.schema import MOST_INDEXED, MOST_INDEXED_WHOLE, SQL, Inspection, inspect, quoted
 from ragcore.store.postgres.translate import judge, translate
 from ragcore.types import Counts, Passage
 
@@ -32,12 +32,17 @@ logger = logging.getLogger("ragcore.store")
 
 T = TypeVar("T")
 
-# Up to here an exact scan of a tenant's rows takes no longer than a walk through the index, and finds everything.
-EXACT_ROWS = 5_000
+# Rows times dimensions: up to here an exact scan of a tenant's rows takes some 10 ms, which finding everything is worth; the index takes 1 to 2.
+EXACT_NUMBERS = 2_000_000
 # How long a tenant counts as small or large, and for how many tenants that is remembered.
 REMEMBER_SECONDS = 60.0
 REMEMBER_TENANTS = 10_000
 LOOK_SECONDS = 10.0
+# What the index is on, word for word, or it is not used.
+WHOLE = "embedding operator({vector}.<=>) $5"
+HALF = (
+    "embedding::{vector}.halfvec({dimension}) operator({vector}.<=>) $5::{vector}.vector::{vector}.halfvec({dimension})"
+)
 CHUNK_COLUMNS = (
     "id",
     "document_id",
@@ -59,7 +64,8 @@ class PgVectorStore(Part):
         dsn: postgresql://user:password@host:port/database; with `?pgbouncer=true` behind a pooler in transaction mode. The role should own
             nothing (`store.migrate` gives it what it needs): the owner and superusers aren't bound by row-level security as they should be.
         pool_size: connections at most, opened when needed.
-        exact_rows: a tenant with at most as many chunks is searched exactly; a larger one through the HNSW index.
+        exact_rows: a tenant with at most as many chunks is searched exactly; a larger one through the HNSW index. None: as many as hold 2 million
+            numbers, which is 5,208 chunks of 384 dimensions, 1,302 of 1,536.
         ef_search: how widely the index is searched, 1 to 1,000; more finds more and takes longer.
         policy: None: as many calls at once as connections, 4 attempts, a breaker.
 
@@ -76,7 +82,7 @@ class PgVectorStore(Part):
         dsn: str | Secret,
         *,
         pool_size: int = 10,
-        exact_rows: int = EXACT_ROWS,
+        exact_rows: int | None = None,
         ef_search: int = 100,
         policy: Policy | None = None,
     ) -> None:
@@ -256,14 +262,16 @@ class PgVectorStore(Part):
                 query.tenant,
                 str(max(self.ef_search, min(query.top_k, 1_000))),
                 self._exactly(query),
-                self.exact_rows,
+                EXACT_NUMBERS // len(query.vector) if self.exact_rows is None else self.exact_rows,
                 query.vector,
                 query.score_threshold,
             ]
             if query.mode == "hybrid":
                 values.append(query.question)
         conditions = Conditions(query.filter, taken=len(values))
-        sql = _statement(query.mode, await self._schema(connection), conditions.sql, top_k=query.top_k)
+        dimension = 0 if query.vector is None else len(query.vector)
+        half = dimension if MOST_INDEXED_WHOLE < dimension <= MOST_INDEXED else 0
+        sql = _statement(query.mode, await self._schema(connection), conditions.sql, top_k=query.top_k, half=half)
         return await connection.fetch(sql, *values, *conditions.values)
 
     async def _upsert(self, connection: Connection, documents: Sequence[EmbeddedDocument], tenant: str) -> None:
@@ -288,7 +296,7 @@ class PgVectorStore(Part):
 
     def _exactly(self, query: Query) -> bool | None:
         """Whether to search exactly; None: let the statement count."""
-        if query.vector is not None and len(query.vector) > MOST_INDEXED_DIMENSIONS:
+        if query.vector is not None and len(query.vector) > MOST_INDEXED:
             return True
         return self._remembered(query.tenant) if query.filter is None else None
 
@@ -306,14 +314,14 @@ class PgVectorStore(Part):
                 self._exact.popitem(last=False)
 
 
-@lru_cache(maxsize=512)
 @lru_cache(maxsize=256)
-def _statement(name: str, vector_schema: str, conditions: str = "", *, top_k: int = 0) -> str:
+def _statement(name: str, vector_schema: str, conditions: str = "", *, top_k: int = 0, half: int = 0) -> str:
     text = SQL[name]
     for word, value in (
         # Written out: of a parameter the planner, making one plan for all values, would think that a tenth of the rows is wanted.
         ("{top_k}", str(int(top_k))),
         ("{candidates}", str(max(4 * int(top_k), 40))),
+        ("{indexed}", HALF.replace("{dimension}", str(half)) if half else WHOLE),
         ("{vector}", quoted(vector_schema)),
         ("{rank_constant}", str(RANK_CONSTANT)),
         ("{filter}", conditions),

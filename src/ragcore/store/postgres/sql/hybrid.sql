@@ -34,8 +34,8 @@ nearest as (
     from plan cross join lateral (
         select id, embedding operator({vector}.<=>) $5 as distance
         from ragcore.chunk
-        where not plan.exact and case when tenant = plan.tenant then true else false end {filter}
-        order by embedding operator({vector}.<=>) $5
+        where not plan.exact and ragcore.is_of(tenant, plan.tenant) {filter}
+        order by {indexed}
         limit {candidates}
     ) as c
 ),

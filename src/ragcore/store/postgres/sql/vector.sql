@@ -34,8 +34,8 @@ nearest as (
     from plan cross join lateral (
         select id, document_id, text, title, source, start_char, end_char, metadata, embedding operator({vector}.<=>) $5 as distance
         from ragcore.chunk
-        where not plan.exact and case when tenant = plan.tenant then true else false end {filter}
-        order by embedding operator({vector}.<=>) $5
+        where not plan.exact and ragcore.is_of(tenant, plan.tenant) {filter}
+        order by {indexed}
         limit {top_k}
     ) as c
 )

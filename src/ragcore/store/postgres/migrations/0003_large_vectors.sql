@@ -1,0 +1,16 @@
+-- Vectors of 2,001 to 4,000 dimensions are indexed in half precision, which pgvector takes twice as many of; what is found is ranked by whole precision.
+do $$
+begin
+    if {dimension} between 2001 and 4000 then
+        create index chunk_embedding on ragcore.chunk
+            using hnsw ((embedding::{vector}.halfvec({dimension})) {vector}.halfvec_cosine_ops);
+    end if;
+end
+$$;
+
+-- Whether a row is the tenant's, for searches through the index. A row with a large vector lies in a TOAST table, whose pages the planner does not
+-- count: a scan of all rows looks cheap to it. The cost keeps it from that; plpgsql, since an SQL function is inlined and its
+-- cost forgotten.
+create function ragcore.is_of(tenant text, wanted text) returns boolean
+    language plpgsql immutable cost 10000
+    as $$ begin return tenant = wanted; end $$;
