@@ -12,6 +12,7 @@ import pytest
 
 import ragcore
 from ragcore import RAG, Document, RagcoreError, Settings
+from ragcore.generation import FallbackGenerator
 from ragcore.testing import Fail, FakeEmbedder, FakeGenerator, FakeStore, Hang, Slow, fake_rag
 
 pytestmark = pytest.mark.anyio
@@ -72,6 +73,35 @@ async def test_each_stage_degrades_at_the_stage_that_failed(
     fake_store.faults.always(Fail(500))
     with pytest.raises(ragcore.StoreError):
         await filled.ask(QUESTION, tenant="m")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_not_found_is_not_said_where_no_model_has_looked(
+    filled: RAG, fake_generator: FakeGenerator, streamed: bool
+) -> None:
+    fake_generator.faults.always(Fail(500))
+    question = "Whom do I call at night?"  # no sentence shares a word with it
+    if streamed:
+        async with filled.stream(question, tenant="m") as stream:
+            pieces = [event.text async for event in stream if isinstance(event, ragcore.Delta)]
+            answer = await stream.answer()
+            assert pieces == [answer.text]
+    else:
+        answer = await filled.ask(question, tenant="m")
+    assert (answer.found, [part.stage for part in answer.degraded]) == (False, ["generate"])
+    assert answer.text == f"{filled.settings.not_answered}\n\nYour deductible is $1,500 per year. [1]"
+    assert answer.citations[0].passage == answer.retrieval.passages[0]
+
+
+async def test_a_second_model_that_finds_nothing_is_believed_though_the_first_failed() -> None:
+    first, second = FakeGenerator(), FakeGenerator()
+    first.faults.always(Fail(500))
+    second.text = ""
+    async with fake_rag(generator=FallbackGenerator([first, second])) as rag:
+        await rag.add([Document("d", "Your deductible is $1,500 per year.")], tenant="m")
+        answer = await rag.ask(QUESTION, tenant="m")
+    assert (answer.found, answer.text) == (False, rag.settings.not_found)
+    assert answer.degraded
 
 
 async def test_strict_mode_raises_instead(

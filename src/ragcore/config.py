@@ -24,6 +24,9 @@ LOCAL_EMBEDDING_MODELS = ("all-MiniLM-L6-v2", "local")
 EXTRACTIVE = "extractive"
 EMBEDDED_SCHEME = "embedded:"
 DEFAULT_NOT_FOUND = "I could not find the answer in your documents."
+DEFAULT_NOT_ANSWERED = (
+    "No answer can be written at the moment. This is the passage of your documents that is nearest to the question:"
+)
 # Read by the command line, not by from_env.
 COMMAND_LINE_VARIABLES = ("RAGCORE_DATA", "RAGCORE_TENANT", "RAGCORE_OWNER_DSN")
 
@@ -39,6 +42,7 @@ class Settings:
         degrade: whether another way is taken when a stage fails; False raises instead.
         instructions: for every answer, besides the rules for citing; a call's own come in their place.
         not_found: the answer's text when the documents don't answer the question.
+        not_answered: stands before the nearest passage where no model could be reached and no sentence can be quoted as the answer.
         prompt_tokens: of a prompt at most.
         max_tokens: of an answer at most.
         recent: how many finished calls `RAG.recent()` remembers.
@@ -53,6 +57,7 @@ class Settings:
     degrade: bool = True
     instructions: str = ""
     not_found: str = DEFAULT_NOT_FOUND
+    not_answered: str = DEFAULT_NOT_ANSWERED
     prompt_tokens: int = 6_000
     max_tokens: int = 800
     recent: int = 100
@@ -164,7 +169,8 @@ class Config:
         )
         if remote and config.api_key is None:
             raise ConfigurationError(
-                f"OPENAI_API_KEY is not set, and {' and '.join(remote)} {'need' if len(remote) > 1 else 'needs'} it ('none' for a server that wants no key)"
+                f"OPENAI_API_KEY is not set, and {' and '.join(remote)} {'need' if len(remote) > 1 else 'needs'} it "
+                "('none' for a server that wants no key; RAGCORE_MODELS=extractive quotes the documents without a model)"
             )
         return config
 

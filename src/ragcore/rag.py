@@ -30,7 +30,7 @@ from ragcore.errors import (
 from ragcore.events import emit
 from ragcore.filters import Filter
 from ragcore.generation.citations import find_citations
-from ragcore.generation.extractive import ExtractiveGenerator
+from ragcore.generation.extractive import ExtractiveGenerator, excerpt
 from ragcore.generation.fallback import FallbackGenerator, name_of
 from ragcore.generation.prompt import build_prompt
 from ragcore.generation.streams import collect
@@ -463,11 +463,15 @@ class RAG(Part):
             completion_tokens=generation.usage.completion_tokens,
         )
         found = bool(generation.text.strip())
+        text = generation.text if found else answer.text
+        if not found and any(part.stage == "generate" and part.fallback == EXTRACTIVE for part in degraded):
+            # Nobody has judged the passages: "not found" would be untrue.
+            text = f"{self.settings.not_answered}\n\n{excerpt(prompt.passages[0])} [1]"
         return replace(
             answer,
-            text=generation.text if found else answer.text,
+            text=text,
             found=found,
-            citations=find_citations(generation.text, prompt.passages),
+            citations=find_citations(text, prompt.passages),
             degraded=degraded,
             usage=usage,
             model=generation.model,

@@ -267,7 +267,8 @@ class Answer(Value):
 
     Attributes:
         text: for the reader; citations stand in it as "[n]".
-        found: False if the passages don't answer the question; `text` then says so.
+        found: False if the passages don't answer the question; `text` then says so. False also with the models down and nothing that can be quoted as the
+            answer: `text` is then the nearest passage, and says that it is.
         citations: those "[n]" that name a passage, in the order of the text.
         retrieval: the passages and how they were found.
         degraded: what failed and what answered in its place, retrieval's included; () if all went well.

@@ -119,6 +119,7 @@ async def test_the_manual_from_an_empty_folder_to_a_service_that_was_proved(
         "postgresql://app:…@db/chat": f"'postgresql://app:secret@/chat?{own_server}'",
         "API_KEY=…": "API_KEY=none",
         "TOKEN=…": "TOKEN=a-long-random-token",
+        "--data data ": "",  # from here on it is DATABASE_URL's
         "https://staging.example.com": served,
         "https://chat.example.com": served,
         "http://localhost:8000": served,

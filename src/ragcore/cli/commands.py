@@ -19,7 +19,7 @@ from ragcore.cli.doctor import examine
 from ragcore.cli.exploring import evaluate, thresholds
 from ragcore.cli.serve import serve as start_serving
 from ragcore.cli.session import DONE, PARTLY, Options, messages, open_client, print_json, results, run_async
-from ragcore.config import Config
+from ragcore.config import EXTRACTIVE, Config
 from ragcore.ingest import read
 from ragcore.secret import Secret
 from ragcore.types import Answer, Delta, Done, IngestReport, Mode, Passage, Retrieval
@@ -53,9 +53,7 @@ def _options(
     context: typer.Context,
     data: Annotated[
         Path | None,
-        typer.Option(
-            "--data", envvar="RAGCORE_DATA", help="Folder of the embedded database, used where DATABASE_URL is not set."
-        ),
+        typer.Option("--data", help="Folder of an embedded database, in place of the one that the environment names."),
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More messages, and tracebacks.")] = False,
     version: Annotated[
@@ -217,6 +215,8 @@ def documents(context: typer.Context, tenant: Tenant, as_json: Json = False) -> 
     async def body() -> int:
         async with open_client(options) as rag:
             known = await rag.documents(tenant=tenant)
+        if not known:
+            messages.print(f"tenant {tenant} has no documents in {options.where()}", style="yellow", markup=False)
         if as_json:
             print_json({"documents": dict(known)})
         for document_id in () if as_json else sorted(known):
@@ -363,10 +363,13 @@ def _show_answer(answer: Answer, *, show_passages: bool) -> None:
     if answer.retrieval.empty is not None:
         messages.print(answer.retrieval.empty.message, style="yellow", markup=False)
     if not answer.found and answer.retrieval.passages:
-        count = len(answer.retrieval.passages)
-        messages.print(
-            f"{count} passages were found, but none answers the question; --show-passages shows them", style="yellow"
+        found = f"{len(answer.retrieval.passages)} passages were found, "
+        why = (
+            "but no sentence has enough of the question's words to be quoted as the answer, where a model would read them"
+            if answer.model == EXTRACTIVE
+            else "but none answers the question"
         )
+        messages.print(f"{found}{why}; --show-passages shows them", style="yellow")
     if show_passages:
         _show_passages(answer.retrieval.passages)
         return

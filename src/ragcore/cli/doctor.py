@@ -117,6 +117,20 @@ async def _database(rag: RAG) -> AsyncIterator[Check]:
         yield Check("schema", "ok", f"{found.dimension} dimensions, made for {found.model}, HNSW index there")
     for finding in findings:
         yield Check("role/schema", "error" if finding.severity == "error" else "warning", finding.message)
+    if found.is_complete:
+        yield await _documents(store)
+
+
+async def _documents(store: PgVectorStore) -> Check:
+    try:
+        with deadline(SECONDS):
+            counts = await store.count(tenant=None)
+    except RagcoreError as error:
+        return Check("documents", "error", str(error))
+    if not counts.documents:
+        return Check("documents", "warning", "none yet: `ragcore ingest PATH --tenant T`; or is it the wrong database?")
+    missing = f", {counts.not_embedded:,} not embedded" if counts.not_embedded else ""
+    return Check("documents", "ok", f"{counts.documents:,} with {counts.chunks:,} chunks, of all tenants{missing}")
 
 
 async def _embedder(rag: RAG) -> Check:

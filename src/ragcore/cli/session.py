@@ -64,10 +64,18 @@ class Options:
         base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
         return Path(base) / "ragcore"
 
+    def where(self) -> str:
+        """Which database it is, in words."""
+        return f"the database in {self.folder()}" if self._is_local() else "the database of the environment"
+
+    def _is_local(self) -> bool:
+        named = ("DATABASE_URL", "PGHOST", "PGHOSTADDR", "PGDATABASE")
+        return self.data is not None or not any(os.environ.get(name) for name in named)
+
     def config(self) -> Config:
-        """From the environment; without a database in it, everything on this machine, with the models that the environment names."""
+        """From the environment; with `--data`, or without a database in it, everything on this machine, with the models that the environment names."""
         environ = dict(os.environ)
-        if environ.get("DATABASE_URL") or any(environ.get(name) for name in ("PGHOST", "PGHOSTADDR", "PGDATABASE")):
+        if not self._is_local():
             return Config.from_env(environ)
         local = Config.local(self.folder())
         assert local.dsn is not None

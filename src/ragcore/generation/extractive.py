@@ -16,7 +16,7 @@ from ragcore.resilience.part import Part
 from ragcore.types import Generation, Passage, Prompt
 from ragcore.words import content_words, sentences
 
-__all__ = ["ExtractiveGenerator"]
+__all__ = ["ExtractiveGenerator", "excerpt"]
 
 MODEL = "extractive"
 ALTERNATIVES = re.compile(r"(?<!\w)(\w++),? or (?:an? |the )?(\w++)", re.IGNORECASE)
@@ -27,6 +27,7 @@ CONTEXT_WEIGHT = 0.6
 # A second sentence is quoted only if it is nearly as good as the first.
 NEARLY = 0.85
 MOST_QUOTES = 2
+MOST_EXCERPT = 600
 # Each rank down costs this much, so that of equal sentences the better passage's is quoted.
 RANK_PENALTY = 0.02
 # A word that stands in the sentence and above it as well: the sentence is about it, rather than mentions it.
@@ -112,6 +113,16 @@ def quote(question: str, passages: Sequence[Passage]) -> str:
             break
     chosen.sort(key=lambda s: (s.number, s.position))
     return " ".join(f"{sentence.text} [{sentence.number}]" for sentence in chosen)
+
+
+def excerpt(passage: Passage) -> str:
+    """The first sentences of a passage, up to 600 characters."""
+    end = 0
+    for _, stop in sentences(passage.text):
+        if end and stop > MOST_EXCERPT:
+            break
+        end = stop
+    return passage.text[: min(end, 2 * MOST_EXCERPT)]
 
 
 def _without_excluded_alternatives(question: str, candidates: Sequence[_Sentence]) -> set[str]:
