@@ -7,7 +7,9 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -106,3 +108,95 @@ def test_in_a_forked_child_a_clear_error_and_a_fresh_one_works() -> None:
         check=False,
     )
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "clean", "")
+
+
+SCRIPT = """
+import os, sys
+from ragcore import Document, Retriever, blocking
+from ragcore.testing import FakeEmbedder, FakeGenerator, FakeStore
+rag = blocking.RAG(
+    retriever=Retriever(embedder=FakeEmbedder(), store=FakeStore()), generator=FakeGenerator(token_latency=0.1)
+)
+rag.add([Document("d", "Your deductible is $1,500.")], tenant="m")
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [
+        ("stream = rag.stream('q', tenant='m'); next(stream.__enter__())", 0),
+        (
+            "def events():\n with rag.stream('q', tenant='m') as stream:\n  yield from stream\npieces = events(); next(pieces); sys.exit(3)",
+            3,
+        ),
+        (
+            "stream = rag.stream('q', tenant='m'); next(stream.__enter__())\nif os.fork() == 0: sys.exit(0)\nsys.exit(os.waitstatus_to_exitcode(os.wait()[1]))",
+            0,
+        ),
+        ("class Late:\n def __del__(self):\n  rag.stats()\nlate = Late()", 0),
+    ],
+)
+def test_a_process_ends_though_a_stream_is_open(how: str, code: int) -> None:
+    done = subprocess.run([sys.executable, "-c", SCRIPT + how], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == code, done.stderr
+
+
+def test_what_is_closed_while_others_call_stays_closed() -> None:
+    for _ in range(30):
+        rag, stop = made(), threading.Event()
+        rag.start()
+
+        def calls(rag: blocking.RAG = rag, stop: threading.Event = stop) -> None:
+            while not stop.is_set():
+                with suppress(ragcore.NotOpen):
+                    rag.stats()
+
+        threads = [threading.Thread(target=calls) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        rag.close()
+        opened = []
+        for _ in range(50):
+            time.sleep(0.0002)
+            opened.append(rag._rag.is_open)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert not any(opened)
+
+
+def test_a_slow_generator_of_documents_holds_up_nobody(client: blocking.RAG) -> None:
+    seen: list[int] = []
+    reading, go_on = threading.Event(), threading.Event()
+
+    def documents() -> Iterator[Document]:
+        for number in range(100):
+            if number == 50:
+                reading.set()
+                assert go_on.wait(10)
+            seen.append(threading.get_ident())
+            yield Document(f"n{number}", "Text.")
+
+    reports: list[ragcore.IngestReport] = []
+    adding = threading.Thread(target=lambda: reports.append(client.add(documents(), tenant="n")))
+    adding.start()
+    assert reading.wait(10)
+    assert client.ask("deductible?", tenant="m", timeout=5).found
+    go_on.set()
+    adding.join(10)
+    assert reports[0].added == 100
+    assert set(seen) == {adding.ident}
+
+    def broken() -> Iterator[Document]:
+        yield Document("a", "Text.")
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        client.add(broken(), tenant="n")
+
+    def endless() -> Iterator[int]:
+        while True:
+            yield 1
+
+    with pytest.raises(ragcore.InvalidInput):
+        client.add(endless(), tenant="n")  # type: ignore[arg-type]

@@ -10,8 +10,8 @@ import atexit
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import UUID
@@ -46,8 +46,11 @@ from ragcore.validation import check_tenant
 __all__ = ["RAG", "AnswerStream", "TenantView"]
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 START_SECONDS = 30.0
+# Of what is read in the calling thread.
+AHEAD = 64
 
 
 class _Loop:
@@ -58,6 +61,7 @@ class _Loop:
         self._portal: BlockingPortal | None = None
         self._process = 0
         self._open: list[RAG] = []
+        self.ended = False
 
     def call(self, fn: Callable[[], Awaitable[T]]) -> T:
         """Run a coroutine function there; interrupted, it is cancelled there."""
@@ -68,8 +72,32 @@ class _Loop:
             future.cancel()
             raise
 
+    def feed(self, items: Iterable[U], fn: Callable[[AsyncIterable[U]], Awaitable[T]]) -> T:
+        """Run a coroutine function there over items that are read here."""
+        portal = self.portal()
+        sender, receiver = anyio.create_memory_object_stream[U](AHEAD)
+
+        async def run() -> T:
+            async with receiver:
+                return await fn(receiver)
+
+        future = portal.start_task_soon(run)
+        try:
+            with suppress(anyio.BrokenResourceError):  # it has ended, and says why
+                for item in items:
+                    portal.call(sender.send, item)
+            portal.call(sender.aclose)
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+        finally:
+            sender.close()
+
     def portal(self) -> BlockingPortal:
         with self._lock:
+            if self.ended:  # a thread that is started now would never run
+                raise NotOpen("the interpreter is ending: it takes no new calls")
             if self._portal is None or self._process != os.getpid():
                 self._portal, self._process, self._open = self._start(), os.getpid(), []
             return self._portal
@@ -87,12 +115,14 @@ class _Loop:
 
     def close(self) -> None:
         """At interpreter end: close what is open, within bounds; the thread is a daemon."""
-        if self._portal is None or self._process != os.getpid():
-            return
-        for client in list(self._open):
-            client.close(drain=0.0)
-        portal, self._portal = self._portal, None
-        portal.start_task_soon(portal.stop)
+        portal = self._portal if self._process == os.getpid() else None
+        try:
+            for client in list(self._open) if portal else ():
+                client.close(drain=0.0)
+        finally:
+            self.ended = True
+        if portal is not None:
+            portal.start_task_soon(portal.stop)
 
     @staticmethod
     def _start() -> BlockingPortal:
@@ -202,9 +232,14 @@ class RAG:
 
     def start(self) -> None:
         """Start now rather than at the first call."""
+        self._start(again=True)
+
+    def _start(self, *, again: bool) -> None:
         with self._lock:
             if self._closing:
                 raise NotOpen("the client is being closed: it takes no new calls")
+            if self._closed and not again:
+                raise NotOpen("the client is closed: call start(), or make another one")
             if self._process is None:
                 _loop.call(self._rag.start)
                 self._process, self._closed = os.getpid(), False
@@ -223,10 +258,9 @@ class RAG:
         try:
             _loop.call(lambda: self._rag.aclose(drain=drain))
         finally:
-            self._process = None
-            self._closing = False
-            self._closed = True
-            _loop.closed(self)
+            with self._lock:
+                self._process, self._closing, self._closed = None, False, True
+                _loop.closed(self)
 
     def __enter__(self) -> Self:
         self.start()
@@ -378,9 +412,7 @@ class RAG:
 
     def _ready(self) -> None:
         """Started, by the first call if need be; closed stays closed until `start`."""
-        if self._closed:
-            raise NotOpen("the client is closed: call start(), or make another one")
-        self.start()
+        self._start(again=False)
 
     def _call(self, fn: Callable[[asynchronous.RAG], Awaitable[T]]) -> T:
         self._ready()
@@ -519,10 +551,17 @@ class TenantView:
         progress: Callable[[IngestReport], None] | None = None,
         document_timeout: float | None = None,
     ) -> IngestReport:
-        """As `ragcore.RAG.add`."""
-        return self._rag._call(
-            lambda rag: rag.add(documents, tenant=self._tenant, progress=progress, document_timeout=document_timeout)
-        )
+        """As `ragcore.RAG.add`. A generator is read in the calling thread, a few documents ahead, so that a slow one holds up nobody else."""
+
+        def add(
+            given: Iterable[Document | Unreadable] | AsyncIterable[Document | Unreadable],
+        ) -> Awaitable[IngestReport]:
+            return self._rag._rag.add(given, tenant=self._tenant, progress=progress, document_timeout=document_timeout)
+
+        if isinstance(documents, AsyncIterable | Collection) or not isinstance(documents, Iterable):
+            return self._rag._call(lambda _: add(documents))
+        self._rag._ready()
+        return _loop.feed(documents, add)
 
     def delete(self, document_ids: Iterable[str], /, *, timeout: float | None = None) -> int:
         """As `ragcore.RAG.delete`."""
@@ -538,9 +577,12 @@ def _entered(
     client: RAG, make: Callable[[asynchronous.RAG], AbstractAsyncContextManager[streams.AnswerStream]]
 ) -> Iterator[AnswerStream]:
     client._ready()
+    process = os.getpid()
     context = make(client._rag)
     stream = _loop.call(context.__aenter__)
     try:
         yield AnswerStream(stream)
     finally:
-        _loop.call(lambda: context.__aexit__(None, None, None))
+        # Left half-read until the interpreter ends, or in a forked child, whose stream it is not: there is nothing to leave.
+        if not _loop.ended and os.getpid() == process:
+            _loop.call(lambda: context.__aexit__(None, None, None))

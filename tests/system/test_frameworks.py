@@ -46,7 +46,9 @@ def services() -> list[tuple[str, str, str]]:
     for page in sorted(PAGES.glob("*.md")):
         text = page.read_text()
         files = re.findall(r"^```python\n# service\.py\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-        commands = re.findall(r"^```sh\n(.*?)\n```", text, re.DOTALL | re.MULTILINE)
+        commands = [
+            block for block in re.findall(r"^```sh\n(.*?)\n```", text, re.DOTALL | re.MULTILINE) if "service" in block
+        ]
         assert len(files) == len(commands), page
         commands = [command.splitlines()[-1] for command in commands]  # what installs comes before
         found += [
