@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
+import secrets
 from collections import deque
 from dataclasses import replace
 from types import FrameType, TracebackType
@@ -34,7 +33,6 @@ class Calls:
     def __init__(self, *, recent: int) -> None:
         self._running: dict[str, Call] = {}
         self._finished: deque[CallInfo] = deque(maxlen=recent)
-        self._numbers = itertools.count(1)
         self._outcomes: dict[str, int] = {}
         self._idle = anyio.Event()
         self._draining: anyio.CancelScope | None = None
@@ -47,7 +45,7 @@ class Calls:
         Args:
             timeout: seconds; None: bounded by its parts alone (an ingest).
         """
-        call = Call(self, f"{os.getpid():x}-{next(self._numbers):06x}", method, tenant, timeout)
+        call = Call(self, secrets.token_hex(8), method, tenant, timeout)
         self._running[call.id] = call
         return call
 

@@ -136,7 +136,7 @@ def _turn(number: int, turn: Turn | Mapping[str, object]) -> Turn:
         raise InvalidInput(f"history[{number}] must be a Turn or a mapping, not {type(turn).__name__}")
     if role not in ("user", "assistant"):
         raise InvalidInput(
-            f"history[{number}] has role {role!r}: it must be 'user' or 'assistant'; put the rest into instructions="
+            f"history[{number}] has role {str(role)[:40]!r}: it must be 'user' or 'assistant'; put the rest into instructions="
         )
     if not isinstance(content, str):
         raise InvalidInput(f"history[{number}] has no text as its content")

@@ -32,8 +32,9 @@ async def authenticate(scope: Mapping[str, Any]) -> asgi.Identity | None:
 class Client:
     """One request to an ASGI application."""
 
-    def __init__(self, app: asgi.ASGIApp) -> None:
+    def __init__(self, app: asgi.ASGIApp, *, root: str = "") -> None:
         self._app = app
+        self._root = root
         self.gone = asyncio.Event()
 
     async def __call__(
@@ -43,7 +44,8 @@ class Client:
         scope = {
             "type": "http",
             "method": method,
-            "path": path,
+            "path": self._root + path,
+            "root_path": self._root,
             "query_string": query.encode(),
             "headers": [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()],
         }
@@ -223,7 +225,11 @@ def test_problems(error: ragcore.RagcoreError, status: int) -> None:
         (ragcore.ConfigurationError("m"), "the service is set up wrongly; its log says how"),
         (ragcore.WrongEventLoop("m"), "an error that the service's log describes"),
         (ragcore.InvalidInput("m"), "m"),
-        (ragcore.CircuitOpen("m", dependency="d"), "m"),
+        (ragcore.CircuitOpen("m", dependency="d"), "a part of the service is failing at the moment; try again later"),
+        (
+            ragcore.Overloaded("m", dependency="d", retry_after=1.2),
+            "too many questions are asked at once; try again in 2 s",
+        ),
     ],
 )
 def test_what_members_are_told_of_an_error_is_not_what_the_log_is(
@@ -233,7 +239,9 @@ def test_what_members_are_told_of_an_error_is_not_what_the_log_is(
     problem = asgi.problem(error)
     assert problem.body["message"] == said
     logged = f"call c1 failed in search: {type(error).__name__}: m"
-    assert (logged in caplog.text) == (said != "m")
+    assert (logged in caplog.text) == (
+        not isinstance(error, ragcore.InvalidInput | ragcore.CircuitOpen | ragcore.Overloaded)
+    )
 
 
 CANARY = "http://canary-host:5432/claims"
@@ -409,7 +417,7 @@ async def test_the_environment_is_for_administrators_and_health_tells_them_more(
     assert (await client("GET", "/debug-env", x_user="m"))[0] == 403
     described = json.loads((await client("GET", "/debug-env", x_user="root!"))[2])
     assert {"versions", "settings", "store"} <= described.keys()
-    assert "details" not in json.loads((await client("GET", "/health", x_user="m"))[2])
+    assert json.loads((await client("GET", "/health", x_user="m"))[2])["details"] == {}
     assert "details" in json.loads((await client("GET", "/health", x_user="root!"))[2])
 
 
@@ -441,7 +449,9 @@ async def test_more_chats_than_may_are_told_to_come_back(rag: RAG) -> None:
             group.start_soon(lambda: first("POST", "/chat", {"message": "q"}, x_user="m"))
         await anyio.sleep(0.02)
         status, headers, body = await Client(app)("POST", "/chat", {"message": "q"}, x_user="m")
-        assert (status, headers["retry-after"], json.loads(body)["error"]) == (429, "1", "Overloaded")
+        told = json.loads(body)
+        assert (status, headers["retry-after"], told["error"]) == (429, "1", "Overloaded")
+        assert not any(character.isdigit() for character in told["message"])  # how many others there are
         first.gone.set()
     assert (await Client(app)("POST", "/chat", {"message": "q"}, x_user="m"))[0] == 200
 
@@ -497,3 +507,155 @@ async def test_a_member_without_documents_is_not_told_how_much_others_have(clien
             _, _, body = await client("POST", "/chat", {"message": "deductible?"}, x_user=user, accept=accept)
             assert (b"for all tenants" in body) == told
             assert (b'"store_chunks": 1' in body) == told
+
+
+async def test_mounted_below_another_application(rag: RAG) -> None:
+    mounted = Client(asgi.app(rag, authenticate=authenticate), root="/rag")
+    assert (await mounted("GET", "/livez"))[0] == 200
+    assert (await mounted("GET", "/v1/models/ragcore", x_user="m"))[0] == 200
+    assert "error" in json.loads((await mounted("POST", "/v1/chat/completions", [], x_user="m"))[2])
+    assert (await mounted("POST", "/livez", x_user="m"))[0] == 405
+    assert (await Client(asgi.app(rag, authenticate=authenticate), root="/rag")("GET", "", x_user="m"))[0] == 404
+
+
+async def test_what_goes_on_after_the_answer_is_not_cancelled_when_its_client_leaves() -> None:
+    done = asyncio.Event()
+    gone = asyncio.Event()
+
+    async def app(scope: asgi.Message, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x", "more_body": False})
+        gone.set()
+        assert (await receive())["type"] == "http.disconnect"
+        await asyncio.sleep(0.02)  # a background task
+        done.set()
+
+    client = Client(asgi.cancel_on_disconnect(app))
+    client.gone = gone
+    scope: asgi.Message = {"type": "http", "method": "GET", "path": "/", "headers": []}
+
+    async def receive() -> asgi.Message:
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(_: asgi.Message) -> None:
+        pass
+
+    await asgi.cancel_on_disconnect(app)(scope, receive, send)
+    assert done.is_set()
+
+
+@pytest.mark.parametrize("path", ["/chat", "/v1/chat/completions"])
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_half_an_emoji_breaks_no_answer(path: str, streamed: bool) -> None:
+    generator = FakeGenerator()
+    generator.text = "smile \ud83d here [1]."
+    openai = {"messages": [{"role": "user", "content": "deductible?"}], "stream": streamed}
+    body = {"message": "deductible?"} if path == "/chat" else openai
+    accept = "text/event-stream" if streamed else "application/json"
+    async with fake_rag(generator=generator) as rag:
+        await rag.add([Document("d", "Your deductible is $1,500.")], tenant="m")
+        client = Client(asgi.app(rag, authenticate=authenticate))
+        status, _, told = await client("POST", path, body, x_user="m", accept=accept)
+    assert status == 200
+    assert b"here" in told
+    assert not streamed or told.endswith((b"[DONE]\n\n", b"}\n\n"))
+    assert not streamed or b"done" in told.lower()
+
+
+async def test_websockets_are_closed(rag: RAG) -> None:
+    sent: list[asgi.Message] = []
+
+    async def receive() -> asgi.Message:
+        return {"type": "websocket.connect"}
+
+    async def send(message: asgi.Message) -> None:
+        sent.append(message)
+
+    await asgi.app(rag)({"type": "websocket", "path": "/chat", "headers": []}, receive, send)
+    assert [message["type"] for message in sent] == ["websocket.close"]
+
+
+@pytest.mark.parametrize("how", ["reads nothing", "is gone"])
+async def test_a_client_that_does_not_take_its_answer_keeps_no_place(
+    rag: RAG, how: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ragcore.contrib.asgi.exchange.WRITE_SECONDS", 0.05)
+    await rag.add([Document("d", "Your deductible is $1,500.")], tenant="m")
+    app = asgi.app(rag, authenticate=authenticate, max_calls=1)
+    for accept in (b"text/event-stream", b"application/json"):
+        scope: asgi.Message = {
+            "type": "http",
+            "method": "POST",
+            "path": "/chat",
+            "headers": [(b"x-user", b"m"), (b"accept", accept)],
+        }
+        messages: list[asgi.Message] = [{"type": "http.request", "body": b'{"message": "q"}'}]
+
+        async def receive(messages: list[asgi.Message] = messages) -> asgi.Message:
+            if messages:
+                return messages.pop()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        async def send(_: asgi.Message) -> None:
+            if how == "is gone":
+                raise OSError("gone")
+            await asyncio.Event().wait()
+
+        with anyio.fail_after(5):
+            await app(scope, receive, send)
+        assert (await Client(app)("POST", "/chat", {"message": "q"}, x_user="m"))[0] == 200
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(rag: RAG, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ragcore.contrib.asgi.body.READ_SECONDS", 0.05)
+    statuses: list[int] = []
+
+    async def receive() -> asgi.Message:
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def send(message: asgi.Message) -> None:
+        statuses.extend([message["status"]] if "status" in message else [])
+
+    scope: asgi.Message = {"type": "http", "method": "POST", "path": "/chat", "headers": [(b"x-user", b"m")]}
+    await asgi.app(rag, authenticate=authenticate)(scope, receive, send)
+    await asgi.limit_body(asgi.app(rag))(scope, receive, send)
+    assert statuses == [408, 408]
+
+
+async def test_what_a_member_sees_of_a_call_under_way_is_not_where_in_the_code_it_is(rag: RAG) -> None:
+    await rag.add([Document("d", "Your deductible is $1,500.")], tenant="m")
+    app = asgi.app(rag, authenticate=authenticate)
+    rag.retriever.embedder.faults.next(Hang())  # type: ignore[union-attr]
+    hung = Client(app)
+    async with anyio.create_task_group() as group:
+        group.start_soon(lambda: hung("POST", "/chat", {"message": "q"}, x_user="m"))
+        await anyio.sleep(0.02)
+        for user, told in (("m", False), ("root!", True)):
+            calls = json.loads((await Client(app)("GET", "/debug/inflight", x_user=user))[2])["calls"]
+            assert (len(calls), calls[0]["waiting_on"] is not None) == (1, told)
+        hung.gone.set()
+
+
+@pytest.mark.parametrize("token", ["", " one", "one ", "tök", "a\nb"])
+def test_tokens_that_no_header_carries_are_refused(tmp_path: Path, token: str) -> None:
+    (tmp_path / "tokens.json").write_text(json.dumps({token: {"tenant": "m"}}))
+    with pytest.raises(ragcore.ConfigurationError, match="white space around it"):
+        asgi.from_tokens(tmp_path / "tokens.json")
+
+
+async def test_a_hook_that_returns_something_else_lets_nobody_in(rag: RAG, caplog: pytest.LogCaptureFixture) -> None:
+    async def hook(scope: Mapping[str, Any]) -> Any:
+        return {"tenant": "m"}
+
+    assert (await Client(asgi.app(rag, authenticate=hook))("GET", "/health"))[0] == 500
+    assert "authenticate returned dict: it must return an Identity or None" in caplog.text
+
+
+@pytest.mark.parametrize("length", ["²", "9" * 5_000])
+async def test_a_content_length_that_is_none(client: Client, length: str) -> None:
+    status, _, _ = await client("POST", "/chat", {"message": "q"}, x_user="m", content_length=length)
+    assert status == (413 if length.isascii() else 200)

@@ -291,6 +291,17 @@ async def test_not_found_is_no_answer_and_no_piece_of_it_is_shown(text: str) -> 
     assert (pieces, whole.text) == ([], "")
 
 
+async def test_an_emoji_that_comes_in_halves_is_one_and_half_a_one_is_a_replacement() -> None:
+    pieces, whole = await generated(
+        events(
+            *(delta(text) for text in ("smile \ud83d", "\ude00 and \ud83d", " here", " \ude00 [1]\ud83d")),
+            delta(finish="stop"),
+        )
+    )
+    assert pieces[:2] == ["smile ", "\U0001f600 and "]
+    assert "".join(pieces) == whole.text == "smile \U0001f600 and \ufffd here \ufffd [1]\ufffd"
+
+
 async def test_an_answer_that_only_begins_like_it_is_shown_whole() -> None:
     pieces, whole = await generated(
         events(delta("NOT_FOUND"), delta(" is what I would say, but it costs $40 [1]."), delta(finish="stop"))

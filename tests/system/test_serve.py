@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -170,4 +173,116 @@ def test_without_a_way_to_tell_who_asks_it_says_so_and_refuses(tmp_path: Path) -
     )
     assert done.returncode == 2
     assert "tokens can't be read" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@contextmanager
+def serving(folder: Path, *options: str, prefix: str = "", **environment: str) -> Iterator[Served]:
+    (folder / "tokens.json").write_text(json.dumps(TOKENS))
+    told = f"{prefix} exec {sys.executable} -m ragcore serve --port 0 {' '.join(options)}"
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            ["bash", "-c", told], cwd=folder, env={**os.environ, **environment}, stdout=log, stderr=log
+        )
+    try:
+        for _ in range(300):
+            if found := re.search(r"serving at (\S+)", (folder / "log").read_text()):
+                break
+            assert process.poll() is None, (folder / "log").read_text()
+            time.sleep(0.1)
+        assert found, (folder / "log").read_text()
+        yield Served(found[1], process, folder / "log")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_connections_without_a_request_do_not_take_it_down(tmp_path: Path) -> None:
+    with serving(
+        tmp_path, "--tokens tokens.json", prefix="ulimit -n 200;", RAGCORE_DATA=str(tmp_path / "data")
+    ) as served:
+        host, _, port = served.url.removeprefix("http://").partition(":")
+        idle = [socket.create_connection((host, int(port)), timeout=5) for _ in range(300)]
+        try:
+            # Those that are too many are closed at once; the others go when nothing has come of them for 10 s.
+            until = time.monotonic() + 30
+            while True:
+                try:
+                    assert served.ask("GET", "/livez", user=None).status_code == 200
+                    break
+                except httpx.TransportError:
+                    assert time.monotonic() < until
+                    time.sleep(0.2)
+        finally:
+            for connection in idle:
+                connection.close()
+        assert "system resource" not in served.log.read_text()
+
+
+def test_stopped_with_calls_under_way_each_is_told(tmp_path: Path) -> None:
+    (tmp_path / "hook.py").write_text(
+        "from ragcore.contrib.asgi import Identity\nasync def who(scope):\n    return Identity('amara')\n"
+    )
+    data = {"RAGCORE_DATA": str(tmp_path / "data")}
+    command = [sys.executable, "-m", "ragcore", "ingest", str(DOCUMENTS / "amara"), "--tenant", "amara"]
+    subprocess.run(command, check=True, env={**os.environ, **data}, capture_output=True, timeout=100)
+    with socket.create_server(("127.0.0.1", 0)) as black_hole:  # takes requests, never answers
+        model = f"http://127.0.0.1:{black_hole.getsockname()[1]}/v1"
+        environment = {
+            **data,
+            "OPENAI_BASE_URL": model,
+            "OPENAI_API_KEY": "none",
+            "RAGCORE_MODELS": "slow",
+            "RAGCORE_EMBEDDING_MODEL": "local",
+            "RAGCORE_DRAIN": "1",
+            "RAGCORE_DEGRADE": "false",
+        }
+        with serving(tmp_path, "--authenticate hook:who", **environment) as served:
+            told: list[httpx.Response] = []
+
+            def ask(accept: str) -> None:
+                question = {"message": "What is my deductible?"}
+                told.append(httpx.post(served.url + "/chat", json=question, headers={"accept": accept}, timeout=30))
+
+            threads = [threading.Thread(target=ask, args=(a,)) for a in ("application/json", "text/event-stream")]
+            for thread in threads:
+                thread.start()
+            until = time.monotonic() + 10
+            while len(served.ask("GET", "/debug/inflight").json()["calls"]) < 2:
+                assert time.monotonic() < until
+                time.sleep(0.05)
+            served.process.send_signal(signal.SIGTERM)
+            for thread in threads:
+                thread.join(15)
+            served.process.wait(15)
+            log = served.log.read_text()
+    by_kind = {answer.headers["content-type"].partition(";")[0]: answer for answer in told}
+    assert by_kind["application/json"].status_code == 503
+    assert by_kind["application/json"].json()["error"] == "NotOpen"
+    assert "event: error" in by_kind["text/event-stream"].text
+    assert "Traceback" not in log, log
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--authenticate", "broken:who"), "can't be imported (ZeroDivisionError"),
+        (("--authenticate", "plain:who"), "write `async def who(scope)`"),
+        (("--authenticate", ".relative:who"), "it is module:function"),
+        (("--host", "a..b"), "it is no host name"),
+    ],
+)
+def test_what_it_can_not_start_with_is_one_line(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+    (tmp_path / "broken.py").write_text("1 / 0")
+    (tmp_path / "plain.py").write_text("def who(scope): ...")
+    done = subprocess.run(
+        [sys.executable, "-m", "ragcore", "--data", "data", "serve", *options],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert said in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr

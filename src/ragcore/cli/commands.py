@@ -289,7 +289,7 @@ def doctor(context: typer.Context, as_json: Json = False) -> None:
 def serve(
     context: typer.Context,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 8000,
     tokens: Annotated[
         Path | None,
         typer.Option(help='JSON file of bearer tokens: {"token": {"tenant": "member-42", "admin": false}}.'),

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import inspect
 import socket
+import sys
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
+
+import anyio
 
 from ragcore.cli.session import Options, messages
 from ragcore.contrib.asgi import Authenticate, app, from_tokens
@@ -14,6 +19,13 @@ from ragcore.extras import require
 from ragcore.rag import RAG
 
 __all__ = ["serve"]
+
+GRACE_SECONDS = 2
+# To the first byte of a request's end of headers; after an answer uvicorn's own 5 s hold.
+REQUEST_SECONDS = 10.0
+MOST_CONNECTIONS = 10_000
+RESERVED_FILES = 128
+AT_ONCE, BACKLOG = 32, 2_048
 
 
 async def serve(options: Options, *, host: str, port: int, tokens: Path | None, hook: str | None) -> int:
@@ -31,32 +43,71 @@ async def serve(options: Options, *, host: str, port: int, tokens: Path | None, 
         )
     config = options.config()
     listener = _bound(host, port)
-    application = app(RAG.from_config(config), authenticate=authenticate)
+    rag = RAG.from_config(config)
     server = uvicorn.Server(
         uvicorn.Config(
-            application,
-            host=host,
-            port=port,
+            app(rag, authenticate=authenticate),
+            # Of uvicorn's two parsers the one that tells of a disconnect also where a client has sent its next request already.
+            http=_impatient(importlib.import_module("uvicorn.protocols.http.h11_impl").H11Protocol),
+            # asyncio takes as many in one step, before any of them can be refused; the queue itself is made longer below.
+            backlog=AT_ONCE,
             lifespan="on",
             log_level="info" if options.verbose else "warning",
-            # Streams that go on are cut off, or uvicorn would wait for them for ever.
-            timeout_graceful_shutdown=max(1, round(config.settings.drain)),
+            # Streams that go on are cut off, or uvicorn would wait for them for ever; after the client's own drain.
+            timeout_graceful_shutdown=round(config.settings.drain) + GRACE_SECONDS,
         )
     )
-    startup = server.startup
+    startup, shutdown = server.startup, server.shutdown
 
     async def announced(sockets: list[socket.socket] | None = None) -> None:
         await startup(sockets)
         if server.started:
+            listener.listen(BACKLOG)
             where = f"[{host}]" if ":" in host else host
             messages.print(f"serving at http://{where}:{listener.getsockname()[1]} (stop with Ctrl-C)", markup=False)
 
-    server.startup = announced
+    async def drained(sockets: list[socket.socket] | None = None) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(
+                rag.aclose
+            )  # calls that are not done in time say so, which uvicorn's cutting off would not
+            await shutdown(sockets)
+
+    server.startup, server.shutdown = announced, drained
     try:
         await server.serve([listener])
     finally:
         listener.close()
     return 0 if server.started else 1
+
+
+def _impatient(protocol: Any) -> Any:
+    """The protocol with bounds that uvicorn has not: on connections, and on the time to a first request."""
+    most = _most_connections()
+
+    class Impatient(protocol):  # type: ignore[misc]  # uvicorn is an extra
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            if len(self.connections) > most:
+                transport.abort()
+            else:
+                self.loop.call_later(REQUEST_SECONDS, self._give_up)
+
+        def _give_up(self) -> None:
+            if self.cycle is None and not self.transport.is_closing():
+                self.transport.close()
+
+    return Impatient
+
+
+def _most_connections() -> int:
+    """Fewer than the process may have files open, or it could neither take one nor reach its database."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return MOST_CONNECTIONS
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, min(MOST_CONNECTIONS, soft - RESERVED_FILES))
 
 
 def _bound(host: str, port: int) -> socket.socket:
@@ -67,10 +118,11 @@ def _bound(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         if listener is not None:
             listener.close()
-        message = f"{host}:{port} can't be had ({error.strerror}): choose another --host or --port, or end what has it"
+        reason = error.strerror if isinstance(error, OSError) else "it is no host name"
+        message = f"{host[:100]}:{port} can't be had ({reason}): choose another --host or --port, or end what has it"
         raise ConfigurationError(message) from error
     return listener
 
@@ -83,7 +135,13 @@ def _authenticate(tokens: Path | None, hook: str | None) -> Authenticate | None:
     if hook is None:
         return None
     module, _, name = hook.partition(":")
+    sys.path.insert(0, "")  # the folder where it was called, as other servers do
     try:
-        return cast("Authenticate", getattr(importlib.import_module(module), name))
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigurationError(f"--authenticate {hook} can't be imported: {error}; it is module:function") from error
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # a module of the user's may raise anything
+        raise ConfigurationError(
+            f"--authenticate {hook} can't be imported ({type(error).__name__}: {error}); it is module:function"
+        ) from error
+    if not callable(found) or (inspect.isfunction(found) and not inspect.iscoroutinefunction(found)):
+        raise ConfigurationError(f"--authenticate {hook} is not a coroutine function: write `async def {name}(scope)`")
+    return cast("Authenticate", found)

@@ -194,6 +194,7 @@ class _Answer:
 
     def __init__(self, model: str) -> None:
         self._text = ""
+        self._taken = 0
         self._model = model
         self._finish_reason = ""
         self._usage = Usage()
@@ -227,8 +228,8 @@ class _Answer:
             raise Undecodable("its stream ended without a finish reason: the answer is cut")
         not_found = self._text.strip().strip(".\"'*`").upper() == NOT_FOUND
         if not_found:
-            self._text = ""
-        rest = self._hand_on()
+            self._text, self._taken = "", 0
+        rest = self._hand_on(whole=True)
         whole = Generation(
             self.handed_on,
             finish_reason=self._finish_reason,
@@ -242,10 +243,23 @@ class _Answer:
         begun = self._text.lstrip("\"'*` \n").upper()
         return NOT_FOUND.startswith(begun) or (begun.startswith(NOT_FOUND) and len(begun) <= len(NOT_FOUND) + 4)
 
-    def _hand_on(self) -> str:
-        fresh = self._text[len(self.handed_on) :]
-        self.handed_on = self._text
+    def _hand_on(self, *, whole: bool = False) -> str:
+        """What is new. Some servers send an emoji's two halves (UTF-16 surrogates) one by one: the first waits for the second."""
+        end = len(self._text)
+        if not whole and self._text and "\ud800" <= self._text[-1] <= "\udbff":
+            end -= 1
+        fresh, self._taken = _joined(self._text[self._taken : end]), end
+        self.handed_on += fresh
         return fresh
+
+
+def _joined(text: str) -> str:
+    """Surrogate pairs as the characters that they stand for, and halves without the other as U+FFFD: no encoder takes them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
 def _usage(usage: object) -> Usage | None:

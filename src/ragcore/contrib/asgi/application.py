@@ -16,6 +16,7 @@ from ragcore.contrib.asgi.identity import Authenticate, Identity
 from ragcore.contrib.asgi.lifespan import lifespan
 from ragcore.contrib.asgi.openapi import document
 from ragcore.contrib.asgi.problem import Problem, Refused, problem
+from ragcore.contrib.asgi.public import FULL, public
 from ragcore.contrib.asgi.sse import PING_SECONDS, sse, steps
 from ragcore.errors import InvalidInput, RagcoreError
 from ragcore.rag import RAG
@@ -26,6 +27,7 @@ logger = logging.getLogger("ragcore.asgi")
 
 MAX_QUESTION = 16_000
 MAX_CALLS = 256
+MODEL = {"id": openai_chat.MODEL, "object": "model", "created": 0, "owned_by": "ragcore"}
 SIMILARITY = "/debug/rag-similarity/"
 
 Handler: TypeAlias = Callable[[Exchange, Identity], Awaitable[None]]
@@ -81,6 +83,8 @@ class _App:
             "/chat": {"POST": self._chat},
             "/v1/chat/completions": {"POST": self._completions},
             "/v1/models": {"GET": self._models},
+            f"/v1/models/{openai_chat.MODEL}": {"GET": self._model},
+            "/livez": {"GET": self._livez},
             "/health": {"GET": self._health},
             "/readyz": {"GET": self._readyz},
             "/openapi.json": {"GET": self._openapi},
@@ -91,6 +95,9 @@ class _App:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await until_disconnect(self._serve, scope, receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1000})
 
     async def _serve(self, scope: Message, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send)
@@ -99,7 +106,7 @@ class _App:
         except Refused as refused:
             await _refuse(exchange, refused.problem)
         except ClientGone:
-            logger.debug("%s %s: the client went away before the end of its request", exchange.method, exchange.path)
+            logger.debug("%s %s: the client is gone", exchange.method, exchange.path, exc_info=True)
         except RagcoreError as error:
             await _refuse(exchange, problem(error, whole=exchange.whole))
         except Exception:
@@ -110,11 +117,13 @@ class _App:
         # A HEAD is a GET whose body stays behind.
         method = "GET" if exchange.method == "HEAD" else exchange.method
         if exchange.path == "/livez" and method == "GET":
-            await exchange.respond(200, {"status": "alive"})
+            await self._livez(exchange)
             return
         identity = await self._authenticate(exchange.scope) if self._authenticate else None
         if identity is None:
             raise Refused(401, "Unauthorized", "not authenticated", {"WWW-Authenticate": "Bearer"})
+        if not isinstance(identity, Identity):
+            raise TypeError(f"authenticate returned {type(identity).__name__}: it must return an Identity or None")
         exchange.whole = identity.admin
         handlers = self._routes.get(exchange.path)
         if handlers is None and exchange.path.startswith(SIMILARITY):
@@ -153,15 +162,18 @@ class _App:
                 await exchange.stream(openai_chat.chunks(pieces, usage=request.usage))
 
     async def _models(self, exchange: Exchange, _: Identity) -> None:
-        model = {"id": openai_chat.MODEL, "object": "model", "created": 0, "owned_by": "ragcore"}
-        await exchange.respond(200, {"object": "list", "data": [model]})
+        await exchange.respond(200, {"object": "list", "data": [MODEL]})
 
-    async def _health(self, exchange: Exchange, identity: Identity) -> None:
+    async def _model(self, exchange: Exchange, _: Identity) -> None:
+        await exchange.respond(200, MODEL)
+
+    async def _livez(self, exchange: Exchange, _: Identity | None = None) -> None:
+        await exchange.respond(200, {"status": "alive"})
+
+    async def _health(self, exchange: Exchange, _: Identity) -> None:
         """Everybody's is whether; an administrator's is why, too."""
-        health = (await self._rag.health()).to_dict()
-        if not identity.admin:
-            health.pop("details", None)
-        await exchange.respond(200 if health["status"] != "unhealthy" else 503, health)
+        health = await self._rag.health()
+        await exchange.show(health, 503 if health.status == "unhealthy" else 200)
 
     async def _readyz(self, exchange: Exchange, _: Identity) -> None:
         health = await self._rag.health()
@@ -171,8 +183,9 @@ class _App:
         await exchange.respond(200, document(max_question=self._max_question))
 
     async def _inflight(self, exchange: Exchange, identity: Identity) -> None:
-        calls = [call.to_dict() for call in self._rag.inflight() if identity.may_see(call.tenant)]
-        await exchange.respond(200, {"calls": calls})
+        calls = [call for call in self._rag.inflight() if identity.may_see(call.tenant)]
+        shown = [call.to_dict() if identity.admin else public(call) for call in calls]
+        await exchange.respond(200, {"calls": shown})
 
     async def _environment(self, exchange: Exchange, identity: Identity) -> None:
         if not identity.admin:
@@ -201,8 +214,8 @@ class _App:
     def _place(self) -> Iterator[None]:
         """Room for one more chat, for a block."""
         if self._calls >= self._max_calls:
-            message = f"{self._calls} chats are under way, which is all that may; try again later"
-            raise Refused(429, "Overloaded", message, {"Retry-After": "1"})
+            logger.debug("%d chats are under way, which is all that may (max_calls)", self._calls)
+            raise Refused(429, "Overloaded", FULL, {"Retry-After": "1"})
         self._calls += 1
         try:
             yield

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
+
+import anyio
+
 from ragcore.contrib.asgi.exchange import ASGIApp, ClientGone, Exchange, Message, Receive, Send
 from ragcore.contrib.asgi.problem import Refused
 
 __all__ = ["MAX_BODY", "body_of", "limit_body"]
 
 MAX_BODY = 1024 * 1024
+READ_SECONDS = 30.0
 
 
 def limit_body(app: ASGIApp, /, *, most: int = MAX_BODY) -> ASGIApp:
@@ -30,7 +35,7 @@ def limit_body(app: ASGIApp, /, *, most: int = MAX_BODY) -> ASGIApp:
         try:
             read = [await body_of(exchange, most)]
         except Refused as refused:
-            await exchange.respond(refused.problem.status, refused.problem.body)
+            await exchange.respond(refused.problem.status, refused.problem.body, refused.problem.headers)
             return
         except ClientGone:
             return
@@ -49,16 +54,19 @@ async def body_of(exchange: Exchange, most: int) -> bytes:
     """The whole body.
 
     Raises:
-        Refused: it is larger than `most` bytes; no more of it was read than needed to know.
+        Refused: it is larger than `most` bytes, of which no more were read than needed to know; or it did not come within 30 s.
         ClientGone: the client went away before its end.
     """
     too_large = Refused(413, "TooLarge", f"the body is larger than {most:,} bytes")
     length = exchange.header("content-length")
-    if length.isdigit() and int(length) > most:
+    if length.isascii() and length.isdigit() and (len(length) > 18 or int(length) > most):
         raise too_large
     body = bytearray()
-    async for piece in exchange.pieces():
-        body += piece
-        if len(body) > most:
-            raise too_large
-    return bytes(body)
+    with anyio.move_on_after(READ_SECONDS):
+        async with aclosing(exchange.pieces()) as pieces:
+            async for piece in pieces:
+                body += piece
+                if len(body) > most:
+                    raise too_large
+        return bytes(body)
+    raise Refused(408, "RequestTimeout", f"the body did not come within {READ_SECONDS:g} s", {"Connection": "close"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 import anyio
 
@@ -37,6 +38,14 @@ async def until_disconnect(app: ASGIApp, scope: Message, receive: Receive, send:
     """Run the application for one request, until it ends or its client is gone."""
     sender, receiver = anyio.create_memory_object_stream[Message](16)
     failed: BaseException | None = None
+    answered = False
+
+    async def told(message: Message) -> None:
+        nonlocal answered
+        # What goes on after the answer, as background tasks do, is not the client's: servers call every end a disconnect.
+        answered = answered or (message["type"] == "http.response.body" and not message.get("more_body", False))
+        await send(message)
+
     async with anyio.create_task_group() as group, sender, receiver:
 
         async def watch() -> None:
@@ -46,14 +55,17 @@ async def until_disconnect(app: ASGIApp, scope: Message, receive: Receive, send:
                 except Exception:
                     logger.debug("the server's receive failed: taken as a disconnect", exc_info=True)
                     message = {"type": "http.disconnect"}
-                if message["type"] == "http.disconnect":
+                if message["type"] == "http.disconnect" and not answered:
                     group.cancel_scope.cancel()
                     return
-                await sender.send(message)
+                with suppress(anyio.BrokenResourceError):  # nobody reads any more
+                    await sender.send(message)
+                if message["type"] == "http.disconnect":
+                    return
 
         group.start_soon(watch)
         try:
-            await app(scope, receiver.receive, send)
+            await app(scope, receiver.receive, told)
         except Exception as error:  # raised again outside of the group, as itself
             failed = error
         group.cancel_scope.cancel()

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, TypeAlias
 from urllib.parse import parse_qs
+
+import anyio
 
 from ragcore.contrib.asgi.public import public
 from ragcore.value import Value
 
-__all__ = ["ASGIApp", "ClientGone", "Exchange", "Message", "Receive", "Send"]
+__all__ = ["ASGIApp", "ClientGone", "Exchange", "Message", "Receive", "Send", "encoded"]
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
+# A reader that reads nothing must not keep its place for ever.
+WRITE_SECONDS = 30.0
+
 ASGIApp: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 class ClientGone(Exception):
     """The client disconnected before its request was whole: there is nobody to answer."""
+
+
+def encoded(data: Any) -> bytes:
+    """As JSON in UTF-8; half an emoji, which nothing can encode, becomes a question mark."""
+    return json.dumps(data, ensure_ascii=False).encode(errors="replace")
 
 
 class Exchange:
@@ -28,7 +38,9 @@ class Exchange:
     def __init__(self, scope: Message, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.method: str = scope["method"]
-        self.path: str = scope["path"]
+        # Mounted below another application, a path begins with what it is mounted at.
+        path, root = scope["path"], scope.get("root_path", "").rstrip("/")
+        self.path: str = path.removeprefix(root) if path.startswith(f"{root}/") else path
         self.started = False
         # What only whoever runs the service may see is shown, too.
         self.whole = False
@@ -45,7 +57,7 @@ class Exchange:
         values = parse_qs(self.scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
         return values[name][0] if name in values else None
 
-    async def pieces(self) -> AsyncIterator[bytes]:
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
         """The body as it comes; `ClientGone` where the client went away before its end."""
         more = True
         while more:
@@ -55,13 +67,13 @@ class Exchange:
             yield message.get("body", b"")
             more = message.get("more_body", False)
 
-    async def show(self, value: Value) -> None:
+    async def show(self, value: Value, status: int = 200) -> None:
         """Send a value as JSON, whole or as its tenant may see it."""
-        await self.respond(200, value.to_dict() if self.whole else public(value))
+        await self.respond(status, value.to_dict() if self.whole else public(value))
 
     async def respond(self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> None:
         """Send JSON."""
-        data = json.dumps(body, ensure_ascii=False).encode()
+        data = encoded(body)
         await self._start(
             status,
             {
@@ -71,7 +83,7 @@ class Exchange:
                 **(headers or {}),
             },
         )
-        await self._send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else data})
+        await self._write({"type": "http.response.body", "body": b"" if self.method == "HEAD" else data})
 
     async def stream(self, events: AsyncIterable[bytes]) -> None:
         """Send server-sent events as they come."""
@@ -79,10 +91,24 @@ class Exchange:
         headers = {"content-type": "text/event-stream", "cache-control": "no-store", "x-accel-buffering": "no"}
         await self._start(200, headers)
         async for event in events:
-            await self._send({"type": "http.response.body", "body": event, "more_body": True})
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+            await self._write({"type": "http.response.body", "body": event, "more_body": True})
+        await self._write({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _start(self, status: int, headers: Mapping[str, str]) -> None:
         self.started = True
         encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
-        await self._send({"type": "http.response.start", "status": status, "headers": encoded})
+        await self._write({"type": "http.response.start", "status": status, "headers": encoded})
+
+    async def _write(self, message: Message) -> None:
+        """Send a message; a client that is gone, or has read nothing for long, is told to nobody.
+
+        Raises:
+            ClientGone: it was not taken.
+        """
+        with anyio.move_on_after(WRITE_SECONDS):
+            try:
+                await self._send(message)
+            except (OSError, RuntimeError) as error:  # uvloop raises RuntimeError on a closed transport
+                raise ClientGone(f"the client went away before the end of its answer ({error})") from error
+            return
+        raise ClientGone(f"the client has read nothing for {WRITE_SECONDS:g} s")

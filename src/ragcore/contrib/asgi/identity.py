@@ -49,7 +49,7 @@ def from_tokens(path: str | PathLike[str], /) -> Authenticate:
     try:
         read = json.loads(Path(path).read_text(encoding="utf-8"))
         known = {
-            _digest(token.encode()): Identity(check_tenant(row["tenant"]), admin=row.get("admin", False) is True)
+            _digest(_token(token)): Identity(check_tenant(row["tenant"]), admin=row.get("admin", False) is True)
             for token, row in read.items()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InvalidInput) as error:
@@ -73,3 +73,10 @@ def from_tokens(path: str | PathLike[str], /) -> Authenticate:
 
 def _digest(token: bytes) -> bytes:
     return hashlib.sha256(token).digest()
+
+
+def _token(text: str) -> bytes:
+    """A token as a header brings it."""
+    if not text or text != text.strip() or not text.isascii() or not text.isprintable():
+        raise InvalidInput("a token is empty, or has white space around it, or characters that no header carries")
+    return text.encode()

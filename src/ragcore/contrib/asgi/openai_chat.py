@@ -6,13 +6,13 @@ what the protocol knows. Source: OpenAI API reference, chat completions, 2026.
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from ragcore.contrib.asgi.exchange import encoded
 from ragcore.contrib.asgi.problem import Problem, problem
 from ragcore.contrib.asgi.public import public
 from ragcore.contrib.asgi.sse import PING, Step
@@ -157,7 +157,7 @@ def _extra(answer: Answer) -> dict[str, Any]:
 
 
 def _event(data: Mapping[str, Any]) -> bytes:
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+    return b"data: %s\n\n" % encoded(data)
 
 
 def _now() -> int:

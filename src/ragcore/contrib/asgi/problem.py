@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ragcore.contrib.asgi.public import is_public, public_message
+from ragcore.contrib.asgi.public import public_message, tells_of_insides
 from ragcore.errors import (
     CircuitOpen,
     DeadlineExceeded,
@@ -58,7 +58,7 @@ def problem(error: RagcoreError, /, *, whole: bool = False) -> Problem:
     Args:
         whole: True: the error's own message in any case, for whoever runs the service.
     """
-    if not whole and not is_public(error):
+    if not whole and tells_of_insides(error):
         logger.warning("call %s failed in %s: %s: %s", error.call_id, error.stage, type(error).__name__, error)
     message = str(error) if whole else public_message(error)
     headers = {} if error.retry_after is None else {"Retry-After": str(math.ceil(error.retry_after))}

@@ -18,11 +18,12 @@ from ragcore.errors import (
     RagcoreError,
     StoreError,
 )
-from ragcore.types import Degradation, EmptyReason, SimilarityReport
+from ragcore.types import CallInfo, Degradation, EmptyReason, Health, SimilarityReport
 from ragcore.value import Value
 
-__all__ = ["is_public", "public", "public_message"]
+__all__ = ["FULL", "public", "public_message", "tells_of_insides"]
 
+FULL = "too many questions are asked at once; try again in a moment"
 NO_DOCUMENTS = "you have no documents yet"
 NO_SEARCH = "the question can't be searched for by its meaning at the moment"
 NO_ANSWER = "no answer can be written at the moment"
@@ -43,14 +44,14 @@ def public(value: Value, /) -> dict[str, Any]:
     return shown
 
 
-def is_public(error: RagcoreError) -> bool:
-    """Whether its own message is about the request or the load, and not about what the service is made of."""
-    return isinstance(error, InvalidInput | Overloaded | CircuitOpen | DeadlineExceeded)
+def tells_of_insides(error: RagcoreError) -> bool:
+    """Whether its own message tells of more than the request and the load, so that whoever runs the service wants to know it."""
+    return not isinstance(error, InvalidInput | Overloaded | CircuitOpen | DeadlineExceeded)
 
 
 def public_message(error: RagcoreError) -> str:
     """What went wrong, in words for a member."""
-    if is_public(error):
+    if isinstance(error, InvalidInput | DeadlineExceeded):
         return str(error)
     again = "later" if error.retry_after is None else f"in {math.ceil(error.retry_after)} s"
     match error:
@@ -60,6 +61,10 @@ def public_message(error: RagcoreError) -> str:
             return f"{NO_SEARCH}; try again {again}"
         case GenerationError():
             return f"{NO_ANSWER}; try again {again}"
+        case Overloaded():
+            return FULL if error.retry_after is None else f"too many questions are asked at once; try again {again}"
+        case CircuitOpen():
+            return f"a part of the service is failing at the moment; try again {again}"
         case NotOpen():
             return f"the service is starting or closing; try again {again}"
         case ConfigurationError():
@@ -75,6 +80,10 @@ def _cleared(value: Any) -> Any:
             return replace(value, reason=NO_ANSWER if stage == "generate" else NO_SEARCH)
         case SimilarityReport(chunks=0):
             return replace(value, retrieval=_cleared(value.retrieval), verdict=NO_DOCUMENTS)
+        case Health():
+            return replace(value, details={})
+        case CallInfo():
+            return replace(value, waiting_on=None)
         case tuple():
             return tuple(map(_cleared, value))
         case Value():

@@ -6,10 +6,10 @@ Source: WHATWG HTML, server-sent events.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from typing import TypeAlias
 
+from ragcore.contrib.asgi.exchange import encoded
 from ragcore.contrib.asgi.problem import problem
 from ragcore.contrib.asgi.public import public
 from ragcore.errors import RagcoreError
@@ -63,7 +63,7 @@ def sse_event(event: StreamEvent | RagcoreError, /, *, whole: bool = False) -> b
             name, data = "error", {**problem(event, whole=whole).body, "partial_text": event.partial_text}
         case Retrieved() | Delta() | Done():
             name, data = type(event).__name__.lower(), event.to_dict() if whole else public(event)
-    return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), encoded(data))
 
 
 class _Pending:
