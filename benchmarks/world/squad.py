@@ -64,6 +64,20 @@ class Reference:
         return np.stack([self._vectors[text.strip()] for text in texts])
 
 
+class Widened(Reference):
+    """The reference vectors with zeros behind them, whose similarities are the same: long vectors that mean something."""
+
+    dimension = 3_072
+
+    async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vector:
+        """(len(texts), 3072)."""
+        return self.widen(await super().embed(texts, kind=kind))
+
+    def widen(self, vectors: Vector) -> Vector:
+        """(n, 384) to (n, 3072)."""
+        return np.pad(vectors, ((0, 0), (0, self.dimension - vectors.shape[1])))
+
+
 class Busy:
     """An embedder and a store that note how many seconds each was at work, for one call or several."""
 
@@ -107,11 +121,7 @@ async def ingested(*, passages: int | None = None, reference: bool = False) -> A
 
     With `reference`, the passages' vectors are looked up rather than made.
     """
-    rows = read_lines("corpus.jsonl.gz")[:passages]
-    documents = [
-        Document(row["id"], row["text"], title=row["title"], metadata={"share": number * SHARE_STEP % 100})
-        for number, row in enumerate(rows)
-    ]
+    documents = read_documents(passages)
     with tempfile.TemporaryDirectory() as folder:
         async with embedded.server(folder) as server, LocalEmbedder() as embedder:
             await migrate(server.owner_dsn, model=embedder.model, dimension=embedder.dimension, role="ragcore")
@@ -123,6 +133,14 @@ async def ingested(*, passages: int | None = None, reference: bool = False) -> A
                 report = await ingestor.add(documents, tenant=TENANT)
                 megabytes = sum(len(document.text.encode()) for document in documents) / 1e6
                 yield Squad(store, embedder, server.owner_dsn.reveal(), report, megabytes, busy, *_questions())
+
+
+def read_documents(most: int | None = None) -> list[Document]:
+    """The passages, or the first of them."""
+    return [
+        Document(row["id"], row["text"], title=row["title"], metadata={"share": number * SHARE_STEP % 100})
+        for number, row in enumerate(read_lines("corpus.jsonl.gz")[:most])
+    ]
 
 
 def _questions() -> tuple[list[str], Vector, list[str]]:
