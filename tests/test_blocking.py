@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
+import anyio
 import pytest
 
 import ragcore
@@ -193,6 +194,13 @@ def test_a_slow_generator_of_documents_holds_up_nobody(client: blocking.RAG) -> 
 
     with pytest.raises(KeyError, match="mine"):
         client.add(broken(), tenant="n")
+
+    def confusing() -> Iterator[Document]:
+        yield Document("a", "Text.")
+        raise anyio.BrokenResourceError
+
+    with pytest.raises(anyio.BrokenResourceError):
+        client.add(confusing(), tenant="n")
 
     def endless() -> Iterator[int]:
         while True:

@@ -11,7 +11,7 @@ import os
 import threading
 import weakref
 from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import UUID
@@ -51,6 +51,7 @@ U = TypeVar("U")
 START_SECONDS = 30.0
 # Of what is read in the calling thread.
 AHEAD = 64
+END_SECONDS = 2.0
 
 
 class _Loop:
@@ -73,26 +74,33 @@ class _Loop:
             raise
 
     def feed(self, items: Iterable[U], fn: Callable[[AsyncIterable[U]], Awaitable[T]]) -> T:
-        """Run a coroutine function there over items that are read here."""
+        """Run a coroutine function there over items that are read here. That it has failed is seen when the next item has been read."""
         portal = self.portal()
         sender, receiver = anyio.create_memory_object_stream[U](AHEAD)
+        ended = threading.Event()
 
         async def run() -> T:
-            async with receiver:
-                return await fn(receiver)
+            try:
+                async with receiver:
+                    return await fn(receiver)
+            finally:
+                sender.close()  # on its loop
+                ended.set()
 
         future = portal.start_task_soon(run)
         try:
-            with suppress(anyio.BrokenResourceError):  # it has ended, and says why
-                for item in items:
+            for item in items:
+                try:
                     portal.call(sender.send, item)
-            portal.call(sender.aclose)
+                except (anyio.BrokenResourceError, anyio.ClosedResourceError):  # it has ended, and says why
+                    break
+            else:
+                portal.call(sender.aclose)
             return future.result()
         except BaseException:
             future.cancel()
+            ended.wait(END_SECONDS)
             raise
-        finally:
-            sender.close()
 
     def portal(self) -> BlockingPortal:
         with self._lock:
@@ -551,7 +559,8 @@ class TenantView:
         progress: Callable[[IngestReport], None] | None = None,
         document_timeout: float | None = None,
     ) -> IngestReport:
-        """As `ragcore.RAG.add`. A generator is read in the calling thread, a few documents ahead, so that a slow one holds up nobody else."""
+        """As `ragcore.RAG.add`. A generator is read in the calling thread, a few documents ahead, so that a slow one holds up nobody else; that the
+        rest has failed is seen when its next document has been read."""
 
         def add(
             given: Iterable[Document | Unreadable] | AsyncIterable[Document | Unreadable],

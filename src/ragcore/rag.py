@@ -46,6 +46,7 @@ from ragcore.tokens import estimate_tokens
 from ragcore.types import (
     Answer,
     CallInfo,
+    Citation,
     Degradation,
     Document,
     Generation,
@@ -463,15 +464,18 @@ class RAG(Part):
             completion_tokens=generation.usage.completion_tokens,
         )
         found = bool(generation.text.strip())
-        text = generation.text if found else answer.text
-        if not found and any(part.stage == "generate" and part.fallback == EXTRACTIVE for part in degraded):
+        text, citations = answer.text, answer.citations
+        if found:
+            text, citations = generation.text, find_citations(generation.text, prompt.passages)
+        elif any(part.stage == "generate" and part.fallback == EXTRACTIVE for part in degraded):
             # Nobody has judged the passages: "not found" would be untrue.
             text = f"{self.settings.not_answered}\n\n{excerpt(prompt.passages[0])} [1]"
+            citations = (Citation(1, prompt.passages[0], len(text) - len("[1]"), len(text)),)
         return replace(
             answer,
             text=text,
             found=found,
-            citations=find_citations(text, prompt.passages),
+            citations=citations,
             degraded=degraded,
             usage=usage,
             model=generation.model,

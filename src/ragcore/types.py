@@ -419,7 +419,7 @@ class CallInfo(Value):
     """One call of the client, running or finished.
 
     Attributes:
-        id: unique in this process.
+        id: random, the same as in the answer and the errors.
         method: "ask", "stream", "retrieve", …
         tenant: whose call it is.
         stage: where it is, or where it ended.

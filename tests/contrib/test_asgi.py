@@ -235,10 +235,10 @@ def test_problems(error: ragcore.RagcoreError, status: int) -> None:
 def test_what_members_are_told_of_an_error_is_not_what_the_log_is(
     error: ragcore.RagcoreError, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    error.call_id, error.stage = "c1", "search"
+    error.call_id, error.stage = "c1", "generate"
     problem = asgi.problem(error)
     assert problem.body["message"] == said
-    logged = f"call c1 failed in search: {type(error).__name__}: m"
+    logged = f"call c1 failed in generate: {type(error).__name__}: m"
     assert (logged in caplog.text) == (
         not isinstance(error, ragcore.InvalidInput | ragcore.CircuitOpen | ragcore.Overloaded)
     )
@@ -659,3 +659,45 @@ async def test_a_hook_that_returns_something_else_lets_nobody_in(rag: RAG, caplo
 async def test_a_content_length_that_is_none(client: Client, length: str) -> None:
     status, _, _ = await client("POST", "/chat", {"message": "q"}, x_user="m", content_length=length)
     assert status == (413 if length.isascii() else 200)
+
+
+async def test_a_disconnect_is_said_as_often_as_it_is_asked_for() -> None:
+    said: list[str] = []
+
+    async def app(scope: asgi.Message, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x"})
+        said.extend([(await receive())["type"] for _ in range(3)])
+
+    async def receive() -> asgi.Message:
+        return {"type": "http.disconnect"}
+
+    async def send(_: asgi.Message) -> None:
+        await asyncio.sleep(0)
+
+    with anyio.fail_after(5):
+        await asgi.cancel_on_disconnect(app)(
+            {"type": "http", "method": "GET", "path": "/", "headers": []}, receive, send
+        )
+    assert said in ([], ["http.disconnect"] * 3)
+
+
+async def test_a_client_that_is_gone_before_it_is_refused_is_no_error(
+    rag: RAG, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def receive() -> asgi.Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(_: asgi.Message) -> None:
+        raise OSError("gone")
+
+    scope: asgi.Message = {
+        "type": "http",
+        "method": "POST",
+        "path": "/chat",
+        "headers": [(b"content-length", b"99999999"), (b"x-user", b"m")],
+    }
+    for app in (asgi.app(rag), asgi.app(rag, authenticate=authenticate), asgi.limit_body(asgi.app(rag))):
+        await app(scope, receive, send)
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]

@@ -285,7 +285,10 @@ async def test_a_stream_in_pieces_with_usage_and_finish_reason() -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["NOT_FOUND", "NOT_FOUND.", " 'NOT_FOUND'\n", "not_found"])
+@pytest.mark.parametrize(
+    "text",
+    ["NOT_FOUND", "NOT_FOUND.", " 'NOT_FOUND'\n", "not_found", "\r\nNOT_FOUND", ".NOT_FOUND", "NOT_FOUND. \n\n\n\n"],
+)
 async def test_not_found_is_no_answer_and_no_piece_of_it_is_shown(text: str) -> None:
     pieces, whole = await generated(events(*(delta(letter) for letter in text), delta(finish="stop")))
     assert (pieces, whole.text) == ([], "")

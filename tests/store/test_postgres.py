@@ -159,6 +159,23 @@ async def test_migrations_run_once_and_together_do_no_harm(database: tuple[str, 
 
 
 @anyio_test
+async def test_a_schema_that_is_behind_is_found_out_before_a_question_is(migrated: tuple[str, str]) -> None:
+    """A new version whose migration was forgotten isn't ready."""
+    owner = await asyncpg.connect(migrated[1])
+    await owner.execute("drop function ragcore.is_of; delete from ragcore.migration where number = 3")
+    await owner.close()
+    async with PgVectorStore(migrated[0]) as store:
+        assert [f.severity for f in (await store.inspect()).findings() if "migration 2" in f.message] == ["error"]
+        with pytest.raises(ConfigurationError, match="run `ragcore migrate`"):
+            await store.ping()
+        with pytest.raises(ConfigurationError, match="older than this version"):
+            await store.search(query("x"))
+        await migrate(migrated[1], model="fake", dimension=DIMENSION, role="ragcore")
+        await store.ping()
+        assert await store.search(query("x")) == []
+
+
+@anyio_test
 async def test_a_schema_for_another_model_is_refused(migrated: tuple[str, str]) -> None:
     for model, dimension in (("other", DIMENSION), ("fake", 8)):
         with pytest.raises(ConfigurationError, match="was made for 'fake' with 64"):

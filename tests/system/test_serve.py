@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -13,15 +14,21 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import openai
 import pytest
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ragcore.cli.serve import _impatient
+from ragcore.contrib import asgi
 from ragcore.demo.questions import DOCUMENTS
+from ragcore.testing import fake_rag
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(200)]
 
@@ -286,3 +293,55 @@ def test_what_it_can_not_start_with_is_one_line(tmp_path: Path, options: tuple[s
     assert done.returncode == 2
     assert said in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_connection_can_not_be_kept_without_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by half a request, nor by a body that nobody reads, nor by not reading the answers."""
+    monkeypatch.setattr("ragcore.cli.serve.REQUEST_SECONDS", 0.4)
+    monkeypatch.setattr("ragcore.cli.serve.WRITE_SECONDS", 0.2)
+    made: list[Any] = []
+
+    class Recorded(_impatient(H11Protocol)):  # type: ignore[misc]
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            made.append(transport)
+            super().connection_made(transport)
+
+    refusing = asgi.app(fake_rag())
+
+    async def app(scope: asgi.Message, receive: Any, send: Any) -> None:
+        if scope["path"] != "/endless":
+            await refusing(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(500):  # far more than the sockets between take
+            await send({"type": "http.response.body", "body": 64_000 * b"x", "more_body": True})
+
+    config = uvicorn.Config(app, http=Recorded, log_level="error", lifespan="off")
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        where = listener.getsockname()
+        async with anyio.create_task_group() as group:
+            group.start_soon(server.serve, [listener])
+            requests = (
+                b"",
+                b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\nG",
+                b"POST /chat HTTP/1.1\r\nhost: x\r\ncontent-length: 100000000\r\n\r\n{",
+            )
+            for request in requests:
+                reader, writer = await asyncio.open_connection(*where)
+                writer.write(request)
+                with anyio.fail_after(5):
+                    with suppress(ConnectionError):
+                        while await reader.read(4096):
+                            pass
+                writer.close()
+            reader, writer = await asyncio.open_connection(*where, limit=1)
+            reader._transport.pause_reading()  # type: ignore[attr-defined]
+            writer.write(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n")
+            with anyio.fail_after(10):
+                while len(made) == len(requests) or not made[-1].is_closing():
+                    await anyio.sleep(0.02)
+            writer.transport.abort()
+            server.should_exit = True

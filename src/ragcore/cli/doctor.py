@@ -13,7 +13,7 @@ import anyio
 
 from ragcore.cli.session import Options
 from ragcore.config import EXTRACTIVE, Config
-from ragcore.errors import ConfigurationError, RagcoreError
+from ragcore.errors import ConfigurationError, DeadlineExceeded, RagcoreError
 from ragcore.extras import install_command, installed
 from ragcore.protocols import Embedder
 from ragcore.rag import RAG
@@ -125,6 +125,8 @@ async def _documents(store: PgVectorStore) -> Check:
     try:
         with deadline(SECONDS):
             counts = await store.count(tenant=None)
+    except DeadlineExceeded:
+        return Check("documents", "ok", f"so many that counting them takes more than {SECONDS:g} s")
     except RagcoreError as error:
         return Check("documents", "error", str(error))
     if not counts.documents:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
+import os
 import socket
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import anyio
 
 from ragcore.cli.session import Options, messages
 from ragcore.contrib.asgi import Authenticate, app, from_tokens
+from ragcore.contrib.asgi.exchange import WRITE_SECONDS
 from ragcore.errors import ConfigurationError
 from ragcore.extras import require
 from ragcore.rag import RAG
@@ -21,7 +23,7 @@ from ragcore.rag import RAG
 __all__ = ["serve"]
 
 GRACE_SECONDS = 2
-# To the first byte of a request's end of headers; after an answer uvicorn's own 5 s hold.
+# Without a request under way, to the end of the next one's head.
 REQUEST_SECONDS = 10.0
 MOST_CONNECTIONS = 10_000
 RESERVED_FILES = 128
@@ -42,12 +44,12 @@ async def serve(options: Options, *, host: str, port: int, tokens: Path | None, 
             style="yellow",
         )
     config = options.config()
-    listener = _bound(host, port)
+    listeners = _bound(host, port)
     rag = RAG.from_config(config)
     server = uvicorn.Server(
         uvicorn.Config(
             app(rag, authenticate=authenticate),
-            # Of uvicorn's two parsers the one that tells of a disconnect also where a client has sent its next request already.
+            # Of uvicorn's two parsers the one that tells of a disconnect also where the next request came with this one.
             http=_impatient(importlib.import_module("uvicorn.protocols.http.h11_impl").H11Protocol),
             # asyncio takes as many in one step, before any of them can be refused; the queue itself is made longer below.
             backlog=AT_ONCE,
@@ -62,9 +64,12 @@ async def serve(options: Options, *, host: str, port: int, tokens: Path | None, 
     async def announced(sockets: list[socket.socket] | None = None) -> None:
         await startup(sockets)
         if server.started:
-            listener.listen(BACKLOG)
+            for listener in listeners:
+                listener.listen(BACKLOG)
             where = f"[{host}]" if ":" in host else host
-            messages.print(f"serving at http://{where}:{listener.getsockname()[1]} (stop with Ctrl-C)", markup=False)
+            messages.print(
+                f"serving at http://{where}:{listeners[0].getsockname()[1]} (stop with Ctrl-C)", markup=False
+            )
 
     async def drained(sockets: list[socket.socket] | None = None) -> None:
         async with anyio.create_task_group() as group:
@@ -72,32 +77,67 @@ async def serve(options: Options, *, host: str, port: int, tokens: Path | None, 
                 rag.aclose
             )  # calls that are not done in time say so, which uvicorn's cutting off would not
             await shutdown(sockets)
+            if server.force_exit:  # a second Ctrl-C
+                await rag.aclose(drain=0.0)
 
     server.startup, server.shutdown = announced, drained
     try:
-        await server.serve([listener])
+        await server.serve(listeners)
     finally:
-        listener.close()
+        for listener in listeners:
+            listener.close()
     return 0 if server.started else 1
 
 
 def _impatient(protocol: Any) -> Any:
-    """The protocol with bounds that uvicorn has not: on connections, and on the time to a first request."""
+    """The protocol with bounds that uvicorn has not: on connections, on the time to a whole request's head, on a client that doesn't read."""
     most = _most_connections()
 
     class Impatient(protocol):  # type: ignore[misc]  # uvicorn is an extra
+        waits: asyncio.TimerHandle | None = None
+        stalls: asyncio.TimerHandle | None = None
+
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
             if len(self.connections) > most:
                 transport.abort()
-            else:
-                self.loop.call_later(REQUEST_SECONDS, self._give_up)
+            self._look()
 
-        def _give_up(self) -> None:
-            if self.cycle is None and not self.transport.is_closing():
-                self.transport.close()
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._look()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._look()
+
+        def _look(self) -> None:
+            """Without a request under way the next one must be there in time, and what is left of the last one gone; bytes that come win no time."""
+            if self.cycle is not None and not self.cycle.response_complete:
+                self.waits = _ended(self.waits)
+            elif self.waits is None:
+                self.waits = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self.stalls = _ended(self.stalls) or self.loop.call_later(2 * WRITE_SECONDS, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self.stalls = _ended(self.stalls)
+
+        def connection_lost(self, error: Exception | None) -> None:
+            self.waits, self.stalls = _ended(self.waits), _ended(self.stalls)
+            super().connection_lost(error)
 
     return Impatient
+
+
+def _ended(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
+    """None, in place of a timer that must not strike any more."""
+    if timer is not None:
+        timer.cancel()
+    return None
 
 
 def _most_connections() -> int:
@@ -110,21 +150,26 @@ def _most_connections() -> int:
     return max(1, min(MOST_CONNECTIONS, soft - RESERVED_FILES))
 
 
-def _bound(host: str, port: int) -> socket.socket:
-    """Bound, but not listening yet: found out before anything is started, and refused until all is."""
-    listener = None
+def _bound(host: str, port: int) -> list[socket.socket]:
+    """Bound to every address of the host, but not listening yet: found out before anything is started, and refused until all is."""
+    listeners: list[socket.socket] = []
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
+        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            listener = socket.socket(family, kind, protocol)
+            listeners.append(listener)
+            if os.name == "posix":  # elsewhere it lets a second one have the same port
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            # Where any port is taken, it is the same at every address.
+            listener.bind((address[0], port or listeners[0].getsockname()[1], *address[2:]))
     except (OSError, UnicodeError) as error:
-        if listener is not None:
+        for listener in listeners:
             listener.close()
         reason = error.strerror if isinstance(error, OSError) else "it is no host name"
         message = f"{host[:100]}:{port} can't be had ({reason}): choose another --host or --port, or end what has it"
         raise ConfigurationError(message) from error
-    return listener
+    return listeners
 
 
 def _authenticate(tokens: Path | None, hook: str | None) -> Authenticate | None:

@@ -27,6 +27,8 @@ __all__ = ["OpenAIGenerator"]
 FIRST_TOKEN_SHARE = 0.4
 # An answer is bounded by its tokens; this bounds a stream that never ends.
 MOST_CHARACTERS = 200_000
+# What models put around the word NOT_FOUND.
+WRAPPING = ".\"'*`"
 REASONING = ("o1", "o3", "o4", "gpt-5")
 
 
@@ -226,9 +228,9 @@ class _Answer:
         """
         if not self._finish_reason:
             raise Undecodable("its stream ended without a finish reason: the answer is cut")
-        not_found = self._text.strip().strip(".\"'*`").upper() == NOT_FOUND
+        not_found = self._text.strip().strip(WRAPPING).upper() == NOT_FOUND
         if not_found:
-            self._text, self._taken = "", 0
+            self._text, self._taken, self.handed_on = "", 0, ""
         rest = self._hand_on(whole=True)
         whole = Generation(
             self.handed_on,
@@ -240,7 +242,7 @@ class _Answer:
         return rest, whole
 
     def _may_be_not_found(self) -> bool:
-        begun = self._text.lstrip("\"'*` \n").upper()
+        begun = self._text.strip().lstrip(WRAPPING).upper()
         return NOT_FOUND.startswith(begun) or (begun.startswith(NOT_FOUND) and len(begun) <= len(NOT_FOUND) + 4)
 
     def _hand_on(self, *, whole: bool = False) -> str:

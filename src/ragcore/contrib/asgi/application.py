@@ -102,11 +102,17 @@ class _App:
     async def _serve(self, scope: Message, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send)
         try:
+            await self._answer(exchange)
+        except ClientGone:
+            logger.debug("%s %s: the client is gone", exchange.method, exchange.path, exc_info=True)
+
+    async def _answer(self, exchange: Exchange) -> None:
+        try:
             await self._route(exchange)
         except Refused as refused:
             await _refuse(exchange, refused.problem)
         except ClientGone:
-            logger.debug("%s %s: the client is gone", exchange.method, exchange.path, exc_info=True)
+            raise
         except RagcoreError as error:
             await _refuse(exchange, problem(error, whole=exchange.whole))
         except Exception:

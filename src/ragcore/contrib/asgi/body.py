@@ -16,7 +16,7 @@ READ_SECONDS = 30.0
 
 
 def limit_body(app: ASGIApp, /, *, most: int = MAX_BODY) -> ASGIApp:
-    """Middleware that answers 413 to a larger body, of which no more is read; Starlette and FastAPI have no such limit.
+    """Middleware that answers 413 to a larger body; Starlette and FastAPI have no such limit.
 
     Args:
         most: bytes; they are held in memory until the handler asks for them.
@@ -33,10 +33,11 @@ def limit_body(app: ASGIApp, /, *, most: int = MAX_BODY) -> ASGIApp:
             return
         exchange = Exchange(scope, receive, send)
         try:
-            read = [await body_of(exchange, most)]
-        except Refused as refused:
-            await exchange.respond(refused.problem.status, refused.problem.body, refused.problem.headers)
-            return
+            try:
+                read = [await body_of(exchange, most)]
+            except Refused as refused:
+                await exchange.respond(refused.problem.status, refused.problem.body, refused.problem.headers)
+                return
         except ClientGone:
             return
 
@@ -57,7 +58,7 @@ async def body_of(exchange: Exchange, most: int) -> bytes:
         Refused: it is larger than `most` bytes, of which no more were read than needed to know; or it did not come within 30 s.
         ClientGone: the client went away before its end.
     """
-    too_large = Refused(413, "TooLarge", f"the body is larger than {most:,} bytes")
+    too_large = Refused(413, "TooLarge", f"the body is larger than {most:,} bytes", {"Connection": "close"})
     length = exchange.header("content-length")
     if length.isascii() and length.isdigit() and (len(length) > 18 or int(length) > most):
         raise too_large

@@ -43,7 +43,7 @@ async def until_disconnect(app: ASGIApp, scope: Message, receive: Receive, send:
     async def told(message: Message) -> None:
         nonlocal answered
         # What goes on after the answer, as background tasks do, is not the client's: servers call every end a disconnect.
-        answered = answered or (message["type"] == "http.response.body" and not message.get("more_body", False))
+        answered = answered or _is_last(message)
         await send(message)
 
     async with anyio.create_task_group() as group, sender, receiver:
@@ -61,13 +61,25 @@ async def until_disconnect(app: ASGIApp, scope: Message, receive: Receive, send:
                 with suppress(anyio.BrokenResourceError):  # nobody reads any more
                     await sender.send(message)
                 if message["type"] == "http.disconnect":
+                    sender.close()
                     return
+
+        async def heard() -> Message:
+            try:
+                return await receiver.receive()
+            except anyio.EndOfStream:  # said before; servers say it as often as they are asked
+                return {"type": "http.disconnect"}
 
         group.start_soon(watch)
         try:
-            await app(scope, receiver.receive, told)
+            await app(scope, heard, told)
         except Exception as error:  # raised again outside of the group, as itself
             failed = error
         group.cancel_scope.cancel()
     if failed is not None:
         raise failed
+
+
+def _is_last(message: Message) -> bool:
+    kind = message["type"]
+    return kind == "http.response.pathsend" or (kind == "http.response.body" and not message.get("more_body", False))

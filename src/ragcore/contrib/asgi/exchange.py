@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
+from contextlib import aclosing
 from typing import Any, TypeAlias
 from urllib.parse import parse_qs
 
@@ -24,7 +25,7 @@ ASGIApp: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 class ClientGone(Exception):
-    """The client disconnected before its request was whole: there is nobody to answer."""
+    """The client disconnected, or takes nothing: there is nobody to answer."""
 
 
 def encoded(data: Any) -> bytes:
@@ -85,30 +86,35 @@ class Exchange:
         )
         await self._write({"type": "http.response.body", "body": b"" if self.method == "HEAD" else data})
 
-    async def stream(self, events: AsyncIterable[bytes]) -> None:
+    async def stream(self, events: AsyncGenerator[bytes, None]) -> None:
         """Send server-sent events as they come."""
         # nginx would collect the events before it passes them on.
         headers = {"content-type": "text/event-stream", "cache-control": "no-store", "x-accel-buffering": "no"}
         await self._start(200, headers)
-        async for event in events:
-            await self._write({"type": "http.response.body", "body": event, "more_body": True})
+        async with aclosing(events):
+            async for event in events:
+                await self._write({"type": "http.response.body", "body": event, "more_body": True})
         await self._write({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _start(self, status: int, headers: Mapping[str, str]) -> None:
         self.started = True
-        encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
-        await self._write({"type": "http.response.start", "status": status, "headers": encoded})
+        lines = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
+        await self._write({"type": "http.response.start", "status": status, "headers": lines})
 
     async def _write(self, message: Message) -> None:
-        """Send a message; a client that is gone, or has read nothing for long, is told to nobody.
+        """Send a message.
 
         Raises:
-            ClientGone: it was not taken.
+            ClientGone: the client is gone, or has read nothing for 30 s.
         """
         with anyio.move_on_after(WRITE_SECONDS):
             try:
                 await self._send(message)
-            except (OSError, RuntimeError) as error:  # uvloop raises RuntimeError on a closed transport
+            except (OSError, RuntimeError) as error:
+                if isinstance(error, RuntimeError) and "closed" not in str(
+                    error
+                ):  # uvloop's word for a client that is gone
+                    raise
                 raise ClientGone(f"the client went away before the end of its answer ({error})") from error
             return
         raise ClientGone(f"the client has read nothing for {WRITE_SECONDS:g} s")

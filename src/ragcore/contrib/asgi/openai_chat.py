@@ -7,7 +7,7 @@ what the protocol knows. Source: OpenAI API reference, chat completions, 2026.
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -81,7 +81,7 @@ def completion(answer: Answer) -> dict[str, Any]:
     }
 
 
-async def chunks(steps: AsyncIterator[Step], *, usage: bool) -> AsyncIterator[bytes]:
+async def chunks(steps: AsyncIterator[Step], *, usage: bool) -> AsyncGenerator[bytes, None]:
     """A streamed answer, as server-sent events ending with [DONE]."""
     frame = {
         "id": f"chatcmpl-{uuid.uuid4().hex}",

@@ -53,6 +53,7 @@ def document(*, max_question: int) -> dict[str, Any]:
                 }
             },
             "/v1/models": {"get": _operation("The one model.", problem="OpenAIProblem")},
+            "/v1/models/ragcore": {"get": _operation("It alone.", problem="OpenAIProblem")},
             "/debug/inflight": {"get": _operation("Calls under way, of an administrator's all, else one's own.")},
             "/debug-env": {"get": _operation("What it is made of, for administrators.", forbidden=True)},
             "/debug/rag-similarity/{user_id}": {
@@ -72,6 +73,7 @@ def _operation(
     if asks:
         statuses |= {
             "400": "The question or the body is at fault.",
+            "408": "The body did not come in time.",
             "413": "The body is too large.",
             "429": "No room; Retry-After says when.",
             "503": "A dependency is down; Retry-After says when, where it is known.",

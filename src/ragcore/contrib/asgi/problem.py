@@ -29,7 +29,7 @@ class Problem:
     """An error as an HTTP response.
 
     Attributes:
-        status: 400, 401, 403, 404, 405, 413, 429, 500, 503 or 504.
+        status: 400, 401, 403, 404, 405, 408, 413, 429, 500, 503 or 504.
         headers: Retry-After where it is known.
         body: {"error", "message", "stage", "call_id"}.
     """

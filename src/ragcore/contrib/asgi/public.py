@@ -18,7 +18,7 @@ from ragcore.errors import (
     RagcoreError,
     StoreError,
 )
-from ragcore.types import CallInfo, Degradation, EmptyReason, Health, SimilarityReport
+from ragcore.types import Answer, CallInfo, Degradation, EmptyReason, Health, SimilarityReport
 from ragcore.value import Value
 
 __all__ = ["FULL", "public", "public_message", "tells_of_insides"]
@@ -51,7 +51,7 @@ def tells_of_insides(error: RagcoreError) -> bool:
 
 def public_message(error: RagcoreError) -> str:
     """What went wrong, in words for a member."""
-    if isinstance(error, InvalidInput | DeadlineExceeded):
+    if isinstance(error, InvalidInput) and error.stage not in ("search", "write"):
         return str(error)
     again = "later" if error.retry_after is None else f"in {math.ceil(error.retry_after)} s"
     match error:
@@ -61,6 +61,10 @@ def public_message(error: RagcoreError) -> str:
             return f"{NO_SEARCH}; try again {again}"
         case GenerationError():
             return f"{NO_ANSWER}; try again {again}"
+        case InvalidInput():
+            return "the question or the document has something in it that the database can't take"
+        case DeadlineExceeded():
+            return f"there was no answer within {error.budget:g} s; try again {again}"
         case Overloaded():
             return FULL if error.retry_after is None else f"too many questions are asked at once; try again {again}"
         case CircuitOpen():
@@ -84,6 +88,9 @@ def _cleared(value: Any) -> Any:
             return replace(value, details={})
         case CallInfo():
             return replace(value, waiting_on=None)
+        case Answer():
+            value = replace(value, request_ids=())
+    match value:
         case tuple():
             return tuple(map(_cleared, value))
         case Value():

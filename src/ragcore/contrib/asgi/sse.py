@@ -6,7 +6,7 @@ Source: WHATWG HTML, server-sent events.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TypeAlias
 
 from ragcore.contrib.asgi.exchange import encoded
@@ -24,7 +24,9 @@ PING_SECONDS = 15.0
 Step: TypeAlias = StreamEvent | RagcoreError | None
 
 
-async def sse(stream: AnswerStream, /, *, ping: float = PING_SECONDS, whole: bool = False) -> AsyncIterator[bytes]:
+async def sse(
+    stream: AnswerStream, /, *, ping: float = PING_SECONDS, whole: bool = False
+) -> AsyncGenerator[bytes, None]:
     """An entered stream as server-sent events: "retrieved", "delta", "done" or "error", with comments as pings while nothing comes.
 
     A ping comes in between without cancelling what is being waited for. Runs on asyncio, as ASGI servers do.

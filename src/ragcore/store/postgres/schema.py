@@ -108,7 +108,7 @@ async def _migrate(connection: Connection, address: Address, *, model: str, dime
         grant usage on schema ragcore to {quoted(role)};
         grant select, insert, update, delete on ragcore.document, ragcore.chunk to {quoted(role)};
         grant select on ragcore.setting, ragcore.migration to {quoted(role)};
-        grant execute on function ragcore.count_all() to {quoted(role)};
+        grant execute on function ragcore.count_all(), ragcore.is_of(text, text) to {quoted(role)};
         """
     )
 
@@ -154,6 +154,7 @@ class Inspection(Value):
         server_version, pgvector: versions; pgvector None where it is missing.
         has_schema, has_index, dimension, model: the schema, and what it was made for.
         about_chunks: PostgreSQL's own estimate; None before its first analyze.
+        migration: the last that was run; None where it can't be seen.
         fingerprint: of tables, columns and their types: two databases with the same one have the same schema. None without one.
     """
 
@@ -171,11 +172,16 @@ class Inspection(Value):
     model: str | None
     about_chunks: int | None
     fingerprint: str | None = None
+    migration: int | None = None
 
     @property
     def is_complete(self) -> bool:
         """Whether there is all that a search needs."""
-        return self.has_schema and self.pgvector is not None
+        return self.has_schema and self.pgvector is not None and not self._is_behind
+
+    @property
+    def _is_behind(self) -> bool:
+        return self.migration is not None and self.migration < MIGRATIONS[-1][0]
 
     def findings(self, embedder: Embedder | None = None) -> list[Finding]:
         """What is wrong; [] if nothing is."""
@@ -189,6 +195,11 @@ class Inspection(Value):
             yield Finding(
                 "error",
                 "the schema of ragcore is missing: run store.migrate(owner_dsn, …) or `ragcore migrate` as the owner",
+            )
+        if self._is_behind:
+            yield Finding(
+                "error",
+                f"the schema of ragcore is that of migration {self.migration}, and this version needs {MIGRATIONS[-1][0]}: run `ragcore migrate` as the owner",
             )
         if self.superuser:
             yield Finding(
@@ -209,8 +220,14 @@ class Inspection(Value):
         if self.has_schema and not self.has_index and (self.dimension or 0) <= MOST_INDEXED:
             yield Finding(
                 "warning",
-                "the HNSW index on ragcore.chunk is missing: large tenants are searched exactly, which is slow",
+                "the HNSW index on ragcore.chunk is missing, so large tenants are searched slowly: as the owner, run "
+                f"`create index concurrently chunk_embedding on ragcore.chunk using hnsw ({self._indexed()})`",
             )
+
+    def _indexed(self) -> str:
+        if (self.dimension or 0) <= MOST_INDEXED_WHOLE:
+            return "embedding vector_cosine_ops"
+        return f"(embedding::halfvec({self.dimension})) halfvec_cosine_ops"
 
     def misfits(self, embedder: Embedder | None) -> list[Finding]:
         """Whether the store was made for another model than the embedder's."""
@@ -235,10 +252,11 @@ async def inspect(connection: Connection, address: Address) -> Inspection:
     """Look at the role and the schema through a connection."""
     row = await connection.fetchrow(SQL["inspect"])
     assert row is not None
-    model = None
+    model = migration = None
     if row["has_schema"]:
         try:
             model = await connection.fetchval("select value from ragcore.setting where name = 'model'")
+            migration = await connection.fetchval("select max(number) from ragcore.migration")
         except asyncpg.InsufficientPrivilegeError:
             logger.warning(
                 "%s may not read ragcore.setting: run store.migrate(owner_dsn, …, role=%r) as the owner",
@@ -260,4 +278,5 @@ async def inspect(connection: Connection, address: Address) -> Inspection:
         model=model,
         about_chunks=None if row["about_chunks"] in (None, -1) else row["about_chunks"],
         fingerprint=row["fingerprint"],
+        migration=migration,
     )

@@ -320,6 +320,8 @@ def _statement(name: str, vector_schema: str, conditions: str = "", *, top_k: in
     for word, value in (
         # Written out: of a parameter the planner, making one plan for all values, would think that a tenth of the rows is wanted.
         ("{top_k}", str(int(top_k))),
+        # Half precision may confuse neighbours, whole precision then ranks them.
+        ("{fetched}", str(2 * int(top_k) if half else int(top_k))),
         ("{candidates}", str(max(4 * int(top_k), 40))),
         ("{indexed}", HALF.replace("{dimension}", str(half)) if half else WHOLE),
         ("{vector}", quoted(vector_schema)),

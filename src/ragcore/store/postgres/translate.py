@@ -84,6 +84,8 @@ def _configuration(error: Exception, address: Address) -> str | None:
                 f"the vectors in {address} have another dimension than the embedder's ({error}): "
                 "use the embedder that the documents were embedded with, or another database"
             )
+        case pg.UndefinedFunctionError() if "ragcore." in str(error):
+            return f"the schema of ragcore in {address} is older than this version: run store.migrate(owner_dsn, …) or `ragcore migrate` as the owner"
         case pg.UndefinedObjectError() | pg.UndefinedFunctionError() if "vector" in str(error):
             return f"the extension pgvector is missing in {address}: as its owner, run `create extension vector`"
         case ValueError() if "unknown type" in str(error):

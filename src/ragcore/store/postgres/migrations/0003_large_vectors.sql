@@ -1,7 +1,8 @@
--- Vectors of 2,001 to 4,000 dimensions are indexed in half precision, which pgvector takes twice as many of; what is found is ranked by whole precision.
+-- Vectors of 2,001 to 4,000 dimensions are indexed in half precision, which pgvector takes twice as many of. Of a table that has rows already the index is
+-- made by hand, as `ragcore doctor` says: it may take long, and would hold up all who write.
 do $$
 begin
-    if {dimension} between 2001 and 4000 then
+    if {dimension} between 2001 and 4000 and pg_relation_size('ragcore.chunk') = 0 then
         create index chunk_embedding on ragcore.chunk
             using hnsw ((embedding::{vector}.halfvec({dimension})) {vector}.halfvec_cosine_ops);
     end if;

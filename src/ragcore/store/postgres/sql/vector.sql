@@ -36,7 +36,7 @@ nearest as (
         from ragcore.chunk
         where not plan.exact and ragcore.is_of(tenant, plan.tenant) {filter}
         order by {indexed}
-        limit {top_k}
+        limit {fetched}
     ) as c
 )
 select id, document_id, text, title, source, start_char, end_char, metadata, 1 - distance as score, null::float8 as text_score,
@@ -44,3 +44,4 @@ select id, document_id, text, title, source, start_char, end_char, metadata, 1 -
 from nearest
 where distance <> 'NaN' and abs(distance) <> 'Infinity' and ($6::float8 is null or 1 - distance >= $6::float8)
 order by distance, id
+limit {top_k}
