@@ -107,7 +107,8 @@ async def test_the_manual_from_an_empty_folder_to_a_service_that_was_proved(
         ladder,
         in_background(f"uvicorn service:app --port {free_ports[1]}", fastapi),
         by_header.replace("http://localhost:8000", fastapi),
-        *shell("how-to/rollout.md", 0, 1, 2),
+        shell("how-to/rollout.md", 0)[0],  # its ladder is test_harness.py's
+        *shell("how-to/rollout.md", 1, 2),
         *shell("how-to/benchmarks.md", 0),  # test_harness.py runs the others
         "ragcore ingest old.md --tenant T",
         *shell("reference/command-line.md", 0),
@@ -127,6 +128,8 @@ async def test_the_manual_from_an_empty_folder_to_a_service_that_was_proved(
         # A minute each is for those who want to know.
         "benchmarks ladder": "benchmarks ladder --quick --levels 1,5 --steady-seconds 1",
         "--seconds 60": "--seconds 2",
+        # Two short runs of one service on a busy machine may differ by more than noise, which is what 1 says.
+        "compare staging production": "compare staging production || test $? = 1",
     }
     script = "\n".join(lines)
     for theirs, its in own.items():
@@ -149,5 +152,5 @@ async def test_the_manual_from_an_empty_folder_to_a_service_that_was_proved(
     told = done.stdout.decode()
     assert done.returncode == 0, told[-6000:]
     assert "Traceback" not in told
-    assert told.count("all criteria reached") == 7
+    assert told.count("all criteria reached") == 6
     assert told.count("event: done") == 1  # what curl was sent
