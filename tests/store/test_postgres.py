@@ -168,8 +168,9 @@ async def test_a_schema_that_is_behind_is_found_out_before_a_question_is(migrate
         assert [f.severity for f in (await store.inspect()).findings() if "migration 2" in f.message] == ["error"]
         with pytest.raises(ConfigurationError, match="run `ragcore migrate`"):
             await store.ping()
+        large = replace(query("x"), vector=np.ones(1_000, np.float32))
         with pytest.raises(ConfigurationError, match="older than this version"):
-            await store.search(query("x"))
+            await store.search(large)
         await migrate(migrated[1], model="fake", dimension=DIMENSION, role="ragcore")
         await store.ping()
         assert await store.search(query("x")) == []

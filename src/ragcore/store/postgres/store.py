@@ -38,6 +38,10 @@ EXACT_NUMBERS = 2_000_000
 REMEMBER_SECONDS = 60.0
 REMEMBER_TENANTS = 10_000
 LOOK_SECONDS = 10.0
+# Dimensions from which a row may not hold its vector beside a long text; the function costs a fifth of the searches a second of small ones.
+LARGE = 1_000
+OWN = "case when tenant = plan.tenant then true else false end"
+OWN_LARGE = "ragcore.is_of(tenant, plan.tenant)"
 # What the index is on, word for word, or it is not used.
 WHOLE = "embedding operator({vector}.<=>) $5"
 HALF = (
@@ -271,7 +275,14 @@ class PgVectorStore(Part):
         conditions = Conditions(query.filter, taken=len(values))
         dimension = 0 if query.vector is None else len(query.vector)
         half = dimension if MOST_INDEXED_WHOLE < dimension <= MOST_INDEXED else 0
-        sql = _statement(query.mode, await self._schema(connection), conditions.sql, top_k=query.top_k, half=half)
+        sql = _statement(
+            query.mode,
+            await self._schema(connection),
+            conditions.sql,
+            top_k=query.top_k,
+            half=half,
+            large=dimension >= LARGE,
+        )
         return await connection.fetch(sql, *values, *conditions.values)
 
     async def _upsert(self, connection: Connection, documents: Sequence[EmbeddedDocument], tenant: str) -> None:
@@ -315,7 +326,9 @@ class PgVectorStore(Part):
 
 
 @lru_cache(maxsize=256)
-def _statement(name: str, vector_schema: str, conditions: str = "", *, top_k: int = 0, half: int = 0) -> str:
+def _statement(
+    name: str, vector_schema: str, conditions: str = "", *, top_k: int = 0, half: int = 0, large: bool = False
+) -> str:
     text = SQL[name]
     for word, value in (
         # Written out: of a parameter the planner, making one plan for all values, would think that a tenth of the rows is wanted.
@@ -323,6 +336,7 @@ def _statement(name: str, vector_schema: str, conditions: str = "", *, top_k: in
         # Half precision may confuse neighbours, whole precision then ranks them.
         ("{fetched}", str(2 * int(top_k) if half else int(top_k))),
         ("{candidates}", str(max(4 * int(top_k), 40))),
+        ("{own}", OWN_LARGE if large else OWN),
         ("{indexed}", HALF.replace("{dimension}", str(half)) if half else WHOLE),
         ("{vector}", quoted(vector_schema)),
         ("{rank_constant}", str(RANK_CONSTANT)),

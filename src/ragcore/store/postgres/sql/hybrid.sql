@@ -34,7 +34,7 @@ nearest as (
     from plan cross join lateral (
         select id, embedding operator({vector}.<=>) $5 as distance
         from ragcore.chunk
-        where not plan.exact and ragcore.is_of(tenant, plan.tenant) {filter}
+        where not plan.exact and {own} {filter}
         order by {indexed}
         limit {candidates}
     ) as c
