@@ -321,6 +321,7 @@ async def test_a_body_that_its_client_left_half_sent_is_not_taken_for_a_whole_on
         pytest.fail("nobody is there")
 
     await asgi.limit_body(never)({"type": "http", "method": "POST", "path": "/", "headers": []}, receive, never)
+    assert pieces == []
 
 
 def pieces(body: bytes) -> list[str]:

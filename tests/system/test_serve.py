@@ -345,3 +345,4 @@ async def test_a_connection_can_not_be_kept_without_a_request(monkeypatch: pytes
                     await anyio.sleep(0.02)
             writer.transport.abort()
             server.should_exit = True
+    assert [transport.is_closing() for transport in made] == [True] * (len(requests) + 1)

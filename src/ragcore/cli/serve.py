@@ -73,9 +73,8 @@ async def serve(options: Options, *, host: str, port: int, tokens: Path | None, 
 
     async def drained(sockets: list[socket.socket] | None = None) -> None:
         async with anyio.create_task_group() as group:
-            group.start_soon(
-                rag.aclose
-            )  # calls that are not done in time say so, which uvicorn's cutting off would not
+            # Calls that are not done in time say so, which uvicorn's cutting off would not.
+            group.start_soon(rag.aclose)
             await shutdown(sockets)
             if server.force_exit:  # a second Ctrl-C
                 await rag.aclose(drain=0.0)

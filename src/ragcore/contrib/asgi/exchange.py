@@ -110,10 +110,10 @@ class Exchange:
         with anyio.move_on_after(WRITE_SECONDS):
             try:
                 await self._send(message)
-            except (OSError, RuntimeError) as error:
-                if isinstance(error, RuntimeError) and "closed" not in str(
-                    error
-                ):  # uvloop's word for a client that is gone
+            except OSError as error:
+                raise ClientGone(f"the client went away before the end of its answer ({error})") from error
+            except RuntimeError as error:
+                if "closed" not in str(error):  # uvloop's word for a client that is gone
                     raise
                 raise ClientGone(f"the client went away before the end of its answer ({error})") from error
             return

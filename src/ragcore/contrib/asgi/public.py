@@ -88,9 +88,8 @@ def _cleared(value: Any) -> Any:
             return replace(value, details={})
         case CallInfo():
             return replace(value, waiting_on=None)
-        case Answer():
-            value = replace(value, request_ids=())
-    match value:
+        case Answer(request_ids=ids) if ids:
+            return _cleared(replace(value, request_ids=()))
         case tuple():
             return tuple(map(_cleared, value))
         case Value():
