@@ -12,6 +12,7 @@ from ragcore import (
     Document,
     EmbeddingError,
     Filter,
+    Found,
     Ingestor,
     InvalidInput,
     NotOpen,
@@ -107,14 +108,31 @@ async def test_the_filter_matched_nothing(retriever: Retriever) -> None:
         assert empty.code == "filtered_out"
 
 
-async def test_vectors_of_another_model_score_like_chance() -> None:
+async def test_a_question_that_has_nothing_to_do_with_the_documents_is_below_the_threshold() -> None:
     embedder, store = FakeEmbedder(dimension=256), FakeStore()
     async with Retriever(embedder=embedder, store=store, score_threshold=0.9) as retriever:
         documents = [Document(str(n), f"alpha{n} beta{n} gamma{n}") for n in range(150)]
         await Ingestor(embedder=embedder, store=store).add(documents, tenant="m")
         empty = (await retriever.retrieve("entirely unrelated wording", tenant="m")).empty
     assert empty is not None
+    assert empty.code == "below_threshold"
+
+
+async def test_documents_of_another_model_are_named() -> None:
+    class Silent(FakeStore):
+        async def search(self, query: Query, /) -> Found:
+            return Found()
+
+    embedder, store = FakeEmbedder(dimension=256), Silent()
+    embedder.model = "old"
+    async with Retriever(embedder=embedder, store=store) as retriever:
+        await Ingestor(embedder=embedder, store=store).add([Document("d", "alpha")], tenant="m")
+        embedder.model = "new"
+        empty = (await retriever.retrieve("alpha", tenant="m")).empty
+    assert empty is not None
     assert empty.code == "other_model"
+    assert "old" in empty.message
+    assert "new" in empty.message
 
 
 async def test_a_searcher_that_cannot_say_why() -> None:

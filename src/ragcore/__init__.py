@@ -40,8 +40,11 @@ if TYPE_CHECKING:
     from ragcore.generation import FallbackGenerator as FallbackGenerator
     from ragcore.generation import OpenAIGenerator as OpenAIGenerator
     from ragcore.ingest import Ingestor as Ingestor
+    from ragcore.protocols import Diagnosis as Diagnosis
+    from ragcore.protocols import Diagnostician as Diagnostician
     from ragcore.protocols import EmbeddedDocument as EmbeddedDocument
     from ragcore.protocols import Embedder as Embedder
+    from ragcore.protocols import Found as Found
     from ragcore.protocols import Generator as Generator
     from ragcore.protocols import Query as Query
     from ragcore.protocols import Scores as Scores
@@ -96,7 +99,20 @@ else:
         "filters": ("Filter", "MetaField", "meta"),
         "generation": ("ExtractiveGenerator", "FallbackGenerator", "OpenAIGenerator"),
         "ingest": ("Ingestor",),
-        "protocols": ("EmbeddedDocument", "Embedder", "Generator", "Query", "Scores", "Searcher", "Store", "Vector", "Vectors"),
+        "protocols": (
+            "Diagnosis",
+            "Diagnostician",
+            "EmbeddedDocument",
+            "Embedder",
+            "Found",
+            "Generator",
+            "Query",
+            "Scores",
+            "Searcher",
+            "Store",
+            "Vector",
+            "Vectors",
+        ),
         "rag": ("RAG",),
         "retriever": ("Retriever",),
         "secret": ("Secret",),

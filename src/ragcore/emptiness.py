@@ -2,75 +2,99 @@
 
 from __future__ import annotations
 
-import math
-
-from ragcore.errors import ConfigurationError, Overloaded, StoreError, Unsupported
-from ragcore.protocols import Query, Searcher, Store
+from ragcore.errors import ConfigurationError, DeadlineExceeded, StoreError, Unsupported
+from ragcore.protocols import Diagnosis, Diagnostician, Found, Query, Searcher, Store
+from ragcore.resilience.deadline import deadline, share
 from ragcore.types import EmptyReason
 
 __all__ = ["explain_empty"]
 
-# Unrelated texts of one model score around 0 with a deviation of 1/√d: over many chunks, a best score below four deviations is chance.
-CHANCE_DEVIATIONS = 4.0
-MANY_CHUNKS = 100
+# The search has succeeded: its explanation takes a second at most, and never the rest of the caller's time.
+EXPLAIN_SECONDS = 1.0
+EXPLAIN_SHARE = 0.25
 
 
-async def explain_empty(store: Searcher, query: Query, /) -> EmptyReason:
-    """Why `query` found nothing. The result stands whether it can be told or not, so what fails here is only said."""
-    if not isinstance(store, Store):
-        return EmptyReason("unknown", f"nothing was found; {type(store).__name__} can't say why")
+async def explain_empty(store: Searcher, query: Query, found: Found, /) -> EmptyReason:
+    """Why `query` found nothing. Never fails the search: an error becomes part of the message."""
+    below = _below_threshold(query, found.best_score)
+    if below is not None:
+        return below
+    seconds = share(EXPLAIN_SHARE, most=EXPLAIN_SECONDS)
     try:
-        return await _reason(store, query)
-    except Overloaded:
-        raise
+        with deadline(max(seconds, 0.001)):
+            return await _reason(store, query, found)
+    except DeadlineExceeded:
+        return EmptyReason("unknown", f"nothing was found, and the store did not say why within {seconds:.2f} s")
     except Exception as error:  # a store of the user's may raise anything
         return EmptyReason("unknown", f"nothing was found, and the store could not say why ({type(error).__name__})")
 
 
-async def _reason(store: Store, query: Query) -> EmptyReason:
-    counts = await store.count(tenant=query.tenant)
-    chunks = counts.chunks
+def _below_threshold(query: Query, best: float | None, chunks: int | None = None) -> EmptyReason | None:
+    if best is None or query.score_threshold is None or best >= query.score_threshold:
+        return None
+    of_all = "none of the tenant's chunks" if chunks is None else f"none of the tenant's {chunks:,} chunks"
+    matching = "" if query.filter is None else " that match the filter"
+    message = f"{of_all}{matching} reaches the threshold {query.score_threshold:g}; the best scores {best:.2f}"
+    return EmptyReason("below_threshold", message, best_score=best, tenant_chunks=chunks)
+
+
+async def _reason(store: Searcher, query: Query, found: Found) -> EmptyReason:
+    known = await _diagnose(store, query)
+    if known is None:
+        return EmptyReason("unknown", f"nothing was found; {type(store).__name__} can't say why")
+    chunks = known.chunks
     if chunks == 0:
-        everywhere = await _count_all(store)
-        others = "" if everywhere is None else f"; the store has {everywhere:,} chunks for all tenants"
+        others = "" if known.store_chunks is None else f"; the store has {known.store_chunks:,} chunks for all tenants"
         message = f"this tenant has no documents{others}: add some, or check the tenant's name"
-        return EmptyReason("no_chunks", message, tenant_chunks=0, store_chunks=everywhere)
+        return EmptyReason("no_chunks", message, tenant_chunks=0, store_chunks=known.store_chunks)
     of_all = f"none of the tenant's {chunks:,} chunks"
     if query.vector is None:
         if query.filter is not None:
             message = f"{of_all} has a word of the question and matches the filter"
             return EmptyReason("filtered_out", message, tenant_chunks=chunks)
         return EmptyReason("unknown", f"{of_all} has a word of the question", tenant_chunks=chunks)
-    if counts.not_embedded == chunks:
+    if known.not_embedded == chunks:
         return EmptyReason("not_embedded", f"{of_all} is embedded: add the documents again", tenant_chunks=chunks)
-    scores = (await store.scores(query.vector, tenant=query.tenant, limit=1)).scores
-    if not len(scores):
+    best = found.best_score
+    if best is None and query.filter is None and isinstance(store, Store):
+        best = await _best_score(store, query)
+        below = _below_threshold(query, best, chunks)
+        if below is not None:
+            return below
+    if query.model is not None and known.models and query.model not in known.models:
+        message = (
+            f"the tenant's documents were embedded with {', '.join(known.models)}, and the question with {query.model}: "
+            "vectors of two models don't compare"
+        )
+        return EmptyReason("other_model", message, best_score=best, tenant_chunks=chunks)
+    if query.filter is not None:
+        reached = "" if query.score_threshold is None else " and reaches the threshold"
+        return EmptyReason(
+            "filtered_out", f"{of_all} matches the filter{reached}", best_score=best, tenant_chunks=chunks
+        )
+    if best is None:
         return EmptyReason(
             "other_model", f"{of_all} has a usable vector: add the documents again", tenant_chunks=chunks
         )
-    return _judge(query, chunks, float(scores[0]), dimension=len(query.vector))
+    message = f"nothing was found among the tenant's {chunks:,} chunks"
+    return EmptyReason("unknown", message, best_score=best, tenant_chunks=chunks)
 
 
-def _judge(query: Query, chunks: int, best: float, *, dimension: int) -> EmptyReason:
-    of_all = f"none of the tenant's {chunks:,} chunks"
-    chance = CHANCE_DEVIATIONS / math.sqrt(dimension)
-    if chunks >= MANY_CHUNKS and best < chance:
-        message = (
-            f"the best of the tenant's {chunks:,} chunks scores {best:.2f}, no better than chance ({chance:.2f}): "
-            "were they embedded with another model?"
-        )
-        return EmptyReason("other_model", message, best_score=best, tenant_chunks=chunks)
-    if query.score_threshold is not None and best < query.score_threshold:
-        message = f"{of_all} reaches the threshold {query.score_threshold:g}; the best scores {best:.2f}"
-        return EmptyReason("below_threshold", message, best_score=best, tenant_chunks=chunks)
-    if query.filter is not None:
-        message = f"{of_all} matches the filter" + (
-            "" if query.score_threshold is None else " and reaches the threshold"
-        )
-        return EmptyReason("filtered_out", message, best_score=best, tenant_chunks=chunks)
-    return EmptyReason(
-        "unknown", f"nothing was found among the tenant's {chunks:,} chunks", best_score=best, tenant_chunks=chunks
-    )
+async def _diagnose(store: Searcher, query: Query) -> Diagnosis | None:
+    if isinstance(store, Diagnostician):
+        return await store.diagnose(query)
+    if not isinstance(store, Store):
+        return None
+    counts = await store.count(tenant=query.tenant)
+    everywhere = None if counts.chunks else await _count_all(store)
+    return Diagnosis(chunks=counts.chunks, not_embedded=counts.not_embedded, store_chunks=everywhere)
+
+
+async def _best_score(store: Store, query: Query) -> float | None:
+    """For stores whose search doesn't say."""
+    assert query.vector is not None
+    scores = (await store.scores(query.vector, tenant=query.tenant, limit=1)).scores
+    return float(scores[0]) if len(scores) else None
 
 
 async def _count_all(store: Store) -> int | None:

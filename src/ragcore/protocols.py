@@ -5,10 +5,10 @@ A Protocol gains no member within a major version; a new ability is a new Protoc
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,20 @@ from numpy.typing import NDArray
 from ragcore.filters import Filter
 from ragcore.types import Chunk, Counts, Document, Generation, Kind, Mode, Passage, Prompt
 
-__all__ = ["EmbeddedDocument", "Embedder", "Generator", "Query", "Scores", "Searcher", "Store", "Vector", "Vectors"]
+__all__ = [
+    "Diagnosis",
+    "Diagnostician",
+    "EmbeddedDocument",
+    "Embedder",
+    "Found",
+    "Generator",
+    "Query",
+    "Scores",
+    "Searcher",
+    "Store",
+    "Vector",
+    "Vectors",
+]
 
 Vector: TypeAlias = NDArray[np.float32]
 Vectors: TypeAlias = NDArray[np.floating[Any]] | Sequence[Sequence[float]]
@@ -59,6 +72,7 @@ class Query:
         vector: (dimension,) float32, finite and not zero.
         filter: only passages that it matches.
         score_threshold: inclusive lower bound of cosine similarity for what is found by vector; None: none.
+        model: the model that made the vector; a store that holds another model's vectors refuses it. None: not known.
     """
 
     question: str
@@ -68,6 +82,7 @@ class Query:
     vector: Vector | None = field(default=None, hash=False, compare=False)
     filter: Filter | None = None
     score_threshold: float | None = None
+    model: str | None = None
 
 
 @runtime_checkable
@@ -76,6 +91,53 @@ class Searcher(Protocol):
 
     async def search(self, query: Query, /) -> Sequence[Passage]:
         """Passages, best first. A mode or a filter that it can't do: raise `Unsupported`, never ignore it."""
+        ...
+
+
+class Found(list[Passage]):
+    """Passages, best first, with what the search itself learned on the way to them. A searcher may return a plain sequence as well.
+
+    Args:
+        passages: best first.
+        best_score: the best cosine similarity that there was, whatever the threshold; None: no vector was compared.
+        scan: how vectors were compared: "exact" with all of the tenant's, through the "index", or "completed": exactly, after the index had given
+            too few. None: not at all, or not known.
+    """
+
+    def __init__(
+        self,
+        passages: Iterable[Passage] = (),
+        *,
+        best_score: float | None = None,
+        scan: Literal["exact", "index", "completed"] | None = None,
+    ) -> None:
+        super().__init__(passages)
+        self.best_score = best_score
+        self.scan = scan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis:
+    """What a store knows of a tenant for whose question it found nothing.
+
+    Attributes:
+        chunks, not_embedded: how many the tenant has, and how many of them without a vector.
+        models: the embedding models of the tenant's documents; () if there are none.
+        store_chunks: how many all tenants have; None: not known, or not counted.
+    """
+
+    chunks: int
+    not_embedded: int = 0
+    models: Sequence[str] = ()
+    store_chunks: int | None = None
+
+
+@runtime_checkable
+class Diagnostician(Protocol):
+    """A store that can say why it found nothing, within bounds and apart from its policy."""
+
+    async def diagnose(self, query: Query, /) -> Diagnosis:
+        """What the tenant of `query` has. May raise anything: the search itself has succeeded."""
         ...
 
 

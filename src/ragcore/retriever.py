@@ -26,7 +26,7 @@ from ragcore.errors import (
 )
 from ragcore.events import emit
 from ragcore.filters import Filter
-from ragcore.protocols import Embedder, Query, Searcher, Store, Vector
+from ragcore.protocols import Embedder, Found, Query, Searcher, Store, Vector
 from ragcore.resilience.deadline import deadline, share
 from ragcore.resilience.part import Part, Parts
 from ragcore.similarity import report_similarity
@@ -42,7 +42,8 @@ logger = logging.getLogger("ragcore.retriever")
 # Of the time that is left, what the embedder may take where text search can answer in its place.
 EMBED_SHARE = 0.4
 MOST_EMBED_SECONDS = 10.0
-# A store scores all chunks or searches some: with a filter a report is of so many.
+# A similarity report is of so many scores, and with a filter of so many: a tenant may have millions of chunks.
+MOST_SCORES = 10_000
 MOST_FILTERED = 1_000
 
 
@@ -125,14 +126,15 @@ class Retriever(Part):
                 degraded = (Degradation("embed", str(error), "full text"),)
                 plan = replace(plan, mode="text")
         with clock.measure("search"):
-            passages = await self._search(plan.query(vector))
-            empty = None if passages else await explain_empty(self.store, plan.query(vector))
+            query = replace(plan.query(vector), model=self._model(vector))
+            found = await self._search(query)
+            empty = None if found else await explain_empty(self.store, query, found)
         usage = (
             Usage()
             if vector is None or self.embedder is None
             else Usage(embedding_tokens=self.embedder.count_tokens(question))
         )
-        return plan.retrieval(passages, empty=empty, degraded=degraded, timings=clock.timings(), usage=usage)
+        return plan.retrieval(found, empty=empty, degraded=degraded, timings=clock.timings(), usage=usage)
 
     async def similarity(
         self,
@@ -159,23 +161,23 @@ class Retriever(Part):
         with clock.measure("embed"):
             vector = await self._embed(plan.question)
         with clock.measure("search"):
-            passages = await self._search(replace(plan.query(vector), score_threshold=None))
+            query = replace(plan.query(vector), model=self._model(vector))
+            found = await self._search(replace(query, score_threshold=None))
             by_text = await self._search(replace(plan.query(None), mode="text", score_threshold=None))
             async with self._store_errors():
                 counts = await self.store.count(tenant=plan.tenant)
                 scores = await self._scores(plan, vector)
-            empty = None if passages else await explain_empty(self.store, plan.query(vector))
+            empty = None if found else await explain_empty(self.store, query, found)
         usage = Usage(embedding_tokens=self.embedder.count_tokens(question))
-        retrieval = plan.retrieval(
-            _with_text_scores(passages, by_text), empty=empty, degraded=(), timings=clock.timings(), usage=usage
-        )
+        found[:] = _with_text_scores(found, by_text)
+        retrieval = plan.retrieval(found, empty=empty, degraded=(), timings=clock.timings(), usage=usage)
         return report_similarity(retrieval, scores=scores, counts=counts, score_threshold=plan.score_threshold)
 
     async def _scores(self, plan: _Plan, vector: Vector) -> Vector:
-        """All scores of the tenant, best first; with a filter, of the 1,000 nearest that it matches."""
+        """The scores of the tenant's 10,000 nearest chunks, best first; with a filter, of the 1,000 nearest that it matches."""
         assert isinstance(self.store, Store)
         if plan.filter is None:
-            return (await self.store.scores(vector, tenant=plan.tenant)).scores
+            return (await self.store.scores(vector, tenant=plan.tenant, limit=MOST_SCORES)).scores
         query = replace(plan.query(vector), top_k=MOST_FILTERED, score_threshold=None)
         return np.array([passage.score or 0.0 for passage in await self.store.search(query)], dtype=np.float32)
 
@@ -270,10 +272,16 @@ class Retriever(Part):
         vector: Vector = checked[0]
         return vector
 
-    async def _search(self, query: Query) -> tuple[Passage, ...]:
+    def _model(self, vector: Vector | None) -> str | None:
+        return None if vector is None or self.embedder is None else self.embedder.model
+
+    async def _search(self, query: Query) -> Found:
         async with self._store_errors():
-            passages = await self.store.search(query)
-        return _checked(passages, query)
+            found = await self.store.search(query)
+        passages = _checked(found, query)
+        if isinstance(found, Found):
+            return Found(passages, best_score=found.best_score, scan=found.scan)
+        return Found(passages)
 
     @asynccontextmanager
     async def _store_errors(self) -> AsyncIterator[None]:
@@ -312,7 +320,7 @@ class _Plan:
 
     def retrieval(
         self,
-        passages: tuple[Passage, ...],
+        found: Found,
         *,
         empty: EmptyReason | None,
         degraded: tuple[Degradation, ...],
@@ -323,7 +331,7 @@ class _Plan:
         return Retrieval(
             self.question,
             query=self.question,
-            passages=passages,
+            passages=tuple(found),
             mode=self.mode,
             top_k=self.top_k,
             score_threshold=self.score_threshold if thresholded else None,
@@ -331,6 +339,7 @@ class _Plan:
             if thresholded
             else None,
             empty=empty,
+            scan=found.scan,
             degraded=degraded,
             timings=timings,
             usage=usage,

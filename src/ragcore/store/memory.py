@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragcore.errors import ConfigurationError, InvalidInput
-from ragcore.protocols import EmbeddedDocument, Query, Scores, Vector
+from ragcore.protocols import Diagnosis, EmbeddedDocument, Found, Query, Scores, Vector
 from ragcore.resilience.part import Part
 from ragcore.store.fusion import fuse
 from ragcore.types import Counts, Passage
@@ -24,8 +24,8 @@ __all__ = ["MemoryStore"]
 class MemoryStore(Part):
     """Keeps everything in this process, without limit. Search is exact: a matrix product over the tenant's chunks.
 
-    Full-text search joins the question's words by OR and ranks by how often they occur, divided by 1 + log(length), as PostgreSQL's
-    `ts_rank(…, 1)` does; its words are folded more simply than there.
+    Full-text search joins the question's words by OR and ranks by how often they occur, divided by 1 + log(length); its words are folded more
+    simply than PostgreSQL's.
     """
 
     def __init__(self) -> None:
@@ -35,18 +35,28 @@ class MemoryStore(Part):
         """The tenant's passages, best first. See `Searcher.search`."""
         await self._enter()
         tenant = self._tenants.get(query.tenant)
-        if tenant is None:
-            return []
-        allowed = tenant.allowed(query)
-        if query.mode == "text":
-            return tenant.by_text(query.question, allowed)[: query.top_k]
-        if query.vector is None:
+        if query.mode != "text" and query.vector is None:
             raise InvalidInput(f"mode {query.mode!r} needs a vector")
-        found = tenant.by_vector(query.vector, allowed, query.score_threshold)
-        if query.mode == "vector":
-            return found[: query.top_k]
-        depth = max(4 * query.top_k, 40)
-        return fuse(found[:depth], tenant.by_text(query.question, allowed)[:depth])[: query.top_k]
+        if tenant is None:
+            return Found()
+        allowed = tenant.allowed(query)
+        if query.vector is None or query.mode == "text":
+            return Found(tenant.by_text(query.question, allowed)[: query.top_k])
+        ranked = tenant.by_vector(query.vector, allowed)
+        threshold = -1.0 if query.score_threshold is None else query.score_threshold
+        passing = [passage for passage in ranked if (passage.score or 0.0) >= threshold]
+        if query.mode == "hybrid":
+            depth = max(4 * query.top_k, 40)
+            passing = fuse(passing[:depth], tenant.by_text(query.question, allowed)[:depth])
+        best = ranked[0].score if ranked else None
+        return Found(passing[: query.top_k], best_score=best, scan="exact")
+
+    async def diagnose(self, query: Query, /) -> Diagnosis:
+        """What the tenant of a query has."""
+        counts = await self.count(tenant=query.tenant)
+        models = {document.model for document in self._documents(query.tenant).values()}
+        everywhere = None if counts.chunks else (await self.count(tenant=None)).chunks
+        return Diagnosis(chunks=counts.chunks, models=sorted(models), store_chunks=everywhere)
 
     async def upsert(self, documents: Sequence[EmbeddedDocument], /, *, tenant: str) -> None:
         """Put documents in place of those with the same ids."""
@@ -83,7 +93,7 @@ class MemoryStore(Part):
         """The similarity of all of the tenant's chunks to `vector`, best first."""
         await self._enter()
         home = self._tenants.get(tenant, _Tenant())
-        found = home.by_vector(vector, range(len(home.passages())), None)[:limit]
+        found = home.by_vector(vector, range(len(home.passages())))[:limit]
         return Scores(
             document_ids=[passage.document_id for passage in found],
             chunk_ids=[passage.chunk_id for passage in found],
@@ -138,7 +148,7 @@ class _Tenant:
             return range(len(passages))
         return [number for number, passage in enumerate(passages) if query.filter.matches(passage)]
 
-    def by_vector(self, vector: Vector, allowed: Sequence[int], threshold: float | None) -> list[Passage]:
+    def by_vector(self, vector: Vector, allowed: Sequence[int]) -> list[Passage]:
         index = self._indexed()
         if not allowed:
             return []
@@ -153,7 +163,7 @@ class _Tenant:
         found = [
             replace(index.passages[number], score=float(score))
             for number, score in zip(allowed, scores, strict=True)
-            if math.isfinite(score) and (threshold is None or score >= threshold)
+            if math.isfinite(score)
         ]
         return sorted(found, key=lambda passage: (-(passage.score or 0.0), passage.chunk_id))
 

@@ -1,6 +1,7 @@
 """PostgreSQL with pgvector as a store."""
 
-from ragcore.store.postgres.schema import Inspection, inspect, migrate
+from ragcore.store.postgres.inspection import Finding, Inspection, inspect
+from ragcore.store.postgres.schema import migrate
 from ragcore.store.postgres.store import PgVectorStore
 
-__all__ = ["Inspection", "PgVectorStore", "inspect", "migrate"]
+__all__ = ["Finding", "Inspection", "PgVectorStore", "inspect", "migrate"]

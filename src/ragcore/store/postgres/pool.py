@@ -1,69 +1,198 @@
-"""Connections: acquired within the deadline, given back without ever blocking, and nothing left on them."""
+"""Connections: acquired within the deadline, given back without ever blocking, and nothing left on them.
+
+The pool is ours, not asyncpg's: giving back is one synchronous step, a dead connection is known by its state and not by the words of an error, and
+one that is found dead takes the idle ones of its age with it.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import anyio
 import asyncpg
-from pgvector.asyncpg import register_vector
+import numpy as np
+from asyncpg import exceptions as pg
+from numpy.typing import NDArray
 
+from ragcore.errors import ConfigurationError
 from ragcore.resilience.owner import CLEAN_UP, Owner, cleaning_up
 from ragcore.store.postgres.dsn import Address
 
-if TYPE_CHECKING:
-    from asyncpg.pool import PoolConnectionProxy
-
-__all__ = ["Connection", "Pool", "connect", "transaction", "vector_schema"]
+__all__ = [
+    "Connection",
+    "ConnectionLost",
+    "Extension",
+    "Pool",
+    "PooledConnection",
+    "connect",
+    "encode_vector",
+    "find_extension",
+    "transaction",
+]
 
 logger = logging.getLogger("ragcore.store")
 
-if TYPE_CHECKING:
-    Connection: TypeAlias = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
-    _Base: TypeAlias = asyncpg.Connection[asyncpg.Record]
-else:
-    Connection = _Base = asyncpg.Connection
+T = TypeVar("T")
 
-VECTOR_SCHEMA = (
-    "select nspname from pg_extension join pg_namespace on pg_namespace.oid = extnamespace where extname = 'vector'"
+if TYPE_CHECKING:
+    Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection
+
+# Idle connections older than this are closed: firewalls forget connections without a word.
+IDLE_SECONDS = 300.0
+# hnsw.iterative_scan came with it.
+OLDEST_PGVECTOR = (0, 8)
+# The server ended the session, whatever it was doing.
+SESSION_ENDED = (
+    pg.AdminShutdownError,
+    pg.CrashShutdownError,
+    pg.DatabaseDroppedError,
+    pg.IdleSessionTimeoutError,
+    pg.IdleInTransactionSessionTimeoutError,
+    pg.TransactionTimeoutError,
+    pg.PostgresConnectionError,
+    pg.InternalClientError,
+    ConnectionError,
+)
+# What a statement raises when the types or tables that the driver remembers are gone.
+MAY_BE_STALE = (
+    pg.DataError,
+    pg.InternalServerError,
+    pg.UndefinedObjectError,
+    pg.UndefinedFunctionError,
+    pg.UndefinedTableError,
+    pg.InvalidCachedStatementError,
+    pg.OutdatedSchemaCacheError,
+    pg.FeatureNotSupportedError,
 )
 
+_EXTENSION = """
+    select nspname as schema, extversion as version, pg_type.oid as type
+    from pg_extension
+    join pg_namespace on pg_namespace.oid = extnamespace
+    join pg_type on typnamespace = extnamespace and typname = 'vector'
+    where extname = 'vector'
+"""
 
-async def vector_schema(connection: Connection) -> str:
-    """The schema that pgvector lives in.
+
+class ConnectionLost(ConnectionError):
+    """A connection that had been established ended under its caller; the cause says how.
+
+    Attributes:
+        reused: it had served an earlier call, so that its loss says nothing about the server of now.
+    """
+
+    def __init__(self, message: str, *, reused: bool) -> None:
+        super().__init__(message)
+        self.reused = reused
+
+
+class Extension:
+    """pgvector as a database has it: its schema, its version and the oid of its type."""
+
+    __slots__ = ("schema", "type", "version")
+
+    def __init__(self, schema: str, version: str, type: int) -> None:
+        self.schema = schema
+        self.version = version
+        self.type = type
+
+    @property
+    def is_too_old(self) -> bool:
+        """Whether it lacks what a search needs."""
+        numbers = tuple(int(part) for part in self.version.split(".")[:2] if part.isdigit())
+        return numbers < OLDEST_PGVECTOR
+
+    def check(self) -> None:
+        """Raise `ConfigurationError` if the version is too old."""
+        if self.is_too_old:
+            raise ConfigurationError(
+                f"pgvector {self.version} is too old, ragcore needs 0.8 or later: install it on the server, then run "
+                "`alter extension vector update` as the extension's owner"
+            )
+
+
+async def find_extension(connection: Connection) -> Extension:
+    """Look pgvector up.
 
     Raises:
         ValueError: the extension is missing.
     """
-    schema = await connection.fetchval(VECTOR_SCHEMA)
-    if schema is None:
+    row = await connection.fetchrow(_EXTENSION)
+    if row is None:
         raise ValueError("unknown type: vector")
-    return str(schema)
+    return Extension(row["schema"], row["version"], row["type"])
 
 
-class _Connection(_Base):
-    """A connection that knows whether it has been prepared.
+if TYPE_CHECKING:
+    _Base: TypeAlias = asyncpg.Connection[asyncpg.Record]
+else:
+    _Base = asyncpg.Connection
 
-    Not by the pool's `init`: where that is cancelled, asyncpg waits for the connection to close, without a bound.
+
+class PooledConnection(_Base):
+    """A connection of the pool.
+
+    Attributes:
+        extension: pgvector as it was when the connection was prepared.
+        generation: the pool's when the connection was opened, or last proved alive.
+        examined: whether the store has looked at its role and schema through it.
+        reused: whether it has served a call.
+        idle_since: when it was given back, on the event loop's clock.
     """
 
-    __slots__ = ("_prepared",)
+    __slots__ = ("examined", "extension", "generation", "idle_since", "reused")
 
-    async def prepare_once(self, *, keep_plans: bool) -> None:
-        """Teach it vectors, when it is new.
+    examined: bool
+    extension: Extension | None
+    generation: int
+    idle_since: float
+    reused: bool
+
+    @property
+    def vector_schema(self) -> str:
+        """The schema that pgvector lives in."""
+        assert self.extension is not None
+        return self.extension.schema
+
+    async def make_ready(self, *, keep_plans: bool) -> None:
+        """Teach it vectors.
 
         Args:
             keep_plans: make one plan for each statement and keep it: our statements fix the order of what they do themselves, and planning them anew
                 for each vector takes as long as the search.
         """
-        if not getattr(self, "_prepared", False):
-            await register_vector(self, schema=await vector_schema(self))
-            if keep_plans:
-                await self.execute("set plan_cache_mode = force_generic_plan")
-            self._prepared = True
+        self.examined, self.reused, self.idle_since = False, False, 0.0
+        self.extension = None
+        await self._learn()
+        if keep_plans:
+            await self.execute("set plan_cache_mode = force_generic_plan")
+
+    async def _learn(self) -> None:
+        self.extension = found = await find_extension(self)
+        found.check()
+        await self.set_type_codec(
+            "vector",
+            schema=found.schema,
+            encoder=encode_vector,
+            decoder=_decode,
+            format="binary",
+        )
+
+    async def is_stale(self) -> bool:
+        """Whether pgvector has been dropped and created again since."""
+        known = self.extension
+        try:
+            return known is None or (await find_extension(self)).type != known.type
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError):
+            return True
 
 
 @asynccontextmanager
@@ -74,19 +203,16 @@ async def transaction(connection: Connection) -> AsyncIterator[None]:
     try:
         yield
     except asyncpg.PostgresError:
-        await began.rollback()
+        if not connection.is_closed():
+            await began.rollback()
         raise
     await began.commit()
 
 
-async def _keep_state(_: Connection) -> None:
-    """Statements leave nothing on a connection, so the reset query, a second round trip, is not needed."""
-
-
 @asynccontextmanager
-async def connect(address: Address) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+async def connect(address: Address) -> AsyncIterator[Connection]:
     """One connection outside of a pool; terminated rather than waited for."""
-    connection = await asyncpg.connect(address.dsn.reveal(), statement_cache_size=_cached_statements(address))
+    connection = await asyncpg.connect(**_arguments(address))
     clean = False
     try:
         yield connection
@@ -98,84 +224,204 @@ async def connect(address: Address) -> AsyncIterator[asyncpg.Connection[asyncpg.
         connection.terminate()
 
 
-def _cached_statements(address: Address) -> int:
-    """None behind a pooler in transaction mode: the next statement may go to another server; else asyncpg's default."""
-    return 0 if address.pgbouncer else 100
+def _arguments(address: Address) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "dsn": address.dsn.reveal(),
+        # None behind a pooler in transaction mode: the next statement may go to another server.
+        "statement_cache_size": 0 if address.pgbouncer else 100,
+        # Without a limit of the DSN's the deadline bounds it; asyncpg's own default of 60 s would be one more.
+        "timeout": address.connect_timeout or 86_400.0,
+    }
+    if address.ssl is not None:
+        arguments["ssl"] = address.ssl
+    return arguments
 
 
 class Pool:
-    """At most `size` connections, opened when they are first needed.
+    """At most `size` connections, opened when they are first needed, the one used last handed out first.
 
-    Opening the pool needs no database; a connection that is not clean is terminated, never waited for.
+    Args:
+        address: where to.
+        size: connections at most; callers beyond wait in order.
+        owner: runs what can't be waited for.
     """
 
     def __init__(self, address: Address, *, size: int, owner: Owner) -> None:
         self.size = size
+        self._address = address
         self._owner = owner
-        # Behind a pooler in transaction mode a setting would be left on somebody else's connection.
-        self._keep_plans = not address.pgbouncer
-        self._pool = asyncpg.create_pool(
-            address.dsn.reveal(),
-            min_size=0,
-            max_size=size,
-            connection_class=_Connection,
-            reset=_keep_state,
-            max_inactive_connection_lifetime=300.0,
-            statement_cache_size=_cached_statements(address),
-        )
-
-    async def open(self) -> None:
-        """Ready for `acquire`; no connection is made yet."""
-        await self._pool
+        self._places = anyio.Semaphore(size, fast_acquire=True)
+        self._idle: list[PooledConnection] = []
+        self._in_use: set[PooledConnection] = set()
+        self._generation = 0
+        self._closing = False
+        self._all_back = anyio.Event()
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def in_use(self) -> int:
         """Connections out with callers."""
-        return int(self._pool.get_size() - self._pool.get_idle_size())
+        return len(self._in_use)
 
     @property
     def idle(self) -> int:
         """Connections open and free."""
-        return int(self._pool.get_idle_size())
+        return len(self._idle)
 
-    @asynccontextmanager
-    async def acquire(self) -> AsyncIterator[Connection]:
-        """A connection for the block. One whose block was cancelled, or whose protocol broke, is terminated at once."""
-        connection = await self._pool.acquire()
-        clean = False
+    async def run(self, work: Callable[[PooledConnection], Awaitable[T]]) -> T:
+        """Run `work` on a connection. One whose work was cancelled, or whose protocol broke, is terminated at once.
+
+        Raises:
+            ConnectionLost: the connection ended during the work; all idle ones of its age are discarded.
+            What `work` or connecting raised.
+        """
+        await self._places.acquire()
         try:
-            await connection.prepare_once(keep_plans=self._keep_plans)  # type: ignore[attr-defined]  # the pool's proxy hands on what it doesn't know
-            yield connection
-            clean = True
-        except asyncpg.PostgresError:
-            clean = True  # the server said no; the protocol is in order
-            raise
+            connection = self._take_idle() or await self._open()
+            self._in_use.add(connection)
+            clean = False
+            try:
+                result = await work(connection)
+                clean = True
+                return result
+            except Exception as error:
+                if _is_lost(connection, error) or await self._is_stale(connection, error):
+                    self._discard(connection)
+                    raise ConnectionLost(f"{type(error).__name__}: {error}", reused=connection.reused) from error
+                clean = isinstance(error, asyncpg.PostgresError)  # the server said no; the protocol is in order
+                raise
+            finally:
+                self._give_back(connection, clean=clean)
         finally:
-            if not clean or connection.is_in_transaction():
-                connection.terminate()
-            await self._release(connection)
-
-    async def _release(self, connection: Connection) -> None:
-        released = False
-
-        async def release() -> None:
-            await self._pool.release(connection)  # type: ignore[arg-type]  # it came from this pool
-
-        with cleaning_up():
-            await release()
-            released = True
-        if not released:
-            connection.terminate()
-            self._owner.spawn(release, name="releasing a connection")
+            self._places.release()
 
     async def close(self, timeout: float) -> None:
-        """Close what is idle; terminate what isn't back in time."""
-        closed = False
+        """Wait for what is in use, close what is idle; terminate what isn't done in time."""
+        self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
         try:
             with anyio.move_on_after(timeout):
-                await self._pool.close()
-                closed = True
+                if self._in_use:
+                    await self._all_back.wait()
+                async with anyio.create_task_group() as group:
+                    for connection in self._idle:
+                        group.start_soon(_close_quietly, connection)
         finally:
-            if not closed:
-                logger.warning("connections were still in use after %.1f s and were terminated", timeout)
-                self._pool.terminate()
+            if self._in_use:
+                logger.warning(
+                    "pool.terminated: %d connections were still in use after %.1f s", len(self._in_use), timeout
+                )
+            for connection in (*self._idle, *self._in_use):
+                connection.terminate()
+            self._idle.clear()
+
+    def _take_idle(self) -> PooledConnection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed():
+                return connection
+            self._discard(connection)  # the server closed it; the others of its age are probably dead, too
+        return None
+
+    async def _open(self) -> PooledConnection:
+        generation = self._generation
+        connection: PooledConnection = await asyncpg.connect(
+            connection_class=PooledConnection, **_arguments(self._address)
+        )
+        connection.generation = generation
+        clean = False
+        try:
+            self._set_socket_options(connection)
+            # Behind a pooler in transaction mode a setting would be left on somebody else's connection.
+            await connection.make_ready(keep_plans=not self._address.pgbouncer)
+            clean = True
+        finally:
+            if not clean:
+                connection.terminate()
+        return connection
+
+    def _set_socket_options(self, connection: PooledConnection) -> None:
+        if not self._address.socket_options:
+            return
+        transport: asyncio.Transport = connection._transport  # type: ignore[attr-defined]  # asyncpg has no other way to its socket
+        socket = transport.get_extra_info("socket")
+        for level, option, value in self._address.socket_options if socket is not None else ():
+            try:
+                socket.setsockopt(level, option, value)
+            except OSError:  # a unix socket has none of TCP's
+                continue
+
+    async def _is_stale(self, connection: PooledConnection, error: Exception) -> bool:
+        if not connection.reused or connection.is_in_transaction():
+            return False
+        if isinstance(error, pg.ReadOnlySQLTransactionError):  # of several hosts another one may be the primary by now
+            return "," in self._address.host
+        return isinstance(error, MAY_BE_STALE) and await connection.is_stale()
+
+    def _discard(self, dead: PooledConnection) -> None:
+        """Discard the idle connections of a dead one's age: what ended it has probably ended them.
+
+        Once for each generation, so that callers who lose their connections together don't discard each other's new ones.
+        """
+        if dead.generation < self._generation:
+            return
+        self._generation += 1
+        for connection in self._idle:
+            connection.terminate()
+        self._idle.clear()
+
+    def _give_back(self, connection: PooledConnection, *, clean: bool) -> None:
+        self._in_use.discard(connection)
+        if not clean or self._closing or connection.is_closed() or connection.is_in_transaction():
+            connection.terminate()
+        else:
+            connection.reused = True
+            connection.generation = self._generation  # it has just proved alive
+            connection.idle_since = asyncio.get_running_loop().time()
+            self._idle.append(connection)
+            if self._timer is None:
+                self._close_idle_later()
+        if self._closing and not self._in_use:
+            self._all_back.set()
+
+    def _close_idle_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(IDLE_SECONDS / 2, self._close_idle)
+
+    def _close_idle(self) -> None:
+        self._timer = None
+        now = asyncio.get_running_loop().time()
+        fresh = []
+        for connection in self._idle:
+            if now - connection.idle_since < IDLE_SECONDS:
+                fresh.append(connection)
+            else:
+                self._owner.spawn(partial(_close_quietly, connection), name="closing an idle connection")
+        self._idle[:] = fresh
+        if fresh:
+            self._close_idle_later()
+
+
+def encode_vector(vector: NDArray[np.floating[Any]] | bytes) -> bytes:
+    """pgvector's binary form: the number of dimensions, two bytes that are zero, big-endian floats. In an array of vectors each must have it already:
+    asyncpg takes an array of numpy's for a nested array.
+    """
+    if isinstance(vector, bytes):
+        return vector
+    return struct.pack(">HH", len(vector), 0) + np.asarray(vector).astype(">f4").tobytes()
+
+
+def _decode(data: bytes) -> NDArray[np.float32]:
+    return np.frombuffer(data, ">f4", offset=4).astype(np.float32)
+
+
+def _is_lost(connection: Connection, error: Exception) -> bool:
+    return connection.is_closed() or isinstance(error, SESSION_ENDED)
+
+
+async def _close_quietly(connection: Connection) -> None:
+    """Say goodbye to the server, within bounds; whatever happens, the connection is closed."""
+    try:
+        await connection.close(timeout=1.0)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        connection.terminate()

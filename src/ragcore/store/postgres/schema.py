@@ -1,282 +1,233 @@
-"""The schema: numbered SQL migrations under an advisory lock, and what a role finds when it looks at it."""
+"""The schema of a collection: numbered SQL migrations under an advisory lock, in two steps, so that releases can be rolled out and back.
+
+A migration expands: the library of the release before works with it. What only that release needs is removed by the contraction, which is run once no
+client of that release is left. A new collection is contracted at once.
+"""
 
 from __future__ import annotations
 
+import itertools
 import logging
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from importlib import resources
+from collections.abc import Mapping
 
+import anyio
 import asyncpg
 
 from ragcore.errors import ConfigurationError, InvalidInput, RagcoreError
-from ragcore.protocols import Embedder
 from ragcore.resilience import deadline
 from ragcore.secret import Secret
 from ragcore.store.postgres.dsn import Address, parse
-from ragcore.store.postgres.pool import Connection, connect, transaction, vector_schema
+from ragcore.store.postgres.inspection import read_settings
+from ragcore.store.postgres.pool import Connection, connect, find_extension, transaction
+from ragcore.store.postgres.statements import MIGRATIONS, SQL, check_schema, filled, literal, quoted
 from ragcore.store.postgres.translate import translate
-from ragcore.value import Value
 
-__all__ = ["SQL", "Finding", "Inspection", "inspect", "migrate", "quoted"]
+__all__ = ["migrate"]
 
 logger = logging.getLogger("ragcore.store")
 
 # "ragcore" in ASCII: whoever migrates holds this lock, and a second one waits.
 LOCK = 0x726167636F7265
-# pgvector's limits for an HNSW index of whole and of half precision.
-MOST_INDEXED_WHOLE, MOST_INDEXED = 2_000, 4_000
 MOST_DIMENSIONS = 16_000
+DEFAULT_LANGUAGE = "english"
 # Where no deadline is around it: another's migration is waited for, a black hole not for ever.
 MIGRATE_SECONDS = 300.0
+# Chunks that are prepared for text search in one transaction: short, so that it holds up no writer.
+PREPARED_AT_ONCE = 2_000
+EXTENSION_TRIES = 10
 
 
-def _read(folder: str) -> dict[str, str]:
-    files = (resources.files("ragcore.store.postgres") / folder).iterdir()
-    return {
-        file.name.removesuffix(".sql"): file.read_text(encoding="utf-8") for file in files if file.name.endswith(".sql")
-    }
-
-
-# Read while the module is imported, never on the event loop.
-SQL = _read("sql")
-MIGRATIONS = sorted((int(name[:4]), name[5:], text) for name, text in _read("migrations").items())
-
-
-async def migrate(owner_dsn: str | Secret, /, *, model: str, dimension: int, role: str) -> None:
-    """Create or update the schema `ragcore`, and let the application's role read and write its rows.
+async def migrate(
+    owner_dsn: str | Secret,
+    /,
+    *,
+    model: str,
+    dimension: int,
+    role: str,
+    schema: str = "ragcore",
+    language: str | None = None,
+    contract: bool = False,
+) -> None:
+    """Create or update the schema of a collection, and let the application's role read and write its rows.
 
     Run it as the owner; the application connects as `role`, which owns nothing, so that row-level security binds it. Safe to run again, and
-    from several processes at once: it takes an advisory lock, and each step runs once, in one transaction with all others that are due.
+    from several processes at once: it takes an advisory lock, and each step runs once, in one transaction with all others that are due. Chunks of a
+    schema that is updated are then prepared for text search in small transactions; interrupted, that goes on at the next run.
 
     Args:
         owner_dsn: of a role that may create a schema (and the extension pgvector, where it is missing).
-        model: the embedding model's name, kept to warn when another one is used.
+        model: the embedding model's name; a store refuses embedders of another one.
         dimension: of its vectors, 1 to 16,000; up to 4,000 are indexed, those above 2,000 in half precision; above 4,000 search is exact.
         role: the application's role; it must exist.
+        schema: the collection: lower-case letters, digits and underscores. Each has a model, a dimension and a language of its own.
+        language: of the text search: a configuration of PostgreSQL's, such as "german", or "simple" for words as they are; Chinese, Japanese, Korean and
+            Thai are searched by pairs of characters whatever it is. None: english for a new collection, else as it is.
+        contract: also remove what only the release before needs: its statements fail from then on. A new collection never has that.
 
     Raises:
-        ConfigurationError: no such role, no right to do it, pgvector not installed, or a schema made for another model or dimension.
+        ConfigurationError: no such role or language, no right to do it, pgvector missing or older than 0.8, or a collection made for another model,
+            dimension or language.
         StoreError: PostgreSQL can't be reached or failed.
         DeadlineExceeded: not done within 300 s, or within the deadline around it.
     """
     if isinstance(dimension, bool) or not isinstance(dimension, int) or not 1 <= dimension <= MOST_DIMENSIONS:
         raise InvalidInput(f"dimension is {dimension!r}: it must be a whole number from 1 to {MOST_DIMENSIONS:,}")
+    check_schema(schema)
     address = parse(owner_dsn)
+    made_for = {"model": model, "dimension": str(dimension), "language": language}
     try:
+        # Preparing chunks takes as long as it takes: each transaction of it is short.
         with deadline(MIGRATE_SECONDS):
             async with connect(address) as connection, transaction(connection):
                 await connection.execute("select pg_advisory_xact_lock($1)", LOCK)
-                await _migrate(connection, address, model=model, dimension=dimension, role=role)
+                await _migrate(connection, address, schema=schema, made_for=made_for, role=role, contract=contract)
+        await _prepare_chunks(address, schema)
     except RagcoreError:
         raise
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
         raise translate(error, address, stage="migrate") from error
 
 
-async def _migrate(connection: Connection, address: Address, *, model: str, dimension: int, role: str) -> None:
+async def _migrate(
+    connection: Connection,
+    address: Address,
+    *,
+    schema: str,
+    made_for: Mapping[str, str | None],
+    role: str,
+    contract: bool,
+) -> None:
     if not await connection.fetchval("select exists (select from pg_roles where rolname = $1)", role):
         raise ConfigurationError(
             f"there is no role {role!r} in {address}: as its owner, run `create role {role} login password '…'`, then migrate again"
         )
     await _install_pgvector(connection, address)
-    names = {
-        "vector": quoted(await vector_schema(connection)),
+    extension = await find_extension(connection)
+    extension.check()
+    new = not await connection.fetchval("select to_regclass($1) is not null", f"{schema}.migration")
+    language = made_for["language"] or (DEFAULT_LANGUAGE if new else None)
+    if language is not None:
+        await _check_language(connection, address, language)
+    words = {
+        "schema": quoted(schema),
+        "chunk_literal": literal(f"{quoted(schema)}.chunk"),
+        "vector": quoted(extension.schema),
         "owner": quoted(str(await connection.fetchval("select current_user"))),
-        "dimension": str(dimension),
-        "model_literal": "'" + model.replace("'", "''") + "'",
+        "dimension": str(made_for["dimension"]),
+        "model_literal": literal(str(made_for["model"])),
+        "language_literal": literal(language or DEFAULT_LANGUAGE),
+        # A database whose character type is C folds no letters but ASCII's.
+        "folded": await _folding(connection),
     }
-    await connection.execute("create schema if not exists ragcore")
+    await connection.execute(f"create schema if not exists {quoted(schema)}")
+    table = f"{quoted(schema)}.migration"
     await connection.execute(
-        "create table if not exists ragcore.migration (number integer primary key, name text not null, done_at timestamptz not null default now())"
+        f"create table if not exists {table} (number integer primary key, name text not null, done_at timestamptz not null default now())"
     )
-    done = {row["number"] for row in await connection.fetch("select number from ragcore.migration")}
+    done = {row["number"] for row in await connection.fetch(f"select number from {table}")}  # noqa: S608
     for number, name, text in MIGRATIONS:
         if number not in done:
-            await connection.execute(_filled(text, names))
-            await connection.execute("insert into ragcore.migration (number, name) values ($1, $2)", number, name)
+            await connection.execute(filled(text, words))
+            await connection.execute(f"insert into {table} (number, name) values ($1, $2)", number, name)  # noqa: S608
             logger.info("migrated %s: %04d %s", address, number, name)
-    made_for = {row["name"]: row["value"] for row in await connection.fetch("select name, value from ragcore.setting")}
-    if made_for["dimension"] != str(dimension) or made_for["model"] != model:
+    settings = await read_settings(connection, schema)
+    _check_fits(settings, made_for, address, schema)
+    if (new or contract) and settings["contracted"] != "true":
+        await connection.execute(filled(SQL["contract"], words))
+    await connection.execute(filled(SQL["grant"], {**words, "role": quoted(role)}))
+    await _grant_pgvector(connection, extension.schema, role)
+
+
+def _check_fits(settings: Mapping[str, str], made_for: Mapping[str, str | None], address: Address, schema: str) -> None:
+    if settings["dimension"] != made_for["dimension"] or settings["model"] != made_for["model"]:
         raise ConfigurationError(
-            f"the schema in {address} was made for {made_for['model']!r} with {made_for['dimension']} dimensions, not for {model!r} with {dimension}: "
-            "use that model, or another database"
+            f"the schema {schema} in {address} was made for {settings['model']!r} with {settings['dimension']} dimensions, not for "
+            f"{made_for['model']!r} with {made_for['dimension']}: use that model, or another schema"
         )
-    await connection.execute(
-        f"""
-        grant usage on schema ragcore to {quoted(role)};
-        grant select, insert, update, delete on ragcore.document, ragcore.chunk to {quoted(role)};
-        grant select on ragcore.setting, ragcore.migration to {quoted(role)};
-        grant execute on function ragcore.count_all(), ragcore.is_of(text, text) to {quoted(role)};
+    if made_for["language"] not in (None, settings["language"]):
+        raise ConfigurationError(
+            f"the schema {schema} in {address} was made for the language {settings['language']!r}, not for {made_for['language']!r}: "
+            "use that language, or another schema"
+        )
+
+
+async def _check_language(connection: Connection, address: Address, language: str) -> None:
+    known = [row[0] for row in await connection.fetch("select cfgname::text from pg_ts_config order by 1")]
+    if language not in known:
+        raise ConfigurationError(
+            f"there is no text search configuration {language!r} in {address}: use one of {', '.join(known)}"
+        )
+
+
+async def _folding(connection: Connection) -> str:
+    """How a text is put into lower case before it is parsed; "given" where the parser does that itself."""
+    plain, icu = await connection.fetchrow(  # type: ignore[misc]
+        """
+        select datctype in ('C', 'POSIX'), exists (select from pg_collation where collname = 'und-x-icu')
+        from pg_database where datname = current_database()
         """
     )
+    return 'lower(given collate pg_catalog."und-x-icu")' if plain and icu else "given"
 
 
 async def _install_pgvector(connection: Connection, address: Address) -> None:
+    """Create the extension where it is missing. Another application may do so in the same moment, which ends in a unique violation here."""
+    for _ in range(EXTENSION_TRIES):
+        if await connection.fetchval("select exists (select from pg_extension where extname = 'vector')"):
+            return
+        try:
+            async with transaction(connection):
+                await connection.execute("create extension if not exists vector")
+            return
+        except (asyncpg.UniqueViolationError, asyncpg.DuplicateObjectError, asyncpg.DeadlockDetectedError):
+            await anyio.sleep(0.05)
+        except (asyncpg.UndefinedFileError, asyncpg.FeatureNotSupportedError) as error:
+            raise ConfigurationError(
+                f"pgvector is not installed on the server of {address}: install it there (https://github.com/pgvector/pgvector#installation)"
+            ) from error
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise ConfigurationError(
+                f"the owner may not create the extension pgvector in {address}: let a superuser run `create extension vector` there once"
+            ) from error
+    raise ConfigurationError(
+        f"the extension pgvector could not be created in {address}: run `create extension vector` as a superuser"
+    )
+
+
+async def _grant_pgvector(connection: Connection, schema: str, role: str) -> None:
+    """Let the role use pgvector's schema, where the owner may grant that; `inspect` finds what is missing."""
+    if await connection.fetchval("select has_schema_privilege($1, $2, 'usage')", role, schema):
+        return
     try:
         async with transaction(connection):
-            await connection.execute("create extension if not exists vector")
-    except (asyncpg.UndefinedFileError, asyncpg.FeatureNotSupportedError) as error:
-        raise ConfigurationError(
-            f"pgvector is not installed on the server of {address}: install it there (https://github.com/pgvector/pgvector#installation)"
-        ) from error
-    except asyncpg.InsufficientPrivilegeError as error:
-        raise ConfigurationError(
-            f"the owner may not create the extension pgvector in {address}: let a superuser run `create extension vector` there once"
-        ) from error
+            await connection.execute(f"grant usage on schema {quoted(schema)} to {quoted(role)}")
+    except asyncpg.InsufficientPrivilegeError:
+        logger.warning(
+            "migrate.denied: the owner may not grant it; as the owner of the schema, run `grant usage on schema %s to %s`",
+            quoted(schema),
+            quoted(role),
+        )
 
 
-def quoted(identifier: str) -> str:
-    """An identifier, quoted for SQL."""
-    return '"' + identifier.replace('"', '""') + '"'
-
-
-def _filled(text: str, names: dict[str, str]) -> str:
-    return re.sub(r"\{(\w+)\}", lambda match: names[match[1]], text)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding(Value):
-    """Something that is not as it should be, and what to do."""
-
-    severity: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inspection(Value):
-    """What a role finds in a database.
-
-    Attributes:
-        address: host, port and database.
-        role, superuser, bypasses_rls, owns_tables, forces_rls: who it is, and whether row-level security binds it.
-        server_version, pgvector: versions; pgvector None where it is missing.
-        has_schema, has_index, dimension, model: the schema, and what it was made for.
-        about_chunks: PostgreSQL's own estimate; None before its first analyze.
-        migration: the last that was run; None where it can't be seen.
-        fingerprint: of tables, columns and their types: two databases with the same one have the same schema. None without one.
-    """
-
-    address: str
-    role: str
-    superuser: bool
-    bypasses_rls: bool
-    owns_tables: bool
-    forces_rls: bool
-    server_version: str
-    pgvector: str | None
-    has_schema: bool
-    has_index: bool
-    dimension: int | None
-    model: str | None
-    about_chunks: int | None
-    fingerprint: str | None = None
-    migration: int | None = None
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether there is all that a search needs."""
-        return self.has_schema and self.pgvector is not None and not self._is_behind
-
-    @property
-    def _is_behind(self) -> bool:
-        return self.migration is not None and self.migration < MIGRATIONS[-1][0]
-
-    def findings(self, embedder: Embedder | None = None) -> list[Finding]:
-        """What is wrong; [] if nothing is."""
-        return [*self._findings(), *self.misfits(embedder)]
-
-    def _findings(self) -> Iterator[Finding]:
-        make_role = "connect as a role that owns nothing: `create role app login password '…'`, then store.migrate(…, role='app')"
-        if self.pgvector is None:
-            yield Finding("error", "the extension pgvector is missing: as the owner, run `create extension vector`")
-        if not self.has_schema:
-            yield Finding(
-                "error",
-                "the schema of ragcore is missing: run store.migrate(owner_dsn, …) or `ragcore migrate` as the owner",
-            )
-        if self._is_behind:
-            yield Finding(
-                "error",
-                f"the schema of ragcore is that of migration {self.migration}, and this version needs {MIGRATIONS[-1][0]}: run `ragcore migrate` as the owner",
-            )
-        if self.superuser:
-            yield Finding(
-                "error", f"the role {self.role} is a superuser, so row-level security doesn't bind it: {make_role}"
-            )
-        elif self.bypasses_rls:
-            yield Finding("error", f"the role {self.role} has BYPASSRLS, so tenants aren't isolated: {make_role}")
-        elif self.owns_tables:
-            yield Finding(
-                "warning",
-                f"the role {self.role} owns ragcore's tables, so it could switch row-level security off: {make_role}",
-            )
-        if self.has_schema and not self.forces_rls:
-            yield Finding(
-                "error",
-                "row-level security is not on and forced on ragcore.chunk and ragcore.document: as the owner, switch it on again",
-            )
-        if self.has_schema and not self.has_index and (self.dimension or 0) <= MOST_INDEXED:
-            yield Finding(
-                "warning",
-                "the HNSW index on ragcore.chunk is missing, so large tenants are searched slowly: as the owner, run "
-                f"`create index concurrently chunk_embedding on ragcore.chunk using hnsw ({self._indexed()})`",
-            )
-
-    def _indexed(self) -> str:
-        if (self.dimension or 0) <= MOST_INDEXED_WHOLE:
-            return "embedding vector_cosine_ops"
-        return f"(embedding::halfvec({self.dimension})) halfvec_cosine_ops"
-
-    def misfits(self, embedder: Embedder | None) -> list[Finding]:
-        """Whether the store was made for another model than the embedder's."""
-        return list(self._misfits(embedder))
-
-    def _misfits(self, embedder: Embedder | None) -> Iterator[Finding]:
-        if embedder is not None and self.dimension is not None:
-            if embedder.dimension != self.dimension:
-                yield Finding(
-                    "error",
-                    f"the store was made for {self.dimension} dimensions ({self.model}) and the embedder {embedder.model} has {embedder.dimension}: "
-                    "use that model, or another database",
-                )
-            elif self.model is not None and embedder.model != self.model:
-                yield Finding(
-                    "error",
-                    f"the store was made for the model {self.model} and the embedder is {embedder.model}: vectors of two models don't compare",
-                )
-
-
-async def inspect(connection: Connection, address: Address) -> Inspection:
-    """Look at the role and the schema through a connection."""
-    row = await connection.fetchrow(SQL["inspect"])
-    assert row is not None
-    model = migration = None
-    if row["has_schema"]:
-        try:
-            model = await connection.fetchval("select value from ragcore.setting where name = 'model'")
-            migration = await connection.fetchval("select max(number) from ragcore.migration")
-        except asyncpg.InsufficientPrivilegeError:
-            logger.warning(
-                "%s may not read ragcore.setting: run store.migrate(owner_dsn, …, role=%r) as the owner",
-                row["role"],
-                row["role"],
-            )
-    return Inspection(
-        address=f"{address.host or 'localhost'}/{row['database']}",
-        role=row["role"],
-        superuser=bool(row["superuser"]),
-        bypasses_rls=bool(row["bypasses_rls"]),
-        owns_tables=bool(row["owns_tables"]),
-        forces_rls=bool(row["forces_rls"]),
-        server_version=row["server_version"],
-        pgvector=row["pgvector"],
-        has_schema=row["has_schema"],
-        has_index=row["has_index"],
-        dimension=row["dimension"],
-        model=model,
-        about_chunks=None if row["about_chunks"] in (None, -1) else row["about_chunks"],
-        fingerprint=row["fingerprint"],
-        migration=migration,
-    )
+async def _prepare_chunks(address: Address, schema: str) -> None:
+    """Prepare the chunks of the release before for text search, some in a transaction, each within the time of a migration."""
+    names = {"schema": quoted(schema)}
+    setting = f"{quoted(schema)}.setting"
+    prepared, last = 0, ("", "")
+    async with connect(address) as connection:
+        while (await read_settings(connection, schema)).get("text") != "ready":
+            with deadline(MIGRATE_SECONDS):
+                async with transaction(connection):
+                    await connection.execute("select pg_advisory_xact_lock($1)", LOCK)
+                    rows = await connection.fetch(filled(SQL["chunks_to_prepare"], names), *last, PREPARED_AT_ONCE)
+                    await connection.execute("select set_config('ragcore.counting', '', true)")
+                    for tenant, chunks in itertools.groupby(rows, key=lambda row: str(row["tenant"])):
+                        await connection.execute(SQL["set_tenant"], tenant)
+                        ids = [row["id"] for row in chunks]
+                        await connection.execute(filled(SQL["prepare_chunks"], names), tenant, ids)
+                    if len(rows) < PREPARED_AT_ONCE:
+                        await connection.execute(f"update {setting} set value = 'ready' where name = 'text'")  # noqa: S608
+            if rows:
+                last = (rows[-1]["tenant"], rows[-1]["id"])
+                prepared += len(rows)
+                logger.info("migrate.prepared: %d chunks of %s are prepared for text search", prepared, schema)

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import lru_cache
-from typing import Any, TypeVar
+import math
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeVar, cast
 
 import anyio
 import asyncpg
 import numpy as np
 
 from ragcore.errors import ConfigurationError, InvalidInput
-from ragcore.protocols import EmbeddedDocument, Query, Scores, Vector
+from ragcore.protocols import Diagnosis, EmbeddedDocument, Found, Query, Scores, Vector
 from ragcore.resilience import Bulkhead, Policy, RetryPolicy, deadline
 from ragcore.resilience.part import Part
 from ragcore.secret import Secret
-from ragcore.store.fusion import RANK_CONSTANT
 from ragcore.store.postgres.conditions import Conditions
 from ragcore.store.postgres.dsn import parse
-from ragcore.store.postgres.pool import Connection, Pool, transaction, vector_schema
-from ragcore.store.postgres.schema import MOST_INDEXED, MOST_INDEXED_WHOLE, SQL, Inspection, inspect, quoted
+from ragcore.store.postgres.inspection import MOST_INDEXED, Inspection, inspect
+from ragcore.store.postgres.pool import ConnectionLost, Pool, PooledConnection, encode_vector, transaction
+from ragcore.store.postgres.recent import Recent
+from ragcore.store.postgres.searches import Search
+from ragcore.store.postgres.statements import SQL, check_schema, quoted, statement
 from ragcore.store.postgres.translate import judge, translate
 from ragcore.types import Counts, Passage
 
@@ -31,6 +32,7 @@ __all__ = ["PgVectorStore"]
 logger = logging.getLogger("ragcore.store")
 
 T = TypeVar("T")
+Scan = Literal["exact", "index", "completed"]
 
 # Rows times dimensions: up to here an exact scan of a tenant's rows takes some 10 ms, which finding everything is worth; the index takes 1 to 2.
 EXACT_NUMBERS = 2_000_000
@@ -38,46 +40,31 @@ EXACT_NUMBERS = 2_000_000
 REMEMBER_SECONDS = 60.0
 REMEMBER_TENANTS = 10_000
 LOOK_SECONDS = 10.0
-# Dimensions from which a row may not hold its vector beside a long text; the function costs a fifth of the searches a second of small ones.
-LARGE = 1_000
-OWN = "case when tenant = plan.tenant then true else false end"
-OWN_LARGE = "ragcore.is_of(tenant, plan.tenant)"
-# What the index is on, word for word, or it is not used.
-WHOLE = "embedding operator({vector}.<=>) $5"
-HALF = (
-    "embedding::{vector}.halfvec({dimension}) operator({vector}.<=>) $5::{vector}.vector::{vector}.halfvec({dimension})"
-)
-CHUNK_COLUMNS = (
-    "id",
-    "document_id",
-    "position",
-    "text",
-    "title",
-    "source",
-    "start_char",
-    "end_char",
-    "metadata",
-    "embedding",
-)
+# Chunks in one statement of a write: some MB, whatever the document.
+SLICE = 500
 
 
 class PgVectorStore(Part):
     """Chunks in PostgreSQL, found by pgvector, full text, or both.
 
     Args:
-        dsn: postgresql://user:password@host:port/database; with `?pgbouncer=true` behind a pooler in transaction mode. The role should own
-            nothing (`store.migrate` gives it what it needs): the owner and superusers aren't bound by row-level security as they should be.
+        dsn: postgresql://user:password@host:port/database, also with several hosts; with `?pgbouncer=true` behind a pooler in transaction mode. The
+            role should own nothing (`store.migrate` gives it what it needs).
         pool_size: connections at most, opened when needed.
         exact_rows: a tenant with at most as many chunks is searched exactly; a larger one through the HNSW index. None: as many as hold 2 million
             numbers, which is 5,208 chunks of 384 dimensions, 1,302 of 1,536.
         ef_search: how widely the index is searched, 1 to 1,000; more finds more and takes longer.
-        policy: None: as many calls at once as connections, 4 attempts, a breaker.
+        schema: the collection, as `store.migrate` made it.
+        allow_unsafe_role: whether to work with a role that row-level security doesn't bind. False: each call is refused.
+        policy: of searches. None: as many calls at once as connections, 4 attempts, a breaker.
+        write_policy: of writes. None: half as many at once as connections, no limit but the deadline, 4 attempts, a breaker of its own.
 
     `start` makes no connection, so it returns at once also while the database is down. It looks at the role and the schema in the
     background and logs what is wrong. Runs on asyncio (asyncpg does).
 
     Raises:
-        ConfigurationError: the DSN is not one; or later, when first used: wrong password, no such database, no pgvector, no schema, no right.
+        ConfigurationError: the DSN is not one; or later, when first used: wrong password, no such database, no pgvector, no schema, no right, a role
+            that row-level security doesn't bind, an embedder of another model than the collection's.
         StoreError: PostgreSQL can't be reached or failed.
     """
 
@@ -88,44 +75,73 @@ class PgVectorStore(Part):
         pool_size: int = 10,
         exact_rows: int | None = None,
         ef_search: int = 100,
+        schema: str = "ragcore",
+        allow_unsafe_role: bool = False,
         policy: Policy | None = None,
+        write_policy: Policy | None = None,
     ) -> None:
         if pool_size < 1:
             raise ConfigurationError(f"pool_size is {pool_size}: it must be at least 1")
         if not 1 <= ef_search <= 1_000:
             raise ConfigurationError(f"ef_search is {ef_search}: pgvector takes 1 to 1,000")
+        if exact_rows is not None and exact_rows < 0:
+            raise ConfigurationError(f"exact_rows is {exact_rows}: it must be at least 0")
         self._address = parse(dsn)
         self.pool_size = pool_size
         self.exact_rows = exact_rows
         self.ef_search = ef_search
+        self.schema = check_schema(schema)
+        self.allow_unsafe_role = allow_unsafe_role
+        # As many may queue as at the other dependencies: whether their time suffices, the bulkhead knows.
+        queue = max(256, 16 * pool_size)
+        retry = RetryPolicy(attempts=4, backoff=0.05, max_backoff=1.0)
         self.policy = policy or Policy(
-            "database",
-            attempt_timeout=10.0,
-            # As many may queue as at the other dependencies: whether their time suffices, the bulkhead knows.
-            bulkhead=Bulkhead(pool_size, queue=max(256, 16 * pool_size)),
-            retry=RetryPolicy(attempts=4, backoff=0.05, max_backoff=1.0),
+            "database", attempt_timeout=10.0, bulkhead=Bulkhead(pool_size, queue=queue), retry=retry
+        )
+        # A large document takes minutes to write: its deadline bounds that, a timeout is not retried, and it says nothing about searches.
+        self.write_policy = write_policy or Policy(
+            "database writes",
+            timeout=600.0,
+            attempt_timeout=86_400.0,
+            bulkhead=Bulkhead(max(1, pool_size // 2), queue=queue),
+            retry=retry,
         )
         self._pool: Pool | None = None
         self._found: Inspection | None = None
-        self._vector_schema: str | None = None
-        self._exact: OrderedDict[str, tuple[bool, float]] = OrderedDict()
+        # Whether a tenant is searched exactly, and about how many chunks it has.
+        self._exact: Recent[bool] = Recent(seconds=REMEMBER_SECONDS, most=REMEMBER_TENANTS)
+        self._sizes: Recent[float] = Recent(seconds=REMEMBER_SECONDS, most=REMEMBER_TENANTS)
 
     async def search(self, query: Query, /) -> Sequence[Passage]:
         """The tenant's passages, best first, in one statement and one round trip. See `Searcher.search`."""
-        rows = await self._call(lambda connection: self._search(connection, query), stage="search")
-        if rows and rows[0]["exact"] is not None and query.filter is None:
-            self._remember(query.tenant, rows[0]["exact"])
-        return [_passage(row) for row in rows]
+        if query.mode != "text" and query.vector is None:
+            raise InvalidInput(f"mode {query.mode!r} needs a vector")
+        exactly, size = self._exactly(query), self._sizes.get(query.tenant)
+
+        async def work(connection: PooledConnection) -> list[asyncpg.Record]:
+            self._check_model(query.model)
+            sql, values = self._search(connection, query, exactly, size)
+            return await connection.fetch(sql, *values)
+
+        rows = await self._call(work, stage="search")
+        found = _nearest(rows, query) if query.mode == "vector" else _ranked(rows)
+        if exactly is None and found.scan is not None and query.filter is None:
+            self._exact.put(query.tenant, found.scan == "exact")
+        if size is None and query.mode != "vector" and rows and rows[0]["chunks"] is not None:
+            self._sizes.put(query.tenant, rows[0]["chunks"])
+        return found
 
     async def upsert(self, documents: Sequence[EmbeddedDocument], /, *, tenant: str) -> None:
-        """Put documents in place of those with the same ids, all of them in one transaction.
+        """Put documents in place of those with the same ids, all of them in one transaction: readers see the old ones whole until the new ones are.
 
         Raises:
-            ConfigurationError: vectors of another dimension than the store was made for.
+            ConfigurationError: vectors of another model or dimension than the collection's.
         """
         if documents:
-            await self._call(lambda connection: self._upsert(connection, documents, tenant), stage="write")
-            self._exact.pop(tenant, None)
+            await self._call(
+                lambda connection: self._upsert(connection, documents, tenant), stage="write", policy=self.write_policy
+            )
+            self._forget(tenant)
 
     async def hashes(self, document_ids: Sequence[str] | None, /, *, tenant: str) -> Mapping[str, str]:
         """Content hash by document id, for those that are there; None asks for all."""
@@ -135,17 +151,18 @@ class PgVectorStore(Part):
 
     async def delete(self, document_ids: Sequence[str], /, *, tenant: str) -> int:
         """Remove documents with their chunks; how many there were."""
+        # Of all attempts: where the answer to a COMMIT is lost, the next attempt finds nothing more to delete.
+        deleted: set[str] = set()
 
-        async def work(connection: Connection) -> int:
-            schema = await self._schema(connection)
+        async def work(connection: PooledConnection) -> None:
             async with transaction(connection):
-                await connection.execute(_statement("set_tenant", schema), tenant)
-                status = await connection.execute(_statement("delete", schema), tenant, list(document_ids))
-            return int(status.rpartition(" ")[2])
+                await connection.execute(SQL["set_tenant"], tenant)
+                rows = await connection.fetch(self._statement("delete", connection), tenant, list(document_ids))
+                deleted.update(row["id"] for row in rows)
 
-        deleted = await self._call(work, stage="write")
-        self._exact.pop(tenant, None)
-        return deleted
+        await self._call(work, stage="write", policy=self.write_policy)
+        self._forget(tenant)
+        return len(deleted)
 
     async def count(self, *, tenant: str | None) -> Counts:
         """What a tenant has; None: the whole store's totals."""
@@ -153,6 +170,26 @@ class PgVectorStore(Part):
             self._fetch("count_all", stage="search") if tenant is None else self._fetch("count", tenant, stage="search")
         )
         return Counts(**dict(rows[0]))
+
+    async def diagnose(self, query: Query, /) -> Diagnosis:
+        """What the tenant of a query has. Bypasses the policy: the search has succeeded, so this says nothing about the database."""
+
+        async def work(connection: PooledConnection) -> Diagnosis:
+            row = await connection.fetchrow(self._statement("diagnose", connection), query.tenant)
+            assert row is not None
+            everywhere = None
+            if not row["chunks"]:
+                everywhere = await connection.fetchval(
+                    f"select chunks from ({self._statement('count_all', connection)}) as counted"  # noqa: S608  # a file of ours
+                )
+            return Diagnosis(
+                chunks=row["chunks"],
+                not_embedded=row["not_embedded"],
+                models=row["models"] or (),
+                store_chunks=everywhere,
+            )
+
+        return await self._opened().run(work)
 
     async def scores(self, vector: Vector, /, *, tenant: str, limit: int | None = None) -> Scores:
         """The similarity of the tenant's chunks to `vector`, exact, best first."""
@@ -165,21 +202,21 @@ class PgVectorStore(Part):
 
     async def inspect(self) -> Inspection:
         """What the role finds in the database: for `doctor`, `describe` and health."""
-        return await self._call(lambda connection: inspect(connection, self._address), stage="start")
+        return await self._call(
+            lambda connection: inspect(connection, self._address, schema=self.schema), stage="start", examine=False
+        )
 
     async def ping(self) -> None:
-        """A real query through the pool and the policy; until extension and schema have been seen once, it looks for them.
+        """A look at role and schema through the pool and the policy.
 
         Raises:
-            ConfigurationError: the extension or the schema is missing.
+            ConfigurationError: the extension or the schema is missing, a right is, or the role is not safe.
         """
-        if self._found is None or not self._found.is_complete:
-            self._found = await self.inspect()
-            missing = [finding.message for finding in self._found.findings() if finding.severity == "error"]
-            if not self._found.is_complete:
-                raise ConfigurationError("; ".join(missing))
-            return
-        await self._call(lambda connection: connection.execute("select 1"), stage="search")
+        self._found = found = await self.inspect()
+        wrong = [finding.message for finding in found.findings() if finding.severity == "error"]
+        if not found.is_complete:
+            raise ConfigurationError("; ".join(wrong))
+        self._refuse_if_unsafe()
 
     def snapshot(self) -> Mapping[str, Any]:
         """Use of the pool, serialisable."""
@@ -189,15 +226,17 @@ class PgVectorStore(Part):
     def describe(self) -> Mapping[str, Any]:
         """Where the store is, without secrets."""
         address = self._address
-        return {"host": address.host, "port": address.port, "database": address.database, "user": address.user}
+        return {
+            "host": address.host,
+            "port": address.port,
+            "database": address.database,
+            "user": address.user,
+            "schema": self.schema,
+        }
 
     async def _open(self) -> None:
         owner = self._check_open()
-        try:
-            self._pool = Pool(self._address, size=self.pool_size, owner=owner)
-            await self._pool.open()
-        except (asyncpg.InterfaceError, OSError, ValueError) as error:
-            raise translate(error, self._address, stage="start") from error
+        self._pool = Pool(self._address, size=self.pool_size, owner=owner)
         self._found, self._looked = None, anyio.Event()
         owner.spawn(self._look, name="looking at the schema")
 
@@ -213,14 +252,13 @@ class PgVectorStore(Part):
         return self._found
 
     async def _look(self) -> None:
-        """Say early what would otherwise be found out late. By the policy's side: a look must not open its breaker."""
+        """Check role and schema at start, bypassing the policy: its breaker must not open for that."""
         pool = self._pool
         try:
             if pool is None:  # closed at once
                 return
             with deadline(LOOK_SECONDS):
-                async with pool.acquire() as connection:
-                    self._found = await inspect(connection, self._address)
+                self._found = await pool.run(lambda connection: inspect(connection, self._address, schema=self.schema))
         except Exception as error:
             if self._pool is not None:  # closed at once: there is nothing to say
                 logger.warning("the database is not ready: %s", translate(error, self._address, stage="start"))
@@ -230,151 +268,197 @@ class PgVectorStore(Part):
             logger.log(logging.ERROR if finding.severity == "error" else logging.WARNING, "%s", finding.message)
 
     async def _fetch(self, name: str, /, *values: Any, stage: str) -> list[asyncpg.Record]:
-        async def work(connection: Connection) -> list[asyncpg.Record]:
-            return await connection.fetch(_statement(name, await self._schema(connection)), *values)
+        async def work(connection: PooledConnection) -> list[asyncpg.Record]:
+            return await connection.fetch(self._statement(name, connection), *values)
 
         return await self._call(work, stage=stage)
 
-    async def _call(self, work: Callable[[Connection], Awaitable[T]], *, stage: str) -> T:
+    def _statement(self, name: str, connection: PooledConnection) -> str:
+        return statement(name, schema=quoted(self.schema), vector=quoted(connection.vector_schema))
+
+    async def _call(
+        self,
+        work: Callable[[PooledConnection], Awaitable[T]],
+        *,
+        stage: str,
+        policy: Policy | None = None,
+        examine: bool = True,
+    ) -> T:
         """Run `work` on a connection of the pool, through the policy; foreign errors come out as ours."""
-        self._check_open()
-        pool = self._pool
-        assert pool is not None
+        pool = self._opened()
         attempts = 0
+
+        async def examined(connection: PooledConnection) -> T:
+            if not connection.examined:
+                self._found = await inspect(connection, self._address, schema=self.schema)
+                connection.examined = True
+            self._refuse_if_unsafe()
+            return await work(connection)
 
         async def attempt() -> T:
             nonlocal attempts
             attempts += 1
-            async with pool.acquire() as connection:
-                return await work(connection)
+            try:
+                return await pool.run(examined if examine else work)
+            except ConnectionLost as lost:
+                if not lost.reused:
+                    raise
+            # As with HTTP's kept connections: that an idle one had ended says nothing, so a new one is tried at once.
+            attempts += 1
+            return await pool.run(examined if examine else work)
 
         try:
-            return await self.policy.call(attempt, on=judge)
+            return await (policy or self.policy).call(attempt, on=judge)
         except Exception as error:
             ours = translate(error, self._address, stage=stage, attempts=attempts)
             if ours is error:
                 raise
-            raise ours from error
+            raise ours from (error.__cause__ if isinstance(error, ConnectionLost) else error)
 
-    async def _search(self, connection: Connection, query: Query) -> list[asyncpg.Record]:
-        if query.mode == "text":
-            values: list[Any] = [query.tenant, query.question]
-        else:
-            if query.vector is None:
-                raise InvalidInput(f"mode {query.mode!r} needs a vector")
-            values = [
-                query.tenant,
-                str(max(self.ef_search, min(query.top_k, 1_000))),
-                self._exactly(query),
-                EXACT_NUMBERS // len(query.vector) if self.exact_rows is None else self.exact_rows,
-                query.vector,
-                query.score_threshold,
-            ]
-            if query.mode == "hybrid":
-                values.append(query.question)
+    def _opened(self) -> Pool:
+        self._check_open()
+        assert self._pool is not None
+        return self._pool
+
+    def _refuse_if_unsafe(self) -> None:
+        """A role that row-level security doesn't bind sees all tenants' rows."""
+        found = self._found
+        if found is not None and not self.allow_unsafe_role and found.unsafe:
+            raise ConfigurationError(
+                f"{'; '.join(found.unsafe)}. To work without isolation, pass allow_unsafe_role=True"
+            )
+
+    def _check_model(self, model: str | None) -> None:
+        known = None if self._found is None else self._found.model
+        if model is not None and known is not None and model != known:
+            raise ConfigurationError(
+                f"the collection {self.schema} holds vectors of {known}, and the embedder is {model}: use that model, or another collection"
+            )
+
+    def _search(
+        self, connection: PooledConnection, query: Query, exactly: bool | None, size: float | None
+    ) -> tuple[str, list[Any]]:
+        """The statement of a query, and the values of its parameters."""
+        values: list[Any] = [query.tenant]
+        if query.mode != "text":
+            values.append(query.vector)
+        if query.mode != "vector":
+            values.append(query.question)
+        if query.mode == "hybrid":
+            values.append(query.score_threshold)
+        scans_text = self._found is None or not self._found.text_is_ready
+        if query.mode != "vector":
+            values.append(None if size is None else round(size))
         conditions = Conditions(query.filter, taken=len(values))
         dimension = 0 if query.vector is None else len(query.vector)
-        half = dimension if MOST_INDEXED_WHOLE < dimension <= MOST_INDEXED else 0
-        sql = _statement(
-            query.mode,
-            await self._schema(connection),
-            conditions.sql,
+        search = Search(
+            mode=query.mode,
+            schema=self.schema,
+            vector_schema=connection.vector_schema,
             top_k=query.top_k,
-            half=half,
-            large=dimension >= LARGE,
+            dimension=dimension,
+            exactly=exactly,
+            exact_rows=EXACT_NUMBERS // max(dimension, 1) if self.exact_rows is None else self.exact_rows,
+            ef_search=self.ef_search,
+            scans_text=scans_text,
+            filter=conditions.sql,
         )
-        return await connection.fetch(sql, *values, *conditions.values)
+        sql = search.sql()
+        return sql, [*values, *conditions.values]
 
-    async def _upsert(self, connection: Connection, documents: Sequence[EmbeddedDocument], tenant: str) -> None:
-        schema = await self._schema(connection)
+    async def _upsert(self, connection: PooledConnection, documents: Sequence[EmbeddedDocument], tenant: str) -> None:
+        for embedded in documents:
+            self._check_model(embedded.model)
         ids = [embedded.document.id for embedded in documents]
         hashes = [embedded.content_hash for embedded in documents]
         models = [embedded.model for embedded in documents]
         async with transaction(connection):
-            await connection.execute(_statement("set_tenant", schema), tenant)
-            await connection.execute(_statement("upsert_documents", schema), tenant, ids, hashes, models)
-            await connection.execute(_statement("delete_chunks", schema), tenant, ids)
-            await connection.execute(_statement("incoming", schema))
-            await connection.copy_records_to_table(
-                "ragcore_incoming", schema_name="pg_temp", records=_records(documents), columns=CHUNK_COLUMNS
-            )
-            await connection.execute(_statement("insert_chunks", schema), tenant)
-
-    async def _schema(self, connection: Connection) -> str:
-        if self._vector_schema is None:
-            self._vector_schema = await vector_schema(connection)
-        return self._vector_schema
+            await connection.execute(SQL["set_tenant"], tenant)
+            await connection.execute(self._statement("begin_documents", connection), tenant, ids, models)
+            await connection.execute(self._statement("delete_chunks", connection), tenant, ids)
+            for columns in _slices(documents):
+                await connection.execute(self._statement("insert_chunks", connection), tenant, *columns)
+            await connection.execute(self._statement("finish_documents", connection), tenant, ids, hashes)
 
     def _exactly(self, query: Query) -> bool | None:
         """Whether to search exactly; None: let the statement count."""
         if query.vector is not None and len(query.vector) > MOST_INDEXED:
             return True
-        return self._remembered(query.tenant) if query.filter is None else None
+        return self._exact.get(query.tenant) if query.filter is None else None
 
-    def _remembered(self, tenant: str) -> bool | None:
-        known = self._exact.get(tenant)
-        if known is None or known[1] < anyio.current_time():
-            return None
-        return known[0]
-
-    def _remember(self, tenant: str, exact: bool) -> None:
-        if self._remembered(tenant) is None:
-            self._exact[tenant] = (exact, anyio.current_time() + REMEMBER_SECONDS)
-            self._exact.move_to_end(tenant)
-            while len(self._exact) > REMEMBER_TENANTS:
-                self._exact.popitem(last=False)
+    def _forget(self, tenant: str) -> None:
+        self._exact.drop(tenant)
+        self._sizes.drop(tenant)
 
 
-@lru_cache(maxsize=256)
-def _statement(
-    name: str, vector_schema: str, conditions: str = "", *, top_k: int = 0, half: int = 0, large: bool = False
-) -> str:
-    text = SQL[name]
-    for word, value in (
-        # Written out: of a parameter the planner, making one plan for all values, would think that a tenth of the rows is wanted.
-        ("{top_k}", str(int(top_k))),
-        # Half precision may confuse neighbours, whole precision then ranks them.
-        ("{fetched}", str(2 * int(top_k) if half else int(top_k))),
-        ("{candidates}", str(max(4 * int(top_k), 40))),
-        ("{own}", OWN_LARGE if large else OWN),
-        ("{indexed}", HALF.replace("{dimension}", str(half)) if half else WHOLE),
-        ("{vector}", quoted(vector_schema)),
-        ("{rank_constant}", str(RANK_CONSTANT)),
-        ("{filter}", conditions),
-    ):
-        text = text.replace(word, value)
-    return text
+def _slices(documents: Sequence[EmbeddedDocument]) -> Iterator[tuple[list[Any], ...]]:
+    """The chunks of documents as columns, so many rows at a time."""
+    rows: list[tuple[Any, ...]] = []
+    for embedded in documents:
+        document = embedded.document
+        for position, (chunk, vector) in enumerate(zip(embedded.chunks, embedded.vectors, strict=True)):
+            metadata = json.dumps({**document.metadata, **chunk.metadata}, ensure_ascii=False)
+            rows.append(
+                (
+                    chunk.id,
+                    document.id,
+                    position,
+                    chunk.text,
+                    document.title,
+                    document.source,
+                    chunk.start,
+                    chunk.end,
+                    metadata,
+                    encode_vector(vector),
+                )
+            )
+            if len(rows) == SLICE:
+                yield tuple(map(list, zip(*rows, strict=True)))
+                rows = []
+    if rows:
+        yield tuple(map(list, zip(*rows, strict=True)))
 
 
-def _records(documents: Sequence[EmbeddedDocument]) -> list[tuple[Any, ...]]:
-    return [
-        (
-            chunk.id,
-            embedded.document.id,
-            position,
-            chunk.text,
-            embedded.document.title,
-            embedded.document.source,
-            chunk.start,
-            chunk.end,
-            json.dumps({**embedded.document.metadata, **chunk.metadata}, ensure_ascii=False),
-            vector,
-        )
-        for embedded in documents
-        for position, (chunk, vector) in enumerate(zip(embedded.chunks, embedded.vectors, strict=True))
-    ]
+_read_json = json.JSONDecoder().raw_decode
 
 
-def _passage(row: asyncpg.Record) -> Passage:
+def _passage(row: asyncpg.Record, score: float | None, text_score: float | None) -> Passage:
+    """A passage of the first eight columns of a row."""
+    chunk_id, document_id, text, title, source, start, end, metadata = row[:8]
     return Passage(
-        row["id"],
-        row["document_id"],
-        row["text"],
-        title=row["title"],
-        source=row["source"],
-        start=row["start_char"],
-        end=row["end_char"],
-        metadata=json.loads(row["metadata"]),
-        score=row["score"],
-        text_score=row["text_score"],
+        chunk_id,
+        document_id,
+        text,
+        title=title,
+        source=source,
+        start=start,
+        end=end,
+        metadata={} if metadata == "{}" else _read_json(metadata)[0],
+        score=score,
+        text_score=text_score,
     )
+
+
+def _nearest(rows: Sequence[asyncpg.Record], query: Query) -> Found:
+    """The rows of a vector search, sorted, each chunk once, those over the threshold."""
+    seen: dict[str, tuple[float, str, asyncpg.Record]] = {}
+    scan: Scan | None = None
+    for row in rows:
+        distance, how = row[8], row[9]
+        scan = how if scan is None or how == "completed" else scan
+        if math.isfinite(distance):
+            seen[row[0]] = (distance, row[0], row)
+    ranked = sorted(seen.values(), key=lambda one: one[:2])
+    threshold = -math.inf if query.score_threshold is None else query.score_threshold
+    passages = [
+        _passage(row, 1 - distance, None) for distance, _, row in ranked[: query.top_k] if 1 - distance >= threshold
+    ]
+    return Found(passages, best_score=1 - ranked[0][0] if ranked else None, scan=scan)
+
+
+def _ranked(rows: Sequence[asyncpg.Record]) -> Found:
+    """The rows of a search by text or both; one without a chunk says only what was learned."""
+    passages = [_passage(row, row["score"], row["text_score"]) for row in rows if row["id"] is not None]
+    if not rows:
+        return Found(passages)
+    return Found(passages, best_score=rows[0]["best_score"], scan=cast("Scan | None", rows[0]["scan"]))

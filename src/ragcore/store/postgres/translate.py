@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import ssl
+
 import asyncpg
 from asyncpg import exceptions as pg
 
 from ragcore.errors import ConfigurationError, InvalidInput, RagcoreError, StoreError
 from ragcore.resilience import Failure
 from ragcore.store.postgres.dsn import Address
+from ragcore.store.postgres.pool import ConnectionLost
 
 __all__ = ["judge", "translate"]
 
-# The connection or the server went away, or is starting, stopping or full: another try may find it back.
+# The server can't be reached, is starting, stopping or full: another try may find it back.
 PASSES_AND_COUNTS = (
     OSError,
     pg.PostgresConnectionError,
@@ -20,17 +24,39 @@ PASSES_AND_COUNTS = (
     pg.CannotConnectNowError,
     pg.TooManyConnectionsError,
     pg.InsufficientResourcesError,
+    pg.InternalClientError,
 )
-# Two transactions were in each other's way: nobody is to blame, and the same again usually works.
-PASSES = (pg.SerializationError, pg.DeadlockDetectedError)
+# A connection that had been established and ended says nothing about the server: whether a new one can be made does. Two transactions that were
+# in each other's way are nobody's fault, and the same again usually works.
+PASSES = (ConnectionLost, pg.SerializationError, pg.DeadlockDetectedError, pg.LockNotAvailableError)
+# PgBouncer says everything with one code. These are matters of its configuration; all else may pass.
+POOLER_CONFIGURATION = re.compile(
+    r"no such (database|user)|unsupported startup parameter|authentication failed|not allowed|password|SSL required|auth_",
+    re.IGNORECASE,
+)
+DENIED = re.compile(r"permission denied for (schema|table|relation|function|database|type|sequence|language) (\S+)")
+GRANTS = {
+    "schema": "grant usage on schema {name} to {user}",
+    "table": "grant select, insert, update, delete on {name} to {user}",
+    "relation": "grant select, insert, update, delete on {name} to {user}",
+    "function": "grant execute on function {name} to {user}",
+    "database": "grant connect on database {name} to {user}",
+    "type": "grant usage on type {name} to {user}",
+}
+# Messages of these classes may hold a row's values.
+MAY_HOLD_DATA = ("22", "23")
 
 
 def judge(error: Exception) -> Failure | None:
     """What an error of asyncpg's means to retry and breaker."""
     if isinstance(error, PASSES):
         return Failure(counts=False)
-    if isinstance(error, PASSES_AND_COUNTS) or (isinstance(error, asyncpg.InterfaceError) and "clos" in str(error)):
-        return Failure()  # asyncpg has no type of its own for a connection that was closed under it
+    if isinstance(error, ssl.SSLCertVerificationError) or _refuses_encryption(error):
+        return None
+    if isinstance(error, pg.ProtocolViolationError) and POOLER_CONFIGURATION.search(str(error)):
+        return None
+    if isinstance(error, PASSES_AND_COUNTS):
+        return Failure()
     if isinstance(error, pg.QueryCanceledError):  # the server's own limit: it is slow, and trying again makes it slower
         return Failure(retry=False)
     return None
@@ -44,37 +70,65 @@ def translate(error: Exception, address: Address, *, stage: str, attempts: int =
     wrong = _configuration(error, address)
     if wrong is not None:
         return ConfigurationError(wrong, stage=stage)
-    if (
-        isinstance(error, pg.DataError | pg.ProgramLimitExceededError | asyncpg.exceptions.DataError)
-        or type(error) is ValueError
-    ):
+    if isinstance(error, pg.DataError | pg.ProgramLimitExceededError) or type(error) is ValueError:
         return InvalidInput(
             f"PostgreSQL can't take a value that was given ({type(error).__name__}): {str(error)[:200]}", stage=stage
         )
-    if isinstance(error, TimeoutError):
-        what = f"PostgreSQL at {address} did not answer in time"
-    elif isinstance(error, OSError):
-        what = f"PostgreSQL at {address} can't be reached ({type(error).__name__}: {error.strerror or error}); is it running, and is DATABASE_URL right?"
-    elif isinstance(error, pg.TooManyConnectionsError):
-        what = f"PostgreSQL at {address} has no connection left: lower pool_size, or raise its max_connections"
-    elif isinstance(error, asyncpg.PostgresError):
-        what = f"PostgreSQL at {address} failed ({error.sqlstate} {type(error).__name__})"
-    else:
-        what = f"the connection to PostgreSQL at {address} failed ({type(error).__name__})"
-    return StoreError(what, dependency="database", attempts=attempts, stage=stage)
+    return StoreError(_failure(error, address), dependency="database", attempts=attempts, stage=stage)
+
+
+def _failure(error: Exception, address: Address) -> str:
+    match error:
+        case ConnectionLost():
+            return f"the connection to PostgreSQL at {address} was lost ({error})"
+        case pg.TargetServerAttributeNotMatched():
+            return f"none of the servers at {address} is what target_session_attrs in the DSN asks for ({error})"
+        case TimeoutError():
+            return f"PostgreSQL at {address} did not answer in time"
+        case OSError():
+            return f"PostgreSQL at {address} can't be reached ({type(error).__name__}: {error.strerror or error}); is it running, and is DATABASE_URL right?"
+        case pg.TooManyConnectionsError():
+            return f"PostgreSQL at {address} has no connection left: lower pool_size, or raise its max_connections ({error})"
+        case pg.ProtocolViolationError():
+            return f"the pooler or server at {address} refused the connection: {error}"
+        case asyncpg.PostgresError():
+            return f"PostgreSQL at {address} failed ({error.sqlstate} {type(error).__name__}{_words(error)})"
+    return f"the connection to PostgreSQL at {address} failed ({type(error).__name__}: {error})"
+
+
+def _words(error: asyncpg.PostgresError) -> str:
+    return "" if str(error.sqlstate)[:2] in MAY_HOLD_DATA else f": {error.args[0] if error.args else ''}"
+
+
+def _refuses_encryption(error: Exception) -> bool:
+    return isinstance(error, ConnectionError) and "rejected SSL upgrade" in str(error)
 
 
 def _configuration(error: Exception, address: Address) -> str | None:
+    """What is wrong with a setting, a role or the schema, and what to do; None where it is something else."""
     user = address.user or "the default user"
+    if _refuses_encryption(error):
+        return f"PostgreSQL at {address} offers no encryption, and sslmode={address.sslmode} in the DSN asks for it: switch TLS on there"
     match error:
-        case pg.InvalidPasswordError() | pg.InvalidAuthorizationSpecificationError():
+        case ssl.SSLCertVerificationError():
+            return f"the certificate of PostgreSQL at {address} can't be verified ({error.verify_message}): check sslrootcert and the host's name in the DSN"
+        case pg.InvalidPasswordError():
             return f"PostgreSQL at {address} refused to let {user} in: check the user and the password in the DSN (not shown)"
+        case pg.InvalidAuthorizationSpecificationError():
+            return f"PostgreSQL at {address} refused to let {user} in ({error}): check user, password and sslmode in the DSN, and pg_hba.conf"
+        case pg.ProtocolViolationError() if POOLER_CONFIGURATION.search(str(error)):
+            return f"the pooler at {address} refused the connection of {user}: {error}"
         case pg.InvalidCatalogNameError():
             return f"there is no database {address.database!r} at {address}: check the DSN, or create it"
         case pg.UndefinedTableError() | pg.InvalidSchemaNameError():
-            return f"the schema of ragcore is missing in {address}: run store.migrate(owner_dsn, …) or `ragcore migrate` as the owner"
+            return f"the schema of ragcore is missing in {address} ({error}): run store.migrate(owner_dsn, …) or `ragcore migrate` as the owner"
+        case pg.ReadOnlySQLTransactionError():
+            return (
+                f"PostgreSQL at {address} is read-only, as a standby is ({error}): connect to the primary, or name all hosts in the DSN "
+                "with target_session_attrs=read-write"
+            )
         case pg.InsufficientPrivilegeError():
-            return f"{user} may not use ragcore's tables in {address}: run store.migrate(owner_dsn, …, role={user!r}) as the owner"
+            return _denied(error, address, user)
         case pg.InvalidSQLStatementNameError() | pg.DuplicatePreparedStatementError():
             return f"a pooler in front of {address} mixes up prepared statements: add ?pgbouncer=true to the DSN"
         case pg.DataError() if "different vector dimensions" in str(error) or (
@@ -82,14 +136,30 @@ def _configuration(error: Exception, address: Address) -> str | None:
         ):
             return (
                 f"the vectors in {address} have another dimension than the embedder's ({error}): "
-                "use the embedder that the documents were embedded with, or another database"
+                "use the embedder that the documents were embedded with, or another collection"
             )
-        case pg.UndefinedFunctionError() if "ragcore." in str(error):
-            return f"the schema of ragcore in {address} is older than this version: run store.migrate(owner_dsn, …) or `ragcore migrate` as the owner"
+        case pg.InvalidNameError() if "hnsw." in str(error):
+            return f"pgvector in {address} is too old, ragcore needs 0.8 or later: install it, then run `alter extension vector update`"
         case pg.UndefinedObjectError() | pg.UndefinedFunctionError() if "vector" in str(error):
             return f"the extension pgvector is missing in {address}: as its owner, run `create extension vector`"
+        case pg.UndefinedFunctionError() | pg.UndefinedColumnError():
+            return f"the schema of ragcore in {address} is older than this version ({error}): run store.migrate(owner_dsn, …) or `ragcore migrate` as the owner"
         case ValueError() if "unknown type" in str(error):
             return f"the extension pgvector is missing in {address}: as its owner, run `create extension vector`"
         case pg.ClientConfigurationError():
-            return f"the DSN of {address} is not right: {type(error).__name__}; see asyncpg's documentation for what it may hold"
+            return f"the DSN of {address} is not right: {error}"
     return None
+
+
+def _denied(error: asyncpg.PostgresError, address: Address, user: str) -> str:
+    """Which right is missing, and the statement that grants it."""
+    words = str(error.args[0] if error.args else "")
+    if "row-level security policy for table" in words and "affected" in words:
+        return f"{user} has row_security=off in {address}, and ragcore's tables need it on: run `alter role {user} reset row_security`"
+    denied = DENIED.search(words)
+    if denied is None or denied[1] not in GRANTS:
+        return (
+            f"{user} lacks a right in {address} ({words}): run store.migrate(owner_dsn, …, role={user!r}) as the owner"
+        )
+    grant = GRANTS[denied[1]].format(name=denied[2], user=user)
+    return f"{user} may not use the {denied[1]} {denied[2]} in {address}: as its owner, run `{grant}`, or `ragcore migrate` as the owner"

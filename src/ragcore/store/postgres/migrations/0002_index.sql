@@ -2,7 +2,7 @@
 do $$
 begin
     if {dimension} <= 2000 then
-        create index chunk_embedding on ragcore.chunk using hnsw (embedding {vector}.vector_cosine_ops);
+        create index chunk_embedding on {schema}.chunk using hnsw (embedding {vector}.vector_cosine_ops);
     end if;
 end
 $$;

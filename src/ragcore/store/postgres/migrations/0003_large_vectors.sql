@@ -2,8 +2,8 @@
 -- made by hand, as `ragcore doctor` says: it may take long, and would hold up all who write.
 do $$
 begin
-    if {dimension} between 2001 and 4000 and pg_relation_size('ragcore.chunk') = 0 then
-        create index chunk_embedding on ragcore.chunk
+    if {dimension} between 2001 and 4000 and pg_relation_size('{schema}.chunk') = 0 then
+        create index chunk_embedding on {schema}.chunk
             using hnsw ((embedding::{vector}.halfvec({dimension})) {vector}.halfvec_cosine_ops);
     end if;
 end
@@ -12,6 +12,6 @@ $$;
 -- Whether a row is the tenant's, for searches through the index. A row with a large vector lies in a TOAST table, whose pages the planner does not
 -- count: a scan of all rows looks cheap to it. The cost keeps it from that; plpgsql, since an SQL function is inlined and its
 -- cost forgotten.
-create function ragcore.is_of(tenant text, wanted text) returns boolean
+create function {schema}.is_of(tenant text, wanted text) returns boolean
     language plpgsql immutable cost 10000
     as $$ begin return tenant = wanted; end $$;

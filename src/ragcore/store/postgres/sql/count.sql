@@ -1,10 +1,10 @@
--- What a tenant has. $1 tenant
+-- What a tenant has. $1 tenant. An aggregate is a fence of its own.
 with s as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant
 )
 select d.documents, c.chunks, c.not_embedded
 from s cross join lateral (
-    select count(*) as documents from ragcore.document where tenant = s.tenant
+    select count(*) as documents from {schema}.document where tenant = s.tenant offset 0
 ) as d cross join lateral (
-    select count(*) as chunks, count(*) filter (where embedding is null) as not_embedded from ragcore.chunk where tenant = s.tenant
+    select count(*) as chunks, count(*) filter (where embedding is null) as not_embedded from {schema}.chunk where tenant = s.tenant offset 0
 ) as c

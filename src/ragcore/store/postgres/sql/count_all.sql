@@ -1,2 +1,2 @@
 -- What the whole store has, for whoever may execute the function.
-select documents, chunks, not_embedded from ragcore.count_all()
+select documents, chunks, not_embedded from {schema}.count_all()

@@ -1,2 +1,2 @@
--- Documents with their chunks. $1 tenant, $2 ids
-delete from ragcore.document where tenant = $1 and id = any($2::text[])
+-- Documents with their chunks; their ids. $1 tenant, $2 ids
+delete from {schema}.document where tenant = $1 and id = any($2::text[]) returning id

@@ -1,8 +1,10 @@
--- Content hash by document id. $1 tenant, $2 ids or null for all
+-- Content hash by document id. $1 tenant, $2 ids or null for all.
+-- `offset 0` is a fence: without it the subquery is joined like a table, and its rows may be read before the tenant is set.
 with s as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant
 )
 select d.id, d.content_hash
 from s cross join lateral (
-    select id, content_hash from ragcore.document where tenant = s.tenant and ($2::text[] is null or id = any($2::text[]))
+    select id, content_hash from {schema}.document where tenant = s.tenant and ($2::text[] is null or id = any($2::text[]))
+    offset 0
 ) as d

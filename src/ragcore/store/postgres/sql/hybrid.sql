@@ -1,68 +1,32 @@
 -- Vector and text search fused by reciprocal rank (k = 60), in one statement. What is found by text alone has no score and no threshold.
--- With a filter the rows that pass it are counted: few among many are beyond the reach of an index scan.
--- $1 tenant, $2 ef_search, $3 exact or null (count the tenant's rows), $4 most rows to search exactly, $5 vector, $6 threshold or null, $7 question;
--- each ranking is read to the depth of {candidates}
-with s as materialized (
-    select set_config('ragcore.tenant', $1::text, true) as tenant,
-           set_config('hnsw.ef_search', $2::text, true) as ef_search,
-           set_config('hnsw.iterative_scan', 'relaxed_order', true) as iterative_scan
-),
-plan as materialized (
-    select s.tenant, coalesce($3::boolean, few.exact) as exact, question.words
-    from s cross join lateral (
-        select case when $3::boolean is null
-            then (select count(*) <= $4::integer from (
-                select from ragcore.chunk where tenant = s.tenant {filter} limit $4::integer + 1
-            ) as counted)
-        end as exact
-    ) as few cross join lateral (
-        select string_agg('''' || replace(replace(lexeme, '\', '\\'), '''', '''''') || '''', ' | ')::tsquery as words
-        from unnest(to_tsvector('english', $7::text))
-    ) as question
-),
-nearest as (
-    select c.*
-    from plan cross join lateral (
-        select id, embedding operator({vector}.<=>) $5 as distance
-        from ragcore.chunk
-        where plan.exact and tenant = plan.tenant and embedding is not null {filter}
-        order by (embedding operator({vector}.<=>) $5) + 0
-        limit {candidates}
-    ) as c
-    union all
-    select c.*
-    from plan cross join lateral (
-        select id, embedding operator({vector}.<=>) $5 as distance
-        from ragcore.chunk
-        where not plan.exact and {own} {filter}
-        order by {indexed}
-        limit {candidates}
-    ) as c
+-- A search that finds nothing still gives one row, with the best score that there was.
+-- $1 tenant, $2 vector, $3 question, $4 threshold or null; each ranking is read to the depth of {depth}
+with {nearest},
+usable as materialized (
+    select id, 1 - min(distance) as score, min(scan) as scan, row_number() over (order by min(distance), id collate "C") as rank
+    from nearest
+    where distance <> 'NaN' and abs(distance) <> 'Infinity'
+    group by id
 ),
 by_vector as (
-    select id, 1 - distance as score, row_number() over (order by distance, id) as rank
-    from nearest
-    where distance <> 'NaN' and abs(distance) <> 'Infinity' and ($6::float8 is null or 1 - distance >= $6::float8)
+    select * from usable where rank <= {depth} and ($4::float8 is null or score >= $4::float8)
 ),
-by_text as (
-    select c.id, c.text_score, row_number() over (order by c.text_score desc, c.id) as rank
-    from plan cross join lateral (
-        select id, ts_rank(chunk.words, plan.words, 1)::float8 as text_score
-        from ragcore.chunk as chunk
-        where tenant = plan.tenant and chunk.words @@ plan.words {filter}
-        order by text_score desc, id
-        limit {candidates}
-    ) as c
-),
+{by_text},
 fused as (
     select id, by_vector.score, by_text.text_score,
            coalesce(1.0 / ({rank_constant} + by_vector.rank), 0) + coalesce(1.0 / ({rank_constant} + by_text.rank), 0) as fused_score
     from by_vector full join by_text using (id)
-    order by fused_score desc, id
+    order by fused_score desc, id collate "C"
     limit {top_k}
+),
+found as materialized (
+    select c.*, fused.score, fused.text_score, fused.fused_score
+    from s cross join fused cross join lateral (
+        select id, document_id, text, title, source, start_char, end_char, metadata
+        from {schema}.chunk where tenant = s.tenant and id = fused.id
+        limit 1
+    ) as c
 )
-select c.id, c.document_id, c.text, c.title, c.source, c.start_char, c.end_char, c.metadata, fused.score, fused.text_score, plan.exact
-from plan cross join fused cross join lateral (
-    select * from ragcore.chunk where tenant = plan.tenant and id = fused.id
-) as c
-order by fused.fused_score desc, c.id
+select found.*, learned.best_score, learned.scan, {known_size} as chunks
+from (select max(score) as best_score, min(scan) as scan from usable) as learned left join found on true
+order by fused_score desc, id collate "C"

@@ -1,22 +1,65 @@
--- What start and doctor look at: the role, the schema, what it was made for.
+-- What start and doctor look at: the role, the connection, the schema, and what isolates tenants there. $1 the collection's schema
+with own as (
+    select c.oid, c.relname, c.relrowsecurity and c.relforcerowsecurity as forced, c.relowner
+    from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
+    where n.nspname = $1 and c.relkind = 'r' and c.relname in ('document', 'chunk', 'posting')
+)
 select current_user as role,
        current_database() as database,
        current_setting('server_version') as server_version,
-       (select rolsuper from pg_roles where rolname = current_user) as superuser,
-       (select rolbypassrls from pg_roles where rolname = current_user) as bypasses_rls,
+       current_setting('row_security') = 'on' as row_security,
+       pg_is_in_recovery() as in_recovery,
+       coalesce((select ssl from pg_stat_ssl where pid = pg_backend_pid()), false) as encrypted,
+       inet_client_addr() is null as local,
+       (select bool_or(rolsuper) from pg_roles where rolname in (current_user, session_user)) as superuser,
+       (select bool_or(rolbypassrls) from pg_roles where rolname in (current_user, session_user)) as bypasses_rls,
+       array(
+           select rolname::text from pg_roles
+           where (rolsuper or rolbypassrls) and rolname not in (current_user, session_user) and pg_has_role(current_user, oid, '{set_role}')
+           order by 1
+       ) as may_become,
        (select extversion from pg_extension where extname = 'vector') as pgvector,
        (select nspname from pg_extension join pg_namespace on pg_namespace.oid = extnamespace where extname = 'vector') as vector_schema,
-       to_regclass('ragcore.chunk') is not null as has_schema,
-       (select pg_has_role(current_user, relowner, 'usage') from pg_class where oid = to_regclass('ragcore.chunk')) as owns_tables,
        (
-           select bool_and(relrowsecurity and relforcerowsecurity)
-           from pg_class where oid in (to_regclass('ragcore.chunk'), to_regclass('ragcore.document'))
-       ) as forces_rls,
-       (select atttypmod from pg_attribute where attrelid = to_regclass('ragcore.chunk') and attname = 'embedding') as dimension,
-       to_regclass('ragcore.chunk_embedding') is not null as has_index,
+           select has_schema_privilege(extnamespace, 'usage') from pg_extension where extname = 'vector'
+       ) as may_use_vector,
+       exists (select from own where relname = 'chunk') as has_schema,
+       has_schema_privilege(current_user, (select oid from pg_namespace where nspname = $1), 'usage') as may_use_schema,
+       array(
+           select relname || ' ' || wanted from own cross join unnest(array['select', 'insert', 'update', 'delete']) as wanted
+           where not has_table_privilege(own.oid, wanted) and (wanted = 'select' or relname <> 'posting')
+           order by 1
+       ) as missing_rights,
+       (select pg_has_role(current_user, relowner, '{set_role}') from own where relname = 'chunk') as owns_tables,
+       (select bool_and(forced) from own) as forces_rls,
+       array(
+           select own.relname || ': ' || polname || ' ' || polcmd::text || ' ' || polpermissive::text
+                  || ' ' || coalesce(pg_get_expr(polqual, polrelid), '-') || ' ' || coalesce(pg_get_expr(polwithcheck, polrelid), '-')
+                  || ' ' || (
+                      polroles = array[0::oid] or polroles = array[own.relowner]
+                      or not exists (select from unnest(polroles) as r (of) where r.of = 0 or pg_has_role(current_user, r.of, 'member'))
+                  )::text
+           from own join pg_policy on polrelid = own.oid
+           order by 1
+       ) as policies,
+       (
+           select atttypmod from pg_attribute join own on own.oid = attrelid
+           where own.relname = 'chunk' and attname = 'embedding'
+       ) as dimension,
+       (
+           select indisvalid from pg_index join pg_class as i on i.oid = indexrelid join own on own.oid = indrelid
+           where i.relname = 'chunk_embedding'
+       ) as has_index,
        (
            select md5(string_agg(format('%s.%s %s', c.relname, a.attname, format_type(a.atttypid, a.atttypmod)), ',' order by c.relname, a.attnum))
            from pg_attribute as a join pg_class as c on c.oid = a.attrelid join pg_namespace as n on n.oid = c.relnamespace
-           where n.nspname = 'ragcore' and c.relkind = 'r' and a.attnum > 0 and not a.attisdropped
+           where n.nspname = $1 and c.relkind = 'r' and a.attnum > 0 and not a.attisdropped
        ) as fingerprint,
-       (select reltuples::bigint from pg_class where oid = to_regclass('ragcore.chunk')) as about_chunks
+       (select reltuples::bigint from pg_class join own using (oid) where own.relname = 'chunk') as about_chunks,
+       array(
+           select nspname::text from pg_namespace as n
+           where exists (select from pg_class where relnamespace = n.oid and relname = 'chunk' and relkind = 'r')
+             and exists (select from pg_class where relnamespace = n.oid and relname = 'setting' and relkind = 'r')
+             and exists (select from pg_class where relnamespace = n.oid and relname = 'migration' and relkind = 'r')
+           order by 1
+       ) as collections

@@ -1,23 +1,13 @@
--- The tenant's chunks that have any of the question's words. The words are joined by OR: joined by AND, three questions of four find
--- nothing. Rank is divided by 1 + log(length), which is what the 1 says.
+-- The tenant's chunks that have words of the question, best first.
 -- $1 tenant, $2 question
 with s as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant
 ),
-question as materialized (
-    select s.tenant, (
-        select string_agg('''' || replace(replace(lexeme, '\', '\\'), '''', '''''') || '''', ' | ')::tsquery
-        from unnest(to_tsvector('english', $2::text))
-    ) as words
-    from s
-)
-select c.id, c.document_id, c.text, c.title, c.source, c.start_char, c.end_char, c.metadata, null::float8 as score, c.text_score,
-       null::boolean as exact
-from question cross join lateral (
-    select *, ts_rank(chunk.words, question.words, 1)::float8 as text_score
-    from ragcore.chunk as chunk
-    where tenant = question.tenant and chunk.words @@ question.words {filter}
-    order by text_score desc, id
-    limit {top_k}
+{by_text}
+select c.*, null::float8 as score, by_text.text_score, null::float8 as best_score, null::text as scan, {known_size} as chunks
+from s cross join by_text cross join lateral (
+    select id, document_id, text, title, source, start_char, end_char, metadata
+    from {schema}.chunk where tenant = s.tenant and id = by_text.id
+    limit 1
 ) as c
-order by c.text_score desc, c.id
+order by by_text.rank

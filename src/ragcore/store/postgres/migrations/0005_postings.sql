@@ -1,0 +1,102 @@
+-- The words of chunks by tenant and word, the weightiest first, so that a search reads a bounded number of each word's postings and a word's document
+-- frequency is counted from an index. Measured beside today's scan and beside GIN in a definer function: docs/explanation/text-search.md. `=` and `<` of
+-- text are leakproof, so the index is used under row-level security; `@@` is not.
+--
+-- impact: BM25's part of a word in a chunk, without the idf, times 1,000; k1 = 1.2, b = 0.75, a chunk of 100 different words taken for usual. The search
+-- has the same formula.
+-- Source: S. Robertson, H. Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009).
+create table {schema}.posting (
+    tenant   text collate "C" not null,
+    lexeme   text collate "C" not null,
+    impact   smallint not null,
+    chunk_id text collate "C" not null
+);
+create index posting_lexeme on {schema}.posting (tenant, lexeme, impact desc, chunk_id);
+create index posting_chunk on {schema}.posting (tenant, chunk_id);
+-- Index-only scans need the visibility map, and the planner needs statistics, soon.
+alter table {schema}.posting set (autovacuum_vacuum_insert_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
+
+alter table {schema}.posting enable row level security;
+alter table {schema}.posting force row level security;
+create policy own_rows on {schema}.posting using (
+    case when tenant = current_setting('ragcore.tenant', true) then true
+         when coalesce(current_setting('ragcore.tenant', true), '') <> '' then false
+         else {schema}.tenant_is_missing() end
+);
+
+-- The postings of some chunks. `offset 0` keeps the number of words from being worked out anew for each word.
+create function {schema}.add_postings(tenants text[], ids text[], words tsvector[]) returns void
+    language sql
+    set search_path = pg_catalog
+    as $$
+        insert into {schema}.posting (tenant, lexeme, impact, chunk_id)
+        select chunk.tenant, word.lexeme, round(2200 * word.tf / (word.tf + 0.3 + 0.009 * chunk.words_count)), chunk.id
+        from (
+            select given.tenant, given.id, given.words, length(given.words) as words_count
+            from unnest(tenants, ids, words) as given (tenant, id, words)
+            offset 0
+        ) as chunk cross join lateral (
+            select left(lexeme, 100) as lexeme, coalesce(cardinality(positions), 1)::float8 as tf from unnest(chunk.words) offset 0
+        ) as word
+        order by chunk.tenant collate "C", word.lexeme collate "C", 3 desc, chunk.id collate "C"
+    $$;
+create function {schema}.remove_postings(tenants text[], ids text[]) returns void
+    language sql
+    set search_path = pg_catalog set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+    as $$
+        delete from {schema}.posting as posting
+        using (select * from unnest(tenants, ids) as given (tenant, id) order by tenant collate "C", id collate "C") as chunk
+        where posting.tenant = chunk.tenant and posting.chunk_id = chunk.id
+    $$;
+
+-- Triggers, so that what the release before writes is found by its words as well. They run as the owner, so that nobody else needs to write postings.
+create function {schema}.keep_postings() returns trigger
+    language plpgsql security definer
+    set search_path = pg_catalog
+    as $$
+    begin
+        if tg_op = 'TRUNCATE' then
+            truncate {schema}.posting;
+            return null;
+        end if;
+        if tg_op = 'UPDATE' then
+            if not exists (select tenant, id, words from added except select tenant, id, words from removed) then
+                return null;
+            end if;
+        end if;
+        if tg_op <> 'INSERT' then
+            perform {schema}.remove_postings(array_agg(tenant), array_agg(id)) from removed;
+        end if;
+        if tg_op <> 'DELETE' then
+            perform {schema}.add_postings(array_agg(tenant), array_agg(id), array_agg(words)) from added;
+        end if;
+        return null;
+    end
+    $$;
+create trigger add_postings after insert on {schema}.chunk
+    referencing new table as added for each statement execute function {schema}.keep_postings();
+create trigger remove_postings after delete on {schema}.chunk
+    referencing old table as removed for each statement execute function {schema}.keep_postings();
+create trigger change_postings after update on {schema}.chunk
+    referencing old table as removed new table as added for each statement execute function {schema}.keep_postings();
+create trigger truncate_postings after truncate on {schema}.chunk
+    for each statement execute function {schema}.keep_postings();
+
+-- A word's weightiest postings, as the caller may see them. A function with settings of its own: of a table without statistics the planner takes a
+-- bitmap scan, which reads all of a word's postings before the limit; ORDER BY does not keep it from that.
+create function {schema}.postings(of_tenant text, of_lexeme text, most integer) returns table (chunk_id text, impact smallint)
+    language plpgsql stable strict rows 1000
+    set search_path = pg_catalog set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan
+    as $$
+    begin
+        return query
+            select posting.chunk_id, posting.impact from {schema}.posting
+            where posting.tenant = of_tenant and posting.lexeme = of_lexeme
+            order by posting.impact desc, posting.chunk_id
+            limit most;
+    end
+    $$;
+
+revoke all on function {schema}.add_postings(text[], text[], tsvector[]), {schema}.remove_postings(text[], text[]), {schema}.keep_postings(),
+    {schema}.postings(text, text, integer) from public;
+update {schema}.setting set value = case when pg_relation_size({chunk_literal}) = 0 then 'ready' else 'pending' end where name = 'text';

@@ -1,0 +1,119 @@
+"""The statements of searches, composed of the parts in `sql/`: how vectors are compared, how words are, and how both are fused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ragcore.store.fusion import RANK_CONSTANT
+from ragcore.store.postgres.inspection import MOST_INDEXED, MOST_INDEXED_WHOLE
+from ragcore.store.postgres.statements import SQL, filled, quoted
+from ragcore.types import Mode
+
+__all__ = ["Search"]
+
+# Where the index gives too few, an exact scan of at most so many times the rows of a small tenant completes them.
+COMPLETING = 20
+# Chunks that a walk through the index looks at before an exact scan is quicker.
+SCAN_TUPLES = 8_000
+# Dimensions from which a row may not hold its vector beside a long text; the function costs a fifth of the searches a second of small ones.
+LARGE = 1_000
+OWN = "case when tenant = s.tenant then true else false end"
+OWN_LARGE = "{schema}.is_of(tenant, s.tenant)"
+# What the index is on, word for word, or it is not used.
+WHOLE = "embedding operator({vector}.<=>) $2"
+HALF = (
+    "embedding::{vector}.halfvec({dimension}) operator({vector}.<=>) $2::{vector}.vector::{vector}.halfvec({dimension})"
+)
+# Of each word so many postings are read, and so many chunks are ranked by all words. Measured: docs/explanation/text-search.md.
+LISTED = 2_000
+RERANKED = 200
+# More chunks than that need not be told apart by a word's weight, nor are they scanned.
+MOST_CHUNKS = 1_000_000
+PASSAGE_COLUMNS = "id, document_id, text, title, source, start_char, end_char, metadata"
+PART_OF_TABLE = """(
+    select * from {schema}.chunk
+    where {condition}tenant = s.tenant and embedding is not null {filter}
+    limit {completed_rows}
+) as chunk"""
+TOO_FEW = "(select count(*) from by_index) < {depth} and "
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What a search statement depends on, besides the values of its parameters.
+
+    Attributes:
+        mode: of the query.
+        schema, vector_schema: the collection's, and pgvector's.
+        top_k: passages.
+        dimension: of the vector; 0 in mode "text".
+        exactly: whether to compare all of the tenant's vectors; None: count them first.
+        exact_rows: up to so many are compared exactly.
+        ef_search: how widely the index is searched.
+        scans_text: whether text search scans the tenant's chunks, the postings not being complete.
+        filter: a condition, beginning with "and", or "".
+    """
+
+    mode: Mode
+    schema: str
+    vector_schema: str
+    top_k: int
+    dimension: int
+    exactly: bool | None
+    exact_rows: int
+    ef_search: int
+    scans_text: bool
+    filter: str
+
+    def sql(self) -> str:
+        """The statement: its parameters are tenant, vector, question, threshold and about how many chunks the tenant
+        has (null: counted), as far as the mode has them, then the filter's."""
+        return _compose(self)
+
+
+@lru_cache(maxsize=1024)
+def _compose(search: Search) -> str:
+    depth = max(4 * search.top_k, 40) if search.mode == "hybrid" else search.top_k
+    half = MOST_INDEXED_WHOLE < search.dimension <= MOST_INDEXED
+    nearest = {None: "nearest_unknown", True: "nearest_exact", False: "nearest_index"}[search.exactly]
+    small, large = ("s.small and ", "not s.small and ") if search.exactly is None else ("", "")
+    exactly, by_index = SQL["nearest_exactly"], SQL["nearest_by_index"]
+    words = {
+        "nearest": SQL[nearest],
+        "exactly": filled(exactly, {"condition": small, "rows": "{schema}.chunk"}),
+        "by_index": filled(by_index, {"condition": large}),
+        "completing": filled(filled(exactly, {"rows": PART_OF_TABLE}), {"condition": large + TOO_FEW}),
+        "by_text": SQL["by_text_scanning" if search.scans_text else "by_text"],
+        "columns": PASSAGE_COLUMNS if search.mode == "vector" else "id",
+        "own": OWN_LARGE if search.dimension >= LARGE else OWN,
+        "indexed": HALF if half else WHOLE,
+        # Numbers are written out: of a parameter the planner, making one plan for all values, would think that a tenth of the rows is wanted.
+        "top_k": str(search.top_k),
+        "depth": str(depth),
+        # Half precision may confuse neighbours, whole precision then ranks them.
+        "fetched": str(2 * depth if half else depth),
+        "text_depth": str(search.top_k if search.mode == "text" else depth),
+        "ef_search": str(max(search.ef_search, min(search.top_k, 1_000))),
+        "scan_tuples": str(SCAN_TUPLES),
+        "exact_rows": str(search.exact_rows),
+        "completed_rows": str(COMPLETING * max(search.exact_rows, 1_000)),
+        "dimension": str(search.dimension),
+        "rank_constant": str(RANK_CONSTANT),
+        "listed": str(LISTED),
+        "reranked": str(max(RERANKED, 5 * search.top_k)),
+        "most_chunks": str(MOST_CHUNKS),
+        "chunks": f"${3 if search.mode == 'text' else 5}::bigint",
+        "known_size": "null::float8" if search.scans_text else "(select chunks from size)",
+        "candidates_limit": "" if search.filter else "limit {reranked}",
+        "completing_text": SQL["completing_text"] if search.filter else "",
+        "weighed": "all_weighed" if search.filter else "weighed",
+        "question": f"${2 if search.mode == 'text' else 3}::text",
+        "filter": search.filter,
+        "schema": quoted(search.schema),
+        "vector": quoted(search.vector_schema),
+    }
+    text = SQL[search.mode]
+    while (more := filled(text, words)) != text:  # parts hold words themselves
+        text = more
+    return text

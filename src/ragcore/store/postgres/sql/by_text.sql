@@ -1,0 +1,81 @@
+-- A part of the searches: the tenant's chunks that have any of the question's words, best first by BM25. What it reads is bounded by the question and
+-- not by the tenant: of each word the {listed} weightiest postings, of those the best {reranked} chunks whole. Words that nearly every chunk has so
+-- drop out of the match and count in the ranking.
+-- MATERIALIZED and the lateral references fix the order, `offset 0` keeps expressions from being worked out twice. `collate "default"` is needed:
+-- compared under the postings' collation, the primary key of chunk can't be used.
+size as materialized (
+    select coalesce({chunks}, (
+        select count(*) from (select from {schema}.chunk where tenant = s.tenant limit {most_chunks}) as counted
+    ))::float8 as chunks
+    from s
+),
+word as materialized (
+    select s.tenant, q.nth, left(q.lexeme, 100) as lexeme, least({listed}, greatest({listed} * 10 / q.words, 50))::integer as most,
+           ('''' || replace(replace(q.lexeme, chr(92), repeat(chr(92), 2)), '''', '''''') || '''')::tsquery as query
+    from s cross join lateral (
+        select lexeme, row_number() over () as nth, count(*) over () as words
+        from (select lexeme from unnest({schema}.lexemes({question})) order by positions[1] limit 64) as first_words
+        offset 0
+    ) as q
+),
+hit as materialized (
+    select w.nth, w.most, p.chunk_id, p.impact,
+           row_number() over (partition by w.nth) as place, count(*) over (partition by w.nth) as listed
+    from word as w cross join lateral {schema}.postings(w.tenant, w.lexeme, w.most) as p
+),
+list as materialized (
+    select nth, max(listed) as listed, bool_or(listed >= most) as is_cut from hit group by nth
+),
+-- Some chunks of each list: the share of them that has another word tells how common that word is, where its list was cut.
+sample as materialized (
+    select h.nth, c.words
+    from s cross join (
+        select nth, chunk_id from hit
+        where place % greatest(listed / 24, 1) = 0 and exists (select from list where is_cut)
+        offset 0
+    ) as h cross join lateral (
+        select words from {schema}.chunk where tenant = s.tenant and id = h.chunk_id collate "default" limit 1
+    ) as c
+),
+weight as materialized (
+    select w.nth, w.query, ln(1 + greatest(size.chunks - d.df, 0.5) / (d.df + 0.5)) as idf
+    from size cross join list as l join word as w using (nth) cross join lateral (
+        select case
+            when not l.is_cut then l.listed
+            else greatest(l.listed, size.chunks * (select avg((sample.words @@ w.query)::integer) from sample where sample.nth <> l.nth))
+        end as df
+        offset 0
+    ) as d
+),
+candidate as materialized (
+    select h.chunk_id, sum(weight.idf * h.impact) as score
+    from hit as h join weight using (nth)
+    group by h.chunk_id
+    order by score desc, h.chunk_id
+    {candidates_limit}
+),
+weighed as materialized (
+    select c.id, c.words
+    from s cross join (select chunk_id, score from candidate order by score desc, chunk_id offset 0) as r cross join lateral (
+        select id, words from {schema}.chunk where tenant = s.tenant and id = r.chunk_id collate "default" {filter} limit 1
+    ) as c
+    limit {reranked}
+){completing_text},
+by_text as materialized (
+    select id, text_score, row_number() over (order by text_score desc, id collate "C") as rank
+    from (
+        select c.id, t.score as text_score
+        from {weighed} as c cross join lateral (
+            -- ts_rank of one word, all weights 1, is the sum of 1/i² for i up to tf, divided by π²/6: turned back into tf, within 5 %.
+            select sum(weight.idf * f.tf * 2.2 / (f.tf + 0.3 + 0.009 * length(c.words))) as score
+            from weight cross join lateral (
+                select 1 / (1.64493406685 * (1.0000001 - ts_rank('{1, 1, 1, 1}', c.words, weight.query))) - 0.5 as tf offset 0
+            ) as f
+            where f.tf > 0.5
+            offset 0
+        ) as t
+        where t.score is not null
+        order by text_score desc, c.id collate "C"
+        limit {text_depth}
+    ) as best
+)

@@ -1,0 +1,19 @@
+-- A part of the searches: the tenant's chunks that have any of the question's words, by a scan of all of them. Used until the postings are complete.
+-- The words are joined by OR: joined by AND, three questions of four find nothing. Rank is divided by 1 + log(length), which is what the 1 says.
+question as materialized (
+    select s.tenant, (
+        select string_agg('''' || replace(replace(lexeme, chr(92), repeat(chr(92), 2)), '''', '''''') || '''', ' | ')::tsquery
+        from unnest({schema}.lexemes({question}))
+    ) as words
+    from s
+),
+by_text as materialized (
+    select c.id, c.text_score, row_number() over (order by c.text_score desc, c.id collate "C") as rank
+    from question cross join lateral (
+        select id, ts_rank(chunk.words, question.words, 1)::float8 as text_score
+        from {schema}.chunk as chunk
+        where tenant = question.tenant and chunk.words @@ question.words {filter}
+        order by text_score desc, id collate "C"
+        limit {text_depth}
+    ) as c
+)

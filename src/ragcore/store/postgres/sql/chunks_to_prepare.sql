@@ -1,0 +1,9 @@
+-- The next chunks of all tenants to be prepared for text search, for the owner. $1 the tenant and $2 the id of the last one, $3 how many
+with s as materialized (
+    select set_config('ragcore.counting', 'on', true) as counting
+)
+select c.tenant, c.id
+from s cross join lateral (
+    select tenant, id from {schema}.chunk where s.counting is not null and (tenant, id) > ($1::text, $2::text) order by tenant, id limit $3::integer
+) as c
+order by c.tenant, c.id

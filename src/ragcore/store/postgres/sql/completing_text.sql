@@ -1,0 +1,16 @@
+-- With a filter: few of the listed chunks may pass it. Where that gives too few and a list was cut, the tenant's chunks are scanned as well.
+,
+scanned as materialized (
+    select c.id, c.words
+    from s cross join lateral (
+        select id, words
+        from {schema}.chunk
+        where (select count(*) from weighed) < {text_depth} and (select bool_or(is_cut) from list)
+            and tenant = s.tenant and words @@ any (array(select query from weight)) {filter}
+        limit {most_chunks}
+    ) as c
+    where not exists (select from weighed where weighed.id = c.id)
+),
+all_weighed as materialized (
+    select * from weighed union all select * from scanned
+)

@@ -1,0 +1,27 @@
+-- The candidates of a tenant whose size is not known: its rows, or those that a filter lets pass, are counted up to {exact_rows} first. Few among
+-- many are beyond the reach of an index scan.
+settings as materialized (
+    select set_config('ragcore.tenant', $1::text, true) as tenant,
+           set_config('hnsw.ef_search', '{ef_search}', true) as ef_search,
+           set_config('hnsw.iterative_scan', 'relaxed_order', true) as iterative_scan,
+           set_config('hnsw.max_scan_tuples', '{scan_tuples}', true) as scan_tuples
+),
+s as materialized (
+    select settings.tenant, counted.chunks <= {exact_rows} as small
+    from settings cross join lateral (
+        select count(*) as chunks from (
+            select from {schema}.chunk where tenant = settings.tenant {filter} limit {exact_rows} + 1
+        ) as counted_rows
+        offset 0
+    ) as counted
+),
+by_index as materialized (
+    select c.* from s cross join lateral ({by_index}) as c
+),
+nearest as (
+    select c.*, 'exact' as scan from s cross join lateral ({exactly}) as c
+    union all
+    select *, 'index' from by_index
+    union all
+    select c.*, 'completed' from s cross join lateral ({completing}) as c
+)
