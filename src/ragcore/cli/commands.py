@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -21,6 +20,7 @@ from ragcore.cli.serve import serve as start_serving
 from ragcore.cli.session import DONE, PARTLY, Options, messages, open_client, print_json, results, run_async
 from ragcore.config import EXTRACTIVE, Config
 from ragcore.ingest import read
+from ragcore.protocols import Embedder
 from ragcore.secret import Secret
 from ragcore.types import Answer, Delta, Done, IngestReport, Mode, Passage, Retrieval
 
@@ -55,12 +55,18 @@ def _options(
         Path | None,
         typer.Option("--data", help="Folder of an embedded database, in place of the one that the environment names."),
     ] = None,
+    schema: Annotated[
+        str | None,
+        typer.Option(
+            "--schema", help="The collection: its schema in PostgreSQL.", show_default="RAGCORE_SCHEMA or ragcore"
+        ),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More messages, and tracebacks.")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
     ] = False,
 ) -> None:
-    context.obj = Options(data=data, verbose=verbose)
+    context.obj = Options(data=data, schema=schema, verbose=verbose)
 
 
 @app.command()
@@ -238,23 +244,42 @@ def migrate(
             help="Of the owner; better in RAGCORE_OWNER_DSN than on the command line.",
         ),
     ],
+    language: Annotated[
+        str | None,
+        typer.Option(
+            "--language",
+            envvar="RAGCORE_LANGUAGE",
+            help="Of text search: a configuration of PostgreSQL's, as german, or simple.",
+            show_default="english for a new collection",
+        ),
+    ] = None,
+    contract: Annotated[
+        bool,
+        typer.Option(
+            "--contract", help="Also remove what only the release before needs, once no client of it is left."
+        ),
+    ] = False,
 ) -> None:
     """Create or update the schema in PostgreSQL for the embedding model of the environment."""
     options: Options = context.obj
 
     async def body() -> int:
-        from ragcore.components import make_embedder
         from ragcore.store import migrate as migrate_schema
 
-        model = os.environ.get("RAGCORE_EMBEDDING_MODEL") or Config().embedding_model
-        dimension = os.environ.get("RAGCORE_EMBEDDING_DIMENSION")
-        given = Config(
-            embedding_model=model, embedding_dimension=int(dimension) if dimension else None, api_key=Secret("none")
+        environ = options.environment()
+        schema = environ.get("RAGCORE_SCHEMA") or Config().schema
+        embedder = _named_embedder(environ)
+        await migrate_schema(
+            owner_dsn,
+            model=embedder.model,
+            dimension=embedder.dimension,
+            role=role,
+            schema=schema,
+            language=language,
+            contract=contract,
         )
-        embedder = make_embedder(given)  # for its name and dimension; it is never asked
-        await migrate_schema(owner_dsn, model=embedder.model, dimension=embedder.dimension, role=role)
         results.print(
-            f"the schema is up to date for {embedder.model} ({embedder.dimension} dimensions) and the role {role}"
+            f"the schema {schema} is up to date for {embedder.model} ({embedder.dimension} dimensions) and the role {role}"
         )
         return DONE
 
@@ -301,6 +326,20 @@ def serve(
     """Serve POST /chat, OpenAI's chat protocol, health and debug routes; without --tokens or --authenticate all but /livez refuse."""
     options: Options = context.obj
     run_async(options, lambda: start_serving(options, host=host, port=port, tokens=tokens, hook=authenticate))
+
+
+def _named_embedder(environ: Mapping[str, str]) -> Embedder:
+    """The embedder that the environment names, for its name and dimension; it is never asked."""
+    from ragcore.components import make_embedder
+
+    dimension = environ.get("RAGCORE_EMBEDDING_DIMENSION")
+    return make_embedder(
+        Config(
+            embedding_model=environ.get("RAGCORE_EMBEDDING_MODEL") or Config().embedding_model,
+            embedding_dimension=int(dimension) if dimension else None,
+            api_key=Secret("none"),
+        )
+    )
 
 
 async def _ingest(rag: ragcore.RAG, paths: Sequence[Path], tenant: str) -> IngestReport:

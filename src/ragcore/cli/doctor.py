@@ -18,7 +18,7 @@ from ragcore.extras import install_command, installed
 from ragcore.protocols import Embedder
 from ragcore.rag import RAG
 from ragcore.resilience import deadline
-from ragcore.store.postgres import PgVectorStore
+from ragcore.store.postgres import Inspection, PgVectorStore
 from ragcore.tokens import TokenCounter
 
 __all__ = ["Check", "examine"]
@@ -111,14 +111,40 @@ async def _database(rag: RAG) -> AsyncIterator[Check]:
         "ok",
         f"PostgreSQL {found.server_version} at {found.address}, pgvector {found.pgvector or 'missing'}",
     )
+    yield _connection(found)
     findings = found.findings(rag.retriever.embedder)
     if not findings:
         yield Check("role", "ok", f"{found.role}: no superuser, owns nothing, row-level security is forced")
-        yield Check("schema", "ok", f"{found.dimension} dimensions, made for {found.model}, HNSW index there")
+    if found.has_schema:
+        others = [schema for schema in found.collections if schema != found.schema]
+        yield Check(
+            "collection",
+            "ok",
+            f"{found.schema}: {found.dimension} dimensions, made for {found.model}, language {found.language}, vector type {found.vector_type}"
+            + (f"; others in this database: {', '.join(others)}" if others else ""),
+        )
     for finding in findings:
         yield Check("role/schema", "error" if finding.severity == "error" else "warning", finding.message)
     if found.is_complete:
         yield await _documents(store)
+
+
+def _connection(found: Inspection) -> Check:
+    if found.local:
+        return Check("connection", "ok", "a socket of this machine")
+    if found.encrypted and found.verified:
+        return Check("connection", "ok", "encrypted, and the server's certificate is verified")
+    if found.encrypted:
+        return Check(
+            "connection",
+            "warning",
+            "encrypted, but the server is not verified: use sslmode=verify-full with sslrootcert in the DSN",
+        )
+    return Check(
+        "connection",
+        "warning",
+        "not encrypted: use sslmode=verify-full in the DSN, where the way to the server is not your own",
+    )
 
 
 async def _documents(store: PgVectorStore) -> Check:

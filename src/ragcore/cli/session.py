@@ -53,7 +53,12 @@ class Options:
     """What can be said before or after any command."""
 
     data: Path | None = None
+    schema: str | None = None
     verbose: bool = False
+
+    def environment(self) -> dict[str, str]:
+        """The process's own, with what was said on the command line."""
+        return {**os.environ, **({} if self.schema is None else {"RAGCORE_SCHEMA": self.schema})}
 
     def folder(self) -> Path:
         """Where the embedded database lies: `--data`, RAGCORE_DATA, or the user's data folder."""
@@ -74,7 +79,7 @@ class Options:
 
     def config(self) -> Config:
         """From the environment; with `--data`, or without a database in it, everything on this machine, with the models that the environment names."""
-        environ = dict(os.environ)
+        environ = self.environment()
         if not self._is_local():
             return Config.from_env(environ)
         local = Config.local(self.folder())

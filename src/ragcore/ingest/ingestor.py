@@ -149,6 +149,7 @@ class Ingestor:
             hashes = await self._content_hashes(batch)
             known = await _stored(self.store.hashes(list(hashes), tenant=run.tenant))
         changed = [document for document in batch if known.get(document.id) != hashes[document.id]]
+        changed = await self._without_carried_over(changed, known)
         embedded, tokens, empty = await self._embed(changed, hashes, limit)
         if embedded:
             steps = math.ceil(sum(len(one.chunks) for one in embedded) / WRITTEN_IN_A_STEP)
@@ -231,11 +232,28 @@ class Ingestor:
             return work()
         return await self._threads.run(work)
 
-    def _content_hash(self, document: Document) -> str:
+    async def _without_carried_over(self, documents: list[Document], known: Mapping[str, str]) -> list[Document]:
+        """Those that are not unchanged since another collection was embedded into this one: such have the hash of that one's model."""
+        models = [model for model in getattr(self.store, "former_models", ()) if model != self.embedder.model]
+        candidates = [document for document in documents if document.id in known] if models else []
+
+        def work() -> set[str]:
+            return {
+                document.id
+                for document in candidates
+                if any(known[document.id] == self._content_hash(document, model) for model in models)
+            }
+
+        if not candidates:
+            return documents
+        unchanged = await self._threads.run(work)
+        return [document for document in documents if document.id not in unchanged]
+
+    def _content_hash(self, document: Document, model: str | None = None) -> str:
         """Of all that chunks and vectors are made from."""
         parts = [
             FORMAT,
-            self.embedder.model,
+            model or self.embedder.model,
             self.chunk_tokens,
             self.overlap_tokens,
             document.title,

@@ -10,9 +10,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ragcore.store.memory import MemoryStore as MemoryStore
     from ragcore.store.postgres import PgVectorStore as PgVectorStore
+    from ragcore.store.postgres import Reembedding as Reembedding
     from ragcore.store.postgres import migrate as migrate
+    from ragcore.store.postgres import reembed as reembed
 else:
-    _HOME = {"MemoryStore": "memory", "PgVectorStore": "postgres", "migrate": "postgres"}
+    _HOME = {
+        "MemoryStore": "memory",
+        "PgVectorStore": "postgres",
+        "Reembedding": "postgres",
+        "migrate": "postgres",
+        "reembed": "postgres",
+    }
 
     def __getattr__(name: str) -> object:
         import importlib
@@ -24,4 +32,4 @@ else:
         raise AttributeError(f"module 'ragcore.store' has no attribute {name!r}")
 
 
-__all__ = ["MemoryStore", "PgVectorStore", "migrate"]
+__all__ = ["MemoryStore", "PgVectorStore", "Reembedding", "migrate", "reembed"]

@@ -30,6 +30,8 @@ __all__ = ["is_complete", "postmaster_of", "serves", "supervises"]
 
 READY_SECONDS = 300.0
 STOP_SECONDS = 10.0
+# Seconds in which the processes of a server that was killed end, too.
+SETTLE_SECONDS = 15.0
 # A server that ends by itself is started again, so often within a minute.
 RESTARTS = 5
 # A log that is larger is put aside at a start.
@@ -248,12 +250,18 @@ class Supervisor:
     def _up(self) -> None:
         """A running server that takes connections: the one that runs there, or a new one."""
         deadline = time.monotonic() + READY_SECONDS
+        settling = time.monotonic() + SETTLE_SECONDS
         running = postmaster_of(self.data)
         if running is None:
             self._launch()
         while True:
             if self.child is not None and self.child.poll() is not None:
-                raise RuntimeError(f"the server ended at once; its log {self.data / 'log'} says: {self._end_of_log()}")
+                said = self._end_of_log()
+                # Processes of a server that was killed end a moment after it.
+                if "shared memory" not in said or time.monotonic() > settling or self.stopping:
+                    raise RuntimeError(f"the server ended at once; its log {self.data / 'log'} says: {said}")
+                time.sleep(0.1)
+                self._launch()
             running = postmaster_of(self.data)
             if running is not None and running[1]:
                 self.pid = running[0]

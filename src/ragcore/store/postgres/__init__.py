@@ -1,7 +1,8 @@
 """PostgreSQL with pgvector as a store."""
 
 from ragcore.store.postgres.inspection import Finding, Inspection, inspect
+from ragcore.store.postgres.reembedding import Reembedding, reembed
 from ragcore.store.postgres.schema import migrate
 from ragcore.store.postgres.store import PgVectorStore
 
-__all__ = ["Finding", "Inspection", "PgVectorStore", "inspect", "migrate"]
+__all__ = ["Finding", "Inspection", "PgVectorStore", "Reembedding", "inspect", "migrate", "reembed"]

@@ -175,6 +175,10 @@ def _split(text: str) -> tuple[str, list[tuple[str, int | None]], str, str]:
     login, _, listed = parts.netloc.rpartition("@")
     if login.count(":") > 1:
         raise ConfigurationError(f"the DSN has more than one : before the @ (it is not shown): {ENCODE}")
+    if re.search(r"%(?![0-9A-Fa-f]{2})", login + parts.path):
+        raise ConfigurationError(
+            f"the DSN has a % that begins no code of two hex digits (it is not shown): {ENCODE}, % as %25"
+        )
     hosts = [_host(one) for one in listed.split(",")] if listed else []
     return login, hosts, parts.path.lstrip("/"), parts.query
 

@@ -68,6 +68,8 @@ class Inspection(Value):
         language, vector_type: of the collection; None where it can't be seen.
         contracted: whether the schema is rid of what only the release before needs.
         text_is_ready: whether every chunk is in the structure that text search uses; until then it scans the tenant's chunks.
+        active: the collection of the group that is in use; None: there is no group.
+        former_models: whose content hashes documents may have, besides the collection's own model.
         about_chunks: PostgreSQL's own estimate; None before its first analyze.
         migration: the last that was run; None where it can't be seen.
         fingerprint: of tables, columns and their types: two databases with the same one have the same schema. None without one.
@@ -103,6 +105,8 @@ class Inspection(Value):
     vector_type: str | None = None
     contracted: bool = False
     text_is_ready: bool = False
+    active: str | None = None
+    former_models: tuple[str, ...] = ()
     about_chunks: int | None
     fingerprint: str | None = None
     migration: int | None = None
@@ -313,6 +317,8 @@ async def inspect(connection: Connection, address: Address, *, schema: str = "ra
         vector_type=settings.get("vector_type"),
         contracted=settings.get("contracted") == "true",
         text_is_ready=settings.get("text") == "ready",
+        active=settings.get("active"),
+        former_models=tuple(settings["former_models"].split("\n")) if settings.get("former_models") else (),
         about_chunks=None if row["about_chunks"] in (None, -1) else row["about_chunks"],
         fingerprint=row["fingerprint"],
         migration=migration,

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import anyio
@@ -21,7 +21,8 @@ from asyncpg import exceptions as pg
 from numpy.typing import NDArray
 
 from ragcore.errors import ConfigurationError
-from ragcore.resilience.owner import CLEAN_UP, Owner, cleaning_up
+from ragcore.resilience.deadline import expires_at
+from ragcore.resilience.owner import CLEAN_UP, cleaning_up
 from ragcore.store.postgres.dsn import Address
 
 __all__ = [
@@ -47,6 +48,17 @@ else:
 
 # Idle connections older than this are closed: firewalls forget connections without a word.
 IDLE_SECONDS = 300.0
+# A server that was there is waited for as long as a restart usually takes; one that is away for longer fails each call at once.
+AWAY_SECONDS = 5.0
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.02, 0.25
+AWAY = (
+    OSError,
+    pg.CannotConnectNowError,
+    pg.AdminShutdownError,
+    pg.CrashShutdownError,
+    pg.PostgresConnectionError,
+    pg.InternalClientError,
+)
 # hnsw.iterative_scan came with it.
 OLDEST_PGVECTOR = (0, 8)
 # The server ended the session, whatever it was doing.
@@ -243,13 +255,11 @@ class Pool:
     Args:
         address: where to.
         size: connections at most; callers beyond wait in order.
-        owner: runs what can't be waited for.
     """
 
-    def __init__(self, address: Address, *, size: int, owner: Owner) -> None:
+    def __init__(self, address: Address, *, size: int) -> None:
         self.size = size
         self._address = address
-        self._owner = owner
         self._places = anyio.Semaphore(size, fast_acquire=True)
         self._idle: list[PooledConnection] = []
         self._in_use: set[PooledConnection] = set()
@@ -257,6 +267,8 @@ class Pool:
         self._closing = False
         self._all_back = anyio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._has_connected = False
+        self._away_since: float | None = None
 
     @property
     def in_use(self) -> int:
@@ -325,6 +337,25 @@ class Pool:
         return None
 
     async def _open(self) -> PooledConnection:
+        """A new connection. A server that was there and is away for a moment, as at a restart, is waited for, within the deadline."""
+        pause = SHORTEST_PAUSE
+        while True:
+            try:
+                connection = await self._connect()
+            except AWAY as error:
+                now = anyio.current_time()
+                if not self._has_connected or isinstance(error, (TimeoutError, pg.ProtocolViolationError)):
+                    raise
+                self._away_since = now if self._away_since is None else self._away_since
+                if now + pause >= min(self._away_since + AWAY_SECONDS, expires_at()):
+                    raise
+                await anyio.sleep(random.uniform(0.5, 1.0) * pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+            else:
+                self._has_connected, self._away_since = True, None
+                return connection
+
+    async def _connect(self) -> PooledConnection:
         generation = self._generation
         connection: PooledConnection = await asyncpg.connect(
             connection_class=PooledConnection, **_arguments(self._address)
@@ -389,14 +420,13 @@ class Pool:
         self._timer = asyncio.get_running_loop().call_later(IDLE_SECONDS / 2, self._close_idle)
 
     def _close_idle(self) -> None:
+        """Called by the timer, outside of any task, so without a goodbye: to an idle session the end of its socket says as much."""
         self._timer = None
         now = asyncio.get_running_loop().time()
-        fresh = []
+        fresh = [connection for connection in self._idle if now - connection.idle_since < IDLE_SECONDS]
         for connection in self._idle:
-            if now - connection.idle_since < IDLE_SECONDS:
-                fresh.append(connection)
-            else:
-                self._owner.spawn(partial(_close_quietly, connection), name="closing an idle connection")
+            if connection not in fresh:
+                connection.terminate()
         self._idle[:] = fresh
         if fresh:
             self._close_idle_later()

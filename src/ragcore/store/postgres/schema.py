@@ -21,6 +21,7 @@ from ragcore.store.postgres.inspection import read_settings
 from ragcore.store.postgres.pool import Connection, connect, find_extension, transaction
 from ragcore.store.postgres.statements import MIGRATIONS, SQL, check_schema, filled, literal, quoted
 from ragcore.store.postgres.translate import translate
+from ragcore.words import UNSPACED
 
 __all__ = ["migrate"]
 
@@ -35,6 +36,8 @@ MIGRATE_SECONDS = 300.0
 # Chunks that are prepared for text search in one transaction: short, so that it holds up no writer.
 PREPARED_AT_ONCE = 2_000
 EXTENSION_TRIES = 10
+# The ranges of `ragcore.words.UNSPACED`, as PostgreSQL's regular expressions have them.
+UNSPACED_ESCAPED = "".join(char if char == "-" else f"\\u{ord(char):04X}" for char in UNSPACED)
 
 
 async def migrate(
@@ -116,9 +119,11 @@ async def _migrate(
         "dimension": str(made_for["dimension"]),
         "model_literal": literal(str(made_for["model"])),
         "language_literal": literal(language or DEFAULT_LANGUAGE),
+        "unspaced_literal": literal(f"[{UNSPACED_ESCAPED}]+"),
         # A database whose character type is C folds no letters but ASCII's.
         "folded": await _folding(connection),
     }
+    words["lexemes_function"] = filled(SQL["lexemes"], words)
     await connection.execute(f"create schema if not exists {quoted(schema)}")
     table = f"{quoted(schema)}.migration"
     await connection.execute(

@@ -149,6 +149,11 @@ class PgVectorStore(Part):
         rows = await self._fetch("hashes", tenant, ids, stage="search")
         return {row["id"]: row["content_hash"] for row in rows}
 
+    @property
+    def former_models(self) -> Sequence[str]:
+        """Models whose content hashes stand for unchanged documents as well: of collections that this one was embedded from. Known after a first call."""
+        return () if self._found is None else self._found.former_models
+
     async def delete(self, document_ids: Sequence[str], /, *, tenant: str) -> int:
         """Remove documents with their chunks; how many there were."""
         # Of all attempts: where the answer to a COMMIT is lost, the next attempt finds nothing more to delete.
@@ -236,7 +241,7 @@ class PgVectorStore(Part):
 
     async def _open(self) -> None:
         owner = self._check_open()
-        self._pool = Pool(self._address, size=self.pool_size, owner=owner)
+        self._pool = Pool(self._address, size=self.pool_size)
         self._found, self._looked = None, anyio.Event()
         owner.spawn(self._look, name="looking at the schema")
 
@@ -290,7 +295,12 @@ class PgVectorStore(Part):
 
         async def examined(connection: PooledConnection) -> T:
             if not connection.examined:
-                self._found = await inspect(connection, self._address, schema=self.schema)
+                self._found = found = await inspect(connection, self._address, schema=self.schema)
+                if found.active not in (
+                    None,
+                    self.schema,
+                ):  # another collection of the group is in use: this one replaces it, or is refused
+                    await connection.execute(f"select {quoted(self.schema)}.use_collection()")
                 connection.examined = True
             self._refuse_if_unsafe()
             return await work(connection)

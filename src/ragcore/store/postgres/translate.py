@@ -43,6 +43,8 @@ GRANTS = {
     "database": "grant connect on database {name} to {user}",
     "type": "grant usage on type {name} to {user}",
 }
+# Raised by a function of ragcore's own schema: this collection may not replace the one in use.
+COLLECTIONS_DIFFER = "RC002"
 # Messages of these classes may hold a row's values.
 MAY_HOLD_DATA = ("22", "23")
 
@@ -109,6 +111,8 @@ def _configuration(error: Exception, address: Address) -> str | None:
     user = address.user or "the default user"
     if _refuses_encryption(error):
         return f"PostgreSQL at {address} offers no encryption, and sslmode={address.sslmode} in the DSN asks for it: switch TLS on there"
+    if getattr(error, "sqlstate", None) == COLLECTIONS_DIFFER:
+        return f"{error.args[0]}: {getattr(error, 'hint', '')}"
     match error:
         case ssl.SSLCertVerificationError():
             return f"the certificate of PostgreSQL at {address} can't be verified ({error.verify_message}): check sslrootcert and the host's name in the DSN"

@@ -11,6 +11,8 @@ create table {schema}.setting (
 );
 insert into {schema}.setting values ('model', {model_literal}), ('dimension', '{dimension}');
 
+{lexemes_function}
+
 create table {schema}.document (
     tenant       text not null,
     id           text not null,
@@ -32,7 +34,7 @@ create table {schema}.chunk (
     end_char    integer,
     metadata    jsonb not null default '{}',
     embedding   {vector}.vector({dimension}),
-    words       tsvector generated always as (to_tsvector({language_literal}, title || E'\n' || text)) stored,
+    words       tsvector generated always as ({schema}.lexemes(title || E'\n' || text)) stored,
     primary key (tenant, id),
     foreign key (tenant, document_id) references {schema}.document (tenant, id) on delete cascade
 );

@@ -49,6 +49,19 @@ create function {schema}.remove_postings(tenants text[], ids text[]) returns voi
         where posting.tenant = chunk.tenant and posting.chunk_id = chunk.id
     $$;
 
+-- A chunk's words: as they are kept, but for scripts without blanks, which the release before kept as they are written.
+create function {schema}.words_of(words tsvector, title text, text text) returns tsvector
+    language plpgsql immutable parallel safe
+    set search_path = pg_catalog
+    as $$
+    begin
+        if title || text ~ {unspaced_literal} then
+            return {schema}.lexemes(title || E'\n' || text);
+        end if;
+        return words;
+    end
+    $$;
+
 -- Triggers, so that what the release before writes is found by its words as well. They run as the owner, so that nobody else needs to write postings.
 create function {schema}.keep_postings() returns trigger
     language plpgsql security definer
@@ -68,7 +81,7 @@ create function {schema}.keep_postings() returns trigger
             perform {schema}.remove_postings(array_agg(tenant), array_agg(id)) from removed;
         end if;
         if tg_op <> 'DELETE' then
-            perform {schema}.add_postings(array_agg(tenant), array_agg(id), array_agg(words)) from added;
+            perform {schema}.add_postings(array_agg(tenant), array_agg(id), array_agg({schema}.words_of(words, title, text))) from added;
         end if;
         return null;
     end
@@ -97,6 +110,6 @@ create function {schema}.postings(of_tenant text, of_lexeme text, most integer) 
     end
     $$;
 
-revoke all on function {schema}.add_postings(text[], text[], tsvector[]), {schema}.remove_postings(text[], text[]), {schema}.keep_postings(),
+revoke all on function {schema}.add_postings(text[], text[], tsvector[]), {schema}.words_of(tsvector, text, text), {schema}.remove_postings(text[], text[]), {schema}.keep_postings(),
     {schema}.postings(text, text, integer) from public;
 update {schema}.setting set value = case when pg_relation_size({chunk_literal}) = 0 then 'ready' else 'pending' end where name = 'text';

@@ -55,7 +55,7 @@ candidate as materialized (
     {candidates_limit}
 ),
 weighed as materialized (
-    select c.id, c.words
+    select c.id, c.words, r.score / 1000 as score
     from s cross join (select chunk_id, score from candidate order by score desc, chunk_id offset 0) as r cross join lateral (
         select id, words from {schema}.chunk where tenant = s.tenant and id = r.chunk_id collate "default" {filter} limit 1
     ) as c
@@ -64,7 +64,8 @@ weighed as materialized (
 by_text as materialized (
     select id, text_score, row_number() over (order by text_score desc, id collate "C") as rank
     from (
-        select c.id, t.score as text_score
+        -- Words that a chunk of the release before has only in its postings, those of scripts without blanks, keep the score of these.
+        select c.id, coalesce(t.score, c.score) as text_score
         from {weighed} as c cross join lateral (
             -- ts_rank of one word, all weights 1, is the sum of 1/i² for i up to tf, divided by π²/6: turned back into tf, within 5 %.
             select sum(weight.idf * f.tf * 2.2 / (f.tf + 0.3 + 0.009 * length(c.words))) as score
@@ -74,7 +75,7 @@ by_text as materialized (
             where f.tf > 0.5
             offset 0
         ) as t
-        where t.score is not null
+        where coalesce(t.score, c.score) is not null
         order by text_score desc, c.id collate "C"
         limit {text_depth}
     ) as best

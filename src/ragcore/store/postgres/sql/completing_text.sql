@@ -1,7 +1,7 @@
 -- With a filter: few of the listed chunks may pass it. Where that gives too few and a list was cut, the tenant's chunks are scanned as well.
 ,
 scanned as materialized (
-    select c.id, c.words
+    select c.id, c.words, null::float8 as score
     from s cross join lateral (
         select id, words
         from {schema}.chunk

@@ -1,7 +1,7 @@
 -- Prepare some chunks of a tenant for text search, unless they are. FOR SHARE, so that none is deleted meanwhile and leaves its postings behind.
 -- $1 tenant, $2 ids
 with given as materialized (
-    select tenant, id, words from {schema}.chunk as chunk
+    select tenant, id, {schema}.words_of(words, title, text) as words from {schema}.chunk as chunk
     where tenant = $1 and id = any($2::text[])
         and not exists (select from {schema}.posting where posting.tenant = $1 and posting.chunk_id = chunk.id)
     for share

@@ -1,0 +1,290 @@
+"""Embedding a collection again, beside the old one: without reading files, resumable, and without a moment in which anything is missing.
+
+The two collections become a group: deleting a document in one deletes it in the other, and only one of them is in use. A client says which by its
+schema; switching is refused while the two differ, so that no question misses a document.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import asyncpg
+import numpy as np
+
+from ragcore.errors import ConfigurationError, EmbeddingError, RagcoreError
+from ragcore.protocols import Embedder, Vector
+from ragcore.resilience import deadline
+from ragcore.secret import Secret
+from ragcore.store.postgres.dsn import Address, parse
+from ragcore.store.postgres.inspection import read_settings
+from ragcore.store.postgres.pool import Connection, connect, encode_vector, find_extension, transaction
+from ragcore.store.postgres.schema import LOCK, migrate
+from ragcore.store.postgres.statements import SQL, check_schema, filled, literal, quoted, statement
+from ragcore.store.postgres.translate import translate
+from ragcore.value import Value
+from ragcore.vectors import check_vectors
+
+__all__ = ["Reembedding", "reembed"]
+
+logger = logging.getLogger("ragcore.store")
+
+# Documents that are looked up at once, texts that are embedded in one request, and seconds for a document to make progress in.
+DOCUMENTS_AT_ONCE = 256
+EMBED_AT_ONCE = 256
+STEP_SECONDS = 120.0
+STATEMENT_SECONDS = 300.0
+# The source may change meanwhile: so often it is looked whether anything differs still.
+PASSES = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reembedding(Value):
+    """What was done.
+
+    Attributes:
+        documents, chunks: embedded and written to the target.
+        deleted: documents of the target that the source does not have (any more).
+        differing: documents that still differ, because the source changes meanwhile; 0: the two hold the same.
+    """
+
+    documents: int = 0
+    chunks: int = 0
+    deleted: int = 0
+    differing: int = 0
+
+
+async def reembed(
+    owner_dsn: str | Secret,
+    /,
+    *,
+    source: str,
+    target: str,
+    embedder: Embedder,
+    role: str,
+    progress: Callable[[Reembedding], None] | None = None,
+) -> Reembedding:
+    """Embed the documents of one collection into another, which is made if missing.
+
+    What the target has already with the same content is left alone, so that an interrupted run goes on, and a later one carries over what has changed and
+    been deleted since. Switch by giving the clients the other schema and its embedder.
+
+    Args:
+        owner_dsn: as in `migrate`.
+        source: the schema of the collection that is in use.
+        target: the schema of the other one.
+        embedder: the target's; must be open.
+        role: the application's role.
+        progress: called on the event loop with what has been done so far.
+
+    Raises:
+        ConfigurationError: no such source, or the target is the one in use.
+        EmbeddingError, StoreError, CircuitOpen: a dependency failed; what was written before stays.
+        DeadlineExceeded: no progress for 120 s.
+    """
+    check_schema(source)
+    check_schema(target)
+    if source == target:
+        raise ConfigurationError(f"source and target are both {source}: name two collections")
+    address = parse(owner_dsn)
+    try:
+        async with connect(address) as connection:
+            settings = await _settings(connection, source, address)
+            language = settings.get("language")
+            await migrate(
+                owner_dsn,
+                model=embedder.model,
+                dimension=embedder.dimension,
+                role=role,
+                schema=target,
+                language=language,
+            )
+            await _link(connection, source, target, role)
+            work = _Work(connection, source, target, embedder, progress)
+            return await work.run()
+    except RagcoreError:
+        raise
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
+        raise translate(error, address, stage="write") from error
+
+
+async def _settings(connection: Connection, schema: str, address: Address) -> dict[str, str]:
+    try:
+        return await read_settings(connection, schema)
+    except asyncpg.UndefinedTableError as error:
+        raise ConfigurationError(f"there is no collection {schema!r} in {address}") from error
+
+
+async def _link(connection: Connection, source: str, target: str, role: str) -> None:
+    """Make the two one group, of which the source is in use."""
+    async with transaction(connection):
+        await connection.execute("select pg_advisory_xact_lock($1)", LOCK)
+        settings = {schema: await read_settings(connection, schema) for schema in (source, target)}
+        active = settings[source].get("active", source)
+        if active == target:
+            raise ConfigurationError(
+                f"the collection {target} is in use, and may be ahead of {source}: run `ragcore reembed --from {target} --to {source}`"
+            )
+        members = dict.fromkeys([source, target])
+        for one in settings.values():
+            members |= dict.fromkeys(one.get("group", "").split(",") if one.get("group") else [])
+        models = {(await read_settings(connection, member))["model"] for member in members}
+        for schema, other in ((source, target), (target, source)):
+            words = {
+                "schema": quoted(schema),
+                "other": quoted(other),
+                "role": quoted(role),
+                "function": quoted(f"delete_in_{other}"),
+                "schema_literal": literal(schema),
+                "group_literal": literal(",".join(members)),
+                "active_literal": literal(active),
+                # The content hashes of documents that were carried over are of the model that they were first embedded with.
+                "former_literal": literal("\n".join(sorted(models))),
+                "lock": str(LOCK),
+            }
+            await connection.execute(filled(SQL["link"], words))
+
+
+@dataclass(frozen=True, slots=True)
+class _Collected:
+    """A document whose chunks wait to be embedded."""
+
+    tenant: str
+    document: str
+    wanted: str
+    chunks: Sequence[asyncpg.Record]
+
+
+class _Work:
+    """One run, from what differs to what does not."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        source: str,
+        target: str,
+        embedder: Embedder,
+        progress: Callable[[Reembedding], None] | None,
+    ) -> None:
+        self._connection = connection
+        self._source = source
+        self._target = target
+        self._embedder = embedder
+        self._progress = progress
+        self._done = Reembedding()
+        self._vector = ""
+        self._collected: list[_Collected] = []
+
+    async def run(self) -> Reembedding:
+        """Until nothing differs, or the source changes faster than it is embedded."""
+        extension = await find_extension(self._connection)
+        self._vector = quoted(extension.schema)
+        await self._connection.set_type_codec(
+            "vector", schema=extension.schema, encoder=encode_vector, decoder=bytes, format="binary"
+        )
+        passes = 0
+        seen: set[tuple[str, str]] = set()
+        while passes < PASSES:
+            rows = await self._differing()
+            if not rows:
+                break
+            if any((row["tenant"], row["id"]) in seen for row in rows):
+                passes, seen = passes + 1, set()
+            seen |= {(row["tenant"], row["id"]) for row in rows}
+            for row in rows:
+                if row["wanted"] is None:
+                    await self._delete(row["tenant"], row["id"])
+                elif row["wanted"]:  # an empty one is being written at this moment
+                    await self._collect(row["tenant"], row["id"], row["wanted"])
+            await self._flush()
+        self._done = replace(self._done, differing=len(await self._differing()))
+        return self._done
+
+    async def _differing(self) -> list[asyncpg.Record]:
+        text = statement("differing", schema=quoted(self._source), other=quoted(self._target))
+        with deadline(STATEMENT_SECONDS):
+            async with transaction(self._connection):
+                return await self._connection.fetch(text, DOCUMENTS_AT_ONCE)
+
+    async def _delete(self, tenant: str, document: str) -> None:
+        with deadline(STATEMENT_SECONDS):
+            async with transaction(self._connection):
+                await self._connection.execute(SQL["set_tenant"], tenant)
+                await self._connection.fetch(self._into("delete"), tenant, [document])
+        self._did(deleted=self._done.deleted + 1)
+
+    async def _collect(self, tenant: str, document: str, wanted: str) -> None:
+        """Read a document's chunks; embed what has been collected once that is enough for a request."""
+        chunks = await self._chunks(tenant, document)
+        self._collected.append(_Collected(tenant, document, wanted, chunks))
+        if sum(len(one.chunks) for one in self._collected) >= EMBED_AT_ONCE:
+            await self._flush()
+
+    async def _flush(self) -> None:
+        collected, self._collected = self._collected, []
+        vectors = await self._embed([chunk["text"] for one in collected for chunk in one.chunks])
+        start = 0
+        for one in collected:
+            stop = start + len(one.chunks)
+            await self._write(one.tenant, one.document, one.wanted, one.chunks, vectors[start:stop])
+            self._did(documents=self._done.documents + 1, chunks=self._done.chunks + len(one.chunks))
+            start = stop
+
+    def _did(self, **changes: int) -> None:
+        self._done = replace(self._done, **changes)
+        if self._progress is not None:
+            self._progress(self._done)
+
+    async def _chunks(self, tenant: str, document: str) -> list[asyncpg.Record]:
+        text = statement("chunks_of", schema=quoted(self._source))
+        with deadline(STATEMENT_SECONDS):
+            async with transaction(self._connection):
+                return await self._connection.fetch(text, tenant, document)
+
+    async def _embed(self, texts: Sequence[str]) -> Vector:
+        model, dimension = self._embedder.model, self._embedder.dimension
+        parts = []
+        for start in range(0, len(texts), EMBED_AT_ONCE):
+            part = texts[start : start + EMBED_AT_ONCE]
+            try:
+                with deadline(STEP_SECONDS):
+                    vectors = await self._embedder.embed(part, kind="document")
+            except RagcoreError:
+                raise
+            except Exception as error:
+                raise EmbeddingError(
+                    f"the embedder {model} raised {type(error).__name__}", dependency=model, stage="embed"
+                ) from error
+            parts.append(check_vectors(vectors, count=len(part), dimension=dimension, model=model))
+        return np.concatenate(parts) if parts else np.zeros((0, dimension), np.float32)
+
+    async def _write(
+        self, tenant: str, document: str, wanted: str, chunks: Sequence[asyncpg.Record], vectors: Vector
+    ) -> None:
+        """The document whole, with the source's content hash, so that it counts as the same."""
+        columns = [
+            [chunk[name] for chunk in chunks]
+            for name in ("id", "position", "text", "title", "source", "start_char", "end_char", "metadata")
+        ]
+        ids, positions, *others = columns
+        with deadline(STATEMENT_SECONDS):
+            async with transaction(self._connection):
+                await self._connection.execute(SQL["set_tenant"], tenant)
+                await self._connection.execute(
+                    self._into("begin_documents"), tenant, [document], [self._embedder.model]
+                )
+                await self._connection.execute(self._into("delete_chunks"), tenant, [document])
+                await self._connection.execute(
+                    self._into("insert_chunks"),
+                    tenant,
+                    ids,
+                    [document] * len(chunks),
+                    positions,
+                    *others,
+                    [encode_vector(vector) for vector in vectors],
+                )
+                await self._connection.execute(self._into("finish_documents"), tenant, [document], [wanted])
+
+    def _into(self, name: str) -> str:
+        return statement(name, schema=quoted(self._target), vector=self._vector)

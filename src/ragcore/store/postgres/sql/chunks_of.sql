@@ -1,0 +1,12 @@
+-- The chunks of a document, without their vectors. $1 tenant, $2 document id
+with s as materialized (
+    select set_config('ragcore.tenant', $1::text, true) as tenant
+)
+select c.*
+from s cross join lateral (
+    select id, position, text, title, source, start_char, end_char, metadata
+    from {schema}.chunk where tenant = s.tenant and document_id = $2
+    order by position
+    offset 0
+) as c
+order by c.position

@@ -1,0 +1,240 @@
+"""Connections as they end in ordinary life: what a caller may notice of it, which is nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import anyio
+import asyncpg
+import pytest
+
+from ragcore import PgVectorStore, Query
+from ragcore.resilience import Policy, deadline
+from ragcore.store import embedded, migrate
+from ragcore.store.embedded import supervisor
+from ragcore.store.postgres.dsn import parse
+from ragcore.store.postgres.pool import Pool
+from ragcore.testing import FaultProxy
+
+from .contract import DIMENSION, LETTER, OLD, PLAN, query
+
+pytestmark = [pytest.mark.system, pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
+
+OURS = "from pg_stat_activity where usename = 'ragcore' and datname = current_database()"
+AT_ONCE = 8
+
+
+@pytest.fixture
+async def migrated(database: tuple[str, str]) -> tuple[str, str]:
+    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
+    return database
+
+
+@pytest.fixture
+async def store(migrated: tuple[str, str]) -> AsyncIterator[PgVectorStore]:
+    async with PgVectorStore(migrated[0], pool_size=AT_ONCE) as store:
+        await store.upsert([PLAN, OLD, LETTER], tenant="a")
+        yield store
+
+
+@pytest.fixture
+async def admin(migrated: tuple[str, str]) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    connection = await asyncpg.connect(migrated[1])
+    yield connection
+    await connection.close()
+
+
+async def outcomes(store: PgVectorStore, *, count: int = AT_ONCE, seconds: float = 8.0) -> collections.Counter[str]:
+    """What comes of so many calls at once, of every kind."""
+    calls: list[Callable[[], Awaitable[object]]] = [
+        lambda: store.search(query("deductible")),
+        lambda: store.search(query("deductible", mode="hybrid")),
+        lambda: store.hashes(None, tenant="a"),
+        lambda: store.upsert([PLAN], tenant="a"),
+    ]
+    counter: collections.Counter[str] = collections.Counter()
+
+    async def one(number: int) -> None:
+        try:
+            with deadline(seconds):
+                await calls[number % len(calls)]()
+            counter["answered"] += 1
+        except Exception as error:
+            counter[f"{type(error).__name__}: {error} from {error.__cause__!r}"] += 1
+
+    async with anyio.create_task_group() as group:
+        for number in range(count):
+            group.start_soon(one, number)
+    return counter
+
+
+async def test_connections_that_the_server_ended_while_idle_cost_no_call(
+    store: PgVectorStore, admin: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    for _ in range(5):
+        assert await outcomes(store) == {"answered": AT_ONCE}
+        assert store.snapshot()["idle"] > 1
+        await admin.execute(f"select pg_terminate_backend(pid) {OURS}")
+        assert await outcomes(store) == {"answered": AT_ONCE}
+    for policy in (store.policy, store.write_policy):
+        assert policy.snapshot()["breaker"]["failure"] == 0
+
+
+async def test_idle_sessions_that_time_out_cost_no_call(
+    migrated: tuple[str, str], admin: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    await admin.execute(f"alter database {await _name(admin)} set idle_session_timeout = '100ms'")
+    async with PgVectorStore(migrated[0], pool_size=AT_ONCE) as store:
+        await store.upsert([PLAN], tenant="a")
+        for pause in (0.1, 0.15, 0.3):
+            assert await outcomes(store) == {"answered": AT_ONCE}
+            await anyio.sleep(pause)
+        assert await outcomes(store) == {"answered": AT_ONCE}
+
+
+async def _name(admin: asyncpg.Connection[asyncpg.Record]) -> str:
+    return str(await admin.fetchval("select current_database()"))
+
+
+async def test_calls_killed_while_they_run_are_answered_and_open_no_breaker(
+    store: PgVectorStore, admin: asyncpg.Connection[asyncpg.Record], migrated: tuple[str, str]
+) -> None:
+    watcher = await asyncpg.connect(migrated[1])  # within a transaction, pg_stat_activity stands still
+    for _ in range(4):
+        lock = admin.transaction()
+        await lock.start()
+        await admin.execute("lock table ragcore.chunk, ragcore.document in access exclusive mode")
+        calls = asyncio.ensure_future(outcomes(store))
+        waiting = f"select count(*) {OURS} and wait_event_type = 'Lock'"
+        with anyio.fail_after(10):
+            while await watcher.fetchval(waiting) < AT_ONCE - 1:
+                await anyio.sleep(0.01)
+        await watcher.execute(f"select pg_terminate_backend(pid) {OURS}")
+        await lock.rollback()
+        assert await calls == {"answered": AT_ONCE}
+    await watcher.close()
+    assert store.policy.snapshot()["breaker"]["state"] == "closed"
+    assert store.write_policy.snapshot()["breaker"]["state"] == "closed"
+
+
+@pytest.mark.blocking_allowed
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT])
+async def test_a_fast_and_an_immediate_restart_cost_no_call(tmp_path_factory: pytest.TempPathFactory, how: int) -> None:
+    folder = tmp_path_factory.mktemp("restarts")
+    async with embedded.server(folder) as server:
+        await migrate(server.owner_dsn, model="fake", dimension=DIMENSION, role="ragcore")
+        async with PgVectorStore(server.dsn, pool_size=AT_ONCE) as store:
+            await store.upsert([PLAN], tenant="a")
+            assert await outcomes(store) == {"answered": AT_ONCE}
+            os.kill(server.pid, how)
+            until = time.monotonic() + 10
+            while supervisor.postmaster_of(Path(folder) / "postgres") in (None, (server.pid, True)):
+                assert time.monotonic() < until
+                await anyio.sleep(0.01)
+            assert await outcomes(store) == {"answered": AT_ONCE}
+
+
+async def test_pgvector_dropped_and_created_again_is_learned_anew(
+    store: PgVectorStore, admin: asyncpg.Connection[asyncpg.Record], migrated: tuple[str, str]
+) -> None:
+    assert await outcomes(store) == {"answered": AT_ONCE}
+    await admin.execute("drop extension vector cascade; drop schema ragcore cascade; create extension vector")
+    await migrate(migrated[1], model="fake", dimension=DIMENSION, role="ragcore")
+    assert await outcomes(store) == {"answered": AT_ONCE}
+    await store.upsert([PLAN], tenant="a")
+    assert len(await store.search(query("deductible"))) == 3
+
+
+async def test_a_delete_whose_commit_was_not_answered_counts_what_it_deleted(
+    store: PgVectorStore, admin: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    """A COMMIT that waits for a standby has been done already when its session is ended."""
+    await admin.execute("alter system set synchronous_standby_names = 'nobody'")
+    await admin.execute("select pg_reload_conf()")
+    try:
+        deleting = asyncio.ensure_future(store.delete(["plan", "old", "missing"], tenant="a"))
+        with anyio.fail_after(10):
+            while not await admin.fetchval(f"select count(*) {OURS} and wait_event = 'SyncRep'"):
+                await anyio.sleep(0.01)
+        await admin.execute(f"select pg_terminate_backend(pid) {OURS} and wait_event = 'SyncRep'")
+        assert await deleting == 2
+    finally:
+        await admin.execute("alter system reset synchronous_standby_names")
+        await admin.execute("select pg_reload_conf()")
+    assert await store.hashes(None, tenant="a") == {"letter": "h"}
+
+
+async def test_a_server_that_stays_away_opens_the_breaker(
+    migrated: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ragcore.store.postgres.pool.AWAY_SECONDS", 0.1)
+    socket = migrated[0].split("host=")[1]
+    name = migrated[0].split("/")[3].split("?")[0]
+    async with FaultProxy(f"{socket}/.s.PGSQL.5432") as proxy:
+        dsn = f"postgresql://ragcore@127.0.0.1:{proxy.port}/{name}"
+        async with PgVectorStore(dsn, policy=Policy("database", retry=False)) as store:
+            await store.search(query("q"))
+            proxy.refuse()
+            proxy.reset()
+            for _ in range(12):
+                await outcomes(store, count=1, seconds=1)
+            for _ in range(12):
+                with pytest.raises(Exception, match="."):
+                    await store.search(query("q"))
+            assert store.policy.snapshot()["breaker"]["state"] == "open"
+
+
+async def test_callers_beyond_the_pool_wait_their_turn_and_a_cancelled_one_takes_nothing_with_it(
+    migrated: tuple[str, str],
+) -> None:
+    pool = Pool(parse(migrated[0]), size=2)
+    order: list[int] = []
+
+    async def one(number: int) -> None:
+        async def work(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+            order.append(number)
+            await connection.fetchval("select pg_sleep(0.02)")
+
+        await pool.run(work)
+
+    async with anyio.create_task_group() as group:
+        for number in range(6):
+            group.start_soon(one, number)
+            await anyio.sleep(0)
+        with anyio.move_on_after(0.001):
+            await one(99)
+    assert sorted(order) == list(range(6))
+    assert (pool.in_use, pool.idle) == (0, 2)
+    await pool.close(1.0)
+    assert pool.idle == 0
+
+
+async def test_a_connection_that_is_idle_for_long_is_closed(
+    migrated: tuple[str, str], admin: asyncpg.Connection[asyncpg.Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ragcore.store.postgres.pool.IDLE_SECONDS", 0.1)
+    async with PgVectorStore(migrated[0]) as store:
+        await store.first_look()
+        await store.search(query("q"))
+        assert store.snapshot()["idle"] >= 1
+        with anyio.fail_after(5):
+            while await admin.fetchval(f"select count(*) {OURS}"):
+                await anyio.sleep(0.02)
+        assert store.snapshot()["idle"] == 0
+        assert await store.search(query("q")) == []
+
+
+async def test_time_in_the_statement_is_bounded_and_the_connection_is_given_up(migrated: tuple[str, str]) -> None:
+    async with PgVectorStore(migrated[0], pool_size=1) as store:
+        await store.first_look()
+        await store.upsert([PLAN], tenant="a")
+        with anyio.move_on_after(0.005):
+            await store.search(Query(question="x" * 1_000, tenant="a", mode="text", top_k=1_000))
+        assert store.snapshot()["in_use"] == 0
+        assert len(await store.search(query("deductible"))) == 3

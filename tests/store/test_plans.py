@@ -1,0 +1,158 @@
+"""Every statement is right whatever the planner does: compared with `MemoryStore` over seeded shapes of a store and the planner's settings."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import asyncpg
+import numpy as np
+import pytest
+
+from ragcore import EmbeddedDocument, MemoryStore, PgVectorStore, Query, meta
+from ragcore.store import migrate
+from ragcore.testing.fakes import embed_words
+
+from .contract import DIMENSION, embedded
+
+pytestmark = [pytest.mark.system, pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
+
+# What PostgreSQL may be told or decide by itself, one at a time.
+PLANNER = (
+    "",
+    *(
+        f"enable_{name} = off"
+        for name in (
+            "nestloop hashjoin mergejoin seqscan indexscan indexonlyscan bitmapscan sort incremental_sort hashagg material memoize tidscan".split()
+        )
+    ),
+    "plan_cache_mode = force_custom_plan",
+    "jit_above_cost = 0",
+    "from_collapse_limit = 1",
+    "join_collapse_limit = 1",
+    "random_page_cost = 1000",
+    "cpu_tuple_cost = 100",
+)
+WORDS = "alpha beta gamma delta kappa omega copay ambulance dental glasses visit plan gold silver bronze network claim hospital".split()
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How much of what a store holds."""
+
+    seed: int
+    tenants: int
+    documents: int
+    chunks: int
+
+    def documents_of(self, tenant: int) -> list[EmbeddedDocument]:
+        draw = random.Random(1_000 * self.seed + tenant)
+        return [
+            embedded(
+                f"d{number}",
+                *(" ".join(draw.choices(WORDS, k=6)) for _ in range(self.chunks)),
+                metadata={"year": 2_000 + draw.randrange(30)},
+                hash=f"{tenant}:{number}",
+            )
+            for number in range(self.documents)
+        ]
+
+
+def shapes(count: int) -> list[Shape]:
+    """The shapes that were seen to fail first, then drawn ones."""
+    known = [(10, 10, 1), (5, 10, 1), (3, 4, 1), (40, 3, 1), (1, 1, 1), (2, 1, 30)]
+    draw = random.Random(13)
+    while len(known) < count:
+        known.append((draw.choice([1, 2, 3, 7, 20, 60]), draw.choice([1, 2, 5, 12, 40]), draw.choice([1, 1, 2, 6])))
+    return [Shape(number, *size) for number, size in enumerate(known[:count])]
+
+
+@pytest.mark.parametrize("shape", shapes(2), ids=str)
+async def test_statements_are_right_for_a_sample_of_shapes(database: tuple[str, str], shape: Shape) -> None:
+    await compare(database, shape, PLANNER)
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("first", range(0, 204, 12))
+async def test_statements_are_right_for_every_shape(server: tuple[str, str], first: int) -> None:
+    for shape in shapes(204)[first : first + 12]:
+        admin = await asyncpg.connect(server[1])
+        name = f"plans_{shape.seed}"
+        await admin.execute(f"drop database if exists {name} with (force)")
+        await admin.execute(f"create database {name}")
+        plain, owner = (dsn.replace("/ragcore?", f"/{name}?") for dsn in server)
+        try:
+            await compare((plain, owner), shape, PLANNER)
+        finally:
+            await admin.execute(f"drop database {name} with (force)")
+            await admin.close()
+
+
+async def compare(database: tuple[str, str], shape: Shape, planner: Sequence[str]) -> None:
+    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
+    memory = MemoryStore()
+    async with memory, PgVectorStore(database[0]) as store:
+        for tenant in range(shape.tenants):
+            documents = shape.documents_of(tenant)
+            await store.upsert(documents, tenant=f"t{tenant}")
+            await memory.upsert(documents, tenant=f"t{tenant}")
+        owner = await asyncpg.connect(database[1])
+        name = await owner.fetchval("select current_database()")
+        for analyzed in (False, True):
+            if analyzed:
+                await owner.execute("analyze")
+            for setting in planner:
+                await owner.execute(f"alter database {name} reset all")
+                if setting:
+                    await owner.execute(f"alter database {name} set {setting}")
+                await _compare_statements(database[0], memory, shape, f"{shape}, analyzed: {analyzed}, {setting}")
+        await owner.close()
+
+
+async def _compare_statements(dsn: str, memory: MemoryStore, shape: Shape, where: str) -> None:
+    draw = random.Random(where)
+    # With custom plans the statements must not ask for generic ones, as behind a pooler.
+    pooled = "&pgbouncer=true" if "custom" in where else ""
+    tenants = [f"t{draw.randrange(shape.tenants)}", "nobody"]
+    everything = shape.tenants * shape.documents * shape.chunks
+    async with PgVectorStore(dsn + pooled, pool_size=1) as store, PgVectorStore(dsn + pooled, exact_rows=0) as indexed:
+        for tenant in tenants:
+            assert await store.hashes(None, tenant=tenant) == await memory.hashes(None, tenant=tenant), where
+            ids = ["d0", f"d{draw.randrange(shape.documents)}", "missing"]
+            assert await store.hashes(ids, tenant=tenant) == await memory.hashes(ids, tenant=tenant), where
+            assert await store.count(tenant=tenant) == await memory.count(tenant=tenant), where
+            question = " ".join(draw.choices(WORDS, k=3))
+            vector = embed_words(question, DIMENSION)
+            ours, theirs = await store.scores(vector, tenant=tenant), await memory.scores(vector, tenant=tenant)
+            assert sorted(ours.chunk_ids) == sorted(theirs.chunk_ids), where
+            np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-5)
+            for mode in ("vector", "text", "hybrid"):
+                for filter in (None, meta("year").ge(2_015)):
+                    asked = Query(
+                        question=question,
+                        tenant=tenant,
+                        mode=mode,
+                        top_k=min(1_000, everything),
+                        vector=None if mode == "text" else vector,
+                        filter=filter,
+                    )
+                    right = {p.chunk_id: p for p in await memory.search(asked)}
+                    for tried in (store, indexed):
+                        found = await tried.search(asked)
+                        context = f"{where}, {tenant}, {mode}, {None if filter is None else filter.to_dict()}, {tried.exact_rows}"
+                        assert {p.chunk_id for p in found} == right.keys(), context
+                        for passage in found:
+                            assert passage.text == right[passage.chunk_id].text, context
+                        if mode == "vector":
+                            assert [p.score for p in found] == pytest.approx(
+                                [p.score for p in right.values()], abs=1e-5
+                            ), context
+            assert await store.delete(["missing"], tenant=tenant) == 0
+        assert (await store.count(tenant=None)).chunks == everything, where
+        diagnosis = await store.diagnose(Query(question="q", tenant=tenants[0], mode="text", top_k=1))
+        assert (diagnosis.chunks, tuple(diagnosis.models)) == (shape.documents * shape.chunks, ("fake",)), where
+        again = shape.documents_of(int(tenants[0][1:]))[:2]
+        await store.upsert(again, tenant=tenants[0])
+        assert await store.hashes(None, tenant=tenants[0]) == await memory.hashes(None, tenant=tenants[0]), where
