@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import anyio
 import asyncpg
 
-from benchmarks.world.servers import ROLE, Servers
+from benchmarks.world.servers import DIMENSION, ROLE, Servers
 from ragcore.testing import (
     Broken,
     Corrupt,
@@ -33,9 +33,24 @@ from ragcore.testing import (
     Stall,
 )
 
-__all__ = ["Strike", "matrix"]
+__all__ = ["ORDINARY", "Strike", "matrix"]
 
 Strike: TypeAlias = Callable[[Servers], AbstractAsyncContextManager[None]]
+
+
+# A fault of these names is ordinary life: a call with a deadline that is longer should be answered.
+ORDINARY = frozenset(
+    {
+        "idle sessions terminated",
+        "busy sessions terminated",
+        "idle_session_timeout",
+        "fast restart",
+        "immediate restart",
+        "ANALYZE",
+        "a neighbour's flood",
+        "pgvector recreated",
+    }
+)
 
 
 def matrix() -> dict[tuple[str, str], Strike]:
@@ -61,10 +76,140 @@ def matrix() -> dict[tuple[str, str], Strike]:
             keep=False,
         ),
     }
-    faults |= {("search", name): strike for name, strike in database.items()}
+    faults |= {("search", name): strike for name, strike in {**database, **_ordinary()}.items()}
     faults["all", "names never resolve"] = _unresolvable
     faults["all", "everything frozen"] = _everything_frozen
     return faults
+
+
+def _ordinary() -> dict[str, Strike]:
+    """What happens to a database that is well: none of it should cost a call whose deadline is longer."""
+    terminate = f"select pg_terminate_backend(pid) {SELECT_BACKENDS}"
+    return {
+        "idle sessions terminated": _once(terminate),
+        "busy sessions terminated": _once(terminate, after=0.004),
+        "idle_session_timeout": _setting("idle_session_timeout = '20ms'"),
+        "fast restart": _signalled(signal.SIGINT),
+        "immediate restart": _signalled(signal.SIGQUIT),
+        "ANALYZE": _again_and_again_plainly("analyze ragcore.document; analyze ragcore.chunk; analyze ragcore.posting"),
+        "a neighbour's flood": _flooded,
+        "pgvector recreated": _recreated,
+    }
+
+
+def _once(statement: str, after: float = 0.0) -> Strike:
+    """A statement against the client's sessions, before the calls or in their midst."""
+
+    @asynccontextmanager
+    async def strike(world: Servers) -> AsyncIterator[None]:
+        async with anyio.create_task_group() as group:
+
+            async def later() -> None:
+                await anyio.sleep(after)
+                await world.owner.execute(statement, ROLE)
+
+            if after:
+                group.start_soon(later)
+            else:
+                await later()
+            yield
+
+    return strike
+
+
+def _setting(setting: str) -> Strike:
+    """A setting of the client's role; its sessions are begun anew under it."""
+
+    @asynccontextmanager
+    async def strike(world: Servers) -> AsyncIterator[None]:
+        await world.owner.execute(f"alter role {ROLE} set {setting}")
+        await world.owner.execute(f"select pg_terminate_backend(pid) {SELECT_BACKENDS}", ROLE)
+        try:
+            yield
+        finally:
+            await world.owner.execute(f"alter role {ROLE} reset {setting.split()[0]}")
+
+    return strike
+
+
+def _signalled(number: int) -> Strike:
+    """The server ends, fast or at once, and its supervisor starts it again."""
+
+    @asynccontextmanager
+    async def strike(world: Servers) -> AsyncIterator[None]:
+        pid = int(str(await world.owner.fetchval("select pg_read_file('postmaster.pid')")).split()[0])
+        os.kill(pid, number)
+        await anyio.sleep(0.02)
+        try:
+            yield
+        finally:
+            world.owner.terminate()
+            world.owner = await _connected(world.addresses.owner)
+
+    return strike
+
+
+async def _connected(dsn: str) -> asyncpg.Connection[asyncpg.Record]:
+    with anyio.fail_after(30):
+        while True:
+            try:
+                return await asyncpg.connect(dsn)
+            except (OSError, asyncpg.PostgresError):
+                await anyio.sleep(0.05)
+
+
+def _again_and_again_plainly(statement: str) -> Strike:
+    @asynccontextmanager
+    async def strike(world: Servers) -> AsyncIterator[None]:
+        async with anyio.create_task_group() as group:
+
+            async def repeat() -> None:
+                while True:
+                    await world.owner.execute(statement)
+
+            group.start_soon(repeat)
+            await anyio.sleep(0.01)
+            yield
+            group.cancel_scope.cancel()
+        world.owner.terminate()  # it may have been in the middle of one
+        world.owner = await _connected(world.addresses.owner)
+
+    return strike
+
+
+@asynccontextmanager
+async def _flooded(world: Servers) -> AsyncIterator[None]:
+    """Another tenant gets chunks that lie as near to the question as the right one."""
+    await world.owner.execute(
+        """
+        insert into ragcore.document values ('flood', 'flood', 'h', 'fake');
+        insert into ragcore.chunk (tenant, id, document_id, position, text, embedding)
+        select 'flood', 'flood' || n, 'flood', n, text, embedding
+        from (select text, embedding from ragcore.chunk where tenant <> 'flood' limit 1) as right_one cross join generate_series(1, 3000) as n
+        """
+    )
+    try:
+        yield
+    finally:
+        await world.owner.execute("delete from ragcore.document where tenant = 'flood'")
+
+
+@asynccontextmanager
+async def _recreated(world: Servers) -> AsyncIterator[None]:
+    """pgvector is dropped and created again under the client's connections; the vectors are put back."""
+    await world.owner.execute(
+        f"""
+        begin;
+        create temporary table kept on commit drop as select tenant, id, embedding::text as embedding from ragcore.chunk;
+        drop extension vector cascade;
+        create extension vector;
+        alter table ragcore.chunk add column embedding vector({DIMENSION});
+        update ragcore.chunk as chunk set embedding = kept.embedding::vector from kept where kept.tenant = chunk.tenant and kept.id = chunk.id;
+        create index chunk_embedding on ragcore.chunk using hnsw (embedding vector_cosine_ops);
+        commit
+        """
+    )
+    yield
 
 
 def _served(stage: str, fault: Fault) -> Strike:

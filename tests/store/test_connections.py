@@ -152,12 +152,13 @@ async def test_pgvector_dropped_and_created_again_is_learned_anew(
 
 
 async def test_a_delete_whose_commit_was_not_answered_counts_what_it_deleted(
-    store: PgVectorStore, admin: asyncpg.Connection[asyncpg.Record]
+    store: PgVectorStore, admin: asyncpg.Connection[asyncpg.Record], migrated: tuple[str, str]
 ) -> None:
     """A COMMIT that waits for a standby has been done already when its session is ended."""
     await admin.execute("alter system set synchronous_standby_names = 'nobody'")
     await admin.execute("select pg_reload_conf()")
     try:
+        await _until_commits_wait(admin, migrated[1])
         deleting = asyncio.ensure_future(store.delete(["plan", "old", "missing"], tenant="a"))
         with anyio.fail_after(10):
             while not await admin.fetchval(f"select count(*) {OURS} and wait_event = 'SyncRep'"):
@@ -168,6 +169,20 @@ async def test_a_delete_whose_commit_was_not_answered_counts_what_it_deleted(
         await admin.execute("alter system reset synchronous_standby_names")
         await admin.execute("select pg_reload_conf()")
     assert await store.hashes(None, tenant="a") == {"letter": "h"}
+
+
+async def _until_commits_wait(admin: asyncpg.Connection[asyncpg.Record], owner_dsn: str) -> None:
+    """The server takes a new setting when it gets to it."""
+    while True:
+        writing = asyncio.ensure_future(admin.execute("update ragcore.setting set value = value"))
+        done, _ = await asyncio.wait([writing], timeout=0.5)
+        if not done:
+            other = await asyncpg.connect(owner_dsn)
+            await other.execute("select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'")
+            await other.close()
+            await writing  # a warning says that it was committed here alone
+            return
+        await writing
 
 
 async def test_a_server_that_stays_away_opens_the_breaker(

@@ -21,6 +21,7 @@ from ragcore.cli.session import DONE, PARTLY, Options, messages, open_client, pr
 from ragcore.config import EXTRACTIVE, Config
 from ragcore.ingest import read
 from ragcore.protocols import Embedder
+from ragcore.resilience.part import Parts
 from ragcore.secret import Secret
 from ragcore.types import Answer, Delta, Done, IngestReport, Mode, Passage, Retrieval
 
@@ -287,6 +288,63 @@ def migrate(
 
 
 @app.command()
+def reembed(
+    context: typer.Context,
+    source: Annotated[str, typer.Option("--from", help="The collection that is in use.")],
+    target: Annotated[str, typer.Option("--to", help="The collection to embed into; made if missing.")],
+    role: Annotated[str, typer.Option("--role", help="The application's role.")],
+    owner_dsn: Annotated[
+        str,
+        typer.Option(
+            "--owner-dsn",
+            envvar="RAGCORE_OWNER_DSN",
+            help="Of the owner; better in RAGCORE_OWNER_DSN than on the command line.",
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Embed a collection again with the embedding model of the environment, beside the old one; run again, it carries over what changed since."""
+    options: Options = context.obj
+
+    async def body() -> int:
+        from ragcore.store.postgres import Reembedding
+        from ragcore.store.postgres import reembed as embed_again
+
+        environ = options.environment()
+        last = 0
+
+        def tell(done: Reembedding) -> None:
+            nonlocal last
+            if done.documents - last >= 100:
+                last = done.documents
+                messages.print(f"{done.documents:,} documents, {done.chunks:,} chunks")
+
+        parts = Parts()
+        embedder = _named_embedder(environ)
+        await parts.start(embedder)
+        try:
+            done = await embed_again(
+                owner_dsn, source=source, target=target, embedder=embedder, role=role, progress=tell
+            )
+        finally:
+            await parts.aclose()
+        if as_json:
+            print_json(done.to_dict())
+        else:
+            results.print(
+                f"{done.documents:,} documents with {done.chunks:,} chunks embedded into {target}, {done.deleted:,} deleted; "
+                + (
+                    f"{done.differing:,} still differ: run it again"
+                    if done.differing
+                    else f"to switch, set RAGCORE_SCHEMA={target}"
+                )
+            )
+        return PARTLY if done.differing else DONE
+
+    run_async(options, body)
+
+
+@app.command()
 def doctor(context: typer.Context, as_json: Json = False) -> None:
     """Check interpreter, packages, database, role, schema, embedder, model and tokenizer; each line says what to do."""
     options: Options = context.obj
@@ -329,7 +387,7 @@ def serve(
 
 
 def _named_embedder(environ: Mapping[str, str]) -> Embedder:
-    """The embedder that the environment names, for its name and dimension; it is never asked."""
+    """The embedder that the environment names, not started. A migration needs its name and dimension alone, so a missing key is no error here."""
     from ragcore.components import make_embedder
 
     dimension = environ.get("RAGCORE_EMBEDDING_DIMENSION")
@@ -337,7 +395,8 @@ def _named_embedder(environ: Mapping[str, str]) -> Embedder:
         Config(
             embedding_model=environ.get("RAGCORE_EMBEDDING_MODEL") or Config().embedding_model,
             embedding_dimension=int(dimension) if dimension else None,
-            api_key=Secret("none"),
+            api_key=Secret(environ.get("OPENAI_API_KEY") or "none"),
+            base_url=environ.get("OPENAI_BASE_URL") or None,
         )
     )
 

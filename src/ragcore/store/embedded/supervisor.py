@@ -33,7 +33,7 @@ STOP_SECONDS = 10.0
 # Seconds in which the processes of a server that was killed end, too.
 SETTLE_SECONDS = 15.0
 # A server that ends by itself is started again, so often within a minute.
-RESTARTS = 5
+RESTARTS = 20
 # A log that is larger is put aside at a start.
 LOG_BYTES = 10_000_000
 # PostgreSQL's own object ids of the databases that initdb makes; the last one made is the third.

@@ -25,6 +25,8 @@ WHOLE = "embedding operator({vector}.<=>) $2"
 HALF = (
     "embedding::{vector}.halfvec({dimension}) operator({vector}.<=>) $2::{vector}.vector::{vector}.halfvec({dimension})"
 )
+# So many times the passages that are wanted come from the index.
+FETCHED = 4
 # Of each word so many postings are read, and so many chunks are ranked by all words. Measured: docs/explanation/text-search.md.
 LISTED = 2_000
 RERANKED = 200
@@ -91,8 +93,8 @@ def _compose(search: Search) -> str:
         # Numbers are written out: of a parameter the planner, making one plan for all values, would think that a tenth of the rows is wanted.
         "top_k": str(search.top_k),
         "depth": str(depth),
-        # Half precision may confuse neighbours, whole precision then ranks them.
-        "fetched": str(2 * depth if half else depth),
+        # Half precision may confuse neighbours, and a long walk gives them in a rough order: whole precision then ranks them.
+        "fetched": str(max(FETCHED * search.top_k, depth)),
         "text_depth": str(search.top_k if search.mode == "text" else depth),
         "ef_search": str(max(search.ef_search, min(search.top_k, 1_000))),
         "scan_tuples": str(SCAN_TUPLES),

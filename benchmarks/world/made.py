@@ -1,0 +1,97 @@
+"""Made collections: chunks whose vectors and words are drawn, written by COPY, so that a tenant of 200,000 is there within minutes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import numpy as np
+from numpy.typing import NDArray
+
+from ragcore.store import migrate
+from ragcore.store.postgres.pool import encode_vector, find_extension
+
+__all__ = ["DIMENSION", "Vectors", "collection", "copy_chunks", "near", "sentences", "zipf_words"]
+
+DIMENSION = 384
+Vectors = NDArray[np.float32]
+COLUMNS = ["tenant", "id", "document_id", "position", "text", "metadata", "embedding"]
+# Every so many chunks of a tenant have "rare" set: a filter that keeps 1 %.
+RARE_EVERY = 100
+WORDS = 30_000
+WORDS_OF_A_CHUNK = 150
+
+
+def near(draw: np.random.Generator, question: Vectors, count: int, cosine: float) -> Vectors:
+    """Unit vectors that lie at about this cosine from a question."""
+    away = draw.normal(size=(count, len(question))).astype(np.float32)
+    away -= np.outer(away @ question, question)
+    away /= np.linalg.norm(away, axis=1, keepdims=True)
+    at = np.clip(cosine + 0.02 * draw.normal(size=(count, 1)), -1, 1).astype(np.float32)
+    return np.asarray(at * question + np.sqrt(1 - at * at) * away, dtype=np.float32)
+
+
+def zipf_words() -> tuple[list[str], list[float]]:
+    """Made words, and how often each is drawn: in proportion to 1 / rank, as in natural text."""
+    draw = random.Random(0)
+    syllables = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]
+    words: dict[str, None] = {}
+    while len(words) < WORDS:
+        words["".join(draw.choices(syllables, k=draw.choice([2, 3, 4])))] = None
+    return list(words), [1 / (rank + 2.7) for rank in range(WORDS)]
+
+
+def sentences(seed: int, count: int, words: int = WORDS_OF_A_CHUNK) -> Iterator[str]:
+    """Texts of made words."""
+    vocabulary, weights = zipf_words()
+    cumulated = list(np.cumsum(weights))
+    draw = random.Random(seed)
+    for _ in range(count):
+        yield " ".join(draw.choices(vocabulary, cum_weights=cumulated, k=words))
+
+
+@asynccontextmanager
+async def collection(owner_dsn: str, schema: str, *, indexed: bool = True) -> Any:
+    """A new collection, and its owner's connection; its index is made at the end of the block."""
+    await migrate(owner_dsn, model="made", dimension=DIMENSION, role="ragcore", schema=schema)
+    owner = await asyncpg.connect(owner_dsn)
+    try:
+        extension = await find_extension(owner)
+        await owner.set_type_codec(
+            "vector", schema=extension.schema, encoder=encode_vector, decoder=bytes, format="binary"
+        )
+        await owner.execute(f"drop index {schema}.chunk_embedding")
+        yield owner
+        await owner.execute("set maintenance_work_mem = '1GB'; set max_parallel_maintenance_workers = 1")
+        if indexed:
+            await owner.execute(
+                f"create index chunk_embedding on {schema}.chunk using hnsw (embedding {extension.schema}.vector_cosine_ops)"
+            )
+        await owner.execute(f"vacuum analyze {schema}.chunk")
+        await owner.execute(f"vacuum analyze {schema}.posting")
+    finally:
+        await owner.close()
+
+
+async def copy_chunks(
+    owner: asyncpg.Connection[asyncpg.Record],
+    schema: str,
+    tenant: str,
+    texts: Sequence[str] | Iterator[str],
+    vectors: Vectors | None,
+) -> None:
+    """Chunks of one document."""
+    await owner.execute(f"insert into {schema}.document values ($1, 'd', 'h', 'made')", tenant)
+    batch: list[tuple[Any, ...]] = []
+    for number, text in enumerate(texts):
+        metadata = '{"rare": true}' if number % RARE_EVERY == 0 else "{}"
+        vector = None if vectors is None else encode_vector(vectors[number])
+        batch.append((tenant, f"{tenant}-{number}", "d", number, text, metadata, vector))
+        if len(batch) == 2_000:
+            await owner.copy_records_to_table("chunk", schema_name=schema, columns=COLUMNS, records=batch)
+            batch = []
+    if batch:
+        await owner.copy_records_to_table("chunk", schema_name=schema, columns=COLUMNS, records=batch)
