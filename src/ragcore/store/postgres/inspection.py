@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from socket import AF_UNIX
 from typing import Literal
 
 import asyncpg
@@ -270,6 +271,9 @@ class Inspection(Value):
 
 async def inspect(connection: Connection, address: Address, *, schema: str = "ragcore") -> Inspection:
     """Look at the role and a collection through a connection."""
+    transport = connection._transport  # type: ignore[attr-defined]  # asyncpg has no other way to its socket
+    # Our own end of it: behind a pooler, the server knows only the pooler's.
+    socket, encrypted = transport.get_extra_info("socket"), transport.get_extra_info("ssl_object") is not None
     set_role = "set" if connection.get_server_version().major >= 16 else "member"
     row = await connection.fetchrow(statement("inspect", set_role=set_role), schema)
     assert row is not None
@@ -305,9 +309,9 @@ async def inspect(connection: Connection, address: Address, *, schema: str = "ra
         server_version=row["server_version"],
         pgvector=row["pgvector"],
         vector_schema=row["vector_schema"],
-        encrypted=bool(row["encrypted"]),
-        verified=bool(row["encrypted"]) and address.sslmode == "verify-full",
-        local=bool(row["local"]),
+        encrypted=encrypted,
+        verified=encrypted and address.sslmode == "verify-full",
+        local=socket is not None and socket.family == AF_UNIX,
         in_recovery=bool(row["in_recovery"]),
         has_schema=row["has_schema"],
         has_index=bool(row["has_index"]),

@@ -9,8 +9,6 @@ select current_user as role,
        current_setting('server_version') as server_version,
        current_setting('row_security') = 'on' as row_security,
        pg_is_in_recovery() as in_recovery,
-       coalesce((select ssl from pg_stat_ssl where pid = pg_backend_pid()), false) as encrypted,
-       inet_client_addr() is null as local,
        (select bool_or(rolsuper) from pg_roles where rolname in (current_user, session_user)) as superuser,
        (select bool_or(rolbypassrls) from pg_roles where rolname in (current_user, session_user)) as bypasses_rls,
        array(
