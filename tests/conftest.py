@@ -12,6 +12,8 @@ import anyio
 import hypothesis
 import pytest
 
+from .leftovers import servers_left
+
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 
@@ -28,6 +30,14 @@ pytest_plugins = ["ragcore.testing.fixtures"]
 hypothesis.settings.register_profile("ragcore", deadline=None)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2_000)  # of `make test-all`
 hypothesis.settings.load_profile("ragcore")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A run that leaves a server behind has failed."""
+    left = servers_left()
+    if left:
+        print(f"\nservers were left behind: {left}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def shared(name: str) -> Path:

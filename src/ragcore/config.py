@@ -37,7 +37,7 @@ class Settings:
 
     Attributes:
         timeout: seconds for a call that names none.
-        document_timeout: seconds for each document of an `add`.
+        document_timeout: seconds for each document of an `add`; a large one has as many again for each further 256 chunks to embed and 2,000 to write.
         drain: seconds that running calls get when the client is closed.
         degrade: whether another way is taken when a stage fails; False raises instead.
         instructions: for every answer, besides the rules for citing; a call's own come in their place.

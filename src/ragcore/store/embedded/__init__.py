@@ -116,7 +116,12 @@ class EmbeddedStore(PgVectorStore):
         model: of the embedder, for the migration.
         dimension: of its vectors.
         language: as in `store.migrate`.
-        pool_size, exact_rows, ef_search, schema, policy, write_policy: as in `PgVectorStore`.
+        pool_size: as in `PgVectorStore`, as are the others.
+        exact_rows: chunks up to which a tenant is searched exactly.
+        ef_search: how widely the index is searched.
+        schema: the collection.
+        policy: of searches.
+        write_policy: of writes.
     """
 
     def __init__(
