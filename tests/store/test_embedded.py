@@ -88,8 +88,8 @@ def end(process: subprocess.Popen[str], how: int | None = None) -> None:
         process.stdout.close()
 
 
-async def asked(server: embedded.Server, statement: str = "select 1") -> object:
-    connection = await asyncpg.connect(server.dsn.reveal())
+async def asked(server: embedded.Server, statement: str = "select 1", *, owner: bool = False) -> object:
+    connection = await asyncpg.connect((server.owner_dsn if owner else server.dsn).reveal())
     try:
         return await connection.fetchval(statement)
     finally:
@@ -338,3 +338,61 @@ async def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ConfigurationError, match=r"pip install 'ragcore\[embedded\]"):
         async with embedded.server(tmp_path):
             pass
+
+
+@as_root
+async def test_binaries_that_the_servers_user_can_not_reach_are_copied(
+    folder: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """As with a virtual environment below /root, on which no permission is changed."""
+    from ragcore.store.embedded import cluster
+
+    hidden = Path(tempfile.mkdtemp(prefix="ragcore-hidden-"))
+    package = cluster._package()
+    shutil.copytree(package / "pginstall18", hidden / package.name / "pginstall18")
+    shutil.copytree(package.with_name(f"{package.name}.libs"), hidden / f"{package.name}.libs")
+    monkeypatch.setattr(cluster, "_package", lambda: hidden / package.name)
+    try:
+        for _ in range(2):
+            async with embedded.server(folder) as server:
+                assert await asked(server) == 1
+        copied = Cluster(Path(folder)).binaries.parents[2]
+        assert copied.parent == Path(tempfile.gettempdir())
+        assert stat.S_IMODE(hidden.stat().st_mode) == 0o700
+        shutil.rmtree(copied)
+    finally:
+        shutil.rmtree(hidden)
+
+
+async def test_a_folder_of_the_first_release_is_used_and_lets_nobody_else_in(folder: str) -> None:
+    """Made by initdb with trust, and with a server that still runs as the first release started it."""
+    cluster = Cluster(Path(folder))
+    login = cluster.login
+    os.chmod(folder, 0o755)
+    cluster.data.mkdir(mode=0o700)
+    if login.uid is not None:
+        os.chown(cluster.data, login.uid, login.gid or -1)
+    as_login = {"user": login.uid, "group": login.gid, "cwd": "/"} if login.uid is not None else {}
+    initdb = [cluster.binaries / "initdb", "--auth=trust", "--encoding=utf8", "-U", "postgres", "-D", cluster.data]
+    subprocess.run(initdb, check=True, capture_output=True, **as_login)  # type: ignore[call-overload]
+    start = [
+        cluster.binaries / "pg_ctl",
+        "-w",
+        "-o",
+        f'-h "" -k {cluster.data}',
+        "-l",
+        cluster.data / "log",
+        "-D",
+        cluster.data,
+        "start",
+    ]
+    subprocess.run(start, check=True, stdout=subprocess.DEVNULL, **as_login)  # type: ignore[call-overload]
+    running = supervisor.postmaster_of(cluster.data)
+    assert running is not None
+    async with embedded.server(folder) as server:
+        assert server.pid == running[0]
+        assert await asked(server) == 1
+    assert not runs(running[0])
+    async with embedded.server(folder) as server:
+        assert await asked(server, "select current_database()") == "ragcore"
+        assert "ragcore_hba.conf" in str(await asked(server, "show hba_file", owner=True))

@@ -62,12 +62,38 @@ def _options(
             "--schema", help="The collection: its schema in PostgreSQL.", show_default="RAGCORE_SCHEMA or ragcore"
         ),
     ] = None,
+    language: Annotated[
+        str | None,
+        typer.Option("--language", help="Of text search, for a collection that is made.", show_default="english"),
+    ] = None,
+    pool_size: Annotated[
+        int | None, typer.Option("--pool-size", help="Connections to PostgreSQL at most.", show_default="10")
+    ] = None,
+    ef_search: Annotated[
+        int | None, typer.Option("--ef-search", help="How widely the index is searched, 1 to 1000.", show_default="100")
+    ] = None,
+    exact_rows: Annotated[
+        int | None,
+        typer.Option(
+            "--exact-rows",
+            help="Chunks up to which a tenant is searched exactly.",
+            show_default="2,000,000 / dimension",
+        ),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More messages, and tracebacks.")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
     ] = False,
 ) -> None:
-    context.obj = Options(data=data, schema=schema, verbose=verbose)
+    context.obj = Options(
+        data=data,
+        schema=schema,
+        language=language,
+        pool_size=pool_size,
+        ef_search=ef_search,
+        exact_rows=exact_rows,
+        verbose=verbose,
+    )
 
 
 @app.command()
@@ -249,7 +275,6 @@ def migrate(
         str | None,
         typer.Option(
             "--language",
-            envvar="RAGCORE_LANGUAGE",
             help="Of text search: a configuration of PostgreSQL's, as german, or simple.",
             show_default="english for a new collection",
         ),
@@ -276,7 +301,7 @@ def migrate(
             dimension=embedder.dimension,
             role=role,
             schema=schema,
-            language=language,
+            language=language or environ.get("RAGCORE_LANGUAGE") or None,
             contract=contract,
         )
         results.print(

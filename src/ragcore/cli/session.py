@@ -54,11 +54,19 @@ class Options:
 
     data: Path | None = None
     schema: str | None = None
+    language: str | None = None
+    pool_size: int | None = None
+    ef_search: int | None = None
+    exact_rows: int | None = None
     verbose: bool = False
 
     def environment(self) -> dict[str, str]:
-        """The process's own, with what was said on the command line."""
-        return {**os.environ, **({} if self.schema is None else {"RAGCORE_SCHEMA": self.schema})}
+        """The process's own, with what was said on the command line in place of the variables of the same names."""
+        names = ("schema", "language", "pool_size", "ef_search", "exact_rows")
+        given = {
+            f"RAGCORE_{name.upper()}": str(getattr(self, name)) for name in names if getattr(self, name) is not None
+        }
+        return {**os.environ, **given}
 
     def folder(self) -> Path:
         """Where the embedded database lies: `--data`, RAGCORE_DATA, or the user's data folder."""

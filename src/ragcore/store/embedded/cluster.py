@@ -70,7 +70,7 @@ class Cluster:
         self.version = self._version(version)
         self.login = self._login()
         self.by_descriptor = self.login.uid is not None and not _reaches(self.login, self.folder)
-        self.binaries = self._binaries(packages / BINARIES[self.version])
+        self.binaries = self._binaries(packages)
         self.socket_folder = self._socket_folder()
 
     @property
@@ -135,8 +135,10 @@ class Cluster:
             made = _make_login()
         return Login(made.pw_name, made.pw_uid, made.pw_gid)
 
-    def _binaries(self, installed: Path) -> Path:
-        """The binaries, or a copy of them where the server's user can't get at the package."""
+    def _binaries(self, package: Path) -> Path:
+        """The binaries, or a copy of them where the server's user can't get at the package. Their libraries lie in a folder beside the package."""
+        name = BINARIES[self.version]
+        installed, libraries = package / name, package.with_name(f"{package.name}.libs")
         if self.login.uid is None or _reaches(self.login, installed / "bin", reading=True):
             return installed / "bin"
         stamp = f"{installed}:{(installed / 'bin' / 'postgres').stat().st_mtime_ns}"
@@ -148,18 +150,22 @@ class Cluster:
             )
         if not copy.exists():
             new = Path(tempfile.mkdtemp(prefix="ragcore-postgresql-new-"))
-            shutil.copytree(installed, new / "pg")
-            for path in (new / "pg", *(new / "pg").rglob("*")):
+            whole = new / "whole"
+            shutil.copytree(installed, whole / package.name / name)
+            if libraries.is_dir():
+                shutil.copytree(libraries, whole / libraries.name)
+            for path in (whole, *whole.rglob("*")):
                 if not path.is_symlink():
-                    path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
+                    executable = path.is_dir() or path.parent.name == "bin"
+                    path.chmod(0o755 if executable else 0o644)
             try:
-                os.rename(new / "pg", copy)
+                os.rename(whole, copy)
             except OSError:  # another process was quicker
-                shutil.rmtree(new / "pg", ignore_errors=True)
+                shutil.rmtree(whole, ignore_errors=True)
             new.rmdir()
         if copy.is_symlink() or copy.stat().st_uid != os.geteuid():
             raise ConfigurationError(f"{copy} belongs to another user: remove it, or set TMPDIR to another folder")
-        return copy / "bin"
+        return copy / package.name / name / "bin"
 
     def _socket_folder(self) -> Path | None:
         """None: the data folder itself, which nobody else may enter. Where its path is too long for a socket, a short one with the same rights."""
