@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
+import anyio
 import numpy as np
 import pytest
 
 from ragcore import (
     ConfigurationError,
+    Diagnosis,
     Document,
     EmbeddingError,
     Filter,
@@ -24,6 +26,7 @@ from ragcore import (
     Vectors,
     meta,
 )
+from ragcore.resilience import deadline
 from ragcore.testing import Fail, FakeEmbedder, FakeStore
 from ragcore.types import Kind
 
@@ -116,6 +119,41 @@ async def test_a_question_that_has_nothing_to_do_with_the_documents_is_below_the
         empty = (await retriever.retrieve("entirely unrelated wording", tenant="m")).empty
     assert empty is not None
     assert empty.code == "below_threshold"
+
+
+async def test_a_threshold_that_nothing_reaches_costs_no_second_question(retriever: Retriever) -> None:
+    """The best score is in the answer of the search itself."""
+    store = retriever.store
+    assert isinstance(store, FakeStore)
+
+    async def asked(*_: object, **__: object) -> None:
+        raise AssertionError("the store was asked again")
+
+    store.count = store.scores = store.diagnose = asked  # type: ignore[assignment, method-assign]
+    empty = (await retriever.retrieve("deductible", tenant="m", score_threshold=0.999)).empty
+    assert empty is not None
+    assert empty.code == "below_threshold"
+    assert empty.best_score is not None
+
+
+async def test_an_explanation_that_fails_or_hangs_does_not_fail_the_search(retriever: Retriever) -> None:
+    store = retriever.store
+    assert isinstance(store, FakeStore)
+
+    async def fails(_: Query) -> Diagnosis:
+        raise StoreError("down", dependency="database")
+
+    async def hangs(_: Query) -> Diagnosis:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    for diagnose, said in ((fails, "StoreError"), (hangs, "within")):
+        store.diagnose = diagnose  # type: ignore[method-assign]
+        with deadline(2.0):
+            empty = (await retriever.retrieve("deductible", tenant="nobody")).empty
+        assert empty is not None
+        assert empty.code == "unknown"
+        assert said in empty.message
 
 
 async def test_documents_of_another_model_are_named() -> None:

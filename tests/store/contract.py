@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from ragcore import (
     Document,
     EmbeddedDocument,
     Filter,
+    Found,
     InvalidInput,
     Passage,
     Query,
@@ -139,6 +142,20 @@ class StoreContract:
         assert len(await store.search(query("deductible", threshold=edge - 1e-6))) == 2
         assert len(await store.search(query("deductible", threshold=edge + 1e-6))) == 1
 
+    @pytest.mark.parametrize("mode", ["vector", "hybrid"])
+    @pytest.mark.parametrize("condition", [None, meta("year").lt(2024)], ids=["all", "filtered"])
+    async def test_a_search_that_its_threshold_empties_says_the_best_score(
+        self, store: Store, mode: Mode, condition: Filter | None
+    ) -> None:
+        await store.upsert([PLAN, OLD], tenant="a")
+        best = await store.search(query("deductible submarine", filter=condition))
+        asked = query("deductible submarine", mode=mode, threshold=0.9999, filter=condition)
+        found = await store.search(replace(asked, question="submarine"))
+        assert isinstance(found, Found)
+        assert list(found) == []
+        assert found.best_score == pytest.approx(best[0].score, abs=1e-6)
+        assert found.scan in ("exact", "index", "completed")
+
     @pytest.mark.parametrize("mode", ["vector", "text", "hybrid"])
     async def test_tenants_never_see_each_other(self, store: Store, mode: Mode) -> None:
         await store.upsert([PLAN], tenant="a")
@@ -221,6 +238,24 @@ class StoreContract:
         await store.upsert([PLAN], tenant="a")
         with pytest.raises(InvalidInput):
             await store.search(Query(question="q", tenant="a", mode="vector", top_k=1))
+
+    @pytest.mark.parametrize("tenant", ["", "  ", "x" * 300, "a\0b"])
+    async def test_a_tenant_that_is_no_name_is_refused(self, store: Store, tenant: str) -> None:
+        for call in (
+            lambda: store.search(query("q", tenant=tenant)),
+            lambda: store.upsert([PLAN], tenant=tenant),
+            lambda: store.hashes(None, tenant=tenant),
+            lambda: store.delete(["plan"], tenant=tenant),
+            lambda: store.count(tenant=tenant),
+            lambda: store.scores(embed_words("q", DIMENSION), tenant=tenant),
+        ):
+            with pytest.raises(InvalidInput, match="tenant"):
+                await call()
+
+    async def test_a_filter_that_is_none_is_refused(self, store: Store) -> None:
+        await store.upsert([PLAN], tenant="a")
+        with pytest.raises(InvalidInput, match="filter"):
+            await store.search(replace(query("q"), filter=True))  # type: ignore[arg-type]
 
     async def test_the_order_of_equals_is_stable(self, store: Store) -> None:
         await store.upsert([embedded("d", *(["the same words"] * 5))], tenant="a")

@@ -156,7 +156,10 @@ async def test_a_server_that_ends_by_itself_is_started_again(folder: str) -> Non
         assert await asked(server) == 1
 
 
-@pytest.mark.parametrize("moment", [0.0, 0.1, 0.25, 0.5, 0.8])
+THOROUGH = pytest.mark.thorough
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.25, *(pytest.param(m, marks=THOROUGH) for m in (0.1, 0.5, 0.8))])
 async def test_a_first_start_that_is_killed_leaves_a_folder_that_works(folder: str, moment: float) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(USER), folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE

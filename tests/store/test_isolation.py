@@ -11,10 +11,11 @@ import asyncpg
 import pytest
 
 from ragcore import RAG, ConfigurationError, ExtractiveGenerator, PgVectorStore, Retriever, Settings
-from ragcore.store import migrate
+from ragcore.store import migrate, reembed
 from ragcore.store.postgres import inspect
 from ragcore.store.postgres.dsn import parse
 from ragcore.testing import FakeEmbedder
+from ragcore.testing.fakes import embed_words
 
 from .contract import DIMENSION, OLD, PLAN, query
 
@@ -55,6 +56,18 @@ UNSAFE = {
     "member of a member": (
         "create role {role}_mid; create role {role}_up bypassrls; grant {role}_up to {role}_mid; grant {role}_mid to {role}",
         "may `set role` to {role}_up",
+    ),
+    "an admin of a role it may not become": (
+        "create role {role}_up bypassrls; grant {role}_up to {role} with admin true, set false",
+        "may `set role` to {role}_up",
+    ),
+    "programs of the server": (
+        "grant pg_execute_server_program to {role}",
+        "may `set role` to pg_execute_server_program",
+    ),
+    "counting for everybody": (
+        "alter policy counting on ragcore.chunk to public",
+        "the policy counting on ragcore.chunk is not",
     ),
     "a policy of somebody else's": (
         "create policy all_rows on ragcore.chunk for select using (true)",
@@ -109,6 +122,88 @@ async def test_a_role_that_security_does_not_bind_is_refused(
             f"drop policy if exists all_rows on ragcore.chunk; drop policy if exists mine on ragcore.document;"
             f"drop role if exists {role}_up; drop role if exists {role}_mid"
         )
+
+
+HOSTILE = """
+    create function pg_temp.evil() returns boolean language plpgsql as $$ begin
+        if current_user <> session_user then raise exception 'this ran as %', current_user; end if;
+        return true;
+    end $$;
+    create domain pg_temp.{type} as pg_catalog.{type} check (pg_temp.evil());
+"""
+
+
+@pytest.mark.parametrize("type", ["text", "float8", "int4", "int2", "bool", "int8", "tsvector", "name"])
+async def test_temporary_types_of_a_session_never_run_as_the_owner(
+    migrated: tuple[str, str], admin: Admin, type: str
+) -> None:
+    """Where pg_temp is not named in a function's search path, PostgreSQL searches it first."""
+    async with FakeEmbedder(dimension=8) as embedder:
+        embedder.model = "second"
+        await reembed(migrated[1], source="ragcore", target="second", embedder=embedder, role="ragcore")
+    plain = await asyncpg.connect(migrated[0])
+    try:
+        await plain.execute(HOSTILE.format(type=type))
+        for schema in ("ragcore", "second"):
+            async with plain.transaction():
+                await plain.execute("select set_config('ragcore.tenant', 'a', true)")
+                await plain.execute(f"insert into {schema}.document values ('a', 'd', 'h', 'm')")
+                await plain.execute(
+                    f"insert into {schema}.chunk (tenant, id, document_id, position, text) values ('a', 'd#0', 'd', 0, 'word 世界 word')"
+                )
+                await plain.execute(f"update {schema}.chunk set text = 'other 世界'")
+                await plain.execute(f"delete from {schema}.document where id = 'd'")
+            await plain.execute(f"select * from {schema}.count_all()")
+            await plain.execute(f"select {schema}.use_collection()")
+    finally:
+        await plain.close()
+    unnamed = """
+        select p.oid::regprocedure::text from pg_proc as p join pg_namespace as n on n.oid = pronamespace
+        where nspname in ('ragcore', 'second') and proname <> 'is_of'
+            and not coalesce(proconfig, '{}') @> array['search_path=pg_catalog, pg_temp']
+    """
+    assert [row[0] for row in await admin.fetch(unnamed)] == []
+
+
+async def test_what_others_create_in_public_does_not_run_in_a_migration_nor_in_a_search(
+    database: tuple[str, str], admin: Admin, role: str
+) -> None:
+    await admin.execute(f"grant create on schema public to {role}; create extension vector")
+    hostile = await asyncpg.connect(database[0].replace("ragcore@", f"{role}@"))
+    await hostile.execute(
+        """
+        create function public.evil(integer, float8) returns float8 language plpgsql as
+            $$ begin raise exception 'this ran as %', current_user; end $$;
+        create operator public.- (leftarg = integer, rightarg = float8, function = public.evil);
+        create function public.pg_relation_size(text) returns bigint language plpgsql as
+            $$ begin raise exception 'this ran as %', current_user; end $$;
+        """
+    )
+    await hostile.close()
+    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
+    for pooled in ("", "&pgbouncer=true"):
+        async with PgVectorStore(database[0] + pooled) as store:
+            await store.upsert([PLAN], tenant="a")
+            for mode in ("vector", "text", "hybrid"):
+                assert (await store.search(query("deductible", mode=mode)))[0].chunk_id == "plan#0"
+            assert len((await store.scores(embed_words("q", DIMENSION), tenant="a")).scores) == 3
+
+
+async def test_a_schema_of_somebody_else_is_not_migrated(database: tuple[str, str], admin: Admin, role: str) -> None:
+    await admin.execute(f"create schema theirs authorization {role}")
+    with pytest.raises(ConfigurationError, match=f"belongs to {role}"):
+        await migrate(database[1], model="fake", dimension=3, role="ragcore", schema="theirs")
+
+
+async def test_rights_that_it_does_not_need_are_named_and_taken_away(migrated: tuple[str, str], admin: Admin) -> None:
+    await admin.execute(
+        "grant all on all tables in schema ragcore to ragcore; grant create on schema ragcore to ragcore"
+    )
+    async with PgVectorStore(migrated[0]) as store:
+        found = await store.inspect()
+        assert {"chunk truncate", "document trigger", "posting delete", "schema create"} <= set(found.excess_rights)
+        await migrate(migrated[1], model="fake", dimension=DIMENSION, role="ragcore")
+        assert (await store.inspect()).findings() == []
 
 
 async def test_what_becomes_unsafe_while_it_runs_is_found_by_the_health_check(

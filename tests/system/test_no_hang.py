@@ -75,6 +75,13 @@ NOISY = pytest.mark.usefixtures("asyncpgs_noise")
 PLAIN = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 
+@pytest.mark.parametrize(
+    "anyio_backend",
+    [
+        pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
+        pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop", marks=pytest.mark.thorough),
+    ],
+)
 @NOISY
 async def test_the_reduced_matrix_is_green(world: Bench) -> None:
     """Of each kind of fault one or two, at each stage, ten calls at once."""
@@ -86,8 +93,9 @@ async def test_the_reduced_matrix_is_green(world: Bench) -> None:
     assert max(cell.slowest for cell in cells) < 1.5
 
 
-# Others of their kind are in.
+# Others of their kind are in; the server that all tests share is not restarted.
 ALIKE = {
+    *("fast restart", "immediate restart"),
     *("401", "403", "409", "502", "504", "truncated JSON", "a list", "vectors: nan", "vectors: base64"),
     *("stream: reset at once", "stream: idle at once", "reset in mid-request", "stall after 20 bytes", "half-close"),
 }
@@ -363,9 +371,10 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 @PLAIN
 @NOISY
-async def test_a_minute_of_mixed_traffic_accounts_for_every_request_and_leaks_nothing() -> None:
+@pytest.mark.parametrize("seconds", [15.0, pytest.param(60.0, marks=pytest.mark.thorough)])
+async def test_mixed_traffic_is_accounted_for_and_leaks_nothing(seconds: float) -> None:
     """The soak of `python -m benchmarks soak`, short: memory is for the long one to judge."""
-    figures = await soak(60.0)
+    figures = await soak(seconds)
     values = figures.values
     assert values["sent"] == values["accounted"]
     assert values["running_at_the_end"] == 0

@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragcore.errors import ConfigurationError, InvalidInput
+from ragcore.filters import Filter
 from ragcore.protocols import Diagnosis, EmbeddedDocument, Found, Query, Scores, Vector
 from ragcore.resilience.part import Part
 from ragcore.store.fusion import fuse
 from ragcore.types import Counts, Passage
+from ragcore.validation import check_tenant
 from ragcore.words import content_words
 
 __all__ = ["MemoryStore"]
@@ -33,8 +35,12 @@ class MemoryStore(Part):
 
     async def search(self, query: Query, /) -> Sequence[Passage]:
         """The tenant's passages, best first. See `Searcher.search`."""
-        await self._enter()
+        await self._enter(query.tenant)
         tenant = self._tenants.get(query.tenant)
+        if query.filter is not None and not isinstance(query.filter, Filter):
+            raise InvalidInput(
+                f"filter must be a ragcore.Filter, not {type(query.filter).__name__}: build it with ragcore.meta(…)"
+            )
         if query.mode != "text" and query.vector is None:
             raise InvalidInput(f"mode {query.mode!r} needs a vector")
         if tenant is None:
@@ -60,7 +66,7 @@ class MemoryStore(Part):
 
     async def upsert(self, documents: Sequence[EmbeddedDocument], /, *, tenant: str) -> None:
         """Put documents in place of those with the same ids."""
-        await self._enter()
+        await self._enter(tenant)
         for document in documents:
             self._check_dimension(document)
         home = self._tenants.setdefault(tenant, _Tenant())
@@ -69,20 +75,20 @@ class MemoryStore(Part):
 
     async def hashes(self, document_ids: Sequence[str] | None, /, *, tenant: str) -> Mapping[str, str]:
         """Content hash by document id."""
-        await self._enter()
+        await self._enter(tenant)
         documents = self._documents(tenant)
         ids = documents if document_ids is None else document_ids
         return {document_id: documents[document_id].content_hash for document_id in ids if document_id in documents}
 
     async def delete(self, document_ids: Sequence[str], /, *, tenant: str) -> int:
         """Remove documents; how many there were."""
-        await self._enter()
+        await self._enter(tenant)
         home = self._tenants.get(tenant)
         return 0 if home is None else sum(home.drop(document_id) for document_id in set(document_ids))
 
     async def count(self, *, tenant: str | None) -> Counts:
         """What a tenant has, or all have."""
-        await self._enter()
+        await self._enter(tenant)
         homes = list(self._tenants.values()) if tenant is None else [self._tenants.get(tenant, _Tenant())]
         return Counts(
             documents=sum(len(home.documents) for home in homes),
@@ -91,7 +97,7 @@ class MemoryStore(Part):
 
     async def scores(self, vector: Vector, /, *, tenant: str, limit: int | None = None) -> Scores:
         """The similarity of all of the tenant's chunks to `vector`, best first."""
-        await self._enter()
+        await self._enter(tenant)
         home = self._tenants.get(tenant, _Tenant())
         found = home.by_vector(vector, range(len(home.passages())))[:limit]
         return Scores(
@@ -100,8 +106,10 @@ class MemoryStore(Part):
             scores=np.array([passage.score for passage in found], dtype=np.float32),
         )
 
-    async def _enter(self) -> None:
+    async def _enter(self, tenant: str | None) -> None:
         self._check_open()
+        if tenant is not None:
+            check_tenant(tenant)
         await anyio.lowlevel.checkpoint()
 
     def _documents(self, tenant: str) -> Mapping[str, EmbeddedDocument]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ragcore.errors import InvalidInput
 from ragcore.filters import Filter
 
 __all__ = ["Conditions"]
@@ -19,6 +20,10 @@ class Conditions:
     """
 
     def __init__(self, filter: Filter | None, *, taken: int) -> None:
+        if filter is not None and not isinstance(filter, Filter):
+            raise InvalidInput(
+                f"filter must be a ragcore.Filter, not {type(filter).__name__}: build it with ragcore.meta(…)"
+            )
         self.values: list[Any] = []
         self._taken = taken
         self.sql = "" if filter is None else f"and {self._condition(filter.to_dict())}"

@@ -26,7 +26,10 @@ logger = logging.getLogger("ragcore.store")
 MOST_INDEXED_WHOLE, MOST_INDEXED = 2_000, 4_000
 # The policies that ragcore makes, as PostgreSQL writes them back; any other one could show a tenant's rows to another.
 _OWN = r"case when \(tenant = current_setting\('ragcore\.tenant'::text, true\)\) then true"
-_LOUD = r" when \(coalesce\(current_setting\('ragcore\.tenant'::text, true\), ''::text\) <> ''::text\) then false else (?:[\w\"$]+\.)?tenant_is_missing\(\) end"
+_LOUD = (
+    r" when \(coalesce\(current_setting\('ragcore\.tenant'::text, true\), ''::text\) <> ''::text\) then false"
+    r" else (?:\"?(?P<raises>\w+)\"?\.)?tenant_is_missing\(\) end"
+)
 _COUNTING = r"\(current_setting\('ragcore\.counting'::text, true\) = 'on'::text\)"
 POLICIES = re.compile(
     rf"\w+: (own_rows \* true {_OWN}(?: else false end|{_LOUD}) - true|counting r true {_COUNTING} - true)",
@@ -61,6 +64,8 @@ class Inspection(Value):
             `may_become` names the roles it could `set role` to that security does not bind.
         foreign_policies: policies on ragcore's tables that ragcore did not make.
         missing_rights: "chunk select", …: what the role may not do on the tables.
+        excess_rights: "chunk truncate", …: what it may do and should not.
+        disabled_triggers: those that keep the words of chunks, switched off.
         may_use_schema, may_use_vector: whether it may use the collection's schema, and pgvector's.
         server_version, pgvector: versions; pgvector None where it is missing.
         encrypted, verified, local: the connection: TLS, the server's certificate checked against its name, a socket of this machine.
@@ -89,6 +94,8 @@ class Inspection(Value):
     row_security: bool = True
     foreign_policies: tuple[str, ...] = ()
     missing_rights: tuple[str, ...] = ()
+    excess_rights: tuple[str, ...] = ()
+    disabled_triggers: tuple[str, ...] = ()
     may_use_schema: bool = True
     may_use_vector: bool = True
     server_version: str
@@ -170,7 +177,7 @@ class Inspection(Value):
             others = ", ".join(self.may_become)
             yield Finding(
                 "error",
-                f"the role {self.role} may `set role` to {others}, which row-level security doesn't bind: "
+                f"the role {self.role} may `set role` to {others}, which can work around row-level security: "
                 f"run `revoke {quoted(self.may_become[0])} from {quoted(self.role)}`, or {MAKE_ROLE}",
             )
         if self.has_schema and not self.forces_rls:
@@ -216,6 +223,18 @@ class Inspection(Value):
             )
 
     def _advice(self) -> Iterator[Finding]:
+        if self.excess_rights:
+            yield Finding(
+                "warning",
+                f"the role {self.role} may do more than it needs ({', '.join(self.excess_rights)}), and could work around the policies: "
+                "as the owner, run `ragcore migrate`, which takes it away, and revoke what is granted to public",
+            )
+        if self.disabled_triggers:
+            yield Finding(
+                "error",
+                f"triggers of {self.schema} are switched off ({', '.join(self.disabled_triggers)}), so text search misses chunks: "
+                f"as the owner, run `alter table {self.schema}.chunk enable trigger all`",
+            )
         if self.owns_tables and not self.superuser:
             yield Finding(
                 "warning",
@@ -302,7 +321,9 @@ async def inspect(connection: Connection, address: Address, *, schema: str = "ra
         owns_tables=bool(row["owns_tables"]),
         forces_rls=bool(row["forces_rls"]),
         row_security=bool(row["row_security"]),
-        foreign_policies=tuple(_foreign(row["policies"])),
+        foreign_policies=tuple(_foreign(row["policies"], schema)),
+        excess_rights=() if row["superuser"] else tuple(row["excess_rights"]),
+        disabled_triggers=tuple(row["disabled_triggers"]),
         missing_rights=tuple(row["missing_rights"]) if row["has_schema"] else (),
         may_use_schema=row["may_use_schema"] is not False,
         may_use_vector=row["may_use_vector"] is not False,
@@ -338,8 +359,10 @@ async def read_settings(connection: Connection, schema: str) -> dict[str, str]:
     return {row["name"]: row["value"] for row in rows}
 
 
-def _foreign(policies: list[str]) -> Iterator[str]:
+def _foreign(policies: list[str], schema: str) -> Iterator[str]:
     for policy in policies:
-        if POLICIES.fullmatch(" ".join(policy.split()).replace("(CASE", "CASE").replace("END)", "END")) is None:
+        found = POLICIES.fullmatch(" ".join(policy.split()).replace("(CASE", "CASE").replace("END)", "END"))
+        # PostgreSQL leaves the schema out where the search path has it.
+        if found is None or found["raises"] not in (None, schema):
             table, rest = policy.split(": ", 1)
             yield f"{table}: {rest.split(' ')[0]}"

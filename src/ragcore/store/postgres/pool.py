@@ -178,14 +178,15 @@ class PooledConnection(_Base):
         """Teach it vectors.
 
         Args:
-            keep_plans: make one plan for each statement and keep it: our statements fix the order of what they do themselves, and planning them anew
-                for each vector takes as long as the search.
+            keep_plans: the connection is this pool's alone, so it may have settings. One plan is made for each statement and kept: our statements
+                fix the order of what they do themselves, and planning them anew for each vector takes as long as the search.
         """
         self.examined, self.reused, self.idle_since = False, False, 0.0
         self.extension = None
         await self._learn()
         if keep_plans:
-            await self.execute("set plan_cache_mode = force_generic_plan")
+            # Nobody else's functions and operators, whatever may be created in a schema of the search path.
+            await self.execute("set plan_cache_mode = force_generic_plan; set search_path = pg_catalog, pg_temp")
 
     async def _learn(self) -> None:
         self.extension = found = await find_extension(self)

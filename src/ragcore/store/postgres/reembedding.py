@@ -271,6 +271,10 @@ class _Work:
         with deadline(STATEMENT_SECONDS):
             async with transaction(self._connection):
                 await self._connection.execute(SQL["set_tenant"], tenant)
+                # Held until the end: a document that is erased meanwhile is erased here as well.
+                there = statement("still_there", schema=quoted(self._source))
+                if not await self._connection.fetch(there, tenant, document, wanted):
+                    return
                 await self._connection.execute(
                     self._into("begin_documents"), tenant, [document], [self._embedder.model]
                 )

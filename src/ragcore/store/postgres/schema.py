@@ -105,6 +105,9 @@ async def _migrate(
             f"there is no role {role!r} in {address}: as its owner, run `create role {role} login password '…'`, then migrate again"
         )
     await _install_pgvector(connection, address)
+    # What others may create in a schema of the search path must not run as the owner.
+    await connection.execute(SQL["own_path"])
+    await _check_schema_owner(connection, address, schema)
     extension = await find_extension(connection)
     extension.check()
     new = not await connection.fetchval("select to_regclass($1) is not null", f"{schema}.migration")
@@ -141,6 +144,27 @@ async def _migrate(
         await connection.execute(filled(SQL["contract"], words))
     await connection.execute(filled(SQL["grant"], {**words, "role": quoted(role)}))
     await _grant_pgvector(connection, extension.schema, role)
+
+
+async def _check_schema_owner(connection: Connection, address: Address, schema: str) -> None:
+    """Tables and triggers that somebody else has put into a schema of this name would run as the owner."""
+    found = await connection.fetchrow(
+        """
+        select pg_get_userbyid(nspowner) as owner, rolsuper as by_superuser,
+               nspowner = (select oid from pg_roles where rolname = current_user) as own,
+               pg_has_role(current_user, nspowner, 'usage') as member,
+               (select rolsuper from pg_roles where rolname = current_user) as superuser
+        from pg_namespace join pg_roles on pg_roles.oid = nspowner where nspname = $1
+        """,
+        schema,
+    )
+    if found is None or found["own"]:
+        return
+    trusted = found["by_superuser"] if found["superuser"] else found["member"]
+    if not trusted:
+        raise ConfigurationError(
+            f"the schema {schema} in {address} belongs to {found['owner']}: migrate as that role, or use another schema"
+        )
 
 
 def _check_fits(settings: Mapping[str, str], made_for: Mapping[str, str | None], address: Address, schema: str) -> None:
@@ -223,6 +247,7 @@ async def _prepare_chunks(address: Address, schema: str) -> None:
         while (await read_settings(connection, schema)).get("text") != "ready":
             with deadline(MIGRATE_SECONDS):
                 async with transaction(connection):
+                    await connection.execute(SQL["own_path"])
                     await connection.execute("select pg_advisory_xact_lock($1)", LOCK)
                     rows = await connection.fetch(filled(SQL["chunks_to_prepare"], names), *last, PREPARED_AT_ONCE)
                     await connection.execute("select set_config('ragcore.counting', '', true)")

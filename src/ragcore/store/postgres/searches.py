@@ -38,7 +38,7 @@ PART_OF_TABLE = """(
     where {condition}tenant = s.tenant and embedding is not null {filter}
     limit {completed_rows}
 ) as chunk"""
-TOO_FEW = "(select count(*) from by_index) < {depth} and "
+TOO_FEW = "(select count(*) from by_index) < {depth}::bigint and "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

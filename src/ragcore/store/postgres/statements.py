@@ -13,6 +13,7 @@ __all__ = ["MIGRATIONS", "SQL", "check_schema", "filled", "literal", "quoted", "
 
 # The names of a schema that need no quotes and leave room for a suffix.
 COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
+RESERVED = ("public", "information_schema")
 SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,47}")
 
 
@@ -38,9 +39,14 @@ def check_schema(schema: object) -> str:
     Raises:
         ConfigurationError: not lower-case letters, digits and underscores, up to 48 of them.
     """
-    if not isinstance(schema, str) or SCHEMA_NAME.fullmatch(schema) is None or schema.startswith("pg_"):
+    if (
+        not isinstance(schema, str)
+        or SCHEMA_NAME.fullmatch(schema) is None
+        or schema.startswith("pg_")
+        or schema in RESERVED
+    ):
         raise ConfigurationError(
-            f"schema is {schema!r}: it must be lower-case letters, digits and underscores, not begin with a digit or pg_, and have 48 at most"
+            f"schema is {schema!r}: it must be lower-case letters, digits and underscores, not begin with a digit or pg_, have 48 at most, and not be public"
         )
     return schema
 

@@ -27,6 +27,7 @@ from ragcore.store.postgres.searches import Search
 from ragcore.store.postgres.statements import SQL, check_schema, quoted, statement
 from ragcore.store.postgres.translate import judge, translate
 from ragcore.types import Counts, Passage
+from ragcore.validation import check_tenant
 
 __all__ = ["PgVectorStore"]
 
@@ -115,6 +116,7 @@ class PgVectorStore(Part):
 
     async def search(self, query: Query, /) -> Sequence[Passage]:
         """The tenant's passages, best first, in one statement and one round trip. See `Searcher.search`."""
+        check_tenant(query.tenant)
         if query.mode != "text" and query.vector is None:
             raise InvalidInput(f"mode {query.mode!r} needs a vector")
         exactly, size = self._exactly(query), self._sizes.get(query.tenant)
@@ -138,6 +140,7 @@ class PgVectorStore(Part):
         Raises:
             ConfigurationError: vectors of another model or dimension than the collection's.
         """
+        check_tenant(tenant)
         if documents:
             await self._call(
                 lambda connection: self._upsert(connection, documents, tenant), stage="write", policy=self.write_policy
@@ -146,6 +149,7 @@ class PgVectorStore(Part):
 
     async def hashes(self, document_ids: Sequence[str] | None, /, *, tenant: str) -> Mapping[str, str]:
         """Content hash by document id, for those that are there; None asks for all."""
+        check_tenant(tenant)
         ids = None if document_ids is None else list(document_ids)
         rows = await self._fetch("hashes", tenant, ids, stage="search")
         return {row["id"]: row["content_hash"] for row in rows}
@@ -158,6 +162,7 @@ class PgVectorStore(Part):
     async def delete(self, document_ids: Sequence[str], /, *, tenant: str) -> int:
         """Remove documents with their chunks; how many there were."""
         # Of all attempts: where the answer to a COMMIT is lost, the next attempt finds nothing more to delete.
+        check_tenant(tenant)
         deleted: set[str] = set()
 
         async def work(connection: PooledConnection) -> None:
@@ -172,6 +177,8 @@ class PgVectorStore(Part):
 
     async def count(self, *, tenant: str | None) -> Counts:
         """What a tenant has; None: the whole store's totals."""
+        if tenant is not None:
+            check_tenant(tenant)
         rows = await (
             self._fetch("count_all", stage="search") if tenant is None else self._fetch("count", tenant, stage="search")
         )
@@ -199,6 +206,7 @@ class PgVectorStore(Part):
 
     async def scores(self, vector: Vector, /, *, tenant: str, limit: int | None = None) -> Scores:
         """The similarity of the tenant's chunks to `vector`, exact, best first."""
+        check_tenant(tenant)
         rows = await self._fetch("scores", tenant, vector, limit, stage="search")
         return Scores(
             document_ids=[row["document_id"] for row in rows],

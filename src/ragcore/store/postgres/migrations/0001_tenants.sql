@@ -59,7 +59,7 @@ create policy counting on {schema}.document for select to {owner} using (current
 create policy counting on {schema}.chunk for select to {owner} using (current_setting('ragcore.counting', true) = 'on');
 create function {schema}.count_all(out documents bigint, out chunks bigint, out not_embedded bigint)
     language plpgsql security definer
-    set search_path = pg_catalog
+    set search_path = pg_catalog, pg_temp
     as $$
     begin  -- by set_config, since an owner who is no superuser may not put the setting into the function's definition
         perform set_config('ragcore.counting', 'on', true);

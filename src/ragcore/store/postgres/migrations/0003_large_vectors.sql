@@ -2,7 +2,7 @@
 -- made by hand, as `ragcore doctor` says: it may take long, and would hold up all who write.
 do $$
 begin
-    if {dimension} between 2001 and 4000 and pg_relation_size('{schema}.chunk') = 0 then
+    if {dimension} between 2001 and 4000 and pg_relation_size('{schema}.chunk'::regclass) = 0 then
         create index chunk_embedding on {schema}.chunk
             using hnsw ((embedding::{vector}.halfvec({dimension})) {vector}.halfvec_cosine_ops);
     end if;

@@ -1,3 +1,6 @@
+-- Temporary objects are searched first unless they are named: a domain of theirs would run its check as the owner.
+alter function {schema}.count_all() set search_path = pg_catalog, pg_temp;
+
 -- What a collection records of itself, words of any language, and a loud answer where no tenant is set. The release before works with all of it.
 
 insert into {schema}.setting values ('language', {language_literal}), ('vector_type', 'vector'), ('contracted', 'false'), ('text', 'pending');
@@ -8,7 +11,7 @@ insert into {schema}.setting values ('language', {language_literal}), ('vector_t
 -- policy of its own for that.
 create function {schema}.tenant_is_missing() returns boolean
     language plpgsql volatile
-    set search_path = pg_catalog
+    set search_path = pg_catalog, pg_temp
     as $$
     begin
         if current_setting('ragcore.counting', true) = 'on'

@@ -27,7 +27,7 @@ create policy own_rows on {schema}.posting using (
 -- The postings of some chunks. `offset 0` keeps the number of words from being worked out anew for each word.
 create function {schema}.add_postings(tenants text[], ids text[], words tsvector[]) returns void
     language sql
-    set search_path = pg_catalog
+    set search_path = pg_catalog, pg_temp
     as $$
         insert into {schema}.posting (tenant, lexeme, impact, chunk_id)
         select chunk.tenant, word.lexeme, round(2200 * word.tf / (word.tf + 0.3 + 0.009 * chunk.words_count)), chunk.id
@@ -42,7 +42,7 @@ create function {schema}.add_postings(tenants text[], ids text[], words tsvector
     $$;
 create function {schema}.remove_postings(tenants text[], ids text[]) returns void
     language sql
-    set search_path = pg_catalog set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+    set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
     as $$
         delete from {schema}.posting as posting
         using (select * from unnest(tenants, ids) as given (tenant, id) order by tenant collate "C", id collate "C") as chunk
@@ -52,7 +52,7 @@ create function {schema}.remove_postings(tenants text[], ids text[]) returns voi
 -- A chunk's words: as they are kept, but for scripts without blanks, which the release before kept as they are written.
 create function {schema}.words_of(words tsvector, title text, text text) returns tsvector
     language plpgsql immutable parallel safe
-    set search_path = pg_catalog
+    set search_path = pg_catalog, pg_temp
     as $$
     begin
         if title || text ~ {unspaced_literal} then
@@ -65,7 +65,7 @@ create function {schema}.words_of(words tsvector, title text, text text) returns
 -- Triggers, so that what the release before writes is found by its words as well. They run as the owner, so that nobody else needs to write postings.
 create function {schema}.keep_postings() returns trigger
     language plpgsql security definer
-    set search_path = pg_catalog
+    set search_path = pg_catalog, pg_temp
     as $$
     begin
         if tg_op = 'TRUNCATE' then
@@ -78,6 +78,10 @@ create function {schema}.keep_postings() returns trigger
             end if;
         end if;
         if tg_op <> 'INSERT' then
+            if row_security_active('{schema}.posting'::regclass)
+                and exists (select from removed where tenant is distinct from current_setting('ragcore.tenant', true)) then
+                raise exception 'chunks of another tenant than ragcore.tenant would leave their words behind' using errcode = 'RC003';
+            end if;
             perform {schema}.remove_postings(array_agg(tenant), array_agg(id)) from removed;
         end if;
         if tg_op <> 'DELETE' then
@@ -95,11 +99,16 @@ create trigger change_postings after update on {schema}.chunk
 create trigger truncate_postings after truncate on {schema}.chunk
     for each statement execute function {schema}.keep_postings();
 
+-- Statistics would keep pieces of texts that have been erased, and no plan needs them.
+alter table {schema}.chunk
+    alter column text set statistics 0, alter column title set statistics 0, alter column source set statistics 0,
+    alter column metadata set statistics 0, alter column words set statistics 0;
+
 -- A word's weightiest postings, as the caller may see them. A function with settings of its own: of a table without statistics the planner takes a
 -- bitmap scan, which reads all of a word's postings before the limit; ORDER BY does not keep it from that.
 create function {schema}.postings(of_tenant text, of_lexeme text, most integer) returns table (chunk_id text, impact smallint)
     language plpgsql stable strict rows 1000
-    set search_path = pg_catalog set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan
+    set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan
     as $$
     begin
         return query
@@ -112,4 +121,4 @@ create function {schema}.postings(of_tenant text, of_lexeme text, most integer) 
 
 revoke all on function {schema}.add_postings(text[], text[], tsvector[]), {schema}.words_of(tsvector, text, text), {schema}.remove_postings(text[], text[]), {schema}.keep_postings(),
     {schema}.postings(text, text, integer) from public;
-update {schema}.setting set value = case when pg_relation_size({chunk_literal}) = 0 then 'ready' else 'pending' end where name = 'text';
+update {schema}.setting set value = case when pg_relation_size({chunk_literal}::regclass) = 0 then 'ready' else 'pending' end where name = 'text';

@@ -5,7 +5,7 @@ create function {schema}.nearest_exactly(of_tenant text, question {vector}.vecto
         id text, document_id text, text text, title text, source text, start_char integer, end_char integer, metadata jsonb, distance float8
     )
     language plpgsql stable strict rows 10
-    set plan_cache_mode = force_generic_plan
+    set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
     as $$
     #variable_conflict use_column
     begin
@@ -17,7 +17,7 @@ create function {schema}.nearest_exactly(of_tenant text, question {vector}.vecto
                 where whole.tenant = of_tenant and whole.embedding is not null
                 limit most
             ) as chunk
-            order by (chunk.embedding operator({vector}.<=>) question) + 0, chunk.id collate "C"
+            order by (chunk.embedding operator({vector}.<=>) question) + 0::float8, chunk.id collate "C"
             limit depth;
     end
     $$;

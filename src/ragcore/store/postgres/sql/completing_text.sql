@@ -5,7 +5,7 @@ scanned as materialized (
     from s cross join lateral (
         select id, words
         from {schema}.chunk
-        where (select count(*) from weighed) < {text_depth} and (select bool_or(is_cut) from list)
+        where (select count(*) from weighed) < {text_depth}::bigint and (select bool_or(is_cut) from list)
             and tenant = s.tenant and words @@ any (array(select query from weight)) {filter}
         limit {most_chunks}
     ) as c

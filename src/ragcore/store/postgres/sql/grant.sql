@@ -1,8 +1,12 @@
--- What the application's role needs, and no more.
+-- What the application's role needs, and no more: with a trigger of its own on a table it would act as whoever writes there next.
 grant usage on schema {schema} to {role};
 grant select, insert, update, delete on {schema}.document, {schema}.chunk to {role};
-grant select on {schema}.setting, {schema}.migration to {role};
-grant select on {schema}.posting to {role};
+grant select on {schema}.setting, {schema}.migration, {schema}.posting to {role};
+revoke truncate, references, trigger on all tables in schema {schema} from {role};
+revoke insert, update, delete on {schema}.setting, {schema}.migration, {schema}.posting from {role};
+revoke create on schema {schema} from {role};
+revoke all on function {schema}.add_postings(text[], text[], tsvector[]), {schema}.remove_postings(text[], text[]), {schema}.keep_postings()
+    from {role};
 grant execute on function {schema}.count_all(), {schema}.is_of(text, text), {schema}.lexemes(text), {schema}.tenant_is_missing(),
     {schema}.postings(text, text, integer),
     {schema}.nearest_exactly(text, {vector}.vector, integer, integer) to {role}

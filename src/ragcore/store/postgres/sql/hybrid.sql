@@ -3,18 +3,18 @@
 -- $1 tenant, $2 vector, $3 question, $4 threshold or null; each ranking is read to the depth of {depth}
 with {nearest},
 usable as materialized (
-    select id, 1 - min(distance) as score, min(scan) as scan, row_number() over (order by min(distance), id collate "C") as rank
+    select id, 1::float8 - min(distance) as score, min(scan) as scan, row_number() over (order by min(distance), id collate "C") as rank
     from nearest
     where distance <> 'NaN' and abs(distance) <> 'Infinity'
     group by id
 ),
 by_vector as (
-    select * from usable where rank <= {depth} and ($4::float8 is null or score >= $4::float8)
+    select * from usable where rank <= {depth}::bigint and ($4::float8 is null or score >= $4::float8)
 ),
 {by_text},
 fused as (
     select id, by_vector.score, by_text.text_score,
-           coalesce(1.0 / ({rank_constant} + by_vector.rank), 0) + coalesce(1.0 / ({rank_constant} + by_text.rank), 0) as fused_score
+           coalesce(1::float8 / ({rank_constant}::bigint + by_vector.rank)::float8, 0) + coalesce(1::float8 / ({rank_constant}::bigint + by_text.rank)::float8, 0) as fused_score
     from by_vector full join by_text using (id)
     order by fused_score desc, id collate "C"
     limit {top_k}

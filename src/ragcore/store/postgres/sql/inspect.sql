@@ -12,8 +12,16 @@ select current_user as role,
        (select bool_or(rolsuper) from pg_roles where rolname in (current_user, session_user)) as superuser,
        (select bool_or(rolbypassrls) from pg_roles where rolname in (current_user, session_user)) as bypasses_rls,
        array(
-           select rolname::text from pg_roles
-           where (rolsuper or rolbypassrls) and rolname not in (current_user, session_user) and pg_has_role(current_user, oid, '{set_role}')
+           -- Roles that this one may become, at once or after granting itself what its admin option allows. Before PostgreSQL 16 each membership has both.
+           with recursive reachable as (
+               select oid from pg_roles where rolname in (current_user, session_user)
+               union
+               select member.roleid from reachable join pg_auth_members as member on member.member = reachable.oid
+               where coalesce((to_jsonb(member) ->> 'set_option')::boolean, true) or member.admin_option
+           )
+           select rolname::text from pg_roles join reachable using (oid)
+           where (rolsuper or rolbypassrls or rolname in ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files'))
+               and rolname not in (current_user, session_user)
            order by 1
        ) as may_become,
        (select extversion from pg_extension where extname = 'vector') as pgvector,
@@ -28,13 +36,28 @@ select current_user as role,
            where not has_table_privilege(own.oid, wanted) and (wanted = 'select' or relname <> 'posting')
            order by 1
        ) as missing_rights,
+       -- What migrate takes away: it would let the role work around the policies, or empty tables of all tenants.
+       array(
+           select relname || ' ' || excess from own cross join unnest(array['truncate', 'references', 'trigger']) as excess
+           where has_table_privilege(own.oid, excess) and not pg_has_role(current_user, relowner, 'usage')
+           union all
+           select relname || ' ' || excess from own cross join unnest(array['insert', 'update', 'delete']) as excess
+           where relname = 'posting' and has_table_privilege(own.oid, excess) and not pg_has_role(current_user, relowner, 'usage')
+           union all
+           select 'schema create' where has_schema_privilege(current_user, (select oid from pg_namespace where nspname = $1), 'create')
+               and not exists (select from own where pg_has_role(current_user, relowner, 'usage'))
+           order by 1
+       ) as excess_rights,
+       array(
+           select tgname::text from pg_trigger join own on own.oid = tgrelid where tgenabled = 'D' and not tgisinternal order by 1
+       ) as disabled_triggers,
        (select pg_has_role(current_user, relowner, '{set_role}') from own where relname = 'chunk') as owns_tables,
        (select bool_and(forced) from own) as forces_rls,
        array(
            select own.relname || ': ' || polname || ' ' || polcmd::text || ' ' || polpermissive::text
                   || ' ' || coalesce(pg_get_expr(polqual, polrelid), '-') || ' ' || coalesce(pg_get_expr(polwithcheck, polrelid), '-')
                   || ' ' || (
-                      polroles = array[0::oid] or polroles = array[own.relowner]
+                      polroles = array[own.relowner] or (polname = 'own_rows' and polroles = array[0::oid])
                       or not exists (select from unnest(polroles) as r (of) where r.of = 0 or pg_has_role(current_user, r.of, 'member'))
                   )::text
            from own join pg_policy on polrelid = own.oid

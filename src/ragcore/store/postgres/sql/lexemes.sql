@@ -2,7 +2,7 @@
 -- words) are taken out and given as pairs of neighbouring characters. The same ranges stand in `ragcore.words`.
 create or replace function {schema}.lexemes(given text) returns tsvector
     language plpgsql immutable strict parallel safe
-    set search_path = pg_catalog
+    set search_path = pg_catalog, pg_temp
     as $$
     declare
         unspaced constant text := {unspaced_literal};

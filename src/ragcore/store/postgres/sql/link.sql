@@ -3,10 +3,14 @@
 -- ends the echo.
 create or replace function {schema}.{function}() returns trigger
     language plpgsql security definer
-    set search_path = pg_catalog
+    set search_path = pg_catalog, pg_temp
     as $$
     begin
         if exists (select from removed) then
+            if row_security_active('{other}.document'::regclass)
+                and exists (select from removed where tenant is distinct from current_setting('ragcore.tenant', true)) then
+                raise exception 'documents of another tenant than ragcore.tenant would stay in {other}' using errcode = 'RC003';
+            end if;
             delete from {other}.document as document using removed where document.tenant = removed.tenant and document.id = removed.id;
         end if;
         return null;
@@ -18,7 +22,7 @@ create or replace trigger {function} after delete on {schema}.document
 -- Makes this collection the one of its group that is used. Refused while it differs from the one that was: questions would miss documents.
 create or replace function {schema}.use_collection() returns void
     language plpgsql security definer
-    set search_path = pg_catalog
+    set search_path = pg_catalog, pg_temp
     as $$
     declare
         active text := (select value from {schema}.setting where name = 'active');

@@ -3,5 +3,5 @@
 select {columns}, embedding operator({vector}.<=>) $2 as distance
 from {rows}
 where {condition}tenant = s.tenant and embedding is not null {filter}
-order by (embedding operator({vector}.<=>) $2) + 0, id collate "C"
+order by (embedding operator({vector}.<=>) $2) + 0::float8, id collate "C"
 limit {depth}

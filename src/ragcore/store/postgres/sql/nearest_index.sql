@@ -14,5 +14,5 @@ nearest as (
     union all
     select {columns}, distance, 'completed'
     from s cross join (select count(*) as found from by_index) as counted
-    cross join lateral {schema}.nearest_exactly(case when counted.found < {depth} then s.tenant end, $2, {depth}, {completed_rows})
+    cross join lateral {schema}.nearest_exactly(case when counted.found < {depth}::bigint then s.tenant end, $2, {depth}, {completed_rows})
 )

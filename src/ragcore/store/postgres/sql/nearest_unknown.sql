@@ -7,10 +7,10 @@ settings as materialized (
            set_config('hnsw.max_scan_tuples', '{scan_tuples}', true) as scan_tuples
 ),
 s as materialized (
-    select settings.tenant, counted.chunks <= {exact_rows} as small
+    select settings.tenant, counted.chunks <= {exact_rows}::bigint as small
     from settings cross join lateral (
         select count(*) as chunks from (
-            select from {schema}.chunk where tenant = settings.tenant {filter} limit {exact_rows} + 1
+            select from {schema}.chunk where tenant = settings.tenant {filter} limit {exact_rows}::bigint + 1::bigint
         ) as counted_rows
         offset 0
     ) as counted

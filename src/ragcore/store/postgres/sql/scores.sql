@@ -3,12 +3,12 @@
 with s as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant
 )
-select c.document_id, c.id, 1 - c.distance as score
+select c.document_id, c.id, 1::float8 - c.distance as score
 from s cross join lateral (
     select document_id, id, embedding operator({vector}.<=>) $2 as distance
     from {schema}.chunk
     where tenant = s.tenant and embedding is not null
-    order by (embedding operator({vector}.<=>) $2) + 0, id
+    order by (embedding operator({vector}.<=>) $2) + 0::float8, id
     limit $3::integer
 ) as c
 where c.distance <> 'NaN' and abs(c.distance) <> 'Infinity'
