@@ -19,6 +19,7 @@ from ragcore.secret import Secret
 from ragcore.store.postgres.dsn import Address, parse
 from ragcore.store.postgres.inspection import read_settings
 from ragcore.store.postgres.pool import Connection, connect, find_extension, transaction
+from ragcore.store.postgres.searches import words_of_function
 from ragcore.store.postgres.statements import MIGRATIONS, SQL, check_schema, filled, literal, quoted
 from ragcore.store.postgres.translate import translate
 from ragcore.words import UNSPACED
@@ -126,6 +127,7 @@ async def _migrate(
         # A database whose character type is C folds no letters but ASCII's.
         "folded": await _folding(connection),
     }
+    words |= {name: filled(text, words) for name, text in words_of_function(int(words["dimension"])).items()}
     words["lexemes_function"] = filled(SQL["lexemes"], words)
     await connection.execute(f"create schema if not exists {quoted(schema)}")
     table = f"{quoted(schema)}.migration"

@@ -10,7 +10,7 @@ from ragcore.store.postgres.inspection import MOST_INDEXED, MOST_INDEXED_WHOLE
 from ragcore.store.postgres.statements import SQL, filled, quoted
 from ragcore.types import Mode
 
-__all__ = ["Search"]
+__all__ = ["Search", "words_of_function"]
 
 # Where the index gives too few, an exact scan of at most so many times the rows of a small tenant completes them.
 COMPLETING = 20
@@ -26,7 +26,7 @@ HALF = (
     "embedding::{vector}.halfvec({dimension}) operator({vector}.<=>) $2::{vector}.vector::{vector}.halfvec({dimension})"
 )
 # So many times the passages that are wanted come from the index.
-FETCHED = 4
+FETCHED = 10
 # Of each word so many postings are read, and so many chunks are ranked by all words. Measured: docs/explanation/text-search.md.
 LISTED = 2_000
 RERANKED = 200
@@ -74,6 +74,16 @@ class Search:
         return _compose(self)
 
 
+def words_of_function(dimension: int) -> dict[str, str]:
+    """How a function of the schema names the tenant and the index, whose parameters are $1 and $2."""
+    half = MOST_INDEXED_WHOLE < dimension <= MOST_INDEXED
+    own = OWN_LARGE if dimension >= LARGE else OWN
+    return {
+        "own_in_function": own.replace("s.tenant", "$1"),
+        "indexed_in_function": HALF.replace("::{vector}.vector::", "::") if half else WHOLE,
+    }
+
+
 @lru_cache(maxsize=1024)
 def _compose(search: Search) -> str:
     depth = max(4 * search.top_k, 40) if search.mode == "hybrid" else search.top_k
@@ -85,6 +95,7 @@ def _compose(search: Search) -> str:
         "nearest": SQL[nearest],
         "exactly": filled(exactly, {"condition": small, "rows": "{schema}.chunk"}),
         "by_index": filled(by_index, {"condition": large}),
+        "walking": SQL["nearest_walking"],
         "completing": filled(filled(exactly, {"rows": PART_OF_TABLE}), {"condition": large + TOO_FEW}),
         "by_text": SQL["by_text_scanning" if search.scans_text else "by_text"],
         "columns": PASSAGE_COLUMNS if search.mode == "vector" else "id",
@@ -93,8 +104,8 @@ def _compose(search: Search) -> str:
         # Numbers are written out: of a parameter the planner, making one plan for all values, would think that a tenth of the rows is wanted.
         "top_k": str(search.top_k),
         "depth": str(depth),
-        # Half precision may confuse neighbours, and a long walk gives them in a rough order: whole precision then ranks them.
-        "fetched": str(max(FETCHED * search.top_k, depth)),
+        # Half precision may confuse neighbours, and a walk gives them in a rough order: whole precision then ranks them.
+        "fetched": str(depth if search.exactly is False and not half else max(FETCHED * search.top_k, depth)),
         "text_depth": str(search.top_k if search.mode == "text" else depth),
         "ef_search": str(max(search.ef_search, min(search.top_k, 1_000))),
         "scan_tuples": str(SCAN_TUPLES),

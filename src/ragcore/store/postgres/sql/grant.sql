@@ -9,4 +9,4 @@ revoke all on function {schema}.add_postings(text[], text[], tsvector[]), {schem
     from {role};
 grant execute on function {schema}.count_all(), {schema}.is_of(text, text), {schema}.lexemes(text), {schema}.tenant_is_missing(),
     {schema}.postings(text, text, integer),
-    {schema}.nearest_exactly(text, {vector}.vector, integer, integer) to {role}
+    {schema}.nearest_further(text, {vector}.vector, integer, integer, integer) to {role}

@@ -16,7 +16,7 @@ s as materialized (
     ) as counted
 ),
 by_index as materialized (
-    select c.* from s cross join lateral ({by_index}) as c
+    select c.* from s cross join lateral ({walking}) as c
 ),
 nearest as (
     select c.*, 'exact' as scan from s cross join lateral ({exactly}) as c

@@ -1,0 +1,35 @@
+-- A tenant's nearest chunks where the first {ef_search} that the index gives hold too few of its own: by walking on, at most `tuples` chunks further, and
+-- where that gives too few as well, by comparing all, or `most` of them. A function, since parts of a statement that are hardly ever needed would cost
+-- each search a tenth of its time; strict, so that with null it does nothing.
+--
+-- Walking on gives chunks in an order that is only about right, so ten times as many are taken and sorted. The planner takes the order for right, and
+-- would sort no further than it is asked to: `+ 0` is a key that it doesn't know. EXECUTE, so that the limits are known when it plans.
+create function {schema}.nearest_further(of_tenant text, question {vector}.vector, depth integer, tuples integer, most integer)
+    returns table (
+        id text, document_id text, text text, title text, source text, start_char integer, end_char integer, metadata jsonb, distance float8,
+        scan text
+    )
+    language plpgsql strict rows 10
+    set search_path = pg_catalog, pg_temp
+    as $$
+    declare
+        found integer;
+    begin
+        perform set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.max_scan_tuples', tuples::text, true);
+        return query execute format(
+            'select * from (
+                select id, document_id, text, title, source, start_char, end_char, metadata, embedding operator({vector}.<=>) $2 as distance, ''index''
+                from {schema}.chunk where {own_in_function} order by {indexed_in_function} limit %s
+            ) as fetched order by distance + 0::float8, id collate "C" limit %s', 10 * depth, depth
+        ) using of_tenant, question;
+        get diagnostics found = row_count;
+        if found < depth then
+            return query execute format(
+                'select id, document_id, text, title, source, start_char, end_char, metadata, embedding operator({vector}.<=>) $2 as distance, ''completed''
+                from (select * from {schema}.chunk as whole where whole.tenant = $1 and whole.embedding is not null limit %s) as chunk
+                order by (embedding operator({vector}.<=>) $2) + 0::float8, id collate "C" limit %s', most, depth
+            ) using of_tenant, question;
+        end if;
+    end
+    $$;
+revoke all on function {schema}.nearest_further(text, {vector}.vector, integer, integer, integer) from public;
