@@ -118,7 +118,7 @@ async def _database(rag: RAG) -> AsyncIterator[Check]:
     if found.has_schema:
         others = [schema for schema in found.collections if schema != found.schema]
         yield Check(
-            "collection",
+            "schema",
             "ok",
             f"{found.schema}: {found.dimension} dimensions, made for {found.model}, language {found.language}, vector type {found.vector_type}"
             + (f"; others in this database: {', '.join(others)}" if others else ""),

@@ -11,7 +11,7 @@ import logging
 import random
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import anyio
@@ -216,7 +216,8 @@ async def transaction(connection: Connection) -> AsyncIterator[None]:
     try:
         yield
     except asyncpg.PostgresError:
-        if not connection.is_closed():
+        # A session that was ended can't roll back, and saying so would hide why it ended.
+        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
             await began.rollback()
         raise
     await began.commit()
