@@ -282,8 +282,8 @@ async def test_long_vectors_are_indexed_as_far_as_pgvector_does(database: tuple[
         while (scans := await owner.fetchval(used)) == 0:
             await anyio.sleep(0.05)
     await owner.close()
-    # Of 300 rows it takes 40 candidates for a hybrid search, for which a scan is no worse.
-    assert scans is None if dimension > 4_000 else scans >= 5
+    # Of 300 rows a hybrid search takes 40 candidates, and the first search of a tenant 50: for those a scan is no worse.
+    assert scans is None if dimension > 4_000 else scans >= 3
 
 
 @anyio_test

@@ -105,7 +105,7 @@ def _compose(search: Search) -> str:
         "top_k": str(search.top_k),
         "depth": str(depth),
         # Half precision may confuse neighbours, and a walk gives them in a rough order: whole precision then ranks them.
-        "fetched": str(depth if search.exactly is False and not half else max(FETCHED * search.top_k, depth)),
+        "fetched": str((2 if half else 1) * depth if search.exactly is False else max(FETCHED * search.top_k, depth)),
         "text_depth": str(search.top_k if search.mode == "text" else depth),
         "ef_search": str(max(search.ef_search, min(search.top_k, 1_000))),
         "scan_tuples": str(SCAN_TUPLES),
