@@ -156,7 +156,7 @@ async def _largest(dsn: str, owner_dsn: str, *, megabytes: int) -> float:
         max_tokens=500,
     )
     parts, size = [], 0
-    for sentence in sentences(1, 100_000, words=12):
+    for sentence in sentences(1, 300_000, words=12):
         parts.append(sentence.capitalize() + ". ")
         size += len(parts[-1])
         if size > megabytes * 1e6:

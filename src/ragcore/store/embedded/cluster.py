@@ -60,7 +60,7 @@ class Cluster:
         version: of PostgreSQL for a new one, 16 or 18; None: the newest. One that is there keeps its version.
 
     Raises:
-        ConfigurationError: the extra is missing, the folder can't be written, or the server's user can't be had.
+        ConfigurationError: the extra is missing, the folder is not writable, or the server's user could not be created.
     """
 
     def __init__(self, folder: Path, *, version: int | None = None) -> None:

@@ -72,7 +72,7 @@ class Inspection(Value):
         in_recovery: whether the server is a standby, which is read-only.
         has_schema, has_index, dimension, model: the schema, and what it was made for.
         language, vector_type: of the collection; None where it can't be seen.
-        contracted: whether the schema is rid of what only the release before needs.
+        contracted: whether what only the release before needs has been removed.
         text_is_ready: whether every chunk is in the structure that text search uses; until then it scans the tenant's chunks.
         active: the collection of the group that is in use; None: there is no group.
         former_models: whose content hashes documents may have, besides the collection's own model.

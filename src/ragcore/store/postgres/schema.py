@@ -1,7 +1,7 @@
 """The schema of a collection: numbered SQL migrations under an advisory lock, in two steps, so that releases can be rolled out and back.
 
-A migration expands: the library of the release before works with it. What only that release needs is removed by the contraction, which is run once no
-client of that release is left. A new collection is contracted at once.
+A migration only adds, so the library of the release before works with the migrated schema. The contraction removes what only that release needs. Run it
+once no client of that release is left. A new collection is contracted at once.
 """
 
 from __future__ import annotations
