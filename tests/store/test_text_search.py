@@ -1,0 +1,80 @@
+"""Text search over postings, where the lists of words are cut: with so few postings read that small stores show what large ones do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from ragcore import PgVectorStore, meta
+from ragcore.store import migrate
+from ragcore.store.postgres import searches
+
+from .contract import DIMENSION, embedded, query
+
+pytestmark = [pytest.mark.system, pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
+CHUNKS = 400
+
+
+@pytest.fixture
+async def store(database: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PgVectorStore]:
+    """A tenant whose every chunk has "common", every 10th "frequent", one "rare"; another tenant has them all."""
+    monkeypatch.setattr(searches, "LISTED", 20)
+    monkeypatch.setattr(searches, "RERANKED", 30)
+    searches._compose.cache_clear()
+    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
+    documents = [
+        embedded(
+            f"d{n}",
+            f"common words {'frequent ' if n % 10 == 0 else ''}{'rare ' if n == 123 else ''}number{n}",
+            metadata={"n": n},
+        )
+        for n in range(CHUNKS)
+    ]
+    async with PgVectorStore(database[0]) as made:
+        await made.upsert(documents, tenant="a")
+        await made.upsert([embedded(f"o{n}", "common frequent rare") for n in range(50)], tenant="b")
+        yield made
+    searches._compose.cache_clear()
+
+
+@pytest.mark.parametrize("mode", ["text", "hybrid"])
+async def test_a_question_of_common_words_alone_finds_something(store: PgVectorStore, mode: str) -> None:
+    found = await store.search(query("common", mode=mode))  # type: ignore[arg-type]
+    assert len(found) == 5
+    assert all("common" in passage.text for passage in found)
+
+
+async def test_the_rarer_a_word_the_more_it_weighs(store: PgVectorStore) -> None:
+    found = await store.search(query("common frequent rare", mode="text", top_k=10))
+    assert found[0].document_id == "d123"
+    assert all("frequent" in passage.text for passage in found[1:])
+
+
+async def test_a_filter_that_none_of_the_listed_chunks_passes_is_completed(store: PgVectorStore) -> None:
+    for wanted in (7, 333):
+        found = await store.search(query("common", mode="text", filter=meta("n").eq(wanted)))
+        assert [passage.document_id for passage in found] == [f"d{wanted}"]
+    found = await store.search(query("common", mode="text", top_k=50, filter=meta("n").lt(35)))
+    assert len(found) == 35
+    assert await store.search(query("rare", mode="text", filter=meta("n").eq(7))) == []
+
+
+async def test_a_question_of_many_words_and_of_one_that_nothing_has(store: PgVectorStore) -> None:
+    found = await store.search(query(" ".join(f"number{n}" for n in range(300)), mode="text"))
+    assert len(found) == 5
+    assert await store.search(query("unheardof", mode="text")) == []
+    assert await store.search(query("the of and", mode="text")) == []
+
+
+async def test_postings_follow_what_is_written(store: PgVectorStore, database: tuple[str, str]) -> None:
+    await store.upsert([embedded("d123", "something else")], tenant="a")
+    assert await store.search(query("rare", mode="text")) == []
+    await store.delete([f"d{n}" for n in range(CHUNKS)], tenant="a")
+    owner = await asyncpg.connect(database[1])
+    assert await owner.fetchval("select count(*) from ragcore.posting where tenant = 'a'") == 0
+    assert await owner.fetchval("select count(*) from ragcore.posting where tenant = 'b'") == 150
+    await owner.execute("truncate ragcore.chunk")
+    assert await owner.fetchval("select count(*) from ragcore.posting") == 0
+    await owner.close()
