@@ -163,6 +163,7 @@ class EmbeddedStore(PgVectorStore):
             role=ROLE,
             schema=self.schema,
             language=self._language,
+            contract=True,  # a folder is not shared with the release before, and nobody has its owner's DSN to do it later
         )
         self._address = parse(running.dsn)
         await super()._open()
