@@ -253,3 +253,28 @@ async def test_time_in_the_statement_is_bounded_and_the_connection_is_given_up(m
             await store.search(Query(question="x" * 1_000, tenant="a", mode="text", top_k=1_000))
         assert store.snapshot()["in_use"] == 0
         assert len(await store.search(query("deductible"))) == 3
+
+
+async def test_those_who_wait_while_the_store_is_closed_are_told(migrated: tuple[str, str]) -> None:
+    store = PgVectorStore(migrated[0], pool_size=2)
+    await store.start()
+    await store.upsert([PLAN], tenant="a")
+    asked = [asyncio.ensure_future(store.search(query("deductible"))) for _ in range(60)]
+    await asyncio.sleep(0)
+    await store.aclose()
+    ended = await asyncio.gather(*asked, return_exceptions=True)
+    kinds = {type(one).__name__ for one in ended if isinstance(one, Exception)}
+    assert kinds <= {"NotOpen", "StoreError"}, ended[-1]
+
+
+async def test_a_statement_of_a_caller_who_gave_up_ends_at_the_server(
+    migrated: tuple[str, str], admin: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    pool = Pool(parse(migrated[0]), size=2)
+    for _ in range(4):
+        with anyio.move_on_after(0.05):
+            await pool.run(lambda connection: connection.fetchval("select pg_sleep(30)"))
+    with anyio.fail_after(8):
+        while await admin.fetchval(f"select count(*) {OURS}"):
+            await anyio.sleep(0.1)
+    await pool.close(1.0)

@@ -42,6 +42,14 @@ def driven(address: Address) -> tuple[list[object], object]:
         ("postgresql://u@%2Ftmp%2Fx/db", ["/tmp/x/.s.PGSQL.5432"]),
         ("postgresql:///db?host=h1,h2&port=1,2", [("h1", 1), ("h2", 2)]),
         ("postgresql://u@h/db?hostaddr=10.0.0.1", [("10.0.0.1", 5432)]),
+        # As libpq reads them.
+        ("postgresql://h/db?port=6543", [("h", 6543)]),
+        ("postgresql://h1,h2:7/db?port=6543", [("h1", 6543), ("h2", 7)]),
+        ("postgresql:///db?hostaddr=10.0.0.5&port=6000", [("10.0.0.5", 6000)]),
+        ("postgresql://u@h/db?user=y&host=h2&port=2", [("h2", 2)]),
+        ("postgresql://h:/db", [("h", 5432)]),
+        ("postgresql:///db?host=%2Ftmp%2Fp%2541q", ["/tmp/p%41q/.s.PGSQL.5432"]),
+        ("postgresql://h/db?ssl=true", [("h", 5432)]),
         # As Neon, Supabase, Heroku and RDS hand them out.
         ("postgresql://u:p@ep-x.neon.tech/neondb?sslmode=require&channel_binding=require", [("ep-x.neon.tech", 5432)]),
         ("postgresql://u:p@h:6543/postgres?pgbouncer=true&connect_timeout=15", [("h", 6543)]),
@@ -54,6 +62,14 @@ def test_what_libpq_takes_reaches_the_driver(
 ) -> None:
     monkeypatch.delenv("PGPORT", raising=False)
     assert driven(parse(dsn))[0] == addresses
+
+
+def test_what_stands_among_the_parameters_wins_and_a_plus_sign_is_one() -> None:
+    address = parse("postgresql://u:old@h/db?user=y&password=a+b%20c&application_name=a+b")
+    parameters = driven(address)[1]
+    assert (parameters.user, parameters.password) == ("y", "a+b c")  # type: ignore[attr-defined]
+    assert address.user == "y"
+    assert "application_name=a%2Bb" in address.dsn.reveal()
 
 
 def test_parameters_that_the_driver_lacks_are_done_by_ragcore() -> None:
@@ -97,6 +113,12 @@ def test_what_the_driver_can_not_do_is_noted() -> None:
         ("postgresql://h/db?sslcert=/no/such/file.crt", "sslcert"),
         ("postgresql:///db?host=a,b,c&port=1,2", "3 hosts and 2 ports"),
         ("postgresql:///db?host=a&port=x", "port"),
+        ("postgresql:///db?host=a&port=99999", "port"),
+        ("postgresql:///db?host=a,", "empty host"),
+        ("postgresql://h/db?keepalives_idle=99999999999", "keepalives_idle"),
+        ("postgresql://h/db?target_session_attrs=bogus", "target_session_attrs"),
+        ("postgresql://h/db?password", "can't be parsed"),
+        ("postgresql://h/db%00x", "can't|begins no code"),
         ("postgresql://h/db?hostaddr=1.2.3.4&sslmode=verify-full", "hostaddr"),
     ],
 )

@@ -399,3 +399,90 @@ async def test_a_folder_of_the_first_release_is_used_and_lets_nobody_else_in(fol
     async with embedded.server(folder) as server:
         assert await asked(server, "select current_database()") == "ragcore"
         assert "ragcore_hba.conf" in str(await asked(server, "show hba_file", owner=True))
+
+
+async def test_a_forked_child_is_no_user_and_takes_nothing_with_it(folder: str) -> None:
+    running = embedded.start(Path(folder))
+    child = os.fork()
+    if child == 0:
+        try:
+            embedded.stop(Path(folder))
+            time.sleep(3)
+        finally:
+            os._exit(0)
+    try:
+        time.sleep(0.5)
+        assert await asked(running) == 1
+        embedded.stop(Path(folder))
+        assert not runs(running.pid)
+        again = embedded.start(Path(folder), seconds=10)
+        assert await asked(again) == 1
+        embedded.stop(Path(folder))
+    finally:
+        os.waitpid(child, 0)
+
+
+async def test_leaving_means_the_folder_that_was_entered(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        (Path(folder) / name).mkdir()
+    monkeypatch.chdir(Path(folder) / "b")
+    async with embedded.server("data") as outer:
+        os.chdir("../a")
+        async with embedded.server("data") as inner:
+            assert inner.pid != outer.pid
+            os.chdir("../b")
+        assert not runs(inner.pid)
+        assert await asked(outer) == 1
+    assert not runs(outer.pid)
+
+
+async def test_a_supervisor_that_is_asked_to_terminate_stays_while_there_are_users(folder: str) -> None:
+    async with embedded.server(folder) as server:
+        os.kill(int((Path(folder) / "supervisor.lock").read_text().split()[0]), signal.SIGTERM)
+        time.sleep(0.5)
+        assert await asked(server) == 1
+    assert not runs(server.pid)
+
+
+async def test_one_who_leaves_in_a_hurry_does_not_take_the_next_ones_server(folder: str) -> None:
+    for _ in range(4):
+        embedded.start(Path(folder))
+        embedded.stop(Path(folder), seconds=0.0)
+        server = embedded.start(Path(folder))
+        time.sleep(0.3)
+        assert await asked(server) == 1
+        embedded.stop(Path(folder))
+
+
+async def test_an_environment_for_another_database_changes_nothing(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (
+        ("PGPORT", "6000"),
+        ("PGSSLMODE", "verify-full"),
+        ("PGTARGETSESSIONATTRS", "standby"),
+        ("PGHOST", "x"),
+    ):
+        monkeypatch.setenv(name, value)
+    async with embedded.EmbeddedStore(folder, model="fake", dimension=8) as store:
+        await store.ping()
+
+
+@as_root
+async def test_a_folder_of_another_user_is_said(folder: str) -> None:
+    """Two ordinary users and one folder: the second is told, in one line."""
+    os.chmod(folder, 0o777)
+    (Path(folder) / "users.lock").touch(mode=0o600)
+    script = f"""
+        import os
+        from pathlib import Path
+        from ragcore import ConfigurationError
+        from ragcore.store import embedded
+        os.setgroups([]); os.setgid(65534); os.setuid(65534)
+        try:
+            embedded.start(Path({folder!r}))
+        except ConfigurationError as error:
+            print(error)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, cwd="/")
+    assert "belongs to another user" in done.stdout, done.stderr

@@ -27,7 +27,7 @@ from urllib.parse import quote
 import anyio
 import anyio.to_thread
 
-from ragcore.errors import StoreError
+from ragcore.errors import ConfigurationError, StoreError
 from ragcore.resilience import Policy
 from ragcore.resilience.deadline import expires_at
 from ragcore.secret import Secret
@@ -42,6 +42,8 @@ logger = logging.getLogger("ragcore.store")
 
 T = TypeVar("T")
 
+# What a shell that is set up for another database (PGPORT, PGSSLMODE, …) must not change.
+OWN_PARAMETERS = "&port=5432&sslmode=disable&target_session_attrs=any"
 OWNER = "postgres"
 ROLE = "ragcore"
 DATABASE = "ragcore"
@@ -64,6 +66,20 @@ _guard = threading.Lock()
 _folders: dict[Path, _Folder] = {}
 
 
+def _forget_in_child() -> None:
+    """A forked child has the parent's open files, and so its locks: it closes them, without unlocking, and is no user of a server."""
+    global _guard
+    for used in _folders.values():
+        if used.descriptor >= 0:
+            with suppress(OSError):
+                os.close(used.descriptor)
+    _folders.clear()
+    _guard = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """A running server.
@@ -71,7 +87,7 @@ class Server:
     Attributes:
         dsn: of the plain role that owns nothing: the application's.
         owner_dsn: of the superuser: for `store.migrate`.
-        folder: where its data lies.
+        folder: where its data lies, as an absolute path without symbolic links: the working directory may change meanwhile.
         pid: of its main process.
     """
 
@@ -105,7 +121,7 @@ async def server(folder: str | PathLike[str], /, *, version: int | None = None) 
     try:
         yield running
     finally:
-        await _left(Path(folder))
+        await _left(running.folder)
 
 
 class EmbeddedStore(PgVectorStore):
@@ -151,13 +167,12 @@ class EmbeddedStore(PgVectorStore):
         self._model = model
         self._dimension = dimension
         self._language = language
-        self._running = False
+        self._running: Server | None = None
 
     async def _open(self) -> None:
-        running = await _started(self._folder, None)
-        self._running = True
+        self._running = running = await _started(self._folder, None)
         await migrate(
-            running.owner_dsn,
+            running.owner_dsn.reveal() + OWN_PARAMETERS,
             model=self._model,
             dimension=self._dimension,
             role=ROLE,
@@ -165,7 +180,7 @@ class EmbeddedStore(PgVectorStore):
             language=self._language,
             contract=True,  # a folder is not shared with the release before, and nobody has its owner's DSN to do it later
         )
-        self._address = parse(running.dsn)
+        self._address = parse(running.dsn.reveal() + OWN_PARAMETERS)
         await super()._open()
 
     async def _close(self) -> None:
@@ -179,14 +194,21 @@ class EmbeddedStore(PgVectorStore):
         await super()._shut()
 
     async def _leave(self) -> None:
-        running, self._running = self._running, False
-        if running:
-            await _left(self._folder)
+        running, self._running = self._running, None
+        if running is not None:
+            await _left(running.folder)
 
 
 async def _started(folder: Path, version: int | None) -> Server:
     seconds = min(START_SECONDS, max(0.0, expires_at() - anyio.current_time()))
-    return await in_thread(lambda: start(folder, version=version, seconds=seconds), undo=lambda: stop(folder))
+    home = folder
+
+    def begin() -> Server:
+        nonlocal home
+        home = folder.expanduser().resolve()
+        return start(home, version=version, seconds=seconds)
+
+    return await in_thread(begin, undo=lambda: stop(home))
 
 
 async def _left(folder: Path) -> None:
@@ -231,7 +253,7 @@ def start(folder: Path, *, version: int | None = None, seconds: float = START_SE
     used = _folder(cluster.data)
     with used.lock:
         if not used.uses:
-            used.descriptor = os.open(cluster.users_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            used.descriptor = _opened(cluster.users_lock)
             try:
                 _use(used.descriptor, cluster, deadline)
             except BaseException:
@@ -245,7 +267,10 @@ def start(folder: Path, *, version: int | None = None, seconds: float = START_SE
         raise
     dsn = f"@/{DATABASE}?host={quote(str(cluster.sockets), safe='/')}"
     return Server(
-        dsn=Secret(f"postgresql://{ROLE}{dsn}"), owner_dsn=Secret(f"postgresql://{OWNER}{dsn}"), folder=folder, pid=pid
+        dsn=Secret(f"postgresql://{ROLE}{dsn}"),
+        owner_dsn=Secret(f"postgresql://{OWNER}{dsn}"),
+        folder=cluster.folder,
+        pid=pid,
     )
 
 
@@ -339,7 +364,8 @@ def _stop(data: Path, deadline: float) -> None:
             with suppress(OSError, ValueError, IndexError):
                 pid = int(lock.read_text(encoding="utf-8").split()[0])
                 if supervisor.supervises(pid, data):
-                    os.kill(pid, signal.SIGTERM)
+                    os.truncate(lock, 0)  # whoever comes now waits for another one
+                    os.kill(pid, signal.SIGUSR1)
                     asked = True
         if time.monotonic() > deadline:
             return  # it goes on by itself: nobody uses the server any more
@@ -355,7 +381,9 @@ def _stop(data: Path, deadline: float) -> None:
 
 def _is_free(lock: Path) -> bool:
     """Whether nobody holds a lock."""
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if not lock.parent.exists():  # renamed or deleted meanwhile
+        return True
+    descriptor = _opened(lock)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return True
@@ -363,6 +391,15 @@ def _is_free(lock: Path) -> bool:
         return False
     finally:
         os.close(descriptor)
+
+
+def _opened(lock: Path) -> int:
+    try:
+        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except PermissionError as error:
+        raise ConfigurationError(
+            f"{lock} belongs to another user: use the folder {lock.parent} as that user, or use another folder"
+        ) from error
 
 
 def _wait(deadline: float, otherwise: str) -> None:

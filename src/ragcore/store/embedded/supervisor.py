@@ -4,7 +4,7 @@ Run as a script of its own, with nothing but the standard library: `python -I -S
 stays behind as a zombie, and it outlives a user that is killed, so no server is left running.
 
 Users hold a shared lock on the folder's `users.lock`; the kernel releases it when they die. Whoever gets that lock exclusively knows that there are
-no users. This process waits for it; the last user to leave takes it and sends SIGTERM here, so that it can wait for the end.
+no users. This process waits for it; the last user to leave takes it and sends SIGUSR1 here, so that it can wait for the end.
 `supervisor.lock` is held for as long as this process lives.
 """
 
@@ -118,7 +118,11 @@ class Supervisor:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         wake_reader, self.wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.signal(signal.SIGTERM, self._asked_to_stop)
+        # Only the last user asks. At SIGTERM, as a service manager sends it to all processes of a service, users may still be at work; when they are
+        # gone, the lock is free.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, self._asked_to_stop)
+        signal.set_wakeup_fd(self.wake_writer)
         lock = os.open(self.folder / "supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -140,6 +144,9 @@ class Supervisor:
         threading.Thread(target=self._wait_for_last_user, daemon=True).start()
         self._stay(wake_reader)
         self._down()
+        if self.sockets is not None:
+            with contextlib.suppress(OSError):
+                os.rmdir(self.sockets)
 
     def _stay(self, wake: int) -> None:
         """Until there is no user, or the server can't be kept up."""

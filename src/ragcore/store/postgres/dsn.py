@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from ragcore.errors import ConfigurationError
 from ragcore.secret import Secret
@@ -68,6 +68,13 @@ OTHER_DRIVERS = {
     "currentschema": "it is JDBC's; set schema or RAGCORE_SCHEMA",
     "pool_size": "set pool_size or RAGCORE_POOL_SIZE",
 }
+VALUES = {
+    "target_session_attrs": ("any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
+    "ssl_min_protocol_version": ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"),
+    "ssl_max_protocol_version": ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"),
+    "sslnegotiation": ("postgres", "direct"),
+}
+LARGEST = 2**31 - 1
 FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 # A name may be shown if it can't be a piece of a password.
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,40}")
@@ -117,16 +124,18 @@ def parse(dsn: str | Secret, /) -> Address:
     """
     text = dsn.reveal() if isinstance(dsn, Secret) else dsn
     login, hosts, database, query = _split(text)
-    user = login.partition(":")[0]
+    user, _, password = login.partition(":")
     given = _parameters(query)
-    hosts = hosts or _listed(given)
+    # As in libpq, what stands among the parameters wins.
+    hosts = _listed(given) if given.get("host") else _with_ports(hosts, given)
     _check(given)
     options = dict(given)
+    user, password = options.pop("user", unquote(user)), options.pop("password", unquote(password))
     sslmode = options.get("sslmode")
     context = _system_roots(options)
     if "hostaddr" in options:
         hosts = _by_address(hosts, options.pop("hostaddr"), sslmode)
-    names = [unquote(host) for host, _ in hosts]
+    names = [host for host, _ in hosts]
     ports = [port for _, port in hosts]
     kept = {name: value for name, value in options.items() if name in DRIVER_PARAMETERS | SESSION_PARAMETERS}
     if names:
@@ -137,6 +146,7 @@ def parse(dsn: str | Secret, /) -> Address:
     several = len(names) > 1
     shown = ",".join(f"{host}:{port or DEFAULT_PORT}" for host, port in zip(names, ports, strict=True))
     # The hosts stand in the query, where asyncpg takes sockets, IPv6 addresses and lists alike.
+    login = quote(user, safe="") + (f":{quote(password, safe='')}" if password else "")
     at = f"{login}@" if login else ""
     rebuilt = f"postgresql://{at}/{quote(unquote(database), safe='')}?{urlencode(kept, quote_via=quote)}".rstrip("?")
     return Address(
@@ -144,7 +154,7 @@ def parse(dsn: str | Secret, /) -> Address:
         host=shown if several else (names[0] if names else ""),
         port=ports[0] if len(ports) == 1 else None,
         database=unquote(database) or options.get("dbname") or options.get("database") or "",
-        user=unquote(user) or options.get("user", ""),
+        user=user,
         pgbouncer=_switch("pgbouncer", given.get("pgbouncer", "false")),
         connect_timeout=_connect_timeout(given),
         sslmode="verify-full" if context is not None else sslmode,
@@ -175,29 +185,37 @@ def _split(text: str) -> tuple[str, list[tuple[str, int | None]], str, str]:
     login, _, listed = parts.netloc.rpartition("@")
     if login.count(":") > 1:
         raise ConfigurationError(f"the DSN has more than one : before the @ (it is not shown): {ENCODE}")
-    if re.search(r"%(?![0-9A-Fa-f]{2})", login + parts.path):
+    if re.search(r"%(?![0-9A-Fa-f]{2})|%00", login + parts.path):
         raise ConfigurationError(
-            f"the DSN has a % that begins no code of two hex digits (it is not shown): {ENCODE}, % as %25"
+            f"the DSN has a % that begins no code of a character (it is not shown): {ENCODE}, % as %25"
         )
     hosts = [_host(one) for one in listed.split(",")] if listed else []
     return login, hosts, parts.path.lstrip("/"), parts.query
 
 
 def _host(text: str) -> tuple[str, int | None]:
-    match = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[^:\[\]]*)(?::(\d+))?", text)
+    match = re.fullmatch(r"(\[[0-9A-Za-z:.%]+\]|[^:\[\]]*)(?::(\d*))?", text)
     if match is None or (match[2] and not 0 < int(match[2]) < 65_536):
         raise ConfigurationError(
             f"a host or port in the DSN can't be read (it is not shown): write host:port,host2:port2; {ENCODE}"
         )
-    return match[1].strip("[]") or "localhost", int(match[2]) if match[2] else None
+    return unquote(match[1].strip("[]")) or "localhost", int(match[2]) if match[2] else None
 
 
 def _parameters(query: str) -> dict[str, str]:
-    given = {}
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        if NAME.fullmatch(name) is None:
+    given: dict[str, str] = {}
+    for part in query.split("&") if query else ():
+        name, separator, value = part.partition("=")
+        name, value = (
+            unquote(name),
+            unquote(value),
+        )  # a plus sign is one: libpq knows no other code for a blank than %20
+        if NAME.fullmatch(name) is None or not separator or "\0" in value:
             raise ConfigurationError(f"the parameters of the DSN can't be parsed (they are not shown): {ENCODE}")
         given[name] = value
+    if given.get("ssl") == "true":  # as JDBC has it, and libpq as well
+        del given["ssl"]
+        given.setdefault("sslmode", "require")
     return given
 
 
@@ -213,6 +231,9 @@ def _check(given: Mapping[str, str]) -> None:
             setting = f"remove it; a setting of the session goes into options, as in options=-c%20{name}%3D…"
             instead = OTHER_DRIVERS.get(name.lower(), setting)
             raise ConfigurationError(f"the DSN has the unknown parameter {name!r}: {instead}")
+    for name, values in VALUES.items():
+        if given.get(name, values[0]) not in values:
+            raise ConfigurationError(f"the DSN's {name} is {given[name]!r}: use {_listing(values)}")
     if given.get("sslmode", "prefer") not in SSL_MODES:
         raise ConfigurationError(f"the DSN's sslmode is {given['sslmode']!r}: use {_listing(SSL_MODES)}")
     for name in FILES:
@@ -227,20 +248,31 @@ def _listing(values: Iterable[str]) -> str:
 
 def _listed(given: Mapping[str, str]) -> list[tuple[str, int | None]]:
     """Hosts and ports that stand among the parameters, as for a folder with the server's socket."""
-    if not given.get("host"):
-        return []
-    hosts = given["host"].split(",")
+    return _with_ports([(host, None) for host in given["host"].split(",")], given)
+
+
+def _with_ports(hosts: list[tuple[str, int | None]], given: Mapping[str, str]) -> list[tuple[str, int | None]]:
+    """Hosts with the parameter's port, or ports, where they have none of their own."""
+    if any(not host for host, _ in hosts):
+        raise ConfigurationError("the DSN has an empty host: write host:port,host2:port2")
     try:
         ports = [int(port) if port else None for port in given["port"].split(",")] if given.get("port") else [None]
     except ValueError:
         raise ConfigurationError(
             f"the DSN's port is {given['port']!r}: it must be a number, or one for each host"
         ) from None
-    if len(ports) not in (1, len(hosts)):
+    if any(port is not None and not 0 < port < 65_536 for port in ports):
+        raise ConfigurationError(f"the DSN's port is {given['port']!r}: it must be from 1 to 65,535")
+    if not hosts and given.get("hostaddr"):
+        hosts = [("localhost", None)] * (given["hostaddr"].count(",") + 1)
+    if len(ports) not in (1, len(hosts)) and hosts:
         raise ConfigurationError(
             f"the DSN names {len(hosts)} hosts and {len(ports)} ports: give one port, or one for each host"
         )
-    return list(zip(hosts, ports * len(hosts) if len(ports) == 1 else ports, strict=True))
+    if not hosts:
+        return []
+    spread = ports * len(hosts) if len(ports) == 1 else ports
+    return [(host, own or port) for (host, own), port in zip(hosts, spread, strict=True)]
 
 
 def _by_address(
@@ -269,7 +301,12 @@ def _system_roots(options: dict[str, str]) -> ssl.SSLContext | None:
     options.pop("sslmode", None)
     context = ssl.create_default_context()
     if options.get("sslcert"):
-        context.load_cert_chain(options["sslcert"], options.get("sslkey"), options.get("sslpassword"))
+        try:
+            context.load_cert_chain(options["sslcert"], options.get("sslkey"), options.get("sslpassword"))
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigurationError(
+                f"the DSN's sslcert {options['sslcert']} and sslkey can't be loaded ({type(error).__name__}): they must be PEM files that belong together"
+            ) from error
     return context
 
 
@@ -285,9 +322,12 @@ def _number(given: Mapping[str, str], name: str) -> int | None:
     if name not in given:
         return None
     try:
-        return int(given[name])
+        number = int(given[name])
     except ValueError:
         raise ConfigurationError(f"the DSN's {name} is {given[name]!r}: it must be a whole number") from None
+    if abs(number) > LARGEST:
+        raise ConfigurationError(f"the DSN's {name} is {given[name]!r}: it must be at most {LARGEST:,}")
+    return number
 
 
 def _connect_timeout(given: Mapping[str, str]) -> float | None:

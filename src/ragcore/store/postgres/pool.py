@@ -20,7 +20,7 @@ import numpy as np
 from asyncpg import exceptions as pg
 from numpy.typing import NDArray
 
-from ragcore.errors import ConfigurationError
+from ragcore.errors import ConfigurationError, NotOpen
 from ragcore.resilience.deadline import expires_at
 from ragcore.resilience.owner import CLEAN_UP, cleaning_up
 from ragcore.store.postgres.dsn import Address
@@ -187,6 +187,9 @@ class PooledConnection(_Base):
         if keep_plans:
             # Nobody else's functions and operators, whatever may be created in a schema of the search path.
             await self.execute("set plan_cache_mode = force_generic_plan; set search_path = pg_catalog, pg_temp")
+            # A call that gives up ends its connection; the server notices while it still works on the statement, or waits for a lock.
+            with suppress(asyncpg.PostgresError):  # before PostgreSQL 14, and where the platform can't
+                await self.execute("set client_connection_check_interval = '1s'")
 
     async def _learn(self) -> None:
         self.extension = found = await find_extension(self)
@@ -291,6 +294,7 @@ class Pool:
         """
         await self._places.acquire()
         try:
+            self._check_open()
             connection = self._take_idle() or await self._open()
             self._in_use.add(connection)
             clean = False
@@ -312,6 +316,7 @@ class Pool:
     async def close(self, timeout: float) -> None:
         """Wait for what is in use, close what is idle; terminate what isn't done in time."""
         self._closing = True
+        began = anyio.current_time()
         if self._timer is not None:
             self._timer.cancel()
         try:
@@ -324,7 +329,9 @@ class Pool:
         finally:
             if self._in_use:
                 logger.warning(
-                    "pool.terminated: %d connections were still in use after %.1f s", len(self._in_use), timeout
+                    "pool.terminated: %d connections were still in use after %.1f s",
+                    len(self._in_use),
+                    anyio.current_time() - began,
                 )
             for connection in (*self._idle, *self._in_use):
                 connection.terminate()
@@ -353,9 +360,15 @@ class Pool:
                     raise
                 await anyio.sleep(random.uniform(0.5, 1.0) * pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
+                self._check_open()
             else:
                 self._has_connected, self._away_since = True, None
                 return connection
+
+    def _check_open(self) -> None:
+        """Who waited for a place, or for the server, while the pool was closed must not go on."""
+        if self._closing:
+            raise NotOpen("the store was closed while this call waited")
 
     async def _connect(self) -> PooledConnection:
         generation = self._generation
