@@ -47,7 +47,10 @@ def folder() -> Iterator[str]:
 
 def runs(pid: int) -> bool:
     """Whether a process runs; one that has ended and waits for its parent to notice does not."""
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def until(condition: object, seconds: float = 20.0) -> None:
