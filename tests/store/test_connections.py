@@ -14,7 +14,7 @@ import anyio
 import asyncpg
 import pytest
 
-from ragcore import PgVectorStore, Query
+from ragcore import NotOpen, PgVectorStore, Query
 from ragcore.resilience import Policy, deadline
 from ragcore.store import embedded, migrate
 from ragcore.store.embedded import supervisor
@@ -267,6 +267,15 @@ async def test_those_who_wait_while_the_store_is_closed_are_told(migrated: tuple
     assert kinds <= {"NotOpen", "StoreError"}, ended[-1]
 
 
+async def test_who_was_connecting_while_the_pool_was_closed_does_no_work(migrated: tuple[str, str]) -> None:
+    pool = Pool(parse(migrated[0]), size=2)
+    asked = asyncio.ensure_future(pool.run(lambda connection: connection.fetchval("select 1")))
+    await asyncio.sleep(0)  # it connects now
+    await pool.close(1.0)
+    with pytest.raises(NotOpen):
+        await asked
+
+
 async def test_a_statement_of_a_caller_who_gave_up_ends_at_the_server(
     migrated: tuple[str, str], admin: asyncpg.Connection[asyncpg.Record]
 ) -> None:
@@ -277,4 +286,5 @@ async def test_a_statement_of_a_caller_who_gave_up_ends_at_the_server(
     with anyio.fail_after(8):
         while await admin.fetchval(f"select count(*) {OURS}"):
             await anyio.sleep(0.1)
+    assert await pool.run(lambda connection: connection.fetchval("select 1")) == 1  # every place is free again
     await pool.close(1.0)

@@ -292,6 +292,7 @@ async def test_migrations_beside_another_application_that_creates_the_extension(
                 group.start_soon(partial(migrate, owner, model="fake", dimension=3, role="ragcore"))
                 await anyio.sleep(0.02 * number + 0.02)
                 await transaction.commit()
+            assert (await inspect(other, parse(owner))).is_complete
         finally:
             await other.close()
             await admin.execute(f"drop database {name} with (force)")

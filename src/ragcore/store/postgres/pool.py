@@ -366,7 +366,7 @@ class Pool:
                 return connection
 
     def _check_open(self) -> None:
-        """Who waited for a place, or for the server, while the pool was closed must not go on."""
+        """Who waited for a place, for the server or for a connection while the pool was closed must not go on."""
         if self._closing:
             raise NotOpen("the store was closed while this call waited")
 
@@ -381,6 +381,7 @@ class Pool:
             self._set_socket_options(connection)
             # Behind a pooler in transaction mode a setting would be left on somebody else's connection.
             await connection.make_ready(keep_plans=not self._address.pgbouncer)
+            self._check_open()
             clean = True
         finally:
             if not clean:

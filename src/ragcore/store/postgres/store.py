@@ -305,10 +305,8 @@ class PgVectorStore(Part):
         async def examined(connection: PooledConnection) -> T:
             if not connection.examined:
                 self._found = found = await inspect(connection, self._address, schema=self.schema)
-                if found.active not in (
-                    None,
-                    self.schema,
-                ):  # another collection of the group is in use: this one replaces it, or is refused
+                # Where another collection of the group is in use, this one replaces it, or is refused.
+                if found.active not in (None, self.schema):
                     await connection.execute(f"select {quoted(self.schema)}.use_collection()")
                 connection.examined = True
             self._refuse_if_unsafe()
