@@ -14,6 +14,7 @@ import anyio
 from ragcore.errors import DeadlineExceeded, NotOpen, RagcoreError
 from ragcore.events import emit
 from ragcore.resilience.deadline import expires_at, inherit
+from ragcore.resilience.flow import flow
 from ragcore.stages import following
 from ragcore.types import CallInfo, Timings
 
@@ -186,6 +187,8 @@ class Call:
         self._scope.__enter__()
         self._stages = following(self._on_stage)
         self._stages.__enter__()
+        self._flow = flow(self.tenant)
+        self._flow.__enter__()
         if self.budget is not None:
             self._inherit = inherit(self.when)
             self._inherit.__enter__()
@@ -197,6 +200,7 @@ class Call:
         assert self._scope is not None
         if self._inherit is not None:
             self._inherit.__exit__()
+        self._flow.__exit__(None, None, None)
         self._stages.__exit__()
         scope, self._scope, self._inherit, self.task = self._scope, None, None, None
         scope.__exit__(exc_type, exc, traceback)

@@ -11,12 +11,18 @@ from ragcore.protocols import Embedder, Generator, Searcher
 __all__ = ["alone", "make_embedder", "make_generator", "make_store", "with_last_resort"]
 
 
-def with_last_resort(generator: Generator) -> FallbackGenerator:
+def with_last_resort(generator: Generator, *, quote_when_overloaded: bool = False) -> FallbackGenerator:
     """The generator, with quotation after it where it doesn't end in that anyway."""
-    given = generator.generators if isinstance(generator, FallbackGenerator) else (generator,)
-    if isinstance(given[-1], ExtractiveGenerator):
-        return generator if isinstance(generator, FallbackGenerator) else FallbackGenerator(given)
-    return FallbackGenerator([*given, ExtractiveGenerator()])
+    if not isinstance(generator, FallbackGenerator):
+        generator = FallbackGenerator([generator])
+    quotes = isinstance(generator.generators[-1], ExtractiveGenerator)
+    if quotes and (generator.quote_when_overloaded or not quote_when_overloaded):
+        return generator
+    return FallbackGenerator(
+        [*generator.generators, *(() if quotes else (ExtractiveGenerator(),))],
+        first_timeout=generator.first_timeout,
+        quote_when_overloaded=quote_when_overloaded or generator.quote_when_overloaded,
+    )
 
 
 def alone(generator: Generator) -> FallbackGenerator:

@@ -40,6 +40,7 @@ class Settings:
         document_timeout: seconds for each document of an `add`; a large one has as many again for each further 256 chunks to embed and 2,000 to write.
         drain: seconds that running calls get when the client is closed.
         degrade: whether another way is taken when a stage fails; False raises instead.
+        quote_when_overloaded: whether the passages are quoted where no model has room; False raises `Overloaded`, so that the caller can come back.
         instructions: for every answer, besides the rules for citing; a call's own come in their place.
         not_found: the answer's text when the documents don't answer the question.
         not_answered: stands before the nearest passage where no model could be reached and no sentence can be quoted as the answer.
@@ -55,6 +56,7 @@ class Settings:
     document_timeout: float = 120.0
     drain: float = 10.0
     degrade: bool = True
+    quote_when_overloaded: bool = False
     instructions: str = ""
     not_found: str = DEFAULT_NOT_FOUND
     not_answered: str = DEFAULT_NOT_ANSWERED

@@ -104,10 +104,10 @@ class RAG(Part):
     ) -> None:
         self._retriever = retriever
         self._given = generator
-        self._generator = with_last_resort(generator)
+        self.settings = settings or Settings()
+        self._generator = with_last_resort(generator, quote_when_overloaded=self.settings.quote_when_overloaded)
         self._strict = alone(generator)
         self._ingestor = ingestor
-        self.settings = settings or Settings()
         self._calls = Calls(recent=self.settings.recent)
         self._health = HealthCheck()
         self._watchdog = Watchdog(self._calls) if self.settings.watchdog else None
@@ -196,7 +196,7 @@ class RAG(Part):
         Raises:
             InvalidInput: before anything is sent.
             StoreError: there is nothing to answer from.
-            Overloaded: no room, at once.
+            Overloaded: no room, as soon as that is known.
             EmbeddingError, GenerationError, CircuitOpen: with `degrade=False`.
         """
         with self._call("ask", tenant, timeout) as call:
@@ -310,7 +310,7 @@ class RAG(Part):
 
     async def describe(self) -> dict[str, Any]:
         """Versions, settings, database, role, schema, counts; None for what could not be reached. Secrets are redacted."""
-        return await describe(self, self.settings.health_timeout)
+        return {**await describe(self, self.settings.health_timeout), "generators": self._generator.describe()}
 
     def stats(self) -> Stats:
         """A snapshot of policies, pools, caches and calls."""

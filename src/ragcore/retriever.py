@@ -20,6 +20,7 @@ from ragcore.errors import (
     DeadlineExceeded,
     EmbeddingError,
     InvalidInput,
+    Overloaded,
     RagcoreError,
     StoreError,
     Unsupported,
@@ -29,6 +30,7 @@ from ragcore.filters import Filter
 from ragcore.protocols import Embedder, Found, Query, Searcher, Store, Vector
 from ragcore.resilience.deadline import deadline, share
 from ragcore.resilience.part import Part, Parts
+from ragcore.resilience.patience import Patience
 from ragcore.similarity import report_similarity
 from ragcore.stages import report
 from ragcore.types import Degradation, EmptyReason, Mode, Passage, Retrieval, SimilarityReport, Timings, Usage
@@ -39,9 +41,12 @@ __all__ = ["Retriever"]
 
 logger = logging.getLogger("ragcore.retriever")
 
-# Of the time that is left, what the embedder may take where text search can answer in its place.
+# Of the time that is left, what the embedder may take where text search can answer in its place, and what it may take with the wait for a place.
 EMBED_SHARE = 0.4
 MOST_EMBED_SECONDS = 10.0
+EMBED_AND_WAIT_SHARE = 0.7
+# Seconds: who spent all but so much of its time in a queue of ours was not asked for.
+NOT_ASKED = 0.01
 # A similarity report is of so many scores, and with a filter of so many: a tenant may have millions of chunks.
 MOST_SCORES = 10_000
 MOST_FILTERED = 1_000
@@ -244,17 +249,30 @@ class Retriever(Part):
 
     async def _embed_in_time(self, question: str) -> Vector:
         """The vector, within a share of what is left: an embedder that is a black hole must leave time for text search."""
-        limit = share(EMBED_SHARE, most=MOST_EMBED_SECONDS)
+        limit, whole = share(EMBED_SHARE, most=MOST_EMBED_SECONDS), share(EMBED_AND_WAIT_SHARE, most=math.inf)
         if limit <= 0:
             return await self._embed(question)
+        assert self.embedder is not None
+        name = self.embedder.model
+        patience = Patience(limit)
         try:
-            with deadline(limit):
+            with deadline(whole), patience:
                 return await self._embed(question)
         except DeadlineExceeded as error:
-            name = self.embedder.model if self.embedder else ""
+            if whole - patience.waited < NOT_ASKED:
+                raise Overloaded(
+                    f"the embedder {name} is overloaded: no place within {patience.waited:.1f} s",
+                    dependency=name,
+                    stage="embed",
+                    retry_after=1.0,
+                ) from error
             raise EmbeddingError(
-                f"the embedder {name} did not answer within {limit:.1f} s", dependency=name, stage="embed"
+                f"the embedder {name} did not answer within the {whole - patience.waited:.1f} s that were left after {patience.waited:.1f} s of waiting "
+                "for a place",
+                dependency=name,
+                stage="embed",
             ) from error
+        raise EmbeddingError(f"the embedder {name} did not answer within {limit:.1f} s", dependency=name, stage="embed")
 
     async def _embed(self, question: str) -> Vector:
         embedder = self.embedder

@@ -9,9 +9,11 @@ import anyio
 import numpy as np
 import pytest
 
-from ragcore import EmbeddingError, NotOpen, Vector
-from ragcore.embedding.coalescer import MOST_REQUESTS, Coalescer
+from ragcore import EmbeddingError, NotOpen, Overloaded, Vector
+from ragcore.embedding.coalescer import MOST_REQUESTS, MOST_TEXTS, MOST_WAITING, Coalescer
+from ragcore.resilience import flow
 from ragcore.resilience.owner import Owner
+from ragcore.resilience.patience import Patience
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +27,9 @@ async def embed(coalescer: Coalescer, owner: Owner, text: str, outcomes: list[st
 
 
 async def together(
-    send: Callable[[Sequence[str]], Awaitable[Vector]], count: int, end: Callable[[Coalescer, Owner], Awaitable[None]]
+    send: Callable[[Sequence[str], bool], Awaitable[Vector]],
+    count: int,
+    end: Callable[[Coalescer, Owner], Awaitable[None]],
 ) -> list[str]:
     """What became of so many texts that wait together when `end` has happened, and of one that comes after it."""
     owner = Owner("test")
@@ -50,7 +54,7 @@ async def test_when_every_request_was_cancelled_by_a_stray_those_who_wait_are_to
         pytest.skip("asyncio's own cancellation")
     strays: list[asyncio.Future[None]] = []
 
-    async def send(texts: Sequence[str]) -> Vector:
+    async def send(texts: Sequence[str], of_several: bool) -> Vector:
         if len(strays) < MOST_REQUESTS:
             strays.append(asyncio.get_running_loop().create_future())
             await strays[-1]
@@ -65,7 +69,7 @@ async def test_when_every_request_was_cancelled_by_a_stray_those_who_wait_are_to
 
 
 async def test_closing_tells_those_who_wait() -> None:
-    async def send(texts: Sequence[str]) -> Vector:
+    async def send(texts: Sequence[str], of_several: bool) -> Vector:
         await anyio.sleep_forever()
         raise AssertionError
 
@@ -75,3 +79,120 @@ async def test_closing_tells_those_who_wait() -> None:
 
     outcomes = await together(send, MOST_REQUESTS + 2, end)
     assert outcomes == ["EmbeddingError"] * (MOST_REQUESTS + 2) + ["NotOpen"]
+
+
+class Server:
+    """Embeds, but fails each request in which one of these texts stands."""
+
+    def __init__(self, *poison: str, seconds: float = 0.02) -> None:
+        self.poison = poison
+        self.seconds = seconds
+        self.requests: list[tuple[tuple[str, ...], bool, str]] = []
+
+    async def send(self, texts: Sequence[str], of_several: bool) -> Vector:
+        self.requests.append((tuple(texts), of_several, flow.current()))
+        await anyio.sleep(self.seconds)
+        if any(text in self.poison for text in texts):
+            raise EmbeddingError("500", dependency="embedding", stage="embed", attempts=1)
+        return np.array([[len(text), 1] for text in texts], np.float32)
+
+
+async def ask(coalescer: Coalescer, owner: Owner, name: str, text: str, outcomes: dict[str, str]) -> None:
+    with flow(name):
+        try:
+            vector = await coalescer.embed(owner, text)
+            assert vector[0] == len(text)
+            outcomes[text] = "vector"
+        except (EmbeddingError, Overloaded) as error:
+            outcomes[text] = type(error).__name__
+
+
+async def all_of(server: Server, asked: Sequence[tuple[str, str]]) -> tuple[dict[str, str], Coalescer]:
+    owner = Owner("test")
+    await owner.start()
+    coalescer = Coalescer(server.send)
+    outcomes: dict[str, str] = {}
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            for name, text in asked:
+                group.start_soon(ask, coalescer, owner, name, text, outcomes)
+    await owner.stop()
+    assert not coalescer._waiting
+    assert not coalescer._flows
+    return outcomes, coalescer
+
+
+async def test_one_flows_text_that_a_server_can_not_bear_fails_no_other_flow() -> None:
+    server = Server("poison")
+    asked = [(f"tenant {number}", f"question {number}") for number in range(7)] + [("bad", "poison")]
+    outcomes, _ = await all_of(server, asked)
+    assert outcomes == {**{text: "vector" for _, text in asked}, "poison": "EmbeddingError"}
+    assert all(of_several == (len(texts) > 1) for texts, of_several, _ in server.requests)
+    assert [name for texts, _, name in server.requests if texts == ("poison",)] == ["bad"]
+    assert len(server.requests) <= 7, "halves, not one by one"
+
+
+async def test_a_request_of_one_flow_is_not_sent_again() -> None:
+    server = Server("poison")
+    outcomes, _ = await all_of(server, [("bad", "poison"), ("bad", "other")])
+    assert set(outcomes.values()) == {"EmbeddingError"}
+    assert [(sorted(texts), *how) for texts, *how in server.requests] == [(["other", "poison"], False, "bad")]
+
+
+async def test_batches_are_made_from_all_flows_in_turn() -> None:
+    server = Server()
+    asked = [("hog", f"hog {number}") for number in range(500)] + [("quiet", "quiet")]
+    outcomes, _ = await all_of(server, asked)
+    assert set(outcomes.values()) == {"vector"}
+    first_with_quiet = next(number for number, (texts, _, _) in enumerate(server.requests) if "quiet" in texts)
+    assert first_with_quiet == 0
+
+
+async def test_a_text_that_two_flows_ask_for_goes_out_once_with_whichever_comes_first() -> None:
+    server = Server()
+    outcomes, coalescer = await all_of(server, [("a", "same"), ("b", "same"), ("b", "other")])
+    assert outcomes == {"same": "vector", "other": "vector"}
+    assert (coalescer.asked, sorted(text for texts, _, _ in server.requests for text in texts)) == (
+        3,
+        ["other", "same"],
+    )
+
+
+async def test_full_it_makes_room_for_a_flow_that_has_less_than_its_share() -> None:
+    server = Server(seconds=1.0)
+    asked = [("hog", f"hog {number}") for number in range(MOST_WAITING + 300)] + [("quiet", "quiet")]
+    outcomes, _ = await all_of(server, asked)
+    assert outcomes["quiet"] == "vector"
+    assert list(outcomes.values()).count("Overloaded") > 0
+
+
+async def test_time_before_a_text_is_sent_is_not_the_embedders_silence() -> None:
+    server = Server(seconds=0.2)
+    outcomes: list[bool] = []
+    owner = Owner("test")
+    await owner.start()
+    coalescer = Coalescer(server.send)
+
+    async def one(number: int) -> None:
+        with Patience(0.3) as patience:
+            await coalescer.embed(owner, f"text {number}")
+        outcomes.append(patience.ran_out)
+
+    async with anyio.create_task_group() as group:
+        for number in range(5 * MOST_REQUESTS * MOST_TEXTS // 4):
+            group.start_soon(one, number)
+    await owner.stop()
+    assert not any(outcomes), "the last of them waited for longer than its patience until they were sent"
+
+
+async def test_a_silent_embedder_is_silent_from_the_moment_of_sending() -> None:
+    server = Server(seconds=60)
+    owner = Owner("test")
+    await owner.start()
+    coalescer = Coalescer(server.send)
+    began = anyio.current_time()
+    with Patience(0.1) as patience:
+        await coalescer.embed(owner, "text")
+    assert patience.ran_out
+    assert anyio.current_time() - began < 1
+    await owner.stop()

@@ -31,8 +31,9 @@ from ragcore.generation import at_once, from_sync, render
 from ragcore.generation.citations import find_citations
 from ragcore.generation.extractive import quote
 from ragcore.generation.prompt import build_prompt
-from ragcore.resilience import deadline
+from ragcore.resilience import Bulkhead, Policy, deadline
 from ragcore.testing import Fail, FakeGenerator, Hang
+from ragcore.testing.virtual import VirtualLoop
 
 A = Passage("a", "d", "Your deductible is $1,500 per calendar year. It applies to most services.", title="Silver plan")
 B = Passage("b", "d", "A visit to a specialist costs $40. Urgent care costs $75.", title="Silver plan")
@@ -195,7 +196,7 @@ async def test_a_generator_that_is_silent_leaves_time_for_the_next() -> None:
             answer = await generator.generate(Prompt("What is my deductible?", passages=(A,)))
     assert anyio.current_time() - began < 0.4
     assert answer.text.startswith("Your deductible is $1,500")
-    assert "said nothing within" in answer.degraded[0].reason
+    assert "did not begin to answer within" in answer.degraded[0].reason
 
 
 @pytest.mark.anyio
@@ -249,3 +250,100 @@ async def test_a_whole_answer_as_a_stream() -> None:
         assert [piece if isinstance(piece, str) else piece.text async for piece in pieces] == ["hi", "hi"]
     async with at_once(made()):
         pass  # never read: no coroutine is left unawaited
+
+
+def full(name: str, seconds: float = 60.0) -> FakeGenerator:
+    """A model whose one place is taken."""
+    generator = FakeGenerator(policy=Policy(name, bulkhead=Bulkhead(1, queue=0), first_timeout=seconds, retry=False))
+    generator.model = name
+    assert generator.policy.bulkhead is not None
+    assert generator.policy.bulkhead.try_acquire("another")
+    return generator
+
+
+@pytest.mark.anyio
+async def test_a_model_without_room_is_passed_over_and_only_the_last_one_says_so() -> None:
+    second = FakeGenerator("second [1].")
+    prompt = Prompt("What is my deductible?", passages=(A,))
+    async with FallbackGenerator([full("a"), second, ExtractiveGenerator()]) as generator:
+        answer = await generator.generate(prompt)
+    assert answer.text == "second [1]."
+    assert "a is overloaded: 1 calls are under way" in answer.degraded[0].reason
+    async with FallbackGenerator([full("a"), full("b"), ExtractiveGenerator()]) as generator:
+        with pytest.raises(Overloaded, match="b is overloaded"):
+            await generator.generate(prompt)
+    async with FallbackGenerator([full("a"), full("b")]) as generator:
+        with pytest.raises(Overloaded, match="b is overloaded"):
+            await generator.generate(prompt)
+    async with FallbackGenerator([full("a"), ExtractiveGenerator()], quote_when_overloaded=True) as generator:
+        answer = await generator.generate(prompt)
+    assert answer.text.startswith("Your deductible is $1,500")
+    assert [(part.fallback, "a is overloaded" in part.reason) for part in answer.degraded] == [("extractive", True)]
+    broken = FakeGenerator()
+    broken.faults.always(Fail(503))
+    async with FallbackGenerator([full("a"), broken, ExtractiveGenerator()]) as generator:
+        assert (await generator.generate(prompt)).text.startswith("Your deductible is $1,500")
+
+
+@pytest.mark.anyio
+async def test_the_wait_for_a_place_is_not_the_models_silence() -> None:
+    class Late(FakeGenerator):
+        """Says its first word after 0.15 s."""
+
+    model = Late(token_latency=0.15, policy=Policy("model", bulkhead=Bulkhead(1, queue=9), retry=False))
+    model.text = "word"
+    answers: list[Generation] = []
+
+    async def ask(generator: FallbackGenerator) -> None:
+        with deadline(1.0):
+            answers.append(await generator.generate(Prompt("What is my deductible?", passages=(A,))))
+
+    async with FallbackGenerator([model, ExtractiveGenerator()]) as generator, anyio.create_task_group() as group:
+        for _ in range(4):  # the last of them waits for 0.45 s, which is more than 40 % of its time
+            group.start_soon(ask, generator)
+    assert [(answer.text, answer.degraded) for answer in answers] == [("word", ())] * 4
+
+
+@pytest.mark.anyio
+async def test_the_first_timeout_of_a_policy_is_in_force_and_described() -> None:
+    class Mine(FakeGenerator):
+        """Without a policy of ragcore's."""
+
+    patient = FakeGenerator(policy=Policy("patient", first_timeout=20, idle_timeout=7, bulkhead=Bulkhead(3, queue=4)))
+    mine = Mine()
+    del mine.policy
+    generator = FallbackGenerator([patient, mine, ExtractiveGenerator()], first_timeout=15)
+    assert generator.describe() == [
+        {"name": "fake", "first_timeout": 20, "first_share": 0.4, "idle_timeout": 7, "limit": 3, "queue": 4},
+        {"name": "fake", "first_timeout": 15, "first_share": 0.4, "idle_timeout": None, "limit": None, "queue": None},
+        {
+            "name": "extractive",
+            "first_timeout": None,
+            "first_share": None,
+            "idle_timeout": None,
+            "limit": None,
+            "queue": None,
+        },
+    ]
+    with pytest.raises(ConfigurationError, match="first_timeout is 0"):
+        FallbackGenerator([mine], first_timeout=0)
+
+
+def test_a_model_with_more_time_to_its_first_word_than_ten_seconds_has_it() -> None:
+    class Slow(FakeGenerator):
+        @asynccontextmanager
+        async def stream(self, prompt: Prompt, /) -> AsyncIterator[AsyncIterator[str | Generation]]:
+            async with self.policy.hold() as held:
+                await held.call(lambda: anyio.sleep(15), timeout=self.policy.first_timeout)
+                async with super().stream(prompt) as pieces:
+                    yield pieces
+
+    async def ask(first_timeout: float) -> Generation:
+        model = Slow(policy=Policy("slow", first_timeout=first_timeout, attempt_timeout=60, retry=False))
+        async with FallbackGenerator([model, ExtractiveGenerator()]) as generator:
+            with deadline(60):
+                return await generator.generate(Prompt("What is my deductible?", passages=(A,)))
+
+    options = {"loop_factory": VirtualLoop}
+    assert anyio.run(ask, 20, backend_options=options).degraded == ()
+    assert "within 10.0 s" in anyio.run(ask, 10, backend_options=options).degraded[0].reason

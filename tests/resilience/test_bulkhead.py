@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 
 import anyio
 import anyio.lowlevel
 import pytest
 
 from ragcore import events
-from ragcore.resilience import Bulkhead, Overloaded, deadline
+from ragcore.resilience import Bulkhead, Overloaded, deadline, flow
+from ragcore.resilience.flow import MOST_FLOWS
 
 pytestmark = pytest.mark.anyio
 
@@ -66,28 +68,204 @@ async def test_the_queue_is_four_times_the_limit_unless_told() -> None:
             Bulkhead(limit, queue=queue)
 
 
-async def test_a_wait_past_the_deadline_is_refused_at_once_but_never_while_nobody_waits() -> None:
+async def test_who_has_less_time_than_a_call_takes_is_refused_at_once_but_never_while_a_place_is_free() -> None:
     bulkhead = Bulkhead(2, queue=10)
     for _ in range(2):
         await bulkhead.acquire()
     bulkhead.release(service_time=10.0)
-    await bulkhead.acquire()
-    assert bulkhead.expected_wait() == 5.0  # the next of two places that turn over every 10 s
     now = anyio.current_time()
+    await bulkhead.acquire(now + 1)  # too little time, by the estimate, and nobody loses by trying
+    assert bulkhead.expected_wait() == 5.0  # the next of two places that turn over every 10 s
+    with pytest.raises(Overloaded, match=r"the 9\.9 s that are left are less than the 10\.0 s") as caught:
+        await bulkhead.acquire(now + 9.9)
+    assert caught.value.retry_after == 5.0
+    assert anyio.current_time() == pytest.approx(now)
     async with anyio.create_task_group() as group:
-        group.start_soon(bulkhead.acquire, now + 1)  # nobody waits: it may try
-        await anyio.wait_all_tasks_blocked()
-        assert bulkhead.expected_wait() == 10.0
-        with pytest.raises(Overloaded, match=r"about 10\.0 s, which is past the deadline") as caught:
-            await bulkhead.acquire(now + 9.9)
-        assert caught.value.retry_after == 10.0
-        assert anyio.current_time() == pytest.approx(now)
         group.start_soon(bulkhead.acquire, now + 10.1)
         await anyio.wait_all_tasks_blocked()
-        assert bulkhead.waiting == 2
-        bulkhead.release()
+        assert bulkhead.waiting == 1
         bulkhead.release()
     assert (bulkhead.inside, bulkhead.waiting) == (2, 0)
+
+
+async def test_who_waits_is_refused_as_soon_as_the_time_that_is_left_is_too_short() -> None:
+    bulkhead = Bulkhead(1, queue=10, name="db")
+    await bulkhead.acquire()
+    bulkhead.release(service_time=2.0)
+    await bulkhead.acquire()
+    began = anyio.current_time()
+    with pytest.raises(Overloaded, match=r"db is overloaded: no place within 3\.0 s; 1 callers were waiting"):
+        await bulkhead.acquire(began + 5)
+    assert anyio.current_time() == pytest.approx(began + 3)
+    assert (bulkhead.inside, bulkhead.waiting) == (1, 0)
+
+
+async def test_what_is_learned_meanwhile_lengthens_and_shortens_the_wait() -> None:
+    for seconds, refused_after in ((1.0, 8.2), (6.0, 7.2)):
+        bulkhead = Bulkhead(2, queue=10)
+        await bulkhead.acquire()
+        bulkhead.release(service_time=2.0)
+        for _ in range(2):
+            await bulkhead.acquire()
+        began = anyio.current_time()
+        async with anyio.create_task_group() as group:
+            bulkhead.release(service_time=seconds)  # 1.8, or 2.8 from now on
+            await bulkhead.acquire()
+            with pytest.raises(Overloaded):
+                await bulkhead.acquire(began + 10)
+            group.cancel_scope.cancel()
+        assert anyio.current_time() - began == pytest.approx(refused_after)
+
+
+async def test_with_more_than_can_be_served_the_newest_come_first_and_the_hopeless_are_told() -> None:
+    bulkhead = Bulkhead(1, queue=100)
+    await bulkhead.acquire()
+    bulkhead.release(service_time=1.0)
+    await bulkhead.acquire()
+    began = anyio.current_time()
+    served: list[int] = []
+    refused: dict[int, float] = {}
+
+    async def one(number: int) -> None:
+        try:
+            await bulkhead.acquire(began + 4.5)
+        except Overloaded:
+            refused[number] = anyio.current_time() - began
+            return
+        served.append(number)
+        await anyio.sleep(1)
+        bulkhead.release(service_time=1.0)
+
+    async with anyio.create_task_group() as group:
+        for number in range(8):
+            group.start_soon(one, number)
+            await anyio.wait_all_tasks_blocked()
+        assert sorted(refused) == [0, 1, 2, 3]
+        assert max(refused.values()) < 1, "those who can't be served even if nobody else comes are told at once"
+        bulkhead.release(service_time=1.0)
+    assert served == [7, 6, 5, 4]
+    assert (bulkhead.inside, bulkhead.waiting) == (0, 0)
+
+
+async def test_the_order_is_that_of_coming_again_once_the_queue_was_empty() -> None:
+    bulkhead = Bulkhead(1, queue=100)
+    await bulkhead.acquire()
+    served: list[int] = []
+
+    async def one(number: int, when: float = math.inf) -> None:
+        with suppress(Overloaded):
+            await bulkhead.acquire(when)
+            served.append(number)
+            bulkhead.release()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(one, 1, anyio.current_time() + 1)
+        await anyio.sleep(2)
+        assert served == []
+        for number in (2, 3, 4):
+            group.start_soon(one, number)
+            await anyio.wait_all_tasks_blocked()
+        bulkhead.release()
+    assert served == [2, 3, 4]
+
+
+async def hold_all(bulkhead: Bulkhead, flow: str, served: list[str], count: int, seconds: float = 1.0) -> None:
+    """Callers of one flow, all at once, each holding its place for so many seconds."""
+
+    async def one() -> None:
+        await bulkhead.acquire(flow=flow)
+        served.append(flow)
+        await anyio.sleep(seconds)
+        bulkhead.release(service_time=seconds, flow=flow)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(count):
+            group.start_soon(one)
+
+
+async def test_flows_are_served_in_turn() -> None:
+    bulkhead = Bulkhead(1, queue=100)
+    served: list[str] = []
+    async with anyio.create_task_group() as group:
+        for flow, count in (("a", 6), ("b", 3), ("c", 2)):
+            group.start_soon(hold_all, bulkhead, flow, served, count)
+            await anyio.wait_all_tasks_blocked()
+    assert "".join(served) in ("aabcabcabaa", "abcabcabaaa")
+    assert (bulkhead.inside, bulkhead.waiting) == (0, 0)
+
+
+async def test_a_flow_whose_calls_take_longer_has_fewer_turns() -> None:
+    bulkhead = Bulkhead(1, queue=1_000)
+    served: list[str] = []
+    with anyio.move_on_after(400):
+        async with anyio.create_task_group() as group:
+            group.start_soon(hold_all, bulkhead, "long", served, 300, 3.0)
+            group.start_soon(hold_all, bulkhead, "short", served, 300, 1.0)
+    seconds = {"long": 3 * served.count("long"), "short": served.count("short")}
+    assert seconds["long"] / seconds["short"] == pytest.approx(1, abs=0.35)
+
+
+async def test_a_flow_holds_everything_when_alone_and_its_share_while_others_wait() -> None:
+    bulkhead = Bulkhead(4, queue=100)
+    served: list[str] = []
+    held: list[tuple[int, int]] = []
+    async with anyio.create_task_group() as group:
+        group.start_soon(hold_all, bulkhead, "hog", served, 40)
+        await anyio.sleep(0.5)
+        assert (bulkhead.holds("hog"), bulkhead.share("hog")) == (4, 4)
+        group.start_soon(hold_all, bulkhead, "other", served, 10)
+        for _ in range(4):
+            await anyio.sleep(1)
+            held.append((bulkhead.holds("hog"), bulkhead.holds("other")))
+        assert bulkhead.share("other") == 2
+    assert held[1:] == [(2, 2)] * 3
+    assert len(served) == 50
+
+
+async def test_a_full_queue_makes_room_for_a_flow_that_has_less_than_its_share() -> None:
+    bulkhead = Bulkhead(1, queue=4, name="db")
+    await bulkhead.acquire()
+    refused: list[str] = []
+    served: list[str] = []
+
+    async def one(flow: str) -> None:
+        try:
+            await bulkhead.acquire(flow=flow)
+        except Overloaded as error:
+            assert "which is all that may" in str(error)
+            refused.append(flow)
+            return
+        served.append(flow)
+        bulkhead.release(flow=flow)
+
+    async with anyio.create_task_group() as group:
+        for flow in ("hog", "hog", "hog", "hog", "hog", "other", "other", "other"):
+            group.start_soon(one, flow)
+            await anyio.wait_all_tasks_blocked()
+        assert bulkhead.waiting == 4
+        bulkhead.release()
+    assert refused == ["hog", "hog", "hog", "other"]
+    assert sorted(served) == ["hog", "hog", "other", "other"]
+
+
+async def test_a_place_given_back_under_another_name_is_not_lost() -> None:
+    bulkhead = Bulkhead(2)
+    with flow("a"):
+        await bulkhead.acquire()
+        await bulkhead.acquire()
+    bulkhead.release()
+    bulkhead.release(flow="nobody")
+    assert (bulkhead.inside, bulkhead.holds("a"), bulkhead.snapshot()["flows"]) == (0, 0, 0)
+
+
+async def test_it_remembers_ten_thousand_flows_and_forgets_none_that_has_a_call_under_way() -> None:
+    bulkhead = Bulkhead(3)
+    assert bulkhead.try_acquire("busy")
+    for number in range(MOST_FLOWS + 50):
+        assert bulkhead.try_acquire(str(number))
+        bulkhead.release(flow=str(number))
+    assert len(bulkhead._flows) == MOST_FLOWS
+    assert bulkhead.holds("busy") == 1
 
 
 async def test_it_learns_how_long_a_place_is_used() -> None:
@@ -232,15 +410,13 @@ async def test_the_snapshot_says_whose_it_is_and_counts() -> None:
     assert (snapshot["name"], snapshot["queue"], snapshot["rejected"], snapshot["limit"]) == ("db", 0, 2, 1)
 
 
-async def test_a_wait_that_ends_with_the_deadline_is_worth_it() -> None:
+async def test_a_time_that_is_just_enough_is_worth_the_wait() -> None:
     bulkhead = Bulkhead(1)
     await bulkhead.acquire()
     bulkhead.release(service_time=4.0)
     await bulkhead.acquire()
     async with anyio.create_task_group() as group:
-        group.start_soon(bulkhead.acquire)
-        await anyio.wait_all_tasks_blocked()
-        group.start_soon(bulkhead.acquire, anyio.current_time() + bulkhead.expected_wait())
-        await anyio.wait_all_tasks_blocked()
-        assert bulkhead.waiting == 2
-        group.cancel_scope.cancel()
+        group.start_soon(bulkhead.acquire, anyio.current_time() + 5)
+        await anyio.sleep(0.999)
+        bulkhead.release()
+    assert (bulkhead.inside, bulkhead.waiting) == (1, 0)

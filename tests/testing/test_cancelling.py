@@ -76,13 +76,11 @@ async def test_a_probe_slot_that_is_lost() -> None:
 
 async def test_a_queue_place_that_is_lost() -> None:
     class Leaky(Bulkhead):
-        async def acquire(self, when: float = float("inf")) -> None:
-            waiting = len(self._waiters)
+        async def acquire(self, when: float = float("inf"), *, flow: str | None = None) -> None:
             try:
                 await super().acquire(when)
             except BaseException:
-                if len(self._waiters) == waiting:
-                    self._waiters.append(None)  # type: ignore[arg-type]
+                self._waiting += 1
                 raise
 
     bulkhead = Leaky(1, queue=99)
@@ -98,7 +96,7 @@ async def test_a_queue_place_that_is_lost() -> None:
 
 async def _release(bulkhead: Bulkhead) -> None:
     await anyio.sleep(1)
-    bulkhead._leave()
+    bulkhead.release()
 
 
 async def test_a_context_variable_that_is_not_reset() -> None:

@@ -1,7 +1,7 @@
 """Concurrent single questions as one request, without making anyone wait.
 
 No timer: a question that comes while nothing is under way goes out at once, after the event loop has gone round once, so that
-questions of the same moment go with it. While requests are under way the next batch forms. Equal texts are sent once.
+questions of the same moment go with it. While requests are under way the next batch forms, from all flows in turn. Equal texts are sent once.
 
 Source: text-embeddings-inference's queue and DataLoader's batch scheduling, both without a linger time.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Self
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -17,7 +18,9 @@ from anyio.lowlevel import checkpoint
 from ragcore.errors import EmbeddingError, NotOpen, Overloaded
 from ragcore.protocols import Vector
 from ragcore.resilience.deadline import expires_at, inherit
+from ragcore.resilience.flow import current_flow, flow
 from ragcore.resilience.owner import Owner
+from ragcore.resilience.patience import Pausable, in_line, patience_in_force
 from ragcore.resilience.single_flight import own_copy
 
 __all__ = ["Coalescer"]
@@ -31,13 +34,18 @@ MOST_WAITING = 1_024
 class Coalescer:
     """Shares requests between callers that each want one text embedded.
 
+    Where a request of several flows fails, it is sent again in halves, so that one flow's text doesn't fail the others; so each flow's failures are its
+    own in the end.
+
     Args:
-        send: embeds a list of texts: (n, dimension), one request.
+        send: embeds a list of texts: (n, dimension), one request. Told whether the texts are of several flows: then it should neither be retried nor
+            counted against the dependency, since that is found out here.
     """
 
-    def __init__(self, send: Callable[[Sequence[str]], Awaitable[Vector]]) -> None:
+    def __init__(self, send: Callable[[Sequence[str], bool], Awaitable[Vector]]) -> None:
         self._send = send
         self._waiting: dict[str, _Item] = {}
+        self._flows: dict[str, dict[str, _Item]] = {}  # the same by flow, the one served longest ago first
         self._requests = 0
         self.asked = 0
         self.sent = 0
@@ -48,33 +56,57 @@ class Coalescer:
         if self.closed:
             raise NotOpen("the embedder is being closed", stage="embed")
         self.asked += 1
+        name = current_flow.get()
         item = self._waiting.get(text)
-        if item is None and len(self._waiting) >= MOST_WAITING:
-            raise Overloaded(
-                f"{len(self._waiting):,} questions wait to be embedded, which is all that may: try again later",
-                dependency="embedding",
-                stage="embed",
-                retry_after=1.0,
-            )
         if item is None:
+            if len(self._waiting) >= MOST_WAITING:
+                self._make_room(name)
             if self._requests == 0 or (self._requests < MOST_REQUESTS and not self._waiting):
                 owner.spawn(self._serve, name="embedding")
                 self._requests += 1
-            item = self._waiting[text] = _Item(text)
-        item.join(expires_at())
-        try:
-            await item.done.wait()
-        finally:
-            self._leave(item)
+            item = self._waiting[text] = _Item(text, name)
+        # In each of its flows' queues: it goes out with whichever comes first.
+        self._flows.setdefault(name, {})[text] = item
+        with _Line(item) as line:
+            item.join(expires_at(), line)
+            try:
+                await item.done.wait()
+            finally:
+                self._leave(item, line)
         return item.result()
 
-    def _leave(self, item: _Item) -> None:
+    def _make_room(self, name: str) -> None:
+        """For a question of this flow: the newest of the flow that has most waiting is refused, if that one has more than this."""
+        most = max(self._flows, key=lambda other: len(self._flows[other]))
+        error = Overloaded(
+            f"{len(self._waiting):,} questions wait to be embedded, which is all that may: try again later",
+            dependency="embedding",
+            stage="embed",
+            retry_after=1.0,
+        )
+        if len(self._flows[most]) <= len(self._flows.get(name, {})) + 1:
+            raise error
+        item = self._flows[most][next(reversed(self._flows[most]))]
+        self._remove(item)
+        item.error = error
+        item.done.set()
+
+    def _leave(self, item: _Item, line: _Line) -> None:
         item.waiting -= 1
         if item.waiting == 0 and not item.done.is_set():
             if self._waiting.get(item.text) is item:
-                del self._waiting[item.text]
-            if item.batch is not None and all(other.waiting == 0 for other in item.batch.items):
-                item.batch.scope.cancel()
+                self._remove(item)
+            batch = item.batch
+            if batch is not None and all(other.waiting == 0 for other in batch.items):
+                batch.ran_out = line.patience is not None and line.patience.has_run_out(anyio.current_time())
+                batch.scope.cancel()
+
+    def _remove(self, item: _Item) -> None:
+        del self._waiting[item.text]
+        for name in [name for name, texts in self._flows.items() if texts.get(item.text) is item]:
+            del self._flows[name][item.text]
+            if not self._flows[name]:
+                del self._flows[name]
 
     async def _serve(self) -> None:
         """Send batches until nothing waits."""
@@ -99,44 +131,86 @@ class Coalescer:
 
     def _give_up(self) -> None:
         waiting, self._waiting = self._waiting, {}
+        self._flows.clear()
         for item in waiting.values():
             item.done.set()
 
     def _take(self) -> _Batch:
-        texts = list(self._waiting)[:MOST_TEXTS]
-        return _Batch([self._waiting.pop(text) for text in texts])
+        """One text of each flow in turn, until the batch is full."""
+        items: list[_Item] = []
+        while self._flows and len(items) < MOST_TEXTS:
+            name = next(iter(self._flows))
+            texts = self._flows.pop(name)
+            item = texts[next(iter(texts))]
+            self._flows[name] = texts
+            self._remove(item)
+            items.append(item)
+        return _Batch(items)
 
     async def _request(self, batch: _Batch) -> None:
-        self.sent += 1
         when = max(item.when for item in batch.items)
+        for item in batch.items:
+            item.is_sent()
+        token = patience_in_force.set(batch)
         try:
             with batch.scope, inherit(None if math.isinf(when) else when):
-                vectors = await self._send([item.text for item in batch.items])
-                for item, vector in zip(batch.items, vectors, strict=True):
-                    item.vector = vector
-        except Exception as error:  # delivered to those who wait
-            for item in batch.items:
-                item.error = error
+                await self._deliver(batch.items)
         finally:
+            patience_in_force.reset(token)
             for item in batch.items:
                 item.done.set()
 
+    async def _deliver(self, items: Sequence[_Item]) -> None:
+        """Send texts, and hand out what came; where they are of several flows and fail, in halves."""
+        flows = list(dict.fromkeys(item.flow for item in items))
+        self.sent += 1
+        try:
+            with flow(flows[0] if len(flows) == 1 else ""):
+                vectors = await self._send([item.text for item in items], len(flows) > 1)
+            for item, vector in zip(items, vectors, strict=True):
+                item.vector = vector
+                item.done.set()
+        except Exception as error:  # delivered to those who wait
+            if len(flows) == 1 or not _may_be_one_flows(error):
+                for item in items:
+                    item.error = error
+                    item.done.set()
+                return
+        else:
+            return
+        first = set(flows[: len(flows) // 2])
+        await self._deliver([item for item in items if item.flow in first])
+        await self._deliver([item for item in items if item.flow not in first])
+
+
+def _may_be_one_flows(error: Exception) -> bool:
+    """Whether the server answered, and one of the texts may be what it could not bear. After a timeout there is no time to find out."""
+    return isinstance(error, EmbeddingError) and error.attempts > 0 and not isinstance(error.__cause__, TimeoutError)
+
 
 class _Item:
-    __slots__ = ("batch", "done", "error", "text", "vector", "waiting", "when")
+    __slots__ = ("batch", "done", "error", "flow", "lines", "text", "vector", "waiting", "when")
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, flow: str) -> None:
         self.text = text
+        self.flow = flow
         self.waiting = 0
         self.when = -math.inf
         self.done = anyio.Event()
         self.batch: _Batch | None = None
         self.vector: Vector | None = None
         self.error: Exception | None = None
+        self.lines: list[_Line] = []
 
-    def join(self, when: float) -> None:
+    def join(self, when: float, line: _Line) -> None:
         self.waiting += 1
         self.when = max(self.when, when)
+        self.lines.append(line)
+
+    def is_sent(self) -> None:
+        """From now on it is the embedder that is waited for."""
+        for line in self.lines:
+            line.end()
 
     def result(self) -> Vector:
         if self.error is not None:
@@ -146,11 +220,59 @@ class _Item:
         return self.vector
 
 
+class _Line:
+    """A caller's wait until its text is sent, in which no limit of the embedder's runs."""
+
+    __slots__ = ("_item", "_waiting", "patience")
+
+    def __init__(self, item: _Item) -> None:
+        self._item = item
+        self._waiting = in_line()
+        self.patience = patience_in_force.get()
+
+    def __enter__(self) -> Self:
+        self._waiting.__enter__()
+        return self
+
+    def end(self) -> None:
+        self._waiting.__exit__()
+
+    def __exit__(self, *exc: object) -> None:
+        self.end()
+        self._item.lines.remove(self)
+
+
 class _Batch:
-    __slots__ = ("items", "scope")
+    """Texts of one request. To whoever sends it, it is the patience of all who wait for it."""
+
+    __slots__ = ("items", "ran_out", "scope")
 
     def __init__(self, items: list[_Item]) -> None:
         self.items = items
+        self.ran_out = False
         self.scope = anyio.CancelScope()
         for item in items:
             item.batch = self
+
+    @property
+    def until(self) -> float:
+        return max((patience.until for patience in self._patience()), default=math.inf)
+
+    def pause(self) -> None:
+        for patience in self._patience():
+            patience.pause()
+
+    def resume(self) -> None:
+        for patience in self._patience():
+            patience.resume()
+
+    def heard(self) -> None:
+        """A vector comes whole or not at all."""
+
+    def has_run_out(self, now: float) -> bool:
+        """Whether the last of those who waited had none left."""
+        return self.ran_out
+
+    def _patience(self) -> list[Pausable]:
+        lines = [line for item in self.items for line in item.lines]
+        return [line.patience for line in lines if line.patience is not None]

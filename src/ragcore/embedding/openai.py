@@ -14,7 +14,7 @@ from ragcore.embedding.coalescer import Coalescer
 from ragcore.errors import ConfigurationError, EmbeddingError
 from ragcore.openai_api import OpenAIClient, Undecodable, judge, read_json, translate
 from ragcore.protocols import Vector
-from ragcore.resilience import Policy, RetryPolicy
+from ragcore.resilience import Failure, Policy, RetryPolicy
 from ragcore.resilience.part import Part
 from ragcore.secret import Secret
 from ragcore.tokens import TokenCounter
@@ -121,19 +121,19 @@ class OpenAIEmbedder(Part):
         if start < len(texts):
             yield texts[start:]
 
-    async def _embed_questions(self, texts: Sequence[str]) -> Vector:
-        return await self._embed_or_halve(texts)
+    async def _embed_questions(self, texts: Sequence[str], of_several: bool) -> Vector:
+        return await self._embed_or_halve(texts, of_several=of_several)
 
-    async def _embed_or_halve(self, texts: Sequence[str]) -> Vector:
+    async def _embed_or_halve(self, texts: Sequence[str], *, of_several: bool = False) -> Vector:
         try:
-            return await self._request(texts)
+            return await self._request(texts, of_several=of_several)
         except EmbeddingError as error:
             if len(texts) == 1 or error.status not in BLAMES_A_TEXT:
                 raise
         half = len(texts) // 2
         return np.concatenate([await self._embed_or_halve(texts[:half]), await self._embed_or_halve(texts[half:])])
 
-    async def _request(self, texts: Sequence[str]) -> Vector:
+    async def _request(self, texts: Sequence[str], *, of_several: bool) -> Vector:
         attempts = 0
 
         async def attempt() -> Vector:
@@ -154,7 +154,7 @@ class OpenAIEmbedder(Part):
                 raise Undecodable(str(error)) from error
 
         try:
-            return await self.policy.call(attempt, key=self._key, on=judge)
+            return await self.policy.call(attempt, key=self._key, on=_judge_of_several if of_several else judge)
         except Exception as error:
             ours = translate(
                 error, EmbeddingError, dependency=f"the embedder {self.model}", stage="embed", attempts=attempts
@@ -162,6 +162,14 @@ class OpenAIEmbedder(Part):
             if ours is error:
                 raise
             raise ours from error
+
+
+def _judge_of_several(error: Exception) -> Failure | None:
+    """Of texts of several flows: that it failed may be one's own affair, so they are asked for again apart; a pause is everybody's."""
+    failure = judge(error)
+    if failure is None or not failure.counts:
+        return failure
+    return Failure(retry=False, counts=False)
 
 
 def _vectors(answer: Mapping[str, Any], count: int) -> list[Vector]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 from ragcore.errors import ConfigurationError, InvalidInput, Overloaded, RagcoreError
 from ragcore.events import emit
+from ragcore.generation.extractive import ExtractiveGenerator
 from ragcore.generation.relay import Relay
 from ragcore.generation.streams import collect
 from ragcore.protocols import Generator
+from ragcore.resilience import Policy
 from ragcore.resilience.deadline import share
 from ragcore.resilience.part import Part, Parts
 from ragcore.tokens import estimate_tokens
@@ -20,24 +24,67 @@ __all__ = ["FallbackGenerator", "name_of"]
 
 # Of the time that is left, what a generator that is not the last may take to its first word.
 SHARE = 0.4
-MOST_SECONDS = 10.0
+# The same in seconds, of a generator without a policy of its own to say so.
+FIRST_TIMEOUT = 10.0
 
 
 class FallbackGenerator(Part):
     """Asks the first generator, and the next where one fails before its first word.
 
-    A generator that is not the last gets at most min(10 s, 40 % of what is left) to its first word, so that there is time for the next. What
-    failed stands in the answer's `degraded`. `Overloaded` and `InvalidInput` come out at once: another model would not help.
+    A generator that is not the last gets at most 40 % of what is left to its first word, and at most the `first_timeout` of its policy, so that there
+    is time for the next. This is the one place that decides it. The time in a queue of ours does not count. What failed stands in the answer's
+    `degraded`. `InvalidInput` comes out at once: another model would not help.
+
+    A generator without room is passed over like one that failed. Quotation doesn't take the place of a model without room: then `Overloaded` comes out.
 
     Args:
         generators: in the order to ask them; an `ExtractiveGenerator` at the end always answers.
+        first_timeout: seconds to the first word, for generators without a policy.
+        quote_when_overloaded: quotation takes the place of a model without room as well.
     """
 
-    def __init__(self, generators: Sequence[Generator], /) -> None:
+    def __init__(
+        self,
+        generators: Sequence[Generator],
+        /,
+        *,
+        first_timeout: float = FIRST_TIMEOUT,
+        quote_when_overloaded: bool = False,
+    ) -> None:
         if not generators:
             raise ConfigurationError("FallbackGenerator needs at least one generator")
+        if not first_timeout > 0:
+            raise ConfigurationError(f"first_timeout is {first_timeout!r}: it must be positive")
         self.generators = tuple(generators)
+        self.first_timeout = first_timeout
+        self.quote_when_overloaded = quote_when_overloaded
         self._parts = Parts()
+
+    def first_timeout_of(self, generator: Generator) -> float | None:
+        """Seconds that a generator of these may take to its first word, at most; None for the last, which nobody waits behind."""
+        if generator is self.generators[-1]:
+            return None
+        policy = getattr(generator, "policy", None)
+        return policy.first_timeout if isinstance(policy, Policy) else self.first_timeout
+
+    def describe(self) -> list[dict[str, Any]]:
+        """What is in force, one generator after the other: seconds, and calls at once. JSON-ready."""
+        described = []
+        for generator in self.generators:
+            policy = getattr(generator, "policy", None)
+            bulkhead = policy.bulkhead if isinstance(policy, Policy) else None
+            first = self.first_timeout_of(generator)
+            described.append(
+                {
+                    "name": name_of(generator),
+                    "first_timeout": first,
+                    "first_share": None if first is None else SHARE,
+                    "idle_timeout": policy.idle_timeout if isinstance(policy, Policy) else None,
+                    "limit": None if bulkhead is None else bulkhead.limit,
+                    "queue": None if bulkhead is None else bulkhead.queue,
+                }
+            )
+        return described
 
     def count_tokens(self, text: str, /) -> int:
         """As the first generator counts that can."""
@@ -55,9 +102,11 @@ class FallbackGenerator(Part):
     async def stream(self, prompt: Prompt, /) -> AsyncIterator[AsyncIterator[str | Generation]]:
         """The pieces of the first generator that gets as far as a first piece."""
         owner = self._check_open()
-        failed: list[str] = []
+        failed: list[RagcoreError] = []
         for generator in self.generators[:-1]:
-            relay = Relay(owner, generator, prompt, name=name_of(generator))
+            self._check_room(generator, failed)
+            limit = share(SHARE, most=self.first_timeout_of(generator) or math.inf)
+            relay = Relay(owner, generator, prompt, name=name_of(generator), first_within=limit)
             try:
                 first = await self._first(relay, failed)
                 if first is not None:
@@ -66,6 +115,7 @@ class FallbackGenerator(Part):
                     return
             finally:
                 await relay.aclose()
+        self._check_room(self.generators[-1], failed)
         relay = Relay(owner, self.generators[-1], prompt, name=name_of(self.generators[-1]))
         try:
             async with aclosing(_resumed(None, relay, failed)) as resumed:
@@ -73,16 +123,26 @@ class FallbackGenerator(Part):
         finally:
             await relay.aclose()
 
+    def _check_room(self, generator: Generator, failed: Sequence[RagcoreError]) -> None:
+        """Overload is said, not hidden: quotation doesn't follow a model that had no room."""
+        if (
+            failed
+            and isinstance(failed[-1], Overloaded)
+            and isinstance(generator, ExtractiveGenerator)
+            and not self.quote_when_overloaded
+        ):
+            raise failed[-1]
+
     @staticmethod
-    async def _first(relay: Relay, failed: list[str]) -> str | Generation | None:
+    async def _first(relay: Relay, failed: list[RagcoreError]) -> str | Generation | None:
         """A generator's first piece, within its share of the time; None if it failed, which is noted."""
         try:
-            return await relay.first(share(SHARE, most=MOST_SECONDS))
-        except (Overloaded, InvalidInput):
+            return await relay.first()
+        except InvalidInput:
             raise
         except RagcoreError as error:
             emit("generator.failed", relay.name, error=type(error).__name__)
-            failed.append(str(error))
+            failed.append(error)
             return None
 
     async def _open(self) -> None:
@@ -94,10 +154,10 @@ class FallbackGenerator(Part):
 
 
 async def _resumed(
-    first: str | Generation | None, relay: Relay, failed: Sequence[str]
+    first: str | Generation | None, relay: Relay, failed: Sequence[RagcoreError]
 ) -> AsyncGenerator[str | Generation, None]:
     """The pieces of the generator that answers; its `Generation` says which failed before it, and why."""
-    degraded = tuple(Degradation("generate", reason, relay.name) for reason in failed)
+    degraded = tuple(Degradation("generate", str(error), relay.name) for error in failed)
 
     def marked(piece: str | Generation) -> str | Generation:
         return (

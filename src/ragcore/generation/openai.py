@@ -13,7 +13,6 @@ from ragcore.generation.prompt import NOT_FOUND, render
 from ragcore.generation.streams import collect
 from ragcore.openai_api import OpenAIClient, Undecodable, judge, read_events, translate
 from ragcore.resilience import Bulkhead, Policy, RetryPolicy
-from ragcore.resilience.deadline import share
 from ragcore.resilience.owner import Owner
 from ragcore.resilience.part import Part
 from ragcore.resilience.policy import Hold
@@ -23,8 +22,6 @@ from ragcore.types import Generation, Prompt, Usage
 
 __all__ = ["OpenAIGenerator"]
 
-# Of the time that is left, what a model may take to its first token: a black hole must leave time for a fallback.
-FIRST_TOKEN_SHARE = 0.4
 # An answer is bounded by its tokens; this bounds a stream that never ends.
 MOST_CHARACTERS = 200_000
 # What models put around the word NOT_FOUND.
@@ -35,8 +32,9 @@ REASONING = ("o1", "o3", "o4", "gpt-5")
 class OpenAIGenerator(Part):
     """Generates through an OpenAI-compatible `/chat/completions`, always as a stream, so that a model that is silent is found out early.
 
-    The first token must come within min(the policy's `first_timeout`, 40 % of what is left); between tokens at most `idle_timeout` may pass; the
-    deadline around the call bounds it all. A stream that ends without a finish reason broke.
+    The first token must come within the policy's `first_timeout`, all attempts together, and between tokens at most `idle_timeout` may pass; the time in
+    the bulkhead's queue does not count. The deadline around the call bounds it all. In a `FallbackGenerator`, which `RAG` makes of it, the first
+    token must come within 40 % of what is left, too. A stream that ends without a finish reason broke.
 
     Args:
         model: its name on the server.
@@ -99,7 +97,7 @@ class OpenAIGenerator(Part):
 
     async def _guarded(self, held: Hold, request: _Request) -> None:
         try:
-            await held.call(request.open, timeout=share(FIRST_TOKEN_SHARE, most=self.policy.first_timeout))
+            await held.call(request.open, timeout=self.policy.first_timeout)
         except Exception as error:
             self._raise(error, held, "")
 

@@ -17,6 +17,7 @@ from ragcore.errors import GenerationError, RagcoreError
 from ragcore.protocols import Generator
 from ragcore.resilience.deadline import expires_at, inherit
 from ragcore.resilience.owner import Owner, cleaning_up
+from ragcore.resilience.patience import Patience, patience_in_force
 from ragcore.types import Generation, Prompt
 
 __all__ = ["Relay"]
@@ -33,9 +34,12 @@ class Relay:
     Args:
         owner: whose task group it runs in.
         name: of the generator, in errors.
+        first_within: seconds that the generator may take to its first word, without the time in queues of ours.
     """
 
-    def __init__(self, owner: Owner, generator: Generator, prompt: Prompt, *, name: str) -> None:
+    def __init__(
+        self, owner: Owner, generator: Generator, prompt: Prompt, *, name: str, first_within: float = math.inf
+    ) -> None:
         self._generator = generator
         self._prompt = prompt
         self.name = name
@@ -44,22 +48,29 @@ class Relay:
         self._sender, self._receiver = anyio.create_memory_object_stream[Piece](AHEAD)
         self._ended = anyio.Event()
         self._error: BaseException | None = None
-        owner.spawn(self._run, name=f"stream of {name}", context=contextvars.copy_context())
+        self._patience = Patience(first_within)
+        context = contextvars.copy_context()
+        context.run(patience_in_force.set, self._patience)
+        owner.spawn(self._run, name=f"stream of {name}", context=context)
 
-    async def first(self, limit: float) -> Piece:
-        """The first piece, within `limit` seconds.
+    async def first(self) -> Piece:
+        """The first piece, within its time.
 
         Raises:
             GenerationError: it took longer, or the stream ended without one.
         """
-        with anyio.move_on_after(limit):
+        with self._patience as patience:
             try:
                 return await self.__anext__()
             except StopAsyncIteration:
                 raise GenerationError(
                     f"{self.name} ended without a result", dependency=self.name, stage="generate"
                 ) from None
-        raise GenerationError(f"{self.name} said nothing within {limit:.1f} s", dependency=self.name, stage="generate")
+        raise GenerationError(
+            f"{self.name} did not begin to answer within {patience.seconds:.1f} s",
+            dependency=self.name,
+            stage="generate",
+        )
 
     def __aiter__(self) -> Relay:
         return self

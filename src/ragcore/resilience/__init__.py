@@ -8,6 +8,7 @@ from ragcore.resilience.breaker import CircuitBreaker, State
 from ragcore.resilience.bulkhead import Bulkhead
 from ragcore.resilience.deadline import Deadline, deadline
 from ragcore.resilience.failure import Failure, On, from_status
+from ragcore.resilience.flow import flow
 from ragcore.resilience.policy import Hold, Policy
 from ragcore.resilience.retry import RetryBudget, RetryPolicy
 from ragcore.resilience.single_flight import SingleFlight
@@ -30,5 +31,6 @@ __all__ = [
     "Snapshot",
     "State",
     "deadline",
+    "flow",
     "from_status",
 ]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 
+import anyio
+
 from ragcore.events import emit, listening
 from ragcore.resilience.breaker import CircuitBreaker, Outcome
 from ragcore.resilience.bulkhead import Bulkhead
@@ -40,12 +42,33 @@ class Attempt(Bound):
     Attributes:
         outcome: as far as it is known.
         ended: whether it has given back what it held.
+        limit: until when the dependency may take for what it does now, not counting the time in a queue further in.
+        latest: the call's deadline, which runs on in any case.
+        scope: that bounds what it does now.
         given_up: the last error that a policy within this attempt let out after its own retries: not to be retried again around it.
     """
 
-    __slots__ = ("_breaker", "_bulkhead", "_generation", "_judged", "_name", "began", "ended", "given_up", "outcome")
+    __slots__ = (
+        "_breaker",
+        "_bulkhead",
+        "_flow",
+        "_generation",
+        "_judged",
+        "_name",
+        "_paused_at",
+        "_pauses",
+        "began",
+        "ended",
+        "given_up",
+        "latest",
+        "limit",
+        "outcome",
+        "scope",
+    )
 
-    def __init__(self, name: str, bulkhead: Bulkhead | None, breaker: CircuitBreaker | None, began: float) -> None:
+    def __init__(
+        self, name: str, bulkhead: Bulkhead | None, breaker: CircuitBreaker | None, began: float, flow: str
+    ) -> None:
         self.when = math.inf
         self.outer = None
         self.began = began
@@ -53,10 +76,37 @@ class Attempt(Bound):
         self.outcome: Outcome = "neutral"
         self._name = name
         self._bulkhead = bulkhead
+        self._flow = flow
+        self._generation = 0
         self._breaker = breaker
-        self._generation = 0 if breaker is None else breaker.admit(began)
+        if breaker is not None:  # or the one that stands for this flow alone
+            self._breaker, self._generation = breaker.admit(began, flow)
         self._judged = breaker is None
         self.ended = False
+        self.limit = self.latest = math.inf
+        self.scope: anyio.CancelScope | None = None
+        self._pauses = 0
+        self._paused_at = 0.0
+
+    def pause(self) -> None:
+        """A call within this attempt waits for a place in a queue of ours."""
+        self._pauses += 1
+        if self._pauses == 1:
+            self._paused_at = anyio.current_time()
+            self.when = self.latest
+            if self.scope is not None:
+                self.scope.deadline = self.when
+
+    def resume(self) -> None:
+        """The wait is over."""
+        self._pauses -= 1
+        if self._pauses == 0:
+            waited = anyio.current_time() - self._paused_at
+            self.limit += waited
+            self.began += waited
+            self.when = min(self.limit, self.latest)
+            if self.scope is not None:
+                self.scope.deadline = self.when
 
     def judge(self, outcome: Outcome, now: float) -> None:
         """Tell the breaker; only the first time counts, but that a stream which had begun well broke counts as well."""
@@ -67,9 +117,9 @@ class Attempt(Bound):
             return
         if not self._judged:
             self._judged = True
-            breaker.end(self._generation, self.began, outcome, now)
+            breaker.end(self._generation, self.began, outcome, now, self._flow)
         elif outcome == "failure":
-            breaker.fail_after_success(self._generation, now)
+            breaker.fail_after_success(self._generation, now, self._flow)
 
     def end(self, outcome: Outcome | None, now: float) -> None:
         """Tell the breaker and give the place back.
@@ -85,6 +135,8 @@ class Attempt(Bound):
         if not self._judged:
             self.judge(self.outcome, now)
         if self._bulkhead is not None:
-            self._bulkhead.release(None if self.outcome == "neutral" else now - self.began)
+            # A failure says no more of how long an answer takes than that it would have taken longer.
+            took = None if self.outcome == "neutral" else now - self.began
+            self._bulkhead.release(took, flow=self._flow, finished=self.outcome == "success")
         if listening():
             emit("policy.attempt", self._name, outcome=self.outcome, seconds=now - self.began)

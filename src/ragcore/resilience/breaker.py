@@ -1,7 +1,8 @@
 """A circuit breaker: closed → open → half_open → closed.
 
-It counts outcomes in a sliding time window. Two rules that other breakers break: the caller's own cancellation is neither success nor failure
-and gives a probe's slot back; and a result that began in an earlier state is ignored, which each permit's generation tells.
+It counts outcomes in a sliding time window. Three rules that other breakers break: the caller's own cancellation is neither success nor failure
+and gives a probe's slot back; a result that began in an earlier state is ignored, which each permit's generation tells; and where only one flow
+of several fails, it is opened for that flow alone, which then has a breaker of its own until it is served again.
 
 Sources: M. Nygard, "Release It!" (the pattern); resilience4j and Polly (ratio over a sliding window with a minimum throughput, slow calls);
 sony/gobreaker (generations).
@@ -17,7 +18,9 @@ from typing import Literal, TypeAlias, TypeVar
 
 from ragcore.errors import CircuitOpen
 from ragcore.events import emit, listening
+from ragcore.resilience.blame import Blame
 from ragcore.resilience.clock import clock, now_if_any
+from ragcore.resilience.flow import MOST_FLOWS, current_flow
 from ragcore.resilience.snapshot import Snapshot
 from ragcore.resilience.window import SlidingWindow
 
@@ -29,6 +32,8 @@ Outcome: TypeAlias = Literal["success", "failure", "neutral"]
 
 # Enough durations for a p95 that means something, few enough to sort when a deadline expires.
 REMEMBERED = 64
+# Flows that asked while it was open: two tell whether there is more than one.
+MOST_ASKED = 2
 # Breaks differ by this share, so that clients that broke together don't probe together.
 JITTER = 0.2
 
@@ -48,6 +53,9 @@ class CircuitBreaker:
         name: in events and errors.
 
     One breaker can serve several policies and clients of a process: share the object.
+
+    Where flows are set (`with flow(name):`) and only one of several active ones fails, it opens for that flow alone; `state` stays "closed" then, and
+    `snapshot` counts the flows that are set apart.
     """
 
     def __init__(
@@ -89,7 +97,16 @@ class CircuitBreaker:
         self._probed_at = 0.0
         self._probes_passed = 0
         self._durations: deque[float] = deque(maxlen=REMEMBERED)
-        self._queued: set[Callable[[], object]] = set()
+        self._queued: dict[Callable[[], object], str] = {}
+        self._blame = Blame(
+            sampling_duration,
+            failure_ratio=failure_ratio,
+            slow_ratio=slow_call_ratio if slow_call_duration is not None else math.inf,
+        )
+        self._apart: dict[str, CircuitBreaker] = {}
+        self._flow: str | None = None  # whose alone it is
+        self._asked: dict[str, None] = {}
+        self._one_probe_failed = False
         self._success = self._failure = self._slow = self._neutral = self._ignored = self._rejected = 0
 
     @property
@@ -102,14 +119,39 @@ class CircuitBreaker:
         self._move("isolated")
 
     def reset(self) -> None:
-        """Close it by hand, with an empty window."""
+        """Close it by hand, for all flows, with an empty window."""
         self._reopened = 0
+        self._apart.clear()
         self._move("closed")
 
-    def check(self) -> None:
-        """Raise `CircuitOpen` if a call would be refused now; takes no slot, so ask before queueing."""
+    def like(self, name: str) -> CircuitBreaker:
+        """Another one with the same settings."""
+        return CircuitBreaker(
+            failure_ratio=self.failure_ratio,
+            slow_call_ratio=self.slow_call_ratio,
+            slow_call_duration=None if math.isinf(self.slow_call_duration) else self.slow_call_duration,
+            minimum_throughput=self.minimum_throughput,
+            sampling_duration=self.sampling_duration,
+            break_duration=self.break_duration,
+            max_break_duration=self.max_break_duration,
+            probes=self.probes,
+            name=name,
+        )
+
+    def check(self, flow: str | None = None) -> None:
+        """Raise `CircuitOpen` if a call would be refused now; takes no slot, so ask before queueing.
+
+        Args:
+            flow: for whom; None: the flow in force.
+        """
+        if self._state == "closed" and not self._apart:
+            return
+        flow = current_flow.get() if flow is None else flow
         if self._state != "closed":
-            self._refuse_unless_probing(clock()())
+            self._refuse_unless_probing(clock()(), flow)
+        own = self._apart.get(flow)
+        if own is not None:
+            own.check(flow)
 
     def acquire(self) -> Permit:
         """Admit one call, synchronously. Report its end on the permit, exactly once.
@@ -118,15 +160,24 @@ class CircuitBreaker:
             CircuitOpen: open, isolated, or half-open with all probes out.
         """
         now = clock()()
-        return Permit(self, self.admit(now), now)
+        flow = current_flow.get()
+        breaker, generation = self.admit(now, flow)
+        return Permit(breaker, generation, now, flow)
 
-    def admit(self, now: float) -> int:
-        """As `acquire`, for a caller that keeps the permit's two numbers itself: the generation, to be handed to `end`."""
+    def admit(self, now: float, flow: str) -> tuple[CircuitBreaker, int]:
+        """As `acquire`, for a caller that keeps the permit itself: the breaker that let it in, this one or the flow's own, and its generation."""
+        own = self._apart.get(flow) if self._apart else None
+        if own is not None and own.state == "closed":  # it is served again
+            del self._apart[flow]
+        elif own is not None and self._state == "closed":
+            return own.admit(now, flow)
         if self._state != "closed":
-            self._take_probe(now)
-        return self._generation
+            if own is not None:
+                own.check(flow)
+            self._take_probe(now, flow)
+        return self, self._generation
 
-    def end(self, generation: int, began: float, outcome: Outcome, now: float) -> None:
+    def end(self, generation: int, began: float, outcome: Outcome, now: float, flow: str = "") -> None:
         """How a call ended that was let in by `admit`; exactly once."""
         if listening():
             emit("breaker.outcome", self.name, outcome=outcome, seconds=now - began, state=self._state)
@@ -150,26 +201,27 @@ class CircuitBreaker:
             self._success += 1
             self._durations.append(duration)
         if half_open:
-            self._judge_probe(failed or slow, now)
+            self._judge_probe(failed or slow, now, flow)
+            return
+        calls = self._window.add(now, failed, slow)
+        if failed or slow:
+            self._bad(flow, calls, now, failed=failed, slow=slow)
         else:
-            calls = self._window.add(now, failed, slow)
-            if (failed or slow) and calls >= self.minimum_throughput:
-                self._judge_window(now)
+            self._blame.good(flow, began, now)
 
-    def fail_after_success(self, generation: int, now: float) -> None:
+    def fail_after_success(self, generation: int, now: float, flow: str = "") -> None:
         """A call that had ended well failed after all: a stream that broke. Decides no probe, opens a closed breaker."""
         if generation != self._generation or self._state != "closed":
             self._ignored += 1
             return
         self._failure += 1
-        if self._window.add(now, True, False) >= self.minimum_throughput:
-            self._judge_window(now)
+        self._bad(flow, self._window.add(now, True, False), now, failed=True, slow=False)
 
     async def call(self, fn: Callable[[], Awaitable[T]], /) -> T:
         """Call `fn` through the breaker alone; every `Exception` counts as a failure, a cancellation is neutral."""
-        time = clock()
+        time, flow = clock(), current_flow.get()
         began = time()
-        generation = self.admit(began)
+        breaker, generation = self.admit(began, flow)
         outcome: Outcome = "neutral"
         try:
             result = await fn()
@@ -178,12 +230,12 @@ class CircuitBreaker:
             outcome = "failure"
             raise
         finally:
-            self.end(generation, began, outcome, time())
+            breaker.end(generation, began, outcome, time(), flow)
         return result
 
     def wakes(self, wake: Callable[[], object], /) -> Waking:
         """For the length of the block `wake` is called when the breaker opens: whoever waits in a queue would wait in vain."""
-        return Waking((self,), wake)
+        return Waking((self,), wake, current_flow.get())
 
     def typical_duration(self) -> float:
         """The 95th percentile of the last 64 successes' seconds; 0 if there were none."""
@@ -203,6 +255,7 @@ class CircuitBreaker:
             window_failures=self._window.failures,
             window_slow=self._window.slow,
             probes_out=self._probing,
+            flows_apart=sum(1 for own in self._apart.values() if own.state != "closed"),
             success=self._success,
             failure=self._failure,
             slow=self._slow,
@@ -211,23 +264,27 @@ class CircuitBreaker:
             rejected=self._rejected,
         )
 
-    def _take_probe(self, now: float) -> None:
-        self._refuse_unless_probing(now)
+    def _take_probe(self, now: float, flow: str) -> None:
+        self._refuse_unless_probing(now, flow)
         if self._state == "open":
             self._move("half_open")
         self._probing += 1
         self._probed_at = now
 
-    def _refuse_unless_probing(self, now: float) -> None:
+    def _refuse_unless_probing(self, now: float, flow: str) -> None:
         dependency = self.name or "this dependency"
+        if self._flow is not None:
+            dependency += ", for this flow alone,"
         wait: float | None = None
+        if flow not in self._asked and len(self._asked) < MOST_ASKED:
+            self._asked[flow] = None
         # Longer than any break: the clock went back, for it is another event loop's.
         self._open_until = min(self._open_until, now + self.max_break_duration * (1 + JITTER))
         if self._state == "half_open" and self._probing >= self.probes:
             if now < self._probed_at + self.max_break_duration:
                 wait, why = self.break_duration, "is half-open and its probes are out"
             else:  # they never came back: a hung probe must not refuse everyone for ever
-                self._judge_probe(True, now)
+                self._judge_probe(True, now, None)
         if self._state == "open" and now < self._open_until:
             wait = self._open_until - now
             why = f"is open after failures; the next probe is in {wait:.1f} s"
@@ -239,20 +296,56 @@ class CircuitBreaker:
         emit("breaker.rejected", self.name, state=self._state)
         raise CircuitOpen(f"the circuit breaker of {dependency} {why}", dependency=self.name, retry_after=wait)
 
-    def _judge_window(self, now: float) -> None:
-        window = self._window
-        if window.failures >= self.failure_ratio * window.calls or window.slow >= self.slow_call_ratio * window.calls:
+    def _bad(self, flow: str, calls: int, now: float, *, failed: bool, slow: bool) -> None:
+        """Count a failure against its flow, and open what it opens: the breaker, or the flow's own."""
+        own = self._blame.bad(flow, now, failed=failed, slow=slow)
+        if calls < self.minimum_throughput:
+            return
+        reached = self._reached(self._window)
+        # A flow that fails by itself is set apart also where the others are so many that the whole does not fail.
+        alone = (
+            own.calls >= self.minimum_throughput
+            and 2 * self._blame.in_a_row(flow) >= self.minimum_throughput
+            and self._reached(own)
+        )
+        if not reached and not alone:
+            return
+        culprits = self._blame.culprits(self._window, now)
+        for culprit, window in culprits.items():
+            self._window.subtract(window, now)
+            self._set_apart(culprit, now)
+        if reached and not culprits:
             self._open(now)
 
-    def _judge_probe(self, failed: bool, now: float) -> None:
-        if failed:
-            self._reopened += 1
-            self._open(now)
+    def _reached(self, window: SlidingWindow) -> bool:
+        return (
+            window.failures >= self.failure_ratio * window.calls or window.slow >= self.slow_call_ratio * window.calls
+        )
+
+    def _set_apart(self, flow: str, now: float) -> None:
+        """From now on this flow has a breaker of its own, which is open."""
+        self._blame.forgive(flow)
+        while len(self._apart) >= MOST_FLOWS:
+            del self._apart[next(iter(self._apart))]
+        own = self._apart[flow] = self.like(self.name)
+        own._flow = flow
+        own._open(now)
+        self._wake(flow)
+
+    def _judge_probe(self, failed: bool, now: float, flow: str | None) -> None:
+        if not failed:
+            self._probes_passed += 1
+            if self._probes_passed >= self.probes:
+                self._reopened = 0
+                self._move("closed")
             return
-        self._probes_passed += 1
-        if self._probes_passed >= self.probes:
-            self._reopened = 0
-            self._move("closed")
+        if flow is not None and not self._one_probe_failed and any(other != flow for other in self._asked):
+            # It may be this flow's own affair: another one's probe decides.
+            self._one_probe_failed = True
+            self._set_apart(flow, now)
+            return
+        self._reopened += 1
+        self._open(now)
 
     def _open(self, now: float) -> None:
         length = min(self.break_duration * 2 ** min(self._reopened, 30), self.max_break_duration)
@@ -266,40 +359,52 @@ class CircuitBreaker:
         self._probes_passed = 0
         calls, failures = self._window.calls, self._window.failures
         self._window.clear()
+        self._blame.clear()
+        self._one_probe_failed = False
+        if state != "half_open":
+            self._asked.clear()
         if before != state:
-            emit(f"breaker.{state}", self.name, before=before, calls=calls, failures=failures)
+            whose = {} if self._flow is None else {"flow": self._flow}
+            emit(f"breaker.{state}", self.name, before=before, calls=calls, failures=failures, **whose)
         if state in ("open", "isolated"):
-            for wake in tuple(self._queued):
+            self._wake(None)
+
+    def _wake(self, flow: str | None) -> None:
+        """Those who wait in a queue, of a flow or all, would wait in vain."""
+        for wake, whose in tuple(self._queued.items()):
+            if flow is None or whose == flow:
                 wake()
 
 
 class Waking:
     """For the length of its block `wake` is called when one of the breakers opens. A class, since a generator costs each waiting call twice as much."""
 
-    __slots__ = ("_breakers", "_wake")
+    __slots__ = ("_breakers", "_flow", "_wake")
 
-    def __init__(self, breakers: Iterable[CircuitBreaker | None], wake: Callable[[], object]) -> None:
+    def __init__(self, breakers: Iterable[CircuitBreaker | None], wake: Callable[[], object], flow: str) -> None:
         self._breakers = breakers
         self._wake = wake
+        self._flow = flow
 
     def __enter__(self) -> None:
         for breaker in self._breakers:
             if breaker is not None:
-                breaker._queued.add(self._wake)
+                breaker._queued[self._wake] = self._flow
 
     def __exit__(self, *exc: object) -> None:
         for breaker in self._breakers:
             if breaker is not None:
-                breaker._queued.discard(self._wake)
+                breaker._queued.pop(self._wake, None)
 
 
 class Permit:
     """The leave for one call. Its end is reported once; what is reported after a change of state is ignored."""
 
-    __slots__ = ("_breaker", "_reported", "began", "generation")
+    __slots__ = ("_breaker", "_flow", "_reported", "began", "generation")
 
-    def __init__(self, breaker: CircuitBreaker, generation: int, began: float) -> None:
+    def __init__(self, breaker: CircuitBreaker, generation: int, began: float, flow: str = "") -> None:
         self._breaker = breaker
+        self._flow = flow
         self._reported = False
         self.generation = generation
         self.began = began
@@ -313,7 +418,7 @@ class Permit:
         """
         if not self._reported:
             self._reported = True
-            self._breaker.end(self.generation, self.began, outcome, clock()())
+            self._breaker.end(self.generation, self.began, outcome, clock()(), self._flow)
 
     def success(self) -> None:
         """The dependency answered."""
@@ -330,4 +435,4 @@ class Permit:
     def failure_after_success(self) -> None:
         """The dependency failed after it had answered well at first: a stream that broke. Decides no probe, opens a closed breaker."""
         if self._reported:
-            self._breaker.fail_after_success(self.generation, clock()())
+            self._breaker.fail_after_success(self.generation, clock()(), self._flow)

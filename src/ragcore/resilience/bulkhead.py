@@ -1,12 +1,19 @@
-"""A bulkhead: so many calls at once, so many waiting in order, and no waiting without a chance.
+"""A bulkhead: so many calls at once, so many waiting, places for those who can still be served, in turn between flows.
 
-Not built on `anyio.CapacityLimiter`: it knows neither a bounded queue nor deadlines, and wants one token per task.
+Three questions are kept apart. Whose turn is it? Flows are served in turn, by deficit round robin, and none holds more than its share of the
+places while another waits. Who of a flow comes next? The one who came first; once the flow has more callers than can be served in time, the
+one who came last, since its time is the longest: then each place goes to a caller who makes it. Who has no chance any more? A caller whose
+time is less than calls have taken lately: it is told at once.
+
+Not built on `anyio.CapacityLimiter`: it knows neither a bounded queue nor deadlines nor flows, and wants one token per task.
+
+Sources: M. Shreedhar, G. Varghese, "Efficient Fair Queuing Using Deficit Round Robin" (1996); B. Maurer, "Fail at Scale" (ACM Queue, 2015) for
+adaptive LIFO. docs/explanation/resilience.md has the figures beside earliest deadline first.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from types import TracebackType
 from typing import Self
 
@@ -14,26 +21,34 @@ import anyio
 import anyio.lowlevel
 
 from ragcore.errors import Overloaded
-from ragcore.events import emit
+from ragcore.events import emit, listening
+from ragcore.resilience.clock import clock, now_if_any
 from ragcore.resilience.deadline import expires_at
+from ragcore.resilience.flow import MOST_FLOWS, current_flow
 from ragcore.resilience.snapshot import Snapshot
 
-__all__ = ["Bulkhead"]
+__all__ = ["Bulkhead", "Waiter"]
 
-# Weight of the newest service time in the moving average that the expected wait is taken from.
+# Weight of the newest service time in the moving average that feasibility and the expected wait are taken from.
 NEWEST = 0.2
+# A caller is told this long before its deadline, so that it hears a reason rather than its own deadline.
+BEFORE_DEADLINE = 0.01
+# A flow whose calls take longer than the others' has fewer turns, within these bounds.
+CHEAPEST, DEAREST = 0.25, 4.0
 
 
 class Bulkhead:
-    """At most `limit` at once; the next `queue` wait, first in first out; all others are refused at once.
+    """At most `limit` at once, and `queue` waiting; flows in turn.
 
     Args:
         limit: calls at once, at least 1. May be set while in use: more are let in at once, and nobody is thrown out.
         queue: how many may wait; default 4 × `limit`.
         name: in events and errors.
 
-    A caller that would have to wait past its deadline, judged by how long calls have taken lately, is refused at once as well; but a
-    place is never refused while nobody waits, so that an estimate that is wrong can mend itself.
+    A caller waits as long as its time, without what a call takes, allows for it, and is refused as soon as that is no longer so. What a call takes is
+    learned from the calls. While a place is free and nobody waits, nobody is refused, so that an estimate that is wrong can mend itself.
+
+    A full queue makes room for a flow that has less than its share of it: of the flow that has most, the caller with the least chance is refused.
 
     Example:
         >>> limiter = Bulkhead(8, queue=32)
@@ -50,7 +65,10 @@ class Bulkhead:
         self.queue = 4 * limit if queue is None else queue
         self._limit = limit
         self._inside = 0
-        self._waiters: deque[_Waiter] = deque()
+        self._waiting = 0
+        self._flows: dict[str, _Flow] = {}
+        self._ring: dict[_Flow, None] = {}  # flows with waiters, the one served longest ago first
+        self._holders = 0  # flows with calls under way
         self._service_time = 0.0
         self._admitted = 0
         self._rejected = 0
@@ -75,58 +93,135 @@ class Bulkhead:
     @property
     def waiting(self) -> int:
         """Callers in the queue."""
-        return len(self._waiters)
+        return self._waiting
+
+    @property
+    def service_time(self) -> float:
+        """Seconds that a call takes, by the moving average; 0 while nothing is known."""
+        return self._service_time
+
+    def holds(self, flow: str | None = None) -> int:
+        """Calls that a flow has under way; None: the flow in force."""
+        found = self._flows.get(current_flow.get() if flow is None else flow)
+        return 0 if found is None else found.inside
+
+    def share(self, flow: str | None = None) -> int:
+        """Places that a flow may hold while others wait; None: the flow in force."""
+        found = self._flow(flow)
+        flows = self._holders + sum(1 for other in self._ring if not other.inside)
+        return math.ceil(self._limit / max(1, flows + (not found.inside and not found.waiting)))
 
     def expected_wait(self) -> float:
-        """Seconds that the next in the queue would wait, by the moving average of service times (Little's law)."""
-        if self._inside < self._limit and not self._waiters:
+        """Seconds that one more caller would wait if all were served in order, by the moving average of service times (Little's law)."""
+        if self._inside < self._limit and not self._waiting:
             return 0.0
-        return (len(self._waiters) + 1) * self._service_time / self._limit
+        return (self._waiting + 1) * self._service_time / self._limit
 
-    def try_acquire(self) -> bool:
-        """Take a place if one is free and nobody waits for it."""
-        if self._inside < self._limit and not self._waiters:
-            self._inside += 1
-            self._admitted += 1
-            return True
-        return False
+    def try_acquire(self, flow: str | None = None) -> bool:
+        """Take a place if one is free and nobody waits for it.
 
-    async def acquire(self, when: float = math.inf) -> None:
-        """Take a place, waiting for it in order.
+        Args:
+            flow: for whom; None: the flow in force.
+        """
+        if self._inside >= self._limit or self._waiting:
+            return False
+        self._take(self._flow(flow))
+        return True
+
+    async def acquire(self, when: float = math.inf, *, flow: str | None = None) -> None:
+        """Take a place, waiting for it.
 
         Args:
             when: the caller's deadline, on `anyio.current_time()`'s clock.
+            flow: for whom; None: the flow in force.
 
         Raises:
-            Overloaded: the queue is full, or the wait would go past the deadline.
+            Overloaded: the queue is full, or the call can't be done by its deadline any more.
         """
-        if self.try_acquire():
+        if self.try_acquire(flow):
             return
-        began = anyio.current_time()
-        self._refuse_if_hopeless(when, began)
-        waiter = _Waiter()
-        self._waiters.append(waiter)
-        emit("bulkhead.waiting", self.name, waiting=len(self._waiters))
-        try:
-            await waiter.turn.wait()
-        except BaseException:
-            if waiter.granted:  # cancelled in the moment of its turn: the place goes on to the next
-                self._leave()
-            else:
-                self._waiters.remove(waiter)
-            raise
-        emit("bulkhead.admitted", self.name, waited=anyio.current_time() - began)
+        waiter = self.enqueue(when, flow)
+        while not await self.wait(waiter):
+            pass
 
-    def release(self, service_time: float | None = None) -> None:
-        """Give the place back.
+    def enqueue(self, when: float, flow: str | None = None) -> Waiter:
+        """A place in the queue, to be waited for with `wait`.
+
+        Raises:
+            Overloaded: the queue is full, or there is no chance by the deadline.
+        """
+        now = clock()()
+        found = self._flow(flow)
+        if when - now < self._service_time:
+            raise self._refusal(
+                f"the {max(0.0, when - now):.1f} s that are left are less than the {self._service_time:.1f} s that calls have taken "
+                f"lately, and all places are taken ({self._inside} of {self._limit}; {self._waiting} callers wait)"
+            )
+        if self._waiting >= self.queue:
+            self._make_room(found, now)
+        waiter = Waiter(when, found, now)
+        ahead = (len(found.waiting) + 1) * self._service_time * max(1, len(self._ring)) / self._limit
+        if ahead > when - now - self._service_time:
+            found.newest_first = True
+        found.waiting[waiter] = None
+        self._waiting += 1
+        self._ring.setdefault(found)
+        emit("bulkhead.waiting", self.name, waiting=self._waiting)
+        self._let_go_of_the_hopeless(found, now)
+        return waiter
+
+    async def wait(self, waiter: Waiter) -> bool:
+        """Wait for a place: True; or until `Waiter.wake` is called: False, and it still has its place in the queue.
+
+        Raises:
+            Overloaded: it has been refused, or its time no longer suffices.
+        """
+        try:
+            while not (waiter.granted or waiter.refused or waiter.turn.is_set()):
+                with anyio.CancelScope(deadline=self._latest(waiter)):
+                    await waiter.turn.wait()
+                if not waiter.turn.is_set() and clock()() >= self._latest(waiter):
+                    self._expire(waiter)
+            if waiter.refused is not None:
+                raise waiter.refused
+            if waiter.granted:
+                if listening():
+                    self._tell_of_admission(waiter)
+                return True
+        except BaseException:
+            self.give_up(waiter)
+            raise
+        waiter.turn = anyio.Event()
+        return False
+
+    def give_up(self, waiter: Waiter) -> None:
+        """The waiter waits no longer; a place that it was given in this moment goes on to the next."""
+        if waiter.granted:
+            waiter.granted = False
+            self._leave(waiter.flow)
+        elif not waiter.refused:
+            self._forget(waiter)
+            waiter.refused = Overloaded("the caller has left", dependency=self.name)
+
+    def release(self, service_time: float | None = None, *, flow: str | None = None, finished: bool = True) -> None:
+        """Give a place back.
 
         Args:
-            service_time: seconds that it was used for, to learn from; None: not worth learning (cancelled, refused).
+            service_time: seconds that it was used for, to learn from; None: not worth learning.
+            flow: who had it; None: the flow in force.
+            finished: False: the call was cut short, so that it would have taken longer.
         """
         if service_time is not None:
-            before = self._service_time or service_time
-            self._service_time = before + NEWEST * (service_time - before)
-        self._leave()
+            before = self._service_time
+            if finished or service_time > before > 0:
+                before = before or service_time
+                self._service_time = before + NEWEST * (service_time - before)
+        found = self._flows.get(current_flow.get() if flow is None else flow)
+        if found is None or not found.inside:  # given back under another name than it was taken: then by who has most
+            found = max(self._flows.values(), key=lambda one: one.inside)
+        if service_time is not None and finished:
+            found.learn(service_time)
+        self._leave(found)
 
     async def __aenter__(self) -> Self:
         await anyio.lowlevel.checkpoint()
@@ -145,49 +240,218 @@ class Bulkhead:
             limit=self._limit,
             inside=self._inside,
             queue=self.queue,
-            waiting=len(self._waiters),
+            waiting=self._waiting,
+            flows=self._holders + sum(1 for flow in self._ring if not flow.inside),
             admitted=self._admitted,
             rejected=self._rejected,
             service_time=self._service_time or None,
         )
 
-    def _leave(self) -> None:
+    def _flow(self, name: str | None) -> _Flow:
+        if name is None:
+            name = current_flow.get()
+        found = self._flows.get(name)
+        if found is None:
+            if len(self._flows) >= MOST_FLOWS:
+                self._forget_flows()
+            found = self._flows[name] = _Flow(name)
+        return found
+
+    def _forget_flows(self) -> None:
+        """Forget the oldest flow that has nothing under way; one that has moves to the end, so that it isn't looked at again soon."""
+        for _ in range(len(self._flows)):
+            name = next(iter(self._flows))
+            flow = self._flows.pop(name)
+            if not flow.inside and not flow.waiting:
+                return
+            self._flows[name] = flow
+
+    def _take(self, flow: _Flow) -> None:
+        if not flow.inside:
+            self._holders += 1
+        flow.inside += 1
+        self._inside += 1
+        self._admitted += 1
+
+    def _leave(self, flow: _Flow) -> None:
+        flow.inside -= 1
+        if not flow.inside:
+            self._holders -= 1
         self._inside -= 1
-        if self._waiters:
+        if self._waiting:
             self._let_in()
 
     def _let_in(self) -> None:
         """Give free places to those who wait, in one step: nobody who comes meanwhile overtakes them."""
-        while self._waiters and self._inside < self._limit:
-            self._inside += 1
-            self._admitted += 1
-            self._waiters.popleft().grant()
-
-    def _refuse_if_hopeless(self, when: float, now: float) -> None:
-        wait = self.expected_wait()
-        if len(self._waiters) >= self.queue:
-            why = f"{self._inside} calls are under way and {len(self._waiters)} wait, which is all that may"
-        elif self._waiters and now + wait > when:
-            why = f"the wait would be about {wait:.1f} s, which is past the deadline"
-        else:
+        if not self._waiting or self._inside >= self._limit:
             return
+        now = now_if_any()
+        if now is None:  # a limit that is set, or a place that is given back, where no event loop runs
+            now = -math.inf
+        while self._waiting and self._inside < self._limit:
+            flow = self._whose_turn()
+            waiter = self._pick(flow)
+            self._forget(waiter)
+            if waiter.when - now < self._service_time:
+                self._refuse(waiter, now)
+                continue
+            flow.credit -= self._cost(flow)
+            if flow.waiting:  # to the end of the ring
+                del self._ring[flow]
+                self._ring[flow] = None
+            self._take(flow)
+            waiter.left = waiter.when - now
+            waiter.granted = True
+            waiter.turn.set()
+            self._let_go_of_the_hopeless(flow, now)
+
+    def _whose_turn(self) -> _Flow:
+        """Deficit round robin, among the flows below their share of the places if there are such."""
+        if len(self._ring) == 1:
+            return next(iter(self._ring))
+        flows = self._holders + sum(1 for flow in self._ring if not flow.inside)
+        share = math.ceil(self._limit / flows)
+        entitled = [flow for flow in self._ring if flow.inside < share] or list(self._ring)
+        while True:
+            for flow in entitled:
+                if flow.credit > 0:
+                    return flow
+            for flow in entitled:
+                flow.credit += 1.0
+
+    def _cost(self, flow: _Flow) -> float:
+        if not flow.service_time or not self._service_time:
+            return 1.0
+        return min(max(flow.service_time / self._service_time, CHEAPEST), DEAREST)
+
+    def _pick(self, flow: _Flow) -> Waiter:
+        """Who of a flow comes next."""
+        return flow.newest() if flow.newest_first else flow.oldest()
+
+    def _let_go_of_the_hopeless(self, flow: _Flow, now: float) -> None:
+        """Where the newest come first, the oldest has those after it before it: refuse it once that alone is too long."""
+        while flow.newest_first and len(flow.waiting) > 1:
+            oldest = flow.oldest()
+            wait = (len(flow.waiting) - 1) * self._service_time / self._limit
+            if now + wait <= oldest.when - self._service_time:
+                return
+            self._forget(oldest)
+            self._refuse(oldest, now)
+
+    def _make_room(self, flow: _Flow, now: float) -> None:
+        """For a newcomer of this flow, where the queue is full: refuse somebody else with less right to a place in it, or raise."""
+        most = max(self._ring, key=lambda other: len(other.waiting), default=flow)
+        if len(most.waiting) <= len(flow.waiting) + (most is not flow):
+            most = flow
+        if not most.waiting or (most is flow and not flow.newest_first):
+            raise self._refusal(f"{self._inside} calls are under way and {self._waiting} wait, which is all that may")
+        last = most.oldest() if most.newest_first else most.newest()
+        waiting = self._waiting
+        self._forget(last)
+        last.refused = self._refusal(
+            f"no place within {now - last.since:.1f} s; {waiting} callers were waiting, which is all that may, and others had less than their share"
+            if most is not flow
+            else f"no place within {now - last.since:.1f} s; {waiting} callers were waiting, which is all that may"
+        )
+        last.turn.set()
+
+    def _latest(self, waiter: Waiter) -> float:
+        """Until when it makes sense to wait."""
+        return waiter.when - max(self._service_time, BEFORE_DEADLINE)
+
+    def _expire(self, waiter: Waiter) -> None:
+        waiter.flow.newest_first = True  # it could not be served in order
+        self._forget(waiter)
+        self._refuse(waiter, clock()())
+
+    def _refuse(self, waiter: Waiter, now: float) -> None:
+        waiter.refused = self._refusal(
+            f"no place within {now - waiter.since:.1f} s; {self._waiting + 1} callers were waiting"
+        )
+        waiter.turn.set()
+
+    def _forget(self, waiter: Waiter) -> None:
+        flow = waiter.flow
+        del flow.waiting[waiter]
+        self._waiting -= 1
+        if not flow.waiting:
+            flow.newest_first = False
+            flow.credit = 0.0
+            del self._ring[flow]
+
+    def _refusal(self, why: str) -> Overloaded:
+        wait = self.expected_wait()
         self._rejected += 1
-        emit("bulkhead.rejected", self.name, waiting=len(self._waiters), expected_wait=wait)
+        emit("bulkhead.rejected", self.name, waiting=self._waiting, expected_wait=wait)
         dependency = self.name or "this dependency"
-        raise Overloaded(
+        return Overloaded(
             f"{dependency} is overloaded: {why}; try again later or raise its limit",
             dependency=self.name,
             retry_after=max(wait, 0.1),
         )
 
+    def _tell_of_admission(self, waiter: Waiter) -> None:
+        emit(
+            "bulkhead.admitted",
+            self.name,
+            waited=clock()() - waiter.since,
+            left=None if math.isinf(waiter.left) else waiter.left,
+            service_time=self._service_time,
+        )
 
-class _Waiter:
-    __slots__ = ("granted", "turn")
 
-    def __init__(self) -> None:
+class _Flow:
+    """What is known of a flow.
+
+    Attributes:
+        waiting: who waits, the oldest first.
+        newest_first: there are more than can be served in time.
+        credit: what is left of its turn.
+    """
+
+    __slots__ = ("credit", "inside", "name", "newest_first", "service_time", "waiting")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.inside = 0
+        self.waiting: dict[Waiter, None] = {}
+        self.newest_first = False
+        self.credit = 0.0
+        self.service_time = 0.0
+
+    def oldest(self) -> Waiter:
+        return next(iter(self.waiting))
+
+    def newest(self) -> Waiter:
+        return next(reversed(self.waiting))
+
+    def learn(self, service_time: float) -> None:
+        before = self.service_time or service_time
+        self.service_time = before + NEWEST * (service_time - before)
+
+
+class Waiter:
+    """One caller in the queue.
+
+    Attributes:
+        when: its deadline.
+        since: when it came.
+        granted: it has a place.
+        refused: it gets none; why.
+        left: seconds to its deadline when it got its place.
+    """
+
+    __slots__ = ("flow", "granted", "left", "refused", "since", "turn", "when")
+
+    def __init__(self, when: float, flow: _Flow, since: float) -> None:
+        self.when = when
+        self.flow = flow
+        self.since = since
         self.turn = anyio.Event()
         self.granted = False
+        self.refused: Overloaded | None = None
+        self.left = math.inf
 
-    def grant(self) -> None:
-        self.granted = True
+    def wake(self) -> None:
+        """Let it look around: what it waits for may have become pointless."""
         self.turn.set()

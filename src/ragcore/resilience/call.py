@@ -26,6 +26,8 @@ from ragcore.resilience.clock import running
 from ragcore.resilience.deadline import Bound, inherited
 from ragcore.resilience.dependency import Dependency
 from ragcore.resilience.failure import Failure, On, judge
+from ragcore.resilience.flow import current_flow
+from ragcore.resilience.patience import in_line, patience_in_force
 
 __all__ = ["Call"]
 
@@ -47,6 +49,7 @@ class Call:
         "cancellations",
         "clock",
         "dependency",
+        "flow",
         "given_up",
         "key",
         "last",
@@ -54,6 +57,7 @@ class Call:
         "open_by",
         "outer",
         "own_when",
+        "patience",
         "task",
     )
 
@@ -64,9 +68,10 @@ class Call:
         self.breaker = dependency.breaker
         self.resume()
         self.began = self.clock()
-        self.outer = outer = inherited.get()
-        # The call's deadline, whatever anyio's scopes say.
-        self.own_when = outer.when if outer is not None and outer.when < math.inf else self.began + dependency.timeout
+        self.flow = current_flow.get()
+        self.patience = patience_in_force.get()
+        self.outer = inherited.get()
+        self.inherit()
         self.open_by = math.inf
         self.attempts = 0
         self.given_up: Exception | None = None
@@ -74,6 +79,12 @@ class Call:
         dependency.calls += 1
         if dependency.budget is not None:
             dependency.budget.deposit()
+
+    def inherit(self) -> None:
+        """The call's deadline, whatever anyio's scopes say. Within an attempt it moves while this call waits for a place."""
+        outer = self.outer
+        inherits = outer is not None and outer.when < math.inf
+        self.own_when = outer.when if outer is not None and inherits else self.began + self.dependency.timeout
 
     def resume(self) -> None:
         """In the task that runs now: a stream may be read by another one than opened it."""
@@ -90,6 +101,12 @@ class Call:
         effective = anyio.current_effective_deadline()
         inherits = self.outer is not None and self.outer.when < math.inf
         return min(effective, self.own_when) if inherits or effective == math.inf else effective
+
+    @property
+    def begins_by(self) -> float:
+        """When whatever it waits for must be there: the deadline, or what whoever waits for the first word allows for."""
+        by = min(self.when, self.open_by)
+        return by if self.patience is None else min(by, self.patience.until)
 
     @property
     def being_cancelled(self) -> bool:
@@ -129,7 +146,7 @@ class Call:
         if dependency.pauses.until(self.key, now) > now:
             return None
         bulkhead = dependency.bulkhead
-        if bulkhead is not None and not bulkhead.try_acquire():
+        if bulkhead is not None and not bulkhead.try_acquire(self.flow):
             return None
         return self.admitted(bulkhead, now)
 
@@ -140,49 +157,61 @@ class Call:
             await self.wait_for_pause()
             self.breaker = dependency.breaker_of(self.key)
             if self.breaker is not None:
-                self.breaker.check()
-            if bulkhead is not None and not bulkhead.try_acquire():
+                self.breaker.check(self.flow)
+            if bulkhead is not None and not bulkhead.try_acquire(self.flow):
                 await self.queue(bulkhead)
             now = self.clock()
             if dependency.pauses.until(self.key, now) <= now:
                 return self.admitted(bulkhead, now)
             if bulkhead is not None:  # paused while it queued
-                bulkhead.release()
+                bulkhead.release(flow=self.flow)
 
     def admitted(self, bulkhead: Bulkhead | None, now: float) -> Attempt:
         """With a place taken: the breaker's permit, or the place is given back."""
         try:
-            attempt = Attempt(self.dependency.name, bulkhead, self.breaker, now)
+            attempt = Attempt(self.dependency.name, bulkhead, self.breaker, now, self.flow)
         except BaseException:
             if bulkhead is not None:
-                bulkhead.release()
+                bulkhead.release(flow=self.flow)
             raise
         self.attempts += 1
         self.last = attempt
         return attempt
 
     async def queue(self, bulkhead: Bulkhead) -> None:
-        """Wait for a place, until the deadline passes or the breaker opens."""
-        when = self.when
+        """Wait for a place, as long as the time allows for a call, or until the breaker opens. No limit of the dependency's runs meanwhile."""
+        began = self.clock()
+        try:
+            with in_line():
+                self.inherit()
+                await self.turn(bulkhead)
+        finally:
+            self.inherit()
+            self.open_by += self.clock() - began
+
+    async def turn(self, bulkhead: Bulkhead) -> None:
+        """Its turn in the queue; raises where that won't come, or would be in vain."""
+        waiter = bulkhead.enqueue(self.when, self.flow)
         while True:
             # A breaker that is isolated by hand stands for all its keys.
-            breakers = (self.breaker, self.dependency.breaker)
-            with anyio.CancelScope(deadline=when) as scope, Waking(breakers, scope.cancel):
-                await bulkhead.acquire(when)
-                return
-            if self.clock() >= when:
-                raise self.expired("waiting for a place")
-            self.breaker = self.dependency.breaker_of(self.key)
-            if self.breaker is not None:
-                self.breaker.check()
+            with Waking((self.breaker, self.dependency.breaker), waiter.wake, self.flow):
+                if await bulkhead.wait(waiter):
+                    return
+            try:
+                self.breaker = self.dependency.breaker_of(self.key)
+                if self.breaker is not None:
+                    self.breaker.check(self.flow)
+            except BaseException:
+                bulkhead.give_up(waiter)
+                raise
 
     async def wait_for_pause(self) -> None:
         """A 429 paces everyone: wait, as often as it is extended, or say at once that there is no time to."""
         dependency = self.dependency
         while (until := dependency.pauses.until(self.key, now := self.clock())) > now:
-            if until >= min(self.when, self.open_by):
+            if until >= self.begins_by:
                 raise CircuitOpen(
-                    f"{dependency} asked to be left alone for another {until - now:.1f} s, which is past the deadline",
+                    f"{dependency} asked to be left alone for another {until - now:.1f} s, which is longer than there is time for",
                     dependency=dependency.name,
                     retry_after=until - now,
                 )
@@ -194,19 +223,24 @@ class Call:
         """Await `fn()` for at most `limit` seconds since `began`, within the deadline; nested calls inherit the sooner of the two."""
         if began is None:
             began = attempt.began
-        own = min(began + limit, self.open_by)
+        own = attempt.limit = min(began + limit, self.open_by)
+        attempt.latest = self.own_when
+        attempt.outer = self.outer
         attempt.when = own if own <= self.own_when else min(own, self.when)
         token = inherited.set(attempt)
         try:
-            with anyio.CancelScope(deadline=attempt.when) as scope:
+            with anyio.CancelScope(deadline=attempt.when) as attempt.scope:
                 return await fn()
         finally:
             inherited.reset(token)
+            scope, attempt.scope = attempt.scope, None
+        assert scope is not None
         assert scope.cancelled_caught
+        waited, own = attempt.limit - own, attempt.limit
         if own <= self.when:
             raise AttemptTimeout(
-                f"{self.dependency} did not answer within {self.clock() - began:.1f} s",
-                shortened=own < began + limit,
+                f"{self.dependency} did not answer within {self.clock() - began - waited:.1f} s",
+                shortened=own < began + waited + limit,
                 attempt=attempt,
             )
         raise self.expired("waiting for the answer")
@@ -228,6 +262,7 @@ class Call:
             own
             or isinstance(error, DeadlineExceeded)
             or (not isinstance(error, Exception) and now >= self.own_when - EARLY)
+            or (not isinstance(error, Exception) and self.patience is not None and self.patience.has_run_out(now))
         )
         if ran_out:
             # Too short a time says nothing about the dependency; one in which most successes would have come does.
@@ -290,7 +325,7 @@ class Call:
         if failure is None or number >= retry.attempts or self.being_cancelled:
             return None
         wait = retry.wait_before(number, failure.retry_after)
-        if self.clock() + wait >= min(self.when, self.open_by):
+        if self.clock() + wait >= self.begins_by:
             emit("retry.no_time", dependency.name, attempt=number + 1, wait=wait, error=type(error).__name__)
             return None
         if dependency.budget is not None and not dependency.budget.withdraw():

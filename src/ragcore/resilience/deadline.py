@@ -34,6 +34,12 @@ class Bound:
         self.when = when
         self.outer = outer
 
+    def pause(self) -> None:
+        """A wait for a place in a queue of ours begins. A deadline runs on; a limit of a dependency's stands still meanwhile."""
+
+    def resume(self) -> None:
+        """The wait is over."""
+
 
 inherited: ContextVar[Bound | None] = ContextVar("ragcore.deadline", default=None)
 

@@ -121,6 +121,8 @@ class Hold:
                 if not self._handed_on:
                     attempt.judge("success", call.clock())
                     self._handed_on = True
+                    if call.patience is not None:
+                        call.patience.heard()
                 yield item
         finally:
             if iterator in self._sources:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Iterator
 
@@ -25,7 +24,7 @@ class KeyedBreakers:
             return self.pattern
         breaker = self._keyed.get(key)
         if breaker is None:
-            breaker = self._keyed[key] = self._like_pattern(key)
+            breaker = self._keyed[key] = self.pattern.like(f"{self.pattern.name}[{key}]")
             while len(self._keyed) > self._most:
                 self._keyed.popitem(last=False)
         else:
@@ -34,18 +33,3 @@ class KeyedBreakers:
 
     def __iter__(self) -> Iterator[tuple[str, CircuitBreaker]]:
         return iter(self._keyed.items())
-
-    def _like_pattern(self, key: str) -> CircuitBreaker:
-        pattern = self.pattern
-        slow = pattern.slow_call_duration
-        return CircuitBreaker(
-            failure_ratio=pattern.failure_ratio,
-            slow_call_ratio=pattern.slow_call_ratio,
-            slow_call_duration=None if math.isinf(slow) else slow,
-            minimum_throughput=pattern.minimum_throughput,
-            sampling_duration=pattern.sampling_duration,
-            break_duration=pattern.break_duration,
-            max_break_duration=pattern.max_break_duration,
-            probes=pattern.probes,
-            name=f"{pattern.name}[{key}]",
-        )

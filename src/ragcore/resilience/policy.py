@@ -145,6 +145,11 @@ class Policy:
         return self._dependency.first_timeout
 
     @property
+    def idle_timeout(self) -> float:
+        """Seconds between a held stream's items."""
+        return self._dependency.idle_timeout
+
+    @property
     def bulkhead(self) -> Bulkhead | None:
         """The bulkhead that calls pass; None if there is none."""
         return self._dependency.bulkhead

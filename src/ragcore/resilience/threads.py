@@ -16,7 +16,10 @@ import anyio
 from anyio.lowlevel import current_token
 
 from ragcore.resilience.bulkhead import Bulkhead
+from ragcore.resilience.clock import clock
 from ragcore.resilience.deadline import expires_at
+from ragcore.resilience.flow import current_flow
+from ragcore.resilience.patience import in_line
 
 __all__ = ["Threads"]
 
@@ -42,12 +45,14 @@ class Threads:
             Overloaded: the queue is full.
             What `work` raised.
         """
-        await self.places.acquire(expires_at())
+        if not self.places.try_acquire():
+            with in_line():
+                await self.places.acquire(expires_at())
         job = _Job(work, self.places)
         try:
             job.start(self.name)
         except BaseException:  # the system has no thread left
-            self.places.release()
+            self.places.release(flow=job.flow)
             raise
         await job.done.wait()
         if job.error is not None:
@@ -56,11 +61,14 @@ class Threads:
 
 
 class _Job(Generic[T]):
-    __slots__ = ("_notify", "_places", "_work", "done", "error", "value")
+    __slots__ = ("_began", "_clock", "_notify", "_places", "_work", "done", "error", "flow", "value")
 
     def __init__(self, work: Callable[[], T], places: Bulkhead) -> None:
         self._work = work
         self._places = places
+        self.flow = current_flow.get()
+        self._clock = clock()
+        self._began = self._clock()
         self.done = anyio.Event()
         self.value: Any = None
         self.error: BaseException | None = None
@@ -79,8 +87,11 @@ class _Job(Generic[T]):
         try:
             self._notify(self._finish)
         except RuntimeError:
-            self._places.release()  # the event loop has ended: nobody waits, and nobody else gives the place back
+            self._places.release(
+                flow=self.flow
+            )  # the event loop has ended: nobody waits, and nobody else gives the place back
 
     def _finish(self) -> None:
-        self._places.release()
+        took = None if self.error is not None else self._clock() - self._began
+        self._places.release(took, flow=self.flow)
         self.done.set()

@@ -58,3 +58,14 @@ class SlidingWindow:
         self._head = period
         self._bucket = self._buckets[period % BUCKETS]
         self._begins, self._ends = period * self._period, (period + 1) * self._period
+
+    def subtract(self, other: SlidingWindow, now: float) -> None:
+        """Take out what another window of the same length has counted as well."""
+        self.advance(now)
+        other.advance(now)
+        for mine, theirs in zip(self._buckets, other._buckets, strict=True):
+            for kind in range(3):
+                mine[kind] -= theirs[kind]
+        self.calls -= other.calls
+        self.failures -= other.failures
+        self.slow -= other.slow

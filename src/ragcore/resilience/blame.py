@@ -1,0 +1,131 @@
+"""Whose failures they are: one flow's own, or everybody's.
+
+A tenant whose text makes a model answer 500 fails as often as it asks, and the model is well. An outage fails all who ask. The two are told apart by
+what others met meanwhile: where somebody else was served by a call that began after the failures had begun, the dependency is there.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ragcore.resilience.flow import MOST_FLOWS
+from ragcore.resilience.window import SlidingWindow
+
+__all__ = ["Blame"]
+
+# More failing flows than this are an outage, whatever others met.
+MOST_CULPRITS = 64
+# How many others must have been served for each of several failing flows; for a single one, one other.
+OTHERS_FOR_EACH = 3
+# The others are well if they fail at less than this share of what opens the breaker.
+WELL = 0.5
+
+
+class Blame:
+    """The outcomes of a sliding window by flow. Only flows that fail have a window of their own.
+
+    Args:
+        seconds: of the window.
+        failure_ratio: share of failures from which a flow fails.
+        slow_ratio: share of slow calls from which it does.
+    """
+
+    __slots__ = ("_failing", "_failure_ratio", "_seconds", "_served", "_slow_ratio")
+
+    def __init__(self, seconds: float, *, failure_ratio: float, slow_ratio: float) -> None:
+        self._seconds = seconds
+        self._failure_ratio = failure_ratio
+        self._slow_ratio = slow_ratio
+        self._failing: dict[str, _Failing] = {}
+        self._served: dict[str, float] = {}  # when the last good call began, the latest last
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._failing.clear()
+        self._served.clear()
+
+    def good(self, flow: str, began: float, now: float) -> None:
+        """A flow was served."""
+        served = self._served
+        served.pop(flow, None)
+        served[flow] = began
+        if len(served) > MOST_FLOWS:
+            del served[next(iter(served))]
+        if self._failing:
+            failing = self._failing.get(flow)
+            if failing is not None:
+                failing.window.add(now, False, False)
+                failing.since, failing.in_a_row = math.inf, 0
+
+    def bad(self, flow: str, now: float, *, failed: bool, slow: bool) -> SlidingWindow:
+        """A flow's call failed, or was too slow.
+
+        Returns:
+            The flow's own window.
+        """
+        failing = self._failing.get(flow)
+        if failing is None:
+            if len(self._failing) >= MOST_FLOWS:
+                del self._failing[next(iter(self._failing))]
+            failing = self._failing[flow] = _Failing(self._seconds)
+        failing.window.add(now, failed, slow)
+        failing.since = min(failing.since, now)
+        failing.in_a_row += 1
+        return failing.window
+
+    def in_a_row(self, flow: str) -> int:
+        """How many of a flow's last calls went badly."""
+        failing = self._failing.get(flow)
+        return 0 if failing is None else failing.in_a_row
+
+    def culprits(self, total: SlidingWindow, now: float) -> dict[str, SlidingWindow]:
+        """The flows whose own affair the failures are, with their windows; none if it is an outage, or can't be told from one.
+
+        Args:
+            total: the outcomes of all flows in the same time.
+        """
+        suspects: dict[str, _Failing] = {}
+        for flow, failing in list(self._failing.items()):
+            failing.window.advance(now)
+            if not failing.window.calls:
+                del self._failing[flow]
+            elif failing.in_a_row and self._fails(failing.window, 1.0):
+                suspects[flow] = failing
+                if len(suspects) > MOST_CULPRITS:
+                    return {}
+        if not suspects or not self._others_are_well(suspects, total):
+            return {}
+        since = min(failing.since for failing in suspects.values())
+        needed = 1 if len(suspects) == 1 else OTHERS_FOR_EACH * len(suspects)
+        for flow in reversed(self._served):
+            if flow not in suspects and self._served[flow] >= since:
+                needed -= 1
+                if not needed:
+                    return {flow: failing.window for flow, failing in suspects.items()}
+        return {}
+
+    def forgive(self, flow: str) -> None:
+        """Forget a flow's failures: from now on they are counted elsewhere."""
+        self._failing.pop(flow, None)
+
+    def _others_are_well(self, suspects: dict[str, _Failing], total: SlidingWindow) -> bool:
+        rest = SlidingWindow(self._seconds)
+        rest.calls = total.calls - sum(failing.window.calls for failing in suspects.values())
+        rest.failures = total.failures - sum(failing.window.failures for failing in suspects.values())
+        rest.slow = total.slow - sum(failing.window.slow for failing in suspects.values())
+        return rest.calls > 0 and not self._fails(rest, WELL)
+
+    def _fails(self, window: SlidingWindow, share: float) -> bool:
+        return (
+            window.failures >= share * self._failure_ratio * window.calls
+            or window.slow >= share * self._slow_ratio * window.calls
+        )
+
+
+class _Failing:
+    __slots__ = ("in_a_row", "since", "window")
+
+    def __init__(self, seconds: float) -> None:
+        self.window = SlidingWindow(seconds)
+        self.since = math.inf
+        self.in_a_row = 0

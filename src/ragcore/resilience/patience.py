@@ -1,0 +1,162 @@
+"""How long a dependency may be silent: a limit that stands still while a call waits in a queue of ours.
+
+Time in our own queue says nothing about a dependency. So whoever waits for its first word sets a `Patience` around the wait, and every queue
+on the way is waited in `with in_line():`, which stops it, and the limits of the attempts around, until a place is found. The caller's deadline
+runs on meanwhile, and bounds the whole.
+"""
+
+from __future__ import annotations
+
+import math
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import Protocol, Self
+
+import anyio
+
+from ragcore.resilience.deadline import Bound, inherited
+
+__all__ = ["Patience", "Pausable", "in_line", "patience_in_force"]
+
+# A loop may fire a timer this much before its time.
+EARLY = 0.001
+
+
+class Pausable(Protocol):
+    """A limit on the silence of a dependency, as those see it who ask the dependency."""
+
+    @property
+    def until(self) -> float:
+        """When it runs out; infinity while it stands still."""
+
+    def pause(self) -> None:
+        """A wait for a place begins; waits may overlap."""
+
+    def resume(self) -> None:
+        """It is over."""
+
+    def heard(self) -> None:
+        """The dependency has begun to answer."""
+
+    def has_run_out(self, now: float) -> bool:
+        """Whether the dependency has had all of its time."""
+
+
+# Set for a block, never across a yield.
+patience_in_force: ContextVar[Pausable | None] = ContextVar("ragcore.patience", default=None)
+
+
+class Patience:
+    """A cancel scope for what a dependency does first, `seconds` long without the time in queues of ours.
+
+    Args:
+        seconds: that the dependency may take.
+
+    Attributes:
+        seconds: the same.
+        waited: seconds spent in queues of ours so far.
+
+    Example:
+        >>> async def main() -> bool:
+        ...     with Patience(0.01) as patience:
+        ...         await anyio.sleep(1)
+        ...     return patience.ran_out
+        >>> anyio.run(main)
+        True
+    """
+
+    __slots__ = ("_left", "_outer", "_paused_at", "_pauses", "_running", "_scope", "_token", "seconds", "waited")
+
+    def __init__(self, seconds: float, /) -> None:
+        self.seconds = seconds
+        self.waited = 0.0
+        self._left = seconds
+        self._pauses = 0
+        self._paused_at = 0.0
+        self._running = False
+        self._scope = anyio.CancelScope()
+        self._outer: Pausable | None = None
+        self._token: Token[Pausable | None] | None = None
+
+    @property
+    def ran_out(self) -> bool:
+        """Whether its block was ended by it."""
+        return self._scope.cancelled_caught
+
+    @property
+    def until(self) -> float:
+        """When it runs out; infinity while it stands still."""
+        return self._scope.deadline
+
+    def has_run_out(self, now: float) -> bool:
+        """Whether the dependency has had all of its time."""
+        return self._scope.cancelled_caught or (self._running and now >= self._scope.deadline - EARLY)
+
+    def pause(self) -> None:
+        """A wait for a place begins: the time that is left is kept."""
+        self._pauses += 1
+        if self._pauses == 1:
+            self._paused_at = anyio.current_time()
+            if self._running:
+                self._left = self._scope.deadline - self._paused_at
+                self._scope.deadline = math.inf
+        if self._outer is not None:
+            self._outer.pause()
+
+    def resume(self) -> None:
+        """The wait is over: the time that was left runs on."""
+        self._pauses -= 1
+        if self._pauses == 0:
+            now = anyio.current_time()
+            self.waited += now - self._paused_at
+            if self._running:
+                self._scope.deadline = now + self._left
+        if self._outer is not None:
+            self._outer.resume()
+
+    def heard(self) -> None:
+        """The dependency has begun to answer: the limit has done its work."""
+        self._running = False
+        self._scope.deadline = math.inf
+
+    def __enter__(self) -> Self:
+        self._outer = patience_in_force.get()
+        self._running = True
+        if not self._pauses:
+            self._scope.deadline = anyio.current_time() + self._left
+        self._scope.__enter__()
+        self._token = patience_in_force.set(self)
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
+    ) -> bool:
+        assert self._token is not None
+        patience_in_force.reset(self._token)
+        self._running = False
+        return bool(self._scope.__exit__(exc_type, exc, traceback))
+
+
+class in_line:  # noqa: N801  # reads as what it says: `with in_line():`
+    """Wait for a place in a queue of ours: meanwhile no limit of a dependency's runs, neither the patience in force nor an attempt's."""
+
+    __slots__ = ("_stopped",)
+
+    def __init__(self) -> None:
+        self._stopped: list[Pausable | Bound] = []
+
+    def __enter__(self) -> None:
+        patience = patience_in_force.get()
+        if patience is not None:
+            self._stopped.append(patience)
+        bound = inherited.get()
+        while bound is not None:
+            self._stopped.append(bound)
+            bound = bound.outer
+        for limit in self._stopped:
+            limit.pause()
+
+    def __exit__(self, *exc: object) -> None:
+        stopped, self._stopped = self._stopped, []
+        for limit in stopped:
+            limit.resume()

@@ -1,0 +1,249 @@
+"""Flows, and a breaker that tells one flow's failures from an outage."""
+
+from __future__ import annotations
+
+import contextvars
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.resilience.conftest import Clock, Flaky
+
+from ragcore import events
+from ragcore.resilience import Bulkhead, CircuitBreaker, CircuitOpen, Policy, flow
+from ragcore.resilience.flow import MOST_FLOWS
+
+
+def state(breaker: CircuitBreaker) -> str:
+    return breaker.state
+
+
+def call(breaker: CircuitBreaker, name: str, outcome: str, clock: Clock, seconds: float = 0.01) -> None:
+    """One call of a flow; "refused" if it was."""
+    with flow(name):
+        permit = breaker.acquire()
+    clock.now += seconds
+    {"s": permit.success, "f": permit.failure, "n": permit.neutral}[outcome]()
+
+
+def refused(breaker: CircuitBreaker, name: str) -> bool:
+    with flow(name):
+        try:
+            breaker.check()
+        except CircuitOpen:
+            return True
+    return False
+
+
+def test_a_flow_is_in_force_for_its_block() -> None:
+    assert flow.current() == ""
+    with flow("a"):
+        with flow("b"):
+            assert flow.current() == "b"
+        assert flow.current() == "a"
+        assert contextvars.copy_context().run(flow.current) == "a"
+    assert flow.current() == ""
+
+
+def test_where_one_of_several_flows_fails_it_is_opened_for_that_one(clock: Clock) -> None:
+    heard: list[events.Event] = []
+    stop = events.subscribe(heard.append)
+    breaker = CircuitBreaker(minimum_throughput=10, name="llm")
+    for _ in range(5):
+        call(breaker, "good", "s", clock)
+        call(breaker, "bad", "f", clock)
+    stop()
+    assert state(breaker) == "closed"
+    assert (refused(breaker, "bad"), refused(breaker, "good"), refused(breaker, "new")) == (True, False, False)
+    assert breaker.snapshot()["flows_apart"] == 1
+    assert breaker.snapshot()["window_failures"] == 0
+    opening = [event for event in heard if event.name == "breaker.open"]
+    assert [(event.source, event.data["flow"]) for event in opening] == [("llm", "bad")]
+    with flow("bad"), pytest.raises(CircuitOpen, match="llm, for this flow alone, is open after failures"):
+        breaker.acquire()
+
+
+def test_a_flow_that_fails_is_found_among_many_that_do_not(clock: Clock) -> None:
+    breaker = CircuitBreaker(minimum_throughput=10)
+    for round in range(10):
+        for number in range(20):
+            call(breaker, f"good {number}", "s", clock, 0.001)
+        assert not refused(breaker, "bad"), round
+        call(breaker, "bad", "f", clock)
+    assert refused(breaker, "bad")
+    assert state(breaker) == "closed"
+
+
+def test_several_flows_that_fail_by_themselves_are_set_apart_where_many_others_are_served(clock: Clock) -> None:
+    breaker = CircuitBreaker(minimum_throughput=10)
+    for _ in range(40):
+        for number in range(8):
+            call(breaker, f"good {number}", "s", clock)
+        for name in ("bad 1", "bad 2"):
+            if not refused(breaker, name):
+                call(breaker, name, "f", clock)
+    assert (refused(breaker, "bad 1"), refused(breaker, "bad 2"), state(breaker)) == (True, True, "closed")
+
+
+@given(
+    before=st.lists(st.integers(0, 12), max_size=30),
+    during=st.lists(st.integers(0, 12), min_size=60, max_size=60),
+)
+def test_an_outage_opens_it_within_the_same_number_of_calls_with_one_flow_or_many(
+    before: list[int], during: list[int]
+) -> None:
+    counted = []
+    for many in (False, True):
+        clock = Clock()
+        breaker = CircuitBreaker(minimum_throughput=10)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("ragcore.resilience.breaker.clock", lambda clock=clock: clock)
+            for number in before:
+                call(breaker, str(number) if many else "", "s", clock)
+            calls = 0
+            while state(breaker) == "closed":
+                call(breaker, str(during[calls]) if many else "", "f", clock)
+                calls += 1
+        counted.append(calls)
+        assert breaker.snapshot()["flows_apart"] == 0
+    assert counted[0] == counted[1]
+
+
+def test_half_of_the_calls_of_everybody_failing_is_an_outage(clock: Clock) -> None:
+    breaker = CircuitBreaker(minimum_throughput=10)
+    for number in range(40):
+        if state(breaker) != "closed":
+            break
+        call(breaker, f"flow {number % 7}", "sf"[number % 2], clock)
+    assert state(breaker) == "open"
+
+
+def test_calls_that_began_before_the_failures_say_nothing_of_now(clock: Clock) -> None:
+    breaker = CircuitBreaker(minimum_throughput=10)
+    with flow("slow"):
+        permits = [breaker.acquire() for _ in range(4)]
+    for _ in range(6):
+        call(breaker, "quick", "f", clock)
+    for permit in permits:
+        permit.success()
+    assert state(breaker) == "closed"
+    call(breaker, "quick", "f", clock)
+    assert state(breaker) == "open"
+
+
+def test_a_flow_set_apart_is_probed_by_itself_and_comes_back(clock: Clock) -> None:
+    breaker = CircuitBreaker(minimum_throughput=4, break_duration=5, probes=2)
+    for _ in range(4):
+        call(breaker, "good", "s", clock)
+        if not refused(breaker, "bad"):
+            call(breaker, "bad", "f", clock)
+    assert refused(breaker, "bad")
+    clock.now += 7
+    call(breaker, "bad", "f", clock)  # its probe
+    assert refused(breaker, "bad")
+    assert state(breaker) == "closed"
+    clock.now += 13
+    call(breaker, "bad", "s", clock)
+    call(breaker, "bad", "s", clock)
+    call(breaker, "bad", "s", clock)
+    assert breaker.snapshot()["flows_apart"] == 0
+    assert breaker._apart == {}
+
+
+def test_a_flow_whose_probe_fails_does_not_keep_it_open_for_others(clock: Clock) -> None:
+    breaker = CircuitBreaker(minimum_throughput=4, break_duration=5, probes=2)
+    for _ in range(4):
+        call(breaker, "bad", "f", clock)  # nobody else asks: it may be an outage
+    assert state(breaker) == "open"
+    assert refused(breaker, "good")
+    clock.now += 7
+    call(breaker, "bad", "f", clock)
+    assert state(breaker) == "half_open"
+    assert refused(breaker, "bad")
+    call(breaker, "good", "s", clock)
+    call(breaker, "good", "s", clock)
+    assert state(breaker) == "closed"
+    assert (refused(breaker, "bad"), refused(breaker, "good")) == (True, False)
+
+
+def test_in_an_outage_the_second_flows_probe_opens_it_again(clock: Clock) -> None:
+    breaker = CircuitBreaker(minimum_throughput=4, break_duration=5)
+    for _ in range(4):
+        call(breaker, "a", "f", clock)
+    assert refused(breaker, "b")
+    clock.now += 7
+    call(breaker, "a", "f", clock)
+    call(breaker, "b", "f", clock)
+    assert state(breaker) == "open"
+
+
+def test_a_flow_set_apart_takes_no_probe_of_the_others(clock: Clock) -> None:
+    breaker = CircuitBreaker(minimum_throughput=4, break_duration=5, probes=1)
+    for _ in range(4):
+        call(breaker, "good", "s", clock)
+        if not refused(breaker, "bad"):
+            call(breaker, "bad", "f", clock)
+    for name in ("a", "b", "c", "d", "e", "f", "g", "h"):
+        if state(breaker) == "closed":
+            call(breaker, name, "f", clock)
+    assert state(breaker) == "open"
+    breaker._open_until = clock.now
+    assert refused(breaker, "bad")
+    call(breaker, "a", "s", clock)
+    assert state(breaker) == "closed"
+
+
+def test_slow_calls_of_one_flow_are_its_own_affair_as_well(clock: Clock) -> None:
+    breaker = CircuitBreaker(minimum_throughput=10, slow_call_ratio=0.5, slow_call_duration=1.0)
+    for _ in range(10):
+        call(breaker, "good", "s", clock, 0.1)
+        if not refused(breaker, "slow"):
+            call(breaker, "slow", "s", clock, 2.0)
+    assert (refused(breaker, "slow"), refused(breaker, "good"), state(breaker)) == (True, False, "closed")
+
+
+def test_it_remembers_ten_thousand_flows_and_not_more(clock: Clock) -> None:
+    breaker = CircuitBreaker(minimum_throughput=10**6)
+    for number in range(MOST_FLOWS + 10):
+        call(breaker, f"a {number}", "s", clock, 0.0)
+        call(breaker, f"b {number}", "f", clock, 0.0)
+    assert len(breaker._blame._served) == len(breaker._blame._failing) == MOST_FLOWS
+
+
+def test_reset_is_for_all_flows(clock: Clock) -> None:
+    breaker = CircuitBreaker(minimum_throughput=10)
+    for _ in range(5):
+        call(breaker, "good", "s", clock)
+        call(breaker, "bad", "f", clock)
+    assert refused(breaker, "bad")
+    breaker.reset()
+    assert not refused(breaker, "bad")
+
+
+@pytest.mark.anyio
+async def test_those_of_a_flow_who_queue_are_told_when_it_is_opened_for_them() -> None:
+    policy = Policy(bulkhead=Bulkhead(1, queue=100), breaker=CircuitBreaker(minimum_throughput=4), retry=False)
+    told: dict[str, float] = {}
+
+    async def ask(name: str, work: Flaky) -> None:
+        with flow(name):
+            try:
+                await policy.call(work)
+            except (OSError, CircuitOpen) as error:
+                told[f"{name} {type(error).__name__}"] = anyio.current_time()
+
+    async with anyio.create_task_group() as group:
+        for name, work in (
+            ("good", Flaky(seconds=1)),
+            ("bad", Flaky(OSError(), seconds=1)),
+            ("good", Flaky(seconds=1)),
+            ("bad", Flaky(OSError(), seconds=1)),
+            ("good", Flaky(seconds=8)),
+            ("bad", Flaky()),
+        ):
+            group.start_soon(ask, name, work)
+            await anyio.sleep(0.01)
+        began = anyio.current_time()
+    assert set(told) == {"bad OSError", "bad CircuitOpen"}
+    assert told["bad CircuitOpen"] - began < 6, "before the long call ahead of it had ended"
