@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import anyio
 import pytest
 
 import ragcore
-from ragcore import Document, Retriever, blocking
+from ragcore import DeadlineExceeded, Document, Retriever, blocking
 from ragcore.testing import FakeEmbedder, FakeGenerator, FakeStore
 
 
@@ -208,3 +209,86 @@ def test_a_slow_generator_of_documents_holds_up_nobody(client: blocking.RAG) -> 
 
     with pytest.raises(ragcore.InvalidInput):
         client.add(endless(), tenant="n")  # type: ignore[arg-type]
+
+
+def block_the_loop(seconds: float) -> threading.Thread:
+    """Something of the user's that computes on the background event loop; returns when it does."""
+    begun = threading.Event()
+
+    async def badly() -> None:
+        begun.set()
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            pass
+
+    thread = threading.Thread(target=blocking._loop.call, args=(badly, blocking._Patience(60)))
+    thread.start()
+    assert begun.wait(5)
+    return thread
+
+
+@pytest.mark.parametrize("method", ["ask", "retrieve", "delete", "documents", "similarity", "stream"])
+def test_the_deadline_holds_though_the_background_loop_is_blocked(client: blocking.RAG, method: str) -> None:
+    calls: dict[str, Callable[[], object]] = {
+        "ask": lambda: client.ask("q", tenant="m", timeout=0.2),
+        "retrieve": lambda: client.retrieve("q", tenant="m", timeout=0.2),
+        "delete": lambda: client.delete(["d"], tenant="m", timeout=0.2),
+        "documents": lambda: client.documents(tenant="m", timeout=0.2),
+        "similarity": lambda: client.for_tenant("m").similarity("q", timeout=0.2),
+        "stream": lambda: client.stream("q", tenant="m", timeout=0.2).__enter__(),
+    }
+    client.start()
+    thread = block_the_loop(0.8)
+    began = time.monotonic()
+    with pytest.raises(
+        DeadlineExceeded, match=r"no answer within 0\.2 s, and the background event loop did not say so"
+    ):
+        calls[method]()
+    assert time.monotonic() - began < 0.7
+    thread.join()
+    assert client.inflight() == ()
+
+
+def test_a_stream_that_is_being_read_ends_by_the_callers_clock(client: blocking.RAG) -> None:
+    with client.stream("What is my deductible?", tenant="m", timeout=0.5) as stream:
+        next(stream)
+        thread = block_the_loop(1.2)
+        began = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            list(stream)
+        assert time.monotonic() - began < 0.9
+        thread.join()
+
+
+def test_the_first_call_does_not_wait_for_another_threads_start_beyond_its_time() -> None:
+    client = made()
+    with client._lock:  # as a thread has it that starts the client on a loop that is blocked
+        began = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            client.ask("q", tenant="m", timeout=0.2)
+        assert time.monotonic() - began < 1
+    client.close()
+
+
+def test_a_client_that_is_dropped_is_closed_and_leaves_no_thread() -> None:
+    def threads() -> set[str]:
+        return {thread.name for thread in threading.enumerate()}
+
+    def use() -> FakeStore:
+        store = FakeStore()
+        client = blocking.RAG(retriever=Retriever(store=store, embedder=FakeEmbedder()), generator=FakeGenerator())
+        client.for_tenant("m").documents()
+        assert store.is_open
+        return store
+
+    blocking._loop.running()
+    before = threads()
+    stores = [use() for _ in range(3)]
+    gc.collect()
+    for _ in range(200):
+        if not any(store.is_open for store in stores) and threads() == before:
+            break
+        time.sleep(0.02)
+    assert not any(store.is_open for store in stores)
+    assert threads() == before
+    assert blocking._loop._open == []

@@ -1,28 +1,32 @@
 """The client without await: for Flask, scripts and sync Django, from as many threads as there are.
 
 One event loop in one background thread serves all clients of a process. It starts at the first call, and ends with the interpreter. A child
-that was forked from a process whose client had started gets `NotOpen`; one that is made in the child starts afresh.
+that was forked from a process whose client had started gets `NotOpen`; one that is made in the child starts afresh. The calling thread waits by
+its own clock, so that its deadline holds even where the background loop is blocked. A client that is dropped without `close` is closed.
 """
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import os
 import threading
+import time
 import weakref
 from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from concurrent import futures
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
 import anyio
-from anyio.from_thread import BlockingPortal
 
 from ragcore import rag as asynchronous
 from ragcore import stream as streams
 from ragcore.config import Config, Policies, Settings
-from ragcore.errors import NotOpen
+from ragcore.errors import DeadlineExceeded, NotOpen
 from ragcore.filters import Filter
 from ragcore.ingest.ingestor import Ingestor
 from ragcore.protocols import Embedder, Generator, Searcher
@@ -41,7 +45,7 @@ from ragcore.types import (
     Turn,
     Unreadable,
 )
-from ragcore.validation import check_tenant
+from ragcore.validation import check_tenant, check_timeout
 
 __all__ = ["RAG", "AnswerStream", "TenantView"]
 
@@ -52,6 +56,10 @@ START_SECONDS = 30.0
 # Of what is read in the calling thread.
 AHEAD = 64
 END_SECONDS = 2.0
+# What closing takes at most, beyond draining: the parts, one after the other.
+CLOSE_SECONDS = 30.0
+# The loop says by itself that the time is up, and is believed for so long.
+GRACE_SECONDS = 0.1
 
 
 class _Loop:
@@ -59,23 +67,32 @@ class _Loop:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._portal: BlockingPortal | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._process = 0
-        self._open: list[RAG] = []
+        self._open: list[asynchronous.RAG] = []
+        self._closing: set[asyncio.Task[None]] = set()
         self.ended = False
 
-    def call(self, fn: Callable[[], Awaitable[T]]) -> T:
-        """Run a coroutine function there; interrupted, it is cancelled there."""
-        future = self.portal().start_task_soon(fn)
+    def call(self, fn: Callable[[], Awaitable[T]], patience: _Patience) -> T:
+        """Run a coroutine function there; interrupted, or when the calling thread's time is up, it is cancelled there.
+
+        Raises:
+            DeadlineExceeded: the time is up and the loop has not said so itself: something blocks it.
+        """
+        future = self._submit(fn())
         try:
-            return future.result()
+            return future.result(patience.left())
+        except futures.TimeoutError:
+            if future.done():  # in this moment, or the error is the call's own
+                return future.result()
+            future.cancel()
+            raise patience.expired() from None
         except BaseException:
             future.cancel()
             raise
 
     def feed(self, items: Iterable[U], fn: Callable[[AsyncIterable[U]], Awaitable[T]]) -> T:
         """Run a coroutine function there over items that are read here. That it has failed is seen when the next item has been read."""
-        portal = self.portal()
         sender, receiver = anyio.create_memory_object_stream[U](AHEAD)
         ended = threading.Event()
 
@@ -87,61 +104,88 @@ class _Loop:
                 sender.close()  # on its loop
                 ended.set()
 
-        future = portal.start_task_soon(run)
+        future = self._submit(run())
         try:
             for item in items:
                 try:
-                    portal.call(sender.send, item)
+                    self._submit(sender.send(item)).result()
                 except (anyio.BrokenResourceError, anyio.ClosedResourceError):  # it has ended, and says why
                     break
             else:
-                portal.call(sender.aclose)
+                self._submit(sender.aclose()).result()
             return future.result()
         except BaseException:
             future.cancel()
             ended.wait(END_SECONDS)
             raise
 
-    def portal(self) -> BlockingPortal:
+    def _submit(self, awaitable: Awaitable[T]) -> futures.Future[T]:
+        """Let it run there, without waiting for a loop that may be blocked."""
+
+        async def run() -> T:
+            return await awaitable
+
+        return asyncio.run_coroutine_threadsafe(run(), self.running())
+
+    def running(self) -> asyncio.AbstractEventLoop:
+        """The loop, started if need be."""
         with self._lock:
             if self.ended:  # a thread that is started now would never run
                 raise NotOpen("the interpreter is ending: it takes no new calls")
-            if self._portal is None or self._process != os.getpid():
-                self._portal, self._process, self._open = self._start(), os.getpid(), []
-            return self._portal
+            if self._loop is None or self._process != os.getpid():
+                self._loop = self._start()
+                self._process, self._open, self._closing = os.getpid(), [], set()
+            return self._loop
 
     def renew_lock(self) -> None:
         """After a fork."""
         self._lock = threading.Lock()
 
-    def opened(self, client: RAG) -> None:
+    def opened(self, client: asynchronous.RAG) -> None:
         self._open.append(client)
 
-    def closed(self, client: RAG) -> None:
+    def closed(self, client: asynchronous.RAG) -> None:
         if client in self._open:
             self._open.remove(client)
 
+    def drop(self, client: asynchronous.RAG) -> None:
+        """Close a client whose last reference is gone. Called by the garbage collector, in any thread and at any moment: it takes no lock and waits
+        for nothing.
+        """
+        loop = self._loop
+        if loop is None or self.ended or self._process != os.getpid() or client not in self._open:
+            return
+
+        def close() -> None:
+            task = loop.create_task(client.aclose(drain=0.0), name="ragcore closing a dropped client")
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+            self.closed(client)
+
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(close)
+
     def close(self) -> None:
         """At interpreter end: close what is open, within bounds; the thread is a daemon."""
-        portal = self._portal if self._process == os.getpid() else None
+        loop = self._loop if self._process == os.getpid() else None
         try:
-            for client in list(self._open) if portal else ():
-                client.close(drain=0.0)
+            for client in list(self._open) if loop else ():
+                with suppress(DeadlineExceeded):
+                    self.call(partial(client.aclose, drain=0.0), _Patience(CLOSE_SECONDS))
         finally:
             self.ended = True
-        if portal is not None:
-            portal.start_task_soon(portal.stop)
+        if loop is not None:
+            loop.call_soon_threadsafe(self._stop.set)
 
-    @staticmethod
-    def _start() -> BlockingPortal:
-        started: list[BlockingPortal] = []
+    def _start(self) -> asyncio.AbstractEventLoop:
+        started: list[asyncio.AbstractEventLoop] = []
         ready = threading.Event()
 
         async def main() -> None:
-            async with BlockingPortal() as portal:
-                started.append(portal)
-                ready.set()
-                await portal.sleep_until_stopped()
+            self._stop = stop = anyio.Event()
+            started.append(asyncio.get_running_loop())
+            ready.set()
+            await stop.wait()
 
         threading.Thread(target=anyio.run, args=(main,), name="ragcore blocking", daemon=True).start()
         if not ready.wait(START_SECONDS):
@@ -167,11 +211,32 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_locks)
 
 
+class _Patience:
+    """How long a calling thread waits, by its own clock: as long as the call may take, and a little for the loop to say so itself."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._began = time.monotonic()
+
+    def left(self) -> float:
+        return max(0.0, self._seconds + GRACE_SECONDS - (time.monotonic() - self._began))
+
+    def expired(self) -> DeadlineExceeded:
+        elapsed = time.monotonic() - self._began
+        return DeadlineExceeded(
+            f"no answer within {self._seconds:g} s, and the background event loop did not say so: something blocks it, or the machine is too busy; "
+            "the watchdog's log names it",
+            budget=self._seconds,
+            elapsed=elapsed,
+        )
+
+
 class AnswerStream:
     """An iterator of `Retrieved`, then `Delta`s, then `Done`. As `ragcore.AnswerStream`."""
 
-    def __init__(self, stream: streams.AnswerStream) -> None:
+    def __init__(self, stream: streams.AnswerStream, patience: _Patience) -> None:
         self._stream = stream
+        self._patience = patience
 
     def __iter__(self) -> Iterator[StreamEvent]:
         return self
@@ -183,14 +248,14 @@ class AnswerStream:
             except StopAsyncIteration:
                 return None
 
-        event = _loop.call(step)
+        event = _loop.call(step, self._patience)
         if event is None:
             raise StopIteration
         return event
 
     def answer(self) -> Answer:
         """Read what is left, and the whole answer."""
-        return _loop.call(self._stream.answer)
+        return _loop.call(self._stream.answer, self._patience)
 
 
 class RAG:
@@ -213,6 +278,7 @@ class RAG:
         self._closing = False
         self._closed = False
         _clients.add(self)
+        weakref.finalize(self, _loop.drop, self._rag).atexit = False
 
     @classmethod
     def from_config(
@@ -240,35 +306,47 @@ class RAG:
 
     def start(self) -> None:
         """Start now rather than at the first call."""
-        self._start(again=True)
+        self._start(_Patience(START_SECONDS), again=True)
 
-    def _start(self, *, again: bool) -> None:
-        with self._lock:
+    def _start(self, patience: _Patience, *, again: bool) -> None:
+        with self._locked(patience):
             if self._closing:
                 raise NotOpen("the client is being closed: it takes no new calls")
             if self._closed and not again:
                 raise NotOpen("the client is closed: call start(), or make another one")
             if self._process is None:
-                _loop.call(self._rag.start)
+                _loop.call(self._rag.start, patience)
                 self._process, self._closed = os.getpid(), False
-                _loop.opened(self)
+                _loop.opened(self._rag)
             elif self._process != os.getpid():
                 raise NotOpen(
                     f"the client was started before this process {os.getpid()} was forked: make it after the fork, or start it in the child only"
                 )
 
+    @contextmanager
+    def _locked(self, patience: _Patience) -> Iterator[None]:
+        """Another thread may hold the lock while it waits for a loop that is blocked."""
+        lock = self._lock
+        if not lock.acquire(timeout=patience.left()):
+            raise patience.expired()
+        try:
+            yield
+        finally:
+            lock.release()
+
     def close(self, *, drain: float | None = None) -> None:
         """As `ragcore.RAG.aclose`; calls that come meanwhile get `NotOpen`."""
-        with self._lock:
+        patience = _Patience((self._rag.settings.drain if drain is None else drain) + CLOSE_SECONDS)
+        with self._locked(patience):
             if self._process != os.getpid() or self._closing:
                 return
             self._closing = True
         try:
-            _loop.call(lambda: self._rag.aclose(drain=drain))
+            _loop.call(lambda: self._rag.aclose(drain=drain), patience)
         finally:
             with self._lock:
                 self._process, self._closing, self._closed = None, False, True
-                _loop.closed(self)
+                _loop.closed(self._rag)
 
     def __enter__(self) -> Self:
         self.start()
@@ -400,11 +478,11 @@ class RAG:
 
     def health(self) -> Health:
         """As `ragcore.RAG.health`."""
-        return self._call(lambda rag: rag.health())
+        return self._call(lambda rag: rag.health(), self._rag.settings.health_timeout)
 
     def describe(self) -> dict[str, Any]:
         """As `ragcore.RAG.describe`."""
-        return self._call(lambda rag: rag.describe())
+        return self._call(lambda rag: rag.describe(), self._rag.settings.health_timeout)
 
     def stats(self) -> Stats:
         """As `ragcore.RAG.stats`."""
@@ -418,20 +496,25 @@ class RAG:
         """As `ragcore.RAG.recent`."""
         return self._now(lambda rag: rag.recent())
 
-    def _ready(self) -> None:
-        """Started, by the first call if need be; closed stays closed until `start`."""
-        self._start(again=False)
+    def _ready(self, seconds: float | None) -> _Patience:
+        """Started, by the first call if need be; closed stays closed until `start`. The time of the call runs from here.
 
-    def _call(self, fn: Callable[[asynchronous.RAG], Awaitable[T]]) -> T:
-        self._ready()
-        return _loop.call(lambda: fn(self._rag))
+        Args:
+            seconds: that the call may take; None: as set.
+        """
+        patience = _Patience(check_timeout(seconds) or self._rag.settings.timeout)
+        self._start(patience, again=False)
+        return patience
+
+    def _call(self, fn: Callable[[asynchronous.RAG], Awaitable[T]], seconds: float | None) -> T:
+        patience = self._ready(seconds)
+        return _loop.call(lambda: fn(self._rag), patience)
 
     def _now(self, fn: Callable[[asynchronous.RAG], T]) -> T:
         async def run() -> T:
             return fn(self._rag)
 
-        self._ready()
-        return _loop.call(run)
+        return _loop.call(run, self._ready(self._rag.settings.health_timeout))
 
 
 class TenantView:
@@ -475,7 +558,8 @@ class TenantView:
                 filter=filter,
                 mode=mode,
                 degrade=degrade,
-            )
+            ),
+            timeout,
         )
 
     def stream(
@@ -507,6 +591,7 @@ class TenantView:
                 mode=mode,
                 degrade=degrade,
             ),
+            timeout,
         )
 
     def retrieve(
@@ -532,7 +617,8 @@ class TenantView:
                 filter=filter,
                 mode=mode,
                 degrade=degrade,
-            )
+            ),
+            timeout,
         )
 
     def similarity(
@@ -548,7 +634,8 @@ class TenantView:
         return self._rag._call(
             lambda rag: rag.similarity(
                 question, tenant=self._tenant, timeout=timeout, score_threshold=score_threshold, filter=filter
-            )
+            ),
+            timeout,
         )
 
     def add(
@@ -568,30 +655,33 @@ class TenantView:
             return self._rag._rag.add(given, tenant=self._tenant, progress=progress, document_timeout=document_timeout)
 
         if isinstance(documents, AsyncIterable | Collection) or not isinstance(documents, Iterable):
-            return self._rag._call(lambda _: add(documents))
-        self._rag._ready()
+            self._rag._ready(None)
+            return _loop.call(lambda: add(documents), _Patience(threading.TIMEOUT_MAX / 2))
+        self._rag._ready(None)
         return _loop.feed(documents, add)
 
     def delete(self, document_ids: Iterable[str], /, *, timeout: float | None = None) -> int:
         """As `ragcore.RAG.delete`."""
-        return self._rag._call(lambda rag: rag.delete(document_ids, tenant=self._tenant, timeout=timeout))
+        return self._rag._call(lambda rag: rag.delete(document_ids, tenant=self._tenant, timeout=timeout), timeout)
 
     def documents(self, *, timeout: float | None = None) -> Mapping[str, str]:
         """As `ragcore.RAG.documents`."""
-        return self._rag._call(lambda rag: rag.documents(tenant=self._tenant, timeout=timeout))
+        return self._rag._call(lambda rag: rag.documents(tenant=self._tenant, timeout=timeout), timeout)
 
 
 @contextmanager
 def _entered(
-    client: RAG, make: Callable[[asynchronous.RAG], AbstractAsyncContextManager[streams.AnswerStream]]
+    client: RAG,
+    make: Callable[[asynchronous.RAG], AbstractAsyncContextManager[streams.AnswerStream]],
+    timeout: float | None,
 ) -> Iterator[AnswerStream]:
-    client._ready()
+    patience = client._ready(timeout)
     process = os.getpid()
     context = make(client._rag)
-    stream = _loop.call(context.__aenter__)
+    stream = _loop.call(context.__aenter__, patience)
     try:
-        yield AnswerStream(stream)
+        yield AnswerStream(stream, patience)
     finally:
         # Left half-read until the interpreter ends, or in a forked child, whose stream it is not: there is nothing to leave.
         if not _loop.ended and os.getpid() == process:
-            _loop.call(lambda: context.__aexit__(None, None, None))
+            _loop.call(lambda: context.__aexit__(None, None, None), _Patience(END_SECONDS))

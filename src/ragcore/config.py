@@ -37,7 +37,7 @@ class Settings:
 
     Attributes:
         timeout: seconds for a call that names none.
-        document_timeout: seconds for each document of an `add`; a large one has as many again for each further 256 chunks to embed and 2,000 to write.
+        document_timeout: seconds for each step of a document of an `add`: cutting it, embedding 256 of its chunks, writing 2,000 of them.
         drain: seconds that running calls get when the client is closed.
         degrade: whether another way is taken when a stage fails; False raises instead.
         quote_when_overloaded: whether the passages are quoted where no model has room; False raises `Overloaded`, so that the caller can come back.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 import anyio
 
 from ragcore.errors import GenerationError, InvalidInput, NotOpen, RagcoreError
+from ragcore.resilience.closing import close_quietly
 from ragcore.resilience.owner import CLEAN_UP, Owner, cleaning_up
 from ragcore.types import Answer, Delta, Done, Generation, Prompt, Retrieval, Retrieved, StreamEvent
 
@@ -121,14 +122,14 @@ class AnswerStream:
     async def _close(self) -> None:
         stack, self._stack = self._stack, AsyncExitStack()
         with cleaning_up():
-            await stack.aclose()
+            await close_quietly(stack)
 
     async def _abandon(self) -> None:
         if self._call.stepping:  # another task is waiting for an event: it is cancelled, and cleans up
             self._call.cancel("the stream was left while another task was reading it")
             return
         with cleaning_up():
-            await self._events.aclose()
+            await close_quietly(self._events)
         await self._close()
 
     async def _close_at_deadline(self) -> None:

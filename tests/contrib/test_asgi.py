@@ -457,6 +457,31 @@ async def test_more_chats_than_may_are_told_to_come_back(rag: RAG) -> None:
     assert (await Client(app)("POST", "/chat", {"message": "q"}, x_user="m"))[0] == 200
 
 
+async def test_a_tenant_that_takes_all_places_keeps_no_other_out(rag: RAG) -> None:
+    await rag.add([Document("d", "Your deductible is $1,500.")], tenant="m")
+    app = asgi.app(rag, authenticate=authenticate, max_calls=4)
+    statuses: dict[str, list[int]] = {"hog": [], "m": []}
+
+    async def ask(user: str) -> None:
+        rag.retriever.embedder.faults.next(Slow(0.05))  # type: ignore[union-attr]
+        statuses[user].append((await Client(app)("POST", "/chat", {"message": "q"}, x_user=user))[0])
+
+    async def asks_and_asks() -> None:
+        while True:
+            await ask("hog")
+            await anyio.sleep(0)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(12):
+            group.start_soon(asks_and_asks)
+        await anyio.sleep(0.03)
+        for _ in range(5):
+            await ask("m")
+        group.cancel_scope.cancel()
+    assert statuses["m"] == [200] * 5
+    assert {200, 429} == set(statuses["hog"])
+
+
 async def test_an_error_nobody_thought_of_is_a_500_without_its_text(rag: RAG, caplog: pytest.LogCaptureFixture) -> None:
     async def broken(scope: Mapping[str, Any]) -> asgi.Identity | None:
         raise RuntimeError("postgresql://user:canary@host")

@@ -159,7 +159,7 @@ async def test_a_text_that_two_flows_ask_for_goes_out_once_with_whichever_comes_
 
 
 async def test_full_it_makes_room_for_a_flow_that_has_less_than_its_share() -> None:
-    server = Server(seconds=1.0)
+    server = Server(seconds=0.1)
     asked = [("hog", f"hog {number}") for number in range(MOST_WAITING + 300)] + [("quiet", "quiet")]
     outcomes, _ = await all_of(server, asked)
     assert outcomes["quiet"] == "vector"

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
 
+import anyio
+import numpy as np
 import pytest
 
 from ragcore import (
@@ -18,6 +22,7 @@ from ragcore import (
     Unreadable,
     Vector,
 )
+from ragcore.embedding import from_sync
 from ragcore.testing import Fail, FakeEmbedder, FakeStore, Hang
 from ragcore.types import Kind
 
@@ -139,3 +144,97 @@ async def test_what_makes_no_sense_is_said(parts: Parts) -> None:
         await ingestor.add([], tenant=" ")
     with pytest.raises(ConfigurationError):
         Ingestor(embedder=embedder, store=store, chunk_tokens=20, overlap_tokens=20)
+
+
+async def test_a_hung_embedder_is_found_within_one_documents_time_however_many_wait() -> None:
+    embedder = FakeEmbedder()
+    embedder.faults.always(Hang())
+    async with embedder, FakeStore() as store:
+        began = anyio.current_time()
+        with pytest.raises(DeadlineExceeded):
+            await Ingestor(embedder=embedder, store=store).add(
+                [Document(str(number), f"text {number}") for number in range(300)], tenant="t", document_timeout=0.3
+            )
+        assert anyio.current_time() - began < 1
+
+
+async def test_the_wait_for_an_embedders_thread_is_nobodys_time() -> None:
+    def encode(texts: list[str]) -> Any:
+        time.sleep(0.15)
+        return np.ones((len(texts), 4), np.float32)
+
+    embedder: Any = from_sync(encode, model="slow", dimension=4, max_tokens=100)
+    async with embedder, FakeStore() as store:
+        documents = [Document(str(number), f"text {number} " * 20) for number in range(7 * 64)]
+        report = await Ingestor(embedder=embedder, store=store, chunk_tokens=50, concurrency=8).add(
+            documents, tenant="t", document_timeout=0.5
+        )
+    assert report.added == 7 * 64
+
+
+class Source:
+    """Documents without end, which remembers that it was closed."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.closed = False
+        self.error = error
+
+    async def documents(self) -> AsyncIterator[Document]:
+        number = 0
+        try:
+            while True:
+                number += 1
+                await anyio.sleep(0)
+                yield Document(str(number), "text")
+                if self.error is not None and number > 70:
+                    raise self.error
+        finally:
+            self.closed = True
+
+    def blocking(self) -> Iterator[Document]:
+        number = 0
+        try:
+            while True:
+                number += 1
+                yield Document(str(number), "text")
+        finally:
+            self.closed = True
+
+
+@pytest.mark.parametrize("kind", ["documents", "blocking"])
+@pytest.mark.parametrize("how", ["the embedder fails", "cancelled"])
+async def test_the_source_is_closed_however_it_ends(kind: str, how: str) -> None:
+    embedder, source = FakeEmbedder(), Source()
+    async with embedder, FakeStore() as store:
+        if how == "cancelled":
+            with anyio.move_on_after(0.05):
+                await Ingestor(embedder=embedder, store=store).add(getattr(source, kind)(), tenant="t")
+        else:
+            embedder.faults.always(Fail(503))
+            with pytest.raises(EmbeddingError):
+                await Ingestor(embedder=embedder, store=store).add(getattr(source, kind)(), tenant="t")
+        assert source.closed
+
+
+async def test_a_source_that_fails_is_closed_and_its_error_comes_out() -> None:
+    source = Source(error=KeyError("mine"))
+    async with FakeEmbedder() as embedder, FakeStore() as store:
+        with pytest.raises(KeyError, match="mine"):
+            await Ingestor(embedder=embedder, store=store).add(source.documents(), tenant="t")
+    assert source.closed
+
+
+async def test_a_source_whose_closing_fails_does_not_hide_why(caplog: pytest.LogCaptureFixture) -> None:
+    async def documents() -> AsyncIterator[Document]:
+        try:
+            for number in range(1_000):
+                yield Document(str(number), "text")
+        finally:
+            raise OSError("closing failed")
+
+    embedder = FakeEmbedder()
+    embedder.faults.always(Fail(503))
+    async with embedder, FakeStore() as store:
+        with pytest.raises(EmbeddingError):
+            await Ingestor(embedder=embedder, store=store).add(documents(), tenant="t")
+    assert "closing a async_generator failed" in caplog.text

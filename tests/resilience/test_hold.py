@@ -437,7 +437,7 @@ async def test_a_source_that_fails_to_close_is_logged(caplog: pytest.LogCaptureF
     async with Policy().hold() as held:
         async for _ in held.items(source()):
             break
-    assert "closing a stream failed" in caplog.text
+    assert "closing a async_generator failed" in caplog.text
 
 
 async def test_two_tasks_that_wait_for_one_holds_place_are_told() -> None:

@@ -10,7 +10,7 @@ import anyio.lowlevel
 import pytest
 
 from ragcore import NotOpen, WrongEventLoop
-from ragcore.resilience.owner import CLOSE_SECONDS
+from ragcore.resilience.owner import CLEAN_UP, CLOSE_SECONDS
 from ragcore.resilience.part import Part, Parts
 
 pytestmark = pytest.mark.anyio
@@ -210,8 +210,8 @@ async def test_what_does_not_close_is_logged_and_the_rest_is_closed(caplog: pyte
     await parts.aclose()
     assert anyio.current_time() == pytest.approx(began + CLOSE_SECONDS)
     assert trace[-2:] == ["close b", "close a"]
-    assert "Traced did not close within 5 s and was left behind" in caplog.text
-    assert "Broken did not close" in caplog.text
+    assert "closing Traced did not end within 5 s" in caplog.text
+    assert "closing Broken failed" in caplog.text
 
 
 async def test_a_task_cancel_while_closing_closes_the_others_first_and_comes_out(anyio_backend_name: str) -> None:
@@ -359,3 +359,50 @@ async def test_of_two_owners_that_start_a_part_together_one_owns_it() -> None:
     await one.aclose()
     assert not shared.is_open
     assert trace == ["open shared", "close shared"]
+
+
+class Stubborn:
+    """Ignores its cancellation while it closes, or never ends at all."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    async def start(self) -> None:
+        """Nothing to do."""
+
+    async def aclose(self) -> None:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(self.seconds)
+
+
+async def test_a_part_that_shields_itself_while_it_closes_is_left_behind(caplog: pytest.LogCaptureFixture) -> None:
+    trace: list[str] = []
+    parts = Parts()
+    for part in (Traced(trace, "a"), Stubborn(20.0), Traced(trace, "b")):
+        await parts.start(part)
+    began = anyio.current_time()
+    await parts.aclose()
+    assert anyio.current_time() - began == pytest.approx(CLOSE_SECONDS + 2 * CLEAN_UP)
+    assert trace[-2:] == ["close b", "close a"]
+    assert "closing Stubborn ignores its cancellation and was left behind" in caplog.text
+    await anyio.sleep(30)
+
+
+async def test_an_error_in_flight_is_not_hidden_by_a_part_that_does_not_close() -> None:
+    class Broken(Stubborn):
+        async def aclose(self) -> None:
+            raise OSError("closing failed")
+
+    class Whole(Part):
+        def __init__(self) -> None:
+            self.parts = Parts()
+
+        async def _open(self) -> None:
+            await self.parts.start(Broken(0))
+
+        async def _close(self) -> None:
+            await self.parts.aclose()
+
+    with pytest.raises(KeyError, match="in flight"):
+        async with Whole():
+            raise KeyError("in flight")

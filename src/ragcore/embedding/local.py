@@ -56,6 +56,11 @@ class LocalEmbedder(Part):
         self._threads = {"query": Threads(2, name="questions"), "document": Threads(1, name="documents")}
 
     @property
+    def batches_at_once(self) -> int:
+        """Batches of documents that are embedded at once: as many as it has threads for them."""
+        return self._threads["document"].places.limit
+
+    @property
     def dimension(self) -> int:
         """Numbers in a vector."""
         return self._dimension

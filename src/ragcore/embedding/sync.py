@@ -74,6 +74,10 @@ class _SyncEmbedder(Part):
         self._count_tokens = count_tokens
         self._threads = Threads(threads, name=model)
 
+    @property
+    def batches_at_once(self) -> int:
+        return self._threads.places.limit
+
     def count_tokens(self, text: str, /) -> int:
         return self._count_tokens(text)
 

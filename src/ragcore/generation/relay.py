@@ -15,6 +15,7 @@ import anyio
 
 from ragcore.errors import GenerationError, RagcoreError
 from ragcore.protocols import Generator
+from ragcore.resilience.closing import closing
 from ragcore.resilience.deadline import expires_at, inherit
 from ragcore.resilience.owner import Owner, cleaning_up
 from ragcore.resilience.patience import Patience, patience_in_force
@@ -99,24 +100,22 @@ class Relay:
         try:
             with self._scope, inherit(None if math.isinf(self._when) else self._when):
                 async with self._generator.stream(self._prompt) as pieces:
-                    await self._pass_on(pieces)
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-            self._error = error  # the reader has left, or the generator's own: nobody asks in the first case
+                    try:
+                        await self._pass_on(pieces)
+                    except Exception as error:
+                        self._error = error  # what went wrong; leaving may go wrong as well, and must not hide it
+                        raise
         except (Exception, BaseExceptionGroup) as error:
-            self._error = error
+            # Where the reader has left, nobody asks.
+            self._error = self._error or error
         finally:
             self._sender.close()
             self._ended.set()
 
     async def _pass_on(self, pieces: AsyncIterator[Piece]) -> None:
-        try:
+        async with closing(pieces):
             async for piece in pieces:
                 await self._sender.send(self._checked(piece))
-        finally:
-            close = getattr(pieces, "aclose", None)
-            if close is not None:
-                with cleaning_up():
-                    await close()
 
     def _checked(self, piece: object) -> Piece:
         text = piece.text if isinstance(piece, Generation) else piece

@@ -26,6 +26,8 @@ from ragcore.errors import (
 )
 from ragcore.ingest.chunking import cut
 from ragcore.protocols import EmbeddedDocument, Embedder, Store, Vector
+from ragcore.resilience import Bulkhead
+from ragcore.resilience.closing import closing
 from ragcore.resilience.deadline import Deadline, deadline
 from ragcore.resilience.threads import Threads
 from ragcore.types import Chunk, Document, IngestReport, Unreadable
@@ -38,6 +40,7 @@ T = TypeVar("T")
 
 FORMAT = 1  # of the content hash: raised when chunks are made differently, so that everything is made anew
 BATCH_DOCUMENTS = 64
+MOST_BATCHES = 1_024
 BATCH_CHARACTERS = 150_000
 EMBED_AT_ONCE = 256
 # Chunks whose writing is one step: a document of more gets more time, since an index takes a millisecond or two for each.
@@ -80,6 +83,10 @@ class Ingestor:
         self.overlap_tokens = min(overlap_tokens, self.chunk_tokens // 2)
         self.concurrency = concurrency
         self._threads = Threads(1, name="chunking")
+        # An embedder of so many threads embeds so many batches at once: the others wait here, where no time of theirs runs.
+        self._turns = Bulkhead(
+            getattr(embedder, "batches_at_once", None) or MOST_BATCHES, queue=MOST_BATCHES, name="embedding"
+        )
 
     async def add(
         self,
@@ -99,8 +106,8 @@ class Ingestor:
             documents: a list, or an async iterable (`ingest.read`); a plain iterable is read on the event loop.
             tenant: whose they become.
             progress: called on the event loop with the report so far.
-            document_timeout: seconds for each step of a document: cutting it, embedding 256 of its chunks, writing 2,000 of them; the documents of a
-                batch share theirs. None: 120.
+            document_timeout: seconds for each step of a document: cutting it, embedding 256 of its chunks, writing 2,000 of them; documents that go
+                through a step together have this long together. The wait for an embedder's thread does not count. None: 120.
 
         Raises:
             EmbeddingError, StoreError, CircuitOpen: a dependency failed and stayed down; what was written before stays.
@@ -144,7 +151,7 @@ class Ingestor:
 
     async def _add_whole(self, run: _Run, batch: Sequence[Document]) -> None:
         """The whole batch, within its time; a large document gets more of it for each further step, and none may stand still for longer than one."""
-        limit = _StepLimit(run.document_timeout * len(batch))
+        limit = _StepLimit(run.document_timeout)
         with limit.step():
             hashes = await self._content_hashes(batch)
             known = await _stored(self.store.hashes(list(hashes), tenant=run.tenant))
@@ -206,12 +213,12 @@ class Ingestor:
 
     async def _vectors(self, texts: Sequence[str], limit: _StepLimit) -> Vector:
         parts = []
-        limit.extend(math.ceil(len(texts) / EMBED_AT_ONCE) - 1)
         for start in range(0, len(texts), EMBED_AT_ONCE):
             part = texts[start : start + EMBED_AT_ONCE]
             try:
-                with limit.step():
-                    vectors = await self.embedder.embed(part, kind="document")
+                async with self._turns:
+                    with limit.step():
+                        vectors = await self.embedder.embed(part, kind="document")
             except RagcoreError:
                 raise
             except Exception as error:
@@ -265,21 +272,14 @@ class Ingestor:
 
 
 class _StepLimit:
-    """The time of a batch: so many seconds, and as many again for each step beyond the first; each step alone has that many."""
+    """The time of a batch's steps: each has so many seconds, whatever the others took."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._until = anyio.current_time() + seconds
-
-    def extend(self, steps: int) -> None:
-        """Allow for more steps."""
-        self._until += self._seconds * max(0, steps)
 
     def step(self, steps: int = 1) -> Deadline:
         """A deadline for the next step, or for several that can't be told apart."""
-        self.extend(steps - 1)
-        left = self._until - anyio.current_time()
-        return deadline(max(0.001, min(left, self._seconds * steps)))
+        return deadline(self._seconds * steps)
 
 
 @dataclass(slots=True)
@@ -331,7 +331,7 @@ class _Run:
 
 
 async def _feed(sender: MemoryObjectSendStream[list[Document]], batches: AsyncIterator[list[Document]]) -> None:
-    async with sender:
+    async with sender, closing(batches):
         async for batch in batches:
             await sender.send(batch)
 
@@ -344,39 +344,44 @@ async def _iterate(
     if not isinstance(documents, Iterable | AsyncIterable):
         raise InvalidInput(f"documents must be iterable, and {type(documents).__name__} is not")
     if isinstance(documents, AsyncIterable):
-        async for document in documents:
-            yield document
+        items = aiter(documents)
+        async with closing(items):
+            async for document in items:
+                yield document
     else:
-        for document in documents:
-            await anyio.lowlevel.checkpoint()
-            yield document
+        # A generator is closed, too; a list has nothing to close.
+        async with closing(iter(documents)) as iterator:
+            for document in iterator:
+                await anyio.lowlevel.checkpoint()
+                yield document
 
 
 async def _batches(documents: AsyncIterator[Document | Unreadable], run: _Run) -> AsyncIterator[list[Document]]:
     """Documents in batches of at most 64, and 150,000 characters but for a single longer one."""
     batch: list[Document] = []
     size = 0
-    async for document in documents:
-        if isinstance(document, Unreadable):
-            run.fail(document)
-            continue
-        if not isinstance(document, Document):
-            raise InvalidInput(f"documents holds {type(document).__name__}, not only Document and Unreadable")
-        if document.id in run.seen:
-            run.fail(
-                Unreadable(
-                    document.id,
-                    "another document of this run has the same id, and came first: give one of them another id, or name their common folder",
-                    source=document.source,
+    async with closing(documents):
+        async for document in documents:
+            if isinstance(document, Unreadable):
+                run.fail(document)
+                continue
+            if not isinstance(document, Document):
+                raise InvalidInput(f"documents holds {type(document).__name__}, not only Document and Unreadable")
+            if document.id in run.seen:
+                run.fail(
+                    Unreadable(
+                        document.id,
+                        "another document of this run has the same id, and came first: give one of them another id, or name their common folder",
+                        source=document.source,
+                    )
                 )
-            )
-            continue
-        run.seen.add(document.id)
-        if batch and (len(batch) == BATCH_DOCUMENTS or size + len(document.text) > BATCH_CHARACTERS):
-            yield batch
-            batch, size = [], 0
-        batch.append(document)
-        size += len(document.text)
+                continue
+            run.seen.add(document.id)
+            if batch and (len(batch) == BATCH_DOCUMENTS or size + len(document.text) > BATCH_CHARACTERS):
+                yield batch
+                batch, size = [], 0
+            batch.append(document)
+            size += len(document.text)
     if batch:
         yield batch
 

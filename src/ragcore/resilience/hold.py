@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from types import TracebackType
@@ -12,13 +11,12 @@ import anyio
 
 from ragcore.resilience.attempt import Attempt, AttemptTimeout
 from ragcore.resilience.call import Call
+from ragcore.resilience.closing import close_quietly
 from ragcore.resilience.dependency import Dependency
 from ragcore.resilience.failure import On
 from ragcore.resilience.owner import cleaning_up
 
 __all__ = ["Hold"]
-
-logger = logging.getLogger("ragcore")
 
 T = TypeVar("T")
 
@@ -47,7 +45,7 @@ class Hold:
         try:
             with cleaning_up():
                 for opened in (*self._reading, *self._sources):  # a source that nobody has read is closed here
-                    await _closed(opened)
+                    await close_quietly(opened)
         finally:
             if self._attempt is not None:
                 self._attempt.end(None, anyio.current_time())
@@ -128,7 +126,7 @@ class Hold:
             if iterator in self._sources:
                 self._sources.remove(iterator)
                 with cleaning_up():
-                    await _closed(iterator)
+                    await close_quietly(iterator)
 
     async def _next(self, call: Call, iterator: AsyncIterator[T], attempt: Attempt, began: float) -> T:
         limit = self._dependency.idle_timeout if self._handed_on else self._dependency.first_timeout
@@ -159,14 +157,3 @@ class Hold:
         if self._call is None:
             raise RuntimeError("use `async with policy.hold() as held`")
         return self._call
-
-
-async def _closed(source: object) -> None:
-    """Close it, if it can be closed; what goes wrong with it is not what the caller is to hear of."""
-    close = getattr(source, "aclose", None)
-    if close is None:
-        return
-    try:
-        await close()
-    except Exception:
-        logger.exception("closing a stream failed")

@@ -48,6 +48,7 @@ class Owner:
         self._done = anyio.Event()
         self._task: object = None
         self._running = 0
+        self._left = 0
 
     @property
     def running(self) -> int:
@@ -111,10 +112,44 @@ class Owner:
             self.spawn(bounded, name=name)
             await done.wait()
 
+    async def within(self, seconds: float, work: Callable[[], Awaitable[object]], /, *, name: str) -> None:
+        """Run `work` in the owner task's group, and return when it has ended or its seconds are over, whatever it does: a task that can't be cancelled
+        can be left. What it raises is logged. A cancellation of the caller's, which a shield doesn't stop where it is a Task.cancel(), comes out after
+        that.
+        """
+        done = anyio.Event()
+
+        async def bounded() -> None:
+            try:
+                with anyio.move_on_after(seconds):
+                    await work()
+                    return
+                logger.error("%s did not end within %g s", name, seconds)
+            except Exception:
+                logger.exception("%s failed", name)
+            finally:
+                done.set()
+
+        self.spawn(bounded, name=name, context=contextvars.copy_context())
+        cancelled: BaseException | None = None
+        until = anyio.current_time() + seconds + CLEAN_UP
+        while not done.is_set() and anyio.current_time() < until:
+            try:
+                with anyio.CancelScope(deadline=until, shield=True):
+                    await done.wait()
+            except anyio.get_cancelled_exc_class() as error:
+                cancelled = error
+        if not done.is_set():
+            self._left += 1
+            logger.error("%s ignores its cancellation and was left behind", name)
+        if cancelled is not None:
+            raise cancelled
+
     async def stop(self) -> None:
         """Cancel what still runs, and return when all of it has ended, or when it ignores that for too long."""
         self._stopping.set()
-        with anyio.move_on_after(CLOSE_SECONDS):
+        # What was left behind has had its time.
+        with anyio.move_on_after(CLEAN_UP if self._left else CLOSE_SECONDS):
             await self._done.wait()
             return
         logger.error("work of %s ignores its cancellation and was left behind", self.name)

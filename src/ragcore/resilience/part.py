@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Awaitable, Callable
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import anyio
 from anyio.lowlevel import EventLoopToken, current_token
@@ -155,7 +157,7 @@ class Parts:
     """The parts that a component started, and so closes. A part may have `start` and `aclose`, or neither."""
 
     def __init__(self) -> None:
-        self._started: list[object] = []
+        self._started: list[Any] = []
 
     async def start(self, part: object) -> None:
         """Start a part, unless it is open already: then someone else owns it."""
@@ -170,23 +172,28 @@ class Parts:
         await start()
 
     async def aclose(self) -> None:
-        """Close what was started, last first, each within 5 s; what fails to close is logged, and the rest is closed all the same."""
+        """Close what was started, last first, each within 5 s whatever it does; what fails to close is logged, and the rest is closed all the same."""
+        closing = [part for part in reversed(self._started) if hasattr(part, "aclose")]
+        self._started.clear()
+        if not closing:
+            return
         cancelled: BaseException | None = None
-        while self._started:
-            part = self._started.pop()
-            close = getattr(part, "aclose", None)
-            if close is None:
-                continue
-            try:
-                with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_SECONDS) as scope:
-                    await close()
-                if scope.cancelled_caught:
-                    logger.error("%s did not close within %g s and was left behind", type(part).__name__, CLOSE_SECONDS)
-            except Exception:
-                logger.exception("%s did not close", type(part).__name__)
-            except (
-                anyio.get_cancelled_exc_class()
-            ) as error:  # a Task.cancel(), which a shield doesn't stop: first the others
-                cancelled = error
+        # In another task than this one, which could not leave a close that shields itself.
+        with anyio.CancelScope(shield=True):
+            owner: Owner | None = None
+            while owner is None:
+                owner = Owner("closing")
+                try:
+                    await owner.start()
+                except anyio.get_cancelled_exc_class() as error:
+                    owner, cancelled = None, error  # a Task.cancel(), which a shield doesn't stop: first it is closed
+            close = partial(owner.within, CLOSE_SECONDS)
+            steps: list[Callable[[], Awaitable[None]]]
+            steps = [partial(close, part.aclose, name=f"closing {type(part).__name__}") for part in closing]
+            for step in (*steps, owner.stop):
+                try:
+                    await step()
+                except anyio.get_cancelled_exc_class() as error:
+                    cancelled = error
         if cancelled is not None:
             raise cancelled

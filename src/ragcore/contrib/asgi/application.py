@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
+
+import anyio
 
 from ragcore.contrib.asgi import openai_chat
 from ragcore.contrib.asgi.body import MAX_BODY, body_of
@@ -20,6 +22,8 @@ from ragcore.contrib.asgi.public import FULL, public
 from ragcore.contrib.asgi.sse import PING_SECONDS, sse, steps
 from ragcore.errors import InvalidInput, RagcoreError
 from ragcore.rag import RAG
+from ragcore.resilience import Bulkhead
+from ragcore.validation import check_tenant
 
 __all__ = ["app"]
 
@@ -54,7 +58,8 @@ def app(
         authenticate: gets the ASGI scope, returns who asks, or None to refuse. Without it everything but /livez refuses: never open by default.
         max_body: bytes of a request's body.
         max_question: characters of a question.
-        max_calls: chats under way at once; the next ones are told to come back, with status 429.
+        max_calls: chats under way at once. Where all are taken, a tenant that holds its share of them is told to come back, with status 429; another one
+            waits for the next that is free, for as long as a chat may take.
         ping: seconds of silence after which a stream sends a comment, so that proxies keep it open.
     """
     served = _App(rag, authenticate, max_body=max_body, max_question=max_question, max_calls=max_calls, ping=ping)
@@ -76,8 +81,7 @@ class _App:
         self._authenticate = authenticate
         self._max_body = max_body
         self._max_question = max_question
-        self._max_calls = max_calls
-        self._calls = 0
+        self._places = Bulkhead(max_calls, queue=max_calls, name="the application")
         self._ping = ping
         self._routes: dict[str, dict[str, Handler]] = {
             "/chat": {"POST": self._chat},
@@ -145,7 +149,7 @@ class _App:
         chat = ChatBody.read(await body_of(exchange, self._max_body))
         self._check_question(chat.message)
         member = self._rag.for_tenant(identity.tenant)
-        with self._place():
+        async with self._place(identity):
             if "text/event-stream" not in exchange.header("accept"):
                 await exchange.show(await member.ask(chat.message, history=chat.history))
                 return
@@ -156,7 +160,7 @@ class _App:
         request = openai_chat.ChatRequest.read(decoded(await body_of(exchange, self._max_body)))
         self._check_question(request.question)
         member = self._rag.for_tenant(identity.tenant)
-        with self._place():
+        async with self._place(identity):
             if not request.stream:
                 answer = await member.ask(request.question, history=request.history, instructions=request.instructions)
                 await exchange.respond(200, openai_chat.completion(answer))
@@ -216,17 +220,20 @@ class _App:
         report = await self._rag.similarity(query, tenant=tenant, score_threshold=threshold)
         await exchange.show(report)
 
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        """Room for one more chat, for a block."""
-        if self._calls >= self._max_calls:
-            logger.debug("%d chats are under way, which is all that may (max_calls)", self._calls)
-            raise Refused(429, "Overloaded", FULL, {"Retry-After": "1"})
-        self._calls += 1
+    @asynccontextmanager
+    async def _place(self, identity: Identity) -> AsyncIterator[None]:
+        """Room for one more chat, for a block. A tenant that has its share doesn't queue for more, so that one that has not finds room."""
+        places, tenant = self._places, check_tenant(identity.tenant)
+        if not places.try_acquire(tenant):
+            if places.holds(tenant) >= places.share(tenant):
+                logger.debug("%d chats are under way, which is all that may (max_calls)", places.inside)
+                raise Refused(429, "Overloaded", FULL, {"Retry-After": "1"})
+            await places.acquire(anyio.current_time() + self._rag.settings.timeout, flow=tenant)
+        began = anyio.current_time()
         try:
             yield
         finally:
-            self._calls -= 1
+            places.release(anyio.current_time() - began, flow=tenant)
 
     def _check_question(self, question: Any) -> None:
         if not isinstance(question, str):

@@ -21,8 +21,11 @@ from asyncpg import exceptions as pg
 from numpy.typing import NDArray
 
 from ragcore.errors import ConfigurationError, NotOpen
+from ragcore.resilience import Bulkhead
 from ragcore.resilience.deadline import expires_at
+from ragcore.resilience.flow import current_flow
 from ragcore.resilience.owner import CLEAN_UP, cleaning_up
+from ragcore.resilience.patience import in_line
 from ragcore.store.postgres.dsn import Address
 
 __all__ = [
@@ -46,6 +49,8 @@ if TYPE_CHECKING:
 else:
     Connection = asyncpg.Connection
 
+# Who may wait for a connection; the policies of searches and writes let fewer come so far.
+MOST_WAITING = 10_000
 # Idle connections older than this are closed: firewalls forget connections without a word.
 IDLE_SECONDS = 300.0
 # A server that was there is waited for as long as a restart usually takes; one that is away for longer fails each call at once.
@@ -259,13 +264,13 @@ class Pool:
 
     Args:
         address: where to.
-        size: connections at most; callers beyond wait in order.
+        size: connections at most; callers beyond wait, in turn between flows.
     """
 
     def __init__(self, address: Address, *, size: int) -> None:
         self.size = size
         self._address = address
-        self._places = anyio.Semaphore(size, fast_acquire=True)
+        self._places = Bulkhead(size, queue=MOST_WAITING, name="the pool of connections")
         self._idle: list[PooledConnection] = []
         self._in_use: set[PooledConnection] = set()
         self._generation = 0
@@ -290,9 +295,13 @@ class Pool:
 
         Raises:
             ConnectionLost: the connection ended during the work; all idle ones of its age are discarded.
+            Overloaded: no connection was free in time.
             What `work` or connecting raised.
         """
-        await self._places.acquire()
+        flow = current_flow.get()
+        if not self._places.try_acquire(flow):
+            with in_line():
+                await self._places.acquire(expires_at(), flow=flow)
         try:
             self._check_open()
             connection = self._take_idle() or await self._open()
@@ -311,7 +320,7 @@ class Pool:
             finally:
                 self._give_back(connection, clean=clean)
         finally:
-            self._places.release()
+            self._places.release(flow=flow)
 
     async def close(self, timeout: float) -> None:
         """Wait for what is in use, close what is idle; terminate what isn't done in time."""
