@@ -13,7 +13,8 @@ import pytest
 import ragcore
 from ragcore import RAG, Document, RagcoreError, Settings
 from ragcore.generation import FallbackGenerator
-from ragcore.testing import Fail, FakeEmbedder, FakeGenerator, FakeStore, Hang, Slow, fake_rag
+from ragcore.resilience import Bulkhead, Policy, flow
+from ragcore.testing import Fail, FakeEmbedder, FakeGenerator, FakeStore, Hang, Slow, VirtualLoop, fake_rag
 
 pytestmark = pytest.mark.anyio
 
@@ -489,3 +490,78 @@ async def test_a_second_close_may_shorten_the_drain_and_a_start_meanwhile_comes_
     assert client.is_open
     assert (await client.ask("What is my deductible?", tenant="m")).found
     await client.aclose()
+
+
+def test_closing_without_draining_keeps_its_bound_whatever_the_parts_do() -> None:
+    class Stubborn(FakeEmbedder):
+        async def _close(self) -> None:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(600)
+
+    class Broken(FakeGenerator):
+        async def _close(self) -> None:
+            raise OSError("closing failed")
+
+    async def main() -> float:
+        embedder = Stubborn()
+        rag = fake_rag(embedder=embedder, generator=Broken())
+        await rag.start()
+        embedder.faults.always(Hang())
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(ask_in_vain, rag)
+            await anyio.sleep(0.1)
+            began = anyio.current_time()
+            await rag.aclose(drain=0.0)
+            return anyio.current_time() - began
+        raise AssertionError
+
+    async def ask_in_vain(rag: RAG) -> None:
+        with pytest.raises(RagcoreError):
+            await rag.ask("What is my deductible?", tenant="m")
+
+    assert anyio.run(main, backend_options={"loop_factory": VirtualLoop}) < 12
+
+
+@pytest.mark.anyio
+async def test_overload_raises_or_is_quoted_as_it_is_set(filled: RAG) -> None:
+    for quote in (False, True):
+        policy = Policy("model", bulkhead=Bulkhead(1, queue=0))
+        model = FakeGenerator(policy=policy)
+        settings = Settings(quote_when_overloaded=quote)
+        async with RAG(retriever=filled.retriever, generator=model, settings=settings) as rag:
+            assert policy.bulkhead is not None
+            assert policy.bulkhead.try_acquire("another")
+            if not quote:
+                with pytest.raises(ragcore.Overloaded, match="model is overloaded"):
+                    await rag.ask("What is my deductible?", tenant="m")
+                with pytest.raises(ragcore.Overloaded):
+                    async with rag.stream("What is my deductible?", tenant="m") as stream:
+                        await stream.answer()
+                continue
+            answer = await rag.ask("What is my deductible?", tenant="m")
+            assert "$1,500" in answer.text
+            assert "model is overloaded" in answer.degraded[0].reason
+            assert (await rag.describe())["generators"][0]["limit"] == 1
+
+
+@pytest.mark.anyio
+async def test_the_flow_of_a_call_is_its_tenant_and_ends_with_it(filled: RAG) -> None:
+    seen: list[str] = []
+
+    class Looks(FakeGenerator):
+        @asynccontextmanager
+        async def stream(self, prompt: ragcore.Prompt, /) -> AsyncIterator[AsyncIterator[str | ragcore.Generation]]:
+            seen.append(flow.current())
+            async with super().stream(prompt) as pieces:
+                yield pieces
+
+    async with RAG(retriever=filled.retriever, generator=Looks()) as rag:
+        with flow("mine"):
+            await rag.ask("What is my deductible?", tenant="m")
+            async with rag.stream("What is my deductible?", tenant="m") as stream:
+                assert flow.current() == "mine"
+                async for _ in stream:
+                    assert flow.current() == "mine"
+            assert flow.current() == "mine"
+    assert seen == ["m", "m"]

@@ -18,6 +18,7 @@ from ragcore import (
     Ingestor,
     InvalidInput,
     NotOpen,
+    Overloaded,
     Passage,
     Query,
     Retriever,
@@ -26,8 +27,8 @@ from ragcore import (
     Vectors,
     meta,
 )
-from ragcore.resilience import deadline
-from ragcore.testing import Fail, FakeEmbedder, FakeStore
+from ragcore.resilience import Bulkhead, Policy, deadline
+from ragcore.testing import Fail, FakeEmbedder, FakeStore, Slow, VirtualLoop
 from ragcore.types import Kind
 
 pytestmark = pytest.mark.anyio
@@ -296,3 +297,43 @@ async def test_before_start_it_says_so() -> None:
 async def test_it_filters(retriever: Retriever) -> None:
     found = await retriever.retrieve("costs", tenant="m", filter=Filter.documents(["visit"]))
     assert [passage.document_id for passage in found.passages] == ["visit"]
+
+
+def waiting_for_the_embedder(callers: int, *, timeout: float) -> list[str]:
+    """How retrievals ended that came at once, at an embedder with one place of 0.2 s."""
+    outcomes: list[str] = []
+
+    async def main() -> None:
+        policy = Policy("embedding", bulkhead=Bulkhead(1, queue=256), retry=False)
+        embedder = FakeEmbedder(policy=policy)
+        retriever = Retriever(store=FakeStore(), embedder=embedder)
+        async with retriever:
+            await Ingestor(embedder=embedder, store=retriever.store).add([Document("d", "text")], tenant="t")  # type: ignore[arg-type]
+            embedder.faults.always(Slow(0.2))
+
+            async def one() -> None:
+                try:
+                    with deadline(timeout):
+                        found = await retriever.retrieve("text", tenant="t")
+                except Overloaded as error:
+                    outcomes.append(str(error))
+                else:
+                    outcomes.append(found.degraded[0].reason if found.degraded else "found")
+
+            async with anyio.create_task_group() as group:
+                for _ in range(callers):
+                    group.start_soon(one)
+
+    anyio.run(main, backend_options={"loop_factory": VirtualLoop})
+    return outcomes
+
+
+def test_the_wait_for_a_place_at_the_embedder_is_not_its_silence() -> None:
+    # The last of them waits for 0.6 s, which is more than 40 % of its time.
+    assert waiting_for_the_embedder(4, timeout=1.4) == ["found"] * 4
+
+
+def test_who_finds_no_place_at_the_embedder_in_time_is_told_so() -> None:
+    outcomes = waiting_for_the_embedder(20, timeout=1.4)
+    assert 4 <= outcomes.count("found") <= 5
+    assert all("is overloaded: " in outcome for outcome in outcomes if outcome != "found"), outcomes

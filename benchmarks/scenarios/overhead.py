@@ -7,6 +7,7 @@ import gc
 import importlib
 import math
 import os
+import random
 import statistics
 import time
 from collections.abc import Awaitable, Callable
@@ -23,7 +24,7 @@ from ragcore import Document, events
 from ragcore.resilience import Bulkhead, CircuitBreaker, Policy, deadline
 from ragcore.testing import fake_rag
 
-MOST_RATIO = 1.5
+MOST_RATIO = 1.2
 MOST_IMPORT_MS = 80.0
 # Pages come and go; a leak of one pointer a call would be 8 MB.
 MOST_GROWTH_KB = 1024.0
@@ -46,17 +47,25 @@ def run(*, quick: bool) -> Figures:
 async def _run(rounds: int, calls: int, many: int) -> Figures:
     sides = {**_ours(), **_standard(), **await _peers()}
     results: dict[str, list[float]] = {name: [] for name in sides}
+    # Whoever is measured first would pay for what is done once: imports, caches of the interpreter, a processor that wakes up.
+    say("warming up …")
+    for side in sides.values():
+        await _microseconds(side, calls)
+    draw = random.Random(rounds)
+    ratios: list[float] = []
     for number in range(rounds):
         say(f"round {number + 1} of {rounds}")
-        for name, side in sides.items():
-            results[name].append(await _microseconds(side, calls))
+        # Each round in another order, and the collector of garbage at none's expense.
+        for name in draw.sample(list(sides), len(sides)):
+            results[name].append(await _microseconds(sides[name], calls))
+        ratios.append(await _ratio(sides["policy_call"], sides["fail_after"], calls))
     median = {name: statistics.median(values) for name, values in results.items()}
     figures = Figures()
     for name, value in median.items():
         figures.values[f"{name}_us"] = value
     breakers = {name: value for name, value in median.items() if name in ("purgatory", "aiobreaker", "circuitbreaker")}
-    figures.values["policy_ratio_to_fail_after"] = median["policy_call"] / median["fail_after"]
-    figures.expect(median["policy_call"] <= MOST_RATIO * median["fail_after"], "policy_ratio_to_fail_after <= 1.5")
+    figures.values["policy_ratio_to_fail_after"] = ratio = statistics.median(ratios)
+    figures.expect(ratio <= MOST_RATIO, f"policy_ratio_to_fail_after <= {MOST_RATIO:g}")
     if breakers:
         figures.values["breaker_ratio_to_best_peer"] = median["breaker_call"] / min(breakers.values())
         figures.values["breaker_ratio_to_purgatory"] = median["breaker_call"] / breakers.get("purgatory", math.nan)
@@ -144,10 +153,23 @@ def _aiobreaker(aiobreaker: Any) -> Side:
 
 
 async def _microseconds(side: Side, calls: int) -> float:
-    began = time.perf_counter()
-    for _ in range(calls):
-        await side()
-    return 1e6 * (time.perf_counter() - began) / calls
+    gc.collect()
+    gc.disable()
+    try:
+        began = time.perf_counter()
+        for _ in range(calls):
+            await side()
+        return 1e6 * (time.perf_counter() - began) / calls
+    finally:
+        gc.enable()
+
+
+async def _ratio(one: Side, other: Side, calls: int) -> float:
+    """What one takes over what the other takes, in turn by tenths, so that a machine that slows down meanwhile slows both."""
+    taken = [0.0, 0.0]
+    for part in range(20):
+        taken[part % 2] += await _microseconds((one, other)[part % 2], max(1, calls // 10))
+    return taken[0] / taken[1]
 
 
 async def _growth(calls: int) -> float:

@@ -1,92 +1,285 @@
-"""Many times more questions than the model can answer: good answers must not become fewer, and the rest be told at once."""
+"""More questions than the model can answer: how many good answers, beside a scheduler that knows everything; how soon the rest is told, and whether
+what it is told is true; and what one tenant's crowd, or one tenant's failures, do to the others."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
 import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
 
 import anyio
+import typer
 
 from benchmarks.driving.monitor import driving
 from benchmarks.estimates import percentile
-from benchmarks.figures import Figures, say
-from benchmarks.world.bench import FACT, QUESTION, TENANT, Bench, bench
-from ragcore import Overloaded, RagcoreError
-from ragcore.resilience import Bulkhead, Policy
-from ragcore.testing import OpenAIServer
+from benchmarks.figures import Chart, Figures, Line, Table, Value, say
+from benchmarks.report.heat_map import heat_map
+from benchmarks.world.crowded import Crowded, crowded
+from benchmarks.world.elsewhere import elsewhere
+from benchmarks.world.neighbours import poison_ratio, quiet_ratio
+from benchmarks.world.overload import BACK_AFTER, LOADS, Asked, Cell, Outcome, grid, is_false, run_cell
 
-SLOTS = 4
-# Seconds that the model takes for an answer: with four slots it answers ten a second.
-ANSWER_SECONDS = 0.4
-CAPACITY = SLOTS / ANSWER_SECONDS
-DEADLINE = 3.0
-RATES = (0.5, 1.0, 2.0, 10.0)
 LEAST_RATIO = 0.9
 MOST_SHED_MS = 50.0
+MOST_QUIET_RATIO = 2.0
+LEAST_POISON_RATIO = 0.95
+CROWDS = (1, 200, 2_000)
+# Real sockets: cells drawn from a seed, at most so many requests and answers a second, for so many seconds each.
+REAL_CELLS = 24
+MOST_REQUESTS, MOST_ANSWERS = 300.0, 80.0
+REAL_SECONDS = 6.0
+# Tokens of the model's answer after the first: what it takes is spread over them.
+TOKENS = 8
+TEXT = "Your deductible is $1,500 per calendar year, see [1]."
+# Of the virtual grid, with --quick.
+QUICK_CELLS, QUICK_QUESTIONS = 60, 3_000
+# A driver or client that is later than this measures itself.
+MOST_LAG = MOST_SHED_MS / 2
 
 
-def run(*, quick: bool) -> Figures:
-    """Poisson arrivals at 0.5, 1, 2 and 10 times the capacity of the model server, 6 s each, or 20."""
-    return anyio.run(_run, 6.0 if quick else 20.0)
-
-
-async def _run(seconds: float) -> Figures:
-    policy = Policy("generation", bulkhead=Bulkhead(SLOTS, queue=SLOTS), retry=False)
+def run(
+    *,
+    quick: bool,
+    orders: Annotated[
+        bool, typer.Option(help="Also compare ragcore's order with the earliest deadline first, with spread services.")
+    ] = False,
+    picture: Annotated[Path | None, typer.Option(help="Also draw the grid, as an SVG in this file.")] = None,
+) -> Figures:
+    """The whole grid in virtual time, 24 cells over real sockets, crowds of 1, 200 and 2,000 loops beside one quiet tenant, one tenant that fails."""
     figures = Figures()
-    goodput: dict[float, float] = {}
-    shed: list[float] = []
-    model = OpenAIServer(first_token_latency=ANSWER_SECONDS, slots=SLOTS)
-    async with bench(model=model, model_policy=policy) as world, driving(shared=False) as own:
-        await world.rag.ask(QUESTION, tenant=TENANT)
-        for rate in RATES:
-            load = _Load(world)
-            await load.run(rate * CAPACITY, seconds)
-            goodput[rate] = load.good / seconds
-            say(f"{rate:g} × capacity: {load.sent} sent, {load.good} good, {len(load.shed)} shed, {load.other} other")
-            figures.values[f"goodput_at_{rate:g}"] = goodput[rate]
-            shed = load.shed
-    figures.values["capacity_per_s"] = CAPACITY
-    figures.values["goodput_ratio_to_peak"] = ratio = goodput[RATES[-1]] / max(goodput.values())
-    figures.values["shed_p50_ms"] = 1000 * statistics.median(shed)
-    figures.values["shed_p99_ms"] = p99 = 1000 * percentile(shed, 0.99)
-    # Client, servers and driver share a process here: what the loop is late, the refusals are late.
-    if 1000 * own.lag_p99 > MOST_SHED_MS / 2:
-        figures.invalid.append(
-            f"the event loop was {1000 * own.lag_p99:.0f} ms late (99th percentile): the machine is too busy"
-        )
-    figures.expect(ratio >= LEAST_RATIO, f"goodput_ratio_to_peak >= {LEAST_RATIO:g}")
-    figures.expect(p99 < MOST_SHED_MS, f"shed_p99_ms < {MOST_SHED_MS:g}")
+    outcomes = _virtual(_chosen(quick), figures)
+    real = anyio.run(_real, real_cells(3 if quick else REAL_CELLS), figures)
+    figures.values["goodput_ratio_min"] = worst = min(one.ratio for one in (*outcomes, *real))
+    figures.values["goodput_ratio_min_virtual"] = min(one.ratio for one in outcomes)
+    figures.values["goodput_ratio_min_real"] = min(one.ratio for one in real)
+    figures.values["goodput_ratio_median"] = statistics.median(one.ratio for one in (*outcomes, *real))
+    figures.values["shed_p99_ms"] = shed = max(_p99_ms(outcomes), _p99_ms(real))
+    figures.values["shed_p99_ms_real"] = _p99_ms(real)
+    false = [reason for one in (*outcomes, *real) for reason in one.false]
+    figures.values["false_reasons"] = len(false)
+    figures.notes += [f"false: {reason}" for reason in sorted(set(false))[:5]]
+    say("a quiet tenant beside a crowd, and one that fails …")
+    figures.values["quiet_tenant_ratio"] = quiet = max(quiet_ratio(loops) for loops in CROWDS[: 2 if quick else None])
+    figures.values["poison_ratio"] = poison = min(poison_ratio(stage, quick=quick) for stage in ("embed", "generate"))
+    figures.expect(worst >= LEAST_RATIO, f"goodput_ratio_min >= {LEAST_RATIO:g}")
+    figures.expect(shed < MOST_SHED_MS, f"shed_p99_ms < {MOST_SHED_MS:g}")
+    figures.expect(not false, "false_reasons == 0")
+    figures.expect(quiet <= MOST_QUIET_RATIO, f"quiet_tenant_ratio <= {MOST_QUIET_RATIO:g}")
+    figures.expect(poison >= LEAST_POISON_RATIO, f"poison_ratio >= {LEAST_POISON_RATIO:g}")
+    _show(outcomes, real, figures)
+    if picture is not None:
+        picture.write_text(_drawn(outcomes))
+    if orders:
+        _compare_orders(figures, quick=quick)
     return figures
 
 
-class _Load:
-    """Questions at a rate, whether or not earlier ones have been answered."""
+def _chosen(quick: bool) -> list[Cell]:
+    cells = [cell for cell in grid() if not cell.why_not]
+    if not quick:
+        return cells
+    small = [cell for cell in cells if cell.questions_per_second * cell.seconds <= QUICK_QUESTIONS]
+    return random.Random(0).sample(small, QUICK_CELLS)
 
-    def __init__(self, world: Bench) -> None:
-        self._world = world
-        self._draw = random.Random(7)
-        self.sent = self.good = self.other = 0
-        self.shed: list[float] = []
 
-    async def run(self, rate: float, seconds: float) -> None:
-        async with anyio.create_task_group() as group:
-            due = anyio.current_time()
-            end = due + seconds
+def _virtual(cells: Iterable[Cell], figures: Figures) -> list[Outcome]:
+    # The longest first, so that no process has the last of them to itself.
+    ordered = sorted(cells, key=lambda cell: -cell.questions_per_second * cell.seconds)
+    outcomes = []
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+        for number, outcome in enumerate(pool.imap_unordered(run_cell, ordered), 1):
+            outcomes.append(outcome)
+            if number % 50 == 0:
+                say(f"{number} of {len(ordered)} cells in virtual time")
+    left_out = {cell.why_not for cell in grid() if cell.why_not}
+    figures.values["virtual_cells"] = len(outcomes)
+    figures.notes += [f"left out: cells in which {why}" for why in sorted(left_out)]
+    return outcomes
+
+
+def real_cells(count: int) -> list[Cell]:
+    """Cells for real sockets, drawn from a seed."""
+    draw = random.Random(14)
+    cells: list[Cell] = []
+    while len(cells) < count:
+        slots = draw.choice((1, 4, 16))
+        cell = Cell(
+            slots=slots,
+            service=round(draw.uniform(0.05, 0.5), 3),
+            queue=draw.choice((slots, 256)),
+            timeout=draw.choice((2.0, 5.0)),
+            load=draw.choice(LOADS),
+            loop=draw.choice(("open", "closed")),
+            seed=len(cells),
+        )
+        asks = cell.rate if cell.loop == "open" else cell.callers / BACK_AFTER
+        if asks <= MOST_REQUESTS and slots / cell.service <= MOST_ANSWERS and not cell.why_not:
+            cells.append(cell)
+    return cells
+
+
+async def _real(cells: Sequence[Cell], figures: Figures) -> list[Outcome]:
+    outcomes = []
+    async with (
+        elsewhere(model={"text": TEXT}) as servers,
+        crowded(servers.addresses) as client,
+        driving(shared=False) as own,
+    ):
+        for number, cell in enumerate(cells, 1):
+            first = cell.first * cell.service
+            await servers.model(slots=cell.slots, first_token=first, token=(cell.service - first) / TOKENS)
+            await client.cell(cell)
+            asked = await _ask_real(client, cell)
+            # What a service really takes there: the clairvoyant scheduler has no better model.
+            outcomes.append(Outcome.of(replace(cell, given_seconds=REAL_SECONDS), asked))
+            say(f"{number} of {len(cells)} cells over sockets: {outcomes[-1].ratio:.2f}")
+    if own.lag_p99 > MOST_LAG / 1000:
+        figures.invalid.append(
+            f"the driver was {1000 * own.lag_p99:.0f} ms late (99th percentile): the machine is too busy"
+        )
+    return outcomes
+
+
+async def _ask_real(client: Crowded, cell: Cell) -> list[Asked]:
+    began = anyio.current_time()
+    end = began + REAL_SECONDS
+    asked: list[Asked] = []
+
+    async def ask(due: float) -> Asked:
+        one = Asked(due - began, cell.service)
+        asked.append(one)
+        one.ending, reason = await client.ask("member", cell.timeout)
+        one.took = anyio.current_time() - due
+        if one.ending == "shed":
+            hopeless = max(0.0, cell.timeout - cell.reserve - cell.service)
+            one.late = max(0.0, one.took - hopeless)
+            one.false = is_false(reason, cell, one.took)
+        elif reason:
+            one.false = reason
+        return one
+
+    async def loop() -> None:
+        while anyio.current_time() < end:
+            if (await ask(anyio.current_time())).ending == "shed":
+                await anyio.sleep(BACK_AFTER)
+
+    async with anyio.create_task_group() as group:
+        if cell.loop == "closed":
+            for _ in range(cell.callers):
+                group.start_soon(loop)
+        else:
+            draw = random.Random(f"{cell.seed}:arrivals")
+            due = began + draw.expovariate(cell.rate)
             while due < end:
                 await anyio.sleep_until(due)
-                self.sent += 1
-                group.start_soon(self._one, due)
-                due += self._draw.expovariate(rate)
+                group.start_soon(ask, due)
+                due += draw.expovariate(cell.rate)
+    return asked
 
-    async def _one(self, due: float) -> None:
-        """Measured from the moment in which it should have been sent."""
-        try:
-            answer = await self._world.rag.ask(QUESTION, tenant=TENANT, timeout=DEADLINE)
-        except Overloaded:
-            self.shed.append(anyio.current_time() - due)
-        except RagcoreError:
-            self.other += 1
-        else:
-            right = FACT in answer.text and not answer.degraded
-            self.good += right
-            self.other += not right
+
+def _p99_ms(outcomes: Iterable[Outcome]) -> float:
+    late = [seconds for one in outcomes for seconds in one.late]
+    return 1000 * percentile(late, 0.99) if late else 0.0
+
+
+def _show(outcomes: Sequence[Outcome], real: Sequence[Outcome], figures: Figures) -> None:
+    """A row for each shape, a column for each load; the cells over sockets one by one."""
+    rows: dict[tuple[object, ...], dict[str, Value]] = {}
+    order = {cell: number for number, cell in enumerate(grid())}
+    for one in sorted(outcomes, key=lambda one: order[one.cell]):
+        cell = one.cell
+        shape = (cell.slots, cell.service, cell.first, cell.queue, cell.timeout, cell.loop)
+        row = rows.setdefault(
+            shape,
+            {
+                "slots": cell.slots,
+                "service s": cell.service,
+                "first token": f"{cell.first:.0%}",
+                "queue": cell.queue,
+                "timeout s": cell.timeout,
+                "loop": cell.loop,
+            },
+        )
+        row[f"{cell.load:g} ×"] = round(one.ratio, 3)
+    figures.tables.append(Table("Good answers beside the best possible, in virtual time, by load", list(rows.values())))
+    figures.tables.append(
+        Table(
+            "The same over real sockets",
+            [
+                {
+                    "slots": one.cell.slots,
+                    "service s": one.cell.service,
+                    "queue": one.cell.queue,
+                    "timeout s": one.cell.timeout,
+                    "load": one.cell.load,
+                    "loop": one.cell.loop,
+                    "asked": one.asked,
+                    "good": one.good,
+                    "best": one.best,
+                    "ratio": round(one.ratio, 3),
+                }
+                for one in real
+            ],
+        )
+    )
+    worst = {load: min((one.ratio for one in outcomes if one.cell.load == load), default=1.0) for load in LOADS}
+    figures.charts.append(
+        Chart(
+            "The worst cell at each load",
+            "load, times the capacity",
+            "good answers beside the best possible",
+            [Line("virtual time", list(worst), list(worst.values()))],
+            log="x",
+        )
+    )
+
+
+def _drawn(outcomes: Sequence[Outcome]) -> str:
+    """The worst of both queues, timeouts and loops, by slots, service and load."""
+    worst: dict[tuple[int, float, float], dict[float, float]] = {}
+    for one in outcomes:
+        by_load = worst.setdefault((one.cell.slots, one.cell.service, one.cell.first), {})
+        by_load[one.cell.load] = min(one.ratio, by_load.get(one.cell.load, 1.0))
+    rows = {
+        f"{slots} × {service:g} s" + (", first token last" if first == 1 else ""): [by_load.get(load) for load in LOADS]
+        for (slots, service, first), by_load in sorted(worst.items())
+    }
+    return heat_map(
+        "Good answers beside the best possible, the worst of eight cells",
+        [f"{load:g} ×" for load in LOADS],
+        rows,
+        columns_are="load, as a multiple of what the model can answer",
+        rows_are="slots × seconds of an answer",
+    )
+
+
+def _compare_orders(figures: Figures, *, quick: bool) -> None:
+    """Both orders, with services that are as expected and such that are spread: the worst cell and the median of each."""
+    shapes = [
+        cell
+        for cell in grid()
+        if not cell.why_not and cell.load >= 1 and cell.questions_per_second * cell.seconds <= 20_000
+    ]
+    shapes = random.Random(1).sample(shapes, 24 if quick else 120)
+    rows: list[dict[str, Value]] = []
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+        for spread in (0.0, 0.3):
+            for name in ("adaptive", "deadline"):
+                found = pool.map(run_cell, [replace(cell, spread=spread, order=name) for cell in shapes])
+                ratios = [one.ratio for one in found]
+                figures.values[f"worst_{name}_{'spread' if spread else 'constant'}"] = min(ratios)
+                rows.append(
+                    {
+                        "service": "constant" if not spread else f"±{spread:.0%}",
+                        "order": "ragcore's" if name == "adaptive" else "earliest deadline first",
+                        "worst": round(min(ratios), 3),
+                        "median": round(statistics.median(ratios), 3),
+                        "p5": round(percentile(ratios, 0.05), 3),
+                    }
+                )
+    figures.tables.append(Table("Two orders", rows))

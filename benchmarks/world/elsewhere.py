@@ -42,6 +42,10 @@ class Elsewhere:
         """How long the servers take from now on, in seconds."""
         await self._child.tell("latencies", str(embedding), str(first_token), str(token))
 
+    async def model(self, *, slots: int, first_token: float, token: float) -> None:
+        """How many chats the model answers at once from now on, and how long it takes for each, in seconds."""
+        await self._child.tell("model", str(slots), str(first_token), str(token))
+
     async def fair(self) -> None:
         """No fault from now on."""
         await self._child.tell("fair")
@@ -77,6 +81,9 @@ async def _main(options: Mapping[str, Any]) -> None:
                     case ["latencies", *seconds]:
                         world.embedding.embedding_latency, *of_model = map(float, seconds)
                         world.model.first_token_latency, world.model.token_latency = of_model
+                    case ["model", slots, *seconds]:
+                        world.model.slots = int(slots)
+                        world.model.first_token_latency, world.model.token_latency = map(float, seconds)
                     case ["fair"]:
                         faults.cancel()
             group.cancel_scope.cancel()

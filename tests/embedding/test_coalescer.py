@@ -196,3 +196,31 @@ async def test_a_silent_embedder_is_silent_from_the_moment_of_sending() -> None:
     assert patience.ran_out
     assert anyio.current_time() - began < 1
     await owner.stop()
+
+
+async def test_a_request_ends_when_everybody_who_waits_for_it_has_left() -> None:
+    ended: list[str] = []
+
+    async def send(texts: Sequence[str], of_several: bool) -> Vector:
+        try:
+            await anyio.sleep(30)
+        except anyio.get_cancelled_exc_class():
+            ended.append("cancelled")
+            raise
+        raise AssertionError
+
+    owner = Owner("test")
+    await owner.start()
+    coalescer = Coalescer(send)
+    async with anyio.create_task_group() as group:
+        for number in range(2):
+            group.start_soon(coalescer.embed, owner, f"text {number}")
+        await anyio.sleep(0.05)
+        assert ended == []
+        group.cancel_scope.cancel()
+    for _ in range(50):
+        if ended:
+            break
+        await anyio.sleep(0.01)
+    assert ended == ["cancelled"]
+    await owner.stop()

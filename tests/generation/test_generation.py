@@ -32,6 +32,7 @@ from ragcore.generation.citations import find_citations
 from ragcore.generation.extractive import quote
 from ragcore.generation.prompt import build_prompt
 from ragcore.resilience import Bulkhead, Policy, deadline
+from ragcore.resilience.deadline import expires_at
 from ragcore.testing import Fail, FakeGenerator, Hang
 from ragcore.testing.virtual import VirtualLoop
 
@@ -268,7 +269,7 @@ async def test_a_model_without_room_is_passed_over_and_only_the_last_one_says_so
     async with FallbackGenerator([full("a"), second, ExtractiveGenerator()]) as generator:
         answer = await generator.generate(prompt)
     assert answer.text == "second [1]."
-    assert "a is overloaded: 1 calls are under way" in answer.degraded[0].reason
+    assert "a is overloaded: concurrency limit and queue are full (1 running, 0 waiting)" in answer.degraded[0].reason
     async with FallbackGenerator([full("a"), full("b"), ExtractiveGenerator()]) as generator:
         with pytest.raises(Overloaded, match="b is overloaded"):
             await generator.generate(prompt)
@@ -347,3 +348,25 @@ def test_a_model_with_more_time_to_its_first_word_than_ten_seconds_has_it() -> N
     options = {"loop_factory": VirtualLoop}
     assert anyio.run(ask, 20, backend_options=options).degraded == ()
     assert "within 10.0 s" in anyio.run(ask, 10, backend_options=options).degraded[0].reason
+
+
+@pytest.mark.anyio
+async def test_a_generator_inherits_the_deadline_around_whoever_reads_it() -> None:
+    seen: list[float] = []
+
+    class Looks(FakeGenerator):
+        @asynccontextmanager
+        async def stream(self, prompt: Prompt, /) -> AsyncIterator[AsyncIterator[str | Generation]]:
+            seen.append(expires_at() - anyio.current_time())
+            async with super().stream(prompt) as pieces:
+                yield pieces
+
+    async with FallbackGenerator([Looks(), ExtractiveGenerator()]) as generator:
+        with anyio.fail_after(7):  # a scope of anyio's, which another task doesn't see by itself
+            await generator.generate(Prompt("q", passages=(A,)))
+        with deadline(5):
+            await generator.generate(Prompt("q", passages=(A,)))
+        await generator.generate(Prompt("q", passages=(A,)))
+    assert seen[0] == pytest.approx(7, abs=0.2)
+    assert seen[1] == pytest.approx(5, abs=0.2)
+    assert seen[2] == float("inf")

@@ -48,7 +48,9 @@ async def test_a_full_queue_refuses_at_once_and_says_what_to_do() -> None:
     stop = events.subscribe(heard.append)
     bulkhead = Bulkhead(1, queue=0, name="db")
     async with bulkhead:
-        with pytest.raises(Overloaded, match="db is overloaded: 1 calls are under way and 0 wait") as caught:
+        with pytest.raises(
+            Overloaded, match=r"db is overloaded: concurrency limit and queue are full \(1 running, 0 waiting\)"
+        ) as caught:
             await bulkhead.acquire()
     stop()
     assert caught.value.dependency == "db"
@@ -76,7 +78,7 @@ async def test_who_has_less_time_than_a_call_takes_is_refused_at_once_but_never_
     now = anyio.current_time()
     await bulkhead.acquire(now + 1)  # too little time, by the estimate, and nobody loses by trying
     assert bulkhead.expected_wait() == 5.0  # the next of two places that turn over every 10 s
-    with pytest.raises(Overloaded, match=r"the 9\.9 s that are left are less than the 10\.0 s") as caught:
+    with pytest.raises(Overloaded, match=r"recent calls took 10\.0 s and only 9\.9 s are left") as caught:
         await bulkhead.acquire(now + 9.9)
     assert caught.value.retry_after == 5.0
     assert anyio.current_time() == pytest.approx(now)
@@ -232,7 +234,7 @@ async def test_a_full_queue_makes_room_for_a_flow_that_has_less_than_its_share()
         try:
             await bulkhead.acquire(flow=flow)
         except Overloaded as error:
-            assert "which is all that may" in str(error)
+            assert "full" in str(error)
             refused.append(flow)
             return
         served.append(flow)

@@ -19,6 +19,7 @@ from ragcore.resilience import (
     Policy,
     RetryPolicy,
     deadline,
+    from_status,
 )
 from ragcore.resilience.owner import CLEAN_UP
 from ragcore.testing import at_rest
@@ -504,3 +505,75 @@ async def test_a_source_that_nobody_read_is_closed_too() -> None:
         async for _ in held.items(Source("read")):
             pass
     assert closed == ["never read", "refused", "read"]
+
+
+async def test_its_place_is_back_though_the_closing_of_its_source_is_cancelled(anyio_backend_name: str) -> None:
+    if anyio_backend_name == "trio":
+        pytest.skip("asyncio's own cancellation")
+    closing = anyio.Event()
+
+    async def slow_to_close() -> AsyncIterator[str]:
+        try:
+            yield "a"
+            yield "b"
+        finally:
+            closing.set()
+            await anyio.sleep(99)
+
+    policy = Policy(bulkhead=Bulkhead(1))
+
+    async def reading() -> None:
+        async with policy.hold() as held:
+            async for _ in held.items(slow_to_close()):
+                break
+
+    task = asyncio.ensure_future(reading())
+    await closing.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    at_rest(policy)()
+
+
+async def test_a_cancellation_of_the_task_that_reads_is_seen_though_another_one_opened_it(
+    anyio_backend_name: str,
+) -> None:
+    if anyio_backend_name == "trio":
+        pytest.skip("asyncio's own cancellation")
+
+    async def stubborn() -> AsyncIterator[str]:
+        yield "a"
+        try:
+            await asyncio.sleep(99)
+            yield "never"
+        except asyncio.CancelledError as error:
+            raise OSError("another story") from error
+
+    policy = Policy()
+    async with policy.hold() as held:
+        items = held.items(stubborn())
+        assert await anext(items) == "a"
+
+        async def read_on() -> None:
+            await anext(items)
+
+        task = asyncio.ensure_future(read_on())
+        await asyncio.sleep(1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    at_rest(policy)()
+
+
+async def test_a_pause_that_is_longer_than_the_opening_may_take_is_not_slept_through() -> None:
+    policy = Policy(on=lambda error: from_status(429, {"retry-after": "8"}), timeout=60, retry=False)
+    async with policy.hold() as held:
+        with pytest.raises(OSError):
+            await held.call(Flaky(OSError()))
+    began = anyio.current_time()
+    async with policy.hold() as held:
+        with pytest.raises(CircuitOpen, match=r"for another 8\.0 s, which is longer than there is time for"):
+            await held.call(opening("a"), timeout=3)
+        assert anyio.current_time() == began
+        await held.call(opening("a"), timeout=9)
+    assert anyio.current_time() == pytest.approx(began + 8)

@@ -79,7 +79,7 @@ class Coalescer:
         """For a question of this flow: the newest of the flow that has most waiting is refused, if that one has more than this."""
         most = max(self._flows, key=lambda other: len(self._flows[other]))
         error = Overloaded(
-            f"{len(self._waiting):,} questions wait to be embedded, which is all that may: try again later",
+            f"the embedder is overloaded: {len(self._waiting):,} questions are waiting and the queue is full; try again later",
             dependency="embedding",
             stage="embed",
             retry_after=1.0,

@@ -93,8 +93,9 @@ class Relay:
         """Leave the stream: what still runs is cancelled; what isn't gone soon ends in the owner task."""
         self._scope.cancel()
         self._receiver.close()
-        with cleaning_up():
-            await self._ended.wait()
+        if not self._ended.is_set():
+            with cleaning_up():
+                await self._ended.wait()
 
     async def _run(self) -> None:
         try:

@@ -1,7 +1,8 @@
 """Whose failures they are: one flow's own, or everybody's.
 
 A tenant whose text makes a model answer 500 fails as often as it asks, and the model is well. An outage fails all who ask. The two are told apart by
-what others met meanwhile: where somebody else was served by a call that began after the failures had begun, the dependency is there.
+what others met meanwhile: where somebody else was served by a call that began after the failures had begun, the dependency is there. Where nobody
+else has asked since, the flow that failed is a suspect only: it is kept out, and the next call of anybody else decides.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class Blame:
             failing = self._failing[flow] = _Failing(self._seconds)
         failing.window.add(now, failed, slow)
         failing.since = min(failing.since, now)
+        failing.first = min(failing.first, now)
         failing.in_a_row += 1
         return failing.window
 
@@ -104,6 +106,30 @@ class Blame:
                     return {flow: failing.window for flow, failing in suspects.items()}
         return {}
 
+    def suspect(self, total: SlidingWindow, now: float) -> str | None:
+        """The one flow that has failed of late, while others that were served in the same time have not asked since; None if there is no such one.
+
+        Args:
+            total: the outcomes of all flows in the same time.
+        """
+        failing = [flow for flow, one in self._failing.items() if one.window.calls]
+        if len(failing) != 1:
+            return None
+        others = next((flow for flow in reversed(self._served) if flow != failing[0]), None)
+        if others is None or self._served[others] < now - self._seconds:
+            return None
+        return failing[0] if self._others_are_well({failing[0]: self._failing[failing[0]]}, total) else None
+
+    def is_cleared_by(self, flow: str, suspect: str, began: float) -> bool:
+        """Whether a good call of another flow, which began then, shows that the suspect's failures are its own affair."""
+        failing = self._failing.get(suspect)
+        return failing is not None and flow != suspect and began >= failing.first
+
+    def window_of(self, flow: str) -> SlidingWindow | None:
+        """The outcomes of a flow that fails."""
+        failing = self._failing.get(flow)
+        return None if failing is None else failing.window
+
     def forgive(self, flow: str) -> None:
         """Forget a flow's failures: from now on they are counted elsewhere."""
         self._failing.pop(flow, None)
@@ -123,9 +149,9 @@ class Blame:
 
 
 class _Failing:
-    __slots__ = ("in_a_row", "since", "window")
+    __slots__ = ("first", "in_a_row", "since", "window")
 
     def __init__(self, seconds: float) -> None:
         self.window = SlidingWindow(seconds)
-        self.since = math.inf
+        self.first = self.since = math.inf
         self.in_a_row = 0

@@ -107,6 +107,7 @@ class CircuitBreaker:
         self._flow: str | None = None  # whose alone it is
         self._asked: dict[str, None] = {}
         self._one_probe_failed = False
+        self._suspect: str | None = None
         self._success = self._failure = self._slow = self._neutral = self._ignored = self._rejected = 0
 
     @property
@@ -208,6 +209,8 @@ class CircuitBreaker:
             self._bad(flow, calls, now, failed=failed, slow=slow)
         else:
             self._blame.good(flow, began, now)
+            if self._suspect is not None and self._blame.is_cleared_by(flow, self._suspect, began):
+                self._settle(self._suspect, now)
 
     def fail_after_success(self, generation: int, now: float, flow: str = "") -> None:
         """A call that had ended well failed after all: a stream that broke. Decides no probe, opens a closed breaker."""
@@ -311,11 +314,27 @@ class CircuitBreaker:
         if not reached and not alone:
             return
         culprits = self._blame.culprits(self._window, now)
-        for culprit, window in culprits.items():
-            self._window.subtract(window, now)
+        for culprit in culprits:
             self._set_apart(culprit, now)
-        if reached and not culprits:
+            self._settle(culprit, now)
+        if culprits or not reached:
+            return
+        suspect = self._blame.suspect(self._window, now)
+        if suspect is None:
             self._open(now)
+        else:
+            # Its failures stay in the window: if the next call of another flow fails as well, it is an outage.
+            self._suspect = suspect
+            self._set_apart(suspect, now)
+
+    def _settle(self, flow: str, now: float) -> None:
+        """The failures of this flow are its own affair, and no longer the breaker's."""
+        window = self._blame.window_of(flow)
+        if window is not None:
+            self._window.subtract(window, now)
+        self._blame.forgive(flow)
+        if self._suspect == flow:
+            self._suspect = None
 
     def _reached(self, window: SlidingWindow) -> bool:
         return (
@@ -324,7 +343,8 @@ class CircuitBreaker:
 
     def _set_apart(self, flow: str, now: float) -> None:
         """From now on this flow has a breaker of its own, which is open."""
-        self._blame.forgive(flow)
+        if flow in self._apart and self._apart[flow].state != "closed":
+            return
         while len(self._apart) >= MOST_FLOWS:
             del self._apart[next(iter(self._apart))]
         own = self._apart[flow] = self.like(self.name)
@@ -361,6 +381,7 @@ class CircuitBreaker:
         self._window.clear()
         self._blame.clear()
         self._one_probe_failed = False
+        self._suspect = None
         if state != "half_open":
             self._asked.clear()
         if before != state:

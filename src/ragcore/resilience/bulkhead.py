@@ -1,9 +1,9 @@
-"""A bulkhead: so many calls at once, so many waiting, places for those who can still be served, in turn between flows.
+"""A bulkhead: limits concurrent calls, and queues further calls fairly and by what time they have left.
 
-Three questions are kept apart. Whose turn is it? Flows are served in turn, by deficit round robin, and none holds more than its share of the
-places while another waits. Who of a flow comes next? The one who came first; once the flow has more callers than can be served in time, the
-one who came last, since its time is the longest: then each place goes to a caller who makes it. Who has no chance any more? A caller whose
-time is less than calls have taken lately: it is told at once.
+- Between flows: deficit round robin. While another flow waits, a flow holds at most its share of the places.
+- Within a flow: the oldest caller first. If the flow has more callers than can be served in time, the newest first: it has the most time left, so
+  each place goes to a caller that can still use it.
+- A caller whose remaining time is shorter than recent calls took is refused at once.
 
 Not built on `anyio.CapacityLimiter`: it knows neither a bounded queue nor deadlines nor flows, and wants one token per task.
 
@@ -38,17 +38,17 @@ CHEAPEST, DEAREST = 0.25, 4.0
 
 
 class Bulkhead:
-    """At most `limit` at once, and `queue` waiting; flows in turn.
+    """Allows `limit` concurrent calls and `queue` waiting ones, and serves flows in turn.
 
     Args:
-        limit: calls at once, at least 1. May be set while in use: more are let in at once, and nobody is thrown out.
-        queue: how many may wait; default 4 × `limit`.
+        limit: concurrent calls, at least 1. It may be set while in use: a higher limit admits waiting callers at once, a lower one interrupts nobody.
+        queue: waiting callers at most; default 4 × `limit`.
         name: in events and errors.
 
-    A caller waits as long as its time, without what a call takes, allows for it, and is refused as soon as that is no longer so. What a call takes is
-    learned from the calls. While a place is free and nobody waits, nobody is refused, so that an estimate that is wrong can mend itself.
+    A waiting caller is refused as soon as its remaining time is shorter than a call takes. The bulkhead learns this time from the calls. While a place
+    is free and nobody waits, no caller is refused: a wrong estimate could not correct itself otherwise.
 
-    A full queue makes room for a flow that has less than its share of it: of the flow that has most, the caller with the least chance is refused.
+    If the queue is full and a flow holds less than its share of it, the flow with the most waiting callers loses one of them.
 
     Example:
         >>> limiter = Bulkhead(8, queue=32)
@@ -154,8 +154,8 @@ class Bulkhead:
         found = self._flow(flow)
         if when - now < self._service_time:
             raise self._refusal(
-                f"the {max(0.0, when - now):.1f} s that are left are less than the {self._service_time:.1f} s that calls have taken "
-                f"lately, and all places are taken ({self._inside} of {self._limit}; {self._waiting} callers wait)"
+                f"recent calls took {self._service_time:.1f} s and only {max(0.0, when - now):.1f} s are left, while the concurrency limit is "
+                f"reached ({self._inside} running, {self._waiting} waiting)"
             )
         if self._waiting >= self.queue:
             self._make_room(found, now)
@@ -300,7 +300,7 @@ class Bulkhead:
                 del self._ring[flow]
                 self._ring[flow] = None
             self._take(flow)
-            waiter.left = waiter.when - now
+            waiter.left, waiter.needed = waiter.when - now, self._service_time
             waiter.granted = True
             waiter.turn.set()
             self._let_go_of_the_hopeless(flow, now)
@@ -344,14 +344,14 @@ class Bulkhead:
         if len(most.waiting) <= len(flow.waiting) + (most is not flow):
             most = flow
         if not most.waiting or (most is flow and not flow.newest_first):
-            raise self._refusal(f"{self._inside} calls are under way and {self._waiting} wait, which is all that may")
+            raise self._refusal(
+                f"concurrency limit and queue are full ({self._inside} running, {self._waiting} waiting)"
+            )
         last = most.oldest() if most.newest_first else most.newest()
         waiting = self._waiting
         self._forget(last)
         last.refused = self._refusal(
-            f"no place within {now - last.since:.1f} s; {waiting} callers were waiting, which is all that may, and others had less than their share"
-            if most is not flow
-            else f"no place within {now - last.since:.1f} s; {waiting} callers were waiting, which is all that may"
+            f"no place within {now - last.since:.1f} s; {waiting} callers were waiting and the queue was full"
         )
         last.turn.set()
 
@@ -396,7 +396,7 @@ class Bulkhead:
             self.name,
             waited=clock()() - waiter.since,
             left=None if math.isinf(waiter.left) else waiter.left,
-            service_time=self._service_time,
+            service_time=waiter.needed,
         )
 
 
@@ -439,9 +439,10 @@ class Waiter:
         granted: it has a place.
         refused: it gets none; why.
         left: seconds to its deadline when it got its place.
+        needed: seconds that calls took lately, then.
     """
 
-    __slots__ = ("flow", "granted", "left", "refused", "since", "turn", "when")
+    __slots__ = ("flow", "granted", "left", "needed", "refused", "since", "turn", "when")
 
     def __init__(self, when: float, flow: _Flow, since: float) -> None:
         self.when = when
@@ -451,6 +452,7 @@ class Waiter:
         self.granted = False
         self.refused: Overloaded | None = None
         self.left = math.inf
+        self.needed = 0.0
 
     def wake(self) -> None:
         """Let it look around: what it waits for may have become pointless."""

@@ -43,9 +43,10 @@ class Hold:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
     ) -> None:
         try:
-            with cleaning_up():
-                for opened in (*self._reading, *self._sources):  # a source that nobody has read is closed here
-                    await close_quietly(opened)
+            if self._reading or self._sources:
+                with cleaning_up():
+                    for opened in (*self._reading, *self._sources):  # a source that nobody has read is closed here
+                        await close_quietly(opened)
         finally:
             if self._attempt is not None:
                 self._attempt.end(None, anyio.current_time())

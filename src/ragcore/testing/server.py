@@ -87,6 +87,15 @@ class OpenAIServer:
         self._owner = Owner("OpenAIServer")
         self._listener: Any = None
 
+    @property
+    def slots(self) -> float:
+        """Chats that are answered at once; may be set while nothing is asked."""
+        return self._slots.total_tokens
+
+    @slots.setter
+    def slots(self, slots: float) -> None:
+        self._slots.total_tokens = slots
+
     async def __aenter__(self) -> Self:
         self._listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
         self.port = self._listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610  # anyio, not Django

@@ -19,7 +19,7 @@ from ragcore.config import Settings
 from ragcore.errors import RagcoreError
 from ragcore.events import Event, subscribe
 from ragcore.rag import RAG
-from ragcore.resilience import Bulkhead, Policy, RetryPolicy
+from ragcore.resilience import Bulkhead, Policy, RetryPolicy, flow
 from ragcore.testing.cancelling import at_rest, tasks
 from ragcore.testing.fakes import FakeEmbedder, FakeGenerator, FakeStore, fake_rag
 from ragcore.testing.faults import Broken, Fail, Fault, Faults, Hang, Slow
@@ -35,6 +35,8 @@ MOODS: tuple[Mood, ...] = ("fine", "slow", "flaky", "refusing", "dead", "breakin
 TEXT = "This is what the documents say, word by word [1]."
 # How a breaker may move, but for closing, which may be done by hand from anywhere.
 LEGAL = {("closed", "open"), ("open", "half_open"), ("half_open", "open")}
+# The share of seeds in which a crowd overloads the model.
+CROWDED = 0.3
 # Events of a trace that a failing seed shows.
 SHOWN = 40
 
@@ -48,6 +50,8 @@ class World:
         rag: a client of fakes, started.
         embedder, store, generator: its parts, whose faults are drawn from the seed.
         trace: what happened, in order: (seconds, what).
+        opened: dependencies whose breaker has opened, or one of a flow alone.
+        crowded: the model has few places and is slow, so that a crowd overloads it.
     """
 
     def __init__(self, seed: int) -> None:
@@ -56,13 +60,17 @@ class World:
         self.trace: list[tuple[float, str]] = []
         self.calls = 0
         draw = random.Random(f"{seed}:policies")
+        self.opened: set[str] = set()
         limit, queue = draw.choice(((1, 2), (2, 4), (8, 8), (64, 256)))
+        self.crowded = random.Random(f"{seed}:crowd").random() < CROWDED
         self.policies = [
             Policy(
                 name,
                 timeout=30,
                 attempt_timeout=draw.choice((1.0, 3.0, 5.0)),
-                bulkhead=Bulkhead(limit, queue=queue),
+                bulkhead=Bulkhead(2, queue=queue * 8)
+                if name == "generation" and self.crowded
+                else Bulkhead(limit, queue=queue),
                 retry=RetryPolicy(attempts=3, backoff=0.1, max_backoff=2),
             )
             for name in ("embedding", "database", "generation")
@@ -72,6 +80,8 @@ class World:
         self.generator: FakeGenerator = _SlowToClose(
             random.Random(f"{seed}:closing"), token_latency=draw.choice((0.0, 0.05)), policy=self.policies[2]
         )
+        if self.crowded:
+            self.generator.token_latency = 0.05
         self.weathers = [
             _Weather(random.Random(f"{seed}:{name}"), breaks=name == "generation")
             for name in ("embedding", "database", "generation")
@@ -83,6 +93,20 @@ class World:
     def log(self, what: str) -> None:
         """Add a line to the trace."""
         self.trace.append((anyio.current_time(), what))
+
+    def asked(self, dependency: str) -> list[tuple[float, str]]:
+        """When a dependency ("embedding", "database", "generation") was asked, and on behalf of which flow."""
+        names = [policy.name for policy in self.policies]
+        return self.weathers[names.index(dependency)].asked
+
+    def check_queues(self) -> None:
+        """Nobody waits while a place is free."""
+        for policy in self.policies:
+            bulkhead = policy.bulkhead
+            assert bulkhead is not None
+            assert not bulkhead.waiting or bulkhead.inside >= bulkhead.limit, (
+                f"{bulkhead.waiting} wait for {policy.name} while {bulkhead.inside} of {bulkhead.limit} places are taken"
+            )
 
     def heal(self) -> None:
         """From now on nothing goes wrong any more."""
@@ -174,6 +198,14 @@ def _observed(world: World) -> Iterator[None]:
         data = ", ".join(f"{key}={value}" for key, value in event.data.items() if key not in ("elapsed", "id"))
         with suppress(RuntimeError):
             world.log(f"{event.name} {event.source} {data}")
+        if event.name == "breaker.open":
+            world.opened.add(event.source.partition("[")[0])
+        if event.name == "bulkhead.admitted":
+            left, service_time = event.data["left"], event.data["service_time"]
+            if left is not None and left < service_time:
+                failures.append(
+                    f"admitted to {event.source} with {left:.3f} s left, and calls take {service_time:.3f} s"
+                )
         before = event.data.get("before")
         state = event.name.partition(".")[2]
         if event.name in ("breaker.open", "breaker.half_open") and (before, state) not in LEGAL:
@@ -204,6 +236,7 @@ class _Weather(Faults):
         super().__init__()
         self._draw = draw
         self._breaks = breaks
+        self.asked: list[tuple[float, str]] = []
         self._moods: list[tuple[float, Mood]] = []
         self._healed = False
         until = 0.0
@@ -224,6 +257,8 @@ class _Weather(Faults):
         return next((mood for until, mood in self._moods if now < until), "fine")
 
     def take(self) -> Fault | None:
+        with suppress(anyio.NoEventLoopError):
+            self.asked.append((anyio.current_time(), flow.current()))
         if self._next or self._always is not None:
             return super().take()
         draw = self._draw
@@ -251,9 +286,9 @@ class _SlowToClose(FakeGenerator):
     @asynccontextmanager
     async def stream(self, prompt: Prompt, /) -> AsyncIterator[AsyncIterator[str | Generation]]:
         """As `FakeGenerator.stream`."""
-        try:
-            async with super().stream(prompt) as pieces:
+        async with super().stream(prompt) as pieces:
+            try:
                 yield pieces
-        finally:
-            with anyio.CancelScope(shield=True):
-                await anyio.sleep(self._draw.choice((0, 0, 0, 0.1, 3)))
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await anyio.sleep(self._draw.choice((0, 0, 0, 0.1, 3)))

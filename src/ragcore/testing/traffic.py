@@ -11,6 +11,7 @@ import anyio
 
 from ragcore.errors import NotOpen, RagcoreError
 from ragcore.testing.faults import Fail, Hang, Slow
+from ragcore.testing.reasons import check_answer, check_error
 from ragcore.testing.simulation import TEXT, World
 from ragcore.types import Answer, Delta, Document, Done, Retrieved
 
@@ -24,9 +25,12 @@ TENANTS = ("ann", "bob", "cy")
 async def traffic(world: World) -> None:
     """Some clients with several calls each, of all kinds, a restart now and then; then the weather clears and all must be well again.
 
-    Checked after each call: it ended by its deadline, or soon after it was cancelled; with an answer or with an error of ragcore's own; with passages
-    of its tenant alone; degraded only where it says so; as streamed, so answered. When only one of embedder and model is in trouble, the
-    others being fine, every call with time enough is answered.
+    In some worlds a crowd of one tenant's asks more than the model can answer.
+
+    Checked after each call: nobody waits while a place is free; each reason is true; whoever was admitted had a chance; it ended by its deadline, or
+    soon after it was cancelled; with an answer or with an error of ragcore's own; with passages of its tenant alone; degraded only where it says
+    so; as streamed, so answered. When only one of embedder and model is in trouble, the others being fine, every call with time enough is
+    answered.
     """
     for tenant in TENANTS:
         await _until_added(world, tenant)
@@ -36,6 +40,8 @@ async def traffic(world: World) -> None:
             group.start_soon(_client, world, number)
         if draw.random() < 0.3:
             group.start_soon(_restart, world)
+        if world.crowded:
+            group.start_soon(_crowd, world)
     await _only_one_in_trouble(world)
     world.heal()
     world.log("the weather clears")
@@ -87,16 +93,43 @@ async def _client(world: World, number: int) -> None:
             except NotOpen:
                 outcome = "restarted"
             except RagcoreError as error:
+                check_error(error, world, tenant, began, anyio.current_time())
                 outcome = type(error).__name__
         elapsed = anyio.current_time() - began
+        world.check_queues()
         world.log(f"client {number}: {outcome} after {elapsed:.3f} s")
         due = min(timeout, cancel_after)
         assert elapsed <= due + LATE, f"back {elapsed - due:.2f} s after it was due ({outcome})"
 
 
+async def _crowd(world: World) -> None:
+    """Loops of one tenant, many more than the model has places for, for a while."""
+    draw = random.Random(f"{world.seed}:crowd")
+    tenant, until = draw.choice(TENANTS), anyio.current_time() + draw.uniform(3, 10)
+
+    async def loop(timeout: float) -> None:
+        while anyio.current_time() < until:
+            began = anyio.current_time()
+            try:
+                await _ask(world, tenant, timeout, True)
+            except NotOpen:
+                return
+            except RagcoreError as error:
+                check_error(error, world, tenant, began, anyio.current_time())
+                await anyio.sleep(0.1)
+            assert anyio.current_time() - began <= timeout + LATE, "one of the crowd was back late"
+            world.check_queues()
+
+    async with anyio.create_task_group() as group:
+        for _ in range(draw.randint(5, 30)):
+            group.start_soon(loop, draw.choice((1.0, 3.0)))
+
+
 async def _ask(world: World, tenant: str, timeout: float, degrade: bool) -> str:
+    began = anyio.current_time()
     answer = await world.rag.ask("What is my deductible?", tenant=tenant, timeout=timeout, degrade=degrade)
     _check_answer(answer, tenant)
+    check_answer(answer, world, tenant, began, anyio.current_time())
     assert degrade or not answer.degraded, "degraded, though told not to"
     return "degraded" if answer.degraded else "answered"
 

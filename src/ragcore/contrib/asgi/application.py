@@ -226,7 +226,7 @@ class _App:
         places, tenant = self._places, check_tenant(identity.tenant)
         if not places.try_acquire(tenant):
             if places.holds(tenant) >= places.share(tenant):
-                logger.debug("%d chats are under way, which is all that may (max_calls)", places.inside)
+                logger.debug("concurrency limit max_calls reached (%d running)", places.inside)
                 raise Refused(429, "Overloaded", FULL, {"Retry-After": "1"})
             await places.acquire(anyio.current_time() + self._rag.settings.timeout, flow=tenant)
         began = anyio.current_time()

@@ -1,0 +1,162 @@
+"""A client in a process of its own, which asks what it is told over a socket, for the cells of the overload grid that run in real time.
+
+`python -m benchmarks.world.crowded ADDRESSES` says its port. Each line is a JSON object: the cell that comes next, or a question; each answer is a line.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from typing import Any
+
+import anyio
+import anyio.abc
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+from benchmarks.world.bench import FACT, QUESTION
+from benchmarks.world.child import child, obey
+from benchmarks.world.overload import Cell, Ending
+from benchmarks.world.servers import DIMENSION, Addresses
+from ragcore import RAG, Document, OpenAIEmbedder, OpenAIGenerator, Overloaded, PgVectorStore, RagcoreError
+from ragcore.resilience import Bulkhead, Policy
+from ragcore.retriever import Retriever
+
+__all__ = ["Crowded", "crowded"]
+
+MOST_LINE = 10_000
+
+
+class Crowded:
+    """The client, as its driver sees it."""
+
+    def __init__(self, stream: anyio.abc.SocketStream) -> None:
+        self._stream = stream
+        self._waiting: dict[int, tuple[anyio.Event, list[Mapping[str, Any]]]] = {}
+        self._number = 0
+        self._sending = anyio.Lock()
+
+    async def cell(self, cell: Cell) -> None:
+        """Answer for this cell from now on."""
+        await self._ask({"cell": asdict(cell)})
+
+    async def ask(self, tenant: str, timeout: float) -> tuple[Ending, str]:
+        """How a question ended, and the reason that was told."""
+        said = await self._ask({"tenant": tenant, "timeout": timeout})
+        return said["ending"], said["reason"]
+
+    async def listen(self) -> None:
+        """Hand out what comes, until cancelled."""
+        lines = BufferedByteReceiveStream(self._stream)
+        while True:
+            said = json.loads(await lines.receive_until(b"\n", MOST_LINE))
+            event, answer = self._waiting.pop(said["number"])
+            answer.append(said)
+            event.set()
+
+    async def _ask(self, what: Mapping[str, Any]) -> Mapping[str, Any]:
+        self._number += 1
+        event, answer = self._waiting[self._number] = (anyio.Event(), [])
+        line = (json.dumps({"number": self._number, **what}) + "\n").encode()
+        async with self._sending:
+            await self._stream.send(line)
+        await event.wait()
+        return answer[0]
+
+
+@asynccontextmanager
+async def crowded(addresses: Addresses) -> AsyncIterator[Crowded]:
+    """A client of these servers in a process of its own."""
+    async with child("benchmarks.world.crowded", asdict(addresses)) as process:
+        async with await anyio.connect_tcp("127.0.0.1", int(process.said["port"])) as stream:
+            client = Crowded(stream)
+            async with anyio.create_task_group() as group:
+                group.start_soon(client.listen)
+                yield client
+                group.cancel_scope.cancel()
+
+
+class _Client:
+    """What answers the questions."""
+
+    def __init__(self, retriever: Retriever, base_url: str) -> None:
+        self._retriever = retriever
+        self._base_url = base_url
+        self._rag: RAG | None = None
+
+    async def cell(self, cell: Cell) -> dict[str, Any]:
+        """A new client, whose model has room as the cell says."""
+        if self._rag is not None:
+            await self._rag.aclose(drain=0.0)
+        policy = Policy("generation", bulkhead=Bulkhead(cell.slots, queue=cell.queue))
+        generator = OpenAIGenerator("fake", base_url=self._base_url, api_key="none", policy=policy)
+        self._rag = RAG(retriever=self._retriever, generator=generator)
+        await self._rag.start()
+        await self._rag.ask(QUESTION, tenant="warm", timeout=30)  # what is slow the first time is not the cell's
+        return {}
+
+    async def ask(self, tenant: str, timeout: float) -> dict[str, Any]:
+        """One question."""
+        assert self._rag is not None
+        ending: Ending = "other"
+        reason = ""
+        try:
+            answer = await self._rag.ask(QUESTION, tenant=tenant, timeout=timeout)
+        except Overloaded as error:
+            ending, reason = "shed", str(error)
+        except RagcoreError as error:
+            reason = str(error)
+        else:
+            right = FACT in answer.text and not answer.degraded
+            ending = "good" if right else "other"
+            reason = "; ".join(part.reason for part in answer.degraded)
+        return {"ending": ending, "reason": reason}
+
+
+async def _main(addresses: Addresses) -> None:
+    store = PgVectorStore(addresses.straight_database)
+    embedder = OpenAIEmbedder("fake", dimension=DIMENSION, base_url=addresses.straight_embedding, api_key="none")
+    async with Retriever(store=store, embedder=embedder) as retriever:
+        client = _Client(retriever, addresses.straight_model)
+        async with RAG(retriever=retriever, generator=OpenAIGenerator("fake", api_key="none")) as rag:
+            for tenant in ("warm", "member"):
+                await rag.add([Document("plan", "Your deductible is $1,500 per calendar year.")], tenant=tenant)
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
+        async with anyio.create_task_group() as group:
+            group.start_soon(listener.serve, lambda stream: _serve(stream, client))
+            print(json.dumps({"port": listener.extra(anyio.abc.SocketAttribute.local_port)}), flush=True)
+            async for _ in obey():
+                pass
+            group.cancel_scope.cancel()
+
+
+async def _serve(stream: anyio.abc.SocketStream, client: _Client) -> None:
+    sending = anyio.Lock()
+
+    async def answer(number: int, work: Callable[[], Awaitable[dict[str, Any]]]) -> None:
+        said = {"number": number, **await work()}
+        async with sending:
+            await stream.send((json.dumps(said) + "\n").encode())
+
+    lines = BufferedByteReceiveStream(stream)
+    async with stream, anyio.create_task_group() as group:
+        while True:
+            try:
+                told = json.loads(await lines.receive_until(b"\n", MOST_LINE))
+            except (anyio.IncompleteRead, anyio.BrokenResourceError):
+                group.cancel_scope.cancel()
+                return
+            if "cell" in told:
+                cell = Cell(**told["cell"])
+                group.start_soon(answer, told["number"], lambda cell=cell: client.cell(cell))
+            else:
+                tenant, timeout = told["tenant"], told["timeout"]
+                group.start_soon(
+                    answer, told["number"], lambda tenant=tenant, timeout=timeout: client.ask(tenant, timeout)
+                )
+
+
+if __name__ == "__main__":
+    anyio.run(_main, Addresses(**json.loads(sys.argv[1])))

@@ -1,0 +1,141 @@
+"""What one tenant does to the others, in virtual time: a crowd that asks without a pause, and one whose questions fail."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+
+from benchmarks.estimates import percentile
+from benchmarks.world.overload import Cell, Model
+from ragcore import RAG, Document, EmbeddingError, RagcoreError, Settings
+from ragcore.resilience import Bulkhead, Policy, flow
+from ragcore.retriever import Retriever
+from ragcore.testing import FakeEmbedder, FakeStore
+from ragcore.testing.virtual import VirtualLoop
+
+__all__ = ["poison_ratio", "quiet_ratio"]
+
+CELL = Cell(slots=4, service=0.5, queue=256, timeout=30.0, load=1.0, loop="open")
+QUESTION = "What is my deductible?"
+QUIET, OTHERS = "quiet", tuple(f"other {number}" for number in range(5))
+QUIET_SECONDS, POISON_SECONDS = 120.0, 300.0
+
+
+def quiet_ratio(loops: int) -> float:
+    """The p95 of a tenant that asks once a second, beside so many loops of another tenant, over what it is alone and one service time."""
+    alone, beside = (anyio.run(_quiet, count, backend_options={"loop_factory": VirtualLoop}) for count in (0, loops))
+    return float(beside / (alone + CELL.service))
+
+
+def poison_ratio(stage: str, *, quick: bool) -> float:
+    """The others' good answers while the questions of one tenant make the embedder or the model fail, over those without that tenant."""
+    seconds = POISON_SECONDS / (5 if quick else 1)
+    without, beside = (
+        anyio.run(_poison, stage, bad, seconds, backend_options={"loop_factory": VirtualLoop}) for bad in (False, True)
+    )
+    return float(beside / without)
+
+
+async def _quiet(loops: int) -> float:
+    took: list[float] = []
+
+    async def hog(rag: RAG) -> None:
+        while True:
+            try:
+                await rag.ask(QUESTION, tenant="hog")
+            except RagcoreError:
+                await anyio.sleep(0.1)
+
+    async def ask(rag: RAG) -> None:
+        began = anyio.current_time()
+        try:
+            answer = await rag.ask(QUESTION, tenant=QUIET)
+        except RagcoreError:
+            took.append(CELL.timeout)
+        else:
+            took.append(CELL.timeout if answer.degraded else anyio.current_time() - began)
+
+    async def work(rag: RAG) -> None:
+        async with anyio.create_task_group() as group:
+            for _ in range(loops):
+                group.start_soon(hog, rag)
+            await anyio.sleep(10)
+            async with anyio.create_task_group() as questions:
+                for _ in range(int(QUIET_SECONDS)):
+                    questions.start_soon(ask, rag)
+                    await anyio.sleep(1)
+            group.cancel_scope.cancel()
+
+    await _with_rag(work, tenants=("hog", QUIET))
+    return percentile(took, 0.95)
+
+
+async def _poison(stage: str, bad: bool, seconds: float) -> int:
+    good = 0
+
+    async def ask(rag: RAG, tenant: str) -> None:
+        nonlocal good
+        try:
+            answer = await rag.ask(QUESTION, tenant=tenant)
+        except RagcoreError:
+            return
+        good += not answer.degraded and tenant != "bad"
+
+    async def work(rag: RAG) -> None:
+        draw, failing = random.Random("others"), random.Random("bad")
+        async with anyio.create_task_group() as group:
+            await anyio.sleep(1)
+            if bad:  # six at once, and two a second from then on
+                for _ in range(6):
+                    group.start_soon(ask, rag, "bad")
+            end = anyio.current_time() + seconds
+            due, due_bad = 0.0, 0.0
+            due = due_bad = anyio.current_time()
+            while anyio.current_time() < end:
+                due_bad = due_bad if bad else end + 1
+                await anyio.sleep_until(min(due, due_bad))
+                if due <= due_bad:
+                    group.start_soon(ask, rag, draw.choice(OTHERS))
+                    due += draw.expovariate(3.0)
+                else:
+                    group.start_soon(ask, rag, "bad")
+                    due_bad += failing.expovariate(2.0)
+
+    await _with_rag(work, tenants=("bad", *OTHERS), fails=stage)
+    return good
+
+
+class _PoisonedEmbedder(FakeEmbedder):
+    """Answers 500 to one flow."""
+
+    def __init__(self, fails: bool) -> None:
+        super().__init__(policy=Policy("embedding"))
+        self._fails = fails
+
+    async def embed(self, texts: Any, /, *, kind: Any) -> Any:
+        """As `FakeEmbedder.embed`."""
+
+        async def attempt() -> Any:
+            await anyio.sleep(0.05)
+            if self._fails and kind == "query" and flow.current() == "bad":
+                raise OSError("500")
+            return None
+
+        try:
+            await self.policy.call(attempt)
+        except OSError as error:
+            raise EmbeddingError("500", dependency="embedding", stage="embed") from error
+        return await super().embed(texts, kind=kind)
+
+
+async def _with_rag(work: Callable[[RAG], Awaitable[None]], *, tenants: tuple[str, ...], fails: str = "") -> None:
+    policy = Policy("generation", bulkhead=Bulkhead(CELL.slots, queue=CELL.queue))
+    model = Model(CELL, policy, fails="bad" if fails == "generate" else None)
+    retriever = Retriever(store=FakeStore(), embedder=_PoisonedEmbedder(fails == "embed"))
+    async with RAG(retriever=retriever, generator=model, settings=Settings(watchdog=False)) as rag:
+        for tenant in tenants:
+            await rag.add([Document("plan", "Your deductible is $1,500 per calendar year.")], tenant=tenant)
+        await work(rag)

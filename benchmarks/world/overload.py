@@ -1,0 +1,348 @@
+"""More questions than a model can answer, in virtual time: one cell of a grid, and the scheduler that knows everything, beside which it is judged."""
+
+from __future__ import annotations
+
+import gc
+import heapq
+import math
+import random
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import anyio
+
+from ragcore import ExtractiveGenerator, FallbackGenerator, Generation, Overloaded, Passage, Prompt, RagcoreError
+from ragcore.rag import RESERVE_SECONDS, RESERVE_SHARE
+from ragcore.resilience import Bulkhead, Policy, deadline, flow
+from ragcore.resilience.bulkhead import Waiter, _Flow
+from ragcore.resilience.deadline import reserve
+from ragcore.resilience.part import Part
+from ragcore.testing.virtual import VirtualLoop
+
+__all__ = ["BACK_AFTER", "Asked", "Cell", "Model", "Outcome", "clairvoyant", "grid", "is_false", "run_cell"]
+
+Loop: TypeAlias = Literal["open", "closed"]
+Order: TypeAlias = Literal["adaptive", "deadline"]
+Ending: TypeAlias = Literal["good", "shed", "other"]
+
+SLOTS = (1, 4, 16, 64)
+SERVICES = (0.1, 0.5, 3.0)
+LONG_QUEUE = 256
+TIMEOUTS = (5.0, 30.0)
+LOADS = (0.5, 1.0, 2.0, 4.0, 10.0, 50.0)
+# The first token comes after this share of the service time; in one row after all of it.
+FIRST_SHARE = 0.1
+FIRST_AT_ONCE = (4, 0.5)
+# A first token may take at most so long, and this share of what is left.
+FIRST_TIMEOUT, FIRST_TIMEOUT_SHARE = 10.0, 0.4
+# A caller in a closed loop that was refused waits before it asks again.
+BACK_AFTER = 0.1
+# What a cell takes: so many services, so many answers, so many times the time that the queue turns over in.
+LEAST_SERVICES, LEAST_ANSWERS, TURNS = 10, 200, 3
+# A cell of more questions than this is shorter, but not shorter than so many services.
+HEAVY_QUESTIONS, HEAVY_SERVICES = 12_000, 2
+PROMPT = Prompt("What is my deductible?", passages=(Passage("c", "d", "Your deductible is $1,500."),))
+# Where the estimate of a service is off by this much, the refusal that names it is false.
+ESTIMATE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One combination.
+
+    Attributes:
+        service: seconds of an answer.
+        first: share of it after which the first token comes.
+        load: questions, as a multiple of what the model can answer; in a closed loop callers, as a multiple of the slots.
+        spread: the service times are drawn from service × [1 - spread, 1 + spread].
+        order: whose turn it is within a flow: ragcore's own order, or the earliest deadline first, for comparison.
+        given_seconds: how long questions come; 0: as long as it needs.
+    """
+
+    slots: int
+    service: float
+    queue: int
+    timeout: float
+    load: float
+    loop: Loop
+    first: float = FIRST_SHARE
+    spread: float = 0.0
+    order: Order = "adaptive"
+    seed: int = 0
+    given_seconds: float = 0.0
+
+    @property
+    def reserve(self) -> float:
+        """Seconds that RAG keeps for its last resort."""
+        return min(RESERVE_SECONDS, RESERVE_SHARE * self.timeout)
+
+    @property
+    def why_not(self) -> str:
+        """Why it can't be answered even alone; "" if it can."""
+        if self.service + self.reserve > self.timeout:
+            return "service and reserve exceed the timeout"
+        limit = min(FIRST_TIMEOUT, FIRST_TIMEOUT_SHARE * (self.timeout - self.reserve))
+        return "the first token comes after its limit" if self.first * self.service > limit else ""
+
+    @property
+    def callers(self) -> int:
+        """In a closed loop."""
+        return max(1, round(self.load * self.slots))
+
+    @property
+    def rate(self) -> float:
+        """Questions a second in an open loop."""
+        return self.load * self.slots / self.service
+
+    @property
+    def seconds(self) -> float:
+        """How long questions come: until what happens is no longer what happens at the start."""
+        if self.given_seconds:
+            return self.given_seconds
+        turn = min(self.timeout, self.queue * self.service / self.slots + self.service)
+        wanted = max(LEAST_SERVICES * self.service, LEAST_ANSWERS * self.service / self.slots, TURNS * turn)
+        return min(wanted, max(HEAVY_SERVICES * self.service, HEAVY_QUESTIONS / self.questions_per_second))
+
+    @property
+    def questions_per_second(self) -> float:
+        """At most: in a closed loop, those who are refused come back soon."""
+        return self.rate if self.loop == "open" else self.callers / min(BACK_AFTER, self.service)
+
+
+def grid() -> list[Cell]:
+    """All cells, those that can't be answered even alone among them."""
+    shapes = [(slots, service, FIRST_SHARE) for slots in SLOTS for service in SERVICES]
+    shapes.append((*FIRST_AT_ONCE, 1.0))
+    return [
+        Cell(slots, service, queue, timeout, load, loop, first)
+        for slots, service, first in shapes
+        for queue in (slots, LONG_QUEUE)
+        for timeout in TIMEOUTS
+        for load in LOADS
+        for loop in ("open", "closed")
+    ]
+
+
+@dataclass(slots=True)
+class Asked:
+    """What became of one question.
+
+    Attributes:
+        at: when it was asked.
+        service: seconds that its answer takes.
+        late: seconds after it could no longer be answered at which it was refused.
+        false: the reason that it was told, where that is not true.
+    """
+
+    at: float
+    service: float
+    ending: Ending = "other"
+    took: float = 0.0
+    late: float = 0.0
+    false: str = ""
+
+
+@dataclass
+class Outcome:
+    """What became of a cell.
+
+    Attributes:
+        ratio: good answers beside those of a scheduler that knows everything.
+    """
+
+    cell: Cell
+    asked: int = 0
+    good: int = 0
+    best: int = 0
+    ratio: float = 0.0
+    late: list[float] = field(default_factory=list)
+    false: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, cell: Cell, asked: Sequence[Asked]) -> Outcome:
+        """Judge it. What is answered after the last question has come would be at the pace of the end, so it counts for nobody."""
+        good = sum(one.ending == "good" and one.at + one.took <= cell.seconds + 1e-9 for one in asked)
+        best = clairvoyant(cell, asked)
+        if cell.loop == "closed":  # a scheduler that asked more often would have had other arrivals
+            best = max(best, min(cell.callers, cell.slots) * math.floor(cell.seconds / cell.service))
+        return cls(
+            cell=cell,
+            asked=len(asked),
+            good=good,
+            best=best,
+            ratio=good / best if best else 1.0,
+            late=[one.late for one in asked if one.ending == "shed"],
+            false=[one.false for one in asked if one.false],
+        )
+
+
+def run_cell(cell: Cell) -> Outcome:
+    """A cell on the virtual clock."""
+    # Thousands of tasks at once: looking for garbage among them again and again takes a third of the time.
+    gc.set_threshold(200_000, 50, 100)
+    asked = anyio.run(_run, cell, backend_options={"loop_factory": VirtualLoop})
+    return Outcome.of(cell, asked)
+
+
+class Model(Part):
+    """A model with so many slots; a request beyond them waits at the model.
+
+    Args:
+        fails: for whose flow it answers 500.
+    """
+
+    model = "simulated"
+
+    def __init__(self, cell: Cell, policy: Policy, *, fails: str | None = None) -> None:
+        self.policy = policy
+        self._cell = cell
+        self._draw = random.Random(f"{cell.seed}:service")
+        self._slots = anyio.Semaphore(cell.slots)
+        self._fails = fails
+
+    def draw(self) -> float:
+        """The service time of one answer."""
+        spread = self._cell.spread
+        return self._cell.service * (self._draw.uniform(1 - spread, 1 + spread) if spread else 1.0)
+
+    async def generate(self, prompt: Prompt, /) -> Generation:
+        """Not used."""
+        raise NotImplementedError
+
+    @asynccontextmanager
+    async def stream(self, prompt: Prompt, /) -> AsyncIterator[AsyncIterator[str | Generation]]:
+        """A word after the first token's time, and the rest after the service time."""
+        async with self.policy.hold() as held:
+            async with aclosing(held.items(self._pieces(self.draw()))) as pieces:
+                yield pieces
+
+    async def _pieces(self, service: float) -> AsyncGenerator[str | Generation, None]:
+        async with self._slots:
+            first = self._cell.first * service
+            await anyio.sleep(first)
+            if self._fails is not None and flow.current() == self._fails:
+                raise OSError("500")
+            yield "word"
+            if service > first:
+                await anyio.sleep(service - first)
+            yield Generation("word", model=self.model)
+
+
+class _EarliestDeadlineFirst(Bulkhead):
+    """For comparison: of those who can still be served, the one whose deadline comes first."""
+
+    def _pick(self, flow: _Flow) -> Waiter:
+        return min(flow.waiting, key=lambda waiter: waiter.when)
+
+    def _let_go_of_the_hopeless(self, flow: _Flow, now: float) -> None:
+        """None is hopeless before its own time."""
+
+
+async def _run(cell: Cell) -> list[Asked]:
+    kind = Bulkhead if cell.order == "adaptive" else _EarliestDeadlineFirst
+    policy = Policy("generation", bulkhead=kind(cell.slots, queue=cell.queue), retry=False)
+    model = Model(cell, policy)
+    asked: list[Asked] = []
+
+    async def ask() -> Ending:
+        began = anyio.current_time()
+        one = Asked(began, cell.service)
+        asked.append(one)
+        try:
+            with deadline(cell.timeout), reserve(RESERVE_SECONDS, share=RESERVE_SHARE):
+                answer = await generator.generate(PROMPT)
+        except Overloaded as error:
+            one.ending = "shed"
+            hopeless = max(began, began + cell.timeout - cell.reserve - cell.service)
+            one.late = max(0.0, anyio.current_time() - hopeless)
+            one.false = is_false(str(error), cell, anyio.current_time() - began)
+        except RagcoreError:
+            pass
+        else:
+            one.ending = "other" if answer.degraded else "good"
+            # The model is well and answers within all of its limits: whatever is said of it is not true.
+            one.false = answer.degraded[0].reason if answer.degraded else ""
+        one.took = anyio.current_time() - began
+        return one.ending
+
+    async def loop(end: float) -> None:
+        while anyio.current_time() < end:
+            if await ask() == "shed":
+                await anyio.sleep(BACK_AFTER)
+
+    async with FallbackGenerator([model, ExtractiveGenerator()]) as generator, anyio.create_task_group() as group:
+        end = anyio.current_time() + cell.seconds
+        if cell.loop == "closed":
+            for _ in range(cell.callers):
+                group.start_soon(loop, end)
+        else:
+            draw = random.Random(f"{cell.seed}:arrivals")
+            due = anyio.current_time() + draw.expovariate(cell.rate)
+            while due < end:
+                await anyio.sleep_until(due)
+                group.start_soon(ask)
+                due += draw.expovariate(cell.rate)
+    return asked
+
+
+def clairvoyant(cell: Cell, asked: Sequence[Asked]) -> int:
+    """How many of these questions could have been answered in time by a scheduler that knows all of them beforehand, with the same slots and queue.
+
+    The earliest deadline first among those that can still be met, and of a full queue the one with the earliest deadline is dropped: with equal service
+    times nothing answers more (each answer of another schedule can be exchanged for one of an earlier deadline).
+    """
+    free = [0.0] * cell.slots
+    heapq.heapify(free)
+    queue: list[tuple[float, float]] = []
+    good = 0
+
+    def serve(until: float) -> int:
+        answered = 0
+        while queue and free[0] <= until:
+            when, service = heapq.heappop(queue)
+            done = free[0] + service
+            if done > when + 1e-9:
+                continue
+            heapq.heapreplace(free, done)
+            answered += done <= cell.seconds + 1e-9
+        return answered
+
+    for one in sorted(asked, key=lambda one: one.at):
+        good += serve(one.at)
+        if free[0] < one.at:
+            heapq.heapreplace(free, one.at)
+            while free[0] < one.at:
+                heapq.heapreplace(free, one.at)
+        heapq.heappush(queue, (one.at + cell.timeout - cell.reserve, one.service))
+        good += serve(one.at)
+        if len(queue) > cell.queue:
+            heapq.heappop(queue)
+    return good + serve(math.inf)
+
+
+_WAITED = re.compile(r"no place within ([\d.]+) s; (\d+) callers were waiting( and the queue was full)?")
+_LEFT = re.compile(r"recent calls took ([\d.]+) s and only ([\d.]+) s are left")
+_FULL = re.compile(r"concurrency limit and queue are full \((\d+) running, (\d+) waiting\)")
+
+
+def is_false(reason: str, cell: Cell, elapsed: float) -> str:
+    """The reason of a refusal, where it says what is not so; "" where it is true.
+
+    Args:
+        elapsed: seconds after the question at which the refusal came.
+    """
+    rounding = 0.05 + 0.1 * elapsed
+    if found := _WAITED.search(reason):
+        waited, waiting, full = float(found[1]), int(found[2]), found[3]
+        true = waited <= elapsed + rounding and 1 <= waiting <= cell.queue and (not full or waiting == cell.queue)
+    elif found := _LEFT.search(reason):
+        service, left = float(found[1]), float(found[2])
+        true = left <= cell.timeout - cell.reserve and abs(service - cell.service) <= ESTIMATE * cell.service + 0.05
+    elif found := _FULL.search(reason):
+        true = int(found[1]) == cell.slots and int(found[2]) == cell.queue
+    else:
+        true = False
+    return "" if true else reason
