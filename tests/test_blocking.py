@@ -17,7 +17,7 @@ import pytest
 
 import ragcore
 from ragcore import DeadlineExceeded, Document, Retriever, blocking
-from ragcore.testing import FakeEmbedder, FakeGenerator, FakeStore
+from ragcore.testing import Fail, FakeEmbedder, FakeGenerator, FakeStore, Hang
 
 
 def made() -> blocking.RAG:
@@ -82,7 +82,7 @@ def test_in_a_forked_child_a_clear_error_and_a_fresh_one_works() -> None:
     script = """
         import os, sys
         from ragcore import NotOpen, Retriever, blocking
-        from ragcore.testing import FakeEmbedder, FakeGenerator, FakeStore
+        from ragcore.testing import Fail, FakeEmbedder, FakeGenerator, FakeStore, Hang
 
         def made():
             return blocking.RAG(retriever=Retriever(embedder=FakeEmbedder(), store=FakeStore()), generator=FakeGenerator())
@@ -115,7 +115,7 @@ def test_in_a_forked_child_a_clear_error_and_a_fresh_one_works() -> None:
 SCRIPT = """
 import os, sys
 from ragcore import Document, Retriever, blocking
-from ragcore.testing import FakeEmbedder, FakeGenerator, FakeStore
+from ragcore.testing import Fail, FakeEmbedder, FakeGenerator, FakeStore, Hang
 rag = blocking.RAG(
     retriever=Retriever(embedder=FakeEmbedder(), store=FakeStore()), generator=FakeGenerator(token_latency=0.1)
 )
@@ -292,3 +292,64 @@ def test_a_client_that_is_dropped_is_closed_and_leaves_no_thread() -> None:
     assert not any(store.is_open for store in stores)
     assert threads() == before
     assert blocking._loop._open == []
+
+
+def slow_to_start(seconds: float) -> blocking.RAG:
+    class Slow(FakeStore):
+        async def _open(self) -> None:
+            await anyio.sleep(seconds)
+
+    return blocking.RAG(retriever=Retriever(embedder=FakeEmbedder(), store=Slow()), generator=FakeGenerator())
+
+
+def test_a_start_that_takes_longer_than_a_call_goes_on_for_the_next_one() -> None:
+    client = slow_to_start(0.5)
+    with pytest.raises(DeadlineExceeded, match=r"the client was still starting after 0\.\d s"):
+        client.documents(tenant="m", timeout=0.15)
+    assert client.documents(tenant="m", timeout=2) == {}
+    client.close()
+
+
+def test_what_a_start_takes_is_taken_from_the_calls_time() -> None:
+    client = slow_to_start(0.4)
+    client._rag._given.faults.always(Hang())  # type: ignore[attr-defined]
+    began = time.monotonic()
+    with suppress(ragcore.RagcoreError):
+        client.ask("What is my deductible?", tenant="m", timeout=0.8)
+    assert time.monotonic() - began < 1.0
+    client.close()
+
+
+def test_an_error_in_the_block_of_a_stream_is_not_hidden_by_a_loop_that_is_blocked(client: blocking.RAG) -> None:
+    thread = None
+    with pytest.raises(ValueError, match="mine"), client.stream("What is my deductible?", tenant="m") as stream:
+        next(stream)
+        thread = block_the_loop(2.5)
+        raise ValueError("mine")
+    assert thread is not None
+    thread.join()
+
+
+def test_a_reader_that_comes_after_its_time_hears_that_and_not_of_a_blocked_loop(client: blocking.RAG) -> None:
+    with client.stream("What is my deductible?", tenant="m", timeout=0.2) as stream:
+        next(stream)
+        time.sleep(0.4)
+        with pytest.raises(DeadlineExceeded, match="the time ran out in stage"):
+            list(stream)
+
+
+def test_a_generator_of_documents_is_closed_when_adding_them_fails(client: blocking.RAG) -> None:
+    client.start()
+    client.retriever.embedder.faults.always(Fail(500))  # type: ignore[union-attr]
+    closed = []
+
+    def documents() -> Iterator[Document]:
+        try:
+            for number in range(10_000):
+                yield Document(str(number), "text")
+        finally:
+            closed.append(True)
+
+    with pytest.raises(ragcore.EmbeddingError):
+        client.add(documents(), tenant="m")
+    assert closed == [True]

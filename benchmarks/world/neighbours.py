@@ -21,7 +21,9 @@ __all__ = ["poison_ratio", "quiet_ratio"]
 CELL = Cell(slots=4, service=0.5, queue=256, timeout=30.0, load=1.0, loop="open")
 QUESTION = "What is my deductible?"
 QUIET, OTHERS = "quiet", tuple(f"other {number}" for number in range(5))
-QUIET_SECONDS, POISON_SECONDS = 120.0, 300.0
+# Of a larger crowd fewer questions, since each second of it takes a minute.
+QUIET_QUESTIONS, QUESTIONS_BESIDE_MANY, MANY, WARM_UP = 60, 10, 1_000, 2.0
+POISON_SECONDS = 300.0
 
 
 def quiet_ratio(loops: int) -> float:
@@ -62,9 +64,9 @@ async def _quiet(loops: int) -> float:
         async with anyio.create_task_group() as group:
             for _ in range(loops):
                 group.start_soon(hog, rag)
-            await anyio.sleep(10)
+            await anyio.sleep(WARM_UP)
             async with anyio.create_task_group() as questions:
-                for _ in range(int(QUIET_SECONDS)):
+                for _ in range(QUIET_QUESTIONS if loops < MANY else QUESTIONS_BESIDE_MANY):
                     questions.start_soon(ask, rag)
                     await anyio.sleep(1)
             group.cancel_scope.cancel()

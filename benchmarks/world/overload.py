@@ -323,7 +323,7 @@ def clairvoyant(cell: Cell, asked: Sequence[Asked]) -> int:
     return good + serve(math.inf)
 
 
-_WAITED = re.compile(r"no place within ([\d.]+) s; (\d+) callers were waiting( and the queue was full)?")
+_WAITED = re.compile(r"no place within ([\d.]+) s; (\d+) callers? w(?:as|ere) waiting( and the queue was full)?")
 _LEFT = re.compile(r"recent calls took ([\d.]+) s and only ([\d.]+) s are left")
 _FULL = re.compile(r"concurrency limit and queue are full \((\d+) running, (\d+) waiting\)")
 

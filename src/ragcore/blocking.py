@@ -9,13 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import os
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from collections.abc import (
+    Generator as GeneratorType,
+)
 from concurrent import futures
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -30,6 +43,7 @@ from ragcore.errors import DeadlineExceeded, NotOpen
 from ragcore.filters import Filter
 from ragcore.ingest.ingestor import Ingestor
 from ragcore.protocols import Embedder, Generator, Searcher
+from ragcore.resilience.deadline import inherit
 from ragcore.retriever import Retriever
 from ragcore.types import (
     Answer,
@@ -49,6 +63,8 @@ from ragcore.validation import check_tenant, check_timeout
 
 __all__ = ["RAG", "AnswerStream", "TenantView"]
 
+logger = logging.getLogger("ragcore")
+
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -58,6 +74,8 @@ AHEAD = 64
 END_SECONDS = 2.0
 # What closing takes at most, beyond draining: the parts, one after the other.
 CLOSE_SECONDS = 30.0
+# A start that took longer than this has used up some of the call's time.
+SPENT_SECONDS = 0.02
 # The loop says by itself that the time is up, and is believed for so long.
 GRACE_SECONDS = 0.1
 
@@ -79,17 +97,26 @@ class _Loop:
         Raises:
             DeadlineExceeded: the time is up and the loop has not said so itself: something blocks it.
         """
-        future = self._submit(fn())
+        future = self.submit(fn())
+        try:
+            return self.wait(future, patience)
+        except BaseException:
+            future.cancel()
+            raise
+
+    @staticmethod
+    def wait(future: futures.Future[T], patience: _Patience, *, starting: bool = False) -> T:
+        """The result of what runs there, as long as the calling thread waits for it.
+
+        Args:
+            starting: it is the start of the client that is waited for.
+        """
         try:
             return future.result(patience.left())
         except futures.TimeoutError:
             if future.done():  # in this moment, or the error is the call's own
                 return future.result()
-            future.cancel()
-            raise patience.expired() from None
-        except BaseException:
-            future.cancel()
-            raise
+            raise patience.expired(starting=starting) from None
 
     def feed(self, items: Iterable[U], fn: Callable[[AsyncIterable[U]], Awaitable[T]]) -> T:
         """Run a coroutine function there over items that are read here. That it has failed is seen when the next item has been read."""
@@ -104,22 +131,25 @@ class _Loop:
                 sender.close()  # on its loop
                 ended.set()
 
-        future = self._submit(run())
+        future = self.submit(run())
         try:
             for item in items:
                 try:
-                    self._submit(sender.send(item)).result()
+                    self.submit(sender.send(item)).result()
                 except (anyio.BrokenResourceError, anyio.ClosedResourceError):  # it has ended, and says why
                     break
             else:
-                self._submit(sender.aclose()).result()
+                self.submit(sender.aclose()).result()
             return future.result()
         except BaseException:
             future.cancel()
             ended.wait(END_SECONDS)
             raise
+        finally:
+            if isinstance(items, GeneratorType):
+                items.close()
 
-    def _submit(self, awaitable: Awaitable[T]) -> futures.Future[T]:
+    def submit(self, awaitable: Awaitable[T]) -> futures.Future[T]:
         """Let it run there, without waiting for a loop that may be blocked."""
 
         async def run() -> T:
@@ -202,7 +232,7 @@ def _renew_locks() -> None:
     """In a forked child: a lock that another thread held at the fork would never be given back."""
     _loop.renew_lock()
     for client in list(_clients):
-        client._lock = threading.Lock()
+        client._lock, client._starting = threading.Lock(), None
         if client._process is None and client._rag._home is not None:  # it was being started at the fork
             client._process = -1
 
@@ -218,11 +248,25 @@ class _Patience:
         self._seconds = seconds
         self._began = time.monotonic()
 
-    def left(self) -> float:
-        return max(0.0, self._seconds + GRACE_SECONDS - (time.monotonic() - self._began))
+    def remaining(self) -> float:
+        """Seconds that the call still has."""
+        return max(0.0, self._seconds - self.elapsed())
 
-    def expired(self) -> DeadlineExceeded:
-        elapsed = time.monotonic() - self._began
+    def elapsed(self) -> float:
+        return time.monotonic() - self._began
+
+    def left(self) -> float:
+        """Seconds to wait: a loop that is well always has time to say something."""
+        return self.remaining() + GRACE_SECONDS
+
+    def expired(self, *, starting: bool = False) -> DeadlineExceeded:
+        elapsed = self.elapsed()
+        if starting:
+            return DeadlineExceeded(
+                f"the client was still starting after {elapsed:.1f} s; it goes on starting, so call again, or call start() first",
+                budget=self._seconds,
+                elapsed=elapsed,
+            )
         return DeadlineExceeded(
             f"no answer within {self._seconds:g} s, and the background event loop did not say so: something blocks it, or the machine is too busy; "
             "the watchdog's log names it",
@@ -275,6 +319,7 @@ class RAG:
     def _prepare(self) -> None:
         self._lock = threading.Lock()
         self._process: int | None = None
+        self._starting: futures.Future[None] | None = None
         self._closing = False
         self._closed = False
         _clients.add(self)
@@ -314,14 +359,27 @@ class RAG:
                 raise NotOpen("the client is being closed: it takes no new calls")
             if self._closed and not again:
                 raise NotOpen("the client is closed: call start(), or make another one")
-            if self._process is None:
-                _loop.call(self._rag.start, patience)
-                self._process, self._closed = os.getpid(), False
-                _loop.opened(self._rag)
-            elif self._process != os.getpid():
+            if self._process == os.getpid():
+                return
+            if self._process is not None:
                 raise NotOpen(
                     f"the client was started before this process {os.getpid()} was forked: make it after the fork, or start it in the child only"
                 )
+            if self._starting is None:
+                self._starting = _loop.submit(self._start_there())
+            starting = self._starting
+        # A start that takes longer than this caller waits goes on, for those who come after it.
+        _loop.wait(starting, patience, starting=True)
+
+    async def _start_there(self) -> None:
+        """On the loop: the one start that all callers wait for."""
+        try:
+            with anyio.fail_after(START_SECONDS):
+                await self._rag.start()
+            self._process, self._closed = os.getpid(), False
+            _loop.opened(self._rag)
+        finally:
+            self._starting = None
 
     @contextmanager
     def _locked(self, patience: _Patience) -> Iterator[None]:
@@ -337,6 +395,10 @@ class RAG:
     def close(self, *, drain: float | None = None) -> None:
         """As `ragcore.RAG.aclose`; calls that come meanwhile get `NotOpen`."""
         patience = _Patience((self._rag.settings.drain if drain is None else drain) + CLOSE_SECONDS)
+        starting = self._starting
+        if starting is not None:
+            with suppress(Exception):  # whoever started it is told
+                _loop.wait(starting, patience)
         with self._locked(patience):
             if self._process != os.getpid() or self._closing:
                 return
@@ -508,7 +570,7 @@ class RAG:
 
     def _call(self, fn: Callable[[asynchronous.RAG], Awaitable[T]], seconds: float | None) -> T:
         patience = self._ready(seconds)
-        return _loop.call(lambda: fn(self._rag), patience)
+        return _loop.call(lambda: _within(patience, fn(self._rag)), patience)
 
     def _now(self, fn: Callable[[asynchronous.RAG], T]) -> T:
         async def run() -> T:
@@ -669,6 +731,13 @@ class TenantView:
         return self._rag._call(lambda rag: rag.documents(tenant=self._tenant, timeout=timeout), timeout)
 
 
+async def _within(patience: _Patience, awaitable: Awaitable[T]) -> T:
+    """What is left of the call's time, where its start has taken some of it."""
+    spent = patience.elapsed() > SPENT_SECONDS
+    with inherit(anyio.current_time() + patience.remaining()) if spent else nullcontext():
+        return await awaitable
+
+
 @contextmanager
 def _entered(
     client: RAG,
@@ -679,9 +748,18 @@ def _entered(
     process = os.getpid()
     context = make(client._rag)
     stream = _loop.call(context.__aenter__, patience)
-    try:
-        yield AnswerStream(stream, patience)
-    finally:
+
+    def leave() -> None:
         # Left half-read until the interpreter ends, or in a forked child, whose stream it is not: there is nothing to leave.
         if not _loop.ended and os.getpid() == process:
             _loop.call(lambda: context.__aexit__(None, None, None), _Patience(END_SECONDS))
+
+    try:
+        yield AnswerStream(stream, patience)
+    except BaseException:
+        try:
+            leave()
+        except Exception:  # it must not hide the error in flight
+            logger.exception("leaving a stream failed")
+        raise
+    leave()

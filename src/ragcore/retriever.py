@@ -255,10 +255,13 @@ class Retriever(Part):
         assert self.embedder is not None
         name = self.embedder.model
         patience = Patience(limit)
+        until = anyio.current_time() + whole
         try:
             with deadline(whole), patience:
                 return await self._embed(question)
         except DeadlineExceeded as error:
+            if anyio.current_time() < until - NOT_ASKED:  # one of the embedder's own
+                raise EmbeddingError(f"the embedder {name} failed: {error}", dependency=name, stage="embed") from error
             if whole - patience.waited < NOT_ASKED:
                 raise Overloaded(
                     f"the embedder {name} is overloaded: no place within {patience.waited:.1f} s",

@@ -727,3 +727,21 @@ async def test_a_client_that_is_gone_before_it_is_refused_is_no_error(
     for app in (asgi.app(rag), asgi.app(rag, authenticate=authenticate), asgi.limit_body(asgi.app(rag))):
         await app(scope, receive, send)
     assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+
+
+async def test_who_waited_for_a_place_has_the_whole_time_of_a_chat_from_there(rag: RAG) -> None:
+    await rag.add([Document("d", "Your deductible is $1,500.")], tenant="m")
+    app = asgi.app(rag, authenticate=authenticate, max_calls=2)
+    rag.retriever.embedder.faults.next(Slow(0.5), Slow(0.5))  # type: ignore[union-attr]
+    statuses: list[int] = []
+
+    async def ask(user: str) -> None:
+        statuses.append((await Client(app)("POST", "/chat", {"message": "q"}, x_user=user))[0])
+
+    async with anyio.create_task_group() as group:
+        for _ in range(2):
+            group.start_soon(ask, "hog")
+        await anyio.sleep(0.05)
+        group.start_soon(ask, "m")
+        group.start_soon(ask, "other")
+    assert statuses == [200] * 4

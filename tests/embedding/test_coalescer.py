@@ -11,7 +11,7 @@ import pytest
 
 from ragcore import EmbeddingError, NotOpen, Overloaded, Vector
 from ragcore.embedding.coalescer import MOST_REQUESTS, MOST_TEXTS, MOST_WAITING, Coalescer
-from ragcore.resilience import flow
+from ragcore.resilience import Bulkhead, Policy, flow
 from ragcore.resilience.owner import Owner
 from ragcore.resilience.patience import Patience
 
@@ -224,3 +224,43 @@ async def test_a_request_ends_when_everybody_who_waits_for_it_has_left() -> None
         await anyio.sleep(0.01)
     assert ended == ["cancelled"]
     await owner.stop()
+
+
+async def test_a_policy_around_a_question_is_not_charged_for_the_queue_of_its_request() -> None:
+    inner = Policy("wire", bulkhead=Bulkhead(1), timeout=60)
+    outer = Policy("mine", attempt_timeout=0.3, timeout=60, retry=False)
+
+    async def send(texts: Sequence[str], of_several: bool) -> Vector:
+        async def wire() -> Vector:
+            await anyio.sleep(0.1)
+            return np.ones((len(texts), 2), np.float32)
+
+        return await inner.call(wire)
+
+    owner = Owner("test")
+    await owner.start()
+    coalescer = Coalescer(send)
+    assert inner.bulkhead is not None
+    assert inner.bulkhead.try_acquire("another")
+
+    async def free() -> None:
+        await anyio.sleep(0.6)
+        assert inner.bulkhead is not None
+        inner.bulkhead.release(flow="another")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(free)
+        vector = await outer.call(lambda: coalescer.embed(owner, "text"))
+    assert vector.shape == (2,)
+    assert outer.snapshot()["breaker"]["failure"] == 0
+    await owner.stop()
+
+
+async def test_a_full_queue_does_not_refuse_a_flow_for_a_text_that_it_shares() -> None:
+    server = Server(seconds=0.1)
+    asked = [("hog", f"hog {number}") for number in range(MOST_WAITING + 200)]
+    shared = asked[-1][1]
+    outcomes, _ = await all_of(
+        server, [*asked, ("quiet", shared), *(("late", f"late {number}") for number in range(50))]
+    )
+    assert outcomes[shared] == "vector"

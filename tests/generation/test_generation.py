@@ -370,3 +370,41 @@ async def test_a_generator_inherits_the_deadline_around_whoever_reads_it() -> No
     assert seen[0] == pytest.approx(7, abs=0.2)
     assert seen[1] == pytest.approx(5, abs=0.2)
     assert seen[2] == float("inf")
+
+
+def test_a_model_whose_queue_is_long_leaves_time_for_the_next() -> None:
+    async def ask() -> Generation:
+        busy = full("busy")
+        busy.policy._dependency.bulkhead = Bulkhead(1, queue=256, name="busy")
+        assert busy.policy.bulkhead is not None
+        assert busy.policy.bulkhead.try_acquire("another")
+        idle = FakeGenerator("idle [1].", token_latency=0.5)
+        async with FallbackGenerator([busy, idle, ExtractiveGenerator()]) as generator:
+            with deadline(10):
+                return await generator.generate(Prompt("What is my deductible?", passages=(A,)))
+
+    answer = anyio.run(ask, backend_options={"loop_factory": VirtualLoop})
+    assert answer.text == "idle [1]."
+    assert "busy is overloaded: no place within 4.0 s" in answer.degraded[0].reason
+
+
+def test_a_nested_fallback_does_not_take_a_queue_for_silence() -> None:
+    async def ask() -> Generation:
+        model = FakeGenerator("word", policy=Policy("model", bulkhead=Bulkhead(1, queue=9), retry=False))
+        assert model.policy.bulkhead is not None
+        assert model.policy.bulkhead.try_acquire("another")
+        async with (
+            FallbackGenerator([FallbackGenerator([model]), ExtractiveGenerator()]) as generator,
+            anyio.create_task_group() as group,
+        ):
+            group.start_soon(free, model.policy.bulkhead)
+            with deadline(10):
+                return await generator.generate(Prompt("What is my deductible?", passages=(A,)))
+        raise AssertionError
+
+    async def free(bulkhead: Bulkhead) -> None:
+        await anyio.sleep(6)
+        bulkhead.release(flow="another")
+
+    answer = anyio.run(ask, backend_options={"loop_factory": VirtualLoop})
+    assert (answer.text, answer.degraded) == ("word", ())

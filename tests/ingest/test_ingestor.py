@@ -238,3 +238,47 @@ async def test_a_source_whose_closing_fails_does_not_hide_why(caplog: pytest.Log
         with pytest.raises(EmbeddingError):
             await Ingestor(embedder=embedder, store=store).add(documents(), tenant="t")
     assert "closing a async_generator failed" in caplog.text
+
+
+async def test_questions_on_the_embedders_thread_are_not_a_batchs_time() -> None:
+    def encode(texts: list[str]) -> Any:
+        time.sleep(0.2)
+        return np.ones((len(texts), 4), np.float32)
+
+    embedder: Any = from_sync(encode, model="slow", dimension=4, max_tokens=100)
+    async with embedder, FakeStore() as store, anyio.create_task_group() as group:
+
+        async def ask() -> None:
+            while True:
+                await embedder.embed(["question"], kind="query")
+
+        for _ in range(3):
+            group.start_soon(ask)
+        await anyio.sleep(0.05)
+        report = await Ingestor(embedder=embedder, store=store).add(
+            [Document("d", "text")], tenant="t", document_timeout=0.5
+        )
+        group.cancel_scope.cancel()
+    assert report.added == 1
+
+
+async def test_all_who_ingest_with_one_embedder_take_turns_for_its_thread() -> None:
+    def encode(texts: list[str]) -> Any:
+        time.sleep(0.2)
+        return np.ones((len(texts), 4), np.float32)
+
+    embedder: Any = from_sync(encode, model="slow", dimension=4, max_tokens=100)
+    reports: list[IngestReport] = []
+    async with embedder, FakeStore() as store:
+
+        async def add(tenant: str) -> None:
+            reports.append(
+                await Ingestor(embedder=embedder, store=store).add(
+                    [Document("d", "text")], tenant=tenant, document_timeout=0.5
+                )
+            )
+
+        async with anyio.create_task_group() as group:
+            for number in range(6):
+                group.start_soon(add, f"tenant {number}")
+    assert [report.added for report in reports] == [1] * 6

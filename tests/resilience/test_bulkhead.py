@@ -96,7 +96,7 @@ async def test_who_waits_is_refused_as_soon_as_the_time_that_is_left_is_too_shor
     bulkhead.release(service_time=2.0)
     await bulkhead.acquire()
     began = anyio.current_time()
-    with pytest.raises(Overloaded, match=r"db is overloaded: no place within 3\.0 s; 1 callers were waiting"):
+    with pytest.raises(Overloaded, match=r"db is overloaded: no place within 3\.0 s; 1 caller was waiting"):
         await bulkhead.acquire(began + 5)
     assert anyio.current_time() == pytest.approx(began + 3)
     assert (bulkhead.inside, bulkhead.waiting) == (1, 0)
@@ -422,3 +422,69 @@ async def test_a_time_that_is_just_enough_is_worth_the_wait() -> None:
         await anyio.sleep(0.999)
         bulkhead.release()
     assert (bulkhead.inside, bulkhead.waiting) == (1, 0)
+
+
+async def ask_for_ever(bulkhead: Bulkhead, flow: str, served: list[str], seconds: float = 1.0) -> None:
+    while True:
+        await bulkhead.acquire(flow=flow)
+        try:
+            await anyio.sleep(seconds)
+        finally:
+            bulkhead.release(seconds, flow=flow)
+        served.append(flow)
+
+
+@pytest.mark.parametrize(("limit", "alone", "others"), [(1, 200, 1), (1, 50, 4), (4, 500, 8)])
+async def test_a_flow_that_was_alone_for_long_owes_nothing_to_those_who_come(
+    limit: int, alone: int, others: int
+) -> None:
+    bulkhead = Bulkhead(limit, queue=100)
+    served: list[str] = []
+    async with anyio.create_task_group() as group:
+        for _ in range(limit + 3):
+            group.start_soon(ask_for_ever, bulkhead, "first", served)
+        await anyio.sleep(alone / limit)
+        served.clear()
+        for number in range(others):
+            group.start_soon(ask_for_ever, bulkhead, f"other {number}", served)
+        await anyio.sleep(60)
+        group.cancel_scope.cancel()
+    fair = 60 * limit / (others + 1)
+    assert served.count("first") == pytest.approx(fair, rel=0.35)
+    assert all(served.count(f"other {number}") == pytest.approx(fair, rel=0.35) for number in range(others))
+
+
+async def test_a_patient_caller_is_not_overtaken_for_ever() -> None:
+    bulkhead = Bulkhead(1, queue=100)
+    waited: dict[str, float] = {}
+
+    async def one(name: str, timeout: float) -> None:
+        began = anyio.current_time()
+        with suppress(Overloaded):
+            await bulkhead.acquire(began + timeout)
+            waited.setdefault(name, anyio.current_time() - began)
+            try:
+                await anyio.sleep(1)
+            finally:
+                bulkhead.release(1.0)
+
+    async with anyio.create_task_group() as group:
+        for number in range(400):  # twice what it can serve
+            group.start_soon(one, f"hurried {number}", 5.0)
+            if number == 50:
+                group.start_soon(one, "patient", 600.0)
+                group.start_soon(one, "without a deadline", math.inf)
+            await anyio.sleep(0.5)
+    assert waited["patient"] < 30
+    assert waited["without a deadline"] < 30
+    assert sum(name.startswith("hurried") for name in waited) > 180
+
+
+async def test_who_has_another_way_waits_no_longer_than_it_says() -> None:
+    bulkhead = Bulkhead(1)
+    await bulkhead.acquire()
+    began = anyio.current_time()
+    waiter = bulkhead.enqueue(began + 60, by=began + 4)
+    with pytest.raises(Overloaded, match=r"no place within 4\.0 s; 1 caller was waiting"):
+        await bulkhead.wait(waiter)
+    assert anyio.current_time() - began == pytest.approx(4)

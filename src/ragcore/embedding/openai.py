@@ -81,7 +81,7 @@ class OpenAIEmbedder(Part):
         self._key = model if self.policy.has_default_breaker else None
         self._tokens = TokenCounter(model)
         self._client = OpenAIClient(api_key=api_key, base_url=base_url, client=client)
-        self._coalescer = Coalescer(self._embed_questions)
+        self._coalescer = Coalescer(self._embed_questions, self._served)
 
     def count_tokens(self, text: str, /) -> int:
         """Tokens of `text`, exact once tiktoken's ranks are loaded, estimated until then."""
@@ -120,6 +120,11 @@ class OpenAIEmbedder(Part):
             tokens += length
         if start < len(texts):
             yield texts[start:]
+
+    def _served(self, flows: Sequence[str], began: float) -> None:
+        breaker = self.policy.breaker(self._key)
+        if breaker is not None:
+            breaker.served(flows, began)
 
     async def _embed_questions(self, texts: Sequence[str], of_several: bool) -> Vector:
         return await self._embed_or_halve(texts, of_several=of_several)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from ragcore.errors import EmbeddingError, RagcoreError
 from ragcore.protocols import Embedder, Vector, Vectors
-from ragcore.resilience import Policy
+from ragcore.resilience import Bulkhead, Policy
 from ragcore.resilience.part import Part
 from ragcore.resilience.threads import Threads
 from ragcore.tokens import estimate_tokens
@@ -14,6 +14,8 @@ from ragcore.types import Kind
 from ragcore.vectors import check_vectors
 
 __all__ = ["from_sync"]
+
+MOST_TURNS = 1_024
 
 
 def from_sync(
@@ -73,10 +75,8 @@ class _SyncEmbedder(Part):
         self._encode = {"document": encode, "query": encode_query}
         self._count_tokens = count_tokens
         self._threads = Threads(threads, name=model)
-
-    @property
-    def batches_at_once(self) -> int:
-        return self._threads.places.limit
+        # All who ingest with this embedder take turns for its threads before their own time begins.
+        self.document_turns = Bulkhead(threads, queue=MOST_TURNS, name="embedding documents")
 
     def count_tokens(self, text: str, /) -> int:
         return self._count_tokens(text)

@@ -32,10 +32,10 @@ class FallbackGenerator(Part):
     """Asks the first generator, and the next where one fails before its first word.
 
     A generator that is not the last gets at most 40 % of what is left to its first word, and at most the `first_timeout` of its policy, so that there
-    is time for the next. This is the one place that decides it. The time in a queue of ours does not count. What failed stands in the answer's
-    `degraded`. `InvalidInput` comes out at once: another model would not help.
+    is time for the next. This is the one place that decides it. The time in a queue of ours does not count; where another model follows, a place must be
+    found within 40 % of what is left, too. What failed stands in the answer's `degraded`. `InvalidInput` comes out at once.
 
-    A generator without room is passed over like one that failed. Quotation doesn't take the place of a model without room: then `Overloaded` comes out.
+    A generator without room is passed over like one that failed. If the last model has no room, `Overloaded` comes out, not quotation.
 
     Args:
         generators: in the order to ask them; an `ExtractiveGenerator` at the end always answers.
@@ -105,8 +105,16 @@ class FallbackGenerator(Part):
         failed: list[RagcoreError] = []
         for generator in self.generators[:-1]:
             self._check_room(generator, failed)
-            limit = share(SHARE, most=self.first_timeout_of(generator) or math.inf)
-            relay = Relay(owner, generator, prompt, name=name_of(generator), first_within=limit)
+            part = share(SHARE, most=math.inf)
+            relay = Relay(
+                owner,
+                generator,
+                prompt,
+                name=name_of(generator),
+                first_within=min(part, self.first_timeout_of(generator) or math.inf),
+                # Another model needs time of its own; quotation needs none.
+                place_within=part if self._model_follows(generator) else math.inf,
+            )
             try:
                 first = await self._first(relay, failed)
                 if first is not None:
@@ -122,6 +130,10 @@ class FallbackGenerator(Part):
                 yield resumed
         finally:
             await relay.aclose()
+
+    def _model_follows(self, generator: Generator) -> bool:
+        following = self.generators[self.generators.index(generator) + 1 :]
+        return any(not isinstance(one, ExtractiveGenerator) for one in following)
 
     def _check_room(self, generator: Generator, failed: Sequence[RagcoreError]) -> None:
         """Overload is said, not hidden: quotation doesn't follow a model that had no room."""

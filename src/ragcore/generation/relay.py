@@ -36,10 +36,18 @@ class Relay:
         owner: whose task group it runs in.
         name: of the generator, in errors.
         first_within: seconds that the generator may take to its first word, without the time in queues of ours.
+        place_within: seconds that it may take to find a place for the request.
     """
 
     def __init__(
-        self, owner: Owner, generator: Generator, prompt: Prompt, *, name: str, first_within: float = math.inf
+        self,
+        owner: Owner,
+        generator: Generator,
+        prompt: Prompt,
+        *,
+        name: str,
+        first_within: float = math.inf,
+        place_within: float = math.inf,
     ) -> None:
         self._generator = generator
         self._prompt = prompt
@@ -49,7 +57,7 @@ class Relay:
         self._sender, self._receiver = anyio.create_memory_object_stream[Piece](AHEAD)
         self._ended = anyio.Event()
         self._error: BaseException | None = None
-        self._patience = Patience(first_within)
+        self._patience = Patience(first_within, place_by=anyio.current_time() + place_within)
         context = contextvars.copy_context()
         context.run(patience_in_force.set, self._patience)
         owner.spawn(self._run, name=f"stream of {name}", context=context)

@@ -25,10 +25,11 @@ from ragcore.errors import (
     StoreError,
 )
 from ragcore.ingest.chunking import cut
-from ragcore.protocols import EmbeddedDocument, Embedder, Store, Vector
+from ragcore.protocols import EmbeddedDocument, Embedder, Store, Vector, Vectors
 from ragcore.resilience import Bulkhead
 from ragcore.resilience.closing import closing
 from ragcore.resilience.deadline import Deadline, deadline
+from ragcore.resilience.patience import Patience
 from ragcore.resilience.threads import Threads
 from ragcore.types import Chunk, Document, IngestReport, Unreadable
 from ragcore.validation import check_tenant, check_timeout
@@ -41,6 +42,8 @@ T = TypeVar("T")
 FORMAT = 1  # of the content hash: raised when chunks are made differently, so that everything is made anew
 BATCH_DOCUMENTS = 64
 MOST_BATCHES = 1_024
+# A step may wait for a place for so many times its own time.
+MOST_WAITS = 10
 BATCH_CHARACTERS = 150_000
 EMBED_AT_ONCE = 256
 # Chunks whose writing is one step: a document of more gets more time, since an index takes a millisecond or two for each.
@@ -84,9 +87,7 @@ class Ingestor:
         self.concurrency = concurrency
         self._threads = Threads(1, name="chunking")
         # An embedder of so many threads embeds so many batches at once: the others wait here, where no time of theirs runs.
-        self._turns = Bulkhead(
-            getattr(embedder, "batches_at_once", None) or MOST_BATCHES, queue=MOST_BATCHES, name="embedding"
-        )
+        self._turns: Bulkhead = getattr(embedder, "document_turns", None) or Bulkhead(MOST_BATCHES, name="embedding")
 
     async def add(
         self,
@@ -217,8 +218,7 @@ class Ingestor:
             part = texts[start : start + EMBED_AT_ONCE]
             try:
                 async with self._turns:
-                    with limit.step():
-                        vectors = await self.embedder.embed(part, kind="document")
+                    vectors = await limit.embedding(self.embedder.embed(part, kind="document"))
             except RagcoreError:
                 raise
             except Exception as error:
@@ -280,6 +280,17 @@ class _StepLimit:
     def step(self, steps: int = 1) -> Deadline:
         """A deadline for the next step, or for several that can't be told apart."""
         return deadline(self._seconds * steps)
+
+    async def embedding(self, vectors: Awaitable[Vectors]) -> Vectors:
+        """The step of embedding, whose time stands still while it waits for a place behind the questions of others."""
+        with deadline(MOST_WAITS * self._seconds), Patience(self._seconds) as patience:
+            return await vectors
+        assert patience.ran_out
+        raise DeadlineExceeded(
+            f"a batch was not embedded within {self._seconds:g} s",
+            budget=self._seconds,
+            elapsed=self._seconds + patience.waited,
+        )
 
 
 @dataclass(slots=True)

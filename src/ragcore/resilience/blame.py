@@ -123,7 +123,7 @@ class Blame:
     def is_cleared_by(self, flow: str, suspect: str, began: float) -> bool:
         """Whether a good call of another flow, which began then, shows that the suspect's failures are its own affair."""
         failing = self._failing.get(suspect)
-        return failing is not None and flow != suspect and began >= failing.first
+        return flow != suspect and (failing is None or began >= failing.first)
 
     def window_of(self, flow: str) -> SlidingWindow | None:
         """The outcomes of a flow that fails."""

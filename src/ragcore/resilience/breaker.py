@@ -104,7 +104,8 @@ class CircuitBreaker:
             slow_ratio=slow_call_ratio if slow_call_duration is not None else math.inf,
         )
         self._apart: dict[str, CircuitBreaker] = {}
-        self._flow: str | None = None  # whose alone it is
+        self._flow: str | None = None  # whose alone it is, and of which breaker
+        self._parent: CircuitBreaker | None = None
         self._asked: dict[str, None] = {}
         self._one_probe_failed = False
         self._suspect: str | None = None
@@ -173,7 +174,7 @@ class CircuitBreaker:
         elif own is not None and self._state == "closed":
             return own.admit(now, flow)
         if self._state != "closed":
-            if own is not None:
+            if own is not None and self._state != "isolated":
                 own.check(flow)
             self._take_probe(now, flow)
         return self, self._generation
@@ -235,6 +236,14 @@ class CircuitBreaker:
         finally:
             breaker.end(generation, began, outcome, time(), flow)
         return result
+
+    def served(self, flows: Iterable[str], began: float) -> None:
+        """One call that began then has served several flows: none of them is failing."""
+        now = clock()()
+        for flow in flows:
+            self._blame.good(flow, began, now)
+            if self._suspect is not None and self._blame.is_cleared_by(flow, self._suspect, began):
+                self._settle(self._suspect, now)
 
     def wakes(self, wake: Callable[[], object], /) -> Waking:
         """For the length of the block `wake` is called when the breaker opens: whoever waits in a queue would wait in vain."""
@@ -302,6 +311,9 @@ class CircuitBreaker:
     def _bad(self, flow: str, calls: int, now: float, *, failed: bool, slow: bool) -> None:
         """Count a failure against its flow, and open what it opens: the breaker, or the flow's own."""
         own = self._blame.bad(flow, now, failed=failed, slow=slow)
+        if self._still_suspected() and flow != self._suspect:
+            self._open(now)  # the call of another flow that decides
+            return
         if calls < self.minimum_throughput:
             return
         reached = self._reached(self._window)
@@ -327,6 +339,15 @@ class CircuitBreaker:
             self._suspect = suspect
             self._set_apart(suspect, now)
 
+    def _still_suspected(self) -> bool:
+        """Whether a flow is kept out of which it isn't known yet whether its failures are its own; served again, it is cleared."""
+        if self._suspect is None:
+            return False
+        own = self._apart.get(self._suspect)
+        if own is None or own.state == "closed":
+            self._suspect = None
+        return self._suspect is not None
+
     def _settle(self, flow: str, now: float) -> None:
         """The failures of this flow are its own affair, and no longer the breaker's."""
         window = self._blame.window_of(flow)
@@ -348,9 +369,8 @@ class CircuitBreaker:
         while len(self._apart) >= MOST_FLOWS:
             del self._apart[next(iter(self._apart))]
         own = self._apart[flow] = self.like(self.name)
-        own._flow = flow
+        own._flow, own._parent = flow, self
         own._open(now)
-        self._wake(flow)
 
     def _judge_probe(self, failed: bool, now: float, flow: str | None) -> None:
         if not failed:
@@ -358,6 +378,12 @@ class CircuitBreaker:
             if self._probes_passed >= self.probes:
                 self._reopened = 0
                 self._move("closed")
+            return
+        own = self._apart.get(flow) if flow is not None else None
+        if own is not None and own.state != "closed":
+            own._judge_probe(
+                True, now, None
+            )  # known to fail: it decides nothing for the others, and waits longer itself
             return
         if flow is not None and not self._one_probe_failed and any(other != flow for other in self._asked):
             # It may be this flow's own affair: another one's probe decides.
@@ -388,7 +414,10 @@ class CircuitBreaker:
             whose = {} if self._flow is None else {"flow": self._flow}
             emit(f"breaker.{state}", self.name, before=before, calls=calls, failures=failures, **whose)
         if state in ("open", "isolated"):
-            self._wake(None)
+            if self._parent is None:
+                self._wake(None)
+            else:
+                self._parent._wake(self._flow)
 
     def _wake(self, flow: str | None) -> None:
         """Those who wait in a queue, of a flow or all, would wait in vain."""

@@ -35,6 +35,8 @@ NEWEST = 0.2
 BEFORE_DEADLINE = 0.01
 # A flow whose calls take longer than the others' has fewer turns, within these bounds.
 CHEAPEST, DEAREST = 0.25, 4.0
+# While the newest come first, each so-manieth place of a flow goes to the caller with the latest deadline.
+PATIENT_EVERY = 4
 
 
 class Bulkhead:
@@ -67,7 +69,7 @@ class Bulkhead:
         self._inside = 0
         self._waiting = 0
         self._flows: dict[str, _Flow] = {}
-        self._ring: dict[_Flow, None] = {}  # flows with waiters, the one served longest ago first
+        self._ring: dict[_Flow, None] = {}  # flows with waiters
         self._holders = 0  # flows with calls under way
         self._service_time = 0.0
         self._admitted = 0
@@ -144,8 +146,13 @@ class Bulkhead:
         while not await self.wait(waiter):
             pass
 
-    def enqueue(self, when: float, flow: str | None = None) -> Waiter:
+    def enqueue(self, when: float, flow: str | None = None, *, by: float = math.inf) -> Waiter:
         """A place in the queue, to be waited for with `wait`.
+
+        Args:
+            when: the caller's deadline.
+            flow: for whom; None: the flow in force.
+            by: when the caller wants a place at the latest, since it has another way.
 
         Raises:
             Overloaded: the queue is full, or there is no chance by the deadline.
@@ -159,13 +166,12 @@ class Bulkhead:
             )
         if self._waiting >= self.queue:
             self._make_room(found, now)
-        waiter = Waiter(when, found, now)
-        ahead = (len(found.waiting) + 1) * self._service_time * max(1, len(self._ring)) / self._limit
-        if ahead > when - now - self._service_time:
-            found.newest_first = True
+        waiter = Waiter(when, found, now, by)
         found.waiting[waiter] = None
         self._waiting += 1
         self._ring.setdefault(found)
+        if not found.newest_first and not self._fits(found, waiter, now):
+            found.newest_first = True
         emit("bulkhead.waiting", self.name, waiting=self._waiting)
         self._let_go_of_the_hopeless(found, now)
         return waiter
@@ -290,20 +296,34 @@ class Bulkhead:
             now = -math.inf
         while self._waiting and self._inside < self._limit:
             flow = self._whose_turn()
+            contested = len(self._ring) > 1
             waiter = self._pick(flow)
             self._forget(waiter)
             if waiter.when - now < self._service_time:
                 self._refuse(waiter, now)
                 continue
-            flow.credit -= self._cost(flow)
-            if flow.waiting:  # to the end of the ring
-                del self._ring[flow]
-                self._ring[flow] = None
+            flow.turns += 1
+            flow.served = self._admitted
+            # Alone it owes nobody; a debt is never more than one turn's.
+            if flow.waiting:
+                flow.credit = max(flow.credit - self._cost(flow), -DEAREST) if contested else 0.0
             self._take(flow)
             waiter.left, waiter.needed = waiter.when - now, self._service_time
             waiter.granted = True
             waiter.turn.set()
             self._let_go_of_the_hopeless(flow, now)
+            # With a margin, so that the order doesn't change all the time.
+            if flow.newest_first and flow.waiting and self._fits(flow, flow.oldest(), now, margin=2.0):
+                flow.newest_first = False
+
+    def _fits(self, flow: _Flow, waiter: Waiter, now: float, *, margin: float = 1.0) -> bool:
+        """Whether a caller could still be served after all others of its flow.
+
+        Args:
+            margin: by how much the wait may turn out longer.
+        """
+        wait = len(flow.waiting) * self._service_time * len(self._ring) / self._limit
+        return margin * wait <= waiter.when - now - self._service_time
 
     def _whose_turn(self) -> _Flow:
         """Deficit round robin, among the flows below their share of the places if there are such."""
@@ -312,6 +332,8 @@ class Bulkhead:
         flows = self._holders + sum(1 for flow in self._ring if not flow.inside)
         share = math.ceil(self._limit / flows)
         entitled = [flow for flow in self._ring if flow.inside < share] or list(self._ring)
+        # The one served longest ago comes first, also if it was away in between.
+        entitled.sort(key=lambda flow: flow.served)
         while True:
             for flow in entitled:
                 if flow.credit > 0:
@@ -326,7 +348,10 @@ class Bulkhead:
 
     def _pick(self, flow: _Flow) -> Waiter:
         """Who of a flow comes next."""
-        return flow.newest() if flow.newest_first else flow.oldest()
+        if not flow.newest_first:
+            return flow.oldest()
+        # Timeouts may differ. With equal ones this is the newest, too; a patient caller is not overtaken for ever.
+        return flow.newest() if flow.turns % PATIENT_EVERY else flow.most_patient()
 
     def _let_go_of_the_hopeless(self, flow: _Flow, now: float) -> None:
         """Where the newest come first, the oldest has those after it before it: refuse it once that alone is too long."""
@@ -350,14 +375,12 @@ class Bulkhead:
         last = most.oldest() if most.newest_first else most.newest()
         waiting = self._waiting
         self._forget(last)
-        last.refused = self._refusal(
-            f"no place within {now - last.since:.1f} s; {waiting} callers were waiting and the queue was full"
-        )
+        last.refused = self._refusal(f"{_in_vain(now - last.since, waiting)} and the queue was full")
         last.turn.set()
 
     def _latest(self, waiter: Waiter) -> float:
         """Until when it makes sense to wait."""
-        return waiter.when - max(self._service_time, BEFORE_DEADLINE)
+        return min(waiter.by, waiter.when - max(self._service_time, BEFORE_DEADLINE))
 
     def _expire(self, waiter: Waiter) -> None:
         waiter.flow.newest_first = True  # it could not be served in order
@@ -365,9 +388,7 @@ class Bulkhead:
         self._refuse(waiter, clock()())
 
     def _refuse(self, waiter: Waiter, now: float) -> None:
-        waiter.refused = self._refusal(
-            f"no place within {now - waiter.since:.1f} s; {self._waiting + 1} callers were waiting"
-        )
+        waiter.refused = self._refusal(_in_vain(now - waiter.since, self._waiting + 1))
         waiter.turn.set()
 
     def _forget(self, waiter: Waiter) -> None:
@@ -400,6 +421,11 @@ class Bulkhead:
         )
 
 
+def _in_vain(waited: float, waiting: int) -> str:
+    """The reason of a caller that waited for nothing; it is one of those who were waiting."""
+    return f"no place within {waited:.1f} s; {waiting} {'callers were' if waiting > 1 else 'caller was'} waiting"
+
+
 class _Flow:
     """What is known of a flow.
 
@@ -407,9 +433,11 @@ class _Flow:
         waiting: who waits, the oldest first.
         newest_first: there are more than can be served in time.
         credit: what is left of its turn.
+        turns: places given to its waiting callers so far.
+        served: how many places the bulkhead had given when this flow's caller got the last of its own.
     """
 
-    __slots__ = ("credit", "inside", "name", "newest_first", "service_time", "waiting")
+    __slots__ = ("credit", "inside", "name", "newest_first", "served", "service_time", "turns", "waiting")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -418,12 +446,21 @@ class _Flow:
         self.newest_first = False
         self.credit = 0.0
         self.service_time = 0.0
+        self.turns = 0
+        self.served = 0
 
     def oldest(self) -> Waiter:
         return next(iter(self.waiting))
 
     def newest(self) -> Waiter:
         return next(reversed(self.waiting))
+
+    def most_patient(self) -> Waiter:
+        """The caller with the latest deadline; of equal ones the newest, of those without a deadline the oldest."""
+        latest = max(reversed(self.waiting), key=lambda waiter: waiter.when)
+        if latest.when < math.inf:
+            return latest
+        return next(waiter for waiter in self.waiting if waiter.when == math.inf)
 
     def learn(self, service_time: float) -> None:
         before = self.service_time or service_time
@@ -435,6 +472,7 @@ class Waiter:
 
     Attributes:
         when: its deadline.
+        by: when it wants a place at the latest.
         since: when it came.
         granted: it has a place.
         refused: it gets none; why.
@@ -442,10 +480,11 @@ class Waiter:
         needed: seconds that calls took lately, then.
     """
 
-    __slots__ = ("flow", "granted", "left", "needed", "refused", "since", "turn", "when")
+    __slots__ = ("by", "flow", "granted", "left", "needed", "refused", "since", "turn", "when")
 
-    def __init__(self, when: float, flow: _Flow, since: float) -> None:
+    def __init__(self, when: float, flow: _Flow, since: float, by: float) -> None:
         self.when = when
+        self.by = by
         self.flow = flow
         self.since = since
         self.turn = anyio.Event()

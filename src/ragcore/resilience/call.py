@@ -191,7 +191,8 @@ class Call:
 
     async def turn(self, bulkhead: Bulkhead) -> None:
         """Its turn in the queue; raises where that won't come, or would be in vain."""
-        waiter = bulkhead.enqueue(self.when, self.flow)
+        place_by = math.inf if self.patience is None else self.patience.place_by
+        waiter = bulkhead.enqueue(self.when, self.flow, by=place_by)
         while True:
             # A breaker that is isolated by hand stands for all its keys.
             with Waking((self.breaker, self.dependency.breaker), waiter.wake, self.flow):

@@ -29,6 +29,10 @@ class Pausable(Protocol):
     def until(self) -> float:
         """When it runs out; infinity while it stands still."""
 
+    @property
+    def place_by(self) -> float:
+        """When a place must be found at the latest, since there is another way; infinity if there is none."""
+
     def pause(self) -> None:
         """A wait for a place begins; waits may overlap."""
 
@@ -51,6 +55,7 @@ class Patience:
 
     Args:
         seconds: that the dependency may take.
+        place_by: when a place must be found at the latest, on `anyio.current_time()`'s clock.
 
     Attributes:
         seconds: the same.
@@ -65,17 +70,30 @@ class Patience:
         True
     """
 
-    __slots__ = ("_left", "_outer", "_paused_at", "_pauses", "_running", "_scope", "_token", "seconds", "waited")
+    __slots__ = (
+        "_left",
+        "_outer",
+        "_paused_at",
+        "_pauses",
+        "_running",
+        "_scope",
+        "_token",
+        "place_by",
+        "seconds",
+        "waited",
+    )
 
-    def __init__(self, seconds: float, /) -> None:
+    def __init__(self, seconds: float, /, *, place_by: float = math.inf) -> None:
         self.seconds = seconds
+        self.place_by = place_by
         self.waited = 0.0
         self._left = seconds
         self._pauses = 0
         self._paused_at = 0.0
         self._running = False
         self._scope = anyio.CancelScope()
-        self._outer: Pausable | None = None
+        # Taken here already: a patience that is never entered passes on what it is told.
+        self._outer = patience_in_force.get()
         self._token: Token[Pausable | None] | None = None
 
     @property
@@ -120,7 +138,6 @@ class Patience:
         self._scope.deadline = math.inf
 
     def __enter__(self) -> Self:
-        self._outer = patience_in_force.get()
         self._running = True
         if not self._pauses:
             self._scope.deadline = anyio.current_time() + self._left
@@ -138,25 +155,32 @@ class Patience:
 
 
 class in_line:  # noqa: N801  # reads as what it says: `with in_line():`
-    """Wait for a place in a queue of ours: meanwhile no limit of a dependency's runs, neither the patience in force nor an attempt's."""
+    """Wait for a place in a queue of ours: meanwhile no limit of a dependency's runs, neither the patience in force nor an attempt's.
 
-    __slots__ = ("_stopped",)
+    It may be entered again, also from another context: the limits are those that were in force when it was made.
+    """
+
+    __slots__ = ("_limits", "_stopped")
 
     def __init__(self) -> None:
-        self._stopped: list[Pausable | Bound] = []
-
-    def __enter__(self) -> None:
+        self._stopped = False
+        self._limits: list[Pausable | Bound] = []
         patience = patience_in_force.get()
         if patience is not None:
-            self._stopped.append(patience)
+            self._limits.append(patience)
         bound = inherited.get()
         while bound is not None:
-            self._stopped.append(bound)
+            self._limits.append(bound)
             bound = bound.outer
-        for limit in self._stopped:
-            limit.pause()
+
+    def __enter__(self) -> None:
+        if not self._stopped:
+            self._stopped = True
+            for limit in self._limits:
+                limit.pause()
 
     def __exit__(self, *exc: object) -> None:
-        stopped, self._stopped = self._stopped, []
-        for limit in stopped:
-            limit.resume()
+        if self._stopped:
+            self._stopped = False
+            for limit in self._limits:
+                limit.resume()

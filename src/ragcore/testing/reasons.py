@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_answer", "check_error"]
 
-WAITED = re.compile(r"no place within ([\d.]+) s; (\d+) callers were waiting( and the queue was full)?")
+WAITED = re.compile(r"no place within ([\d.]+) s; (\d+) callers? w(?:as|ere) waiting( and the queue was full)?")
 LEFT = re.compile(r"recent calls took ([\d.]+) s and only ([\d.]+) s are left, .* \((\d+) running, (\d+) waiting\)")
 FULL = re.compile(r"concurrency limit and queue are full \((\d+) running, (\d+) waiting\)")
 SILENT = re.compile(r"did not (?:begin to )?answer within ([\d.]+) s")

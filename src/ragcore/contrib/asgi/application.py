@@ -229,11 +229,11 @@ class _App:
                 logger.debug("concurrency limit max_calls reached (%d running)", places.inside)
                 raise Refused(429, "Overloaded", FULL, {"Retry-After": "1"})
             await places.acquire(anyio.current_time() + self._rag.settings.timeout, flow=tenant)
-        began = anyio.current_time()
         try:
             yield
         finally:
-            places.release(anyio.current_time() - began, flow=tenant)
+            # Without the time that it took: a chat has its whole time from here, however long it waited for its place.
+            places.release(flow=tenant)
 
     def _check_question(self, question: Any) -> None:
         if not isinstance(question, str):
