@@ -17,9 +17,9 @@ import anyio
 from ragcore import ExtractiveGenerator, FallbackGenerator, Generation, Overloaded, Passage, Prompt, RagcoreError
 from ragcore.rag import RESERVE_SECONDS, RESERVE_SHARE
 from ragcore.resilience import Bulkhead, Policy, deadline, flow
-from ragcore.resilience.bulkhead import Waiter, _Flow
 from ragcore.resilience.deadline import reserve
 from ragcore.resilience.part import Part
+from ragcore.resilience.waiter import Flow, Waiter
 from ragcore.testing.virtual import VirtualLoop
 
 __all__ = ["BACK_AFTER", "Asked", "Cell", "Model", "Outcome", "clairvoyant", "grid", "is_false", "run_cell"]
@@ -234,10 +234,10 @@ class Model(Part):
 class _EarliestDeadlineFirst(Bulkhead):
     """For comparison: of those who can still be served, the one whose deadline comes first."""
 
-    def _pick(self, flow: _Flow) -> Waiter:
+    def _pick(self, flow: Flow) -> Waiter:
         return min(flow.waiting, key=lambda waiter: waiter.when)
 
-    def _let_go_of_the_hopeless(self, flow: _Flow, now: float) -> None:
+    def _let_go_of_the_hopeless(self, flow: Flow, now: float) -> None:
         """None is hopeless before its own time."""
 
 

@@ -14,6 +14,7 @@ from ragcore.events import emit, listening
 from ragcore.resilience.breaker import CircuitBreaker, Outcome
 from ragcore.resilience.bulkhead import Bulkhead
 from ragcore.resilience.deadline import Bound
+from ragcore.resilience.waiter import Flow
 
 __all__ = ["Attempt", "AttemptTimeout"]
 
@@ -42,9 +43,9 @@ class Attempt(Bound):
     Attributes:
         outcome: as far as it is known.
         ended: whether it has given back what it held.
-        limit: until when the dependency may take for what it does now, not counting the time in a queue further in.
+        limit: until when the dependency may take for what it does now, without the time in queues further in. Set with the next two when that begins.
         latest: the call's deadline, which runs on in any case.
-        scope: that bounds what it does now.
+        scope: bounds what the dependency does now.
         given_up: the last error that a policy within this attempt let out after its own retries: not to be retried again around it.
     """
 
@@ -57,6 +58,7 @@ class Attempt(Bound):
         "_name",
         "_paused_at",
         "_pauses",
+        "_place",
         "began",
         "ended",
         "given_up",
@@ -66,8 +68,19 @@ class Attempt(Bound):
         "scope",
     )
 
+    limit: float
+    latest: float
+    scope: anyio.CancelScope
+    _paused_at: float
+
     def __init__(
-        self, name: str, bulkhead: Bulkhead | None, breaker: CircuitBreaker | None, began: float, flow: str
+        self,
+        name: str,
+        bulkhead: Bulkhead | None,
+        place: Flow | None,
+        breaker: CircuitBreaker | None,
+        began: float,
+        flow: str,
     ) -> None:
         self.when = math.inf
         self.outer = None
@@ -76,6 +89,7 @@ class Attempt(Bound):
         self.outcome: Outcome = "neutral"
         self._name = name
         self._bulkhead = bulkhead
+        self._place = place
         self._flow = flow
         self._generation = 0
         self._breaker = breaker
@@ -83,19 +97,14 @@ class Attempt(Bound):
             self._breaker, self._generation = breaker.admit(began, flow)
         self._judged = breaker is None
         self.ended = False
-        self.limit = self.latest = math.inf
-        self.scope: anyio.CancelScope | None = None
         self._pauses = 0
-        self._paused_at = 0.0
 
     def pause(self) -> None:
         """A call within this attempt waits for a place in a queue of ours."""
         self._pauses += 1
         if self._pauses == 1:
             self._paused_at = anyio.current_time()
-            self.when = self.latest
-            if self.scope is not None:
-                self.scope.deadline = self.when
+            self.when = self.scope.deadline = self.latest
 
     def resume(self) -> None:
         """The wait is over."""
@@ -104,9 +113,7 @@ class Attempt(Bound):
             waited = anyio.current_time() - self._paused_at
             self.limit += waited
             self.began += waited
-            self.when = min(self.limit, self.latest)
-            if self.scope is not None:
-                self.scope.deadline = self.when
+            self.when = self.scope.deadline = min(self.limit, self.latest)
 
     def judge(self, outcome: Outcome, now: float) -> None:
         """Tell the breaker; only the first time counts, but that a stream which had begun well broke counts as well."""
@@ -134,9 +141,9 @@ class Attempt(Bound):
             self.outcome = outcome
         if not self._judged:
             self.judge(self.outcome, now)
-        if self._bulkhead is not None:
+        if self._place is not None and self._bulkhead is not None:
             # A failure says no more of how long an answer takes than that it would have taken longer.
             took = None if self.outcome == "neutral" else now - self.began
-            self._bulkhead.release(took, flow=self._flow, finished=self.outcome == "success")
+            self._bulkhead.give_back(self._place, took, self.outcome == "success")
         if listening():
             emit("policy.attempt", self._name, outcome=self.outcome, seconds=now - self.began)

@@ -31,7 +31,7 @@ class Blame:
         slow_ratio: share of slow calls from which it does.
     """
 
-    __slots__ = ("_failing", "_failure_ratio", "_seconds", "_served", "_slow_ratio")
+    __slots__ = ("_failing", "_failure_ratio", "_latest", "_seconds", "_served", "_slow_ratio")
 
     def __init__(self, seconds: float, *, failure_ratio: float, slow_ratio: float) -> None:
         self._seconds = seconds
@@ -39,19 +39,26 @@ class Blame:
         self._slow_ratio = slow_ratio
         self._failing: dict[str, _Failing] = {}
         self._served: dict[str, float] = {}  # when the last good call began, the latest last
+        self._latest: str | None = None
 
     def clear(self) -> None:
         """Forget everything."""
         self._failing.clear()
         self._served.clear()
+        self._latest = None
 
     def good(self, flow: str, began: float, now: float) -> None:
         """A flow was served."""
         served = self._served
-        served.pop(flow, None)
+        if flow == self._latest and not self._failing:
+            served[flow] = began
+            return
+        if flow != self._latest:
+            self._latest = flow
+            served.pop(flow, None)
+            if len(served) >= MOST_FLOWS:
+                del served[next(iter(served))]
         served[flow] = began
-        if len(served) > MOST_FLOWS:
-            del served[next(iter(served))]
         if self._failing:
             failing = self._failing.get(flow)
             if failing is not None:

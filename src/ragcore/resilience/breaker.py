@@ -90,6 +90,7 @@ class CircuitBreaker:
         self.probes = probes
         self._state: State = "closed"
         self._generation = 0
+        self._leave: tuple[CircuitBreaker, int] = (self, 0)  # what each call gets until the next change of state
         self._window = SlidingWindow(sampling_duration)
         self._open_until = 0.0
         self._reopened = 0
@@ -168,7 +169,9 @@ class CircuitBreaker:
 
     def admit(self, now: float, flow: str) -> tuple[CircuitBreaker, int]:
         """As `acquire`, for a caller that keeps the permit itself: the breaker that let it in, this one or the flow's own, and its generation."""
-        own = self._apart.get(flow) if self._apart else None
+        if self._state == "closed" and not self._apart:
+            return self._leave
+        own = self._apart.get(flow)
         if own is not None and own.state == "closed":  # it is served again
             del self._apart[flow]
         elif own is not None and self._state == "closed":
@@ -177,7 +180,7 @@ class CircuitBreaker:
             if own is not None and self._state != "isolated":
                 own.check(flow)
             self._take_probe(now, flow)
-        return self, self._generation
+        return self._leave
 
     def end(self, generation: int, began: float, outcome: Outcome, now: float, flow: str = "") -> None:
         """How a call ended that was let in by `admit`; exactly once."""
@@ -401,6 +404,7 @@ class CircuitBreaker:
     def _move(self, state: State) -> None:
         before, self._state = self._state, state
         self._generation += 1
+        self._leave = (self, self._generation)
         self._probing = 0
         self._probes_passed = 0
         calls, failures = self._window.calls, self._window.failures

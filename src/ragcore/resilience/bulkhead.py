@@ -26,11 +26,10 @@ from ragcore.resilience.clock import clock, now_if_any
 from ragcore.resilience.deadline import expires_at
 from ragcore.resilience.flow import MOST_FLOWS, current_flow
 from ragcore.resilience.snapshot import Snapshot
+from ragcore.resilience.waiter import NEWEST, Flow, Waiter
 
-__all__ = ["Bulkhead", "Waiter"]
+__all__ = ["Bulkhead"]
 
-# Weight of the newest service time in the moving average that feasibility and the expected wait are taken from.
-NEWEST = 0.2
 # A caller is told this long before its deadline, so that it hears a reason rather than its own deadline.
 BEFORE_DEADLINE = 0.01
 # A flow whose calls take longer than the others' has fewer turns, within these bounds.
@@ -68,8 +67,8 @@ class Bulkhead:
         self._limit = limit
         self._inside = 0
         self._waiting = 0
-        self._flows: dict[str, _Flow] = {}
-        self._ring: dict[_Flow, None] = {}  # flows with waiters
+        self._flows: dict[str, Flow] = {}
+        self._ring: dict[Flow, None] = {}  # flows with waiters
         self._holders = 0  # flows with calls under way
         self._service_time = 0.0
         self._admitted = 0
@@ -125,10 +124,19 @@ class Bulkhead:
         Args:
             flow: for whom; None: the flow in force.
         """
+        return self.take(current_flow.get() if flow is None else flow) is not None
+
+    def take(self, name: str) -> Flow | None:
+        """As `try_acquire`, for a caller that keeps the flow to give the place back with: this is the way of every call that goes well."""
         if self._inside >= self._limit or self._waiting:
-            return False
-        self._take(self._flow(flow))
-        return True
+            return None
+        flow = self._flows.get(name) or self._flow(name)
+        if not flow.inside:
+            self._holders += 1
+        flow.inside += 1
+        self._inside += 1
+        self._admitted += 1
+        return flow
 
     async def acquire(self, when: float = math.inf, *, flow: str | None = None) -> None:
         """Take a place, waiting for it.
@@ -183,28 +191,30 @@ class Bulkhead:
             Overloaded: it has been refused, or its time no longer suffices.
         """
         try:
-            while not (waiter.granted or waiter.refused or waiter.turn.is_set()):
-                with anyio.CancelScope(deadline=self._latest(waiter)):
-                    await waiter.turn.wait()
-                if not waiter.turn.is_set() and clock()() >= self._latest(waiter):
+            while not (waiter.granted or waiter.woken or waiter.refused is not None):
+                latest = self._latest(waiter)
+                await waiter.sleep(latest)
+                if not (waiter.granted or waiter.woken or waiter.refused is not None) and clock()() >= self._latest(
+                    waiter
+                ):
                     self._expire(waiter)
-            if waiter.refused is not None:
-                raise waiter.refused
-            if waiter.granted:
-                if listening():
-                    self._tell_of_admission(waiter)
-                return True
         except BaseException:
             self.give_up(waiter)
             raise
-        waiter.turn = anyio.Event()
+        if waiter.refused is not None:
+            raise waiter.refused
+        if waiter.granted:
+            if listening():
+                self._tell_of_admission(waiter)
+            return True
+        waiter.woken = False
         return False
 
     def give_up(self, waiter: Waiter) -> None:
         """The waiter waits no longer; a place that it was given in this moment goes on to the next."""
         if waiter.granted:
             waiter.granted = False
-            self._leave(waiter.flow)
+            self.give_back(waiter.flow, None, False)
         elif not waiter.refused:
             self._forget(waiter)
             waiter.refused = Overloaded("the caller has left", dependency=self.name)
@@ -217,17 +227,25 @@ class Bulkhead:
             flow: who had it; None: the flow in force.
             finished: False: the call was cut short, so that it would have taken longer.
         """
-        if service_time is not None:
-            before = self._service_time
-            if finished or service_time > before > 0:
-                before = before or service_time
-                self._service_time = before + NEWEST * (service_time - before)
         found = self._flows.get(current_flow.get() if flow is None else flow)
         if found is None or not found.inside:  # given back under another name than it was taken: then by who has most
             found = max(self._flows.values(), key=lambda one: one.inside)
-        if service_time is not None and finished:
-            found.learn(service_time)
-        self._leave(found)
+        self.give_back(found, service_time, finished)
+
+    def give_back(self, flow: Flow, service_time: float | None, finished: bool) -> None:
+        """As `release`, for whoever has kept the flow."""
+        if service_time is not None:
+            before = self._service_time or (service_time if finished else math.inf)
+            if finished or service_time > before:
+                self._service_time = before + NEWEST * (service_time - before)
+            if finished and len(self._flows) > 1:
+                flow.learn(service_time)
+        flow.inside -= 1
+        if not flow.inside:
+            self._holders -= 1
+        self._inside -= 1
+        if self._waiting:
+            self._let_in()
 
     async def __aenter__(self) -> Self:
         await anyio.lowlevel.checkpoint()
@@ -253,14 +271,14 @@ class Bulkhead:
             service_time=self._service_time or None,
         )
 
-    def _flow(self, name: str | None) -> _Flow:
+    def _flow(self, name: str | None) -> Flow:
         if name is None:
             name = current_flow.get()
         found = self._flows.get(name)
         if found is None:
             if len(self._flows) >= MOST_FLOWS:
                 self._forget_flows()
-            found = self._flows[name] = _Flow(name)
+            found = self._flows[name] = Flow(name)
         return found
 
     def _forget_flows(self) -> None:
@@ -272,20 +290,12 @@ class Bulkhead:
                 return
             self._flows[name] = flow
 
-    def _take(self, flow: _Flow) -> None:
+    def _take(self, flow: Flow) -> None:
         if not flow.inside:
             self._holders += 1
         flow.inside += 1
         self._inside += 1
         self._admitted += 1
-
-    def _leave(self, flow: _Flow) -> None:
-        flow.inside -= 1
-        if not flow.inside:
-            self._holders -= 1
-        self._inside -= 1
-        if self._waiting:
-            self._let_in()
 
     def _let_in(self) -> None:
         """Give free places to those who wait, in one step: nobody who comes meanwhile overtakes them."""
@@ -310,13 +320,13 @@ class Bulkhead:
             self._take(flow)
             waiter.left, waiter.needed = waiter.when - now, self._service_time
             waiter.granted = True
-            waiter.turn.set()
+            waiter.stir()
             self._let_go_of_the_hopeless(flow, now)
             # With a margin, so that the order doesn't change all the time.
             if flow.newest_first and flow.waiting and self._fits(flow, flow.oldest(), now, margin=2.0):
                 flow.newest_first = False
 
-    def _fits(self, flow: _Flow, waiter: Waiter, now: float, *, margin: float = 1.0) -> bool:
+    def _fits(self, flow: Flow, waiter: Waiter, now: float, *, margin: float = 1.0) -> bool:
         """Whether a caller could still be served after all others of its flow.
 
         Args:
@@ -325,7 +335,7 @@ class Bulkhead:
         wait = len(flow.waiting) * self._service_time * len(self._ring) / self._limit
         return margin * wait <= waiter.when - now - self._service_time
 
-    def _whose_turn(self) -> _Flow:
+    def _whose_turn(self) -> Flow:
         """Deficit round robin, among the flows below their share of the places if there are such."""
         if len(self._ring) == 1:
             return next(iter(self._ring))
@@ -341,19 +351,19 @@ class Bulkhead:
             for flow in entitled:
                 flow.credit += 1.0
 
-    def _cost(self, flow: _Flow) -> float:
+    def _cost(self, flow: Flow) -> float:
         if not flow.service_time or not self._service_time:
             return 1.0
         return min(max(flow.service_time / self._service_time, CHEAPEST), DEAREST)
 
-    def _pick(self, flow: _Flow) -> Waiter:
+    def _pick(self, flow: Flow) -> Waiter:
         """Who of a flow comes next."""
         if not flow.newest_first:
             return flow.oldest()
         # Timeouts may differ. With equal ones this is the newest, too; a patient caller is not overtaken for ever.
         return flow.newest() if flow.turns % PATIENT_EVERY else flow.most_patient()
 
-    def _let_go_of_the_hopeless(self, flow: _Flow, now: float) -> None:
+    def _let_go_of_the_hopeless(self, flow: Flow, now: float) -> None:
         """Where the newest come first, the oldest has those after it before it: refuse it once that alone is too long."""
         while flow.newest_first and len(flow.waiting) > 1:
             oldest = flow.oldest()
@@ -363,7 +373,7 @@ class Bulkhead:
             self._forget(oldest)
             self._refuse(oldest, now)
 
-    def _make_room(self, flow: _Flow, now: float) -> None:
+    def _make_room(self, flow: Flow, now: float) -> None:
         """For a newcomer of this flow, where the queue is full: refuse somebody else with less right to a place in it, or raise."""
         most = max(self._ring, key=lambda other: len(other.waiting), default=flow)
         if len(most.waiting) <= len(flow.waiting) + (most is not flow):
@@ -376,7 +386,7 @@ class Bulkhead:
         waiting = self._waiting
         self._forget(last)
         last.refused = self._refusal(f"{_in_vain(now - last.since, waiting)} and the queue was full")
-        last.turn.set()
+        last.stir()
 
     def _latest(self, waiter: Waiter) -> float:
         """Until when it makes sense to wait."""
@@ -389,7 +399,7 @@ class Bulkhead:
 
     def _refuse(self, waiter: Waiter, now: float) -> None:
         waiter.refused = self._refusal(_in_vain(now - waiter.since, self._waiting + 1))
-        waiter.turn.set()
+        waiter.stir()
 
     def _forget(self, waiter: Waiter) -> None:
         flow = waiter.flow
@@ -424,75 +434,3 @@ class Bulkhead:
 def _in_vain(waited: float, waiting: int) -> str:
     """The reason of a caller that waited for nothing; it is one of those who were waiting."""
     return f"no place within {waited:.1f} s; {waiting} {'callers were' if waiting > 1 else 'caller was'} waiting"
-
-
-class _Flow:
-    """What is known of a flow.
-
-    Attributes:
-        waiting: who waits, the oldest first.
-        newest_first: there are more than can be served in time.
-        credit: what is left of its turn.
-        turns: places given to its waiting callers so far.
-        served: how many places the bulkhead had given when this flow's caller got the last of its own.
-    """
-
-    __slots__ = ("credit", "inside", "name", "newest_first", "served", "service_time", "turns", "waiting")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.inside = 0
-        self.waiting: dict[Waiter, None] = {}
-        self.newest_first = False
-        self.credit = 0.0
-        self.service_time = 0.0
-        self.turns = 0
-        self.served = 0
-
-    def oldest(self) -> Waiter:
-        return next(iter(self.waiting))
-
-    def newest(self) -> Waiter:
-        return next(reversed(self.waiting))
-
-    def most_patient(self) -> Waiter:
-        """The caller with the latest deadline; of equal ones the newest, of those without a deadline the oldest."""
-        latest = max(reversed(self.waiting), key=lambda waiter: waiter.when)
-        if latest.when < math.inf:
-            return latest
-        return next(waiter for waiter in self.waiting if waiter.when == math.inf)
-
-    def learn(self, service_time: float) -> None:
-        before = self.service_time or service_time
-        self.service_time = before + NEWEST * (service_time - before)
-
-
-class Waiter:
-    """One caller in the queue.
-
-    Attributes:
-        when: its deadline.
-        by: when it wants a place at the latest.
-        since: when it came.
-        granted: it has a place.
-        refused: it gets none; why.
-        left: seconds to its deadline when it got its place.
-        needed: seconds that calls took lately, then.
-    """
-
-    __slots__ = ("by", "flow", "granted", "left", "needed", "refused", "since", "turn", "when")
-
-    def __init__(self, when: float, flow: _Flow, since: float, by: float) -> None:
-        self.when = when
-        self.by = by
-        self.flow = flow
-        self.since = since
-        self.turn = anyio.Event()
-        self.granted = False
-        self.refused: Overloaded | None = None
-        self.left = math.inf
-        self.needed = 0.0
-
-    def wake(self) -> None:
-        """Let it look around: what it waits for may have become pointless."""
-        self.turn.set()

@@ -28,6 +28,7 @@ from ragcore.resilience.dependency import Dependency
 from ragcore.resilience.failure import Failure, On, judge
 from ragcore.resilience.flow import current_flow
 from ragcore.resilience.patience import in_line, patience_in_force
+from ragcore.resilience.waiter import Flow
 
 __all__ = ["Call"]
 
@@ -66,12 +67,14 @@ class Call:
         self.key = key
         self.on = dependency.on if dependency.on is not None else OSError if on is None else on
         self.breaker = dependency.breaker
-        self.resume()
+        self.task, self.clock = running()  # as `resume` has it
+        self.cancellations = 0 if self.task is None else self.task.cancelling()
         self.began = self.clock()
         self.flow = current_flow.get()
         self.patience = patience_in_force.get()
-        self.outer = inherited.get()
-        self.inherit()
+        self.outer = outer = inherited.get()
+        # As `inherit` has it.
+        self.own_when = outer.when if outer is not None and outer.when < math.inf else self.began + dependency.timeout
         self.open_by = math.inf
         self.attempts = 0
         self.given_up: Exception | None = None
@@ -143,12 +146,13 @@ class Call:
         if self.key is not None:  # by now it may have been isolated by hand
             self.breaker = dependency.breaker_of(self.key)
         now = self.clock()
-        if dependency.pauses.until(self.key, now) > now:
+        if dependency.pauses.any and dependency.pauses.until(self.key, now) > now:
             return None
         bulkhead = dependency.bulkhead
-        if bulkhead is not None and not bulkhead.try_acquire(self.flow):
-            return None
-        return self.admitted(bulkhead, now)
+        if bulkhead is None:
+            return self.admitted(None, None, now)
+        place = bulkhead.take(self.flow)
+        return None if place is None else self.admitted(bulkhead, place, now)
 
     async def admit(self) -> Attempt:
         """The same, waiting for its turn."""
@@ -158,53 +162,50 @@ class Call:
             self.breaker = dependency.breaker_of(self.key)
             if self.breaker is not None:
                 self.breaker.check(self.flow)
-            if bulkhead is not None and not bulkhead.try_acquire(self.flow):
-                await self.queue(bulkhead)
+            place = None if bulkhead is None else bulkhead.take(self.flow) or await self.queue(bulkhead)
             now = self.clock()
             if dependency.pauses.until(self.key, now) <= now:
-                return self.admitted(bulkhead, now)
-            if bulkhead is not None:  # paused while it queued
-                bulkhead.release(flow=self.flow)
+                return self.admitted(bulkhead, place, now)
+            if bulkhead is not None and place is not None:  # paused while it queued
+                bulkhead.give_back(place, None, False)
 
-    def admitted(self, bulkhead: Bulkhead | None, now: float) -> Attempt:
+    def admitted(self, bulkhead: Bulkhead | None, place: Flow | None, now: float) -> Attempt:
         """With a place taken: the breaker's permit, or the place is given back."""
         try:
-            attempt = Attempt(self.dependency.name, bulkhead, self.breaker, now, self.flow)
+            attempt = Attempt(self.dependency.name, bulkhead, place, self.breaker, now, self.flow)
         except BaseException:
-            if bulkhead is not None:
-                bulkhead.release(flow=self.flow)
+            if bulkhead is not None and place is not None:
+                bulkhead.give_back(place, None, False)
             raise
         self.attempts += 1
         self.last = attempt
         return attempt
 
-    async def queue(self, bulkhead: Bulkhead) -> None:
-        """Wait for a place, as long as the time allows for a call, or until the breaker opens. No limit of the dependency's runs meanwhile."""
-        began = self.clock()
-        try:
-            with in_line():
-                self.inherit()
-                await self.turn(bulkhead)
-        finally:
-            self.inherit()
-            self.open_by += self.clock() - began
+    async def queue(self, bulkhead: Bulkhead) -> Flow:
+        """Wait for a place, as long as the time allows for a call, or until the breaker opens. No limit of the dependency's runs meanwhile.
 
-    async def turn(self, bulkhead: Bulkhead) -> None:
-        """Its turn in the queue; raises where that won't come, or would be in vain."""
-        place_by = math.inf if self.patience is None else self.patience.place_by
-        waiter = bulkhead.enqueue(self.when, self.flow, by=place_by)
-        while True:
-            # A breaker that is isolated by hand stands for all its keys.
-            with Waking((self.breaker, self.dependency.breaker), waiter.wake, self.flow):
-                if await bulkhead.wait(waiter):
-                    return
+        Raises where the place won't come, or would be in vain.
+        """
+        began = self.clock()
+        with in_line():
+            self.inherit()
+            place_by = math.inf if self.patience is None else self.patience.place_by
+            waiter = bulkhead.enqueue(self.when, self.flow, by=place_by)
             try:
-                self.breaker = self.dependency.breaker_of(self.key)
-                if self.breaker is not None:
-                    self.breaker.check(self.flow)
+                while True:
+                    # A breaker that is isolated by hand stands for all its keys.
+                    with Waking((self.breaker, self.dependency.breaker), waiter.wake, self.flow):
+                        if await bulkhead.wait(waiter):
+                            break
+                    self.breaker = self.dependency.breaker_of(self.key)
+                    if self.breaker is not None:
+                        self.breaker.check(self.flow)
             except BaseException:
                 bulkhead.give_up(waiter)
                 raise
+        self.inherit()
+        self.open_by += self.clock() - began
+        return waiter.flow
 
     async def wait_for_pause(self) -> None:
         """A 429 paces everyone: wait, as often as it is extended, or say at once that there is no time to."""
@@ -228,14 +229,14 @@ class Call:
         attempt.latest = self.own_when
         attempt.outer = self.outer
         attempt.when = own if own <= self.own_when else min(own, self.when)
-        token = inherited.set(attempt)
-        try:
-            with anyio.CancelScope(deadline=attempt.when) as attempt.scope:
+        with anyio.CancelScope(deadline=attempt.when) as scope:
+            attempt.scope = scope
+            # After the scope: its timer keeps the context in which it was made, and all that is in it, until the event loop turns.
+            token = inherited.set(attempt)
+            try:
                 return await fn()
-        finally:
-            inherited.reset(token)
-            scope, attempt.scope = attempt.scope, None
-        assert scope is not None
+            finally:
+                inherited.reset(token)
         assert scope.cancelled_caught
         waited, own = attempt.limit - own, attempt.limit
         if own <= self.when:

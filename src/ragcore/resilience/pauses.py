@@ -17,6 +17,11 @@ class Pauses:
         self._most = most
         self._until: OrderedDict[str | None, float] = OrderedDict()
 
+    @property
+    def any(self) -> bool:
+        """Whether there may be one."""
+        return bool(self._until)
+
     def until(self, key: str | None, now: float) -> float:
         """The point in time at which the pause of this key is over; minus infinity if there is none."""
         if not self._until:
