@@ -488,3 +488,22 @@ async def test_who_has_another_way_waits_no_longer_than_it_says() -> None:
     with pytest.raises(Overloaded, match=r"no place within 4\.0 s; 1 caller was waiting"):
         await bulkhead.wait(waiter)
     assert anyio.current_time() - began == pytest.approx(4)
+
+
+async def test_what_was_learned_in_trouble_is_not_believed_for_ever() -> None:
+    bulkhead = Bulkhead(1)
+    await bulkhead.acquire()
+    bulkhead.release(service_time=10.0)
+    await bulkhead.acquire()
+    bulkhead.release(service_time=0.1)  # much quicker: believed at once by half
+    assert bulkhead.service_time == pytest.approx(5.05)
+    await bulkhead.acquire()
+    with pytest.raises(Overloaded, match=r"recent calls took 5\.0 s"):
+        await bulkhead.acquire(anyio.current_time() + 4)
+    await anyio.sleep(31)
+    async with anyio.create_task_group() as group:
+        group.start_soon(bulkhead.acquire, anyio.current_time() + 4)
+        await anyio.wait_all_tasks_blocked()
+        assert bulkhead.service_time == 0.0
+        bulkhead.release(service_time=0.2)
+    assert bulkhead.service_time == 0.2

@@ -233,7 +233,7 @@ def test_it_remembers_ten_thousand_flows_and_not_more(clock: Clock) -> None:
     for number in range(MOST_FLOWS + 10):
         call(breaker, f"a {number}", "s", clock, 0.0)
         call(breaker, f"b {number}", "f", clock, 0.0)
-    assert len(breaker._blame._served) == len(breaker._blame._failing) == MOST_FLOWS
+    assert len(breaker._blame._served) == len(breaker._blame.failing) == MOST_FLOWS
 
 
 def test_reset_is_for_all_flows(clock: Clock) -> None:

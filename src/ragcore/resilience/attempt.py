@@ -6,8 +6,6 @@ a hedge would be a second attempt of the same call, admitted only where `Call.ad
 
 from __future__ import annotations
 
-import math
-
 import anyio
 
 from ragcore.events import emit, listening
@@ -82,8 +80,6 @@ class Attempt(Bound):
         began: float,
         flow: str,
     ) -> None:
-        self.when = math.inf
-        self.outer = None
         self.began = began
         self.given_up: Exception | None = None
         self.outcome: Outcome = "neutral"
@@ -144,6 +140,6 @@ class Attempt(Bound):
         if self._place is not None and self._bulkhead is not None:
             # A failure says no more of how long an answer takes than that it would have taken longer.
             took = None if self.outcome == "neutral" else now - self.began
-            self._bulkhead.give_back(self._place, took, self.outcome == "success")
+            self._bulkhead.give_back(self._place, took, self.outcome == "success", now)
         if listening():
             emit("policy.attempt", self._name, outcome=self.outcome, seconds=now - self.began)

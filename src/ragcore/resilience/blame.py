@@ -29,41 +29,49 @@ class Blame:
         seconds: of the window.
         failure_ratio: share of failures from which a flow fails.
         slow_ratio: share of slow calls from which it does.
+
+    Attributes:
+        failing: the flows that fail.
+        latest, latest_began: the flow that was served last, and when that call began.
     """
 
-    __slots__ = ("_failing", "_failure_ratio", "_latest", "_seconds", "_served", "_slow_ratio")
+    __slots__ = ("_failure_ratio", "_seconds", "_served", "_slow_ratio", "failing", "latest", "latest_began")
 
     def __init__(self, seconds: float, *, failure_ratio: float, slow_ratio: float) -> None:
         self._seconds = seconds
         self._failure_ratio = failure_ratio
         self._slow_ratio = slow_ratio
-        self._failing: dict[str, _Failing] = {}
+        self.failing: dict[str, _Failing] = {}
         self._served: dict[str, float] = {}  # when the last good call began, the latest last
-        self._latest: str | None = None
+        self.latest: str | None = None
+        self.latest_began = 0.0
 
     def clear(self) -> None:
         """Forget everything."""
-        self._failing.clear()
+        self.failing.clear()
         self._served.clear()
-        self._latest = None
+        self.latest = None
 
     def good(self, flow: str, began: float, now: float) -> None:
-        """A flow was served."""
-        served = self._served
-        if flow == self._latest and not self._failing:
-            served[flow] = began
+        """A flow was served. Of the flow that was served last, only `latest_began` need be set while none fails."""
+        if flow != self.latest:
+            self._keep_latest()
+            self.latest = flow
+        self.latest_began = began
+        failing = self.failing.get(flow)
+        if failing is not None:
+            failing.window.add(now, False, False)
+            failing.since, failing.in_a_row = math.inf, 0
+
+    def _keep_latest(self) -> None:
+        """Move the flow that was served last to the end of those that were served."""
+        if self.latest is None:
             return
-        if flow != self._latest:
-            self._latest = flow
-            served.pop(flow, None)
-            if len(served) >= MOST_FLOWS:
-                del served[next(iter(served))]
-        served[flow] = began
-        if self._failing:
-            failing = self._failing.get(flow)
-            if failing is not None:
-                failing.window.add(now, False, False)
-                failing.since, failing.in_a_row = math.inf, 0
+        served = self._served
+        served.pop(self.latest, None)
+        if len(served) >= MOST_FLOWS:
+            del served[next(iter(served))]
+        served[self.latest] = self.latest_began
 
     def bad(self, flow: str, now: float, *, failed: bool, slow: bool) -> SlidingWindow:
         """A flow's call failed, or was too slow.
@@ -71,11 +79,11 @@ class Blame:
         Returns:
             The flow's own window.
         """
-        failing = self._failing.get(flow)
+        failing = self.failing.get(flow)
         if failing is None:
-            if len(self._failing) >= MOST_FLOWS:
-                del self._failing[next(iter(self._failing))]
-            failing = self._failing[flow] = _Failing(self._seconds)
+            if len(self.failing) >= MOST_FLOWS:
+                del self.failing[next(iter(self.failing))]
+            failing = self.failing[flow] = _Failing(self._seconds)
         failing.window.add(now, failed, slow)
         failing.since = min(failing.since, now)
         failing.first = min(failing.first, now)
@@ -84,7 +92,7 @@ class Blame:
 
     def in_a_row(self, flow: str) -> int:
         """How many of a flow's last calls went badly."""
-        failing = self._failing.get(flow)
+        failing = self.failing.get(flow)
         return 0 if failing is None else failing.in_a_row
 
     def culprits(self, total: SlidingWindow, now: float) -> dict[str, SlidingWindow]:
@@ -93,11 +101,12 @@ class Blame:
         Args:
             total: the outcomes of all flows in the same time.
         """
+        self._keep_latest()
         suspects: dict[str, _Failing] = {}
-        for flow, failing in list(self._failing.items()):
+        for flow, failing in list(self.failing.items()):
             failing.window.advance(now)
             if not failing.window.calls:
-                del self._failing[flow]
+                del self.failing[flow]
             elif failing.in_a_row and self._fails(failing.window, 1.0):
                 suspects[flow] = failing
                 if len(suspects) > MOST_CULPRITS:
@@ -119,27 +128,28 @@ class Blame:
         Args:
             total: the outcomes of all flows in the same time.
         """
-        failing = [flow for flow, one in self._failing.items() if one.window.calls]
+        self._keep_latest()
+        failing = [flow for flow, one in self.failing.items() if one.window.calls]
         if len(failing) != 1:
             return None
         others = next((flow for flow in reversed(self._served) if flow != failing[0]), None)
         if others is None or self._served[others] < now - self._seconds:
             return None
-        return failing[0] if self._others_are_well({failing[0]: self._failing[failing[0]]}, total) else None
+        return failing[0] if self._others_are_well({failing[0]: self.failing[failing[0]]}, total) else None
 
     def is_cleared_by(self, flow: str, suspect: str, began: float) -> bool:
         """Whether a good call of another flow, which began then, shows that the suspect's failures are its own affair."""
-        failing = self._failing.get(suspect)
+        failing = self.failing.get(suspect)
         return flow != suspect and (failing is None or began >= failing.first)
 
     def window_of(self, flow: str) -> SlidingWindow | None:
         """The outcomes of a flow that fails."""
-        failing = self._failing.get(flow)
+        failing = self.failing.get(flow)
         return None if failing is None else failing.window
 
     def forgive(self, flow: str) -> None:
         """Forget a flow's failures: from now on they are counted elsewhere."""
-        self._failing.pop(flow, None)
+        self.failing.pop(flow, None)
 
     def _others_are_well(self, suspects: dict[str, _Failing], total: SlidingWindow) -> bool:
         rest = SlidingWindow(self._seconds)

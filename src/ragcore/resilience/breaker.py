@@ -211,10 +211,14 @@ class CircuitBreaker:
         calls = self._window.add(now, failed, slow)
         if failed or slow:
             self._bad(flow, calls, now, failed=failed, slow=slow)
-        else:
-            self._blame.good(flow, began, now)
-            if self._suspect is not None and self._blame.is_cleared_by(flow, self._suspect, began):
-                self._settle(self._suspect, now)
+            return
+        blame = self._blame
+        if flow == blame.latest and not blame.failing:  # the way of every call that goes well
+            blame.latest_began = began
+            return
+        blame.good(flow, began, now)
+        if self._suspect is not None and blame.is_cleared_by(flow, self._suspect, began):
+            self._settle(self._suspect, now)
 
     def fail_after_success(self, generation: int, now: float, flow: str = "") -> None:
         """A call that had ended well failed after all: a stream that broke. Decides no probe, opens a closed breaker."""

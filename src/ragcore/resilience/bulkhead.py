@@ -30,6 +30,9 @@ from ragcore.resilience.waiter import NEWEST, Flow, Waiter
 
 __all__ = ["Bulkhead"]
 
+# An estimate that nothing has confirmed for so long, and for so many calls, is forgotten: what was learned in trouble is not believed for ever.
+FORGET_SECONDS, FORGET_SERVICES = 30.0, 3.0
+MUCH_QUICKER, MUCH_QUICKER_WEIGHT = 4.0, 0.5
 # A caller is told this long before its deadline, so that it hears a reason rather than its own deadline.
 BEFORE_DEADLINE = 0.01
 # A flow whose calls take longer than the others' has fewer turns, within these bounds.
@@ -71,6 +74,7 @@ class Bulkhead:
         self._ring: dict[Flow, None] = {}  # flows with waiters
         self._holders = 0  # flows with calls under way
         self._service_time = 0.0
+        self._forget_at = math.inf
         self._admitted = 0
         self._rejected = 0
 
@@ -167,6 +171,8 @@ class Bulkhead:
         """
         now = clock()()
         found = self._flow(flow)
+        if now > self._forget_at:
+            self._service_time = 0.0
         if when - now < self._service_time:
             raise self._refusal(
                 f"recent calls took {self._service_time:.1f} s and only {max(0.0, when - now):.1f} s are left, while the concurrency limit is "
@@ -214,7 +220,7 @@ class Bulkhead:
         """The waiter waits no longer; a place that it was given in this moment goes on to the next."""
         if waiter.granted:
             waiter.granted = False
-            self.give_back(waiter.flow, None, False)
+            self.give_back(waiter.flow, None, False, 0.0)
         elif not waiter.refused:
             self._forget(waiter)
             waiter.refused = Overloaded("the caller has left", dependency=self.name)
@@ -230,14 +236,19 @@ class Bulkhead:
         found = self._flows.get(current_flow.get() if flow is None else flow)
         if found is None or not found.inside:  # given back under another name than it was taken: then by who has most
             found = max(self._flows.values(), key=lambda one: one.inside)
-        self.give_back(found, service_time, finished)
+        self.give_back(found, service_time, finished, 0.0 if service_time is None else clock()())
 
-    def give_back(self, flow: Flow, service_time: float | None, finished: bool) -> None:
+    def give_back(self, flow: Flow, service_time: float | None, finished: bool, now: float) -> None:
         """As `release`, for whoever has kept the flow."""
         if service_time is not None:
+            if now > self._forget_at:
+                self._service_time = 0.0
             before = self._service_time or (service_time if finished else math.inf)
             if finished or service_time > before:
-                self._service_time = before + NEWEST * (service_time - before)
+                # What is much quicker than was thought comes after trouble: it is believed sooner.
+                weight = NEWEST if service_time * MUCH_QUICKER > before else MUCH_QUICKER_WEIGHT
+                self._service_time = before + weight * (service_time - before)
+                self._forget_at = now + FORGET_SECONDS + FORGET_SERVICES * self._service_time
             if finished and len(self._flows) > 1:
                 flow.learn(service_time)
         flow.inside -= 1

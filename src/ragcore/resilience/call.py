@@ -167,7 +167,7 @@ class Call:
             if dependency.pauses.until(self.key, now) <= now:
                 return self.admitted(bulkhead, place, now)
             if bulkhead is not None and place is not None:  # paused while it queued
-                bulkhead.give_back(place, None, False)
+                bulkhead.give_back(place, None, False, now)
 
     def admitted(self, bulkhead: Bulkhead | None, place: Flow | None, now: float) -> Attempt:
         """With a place taken: the breaker's permit, or the place is given back."""
@@ -175,7 +175,7 @@ class Call:
             attempt = Attempt(self.dependency.name, bulkhead, place, self.breaker, now, self.flow)
         except BaseException:
             if bulkhead is not None and place is not None:
-                bulkhead.give_back(place, None, False)
+                bulkhead.give_back(place, None, False, now)
             raise
         self.attempts += 1
         self.last = attempt
@@ -225,7 +225,10 @@ class Call:
         """Await `fn()` for at most `limit` seconds since `began`, within the deadline; nested calls inherit the sooner of the two."""
         if began is None:
             began = attempt.began
-        own = attempt.limit = min(began + limit, self.open_by)
+        own = began + limit
+        if own > self.open_by:
+            own = self.open_by
+        attempt.limit = own
         attempt.latest = self.own_when
         attempt.outer = self.outer
         attempt.when = own if own <= self.own_when else min(own, self.when)
