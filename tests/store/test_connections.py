@@ -222,8 +222,10 @@ async def test_callers_beyond_the_pool_wait_their_turn_and_a_cancelled_one_takes
         for number in range(6):
             group.start_soon(one, number)
             await anyio.sleep(0)
-        with anyio.move_on_after(0.001):
-            await one(99)
+        async with anyio.create_task_group() as waiting:
+            waiting.start_soon(one, 99)
+            await anyio.sleep(0.001)
+            waiting.cancel_scope.cancel()
     assert sorted(order) == list(range(6))
     assert (pool.in_use, pool.idle) == (0, 2)
     await pool.close(1.0)

@@ -156,8 +156,9 @@ def simulate(
 
 
 def _plain(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+    """The first failure: what else failed in the same moment is in the trace as well."""
+    while isinstance(error, BaseExceptionGroup):
+        error = next((inner for inner in error.exceptions if not _ours(inner)), error.exceptions[0])
     return error
 
 

@@ -117,7 +117,8 @@ async def _crowd(world: World) -> None:
             except RagcoreError as error:
                 check_error(error, world, tenant, began, anyio.current_time())
                 await anyio.sleep(0.1)
-            assert anyio.current_time() - began <= timeout + LATE, "one of the crowd was back late"
+            elapsed = anyio.current_time() - began
+            assert elapsed <= timeout + LATE, f"one of the crowd was back {elapsed - timeout:.2f} s after it was due"
             world.check_queues()
 
     async with anyio.create_task_group() as group:
