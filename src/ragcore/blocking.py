@@ -14,23 +14,11 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import (
-    AsyncIterable,
-    Awaitable,
-    Callable,
-    Collection,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
-from collections.abc import (
-    Generator as GeneratorType,
-)
+from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
-from types import TracebackType
+from types import GeneratorType, TracebackType
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
@@ -74,9 +62,9 @@ AHEAD = 64
 END_SECONDS = 2.0
 # What closing takes at most, beyond draining: the parts, one after the other.
 CLOSE_SECONDS = 30.0
-# A start that took longer than this has used up some of the call's time.
+# Seconds: a longer start is subtracted from the call's time.
 SPENT_SECONDS = 0.02
-# The loop says by itself that the time is up, and is believed for so long.
+# The grace period in seconds: a loop that is not blocked reports the timeout within it.
 GRACE_SECONDS = 0.1
 
 
@@ -242,7 +230,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class _Patience:
-    """How long a calling thread waits, by its own clock: as long as the call may take, and a little for the loop to say so itself."""
+    """The time that a calling thread waits, by its own clock: the call's timeout, and a grace period in which the loop reports the timeout itself."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -256,20 +244,20 @@ class _Patience:
         return time.monotonic() - self._began
 
     def left(self) -> float:
-        """Seconds to wait: a loop that is well always has time to say something."""
+        """Seconds to wait, with the grace period."""
         return self.remaining() + GRACE_SECONDS
 
     def expired(self, *, starting: bool = False) -> DeadlineExceeded:
         elapsed = self.elapsed()
         if starting:
             return DeadlineExceeded(
-                f"the client was still starting after {elapsed:.1f} s; it goes on starting, so call again, or call start() first",
+                f"the client was still starting after {elapsed:.1f} s; the start continues: call again, or call start() first",
                 budget=self._seconds,
                 elapsed=elapsed,
             )
         return DeadlineExceeded(
-            f"no answer within {self._seconds:g} s, and the background event loop did not say so: something blocks it, or the machine is too busy; "
-            "the watchdog's log names it",
+            f"no answer within {self._seconds:g} s, and the background event loop did not respond: it is blocked or the machine is too busy; "
+            "see the watchdog's log",
             budget=self._seconds,
             elapsed=elapsed,
         )

@@ -36,6 +36,14 @@ def refused(breaker: CircuitBreaker, name: str) -> bool:
     return False
 
 
+def set_bad_apart(breaker: CircuitBreaker, clock: Clock) -> None:
+    """One flow fails while another one is served."""
+    for _ in range(4):
+        call(breaker, "good", "s", clock)
+        if not refused(breaker, "bad"):
+            call(breaker, "bad", "f", clock)
+
+
 def test_a_flow_is_in_force_for_its_block() -> None:
     assert flow.current() == ""
     with flow("a"):
@@ -159,10 +167,7 @@ def test_calls_of_a_suspect_that_were_under_way_do_not_open_it_for_others(clock:
 
 def test_a_flow_set_apart_is_probed_by_itself_and_comes_back(clock: Clock) -> None:
     breaker = CircuitBreaker(minimum_throughput=4, break_duration=5, probes=2)
-    for _ in range(4):
-        call(breaker, "good", "s", clock)
-        if not refused(breaker, "bad"):
-            call(breaker, "bad", "f", clock)
+    set_bad_apart(breaker, clock)
     assert refused(breaker, "bad")
     clock.now += 7
     call(breaker, "bad", "f", clock)  # its probe
@@ -205,10 +210,7 @@ def test_in_an_outage_the_second_flows_probe_opens_it_again(clock: Clock) -> Non
 
 def test_a_flow_set_apart_takes_no_probe_of_the_others(clock: Clock) -> None:
     breaker = CircuitBreaker(minimum_throughput=4, break_duration=5, probes=1)
-    for _ in range(4):
-        call(breaker, "good", "s", clock)
-        if not refused(breaker, "bad"):
-            call(breaker, "bad", "f", clock)
+    set_bad_apart(breaker, clock)
     for name in ("a", "b", "c", "d", "e", "f", "g", "h"):
         if state(breaker) == "closed":
             call(breaker, name, "f", clock)

@@ -42,6 +42,17 @@ async def stream(*items: float | str | Exception) -> AsyncGenerator[str, None]:
             await anyio.sleep(item)
 
 
+async def stubborn(*items: str) -> AsyncIterator[str]:
+    """These items; then it turns a cancellation into an error of its own."""
+    for item in items:
+        yield item
+    try:
+        await asyncio.sleep(99)
+        yield "never"
+    except asyncio.CancelledError as error:
+        raise OSError("another story") from error
+
+
 def opening(*items: float | str | Exception) -> Opening:
     return Opening(items)
 
@@ -404,13 +415,6 @@ async def test_one_task_cancel_while_reading_is_not_swallowed_by_an_error(anyio_
     if anyio_backend_name == "trio":
         pytest.skip("asyncio's own cancellation")
 
-    async def stubborn() -> AsyncIterator[str]:
-        try:
-            await asyncio.sleep(99)
-            yield "never"
-        except asyncio.CancelledError as error:
-            raise OSError("another story") from error
-
     policy = Policy()
 
     async def reading() -> None:
@@ -541,17 +545,9 @@ async def test_a_cancellation_of_the_task_that_reads_is_seen_though_another_one_
     if anyio_backend_name == "trio":
         pytest.skip("asyncio's own cancellation")
 
-    async def stubborn() -> AsyncIterator[str]:
-        yield "a"
-        try:
-            await asyncio.sleep(99)
-            yield "never"
-        except asyncio.CancelledError as error:
-            raise OSError("another story") from error
-
     policy = Policy()
     async with policy.hold() as held:
-        items = held.items(stubborn())
+        items = held.items(stubborn("a"))
         assert await anext(items) == "a"
 
         async def read_on() -> None:

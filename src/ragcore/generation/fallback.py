@@ -24,23 +24,23 @@ __all__ = ["FallbackGenerator", "name_of"]
 
 # Of the time that is left, what a generator that is not the last may take to its first word.
 SHARE = 0.4
-# The same in seconds, of a generator without a policy of its own to say so.
+# Seconds to the first word, for a generator without a policy.
 FIRST_TIMEOUT = 10.0
 
 
 class FallbackGenerator(Part):
     """Asks the first generator, and the next where one fails before its first word.
 
-    A generator that is not the last gets at most 40 % of what is left to its first word, and at most the `first_timeout` of its policy, so that there
-    is time for the next. This is the one place that decides it. The time in a queue of ours does not count; where another model follows, a place must be
-    found within 40 % of what is left, too. What failed stands in the answer's `degraded`. `InvalidInput` comes out at once.
+    A generator that is not the last must send its first word within 40 % of the remaining time and within its policy's `first_timeout`, so that the
+    next one has time. This class alone decides that limit. Time in ragcore's own queues does not count. If another model follows, a place must be
+    found within 40 % of the remaining time as well. The answer's `degraded` lists the generators that failed. `InvalidInput` is raised at once.
 
-    A generator without room is passed over like one that failed. If the last model has no room, `Overloaded` comes out, not quotation.
+    A generator without room is passed over like one that failed. If the last model has no room, `Overloaded` is raised instead of quoting.
 
     Args:
         generators: in the order to ask them; an `ExtractiveGenerator` at the end always answers.
         first_timeout: seconds to the first word, for generators without a policy.
-        quote_when_overloaded: quotation takes the place of a model without room as well.
+        quote_when_overloaded: whether to quote if the model before the quotation has no room.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class FallbackGenerator(Part):
         self._parts = Parts()
 
     def first_timeout_of(self, generator: Generator) -> float | None:
-        """Seconds that a generator of these may take to its first word, at most; None for the last, which nobody waits behind."""
+        """The longest time to the first word in seconds; None for the last generator, which has no such limit here."""
         if generator is self.generators[-1]:
             return None
         policy = getattr(generator, "policy", None)
         return policy.first_timeout if isinstance(policy, Policy) else self.first_timeout
 
     def describe(self) -> list[dict[str, Any]]:
-        """What is in force, one generator after the other: seconds, and calls at once. JSON-ready."""
+        """The limits in force for each generator, JSON-ready: timeouts in seconds, concurrent and waiting calls."""
         described = []
         for generator in self.generators:
             policy = getattr(generator, "policy", None)
@@ -136,7 +136,7 @@ class FallbackGenerator(Part):
         return any(not isinstance(one, ExtractiveGenerator) for one in following)
 
     def _check_room(self, generator: Generator, failed: Sequence[RagcoreError]) -> None:
-        """Overload is said, not hidden: quotation doesn't follow a model that had no room."""
+        """Raise `Overloaded` if quotation is next and the model before it had no room."""
         if (
             failed
             and isinstance(failed[-1], Overloaded)
