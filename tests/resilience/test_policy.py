@@ -738,3 +738,47 @@ async def test_isolating_reaches_a_call_with_a_key_that_waits_for_a_pause() -> N
         await anyio.wait_all_tasks_blocked()
         breaker.isolate()
     assert flaky.calls == 0
+
+
+async def test_a_caller_cancelled_in_the_moment_of_its_turn_passes_the_place_on_and_hears_of_nothing_else() -> None:
+    policy = Policy(bulkhead=Bulkhead(1), retry=False)
+    bulkhead = policy.bulkhead
+    assert bulkhead is not None
+    await bulkhead.acquire()
+    scope = anyio.CancelScope()
+    outcomes: list[str] = []
+
+    async def first() -> None:
+        with scope:
+            await policy.call(Flaky())
+            outcomes.append("first")
+
+    async def second() -> None:
+        outcomes.append(f"second {await policy.call(Flaky())}")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(first)
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(second)
+        await anyio.wait_all_tasks_blocked()
+        bulkhead.release()
+        scope.cancel()
+    assert outcomes == ["second ok"]
+    at_rest(policy)()
+
+
+async def test_one_task_cancel_in_the_moment_of_its_turn_passes_the_place_on(anyio_backend_name: str) -> None:
+    if anyio_backend_name == "trio":
+        pytest.skip("asyncio's own cancellation")
+    policy = Policy(bulkhead=Bulkhead(1), retry=False)
+    bulkhead = policy.bulkhead
+    assert bulkhead is not None
+    await bulkhead.acquire()
+    task = asyncio.ensure_future(policy.call(Flaky()))
+    await anyio.wait_all_tasks_blocked()
+    bulkhead.release()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await task
+    assert caught.value.__cause__ is None, "giving the place back failed"
+    at_rest(policy)()

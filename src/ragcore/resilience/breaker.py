@@ -388,9 +388,8 @@ class CircuitBreaker:
             return
         own = self._apart.get(flow) if flow is not None else None
         if own is not None and own.state != "closed":
-            own._judge_probe(
-                True, now, None
-            )  # known to fail: it decides nothing for the others, and waits longer itself
+            # It is known to fail, so it decides nothing for the others; its own break gets longer.
+            own._judge_probe(True, now, None)
             return
         if flow is not None and not self._one_probe_failed and any(other != flow for other in self._asked):
             # It may be this flow's own affair: another one's probe decides.

@@ -197,12 +197,9 @@ class Bulkhead:
             Overloaded: it has been refused, or its time no longer suffices.
         """
         try:
-            while not (waiter.granted or waiter.woken or waiter.refused is not None):
-                latest = self._latest(waiter)
-                await waiter.sleep(latest)
-                if not (waiter.granted or waiter.woken or waiter.refused is not None) and clock()() >= self._latest(
-                    waiter
-                ):
+            while waiter.sleeps:
+                await waiter.sleep(self._latest(waiter))
+                if waiter.sleeps and clock()() >= self._latest(waiter):
                     self._expire(waiter)
         except BaseException:
             self.give_up(waiter)
@@ -217,13 +214,15 @@ class Bulkhead:
         return False
 
     def give_up(self, waiter: Waiter) -> None:
-        """The waiter waits no longer; a place that it was given in this moment goes on to the next."""
+        """End the wait. A place that the waiter was given in this moment goes to the next one. A second call changes nothing."""
+        if waiter.refused is not None:
+            return
+        waiter.refused = Overloaded("the caller has left", dependency=self.name)
         if waiter.granted:
             waiter.granted = False
             self.give_back(waiter.flow, None, False, 0.0)
-        elif not waiter.refused:
+        else:
             self._forget(waiter)
-            waiter.refused = Overloaded("the caller has left", dependency=self.name)
 
     def release(self, service_time: float | None = None, *, flow: str | None = None, finished: bool = True) -> None:
         """Give a place back.

@@ -87,6 +87,11 @@ class Waiter:
         self._future: asyncio.Future[None] | None = None
         self._event: anyio.Event | None = None
 
+    @property
+    def sleeps(self) -> bool:
+        """Whether nothing has happened to it yet."""
+        return not (self.granted or self.woken) and self.refused is None
+
     def wake(self) -> None:
         """Let it look around: what it waits for may have become pointless."""
         self.woken = True
