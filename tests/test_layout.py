@@ -22,7 +22,7 @@ FLOORS: list[list[str]] = [
     ["protocols"],
     ["vectors"],
     ["resilience"],
-    ["openai_api"],
+    ["wire"],
     ["embedding", "store"],
     ["similarity", "emptiness"],
     ["ingest", "generation", "retriever"],
@@ -37,7 +37,7 @@ FLOORS: list[list[str]] = [
 ANNOTATIONS_ONLY = {("view", "rag")}
 HOMES = {
     "asyncpg": {"store/postgres"},
-    "openai": {"embedding/openai.py", "generation/openai.py", "openai_api.py"},
+    "openai": {"embedding/openai.py", "generation/openai.py", "wire/client.py", "wire/failure.py"},
     "tiktoken": {"tokens.py"},
     "tenacity": {"resilience/retry.py", "resilience/policy.py"},
 }

@@ -42,8 +42,8 @@ def make_embedder(config: Config, policies: Policies | None = None) -> Embedder:
     return OpenAIEmbedder(
         config.embedding_model,
         dimension=config.embedding_dimension,
-        base_url=config.base_url,
-        api_key=config.api_key,
+        base_url=config.embedding_base_url or config.base_url,
+        api_key=config.embedding_api_key or config.api_key,
         policy=policies.embedding,
     )
 
@@ -92,6 +92,11 @@ def make_generator(config: Config, policies: Policies) -> Generator:
         from ragcore.generation.openai import OpenAIGenerator
 
         generators.append(
-            OpenAIGenerator(model, base_url=config.base_url, api_key=config.api_key, policy=policies.generation)
+            OpenAIGenerator(
+                model,
+                base_url=config.generation_base_url or config.base_url,
+                api_key=config.generation_api_key or config.api_key,
+                policy=policies.generation,
+            )
         )
     return FallbackGenerator(generators) if len(generators) > 1 else generators[0]

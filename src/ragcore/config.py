@@ -27,6 +27,7 @@ DEFAULT_NOT_FOUND = "I could not find the answer in your documents."
 DEFAULT_NOT_ANSWERED = (
     "No answer can be written at the moment. This is the passage of your documents that is nearest to the question:"
 )
+DEFAULT_NOT_SEARCHED = "Your documents could not be searched completely at the moment. Please try again later."
 # Read by the command line, not by from_env.
 COMMAND_LINE_VARIABLES = ("RAGCORE_DATA", "RAGCORE_TENANT", "RAGCORE_OWNER_DSN")
 
@@ -43,6 +44,8 @@ class Settings:
         quote_when_overloaded: whether the passages are quoted where no model has room; False raises `Overloaded`, so that the caller can come back.
         instructions: for every answer, besides the rules for citing; a call's own come in their place.
         not_found: the answer's text when the documents don't answer the question.
+        not_searched: the answer's text when nothing was found because the search itself was at fault: the embedder was down, or the documents have no
+            embeddings of its model.
         not_answered: stands before the nearest passage where no model could be reached and no sentence can be quoted as the answer.
         prompt_tokens: of a prompt at most.
         max_tokens: of an answer at most.
@@ -59,6 +62,7 @@ class Settings:
     quote_when_overloaded: bool = False
     instructions: str = ""
     not_found: str = DEFAULT_NOT_FOUND
+    not_searched: str = DEFAULT_NOT_SEARCHED
     not_answered: str = DEFAULT_NOT_ANSWERED
     prompt_tokens: int = 6_000
     max_tokens: int = 800
@@ -102,6 +106,8 @@ class Config:
     Attributes:
         dsn: of PostgreSQL, of a role that owns nothing.
         api_key, base_url: of the OpenAI-compatible server; None: as its SDK finds them.
+        embedding_api_key, embedding_base_url, generation_api_key, generation_base_url: where embedding or generation has a server of its own; None: as
+            `api_key` and `base_url`.
         embedding_model: "all-MiniLM-L6-v2" runs on this machine, any other name on the server.
         embedding_dimension: of a model that isn't OpenAI's own; None: known.
         models: to generate with, in the order to ask them; "extractive" quotes, without a model, and is always there as the last resort.
@@ -116,6 +122,10 @@ class Config:
     dsn: Secret | None = None
     api_key: Secret | None = None
     base_url: str | None = None
+    embedding_api_key: Secret | None = None
+    embedding_base_url: str | None = None
+    generation_api_key: Secret | None = None
+    generation_base_url: str | None = None
     embedding_model: str = "text-embedding-3-small"
     embedding_dimension: int | None = None
     models: tuple[str, ...] = ("gpt-4o-mini",)
@@ -150,8 +160,10 @@ class Config:
     def from_env(cls, environ: Mapping[str, str] | None = None, /) -> Self:
         """Read DATABASE_URL or libpq's PG*, OPENAI_API_KEY, OPENAI_BASE_URL and RAGCORE_*.
 
-        RAGCORE_EMBEDDING_MODEL, RAGCORE_EMBEDDING_DIMENSION, RAGCORE_MODELS (commas between), RAGCORE_TOP_K, RAGCORE_SCORE_THRESHOLD, RAGCORE_MODE,
-        RAGCORE_SCHEMA, RAGCORE_LANGUAGE, RAGCORE_POOL_SIZE, RAGCORE_EF_SEARCH, RAGCORE_EXACT_ROWS, RAGCORE_ALLOW_UNSAFE_ROLE, and RAGCORE_ with the name
+        RAGCORE_EMBEDDING_API_KEY, RAGCORE_EMBEDDING_BASE_URL, RAGCORE_GENERATION_API_KEY and RAGCORE_GENERATION_BASE_URL stand in place of OPENAI_API_KEY
+        and OPENAI_BASE_URL for one of the two. The others are RAGCORE_EMBEDDING_MODEL, RAGCORE_EMBEDDING_DIMENSION, RAGCORE_MODELS (commas between),
+        RAGCORE_TOP_K, RAGCORE_SCORE_THRESHOLD, RAGCORE_MODE, RAGCORE_SCHEMA, RAGCORE_LANGUAGE, RAGCORE_POOL_SIZE, RAGCORE_EF_SEARCH,
+        RAGCORE_EXACT_ROWS, RAGCORE_ALLOW_UNSAFE_ROLE, and RAGCORE_ with the name
         of each field of `Settings`.
 
         Args:
@@ -164,8 +176,12 @@ class Config:
         _check_names(env)
         config = cls(
             dsn=_dsn(env),
-            api_key=Secret(env["OPENAI_API_KEY"]) if env.get("OPENAI_API_KEY") else None,
+            api_key=_secret(env, "OPENAI_API_KEY"),
             base_url=env.get("OPENAI_BASE_URL") or None,
+            embedding_api_key=_secret(env, "RAGCORE_EMBEDDING_API_KEY"),
+            embedding_base_url=env.get("RAGCORE_EMBEDDING_BASE_URL") or None,
+            generation_api_key=_secret(env, "RAGCORE_GENERATION_API_KEY"),
+            generation_base_url=env.get("RAGCORE_GENERATION_BASE_URL") or None,
             embedding_model=env.get("RAGCORE_EMBEDDING_MODEL") or "text-embedding-3-small",
             embedding_dimension=_read(env, "RAGCORE_EMBEDDING_DIMENSION", int, None),
             models=_models(env),
@@ -184,9 +200,9 @@ class Config:
             raise ConfigurationError(
                 "DATABASE_URL is not set: postgresql://user:password@host:port/database, of a role that owns nothing"
             )
-        remote = [model for model in config.models if model != EXTRACTIVE] + (
-            [] if config.embeds_locally else [config.embedding_model]
-        )
+        remote = [] if config.generation_api_key else [model for model in config.models if model != EXTRACTIVE]
+        if not config.embeds_locally and config.embedding_api_key is None:
+            remote.append(config.embedding_model)
         if remote and config.api_key is None:
             raise ConfigurationError(
                 f"OPENAI_API_KEY is not set, and {' and '.join(remote)} {'need' if len(remote) > 1 else 'needs'} it "
@@ -206,6 +222,10 @@ class Config:
 
 SETTINGS = {f"RAGCORE_{f.name.upper()}": f for f in fields(Settings)}
 OWN = (
+    "RAGCORE_EMBEDDING_API_KEY",
+    "RAGCORE_EMBEDDING_BASE_URL",
+    "RAGCORE_GENERATION_API_KEY",
+    "RAGCORE_GENERATION_BASE_URL",
     "RAGCORE_EMBEDDING_MODEL",
     "RAGCORE_EMBEDDING_DIMENSION",
     "RAGCORE_MODELS",
@@ -257,6 +277,10 @@ def _read(env: Mapping[str, str], name: str, kind: Callable[[str], Any], default
         raise ConfigurationError(f"{name}: {error}") from None
     except ValueError:
         raise ConfigurationError(f"{name} is {text!r}: it must be {_ARTICLES.get(kind, 'another value')}") from None
+
+
+def _secret(env: Mapping[str, str], name: str) -> Secret | None:
+    return Secret(env[name]) if env.get(name) else None
 
 
 def _boolean(text: str) -> bool:

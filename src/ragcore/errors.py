@@ -153,6 +153,7 @@ class DependencyError(RagcoreError):
         attempts: how many times it was asked.
         status: the HTTP status, where there was one.
         request_id: the dependency's own id of the request, where it sent one.
+        of_configuration: every request would fail like this one: the key, the model's name, a parameter or the quota is at fault.
     """
 
     def __init__(
@@ -164,6 +165,7 @@ class DependencyError(RagcoreError):
         attempts: int = 1,
         status: int | None = None,
         request_id: str | None = None,
+        of_configuration: bool = False,
         stage: str | None = None,
         retry_after: float | None = None,
         partial_text: str = "",
@@ -174,6 +176,7 @@ class DependencyError(RagcoreError):
         self.attempts = attempts
         self.status = status
         self.request_id = request_id
+        self.of_configuration = of_configuration
 
 
 class EmbeddingError(DependencyError):

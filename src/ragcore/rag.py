@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from uuid import UUID
 
 import anyio
@@ -30,6 +30,7 @@ from ragcore.errors import (
 from ragcore.events import emit
 from ragcore.filters import Filter
 from ragcore.generation.citations import find_citations
+from ragcore.generation.ending import is_complete
 from ragcore.generation.extractive import ExtractiveGenerator, excerpt
 from ragcore.generation.fallback import FallbackGenerator, name_of
 from ragcore.generation.prompt import build_prompt
@@ -61,7 +62,17 @@ from ragcore.types import (
     Unreadable,
     Usage,
 )
-from ragcore.validation import check_history, check_ids, check_instructions, check_question, check_tenant, check_timeout
+from ragcore.validation import (
+    check_history,
+    check_ids,
+    check_instructions,
+    check_max_tokens,
+    check_question,
+    check_stop,
+    check_temperature,
+    check_tenant,
+    check_timeout,
+)
 from ragcore.view import TenantView
 from ragcore.watchdog import Watchdog
 
@@ -170,6 +181,9 @@ class RAG(Part):
         timeout: float | None = None,
         history: Sequence[Turn | Mapping[str, object]] = (),
         instructions: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        stop: str | Sequence[str] | None = None,
         top_k: int | None = None,
         score_threshold: float | None = None,
         filter: Filter | None = None,
@@ -184,6 +198,9 @@ class RAG(Part):
             timeout: seconds; None: as set (30).
             history: earlier turns, oldest first; {"role", "content"} mappings do too.
             instructions: in place of those that are set.
+            max_tokens: of the answer; None: as set.
+            temperature: how freely the model chooses its words, from 0 to 2; None: as the generator has it (0).
+            stop: up to four texts that end the answer where they would come; None: none.
             top_k: as `Retriever.retrieve`.
             score_threshold: as `Retriever.retrieve`.
             filter: as `Retriever.retrieve`.
@@ -200,7 +217,7 @@ class RAG(Part):
             EmbeddingError, GenerationError, CircuitOpen: with `degrade=False`.
         """
         with self._call("ask", tenant, timeout) as call:
-            request = self._request(history, instructions, degrade)
+            request = self._request(history, instructions, max_tokens, temperature, stop, degrade)
             retrieval = await self._retrieve(call, question, top_k, score_threshold, filter, mode, request.degrade)
             prompt = self._prompt(retrieval, request)
             generation = None if prompt is None else await self._generate(call, prompt, request)
@@ -215,6 +232,9 @@ class RAG(Part):
         timeout: float | None = None,
         history: Sequence[Turn | Mapping[str, object]] = (),
         instructions: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        stop: str | Sequence[str] | None = None,
         top_k: int | None = None,
         score_threshold: float | None = None,
         filter: Filter | None = None,
@@ -234,9 +254,8 @@ class RAG(Part):
                             print(text, end="")
             ```
         """
-        return self._stream(
-            question, tenant, timeout, history, instructions, top_k, score_threshold, filter, mode, degrade
-        )
+        asked = (history, instructions, max_tokens, temperature, stop, degrade)
+        return self._stream(question, tenant, timeout, asked, top_k, score_threshold, filter, mode)
 
     async def retrieve(
         self,
@@ -375,11 +394,20 @@ class RAG(Part):
         return self.settings.degrade if degrade is None else degrade
 
     def _request(
-        self, history: Sequence[Turn | Mapping[str, object]], instructions: str | None, degrade: bool | None
+        self,
+        history: Sequence[Turn | Mapping[str, object]],
+        instructions: str | None,
+        max_tokens: int | None,
+        temperature: float | None,
+        stop: str | Sequence[str] | None,
+        degrade: bool | None,
     ) -> _Request:
         return _Request(
             history=check_history(history),
             instructions=self.settings.instructions if instructions is None else check_instructions(instructions),
+            max_tokens=check_max_tokens(max_tokens),
+            temperature=check_temperature(temperature),
+            stop=check_stop(stop),
             degrade=self._degrade(degrade),
         )
 
@@ -416,7 +444,10 @@ class RAG(Part):
             history=request.history,
             instructions=request.instructions,
             budget=self.settings.prompt_tokens,
-            max_tokens=self.settings.max_tokens,
+            max_tokens=self.settings.max_tokens if request.max_tokens is None else request.max_tokens,
+            max_tokens_from="settings" if request.max_tokens is None else "call",
+            temperature=request.temperature,
+            stop=request.stop,
             count_tokens=getattr(self._generator, "count_tokens", estimate_tokens),
         )
         if not prompt.passages:
@@ -449,7 +480,7 @@ class RAG(Part):
     def _answer(self, call: Call, retrieval: Retrieval, prompt: Prompt | None, generation: Generation | None) -> Answer:
         call.timings = replace(call.timings, total=call.elapsed())
         answer = Answer(
-            self.settings.not_found,
+            self.settings.not_searched if _not_searched(retrieval) else self.settings.not_found,
             found=False,
             retrieval=retrieval,
             degraded=retrieval.degraded,
@@ -467,9 +498,12 @@ class RAG(Part):
             completion_tokens=generation.usage.completion_tokens,
         )
         found = bool(generation.text.strip())
-        text, citations = answer.text, answer.citations
+        text, citations = self.settings.not_found, answer.citations
         if found:
-            text, citations = generation.text, find_citations(generation.text, prompt.passages)
+            text, citations = (
+                generation.text,
+                find_citations(generation.text, prompt.passages, quotations=generation.quotations),
+            )
         elif any(part.stage == "generate" and part.fallback == EXTRACTIVE for part in degraded):
             # Nobody has judged the passages: "not found" would be untrue.
             text = f"{self.settings.not_answered}\n\n{excerpt(prompt.passages[0])} [1]"
@@ -483,6 +517,7 @@ class RAG(Part):
             usage=usage,
             model=generation.model,
             finish_reason=generation.finish_reason,
+            complete=generation.complete and is_complete(generation.finish_reason),
             request_ids=(generation.request_id,) if generation.request_id else (),
         )
 
@@ -492,19 +527,17 @@ class RAG(Part):
         question: str,
         tenant: str | UUID,
         timeout: float | None,
-        history: Sequence[Turn | Mapping[str, object]],
-        instructions: str | None,
+        asked: _Asked,
         top_k: int | None,
         score_threshold: float | None,
         filter: Filter | None,
         mode: Mode | None,
-        degrade: bool | None,
     ) -> AsyncIterator[AnswerStream]:
         owner = self._check_open()
         call = self._begin("stream", tenant, timeout)
         try:
             with call:
-                request = self._request(history, instructions, degrade)
+                request = self._request(*asked)
                 retrieval = await self._retrieve(call, question, top_k, score_threshold, filter, mode, request.degrade)
                 prompt = self._prompt(retrieval, request)
         except BaseException as error:
@@ -543,11 +576,31 @@ class RAG(Part):
         return {f"generation {name_of(generator)}": generator for generator in given}
 
 
+# The arguments of `_request`.
+_Asked: TypeAlias = tuple[
+    Sequence[Turn | Mapping[str, object]],
+    str | None,
+    int | None,
+    float | None,
+    str | Sequence[str] | None,
+    bool | None,
+]
+
+
 @dataclass(frozen=True, slots=True)
 class _Request:
     history: tuple[Turn, ...]
     instructions: str
+    max_tokens: int | None
+    temperature: float | None
+    stop: tuple[str, ...]
     degrade: bool
+
+
+def _not_searched(retrieval: Retrieval) -> bool:
+    """Whether nothing was found because the documents could not be searched as they should be: then they may well have the answer."""
+    empty = retrieval.empty
+    return empty is not None and (bool(retrieval.degraded) or empty.code in ("not_embedded", "other_model"))
 
 
 def _timed(call: Call, began: float, generation: Generation) -> Generation:

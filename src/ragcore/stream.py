@@ -108,6 +108,8 @@ class AnswerStream:
         self._answer = self._finish(self._call, self._retrieval, self._prompt, generation)
         if not self._text:
             yield Delta(self._answer.text)
+        elif not self._answer.found:  # the model said why before it said that it doesn't
+            yield Delta(f"\n\n{self._answer.text}")
         self._left.set()
         self._call.finish("degraded" if self._call.degraded else "ok")
         yield Done(self._answer)

@@ -278,6 +278,7 @@ class Answer(Value):
         timings, usage: by stage, retrieval's included.
         model: what generated the text.
         finish_reason: "stop", "length", …, as the model said it.
+        complete: False if the text was cut off by a limit or a filter: it is not the whole answer.
         request_ids: the dependencies' own ids.
         call_id: as `RAG.inflight()` and `RAG.recent()` list it.
     """
@@ -292,6 +293,7 @@ class Answer(Value):
     usage: Usage = Usage()
     model: str = ""
     finish_reason: str = ""
+    complete: bool = True
     request_ids: tuple[str, ...] = ()
     call_id: str = ""
 
@@ -450,6 +452,9 @@ class Prompt(Value):
         history: earlier turns, oldest first.
         instructions: what the caller wants of every answer.
         max_tokens: of the answer; None: the generator's own default.
+        max_tokens_from: whose limit it is: of this call, or of the settings, where a generator's own comes first.
+        temperature: of this call; None: the generator's own default.
+        stop: texts that end the answer where they would come.
         left_out: how many passages did not fit the budget.
     """
 
@@ -459,6 +464,9 @@ class Prompt(Value):
     history: tuple[Turn, ...] = ()
     instructions: str = ""
     max_tokens: int | None = None
+    max_tokens_from: Literal["call", "settings"] = "call"
+    temperature: float | None = None
+    stop: tuple[str, ...] = ()
     left_out: int = 0
 
 
@@ -469,16 +477,22 @@ class Generation(Value):
     Attributes:
         text: with citations as "[n]", n counting the prompt's passages from 1; "" if the passages don't answer the question.
         finish_reason: "stop" if it ended by itself, "length" if it was cut, …
+        complete: False if it was cut off or filtered.
         model: what made it.
         usage: its tokens, where reported.
         request_id: the dependency's own id, where there is one.
+        reasoning: what the model thought before it answered, where it shows that; not for members.
+        quotations: (start, end) of what stands word for word in the passages: a "[n]" in there is no citation. None: not known, then it is looked for.
         degraded: generators that failed before this one answered.
     """
 
     text: str
     _: KW_ONLY
     finish_reason: str = "stop"
+    complete: bool = True
     model: str = ""
     usage: Usage = Usage()
     request_id: str | None = None
+    reasoning: str = ""
+    quotations: tuple[tuple[int, int], ...] | None = None
     degraded: tuple[Degradation, ...] = ()

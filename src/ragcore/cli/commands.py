@@ -483,6 +483,8 @@ def _show_answer(answer: Answer, *, show_passages: bool) -> None:
             style="yellow",
             markup=False,
         )
+    if not answer.complete:
+        messages.print(f"the answer is not whole: it ended with {answer.finish_reason!r}", style="yellow", markup=False)
     if answer.retrieval.empty is not None:
         messages.print(answer.retrieval.empty.message, style="yellow", markup=False)
     if not answer.found and answer.retrieval.passages:

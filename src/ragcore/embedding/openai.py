@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 from openai import AsyncOpenAI
 
 from ragcore.embedding.coalescer import Coalescer
 from ragcore.errors import ConfigurationError, EmbeddingError
-from ragcore.openai_api import OpenAIClient, Undecodable, judge, read_json, translate
 from ragcore.protocols import Vector
 from ragcore.resilience import Failure, Policy, RetryPolicy
+from ragcore.resilience.owner import cleaning_up
 from ragcore.resilience.part import Part
 from ragcore.secret import Secret
-from ragcore.tokens import TokenCounter
+from ragcore.tokens import TokenCounter, estimate_tokens
 from ragcore.types import Kind
 from ragcore.vectors import check_vectors
+from ragcore.wire.bodies import whole
+from ragcore.wire.client import OpenAIClient
+from ragcore.wire.dialect import MOST_CHANGES, Dialect
+from ragcore.wire.failure import judge, translate
+from ragcore.wire.refusal import ServerError, Undecodable, read_refusal
 
 __all__ = ["OpenAIEmbedder"]
 
@@ -35,6 +41,9 @@ MAX_TOKENS = 8192
 MOST_TEXTS = 256
 MOST_TOKENS = 150_000
 BLAMES_A_TEXT = (400, 413, 422)
+# What every model can embed: a server that refuses this as well refuses every text.
+HARMLESS = "text"
+OWN = frozenset({"model", "input"})
 
 
 class OpenAIEmbedder(Part):
@@ -51,9 +60,16 @@ class OpenAIEmbedder(Part):
         api_key: None: as the SDK finds it (OPENAI_API_KEY).
         client: the user's own `AsyncOpenAI`, with its headers, proxy and certificates; never closed.
         policy: None: 4 attempts of 5 s, 64 requests at once, a breaker.
+        query_prefix, document_prefix: put before each question and each chunk, as some models want it: "query: " and "passage: " for E5,
+            "search_query: " and "search_document: " for Nomic, an instruction for questions only for Qwen3. Documents must be added again after a change.
+        encoding_format: "base64", "float", or None: not sent. A server that refuses base64 is asked for floats from then on.
+        dimensions: whether `dimension` is asked for in the request; None: only to shorten vectors of text-embedding-3.
+        parameters: sent with each request, such as {"user": "ragcore"}; what the server refuses by name is left out from then on.
+        extra_body: as `parameters`, but sent as they are, whatever the server says, such as {"truncate": "NONE"}.
+        extra_headers: sent with each request.
 
     Raises:
-        ConfigurationError: an unknown model without a dimension, or no key.
+        ConfigurationError: an unknown model without a dimension, no key, or a parameter that is an argument of its own.
         EmbeddingError: the server failed, or answered with something that is not these embeddings.
     """
 
@@ -67,6 +83,13 @@ class OpenAIEmbedder(Part):
         api_key: str | Secret | None = None,
         client: AsyncOpenAI | None = None,
         policy: Policy | None = None,
+        query_prefix: str = "",
+        document_prefix: str = "",
+        encoding_format: Literal["base64", "float"] | None = "base64",
+        dimensions: bool | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        extra_headers: Mapping[str, str] | None = None,
     ) -> None:
         known_dimension, known_tokens = KNOWN_MODELS.get(model, (None, MAX_TOKENS))
         if dimension is None and known_dimension is None:
@@ -75,12 +98,24 @@ class OpenAIEmbedder(Part):
             )
         self.model = model
         self.dimension = dimension or known_dimension or 0
-        self.max_tokens = max_tokens or known_tokens
+        self.query_prefix, self.document_prefix = query_prefix, document_prefix
+        longest = max(query_prefix, document_prefix, key=len)
+        self.max_tokens = (max_tokens or known_tokens) - (estimate_tokens(longest) if longest else 0)
         self.policy = policy or Policy("embedding", attempt_timeout=5.0, retry=RetryPolicy(attempts=4))
-        self._shorten = model in SHORTENABLE and self.dimension != known_dimension
+        shortens = model in SHORTENABLE and self.dimension != known_dimension
+        self._parameters = {
+            **({} if encoding_format is None else {"encoding_format": encoding_format}),
+            **({"dimensions": self.dimension} if (shortens if dimensions is None else dimensions) else {}),
+            **_checked(parameters, "parameters"),
+        }
+        self._extra_body = _checked(extra_body, "extra_body")
+        self._dialect = Dialect(model)
+        if encoding_format == "base64":
+            self._dialect.try_values("encoding_format", ("base64", "float"))
+        self._has_served = False
         self._key = model if self.policy.has_default_breaker else None
         self._tokens = TokenCounter(model)
-        self._client = OpenAIClient(api_key=api_key, base_url=base_url, client=client)
+        self._client = OpenAIClient(api_key=api_key, base_url=base_url, client=client, headers=extra_headers)
         self._coalescer = Coalescer(self._embed_questions, self._served)
 
     def count_tokens(self, text: str, /) -> int:
@@ -93,6 +128,9 @@ class OpenAIEmbedder(Part):
         breaker = self.policy.breaker(self._key)
         if breaker is not None:
             breaker.check()  # before waiting for a shared request, not only when it goes out
+        prefix = self.query_prefix if kind == "query" else self.document_prefix
+        if prefix:
+            texts = [prefix + text for text in texts]
         if kind == "query" and len(texts) == 1:
             return (await self._coalescer.embed(owner, texts[0]))[np.newaxis]
         parts = [await self._embed_or_halve(batch) for batch in self._batches(texts)]
@@ -130,13 +168,32 @@ class OpenAIEmbedder(Part):
         return await self._embed_or_halve(texts, of_several=of_several)
 
     async def _embed_or_halve(self, texts: Sequence[str], *, of_several: bool = False) -> Vector:
+        """The vectors; a text that is refused stands alone in the end, with an error that blames it."""
         try:
             return await self._request(texts, of_several=of_several)
         except EmbeddingError as error:
-            if len(texts) == 1 or error.status not in BLAMES_A_TEXT:
+            cause = error.__cause__
+            if not isinstance(cause, ServerError) or cause.is_of_configuration:
+                raise
+            if error.status not in BLAMES_A_TEXT and not cause.is_too_long:
+                raise
+            if len(texts) == 1 or error.of_configuration:
+                raise
+            if not await self._takes_any(error):
+                error.of_configuration = True
                 raise
         half = len(texts) // 2
         return np.concatenate([await self._embed_or_halve(texts[:half]), await self._embed_or_halve(texts[half:])])
+
+    async def _takes_any(self, error: EmbeddingError) -> bool:
+        """Whether the server takes any text at all. If it doesn't, no text is at fault, and halving would ask for each of them."""
+        if self._has_served or cast("ServerError", error.__cause__).is_too_long:
+            return True
+        try:
+            await self._request([HARMLESS], of_several=True)
+        except EmbeddingError as other:
+            return other.status != error.status
+        return True
 
     async def _request(self, texts: Sequence[str], *, of_several: bool) -> Vector:
         attempts = 0
@@ -144,19 +201,7 @@ class OpenAIEmbedder(Part):
         async def attempt() -> Vector:
             nonlocal attempts
             attempts += 1
-            options: dict[str, Any] = {"dimensions": self.dimension} if self._shorten else {}
-            create: Any = (
-                self._client.sdk.embeddings.with_streaming_response.create
-            )  # read as bytes, not as its own types
-            answer, _ = await read_json(
-                create(model=self.model, input=list(texts), encoding_format="base64", **options)
-            )
-            try:
-                return check_vectors(
-                    _vectors(answer, len(texts)), count=len(texts), dimension=self.dimension, model=self.model
-                )
-            except EmbeddingError as error:
-                raise Undecodable(str(error)) from error
+            return await self._ask(texts)
 
         try:
             return await self.policy.call(attempt, key=self._key, on=_judge_of_several if of_several else judge)
@@ -168,6 +213,49 @@ class OpenAIEmbedder(Part):
                 raise
             raise ours from error
 
+    async def _ask(self, texts: Sequence[str]) -> Vector:
+        """One request; again without a parameter that the server refuses."""
+        for _ in range(MOST_CHANGES):
+            spoken = self._dialect.said_as(self._parameters)
+            body = {"model": self.model, "input": list(texts), **spoken, **self._extra_body}
+            try:
+                answer = await self._post(json.dumps(body, ensure_ascii=False).encode(errors="replace"))
+            except ServerError as error:
+                if not self._dialect.learn(error, spoken):
+                    raise
+                continue
+            try:
+                vectors = check_vectors(
+                    _vectors(answer, len(texts)), count=len(texts), dimension=self.dimension, model=self.model
+                )
+            except EmbeddingError as error:
+                raise Undecodable(str(error)) from error
+            self._has_served = True
+            return vectors
+        raise Undecodable("it refuses one parameter after the other")
+
+    async def _post(self, body: bytes) -> Mapping[str, Any]:
+        response = await self._client.post("/embeddings", body, model=self.model)
+        try:
+            read = await whole(response)
+        finally:
+            with cleaning_up():
+                await response.aclose()
+        try:
+            answer = json.loads(read.removeprefix(b"\xef\xbb\xbf"))
+        except ValueError:
+            page = "not JSON but a page of HTML: is the base URL right?" if read.lstrip()[:1] == b"<" else "not JSON"
+            raise Undecodable(f"its answer is {page}; it begins {read[:40]!r}") from None
+        if not (isinstance(answer, dict) and isinstance(answer.get("data"), list)):
+            refusal = read_refusal(
+                answer, status=None, headers=response.headers, secrets=self._client.secrets, in_answer=True
+            )
+            if refusal is not None and refusal.said:
+                raise refusal
+        if not isinstance(answer, dict):
+            raise Undecodable(f"its answer is {type(answer).__name__}, not an object")
+        return answer
+
 
 def _judge_of_several(error: Exception) -> Failure | None:
     """Of texts of several flows: that it failed may be one's own affair, so they are asked for again apart; a pause is everybody's."""
@@ -177,19 +265,33 @@ def _judge_of_several(error: Exception) -> Failure | None:
     return Failure(retry=False, counts=False)
 
 
+def _checked(given: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
+    wrong = sorted(OWN & (given or {}).keys())
+    if wrong:
+        raise ConfigurationError(f"{name} holds {', '.join(wrong)}, which ragcore sets itself")
+    try:
+        json.dumps(dict(given or {}))
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"{name} can't be written as JSON: {error}") from None
+    return dict(given or {})
+
+
 def _vectors(answer: Mapping[str, Any], count: int) -> list[Vector]:
-    """The vectors in the order of their index. A server may send numbers where base64 was asked for."""
+    """The vectors by their index, or as they stand where a server doesn't number them, or gives them all the same number. A server may send numbers
+    where base64 was asked for.
+    """
     data = answer.get("data")
     if not isinstance(data, list) or len(data) != count:
         raise Undecodable(f"it sent {len(data) if isinstance(data, list) else 'no'} embeddings for {count} texts")
-    vectors: dict[int, Vector] = {}
-    for item in data:
-        if not isinstance(item, dict) or not isinstance(item.get("index"), int):
-            raise Undecodable("an embedding has no index")
-        vectors[item["index"]] = _vector(item.get("embedding"))
-    if sorted(vectors) != list(range(count)):
+    if not all(isinstance(item, dict) for item in data):
+        raise Undecodable("an embedding is not an object")
+    vectors = [_vector(item.get("embedding")) for item in data]
+    indices = [item.get("index") for item in data]
+    if not all(isinstance(index, int) for index in indices) or (count > 1 and set(indices) == {0}):
+        return vectors
+    if sorted(indices) != list(range(count)):
         raise Undecodable("the embeddings' indices are not those of the texts")
-    return [vectors[index] for index in range(count)]
+    return [vector for _, vector in sorted(zip(indices, vectors, strict=True), key=lambda pair: pair[0])]
 
 
 def _vector(embedding: object) -> Vector:

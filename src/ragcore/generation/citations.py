@@ -11,18 +11,59 @@ __all__ = ["find_citations"]
 
 CITATION = re.compile(r"\[(\d{1,3}(?:\s*,\s*\d{1,3})*)\]")
 NUMBER = re.compile(r"\d+")
+# Code is quoted, too: an index in it is no citation.
+CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
+# What is quoted word for word has this many characters before or behind its "[n]", or half of them on both sides.
+VERBATIM = 12
 
 
-def find_citations(text: str, passages: Sequence[Passage], /) -> tuple[Citation, ...]:
-    """Citations in the order of the text, "[1, 2]" as two; a number that names no passage is not one.
+def find_citations(
+    text: str, passages: Sequence[Passage], /, *, quotations: Sequence[tuple[int, int]] | None = None
+) -> tuple[Citation, ...]:
+    """Citations in the order of the text, "[1, 2]" as two; a number that names no passage is not one, and neither is a "[n]" that was quoted.
 
     Args:
         text: the answer.
         passages: those that the model saw; "[n]" counts them from 1.
+        quotations: (start, end) of what is quoted; None: found by comparing with the passages. A footnote's number, or a reference that somebody has
+            put into a document, must not pass for one of the answer's.
     """
+    brackets = list(CITATION.finditer(text))
+    if not brackets:
+        return ()
+    code = [match.span() for match in CODE.finditer(text)]
+    if quotations is None:
+        plain = [_plain(passage.text) for passage in passages]
+        own = [bracket for bracket in brackets if not _is_quoted(text, bracket, plain)]
+    else:
+        own = [bracket for bracket in brackets if not _within(bracket, quotations)]
     return tuple(
         Citation(int(number.group()), passages[int(number.group()) - 1], bracket.start(), bracket.end())
-        for bracket in CITATION.finditer(text)
+        for bracket in own
+        if not _within(bracket, code)
         for number in NUMBER.finditer(bracket.group())
         if 1 <= int(number.group()) <= len(passages)
     )
+
+
+def _within(bracket: re.Match[str], spans: Sequence[tuple[int, int]]) -> bool:
+    return any(start <= bracket.start() and bracket.end() <= end for start, end in spans)
+
+
+def _is_quoted(text: str, bracket: re.Match[str], plain: Sequence[str]) -> bool:
+    """Whether the bracket stands in a passage between the same words."""
+    number = _plain(bracket.group())
+    before = _plain(text[max(0, bracket.start() - 4 * VERBATIM) : bracket.start()])[-VERBATIM:]
+    after = _plain(text[bracket.end() : bracket.end() + 4 * VERBATIM])[:VERBATIM]
+    half = VERBATIM // 2
+    contexts = [before + number]
+    if len(after) >= half:  # a quotation may begin just before the number
+        contexts += [before[-half:] + number + after[:half]]
+    if len(after) == VERBATIM:
+        contexts += [number + after]
+    return any(context in passage for context in contexts for passage in plain)
+
+
+def _plain(text: str) -> str:
+    """Without what a model changes when it quotes: spaces, quotation marks, emphasis, letters' case."""
+    return re.sub(r"[\s\"'“”‘’«»*_]+", "", text).lower()

@@ -64,7 +64,10 @@ class ExtractiveGenerator(Part):
     async def generate(self, prompt: Prompt, /) -> Generation:
         """The quotation, or "" if nothing answers."""
         await anyio.lowlevel.checkpoint()
-        return Generation(quote(prompt.question, prompt.passages), model=MODEL)
+        text, quotations = quoted(prompt.question, prompt.passages)
+        for stop in prompt.stop:
+            text = text.partition(stop)[0]
+        return Generation(text, model=MODEL, quotations=quotations)
 
     def stream(self, prompt: Prompt, /) -> AbstractAsyncContextManager[AsyncIterator[str | Generation]]:
         """The same in one piece."""
@@ -82,10 +85,24 @@ class _Sentence:
 
 def quote(question: str, passages: Sequence[Passage]) -> str:
     """The best sentences, each with its "[n]"; "" if none is good enough."""
+    return quoted(question, passages)[0]
+
+
+def quoted(question: str, passages: Sequence[Passage]) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """The same, and where in it the sentences stand: a "[n]" of their own is none of the answer's."""
+    text, spans = "", []
+    for sentence in _best(question, passages):
+        start = len(text) + (1 if text else 0)
+        text = f"{text} {sentence.text} [{sentence.number}]".lstrip()
+        spans.append((start, start + len(sentence.text)))
+    return text, tuple(spans)
+
+
+def _best(question: str, passages: Sequence[Passage]) -> list[_Sentence]:
     candidates = [sentence for number, passage in enumerate(passages, start=1) for sentence in _split(number, passage)]
     wanted = _without_excluded_alternatives(question, candidates)
     if not wanted or not candidates:
-        return ""
+        return []
     weights = _weights(wanted, candidates)
     figure = any(phrase in question.lower() for phrase in ASKS_FOR_A_FIGURE)
 
@@ -103,7 +120,7 @@ def quote(question: str, passages: Sequence[Passage]) -> str:
 
     ranked = sorted((s for s in candidates if covers(s) >= ENOUGH), key=lambda s: (-score(s), s.number, s.position))
     if not ranked:
-        return ""
+        return []
     best = score(ranked[0])
     chosen: list[_Sentence] = []
     for sentence in ranked:
@@ -111,8 +128,7 @@ def quote(question: str, passages: Sequence[Passage]) -> str:
             chosen.append(sentence)
         if len(chosen) == MOST_QUOTES:
             break
-    chosen.sort(key=lambda s: (s.number, s.position))
-    return " ".join(f"{sentence.text} [{sentence.number}]" for sentence in chosen)
+    return sorted(chosen, key=lambda s: (s.number, s.position))
 
 
 def excerpt(passage: Passage) -> str:

@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
+import anyio
 from openai import AsyncOpenAI
 
-from ragcore.errors import GenerationError
-from ragcore.generation.prompt import NOT_FOUND, render
+from ragcore.errors import ConfigurationError, GenerationError
+from ragcore.events import emit
+from ragcore.generation.prompt import render
+from ragcore.generation.received import Received
 from ragcore.generation.streams import collect
-from ragcore.openai_api import OpenAIClient, Undecodable, judge, read_events, translate
 from ragcore.resilience import Bulkhead, Policy, RetryPolicy
 from ragcore.resilience.owner import Owner
 from ragcore.resilience.part import Part
 from ragcore.resilience.policy import Hold
 from ragcore.secret import Secret
 from ragcore.tokens import TokenCounter
-from ragcore.types import Generation, Prompt, Usage
+from ragcore.types import Generation, Prompt
+from ragcore.wire.bodies import Response
+from ragcore.wire.client import OpenAIClient
+from ragcore.wire.dialect import MOST_CHANGES, Dialect, with_role
+from ragcore.wire.events import DRAIN_SECONDS, read_events
+from ragcore.wire.failure import judge, translate
+from ragcore.wire.refusal import ServerError, Undecodable, request_id_of
 
 __all__ = ["OpenAIGenerator"]
 
-# An answer is bounded by its tokens; this bounds a stream that never ends.
-MOST_CHARACTERS = 200_000
-# What models put around the word NOT_FOUND.
-WRAPPING = ".\"'*`"
+# Models whose limit of tokens includes their thinking; they take no temperature.
 REASONING = ("o1", "o3", "o4", "gpt-5")
+# Tokens for thinking, on top of those of the answer.
+THINKING_TOKENS = 4_000
+# Seconds to wait for the usage after the answer's end.
+USAGE_SECONDS = 2.0
+# The names of what is said by arguments of its own.
+OWN = frozenset({"model", "messages", "stream"})
 
 
 class OpenAIGenerator(Part):
@@ -36,16 +48,24 @@ class OpenAIGenerator(Part):
     the bulkhead's queue does not count. The deadline around the call bounds it all. In a `FallbackGenerator`, which `RAG` makes of it, the first
     token must come within 40 % of what is left, too. A stream that ends without a finish reason broke.
 
+    An answer without text is a `GenerationError` that says why: filtered, refused, a call of a tool, all tokens used up by thinking. Thinking between
+    tags, as in `<think>…</think>`, is taken out of the text and kept in `Generation.reasoning`. If a server refuses a parameter by name, it is left
+    out or given its other name from then on, with the event `model.parameter_refused`.
+
     Args:
         model: its name on the server.
         base_url: None: as the SDK finds it (OPENAI_BASE_URL).
         api_key: None: as the SDK finds it (OPENAI_API_KEY).
         client: the user's own `AsyncOpenAI`, with its headers, proxy and certificates; never closed.
         policy: None: 3 attempts before the first token, 10 s to the first and between tokens, 64 at once, a breaker for each model.
+        parameters: sent with each request, such as {"top_p": 0.9, "reasoning_effort": "low"}. They stand in place of ragcore's own (temperature 0,
+            `stream_options`, the settings' `max_tokens`); None as a value leaves one out.
+        extra_body: as `parameters`, but sent as they are, whatever the server says.
+        extra_headers: sent with each request.
 
     Raises:
-        ConfigurationError: no key.
-        GenerationError: the server failed, or its stream broke.
+        ConfigurationError: no key, or a parameter that is an argument of its own.
+        GenerationError: the server failed, its stream broke, or the model gave no answer.
     """
 
     def __init__(
@@ -56,6 +76,9 @@ class OpenAIGenerator(Part):
         api_key: str | Secret | None = None,
         client: AsyncOpenAI | None = None,
         policy: Policy | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        extra_headers: Mapping[str, str] | None = None,
     ) -> None:
         self.model = model
         self.policy = policy or Policy(
@@ -66,7 +89,8 @@ class OpenAIGenerator(Part):
         )
         self._key = model if self.policy.has_default_breaker else None
         self._tokens = TokenCounter(model)
-        self._client = OpenAIClient(api_key=api_key, base_url=base_url, client=client)
+        self._client = OpenAIClient(api_key=api_key, base_url=base_url, client=client, headers=extra_headers)
+        self._manner = _Manner(model, _checked(parameters, "parameters"), _checked(extra_body, "extra_body"))
 
     def count_tokens(self, text: str, /) -> int:
         """Tokens of `text`, exact once tiktoken's ranks are loaded, estimated until then."""
@@ -81,7 +105,7 @@ class OpenAIGenerator(Part):
         """The answer in pieces as they come, then the `Generation`. Opening waits for the first token; leaving closes the request."""
         owner = self._check_open()
         async with self.policy.hold(key=self._key, on=judge) as held:
-            request = _Request(owner, self._client, self.model, prompt)
+            request = _Request(owner, self._client, self._manner, prompt)
             try:
                 await self._guarded(held, request)
                 async with aclosing(self._pieces(held, request)) as pieces:
@@ -102,16 +126,14 @@ class OpenAIGenerator(Part):
             self._raise(error, held, "")
 
     async def _pieces(self, held: Hold, request: _Request) -> AsyncGenerator[str | Generation, None]:
-        answer = _Answer(self.model)
         try:
-            async with aclosing(held.items(request.events())) as events:
-                async for event in events:
-                    text = answer.take(event)
+            async with aclosing(held.items(request.texts())) as texts:
+                async for text in texts:
                     if text:
                         yield text
-            rest, whole = answer.finish(request.request_id)
+            rest, whole = request.finish()
         except Exception as error:
-            self._raise(error, held, answer.handed_on)
+            self._raise(error, held, request.handed_on)
         if rest:
             yield rest
         yield whole
@@ -126,147 +148,181 @@ class OpenAIGenerator(Part):
         raise ours from error
 
 
-class _Request:
-    """One request and its stream. `open` reads up to the first event, so that what fails before it can be tried again."""
+class _Manner:
+    """How a model is asked, as far as it is known: its parameters, and whether it thinks."""
 
-    def __init__(self, owner: Owner, client: OpenAIClient, model: str, prompt: Prompt) -> None:
+    def __init__(self, model: str, parameters: Mapping[str, Any], extra_body: Mapping[str, Any]) -> None:
+        self.model = model
+        self.thinks = model.startswith(REASONING)
+        self.thinks_unopened = False
+        self._parameters = parameters
+        self._extra_body = extra_body
+        self._dialect = Dialect(model, renames={"max_tokens": "max_completion_tokens"})
+        if self.thinks:  # these refuse temperature, and max_tokens by that name
+            self._dialect.call("max_tokens", "max_completion_tokens")
+            if "temperature" not in parameters:
+                self._dialect.leave_out("temperature")
+
+    def ask(self, prompt: Prompt) -> tuple[bytes, dict[str, Any], str | None]:
+        """The request's body, and for `learn` its parameters and the role of the system's message."""
+        role = self._dialect.system_role
+        own = {"temperature": 0.0, "stream": True, "stream_options": {"include_usage": True}, **self._parameters}
+        if prompt.temperature is not None:
+            own["temperature"] = prompt.temperature
+        if prompt.stop:
+            own["stop"] = list(prompt.stop)
+        limits = {"max_tokens", "max_completion_tokens"} & self._parameters.keys()
+        if prompt.max_tokens is not None and not (limits and prompt.max_tokens_from == "settings"):
+            for name in limits:
+                del own[name]
+            thinking = THINKING_TOKENS if self.thinks and prompt.max_tokens_from == "settings" else 0
+            own["max_tokens"] = prompt.max_tokens + thinking
+        spoken = self._dialect.said_as({name: value for name, value in own.items() if value is not None})
+        if not spoken.get("stream"):
+            spoken.pop("stream_options", None)
+        body = {"model": self.model, "messages": with_role(render(prompt), role), **spoken, **self._extra_body}
+        # Half an emoji, which a document may hold, is not UTF-8.
+        return json.dumps(body, ensure_ascii=False).encode(errors="replace"), spoken, role
+
+    def learn(self, error: ServerError, sent: Mapping[str, Any], role: str | None) -> bool:
+        """Whether the next request will be another one."""
+        return self._dialect.learn(error, sent, role=role)
+
+    def remember(self, received: Received) -> None:
+        """What an answer shows of the model."""
+        if received.thought_for_all and not self.thinks:
+            self.thinks = True
+            emit("model.thinks", self.model, tokens=THINKING_TOKENS)
+        self.thinks_unopened = self.thinks_unopened or received.thinks_unopened
+
+
+class _Request:
+    """One request and its stream. `open` reads up to the answer's beginning, so that what fails before it can be tried again."""
+
+    def __init__(self, owner: Owner, client: OpenAIClient, manner: _Manner, prompt: Prompt) -> None:
         self._owner = owner
         self._client = client
-        self._model = model
+        self._manner = manner
         self._prompt = prompt
-        self._stack = AsyncExitStack()
-        self._first: dict[str, Any] | None = None
-        self._events: AsyncGenerator[dict[str, Any], None] | None = None
-        self._opened = False
-        self.request_id: str | None = None
+        self._response: Response | None = None
+        self._events: AsyncGenerator[list[Mapping[str, Any]], None] | None = None
+        self._received = Received(manner.model)
+        self._first = ""
+        self._request_id: str | None = None
+        self._failed = False
+
+    @property
+    def handed_on(self) -> str:
+        """The text that was handed on."""
+        return self._received.handed_on
 
     async def open(self) -> None:
-        await self.close()
-        create: Any = (
-            self._client.sdk.chat.completions.with_streaming_response.create
-        )  # its overloads want its own TypedDicts
-        opening = create(
-            model=self._model,
-            messages=render(self._prompt),
-            stream=True,
-            stream_options={"include_usage": True},
-            **self._options(),
-        )
-        self._opened = True
-        response = await self._stack.enter_async_context(opening)
-        self.request_id = response.headers.get("x-request-id")
-        self._events = read_events(response)
+        for _ in range(MOST_CHANGES):
+            await self.close()
+            self._received = Received(self._manner.model, thinks_unopened=self._manner.thinks_unopened)
+            body, sent, role = self._manner.ask(self._prompt)
+            try:
+                await self._begin(body)
+                return
+            except ServerError as error:
+                if not self._manner.learn(error, sent, role):
+                    raise
+        raise Undecodable("it refuses one parameter after the other")
+
+    async def _begin(self, body: bytes) -> None:
+        self._response = response = await self._client.post("/chat/completions", body, model=self._manner.model)
+        self._request_id = request_id_of(response.headers)
+        self._events = read_events(response, secrets=self._client.secrets)
+        self._first = ""
+        while not self._received.begun:
+            try:
+                batch = await anext(self._events)
+            except StopAsyncIteration:
+                raise Undecodable("its stream ended before it began") from None
+            self._first += self._take(batch)
+
+    async def texts(self) -> AsyncGenerator[str, None]:
+        """The text in pieces, "" where something else has come, to the answer's end: what happens after that doesn't matter."""
+        yield self._first
+        received, events = self._received, self._events
+        assert events is not None
+        while not received.done:
+            if not received.finished or received.finished_at_once:
+                try:
+                    batch = await anext(events)
+                except StopAsyncIteration:
+                    return
+                except Exception:
+                    if received.finished:
+                        return
+                    raise
+            else:
+                batch = []
+                with anyio.move_on_after(USAGE_SECONDS):
+                    try:
+                        batch = await anext(events)
+                    except Exception:
+                        return
+                if not batch:
+                    return
+            text, failure = self._take_all(batch)
+            yield text
+            if failure is not None:
+                raise failure
+
+    def finish(self) -> tuple[str, Generation]:
+        """The text that was held back, and the whole."""
         try:
-            self._first = await anext(self._events)
-        except StopAsyncIteration:
-            raise Undecodable("its stream ended before it began") from None
+            return self._received.finish(self._request_id)
+        finally:
+            self._manner.remember(self._received)
 
-    def _options(self) -> dict[str, Any]:
-        limit = self._prompt.max_tokens
-        if self._model.startswith(REASONING):  # these refuse temperature, and max_tokens by that name
-            return {} if limit is None else {"max_completion_tokens": limit}
-        return {"temperature": 0.0} if limit is None else {"temperature": 0.0, "max_tokens": limit}
+    def _take(self, batch: list[Mapping[str, Any]]) -> str:
+        text, failure = self._take_all(batch)
+        if failure is not None:
+            raise failure
+        return text
 
-    async def events(self) -> AsyncGenerator[dict[str, Any], None]:
-        if self._first is not None:
-            yield self._first
-        assert self._events is not None
-        async for event in self._events:
-            yield event
+    def _take_all(self, batch: list[Mapping[str, Any]]) -> tuple[str, Exception | None]:
+        """The text of several events, up to the first that says that the server failed."""
+        text = ""
+        for event in batch:
+            try:
+                text += self._received.take(event)
+            except (ServerError, Undecodable) as failure:
+                self._failed = True
+                return text, None if self._received.finished else failure
+        return text, None
 
     async def close(self) -> None:
         """Close the response: the server sees that nobody reads, and frees its slot."""
-        stack, self._stack = self._stack, AsyncExitStack()
+        response, self._response = self._response, None
         events, self._events = self._events, None
-        opened, self._opened = self._opened, False
+        done = self._received.done or self._failed
 
         async def close() -> None:
-            if events is not None:
-                await events.aclose()
-            await stack.aclose()
+            try:
+                if events is not None:
+                    if done:  # to the end of the body, or its connection can't be used again
+                        with anyio.move_on_after(DRAIN_SECONDS):
+                            async for _ in events:
+                                pass
+                    await events.aclose()
+            finally:
+                if response is not None:
+                    await response.aclose()
 
-        if opened:
+        if response is not None:
             await self._owner.clean_up(close, name="closing a response")
 
 
-class _Answer:
-    """What has come of an answer so far. Text is held back while it may still turn out to be NOT_FOUND."""
-
-    def __init__(self, model: str) -> None:
-        self._text = ""
-        self._taken = 0
-        self._model = model
-        self._finish_reason = ""
-        self._usage = Usage()
-        self.handed_on = ""
-
-    def take(self, event: Mapping[str, Any]) -> str:
-        """Take an event; the text that may be handed on now."""
-        self._model = str(event.get("model") or self._model)
-        self._usage = _usage(event.get("usage")) or self._usage
-        choices = event.get("choices")
-        if choices is None or not isinstance(choices, list):
-            raise Undecodable("an event of its stream has no choices")
-        for choice in choices:
-            delta = choice.get("delta") if isinstance(choice, dict) else None
-            content = delta.get("content") if isinstance(delta, dict) else None
-            if content is not None and not isinstance(content, str):
-                raise Undecodable("an event of its stream has content that is not text")
-            self._text += content or ""
-            self._finish_reason = str(choice.get("finish_reason") or self._finish_reason)
-        if len(self._text) > MOST_CHARACTERS:
-            raise Undecodable(f"its answer is longer than {MOST_CHARACTERS:,} characters")
-        return "" if self._may_be_not_found() else self._hand_on()
-
-    def finish(self, request_id: str | None) -> tuple[str, Generation]:
-        """The text that was still held back, and the whole.
-
-        Raises:
-            Undecodable: there was no finish reason: the stream was cut.
-        """
-        if not self._finish_reason:
-            raise Undecodable("its stream ended without a finish reason: the answer is cut")
-        not_found = self._text.strip().strip(WRAPPING).upper() == NOT_FOUND
-        if not_found:
-            self._text, self._taken, self.handed_on = "", 0, ""
-        rest = self._hand_on(whole=True)
-        whole = Generation(
-            self.handed_on,
-            finish_reason=self._finish_reason,
-            model=self._model,
-            usage=self._usage,
-            request_id=request_id,
-        )
-        return rest, whole
-
-    def _may_be_not_found(self) -> bool:
-        begun = self._text.strip().lstrip(WRAPPING).upper()
-        return NOT_FOUND.startswith(begun) or (begun.startswith(NOT_FOUND) and len(begun) <= len(NOT_FOUND) + 4)
-
-    def _hand_on(self, *, whole: bool = False) -> str:
-        """What is new. Some servers send an emoji's two halves (UTF-16 surrogates) one by one: the first waits for the second."""
-        end = len(self._text)
-        if not whole and self._text and "\ud800" <= self._text[-1] <= "\udbff":
-            end -= 1
-        fresh, self._taken = _joined(self._text[self._taken : end]), end
-        self.handed_on += fresh
-        return fresh
-
-
-def _joined(text: str) -> str:
-    """Surrogate pairs as the characters that they stand for, and halves without the other as U+FFFD: no encoder takes them."""
+def _checked(parameters: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
+    given = dict(parameters or {})
+    wrong = sorted(OWN & given.keys()) if name == "parameters" else sorted({"messages"} & given.keys())
+    if wrong:
+        raise ConfigurationError(f"{name} holds {', '.join(wrong)}, which ragcore sets itself")
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
-
-
-def _usage(usage: object) -> Usage | None:
-    if not isinstance(usage, dict):
-        return None
-    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    return Usage(
-        prompt_tokens=prompt if isinstance(prompt, int) else None,
-        completion_tokens=completion if isinstance(completion, int) else None,
-    )
+        json.dumps(given)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"{name} can't be written as JSON: {error}") from None
+    return given

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from ragcore.errors import InvalidInput
 from ragcore.events import emit
@@ -32,6 +33,9 @@ def build_prompt(
     instructions: str = "",
     budget: int,
     max_tokens: int | None = None,
+    max_tokens_from: Literal["call", "settings"] = "call",
+    temperature: float | None = None,
+    stop: tuple[str, ...] = (),
     count_tokens: Callable[[str], int],
 ) -> Prompt:
     """A prompt of at most `budget` tokens: question and instructions, the latest turns within a third of the rest, then whole passages from the best down.
@@ -73,6 +77,9 @@ def build_prompt(
         history=tuple(kept_turns),
         instructions=instructions,
         max_tokens=max_tokens,
+        max_tokens_from=max_tokens_from,
+        temperature=temperature,
+        stop=stop,
         left_out=left_out,
     )
 

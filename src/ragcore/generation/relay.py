@@ -14,6 +14,7 @@ from typing import TypeAlias
 import anyio
 
 from ragcore.errors import GenerationError, RagcoreError
+from ragcore.generation.ending import says_nothing
 from ragcore.protocols import Generator
 from ragcore.resilience.closing import closing
 from ragcore.resilience.deadline import expires_at, inherit
@@ -132,5 +133,11 @@ class Relay:
             kind = type(text).__name__
             raise GenerationError(
                 f"the generator {self.name} sent {kind}, not text", dependency=self.name, stage="generate"
+            )
+        if isinstance(piece, Generation) and says_nothing(piece):
+            raise GenerationError(
+                f"the generator {self.name} gave no text (finish_reason {piece.finish_reason})",
+                dependency=self.name,
+                stage="generate",
             )
         return piece  # type: ignore[return-value]  # a str or a Generation, as was just seen

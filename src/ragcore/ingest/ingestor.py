@@ -409,7 +409,7 @@ async def _stored(operation: Awaitable[T]) -> T:
 
 def _blames_a_document(error: RagcoreError) -> bool:
     return isinstance(error, InvalidInput) or (
-        isinstance(error, DependencyError) and error.status in BLAMES_THE_DOCUMENT
+        isinstance(error, DependencyError) and error.status in BLAMES_THE_DOCUMENT and not error.of_configuration
     )
 
 

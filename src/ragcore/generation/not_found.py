@@ -1,0 +1,120 @@
+"""The word NOT_FOUND in an answer, told apart from an answer that speaks of it.
+
+Models are told to say it and nothing else. They also say why, before or behind it, write it in lower case, and put markup around it. Only the
+beginning and the end of the text are looked at, each time as many characters as the word has.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ragcore.generation.prompt import NOT_FOUND
+
+__all__ = ["NotFound"]
+
+# What models put around the word.
+WRAPPING = " \t\r\n.\"'*`_#>()[]{}|~-:!“”‘’«»"
+BEFORE = " \t\r\n\"'*`_(#>“‘"
+TAG = r"</?[A-Za-z]{1,10}>"
+LEAD = re.compile(rf"(?:[{re.escape(WRAPPING)}]|{TAG})*(?:</?[A-Za-z]{{0,10}}\Z)?")
+WORD = NOT_FOUND.lower()
+# The word, with its underscore escaped as in Markdown, or one of what stands for it where the word is all there is.
+AT_START = re.compile(r"not\\?_found(?![\w])", re.IGNORECASE)
+REASONS = re.compile(rf"(?:[\s\"'*`_)\]}}“”’]|{TAG})*[:.,;!(–—\n-]")
+AT_END = re.compile(
+    rf"(?:\A|[.!?:;,\n)\]*`\"”>-])(?:[\s\"'*`_(\[{{>#“‘-]|{TAG})*not\\?_found(?:[\s.\"'*`_)\]}}!“”’]|{TAG})*\Z",
+    re.IGNORECASE,
+)
+ALONE = re.compile(r"not(?:\\?_|[ -]?)found", re.IGNORECASE)
+# As far as it can be away from the beginning or the end.
+NEAR = 64
+
+
+class NotFound:
+    """Takes an answer's text in pieces; holds back what may be the word.
+
+    Attributes:
+        said: whether the word is the answer, as far as the text has come.
+    """
+
+    def __init__(self) -> None:
+        self.said = False
+        self._begun = False
+        self._held = ""
+        self._before = ""
+
+    def take(self, text: str) -> str:
+        """The text that may be handed on now."""
+        if self.said:
+            return ""
+        self._held += text
+        if not self._begun:
+            return self._beginning()
+        return self._rest()
+
+    def end(self) -> str:
+        """The rest, when no more comes; "" if it was the word."""
+        held, self._held = self._held, ""
+        if self.said:
+            return ""
+        if not self._begun and ALONE.fullmatch(re.sub(TAG, "", held).strip(WRAPPING).replace("\\", "")):
+            self.said = True
+            return ""
+        if AT_END.search((self._before + held)[-2 * NEAR :]):
+            self.said = True
+            return ""
+        return held
+
+    def _beginning(self) -> str:
+        lead = LEAD.match(self._held)
+        begun = self._held[lead.end() :] if lead else self._held
+        if not begun and len(self._held) < NEAR:
+            return ""
+        match = AT_START.match(begun)
+        if match is not None:
+            behind = begun[match.end() :]
+            if len(behind) < NEAR and re.fullmatch(
+                rf"(?:[{re.escape(WRAPPING)}]|{TAG}|</?[A-Za-z]{{0,10}}\Z)*", behind
+            ):
+                return ""
+            if REASONS.match(behind):
+                self.said = True
+                self._held = ""
+                return ""
+        elif _is_beginning(begun):
+            return ""
+        self._begun = True
+        return self._rest()
+
+    def _rest(self) -> str:
+        """All but an end that may be the word, or the word and what stands around it."""
+        at = _word_at_end(self._held)
+        out, self._held = self._held[:at], self._held[at:]
+        self._before = (self._before + out)[-NEAR:]
+        return out
+
+
+def _is_beginning(text: str) -> bool:
+    """Whether it may still become the word alone."""
+    if len(text) > NEAR:
+        return False
+    lower = text.lower().replace("\\", "").rstrip(WRAPPING.replace("_", ""))
+    return any(form.startswith(lower) for form in (WORD, "not found", "notfound", "not-found"))
+
+
+def _word_at_end(text: str) -> int:
+    """Where in the last characters the word may have begun; the text's length, if nowhere."""
+    tail = text[-NEAR:]
+    begin = len(text) - len(tail)
+    lower = tail.lower()
+    at = lower.rfind("n")
+    while at >= 0:
+        word = lower[at:].replace("\\", "")
+        is_word = WORD.startswith(word) or (word.startswith(WORD) and not word[len(WORD) :].strip(WRAPPING))
+        if is_word and (at == 0 or not lower[at - 1].isalnum()):
+            # With the markup before it, which is to go with it.
+            while at > 0 and tail[at - 1] in BEFORE:
+                at -= 1
+            return begin + at
+        at = lower.rfind("n", 0, at)
+    return len(text)

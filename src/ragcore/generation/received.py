@@ -1,0 +1,282 @@
+"""What has come of a model's answer so far: its text, its thinking, how it ended.
+
+Only the agreed word means that the passages don't answer the question. An answer that ends without a word of text is a failure, and one that was cut
+off or filtered is marked as such. Source of the shapes: the table of providers in the tests, one row for each with where it is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ragcore.generation.ending import is_complete
+from ragcore.generation.not_found import NotFound
+from ragcore.generation.thinking import Thinking
+from ragcore.types import Generation, Usage
+from ragcore.wire.events import DONE
+from ragcore.wire.refusal import NoAnswer, ServerError, Undecodable, read_refusal, without_secrets
+
+__all__ = ["Received"]
+
+# An answer is bounded by its tokens; this bounds a stream that never ends.
+MOST_CHARACTERS = 200_000
+# Ends that are the server's failure.
+BROKEN = frozenset({"error", "network_error", "failed", "internal_error"})
+THINKING_FIELDS = ("reasoning_content", "reasoning", "thinking")
+
+
+class Received:
+    """One answer, fed with the events of its stream.
+
+    Args:
+        model: as it was asked for, until the server names it.
+        thinks_unopened: as `Thinking` has it.
+
+    Attributes:
+        begun: whether anything of the answer has come, be it thinking.
+        done: whether the stream has said that it is over.
+        finished: whether the answer is whole, as far as the server said; what goes wrong after that harms it no more.
+        finished_at_once: whether it was said with the very first text. Some servers say it with every piece.
+        handed_on: the text that was handed on.
+    """
+
+    def __init__(self, model: str, *, thinks_unopened: bool = False) -> None:
+        self.begun = False
+        self.done = False
+        self.finished_at_once = False
+        self._model = model
+        self._pieces: list[str] = []
+        self._size = 0
+        self._half = ""
+        self._texts = 0
+        self._restarted = False
+        self._thinking = Thinking(begun=thinks_unopened)
+        self._not_found = NotFound()
+        self._finish_reason = ""
+        self._early = False
+        self._refusal = ""
+        self._tool = ""
+        self._usage = Usage()
+        self._thought_tokens = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer is whole, as far as the server said."""
+        return self.done or (bool(self._finish_reason) and not self._early)
+
+    @property
+    def handed_on(self) -> str:
+        """The text that was handed on."""
+        return "".join(self._pieces)
+
+    @property
+    def thinks_unopened(self) -> bool:
+        """Whether the model thinks without saying so before."""
+        return self._thinking.unopened
+
+    @property
+    def thought_for_all(self) -> bool:
+        """Whether all tokens went into thinking."""
+        spent = self._thinking.seen or self._thought_tokens > 0
+        return spent and not self._pieces and self._finish_reason.lower() in ("length", "max_tokens")
+
+    def take(self, event: Mapping[str, Any]) -> str:
+        """Take an event; the text that may be handed on now.
+
+        Raises:
+            Undecodable: it is no event of an answer.
+            ServerError: it says that the server failed.
+        """
+        if event is DONE:
+            self.done = self.begun = True
+            return ""
+        usage = event.get("usage") or (event.get("x_groq") or {}).get("usage")
+        if usage is not None:
+            self._take_usage(usage)
+        if model := event.get("model"):
+            self._model = str(model)
+        choices = event.get("choices")
+        if not choices:
+            self._check(event, choices)
+            return ""
+        if not isinstance(choices, list):
+            raise Undecodable("an event of its stream has no choices")
+        if len(choices) > 1:  # one was asked for; of several, the first
+            choices = [choice for choice in choices if isinstance(choice, dict) and not choice.get("index")]
+        return "".join([self._choice(choice) for choice in choices if isinstance(choice, dict)])
+
+    def finish(self, request_id: str | None) -> tuple[str, Generation]:
+        """The text that was still held back, and the whole.
+
+        Raises:
+            Undecodable: the stream ended without saying so: it was cut.
+            NoAnswer: it ended without an answer.
+        """
+        if not self.finished:
+            raise Undecodable("its stream ended without a finish reason: the answer is cut")
+        reason = self._finish_reason or "stop"
+        if reason.lower() in BROKEN:
+            raise ServerError(f"finish_reason {reason}", status=None, in_answer=True)
+        rest = self._answer(self._thinking.take(_joined(self._half)) + self._thinking.end())
+        rest += self._hand_on(self._not_found.end())
+        text = self.handed_on
+        if self._not_found.said:
+            text = ""
+        elif not text.strip():
+            raise NoAnswer(self._why_empty(reason))
+        if self._refusal and text:
+            reason = "refusal"
+        whole = Generation(
+            text,
+            finish_reason=reason,
+            complete=is_complete(reason) and not self._thinking.open,
+            model=self._model,
+            usage=self._usage,
+            request_id=request_id,
+            reasoning=self._thinking.thought,
+        )
+        return ("" if self._not_found.said else rest), whole
+
+    def _choice(self, choice: Mapping[str, Any]) -> str:
+        if choice.get("error"):
+            raise read_refusal(choice, status=None, in_answer=True) or ServerError("", status=None, in_answer=True)
+        if "usage" in choice:
+            self._take_usage(choice["usage"])
+        delta = choice.get("delta")
+        if not isinstance(delta, dict):
+            delta = {"content": choice.get("text")}
+        out = ""
+        content = delta.get("content")
+        if content or len(delta) > 1 or "content" not in delta:
+            out = self._content(content, delta)
+        reason = choice.get("finish_reason")
+        if reason and isinstance(reason, str):
+            if not self._finish_reason:
+                self.finished_at_once = self._texts <= 1
+            self._finish_reason = reason
+            self.begun = True
+        return out
+
+    def _content(self, content: object, delta: Mapping[str, Any]) -> str:
+        for name in THINKING_FIELDS:
+            thought = delta.get(name)
+            if isinstance(thought, str) and thought:
+                self.begun = True
+                self._thinking.add(thought)
+                break
+        if isinstance(delta.get("refusal"), str) and delta["refusal"]:
+            self.begun = True
+            self._refusal = (self._refusal + delta["refusal"])[:2_000]
+        if delta.get("tool_calls") or delta.get("function_call"):
+            self.begun = True
+            self._tool = self._tool or _tool(delta)
+        if isinstance(content, list):
+            content = "".join([self._part(part) for part in content])
+        if content is None or content == "":
+            return ""
+        if not isinstance(content, str):
+            raise Undecodable("an event of its stream has content that is not text")
+        if self._finish_reason:
+            self._early = True  # it was said before the end: then only the stream's own end counts
+        self.begun = True
+        self._texts += 1
+        self._size += len(content)
+        if self._size > MOST_CHARACTERS:
+            raise Undecodable(f"its answer is longer than {MOST_CHARACTERS:,} characters")
+        # Some servers send an emoji's two halves (UTF-16 surrogates) one by one: the first waits for the second.
+        if self._half:
+            content, self._half = self._half + content, ""
+        if "\ud800" <= content[-1] <= "\udbff":
+            content, self._half = content[:-1], content[-1]
+        return self._answer(self._thinking.take(_joined(content)))
+
+    def _part(self, part: object) -> str:
+        """A part of a content that is a list: text, or thinking."""
+        if not isinstance(part, dict):
+            return part if isinstance(part, str) else ""
+        thought = part.get("thinking")
+        if part.get("type") in ("thinking", "reasoning") or thought:
+            inner = thought if thought is not None else part.get("text")
+            self._thinking.add(
+                "".join(self._part(one) for one in inner) if isinstance(inner, list) else str(inner or "")
+            )
+            self.begun = True
+            return ""
+        text = part.get("text")
+        return text if isinstance(text, str) else ""
+
+    def _answer(self, text: str) -> str:
+        """Text that is no thinking: what may be handed on."""
+        if self._thinking.unopened and not self._restarted:  # what came before it was none of the answer
+            self._restarted = True
+            self._pieces.clear()
+            self._not_found = NotFound()
+        return self._hand_on(self._not_found.take(text))
+
+    def _hand_on(self, text: str) -> str:
+        if text:
+            self._pieces.append(text)
+        return text
+
+    def _check(self, event: Mapping[str, Any], choices: object) -> None:
+        """An event without choices: usage, a notice of a filter, a ping; or an error of its own shape."""
+        if choices is None and "usage" not in event and not str(event.get("object", "")).startswith("chat.completion"):
+            refusal = read_refusal(event, status=None, in_answer=True)
+            if refusal is not None and refusal.said:
+                raise refusal
+            if "id" not in event and event.get("type") != "ping":
+                raise Undecodable("an event of its stream has no choices")
+        if choices is not None and not isinstance(choices, list):
+            raise Undecodable("an event of its stream has no choices")
+
+    def _take_usage(self, usage: object) -> None:
+        if not isinstance(usage, dict):
+            return
+        prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        self._usage = Usage(
+            prompt_tokens=prompt if isinstance(prompt, int) else self._usage.prompt_tokens,
+            completion_tokens=completion if isinstance(completion, int) else self._usage.completion_tokens,
+        )
+        details = usage.get("completion_tokens_details")
+        thought = details.get("reasoning_tokens") if isinstance(details, dict) else None
+        if isinstance(thought, int):
+            self._thought_tokens = thought
+
+    def _why_empty(self, reason: str) -> str:
+        if self._refusal:
+            return f"refused to answer: it said {without_secrets(self._refusal)!r}"
+        if self._tool:
+            return f"asked for the tool {self._tool[:80]!r} instead of answering"
+        lower = reason.lower()
+        if lower in ("length", "max_tokens", "model_length"):
+            spent = (
+                "all of its tokens went into thinking"
+                if self._thinking.seen or self._thought_tokens
+                else "it was cut off"
+            )
+            return f"gave no text: {spent} (finish_reason {reason}): raise max_tokens"
+        if lower == "content_filter":
+            return "gave no text: its answer was withheld by a filter (finish_reason content_filter)"
+        if lower in ("tool_calls", "function_call"):
+            return f"asked for a tool instead of answering (finish_reason {reason})"
+        if self._thinking.seen:
+            return f"gave no text: it thought, and ended without an answer (finish_reason {reason})"
+        return f"gave no text: its answer is empty (finish_reason {reason})"
+
+
+def _tool(delta: Mapping[str, Any]) -> str:
+    calls = delta.get("tool_calls")
+    first = calls[0] if isinstance(calls, list) and calls else {"function": delta.get("function_call")}
+    function = first.get("function") if isinstance(first, dict) else None
+    return str(function.get("name") or "?") if isinstance(function, dict) else "?"
+
+
+def _joined(text: str) -> str:
+    """Surrogate pairs as the characters that they stand for, and halves without the other as U+FFFD: no encoder takes them."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text

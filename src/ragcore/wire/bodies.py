@@ -1,0 +1,193 @@
+"""A response's body in pieces: decompressed within a bound, and without keeping the event loop.
+
+Decompression is bounded here, not left to the transport: what it does depends on which one it is and in which version. Source: RFC 9110 §8.4.1
+(content codings), and the `max_length` of zlib, brotli and zstd, which is there for this.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import aclosing
+from typing import Any, Protocol
+
+from anyio.lowlevel import checkpoint
+
+from ragcore.resilience.owner import cleaning_up
+from ragcore.wire.refusal import Undecodable
+
+__all__ = ["MAX_BODY", "Response", "pieces", "whole"]
+
+# 2,048 vectors of 3,072 dimensions in base64 are 34 MB; nothing that we ask for is larger.
+MAX_BODY = 64 * 1024 * 1024
+# Decompressed at once.
+PIECE = 64 * 1024
+# Seconds of work on what has come already, after which others on the event loop get their turn.
+TURN = 0.005
+
+
+class Response(Protocol):
+    """What is used of an HTTP response whose body has not been read."""
+
+    @property
+    def status_code(self) -> int:
+        """The status."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The response's headers."""
+        ...
+
+    def aiter_raw(self) -> AsyncIterator[bytes]:
+        """The body as it comes over the wire."""
+        ...
+
+    async def aclose(self) -> None:
+        """Free or close the connection."""
+        ...
+
+
+async def pieces(response: Response, /, *, most: int = MAX_BODY) -> AsyncGenerator[bytes, None]:
+    """The body, decompressed, in pieces of at most 64 KiB. Others get their turn however much comes at once, in however small pieces.
+
+    Raises:
+        Undecodable: it is larger than `most` bytes, or compressed in a way that can't be read here.
+    """
+    decode = _decoder(response.headers.get("content-encoding", ""))
+    size = 0
+    began = time.perf_counter()
+    source: Any = response.aiter_raw()
+    try:
+        async for raw in source:
+            for piece in (raw,) if decode is None else decode(raw):
+                size += len(piece)
+                if size > most:
+                    raise Undecodable(f"its answer is larger than {_size(most)}")
+                yield piece
+                if time.perf_counter() - began > TURN:
+                    await checkpoint()
+                    began = time.perf_counter()
+    finally:
+        # The response first: then the transport's own generators, which nobody closes, have nothing left to wait for when they are collected.
+        with cleaning_up():
+            await response.aclose()
+            await source.aclose()
+
+
+async def whole(response: Response, /, *, most: int = MAX_BODY) -> bytes:
+    """The whole body.
+
+    Raises:
+        Undecodable: as `pieces`.
+    """
+    body = bytearray()
+    async with aclosing(pieces(response, most=most)) as read:
+        async for piece in read:
+            body += piece
+    return bytes(body)
+
+
+def _size(most: int) -> str:
+    return f"{most // 1024 // 1024} MB" if most >= 1024 * 1024 else f"{most // 1024} kB"
+
+
+class _Decode(Protocol):
+    def __call__(self, data: bytes, /) -> Iterator[bytes]: ...
+
+
+def _decoder(encoding: str) -> _Decode | None:
+    """A function that decompresses what it is given, in bounded pieces; None where nothing is compressed."""
+    names = [name for part in encoding.lower().split(",") if (name := part.strip()) not in ("", "identity")]
+    if not names:
+        return None
+    if len(names) > 1:
+        raise Undecodable(f"its answer is compressed more than once ({encoding[:80]})")
+    match names[0]:
+        case "gzip" | "x-gzip":
+            return _zlib(zlib.MAX_WBITS | 16)
+        case "deflate":
+            return _deflate()
+        case "br":
+            return _brotli()
+        case "zstd":
+            return _zstd()
+    raise Undecodable(f"its answer is compressed with {names[0][:40]!r}, which was not asked for and can't be read")
+
+
+def _zlib(bits: int) -> _Decode:
+    decompressor = zlib.decompressobj(bits)
+
+    def decode(data: bytes, /) -> Iterator[bytes]:
+        while data:
+            try:
+                piece = decompressor.decompress(data, PIECE)
+            except zlib.error as error:
+                raise Undecodable(f"its answer can't be decompressed ({error})") from None
+            data = decompressor.unconsumed_tail
+            if piece:
+                yield piece
+            elif not data or decompressor.eof:
+                return
+
+    return decode
+
+
+def _deflate() -> _Decode:
+    """With the header of zlib, as the RFC has it, or without, as some servers have it."""
+    chosen: list[_Decode] = []
+
+    def decode(data: bytes, /) -> Iterator[bytes]:
+        if not chosen and data:
+            with_header = data[0] & 0x0F == 8 and (len(data) == 1 or int.from_bytes(data[:2], "big") % 31 == 0)
+            chosen.append(_zlib(zlib.MAX_WBITS if with_header else -zlib.MAX_WBITS))
+        yield from chosen[0](data) if chosen else ()
+
+    return decode
+
+
+def _brotli() -> _Decode:
+    module = _module("br", "brotli", "brotlicffi")
+    decompressor = module.Decompressor()
+    process = getattr(decompressor, "process", None) or decompressor.decompress
+
+    def decode(data: bytes, /) -> Iterator[bytes]:
+        try:
+            piece = process(data, output_buffer_limit=PIECE)
+            while piece:
+                yield piece
+                piece = process(b"", output_buffer_limit=PIECE)
+        except (module.error, TypeError) as error:  # an old brotli has no limit: then it isn't used
+            raise Undecodable(f"its answer can't be decompressed within a bound ({error})") from None
+
+    return decode
+
+
+def _zstd() -> _Decode:
+    module = _module("zstd", "compression.zstd", "backports.zstd")
+    decompressor = module.ZstdDecompressor()
+
+    def decode(data: bytes, /) -> Iterator[bytes]:
+        try:
+            while True:
+                piece = decompressor.decompress(data, PIECE)
+                if piece:
+                    yield piece
+                if decompressor.eof or decompressor.needs_input:
+                    return
+                data = b""
+        except module.ZstdError as error:
+            raise Undecodable(f"its answer can't be decompressed ({error})") from None
+
+    return decode
+
+
+def _module(encoding: str, *names: str) -> Any:
+    for name in names:
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    raise Undecodable(f"its answer is compressed with {encoding!r}, which was not asked for and can't be read")

@@ -1,0 +1,248 @@
+"""A client of an OpenAI-compatible server: who it is, how it is reached, and requests that go out as bytes.
+
+The SDK knows addresses, keys, proxies and Azure's deployments; its typed calls cost more than the rest of a question (650 µs a request; 200 µs so),
+and read the body of an error without a bound. So its request is built here from prepared bytes and sent through its own HTTP client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, urljoin, urlsplit
+
+import anyio
+import openai
+
+from ragcore.errors import ConfigurationError
+from ragcore.resilience.owner import cleaning_up
+from ragcore.secret import Secret
+from ragcore.wire.bodies import Response, whole
+from ragcore.wire.refusal import ServerError, Undecodable, read_refusal
+
+__all__ = ["OpenAIClient"]
+
+# What is read of an error, and for how many seconds: the rest tells nothing more.
+MAX_ERROR = 64 * 1024
+ERROR_SECONDS = 2.0
+# Redirects within a server, such as to an address with a slash at its end.
+MOST_REDIRECTS = 3
+
+
+class OpenAIClient:
+    """Opens and closes the SDK's client; a client of the user's is never closed, its own retries and timeout are overruled.
+
+    Args:
+        api_key, base_url: None: as the SDK finds them.
+        client: the user's own, with its headers, proxy and certificates.
+        headers: sent with each request.
+    """
+
+    def __init__(
+        self,
+        *,
+        api_key: str | Secret | None,
+        base_url: str | None,
+        client: openai.AsyncOpenAI | None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self._given = client
+        self._api_key = _checked_key(api_key)
+        self._base_url = base_url
+        self._headers = {
+            # Compressed answers save nothing worth having here, and are where bombs hide.
+            "accept-encoding": "identity",
+            "content-type": "application/json",
+            **{name.lower(): value for name, value in (headers or {}).items()},
+        }
+        self._sdk: openai.AsyncOpenAI | None = None
+        if client is None:
+            self._make()  # now, so that a missing key is known where the component is made
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no message may show: the key, and the values of headers that may hold one."""
+        key = getattr(self._sdk, "api_key", None)
+        own = {"accept-encoding", "content-type"}
+        return (
+            *((key,) if isinstance(key, str) and key else ()),
+            *(value for name, value in self._headers.items() if name not in own and len(value) >= 8),
+        )
+
+    def open(self) -> None:
+        """Ready for requests on this event loop; connects to nothing."""
+        self._sdk = self._make()
+
+    async def close(self) -> None:
+        """Close what was opened here, within the bound of a clean-up."""
+        sdk, self._sdk = self._sdk, None
+        if sdk is not None and self._given is None:
+            with cleaning_up():
+                await sdk.close()
+
+    async def post(self, path: str, body: bytes, /, *, model: str) -> Response:
+        """The response to a POST, with its body unread: to be closed by the caller.
+
+        Args:
+            path: such as "/chat/completions".
+            model: as the body has it: Azure's address names it, too.
+
+        Raises:
+            ServerError: the server refused, failed, or wants to redirect the request to another server.
+            openai.APIConnectionError: it can't be reached.
+        """
+        sdk = self._sdk
+        assert sdk is not None  # `open` comes first
+        response = await self._send(sdk, _address(sdk, path, model), body)
+        for _ in range(MOST_REDIRECTS):
+            target = _same_server(response)
+            if target is None:
+                break
+            await response.aclose()
+            response = await self._send(sdk, target, body)
+        if 200 <= response.status_code < 300:
+            return response
+        try:
+            raise await self._refusal(response)
+        finally:
+            with cleaning_up():
+                await response.aclose()
+
+    async def _send(self, sdk: Any, url: str, body: bytes) -> Response:
+        options = openai._models.FinalRequestOptions.construct(
+            method="post", url=url, content=body, headers=self._headers
+        )
+        options = await sdk._prepare_options(options)  # a key that is fetched, a token of Azure's
+        request = sdk._build_request(options)
+        await sdk._prepare_request(request)
+        auth = {} if sdk.custom_auth is None else {"auth": sdk.custom_auth}
+        try:
+            response: Response = await sdk._send_request(request, stream=True, follow_redirects=False, **auth)
+        except openai.OpenAIError:
+            raise
+        except Exception as error:
+            if type(error).__name__ == "DecodingError":
+                raise Undecodable(str(error)) from error
+            raise openai.APIConnectionError(request=request) from error
+        return response
+
+    async def _refusal(self, response: Response) -> ServerError:
+        status, headers = response.status_code, response.headers
+        if 300 <= status < 400:
+            target = urlsplit(headers.get("location", ""))
+            where = (
+                f"{target.scheme}://{target.hostname or ''}"
+                if target.hostname
+                else "another place on it, again and again"
+            )
+            return ServerError(f"to {where}; set base_url to where it should go", status=status, headers=headers)
+        body = bytearray()
+        try:
+            with anyio.move_on_after(ERROR_SECONDS):
+                body += await whole(response, most=MAX_ERROR)
+        except Undecodable as error:
+            return ServerError(str(error), status=status, headers=headers)
+        except Exception:  # its status is known; that its body broke off tells nothing more
+            body.clear()
+        refusal = read_refusal(bytes(body), status=status, headers=headers, secrets=self.secrets)
+        assert refusal is not None
+        return refusal
+
+    def _make(self) -> openai.AsyncOpenAI:
+        if self._given is not None:
+            return _without_platform(self._given.with_options(max_retries=0, timeout=None))
+        try:
+            made = openai.AsyncOpenAI(
+                api_key=self._api_key, base_url=self._base_url, max_retries=0, timeout=None, http_client=_http_client()
+            )
+        except openai.OpenAIError as error:
+            raise ConfigurationError(
+                "no API key: pass api_key=, or set OPENAI_API_KEY ('none' for a server that wants no key)"
+            ) from error
+        _close_what_is_cancelled(made)
+        return _without_platform(made)
+
+
+def _without_platform(sdk: openai.AsyncOpenAI) -> openai.AsyncOpenAI:
+    """The system's name would be looked for in files and by a command, on the event loop, to be told to the server."""
+    sdk._platform = "Unknown"
+    return sdk
+
+
+def _address(sdk: openai.AsyncOpenAI, path: str, model: str) -> str:
+    """Azure's names the deployment, which its client would take from a body that isn't bytes."""
+    if isinstance(sdk, openai.AsyncAzureOpenAI) and "/deployments" not in str(sdk.base_url.path):
+        return f"/deployments/{quote(model, safe='')}{path}"
+    return path
+
+
+def _same_server(response: Any) -> str | None:
+    """Where a redirect leads that sends the same request to the same server; None: it is no such redirect."""
+    if response.status_code not in (307, 308):
+        return None
+    asked = str(response.request.url)
+    target = urljoin(asked, response.headers.get("location", ""))
+    return target if target != asked and _origin(target) == _origin(asked) else None
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def _http_client() -> Any:
+    """None: the SDK's own."""
+    return None
+
+
+def _close_what_is_cancelled(client: openai.AsyncOpenAI) -> None:
+    """Let connections whose TLS handshake is cancelled be closed: httpcore2 2.16 closes them after an error, but not after a cancellation.
+
+    It has no public way in, so where it has changed this does nothing.
+    """
+    http = getattr(client, "_client", None)
+    for transport in (getattr(http, "_transport", None), *(getattr(http, "_mounts", None) or {}).values()):
+        pool = getattr(transport, "_pool", None)
+        backend = getattr(pool, "_network_backend", None)
+        if pool is not None and backend is not None and not isinstance(backend, _Backend):
+            pool._network_backend = _Backend(backend)
+
+
+class _Backend:
+    """A network backend whose streams are closed whenever their handshake does not come to its end."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    async def connect_tcp(self, *args: Any, **kwargs: Any) -> _Stream:
+        return _Stream(await self._backend.connect_tcp(*args, **kwargs))
+
+
+class _Stream:
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    async def start_tls(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await self._stream.start_tls(*args, **kwargs)
+        except BaseException:
+            with cleaning_up():
+                await self._stream.aclose()
+            raise
+
+
+def _checked_key(api_key: str | Secret | None) -> str | None:
+    """The key without the white space that files end in; the transport would show one that is no header value in its error."""
+    if api_key is None:
+        return None
+    key = (api_key.reveal() if isinstance(api_key, Secret) else api_key).strip()
+    if not key or not key.isascii() or not key.isprintable():
+        raise ConfigurationError(
+            "the API key (not shown) is empty, or holds characters that no key holds: check OPENAI_API_KEY"
+        )
+    return key

@@ -1,0 +1,233 @@
+"""Server-sent events, read as they come: bounded in all, for each event, and in time on the event loop.
+
+Source: WHATWG HTML, "Server-sent events", 9.2.5 and 9.2.6: lines end with LF, CR or both; `data` lines of an event are joined; a blank line ends it; a
+byte order mark, comments and unknown fields are skipped. The last event may come without its blank line, as many servers send it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import aclosing
+from typing import Any
+
+import anyio
+
+from ragcore.wire.bodies import Response, pieces
+from ragcore.wire.refusal import ServerError, Undecodable, read_refusal
+
+__all__ = ["DONE", "DRAIN_SECONDS", "EventParser", "read_events"]
+
+MAX_EVENT = 1024 * 1024
+# 200,000 characters, each as an event of its own with 300 bytes around it.
+MAX_STREAM = 64 * 1024 * 1024
+# Stands for the stream's own end, "data: [DONE]".
+DONE: Mapping[str, Any] = {}
+
+# Seconds to wait for the end of a body of which no more is wanted.
+DRAIN_SECONDS = 0.05
+BOM = b"\xef\xbb\xbf"
+
+
+class EventParser:
+    """Bytes in, events out, as (type, data). The pieces may be cut anywhere.
+
+    Example:
+        >>> parser = EventParser()
+        >>> parser.feed(b"data: on"), parser.feed(b"e\\r\\n\\r\\ndata: two"), parser.end()
+        ([], [('', b'one')], [('', b'two')])
+    """
+
+    def __init__(self) -> None:
+        self._pending = bytearray()  # of a line that has not ended
+        self._searched = 0
+        self._after_cr = False
+        self._begun = False
+        self._type = ""
+        self._data: list[bytes] = []
+        self._size = 0
+
+    def feed(self, piece: bytes, /) -> list[tuple[str, bytes]]:
+        """The events that end in this piece.
+
+        Raises:
+            Undecodable: an event is larger than 1 MB.
+        """
+        if self._after_cr and piece[:1] == b"\n":  # a line's end that was cut in two
+            piece = piece[1:]
+            self._after_cr = False
+        if not piece:
+            return []
+        self._after_cr = piece[-1:] == b"\r"
+        if b"\r" in piece:
+            piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if b"\n" not in piece:
+            self._pending += piece
+            if len(self._pending) + self._size > MAX_EVENT:
+                raise Undecodable("an event of its stream is larger than 1 MB")
+            return []
+        lines = piece.split(b"\n")
+        if self._pending:
+            lines[0] = bytes(self._pending) + lines[0]
+        self._pending = bytearray(lines.pop())
+        if not self._begun:
+            self._begun = True
+            lines[0] = lines[0].removeprefix(BOM)
+        events: list[tuple[str, bytes]] = []
+        for line in lines:
+            if line:
+                self._take(line, events)
+            elif self._data:
+                events.append(self._dispatch())
+            else:
+                self._type = ""
+        return events
+
+    def end(self) -> list[tuple[str, bytes]]:
+        """The last event, if it came without its blank line."""
+        events: list[tuple[str, bytes]] = []
+        line = bytes(self._pending)
+        self._pending.clear()
+        if line:
+            self._take(line if self._begun else line.removeprefix(BOM), events)
+        if self._data:
+            events.append(self._dispatch())
+        return events
+
+    def _take(self, line: bytes, events: list[tuple[str, bytes]]) -> None:
+        if line.startswith(b"data:"):
+            value = line[6:] if line[5:6] == b" " else line[5:]
+        else:
+            name, _, value = line.partition(b":")
+            if name == b"event":
+                self._type = value.strip().decode("utf-8", "replace")[:80]
+            if name == b"error":  # a field of llama.cpp's own
+                self._type = "error"
+            elif name != b"data":
+                return
+            value = value.removeprefix(b" ")
+        if self._data and value[:1] == b"{" and _is_whole(self._data):
+            events.append(self._dispatch())  # a server that forgets the blank lines
+        self._data.append(value)
+        self._size += len(value) + 1
+        if self._size > MAX_EVENT:
+            raise Undecodable("an event of its stream is larger than 1 MB")
+
+    def _dispatch(self) -> tuple[str, bytes]:
+        event = self._type, self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+        self._type, self._data, self._size = "", [], 0
+        return event
+
+
+async def read_events(
+    response: Response, /, *, secrets: Iterable[str] = ()
+) -> AsyncGenerator[list[Mapping[str, Any]], None]:
+    """The stream's events as JSON objects, those that come together in one list, to the end of the body. `DONE` stands for "[DONE]".
+
+    A whole answer in place of a stream comes as one event, with its message as the `delta`.
+
+    Args:
+        secrets: what no error may show.
+
+    Raises:
+        Undecodable: an event that is too large or not a JSON object, a stream that is too long, or something else than a stream.
+        ServerError: an event says that the server failed.
+    """
+    parser = EventParser()
+    seen = False
+    kind = response.headers.get("content-type", "").lower()
+    async with aclosing(pieces(response, most=MAX_STREAM)) as body:
+        async for piece in body:
+            if not seen:
+                begun = piece.removeprefix(BOM).lstrip()
+                if not begun:
+                    continue
+                seen = True
+                if (begun[:1] in (b"{", b"[", b"<") and "event-stream" not in kind) or begun[:1] in (b"{", b"<"):
+                    yield await _instead_of_a_stream(piece, body, kind, secrets)
+                    return
+            batch, failure = _decoded(parser.feed(piece), secrets)
+            if batch:
+                yield batch
+            if failure is not None:
+                with anyio.move_on_after(
+                    DRAIN_SECONDS
+                ):  # to the end of the body, or its connection can't be used again
+                    async for _ in body:
+                        pass
+                raise failure
+    batch, failure = _decoded(parser.end(), secrets)
+    if batch:
+        yield batch
+    if failure is not None:
+        raise failure
+
+
+async def _instead_of_a_stream(
+    first: bytes, body: AsyncGenerator[bytes, None], kind: str, secrets: Iterable[str]
+) -> list[Mapping[str, Any]]:
+    read = bytearray(first)
+    async for piece in body:
+        read += piece
+        if len(read) > MAX_EVENT:
+            raise Undecodable("its answer is larger than 1 MB")
+    if read.lstrip()[:1] == b"<" or "html" in kind:
+        raise Undecodable("its stream ended before it began: its answer is a page of HTML: is the base URL right?")
+    try:
+        answer = json.loads(bytes(read).removeprefix(BOM))
+    except ValueError:
+        raise Undecodable(f"its answer is not JSON: it begins {bytes(read[:40])!r}") from None
+    refusal = read_refusal(answer, status=None, secrets=secrets, in_answer=True)
+    if refusal is not None:
+        raise refusal
+    if not isinstance(answer, dict) or not isinstance(answer.get("choices"), list):
+        raise Undecodable("its answer has no choices")
+    for choice in answer["choices"]:
+        if isinstance(choice, dict) and isinstance(choice.get("message"), dict):
+            choice["delta"] = choice["message"]
+    return [answer, DONE]
+
+
+def _decoded(
+    events: Iterable[tuple[str, bytes]], secrets: Iterable[str]
+) -> tuple[list[Mapping[str, Any]], Exception | None]:
+    """The events up to the first that can't be read or says that the server failed, and that failure."""
+    batch: list[Mapping[str, Any]] = []
+    for kind, data in events:
+        try:
+            if data.strip():
+                batch.append(_event(kind, data, secrets))
+        except (ServerError, Undecodable) as failure:
+            return batch, failure
+    return batch, None
+
+
+def _event(type: str, data: bytes, secrets: Iterable[str]) -> Mapping[str, Any]:
+    if data.strip() == b"[DONE]":
+        return DONE
+    try:
+        event = json.loads(data)
+    except ValueError:
+        if type == "error":
+            raise _said(data, secrets) from None
+        raise Undecodable("an event of its stream is not JSON") from None
+    if type == "error":
+        raise _said(event, secrets)
+    if not isinstance(event, dict):
+        raise Undecodable("an event of its stream is not an object")
+    if event.get("error") or (event.get("object") == "error" and "choices" not in event):
+        raise _said(event, secrets)
+    return event
+
+
+def _said(event: object, secrets: Iterable[str]) -> Exception:
+    refusal = read_refusal(event, status=None, secrets=secrets, in_answer=True)
+    return refusal or ServerError("", status=None, in_answer=True)
+
+
+def _is_whole(data: list[bytes]) -> bool:
+    try:
+        json.loads(b"\n".join(data))
+    except ValueError:
+        return False
+    return True

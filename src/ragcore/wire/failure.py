@@ -1,0 +1,101 @@
+"""What an error of this edge means to retry and breaker, and how it is told."""
+
+from __future__ import annotations
+
+import openai
+
+from ragcore.errors import DependencyError, RagcoreError
+from ragcore.resilience import Failure, from_status
+from ragcore.wire.refusal import NoAnswer, ServerError, Undecodable, without_secrets
+
+__all__ = ["judge", "translate"]
+
+TRANSPORTS = ("httpx", "httpx2", "httpcore", "httpcore2", "anyio", "aiohttp", "h11", "h2")
+
+
+def judge(error: Exception) -> Failure | None:
+    """What an error means to retry and breaker: None, if the same request would fail again and nothing is wrong with the server."""
+    match error:
+        case Undecodable():
+            return Failure()
+        case ServerError():
+            if error.is_too_long or error.is_of_configuration:
+                return None
+            return Failure() if error.status is None else from_status(error.status, error.headers)
+        case openai.APIConnectionError() | OSError():
+            return Failure()
+        case openai.APIStatusError():  # of a hook of the user's client
+            return from_status(error.status_code, error.response.headers)
+    # The transport's errors while a body is read come out as they are.
+    return Failure() if type(error).__module__.partition(".")[0] in TRANSPORTS else None
+
+
+def translate(
+    error: Exception, kind: type[DependencyError], /, *, dependency: str, stage: str, attempts: int
+) -> RagcoreError:
+    """The error to raise in place of a foreign one, as `kind`. Never shows a key; shows what the server said."""
+    if isinstance(error, RagcoreError):
+        error.stage = error.stage or stage
+        return error
+    status = request_id = retry_after = None
+    match error:
+        case ServerError():
+            status, request_id = error.status, error.request_id
+            judged = None if status is None else from_status(status, error.headers)
+            retry_after = judged.retry_after if judged else None
+            what = _refused(error)
+        case openai.APIStatusError():
+            status, request_id = error.status_code, error.request_id
+            what = f"failed with status {status}"
+        case openai.APITimeoutError() | TimeoutError():
+            what = f"did not answer in time ({error})" if str(error) else "did not answer in time"
+        case openai.APIConnectionError():
+            cause = error.__cause__ or error
+            what = f"can't be reached ({type(cause).__name__}): is the base URL right, and the server up?"
+        case NoAnswer():
+            what = without_secrets(str(error))
+        case Undecodable():
+            what = f"answered nonsense: {without_secrets(str(error))}"
+        case _:
+            what = f"failed ({type(error).__name__})"
+    return kind(
+        f"{dependency} {what}",
+        dependency=dependency,
+        attempts=attempts,
+        status=status,
+        request_id=request_id,
+        of_configuration=isinstance(error, ServerError) and error.is_of_configuration,
+        stage=stage,
+        retry_after=retry_after,
+    )
+
+
+def _refused(error: ServerError) -> str:
+    what = _what(error)
+    return f"{what}: it said {error.said!r}" if error.said else what
+
+
+def _what(error: ServerError) -> str:
+    """What happened and what to do, in our words."""
+    status = error.status
+    number = "" if status is None else f" ({status})"
+    if error.is_too_long:
+        return f"refused the request{number}, because it has more tokens than the model takes: lower prompt_tokens, or chunk_tokens"
+    if error.blames_the_model:
+        return f"does not know the model{number}: check the model's name and the base URL"
+    if error.code.lower() in ("insufficient_quota", "insufficient_balance"):
+        return f"says that the quota is used up{number}: add credit or raise the limit; waiting doesn't help"
+    match status:
+        case 401 | 403:
+            return f"refused the API key ({status}): check OPENAI_API_KEY, and that it may use this model"
+        case 402:
+            return "wants to be paid first (402): add credit; waiting doesn't help"
+        case 429:
+            return "asked to slow down (429)"
+        case 400 | 413 | 422:
+            return f"refused the request ({status})"
+    if status is not None and 300 <= status < 400:
+        return f"wants to redirect the request ({status}), which carries the documents"
+    if error.in_answer:
+        return f"ended its answer with an error event{number}"
+    return f"failed with status {status}"

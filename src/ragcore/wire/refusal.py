@@ -1,0 +1,320 @@
+"""What a server said when it did not do what it was asked: in which words, and what that means.
+
+Servers write their errors in a dozen shapes, also with status 200 and in the middle of a stream. They are read here, once. What a server says goes
+into messages and logs, so it is short, on one line, and without anything that looks like a key.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+__all__ = ["NoAnswer", "ServerError", "Undecodable", "read_refusal", "request_id_of", "without_secrets"]
+
+MOST_SAID = 300
+# What the protocol's types and codes mean where no status is given: in the middle of a stream, or with status 200.
+STATUS_OF = {
+    "authentication_error": 401,
+    "billing_error": 402,
+    "content_filter": 400,
+    "context_length_exceeded": 400,
+    "insufficient_quota": 429,
+    "internal_error": 500,
+    "internal_server_error": 500,
+    "internalservererror": 500,
+    "invalid_api_key": 401,
+    "invalid_request_error": 400,
+    "badrequesterror": 400,
+    "model_not_found": 404,
+    "not_found_error": 404,
+    "notfounderror": 404,
+    "overloaded_error": 529,
+    "permission_error": 403,
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "rate_limit": 429,
+    "request_too_large": 413,
+    "resource_exhausted": 429,
+    "server_error": 500,
+    "service_unavailable": 503,
+    "timeout_error": 504,
+    "too_many_requests": 429,
+    "unavailable": 503,
+}
+# A matter of the configuration: it doesn't pass by waiting, and no other request fares better.
+CONFIGURATION = frozenset(
+    {
+        "account_deactivated",
+        "billing_hard_limit_reached",
+        "billing_not_active",
+        "deploymentnotfound",
+        "insufficient_quota",
+        "insufficient_balance",
+        "invalid_api_key",
+        "invalid_model",
+        "invalid_model_error",
+        "model_not_found",
+        "model_not_supported",
+        "unknown_parameter",
+        "unknown_model",
+        "unsupported_parameter",
+        "unsupported_value",
+        "unsupported_model",
+    }
+)
+TOO_LONG = re.compile(
+    r"context[ _-]?(length|window|size)|maximum (context|input|sequence) |too many (input )?tokens|prompt is too long"
+    r"|input (is |was )?too (long|large)|(exceeds?|longer than|larger than) [^.]{0,60}(token|context|max_model_len|batch size)"
+    r"|must have less than \d+ tokens|reduce the length|exceed_context_size|context_length_exceeded"
+    r"|input_?tokens? .{0,20}(exceed|must be)|inputs`? tokens \+",
+    re.IGNORECASE,
+)
+UNKNOWN_MODEL = re.compile(
+    r"(unknown|invalid|no such|unsupported) model|model[^.]{0,120}(does not exist|doesn't exist|not found|not exist|is not available|not loaded)"
+    r"|no model|no available (server|channel|providers?)|deployment [^.]{0,60}does not exist|not a valid model",
+    re.IGNORECASE,
+)
+KEYS = re.compile(
+    # What keys of the providers begin with, what follows the words that name one, and a login in an address.
+    r"\b(?:(?:sk|pk|rk|gsk|xai|pplx|nvapi|hf|r8|fw|tgp|csk|pa|jina)[-_]|AIza|eyJ)[-_A-Za-z0-9.*•…]{6,}"
+    r"|(?i:\b(?:bearer|basic|token|api[-_ ]?key(?: provided)?|x-api-key|authorization|password|secret))(?:\s*[:=]\s*|\s+)[\"'`]?"
+    r"(?=[^\s\"'`]*[\d*•])[^\s\"'`,;]{6,}[\"'`]?"
+    r"|(?<=://)[^/\s@]+@"
+)
+HIDDEN = "[hidden]"
+
+
+class Undecodable(Exception):
+    """The server answered with something that is not what it should be. Counts against it, and may pass."""
+
+
+class NoAnswer(Exception):
+    """The model came to its end without an answer: filtered, refused, used up by thinking. Neither retried, nor counted against the server."""
+
+
+class ServerError(Exception):
+    """The server said that it failed, or that it refuses.
+
+    Attributes:
+        said: in its own words, on one line, without secrets; "" if it said nothing.
+        status: the HTTP status, or what the error's type stands for; None: not known.
+        code, parameter: as it named them, "" where it didn't.
+        headers: of the response.
+        request_id: the server's own id of the request.
+        in_answer: whether it stood in a response with status 200.
+    """
+
+    def __init__(
+        self,
+        said: str,
+        /,
+        *,
+        status: int | None,
+        code: str = "",
+        parameter: str = "",
+        headers: Mapping[str, str] | None = None,
+        request_id: str | None = None,
+        in_answer: bool = False,
+    ) -> None:
+        super().__init__(said)
+        self.said = said
+        self.status = status
+        self.code = code
+        self.parameter = parameter
+        self.headers = headers or {}
+        self.request_id = request_id
+        self.in_answer = in_answer
+
+    @property
+    def is_too_long(self) -> bool:
+        """Whether the request has more tokens than the model takes: the same request fares no better next time."""
+        if self.status in (401, 402, 403, 429) and self.code != "context_length_exceeded":
+            return False
+        return TOO_LONG.search(f"{self.code} {self.said}") is not None
+
+    @property
+    def blames_the_model(self) -> bool:
+        """Whether the server doesn't know the model."""
+        return (
+            self.status == 404
+            or "model_not_found" in self.code.lower()
+            or (self.status in (None, 400, 403, 422, 500, 503) and UNKNOWN_MODEL.search(self.said) is not None)
+        )
+
+    @property
+    def is_of_configuration(self) -> bool:
+        """Whether every request would be refused so: the key, the model, a parameter, the quota."""
+        if self.is_too_long:
+            return False
+        return (
+            self.status in (401, 402, 403, 404, 405)
+            or self.code.lower() in CONFIGURATION
+            or (self.status is not None and 300 <= self.status < 400)
+            or self.blames_the_model
+        )
+
+
+def read_refusal(
+    body: object,
+    /,
+    *,
+    status: int | None,
+    headers: Mapping[str, str] | None = None,
+    secrets: Iterable[str] = (),
+    in_answer: bool = False,
+) -> ServerError | None:
+    """The error in a body or an event; None if there is none in it.
+
+    Args:
+        body: decoded JSON, or text as bytes.
+        status: of the response, if that says something.
+        secrets: what must not be shown, whatever the server says.
+    """
+    if isinstance(body, bytes):
+        try:
+            body = json.loads(body)
+        except ValueError:
+            body = _plain(body)  # type: ignore[arg-type]
+    said, code, parameter = _read(body)
+    if not said and not code and in_answer:
+        return None
+    number = _number(code) or _number(_inner(body, "status")) or _number(_inner(body, "status_code"))
+    kinds = [
+        code,
+        str(_inner(body, "type") or ""),
+        str(_inner(body, "error_type") or ""),
+        str(_inner(body, "status") or ""),
+    ]
+    named = next((STATUS_OF[kind.lower()] for kind in kinds if kind.lower() in STATUS_OF), None)
+    if code.isdigit() or not code:
+        code = next((kind for kind in kinds[1:] if kind and not kind.isdigit()), code)
+    lower = headers or {}
+    return ServerError(
+        without_secrets(said, secrets),
+        status=status if status is not None else number or named,
+        code=without_secrets(code, secrets)[:80],
+        parameter=parameter[:80],
+        headers=lower,
+        request_id=request_id_of(lower),
+        in_answer=in_answer,
+    )
+
+
+def request_id_of(headers: Mapping[str, str]) -> str | None:
+    """The server's own id of the request, by whatever name it goes."""
+    for name in ("x-request-id", "request-id", "apim-request-id", "x-amzn-requestid"):
+        if headers.get(name):
+            return str(headers[name])[:200]
+    return None
+
+
+def without_secrets(text: str, secrets: Iterable[str] = ()) -> str:
+    """On one line, of at most 300 characters, with "[hidden]" in place of what is or looks like a key."""
+    text = " ".join(text[: 8 * MOST_SAID].split())
+    for secret in secrets:
+        if len(secret) > len("none"):  # which stands for no key
+            text = text.replace(secret, HIDDEN)
+    text = KEYS.sub(HIDDEN, text)
+    return text if len(text) <= MOST_SAID else f"{text[: MOST_SAID - 1]}…"
+
+
+def _read(body: object) -> tuple[str, str, str]:
+    """(message, code, parameter) of the shapes that servers have: OpenAI's, FastAPI's, TGI's, Gemini's list, problem details (RFC 9457), text."""
+    if isinstance(body, list):
+        found = [_read(part) for part in body[:5]]
+        return next((one for one in found if one[0] or one[1]), ("", "", ""))
+    if isinstance(body, str):
+        return body, "", ""
+    if not isinstance(body, Mapping):
+        return "", "", ""
+    error = body.get("error")
+    if isinstance(error, Mapping):
+        said, code, parameter = _read_object(error)
+        # OpenRouter and LiteLLM keep what the provider behind them said apart.
+        metadata = error.get("metadata")
+        raw = metadata.get("raw") if isinstance(metadata, Mapping) else None
+        if isinstance(raw, str) and raw and raw not in said:
+            said = f"{said}: {raw}" if said else raw
+        return said, code or _text(body.get("code")), parameter
+    if isinstance(error, str) and error:
+        further = _text(body.get("message")) or _text(body.get("error_description"))
+        return (f"{error}: {further}" if further and further != error else error), _text(body.get("code")), ""
+    if isinstance(error, list) and error:
+        return _read(error)
+    detail = body.get("detail")
+    if isinstance(detail, str | list | Mapping) and detail:
+        return _read_detail(detail)
+    if isinstance(body.get("errors"), list) and body["errors"]:
+        return _read(body["errors"])
+    if body.get("object") == "error" or "choices" not in body:
+        return _read_object(body)
+    return "", "", ""
+
+
+def _read_object(error: Mapping[Any, Any]) -> tuple[str, str, str]:
+    said = (
+        _text(error.get("message"))
+        or _text(error.get("msg"))
+        or _text(error.get("detail"))
+        or _text(error.get("title"))
+    )
+    if not said and isinstance(error.get("message"), list | Mapping):
+        said, _, _ = _read_detail(error["message"])
+    code = error.get("code")
+    inner = error.get("innererror")
+    if isinstance(inner, Mapping) and not said:
+        said = _text(inner.get("message"))
+    return said, str(code) if isinstance(code, str | int) else _text(error.get("type")), _text(error.get("param"))
+
+
+def _read_detail(detail: object) -> tuple[str, str, str]:
+    """FastAPI's `detail`: a text, or a list of what is wrong where. Its `input` is the request itself and stays out."""
+    if isinstance(detail, str):
+        return detail, "", ""
+    if isinstance(detail, Mapping):
+        if isinstance(detail.get("detail"), str | list):
+            return _read_detail(detail["detail"])
+        return _read_object(detail)
+    parts, parameter = [], ""
+    for item in detail[:5] if isinstance(detail, list) else []:
+        if isinstance(item, Mapping):
+            where = [str(step) for step in item.get("loc") or () if step != "body"]
+            parameter = parameter or (where[0] if where else "")
+            parts.append(": ".join(part for part in (".".join(where), _text(item.get("msg"))) if part))
+        elif isinstance(item, str):
+            parts.append(item)
+    return "; ".join(parts), "", parameter
+
+
+def _plain(body: bytes) -> str:
+    """A text, or an HTML page's title."""
+    text = body.decode("utf-8", "replace")
+    title = re.search(r"<title[^>]{0,200}>([^<]{0,400})", text, re.IGNORECASE)
+    if title is not None:
+        return title[1]
+    return "" if text.lstrip()[:1] == "<" else text
+
+
+def _inner(body: object, name: str) -> object:
+    if isinstance(body, list) and body:
+        body = body[0]
+    if not isinstance(body, Mapping):
+        return None
+    error = body.get("error")
+    value = error.get(name) if isinstance(error, Mapping) else None
+    return body.get(name) if value is None else value
+
+
+def _number(value: object) -> int | None:
+    """A status, given as a number or as its digits."""
+    try:
+        number = int(str(value))
+    except ValueError:
+        return None
+    return number if 300 <= number <= 599 else None
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""

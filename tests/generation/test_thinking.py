@@ -1,0 +1,79 @@
+"""Thinking between tags, told apart from the answer however the text is cut."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ragcore.generation.thinking import Thinking
+
+
+def split(text: str, cuts: list[int], **options: bool) -> tuple[str, str, bool]:
+    """(answer, thinking, whether it ends within thinking)."""
+    thinking = Thinking(**options)
+    out, at, number = "", 0, 0
+    while at < len(text):
+        size = cuts[number % len(cuts)]
+        out += thinking.take(text[at : at + size])
+        at, number = at + size, number + 1
+    return out + thinking.end(), thinking.thought, thinking.open
+
+
+CUTS = st.lists(st.integers(1, 12), min_size=1, max_size=6)
+CASES = [
+    ("<think>It is in [1].</think>It is $40 [1].", "It is $40 [1].", "It is in [1]."),
+    ("<think></think>\n\nIt is $40.", "It is $40.", ""),
+    ("<think>\n\n</think>\n\nIt is $40.", "It is $40.", ""),
+    ("<THINK>a</Think>b", "b", "a"),
+    ("<thinking>a</thinking>b", "b", "a"),
+    ("<thought>a</thought>b", "b", "a"),
+    ("[THINK]a[/THINK]b", "b", "a"),
+    ("<|channel|>analysis<|message|>a<|end|>b", "b", "a"),
+    ("It is\n<think>still?</think>\n$40.", "It is\n\n$40.", "still?"),
+    ("The tag <think> is HTML-like.", "The tag <think> is HTML-like.", ""),
+    ("a < b and x[1] <thin ice>", "a < b and x[1] <thin ice>", ""),
+    ("no thinking [1]", "no thinking [1]", ""),
+]
+
+
+@given(case=st.sampled_from(CASES), cuts=CUTS)
+def test_it_is_taken_out(case: tuple[str, str, str], cuts: list[int]) -> None:
+    text, answer, thought = case
+    assert split(text, cuts) == (answer, thought, False)
+
+
+@given(cuts=CUTS)
+def test_unclosed_it_is_all_there_is(cuts: list[int]) -> None:
+    answer, thought, still_open = split("<think>It is $40 [1]", cuts)
+    assert (answer, thought, still_open) == ("", "It is $40 [1]", True)
+
+
+@given(cuts=CUTS)
+def test_a_model_known_to_think_unopened_is_waited_for(cuts: list[int]) -> None:
+    assert split("It is in [1].</think>\n\n$40 [1].", cuts, begun=True)[:2] == ("$40 [1].", "It is in [1].")
+    assert split("$40 [1].", cuts, begun=True)[:2] == ("$40 [1].", "")
+    assert split("<think>a</think>b", cuts, begun=True)[:2] == ("b", "a")
+
+
+@given(st.text(alphabet="abc <>[]/\nthink", max_size=80), CUTS)
+def test_the_cuts_never_matter(text: str, cuts: list[int]) -> None:
+    whole, cut = Thinking(), Thinking()
+    expected = whole.take(text) + whole.end()
+    answer, thought, still_open = split(text, cuts)
+    if not whole.unopened:  # what came before a closing tag alone was handed on before that was known
+        assert (answer.strip(), thought, still_open) == (expected.strip(), whole.thought, whole.open)
+    assert cut.thought == ""
+
+
+def test_what_is_kept_of_it_is_bounded() -> None:
+    thinking = Thinking(most=100)
+    thinking.take("<think>")
+    for _ in range(1_000):
+        thinking.take("x" * 10)
+    assert len(thinking.thought) == 100
+
+
+@pytest.mark.parametrize("tag", ["<", "<t", "<think", "</think", "[", "[THIN"])
+def test_a_beginning_of_a_tag_at_the_end_is_text(tag: str) -> None:
+    assert split(f"It is {tag}", [1])[0] == f"It is {tag}"

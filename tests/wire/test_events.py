@@ -1,0 +1,77 @@
+"""Server-sent events by the standard, and what servers make of it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ragcore.wire.events import MAX_EVENT, EventParser
+from ragcore.wire.refusal import Undecodable
+
+
+def parsed(body: bytes, cuts: list[int] | None = None) -> list[tuple[str, bytes]]:
+    parser = EventParser()
+    events, at, number = [], 0, 0
+    cuts = cuts or [max(1, len(body))]
+    while at < len(body):
+        size = cuts[number % len(cuts)]
+        events += parser.feed(body[at : at + size])
+        at, number = at + size, number + 1
+    return events + parser.end()
+
+
+CASES: list[tuple[bytes, list[tuple[str, bytes]]]] = [
+    (b"data: a\n\ndata: b\n\n", [("", b"a"), ("", b"b")]),
+    (b"data: a\r\n\r\ndata: b\r\n\r\n", [("", b"a"), ("", b"b")]),
+    (b"data: a\r\rdata: b\r\r", [("", b"a"), ("", b"b")]),
+    (b"data:a\n\n", [("", b"a")]),
+    (b"data:  a\n\n", [("", b" a")]),  # one space is the standard's, the other the data's
+    (b"data: a\ndata: b\n\n", [("", b"a\nb")]),
+    (b"data\n\n", [("", b"")]),
+    (b": comment\n\n:\n\ndata: a\n\n", [("", b"a")]),
+    (b"retry: 3000\nid: 7\nunknown: x\nunknown\ndata: a\n\n", [("", b"a")]),
+    (b"event: error\ndata: a\n\ndata: b\n\n", [("error", b"a"), ("", b"b")]),
+    (b"event: ping\n\ndata: b\n\n", [("", b"b")]),  # an event without data is none, and its type goes with it
+    (b"\xef\xbb\xbfdata: a\n\n", [("", b"a")]),
+    (b"data: a", [("", b"a")]),
+    (b"data: a\n", [("", b"a")]),
+    (b"\n\n\n\n", []),
+    (b"", []),
+    (
+        b'data: {"a": 1}\ndata: {"b": 2}\n',
+        [("", b'{"a": 1}'), ("", b'{"b": 2}')],
+    ),  # a server that forgets the blank lines
+    (b'data: {"a":\ndata: 1}\n\n', [("", b'{"a":\n1}')]),
+    (b'error: {"message": "x"}\n\n', [("error", b'{"message": "x"}')]),
+    ("data: ü 😀\n\n".encode(), [("", "ü 😀".encode())]),
+]
+
+
+@pytest.mark.parametrize(("body", "events"), CASES)
+def test_by_the_standard(body: bytes, events: list[tuple[str, bytes]]) -> None:
+    assert parsed(body) == events
+
+
+@given(case=st.sampled_from(CASES), cuts=st.lists(st.integers(1, 5), min_size=1, max_size=5))
+def test_the_cuts_never_matter(case: tuple[bytes, list[tuple[str, bytes]]], cuts: list[int]) -> None:
+    body, events = case
+    assert parsed(body, cuts) == events
+
+
+@given(
+    st.lists(st.binary(min_size=1, max_size=20).filter(lambda data: not set(data) & set(b"\r\n{")), max_size=8),
+    st.sampled_from([b"\n", b"\r\n", b"\r"]),
+    st.lists(st.integers(1, 7), min_size=1, max_size=5),
+)
+def test_what_is_written_is_read(datas: list[bytes], ending: bytes, cuts: list[int]) -> None:
+    body = b"".join(b"data: " + data + ending + ending for data in datas)
+    assert parsed(body, cuts) == [("", data) for data in datas]
+
+
+@pytest.mark.parametrize(
+    "body", [b"data: " + b"x" * (MAX_EVENT + 1), b"data: xx\n" * (MAX_EVENT // 2), b":" + b"x" * (MAX_EVENT + 1)]
+)
+def test_an_event_is_bounded(body: bytes) -> None:
+    with pytest.raises(Undecodable, match="larger than 1 MB"):
+        parsed(body, [10_000])

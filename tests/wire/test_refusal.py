@@ -1,0 +1,179 @@
+"""What a server said: in which shape ever, bounded, and without secrets."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ragcore import EmbeddingError
+from ragcore.wire.failure import judge, translate
+from ragcore.wire.refusal import ServerError, read_refusal, without_secrets
+
+SAID = [
+    ({"error": {"message": "no such thing", "type": "t", "code": "c"}}, "no such thing"),
+    ({"error": "no such thing"}, "no such thing"),
+    ({"error": "no such thing", "error_type": "validation"}, "no such thing"),
+    ([{"error": {"message": "no such thing", "status": "INVALID_ARGUMENT"}}], "no such thing"),
+    ({"detail": "no such thing"}, "no such thing"),
+    ({"detail": [{"loc": ["body", "top_p"], "msg": "no such thing", "input": "the member's question"}]}, "top_p: no such thing"),
+    ({"object": "error", "message": "no such thing", "code": 400}, "no such thing"),
+    ({"message": "no such thing"}, "no such thing"),
+    ({"title": "no such thing", "status": 400}, "no such thing"),
+    ({"errors": [{"message": "no such thing"}]}, "no such thing"),
+    ({"error": {"message": {"detail": "no such thing"}}}, "no such thing"),
+    ({"error": {"metadata": {"raw": "no such thing"}, "message": "Provider returned error"}}, "no such thing"),
+    (b"no such thing", "no such thing"),
+    (b"<html><head><title>no such thing</title></head></html>", "no such thing"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "said"), SAID)
+def test_it_is_read_in_every_shape(body: object, said: str) -> None:
+    refusal = read_refusal(body, status=400)
+    assert refusal is not None
+    assert said in refusal.said
+    assert "member's question" not in refusal.said
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    again = read_refusal(raw, status=400)
+    assert again is not None
+    assert again.said == refusal.said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Incorrect API key provided: sk-proj-abc123def456ghi789",
+        "Incorrect API key provided: sk-pr***********************x789. You can find it",
+        "bad key gsk_AbCdEf0123456789AbCdEf",
+        "header Authorization: Bearer abcdef0123456789",
+        "invalid x-api-key: 0123456789abcdef",
+        "token='abc123456789'",
+        "AIzaSyA0123456789abcdefghijklmnopqrstuv is not valid",
+        "proxy http://user:pa55word@proxy.internal:3128 refused",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc is expired",
+        "the key my-own-secret-key is unknown",
+    ],
+)
+def test_no_key_is_shown(text: str) -> None:
+    shown = without_secrets(text, ["my-own-secret-key"])
+    assert "[hidden]" in shown
+    for secret in ("sk-p", "gsk_Ab", "abcdef01", "abc123", "AIzaSy", "pa55", "eyJhb", "my-own", "x789"):
+        assert secret not in shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "This model's maximum context length is 8192 tokens",
+        "Unsupported parameter: 'max_tokens'",
+        "The token limit is 4096",
+        "the model task-runner does not exist",
+        "a basic question",
+    ],
+)
+def test_ordinary_words_stay(text: str) -> None:
+    assert without_secrets(text) == text
+
+
+@given(st.text(max_size=5_000))
+def test_it_is_short_and_on_one_line(text: str) -> None:
+    shown = without_secrets(text)
+    assert len(shown) <= 300
+    assert "\n" not in shown
+    assert "\r" not in shown
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(
+                    [
+                        "error",
+                        "message",
+                        "detail",
+                        "code",
+                        "type",
+                        "errors",
+                        "msg",
+                        "loc",
+                        "metadata",
+                        "raw",
+                        "status",
+                        "param",
+                    ]
+                ),
+                inner,
+                max_size=4,
+            )
+        ),
+    )
+)
+def test_no_shape_breaks_it(body: object) -> None:
+    refusal = read_refusal(body, status=400, in_answer=True)
+    assert refusal is None or isinstance(refusal, ServerError)
+    assert read_refusal(body, status=500) is not None
+
+
+TOO_LONG = [
+    "This model's maximum context length is 8192 tokens. However, you requested 9000 tokens",
+    "the request exceeds the available context size, try increasing it",
+    "`inputs` tokens + `max_new_tokens` must be <= 2048. Given: 3000",
+    "prompt is too long: 210000 tokens > 200000 maximum",
+    "Please reduce the length of the messages or completion.",
+    "Input validation error: `inputs` must have less than 512 tokens. Given: 634",
+    "The input token count (40000) exceeds the maximum number of tokens allowed (32768).",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("said", TOO_LONG)
+@pytest.mark.parametrize("status", [400, 422, 500, 503, None])
+def test_too_long_a_request_is_neither_tried_again_nor_held_against_the_server(said: str, status: int | None) -> None:
+    error = ServerError(said, status=status)
+    assert error.is_too_long
+    assert judge(error) is None
+    assert not error.is_of_configuration
+    assert "more tokens than the model takes" in str(
+        translate(error, EmbeddingError, dependency="m", stage="embed", attempts=1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "of_configuration", "tried_again"),
+    [
+        (ServerError("bad key", status=401), True, False),
+        (ServerError("no credit", status=402), True, False),
+        (ServerError("The model `x` does not exist", status=404), True, False),
+        (ServerError("Invalid model name passed in model=x", status=400), True, False),
+        (ServerError("quota", status=429, code="insufficient_quota"), True, False),
+        (ServerError("slow down", status=429), False, True),
+        (ServerError("oops", status=500), False, True),
+        (ServerError("oops", status=None), False, True),
+        (ServerError("bad text", status=400), False, False),
+        (ServerError("elsewhere", status=307), True, False),
+    ],
+)
+def test_what_it_means(error: ServerError, of_configuration: bool, tried_again: bool) -> None:
+    assert error.is_of_configuration is of_configuration
+    failure = judge(error)
+    assert (failure is not None and failure.retry) is tried_again
+    ours = translate(error, EmbeddingError, dependency="the embedder m", stage="embed", attempts=2)
+    assert isinstance(ours, EmbeddingError)
+    assert ours.of_configuration is of_configuration
+    assert (ours.status, ours.attempts) == (error.status, 2)
+    assert error.said in str(ours)
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("rate_limit_exceeded", 429), ("overloaded_error", 529), (503, 503), ("429", 429), ("server_error", 500)],
+)
+def test_an_error_in_an_answer_has_the_status_that_its_code_stands_for(code: object, status: int) -> None:
+    refusal = read_refusal({"error": {"message": "m", "code": code}}, status=None, in_answer=True)
+    assert refusal is not None
+    assert refusal.status == status
