@@ -174,7 +174,10 @@ async def test_a_stream_comes_in_order_and_its_answer_is_asks(filled: RAG) -> No
     async with filled.stream(QUESTION, tenant="m") as stream:
         assert filled.inflight()[0].method == "stream"
         events = [event async for event in stream]
-    assert [type(event).__name__ for event in events] == ["Retrieved", *["Delta"] * 7, "Done"]
+    names = [type(event).__name__ for event in events]
+    # Words that come faster than they are read come together.
+    assert names == ["Retrieved", *["Delta"] * (len(names) - 2), "Done"]
+    assert len(names) > 2
     done = events[-1]
     assert isinstance(done, ragcore.Done)
     assert "".join(event.text for event in events if isinstance(event, ragcore.Delta)) == done.answer.text

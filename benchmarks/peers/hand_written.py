@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 import numpy as np
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, DefaultAioHttpClient
 from pgvector.asyncpg import register_vector
 
 from benchmarks.peers.peer import TOP_K, Job, Row, messages
@@ -17,13 +17,19 @@ SEARCH = "select text from ragcore.chunk where tenant = $1 order by embedding <=
 POOL = 10
 
 
+def client(job: Job, base_url: str) -> AsyncOpenAI:
+    """The SDK's client with the transport of the job, in its defaults."""
+    http = DefaultAioHttpClient() if job.transport == "aiohttp" else None
+    return AsyncOpenAI(base_url=base_url, api_key="none", http_client=http)
+
+
 class HandWritten:
     """As a careful team writes it."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._embedding = AsyncOpenAI(base_url=job.embedding, api_key="none")
-        self._model = AsyncOpenAI(base_url=job.model, api_key="none")
+        self._embedding = client(job, job.embedding)
+        self._model = client(job, job.model)
         self._pool: Any = None
 
     async def start(self, rows: Sequence[Row]) -> None:

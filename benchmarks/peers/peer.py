@@ -22,6 +22,7 @@ class Job:
         embedding, model: base URLs.
         tenant: whose passages are searched.
         dimension: of the vectors.
+        transport: "httpx", or "aiohttp" for those that can choose.
     """
 
     database: str
@@ -30,6 +31,7 @@ class Job:
     model: str
     tenant: str
     dimension: int
+    transport: str = "httpx"
 
 
 @dataclass(frozen=True, slots=True)

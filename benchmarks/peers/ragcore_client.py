@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+from openai import AsyncOpenAI
 
 from benchmarks.peers.peer import TOP_K, Job, Row
 from ragcore import RAG, Done, OpenAIEmbedder, OpenAIGenerator, PgVectorStore
@@ -13,10 +16,17 @@ class Ragcore:
     """As the manual writes it."""
 
     def __init__(self, job: Job) -> None:
-        embedder = OpenAIEmbedder("fake", dimension=job.dimension, base_url=job.embedding, api_key="none")
+        # The defaults, which take aiohttp where it is installed, and so need a client for httpx.
+        self._clients: list[Any] = []
+        if job.transport == "httpx":
+            self._clients = [AsyncOpenAI(base_url=url, api_key="none") for url in (job.embedding, job.model)]
+        embedding, model = self._clients or (None, None)
+        embedder = OpenAIEmbedder(
+            "fake", dimension=job.dimension, base_url=job.embedding, api_key="none", client=embedding
+        )
         self._rag = RAG(
             retriever=Retriever(store=PgVectorStore(job.plain_database), embedder=embedder),
-            generator=OpenAIGenerator("fake", base_url=job.model, api_key="none"),
+            generator=OpenAIGenerator("fake", base_url=job.model, api_key="none", client=model),
         )
         self._tenant = job.tenant
 
@@ -35,6 +45,8 @@ class Ragcore:
     async def close(self) -> None:
         """All of it."""
         await self._rag.aclose()
+        for client in self._clients:
+            await client.close()
 
 
 peer = Ragcore

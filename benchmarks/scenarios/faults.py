@@ -1,24 +1,34 @@
 """The fault matrix: every fault at every stage at several concurrencies, against a real PostgreSQL and a real HTTP server.
 
 For each cell: every call is back by its deadline with an answer or with an error of ragcore's own; nothing is hung, wrong or leaked; and when
-the fault is gone, the next call (or the one after the breaker's probe) is answered.
+the fault is gone, the next call (or the one after the breaker's probe) is answered. The faults of HTTP servers strike in a process of their own, so that
+the memory and the time on the event loop that they cost are the client's alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+import resource
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Protocol, TypeVar
 
 import anyio
+import asyncpg
 import psutil
+import typer
 
 from benchmarks.figures import Figures, Table, Value, say
-from benchmarks.world.bench import FACT, QUESTION, TENANT, Bench, bench
-from benchmarks.world.matrix import ORDINARY, Strike, matrix
+from benchmarks.world.bench import FACT, QUESTION, TENANT, Bench, Transport, bench, client
+from benchmarks.world.bench import Client as BenchClient
+from benchmarks.world.elsewhere import Elsewhere, elsewhere
+from benchmarks.world.matrix import ORDINARY, matrix
 from benchmarks.world.servers import ROLE
-from ragcore import Answer, RagcoreError
+from ragcore import RAG, Answer, PgVectorStore, RagcoreError
+from ragcore.resilience import CircuitBreaker
 
 __all__ = ["Cell", "run", "run_cell", "run_matrix"]
 
@@ -27,6 +37,10 @@ LATE = 0.1
 HUNG = 5.0
 # In ordinary life a caller has more time than a restart takes.
 ORDINARY_DEADLINE = 5.0
+# How much the process may grow, and how long the event loop may be kept, in any cell.
+MOST_GROWTH_MB = 64
+MOST_LAG_MS = 100
+HTTP = ("embed", "generate")
 # How long a cell may take to answer again, breaker and all.
 RECOVERY = 6.0
 
@@ -46,6 +60,8 @@ class Cell:
     wrong: int = 0
     foreign: int = 0
     slowest: float = 0.0
+    lag_ms: float = 0.0
+    growth_mb: float = 0.0
     leaked_connections: int = 0
     leaked_sockets: int = 0
     leaked_tasks: int = 0
@@ -60,7 +76,29 @@ class Cell:
         return not any((*red, self.leaked_sockets, self.leaked_tasks)) and self.recovered
 
 
-async def run_cell(bench: Bench, stage: str, fault: str, strike: Strike, *, concurrency: int, deadline: float) -> Cell:
+class Client(Protocol):
+    """A client under test, and what is known of its servers."""
+
+    rag: RAG
+    store: PgVectorStore
+    owner: asyncpg.Connection[asyncpg.Record]
+
+    def breakers(self) -> Iterable[CircuitBreaker]: ...
+    def half_closed(self) -> int: ...
+
+
+B = TypeVar("B", bound=Client)
+
+
+async def run_cell(
+    bench: B,
+    stage: str,
+    fault: str,
+    strike: Callable[[B], AbstractAsyncContextManager[None]],
+    *,
+    concurrency: int,
+    deadline: float,
+) -> Cell:
     """So many questions at once under the fault, then without it until one is answered in full."""
     cell = Cell(stage, fault, concurrency)
     for breaker in bench.breakers():
@@ -72,6 +110,7 @@ async def run_cell(bench: Bench, stage: str, fault: str, strike: Strike, *, conc
             for number in range(concurrency):
                 group.start_soon(_ask, bench, cell, deadline, lag, number)
         lag.stop()
+    cell.lag_ms, cell.growth_mb = 1000 * lag.worst, lag.growth
     began = anyio.current_time()
     while anyio.current_time() < began + RECOVERY:
         if await _answers(bench):
@@ -83,7 +122,7 @@ async def run_cell(bench: Bench, stage: str, fault: str, strike: Strike, *, conc
     return cell
 
 
-async def _ask(bench: Bench, cell: Cell, deadline: float, lag: _Lag, number: int) -> None:
+async def _ask(bench: Client, cell: Cell, deadline: float, lag: _Lag, number: int) -> None:
     began = anyio.current_time()
     answer: Answer | None = None
     with anyio.move_on_after(deadline + HUNG) as scope:
@@ -108,7 +147,7 @@ async def _ask(bench: Bench, cell: Cell, deadline: float, lag: _Lag, number: int
         cell.answered += right and not answer.degraded
 
 
-async def _answers(bench: Bench) -> bool:
+async def _answers(bench: Client) -> bool:
     try:
         answer = await bench.rag.ask(QUESTION, tenant=TENANT, timeout=2)
     except RagcoreError:
@@ -116,7 +155,7 @@ async def _answers(bench: Bench) -> bool:
     return FACT in answer.text and not answer.degraded
 
 
-async def _look_for_leaks(bench: Bench, cell: Cell, before: set[object]) -> None:
+async def _look_for_leaks(bench: Client, cell: Cell, before: set[object]) -> None:
     """Connections at the server beyond the pool's own, sockets whose peer has gone, tasks that were not there."""
     for _ in range(60):
         pool = bench.store.snapshot()
@@ -141,11 +180,13 @@ def _tasks() -> set[object]:
 
 
 class _Lag:
-    """The worst delay of the event loop while a cell runs: what the machine did, not the client."""
+    """The worst delay of the event loop while a cell runs, and by how many MiB the process grew."""
 
     worst = 0.0
+    growth = 0.0
 
     async def start(self) -> _Lag:
+        self._before = _resident()
         self._task = asyncio.get_running_loop().create_task(self._watch(), name="lag")
         return self
 
@@ -154,9 +195,75 @@ class _Lag:
             before = anyio.current_time()
             await asyncio.sleep(0.01)
             self.worst = max(self.worst, anyio.current_time() - before - 0.01)
+            self.growth = max(self.growth, _resident() - self._before)
 
     def stop(self) -> None:
         self._task.cancel()
+
+
+def _resident() -> float:
+    """MiB of this process in memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1024 / 1024
+
+
+@dataclass
+class Afar:
+    """A client whose servers are in another process."""
+
+    rag: RAG
+    store: PgVectorStore
+    owner: asyncpg.Connection[asyncpg.Record]
+    client: BenchClient
+    servers: Elsewhere
+
+    def breakers(self) -> Iterable[CircuitBreaker]:
+        """All breakers of the client."""
+        return self.client.breakers()
+
+    def half_closed(self) -> int:
+        """Sockets that the peer has closed and the client has not."""
+        return sum(one.status == psutil.CONN_CLOSE_WAIT for one in psutil.Process().net_connections(kind="tcp"))
+
+
+@asynccontextmanager
+async def afar(transport: Transport = "httpx") -> AsyncIterator[Afar]:
+    """A client, and its servers in a process of their own."""
+    async with elsewhere() as servers, client(servers.addresses, transport=transport) as made:
+        owner = await asyncpg.connect(servers.addresses.owner)
+        try:
+            yield Afar(made.rag, made.store, owner, made, servers)
+        finally:
+            await owner.close(timeout=1)
+
+
+def _from_afar(stage: str, fault: str) -> Callable[[Afar], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def strike(world: Afar) -> AsyncIterator[None]:
+        await world.servers.strike(stage, fault)
+        await anyio.sleep(0.1)
+        try:
+            yield
+        finally:
+            await world.servers.fair()
+            await anyio.sleep(0.05)
+
+    return strike
+
+
+async def run_http(world: Afar, stages: frozenset[str], *, concurrencies: Sequence[int], deadline: float) -> list[Cell]:
+    """All cells of the HTTP servers, one after the other."""
+    cells = []
+    await run_cell(world, "", "none", _from_afar("generate", "400"), concurrency=max(concurrencies), deadline=deadline)
+    for stage, fault in matrix():
+        if stage not in stages:
+            continue
+        for concurrency in concurrencies:
+            strike = _from_afar(stage, fault)
+            cell = await run_cell(world, stage, fault, strike, concurrency=concurrency, deadline=deadline)
+            cells.append(cell)
+            say(_line(cell))
+    return cells
 
 
 async def run_matrix(
@@ -186,19 +293,38 @@ def _line(cell: Cell) -> str:
         red["unrecovered"] = 1
     verdict = "ok " if cell.green else "RED"
     where = f"{cell.stage:<9}{cell.fault:<26}{cell.concurrency:>4}"
-    return f"{verdict} {where} {counts}  {cell.slowest:5.2f} s  {red or ''} {cell.errors or ''}"
+    cost = f"{cell.slowest:5.2f} s {cell.lag_ms:4.0f} ms {cell.growth_mb:4.0f} MB"
+    return f"{verdict} {where} {counts}  {cost}  {red or ''} {cell.errors or ''}"
 
 
-def run(*, quick: bool) -> Figures:
+def run(
+    *,
+    quick: bool,
+    transport: Annotated[str, typer.Option(help="httpx or aiohttp: what requests to models go through.")] = "httpx",
+    only: Annotated[
+        list[str] | None, typer.Option(help="Stages: embed, generate, search, all. By default each.")
+    ] = None,
+) -> Figures:
     """Quickly: 10 at once with a deadline of 0.6 s."""
-    return anyio.run(_run, (10,) if quick else (1, 10, 100), 0.6 if quick else 1.0)
+    if transport not in ("httpx", "aiohttp"):
+        raise ValueError(f"there is no transport {transport!r}: there are httpx and aiohttp")
+    chosen: Transport = "aiohttp" if transport == "aiohttp" else "httpx"
+    return anyio.run(_run, (10,) if quick else (1, 10, 100), 0.6 if quick else 1.0, chosen, frozenset(only or ()))
 
 
-async def _run(concurrencies: Sequence[int], deadline: float) -> Figures:
+async def _run(concurrencies: Sequence[int], deadline: float, transport: Transport, only: frozenset[str]) -> Figures:
     figures = Figures()
     sockets = len(psutil.Process().net_connections(kind="all"))
     async with bench() as world:
-        cells = await run_matrix(world, concurrencies=concurrencies, deadline=deadline)
+        cells = await run_matrix(
+            world,
+            concurrencies=concurrencies,
+            deadline=deadline,
+            only=lambda stage, _: stage not in HTTP and (not only or stage in only),
+        )
+    async with afar(transport) as distant:
+        stages = frozenset(HTTP) & only if only else frozenset(HTTP)
+        cells += await run_http(distant, stages, concurrencies=concurrencies, deadline=deadline)
     await anyio.sleep(0.2)
     left = len(psutil.Process().net_connections(kind="all")) - sockets
     figures.values["cells"] = len(cells)
@@ -212,6 +338,10 @@ async def _run(concurrencies: Sequence[int], deadline: float) -> Figures:
         ratio = sum(cell.answered for cell in ordinary) / sum(cell.concurrency for cell in ordinary)
         figures.values["answered_ratio"] = ratio
         figures.expect(ratio >= 0.95, "answered_ratio >= 0.95 in ordinary life")
+    figures.values["growth_max_mb"] = growth = max(cell.growth_mb for cell in cells)
+    figures.values["lag_max_ms"] = lag = max(cell.lag_ms for cell in cells)
+    figures.expect(growth < MOST_GROWTH_MB, f"growth_max_mb < {MOST_GROWTH_MB} in every cell")
+    figures.expect(lag < MOST_LAG_MS, f"lag_max_ms < {MOST_LAG_MS} in every cell")
     figures.values["sockets_left_at_the_end"] = left
     figures.values["slowest_s"] = max(cell.slowest for cell in cells)
     figures.tables.append(Table("Each cell", [_row(cell) for cell in cells]))

@@ -6,9 +6,10 @@ import socket
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import psutil
+from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from benchmarks.world.servers import DIMENSION, Addresses, Servers, servers
 from ragcore import RAG, Document, OpenAIEmbedder, OpenAIGenerator, PgVectorStore, Settings
@@ -16,7 +17,7 @@ from ragcore.resilience import Bulkhead, CircuitBreaker, Policy, RetryPolicy
 from ragcore.retriever import Retriever
 from ragcore.testing import OpenAIServer
 
-__all__ = ["FACT", "QUESTION", "TENANT", "Bench", "Client", "bench", "client"]
+__all__ = ["FACT", "QUESTION", "TENANT", "Bench", "Client", "Transport", "bench", "client"]
 
 TENANT = "member"
 QUESTION = "What is my deductible?"
@@ -26,6 +27,7 @@ DOCUMENTS = [
     Document("visits", "# Visits\n\nA visit to a specialist costs a copay of $40."),
 ]
 POOL = 5
+Transport: TypeAlias = Literal["httpx", "aiohttp"]
 
 
 @dataclass
@@ -72,8 +74,16 @@ def _policy(name: str, *, attempt_timeout: float = 5.0, **options: Any) -> Polic
 
 
 @asynccontextmanager
-async def client(addresses: Addresses, *, model_policy: Policy | None = None) -> AsyncIterator[Client]:
+async def client(
+    addresses: Addresses, *, model_policy: Policy | None = None, transport: Transport = "httpx"
+) -> AsyncIterator[Client]:
     """A client of these servers, and two documents."""
+    clients = [
+        AsyncOpenAI(base_url=url, api_key="none", http_client=DefaultAioHttpClient())
+        for url in (addresses.embedding, addresses.model)
+        if transport == "aiohttp"
+    ]
+    for_embedding, for_model = clients or (None, None)
     store = PgVectorStore(
         addresses.database,
         pool_size=POOL,
@@ -84,18 +94,22 @@ async def client(addresses: Addresses, *, model_policy: Policy | None = None) ->
         dimension=DIMENSION,
         base_url=addresses.embedding,
         api_key="none",
+        client=for_embedding,
         policy=_policy("embedding", bulkhead=Bulkhead(64, queue=256)),
     )
     generator = OpenAIGenerator(
         "fake",
         base_url=addresses.model,
         api_key="none",
+        client=for_model,
         policy=model_policy or _policy("generation", bulkhead=Bulkhead(128, queue=256), idle_timeout=5.0),
     )
     retriever = Retriever(store=store, embedder=embedder)
     async with RAG(retriever=retriever, generator=generator, settings=Settings(drain=0.5)) as rag:
         await rag.add(DOCUMENTS, tenant=TENANT)
         yield Client(rag, store)
+    for opened in clients:
+        await opened.close()
 
 
 @asynccontextmanager

@@ -46,6 +46,10 @@ class Elsewhere:
         """How many chats the model answers at once from now on, and how long it takes for each, in seconds."""
         await self._child.tell("model", str(slots), str(first_token), str(token))
 
+    async def length(self, tokens: int) -> None:
+        """How many tokens each answer of the model has from now on."""
+        await self._child.tell("length", str(tokens))
+
     async def fair(self) -> None:
         """No fault from now on."""
         await self._child.tell("fair")
@@ -69,23 +73,25 @@ async def _main(options: Mapping[str, Any]) -> None:
         print(json.dumps(asdict(world.addresses)), flush=True)
         async with anyio.create_task_group() as group:
             group.start_soon(_forget, world)
-            faults = anyio.CancelScope()
+            fair = anyio.Event()
             async for words in obey():
                 match words:
                     case ["weather", seed]:
-                        faults = anyio.CancelScope()
-                        group.start_soon(_weather, world, int(seed), faults)
+                        fair = anyio.Event()
+                        group.start_soon(_weather, world, int(seed), fair)
                     case ["strike", stage, fault]:
-                        faults = anyio.CancelScope()
-                        group.start_soon(_strike, world, (stage, fault), faults)
+                        fair = anyio.Event()
+                        group.start_soon(_strike, world, (stage, fault), fair)
                     case ["latencies", *seconds]:
                         world.embedding.embedding_latency, *of_model = map(float, seconds)
                         world.model.first_token_latency, world.model.token_latency = of_model
+                    case ["length", tokens]:
+                        world.model.length = int(tokens) or None
                     case ["model", slots, *seconds]:
                         world.model.slots = int(slots)
                         world.model.first_token_latency, world.model.token_latency = map(float, seconds)
                     case ["fair"]:
-                        faults.cancel()
+                        fair.set()
             group.cancel_scope.cancel()
 
 
@@ -95,25 +101,26 @@ async def _forget(world: Servers) -> None:
         world.forget()
 
 
-async def _strike(world: Servers, fault: tuple[str, str], scope: anyio.CancelScope) -> None:
-    with scope:
-        async with matrix()[fault](world):
-            await anyio.sleep_forever()
+async def _strike(world: Servers, fault: tuple[str, str], fair: anyio.Event) -> None:
+    # Not cancelled: what a fault takes down it puts up again at its end.
+    async with matrix()[fault](world):
+        await fair.wait()
 
 
-async def _weather(world: Servers, seed: int, scope: anyio.CancelScope) -> None:
+async def _weather(world: Servers, seed: int, fair: anyio.Event) -> None:
     """One fault after the other, each for a while, with fair weather in between."""
     draw = random.Random(seed)
     # Without pauses, which outlast their fault, and without bodies that are the memory to be measured.
-    out = ("429", "100 MB")
+    out = ("429", "100 MB", "bomb", "endless")
     faults = [(name, strike) for name, strike in matrix().items() if not name[1].startswith(out) and name[0] != "all"]
-    with scope:
-        while True:
-            (stage, fault), strike = draw.choice(faults)
-            print(f"{stage}: {fault}", file=sys.stderr, flush=True)
-            async with strike(world):
-                await anyio.sleep(draw.uniform(0.3, 1.5))
-            await anyio.sleep(draw.uniform(0.3, 1.5))
+    while not fair.is_set():
+        (stage, fault), strike = draw.choice(faults)
+        print(f"{stage}: {fault}", file=sys.stderr, flush=True)
+        async with strike(world):
+            with anyio.move_on_after(draw.uniform(0.3, 1.5)):
+                await fair.wait()
+        with anyio.move_on_after(draw.uniform(0.3, 1.5)):
+            await fair.wait()
 
 
 if __name__ == "__main__":

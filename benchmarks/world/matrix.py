@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -16,10 +17,14 @@ import asyncpg
 
 from benchmarks.world.servers import DIMENSION, ROLE, Servers
 from ragcore.testing import (
+    BadEnd,
+    Bomb,
     Broken,
     Corrupt,
+    Crumbs,
     Deaf,
     Drip,
+    Endless,
     Fail,
     Fault,
     FaultProxy,
@@ -27,6 +32,7 @@ from ragcore.testing import (
     Hang,
     Huge,
     Redirect,
+    Refuse,
     Reply,
     Reset,
     Silent,
@@ -403,14 +409,23 @@ def _http(stage: str) -> dict[str, Strike]:
         "HTML with status 200": Reply(200, b"<html><body>Welcome</body></html>", {"content-type": "text/html"}),
         "100 MB": Huge(),
         "redirect loop": Redirect(),
+        "redirect to another server": Redirect("http://127.0.0.2:9/v1"),
+        "endless error body": Endless(),
+        "bombed error body": Bomb(500),
+        "bomb": Bomb(),
         "black hole": Hang(),
         "disconnect": Fail(OSError()),
     }
     if stage == "embed":
         answers |= {f"vectors: {what}": Corrupt(what) for what in ("dimension", "nan", "zero", "base64", "count")}
+        answers |= {"base64 refused": Refuse("encoding_format", "base64")}
     else:
         answers |= {f"stream: {how}": Broken(2, how) for how in ("reset", "clean", "idle", "endless")}
         answers |= {f"stream: {how} at once": Broken(0, how) for how in ("reset", "clean", "idle")}
+        answers |= {"newlines one by one": Crumbs()}
+        answers |= {f"{how} after {end}": BadEnd(how, end) for how in ("reset", "close") for end in ("finish", "done")}
+        answers |= {f"{name} refused": Refuse(name) for name in ("max_tokens", "temperature", "stream_options")}
+        answers |= {f"stream: {name}": _stream(*events) for name, events in _ENDS.items()}
     wires = {name: _wired(stage, fault) for name, fault in _WIRE.items()}
     soon = format_datetime(datetime.now(UTC) + timedelta(seconds=1), usegmt=True)
     limits["429 Retry-After date"] = Fail(
@@ -424,6 +439,29 @@ def _http(stage: str) -> dict[str, Strike]:
     }
 
 
+def _stream(*deltas: dict[str, Any]) -> Fault:
+    """A stream of these choices, or errors."""
+    frame = {"id": "c", "object": "chat.completion.chunk", "created": 0, "model": "fake"}
+    events = [one if "error" in one else {**frame, "choices": [{"index": 0, **one}]} for one in deltas]
+    body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+    return Reply(200, body.encode(), {"content-type": "text/event-stream"})
+
+
+_ROLE = {"delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+_ERROR = {"error": {"message": "the engine has failed", "type": "server_error", "code": 500}}
+_TOOL = {"tool_calls": [{"index": 0, "id": "t", "type": "function", "function": {"name": "look", "arguments": "{}"}}]}
+# Ends without an answer, each in its own way.
+_ENDS: dict[str, tuple[dict[str, Any], ...]] = {
+    "error at once": (_ERROR,),
+    "error after the role": (_ROLE, _ERROR),
+    "error after text": (_ROLE, {"delta": {"content": "Your"}, "finish_reason": None}, _ERROR),
+    "empty": (_ROLE, {"delta": {}, "finish_reason": "stop"}),
+    "length without text": (_ROLE, {"delta": {"reasoning_content": "hm"}}, {"delta": {}, "finish_reason": "length"}),
+    "filtered": (_ROLE, {"delta": {}, "finish_reason": "content_filter"}),
+    "refused": (_ROLE, {"delta": {"refusal": "I can't."}}, {"delta": {}, "finish_reason": "stop"}),
+    "tool calls": (_ROLE, {"delta": _TOOL}, {"delta": {}, "finish_reason": "tool_calls"}),
+    "thinking that never ends": (_ROLE, {"delta": {"content": "<think>hm"}}, {"delta": {}, "finish_reason": "stop"}),
+}
 _WIRE: dict[str, Fault] = {
     "accepts, never answers": Hang(),
     "reset at connect": Reset("connect"),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ragcore.config import Config as Config
     from ragcore.config import Policies as Policies
     from ragcore.config import Settings as Settings
+    from ragcore.embedding import CachedEmbedder as CachedEmbedder
     from ragcore.embedding import LocalEmbedder as LocalEmbedder
     from ragcore.embedding import OpenAIEmbedder as OpenAIEmbedder
     from ragcore.errors import CircuitOpen as CircuitOpen
@@ -91,7 +92,7 @@ else:
     _PACKAGES = ("blocking", "embedding", "events", "explore", "generation", "ingest", "resilience", "store", "testing")
     _HOMES = {
         "config": ("Config", "Policies", "Settings"),
-        "embedding": ("LocalEmbedder", "OpenAIEmbedder"),
+        "embedding": ("CachedEmbedder", "LocalEmbedder", "OpenAIEmbedder"),
         "errors": (
             "CircuitOpen", "ConfigurationError", "DeadlineExceeded", "DependencyError", "EmbeddingError", "GenerationError", "InvalidInput",
             "NotOpen", "Overloaded", "RagcoreError", "StoreError", "Unsupported", "WrongEventLoop",

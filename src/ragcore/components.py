@@ -31,8 +31,16 @@ def alone(generator: Generator) -> FallbackGenerator:
 
 
 def make_embedder(config: Config, policies: Policies | None = None) -> Embedder:
-    """The embedder that a configuration names."""
-    policies = policies or Policies()
+    """The embedder that a configuration names, with its cache."""
+    embedder = _embedder(config, policies or Policies())
+    if not config.embedding_cache_mb:
+        return embedder
+    from ragcore.embedding.cache import MEBI, CachedEmbedder
+
+    return CachedEmbedder(embedder, max_bytes=config.embedding_cache_mb * MEBI, ttl=config.embedding_cache_ttl)
+
+
+def _embedder(config: Config, policies: Policies) -> Embedder:
     if config.embeds_locally:
         from ragcore.embedding.local import LocalEmbedder
 

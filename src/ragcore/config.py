@@ -110,6 +110,7 @@ class Config:
             `api_key` and `base_url`.
         embedding_model: "all-MiniLM-L6-v2" runs on this machine, any other name on the server.
         embedding_dimension: of a model that isn't OpenAI's own; None: known.
+        embedding_cache_mb, embedding_cache_ttl: MiB for the vectors of questions that were asked before, and seconds that each is good for; 0 MiB: none.
         models: to generate with, in the order to ask them; "extractive" quotes, without a model, and is always there as the last resort.
         top_k, score_threshold, mode: of retrieval.
         schema: the collection in PostgreSQL, which `store.migrate` or `ragcore migrate` made.
@@ -128,6 +129,8 @@ class Config:
     generation_base_url: str | None = None
     embedding_model: str = "text-embedding-3-small"
     embedding_dimension: int | None = None
+    embedding_cache_mb: int = 32
+    embedding_cache_ttl: float = 3600.0
     models: tuple[str, ...] = ("gpt-4o-mini",)
     top_k: int = 5
     score_threshold: float | None = None
@@ -148,6 +151,14 @@ class Config:
                 check_threshold(self.score_threshold)
         except InvalidInput as error:
             raise ConfigurationError(str(error)) from None
+        if not (isinstance(self.embedding_cache_mb, int) and self.embedding_cache_mb >= 0):
+            raise ConfigurationError(
+                f"embedding_cache_mb is {self.embedding_cache_mb!r}: it must be a whole number of MiB, or 0 for no cache"
+            )
+        if not (isinstance(self.embedding_cache_ttl, int | float) and 0 < self.embedding_cache_ttl < math.inf):
+            raise ConfigurationError(
+                f"embedding_cache_ttl is {self.embedding_cache_ttl!r}: it must be a positive, finite number of seconds"
+            )
         if not self.models:
             raise ConfigurationError("models is empty: name a model, or 'extractive' for quotations without one")
 
@@ -161,7 +172,8 @@ class Config:
         """Read DATABASE_URL or libpq's PG*, OPENAI_API_KEY, OPENAI_BASE_URL and RAGCORE_*.
 
         RAGCORE_EMBEDDING_API_KEY, RAGCORE_EMBEDDING_BASE_URL, RAGCORE_GENERATION_API_KEY and RAGCORE_GENERATION_BASE_URL stand in place of OPENAI_API_KEY
-        and OPENAI_BASE_URL for one of the two. The others are RAGCORE_EMBEDDING_MODEL, RAGCORE_EMBEDDING_DIMENSION, RAGCORE_MODELS (commas between),
+        and OPENAI_BASE_URL for one of the two. The others are RAGCORE_EMBEDDING_MODEL, RAGCORE_EMBEDDING_DIMENSION, RAGCORE_EMBEDDING_CACHE_MB,
+        RAGCORE_EMBEDDING_CACHE_TTL, RAGCORE_MODELS (commas between),
         RAGCORE_TOP_K, RAGCORE_SCORE_THRESHOLD, RAGCORE_MODE, RAGCORE_SCHEMA, RAGCORE_LANGUAGE, RAGCORE_POOL_SIZE, RAGCORE_EF_SEARCH,
         RAGCORE_EXACT_ROWS, RAGCORE_ALLOW_UNSAFE_ROLE, and RAGCORE_ with the name
         of each field of `Settings`.
@@ -184,6 +196,8 @@ class Config:
             generation_base_url=env.get("RAGCORE_GENERATION_BASE_URL") or None,
             embedding_model=env.get("RAGCORE_EMBEDDING_MODEL") or "text-embedding-3-small",
             embedding_dimension=_read(env, "RAGCORE_EMBEDDING_DIMENSION", int, None),
+            embedding_cache_mb=_read(env, "RAGCORE_EMBEDDING_CACHE_MB", int, 32),
+            embedding_cache_ttl=_read(env, "RAGCORE_EMBEDDING_CACHE_TTL", float, 3600.0),
             models=_models(env),
             top_k=_read(env, "RAGCORE_TOP_K", int, 5),
             score_threshold=_read(env, "RAGCORE_SCORE_THRESHOLD", float, None),
@@ -224,6 +238,8 @@ SETTINGS = {f"RAGCORE_{f.name.upper()}": f for f in fields(Settings)}
 OWN = (
     "RAGCORE_EMBEDDING_API_KEY",
     "RAGCORE_EMBEDDING_BASE_URL",
+    "RAGCORE_EMBEDDING_CACHE_MB",
+    "RAGCORE_EMBEDDING_CACHE_TTL",
     "RAGCORE_GENERATION_API_KEY",
     "RAGCORE_GENERATION_BASE_URL",
     "RAGCORE_EMBEDDING_MODEL",

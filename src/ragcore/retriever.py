@@ -29,6 +29,7 @@ from ragcore.events import emit
 from ragcore.filters import Filter
 from ragcore.protocols import Embedder, Found, Query, Searcher, Store, Vector
 from ragcore.resilience.deadline import deadline, share
+from ragcore.resilience.flow import flow
 from ragcore.resilience.part import Part, Parts
 from ragcore.resilience.patience import Patience
 from ragcore.similarity import report_similarity
@@ -120,7 +121,7 @@ class Retriever(Part):
         vector = None
         if plan.mode != "text":
             try:
-                with clock.measure("embed"):
+                with clock.measure("embed"), flow(plan.tenant):
                     vector = await (
                         self._embed(plan.question) if degrade is False else self._embed_in_time(plan.question)
                     )
@@ -163,7 +164,7 @@ class Retriever(Part):
             )
         plan = self._plan(question, tenant, None, score_threshold, filter, "vector" if self.mode == "text" else None)
         clock = _Clock()
-        with clock.measure("embed"):
+        with clock.measure("embed"), flow(plan.tenant):
             vector = await self._embed(plan.question)
         with clock.measure("search"):
             query = replace(plan.query(vector), model=self._model(vector))

@@ -52,6 +52,11 @@ class AnswerStream:
         self._began = anyio.current_time()
         owner.spawn(self._close_at_deadline, name="abandoned stream")
 
+    @property
+    def call_id(self) -> str:
+        """The id of the call, as the answer and the errors have it."""
+        return self._call.id
+
     def __aiter__(self) -> Self:
         return self
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 import ragcore
 from ragcore import RAG, Document
 from ragcore.contrib import asgi
+from ragcore.generation import at_once
 from ragcore.testing import FakeEmbedder, FakeGenerator, FakeStore, Hang, Slow, fake_rag
 
 pytestmark = pytest.mark.anyio
@@ -380,6 +383,133 @@ async def test_what_openais_protocol_can_not_mean_is_refused_in_its_words(client
     assert json.loads(body)["error"]["type"] == "InvalidInput"
 
 
+@pytest.mark.parametrize(
+    ("asked", "parameter"),
+    [
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
+        ({"function_call": {"name": "f"}}, "function_call"),
+        ({"logprobs": True}, "logprobs"),
+        ({"modalities": ["text", "audio"]}, "modalities"),
+        ({"n": 2}, "n"),
+    ],
+)
+async def test_what_can_not_be_given_is_refused_by_its_name(
+    client: Client, asked: dict[str, Any], parameter: str
+) -> None:
+    for path in ("/v1/chat/completions", "/v1/chat/completions/"):
+        status, headers, body = await client("POST", path, {"messages": ASKED, **asked}, x_user="m")
+        error = json.loads(body)["error"]
+        assert (status, error["param"], error["code"]) == (400, parameter, "unsupported_parameter")
+        assert error["call_id"] == headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"response_format": {"type": "text"}, "tools": [{"type": "function"}], "tool_choice": "auto", "top_p": 0.5},
+        {
+            "parallel_tool_calls": False,
+            "user": "u",
+            "seed": 7,
+            "logit_bias": {},
+            "store": False,
+            "metadata": {"a": "b"},
+        },
+        {"stop": None, "max_tokens": None, "temperature": None, "n": None, "logprobs": False, "modalities": ["text"]},
+    ],
+)
+async def test_what_is_harmless_is_skipped(client: Client, asked: dict[str, Any]) -> None:
+    turns = [
+        {"role": "user", "content": [{"type": "text", "text": "look"}, {"type": "image_url", "image_url": {}}]},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "t"}]},
+        {"role": "tool", "tool_call_id": "t", "content": "42"},
+        {"role": "user", "content": [{"type": "image_url", "image_url": {}}]},
+    ]
+    status, headers, body = await client(
+        "POST", "/v1/chat/completions", {"messages": [*turns, *ASKED], **asked}, x_user="m"
+    )
+    assert status == 200
+    assert json.loads(body)["id"] == f"chatcmpl-{headers['x-request-id']}"
+
+
+@pytest.mark.parametrize("mode", ["append", "ignore"])
+async def test_a_clients_instructions_never_replace_the_operators(mode: Any) -> None:
+    model = FakeGenerator()
+    retriever = ragcore.Retriever(store=ragcore.MemoryStore(), embedder=FakeEmbedder())
+    settings = ragcore.Settings(instructions="Never name another member.", max_tokens=90)
+    async with RAG(retriever=retriever, generator=model, settings=settings) as rag:
+        await rag.add([Document("d", "Your deductible is $1,500.")], tenant="m")
+        served = Client(asgi.app(rag, authenticate=authenticate, client_instructions=mode))
+        asked = {
+            "messages": [{"role": "developer", "content": "Rhyme."}, *ASKED], "max_completion_tokens": 7, "temperature": 1, "stop": ["END"],
+        }  # fmt: skip
+        assert (await served("POST", "/v1/chat/completions", asked, x_user="m"))[0] == 200
+        assert (await served("POST", "/v1/chat/completions", {"messages": ASKED[1:]}, x_user="m"))[0] == 200
+    first, second = model.prompts
+    assert first.instructions.startswith("Never name another member.")
+    assert ("Rhyme." in first.instructions) is (mode == "append")
+    assert (first.max_tokens, first.temperature, first.stop) == (7, 1, ("END",))
+    assert (second.instructions, second.max_tokens, second.temperature, second.stop) == (
+        "Never name another member.",
+        90,
+        None,
+        (),
+    )
+
+
+@pytest.mark.parametrize("packed", [gzip.compress, zlib.compress])
+async def test_packed_bodies_are_taken_within_the_bound(client: Client, packed: Any) -> None:
+    encoding = "gzip" if packed is gzip.compress else "deflate"
+    body = packed(json.dumps({"messages": ASKED}).encode())
+    assert (await client("POST", "/v1/chat/completions", body, x_user="m", content_encoding=encoding))[0] == 200
+    bomb = packed(b" " * 50_000_000)
+    assert (await client("POST", "/v1/chat/completions", bomb, x_user="m", content_encoding=encoding))[0] == 413
+    assert (await client("POST", "/v1/chat/completions", b"plain", x_user="m", content_encoding=encoding))[0] == 400
+    assert (await client("POST", "/v1/chat/completions", body, x_user="m", content_encoding="br"))[0] == 415
+
+
+async def test_other_origins_are_strangers_unless_they_are_named(rag: RAG) -> None:
+    site = "https://members.example.org"
+    asked = {"origin": site, "access-control-request-method": "POST"}
+    closed = Client(asgi.app(rag, authenticate=authenticate))
+    assert "access-control-allow-origin" not in (await closed("OPTIONS", "/chat", **asked))[1]
+    opened = Client(asgi.app(rag, authenticate=authenticate, origins=[site]))
+    status, headers, _ = await opened("OPTIONS", "/v1/chat/completions", **asked)
+    assert (status, headers["access-control-allow-origin"]) == (204, site)
+    assert "api-key" in headers["access-control-allow-headers"]
+    assert "access-control-allow-credentials" not in headers
+    status, headers, _ = await opened("GET", "/health", origin=site, x_user="m")
+    assert (status, headers["access-control-allow-origin"], headers["vary"]) == (200, site, "origin")
+    status, headers, _ = await opened("GET", "/health", origin="https://evil.example.org", x_user="m")
+    assert "access-control-allow-origin" not in headers
+    everyone = Client(asgi.app(rag, authenticate=authenticate, origins=["*"]))
+    assert (await everyone("GET", "/livez", origin="https://a.example"))[1]["access-control-allow-origin"] == "*"
+    with pytest.raises(ragcore.ConfigurationError, match="not an origin"):
+        asgi.app(rag, origins=["members.example.org/path"])
+
+
+async def test_an_answer_that_is_not_whole_never_ends_with_stop() -> None:
+    class Cut(FakeGenerator):
+        def stream(self, prompt: ragcore.Prompt, /) -> Any:
+            async def made() -> ragcore.Generation:
+                return ragcore.Generation("Your deductible", finish_reason="MAX_TOKENS")
+
+            return at_once(made())
+
+    async with RAG(
+        retriever=ragcore.Retriever(store=ragcore.MemoryStore(), embedder=FakeEmbedder()), generator=Cut()
+    ) as rag:
+        await rag.add([Document("d", "Your deductible is $1,500.")], tenant="m")
+        served = Client(asgi.app(rag, authenticate=authenticate))
+        _, _, body = await served("POST", "/v1/chat/completions", {"messages": ASKED}, x_user="m")
+        assert json.loads(body)["choices"][0]["finish_reason"] == "length"
+        _, _, body = await served("POST", "/chat", {"message": "deductible?"}, x_user="m")
+        assert json.loads(body)["complete"] is False
+
+
 async def test_a_stream_of_openais_protocol_that_breaks_ends_with_an_error(client: Client, rag: RAG) -> None:
     rag._given.faults.next(Slow(0.2))  # type: ignore[attr-defined]
     slow = Client(asgi.app(rag, authenticate=authenticate, ping=0.02))
@@ -490,6 +620,16 @@ async def test_an_error_nobody_thought_of_is_a_500_without_its_text(rag: RAG, ca
     assert status == 500
     assert b"canary" not in body
     assert "nobody thought of" in caplog.text
+
+
+@pytest.mark.blocking_allowed
+async def test_a_token_may_come_in_azures_header(rag: RAG, tmp_path: Path) -> None:
+    (tmp_path / "tokens.json").write_text('{"secret-1": {"tenant": "m"}}')
+    served = Client(asgi.app(rag, authenticate=asgi.from_tokens(tmp_path / "tokens.json")))
+    assert (await served("GET", "/v1/models", api_key="secret-1"))[0] == 200
+    assert (await served("GET", "/v1/models", api_key="secret-2"))[0] == 401
+    assert (await served("GET", "/v1/models", api_key=""))[0] == 401
+    assert (await served("GET", "/v1/models", authorization="Bearer secret-2", api_key="secret-1"))[0] == 401
 
 
 async def test_tokens_from_a_file(rag: RAG, tmp_path: Path) -> None:

@@ -405,10 +405,31 @@ def serve(
     authenticate: Annotated[
         str | None, typer.Option(help="module:function that gets the ASGI scope and returns an Identity or None.")
     ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Origin of pages whose scripts may ask, such as https://members.example.org; may be repeated."
+        ),
+    ] = None,
+    ignore_client_instructions: Annotated[
+        bool,
+        typer.Option(help="Leave out a client's system messages, which else stand behind the operator's instructions."),
+    ] = False,
 ) -> None:
     """Serve POST /chat, OpenAI's chat protocol, health and debug routes; without --tokens or --authenticate all but /livez refuse."""
     options: Options = context.obj
-    run_async(options, lambda: start_serving(options, host=host, port=port, tokens=tokens, hook=authenticate))
+    run_async(
+        options,
+        lambda: start_serving(
+            options,
+            host=host,
+            port=port,
+            tokens=tokens,
+            hook=authenticate,
+            origins=allow_origin or (),
+            client_instructions="ignore" if ignore_client_instructions else "append",
+        ),
+    )
 
 
 def _named_embedder(environ: Mapping[str, str]) -> Embedder:

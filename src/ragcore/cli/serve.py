@@ -8,8 +8,9 @@ import inspect
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import anyio
 
@@ -30,7 +31,16 @@ RESERVED_FILES = 128
 AT_ONCE, BACKLOG = 32, 2_048
 
 
-async def serve(options: Options, *, host: str, port: int, tokens: Path | None, hook: str | None) -> int:
+async def serve(
+    options: Options,
+    *,
+    host: str,
+    port: int,
+    tokens: Path | None,
+    hook: str | None,
+    origins: Sequence[str],
+    client_instructions: Literal["append", "ignore"],
+) -> int:
     """Serve until interrupted; running calls get the client's drain time to end.
 
     Raises:
@@ -48,7 +58,7 @@ async def serve(options: Options, *, host: str, port: int, tokens: Path | None, 
     rag = RAG.from_config(config)
     server = uvicorn.Server(
         uvicorn.Config(
-            app(rag, authenticate=authenticate),
+            app(rag, authenticate=authenticate, origins=origins, client_instructions=client_instructions),
             # Of uvicorn's two parsers the one that tells of a disconnect also where the next request came with this one.
             http=_impatient(importlib.import_module("uvicorn.protocols.http.h11_impl").H11Protocol),
             # asyncio takes as many in one step, before any of them can be refused; the queue itself is made longer below.

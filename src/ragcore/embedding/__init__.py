@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ragcore.embedding.cache import CachedEmbedder as CachedEmbedder
     from ragcore.embedding.local import LocalEmbedder as LocalEmbedder
     from ragcore.embedding.openai import OpenAIEmbedder as OpenAIEmbedder
     from ragcore.embedding.sync import from_sync as from_sync
 else:
-    _HOME = {"LocalEmbedder": "local", "OpenAIEmbedder": "openai", "from_sync": "sync"}
+    _HOME = {"CachedEmbedder": "cache", "LocalEmbedder": "local", "OpenAIEmbedder": "openai", "from_sync": "sync"}
 
     def __getattr__(name: str) -> object:
         import importlib
@@ -19,4 +20,4 @@ else:
         raise AttributeError(f"module 'ragcore.embedding' has no attribute {name!r}")
 
 
-__all__ = ["LocalEmbedder", "OpenAIEmbedder", "from_sync"]
+__all__ = ["CachedEmbedder", "LocalEmbedder", "OpenAIEmbedder", "from_sync"]

@@ -78,11 +78,25 @@ def read_settings(folder: Path) -> Settings:
     )
 
 
+def _onnxruntime() -> Any:
+    """onnxruntime, silent: from 1.29 on it writes an id of the device and the process's path into the home folder and sends them off, by default.
+
+    Its library reads the variable when it is loaded. Where somebody has imported it before, its own switch ends what has begun.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    os.environ["ORT_TELEMETRY_DISABLED"] = "1"
+    module = require("onnxruntime", extra="local", purpose=PURPOSE)
+    switch = getattr(module, "disable_telemetry_events", None)
+    if switch is not None:
+        switch()
+    return module
+
+
 class SentenceModel:
     """A loaded model: `encode` makes vectors, `count_tokens` counts. Loading takes about 0.1 s and 100 MB, mostly shared with the file."""
 
     def __init__(self, settings: Settings) -> None:
-        onnxruntime = require("onnxruntime", extra="local", purpose=PURPOSE)
+        onnxruntime = _onnxruntime()
         tokenizers = require("tokenizers", extra="local", purpose=PURPOSE)
         self.dimension = settings.hidden
         self._tokenizer = tokenizers.Tokenizer.from_file(str(settings.folder / "tokenizer.json"))

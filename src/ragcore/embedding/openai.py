@@ -21,7 +21,7 @@ from ragcore.secret import Secret
 from ragcore.tokens import TokenCounter, estimate_tokens
 from ragcore.types import Kind
 from ragcore.vectors import check_vectors
-from ragcore.wire.bodies import whole
+from ragcore.wire.bodies import MAX_BODY, whole
 from ragcore.wire.client import OpenAIClient
 from ragcore.wire.dialect import MOST_CHANGES, Dialect
 from ragcore.wire.failure import judge, translate
@@ -44,6 +44,9 @@ BLAMES_A_TEXT = (400, 413, 422)
 # What every model can embed: a server that refuses this as well refuses every text.
 HARMLESS = "text"
 OWN = frozenset({"model", "input"})
+# What an answer may be larger than its vectors, and what a number in one may take, written out with all its digits and on a line of its own.
+BODY_BESIDES = 1024 * 1024
+BYTES_PER_NUMBER = 64
 
 
 class OpenAIEmbedder(Part):
@@ -72,6 +75,9 @@ class OpenAIEmbedder(Part):
         ConfigurationError: an unknown model without a dimension, no key, or a parameter that is an argument of its own.
         EmbeddingError: the server failed, or answered with something that is not these embeddings.
     """
+
+    # Equal questions that wait at the same time are sent once, so that a cache need not see to it.
+    shares_equal_texts = True
 
     def __init__(
         self,
@@ -219,7 +225,8 @@ class OpenAIEmbedder(Part):
             spoken = self._dialect.said_as(self._parameters)
             body = {"model": self.model, "input": list(texts), **spoken, **self._extra_body}
             try:
-                answer = await self._post(json.dumps(body, ensure_ascii=False).encode(errors="replace"))
+                most = BODY_BESIDES + len(texts) * self.dimension * BYTES_PER_NUMBER
+                answer = await self._post(json.dumps(body, ensure_ascii=False).encode(errors="replace"), most)
             except ServerError as error:
                 if not self._dialect.learn(error, spoken):
                     raise
@@ -234,10 +241,10 @@ class OpenAIEmbedder(Part):
             return vectors
         raise Undecodable("it refuses one parameter after the other")
 
-    async def _post(self, body: bytes) -> Mapping[str, Any]:
+    async def _post(self, body: bytes, most: int) -> Mapping[str, Any]:
         response = await self._client.post("/embeddings", body, model=self.model)
         try:
-            read = await whole(response)
+            read = await whole(response, most=min(most, MAX_BODY))
         finally:
             with cleaning_up():
                 await response.aclose()

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from typing import TypeAlias
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from ragcore.errors import GenerationError, RagcoreError
 from ragcore.generation.ending import says_nothing
@@ -55,7 +56,10 @@ class Relay:
         self.name = name
         self._when = expires_at()
         self._scope = anyio.CancelScope()
-        self._sender, self._receiver = anyio.create_memory_object_stream[Piece](AHEAD)
+        self._pieces: list[Piece] = []
+        self._arrived: anyio.Event | None = None
+        self._room: anyio.Event | None = None
+        self._left = False
         self._ended = anyio.Event()
         self._error: BaseException | None = None
         self._patience = Patience(first_within, place_by=anyio.current_time() + place_within)
@@ -86,10 +90,24 @@ class Relay:
         return self
 
     async def __anext__(self) -> Piece:
-        try:
-            return await self._receiver.receive()
-        except anyio.EndOfStream:
-            await self._ended.wait()
+        """The next piece; text that has come meanwhile comes together, so that a reader that is slower than the model has less to do, not more."""
+        while not self._pieces:
+            if self._left or self._ended.is_set():
+                await self._ended.wait()
+                return self._end()
+            self._arrived = anyio.Event()
+            await self._arrived.wait()
+        await checkpoint_if_cancelled()
+        pieces = self._pieces
+        text = ""
+        while pieces and isinstance(pieces[0], str):
+            text += pieces.pop(0)  # type: ignore[operator]  # as was just seen
+        piece = text or pieces.pop(0)
+        if self._room is not None:
+            self._room.set()
+        return piece
+
+    def _end(self) -> Piece:
         if self._error is None:
             raise StopAsyncIteration
         if isinstance(self._error, RagcoreError):
@@ -101,7 +119,8 @@ class Relay:
     async def aclose(self) -> None:
         """Leave the stream: what still runs is cancelled; what isn't gone soon ends in the owner task."""
         self._scope.cancel()
-        self._receiver.close()
+        self._left = True
+        self._pieces.clear()
         if not self._ended.is_set():
             with cleaning_up():
                 await self._ended.wait()
@@ -119,13 +138,25 @@ class Relay:
             # Where the reader has left, nobody asks.
             self._error = self._error or error
         finally:
-            self._sender.close()
             self._ended.set()
+            if self._arrived is not None:
+                self._arrived.set()
 
     async def _pass_on(self, pieces: AsyncIterator[Piece]) -> None:
         async with closing(pieces):
             async for piece in pieces:
-                await self._sender.send(self._checked(piece))
+                await self._put(self._checked(piece))
+
+    async def _put(self, piece: Piece) -> None:
+        """Hand a piece on; wait while enough of them wait for the reader."""
+        if piece == "":
+            return
+        self._pieces.append(piece)
+        if self._arrived is not None:
+            self._arrived.set()
+        while len(self._pieces) >= AHEAD:
+            self._room = anyio.Event()
+            await self._room.wait()
 
     def _checked(self, piece: object) -> Piece:
         text = piece.text if isinstance(piece, Generation) else piece

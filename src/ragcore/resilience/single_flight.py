@@ -1,7 +1,8 @@
 """Single flight: equal concurrent work is done once and shared.
 
 The work belongs to an owner task, not to whoever came first: a leader's cancellation doesn't harm its followers. Each waiter leaves at its own
-deadline, and the flight ends when the last of them leaves, so it has the latest of their deadlines. Errors are delivered, never kept.
+deadline, and the flight ends when the last of them leaves, so it has the latest of their deadlines. Errors are delivered, never kept. When the work
+waits in a queue of ours, so do all who wait for it: no limit on the dependency's silence runs for any of them.
 
 Source: golang.org/x/sync/singleflight (what it is), and its issues for the traps: the leader's context, a newcomer on a cancelled flight.
 """
@@ -9,6 +10,7 @@ Source: golang.org/x/sync/singleflight (what it is), and its issues for the trap
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Awaitable, Callable, Hashable
 from contextvars import Context, ContextVar
 from typing import Any, TypeVar
@@ -16,7 +18,9 @@ from typing import Any, TypeVar
 import anyio
 
 from ragcore.events import emit
+from ragcore.resilience.flow import current_flow
 from ragcore.resilience.part import Part
+from ragcore.resilience.patience import in_line, patience_in_force
 from ragcore.resilience.snapshot import Snapshot
 
 __all__ = ["SingleFlight"]
@@ -69,12 +73,12 @@ class SingleFlight(Part):
         else:
             self._joined += 1
             emit("flight.joined", self.name)
-        flight.waiting += 1
+        waiter = flight.join()
         try:
             await flight.landed.wait()
         finally:
-            flight.waiting -= 1
-            if flight.waiting == 0 and not flight.landed.is_set():
+            flight.leave(waiter)
+            if not flight.waiters and not flight.landed.is_set():
                 # In one step: a newcomer must not join a flight that is being cancelled.
                 self._forget(key, flight)
                 flight.scope.cancel()
@@ -87,6 +91,7 @@ class SingleFlight(Part):
 
     async def _fly(self, key: Hashable, flight: _Flight, fn: Callable[[], Awaitable[Any]]) -> None:
         _flying.set(_flying.get() | {(self, key)})  # the task's own context, which ends with it
+        patience_in_force.set(flight)
         try:
             with flight.scope:
                 flight.value = await fn()
@@ -103,9 +108,10 @@ class SingleFlight(Part):
 
 
 def _context(flying: frozenset[tuple[SingleFlight, Hashable]]) -> Context:
-    """A flight's own: nothing of its leader's but the flights that wait for it."""
+    """A flight's own: nothing of its leader's but the flights that wait for it, and the flow that it is for."""
     context = Context()
     context.run(_flying.set, flying)
+    context.run(current_flow.set, current_flow.get())
     return context
 
 
@@ -120,15 +126,54 @@ def own_copy(error: Exception) -> Exception:
 
 
 class _Flight:
-    __slots__ = ("done", "error", "landed", "scope", "value", "waiting")
+    """The shared work. To the queues on its way it is the patience of all who wait for it."""
+
+    __slots__ = ("_pauses", "done", "error", "landed", "scope", "value", "waiters")
 
     def __init__(self) -> None:
         self.scope = anyio.CancelScope()
         self.landed = anyio.Event()
-        self.waiting = 0
+        self.waiters: list[in_line] = []
         self.done = False
         self.value: Any = None
         self.error: Exception | None = None
+        self._pauses = 0
+
+    def join(self) -> in_line:
+        waiter = in_line()
+        self.waiters.append(waiter)
+        if self._pauses:
+            waiter.__enter__()
+        return waiter
+
+    def leave(self, waiter: in_line) -> None:
+        waiter.__exit__()
+        self.waiters.remove(waiter)
+
+    @property
+    def until(self) -> float:
+        return math.inf
+
+    @property
+    def place_by(self) -> float:
+        return math.inf
+
+    def pause(self) -> None:
+        self._pauses += 1
+        for waiter in self.waiters:
+            waiter.__enter__()
+
+    def resume(self) -> None:
+        self._pauses -= 1
+        if not self._pauses:
+            for waiter in self.waiters:
+                waiter.__exit__()
+
+    def heard(self) -> None:
+        """A result comes whole or not at all."""
+
+    def has_run_out(self, now: float) -> bool:
+        return False
 
     def result(self) -> Any:
         if self.error is not None:

@@ -9,10 +9,14 @@ from __future__ import annotations
 from ragcore.testing.cancelling import at_rest, cancel_everywhere
 from ragcore.testing.fakes import FakeEmbedder, FakeGenerator, FakeStore, fake_rag
 from ragcore.testing.faults import (
+    BadEnd,
+    Bomb,
     Broken,
     Corrupt,
+    Crumbs,
     Deaf,
     Drip,
+    Endless,
     Fail,
     Fault,
     Faults,
@@ -20,6 +24,7 @@ from ragcore.testing.faults import (
     Hang,
     Huge,
     Redirect,
+    Refuse,
     Reply,
     Reset,
     Silent,
@@ -33,10 +38,14 @@ from ragcore.testing.traffic import traffic
 from ragcore.testing.virtual import VirtualLoop
 
 __all__ = [
+    "BadEnd",
+    "Bomb",
     "Broken",
     "Corrupt",
+    "Crumbs",
     "Deaf",
     "Drip",
+    "Endless",
     "Fail",
     "FakeEmbedder",
     "FakeGenerator",
@@ -49,6 +58,7 @@ __all__ = [
     "Huge",
     "OpenAIServer",
     "Redirect",
+    "Refuse",
     "Reply",
     "Reset",
     "Silent",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -84,13 +86,38 @@ class Connection:
         await self._data(b" " * (size % len(piece)))
         await self._end()
 
-    async def send_events(self, events: AsyncIterator[Mapping[str, Any]]) -> None:
-        """Server-sent events, then [DONE]."""
+    async def send_endless(self, status: int) -> None:
+        """White space for ever."""
+        await self.send_head(status, "application/json")
+        while True:
+            await self._data(b" " * 65_536)
+
+    async def send_crumbs(self, count: int) -> None:
+        """So many newlines, each as a chunk of its own, many of them in a packet."""
+        await self.send_head(200, "text/event-stream")
+        chunk = b"".join(self._http.send_with_data_passthrough(self._h11.Data(data=b"\n")))
+        for at in range(0, count, 4_096):
+            await self._stream.send(chunk * min(4_096, count - at))
+        await self._end()
+
+    async def send_events(
+        self, events: AsyncIterator[Mapping[str, Any]], *, done: bool = True, end: bool = True
+    ) -> None:
+        """Server-sent events, then [DONE], then the end of the body."""
         await self.send_head(200, "text/event-stream")
         async for event in events:
             await self._data(f"data: {json.dumps(event)}\n\n".encode())
-        await self._data(b"data: [DONE]\n\n")
-        await self._end()
+        if done:
+            await self._data(b"data: [DONE]\n\n")
+        if end:
+            await self._end()
+
+    async def end_badly(self, how: str) -> None:
+        """Close the connection in the middle of a body, with a reset or without."""
+        if how == "reset":
+            await anyio.sleep(0.01)  # what was sent has arrived
+            raw = self._stream.extra(anyio.abc.SocketAttribute.raw_socket)  # noqa: S610  # anyio, not Django
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     async def _send(self, status: int, content_type: str, headers: Mapping[str, str], data: bytes = b"") -> None:
         head = {"content-type": content_type, **headers, "x-request-id": f"req-{id(self._http):x}"}

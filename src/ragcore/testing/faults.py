@@ -111,8 +111,49 @@ class Huge:
 
 
 @dataclass(frozen=True, slots=True)
+class Bomb:
+    """Of an HTTP server: a small body that unpacks to so many bytes, all of them newlines."""
+
+    status: int = 200
+    encoding: Literal["gzip", "deflate"] = "gzip"
+    size: int = 200 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Endless:
+    """Of an HTTP server: a body that never ends."""
+
+    status: int = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Crumbs:
+    """Of an HTTP server: a stream of so many newlines, each as a chunk of its own."""
+
+    count: int = 200_000
+
+
+@dataclass(frozen=True, slots=True)
 class Redirect:
-    """Of an HTTP server: a redirect to the same address, for ever."""
+    """Of an HTTP server: a redirect; "": to the same address, for ever."""
+
+    to: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Of an HTTP server: requests with this parameter are refused with status 400; None: whatever its value is."""
+
+    parameter: str
+    value: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class BadEnd:
+    """Of a stream: the answer comes whole, and then the connection ends badly, after the finish reason or after "[DONE]"."""
+
+    how: Literal["reset", "close"] = "reset"
+    after: Literal["finish", "done"] = "finish"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +172,25 @@ class Broken:
 
 
 Fault: TypeAlias = (
-    Fail | Slow | Hang | Reset | Stall | Drip | HalfClose | Deaf | Reply | Silent | Huge | Redirect | Corrupt | Broken
+    Fail
+    | Slow
+    | Hang
+    | Reset
+    | Stall
+    | Drip
+    | HalfClose
+    | Deaf
+    | Reply
+    | Silent
+    | Huge
+    | Bomb
+    | Endless
+    | Crumbs
+    | Redirect
+    | Refuse
+    | Corrupt
+    | Broken
+    | BadEnd
 )
 
 

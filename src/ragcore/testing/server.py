@@ -7,8 +7,10 @@ import html
 import json
 import math
 import re
+import zlib
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,7 +25,23 @@ from ragcore.protocols import Embedder, Vector
 from ragcore.resilience.owner import Owner
 from ragcore.testing.connection import Connection
 from ragcore.testing.fakes import embed_words
-from ragcore.testing.faults import Broken, Corrupt, Fail, Faults, Hang, Huge, Redirect, Reply, Silent, Slow
+from ragcore.testing.faults import (
+    BadEnd,
+    Bomb,
+    Broken,
+    Corrupt,
+    Crumbs,
+    Endless,
+    Fail,
+    Faults,
+    Hang,
+    Huge,
+    Redirect,
+    Refuse,
+    Reply,
+    Silent,
+    Slow,
+)
 from ragcore.tokens import estimate_tokens
 from ragcore.types import Passage
 
@@ -40,8 +58,8 @@ class OpenAIServer:
 
     Embeddings come from `embedder`, or from hashed words. Chat answers with `text`, or by quoting from the passages that ragcore puts into its
     prompts, so that a right answer can be told from a wrong one. `faults` strike one request each: `Fail(status)` answers with that status,
-    `Fail(error)` breaks the connection off, `Slow` waits before answering, `Hang` never answers, and `Reply`, `Silent`, `Huge`, `Redirect`,
-    `Corrupt` and `Broken` do what they say. `FaultProxy` in front of it does what happens on the wire.
+    `Fail(error)` breaks the connection off, `Slow` waits before answering, `Hang` never answers, and `Reply`, `Silent`, `Huge`, `Bomb`,
+    `Endless`, `Crumbs`, `Redirect`, `Refuse`, `Corrupt`, `Broken` and `BadEnd` do what they say. `FaultProxy` in front of it does what happens on the wire.
 
     Args:
         embedder: an open one; None: words are hashed to `dimension` numbers.
@@ -51,6 +69,9 @@ class OpenAIServer:
         first_token_latency: seconds to the first token.
         token_latency: seconds for each further one.
         slots: chats that are answered at once, the others wait their turn, as a model server has it; None: all.
+
+    Attributes:
+        length: tokens that a streamed answer has, as many events: what it has more comes with the last one; None: as many as it has.
 
     Example:
         ```python
@@ -77,6 +98,7 @@ class OpenAIServer:
         self.embedding_latency = embedding_latency
         self.first_token_latency = first_token_latency
         self.token_latency = token_latency
+        self.length: int | None = None
         self._slots = anyio.CapacityLimiter(math.inf if slots is None else slots)
         self.faults = Faults()
         self.requests: deque[tuple[str, dict[str, Any]]] = deque(maxlen=REMEMBERED)
@@ -164,8 +186,18 @@ class OpenAIServer:
             case Reply(status, reply, extra):
                 await connection.send(status, extra.get("content-type", "application/json"), reply, headers=extra)
                 return
-            case Redirect():
-                await connection.send(307, "text/plain", b"", headers={"location": path})
+            case Redirect(to):
+                await connection.send(307, "text/plain", b"", headers={"location": to or path})
+                return
+            case Bomb(status, encoding, size):
+                kind = "text/event-stream" if path.endswith("completions") and status < 300 else "application/json"
+                await connection.send(status, kind, _bomb(encoding, size), headers={"content-encoding": encoding})
+                return
+            case Endless(status):
+                await connection.send_endless(status)
+                return
+            case Crumbs(count):
+                await connection.send_crumbs(count)
                 return
             case Silent():
                 await connection.send_head(200, "application/json")
@@ -182,6 +214,12 @@ class OpenAIServer:
             return
         self.requests.append((path, asked))
         self.headers.append(headers)
+        match fault:
+            case Refuse(parameter, value) if parameter in asked and value in (None, asked[parameter]):
+                message = f"Unsupported parameter: '{parameter}' is not supported with this model."
+                error = {"message": message, "type": "invalid_request_error", "param": parameter, "code": None}
+                await connection.send_json(400, {"error": error})
+                return
         match path:
             case "/v1/embeddings":
                 await anyio.sleep(self.embedding_latency)
@@ -193,7 +231,15 @@ class OpenAIServer:
                 async with self._slots:
                     await anyio.sleep(self.first_token_latency)
                     events = self._events(asked, fault if isinstance(fault, Broken) else None)
-                    await connection.send_events(events)
+                    match fault:
+                        case BadEnd(how, after):
+                            await connection.send_events(events, done=after == "done", end=False)
+                            await connection.end_badly(how)
+                            raise anyio.BrokenResourceError
+                        case Broken(how="clean"):
+                            await connection.send_events(events, done=False)
+                        case _:
+                            await connection.send_events(events)
             case "/v1/chat/completions":
                 text = self._reply(asked)
                 async with self._slots:
@@ -234,6 +280,9 @@ class OpenAIServer:
 
     async def _events(self, asked: Mapping[str, Any], fault: Broken | None) -> AsyncIterator[dict[str, Any]]:
         tokens = _tokens(self._reply(asked))
+        if self.length is not None:
+            more = max(0, self.length - len(tokens))
+            tokens = [*tokens[: self.length - 1], "".join(tokens[self.length - 1 :]), *[" and"] * more][: self.length]
         frame = {
             "id": "chatcmpl-fake",
             "object": "chat.completion.chunk",
@@ -273,6 +322,14 @@ class OpenAIServer:
         ]
         question = QUESTION.search(content)
         return quote(question[1] if question else content, passages) or NOT_FOUND
+
+
+@lru_cache
+def _bomb(encoding: str, size: int) -> bytes:
+    compressor = zlib.compressobj(wbits=zlib.MAX_WBITS | 16 if encoding == "gzip" else zlib.MAX_WBITS)
+    piece = b"\n" * 1024 * 1024
+    packed = [compressor.compress(piece) for _ in range(size // len(piece))]
+    return b"".join([*packed, compressor.flush()])
 
 
 def _corrupt(data: list[dict[str, Any]], what: str) -> None:

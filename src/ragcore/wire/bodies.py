@@ -25,7 +25,7 @@ MAX_BODY = 64 * 1024 * 1024
 # Decompressed at once.
 PIECE = 64 * 1024
 # Seconds of work on what has come already, after which others on the event loop get their turn.
-TURN = 0.005
+TURN = 0.0005
 
 
 class Response(Protocol):

@@ -151,9 +151,7 @@ class OpenAIClient:
         if self._given is not None:
             return _without_platform(self._given.with_options(max_retries=0, timeout=None))
         try:
-            made = openai.AsyncOpenAI(
-                api_key=self._api_key, base_url=self._base_url, max_retries=0, timeout=None, http_client=_http_client()
-            )
+            made = openai.AsyncOpenAI(api_key=self._api_key, base_url=self._base_url, max_retries=0, timeout=None)
         except openai.OpenAIError as error:
             raise ConfigurationError(
                 "no API key: pass api_key=, or set OPENAI_API_KEY ('none' for a server that wants no key)"
@@ -187,11 +185,6 @@ def _same_server(response: Any) -> str | None:
 def _origin(url: str) -> tuple[str, str | None, int | None]:
     parts = urlsplit(url)
     return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-
-
-def _http_client() -> Any:
-    """None: the SDK's own."""
-    return None
 
 
 def _close_what_is_cancelled(client: openai.AsyncOpenAI) -> None:

@@ -7,6 +7,7 @@ byte order mark, comments and unknown fields are skipped. The last event may com
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -19,6 +20,8 @@ from ragcore.wire.refusal import ServerError, Undecodable, read_refusal
 __all__ = ["DONE", "DRAIN_SECONDS", "EventParser", "read_events"]
 
 MAX_EVENT = 1024 * 1024
+# What a stream may send besides events until the next one: comments that keep it alive are a few bytes each.
+MAX_BESIDES = 1024 * 1024
 # 200,000 characters, each as an event of its own with 300 bytes around it.
 MAX_STREAM = 64 * 1024 * 1024
 # Stands for the stream's own end, "data: [DONE]".
@@ -26,6 +29,7 @@ DONE: Mapping[str, Any] = {}
 
 # Seconds to wait for the end of a body of which no more is wanted.
 DRAIN_SECONDS = 0.05
+BLANK_LINES = re.compile(rb"\n{3,}")
 BOM = b"\xef\xbb\xbf"
 
 
@@ -40,19 +44,22 @@ class EventParser:
 
     def __init__(self) -> None:
         self._pending = bytearray()  # of a line that has not ended
-        self._searched = 0
         self._after_cr = False
         self._begun = False
         self._type = ""
         self._data: list[bytes] = []
         self._size = 0
+        self._besides = 0
 
     def feed(self, piece: bytes, /) -> list[tuple[str, bytes]]:
         """The events that end in this piece.
 
         Raises:
-            Undecodable: an event is larger than 1 MB.
+            Undecodable: an event is larger than 1 MB, or there is none for so long.
         """
+        self._besides += len(piece)
+        if self._besides > MAX_BESIDES + MAX_EVENT:
+            raise Undecodable("its stream says nothing: 2 MB have come without an event")
         if self._after_cr and piece[:1] == b"\n":  # a line's end that was cut in two
             piece = piece[1:]
             self._after_cr = False
@@ -61,6 +68,8 @@ class EventParser:
         self._after_cr = piece[-1:] == b"\r"
         if b"\r" in piece:
             piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if b"\n\n\n" in piece:
+            piece = BLANK_LINES.sub(b"\n\n", piece)
         if b"\n" not in piece:
             self._pending += piece
             if len(self._pending) + self._size > MAX_EVENT:
@@ -115,7 +124,7 @@ class EventParser:
 
     def _dispatch(self) -> tuple[str, bytes]:
         event = self._type, self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
-        self._type, self._data, self._size = "", [], 0
+        self._type, self._data, self._size, self._besides = "", [], 0, 0
         return event
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import anyio
 
@@ -17,6 +17,7 @@ from ragcore.contrib.asgi.exchange import ASGIApp, ClientGone, Exchange, Message
 from ragcore.contrib.asgi.identity import Authenticate, Identity
 from ragcore.contrib.asgi.lifespan import lifespan
 from ragcore.contrib.asgi.openapi import document
+from ragcore.contrib.asgi.origins import allow_origins
 from ragcore.contrib.asgi.problem import Problem, Refused, problem
 from ragcore.contrib.asgi.public import FULL, public
 from ragcore.contrib.asgi.sse import PING_SECONDS, sse, steps
@@ -46,6 +47,8 @@ def app(
     max_question: int = MAX_QUESTION,
     max_calls: int = MAX_CALLS,
     ping: float = PING_SECONDS,
+    client_instructions: Literal["append", "ignore"] = "append",
+    origins: Sequence[str] = (),
 ) -> ASGIApp:
     """A small application.
 
@@ -61,9 +64,20 @@ def app(
         max_calls: chats under way at once. Where all are taken, a tenant that holds its share of them is told to come back, with status 429; another one
             waits for the next that is free, for as long as a chat may take.
         ping: seconds of silence after which a stream sends a comment, so that proxies keep it open.
+        client_instructions: what becomes of a client's system messages in OpenAI's protocol: "append" puts them behind the operator's instructions,
+            marked as the member's; "ignore" leaves them out.
+        origins: of pages whose scripts may ask (CORS), such as "https://members.example.org"; () for none.
     """
-    served = _App(rag, authenticate, max_body=max_body, max_question=max_question, max_calls=max_calls, ping=ping)
-    return lifespan(served, rag)
+    served = _App(
+        rag,
+        authenticate,
+        max_body=max_body,
+        max_question=max_question,
+        max_calls=max_calls,
+        ping=ping,
+        append=client_instructions == "append",
+    )
+    return lifespan(allow_origins(served, origins) if origins else served, rag)
 
 
 class _App:
@@ -76,7 +90,9 @@ class _App:
         max_question: int,
         max_calls: int,
         ping: float,
+        append: bool,
     ) -> None:
+        self._append = append
         self._rag = rag
         self._authenticate = authenticate
         self._max_body = max_body
@@ -118,6 +134,8 @@ class _App:
         except ClientGone:
             raise
         except RagcoreError as error:
+            exchange.id = error.call_id or exchange.id
+            exchange.parameter = getattr(error, "parameter", None)
             await _refuse(exchange, problem(error, whole=exchange.whole))
         except Exception:
             logger.exception("%s %s failed in a way that nobody thought of", exchange.method, exchange.path)
@@ -126,7 +144,8 @@ class _App:
     async def _route(self, exchange: Exchange) -> None:
         # A HEAD is a GET whose body stays behind.
         method = "GET" if exchange.method == "HEAD" else exchange.method
-        if exchange.path == "/livez" and method == "GET":
+        route = exchange.path if exchange.path in self._routes else exchange.path.rstrip("/")
+        if route == "/livez" and method == "GET":
             await self._livez(exchange)
             return
         identity = await self._authenticate(exchange.scope) if self._authenticate else None
@@ -135,7 +154,7 @@ class _App:
         if not isinstance(identity, Identity):
             raise TypeError(f"authenticate returned {type(identity).__name__}: it must return an Identity or None")
         exchange.whole = identity.admin
-        handlers = self._routes.get(exchange.path)
+        handlers = self._routes.get(route)
         if handlers is None and exchange.path.startswith(SIMILARITY):
             handlers = {"GET": self._similarity}
         if handlers is None:
@@ -151,25 +170,35 @@ class _App:
         member = self._rag.for_tenant(identity.tenant)
         async with self._place(identity):
             if "text/event-stream" not in exchange.header("accept"):
-                await exchange.show(await member.ask(chat.message, history=chat.history))
+                answer = await member.ask(chat.message, history=chat.history)
+                exchange.id = answer.call_id
+                await exchange.show(answer)
                 return
             async with member.stream(chat.message, history=chat.history) as stream:
+                exchange.id = stream.call_id
                 await exchange.stream(sse(stream, ping=self._ping, whole=exchange.whole))
 
     async def _completions(self, exchange: Exchange, identity: Identity) -> None:
         request = openai_chat.ChatRequest.read(decoded(await body_of(exchange, self._max_body)))
         self._check_question(request.question)
         member = self._rag.for_tenant(identity.tenant)
+        options: dict[str, Any] = {
+            "history": request.history,
+            "instructions": request.instructions(self._rag.settings.instructions, append=self._append),
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "stop": request.stop,
+        }
         async with self._place(identity):
             if not request.stream:
-                answer = await member.ask(request.question, history=request.history, instructions=request.instructions)
+                answer = await member.ask(request.question, **options)
+                exchange.id = answer.call_id
                 await exchange.respond(200, openai_chat.completion(answer))
                 return
-            async with member.stream(
-                request.question, history=request.history, instructions=request.instructions
-            ) as stream:
+            async with member.stream(request.question, **options) as stream:
+                exchange.id = stream.call_id
                 pieces = steps(stream, ping=self._ping)
-                await exchange.stream(openai_chat.chunks(pieces, usage=request.usage))
+                await exchange.stream(openai_chat.chunks(pieces, call_id=stream.call_id, usage=request.usage))
 
     async def _models(self, exchange: Exchange, _: Identity) -> None:
         await exchange.respond(200, {"object": "list", "data": [MODEL]})
@@ -248,5 +277,7 @@ async def _refuse(exchange: Exchange, refused: Problem) -> None:
     """Say what is wrong, in the words of the route's protocol; after the first byte of an answer there is no way to."""
     if exchange.started:
         return
-    body = openai_chat.as_error(refused) if exchange.path.startswith("/v1/") else refused.body
+    body = refused.body
+    if exchange.path.startswith("/v1/"):
+        body = openai_chat.as_error(refused, call_id=exchange.id, parameter=exchange.parameter)
     await exchange.respond(refused.status, body, refused.headers)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Callable
 from contextlib import aclosing
 
 import anyio
@@ -55,7 +57,8 @@ async def body_of(exchange: Exchange, most: int) -> bytes:
     """The whole body.
 
     Raises:
-        Refused: it is larger than `most` bytes, of which no more were read than needed to know; or it did not come within 30 s.
+        Refused: it is larger than `most` bytes, packed or unpacked, of which no more were read than needed to know; it did not come within 30 s; it is
+            packed in another way than gzip or deflate, or badly.
         ClientGone: the client went away before its end.
     """
     too_large = Refused(413, "TooLarge", f"the body is larger than {most:,} bytes", {"Connection": "close"})
@@ -63,11 +66,31 @@ async def body_of(exchange: Exchange, most: int) -> bytes:
     if length.isascii() and length.isdigit() and (len(length) > 18 or int(length) > most):
         raise too_large
     body = bytearray()
+    unpack = _unpacker(exchange.header("content-encoding"))
     with anyio.move_on_after(READ_SECONDS):
         async with aclosing(exchange.pieces()) as pieces:
             async for piece in pieces:
-                body += piece
+                body += piece if unpack is None else unpack(piece, most + 1 - len(body))
                 if len(body) > most:
                     raise too_large
         return bytes(body)
     raise Refused(408, "RequestTimeout", f"the body did not come within {READ_SECONDS:g} s", {"Connection": "close"})
+
+
+def _unpacker(encoding: str) -> Callable[[bytes, int], bytes] | None:
+    """A function that unpacks a piece, up to so many bytes; None: the body is not packed."""
+    name = encoding.strip().lower()
+    if name in ("", "identity"):
+        return None
+    if name not in ("gzip", "x-gzip", "deflate"):
+        raise Refused(415, "UnsupportedEncoding", "the body must be plain, or packed with gzip or deflate")
+    # Either header is recognised.
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)
+
+    def unpack(piece: bytes, most: int) -> bytes:
+        try:
+            return unpacker.decompress(unpacker.unconsumed_tail + piece, max(1, most))
+        except zlib.error:
+            raise Refused(400, "InvalidInput", f"the body is not packed with {name}, as its header says") from None
+
+    return unpack

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
 from contextlib import aclosing
 from typing import Any, TypeAlias
@@ -42,6 +43,9 @@ class Exchange:
         # Mounted below another application, a path begins with what it is mounted at.
         path, root = scope["path"], scope.get("root_path", "").rstrip("/")
         self.path: str = path.removeprefix(root) if path.startswith(f"{root}/") else path
+        # The call's, as soon as there is one.
+        self.id = secrets.token_hex(8)
+        self.parameter: str | None = None
         self.started = False
         # What only whoever runs the service may see is shown, too.
         self.whole = False
@@ -98,6 +102,7 @@ class Exchange:
 
     async def _start(self, status: int, headers: Mapping[str, str]) -> None:
         self.started = True
+        headers = {"x-request-id": self.id, **headers}
         lines = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
         await self._write({"type": "http.response.start", "status": status, "headers": lines})
 

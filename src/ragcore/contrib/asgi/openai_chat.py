@@ -1,12 +1,11 @@
 """`POST /v1/chat/completions`: ragcore to a program that speaks OpenAI's chat protocol.
 
-The last message is the question, those before it the history; system messages are instructions. What the documents gave stands under "ragcore" beside
-what the protocol knows. Source: OpenAI API reference, chat completions, 2026.
+The last message is the question, those before it the history; a client's system messages stand behind the operator's instructions. What the documents
+gave stands under "ragcore" beside what the protocol knows. Source: OpenAI API reference, chat completions, 2026.
 """
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,10 +18,25 @@ from ragcore.contrib.asgi.sse import PING, Step
 from ragcore.errors import InvalidInput, RagcoreError
 from ragcore.types import Answer, Delta, Done, Turn
 
-__all__ = ["MODEL", "ChatRequest", "as_error", "chunks", "completion"]
+__all__ = ["MODEL", "BadRequest", "ChatRequest", "as_error", "chunks", "completion"]
 
 MODEL = "ragcore"
 SHAPE = '{"messages": [{"role": "user", "content": "…"}]}'
+SKIPPED_ROLES = ("tool", "function")
+# How a client's own instructions stand behind the operator's, which they must not undo.
+CLIENT_INSTRUCTIONS = "The member adds, within the rules above:"
+
+
+class BadRequest(InvalidInput):
+    """A parameter asks for what a retrieval can't give.
+
+    Attributes:
+        parameter: its name.
+    """
+
+    def __init__(self, message: str, /, *, parameter: str) -> None:
+        super().__init__(message)
+        self.parameter = parameter
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,41 +46,79 @@ class ChatRequest:
     Attributes:
         question: the last message.
         history: the turns before it.
-        instructions: of system messages; None: the client's own.
+        client_instructions: of the client's system messages.
+        max_tokens, temperature, stop: as asked for; None: not.
         stream: whether the answer is wanted in pieces.
         usage: whether a last piece with the tokens is wanted.
     """
 
     question: str
     history: tuple[Turn, ...]
-    instructions: str | None
+    client_instructions: str
+    max_tokens: int | None
+    temperature: float | None
+    stop: str | list[str] | None
     stream: bool
     usage: bool
 
     @classmethod
     def read(cls, body: Any) -> ChatRequest:
-        """From the decoded body.
+        """From the decoded body. What is harmless is skipped: tools that need not be called, turns without text, pictures in earlier turns.
 
         Raises:
             InvalidInput: it is not such a request, or asks for what a retrieval can't give.
         """
         if not isinstance(body, Mapping) or not isinstance(body.get("messages"), list) or not body["messages"]:
             raise InvalidInput(f"the body must be JSON like {SHAPE}")
-        if body.get("n") not in (None, 1):
-            raise InvalidInput("n must be 1: a question has one answer")
-        messages = [_message(message) for message in body["messages"]]
-        role, question = messages.pop()
+        _check_what_is_asked_for(body)
+        *earlier, last = [_role(message) for message in body["messages"]]
+        role, message = last
         if role != "user":
             raise InvalidInput("the last message must be the user's: it is the question")
-        system = [text for role, text in messages if role == "system"]
+        turns = [(role, text) for role, message in earlier if (text := _text(role, message, earlier=True))]
         options = body.get("stream_options")
+        limit = body.get("max_completion_tokens")
         return cls(
-            question=question,
-            history=tuple(Turn(role, text) for role, text in messages if role in ("user", "assistant")),  # type: ignore[arg-type]
-            instructions="\n\n".join(system) or None,
+            question=_text(role, message, earlier=False),
+            history=tuple(Turn(role, text) for role, text in turns if role in ("user", "assistant")),  # type: ignore[arg-type]
+            client_instructions="\n\n".join(text for role, text in turns if role == "system"),
+            max_tokens=body.get("max_tokens") if limit is None else limit,
+            temperature=body.get("temperature"),
+            stop=body.get("stop") or None,
             stream=body.get("stream") is True,
             usage=isinstance(options, Mapping) and options.get("include_usage") is True,
         )
+
+    def instructions(self, operators: str, *, append: bool) -> str:
+        """The operator's instructions, and behind them the client's, marked as such.
+
+        Args:
+            append: False: the client's are left out.
+        """
+        if not append or not self.client_instructions:
+            return operators
+        return f"{operators}\n\n{CLIENT_INSTRUCTIONS}\n{self.client_instructions}".strip()
+
+
+def _check_what_is_asked_for(body: Mapping[str, Any]) -> None:
+    """What would change the answer's form, and can't be given, is refused; anything else that isn't known here changes nothing."""
+    if body.get("n") not in (None, 1):
+        raise BadRequest("n must be 1: a question has one answer", parameter="n")
+    form = body.get("response_format")
+    kind = form.get("type") if isinstance(form, Mapping) else form
+    if kind not in (None, "text"):
+        raise BadRequest(
+            f"response_format {str(kind)[:40]!r} can't be kept: answers are text with citations",
+            parameter="response_format",
+        )
+    for name in ("tool_choice", "function_call"):
+        if body.get(name) not in (None, "auto", "none"):
+            raise BadRequest(f"{name} asks for a tool, and answers come from the documents alone", parameter=name)
+    if body.get("logprobs") is True or body.get("top_logprobs"):
+        raise BadRequest("logprobs can't be given: the model behind this is not always the same", parameter="logprobs")
+    modalities = body.get("modalities")
+    if isinstance(modalities, list) and set(map(str, modalities)) - {"text"}:
+        raise BadRequest("modalities must be text alone", parameter="modalities")
 
 
 def completion(answer: Answer) -> dict[str, Any]:
@@ -81,10 +133,10 @@ def completion(answer: Answer) -> dict[str, Any]:
     }
 
 
-async def chunks(steps: AsyncIterator[Step], *, usage: bool) -> AsyncGenerator[bytes, None]:
+async def chunks(steps: AsyncIterator[Step], *, call_id: str, usage: bool) -> AsyncGenerator[bytes, None]:
     """A streamed answer, as server-sent events ending with [DONE]."""
     frame = {
-        "id": f"chatcmpl-{uuid.uuid4().hex}",
+        "id": f"chatcmpl-{call_id}",
         "object": "chat.completion.chunk",
         "created": _now(),
         "model": MODEL,
@@ -103,29 +155,47 @@ async def chunks(steps: AsyncIterator[Step], *, usage: bool) -> AsyncGenerator[b
                     yield _event({**frame, "choices": [], "usage": _usage(answer)})
                 yield b"data: [DONE]\n\n"
             case RagcoreError():
-                yield _event(as_error(problem(step)))
+                yield _event(as_error(problem(step), call_id=call_id))
 
 
-def as_error(refused: Problem) -> dict[str, Any]:
-    """An error as the protocol has it."""
+def as_error(refused: Problem, *, call_id: str | None = None, parameter: str | None = None) -> dict[str, Any]:
+    """An error as the protocol has it, with the call's id."""
     body = refused.body
-    return {"error": {"message": body["message"], "type": body["error"], "param": None, "code": body.get("stage")}}
+    code = "unsupported_parameter" if parameter else body.get("stage")
+    return {
+        "error": {
+            "message": body["message"],
+            "type": body["error"],
+            "param": parameter,
+            "code": code,
+            "call_id": body.get("call_id") or call_id,
+        }
+    }
 
 
-def _message(message: Any) -> tuple[str, str]:
-    if not isinstance(message, Mapping) or message.get("role") not in ("system", "developer", "user", "assistant"):
-        raise InvalidInput("each message must have a role (system, developer, user or assistant) and content")
-    role = "system" if message["role"] == "developer" else message["role"]
+def _role(message: Any) -> tuple[str, Mapping[str, Any]]:
+    known = ("system", "developer", "user", "assistant", *SKIPPED_ROLES)
+    if not isinstance(message, Mapping) or message.get("role") not in known:
+        raise InvalidInput("each message must have a role (system, developer, user, assistant or tool) and content")
+    return ("system" if message["role"] == "developer" else message["role"]), message
+
+
+def _text(role: str, message: Mapping[str, Any], *, earlier: bool) -> str:
+    """A message's text; "" for an earlier one without any: a call of a tool, what the tool said, a picture."""
     content = message.get("content")
+    if role in SKIPPED_ROLES or (earlier and content is None):
+        return ""
     if isinstance(content, str):
-        return role, content
-    if isinstance(content, list) and all(_is_text(part) for part in content):
-        return role, "\n".join(part["text"] for part in content)
+        return content
+    if isinstance(content, list) and (earlier or all(map(_is_text, content))):
+        return "\n".join(part["text"] for part in content if _is_text(part))
     raise InvalidInput("content must be a text, or parts of type text: documents are searched by words alone")
 
 
 def _is_text(part: Any) -> bool:
-    return isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
+    return (
+        isinstance(part, Mapping) and part.get("type") in ("text", "input_text") and isinstance(part.get("text"), str)
+    )
 
 
 def _frame(kind: str, answer: Answer) -> dict[str, Any]:
@@ -137,7 +207,10 @@ def _choice(delta: Mapping[str, Any], finish: str | None = None) -> dict[str, An
 
 
 def _finish(answer: Answer) -> str:
-    return answer.finish_reason if answer.finish_reason in ("stop", "length", "content_filter") else "stop"
+    """In the protocol's words: an answer that is not whole never ends with "stop"."""
+    if answer.complete:
+        return "stop"
+    return "content_filter" if answer.finish_reason in ("content_filter", "refusal") else "length"
 
 
 def _usage(answer: Answer) -> dict[str, int]:
@@ -149,6 +222,7 @@ def _extra(answer: Answer) -> dict[str, Any]:
     shown = public(answer)
     return {
         "found": answer.found,
+        "complete": answer.complete,
         "model": answer.model,
         "call_id": answer.call_id,
         "citations": shown["citations"],

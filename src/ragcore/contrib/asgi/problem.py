@@ -62,7 +62,8 @@ def problem(error: RagcoreError, /, *, whole: bool = False) -> Problem:
         logger.warning("call %s failed in %s: %s: %s", error.call_id, error.stage, type(error).__name__, error)
     message = str(error) if whole else public_message(error)
     headers = {} if error.retry_after is None else {"Retry-After": str(math.ceil(error.retry_after))}
-    body = {"error": type(error).__name__, "message": message, "stage": error.stage, "call_id": error.call_id}
+    name = "InvalidInput" if isinstance(error, InvalidInput) else type(error).__name__
+    body = {"error": name, "message": message, "stage": error.stage, "call_id": error.call_id}
     return Problem(_status(error), headers, body)
 
 

@@ -1,0 +1,64 @@
+"""Requests from pages of other origins (CORS): off, unless origins are named.
+
+Source: WHATWG Fetch, "CORS protocol". No cookies are used, so credentials are never allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ragcore.contrib.asgi.exchange import ASGIApp, Message, Receive, Send
+from ragcore.errors import ConfigurationError
+
+__all__ = ["allow_origins"]
+
+METHODS = "GET, HEAD, POST, OPTIONS"
+HEADERS = "authorization, api-key, content-type, accept"
+SHOWN = "x-request-id, retry-after"
+SECONDS = "600"
+
+
+def allow_origins(app: ASGIApp, origins: Sequence[str], /) -> ASGIApp:
+    """Middleware that lets pages of these origins read the answers, and answers their browsers' preflight requests.
+
+    Args:
+        origins: such as "https://members.example.org"; "*": all.
+
+    Raises:
+        ConfigurationError: something that is no origin.
+    """
+    for origin in origins:
+        scheme, _, host = origin.partition("://")
+        if origin != "*" and not (scheme in ("http", "https") and host and "/" not in host):
+            raise ConfigurationError(
+                f"{origin!r} is not an origin: it must be like https://members.example.org, without a path"
+            )
+    allowed = frozenset(origins)
+
+    async def wrapped(scope: Message, receive: Receive, send: Send) -> None:
+        given = {} if scope["type"] != "http" else dict(scope["headers"])
+        origin: str = given.get(b"origin", b"").decode("latin-1")
+        if not origin or not ({origin, "*"} & allowed):
+            await app(scope, receive, send)
+            return
+        headers = [
+            (b"access-control-allow-origin", b"*" if "*" in allowed else origin.encode("latin-1")),
+            (b"access-control-expose-headers", SHOWN.encode()),
+            (b"vary", b"origin"),
+        ]
+        if scope["method"] == "OPTIONS" and b"access-control-request-method" in given:
+            preflight = {"methods": METHODS, "headers": HEADERS}
+            headers += [(f"access-control-allow-{name}".encode(), value.encode()) for name, value in preflight.items()]
+            headers += [(b"access-control-max-age", SECONDS.encode()), (b"content-length", b"0")]
+            await send({"type": "http.response.start", "status": 204, "headers": headers})
+            await send({"type": "http.response.body", "body": b""})
+            return
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", []), *headers]}
+            await send(message)
+
+        await app(scope, receive, with_headers)
+
+    return wrapped

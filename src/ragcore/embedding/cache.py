@@ -1,0 +1,214 @@
+"""Vectors of questions that were asked before, kept for a while: the same question costs no request the second time.
+
+Source: LRU by the order of use, as in functools.lru_cache, with an age and a bound in bytes; equal texts in flight as in golang.org/x/sync/singleflight.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import anyio
+import numpy as np
+from anyio.lowlevel import checkpoint_if_cancelled
+
+from ragcore.errors import ConfigurationError
+from ragcore.events import emit
+from ragcore.protocols import Embedder, Vector
+from ragcore.resilience.flow import current_flow
+from ragcore.resilience.part import Part, Parts
+from ragcore.resilience.single_flight import SingleFlight
+from ragcore.types import Kind
+from ragcore.vectors import check_vectors
+
+__all__ = ["CachedEmbedder"]
+
+MEBI = 1024 * 1024
+# Bytes that an entry takes besides its vector: its key, its record, its places in the two dicts.
+OVERHEAD = 400
+
+
+class CachedEmbedder(Part):
+    """An embedder that keeps what it has embedded, each tenant's apart, and asks once for equal texts that come at the same time.
+
+    `RAG.stats().caches["embedding"]` shows the hit rate. Texts are not kept: an entry is found by a digest of its tenant, model, kind and text.
+
+    Args:
+        embedder: whom to ask; opened and closed with the cache.
+        max_bytes: of all entries together; the ones that were used longest ago go first. Default 32 MiB: some 5,000 vectors of 1,536 dimensions.
+        ttl: seconds that an entry is good for. Default one hour.
+        shared: whether tenants share entries. By default they don't: the time that an answer takes would tell one tenant what another has asked.
+        kinds: what is kept. Chunks are embedded once as a rule, and would push the questions out.
+
+    Raises:
+        ConfigurationError: a bound that makes no sense.
+
+    Example:
+        ```python
+        embedder = ragcore.CachedEmbedder(ragcore.OpenAIEmbedder("text-embedding-3-small"), ttl=600)
+        ```
+    """
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        /,
+        *,
+        max_bytes: int = 32 * MEBI,
+        ttl: float = 3600.0,
+        shared: bool = False,
+        kinds: Sequence[Kind] = ("query",),
+    ) -> None:
+        if not (isinstance(max_bytes, int) and max_bytes >= 1):
+            raise ConfigurationError(f"max_bytes is {max_bytes!r}: it must be a whole number, at least 1")
+        if not (isinstance(ttl, int | float) and 0 < ttl < math.inf):
+            raise ConfigurationError(f"ttl is {ttl!r}: it must be a positive, finite number of seconds")
+        self.embedder = embedder
+        self.max_bytes = max_bytes
+        self.ttl = ttl
+        self.shared = shared
+        self.kinds = frozenset(kinds)
+        self._entries: dict[bytes, _Entry] = {}  # the one used longest ago first
+        self._tenants: dict[str, set[bytes]] = {}
+        self._bytes = 0
+        self._hits = self._misses = self._evicted = 0
+        self._flights = SingleFlight(name=f"embedding {embedder.model}")
+        self._parts = Parts()
+
+    @property
+    def model(self) -> str:
+        """The embedder's."""
+        return self.embedder.model
+
+    @property
+    def dimension(self) -> int:
+        """The embedder's."""
+        return self.embedder.dimension
+
+    @property
+    def max_tokens(self) -> int:
+        """The embedder's."""
+        return self.embedder.max_tokens
+
+    def count_tokens(self, text: str, /) -> int:
+        """As the embedder counts."""
+        return self.embedder.count_tokens(text)
+
+    def __getattr__(self, name: str) -> Any:
+        """What else the embedder has: its policy, for statistics, and the turns of those who ingest."""
+        if name.startswith("_") or name == "embedder":
+            raise AttributeError(name)
+        return getattr(self.embedder, name)
+
+    async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vector:
+        """(len(texts), dimension) float32 in the order of `texts`. See `Embedder.embed`."""
+        self._check_open()
+        if kind not in self.kinds or isinstance(texts, str):
+            return await self._ask(texts, kind)
+        tenant = "" if self.shared else current_flow.get()
+        keys = [self._key(tenant, kind, text) for text in texts]
+        now = anyio.current_time()
+        found = {key: vector for key in dict.fromkeys(keys) if (vector := self._find(key, now)) is not None}
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in found}
+        if missing:
+            wanted = list(missing.values())
+            if len(wanted) == 1:
+                vectors = await self._once(next(iter(missing)), wanted, kind)
+            else:
+                vectors = await self._ask(wanted, kind)
+            for key, vector in zip(missing, vectors, strict=True):
+                found[key] = vector
+                self._keep(tenant, key, vector)
+        else:
+            await checkpoint_if_cancelled()
+        return np.stack([found[key] for key in keys]) if keys else np.zeros((0, self.dimension), np.float32)
+
+    def clear(self, *, tenant: str | None = None) -> None:
+        """Forget all entries, or those of a tenant."""
+        keys = list(self._entries) if tenant is None else list(self._tenants.get(tenant, ()))
+        for key in keys:
+            self._drop(key)
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """Hits, misses and the hit rate (None before the first question), entries and bytes; then what the embedder itself has to say."""
+        asked = self._hits + self._misses
+        inner = self.embedder.snapshot() if hasattr(self.embedder, "snapshot") else {}
+        return {
+            **inner,
+            "hits": self._hits,
+            "misses": self._misses,
+            "hit_rate": self._hits / asked if asked else None,
+            "entries": len(self._entries),
+            "bytes": self._bytes,
+            "max_bytes": self.max_bytes,
+            "evicted": self._evicted,
+        }
+
+    async def _open(self) -> None:
+        await self._parts.start(self._flights)
+        await self._parts.start(self.embedder)
+
+    async def _close(self) -> None:
+        self.clear()
+        await self._parts.aclose()
+
+    async def _once(self, key: bytes, texts: Sequence[str], kind: Kind) -> Vector:
+        """One text, which others may be asking for at this moment."""
+        if getattr(self.embedder, "shares_equal_texts", False):
+            return await self._ask(texts, kind)
+        ask: Awaitable[Vector] = self._flights.call(key, lambda: self._ask(texts, kind))
+        return await ask
+
+    async def _ask(self, texts: Sequence[str], kind: Kind) -> Vector:
+        vectors = await self.embedder.embed(texts, kind=kind)
+        return check_vectors(vectors, count=len(texts), dimension=self.dimension, model=self.model)
+
+    def _key(self, tenant: str, kind: Kind, text: str) -> bytes:
+        # Each part with its length, so that no two can be put together alike.
+        parts = (part.encode(errors="surrogatepass") for part in (tenant, self.model, kind, text))
+        return blake2b(b"".join(b"%d:%s" % (len(part), part) for part in parts), digest_size=32).digest()
+
+    def _find(self, key: bytes, now: float) -> Vector | None:
+        entry = self._entries.get(key)
+        if entry is not None and now >= entry.until:
+            self._drop(key)
+            entry = None
+        if entry is None:
+            self._misses += 1
+            return None
+        self._entries[key] = self._entries.pop(key)
+        self._hits += 1
+        emit("cache.hit", self.model)
+        return entry.vector
+
+    def _keep(self, tenant: str, key: bytes, vector: Vector) -> None:
+        size = vector.nbytes + OVERHEAD
+        self._drop(key)
+        if size > self.max_bytes or not self.is_open:
+            return
+        while self._bytes + size > self.max_bytes:
+            self._drop(next(iter(self._entries)))
+            self._evicted += 1
+        self._entries[key] = _Entry(np.array(vector, dtype=np.float32), tenant, anyio.current_time() + self.ttl)
+        self._tenants.setdefault(tenant, set()).add(key)
+        self._bytes += size
+
+    def _drop(self, key: bytes) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is None:
+            return
+        self._bytes -= entry.vector.nbytes + OVERHEAD
+        keys = self._tenants[entry.tenant]
+        keys.discard(key)
+        if not keys:
+            del self._tenants[entry.tenant]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    vector: Vector
+    tenant: str
+    until: float
