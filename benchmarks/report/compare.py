@@ -49,6 +49,7 @@ LOWER = (
         "_mb",
         "_kb",
         "cpu_ratio",
+        *("cpu_ratio_5", "cpu_ratio_50", "cpu_ratio_300"),
         "hung",
         "late",
         "wrong",
