@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from benchmarks.peers.peer import TOP_K, Job, Row
 from ragcore import RAG, Done, OpenAIEmbedder, OpenAIGenerator, PgVectorStore
@@ -16,10 +15,12 @@ class Ragcore:
     """As the manual writes it."""
 
     def __init__(self, job: Job) -> None:
-        # The defaults, which take aiohttp where it is installed, and so need a client for httpx.
-        self._clients: list[Any] = []
-        if job.transport == "httpx":
-            self._clients = [AsyncOpenAI(base_url=url, api_key="none") for url in (job.embedding, job.model)]
+        # The default is httpx; aiohttp takes a client of the user's.
+        self._clients = [
+            AsyncOpenAI(base_url=url, api_key="none", http_client=DefaultAioHttpClient())
+            for url in (job.embedding, job.model)
+            if job.transport == "aiohttp"
+        ]
         embedding, model = self._clients or (None, None)
         embedder = OpenAIEmbedder(
             "fake", dimension=job.dimension, base_url=job.embedding, api_key="none", client=embedding

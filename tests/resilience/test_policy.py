@@ -717,8 +717,9 @@ async def test_isolating_stops_the_retries_of_a_call_with_a_key() -> None:
 
         group.start_soon(one)
         await anyio.wait_all_tasks_blocked()
+        before = flaky.calls  # the first wait is drawn by lot, and may be next to nothing
         breaker.isolate()
-    assert flaky.calls == 1
+    assert flaky.calls == before
 
 
 async def test_isolating_reaches_a_call_with_a_key_that_waits_for_a_pause() -> None:
