@@ -18,12 +18,14 @@ from ragcore import (
     Ingestor,
     IngestReport,
     InvalidInput,
+    OpenAIEmbedder,
     StoreError,
     Unreadable,
     Vector,
 )
 from ragcore.embedding import from_sync
-from ragcore.testing import Fail, FakeEmbedder, FakeStore, Hang
+from ragcore.resilience import Policy
+from ragcore.testing import Fail, FakeEmbedder, FakeStore, Fault, Hang, OpenAIServer, Reply
 from ragcore.types import Kind
 
 pytestmark = pytest.mark.anyio
@@ -92,6 +94,55 @@ async def test_the_one_that_an_embedder_refuses_stands_alone() -> None:
         documents = [Document(str(n), "poison" if n == 7 else f"text {n}") for n in range(20)]
         report = await Ingestor(embedder=embedder, store=store).add(documents, tenant="t")
     assert (report.added, [failed.id for failed in report.failed]) == (19, ["7"])
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (Fail(401), "API key"),
+        (Fail(402), "paid"),
+        (Fail(404), "does not know the model"),
+        (Reply(400, b'{"error": {"message": "Invalid model name passed in model=fake"}}'), "does not know the model"),
+        (
+            Reply(422, b'{"detail": [{"loc": ["body", "truncate"], "msg": "Input should be a valid boolean"}]}'),
+            "truncate",
+        ),
+        (Reply(400, b'{"message": "input_type is required"}'), "input_type is required"),
+    ],
+)
+async def test_a_matter_of_configuration_is_one_error_not_forty(fault: Fault, said: str) -> None:
+    async with OpenAIServer() as server, FakeStore() as store:
+        server.faults.always(fault)
+        policy = Policy(retry=False, breaker=False)
+        async with OpenAIEmbedder(
+            "fake", dimension=64, base_url=server.base_url, api_key="k", policy=policy
+        ) as embedder:
+            ingestor = Ingestor(embedder=embedder, store=store)
+            with pytest.raises(EmbeddingError, match=said) as caught:
+                await ingestor.add([Document(f"d{number}", f"text {number}") for number in range(40)], tenant="t")
+    assert caught.value.of_configuration
+
+
+@pytest.mark.parametrize("status", [400, 413, 422, 500])
+async def test_a_text_that_a_working_server_refuses_is_still_that_documents_own(status: int) -> None:
+    class Picky(OpenAIServer):
+        async def _answer(self, connection: Any, path: str, headers: dict[str, str], body: bytes) -> None:
+            if b"the long one" in body:
+                said = {"error": {"message": "input is too long: it has 9000 tokens"}}
+                await connection.send_json(status, said)
+                return
+            await super()._answer(connection, path, headers, body)
+
+    async with Picky() as server, FakeStore() as store:
+        policy = Policy(retry=False, breaker=False)
+        async with OpenAIEmbedder(
+            "fake", dimension=64, base_url=server.base_url, api_key="k", policy=policy
+        ) as embedder:
+            ingestor = Ingestor(embedder=embedder, store=store)
+            report = await ingestor.add([Document("a", "the long one"), Document("b", "text b")], tenant="t")
+    assert report.added == 1
+    assert [one.id for one in report.failed] == ["a"]
+    assert "more tokens" in report.failed[0].reason
 
 
 async def test_a_dependency_that_stays_down_raises_and_a_second_run_does_what_is_missing(parts: Parts) -> None:

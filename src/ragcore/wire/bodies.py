@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from anyio.lowlevel import checkpoint
 
+from ragcore.resilience.clock import running
 from ragcore.resilience.owner import cleaning_up
 from ragcore.wire.refusal import Undecodable
 
@@ -71,10 +72,21 @@ async def pieces(response: Response, /, *, most: int = MAX_BODY) -> AsyncGenerat
                     await checkpoint()
                     began = time.perf_counter()
     finally:
-        # The response first: then the transport's own generators, which nobody closes, have nothing left to wait for when they are collected.
+        # The response first: then the transport's own generators have nothing left to wait for.
         with cleaning_up():
             await response.aclose()
+            if running()[0] is None:
+                await _exhaust(source)
             await source.aclose()
+
+
+async def _exhaust(source: AsyncIterator[bytes]) -> None:
+    """Reads a closed response to the error that ends it. trio warns of generators that are collected before their end; httpx2 leaves one behind."""
+    try:
+        async for _ in source:
+            pass
+    except Exception:
+        return
 
 
 async def whole(response: Response, /, *, most: int = MAX_BODY) -> bytes:

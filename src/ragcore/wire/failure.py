@@ -41,9 +41,11 @@ def translate(
     match error:
         case ServerError():
             status, request_id = error.status, error.request_id
+            if error.is_too_long and status not in (400, 413, 422):
+                status = 413  # some servers report an oversized request as their own failure
             judged = None if status is None else from_status(status, error.headers)
             retry_after = judged.retry_after if judged else None
-            what = _refused(error)
+            what = _refused(error, status)
         case openai.APIStatusError():
             status, request_id = error.status_code, error.request_id
             what = f"failed with status {status}"
@@ -70,14 +72,13 @@ def translate(
     )
 
 
-def _refused(error: ServerError) -> str:
-    what = _what(error)
+def _refused(error: ServerError, status: int | None) -> str:
+    what = _what(error, status)
     return f"{what}: it said {error.said!r}" if error.said else what
 
 
-def _what(error: ServerError) -> str:
+def _what(error: ServerError, status: int | None) -> str:
     """What happened and what to do, in our words."""
-    status = error.status
     number = "" if status is None else f" ({status})"
     if error.is_too_long:
         return f"refused the request{number}, because it has more tokens than the model takes: lower prompt_tokens, or chunk_tokens"

@@ -1,0 +1,136 @@
+"""The client of a server: where requests go, what of an error is read, and what stays secret."""
+
+from __future__ import annotations
+
+import time
+
+import anyio
+import httpx
+import openai
+import pytest
+
+from ragcore import EmbeddingError, GenerationError, OpenAIEmbedder, OpenAIGenerator, Passage, Prompt
+from ragcore.resilience import Policy
+from ragcore.testing import Bomb, Crumbs, Endless, Huge, OpenAIServer, Redirect, Reply
+from tests.wire.serving import Scripted
+from tests.wire.shapes import JSON
+from tests.wire.shapes import Reply as Bytes
+
+pytestmark = pytest.mark.anyio
+ONCE = Policy(retry=False, first_timeout=5, idle_timeout=5)
+PROMPT = Prompt("How much?", passages=(Passage("c", "d", "It is $40."),))
+KEY = "my-very-own-key-1234"
+
+
+def generator(server: OpenAIServer | Scripted, **options: object) -> OpenAIGenerator:
+    return OpenAIGenerator("fake", base_url=server.base_url, api_key=KEY, policy=ONCE, **options)  # type: ignore[arg-type]
+
+
+async def test_documents_are_not_carried_to_another_server() -> None:
+    async with OpenAIServer(text="It is $40 [1].") as other, OpenAIServer() as server, generator(server) as model:
+        server.faults.always(Redirect(f"{other.base_url}/chat/completions"))
+        with pytest.raises(GenerationError, match=r"redirect.*127\.0\.0\.1.*base_url") as caught:
+            await model.generate(PROMPT)
+        assert caught.value.status == 307
+        assert caught.value.of_configuration
+        assert not other.requests
+
+
+async def test_a_redirect_within_the_server_is_followed_a_few_times() -> None:
+    good = b'data: {"choices": [{"index": 0, "delta": {"content": "It is $40 [1]."}, "finish_reason": "stop"}]}\n\n'
+    moved = Bytes(body=b"", status=308, headers={"location": "/v1/chat/completions/"})
+    async with Scripted([moved, Bytes(body=good)]) as server, generator(server) as model:
+        assert (await model.generate(PROMPT)).text == "It is $40 [1]."
+    assert server.requests[0] == server.requests[1]
+    assert "post /v1/chat/completions/ " in server.heads[1].lower()
+    async with Scripted([moved]) as server, generator(server) as model:
+        with pytest.raises(GenerationError, match="redirect"):
+            await model.generate(PROMPT)
+    assert len(server.requests) <= 5
+
+
+@pytest.mark.parametrize("fault", [Endless(500), Endless(400), Bomb(500), Bomb(429), Bomb(), Crumbs(3_000_000), Huge()])
+async def test_no_body_is_read_without_end(fault: object) -> None:
+    async with OpenAIServer() as server, generator(server) as model:
+        server.faults.always(fault)  # type: ignore[arg-type]
+        began = time.monotonic()
+        with pytest.raises(GenerationError):
+            await model.generate(PROMPT)
+        embedder = OpenAIEmbedder("fake", dimension=8, base_url=server.base_url, api_key=KEY, policy=ONCE)
+        async with embedder:
+            if not isinstance(fault, Crumbs):
+                with pytest.raises(EmbeddingError):
+                    await embedder.embed(["a"], kind="document")
+        assert time.monotonic() - began < 60
+
+
+async def test_what_the_server_says_is_told_without_the_key() -> None:
+    body = f'{{"error": {{"message": "key {KEY} and header-value-5678 are refused: sk-abc123def456 has no rights", "code": "x"}}}}'
+    for status in (400, 401, 429, 500):
+        async with (
+            Scripted([Bytes(body=body.encode(), status=status, headers=JSON)]) as server,
+            generator(server, extra_headers={"X-Gateway-Key": "header-value-5678"}) as model,
+        ):
+            with pytest.raises(GenerationError) as caught:
+                await model.generate(PROMPT)
+        said = f"{caught.value} {caught.value!r} {caught.value.__cause__!r}"
+        assert "has no rights" in said
+        for secret in (KEY, "header-value-5678", "sk-abc123def456"):
+            assert secret not in said
+
+
+async def test_azures_address_names_the_deployment() -> None:
+    async with OpenAIServer() as server:
+        azure = openai.AsyncAzureOpenAI(
+            azure_endpoint=server.base_url.removesuffix("/v1"), api_key=KEY, api_version="2024-10-21"
+        )
+        async with OpenAIGenerator("my deployment", client=azure, policy=ONCE) as model:
+            with pytest.raises(GenerationError, match="/openai/deployments/my%20deployment/chat/completions"):
+                await model.generate(PROMPT)
+        assert server.headers[-1]["api-key"] == KEY
+        await azure.close()
+
+
+async def test_a_client_with_the_http_library_of_old_works() -> None:
+    async with OpenAIServer(text="It is $40 [1].") as server, httpx.AsyncClient() as http:
+        client = openai.AsyncOpenAI(base_url=server.base_url, api_key=KEY, http_client=http)  # type: ignore[arg-type]
+        async with OpenAIGenerator("fake", client=client, policy=ONCE) as model:
+            assert (await model.generate(PROMPT)).text == "It is $40 [1]."
+        assert not client.is_closed()
+
+
+async def test_a_key_that_is_fetched_is_fetched_for_each_request() -> None:
+    keys = iter(("first-key-000", "second-key-000"))
+
+    async def fetch() -> str:
+        return next(keys)
+
+    async with OpenAIServer(text="It is $40 [1].") as server:
+        client = openai.AsyncOpenAI(base_url=server.base_url, api_key=fetch)
+        async with OpenAIGenerator("fake", client=client, policy=ONCE) as model:
+            for _ in range(2):
+                await model.generate(PROMPT)
+        assert [headers["authorization"] for headers in server.headers] == [
+            "Bearer first-key-000",
+            "Bearer second-key-000",
+        ]
+        await client.close()
+
+
+async def test_a_late_429_pauses_and_is_tried_again() -> None:
+    late = Reply(
+        200, b'data: {"error": {"message": "slow down", "code": 429}}\n\n', {"content-type": "text/event-stream"}
+    )
+    async with OpenAIServer(text="It is $40 [1].") as server:
+        server.faults.next(late, None)
+        async with OpenAIGenerator("fake", base_url=server.base_url, api_key=KEY) as model:
+            with anyio.fail_after(10):
+                assert (await model.generate(PROMPT)).text == "It is $40 [1]."
+
+
+async def test_requests_tell_the_server_nothing_of_this_machine() -> None:
+    async with OpenAIServer(text="It is $40 [1].") as server, generator(server) as model:
+        await model.generate(PROMPT)
+    sent = server.headers[0]
+    assert sent["accept-encoding"] == "identity"
+    assert sent["x-stainless-os"] == "Unknown"
