@@ -1,4 +1,4 @@
-"""Vectors of questions that were asked before, kept for a while: the same question costs no request the second time.
+"""A cache of embedded questions: asking the same question again needs no request.
 
 Source: LRU by the order of use, as in functools.lru_cache, with an age and a bound in bytes; equal texts in flight as in golang.org/x/sync/singleflight.
 """
@@ -27,24 +27,24 @@ from ragcore.vectors import check_vectors
 __all__ = ["CachedEmbedder"]
 
 MEBI = 1024 * 1024
-# Bytes that an entry takes besides its vector: its key, its record, its places in the two dicts.
+# Estimated bytes of an entry besides its vector.
 OVERHEAD = 400
 
 
 class CachedEmbedder(Part):
-    """An embedder that keeps what it has embedded, each tenant's apart, and asks once for equal texts that come at the same time.
+    """Wraps an embedder and keeps its vectors, separately for each tenant. Equal texts that are requested at the same time share one request.
 
-    `RAG.stats().caches["embedding"]` shows the hit rate. Texts are not kept: an entry is found by a digest of its tenant, model, kind and text.
+    `RAG.stats().caches["embedding"]` shows the hit rate. The cache stores no texts: its keys are digests of tenant, model, kind and text.
 
     Args:
-        embedder: whom to ask; opened and closed with the cache.
-        max_bytes: of all entries together; the ones that were used longest ago go first. Default 32 MiB: some 5,000 vectors of 1,536 dimensions.
-        ttl: seconds that an entry is good for. Default one hour.
-        shared: whether tenants share entries. By default they don't: the time that an answer takes would tell one tenant what another has asked.
-        kinds: what is kept. Chunks are embedded once as a rule, and would push the questions out.
+        embedder: the embedder to wrap; started and closed with the cache.
+        max_bytes: limit for all entries; the least recently used are dropped first. Default 32 MiB, about 5,000 vectors of 1,536 dimensions.
+        ttl: seconds until an entry expires. Default one hour.
+        shared: whether tenants share entries. Default False, because response times would reveal what other tenants asked.
+        kinds: the kinds of texts to keep. Default questions only: chunks are usually embedded once, and would displace questions.
 
     Raises:
-        ConfigurationError: a bound that makes no sense.
+        ConfigurationError: a limit is not positive.
 
     Example:
         ```python
@@ -71,7 +71,7 @@ class CachedEmbedder(Part):
         self.ttl = ttl
         self.shared = shared
         self.kinds = frozenset(kinds)
-        self._entries: dict[bytes, _Entry] = {}  # the one used longest ago first
+        self._entries: dict[bytes, _Entry] = {}  # least recently used first
         self._tenants: dict[str, set[bytes]] = {}
         self._bytes = 0
         self._hits = self._misses = self._evicted = 0
@@ -94,11 +94,11 @@ class CachedEmbedder(Part):
         return self.embedder.max_tokens
 
     def count_tokens(self, text: str, /) -> int:
-        """As the embedder counts."""
+        """Count tokens with the embedder's tokenizer."""
         return self.embedder.count_tokens(text)
 
     def __getattr__(self, name: str) -> Any:
-        """What else the embedder has: its policy, for statistics, and the turns of those who ingest."""
+        """Return other attributes of the embedder, such as its policy."""
         if name.startswith("_") or name == "embedder":
             raise AttributeError(name)
         return getattr(self.embedder, name)
@@ -127,13 +127,13 @@ class CachedEmbedder(Part):
         return np.stack([found[key] for key in keys]) if keys else np.zeros((0, self.dimension), np.float32)
 
     def clear(self, *, tenant: str | None = None) -> None:
-        """Forget all entries, or those of a tenant."""
+        """Drop all entries, or those of one tenant."""
         keys = list(self._entries) if tenant is None else list(self._tenants.get(tenant, ()))
         for key in keys:
             self._drop(key)
 
     def snapshot(self) -> Mapping[str, Any]:
-        """Hits, misses and the hit rate (None before the first question), entries and bytes; then what the embedder itself has to say."""
+        """Return hits, misses, hit rate (None before the first question), entries and bytes, with the embedder's own counters."""
         asked = self._hits + self._misses
         inner = self.embedder.snapshot() if hasattr(self.embedder, "snapshot") else {}
         return {
@@ -156,7 +156,7 @@ class CachedEmbedder(Part):
         await self._parts.aclose()
 
     async def _once(self, key: bytes, texts: Sequence[str], kind: Kind) -> Vector:
-        """One text, which others may be asking for at this moment."""
+        """Embed one text; concurrent requests for it share the result."""
         if getattr(self.embedder, "shares_equal_texts", False):
             return await self._ask(texts, kind)
         ask: Awaitable[Vector] = self._flights.call(key, lambda: self._ask(texts, kind))
@@ -167,7 +167,7 @@ class CachedEmbedder(Part):
         return check_vectors(vectors, count=len(texts), dimension=self.dimension, model=self.model)
 
     def _key(self, tenant: str, kind: Kind, text: str) -> bytes:
-        # Each part with its length, so that no two can be put together alike.
+        # Length prefixes keep different parts from producing the same key.
         parts = (part.encode(errors="surrogatepass") for part in (tenant, self.model, kind, text))
         return blake2b(b"".join(b"%d:%s" % (len(part), part) for part in parts), digest_size=32).digest()
 

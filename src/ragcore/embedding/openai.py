@@ -41,10 +41,10 @@ MAX_TOKENS = 8192
 MOST_TEXTS = 256
 MOST_TOKENS = 150_000
 BLAMES_A_TEXT = (400, 413, 422)
-# What every model can embed: a server that refuses this as well refuses every text.
+# If the server refuses this text too, it refuses every text.
 HARMLESS = "text"
 OWN = frozenset({"model", "input"})
-# What an answer may be larger than its vectors, and what a number in one may take, written out with all its digits and on a line of its own.
+# Limits for the size of an answer: bytes besides the vectors, and bytes for each number as indented JSON.
 BODY_BESIDES = 1024 * 1024
 BYTES_PER_NUMBER = 64
 
@@ -76,7 +76,7 @@ class OpenAIEmbedder(Part):
         EmbeddingError: the server failed, or answered with something that is not these embeddings.
     """
 
-    # Equal questions that wait at the same time are sent once, so that a cache need not see to it.
+    # The coalescer sends equal questions once, so a cache need not.
     shares_equal_texts = True
 
     def __init__(
@@ -174,7 +174,7 @@ class OpenAIEmbedder(Part):
         return await self._embed_or_halve(texts, of_several=of_several)
 
     async def _embed_or_halve(self, texts: Sequence[str], *, of_several: bool = False) -> Vector:
-        """The vectors; a text that is refused stands alone in the end, with an error that blames it."""
+        """Return the vectors. If the server refuses a batch, halve it until the refused text is alone."""
         try:
             return await self._request(texts, of_several=of_several)
         except EmbeddingError as error:
@@ -192,7 +192,7 @@ class OpenAIEmbedder(Part):
         return np.concatenate([await self._embed_or_halve(texts[:half]), await self._embed_or_halve(texts[half:])])
 
     async def _takes_any(self, error: EmbeddingError) -> bool:
-        """Whether the server takes any text at all. If it doesn't, no text is at fault, and halving would ask for each of them."""
+        """Whether the server accepts any text. If not, the configuration is at fault, and halving would only repeat the refusal."""
         if self._has_served or cast("ServerError", error.__cause__).is_too_long:
             return True
         try:
@@ -220,7 +220,7 @@ class OpenAIEmbedder(Part):
             raise ours from error
 
     async def _ask(self, texts: Sequence[str]) -> Vector:
-        """One request; again without a parameter that the server refuses."""
+        """Send one request, and again without a parameter that the server refuses."""
         for _ in range(MOST_CHANGES):
             spoken = self._dialect.said_as(self._parameters)
             body = {"model": self.model, "input": list(texts), **spoken, **self._extra_body}
@@ -284,9 +284,7 @@ def _checked(given: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
 
 
 def _vectors(answer: Mapping[str, Any], count: int) -> list[Vector]:
-    """The vectors by their index, or as they stand where a server doesn't number them, or gives them all the same number. A server may send numbers
-    where base64 was asked for.
-    """
+    """Return the vectors by their index, or in the order of the list if the indices are missing or all 0. Each may be numbers or base64."""
     data = answer.get("data")
     if not isinstance(data, list) or len(data) != count:
         raise Undecodable(f"it sent {len(data) if isinstance(data, list) else 'no'} embeddings for {count} texts")

@@ -6,7 +6,7 @@ from ragcore.types import Generation
 
 __all__ = ["is_complete", "says_nothing"]
 
-# How answers end that came to their own end. All other words for it say that something cut them off.
+# Finish reasons of complete answers; all others mean that something cut the answer off.
 COMPLETE = frozenset(
     {
         "",
@@ -26,10 +26,10 @@ COMPLETE = frozenset(
 
 
 def is_complete(finish_reason: str) -> bool:
-    """Whether a finish reason says that the answer came to its own end."""
+    """Whether a finish reason means that the answer is complete."""
     return finish_reason.lower() in COMPLETE
 
 
 def says_nothing(generation: Generation) -> bool:
-    """Whether it has no text because something cut it off, rather than because the passages don't answer the question."""
+    """Whether the generation is empty because it was cut off, not because the passages lack the answer."""
     return not generation.text.strip() and not (generation.complete and is_complete(generation.finish_reason))

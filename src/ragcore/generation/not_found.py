@@ -1,7 +1,7 @@
-"""The word NOT_FOUND in an answer, told apart from an answer that speaks of it.
+"""Recognition of the word NOT_FOUND in an answer.
 
-Models are told to say it and nothing else. They also say why, before or behind it, write it in lower case, and put markup around it. Only the
-beginning and the end of the text are looked at, each time as many characters as the word has.
+The prompt asks for this word alone. Models also add reasons before or after it, change its case, and put markup around it. Only the start and the end of
+the text are examined, so the cost of a token does not grow with the answer.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from ragcore.generation.prompt import NOT_FOUND
 
 __all__ = ["NotFound"]
 
-# What models put around the word.
+# Characters that models put around the word.
 WRAPPING = " \t\r\n.\"'*`_#>()[]{}|~-:!“”‘’«»"
 BEFORE = " \t\r\n\"'*`_(#>“‘"
 TAG = r"</?[A-Za-z]{1,10}>"
 LEAD = re.compile(rf"(?:[{re.escape(WRAPPING)}]|{TAG})*(?:</?[A-Za-z]{{0,10}}\Z)?")
 WORD = NOT_FOUND.lower()
-# The word, with its underscore escaped as in Markdown, or one of what stands for it where the word is all there is.
+# The word, also with an escaped underscore as in Markdown.
 AT_START = re.compile(r"not\\?_found(?![\w])", re.IGNORECASE)
 REASONS = re.compile(rf"(?:[\s\"'*`_)\]}}“”’]|{TAG})*[:.,;!(–—\n-]")
 AT_END = re.compile(
@@ -26,15 +26,15 @@ AT_END = re.compile(
     re.IGNORECASE,
 )
 ALONE = re.compile(r"not(?:\\?_|[ -]?)found", re.IGNORECASE)
-# As far as it can be away from the beginning or the end.
+# Characters at the start and the end that are examined.
 NEAR = 64
 
 
 class NotFound:
-    """Takes an answer's text in pieces; holds back what may be the word.
+    """Takes an answer's text in pieces and holds back what may be the word.
 
     Attributes:
-        said: whether the word is the answer, as far as the text has come.
+        said: whether the answer is NOT_FOUND, as far as the text has come.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class NotFound:
         self._before = ""
 
     def take(self, text: str) -> str:
-        """The text that may be handed on now."""
+        """Return the text that can be shown now."""
         if self.said:
             return ""
         self._held += text
@@ -53,7 +53,7 @@ class NotFound:
         return self._rest()
 
     def end(self) -> str:
-        """The rest, when no more comes; "" if it was the word."""
+        """Return the held text at the end of the stream; "" if it was the word."""
         held, self._held = self._held, ""
         if self.said:
             return ""
@@ -87,7 +87,7 @@ class NotFound:
         return self._rest()
 
     def _rest(self) -> str:
-        """All but an end that may be the word, or the word and what stands around it."""
+        """Return all but an end that may be the word and its markup."""
         at = _word_at_end(self._held)
         out, self._held = self._held[:at], self._held[at:]
         self._before = (self._before + out)[-NEAR:]
@@ -95,7 +95,7 @@ class NotFound:
 
 
 def _is_beginning(text: str) -> bool:
-    """Whether it may still become the word alone."""
+    """Whether the text may still become the word alone."""
     if len(text) > NEAR:
         return False
     lower = text.lower().replace("\\", "").rstrip(WRAPPING.replace("_", ""))
@@ -103,7 +103,7 @@ def _is_beginning(text: str) -> bool:
 
 
 def _word_at_end(text: str) -> int:
-    """Where in the last characters the word may have begun; the text's length, if nowhere."""
+    """Return where the word may start in the last characters; the text's length if it does not."""
     tail = text[-NEAR:]
     begin = len(text) - len(tail)
     lower = tail.lower()
@@ -112,7 +112,7 @@ def _word_at_end(text: str) -> int:
         word = lower[at:].replace("\\", "")
         is_word = WORD.startswith(word) or (word.startswith(WORD) and not word[len(WORD) :].strip(WRAPPING))
         if is_word and (at == 0 or not lower[at - 1].isalnum()):
-            # With the markup before it, which is to go with it.
+            # Include the markup before the word.
             while at > 0 and tail[at - 1] in BEFORE:
                 at -= 1
             return begin + at

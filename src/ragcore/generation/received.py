@@ -1,7 +1,7 @@
-"""What has come of a model's answer so far: its text, its thinking, how it ended.
+"""The state of an answer while its stream arrives.
 
-Only the agreed word means that the passages don't answer the question. An answer that ends without a word of text is a failure, and one that was cut
-off or filtered is marked as such. Source of the shapes: the table of providers in the tests, one row for each with where it is seen.
+Only NOT_FOUND means that the passages don't answer the question. An answer without text is a failure, and an answer that was cut off or filtered is
+marked. The shapes come from the table of providers in the tests, which names a source for each.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from ragcore.wire.refusal import NoAnswer, ServerError, Undecodable, read_refusa
 
 __all__ = ["Received"]
 
-# An answer is bounded by its tokens; this bounds a stream that never ends.
+# Bounds a stream that never ends.
 MOST_CHARACTERS = 200_000
-# Ends that are the server's failure.
+# Finish reasons that report a failure of the server.
 BROKEN = frozenset({"error", "network_error", "failed", "internal_error"})
 THINKING_FIELDS = ("reasoning_content", "reasoning", "thinking")
 
 
 class Received:
-    """One answer, fed with the events of its stream.
+    """One answer, built from the events of its stream.
 
     Args:
-        model: as it was asked for, until the server names it.
+        model: the requested name, until the server sends its own.
         thinks_unopened: as `Thinking` has it.
 
     Attributes:
-        begun: whether anything of the answer has come, be it thinking.
-        done: whether the stream has said that it is over.
-        finished: whether the answer is whole, as far as the server said; what goes wrong after that harms it no more.
-        finished_at_once: whether it was said with the very first text. Some servers say it with every piece.
-        handed_on: the text that was handed on.
+        begun: whether any part of the answer or its thinking has arrived.
+        done: whether "[DONE]" has arrived.
+        finished: whether the server has ended the answer; later errors don't matter.
+        finished_at_once: whether the finish reason came with the first text; some servers send it with every piece.
+        handed_on: the text that was returned so far.
     """
 
     def __init__(self, model: str, *, thinks_unopened: bool = False) -> None:
@@ -61,7 +61,7 @@ class Received:
 
     @property
     def finished(self) -> bool:
-        """Whether the answer is whole, as far as the server said."""
+        """Whether the server has ended the answer."""
         return self.done or (bool(self._finish_reason) and not self._early)
 
     @property
@@ -71,21 +71,21 @@ class Received:
 
     @property
     def thinks_unopened(self) -> bool:
-        """Whether the model thinks without saying so before."""
+        """Whether the model sends only a closing tag after its thinking."""
         return self._thinking.unopened
 
     @property
     def thought_for_all(self) -> bool:
-        """Whether all tokens went into thinking."""
+        """Whether thinking used all tokens."""
         spent = self._thinking.seen or self._thought_tokens > 0
         return spent and not self._pieces and self._finish_reason.lower() in ("length", "max_tokens")
 
     def take(self, event: Mapping[str, Any]) -> str:
-        """Take an event; the text that may be handed on now.
+        """Process an event and return the text that can be shown now.
 
         Raises:
-            Undecodable: it is no event of an answer.
-            ServerError: it says that the server failed.
+            Undecodable: the event is not part of an answer.
+            ServerError: the event reports an error.
         """
         if event is DONE:
             self.done = self.begun = True
@@ -101,16 +101,16 @@ class Received:
             return ""
         if not isinstance(choices, list):
             raise Undecodable("an event of its stream has no choices")
-        if len(choices) > 1:  # one was asked for; of several, the first
+        if len(choices) > 1:  # one choice was requested; ignore others
             choices = [choice for choice in choices if isinstance(choice, dict) and not choice.get("index")]
         return "".join([self._choice(choice) for choice in choices if isinstance(choice, dict)])
 
     def finish(self, request_id: str | None) -> tuple[str, Generation]:
-        """The text that was still held back, and the whole.
+        """Return the text that was held back, and the whole answer.
 
         Raises:
-            Undecodable: the stream ended without saying so: it was cut.
-            NoAnswer: it ended without an answer.
+            Undecodable: the stream was cut off.
+            NoAnswer: the model gave no answer.
         """
         if not self.finished:
             raise Undecodable("its stream ended without a finish reason: the answer is cut")
@@ -177,13 +177,13 @@ class Received:
         if not isinstance(content, str):
             raise Undecodable("an event of its stream has content that is not text")
         if self._finish_reason:
-            self._early = True  # it was said before the end: then only the stream's own end counts
+            self._early = True  # the finish reason came early; only "[DONE]" ends this answer
         self.begun = True
         self._texts += 1
         self._size += len(content)
         if self._size > MOST_CHARACTERS:
             raise Undecodable(f"its answer is longer than {MOST_CHARACTERS:,} characters")
-        # Some servers send an emoji's two halves (UTF-16 surrogates) one by one: the first waits for the second.
+        # Some servers send the two UTF-16 surrogates of an emoji separately: keep the first until the second arrives.
         if self._half:
             content, self._half = self._half + content, ""
         if "\ud800" <= content[-1] <= "\udbff":
@@ -191,7 +191,7 @@ class Received:
         return self._answer(self._thinking.take(_joined(content)))
 
     def _part(self, part: object) -> str:
-        """A part of a content that is a list: text, or thinking."""
+        """Return the text of one part of a content list; thinking is stored."""
         if not isinstance(part, dict):
             return part if isinstance(part, str) else ""
         thought = part.get("thinking")
@@ -206,8 +206,8 @@ class Received:
         return text if isinstance(text, str) else ""
 
     def _answer(self, text: str) -> str:
-        """Text that is no thinking: what may be handed on."""
-        if self._thinking.unopened and not self._restarted:  # what came before it was none of the answer
+        """Process text of the answer and return what can be shown."""
+        if self._thinking.unopened and not self._restarted:  # the text so far was thinking
             self._restarted = True
             self._pieces.clear()
             self._not_found = NotFound()
@@ -219,7 +219,7 @@ class Received:
         return text
 
     def _check(self, event: Mapping[str, Any], choices: object) -> None:
-        """An event without choices: usage, a notice of a filter, a ping; or an error of its own shape."""
+        """Check an event without choices: usage, filter results, a ping, or an error."""
         if choices is None and "usage" not in event and not str(event.get("object", "")).startswith("chat.completion"):
             refusal = read_refusal(event, status=None, in_answer=True)
             if refusal is not None and refusal.said:

@@ -90,7 +90,7 @@ class Relay:
         return self
 
     async def __anext__(self) -> Piece:
-        """The next piece; text that has come meanwhile comes together, so that a reader that is slower than the model has less to do, not more."""
+        """Return the next piece. Text that has accumulated is joined, so a slow reader gets fewer, longer pieces."""
         while not self._pieces:
             if self._left or self._ended.is_set():
                 await self._ended.wait()
@@ -148,7 +148,7 @@ class Relay:
                 await self._put(self._checked(piece))
 
     async def _put(self, piece: Piece) -> None:
-        """Hand a piece on; wait while enough of them wait for the reader."""
+        """Pass a piece to the reader; wait while too many are unread."""
         if piece == "":
             return
         self._pieces.append(piece)

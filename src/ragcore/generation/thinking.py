@@ -1,7 +1,7 @@
-"""A model's thinking, told apart from its answer while both come in one stream.
+"""Separation of a model's thinking from its answer in one stream of text.
 
-DeepSeek, Qwen and others think between tags in the text itself, where the server doesn't take it out. The tags may be cut anywhere, and the last one
-may be missing. Tags count at the beginning of a line only: in the middle of one they are text that is spoken of.
+DeepSeek, Qwen and others put their thinking between tags, unless the server removes it. The tags may be cut anywhere, and the closing tag may be missing.
+A tag counts only at the start of a line; elsewhere it is part of the text.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ TAGS = {
 }
 OPENING = re.compile("|".join(re.escape(tag) for tag in sorted(TAGS, key=len, reverse=True)), re.IGNORECASE)
 LONGEST = max(map(len, TAGS))
-# A model whose prompt ends with the opening tag sends only the closing one.
+# If the chat template contains the opening tag, the model sends only the closing tag.
 CLOSING_ALONE = "</think>"
 
 
 class Thinking:
-    """Takes a stream's text in pieces, gives the answer's.
+    """Takes text in pieces and returns the text of the answer.
 
     Args:
         most: characters of thinking that are kept.
-        begun: whether the model is known to send the closing tag alone. Then all is held back until that comes, or to the end.
+        begun: whether the model is known to send only the closing tag. Text is then held back until that tag.
 
     Attributes:
-        unopened: whether a closing tag has come alone: all before it was thinking.
+        unopened: whether only a closing tag came; the text before it was thinking.
 
     Example:
         >>> thinking = Thinking()
@@ -58,12 +58,12 @@ class Thinking:
 
     @property
     def open(self) -> bool:
-        """Whether thinking has begun and not ended."""
+        """Whether the text is inside thinking."""
         return bool(self._closing)
 
     @property
     def seen(self) -> bool:
-        """Whether there was any, also empty."""
+        """Whether there was thinking, even if empty."""
         return bool(self._closing or self._parts)
 
     @property
@@ -72,14 +72,14 @@ class Thinking:
         return "".join(self._parts).strip()
 
     def add(self, text: str) -> None:
-        """Thinking that came in a field of its own."""
+        """Add thinking from a separate field."""
         self._keep(text)
 
     def take(self, text: str) -> str:
-        """The text that may be handed on now."""
+        """Return the text that can be shown now."""
         if self._waits:
             return self._wait(text)
-        # Most pieces have nothing to do with it.
+        # The common case: no tag is near.
         if not self._closing and not self._held and "<" not in text and "[" not in text:
             return self._follow(text)
         self._held += text
@@ -92,7 +92,7 @@ class Thinking:
         return out
 
     def end(self) -> str:
-        """The rest of the text, when no more comes."""
+        """Return the rest of the text at the end of the stream."""
         held, self._held = self._held, ""
         if self._closing:
             self._keep(held)
@@ -158,7 +158,7 @@ class Thinking:
         return not line.strip() and (self._at_line_start or "\n" in before)
 
     def _follow(self, text: str) -> str:
-        """The text of the answer, without the blank space between thinking and its first word."""
+        """Return text of the answer, without white space before its first word if there was thinking."""
         if not self._answer_begun and self.seen:
             text = text.lstrip()
         last = text[text.rfind("\n") + 1 :]
@@ -180,7 +180,7 @@ class Thinking:
 
 
 def _beginning_of(text: str, tags: object) -> int:
-    """How many characters at the end of `text` may be the beginning of a tag."""
+    """Return how many characters at the end of `text` may start a tag."""
     tail = text[-LONGEST:].lower()
     for start in range(len(tail)):
         if tail[start] in "<[" and any(tag.startswith(tail[start:]) for tag in tags):  # type: ignore[attr-defined]

@@ -1,1 +1,1 @@
-"""The edge to OpenAI-compatible servers: requests as bytes, answers within bounds, and every foreign error translated."""
+"""The edge to OpenAI-compatible servers: requests as bytes, bounded answers, translated errors."""

@@ -1,7 +1,7 @@
-"""A response's body in pieces: decompressed within a bound, and without keeping the event loop.
+"""Bounded reading of response bodies, without blocking the event loop.
 
-Decompression is bounded here, not left to the transport: what it does depends on which one it is and in which version. Source: RFC 9110 §8.4.1
-(content codings), and the `max_length` of zlib, brotli and zstd, which is there for this.
+This module decompresses by itself, because the transports differ in what they bound. Source: RFC 9110 §8.4.1
+(content codings); the output limits of zlib, brotli and zstd.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from ragcore.wire.refusal import Undecodable
 
 __all__ = ["MAX_BODY", "Response", "pieces", "whole"]
 
-# 2,048 vectors of 3,072 dimensions in base64 are 34 MB; nothing that we ask for is larger.
+# 2,048 vectors of 3,072 dimensions in base64 are 34 MB; no request here asks for more.
 MAX_BODY = 64 * 1024 * 1024
-# Decompressed at once.
+# Bytes that are decompressed in one step.
 PIECE = 64 * 1024
-# Seconds of work on what has come already, after which others on the event loop get their turn.
+# Seconds of processing buffered data before other tasks run.
 TURN = 0.0005
 
 
 class Response(Protocol):
-    """What is used of an HTTP response whose body has not been read."""
+    """An HTTP response with an unread body."""
 
     @property
     def status_code(self) -> int:
@@ -43,19 +43,19 @@ class Response(Protocol):
         ...
 
     def aiter_raw(self) -> AsyncIterator[bytes]:
-        """The body as it comes over the wire."""
+        """The body as received, still compressed."""
         ...
 
     async def aclose(self) -> None:
-        """Free or close the connection."""
+        """Release or close the connection."""
         ...
 
 
 async def pieces(response: Response, /, *, most: int = MAX_BODY) -> AsyncGenerator[bytes, None]:
-    """The body, decompressed, in pieces of at most 64 KiB. Others get their turn however much comes at once, in however small pieces.
+    """Yield the decompressed body in pieces of about 64 KiB at most. Other tasks run in between, even if everything is buffered.
 
     Raises:
-        Undecodable: it is larger than `most` bytes, or compressed in a way that can't be read here.
+        Undecodable: the body is larger than `most` bytes, or has an unsupported encoding.
     """
     decode = _decoder(response.headers.get("content-encoding", ""))
     size = 0
@@ -72,7 +72,7 @@ async def pieces(response: Response, /, *, most: int = MAX_BODY) -> AsyncGenerat
                     await checkpoint()
                     began = time.perf_counter()
     finally:
-        # The response first: then the transport's own generators have nothing left to wait for.
+        # Close the response first, so that the transport's generators have nothing left to wait for.
         with cleaning_up():
             await response.aclose()
             if running()[0] is None:
@@ -81,7 +81,7 @@ async def pieces(response: Response, /, *, most: int = MAX_BODY) -> AsyncGenerat
 
 
 async def _exhaust(source: AsyncIterator[bytes]) -> None:
-    """Reads a closed response to the error that ends it. trio warns of generators that are collected before their end; httpx2 leaves one behind."""
+    """Read a closed response until it raises. Otherwise trio warns about a generator that httpx2 leaves open."""
     try:
         async for _ in source:
             pass
@@ -90,7 +90,7 @@ async def _exhaust(source: AsyncIterator[bytes]) -> None:
 
 
 async def whole(response: Response, /, *, most: int = MAX_BODY) -> bytes:
-    """The whole body.
+    """Return the whole body.
 
     Raises:
         Undecodable: as `pieces`.
@@ -111,7 +111,7 @@ class _Decode(Protocol):
 
 
 def _decoder(encoding: str) -> _Decode | None:
-    """A function that decompresses what it is given, in bounded pieces; None where nothing is compressed."""
+    """Return a function that decompresses in bounded pieces; None for an uncompressed body."""
     names = [name for part in encoding.lower().split(",") if (name := part.strip()) not in ("", "identity")]
     if not names:
         return None
@@ -148,7 +148,7 @@ def _zlib(bits: int) -> _Decode:
 
 
 def _deflate() -> _Decode:
-    """With the header of zlib, as the RFC has it, or without, as some servers have it."""
+    """Accept deflate with zlib's header, as in the RFC, and without, as some servers send it."""
     chosen: list[_Decode] = []
 
     def decode(data: bytes, /) -> Iterator[bytes]:
@@ -171,7 +171,7 @@ def _brotli() -> _Decode:
             while piece:
                 yield piece
                 piece = process(b"", output_buffer_limit=PIECE)
-        except (module.error, TypeError) as error:  # an old brotli has no limit: then it isn't used
+        except (module.error, TypeError) as error:  # old versions of brotli have no output limit
             raise Undecodable(f"its answer can't be decompressed within a bound ({error})") from None
 
     return decode

@@ -1,7 +1,7 @@
-"""A client of an OpenAI-compatible server: who it is, how it is reached, and requests that go out as bytes.
+"""HTTP client for OpenAI-compatible servers.
 
-The SDK knows addresses, keys, proxies and Azure's deployments; its typed calls cost more than the rest of a question (650 µs a request; 200 µs so),
-and read the body of an error without a bound. So its request is built here from prepared bytes and sent through its own HTTP client.
+The SDK handles addresses, keys, proxies and Azure. Its typed calls take 650 µs of processor time each and read error bodies without a bound. This module
+builds the SDK's requests from prepared bytes (200 µs) and sends them through the SDK's HTTP client.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ragcore.wire.refusal import ServerError, Undecodable, read_refusal
 
 __all__ = ["OpenAIClient"]
 
-# What is read of an error, and for how many seconds: the rest tells nothing more.
+# Bytes and seconds for reading an error body.
 MAX_ERROR = 64 * 1024
 ERROR_SECONDS = 2.0
-# Redirects within a server, such as to an address with a slash at its end.
+# Redirects that are followed within one server, for example to a trailing slash.
 MOST_REDIRECTS = 3
 
 
@@ -49,7 +49,7 @@ class OpenAIClient:
         self._api_key = _checked_key(api_key)
         self._base_url = base_url
         self._headers = {
-            # Compressed answers save nothing worth having here, and are where bombs hide.
+            # Compression saves little here, and decompression bombs need it.
             "accept-encoding": "identity",
             "content-type": "application/json",
             **{name.lower(): value for name, value in (headers or {}).items()},
@@ -60,7 +60,7 @@ class OpenAIClient:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What no message may show: the key, and the values of headers that may hold one."""
+        """Texts that no message may show: the key, and the values of extra headers."""
         key = getattr(self._sdk, "api_key", None)
         own = {"accept-encoding", "content-type"}
         return (
@@ -80,14 +80,14 @@ class OpenAIClient:
                 await sdk.close()
 
     async def post(self, path: str, body: bytes, /, *, model: str) -> Response:
-        """The response to a POST, with its body unread: to be closed by the caller.
+        """Send a POST request and return the response with its body unread. The caller closes it.
 
         Args:
             path: such as "/chat/completions".
-            model: as the body has it: Azure's address names it, too.
+            model: the model in the body; Azure also needs it in the address.
 
         Raises:
-            ServerError: the server refused, failed, or wants to redirect the request to another server.
+            ServerError: the server reported an error, or redirects to another server.
             openai.APIConnectionError: it can't be reached.
         """
         sdk = self._sdk
@@ -111,7 +111,7 @@ class OpenAIClient:
         options = openai._models.FinalRequestOptions.construct(
             method="post", url=url, content=body, headers=self._headers
         )
-        options = await sdk._prepare_options(options)  # a key that is fetched, a token of Azure's
+        options = await sdk._prepare_options(options)  # fetches keys and tokens that expire
         request = sdk._build_request(options)
         await sdk._prepare_request(request)
         auth = {} if sdk.custom_auth is None else {"auth": sdk.custom_auth}
@@ -141,7 +141,7 @@ class OpenAIClient:
                 body += await whole(response, most=MAX_ERROR)
         except Undecodable as error:
             return ServerError(str(error), status=status, headers=headers)
-        except Exception:  # its status is known; that its body broke off tells nothing more
+        except Exception:  # the status alone is enough
             body.clear()
         refusal = read_refusal(bytes(body), status=status, headers=headers, secrets=self.secrets)
         assert refusal is not None
@@ -161,20 +161,20 @@ class OpenAIClient:
 
 
 def _without_platform(sdk: openai.AsyncOpenAI) -> openai.AsyncOpenAI:
-    """The system's name would be looked for in files and by a command, on the event loop, to be told to the server."""
+    """Prevent the SDK from running a blocking command to find out the platform, which it would send to the server."""
     sdk._platform = "Unknown"
     return sdk
 
 
 def _address(sdk: openai.AsyncOpenAI, path: str, model: str) -> str:
-    """Azure's names the deployment, which its client would take from a body that isn't bytes."""
+    """Return the path, with the deployment for Azure: its client can't read it from a body of bytes."""
     if isinstance(sdk, openai.AsyncAzureOpenAI) and "/deployments" not in str(sdk.base_url.path):
         return f"/deployments/{quote(model, safe='')}{path}"
     return path
 
 
 def _same_server(response: Any) -> str | None:
-    """Where a redirect leads that sends the same request to the same server; None: it is no such redirect."""
+    """Return the target of a redirect that repeats the request on the same server; None for any other response."""
     if response.status_code not in (307, 308):
         return None
     asked = str(response.request.url)

@@ -1,7 +1,7 @@
-"""Which parameters a model takes: guessed from its name, then learned from what its server refuses.
+"""The parameters that a model accepts, learned from refusals.
 
-A name says little: a gateway's alias or a deployment of Azure's hides the model behind it. So a parameter that a server refuses by name is left out or
-given another way from then on, once for each model.
+A model's name is not enough: it may be a gateway's alias or an Azure deployment. If the server refuses a parameter by name, the parameter is omitted or
+renamed from then on.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ __all__ = ["MOST_CHANGES", "Dialect", "with_role"]
 
 logger = logging.getLogger("ragcore")
 
-# More refusals of one request than there are parameters would be a server that refuses everything.
+# A server that refuses more often refuses everything.
 MOST_CHANGES = 8
 REFUSES = (400, 404, 422, 500, 501)
-# By their name alone these don't tell a refused parameter from one that a message mentions.
+# Words that messages use without refusing the parameter.
 TOO_COMMON = frozenset({"model", "messages", "input", "stream"})
-# What servers call a parameter of the protocol's in their messages.
+# Other names of parameters in servers' messages.
 ALSO = {
     "dimensions": ("output_dimensions?", "dimension", "matryoshka"),
     "encoding_format": ("encoding formats?", "base64"),
@@ -41,11 +41,11 @@ SYSTEM = re.compile(
 
 
 class Dialect:
-    """How one model on one server wants to be asked.
+    """How to send parameters to one model on one server.
 
     Args:
         model: its name, for events.
-        renames: by parameter, what else it may be called.
+        renames: alternative name by parameter.
     """
 
     def __init__(self, model: str, *, renames: Mapping[str, str] | None = None) -> None:
@@ -57,7 +57,7 @@ class Dialect:
         self.system_role: str | None = "system"
 
     def said_as(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """The parameters as this model takes them."""
+        """Return the parameters as this model accepts them."""
         spoken: dict[str, Any] = {}
         for name, value in parameters.items():
             called = self._called.get(name, name)
@@ -67,23 +67,23 @@ class Dialect:
         return spoken
 
     def call(self, name: str, called: str) -> None:
-        """Say `called` for a parameter: what is known of the model before it is asked."""
+        """Send a parameter under another name."""
         self._called[name] = called
 
     def leave_out(self, name: str) -> None:
-        """Don't send a parameter."""
+        """Omit a parameter."""
         self._left_out.add(name)
 
     def try_values(self, name: str, values: Sequence[Any]) -> None:
-        """The values to try for a parameter, one after the other as they are refused, and then none."""
+        """Set the values to try for a parameter, one after the other; after the last the parameter is omitted."""
         self._given[name] = values
 
     def learn(self, error: ServerError, sent: Mapping[str, Any], *, role: str | None = None) -> bool:
-        """Take a refusal to heart, if it names a parameter that was sent; whether the next request will be another one.
+        """Adapt to a refusal that names a parameter. Returns whether another request makes sense.
 
         Args:
-            sent: the parameters that were sent, by the names that they had.
-            role: that the system's message had; None: there was none.
+            sent: the parameters of the refused request, under the names that were sent.
+            role: of the system message; None if there was none.
         """
         if error.status not in REFUSES or error.is_too_long:
             return False
@@ -103,7 +103,7 @@ class Dialect:
             return root
         if not WORDS.search(f"{error.said} {error.code}"):
             return None
-        # The first that is named: what comes after it is often what to say instead.
+        # Use the first name in the message; a later one is often the suggested replacement.
         found = [
             (match.start(), name)
             for name in names
@@ -139,7 +139,7 @@ class Dialect:
         )
 
     def _change_role(self, sent: str, error: ServerError) -> None:
-        """The role of the system's message is refused: "developer" where the server names it, else its text goes before the question."""
+        """Use the role "developer" if the server suggests it; otherwise prepend the system text to the question."""
         if self.system_role != sent:
             return
         self.system_role = "developer" if sent == "system" and "developer" in error.said.lower() else None
@@ -147,7 +147,7 @@ class Dialect:
 
 
 def with_role(messages: Sequence[Mapping[str, str]], role: str | None) -> list[MutableMapping[str, str]]:
-    """The messages with the system's text under `role`; None: before the first message of the user's."""
+    """Return the messages with the system text under `role`; None: prepended to the first user message."""
     rest = [dict(message) for message in messages if message["role"] != "system"]
     system = [message["content"] for message in messages if message["role"] == "system"]
     if role is not None:

@@ -1,7 +1,7 @@
-"""Server-sent events, read as they come: bounded in all, for each event, and in time on the event loop.
+"""Reading of server-sent events, with bounds on the stream, on each event, and on the time on the event loop.
 
 Source: WHATWG HTML, "Server-sent events", 9.2.5 and 9.2.6: lines end with LF, CR or both; `data` lines of an event are joined; a blank line ends it; a
-byte order mark, comments and unknown fields are skipped. The last event may come without its blank line, as many servers send it.
+byte order mark, comments and unknown fields are skipped. The last event may lack its blank line, as many servers omit it.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from ragcore.wire.refusal import ServerError, Undecodable, read_refusal
 __all__ = ["DONE", "DRAIN_SECONDS", "EventParser", "read_events"]
 
 MAX_EVENT = 1024 * 1024
-# What a stream may send besides events until the next one: comments that keep it alive are a few bytes each.
+# Bytes of comments and blank lines between two events; a keep-alive comment has a few bytes.
 MAX_BESIDES = 1024 * 1024
-# 200,000 characters, each as an event of its own with 300 bytes around it.
+# An answer of 200,000 characters with 300 bytes around each.
 MAX_STREAM = 64 * 1024 * 1024
-# Stands for the stream's own end, "data: [DONE]".
+# Represents the end marker "data: [DONE]".
 DONE: Mapping[str, Any] = {}
 
-# Seconds to wait for the end of a body of which no more is wanted.
+# Seconds to wait for the end of the body, so that its connection can be reused.
 DRAIN_SECONDS = 0.05
 BLANK_LINES = re.compile(rb"\n{3,}")
 BOM = b"\xef\xbb\xbf"
 
 
 class EventParser:
-    """Bytes in, events out, as (type, data). The pieces may be cut anywhere.
+    """Parses bytes into (type, data) events. The pieces may be cut anywhere.
 
     Example:
         >>> parser = EventParser()
@@ -52,10 +52,10 @@ class EventParser:
         self._besides = 0
 
     def feed(self, piece: bytes, /) -> list[tuple[str, bytes]]:
-        """The events that end in this piece.
+        """Return the events that end in this piece.
 
         Raises:
-            Undecodable: an event is larger than 1 MB, or there is none for so long.
+            Undecodable: an event is larger than 1 MB, or 2 MB came without an event.
         """
         self._besides += len(piece)
         if self._besides > MAX_BESIDES + MAX_EVENT:
@@ -93,7 +93,7 @@ class EventParser:
         return events
 
     def end(self) -> list[tuple[str, bytes]]:
-        """The last event, if it came without its blank line."""
+        """Return the last event, if it lacked its blank line."""
         events: list[tuple[str, bytes]] = []
         line = bytes(self._pending)
         self._pending.clear()
@@ -110,13 +110,13 @@ class EventParser:
             name, _, value = line.partition(b":")
             if name == b"event":
                 self._type = value.strip().decode("utf-8", "replace")[:80]
-            if name == b"error":  # a field of llama.cpp's own
+            if name == b"error":  # a non-standard field of llama.cpp
                 self._type = "error"
             elif name != b"data":
                 return
             value = value.removeprefix(b" ")
         if self._data and value[:1] == b"{" and _is_whole(self._data):
-            events.append(self._dispatch())  # a server that forgets the blank lines
+            events.append(self._dispatch())  # the server omitted the blank line
         self._data.append(value)
         self._size += len(value) + 1
         if self._size > MAX_EVENT:
@@ -131,16 +131,16 @@ class EventParser:
 async def read_events(
     response: Response, /, *, secrets: Iterable[str] = ()
 ) -> AsyncGenerator[list[Mapping[str, Any]], None]:
-    """The stream's events as JSON objects, those that come together in one list, to the end of the body. `DONE` stands for "[DONE]".
+    """Yield the stream's events as JSON objects, in one list those that arrive together. `DONE` represents "[DONE]".
 
-    A whole answer in place of a stream comes as one event, with its message as the `delta`.
+    If the server sends plain JSON instead of a stream, yields it as one event with its message as the `delta`.
 
     Args:
-        secrets: what no error may show.
+        secrets: texts to hide in errors.
 
     Raises:
-        Undecodable: an event that is too large or not a JSON object, a stream that is too long, or something else than a stream.
-        ServerError: an event says that the server failed.
+        Undecodable: an event is too large or not a JSON object, or the response is not a stream.
+        ServerError: an event reports an error.
     """
     parser = EventParser()
     seen = False
@@ -159,9 +159,7 @@ async def read_events(
             if batch:
                 yield batch
             if failure is not None:
-                with anyio.move_on_after(
-                    DRAIN_SECONDS
-                ):  # to the end of the body, or its connection can't be used again
+                with anyio.move_on_after(DRAIN_SECONDS):  # lets the connection be reused
                     async for _ in body:
                         pass
                 raise failure
@@ -200,7 +198,7 @@ async def _instead_of_a_stream(
 def _decoded(
     events: Iterable[tuple[str, bytes]], secrets: Iterable[str]
 ) -> tuple[list[Mapping[str, Any]], Exception | None]:
-    """The events up to the first that can't be read or says that the server failed, and that failure."""
+    """Return the events up to the first failure, and the failure."""
     batch: list[Mapping[str, Any]] = []
     for kind, data in events:
         try:

@@ -1,4 +1,4 @@
-"""What an error of this edge means to retry and breaker, and how it is told."""
+"""Classification of errors for retry and circuit breaker, and their translation into ragcore's errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TRANSPORTS = ("httpx", "httpx2", "httpcore", "httpcore2", "anyio", "aiohttp", "h
 
 
 def judge(error: Exception) -> Failure | None:
-    """What an error means to retry and breaker: None, if the same request would fail again and nothing is wrong with the server."""
+    """Classify an error for retry and breaker. None: the same request would fail again, and the server is not at fault."""
     match error:
         case Undecodable():
             return Failure()
@@ -24,16 +24,16 @@ def judge(error: Exception) -> Failure | None:
             return Failure() if error.status is None else from_status(error.status, error.headers)
         case openai.APIConnectionError() | OSError():
             return Failure()
-        case openai.APIStatusError():  # of a hook of the user's client
+        case openai.APIStatusError():  # raised by a hook of the user's client
             return from_status(error.status_code, error.response.headers)
-    # The transport's errors while a body is read come out as they are.
+    # The transport's own errors, raised while a body is read.
     return Failure() if type(error).__module__.partition(".")[0] in TRANSPORTS else None
 
 
 def translate(
     error: Exception, kind: type[DependencyError], /, *, dependency: str, stage: str, attempts: int
 ) -> RagcoreError:
-    """The error to raise in place of a foreign one, as `kind`. Never shows a key; shows what the server said."""
+    """Return the error of ragcore's to raise, as `kind`, with the server's message and without keys."""
     if isinstance(error, RagcoreError):
         error.stage = error.stage or stage
         return error
@@ -78,7 +78,7 @@ def _refused(error: ServerError, status: int | None) -> str:
 
 
 def _what(error: ServerError, status: int | None) -> str:
-    """What happened and what to do, in our words."""
+    """Say what happened and what to do."""
     number = "" if status is None else f" ({status})"
     if error.is_too_long:
         return f"refused the request{number}, because it has more tokens than the model takes: lower prompt_tokens, or chunk_tokens"

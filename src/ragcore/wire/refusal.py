@@ -1,7 +1,7 @@
-"""What a server said when it did not do what it was asked: in which words, and what that means.
+"""Error messages of servers, and what they mean.
 
-Servers write their errors in a dozen shapes, also with status 200 and in the middle of a stream. They are read here, once. What a server says goes
-into messages and logs, so it is short, on one line, and without anything that looks like a key.
+Servers send errors in a dozen shapes, some of them with status 200 or in the middle of a stream. This module reads all of them. The text goes into
+messages and logs, so it is shortened to one line, and everything that looks like a key is hidden.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 __all__ = ["NoAnswer", "ServerError", "Undecodable", "read_refusal", "request_id_of", "without_secrets"]
 
 MOST_SAID = 300
-# What the protocol's types and codes mean where no status is given: in the middle of a stream, or with status 200.
+# HTTP status by error type or code, for errors in a stream or with status 200.
 STATUS_OF = {
     "authentication_error": 401,
     "billing_error": 402,
@@ -43,7 +43,7 @@ STATUS_OF = {
     "too_many_requests": 429,
     "unavailable": 503,
 }
-# A matter of the configuration: it doesn't pass by waiting, and no other request fares better.
+# Codes of configuration errors: every request fails the same way, and waiting does not help.
 CONFIGURATION = frozenset(
     {
         "account_deactivated",
@@ -77,7 +77,7 @@ UNKNOWN_MODEL = re.compile(
     re.IGNORECASE,
 )
 KEYS = re.compile(
-    # What keys of the providers begin with, what follows the words that name one, and a login in an address.
+    # Prefixes of providers' keys, values after words such as "Bearer", and a login in a URL.
     r"\b(?:(?:sk|pk|rk|gsk|xai|pplx|nvapi|hf|r8|fw|tgp|csk|pa|jina)[-_]|AIza|eyJ)[-_A-Za-z0-9.*•…]{6,}"
     r"|(?i:\b(?:bearer|basic|token|api[-_ ]?key(?: provided)?|x-api-key|authorization|password|secret))(?:\s*[:=]\s*|\s+)[\"'`]?"
     r"(?=[^\s\"'`]*[\d*•])[^\s\"'`,;]{6,}[\"'`]?"
@@ -87,23 +87,23 @@ HIDDEN = "[hidden]"
 
 
 class Undecodable(Exception):
-    """The server answered with something that is not what it should be. Counts against it, and may pass."""
+    """The server returned an invalid response. It may be retried, and counts as a failure of the server."""
 
 
 class NoAnswer(Exception):
-    """The model came to its end without an answer: filtered, refused, used up by thinking. Neither retried, nor counted against the server."""
+    """The model finished without an answer: filtered, refused, or cut off while thinking. It is not retried and not counted as a failure of the server."""
 
 
 class ServerError(Exception):
-    """The server said that it failed, or that it refuses.
+    """The server reported an error.
 
     Attributes:
-        said: in its own words, on one line, without secrets; "" if it said nothing.
-        status: the HTTP status, or what the error's type stands for; None: not known.
-        code, parameter: as it named them, "" where it didn't.
+        said: the server's message, on one line, without secrets; "" if there was none.
+        status: the HTTP status, or the one that the error's type stands for; None if unknown.
+        code, parameter: as the server named them; "" if it did not.
         headers: of the response.
         request_id: the server's own id of the request.
-        in_answer: whether it stood in a response with status 200.
+        in_answer: whether the error came with status 200.
     """
 
     def __init__(
@@ -129,14 +129,14 @@ class ServerError(Exception):
 
     @property
     def is_too_long(self) -> bool:
-        """Whether the request has more tokens than the model takes: the same request fares no better next time."""
+        """Whether the request has more tokens than the model accepts. Repeating it does not help."""
         if self.status in (401, 402, 403, 429) and self.code != "context_length_exceeded":
             return False
         return TOO_LONG.search(f"{self.code} {self.said}") is not None
 
     @property
     def blames_the_model(self) -> bool:
-        """Whether the server doesn't know the model."""
+        """Whether the server does not know the model."""
         return (
             self.status == 404
             or "model_not_found" in self.code.lower()
@@ -145,7 +145,7 @@ class ServerError(Exception):
 
     @property
     def is_of_configuration(self) -> bool:
-        """Whether every request would be refused so: the key, the model, a parameter, the quota."""
+        """Whether every request fails the same way, because of the key, the model, a parameter or the quota."""
         if self.is_too_long:
             return False
         return (
@@ -165,12 +165,12 @@ def read_refusal(
     secrets: Iterable[str] = (),
     in_answer: bool = False,
 ) -> ServerError | None:
-    """The error in a body or an event; None if there is none in it.
+    """Return the error in a body or an event; None if it contains none.
 
     Args:
         body: decoded JSON, or text as bytes.
-        status: of the response, if that says something.
-        secrets: what must not be shown, whatever the server says.
+        status: of the response; None for status 200.
+        secrets: texts to hide.
     """
     if isinstance(body, bytes):
         try:
@@ -203,7 +203,7 @@ def read_refusal(
 
 
 def request_id_of(headers: Mapping[str, str]) -> str | None:
-    """The server's own id of the request, by whatever name it goes."""
+    """Return the server's id of the request, from any of the headers in use."""
     for name in ("x-request-id", "request-id", "apim-request-id", "x-amzn-requestid"):
         if headers.get(name):
             return str(headers[name])[:200]
@@ -211,7 +211,7 @@ def request_id_of(headers: Mapping[str, str]) -> str | None:
 
 
 def without_secrets(text: str, secrets: Iterable[str] = ()) -> str:
-    """On one line, of at most 300 characters, with "[hidden]" in place of what is or looks like a key."""
+    """Return the text on one line of at most 300 characters, with "[hidden]" in place of keys."""
     text = " ".join(text[: 8 * MOST_SAID].split())
     for secret in secrets:
         if len(secret) > len("none"):  # which stands for no key
@@ -221,7 +221,7 @@ def without_secrets(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 def _read(body: object) -> tuple[str, str, str]:
-    """(message, code, parameter) of the shapes that servers have: OpenAI's, FastAPI's, TGI's, Gemini's list, problem details (RFC 9457), text."""
+    """Return (message, code, parameter) for the shapes in use: OpenAI, FastAPI, TGI, Gemini's list, problem details (RFC 9457), plain text."""
     if isinstance(body, list):
         found = [_read(part) for part in body[:5]]
         return next((one for one in found if one[0] or one[1]), ("", "", ""))
@@ -232,7 +232,7 @@ def _read(body: object) -> tuple[str, str, str]:
     error = body.get("error")
     if isinstance(error, Mapping):
         said, code, parameter = _read_object(error)
-        # OpenRouter and LiteLLM keep what the provider behind them said apart.
+        # OpenRouter and LiteLLM put the upstream provider's message here.
         metadata = error.get("metadata")
         raw = metadata.get("raw") if isinstance(metadata, Mapping) else None
         if isinstance(raw, str) and raw and raw not in said:
@@ -270,7 +270,7 @@ def _read_object(error: Mapping[Any, Any]) -> tuple[str, str, str]:
 
 
 def _read_detail(detail: object) -> tuple[str, str, str]:
-    """FastAPI's `detail`: a text, or a list of what is wrong where. Its `input` is the request itself and stays out."""
+    """Read FastAPI's `detail`: a text, or a list of validation errors. Their `input` repeats the request, so it is left out."""
     if isinstance(detail, str):
         return detail, "", ""
     if isinstance(detail, Mapping):
@@ -289,7 +289,7 @@ def _read_detail(detail: object) -> tuple[str, str, str]:
 
 
 def _plain(body: bytes) -> str:
-    """A text, or an HTML page's title."""
+    """Return a text, or the title of an HTML page."""
     text = body.decode("utf-8", "replace")
     title = re.search(r"<title[^>]{0,200}>([^<]{0,400})", text, re.IGNORECASE)
     if title is not None:
@@ -308,7 +308,7 @@ def _inner(body: object, name: str) -> object:
 
 
 def _number(value: object) -> int | None:
-    """A status, given as a number or as its digits."""
+    """Return a status that is given as a number or as digits."""
     try:
         number = int(str(value))
     except ValueError:

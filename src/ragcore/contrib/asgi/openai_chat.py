@@ -23,12 +23,12 @@ __all__ = ["MODEL", "BadRequest", "ChatRequest", "as_error", "chunks", "completi
 MODEL = "ragcore"
 SHAPE = '{"messages": [{"role": "user", "content": "…"}]}'
 SKIPPED_ROLES = ("tool", "function")
-# How a client's own instructions stand behind the operator's, which they must not undo.
+# Introduces a client's instructions, which follow the operator's.
 CLIENT_INSTRUCTIONS = "The member adds, within the rules above:"
 
 
 class BadRequest(InvalidInput):
-    """A parameter asks for what a retrieval can't give.
+    """A parameter asks for something that ragcore can't do.
 
     Attributes:
         parameter: its name.
@@ -63,10 +63,10 @@ class ChatRequest:
 
     @classmethod
     def read(cls, body: Any) -> ChatRequest:
-        """From the decoded body. What is harmless is skipped: tools that need not be called, turns without text, pictures in earlier turns.
+        """Read the decoded body. Ignores optional tools, turns without text, and images in earlier turns.
 
         Raises:
-            InvalidInput: it is not such a request, or asks for what a retrieval can't give.
+            InvalidInput: it is not a chat request, or asks for something that ragcore can't do.
         """
         if not isinstance(body, Mapping) or not isinstance(body.get("messages"), list) or not body["messages"]:
             raise InvalidInput(f"the body must be JSON like {SHAPE}")
@@ -90,10 +90,10 @@ class ChatRequest:
         )
 
     def instructions(self, operators: str, *, append: bool) -> str:
-        """The operator's instructions, and behind them the client's, marked as such.
+        """Return the operator's instructions, followed by the client's.
 
         Args:
-            append: False: the client's are left out.
+            append: False omits the client's.
         """
         if not append or not self.client_instructions:
             return operators
@@ -101,7 +101,7 @@ class ChatRequest:
 
 
 def _check_what_is_asked_for(body: Mapping[str, Any]) -> None:
-    """What would change the answer's form, and can't be given, is refused; anything else that isn't known here changes nothing."""
+    """Refuse parameters that would change the form of the answer; ignore other unknown parameters."""
     if body.get("n") not in (None, 1):
         raise BadRequest("n must be 1: a question has one answer", parameter="n")
     form = body.get("response_format")
@@ -159,7 +159,7 @@ async def chunks(steps: AsyncIterator[Step], *, call_id: str, usage: bool) -> As
 
 
 def as_error(refused: Problem, *, call_id: str | None = None, parameter: str | None = None) -> dict[str, Any]:
-    """An error as the protocol has it, with the call's id."""
+    """Return an error in the protocol's shape, with the call's id."""
     body = refused.body
     code = "unsupported_parameter" if parameter else body.get("stage")
     return {
@@ -181,7 +181,7 @@ def _role(message: Any) -> tuple[str, Mapping[str, Any]]:
 
 
 def _text(role: str, message: Mapping[str, Any], *, earlier: bool) -> str:
-    """A message's text; "" for an earlier one without any: a call of a tool, what the tool said, a picture."""
+    """Return a message's text; "" for tool calls, tool messages and images in earlier turns."""
     content = message.get("content")
     if role in SKIPPED_ROLES or (earlier and content is None):
         return ""
@@ -207,7 +207,7 @@ def _choice(delta: Mapping[str, Any], finish: str | None = None) -> dict[str, An
 
 
 def _finish(answer: Answer) -> str:
-    """In the protocol's words: an answer that is not whole never ends with "stop"."""
+    """Return the protocol's finish reason; an incomplete answer never ends with "stop"."""
     if answer.complete:
         return "stop"
     return "content_filter" if answer.finish_reason in ("content_filter", "refusal") else "length"

@@ -1,4 +1,4 @@
-"""Requests from pages of other origins (CORS): off, unless origins are named.
+"""Cross-origin requests (CORS); disabled unless origins are named.
 
 Source: WHATWG Fetch, "CORS protocol". No cookies are used, so credentials are never allowed.
 """
@@ -19,13 +19,13 @@ SECONDS = "600"
 
 
 def allow_origins(app: ASGIApp, origins: Sequence[str], /) -> ASGIApp:
-    """Middleware that lets pages of these origins read the answers, and answers their browsers' preflight requests.
+    """Middleware that allows these origins and answers preflight requests.
 
     Args:
         origins: such as "https://members.example.org"; "*": all.
 
     Raises:
-        ConfigurationError: something that is no origin.
+        ConfigurationError: an entry is not an origin.
     """
     for origin in origins:
         scheme, _, host = origin.partition("://")
