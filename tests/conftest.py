@@ -29,7 +29,9 @@ pytest_plugins = ["ragcore.testing.fixtures"]
 # How long an example takes is the machine's affair.
 hypothesis.settings.register_profile("ragcore", deadline=None)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2_000)  # of `make test-all`
-hypothesis.settings.register_profile("mutation", deadline=None, max_examples=15)  # of `make mutants`, where each call is traced
+hypothesis.settings.register_profile(
+    "mutation", deadline=None, max_examples=15
+)  # of `make mutants`, where each call is traced
 hypothesis.settings.load_profile("ragcore")
 
 

@@ -22,7 +22,7 @@ from ragcore.events import emit
 from ragcore.resilience.attempt import Attempt, AttemptTimeout
 from ragcore.resilience.breaker import Outcome, Waking
 from ragcore.resilience.bulkhead import Bulkhead
-from ragcore.resilience.clock import running
+from ragcore.resilience.clock import cancel_scope, running
 from ragcore.resilience.deadline import Bound, inherited
 from ragcore.resilience.dependency import Dependency
 from ragcore.resilience.failure import Failure, On, judge
@@ -232,7 +232,7 @@ class Call:
         attempt.latest = self.own_when
         attempt.outer = self.outer
         attempt.when = own if own <= self.own_when else min(own, self.when)
-        with anyio.CancelScope(deadline=attempt.when) as scope:
+        with cancel_scope(attempt.when, self.task) as scope:
             attempt.scope = scope
             # After the scope: its timer keeps the context in which it was made, and all that is in it, until the event loop turns.
             token = inherited.set(attempt)

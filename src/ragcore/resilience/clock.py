@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import anyio
 
-__all__ = ["Clock", "clock", "now_if_any", "running"]
+__all__ = ["Clock", "cancel_scope", "clock", "now_if_any", "running"]
 
 Clock: TypeAlias = Callable[[], float]
 
@@ -16,6 +16,22 @@ Clock: TypeAlias = Callable[[], float]
 def clock() -> Clock:
     """`anyio.current_time`, or what it would call on asyncio, at an eighth of its cost."""
     return running()[1]
+
+
+_asyncio_scope: type[anyio.CancelScope] | None = None
+
+
+def cancel_scope(deadline: float, task: asyncio.Task[Any] | None) -> anyio.CancelScope:
+    """Return `anyio.CancelScope(deadline=deadline)`, without looking for the event loop if `task` runs on asyncio.
+
+    `anyio.CancelScope` returns an object of its backend's class. That class is kept here, so that a call need not find it again (0.5 µs).
+    """
+    global _asyncio_scope
+    if task is None:
+        return anyio.CancelScope(deadline=deadline)
+    if _asyncio_scope is None:
+        _asyncio_scope = type(anyio.CancelScope())
+    return _asyncio_scope(deadline=deadline)
 
 
 def now_if_any() -> float | None:
