@@ -28,6 +28,8 @@ LONGEST_TIMEOUT = 10 * 365 * 86_400.0  # ten years: beyond, event loops' clocks 
 
 # As many as OpenAI's protocol takes.
 MOST_STOPS = 4
+MOST_STOP_CHARACTERS = 256
+MOST_TOKENS = 1_000_000
 
 
 def check_question(question: object, /) -> str:
@@ -95,6 +97,8 @@ def check_max_tokens(max_tokens: int | None, /) -> int | None:
     """A positive whole number, or None."""
     if max_tokens is not None and (isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1):
         raise InvalidInput(f"max_tokens is {max_tokens!r}: it must be a whole number, at least 1")
+    if max_tokens is not None and max_tokens > MOST_TOKENS:
+        raise InvalidInput(f"max_tokens is larger than {MOST_TOKENS:,}")
     return max_tokens
 
 
@@ -116,6 +120,8 @@ def check_stop(stop: str | Sequence[str] | None, /) -> tuple[str, ...]:
         or not all(isinstance(one, str) and one for one in given)
     ):
         raise InvalidInput(f"stop must be a text or up to {MOST_STOPS} of them, none empty")
+    if any(len(one) > MOST_STOP_CHARACTERS for one in given):
+        raise InvalidInput(f"a stop text has more than {MOST_STOP_CHARACTERS} characters")
     return tuple(given)
 
 

@@ -469,6 +469,26 @@ async def test_packed_bodies_are_taken_within_the_bound(client: Client, packed: 
     assert (await client("POST", "/v1/chat/completions", bomb, x_user="m", content_encoding=encoding))[0] == 413
     assert (await client("POST", "/v1/chat/completions", b"plain", x_user="m", content_encoding=encoding))[0] == 400
     assert (await client("POST", "/v1/chat/completions", body, x_user="m", content_encoding="br"))[0] == 415
+    padded = packed(b" ") + b"\0" * 2_000_000
+    assert (await client("POST", "/v1/chat/completions", padded, x_user="m", content_encoding=encoding))[0] == 413
+    text = json.dumps({"messages": ASKED}).encode()
+    if packed is gzip.compress:
+        halves = packed(text[:20]) + packed(text[20:])
+        assert (await client("POST", "/v1/chat/completions", halves, x_user="m", content_encoding=encoding))[0] == 200
+
+
+async def test_the_middleware_passes_packed_bodies_on_unpacked(rag: RAG) -> None:
+    await rag.add([Document("d", "Your deductible is $1,500.")], tenant="m")
+    served = Client(asgi.limit_body(asgi.app(rag, authenticate=authenticate)))
+    body = gzip.compress(json.dumps({"messages": ASKED}).encode())
+    assert (await served("POST", "/v1/chat/completions", body, x_user="m", content_encoding="gzip"))[0] == 200
+
+
+async def test_instructions_that_are_too_long_are_said_to_be(client: Client) -> None:
+    asked = {"messages": [{"role": "system", "content": "word " * 20_000}, *ASKED]}
+    status, _, body = await client("POST", "/v1/chat/completions", asked, x_user="m")
+    assert status == 400
+    assert "prompt_tokens" in json.loads(body)["error"]["message"]
 
 
 async def test_other_origins_are_strangers_unless_they_are_named(rag: RAG) -> None:
@@ -480,6 +500,9 @@ async def test_other_origins_are_strangers_unless_they_are_named(rag: RAG) -> No
     status, headers, _ = await opened("OPTIONS", "/v1/chat/completions", **asked)
     assert (status, headers["access-control-allow-origin"]) == (204, site)
     assert "api-key" in headers["access-control-allow-headers"]
+    names = "authorization,content-type,x-stainless-os,x-stainless-retry-count"
+    _, named, _ = await opened("OPTIONS", "/v1/chat/completions", **asked, access_control_request_headers=names)
+    assert named["access-control-allow-headers"] == names
     assert "access-control-allow-credentials" not in headers
     status, headers, _ = await opened("GET", "/health", origin=site, x_user="m")
     assert (status, headers["access-control-allow-origin"], headers["vary"]) == (200, site, "origin")
@@ -630,6 +653,7 @@ async def test_a_token_may_come_in_azures_header(rag: RAG, tmp_path: Path) -> No
     assert (await served("GET", "/v1/models", api_key="secret-2"))[0] == 401
     assert (await served("GET", "/v1/models", api_key=""))[0] == 401
     assert (await served("GET", "/v1/models", authorization="Bearer secret-2", api_key="secret-1"))[0] == 401
+    assert (await served("GET", "/v1/models", authorization="Bearer ", api_key="secret-1"))[0] == 200
 
 
 async def test_tokens_from_a_file(rag: RAG, tmp_path: Path) -> None:

@@ -179,6 +179,19 @@ async def test_the_wait_for_a_place_is_no_silence_for_any_of_those_who_share_it(
     assert out == [False] * 5
 
 
+async def test_what_is_cleared_does_not_come_back() -> None:
+    inner = Slow()
+    async with CachedEmbedder(inner) as embedder, anyio.create_task_group() as group:
+
+        async def ask() -> None:
+            await embedder.embed(["a"], kind="query")
+
+        group.start_soon(ask)
+        await inner.began.wait()
+        embedder.clear()
+    assert embedder.snapshot()["entries"] == 0
+
+
 async def test_questions_of_a_client_hit_and_statistics_say_so() -> None:
     async with OpenAIServer() as server:
         embedder = CachedEmbedder(

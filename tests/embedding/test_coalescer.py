@@ -167,14 +167,14 @@ async def test_full_it_makes_room_for_a_flow_that_has_less_than_its_share() -> N
 
 
 async def test_time_before_a_text_is_sent_is_not_the_embedders_silence() -> None:
-    server = Server(seconds=0.2)
+    server = Server(seconds=0.5)
     outcomes: list[bool] = []
     owner = Owner("test")
     await owner.start()
     coalescer = Coalescer(server.send)
 
     async def one(number: int) -> None:
-        with Patience(0.3) as patience:
+        with Patience(0.9) as patience:
             await coalescer.embed(owner, f"text {number}")
         outcomes.append(patience.ran_out)
 

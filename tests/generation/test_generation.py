@@ -111,6 +111,17 @@ def test_a_quoted_number_is_no_citation(text: str, numbers: list[int]) -> None:
     assert [citation.number for citation in find_citations(text, [FORGED, B])] == numbers
 
 
+@pytest.mark.parametrize("text", ["[1] A visit costs $40.", "**[1]** A visit costs $40.", '"[1]" it says.'])
+def test_a_citation_at_the_very_start_counts(text: str) -> None:
+    assert [
+        one.number for one in find_citations(text, [Passage("c", "d", "Fees rose in 2024 [1]. A visit costs $40.")])
+    ] == [1]
+
+
+def test_citations_are_bounded() -> None:
+    assert len(find_citations("`a`[1] " * 20_000, [A])) <= 1_000
+
+
 @pytest.mark.anyio
 async def test_a_quotations_own_numbers_are_none_of_the_answers() -> None:
     passages = (Passage("c", "d", "Your deductible is $1,500 [2] per calendar year.[1]"), B)

@@ -163,6 +163,92 @@ async def test_a_server_that_says_nothing_after_the_end_keeps_nobody() -> None:
             assert (await generator.generate(PROMPT)).text == "It is $1,500 [1]."
 
 
+@pytest.mark.parametrize("together", [True, False])
+async def test_a_short_answer_is_kept_where_the_stream_stays_open(together: bool) -> None:
+    class Hanging(Scripted):
+        async def _send(self, stream: Any, reply: Any) -> None:
+            head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-type: text/event-stream\r\n\r\n"
+            await stream.send(head.encode() + b"%x\r\n%s\r\n" % (len(reply.body), reply.body))
+            await anyio.sleep_forever()
+
+    events = [chunk("It is $1,500 [1].", "stop")] if together else [chunk("It is $1,500 [1]."), chunk(None, "stop")]
+    policy = Policy(retry=False, first_timeout=5, idle_timeout=1)
+    async with (
+        Hanging([stream(*events, done=False)]) as server,
+        OpenAIGenerator("m", base_url=server.base_url, api_key="k", policy=policy) as generator,
+    ):
+        assert (await generator.generate(PROMPT)).text == "It is $1,500 [1]."
+
+
+async def test_odd_events_and_bytes_break_no_answer() -> None:
+    first = json.dumps({**chunk("It is \u00e9"), "x_groq": "req"}).encode()
+    second = json.dumps(chunk(" $40 [1].", "null")).encode()
+    body = (
+        b"data: "
+        + first
+        + b"\n\ndata: "
+        + second.replace(b"$", b"\xff$")
+        + b"\n\ndata: "
+        + json.dumps(chunk("", "stop")).encode()
+        + b"\n\n"
+    )
+    async with (
+        Scripted([Bytes(body=body)]) as server,
+        OpenAIGenerator("m", base_url=server.base_url, api_key="k", policy=ONCE) as generator,
+    ):
+        assert (await generator.generate(PROMPT)).text == "It is \u00e9 \ufffd$40 [1]."
+
+
+VALUES = {
+    "max_tokens": ("max_tokens is too large: 5000. This model supports at most 4096 completion tokens", "invalid_value"),
+    "temperature": ("temperature must be in [0, 1]", ""),
+    "stop": ("Invalid 'stop[0]': string too long", "string_above_max_length"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("parameter", VALUES)
+async def test_a_value_that_one_caller_chose_changes_no_other_callers_requests(parameter: str) -> None:
+    said, code = VALUES[parameter]
+    body = json.dumps({"error": {"message": said, "param": parameter, "code": code}}).encode()
+    async with (
+        Scripted([Bytes(body=body, status=400, headers=JSON), stream(chunk("It is $40 [1].", "stop"))]) as server,
+        OpenAIGenerator("m", base_url=server.base_url, api_key="k", policy=ONCE) as generator,
+    ):
+        with pytest.raises(GenerationError):
+            await generator.generate(Prompt("q", passages=(A,), max_tokens=5_000, temperature=1.5, stop=("x" * 99,)))
+        await generator.generate(Prompt("q", passages=(A,), max_tokens=50, temperature=0.5, stop=("y",)))
+    assert (server.requests[1]["max_tokens"], server.requests[1]["temperature"], server.requests[1]["stop"]) == (
+        50,
+        0.5,
+        ["y"],
+    )
+
+
+async def test_one_event_tells_of_a_parameter_that_many_requests_find_refused() -> None:
+    refusal = Bytes(
+        body=json.dumps({"error": {"message": REFUSED["max_tokens"][0], "param": "max_tokens"}}).encode(),
+        status=400,
+        headers=JSON,
+    )
+
+    class Picky(Scripted):
+        async def _send(self, stream: Any, reply: Any) -> None:
+            await anyio.sleep(0.02)
+            await super()._send(stream, refusal if "max_tokens" in self.requests[-1] else reply)
+
+    heard: list[str] = []
+    stop = events.subscribe(lambda event: heard.append(event.name))
+    async with (
+        Picky([stream(chunk("It is $1,500 [1].", "stop"))]) as server,
+        OpenAIGenerator("m", base_url=server.base_url, api_key="k", policy=ONCE) as generator,
+        anyio.create_task_group() as group,
+    ):
+        for _ in range(10):
+            group.start_soon(generator.generate, PROMPT)
+    stop()
+    assert heard.count("model.parameter_refused") == 1
+
+
 async def test_not_found_at_the_end_of_reasons_is_not_found_in_a_stream_too() -> None:
     sent = stream(chunk("The passages say nothing of it. "), chunk("NOT_"), chunk("FOUND"), chunk(None, "stop"))
     async with Scripted([sent], cuts=[40]) as server:

@@ -31,6 +31,18 @@ CASES = [
     ("[THINK]a[/THINK]b", "b", "a"),
     ("<|channel|>analysis<|message|>a<|end|>b", "b", "a"),
     ("It is\n<think>still?</think>\n$40.", "It is\n\n$40.", "still?"),
+    ("<mm:think>a [1]</mm:think>b", "b", "a [1]"),
+    ("◁think▷a◁/think▷b", "b", "a"),
+    ("<|begin_of_thought|>a<|end_of_thought|>b", "b", "a"),
+    ("<|START_THINKING|>a<|END_THINKING|>b", "b", "a"),
+    ("<think >a</think >b", "b", "a"),
+    ("<thoughts>a</thoughts>b", "b", "a"),
+    ("<think>a<think>b</think>c</think>d", "d", "a<think>b</think>c"),
+    ("<think>a</think>It is $40.<think>secret [1]</think> Yes.", "It is $40. Yes.", "asecret [1]"),
+    ("<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b<|return|>", "b", "a"),
+    ("<|start|>assistant<|channel|>final<|message|>b", "b", ""),
+    ("The tag </think> ends it.", "The tag </think> ends it.", ""),
+    ("b<|im_end|>", "b", ""),
     ("The tag <think> is HTML-like.", "The tag <think> is HTML-like.", ""),
     ("a < b and x[1] <thin ice>", "a < b and x[1] <thin ice>", ""),
     ("no thinking [1]", "no thinking [1]", ""),
@@ -47,6 +59,25 @@ def test_it_is_taken_out(case: tuple[str, str, str], cuts: list[int]) -> None:
 def test_unclosed_it_is_all_there_is(cuts: list[int]) -> None:
     answer, thought, still_open = split("<think>It is $40 [1]", cuts)
     assert (answer, thought, still_open) == ("", "It is $40 [1]", True)
+
+
+@pytest.mark.parametrize(
+    "closing", ["</think>", "</thinking>", "</THINK>", "[/THINK]", "</thought>", "◁/think▷", "</mm:think>"]
+)
+@given(cuts=CUTS)
+def test_a_closing_tag_alone_ends_thinking(closing: str, cuts: list[int]) -> None:
+    for text in (f"It is in [1].\n{closing}\n\n$40 [1].", f"It is in [1].{closing}\n$40 [1]."):
+        thinking = Thinking()
+        shown, at, number = "", 0, 0
+        while at < len(text):
+            size = cuts[number % len(cuts)]
+            piece = thinking.take(text[at : at + size])
+            shown = piece if thinking.unopened and shown.startswith("It") else shown + piece
+            at, number = at + size, number + 1
+        shown += thinking.end()
+        assert thinking.unopened
+        assert thinking.thought == "It is in [1]."
+        assert shown.strip() == "$40 [1]."
 
 
 @given(cuts=CUTS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import time
 import zlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import anyio
 import brotli  # type: ignore[import-untyped]
@@ -58,6 +58,19 @@ async def test_what_was_packed_comes_out(how: str, size: int) -> None:
     response = Received(PACK[how](data), how.removeprefix("raw "), size=size)
     assert await whole(response) == data
     assert response.closed
+
+
+@pytest.mark.parametrize(("how", "pack"), [("gzip", gzip.compress), ("zstd", zstd.compress)])
+@pytest.mark.parametrize("size", [1, 10_000])
+async def test_several_members_are_one_body(how: str, pack: Callable[[bytes], bytes], size: int) -> None:
+    body = pack(b"one ") + pack(b"two ") + pack(b"three") + b"\0" * 20
+    assert await whole(Received(body, how, size=size)) == b"one two three"
+
+
+async def test_what_follows_a_member_is_counted_too() -> None:
+    response = Received(gzip.compress(b"x") + b"\0" * (4 * MEBI), "gzip")
+    with pytest.raises(Undecodable, match="larger than 1 MB"):
+        await whole(response, most=MEBI)
 
 
 @pytest.mark.parametrize("how", PACK)

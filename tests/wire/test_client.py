@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import anyio
@@ -62,6 +63,47 @@ async def test_no_body_is_read_without_end(fault: object) -> None:
                 with pytest.raises(EmbeddingError):
                     await embedder.embed(["a"], kind="document")
         assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("end", ["reset", "close", "short"])
+async def test_an_error_whose_body_ends_badly_still_says_what_it_said(end: str) -> None:
+    body = b'{"error": {"message": "the voice is unknown"}}'
+    async with Scripted([Bytes(body=body, status=400, headers=JSON)], end=end) as server, generator(server) as model:
+        with pytest.raises(GenerationError, match="the voice is unknown"):
+            await model.generate(PROMPT)
+
+
+@pytest.mark.parametrize("location", ["http://127.0.0.1:99999999/x", "http://[::1/x", "//", "::", ""])
+async def test_a_broken_redirect_is_refused_and_leaks_nothing(location: str) -> None:
+    moved = Bytes(body=b"", status=307, headers={"location": location})
+    async with Scripted([moved]) as server, generator(server) as model:
+        for _ in range(5):
+            with pytest.raises(GenerationError, match="redirect") as caught:
+                await model.generate(PROMPT)
+            assert caught.value.status == 307
+
+
+SSE = {"content-type": "text/event-stream"}
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"choices": [{"index": 0, "error": {"message": f"bad key {KEY}"}}]},
+        {"message": f"bad key {KEY}"},
+        {"error": {"message": f"bad key {KEY}"}},
+        {"choices": [{"index": 0, "delta": {"refusal": f"bad key {KEY}"}, "finish_reason": "stop"}]},
+        {"choices": [{"index": 0, "delta": {"tool_calls": [{"function": {"name": KEY}}]}, "finish_reason": "stop"}]},
+        {"choices": None, "base_resp": {"status_code": 1004, "status_msg": f"login fail {KEY}"}},
+    ],
+)
+async def test_the_key_is_hidden_in_errors_of_answers_too(event: object) -> None:
+    body = f"data: {json.dumps(event)}\n\n".encode()
+    async with Scripted([Bytes(body=body, headers=SSE)]) as server, generator(server) as model:
+        with pytest.raises(GenerationError) as caught:
+            await model.generate(PROMPT)
+    assert KEY not in str(caught.value)
+    assert "hidden" in str(caught.value)
 
 
 async def test_what_the_server_says_is_told_without_the_key() -> None:

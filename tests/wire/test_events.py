@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,6 +46,7 @@ CASES: list[tuple[bytes, list[tuple[str, bytes]]]] = [
     ),  # a server that forgets the blank lines
     (b'data: {"a":\ndata: 1}\n\n', [("", b'{"a":\n1}')]),
     (b'error: {"message": "x"}\n\n', [("error", b'{"message": "x"}')]),
+    (b'data: {"a": 1}\ndata: [DONE]\n', [("", b'{"a": 1}'), ("", b"[DONE]")]),
     ("data: ü 😀\n\n".encode(), [("", "ü 😀".encode())]),
 ]
 
@@ -67,6 +70,21 @@ def test_the_cuts_never_matter(case: tuple[bytes, list[tuple[str, bytes]]], cuts
 def test_what_is_written_is_read(datas: list[bytes], ending: bytes, cuts: list[int]) -> None:
     body = b"".join(b"data: " + data + ending + ending for data in datas)
     assert parsed(body, cuts) == [("", data) for data in datas]
+
+
+def test_the_time_for_an_event_is_linear(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed_bytes = 0
+    loads = json.loads
+
+    def counted(data: bytes) -> object:
+        nonlocal parsed_bytes
+        parsed_bytes += len(data)
+        return loads(data)
+
+    monkeypatch.setattr("ragcore.wire.events.json.loads", counted)
+    body = b"data:{\n" * 50_000
+    parsed(body, [64 * 1024])
+    assert parsed_bytes <= 2 * len(body)
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,44 @@ def test_what_it_means(error: ServerError, of_configuration: bool, tried_again: 
 
 
 @pytest.mark.parametrize(
+    "said",
+    [
+        "no available server",
+        "The model is not available right now, please retry",
+        "Model x is not loaded yet",
+        "No model replica is ready",
+        "no model workers",
+        "the model server is overloaded",
+    ],
+)
+@pytest.mark.parametrize("status", [500, 503])
+def test_a_model_that_is_loading_is_tried_again(said: str, status: int) -> None:
+    error = ServerError(said, status=status)
+    assert not error.is_of_configuration
+    failure = judge(error)
+    assert failure is not None
+    assert failure.retry
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"[" * 60_000, b'{"detail": [{"loc": 5, "msg": "m"}]}', b"\xff\xfe", b'{"error": {"code": [1]}}', b'"text"', b"7"],
+)
+def test_odd_bodies_are_no_foreign_errors(body: bytes) -> None:
+    refusal = read_refusal(body, status=503)
+    assert refusal is not None
+    assert judge(refusal) is not None
+
+
+def test_a_body_that_was_cut_off_still_says_what_it_said() -> None:
+    refusal = read_refusal(
+        b'{"error": {"message": "the \\"key\\" is odd", "param": "x", "trace": "' + b"y" * 100, status=400
+    )
+    assert refusal is not None
+    assert "is odd" in refusal.said
+
+
+@pytest.mark.parametrize(
     ("code", "status"),
     [("rate_limit_exceeded", 429), ("overloaded_error", 529), (503, 503), ("429", 429), ("server_error", 500)],
 )

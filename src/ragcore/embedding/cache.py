@@ -74,6 +74,7 @@ class CachedEmbedder(Part):
         self._entries: dict[bytes, _Entry] = {}  # least recently used first
         self._tenants: dict[str, set[bytes]] = {}
         self._bytes = 0
+        self._epoch = 0
         self._hits = self._misses = self._evicted = 0
         self._flights = SingleFlight(name=f"embedding {embedder.model}")
         self._parts = Parts()
@@ -115,19 +116,22 @@ class CachedEmbedder(Part):
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in found}
         if missing:
             wanted = list(missing.values())
+            epoch = self._epoch
             if len(wanted) == 1:
                 vectors = await self._once(next(iter(missing)), wanted, kind)
             else:
                 vectors = await self._ask(wanted, kind)
             for key, vector in zip(missing, vectors, strict=True):
                 found[key] = vector
-                self._keep(tenant, key, vector)
+                if epoch == self._epoch:  # nothing was cleared meanwhile
+                    self._keep(tenant, key, vector)
         else:
             await checkpoint_if_cancelled()
         return np.stack([found[key] for key in keys]) if keys else np.zeros((0, self.dimension), np.float32)
 
     def clear(self, *, tenant: str | None = None) -> None:
-        """Drop all entries, or those of one tenant."""
+        """Drop all entries, or those of one tenant. Requests under way don't bring them back."""
+        self._epoch += 1
         keys = list(self._entries) if tenant is None else list(self._tenants.get(tenant, ()))
         for key in keys:
             self._drop(key)

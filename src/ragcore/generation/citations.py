@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import islice
 
 from ragcore.types import Citation, Passage
 
@@ -15,6 +17,8 @@ NUMBER = re.compile(r"\d+")
 CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
 # What is quoted word for word has this many characters before or behind its "[n]", or half of them on both sides.
 VERBATIM = 12
+# An answer has fewer; this bounds the work on one that is made to have many.
+MOST_CITATIONS = 1_000
 
 
 def find_citations(
@@ -28,7 +32,7 @@ def find_citations(
         quotations: (start, end) of what is quoted; None: found by comparing with the passages. A footnote's number, or a reference that somebody has
             put into a document, must not pass for one of the answer's.
     """
-    brackets = list(CITATION.finditer(text))
+    brackets = list(islice(CITATION.finditer(text), MOST_CITATIONS))
     if not brackets:
         return ()
     code = [match.span() for match in CODE.finditer(text)]
@@ -47,7 +51,9 @@ def find_citations(
 
 
 def _within(bracket: re.Match[str], spans: Sequence[tuple[int, int]]) -> bool:
-    return any(start <= bracket.start() and bracket.end() <= end for start, end in spans)
+    """Whether the bracket lies in one of the spans, which are in order and do not overlap."""
+    at = bisect_right(spans, (bracket.start(), len(bracket.string) + 1)) - 1
+    return at >= 0 and spans[at][0] <= bracket.start() and bracket.end() <= spans[at][1]
 
 
 def _is_quoted(text: str, bracket: re.Match[str], plain: Sequence[str]) -> bool:
@@ -56,7 +62,7 @@ def _is_quoted(text: str, bracket: re.Match[str], plain: Sequence[str]) -> bool:
     before = _plain(text[max(0, bracket.start() - 4 * VERBATIM) : bracket.start()])[-VERBATIM:]
     after = _plain(text[bracket.end() : bracket.end() + 4 * VERBATIM])[:VERBATIM]
     half = VERBATIM // 2
-    contexts = [before + number]
+    contexts = [before + number] if len(before) >= half else []
     if len(after) >= half:  # a quotation may begin just before the number
         contexts += [before[-half:] + number + after[:half]]
     if len(after) == VERBATIM:

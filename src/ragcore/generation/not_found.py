@@ -12,22 +12,31 @@ from ragcore.generation.prompt import NOT_FOUND
 
 __all__ = ["NotFound"]
 
-# Characters that models put around the word.
-WRAPPING = " \t\r\n.\"'*`_#>()[]{}|~-:!“”‘’«»"
-BEFORE = " \t\r\n\"'*`_(#>“‘"
-TAG = r"</?[A-Za-z]{1,10}>"
-LEAD = re.compile(rf"(?:[{re.escape(WRAPPING)}]|{TAG})*(?:</?[A-Za-z]{{0,10}}\Z)?")
+# Characters that models put around the word, and before it.
+WRAPPING = " \t\r\n.\"'*`_#>()[]{}|~-:!?…。：！？,;“”„‘’«»$\ufeff\u200b"
+BEFORE = " \t\r\n\"'*`_(#>“„‘$\ufeff\u200b"
+TAG = r"</?[A-Za-z_]{1,24}>|<\|[a-z_]{1,24}\|>|\\boxed\{"
+LEAD = re.compile(rf"(?:[{re.escape(WRAPPING)}]|{TAG})*(?:</?[A-Za-z_|]{{0,24}}\Z|\\[a-z]{{0,5}}\Z)?")
+# What may follow the word when it stands for itself: markup, and citations.
+BEHIND = rf"(?:[{re.escape(WRAPPING)}]|{TAG}|\[\d[\d, ]*\])*"
 WORD = NOT_FOUND.lower()
 # The word, also with an escaped underscore as in Markdown.
 AT_START = re.compile(r"not\\?_found(?![\w])", re.IGNORECASE)
-REASONS = re.compile(rf"(?:[\s\"'*`_)\]}}“”’]|{TAG})*[:.,;!(–—\n-]")
+REASONS = re.compile(
+    rf"(?:[\s\"'*`_)\]}}>“”’$]|{TAG}|\[\d[\d, ]*\])*(?:[:.,;!?…。：；，！？(–—\n-]|(?<=\s)(?:because|since|as)\b)",
+    re.IGNORECASE,
+)
+# At the end it follows a sentence, a line, or words such as "Answer:".
 AT_END = re.compile(
-    rf"(?:\A|[.!?:;,\n)\]*`\"”>-])(?:[\s\"'*`_(\[{{>#“‘-]|{TAG})*not\\?_found(?:[\s.\"'*`_)\]}}!“”’]|{TAG})*\Z",
+    rf"(?:\A|[.!?…。！？][\"')\]”’*`]*\s|\n|\b(?:answer|response|result|reply|conclusion)(?: is)?\s*:)(?:[{re.escape(BEFORE)}]|{TAG})*"
+    rf"not\\?_found{BEHIND}\Z",
     re.IGNORECASE,
 )
 ALONE = re.compile(r"not(?:\\?_|[ -]?)found", re.IGNORECASE)
+UNDECIDED = re.compile(rf"{BEHIND}(?:</?[A-Za-z_|]{{0,24}}|\[[\d, ]*)?")
+MARKUP_BEFORE = re.compile(rf"(?:[{re.escape(BEFORE)}]|{TAG}|\\boxed\{{)*\Z")
 # Characters at the start and the end that are examined.
-NEAR = 64
+NEAR = 96
 
 
 class NotFound:
@@ -57,7 +66,9 @@ class NotFound:
         held, self._held = self._held, ""
         if self.said:
             return ""
-        if not self._begun and ALONE.fullmatch(re.sub(TAG, "", held).strip(WRAPPING).replace("\\", "")):
+        if not self._begun and ALONE.fullmatch(
+            re.sub(rf"{TAG}|\[[\d, ]+\]", "", held).strip(WRAPPING + "}").replace("\\", "")
+        ):
             self.said = True
             return ""
         if AT_END.search((self._before + held)[-2 * NEAR :]):
@@ -73,9 +84,7 @@ class NotFound:
         match = AT_START.match(begun)
         if match is not None:
             behind = begun[match.end() :]
-            if len(behind) < NEAR and re.fullmatch(
-                rf"(?:[{re.escape(WRAPPING)}]|{TAG}|</?[A-Za-z]{{0,10}}\Z)*", behind
-            ):
+            if len(behind) < NEAR and (UNDECIDED.fullmatch(behind) or "because".startswith(behind.strip().lower())):
                 return ""
             if REASONS.match(behind):
                 self.said = True
@@ -110,11 +119,13 @@ def _word_at_end(text: str) -> int:
     at = lower.rfind("n")
     while at >= 0:
         word = lower[at:].replace("\\", "")
-        is_word = WORD.startswith(word) or (word.startswith(WORD) and not word[len(WORD) :].strip(WRAPPING))
+        is_word = WORD.startswith(word) or (
+            word.startswith(WORD) and UNDECIDED.fullmatch(word[len(WORD) :]) is not None
+        )
         if is_word and (at == 0 or not lower[at - 1].isalnum()):
             # Include the markup before the word.
-            while at > 0 and tail[at - 1] in BEFORE:
-                at -= 1
+            markup = MARKUP_BEFORE.search(tail[:at])
+            at = markup.start() if markup else at
             return begin + at
         at = lower.rfind("n", 0, at)
     return len(text)

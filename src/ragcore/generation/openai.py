@@ -105,7 +105,7 @@ class OpenAIGenerator(Part):
         """The answer in pieces as they come, then the `Generation`. Opening waits for the first token; leaving closes the request."""
         owner = self._check_open()
         async with self.policy.hold(key=self._key, on=judge) as held:
-            request = _Request(owner, self._client, self._manner, prompt)
+            request = _Request(owner, self._client, self._manner, prompt, idle=self.policy.idle_timeout)
             try:
                 await self._guarded(held, request)
                 async with aclosing(self._pieces(held, request)) as pieces:
@@ -163,7 +163,7 @@ class _Manner:
             if "temperature" not in parameters:
                 self._dialect.leave_out("temperature")
 
-    def ask(self, prompt: Prompt) -> tuple[bytes, dict[str, Any], str | None]:
+    def ask(self, prompt: Prompt) -> tuple[bytes, dict[str, Any], str | None, frozenset[str]]:
         """The request's body, and for `learn` its parameters and the role of the system's message."""
         role = self._dialect.system_role
         own = {"temperature": 0.0, "stream": True, "stream_options": {"include_usage": True}, **self._parameters}
@@ -182,25 +182,32 @@ class _Manner:
             spoken.pop("stream_options", None)
         body = {"model": self.model, "messages": with_role(render(prompt), role), **spoken, **self._extra_body}
         # Half an emoji, which a document may hold, is not UTF-8.
-        return json.dumps(body, ensure_ascii=False).encode(errors="replace"), spoken, role
+        callers = {"stop"} if prompt.stop else set()
+        if prompt.temperature is not None:
+            callers.add("temperature")
+        if prompt.max_tokens is not None and prompt.max_tokens_from == "call":
+            callers |= {"max_tokens", "max_completion_tokens"}
+        return json.dumps(body, ensure_ascii=False).encode(errors="replace"), spoken, role, frozenset(callers)
 
-    def learn(self, error: ServerError, sent: Mapping[str, Any], role: str | None) -> bool:
+    def learn(self, error: ServerError, sent: Mapping[str, Any], role: str | None, callers: frozenset[str]) -> bool:
         """Whether the next request will be another one."""
-        return self._dialect.learn(error, sent, role=role)
+        return self._dialect.learn(error, sent, role=role, callers=callers)
 
     def remember(self, received: Received) -> None:
         """What an answer shows of the model."""
         if received.thought_for_all and not self.thinks:
             self.thinks = True
             emit("model.thinks", self.model, tokens=THINKING_TOKENS)
-        self.thinks_unopened = self.thinks_unopened or received.thinks_unopened
+        if received.has_text:
+            self.thinks_unopened = received.thinks_unopened
 
 
 class _Request:
     """One request and its stream. `open` reads up to the answer's beginning, so that what fails before it can be tried again."""
 
-    def __init__(self, owner: Owner, client: OpenAIClient, manner: _Manner, prompt: Prompt) -> None:
+    def __init__(self, owner: Owner, client: OpenAIClient, manner: _Manner, prompt: Prompt, *, idle: float) -> None:
         self._owner = owner
+        self._idle = idle
         self._client = client
         self._manner = manner
         self._prompt = prompt
@@ -219,13 +226,15 @@ class _Request:
     async def open(self) -> None:
         for _ in range(MOST_CHANGES):
             await self.close()
-            self._received = Received(self._manner.model, thinks_unopened=self._manner.thinks_unopened)
-            body, sent, role = self._manner.ask(self._prompt)
+            self._received = Received(
+                self._manner.model, thinks_unopened=self._manner.thinks_unopened, secrets=self._client.secrets
+            )
+            body, sent, role, callers = self._manner.ask(self._prompt)
             try:
                 await self._begin(body)
                 return
             except ServerError as error:
-                if not self._manner.learn(error, sent, role):
+                if not self._manner.learn(error, sent, role, callers):
                     raise
         raise Undecodable("it refuses one parameter after the other")
 
@@ -247,18 +256,16 @@ class _Request:
         received, events = self._received, self._events
         assert events is not None
         while not received.done:
-            if not received.finished or received.finished_at_once:
+            if not received.finished:
                 try:
                     batch = await anext(events)
                 except StopAsyncIteration:
                     return
-                except Exception:
-                    if received.finished:
-                        return
-                    raise
             else:
                 batch = []
-                with anyio.move_on_after(USAGE_SECONDS):
+                # A server that sends a finish reason with every piece may take as long as between two pieces.
+                patience = 0.8 * self._idle if received.finished_at_once else min(USAGE_SECONDS, 0.5 * self._idle)
+                with anyio.move_on_after(patience):
                     try:
                         batch = await anext(events)
                     except Exception:

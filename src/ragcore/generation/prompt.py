@@ -49,7 +49,8 @@ def build_prompt(
     left = budget - count_tokens(RULES) - count_tokens(question) - count_tokens(instructions) - 2 * OVERHEAD_TOKENS
     if left < 0:
         raise InvalidInput(
-            f"the question and the instructions take more than the {budget:,} tokens of a prompt: shorten them, or raise prompt_tokens"
+            f"the question and the instructions take more than the {budget:,} tokens of a prompt: shorten them, or raise prompt_tokens",
+            stage="generate",
         )
     kept_turns: list[Turn] = []
     room = left // 3

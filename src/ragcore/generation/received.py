@@ -6,7 +6,7 @@ marked. The shapes come from the table of providers in the tests, which names a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ragcore.generation.ending import is_complete
@@ -20,6 +20,8 @@ __all__ = ["Received"]
 
 # Bounds a stream that never ends.
 MOST_CHARACTERS = 200_000
+# What some servers send as a text instead of null.
+NO_REASON = frozenset({"null", "none", "undefined"})
 # Finish reasons that report a failure of the server.
 BROKEN = frozenset({"error", "network_error", "failed", "internal_error"})
 THINKING_FIELDS = ("reasoning_content", "reasoning", "thinking")
@@ -31,6 +33,7 @@ class Received:
     Args:
         model: the requested name, until the server sends its own.
         thinks_unopened: as `Thinking` has it.
+        secrets: texts to hide in errors.
 
     Attributes:
         begun: whether any part of the answer or its thinking has arrived.
@@ -40,7 +43,8 @@ class Received:
         handed_on: the text that was returned so far.
     """
 
-    def __init__(self, model: str, *, thinks_unopened: bool = False) -> None:
+    def __init__(self, model: str, *, thinks_unopened: bool = False, secrets: Iterable[str] = ()) -> None:
+        self._secrets = tuple(secrets)
         self.begun = False
         self.done = False
         self.finished_at_once = False
@@ -63,6 +67,11 @@ class Received:
     def finished(self) -> bool:
         """Whether the server has ended the answer."""
         return self.done or (bool(self._finish_reason) and not self._early)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether any text of the answer has arrived."""
+        return bool(self._size)
 
     @property
     def handed_on(self) -> str:
@@ -90,7 +99,9 @@ class Received:
         if event is DONE:
             self.done = self.begun = True
             return ""
-        usage = event.get("usage") or (event.get("x_groq") or {}).get("usage")
+        usage = event.get("usage")
+        if usage is None and isinstance(event.get("x_groq"), dict):
+            usage = event["x_groq"].get("usage")
         if usage is not None:
             self._take_usage(usage)
         if model := event.get("model"):
@@ -139,7 +150,8 @@ class Received:
 
     def _choice(self, choice: Mapping[str, Any]) -> str:
         if choice.get("error"):
-            raise read_refusal(choice, status=None, in_answer=True) or ServerError("", status=None, in_answer=True)
+            refusal = read_refusal(choice, status=None, secrets=self._secrets, in_answer=True)
+            raise refusal or ServerError("", status=None, in_answer=True)
         if "usage" in choice:
             self._take_usage(choice["usage"])
         delta = choice.get("delta")
@@ -150,9 +162,9 @@ class Received:
         if content or len(delta) > 1 or "content" not in delta:
             out = self._content(content, delta)
         reason = choice.get("finish_reason")
-        if reason and isinstance(reason, str):
+        if reason and isinstance(reason, str) and reason.lower() not in NO_REASON:
             if not self._finish_reason:
-                self.finished_at_once = self._texts <= 1
+                self.finished_at_once = bool(content) and self._texts <= 1
             self._finish_reason = reason
             self.begun = True
         return out
@@ -195,7 +207,7 @@ class Received:
         if not isinstance(part, dict):
             return part if isinstance(part, str) else ""
         thought = part.get("thinking")
-        if part.get("type") in ("thinking", "reasoning") or thought:
+        if part.get("type") in ("thinking", "reasoning") or thought or part.get("thought") is True:
             inner = thought if thought is not None else part.get("text")
             self._thinking.add(
                 "".join(self._part(one) for one in inner) if isinstance(inner, list) else str(inner or "")
@@ -221,7 +233,7 @@ class Received:
     def _check(self, event: Mapping[str, Any], choices: object) -> None:
         """Check an event without choices: usage, filter results, a ping, or an error."""
         if choices is None and "usage" not in event and not str(event.get("object", "")).startswith("chat.completion"):
-            refusal = read_refusal(event, status=None, in_answer=True)
+            refusal = read_refusal(event, status=None, secrets=self._secrets, in_answer=True)
             if refusal is not None and refusal.said:
                 raise refusal
             if "id" not in event and event.get("type") != "ping":
@@ -244,9 +256,9 @@ class Received:
 
     def _why_empty(self, reason: str) -> str:
         if self._refusal:
-            return f"refused to answer: it said {without_secrets(self._refusal)!r}"
+            return f"refused to answer: it said {without_secrets(self._refusal, self._secrets)!r}"
         if self._tool:
-            return f"asked for the tool {self._tool[:80]!r} instead of answering"
+            return f"asked for the tool {without_secrets(self._tool, self._secrets)[:80]!r} instead of answering"
         lower = reason.lower()
         if lower in ("length", "max_tokens", "model_length"):
             spent = (

@@ -25,6 +25,8 @@ __all__ = ["MAX_BODY", "Response", "pieces", "whole"]
 MAX_BODY = 64 * 1024 * 1024
 # Bytes that are decompressed in one step.
 PIECE = 64 * 1024
+# What a member of gzip and a frame of zstd begin with.
+GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 # Seconds of processing buffered data before other tasks run.
 TURN = 0.0005
 
@@ -58,11 +60,14 @@ async def pieces(response: Response, /, *, most: int = MAX_BODY) -> AsyncGenerat
         Undecodable: the body is larger than `most` bytes, or has an unsupported encoding.
     """
     decode = _decoder(response.headers.get("content-encoding", ""))
-    size = 0
+    size = received = 0
     began = time.perf_counter()
     source: Any = response.aiter_raw()
     try:
         async for raw in source:
+            received += len(raw)
+            if received > most:
+                raise Undecodable(f"its answer is larger than {_size(most)}")
             for piece in (raw,) if decode is None else decode(raw):
                 size += len(piece)
                 if size > most:
@@ -131,17 +136,26 @@ def _decoder(encoding: str) -> _Decode | None:
 
 def _zlib(bits: int) -> _Decode:
     decompressor = zlib.decompressobj(bits)
+    begun = b""  # of what follows a member
 
     def decode(data: bytes, /) -> Iterator[bytes]:
+        nonlocal decompressor, begun
         while data:
+            if decompressor.eof:
+                data = begun + data
+                begun = data[:2]
+                if data[:2] != GZIP:  # padding, which is ignored, or not enough to tell
+                    return
+                begun = b""
+                decompressor = zlib.decompressobj(bits)  # another member: RFC 1952, 2.2
             try:
                 piece = decompressor.decompress(data, PIECE)
             except zlib.error as error:
                 raise Undecodable(f"its answer can't be decompressed ({error})") from None
-            data = decompressor.unconsumed_tail
+            data = decompressor.unused_data if decompressor.eof else decompressor.unconsumed_tail
             if piece:
                 yield piece
-            elif not data or decompressor.eof:
+            elif not data:
                 return
 
     return decode
@@ -180,17 +194,29 @@ def _brotli() -> _Decode:
 def _zstd() -> _Decode:
     module = _module("zstd", "compression.zstd", "backports.zstd")
     decompressor = module.ZstdDecompressor()
+    begun = b""  # of what follows a frame
 
     def decode(data: bytes, /) -> Iterator[bytes]:
+        nonlocal decompressor, begun
         try:
             while True:
+                if decompressor.eof:
+                    data = begun + data
+                    begun = data[:4]
+                    if begun != ZSTD:
+                        return
+                    begun = b""
+                    decompressor = module.ZstdDecompressor()  # another frame: RFC 8878, 3.1
                 piece = decompressor.decompress(data, PIECE)
                 if piece:
                     yield piece
-                if decompressor.eof or decompressor.needs_input:
+                if decompressor.eof:
+                    data = decompressor.unused_data
+                elif decompressor.needs_input:
                     return
-                data = b""
-        except module.ZstdError as error:
+                else:
+                    data = b""
+        except (module.ZstdError, EOFError) as error:
             raise Undecodable(f"its answer can't be decompressed ({error})") from None
 
     return decode

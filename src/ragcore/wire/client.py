@@ -6,7 +6,9 @@ builds the SDK's requests from prepared bytes (200 µs) and sends them through t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from contextlib import aclosing
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -16,10 +18,12 @@ import openai
 from ragcore.errors import ConfigurationError
 from ragcore.resilience.owner import cleaning_up
 from ragcore.secret import Secret
-from ragcore.wire.bodies import Response, whole
+from ragcore.wire.bodies import Response, pieces
 from ragcore.wire.refusal import ServerError, Undecodable, read_refusal
 
 __all__ = ["OpenAIClient"]
+
+logger = logging.getLogger("ragcore")
 
 # Bytes and seconds for reading an error body.
 MAX_ERROR = 64 * 1024
@@ -97,7 +101,8 @@ class OpenAIClient:
             target = _same_server(response)
             if target is None:
                 break
-            await response.aclose()
+            with cleaning_up():
+                await response.aclose()
             response = await self._send(sdk, target, body)
         if 200 <= response.status_code < 300:
             return response
@@ -128,21 +133,21 @@ class OpenAIClient:
     async def _refusal(self, response: Response) -> ServerError:
         status, headers = response.status_code, response.headers
         if 300 <= status < 400:
-            target = urlsplit(headers.get("location", ""))
-            where = (
-                f"{target.scheme}://{target.hostname or ''}"
-                if target.hostname
-                else "another place on it, again and again"
-            )
+            try:
+                target = urlsplit(headers.get("location", ""))
+                host = f"{target.scheme}://{target.hostname}" if target.hostname else ""
+            except ValueError:
+                host = "an invalid address"
+            where = host or "another place on it, again and again"
             return ServerError(f"to {where}; set base_url to where it should go", status=status, headers=headers)
         body = bytearray()
         try:
             with anyio.move_on_after(ERROR_SECONDS):
-                body += await whole(response, most=MAX_ERROR)
-        except Undecodable as error:
-            return ServerError(str(error), status=status, headers=headers)
-        except Exception:  # the status alone is enough
-            body.clear()
+                async with aclosing(pieces(response, most=MAX_ERROR)) as read:
+                    async for piece in read:
+                        body += piece
+        except Exception:  # keep what came; the status alone is enough
+            logger.debug("the body of an error was not read to its end", exc_info=True)
         refusal = read_refusal(bytes(body), status=status, headers=headers, secrets=self.secrets)
         assert refusal is not None
         return refusal
@@ -178,8 +183,11 @@ def _same_server(response: Any) -> str | None:
     if response.status_code not in (307, 308):
         return None
     asked = str(response.request.url)
-    target = urljoin(asked, response.headers.get("location", ""))
-    return target if target != asked and _origin(target) == _origin(asked) else None
+    try:
+        target = urljoin(asked, response.headers.get("location", ""))
+        return target if target != asked and _origin(target) == _origin(asked) else None
+    except ValueError:  # not an address
+        return None
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from ragcore.events import emit
@@ -28,11 +28,18 @@ ALSO = {
     "dimensions": ("output_dimensions?", "dimension", "matryoshka"),
     "encoding_format": ("encoding formats?", "base64"),
 }
-WORDS = re.compile(
-    r"unsupported|not support|n't support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|extra (input|field)|invalid"
-    r"|cannot find field|not (a )?valid|must be|should be|only|deprecated|refused|not accept|n't accept|no longer|not available|not implemented",
+# A parameter that the model does not have, as opposed to a value that it does not accept.
+UNSUPPORTED = re.compile(
+    r"unsupported|not support|n't support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|extra (input|field)|cannot find field"
+    r"|not a valid (field|parameter)|only the default|deprecated|no longer|not available|not implemented|not accept|n't accept",
     re.IGNORECASE,
 )
+VALUE = re.compile(
+    r"invalid|must be|should be|too (large|long|high|big|small)|at (most|least)|exceed|between|out of range|refused|greater|less",
+    re.IGNORECASE,
+)
+UNSUPPORTED_CODES = frozenset({"unsupported_parameter", "unsupported_value", "unknown_parameter", "extra_forbidden"})
+VALUE_CODES = re.compile(r"invalid_value|above_max|below_min|too_long|too_large|out_of_range", re.IGNORECASE)
 SYSTEM = re.compile(
     r"\b(system|developer)\b[^.]{0,20}\b(role|message|prompt|instruction)s?|\b(role|roles)\b[^.]{0,60}\b(system|developer)\b"
     r"|'(system|developer)'|must alternate",
@@ -78,10 +85,21 @@ class Dialect:
         """Set the values to try for a parameter, one after the other; after the last the parameter is omitted."""
         self._given[name] = values
 
-    def learn(self, error: ServerError, sent: Mapping[str, Any], *, role: str | None = None) -> bool:
+    def learn(
+        self,
+        error: ServerError,
+        sent: Mapping[str, Any],
+        *,
+        role: str | None = None,
+        callers: Collection[str] = (),
+    ) -> bool:
         """Adapt to a refusal that names a parameter. Returns whether another request makes sense.
 
+        A value that a caller chose is the caller's own mistake: if the server refuses the value rather than the parameter, nothing is learned, or one caller
+        would change the requests of all others.
+
         Args:
+            callers: parameters whose values come from the caller, under the names that were sent.
             sent: the parameters of the refused request, under the names that were sent.
             role: of the system message; None if there was none.
         """
@@ -91,7 +109,7 @@ class Dialect:
             self._change_role(role, error)
             return True
         name = self._refused(error, sent)
-        if name is None:
+        if name is None or (name in callers and not _is_unsupported(error)):
             return False
         self._change(name, sent[name])
         return True
@@ -101,7 +119,7 @@ class Dialect:
         root = re.split(r"[.\[]", error.parameter)[0]
         if root in names:
             return root
-        if not WORDS.search(f"{error.said} {error.code}"):
+        if not (UNSUPPORTED.search(f"{error.said} {error.code}") or VALUE.search(error.said)):
             return None
         # Use the first name in the message; a later one is often the suggested replacement.
         found = [
@@ -125,6 +143,8 @@ class Dialect:
         if values is not None and len(values) > 1:
             self._given[asked] = values[1:]
             instead = values[1]
+        elif name in self._left_out or self._called.get(name, name) != name:
+            return  # another request has reported it
         elif asked == name and name in self._renames:
             instead = self._called[name] = self._renames[name]
         else:
@@ -144,6 +164,14 @@ class Dialect:
             return
         self.system_role = "developer" if sent == "system" and "developer" in error.said.lower() else None
         emit("model.parameter_refused", self._model, parameter=f"role {sent}", instead=self.system_role or "user")
+
+
+def _is_unsupported(error: ServerError) -> bool:
+    """Whether the refusal is about the parameter itself, not about its value."""
+    code = error.code.lower()
+    if code in UNSUPPORTED_CODES:
+        return True
+    return not VALUE_CODES.search(code) and UNSUPPORTED.search(error.said) is not None
 
 
 def with_role(messages: Sequence[Mapping[str, str]], role: str | None) -> list[MutableMapping[str, str]]:

@@ -115,7 +115,8 @@ class EventParser:
             elif name != b"data":
                 return
             value = value.removeprefix(b" ")
-        if self._data and value[:1] == b"{" and _is_whole(self._data):
+        # Only for the first line, so that the time stays linear in the size of an event.
+        if len(self._data) == 1 and (value[:1] == b"{" or value.strip() == b"[DONE]") and _is_whole(self._data[0]):
             events.append(self._dispatch())  # the server omitted the blank line
         self._data.append(value)
         self._size += len(value) + 1
@@ -181,8 +182,8 @@ async def _instead_of_a_stream(
     if read.lstrip()[:1] == b"<" or "html" in kind:
         raise Undecodable("its stream ended before it began: its answer is a page of HTML: is the base URL right?")
     try:
-        answer = json.loads(bytes(read).removeprefix(BOM))
-    except ValueError:
+        answer = json.loads(bytes(read).removeprefix(BOM).decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
         raise Undecodable(f"its answer is not JSON: it begins {bytes(read[:40])!r}") from None
     refusal = read_refusal(answer, status=None, secrets=secrets, in_answer=True)
     if refusal is not None:
@@ -213,8 +214,8 @@ def _event(type: str, data: bytes, secrets: Iterable[str]) -> Mapping[str, Any]:
     if data.strip() == b"[DONE]":
         return DONE
     try:
-        event = json.loads(data)
-    except ValueError:
+        event = json.loads(data.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
         if type == "error":
             raise _said(data, secrets) from None
         raise Undecodable("an event of its stream is not JSON") from None
@@ -232,9 +233,9 @@ def _said(event: object, secrets: Iterable[str]) -> Exception:
     return refusal or ServerError("", status=None, in_answer=True)
 
 
-def _is_whole(data: list[bytes]) -> bool:
+def _is_whole(data: bytes) -> bool:
     try:
-        json.loads(b"\n".join(data))
-    except ValueError:
+        json.loads(data)
+    except (ValueError, RecursionError):
         return False
     return True

@@ -71,9 +71,10 @@ TOO_LONG = re.compile(
     r"|input_?tokens? .{0,20}(exceed|must be)|inputs`? tokens \+",
     re.IGNORECASE,
 )
+# Without what servers say while a model is loading or a backend is down: that passes.
 UNKNOWN_MODEL = re.compile(
-    r"(unknown|invalid|no such|unsupported) model|model[^.]{0,120}(does not exist|doesn't exist|not found|not exist|is not available|not loaded)"
-    r"|no model|no available (server|channel|providers?)|deployment [^.]{0,60}does not exist|not a valid model",
+    r"(unknown|invalid|no such|unsupported) model|model[^.]{0,120}(does not exist|doesn't exist|not found|not exist)"
+    r"|deployment [^.]{0,60}does not exist|not a valid model",
     re.IGNORECASE,
 )
 KEYS = re.compile(
@@ -84,6 +85,7 @@ KEYS = re.compile(
     r"|(?<=://)[^/\s@]+@"
 )
 HIDDEN = "[hidden]"
+MESSAGE = re.compile(r'"(?:message|detail|error)"\s*:\s*"((?:[^"\\]|\\.){1,600})')
 
 
 class Undecodable(Exception):
@@ -140,7 +142,7 @@ class ServerError(Exception):
         return (
             self.status == 404
             or "model_not_found" in self.code.lower()
-            or (self.status in (None, 400, 403, 422, 500, 503) and UNKNOWN_MODEL.search(self.said) is not None)
+            or (self.status in (None, 400, 403, 422) and UNKNOWN_MODEL.search(self.said) is not None)
         )
 
     @property
@@ -173,11 +175,15 @@ def read_refusal(
         secrets: texts to hide.
     """
     if isinstance(body, bytes):
+        raw = body
         try:
-            body = json.loads(body)
-        except ValueError:
-            body = _plain(body)  # type: ignore[arg-type]
-    said, code, parameter = _read(body)
+            body = json.loads(body.decode("utf-8", "replace"))
+        except (ValueError, RecursionError):
+            body = _plain(raw)
+    try:
+        said, code, parameter = _read(body)
+    except (TypeError, ValueError, RecursionError, AttributeError):  # a shape that nobody has seen
+        said, code, parameter = "", "", ""
     if not said and not code and in_answer:
         return None
     number = _number(code) or _number(_inner(body, "status")) or _number(_inner(body, "status_code"))
@@ -248,7 +254,10 @@ def _read(body: object) -> tuple[str, str, str]:
         return _read_detail(detail)
     if isinstance(body.get("errors"), list) and body["errors"]:
         return _read(body["errors"])
-    if body.get("object") == "error" or "choices" not in body:
+    base = body.get("base_resp")  # MiniMax's
+    if isinstance(base, Mapping) and base.get("status_msg"):
+        return _text(base["status_msg"]), str(base.get("status_code") or ""), ""
+    if body.get("object") == "error" or not body.get("choices"):
         return _read_object(body)
     return "", "", ""
 
@@ -280,7 +289,8 @@ def _read_detail(detail: object) -> tuple[str, str, str]:
     parts, parameter = [], ""
     for item in detail[:5] if isinstance(detail, list) else []:
         if isinstance(item, Mapping):
-            where = [str(step) for step in item.get("loc") or () if step != "body"]
+            steps = item.get("loc")
+            where = [str(step) for step in steps if step != "body"] if isinstance(steps, list) else []
             parameter = parameter or (where[0] if where else "")
             parts.append(": ".join(part for part in (".".join(where), _text(item.get("msg"))) if part))
         elif isinstance(item, str):
@@ -294,6 +304,9 @@ def _plain(body: bytes) -> str:
     title = re.search(r"<title[^>]{0,200}>([^<]{0,400})", text, re.IGNORECASE)
     if title is not None:
         return title[1]
+    cut_off = MESSAGE.search(text) if text.lstrip()[:1] in ("{", "[") else None
+    if cut_off is not None:  # JSON that was cut off
+        return cut_off[1]
     return "" if text.lstrip()[:1] == "<" else text
 
 

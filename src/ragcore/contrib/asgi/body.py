@@ -48,7 +48,12 @@ def limit_body(app: ASGIApp, /, *, most: int = MAX_BODY) -> ASGIApp:
                 return {"type": "http.request", "body": read.pop(), "more_body": False}
             return await receive()
 
-        await app(scope, replayed, send)
+        # The body is unpacked by now.
+        headers = [
+            (name, value) for name, value in scope["headers"] if name not in (b"content-encoding", b"content-length")
+        ]
+        length = str(len(read[0])).encode()
+        await app({**scope, "headers": [*headers, (b"content-length", length)]}, replayed, send)
 
     return wrapped
 
@@ -66,12 +71,14 @@ async def body_of(exchange: Exchange, most: int) -> bytes:
     if length.isascii() and length.isdigit() and (len(length) > 18 or int(length) > most):
         raise too_large
     body = bytearray()
+    received = 0
     unpack = _unpacker(exchange.header("content-encoding"))
     with anyio.move_on_after(READ_SECONDS):
         async with aclosing(exchange.pieces()) as pieces:
             async for piece in pieces:
+                received += len(piece)
                 body += piece if unpack is None else unpack(piece, most + 1 - len(body))
-                if len(body) > most:
+                if len(body) > most or received > most:
                     raise too_large
         return bytes(body)
     raise Refused(408, "RequestTimeout", f"the body did not come within {READ_SECONDS:g} s", {"Connection": "close"})
@@ -86,11 +93,27 @@ def _unpacker(encoding: str) -> Callable[[bytes, int], bytes] | None:
         raise Refused(415, "UnsupportedEncoding", "the body must be plain, or packed with gzip or deflate")
     # Either header is recognised.
     unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)
+    begun = b""  # of what follows a member
 
     def unpack(piece: bytes, most: int) -> bytes:
+        nonlocal unpacker, begun
+        unpacked = bytearray()
+        piece = unpacker.unconsumed_tail + piece
         try:
-            return unpacker.decompress(unpacker.unconsumed_tail + piece, max(1, most))
+            while piece and len(unpacked) < most:
+                if unpacker.eof:
+                    piece = begun + piece
+                    begun = piece[:2]
+                    if begun != b"\x1f\x8b":  # padding, or not enough to tell
+                        break
+                    begun = b""
+                    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)  # another member: RFC 1952, 2.2
+                unpacked += unpacker.decompress(piece, max(1, most - len(unpacked)))
+                if not unpacker.eof:
+                    break
+                piece = unpacker.unused_data
         except zlib.error:
             raise Refused(400, "InvalidInput", f"the body is not packed with {name}, as its header says") from None
+        return bytes(unpacked)
 
     return unpack

@@ -61,7 +61,7 @@ def from_tokens(path: str | PathLike[str], /) -> Authenticate:
     async def authenticate(scope: Mapping[str, Any]) -> Identity | None:
         headers = dict(scope["headers"])
         kind, _, token = headers.get(b"authorization", b"").partition(b" ")
-        if kind.lower() != b"bearer":  # as clients of Azure's send it
+        if kind.lower() != b"bearer" or not token.strip():  # as clients of Azure's send it
             token = headers.get(b"api-key", b"")
         if not token.strip():
             return None

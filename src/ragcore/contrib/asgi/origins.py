@@ -5,6 +5,7 @@ Source: WHATWG Fetch, "CORS protocol". No cookies are used, so credentials are n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from ragcore.contrib.asgi.exchange import ASGIApp, Message, Receive, Send
@@ -13,7 +14,9 @@ from ragcore.errors import ConfigurationError
 __all__ = ["allow_origins"]
 
 METHODS = "GET, HEAD, POST, OPTIONS"
-HEADERS = "authorization, api-key, content-type, accept"
+# If a browser names none; otherwise those that it names, such as the SDK's own.
+HEADERS = "authorization, api-key, content-type, content-encoding, accept"
+NAMES = re.compile(r"[A-Za-z0-9_\-, ]{1,2000}")
 SHOWN = "x-request-id, retry-after"
 SECONDS = "600"
 
@@ -47,7 +50,8 @@ def allow_origins(app: ASGIApp, origins: Sequence[str], /) -> ASGIApp:
             (b"vary", b"origin"),
         ]
         if scope["method"] == "OPTIONS" and b"access-control-request-method" in given:
-            preflight = {"methods": METHODS, "headers": HEADERS}
+            asked = given.get(b"access-control-request-headers", b"").decode("latin-1")
+            preflight = {"methods": METHODS, "headers": asked if NAMES.fullmatch(asked) else HEADERS}
             headers += [(f"access-control-allow-{name}".encode(), value.encode()) for name, value in preflight.items()]
             headers += [(b"access-control-max-age", SECONDS.encode()), (b"content-length", b"0")]
             await send({"type": "http.response.start", "status": 204, "headers": headers})
