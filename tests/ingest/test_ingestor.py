@@ -69,6 +69,14 @@ async def test_anything_that_chunks_are_made_from_makes_a_document_new(parts: Pa
     assert (await wider.add([variants[-1]], tenant="a")).updated == 1
 
 
+async def test_another_prefix_makes_a_document_new(parts: Parts) -> None:
+    embedder, _, ingestor = parts
+    await ingestor.add([Document("d", "text")], tenant="t")
+    embedder.document_prefix = "passage: "  # type: ignore[attr-defined]
+    assert (await ingestor.add([Document("d", "text")], tenant="t")).updated == 1
+    assert (await ingestor.add([Document("d", "text")], tenant="t")).unchanged == 1
+
+
 async def test_documents_at_fault_are_reported_and_the_rest_goes_in(parts: Parts) -> None:
     _, store, ingestor = parts
     documents: list[Document | Unreadable] = [

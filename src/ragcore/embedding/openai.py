@@ -63,8 +63,8 @@ class OpenAIEmbedder(Part):
         api_key: None: as the SDK finds it (OPENAI_API_KEY).
         client: the user's own `AsyncOpenAI`, with its headers, proxy and certificates; never closed.
         policy: None: 4 attempts of 5 s, 64 requests at once, a breaker.
-        query_prefix, document_prefix: put before each question and each chunk, as some models want it: "query: " and "passage: " for E5,
-            "search_query: " and "search_document: " for Nomic, an instruction for questions only for Qwen3. Documents must be added again after a change.
+        query_prefix: text before each question, as some models expect it: "query: " for E5, "search_query: " for Nomic, an instruction for Qwen3.
+        document_prefix: text before each chunk: "passage: " for E5, "search_document: " for Nomic. A change makes all documents new.
         encoding_format: "base64", "float", or None: not sent. A server that refuses base64 is asked for floats from then on.
         dimensions: whether `dimension` is asked for in the request; None: only to shorten vectors of text-embedding-3.
         parameters: sent with each request, such as {"user": "ragcore"}; what the server refuses by name is left out from then on.

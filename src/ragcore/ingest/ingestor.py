@@ -268,6 +268,10 @@ class Ingestor:
             dict(document.metadata),
             document.text,
         ]
+        # What the embedder puts before each chunk; only if there is any, so that the hashes of others stay.
+        prefix = getattr(self.embedder, "document_prefix", "")
+        if prefix:
+            parts.append(prefix)
         return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
