@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from ragcore.types import Delta as Delta
     from ragcore.types import Document as Document
     from ragcore.types import Done as Done
+    from ragcore.types import Doubt as Doubt
     from ragcore.types import EmptyReason as EmptyReason
     from ragcore.types import Generation as Generation
     from ragcore.types import Health as Health
@@ -122,7 +123,7 @@ else:
         "timings": ("Timings",),
         "tokens": ("estimate_tokens",),
         "types": (
-            "Answer", "CallInfo", "Chunk", "Citation", "Counts", "Degradation", "Delta", "Document", "Done", "EmptyReason", "Generation",
+            "Answer", "CallInfo", "Chunk", "Citation", "Counts", "Degradation", "Delta", "Document", "Done", "Doubt", "EmptyReason", "Generation",
             "Health", "IngestReport", "Kind", "Mode", "Passage", "Prompt", "Retrieval", "Retrieved", "Scalar", "SimilarityReport", "Stats",
             "StreamEvent", "Turn", "Unreadable", "Usage",
         ),
@@ -162,6 +163,7 @@ __all__ = [
     "DependencyError",
     "Document",
     "Done",
+    "Doubt",
     "EmbeddedDocument",
     "Embedder",
     "EmbeddingError",

@@ -92,6 +92,7 @@ class Document(Value):
         title: shown and searched with the text.
         source: where it came from, for example a path or a URL.
         metadata: JSON, for filters and for showing; string keys.
+        warnings: doubts of the reader about the text; they are reported by an ingest and not stored.
 
     Raises:
         InvalidInput: a blank id, a NUL character, a lone surrogate, metadata that is not JSON.
@@ -103,6 +104,7 @@ class Document(Value):
     title: str = ""
     source: str = ""
     metadata: Mapping[str, Any] = _metadata()
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_text("a document's id", self.id)
@@ -361,6 +363,19 @@ class SimilarityReport(Value):
         return as_html(self.to_dict())
 
 
+@dataclass(frozen=True, slots=True)
+class Doubt(Value):
+    """A warning about a document that was read: its text may not be complete.
+
+    Attributes:
+        id: the document's id.
+        message: what is doubtful, and where.
+    """
+
+    id: str
+    message: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestReport(Value):
     """What an ingest did, or did so far.
@@ -370,6 +385,7 @@ class IngestReport(Value):
         chunks: chunks written.
         embedding_tokens: tokens embedded, counted in the embedder's own tokens; None if nothing was embedded.
         failed: documents at fault themselves, each with its reason.
+        warnings: doubts of the readers about documents that went in, such as a guessed encoding; at most 10,000.
         seconds: since the start.
     """
 
@@ -379,6 +395,7 @@ class IngestReport(Value):
     chunks: int = 0
     embedding_tokens: int | None = None
     failed: tuple[Unreadable, ...] = ()
+    warnings: tuple[Doubt, ...] = ()
     seconds: float = 0.0
 
 

@@ -33,7 +33,7 @@ from ragcore.resilience import Policy, RetryPolicy
 from ragcore.testing import FakeEmbedder, FakeGenerator, OpenAIServer, Reply
 
 pytestmark = pytest.mark.anyio
-ONCE = Policy(retry=False, first_timeout=5, idle_timeout=5)
+ONCE = Policy(retry=False, breaker=False, first_timeout=5, idle_timeout=5)
 A = Passage(
     "a", "d", "Your deductible is $1,500 per calendar year [2]. It applies to most services.", title="Silver plan"
 )

@@ -18,7 +18,7 @@ from tests.wire.shapes import JSON
 from tests.wire.shapes import Reply as Bytes
 
 pytestmark = pytest.mark.anyio
-ONCE = Policy(retry=False, first_timeout=5, idle_timeout=5)
+ONCE = Policy(retry=False, breaker=False, first_timeout=5, idle_timeout=5)
 PROMPT = Prompt("How much?", passages=(Passage("c", "d", "It is $40."),))
 KEY = "my-very-own-key-1234"
 

@@ -31,7 +31,7 @@ EMBEDS = [row for row in ROWS if isinstance(row, Embed)]
 PROMPT = Prompt(
     "What is my deductible?", passages=(Passage("c", "d", "It is $1,500."),), instructions="Be brief.", max_tokens=50
 )
-ONCE = Policy(retry=False, first_timeout=5, idle_timeout=5)
+ONCE = Policy(retry=False, breaker=False, first_timeout=5, idle_timeout=5)
 
 
 def name(row: Chat | Embed) -> str:

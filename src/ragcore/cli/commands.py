@@ -472,6 +472,8 @@ async def _ingest(rag: ragcore.RAG, paths: Sequence[Path], tenant: str) -> Inges
 
 
 def _show_ingest(report: IngestReport, *, as_json: bool) -> None:
+    for doubt in report.warnings:
+        messages.print(f"{doubt.id}: {doubt.message}", style="yellow", markup=False)
     for failed in report.failed:
         messages.print(f"{failed.id}: {failed.reason}", style="red", markup=False)
     if as_json:

@@ -31,7 +31,7 @@ from ragcore.resilience.closing import closing
 from ragcore.resilience.deadline import Deadline, deadline
 from ragcore.resilience.patience import Patience
 from ragcore.resilience.threads import Threads
-from ragcore.types import Chunk, Document, IngestReport, Unreadable
+from ragcore.types import Chunk, Document, Doubt, IngestReport, Unreadable
 from ragcore.validation import check_tenant, check_timeout
 from ragcore.vectors import check_vectors
 
@@ -39,6 +39,7 @@ __all__ = ["Ingestor"]
 
 T = TypeVar("T")
 
+MOST_DOUBTS = 10_000
 FORMAT = 1  # of the content hash: raised when chunks are made differently, so that everything is made anew
 BATCH_DOCUMENTS = 64
 MOST_BATCHES = 1_024
@@ -311,6 +312,7 @@ class _Run:
     chunks: int = 0
     tokens: int | None = None
     failed: list[Unreadable] = field(default_factory=list)
+    doubts: list[Doubt] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
 
     def done(
@@ -337,6 +339,7 @@ class _Run:
             chunks=self.chunks,
             embedding_tokens=self.tokens,
             failed=tuple(self.failed),
+            warnings=tuple(self.doubts),
             seconds=anyio.current_time() - self.began,
         )
 
@@ -392,6 +395,8 @@ async def _batches(documents: AsyncIterator[Document | Unreadable], run: _Run) -
                 )
                 continue
             run.seen.add(document.id)
+            if document.warnings and len(run.doubts) < MOST_DOUBTS:
+                run.doubts += [Doubt(document.id, message) for message in document.warnings]
             if batch and (len(batch) == BATCH_DOCUMENTS or size + len(document.text) > BATCH_CHARACTERS):
                 yield batch
                 batch, size = [], 0

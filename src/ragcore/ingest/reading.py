@@ -1,28 +1,30 @@
-"""Files and folders as documents: .md, .txt, .html, .pdf, .jsonl and .jsonl.gz.
+"""Files and folders as documents.
 
-Reading and parsing happen on threads. A file that can't be read becomes an `Unreadable` with its reason, and the next one is read.
+Worker processes read the files, a few ahead, and the documents come in the order of the files. A file that can't be read becomes an `Unreadable` with its
+reason, whatever its reader did, and the next file is read.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 import logging
+import math
 import os
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import anyio
 
-from ragcore.errors import ConfigurationError, DeadlineExceeded, InvalidInput
-from ragcore.extras import require
-from ragcore.ingest.chunking import HEADING, PAGE_BREAK
-from ragcore.resilience.deadline import deadline
+from ragcore.errors import ConfigurationError, InvalidInput
+from ragcore.ingest.files import File, Others, check_paths, find
+from ragcore.ingest.parsed import Parsed
+from ragcore.ingest.processes import Broke, Worker, start_worker
+from ragcore.ingest.readers import SUFFIXES
+from ragcore.ingest.worker import Answer, parse, refusal
 from ragcore.resilience.threads import Threads
 from ragcore.types import Document, Unreadable
 
@@ -30,27 +32,40 @@ __all__ = ["SUFFIXES", "read"]
 
 logger = logging.getLogger("ragcore.ingest")
 
-MOST_BYTES = 64 * 1024 * 1024
-MOST_LINE_BYTES = 16 * 1024 * 1024
-LINES_AT_ONCE = 64
-SECONDS_PER_FILE = 120.0
-# A line of a PDF is a heading if it is this much larger than most of the page's letters.
-HEADING_RATIO = 1.15
-MOST_HEADING_CHARACTERS = 120
+READ_SECONDS = 120.0
+# Names that are looked for at once, in a thread.
+NAMES_AT_ONCE = 64
+GRACE_SECONDS = 0.5
+MOST_TITLE = 300
+
+UserReader = Callable[[bytes], "Parsed | str"]
 
 
-def read(*paths: str | PathLike[str]) -> AsyncIterator[Document | Unreadable]:
-    """The documents of files and folders, in the order of their names; folders with all that lies in them, hidden files left out.
+def read(
+    *paths: str | PathLike[str],
+    read_timeout: float = READ_SECONDS,
+    processes: int | None = None,
+    readers: Mapping[str, UserReader] | None = None,
+    follow_symlinks: bool = False,
+) -> AsyncIterator[Document | Unreadable]:
+    """Read files and folders, in the order of their names; folders with everything in them, without hidden files.
 
-    Ids are the paths relative to the folder that was named, with "/"; of a single file, its name; of a line of .jsonl, its "id". A PDF's pages
-    are parted by a form feed, from which a chunk's metadata gets its "page".
+    Ids are the paths relative to the folder that was named, with "/"; for a single file, its name; for a line of .jsonl, its "id". A PDF's pages are separated
+    by a form feed, from which a chunk's metadata gets its "page". Doubts about a text, such as a guessed encoding, are in `Document.warnings`.
+
+    Args:
+        read_timeout: seconds for each file, and for each 64 lines of .jsonl. Default 120.
+        processes: worker processes; None: one for each core. 0: threads, without limits on memory.
+        readers: functions for other types by suffix, such as {".png": my_ocr}: bytes in, text (or `Parsed`) out. They run in threads of this process, and
+            replace ragcore's own readers for the same suffix.
+        follow_symlinks: whether symbolic links that lead out of the folder are followed. Default False: they are reported as `Unreadable`.
 
     Yields:
-        `Document`, or `Unreadable` for a file or a line that is broken.
+        `Document`, or `Unreadable` for a file or a line that can't be read.
 
     Raises:
-        InvalidInput: a path that doesn't exist, or a folder with nothing to read in it.
-        ConfigurationError: the extra for a format (`pdf`; `chunking` for HTML) is missing.
+        InvalidInput: a path does not exist, or nothing can be read.
+        ConfigurationError: the extra for a format is missing (`pdf`, `chunking` for HTML, `office`), or an option makes no sense.
 
     Example:
         ```python
@@ -58,257 +73,244 @@ def read(*paths: str | PathLike[str]) -> AsyncIterator[Document | Unreadable]:
             print(document.id)
         ```
     """
-    return _read([Path(path) for path in paths])
+    if not (isinstance(read_timeout, int | float) and 0 < read_timeout < math.inf):
+        raise ConfigurationError(f"read_timeout is {read_timeout!r}: it must be a positive, finite number of seconds")
+    if processes is not None and not (isinstance(processes, int) and processes >= 0):
+        raise ConfigurationError(f"processes is {processes!r}: it must be a whole number, or None")
+    own = {suffix.lower(): reader for suffix, reader in (readers or {}).items()}
+    return _read([Path(path).expanduser() for path in paths], _Options(read_timeout, processes, own, follow_symlinks))
 
 
-async def _read(paths: list[Path]) -> AsyncIterator[Document | Unreadable]:
-    threads = Threads(1, name="reading")
-    for path in paths:
-        for file in await threads.run(lambda path=path: _files(path)):  # type: ignore[misc]  # mypy can't infer a default's type here
-            if file.is_lines:
-                async for document in _read_lines(threads, file):
-                    yield document
-            else:
-                yield await _read_file(threads, file)
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    path: Path
-    id: str
+class _Options:
+    def __init__(self, seconds: float, processes: int | None, readers: Mapping[str, UserReader], follow: bool) -> None:
+        self.seconds = seconds
+        self.processes = processes
+        self.readers = readers
+        self.follow_symlinks = follow
 
     @property
-    def is_lines(self) -> bool:
-        return self.path.name.lower().endswith((".jsonl", ".jsonl.gz"))
+    def known(self) -> frozenset[str]:
+        return frozenset(self.readers)
+
+    @property
+    def count(self) -> int:
+        """Workers at once."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, cores if self.processes is None else self.processes)
 
 
-def _files(path: Path) -> list[_File]:
-    path = path.expanduser()
-    if path.is_file():
-        if _reader(path) is None and not _File(path, "").is_lines:
-            raise InvalidInput(f"{path} is of a type that can't be read; these can: {', '.join(SUFFIXES)}")
-        return [_File(path, path.name)]
-    if not path.is_dir():
-        raise InvalidInput(f"there is no file or folder {path}")
-    files, others = [], Counter[str]()
-    for found in sorted(_walk(path)):
-        if _reader(found) is not None or _File(found, "").is_lines:
-            files.append(_File(found, found.relative_to(path).as_posix()))
-        else:
-            others[found.suffix.lower() or found.name] += 1
+async def _read(paths: list[Path], options: _Options) -> AsyncGenerator[Document | Unreadable, None]:
+    threads = Threads(1, name="finding files")
+    await threads.run(lambda: check_paths(paths, known=options.known))
+    others = Others()
+    crew = _Crew(options)
+    found_any = False
+    try:
+        async with aclosing(_found(threads, paths, others, options)) as files:
+            async for file in files:
+                found_any = True
+                is_file = isinstance(file, File)
+                while crew.has_jobs if not is_file else crew.is_full:
+                    async with aclosing(crew.first()) as documents:
+                        async for document in documents:
+                            yield document
+                if isinstance(file, Unreadable):
+                    yield file
+                else:
+                    await crew.begin(file)
+        while crew.has_jobs:
+            async with aclosing(crew.first()) as documents:
+                async for document in documents:
+                    yield document
+    finally:
+        await crew.stop()
     if others:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-        logger.warning("%s: files of other types were left out: %s", path, kinds)
-    if not files:
-        raise InvalidInput(f"the folder {path} has nothing to read; these types can be read: {', '.join(SUFFIXES)}")
-    return files
+        logger.warning("files of other types were left out: %s", others)
+    if not found_any:
+        names = ", ".join(map(str, paths))
+        raise InvalidInput(f"there is nothing to read in {names}; these types can be read: {', '.join(SUFFIXES)}")
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent) / name for name in names if not name.startswith("."))
+async def _found(
+    threads: Threads, paths: list[Path], others: Others, options: _Options
+) -> AsyncGenerator[File | Unreadable, None]:
+    """The files, found a few at a time in a thread, so that a large folder needs no list."""
+    for path in paths:
+        files = find(path, others, known=options.known, follow_symlinks=options.follow_symlinks)
+        while some := await threads.run(lambda files=files: list(islice(files, NAMES_AT_ONCE))):  # type: ignore[misc]  # mypy can't infer a default's type
+            for file in some:
+                yield file
 
 
-async def _read_file(threads: Threads, file: _File) -> Document | Unreadable:
-    try:
-        with deadline(SECONDS_PER_FILE):
-            return await threads.run(lambda: _parse(file))
-    except DeadlineExceeded:
-        return Unreadable(file.id, f"it could not be read within {SECONDS_PER_FILE:g} s", source=str(file.path))
+class _Job:
+    """A file that a worker has begun to read."""
+
+    def __init__(self, file: File, worker: Worker | None, until: float) -> None:
+        self.file = file
+        self.worker = worker
+        self.until = until
 
 
-def _parse(file: _File) -> Document | Unreadable:
-    reader = _reader(file.path)
-    assert reader is not None
-    try:
-        if file.path.stat().st_size > MOST_BYTES:
-            raise InvalidInput(f"it is larger than {MOST_BYTES // 2**20} MB: split it")
-        parsed = reader(file.path.read_bytes())
-        if not parsed.text.strip():
-            raise InvalidInput("it has no text")
-        title = parsed.title or file.path.stem
-        return Document(file.id, parsed.text, title=title, source=str(file.path), metadata=parsed.metadata)
-    except ConfigurationError:
-        raise
-    except InvalidInput as error:
-        return Unreadable(file.id, str(error), source=str(file.path))
-    except OSError as error:
-        return Unreadable(file.id, f"it can't be opened: {error.strerror or error}", source=str(file.path))
-    except Exception as error:  # parsers raise anything on a broken file; the rest must go in
-        return Unreadable(file.id, f"it is broken ({type(error).__name__}: {str(error)[:200]})", source=str(file.path))
+class _Crew:
+    """The workers, and the files that they read, in order. No task runs in the background: workers work by themselves, and are asked in turn."""
 
+    def __init__(self, options: _Options) -> None:
+        self._options = options
+        self._idle: list[Worker] = []
+        self._jobs: deque[_Job] = deque()
+        self._all: list[Worker] = []
+        self._user = Threads(1, name="reading")
 
-@dataclass(frozen=True, slots=True)
-class _Parsed:
-    text: str
-    title: str
-    metadata: dict[str, Any]
+    @property
+    def is_full(self) -> bool:
+        """Whether no more files can be begun."""
+        return len(self._jobs) >= self._options.count
 
+    @property
+    def has_jobs(self) -> bool:
+        """Whether files have been begun."""
+        return bool(self._jobs)
 
-def _reader(path: Path) -> Callable[[bytes], _Parsed] | None:
-    return READERS.get(path.suffix.lower())
+    async def begin(self, file: File) -> None:
+        """Give a file to an idle worker."""
+        until = anyio.current_time() + self._options.seconds
+        if file.path.suffix.lower() in self._options.readers:
+            self._jobs.append(_Job(file, None, until))
+            return
+        worker = self._idle.pop() if self._idle else await self._start()
+        job = _Job(file, worker, until)
+        try:
+            await worker.ask(file.path, lines=file.is_lines)
+        except Broke:  # it died while it was idle
+            await self._end(worker)
+            job.worker = worker = await self._start()
+            await worker.ask(file.path, lines=file.is_lines)
+        self._jobs.append(job)
 
-
-def _read_text(data: bytes) -> _Parsed:
-    return _Parsed(_decoded(data), "", {})
-
-
-def _read_markdown(data: bytes) -> _Parsed:
-    text = _decoded(data)
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    heading = HEADING.match(first)
-    return _Parsed(text, heading[2].strip() if heading else "", {})
-
-
-def _read_html(data: bytes) -> _Parsed:
-    bs4 = require("bs4", extra="chunking", purpose="reading HTML")
-    markdownify = require("markdownify", extra="chunking", purpose="reading HTML")
-    page = bs4.BeautifulSoup(data, "html.parser")
-    title = page.title.get_text(" ", strip=True) if page.title else ""
-    for element in page(["script", "style", "noscript", "template", "svg", "nav", "head"]):
-        element.decompose()
-    text = markdownify.MarkdownConverter(
-        heading_style="ATX", escape_asterisks=False, escape_underscores=False
-    ).convert_soup(page)
-    text = "\n".join(line.rstrip() for line in text.splitlines())
-    return _Parsed(text.strip() + "\n" if text.strip() else "", title, {})
-
-
-def _read_pdf(data: bytes) -> _Parsed:
-    pypdf = require("pypdf", extra="pdf", purpose="reading PDF")
-    import io
-
-    reader = pypdf.PdfReader(io.BytesIO(data))
-    if reader.is_encrypted and not _opens_without_password(reader):
-        raise InvalidInput("it is encrypted: save it without a password")
-    pages = [_page_text(page) for page in reader.pages]
-    if not any(page.strip() for page in pages):
-        raise InvalidInput(
-            f"none of its {len(pages)} pages has text: it is images only, so run a text recognition (OCR) over it first"
-        )
-    title = str((reader.metadata.title if reader.metadata else None) or "").strip()
-    return _Parsed(PAGE_BREAK.join(pages), title, {"pages": len(pages)})
-
-
-def _page_text(page: Any) -> str:
-    """A page's text, with Markdown's mark before lines that are set larger than most or in bold: they are its headings."""
-    letters: Counter[float] = Counter()
-    pieces: list[tuple[str, float, bool]] = []
-
-    def visit(text: str, user: Any, matrix: Any, font: Any, size: float) -> None:
-        line = text.strip()
-        if line:
-            height = round(abs(size * matrix[3] * user[3]), 1)
-            letters[height] += len(line)
-            pieces.append((line, height, "bold" in str((font or {}).get("/BaseFont", "")).lower()))
-
-    text: str = page.extract_text(visitor_text=visit) or ""
-    if not letters:
-        return text
-    body = letters.most_common(1)[0][0]
-    bold = sum(len(line) for line, _, is_bold in pieces if is_bold) < sum(letters.values()) / 2
-    headings = {
-        line
-        for line, height, is_bold in pieces
-        if len(line) <= MOST_HEADING_CHARACTERS
-        and (height > HEADING_RATIO * body or (bold and is_bold and height >= body))
-    }
-    return "\n".join(f"\n## {line.strip()}\n" if line.strip() in headings else line for line in text.splitlines())
-
-
-def _opens_without_password(reader: Any) -> bool:
-    try:
-        return bool(reader.decrypt(""))
-    except Exception as error:
-        raise InvalidInput(f"it is encrypted ({type(error).__name__}): save it without a password") from error
-
-
-READERS: dict[str, Callable[[bytes], _Parsed]] = {
-    ".md": _read_markdown,
-    ".markdown": _read_markdown,
-    ".txt": _read_text,
-    ".html": _read_html,
-    ".htm": _read_html,
-    ".pdf": _read_pdf,
-}
-SUFFIXES = (*READERS, ".jsonl", ".jsonl.gz")
-
-
-def _decoded(data: bytes) -> str:
-    if b"\0" in data:
-        raise InvalidInput("it is binary, not text")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"it is not UTF-8 (at byte {error.start:,}): save it as UTF-8") from None
-
-
-async def _read_lines(threads: Threads, file: _File) -> AsyncIterator[Document | Unreadable]:
-    lines = _Lines(file)
-    try:
+    async def first(self) -> AsyncGenerator[Document | Unreadable, None]:
+        """The documents of the file that was begun first."""
+        job = self._jobs.popleft()
+        if job.worker is None:
+            yield await self._with_users_reader(job.file)
+            return
+        worker = job.worker
+        until = job.until
         while True:
             try:
-                with deadline(SECONDS_PER_FILE):
-                    some = await threads.run(lines.take)
-            except (OSError, EOFError) as error:
-                yield Unreadable(
-                    file.id, f"it can't be read on after line {lines.number}: {error}", source=str(file.path)
-                )
+                # A file that was begun long ago has long been read: its answer only waits.
+                with anyio.move_on_after(max(GRACE_SECONDS, until - anyio.current_time())) as scope:
+                    answer = await worker.answer()
+            except Broke:
+                await self._end(worker)
+                yield _unreadable(job.file, "its reader crashed, or took more memory than is allowed")
                 return
-            if not some:
+            except BaseException:
+                self._jobs.appendleft(job)
+                raise
+            if scope.cancelled_caught:
+                await self._end(worker)
+                yield _unreadable(job.file, f"it could not be read within {self._options.seconds:g} s")
                 return
-            for document in some:
+            if answer.get("end"):
+                self._idle.append(worker)
+            if "configuration" in answer:
+                raise ConfigurationError(answer["configuration"])
+            for document in _documents(job.file, answer):
                 yield document
-    finally:
-        with anyio.CancelScope(shield=True):
-            await threads.run(lines.close)
+            if answer.get("end"):
+                return
+            until = anyio.current_time() + self._options.seconds
+
+    async def stop(self) -> None:
+        """End all workers."""
+        for worker in list(self._all):
+            await self._end(worker)
+
+    async def _start(self) -> Worker:
+        worker = await start_worker(process=self._options.processes != 0)
+        self._all.append(worker)
+        return worker
+
+    async def _end(self, worker: Worker) -> None:
+        self._all.remove(worker)
+        if worker in self._idle:
+            self._idle.remove(worker)
+        await worker.stop()
+
+    async def _with_users_reader(self, file: File) -> Document | Unreadable:
+        reader = self._options.readers[file.path.suffix.lower()]
+
+        def work() -> Parsed:
+            def as_parsed(data: bytes) -> Parsed:
+                made = reader(data)
+                return made if isinstance(made, Parsed) else Parsed(made)
+
+            return parse(file.path, as_parsed)
+
+        answer: Answer
+        with anyio.move_on_after(self._options.seconds) as scope:
+            try:
+                parsed = await self._user.run(work)
+                answer = {"parsed": _fields(parsed)}
+            except Exception as error:  # the user's own function may raise anything
+                answer = refusal(error)
+        if scope.cancelled_caught:
+            self._user = Threads(1, name="reading")  # the old thread is left to itself
+            return _unreadable(file, f"it could not be read within {self._options.seconds:g} s")
+        if "configuration" in answer:
+            raise ConfigurationError(answer["configuration"])
+        return next(_documents(file, answer))
 
 
-class _Lines:
-    """The documents of a .jsonl file, some at a time. Blocks."""
+def _fields(parsed: Parsed) -> dict[str, Any]:
+    return {
+        "text": parsed.text,
+        "title": parsed.title,
+        "metadata": dict(parsed.metadata),
+        "warnings": list(parsed.warnings),
+    }
 
-    def __init__(self, file: _File) -> None:
-        self._file = file
-        self._stream: IO[bytes] | None = None
-        self.number = 0
 
-    def take(self) -> list[Document | Unreadable]:
-        if self._stream is None:
-            is_packed = self._file.path.name.lower().endswith(".gz")
-            self._stream = cast("IO[bytes]", gzip.open(self._file.path) if is_packed else self._file.path.open("rb"))  # noqa: SIM115  # closed in close
-        return list(islice(self._documents(self._stream), LINES_AT_ONCE))
+def _documents(file: File, answer: Answer) -> Iterator[Document | Unreadable]:
+    """The documents in a worker's answer."""
+    if "refused" in answer:
+        yield _unreadable(file, answer["refused"])
+    elif "parsed" in answer:
+        parsed = answer["parsed"]
+        title = " ".join(str(parsed["title"]).split())[:MOST_TITLE]
+        yield _document(
+            file,
+            file.id,
+            id=file.id,
+            text=parsed["text"],
+            title=title or file.path.stem,
+            source=str(file.path),
+            metadata=parsed["metadata"],
+            warnings=tuple(parsed["warnings"]),
+        )
+    for line in answer.get("lines", ()):
+        where = f"{file.id}:{line['number']}"
+        if "refused" in line:
+            yield Unreadable(where, line["refused"], source=str(file.path))
+            continue
+        fields = dict(line["fields"])
+        yield _document(
+            file,
+            where,
+            id=str(fields.pop("id")),
+            text=fields.pop("text"),
+            title=str(fields.pop("title", "") or ""),
+            source=str(fields.pop("source", "") or where),
+            metadata=fields,
+        )
 
-    def close(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
 
-    def _documents(self, stream: IO[bytes]) -> Iterator[Document | Unreadable]:
-        while line := stream.readline(MOST_LINE_BYTES):
-            self.number += 1
-            if len(line) == MOST_LINE_BYTES:
-                raise OSError(f"line {self.number} is longer than {MOST_LINE_BYTES // 2**20} MB")
-            if line.strip():
-                yield self._document(line)
+def _document(file: File, where: str, **fields: Any) -> Document | Unreadable:
+    try:
+        return Document(**fields)
+    except InvalidInput as error:
+        return Unreadable(where, str(error), source=str(file.path))
 
-    def _document(self, line: bytes) -> Document | Unreadable:
-        where = f"{self._file.id}:{self.number}"
-        try:
-            fields = json.loads(_decoded(line))
-            if (
-                not isinstance(fields, dict)
-                or not isinstance(fields.get("text"), str)
-                or not isinstance(fields.get("id"), str | int)
-            ):
-                raise InvalidInput('it must be an object with "id" and "text"')
-            return Document(
-                str(fields.pop("id")),
-                fields.pop("text"),
-                title=str(fields.pop("title", "") or ""),
-                source=str(fields.pop("source", "") or where),
-                metadata=fields,
-            )
-        except InvalidInput as error:
-            return Unreadable(where, str(error), source=str(self._file.path))
-        except ValueError as error:
-            return Unreadable(where, f"it is not JSON: {error}", source=str(self._file.path))
+
+def _unreadable(file: File, reason: str) -> Unreadable:
+    return Unreadable(file.id, reason, source=str(file.path))

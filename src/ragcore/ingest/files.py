@@ -1,0 +1,149 @@
+"""The files below the paths that a user names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ragcore.errors import InvalidInput
+from ragcore.ingest.readers import HOMES, SUFFIXES, is_lines
+from ragcore.types import Unreadable
+
+__all__ = ["File", "Others", "check_paths", "find"]
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file to read.
+
+    Attributes:
+        path: where it is.
+        id: the document's id: relative to the folder that was named.
+    """
+
+    path: Path
+    id: str
+
+    @property
+    def is_lines(self) -> bool:
+        """Whether each line is a document."""
+        return is_lines(self.path)
+
+
+class Others(dict[str, int]):
+    """How many files were left out, by type."""
+
+    def add(self, path: Path) -> None:
+        """Count a file."""
+        kind = path.suffix.lower() or path.name
+        self[kind] = self.get(kind, 0) + 1
+
+    def __str__(self) -> str:
+        return ", ".join(f"{count} {kind}" for kind, count in sorted(self.items()))
+
+
+def check_paths(paths: list[Path], *, known: frozenset[str] = frozenset()) -> None:
+    """Check paths before anything is started. Blocks, shortly.
+
+    Args:
+        known: suffixes that readers of the user's take.
+
+    Raises:
+        InvalidInput: a path that does not exist, or a file of an unknown type while no other path can be read.
+    """
+    unknown = []
+    for path in paths:
+        if path.is_dir():
+            continue
+        if not path.exists() and not path.is_symlink():
+            raise InvalidInput(f"there is no file or folder {path}")
+        if not is_readable(path, known):
+            unknown.append(path)
+    if unknown and len(unknown) == len(paths):
+        raise InvalidInput(
+            f"{unknown[0]} is of a type that can't be read; these can: {', '.join(SUFFIXES)}. For another type pass "
+            "read(…, readers={'.png': your_function})"
+        )
+
+
+def is_readable(path: Path, known: frozenset[str]) -> bool:
+    """Whether there is a reader for this file's type."""
+    return path.suffix.lower() in known or is_lines(path) or path.suffix.lower() in HOMES
+
+
+def find(path: Path, others: Others, *, known: frozenset[str], follow_symlinks: bool) -> Iterator[File | Unreadable]:
+    """Yield the files below a path in the order of their names, without hidden ones. Blocks.
+
+    Args:
+        others: gets the files of unknown types.
+        follow_symlinks: whether links that lead out of the folder are followed.
+    """
+    path = path.expanduser()
+    if not path.is_dir():
+        if is_readable(path, known):
+            yield File(path, path.name)
+        else:
+            others.add(path)
+        return
+    root = path.resolve()
+    for file in _walk(path, root, follow_symlinks):
+        if isinstance(file, Unreadable):
+            yield file
+        elif is_readable(file, known):
+            yield File(file, file.relative_to(path).as_posix())
+        else:
+            others.add(file)
+
+
+def _walk(folder: Path, root: Path, follow_symlinks: bool) -> Iterator[Path | Unreadable]:
+    """Folder by folder, each sorted; only the names of the open folders are kept."""
+    stack: list[Iterator[os.DirEntry[str]]] = [_entries(folder)]
+    seen = {_identity(folder)}
+    while stack:
+        entry = next(stack[-1], None)
+        if entry is None:
+            stack.pop()
+            continue
+        path = Path(entry.path)
+        if entry.is_symlink() and not follow_symlinks and not _leads_into(path, root):
+            yield Unreadable(
+                path.relative_to(folder).as_posix(),
+                "it is a symbolic link that leads out of the folder; follow_symlinks=True follows it",
+                source=str(path),
+            )
+            continue
+        try:
+            is_folder = entry.is_dir()
+        except OSError:
+            is_folder = False
+        if not is_folder:
+            yield path
+            continue
+        identity = _identity(path)
+        if identity in seen:  # a link to a folder above it
+            continue
+        seen.add(identity)
+        try:
+            stack.append(_entries(path))
+        except OSError as error:
+            reason = f"the folder can't be opened: {error.strerror or error}"
+            yield Unreadable(path.relative_to(folder).as_posix(), reason, source=str(path))
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return iter(sorted((one for one in entries if not one.name.startswith(".")), key=lambda one: one.name))
+
+
+def _leads_into(path: Path, root: Path) -> bool:
+    try:
+        return path.resolve(strict=True).is_relative_to(root)
+    except (OSError, RuntimeError):
+        return False
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino

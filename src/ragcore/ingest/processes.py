@@ -1,0 +1,139 @@
+"""Worker processes that read files, and threads where processes are not allowed.
+
+A parser may take forever, all memory, or the interpreter lock; it may crash. In a process of its own it harms one file: the process is killed and a new one
+started. The processes run a module of ragcore, so they never import the user's main module.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import struct
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+
+from ragcore.ingest.worker import Answer, answers
+from ragcore.resilience.threads import Threads
+
+__all__ = ["Broke", "Worker", "start_worker"]
+
+logger = logging.getLogger("ragcore.ingest")
+
+# MiB that reading one file may take.
+MEMORY_MB = 2_048
+MOST_MESSAGE = 512 * 1024 * 1024
+KILL_SECONDS = 1.0
+
+
+class Broke(Exception):
+    """The worker ended in the middle of a file: it crashed, or the system killed it for its memory."""
+
+
+class Worker:
+    """Reads one file after the other. `ask` begins a file, `answer` waits for its next answer, `stop` ends the worker whatever it does."""
+
+    isolated: bool
+
+    async def ask(self, path: Path, *, lines: bool) -> None:
+        """Begin to read a file."""
+        raise NotImplementedError
+
+    async def answer(self) -> Answer:
+        """Return the next answer.
+
+        Raises:
+            Broke: the worker ended.
+        """
+        raise NotImplementedError
+
+    async def stop(self) -> None:
+        """End it."""
+        raise NotImplementedError
+
+
+async def start_worker(*, process: bool = True) -> Worker:
+    """Start a process; where that is not allowed, or not wanted, return a worker on a thread."""
+    if not process:
+        return _Thread()
+    command = [sys.executable, "-P", "-m", "ragcore.ingest.worker", str(MEMORY_MB * 1024 * 1024)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    try:
+        started = await anyio.open_process(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+        )
+    except (OSError, ValueError) as error:
+        logger.warning("ingest: can't start a process (%s): files are read on threads, without memory limits", error)
+        return _Thread()
+    return _Process(started)
+
+
+class _Process(Worker):
+    isolated = True
+
+    def __init__(self, process: anyio.abc.Process) -> None:
+        self._process = process
+        self._buffer = bytearray()
+
+    async def ask(self, path: Path, *, lines: bool) -> None:
+        assert self._process.stdin is not None
+        try:
+            await self._process.stdin.send(json.dumps({"path": os.fspath(path), "lines": lines}).encode() + b"\n")
+        except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+            raise Broke from error
+
+    async def answer(self) -> Answer:
+        (length,) = struct.unpack(">I", await self._read(4))
+        if length > MOST_MESSAGE:
+            raise Broke
+        found: Answer = json.loads(await self._read(length))
+        return found
+
+    async def stop(self) -> None:
+        with anyio.move_on_after(KILL_SECONDS, shield=True):
+            if self._process.returncode is None:
+                with suppress(ProcessLookupError):
+                    self._process.kill()
+                await self._process.wait()
+            for stream in (self._process.stdin, self._process.stdout):
+                if stream is not None:
+                    await stream.aclose()
+
+    async def _read(self, size: int) -> bytes:
+        assert self._process.stdout is not None
+        while len(self._buffer) < size:
+            try:
+                self._buffer += await self._process.stdout.receive(1024 * 1024)
+            except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
+                raise Broke from error
+        read = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return read
+
+
+class _Thread(Worker):
+    """Where processes are not allowed. A thread can't be killed: one that hangs is left, and the next worker has a thread of its own."""
+
+    isolated = False
+
+    def __init__(self) -> None:
+        self._threads = Threads(1, name="reading")
+        self._answers: Any = None
+
+    async def ask(self, path: Path, *, lines: bool) -> None:
+        self._answers = answers(os.fspath(path), lines)
+
+    async def answer(self) -> Answer:
+        found: Answer | None = await self._threads.run(lambda: next(self._answers, None))
+        if found is None:
+            raise Broke
+        return found
+
+    async def stop(self) -> None:
+        """The thread ends by itself, or stays behind."""

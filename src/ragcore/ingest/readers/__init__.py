@@ -1,0 +1,48 @@
+"""Readers by file type. Each is imported only when a file needs it."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import PurePath
+
+from ragcore.ingest.parsed import Reader
+
+__all__ = ["HOMES", "LINES", "SUFFIXES", "is_lines", "reader_of"]
+
+# Suffix → module of this package and function in it.
+HOMES: dict[str, str] = {
+    ".txt": "plain:read_text",
+    ".log": "plain:read_text",
+    ".rst": "plain:read_text",
+    ".md": "markdown:read_markdown",
+    ".markdown": "markdown:read_markdown",
+    ".mdx": "markdown:read_markdown",
+    ".html": "html:read_html",
+    ".htm": "html:read_html",
+    ".xhtml": "html:read_html",
+    ".pdf": "pdf:read_pdf",
+    ".csv": "table:read_csv",
+    ".tsv": "table:read_csv",
+    ".json": "data:read_json",
+    ".xml": "data:read_xml",
+    **dict.fromkeys((".docx", ".pptx", ".xlsx", ".eml", ".msg", ".epub", ".odt", ".rtf"), "office:office_reader"),
+}
+# One document a line.
+LINES = (".jsonl", ".jsonl.gz")
+SUFFIXES = (*HOMES, *LINES)
+
+
+def is_lines(path: PurePath) -> bool:
+    """Whether each line of the file is a document."""
+    return path.name.lower().endswith(LINES)
+
+
+def reader_of(path: PurePath) -> Reader | None:
+    """Return the reader for a file; None for an unknown type."""
+    home = HOMES.get(path.suffix.lower())
+    if home is None:
+        return None
+    module, _, name = home.partition(":")
+    found = getattr(importlib.import_module(f"ragcore.ingest.readers.{module}"), name)
+    reader: Reader = found(path.suffix.lower()) if module == "office" else found
+    return reader

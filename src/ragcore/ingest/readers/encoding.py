@@ -1,0 +1,95 @@
+"""Decoding of text files.
+
+Order: byte order mark, UTF-8, UTF-16 without a mark, then detection by charset-normalizer. Everything after UTF-8 is a guess, and is reported as one.
+Source: WHATWG Encoding, "BOM sniff"; Unicode 16, 23.8.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+
+import charset_normalizer
+
+from ragcore.errors import InvalidInput
+
+__all__ = ["clean", "decode"]
+
+# UTF-32 first: its mark begins with UTF-16's.
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+# Detection reads this much; more does not change its result.
+SAMPLE = 256 * 1024
+# Encodings to choose from: those in which documents are found, so that a rare one does not win by chance.
+CANDIDATES = [
+    "cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "iso8859_2", "iso8859_5", "koi8_r", "cp932", "euc_jp", "gb18030", "big5", "euc_kr",
+]  # fmt: skip
+# Bytes beyond ASCII that are too few to tell encodings apart.
+FEW = 24
+# Control characters that no text contains. A few are cleaned away, many mean a binary file.
+CONTROLS = re.compile("[\0-\x08\x0b\x0e-\x1f\x7f]")
+MOST_CONTROLS = 0.02
+
+
+def decode(data: bytes) -> tuple[str, str]:
+    """Return the text, and the encoding if it was guessed, else "".
+
+    Raises:
+        InvalidInput: the data is binary.
+    """
+    for mark, name in MARKS:
+        if data.startswith(mark):
+            return clean(data[len(mark) :].decode(name, "replace")), ""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        pass
+    else:
+        if "\0" not in text:
+            return _checked(text), ""
+    wide = _wide(data[:SAMPLE])
+    if wide:
+        return _checked(data.decode(wide, "replace")), wide
+    if b"\0" in data:
+        raise InvalidInput("it is binary, not text")
+    name = _detected(data[:SAMPLE])
+    return _checked(data.decode(name, "replace")), name
+
+
+def _detected(sample: bytes) -> str:
+    """Return the likeliest encoding. A few bytes beyond ASCII are too few for a detector; then it is windows-1252, the web's default."""
+    beyond = sum(byte > 0x7F for byte in sample)
+    if beyond < FEW and beyond < 0.4 * len(sample):
+        return "cp1252"
+    best = charset_normalizer.from_bytes(sample, cp_isolation=CANDIDATES).best()
+    return "cp1252" if best is None else best.encoding
+
+
+def clean(text: str) -> str:
+    """Replace control characters by spaces, and line ends by "\\n"."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return CONTROLS.sub(" ", text)
+
+
+def _checked(text: str) -> str:
+    sample = text[:SAMPLE]
+    if len(CONTROLS.findall(sample)) > MOST_CONTROLS * max(1, len(sample)):
+        raise InvalidInput("it is binary, not text")
+    return clean(text)
+
+
+def _wide(data: bytes) -> str:
+    """UTF-16 without a mark: half of its bytes are 0 where the text is Latin."""
+    if len(data) < 4:
+        return ""
+    even, odd = data[0::2].count(0) / (len(data) / 2), data[1::2].count(0) / (len(data) / 2)
+    if odd > 0.4 and even < 0.05:
+        return "utf-16-le"
+    if even > 0.4 and odd < 0.05:
+        return "utf-16-be"
+    return ""

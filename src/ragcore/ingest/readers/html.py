@@ -1,0 +1,303 @@
+"""HTML by the standard, as Markdown.
+
+The parser is lexbor (through selectolax), which follows the HTML standard: missing end tags, any nesting, broken markup. Scripts, styles, navigation, banners
+and hidden parts are left out; tables stay whole. The tree is walked without recursion.
+
+Source: WHATWG HTML, 13.2 (parsing), and 4.2.5.4 (character encoding declarations).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from ragcore.errors import InvalidInput
+from ragcore.extras import require
+from ragcore.ingest.parsed import Parsed
+from ragcore.ingest.readers.encoding import clean, decode
+from ragcore.ingest.readers.plain import guessed
+from ragcore.ingest.readers.table import as_table
+
+__all__ = ["html_to_markdown", "read_html"]
+
+PURPOSE = "reading HTML"
+META_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_\-]{2,30})", re.IGNORECASE)
+# The standard's names for encodings that Python knows under another.
+ENCODINGS = {
+    **dict.fromkeys(("iso-8859-1", "latin1", "ascii", "us-ascii", "windows-1252"), "cp1252"),
+    **dict.fromkeys(("shift_jis", "x-sjis"), "cp932"),
+    **dict.fromkeys(("gb2312", "gbk"), "gb18030"),
+    **dict.fromkeys(("ks_c_5601-1987", "euc-kr"), "cp949"),
+}
+LEFT_OUT = frozenset(
+    "script style noscript template svg canvas iframe object embed audio video nav form button select input textarea dialog head datalist menu".split()
+)
+BLOCKS = frozenset(
+    "address article aside blockquote body center dd details div dl dt fieldset figcaption figure footer header hgroup hr html main p section summary".split()
+)
+HEADINGS = {f"h{level}": level for level in range(1, 7)}
+ROLES = frozenset(
+    {"navigation", "banner", "contentinfo", "search", "dialog", "alertdialog", "complementary", "menu", "menubar"}
+)
+BANNER = re.compile(
+    r"cookie|consent|gdpr|newsletter|breadcrumb|\bsidebar\b|\bsite-?(header|footer|nav)|\bnav(bar|igation)?\b|skip-?link|social-?share|share-?buttons",
+    re.IGNORECASE,
+)
+# A part called so that holds most of the page is no banner.
+MOST_OF_A_PAGE = 0.5
+HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
+SPACE = re.compile(r"[ \t\n\f\r\u00a0\u200b]+")
+LEAST_MAIN = 200
+# Stands for <br>, which is the only line break within a block.
+BREAK = "\0"
+
+
+def read_html(data: bytes) -> Parsed:
+    """Read an HTML page; the title comes from the page, the language into the metadata."""
+    text, encoding = _decoded(data)
+    markdown, title, language = html_to_markdown(text)
+    return Parsed(
+        markdown, title=title, metadata={"language": language} if language else {}, warnings=guessed(encoding)
+    )
+
+
+def html_to_markdown(html: str, *, main_only: bool = True) -> tuple[str, str, str]:
+    """Return the page as Markdown, its title and its language.
+
+    Args:
+        main_only: whether only `<main>` or `<article>` is read, where they hold enough text.
+    """
+    lexbor = require("selectolax.lexbor", extra="chunking", purpose=PURPOSE)
+    tree = lexbor.LexborHTMLParser(html)
+    title = ""
+    title_node = tree.css_first("title")
+    if title_node is not None:
+        title = _inline(title_node.text(deep=True)).strip()
+    root = tree.css_first("html")
+    language = (root.attributes.get("lang") or "").strip()[:35] if root is not None else ""
+    body = tree.body
+    if body is None:
+        return "", title, language
+    start = body
+    if main_only:
+        for selector in ("main", "[role=main]", "article"):
+            found = tree.css(selector)
+            if len(found) == 1 and len(found[0].text(deep=True)) >= LEAST_MAIN:
+                start = found[0]
+                break
+    return _Writer(len(body.text(deep=True))).write(start), title, language
+
+
+def _decoded(data: bytes) -> tuple[str, str]:
+    """Decode by mark, declaration, UTF-8, then windows-1252, the web's default."""
+    declared = META_CHARSET.search(data[:4096])
+    if declared is not None and not data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        name = declared[1].decode("ascii").lower()
+        name = ENCODINGS.get(name, name)
+        try:
+            if not name.startswith("utf-16"):  # the declaration could not be read if that were true
+                return clean(data.decode(name, "replace" if name != "utf-8" else "strict")), ""
+        except (LookupError, UnicodeDecodeError):
+            pass
+    try:
+        return decode(data)
+    except InvalidInput:
+        raise
+    except UnicodeError:
+        return clean(data.decode("cp1252", "replace")), "cp1252"
+
+
+class _Writer:
+    """Writes Markdown while it walks the tree with a stack of its own."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._out: list[str] = []
+        self._line: list[str] = []
+        self._lists: list[list[Any]] = []
+        self._prefix = ""
+        self._preformatted = 0
+
+    def write(self, start: Any) -> str:
+        # A function on the stack is what happens when an element ends.
+        stack: list[Any] = [start]
+        while stack:
+            item = stack.pop()
+            if callable(item) and not hasattr(item, "tag"):
+                item()
+                continue
+            stack += reversed(list(self._begin(item)))
+        self._end_block()
+        text = "\n".join(self._out)
+        text = re.sub(r"[ \t]+\n", "\n", text)
+        return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n" if text.strip() else ""
+
+    def _begin(self, node: Any) -> Iterator[Any]:
+        tag = node.tag
+        if tag == "-text":
+            self._add(node.text_content or "")
+            return
+        if tag.startswith("-") or tag == "!doctype" or tag in LEFT_OUT or self._is_left_out(node):
+            return
+        match tag:
+            case "br":
+                self._line.append(BREAK)
+            case "img":
+                self._add(node.attributes.get("alt") or "")
+            case "b" | "strong" if not self._prefix.startswith("#") and (node.text(deep=True) or "").strip():
+                self._line.append("**")
+                yield from node.iter(include_text=True)
+                yield lambda: self._line.append("**")
+            case "table":
+                self._end_block()
+                self._table(node)
+            case "math":
+                self._add(node.text(deep=True))
+            case "pre":
+                self._end_block()
+                self._out += ["", "```", node.text(deep=True).strip("\n"), "```", ""]
+            case "hr":
+                self._end_block()
+            case "ul" | "ol":
+                self._end_block()
+                self._lists.append([tag, 0])
+                yield from node.iter(include_text=True)
+                yield self._end_list
+            case "li" | "dd" | "dt":
+                self._end_block()
+                if tag == "li":
+                    self._prefix = self._bullet()
+                yield from node.iter(include_text=True)
+                yield self._end_item
+            case _ if tag in HEADINGS:
+                self._end_block()
+                self._out.append("")
+                self._prefix = "#" * HEADINGS[tag] + " "
+                yield from node.iter(include_text=True)
+                yield self._end_heading
+            case _ if tag in BLOCKS:
+                self._end_block()
+                yield from node.iter(include_text=True)
+                yield self._end_paragraph
+            case _:
+                yield from node.iter(include_text=True)
+
+    def _is_left_out(self, node: Any) -> bool:
+        attributes = node.attributes
+        if not attributes:
+            return False
+        if "hidden" in attributes or attributes.get("aria-hidden") == "true" or (attributes.get("role") or "") in ROLES:
+            return True
+        if HIDDEN.search(attributes.get("style") or ""):
+            return True
+        names = f"{attributes.get('id') or ''} {attributes.get('class') or ''}"
+        if not names.strip() or not BANNER.search(names) or node.tag in ("html", "body", "main", "article"):
+            return False
+        return len(node.text(deep=True)) < MOST_OF_A_PAGE * max(1, self._size)
+
+    def _add(self, text: str) -> None:
+        if text:
+            self._line.append(text)
+
+    def _end_block(self) -> None:
+        lines = [_inline(line).strip() for line in "".join(self._line).split(BREAK)]
+        self._line = []
+        text = "\n".join(line for line in lines if line)
+        if text.strip():
+            self._out.append(self._prefix + text.strip())
+            self._prefix = " " * len(self._prefix) if self._lists else ""
+        elif self._prefix.startswith("#"):
+            self._prefix = ""
+
+    def _end_paragraph(self) -> None:
+        self._end_block()
+        if self._out and self._out[-1] and not self._lists:
+            self._out.append("")
+
+    def _end_heading(self) -> None:
+        self._end_block()
+        self._prefix = ""
+        self._out.append("")
+
+    def _end_item(self) -> None:
+        self._end_block()
+        self._prefix = ""
+
+    def _end_list(self) -> None:
+        self._end_block()
+        if self._lists:
+            self._lists.pop()
+        self._prefix = ""
+        if not self._lists:
+            self._out.append("")
+
+    def _bullet(self) -> str:
+        indent = "  " * max(0, len(self._lists) - 1)
+        if self._lists and self._lists[-1][0] == "ol":
+            self._lists[-1][1] += 1
+            return f"{indent}{self._lists[-1][1]}. "
+        return f"{indent}- "
+
+    def _table(self, table: Any) -> None:
+        """A table of data as Markdown's; one that only lays out the page as its text."""
+        caption = table.css_first("caption")
+        rows = [row for row in table.css("tr") if _nearest_table(row) == table]
+        cells = [[_cell(cell) for cell in row.iter() if cell.tag in ("td", "th")] for row in rows]
+        cells = [row for row in cells if any(cell.strip() for cell in row)]
+        if caption is not None and caption.text(deep=True).strip():
+            self._out += ["", _inline(caption.text(deep=True)).strip()]
+        if not cells:
+            return
+        if max(map(len, cells)) == 1 or table.css_first("table table") is not None:
+            self._out += ["", *(cell for row in cells for cell in row if cell.strip()), ""]
+            return
+        self._out += ["", as_table(_spanned(rows, table)).rstrip("\n") or as_table(cells).rstrip("\n"), ""]
+
+
+def _nearest_table(node: Any) -> Any:
+    parent = node.parent
+    while parent is not None and parent.tag != "table":
+        parent = parent.parent
+    return parent
+
+
+def _spanned(rows: list[Any], table: Any) -> list[list[str]]:
+    """The cells of rows, a cell that spans several columns or rows in each of them."""
+    grid: list[list[str]] = []
+    down: dict[int, tuple[int, str]] = {}
+    for row in rows:
+        line: list[str] = []
+        for cell in (one for one in row.iter() if one.tag in ("td", "th")):
+            while len(line) in down:
+                left, text = down.pop(len(line))
+                if left > 1:
+                    down[len(line)] = (left - 1, text)
+                line.append(text)
+            text = _cell(cell)
+            across, along = _span(cell, "colspan"), _span(cell, "rowspan")
+            for _ in range(across):
+                if along > 1:
+                    down[len(line)] = (along - 1, text)
+                line.append(text)
+        while len(line) in down:
+            left, text = down.pop(len(line))
+            if left > 1:
+                down[len(line)] = (left - 1, text)
+            line.append(text)
+        if any(part.strip() for part in line):
+            grid.append(line)
+    return grid
+
+
+def _span(cell: Any, name: str) -> int:
+    value = cell.attributes.get(name) or "1"
+    return min(50, int(value)) if value.isascii() and value.isdigit() and int(value) > 0 else 1
+
+
+def _cell(cell: Any) -> str:
+    return _inline(cell.text(deep=True, separator=" ")).strip()
+
+
+def _inline(text: str) -> str:
+    return SPACE.sub(" ", text)
