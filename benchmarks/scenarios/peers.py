@@ -48,6 +48,7 @@ LATE, HUNG = 0.1, 5.0
 # Tokens of an answer, and what processor time for a question may be at most, of the hand-written one's with the same transport.
 LENGTHS = {5: 0.75, 50: 0.65, 300: 0.55}
 TRANSPORTS = ("httpx", "aiohttp")
+MOST_LENGTH_ROUNDS = 3
 LEAST_RPS_RATIO = 1.3
 
 
@@ -156,9 +157,9 @@ class _Comparison:
                 await servers.length(tokens)
                 for one in crew.values():  # warm-up
                     await one.run(concurrency=50, count=50, deadline=DEADLINE, patience=60)
-                for number in range(self._rounds):
+                for number in range(min(self._rounds, MOST_LENGTH_ROUNDS)):
                     for (name, transport), one in list(crew.items())[:: -1 if number % 2 else 1]:
-                        say(f"{tokens} tokens, round {number + 1} of {self._rounds}: {name} with {transport}")
+                        say(f"{tokens} tokens, round {number + 1}: {name} with {transport}")
                         lap = await one.run(concurrency=50, count=self._count // 2, deadline=DEADLINE, patience=120)
                         spent = self._measured[name].cpu_by_length.setdefault((transport, tokens), [])
                         spent.append(1000 * lap.done["cpu"] / len(lap.ended))

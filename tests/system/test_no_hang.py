@@ -97,6 +97,10 @@ async def test_the_reduced_matrix_is_green(world: Bench) -> None:
 ALIKE = {
     *("fast restart", "immediate restart"),
     *("401", "403", "409", "502", "504", "truncated JSON", "a list", "vectors: nan", "vectors: base64"),
+    *("bomb", "bombed error body", "endless error body", "redirect to another server"),
+    *("close after finish", "close after done", "reset after done", "temperature refused", "stream_options refused"),
+    *("stream: error at once", "stream: error after text", "stream: filtered", "stream: refused", "stream: tool calls"),
+    *("stream: length without text", "stream: thinking that never ends"),
     *("stream: reset at once", "stream: idle at once", "reset in mid-request", "stall after 20 bytes", "half-close"),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -20,10 +20,12 @@ from ragcore.cli.serve import serve as start_serving
 from ragcore.cli.session import DONE, PARTLY, Options, messages, open_client, print_json, results, run_async
 from ragcore.config import EXTRACTIVE, Config
 from ragcore.ingest import read
+from ragcore.ingest.files import check_paths
+from ragcore.ingest.reading import READ_SECONDS
 from ragcore.protocols import Embedder
 from ragcore.resilience.part import Parts
 from ragcore.secret import Secret
-from ragcore.types import Answer, Delta, Done, IngestReport, Mode, Passage, Retrieval
+from ragcore.types import Answer, Delta, Document, Done, IngestReport, Mode, Passage, Retrieval, Unreadable
 
 __all__ = ["run"]
 
@@ -100,17 +102,26 @@ def _options(
 def ingest(
     context: typer.Context,
     paths: Annotated[
-        list[Path], typer.Argument(help="Files and folders: .md .txt .html .pdf .jsonl .jsonl.gz", show_default=False)
+        list[Path],
+        typer.Argument(help="Files and folders: text, Markdown, HTML, PDF, office files, .jsonl", show_default=False),
     ],
     tenant: Tenant,
     as_json: Json = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a file is of an unknown type.")] = False,
+    read_timeout: Annotated[float, typer.Option(help="Seconds for reading each file.", min=0.1)] = READ_SECONDS,
+    follow_symlinks: Annotated[
+        bool, typer.Option("--follow-symlinks", help="Follow symbolic links that lead out of a folder.")
+    ] = False,
 ) -> None:
     """Add documents, or replace those that changed; what is unchanged is not embedded again."""
     options: Options = context.obj
 
     async def body() -> int:
+        # A path that is refused is refused before the database is started.
+        check_paths([path.expanduser() for path in paths])
+        documents = read(*paths, strict=strict, read_timeout=read_timeout, follow_symlinks=follow_symlinks)
         async with open_client(options) as rag:
-            report = await _ingest(rag, paths, tenant)
+            report = await _ingest(rag, documents, tenant)
         _show_ingest(report, as_json=as_json)
         return PARTLY if report.failed else DONE
 
@@ -447,7 +458,7 @@ def _named_embedder(environ: Mapping[str, str]) -> Embedder:
     )
 
 
-async def _ingest(rag: ragcore.RAG, paths: Sequence[Path], tenant: str) -> IngestReport:
+async def _ingest(rag: ragcore.RAG, documents: AsyncIterator[Document | Unreadable], tenant: str) -> IngestReport:
     if not messages.is_terminal:
         last = 0
 
@@ -458,7 +469,7 @@ async def _ingest(rag: ragcore.RAG, paths: Sequence[Path], tenant: str) -> Inges
                 last = done
                 messages.print(f"{done} documents, {report.chunks} chunks, {len(report.failed)} failed")
 
-        return await rag.add(read(*paths), tenant=tenant, progress=tell)
+        return await rag.add(documents, tenant=tenant, progress=tell)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=messages, transient=True) as bar:
         task = bar.add_task("reading", total=None)
@@ -468,7 +479,7 @@ async def _ingest(rag: ragcore.RAG, paths: Sequence[Path], tenant: str) -> Inges
             rate = report.chunks / report.seconds if report.seconds else 0.0
             bar.update(task, description=f"{done} documents, {report.chunks} chunks, {rate:.0f} chunks/s")
 
-        return await rag.add(read(*paths), tenant=tenant, progress=show)
+        return await rag.add(documents, tenant=tenant, progress=show)
 
 
 def _show_ingest(report: IngestReport, *, as_json: bool) -> None:

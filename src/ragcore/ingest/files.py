@@ -14,6 +14,9 @@ from ragcore.types import Unreadable
 __all__ = ["File", "Others", "check_paths", "find"]
 
 
+UNKNOWN_TYPE = "files of this type can't be read; read(…, readers={'.png': your_function}) adds a reader"
+
+
 @dataclass(frozen=True, slots=True)
 class File:
     """A file to read.
@@ -73,12 +76,15 @@ def is_readable(path: Path, known: frozenset[str]) -> bool:
     return path.suffix.lower() in known or is_lines(path) or path.suffix.lower() in HOMES
 
 
-def find(path: Path, others: Others, *, known: frozenset[str], follow_symlinks: bool) -> Iterator[File | Unreadable]:
+def find(
+    path: Path, others: Others, *, known: frozenset[str], follow_symlinks: bool, strict: bool = False
+) -> Iterator[File | Unreadable]:
     """Yield the files below a path in the order of their names, without hidden ones. Blocks.
 
     Args:
         others: gets the files of unknown types.
         follow_symlinks: whether links that lead out of the folder are followed.
+        strict: whether files of unknown types are reported, too.
     """
     path = path.expanduser()
     if not path.is_dir():
@@ -86,6 +92,8 @@ def find(path: Path, others: Others, *, known: frozenset[str], follow_symlinks: 
             yield File(path, path.name)
         else:
             others.add(path)
+            if strict:
+                yield Unreadable(path.name, UNKNOWN_TYPE, source=str(path))
         return
     root = path.resolve()
     for file in _walk(path, root, follow_symlinks):
@@ -95,6 +103,8 @@ def find(path: Path, others: Others, *, known: frozenset[str], follow_symlinks: 
             yield File(file, file.relative_to(path).as_posix())
         else:
             others.add(file)
+            if strict:
+                yield Unreadable(file.relative_to(path).as_posix(), UNKNOWN_TYPE, source=str(file))
 
 
 def _walk(folder: Path, root: Path, follow_symlinks: bool) -> Iterator[Path | Unreadable]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 
 from ragcore.ingest.worker import Answer, answers
 from ragcore.resilience.threads import Threads
@@ -100,10 +101,17 @@ class _Process(Worker):
             if self._process.returncode is None:
                 with suppress(ProcessLookupError):
                     self._process.kill()
-                await self._process.wait()
-            for stream in (self._process.stdin, self._process.stdout):
-                if stream is not None:
-                    await stream.aclose()
+            if self._process.stdin is not None:
+                await self._process.stdin.aclose()
+            # To the end of what it wrote: asyncio closes a process's pipes only when it has seen their end.
+            with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
+                assert self._process.stdout is not None
+                while True:
+                    await self._process.stdout.receive(1024 * 1024)
+            await self._process.wait()
+            if self._process.stdout is not None:
+                await self._process.stdout.aclose()
+            await anyio.lowlevel.checkpoint()
 
     async def _read(self, size: int) -> bytes:
         assert self._process.stdout is not None

@@ -47,6 +47,7 @@ def read(
     processes: int | None = None,
     readers: Mapping[str, UserReader] | None = None,
     follow_symlinks: bool = False,
+    strict: bool = False,
 ) -> AsyncIterator[Document | Unreadable]:
     """Read files and folders, in the order of their names; folders with everything in them, without hidden files.
 
@@ -59,6 +60,7 @@ def read(
         readers: functions for other types by suffix, such as {".png": my_ocr}: bytes in, text (or `Parsed`) out. They run in threads of this process, and
             replace ragcore's own readers for the same suffix.
         follow_symlinks: whether symbolic links that lead out of the folder are followed. Default False: they are reported as `Unreadable`.
+        strict: whether files of unknown types are `Unreadable`. Default False: they are left out, with a warning in the log.
 
     Yields:
         `Document`, or `Unreadable` for a file or a line that can't be read.
@@ -78,11 +80,16 @@ def read(
     if processes is not None and not (isinstance(processes, int) and processes >= 0):
         raise ConfigurationError(f"processes is {processes!r}: it must be a whole number, or None")
     own = {suffix.lower(): reader for suffix, reader in (readers or {}).items()}
-    return _read([Path(path).expanduser() for path in paths], _Options(read_timeout, processes, own, follow_symlinks))
+    return _read(
+        [Path(path).expanduser() for path in paths], _Options(read_timeout, processes, own, follow_symlinks, strict)
+    )
 
 
 class _Options:
-    def __init__(self, seconds: float, processes: int | None, readers: Mapping[str, UserReader], follow: bool) -> None:
+    def __init__(
+        self, seconds: float, processes: int | None, readers: Mapping[str, UserReader], follow: bool, strict: bool
+    ) -> None:
+        self.strict = strict
         self.seconds = seconds
         self.processes = processes
         self.readers = readers
@@ -136,7 +143,7 @@ async def _found(
 ) -> AsyncGenerator[File | Unreadable, None]:
     """The files, found a few at a time in a thread, so that a large folder needs no list."""
     for path in paths:
-        files = find(path, others, known=options.known, follow_symlinks=options.follow_symlinks)
+        files = find(path, others, known=options.known, follow_symlinks=options.follow_symlinks, strict=options.strict)
         while some := await threads.run(lambda files=files: list(islice(files, NAMES_AT_ONCE))):  # type: ignore[misc]  # mypy can't infer a default's type
             for file in some:
                 yield file

@@ -8,6 +8,7 @@ Source: PDF 32000-1:2008, 9.10 (extraction of text content) and 12.3.3 (document
 
 from __future__ import annotations
 
+import ctypes
 import re
 import unicodedata
 from collections import Counter
@@ -29,6 +30,9 @@ MOST_PAGES = 20_000
 MOST_TITLE = 300
 # A heading is set this much larger than most of the document's letters.
 HEADING_RATIO = 1.15
+# In bold less will do; but bold alone is emphasis, such as an amount of money.
+BOLD_HEADING_RATIO = 1.04
+BOLD = 600
 MOST_HEADING_CHARACTERS = 160
 # Text on at least this share of the pages, at their top or bottom, is a header or a footer.
 REPEATED = 0.6
@@ -95,6 +99,7 @@ class _Line:
     left: float
     top: float
     height: float
+    bold: bool
 
     @property
     def text(self) -> str:
@@ -108,6 +113,8 @@ class _Piece:
     bottom: float
     right: float
     top: float
+    size: float
+    bold: bool
 
 
 def _lines(pdfium: Any, document: Any, number: int) -> list[_Line]:
@@ -120,7 +127,7 @@ def _lines(pdfium: Any, document: Any, number: int) -> list[_Line]:
         text = page.get_textpage()
         try:
             height = page.get_height()
-            pieces = list(_pieces(text))
+            pieces = list(_pieces(pdfium, text))
         finally:
             text.close()
     finally:
@@ -128,13 +135,21 @@ def _lines(pdfium: Any, document: Any, number: int) -> list[_Line]:
     return list(_in_lines(pieces, height))
 
 
-def _pieces(text: Any) -> Iterator[_Piece]:
+def _pieces(pdfium: Any, text: Any) -> Iterator[_Piece]:
     """Yield runs of text with their boxes, as pdfium merges them: one for each stretch of a line."""
+    raw = pdfium.raw
     for index in range(text.count_rects()):
         left, bottom, right, top = text.get_rect(index)
         found = _cleaned(text.get_text_bounded(left=left, bottom=bottom, right=right, top=top))
         if found.strip():
-            yield _Piece(found, left, bottom, right, top)
+            size, bold = top - bottom, False
+            index_of_first = raw.FPDFText_GetCharIndexAtPos(text, left + 0.5, (bottom + top) / 2, 3, 3)
+            if index_of_first >= 0:
+                # The font's own height, whatever letters the run has, and after all scaling.
+                _, low, _, high = text.get_charbox(index_of_first, loose=True)
+                size = high - low if high > low else size
+                bold = raw.FPDFText_GetFontWeight(text, index_of_first) >= BOLD or _is_bold(raw, text, index_of_first)
+            yield _Piece(found, left, bottom, right, top, size, bold)
 
 
 def _in_lines(pieces: Sequence[_Piece], height: float) -> Iterator[_Line]:
@@ -171,8 +186,16 @@ def _line(pieces: Sequence[_Piece], height: float) -> _Line:
             cells[-1] += " " + text
         else:
             cells[-1] += text
-    size = median(piece.top - piece.bottom for piece in pieces)
-    return _Line([cell for cell in cells if cell], size, pieces[0].left, max(piece.top for piece in pieces), height)
+    size = median(piece.size for piece in pieces)
+    bold = all(piece.bold for piece in pieces)
+    top = max(piece.top for piece in pieces)
+    return _Line([cell for cell in cells if cell], size, pieces[0].left, top, height, bold)
+
+
+def _is_bold(raw: Any, text: Any, index: int) -> bool:
+    name = ctypes.create_string_buffer(128)
+    raw.FPDFText_GetFontInfo(text, index, name, len(name), None)
+    return any(word in name.value.lower() for word in (b"bold", b"black", b"heavy"))
 
 
 def _cleaned(text: str) -> str:
@@ -245,7 +268,7 @@ def _is_heading(line: _Line, body: float, outline: frozenset[str]) -> bool:
         return False
     if " ".join(text.lower().split()) in outline and line.size >= body:
         return True
-    return line.size > HEADING_RATIO * body
+    return line.size > (BOLD_HEADING_RATIO if line.bold else HEADING_RATIO) * body
 
 
 def _joins(above: str, below: str, words: Counter[str]) -> bool:
@@ -290,8 +313,6 @@ def _form_fields(pdfium: Any, document: Any) -> list[str]:
 
 
 def _string(function: Any, form: Any, annotation: Any) -> str:
-    import ctypes
-
     length = function(form, annotation, None, 0)
     if length <= 2:
         return ""
