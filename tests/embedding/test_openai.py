@@ -93,6 +93,7 @@ GOOD = [0.6, 0.8, 0.0]
         (b'{"data": [', "not JSON"),
         (b"[]", "not an object"),
         (b"{}", "no embeddings"),
+        (b"[" * 60_000, "not JSON"),
         (vectors(), "0 embeddings for 1 texts"),
         (vectors(GOOD, GOOD), "2 embeddings"),
         (vectors([0.6, 0.8]), "shape"),

@@ -250,7 +250,7 @@ class OpenAIEmbedder(Part):
                 await response.aclose()
         try:
             answer = json.loads(read.removeprefix(b"\xef\xbb\xbf"))
-        except ValueError:
+        except (ValueError, RecursionError):
             page = "not JSON but a page of HTML: is the base URL right?" if read.lstrip()[:1] == b"<" else "not JSON"
             raise Undecodable(f"its answer is {page}; it begins {read[:40]!r}") from None
         if not (isinstance(answer, dict) and isinstance(answer.get("data"), list)):

@@ -37,7 +37,7 @@ REASONING = ("o1", "o3", "o4", "gpt-5")
 THINKING_TOKENS = 4_000
 # Seconds to wait for the usage after the answer's end.
 USAGE_SECONDS = 2.0
-# The names of what is said by arguments of its own.
+# Parameters that ragcore sets itself.
 OWN = frozenset({"model", "messages", "stream"})
 
 
@@ -64,7 +64,7 @@ class OpenAIGenerator(Part):
         extra_headers: sent with each request.
 
     Raises:
-        ConfigurationError: no key, or a parameter that is an argument of its own.
+        ConfigurationError: no key, or a parameter that ragcore sets itself.
         GenerationError: the server failed, its stream broke, or the model gave no answer.
     """
 
@@ -181,12 +181,12 @@ class _Manner:
         if not spoken.get("stream"):
             spoken.pop("stream_options", None)
         body = {"model": self.model, "messages": with_role(render(prompt), role), **spoken, **self._extra_body}
-        # Half an emoji, which a document may hold, is not UTF-8.
         callers = {"stop"} if prompt.stop else set()
         if prompt.temperature is not None:
             callers.add("temperature")
         if prompt.max_tokens is not None and prompt.max_tokens_from == "call":
             callers |= {"max_tokens", "max_completion_tokens"}
+        # A document may hold half of a surrogate pair, which is not UTF-8.
         return json.dumps(body, ensure_ascii=False).encode(errors="replace"), spoken, role, frozenset(callers)
 
     def learn(self, error: ServerError, sent: Mapping[str, Any], role: str | None, callers: frozenset[str]) -> bool:
