@@ -22,12 +22,18 @@ def test_the_environment_is_read_whole() -> None:
             "RAGCORE_TOP_K": "8",
             "RAGCORE_SCORE_THRESHOLD": "0.4",
             "RAGCORE_MODE": "hybrid",
+            "RAGCORE_CHUNK_TOKENS": "120",
+            "RAGCORE_OVERLAP_TOKENS": "10",
+            "RAGCORE_EMBED_TEXT": "title+text",
+            "RAGCORE_READ_TIMEOUT": "7.5",
             "RAGCORE_TIMEOUT": "12.5",
             "RAGCORE_DEGRADE": "no",
             "RAGCORE_NOT_FOUND": "no idea",
         }
     )
     assert (config.models, config.top_k, config.score_threshold, config.mode) == (("a", "b"), 8, 0.4, "hybrid")
+    assert (config.chunk_tokens, config.overlap_tokens) == (120, 10)
+    assert (config.embed_text, config.read_timeout) == ("title+text", 7.5)
     assert config.settings == Settings(timeout=12.5, degrade=False, not_found="no idea")
     assert (config.embedding_model, config.embedding_dimension, config.base_url) == ("e", 7, "http://localhost:1/v1")
 
@@ -58,6 +64,11 @@ def test_libpq_variables_make_a_dsn() -> None:
         ({"RAGCORE_TOPK": "5"}, "did you mean RAGCORE_TOP_K"),
         ({"RAGCORE_TOP_K": "many"}, "RAGCORE_TOP_K is 'many'"),
         ({"RAGCORE_TOP_K": "0"}, "top_k is 0"),
+        ({"RAGCORE_CHUNK_TOKENS": "7"}, "chunk_tokens is 7: it must be a whole number, at least 8"),
+        ({"RAGCORE_OVERLAP_TOKENS": "200"}, "less than chunk_tokens, which is 200"),
+        ({"RAGCORE_EMBED_TEXT": "titles"}, "embed_text is 'titles': it must be one of text, title+text, headings+text"),
+        ({"RAGCORE_READ_TIMEOUT": "0"}, "read_timeout is 0.0"),
+        ({"RAGCORE_READ_TIMEOUT": "nan"}, "read_timeout is nan"),
         ({"RAGCORE_SCORE_THRESHOLD": "7"}, "score_threshold is 7"),
         ({"RAGCORE_MODE": "fuzzy"}, "mode is 'fuzzy'"),
         ({"RAGCORE_TIMEOUT": "-1"}, "timeout is -1"),

@@ -22,6 +22,7 @@ DOCS = ROOT / "docs"
 # Type aliases are explained in words.
 ALIASES = {
     "Mode",
+    "EmbedText",
     "Kind",
     "Scalar",
     "StreamEvent",

@@ -205,7 +205,7 @@ async def _in_half_precision(squad: Squad, figures: Figures, step: int, *, passa
     )
     await migrate(owner_dsn, model=embedder.model, dimension=embedder.dimension, role="ragcore")
     async with PgVectorStore(store_dsn, exact_rows=0) as indexed, PgVectorStore(store_dsn, exact_rows=100_000) as exact:
-        ingestor = Ingestor(embedder=embedder, store=indexed, chunk_tokens=embedder.max_tokens)
+        ingestor = Ingestor(embedder=embedder, store=indexed, chunk_tokens=embedder.max_tokens, embed_text="text")
         await ingestor.add(read_documents(passages), tenant=TENANT)
         owner = await asyncpg.connect(owner_dsn)
         await owner.execute("analyze ragcore.chunk")

@@ -129,7 +129,7 @@ async def ingested(*, passages: int | None = None, reference: bool = False) -> A
                 say(f"{'storing' if reference else 'embedding'} {len(documents)} passages …")
                 maker: Embedder = Reference() if reference else embedder
                 busy = Busy(maker, store)
-                ingestor = Ingestor(embedder=busy, store=busy, chunk_tokens=maker.max_tokens)
+                ingestor = Ingestor(embedder=busy, store=busy, chunk_tokens=maker.max_tokens, embed_text="text")
                 report = await ingestor.add(documents, tenant=TENANT)
                 megabytes = sum(len(document.text.encode()) for document in documents) / 1e6
                 yield Squad(store, embedder, server.owner_dsn.reveal(), report, megabytes, busy, *_questions())

@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from ragcore.types import Document as Document
     from ragcore.types import Done as Done
     from ragcore.types import Doubt as Doubt
+    from ragcore.types import EmbedText as EmbedText
     from ragcore.types import EmptyReason as EmptyReason
     from ragcore.types import Generation as Generation
     from ragcore.types import Health as Health
@@ -123,7 +124,7 @@ else:
         "timings": ("Timings",),
         "tokens": ("estimate_tokens",),
         "types": (
-            "Answer", "CallInfo", "Chunk", "Citation", "Counts", "Degradation", "Delta", "Document", "Done", "Doubt", "EmptyReason", "Generation",
+            "Answer", "CallInfo", "Chunk", "Citation", "Counts", "Degradation", "Delta", "Document", "Done", "Doubt", "EmbedText", "EmptyReason", "Generation",
             "Health", "IngestReport", "Kind", "Mode", "Passage", "Prompt", "Retrieval", "Retrieved", "Scalar", "SimilarityReport", "Stats",
             "StreamEvent", "Turn", "Unreadable", "Usage",
         ),
@@ -164,6 +165,7 @@ __all__ = [
     "Document",
     "Done",
     "Doubt",
+    "EmbedText",
     "EmbeddedDocument",
     "Embedder",
     "EmbeddingError",

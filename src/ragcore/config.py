@@ -13,9 +13,10 @@ from typing import Any, Self
 from urllib.parse import quote, urlencode
 
 from ragcore.errors import ConfigurationError, InvalidInput
+from ragcore.ingest.options import CHUNK_TOKENS, OVERLAP_TOKENS, READ_SECONDS, check_chunking, check_read_timeout
 from ragcore.resilience import Policy
 from ragcore.secret import Secret
-from ragcore.types import Mode
+from ragcore.types import EmbedText, Mode
 from ragcore.validation import check_mode, check_threshold, check_top_k
 
 __all__ = ["Config", "Policies", "Settings"]
@@ -113,6 +114,9 @@ class Config:
         embedding_cache_mb, embedding_cache_ttl: MiB for the vectors of questions that were asked before, and seconds that each is good for; 0 MiB: none.
         models: to generate with, in the order to ask them; "extractive" quotes, without a model, and is always there as the last resort.
         top_k, score_threshold, mode: of retrieval.
+        chunk_tokens, overlap_tokens, embed_text: of the chunks that documents are cut into, as in `Ingestor`. A change concerns documents when they are added
+            again; all of them are then made anew.
+        read_timeout: seconds for reading each file, as in `ingest.read`.
         schema: the collection in PostgreSQL, which `store.migrate` or `ragcore migrate` made.
         language: of text search, for a collection that the embedded database makes: a configuration of PostgreSQL's, such as "german", or "simple".
             None: english for a new one, else as it is.
@@ -135,6 +139,10 @@ class Config:
     top_k: int = 5
     score_threshold: float | None = None
     mode: Mode = "vector"
+    chunk_tokens: int = CHUNK_TOKENS
+    overlap_tokens: int = OVERLAP_TOKENS
+    embed_text: EmbedText | None = None
+    read_timeout: float = READ_SECONDS
     schema: str = "ragcore"
     language: str | None = None
     pool_size: int = 10
@@ -144,6 +152,8 @@ class Config:
     settings: Settings = field(default_factory=Settings)
 
     def __post_init__(self) -> None:
+        check_chunking(self.chunk_tokens, self.overlap_tokens, self.embed_text)
+        check_read_timeout(self.read_timeout)
         try:
             check_top_k(self.top_k)
             check_mode(self.mode)
@@ -174,7 +184,8 @@ class Config:
         RAGCORE_EMBEDDING_API_KEY, RAGCORE_EMBEDDING_BASE_URL, RAGCORE_GENERATION_API_KEY and RAGCORE_GENERATION_BASE_URL stand in place of OPENAI_API_KEY
         and OPENAI_BASE_URL for one of the two. The others are RAGCORE_EMBEDDING_MODEL, RAGCORE_EMBEDDING_DIMENSION, RAGCORE_EMBEDDING_CACHE_MB,
         RAGCORE_EMBEDDING_CACHE_TTL, RAGCORE_MODELS (commas between),
-        RAGCORE_TOP_K, RAGCORE_SCORE_THRESHOLD, RAGCORE_MODE, RAGCORE_SCHEMA, RAGCORE_LANGUAGE, RAGCORE_POOL_SIZE, RAGCORE_EF_SEARCH,
+        RAGCORE_TOP_K, RAGCORE_SCORE_THRESHOLD, RAGCORE_MODE, RAGCORE_CHUNK_TOKENS, RAGCORE_OVERLAP_TOKENS, RAGCORE_EMBED_TEXT, RAGCORE_READ_TIMEOUT,
+        RAGCORE_SCHEMA, RAGCORE_LANGUAGE, RAGCORE_POOL_SIZE, RAGCORE_EF_SEARCH,
         RAGCORE_EXACT_ROWS, RAGCORE_ALLOW_UNSAFE_ROLE, and RAGCORE_ with the name
         of each field of `Settings`.
 
@@ -202,6 +213,10 @@ class Config:
             top_k=_read(env, "RAGCORE_TOP_K", int, 5),
             score_threshold=_read(env, "RAGCORE_SCORE_THRESHOLD", float, None),
             mode=_read(env, "RAGCORE_MODE", check_mode, "vector"),
+            chunk_tokens=_read(env, "RAGCORE_CHUNK_TOKENS", int, CHUNK_TOKENS),
+            overlap_tokens=_read(env, "RAGCORE_OVERLAP_TOKENS", int, OVERLAP_TOKENS),
+            embed_text=_read(env, "RAGCORE_EMBED_TEXT", str, None),
+            read_timeout=_read(env, "RAGCORE_READ_TIMEOUT", float, READ_SECONDS),
             schema=env.get("RAGCORE_SCHEMA") or "ragcore",
             language=env.get("RAGCORE_LANGUAGE") or None,
             pool_size=_read(env, "RAGCORE_POOL_SIZE", int, 10),
@@ -248,6 +263,10 @@ OWN = (
     "RAGCORE_TOP_K",
     "RAGCORE_SCORE_THRESHOLD",
     "RAGCORE_MODE",
+    "RAGCORE_CHUNK_TOKENS",
+    "RAGCORE_OVERLAP_TOKENS",
+    "RAGCORE_EMBED_TEXT",
+    "RAGCORE_READ_TIMEOUT",
     "RAGCORE_SCHEMA",
     "RAGCORE_LANGUAGE",
     "RAGCORE_POOL_SIZE",

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragcore.filters import Filter
-from ragcore.types import Chunk, Counts, Document, Generation, Kind, Mode, Passage, Prompt
+from ragcore.types import Chunk, Counts, Document, EmbedText, Generation, Kind, Mode, Passage, Prompt
 
 __all__ = [
     "Diagnosis",
@@ -190,6 +190,19 @@ class Store(Searcher, Protocol):
 
     async def scores(self, vector: Vector, /, *, tenant: str, limit: int | None = None) -> Scores:
         """The similarity of the tenant's chunks to `vector`, exact, best first; at most `limit`, None: all."""
+        ...
+
+
+@runtime_checkable
+class EmbedTextRecorder(Protocol):
+    """A store that records what is embedded for its chunks, so that all who write to it do the same."""
+
+    async def recorded_embed_text(self) -> EmbedText | None:
+        """What was recorded; None: nothing yet."""
+        ...
+
+    async def record_embed_text(self, embed_text: EmbedText, /) -> EmbedText | None:
+        """Record it from now on; return what was recorded before."""
         ...
 
 

@@ -150,8 +150,21 @@ class RAG(Part):
             score_threshold=config.score_threshold,
             mode=config.mode,
         )
+        writable = retriever.store
+        ingestor = None
+        if isinstance(writable, Store):
+            ingestor = Ingestor(
+                embedder=embedder,
+                store=writable,
+                chunk_tokens=config.chunk_tokens,
+                overlap_tokens=config.overlap_tokens,
+                embed_text=config.embed_text,
+            )
         return cls(
-            retriever=retriever, generator=generator or make_generator(config, policies), settings=config.settings
+            retriever=retriever,
+            generator=generator or make_generator(config, policies),
+            ingestor=ingestor,
+            settings=config.settings,
         )
 
     @property

@@ -27,6 +27,7 @@ __all__ = [
     "Delta",
     "Document",
     "Done",
+    "EmbedText",
     "EmptyReason",
     "Generation",
     "Health",
@@ -49,6 +50,8 @@ __all__ = [
 
 Scalar: TypeAlias = str | int | float | bool
 Mode: TypeAlias = Literal["vector", "text", "hybrid"]
+# What is embedded for a chunk: its text alone, or its document's title over it, or the title and its headings.
+EmbedText: TypeAlias = Literal["text", "title+text", "headings+text"]
 Kind: TypeAlias = Literal["query", "document"]
 
 
@@ -146,7 +149,10 @@ class Unreadable(Value):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk(Value):
-    """A piece of a document that is embedded and found as one. `text` is `document.text[start:end]`."""
+    """A piece of a document that is embedded and found as one.
+
+    `text` is `document.text[start:end]`. Where that begins within a table, the table's header rows stand before it.
+    """
 
     id: str
     text: str

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from typing import Final
 
-__all__ = ["UNSPACED", "content_words", "sentences"]
+__all__ = ["UNSPACED", "content_words", "grapheme_ends", "is_unspaced", "sentences"]
 
 WORD: Final = re.compile(r"[^\W_]+(?:[.,]\d+)*", re.UNICODE)
 
@@ -32,10 +33,21 @@ ABBREVIATIONS: Final = frozenset(
     "dr mr mrs ms prof sr jr st vs etc e.g i.e cf approx no vol fig inc ltd co corp dept est u.s a.m p.m".split()
 )
 
+# Marks that end a sentence by themselves, without a blank after them: CJK, Arabic and Urdu, Devanagari, Ethiopic, Burmese, Khmer, Tibetan, Armenian.
+# Source: Unicode Character Database, property Sentence_Terminal.
+TERMINALS: Final = "。！？｡؟۔।॥።፧፨။៕។།༎։"
 # Each alternative begins only where its run begins and never gives back what it took, or long runs take quadratic time.
 _END: Final = re.compile(
-    r"""(?<![.!?…])[.!?…]++["'”’)\]]*+(?=\s)|[。！？]++[」』”’）]*+|\n(?=[^\S\n]*+\n)|\n(?=[^\S\n]*+(?:[-*+•]|\d{1,9}[.)])\s)|(?<=\|)\n"""
+    rf"""(?<![.!?…])[.!?…]++["'”’)\]]*+(?=\s)"""
+    rf"""|(?<![!?])[!?]++(?=[{UNSPACED}])"""
+    rf"""|[{TERMINALS}]++[」』”’）»)\]"']*+"""
+    # Thai and Lao write no mark: a blank between two of their letters ends a sentence or a clause.
+    r"""|(?<=[\u0e00-\u0e7f\u0e80-\u0eff])[ \u00a0]++(?=[\u0e00-\u0e7f\u0e80-\u0eff])"""
+    r"""|\n(?=[^\S\n]*+\n)|\n(?=[^\S\n]*+(?:[-*+•]|\d{1,9}[.)])\s)|(?<=\|)\n"""
 )
+# What belongs to the character before it, besides combining marks: the zero-width joiner, and skin tones of emoji.
+_JOINER: Final = "\u200d"
+_TONES: Final = ("\U0001f3fb", "\U0001f3ff")
 
 
 def content_words(text: str, /) -> list[str]:
@@ -72,6 +84,33 @@ def _stem(word: str) -> str:
     return word[:-1]
 
 
+def is_unspaced(text: str, /) -> bool:
+    """Whether most of a text is written in a script without blanks between words.
+
+    Example:
+        >>> is_unspaced("免責金額は 1,500 ドルです"), is_unspaced("The word 免責 means deductible")
+        (True, False)
+    """
+    runs = _RUN.findall(text)
+    return bool(runs) and 2 * sum(map(len, runs)) > sum(char.isalpha() for char in text)
+
+
+def grapheme_ends(text: str, start: int, end: int, /) -> list[int]:
+    """Return where each character, as a reader sees it, ends between `start` and `end`; a cut is allowed there and nowhere else.
+
+    Source: Unicode Standard Annex 29, extended grapheme clusters, as the package `regex` has them.
+
+    Example:
+        >>> grapheme_ends("ne\u0301e", 0, 4)
+        [1, 3, 4]
+    """
+    if text.isascii() and "\r" not in text[start:end]:
+        return list(range(start + 1, end + 1))
+    import regex
+
+    return [found.end() for found in regex.finditer(r"\X", text, pos=start, endpos=end)]
+
+
 def sentences(text: str, /) -> Iterator[tuple[int, int]]:
     """(start, end) of each sentence, without the white space around it; list items, table rows and paragraphs end one as well.
 
@@ -84,8 +123,11 @@ def sentences(text: str, /) -> Iterator[tuple[int, int]]:
     for match in _END.finditer(text):
         if match.group().startswith(".") and _is_abbreviation(text, match.start()):
             continue
-        yield from _stripped(text, start, match.end())
-        start = match.end()
+        end = match.end()
+        while end < len(text) and _extends(text[end]):  # a mark over the last sign
+            end += 1
+        yield from _stripped(text, start, end)
+        start = end
     yield from _stripped(text, start, len(text))
 
 
@@ -94,8 +136,15 @@ def _is_abbreviation(text: str, stop: int) -> bool:
     return bool(word) and (word[0].lower().lstrip("(\"'") in ABBREVIATIONS or (len(word[0]) == 1 and word[0].isupper()))
 
 
+def _extends(char: str) -> bool:
+    """Whether a character belongs to the one before it."""
+    return not char.isascii() and (
+        unicodedata.category(char).startswith("M") or char == _JOINER or _TONES[0] <= char <= _TONES[1]
+    )
+
+
 def _stripped(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    while start < end and text[start].isspace():
+    while start < end and text[start].isspace() and not (start + 1 < end and _extends(text[start + 1])):
         start += 1
     while end > start and text[end - 1].isspace():
         end -= 1

@@ -2,109 +2,313 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
+
+import pytest
+import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragcore import Document, estimate_tokens
+from ragcore import Chunk, Document, estimate_tokens
 from ragcore.ingest.chunking import cut
+from ragcore.store.embed_text import EMBED_TEXTS, text_to_embed
+from ragcore.types import EmbedText
 
 
 def count(text: str) -> int:
     return len(text.split())
 
 
-def chunks(text: str, *, tokens: int = 20, overlap: int = 5) -> list[str]:
-    made, _ = cut(Document("d", text), count_tokens=count, chunk_tokens=tokens, overlap_tokens=overlap)
-    return [chunk.text for chunk in made]
+def count_with_blanks(text: str) -> int:
+    """White space has tokens of its own, as in byte-pair encodings."""
+    return len(regex.findall(r"\s|[^\s\w]|\w{1,4}", text))
 
 
-texts = st.lists(
-    st.sampled_from(
-        [
-            "# Head\n",
-            "## Sub\n",
-            "One two three. ",
-            "Four five! ",
-            "\n\n",
-            "- item\n",
-            "word " * 30,
-            "\f",
-            "```\n# no head\n```\n",
-            "x" * 90,
-            " ",
-        ]
-    ),
-    max_size=25,
-).map("".join)
+def count_bytes(text: str) -> int:
+    return len(text.encode(errors="replace"))
+
+
+def more_than_its_parts(text: str) -> int:
+    """Two tokens more for each joint: a count that is larger for the whole than for the parts together."""
+    return len(text.split()) + 2 * text.count(". ") + 1
+
+
+COUNTERS: list[Callable[[str], int]] = [
+    count,
+    count_with_blanks,
+    count_bytes,
+    estimate_tokens,
+    more_than_its_parts,
+]
+
+
+def made(text: str, *, tokens: int = 20, overlap: int = 5, counter: Callable[[str], int] = count) -> list[Chunk]:
+    return list(cut(Document("d", text), count_tokens=counter, chunk_tokens=tokens, overlap_tokens=overlap)[0])
+
+
+def chunks(text: str, *, tokens: int = 20, overlap: int = 5, counter: Callable[[str], int] = count) -> list[str]:
+    return [chunk.text for chunk in made(text, tokens=tokens, overlap=overlap, counter=counter)]
+
+
+PIECES = [
+    "# Head\n",
+    "## Sub\n",
+    "Under\n=====\n",
+    "One two three. ",
+    "Four five! ",
+    "\n\n",
+    "\n" * 30,
+    "- item\n",
+    "word " * 30,
+    "\f",
+    "```\n# no head\n```\n",
+    "```\n",
+    "    indented\n",
+    "x" * 90,
+    " ",
+    "| a | b |\n|---|---|\n| 1 | 2 |\n| 3 | 4 |\n",
+    "| 5 | 6 |\n",
+    "Service | Pay\nVisit | $3\nLab | $5\n",
+    "免責金額は年間千五百ドルです。",
+    "ค่าธรรมเนียมการรักษา ต้องจ่ายเองก่อน",
+    "हर साल पहले आप चुकाते हैं। फिर योजना।",
+    "هل التأمين يشمل؟ نعم، يشمل كل شيء. ",
+    "ne\u0301e cafe\u0301 ",
+    "👩‍👩‍👧‍👦🇩🇪👍🏽 ",
+    "각각각",
+    "\u0301",
+]
+texts = st.lists(st.sampled_from(PIECES), max_size=25).map("".join)
 
 
 @settings(max_examples=300)
-@given(texts, st.integers(8, 40), st.integers(0, 7))
+@given(
+    st.one_of(texts, st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=200)),
+    st.integers(24, 60),
+    st.integers(0, 12),
+    st.sampled_from(COUNTERS),
+    st.sampled_from(EMBED_TEXTS),
+)
 def test_chunks_are_pieces_of_the_text_within_the_size_and_cover_all_of_it(
-    text: str, tokens: int, overlap: int
+    text: str, tokens: int, overlap: int, counter: Callable[[str], int], embed_text: EmbedText
 ) -> None:
-    made, total = cut(
-        Document("d", text or "x"), count_tokens=estimate_tokens, chunk_tokens=tokens, overlap_tokens=overlap
-    )
     source = text or "x"
-    covered = {position for chunk in made for position in range(chunk.start, chunk.end)}
-    assert all(chunk.text == source[chunk.start : chunk.end] for chunk in made)
+    all_of_it, total = cut(
+        Document("d", source, title="The plan"),
+        count_tokens=counter,
+        chunk_tokens=tokens,
+        overlap_tokens=overlap,
+        embed_text=embed_text,
+    )
+    covered = {position for chunk in all_of_it for position in range(chunk.start, chunk.end)}
+    assert all(chunk.text.endswith(source[chunk.start : chunk.end]) for chunk in all_of_it)
     assert all(source[position].isspace() for position in range(len(source)) if position not in covered)
-    assert [chunk.start for chunk in made] == sorted(chunk.start for chunk in made)
-    assert len({chunk.id for chunk in made}) == len(made)
-    assert total >= 0
+    assert [chunk.start for chunk in all_of_it] == sorted(chunk.start for chunk in all_of_it)
+    assert len({chunk.id for chunk in all_of_it}) == len(all_of_it)
+    embedded = [
+        text_to_embed(
+            chunk.text,
+            title="The plan",
+            heading=str(chunk.metadata.get("heading", "")),
+            embed_text=embed_text,
+            count_tokens=counter,
+            most=tokens,
+        )
+        for chunk in all_of_it
+    ]
+    assert all(
+        counter(whole) <= tokens or len(regex.findall(r"\X", chunk.text)) == 1
+        for whole, chunk in zip(embedded, all_of_it, strict=True)
+    )
+    assert total == sum(map(counter, embedded))
+    joints = {0, len(source)} | set(itertools.accumulate(len(one) for one in regex.findall(r"\X", source)))
+    assert {position for chunk in all_of_it for position in (chunk.start, chunk.end)} <= joints
+
+
+def test_what_stands_between_sentences_is_counted() -> None:
+    text = "One two three four.   \n\n\n   " * 200
+    assert max(map(count_with_blanks, chunks(text, tokens=200, overlap=40, counter=count_with_blanks))) <= 200
+
+
+def test_white_space_without_end_is_no_chunk() -> None:
+    assert chunks("Alpha." + "\n" * 100_000 + "Beta.", counter=count_with_blanks) == ["Alpha.", "Beta."]
 
 
 def test_a_heading_stays_with_what_follows_it() -> None:
     text = "# Plan\n\n" + "Filler words here. " * 5 + "\n\n## Deductible\n\nIt is $1,500 a year.\n"
-    made = chunks(text, tokens=20)
-    assert made[-1] == "## Deductible\n\nIt is $1,500 a year."
-    assert all(not chunk.rstrip().endswith(("Plan", "Deductible")) for chunk in made)
+    found = chunks(text, tokens=20)
+    assert found[-1] == "## Deductible\n\nIt is $1,500 a year."
+    assert all(not chunk.rstrip().endswith(("Plan", "Deductible")) for chunk in found)
+
+
+def test_an_underlined_heading_is_one() -> None:
+    found = made("Plan\n====\n\nAlpha.\n\nDeductible\n----------\n\nIt is $1,500 a year.\n\n---\n\nEnd.\n", tokens=8)
+    assert [chunk.metadata["heading"] for chunk in found] == ["Plan", "Plan › Deductible", "Plan › Deductible"][
+        : len(found)
+    ]
 
 
 def test_neighbours_in_a_section_overlap_by_whole_sentences() -> None:
-    made = chunks(
+    found = chunks(
         "Alpha one two three. Beta one two three. Gamma one two three. Delta one two three.", tokens=12, overlap=4
     )
-    assert made[0].endswith("Gamma one two three.")
-    assert made[1].startswith("Gamma one two three.")
+    assert found[0].endswith("Gamma one two three.")
+    assert found[1].startswith("Gamma one two three.")
 
 
 def test_sections_do_not_overlap() -> None:
-    made = chunks("# A\n\n" + "One two three. " * 6 + "\n# B\n\n" + "Four five six. " * 6, tokens=22, overlap=5)
-    assert all(not ("One" in chunk and "Four" in chunk) for chunk in made)
+    found = chunks("# A\n\n" + "One two three. " * 6 + "\n# B\n\n" + "Four five six. " * 6, tokens=22, overlap=5)
+    assert all(not ("One" in chunk and "Four" in chunk) for chunk in found)
 
 
 def test_a_hash_in_a_code_block_is_no_heading() -> None:
-    made, _ = cut(
-        Document("d", "# Real\n\n```sh\n# comment\nls\n```\nAfter.\n"),
-        count_tokens=count,
-        chunk_tokens=50,
-        overlap_tokens=0,
-    )
-    assert made[0].metadata == {"heading": "Real"}
+    found = made("# Real\n\n```sh\n# comment\nls\n```\nAfter.\n", tokens=50)
+    assert found[0].metadata == {"heading": "Real"}
+
+
+@pytest.mark.parametrize("fence", ["```", "~~~~"])
+def test_a_code_block_stays_whole_where_it_fits(fence: str) -> None:
+    code = f"{fence}python\ndef deductible():\n\n    return 1. # dollars. Really.\n\n- no item\n{fence}"
+    found = chunks(f"{'Some words here. ' * 4}\n\n{code}\n\n{'More words here. ' * 4}", tokens=20)
+    assert any(code in chunk for chunk in found)
+
+
+def test_a_long_code_block_is_cut_between_lines() -> None:
+    code = "```\n" + "\n".join(f"call({n}) # one. two. three." for n in range(30)) + "\n```"
+    found = chunks(code, tokens=20, overlap=0)
+    assert len(found) > 5
+    assert all(line in code.splitlines() for chunk in found for line in chunk.splitlines())
+
+
+def test_many_fences_that_are_never_closed_take_no_quadratic_time() -> None:
+    assert chunks("```python\n" * 20_000, tokens=200, counter=estimate_tokens)
+
+
+TABLE = "| Service | You pay |\n|:---|---:|\n" + "".join(f"| Visit {n} | ${n}.50 |\n" for n in range(40))
+
+
+def test_a_tables_header_stands_in_each_of_its_chunks() -> None:
+    found = made(f"# Costs\n\nThese are the costs.\n\n{TABLE}\nThat is all.\n", tokens=60)
+    rows = [chunk for chunk in found if "| Visit" in chunk.text]
+    assert len(rows) > 4
+    assert all(chunk.text.count("| Service | You pay |\n|:---|---:|\n") == 1 for chunk in rows)
+    assert all(chunk.metadata["heading"] == "Costs" for chunk in rows)
+    assert all(count(chunk.text) <= 60 for chunk in found)
+    for n in range(40):
+        assert sum(f"| Visit {n} | ${n}.50 |" in chunk.text for chunk in found) == 1
+
+
+def test_a_table_without_dashes_has_its_first_row_as_header_if_that_names_the_columns() -> None:
+    text = "Service | You pay\n" + "\n".join(f"Visit number {n} | ${n}" for n in range(30))
+    found = chunks(text, tokens=30)
+    assert len(found) > 4
+    assert all(chunk.startswith("Service | You pay\n") for chunk in found)
+    plain = chunks("\n".join(f"{n} | ${n}" for n in range(30)), tokens=30)
+    assert sum("0 | $0" in chunk.splitlines() for chunk in plain) == 1
+
+
+def test_a_table_that_fits_stays_whole() -> None:
+    small = "| a | b |\n| --- | --- |\n| 1 | 2 |\n| 3 | 4 |"
+    found = chunks(f"{'Words stand here. ' * 4}\n\n{small}\n\n{'Words stand here. ' * 4}", tokens=30)
+    assert any(small in chunk for chunk in found)
+
+
+def test_a_header_that_is_too_wide_is_not_repeated() -> None:
+    wide = "| " + " | ".join(f"Column {n}" for n in range(20)) + " |\n|" + " --- |" * 20 + "\n"
+    text = wide + ("| " + " | ".join(str(n) for n in range(20)) + " |\n") * 10
+    found = chunks(text, tokens=45)
+    assert all(count(chunk) <= 45 for chunk in found)
+    assert sum("Column 0 " in chunk for chunk in found) == 1
 
 
 def test_a_long_sentence_is_cut_between_words_and_a_long_word_between_characters() -> None:
-    made, _ = cut(Document("d", "word " * 100), count_tokens=count, chunk_tokens=10, overlap_tokens=0)
-    assert all(count(chunk.text) <= 10 for chunk in made)
-    assert sum(count(chunk.text) for chunk in made) == 100
+    found, _ = cut(Document("d", "word " * 100), count_tokens=count, chunk_tokens=10, overlap_tokens=0)
+    assert all(count(chunk.text) <= 10 for chunk in found)
+    assert sum(count(chunk.text) for chunk in found) == 100
     long, _ = cut(Document("d", "x" * 1_000), count_tokens=estimate_tokens, chunk_tokens=20, overlap_tokens=0)
     assert "".join(chunk.text for chunk in long) == "x" * 1_000
 
 
+@pytest.mark.parametrize(
+    ("text", "blank"),
+    [
+        ("免責金額は年間千五百ドルです。" * 40, False),
+        ("免責金額は年間千五百ドルで、" * 40, False),
+        ("保险不涵盖美容手术" * 60, False),
+        ("ค่าธรรมเนียมการรักษาพยาบาลที่สมาชิกต้องจ่ายเอง" * 20, False),
+        ("ເງິນທີ່ທ່ານຕ້ອງຈ່າຍ" * 40, False),
+        ("word " * 400, True),
+    ],
+)
+def test_what_has_no_sentence_end_overlaps_too(text: str, blank: bool) -> None:
+    found = made(text, tokens=60, overlap=15, counter=count_with_blanks if blank else estimate_tokens)
+    assert len(found) > 3
+    assert all(one.start < other.start < one.end <= other.end for one, other in itertools.pairwise(found))
+
+
+def test_sentences_of_scripts_without_blanks_stay_whole() -> None:
+    found = chunks("免責金額は年間千五百ドルです。" * 20, tokens=40, overlap=15, counter=estimate_tokens)
+    assert all(chunk.endswith("です。") for chunk in found)
+
+
+@pytest.mark.parametrize("text", ["👩‍👩‍👧‍👦" * 200, "e\u0301" * 500, "🇩🇪" * 300, "ก็" * 300, "क्षि" * 300])
+def test_no_grapheme_is_cut(text: str) -> None:
+    joints = {0, *itertools.accumulate(len(one) for one in regex.findall(r"\X", text))}
+    found = made(text, tokens=40, overlap=10, counter=count_bytes)
+    assert {position for chunk in found for position in (chunk.start, chunk.end)} <= joints
+    assert len(found) > 3
+
+
 def test_pages_are_counted_and_never_shared() -> None:
-    made, _ = cut(
-        Document("d", "First page.\fSecond page. More.\fThird."), count_tokens=count, chunk_tokens=50, overlap_tokens=0
-    )
-    assert [(chunk.text, chunk.metadata["page"]) for chunk in made] == [
+    found = made("First page.\fSecond page. More.\fThird.", tokens=50)
+    assert [(chunk.text, chunk.metadata["page"]) for chunk in found] == [
         ("First page.", 1),
         ("Second page. More.", 2),
         ("Third.", 3),
     ]
 
 
+@pytest.mark.parametrize("page", ["## Head", "| a | b |\n|---|---|", "```\nx", "Under\n====", "A | b\nC | 1\nD | 2"])
+def test_nothing_goes_over_the_end_of_a_page(page: str) -> None:
+    found = made(f"{page}\f{page}\f{page}", tokens=50)
+    assert [chunk.metadata["page"] for chunk in found] == [1, 2, 3]
+
+
 def test_headings_without_end_are_cut_too() -> None:
-    made = chunks("\n".join(f"## Heading number {n}" for n in range(500)), tokens=20)
-    assert all(count(chunk) <= 24 for chunk in made)
-    assert len(made) > 50
+    found = chunks("\n".join(f"## Heading number {n}" for n in range(500)), tokens=20)
+    assert all(count(chunk) <= 20 for chunk in found)
+    assert len(found) > 50
+
+
+@pytest.mark.parametrize(
+    ("embed_text", "begins"),
+    [
+        ("text", "It is $1,500."),
+        ("title+text", "Gold plan\n\nIt is $1,500."),
+        ("headings+text", "Gold plan › Costs › Deductible\n\nIt is $1,500."),
+    ],
+)
+def test_what_is_embedded(embed_text: EmbedText, begins: str) -> None:
+    assert (
+        text_to_embed(
+            "It is $1,500.",
+            title="Gold plan",
+            heading="Costs › Deductible",
+            embed_text=embed_text,
+            count_tokens=count,
+            most=20,
+        )
+        == begins
+    )
+
+
+def test_what_the_text_begins_with_does_not_stand_over_it_again() -> None:
+    arguments = {"title": "Costs", "heading": "Costs", "count_tokens": count, "most": 20}
+    assert text_to_embed("# Costs\n\nLow.", embed_text="headings+text", **arguments) == "# Costs\n\nLow."  # type: ignore[arg-type]
+    assert text_to_embed("Low.", embed_text="headings+text", **arguments) == "Costs\n\nLow."  # type: ignore[arg-type]
+
+
+def test_a_title_that_is_longer_than_half_a_chunk_is_left_out() -> None:
+    text = text_to_embed("Low.", title="word " * 30, heading="", embed_text="title+text", count_tokens=count, most=20)
+    assert text == "Low."

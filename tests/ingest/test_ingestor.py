@@ -69,6 +69,68 @@ async def test_anything_that_chunks_are_made_from_makes_a_document_new(parts: Pa
     assert (await wider.add([variants[-1]], tenant="a")).updated == 1
 
 
+async def test_what_is_embedded_is_recorded_and_a_change_makes_documents_new(
+    parts: Parts, caplog: pytest.LogCaptureFixture
+) -> None:
+    embedder, store, default = parts
+    document = Document("d", "# Costs\n\nIt is $1,500.", title="Gold")
+    await default.add([document], tenant="a")
+    assert embedder.calls[-1] == ("Gold\n\n# Costs\n\nIt is $1,500.",)
+    plain = Ingestor(embedder=embedder, store=store, embed_text="text")
+    await plain.add([document], tenant="a")
+    assert embedder.calls[-1] == ("# Costs\n\nIt is $1,500.",)
+    caplog.clear()
+
+    with_titles = Ingestor(embedder=embedder, store=store, embed_text="title+text")
+    assert (await with_titles.add([document], tenant="a")).updated == 1
+    assert embedder.calls[-1] == ("Gold\n\n# Costs\n\nIt is $1,500.",)
+    assert "embedded with 'text' and is now with 'title+text'" in caplog.text
+
+    as_recorded = Ingestor(embedder=embedder, store=store)
+    assert (await as_recorded.add([document], tenant="a")).unchanged == 1
+    assert as_recorded.embed_text == "title+text"
+
+    with_headings = Ingestor(embedder=embedder, store=store, embed_text="headings+text")
+    assert (await with_headings.add([document], tenant="a")).updated == 1
+    assert "embedded with 'title+text' and is now with 'headings+text'" in caplog.text
+
+
+async def test_a_store_that_records_nothing_gets_what_was_asked_for(parts: Parts) -> None:
+    embedder, store, _ = parts
+
+    class Plain:
+        upsert, hashes, delete, count, search, scores = (
+            store.upsert,
+            store.hashes,
+            store.delete,
+            store.count,
+            store.search,
+            store.scores,
+        )
+
+    ingestor = Ingestor(embedder=embedder, store=Plain(), embed_text="title+text")
+    await ingestor.add([Document("d", "It is $1,500.", title="Gold")], tenant="a")
+    assert embedder.calls[-1] == ("Gold\n\nIt is $1,500.",)
+
+
+async def test_no_embedded_text_is_longer_than_a_chunk(parts: Parts) -> None:
+    embedder, store, _ = parts
+    text = "".join(f"## Part {n}\n\n" + "Some words stand here.  \n\n" * 30 for n in range(10))
+    ingestor = Ingestor(embedder=embedder, store=store, embed_text="headings+text", chunk_tokens=50)
+    await ingestor.add([Document("d", text, title="A long title of a plan")], tenant="a")
+    assert all(embedder.count_tokens(text) <= 50 for call in embedder.calls for text in call)
+
+
+async def test_the_first_add_waits_for_an_exact_tokenizer(parts: Parts) -> None:
+    embedder, store, _ = parts
+    waited = []
+    embedder.wait_for_tokenizer = lambda seconds: waited.append(seconds)  # type: ignore[attr-defined]
+    ingestor = Ingestor(embedder=embedder, store=store)
+    for _ in range(2):
+        await ingestor.add([Document("d", "text")], tenant="a")
+    assert len(waited) == 1
+
+
 async def test_another_prefix_makes_a_document_new(parts: Parts) -> None:
     embedder, _, ingestor = parts
     await ingestor.add([Document("d", "text")], tenant="t")

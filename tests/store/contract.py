@@ -20,6 +20,7 @@ from ragcore import (
     Vector,
     meta,
 )
+from ragcore.protocols import EmbedTextRecorder
 from ragcore.testing.fakes import embed_words
 from ragcore.types import Chunk, Mode
 
@@ -262,3 +263,10 @@ class StoreContract:
         expected = [f"d#{number}" for number in range(5)]
         for mode in ("vector", "text", "hybrid"):
             assert await ids(store, query("the same words", mode=mode)) == expected
+
+    async def test_what_is_embedded_for_a_chunk_is_recorded(self, store: Store) -> None:
+        assert isinstance(store, EmbedTextRecorder)
+        assert await store.recorded_embed_text() in (None, "headings+text")
+        assert await store.record_embed_text("title+text") in (None, "headings+text")
+        assert await store.recorded_embed_text() == "title+text"
+        assert await store.record_embed_text("title+text") == "title+text"

@@ -199,6 +199,33 @@ async def test_embedding_again_goes_on_where_it_was_interrupted(database: tuple[
     assert differing == 0
 
 
+async def test_embedding_again_embeds_what_the_collection_records(
+    database: tuple[str, str], old: PgVectorStore
+) -> None:
+    document = Document("d", "# Costs\n\n" + "It is $1,500. " * 100, title="Gold")
+    async with embedder() as made:
+        ingestor = Ingestor(embedder=made, store=old, chunk_tokens=60, embed_text="headings+text")
+        await ingestor.add([document], tenant="a")
+    new = embedder("new", 8)
+    assert await again(database, "ragcore", "again", new) == (1, 0, 0)
+    assert [text for call in new.calls for text in call] == [text for call in made.calls for text in call]
+    assert made.calls[0][1].startswith("Gold › Costs\n\nIt is")
+    async with PgVectorStore(database[0], schema="again") as store:
+        assert await store.recorded_embed_text() == "headings+text"
+
+
+async def test_the_role_may_record_what_is_embedded_and_nothing_else(
+    database: tuple[str, str], old: PgVectorStore
+) -> None:
+    connection = await asyncpg.connect(database[0])
+    assert await connection.fetchval("select ragcore.record_embed_text('text')") == "headings+text"
+    with pytest.raises(asyncpg.InvalidParameterValueError, match="embed_text can't be"):
+        await connection.fetchval("select ragcore.record_embed_text('anything')")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await connection.execute("update ragcore.setting set value = 'other'")
+    await connection.close()
+
+
 async def test_an_owner_who_is_no_superuser_can_embed_again(database: tuple[str, str]) -> None:
     admin = await asyncpg.connect(database[1])
     name = await admin.fetchval("select current_database()")

@@ -162,7 +162,7 @@ async def test_migrations_run_once_and_together_do_no_harm(database: tuple[str, 
             group.start_soon(lambda: migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore"))
     owner = await asyncpg.connect(database[1])
     assert [row["number"] for row in await owner.fetch("select number from ragcore.migration order by 1")] == [
-        *range(1, 7)
+        *range(1, 8)
     ]
     await owner.close()
 

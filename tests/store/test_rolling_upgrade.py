@@ -160,6 +160,7 @@ async def test_before_the_contraction_it_says_so_and_a_missing_tenant_is_silent(
         assert not found.contracted
         assert ["migrate --contract" in finding.message for finding in found.findings()] == [True]
         assert found.unsafe == ()
+        assert await store.recorded_embed_text() == "text"  # that is what the first release embeds
         embedder = FakeEmbedder(dimension=DIMENSION)
         async with embedder:
             await Ingestor(embedder=embedder, store=store).add([Document("d", "text")], tenant="a")

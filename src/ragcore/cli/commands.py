@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -21,7 +22,7 @@ from ragcore.cli.session import DONE, PARTLY, Options, messages, open_client, pr
 from ragcore.config import EXTRACTIVE, Config
 from ragcore.ingest import read
 from ragcore.ingest.files import check_paths
-from ragcore.ingest.reading import READ_SECONDS
+from ragcore.ingest.options import CHUNK_TOKENS, OVERLAP_TOKENS, READ_SECONDS
 from ragcore.protocols import Embedder
 from ragcore.resilience.part import Parts
 from ragcore.secret import Secret
@@ -108,18 +109,42 @@ def ingest(
     tenant: Tenant,
     as_json: Json = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a file is of an unknown type.")] = False,
-    read_timeout: Annotated[float, typer.Option(help="Seconds for reading each file.", min=0.1)] = READ_SECONDS,
+    read_timeout: Annotated[
+        float | None, typer.Option(help="Seconds for reading each file.", min=0.1, show_default=f"{READ_SECONDS:g}")
+    ] = None,
+    chunk_tokens: Annotated[
+        int | None,
+        typer.Option(help="Tokens of what is embedded for a chunk, at most.", min=8, show_default=f"{CHUNK_TOKENS}"),
+    ] = None,
+    overlap_tokens: Annotated[
+        int | None,
+        typer.Option(help="Tokens that neighbouring chunks share, at most.", min=0, show_default=f"{OVERLAP_TOKENS}"),
+    ] = None,
+    embed_text: Annotated[
+        str | None,
+        typer.Option(
+            help="What is embedded for a chunk: text, title+text or headings+text.",
+            show_default="as the collection was",
+        ),
+    ] = None,
     follow_symlinks: Annotated[
         bool, typer.Option("--follow-symlinks", help="Follow symbolic links that lead out of a folder.")
     ] = False,
 ) -> None:
     """Add documents, or replace those that changed; what is unchanged is not embedded again."""
-    options: Options = context.obj
+    options: Options = replace(
+        context.obj,
+        read_timeout=read_timeout,
+        chunk_tokens=chunk_tokens,
+        overlap_tokens=overlap_tokens,
+        embed_text=embed_text,
+    )
 
     async def body() -> int:
         # A path that is refused is refused before the database is started.
         check_paths([path.expanduser() for path in paths])
-        documents = read(*paths, strict=strict, read_timeout=read_timeout, follow_symlinks=follow_symlinks)
+        seconds = options.config().read_timeout
+        documents = read(*paths, strict=strict, read_timeout=seconds, follow_symlinks=follow_symlinks)
         async with open_client(options) as rag:
             report = await _ingest(rag, documents, tenant)
         _show_ingest(report, as_json=as_json)

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import anyio
@@ -58,11 +58,15 @@ class Options:
     pool_size: int | None = None
     ef_search: int | None = None
     exact_rows: int | None = None
+    chunk_tokens: int | None = None
+    overlap_tokens: int | None = None
+    embed_text: str | None = None
+    read_timeout: float | None = None
     verbose: bool = False
 
     def environment(self) -> dict[str, str]:
         """The process's own, with what was said on the command line in place of the variables of the same names."""
-        names = ("schema", "language", "pool_size", "ef_search", "exact_rows")
+        names = [field.name for field in fields(self) if field.name not in ("data", "verbose")]
         given = {
             f"RAGCORE_{name.upper()}": str(getattr(self, name)) for name in names if getattr(self, name) is not None
         }

@@ -128,6 +128,10 @@ class OpenAIEmbedder(Part):
         """Tokens of `text`, exact once tiktoken's ranks are loaded, estimated until then."""
         return self._tokens.count(text)
 
+    def wait_for_tokenizer(self, seconds: float) -> bool:
+        """Block until counts are exact or can't become so, at most `seconds`; return whether they are exact. Not for the event loop."""
+        return self._tokens.wait(seconds)
+
     async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vector:
         """(len(texts), dimension) float32 in the order of `texts`. See `Embedder.embed`."""
         owner = self._check_open()

@@ -1,186 +1,367 @@
-"""A text cut into chunks along its own joints: headings, paragraphs, sentences; measured in the embedder's own tokens.
+"""A text cut into chunks along its own joints: headings, paragraphs, sentences, rows; measured in the embedder's own tokens.
 
-A chunk is a contiguous piece of the text, `text[start:end]`, so that a citation points into the source. A heading stays with what follows it;
-what follows within a section overlaps, so that a sentence's neighbours are found with it.
+A chunk is a contiguous piece of the text, `text[start:end]`, so that a citation points into the source. Where it begins within a table, the table's header rows
+stand before it. A heading stays with what follows it. What follows within a section overlaps, so that a sentence's neighbours are found with it.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ragcore.types import Chunk, Document
-from ragcore.words import sentences
+from ragcore.ingest.blocks import PAGE_BREAK, Block, Span, blocks
+from ragcore.store.embed_text import text_to_embed
+from ragcore.types import Chunk, Document, EmbedText
+from ragcore.words import grapheme_ends, is_unspaced, sentences
 
 __all__ = ["cut"]
 
-HEADING = re.compile(r"(#{1,6})[ \t]+(\S.*)")
-FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})")
-PAGE_BREAK = "\f"  # what the PDF reader puts between pages
-WORDS = re.compile(r"\S+\s*")
 # A section gets a chunk of its own unless the one before it is smaller than this share.
 SMALL = 0.25
+# Where a long sentence is best cut: after a blank or one of these.
+PAUSES = ",;:，、；：،؛·…—"
+# Characters that the search for the end of a piece begins with, for each token.
+GUESS = 4
+# A cluster of more characters than this may be cut: it is no letter of any language.
+MOST_GRAPHEME = 64
 
 
 def cut(
-    document: Document, *, count_tokens: Callable[[str], int], chunk_tokens: int, overlap_tokens: int
+    document: Document,
+    *,
+    count_tokens: Callable[[str], int],
+    chunk_tokens: int,
+    overlap_tokens: int,
+    embed_text: EmbedText = "text",
 ) -> tuple[tuple[Chunk, ...], int]:
-    """A document's chunks in the order of its text, and their tokens altogether.
+    """Return a document's chunks in the order of its text, and the tokens that are embedded for them altogether.
 
     Args:
         count_tokens: the embedder's.
-        chunk_tokens: of a chunk at most; a single word that has more is cut between characters.
-        overlap_tokens: of the section's last sentences, at most, that the next chunk of the same section begins with.
+        chunk_tokens: of what is embedded for a chunk, at most.
+        overlap_tokens: of the section's last sentences, at most, that the next chunk of the same section begins with. In scripts without blanks, and where a
+            sentence is longer than a chunk, the end of the last sentence.
+        embed_text: what is embedded for a chunk. Default: its text.
     """
-    packer = _Packer(chunk_tokens, overlap_tokens)
-    for unit in _units(document.text, count_tokens, chunk_tokens):
+    measure = _Measure(document.title, count_tokens, chunk_tokens, overlap_tokens, embed_text)
+    packer = _Packer(document.text, measure)
+    for unit in _units(document.text, measure):
         packer.add(unit)
     packer.flush()
     has_pages = PAGE_BREAK in document.text
-    chunks = tuple(_chunk(document, number, units, has_pages) for number, units in enumerate(packer.chunks))
-    return chunks, sum(unit.tokens for units in packer.chunks for unit in units)
+    chunks = []
+    for number, (units, text) in enumerate(packer.chunks):
+        metadata: dict[str, Any] = {}
+        if units[0].path:
+            metadata["heading"] = " › ".join(units[0].path)
+        if has_pages:
+            metadata["page"] = units[-1].page
+        start, end = units[0].start, units[-1].end
+        chunks.append(Chunk(id=f"{document.id}#{number}", text=text, start=start, end=end, metadata=metadata))
+    return tuple(chunks), packer.tokens
 
 
 @dataclass(frozen=True, slots=True)
 class _Unit:
-    """What is not cut any further: a heading, a sentence, a piece of one that is too long."""
+    """What is not cut any further: a heading, a sentence, a row, a piece of one that is too long.
+
+    Attributes:
+        tokens: of its own text.
+        header: the header rows of the table that it is a row of.
+        continues: whether it goes on with the sentence of the unit before it.
+        may_overlap: whether its end may stand at the beginning of the next chunk.
+    """
 
     start: int
     end: int
     tokens: int
     page: int = 1
-    heading: str | None = None
     path: tuple[str, ...] = ()
+    is_heading: bool = False
+    header: Span | None = None
+    continues: bool = False
+    may_overlap: bool = True
 
 
-@dataclass(slots=True)
+class _Measure:
+    """Counts tokens of what is embedded."""
+
+    def __init__(
+        self, title: str, count: Callable[[str], int], chunk_tokens: int, overlap_tokens: int, embed_text: EmbedText
+    ) -> None:
+        self.count = count
+        self.chunk_tokens = chunk_tokens
+        self.overlap_tokens = overlap_tokens
+        self._title = title
+        self._embed_text = embed_text
+        self._lead: tuple[tuple[str, ...], int] | None = None
+        self._counted: tuple[str, tuple[str, ...], int] = ("", (), -1)
+
+    def embedded(self, text: str, path: tuple[str, ...]) -> int:
+        """Count the tokens of all that is embedded for a chunk."""
+        if (
+            self._counted[:2] == (text, path) and self._counted[2] >= 0
+        ):  # a chunk is counted when it is full, and again when it ends
+            return self._counted[2]
+        whole = text_to_embed(
+            text,
+            title=self._title,
+            heading=" › ".join(path),
+            embed_text=self._embed_text,
+            count_tokens=self.count,
+            most=self.chunk_tokens,
+        )
+        self._counted = text, path, self.count(whole)
+        return self._counted[2]
+
+    def room(self, path: tuple[str, ...]) -> int:
+        """Return how many tokens a chunk's text may have, beside the title and headings that are embedded with it."""
+        if self._embed_text == "text":
+            return self.chunk_tokens
+        if self._lead is None or self._lead[0] != path:
+            self._lead = path, self.embedded("x", path) + 1
+        return max(self.chunk_tokens // 2, self.chunk_tokens - self._lead[1])
+
+
+def _joined(text: str, units: Sequence[_Unit]) -> str:
+    """The text of a chunk."""
+    first = units[0]
+    piece = text[first.start : units[-1].end]
+    if first.header is None or first.start < first.header[1]:
+        return piece
+    return f"{text[first.header[0] : first.header[1]]}\n{piece}"
+
+
 class _Packer:
     """Puts units together, in order, up to the size of a chunk."""
 
-    chunk_tokens: int
-    overlap_tokens: int
-    chunks: list[list[_Unit]] = field(default_factory=list)
-    _now: list[_Unit] = field(default_factory=list)
-    _headings: list[_Unit] = field(default_factory=list)
+    def __init__(self, text: str, measure: _Measure) -> None:
+        self.chunks: list[tuple[list[_Unit], str]] = []
+        self.tokens = 0
+        self._text = text
+        self._measure = measure
+        self._now: list[_Unit] = []
+        self._headings: list[_Unit] = []
 
     def add(self, unit: _Unit) -> None:
-        if (
-            self._now and unit.page != self._now[-1].page
-        ):  # so that a chunk is of one page, and its citation names the right one
+        """Add the next unit."""
+        # A chunk is of one page, so that its citation names the right one.
+        if self._now and unit.page != self._now[-1].page:
             self._start()
-        if unit.heading is not None:
-            if self._headings and sum(one.tokens for one in self._headings) + unit.tokens > self.chunk_tokens // 2:
+        if unit.is_heading:
+            size = sum(one.tokens for one in self._headings) + unit.tokens
+            if self._headings and (
+                unit.page != self._headings[-1].page or size > self._measure.room(self._headings[0].path) // 2
+            ):
                 self._put(self._headings, begins_section=True)  # headings without end, as in a table of contents
                 self._headings = []
             self._headings.append(unit)
             return
+        if self._headings and self._headings[-1].page != unit.page:
+            self._put(self._headings, begins_section=True)
+            self._start()
+            self._headings = []
         fresh, self._headings = [*self._headings, unit], []
         self._put(fresh, begins_section=len(fresh) > 1)
 
+    def flush(self) -> None:
+        """End the text. A heading that nothing follows stays with what it follows."""
+        for unit in self._headings:
+            if self._now and (unit.page != self._now[-1].page or not self._fits([*self._now, unit])):
+                self._start()
+            self._now.append(unit)
+        self._headings = []
+        self._start()
+
     def _put(self, fresh: list[_Unit], *, begins_section: bool) -> None:
-        size = sum(one.tokens for one in fresh)
-        if begins_section and self._size() >= SMALL * self.chunk_tokens:
+        if begins_section and self._size() >= SMALL * self._measure.chunk_tokens:
             self._start()
-        if self._now and self._size() + size > self.chunk_tokens:
-            overlap = [] if begins_section else self._overlap(size)
+        if self._now and not self._fits([*self._now, *fresh]):
+            overlap = [] if begins_section else self._overlap(fresh)
             self._start()
             self._now = overlap
         for unit in fresh:
-            if self._now and self._size() + unit.tokens > self.chunk_tokens:
+            if self._now and not self._fits([*self._now, unit]):
                 self._start()
             self._now.append(unit)
-
-    def flush(self) -> None:
-        """The end of the text; a heading that nothing follows stays with what it follows."""
-        for unit in self._headings:
-            if self._now and (self._size() + unit.tokens > self.chunk_tokens or unit.page != self._now[-1].page):
-                self._start()
-            self._now.append(unit)
-        self._start()
 
     def _start(self) -> None:
-        if self._now:
-            self.chunks.append(self._now)
-        self._now = []
+        """End the chunk. Counted whole it may have more tokens than its parts together: what is too much goes to the next one."""
+        while self._now:
+            taken = len(self._now)
+            while taken > 1 and not self._fits_exactly(self._now[:taken]):
+                taken -= 1
+            first, self._now = self._now[:taken], self._now[taken:]
+            fitting = [first] if taken > 1 or self._fits_exactly(first) else self._halved(first[0])
+            for units in fitting:
+                text = _joined(self._text, units)
+                self.chunks.append((units, text))
+                self.tokens += self._measure.embedded(text, units[0].path)
+
+    def _halved(self, unit: _Unit) -> list[list[_Unit]]:
+        """A unit that is too long with what is embedded beside it: without its header rows, or cut."""
+        if unit.header is not None and unit.start >= unit.header[1]:
+            unit = replace(unit, header=None)
+        if self._fits_exactly([unit]):
+            return [[unit]]
+        ends = grapheme_ends(self._text, unit.start, unit.end)
+        if len(ends) < 2:
+            return [[unit]]
+        middle = ends[len(ends) // 2 - 1]
+        halves = (replace(unit, end=middle), replace(unit, start=middle, continues=True))
+        return [piece for half in halves for piece in self._halved(half)]
+
+    def _fits(self, units: Sequence[_Unit]) -> bool:
+        """Whether units make a chunk: counted exactly only where their sum and the white space between them leave it open."""
+        room = self._measure.room(units[0].path)
+        span = units[-1].end - units[0].start
+        first = units[0]
+        header = 0
+        if first.header is not None and first.start >= first.header[1]:
+            header = first.header[1] - first.header[0]
+        rough = sum(unit.tokens for unit in units) + span - sum(unit.end - unit.start for unit in units) + header
+        return rough <= room or self._fits_exactly(units)
+
+    def _fits_exactly(self, units: Sequence[_Unit]) -> bool:
+        text = _joined(self._text, units)
+        if len(text) > 32 * self._measure.chunk_tokens + 1_000 and len(units) > 1:
+            return False  # mostly white space
+        return self._measure.embedded(text, units[0].path) <= self._measure.chunk_tokens
 
     def _size(self) -> int:
         return sum(unit.tokens for unit in self._now)
 
-    def _overlap(self, size: int) -> list[_Unit]:
-        room = min(self.overlap_tokens, self.chunk_tokens - size)
+    def _overlap(self, fresh: Sequence[_Unit]) -> list[_Unit]:
+        room = min(
+            self._measure.overlap_tokens,
+            self._measure.room(fresh[0].path) - sum(unit.tokens for unit in fresh) - len(fresh),
+        )
         overlap: list[_Unit] = []
+        left = room
         for unit in reversed(self._now[1:]):  # never the whole of it
-            room -= unit.tokens
-            if room < 0 or unit.heading is not None:
+            left -= unit.tokens
+            if left < 0 or unit.is_heading or not unit.may_overlap:
                 break
             overlap.insert(0, unit)
-        return overlap
+        last = self._now[-1]
+        if overlap or not last.may_overlap or last.is_heading or room < 1:
+            return overlap
+        if fresh[0].continues or is_unspaced(self._text[last.start : last.end]):
+            return self._tail(last, room)
+        return []
+
+    def _tail(self, unit: _Unit, room: int) -> list[_Unit]:
+        """The end of a unit, of at most so many tokens."""
+        text = self._text[unit.start : unit.end]
+        ends = grapheme_ends(text, 0, len(text))
+        low, high = 0, len(ends) - 1  # the first that fits, as an index of `ends`
+        while low < high:
+            middle = (low + high) // 2
+            if self._measure.count(text[ends[middle] :]) <= room:
+                high = middle
+            else:
+                low = middle + 1
+        if low >= len(ends) - 1:
+            return []
+        half = len(ends) - (len(ends) - low) // 2
+        at = next((end for end in ends[low:half] if _is_pause(text, end)), ends[low])
+        start = unit.start + at + len(text[at:]) - len(text[at:].lstrip())
+        tokens = self._measure.count(self._text[start : unit.end])
+        return [replace(unit, start=start, tokens=tokens, continues=True)] if tokens <= room else []
 
 
-def _chunk(document: Document, number: int, units: Sequence[_Unit], has_pages: bool) -> Chunk:
-    start, end = units[0].start, units[-1].end
-    metadata: dict[str, Any] = {}
-    if units[0].path:
-        metadata["heading"] = " › ".join(units[0].path)
-    if has_pages:
-        metadata["page"] = units[-1].page
-    return Chunk(id=f"{document.id}#{number}", text=document.text[start:end], start=start, end=end, metadata=metadata)
-
-
-def _units(text: str, count_tokens: Callable[[str], int], most: int) -> Iterator[_Unit]:
+def _units(text: str, measure: _Measure) -> Iterator[_Unit]:
     path: dict[int, str] = {}
     page, counted = 1, 0
-    for start, end, level in _blocks(text):
-        page += text.count(PAGE_BREAK, counted, start)
-        counted = start
-        tokens = count_tokens(text[start:end]) if level else 0
-        if level and tokens <= most // 2:
-            title = text[start:end].lstrip("#").strip()
-            path = {known: name for known, name in path.items() if known < level} | {level: title}
-            yield _Unit(start, end, tokens, page, heading=title, path=tuple(path.values()))
-            continue
-        for first, last in sentences(text[start:end]):
-            for begin, stop in _fitting(text, start + first, start + last, count_tokens, most):
-                yield _Unit(begin, stop, count_tokens(text[begin:stop]), page, path=tuple(path.values()))
+    for block in blocks(text):
+        page += text.count(PAGE_BREAK, counted, block.start)
+        counted = block.start
+        headings = tuple(path.values())
+        room = measure.room(headings)
+        if block.kind == "heading":
+            tokens = measure.count(text[block.start : block.end])
+            if tokens <= room // 2:
+                path = {known: name for known, name in path.items() if known < block.level} | {block.level: block.title}
+                yield _Unit(block.start, block.end, tokens, page, tuple(path.values()), is_heading=True)
+                continue
+        for unit in _in_block(text, block, measure, room):
+            yield replace(unit, page=page, path=headings)
 
 
-def _blocks(text: str) -> Iterator[tuple[int, int, int]]:
-    """(start, end, heading level or 0) of headings and what lies between them; "#" in a fenced block is no heading."""
-    position = begun = 0
-    fence = ""
-    for line in text.splitlines(keepends=True):
-        mark = FENCE.match(line)
-        if mark and not fence:
-            fence = mark[1]
-        elif mark and mark[1].startswith(fence):
-            fence = ""
-        heading = None if fence else HEADING.match(line)
-        if heading:
-            if begun < position:
-                yield begun, position, 0
-            yield position, position + len(line.rstrip()), len(heading[1])
-            begun = position + len(line)
-        position += len(line)
-        if line.endswith(PAGE_BREAK) and begun < position:  # splitlines ends a line there
-            yield begun, position, 0
-            begun = position
-    if begun < position:
-        yield begun, position, 0
-
-
-def _fitting(
-    text: str, start: int, end: int, count_tokens: Callable[[str], int], most: int
-) -> Iterator[tuple[int, int]]:
-    """A sentence as it is, or, if it is longer than a chunk, cut between words, and a word between characters."""
-    if len(text[start:end].encode()) <= most or count_tokens(text[start:end]) <= most:  # a token is a byte at least
-        yield start, end
+def _in_block(text: str, block: Block, measure: _Measure, room: int) -> Iterator[_Unit]:
+    if block.kind in ("table", "code"):
+        whole = _whole(text, block.start, block.end, measure, room)
+        if whole is not None:
+            yield replace(whole, may_overlap=False)
+            return
+    if not block.rows:
+        for first, last in sentences(text[block.start : block.end]):
+            yield from _fitting(text, block.start + first, block.start + last, measure, room)
         return
-    pieces = [(start + word.start(), start + word.end()) for word in WORDS.finditer(text[start:end])]
-    if len(pieces) == 1:
-        middle = (start + end) // 2
-        pieces = [(start, middle), (middle, end)]
-    half = len(pieces) // 2
-    yield from _fitting(text, pieces[0][0], pieces[half - 1][1], count_tokens, most)
-    yield from _fitting(text, pieces[half][0], pieces[-1][1], count_tokens, most)
+    header = block.header
+    header_tokens = measure.count(text[header[0] : header[1]]) + 1 if header else 0
+    rows = list(block.rows)
+    if header is not None and header_tokens > room // 2:
+        rows, header, header_tokens = [header, *rows], None, 0  # too wide to be repeated
+    if header is not None:  # it stays with the first row
+        begins = _whole(text, header[0], rows[0][1] if rows else header[1], measure, room)
+        if begins is None:
+            yield _Unit(header[0], header[1], header_tokens, may_overlap=False)
+        else:
+            yield replace(begins, may_overlap=False)
+            rows = rows[1:]
+    for start, end in rows:
+        for unit in _fitting(text, start, end, measure, room - header_tokens):
+            yield replace(unit, header=header, may_overlap=block.kind == "code")
+
+
+def _whole(text: str, start: int, end: int, measure: _Measure, room: int) -> _Unit | None:
+    """A unit of this text if it fits into a chunk."""
+    if end - start > 32 * room:
+        return None
+    tokens = measure.count(text[start:end])
+    return _Unit(start, end, tokens) if tokens <= room else None
+
+
+def _fitting(text: str, start: int, end: int, measure: _Measure, room: int) -> Iterator[_Unit]:
+    """A sentence as it is, or in pieces if it is longer than a chunk; without blanks, also if it leaves no room for an overlap."""
+    short = max(1, room - measure.overlap_tokens)
+    tokens = measure.count(text[start:end]) if end - start <= 32 * room else room + 1
+    if tokens <= (short if is_unspaced(text[start:end]) else room):
+        yield _Unit(start, end, tokens)
+        return
+    at = start
+    while at < end:
+        stop = _end_of_piece(text, at, end, measure.count, short)
+        piece_end = at + len(text[at:stop].rstrip())
+        yield _Unit(at, piece_end, measure.count(text[at:piece_end]), continues=at > start)
+        at = stop + len(text[stop:end]) - len(text[stop:end].lstrip()) if stop < end else end
+
+
+def _end_of_piece(text: str, start: int, end: int, count: Callable[[str], int], most: int) -> int:
+    """Where the longest piece of at most so many tokens ends: after a blank or a pause in its second half, else after any character."""
+    low, high = start, min(end, start + GUESS * most)
+    while high < end and count(text[start:high]) <= most:
+        low, high = high, min(end, high + 2 * (high - start))
+    if count(text[start:high]) <= most:
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if count(text[start:middle]) <= most:
+            low = middle
+        else:
+            high = middle
+    ends = [stop for stop in grapheme_ends(text, start, min(end, low + MOST_GRAPHEME)) if stop <= low]
+    if not ends:  # one character is too long: it goes in alone, or is cut where it is none
+        return min(max(low, start + 1), end) if high - start > MOST_GRAPHEME else _first_grapheme(text, start, end)
+    half = (start + low) // 2
+    return next((stop for stop in reversed(ends) if stop > half and _is_pause(text, stop)), ends[-1])
+
+
+def _first_grapheme(text: str, start: int, end: int) -> int:
+    return grapheme_ends(text, start, min(end, start + MOST_GRAPHEME))[0]
+
+
+def _is_pause(text: str, at: int) -> bool:
+    return text[at - 1].isspace() or (text[at - 1] in PAUSES and not text[at : at + 1].isdigit())

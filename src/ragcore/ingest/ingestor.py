@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,13 +26,15 @@ from ragcore.errors import (
     StoreError,
 )
 from ragcore.ingest.chunking import cut
-from ragcore.protocols import EmbeddedDocument, Embedder, Store, Vector, Vectors
+from ragcore.ingest.options import CHUNK_TOKENS, OVERLAP_TOKENS, check_chunking
+from ragcore.protocols import EmbeddedDocument, Embedder, EmbedTextRecorder, Store, Vector, Vectors
 from ragcore.resilience import Bulkhead
 from ragcore.resilience.closing import closing
 from ragcore.resilience.deadline import Deadline, deadline
 from ragcore.resilience.patience import Patience
 from ragcore.resilience.threads import Threads
-from ragcore.types import Chunk, Document, Doubt, IngestReport, Unreadable
+from ragcore.store.embed_text import DEFAULT_EMBED_TEXT, text_to_embed
+from ragcore.types import Chunk, Document, Doubt, EmbedText, IngestReport, Unreadable
 from ragcore.validation import check_tenant, check_timeout
 from ragcore.vectors import check_vectors
 
@@ -39,8 +42,12 @@ __all__ = ["Ingestor"]
 
 T = TypeVar("T")
 
+logger = logging.getLogger("ragcore.ingest")
+
+# Seconds that the first `add` waits for an exact tokenizer that is still loading.
+TOKENIZER_SECONDS = 5.0
 MOST_DOUBTS = 10_000
-FORMAT = 1  # of the content hash: raised when chunks are made differently, so that everything is made anew
+FORMAT = 2  # of the content hash: raised when chunks are made differently, so that everything is made anew
 BATCH_DOCUMENTS = 64
 MOST_BATCHES = 1_024
 # A step may wait for a place for so many times its own time.
@@ -61,8 +68,11 @@ class Ingestor:
     Args:
         embedder: makes the vectors, and measures the chunks in its own tokens.
         store: gets the documents; a document that is there with the same content is left alone.
-        chunk_tokens: of a chunk at most; never more than the embedder takes.
-        overlap_tokens: that neighbouring chunks of a section share at most.
+        chunk_tokens: of what is embedded for a chunk, at most; never more than the embedder takes. Default 200.
+        overlap_tokens: that neighbouring chunks of a section share at most. Default 40.
+        embed_text: what is embedded for a chunk: "text"; "title+text", with the document's title over it; "headings+text", with the title and the headings.
+            The collection records it. After a change, documents that are added again are embedded anew. None: as the collection records it:
+            "headings+text" for a new one, "text" for one of an earlier release.
         concurrency: batches of documents under way at once.
 
     Embedder and store must be open.
@@ -73,18 +83,21 @@ class Ingestor:
         *,
         embedder: Embedder,
         store: Store,
-        chunk_tokens: int = 200,
-        overlap_tokens: int = 40,
+        chunk_tokens: int = CHUNK_TOKENS,
+        overlap_tokens: int = OVERLAP_TOKENS,
+        embed_text: EmbedText | None = None,
         concurrency: int = 4,
     ) -> None:
-        if chunk_tokens < 8 or not 0 <= overlap_tokens < chunk_tokens or concurrency < 1:
-            raise ConfigurationError(
-                "chunk_tokens is at least 8, overlap_tokens from 0 to less than that, concurrency at least 1"
-            )
+        check_chunking(chunk_tokens, overlap_tokens, embed_text)
+        if concurrency < 1:
+            raise ConfigurationError(f"concurrency is {concurrency}: it must be at least 1")
         self.embedder = embedder
         self.store = store
         self.chunk_tokens = min(chunk_tokens, embedder.max_tokens)
         self.overlap_tokens = min(overlap_tokens, self.chunk_tokens // 2)
+        self._given_embed_text = embed_text
+        self.embed_text: EmbedText | None = None
+        """What is embedded for a chunk; None until the first `add`, which asks the store."""
         self.concurrency = concurrency
         self._threads = Threads(1, name="chunking")
         # An embedder of so many threads embeds so many batches at once: the others wait here, where no time of theirs runs.
@@ -119,11 +132,34 @@ class Ingestor:
         """
         limit = check_timeout(document_timeout, name="document_timeout") or DOCUMENT_TIMEOUT
         run = _Run(check_tenant(tenant), limit, progress)
+        await self._prepare()
         try:
             await self._run(run, _batches(_iterate(documents), run))
         except BaseExceptionGroup as group:
             raise _one_of(group) from None
         return run.report()
+
+    async def _prepare(self) -> None:
+        """Before the first document: learn or record what is embedded, and wait for an exact tokenizer, or chunks would be larger than they may be."""
+        if self.embed_text is not None:
+            return
+        wait = getattr(self.embedder, "wait_for_tokenizer", None)
+        if wait is not None:
+            await self._threads.run(lambda: wait(TOKENIZER_SECONDS))
+        wanted = self._given_embed_text
+        if not isinstance(self.store, EmbedTextRecorder):
+            self.embed_text = wanted or DEFAULT_EMBED_TEXT
+            return
+        recorded = await _stored(self.store.recorded_embed_text())
+        if wanted not in (None, recorded):
+            if recorded is not None:
+                logger.warning(
+                    "ingest.embed_text: the collection was embedded with %r and is now with %r: a document is embedded anew when it is added again",
+                    recorded,
+                    wanted,
+                )
+            await _stored(self.store.record_embed_text(wanted))
+        self.embed_text = wanted or recorded or DEFAULT_EMBED_TEXT
 
     async def _run(self, run: _Run, batches: AsyncIterator[list[Document]]) -> None:
         sender, receiver = anyio.create_memory_object_stream[list[Document]](0)
@@ -183,7 +219,8 @@ class Ingestor:
                 continue
             cuts.append((document, chunks))
             total += tokens
-        vectors = await self._vectors([chunk.text for _, chunks in cuts for chunk in chunks], limit)
+        texts = [self._text_to_embed(document, chunk) for document, chunks in cuts for chunk in chunks]
+        vectors = await self._vectors(texts, limit)
         embedded, start = [], 0
         for document, chunks in cuts:
             stop = start + len(chunks)
@@ -200,18 +237,31 @@ class Ingestor:
         return embedded, total, empty
 
     async def _cut(self, document: Document) -> tuple[tuple[Chunk, ...], int]:
+        embed_text = self.embed_text or DEFAULT_EMBED_TEXT
+
         def work() -> tuple[tuple[Chunk, ...], int]:
             return cut(
                 document,
                 count_tokens=self.embedder.count_tokens,
                 chunk_tokens=self.chunk_tokens,
                 overlap_tokens=self.overlap_tokens,
+                embed_text=embed_text,
             )
 
         if len(document.text) <= INLINE_CHARACTERS:
             await anyio.lowlevel.checkpoint()
             return work()
         return await self._threads.run(work)
+
+    def _text_to_embed(self, document: Document, chunk: Chunk) -> str:
+        return text_to_embed(
+            chunk.text,
+            title=document.title,
+            heading=str(chunk.metadata.get("heading", "")),
+            embed_text=self.embed_text or DEFAULT_EMBED_TEXT,
+            count_tokens=self.embedder.count_tokens,
+            most=self.chunk_tokens,
+        )
 
     async def _vectors(self, texts: Sequence[str], limit: _StepLimit) -> Vector:
         parts = []
@@ -269,10 +319,12 @@ class Ingestor:
             dict(document.metadata),
             document.text,
         ]
-        # What the embedder puts before each chunk; only if there is any, so that the hashes of others stay.
+        # What the embedder puts before each chunk, and what we do: only if there is any, so that the hashes of others stay.
         prefix = getattr(self.embedder, "document_prefix", "")
         if prefix:
             parts.append(prefix)
+        if self.embed_text not in (None, "text"):
+            parts.append(self.embed_text)
         return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 

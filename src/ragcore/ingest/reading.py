@@ -7,7 +7,6 @@ reason, whatever its reader did, and the next file is read.
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
@@ -21,6 +20,7 @@ import anyio
 
 from ragcore.errors import ConfigurationError, InvalidInput
 from ragcore.ingest.files import File, Others, check_paths, find
+from ragcore.ingest.options import READ_SECONDS, check_read_timeout
 from ragcore.ingest.parsed import Parsed
 from ragcore.ingest.processes import Broke, Worker, start_worker
 from ragcore.ingest.readers import SUFFIXES
@@ -32,7 +32,6 @@ __all__ = ["SUFFIXES", "read"]
 
 logger = logging.getLogger("ragcore.ingest")
 
-READ_SECONDS = 120.0
 # Names that are looked for at once, in a thread.
 NAMES_AT_ONCE = 64
 GRACE_SECONDS = 0.5
@@ -75,8 +74,7 @@ def read(
             print(document.id)
         ```
     """
-    if not (isinstance(read_timeout, int | float) and 0 < read_timeout < math.inf):
-        raise ConfigurationError(f"read_timeout is {read_timeout!r}: it must be a positive, finite number of seconds")
+    check_read_timeout(read_timeout)
     if processes is not None and not (isinstance(processes, int) and processes >= 0):
         raise ConfigurationError(f"processes is {processes!r}: it must be a whole number, or None")
     own = {suffix.lower(): reader for suffix, reader in (readers or {}).items()}

@@ -16,7 +16,7 @@ from ragcore.filters import Filter
 from ragcore.protocols import Diagnosis, EmbeddedDocument, Found, Query, Scores, Vector
 from ragcore.resilience.part import Part
 from ragcore.store.fusion import fuse
-from ragcore.types import Counts, Passage
+from ragcore.types import Counts, EmbedText, Passage
 from ragcore.validation import check_tenant
 from ragcore.words import content_words
 
@@ -32,6 +32,7 @@ class MemoryStore(Part):
 
     def __init__(self) -> None:
         self._tenants: dict[str, _Tenant] = {}
+        self._embed_text: EmbedText | None = None
 
     async def search(self, query: Query, /) -> Sequence[Passage]:
         """The tenant's passages, best first. See `Searcher.search`."""
@@ -85,6 +86,15 @@ class MemoryStore(Part):
         await self._enter(tenant)
         home = self._tenants.get(tenant)
         return 0 if home is None else sum(home.drop(document_id) for document_id in set(document_ids))
+
+    async def recorded_embed_text(self) -> EmbedText | None:
+        """What is embedded for a chunk; None: nothing was recorded yet."""
+        return self._embed_text
+
+    async def record_embed_text(self, embed_text: EmbedText, /) -> EmbedText | None:
+        """Record what is embedded for a chunk from now on; return what was recorded before."""
+        before, self._embed_text = self._embed_text, embed_text
+        return before
 
     async def count(self, *, tenant: str | None) -> Counts:
         """What a tenant has, or all have."""

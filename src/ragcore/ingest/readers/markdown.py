@@ -13,7 +13,7 @@ from datetime import date, datetime, time
 from typing import Any
 
 from ragcore.extras import install_command
-from ragcore.ingest.chunking import HEADING
+from ragcore.ingest.blocks import HEADING
 from ragcore.ingest.parsed import Parsed
 from ragcore.ingest.readers.encoding import decode
 from ragcore.ingest.readers.plain import guessed

@@ -20,7 +20,7 @@ from typing import Any
 
 from ragcore.errors import InvalidInput
 from ragcore.extras import require
-from ragcore.ingest.chunking import PAGE_BREAK
+from ragcore.ingest.blocks import PAGE_BREAK
 from ragcore.ingest.parsed import Parsed
 
 __all__ = ["read_pdf"]

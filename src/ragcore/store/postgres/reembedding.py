@@ -6,9 +6,11 @@ schema; switching is refused while the two differ, so that no question misses a 
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import asyncpg
 import numpy as np
@@ -17,12 +19,14 @@ from ragcore.errors import ConfigurationError, EmbeddingError, RagcoreError
 from ragcore.protocols import Embedder, Vector
 from ragcore.resilience import deadline
 from ragcore.secret import Secret
+from ragcore.store.embed_text import text_to_embed
 from ragcore.store.postgres.dsn import Address, parse
 from ragcore.store.postgres.inspection import read_settings
 from ragcore.store.postgres.pool import Connection, connect, encode_vector, find_extension, transaction
 from ragcore.store.postgres.schema import LOCK, migrate
 from ragcore.store.postgres.statements import SQL, check_schema, filled, literal, quoted, statement
 from ragcore.store.postgres.translate import translate
+from ragcore.types import EmbedText
 from ragcore.value import Value
 from ragcore.vectors import check_vectors
 
@@ -101,7 +105,12 @@ async def reembed(
                 language=language,
             )
             await _link(connection, source, target, role)
-            work = _Work(connection, source, target, embedder, progress)
+            embed_text = settings.get("embed_text", "text")
+            await connection.execute(
+                f"update {quoted(target)}.setting set value = $1 where name = 'embed_text'",  # noqa: S608  # checked and quoted
+                embed_text,
+            )
+            work = _Work(connection, source, target, embedder, cast("EmbedText", embed_text), progress)
             return await work.run()
     except RagcoreError:
         raise
@@ -165,12 +174,14 @@ class _Work:
         source: str,
         target: str,
         embedder: Embedder,
+        embed_text: EmbedText,
         progress: Callable[[Reembedding], None] | None,
     ) -> None:
         self._connection = connection
         self._source = source
         self._target = target
         self._embedder = embedder
+        self._embed_text = embed_text
         self._progress = progress
         self._done = Reembedding()
         self._vector = ""
@@ -223,7 +234,7 @@ class _Work:
 
     async def _flush(self) -> None:
         collected, self._collected = self._collected, []
-        vectors = await self._embed([chunk["text"] for one in collected for chunk in one.chunks])
+        vectors = await self._embed([self._text_to_embed(chunk) for one in collected for chunk in one.chunks])
         start = 0
         for one in collected:
             stop = start + len(one.chunks)
@@ -241,6 +252,21 @@ class _Work:
         with deadline(STATEMENT_SECONDS):
             async with transaction(self._connection):
                 return await self._connection.fetch(text, tenant, document)
+
+    def _text_to_embed(self, chunk: asyncpg.Record) -> str:
+        text: str = chunk["text"]
+        count, most = self._embedder.count_tokens, self._embedder.max_tokens
+        heading = json.loads(chunk["metadata"]).get("heading", "")
+        whole = text_to_embed(
+            text,
+            title=chunk["title"],
+            heading=str(heading),
+            embed_text=self._embed_text,
+            count_tokens=count,
+            most=most,
+        )
+        # The chunk was cut for the former embedder: this one may count more tokens.
+        return whole if whole == text or count(whole) <= most else text
 
     async def _embed(self, texts: Sequence[str]) -> Vector:
         model, dimension = self._embedder.model, self._embedder.dimension

@@ -16,6 +16,7 @@ import asyncpg
 from ragcore.errors import ConfigurationError, InvalidInput, RagcoreError
 from ragcore.resilience import deadline
 from ragcore.secret import Secret
+from ragcore.store.embed_text import DEFAULT_EMBED_TEXT
 from ragcore.store.postgres.dsn import Address, parse
 from ragcore.store.postgres.inspection import read_settings
 from ragcore.store.postgres.pool import Connection, connect, find_extension, transaction
@@ -140,6 +141,11 @@ async def _migrate(
             await connection.execute(filled(text, words))
             await connection.execute(f"insert into {table} (number, name) values ($1, $2)", number, name)  # noqa: S608
             logger.info("migrated %s: %04d %s", address, number, name)
+    if new:
+        await connection.execute(
+            f"update {quoted(schema)}.setting set value = $1 where name = 'embed_text'",  # noqa: S608  # checked and quoted
+            DEFAULT_EMBED_TEXT,
+        )
     settings = await read_settings(connection, schema)
     _check_fits(settings, made_for, address, schema)
     if (new or contract) and settings["contracted"] != "true":

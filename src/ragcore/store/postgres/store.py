@@ -26,7 +26,7 @@ from ragcore.store.postgres.recent import Recent
 from ragcore.store.postgres.searches import Search
 from ragcore.store.postgres.statements import SQL, check_schema, quoted, statement
 from ragcore.store.postgres.translate import judge, translate
-from ragcore.types import Counts, Passage
+from ragcore.types import Counts, EmbedText, Passage
 from ragcore.validation import check_tenant
 
 __all__ = ["PgVectorStore"]
@@ -158,6 +158,16 @@ class PgVectorStore(Part):
     def former_models(self) -> Sequence[str]:
         """Models whose content hashes stand for unchanged documents as well: of collections that this one was embedded from. Known after a first call."""
         return () if self._found is None else self._found.former_models
+
+    async def recorded_embed_text(self) -> EmbedText | None:
+        """What is embedded for a chunk, as the collection records it."""
+        rows = await self._fetch("recorded_embed_text", stage="write")
+        return cast("EmbedText", rows[0]["value"]) if rows else None
+
+    async def record_embed_text(self, embed_text: EmbedText, /) -> EmbedText | None:
+        """Record what is embedded for a chunk from now on; return what was recorded before."""
+        rows = await self._fetch("record_embed_text", embed_text, stage="write")
+        return cast("EmbedText | None", rows[0]["former"])
 
     async def delete(self, document_ids: Sequence[str], /, *, tenant: str) -> int:
         """Remove documents with their chunks; how many there were."""

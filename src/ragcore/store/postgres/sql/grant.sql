@@ -8,5 +8,5 @@ revoke create on schema {schema} from {role};
 revoke all on function {schema}.add_postings(text[], text[], tsvector[]), {schema}.remove_postings(text[], text[]), {schema}.keep_postings()
     from {role};
 grant execute on function {schema}.count_all(), {schema}.is_of(text, text), {schema}.lexemes(text), {schema}.tenant_is_missing(),
-    {schema}.postings(text, text, integer),
+    {schema}.postings(text, text, integer), {schema}.record_embed_text(text),
     {schema}.nearest_further(text, {vector}.vector, integer, integer, integer) to {role}

@@ -1,0 +1,193 @@
+"""The blocks of a text: headings, prose, tables and code, in their order.
+
+The marks are Markdown's, which all readers write: "#" before a heading, a line of "=" or "-" under one, fences around code, "|" between the cells of a table.
+
+Source: CommonMark 0.31 (4.2, 4.3, 4.5); GitHub Flavored Markdown 0.29 (4.10, tables).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+__all__ = ["HEADING", "PAGE_BREAK", "Block", "Span", "blocks"]
+
+PAGE_BREAK = "\f"  # what the PDF reader puts between pages
+HEADING = re.compile(r" {0,3}(#{1,6})[ \t]+(\S.*)")
+UNDERLINE = re.compile(r" {0,3}(=+|-{3,})[ \t]*$")
+FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})")
+INDENTED = re.compile(r"(?: {4}|\t)")
+DELIMITERS = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$")
+CELL_END = re.compile(r"(?<!\\)\|")
+MOST_TITLE = 200
+# A table without a line of dashes: so many lines with the same number of cells.
+LEAST_ROWS = 3
+
+Span: TypeAlias = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A piece of a text.
+
+    Attributes:
+        kind: what it is.
+        start, end: its place in the text, in characters.
+        level: of a heading, from 1.
+        title: of a heading, without its marks.
+        header: of a table, the place of its header rows; None if it has none.
+        rows: of a table, the places of its other rows; of code between fences, of its lines; () for code that is only indented, which may as well be prose.
+    """
+
+    kind: Literal["heading", "prose", "table", "code"]
+    start: int
+    end: int
+    level: int = 0
+    title: str = ""
+    header: Span | None = None
+    rows: Sequence[Span] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    text: str
+    start: int
+
+    @property
+    def end(self) -> int:
+        """Without the white space at its end."""
+        return self.start + len(self.text.rstrip())
+
+    @property
+    def is_blank(self) -> bool:
+        return not self.text.strip()
+
+    @property
+    def ends_page(self) -> bool:
+        return self.text.endswith(PAGE_BREAK)
+
+    @property
+    def cells(self) -> int:
+        """How many cells it would have as a row of a table; 0: none."""
+        inner = self.text.strip()
+        if "|" not in inner:
+            return 0
+        return len(CELL_END.findall(inner.removeprefix("|").removesuffix("|"))) + 1
+
+
+def blocks(text: str, /) -> Iterator[Block]:
+    """Yield the blocks of a text; white space between them is left out. No block goes over the end of a page."""
+    lines = _lines(text)
+    # Fences that are not closed before a line: they are not looked for again, or many of them would take quadratic time.
+    unclosed: dict[str, int] = {}
+    at = prose = 0
+    while at < len(lines):
+        found = _block_at(lines, at, prose, unclosed)
+        if found is None:
+            at += 1
+            if lines[at - 1].ends_page:
+                yield from _prose(lines, prose, at)
+                prose = at
+            continue
+        block, after = found
+        yield from _prose(lines, prose, at)
+        yield block
+        at = prose = after
+    yield from _prose(lines, prose, at)
+
+
+def _lines(text: str) -> list[_Line]:
+    lines, start = [], 0
+    for line in text.splitlines(keepends=True):
+        lines.append(_Line(line, start))
+        start += len(line)
+    return lines
+
+
+def _prose(lines: Sequence[_Line], first: int, after: int) -> Iterator[Block]:
+    if first < after:
+        last = lines[after - 1]
+        yield Block("prose", lines[first].start, last.start + len(last.text))
+
+
+def _block_at(lines: Sequence[_Line], at: int, prose: int, unclosed: dict[str, int]) -> tuple[Block, int] | None:
+    """The block that begins with a line, and the number of the line after it; None: the line is prose."""
+    line = lines[at]
+    if line.is_blank:
+        return None
+    fence = FENCE.match(line.text)
+    if fence:
+        return _fenced(lines, at, fence[1], unclosed)
+    marked = HEADING.match(line.text)
+    if marked:
+        title = re.sub(r"[ \t]+#+[ \t]*$", "", marked[2]).strip()
+        return Block("heading", line.start, line.end, level=len(marked[1]), title=title[:MOST_TITLE]), at + 1
+    begins = at == prose or lines[at - 1].is_blank
+    if begins and INDENTED.match(line.text):
+        return _indented(lines, at)
+    if line.cells:
+        return _table(lines, at)
+    if begins and at + 1 < len(lines) and not line.ends_page and len(line.text) <= MOST_TITLE:
+        under = UNDERLINE.match(lines[at + 1].text)
+        if under and len(under[1]) >= 3:
+            level = 1 if under[1][0] == "=" else 2
+            end = lines[at + 1].end
+            return Block("heading", line.start, end, level=level, title=line.text.strip()), at + 2
+    return None
+
+
+def _fenced(lines: Sequence[_Line], at: int, fence: str, unclosed: dict[str, int]) -> tuple[Block, int] | None:
+    """Code between fences. A fence that is never closed is prose: it may be a stray mark, and the rest of the text no code."""
+    if at < unclosed.get(fence, 0):
+        return None
+    number = at + 1
+    while number < len(lines) and not lines[number - 1].ends_page:
+        mark = FENCE.match(lines[number].text)
+        if mark and mark[1].startswith(fence) and lines[number].text.strip() == mark[1]:
+            inner = [(line.start, line.end) for line in lines[at : number + 1] if not line.is_blank]
+            return Block("code", lines[at].start, lines[number].end, rows=inner), number + 1
+        number += 1
+    unclosed[fence] = number
+    return None
+
+
+def _indented(lines: Sequence[_Line], at: int) -> tuple[Block, int]:
+    """Lines that are indented, up to a blank one."""
+    number = at + 1
+    while number < len(lines) and not lines[number - 1].ends_page and INDENTED.match(lines[number].text):
+        if lines[number].is_blank:
+            break
+        number += 1
+    return Block("code", lines[at].start, lines[number - 1].end), number
+
+
+def _table(lines: Sequence[_Line], at: int) -> tuple[Block, int] | None:
+    """A table with a line of dashes under its header, or lines with the same number of cells."""
+    has_header = (
+        at + 1 < len(lines)
+        and not lines[at].ends_page
+        and lines[at + 1].cells == lines[at].cells
+        and DELIMITERS.match(lines[at + 1].text) is not None
+    )
+    number = at + 1
+    while number < len(lines) and not lines[number - 1].ends_page:
+        cells = lines[number].cells
+        if not (cells if has_header else cells == lines[at].cells):
+            break
+        number += 1
+    rows = [(line.start, line.end) for line in lines[at:number]]
+    end = lines[number - 1].end
+    if has_header:
+        return Block("table", lines[at].start, end, header=(rows[0][0], rows[1][1]), rows=rows[2:]), number
+    if number - at < LEAST_ROWS:
+        return None
+    header = rows[0] if _names_columns([line.text for line in lines[at:number]]) else None
+    return Block("table", lines[at].start, end, header=header, rows=rows[1:] if header else rows), number
+
+
+def _names_columns(rows: Sequence[str]) -> bool:
+    """Whether the first row names the columns: it has no figure, and most of the others do."""
+    figures = [any(char.isdigit() for char in row) for row in rows]
+    return not figures[0] and 2 * sum(figures) > len(rows) - 1

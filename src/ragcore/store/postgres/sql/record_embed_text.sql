@@ -1,0 +1,2 @@
+-- Record what is embedded for a chunk. $1 "text", "title+text" or "headings+text"
+select {schema}.record_embed_text($1) as former
