@@ -157,6 +157,9 @@ async def test_threads_do_it_where_processes_are_not_allowed(
     assert isinstance(found["good.md"], Document)
     assert isinstance(found["deep.json"], Unreadable)
     assert "read on threads" in caplog.text
+    documents = [one async for one in read(tmp_path) if isinstance(one, Document)]
+    said = [warning for document in documents for warning in document.warnings if "read on threads" in warning]
+    assert len(said) == 1 < len(documents)  # the report says it once
     assert isinstance((await everything(tmp_path, processes=0))["good.md"], Document)
 
 
@@ -223,7 +226,7 @@ def test_what_a_line_may_be(tmp_path: Path) -> None:
         + b"\n7\n\xff\n"
         + b'{"id": true, "text": "t"}\n{"id": 7, "text": "t"}'
     )
-    lines = [line for answer in worker.answers(str(path), lines=True) for line in answer["lines"]]
+    lines = [line for answer in worker.answers(str(path), lines=True, whole_pages=False) for line in answer["lines"]]
     assert [(line["number"], "fields" in line) for line in lines] == [
         (1, True),
         (2, False),

@@ -232,7 +232,7 @@ HTML = [
     ("<ul><li>one<li>two<ul><li>inner</ul></ul>", "- one\n- two\n  - inner\n"),
     ("<p>one<p>two", "one\n\ntwo\n"),
     ("<h2>Costs</h2>A <b>visit</b>: $40<br>per <i>day</i>", "## Costs\n\nA **visit**: $40\nper day\n"),
-    ("<nav>menu</nav><p>text</p><script>x()</script><style>y</style><footer>foot</footer>", "text\n\nfoot\n"),
+    ("<nav>menu</nav><p>text</p><script>x()</script><style>y</style><footer>foot</footer>", "text\n"),
     ('<p>See <a href="javascript:x()">this</a> <img src="data:image/png;base64,AAAA" alt="a chart"></p>', "See this a chart\n"),
     ('<div class="cookie-banner">We use cookies</div><p>text that is long enough to be the page</p>', "text that is long enough to be the page\n"),
     ("<p style='display:none'>hidden</p><p hidden>hidden</p><p>shown", "shown\n"),
@@ -279,3 +279,66 @@ def test_a_pdfs_pages_have_numbers_and_lose_their_headers() -> None:
     assert [f"word{number}" in page for number, page in enumerate(pages)] == [True] * 6
     assert "Silver plan 2026" not in text
     assert parsed("a.pdf", pdf_by_fpdf()).text.count("\f") == 1
+
+
+PAGE = """
+<html><body>
+<header class="site-header"><a href="/">Home</a> <a href="/plans">Plans</a></header>
+<nav><ul><li><a href="/a">A</a><li><a href="/b">B</a></ul></nav>
+<div id="cookie-consent">We use cookies. <button>Accept</button></div>
+<div class="sidebar widget"><h3>Popular</h3><ul><li><a href="/x">Ten tips</a></ul></div>
+<div class="content">
+  <h1>Benefits</h1>
+  <p>The deductible of the silver plan is $1,500 a year for each member of the family, and $3,000 for all of them together.</p>
+  <table><tr><th>Service<th>You pay<tr><td>Specialist<td>$35<tr><td>Laboratory<td>$5</table>
+  <div class="accordion-panel" hidden><p>Hearing aids are paid up to $1,000 every three years, if a doctor has prescribed them to you.</p></div>
+  <div style="display:none">secret tracking text</div>
+  <p>A visit to a specialist needs a referral of your family doctor, who is named on the card that we have sent to you.</p>
+  <div class="share-buttons"><a href="#">Tweet</a><a href="#">Post</a></div>
+  <h3>You may also like</h3>
+  <p><a href="/y">Another page</a></p>
+</div>
+<div id="comments"><p>I had to wait for a long time until somebody answered my call, and then they knew nothing about my plan at all.</p></div>
+<footer>Imprint</footer>
+</body></html>
+"""
+
+
+def test_the_main_content_of_a_page_is_read_and_all_of_it_on_demand() -> None:
+    main, _, _ = html_to_markdown(PAGE)
+    assert main == (
+        "# Benefits\n\n"
+        "The deductible of the silver plan is $1,500 a year for each member of the family, and $3,000 for all of them together.\n\n"
+        "| Service | You pay |\n| --- | --- |\n| Specialist | $35 |\n| Laboratory | $5 |\n\n"
+        "Hearing aids are paid up to $1,000 every three years, if a doctor has prescribed them to you.\n\n"
+        "A visit to a specialist needs a referral of your family doctor, who is named on the card that we have sent to you.\n"
+    )
+    whole, _, _ = html_to_markdown(PAGE, whole=True)
+    for piece in (
+        "Plans",
+        "Ten tips",
+        "Tweet",
+        "Another page",
+        "wait for a long time",
+        "Imprint",
+        "$35",
+        "Hearing aids",
+    ):
+        assert piece in whole
+    assert "secret tracking" not in whole
+
+
+def test_a_page_of_links_is_read_rather_than_nothing() -> None:
+    links = "".join(f'<li><a href="/form{n}">Claim form number {n}</a>' for n in range(30))
+    text, _, _ = html_to_markdown(f"<body><div class=list><ul>{links}</ul></div>")
+    assert "Claim form number 29" in text
+
+
+def test_a_short_page_is_read_whole() -> None:
+    assert html_to_markdown("<div class=widget><b>Copay</b>: $35</div>")[0] == "**Copay**: $35\n"
+
+
+def test_content_in_an_element_with_a_misleading_name_is_read() -> None:
+    text = "<p>" + "The deductible is $1,500 a year for each member. " * 10
+    for name in ("sidebar", "widget", "footer", "comments", "share"):
+        assert "$1,500" in html_to_markdown(f'<body><div class="{name}">{text}</div>')[0], name

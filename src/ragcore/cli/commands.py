@@ -130,6 +130,9 @@ def ingest(
     follow_symlinks: Annotated[
         bool, typer.Option("--follow-symlinks", help="Follow symbolic links that lead out of a folder.")
     ] = False,
+    whole_pages: Annotated[
+        bool, typer.Option("--whole-pages", help="Read all of an HTML page, not only its main content.")
+    ] = False,
 ) -> None:
     """Add documents, or replace those that changed; what is unchanged is not embedded again."""
     options: Options = replace(
@@ -144,7 +147,13 @@ def ingest(
         # A path that is refused is refused before the database is started.
         check_paths([path.expanduser() for path in paths])
         seconds = options.config().read_timeout
-        documents = read(*paths, strict=strict, read_timeout=seconds, follow_symlinks=follow_symlinks)
+        documents = read(
+            *paths,
+            strict=strict,
+            read_timeout=seconds,
+            follow_symlinks=follow_symlinks,
+            whole_pages=whole_pages,
+        )
         async with open_client(options) as rag:
             report = await _ingest(rag, documents, tenant)
         _show_ingest(report, as_json=as_json)

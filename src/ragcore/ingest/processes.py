@@ -14,7 +14,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 import anyio.abc
@@ -37,14 +37,19 @@ class Broke(Exception):
     """The worker ended in the middle of a file: it crashed, or the system killed it for its memory."""
 
 
-class Worker:
+class Worker(Protocol):
     """Reads one file after the other. `ask` begins a file, `answer` waits for its next answer, `stop` ends the worker whatever it does."""
 
-    isolated: bool
+    note: str
+    """What a user should know of this worker; "" for nothing."""
 
-    async def ask(self, path: Path, *, lines: bool) -> None:
-        """Begin to read a file."""
-        raise NotImplementedError
+    async def ask(self, path: Path, *, lines: bool, whole_pages: bool) -> None:
+        """Begin to read a file.
+
+        Raises:
+            Broke: the worker ended.
+        """
+        ...
 
     async def answer(self) -> Answer:
         """Return the next answer.
@@ -52,11 +57,11 @@ class Worker:
         Raises:
             Broke: the worker ended.
         """
-        raise NotImplementedError
+        ...
 
     async def stop(self) -> None:
         """End it."""
-        raise NotImplementedError
+        ...
 
 
 async def start_worker(*, process: bool = True) -> Worker:
@@ -71,21 +76,24 @@ async def start_worker(*, process: bool = True) -> Worker:
         )
     except (OSError, ValueError) as error:
         logger.warning("ingest: can't start a process (%s): files are read on threads, without memory limits", error)
-        return _Thread()
+        return _Thread(
+            note=f"processes are not allowed here ({error}): files were read on threads, without memory limits"
+        )
     return _Process(started)
 
 
-class _Process(Worker):
-    isolated = True
+class _Process:
+    note = ""
 
     def __init__(self, process: anyio.abc.Process) -> None:
         self._process = process
         self._buffer = bytearray()
 
-    async def ask(self, path: Path, *, lines: bool) -> None:
+    async def ask(self, path: Path, *, lines: bool, whole_pages: bool) -> None:
         assert self._process.stdin is not None
         try:
-            await self._process.stdin.send(json.dumps({"path": os.fspath(path), "lines": lines}).encode() + b"\n")
+            asked = {"path": os.fspath(path), "lines": lines, "whole_pages": whole_pages}
+            await self._process.stdin.send(json.dumps(asked).encode() + b"\n")
         except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
             raise Broke from error
 
@@ -125,17 +133,16 @@ class _Process(Worker):
         return read
 
 
-class _Thread(Worker):
+class _Thread:
     """Where processes are not allowed. A thread can't be killed: one that hangs is left, and the next worker has a thread of its own."""
 
-    isolated = False
-
-    def __init__(self) -> None:
+    def __init__(self, *, note: str = "") -> None:
+        self.note = note
         self._threads = Threads(1, name="reading")
         self._answers: Any = None
 
-    async def ask(self, path: Path, *, lines: bool) -> None:
-        self._answers = answers(os.fspath(path), lines)
+    async def ask(self, path: Path, *, lines: bool, whole_pages: bool) -> None:
+        self._answers = answers(os.fspath(path), lines, whole_pages)
 
     async def answer(self) -> Answer:
         found: Answer | None = await self._threads.run(lambda: next(self._answers, None))

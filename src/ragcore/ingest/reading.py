@@ -11,6 +11,7 @@ import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -47,6 +48,7 @@ def read(
     readers: Mapping[str, UserReader] | None = None,
     follow_symlinks: bool = False,
     strict: bool = False,
+    whole_pages: bool = False,
 ) -> AsyncIterator[Document | Unreadable]:
     """Read files and folders, in the order of their names; folders with everything in them, without hidden files.
 
@@ -60,6 +62,7 @@ def read(
             replace ragcore's own readers for the same suffix.
         follow_symlinks: whether symbolic links that lead out of the folder are followed. Default False: they are reported as `Unreadable`.
         strict: whether files of unknown types are `Unreadable`. Default False: they are left out, with a warning in the log.
+        whole_pages: whether all of an HTML page is read. Default False: its main content, without navigation, teasers, comments and footers.
 
     Yields:
         `Document`, or `Unreadable` for a file or a line that can't be read.
@@ -78,20 +81,25 @@ def read(
     if processes is not None and not (isinstance(processes, int) and processes >= 0):
         raise ConfigurationError(f"processes is {processes!r}: it must be a whole number, or None")
     own = {suffix.lower(): reader for suffix, reader in (readers or {}).items()}
-    return _read(
-        [Path(path).expanduser() for path in paths], _Options(read_timeout, processes, own, follow_symlinks, strict)
+    options = _Options(
+        seconds=read_timeout,
+        processes=processes,
+        readers=own,
+        follow_symlinks=follow_symlinks,
+        strict=strict,
+        whole_pages=whole_pages,
     )
+    return _read([Path(path).expanduser() for path in paths], options)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Options:
-    def __init__(
-        self, seconds: float, processes: int | None, readers: Mapping[str, UserReader], follow: bool, strict: bool
-    ) -> None:
-        self.strict = strict
-        self.seconds = seconds
-        self.processes = processes
-        self.readers = readers
-        self.follow_symlinks = follow
+    seconds: float
+    processes: int | None
+    readers: Mapping[str, UserReader]
+    follow_symlinks: bool
+    strict: bool
+    whole_pages: bool
 
     @property
     def known(self) -> frozenset[str]:
@@ -165,6 +173,7 @@ class _Crew:
         self._jobs: deque[_Job] = deque()
         self._all: list[Worker] = []
         self._user = Threads(1, name="reading")
+        self._is_noted = False
 
     @property
     def is_full(self) -> bool:
@@ -185,11 +194,11 @@ class _Crew:
         worker = self._idle.pop() if self._idle else await self._start()
         job = _Job(file, worker, until)
         try:
-            await worker.ask(file.path, lines=file.is_lines)
+            await worker.ask(file.path, lines=file.is_lines, whole_pages=self._options.whole_pages)
         except Broke:  # it died while it was idle
             await self._end(worker)
             job.worker = worker = await self._start()
-            await worker.ask(file.path, lines=file.is_lines)
+            await worker.ask(file.path, lines=file.is_lines, whole_pages=self._options.whole_pages)
         self._jobs.append(job)
 
     async def first(self) -> AsyncGenerator[Document | Unreadable, None]:
@@ -220,7 +229,8 @@ class _Crew:
                 self._idle.append(worker)
             if "configuration" in answer:
                 raise ConfigurationError(answer["configuration"])
-            for document in _documents(job.file, answer):
+            for document in _documents(job.file, answer, note="" if self._is_noted else worker.note):
+                self._is_noted = self._is_noted or isinstance(document, Document)
                 yield document
             if answer.get("end"):
                 return
@@ -276,7 +286,7 @@ def _fields(parsed: Parsed) -> dict[str, Any]:
     }
 
 
-def _documents(file: File, answer: Answer) -> Iterator[Document | Unreadable]:
+def _documents(file: File, answer: Answer, *, note: str = "") -> Iterator[Document | Unreadable]:
     """The documents in a worker's answer."""
     if "refused" in answer:
         yield _unreadable(file, answer["refused"])
@@ -291,7 +301,7 @@ def _documents(file: File, answer: Answer) -> Iterator[Document | Unreadable]:
             title=title or file.path.stem,
             source=str(file.path),
             metadata=parsed["metadata"],
-            warnings=tuple(parsed["warnings"]),
+            warnings=tuple(filter(None, [*parsed["warnings"], note])),
         )
     for line in answer.get("lines", ()):
         where = f"{file.id}:{line['number']}"
@@ -307,7 +317,9 @@ def _documents(file: File, answer: Answer) -> Iterator[Document | Unreadable]:
             title=str(fields.pop("title", "") or ""),
             source=str(fields.pop("source", "") or where),
             metadata=fields,
+            warnings=(note,) if note else (),
         )
+        note = ""
 
 
 def _document(file: File, where: str, **fields: Any) -> Document | Unreadable:

@@ -1,7 +1,7 @@
 """A process that reads files for another one: `python -m ragcore.ingest.worker BYTES`.
 
-It obeys JSON lines on stdin, {"path": …, "lines": …}, and answers on stdout with messages of four bytes of length and JSON. It is killed when a file takes too
-long or too much memory, so whatever a parser does harms one file only. It ends when its stdin ends.
+It obeys JSON lines on stdin, {"path": …, "lines": …, "whole_pages": …}, and answers on stdout with messages of four bytes of length and JSON. It is killed
+when a file takes too long or too much memory, so whatever a parser does harms one file only. It ends when its stdin ends.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ def main() -> None:
             replies.flush()
 
 
-def answers(path: str, lines: bool) -> Iterator[Answer]:
+def answers(path: str, lines: bool, whole_pages: bool) -> Iterator[Answer]:
     """Yield the answers for a file: one, or for lines several; the last has "end"."""
     try:
         if lines:
             yield from _read_lines(Path(path))
             return
-        reader = reader_of(Path(path))
+        reader = reader_of(Path(path), whole_pages=whole_pages)
         assert reader is not None
         yield {"parsed": asdict(parse(Path(path), reader)), "end": True}
     except Exception as error:  # a parser may raise anything, and only this file is lost

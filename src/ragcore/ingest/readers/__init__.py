@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from pathlib import PurePath
+from typing import cast
 
 from ragcore.ingest.parsed import Reader
 
@@ -37,12 +39,18 @@ def is_lines(path: PurePath) -> bool:
     return path.name.lower().endswith(LINES)
 
 
-def reader_of(path: PurePath) -> Reader | None:
-    """Return the reader for a file; None for an unknown type."""
+def reader_of(path: PurePath, *, whole_pages: bool = False) -> Reader | None:
+    """Return the reader for a file; None for an unknown type.
+
+    Args:
+        whole_pages: whether all of an HTML page is read, not only its main content.
+    """
     home = HOMES.get(path.suffix.lower())
     if home is None:
         return None
     module, _, name = home.partition(":")
     found = getattr(importlib.import_module(f"ragcore.ingest.readers.{module}"), name)
-    reader: Reader = found(path.suffix.lower()) if module == "office" else found
-    return reader
+    if module == "office":
+        reader: Reader = found(path.suffix.lower())
+        return reader
+    return partial(found, whole=whole_pages) if module == "html" else cast("Reader", found)

@@ -16,6 +16,7 @@ from ragcore.errors import InvalidInput
 from ragcore.extras import require
 from ragcore.ingest.parsed import Parsed
 from ragcore.ingest.readers.encoding import clean, decode
+from ragcore.ingest.readers.main_content import Content, content_of
 from ragcore.ingest.readers.plain import guessed
 from ragcore.ingest.readers.table import as_table
 
@@ -37,36 +38,29 @@ BLOCKS = frozenset(
     "address article aside blockquote body center dd details div dl dt fieldset figcaption figure footer header hgroup hr html main p section summary".split()
 )
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
-ROLES = frozenset(
-    {"navigation", "banner", "contentinfo", "search", "dialog", "alertdialog", "complementary", "menu", "menubar"}
-)
-BANNER = re.compile(
-    r"cookie|consent|gdpr|newsletter|breadcrumb|\bsidebar\b|\bsite-?(header|footer|nav)|\bnav(bar|igation)?\b|skip-?link|social-?share|share-?buttons",
-    re.IGNORECASE,
-)
-# A part called so that holds most of the page is no banner.
-MOST_OF_A_PAGE = 0.5
-HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 SPACE = re.compile(r"[ \t\n\f\r\u00a0\u200b]+")
-LEAST_MAIN = 200
 # Stands for <br>, which is the only line break within a block.
 BREAK = "\0"
 
 
-def read_html(data: bytes) -> Parsed:
-    """Read an HTML page; the title comes from the page, the language into the metadata."""
+def read_html(data: bytes, *, whole: bool = False) -> Parsed:
+    """Read an HTML page; the title comes from the page, the language into the metadata.
+
+    Args:
+        whole: whether all of it is read, as in `html_to_markdown`.
+    """
     text, encoding = _decoded(data)
-    markdown, title, language = html_to_markdown(text)
+    markdown, title, language = html_to_markdown(text, whole=whole)
     return Parsed(
         markdown, title=title, metadata={"language": language} if language else {}, warnings=guessed(encoding)
     )
 
 
-def html_to_markdown(html: str, *, main_only: bool = True) -> tuple[str, str, str]:
+def html_to_markdown(html: str, *, whole: bool = False) -> tuple[str, str, str]:
     """Return the page as Markdown, its title and its language.
 
     Args:
-        main_only: whether only `<main>` or `<article>` is read, where they hold enough text.
+        whole: whether all is read that a visitor sees. Default False: without what is about the page, such as navigation, teasers, comments, footers.
     """
     lexbor = require("selectolax.lexbor", extra="chunking", purpose=PURPOSE)
     tree = lexbor.LexborHTMLParser(html)
@@ -79,14 +73,8 @@ def html_to_markdown(html: str, *, main_only: bool = True) -> tuple[str, str, st
     body = tree.body
     if body is None:
         return "", title, language
-    start = body
-    if main_only:
-        for selector in ("main", "[role=main]", "article"):
-            found = tree.css(selector)
-            if len(found) == 1 and len(found[0].text(deep=True)) >= LEAST_MAIN:
-                start = found[0]
-                break
-    return _Writer(len(body.text(deep=True))).write(start), title, language
+    content = content_of(body, whole=whole)
+    return _Writer(content).write(), title, language
 
 
 def _decoded(data: bytes) -> tuple[str, str]:
@@ -111,17 +99,17 @@ def _decoded(data: bytes) -> tuple[str, str]:
 class _Writer:
     """Writes Markdown while it walks the tree with a stack of its own."""
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+    def __init__(self, content: Content) -> None:
+        self._content = content
         self._out: list[str] = []
         self._line: list[str] = []
         self._lists: list[list[Any]] = []
         self._prefix = ""
         self._preformatted = 0
 
-    def write(self, start: Any) -> str:
+    def write(self) -> str:
         # A function on the stack is what happens when an element ends.
-        stack: list[Any] = [start]
+        stack: list[Any] = [self._content.start]
         while stack:
             item = stack.pop()
             if callable(item) and not hasattr(item, "tag"):
@@ -134,11 +122,16 @@ class _Writer:
         return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n" if text.strip() else ""
 
     def _begin(self, node: Any) -> Iterator[Any]:
-        tag = node.tag
+        tag = node.tag or "-none"
         if tag == "-text":
             self._add(node.text_content or "")
             return
-        if tag.startswith("-") or tag == "!doctype" or tag in LEFT_OUT or self._is_left_out(node):
+        if (
+            tag.startswith("-")
+            or tag == "!doctype"
+            or tag in LEFT_OUT
+            or (node is not self._content.start and self._content.is_left_out(node))
+        ):
             return
         match tag:
             case "br":
@@ -182,19 +175,6 @@ class _Writer:
                 yield self._end_paragraph
             case _:
                 yield from node.iter(include_text=True)
-
-    def _is_left_out(self, node: Any) -> bool:
-        attributes = node.attributes
-        if not attributes:
-            return False
-        if "hidden" in attributes or attributes.get("aria-hidden") == "true" or (attributes.get("role") or "") in ROLES:
-            return True
-        if HIDDEN.search(attributes.get("style") or ""):
-            return True
-        names = f"{attributes.get('id') or ''} {attributes.get('class') or ''}"
-        if not names.strip() or not BANNER.search(names) or node.tag in ("html", "body", "main", "article"):
-            return False
-        return len(node.text(deep=True)) < MOST_OF_A_PAGE * max(1, self._size)
 
     def _add(self, text: str) -> None:
         if text:

@@ -1,0 +1,308 @@
+"""Which part of an HTML page is its content.
+
+The page is measured once: for each element, its text, and how much of that is links. The content is the element that says so (`main`, `article`), or else the
+one whose paragraphs have most of the text. Within it, parts whose names or links show that they are about the page, and not of it, are left out.
+
+Source: A. Barbaresi, "Trafilatura" (ACL 2021); C. Kohlschütter et al., "Boilerplate detection using shallow text features" (WSDM 2010): link density.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Content", "content_of"]
+
+# An id or class that begins so belongs to a part that is about the page, however much text it has.
+ABOUT = re.compile(
+    r"(?:nav|navi|navbar|navigation|main-?menu|menue?|breadcrumbs?|brotkrumen?|skip|skip-?links?|masthead|"
+    r"(?:site|page|global|main)-?(?:header|footer|nav\w*)|footer|fuss(?:zeile)?|colophon|"
+    r"cookies?\w*|cmp|consent|gdpr|newsletter|signup|paywall|"
+    r"advert\w*|anzeigen?|werbung|outbrain|taboola|adsense|"
+    r"share\w*|sharing|social\w*|shariff|addthis\w*|addtoany\w*|a2a|"
+    r"(?:you-?may-?)?(?:also|related)\w*|yarpp|recommend\w*|similar|more-?(?:posts|articles|stories|news)|read-?more|"
+    r"(?:li-)?comments?\w*|kommentare?|respond|disqus\w*|replies|"
+    r"author-?(?:box|bio|info|card)|authorbox|about-?(?:the-?)?author|tag-?(?:list|links|cloud)|tagcloud|cat-?links|"
+    r"pagination|pager|paging|post-?nav\w*|nav-?(?:links|previous|next|below|above)|prev-?next|"
+    r"screen-?reader-?text|sr-only|visually-?hidden|noprint|no-print|copyright|imprint)(?:$|[\-_\d])",
+    re.IGNORECASE,
+)
+# One that begins so does only where the part is small beside the content.
+PERHAPS = re.compile(
+    r"(?:side-?bar\w*|side|aside|rechts|marginal\w*|widget\w*|rail|toolbar|topbar|header\w*|head|foot\w*|bottom\w*|"
+    r"ads?|sponsor\w*|promo\w*|banner\w*|follow\w*|facebook\w*|twitter\w*|subscri\w+|login|"
+    r"teasers?\w*|meta\w*|post-?meta|entry-?(?:meta|footer|utility)|post-?(?:footer|info|tags|date)|byline|dateline|author\w*|tags?|keywords|categor\w+|"
+    r"print\w*|tools?|ratings?\w*|votes?|search\w*|suche|popular\w*|latest\w*|recent\w*|trending|most-?\w+|archives?|top-?\w*|"
+    r"modal\w*|popup\w*|overlay\w*|lightbox\w*|tooltip|jp-\w+|info-?box|credits?|caption-?credit|"
+    r"bookmark\w*|feeds?|rss|tickers?|slider\w*|carousel\w*|gallery-?nav|language\w*|lang-?\w*|links?|menu\w*)(?:$|[\-_\d])",
+    re.IGNORECASE,
+)
+# An element that is called so is its content.
+NAMED = re.compile(
+    r"(?:^|[\s_\-])(?:article-?(?:body|content|text)|post-?(?:body|content|text|entry)|entry-?(?:content|body|text)|story-?(?:body|content)|"
+    r"page-?content|main-?content|content-?(?:body|main|area|text)|body-?(?:content|text)|article__(?:body|content)|post__(?:body|content)|"
+    r"articlebody|postcontent|entrycontent|storycontent|text-?content|news-?(?:text|body|content)|artikel-?(?:text|inhalt)?|beitrag|inhalt|hauptinhalt)(?:$|[\s_\-])",
+    re.IGNORECASE,
+)
+# A short heading that says so stands over what leads away from the page; in English, German, French, Spanish, Italian, Dutch and Polish.
+LEADS_AWAY = re.compile(
+    r"\W*(?:(?:more|read|see|you (?:may|might)) (?:also|more|like|next)\b.*|related\b.*|recommended\b.*|similar (?:posts|articles)|share(?: this)?\b.*|"
+    r"(?:leave|post|write) a (?:reply|comment)|(?:\d+ )?comments?|tags?|categories|about the author|follow us|newsletter|latest (?:news|posts)|"
+    r"most (?:read|popular)|popular\b.*|mehr zum thema.*|auch interessant.*|weitere (?:artikel|themen|meldungen|beiträge|informationen|links).*|"
+    r"das könnte (?:sie|dich|ihnen).*|ähnliche (?:artikel|beiträge|themen)|schlagworte|kategorien|kommentare?(?: \(\d+\))?|(?:\d+ )?kommentare?|"
+    r"(?:schreibe|hinterlasse) einen kommentar|über den autor.*|teilen\b.*|verwandte (?:artikel|themen).*|neueste (?:beiträge|kommentare)|links zum thema|"
+    r"à lire aussi.*|lire aussi.*|sur le même (?:sujet|thème)|commentaires?|partager.*|articles (?:liés|similaires)|te puede interesar.*|"
+    r"más (?:información|noticias)|relacionad[oa]s?|comentarios|compartir|leggi anche.*|articoli correlati|commenti|condividi|lees ook.*|reacties|"
+    r"zobacz (?:także|też).*|czytaj (?:także|też|więcej).*|komentarze|polecane.*)\W*$",
+    re.IGNORECASE,
+)
+MOST_HEADING = 60
+# Content that is folded until somebody asks for it.
+FOLDED = re.compile(r"accordion|collaps|toggle|tab-?pane|tab-?panel|panel|expand|faq|details|answer", re.IGNORECASE)
+TAGS_ABOUT = frozenset({"aside", "footer", "nav"})
+ROLES_ABOUT = frozenset(
+    {"navigation", "banner", "contentinfo", "search", "dialog", "alertdialog", "complementary", "menu", "menubar"}
+)
+HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
+NEVER = frozenset({"html", "body", "main", "article", "td", "th", "tr", "tbody", "table", "p", "h1", "h2", "pre"})
+LEFT_OUT = frozenset({"script", "style", "noscript", "template", "head"})
+HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
+# A part that holds more of the content's own text than this is content, whatever its name.
+MOST_ABOUT = 0.5
+SMALL = 0.15
+# A list or part with more links than this is navigation.
+LINKED = 0.6
+LEAST_LINKS = 3
+# A paragraph or heading that is nothing but a link and shorter than this leads away.
+MOST_LINK = 60
+NEARLY_ALL = 0.95
+LEAST_CONTENT = 200
+LEAST_PARAGRAPH = 60
+# The content's parent is taken in its place if it has so many times as much text in paragraphs.
+WIDER = 1.35
+
+
+@dataclass(slots=True)
+class _Measured:
+    """Characters of an element: of its text, of its links, and of its paragraphs, which have hardly any; and how many links.
+
+    Parts about the page count for themselves, not for what is around them. `visible` is all text, theirs too.
+    """
+
+    text: int = 0
+    links: int = 0
+    link_count: int = 0
+    paragraphs: int = 0
+    visible: int = 0
+    is_about: bool = False
+
+
+class Content:
+    """The content of a page: where it begins, and what is left out of it."""
+
+    def __init__(self, start: Any, is_left_out: Callable[[Any], bool]) -> None:
+        self.start = start
+        self.is_left_out = is_left_out
+
+
+def content_of(body: Any, *, whole: bool = False) -> Content:
+    """Return the content of a page.
+
+    Args:
+        body: the element of the page's body.
+        whole: whether everything is content that a reader can see.
+    """
+    if whole:
+        return Content(body, _is_hidden)
+    measured = _measure(body)
+    start = _start(body, measured)
+    size = max(1, _weight(_of(measured, start)))
+    if (
+        size < LEAST_CONTENT < _of(measured, body).visible // 4
+    ):  # nothing there that looks like content: all of it, without what says that it is none
+        return Content(body, lambda node: _of(measured, node).is_about)
+
+    leads_away = _leading_away(start, measured, SMALL * 2 * size)
+
+    def is_left_out(node: Any) -> bool:
+        found = _of(measured, node)
+        if found.is_about or node.mem_id in leads_away:
+            return True
+        if _weight(found) >= MOST_ABOUT * size or node.tag in NEVER - HEADINGS - {"p"}:
+            return False
+        if found.paragraphs < SMALL * size and any(PERHAPS.match(name) for name in _names(node).split()):
+            return True
+        if node.tag in ("p", "div", *HEADINGS) and 0 < found.text <= MOST_LINK and found.links == found.text:
+            return True
+        return (
+            node.tag in ("ul", "ol", "div", "section")
+            and found.link_count >= LEAST_LINKS
+            and found.links > LINKED * found.text
+        )
+
+    return Content(start, is_left_out)
+
+
+def _leading_away(start: Any, measured: dict[int, _Measured], most: float) -> set[int]:
+    """The elements from a heading that leads away to the next one beside it that is not lower."""
+    away: set[int] = set()
+    for heading in start.css("h2, h3, h4, h5, h6"):
+        text = " ".join(heading.text(deep=True).split())
+        if len(text) > MOST_HEADING or not LEADS_AWAY.match(text):
+            continue
+        below, weight, node = [heading.mem_id], 0, heading.next
+        while node is not None and not (node.tag in HEADINGS and node.tag <= heading.tag):
+            weight += _of(measured, node).paragraphs
+            below.append(node.mem_id)
+            node = node.next
+        if weight < most:
+            away.update(below)
+    return away
+
+
+def _of(measured: dict[int, _Measured], node: Any) -> _Measured:
+    return measured.get(node.mem_id) or _Measured()
+
+
+def _weight(found: _Measured) -> int:
+    return found.paragraphs or found.text - found.links
+
+
+def _names(node: Any) -> str:
+    attributes = node.attributes
+    words = f"{attributes.get('id') or ''} {attributes.get('class') or ''}"
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", words)
+
+
+def _is_hidden(node: Any) -> bool:
+    """Whether an element is not shown, and no reader can unfold it."""
+    attributes = node.attributes
+    if not attributes:
+        return False
+    if (attributes.get("role") or "") in ROLES_ABOUT:
+        return True
+    hides = (
+        "hidden" in attributes
+        or attributes.get("aria-hidden") == "true"
+        or HIDDEN.search(attributes.get("style") or "") is not None
+    )
+    return hides and not FOLDED.search(f"{_names(node)} {attributes.get('role') or ''}")
+
+
+def _measure(body: Any) -> dict[int, _Measured]:
+    """Measure each element, without recursion."""
+    measured: dict[int, _Measured] = {}
+    # (element, its parents' number in `path`); an element is summed up when all within it has been.
+    order: list[tuple[Any, int, bool]] = []
+    stack: list[tuple[Any, int, bool]] = [(body, -1, False)]
+    found: list[_Measured] = []
+    while stack:
+        node, parent, in_link = stack.pop()
+        tag = node.tag or "-none"
+        if tag == "-text":
+            length = len("".join((node.text_content or "").split()))
+            mine = found[parent]
+            mine.text += length
+            if in_link:
+                mine.links += length
+            continue
+        if tag.startswith("-") or tag in LEFT_OUT:
+            continue
+        number = len(found)
+        found.append(_Measured(link_count=int(tag == "a")))
+        order.append((node, parent, in_link))
+        measured[node.mem_id] = found[number]
+        inner = in_link or tag == "a"
+        stack += [(child, number, inner) for child in reversed(list(node.iter(include_text=True)))]
+    sizes = [mine.text for mine in found]
+    for number in range(len(found) - 1, 0, -1):
+        sizes[order[number][1]] += sizes[number]
+    for number in range(len(found) - 1, -1, -1):
+        node, parent, _ = order[number]
+        mine = found[number]
+        mine.visible = sizes[number]
+        if node.tag in ("p", "td", "li", "blockquote", "pre", "dd") and not mine.paragraphs:
+            own = mine.text - mine.links
+            if mine.text >= LEAST_PARAGRAPH and own > 0.6 * mine.text:
+                mine.paragraphs = own
+        # What holds most of the page is its content, whatever it is called.
+        mine.is_about = sizes[number] < MOST_ABOUT * sizes[0] and _is_about(node)
+        if parent >= 0 and not mine.is_about:
+            above = found[parent]
+            above.text += mine.text
+            above.links += mine.links
+            above.link_count += mine.link_count
+            above.paragraphs += mine.paragraphs
+    return measured
+
+
+def _is_about(node: Any) -> bool:
+    if node.tag in TAGS_ABOUT or _is_hidden(node):
+        return True
+    return node.tag not in NEVER and any(ABOUT.match(name) for name in _names(node).split())
+
+
+def _start(body: Any, measured: dict[int, _Measured]) -> Any:
+    """The element that holds the content."""
+    whole = _of(measured, body)
+    for selector in ("main", "[role=main]"):
+        found = [node for node in body.css(selector) if _of(measured, node).text >= LEAST_CONTENT]
+        if len(found) == 1:
+            return _narrowed(found[0], measured)
+    return _narrowed(body, measured) if whole.text else body
+
+
+def _narrowed(outer: Any, measured: dict[int, _Measured]) -> Any:
+    """The article within an element, or what is called content; else the element."""
+    size = max(1, _weight(_of(measured, outer)))
+    articles = [node for node in outer.css("article") if _weight(_of(measured, node)) >= LEAST_CONTENT]
+    if articles:
+        best = max(articles, key=lambda node: _weight(_of(measured, node)))
+        if _weight(_of(measured, best)) > 0.5 * sum(
+            _weight(_of(measured, node)) for node in articles if not _within(node, articles)
+        ):
+            return best
+    named = [
+        node
+        for node in _elements(outer)
+        if node.tag in ("div", "section", "td")
+        and NAMED.search(_names(node))
+        and _weight(_of(measured, node)) > 0.4 * size
+    ]
+    return _densest(min(named, key=lambda node: _of(measured, node).text) if named else outer, measured)
+
+
+def _densest(outer: Any, measured: dict[int, _Measured]) -> Any:
+    """The smallest element that holds nearly all paragraphs of an element."""
+    least = NEARLY_ALL * _of(measured, outer).paragraphs
+    if _of(measured, outer).paragraphs < LEAST_CONTENT:
+        return outer
+    while True:
+        inner = [
+            child
+            for child in outer.iter()
+            if child.tag in ("div", "section", "article", "main", "center", "td", "tr", "tbody", "table", "form")
+            and _of(measured, child).paragraphs >= least
+        ]
+        if not inner or inner[0].css_first("p, div, h1, h2, h3, table, ul") is None:
+            return outer
+        outer = inner[0]
+
+
+def _within(node: Any, others: list[Any]) -> bool:
+    parent = node.parent
+    while parent is not None:
+        if parent.tag == "article" and any(parent.mem_id == other.mem_id for other in others):
+            return True
+        parent = parent.parent
+    return False
+
+
+def _elements(outer: Any) -> Iterator[Any]:
+    stack = [outer]
+    while stack:
+        node = stack.pop()
+        yield node
+        stack += [child for child in node.iter() if child.tag not in LEFT_OUT]

@@ -1,0 +1,156 @@
+"""The text of a PDF's pages from their lines: headings, table rows, hyphenated words, without what repeats on most pages."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from ragcore.ingest.readers.pdf.page import LINE_HYPHEN, Line
+
+__all__ = ["body_size", "drop_line_numbers", "drop_repeated", "text_of"]
+
+# A heading is set this much larger than most of the document's letters.
+HEADING_RATIO = 1.15
+# In bold less will do; but bold alone is emphasis, such as an amount of money.
+BOLD_HEADING_RATIO = 1.04
+MOST_HEADING_CHARACTERS = 160
+MOST_HEADING_LINES = 3
+# Text on at least this share of the pages, at their top or bottom, is a header or a footer.
+REPEATED = 0.6
+LEAST_PAGES_TO_REPEAT = 4
+EDGE_LINES = 2
+EDGE = 0.08
+MOST_EDGE_CHARACTERS = 160
+# So many numbers that follow each other, under each other, are line numbers.
+LEAST_LINE_NUMBERS = 8
+HYPHENS = "-\u00ad\u2010\x02"
+
+
+def drop_repeated(pages: list[list[Line]]) -> None:
+    """Remove headers and footers: the first and last lines that stand on most pages, apart from their numbers."""
+    if len(pages) < LEAST_PAGES_TO_REPEAT:
+        return
+    counts: Counter[str] = Counter()
+    for page in pages:
+        counts.update({_without_numbers(line.text) for line in _edges(page)})
+    repeated = {text for text, count in counts.items() if count >= REPEATED * len(pages)}
+    for page in pages:
+        at_edge = {id(line) for line in _edges(page)}
+        kept = [line for line in page if not (id(line) in at_edge and _without_numbers(line.text) in repeated)]
+        if kept:  # else the page has nothing but these lines
+            page[:] = kept
+
+
+def drop_line_numbers(page: list[Line]) -> None:
+    """Remove the line numbers beside the text, as manuscripts and legal papers have them."""
+    run: list[Line] = []
+    runs: list[list[Line]] = []
+    for line in page:
+        text = line.text
+        if not (text.isdecimal() and len(text) <= 4):
+            continue
+        if not (run and int(text) == int(run[-1].text) + 1 and line.top < run[-1].top):
+            run = []
+            runs.append(run)
+        run.append(line)
+    numbers = {id(line) for run in runs if len(run) >= LEAST_LINE_NUMBERS for line in run}
+    page[:] = [line for line in page if id(line) not in numbers]
+
+
+def _edges(page: Sequence[Line]) -> list[Line]:
+    ordered = sorted(page, key=lambda line: -line.top)
+    return [
+        line
+        for line in (*ordered[:EDGE_LINES], *ordered[-EDGE_LINES:])
+        if len(line.text) <= MOST_EDGE_CHARACTERS and not EDGE < line.top / max(1.0, line.height) < 1 - EDGE
+    ]
+
+
+def _without_numbers(text: str) -> str:
+    return re.sub(r"\b(?:\d+|[ivxlc]+)\b", "#", " ".join(text.lower().split()))
+
+
+def body_size(pages: Sequence[Sequence[Line]]) -> float:
+    """The height in which most letters of the document are set."""
+    letters: Counter[float] = Counter()
+    for page in pages:
+        for line in page:
+            letters[round(line.size * 2) / 2] += len(line.text)
+    return letters.most_common(1)[0][0] if letters else 0.0
+
+
+def text_of(page: Sequence[Line], body: float, words: Counter[str], outline: frozenset[str]) -> str:
+    """A page's text: headings with Markdown's mark, table rows with their cells, hyphenated words joined."""
+    out: list[str] = []
+    previous: Line | None = None
+    number = prose = 0
+    while number < len(page):
+        line = page[number]
+        heading = _heading(page[number:], body, outline) if number >= prose else ()
+        if len(heading) > MOST_HEADING_LINES:  # a paragraph in large letters
+            prose = number + len(heading)
+        elif heading:
+            title = " ".join(one.text for one in heading)
+            out.append(f"\n## {title}\n")
+            number += len(heading)
+            previous = heading[-1]
+            continue
+        text = " | ".join(line.cells) if len(line.cells) > 1 else line.text
+        if out and previous is not None and len(line.cells) == 1 and _joins(out[-1], text, words):
+            out[-1] = out[-1].rstrip(HYPHENS) + text
+        elif out and out[-1].endswith(chr(LINE_HYPHEN)):
+            out[-1] += text
+        else:
+            if previous is not None and previous.top - line.top > 2.2 * max(line.size, previous.size) and out:
+                out.append("")
+            out.append(text)
+        previous = line
+        number += 1
+    return "\n".join(out).replace(chr(LINE_HYPHEN), "-")
+
+
+def _heading(lines: Sequence[Line], body: float, outline: frozenset[str]) -> Sequence[Line]:
+    """The lines from here on that look like one heading; () if the first does not."""
+    first = lines[0]
+    if not _is_heading(first, body, outline):
+        return ()
+    count = 1
+    while (
+        count < len(lines)
+        and abs(lines[count].size - first.size) < 0.05 * first.size
+        and 0 < lines[count - 1].top - lines[count].top < 2 * first.size
+        and _is_heading(lines[count], body, outline)
+    ):
+        count += 1
+    return lines[:count]
+
+
+def _is_heading(line: Line, body: float, outline: frozenset[str]) -> bool:
+    text = line.text
+    if (
+        not body
+        or len(text) > MOST_HEADING_CHARACTERS
+        or len(line.cells) > 1
+        or not any(char.isalpha() for char in text)
+    ):
+        return False
+    if " ".join(text.lower().split()) in outline and line.size >= body:
+        return True
+    return line.size > (BOLD_HEADING_RATIO if line.bold else HEADING_RATIO) * body
+
+
+def _joins(above: str, below: str, words: Counter[str]) -> bool:
+    """Whether a line ends with the first half of a word: the whole word occurs elsewhere, and the half does not."""
+    if above[-1:] not in HYPHENS or len(above) < 2 or not below[:1].islower():
+        return False
+    first, second = re.search(r"(\w+)\W$", above), re.match(r"\w+", below)
+    if first is None or second is None:
+        return False
+    whole = (first[1] + second[0]).lower()
+    if above[-1] == "\u00ad":
+        return True
+    hyphenated = f"{first[1]}-{second[0]}".lower()
+    if words[whole] or words[hyphenated]:
+        return words[whole] >= words[hyphenated]
+    return words[first[1].lower()] <= 1 and len(first[1]) > 1

@@ -1,0 +1,178 @@
+"""The lines of a PDF's page, with their places, from pdfium.
+
+Source: PDF 32000-1:2008, 9.10 (extraction of text content).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+__all__ = ["LINE_HYPHEN", "Line", "cleaned", "lines_of"]
+
+BOLD = 600
+# A gap of this many letters' width between two words of a line is a column of a table.
+COLUMN_GAP = 2.2
+# pdfium's sign for a hyphen at the end of a line, after which it begins no new line.
+LINE_HYPHEN = 0x02
+CONTROLS = re.compile("[\0-\x01\x03-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffe\uffff]")
+
+
+@dataclass(slots=True)
+class Line:
+    """A line of a page: cells, which gaps separate, with the height of their letters and where they are."""
+
+    cells: list[str]
+    size: float
+    left: float
+    right: float
+    bottom: float
+    top: float
+    height: float
+    bold: bool
+
+    @property
+    def text(self) -> str:
+        """Its cells with blanks between them."""
+        return " ".join(self.cells)
+
+
+@dataclass(slots=True)
+class _Word:
+    """Letters without white space between them, and the box of their first and last ones."""
+
+    text: str
+    first: int
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+
+def lines_of(pdfium: Any, document: Any, number: int) -> list[Line]:
+    """Return the lines of a page in pdfium's order.
+
+    Raises:
+        pdfium.PdfiumError: the page is broken.
+    """
+    page = document[number]
+    try:
+        text = page.get_textpage()
+        try:
+            height = page.get_height()
+            return _merged([_line(pdfium.raw, text, words, height) for words in _words(pdfium.raw, text)])
+        finally:
+            text.close()
+    finally:
+        page.close()
+
+
+def _words(raw: Any, text: Any) -> Iterator[list[_Word]]:
+    """Yield the words of each line, as pdfium finds lines and blanks: from where letters stand, whatever pieces a program wrote them in."""
+    words: list[_Word] = []
+    letters: list[str] = []
+    first = 0
+    unicode_at = raw.FPDFText_GetUnicode
+
+    def end_word(after: int) -> None:
+        # pdfium gives a character beyond the first 65,536 as two.
+        found = cleaned("".join(letters).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
+        letters.clear()
+        if found:
+            words.append(_Word(found, first, *_box(text, first, after - 1)))
+
+    count = text.count_chars()
+    for index in range(count):
+        code = unicode_at(text, index)
+        char = chr(code) if code < 0x110000 else "\ufffd"
+        if char not in "\r\n" and not char.isspace():
+            if not letters:
+                first = index
+            letters.append(char)
+            if code != LINE_HYPHEN:
+                continue
+        if letters:
+            end_word(index + (code == LINE_HYPHEN))
+        if (char in "\r\n" or code == LINE_HYPHEN) and words:
+            yield words
+            words = []
+    if letters:
+        end_word(count)
+    if words:
+        yield words
+
+
+def _box(text: Any, first: int, last: int) -> tuple[float, float, float, float]:
+    left, bottom, right, top = text.get_charbox(first)
+    if last > first:
+        box = text.get_charbox(last)
+        if box[2] > box[0]:  # a sign that pdfium has put in has no place
+            left, bottom, right, top = min(left, box[0]), min(bottom, box[1]), max(right, box[2]), max(top, box[3])
+    return left, bottom, right, top
+
+
+def _line(raw: Any, text: Any, words: Sequence[_Word], height: float) -> Line:
+    """Join words to cells: a wide gap begins a new one, in either direction of writing."""
+    cells = [words[0].text]
+    letter = max(1.0, sum(word.right - word.left for word in words) / sum(len(word.text) for word in words))
+    for one, other in pairwise(words):
+        gap = max(other.left - one.right, one.left - other.right)
+        if gap > COLUMN_GAP * letter:
+            cells.append(other.text)
+        else:
+            cells[-1] += " " + other.text
+    # The font's own height, whatever letters the words have, and after all scaling.
+    _, low, _, high = text.get_charbox(words[0].first, loose=True)
+    tallest = max(word.top - word.bottom for word in words)
+    return Line(
+        cells,
+        high - low if high > low else tallest,
+        min(word.left for word in words),
+        max(word.right for word in words),
+        min(word.bottom for word in words),
+        max(word.top for word in words),
+        height,
+        all(_is_bold(raw, text, word.first) for word in (words[0], words[-1])),
+    )
+
+
+def _merged(lines: Sequence[Line]) -> list[Line]:
+    """Join lines that stand beside each other, one to the right of the other: cells that a program has drawn one by one."""
+    merged: list[Line] = []
+    for line in lines:
+        before = merged[-1] if merged else None
+        if before is not None and _beside(before, line) and not before.text.endswith(chr(LINE_HYPHEN)):
+            letter = (line.right - line.left) / max(1, len(line.text))
+            if line.left - before.right > COLUMN_GAP * letter:
+                before.cells += line.cells
+            else:
+                before.cells[-1:] = [f"{before.cells[-1]} {line.cells[0]}", *line.cells[1:]]
+            before.right, before.top = line.right, max(before.top, line.top)
+            before.bottom, before.bold = min(before.bottom, line.bottom), before.bold and line.bold
+            continue
+        merged.append(line)
+    return merged
+
+
+def _beside(one: Line, other: Line) -> bool:
+    overlap = min(one.top, other.top) - max(one.bottom, other.bottom)
+    return overlap > 0.5 * min(one.top - one.bottom, other.top - other.bottom) and other.left >= one.right - 1
+
+
+def _is_bold(raw: Any, text: Any, index: int) -> bool:
+    if raw.FPDFText_GetFontWeight(text, index) >= BOLD:
+        return True
+    name = ctypes.create_string_buffer(128)
+    raw.FPDFText_GetFontInfo(text, index, name, len(name), None)
+    return any(word in name.value.lower() for word in (b"bold", b"black", b"heavy"))
+
+
+def cleaned(text: str) -> str:
+    """Without control characters; ligatures as letters, other characters as they are."""
+    text = CONTROLS.sub(" ", text).strip(" ")
+    return "".join(unicodedata.normalize("NFKC", char) if "\ufb00" <= char <= "\ufb06" else char for char in text)
