@@ -80,8 +80,6 @@ MOST_LINK = 60
 NEARLY_ALL = 0.95
 LEAST_CONTENT = 200
 LEAST_PARAGRAPH = 60
-# The content's parent is taken in its place if it has so many times as much text in paragraphs.
-WIDER = 1.35
 
 
 @dataclass(slots=True)
@@ -119,9 +117,8 @@ def content_of(body: Any, *, whole: bool = False) -> Content:
     measured = _measure(body)
     start = _start(body, measured)
     size = max(1, _weight(_of(measured, start)))
-    if (
-        size < LEAST_CONTENT < _of(measured, body).visible // 4
-    ):  # nothing there that looks like content: all of it, without what says that it is none
+    # Nothing there looks like content: then all is, without what says that it is none.
+    if size < LEAST_CONTENT and 4 * size < _of(measured, body).visible:
         return Content(body, lambda node: _of(measured, node).is_about)
 
     leads_away = _leading_away(start, measured, SMALL * 2 * size)
