@@ -342,3 +342,152 @@ def test_content_in_an_element_with_a_misleading_name_is_read() -> None:
     text = "<p>" + "The deductible is $1,500 a year for each member. " * 10
     for name in ("sidebar", "widget", "footer", "comments", "share"):
         assert "$1,500" in html_to_markdown(f'<body><div class="{name}">{text}</div>')[0], name
+
+
+def test_links_and_images_of_office_files_are_their_text_alone() -> None:
+    import docx as writer
+    from docx.opc.constants import RELATIONSHIP_TYPE
+    from docx.oxml import OxmlElement
+    from docx.oxml.ns import qn
+
+    made = writer.Document()
+    made.add_heading("Gold plan", 1)
+    paragraph = made.add_paragraph("See <the> list* of ")
+    target = made.part.relate_to("https://example.org/long(path)", RELATIONSHIP_TYPE.HYPERLINK, is_external=True)
+    link = OxmlElement("w:hyperlink")
+    link.set(qn("r:id"), target)
+    run = OxmlElement("w:r")
+    text = OxmlElement("w:t")
+    text.text = "covered drugs"
+    run.append(text)
+    link.append(run)
+    paragraph._p.append(link)
+    out = io.BytesIO()
+    made.save(out)
+    found = parsed("a.docx", out.getvalue())
+    assert found.title == "Gold plan"
+    assert "See <the> list* of covered drugs" in found.text
+    assert "example.org" not in found.text
+
+
+def test_a_page_within_a_feed_is_its_text() -> None:
+    feed = "<rss><item><title>News</title><description>&lt;p&gt;Copays &lt;b&gt;fall&lt;/b&gt; if 3 &lt; 4.&lt;/p&gt;</description></item></rss>"
+    assert parsed("a.xml", feed.encode()).text.splitlines() == ["News", "Copays fall if 3 < 4."]
+
+
+def test_a_file_without_a_title_is_called_what_it_begins_with() -> None:
+    from fpdf import FPDF
+
+    made = FPDF()
+    made.add_page()
+    made.set_font("Helvetica", "B", 18)
+    made.cell(text="Silver benefits", new_x="LMARGIN", new_y="NEXT")
+    made.set_font("Helvetica", "", 11)
+    made.multi_cell(0, text="An efficient office visit costs $40. " * 20)
+    assert parsed("a.pdf", bytes(made.output())).title == "Silver benefits"
+
+
+SIGNS = "AT&T <65 & >66 \"q\" 'a' é €"
+
+
+def signs_docx() -> bytes:
+    import docx as writer
+
+    made = writer.Document()
+    made.add_heading(SIGNS, 1)
+    made.add_table(rows=1, cols=1).rows[0].cells[0].text = SIGNS
+    out = io.BytesIO()
+    made.save(out)
+    return out.getvalue()
+
+
+def signs_docx_by_references() -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(signs_docx())) as source, zipfile.ZipFile(out, "w") as target:
+        for entry in source.infolist():
+            content = source.read(entry)
+            if entry.filename == "word/document.xml":
+                content = (
+                    content.replace(b"&lt;", b"&#60;").replace(b"&amp;", b"&#x26;").replace("é".encode(), b"&#233;")
+                )
+            target.writestr(entry, content)
+    return out.getvalue()
+
+
+def signs_pptx() -> bytes:
+    import pptx as writer
+
+    made = writer.Presentation()
+    made.slides.add_slide(made.slide_layouts[1]).shapes.title.text = SIGNS
+    out = io.BytesIO()
+    made.save(out)
+    return out.getvalue()
+
+
+def signs_xlsx() -> bytes:
+    import openpyxl
+
+    made = openpyxl.Workbook()
+    made.active.append([SIGNS, "b"])
+    out = io.BytesIO()
+    made.save(out)
+    return out.getvalue()
+
+
+def escaped() -> str:
+    return SIGNS.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def signs_odt() -> bytes:
+    name = "urn:oasis:names:tc:opendocument:xmlns"
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("mimetype", "application/vnd.oasis.opendocument.text")
+        archive.writestr(
+            "content.xml",
+            f'<?xml version="1.0"?><o:document-content xmlns:o="{name}:office:1.0" xmlns:t="{name}:text:1.0"><o:body><o:text>'
+            f"<t:p>{escaped()}</t:p></o:text></o:body></o:document-content>",
+        )
+    return out.getvalue()
+
+
+def signs_epub() -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("mimetype", "application/epub+zip")
+        archive.writestr(
+            "META-INF/container.xml",
+            '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><rootfiles><rootfile full-path="c.opf"/></rootfiles></container>',
+        )
+        archive.writestr(
+            "c.opf",
+            '<package xmlns="http://www.idpf.org/2007/opf"><manifest><item id="a" href="a.xhtml" media-type="application/xhtml+xml"/></manifest>'
+            '<spine><itemref idref="a"/></spine></package>',
+        )
+        archive.writestr(
+            "a.xhtml", f'<html xmlns="http://www.w3.org/1999/xhtml"><body><p>{escaped()}</p></body></html>'
+        )
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("a.docx", signs_docx),
+        ("a.docx", signs_docx_by_references),
+        ("a.pptx", signs_pptx),
+        ("a.xlsx", signs_xlsx),
+        ("a.odt", signs_odt),
+        ("a.epub", signs_epub),
+        ("a.eml", lambda: f"Subject: s\nContent-Type: text/plain; charset=utf-8\n\n{SIGNS}\n".encode()),
+        ("a.html", lambda: f"<meta charset=utf-8><p>{escaped()}".encode()),
+        ("a.xml", lambda: f"<a>{escaped()}</a>".encode()),
+        ("a.csv", lambda: f"{SIGNS.replace(chr(34), chr(39))},b\n".encode()),
+        ("a.md", SIGNS.encode),
+        ("a.txt", SIGNS.encode),
+    ],
+)
+def test_no_sign_is_lost(name: str, make: Callable[[], bytes]) -> None:
+    text = parsed(name, make()).text
+    assert "AT&T <65 & >66" in text
+    assert "'a' é €" in text

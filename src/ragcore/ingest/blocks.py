@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-__all__ = ["HEADING", "PAGE_BREAK", "Block", "Span", "blocks"]
+__all__ = ["HEADING", "PAGE_BREAK", "Block", "Span", "blocks", "first_heading"]
 
 PAGE_BREAK = "\f"  # what the PDF reader puts between pages
 HEADING = re.compile(r" {0,3}(#{1,6})[ \t]+(\S.*)")
@@ -22,6 +22,7 @@ INDENTED = re.compile(r"(?: {4}|\t)")
 DELIMITERS = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$")
 CELL_END = re.compile(r"(?<!\\)\|")
 MOST_TITLE = 200
+MOST_HEAD = 10_000
 # A table without a line of dashes: so many lines with the same number of cells.
 LEAST_ROWS = 3
 
@@ -96,6 +97,15 @@ def blocks(text: str, /) -> Iterator[Block]:
         yield block
         at = prose = after
     yield from _prose(lines, prose, at)
+
+
+def first_heading(text: str, /) -> str:
+    """Return the heading that a text begins with; "" if it begins with something else."""
+    for line in text[:MOST_HEAD].splitlines():
+        if line.strip():
+            found = HEADING.match(line)
+            return found[2].strip(" #")[:MOST_TITLE] if found else ""
+    return ""
 
 
 def _lines(text: str) -> list[_Line]:

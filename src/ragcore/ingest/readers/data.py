@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 from xml.parsers import expat
@@ -15,6 +16,11 @@ from ragcore.ingest.readers.plain import guessed
 __all__ = ["read_json", "read_xml"]
 
 MOST_DEPTH = 200
+# Elements of HTML in the text of another format.
+MARKUP = re.compile(
+    r"</?(?:p|br|div|a|b|i|em|strong|ul|ol|li|h[1-6]|span|img|table|tr|td|th|blockquote|hr|pre|code|figure)\b[^<>]{0,2000}>",
+    re.IGNORECASE,
+)
 
 
 def read_json(data: bytes) -> Parsed:
@@ -55,6 +61,8 @@ def read_xml(data: bytes) -> Parsed:
 
     def end_line() -> None:
         text = " ".join("".join(pieces).split())
+        if MARKUP.search(text):  # a page within a feed
+            text = " ".join(MARKUP.sub(" ", text).split())
         if text:
             lines.append(text)
         pieces.clear()

@@ -13,7 +13,7 @@ from datetime import date, datetime, time
 from typing import Any
 
 from ragcore.extras import install_command
-from ragcore.ingest.blocks import HEADING
+from ragcore.ingest.blocks import first_heading
 from ragcore.ingest.parsed import Parsed
 from ragcore.ingest.readers.encoding import decode
 from ragcore.ingest.readers.plain import guessed
@@ -32,9 +32,7 @@ def read_markdown(data: bytes) -> Parsed:
     text, matter, warnings = split_front_matter(text)
     title = matter.pop("title", None)
     if not isinstance(title, str) or not title.strip():
-        first = next((line for line in text.splitlines() if line.strip()), "")
-        heading = HEADING.match(first)
-        title = heading[2].strip() if heading else ""
+        title = first_heading(text)
     return Parsed(text, title=title.strip(), metadata=matter, warnings=(*guessed(encoding), *warnings))
 
 

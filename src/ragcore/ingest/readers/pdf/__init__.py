@@ -16,7 +16,7 @@ from typing import Any
 
 from ragcore.errors import InvalidInput
 from ragcore.extras import require
-from ragcore.ingest.blocks import PAGE_BREAK
+from ragcore.ingest.blocks import PAGE_BREAK, first_heading
 from ragcore.ingest.parsed import Parsed
 from ragcore.ingest.readers.pdf.annotations import annotations_of
 from ragcore.ingest.readers.pdf.doubts import EMPTY, doubt, doubts
@@ -97,7 +97,9 @@ def _read(pdfium: Any, data: bytes) -> Parsed:
         raise InvalidInput(
             f"none of its {count} pages has text: it is images only, so run OCR over it first, or pass a reader of your own that does"
         )
-    return Parsed(_joined(texts), title=title, metadata={"pages": count}, warnings=doubts(doubtful))
+    return Parsed(
+        _joined(texts), title=title or first_heading(texts[0]), metadata={"pages": count}, warnings=doubts(doubtful)
+    )
 
 
 def _broken(data: bytes, reason: str) -> Parsed:
