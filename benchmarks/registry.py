@@ -20,6 +20,7 @@ SCENARIOS = {
     "overload": "ten times what the model can answer: good answers beside their peak, and how soon the rest is told",
     "retrieval": "recall, nDCG, MRR and latency over squad; recall against queries a second; filters by selectivity",
     "thresholds": "the sweep of thresholds over squad: seconds, and whether a recommendation holds for questions it has not seen",
+    "readers": "what readers find in 60 made files of all formats: words, rows, pages, boilerplate; MB/s beside other readers",
     "chunks": "what is embedded for a chunk, its text or its title and headings too: nDCG@10 over squad and three made sets",
     "ingest": "documents, chunks and megabytes a second from text to table, by stage, and COPY beside INSERT",
     "overhead": "microseconds of the resilience core beside other libraries, its memory, processor time of a question",

@@ -44,7 +44,7 @@ COUNTERS: list[Callable[[str], int]] = [
 
 
 def made(text: str, *, tokens: int = 20, overlap: int = 5, counter: Callable[[str], int] = count) -> list[Chunk]:
-    return list(cut(Document("d", text), count_tokens=counter, chunk_tokens=tokens, overlap_tokens=overlap)[0])
+    return list(cut(Document("d", text), count_tokens=counter, chunk_tokens=tokens, overlap_tokens=overlap).chunks)
 
 
 def chunks(text: str, *, tokens: int = 20, overlap: int = 5, counter: Callable[[str], int] = count) -> list[str]:
@@ -94,13 +94,14 @@ def test_chunks_are_pieces_of_the_text_within_the_size_and_cover_all_of_it(
     text: str, tokens: int, overlap: int, counter: Callable[[str], int], embed_text: EmbedText
 ) -> None:
     source = text or "x"
-    all_of_it, total = cut(
+    whole = cut(
         Document("d", source, title="The plan"),
         count_tokens=counter,
         chunk_tokens=tokens,
         overlap_tokens=overlap,
         embed_text=embed_text,
     )
+    all_of_it = whole.chunks
     covered = {position for chunk in all_of_it for position in range(chunk.start, chunk.end)}
     assert all(chunk.text.endswith(source[chunk.start : chunk.end]) for chunk in all_of_it)
     assert all(source[position].isspace() for position in range(len(source)) if position not in covered)
@@ -118,10 +119,11 @@ def test_chunks_are_pieces_of_the_text_within_the_size_and_cover_all_of_it(
         for chunk in all_of_it
     ]
     assert all(
-        counter(whole) <= tokens or len(regex.findall(r"\X", chunk.text)) == 1
-        for whole, chunk in zip(embedded, all_of_it, strict=True)
+        counter(one) <= tokens or len(regex.findall(r"\X", chunk.text)) == 1
+        for one, chunk in zip(embedded, all_of_it, strict=True)
     )
-    assert total == sum(map(counter, embedded))
+    assert list(whole.texts) == embedded
+    assert whole.tokens == sum(map(counter, embedded))
     joints = {0, len(source)} | set(itertools.accumulate(len(one) for one in regex.findall(r"\X", source)))
     assert {position for chunk in all_of_it for position in (chunk.start, chunk.end)} <= joints
 
@@ -223,10 +225,10 @@ def test_a_header_that_is_too_wide_is_not_repeated() -> None:
 
 
 def test_a_long_sentence_is_cut_between_words_and_a_long_word_between_characters() -> None:
-    found, _ = cut(Document("d", "word " * 100), count_tokens=count, chunk_tokens=10, overlap_tokens=0)
+    found = made("word " * 100, tokens=10, overlap=0)
     assert all(count(chunk.text) <= 10 for chunk in found)
     assert sum(count(chunk.text) for chunk in found) == 100
-    long, _ = cut(Document("d", "x" * 1_000), count_tokens=estimate_tokens, chunk_tokens=20, overlap_tokens=0)
+    long = made("x" * 1_000, tokens=20, overlap=0, counter=estimate_tokens)
     assert "".join(chunk.text for chunk in long) == "x" * 1_000
 
 

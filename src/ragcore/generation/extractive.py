@@ -115,15 +115,20 @@ def _best(question: str, passages: Sequence[Passage]) -> list[_Sentence]:
         bonus = FIGURE_BONUS if figure and own and any(c.isdigit() for c in sentence.text) else 0.0
         return covered + bonus - RANK_PENALTY * (sentence.number - 1)
 
+    def covered_words(sentence: _Sentence) -> set[str]:
+        return wanted & (sentence.words | sentence.context)
+
     def covers(sentence: _Sentence) -> float:
-        return sum(weights[word] for word in wanted & (sentence.words | sentence.context))
+        return sum(weights[word] for word in covered_words(sentence))
 
     ranked = sorted((s for s in candidates if covers(s) >= ENOUGH), key=lambda s: (-score(s), s.number, s.position))
     if not ranked:
         return []
-    best = score(ranked[0])
+    best, of_best = score(ranked[0]), covered_words(ranked[0])
     chosen: list[_Sentence] = []
     for sentence in ranked:
+        if covered_words(sentence) < of_best:  # about less of the question: of another plan, say
+            continue
         if score(sentence) >= NEARLY * best and all(sentence.text != other.text for other in chosen):
             chosen.append(sentence)
         if len(chosen) == MOST_QUOTES:
@@ -153,15 +158,18 @@ def _without_excluded_alternatives(question: str, candidates: Sequence[_Sentence
 
 
 def _split(number: int, passage: Passage) -> list[_Sentence]:
-    """A passage's sentences; a heading is no sentence, its words are context for those below it."""
-    title = content_words(passage.title)
-    heading: list[str] = []
+    """A passage's sentences; a heading is no sentence, its words are context for those below it. A passage that continues a section has its headings too."""
+    *above, last = str(passage.metadata.get("heading") or "").split(" › ")
+    title = content_words(" ".join([passage.title, *above]))
+    heading = content_words(last)
     split = []
     for position, (start, end) in enumerate(sentences(passage.text)):
         lines = [line for line in passage.text[start:end].splitlines() if line.strip()]
         while lines and lines[0].lstrip().startswith("#"):
             heading = content_words(lines.pop(0))
         text = " ".join(" ".join(lines).split()).lstrip("-*+• ")
+        if text.startswith("|"):  # a row of a table
+            text = text.strip("| ")
         words = content_words(text)
         if words:
             split.append(_Sentence(text, number, position, frozenset(words), frozenset(title + heading)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from ragcore.ingest.blocks import PAGE_BREAK, Block, Span, blocks
@@ -15,16 +16,29 @@ from ragcore.store.embed_text import text_to_embed
 from ragcore.types import Chunk, Document, EmbedText
 from ragcore.words import grapheme_ends, is_unspaced, sentences
 
-__all__ = ["cut"]
+__all__ = ["Cut", "cut"]
 
-# A section gets a chunk of its own unless the one before it is smaller than this share.
-SMALL = 0.25
 # Where a long sentence is best cut: after a blank or one of these.
 PAUSES = ",;:，、；：،؛·…—"
 # Characters that the search for the end of a piece begins with, for each token.
 GUESS = 4
 # A cluster of more characters than this may be cut: it is no letter of any language.
 MOST_GRAPHEME = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A document in chunks.
+
+    Attributes:
+        chunks: in the order of the text.
+        texts: what is embedded for each.
+        tokens: of all texts together.
+    """
+
+    chunks: tuple[Chunk, ...]
+    texts: tuple[str, ...]
+    tokens: int
 
 
 def cut(
@@ -34,8 +48,8 @@ def cut(
     chunk_tokens: int,
     overlap_tokens: int,
     embed_text: EmbedText = "text",
-) -> tuple[tuple[Chunk, ...], int]:
-    """Return a document's chunks in the order of its text, and the tokens that are embedded for them altogether.
+) -> Cut:
+    """Cut a document into chunks.
 
     Args:
         count_tokens: the embedder's.
@@ -51,7 +65,7 @@ def cut(
     packer.flush()
     has_pages = PAGE_BREAK in document.text
     chunks = []
-    for number, (units, text) in enumerate(packer.chunks):
+    for number, (units, text, _) in enumerate(packer.chunks):
         metadata: dict[str, Any] = {}
         if units[0].path:
             metadata["heading"] = " › ".join(units[0].path)
@@ -59,7 +73,7 @@ def cut(
             metadata["page"] = units[-1].page
         start, end = units[0].start, units[-1].end
         chunks.append(Chunk(id=f"{document.id}#{number}", text=text, start=start, end=end, metadata=metadata))
-    return tuple(chunks), packer.tokens
+    return Cut(tuple(chunks), tuple(embedded for _, _, embedded in packer.chunks), packer.tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +111,8 @@ class _Measure:
         self._embed_text = embed_text
         self._lead: tuple[tuple[str, ...], int] | None = None
         self._counted: tuple[str, tuple[str, ...], int] = ("", (), -1)
+        # Titles and headings are the same for many chunks.
+        self._count_over = lru_cache(maxsize=64)(count)
 
     def embedded(self, text: str, path: tuple[str, ...]) -> int:
         """Count the tokens of all that is embedded for a chunk."""
@@ -104,16 +120,19 @@ class _Measure:
             self._counted[:2] == (text, path) and self._counted[2] >= 0
         ):  # a chunk is counted when it is full, and again when it ends
             return self._counted[2]
-        whole = text_to_embed(
+        self._counted = text, path, self.count(self.text_to_embed(text, path))
+        return self._counted[2]
+
+    def text_to_embed(self, text: str, path: tuple[str, ...]) -> str:
+        """Return what is embedded for a chunk."""
+        return text_to_embed(
             text,
             title=self._title,
             heading=" › ".join(path),
             embed_text=self._embed_text,
-            count_tokens=self.count,
+            count_tokens=self._count_over,
             most=self.chunk_tokens,
         )
-        self._counted = text, path, self.count(whole)
-        return self._counted[2]
 
     def room(self, path: tuple[str, ...]) -> int:
         """Return how many tokens a chunk's text may have, beside the title and headings that are embedded with it."""
@@ -137,7 +156,8 @@ class _Packer:
     """Puts units together, in order, up to the size of a chunk."""
 
     def __init__(self, text: str, measure: _Measure) -> None:
-        self.chunks: list[tuple[list[_Unit], str]] = []
+        # Units, the text of the chunk, and what is embedded for it.
+        self.chunks: list[tuple[list[_Unit], str, str]] = []
         self.tokens = 0
         self._text = text
         self._measure = measure
@@ -175,7 +195,9 @@ class _Packer:
         self._start()
 
     def _put(self, fresh: list[_Unit], *, begins_section: bool) -> None:
-        if begins_section and self._size() >= SMALL * self._measure.chunk_tokens:
+        if (
+            begins_section
+        ):  # each section has chunks of its own: two in one are found worse, and the citation would name one of them
             self._start()
         if self._now and not self._fits([*self._now, *fresh]):
             overlap = [] if begins_section else self._overlap(fresh)
@@ -196,7 +218,7 @@ class _Packer:
             fitting = [first] if taken > 1 or self._fits_exactly(first) else self._halved(first[0])
             for units in fitting:
                 text = _joined(self._text, units)
-                self.chunks.append((units, text))
+                self.chunks.append((units, text, self._measure.text_to_embed(text, units[0].path)))
                 self.tokens += self._measure.embedded(text, units[0].path)
 
     def _halved(self, unit: _Unit) -> list[list[_Unit]]:
@@ -228,9 +250,6 @@ class _Packer:
         if len(text) > 32 * self._measure.chunk_tokens + 1_000 and len(units) > 1:
             return False  # mostly white space
         return self._measure.embedded(text, units[0].path) <= self._measure.chunk_tokens
-
-    def _size(self) -> int:
-        return sum(unit.tokens for unit in self._now)
 
     def _overlap(self, fresh: Sequence[_Unit]) -> list[_Unit]:
         room = min(

@@ -25,7 +25,7 @@ from ragcore.errors import (
     RagcoreError,
     StoreError,
 )
-from ragcore.ingest.chunking import cut
+from ragcore.ingest.chunking import Cut, cut
 from ragcore.ingest.options import CHUNK_TOKENS, OVERLAP_TOKENS, check_chunking
 from ragcore.protocols import EmbeddedDocument, Embedder, EmbedTextRecorder, Store, Vector, Vectors
 from ragcore.resilience import Bulkhead
@@ -33,8 +33,8 @@ from ragcore.resilience.closing import closing
 from ragcore.resilience.deadline import Deadline, deadline
 from ragcore.resilience.patience import Patience
 from ragcore.resilience.threads import Threads
-from ragcore.store.embed_text import DEFAULT_EMBED_TEXT, text_to_embed
-from ragcore.types import Chunk, Document, Doubt, EmbedText, IngestReport, Unreadable
+from ragcore.store.embed_text import DEFAULT_EMBED_TEXT
+from ragcore.types import Document, Doubt, EmbedText, IngestReport, Unreadable
 from ragcore.validation import check_tenant, check_timeout
 from ragcore.vectors import check_vectors
 
@@ -209,37 +209,34 @@ class Ingestor:
     ) -> tuple[list[EmbeddedDocument], int, list[Unreadable]]:
         """Documents with vectors, their tokens altogether, and those that have no text."""
         empty: list[Unreadable] = []
-        cuts: list[tuple[Document, tuple[Chunk, ...]]] = []
-        total = 0
+        cuts: list[tuple[Document, Cut]] = []
         for document in documents:
             with limit.step():
-                chunks, tokens = await self._cut(document)
-            if not chunks:
+                made = await self._cut(document)
+            if not made.chunks:
                 empty.append(Unreadable(document.id, "it has no text", source=document.source))
                 continue
-            cuts.append((document, chunks))
-            total += tokens
-        texts = [self._text_to_embed(document, chunk) for document, chunks in cuts for chunk in chunks]
-        vectors = await self._vectors(texts, limit)
+            cuts.append((document, made))
+        vectors = await self._vectors([text for _, made in cuts for text in made.texts], limit)
         embedded, start = [], 0
-        for document, chunks in cuts:
-            stop = start + len(chunks)
+        for document, made in cuts:
+            stop = start + len(made.chunks)
             embedded.append(
                 EmbeddedDocument(
                     document=document,
                     content_hash=hashes[document.id],
                     model=self.embedder.model,
-                    chunks=chunks,
+                    chunks=made.chunks,
                     vectors=vectors[start:stop],
                 )
             )
             start = stop
-        return embedded, total, empty
+        return embedded, sum(made.tokens for _, made in cuts), empty
 
-    async def _cut(self, document: Document) -> tuple[tuple[Chunk, ...], int]:
+    async def _cut(self, document: Document) -> Cut:
         embed_text = self.embed_text or DEFAULT_EMBED_TEXT
 
-        def work() -> tuple[tuple[Chunk, ...], int]:
+        def work() -> Cut:
             return cut(
                 document,
                 count_tokens=self.embedder.count_tokens,
@@ -252,16 +249,6 @@ class Ingestor:
             await anyio.lowlevel.checkpoint()
             return work()
         return await self._threads.run(work)
-
-    def _text_to_embed(self, document: Document, chunk: Chunk) -> str:
-        return text_to_embed(
-            chunk.text,
-            title=document.title,
-            heading=str(chunk.metadata.get("heading", "")),
-            embed_text=self.embed_text or DEFAULT_EMBED_TEXT,
-            count_tokens=self.embedder.count_tokens,
-            most=self.chunk_tokens,
-        )
 
     async def _vectors(self, texts: Sequence[str], limit: _StepLimit) -> Vector:
         parts = []

@@ -1,6 +1,6 @@
 """Decoding of text files.
 
-Order: byte order mark, UTF-8, UTF-16 without a mark, then detection by charset-normalizer. Everything after UTF-8 is a guess, and is reported as one.
+Order: byte order mark, UTF-16 without a mark, UTF-8, then detection by charset-normalizer. All but marks and UTF-8 are guesses, and are reported as such.
 Source: WHATWG Encoding, "BOM sniff"; Unicode 16, 23.8.
 """
 
@@ -45,18 +45,16 @@ def decode(data: bytes) -> tuple[str, str]:
     for mark, name in MARKS:
         if data.startswith(mark):
             return clean(data[len(mark) :].decode(name, "replace")), ""
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        pass
-    else:
-        if "\0" not in text:
-            return _checked(text), ""
     wide = _wide(data[:SAMPLE])
     if wide:
         return _checked(data.decode(wide, "replace")), wide
-    if b"\0" in data:
+    try:
+        return _checked(data.decode("utf-8")), ""
+    except UnicodeDecodeError:
+        pass
+    if data.count(0) > MOST_CONTROLS * len(data):
         raise InvalidInput("it is binary, not text")
+    data = data.replace(b"\0", b" ")  # a few are damage, or padding
     name = _detected(data[:SAMPLE])
     return _checked(data.decode(name, "replace")), name
 

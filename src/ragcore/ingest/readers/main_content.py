@@ -78,6 +78,8 @@ LEAST_LINKS = 3
 # A paragraph or heading that is nothing but a link and shorter than this leads away.
 MOST_LINK = 60
 NEARLY_ALL = 0.95
+# Levels that the search for the content goes down: each looks through all below it.
+MOST_DESCENT = 60
 LEAST_CONTENT = 200
 LEAST_PARAGRAPH = 60
 
@@ -276,7 +278,7 @@ def _densest(outer: Any, measured: dict[int, _Measured]) -> Any:
     least = NEARLY_ALL * _of(measured, outer).paragraphs
     if _of(measured, outer).paragraphs < LEAST_CONTENT:
         return outer
-    while True:
+    for _ in range(MOST_DESCENT):
         inner = [
             child
             for child in outer.iter()
@@ -285,7 +287,11 @@ def _densest(outer: Any, measured: dict[int, _Measured]) -> Any:
         ]
         if not inner or inner[0].css_first("p, div, h1, h2, h3, table, ul") is None:
             return outer
+        beside = [child for child in outer.iter() if child.mem_id != inner[0].mem_id]
+        if any((child.tag == "h1" or child.css_first("h1")) and not _of(measured, child).is_about for child in beside):
+            return outer  # the heading over the content belongs to it
         outer = inner[0]
+    return outer
 
 
 def _within(node: Any, others: list[Any]) -> bool:

@@ -38,6 +38,8 @@ SIGNS = str.maketrans({"\uf8f1": "&", "\uf8f2": "<", "\uf8f3": ">"})
 ZIPPED = frozenset({".docx", ".pptx", ".xlsx", ".odt", ".epub"})
 # A zip that unpacks to more is a bomb; so is one that shrinks more than this.
 MOST_UNPACKED = 512 * 1024 * 1024
+LEAST_BOMB = 32 * 1024 * 1024
+MOST_SHRUNK = 200
 SECONDS = 110
 MOST_TITLE = 300
 # Without a title among their properties, they are called what their first heading says. In others that is a sheet or a slide.
@@ -127,8 +129,11 @@ def _sign(found: re.Match[bytes]) -> bytes:
 def _check_zip(data: bytes) -> None:
     try:
         with zipfile.ZipFile(BytesIO(data)) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
+            entries = archive.infolist()
     except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, OSError) as error:
         raise InvalidInput(f"it is broken ({error})") from None
+    unpacked = sum(entry.file_size for entry in entries)
+    if any(entry.file_size > LEAST_BOMB and entry.file_size > MOST_SHRUNK * entry.compress_size for entry in entries):
+        raise InvalidInput(f"it unpacks to {unpacked // 2**20:,} MB, which shrink to far less than any document does")
     if unpacked > MOST_UNPACKED:
         raise InvalidInput(f"it unpacks to {unpacked // 2**20:,} MB, more than {MOST_UNPACKED // 2**20}")

@@ -1,0 +1,66 @@
+"""Damaged files of all formats, and many files with poisoned ones among them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import psutil
+import pytest
+from benchmarks.world.damage import damaged_files, poison
+from benchmarks.world.files import made_files
+
+from ragcore import Document, Unreadable
+from ragcore.ingest import read
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.blocking_allowed,
+    pytest.mark.parametrize("anyio_backend", ["asyncio"]),
+    pytest.mark.timeout(300),
+]
+
+
+@pytest.mark.parametrize(("count", "seed"), [(100, 1), pytest.param(2_000, 2, marks=pytest.mark.thorough)])
+async def test_each_damaged_file_is_read_or_has_a_reason(tmp_path: Path, count: int, seed: int) -> None:
+    names = []
+    for name, data in damaged_files(count, seed=seed):
+        (tmp_path / name).write_bytes(data)
+        names.append(name)
+    found = [one async for one in read(tmp_path, read_timeout=20)]
+    assert [one.id for one in found] == sorted(names)
+    refused = [one for one in found if isinstance(one, Unreadable)]
+    assert 0.2 * count < len(refused) < 0.8 * count
+    assert all(len(one.reason) > 8 and "\n" not in one.reason for one in refused)
+    assert not [one for one in refused if "crashed" in one.reason or "within" in one.reason]
+
+
+@pytest.mark.parametrize("count", [80, pytest.param(980, marks=pytest.mark.thorough)])
+async def test_of_many_files_the_poisoned_ones_are_named_and_all_others_go_in(tmp_path: Path, count: int) -> None:
+    files = made_files(3)
+    for number in range(count):
+        file = files[number % len(files)]
+        (tmp_path / f"{number:04}-{file.name}").write_bytes(file.data)
+    poisoned = poison(tmp_path)
+    assert len(poisoned) == 20
+    found = [one async for one in read(tmp_path, read_timeout=5)]
+    assert sum(isinstance(one, Document) for one in found) == count
+    refused = {one.id.partition(":")[0]: one.reason for one in found if isinstance(one, Unreadable)}
+    assert sorted(refused) == sorted(poisoned)
+    assert all(refused.values())
+
+
+async def test_cancelled_at_any_moment_it_is_back_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    poison(tmp_path / "files")
+    for file in made_files(4):
+        (tmp_path / "files" / file.name).write_bytes(file.data)
+    temporary = set(Path("/tmp").iterdir())
+    for seconds in (0.0, 0.02, 0.1, 0.2, 0.3, 0.4, 0.6):
+        with anyio.move_on_after(seconds):
+            async for _ in read(tmp_path / "files", read_timeout=30):
+                pass
+        with anyio.fail_after(1):
+            while [one for one in psutil.Process().children() if "ragcore.ingest.worker" in " ".join(one.cmdline())]:
+                await anyio.sleep(0.01)
+    assert {path for path in set(Path("/tmp").iterdir()) - temporary if "ragcore" in path.name} == set()
