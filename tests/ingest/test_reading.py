@@ -115,3 +115,17 @@ async def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.md").chmod(0)
     found = await everything(tmp_path / "a.md")
     assert isinstance(found["a.md"], Unreadable)
+
+
+async def test_what_no_database_stores_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b'{"text": "one\\u0000two \\ud800 three"}')
+    (tmp_path / "b.jsonl").write_bytes(b'{"id": "b", "text": "one\\u0000two \\udc00 three"}')
+    (tmp_path / "c.txt").write_bytes(
+        b"The deductible is one\0two of three, and so on, for everyone who is insured. " * 9
+    )
+    found = {one.id: one async for one in read(tmp_path)}
+    for name in ("a.json", "b"):
+        document = found[name]
+        assert isinstance(document, Document)
+        assert "one two \ufffd three" in document.text
+    assert isinstance(found["c.txt"], Document)

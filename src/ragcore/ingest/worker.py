@@ -14,14 +14,14 @@ import struct
 import sys
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any, cast
 
 from ragcore.errors import ConfigurationError, InvalidInput
 from ragcore.ingest.parsed import Parsed, Reader
 from ragcore.ingest.readers import reader_of
-from ragcore.ingest.readers.encoding import decode
+from ragcore.ingest.readers.encoding import decode, storable
 
 __all__ = ["MOST_BYTES", "answers", "main", "parse"]
 
@@ -93,7 +93,7 @@ def parse(path: Path, reader: Reader) -> Parsed:
     parsed = reader(data)
     if not parsed.text.strip():
         raise InvalidInput("it has no text")
-    return parsed
+    return replace(parsed, text=storable(parsed.text), title=storable(parsed.title))
 
 
 def _regular(path: Path) -> IO[bytes]:
@@ -155,6 +155,7 @@ def _line(number: int, line: bytes) -> Answer:
         or not isinstance(fields.get("id"), str | int)
     ):
         return {"number": number, "refused": 'it must be an object with "id" and "text"'}
+    fields["text"] = storable(fields["text"])
     return {"number": number, "fields": fields}
 
 

@@ -13,7 +13,7 @@ import charset_normalizer
 
 from ragcore.errors import InvalidInput
 
-__all__ = ["clean", "decode"]
+__all__ = ["clean", "decode", "storable"]
 
 # UTF-32 first: its mark begins with UTF-16's.
 MARKS = (
@@ -72,6 +72,17 @@ def clean(text: str) -> str:
     """Replace control characters by spaces, and line ends by "\\n"."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return CONTROLS.sub(" ", text)
+
+
+def storable(text: str) -> str:
+    """Replace what no database stores as text: NUL by a space, and halves of characters, as JSON may have them, by U+FFFD."""
+    if "\0" in text:
+        text = text.replace("\0", " ")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
 def _checked(text: str) -> str:
