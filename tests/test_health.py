@@ -6,6 +6,7 @@ import json
 import logging
 import pickle
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import anyio
 import pytest
 
 import ragcore
-from ragcore import RAG, Document, Settings
+from ragcore import RAG, Document, Passage, Query, Retriever, Settings, StoreError
 from ragcore.health import HealthCheck
 from ragcore.memory import Memory, read_memory
 from ragcore.testing import Fail, FakeEmbedder, FakeGenerator, FakeStore, Hang, fake_rag
@@ -191,3 +192,40 @@ async def test_a_canary_is_seen_nowhere(caplog: pytest.LogCaptureFixture) -> Non
 test_a_canary_is_seen_nowhere = pytest.mark.blocking_allowed(
     pytest.mark.parametrize("anyio_backend", ["asyncio"])(test_a_canary_is_seen_nowhere)
 )
+
+
+async def test_a_store_without_ping_is_judged_by_its_last_searches() -> None:
+    class Plain:
+        broken = False
+
+        async def search(self, query: Query, /) -> Sequence[Passage]:
+            if self.broken:
+                raise ConnectionError("gone")
+            return []
+
+    store = Plain()
+    rag = RAG(
+        retriever=Retriever(embedder=FakeEmbedder(), store=store),
+        generator=FakeGenerator(),
+        settings=Settings(watchdog=False),
+    )
+
+    async def database() -> str:
+        rag._health._last = None
+        return (await rag.health()).services["database"]
+
+    async with rag:
+        assert await database() == "healthy"
+        store.broken = True
+        for status in ("unhealthy", "unhealthy"):
+            with pytest.raises(StoreError):
+                await rag.retrieve("question", tenant="a")
+            assert await database() == status
+        assert not (await rag.health()).ready
+        store.broken = False
+        await rag.retrieve("question", tenant="a")
+        assert await database() == "healthy"
+        store.broken = True
+        with pytest.raises(StoreError):
+            await rag.retrieve("question", tenant="a")
+        assert await database() == "degraded"

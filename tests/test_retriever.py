@@ -337,3 +337,21 @@ def test_who_finds_no_place_at_the_embedder_in_time_is_told_so() -> None:
     outcomes = waiting_for_the_embedder(20, timeout=1.4)
     assert 4 <= outcomes.count("found") <= 5
     assert all("is overloaded: " in outcome for outcome in outcomes if outcome != "found"), outcomes
+
+
+async def test_a_store_that_can_not_search_by_text_does_not_hide_an_embedder_that_is_down() -> None:
+    class VectorsOnly(FakeStore):
+        async def search(self, query: Query, /) -> Sequence[Passage]:
+            if query.mode == "text":
+                raise Unsupported("this store searches by vector alone")
+            return await super().search(query)
+
+    embedder = FakeEmbedder()
+    async with Retriever(embedder=embedder, store=VectorsOnly()) as retriever:
+        embedder.faults.always(Fail(503))
+        with pytest.raises(EmbeddingError) as caught:
+            await retriever.retrieve("deductible", tenant="m")
+        assert isinstance(caught.value.__cause__, Unsupported)
+        embedder.faults.always(None)
+        with pytest.raises(Unsupported):  # here the mode is what was asked for
+            await retriever.retrieve("deductible", tenant="m", mode="text")

@@ -60,12 +60,12 @@ def make_store(config: Config, policies: Policies, embedder: Embedder) -> Search
     """The store that a configuration names."""
     if config.dsn is None:
         raise ConfigurationError("no DSN: pass Config(dsn=Secret('postgresql://…')), or from_config(…, store=…)")
-    dsn = config.dsn.reveal()
-    if dsn.startswith(EMBEDDED_SCHEME):
+    # The DSN is in no variable of its own: a tool that shows the variables of each frame would show it.
+    if config.dsn.reveal().startswith(EMBEDDED_SCHEME):
         from ragcore.store.embedded import EmbeddedStore
 
         return EmbeddedStore(
-            dsn.removeprefix(EMBEDDED_SCHEME),
+            config.dsn.reveal().removeprefix(EMBEDDED_SCHEME),
             model=embedder.model,
             dimension=embedder.dimension,
             language=config.language,

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 from ragcore.errors import ConfigurationError, InvalidInput
 from ragcore.ingest.options import CHUNK_TOKENS, OVERLAP_TOKENS, READ_SECONDS, check_chunking, check_read_timeout
 from ragcore.resilience import Policy
-from ragcore.secret import Secret
+from ragcore.secret import Secret, without_credentials
 from ragcore.types import EmbedText, Mode
 from ragcore.validation import check_mode, check_threshold, check_top_k
 
@@ -171,6 +171,16 @@ class Config:
             )
         if not self.models:
             raise ConfigurationError("models is empty: name a model, or 'extractive' for quotations without one")
+
+    def __repr__(self) -> str:
+        """Without the credentials that an address may hold."""
+        shown = []
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name.endswith("base_url") and value is not None:
+                value = without_credentials(str(value))
+            shown.append(f"{one.name}={value!r}")
+        return f"Config({', '.join(shown)})"
 
     @property
     def embeds_locally(self) -> bool:

@@ -15,6 +15,7 @@ from ragcore.config import Settings
 from ragcore.errors import Overloaded, RagcoreError
 from ragcore.extras import installed
 from ragcore.memory import MEBI, read_memory
+from ragcore.protocols import Pingable
 from ragcore.resilience.deadline import inherit
 from ragcore.resilience.threads import Threads
 from ragcore.retriever import Retriever
@@ -25,6 +26,8 @@ __all__ = ["HealthCheck", "describe"]
 Status: TypeAlias = Literal["healthy", "degraded", "unhealthy"]
 
 CACHE_SECONDS = 1.0
+# By so many of the last calls a store without `ping` is judged.
+JUDGED_CALLS = 5
 # Shares of the memory limit.
 TIGHT, FULL = 0.8, 0.95
 PACKAGES = ("ragcore", "anyio", "asyncpg", "openai", "pgvector", "tiktoken", "tenacity", "numpy")
@@ -111,16 +114,32 @@ async def _database(rag: Client) -> tuple[Status, dict[str, Any]]:
     store: Any = rag.retriever.store
     began = anyio.current_time()
     try:
-        if hasattr(store, "ping"):
+        if isinstance(store, Pingable):
             await store.ping()
         elif not getattr(store, "is_open", True):
             return "unhealthy", {"reason": "not open"}
+        else:
+            return _by_the_last_searches(rag)
     except Overloaded as error:
         # Busy is not broken: what restarts a service that is unhealthy would make it worse.
         return "degraded", {"reason": str(error)}
     except Exception as error:  # whatever it is, the health check says so and goes on
         return "unhealthy", {"reason": str(error) if isinstance(error, RagcoreError) else type(error).__name__}
     return "healthy", {"seconds": round(anyio.current_time() - began, 6)}
+
+
+def _by_the_last_searches(rag: Client) -> tuple[Status, dict[str, Any]]:
+    """A store that can't be asked: it works as it did in the last calls that got to it."""
+    searched = [
+        call for call in rag.recent() if call.stage in ("search", "generate") or call.outcome in ("ok", "degraded")
+    ]
+    last = [call.outcome == "StoreError" for call in searched[-JUDGED_CALLS:]]
+    if not last:
+        return "healthy", {"reason": "not asked: the store has no ping, and nothing was searched yet"}
+    details = {"reason": f"judged by the last {len(last)} calls, since the store has no ping", "failed": sum(last)}
+    if not last[-1]:
+        return "healthy", details
+    return "unhealthy" if all(last) else "degraded", details
 
 
 def _service(rag: Client, stats: Stats) -> tuple[Status, dict[str, Any]]:

@@ -133,6 +133,15 @@ class Diagnosis:
 
 
 @runtime_checkable
+class Pingable(Protocol):
+    """A store that can say whether it works. Without it, health is judged by the last calls."""
+
+    async def ping(self) -> None:
+        """Ask the database something. Raises whatever is wrong."""
+        ...
+
+
+@runtime_checkable
 class Diagnostician(Protocol):
     """A store that can say why it found nothing, within bounds and apart from its policy."""
 

@@ -119,6 +119,7 @@ class Retriever(Part):
         clock = _Clock()
         degraded: tuple[Degradation, ...] = ()
         vector = None
+        failed: EmbeddingError | CircuitOpen | None = None
         if plan.mode != "text":
             try:
                 with clock.measure("embed"), flow(plan.tenant):
@@ -128,12 +129,18 @@ class Retriever(Part):
             except (EmbeddingError, CircuitOpen) as error:
                 if degrade is False:
                     raise
+                failed = error
                 emit("retriever.degraded", "embed", error=type(error).__name__)
                 degraded = (Degradation("embed", str(error), "full text"),)
                 plan = replace(plan, mode="text")
         with clock.measure("search"):
             query = replace(plan.query(vector), model=self._model(vector))
-            found = await self._search(query)
+            try:
+                found = await self._search(query)
+            except Unsupported as error:
+                if failed is None:
+                    raise
+                raise failed from error  # the store can't search by text: what is at fault is the embedder
             empty = None if found else await explain_empty(self.store, query, found)
         usage = (
             Usage()

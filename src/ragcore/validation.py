@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 from uuid import UUID
@@ -24,6 +25,8 @@ __all__ = [
 MAX_QUESTION = 32_000
 MAX_TENANT = 256
 MAX_TOP_K = 1_000
+# Letters and signs that show nothing: Hangul fillers, the empty braille cell.
+FILLERS = "\u115f\u1160\u3164\uffa0\u2800"
 LONGEST_TIMEOUT = 10 * 365 * 86_400.0  # ten years: beyond, event loops' clocks lose their resolution
 
 # As many as OpenAI's protocol takes.
@@ -54,18 +57,26 @@ def check_tenant(tenant: object, /) -> str:
     """The tenant's name; `UUID(x)` and `str(UUID(x))` are one tenant.
 
     Raises:
-        InvalidInput: neither str nor UUID, blank, over 256 characters, with a NUL character or a lone surrogate.
+        InvalidInput: neither str nor UUID, without a character that can be seen, over 256 characters, with a NUL character or a lone surrogate.
     """
     if isinstance(tenant, UUID):
         return str(tenant)
     if not isinstance(tenant, str):
         raise InvalidInput(f"the tenant must be a str or a UUID, not {type(tenant).__name__}")
-    if not tenant.strip():
+    if not any(map(_is_seen, tenant)):
         raise InvalidInput("the tenant is blank: name whose documents are meant")
     if len(tenant) > MAX_TENANT:
         raise InvalidInput(f"the tenant's name has {len(tenant):,} characters, more than {MAX_TENANT}")
     check_text("the tenant's name", tenant)
     return tenant
+
+
+def _is_seen(char: str) -> bool:
+    """Whether a character leaves a mark: no white space, control or format character, no filler.
+
+    Source: Unicode Character Database, general categories Z, C and M, and Default_Ignorable_Code_Point.
+    """
+    return unicodedata.category(char)[0] not in "ZCM" and char not in FILLERS
 
 
 def check_ids(document_ids: Iterable[str], /) -> list[str]:

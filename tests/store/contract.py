@@ -270,3 +270,19 @@ class StoreContract:
         assert await store.record_embed_text("title+text") in (None, "headings+text")
         assert await store.recorded_embed_text() == "title+text"
         assert await store.record_embed_text("title+text") == "title+text"
+
+    @pytest.mark.parametrize(
+        "tenant", ["", " ", "\u200b", "\u3164", "\u2800\u00a0", "\u0301", "\u202e", "\ufeff", "\t"]
+    )
+    async def test_a_tenant_that_nobody_can_see_is_refused_by_each_method(self, store: Store, tenant: str) -> None:
+        for call in (
+            lambda: store.search(query("deductible", tenant=tenant)),
+            lambda: store.search(query("deductible", tenant=tenant, mode="text")),
+            lambda: store.upsert([PLAN], tenant=tenant),
+            lambda: store.hashes(None, tenant=tenant),
+            lambda: store.delete(["plan"], tenant=tenant),
+            lambda: store.count(tenant=tenant),
+            lambda: store.scores(embed_words("deductible", DIMENSION), tenant=tenant),
+        ):
+            with pytest.raises(InvalidInput, match="the tenant is blank"):
+                await call()

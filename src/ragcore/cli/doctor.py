@@ -18,6 +18,7 @@ from ragcore.extras import install_command, installed
 from ragcore.protocols import Embedder
 from ragcore.rag import RAG
 from ragcore.resilience import deadline
+from ragcore.secret import without_credentials
 from ragcore.store.postgres import Inspection, PgVectorStore
 from ragcore.tokens import TokenCounter
 
@@ -187,7 +188,9 @@ def _models(config: Config) -> Check:
             "answers are quoted from the documents, no model is asked; for one: OPENAI_API_KEY and RAGCORE_MODELS",
         )
     return Check(
-        "model", "ok", f"{', '.join(remote)} at {config.base_url or 'OpenAI'}; not asked here, since that costs money"
+        "model",
+        "ok",
+        f"{', '.join(remote)} at {without_credentials(config.base_url) if config.base_url else 'OpenAI'}; not asked here, since that costs money",
     )
 
 

@@ -17,7 +17,7 @@ import openai
 
 from ragcore.errors import ConfigurationError
 from ragcore.resilience.owner import cleaning_up
-from ragcore.secret import Secret
+from ragcore.secret import Secret, without_frames
 from ragcore.wire.bodies import Response, pieces
 from ragcore.wire.refusal import ServerError, Undecodable, read_refusal
 
@@ -113,6 +113,13 @@ class OpenAIClient:
                 await response.aclose()
 
     async def _send(self, sdk: Any, url: str, body: bytes) -> Response:
+        """Send a request. Where that fails, the frames that hold its address, its headers and its body are not told of."""
+        try:
+            return await self._sent(sdk, url, body)
+        except Exception as error:
+            raise without_frames(error)  # noqa: B904  # it is the error itself
+
+    async def _sent(self, sdk: Any, url: str, body: bytes) -> Response:
         options = openai._models.FinalRequestOptions.construct(
             method="post", url=url, content=body, headers=self._headers
         )

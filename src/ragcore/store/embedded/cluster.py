@@ -148,6 +148,16 @@ class Cluster:
                 f"the user {self.login.name}, which PostgreSQL runs as, can't read {installed}, nor {copy.parent}: "
                 "set TMPDIR to a folder that all users may enter, as /tmp, or install ragcore where they may"
             )
+        try:
+            return self._copied(installed, libraries, package, copy) / package.name / name / "bin"
+        except PermissionError as error:
+            raise ConfigurationError(
+                f"{error.filename or copy} belongs to another user: remove it, or set TMPDIR to another folder"
+            ) from error
+
+    def _copied(self, installed: Path, libraries: Path, package: Path, copy: Path) -> Path:
+        """A copy of the binaries that all users may read."""
+        name = installed.name
         if not copy.exists():
             new = Path(tempfile.mkdtemp(prefix="ragcore-postgresql-new-"))
             whole = new / "whole"
@@ -165,7 +175,7 @@ class Cluster:
             new.rmdir()
         if copy.is_symlink() or copy.stat().st_uid != os.geteuid():
             raise ConfigurationError(f"{copy} belongs to another user: remove it, or set TMPDIR to another folder")
-        return copy / package.name / name / "bin"
+        return copy
 
     def _socket_folder(self) -> Path | None:
         """None: the data folder itself, which nobody else may enter. Where its path is too long for a socket, a short one with the same rights."""

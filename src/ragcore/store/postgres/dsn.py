@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from ragcore.errors import ConfigurationError
-from ragcore.secret import Secret
+from ragcore.secret import Secret, without_frames
 
 __all__ = ["Address", "parse"]
 
@@ -122,8 +122,16 @@ def parse(dsn: str | Secret, /) -> Address:
         ConfigurationError: not of that form, a parameter that is unknown or can't be honoured, or a file that does not exist. The message names
             the parameter, and never shows the DSN.
     """
-    text = dsn.reveal() if isinstance(dsn, Secret) else dsn
-    login, hosts, database, query = _split(text)
+    # What went wrong is told without the frames that have the text in a variable.
+    dsn = dsn if isinstance(dsn, Secret) else Secret(dsn)
+    try:
+        return _parsed(dsn)
+    except Exception as error:
+        raise without_frames(error)  # noqa: B904  # it is the error itself
+
+
+def _parsed(dsn: Secret) -> Address:
+    login, hosts, database, query = _split(dsn.reveal())
     user, _, password = login.partition(":")
     given = _parameters(query)
     # As in libpq, what stands among the parameters wins.

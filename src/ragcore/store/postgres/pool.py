@@ -26,6 +26,7 @@ from ragcore.resilience.deadline import expires_at
 from ragcore.resilience.flow import current_flow
 from ragcore.resilience.owner import CLEAN_UP, cleaning_up
 from ragcore.resilience.patience import in_line
+from ragcore.secret import without_frames
 from ragcore.store.postgres.dsn import Address
 
 __all__ = [
@@ -234,7 +235,7 @@ async def transaction(connection: Connection) -> AsyncIterator[None]:
 @asynccontextmanager
 async def connect(address: Address) -> AsyncIterator[Connection]:
     """One connection outside of a pool; terminated rather than waited for."""
-    connection = await asyncpg.connect(**_arguments(address))
+    connection = await _connected(address)
     clean = False
     try:
         yield connection
@@ -244,6 +245,14 @@ async def connect(address: Address) -> AsyncIterator[Connection]:
             with cleaning_up():
                 await connection.close(timeout=CLEAN_UP)
         connection.terminate()
+
+
+async def _connected(address: Address, **options: Any) -> Any:
+    """A new connection. Where that fails, the driver's frames, which hold the DSN, are not told of."""
+    try:
+        return await asyncpg.connect(**options, **_arguments(address))
+    except Exception as error:
+        raise without_frames(error)  # noqa: B904  # it is the error itself
 
 
 def _arguments(address: Address) -> dict[str, Any]:
@@ -381,9 +390,7 @@ class Pool:
 
     async def _connect(self) -> PooledConnection:
         generation = self._generation
-        connection: PooledConnection = await asyncpg.connect(
-            connection_class=PooledConnection, **_arguments(self._address)
-        )
+        connection: PooledConnection = await _connected(self._address, connection_class=PooledConnection)
         connection.generation = generation
         clean = False
         try:
