@@ -105,3 +105,43 @@ def test_settings_are_checked() -> None:
             Settings(**bad)
     with pytest.raises(ConfigurationError):
         Config(models=())
+
+
+KUBERNETES = {
+    "RAGCORE_SERVICE_HOST": "10.0.0.1",
+    "RAGCORE_SERVICE_PORT": "8000",
+    "RAGCORE_SERVICE_PORT_HTTP": "8000",
+    "RAGCORE_PORT": "tcp://10.0.0.1:8000",
+    "RAGCORE_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+    "RAGCORE_PORT_8000_TCP_PROTO": "tcp",
+    "RAGCORE_PORT_8000_TCP_PORT": "8000",
+    "RAGCORE_PORT_8000_TCP_ADDR": "10.0.0.1",
+    "RAGCORE_API_SERVICE_HOST": "10.0.0.2",
+}
+
+
+def test_what_kubernetes_puts_into_the_environment_is_no_setting(caplog: pytest.LogCaptureFixture) -> None:
+    assert Config.from_env({**FULL, **KUBERNETES}) == Config.from_env(FULL)
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("name", ["RAGCORE_IMAGE", "RAGCORE_LOG_LEVEL", "RAGCORE_VERSION", "RAGCORE_HOST"])
+def test_a_name_that_is_no_misspelt_one_is_somebody_elses(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert Config.from_env({**FULL, name: "x"}) == Config.from_env(FULL)
+    assert f"{name} is not a setting of ragcore, and is ignored" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("RAGCORE_TOPK", "RAGCORE_TOP_K"),
+        ("RAGCORE_SCORE_TRESHOLD", "RAGCORE_SCORE_THRESHOLD"),
+        ("RAGCORE_MODEL", "RAGCORE_MODELS"),
+        ("RAGCORE_TIMOUT", "RAGCORE_TIMEOUT"),
+        ("RAGCORE_POOLSIZE", "RAGCORE_POOL_SIZE"),
+        ("RAGCORE_EMBEDING_MODEL", "RAGCORE_EMBEDDING_MODEL"),
+    ],
+)
+def test_a_misspelt_name_is_an_error(name: str, meant: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"did you mean {meant}"):
+        Config.from_env({**FULL, name: "x"})

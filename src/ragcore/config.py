@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from os import PathLike
@@ -20,6 +22,8 @@ from ragcore.types import EmbedText, Mode
 from ragcore.validation import check_mode, check_threshold, check_top_k
 
 __all__ = ["Config", "Policies", "Settings"]
+
+logger = logging.getLogger("ragcore.config")
 
 LOCAL_EMBEDDING_MODELS = ("all-MiniLM-L6-v2", "local")
 EXTRACTIVE = "extractive"
@@ -203,7 +207,7 @@ class Config:
             environ: None: the process's own.
 
         Raises:
-            ConfigurationError: something is missing or not of its kind, or a RAGCORE_ name that there isn't. It never falls back to local parts.
+            ConfigurationError: something is missing or not of its kind, or a RAGCORE_ name is a misspelt one. It never falls back to local parts.
         """
         env = os.environ if environ is None else environ
         _check_names(env)
@@ -286,6 +290,13 @@ OWN = (
 )
 
 
+# What Kubernetes puts into the environment of each pod for a service that is called ragcore, or begins so.
+KUBERNETES = re.compile(
+    r"RAGCORE_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:ADDR|PORT|PROTO))?)?)"
+)
+# A name as near as this to a known one is that one, misspelt.
+MISSPELT = 0.75
+
 # What libpq reads of the environment besides login, host and database, with the names that a DSN has for it.
 LIBPQ = {
     "PGSSLMODE": "sslmode",
@@ -304,12 +315,17 @@ LIBPQ = {
 
 
 def _check_names(env: Mapping[str, str]) -> None:
+    """Misspelt names are errors. Others are somebody else's: Kubernetes gives a pod RAGCORE_PORT and RAGCORE_SERVICE_HOST if a service is called ragcore."""
     known = (*OWN, *SETTINGS, *COMMAND_LINE_VARIABLES)
     for name in env:
-        if name.startswith("RAGCORE_") and name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            meant = f"; did you mean {near[0]}?" if near else f": there are {', '.join(known)}"
-            raise ConfigurationError(f"{name} is not a setting of ragcore{meant}")
+        if not name.startswith("RAGCORE_") or name in known or KUBERNETES.fullmatch(name):
+            continue
+        # Without what all begin with, which would make all of them alike.
+        own = name.removeprefix("RAGCORE_")
+        near = difflib.get_close_matches(own, [one.removeprefix("RAGCORE_") for one in known], n=1, cutoff=MISSPELT)
+        if near:
+            raise ConfigurationError(f"{name} is not a setting of ragcore; did you mean RAGCORE_{near[0]}?")
+        logger.warning("%s is not a setting of ragcore, and is ignored", name)
 
 
 def _read(env: Mapping[str, str], name: str, kind: Callable[[str], Any], default: Any) -> Any:

@@ -20,6 +20,7 @@ EXTRAS = {
     "pdf": "pypdfium2",
     "chunking": "selectolax",
     "office": "kreuzberg",
+    "jwt": "jwt",
     "notebook": "pandas",
     "testing": "h11",
     "serve": "uvicorn",

@@ -61,12 +61,17 @@ class HealthCheck:
     def __init__(self) -> None:
         self._last: tuple[float, Health] | None = None
         self._threads = Threads(1, name="health")
+        self._one_at_a_time = anyio.Lock()
 
     async def check(self, rag: Client, timeout: float) -> Health:
         """The health of a client, at most a second old, within `timeout` seconds."""
-        now = anyio.current_time()
-        if self._last is not None and now - self._last[0] < CACHE_SECONDS:
-            return self._last[1]
+        async with self._one_at_a_time:  # who asks meanwhile gets the same answer
+            now = anyio.current_time()
+            if self._last is not None and now - self._last[0] < CACHE_SECONDS:
+                return self._last[1]
+            return await self._check(rag, timeout, now)
+
+    async def _check(self, rag: Client, timeout: float, now: float) -> Health:
         stats = rag.stats()
         checks: dict[str, tuple[Status, dict[str, Any]]] = {
             "database": ("unhealthy", {"reason": f"no answer within {timeout:g} s"}),

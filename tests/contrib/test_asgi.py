@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import hashlib
 import json
 import zlib
 from collections.abc import Mapping, Sequence
@@ -93,10 +94,10 @@ async def test_it_is_never_open_by_default(rag: RAG) -> None:
     closed = Client(asgi.app(rag))
     assert (await closed("GET", "/livez"))[0] == 200
     for method, path in (
-        ("GET", "/health"),
+        ("GET", "/v1/models"),
         ("POST", "/chat"),
         ("GET", "/debug/inflight"),
-        ("GET", "/readyz"),
+        ("GET", "/debug-env"),
         ("GET", "/nothing"),
     ):
         assert (await closed(method, path, x_user="m"))[0] == 401
@@ -543,12 +544,45 @@ async def test_a_stream_of_openais_protocol_that_breaks_ends_with_an_error(clien
 
 async def test_similarity_is_ones_own_or_an_administrators(client: Client) -> None:
     path = "/debug/rag-similarity/m"
-    assert (await client("GET", path, query="query=deductible", x_user="other"))[0] == 403
+    asked = {"query": "my deductible", "threshold": 0.9}
+    assert (await client("POST", path, asked, x_user="other"))[0] == 403
     for user in ("m", "root!"):
-        status, _, body = await client("GET", path, query="query=my+deductible&threshold=0.9", x_user=user)
+        status, _, body = await client("POST", path, asked, x_user=user)
         report = json.loads(body)
         assert (status, report["chunks"], report["score_threshold"]) == (200, 1, 0.9)
         assert report["verdict"]
+
+
+async def test_questions_in_addresses_are_administrators_and_can_be_switched_off(
+    client: Client, rag: RAG, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, query = "/debug/rag-similarity/m", "query=hiv+treatment&threshold=0.9"
+    caplog.set_level("DEBUG")
+    status, headers, _ = await client("GET", path, query=query, x_user="m")
+    assert (status, headers["allow"]) == (405, "POST")
+    assert (await client("GET", path, query=query, x_user="root!"))[0] == 200
+    off = Client(asgi.app(rag, authenticate=authenticate, similarity_by_get=False))
+    assert (await off("GET", path, query=query, x_user="root!"))[0] == 405
+    assert f"GET {path} 200" in caplog.text
+    assert "hiv" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        ([], "must be JSON like"),
+        ({"threshold": 0.4}, "must be JSON like"),
+        ({"query": "q", "extra": 1}, "nobody reads"),
+        ({"query": "q", "threshold": "much"}, "score_threshold"),
+        ({"query": "q", "threshold": 2}, "score_threshold"),
+        ({"query": ""}, "question"),
+        ({"query": 3}, "must be a text"),
+    ],
+)
+async def test_similarity_by_post_says_what_it_wants(client: Client, body: Any, word: str) -> None:
+    status, _, said = await client("POST", "/debug/rag-similarity/m", body, x_user="m")
+    assert status == 400
+    assert word in json.loads(said)["message"]
 
 
 @pytest.mark.parametrize(
@@ -562,7 +596,7 @@ async def test_similarity_is_ones_own_or_an_administrators(client: Client) -> No
     ],
 )
 async def test_similarity_says_what_it_wants(client: Client, query: str, word: str) -> None:
-    status, _, body = await client("GET", "/debug/rag-similarity/m", query=query, x_user="m")
+    status, _, body = await client("GET", "/debug/rag-similarity/m", query=query, x_user="root!")
     assert status == 400
     assert word in json.loads(body)["message"]
 
@@ -639,10 +673,170 @@ async def test_an_error_nobody_thought_of_is_a_500_without_its_text(rag: RAG, ca
     async def broken(scope: Mapping[str, Any]) -> asgi.Identity | None:
         raise RuntimeError("postgresql://user:canary@host")
 
-    status, _, body = await Client(asgi.app(rag, authenticate=broken))("GET", "/health")
+    hooked = Client(asgi.app(rag, authenticate=broken))
+    status, headers, body = await hooked("GET", "/v1/models")
+    assert (status, headers["retry-after"]) == (503, "5")
+    assert json.loads(body)["error"]["type"] == "AuthenticationUnavailable"
+    assert b"canary" not in body
+    assert "the hook `authenticate` raised" in caplog.text
+    assert (await hooked("GET", "/health"))[0] == 200  # needs no token
+
+    def inflight() -> None:
+        raise RuntimeError("postgresql://user:canary@host")
+
+    rag.inflight = inflight  # type: ignore[assignment,method-assign]
+    status, _, body = await Client(asgi.app(rag, authenticate=authenticate))("GET", "/debug/inflight", x_user="m")
     assert status == 500
     assert b"canary" not in body
     assert "nobody thought of" in caplog.text
+
+
+async def test_a_hook_may_say_why_and_may_not_take_for_ever(rag: RAG, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def expired(scope: Mapping[str, Any]) -> asgi.Identity | None:
+        raise asgi.Unauthorized("the token has expired")
+
+    status, headers, body = await Client(asgi.app(rag, authenticate=expired))("GET", "/debug/inflight")
+    assert (status, headers["www-authenticate"]) == (401, "Bearer")
+    assert json.loads(body)["message"] == "the token has expired"
+
+    async def hangs(scope: Mapping[str, Any]) -> asgi.Identity | None:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    monkeypatch.setattr("ragcore.contrib.asgi.application.AUTHENTICATE_SECONDS", 0.05)
+    assert (await Client(asgi.app(rag, authenticate=hangs))("GET", "/debug/inflight"))[0] == 503
+
+    async def nobody(scope: Mapping[str, Any]) -> asgi.Identity | None:
+        return asgi.Identity("\u200b")
+
+    assert (await Client(asgi.app(rag, authenticate=nobody))("GET", "/debug/inflight"))[0] == 401
+
+
+async def test_health_without_a_token_says_whether_and_nothing_else(client: Client) -> None:
+    for options in ({}, {"x_user": ""}):
+        status, _, body = await client("GET", "/health", **options)
+        said = json.loads(body)
+        assert status == 200
+        assert said.keys() == {"status", "timestamp", "services"}
+        assert said["services"].keys() == {"database", "rag_service", "memory_usage"}
+        assert json.loads((await client("GET", "/readyz", **options))[2]) == {"ready": True}
+    assert json.loads((await client("GET", "/health", x_user="root!"))[2])["details"]
+
+
+async def test_many_health_checks_at_once_are_one(client: Client, rag: RAG) -> None:
+    pings = 0
+    ping = rag.retriever.store.ping  # type: ignore[attr-defined]
+
+    async def counted() -> None:
+        nonlocal pings
+        pings += 1
+        await anyio.sleep(0.05)
+        await ping()
+
+    rag.retriever.store.ping = counted  # type: ignore[attr-defined]
+    async with anyio.create_task_group() as group:
+        for _ in range(50):
+            group.start_soon(client, "GET", "/health")
+    assert pings == 1
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        [(b"authorization", b"Bearer one"), (b"authorization", b"Bearer two")],
+        [(b"Authorization", b"Bearer one"), (b"authorization", b"Bearer one")],
+        [(b"content-length", b"5"), (b"transfer-encoding", b"chunked")],
+        [(b"content-length", b"5"), (b"content-length", b"6")],
+        [(b"host", b"a"), (b"host", b"b")],
+        [(b"authorization", b"Bearer one"), (b"api-key", b"two")],
+    ],
+)
+async def test_a_request_that_two_programs_could_read_differently_is_refused(
+    rag: RAG, extra: list[tuple[bytes, bytes]]
+) -> None:
+    sent: list[asgi.Message] = []
+
+    async def receive() -> asgi.Message:
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def send(message: asgi.Message) -> None:
+        sent.append(message)
+
+    scope: asgi.Message = {"type": "http", "method": "POST", "path": "/chat", "headers": [(b"x-user", b"m"), *extra]}
+    await asgi.app(rag, authenticate=authenticate)(scope, receive, send)
+    assert sent[0]["status"] == 400
+    assert (b"connection", b"close") in sent[0]["headers"]
+    assert json.loads(sent[1]["body"])["error"] == "AmbiguousRequest"
+
+
+async def test_slow_bodies_of_one_tenant_leave_room_and_memory_for_others(rag: RAG) -> None:
+    """400 requests whose bodies never end: a quarter of the places is theirs, the rest are told to come back, and hardly any bytes are held."""
+    app = asgi.app(rag, authenticate=authenticate)
+    statuses: list[int] = []
+    asked = 0
+
+    async def slow() -> None:
+        nonlocal asked
+        pieces = 0
+
+        async def receive() -> asgi.Message:
+            nonlocal pieces, asked
+            pieces += 1
+            asked += 1
+            if pieces > 6:
+                await anyio.sleep_forever()
+            return {"type": "http.request", "body": b"x" * 65_536, "more_body": True}
+
+        async def send(message: asgi.Message) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+
+        scope: asgi.Message = {"type": "http", "method": "POST", "path": "/chat", "headers": [(b"x-user", b"hog")]}
+        await app(scope, receive, send)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(400):
+            group.start_soon(slow)
+        await anyio.sleep(0.3)
+        assert (statuses.count(429), len(statuses)) == (384, 384)
+        # 16 are read; of each of the others at most what the server had in its hands already.
+        assert asked <= 16 * 8 + 384 * 3
+        with anyio.fail_after(2):
+            status, _, _ = await Client(app)("POST", "/chat", {"message": "deductible?"}, x_user="m")
+        assert status == 200
+        group.cancel_scope.cancel()
+    # Everything was given back.
+    assert (await Client(app)("POST", "/chat", {"message": "deductible?"}, x_user="hog"))[0] == 200
+
+
+async def test_similarity_reports_of_one_tenant_leave_room_for_others(rag: RAG) -> None:
+    app = asgi.app(rag, authenticate=authenticate)
+    similarity = rag.similarity
+
+    async def slow(*arguments: Any, **options: Any) -> Any:
+        await anyio.sleep(0.2)
+        return await similarity(*arguments, **options)
+
+    rag.similarity = slow  # type: ignore[method-assign]
+    statuses: list[int] = []
+
+    async def look(user: str) -> None:
+        path = f"/debug/rag-similarity/{user}"
+        statuses.append((await Client(app)("POST", path, {"query": "q"}, x_user=user))[0])
+
+    async with anyio.create_task_group() as group:
+        for _ in range(40):
+            group.start_soon(look, "hog")
+        await anyio.sleep(0.05)
+        assert (await Client(app)("POST", "/chat", {"message": "deductible?"}, x_user="m"))[0] == 200
+        group.start_soon(look, "m")
+    assert (statuses.count(200), statuses.count(429)) == (3, 38)
+
+
+async def test_a_body_of_many_small_values_is_refused(client: Client) -> None:
+    status, _, body = await client("POST", "/chat", {"message": "q", "history": [[]] * 60_000}, x_user="m")
+    assert status == 400
+    assert "more than 50,000 values" in json.loads(body)["message"]
 
 
 @pytest.mark.blocking_allowed
@@ -652,7 +846,7 @@ async def test_a_token_may_come_in_azures_header(rag: RAG, tmp_path: Path) -> No
     assert (await served("GET", "/v1/models", api_key="secret-1"))[0] == 200
     assert (await served("GET", "/v1/models", api_key="secret-2"))[0] == 401
     assert (await served("GET", "/v1/models", api_key=""))[0] == 401
-    assert (await served("GET", "/v1/models", authorization="Bearer secret-2", api_key="secret-1"))[0] == 401
+    assert (await served("GET", "/v1/models", authorization="Bearer secret-2", api_key="secret-1"))[0] == 400
     assert (await served("GET", "/v1/models", authorization="Bearer ", api_key="secret-1"))[0] == 200
 
 
@@ -667,9 +861,48 @@ async def test_tokens_from_a_file(rag: RAG, tmp_path: Path) -> None:
         ("Basic one", 401),
         ("", 401),
     ):
-        assert (await known("GET", "/health", authorization=header))[0] == status
+        assert (await known("GET", "/debug/inflight", authorization=header))[0] == status
     assert (await known("GET", "/debug-env", authorization="Bearer one"))[0] == 403
     assert (await known("GET", "/debug-env", authorization="Bearer two"))[0] == 200
+
+
+@pytest.mark.blocking_allowed
+async def test_tokens_change_without_a_restart(
+    rag: RAG, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ragcore.contrib.asgi.identity.LOOK_SECONDS", 0.0)
+    path = tmp_path / "tokens.json"
+    path.write_text('{"one": {"tenant": "m"}}')
+    client = Client(asgi.app(rag, authenticate=asgi.from_tokens(path)))
+    assert "may be read by other users" in caplog.text
+
+    async def status(token: str) -> int:
+        return (await client("GET", "/v1/models", authorization=f"Bearer {token}"))[0]
+
+    assert (await status("one"), await status("two")) == (200, 401)
+    (tmp_path / "new").write_text('{"two": {"tenant": "m"}}')
+    (tmp_path / "new").rename(path)  # as Kubernetes replaces a secret
+    assert (await status("one"), await status("two")) == (401, 200)
+    path.write_text("half a fi")
+    assert await status("two") == 200
+    assert "the tokens stay as they were" in caplog.text
+    path.unlink()
+    assert await status("two") == 200
+
+
+@pytest.mark.blocking_allowed
+async def test_a_hash_may_stand_for_a_token(rag: RAG, tmp_path: Path) -> None:
+    path = tmp_path / "tokens.json"
+    path.write_text(json.dumps({f"sha256:{hashlib.sha256(b'one').hexdigest()}": {"tenant": "m"}}))
+    path.chmod(0o600)
+    client = Client(asgi.app(rag, authenticate=asgi.from_tokens(path)))
+    assert (await client("GET", "/v1/models", authorization="Bearer one"))[0] == 200
+    assert (await client("GET", "/v1/models", authorization=f"Bearer {json.loads(path.read_text()).popitem()[0]}"))[
+        0
+    ] == 401
+    path.write_text('{"sha256:abc": {"tenant": "m"}}')
+    with pytest.raises(ragcore.ConfigurationError, match="64 hexadecimal digits"):
+        asgi.from_tokens(path)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"one": "m"}', '{"one": {"tenant": ""}}', '{"one": {}}'])
@@ -690,7 +923,7 @@ async def test_the_openapi_document_names_every_route(client: Client) -> None:
 
 
 async def test_a_member_without_documents_is_not_told_how_much_others_have(client: Client) -> None:
-    _, _, body = await client("GET", "/debug/rag-similarity/nobody", query="query=q", x_user="nobody")
+    _, _, body = await client("POST", "/debug/rag-similarity/nobody", {"query": "q"}, x_user="nobody")
     assert (b"for all tenants" in body, b"you have no documents yet" in body) == (False, True)
     for accept in ("application/json", "text/event-stream"):
         for user, told in (("nobody", False), ("nobody!", True)):
@@ -841,7 +1074,7 @@ async def test_a_hook_that_returns_something_else_lets_nobody_in(rag: RAG, caplo
     async def hook(scope: Mapping[str, Any]) -> Any:
         return {"tenant": "m"}
 
-    assert (await Client(asgi.app(rag, authenticate=hook))("GET", "/health"))[0] == 500
+    assert (await Client(asgi.app(rag, authenticate=hook))("GET", "/debug/inflight"))[0] == 503
     assert "authenticate returned dict: it must return an Identity or None" in caplog.text
 
 

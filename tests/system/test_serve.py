@@ -142,7 +142,9 @@ def test_curl_sees_the_stream(served: Served, path: str, body: object, end: str)
 
 def test_nobody_sees_what_is_not_theirs(served: Served) -> None:
     assert served.ask("POST", "/chat", user=None, json={"message": "hello"}).status_code == 401
-    assert served.ask("GET", "/debug/rag-similarity/chen?query=deductible").status_code == 403
+    asked = {"query": "deductible"}
+    assert served.ask("POST", "/debug/rag-similarity/chen", json=asked).status_code == 403
+    assert served.ask("GET", "/debug/rag-similarity/chen?query=deductible").status_code == 405
     assert served.ask("GET", "/debug-env").status_code == 403
     seen = served.ask("GET", "/debug/rag-similarity/chen?query=deductible", user="ops")
     assert seen.status_code == 200

@@ -460,8 +460,16 @@ def serve(
         bool,
         typer.Option(help="Leave out a client's system messages, which else stand behind the operator's instructions."),
     ] = False,
+    get_similarity: Annotated[
+        bool,
+        typer.Option(help="Whether administrators may ask for similarity reports with the question in the address."),
+    ] = True,
+    trust_proxy: Annotated[
+        list[str] | None,
+        typer.Option(help="Address or network of a proxy whose X-Forwarded headers are believed; may be repeated."),
+    ] = None,
 ) -> None:
-    """Serve POST /chat, OpenAI's chat protocol, health and debug routes; without --tokens or --authenticate all but /livez refuse."""
+    """Serve POST /chat, OpenAI's chat protocol, health and debug routes; without --tokens or --authenticate all but health refuse."""
     options: Options = context.obj
     run_async(
         options,
@@ -473,6 +481,8 @@ def serve(
             hook=authenticate,
             origins=allow_origin or (),
             client_instructions="ignore" if ignore_client_instructions else "append",
+            similarity_by_get=get_similarity,
+            trusted_proxies=",".join(trust_proxy or ()),
         ),
     )
 

@@ -40,6 +40,8 @@ async def serve(
     hook: str | None,
     origins: Sequence[str],
     client_instructions: Literal["append", "ignore"],
+    similarity_by_get: bool,
+    trusted_proxies: str,
 ) -> int:
     """Serve until interrupted; running calls get the client's drain time to end.
 
@@ -50,7 +52,7 @@ async def serve(
     authenticate = _authenticate(tokens, hook)
     if authenticate is None:
         messages.print(
-            "nobody can be told apart, so every route but /livez refuses: pass --tokens FILE or --authenticate module:function",
+            "nobody can be told apart, so every route but /livez, /readyz and /health refuses: pass --tokens FILE or --authenticate module:function",
             style="yellow",
         )
     config = options.config()
@@ -58,13 +60,25 @@ async def serve(
     rag = RAG.from_config(config)
     server = uvicorn.Server(
         uvicorn.Config(
-            app(rag, authenticate=authenticate, origins=origins, client_instructions=client_instructions),
+            app(
+                rag,
+                authenticate=authenticate,
+                origins=origins,
+                client_instructions=client_instructions,
+                similarity_by_get=similarity_by_get,
+            ),
             # Of uvicorn's two parsers the one that tells of a disconnect also where the next request came with this one.
             http=_impatient(importlib.import_module("uvicorn.protocols.http.h11_impl").H11Protocol),
             # asyncio takes as many in one step, before any of them can be refused; the queue itself is made longer below.
             backlog=AT_ONCE,
             lifespan="on",
             log_level="info" if options.verbose else "warning",
+            # ragcore has a log of its own, "ragcore.access", without what stands behind a question mark: it may be a question.
+            access_log=False,
+            server_header=False,
+            # Anybody can send X-Forwarded-For.
+            proxy_headers=bool(trusted_proxies),
+            forwarded_allow_ips=trusted_proxies or None,
             # Streams that go on are cut off, or uvicorn would wait for them for ever; after the client's own drain.
             timeout_graceful_shutdown=round(config.settings.drain) + GRACE_SECONDS,
         )

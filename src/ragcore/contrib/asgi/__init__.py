@@ -5,7 +5,8 @@ from ragcore.contrib.asgi.body import limit_body
 from ragcore.contrib.asgi.chat import ChatBody
 from ragcore.contrib.asgi.disconnect import cancel_on_disconnect
 from ragcore.contrib.asgi.exchange import ASGIApp, Message
-from ragcore.contrib.asgi.identity import Authenticate, Identity, from_tokens
+from ragcore.contrib.asgi.identity import Authenticate, Identity, Unauthorized, from_tokens
+from ragcore.contrib.asgi.jwt import from_jwt
 from ragcore.contrib.asgi.lifespan import lifespan
 from ragcore.contrib.asgi.problem import Problem, problem
 from ragcore.contrib.asgi.public import public
@@ -18,8 +19,10 @@ __all__ = [
     "Identity",
     "Message",
     "Problem",
+    "Unauthorized",
     "app",
     "cancel_on_disconnect",
+    "from_jwt",
     "from_tokens",
     "lifespan",
     "limit_body",

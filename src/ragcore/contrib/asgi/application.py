@@ -14,7 +14,9 @@ from ragcore.contrib.asgi.body import MAX_BODY, body_of
 from ragcore.contrib.asgi.chat import ChatBody, decoded
 from ragcore.contrib.asgi.disconnect import until_disconnect
 from ragcore.contrib.asgi.exchange import ASGIApp, ClientGone, Exchange, Message, Receive, Send
-from ragcore.contrib.asgi.identity import Authenticate, Identity
+from ragcore.contrib.asgi.heads import check_head
+from ragcore.contrib.asgi.identity import Authenticate, Identity, Unauthorized
+from ragcore.contrib.asgi.intake import Intake, Room
 from ragcore.contrib.asgi.lifespan import lifespan
 from ragcore.contrib.asgi.openapi import document
 from ragcore.contrib.asgi.origins import allow_origins
@@ -29,9 +31,12 @@ from ragcore.validation import check_tenant
 __all__ = ["app"]
 
 logger = logging.getLogger("ragcore.asgi")
+access = logging.getLogger("ragcore.access")
 
 MAX_QUESTION = 16_000
 MAX_CALLS = 256
+MAX_LOOKS = 8
+AUTHENTICATE_SECONDS = 5.0
 MODEL = {"id": openai_chat.MODEL, "object": "model", "created": 0, "owned_by": "ragcore"}
 SIMILARITY = "/debug/rag-similarity/"
 
@@ -48,6 +53,7 @@ def app(
     max_calls: int = MAX_CALLS,
     ping: float = PING_SECONDS,
     client_instructions: Literal["append", "ignore"] = "append",
+    similarity_by_get: bool = True,
     origins: Sequence[str] = (),
 ) -> ASGIApp:
     """A small application.
@@ -66,6 +72,7 @@ def app(
         ping: seconds of silence after which a stream sends a comment, so that proxies keep it open.
         client_instructions: what becomes of a client's system messages in OpenAI's protocol: "append" puts them behind the operator's instructions,
             marked as the member's; "ignore" leaves them out.
+        similarity_by_get: whether administrators may ask for a similarity report with the question in the address, which proxies and logs keep.
         origins: of pages whose scripts may ask (CORS), such as "https://members.example.org"; () for none.
     """
     served = _App(
@@ -76,6 +83,7 @@ def app(
         max_calls=max_calls,
         ping=ping,
         append=client_instructions == "append",
+        similarity_by_get=similarity_by_get,
     )
     return lifespan(allow_origins(served, origins) if origins else served, rag)
 
@@ -91,8 +99,13 @@ class _App:
         max_calls: int,
         ping: float,
         append: bool,
+        similarity_by_get: bool,
     ) -> None:
         self._append = append
+        self._similarity_by_get = similarity_by_get
+        self._intake = Intake()
+        # A report compares all of a tenant's chunks with a question: a few at once, and no more than two for one tenant.
+        self._looks = Room(MAX_LOOKS, of_a_tenant=MAX_LOOKS // 4)
         self._rag = rag
         self._authenticate = authenticate
         self._max_body = max_body
@@ -104,12 +117,16 @@ class _App:
             "/v1/chat/completions": {"POST": self._completions},
             "/v1/models": {"GET": self._models},
             f"/v1/models/{openai_chat.MODEL}": {"GET": self._model},
-            "/livez": {"GET": self._livez},
-            "/health": {"GET": self._health},
-            "/readyz": {"GET": self._readyz},
             "/openapi.json": {"GET": self._openapi},
             "/debug/inflight": {"GET": self._inflight},
             "/debug-env": {"GET": self._environment},
+        }
+
+        # Who asks these needs no token: probes, and load balancers.
+        self._open: dict[str, Callable[[Exchange, Identity | None], Awaitable[None]]] = {
+            "/livez": self._livez,
+            "/readyz": self._readyz,
+            "/health": self._health,
         }
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -121,10 +138,21 @@ class _App:
 
     async def _serve(self, scope: Message, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send)
+        began = anyio.current_time()
         try:
             await self._answer(exchange)
         except ClientGone:
             logger.debug("%s %s: the client is gone", exchange.method, exchange.path, exc_info=True)
+        finally:
+            # Without what stands behind a question mark in the address: it may be a question.
+            access.info(
+                "%s %s %s %.0f ms %s",
+                exchange.method,
+                exchange.path,
+                exchange.status or "gone",
+                1000 * (anyio.current_time() - began),
+                exchange.id,
+            )
 
     async def _answer(self, exchange: Exchange) -> None:
         try:
@@ -142,30 +170,81 @@ class _App:
             await _refuse(exchange, Refused(500, "InternalError", "an error that the server's log describes").problem)
 
     async def _route(self, exchange: Exchange) -> None:
+        check_head(exchange.scope["headers"])
         # A HEAD is a GET whose body stays behind.
         method = "GET" if exchange.method == "HEAD" else exchange.method
         route = exchange.path if exchange.path in self._routes else exchange.path.rstrip("/")
-        if route == "/livez" and method == "GET":
-            await self._livez(exchange)
+        if route in self._open:
+            if method != "GET":
+                raise Refused(405, "MethodNotAllowed", "this route takes GET", {"Allow": "GET"})
+            await self._open[route](exchange, await self._known(exchange))
             return
-        identity = await self._authenticate(exchange.scope) if self._authenticate else None
+        identity = await self._identity(exchange)
         if identity is None:
             raise Refused(401, "Unauthorized", "not authenticated", {"WWW-Authenticate": "Bearer"})
-        if not isinstance(identity, Identity):
-            raise TypeError(f"authenticate returned {type(identity).__name__}: it must return an Identity or None")
         exchange.whole = identity.admin
         handlers = self._routes.get(route)
         if handlers is None and exchange.path.startswith(SIMILARITY):
-            handlers = {"GET": self._similarity}
+            by_get = identity.admin and self._similarity_by_get
+            handlers = {"POST": self._similarity, **({"GET": self._similarity} if by_get else {})}
         if handlers is None:
             raise Refused(404, "NotFound", "no such route")
         if method not in handlers:
             allowed = ", ".join(handlers)
             raise Refused(405, "MethodNotAllowed", f"this route takes {allowed}", {"Allow": allowed})
-        await handlers[method](exchange, identity)
+        if method == "GET":
+            await handlers[method](exchange, identity)
+            return
+        with self._intake.request(check_tenant(identity.tenant)) as body:
+            with body.reading():
+                exchange.body = await body_of(exchange, self._max_body, hold=body.hold)
+            await handlers[method](exchange, identity)
+
+    async def _known(self, exchange: Exchange) -> Identity | None:
+        """Who asks an open route; None for anybody, whatever is wrong with their token."""
+        try:
+            identity = await self._identity(exchange)
+        except Refused:
+            return None
+        exchange.whole = identity is not None and identity.admin
+        return identity
+
+    async def _identity(self, exchange: Exchange) -> Identity | None:
+        """What the hook says, within its time. One that fails is the service's fault, and says so."""
+        if self._authenticate is None:
+            return None
+        unavailable = Refused(
+            503,
+            "AuthenticationUnavailable",
+            "who asks can't be told at the moment; try again later",
+            {"Retry-After": "5"},
+        )
+        with anyio.move_on_after(AUTHENTICATE_SECONDS):
+            try:
+                identity = await self._authenticate(exchange.scope)
+            except Unauthorized as error:
+                raise Refused(
+                    401, "Unauthorized", str(error) or "not authenticated", {"WWW-Authenticate": "Bearer"}
+                ) from None
+            except Exception:
+                logger.exception("the hook `authenticate` raised")
+                raise unavailable from None
+            if identity is None:
+                return None
+            if not isinstance(identity, Identity):
+                logger.error("authenticate returned %s: it must return an Identity or None", type(identity).__name__)
+                raise unavailable
+            try:
+                check_tenant(identity.tenant)
+            except InvalidInput as error:
+                logger.warning("authenticate returned an identity without a tenant: %s", error)
+                return None
+            return identity
+        logger.error("the hook `authenticate` did not answer within %g s", AUTHENTICATE_SECONDS)
+        raise unavailable
 
     async def _chat(self, exchange: Exchange, identity: Identity) -> None:
-        chat = ChatBody.read(await body_of(exchange, self._max_body))
+        chat = ChatBody.read(exchange.body)
         self._check_question(chat.message)
         member = self._rag.for_tenant(identity.tenant)
         async with self._place(identity):
@@ -179,7 +258,7 @@ class _App:
                 await exchange.stream(sse(stream, ping=self._ping, whole=exchange.whole))
 
     async def _completions(self, exchange: Exchange, identity: Identity) -> None:
-        request = openai_chat.ChatRequest.read(decoded(await body_of(exchange, self._max_body)))
+        request = openai_chat.ChatRequest.read(decoded(exchange.body))
         self._check_question(request.question)
         member = self._rag.for_tenant(identity.tenant)
         options: dict[str, Any] = {
@@ -206,15 +285,20 @@ class _App:
     async def _model(self, exchange: Exchange, _: Identity) -> None:
         await exchange.respond(200, MODEL)
 
-    async def _livez(self, exchange: Exchange, _: Identity | None = None) -> None:
+    async def _livez(self, exchange: Exchange, _: Identity | None) -> None:
         await exchange.respond(200, {"status": "alive"})
 
-    async def _health(self, exchange: Exchange, _: Identity) -> None:
+    async def _health(self, exchange: Exchange, identity: Identity | None) -> None:
         """Everybody's is whether; an administrator's is why, too."""
         health = await self._rag.health()
-        await exchange.show(health, 503 if health.status == "unhealthy" else 200)
+        status = 503 if health.status == "unhealthy" else 200
+        if identity is None:
+            whole = health.to_dict()
+            await exchange.respond(status, {name: whole[name] for name in ("status", "timestamp", "services")})
+            return
+        await exchange.show(health, status)
 
-    async def _readyz(self, exchange: Exchange, _: Identity) -> None:
+    async def _readyz(self, exchange: Exchange, _: Identity | None) -> None:
         health = await self._rag.health()
         await exchange.respond(200 if health.ready else 503, {"ready": health.ready})
 
@@ -229,24 +313,20 @@ class _App:
     async def _environment(self, exchange: Exchange, identity: Identity) -> None:
         if not identity.admin:
             raise Refused(403, "Forbidden", "this route is for administrators")
-        await exchange.respond(200, await self._rag.describe())
+        with self._looks.place(check_tenant(identity.tenant)):
+            described = await self._rag.describe()
+        await exchange.respond(200, described)
 
     async def _similarity(self, exchange: Exchange, identity: Identity) -> None:
         tenant = exchange.path.removeprefix(SIMILARITY)
         if not identity.may_see(tenant):
             raise Refused(403, "Forbidden", "this route is for administrators, and for one's own")
-        query = exchange.query("query")
-        if query is None:
-            raise InvalidInput("which question? add ?query=…")
+        query, threshold = (
+            _asked_by_get(exchange) if exchange.method in ("GET", "HEAD") else _asked_by_post(exchange.body)
+        )
         self._check_question(query)
-        given = exchange.query("threshold")
-        try:
-            threshold = None if given is None else float(given)
-        except ValueError:
-            raise InvalidInput(
-                f"threshold is {given[:40] if given else given!r}: it must be a number from -1 to 1"
-            ) from None
-        report = await self._rag.similarity(query, tenant=tenant, score_threshold=threshold)
+        with self._looks.place(check_tenant(identity.tenant)):
+            report = await self._rag.similarity(query, tenant=tenant, score_threshold=threshold)
         await exchange.show(report)
 
     @asynccontextmanager
@@ -271,6 +351,28 @@ class _App:
             raise InvalidInput(
                 f"the question has {len(question):,} characters; at most {self._max_question:,} are taken"
             )
+
+
+def _asked_by_post(body: bytes) -> tuple[Any, float | None]:
+    asked = decoded(body)
+    if not isinstance(asked, dict) or "query" not in asked:
+        raise InvalidInput('the body must be JSON like {"query": "…", "threshold": 0.4}')
+    if unknown := sorted(asked.keys() - {"query", "threshold"}):
+        raise InvalidInput(f"nobody reads the body's {', '.join(unknown)[:200]!r}")
+    return asked["query"], asked.get("threshold")
+
+
+def _asked_by_get(exchange: Exchange) -> tuple[Any, float | None]:
+    query = exchange.query("query")
+    if query is None:
+        raise InvalidInput("which question? add ?query=…")
+    given = exchange.query("threshold")
+    try:
+        return query, None if given is None else float(given)
+    except ValueError:
+        raise InvalidInput(
+            f"threshold is {given[:40] if given else given!r}: it must be a number from -1 to 1"
+        ) from None
 
 
 async def _refuse(exchange: Exchange, refused: Problem) -> None:

@@ -58,8 +58,12 @@ def limit_body(app: ASGIApp, /, *, most: int = MAX_BODY) -> ASGIApp:
     return wrapped
 
 
-async def body_of(exchange: Exchange, most: int) -> bytes:
+async def body_of(exchange: Exchange, most: int, *, hold: Callable[[int], None] | None = None) -> bytes:
     """The whole body.
+
+    Args:
+        most: bytes of it.
+        hold: told of each further byte in memory, before the next ones are read.
 
     Raises:
         Refused: it is larger than `most` bytes, packed or unpacked, of which no more were read than needed to know; it did not come within 30 s; it is
@@ -77,7 +81,10 @@ async def body_of(exchange: Exchange, most: int) -> bytes:
         async with aclosing(exchange.pieces()) as pieces:
             async for piece in pieces:
                 received += len(piece)
+                before = len(body)
                 body += piece if unpack is None else unpack(piece, most + 1 - len(body))
+                if hold is not None:
+                    hold(len(body) - before)
                 if len(body) > most or received > most:
                     raise too_large
         return bytes(body)

@@ -12,6 +12,7 @@ from ragcore.types import Turn
 
 __all__ = ["ChatBody", "decoded"]
 
+MOST_VALUES = 50_000
 SHAPE = '{"message": "…", "history": [{"role": "user", "content": "…"}]}'
 
 
@@ -48,7 +49,9 @@ class ChatBody:
 
 
 def decoded(body: bytes) -> Any:
-    """A body's JSON."""
+    """A body's JSON. Many small values take twenty times the memory of their text, so there may be only so many."""
+    if body.count(b",") + body.count(b"[") + body.count(b"{") > MOST_VALUES:
+        raise InvalidInput(f"the body has more than {MOST_VALUES:,} values")
     try:
         return json.loads(body)
     except (ValueError, RecursionError):

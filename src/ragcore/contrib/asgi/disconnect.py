@@ -36,7 +36,8 @@ def cancel_on_disconnect(app: ASGIApp) -> ASGIApp:
 
 async def until_disconnect(app: ASGIApp, scope: Message, receive: Receive, send: Send) -> None:
     """Run the application for one request, until it ends or its client is gone."""
-    sender, receiver = anyio.create_memory_object_stream[Message](16)
+    # One message ahead, no more: bodies are held by whoever reads them, who has counted them first.
+    sender, receiver = anyio.create_memory_object_stream[Message](1)
     failed: BaseException | None = None
     answered = False
 

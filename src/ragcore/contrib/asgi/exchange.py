@@ -47,6 +47,10 @@ class Exchange:
         self.id = secrets.token_hex(8)
         self.parameter: str | None = None
         self.started = False
+        # Of the response, once it has begun.
+        self.status: int | None = None
+        # Of the request, once it was read.
+        self.body = b""
         # What only whoever runs the service may see is shown, too.
         self.whole = False
         self._receive = receive
@@ -102,6 +106,7 @@ class Exchange:
 
     async def _start(self, status: int, headers: Mapping[str, str]) -> None:
         self.started = True
+        self.status = status
         headers = {"x-request-id": self.id, **headers}
         lines = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
         await self._write({"type": "http.response.start", "status": status, "headers": lines})

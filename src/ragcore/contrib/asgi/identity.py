@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
+import math
+import string
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from os import PathLike
@@ -12,10 +15,18 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import UUID
 
+import anyio
+
 from ragcore.errors import ConfigurationError, InvalidInput
+from ragcore.resilience.threads import Threads
 from ragcore.validation import check_tenant
 
-__all__ = ["Authenticate", "Identity", "from_tokens"]
+__all__ = ["Authenticate", "Identity", "Unauthorized", "from_tokens"]
+
+logger = logging.getLogger("ragcore.asgi")
+
+HASHED = "sha256:"
+LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,37 +51,96 @@ class Identity:
 Authenticate: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[Identity | None]]
 
 
+class Unauthorized(Exception):
+    """A hook raises it to say why a request is not let in; its message is shown to whoever asks."""
+
+
 def from_tokens(path: str | PathLike[str], /) -> Authenticate:
     """A hook that knows tokens, from the header Authorization (Bearer) or api-key, from a JSON file: {"token": {"tenant": "member-42", "admin": false}}.
+
+    In place of a token its hash may stand: "sha256:" and 64 hexadecimal digits. The file is looked at once a second when somebody asks; a changed one is read
+    again, and one that can't be read leaves the tokens as they were.
 
     Raises:
         ConfigurationError: the file can't be read, or is not like that.
     """
-    try:
-        read = json.loads(Path(path).read_text(encoding="utf-8"))
-        known = {
-            _digest(_token(token)): Identity(check_tenant(row["tenant"]), admin=row.get("admin", False) is True)
-            for token, row in read.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, InvalidInput) as error:
-        reason = str(error) if isinstance(error, OSError | InvalidInput) else "it is not JSON of this shape"
-        raise ConfigurationError(
-            f'tokens can\'t be read from {path}: {reason}; write {{"token": {{"tenant": "member-42", "admin": false}}}}'
-        ) from None
+    tokens = _Tokens(Path(path))
 
     async def authenticate(scope: Mapping[str, Any]) -> Identity | None:
+        await tokens.refresh()
         headers = dict(scope["headers"])
         kind, _, token = headers.get(b"authorization", b"").partition(b" ")
         if kind.lower() != b"bearer" or not token.strip():  # as clients of Azure's send it
             token = headers.get(b"api-key", b"")
-        if not token.strip():
-            return None
-        given = _digest(token.strip())
-        # Each is compared, and in constant time: how long it takes tells nothing of a token.
-        found = [identity for digest, identity in known.items() if hmac.compare_digest(digest, given)]
-        return found[0] if found else None
+        return tokens.find(token.strip()) if token.strip() else None
 
     return authenticate
+
+
+class _Tokens:
+    """The tokens of a file, as it is now."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._threads = Threads(1, name="tokens")
+        self._looked = -math.inf
+        self._stamp, self._known = self._read()
+
+    def find(self, token: bytes) -> Identity | None:
+        """Who has a token. Each is compared, and in constant time: how long it takes tells nothing of a token."""
+        given = _digest(token)
+        found = [identity for digest, identity in self._known.items() if hmac.compare_digest(digest, given)]
+        return found[0] if found else None
+
+    async def refresh(self) -> None:
+        """Read the file again where it has changed."""
+        now = anyio.current_time()
+        if now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        try:
+            read = await self._threads.run(lambda: None if _stamp(self._path) == self._stamp else self._read())
+        except (OSError, ConfigurationError) as error:
+            logger.warning("the tokens stay as they were: %s", error)
+            return
+        if read is not None:
+            self._stamp, self._known = read
+            logger.info("%s was read again: %d tokens", self._path, len(self._known))
+
+    def _read(self) -> tuple[tuple[int, ...], dict[bytes, Identity]]:
+        try:
+            stamp = _stamp(self._path)
+            rows = json.loads(self._path.read_text(encoding="utf-8"))
+            known = {
+                _hash(token): Identity(check_tenant(row["tenant"]), admin=row.get("admin", False) is True)
+                for token, row in rows.items()
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, InvalidInput) as error:
+            reason = str(error) if isinstance(error, OSError | InvalidInput) else "it is not JSON of this shape"
+            raise ConfigurationError(
+                f'tokens can\'t be read from {self._path}: {reason}; write {{"token": {{"tenant": "member-42", "admin": false}}}}'
+            ) from None
+        if self._path.stat().st_mode & 0o077:
+            logger.warning(
+                "%s may be read by other users of this machine: chmod 600 it, or put hashes into it", self._path
+            )
+        return stamp, known
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Tells a file from the one that was there before: it is often replaced as a whole, with the same length."""
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _hash(token: str) -> bytes:
+    """The hash of a token, or the one that stands in its place."""
+    if token.startswith(HASHED):
+        digits = token.removeprefix(HASHED)
+        if len(digits) != 64 or any(char not in string.hexdigits for char in digits):
+            raise InvalidInput(f"{HASHED} must be followed by 64 hexadecimal digits")
+        return bytes.fromhex(digits)
+    return _digest(_token(token))
 
 
 def _digest(token: bytes) -> bytes:

@@ -42,8 +42,13 @@ def document(*, max_question: int) -> dict[str, Any]:
         },
         "paths": {
             "/livez": {"get": {**_operation("Whether the process is alive."), "security": []}},
-            "/readyz": {"get": _operation("Whether it can answer.", unavailable=True)},
-            "/health": {"get": _operation("What works and what doesn't.", unavailable=True)},
+            "/readyz": {"get": {**_operation("Whether it can answer.", unavailable=True), "security": []}},
+            "/health": {
+                "get": {
+                    **_operation("What works and what doesn't.", unavailable=True),
+                    "security": [{}, {"bearer": []}],
+                }
+            },
             "/openapi.json": {"get": _operation("This document.")},
             "/chat": {"post": {**_operation("Ask a question.", asks=True), "requestBody": _json(chat)}},
             "/v1/chat/completions": {
@@ -57,10 +62,25 @@ def document(*, max_question: int) -> dict[str, Any]:
             "/debug/inflight": {"get": _operation("Calls under way, of an administrator's all, else one's own.")},
             "/debug-env": {"get": _operation("What it is made of, for administrators.", forbidden=True)},
             "/debug/rag-similarity/{user_id}": {
-                "get": {
+                "post": {
                     **_operation("Why a question finds what it finds.", asks=True, forbidden=True),
+                    "parameters": similarity[:1],
+                    "requestBody": _json(
+                        {
+                            **_object(
+                                {"query": question, "threshold": {"type": "number", "minimum": -1, "maximum": 1}},
+                                "query",
+                            ),
+                            "additionalProperties": False,
+                        }
+                    ),
+                },
+                "get": {
+                    **_operation(
+                        "The same for administrators, with the question in the address.", asks=True, forbidden=True
+                    ),
                     "parameters": similarity,
-                }
+                },
             },
         },
     }
