@@ -26,7 +26,7 @@ FLOORS: list[list[str]] = [
     ["embedding", "store"],
     ["similarity", "emptiness"],
     ["ingest", "generation", "retriever"],
-    ["calls", "config"],
+    ["calls", "config", "quota"],
     ["stream", "health", "components", "watchdog"],
     ["view"],
     ["rag"],

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ragcore.errors import EmbeddingError as EmbeddingError
     from ragcore.errors import GenerationError as GenerationError
     from ragcore.errors import InvalidInput as InvalidInput
+    from ragcore.errors import LimitExceeded as LimitExceeded
     from ragcore.errors import NotOpen as NotOpen
     from ragcore.errors import Overloaded as Overloaded
     from ragcore.errors import RagcoreError as RagcoreError
@@ -77,8 +78,10 @@ if TYPE_CHECKING:
     from ragcore.types import Health as Health
     from ragcore.types import IngestReport as IngestReport
     from ragcore.types import Kind as Kind
+    from ragcore.types import LimitState as LimitState
     from ragcore.types import Mode as Mode
     from ragcore.types import Passage as Passage
+    from ragcore.types import Price as Price
     from ragcore.types import Prompt as Prompt
     from ragcore.types import Retrieval as Retrieval
     from ragcore.types import Retrieved as Retrieved
@@ -89,6 +92,7 @@ if TYPE_CHECKING:
     from ragcore.types import Turn as Turn
     from ragcore.types import Unreadable as Unreadable
     from ragcore.types import Usage as Usage
+    from ragcore.types import UsedTokens as UsedTokens
     from ragcore.view import TenantView as TenantView
 else:
     _PACKAGES = ("blocking", "embedding", "events", "explore", "generation", "ingest", "resilience", "store", "testing")
@@ -97,7 +101,7 @@ else:
         "embedding": ("CachedEmbedder", "LocalEmbedder", "OpenAIEmbedder"),
         "errors": (
             "CircuitOpen", "ConfigurationError", "DeadlineExceeded", "DependencyError", "EmbeddingError", "GenerationError", "InvalidInput",
-            "NotOpen", "Overloaded", "RagcoreError", "StoreError", "Unsupported", "WrongEventLoop",
+            "LimitExceeded", "NotOpen", "Overloaded", "RagcoreError", "StoreError", "Unsupported", "WrongEventLoop",
         ),
         "filters": ("Filter", "MetaField", "meta"),
         "generation": ("ExtractiveGenerator", "FallbackGenerator", "OpenAIGenerator"),
@@ -125,8 +129,9 @@ else:
         "tokens": ("estimate_tokens",),
         "types": (
             "Answer", "CallInfo", "Chunk", "Citation", "Counts", "Degradation", "Delta", "Document", "Done", "Doubt", "EmbedText", "EmptyReason", "Generation",
-            "Health", "IngestReport", "Kind", "Mode", "Passage", "Prompt", "Retrieval", "Retrieved", "Scalar", "SimilarityReport", "Stats",
-            "StreamEvent", "Turn", "Unreadable", "Usage",
+            "Health", "IngestReport", "Kind", "LimitState", "Mode", "Passage", "Price", "Prompt", "Retrieval", "Retrieved", "Scalar", "SimilarityReport",
+            "Stats",
+            "StreamEvent", "Turn", "Unreadable", "Usage", "UsedTokens",
         ),
         "view": ("TenantView",),
     }  # fmt: skip
@@ -181,6 +186,8 @@ __all__ = [
     "Ingestor",
     "InvalidInput",
     "Kind",
+    "LimitExceeded",
+    "LimitState",
     "LocalEmbedder",
     "MemoryStore",
     "MetaField",
@@ -192,6 +199,7 @@ __all__ = [
     "Passage",
     "PgVectorStore",
     "Policies",
+    "Price",
     "Prompt",
     "Query",
     "RagcoreError",
@@ -214,6 +222,7 @@ __all__ = [
     "Unreadable",
     "Unsupported",
     "Usage",
+    "UsedTokens",
     "Vector",
     "Vectors",
     "WrongEventLoop",

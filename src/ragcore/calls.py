@@ -54,6 +54,10 @@ class Calls:
         """Running calls, oldest first."""
         return tuple(call.info() for call in self._running.values())
 
+    def running_of(self, tenant: str) -> int:
+        """How many calls of a tenant are under way."""
+        return sum(call.tenant == tenant for call in self._running.values())
+
     def recent(self) -> tuple[CallInfo, ...]:
         """Finished calls, oldest first."""
         return tuple(self._finished)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import math
 import os
@@ -18,7 +19,7 @@ from ragcore.errors import ConfigurationError, InvalidInput
 from ragcore.ingest.options import CHUNK_TOKENS, OVERLAP_TOKENS, READ_SECONDS, check_chunking, check_read_timeout
 from ragcore.resilience import Policy
 from ragcore.secret import Secret, without_credentials
-from ragcore.types import EmbedText, Mode
+from ragcore.types import EmbedText, Mode, Price
 from ragcore.validation import check_mode, check_threshold, check_top_k
 
 __all__ = ["Config", "Policies", "Settings"]
@@ -58,6 +59,10 @@ class Settings:
         health_timeout: seconds that `RAG.health()` may take.
         watchdog: whether a thread looks for hung calls, a blocked event loop and a full default executor, and reports them.
         memory_mb: MiB of this process that `RAG.health()` judges its memory by; None: the cgroup's limit.
+        requests_per_minute, tokens_per_minute, calls_at_once: of each tenant, at most; a call beyond raises `LimitExceeded`. 0: no limit. None: no limit, and
+            the default of `ragcore serve` there.
+        spending_per_day: of each tenant and day in UTC, at most, in the currency of the prices; None: no limit.
+        prices: what a million tokens cost, by model.
     """
 
     timeout: float = 30.0
@@ -75,6 +80,11 @@ class Settings:
     health_timeout: float = 2.0
     watchdog: bool = True
     memory_mb: float | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    calls_at_once: int | None = None
+    spending_per_day: float | None = None
+    prices: Mapping[str, Price] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("timeout", "document_timeout", "health_timeout"):
@@ -83,6 +93,15 @@ class Settings:
                 raise ConfigurationError(f"{name} is {value!r}: it must be a positive, finite number of seconds")
         if not (isinstance(self.drain, int | float) and 0 <= self.drain < math.inf):
             raise ConfigurationError(f"drain is {self.drain!r}: it must be a finite number of seconds, at least 0")
+        for name in ("requests_per_minute", "tokens_per_minute", "calls_at_once"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int) and value >= 0):
+                raise ConfigurationError(f"{name} is {value!r}: it must be a whole number, 0 for no limit, or None")
+        spending = self.spending_per_day
+        if spending is not None and not (isinstance(spending, int | float) and 0 < spending < math.inf):
+            raise ConfigurationError(f"spending_per_day is {spending!r}: it must be a positive number, or None")
+        if spending is not None and not self.prices:
+            raise ConfigurationError("spending_per_day needs prices: what a million tokens cost, by model")
         if self.memory_mb is not None and not (
             isinstance(self.memory_mb, int | float) and 0 < self.memory_mb < math.inf
         ):
@@ -367,9 +386,24 @@ def _settings(env: Mapping[str, str]) -> Settings:
         "bool": _boolean,
         "str": str,
         "float | None": float,
+        "int | None": int,
+        "Mapping[str, Price]": _prices,
     }
     given = {f.name: _read(env, name, kinds[str(f.type)], None) for name, f in SETTINGS.items()}
     return Settings(**{name: value for name, value in given.items() if value is not None})
+
+
+def _prices(path: str) -> Mapping[str, Price]:
+    """A price table: a JSON file like {"gpt-4o-mini": {"prompt": 0.15, "completion": 0.60}}, a million tokens each."""
+    try:
+        rows = json.loads(Path(path).read_text(encoding="utf-8"))
+        return {
+            str(model): Price(**{str(name): float(value) for name, value in row.items()}) for model, row in rows.items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigurationError(
+            f'prices can\'t be read from {path} ({type(error).__name__}): write {{"model": {{"prompt": 0.15, "completion": 0.60, "embedding": 0.02}}}}'
+        ) from None
 
 
 def _dsn(env: Mapping[str, str]) -> Secret | None:

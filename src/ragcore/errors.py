@@ -9,6 +9,7 @@ RagcoreError
 ├── DeadlineExceeded (TimeoutError)    the caller's time is used up
 ├── CircuitOpen                        the dependency is known to be failing; it was not asked
 ├── Overloaded                         no room, or no chance within the deadline
+│   └── LimitExceeded                  a tenant has used up what it may
 └── DependencyError                    the dependency failed; its own error is `__cause__`
     ├── EmbeddingError
     ├── StoreError
@@ -31,6 +32,7 @@ __all__ = [
     "EmbeddingError",
     "GenerationError",
     "InvalidInput",
+    "LimitExceeded",
     "NotOpen",
     "Overloaded",
     "RagcoreError",
@@ -143,6 +145,18 @@ class Overloaded(RagcoreError):
     ) -> None:
         super().__init__(message, stage=stage, retry_after=retry_after)
         self.dependency = dependency
+
+
+class LimitExceeded(Overloaded):
+    """A tenant has used up what it may: `retry_after` says when it may again. Nothing was sent.
+
+    Attributes:
+        limit: "requests" or "tokens" a minute, "calls" at once, "spending" a day.
+    """
+
+    def __init__(self, message: str, /, *, limit: str, retry_after: float) -> None:
+        super().__init__(message, dependency="quota", retry_after=retry_after)
+        self.limit = limit
 
 
 class DependencyError(RagcoreError):

@@ -38,6 +38,7 @@ from ragcore.generation.streams import collect
 from ragcore.health import HealthCheck, describe
 from ragcore.ingest.ingestor import Ingestor
 from ragcore.protocols import Embedder, Generator, Searcher, Store
+from ragcore.quota import Quota
 from ragcore.resilience import Policy
 from ragcore.resilience.deadline import reserve
 from ragcore.resilience.part import Part, Parts
@@ -53,6 +54,7 @@ from ragcore.types import (
     Generation,
     Health,
     IngestReport,
+    LimitState,
     Mode,
     Prompt,
     Retrieval,
@@ -61,6 +63,7 @@ from ragcore.types import (
     Turn,
     Unreadable,
     Usage,
+    UsedTokens,
 )
 from ragcore.validation import (
     check_history,
@@ -120,6 +123,13 @@ class RAG(Part):
         self._strict = alone(generator)
         self._ingestor = ingestor
         self._calls = Calls(recent=self.settings.recent)
+        self._quota = Quota(
+            requests_per_minute=self.settings.requests_per_minute or None,
+            tokens_per_minute=self.settings.tokens_per_minute or None,
+            calls_at_once=self.settings.calls_at_once or None,
+            spending_per_day=self.settings.spending_per_day,
+            prices=self.settings.prices,
+        )
         self._health = HealthCheck()
         self._watchdog = Watchdog(self._calls) if self.settings.watchdog else None
         self._parts = Parts()
@@ -229,6 +239,7 @@ class RAG(Part):
             Overloaded: no room, as soon as that is known.
             EmbeddingError, GenerationError, CircuitOpen: with `degrade=False`.
         """
+        self._admit(tenant)
         with self._call("ask", tenant, timeout) as call:
             request = self._request(history, instructions, max_tokens, temperature, stop, degrade)
             retrieval = await self._retrieve(call, question, top_k, score_threshold, filter, mode, request.degrade)
@@ -284,8 +295,13 @@ class RAG(Part):
         degrade: bool | None = None,
     ) -> Retrieval:
         """The passages for a question; arguments and errors as `ask`."""
+        self._admit(tenant)
         with self._call("retrieve", tenant, timeout) as call:
-            return await self._retrieve(call, question, top_k, score_threshold, filter, mode, self._degrade(degrade))
+            retrieval = await self._retrieve(
+                call, question, top_k, score_threshold, filter, mode, self._degrade(degrade)
+            )
+            self._charge(call, retrieval.usage, "")
+            return retrieval
 
     async def similarity(
         self,
@@ -298,6 +314,7 @@ class RAG(Part):
         filter: Filter | None = None,
     ) -> SimilarityReport:
         """How near the tenant's chunks are to a question; the threshold is judged, not applied. As `Retriever.similarity`."""
+        self._admit(tenant)
         with self._call("similarity", tenant, timeout) as call:
             return await self._retriever.similarity(
                 question, tenant=call.tenant, score_threshold=score_threshold, filter=filter
@@ -403,6 +420,24 @@ class RAG(Part):
         seconds = (check_timeout(timeout) or self.settings.timeout) if bounded else None
         return self._calls.begin(method, check_tenant(tenant), seconds)
 
+    def _admit(self, tenant: str | UUID) -> None:
+        """A tenant that has used up what it may is told so before anything else."""
+        self._check_open()
+        name = check_tenant(tenant)
+        self._quota.admit(name, self._calls.running_of(name))
+
+    def _charge(self, call: Call, usage: Usage, model: str) -> None:
+        embedder = self._retriever.embedder
+        self._quota.charge(call.tenant, usage, model, "" if embedder is None else embedder.model)
+
+    def limits(self, *, tenant: str | UUID) -> tuple[LimitState, ...]:
+        """What is left of a tenant's limits for each minute; () where none are set."""
+        return self._quota.state(check_tenant(tenant))
+
+    def used(self) -> Mapping[tuple[str, str], UsedTokens]:
+        """Tokens and cost by tenant and model, since the client was made. Sum them as you need."""
+        return self._quota.used()
+
     def _degrade(self, degrade: bool | None) -> bool:
         return self.settings.degrade if degrade is None else degrade
 
@@ -502,6 +537,7 @@ class RAG(Part):
             call_id=call.id,
         )
         if generation is None or prompt is None:
+            self._charge(call, answer.usage, "")
             return answer
         degraded = (*retrieval.degraded, *generation.degraded)
         call.degraded = bool(degraded)
@@ -510,6 +546,7 @@ class RAG(Part):
             prompt_tokens=generation.usage.prompt_tokens,
             completion_tokens=generation.usage.completion_tokens,
         )
+        self._charge(call, usage, generation.model)
         found = bool(generation.text.strip())
         text, citations = self.settings.not_found, answer.citations
         if found:
@@ -547,6 +584,7 @@ class RAG(Part):
         mode: Mode | None,
     ) -> AsyncIterator[AnswerStream]:
         owner = self._check_open()
+        self._admit(tenant)
         call = self._begin("stream", tenant, timeout)
         try:
             with call:

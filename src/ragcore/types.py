@@ -33,8 +33,10 @@ __all__ = [
     "Health",
     "IngestReport",
     "Kind",
+    "LimitState",
     "Mode",
     "Passage",
+    "Price",
     "Prompt",
     "Retrieval",
     "Retrieved",
@@ -46,6 +48,7 @@ __all__ = [
     "Turn",
     "Unreadable",
     "Usage",
+    "UsedTokens",
 ]
 
 Scalar: TypeAlias = str | int | float | bool
@@ -218,6 +221,43 @@ class Usage(Value):
     embedding_tokens: int | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Price(Value):
+    """What a million tokens cost, in any currency."""
+
+    prompt: float = 0.0
+    completion: float = 0.0
+    embedding: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class UsedTokens(Value):
+    """What was used of a model: requests, tokens, and what they cost by the price table."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    embedding_tokens: int = 0
+    cost: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LimitState(Value):
+    """What is left of a limit for each minute.
+
+    Attributes:
+        name: "requests" or "tokens".
+        limit: a minute.
+        remaining: at the moment.
+        reset: seconds until all of it is there again.
+    """
+
+    name: str
+    limit: int
+    remaining: int
+    reset: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -1142,3 +1142,23 @@ async def test_who_waited_for_a_place_has_the_whole_time_of_a_chat_from_there(ra
         group.start_soon(ask, "m")
         group.start_soon(ask, "other")
     assert statuses == [200] * 4
+
+
+async def test_limits_are_told_in_headers() -> None:
+    async with fake_rag(
+        settings=ragcore.Settings(watchdog=False, requests_per_minute=2, tokens_per_minute=90_000)
+    ) as rag:
+        client = Client(asgi.app(rag, authenticate=authenticate))
+        for left in (1, 0):
+            status, headers, _ = await client("POST", "/chat", {"message": "deductible?"}, x_user="m")
+            assert status == 200
+            assert headers["ratelimit-policy"] == '"requests";q=2;w=60, "tokens";q=90000;w=60'
+            assert headers["ratelimit"].startswith(f'"requests";r={left};t=')
+        status, headers, body = await client("POST", "/chat", {"message": "deductible?"}, x_user="m")
+        assert (status, json.loads(body)["error"]) == (429, "LimitExceeded")
+        assert json.loads(body)["message"].startswith("more than 2 requests a minute; try again in")
+        assert 1 <= int(headers["retry-after"]) <= 30
+        assert headers["ratelimit"].startswith('"requests";r=0;t=')
+        assert (await client("POST", "/v1/chat/completions", {"messages": ASKED}, x_user="m"))[0] == 429
+        assert (await client("POST", "/debug/rag-similarity/m", {"query": "q"}, x_user="m"))[0] == 429
+        assert (await client("POST", "/chat", {"message": "deductible?"}, x_user="other"))[0] == 200

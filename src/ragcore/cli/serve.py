@@ -9,12 +9,14 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import anyio
 
 from ragcore.cli.session import Options, messages
+from ragcore.config import Config
 from ragcore.contrib.asgi import Authenticate, app, from_tokens
 from ragcore.contrib.asgi.exchange import WRITE_SECONDS
 from ragcore.errors import ConfigurationError
@@ -29,6 +31,8 @@ REQUEST_SECONDS = 10.0
 MOST_CONNECTIONS = 10_000
 RESERVED_FILES = 128
 AT_ONCE, BACKLOG = 32, 2_048
+# Of each tenant, where the environment says nothing else.
+REQUESTS_PER_MINUTE, TOKENS_PER_MINUTE, CALLS_AT_ONCE = 120, 400_000, 16
 
 
 async def serve(
@@ -55,7 +59,7 @@ async def serve(
             "nobody can be told apart, so every route but /livez, /readyz and /health refuses: pass --tokens FILE or --authenticate module:function",
             style="yellow",
         )
-    config = options.config()
+    config = _with_limits(options.config())
     listeners = _bound(host, port)
     rag = RAG.from_config(config)
     server = uvicorn.Server(
@@ -110,6 +114,24 @@ async def serve(
         for listener in listeners:
             listener.close()
     return 0 if server.started else 1
+
+
+def _with_limits(config: Config) -> Config:
+    """The configuration with limits for each tenant where it names none; 0 is none."""
+    settings = config.settings
+    return replace(
+        config,
+        settings=replace(
+            settings,
+            requests_per_minute=_or(settings.requests_per_minute, REQUESTS_PER_MINUTE),
+            tokens_per_minute=_or(settings.tokens_per_minute, TOKENS_PER_MINUTE),
+            calls_at_once=_or(settings.calls_at_once, CALLS_AT_ONCE),
+        ),
+    )
+
+
+def _or(given: int | None, default: int) -> int:
+    return default if given is None else given
 
 
 def _impatient(protocol: Any) -> Any:

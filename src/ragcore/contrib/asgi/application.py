@@ -16,7 +16,7 @@ from ragcore.contrib.asgi.disconnect import until_disconnect
 from ragcore.contrib.asgi.exchange import ASGIApp, ClientGone, Exchange, Message, Receive, Send
 from ragcore.contrib.asgi.heads import check_head
 from ragcore.contrib.asgi.identity import Authenticate, Identity, Unauthorized
-from ragcore.contrib.asgi.intake import Intake, Room
+from ragcore.contrib.asgi.intake import Intake, Room, rate_limits
 from ragcore.contrib.asgi.lifespan import lifespan
 from ragcore.contrib.asgi.openapi import document
 from ragcore.contrib.asgi.origins import allow_origins
@@ -195,10 +195,17 @@ class _App:
         if method == "GET":
             await handlers[method](exchange, identity)
             return
-        with self._intake.request(check_tenant(identity.tenant)) as body:
+        tenant = check_tenant(identity.tenant)
+        with self._intake.request(tenant) as body:
             with body.reading():
                 exchange.body = await body_of(exchange, self._max_body, hold=body.hold)
-            await handlers[method](exchange, identity)
+            # As they are before this request is counted: less one.
+            exchange.headers |= rate_limits(self._rag.limits(tenant=tenant))
+            try:
+                await handlers[method](exchange, identity)
+            except RagcoreError:
+                exchange.headers |= rate_limits(self._rag.limits(tenant=tenant), counted=True)
+                raise
 
     async def _known(self, exchange: Exchange) -> Identity | None:
         """Who asks an open route; None for anybody, whatever is wrong with their token."""

@@ -51,6 +51,8 @@ class Exchange:
         self.status: int | None = None
         # Of the request, once it was read.
         self.body = b""
+        # Of the response, besides those of its kind.
+        self.headers: dict[str, str] = {}
         # What only whoever runs the service may see is shown, too.
         self.whole = False
         self._receive = receive
@@ -107,7 +109,7 @@ class Exchange:
     async def _start(self, status: int, headers: Mapping[str, str]) -> None:
         self.started = True
         self.status = status
-        headers = {"x-request-id": self.id, **headers}
+        headers = {"x-request-id": self.id, **self.headers, **headers}
         lines = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
         await self._write({"type": "http.response.start", "status": status, "headers": lines})
 

@@ -5,16 +5,39 @@ Nobody waits here: who has as much as a tenant may have is told to come back, so
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from ragcore.contrib.asgi.problem import Refused
 from ragcore.contrib.asgi.public import FULL
+from ragcore.types import LimitState
 
-__all__ = ["Intake", "Room"]
+__all__ = ["Intake", "Room", "rate_limits"]
 
 MEBI = 2**20
+
+
+def rate_limits(states: Sequence[LimitState], *, counted: bool = False) -> dict[str, str]:
+    """The headers that tell a program how much it may still ask; {} without limits.
+
+    Args:
+        counted: whether this request is in the numbers already.
+
+    Source: draft-ietf-httpapi-ratelimit-headers-10.
+    """
+    if not states:
+        return {}
+    own = 0 if counted else 1
+    left = [
+        f'"{one.name}";r={max(0, one.remaining - (own if one.name == "requests" else 0))};t={math.ceil(one.reset)}'
+        for one in states
+    ]
+    return {
+        "ratelimit-policy": ", ".join(f'"{one.name}";q={one.limit};w=60' for one in states),
+        "ratelimit": ", ".join(left),
+    }
 
 
 class Room:

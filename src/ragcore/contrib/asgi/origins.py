@@ -17,7 +17,7 @@ METHODS = "GET, HEAD, POST, OPTIONS"
 # If a browser names none; otherwise those that it names, such as the SDK's own.
 HEADERS = "authorization, api-key, content-type, content-encoding, accept"
 NAMES = re.compile(r"[A-Za-z0-9_\-, ]{1,2000}")
-SHOWN = "x-request-id, retry-after"
+SHOWN = "x-request-id, retry-after, ratelimit, ratelimit-policy"
 SECONDS = "600"
 
 

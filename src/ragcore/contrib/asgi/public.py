@@ -13,6 +13,7 @@ from ragcore.errors import (
     EmbeddingError,
     GenerationError,
     InvalidInput,
+    LimitExceeded,
     NotOpen,
     Overloaded,
     RagcoreError,
@@ -65,6 +66,8 @@ def public_message(error: RagcoreError) -> str:
             return "the question or the document has something in it that the database can't take"
         case DeadlineExceeded():
             return f"there was no answer within {error.budget:g} s; try again {again}"
+        case LimitExceeded():
+            return str(error)
         case Overloaded():
             return FULL if error.retry_after is None else f"too many questions are asked at once; try again {again}"
         case CircuitOpen():

@@ -1,0 +1,181 @@
+"""What each tenant may ask for: requests and tokens a minute, calls at once, spending a day; and what each has used, by model.
+
+Requests and tokens run through token buckets: a bucket holds a minute's worth, fills steadily, and a request takes one from it. Tokens are known only after
+an answer, so they are taken then, and who is in debt waits. Spending counts by the day in UTC. All of it is kept in this process.
+
+Source: J. Turner, "New directions in communications" (1986): the leaky bucket as a meter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import Literal
+
+import anyio
+
+from ragcore.errors import LimitExceeded
+from ragcore.events import emit
+from ragcore.types import LimitState, Price, Usage, UsedTokens
+
+__all__ = ["Quota"]
+
+MINUTE = 60.0
+DAY = 86_400.0
+MILLION = 1_000_000
+# Tenants whose state is kept; the one that asked least recently is forgotten first, if its buckets are full by then.
+MOST_TENANTS = 100_000
+# Tenants and models whose use is kept.
+MOST_USES = 100_000
+OTHERS = "(others)"
+
+Name = Literal["requests", "tokens", "calls", "spending"]
+
+
+@dataclass(slots=True)
+class _Bucket:
+    level: float
+    at: float
+
+    def filled(self, capacity: float, now: float) -> float:
+        """The level now."""
+        return min(capacity, self.level + (now - self.at) * capacity / MINUTE)
+
+
+@dataclass(slots=True)
+class _Tenant:
+    requests: _Bucket | None = None
+    tokens: _Bucket | None = None
+    day: date | None = None
+    spent: float = 0.0
+
+
+@dataclass(slots=True)
+class Quota:
+    """The limits of each tenant, and what is left of them.
+
+    Args:
+        requests_per_minute, tokens_per_minute, calls_at_once: for each tenant; None: no limit.
+        spending_per_day: for each tenant, in the currency of the prices; None: no limit.
+        prices: by model.
+        today: the day in UTC.
+    """
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    calls_at_once: int | None = None
+    spending_per_day: float | None = None
+    prices: Mapping[str, Price] = field(default_factory=dict)
+    today: Callable[[], date] = lambda: datetime.now(UTC).date()
+    _tenants: OrderedDict[str, _Tenant] = field(default_factory=OrderedDict)
+    _used: OrderedDict[tuple[str, str], UsedTokens] = field(default_factory=OrderedDict)
+
+    def admit(self, tenant: str, running: int) -> None:
+        """Let a call in, and take a request.
+
+        Args:
+            running: calls of the tenant that are under way.
+
+        Raises:
+            LimitExceeded: which limit, and when to come back. Nothing was taken.
+        """
+        now = anyio.current_time()
+        if self.calls_at_once is not None and running >= self.calls_at_once:
+            raise self._exceeded("calls", f"{running} calls of this tenant are under way", 1.0)
+        known = self._of(tenant)
+        if self.spending_per_day is not None and self._spent(known) >= self.spending_per_day:
+            raise self._exceeded("spending", "the day's spending of this tenant is used up", self._until_tomorrow())
+        for name, capacity in (("tokens", self.tokens_per_minute), ("requests", self.requests_per_minute)):
+            if capacity is None:
+                continue
+            bucket = known.tokens if name == "tokens" else known.requests
+            level = capacity if bucket is None else bucket.filled(capacity, now)
+            needed = 1.0 if name == "requests" else min(1.0, capacity)
+            if level < needed:
+                wait = (needed - level) * MINUTE / capacity
+                raise self._exceeded(
+                    "tokens" if name == "tokens" else "requests", f"more than {capacity:,} {name} a minute", wait
+                )
+        if self.requests_per_minute is not None:
+            known.requests = self._taken(known.requests, self.requests_per_minute, 1.0, now)
+
+    def charge(self, tenant: str, usage: Usage, model: str, embedding_model: str) -> None:
+        """Count what a call has used."""
+        written, embedded = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0), usage.embedding_tokens or 0
+        cost = self._count(tenant, model, UsedTokens(1, usage.prompt_tokens or 0, usage.completion_tokens or 0, 0))
+        if embedded:
+            cost += self._count(tenant, embedding_model, UsedTokens(0, 0, 0, embedded))
+        known = self._of(tenant)
+        if self.tokens_per_minute is not None:
+            known.tokens = self._taken(known.tokens, self.tokens_per_minute, written + embedded, anyio.current_time())
+        self._spent(known)
+        known.spent += cost
+
+    def state(self, tenant: str) -> tuple[LimitState, ...]:
+        """What is left of the limits a minute; () where there are none."""
+        now = anyio.current_time()
+        known = self._tenants.get(tenant, _Tenant())
+        found = []
+        for name, capacity, bucket in (
+            ("requests", self.requests_per_minute, known.requests),
+            ("tokens", self.tokens_per_minute, known.tokens),
+        ):
+            if capacity is not None:
+                level = capacity if bucket is None else bucket.filled(capacity, now)
+                found.append(
+                    LimitState(name, capacity, max(0, math.floor(level)), (capacity - level) * MINUTE / capacity)
+                )
+        return tuple(found)
+
+    def used(self) -> dict[tuple[str, str], UsedTokens]:
+        """What was used, by tenant and model, since the client was made."""
+        return dict(self._used)
+
+    def _of(self, tenant: str) -> _Tenant:
+        known = self._tenants.setdefault(tenant, _Tenant())
+        self._tenants.move_to_end(tenant)
+        if len(self._tenants) > MOST_TENANTS:
+            self._tenants.popitem(last=False)
+        return known
+
+    def _spent(self, known: _Tenant) -> float:
+        today = self.today()
+        if known.day != today:
+            known.day, known.spent = today, 0.0
+        return known.spent
+
+    def _taken(self, bucket: _Bucket | None, capacity: float, amount: float, now: float) -> _Bucket:
+        level = capacity if bucket is None else bucket.filled(capacity, now)
+        return _Bucket(level - amount, now)
+
+    def _count(self, tenant: str, model: str, more: UsedTokens) -> float:
+        price = self.prices.get(model, Price())
+        cost = (
+            more.prompt_tokens * price.prompt
+            + more.completion_tokens * price.completion
+            + more.embedding_tokens * price.embedding
+        ) / MILLION
+        key = (tenant, model)
+        if key not in self._used and len(self._used) >= MOST_USES:
+            key = (OTHERS, model)
+        before = self._used.get(key, UsedTokens())
+        self._used[key] = UsedTokens(
+            before.requests + more.requests,
+            before.prompt_tokens + more.prompt_tokens,
+            before.completion_tokens + more.completion_tokens,
+            before.embedding_tokens + more.embedding_tokens,
+            before.cost + cost,
+        )
+        return cost
+
+    def _exceeded(self, name: Name, why: str, seconds: float) -> LimitExceeded:
+        emit("limit.exceeded", name)
+        again = f"in {math.ceil(seconds):,} s"
+        return LimitExceeded(f"{why}; try again {again}", limit=name, retry_after=seconds)
+
+    def _until_tomorrow(self) -> float:
+        now = datetime.now(UTC)
+        return DAY - (now.hour * 3600 + now.minute * 60 + now.second)
