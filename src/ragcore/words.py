@@ -30,7 +30,8 @@ STOP_WORDS: Final = frozenset(
 
 # A full stop after one of these ends no sentence.
 ABBREVIATIONS: Final = frozenset(
-    "dr mr mrs ms prof sr jr st vs etc e.g i.e cf approx no vol fig inc ltd co corp dept est u.s a.m p.m".split()
+    """dr mr mrs ms prof sr jr st vs etc e.g i.e cf approx no vol fig inc ltd co corp dept est u.s a.m p.m sec art para pp pt ch ed eds nos max min
+    nr abs bzw ca ggf inkl exkl mind usw vgl z.b d.h u.a o.ä str tel ziff buchst evtl zzgl num núm pág sra av env ex""".split()
 )
 
 # Marks that end a sentence by themselves, without a blank after them: CJK, Arabic and Urdu, Devanagari, Ethiopic, Burmese, Khmer, Tibetan, Armenian.
@@ -133,7 +134,7 @@ def sentences(text: str, /) -> Iterator[tuple[int, int]]:
 
 def _is_abbreviation(text: str, stop: int) -> bool:
     word = text[max(0, stop - 8) : stop].split()[-1:]
-    return bool(word) and (word[0].lower().lstrip("(\"'") in ABBREVIATIONS or (len(word[0]) == 1 and word[0].isupper()))
+    return bool(word) and (word[0].lower().lstrip("(\"'") in ABBREVIATIONS or (len(word[0]) == 1 and word[0].isalpha()))
 
 
 def _extends(char: str) -> bool:

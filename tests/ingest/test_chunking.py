@@ -14,6 +14,7 @@ from ragcore import Chunk, Document, estimate_tokens
 from ragcore.ingest.chunking import cut
 from ragcore.store.embed_text import EMBED_TEXTS, text_to_embed
 from ragcore.types import EmbedText
+from ragcore.words import sentences
 
 
 def count(text: str) -> int:
@@ -123,7 +124,7 @@ def test_chunks_are_pieces_of_the_text_within_the_size_and_cover_all_of_it(
         for one, chunk in zip(embedded, all_of_it, strict=True)
     )
     assert list(whole.texts) == embedded
-    assert whole.tokens == sum(map(counter, embedded))
+    assert whole.tokens == sum(max(counter(one), len(one) // 12) for one in embedded)
     joints = {0, len(source)} | set(itertools.accumulate(len(one) for one in regex.findall(r"\X", source)))
     assert {position for chunk in all_of_it for position in (chunk.start, chunk.end)} <= joints
 
@@ -314,3 +315,42 @@ def test_what_the_text_begins_with_does_not_stand_over_it_again() -> None:
 def test_a_title_that_is_longer_than_half_a_chunk_is_left_out() -> None:
     text = text_to_embed("Low.", title="word " * 30, heading="", embed_text="title+text", count_tokens=count, most=20)
     assert text == "Low."
+
+
+def test_the_heading_is_that_of_the_text_and_not_the_first_of_several() -> None:
+    found = made("# Gold plan\n\n## Deductible\n\n$500 a year.\n\n## Copay\n\n$20.\n")
+    assert [chunk.metadata["heading"] for chunk in found] == ["Gold plan › Deductible", "Gold plan › Copay"]
+    whole = cut(
+        Document("d", "# Gold plan\n\n## Deductible\n\n$500 a year.", title="Plans"),
+        count_tokens=count,
+        chunk_tokens=40,
+        overlap_tokens=0,
+        embed_text="headings+text",
+    )
+    assert whole.texts == ("Plans\n\n# Gold plan\n\n## Deductible\n\n$500 a year.",)
+
+
+def test_headings_of_restructuredtext() -> None:
+    text = "Plan\n====\n\nIntro.\n\nDeductible\n~~~~~~~~~~\n\n$500.\n\nCopay\n~~~~~\n\n$20.\n"
+    assert [chunk.metadata["heading"] for chunk in made(text)] == ["Plan", "Plan › Deductible", "Plan › Copay"]
+
+
+def test_a_line_of_facts_is_not_cut() -> None:
+    records = "\n\n".join(f"plan.name: Plan number {n}\nplan.type: PPO\nplan.fee: {n * 37} euro" for n in range(30))
+    facts = "\n".join(f"Plan {n}: the deductible is {n * 37} euro" for n in range(30))
+    for text in (records, facts):
+        found = chunks(text, tokens=30, overlap=0)
+        assert len(found) > 3
+        assert {line for chunk in found for line in chunk.splitlines() if line} <= set(text.splitlines())
+
+
+def test_what_the_tokenizer_takes_for_one_word_is_no_giant_chunk() -> None:
+    found = chunks("iVBORw0KGgo" * 5_000 + " The deductible is $500.", tokens=60, overlap=10, counter=count)
+    assert max(map(len, found)) <= 60 * 12 + 12
+
+
+@pytest.mark.parametrize(
+    "text", ["Siehe Nr. 3 SGB V.", "Das gilt z. B. nur im Inland.", "See Sec. 3 and pp. 5 to 9.", "Nach Abs. 2 Satz 1."]
+)
+def test_abbreviations_end_no_sentence(text: str) -> None:
+    assert [text[a:b] for a, b in sentences(text)] == [text]

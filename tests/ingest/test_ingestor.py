@@ -403,3 +403,20 @@ async def test_all_who_ingest_with_one_embedder_take_turns_for_its_thread() -> N
             for number in range(6):
                 group.start_soon(add, f"tenant {number}")
     assert [report.added for report in reports] == [1] * 6
+
+
+async def test_a_document_that_takes_too_long_to_cut_is_named_and_the_others_go_in(parts: Parts) -> None:
+    embedder, store, _ = parts
+
+    def slow(text: str) -> int:
+        if "slow" in text:
+            time.sleep(0.05)
+        return len(text.split())
+
+    embedder.count_tokens = slow  # type: ignore[method-assign]
+    documents = [Document("a", "good"), Document("b", "slow word. " * 4_000), Document("c", "good too. " * 3_000)]
+    report = await Ingestor(embedder=embedder, store=store).add(documents, tenant="t", document_timeout=0.3)
+    assert report.added == 2
+    assert [(one.id, one.reason) for one in report.failed] == [
+        ("b", "it could not be cut within 0.3 s: split it")
+    ]

@@ -194,8 +194,9 @@ def test_json_and_xml() -> None:
         "plan.name: Silver", "plan.copays.for: visit", "plan.copays.usd: 40",
     ]  # fmt: skip
     assert parsed("a.xml", b"<plan><name>Silver</name><copay for='visit'>$40</copay></plan>").text.splitlines() == [
-        "Silver",
-        "$40",
+        "name: Silver",
+        "copay for: visit",
+        "copay: $40",
     ]
     for name, data in (
         ("a.json", b"[" * 100_000),
@@ -372,7 +373,7 @@ def test_links_and_images_of_office_files_are_their_text_alone() -> None:
 
 def test_a_page_within_a_feed_is_its_text() -> None:
     feed = "<rss><item><title>News</title><description>&lt;p&gt;Copays &lt;b&gt;fall&lt;/b&gt; if 3 &lt; 4.&lt;/p&gt;</description></item></rss>"
-    assert parsed("a.xml", feed.encode()).text.splitlines() == ["News", "Copays fall if 3 < 4."]
+    assert parsed("a.xml", feed.encode()).text.splitlines() == ["News", "description: Copays fall if 3 < 4."]
 
 
 def test_a_file_without_a_title_is_called_what_it_begins_with() -> None:
@@ -491,3 +492,210 @@ def test_no_sign_is_lost(name: str, make: Callable[[], bytes]) -> None:
     text = parsed(name, make()).text
     assert "AT&T <65 & >66" in text
     assert "'a' é €" in text
+
+
+def word(xml: str, **parts: str) -> str:
+    """The text of a .docx with this in a paragraph."""
+    namespaces = (
+        'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main" xmlns:v="urn:schemas-microsoft-com:vml" '
+        'xmlns:mc="http://schemas.openxmlformats.org/markup-compatibility/2006"'
+    )
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(docx_by_hand())) as source, zipfile.ZipFile(out, "w") as target:
+        for entry in source.infolist():
+            content = source.read(entry)
+            if entry.filename == "word/document.xml":
+                content = f"<w:document {namespaces}><w:body>{xml}</w:body></w:document>".encode()
+            target.writestr(entry, content)
+        for name, part in parts.items():
+            target.writestr(f"word/{name}.xml", f"<w:hdr {namespaces}>{part}</w:hdr>")
+    return parsed("a.docx", out.getvalue()).text.strip()
+
+
+def run(*pieces: str) -> str:
+    return "<w:p>" + "".join(f"<w:r>{piece}</w:r>" for piece in pieces) + "</w:p>"
+
+
+def t(text: str) -> str:
+    return f'<w:t xml:space="preserve">{text}</w:t>'
+
+
+BOX = f"<w:txbxContent>{run(t('In the box.'))}</w:txbxContent>"
+
+
+@pytest.mark.parametrize(
+    ("xml", "text"),
+    [
+        (run(t("Copay 2025"), "<w:tab/>", t("40")), "Copay 2025 40"),
+        (run(t("Change: "), "<w:noBreakHyphen/>", t("24, open 24"), "<w:noBreakHyphen/>", t("7")), "Change: -24, open 24-7"),
+        (run(t("Dental "), '<w:sym w:font="Symbol" w:char="F0A3"/>', t(" 500")), "Dental ≤ 500"),
+        (run('<w:sym w:font="Wingdings" w:char="F0FE"/>', t(" yes "), '<w:sym w:font="Wingdings" w:char="F0A8"/>', t(" no")), "☑ yes ☐ no"),
+        (run(t("effi"), "<w:softHyphen/>", t("cient")), "efficient"),
+        ("<w:p><w:moveFrom><w:r>" + t("Old $500. ") + "</w:r></w:moveFrom><w:r>" + t("Rest.") + "</w:r></w:p>", "Rest."),
+        (run(t("Before. "), f"<w:pict><v:shape><v:textbox>{BOX}</v:textbox></v:shape></w:pict>", t("After.")), "Before. After.\n\nIn the box."),
+        (
+            run(
+                t("Anchor."),
+                f"<mc:AlternateContent><mc:Choice>{BOX}</mc:Choice><mc:Fallback><w:pict><v:textbox>{BOX}</v:textbox></w:pict></mc:Fallback></mc:AlternateContent>",
+            ),
+            "Anchor.\n\nIn the box.",
+        ),
+        (run(t("A"), f"<w:pict>{BOX}</w:pict>", f"<w:pict>{BOX}</w:pict>") + run(t("B")), "A\n\nIn the box.\n\nIn the box.\n\nB"),
+    ],
+)  # fmt: skip
+def test_nothing_of_a_word_file_is_glued_or_lost(xml: str, text: str) -> None:
+    assert word(xml) == text
+
+
+def test_a_line_break_of_a_word_file_separates() -> None:
+    assert word(run(t("Deductible 1500"), "<w:cr/>", t("2000"))).split() == ["Deductible", "1500", "2000"]
+
+
+def test_headers_and_footers_of_a_word_file_are_read_once() -> None:
+    text = word(
+        run(t("Body.")), header1=run(t("Policy no. 4711")), header2=run(t("Policy no. 4711")), footer1=run(t("3"))
+    )
+    assert text == "Body.\n\nPolicy no. 4711"
+
+
+def test_a_mail_of_html_keeps_its_rows_and_says_what_is_attached() -> None:
+    from email.message import EmailMessage
+
+    message = EmailMessage()
+    message["Subject"], message["From"] = "Your quote & more", "a@example.org"
+    message.set_content(
+        "<table><tr><td>Deductible 2025<td>500<tr><td>Copay &lt; 65<td>20</table><p>One.<p>Two.", subtype="html"
+    )
+    message.add_attachment(b"Limit: $2,000", maintype="text", subtype="plain", filename="limits.txt")
+    message.add_attachment(docx(), maintype="application", subtype="octet-stream", filename="plan.docx")
+    message.add_attachment(b"\x7fELF", maintype="application", subtype="octet-stream", filename="tool.exe")
+    message.add_attachment(b"PNG", maintype="image", subtype="png", filename="logo.png")
+    made = parsed("a.eml", bytes(message))
+    assert made.title == "Your quote & more"
+    for piece in (
+        "| Deductible 2025 | 500 |",
+        "| Copay < 65 | 20 |",
+        "One.\n\nTwo.",
+        "Limit: $2,000",
+        "| Specialist | $35 |",
+    ):
+        assert piece in made.text
+    assert made.warnings == ("the attachment 'tool.exe' was not read: its type is not read",)
+
+
+def test_a_plain_mail_keeps_its_lines() -> None:
+    text = parsed(
+        "a.eml",
+        b"Subject: =?utf-8?q?Pr=C3=A4mie?=\nContent-Type: text/plain; charset=latin-1\n\nGold   -5\nSilver  7 \xe9\n",
+    ).text
+    assert "# Prämie" in text
+    assert "Gold   -5\nSilver  7 é" in text
+
+
+@pytest.mark.parametrize("data", [b"", b"Subject: only\n\n", b"Content-Type: multipart/mixed; boundary=x\n\n--x\n"])
+def test_a_mail_without_text_is_refused(data: bytes) -> None:
+    with pytest.raises(InvalidInput, match="no text"):
+        parsed("a.eml", data)
+
+
+def test_a_book_whose_manifest_encodes_its_names_is_whole() -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(signs_epub())) as source, zipfile.ZipFile(out, "w") as target:
+        for entry in source.infolist():
+            content, name = source.read(entry), entry.filename
+            target.writestr("a b.xhtml" if name == "a.xhtml" else name, content.replace(b'"a.xhtml"', b'"a%20b.xhtml"'))
+    assert "AT&T" in parsed("a.epub", out.getvalue()).text
+
+
+@pytest.mark.parametrize(
+    ("html", "markdown"),
+    [
+        ("<p>Deductible $500<sup>1</sup>, limit 10<sup>6</sup>.", "Deductible $500^1, limit 10^6.\n"),
+        ("<p><del>$50</del> <ins>$70</ins>", "$70\n"),
+        ("<h2>Deductible<br>and copay</h2><p>x", "## Deductible and copay\n\nx\n"),
+        ("<ol start=5><li>Five<li value=9>Nine<li>Ten</ol>", "5. Five\n9. Nine\n10. Ten\n"),
+        (
+            (
+                "<table><tr><th>Plan<th>Cost<th>Dental<tr><td>Gold<td>$<b>1</b>,<b>500</b><td><img alt='covered' src=x>"
+                "<tr><td>Silver<td>-<b>5</b> %<td><style>.a{}</style>no<tr style='display:none'><td>x<td>y<td>z</table>"
+            ),
+            "| Plan | Cost | Dental |\n| --- | --- | --- |\n| Gold | $1,500 | covered |\n| Silver | -5 % | no |\n",
+        ),
+        ("<main><h1>Plans</h1><h3><a href=/g>Gold plan</a></h3><p>Deductible $500.</main>", "# Plans\n\n### Gold plan\n\nDeductible $500.\n"),
+        ("<main><h2><button>Is dental covered?</button></h2><div>No.</div></main>", "## Is dental covered?\n\nNo.\n"),
+        ("<form id=aspnetForm><h1>Gold</h1><p>Deductible $500.</p><input value=x></form>", "# Gold\n\nDeductible $500.\n"),
+        ('<main><h3>Deductible</h3><div hidden="until-found"><p>$500 a year.</div></main>', "### Deductible\n\n$500 a year.\n"),
+    ],
+)  # fmt: skip
+def test_html_keeps_what_a_figure_means(html: str, markdown: str) -> None:
+    assert html_to_markdown(html)[0] == markdown
+
+
+def test_names_of_classes_throw_no_content_away() -> None:
+    text = (
+        "<p>"
+        + "The plan pays for cleanings twice a year and for fillings after the deductible is met by the member. " * 4
+    )
+    names = "cmp-text footnotes info-box top-limits ratings-table shared-costs menu-benefits related-conditions comments-on-coverage".split()
+    parts = "".join(
+        f'<div class="{name}"><p>Of {name}: implants are not covered before a waiting period of a year.</div>'
+        for name in names
+    )
+    forms = "<ul>" + "".join(f'<li><a href="/f{n}">Claim form {n}</a>' for n in range(8)) + "</ul>"
+    page = f"<main><h1>Dental</h1>{text * 3}{parts}<aside><p>{text}</aside>{forms}</main><nav>Menu</nav>"
+    markdown, _, _ = html_to_markdown(page)
+    assert [name for name in names if f"Of {name}" not in markdown] == []
+    assert "Claim form 7" in markdown
+    assert "Menu" not in markdown
+
+
+def test_quotes_that_are_doubled_late_shift_no_column() -> None:
+    rows = ["id,name,price", *(f'{n},"Plan {n}, basic",{n}' for n in range(1_500)), '9001,"Plan ""Gold"", family",500']
+    text = parsed("a.csv", "\n".join(rows).encode()).text
+    assert text.splitlines()[-1] == '| 9001 | Plan "Gold", family | 500 |'
+    assert text.splitlines()[2] == "| 0 | Plan 0, basic | 0 |"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "lines"),
+    [
+        ("a.tsv", 'size\tprice\n5"\t$3\n"7 inch\t$4\n', ["| size | price |", '| 5" | $3 |', '| "7 inch | $4 |']),
+        ("a.csv", "sep=;\r\na;b\r\n1;2\r\n", ["| a | b |", "| 1 | 2 |"]),
+    ],
+)
+def test_other_kinds_of_separated_values(name: str, data: str, lines: list[str]) -> None:
+    assert [line for line in parsed(name, data.encode()).text.splitlines() if "---" not in line] == lines
+
+
+def test_a_wide_table_has_its_names_in_each_row_and_a_ragged_one_does_not_grow() -> None:
+    header = ["State", *(f"Premium of an adult of {age} years" for age in range(20, 60, 2))]
+    text = parsed("a.csv", "\n".join(",".join(row) for row in (header, ["NY", *map(str, range(20))])).encode()).text
+    assert text.startswith("State: NY; Premium of an adult of 20 years: 0; ")
+    ragged = ",".join("x" * 20_000) + "\n" + "1\n" * 5_000
+    assert len(parsed("a.csv", ragged.encode()).text) < 2_000_000
+
+
+def test_json_keeps_records_apart_and_numbers_as_they_are_written() -> None:
+    text = parsed(
+        "a.json",
+        b'{"plans": [{"name": "A", "fee": 1.10}, {"name": "B", "fee": 12345678901234567.89, "fee": 2}], "max": 1e400}',
+    ).text
+    assert text.splitlines() == [
+        "plans.name: A", "plans.fee: 1.10", "", "plans.name: B", "plans.fee: 12345678901234567.89", "plans.fee: 2", "", "max: 1e400",
+    ]  # fmt: skip
+
+
+def test_xml_has_names_and_attributes() -> None:
+    text = parsed("a.xml", b'<plans><plan name="Gold" price="500">text<age>20</age></plan></plans>').text
+    assert text.splitlines() == ["plan name: Gold", "plan price: 500", "plan: text", "age: 20"]
+
+
+def test_a_bad_byte_in_utf_8_costs_one_character() -> None:
+    made = parsed("a.txt", "Prämie für Köln: 5 €. ".encode() * 30 + b"\xff")
+    assert made.text.startswith("Prämie für Köln: 5 €.")
+    assert "utf-8, with some bytes that are not" in made.warnings[0]
+    assert "é" in parsed("a.txt", "café, déjà vu, über".encode("cp1252")).text
+
+
+def test_a_title_may_be_a_number() -> None:
+    assert read_markdown(b"---\ntitle: 2026\n---\ntext").title == "2026"

@@ -16,7 +16,9 @@ __all__ = ["HEADING", "PAGE_BREAK", "Block", "Span", "blocks", "first_heading"]
 
 PAGE_BREAK = "\f"  # what the PDF reader puts between pages
 HEADING = re.compile(r" {0,3}(#{1,6})[ \t]+(\S.*)")
-UNDERLINE = re.compile(r" {0,3}(=+|-{3,})[ \t]*$")
+UNDERLINE = re.compile(r" {0,3}(=+|-{3,}|~{3,}|\^{3,}|\"{3,})[ \t]*$")
+# The signs under a heading, from the highest level on. The last three are reStructuredText's, which wants a line as long as the title.
+UNDERLINES = '=-~^"'
 FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})")
 INDENTED = re.compile(r"(?: {4}|\t)")
 DELIMITERS = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$")
@@ -141,8 +143,9 @@ def _block_at(lines: Sequence[_Line], at: int, prose: int, unclosed: dict[str, i
         return _table(lines, at)
     if begins and at + 1 < len(lines) and not line.ends_page and len(line.text) <= MOST_TITLE:
         under = UNDERLINE.match(lines[at + 1].text)
-        if under and len(under[1]) >= 3:
-            level = 1 if under[1][0] == "=" else 2
+        plain = under is not None and under[1][0] in "=-"
+        if under and len(under[1]) >= (3 if plain else max(3, len(line.text.strip()))):
+            level = UNDERLINES.index(under[1][0]) + 1
             end = lines[at + 1].end
             return Block("heading", line.start, end, level=level, title=line.text.strip()), at + 2
     return None

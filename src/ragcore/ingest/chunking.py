@@ -6,6 +6,7 @@ stand before it. A heading stays with what follows it. What follows within a sec
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -24,6 +25,11 @@ PAUSES = ",;:，、；：،؛·…—"
 GUESS = 4
 # A cluster of more characters than this may be cut: it is no letter of any language.
 MOST_GRAPHEME = 64
+MOST_CHARACTERS = 12
+# A block is a list of facts if so much of its lines are, and a line of it is not cut as long as it fits.
+MOSTLY = 0.7
+LINE = re.compile(r"[^\n]*\S[^\n]*")
+FACT = re.compile(r"[^\s:.!?][^:.!?\n]{0,100}: ?\S|[^\s;:][^;:\n]{0,60}: [^;\n]*;")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +73,9 @@ def cut(
     chunks = []
     for number, (units, text, _) in enumerate(packer.chunks):
         metadata: dict[str, Any] = {}
-        if units[0].path:
-            metadata["heading"] = " › ".join(units[0].path)
+        path = _path(units)
+        if path:
+            metadata["heading"] = " › ".join(path)
         if has_pages:
             metadata["page"] = units[-1].page
         start, end = units[0].start, units[-1].end
@@ -104,7 +111,7 @@ class _Measure:
     def __init__(
         self, title: str, count: Callable[[str], int], chunk_tokens: int, overlap_tokens: int, embed_text: EmbedText
     ) -> None:
-        self.count = count
+        self._given_count = count
         self.chunk_tokens = chunk_tokens
         self.overlap_tokens = overlap_tokens
         self._title = title
@@ -112,7 +119,11 @@ class _Measure:
         self._lead: tuple[tuple[str, ...], int] | None = None
         self._counted: tuple[str, tuple[str, ...], int] = ("", (), -1)
         # Titles and headings are the same for many chunks.
-        self._count_over = lru_cache(maxsize=64)(count)
+        self._count_over = lru_cache(maxsize=64)(self.count)
+
+    def count(self, text: str) -> int:
+        """Count tokens; no fewer than a text of its length has. Tokenizers take a long run without blanks for one unknown word."""
+        return max(self._given_count(text), len(text) // MOST_CHARACTERS)
 
     def embedded(self, text: str, path: tuple[str, ...]) -> int:
         """Count the tokens of all that is embedded for a chunk."""
@@ -150,6 +161,11 @@ def _joined(text: str, units: Sequence[_Unit]) -> str:
     if first.header is None or first.start < first.header[1]:
         return piece
     return f"{text[first.header[0] : first.header[1]]}\n{piece}"
+
+
+def _path(units: Sequence[_Unit]) -> tuple[str, ...]:
+    """The headings over a chunk's text: of what stands under them, not of the first of several headings that follow each other."""
+    return next((unit.path for unit in units if not unit.is_heading), units[-1].path)
 
 
 class _Packer:
@@ -218,8 +234,8 @@ class _Packer:
             fitting = [first] if taken > 1 or self._fits_exactly(first) else self._halved(first[0])
             for units in fitting:
                 text = _joined(self._text, units)
-                self.chunks.append((units, text, self._measure.text_to_embed(text, units[0].path)))
-                self.tokens += self._measure.embedded(text, units[0].path)
+                self.chunks.append((units, text, self._measure.text_to_embed(text, _path(units))))
+                self.tokens += self._measure.embedded(text, _path(units))
 
     def _halved(self, unit: _Unit) -> list[list[_Unit]]:
         """A unit that is too long with what is embedded beside it: without its header rows, or cut."""
@@ -236,7 +252,7 @@ class _Packer:
 
     def _fits(self, units: Sequence[_Unit]) -> bool:
         """Whether units make a chunk: counted exactly only where their sum and the white space between them leave it open."""
-        room = self._measure.room(units[0].path)
+        room = self._measure.room(_path(units))
         span = units[-1].end - units[0].start
         first = units[0]
         header = 0
@@ -249,7 +265,7 @@ class _Packer:
         text = _joined(self._text, units)
         if len(text) > 32 * self._measure.chunk_tokens + 1_000 and len(units) > 1:
             return False  # mostly white space
-        return self._measure.embedded(text, units[0].path) <= self._measure.chunk_tokens
+        return self._measure.embedded(text, _path(units)) <= self._measure.chunk_tokens
 
     def _overlap(self, fresh: Sequence[_Unit]) -> list[_Unit]:
         room = min(
@@ -315,8 +331,9 @@ def _in_block(text: str, block: Block, measure: _Measure, room: int) -> Iterator
             yield replace(whole, may_overlap=False)
             return
     if not block.rows:
-        for first, last in sentences(text[block.start : block.end]):
-            yield from _fitting(text, block.start + first, block.start + last, measure, room)
+        for start, end in _paragraphs(text, block.start, block.end):
+            for first, last in sentences(text[start:end]):
+                yield from _fitting(text, start + first, start + last, measure, room)
         return
     header = block.header
     header_tokens = measure.count(text[header[0] : header[1]]) + 1 if header else 0
@@ -333,6 +350,15 @@ def _in_block(text: str, block: Block, measure: _Measure, room: int) -> Iterator
     for start, end in rows:
         for unit in _fitting(text, start, end, measure, room - header_tokens):
             yield replace(unit, header=header, may_overlap=block.kind == "code")
+
+
+def _paragraphs(text: str, start: int, end: int) -> Iterator[Span]:
+    """A block of prose as it is; a list of facts, such as "fee: 12", line by line."""
+    lines = list(LINE.finditer(text, start, end))
+    if len(lines) < 2 or sum(FACT.match(text, line.start()) is not None for line in lines) < MOSTLY * len(lines):
+        yield start, end
+        return
+    yield from (line.span() for line in lines)
 
 
 def _whole(text: str, start: int, end: int, measure: _Measure, room: int) -> _Unit | None:

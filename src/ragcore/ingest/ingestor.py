@@ -211,8 +211,20 @@ class Ingestor:
         empty: list[Unreadable] = []
         cuts: list[tuple[Document, Cut]] = []
         for document in documents:
-            with limit.step():
-                made = await self._cut(document)
+            try:
+                with limit.step():
+                    made = await self._cut(document)
+            except DeadlineExceeded as error:
+                if not limit.is_own(error):
+                    raise
+                # The thread goes on with this document, so the next ones get another.
+                self._threads = Threads(1, name="chunking")
+                empty.append(
+                    Unreadable(
+                        document.id, f"it could not be cut within {error.budget:g} s: split it", source=document.source
+                    )
+                )
+                continue
             if not made.chunks:
                 empty.append(Unreadable(document.id, "it has no text", source=document.source))
                 continue
@@ -324,6 +336,10 @@ class _StepLimit:
     def step(self, steps: int = 1) -> Deadline:
         """A deadline for the next step, or for several that can't be told apart."""
         return deadline(self._seconds * steps)
+
+    def is_own(self, error: DeadlineExceeded) -> bool:
+        """Whether a step took all of its time, rather than the caller's time having run out."""
+        return error.budget >= self._seconds
 
     async def embedding(self, vectors: Awaitable[Vectors]) -> Vectors:
         """The step of embedding, whose time stands still while it waits for a place behind the questions of others."""

@@ -309,6 +309,8 @@ def _documents(file: File, answer: Answer, *, note: str = "") -> Iterator[Docume
             yield Unreadable(where, line["refused"], source=str(file.path))
             continue
         fields = dict(line["fields"])
+        if isinstance(fields.get("metadata"), dict):  # beside what else stands in the line
+            fields |= {name: value for name, value in fields.pop("metadata").items() if name not in fields}
         yield _document(
             file,
             where,

@@ -13,6 +13,7 @@ __all__ = ["DEFAULT_EMBED_TEXT", "EMBED_TEXTS", "text_to_embed"]
 DEFAULT_EMBED_TEXT: Final[EmbedText] = "headings+text"
 EMBED_TEXTS: Final[tuple[EmbedText, ...]] = get_args(EmbedText)
 JOINER = " › "
+MOST_HEADINGS = 2_000
 
 
 def text_to_embed(
@@ -43,11 +44,24 @@ def text_to_embed(
     over = [title] if title else []
     if embed_text == "headings+text" and heading:
         over += heading.split(JOINER)
-    begins = text.partition("\n")[0].strip().lstrip("#").strip()
-    kept = [part for part in dict.fromkeys(over) if part != begins]
+    begins = _begins(text)
+    kept = [part for part in dict.fromkeys(over) if part not in begins]
     if not kept:
         return text
     lead = JOINER.join(kept)
     if len(lead) > 32 * most or 2 * count_tokens(lead) > most:
         return text
     return f"{lead}\n\n{text}"
+
+
+def _begins(text: str) -> set[str]:
+    """The first line of a text, and the headings that follow each other from there."""
+    found: set[str] = set()
+    for line in text[:MOST_HEADINGS].splitlines():
+        plain = line.strip()
+        if not plain:
+            continue
+        if found and not plain.startswith("#"):
+            break
+        found.add(plain.strip("#").strip())
+    return found

@@ -16,6 +16,9 @@ from ragcore.ingest.readers.plain import guessed
 __all__ = ["read_json", "read_xml"]
 
 MOST_DEPTH = 200
+# A longer text is prose, and needs no name.
+MOST_NAMED = 80
+PLAIN = frozenset("p para text b i em strong span li item title h1 h2 h3 h4 section div a body".split())
 # Elements of HTML in the text of another format.
 MARKUP = re.compile(
     r"</?(?:p|br|div|a|b|i|em|strong|ul|ol|li|h[1-6]|span|img|table|tr|td|th|blockquote|hr|pre|code|figure)\b[^<>]{0,2000}>",
@@ -24,17 +27,21 @@ MARKUP = re.compile(
 
 
 def read_json(data: bytes) -> Parsed:
-    """Read JSON as lines of "path: value"."""
+    """Read JSON as lines of "path: value"; records of a list have a blank line between them. Numbers stay as they are written."""
     text, encoding = decode(data)
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_float=str, parse_int=str, parse_constant=str, object_pairs_hook=_Pairs)
     except ValueError as error:
         raise InvalidInput(f"it is not JSON: {error}") from None
     except RecursionError:
         raise InvalidInput("it is nested too deeply") from None
-    title = value.get("title") if isinstance(value, dict) else None
+    title = next((one for name, one in value if name == "title"), None) if isinstance(value, _Pairs) else None
     lines = "\n".join(_lines(value))
     return Parsed(lines, title=title if isinstance(title, str) else "", warnings=guessed(encoding))
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """An object with all of its members, also where two have one name."""
 
 
 def _lines(value: Any) -> Iterator[str]:
@@ -42,16 +49,26 @@ def _lines(value: Any) -> Iterator[str]:
     stack: list[tuple[str, Any]] = [("", value)]
     while stack:
         path, item = stack.pop()
-        if isinstance(item, dict):
-            stack += [(f"{path}.{key}" if path else str(key), inner) for key, inner in reversed(item.items())]
+        if item is _BREAK:
+            yield ""
+        elif isinstance(item, _Pairs):
+            stack += [(f"{path}.{key}" if path else str(key), inner) for key, inner in reversed(item)]
         elif isinstance(item, list):
-            stack += [(path, inner) for inner in reversed(item)]
+            records = any(isinstance(inner, _Pairs) for inner in item)
+            for inner in reversed(item):
+                stack += [("", _BREAK), (path, inner)] if records else [(path, inner)]
         elif item is not None and str(item).strip():
             yield f"{path}: {item}" if path else str(item)
 
 
+# Stands between two records.
+_BREAK = object()
+
+
 def read_xml(data: bytes) -> Parsed:
-    """Read the text of an XML file, an element a line. Entities of the file's own are refused: they can grow without bound.
+    """Read the text of an XML file, an element a line; a short text has the element's name before it, and so have attributes.
+
+    Entities of the file's own are refused: they can grow without bound.
 
     Source: Python documentation, "XML vulnerabilities" (billion laughs, external entities).
     """
@@ -59,12 +76,15 @@ def read_xml(data: bytes) -> Parsed:
     pieces: list[str] = []
     depth = 0
 
+    names: list[str] = []
+
     def end_line() -> None:
         text = " ".join("".join(pieces).split())
         if MARKUP.search(text):  # a page within a feed
             text = " ".join(MARKUP.sub(" ", text).split())
         if text:
-            lines.append(text)
+            named = names and len(text) <= MOST_NAMED and names[-1].lower() not in PLAIN
+            lines.append(f"{names[-1]}: {text}" if named else text)
         pieces.clear()
 
     def start(name: str, attributes: dict[str, str]) -> None:
@@ -73,11 +93,16 @@ def read_xml(data: bytes) -> Parsed:
         if depth > MOST_DEPTH:
             raise InvalidInput(f"its elements are nested more than {MOST_DEPTH} deep")
         end_line()
+        names.append(name.rpartition(":")[2])
+        for key, value in attributes.items():
+            if value.strip() and not key.lower().startswith("xml") and ":schemalocation" not in key.lower():
+                lines.append(f"{names[-1]} {key.rpartition(':')[2]}: {' '.join(value.split())}")
 
     def end(name: str) -> None:
         nonlocal depth
         depth -= 1
         end_line()
+        names.pop()
 
     def entity(*_: object) -> None:
         raise InvalidInput("it declares entities, which are not read")

@@ -31,6 +31,9 @@ CANDIDATES = [
 ]  # fmt: skip
 # Bytes beyond ASCII that are too few to tell encodings apart.
 FEW = 24
+# UTF-8 with a bad byte for each so many good characters is damaged, and not another encoding.
+FEW_BAD = 3
+DAMAGED = "utf-8, with some bytes that are not"
 # Control characters that no text contains. A few are cleaned away, many mean a binary file.
 CONTROLS = re.compile("[\0-\x08\x0b\x0e-\x1f\x7f]")
 MOST_CONTROLS = 0.02
@@ -51,7 +54,12 @@ def decode(data: bytes) -> tuple[str, str]:
     try:
         return _checked(data.decode("utf-8")), ""
     except UnicodeDecodeError:
-        pass
+        text = data.decode("utf-8", "replace")
+        bad = text.count("\ufffd")
+        if (
+            bad * FEW_BAD <= sum(char > "\x7f" for char in text) - bad
+        ):  # in another encoding hardly any of them would fit
+            return _checked(text), DAMAGED
     if data.count(0) > MOST_CONTROLS * len(data):
         raise InvalidInput("it is binary, not text")
     data = data.replace(b"\0", b" ")  # a few are damage, or padding

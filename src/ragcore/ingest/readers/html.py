@@ -16,7 +16,7 @@ from ragcore.errors import InvalidInput
 from ragcore.extras import require
 from ragcore.ingest.parsed import Parsed
 from ragcore.ingest.readers.encoding import clean, decode
-from ragcore.ingest.readers.main_content import Content, content_of
+from ragcore.ingest.readers.main_content import Content, content_of, is_hidden
 from ragcore.ingest.readers.plain import guessed
 from ragcore.ingest.readers.table import as_table
 
@@ -32,13 +32,20 @@ ENCODINGS = {
     **dict.fromkeys(("ks_c_5601-1987", "euc-kr"), "cp949"),
 }
 LEFT_OUT = frozenset(
-    "script style noscript template svg canvas iframe object embed audio video nav form button select input textarea dialog head datalist menu".split()
+    "script style noscript template svg canvas iframe object embed audio video nav button select input textarea dialog head datalist menu del s strike".split()
 )
 BLOCKS = frozenset(
-    "address article aside blockquote body center dd details div dl dt fieldset figcaption figure footer header hgroup hr html main p section summary".split()
+    "address article aside blockquote body center dd details div dl dt fieldset figcaption figure footer form header hgroup hr html main p section summary".split()  # noqa: E501
 )
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
 SPACE = re.compile(r"[ \t\n\f\r\u00a0\u200b]+")
+MOST_INDENT = 8
+# Less than this share of a page, and so many characters less, is too little to be its content without a word about it.
+LEAST_SHARE = 0.25
+LEAST_MAIN = 1_000
+MOST_DOUBTED = 5_000
+# Cells of a table, with those that one spans.
+MOST_CELLS = 500_000
 # Stands for <br>, which is the only line break within a block.
 BREAK = "\0"
 
@@ -51,9 +58,16 @@ def read_html(data: bytes, *, whole: bool = False) -> Parsed:
     """
     text, encoding = _decoded(data)
     markdown, title, language = html_to_markdown(text, whole=whole)
-    return Parsed(
-        markdown, title=title, metadata={"language": language} if language else {}, warnings=guessed(encoding)
-    )
+    doubts = list(guessed(encoding))
+    if (
+        not whole
+        and len(markdown) < MOST_DOUBTED
+        and len(markdown) < LEAST_SHARE * len(html_to_markdown(text, whole=True)[0]) - LEAST_MAIN
+    ):
+        doubts.append(
+            "most of the page was taken for something else than its content; whole_pages=True reads all of it"
+        )
+    return Parsed(markdown, title=title, metadata={"language": language} if language else {}, warnings=tuple(doubts))
 
 
 def html_to_markdown(html: str, *, whole: bool = False) -> tuple[str, str, str]:
@@ -65,7 +79,7 @@ def html_to_markdown(html: str, *, whole: bool = False) -> tuple[str, str, str]:
     lexbor = require("selectolax.lexbor", extra="chunking", purpose=PURPOSE)
     tree = lexbor.LexborHTMLParser(html)
     title = ""
-    title_node = tree.css_first("title")
+    title_node = tree.css_first("head title")
     if title_node is not None:
         title = _inline(title_node.text(deep=True)).strip()
     root = tree.css_first("html")
@@ -126,6 +140,8 @@ class _Writer:
         if tag == "-text":
             self._add(node.text_content or "")
             return
+        if tag == "button" and _is_question(node):
+            tag = "span"
         if (
             tag.startswith("-")
             or tag == "!doctype"
@@ -142,6 +158,9 @@ class _Writer:
                 self._line.append("**")
                 yield from node.iter(include_text=True)
                 yield lambda: self._line.append("**")
+            case "sup" if node.text(deep=True).strip():
+                self._line.append("^")  # or it would be a digit more of the figure before it
+                yield from node.iter(include_text=True)
             case "table":
                 self._end_block()
                 self._table(node)
@@ -154,12 +173,14 @@ class _Writer:
                 self._end_block()
             case "ul" | "ol":
                 self._end_block()
-                self._lists.append([tag, 0])
+                self._lists.append([tag, _number(node, "start", 1) - 1])
                 yield from node.iter(include_text=True)
                 yield self._end_list
             case "li" | "dd" | "dt":
                 self._end_block()
                 if tag == "li":
+                    if self._lists:
+                        self._lists[-1][1] = _number(node, "value", self._lists[-1][1] + 1) - 1
                     self._prefix = self._bullet()
                 yield from node.iter(include_text=True)
                 yield self._end_item
@@ -196,6 +217,7 @@ class _Writer:
             self._out.append("")
 
     def _end_heading(self) -> None:
+        self._line = [" " if piece == BREAK else piece for piece in self._line]
         self._end_block()
         self._prefix = ""
         self._out.append("")
@@ -213,7 +235,7 @@ class _Writer:
             self._out.append("")
 
     def _bullet(self) -> str:
-        indent = "  " * max(0, len(self._lists) - 1)
+        indent = "  " * min(MOST_INDENT, max(0, len(self._lists) - 1))
         if self._lists and self._lists[-1][0] == "ol":
             self._lists[-1][1] += 1
             return f"{indent}{self._lists[-1][1]}. "
@@ -222,7 +244,7 @@ class _Writer:
     def _table(self, table: Any) -> None:
         """A table of data as Markdown's; one that only lays out the page as its text."""
         caption = table.css_first("caption")
-        rows = [row for row in table.css("tr") if _nearest_table(row) == table]
+        rows = [row for row in table.css("tr") if _nearest_table(row) == table and not is_hidden(row)]
         cells = [[_cell(cell) for cell in row.iter() if cell.tag in ("td", "th")] for row in rows]
         cells = [row for row in cells if any(cell.strip() for cell in row)]
         if caption is not None and caption.text(deep=True).strip():
@@ -246,8 +268,11 @@ def _spanned(rows: list[Any], table: Any) -> list[list[str]]:
     """The cells of rows, a cell that spans several columns or rows in each of them."""
     grid: list[list[str]] = []
     down: dict[int, tuple[int, str]] = {}
+    size = 0
     for row in rows:
         line: list[str] = []
+        if size > MOST_CELLS:
+            break
         for cell in (one for one in row.iter() if one.tag in ("td", "th")):
             while len(line) in down:
                 left, text = down.pop(len(line))
@@ -265,6 +290,7 @@ def _spanned(rows: list[Any], table: Any) -> list[list[str]]:
             if left > 1:
                 down[len(line)] = (left - 1, text)
             line.append(text)
+        size += len(line)
         if any(part.strip() for part in line):
             grid.append(line)
     return grid
@@ -276,7 +302,48 @@ def _span(cell: Any, name: str) -> int:
 
 
 def _cell(cell: Any) -> str:
-    return _inline(cell.text(deep=True, separator=" ")).strip()
+    """The text of a cell in one line. Inline elements are not set apart: "$<b>1</b>,<b>500</b>" is $1,500."""
+    pieces: list[str] = []
+    stack = [cell]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, str):
+            pieces.append(node)
+            continue
+        tag = node.tag or "-none"
+        if tag == "-text":
+            pieces.append(node.text_content or "")
+        elif tag == "img":
+            pieces.append(f" {node.attributes.get('alt') or ''} ")
+        elif tag.startswith("-") or tag in LEFT_OUT or is_hidden(node):
+            continue
+        else:
+            # What is set apart on the page is set apart here.
+            apart = tag == "br" or tag in BLOCKS or tag in HEADINGS or tag in ("li", "td", "th", "tr", "table")
+            mark = "^" if tag == "sup" else " " if apart else ""
+            stack.append(" " if apart else "")
+            stack += reversed(list(node.iter(include_text=True)))
+            stack.append(mark)
+    return _inline("".join(pieces)).strip()
+
+
+def _number(node: Any, name: str, default: int) -> int:
+    value = node.attributes.get(name) or ""
+    return int(value) if value.isascii() and value.isdigit() and len(value) < 7 else default
+
+
+def _is_question(button: Any) -> bool:
+    """Whether a button unfolds the text below it, so that what stands on it is the heading."""
+    if "aria-expanded" in button.attributes or "aria-controls" in button.attributes:
+        return True
+    parent = button.parent
+    for _ in range(3):
+        if parent is None:
+            return False
+        if parent.tag in HEADINGS or parent.tag in ("dt", "summary", "legend"):
+            return True
+        parent = parent.parent
+    return False
 
 
 def _inline(text: str) -> str:

@@ -13,25 +13,29 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Content", "content_of"]
+__all__ = ["Content", "content_of", "is_hidden"]
 
 # An id or class that begins so belongs to a part that is about the page, however much text it has.
 ABOUT = re.compile(
-    r"(?:nav|navi|navbar|navigation|main-?menu|menue?|breadcrumbs?|brotkrumen?|skip|skip-?links?|masthead|"
+    r"(?:(?:nav|navi|navbar|navigation|main-?menu|breadcrumbs?|brotkrumen?|skip|skip-?links?|masthead|"
     r"(?:site|page|global|main)-?(?:header|footer|nav\w*)|footer|fuss(?:zeile)?|colophon|"
-    r"cookies?\w*|cmp|consent|gdpr|newsletter|signup|paywall|"
-    r"advert\w*|anzeigen?|werbung|outbrain|taboola|adsense|"
-    r"share\w*|sharing|social\w*|shariff|addthis\w*|addtoany\w*|a2a|"
-    r"(?:you-?may-?)?(?:also|related)\w*|yarpp|recommend\w*|similar|more-?(?:posts|articles|stories|news)|read-?more|"
-    r"(?:li-)?comments?\w*|kommentare?|respond|disqus\w*|replies|"
+    r"cookies?\w*|consent|gdpr|newsletter|signup|paywall|"
+    r"advert\w*|anzeigen?|werbung|outbrain|taboola|adsense|shariff|addthis\w*|addtoany\w*|a2a|yarpp|disqus\w*|commentlist|"
     r"author-?(?:box|bio|info|card)|authorbox|about-?(?:the-?)?author|tag-?(?:list|links|cloud)|tagcloud|cat-?links|"
     r"pagination|pager|paging|post-?nav\w*|nav-?(?:links|previous|next|below|above)|prev-?next|"
-    r"screen-?reader-?text|sr-only|visually-?hidden|noprint|no-print|copyright|imprint)(?:$|[\-_\d])",
+    r"screen-?reader-?text|sr-only|visually-?hidden|noprint|no-print|copyright|imprint)(?:$|[\-_\d])"
+    # Words that name things in the content as well: these only where the name says nothing else.
+    r"|(?:menue?|share(?:daddy|-?(?:this|bar|buttons?|links?|icons?|tools?|box|widget|post|page|list))?|sharing|"
+    r"social(?:-?(?:share|links?|icons?|media|bar|buttons?|nav|list))?|"
+    r"(?:you-?may-?)?also-?like|related(?:-?(?:posts?|articles?|links?|content|news|stories|items|topics))?|"
+    r"recommend(?:ed|ations?)(?:-?(?:posts?|articles?|for-?you))?|similar-?(?:posts?|articles?)|more-?(?:posts|articles|stories|news)|read-?more|"
+    r"(?:li-)?comments?(?:-?(?:list|area|section|form|wrap(?:per)?|respond|thread|body|content|box|count|reply))?|kommentare?|respond|replies)"
+    r"(?:[\-_]?\d+)?(?:$|__|--))",
     re.IGNORECASE,
 )
 # One that begins so does only where the part is small beside the content.
 PERHAPS = re.compile(
-    r"(?:side-?bar\w*|side|aside|rechts|marginal\w*|widget\w*|rail|toolbar|topbar|header\w*|head|foot\w*|bottom\w*|"
+    r"(?:side-?bar\w*|side|aside|rechts|marginal\w*|widget\w*|rail|toolbar|topbar|header\w*|head|footer\w*|bottom\w*|"
     r"ads?|sponsor\w*|promo\w*|banner\w*|follow\w*|facebook\w*|twitter\w*|subscri\w+|login|"
     r"teasers?\w*|meta\w*|post-?meta|entry-?(?:meta|footer|utility)|post-?(?:footer|info|tags|date)|byline|dateline|author\w*|tags?|keywords|categor\w+|"
     r"print\w*|tools?|ratings?\w*|votes?|search\w*|suche|popular\w*|latest\w*|recent\w*|trending|most-?\w+|archives?|top-?\w*|"
@@ -72,10 +76,12 @@ HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE
 # A part that holds more of the content's own text than this is content, whatever its name.
 MOST_ABOUT = 0.5
 SMALL = 0.15
+# A part with more links than this leads away, if its name says so as well.
+LEADING = 0.3
 # A list or part with more links than this is navigation.
 LINKED = 0.6
 LEAST_LINKS = 3
-# A paragraph or heading that is nothing but a link and shorter than this leads away.
+# A paragraph that is nothing but a link and shorter than this leads away.
 MOST_LINK = 60
 NEARLY_ALL = 0.95
 # Levels that the search for the content goes down: each looks through all below it.
@@ -115,7 +121,7 @@ def content_of(body: Any, *, whole: bool = False) -> Content:
         whole: whether everything is content that a reader can see.
     """
     if whole:
-        return Content(body, _is_hidden)
+        return Content(body, is_hidden)
     measured = _measure(body)
     start = _start(body, measured)
     size = max(1, _weight(_of(measured, start)))
@@ -123,20 +129,24 @@ def content_of(body: Any, *, whole: bool = False) -> Content:
     if size < LEAST_CONTENT and 4 * size < _of(measured, body).visible:
         return Content(body, lambda node: _of(measured, node).is_about)
 
+    # Where the page itself says what its content is, lists of links in it are content as well: forms to download.
+    marked = start.tag in ("main", "article") or start.attributes.get("role") == "main"
     leads_away = _leading_away(start, measured, SMALL * 2 * size)
 
     def is_left_out(node: Any) -> bool:
         found = _of(measured, node)
         if found.is_about or node.mem_id in leads_away:
             return True
-        if _weight(found) >= MOST_ABOUT * size or node.tag in NEVER - HEADINGS - {"p"}:
+        if _weight(found) >= MOST_ABOUT * size or node.tag in NEVER - {"p"}:
             return False
-        if found.paragraphs < SMALL * size and any(PERHAPS.match(name) for name in _names(node).split()):
+        leads = found.links > LEADING * found.text or found.text < MOST_LINK
+        if leads and found.paragraphs < SMALL * size and any(PERHAPS.match(name) for name in _names(node).split()):
             return True
-        if node.tag in ("p", "div", *HEADINGS) and 0 < found.text <= MOST_LINK and found.links == found.text:
+        if node.tag in ("p", "div") and 0 < found.text <= MOST_LINK and found.links == found.text:
             return True
         return (
-            node.tag in ("ul", "ol", "div", "section")
+            not marked
+            and node.tag in ("ul", "ol", "div", "section")
             and found.link_count >= LEAST_LINKS
             and found.links > LINKED * found.text
         )
@@ -152,11 +162,13 @@ def _leading_away(start: Any, measured: dict[int, _Measured], most: float) -> se
         if len(text) > MOST_HEADING or not LEADS_AWAY.match(text):
             continue
         below, weight, node = [heading.mem_id], 0, heading.next
+        words = links = 0
         while node is not None and not (node.tag in HEADINGS and node.tag <= heading.tag):
-            weight += _of(measured, node).paragraphs
+            found = _of(measured, node)
+            weight, words, links = weight + found.paragraphs, words + found.text, links + found.links
             below.append(node.mem_id)
             node = node.next
-        if weight < most:
+        if weight < most and 2 * links >= words:
             away.update(below)
     return away
 
@@ -175,7 +187,7 @@ def _names(node: Any) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", words)
 
 
-def _is_hidden(node: Any) -> bool:
+def is_hidden(node: Any) -> bool:
     """Whether an element is not shown, and no reader can unfold it."""
     attributes = node.attributes
     if not attributes:
@@ -183,7 +195,7 @@ def _is_hidden(node: Any) -> bool:
     if (attributes.get("role") or "") in ROLES_ABOUT:
         return True
     hides = (
-        "hidden" in attributes
+        ("hidden" in attributes and attributes["hidden"] != "until-found")
         or attributes.get("aria-hidden") == "true"
         or HIDDEN.search(attributes.get("style") or "") is not None
     )
@@ -227,7 +239,7 @@ def _measure(body: Any) -> dict[int, _Measured]:
             if mine.text >= LEAST_PARAGRAPH and own > 0.6 * mine.text:
                 mine.paragraphs = own
         # What holds most of the page is its content, whatever it is called.
-        mine.is_about = sizes[number] < MOST_ABOUT * sizes[0] and _is_about(node)
+        mine.is_about = sizes[number] < MOST_ABOUT * sizes[0] and _is_about(node, mine)
         if parent >= 0 and not mine.is_about:
             above = found[parent]
             above.text += mine.text
@@ -237,8 +249,10 @@ def _measure(body: Any) -> dict[int, _Measured]:
     return measured
 
 
-def _is_about(node: Any) -> bool:
-    if node.tag in TAGS_ABOUT or _is_hidden(node):
+def _is_about(node: Any, found: _Measured) -> bool:
+    if node.tag == "aside" and found.paragraphs and found.links < LEADING * found.text:
+        return False
+    if node.tag in TAGS_ABOUT or is_hidden(node):
         return True
     return node.tag not in NEVER and any(ABOUT.match(name) for name in _names(node).split())
 

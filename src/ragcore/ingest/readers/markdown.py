@@ -30,8 +30,9 @@ def read_markdown(data: bytes) -> Parsed:
     """Read Markdown; the title comes from the front matter or the first heading."""
     text, encoding = decode(data)
     text, matter, warnings = split_front_matter(text)
-    title = matter.pop("title", None)
-    if not isinstance(title, str) or not title.strip():
+    given = matter.pop("title", None)
+    title = str(given) if isinstance(given, str | int | float) else ""
+    if not title.strip():
         title = first_heading(text)
     return Parsed(text, title=title.strip(), metadata=matter, warnings=(*guessed(encoding), *warnings))
 

@@ -10,6 +10,7 @@ import zipfile
 from functools import partial
 from io import BytesIO
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from ragcore.errors import InvalidInput
 from ragcore.extras import require
@@ -28,7 +29,6 @@ TYPES = {
     ".odt": "application/vnd.oasis.opendocument.text",
     ".rtf": "application/rtf",
     ".epub": "application/epub+zip",
-    ".eml": "message/rfc822",
     ".msg": "application/vnd.ms-outlook",
 }
 # References to signs in XML, and what stands for them while kreuzberg reads: characters of the private use area.
@@ -42,6 +42,33 @@ LEAST_BOMB = 32 * 1024 * 1024
 MOST_SHRUNK = 200
 SECONDS = 110
 MOST_TITLE = 300
+# What stands in a .docx for a sign that is no letter, and what is read in its place. Only a tab of the text has no attributes.
+PLAINER = (
+    (re.compile(rb"<w:tab\s*/>"), b'<w:t xml:space="preserve"> </w:t>'),
+    (re.compile(rb"<w:noBreakHyphen\s*/>"), b"<w:t>-</w:t>"),
+    (re.compile(rb"<w:softHyphen\s*/>"), b""),
+    (re.compile(rb"<w:cr\s*/>"), b"<w:br/>"),
+    (re.compile(rb"<w:moveFrom\b[^>]*>.*?</w:moveFrom>", re.DOTALL), b""),
+    (re.compile(rb"<mc:Fallback>.*?</mc:Fallback>", re.DOTALL), b""),
+    # Footnotes and endnotes count separately.
+    (re.compile(rb'(<w:endnote(?:Reference)?\b[^>]*?w:id=")(\d)'), rb"\g<1>7000\2"),
+)
+SYMBOL = re.compile(rb'<w:sym\b[^>]*?w:font="([^"]*)"[^>]*?w:char="([0-9A-Fa-f]{1,6})"[^>]*/>')
+TEXT = re.compile(rb"<w:t(?:\s[^>]*)?>([^<]*)</w:t>")
+BOX, BOX_END = b"<w:txbxContent>", b"</w:txbxContent>"
+MOST_BOXES = 1_000
+# Source: Unicode consortium, mappings of Adobe's Symbol and of Microsoft's Wingdings.
+SYMBOLS = {
+    0xA3: "≤", 0xB3: "≥", 0xB1: "±", 0xB4: "×", 0xB8: "÷", 0xB9: "≠", 0xBB: "≈", 0xA5: "∞", 0xB7: "•", 0xAE: "→", 0xAC: "←", 0xAB: "↔", 0xB0: "°",
+    0xD6: "√", 0xE5: "∑", 0xA0: "€", 0x2D: "−", 0xD2: "®", 0xE2: "®", 0xD3: "©", 0xE3: "©", 0xD4: "™", 0xE4: "™",
+    **{0x61 + n: letter for n, letter in enumerate("αβχδεφγηιϕκλμνοπθρστυϖωξψζ")},
+    **{0x41 + n: letter for n, letter in enumerate("ΑΒΧΔΕΦΓΗΙϑΚΛΜΝΟΠΘΡΣΤΥςΩΞΨΖ")},
+}  # fmt: skip
+WINGDINGS = {
+    0xFE: "☑", 0xFD: "☒", 0xFC: "✓", 0xFB: "✗", 0xA8: "☐", 0x6F: "☐", 0x71: "☐", 0xE0: "→", 0xDF: "←", 0xA7: "▪", 0x6E: "■", 0x6C: "●", 0xD8: "➢",
+    0x76: "❖", 0xB7: "•", 0x9F: "•", 0x4A: "☺", 0x28: "☎", 0x2A: "✉",
+}  # fmt: skip
+ADDRESS = re.compile(rb'(\bhref=")([^"&<>]*%[0-9A-Fa-f]{2}[^"&<>]*)(")')
 # Without a title among their properties, they are called what their first heading says. In others that is a sheet or a slide.
 HEADED = frozenset({".docx", ".odt", ".rtf", ".epub"})
 LINK = re.compile(
@@ -66,6 +93,8 @@ def _read(suffix: str, data: bytes) -> Parsed:
         _check_zip(data)
     if suffix == ".docx":
         data = _with_signs(data)
+    if suffix == ".epub":
+        data = _with_plain_names(data)
     options = kreuzberg.ExtractionConfig(
         output_format="markdown",
         use_cache=False,
@@ -90,7 +119,7 @@ def _read(suffix: str, data: bytes) -> Parsed:
 
 def _without_targets(markdown: str) -> str:
     """Links and images as their text, and signs as they are: addresses and escapes are nothing to search for."""
-    text = LINK.sub(lambda found: found[1], markdown)
+    text = LINK.sub(lambda found: found[1], markdown.replace("&#9;", " ").replace("&#x9;", " "))
     return ESCAPED.sub(lambda found: found[1], text)
 
 
@@ -106,13 +135,75 @@ def _kept(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_signs(data: bytes) -> bytes:
-    """A .docx in whose texts no sign is written as a reference: kreuzberg 4.10 loses "&amp;", "&lt;" and "&gt;", so "<65" would become "65"."""
+    """A .docx as kreuzberg 4.10 reads it whole.
+
+    It loses "&amp;", "&lt;" and "&gt;", so "<65" would become "65". It loses tabs, fixed hyphens and symbols, so "2025" and "40" beside each other would become
+    "202540"; the paragraph around a text box; a footnote that has the number of an endnote; headers and footers. It keeps text that was moved away.
+    """
     out = BytesIO()
     with zipfile.ZipFile(BytesIO(data)) as source, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as target:
+        beside = _beside(source)
         for entry in source.infolist():
             content = source.read(entry)
             if entry.filename.endswith(".xml"):
                 content = REFERENCE.sub(_sign, content)
+            if entry.filename.startswith("word/") and entry.filename.endswith(".xml"):
+                content = _plainer(content, beside if entry.filename == "word/document.xml" else b"")
+            target.writestr(entry.filename, content)
+    return out.getvalue()
+
+
+def _plainer(xml: bytes, beside: bytes) -> bytes:
+    for pattern, replacement in PLAINER:
+        xml = pattern.sub(replacement, xml)
+    xml = SYMBOL.sub(lambda found: b"<w:t>%s</w:t>" % _symbol(found), xml)
+    xml = _without_boxes(xml)
+    end = xml.rfind(b"<w:sectPr")
+    end = xml.rfind(b"</w:body>") if end < 0 or xml.find(b"</w:p>", end) >= 0 else end
+    return xml[:end] + beside + xml[end:] if beside and end >= 0 else xml
+
+
+def _without_boxes(xml: bytes) -> bytes:
+    """Text boxes behind the paragraph that they are anchored in; from the last one on, so that each next end of a paragraph is the anchor's."""
+    for _ in range(MOST_BOXES):
+        start = xml.rfind(BOX)
+        end = xml.find(BOX_END, start)
+        anchor = xml.find(b"</w:p>", end)
+        if start < 0 or end < 0 or anchor < 0:
+            return xml
+        anchor += len(b"</w:p>")
+        inner = xml[start + len(BOX) : end]
+        xml = xml[:start] + xml[end + len(BOX_END) : anchor] + inner + xml[anchor:]
+    return xml
+
+
+def _beside(archive: zipfile.ZipFile) -> bytes:
+    """What headers and footers say, as paragraphs."""
+    said: dict[bytes, None] = {}
+    for name in sorted(archive.namelist()):
+        if re.fullmatch(r"word/(?:header|footer)\d*\.xml", name):
+            text = b"".join(TEXT.findall(REFERENCE.sub(_sign, archive.read(name)).replace(b"</w:p>", b"<w:t> </w:t>")))
+            text = b" ".join(text.split())
+            if any(chr(byte).isalpha() for byte in text) or len(text) > len(text.decode(errors="replace")):
+                said[text] = None
+    return b"".join(b'<w:p><w:r><w:t xml:space="preserve">%s</w:t></w:r></w:p>' % text for text in said)
+
+
+def _symbol(found: re.Match[bytes]) -> bytes:
+    font, code = found[1].decode("latin-1").lower(), int(found[2], 16)
+    low = code - 0xF000 if 0xF000 <= code <= 0xF0FF else code
+    table = WINGDINGS if "wingdings" in font else SYMBOLS
+    return (table.get(low) or (chr(low) if low > 0xFF else "\ufffd")).encode()
+
+
+def _with_plain_names(data: bytes) -> bytes:
+    """An .epub whose manifest names its files as the archive does: kreuzberg doesn't find "Chapter%202.xhtml", and leaves it out."""
+    out = BytesIO()
+    with zipfile.ZipFile(BytesIO(data)) as source, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as target:
+        for entry in source.infolist():
+            content = source.read(entry)
+            if entry.filename.endswith(".opf"):
+                content = ADDRESS.sub(lambda found: found[1] + unquote_to_bytes(found[2]) + found[3], content)
             target.writestr(entry.filename, content)
     return out.getvalue()
 
