@@ -417,6 +417,4 @@ async def test_a_document_that_takes_too_long_to_cut_is_named_and_the_others_go_
     documents = [Document("a", "good"), Document("b", "slow word. " * 4_000), Document("c", "good too. " * 3_000)]
     report = await Ingestor(embedder=embedder, store=store).add(documents, tenant="t", document_timeout=0.3)
     assert report.added == 2
-    assert [(one.id, one.reason) for one in report.failed] == [
-        ("b", "it could not be cut within 0.3 s: split it")
-    ]
+    assert [(one.id, one.reason) for one in report.failed] == [("b", "it could not be cut within 0.3 s: split it")]

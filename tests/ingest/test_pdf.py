@@ -346,3 +346,60 @@ def test_what_is_not_plausible(text: str, kind: str) -> None:
 )
 def test_what_is_plausible(text: str) -> None:
     assert doubt(text) == ""
+
+
+def test_an_empty_cell_moves_no_figure_to_another_column() -> None:
+    rows = [
+        ["Benefit", "Gold", "Silver", "Bronze"],
+        ["Dental", "500", "", "100"],
+        ["Vision", "", "", "200"],
+        ["Lab", "5", "6", ""],
+    ]
+
+    def draw(canvas: Any) -> None:
+        for number, row in enumerate(rows):
+            for column, text in enumerate(row):
+                if text:
+                    canvas.drawString(60 + column * 120, 700 - number * 16, text)
+
+    assert read(drawn(draw)).text.strip("\f").splitlines() == [
+        "Benefit | Gold | Silver | Bronze", "Dental | 500 |  | 100", "Vision |  |  | 200", "Lab | 5 | 6 | ",
+    ]  # fmt: skip
+
+
+def test_lines_at_the_edge_that_tell_pages_apart_are_kept() -> None:
+    def draw(canvas: Any) -> None:
+        page = canvas.getPageNumber()
+        canvas.drawString(60, 815, "Acme Health Plan")
+        canvas.drawString(60, 800, f"Tariff {100 + page}: monthly premium {page * 37 + 20} euro")
+        for row in range(20):
+            canvas.drawString(60, 750 - row * 14, f"Text of page {page} in line {row} about the plan.")
+        canvas.drawString(60, 50, f"Deductible: {page * 250} euro")
+        canvas.drawString(280, 25, f"Page {page} of 6")
+
+    text = read(drawn(draw, pages=6)).text
+    for page in range(1, 7):
+        assert f"Tariff {100 + page}: monthly premium {page * 37 + 20} euro" in text
+        assert f"Deductible: {page * 250} euro" in text
+    assert "Acme" not in text
+    assert "of 6" not in text
+
+
+def test_a_column_of_numbers_that_follow_each_other_is_kept() -> None:
+    def draw(canvas: Any) -> None:
+        canvas.drawString(60, 750, "Premium by age")
+        for row in range(12):
+            canvas.drawString(60, 700 - row * 14, str(1 + row))
+        for row in range(12):
+            canvas.drawString(200, 700 - row * 14, f"{100 + row * 7} euro")
+
+    words = read(drawn(draw)).text.split()
+    assert all(str(1 + row) in words for row in range(12))
+
+
+def test_a_hyphen_of_a_compound_stays() -> None:
+    def draw(canvas: Any) -> None:
+        for row, line in enumerate(["In the plan-", "year you get long-", "term care and rehabili-", "tation."]):
+            canvas.drawString(72, 700 - 14 * row, line)
+
+    assert read(drawn(draw)).text.strip("\f") == "In the plan-year you get long-term care and rehabilitation."

@@ -20,7 +20,7 @@ from ragcore.ingest.blocks import PAGE_BREAK, first_heading
 from ragcore.ingest.parsed import Parsed
 from ragcore.ingest.readers.pdf.annotations import annotations_of
 from ragcore.ingest.readers.pdf.doubts import EMPTY, doubt, doubts
-from ragcore.ingest.readers.pdf.layout import body_size, drop_line_numbers, drop_repeated, text_of
+from ragcore.ingest.readers.pdf.layout import align_columns, body_size, drop_line_numbers, drop_repeated, text_of
 from ragcore.ingest.readers.pdf.page import Line, cleaned, lines_of
 from ragcore.ingest.readers.pdf.second import read_again
 
@@ -77,6 +77,7 @@ def _read(pdfium: Any, data: bytes) -> Parsed:
         document.close()
     for page in pages:
         drop_line_numbers(page)
+        align_columns(page)
     drop_repeated(pages)
     body = body_size(pages)
     lines = [line.text.lower() for page in pages for line in page]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ragcore.ingest.readers.pdf.page import LINE_HYPHEN, Line
 
-__all__ = ["body_size", "drop_line_numbers", "drop_repeated", "text_of"]
+__all__ = ["align_columns", "body_size", "drop_line_numbers", "drop_repeated", "text_of"]
 
 # A heading is set this much larger than most of the document's letters.
 HEADING_RATIO = 1.15
@@ -24,17 +24,30 @@ EDGE = 0.08
 MOST_EDGE_CHARACTERS = 160
 # So many numbers that follow each other, under each other, are line numbers.
 LEAST_LINE_NUMBERS = 8
+LEAST_PROSE = 25
+# The numbers of this share of the pages must be the pages' own.
+MOSTLY_SO = 0.8
+LEAST_ROWS = 2
+# Words that stand behind a hyphen in many compounds: "co-payment", "long-term", "out-of-pocket".
+COMPOUND_ENDS = frozenset(
+    "year years day days month months week hour time times term care rate rates based free related level type wide long high low out in up off on of to the "
+    "network pocket payer party side line end up-to-date date risk plan income cost costs only specific known paid payment pay insured care-related benefit".split()
+)
 HYPHENS = "-\u00ad\u2010\x02"
 
 
 def drop_repeated(pages: list[list[Line]]) -> None:
-    """Remove headers and footers: the first and last lines that stand on most pages, apart from their numbers."""
+    """Remove headers and footers: the first and last lines that stand on most pages, alike but for the page's number."""
     if len(pages) < LEAST_PAGES_TO_REPEAT:
         return
-    counts: Counter[str] = Counter()
-    for page in pages:
-        counts.update({_without_numbers(line.text) for line in _edges(page)})
-    repeated = {text for text, count in counts.items() if count >= REPEATED * len(pages)}
+    # By text without numbers: for each page the numbers that stand in it.
+    found: dict[str, dict[int, tuple[int, ...]]] = {}
+    for number, page in enumerate(pages):
+        for line in _edges(page):
+            found.setdefault(_without_numbers(line.text), {})[number] = _numbers(line.text)
+    repeated = {
+        text for text, where in found.items() if len(where) >= REPEATED * len(pages) and _only_page_numbers(where)
+    }
     for page in pages:
         at_edge = {id(line) for line in _edges(page)}
         kept = [line for line in page if not (id(line) in at_edge and _without_numbers(line.text) in repeated)]
@@ -42,8 +55,71 @@ def drop_repeated(pages: list[list[Line]]) -> None:
             page[:] = kept
 
 
+def _only_page_numbers(where: Mapping[int, tuple[int, ...]]) -> bool:
+    """Whether each number in a line is the same on all pages, or counts up with them. Others, such as a premium on each page, are content."""
+    for position in range(max(map(len, where.values()))):
+        values = {page: numbers[position] for page, numbers in where.items() if position < len(numbers)}
+        steps = Counter(value - page for page, value in values.items())
+        same = Counter(values.values())
+        if max(steps.most_common(1)[0][1], same.most_common(1)[0][1]) < MOSTLY_SO * len(values):
+            return False
+    return True
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d{1,12}", text))
+
+
+def align_columns(page: Sequence[Line]) -> None:
+    """Give lines of a table an empty cell where a column has nothing, so that each cell stands in its column."""
+    number = 0
+    while number < len(page):
+        rows = [page[number]]
+        while number + len(rows) < len(page) and _is_next_row(rows[-1], page[number + len(rows)]):
+            rows.append(page[number + len(rows)])
+        if len(rows) >= LEAST_ROWS and any(len(row.cells) > 1 for row in rows):
+            _align(rows)
+        number += len(rows)
+
+
+def _is_next_row(above: Line, below: Line) -> bool:
+    near = 0 < above.top - below.top < 3.5 * max(above.size, below.size)
+    return near and len(above.cells) > 1 and len(below.cells) > 1
+
+
+def _align(rows: Sequence[Line]) -> None:
+    widest = max(rows, key=lambda row: len(row.cells))
+    columns = list(widest.spans)
+    if len(columns) < 3:
+        return
+    # A column is as wide as all that stands in it.
+    placed: list[list[int]] = []
+    for row in rows:
+        places = [_column(span, columns) for span in row.spans]
+        if len(set(places)) < len(places) or places != sorted(places):
+            return  # no table, or one whose columns are not these
+        placed.append(places)
+    for row, places in zip(rows, placed, strict=True):
+        if len(row.cells) == len(columns):
+            continue
+        cells, spans = [""] * len(columns), list(columns)
+        for place, cell, span in zip(places, row.cells, row.spans, strict=True):
+            cells[place], spans[place] = cell, span
+        row.cells, row.spans = cells, spans
+
+
+def _column(span: tuple[float, float], columns: Sequence[tuple[float, float]]) -> int:
+    """The column that a cell shares an edge or its middle with, most nearly."""
+    left, right = span
+
+    def distance(column: tuple[float, float]) -> float:
+        return min(abs(left - column[0]), abs(right - column[1]), abs((left + right) - (column[0] + column[1])) / 2)
+
+    return min(range(len(columns)), key=lambda number: distance(columns[number]))
+
+
 def drop_line_numbers(page: list[Line]) -> None:
-    """Remove the line numbers beside the text, as manuscripts and legal papers have them."""
+    """Remove the line numbers beside the text, as manuscripts and legal papers have them: from 1 on, each to the left of a line of prose."""
     run: list[Line] = []
     runs: list[list[Line]] = []
     for line in page:
@@ -54,8 +130,20 @@ def drop_line_numbers(page: list[Line]) -> None:
             run = []
             runs.append(run)
         run.append(line)
-    numbers = {id(line) for run in runs if len(run) >= LEAST_LINE_NUMBERS for line in run}
+    numbers: set[int] = set()
+    for run in runs:
+        if len(run) < LEAST_LINE_NUMBERS or int(run[0].text) != 1:
+            continue
+        beside = [line for line in page if len(line.text) >= LEAST_PROSE and line.left > run[0].right]
+        prose = sum(any(_level(number, line) for line in beside) for number in run)
+        # A proof's empty page has the numbers alone.
+        if 2 * prose > len(run) or len(page) - len(run) < LEAST_LINE_NUMBERS:
+            numbers |= {id(line) for line in run}
     page[:] = [line for line in page if id(line) not in numbers]
+
+
+def _level(one: Line, other: Line) -> bool:
+    return abs((one.top + one.bottom) - (other.top + other.bottom)) < max(one.size, other.size)
 
 
 def _edges(page: Sequence[Line]) -> list[Line]:
@@ -153,4 +241,6 @@ def _joins(above: str, below: str, words: Counter[str]) -> bool:
     hyphenated = f"{first[1]}-{second[0]}".lower()
     if words[whole] or words[hyphenated]:
         return words[whole] >= words[hyphenated]
+    if second[0].lower() in COMPOUND_ENDS or words[second[0].lower()] > 1:
+        return False
     return words[first[1].lower()] <= 1 and len(first[1]) > 1

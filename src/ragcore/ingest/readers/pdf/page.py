@@ -25,9 +25,14 @@ CONTROLS = re.compile("[\0-\x01\x03-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffe\uffff]"
 
 @dataclass(slots=True)
 class Line:
-    """A line of a page: cells, which gaps separate, with the height of their letters and where they are."""
+    """A line of a page: cells, which gaps separate, with the height of their letters and where they are.
+
+    Attributes:
+        spans: left and right of each cell.
+    """
 
     cells: list[str]
+    spans: list[tuple[float, float]]
     size: float
     left: float
     right: float
@@ -118,19 +123,22 @@ def _box(text: Any, first: int, last: int) -> tuple[float, float, float, float]:
 
 def _line(raw: Any, text: Any, words: Sequence[_Word], height: float) -> Line:
     """Join words to cells: a wide gap begins a new one, in either direction of writing."""
-    cells = [words[0].text]
+    cells, spans = [words[0].text], [(words[0].left, words[0].right)]
     letter = max(1.0, sum(word.right - word.left for word in words) / sum(len(word.text) for word in words))
     for one, other in pairwise(words):
         gap = max(other.left - one.right, one.left - other.right)
         if gap > COLUMN_GAP * letter:
             cells.append(other.text)
+            spans.append((other.left, other.right))
         else:
             cells[-1] += " " + other.text
+            spans[-1] = min(spans[-1][0], other.left), max(spans[-1][1], other.right)
     # The font's own height, whatever letters the words have, and after all scaling.
     _, low, _, high = text.get_charbox(words[0].first, loose=True)
     tallest = max(word.top - word.bottom for word in words)
     return Line(
         cells,
+        spans,
         high - low if high > low else tallest,
         min(word.left for word in words),
         max(word.right for word in words),
@@ -150,8 +158,10 @@ def _merged(lines: Sequence[Line]) -> list[Line]:
             letter = (line.right - line.left) / max(1, len(line.text))
             if line.left - before.right > COLUMN_GAP * letter:
                 before.cells += line.cells
+                before.spans += line.spans
             else:
                 before.cells[-1:] = [f"{before.cells[-1]} {line.cells[0]}", *line.cells[1:]]
+                before.spans[-1:] = [(before.spans[-1][0], line.spans[0][1]), *line.spans[1:]]
             before.right, before.top = line.right, max(before.top, line.top)
             before.bottom, before.bold = min(before.bottom, line.bottom), before.bold and line.bold
             continue
