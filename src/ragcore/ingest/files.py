@@ -14,6 +14,8 @@ from ragcore.types import Unreadable
 __all__ = ["File", "Others", "check_paths", "find"]
 
 
+# Hidden files, and those that office programs keep beside an open document.
+HIDDEN = (".", "~$")
 UNKNOWN_TYPE = "files of this type can't be read; read(…, readers={'.png': your_function}) adds a reader"
 
 
@@ -58,9 +60,13 @@ def check_paths(paths: list[Path], *, known: frozenset[str] = frozenset()) -> No
     """
     unknown = []
     for path in paths:
-        if path.is_dir():
-            continue
-        if not path.exists() and not path.is_symlink():
+        try:
+            if path.is_dir():
+                continue
+            there = path.exists() or path.is_symlink()
+        except (OSError, ValueError) as error:  # a name too long, or with a NUL in it
+            raise InvalidInput(f"{str(path)[:200]!r} can't be read: {error}") from None
+        if not there:
             raise InvalidInput(f"there is no file or folder {path}")
         if not is_readable(path, known):
             unknown.append(path)
@@ -118,11 +124,12 @@ def _walk(folder: Path, root: Path, follow_symlinks: bool) -> Iterator[Path | Un
             continue
         path = Path(entry.path)
         if entry.is_symlink() and not follow_symlinks and not _leads_into(path, root):
-            yield Unreadable(
-                path.relative_to(folder).as_posix(),
-                "it is a symbolic link that leads out of the folder; follow_symlinks=True follows it",
-                source=str(path),
+            reason = (
+                "it is a symbolic link that leads out of the folder; follow_symlinks=True follows it"
+                if path.exists()
+                else "it is a symbolic link that leads nowhere"
             )
+            yield Unreadable(path.relative_to(folder).as_posix(), reason, source=str(path))
             continue
         try:
             is_folder = entry.is_dir()
@@ -144,7 +151,7 @@ def _walk(folder: Path, root: Path, follow_symlinks: bool) -> Iterator[Path | Un
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
-        return iter(sorted((one for one in entries if not one.name.startswith(".")), key=lambda one: one.name))
+        return iter(sorted((one for one in entries if not one.name.startswith(HIDDEN)), key=lambda one: one.name))
 
 
 def _leads_into(path: Path, root: Path) -> bool:

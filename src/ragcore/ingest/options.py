@@ -48,5 +48,5 @@ def check_read_timeout(seconds: float) -> None:
     Raises:
         ConfigurationError: they are not positive and finite.
     """
-    if not (isinstance(seconds, int | float) and 0 < seconds < math.inf):
+    if isinstance(seconds, bool) or not (isinstance(seconds, int | float) and 0 < seconds < math.inf):
         raise ConfigurationError(f"read_timeout is {seconds!r}: it must be a positive, finite number of seconds")

@@ -78,9 +78,19 @@ def read(
         ```
     """
     check_read_timeout(read_timeout)
-    if processes is not None and not (isinstance(processes, int) and processes >= 0):
+    if processes is not None and (isinstance(processes, bool) or not (isinstance(processes, int) and processes >= 0)):
         raise ConfigurationError(f"processes is {processes!r}: it must be a whole number, or None")
+    if not isinstance(readers, Mapping | None):
+        raise ConfigurationError(
+            f"readers is a {type(readers).__name__}: it must be a mapping, such as {{'.png': read_png}}"
+        )
+    for suffix, reader in (readers or {}).items():
+        if not (isinstance(suffix, str) and suffix.startswith(".") and callable(reader)):
+            raise ConfigurationError(
+                f"readers has {suffix!r}: {reader!r}; it must be like {{'.png': read_png}}, a suffix with its dot and a function"
+            )
     own = {suffix.lower(): reader for suffix, reader in (readers or {}).items()}
+    files = [_path(path) for path in paths]
     options = _Options(
         seconds=read_timeout,
         processes=processes,
@@ -89,7 +99,16 @@ def read(
         strict=strict,
         whole_pages=whole_pages,
     )
-    return _read([Path(path).expanduser() for path in paths], options)
+    return _read(files, options)
+
+
+def _path(path: object) -> Path:
+    if not isinstance(path, str | PathLike) or not os.fspath(path):
+        raise InvalidInput(f"{path!r} is no path: name files and folders, each as an argument of its own")
+    try:
+        return Path(path).expanduser()
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InvalidInput(f"{str(path)[:200]!r} can't be read: {error}") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,6 +277,10 @@ class _Crew:
         def work() -> Parsed:
             def as_parsed(data: bytes) -> Parsed:
                 made = reader(data)
+                if not isinstance(made, str | Parsed):
+                    raise InvalidInput(
+                        f"the reader for {file.path.suffix} returned {type(made).__name__}: it must return a text"
+                    )
                 return made if isinstance(made, Parsed) else Parsed(made)
 
             return parse(file.path, as_parsed)

@@ -25,10 +25,11 @@ HOMES: dict[str, str] = {
     ".pdf": "pdf:read_pdf",
     ".csv": "table:read_csv",
     ".tsv": "table:read_csv",
+    ".xlsx": "spreadsheet:read_xlsx",
     ".eml": "mail:read_mail",
     ".json": "data:read_json",
     ".xml": "data:read_xml",
-    **dict.fromkeys((".docx", ".pptx", ".xlsx", ".msg", ".epub", ".odt", ".rtf"), "office:office_reader"),
+    **dict.fromkeys((".docx", ".pptx", ".msg", ".epub", ".odt", ".rtf"), "office:office_reader"),
 }
 # One document a line.
 LINES = (".jsonl", ".jsonl.gz")

@@ -1,4 +1,4 @@
-"""Office files, e-mail and books as Markdown, with kreuzberg.
+"""Office files and books as Markdown, with kreuzberg.
 
 OCR, language models, caches and downloads stay off. The version is pinned below 5, because releases before 4.10.4 had another licence.
 """
@@ -18,14 +18,13 @@ from ragcore.ingest.blocks import first_heading
 from ragcore.ingest.parsed import Parsed, Reader
 from ragcore.ingest.readers.encoding import clean
 
-__all__ = ["TYPES", "office_reader"]
+__all__ = ["TYPES", "check_encrypted", "check_zip", "office_reader"]
 
 PURPOSE = "reading office files"
 OPEN_XML = "application/vnd.openxmlformats-officedocument"
 TYPES = {
     ".docx": f"{OPEN_XML}.wordprocessingml.document",
     ".pptx": f"{OPEN_XML}.presentationml.presentation",
-    ".xlsx": f"{OPEN_XML}.spreadsheetml.sheet",
     ".odt": "application/vnd.oasis.opendocument.text",
     ".rtf": "application/rtf",
     ".epub": "application/epub+zip",
@@ -35,7 +34,7 @@ TYPES = {
 REFERENCE = re.compile(rb"&(amp|lt|gt|#\d{1,7}|#[xX][0-9a-fA-F]{1,6});")
 REFERRED = {"amp": "\uf8f1", "lt": "\uf8f2", "gt": "\uf8f3"}
 SIGNS = str.maketrans({"\uf8f1": "&", "\uf8f2": "<", "\uf8f3": ">"})
-ZIPPED = frozenset({".docx", ".pptx", ".xlsx", ".odt", ".epub"})
+ZIPPED = frozenset({".docx", ".pptx", ".odt", ".epub"})
 # A zip that unpacks to more is a bomb; so is one that shrinks more than this.
 MOST_UNPACKED = 512 * 1024 * 1024
 LEAST_BOMB = 32 * 1024 * 1024
@@ -85,12 +84,9 @@ def office_reader(suffix: str) -> Reader:
 
 def _read(suffix: str, data: bytes) -> Parsed:
     kreuzberg = require("kreuzberg", extra="office", purpose=PURPOSE)
-    if data.startswith(b"\xd0\xcf\x11\xe0") and suffix in ZIPPED:
-        raise InvalidInput(
-            "it is encrypted, or has the format of Office before 2007: save it without a password in the current format"
-        )
     if suffix in ZIPPED:
-        _check_zip(data)
+        check_encrypted(data)
+        check_zip(data)
     if suffix == ".docx":
         data = _with_signs(data)
     if suffix == ".epub":
@@ -217,7 +213,16 @@ def _sign(found: re.Match[bytes]) -> bytes:
     return {"&": REFERRED["amp"], "<": REFERRED["lt"], ">": REFERRED["gt"]}.get(char, char).encode()
 
 
-def _check_zip(data: bytes) -> None:
+def check_encrypted(data: bytes) -> None:
+    """Refuse what Office encrypts, or wrote before 2007, which is no zip."""
+    if data.startswith(b"\xd0\xcf\x11\xe0"):
+        raise InvalidInput(
+            "it is encrypted, or has the format of Office before 2007: save it without a password in the current format"
+        )
+
+
+def check_zip(data: bytes) -> None:
+    """Refuse what is no zip, and what unpacks to more than any document does."""
     try:
         with zipfile.ZipFile(BytesIO(data)) as archive:
             entries = archive.infolist()

@@ -30,8 +30,10 @@ MOSTLY_SO = 0.8
 LEAST_ROWS = 2
 # Words that stand behind a hyphen in many compounds: "co-payment", "long-term", "out-of-pocket".
 COMPOUND_ENDS = frozenset(
-    "year years day days month months week hour time times term care rate rates based free related level type wide long high low out in up off on of to the "
-    "network pocket payer party side line end up-to-date date risk plan income cost costs only specific known paid payment pay insured care-related benefit".split()
+    """
+    year years day days month months week hour time times term care rate rates based free related level type wide long high low out in up off on of to the
+    network pocket payer party side line end date risk plan income cost costs only specific known paid payment pay insured benefit
+    """.split()
 )
 HYPHENS = "-\u00ad\u2010\x02"
 
