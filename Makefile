@@ -26,7 +26,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python -m mypy
-	$(BIN)/python -m pytest -m "not system and not thorough"
+	$(BIN)/python -m pytest -m "not system and not thorough" -n 2 --dist worksteal
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
