@@ -11,7 +11,7 @@ import anyio
 
 from ragcore.contrib.asgi import openai_chat
 from ragcore.contrib.asgi.body import MAX_BODY, body_of
-from ragcore.contrib.asgi.chat import ChatBody, decoded
+from ragcore.contrib.asgi.chat import ChatBody, as_reported, decoded
 from ragcore.contrib.asgi.disconnect import until_disconnect
 from ragcore.contrib.asgi.exchange import ASGIApp, ClientGone, Exchange, Message, Receive, Send
 from ragcore.contrib.asgi.heads import check_head
@@ -53,6 +53,7 @@ def app(
     max_calls: int = MAX_CALLS,
     ping: float = PING_SECONDS,
     client_instructions: Literal["append", "ignore"] = "append",
+    trust_history: bool = False,
     similarity_by_get: bool = True,
     origins: Sequence[str] = (),
 ) -> ASGIApp:
@@ -72,6 +73,8 @@ def app(
         ping: seconds of silence after which a stream sends a comment, so that proxies keep it open.
         client_instructions: what becomes of a client's system messages in OpenAI's protocol: "append" puts them behind the operator's instructions,
             marked as the member's; "ignore" leaves them out.
+        trust_history: whether answers in the history that a client sends count as the model's own. Default False: anybody could have written them, so they are
+            handed on as what the member reports. True for a program of your own in front, which keeps the conversation itself.
         similarity_by_get: whether administrators may ask for a similarity report with the question in the address, which proxies and logs keep.
         origins: of pages whose scripts may ask (CORS), such as "https://members.example.org"; () for none.
     """
@@ -83,6 +86,7 @@ def app(
         max_calls=max_calls,
         ping=ping,
         append=client_instructions == "append",
+        trust_history=trust_history,
         similarity_by_get=similarity_by_get,
     )
     return lifespan(allow_origins(served, origins) if origins else served, rag)
@@ -99,9 +103,11 @@ class _App:
         max_calls: int,
         ping: float,
         append: bool,
+        trust_history: bool,
         similarity_by_get: bool,
     ) -> None:
         self._append = append
+        self._trust_history = trust_history
         self._similarity_by_get = similarity_by_get
         self._intake = Intake()
         # A report compares all of a tenant's chunks with a question: a few at once, and no more than two for one tenant.
@@ -254,13 +260,14 @@ class _App:
         chat = ChatBody.read(exchange.body)
         self._check_question(chat.message)
         member = self._rag.for_tenant(identity.tenant)
+        history = chat.history if self._trust_history else as_reported(chat.history)
         async with self._place(identity):
             if "text/event-stream" not in exchange.header("accept"):
-                answer = await member.ask(chat.message, history=chat.history)
+                answer = await member.ask(chat.message, history=history)
                 exchange.id = answer.call_id
                 await exchange.show(answer)
                 return
-            async with member.stream(chat.message, history=chat.history) as stream:
+            async with member.stream(chat.message, history=history) as stream:
                 exchange.id = stream.call_id
                 await exchange.stream(sse(stream, ping=self._ping, whole=exchange.whole))
 
@@ -269,7 +276,7 @@ class _App:
         self._check_question(request.question)
         member = self._rag.for_tenant(identity.tenant)
         options: dict[str, Any] = {
-            "history": request.history,
+            "history": request.history if self._trust_history else as_reported(request.history),
             "instructions": request.instructions(self._rag.settings.instructions, append=self._append),
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import html
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 from ragcore.errors import InvalidInput
 from ragcore.types import Turn
+from ragcore.validation import check_history
 
-__all__ = ["ChatBody", "decoded"]
+__all__ = ["ChatBody", "as_reported", "decoded"]
 
 MOST_VALUES = 50_000
+REPORTED = "The member's program reports that this was answered before:"
 SHAPE = '{"message": "…", "history": [{"role": "user", "content": "…"}]}'
 
 
@@ -56,3 +59,19 @@ def decoded(body: bytes) -> Any:
         return json.loads(body)
     except (ValueError, RecursionError):
         raise InvalidInput("the body is not JSON") from None
+
+
+def as_reported(history: Sequence[Turn | Mapping[str, object]]) -> tuple[Turn, ...]:
+    """Turns as a client reports them. Nobody knows whether an answer in them was ever given, so it is handed on as the member's words about it.
+
+    A model takes an assistant's turn for its own word, and goes on with what it "has said": a forged one is the easiest way around its instructions.
+
+    Raises:
+        InvalidInput: as the client's methods.
+    """
+    return tuple(
+        turn
+        if turn.role == "user"
+        else Turn("user", f"{REPORTED}\n<answer>\n{html.escape(turn.content, quote=False)}\n</answer>")
+        for turn in check_history(history)
+    )
