@@ -44,6 +44,7 @@ PACKAGES = (
     "generation",
     "ingest",
     "events",
+    "audit",
     "explore",
     "blocking",
     "testing",

@@ -26,6 +26,7 @@ FLOORS: list[list[str]] = [
     ["embedding", "store"],
     ["similarity", "emptiness"],
     ["ingest", "generation", "retriever"],
+    ["audit"],
     ["calls", "config", "quota"],
     ["stream", "health", "components", "watchdog"],
     ["view"],

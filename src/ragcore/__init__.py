@@ -95,7 +95,18 @@ if TYPE_CHECKING:
     from ragcore.types import UsedTokens as UsedTokens
     from ragcore.view import TenantView as TenantView
 else:
-    _PACKAGES = ("blocking", "embedding", "events", "explore", "generation", "ingest", "resilience", "store", "testing")
+    _PACKAGES = (
+        "audit",
+        "blocking",
+        "embedding",
+        "events",
+        "explore",
+        "generation",
+        "ingest",
+        "resilience",
+        "store",
+        "testing",
+    )
     _HOMES = {
         "config": ("Config", "Policies", "Settings"),
         "embedding": ("CachedEmbedder", "LocalEmbedder", "OpenAIEmbedder"),

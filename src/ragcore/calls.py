@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import anyio
 
+from ragcore.audit import actor, record
 from ragcore.errors import DeadlineExceeded, NotOpen, RagcoreError
 from ragcore.events import emit
 from ragcore.resilience.deadline import expires_at, inherit
@@ -103,6 +104,15 @@ class Calls:
             return
         self._finished.append(call.info(outcome))
         self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
+        record(
+            call.method,
+            call.tenant,
+            by=call.actor,
+            call_id=call.id,
+            outcome=outcome,
+            passages=call.passages,
+            documents=call.documents,
+        )
         emit("call.finished", call.method, id=call.id, stage=call.stage, outcome=outcome, elapsed=call.elapsed())
         if not self._running:
             self._idle.set()
@@ -121,6 +131,10 @@ class Call:
         self.began = anyio.current_time()
         self.budget = timeout
         self.degraded = False
+        # Handed out, or changed, and by whom.
+        self.passages = 0
+        self.documents = 0
+        self.actor = actor()
         own = float("inf") if timeout is None else self.began + timeout
         self.when = min(own, expires_at()) if timeout is not None else own
         self._own = own

@@ -316,9 +316,11 @@ class RAG(Part):
         """How near the tenant's chunks are to a question; the threshold is judged, not applied. As `Retriever.similarity`."""
         self._admit(tenant)
         with self._call("similarity", tenant, timeout) as call:
-            return await self._retriever.similarity(
+            report = await self._retriever.similarity(
                 question, tenant=call.tenant, score_threshold=score_threshold, filter=filter
             )
+            call.passages = len(report.retrieval.passages)
+            return report
 
     async def add(
         self,
@@ -334,20 +336,25 @@ class RAG(Part):
         limit = check_timeout(document_timeout, name="document_timeout") or self.settings.document_timeout
         with self._call("add", tenant, None, bounded=False) as call:
             call.stage = "write"
-            return await ingestor.add(documents, tenant=call.tenant, progress=progress, document_timeout=limit)
+            report = await ingestor.add(documents, tenant=call.tenant, progress=progress, document_timeout=limit)
+            call.documents = report.added + report.updated
+            return report
 
     async def delete(self, document_ids: Iterable[str], /, *, tenant: str | UUID, timeout: float | None = None) -> int:
         """Remove documents; how many there were. Unknown ids are no error."""
         ids = check_ids(document_ids)
         with self._call("delete", tenant, timeout) as call, _store_errors("write"):
             call.stage = "write"
-            return await self._store("delete").delete(ids, tenant=call.tenant)
+            call.documents = await self._store("delete").delete(ids, tenant=call.tenant)
+            return call.documents
 
     async def documents(self, *, tenant: str | UUID, timeout: float | None = None) -> Mapping[str, str]:
         """Content hash by id, of all documents that the tenant has."""
         with self._call("documents", tenant, timeout) as call, _store_errors("search"):
             call.stage = "search"
-            return await self._store("documents").hashes(None, tenant=call.tenant)
+            known = await self._store("documents").hashes(None, tenant=call.tenant)
+            call.documents = len(known)
+            return known
 
     def for_tenant(self, tenant: str | UUID, /) -> TenantView:
         """The same methods with the tenant bound: cheap, one per request."""
@@ -480,6 +487,7 @@ class RAG(Part):
         )
         call.timings = retrieval.timings
         call.degraded = bool(retrieval.degraded)
+        call.passages = len(retrieval.passages)
         return retrieval
 
     def _prompt(self, retrieval: Retrieval, request: _Request) -> Prompt | None:

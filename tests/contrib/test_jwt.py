@@ -158,7 +158,7 @@ async def test_a_key_of_ones_own() -> None:
 
     pem = KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     authenticate = asgi.from_jwt(issuer=ISSUER, audience=["other", AUDIENCE], key=pem, tenant_claim="member")
-    assert await authenticate(scope(token(kid=None, member="m-1"))) == asgi.Identity("m-1")
+    assert await authenticate(scope(token(kid=None, member="m-1"))) == asgi.Identity("m-1", name="member-42")
     with pytest.raises(asgi.Unauthorized, match="no tenant"):
         await authenticate(scope(token(member=42)))
 

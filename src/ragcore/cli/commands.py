@@ -464,6 +464,10 @@ def serve(
         bool,
         typer.Option(help="Whether administrators may ask for similarity reports with the question in the address."),
     ] = True,
+    audit: Annotated[
+        Path | None,
+        typer.Option(help="File that gets a line of JSON for every look at a member's data: who, whose, when."),
+    ] = None,
     trust_proxy: Annotated[
         list[str] | None,
         typer.Option(help="Address or network of a proxy whose X-Forwarded headers are believed; may be repeated."),
@@ -483,6 +487,7 @@ def serve(
             client_instructions="ignore" if ignore_client_instructions else "append",
             similarity_by_get=get_similarity,
             trusted_proxies=",".join(trust_proxy or ()),
+            audit=audit,
         ),
     )
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 
 import anyio
 
+from ragcore.audit import AuditLog
 from ragcore.cli.session import Options, messages
 from ragcore.config import Config
 from ragcore.contrib.asgi import Authenticate, app, from_tokens
@@ -46,6 +47,7 @@ async def serve(
     client_instructions: Literal["append", "ignore"],
     similarity_by_get: bool,
     trusted_proxies: str,
+    audit: Path | None,
 ) -> int:
     """Serve until interrupted; running calls get the client's drain time to end.
 
@@ -108,9 +110,15 @@ async def serve(
                 await rag.aclose(drain=0.0)
 
     server.startup, server.shutdown = announced, drained
+    log = None if audit is None else AuditLog(audit)
     try:
+        if log is not None:
+            await log.start()
         await server.serve(listeners)
     finally:
+        if log is not None:
+            with anyio.CancelScope(shield=True):
+                await log.aclose()
         for listener in listeners:
             listener.close()
     return 0 if server.started else 1

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 import anyio
 
+from ragcore.audit import acting, record
 from ragcore.contrib.asgi import openai_chat
 from ragcore.contrib.asgi.body import MAX_BODY, body_of
 from ragcore.contrib.asgi.chat import ChatBody, as_reported, decoded
@@ -39,6 +40,8 @@ MAX_LOOKS = 8
 AUTHENTICATE_SECONDS = 5.0
 MODEL = {"id": openai_chat.MODEL, "object": "model", "created": 0, "owned_by": "ragcore"}
 SIMILARITY = "/debug/rag-similarity/"
+# Whose data a look at the whole service concerns.
+EVERYBODY = "*"
 
 Handler: TypeAlias = Callable[[Exchange, Identity], Awaitable[None]]
 
@@ -198,17 +201,24 @@ class _App:
         if method not in handlers:
             allowed = ", ".join(handlers)
             raise Refused(405, "MethodNotAllowed", f"this route takes {allowed}", {"Allow": allowed})
-        if method == "GET":
-            await handlers[method](exchange, identity)
-            return
         tenant = check_tenant(identity.tenant)
+        shown = SIMILARITY if exchange.path.startswith(SIMILARITY) else route
+        with acting(identity.name or tenant, admin=identity.admin, route=f"{method} {shown}"):
+            await self._handle(handlers[method], exchange, identity, tenant, reads=method != "GET")
+
+    async def _handle(
+        self, handler: Handler, exchange: Exchange, identity: Identity, tenant: str, *, reads: bool
+    ) -> None:
+        if not reads:
+            await handler(exchange, identity)
+            return
         with self._intake.request(tenant) as body:
             with body.reading():
                 exchange.body = await body_of(exchange, self._max_body, hold=body.hold)
             # As they are before this request is counted: less one.
             exchange.headers |= rate_limits(self._rag.limits(tenant=tenant))
             try:
-                await handlers[method](exchange, identity)
+                await handler(exchange, identity)
             except RagcoreError:
                 exchange.headers |= rate_limits(self._rag.limits(tenant=tenant), counted=True)
                 raise
@@ -321,12 +331,14 @@ class _App:
 
     async def _inflight(self, exchange: Exchange, identity: Identity) -> None:
         calls = [call for call in self._rag.inflight() if identity.may_see(call.tenant)]
+        record("inflight", EVERYBODY if identity.admin else check_tenant(identity.tenant), calls=len(calls))
         shown = [call.to_dict() if identity.admin else public(call) for call in calls]
         await exchange.respond(200, {"calls": shown})
 
     async def _environment(self, exchange: Exchange, identity: Identity) -> None:
         if not identity.admin:
             raise Refused(403, "Forbidden", "this route is for administrators")
+        record("describe", EVERYBODY)
         with self._looks.place(check_tenant(identity.tenant)):
             described = await self._rag.describe()
         await exchange.respond(200, described)
@@ -334,6 +346,7 @@ class _App:
     async def _similarity(self, exchange: Exchange, identity: Identity) -> None:
         tenant = exchange.path.removeprefix(SIMILARITY)
         if not identity.may_see(tenant):
+            record("similarity", tenant, outcome="Forbidden")
             raise Refused(403, "Forbidden", "this route is for administrators, and for one's own")
         query, threshold = (
             _asked_by_get(exchange) if exchange.method in ("GET", "HEAD") else _asked_by_post(exchange.body)

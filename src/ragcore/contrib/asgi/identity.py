@@ -36,11 +36,13 @@ class Identity:
     Attributes:
         tenant: whose documents are searched.
         admin: may see every tenant's debug routes.
+        name: of the person or program, for the audit log; "": the tenant's.
     """
 
     tenant: str | UUID
     _: KW_ONLY
     admin: bool = False
+    name: str = ""
 
     def may_see(self, tenant: str | UUID) -> bool:
         """Whether the debug routes of a tenant are open to this one: an administrator's are all, anybody else's are their own."""
@@ -57,6 +59,7 @@ class Unauthorized(Exception):
 
 def from_tokens(path: str | PathLike[str], /) -> Authenticate:
     """A hook that knows tokens, from the header Authorization (Bearer) or api-key, from a JSON file: {"token": {"tenant": "member-42", "admin": false}}.
+    "name" may say who has the token, for the audit log.
 
     In place of a token its hash may stand: "sha256:" and 64 hexadecimal digits. The file is looked at once a second when somebody asks; a changed one is read
     again, and one that can't be read leaves the tokens as they were.
@@ -112,7 +115,11 @@ class _Tokens:
             stamp = _stamp(self._path)
             rows = json.loads(self._path.read_text(encoding="utf-8"))
             known = {
-                _hash(token): Identity(check_tenant(row["tenant"]), admin=row.get("admin", False) is True)
+                _hash(token): Identity(
+                    check_tenant(row["tenant"]),
+                    admin=row.get("admin", False) is True,
+                    name=str(row.get("name") or ""),
+                )
                 for token, row in rows.items()
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError, InvalidInput) as error:

@@ -97,7 +97,12 @@ def from_jwt(
         tenant = claims[tenant_claim]
         if not isinstance(tenant, str):
             raise Unauthorized("the token names no tenant")
-        return Identity(tenant, admin=admin_claim is not None and claims.get(admin_claim) is True)
+        subject = claims.get("sub")
+        return Identity(
+            tenant,
+            admin=admin_claim is not None and claims.get(admin_claim) is True,
+            name=subject if isinstance(subject, str) and subject != tenant else "",
+        )
 
     return authenticate
 

@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote, unquote, urlencode, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlencode, urlsplit
 
 from ragcore.errors import ConfigurationError
 from ragcore.secret import Secret, without_frames
@@ -76,6 +76,9 @@ VALUES = {
 }
 LARGEST = 2**31 - 1
 FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
+# Brackets, and what stands for them while the standard library splits an address: characters of the private use area.
+HIDDEN = str.maketrans("[]", "\ue000\ue001")
+SHOWN = str.maketrans("\ue000\ue001", "[]")
 # A name may be shown if it can't be a piece of a password.
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,40}")
 ENCODE = "percent-encode special characters in a user or password: @ as %40, / as %2F, # as %23, ? as %3F, : as %3A"
@@ -179,9 +182,10 @@ def _split(text: str) -> tuple[str, list[tuple[str, int | None]], str, str]:
         raise ConfigurationError(
             "the DSN is not of the form postgresql://user:password@host:port/database (it is not shown, since it may hold a password)"
         )
+    # Some releases of Python refuse a list of hosts with brackets in it, so they are hidden from it.
     try:
-        parts = urlsplit(text)
-    except ValueError:  # a bracket that is never closed
+        parts = SplitResult(*(part.translate(SHOWN) for part in urlsplit(text.translate(HIDDEN))))
+    except ValueError:
         raise ConfigurationError(f"the DSN can't be parsed (it is not shown): {ENCODE}") from None
     # libpq ends the login at the first @, so a second one can only be a part of the password.
     if parts.netloc.count("@") > 1:
