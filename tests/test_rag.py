@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 import ragcore
-from ragcore import RAG, Document, RagcoreError, Settings
+from ragcore import RAG, CachedEmbedder, Document, RagcoreError, Settings
 from ragcore.generation import FallbackGenerator
 from ragcore.resilience import Bulkhead, Policy, flow
 from ragcore.testing import Fail, FakeEmbedder, FakeGenerator, FakeStore, Hang, Slow, VirtualLoop, fake_rag
@@ -568,3 +568,23 @@ async def test_the_flow_of_a_call_is_its_tenant_and_ends_with_it(filled: RAG) ->
                     assert flow.current() == "mine"
             assert flow.current() == "mine"
     assert seen == ["m", "m"]
+
+
+async def test_erasing_a_tenant_says_how_much_went_and_leaves_the_others() -> None:
+    embedder = CachedEmbedder(FakeEmbedder())
+    async with fake_rag(embedder=embedder) as rag:
+        for tenant in ("a", "b"):
+            await rag.add([Document(f"d{n}", "The deductible is $1,500. " * 200) for n in range(30)], tenant=tenant)
+            await rag.ask("What is the deductible?", tenant=tenant)
+        before = (await rag.retriever.store.count(tenant="a")).chunks  # type: ignore[attr-defined]
+        erased = await rag.delete_tenant(tenant="a")
+        assert (erased.documents, erased.chunks) == (30, before)
+        assert erased.cached_vectors > 0
+        assert erased.remembered_calls == 2
+        assert {call.tenant for call in rag.recent()} == {"a", "b"}  # the erasure itself is remembered
+        assert [call.method for call in rag.recent() if call.tenant == "a"] == ["delete_tenant"]
+        assert not [key for key in rag.used() if key[0] == "a"]
+        assert await rag.documents(tenant="a") == {}
+        assert len(await rag.documents(tenant="b")) == 30
+        again = await rag.for_tenant("a").delete_tenant()
+        assert (again.documents, again.chunks) == (0, 0)

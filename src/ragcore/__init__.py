@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from ragcore.types import Doubt as Doubt
     from ragcore.types import EmbedText as EmbedText
     from ragcore.types import EmptyReason as EmptyReason
+    from ragcore.types import Erased as Erased
     from ragcore.types import Generation as Generation
     from ragcore.types import Health as Health
     from ragcore.types import IngestReport as IngestReport
@@ -139,7 +140,8 @@ else:
         "timings": ("Timings",),
         "tokens": ("estimate_tokens",),
         "types": (
-            "Answer", "CallInfo", "Chunk", "Citation", "Counts", "Degradation", "Delta", "Document", "Done", "Doubt", "EmbedText", "EmptyReason", "Generation",
+            "Answer", "CallInfo", "Chunk", "Citation", "Counts", "Degradation", "Delta", "Document", "Done", "Doubt", "EmbedText", "EmptyReason", "Erased",
+            "Generation",
             "Health", "IngestReport", "Kind", "LimitState", "Mode", "Passage", "Price", "Prompt", "Retrieval", "Retrieved", "Scalar", "SimilarityReport",
             "Stats",
             "StreamEvent", "Turn", "Unreadable", "Usage", "UsedTokens",
@@ -186,6 +188,7 @@ __all__ = [
     "Embedder",
     "EmbeddingError",
     "EmptyReason",
+    "Erased",
     "ExtractiveGenerator",
     "FallbackGenerator",
     "Filter",

@@ -37,6 +37,7 @@ from ragcore.types import (
     Answer,
     CallInfo,
     Document,
+    Erased,
     Health,
     IngestReport,
     Mode,
@@ -530,6 +531,10 @@ class RAG:
         """As `ragcore.RAG.delete`."""
         return self.for_tenant(tenant).delete(document_ids, timeout=timeout)
 
+    def delete_tenant(self, *, tenant: str | UUID, timeout: float | None = None) -> Erased:
+        """As `ragcore.RAG.delete_tenant`."""
+        return self.for_tenant(tenant).delete_tenant(timeout=timeout)
+
     def documents(self, *, tenant: str | UUID, timeout: float | None = None) -> Mapping[str, str]:
         """As `ragcore.RAG.documents`."""
         return self.for_tenant(tenant).documents(timeout=timeout)
@@ -737,6 +742,10 @@ class TenantView:
     def delete(self, document_ids: Iterable[str], /, *, timeout: float | None = None) -> int:
         """As `ragcore.RAG.delete`."""
         return self._rag._call(lambda rag: rag.delete(document_ids, tenant=self._tenant, timeout=timeout), timeout)
+
+    def delete_tenant(self, *, timeout: float | None = None) -> Erased:
+        """As `ragcore.RAG.delete_tenant`."""
+        return self._rag._call(lambda rag: rag.delete_tenant(tenant=self._tenant, timeout=timeout), timeout)
 
     def documents(self, *, timeout: float | None = None) -> Mapping[str, str]:
         """As `ragcore.RAG.documents`."""

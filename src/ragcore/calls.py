@@ -72,6 +72,13 @@ class Calls:
         running = tuple(self._running.values())
         return [(call, now - call.began) for call in running if call.stepping and call.when + grace < now]
 
+    def forget(self, tenant: str) -> int:
+        """Drop a tenant's finished calls; how many there were."""
+        kept = [call for call in self._finished if call.tenant != tenant]
+        dropped = len(self._finished) - len(kept)
+        self._finished = deque(kept, maxlen=self._finished.maxlen)
+        return dropped
+
     def counts(self) -> dict[str, int]:
         """How many run, and how many ended in which way."""
         return {"running": len(self._running), **self._outcomes}

@@ -133,6 +133,15 @@ class Diagnosis:
 
 
 @runtime_checkable
+class Clearable(Protocol):
+    """An embedder that keeps vectors, and can drop a tenant's."""
+
+    def clear(self, *, tenant: str | None = None) -> int:
+        """Drop them; how many there were."""
+        ...
+
+
+@runtime_checkable
 class Pingable(Protocol):
     """A store that can say whether it works. Without it, health is judged by the last calls."""
 

@@ -130,6 +130,14 @@ class Quota:
                 )
         return tuple(found)
 
+    def forget(self, tenant: str) -> None:
+        """Drop what is known of a tenant, but for what it has spent today: erasing one's data is no way around a limit."""
+        known = self._tenants.get(tenant)
+        if known is not None and not known.spent:
+            del self._tenants[tenant]
+        for key in [key for key in self._used if key[0] == tenant]:
+            del self._used[key]
+
     def used(self) -> dict[tuple[str, str], UsedTokens]:
         """What was used, by tenant and model, since the client was made."""
         return dict(self._used)

@@ -37,7 +37,7 @@ from ragcore.generation.prompt import build_prompt
 from ragcore.generation.streams import collect
 from ragcore.health import HealthCheck, describe
 from ragcore.ingest.ingestor import Ingestor
-from ragcore.protocols import Embedder, Generator, Searcher, Store
+from ragcore.protocols import Clearable, Embedder, Generator, Searcher, Store
 from ragcore.quota import Quota
 from ragcore.resilience import Policy
 from ragcore.resilience.deadline import reserve
@@ -51,6 +51,7 @@ from ragcore.types import (
     Citation,
     Degradation,
     Document,
+    Erased,
     Generation,
     Health,
     IngestReport,
@@ -87,6 +88,11 @@ __all__ = ["RAG"]
 # The end of a call's time that is kept for the last resort.
 RESERVE_SECONDS = 0.5
 RESERVE_SHARE = 0.1
+
+
+# Documents in one statement, and how often it is looked whether a tenant has more by now.
+DELETED_AT_ONCE = 1_000
+MOST_PASSES = 100
 
 
 class RAG(Part):
@@ -347,6 +353,33 @@ class RAG(Part):
             call.stage = "write"
             call.documents = await self._store("delete").delete(ids, tenant=call.tenant)
             return call.documents
+
+    async def delete_tenant(self, *, tenant: str | UUID, timeout: float | None = None) -> Erased:
+        """Erase all that is kept of a tenant here: its documents with their chunks, its vectors in the cache, its finished calls, its counts.
+
+        It looks again until nothing is left, so what is added meanwhile goes too.
+
+        What stays elsewhere (dead rows until VACUUM, the WAL, backups, logs, other processes' caches) is in the page on security.
+
+        Raises:
+            StoreError: what was erased before stays erased; call it again.
+        """
+        with self._call("delete_tenant", tenant, timeout) as call, _store_errors("write"):
+            call.stage = "write"
+            store, name = self._store("delete_tenant"), call.tenant
+            documents = chunks = 0
+            for _ in range(MOST_PASSES):
+                ids = list(await store.hashes(None, tenant=name))
+                if not ids:
+                    break
+                chunks += (await store.count(tenant=name)).chunks
+                for start in range(0, len(ids), DELETED_AT_ONCE):
+                    documents += await store.delete(ids[start : start + DELETED_AT_ONCE], tenant=name)
+            call.documents = documents
+            embedder = self._retriever.embedder
+            vectors = embedder.clear(tenant=name) if isinstance(embedder, Clearable) else 0
+            self._quota.forget(name)
+            return Erased(documents, chunks, vectors, self._calls.forget(name))
 
     async def documents(self, *, tenant: str | UUID, timeout: float | None = None) -> Mapping[str, str]:
         """Content hash by id, of all documents that the tenant has."""

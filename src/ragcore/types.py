@@ -29,6 +29,7 @@ __all__ = [
     "Done",
     "EmbedText",
     "EmptyReason",
+    "Erased",
     "Generation",
     "Health",
     "IngestReport",
@@ -221,6 +222,16 @@ class Usage(Value):
     embedding_tokens: int | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Erased(Value):
+    """What of a tenant went: documents with their chunks, vectors that were kept, and finished calls that were remembered."""
+
+    documents: int = 0
+    chunks: int = 0
+    cached_vectors: int = 0
+    remembered_calls: int = 0
 
 
 @dataclass(frozen=True, slots=True)

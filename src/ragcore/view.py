@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ragcore.filters import Filter
 from ragcore.stream import AnswerStream
-from ragcore.types import Answer, Document, IngestReport, Mode, Retrieval, SimilarityReport, Turn, Unreadable
+from ragcore.types import Answer, Document, Erased, IngestReport, Mode, Retrieval, SimilarityReport, Turn, Unreadable
 
 if TYPE_CHECKING:
     from ragcore.rag import RAG
@@ -153,6 +153,10 @@ class TenantView:
     async def delete(self, document_ids: Iterable[str], /, *, timeout: float | None = None) -> int:
         """As `RAG.delete`."""
         return await self._rag.delete(document_ids, tenant=self._tenant, timeout=timeout)
+
+    async def delete_tenant(self, *, timeout: float | None = None) -> Erased:
+        """As `RAG.delete_tenant`."""
+        return await self._rag.delete_tenant(tenant=self._tenant, timeout=timeout)
 
     async def documents(self, *, timeout: float | None = None) -> Mapping[str, str]:
         """As `RAG.documents`."""

@@ -266,15 +266,27 @@ app.command()(evaluate)
 @app.command()
 def delete(
     context: typer.Context,
-    document_ids: Annotated[list[str], typer.Argument(help="Ids, as `documents` lists them.", show_default=False)],
     tenant: Tenant,
+    document_ids: Annotated[
+        list[str] | None, typer.Argument(help="Ids, as `documents` lists them.", show_default=False)
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Erase all that is kept of the tenant.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove documents of a tenant."""
+    """Remove documents of a tenant, or all of them."""
     options: Options = context.obj
+    if bool(document_ids) == everything:
+        raise typer.BadParameter("name documents, or say --all")
 
     async def body() -> int:
         async with open_client(options) as rag:
+            if not document_ids:
+                erased = await rag.delete_tenant(tenant=tenant)
+                if as_json:
+                    print_json(erased.to_dict())
+                else:
+                    results.print(f"{erased.documents:,} documents with {erased.chunks:,} chunks erased")
+                return DONE
             count = await rag.delete(document_ids, tenant=tenant)
         if as_json:
             print_json({"deleted": count})

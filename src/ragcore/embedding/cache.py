@@ -129,12 +129,13 @@ class CachedEmbedder(Part):
             await checkpoint_if_cancelled()
         return np.stack([found[key] for key in keys]) if keys else np.zeros((0, self.dimension), np.float32)
 
-    def clear(self, *, tenant: str | None = None) -> None:
-        """Drop all entries, or those of one tenant. Requests under way don't bring them back."""
+    def clear(self, *, tenant: str | None = None) -> int:
+        """Drop all entries, or those of one tenant; how many there were. Requests under way don't bring them back."""
         self._epoch += 1
         keys = list(self._entries) if tenant is None else list(self._tenants.get(tenant, ()))
         for key in keys:
             self._drop(key)
+        return len(keys)
 
     def snapshot(self) -> Mapping[str, Any]:
         """Return hits, misses, hit rate (None before the first question), entries and bytes, with the embedder's own counters."""
