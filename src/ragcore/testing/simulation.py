@@ -196,7 +196,9 @@ def _observed(world: World) -> Iterator[None]:
     failures: list[str] = []
 
     def listen(event: Event) -> None:
-        data = ", ".join(f"{key}={value}" for key, value in event.data.items() if key not in ("elapsed", "id"))
+        data = ", ".join(
+            f"{key}={value}" for key, value in event.data.items() if key not in ("elapsed", "id", "call_id")
+        )
         with suppress(RuntimeError):
             world.log(f"{event.name} {event.source} {data}")
         if event.name == "breaker.open":
