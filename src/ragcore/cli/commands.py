@@ -15,8 +15,9 @@ from rich.table import Table
 
 import ragcore
 from ragcore.cli.arguments import Json, Question, SearchMode, Tenant, Threshold, Timeout, TopK
-from ragcore.cli.doctor import examine
+from ragcore.cli.doctor import Looked, examine
 from ragcore.cli.exploring import evaluate, thresholds
+from ragcore.cli.production import review
 from ragcore.cli.serve import serve as start_serving
 from ragcore.cli.session import DONE, PARTLY, Options, messages, open_client, print_json, results, run_async
 from ragcore.config import EXTRACTIVE, Config
@@ -427,12 +428,28 @@ def reembed(
 
 
 @app.command()
-def doctor(context: typer.Context, as_json: Json = False) -> None:
+def doctor(
+    context: typer.Context,
+    as_json: Json = False,
+    production: Annotated[
+        bool, typer.Option("--production", help="Also check what must be so before members' data is served.")
+    ] = False,
+    tokens: Annotated[
+        Path | None, typer.Option(help="With --production: the file that `ragcore serve` gets as --tokens.")
+    ] = None,
+    audit: Annotated[
+        Path | None, typer.Option(help="With --production: the file that `ragcore serve` gets as --audit.")
+    ] = None,
+) -> None:
     """Check interpreter, packages, database, role, schema, embedder, model and tokenizer; each line says what to do."""
     options: Options = context.obj
 
     async def body() -> int:
-        checks = [check async for check in examine(options)]
+        looked = Looked()
+        checks = [check async for check in examine(options, looked)]
+        if production and looked.config is not None:
+            reviewed = review(looked.config, looked.database, tokens=tokens, audit=audit)
+            checks += [check async for check in reviewed]
         if as_json:
             print_json(
                 {

@@ -22,7 +22,7 @@ from ragcore.secret import without_credentials
 from ragcore.store.postgres import Inspection, PgVectorStore
 from ragcore.tokens import TokenCounter
 
-__all__ = ["Check", "examine"]
+__all__ = ["Check", "Looked", "examine"]
 
 SECONDS = 10.0
 
@@ -36,8 +36,17 @@ class Check:
     message: str
 
 
-async def examine(options: Options) -> AsyncIterator[Check]:
+@dataclass(slots=True)
+class Looked:
+    """What was seen on the way, for further checks."""
+
+    config: Config | None = None
+    database: Inspection | None = None
+
+
+async def examine(options: Options, looked: Looked | None = None) -> AsyncIterator[Check]:
     """Look at everything, in the order in which things depend on each other."""
+    looked = looked or Looked()
     yield Check("interpreter", "ok", f"Python {platform.python_version()} on {sys.platform}")
     yield _extras()
     yield _logging()
@@ -46,6 +55,7 @@ async def examine(options: Options) -> AsyncIterator[Check]:
     except ConfigurationError as error:
         yield Check("settings", "error", str(error))
         return
+    looked.config = config
     yield _settings(config)
     try:
         rag = RAG.from_config(config)
@@ -58,7 +68,7 @@ async def examine(options: Options) -> AsyncIterator[Check]:
         yield Check("database", "error", str(error))
         return
     try:
-        async for check in _database(rag):
+        async for check in _database(rag, looked):
             yield check
         yield await _embedder(rag)
         yield _models(config)
@@ -98,7 +108,7 @@ def _settings(config: Config) -> Check:
     )
 
 
-async def _database(rag: RAG) -> AsyncIterator[Check]:
+async def _database(rag: RAG, looked: Looked) -> AsyncIterator[Check]:
     store = rag.retriever.store
     assert isinstance(store, PgVectorStore)
     try:
@@ -107,6 +117,7 @@ async def _database(rag: RAG) -> AsyncIterator[Check]:
     except RagcoreError as error:
         yield Check("database", "error", str(error))
         return
+    looked.database = found
     yield Check(
         "database",
         "ok",
