@@ -18,7 +18,7 @@ FLOORS: list[list[str]] = [
     ["timings"],
     ["errors"],
     ["secret", "events", "extras", "types"],
-    ["words", "tokens", "filters", "validation"],
+    ["words", "tokens", "filters", "validation", "redaction"],
     ["protocols"],
     ["vectors"],
     ["resilience"],

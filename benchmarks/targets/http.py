@@ -320,7 +320,10 @@ def _refusal(status: int) -> TargetError:
     match status:
         case 408 | 504:
             return TargetError("timeout", f"answered {status}", status=status)
-        case 429 | 503:
+        case 429:
+            told = "answered 429: the service limits what one caller may ask; raise its limits for this run"
+            return TargetError("refused", told, status=status)
+        case 503:
             return TargetError("refused", f"answered {status}", status=status)
     return TargetError("http", f"answered {status}", status=status)
 

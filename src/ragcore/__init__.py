@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from ragcore.protocols import Vector as Vector
     from ragcore.protocols import Vectors as Vectors
     from ragcore.rag import RAG as RAG
+    from ragcore.redaction import Redaction as Redaction
     from ragcore.retriever import Retriever as Retriever
     from ragcore.secret import Secret as Secret
     from ragcore.store import MemoryStore as MemoryStore
@@ -133,6 +134,7 @@ else:
             "Vectors",
         ),
         "rag": ("RAG",),
+        "redaction": ("Redaction",),
         "retriever": ("Retriever",),
         "secret": ("Secret",),
         "store": ("MemoryStore", "PgVectorStore"),
@@ -217,6 +219,7 @@ __all__ = [
     "Prompt",
     "Query",
     "RagcoreError",
+    "Redaction",
     "Retrieval",
     "Retrieved",
     "Retriever",

@@ -17,6 +17,7 @@ from urllib.parse import quote, urlencode
 
 from ragcore.errors import ConfigurationError, InvalidInput
 from ragcore.ingest.options import CHUNK_TOKENS, OVERLAP_TOKENS, READ_SECONDS, check_chunking, check_read_timeout
+from ragcore.redaction import Redact, Redaction
 from ragcore.resilience import Policy
 from ragcore.secret import Secret, without_credentials
 from ragcore.types import EmbedText, Mode, Price
@@ -63,6 +64,8 @@ class Settings:
             the default of `ragcore serve` there.
         spending_per_day: of each tenant and day in UTC, at most, in the currency of the prices; None: no limit.
         prices: what a million tokens cost, by model.
+        redact: what is taken out of texts before they go to a model or an embedder: a `Redaction`, or a function from text to text. None: nothing.
+            RAGCORE_REDACT holds the kinds of a `Redaction` with commas between, or "all", and "reversible".
     """
 
     timeout: float = 30.0
@@ -85,6 +88,7 @@ class Settings:
     calls_at_once: int | None = None
     spending_per_day: float | None = None
     prices: Mapping[str, Price] = field(default_factory=dict)
+    redact: Redact | None = None
 
     def __post_init__(self) -> None:
         for name in ("timeout", "document_timeout", "health_timeout"):
@@ -109,6 +113,10 @@ class Settings:
         for name in ("prompt_tokens", "max_tokens"):
             if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
                 raise ConfigurationError(f"{name} is {getattr(self, name)!r}: it must be a whole number, at least 1")
+        if self.redact is not None and not callable(self.redact):
+            raise ConfigurationError(
+                f"redact is a {type(self.redact).__name__}: it must be a Redaction, a function from text to text, or None"
+            )
         if not (isinstance(self.recent, int) and 0 <= self.recent <= 100_000):
             raise ConfigurationError(f"recent is {self.recent!r}: it must be a whole number from 0 to 100,000")
 
@@ -388,6 +396,7 @@ def _settings(env: Mapping[str, str]) -> Settings:
         "float | None": float,
         "int | None": int,
         "Mapping[str, Price]": _prices,
+        "Redact | None": Redaction.parse,
     }
     given = {f.name: _read(env, name, kinds[str(f.type)], None) for name, f in SETTINGS.items()}
     return Settings(**{name: value for name, value in given.items() if value is not None})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -16,6 +16,7 @@ from ragcore.errors import Overloaded, RagcoreError
 from ragcore.extras import installed
 from ragcore.memory import MEBI, read_memory
 from ragcore.protocols import Pingable
+from ragcore.redaction import key_of
 from ragcore.resilience.deadline import inherit
 from ragcore.resilience.threads import Threads
 from ragcore.retriever import Retriever
@@ -199,7 +200,7 @@ async def describe(rag: Client, timeout: float) -> dict[str, Any]:
     described: dict[str, Any] = {
         "versions": None,
         "extras": None,
-        "settings": asdict(rag.settings),
+        "settings": {**asdict(replace(rag.settings, redact=None)), "redact": key_of(rag.settings.redact) or None},
         "retriever": {
             "mode": rag.retriever.mode,
             "top_k": rag.retriever.top_k,

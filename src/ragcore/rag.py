@@ -34,11 +34,13 @@ from ragcore.generation.ending import is_complete
 from ragcore.generation.extractive import ExtractiveGenerator, excerpt
 from ragcore.generation.fallback import FallbackGenerator, name_of
 from ragcore.generation.prompt import build_prompt
+from ragcore.generation.redacting import RedactingGenerator
 from ragcore.generation.streams import collect
 from ragcore.health import HealthCheck, describe
 from ragcore.ingest.ingestor import Ingestor
 from ragcore.protocols import Clearable, Embedder, Generator, Searcher, Store
 from ragcore.quota import Quota
+from ragcore.redaction import Redact
 from ragcore.resilience import Policy
 from ragcore.resilience.deadline import reserve
 from ragcore.resilience.part import Part, Parts
@@ -129,6 +131,7 @@ class RAG(Part):
         self._strict = alone(generator)
         self._ingestor = ingestor
         self._calls = Calls(recent=self.settings.recent)
+        self._redact_with(self.settings.redact)
         self._quota = Quota(
             requests_per_minute=self.settings.requests_per_minute or None,
             tokens_per_minute=self.settings.tokens_per_minute or None,
@@ -552,10 +555,16 @@ class RAG(Part):
         call.stage = "generate"
         began = anyio.current_time()
         if not request.degrade:
-            return _timed(call, began, await collect(self._strict.stream(prompt), on_first=call.saw_first_token))
+            return _timed(
+                call, began, await collect(self._told(self._strict).stream(prompt), on_first=call.saw_first_token)
+            )
         try:
             with reserve(RESERVE_SECONDS, share=RESERVE_SHARE):
-                return _timed(call, began, await collect(self._generator.stream(prompt), on_first=call.saw_first_token))
+                return _timed(
+                    call,
+                    began,
+                    await collect(self._told(self._generator).stream(prompt), on_first=call.saw_first_token),
+                )
         except (Overloaded, InvalidInput):
             raise
         except RagcoreError as error:
@@ -639,7 +648,7 @@ class RAG(Part):
             call=call,
             owner=owner,
             retrieval=retrieval,
-            generator=self._generator if request.degrade else self._strict,
+            generator=self._told(self._generator if request.degrade else self._strict),
             prompt=prompt,
             finish=self._answer,
         )
@@ -648,13 +657,29 @@ class RAG(Part):
         finally:
             await stream.aclose()
 
+    def _redact_with(self, redact: Redact | None) -> None:
+        """A setting of the client holds for its parts: one that was forgotten would send what must not be sent."""
+        for part in (self._retriever, self._ingestor):
+            if part is None or redact is None or part.redact is redact:
+                continue
+            if part.redact is not None:
+                raise ConfigurationError(
+                    f"the {type(part).__name__} has another redact than the settings: give it the same, or none"
+                )
+            part.redact = redact
+
+    def _told(self, generator: Generator) -> Generator:
+        """The generator as it is spoken to: it never gets what the settings take out."""
+        redact = self.settings.redact
+        return generator if redact is None else RedactingGenerator(generator, redact)
+
     def _ingesting(self) -> Ingestor:
         self._check_open()
         if self._ingestor is None:
             embedder, store = self._retriever.embedder, self._store("add")
             if embedder is None:
                 raise Unsupported("add needs an embedder: pass one to the Retriever", stage="write")
-            self._ingestor = Ingestor(embedder=embedder, store=store)
+            self._ingestor = Ingestor(embedder=embedder, store=store, redact=self.settings.redact)
         return self._ingestor
 
     def _store(self, what: str) -> Store:

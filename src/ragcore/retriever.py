@@ -28,6 +28,7 @@ from ragcore.errors import (
 from ragcore.events import emit
 from ragcore.filters import Filter
 from ragcore.protocols import Embedder, Found, Query, Searcher, Store, Vector
+from ragcore.redaction import Redact, redacted
 from ragcore.resilience.deadline import deadline, share
 from ragcore.resilience.flow import flow
 from ragcore.resilience.part import Part, Parts
@@ -62,6 +63,7 @@ class Retriever(Part):
         top_k: passages at most, 1 to 1,000.
         score_threshold: least cosine similarity of what is found by vector, in [-1, 1]; None or -1: none. Measure it, don't guess it.
         mode: "vector", "text" or "hybrid".
+        redact: what is taken out of a question before it goes to the embedder; text search has it whole. None: nothing.
 
     Starting it starts the embedder and the store, where they aren't open; closing it closes what it started.
     """
@@ -74,12 +76,14 @@ class Retriever(Part):
         top_k: int = 5,
         score_threshold: float | None = None,
         mode: Mode = "vector",
+        redact: Redact | None = None,
     ) -> None:
         self.store = store
         self.embedder = embedder
         self.top_k = check_top_k(top_k)
         self.score_threshold = None if score_threshold is None else check_threshold(score_threshold)
         self.mode: Mode = check_mode(mode)
+        self.redact = redact
         if embedder is None and mode != "text":
             raise ConfigurationError(f"mode {mode!r} needs an embedder: pass embedder=, or mode='text'")
         self._parts = Parts()
@@ -288,8 +292,9 @@ class Retriever(Part):
     async def _embed(self, question: str) -> Vector:
         embedder = self.embedder
         assert embedder is not None
+        text = redacted(self.redact, question)
         try:
-            vectors = await embedder.embed([question], kind="query")
+            vectors = await embedder.embed([text], kind="query")
         except RagcoreError as error:
             error.stage = error.stage or "embed"
             raise

@@ -403,3 +403,21 @@ def test_a_hyphen_of_a_compound_stays() -> None:
             canvas.drawString(72, 700 - 14 * row, line)
 
     assert read(drawn(draw)).text.strip("\f") == "In the plan-year you get long-term care and rehabilitation."
+
+
+def test_a_footnotes_mark_is_no_digit_of_the_figure_before_it() -> None:
+    def draw(canvas: Any) -> None:
+        text = canvas.beginText(72, 700)
+        text.textOut("The deductible is $500")
+        text.setFont("Helvetica", 6)
+        text.setRise(4)
+        text.textOut("12")
+        text.setRise(0)
+        text.setFont("Helvetica", 11)
+        text.textOut(" a year, and 10")
+        text.setFont("Helvetica", 6)
+        text.setRise(4)
+        text.textOut("6")
+        canvas.drawText(text)
+
+    assert read(drawn(draw)).text.strip("\f") == "The deductible is $500^12 a year, and 10^6"

@@ -94,16 +94,17 @@ async def test_the_manual_from_an_empty_folder_to_a_service_that_was_proved(
     (tmp_path / "questions.jsonl").write_text('{"question": "What is my deductible?", "fact": "$1,500"}\n')
     page = blocks("how-to/frameworks/fastapi.md", "python")[0]
     (tmp_path / "service.py").write_text(page)
-    ladder, by_header = shell("tutorial/production.md", 3)[1:]
+    ladder, by_header = shell("tutorial/production.md", 4)[1:]
     serving = shell("how-to/serve.md", 0)
     lines = [
         *shell("how-to/postgresql.md", 0, 1),
         *shell("tutorial/production.md", 0, 1, 2),
         *shell("index.md", 2),
+        *shell("tutorial/production.md", 3),
         *serving[:-1],
         in_background(f"{serving[-1]} --port {free_ports[0]}", served),
         *shell("how-to/serve.md", 1),
-        shell("tutorial/production.md", 3)[0],
+        shell("tutorial/production.md", 4)[0],
         ladder,
         in_background(f"uvicorn service:app --port {free_ports[1]}", fastapi),
         by_header.replace("http://localhost:8000", fastapi),

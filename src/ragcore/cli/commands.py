@@ -390,6 +390,7 @@ def reembed(
     options: Options = context.obj
 
     async def body() -> int:
+        from ragcore.redaction import Redaction
         from ragcore.store.postgres import Reembedding
         from ragcore.store.postgres import reembed as embed_again
 
@@ -407,7 +408,13 @@ def reembed(
         await parts.start(embedder)
         try:
             done = await embed_again(
-                owner_dsn, source=source, target=target, embedder=embedder, role=role, progress=tell
+                owner_dsn,
+                source=source,
+                target=target,
+                embedder=embedder,
+                role=role,
+                redact=Redaction.parse(environ["RAGCORE_REDACT"]) if environ.get("RAGCORE_REDACT") else None,
+                progress=tell,
             )
         finally:
             await parts.aclose()

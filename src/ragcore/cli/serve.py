@@ -6,11 +6,13 @@ import asyncio
 import importlib
 import inspect
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal, cast
 
 import anyio
@@ -89,7 +91,7 @@ async def serve(
             timeout_graceful_shutdown=round(config.settings.drain) + GRACE_SECONDS,
         )
     )
-    startup, shutdown = server.startup, server.shutdown
+    startup, shutdown, handle_exit = server.startup, server.shutdown, server.handle_exit
 
     async def announced(sockets: list[socket.socket] | None = None) -> None:
         await startup(sockets)
@@ -109,7 +111,14 @@ async def serve(
             if server.force_exit:  # a second Ctrl-C
                 await rag.aclose(drain=0.0)
 
-    server.startup, server.shutdown = announced, drained
+    interrupted = False
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = interrupted or signum == signal.SIGINT
+        handle_exit(signum, frame)
+
+    server.startup, server.shutdown, server.handle_exit = announced, drained, stop
     log = None if audit is None else AuditLog(audit)
     try:
         if log is not None:
@@ -121,7 +130,8 @@ async def serve(
                 await log.aclose()
         for listener in listeners:
             listener.close()
-    return 0 if server.started else 1
+    # uvicorn raises the signal again at its end, as a cancellation of this task, which clean-up that runs then may use up.
+    return 130 if interrupted else 0 if server.started else 1
 
 
 def _with_limits(config: Config) -> Config:

@@ -16,6 +16,7 @@ from ragcore.errors import InvalidInput, StoreError, Unsupported
 from ragcore.explore.labels import Labelled
 from ragcore.extras import require
 from ragcore.protocols import Embedder, Query, Store
+from ragcore.redaction import redacted
 from ragcore.retriever import Retriever
 
 __all__ = ["Fetched", "check_known", "check_scores", "fetch", "in_turn"]
@@ -56,7 +57,8 @@ async def fetch(retriever: Retriever, labels: Sequence[Labelled], *, progress: b
         StoreError: a score that is not a number.
     """
     store, embedder = check_scores(retriever)
-    vectors = await _embedded(embedder, [label.question for label in labels], progress=progress)
+    questions = [redacted(retriever.redact, label.question) for label in labels]
+    vectors = await _embedded(embedder, questions, progress=progress)
 
     async def one(number: int) -> Fetched:
         label = labels[number]

@@ -28,6 +28,7 @@ from ragcore.errors import (
 from ragcore.ingest.chunking import Cut, cut
 from ragcore.ingest.options import CHUNK_TOKENS, OVERLAP_TOKENS, check_chunking
 from ragcore.protocols import EmbeddedDocument, Embedder, EmbedTextRecorder, Store, Vector, Vectors
+from ragcore.redaction import Redact, key_of, redacted
 from ragcore.resilience import Bulkhead
 from ragcore.resilience.closing import closing
 from ragcore.resilience.deadline import Deadline, deadline
@@ -74,6 +75,8 @@ class Ingestor:
             The collection records it. After a change, documents that are added again are embedded anew. None: as the collection records it:
             "headings+text" for a new one, "text" for one of an earlier release.
         concurrency: batches of documents under way at once.
+        redact: what is taken out of texts before they go to the embedder; the store has them whole. After a change, documents that are added again are
+            embedded anew. None: nothing.
 
     Embedder and store must be open.
     """
@@ -87,6 +90,7 @@ class Ingestor:
         overlap_tokens: int = OVERLAP_TOKENS,
         embed_text: EmbedText | None = None,
         concurrency: int = 4,
+        redact: Redact | None = None,
     ) -> None:
         check_chunking(chunk_tokens, overlap_tokens, embed_text)
         if concurrency < 1:
@@ -99,6 +103,7 @@ class Ingestor:
         self.embed_text: EmbedText | None = None
         """What is embedded for a chunk; None until the first `add`, which asks the store."""
         self.concurrency = concurrency
+        self.redact = redact
         self._threads = Threads(1, name="chunking")
         # An embedder of so many threads embeds so many batches at once: the others wait here, where no time of theirs runs.
         self._turns: Bulkhead = getattr(embedder, "document_turns", None) or Bulkhead(MOST_BATCHES, name="embedding")
@@ -229,7 +234,7 @@ class Ingestor:
                 empty.append(Unreadable(document.id, "it has no text", source=document.source))
                 continue
             cuts.append((document, made))
-        vectors = await self._vectors([text for _, made in cuts for text in made.texts], limit)
+        vectors = await self._vectors(await self._redacted([text for _, made in cuts for text in made.texts]), limit)
         embedded, start = [], 0
         for document, made in cuts:
             stop = start + len(made.chunks)
@@ -261,6 +266,13 @@ class Ingestor:
             await anyio.lowlevel.checkpoint()
             return work()
         return await self._threads.run(work)
+
+    async def _redacted(self, texts: Sequence[str]) -> Sequence[str]:
+        """On a thread: a function of the user's may take long."""
+        if self.redact is None:
+            return texts
+        redact = self.redact
+        return await self._threads.run(lambda: [redacted(redact, text) for text in texts])
 
     async def _vectors(self, texts: Sequence[str], limit: _StepLimit) -> Vector:
         parts = []
@@ -324,6 +336,8 @@ class Ingestor:
             parts.append(prefix)
         if self.embed_text not in (None, "text"):
             parts.append(self.embed_text)
+        if self.redact is not None:
+            parts.append(key_of(self.redact))
         return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 

@@ -91,11 +91,11 @@ class Intake:
     """The bodies of requests.
 
     Args:
-        readings: bodies that may be read at once; a quarter of them for one tenant.
+        readings: bodies that may be read at once; a quarter of them for one tenant, which may stand for many people who ask at the same moment.
         mebibytes: that bodies may hold, from their first byte to the end of their request; a quarter of them for one tenant.
     """
 
-    def __init__(self, *, readings: int = 64, mebibytes: int = 64) -> None:
+    def __init__(self, *, readings: int = 256, mebibytes: int = 64) -> None:
         self._readings = Room(readings, of_a_tenant=max(1, readings // 4))
         self._bytes = Room(mebibytes * MEBI, of_a_tenant=mebibytes * MEBI // 4)
 

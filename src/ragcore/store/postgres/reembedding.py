@@ -17,6 +17,7 @@ import numpy as np
 
 from ragcore.errors import ConfigurationError, EmbeddingError, RagcoreError
 from ragcore.protocols import Embedder, Vector
+from ragcore.redaction import Redact, redacted
 from ragcore.resilience import deadline
 from ragcore.secret import Secret
 from ragcore.store.embed_text import text_to_embed
@@ -67,6 +68,7 @@ async def reembed(
     target: str,
     embedder: Embedder,
     role: str,
+    redact: Redact | None = None,
     progress: Callable[[Reembedding], None] | None = None,
 ) -> Reembedding:
     """Embed the documents of one collection into another, which is made if missing.
@@ -80,6 +82,7 @@ async def reembed(
         target: the schema of the other one.
         embedder: the target's; must be open.
         role: the application's role.
+        redact: as in `Ingestor`.
         progress: called on the event loop with what has been done so far.
 
     Raises:
@@ -110,7 +113,7 @@ async def reembed(
                 f"update {quoted(target)}.setting set value = $1 where name = 'embed_text'",  # noqa: S608  # checked and quoted
                 embed_text,
             )
-            work = _Work(connection, source, target, embedder, cast("EmbedText", embed_text), progress)
+            work = _Work(connection, source, target, embedder, cast("EmbedText", embed_text), redact, progress)
             return await work.run()
     except RagcoreError:
         raise
@@ -175,6 +178,7 @@ class _Work:
         target: str,
         embedder: Embedder,
         embed_text: EmbedText,
+        redact: Redact | None,
         progress: Callable[[Reembedding], None] | None,
     ) -> None:
         self._connection = connection
@@ -182,6 +186,7 @@ class _Work:
         self._target = target
         self._embedder = embedder
         self._embed_text = embed_text
+        self._redact = redact
         self._progress = progress
         self._done = Reembedding()
         self._vector = ""
@@ -272,7 +277,7 @@ class _Work:
         model, dimension = self._embedder.model, self._embedder.dimension
         parts = []
         for start in range(0, len(texts), EMBED_AT_ONCE):
-            part = texts[start : start + EMBED_AT_ONCE]
+            part = [redacted(self._redact, text) for text in texts[start : start + EMBED_AT_ONCE]]
             try:
                 with deadline(STEP_SECONDS):
                     vectors = await self._embedder.embed(part, kind="document")

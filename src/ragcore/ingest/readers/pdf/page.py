@@ -16,6 +16,8 @@ from typing import Any
 __all__ = ["LINE_HYPHEN", "Line", "cleaned", "lines_of"]
 
 BOLD = 600
+# Of a raised figure: its size beside the word's, and how far it stands above it.
+SMALLER, RAISED = 0.8, 0.15
 # A gap of this many letters' width between two words of a line is a column of a table.
 COLUMN_GAP = 2.2
 # pdfium's sign for a hyphen at the end of a line, after which it begins no new line.
@@ -84,7 +86,11 @@ def _words(raw: Any, text: Any) -> Iterator[list[_Word]]:
     first = 0
     unicode_at = raw.FPDFText_GetUnicode
 
+    raised = False
+
     def end_word(after: int) -> None:
+        nonlocal raised
+        raised = False
         # pdfium gives a character beyond the first 65,536 as two.
         found = cleaned("".join(letters).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
         letters.clear()
@@ -98,6 +104,9 @@ def _words(raw: Any, text: Any) -> Iterator[list[_Word]]:
         if char not in "\r\n" and not char.isspace():
             if not letters:
                 first = index
+            elif char.isdigit() and letters[-1] != "^" and not raised and _is_raised(raw, text, index, first):
+                letters.append("^")  # a footnote's mark, or it would be a digit more of the figure before it
+                raised = True
             letters.append(char)
             if code != LINE_HYPHEN:
                 continue
@@ -110,6 +119,17 @@ def _words(raw: Any, text: Any) -> Iterator[list[_Word]]:
         end_word(count)
     if words:
         yield words
+
+
+def _is_raised(raw: Any, text: Any, index: int, first: int) -> bool:
+    """Whether a character is smaller than the first of its word, and stands higher."""
+    size = raw.FPDFText_GetFontSize(text, first)
+    if not 0 < raw.FPDFText_GetFontSize(text, index) < SMALLER * size:
+        return False
+    x, high, low = ctypes.c_double(), ctypes.c_double(), ctypes.c_double()
+    raw.FPDFText_GetCharOrigin(text, index, ctypes.byref(x), ctypes.byref(high))
+    raw.FPDFText_GetCharOrigin(text, first, ctypes.byref(x), ctypes.byref(low))
+    return bool(high.value > low.value + RAISED * size)
 
 
 def _box(text: Any, first: int, last: int) -> tuple[float, float, float, float]:

@@ -1,0 +1,127 @@
+"""A generator that is told less than there is to tell: see `ragcore.redaction`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from ragcore.errors import RagcoreError
+from ragcore.protocols import Generator
+from ragcore.redaction import Redact, Redacted
+from ragcore.types import Generation, Prompt
+
+__all__ = ["RedactingGenerator"]
+
+
+class RedactingGenerator:
+    """Takes out of each prompt what must not leave, and puts it back into the answer where the redaction is reversible.
+
+    Everything that a generator gets is redacted: question, history, instructions, and the passages with their titles, sources and metadata.
+    """
+
+    def __init__(self, generator: Generator, redact: Redact, /) -> None:
+        self.generator = generator
+        self._redact = redact
+
+    async def generate(self, prompt: Prompt, /) -> Generation:
+        """As the generator's own."""
+        hidden, texts = _hidden(prompt, self._redact)
+        with _Restoring(texts):
+            return _restored(await self.generator.generate(hidden), texts)
+
+    @asynccontextmanager
+    async def stream(self, prompt: Prompt, /) -> AsyncIterator[AsyncIterator[str | Generation]]:
+        """As the generator's own."""
+        hidden, texts = _hidden(prompt, self._redact)
+        with _Restoring(texts):
+            async with self.generator.stream(hidden) as pieces:
+                yield _Pieces(pieces, texts) if texts.originals else pieces
+
+
+def _hidden(prompt: Prompt, redact: Redact) -> tuple[Prompt, Redacted]:
+    texts = Redacted(redact, _texts(prompt))
+    passages = tuple(
+        replace(
+            passage,
+            text=texts.redact(passage.text),
+            title=texts.redact(passage.title),
+            source=texts.redact(passage.source),
+            metadata={
+                name: texts.redact(value) if isinstance(value, str) else value
+                for name, value in passage.metadata.items()
+            },
+        )
+        for passage in prompt.passages
+    )
+    hidden = replace(
+        prompt,
+        question=texts.redact(prompt.question),
+        passages=passages,
+        history=tuple(replace(turn, content=texts.redact(turn.content)) for turn in prompt.history),
+        instructions=texts.redact(prompt.instructions),
+    )
+    return hidden, texts
+
+
+def _texts(prompt: Prompt) -> list[str]:
+    passages = [text for passage in prompt.passages for text in (passage.text, passage.title, passage.source)]
+    return [prompt.question, prompt.instructions, *(turn.content for turn in prompt.history), *passages]
+
+
+def _restored(generation: Generation, texts: Redacted) -> Generation:
+    if not texts.originals:
+        return generation
+    # The places of quotations have moved: they are looked for again.
+    return replace(
+        generation,
+        text=texts.restore(generation.text),
+        reasoning=texts.restore(generation.reasoning),
+        quotations=None,
+    )
+
+
+class _Restoring:
+    """What had been written when a generator failed is restored as well."""
+
+    def __init__(self, texts: Redacted) -> None:
+        self._texts = texts
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, RagcoreError) and error.partial_text:
+            error.partial_text = self._texts.restore(error.partial_text)
+
+
+class _Pieces:
+    """Pieces with the originals in their places. A placeholder may come in several pieces: its beginning waits for its end."""
+
+    def __init__(self, pieces: AsyncIterator[str | Generation], texts: Redacted) -> None:
+        self._pieces = pieces
+        self._texts = texts
+        self._held = ""
+        self._last: Generation | None = None
+
+    def __aiter__(self) -> _Pieces:
+        return self
+
+    async def __anext__(self) -> str | Generation:
+        if self._last is not None:
+            last, self._last = self._last, None
+            return last
+        while True:
+            piece = await anext(self._pieces)
+            if isinstance(piece, Generation):
+                restored = _restored(piece, self._texts)
+                if not self._held:
+                    return restored
+                self._last, rest = restored, self._held
+                self._held = ""
+                return rest
+            text = self._held + piece
+            end = self._texts.held_back(text)
+            self._held = text[end:]
+            if end:
+                return self._texts.restore(text[:end])
