@@ -660,7 +660,7 @@ class RAG(Part):
     def _redact_with(self, redact: Redact | None) -> None:
         """A setting of the client holds for its parts: one that was forgotten would send what must not be sent."""
         for part in (self._retriever, self._ingestor):
-            if part is None or redact is None or part.redact is redact:
+            if part is None or redact is None or part.redact == redact:
                 continue
             if part.redact is not None:
                 raise ConfigurationError(
