@@ -34,7 +34,8 @@ SSN = re.compile(
 NAMED_SSN = re.compile(
     r"\b(?:ssn|social security(?: number| no\.?)?)(?:\W{1,3}is)?\W{1,3}(?P<value>(?!000|666|9)\d{9})\b", re.IGNORECASE
 )
-DIGITS = re.compile(rf"(?<![\w])\d(?:{GAP}?\d){{12,47}}")
+# A card number may be broken at the end of a line.
+DIGITS = re.compile(rf"(?<!\w)\d(?:(?:{GAP}|\n)?\d){{12,47}}")
 # International, or of North America (area code and exchange begin with 2 to 9). Ten digits without gaps are taken for one as well.
 PHONE = re.compile(
     rf"(?<![\w+])(?:\+|00{GAP}?)[1-9]\d{{0,2}}(?:{GAP}|[()/]){{0,3}}(?:\d(?:{GAP}|[()/]){{0,3}}){{6,13}}\d(?!\w)"
@@ -103,7 +104,7 @@ class Redaction:
         for name, find in self._finders():
             spans = sorted(find(text))
             found += [(start, end, name) for start, end in spans]
-            text = _replaced(text, [(start, end, name) for start, end in spans], lambda _, value: "\n" * len(value))
+            text = _replaced(text, [(start, end, name) for start, end in spans], lambda _, value: "\0" * len(value))
         return sorted(found)
 
     def _finders(self) -> Iterator[tuple[str, Finder]]:
