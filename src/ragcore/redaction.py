@@ -35,7 +35,7 @@ NAMED_SSN = re.compile(
     r"\b(?:ssn|social security(?: number| no\.?)?)(?:\W{1,3}is)?\W{1,3}(?P<value>(?!000|666|9)\d{9})\b", re.IGNORECASE
 )
 # A card number may be broken at the end of a line.
-DIGITS = re.compile(rf"(?<!\w)\d(?:(?:{GAP}|\n)?\d){{12,47}}")
+DIGITS = re.compile(rf"(?<!\w)\d(?:(?:{GAP}|\n)?\d){{12,}}")
 # International, or of North America (area code and exchange begin with 2 to 9). Ten digits without gaps are taken for one as well.
 PHONE = re.compile(
     rf"(?<![\w+])(?:\+|00{GAP}?)[1-9]\d{{0,2}}(?:{GAP}|[()/]){{0,3}}(?:\d(?:{GAP}|[()/]){{0,3}}){{6,13}}\d(?!\w)"
