@@ -809,6 +809,19 @@ async def test_slow_bodies_of_one_tenant_leave_room_and_memory_for_others(rag: R
     assert (await Client(app)("POST", "/chat", {"message": "deductible?"}, x_user="hog"))[0] == 200
 
 
+async def test_probes_do_not_ask_who_they_are(rag: RAG) -> None:
+    """An outage of the identity provider must not let Kubernetes restart every instance."""
+
+    async def hangs(scope: Mapping[str, Any]) -> asgi.Identity | None:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    client = Client(asgi.app(rag, authenticate=hangs))
+    with anyio.fail_after(1):
+        assert (await client("GET", "/livez"))[0] == 200
+        assert (await client("GET", "/readyz"))[0] == 200
+
+
 async def test_similarity_reports_of_one_tenant_leave_room_for_others(rag: RAG) -> None:
     app = asgi.app(rag, authenticate=authenticate)
     similarity = rag.similarity

@@ -1,4 +1,4 @@
-"""A generator that is told less than there is to tell: see `ragcore.redaction`."""
+"""A generator whose prompts are redacted: see `ragcore.redaction`."""
 
 from __future__ import annotations
 

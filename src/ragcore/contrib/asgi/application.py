@@ -12,7 +12,7 @@ import anyio
 from ragcore.audit import acting, record
 from ragcore.contrib.asgi import openai_chat
 from ragcore.contrib.asgi.body import MAX_BODY, body_of
-from ragcore.contrib.asgi.chat import ChatBody, as_reported, decoded
+from ragcore.contrib.asgi.chat import ChatBody, as_reported, check_fields, decoded
 from ragcore.contrib.asgi.disconnect import until_disconnect
 from ragcore.contrib.asgi.exchange import ASGIApp, ClientGone, Exchange, Message, Receive, Send
 from ragcore.contrib.asgi.heads import check_head
@@ -42,6 +42,7 @@ MODEL = {"id": openai_chat.MODEL, "object": "model", "created": 0, "owned_by": "
 SIMILARITY = "/debug/rag-similarity/"
 # Whose data a look at the whole service concerns.
 EVERYBODY = "*"
+LOOK = '{"query": "…", "threshold": 0.4}'
 
 Handler: TypeAlias = Callable[[Exchange, Identity], Awaitable[None]]
 
@@ -131,8 +132,8 @@ class _App:
             "/debug-env": {"GET": self._environment},
         }
 
-        # Who asks these needs no token: probes, and load balancers.
-        self._open: dict[str, Callable[[Exchange, Identity | None], Awaitable[None]]] = {
+        # Who asks these needs no token: probes, and load balancers. Only health looks who asks: probes must pass while nobody can be authenticated.
+        self._open: dict[str, Callable[[Exchange], Awaitable[None]]] = {
             "/livez": self._livez,
             "/readyz": self._readyz,
             "/health": self._health,
@@ -186,7 +187,7 @@ class _App:
         if route in self._open:
             if method != "GET":
                 raise Refused(405, "MethodNotAllowed", "this route takes GET", {"Allow": "GET"})
-            await self._open[route](exchange, await self._known(exchange))
+            await self._open[route](exchange)
             return
         identity = await self._identity(exchange)
         if identity is None:
@@ -309,11 +310,12 @@ class _App:
     async def _model(self, exchange: Exchange, _: Identity) -> None:
         await exchange.respond(200, MODEL)
 
-    async def _livez(self, exchange: Exchange, _: Identity | None) -> None:
+    async def _livez(self, exchange: Exchange) -> None:
         await exchange.respond(200, {"status": "alive"})
 
-    async def _health(self, exchange: Exchange, identity: Identity | None) -> None:
-        """Everybody's is whether; an administrator's is why, too."""
+    async def _health(self, exchange: Exchange) -> None:
+        """Everybody is told whether the service is healthy; who has a token, more; an administrator, all."""
+        identity = await self._known(exchange)
         health = await self._rag.health()
         status = 503 if health.status == "unhealthy" else 200
         if identity is None:
@@ -322,7 +324,7 @@ class _App:
             return
         await exchange.show(health, status)
 
-    async def _readyz(self, exchange: Exchange, _: Identity | None) -> None:
+    async def _readyz(self, exchange: Exchange) -> None:
         health = await self._rag.health()
         await exchange.respond(200 if health.ready else 503, {"ready": health.ready})
 
@@ -383,9 +385,8 @@ class _App:
 def _asked_by_post(body: bytes) -> tuple[Any, float | None]:
     asked = decoded(body)
     if not isinstance(asked, dict) or "query" not in asked:
-        raise InvalidInput('the body must be JSON like {"query": "…", "threshold": 0.4}')
-    if unknown := sorted(asked.keys() - {"query", "threshold"}):
-        raise InvalidInput(f"nobody reads the body's {', '.join(unknown)[:200]!r}")
+        raise InvalidInput(f"the body must be JSON like {LOOK}")
+    check_fields(asked, {"query", "threshold"}, like=LOOK)
     return asked["query"], asked.get("threshold")
 
 

@@ -12,7 +12,7 @@ from ragcore.errors import InvalidInput
 from ragcore.types import Turn
 from ragcore.validation import check_history
 
-__all__ = ["ChatBody", "as_reported", "decoded"]
+__all__ = ["ChatBody", "as_reported", "check_fields", "decoded"]
 
 MOST_VALUES = 50_000
 REPORTED = "The member's program reports that this was answered before:"
@@ -38,13 +38,12 @@ class ChatBody:
         """From JSON: `{"message": "…", "history": [{"role": "user", "content": "…"}]}`, history as one likes.
 
         Raises:
-            InvalidInput: it is something else, or has fields that nobody reads.
+            InvalidInput: it is something else, or has other fields.
         """
         asked = decoded(body)
         if not isinstance(asked, dict) or "message" not in asked:
             raise InvalidInput(f"the body must be JSON like {SHAPE}")
-        if unknown := sorted(asked.keys() - {"message", "history"}):
-            raise InvalidInput(f"nobody reads the body's {', '.join(unknown)[:200]!r}; it must be JSON like {SHAPE}")
+        check_fields(asked, {"message", "history"}, like=SHAPE)
         history = asked.get("history") or []
         if not isinstance(history, list):
             raise InvalidInput(f"the history must be a list; the body must be JSON like {SHAPE}")
@@ -59,6 +58,16 @@ def decoded(body: bytes) -> Any:
         return json.loads(body)
     except (ValueError, RecursionError):
         raise InvalidInput("the body is not JSON") from None
+
+
+def check_fields(asked: Mapping[str, object], known: set[str], *, like: str) -> None:
+    """Refuse a field that is misspelt: it would be left out in silence.
+
+    Raises:
+        InvalidInput: there are fields besides those that are known.
+    """
+    if unknown := sorted(asked.keys() - known):
+        raise InvalidInput(f"nobody reads the body's {', '.join(unknown)[:200]!r}; it must be JSON like {like}")
 
 
 def as_reported(history: Sequence[Turn | Mapping[str, object]]) -> tuple[Turn, ...]:

@@ -53,7 +53,7 @@ class Exchange:
         self.body = b""
         # Of the response, besides those of its kind.
         self.headers: dict[str, str] = {}
-        # What only whoever runs the service may see is shown, too.
+        # Whether details are shown that only administrators may see.
         self.whole = False
         self._receive = receive
         self._send = send

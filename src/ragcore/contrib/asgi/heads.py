@@ -31,7 +31,7 @@ def check_head(headers: Sequence[tuple[bytes, bytes]]) -> None:
     """Check a request's headers.
 
     Raises:
-        Refused: one that must be single is there twice, or the body's length is said in two ways.
+        Refused: a header that may be there once is there twice, or two headers give the body's length.
     """
     counts = Counter(name.lower() for name, _ in headers)
     twice = [name.decode("latin-1") for name in SINGLE if counts[name] > 1]
