@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -309,6 +311,19 @@ async def test_a_function_that_leaves_nothing_sends_no_empty_text() -> None:
     async with client(lambda text: "") as (rag, embedder, _):
         await rag.ask(QUESTION, tenant=TENANT)
     assert {text for call in embedder.calls for text in call} == {"[REDACTED]"}
+
+
+@pytest.mark.blocking_allowed
+async def test_a_function_that_hangs_does_not_hang_an_ingest() -> None:
+    go_on = threading.Event()
+    embedder, store = FakeEmbedder(), MemoryStore()
+    async with embedder, store:
+        ingestor = Ingestor(embedder=embedder, store=store, redact=lambda text: str(go_on.wait(20)))
+        try:
+            with anyio.fail_after(5), pytest.raises(ragcore.DeadlineExceeded):
+                await ingestor.add([DOCUMENT], tenant=TENANT, document_timeout=0.2)
+        finally:
+            go_on.set()
 
 
 def test_a_part_with_another_redaction_is_refused() -> None:

@@ -234,7 +234,9 @@ class Ingestor:
                 empty.append(Unreadable(document.id, "it has no text", source=document.source))
                 continue
             cuts.append((document, made))
-        vectors = await self._vectors(await self._redacted([text for _, made in cuts for text in made.texts]), limit)
+        vectors = await self._vectors(
+            await self._redacted([text for _, made in cuts for text in made.texts], limit), limit
+        )
         embedded, start = [], 0
         for document, made in cuts:
             stop = start + len(made.chunks)
@@ -267,12 +269,13 @@ class Ingestor:
             return work()
         return await self._threads.run(work)
 
-    async def _redacted(self, texts: Sequence[str]) -> Sequence[str]:
+    async def _redacted(self, texts: Sequence[str], limit: _StepLimit) -> Sequence[str]:
         """On a thread: a function of the user's may take long."""
         if self.redact is None:
             return texts
         redact = self.redact
-        return await self._threads.run(lambda: [redacted(redact, text) for text in texts])
+        with limit.step():
+            return await self._threads.run(lambda: [redacted(redact, text) for text in texts])
 
     async def _vectors(self, texts: Sequence[str], limit: _StepLimit) -> Vector:
         parts = []
