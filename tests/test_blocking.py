@@ -9,7 +9,8 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent import futures
 from contextlib import suppress
 
 import anyio
@@ -72,6 +73,23 @@ def test_it_starts_itself_at_the_first_call_and_may_be_closed_and_used_again() -
     client.close()
     with pytest.raises(ragcore.NotOpen, match="closed"):
         client.ask("q", tenant="m")
+    client.start()
+    assert not client.ask("q", tenant="m").found
+    client.close()
+
+
+def test_a_start_that_is_over_before_its_caller_looks_is_not_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    submit = blocking._loop.submit
+
+    def slow_to_return(awaitable: Awaitable[object]) -> futures.Future[object]:
+        future = submit(awaitable)
+        futures.wait([future], 10)
+        return future
+
+    monkeypatch.setattr(blocking._loop, "submit", slow_to_return)
+    client = made()
+    client.start()
+    client.close()
     client.start()
     assert not client.ask("q", tenant="m").found
     client.close()

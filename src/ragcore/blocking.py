@@ -354,7 +354,8 @@ class RAG:
                 raise NotOpen(
                     f"the client was started before this process {os.getpid()} was forked: make it after the fork, or start it in the child only"
                 )
-            if self._starting is None:
+            # By its end, rather than by None: a quick start is over before the line that keeps it.
+            if self._starting is None or self._starting.done():
                 self._starting = _loop.submit(self._start_there())
             starting = self._starting
         # A start that takes longer than this caller waits goes on, for those who come after it.
@@ -362,13 +363,10 @@ class RAG:
 
     async def _start_there(self) -> None:
         """On the loop: the one start that all callers wait for."""
-        try:
-            with anyio.fail_after(START_SECONDS):
-                await self._rag.start()
-            self._process, self._closed = os.getpid(), False
-            _loop.opened(self._rag)
-        finally:
-            self._starting = None
+        with anyio.fail_after(START_SECONDS):
+            await self._rag.start()
+        self._process, self._closed = os.getpid(), False
+        _loop.opened(self._rag)
 
     @contextmanager
     def _locked(self, patience: _Patience) -> Iterator[None]:
