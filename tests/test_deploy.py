@@ -40,6 +40,16 @@ def test_the_pod_has_no_rights_that_it_does_not_need() -> None:
     assert not container["image"].endswith(":latest")
 
 
+def test_the_nightly_job_is_a_command_that_there_is() -> None:
+    job = documents()["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = job["containers"]
+    program, *arguments = container["command"]
+    done = subprocess.run([Path(sys.executable).with_name(program), *arguments, "--help"], capture_output=True)
+    assert done.returncode == 0
+    assert job["securityContext"]["runAsNonRoot"]
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+
+
 def test_its_environment_is_one_that_is_understood_and_holds_no_secret() -> None:
     (container,) = documents()["Deployment"]["spec"]["template"]["spec"]["containers"]
     plain = {one["name"]: one["value"] for one in container["env"] if "value" in one}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragcore import Config, ConfigurationError, Document, LimitExceeded, Overloaded, Price, Settings, Usage
+from ragcore import (
+    Config,
+    ConfigurationError,
+    Delta,
+    Document,
+    Generation,
+    LimitExceeded,
+    Overloaded,
+    Price,
+    Prompt,
+    Settings,
+    Usage,
+)
 from ragcore.contrib.asgi.intake import rate_limits
 from ragcore.quota import OTHERS, Quota
 from ragcore.rag import RAG
@@ -215,3 +229,50 @@ def test_a_price_table_that_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "prices.json").write_text(text)
     with pytest.raises(ConfigurationError, match="prices can't be read"):
         Config.from_env({**FULL, "RAGCORE_PRICES": str(tmp_path / "prices.json")})
+
+
+@pytest.mark.anyio
+async def test_a_tenant_that_leaves_before_the_end_is_charged_all_the_same() -> None:
+    generator = FakeGenerator(token_latency=0.1)
+    async with fake_rag(generator=generator, settings=Settings(watchdog=False, tokens_per_minute=100_000)) as rag:
+        await rag.add([Document("d", "The deductible is $1,500. " * 20)], tenant="m")
+        async with rag.stream("deductible?", tenant="m") as stream:
+            async for event in stream:
+                if isinstance(event, Delta):
+                    break
+        used = rag.used()["m", "fake"]
+        assert used.prompt_tokens > 50
+        assert used.completion_tokens > 0
+        with anyio.move_on_after(0.3):
+            await rag.ask("deductible?", tenant="m")
+        assert rag.used()["m", "fake"].prompt_tokens == 2 * used.prompt_tokens
+
+
+@pytest.mark.anyio
+async def test_a_model_that_does_not_say_what_it_used_is_charged_by_estimate() -> None:
+    class Silent(FakeGenerator):
+        @asynccontextmanager
+        async def stream(self, prompt: Prompt) -> AsyncIterator[AsyncIterator[str | Generation]]:
+            async def pieces() -> AsyncIterator[str | Generation]:
+                yield "The deductible is $1,500 [1]."
+                yield Generation("The deductible is $1,500 [1].", model="silent")
+
+            yield pieces()
+
+    async with fake_rag(generator=Silent(), settings=Settings(watchdog=False, tokens_per_minute=100_000)) as rag:
+        await rag.add([Document("d", "The deductible is $1,500. " * 20)], tenant="m")
+        answer = await rag.ask("deductible?", tenant="m")
+        assert answer.usage.prompt_tokens is None
+        used = rag.used()["m", "silent"]
+        assert used.prompt_tokens > 50
+        assert used.completion_tokens >= 7
+
+
+def test_erasing_a_tenant_gives_back_nothing(clock: Clock) -> None:
+    quota = Quota(requests_per_minute=2)
+    assert [admitted(quota) for _ in range(3)] == [True, True, False]
+    quota.forget("m")
+    assert not admitted(quota)
+    clock.now += 60
+    quota.forget("m")
+    assert not quota._tenants

@@ -326,6 +326,37 @@ async def test_a_function_that_hangs_does_not_hang_an_ingest() -> None:
             go_on.set()
 
 
+@pytest.mark.blocking_allowed
+@pytest.mark.parametrize("at", ["question", "passage"])
+async def test_a_function_that_hangs_holds_up_its_own_call_alone(at: str) -> None:
+    go_on = threading.Event()
+
+    def redact(text: str) -> str:
+        if (at == "question" and "hang" in text) or (at == "passage" and text == DOCUMENT.text and armed.is_set()):
+            go_on.wait(20)
+        return text
+
+    armed = threading.Event()
+    async with client(redact) as (rag, embedder, generator):
+        armed.set()
+        try:
+            with anyio.fail_after(5):
+                if at == "passage":
+                    answer = await rag.ask("Will it hang?", tenant=TENANT, timeout=0.2)
+                    assert [part.fallback for part in answer.degraded] == ["extractive"]
+                else:
+                    for call in (rag.ask, rag.retrieve, rag.similarity):
+                        with pytest.raises(ragcore.DeadlineExceeded):
+                            await call("Will it hang?", tenant=TENANT, timeout=0.2)
+                    assert "Will it hang?" not in str(embedder.calls)
+                assert not generator.prompts
+                armed.clear()
+                await rag.ask(QUESTION, tenant=TENANT)
+                assert generator.prompts
+        finally:
+            go_on.set()
+
+
 def test_a_part_with_another_redaction_is_refused() -> None:
     retriever = Retriever(store=MemoryStore(), embedder=FakeEmbedder(), redact=Redaction(("email",)))
     with pytest.raises(ConfigurationError, match="another redact"):

@@ -17,7 +17,7 @@ from ragcore.events import emit
 from ragcore.resilience.deadline import expires_at, inherit
 from ragcore.resilience.flow import flow
 from ragcore.stages import following
-from ragcore.types import CallInfo, Timings
+from ragcore.types import CallInfo, Generation, Prompt, Timings
 
 __all__ = ["Call", "Calls", "stack_of"]
 
@@ -54,6 +54,11 @@ class Calls:
     def inflight(self) -> tuple[CallInfo, ...]:
         """Running calls, oldest first."""
         return tuple(call.info() for call in self._running.values())
+
+    def withdraw(self, call: Call) -> None:
+        """A call that was refused before it did anything: nothing is remembered of it."""
+        if self._running.pop(call.id, None) is not None and not self._running:
+            self._idle.set()
 
     def running_of(self, tenant: str) -> int:
         """How many calls of a tenant are under way."""
@@ -141,6 +146,12 @@ class Call:
         # Handed out, or changed, and by whom.
         self.passages = 0
         self.documents = 0
+        # What the model was asked, the characters that it has written, and whether the tenant has been charged for them.
+        self.prompt: Prompt | None = None
+        self.written = 0
+        self.charged = False
+        # Whether the counts that all processes share have it under way.
+        self.counted = False
         self.actor = actor()
         own = float("inf") if timeout is None else self.began + timeout
         self.when = min(own, expires_at()) if timeout is not None else own
@@ -174,10 +185,12 @@ class Call:
         else:  # a stream between two events: its reader finds out at the next
             self.finish("cancelled")
 
-    def saw_first_token(self) -> None:
-        """The first piece of the answer has come: its time is seconds since the call began."""
+    def saw(self, piece: str | Generation) -> None:
+        """A piece of the answer has come. The time of the first is seconds since the call began."""
         if self.timings.first_token is None:
             self.timings = replace(self.timings, first_token=self.elapsed())
+        if isinstance(piece, str):
+            self.written += len(piece)
 
     def finish(self, outcome: str) -> None:
         """It has ended; calling it again changes nothing."""

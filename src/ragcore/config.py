@@ -62,10 +62,11 @@ class Settings:
         memory_mb: MiB of this process that `RAG.health()` judges its memory by; None: the cgroup's limit.
         requests_per_minute, tokens_per_minute, calls_at_once: of each tenant, at most; a call beyond raises `LimitExceeded`. 0: no limit. None: no limit, and
             the default of `ragcore serve` there.
+        share_limits: whether these limits hold for all processes that use the database together, which count there; False: each process counts for itself.
         spending_per_day: of each tenant and day in UTC, at most, in the currency of the prices; None: no limit.
         prices: what a million tokens cost, by model.
         redact: what is taken out of texts before they go to a model or an embedder: a `Redaction`, or a function from text to text, which
-            runs on the event loop and must be quick. None: nothing.
+            runs on threads, at most 8 at once. None: nothing.
             RAGCORE_REDACT holds the kinds of a `Redaction` with commas between, or "all", and "reversible".
     """
 
@@ -87,6 +88,7 @@ class Settings:
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     calls_at_once: int | None = None
+    share_limits: bool = False
     spending_per_day: float | None = None
     prices: Mapping[str, Price] = field(default_factory=dict)
     redact: Redact | None = None

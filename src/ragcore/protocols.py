@@ -17,13 +17,17 @@ from ragcore.filters import Filter
 from ragcore.types import Chunk, Counts, Document, EmbedText, Generation, Kind, Mode, Passage, Prompt
 
 __all__ = [
+    "Allowance",
     "Diagnosis",
     "Diagnostician",
     "EmbeddedDocument",
     "Embedder",
+    "Expiring",
     "Found",
     "Generator",
+    "Limits",
     "Query",
+    "QuotaStore",
     "Scores",
     "Searcher",
     "Store",
@@ -221,6 +225,61 @@ class EmbedTextRecorder(Protocol):
 
     async def record_embed_text(self, embed_text: EmbedText, /) -> EmbedText | None:
         """Record it from now on; return what was recorded before."""
+        ...
+
+
+@runtime_checkable
+class Expiring(Protocol):
+    """A store whose documents can expire: it hands out none of their chunks from that moment on."""
+
+    async def expire(self, *, limit: int = 1_000) -> Mapping[str, int]:
+        """Remove documents that have expired, of all tenants, at most `limit` at once; how many, by tenant."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What each tenant may ask for; None: no limit. As in `Settings`."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    calls_at_once: int | None = None
+    spending_per_day: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """What a tenant has used of its limits, by the counts of all processes.
+
+    Attributes:
+        admitted: whether the call may go on; then it is counted already.
+        requests, tokens: used of a minute's worth, and not come back yet.
+        calls: under way, without this one.
+        spent: today.
+    """
+
+    admitted: bool
+    requests: float
+    tokens: float
+    calls: int
+    spent: float
+
+
+@runtime_checkable
+class QuotaStore(Protocol):
+    """A store that counts for all processes what each tenant has used."""
+
+    async def admit_call(self, call: str, limits: Limits, /, *, tenant: str, seconds: float) -> Allowance:
+        """Let a call in, and count it, if the tenant's limits have room for it.
+
+        Args:
+            call: its id.
+            seconds: after which its place comes back by itself, should its process end without giving it back.
+        """
+        ...
+
+    async def settle_call(self, call: str, limits: Limits, /, *, tenant: str, tokens: int, cost: float) -> None:
+        """Count what a call has used, and give its place back."""
         ...
 
 

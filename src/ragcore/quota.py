@@ -1,7 +1,8 @@
 """What each tenant may ask for: requests and tokens a minute, calls at once, spending a day; and what each has used, by model.
 
 Requests and tokens run through token buckets: a bucket holds a minute's worth, fills steadily, and a request takes one from it. Tokens are known only after
-an answer, so they are taken then, and who is in debt waits. Spending counts by the day in UTC. All of it is kept in this process.
+an answer, so they are taken then, and who is in debt is refused until it is paid back. Spending counts by the day in UTC. All of it is kept in this process;
+`shared_quota` joins the counts of several.
 
 Source: J. Turner, "New directions in communications" (1986): the leaky bucket as a meter.
 """
@@ -19,6 +20,7 @@ import anyio
 
 from ragcore.errors import LimitExceeded
 from ragcore.events import emit
+from ragcore.protocols import Allowance
 from ragcore.types import LimitState, Price, Usage, UsedTokens
 
 __all__ = ["Quota"]
@@ -82,28 +84,31 @@ class Quota:
         Raises:
             LimitExceeded: which limit, and when to come back. Nothing was taken.
         """
-        now = anyio.current_time()
-        if self.calls_at_once is not None and running >= self.calls_at_once:
-            raise self._exceeded("calls", f"{running} calls of this tenant are under way", 1.0)
-        known = self._of(tenant)
-        if self.spending_per_day is not None and self._spent(known) >= self.spending_per_day:
-            raise self._exceeded("spending", "the day's spending of this tenant is used up", self._until_tomorrow())
-        for name, capacity in (("tokens", self.tokens_per_minute), ("requests", self.requests_per_minute)):
-            if capacity is None:
-                continue
-            bucket = known.tokens if name == "tokens" else known.requests
-            level = capacity if bucket is None else bucket.filled(capacity, now)
-            needed = 1.0 if name == "requests" else min(1.0, capacity)
-            if level < needed:
-                wait = (needed - level) * MINUTE / capacity
-                raise self._exceeded(
-                    "tokens" if name == "tokens" else "requests", f"more than {capacity:,} {name} a minute", wait
-                )
+        now, known = anyio.current_time(), self._of(tenant)
+        self._check(known, running, now)
         if self.requests_per_minute is not None:
             known.requests = self._taken(known.requests, self.requests_per_minute, 1.0, now)
 
-    def charge(self, tenant: str, usage: Usage, model: str, embedding_model: str) -> None:
-        """Count what a call has used."""
+    def adopt(self, tenant: str, allowance: Allowance) -> None:
+        """Take over what all processes together have counted."""
+        now, known = anyio.current_time(), self._of(tenant)
+        if self.requests_per_minute is not None:
+            known.requests = _Bucket(self.requests_per_minute - allowance.requests, now)
+        if self.tokens_per_minute is not None:
+            known.tokens = _Bucket(self.tokens_per_minute - allowance.tokens, now)
+        known.day, known.spent = self.today(), allowance.spent
+
+    def refusal(self, tenant: str, allowance: Allowance) -> LimitExceeded:
+        """Why all processes together let a call in no more; their counts have been adopted."""
+        try:
+            self._check(self._of(tenant), allowance.calls, anyio.current_time())
+        except LimitExceeded as exceeded:
+            return exceeded
+        # By now there would be room again.
+        return self._exceeded("requests", "the limits of this tenant were used up a moment ago", 1.0)
+
+    def charge(self, tenant: str, usage: Usage, model: str, embedding_model: str) -> tuple[int, float]:
+        """Count what a call has used: its tokens and their cost."""
         written, embedded = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0), usage.embedding_tokens or 0
         cost = self._count(tenant, model, UsedTokens(1, usage.prompt_tokens or 0, usage.completion_tokens or 0, 0))
         if embedded:
@@ -113,6 +118,7 @@ class Quota:
             known.tokens = self._taken(known.tokens, self.tokens_per_minute, written + embedded, anyio.current_time())
         self._spent(known)
         known.spent += cost
+        return written + embedded, cost
 
     def state(self, tenant: str) -> tuple[LimitState, ...]:
         """What is left of the limits a minute; () where there are none."""
@@ -131,9 +137,10 @@ class Quota:
         return tuple(found)
 
     def forget(self, tenant: str) -> None:
-        """Drop what is known of a tenant, but for what it has spent today: erasing one's data is no way around a limit."""
+        """Drop what is known of a tenant, but for what still counts against its limits: erasing one's data is no way around them."""
         known = self._tenants.get(tenant)
-        if known is not None and not known.spent:
+        full = all(state.remaining >= state.limit for state in self.state(tenant))
+        if known is not None and full and not self._spent(known):
             del self._tenants[tenant]
         for key in [key for key in self._used if key[0] == tenant]:
             del self._used[key]
@@ -141,6 +148,24 @@ class Quota:
     def used(self) -> dict[tuple[str, str], UsedTokens]:
         """What was used, by tenant and model, since the client was made."""
         return dict(self._used)
+
+    def _check(self, known: _Tenant, running: int, now: float) -> None:
+        if self.calls_at_once is not None and running >= self.calls_at_once:
+            raise self._exceeded("calls", f"{running} calls of this tenant are under way", 1.0)
+        if self.spending_per_day is not None and self._spent(known) >= self.spending_per_day:
+            raise self._exceeded("spending", "the day's spending of this tenant is used up", self._until_tomorrow())
+        limits: tuple[tuple[Name, int | None, _Bucket | None], ...] = (
+            ("tokens", self.tokens_per_minute, known.tokens),
+            ("requests", self.requests_per_minute, known.requests),
+        )
+        for name, capacity, bucket in limits:
+            if capacity is None:
+                continue
+            level = capacity if bucket is None else bucket.filled(capacity, now)
+            needed = 1.0 if name == "requests" else min(1.0, capacity)
+            if level < needed:
+                wait = (needed - level) * MINUTE / capacity
+                raise self._exceeded(name, f"more than {capacity:,} {name} a minute", wait)
 
     def _of(self, tenant: str) -> _Tenant:
         known = self._tenants.setdefault(tenant, _Tenant())

@@ -6,6 +6,7 @@ resort itself; each part owns its policy around its wire call.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from ragcore.errors import (
     ConfigurationError,
     DeadlineExceeded,
     InvalidInput,
+    LimitExceeded,
     NotOpen,
     Overloaded,
     RagcoreError,
@@ -38,13 +40,15 @@ from ragcore.generation.redacting import RedactingGenerator
 from ragcore.generation.streams import collect
 from ragcore.health import HealthCheck, describe
 from ragcore.ingest.ingestor import Ingestor
-from ragcore.protocols import Clearable, Embedder, Generator, Searcher, Store
+from ragcore.protocols import Clearable, Embedder, Generator, QuotaStore, Searcher, Store
 from ragcore.quota import Quota
+from ragcore.redacting import Redacting
 from ragcore.redaction import Redact
 from ragcore.resilience import Policy
 from ragcore.resilience.deadline import reserve
 from ragcore.resilience.part import Part, Parts
 from ragcore.retriever import Retriever
+from ragcore.shared_quota import SharedQuota
 from ragcore.stream import AnswerStream
 from ragcore.tokens import estimate_tokens
 from ragcore.types import (
@@ -92,6 +96,8 @@ RESERVE_SECONDS = 0.5
 RESERVE_SHARE = 0.1
 
 
+# An estimate, for models that don't say what they used.
+CHARACTERS_A_TOKEN = 4
 # Documents in one statement, and how often it is looked whether a tenant has more by now.
 DELETED_AT_ONCE = 1_000
 MOST_PASSES = 100
@@ -131,6 +137,7 @@ class RAG(Part):
         self._strict = alone(generator)
         self._ingestor = ingestor
         self._calls = Calls(recent=self.settings.recent)
+        self._redacting = Redacting()
         self._redact_with(self.settings.redact)
         self._quota = Quota(
             requests_per_minute=self.settings.requests_per_minute or None,
@@ -139,6 +146,7 @@ class RAG(Part):
             spending_per_day=self.settings.spending_per_day,
             prices=self.settings.prices,
         )
+        self._shared = _shared(self._quota, retriever.store) if self.settings.share_limits else None
         self._health = HealthCheck()
         self._watchdog = Watchdog(self._calls) if self.settings.watchdog else None
         self._parts = Parts()
@@ -248,8 +256,7 @@ class RAG(Part):
             Overloaded: no room, as soon as that is known.
             EmbeddingError, GenerationError, CircuitOpen: with `degrade=False`.
         """
-        self._admit(tenant)
-        with self._call("ask", tenant, timeout) as call:
+        async with self._limited("ask", tenant, timeout) as call:
             request = self._request(history, instructions, max_tokens, temperature, stop, degrade)
             retrieval = await self._retrieve(call, question, top_k, score_threshold, filter, mode, request.degrade)
             prompt = self._prompt(retrieval, request)
@@ -304,8 +311,7 @@ class RAG(Part):
         degrade: bool | None = None,
     ) -> Retrieval:
         """The passages for a question; arguments and errors as `ask`."""
-        self._admit(tenant)
-        with self._call("retrieve", tenant, timeout) as call:
+        async with self._limited("retrieve", tenant, timeout) as call:
             retrieval = await self._retrieve(
                 call, question, top_k, score_threshold, filter, mode, self._degrade(degrade)
             )
@@ -323,8 +329,7 @@ class RAG(Part):
         filter: Filter | None = None,
     ) -> SimilarityReport:
         """How near the tenant's chunks are to a question; the threshold is judged, not applied. As `Retriever.similarity`."""
-        self._admit(tenant)
-        with self._call("similarity", tenant, timeout) as call:
+        async with self._limited("similarity", tenant, timeout) as call:
             report = await self._retriever.similarity(
                 question, tenant=call.tenant, score_threshold=score_threshold, filter=filter
             )
@@ -456,6 +461,20 @@ class RAG(Part):
             raise
         call.finish("degraded" if call.degraded else "ok")
 
+    @asynccontextmanager
+    async def _limited(self, method: str, tenant: str | UUID, timeout: float | None) -> AsyncIterator[Call]:
+        """A call that counts against its tenant's limits."""
+        self._admit(tenant)
+        begun: Call | None = None
+        try:
+            with self._call(method, tenant, timeout) as call:
+                begun = call
+                await self._admit_shared(call)
+                yield call
+        finally:
+            if begun is not None:
+                await self._settle(begun)
+
     def _begin(self, method: str, tenant: str | UUID, timeout: float | None, *, bounded: bool = True) -> Call:
         self._check_open()
         if self._calls.closed:
@@ -469,9 +488,46 @@ class RAG(Part):
         name = check_tenant(tenant)
         self._quota.admit(name, self._calls.running_of(name))
 
+    async def _admit_shared(self, call: Call) -> None:
+        if self._shared is not None:
+            try:
+                await self._shared.admit(call)
+            except LimitExceeded:
+                self._calls.withdraw(call)
+                raise
+
+    async def _settle(self, call: Call) -> None:
+        """What is left to do when a call has ended, however it ended: a tenant that leaves before the end of its answers is charged for them as well."""
+        if call.written and not call.charged:
+            self._charge(call, self._seen(call), name_of(self._first()))
+        if self._shared is not None:
+            await self._shared.settle(call)
+
+    def _seen(self, call: Call) -> Usage:
+        """What a call has used of a model that didn't say it, by estimate."""
+        prompt = call.prompt
+        if prompt is None:
+            return Usage()
+        texts = (
+            prompt.question,
+            prompt.instructions,
+            *(turn.content for turn in prompt.history),
+            *(passage.text for passage in prompt.passages),
+        )
+        return Usage(
+            prompt_tokens=sum(map(estimate_tokens, texts)),
+            completion_tokens=math.ceil(call.written / CHARACTERS_A_TOKEN),
+        )
+
+    def _first(self) -> Generator:
+        return self._given.generators[0] if isinstance(self._given, FallbackGenerator) else self._given
+
     def _charge(self, call: Call, usage: Usage, model: str) -> None:
+        call.charged = True
         embedder = self._retriever.embedder
-        self._quota.charge(call.tenant, usage, model, "" if embedder is None else embedder.model)
+        tokens, cost = self._quota.charge(call.tenant, usage, model, "" if embedder is None else embedder.model)
+        if self._shared is not None:
+            self._shared.owe(call.tenant, tokens, cost)
 
     def limits(self, *, tenant: str | UUID) -> tuple[LimitState, ...]:
         """What is left of a tenant's limits for each minute; () where none are set."""
@@ -552,23 +608,23 @@ class RAG(Part):
 
     async def _generate(self, call: Call, prompt: Prompt, request: _Request) -> Generation:
         """The generation; with `degrade`, quotation where the generator broke, for which the last of the time is kept."""
-        call.stage = "generate"
+        call.stage, call.prompt = "generate", prompt
         began = anyio.current_time()
         if not request.degrade:
-            return _timed(
-                call, began, await collect(self._told(self._strict).stream(prompt), on_first=call.saw_first_token)
-            )
+            return _timed(call, began, await collect(self._told(self._strict).stream(prompt), on_piece=call.saw))
         try:
             with reserve(RESERVE_SECONDS, share=RESERVE_SHARE):
                 return _timed(
                     call,
                     began,
-                    await collect(self._told(self._generator).stream(prompt), on_first=call.saw_first_token),
+                    await collect(self._told(self._generator).stream(prompt), on_piece=call.saw),
                 )
         except (Overloaded, InvalidInput):
             raise
         except RagcoreError as error:
             emit("generator.failed", name_of(self._given), error=type(error).__name__)
+            if call.written:
+                self._charge(call, self._seen(call), name_of(self._first()))
             quoted = await ExtractiveGenerator().generate(prompt)
             late = isinstance(error, DeadlineExceeded)
             reason = f"{name_of(self._given)} was not done in time: {error}" if late else str(error)
@@ -596,7 +652,10 @@ class RAG(Part):
             prompt_tokens=generation.usage.prompt_tokens,
             completion_tokens=generation.usage.completion_tokens,
         )
-        self._charge(call, usage, generation.model)
+        used = usage
+        if generation.model != EXTRACTIVE and usage.prompt_tokens is None:
+            used = replace(self._seen(call), embedding_tokens=usage.embedding_tokens)
+        self._charge(call, used, generation.model)
         found = bool(generation.text.strip())
         text, citations = self.settings.not_found, answer.citations
         if found:
@@ -638,11 +697,13 @@ class RAG(Part):
         call = self._begin("stream", tenant, timeout)
         try:
             with call:
+                await self._admit_shared(call)
                 request = self._request(*asked)
                 retrieval = await self._retrieve(call, question, top_k, score_threshold, filter, mode, request.degrade)
-                prompt = self._prompt(retrieval, request)
+                call.prompt = prompt = self._prompt(retrieval, request)
         except BaseException as error:
             call.failed(error)
+            await self._settle(call)
             raise
         stream = AnswerStream(
             call=call,
@@ -655,7 +716,10 @@ class RAG(Part):
         try:
             yield stream
         finally:
-            await stream.aclose()
+            try:
+                await stream.aclose()
+            finally:
+                await self._settle(call)
 
     def _redact_with(self, redact: Redact | None) -> None:
         """A setting of the client holds for its parts: one that was forgotten would send what must not be sent."""
@@ -671,7 +735,7 @@ class RAG(Part):
     def _told(self, generator: Generator) -> Generator:
         """The generator as it is spoken to: it never gets what the settings take out."""
         redact = self.settings.redact
-        return generator if redact is None else RedactingGenerator(generator, redact)
+        return generator if redact is None else RedactingGenerator(generator, redact, redacting=self._redacting)
 
     def _ingesting(self) -> Ingestor:
         self._check_open()
@@ -712,6 +776,15 @@ class _Request:
     temperature: float | None
     stop: tuple[str, ...]
     degrade: bool
+
+
+def _shared(quota: Quota, store: Searcher) -> SharedQuota:
+    if not isinstance(store, QuotaStore):
+        raise ConfigurationError(
+            f"share_limits needs a store that counts for all processes, and {type(store).__name__} has no admit_call and settle_call: "
+            "use PgVectorStore, or leave share_limits out"
+        )
+    return SharedQuota(quota, store)
 
 
 def _not_searched(retrieval: Retrieval) -> bool:

@@ -100,10 +100,10 @@ class AnswerStream:
             self._began = anyio.current_time()
             self._pieces = await self._stack.enter_async_context(self._generator.stream(self._prompt))
             async for piece in self._pieces:
+                self._call.saw(piece)
                 if isinstance(piece, Generation):
                     generation = piece
                     break
-                self._call.saw_first_token()
                 self._text += piece
                 yield Delta(piece)
             if generation is None:

@@ -100,9 +100,10 @@ class Document(Value):
         source: where it came from, for example a path or a URL.
         metadata: JSON, for filters and for showing; string keys.
         warnings: doubts of the reader about the text; they are reported by an ingest and not stored.
+        expires_at: from then on it is not found, and `ragcore expire` removes it; with a time zone. None: never.
 
     Raises:
-        InvalidInput: a blank id, a NUL character, a lone surrogate, metadata that is not JSON.
+        InvalidInput: a blank id, a NUL character, a lone surrogate, metadata that is not JSON, a time without its zone.
     """
 
     id: str
@@ -112,8 +113,16 @@ class Document(Value):
     source: str = ""
     metadata: Mapping[str, Any] = _metadata()
     warnings: tuple[str, ...] = ()
+    expires_at: datetime | None = None
 
     def __post_init__(self) -> None:
+        if self.expires_at is not None and (
+            not isinstance(self.expires_at, datetime) or self.expires_at.utcoffset() is None
+        ):
+            raise InvalidInput(
+                f"document {self.id!r}: expires_at is {self.expires_at!r}: it must be a datetime with a time zone, such as "
+                "datetime(2030, 1, 1, tzinfo=UTC)"
+            )
         check_text("a document's id", self.id)
         if not self.id.strip():
             raise InvalidInput("a document's id is blank: give it a name that stays the same")

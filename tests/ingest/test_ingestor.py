@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
@@ -21,6 +22,7 @@ from ragcore import (
     OpenAIEmbedder,
     StoreError,
     Unreadable,
+    Unsupported,
     Vector,
 )
 from ragcore.embedding import from_sync
@@ -61,12 +63,26 @@ async def test_anything_that_chunks_are_made_from_makes_a_document_new(parts: Pa
         Document("d", "text", title="t"),
         Document("d", "text", title="t", metadata={"a": 1}),
         Document("d", "text", title="t", metadata={"a": 1}, source="s"),
+        Document("d", "text", title="t", metadata={"a": 1}, source="s", expires_at=datetime(2090, 1, 1, tzinfo=UTC)),
     ]
     for number, document in enumerate(variants):
         report = await ingestor.add([document], tenant="a")
         assert report.added + report.updated == 1, number
     wider = Ingestor(embedder=embedder, store=store, chunk_tokens=100)
     assert (await wider.add([variants[-1]], tenant="a")).updated == 1
+
+
+async def test_a_store_whose_documents_cannot_expire_gets_none_that_do(parts: Parts) -> None:
+    embedder, store, _ = parts
+
+    class Plain:
+        search, upsert, hashes = store.search, store.upsert, store.hashes
+        delete, count, scores = store.delete, store.count, store.scores
+
+    ingestor = Ingestor(embedder=embedder, store=Plain())
+    with pytest.raises(Unsupported, match="no expire"):
+        await ingestor.add([Document("d", "text", expires_at=datetime(2090, 1, 1, tzinfo=UTC))], tenant="a")
+    assert (await ingestor.add([Document("d", "text")], tenant="a")).added == 1
 
 
 async def test_what_is_embedded_is_recorded_and_a_change_makes_documents_new(

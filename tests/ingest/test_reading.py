@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,29 @@ async def test_each_format_is_read(tmp_path: Path) -> None:
     assert paper.text.count("\f") == 1
     assert "## Heading" in paper.text
     assert documents["e1"].metadata == {"year": 2024}
+
+
+async def test_lines_say_when_they_expire(tmp_path: Path) -> None:
+    lines: list[dict[str, object]] = [
+        {"id": "a", "text": "t", "expires_at": "2030-01-31T12:00:00+01:00"},
+        {"id": "b", "text": "t", "expires_at": None, "metadata": {"expires_at": "in the document's own words"}},
+        {"id": "c", "text": "t", "expires_at": "2030-01-31T12:00:00"},
+        {"id": "d", "text": "t", "expires_at": "soon"},
+        {"id": "e", "text": "t", "expires_at": 7},
+        {"id": "f", "text": "t", "expires_at": "2030-01-31T12:00:00Z"},
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = await everything(tmp_path)
+    a, b, f = found["a"], found["b"], found["f"]
+    assert isinstance(a, Document)
+    assert isinstance(b, Document)
+    assert isinstance(f, Document)
+    assert (a.expires_at, a.metadata) == (datetime(2030, 1, 31, 11, tzinfo=UTC), {})
+    assert (b.expires_at, b.metadata) == (None, {"expires_at": "in the document's own words"})
+    assert f.expires_at == datetime(2030, 1, 31, 12, tzinfo=UTC)
+    reasons = [one.reason for one in found.values() if isinstance(one, Unreadable)]
+    assert len(reasons) == 3
+    assert all("expires_at" in reason for reason in reasons)
 
 
 async def test_what_is_broken_is_named_and_the_rest_is_read(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
+import anyio
 import numpy as np
 import pytest
 
@@ -20,11 +22,14 @@ from ragcore import (
     Vector,
     meta,
 )
-from ragcore.protocols import EmbedTextRecorder
+from ragcore.protocols import EmbedTextRecorder, Expiring
 from ragcore.testing.fakes import embed_words
-from ragcore.types import Chunk, Mode
+from ragcore.types import Chunk, Counts, Mode
 
 DIMENSION = 64
+MODES: tuple[Mode, ...] = ("vector", "text", "hybrid")
+# Documents, and in how many seconds they expire.
+EXPIRIES = (("past", -1.0), ("soon", 2.0), ("later", 3_600.0))
 
 
 def embedded(
@@ -79,6 +84,12 @@ OLD = embedded(
     "old", "the deductible was 900", "a dental cleaning is free", metadata={"year": 2019, "kind": "plan", "draft": True}
 )
 LETTER = embedded("letter", "thank you for your letter about glasses", metadata={"kind": "letter"})
+
+
+def expiring(one: EmbeddedDocument, expires_at: datetime, id: str) -> EmbeddedDocument:
+    """The same under another id, and with a time."""
+    chunks = tuple(replace(chunk, id=f"{id}#{number}") for number, chunk in enumerate(one.chunks))
+    return replace(one, document=replace(one.document, id=id, expires_at=expires_at), chunks=chunks)
 
 
 class StoreContract:
@@ -286,3 +297,45 @@ class StoreContract:
         ):
             with pytest.raises(InvalidInput, match="the tenant is blank"):
                 await call()
+
+    async def test_what_has_expired_is_found_by_nothing_and_goes_with_the_next_expire(self, store: Store) -> None:
+        assert isinstance(store, Expiring)
+        now = datetime.now(UTC)
+        past, soon, later = (expiring(LETTER, now + timedelta(seconds=seconds), id) for id, seconds in EXPIRIES)
+        await store.upsert([past, soon, later, PLAN], tenant="a")
+        await store.upsert([past, PLAN], tenant="b")
+        question = "thank you for your letter about glasses"
+        for mode in MODES:
+            assert {chunk.partition("#")[0] for chunk in await ids(store, query(question, mode=mode))} >= {
+                "soon",
+                "later",
+            }
+        await anyio.sleep(max(0.0, EXPIRIES[1][1] - (datetime.now(UTC) - now).total_seconds() + 0.1))
+        for mode in MODES:
+            asked = query(question, mode=mode)
+            for one in (asked, replace(asked, top_k=100), replace(asked, filter=meta("kind").eq("letter"))):
+                found = {chunk.partition("#")[0] for chunk in await ids(store, one)}
+                assert found <= {"later", "plan"}, mode
+                assert "later" in found, mode
+        scores = await store.scores(embed_words(question, DIMENSION), tenant="a")
+        assert set(scores.document_ids) == {"later", "plan"}
+        # It is there until it is removed: whoever erases a tenant must see it.
+        assert set(await store.hashes(None, tenant="a")) == {"past", "soon", "later", "plan"}
+        assert (await store.count(tenant="a")).chunks == 6
+        assert await store.expire(limit=1) in ({"a": 1}, {"b": 1})
+        assert sum((await store.expire()).values()) == 2
+        assert await store.expire() == {}
+        assert set(await store.hashes(None, tenant="a")) == {"later", "plan"}
+        assert set(await store.hashes(None, tenant="b")) == {"plan"}
+        assert (await store.count(tenant="a")).chunks == 4
+
+    async def test_an_expired_document_can_be_replaced_and_deleted(self, store: Store) -> None:
+        past = expiring(LETTER, datetime.now(UTC) - timedelta(days=1), "letter")
+        await store.upsert([past], tenant="a")
+        await store.upsert([past], tenant="a")
+        assert await ids(store, query("glasses")) == []
+        await store.upsert([LETTER], tenant="a")
+        assert await ids(store, query("glasses", mode="hybrid")) == ["letter#0"]
+        await store.upsert([past], tenant="a")
+        assert await store.delete(["letter"], tenant="a") == 1
+        assert (await store.count(tenant="a")) == Counts(documents=0, chunks=0)

@@ -71,6 +71,25 @@ def test_from_documents_to_an_answer(data: str, tmp_path: Path) -> None:
     assert ragcore(data, "documents", "-t", "chen").stdout == ""
 
 
+def test_documents_expire(data: str, tmp_path: Path) -> None:
+    folder, audit = tmp_path / "documents", tmp_path / "audit.jsonl"
+    folder.mkdir()
+    (folder / "letter.md").write_text("The letter says that your copay is $20.")
+    refused = ragcore(data, "ingest", str(folder), "-t", "late", "--expires-at", "soon")
+    assert (refused.returncode, "2030-01-31" in refused.stderr) == (2, True)
+    assert ragcore(data, "ingest", str(folder), "-t", "late", "--expires-at", "2090-01-31").returncode == 0
+    assert ragcore(data, "search", "letter copay", "-t", "late").returncode == 0
+    assert ragcore(data, "expire").stdout == "0 documents of 0 tenants removed\n"
+    again = ragcore(data, "ingest", str(folder), "-t", "late", "--expires-at", "2020-01-31T12:00+01:00")
+    assert "1 updated" in again.stdout
+    assert ragcore(data, "search", "letter copay", "-t", "late").returncode == 1
+    done = ragcore(data, "expire", "--audit", str(audit), "--json")
+    assert json.loads(done.stdout) == {"expired": 1, "tenants": {"late": 1}}
+    assert ragcore(data, "documents", "-t", "late").stdout == ""
+    (line,) = [json.loads(line) for line in audit.read_text().splitlines()]
+    assert (line["action"], line["tenant"], line["documents"], line["route"]) == ("expire", "late", 1, "ragcore expire")
+
+
 def test_a_broken_file_is_named_and_the_exit_code_says_so(data: str, tmp_path: Path) -> None:
     (tmp_path / "good.md").write_text("Your copay is $20.")
     (tmp_path / "broken.pdf").write_bytes(b"%PDF-broken")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -14,6 +17,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 import ragcore
+from ragcore.audit import AuditLog, acting, record
 from ragcore.cli.arguments import Json, Question, SearchMode, Tenant, Threshold, Timeout, TopK
 from ragcore.cli.doctor import Looked, examine
 from ragcore.cli.exploring import evaluate, thresholds
@@ -21,10 +25,11 @@ from ragcore.cli.production import review
 from ragcore.cli.serve import serve as start_serving
 from ragcore.cli.session import DONE, PARTLY, Options, messages, open_client, print_json, results, run_async
 from ragcore.config import EXTRACTIVE, Config
+from ragcore.errors import Unsupported
 from ragcore.ingest import read
 from ragcore.ingest.files import check_paths
 from ragcore.ingest.options import CHUNK_TOKENS, OVERLAP_TOKENS, READ_SECONDS
-from ragcore.protocols import Embedder
+from ragcore.protocols import Embedder, Expiring
 from ragcore.resilience.part import Parts
 from ragcore.secret import Secret
 from ragcore.types import Answer, Delta, Document, Done, IngestReport, Mode, Passage, Retrieval, Unreadable
@@ -134,6 +139,13 @@ def ingest(
     whole_pages: Annotated[
         bool, typer.Option("--whole-pages", help="Read all of an HTML page, not only its main content.")
     ] = False,
+    expires_at: Annotated[
+        str | None,
+        typer.Option(
+            help="When the documents are no longer to be found, such as 2030-01-31; without a time zone in UTC. A line of .jsonl may say it for itself.",
+            show_default="never",
+        ),
+    ] = None,
 ) -> None:
     """Add documents, or replace those that changed; what is unchanged is not embedded again."""
     options: Options = replace(
@@ -143,6 +155,7 @@ def ingest(
         overlap_tokens=overlap_tokens,
         embed_text=embed_text,
     )
+    expiry = _moment(expires_at)
 
     async def body() -> int:
         # A path that is refused is refused before the database is started.
@@ -156,7 +169,7 @@ def ingest(
             whole_pages=whole_pages,
         )
         async with open_client(options) as rag:
-            report = await _ingest(rag, documents, tenant)
+            report = await _ingest(rag, _expiring(documents, expiry), tenant)
         _show_ingest(report, as_json=as_json)
         return PARTLY if report.failed else DONE
 
@@ -294,6 +307,40 @@ def delete(
         else:
             results.print(f"{count} of {len(document_ids)} deleted")
         return DONE if count == len(set(document_ids)) else PARTLY
+
+    run_async(options, body)
+
+
+@app.command()
+def expire(
+    context: typer.Context,
+    audit: Annotated[
+        Path | None, typer.Option(help="File that gets a line of JSON for each tenant whose documents were removed.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Remove the documents of all tenants that have expired. Nobody could find them any more; run it every day."""
+    options: Options = context.obj
+
+    async def body() -> int:
+        removed: Counter[str] = Counter()
+        async with AsyncExitStack() as stack:
+            if audit is not None:
+                await stack.enter_async_context(AuditLog(audit))
+            stack.enter_context(acting("", route="ragcore expire"))
+            rag = await stack.enter_async_context(open_client(options))
+            store = rag.retriever.store
+            if not isinstance(store, Expiring):
+                raise Unsupported(f"{type(store).__name__} has no expire()", stage="write")
+            while some := await store.expire():
+                removed.update(some)
+                for tenant, count in some.items():
+                    record("expire", tenant, outcome="ok", documents=count)
+        if as_json:
+            print_json({"expired": removed.total(), "tenants": dict(removed)})
+        else:
+            results.print(f"{removed.total():,} documents of {len(removed):,} tenants removed")
+        return DONE
 
     run_async(options, body)
 
@@ -541,6 +588,29 @@ def _named_embedder(environ: Mapping[str, str]) -> Embedder:
             base_url=environ.get("OPENAI_BASE_URL") or None,
         )
     )
+
+
+def _moment(given: str | None) -> datetime | None:
+    if given is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(given)
+    except ValueError:
+        raise typer.BadParameter(
+            f"--expires-at is {given!r}: it must be like 2030-01-31 or 2030-01-31T12:00+01:00"
+        ) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+async def _expiring(
+    documents: AsyncIterator[Document | Unreadable], expires_at: datetime | None
+) -> AsyncIterator[Document | Unreadable]:
+    """The documents, which expire then where they don't say so themselves."""
+    async for document in documents:
+        if expires_at is not None and isinstance(document, Document) and document.expires_at is None:
+            yield replace(document, expires_at=expires_at)
+        else:
+            yield document
 
 
 async def _ingest(rag: ragcore.RAG, documents: AsyncIterator[Document | Unreadable], tenant: str) -> IngestReport:

@@ -82,7 +82,12 @@ def _limits(config: Config) -> Check:
             "error",
             f"none for each tenant in {', '.join(missing)}: set them, as one tenant could take all that there is",
         )
-    return Check("production: limits", "ok", "each tenant has limits")
+    whose = (
+        "of all processes together"
+        if settings.share_limits
+        else "of each process: RAGCORE_SHARE_LIMITS=true joins several"
+    )
+    return Check("production: limits", "ok", f"each tenant has limits, {whose}")
 
 
 def _tokens(path: Path | None) -> Check:

@@ -16,6 +16,7 @@ from ragcore.errors import InvalidInput, StoreError, Unsupported
 from ragcore.explore.labels import Labelled
 from ragcore.extras import require
 from ragcore.protocols import Embedder, Query, Store
+from ragcore.redacting import Redacting
 from ragcore.redaction import redacted
 from ragcore.retriever import Retriever
 
@@ -57,7 +58,8 @@ async def fetch(retriever: Retriever, labels: Sequence[Labelled], *, progress: b
         StoreError: a score that is not a number.
     """
     store, embedder = check_scores(retriever)
-    questions = [redacted(retriever.redact, label.question) for label in labels]
+    redact = retriever.redact
+    questions = await Redacting().run(redact, lambda: [redacted(redact, label.question) for label in labels])
     vectors = await _embedded(embedder, questions, progress=progress)
 
     async def one(number: int) -> Fetched:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from ragcore.errors import RagcoreError
 from ragcore.protocols import Generator
+from ragcore.redacting import Redacting
 from ragcore.redaction import Redact, Redacted
 from ragcore.types import Generation, Prompt
 
@@ -20,20 +21,21 @@ class RedactingGenerator:
     Everything that a generator gets is redacted: question, history, instructions, and the passages with their titles, sources and metadata.
     """
 
-    def __init__(self, generator: Generator, redact: Redact, /) -> None:
+    def __init__(self, generator: Generator, redact: Redact, /, *, redacting: Redacting) -> None:
         self.generator = generator
         self._redact = redact
+        self._redacting = redacting
 
     async def generate(self, prompt: Prompt, /) -> Generation:
         """As the generator's own."""
-        hidden, texts = _hidden(prompt, self._redact)
+        hidden, texts = await self._redacting.run(self._redact, lambda: _hidden(prompt, self._redact))
         with _Restoring(texts):
             return _restored(await self.generator.generate(hidden), texts)
 
     @asynccontextmanager
     async def stream(self, prompt: Prompt, /) -> AsyncIterator[AsyncIterator[str | Generation]]:
         """As the generator's own."""
-        hidden, texts = _hidden(prompt, self._redact)
+        hidden, texts = await self._redacting.run(self._redact, lambda: _hidden(prompt, self._redact))
         with _Restoring(texts):
             async with self.generator.stream(hidden) as pieces:
                 yield _Pieces(pieces, texts) if texts.originals else pieces

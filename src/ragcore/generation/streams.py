@@ -42,21 +42,20 @@ async def collect(
     stream: AbstractAsyncContextManager[AsyncIterator[str | Generation]],
     /,
     *,
-    on_first: Callable[[], None] | None = None,
+    on_piece: Callable[[str | Generation], None] | None = None,
 ) -> Generation:
     """The `Generation` at the end of a stream.
 
     Args:
-        on_first: called when the first piece has come.
+        on_piece: called with each piece.
 
     Raises:
         GenerationError: it ended without one.
     """
     async with stream as pieces:
         async for piece in pieces:
-            if on_first is not None:
-                on_first()
-                on_first = None
+            if on_piece is not None:
+                on_piece(piece)
             if isinstance(piece, Generation):
                 return piece
     raise GenerationError("the generator's stream ended without a result: it broke", stage="generate")

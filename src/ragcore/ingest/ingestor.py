@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC
 from typing import TypeVar
 from uuid import UUID
 
@@ -24,10 +25,11 @@ from ragcore.errors import (
     InvalidInput,
     RagcoreError,
     StoreError,
+    Unsupported,
 )
 from ragcore.ingest.chunking import Cut, cut
 from ragcore.ingest.options import CHUNK_TOKENS, OVERLAP_TOKENS, check_chunking
-from ragcore.protocols import EmbeddedDocument, Embedder, EmbedTextRecorder, Store, Vector, Vectors
+from ragcore.protocols import EmbeddedDocument, Embedder, EmbedTextRecorder, Expiring, Store, Vector, Vectors
 from ragcore.redaction import Redact, key_of, redacted
 from ragcore.resilience import Bulkhead
 from ragcore.resilience.closing import closing
@@ -131,6 +133,7 @@ class Ingestor:
 
         Raises:
             EmbeddingError, StoreError, CircuitOpen: a dependency failed and stayed down; what was written before stays.
+            Unsupported: a document has `expires_at`, and the store's documents can't expire.
             DeadlineExceeded: a document made no progress for longer than it may.
 
         What `documents` or `progress` raise comes out as itself.
@@ -195,6 +198,11 @@ class Ingestor:
     async def _add_whole(self, run: _Run, batch: Sequence[Document]) -> None:
         """The whole batch, within its time; a large document gets more of it for each further step, and none may stand still for longer than one."""
         limit = _StepLimit(run.document_timeout)
+        if not isinstance(self.store, Expiring) and any(document.expires_at is not None for document in batch):
+            raise Unsupported(
+                f"a document has expires_at, and {type(self.store).__name__} has no expire(): it would stay for ever",
+                stage="write",
+            )
         with limit.step():
             hashes = await self._content_hashes(batch)
             known = await _stored(self.store.hashes(list(hashes), tenant=run.tenant))
@@ -341,6 +349,8 @@ class Ingestor:
             parts.append(self.embed_text)
         if self.redact is not None:
             parts.append(key_of(self.redact))
+        if document.expires_at is not None:
+            parts.append(document.expires_at.astimezone(UTC).isoformat())
         return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 

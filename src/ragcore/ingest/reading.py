@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -53,7 +54,8 @@ def read(
     """Read files and folders, in the order of their names; folders with everything in them, without hidden files.
 
     Ids are the paths relative to the folder that was named, with "/"; for a single file, its name; for a line of .jsonl, its "id". A PDF's pages are separated
-    by a form feed, from which a chunk's metadata gets its "page". Doubts about a text, such as a guessed encoding, are in `Document.warnings`.
+    by a form feed, from which a chunk's metadata gets its "page". "expires_at" in a line of .jsonl, as ISO 8601, is `Document.expires_at`. Doubts about a text,
+    such as a guessed encoding, are in `Document.warnings`.
 
     Args:
         read_timeout: seconds for each file, and for each 64 lines of .jsonl. Default 120.
@@ -332,11 +334,17 @@ def _documents(file: File, answer: Answer, *, note: str = "") -> Iterator[Docume
             yield Unreadable(where, line["refused"], source=str(file.path))
             continue
         fields = dict(line["fields"])
+        try:
+            expires_at = _moment(fields.pop("expires_at", None))
+        except InvalidInput as error:
+            yield Unreadable(where, str(error), source=str(file.path))
+            continue
         if isinstance(fields.get("metadata"), dict):  # beside what else stands in the line
             fields |= {name: value for name, value in fields.pop("metadata").items() if name not in fields}
         yield _document(
             file,
             where,
+            expires_at=expires_at,
             id=str(fields.pop("id")),
             text=fields.pop("text"),
             title=str(fields.pop("title", "") or ""),
@@ -345,6 +353,15 @@ def _documents(file: File, answer: Answer, *, note: str = "") -> Iterator[Docume
             warnings=(note,) if note else (),
         )
         note = ""
+
+
+def _moment(given: object) -> datetime | None:
+    if given is None:
+        return None
+    try:
+        return datetime.fromisoformat(str(given))
+    except ValueError:
+        raise InvalidInput(f"expires_at is {given!r}: it must be like 2030-01-31T00:00:00Z") from None
 
 
 def _document(file: File, where: str, **fields: Any) -> Document | Unreadable:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import anyio.lowlevel
 import numpy as np
@@ -87,6 +88,16 @@ class MemoryStore(Part):
         home = self._tenants.get(tenant)
         return 0 if home is None else sum(home.drop(document_id) for document_id in set(document_ids))
 
+    async def expire(self, *, limit: int = 1_000) -> Mapping[str, int]:
+        """Remove documents that have expired, at most `limit`; how many, by tenant."""
+        await self._enter(None)
+        now, removed = datetime.now(UTC), Counter[str]()
+        for tenant, home in self._tenants.items():
+            for document in [embedded.document for embedded in home.documents.values()]:
+                if document.expires_at is not None and document.expires_at <= now and removed.total() < limit:
+                    removed[tenant] += home.drop(document.id)
+        return dict(removed)
+
     async def recorded_embed_text(self) -> EmbedText | None:
         """What is embedded for a chunk; None: nothing was recorded yet."""
         return self._embed_text
@@ -109,7 +120,7 @@ class MemoryStore(Part):
         """The similarity of all of the tenant's chunks to `vector`, best first."""
         await self._enter(tenant)
         home = self._tenants.get(tenant, _Tenant())
-        found = home.by_vector(vector, range(len(home.passages())))[:limit]
+        found = home.by_vector(vector, home.current())[:limit]
         return Scores(
             document_ids=[passage.document_id for passage in found],
             chunk_ids=[passage.chunk_id for passage in found],
@@ -142,6 +153,8 @@ class _Index:
     passages: list[Passage]
     matrix: NDArray[np.float32]
     words: list[Counter[str]]
+    # When each passage expires; [] where none does.
+    expiries: list[datetime | None]
 
 
 class _Tenant:
@@ -160,11 +173,19 @@ class _Tenant:
     def passages(self) -> list[Passage]:
         return self._indexed().passages
 
+    def current(self) -> Sequence[int]:
+        """The numbers of the passages that have not expired."""
+        index, now = self._indexed(), datetime.now(UTC)
+        if not index.expiries:
+            return range(len(index.passages))
+        return [number for number, expires_at in enumerate(index.expiries) if expires_at is None or expires_at > now]
+
     def allowed(self, query: Query) -> Sequence[int]:
-        passages = self.passages()
+        current = self.current()
         if query.filter is None:
-            return range(len(passages))
-        return [number for number, passage in enumerate(passages) if query.filter.matches(passage)]
+            return current
+        passages = self.passages()
+        return [number for number in current if query.filter.matches(passages[number])]
 
     def by_vector(self, vector: Vector, allowed: Sequence[int]) -> list[Passage]:
         index = self._indexed()
@@ -199,9 +220,11 @@ class _Tenant:
     def _indexed(self) -> _Index:
         if self._index is None:
             passages, vectors = [], []
+            expiries: list[datetime | None] = []
             for embedded in self.documents.values():
                 document = embedded.document
                 vectors.append(embedded.vectors)
+                expiries += [document.expires_at] * len(embedded.chunks)
                 for chunk in embedded.chunks:
                     passages.append(  # noqa: PERF401  # a comprehension would hide the shape
                         Passage(
@@ -220,5 +243,5 @@ class _Tenant:
             with np.errstate(invalid="ignore", divide="ignore"):
                 matrix = (matrix / np.linalg.norm(matrix, axis=1, keepdims=True)).astype(np.float32)
             words = [Counter(content_words(f"{passage.title} {passage.text}")) for passage in passages]
-            self._index = _Index(passages, matrix, words)
+            self._index = _Index(passages, matrix, words, expiries if any(expiries) else [])
         return self._index

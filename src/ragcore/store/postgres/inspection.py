@@ -31,8 +31,11 @@ _LOUD = (
     r" else (?:\"?(?P<raises>\w+)\"?\.)?tenant_is_missing\(\) end"
 )
 _COUNTING = r"\(current_setting\('ragcore\.counting'::text, true\) = 'on'::text\)"
+# It is joined to the others by AND, so it can show nothing.
+_NOT_EXPIRED = r"\(\(expires_at is null\) or \(expires_at > now\(\)\) or \(current_setting\('ragcore\.expired'::text, true\) = 'on'::text\)\)"
 POLICIES = re.compile(
-    rf"\w+: (own_rows \* true {_OWN}(?: else false end|{_LOUD}) - true|counting r true {_COUNTING} - true)",
+    rf"\w+: (own_rows \* true {_OWN}(?: else false end|{_LOUD}) - true|counting r true {_COUNTING} - true"
+    rf"|not_expired r false {_NOT_EXPIRED} - true)",
     re.IGNORECASE,
 )
 MAKE_ROLE = (
@@ -184,7 +187,7 @@ class Inspection(Value):
             yield Finding(
                 "error",
                 f"row-level security is not on and forced on the tables of {self.schema}: as the owner, run `alter table {self.schema}.document "
-                f"enable row level security, force row level security`, and the same for {self.schema}.chunk and {self.schema}.posting",
+                f"enable row level security, force row level security`, and the same for {self.schema}.chunk, {self.schema}.posting and {self.schema}.quota",
             )
         # A superuser is a member of every role, so that each policy seems to be for it.
         for policy in () if self.superuser or self.bypasses_rls else self.foreign_policies:

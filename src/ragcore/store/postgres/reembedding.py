@@ -19,6 +19,7 @@ from ragcore.errors import ConfigurationError, EmbeddingError, RagcoreError
 from ragcore.protocols import Embedder, Vector
 from ragcore.redaction import Redact, redacted
 from ragcore.resilience import deadline
+from ragcore.resilience.threads import Threads
 from ragcore.secret import Secret
 from ragcore.store.embed_text import text_to_embed
 from ragcore.store.postgres.dsn import Address, parse
@@ -191,6 +192,7 @@ class _Work:
         self._done = Reembedding()
         self._vector = ""
         self._collected: list[_Collected] = []
+        self._threads = Threads(1, name="redacting")
 
     async def run(self) -> Reembedding:
         """Until nothing differs, or the source changes faster than it is embedded."""
@@ -277,9 +279,10 @@ class _Work:
         model, dimension = self._embedder.model, self._embedder.dimension
         parts = []
         for start in range(0, len(texts), EMBED_AT_ONCE):
-            part = [redacted(self._redact, text) for text in texts[start : start + EMBED_AT_ONCE]]
+            part = texts[start : start + EMBED_AT_ONCE]
             try:
                 with deadline(STEP_SECONDS):
+                    part = await self._redacted(part)
                     vectors = await self._embedder.embed(part, kind="document")
             except RagcoreError:
                 raise
@@ -289,6 +292,10 @@ class _Work:
                 ) from error
             parts.append(check_vectors(vectors, count=len(part), dimension=dimension, model=model))
         return np.concatenate(parts) if parts else np.zeros((0, dimension), np.float32)
+
+    async def _redacted(self, texts: Sequence[str]) -> Sequence[str]:
+        redact = self._redact
+        return texts if redact is None else await self._threads.run(lambda: [redacted(redact, text) for text in texts])
 
     async def _write(
         self, tenant: str, document: str, wanted: str, chunks: Sequence[asyncpg.Record], vectors: Vector
@@ -304,10 +311,12 @@ class _Work:
                 await self._connection.execute(SQL["set_tenant"], tenant)
                 # Held until the end: a document that is erased meanwhile is erased here as well.
                 there = statement("still_there", schema=quoted(self._source))
-                if not await self._connection.fetch(there, tenant, document, wanted):
+                found = await self._connection.fetch(there, tenant, document, wanted)
+                if not found:
                     return
+                expires_at = found[0]["expires_at"]
                 await self._connection.execute(
-                    self._into("begin_documents"), tenant, [document], [self._embedder.model]
+                    self._into("begin_documents"), tenant, [document], [self._embedder.model], [expires_at]
                 )
                 await self._connection.execute(self._into("delete_chunks"), tenant, [document])
                 await self._connection.execute(
@@ -318,6 +327,7 @@ class _Work:
                     positions,
                     *others,
                     [encode_vector(vector) for vector in vectors],
+                    [expires_at] * len(chunks),
                 )
                 await self._connection.execute(self._into("finish_documents"), tenant, [document], [wanted])
 

@@ -14,7 +14,7 @@ import asyncpg
 import numpy as np
 
 from ragcore.errors import ConfigurationError, InvalidInput
-from ragcore.protocols import Diagnosis, EmbeddedDocument, Found, Query, Scores, Vector
+from ragcore.protocols import Allowance, Diagnosis, EmbeddedDocument, Found, Limits, Query, Scores, Vector
 from ragcore.resilience import Bulkhead, Policy, RetryPolicy, deadline
 from ragcore.resilience.part import Part
 from ragcore.secret import Secret
@@ -185,6 +185,37 @@ class PgVectorStore(Part):
         self._forget(tenant)
         return len(deleted)
 
+    async def expire(self, *, limit: int = 1_000) -> Mapping[str, int]:
+        """Remove documents that have expired, of all tenants, at most `limit` at once; how many, by tenant. Nobody could find them any more."""
+        rows = await self._fetch("remove_expired", limit, stage="write", policy=self.write_policy)
+        if not rows:
+            await self._fetch("remove_old_quotas", stage="write", policy=self.write_policy)
+        for row in rows:
+            self._forget(row["tenant"])
+        return {row["tenant"]: row["documents"] for row in rows}
+
+    async def admit_call(self, call: str, limits: Limits, /, *, tenant: str, seconds: float) -> Allowance:
+        """Let a call in, and count it, if the tenant's limits have room for it. See `QuotaStore`."""
+        check_tenant(tenant)
+        rows = await self._fetch(
+            "admit_call",
+            tenant,
+            call,
+            seconds,
+            limits.requests_per_minute,
+            limits.tokens_per_minute,
+            limits.calls_at_once,
+            limits.spending_per_day,
+            stage="admit",
+        )
+        return Allowance(**dict(rows[0]))
+
+    async def settle_call(self, call: str, limits: Limits, /, *, tenant: str, tokens: int, cost: float) -> None:
+        """Count what a call has used, and give its place back. See `QuotaStore`."""
+        check_tenant(tenant)
+        minute = (limits.requests_per_minute, limits.tokens_per_minute)
+        await self._fetch("settle_call", tenant, call, tokens, cost, *minute, stage="admit")
+
     async def count(self, *, tenant: str | None) -> Counts:
         """What a tenant has; None: the whole store's totals."""
         if tenant is not None:
@@ -291,11 +322,13 @@ class PgVectorStore(Part):
         for finding in () if self._found is None else self._found.findings():
             logger.log(logging.ERROR if finding.severity == "error" else logging.WARNING, "%s", finding.message)
 
-    async def _fetch(self, name: str, /, *values: Any, stage: str) -> list[asyncpg.Record]:
+    async def _fetch(
+        self, name: str, /, *values: Any, stage: str, policy: Policy | None = None
+    ) -> list[asyncpg.Record]:
         async def work(connection: PooledConnection) -> list[asyncpg.Record]:
             return await connection.fetch(self._statement(name, connection), *values)
 
-        return await self._call(work, stage=stage)
+        return await self._call(work, stage=stage, policy=policy)
 
     def _statement(self, name: str, connection: PooledConnection) -> str:
         return statement(name, schema=quoted(self.schema), vector=quoted(connection.vector_schema))
@@ -399,9 +432,10 @@ class PgVectorStore(Part):
         ids = [embedded.document.id for embedded in documents]
         hashes = [embedded.content_hash for embedded in documents]
         models = [embedded.model for embedded in documents]
+        expiries = [embedded.document.expires_at for embedded in documents]
         async with transaction(connection):
             await connection.execute(SQL["set_tenant"], tenant)
-            await connection.execute(self._statement("begin_documents", connection), tenant, ids, models)
+            await connection.execute(self._statement("begin_documents", connection), tenant, ids, models, expiries)
             await connection.execute(self._statement("delete_chunks", connection), tenant, ids)
             for columns in _slices(documents):
                 await connection.execute(self._statement("insert_chunks", connection), tenant, *columns)
@@ -437,6 +471,7 @@ def _slices(documents: Sequence[EmbeddedDocument]) -> Iterator[tuple[list[Any], 
                     chunk.end,
                     metadata,
                     encode_vector(vector),
+                    document.expires_at,
                 )
             )
             if len(rows) == SLICE:

@@ -1,7 +1,7 @@
 -- Documents that are about to be written, new or in place of those with their ids; always in one order, or two writers deadlock. Their content hash
--- comes last. $1 tenant, $2 ids, $3 models
-insert into {schema}.document (tenant, id, content_hash, model)
-select $1, given.id, '', given.model
-from unnest($2::text[], $3::text[]) as given (id, model)
+-- comes last. $1 tenant, $2 ids, $3 models, $4 when they expire
+insert into {schema}.document (tenant, id, content_hash, model, expires_at)
+select $1, given.id, '', given.model, given.expires_at
+from unnest($2::text[], $3::text[], $4::timestamptz[]) as given (id, model, expires_at)
 order by given.id
-on conflict (tenant, id) do update set content_hash = '', model = excluded.model, updated_at = now()
+on conflict (tenant, id) do update set content_hash = '', model = excluded.model, expires_at = excluded.expires_at, updated_at = now()

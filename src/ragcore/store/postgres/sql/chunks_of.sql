@@ -1,6 +1,6 @@
 -- The chunks of a document, without their vectors. $1 tenant, $2 document id
 with s as materialized (
-    select set_config('ragcore.tenant', $1::text, true) as tenant
+    select set_config('ragcore.tenant', $1::text, true) as tenant, set_config('ragcore.expired', 'on', true)
 )
 select c.*
 from s cross join lateral (

@@ -1,6 +1,6 @@
 -- The next chunks of all tenants to be prepared for text search, for the owner. $1 the tenant and $2 the id of the last one, $3 how many
 with s as materialized (
-    select set_config('ragcore.counting', 'on', true) as counting
+    select set_config('ragcore.counting', 'on', true) as counting, set_config('ragcore.expired', 'on', true)
 )
 select c.tenant, c.id
 from s cross join lateral (

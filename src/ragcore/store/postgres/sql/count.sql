@@ -1,6 +1,6 @@
--- What a tenant has. $1 tenant. An aggregate is a fence of its own.
+-- What a tenant has, with what has expired. $1 tenant. An aggregate is a fence of its own.
 with s as materialized (
-    select set_config('ragcore.tenant', $1::text, true) as tenant
+    select set_config('ragcore.tenant', $1::text, true) as tenant, set_config('ragcore.expired', 'on', true)
 )
 select d.documents, c.chunks, c.not_embedded
 from s cross join lateral (

@@ -2,7 +2,7 @@
 with own as (
     select c.oid, c.relname, c.relrowsecurity and c.relforcerowsecurity as forced, c.relowner
     from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
-    where n.nspname = $1 and c.relkind = 'r' and c.relname in ('document', 'chunk', 'posting')
+    where n.nspname = $1 and c.relkind = 'r' and c.relname in ('document', 'chunk', 'posting', 'quota')
 )
 select current_user as role,
        current_database() as database,
@@ -57,7 +57,7 @@ select current_user as role,
            select own.relname || ': ' || polname || ' ' || polcmd::text || ' ' || polpermissive::text
                   || ' ' || coalesce(pg_get_expr(polqual, polrelid), '-') || ' ' || coalesce(pg_get_expr(polwithcheck, polrelid), '-')
                   || ' ' || (
-                      polroles = array[own.relowner] or (polname = 'own_rows' and polroles = array[0::oid])
+                      polroles = array[own.relowner] or (polname in ('own_rows', 'not_expired') and polroles = array[0::oid])
                       or not exists (select from unnest(polroles) as r (of) where r.of = 0 or pg_has_role(current_user, r.of, 'member'))
                   )::text
            from own join pg_policy on polrelid = own.oid

@@ -1,0 +1,54 @@
+-- When documents expire. From that moment none of their chunks is found, by whatever statement, also of the release before: the policy is joined to the
+-- others by AND. What writes and counts says that it wants the expired ones too. OR, whose first part is true of nearly all rows by the statistics: of a CASE
+-- the planner would take half of the table.
+alter table {schema}.document add column expires_at timestamptz;
+alter table {schema}.chunk add column expires_at timestamptz;
+create index document_expires_at on {schema}.document (expires_at) where expires_at is not null;
+create policy not_expired on {schema}.chunk as restrictive for select using (
+    expires_at is null or expires_at > now() or current_setting('ragcore.expired', true) = 'on'
+);
+
+create or replace function {schema}.count_all(out documents bigint, out chunks bigint, out not_embedded bigint)
+    language plpgsql security definer
+    set search_path = pg_catalog, pg_temp
+    as $$
+    begin  -- by set_config, since an owner who is no superuser may not put the setting into the function's definition
+        perform set_config('ragcore.counting', 'on', true), set_config('ragcore.expired', 'on', true);
+        select (select count(*) from {schema}.document), count(*), count(*) filter (where embedding is null)
+        into documents, chunks, not_embedded from {schema}.chunk;
+        perform set_config('ragcore.counting', '', true), set_config('ragcore.expired', '', true);
+    end
+    $$;
+
+-- Removes what has expired, of all tenants, at most so many documents: how many, by tenant. As the owner, since the role that calls it sees one tenant at
+-- a time. What it removes nobody could find any more.
+create function {schema}.remove_expired(most integer, out of_tenant text, out documents bigint) returns setof record
+    language plpgsql security definer
+    set search_path = pg_catalog, pg_temp
+    as $$
+    declare
+        due record;
+    begin
+        perform set_config('ragcore.counting', 'on', true), set_config('ragcore.expired', 'on', true);
+        for due in
+            select oldest.tenant, array_agg(oldest.id order by oldest.id) as ids
+            from (
+                select document.tenant, document.id from {schema}.document as document
+                where document.expires_at <= now()
+                order by document.expires_at, document.tenant, document.id
+                limit most
+            ) as oldest
+            group by oldest.tenant
+            order by oldest.tenant
+        loop
+            perform set_config('ragcore.tenant', due.tenant, true);
+            delete from {schema}.document as document
+            where document.tenant = due.tenant and document.id = any(due.ids) and document.expires_at <= now();
+            get diagnostics documents = row_count;
+            of_tenant := due.tenant;
+            return next;
+        end loop;
+        perform set_config('ragcore.tenant', '', true), set_config('ragcore.counting', '', true), set_config('ragcore.expired', '', true);
+    end
+    $$;
+revoke all on function {schema}.remove_expired(integer) from public;

@@ -1,0 +1,107 @@
+"""Documents that expire, in real PostgreSQL: by whom they are removed, and what goes with them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+import pytest
+
+from ragcore import Document, PgVectorStore
+from ragcore.ingest import Ingestor
+from ragcore.store import migrate, reembed
+from ragcore.testing import FakeEmbedder
+
+from .contract import DIMENSION, LETTER, MODES, PLAN, expiring, ids, query
+
+pytestmark = [pytest.mark.system, pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
+PAST = datetime.now(UTC) - timedelta(days=1)
+FUTURE = datetime.now(UTC) + timedelta(days=365)
+
+
+async def owned(database: tuple[str, str]) -> str:
+    """The DSN of an owner who is no superuser, so that row-level security binds it."""
+    admin = await asyncpg.connect(database[1])
+    name = await admin.fetchval("select current_database()")
+    role = f"owner_of_{name}"
+    await admin.execute(f"create role {role} login; create extension vector; alter database {name} owner to {role}")
+    await admin.close()
+    return database[1].replace("postgres@", f"{role}@")
+
+
+async def test_the_application_removes_what_has_expired_and_nothing_else(database: tuple[str, str]) -> None:
+    owner = await owned(database)
+    await migrate(owner, model="fake", dimension=DIMENSION, role="ragcore")
+    async with PgVectorStore(database[0]) as store:
+        for tenant in ("a", "b", "c"):
+            documents = [expiring(LETTER, PAST, f"old{n}") for n in range(40)]
+            await store.upsert([*documents, PLAN, expiring(LETTER, FUTURE, "new")], tenant=tenant)
+        await store.upsert([PLAN], tenant="d")
+        assert (await store.count(tenant=None)).documents == 3 * 42 + 1
+        removed = []
+        while some := await store.expire(limit=50):
+            removed.append(some)
+        assert sum(sum(some.values()) for some in removed) == 120
+        assert all(sum(some.values()) <= 50 for some in removed)
+        for tenant in ("a", "b", "c"):
+            assert set(await store.hashes(None, tenant=tenant)) == {"plan", "new"}
+        assert set(await store.hashes(None, tenant="d")) == {"plan"}
+        assert (await store.inspect()).findings() == []
+    watcher = await asyncpg.connect(database[1])
+    assert await watcher.fetchval("select count(*) from ragcore.posting where chunk_id like 'old%'") == 0
+    assert await watcher.fetchval("select count(*) from ragcore.posting where chunk_id like 'new%'") > 0
+    # Whoever is neither the application nor the owner may not.
+    await watcher.execute("set role pg_read_all_data")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await watcher.execute("select ragcore.remove_expired(10)")
+    await watcher.close()
+
+
+async def test_a_collection_that_is_embedded_again_expires_as_the_old_one_did(database: tuple[str, str]) -> None:
+    owner = await owned(database)
+    await migrate(owner, model="fake", dimension=DIMENSION, role="ragcore")
+    async with PgVectorStore(database[0]) as store, FakeEmbedder(dimension=8) as embedder:
+        embedder.model = "new"
+        await store.upsert([expiring(LETTER, PAST, "past"), expiring(LETTER, FUTURE, "future"), PLAN], tenant="a")
+        done = await reembed(owner, source="ragcore", target="second", embedder=embedder, role="ragcore")
+        assert (done.documents, done.differing) == (3, 0)
+        watcher = await asyncpg.connect(database[1])
+        rows = await watcher.fetch("select id, expires_at from second.document order by id")
+        assert [tuple(row) for row in rows] == [("future", FUTURE), ("past", PAST), ("plan", None)]
+        assert await watcher.fetchval("select count(*) from second.chunk where document_id = 'past'") == 1
+        await watcher.close()
+        async with PgVectorStore(database[0], schema="second") as second:
+            # Removed from one collection of a group, it is removed from all.
+            assert await store.expire() == {"a": 1}
+            assert set(await second.hashes(None, tenant="a")) == {"future", "plan"}
+            assert await second.expire() == {}
+
+
+async def test_an_ingest_that_changes_the_time_is_seen(database: tuple[str, str]) -> None:
+    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
+    async with PgVectorStore(database[0]) as store, FakeEmbedder(dimension=DIMENSION) as embedder:
+        ingestor = Ingestor(embedder=embedder, store=store)
+        text = "the letter is about glasses"
+        for expires_at, found in ((None, ["d:0"]), (FUTURE, ["d:0"]), (PAST, []), (None, ["d:0"])):
+            report = await ingestor.add([Document("d", text, expires_at=expires_at)], tenant="a")
+            assert report.added + report.updated == 1
+            for mode in MODES:
+                assert len(await ids(store, query(text, mode=mode))) == len(found)
+            assert (await ingestor.add([Document("d", text, expires_at=expires_at)], tenant="a")).unchanged == 1
+
+
+async def test_what_the_statements_of_the_release_before_write_never_expires(database: tuple[str, str]) -> None:
+    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
+    connection = await asyncpg.connect(database[0])
+    async with connection.transaction():
+        await connection.execute("select set_config('ragcore.tenant', 'a', true)")
+        await connection.execute(
+            "insert into ragcore.document (tenant, id, content_hash, model) values ('a', 'd', 'h', 'fake')"
+        )
+        await connection.execute(
+            "insert into ragcore.chunk (tenant, id, document_id, position, text) values ('a', 'd:0', 'd', 0, 'glasses')"
+        )
+    await connection.close()
+    async with PgVectorStore(database[0]) as store:
+        assert await ids(store, query("glasses", mode="text")) == ["d:0"]
+        assert await store.expire() == {}

@@ -1,0 +1,196 @@
+"""Limits that hold for several processes: real PostgreSQL, clients that know nothing of each other."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import anyio
+import asyncpg
+import pytest
+
+from ragcore import (
+    RAG,
+    ConfigurationError,
+    Document,
+    Generation,
+    LimitExceeded,
+    MemoryStore,
+    PgVectorStore,
+    Price,
+    Prompt,
+    RagcoreError,
+    Retriever,
+    Settings,
+    Usage,
+)
+from ragcore.generation import at_once
+from ragcore.store import migrate
+from ragcore.testing import FakeEmbedder, FakeGenerator
+
+from .contract import DIMENSION
+
+pytestmark = [pytest.mark.system, pytest.mark.anyio]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def migrated(database: tuple[str, str]) -> str:
+    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
+    return database[0]
+
+
+class Costly(FakeGenerator):
+    """Uses 500 tokens each time."""
+
+    async def generate(self, prompt: Prompt, /) -> Generation:
+        return Generation("It is $1,500 [1].", model="costly", usage=Usage(prompt_tokens=400, completion_tokens=100))
+
+    def stream(self, prompt: Prompt, /) -> Any:
+        return at_once(self.generate(prompt))
+
+
+def client(dsn: str, *, generator: FakeGenerator | None = None, **limits: Any) -> RAG:
+    retriever = Retriever(store=PgVectorStore(dsn, pool_size=4), embedder=FakeEmbedder(dimension=DIMENSION))
+    settings = Settings(watchdog=False, share_limits=True, **limits)
+    return RAG(retriever=retriever, generator=generator or FakeGenerator(), settings=settings)
+
+
+class Crowd:
+    """Several clients of one database, each as in a process of its own."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self._stack = stack
+
+    async def of(self, dsn: str, count: int, **options: Any) -> list[RAG]:
+        clients = [client(dsn, **options) for _ in range(count)]
+        for one in clients:
+            await self._stack.enter_async_context(one)
+        await clients[0].add([Document("d", "The deductible is $1,500.")], tenant="m")
+        return clients
+
+
+@pytest.fixture
+async def crowd() -> AsyncIterator[Crowd]:
+    async with AsyncExitStack() as stack:
+        yield Crowd(stack)
+
+
+async def outcome(one: RAG, tenant: str = "m", *, stream: bool = False) -> str:
+    try:
+        if stream:
+            async with one.stream("deductible?", tenant=tenant) as answering:
+                await answering.answer()
+        else:
+            await one.ask("deductible?", tenant=tenant)
+    except LimitExceeded as error:
+        return error.limit
+    return "ok"
+
+
+async def test_requests_a_minute_are_of_all_together(migrated: str, crowd: Crowd) -> None:
+    clients = await crowd.of(migrated, 4, requests_per_minute=6)
+    ways = [(one, stream) for one in clients for stream in (False, True) for _ in range(3)]
+    seen = await asyncio.gather(*(outcome(one, stream=stream) for one, stream in ways))
+    assert sorted(seen) == ["ok"] * 6 + ["requests"] * 18
+    assert await outcome(clients[0], "other") == "ok"
+    # Each knows what is left, for the headers, once it has been told.
+    for one in clients:
+        assert one.limits(tenant="m")[0].remaining == 0
+    # A refused call is remembered by nobody.
+    assert sum(len(one.recent()) for one in clients) == 6 + 1 + 1
+
+
+async def test_tokens_and_spending_of_one_are_seen_by_the_others(migrated: str, crowd: Crowd) -> None:
+    first, second = await crowd.of(migrated, 2, generator=Costly(), tokens_per_minute=900)
+    assert [await outcome(first), await outcome(second), await outcome(first)] == ["ok", "ok", "tokens"]
+    assert await outcome(second, stream=True) == "tokens"
+    prices = {"costly": Price(prompt=1_000, completion=1_000)}
+    third, fourth = await crowd.of(migrated, 2, generator=Costly(), spending_per_day=0.9, prices=prices)
+    assert [await outcome(third, stream=True), await outcome(fourth), await outcome(third)] == ["ok", "ok", "spending"]
+    assert await outcome(fourth) == "spending"
+
+
+async def test_calls_at_once_come_back_however_they_end(migrated: str, crowd: Crowd) -> None:
+    slow = FakeGenerator(token_latency=0.3)
+    first, second = await crowd.of(migrated, 2, generator=slow, calls_at_once=2)
+    async with anyio.create_task_group() as group:
+        group.start_soon(outcome, first)
+        group.start_soon(outcome, second)
+        await anyio.sleep(0.5)
+        assert [await outcome(first), await outcome(second, stream=True)] == ["calls", "calls"]
+        group.cancel_scope.cancel()
+    with pytest.raises(RagcoreError):
+        await first.ask("deductible?", tenant="m", timeout=0.4, degrade=False)
+    async with first.stream("deductible?", tenant="m"):
+        pass
+    slow.token_latency = 0.0
+    assert [await outcome(one, stream=stream) for one in (first, second) for stream in (True, False)] == ["ok"] * 4
+
+
+async def test_a_place_of_a_process_that_was_killed_comes_back_after_its_deadline(migrated: str, crowd: Crowd) -> None:
+    script = """
+        import asyncio, sys
+        from ragcore import RAG, PgVectorStore, Retriever, Settings
+        from ragcore.testing import FakeEmbedder, FakeGenerator
+        async def main():
+            retriever = Retriever(store=PgVectorStore(sys.argv[1]), embedder=FakeEmbedder(dimension=64))
+            settings = Settings(watchdog=False, share_limits=True, calls_at_once=1)
+            async with RAG(retriever=retriever, generator=FakeGenerator(token_latency=9), settings=settings) as rag:
+                asyncio.get_running_loop().call_later(1.0, lambda: print("asking", flush=True))
+                await rag.ask("deductible?", tenant="m", timeout=3)
+        asyncio.run(main())
+    """
+    (here,) = await crowd.of(migrated, 1, calls_at_once=1)
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), migrated], stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+    assert process.stdout is not None
+    assert await anyio.to_thread.run_sync(process.stdout.readline) == "asking\n"
+    assert await outcome(here) == "calls"
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    began = time.monotonic()
+    while await outcome(here) != "ok":
+        await anyio.sleep(0.25)
+        assert time.monotonic() - began < 15
+    assert time.monotonic() - began > 1
+
+
+@pytest.mark.parametrize("fault", ["locked", "gone"])
+async def test_while_the_database_counts_nothing_each_process_counts_for_itself(
+    database: tuple[str, str], migrated: str, crowd: Crowd, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (here,) = await crowd.of(migrated, 1, requests_per_minute=3)
+    owner = await asyncpg.connect(database[1])
+    try:
+        async with owner.transaction():
+            if fault == "locked":
+                await owner.execute("lock table ragcore.quota in exclusive mode")
+            else:
+                await owner.execute("drop function ragcore.admit_call")
+                await owner.execute("commit; begin")
+            began = time.monotonic()
+            assert [await outcome(here) for _ in range(4)] == ["ok"] * 3 + ["requests"]
+            assert time.monotonic() - began < 3
+    finally:
+        await owner.close()
+    assert len([line for line in caplog.messages if "counted in this process alone" in line]) == 1
+
+
+async def test_a_store_that_cannot_count_is_refused_at_once() -> None:
+    retriever = Retriever(store=MemoryStore(), embedder=FakeEmbedder())
+    with pytest.raises(ConfigurationError, match="share_limits"):
+        RAG(retriever=retriever, generator=FakeGenerator(), settings=Settings(share_limits=True))
