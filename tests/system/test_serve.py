@@ -206,6 +206,29 @@ def serving(folder: Path, *options: str, prefix: str = "", **environment: str) -
         process.wait()
 
 
+def test_limits_hold_for_two_processes_together(tmp_path: Path) -> None:
+    environment = {
+        "RAGCORE_DATA": str(tmp_path / "data"),
+        "RAGCORE_SHARE_LIMITS": "true",
+        "RAGCORE_REQUESTS_PER_MINUTE": "6",
+    }
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        folder.mkdir()
+    with (
+        serving(folders[0], "--tokens tokens.json", **environment) as first,
+        serving(folders[1], "--tokens tokens.json", **environment) as second,
+    ):
+        answers = [served.ask("POST", "/chat", json={"message": "hello?"}) for served in (first, second) * 5]
+        seen = [answer.status_code for answer in answers]
+        assert seen.count(429) in (3, 4)  # one comes back every ten seconds
+        assert set(seen) == {200, 429}
+        refused = next(answer for answer in answers if answer.status_code == 429)
+        assert 0 < int(refused.headers["retry-after"]) <= 10
+        assert "r=0" in refused.headers["ratelimit"]
+        assert first.ask("POST", "/chat", json={"message": "hello?"}, user="chen").status_code == 200
+
+
 def test_connections_without_a_request_do_not_take_it_down(tmp_path: Path) -> None:
     with serving(
         tmp_path, "--tokens tokens.json", prefix="ulimit -n 200;", RAGCORE_DATA=str(tmp_path / "data")
