@@ -23,7 +23,7 @@ from ragcore.types import Kind
 from ragcore.vectors import check_vectors
 from ragcore.wire.bodies import MAX_BODY, whole
 from ragcore.wire.client import OpenAIClient
-from ragcore.wire.dialect import MOST_CHANGES, Dialect
+from ragcore.wire.dialect import MOST_CHANGES, Dialect, check_parameters
 from ragcore.wire.failure import judge, translate
 from ragcore.wire.refusal import ServerError, Undecodable, read_refusal
 
@@ -112,9 +112,9 @@ class OpenAIEmbedder(Part):
         self._parameters = {
             **({} if encoding_format is None else {"encoding_format": encoding_format}),
             **({"dimensions": self.dimension} if (shortens if dimensions is None else dimensions) else {}),
-            **_checked(parameters, "parameters"),
+            **check_parameters(parameters, "parameters", own=OWN),
         }
-        self._extra_body = _checked(extra_body, "extra_body")
+        self._extra_body = check_parameters(extra_body, "extra_body", own=OWN)
         self._dialect = Dialect(model)
         if encoding_format == "base64":
             self._dialect.try_values("encoding_format", ("base64", "float"))
@@ -274,17 +274,6 @@ def _judge_of_several(error: Exception) -> Failure | None:
     if failure is None or not failure.counts:
         return failure
     return Failure(retry=False, counts=False)
-
-
-def _checked(given: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
-    wrong = sorted(OWN & (given or {}).keys())
-    if wrong:
-        raise ConfigurationError(f"{name} holds {', '.join(wrong)}, which ragcore sets itself")
-    try:
-        json.dumps(dict(given or {}))
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"{name} can't be written as JSON: {error}") from None
-    return dict(given or {})
 
 
 def _vectors(answer: Mapping[str, Any], count: int) -> list[Vector]:

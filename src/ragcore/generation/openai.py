@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 from openai import AsyncOpenAI
 
-from ragcore.errors import ConfigurationError, GenerationError
+from ragcore.errors import GenerationError
 from ragcore.events import emit
 from ragcore.generation.prompt import render
 from ragcore.generation.received import Received
@@ -24,7 +24,7 @@ from ragcore.tokens import TokenCounter
 from ragcore.types import Generation, Prompt
 from ragcore.wire.bodies import Response
 from ragcore.wire.client import OpenAIClient
-from ragcore.wire.dialect import MOST_CHANGES, Dialect, with_role
+from ragcore.wire.dialect import MOST_CHANGES, Dialect, check_parameters, with_role
 from ragcore.wire.events import DRAIN_SECONDS, read_events
 from ragcore.wire.failure import judge, translate
 from ragcore.wire.refusal import ServerError, Undecodable, request_id_of
@@ -90,7 +90,11 @@ class OpenAIGenerator(Part):
         self._key = model if self.policy.has_default_breaker else None
         self._tokens = TokenCounter(model)
         self._client = OpenAIClient(api_key=api_key, base_url=base_url, client=client, headers=extra_headers)
-        self._manner = _Manner(model, _checked(parameters, "parameters"), _checked(extra_body, "extra_body"))
+        self._manner = _Manner(
+            model,
+            check_parameters(parameters, "parameters", own=OWN),
+            check_parameters(extra_body, "extra_body", own={"messages"}),
+        )
 
     def count_tokens(self, text: str, /) -> int:
         """Tokens of `text`, exact once tiktoken's ranks are loaded, estimated until then."""
@@ -321,15 +325,3 @@ class _Request:
 
         if response is not None:
             await self._owner.clean_up(close, name="closing a response")
-
-
-def _checked(parameters: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
-    given = dict(parameters or {})
-    wrong = sorted(OWN & given.keys()) if name == "parameters" else sorted({"messages"} & given.keys())
-    if wrong:
-        raise ConfigurationError(f"{name} holds {', '.join(wrong)}, which ragcore sets itself")
-    try:
-        json.dumps(given)
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"{name} can't be written as JSON: {error}") from None
-    return given

@@ -6,15 +6,18 @@ renamed from then on.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
+from ragcore.errors import ConfigurationError
 from ragcore.events import emit
 from ragcore.wire.refusal import ServerError
 
-__all__ = ["MOST_CHANGES", "Dialect", "with_role"]
+__all__ = ["MOST_CHANGES", "Dialect", "check_parameters", "with_role"]
 
 logger = logging.getLogger("ragcore")
 
@@ -185,3 +188,23 @@ def with_role(messages: Sequence[Mapping[str, str]], role: str | None) -> list[M
             message["content"] = "\n\n".join([*system, message["content"]])
             break
     return rest  # type: ignore[return-value]
+
+
+def check_parameters(given: Mapping[str, Any] | None, name: str, *, own: AbstractSet[str]) -> dict[str, Any]:
+    """Parameters of the user's that go into a request.
+
+    Args:
+        name: of the option that holds them.
+        own: the names that ragcore sets itself.
+
+    Raises:
+        ConfigurationError: one of those, or a value that JSON can't hold.
+    """
+    wrong = sorted(own & (given or {}).keys())
+    if wrong:
+        raise ConfigurationError(f"{name} holds {', '.join(wrong)}, which ragcore sets itself")
+    try:
+        json.dumps(dict(given or {}))
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"{name} can't be written as JSON: {error}") from None
+    return dict(given or {})
