@@ -63,7 +63,7 @@ EMPTY = {
     "all tokens thought away, between tags": ((chunk("<think>hm"), chunk(None, "length")), "went into thinking"),
     "cut off at once": ((chunk(None, "length"),), "finish_reason length"),
     "filtered": ((chunk(None, "content_filter"),), "content_filter"),
-    "refused": ((chunk(refusal="I can't help with that."), chunk(None, "stop")), "can't help with that"),
+    "refused": ((chunk(refusal="I can't help with that."), chunk(None, "stop")), "refused to answer"),
     "a tool": ((chunk(tool_calls=[{"index": 0, "function": {"name": "search", "arguments": "{}"}}]), chunk(None, "tool_calls")), "'search'"),
     "an old function": ((chunk(function_call={"name": "look", "arguments": ""}), chunk(None, "function_call")), "'look'"),
     "thought, and then nothing": ((chunk("<think>hm</think>"), chunk(None, "stop")), "ended without an answer"),

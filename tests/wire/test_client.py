@@ -92,7 +92,6 @@ SSE = {"content-type": "text/event-stream"}
         {"choices": [{"index": 0, "error": {"message": f"bad key {KEY}"}}]},
         {"message": f"bad key {KEY}"},
         {"error": {"message": f"bad key {KEY}"}},
-        {"choices": [{"index": 0, "delta": {"refusal": f"bad key {KEY}"}, "finish_reason": "stop"}]},
         {"choices": [{"index": 0, "delta": {"tool_calls": [{"function": {"name": KEY}}]}, "finish_reason": "stop"}]},
         {"choices": None, "base_resp": {"status_code": 1004, "status_msg": f"login fail {KEY}"}},
     ],
@@ -104,6 +103,15 @@ async def test_the_key_is_hidden_in_errors_of_answers_too(event: object) -> None
             await model.generate(PROMPT)
     assert KEY not in str(caught.value)
     assert "hidden" in str(caught.value)
+
+
+async def test_a_refusal_in_the_models_words_is_not_quoted() -> None:
+    event = {"choices": [{"index": 0, "delta": {"refusal": "I won't speak of porphyria."}, "finish_reason": "stop"}]}
+    body = f"data: {json.dumps(event)}\n\n".encode()
+    async with Scripted([Bytes(body=body, headers=SSE)]) as server, generator(server) as model:
+        with pytest.raises(GenerationError, match="refused to answer") as caught:
+            await model.generate(PROMPT)
+    assert "porphyria" not in str(caught.value)
 
 
 async def test_what_the_server_says_is_told_without_the_key() -> None:

@@ -256,10 +256,10 @@ class OpenAIEmbedder(Part):
             answer = json.loads(read.removeprefix(b"\xef\xbb\xbf"))
         except (ValueError, RecursionError):
             page = "not JSON but a page of HTML: is the base URL right?" if read.lstrip()[:1] == b"<" else "not JSON"
-            raise Undecodable(f"its answer is {page}; it begins {read[:40]!r}") from None
+            raise Undecodable(f"its answer, {len(read):,} bytes, is {page}") from None
         if not (isinstance(answer, dict) and isinstance(answer.get("data"), list)):
             refusal = read_refusal(
-                answer, status=None, headers=response.headers, secrets=self._client.secrets, in_answer=True
+                answer, status=None, headers=response.headers, unsaid=self._client.unsaid(body), in_answer=True
             )
             if refusal is not None and refusal.said:
                 raise refusal

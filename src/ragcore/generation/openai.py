@@ -230,10 +230,10 @@ class _Request:
     async def open(self) -> None:
         for _ in range(MOST_CHANGES):
             await self.close()
-            self._received = Received(
-                self._manner.model, thinks_unopened=self._manner.thinks_unopened, secrets=self._client.secrets
-            )
             body, sent, role, callers = self._manner.ask(self._prompt)
+            self._received = Received(
+                self._manner.model, thinks_unopened=self._manner.thinks_unopened, unsaid=self._client.unsaid(body)
+            )
             try:
                 await self._begin(body)
                 return
@@ -245,7 +245,7 @@ class _Request:
     async def _begin(self, body: bytes) -> None:
         self._response = response = await self._client.post("/chat/completions", body, model=self._manner.model)
         self._request_id = request_id_of(response.headers)
-        self._events = read_events(response, secrets=self._client.secrets)
+        self._events = read_events(response, unsaid=self._client.unsaid(body))
         self._first = ""
         while not self._received.begun:
             try:

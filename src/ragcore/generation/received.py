@@ -6,7 +6,7 @@ marked. The shapes come from the table of providers in the tests, which names a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ragcore.generation.ending import is_complete
@@ -14,7 +14,8 @@ from ragcore.generation.not_found import NotFound
 from ragcore.generation.thinking import Thinking
 from ragcore.types import Generation, Usage
 from ragcore.wire.events import DONE
-from ragcore.wire.refusal import NoAnswer, ServerError, Undecodable, read_refusal, without_secrets
+from ragcore.wire.refusal import NoAnswer, ServerError, Undecodable, read_refusal
+from ragcore.wire.unsaid import NOTHING, Unsaid
 
 __all__ = ["Received"]
 
@@ -33,7 +34,7 @@ class Received:
     Args:
         model: the requested name, until the server sends its own.
         thinks_unopened: as `Thinking` has it.
-        secrets: texts to hide in errors.
+        unsaid: what errors may not show.
 
     Attributes:
         begun: whether any part of the answer or its thinking has arrived.
@@ -43,8 +44,8 @@ class Received:
         handed_on: the text that was returned so far.
     """
 
-    def __init__(self, model: str, *, thinks_unopened: bool = False, secrets: Iterable[str] = ()) -> None:
-        self._secrets = tuple(secrets)
+    def __init__(self, model: str, *, thinks_unopened: bool = False, unsaid: Unsaid = NOTHING) -> None:
+        self._unsaid = unsaid
         self.begun = False
         self.done = False
         self.finished_at_once = False
@@ -150,7 +151,7 @@ class Received:
 
     def _choice(self, choice: Mapping[str, Any]) -> str:
         if choice.get("error"):
-            refusal = read_refusal(choice, status=None, secrets=self._secrets, in_answer=True)
+            refusal = read_refusal(choice, status=None, unsaid=self._unsaid, in_answer=True)
             raise refusal or ServerError("", status=None, in_answer=True)
         if "usage" in choice:
             self._take_usage(choice["usage"])
@@ -233,7 +234,7 @@ class Received:
     def _check(self, event: Mapping[str, Any], choices: object) -> None:
         """Check an event without choices: usage, filter results, a ping, or an error."""
         if choices is None and "usage" not in event and not str(event.get("object", "")).startswith("chat.completion"):
-            refusal = read_refusal(event, status=None, secrets=self._secrets, in_answer=True)
+            refusal = read_refusal(event, status=None, unsaid=self._unsaid, in_answer=True)
             if refusal is not None and refusal.said:
                 raise refusal
             if "id" not in event and event.get("type") != "ping":
@@ -256,9 +257,9 @@ class Received:
 
     def _why_empty(self, reason: str) -> str:
         if self._refusal:
-            return f"refused to answer: it said {without_secrets(self._refusal, self._secrets)!r}"
+            return "refused to answer"  # in words of its own, which are an answer and not told of
         if self._tool:
-            return f"asked for the tool {without_secrets(self._tool, self._secrets)[:80]!r} instead of answering"
+            return f"asked for the tool {self._unsaid.hide(self._tool)[:80]!r} instead of answering"
         lower = reason.lower()
         if lower in ("length", "max_tokens", "model_length"):
             spent = (

@@ -6,6 +6,7 @@ builds the SDK's requests from prepared bytes (200 µs) and sends them through t
 
 from __future__ import annotations
 
+import base64
 import logging
 from collections.abc import Mapping
 from contextlib import aclosing
@@ -20,6 +21,7 @@ from ragcore.resilience.owner import cleaning_up
 from ragcore.secret import Secret, without_frames
 from ragcore.wire.bodies import Response, pieces
 from ragcore.wire.refusal import ServerError, Undecodable, read_refusal
+from ragcore.wire.unsaid import Unsaid
 
 __all__ = ["OpenAIClient"]
 
@@ -58,19 +60,21 @@ class OpenAIClient:
             "content-type": "application/json",
             **{name.lower(): value for name, value in (headers or {}).items()},
         }
+        self._login: tuple[str, ...] = ()
         self._sdk: openai.AsyncOpenAI | None = None
         if client is None:
             self._make()  # now, so that a missing key is known where the component is made
 
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """Texts that no message may show: the key, and the values of extra headers."""
+    def unsaid(self, body: bytes) -> Unsaid:
+        """What no message about a request may show: the key, the login of the address, the values of extra headers, and the request's own texts."""
         key = getattr(self._sdk, "api_key", None)
         own = {"accept-encoding", "content-type"}
-        return (
+        secrets = (
             *((key,) if isinstance(key, str) and key else ()),
             *(value for name, value in self._headers.items() if name not in own and len(value) >= 8),
+            *self._login,
         )
+        return Unsaid(secrets, body)
 
     def open(self) -> None:
         """Ready for requests on this event loop; connects to nothing."""
@@ -107,7 +111,7 @@ class OpenAIClient:
         if 200 <= response.status_code < 300:
             return response
         try:
-            raise await self._refusal(response)
+            raise await self._refusal(response, body)
         finally:
             with cleaning_up():
                 await response.aclose()
@@ -137,7 +141,7 @@ class OpenAIClient:
             raise openai.APIConnectionError(request=request) from error
         return response
 
-    async def _refusal(self, response: Response) -> ServerError:
+    async def _refusal(self, response: Response, sent: bytes) -> ServerError:
         status, headers = response.status_code, response.headers
         if 300 <= status < 400:
             try:
@@ -155,13 +159,25 @@ class OpenAIClient:
                         body += piece
         except Exception:  # keep what came; the status alone is enough
             logger.debug("the body of an error was not read to its end", exc_info=True)
-        refusal = read_refusal(bytes(body), status=status, headers=headers, secrets=self.secrets)
+        refusal = read_refusal(bytes(body), status=status, headers=headers, unsaid=self.unsaid(sent))
         assert refusal is not None
         return refusal
 
     def _make(self) -> openai.AsyncOpenAI:
+        made = _without_platform(self._made())
+        # A login in the address goes into the header that the HTTP client would make of it: the client's log shows addresses.
+        address = made.base_url
+        if address.userinfo:
+            login = f"{address.username}:{address.password}"
+            encoded = base64.b64encode(login.encode()).decode()
+            self._headers["authorization"] = f"Basic {encoded}"
+            self._login = (login, address.userinfo.decode("ascii", "replace"), encoded, address.password)
+            made.base_url = address.copy_with(userinfo=b"")
+        return made
+
+    def _made(self) -> openai.AsyncOpenAI:
         if self._given is not None:
-            return _without_platform(self._given.with_options(max_retries=0, timeout=None))
+            return self._given.with_options(max_retries=0, timeout=None)
         try:
             made = openai.AsyncOpenAI(api_key=self._api_key, base_url=self._base_url, max_retries=0, timeout=None)
         except openai.OpenAIError as error:
@@ -169,7 +185,7 @@ class OpenAIClient:
                 "no API key: pass api_key=, or set OPENAI_API_KEY ('none' for a server that wants no key)"
             ) from error
         _close_what_is_cancelled(made)
-        return _without_platform(made)
+        return made
 
 
 def _without_platform(sdk: openai.AsyncOpenAI) -> openai.AsyncOpenAI:

@@ -122,7 +122,7 @@ class Dialect:
         root = re.split(r"[.\[]", error.parameter)[0]
         if root in names:
             return root
-        if not (UNSUPPORTED.search(f"{error.said} {error.code}") or VALUE.search(error.said)):
+        if not (UNSUPPORTED.search(f"{error.whole} {error.code}") or VALUE.search(error.whole)):
             return None
         # Use the first name in the message; a later one is often the suggested replacement.
         found = [
@@ -130,7 +130,7 @@ class Dialect:
             for name in names
             if (
                 match := re.search(
-                    rf"(?<![\w.])(?:{'|'.join((re.escape(name), *ALSO.get(name, ())))})(?!\w)", error.said
+                    rf"(?<![\w.])(?:{'|'.join((re.escape(name), *ALSO.get(name, ())))})(?!\w)", error.whole
                 )
             )
         ]
@@ -157,7 +157,7 @@ class Dialect:
 
     @staticmethod
     def _names_the_role(error: ServerError) -> bool:
-        return SYSTEM.search(error.said) is not None and (
+        return SYSTEM.search(error.whole) is not None and (
             error.parameter in ("", "messages") or error.parameter.startswith("messages[")
         )
 
@@ -165,7 +165,7 @@ class Dialect:
         """Use the role "developer" if the server suggests it; otherwise prepend the system text to the question."""
         if self.system_role != sent:
             return
-        self.system_role = "developer" if sent == "system" and "developer" in error.said.lower() else None
+        self.system_role = "developer" if sent == "system" and "developer" in error.whole.lower() else None
         emit("model.parameter_refused", self._model, parameter=f"role {sent}", instead=self.system_role or "user")
 
 
@@ -174,7 +174,7 @@ def _is_unsupported(error: ServerError) -> bool:
     code = error.code.lower()
     if code in UNSUPPORTED_CODES:
         return True
-    return not VALUE_CODES.search(code) and UNSUPPORTED.search(error.said) is not None
+    return not VALUE_CODES.search(code) and UNSUPPORTED.search(error.whole) is not None
 
 
 def with_role(messages: Sequence[Mapping[str, str]], role: str | None) -> list[MutableMapping[str, str]]:

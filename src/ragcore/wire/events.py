@@ -16,6 +16,7 @@ import anyio
 
 from ragcore.wire.bodies import Response, pieces
 from ragcore.wire.refusal import ServerError, Undecodable, read_refusal
+from ragcore.wire.unsaid import NOTHING, Unsaid
 
 __all__ = ["DONE", "DRAIN_SECONDS", "EventParser", "read_events"]
 
@@ -130,14 +131,14 @@ class EventParser:
 
 
 async def read_events(
-    response: Response, /, *, secrets: Iterable[str] = ()
+    response: Response, /, *, unsaid: Unsaid = NOTHING
 ) -> AsyncGenerator[list[Mapping[str, Any]], None]:
     """Yield the stream's events as JSON objects, in one list those that arrive together. `DONE` represents "[DONE]".
 
     If the server sends plain JSON instead of a stream, yields it as one event with its message as the `delta`.
 
     Args:
-        secrets: texts to hide in errors.
+        unsaid: what errors may not show.
 
     Raises:
         Undecodable: an event is too large or not a JSON object, or the response is not a stream.
@@ -154,9 +155,9 @@ async def read_events(
                     continue
                 seen = True
                 if (begun[:1] in (b"{", b"[", b"<") and "event-stream" not in kind) or begun[:1] in (b"{", b"<"):
-                    yield await _instead_of_a_stream(piece, body, kind, secrets)
+                    yield await _instead_of_a_stream(piece, body, kind, unsaid)
                     return
-            batch, failure = _decoded(parser.feed(piece), secrets)
+            batch, failure = _decoded(parser.feed(piece), unsaid)
             if batch:
                 yield batch
             if failure is not None:
@@ -164,7 +165,7 @@ async def read_events(
                     async for _ in body:
                         pass
                 raise failure
-    batch, failure = _decoded(parser.end(), secrets)
+    batch, failure = _decoded(parser.end(), unsaid)
     if batch:
         yield batch
     if failure is not None:
@@ -172,7 +173,7 @@ async def read_events(
 
 
 async def _instead_of_a_stream(
-    first: bytes, body: AsyncGenerator[bytes, None], kind: str, secrets: Iterable[str]
+    first: bytes, body: AsyncGenerator[bytes, None], kind: str, unsaid: Unsaid
 ) -> list[Mapping[str, Any]]:
     read = bytearray(first)
     async for piece in body:
@@ -184,8 +185,9 @@ async def _instead_of_a_stream(
     try:
         answer = json.loads(bytes(read).removeprefix(BOM).decode("utf-8", "replace"))
     except (ValueError, RecursionError):
-        raise Undecodable(f"its answer is not JSON: it begins {bytes(read[:40])!r}") from None
-    refusal = read_refusal(answer, status=None, secrets=secrets, in_answer=True)
+        # It is not quoted: it may be the beginning of an answer.
+        raise Undecodable(f"its answer, {len(read):,} bytes of {kind or 'no type'}, is not JSON") from None
+    refusal = read_refusal(answer, status=None, unsaid=unsaid, in_answer=True)
     if refusal is not None:
         raise refusal
     if not isinstance(answer, dict) or not isinstance(answer.get("choices"), list):
@@ -196,40 +198,38 @@ async def _instead_of_a_stream(
     return [answer, DONE]
 
 
-def _decoded(
-    events: Iterable[tuple[str, bytes]], secrets: Iterable[str]
-) -> tuple[list[Mapping[str, Any]], Exception | None]:
+def _decoded(events: Iterable[tuple[str, bytes]], unsaid: Unsaid) -> tuple[list[Mapping[str, Any]], Exception | None]:
     """Return the events up to the first failure, and the failure."""
     batch: list[Mapping[str, Any]] = []
     for kind, data in events:
         try:
             if data.strip():
-                batch.append(_event(kind, data, secrets))
+                batch.append(_event(kind, data, unsaid))
         except (ServerError, Undecodable) as failure:
             return batch, failure
     return batch, None
 
 
-def _event(type: str, data: bytes, secrets: Iterable[str]) -> Mapping[str, Any]:
+def _event(type: str, data: bytes, unsaid: Unsaid) -> Mapping[str, Any]:
     if data.strip() == b"[DONE]":
         return DONE
     try:
         event = json.loads(data.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
         if type == "error":
-            raise _said(data, secrets) from None
+            raise _said(data, unsaid) from None
         raise Undecodable("an event of its stream is not JSON") from None
     if type == "error":
-        raise _said(event, secrets)
+        raise _said(event, unsaid)
     if not isinstance(event, dict):
         raise Undecodable("an event of its stream is not an object")
     if event.get("error") or (event.get("object") == "error" and "choices" not in event):
-        raise _said(event, secrets)
+        raise _said(event, unsaid)
     return event
 
 
-def _said(event: object, secrets: Iterable[str]) -> Exception:
-    refusal = read_refusal(event, status=None, secrets=secrets, in_answer=True)
+def _said(event: object, unsaid: Unsaid) -> Exception:
+    refusal = read_refusal(event, status=None, unsaid=unsaid, in_answer=True)
     return refusal or ServerError("", status=None, in_answer=True)
 
 

@@ -6,7 +6,8 @@ import openai
 
 from ragcore.errors import DependencyError, RagcoreError
 from ragcore.resilience import Failure, from_status
-from ragcore.wire.refusal import NoAnswer, ServerError, Undecodable, without_secrets
+from ragcore.wire.refusal import NoAnswer, ServerError, Undecodable
+from ragcore.wire.unsaid import NOTHING
 
 __all__ = ["judge", "translate"]
 
@@ -55,9 +56,9 @@ def translate(
             cause = error.__cause__ or error
             what = f"can't be reached ({type(cause).__name__}): is the base URL right, and the server up?"
         case NoAnswer():
-            what = without_secrets(str(error))
+            what = NOTHING.hide(str(error))
         case Undecodable():
-            what = f"answered nonsense: {without_secrets(str(error))}"
+            what = f"answered nonsense: {NOTHING.hide(str(error))}"
         case _:
             what = f"failed ({type(error).__name__})"
     return kind(

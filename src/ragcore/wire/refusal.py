@@ -1,19 +1,23 @@
 """Error messages of servers, and what they mean.
 
 Servers send errors in a dozen shapes, some of them with status 200 or in the middle of a stream. This module reads all of them. The text goes into
-messages and logs, so it is shortened to one line, and everything that looks like a key is hidden.
+messages and logs, so it is shortened to one line, without keys and without what it quotes of the request.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["NoAnswer", "ServerError", "Undecodable", "read_refusal", "request_id_of", "without_secrets"]
+from ragcore.secret import Secret
+from ragcore.wire.unsaid import NOTHING, Unsaid
 
-MOST_SAID = 300
+__all__ = ["NoAnswer", "ServerError", "Undecodable", "read_refusal", "request_id_of"]
+
+# Characters of a message that are looked at.
+MOST_READ = 2_400
 # HTTP status by error type or code, for errors in a stream or with status 200.
 STATUS_OF = {
     "authentication_error": 401,
@@ -77,14 +81,6 @@ UNKNOWN_MODEL = re.compile(
     r"|deployment [^.]{0,60}does not exist|not a valid model",
     re.IGNORECASE,
 )
-KEYS = re.compile(
-    # Prefixes of providers' keys, values after words such as "Bearer", and a login in a URL.
-    r"\b(?:(?:sk|pk|rk|gsk|xai|pplx|nvapi|hf|r8|fw|tgp|csk|pa|jina)[-_]|AIza|eyJ)[-_A-Za-z0-9.*•…]{6,}"
-    r"|(?i:\b(?:bearer|basic|token|api[-_ ]?key(?: provided)?|x-api-key|authorization|password|secret))(?:\s*[:=]\s*|\s+)[\"'`]?"
-    r"(?=[^\s\"'`]*[\d*•])[^\s\"'`,;]{6,}[\"'`]?"
-    r"|(?<=://)[^/\s@]+@"
-)
-HIDDEN = "[hidden]"
 MESSAGE = re.compile(r'"(?:message|detail|error)"\s*:\s*"((?:[^"\\]|\\.){1,600})')
 
 
@@ -100,7 +96,7 @@ class ServerError(Exception):
     """The server reported an error.
 
     Attributes:
-        said: the server's message, on one line, without secrets; "" if there was none.
+        said: the server's message, on one line, without secrets and without quotations of the request; "" if there was none.
         status: the HTTP status, or the one that the error's type stands for; None if unknown.
         code, parameter: as the server named them; "" if it did not.
         headers: of the response.
@@ -113,6 +109,7 @@ class ServerError(Exception):
         said: str,
         /,
         *,
+        whole: str | None = None,
         status: int | None,
         code: str = "",
         parameter: str = "",
@@ -122,6 +119,7 @@ class ServerError(Exception):
     ) -> None:
         super().__init__(said)
         self.said = said
+        self._whole = Secret(said if whole is None else whole[:MOST_READ])
         self.status = status
         self.code = code
         self.parameter = parameter
@@ -130,11 +128,16 @@ class ServerError(Exception):
         self.in_answer = in_answer
 
     @property
+    def whole(self) -> str:
+        """The message as it came."""
+        return self._whole.reveal()
+
+    @property
     def is_too_long(self) -> bool:
         """Whether the request has more tokens than the model accepts. Repeating it does not help."""
         if self.status in (401, 402, 403, 429) and self.code != "context_length_exceeded":
             return False
-        return TOO_LONG.search(f"{self.code} {self.said}") is not None
+        return TOO_LONG.search(f"{self.code} {self.whole}") is not None
 
     @property
     def blames_the_model(self) -> bool:
@@ -142,7 +145,7 @@ class ServerError(Exception):
         return (
             self.status == 404
             or "model_not_found" in self.code.lower()
-            or (self.status in (None, 400, 403, 422) and UNKNOWN_MODEL.search(self.said) is not None)
+            or (self.status in (None, 400, 403, 422) and UNKNOWN_MODEL.search(self.whole) is not None)
         )
 
     @property
@@ -164,7 +167,7 @@ def read_refusal(
     *,
     status: int | None,
     headers: Mapping[str, str] | None = None,
-    secrets: Iterable[str] = (),
+    unsaid: Unsaid = NOTHING,
     in_answer: bool = False,
 ) -> ServerError | None:
     """Return the error in a body or an event; None if it contains none.
@@ -172,7 +175,7 @@ def read_refusal(
     Args:
         body: decoded JSON, or text as bytes.
         status: of the response; None for status 200.
-        secrets: texts to hide.
+        unsaid: what its message may not show.
     """
     if isinstance(body, bytes):
         raw = body
@@ -198,9 +201,10 @@ def read_refusal(
         code = next((kind for kind in kinds[1:] if kind and not kind.isdigit()), code)
     lower = headers or {}
     return ServerError(
-        without_secrets(said, secrets),
+        unsaid.hide(said),
+        whole=said,
         status=status if status is not None else number or named,
-        code=without_secrets(code, secrets)[:80],
+        code=unsaid.hide(code)[:80],
         parameter=parameter[:80],
         headers=lower,
         request_id=request_id_of(lower),
@@ -214,16 +218,6 @@ def request_id_of(headers: Mapping[str, str]) -> str | None:
         if headers.get(name):
             return str(headers[name])[:200]
     return None
-
-
-def without_secrets(text: str, secrets: Iterable[str] = ()) -> str:
-    """Return the text on one line of at most 300 characters, with "[hidden]" in place of keys."""
-    text = " ".join(text[: 8 * MOST_SAID].split())
-    for secret in secrets:
-        if len(secret) > len("none"):  # which stands for no key
-            text = text.replace(secret, HIDDEN)
-    text = KEYS.sub(HIDDEN, text)
-    return text if len(text) <= MOST_SAID else f"{text[: MOST_SAID - 1]}…"
 
 
 def _read(body: object) -> tuple[str, str, str]:

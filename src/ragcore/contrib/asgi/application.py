@@ -152,13 +152,12 @@ class _App:
         try:
             await self._answer(exchange)
         except ClientGone:
-            logger.debug("%s %s: the client is gone", exchange.method, exchange.path, exc_info=True)
+            logger.debug("%s: the client is gone", exchange.where, exc_info=True)
         finally:
             # Without what stands behind a question mark in the address: it may be a question.
             access.info(
-                "%s %s %s %.0f ms %s",
-                exchange.method,
-                exchange.path,
+                "%s %s %.0f ms %s",
+                exchange.where,
                 exchange.status or "gone",
                 1000 * (anyio.current_time() - began),
                 exchange.id,
@@ -176,7 +175,7 @@ class _App:
             exchange.parameter = getattr(error, "parameter", None)
             await _refuse(exchange, problem(error, whole=exchange.whole))
         except Exception:
-            logger.exception("%s %s failed in a way that nobody thought of", exchange.method, exchange.path)
+            logger.exception("%s failed in a way that nobody thought of", exchange.where)
             await _refuse(exchange, Refused(500, "InternalError", "an error that the server's log describes").problem)
 
     async def _route(self, exchange: Exchange) -> None:

@@ -29,6 +29,10 @@ class ClientGone(Exception):
     """The client disconnected, or takes nothing: there is nobody to answer."""
 
 
+# Characters of a path in a log.
+MOST_SHOWN = 500
+
+
 def encoded(data: Any) -> bytes:
     """As JSON in UTF-8; half an emoji, which nothing can encode, becomes a question mark."""
     return json.dumps(data, ensure_ascii=False).encode(errors="replace")
@@ -57,6 +61,12 @@ class Exchange:
         self.whole = False
         self._receive = receive
         self._send = send
+
+    @property
+    def where(self) -> str:
+        """Method and path for a log: a line end in an address makes no line there."""
+        shown = f"{self.method} {self.path[:MOST_SHOWN]}"
+        return shown if shown.isprintable() else ascii(shown)[1:-1]
 
     def header(self, name: str) -> str:
         """The value of a header; empty where there is none."""

@@ -25,7 +25,7 @@ from ragcore.store.postgres.pool import ConnectionLost, Pool, PooledConnection, 
 from ragcore.store.postgres.recent import Recent
 from ragcore.store.postgres.searches import Search
 from ragcore.store.postgres.statements import SQL, check_schema, quoted, statement
-from ragcore.store.postgres.translate import judge, translate
+from ragcore.store.postgres.translate import cause_of, judge, translate
 from ragcore.types import Counts, EmbedText, Passage
 from ragcore.validation import check_tenant
 
@@ -373,7 +373,7 @@ class PgVectorStore(Part):
             ours = translate(error, self._address, stage=stage, attempts=attempts)
             if ours is error:
                 raise
-            raise ours from (error.__cause__ if isinstance(error, ConnectionLost) else error)
+            raise ours from cause_of(error)
 
     def _opened(self) -> Pool:
         self._check_open()

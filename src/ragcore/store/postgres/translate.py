@@ -13,7 +13,7 @@ from ragcore.resilience import Failure
 from ragcore.store.postgres.dsn import Address
 from ragcore.store.postgres.pool import ConnectionLost
 
-__all__ = ["judge", "translate"]
+__all__ = ["cause_of", "judge", "translate"]
 
 # The server can't be reached, is starting, stopping or full: another try may find it back.
 PASSES_AND_COUNTS = (
@@ -47,6 +47,15 @@ GRANTS = {
 COLLECTIONS_DIFFER = "RC002"
 # Messages of these classes may hold a row's values.
 MAY_HOLD_DATA = ("22", "23")
+# The driver's words about a value that it can't send: "… for query argument $2: 'the value' (why)".
+ARGUMENT = re.compile(r"argument (\$\d+)")
+REASONS = (
+    ("surrogates not allowed", "it holds half a character"),
+    ("0x00", "it holds a NUL character"),
+    ("out of range", "it is out of range"),
+    ("out of int", "it is out of range"),
+    ("expected", "it is of another type"),
+)
 
 
 def judge(error: Exception) -> Failure | None:
@@ -73,10 +82,19 @@ def translate(error: Exception, address: Address, *, stage: str, attempts: int =
     if wrong is not None:
         return ConfigurationError(wrong, stage=stage)
     if isinstance(error, pg.DataError | pg.ProgramLimitExceededError) or type(error) is ValueError:
-        return InvalidInput(
-            f"PostgreSQL can't take a value that was given ({type(error).__name__}): {str(error)[:200]}", stage=stage
-        )
+        # Without its words, which quote the value.
+        argument = ARGUMENT.search(str(error))
+        which = "a value that was given" if argument is None else f"the value of parameter {argument[1]}"
+        return InvalidInput(f"PostgreSQL can't take {which} ({type(error).__name__}{_reason(error)})", stage=stage)
     return StoreError(_failure(error, address), dependency="database", attempts=attempts, stage=stage)
+
+
+def cause_of(error: Exception) -> BaseException | None:
+    """What to name as the cause of the translated error: none whose words hold a value or a row."""
+    if isinstance(error, ConnectionLost):
+        return error.__cause__
+    holds_data = isinstance(error, pg.DataError) or str(getattr(error, "sqlstate", ""))[:2] in MAY_HOLD_DATA
+    return None if holds_data or type(error) is ValueError else error
 
 
 def _failure(error: Exception, address: Address) -> str:
@@ -96,6 +114,12 @@ def _failure(error: Exception, address: Address) -> str:
         case asyncpg.PostgresError():
             return f"PostgreSQL at {address} failed ({error.sqlstate} {type(error).__name__}{_words(error)})"
     return f"the connection to PostgreSQL at {address} failed ({type(error).__name__}: {error})"
+
+
+def _reason(error: Exception) -> str:
+    """Why a value can't be taken, where that is told in words that don't hold it."""
+    text = str(error)
+    return next((f": {reason}" for pattern, reason in REASONS if pattern in text), "")
 
 
 def _words(error: asyncpg.PostgresError) -> str:

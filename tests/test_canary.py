@@ -1,0 +1,694 @@
+"""A canary in every secret, question and text, and where it may come out: in no log, event, error, repr, snapshot, report or line of the audit log."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import pickle
+import socket
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import anyio
+import pytest
+
+from ragcore import (
+    RAG,
+    Config,
+    Document,
+    IngestReport,
+    MemoryStore,
+    RagcoreError,
+    Settings,
+    SimilarityReport,
+    Turn,
+    Vector,
+    audit,
+    events,
+)
+from ragcore.cli.doctor import Looked, examine
+from ragcore.cli.production import review
+from ragcore.cli.session import Options
+from ragcore.config import Policies
+from ragcore.contrib import asgi
+from ragcore.ingest import read
+from ragcore.resilience import Policy
+from ragcore.secret import Secret
+from ragcore.testing import Broken, Fail, FakeEmbedder, FakeStore, Fault, Hang, OpenAIServer, Reply
+from ragcore.types import Kind
+
+pytestmark = [pytest.mark.anyio, pytest.mark.blocking_allowed, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
+
+TESTS = str(Path(__file__).parent)
+# One word each, so that no escaping, quoting or wrapping changes it.
+PASSWORD, KEY, LOGIN = "zqpassword7f3a", "zqkey51c0e2", "zqlogin9d2b44"
+TOKEN, ADMINISTRATOR, STOLEN = "zqtoken3b81aa61", "zqadministrator6e0d", "zqstolen0c7f92"
+SECRETS = (PASSWORD, KEY, LOGIN, TOKEN, ADMINISTRATOR, STOLEN)
+QUESTION, HISTORY, INSTRUCTIONS = "zqquestion44d1", "zqhistory8ac6", "zqinstructions2f5e"
+TEXT, TITLE, METADATA = "zqtext90b3e7", "zqtitle6d4f21", "zqmetadata1e8c"
+ANSWER, SAID, HEADER = "zqanswer5c9a0b", "zqsaid72e6d3", "zqheader0a4b8f"
+TEXTS = (QUESTION, HISTORY, INSTRUCTIONS, TEXT, TITLE, METADATA, ANSWER, HEADER)
+
+# Places: what ragcore writes, raises and shows. A body is named after who gets it.
+OURS = ("log", "event", "audit", "error", "repr", "snapshot", "report", "doctor")
+BODIES = ("member", "administrator", "refusal", "refusal to an administrator", "stranger")
+PLACES = (*OURS, *BODIES, "traceback")
+# A traceback with local variables shows the question to the caller; it must show no secret. Members see what is theirs, and a value of theirs that is refused.
+ALLOWED: dict[str, set[str]] = {
+    QUESTION: {"member", "administrator", "refusal", "refusal to an administrator", "traceback"},
+    HISTORY: {"refusal", "refusal to an administrator", "traceback"},
+    INSTRUCTIONS: {"traceback"},
+    TEXT: {"member", "administrator", "traceback"},
+    TITLE: {"member", "administrator", "traceback"},
+    METADATA: {"member", "administrator", "traceback"},
+    ANSWER: {"member", "administrator", "traceback"},
+    # The words of the model's server tell the operator what is wrong. Members never see them.
+    SAID: {"log", "error", "refusal to an administrator", "administrator", "doctor", "traceback", "report"},
+}
+
+
+def forms(canary: str) -> Iterator[str]:
+    """The canary, and what Base64 makes of it at each place in a text."""
+    yield canary
+    for shift in range(3):
+        packed = base64.b64encode(b"?" * shift + canary.encode()).decode()
+        yield packed[(0, 2, 3)[shift] : len(packed) - 4]
+
+
+@dataclass(repr=False)
+class Seen:
+    """What came out, by place."""
+
+    texts: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, place: str, *values: object) -> None:
+        assert place in PLACES, place
+        self.texts[place] += [value if isinstance(value, str) else repr(value) for value in values]
+
+    def error(self, error: BaseException) -> None:
+        """An error as loggers, pickle and trackers of errors show it."""
+        left: list[BaseException | None] = [error]
+        while left:
+            one = left.pop()
+            if one is not None:
+                self.add("error", str(one), repr(one), "".join(traceback.format_exception_only(one)))
+                left += [one.__cause__, None if one.__suppress_context__ else one.__context__]
+        if isinstance(error, RagcoreError):
+            self.add("error", pickle.dumps(error).decode("latin-1"))
+        self.traceback(error)
+
+    def traceback(self, error: BaseException) -> None:
+        """A traceback with the variables of each frame, without those of these tests."""
+        whole = traceback.TracebackException.from_exception(error, capture_locals=True)
+        left: list[traceback.TracebackException | None] = [whole]
+        while left:
+            one = left.pop()
+            if one is not None:
+                one.stack[:] = [frame for frame in one.stack if not frame.filename.startswith(TESTS)]
+                left += [one.__cause__, one.__context__]
+        self.add("traceback", "".join(whole.format()))
+
+    def leaks(self) -> list[str]:
+        """Canaries where they may not be, with what surrounds them."""
+        found = []
+        for canary in (*SECRETS, *TEXTS, SAID):
+            for place in set(PLACES) - ALLOWED.get(canary, set()):
+                for text in self.texts[place]:
+                    at = next((text.find(form) for form in forms(canary) if form in text), -1)
+                    if at >= 0:
+                        found.append(f"{canary} in {place}: …{text[max(0, at - 150) : at + 60]}…")
+                        break
+        return found
+
+    def holds(self, canary: str, place: str) -> bool:
+        """Whether a canary is where it belongs: without this, a test that exercises nothing would pass."""
+        return any(canary in text for text in self.texts[place])
+
+
+class Everything(logging.Handler):
+    """Takes each record of each logger as a formatter, a structured logger and a tracker of errors would."""
+
+    def __init__(self, seen: Seen) -> None:
+        super().__init__(logging.DEBUG)
+        self.seen = seen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.seen.add("log", self.format(record), record.__dict__)
+        if record.exc_info and record.exc_info[1] is not None:
+            self.seen.traceback(record.exc_info[1])
+
+
+@pytest.fixture
+def seen() -> Iterator[Seen]:
+    """With the whole process's log at DEBUG and all events."""
+    made = Seen()
+    handler, root = Everything(made), logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    unsubscribe = events.subscribe(lambda event: made.add("event", event, json.dumps(event.to_dict(), default=repr)))
+    try:
+        yield made
+    finally:
+        unsubscribe()
+        root.setLevel(level)
+        root.removeHandler(handler)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[OpenAIServer]:
+    async with OpenAIServer(text=f"You pay {ANSWER} [1].") as made:
+        yield made
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def config(server: OpenAIServer, port: int, **settings: object) -> Config:
+    return Config(
+        dsn=Secret(f"postgresql://app:{PASSWORD}@127.0.0.1:{port}/chat"),
+        api_key=Secret(KEY),
+        base_url=server.base_url,
+        embedding_model="fake",
+        embedding_dimension=64,
+        models=("fake",),
+        settings=replace(Settings(watchdog=False, drain=0.0, timeout=5.0), **settings),  # type: ignore[arg-type]
+    )
+
+
+def policies() -> Policies:
+    """Without retries, and with circuit breakers of each test's own."""
+    return Policies(
+        embedding=Policy("embedding", retry=False),
+        store=Policy("store", retry=False),
+        store_writes=Policy("store writes", retry=False),
+        generation=Policy("generation", retry=False),
+    )
+
+
+DOCUMENT = Document(
+    "plan",
+    f"Your deductible is {TEXT}.",
+    title=f"Plan {TITLE}",
+    source="plan.md",
+    metadata={"kind": METADATA},
+)
+ASKED = f"What is my deductible {QUESTION}?"
+HISTORY_OF_CALL = [Turn("user", f"I said {HISTORY}"), Turn("assistant", f"Yes, {HISTORY}")]
+
+
+class Application:
+    """A client's application in this process, with tokens from a file."""
+
+    def __init__(self, rag: RAG, folder: Path, seen: Seen, **options: object) -> None:
+        tokens = folder / "tokens.json"
+        tokens.write_text(json.dumps({TOKEN: {"tenant": "m"}, ADMINISTRATOR: {"tenant": "m", "admin": True}}))
+        tokens.chmod(0o600)
+        self.hook = asgi.from_tokens(tokens)
+        self.app = asgi.app(rag, authenticate=self.hook, **options)  # type: ignore[arg-type]
+        self.seen = seen
+
+    async def ask(
+        self, method: str, path: str, body: object = None, *, token: str = TOKEN, query: str = "", **headers: str
+    ) -> int:
+        """Ask as the owner of a token, and note who saw what. Returns the status."""
+        sent: list[asgi.Message] = []
+        whole = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+        pieces = [{"type": "http.request", "body": whole, "more_body": False}]
+        headers = {"authorization": f"Bearer {token}", "x-secret": HEADER, "cookie": f"session={HEADER}", **headers}
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "query_string": query.encode(),
+            "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
+        }
+
+        async def receive() -> asgi.Message:
+            if pieces:
+                return pieces.pop()
+            await anyio.sleep_forever()
+            raise AssertionError
+
+        async def send(message: asgi.Message) -> None:
+            sent.append(message)
+
+        await self.app(scope, receive, send)
+        status: int = sent[0]["status"]
+        got = repr(sent[0]["headers"]) + b"".join(one.get("body", b"") for one in sent[1:]).decode()
+        self.seen.add(_who(token, refused=status >= 400), got)
+        return status
+
+
+def _who(token: str, *, refused: bool) -> str:
+    if token not in (TOKEN, ADMINISTRATOR):
+        return "stranger"
+    if refused:
+        return "refusal" if token == TOKEN else "refusal to an administrator"
+    return "member" if token == TOKEN else "administrator"
+
+
+async def snapshots(rag: RAG, seen: Seen) -> None:
+    """All that a client tells of itself."""
+    parts = [rag, rag.settings, rag.retriever, rag.retriever.store, rag.retriever.embedder, rag._generator]
+    seen.add("repr", *parts, *map(str, parts), rag.for_tenant("m"))
+    stats, health = rag.stats(), await rag.health()
+    seen.add("snapshot", rag.inflight(), rag.recent(), stats, stats.to_dict(), health, health.to_dict())
+    seen.add("snapshot", await rag.describe(), rag.limits(tenant="m"), rag.used())
+
+
+@asynccontextmanager
+async def running(rag: RAG, folder: Path) -> AsyncIterator[None]:
+    """A started client with its audit log."""
+    async with audit.AuditLog(folder / "audit.jsonl"), rag:
+        yield
+
+
+def audited(folder: Path, seen: Seen) -> None:
+    lines = (folder / "audit.jsonl").read_text()
+    assert lines
+    seen.add("audit", lines)
+
+
+async def test_all_that_goes_well(server: OpenAIServer, closed_port: int, seen: Seen, tmp_path: Path) -> None:
+    made = config(server, closed_port)
+    seen.add("repr", made, made.dsn, made.api_key, policies(), made.settings)
+    rag = RAG.from_config(made, store=MemoryStore(), policies=policies())
+    web = Application(rag, tmp_path, seen)
+    async with running(rag, tmp_path):
+        report = await rag.add([DOCUMENT], tenant="m")
+        assert report.added == 1
+        seen.add("report", report)
+        await rag.ask(ASKED, tenant="m", history=HISTORY_OF_CALL, instructions=INSTRUCTIONS)
+        chat = {
+            "message": ASKED,
+            "history": [{"role": turn.role, "content": turn.content} for turn in HISTORY_OF_CALL],
+        }
+        messages = [{"role": "system", "content": INSTRUCTIONS}, *chat["history"], {"role": "user", "content": ASKED}]
+        for token in (TOKEN, ADMINISTRATOR):
+            for accept in ("application/json", "text/event-stream"):
+                assert await web.ask("POST", "/chat", chat, token=token, accept=accept) == 200
+            for stream in (False, True):
+                body = {"messages": messages, "stream": stream, "stream_options": {"include_usage": True}}
+                assert await web.ask("POST", "/v1/chat/completions", body, token=token) == 200
+            assert await web.ask("POST", "/debug/rag-similarity/m", {"query": ASKED}, token=token) == 200
+            for path in ("/debug/inflight", "/health", "/readyz", "/livez", "/v1/models", "/openapi.json"):
+                assert await web.ask("GET", path, token=token) == 200
+        query = f"query={QUESTION}"
+        assert await web.ask("GET", "/debug/rag-similarity/m", query=query, token=ADMINISTRATOR) == 200
+        assert await web.ask("GET", "/debug-env", token=ADMINISTRATOR) == 200
+        await snapshots(rag, seen)
+        assert len(await rag.documents(tenant="m")) == 1
+        assert await rag.delete(["plan"], tenant="m") == 1
+        await rag.delete_tenant(tenant="m")
+    audited(tmp_path, seen)
+    for canary in (QUESTION, TEXT, TITLE, METADATA, ANSWER):
+        assert seen.holds(canary, "member"), canary
+    # It was sent at all, and the model's server got the key.
+    assert any(INSTRUCTIONS in repr(asked) and HISTORY in repr(asked) for _, asked in server.requests)
+    assert KEY in repr(server.headers)
+    assert any(record.startswith("POST /chat 200") for record in seen.texts["log"])
+    assert seen.leaks() == []
+
+
+def said(message: str, status: int) -> Reply:
+    """The model's server refuses, in words."""
+    body = json.dumps({"error": {"message": message, "type": "server_error", "param": None, "code": None}})
+    return Reply(status, body.encode(), {"content-type": "application/json"})
+
+
+@pytest.mark.parametrize("status", [400, 401, 413, 429, 503])
+@pytest.mark.parametrize("degrade", [True, False])
+async def test_a_model_server_that_refuses(
+    server: OpenAIServer, closed_port: int, seen: Seen, tmp_path: Path, status: int, degrade: bool
+) -> None:
+    rag = RAG.from_config(config(server, closed_port, degrade=degrade), store=MemoryStore(), policies=policies())
+    web = Application(rag, tmp_path, seen)
+    async with running(rag, tmp_path):
+        await rag.add([DOCUMENT], tenant="m")
+        server.faults.always(said(f"{SAID}: Authorization: Bearer {KEY}, or {KEY}", status))
+        await asked_in_every_way(web, rag, seen)
+        try:
+            report = await rag.add([replace(DOCUMENT, id="other")], tenant="m")
+        except RagcoreError as error:
+            seen.error(error)
+        else:
+            assert report.failed
+            seen.add("report", report)
+    audited(tmp_path, seen)
+    assert seen.leaks() == []
+
+
+def _user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+async def asked_in_every_way(web: Application, rag: RAG, seen: Seen) -> None:
+    """A question by each method and route, for as far as it comes."""
+    for method in (rag.ask, rag.retrieve, rag.similarity):
+        try:
+            await method(ASKED, tenant="m")
+        except RagcoreError as error:
+            seen.error(error)
+    try:
+        async with rag.stream(ASKED, tenant="m", history=HISTORY_OF_CALL, instructions=INSTRUCTIONS) as stream:
+            async for _ in stream:
+                pass
+    except RagcoreError as error:
+        seen.error(error)
+    for token in (TOKEN, ADMINISTRATOR):
+        for accept in ("application/json", "text/event-stream"):
+            await web.ask("POST", "/chat", {"message": ASKED}, token=token, accept=accept)
+        for streamed in (False, True):
+            messages = [{"role": "system", "content": INSTRUCTIONS}, _user(ASKED)]
+            await web.ask("POST", "/v1/chat/completions", {"messages": messages, "stream": streamed}, token=token)
+        await web.ask("POST", "/debug/rag-similarity/m", {"query": ASKED}, token=token)
+        for path in ("/health", "/readyz", "/debug/inflight", "/debug-env"):
+            await web.ask("GET", path, token=token)
+    await snapshots(rag, seen)
+
+
+@pytest.mark.parametrize("degrade", [True, False])
+@pytest.mark.parametrize("fault", [Fail(ConnectionResetError()), Broken(1, "clean")])
+async def test_a_model_that_breaks_off_while_questions_are_embedded(
+    server: OpenAIServer, closed_port: int, seen: Seen, tmp_path: Path, fault: Fault, degrade: bool
+) -> None:
+    made = config(server, closed_port, degrade=degrade)
+    rag = RAG.from_config(made, embedder=FakeEmbedder(), store=MemoryStore(), policies=policies())
+    web = Application(rag, tmp_path, seen)
+    async with running(rag, tmp_path):
+        await rag.add([DOCUMENT], tenant="m")
+        server.faults.always(fault)
+        await asked_in_every_way(web, rag, seen)
+    audited(tmp_path, seen)
+    assert seen.leaks() == []
+
+
+async def test_a_database_that_is_down(server: OpenAIServer, closed_port: int, seen: Seen, tmp_path: Path) -> None:
+    rag = RAG.from_config(config(server, closed_port), policies=policies())
+    web = Application(rag, tmp_path, seen)
+    async with running(rag, tmp_path):
+        with pytest.raises(RagcoreError) as caught:
+            await rag.add([DOCUMENT], tenant="m")
+        seen.error(caught.value)
+        await asked_in_every_way(web, rag, seen)
+        with pytest.raises(RagcoreError) as caught:
+            await rag.delete(["plan"], tenant="m")
+        seen.error(caught.value)
+    audited(tmp_path, seen)
+    assert any("can't be reached" in text for text in seen.texts["log"])
+    assert seen.leaks() == []
+
+
+async def test_requests_that_are_refused(server: OpenAIServer, closed_port: int, seen: Seen, tmp_path: Path) -> None:
+    made = config(server, closed_port, requests_per_minute=4)
+    rag = RAG.from_config(made, store=MemoryStore(), policies=policies())
+    web = Application(rag, tmp_path, seen, max_body=10_000)
+    chat, similarity = "/chat", "/debug/rag-similarity/"
+    async with running(rag, tmp_path):
+        await rag.add([DOCUMENT], tenant="m")
+        statuses = [
+            await web.ask("POST", chat, {"message": ASKED}, token=STOLEN),
+            await web.ask("POST", chat, {"message": ASKED}, token=STOLEN, api_key=TOKEN),
+            await web.ask("POST", f"{similarity}ops", {"query": ASKED}),
+            await web.ask("GET", f"{similarity}m", query=f"query={QUESTION}"),
+            await web.ask("GET", f"{similarity}m", query=f"query=a&threshold={QUESTION}", token=ADMINISTRATOR),
+            await web.ask("POST", "/elsewhere", {"message": ASKED}),
+            await web.ask("DELETE", chat, {"message": ASKED}),
+            await web.ask("POST", chat, {"message": ASKED * 1_000}),
+            await web.ask("POST", chat, {"message": ASKED}, content_encoding=HEADER),
+            await web.ask("POST", chat, {"message": ASKED, "x": QUESTION}),
+            await web.ask("POST", chat, {"message": [ASKED]}),
+            await web.ask("POST", chat, {"message": ASKED, "history": [{"role": HISTORY, "content": HISTORY}]}),
+            await web.ask("POST", chat, ASKED.encode() + b"\xff"),
+            await web.ask("POST", chat, {"message": ASKED + "\ud800"}),
+            await web.ask("POST", chat, {"message": ASKED + "\0"}),
+            await web.ask("POST", "/v1/chat/completions", {"messages": [_user(ASKED)], "n": 2}),
+            await web.ask("POST", "/v1/chat/completions", {"messages": [{"role": QUESTION, "content": ASKED}]}),
+            await web.ask("POST", "/v1/chat/completions", {"messages": [_user(ASKED)], "temperature": QUESTION}),
+        ]
+        for _ in range(6):
+            statuses.append(await web.ask("POST", chat, {"message": ASKED}))
+        await snapshots(rag, seen)
+    audited(tmp_path, seen)
+    assert {400, 401, 403, 404, 405, 413, 415, 429} <= set(statuses)
+    assert seen.leaks() == []
+
+
+class Nowhere(RAG):
+    """A client with an error that nobody has thought of."""
+
+    async def similarity(self, question: str, /, **options: object) -> SimilarityReport:
+        raise RuntimeError("it broke")
+
+
+async def test_an_error_that_nobody_thought_of(
+    server: OpenAIServer, closed_port: int, seen: Seen, tmp_path: Path
+) -> None:
+    rag = Nowhere.from_config(config(server, closed_port), store=MemoryStore(), policies=policies())
+    web = Application(rag, tmp_path, seen)
+    async with running(rag, tmp_path):
+        for token in (TOKEN, ADMINISTRATOR):
+            assert await web.ask("POST", "/debug/rag-similarity/m", {"query": ASKED}, token=token) == 500
+        (tmp_path / "tokens.json").write_text(f"not JSON {TOKEN}")
+        await anyio.sleep(1.1)
+        assert await web.ask("GET", "/v1/models") == 200
+    assert "it broke" in "".join(seen.texts["log"])
+    assert "it broke" not in "".join(text for place in BODIES for text in seen.texts[place])
+    assert seen.leaks() == []
+
+
+UNTAKEN: list[dict[str, object]] = [
+    {"text": " "},
+    {"text": f"{TEXT} \ud83d"},
+    {"text": f"{TEXT} \0"},
+    {"title": f"{TITLE} \ud83d"},
+    {"title": f"{TITLE} \0"},
+    {"metadata": {METADATA: "\0"}},
+    {"metadata": {"kind": METADATA + "\ud83d"}},
+    {"metadata": {"kind": {METADATA}}},
+    {"metadata": {METADATA: float("nan")}},
+    {"metadata": [METADATA]},
+]
+
+
+async def test_documents_that_do_not_go_in(server: OpenAIServer, closed_port: int, seen: Seen, tmp_path: Path) -> None:
+    rag = RAG.from_config(config(server, closed_port), store=MemoryStore(), policies=policies())
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    for name, content in {
+        "broken.pdf": f"%PDF-1.7 {TEXT}",
+        "broken.docx": f"PK {TEXT}",
+        "broken.json": f'{{"text": "{TEXT}"',
+        "broken.jsonl": f'{{"text": "{TEXT}", "metadata": "{METADATA}"}}\n{{"{TEXT}": 1}}\n{TEXT}\n',
+        "broken.eml": f"Subject: {TITLE}\nContent-Type: multipart/mixed; boundary={METADATA}\n\n{TEXT}",
+        "broken.html": f"<title>{TITLE}</title><script>{TEXT}",
+        "broken.csv": f'"{TEXT}\n{METADATA}',
+    }.items():
+        (folder / name).write_text(content)
+    async with running(rag, tmp_path):
+        for changes in UNTAKEN:
+            try:
+                document = replace(DOCUMENT, **changes)  # type: ignore[arg-type]
+                seen.add("report", await rag.add([document], tenant="m"))
+            except (RagcoreError, ValueError, TypeError) as error:
+                seen.error(error)
+        reports: list[IngestReport] = []
+        report = await rag.add(read(folder), tenant="m", progress=reports.append)
+        assert report.failed
+        seen.add("report", report, *reports, json.dumps(report.to_dict(), default=repr))
+    audited(tmp_path, seen)
+    assert seen.leaks() == []
+
+
+class Stuck(FakeEmbedder):
+    """Blocks the event loop, and then ignores its cancellation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.released = anyio.Event()
+
+    async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vector:
+        if kind == "query":
+            question = texts[0]
+            time.sleep(0.4)
+            with anyio.CancelScope(shield=True):
+                await self.released.wait()
+            assert question
+        return await super().embed(texts, kind=kind)
+
+
+async def test_reports_of_what_hangs_and_calls_that_are_cancelled(
+    server: OpenAIServer, closed_port: int, seen: Seen, tmp_path: Path
+) -> None:
+    embedder = Stuck()
+    made = config(server, closed_port, watchdog=True)
+    rag = RAG.from_config(made, embedder=embedder, store=FakeStore(), policies=policies())
+    web = Application(rag, tmp_path, seen)
+    async with running(rag, tmp_path):
+        await rag.add([DOCUMENT], tenant="m")
+        async with anyio.create_task_group() as group:
+
+            async def hung() -> None:
+                try:
+                    await rag.ask(ASKED, tenant="m", timeout=0.2, degrade=False, history=HISTORY_OF_CALL)
+                except RagcoreError as error:
+                    seen.error(error)
+
+            group.start_soon(hung)
+            with anyio.fail_after(20):
+                while not any("call.hung" in text for text in seen.texts["event"]):
+                    await anyio.sleep(0.05)
+            for token in (TOKEN, ADMINISTRATOR):
+                assert await web.ask("GET", "/debug/inflight", token=token) == 200
+            await snapshots(rag, seen)
+            embedder.released.set()
+        server.faults.always(Hang())
+        with anyio.move_on_after(0.2) as scope:
+            await rag.ask(ASKED, tenant="m", history=HISTORY_OF_CALL)
+        assert scope.cancelled_caught
+        async with anyio.create_task_group() as group:
+
+            async def interrupted() -> None:
+                with pytest.raises(RagcoreError) as caught:
+                    await rag.ask(f"{ASKED} again", tenant="m")
+                seen.error(caught.value)
+
+            group.start_soon(interrupted)
+            await anyio.sleep(0.1)
+            await rag.aclose()
+    await snapshots_of_closed(rag, seen)
+    audited(tmp_path, seen)
+    for name in ("loop.blocked", "call.hung"):
+        assert any(name in text for text in seen.texts["event"]), name
+    assert any("ignores its cancellation" in text for text in seen.texts["log"])
+    assert seen.leaks() == []
+
+
+async def snapshots_of_closed(rag: RAG, seen: Seen) -> None:
+    seen.add("snapshot", rag.recent(), rag.inflight(), rag.stats())
+    with pytest.raises(RagcoreError) as caught:
+        await rag.ask(ASKED, tenant="m")
+    seen.error(caught.value)
+
+
+@pytest.mark.parametrize("status", [None, 401, 500])
+async def test_the_doctor(
+    server: OpenAIServer,
+    closed_port: int,
+    seen: Seen,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int | None,
+) -> None:
+    tokens = tmp_path / "tokens.json"
+    tokens.write_text(json.dumps({TOKEN: {"tenant": "m"}, "short": {"tenant": "n"}}))
+    if status is not None:
+        server.faults.always(said(f"{SAID} {KEY}", status))
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://app:{PASSWORD}@127.0.0.1:{closed_port}/chat")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+    monkeypatch.setenv("RAGCORE_EMBEDDING_MODEL", "fake")
+    monkeypatch.setenv("RAGCORE_EMBEDDING_DIMENSION", "64")
+    looked = Looked()
+    checks = [check async for check in examine(Options(), looked)]
+    assert looked.config is not None
+    checks += [check async for check in review(looked.config, None, tokens=tokens, audit=tmp_path / "audit.jsonl")]
+    assert len(checks) > 6
+    seen.add("doctor", *checks)
+    assert seen.leaks() == []
+
+
+async def test_a_login_in_the_address_of_the_models_server(
+    server: OpenAIServer, closed_port: int, seen: Seen, tmp_path: Path
+) -> None:
+    """Neither the HTTP client's own log nor the words of a server that quotes the request shows it."""
+    made = config(server, closed_port)
+    made = replace(made, base_url=server.base_url.replace("//", f"//user:{LOGIN}@"))
+    seen.add("repr", made)
+    rag = RAG.from_config(made, store=MemoryStore(), policies=policies())
+    web = Application(rag, tmp_path, seen)
+    async with running(rag, tmp_path):
+        await rag.add([DOCUMENT], tenant="m")
+        await asked_in_every_way(web, rag, seen)
+        server.faults.always(said(f"{SAID}: the login user:{LOGIN} is not valid", 401))
+        await rag.ask(f"{ASKED} again", tenant="m")
+        await asked_in_every_way(web, rag, seen)
+    assert base64.b64encode(f"user:{LOGIN}".encode()).decode() in repr(server.headers)
+    assert seen.leaks() == []
+
+
+@pytest.mark.parametrize("fault", [Broken(1), Reply(200, b"{"), Reply(200, b"data: {\n\n")])
+async def test_no_frame_of_a_stream_that_breaks_holds_the_key(
+    server: OpenAIServer, closed_port: int, seen: Seen, fault: Fault
+) -> None:
+    made = config(server, closed_port, degrade=False)
+    async with RAG.from_config(made, embedder=FakeEmbedder(), store=MemoryStore(), policies=policies()) as rag:
+        await rag.add([DOCUMENT], tenant="m")
+        server.faults.always(fault)
+        for call in (rag.ask(ASKED, tenant="m"), _streamed(rag)):
+            with pytest.raises(RagcoreError) as caught:
+                await call
+            seen.error(caught.value)
+    assert seen.leaks() == []
+
+
+async def _streamed(rag: RAG) -> None:
+    async with rag.stream(ASKED, tenant="m") as stream:
+        async for _ in stream:
+            pass
+
+
+def refusing(text: str) -> Reply:
+    """The model refuses in the protocol's own field."""
+    message = {"role": "assistant", "content": None, "refusal": text}
+    body = {"id": "x", "object": "chat.completion", "created": 0, "model": "fake"}
+    choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+    return Reply(200, json.dumps({**body, "choices": choices}).encode(), {"content-type": "application/json"})
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        said(f"{SAID}: your prompt '{ASKED}' was filtered", 400),
+        said(f"{SAID}: can't process: Your deductible is {TEXT}.", 500),
+        refusing(f"I can't speak about {ANSWER}."),
+        Reply(200, f'{{"text": "{ANSWER}'.encode(), {"content-type": "application/json"}),
+    ],
+    ids=["quotes the question", "quotes a passage", "refuses", "is cut off"],
+)
+async def test_a_server_that_quotes_texts_writes_none_into_the_log(
+    server: OpenAIServer, closed_port: int, seen: Seen, tmp_path: Path, fault: Fault
+) -> None:
+    made = config(server, closed_port, degrade=False)
+    rag = RAG.from_config(made, embedder=FakeEmbedder(), store=MemoryStore(), policies=policies())
+    web = Application(rag, tmp_path, seen)
+    async with running(rag, tmp_path):
+        await rag.add([DOCUMENT], tenant="m")
+        server.faults.always(fault)
+        for accept in ("application/json", "text/event-stream"):
+            await web.ask("POST", "/chat", {"message": ASKED}, accept=accept)
+    assert any("failed in generate" in text for text in seen.texts["log"])
+    assert seen.leaks() == []
+
+
+async def test_a_path_makes_no_line_of_its_own_in_the_log(
+    server: OpenAIServer, closed_port: int, seen: Seen, tmp_path: Path
+) -> None:
+    rag = RAG.from_config(config(server, closed_port), store=MemoryStore(), policies=policies())
+    web = Application(rag, tmp_path, seen)
+    async with running(rag, tmp_path):
+        await web.ask("GET", "/x\nINFO ragcore.access: GET /debug-env 200\x1b[2K")
+    lines = [line for text in seen.texts["log"] for line in text.splitlines()]
+    assert not any(line.startswith("INFO ragcore.access: GET /debug-env") for line in lines)
+    assert not any("\x1b" in line for line in lines)
