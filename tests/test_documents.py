@@ -137,7 +137,24 @@ def commands(path: Path) -> list[str]:
     return [line for line in lines if line.strip() and not line.startswith("#")]
 
 
-KNOWN = ("pip", "python3", "export", "echo", "curl", "uvicorn", "gunicorn", "sanic", "make", "git", "createdb", "psql")
+KNOWN = (
+    "pip",
+    "python3",
+    "export",
+    "echo",
+    "curl",
+    "uvicorn",
+    "gunicorn",
+    "sanic",
+    "make",
+    "git",
+    "createdb",
+    "psql",
+    "pg_dump",
+    "pg_dumpall",
+    "pg_restore",
+    "umask",
+)
 COMMANDS = [(page.relative_to(ROOT).as_posix(), command) for page in PAGES for command in commands(page)]
 
 
