@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import logging
 import socket
@@ -25,7 +26,7 @@ CANARY = "canary-hiv-treatment"
 
 
 async def authenticate(scope: Any) -> asgi.Identity | None:
-    user = dict(scope["headers"]).get(b"authorization", b"").decode().removeprefix("Bearer ")
+    user = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1").removeprefix("Bearer ")
     return asgi.Identity(user.removesuffix("!"), admin=user.endswith("!")) if user else None
 
 
@@ -72,16 +73,16 @@ class Served:
             method, self.url + path, headers={"authorization": f"Bearer {user}"}, timeout=30, **options
         )
 
-    def raw(self, *lines: str, body: bytes = b"") -> tuple[int, bytes]:
+    def raw(self, *lines: str, body: bytes = b"", wait: float = 2.0) -> tuple[int, bytes]:
         """The status and all that comes until the server ends the connection, or nothing more does."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
-            connection.sendall("\r\n".join([*lines, "", ""]).encode() + body)
-            connection.settimeout(2)
             received = b""
             try:
+                connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+                connection.settimeout(wait)
                 while piece := connection.recv(65_536):
                     received += piece
-            except TimeoutError:
+            except (TimeoutError, ConnectionError):  # the server closes while this still sends
                 pass
         return int(received.split(b" ", 2)[1]) if received else 0, received
 
@@ -181,3 +182,165 @@ def test_probes_need_no_token(served: Served) -> None:
     assert httpx.get(f"{served.url}/readyz").json() == {"ready": True}
     assert httpx.get(f"{served.url}/health").json().keys() == {"status", "timestamp", "services"}
     assert httpx.get(f"{served.url}/debug/inflight").status_code == 401
+
+
+CHAT, COMPLETIONS, SIMILARITY = "/chat", "/v1/chat/completions", "/debug/rag-similarity/m"
+TO_ALL = (CHAT, COMPLETIONS, SIMILARITY)
+DEEP = 40_000
+BODIES = {
+    "nothing": b"",
+    "white space": b" \r\n\t",
+    "no JSON": b"message=hello",
+    "half": b'{"message": "hello',
+    "two": b'{"message": "a"}{"message": "b"}',
+    "null": b"null",
+    "a list": b"[]",
+    "a number": b"1",
+    "no UTF-8": b'{"message": "\xff\xfe", "query": "\xc3\x28"}',
+    "a surrogate in UTF-8": b'{"message": "\xed\xa0\x80", "query": "\xed\xa0\x80"}',
+    "UTF-16": '{"message": "a", "query": "a"}'.encode("utf-16"),
+    "UTF-32": '{"message": "a", "query": "a"}'.encode("utf-32"),
+    "a mark before": b'\xef\xbb\xbf{"message": "a", "query": "a"}',
+    "a lone surrogate": b'{"message": "\\ud800", "query": "\\ud800", "messages": [{"role": "user", "content": "\\udfff"}]}',
+    "a NUL": b'{"message": "a\\u0000", "query": "\\u0000", "messages": [{"role": "user", "content": "\\u0000"}]}',
+    "blanks": b'{"message": "  ", "query": "\\u2003", "messages": [{"role": "user", "content": " "}]}',
+    "control characters": b'{"message": "\x01\x1f", "query": "\x00"}',
+    "NaN": b'{"message": NaN, "query": "a", "threshold": NaN}',
+    "infinity": b'{"query": "a", "threshold": -Infinity}',
+    "a large number": b'{"query": "a", "threshold": 1e999}',
+    "a number of many digits": b'{"query": "a", "threshold": ' + b"9" * 5_000 + b"}",
+    "a whole number that no float holds": b'{"query": "a", "threshold": ' + b"9" * 400 + b"}",
+    "true for a number": b'{"query": "a", "threshold": true}',
+    "twice": b'{"message": "a", "message": 1, "query": "a", "query": []}',
+    "deep lists": b"[" * DEEP,
+    "deep objects": b'{"message":' * DEEP,
+    "deep and whole": b'{"message": ' + b"[" * DEEP + b"]" * DEEP + b"}",
+    "many values": b'{"message": "a", "history": [' + b"0," * 60_000 + b"0]}",
+    "odd histories": b'{"message": "a", "history": [null, 1, [], {"role": {}, "content": []}]}',
+    "a history that is a text": b'{"message": "a", "history": "x"}',
+    "odd messages": b'{"messages": [null]}',
+    "odd roles": b'{"messages": [{"role": ["user"], "content": "a"}]}',
+    "odd parts": b'{"messages": [{"role": "user", "content": [{"type": "text", "text": 1}, null]}]}',
+    "a deep part": b'{"messages": [{"role": "user", "content": [' + b"[" * 900 + b"]" * 900 + b"]}]}",
+    **{
+        f"{name} {value}": b'{"messages": [{"role": "user", "content": "a"}], "%s": %s}' % (name.encode(), value.encode())
+        for name in ("temperature", "max_tokens", "max_completion_tokens", "stop", "n", "stream", "stream_options", "tools", "logprobs")
+        for value in ("NaN", "1e999", "-1", "1" * 400, '"x"', "[]", "{}", "[[]]", '"\\ud800"', "true")
+    },
+}  # fmt: skip
+
+
+def refused_in_words(status: int, received: bytes) -> None:
+    """No 500, and JSON that says what is wrong where it is ragcore that refuses; or the server refuses what is no HTTP, or ends the connection."""
+    head, _, body = received.partition(b"\r\n\r\n")
+    by_ragcore = b"x-request-id" in head.lower()
+    assert status < 500 or (status == 501 and not by_ragcore), received[:500]
+    if status < 400 or not by_ragcore:
+        return
+    assert b"content-type: application/json" in head.lower(), received[:500]
+    said = json.loads(body)
+    said = said["error"] if isinstance(said["error"], dict) else said
+    assert said["message"]
+    assert b"Traceback" not in body
+
+
+@pytest.mark.parametrize("path", TO_ALL)
+def test_bodies_that_nobody_can_read(served: Served, path: str) -> None:
+    for name, body in BODIES.items():
+        head = [f"POST {path} HTTP/1.1", "host: x", "authorization: Bearer m", "connection: close"]
+        status, received = served.raw(*head, f"content-length: {len(body)}", body=body)
+        assert status, name
+        refused_in_words(status, received)
+    assert served.ask("POST", CHAT, json={"message": "deductible?"}).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data", "application/xml; charset=nonsense", "", "\xff"])
+def test_a_body_is_json_whatever_it_is_called(served: Served, kind: str) -> None:
+    body = b'{"message": "deductible?"}'
+    head = [f"POST {CHAT} HTTP/1.1", "host: x", "authorization: Bearer m", "connection: close", f"content-type: {kind}"]
+    status, received = served.raw(*head, f"content-length: {len(body)}", body=body)
+    assert status in (200, 400)
+    refused_in_words(status, received)
+
+
+PACKED = gzip.compress(b'{"message": "deductible?"}')
+ENCODINGS = {
+    "another one": (b"x", "br"),
+    "two": (PACKED, "gzip, gzip"),
+    "not packed": (b'{"message": "a"}', "gzip"),
+    "half of it": (PACKED[:-9], "gzip"),
+    "something behind": (PACKED + b"\x1f\x8b\x08", "gzip"),
+    "a bomb": (gzip.compress(b" " * 50_000_000), "gzip"),
+    "as said": (PACKED, "GZIP"),
+}
+BROKEN_CHUNKS = [
+    b"zz\r\n{}\r\n0\r\n\r\n",
+    b"-1\r\n{}\r\n0\r\n\r\n",
+    b"0x2\r\n{}\r\n0\r\n\r\n",
+    b"ffffffffffffffffffff\r\n{}",
+    b"2\r\n{}0\r\n\r\n",
+    b"2\n{}\n0\n\n",
+    b"2;" + b"x" * 100_000 + b"\r\n{}\r\n0\r\n\r\n",
+    b"2\r\n{}\r\n0\r\nx: \x00\r\n\r\n",
+    b"\r\n\r\n",
+    b"0\r\n\r\n",
+    b"1\r\n{\r\n1\r\n}\r\n0\r\n\r\n",
+]
+HEADS = [
+    ["POST {} HTTP/1.1", "content-length: -1"],
+    ["POST {} HTTP/1.1", "content-length: +2"],
+    ["POST {} HTTP/1.1", "content-length: 2e0"],
+    ["POST {} HTTP/1.1", "content-length: 2, 2"],
+    ["POST {} HTTP/1.1", "content-length:"],
+    ["POST {} HTTP/1.1", "content-length: " + "9" * 40],
+    ["POST {} HTTP/1.1", "transfer-encoding: gzip, chunked"],
+    ["POST {} HTTP/1.1", "transfer-encoding: identity"],
+    ["POST {} HTTP/1.1", "content-length: 2", "content-length: 2"],
+    ["POST {} HTTP/1.1", "content-length: 2", "expect: 100-continue"],
+    ["POST {} HTTP/1.1", "content-length: 2", "expect: something"],
+    ["POST {} HTTP/1.1", "content-length: 2", "upgrade: h2c", "connection: upgrade"],
+    ["POST {} HTTP/1.1", "content-length: 2", "x: a\r\n folded"],
+    ["POST {} HTTP/1.1", "content-length: 2", "x: a\0b"],
+    ["POST {} HTTP/1.1", "content-length: 2", " x: a"],
+    ["POST {} HTTP/1.1", "content-length: 2", "x" * 100_000 + ": a"],
+    ["POST {} HTTP/1.1", "content-length: 2", *(f"x-{number}: a" for number in range(2_000))],
+    ["POST {} HTTP/1.1", "content-length: 2", "accept: " + "text/event-stream," * 1_000],
+    ["POST {} HTTP/1.1", "content-length: 2", "api-key: m"],
+    ["POST {} HTTP/1.0", "content-length: 2"],
+    ["POST {} HTTP/9.9", "content-length: 2"],
+    ["POST {}", "content-length: 2"],
+    *([f"{method} {{}} HTTP/1.1", "content-length: 2"] for method in ("BREW", "get", "OPTIONS", "TRACE", "PATCH", "CONNECT", "P@ST")),
+    *(
+        [f"GET {path} HTTP/1.1", "content-length: 0"]
+        for path in (
+            "*", "//chat", "/chat/", "/chat%0a", "/%ff", "/%00", "/%", "/../chat", "/chat#x", "http://other/livez", "/" + "a" * 30_000,
+            "/debug/rag-similarity/", "/debug/rag-similarity/%00?query=a", "/debug/rag-similarity/%ed%a0%80?query=a",
+            "/debug/rag-similarity/m?query=%ff", "/debug/rag-similarity/m?query=%00", "/debug/rag-similarity/m?query=",
+            *(f"/debug/rag-similarity/m?query=a&threshold={value}" for value in ("nan", "inf", "1e999", "1_0", "%D9%A1", "%00", "")),
+            "/debug/rag-similarity/m?" + "&".join(["query=a"] * 5_000),
+        )
+    ),
+]  # fmt: skip
+
+
+def test_bodies_that_are_packed_or_cut_badly(served: Served) -> None:
+    head = [f"POST {CHAT} HTTP/1.1", "host: x", "authorization: Bearer m", "connection: close"]
+    for name, (body, encoding) in ENCODINGS.items():
+        status, received = served.raw(*head, f"content-encoding: {encoding}", f"content-length: {len(body)}", body=body)
+        assert status, name
+        refused_in_words(status, received)
+    for body in BROKEN_CHUNKS:
+        refused_in_words(*served.raw(*head, "transfer-encoding: chunked", body=body, wait=0.3))
+    assert served.ask("POST", CHAT, json={"message": "deductible?"}).status_code == 200
+
+
+def test_heads_that_nobody_sends(served: Served) -> None:
+    for token in ("m", "root!"):
+        for lines in HEADS:
+            head = [lines[0].format(CHAT), "host: x", f"authorization: Bearer {token}", "connection: close", *lines[1:]]
+            refused_in_words(*served.raw(*head, body=b"{}", wait=0.3))
+    for token in ("Bearer", "Bearer  ", "bearer m m", "Basic m", "\xff\xfe", "Bearer " + "x" * 20_000, ""):
+        head = [f"POST {CHAT} HTTP/1.1", "host: x", f"authorization: {token}", "connection: close", "content-length: 2"]
+        refused_in_words(*served.raw(*head, body=b"{}", wait=0.3))
+    refused_in_words(*served.raw(f"GET {CHAT} HTTP/1.1", "connection: close", wait=0.3))
+    assert served.ask("POST", CHAT, json={"message": "deductible?"}).status_code == 200

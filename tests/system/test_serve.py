@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,6 +47,7 @@ class Served:
     def __init__(self, url: str, process: subprocess.Popen[bytes], log: Path) -> None:
         self.url = url
         self.log = log
+        self.data = log.with_name("data")
         self.process = process
 
     def ask(self, method: str, path: str, *, user: str | None = "amara", **options: Any) -> httpx.Response:
@@ -161,15 +163,44 @@ def test_too_much_is_refused_in_words(served: Served) -> None:
     assert "Traceback" not in large.text + long.text
 
 
-def test_a_fuzzer_finds_no_500(served: Served, tmp_path: Path) -> None:
+CHECKS = ["not_a_server_error", "ignored_auth"]
+
+
+@pytest.mark.parametrize(
+    ("user", "limit", "checks"),
+    [
+        ("ops", "0", [*CHECKS, "status_code_conformance", "unsupported_method"]),
+        # A member may not ask some routes at all, which the document, one for all, does not tell.
+        ("amara", "0", CHECKS),
+        ("amara", "60", CHECKS),
+    ],
+    ids=["an administrator", "a member", "a member with limits"],
+)
+def test_a_fuzzer_finds_no_500(served: Served, tmp_path: Path, user: str, limit: str, checks: list[str]) -> None:
     """schemathesis over the application's own OpenAPI document."""
-    tool = Path(sys.executable).with_name("schemathesis")
-    command = [
-        str(tool), "run", f"{served.url}/openapi.json", "-H", "Authorization: Bearer of-ops", "--checks", "not_a_server_error",
-        "--max-examples", "15", "--generation-database", "none", "--seed", "1", "--no-color",
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150, cwd=tmp_path)
+    limits = {"RAGCORE_REQUESTS_PER_MINUTE": limit, "RAGCORE_TOKENS_PER_MINUTE": "0"}
+    options = "--tokens tokens.json --audit audit.jsonl"
+    with serving(tmp_path, options, command="--verbose serve", RAGCORE_DATA=str(served.data), **limits) as fuzzed:
+        tool = Path(sys.executable).with_name("schemathesis")
+        command = [
+            str(tool), "run", f"{fuzzed.url}/openapi.json", "-H", f"Authorization: Bearer of-{user}", "--checks", ",".join(checks),
+            "--max-examples", "20", "--generation-database", "none", "--seed", "1", "--no-color",
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, timeout=150, cwd=tmp_path)
+        document = fuzzed.ask("GET", "/openapi.json").json()
+        log = fuzzed.log.read_text()
     assert done.returncode == 0, done.stdout[-3_000:]
+    assert "Traceback" not in log, log[-3_000:]
+    asked = re.findall(r"ragcore\.access: (\S+) (\S+) (\d+)", log)
+    answered = {(method, path) for method, path, _ in asked}
+    for path, operations in document["paths"].items():
+        shape = re.compile(re.sub(r"\{\w+\}", ".+", path))
+        for method in operations:
+            assert any(one == method.upper() and shape.fullmatch(where) for one, where in answered), (method, path)
+    # Most of what is asked gets further than a refusal by the limits, or is refused by them.
+    by_status = Counter(int(status) for _, path, status in asked if path in ("/chat", "/v1/chat/completions"))
+    assert by_status[200] > 10, by_status
+    assert bool(by_status[429]) == (limit != "0"), by_status
 
 
 def test_without_a_way_to_tell_who_asks_it_says_so_and_refuses(tmp_path: Path) -> None:
@@ -186,9 +217,11 @@ def test_without_a_way_to_tell_who_asks_it_says_so_and_refuses(tmp_path: Path) -
 
 
 @contextmanager
-def serving(folder: Path, *options: str, prefix: str = "", **environment: str) -> Iterator[Served]:
+def serving(
+    folder: Path, *options: str, prefix: str = "", command: str = "serve", **environment: str
+) -> Iterator[Served]:
     (folder / "tokens.json").write_text(json.dumps(TOKENS))
-    told = f"{prefix} exec {sys.executable} -m ragcore serve --port 0 {' '.join(options)}"
+    told = f"{prefix} exec {sys.executable} -m ragcore {command} --port 0 {' '.join(options)}"
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             ["bash", "-c", told], cwd=folder, env={**os.environ, **environment}, stdout=log, stderr=log
