@@ -935,6 +935,24 @@ async def test_the_openapi_document_names_every_route(client: Client) -> None:
             assert status not in (404, 405), path
 
 
+@pytest.mark.parametrize("history", [{}, "", 0, False])
+async def test_an_empty_history_that_is_no_list_is_refused(client: Client, history: object) -> None:
+    status, _, _ = await client("POST", "/chat", {"message": "deductible?", "history": history}, x_user="m")
+    assert status == 400
+
+
+async def test_the_openapi_document_names_each_status(client: Client) -> None:
+    document = json.loads((await client("GET", "/openapi.json", x_user="m"))[2])
+    for method, path, headers in (
+        ("POST", "/chat", {"content_encoding": "br"}),
+        ("POST", "/v1/chat/completions", {"content_encoding": "br"}),
+        ("POST", "/debug/rag-similarity/{user_id}", {"content_encoding": "br"}),
+        ("GET", "/debug/rag-similarity/{user_id}", {}),
+    ):
+        status, _, _ = await client(method, path.replace("{user_id}", "m"), {}, x_user="m", **headers)
+        assert str(status) in document["paths"][path][method.lower()]["responses"], (method, path, status)
+
+
 async def test_a_member_without_documents_is_not_told_how_much_others_have(client: Client) -> None:
     _, _, body = await client("POST", "/debug/rag-similarity/nobody", {"query": "q"}, x_user="nobody")
     assert (b"for all tenants" in body, b"you have no documents yet" in body) == (False, True)

@@ -44,7 +44,7 @@ class ChatBody:
         if not isinstance(asked, dict) or "message" not in asked:
             raise InvalidInput(f"the body must be JSON like {SHAPE}")
         check_fields(asked, {"message", "history"}, like=SHAPE)
-        history = asked.get("history") or []
+        history = [] if asked.get("history") is None else asked["history"]
         if not isinstance(history, list):
             raise InvalidInput(f"the history must be a list; the body must be JSON like {SHAPE}")
         return cls(asked["message"], tuple(history))

@@ -12,7 +12,7 @@ def document(*, max_question: int) -> dict[str, Any]:
     question = {"type": "string", "minLength": 1, "maxLength": max_question, "examples": ["What is my deductible?"]}
     turn = _object({"role": {"enum": ["user", "assistant"]}, "content": {"type": "string"}}, "role", "content")
     chat = {
-        **_object({"message": question, "history": {"type": "array", "items": turn}}, "message"),
+        **_object({"message": question, "history": {"type": ["array", "null"], "items": turn}}, "message"),
         "additionalProperties": False,
     }
     roles = ["system", "developer", "user", "assistant"]
@@ -21,9 +21,10 @@ def document(*, max_question: int) -> dict[str, Any]:
         {
             "model": {"type": "string"},
             "messages": {"type": "array", "minItems": 1, "items": message},
-            "stream": {"type": "boolean"},
-            "stream_options": _object({"include_usage": {"type": "boolean"}}),
-            "n": {"enum": [1]},
+            # As OpenAI's programs send it: what is not understood here is left out.
+            "stream": {},
+            "stream_options": {},
+            "n": {"enum": [1, None]},
         },
         "messages",
     )
@@ -68,7 +69,10 @@ def document(*, max_question: int) -> dict[str, Any]:
                     "requestBody": _json(
                         {
                             **_object(
-                                {"query": question, "threshold": {"type": "number", "minimum": -1, "maximum": 1}},
+                                {
+                                    "query": question,
+                                    "threshold": {"type": ["number", "null"], "minimum": -1, "maximum": 1},
+                                },
                                 "query",
                             ),
                             "additionalProperties": False,
@@ -95,12 +99,14 @@ def _operation(
             "400": "The question or the body is at fault.",
             "408": "The body did not come in time.",
             "413": "The body is too large.",
+            "415": "The body is packed in another way than gzip or deflate.",
             "429": "No room; Retry-After says when.",
             "503": "A dependency is down; Retry-After says when, where it is known.",
             "504": "Out of time.",
         }
     if forbidden:
         statuses["403"] = "Not one's own."
+        statuses["405"] = "Not by this method, for members."
     refused = {
         status: {
             "description": text,
@@ -112,7 +118,7 @@ def _operation(
         refused["503"] = {"description": "It can't.", "content": {"application/json": {"schema": {"type": "object"}}}}
     content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
     if asks:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {}
     return {"summary": summary, "responses": {"200": {"description": "Done.", "content": content}, **refused}}
 
 
