@@ -25,6 +25,7 @@ __all__ = [
     "Expiring",
     "Found",
     "Generator",
+    "Ledger",
     "Limits",
     "Query",
     "QuotaStore",
@@ -248,11 +249,27 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ledger:
+    """What a process has used for a tenant, as sums that only grow: counted twice, it makes no difference.
+
+    Attributes:
+        name: of the process's own, random.
+        tokens, cost: since the ledger was begun.
+        finished: ids of calls that have ended and may have a place still.
+    """
+
+    name: str
+    tokens: int = 0
+    cost: float = 0.0
+    finished: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Allowance:
     """What a tenant has used of its limits, by the counts of all processes.
 
     Attributes:
-        admitted: whether the call may go on; then it is counted already.
+        admitted: whether the call may go on; then it is counted already. True where there was none.
         requests, tokens: used of a minute's worth, and not come back yet.
         calls: under way, without this one.
         spent: today.
@@ -269,17 +286,15 @@ class Allowance:
 class QuotaStore(Protocol):
     """A store that counts for all processes what each tenant has used."""
 
-    async def admit_call(self, call: str, limits: Limits, /, *, tenant: str, seconds: float) -> Allowance:
-        """Let a call in, and count it, if the tenant's limits have room for it.
+    async def count_calls(
+        self, ledger: Ledger, limits: Limits, /, *, tenant: str, call: str | None = None, seconds: float = 0.0
+    ) -> Allowance:
+        """Count what a process has used, and give back the places of calls that have ended. Then let another call in, if the limits have room for it.
 
         Args:
-            call: its id.
+            call: the id of the one that begins; None: none does.
             seconds: after which its place comes back by itself, should its process end without giving it back.
         """
-        ...
-
-    async def settle_call(self, call: str, limits: Limits, /, *, tenant: str, tokens: int, cost: float) -> None:
-        """Count what a call has used, and give its place back."""
         ...
 
 

@@ -89,14 +89,18 @@ class Quota:
         if self.requests_per_minute is not None:
             known.requests = self._taken(known.requests, self.requests_per_minute, 1.0, now)
 
-    def adopt(self, tenant: str, allowance: Allowance) -> None:
-        """Take over what all processes together have counted."""
+    def adopt(self, tenant: str, allowance: Allowance, *, tokens: int = 0, cost: float = 0.0) -> None:
+        """Take over what all processes together have counted.
+
+        Args:
+            tokens, cost: used here, and not in their counts yet.
+        """
         now, known = anyio.current_time(), self._of(tenant)
         if self.requests_per_minute is not None:
             known.requests = _Bucket(self.requests_per_minute - allowance.requests, now)
         if self.tokens_per_minute is not None:
-            known.tokens = _Bucket(self.tokens_per_minute - allowance.tokens, now)
-        known.day, known.spent = self.today(), allowance.spent
+            known.tokens = _Bucket(self.tokens_per_minute - allowance.tokens - tokens, now)
+        known.day, known.spent = self.today(), allowance.spent + cost
 
     def refusal(self, tenant: str, allowance: Allowance) -> LimitExceeded:
         """Why all processes together let a call in no more; their counts have been adopted."""

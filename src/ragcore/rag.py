@@ -501,7 +501,7 @@ class RAG(Part):
         if call.written and not call.charged:
             self._charge(call, self._seen(call), name_of(self._first()))
         if self._shared is not None:
-            await self._shared.settle(call)
+            await self._shared.settle(call, self._owner)
 
     def _seen(self, call: Call) -> Usage:
         """What a call has used of a model that didn't say it, by estimate."""
@@ -781,7 +781,7 @@ class _Request:
 def _shared(quota: Quota, store: Searcher) -> SharedQuota:
     if not isinstance(store, QuotaStore):
         raise ConfigurationError(
-            f"share_limits needs a store that counts for all processes, and {type(store).__name__} has no admit_call and settle_call: "
+            f"share_limits needs a store that counts for all processes, and {type(store).__name__} has no count_calls: "
             "use PgVectorStore, or leave share_limits out"
         )
     return SharedQuota(quota, store)

@@ -32,6 +32,7 @@ from ragcore import (
     Usage,
 )
 from ragcore.generation import at_once
+from ragcore.protocols import Allowance, Ledger, Limits
 from ragcore.store import migrate
 from ragcore.testing import FakeEmbedder, FakeGenerator
 
@@ -61,8 +62,23 @@ class Costly(FakeGenerator):
         return at_once(self.generate(prompt))
 
 
+class Late(PgVectorStore):
+    """Does what it is told, and says so late.
+
+    Attributes:
+        late: seconds.
+    """
+
+    late = 0.0
+
+    async def count_calls(self, ledger: Ledger, limits: Limits, /, **options: Any) -> Allowance:
+        allowance = await super().count_calls(ledger, limits, **options)
+        await anyio.sleep(self.late)
+        return allowance
+
+
 def client(dsn: str, *, generator: FakeGenerator | None = None, **limits: Any) -> RAG:
-    retriever = Retriever(store=PgVectorStore(dsn, pool_size=4), embedder=FakeEmbedder(dimension=DIMENSION))
+    retriever = Retriever(store=Late(dsn, pool_size=4), embedder=FakeEmbedder(dimension=DIMENSION))
     settings = Settings(watchdog=False, share_limits=True, **limits)
     return RAG(retriever=retriever, generator=generator or FakeGenerator(), settings=settings)
 
@@ -180,7 +196,7 @@ async def test_while_the_database_counts_nothing_each_process_counts_for_itself(
             if fault == "locked":
                 await owner.execute("lock table ragcore.quota in exclusive mode")
             else:
-                await owner.execute("drop function ragcore.admit_call")
+                await owner.execute("drop function ragcore.count_calls")
                 await owner.execute("commit; begin")
             began = time.monotonic()
             assert [await outcome(here) for _ in range(4)] == ["ok"] * 3 + ["requests"]
@@ -188,6 +204,67 @@ async def test_while_the_database_counts_nothing_each_process_counts_for_itself(
     finally:
         await owner.close()
     assert len([line for line in caplog.messages if "counted in this process alone" in line]) == 1
+
+
+async def recorded(owner_dsn: str) -> Any:
+    connection = await asyncpg.connect(owner_dsn)
+    try:
+        return await connection.fetchrow(
+            "select spent, tokens, (select count(*) from jsonb_object_keys(calls)) as calls from ragcore.quota where tenant = 'm'"
+        )
+    finally:
+        await connection.close()
+
+
+async def test_what_is_written_and_not_answered_counts_once(
+    database: tuple[str, str], migrated: str, crowd: Crowd
+) -> None:
+    prices = {"costly": Price(prompt=1_000, completion=1_000)}
+    (here,) = await crowd.of(migrated, 1, generator=Costly(), spending_per_day=50, prices=prices)
+    store = here.retriever.store
+    assert isinstance(store, Late)
+    for late in (0.4, 0.0, 0.4, 0.4, 2.0, 0.0, 0.0):
+        store.late = late
+        assert await outcome(here, stream=late == 2.0) == "ok"
+    spent = sum(used.cost for used in here.used().values())
+    assert spent == pytest.approx(3.5)
+    store.late = 0.0
+    until = time.monotonic() + 15
+    while (row := await recorded(database[1]))["calls"] or row["spent"] < spent - 1e-9:
+        assert time.monotonic() < until, row
+        await anyio.sleep(0.1)
+    assert row["spent"] == pytest.approx(spent)
+
+
+async def test_places_come_back_after_a_hiccup_of_the_database(
+    database: tuple[str, str], migrated: str, crowd: Crowd
+) -> None:
+    first, second = await crowd.of(migrated, 2, generator=FakeGenerator(token_latency=0.2), calls_at_once=2)
+    store = first.retriever.store
+    assert isinstance(store, Late)
+    async with anyio.create_task_group() as group:
+        group.start_soon(outcome, first)
+        group.start_soon(outcome, first)
+        await anyio.sleep(0.6)
+        store.late = 1.5
+        group.start_soon(outcome, first, "other")
+        await anyio.sleep(1.2)
+    store.late = 0.0
+    until = time.monotonic() + 8
+    while await outcome(second) != "ok":  # the timeout of a call is 30 s
+        assert time.monotonic() < until
+        await anyio.sleep(0.2)
+
+
+async def test_a_limit_holds_though_the_end_of_a_call_is_never_written_in_time(
+    database: tuple[str, str], migrated: str, crowd: Crowd
+) -> None:
+    prices = {"costly": Price(prompt=1_000, completion=1_000)}
+    (here,) = await crowd.of(migrated, 1, generator=Costly(), spending_per_day=1.0, prices=prices)
+    store = here.retriever.store
+    assert isinstance(store, Late)
+    store.late = 0.35
+    assert [await outcome(here) for _ in range(4)] == ["ok", "ok", "spending", "spending"]
 
 
 async def test_a_store_that_cannot_count_is_refused_at_once() -> None:

@@ -14,7 +14,7 @@ import asyncpg
 import numpy as np
 
 from ragcore.errors import ConfigurationError, InvalidInput
-from ragcore.protocols import Allowance, Diagnosis, EmbeddedDocument, Found, Limits, Query, Scores, Vector
+from ragcore.protocols import Allowance, Diagnosis, EmbeddedDocument, Found, Ledger, Limits, Query, Scores, Vector
 from ragcore.resilience import Bulkhead, Policy, RetryPolicy, deadline
 from ragcore.resilience.part import Part
 from ragcore.secret import Secret
@@ -188,18 +188,27 @@ class PgVectorStore(Part):
     async def expire(self, *, limit: int = 1_000) -> Mapping[str, int]:
         """Remove documents that have expired, of all tenants, at most `limit` at once; how many, by tenant. Nobody could find them any more."""
         rows = await self._fetch("remove_expired", limit, stage="write", policy=self.write_policy)
-        if not rows:
-            await self._fetch("remove_old_quotas", stage="write", policy=self.write_policy)
         for row in rows:
             self._forget(row["tenant"])
+        if not rows:  # the last time: what is old besides
+            while (await self._fetch("remove_old_quotas", limit, stage="write", policy=self.write_policy))[0][
+                "removed"
+            ]:
+                pass
         return {row["tenant"]: row["documents"] for row in rows}
 
-    async def admit_call(self, call: str, limits: Limits, /, *, tenant: str, seconds: float) -> Allowance:
-        """Let a call in, and count it, if the tenant's limits have room for it. See `QuotaStore`."""
+    async def count_calls(
+        self, ledger: Ledger, limits: Limits, /, *, tenant: str, call: str | None = None, seconds: float = 0.0
+    ) -> Allowance:
+        """Count what a process has used, and let another call in. See `QuotaStore`."""
         check_tenant(tenant)
         rows = await self._fetch(
-            "admit_call",
+            "count_calls",
             tenant,
+            ledger.name,
+            ledger.tokens,
+            ledger.cost,
+            list(ledger.finished),
             call,
             seconds,
             limits.requests_per_minute,
@@ -209,12 +218,6 @@ class PgVectorStore(Part):
             stage="admit",
         )
         return Allowance(**dict(rows[0]))
-
-    async def settle_call(self, call: str, limits: Limits, /, *, tenant: str, tokens: int, cost: float) -> None:
-        """Count what a call has used, and give its place back. See `QuotaStore`."""
-        check_tenant(tenant)
-        minute = (limits.requests_per_minute, limits.tokens_per_minute)
-        await self._fetch("settle_call", tenant, call, tokens, cost, *minute, stage="admit")
 
     async def count(self, *, tenant: str | None) -> Counts:
         """What a tenant has; None: the whole store's totals."""
