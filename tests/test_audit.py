@@ -40,15 +40,16 @@ async def test_each_call_is_a_line_with_who_and_whose_and_no_text(tmp_path: Path
             await rag.ask(CANARY, tenant="other")
     found = lines(path)
     assert [line["action"] for line in found] == [
-        "add", "ask", "retrieve", "similarity", "documents", "stream", "delete", "ask",
+        "add", "ask", "retrieve", "similarity", "documents", "stream", "stream", "delete", "ask",
     ]  # fmt: skip
     assert all(
         (line["who"], line["admin"], line["route"], line["tenant"]) == ("jane", True, "support desk", "m")
         for line in found[:-1]
     )
     assert [(line["passages"], line["documents"]) for line in found] == [
-        (0, 1), (1, 0), (1, 0), (1, 0), (0, 1), (1, 0), (0, 1), (0, 0),
+        (0, 1), (1, 0), (1, 0), (1, 0), (0, 1), (1, 0), (1, 0), (0, 1), (0, 0),
     ]  # fmt: skip
+    assert [line["outcome"] for line in found if line["action"] == "stream"] == ["begun", "ok"]
     assert (found[-1]["who"], found[-1]["tenant"], found[-1]["outcome"]) == ("", "other", "StoreError")
     assert all(line["call_id"] and line["at"].endswith("+00:00") for line in found)
     assert "canary" not in path.read_text()
@@ -127,3 +128,23 @@ async def test_lines_beyond_what_can_wait_are_counted(
     for _ in range(8):
         log._take(events.Event("audit", "ask", {"tenant": "m"}))
     assert log.lost == 3
+
+
+async def test_passages_that_are_handed_out_have_a_line_before_the_stream_ends(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    async with audit.AuditLog(path), fake_rag() as rag:
+        await rag.add([Document("plan", "The copay is $20.")], tenant="m\u2028forged")
+        async with rag.stream("copay?", tenant="m\u2028forged") as stream:
+            await anext(stream)
+            with anyio.fail_after(5):
+                while "begun" not in path.read_text():
+                    await anyio.sleep(0.01)
+    # No sign in a name ends a line, whatever its reader takes for an end.
+    assert len(path.read_text().splitlines()) == 3
+    assert {line["tenant"] for line in lines(path)} == {"m\u2028forged"}
+
+
+async def test_the_standard_output_of_a_container(capfd: pytest.CaptureFixture[str]) -> None:
+    async with audit.AuditLog("-"), fake_rag() as rag:
+        await rag.documents(tenant="m")
+    assert json.loads(capfd.readouterr().out)["action"] == "documents"

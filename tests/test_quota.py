@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ragcore import (
     Delta,
     Document,
     Generation,
+    GenerationError,
     LimitExceeded,
     Overloaded,
     Price,
@@ -276,3 +277,51 @@ def test_erasing_a_tenant_gives_back_nothing(clock: Clock) -> None:
     clock.now += 60
     quota.forget("m")
     assert not quota._tenants
+
+
+@pytest.mark.anyio
+async def test_reports_and_looks_are_charged_for_what_was_embedded() -> None:
+    async with fake_rag(settings=Settings(watchdog=False, tokens_per_minute=30)) as rag:
+        await rag.add([Document("d", "The deductible is $1,500.")], tenant="m")
+        with pytest.raises(LimitExceeded):
+            for _ in range(40):
+                await rag.similarity("What is my deductible, and who pays it?", tenant="m")
+        assert sum(used.embedding_tokens for used in rag.used().values()) >= 30
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("degrade", [True, False])
+async def test_a_model_that_thinks_and_says_nothing_is_paid_for(degrade: bool) -> None:
+    class Thinker(FakeGenerator):
+        model = "thinker"
+
+        @asynccontextmanager
+        async def stream(self, prompt: Prompt) -> AsyncIterator[AsyncIterator[str | Generation]]:
+            async def pieces() -> AsyncIterator[str | Generation]:
+                yield Generation(
+                    "",
+                    finish_reason="length",
+                    model="thinker",
+                    usage=Usage(prompt_tokens=600, completion_tokens=40),
+                    complete=False,
+                )
+
+            yield pieces()
+
+    settings = Settings(
+        watchdog=False, spending_per_day=1.0, prices={"thinker": Price(prompt=1_000, completion=1_000)}, degrade=degrade
+    )
+    async with fake_rag(generator=Thinker(), settings=settings) as rag:
+        await rag.add([Document("d", "The deductible is $1,500.")], tenant="m")
+        for _ in range(2):
+            with suppress(GenerationError):
+                await rag.ask("What is the deductible?", tenant="m")
+            with suppress(GenerationError):
+                async with rag.stream("What is the deductible?", tenant="m") as stream:
+                    await stream.answer()
+            if rag.used()["m", "thinker"].cost >= 1.0:
+                break
+        with pytest.raises(LimitExceeded):
+            await rag.ask("What is the deductible?", tenant="m")
+        used = rag.used()["m", "thinker"]
+        assert (used.requests, used.prompt_tokens, used.completion_tokens) == (2, 1_200, 80)

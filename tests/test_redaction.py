@@ -326,6 +326,17 @@ async def test_a_function_that_hangs_does_not_hang_an_ingest() -> None:
             go_on.set()
 
 
+@pytest.mark.timeout(20)
+def test_many_values_beside_many_that_look_like_placeholders_take_no_cubic_time() -> None:
+    marks = "".join(f"[PHONE {number}]" for number in range(1, 4_000))
+    text = f"{marks} {' '.join(str(2125550100 + number) for number in range(4_000))}"
+    texts = Redacted(Redaction(reversible=True), [text])
+    hidden = texts.redact(text)
+    assert "2125550100" not in hidden
+    assert "[PHONE 4000]" in hidden
+    assert texts.restore(hidden) == text
+
+
 @pytest.mark.blocking_allowed
 @pytest.mark.parametrize("at", ["question", "passage"])
 async def test_a_function_that_hangs_holds_up_its_own_call_alone(at: str) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta, timezone
+from typing import Any
 from uuid import UUID
 
 import pytest
 
 import ragcore
+from ragcore import Document, InvalidInput
 from ragcore.validation import (
     check_history,
     check_ids,
@@ -128,3 +130,21 @@ def test_errors_are_also_what_the_standard_library_has_for_them() -> None:
     assert issubclass(ragcore.InvalidInput, ValueError)
     assert issubclass(ragcore.DeadlineExceeded, TimeoutError)
     assert issubclass(ragcore.Unsupported, ragcore.ConfigurationError)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        datetime(2030, 1, 1),  # noqa: DTZ001  # that is the point
+        datetime.max.replace(tzinfo=timezone(timedelta(hours=-12))),
+        datetime.min.replace(tzinfo=timezone(timedelta(hours=14))),
+        "2030-01-01",
+        date(2030, 1, 1),
+        True,
+        0,
+    ],
+)
+def test_a_document_expires_at_a_moment_that_everybody_understands(moment: Any) -> None:
+    with pytest.raises(InvalidInput, match="expires_at"):
+        Document("d", "text", expires_at=moment)
+    Document("d", "text", expires_at=datetime.max.replace(tzinfo=UTC))

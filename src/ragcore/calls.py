@@ -12,14 +12,14 @@ from typing import Any, Self
 import anyio
 
 from ragcore.audit import actor, record
-from ragcore.errors import DeadlineExceeded, NotOpen, RagcoreError
+from ragcore.errors import DeadlineExceeded, GenerationError, NotOpen, RagcoreError
 from ragcore.events import emit
 from ragcore.resilience.deadline import expires_at, inherit
 from ragcore.resilience.flow import flow
 from ragcore.stages import following
-from ragcore.types import CallInfo, Generation, Prompt, Timings
+from ragcore.types import CallInfo, Generation, Prompt, Timings, Usage
 
-__all__ = ["Call", "Calls", "stack_of"]
+__all__ = ["Call", "Calls", "spent_by", "stack_of"]
 
 
 class Calls:
@@ -146,10 +146,12 @@ class Call:
         # Handed out, or changed, and by whom.
         self.passages = 0
         self.documents = 0
-        # What the model was asked, the characters that it has written, and whether the tenant has been charged for them.
+        # What the model was asked, the characters that it has written, the tokens that were embedded, and whether the tenant has been charged for them.
         self.prompt: Prompt | None = None
         self.written = 0
+        self.embedded = 0
         self.charged = False
+        self.spent: tuple[tuple[str, Usage], ...] = ()
         # Whether the counts that all processes share have it under way.
         self.counted = False
         self.actor = actor()
@@ -210,6 +212,7 @@ class Call:
 
     def failed(self, error: BaseException) -> None:
         """Ended by an error, which gets the call's id and stage where it has none."""
+        self.spent = spent_by(error)
         if isinstance(error, RagcoreError):
             error.call_id = error.call_id or self.id
             error.stage = error.stage or self.stage
@@ -267,6 +270,13 @@ class Call:
 
     def _closed(self) -> NotOpen:
         return NotOpen(self._why, stage=self.stage, call_id=self.id)
+
+
+def spent_by(error: BaseException) -> tuple[tuple[str, Usage], ...]:
+    """(model, usage) of a model that failed and said what it has used for that."""
+    if not isinstance(error, GenerationError) or error.used_tokens is None:
+        return ()
+    return ((error.model, Usage(prompt_tokens=error.used_tokens[0], completion_tokens=error.used_tokens[1])),)
 
 
 def _current_task() -> Any:

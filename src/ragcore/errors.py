@@ -202,4 +202,12 @@ class StoreError(DependencyError):
 
 
 class GenerationError(DependencyError):
-    """The generator failed, or its stream broke; `partial_text` holds what was handed on before."""
+    """The generator failed, or its stream broke; `partial_text` holds what was handed on before.
+
+    Attributes:
+        model: that failed, as it is called in a price table; "" where that is not known.
+        used_tokens: of the prompt and of what it wrote, where the model said that it has used them; None: it did not say.
+    """
+
+    model: str = ""
+    used_tokens: tuple[int, int] | None = None

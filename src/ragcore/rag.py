@@ -15,7 +15,8 @@ from uuid import UUID
 
 import anyio
 
-from ragcore.calls import Call, Calls
+from ragcore.audit import record
+from ragcore.calls import Call, Calls, spent_by
 from ragcore.components import alone, make_embedder, make_generator, make_store, with_last_resort
 from ragcore.config import EXTRACTIVE, Config, Policies, Settings
 from ragcore.errors import (
@@ -35,7 +36,7 @@ from ragcore.generation.citations import find_citations
 from ragcore.generation.ending import is_complete
 from ragcore.generation.extractive import ExtractiveGenerator, excerpt
 from ragcore.generation.fallback import FallbackGenerator, name_of
-from ragcore.generation.prompt import build_prompt
+from ragcore.generation.prompt import build_prompt, render
 from ragcore.generation.redacting import RedactingGenerator
 from ragcore.generation.streams import collect
 from ragcore.health import HealthCheck, describe
@@ -334,6 +335,7 @@ class RAG(Part):
                 question, tenant=call.tenant, score_threshold=score_threshold, filter=filter
             )
             call.passages = len(report.retrieval.passages)
+            self._charge(call, report.retrieval.usage, "")
             return report
 
     async def add(
@@ -498,22 +500,19 @@ class RAG(Part):
 
     async def _settle(self, call: Call) -> None:
         """What is left to do when a call has ended, however it ended: a tenant that leaves before the end of its answers is charged for them as well."""
-        if call.written and not call.charged:
-            self._charge(call, self._seen(call), name_of(self._first()))
+        if not call.charged and (call.written or call.embedded):
+            wrote = bool(call.written) and not call.spent
+            seen = self._seen(call) if wrote else Usage()
+            model = name_of(self._first()) if wrote else ""
+            self._charge(call, replace(seen, embedding_tokens=call.embedded), model)
+        for model, usage in call.spent:
+            self._charge(call, usage, model)
         if self._shared is not None:
             await self._shared.settle(call, self._owner)
 
     def _seen(self, call: Call) -> Usage:
         """What a call has used of a model that didn't say it, by estimate."""
-        prompt = call.prompt
-        if prompt is None:
-            return Usage()
-        texts = (
-            prompt.question,
-            prompt.instructions,
-            *(turn.content for turn in prompt.history),
-            *(passage.text for passage in prompt.passages),
-        )
+        texts = () if call.prompt is None else (message["content"] for message in render(call.prompt))
         return Usage(
             prompt_tokens=sum(map(estimate_tokens, texts)),
             completion_tokens=math.ceil(call.written / CHARACTERS_A_TOKEN),
@@ -577,7 +576,7 @@ class RAG(Part):
             mode=mode,
             degrade=degrade,
         )
-        call.timings = retrieval.timings
+        call.timings, call.embedded = retrieval.timings, retrieval.usage.embedding_tokens or 0
         call.degraded = bool(retrieval.degraded)
         call.passages = len(retrieval.passages)
         return retrieval
@@ -623,13 +622,14 @@ class RAG(Part):
             raise
         except RagcoreError as error:
             emit("generator.failed", name_of(self._given), error=type(error).__name__)
-            if call.written:
-                self._charge(call, self._seen(call), name_of(self._first()))
+            spent = spent_by(error)
+            if call.written and not spent:
+                spent = ((name_of(self._first()), self._seen(call)),)
             quoted = await ExtractiveGenerator().generate(prompt)
             late = isinstance(error, DeadlineExceeded)
             reason = f"{name_of(self._given)} was not done in time: {error}" if late else str(error)
             degradation = Degradation("generate", reason, EXTRACTIVE)
-            return _timed(call, began, replace(quoted, degraded=(degradation,)))
+            return _timed(call, began, replace(quoted, degraded=(degradation,), spent=spent))
 
     def _answer(self, call: Call, retrieval: Retrieval, prompt: Prompt | None, generation: Generation | None) -> Answer:
         call.timings = replace(call.timings, total=call.elapsed())
@@ -656,6 +656,8 @@ class RAG(Part):
         if generation.model != EXTRACTIVE and usage.prompt_tokens is None:
             used = replace(self._seen(call), embedding_tokens=usage.embedding_tokens)
         self._charge(call, used, generation.model)
+        for model, failed in generation.spent:
+            self._charge(call, failed, model)
         found = bool(generation.text.strip())
         text, citations = self.settings.not_found, answer.citations
         if found:
@@ -705,6 +707,10 @@ class RAG(Part):
             call.failed(error)
             await self._settle(call)
             raise
+        # Its line in the audit log comes at its end; what is handed out before that must not be lost with the process.
+        record(
+            "stream", call.tenant, by=call.actor, call_id=call.id, outcome="begun", passages=call.passages, documents=0
+        )
         stream = AnswerStream(
             call=call,
             owner=owner,

@@ -114,6 +114,9 @@ class Redaction:
             yield kind.upper(), FINDERS[kind]
 
 
+PLACEHOLDER = re.compile(r"\[[\w -]{1,40} \d{1,9}\]")
+
+
 class Redacted:
     """The texts of one prompt: what is taken out of them, and put back into what comes of it.
 
@@ -125,9 +128,10 @@ class Redacted:
     def __init__(self, redact: Redact, texts: Iterable[str]) -> None:
         self._redact = redact
         self._reversible = isinstance(redact, Redaction) and redact.reversible
-        self._taken = "\n".join(texts) if self._reversible else ""
+        # What looks like a placeholder in a text already.
+        self._taken = {found for text in texts for found in PLACEHOLDER.findall(text)} if self._reversible else set()
         self._placeholders: dict[tuple[str, str], str] = {}
-        self._pattern: re.Pattern[str] | None = None
+        self._last: dict[str, int] = {}
         self.originals: dict[str, str] = {}
         """By placeholder."""
 
@@ -136,16 +140,11 @@ class Redacted:
         if not self._reversible or not text:
             return redacted(self._redact, text)
         assert isinstance(self._redact, Redaction)
-        self._pattern = None
         return _replaced(text, self._redact.places(text), self._placeholder)
 
     def restore(self, text: str) -> str:
         """The text with the originals in their places."""
-        if not self.originals:
-            return text
-        if self._pattern is None:
-            self._pattern = re.compile("|".join(map(re.escape, self.originals)))
-        return self._pattern.sub(lambda match: self.originals[match[0]], text)
+        return PLACEHOLDER.sub(lambda match: self.originals.get(match[0], match[0]), text) if self.originals else text
 
     def held_back(self, text: str) -> int:
         """Where the beginning of a placeholder stands at the end of a text; its length if there is none."""
@@ -158,9 +157,10 @@ class Redacted:
         known = self._placeholders.get((name, value))
         if known is not None:
             return known
-        number = 1 + sum(1 for other, _ in self._placeholders if other == name)
-        while (placeholder := f"[{name} {number}]") in self._taken or placeholder in self.originals:
+        number = self._last.get(name, 0) + 1
+        while (placeholder := f"[{name} {number}]") in self._taken:
             number += 1
+        self._last[name] = number
         self._placeholders[name, value] = placeholder
         self.originals[placeholder] = value
         return placeholder

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
 from ragcore.errors import InvalidInput
@@ -116,9 +116,7 @@ class Document(Value):
     expires_at: datetime | None = None
 
     def __post_init__(self) -> None:
-        if self.expires_at is not None and (
-            not isinstance(self.expires_at, datetime) or self.expires_at.utcoffset() is None
-        ):
+        if self.expires_at is not None and not _is_moment(self.expires_at):
             raise InvalidInput(
                 f"document {self.id!r}: expires_at is {self.expires_at!r}: it must be a datetime with a time zone, such as "
                 "datetime(2030, 1, 1, tzinfo=UTC)"
@@ -148,6 +146,14 @@ class Document(Value):
         check_text(f"document {self.id!r}: its metadata", written)
         if not all(isinstance(key, str) for key in self.metadata):
             raise InvalidInput(f"document {self.id!r}: the keys of its metadata must be strings")
+
+
+def _is_moment(value: object) -> bool:
+    """Whether it is a time that can be said in UTC."""
+    try:
+        return isinstance(value, datetime) and value.utcoffset() is not None and value.astimezone(UTC) is not None
+    except OverflowError:  # in the last hours of the year 9999
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -567,6 +573,7 @@ class Generation(Value):
         reasoning: what the model thought before it answered, where it shows that; not for members.
         quotations: (start, end) of what stands word for word in the passages: a "[n]" in there is no citation. None: not known, then it is looked for.
         degraded: generators that failed before this one answered.
+        spent: what those have used, by model, where they said so.
     """
 
     text: str
@@ -579,3 +586,4 @@ class Generation(Value):
     reasoning: str = ""
     quotations: tuple[tuple[int, int], ...] | None = None
     degraded: tuple[Degradation, ...] = ()
+    spent: tuple[tuple[str, Usage], ...] = ()

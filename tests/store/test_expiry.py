@@ -12,7 +12,7 @@ from ragcore.ingest import Ingestor
 from ragcore.store import migrate, reembed
 from ragcore.testing import FakeEmbedder
 
-from .contract import DIMENSION, LETTER, MODES, PLAN, expiring, ids, query
+from .contract import DIMENSION, LETTER, MODES, PLAN, embedded, expiring, ids, query
 
 pytestmark = [pytest.mark.system, pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
 PAST = datetime.now(UTC) - timedelta(days=1)
@@ -105,3 +105,50 @@ async def test_what_the_statements_of_the_release_before_write_never_expires(dat
     async with PgVectorStore(database[0]) as store:
         assert await ids(store, query("glasses", mode="text")) == ["d:0"]
         assert await store.expire() == {}
+
+
+async def test_the_release_before_replaces_a_document_that_expires(database: tuple[str, str]) -> None:
+    """Its statements know nothing of times. What it writes stays, whether the document had expired by then or not."""
+    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
+    async with PgVectorStore(database[0]) as store:
+        for name, expires_at in (("late", PAST), ("early", FUTURE)):
+            await store.upsert([expiring(LETTER, expires_at, name)], tenant="a")
+            connection = await asyncpg.connect(database[0])
+            async with connection.transaction():
+                await connection.execute("select set_config('ragcore.tenant', 'a', true)")
+                await connection.execute(
+                    "insert into ragcore.document (tenant, id, content_hash, model) values ('a', $1, '', 'fake') "
+                    "on conflict (tenant, id) do update set content_hash = '', model = excluded.model, updated_at = now()",
+                    name,
+                )
+                await connection.execute("delete from ragcore.chunk where tenant = 'a' and document_id = $1", name)
+                await connection.execute(
+                    "insert into ragcore.chunk (tenant, id, document_id, position, text) values ('a', $1 || '#0', $1, 0, 'zebras')",
+                    name,
+                )
+                await connection.execute(
+                    "update ragcore.document set content_hash = 'new' where tenant = 'a' and id = $1", name
+                )
+            await connection.close()
+        assert set(await ids(store, query("zebras", mode="text"))) == {"late#0", "early#0"}
+        assert await store.expire() == {}
+        # And this release goes on with them.
+        await store.upsert([expiring(LETTER, PAST, "late")], tenant="a")
+        assert await store.expire() == {"a": 1}
+
+
+async def test_what_has_expired_takes_nobodys_place(database: tuple[str, str]) -> None:
+    """Last year's letters, all with the same words, are still there until they are removed."""
+    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
+    async with PgVectorStore(database[0]) as store:
+        texts = [f"zebra crossing {number}" for number in range(50)]
+        for number in range(60):
+            await store.upsert([expiring(embedded(f"old{number}", *texts), PAST, f"old{number}")], tenant="a")
+        long = "the zebra is one of many animals in this letter about the year and its plans " * 3
+        await store.upsert([embedded("new", long)], tenant="a")
+        for mode in MODES:
+            assert await ids(store, query("zebra", mode=mode)) == ["new#0"], mode
+        for _ in range(2):
+            while await store.expire():
+                pass
+        assert await ids(store, query("zebra", mode="text")) == ["new#0"]

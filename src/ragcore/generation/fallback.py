@@ -8,7 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-from ragcore.errors import ConfigurationError, InvalidInput, Overloaded, RagcoreError
+from ragcore.errors import ConfigurationError, GenerationError, InvalidInput, Overloaded, RagcoreError
 from ragcore.events import emit
 from ragcore.generation.extractive import ExtractiveGenerator
 from ragcore.generation.relay import Relay
@@ -18,7 +18,7 @@ from ragcore.resilience import Policy
 from ragcore.resilience.deadline import share
 from ragcore.resilience.part import Part, Parts
 from ragcore.tokens import estimate_tokens
-from ragcore.types import Degradation, Generation, Prompt
+from ragcore.types import Degradation, Generation, Prompt, Usage
 
 __all__ = ["FallbackGenerator", "name_of"]
 
@@ -170,13 +170,16 @@ async def _resumed(
 ) -> AsyncGenerator[str | Generation, None]:
     """The pieces of the generator that answers; its `Generation` says which failed before it, and why."""
     degraded = tuple(Degradation("generate", str(error), relay.name) for error in failed)
+    spent = tuple(
+        (error.model, Usage(prompt_tokens=error.used_tokens[0], completion_tokens=error.used_tokens[1]))
+        for error in failed
+        if isinstance(error, GenerationError) and error.used_tokens is not None
+    )
 
     def marked(piece: str | Generation) -> str | Generation:
-        return (
-            replace(piece, degraded=(*degraded, *piece.degraded))
-            if degraded and isinstance(piece, Generation)
-            else piece
-        )
+        if not degraded or not isinstance(piece, Generation):
+            return piece
+        return replace(piece, degraded=(*degraded, *piece.degraded), spent=(*spent, *piece.spent))
 
     if first is not None:
         yield marked(first)

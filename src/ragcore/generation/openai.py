@@ -27,7 +27,7 @@ from ragcore.wire.client import OpenAIClient
 from ragcore.wire.dialect import MOST_CHANGES, Dialect, check_parameters, with_role
 from ragcore.wire.events import DRAIN_SECONDS, read_events
 from ragcore.wire.failure import judge, translate
-from ragcore.wire.refusal import ServerError, Undecodable, request_id_of
+from ragcore.wire.refusal import NoAnswer, ServerError, Undecodable, request_id_of
 
 __all__ = ["OpenAIGenerator"]
 
@@ -147,6 +147,8 @@ class OpenAIGenerator(Part):
             error, GenerationError, dependency=f"the model {self.model}", stage="generate", attempts=held.attempts
         )
         ours.partial_text = partial_text
+        if isinstance(ours, GenerationError) and isinstance(error, NoAnswer):
+            ours.model, ours.used_tokens = self.model, error.used_tokens
         if ours is error:
             raise error
         raise ours from error

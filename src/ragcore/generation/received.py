@@ -135,7 +135,9 @@ class Received:
         if self._not_found.said:
             text = ""
         elif not text.strip():
-            raise NoAnswer(self._why_empty(reason))
+            used = self._usage
+            spent = None if used.prompt_tokens is None else (used.prompt_tokens, used.completion_tokens or 0)
+            raise NoAnswer(self._why_empty(reason), used_tokens=spent)
         if self._refusal and text:
             reason = "refusal"
         whole = Generation(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 from ragcore.errors import RagcoreError
 from ragcore.protocols import Generator
@@ -18,7 +19,7 @@ __all__ = ["RedactingGenerator"]
 class RedactingGenerator:
     """Takes out of each prompt what must not leave, and puts it back into the answer where the redaction is reversible.
 
-    Everything that a generator gets is redacted: question, history, instructions, and the passages with their titles, sources and metadata.
+    Everything that a generator gets is redacted: question, history, instructions, stop texts, and the passages with their titles, sources, ids and metadata.
     """
 
     def __init__(self, generator: Generator, redact: Redact, /, *, redacting: Redacting) -> None:
@@ -46,13 +47,12 @@ def _hidden(prompt: Prompt, redact: Redact) -> tuple[Prompt, Redacted]:
     passages = tuple(
         replace(
             passage,
+            chunk_id=texts.redact(passage.chunk_id),
+            document_id=texts.redact(passage.document_id),
             text=texts.redact(passage.text),
             title=texts.redact(passage.title),
             source=texts.redact(passage.source),
-            metadata={
-                name: texts.redact(value) if isinstance(value, str) else value
-                for name, value in passage.metadata.items()
-            },
+            metadata=_mapped(passage.metadata, texts.redact),
         )
         for passage in prompt.passages
     )
@@ -62,13 +62,34 @@ def _hidden(prompt: Prompt, redact: Redact) -> tuple[Prompt, Redacted]:
         passages=passages,
         history=tuple(replace(turn, content=texts.redact(turn.content)) for turn in prompt.history),
         instructions=texts.redact(prompt.instructions),
+        stop=tuple(map(texts.redact, prompt.stop)),
     )
     return hidden, texts
 
 
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    """JSON with each of its texts changed, also the names of its fields."""
+    match value:
+        case str():
+            return change(value)
+        case Mapping():
+            return {change(str(name)): _mapped(item, change) for name, item in value.items()}
+        case list() | tuple():
+            return [_mapped(item, change) for item in value]
+    return value
+
+
 def _texts(prompt: Prompt) -> list[str]:
-    passages = [text for passage in prompt.passages for text in (passage.text, passage.title, passage.source)]
-    return [prompt.question, prompt.instructions, *(turn.content for turn in prompt.history), *passages]
+    texts = [prompt.question, prompt.instructions, *prompt.stop, *(turn.content for turn in prompt.history)]
+
+    def take(text: str) -> str:
+        texts.append(text)
+        return text
+
+    for passage in prompt.passages:
+        texts += [passage.text, passage.title, passage.source, passage.chunk_id, passage.document_id]
+        _mapped(passage.metadata, take)
+    return texts
 
 
 def _restored(generation: Generation, texts: Redacted) -> Generation:

@@ -166,9 +166,13 @@ class Relay:
                 f"the generator {self.name} sent {kind}, not text", dependency=self.name, stage="generate"
             )
         if isinstance(piece, Generation) and says_nothing(piece):
-            raise GenerationError(
+            error = GenerationError(
                 f"the generator {self.name} gave no text (finish_reason {piece.finish_reason})",
                 dependency=self.name,
                 stage="generate",
             )
+            error.model = piece.model
+            if piece.usage.prompt_tokens is not None:
+                error.used_tokens = (piece.usage.prompt_tokens, piece.usage.completion_tokens or 0)
+            raise error
         return piece  # type: ignore[return-value]  # a str or a Generation, as was just seen

@@ -89,7 +89,15 @@ class Undecodable(Exception):
 
 
 class NoAnswer(Exception):
-    """The model finished without an answer: filtered, refused, or cut off while thinking. It is not retried and not counted as a failure of the server."""
+    """The model finished without an answer: filtered, refused, or cut off while thinking. It is not retried and not counted as a failure of the server.
+
+    Attributes:
+        used_tokens: of the prompt and of what it wrote, where it said so.
+    """
+
+    def __init__(self, message: str, /, *, used_tokens: tuple[int, int] | None = None) -> None:
+        super().__init__(message)
+        self.used_tokens = used_tokens
 
 
 class ServerError(Exception):

@@ -7,6 +7,7 @@ import hmac
 import json
 import logging
 import math
+import stat
 import string
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
@@ -62,7 +63,7 @@ def from_tokens(path: str | PathLike[str], /) -> Authenticate:
     "name" may say who has the token, for the audit log.
 
     In place of a token its hash may stand: "sha256:" and 64 hexadecimal digits. The file is looked at once a second when somebody asks; a changed one is read
-    again, and one that can't be read leaves the tokens as they were.
+    again. One that can't be read leaves the tokens as they were; one that is gone for two looks ends them.
 
     Raises:
         ConfigurationError: the file can't be read, or is not like that.
@@ -87,6 +88,7 @@ class _Tokens:
         self._path = path
         self._threads = Threads(1, name="tokens")
         self._looked = -math.inf
+        self._missing = False
         self._stamp, self._known = self._read()
 
     def find(self, token: bytes) -> Identity | None:
@@ -103,9 +105,17 @@ class _Tokens:
         self._looked = now
         try:
             read = await self._threads.run(lambda: None if _stamp(self._path) == self._stamp else self._read())
+        except FileNotFoundError:
+            # While a file is replaced it may be missing for a moment. One that was removed has revoked its tokens.
+            if self._missing and self._known:
+                logger.warning("%s is gone: its tokens are valid no more", self._path)
+                self._stamp, self._known = (), {}
+            self._missing = True
+            return
         except (OSError, ConfigurationError) as error:
             logger.warning("the tokens stay as they were: %s", error)
             return
+        self._missing = False
         if read is not None:
             self._stamp, self._known = read
             logger.info("%s was read again: %d tokens", self._path, len(self._known))
@@ -137,6 +147,8 @@ class _Tokens:
 def _stamp(path: Path) -> tuple[int, ...]:
     """Tells a file from the one that was there before: it is often replaced as a whole, with the same length."""
     found = path.stat()
+    if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for its writer
+        raise OSError(f"{path} is no file")
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 

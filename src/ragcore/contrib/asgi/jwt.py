@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
 
@@ -91,7 +92,11 @@ def from_jwt(
             )
         except jwt.ExpiredSignatureError:
             raise Unauthorized("the token has expired") from None
-        except jwt.PyJWTError as error:
+        except (
+            jwt.PyJWTError,
+            TypeError,
+            ValueError,
+        ) as error:  # TypeError: a key of another kind than the header says
             logger.info("a token was refused: %s", type(error).__name__)
             raise Unauthorized("the token is not valid here") from None
         tenant = claims[tenant_claim]
@@ -110,9 +115,7 @@ def from_jwt(
 def _check(jwks_url: str | None, key: str | bytes | None, algorithms: Sequence[str]) -> None:
     if (jwks_url is None) == (key is None):
         raise ConfigurationError("from_jwt needs one of jwks_url and key")
-    if jwks_url is not None and not jwks_url.startswith(
-        ("https://", "http://127.0.0.1", "http://localhost", "http://[::1]")
-    ):
+    if jwks_url is not None and not _is_safe(jwks_url):
         raise ConfigurationError(
             f"jwks_url is {jwks_url!r}: it must be an https address, or anybody on the way could give keys"
         )
@@ -125,6 +128,16 @@ def _check(jwks_url: str | None, key: str | bytes | None, algorithms: Sequence[s
     ]
     if shared:
         raise ConfigurationError(f"algorithms has {shared[0]}: with the public keys of jwks_url anybody could sign so")
+
+
+def _is_safe(url: str) -> bool:
+    """Whether keys may be fetched there: encrypted, or from this machine."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    own = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
+    return bool(parts.hostname) and (parts.scheme == "https" or own)
 
 
 class _Keys:

@@ -110,8 +110,9 @@ class PgVectorStore(Part):
         )
         self._pool: Pool | None = None
         self._found: Inspection | None = None
-        # Whether a tenant is searched exactly, and about how many chunks it has.
+        # Whether a tenant is searched exactly, whether it has what has expired, and about how many chunks it has.
         self._exact: Recent[bool] = Recent(seconds=REMEMBER_SECONDS, most=REMEMBER_TENANTS)
+        self._hidden: Recent[bool] = Recent(seconds=REMEMBER_SECONDS, most=REMEMBER_TENANTS)
         self._sizes: Recent[float] = Recent(seconds=REMEMBER_SECONDS, most=REMEMBER_TENANTS)
 
     async def search(self, query: Query, /) -> Sequence[Passage]:
@@ -123,7 +124,8 @@ class PgVectorStore(Part):
 
         async def work(connection: PooledConnection) -> list[asyncpg.Record]:
             self._check_model(query.model)
-            sql, values = self._search(connection, query, exactly, size)
+            hidden = query.mode != "vector" and query.filter is None and await self._hides(connection, query.tenant)
+            sql, values = self._search(connection, query, exactly, size, hidden=hidden)
             return await connection.fetch(sql, *values)
 
         rows = await self._call(work, stage="search")
@@ -398,10 +400,29 @@ class PgVectorStore(Part):
                 f"the collection {self.schema} holds vectors of {known}, and the embedder is {model}: use that model, or another collection"
             )
 
+    async def _hides(self, connection: PooledConnection, tenant: str) -> bool:
+        """Whether the tenant has expired documents that are still there."""
+        known = self._hidden.get(tenant)
+        if known is None:
+            known = bool(await connection.fetchval(self._statement("has_expired", connection), tenant))
+            self._hidden.put(tenant, known)
+        return known
+
     def _search(
-        self, connection: PooledConnection, query: Query, exactly: bool | None, size: float | None
+        self,
+        connection: PooledConnection,
+        query: Query,
+        exactly: bool | None,
+        size: float | None,
+        *,
+        hidden: bool = False,
     ) -> tuple[str, list[Any]]:
-        """The statement of a query, and the values of its parameters."""
+        """The statement of a query, and the values of its parameters.
+
+        Args:
+            hidden: whether chunks are there that nobody may find. They stand among the postings and would take the others' places there, so it is
+                searched as with a filter.
+        """
         values: list[Any] = [query.tenant]
         if query.mode != "text":
             values.append(query.vector)
@@ -424,7 +445,7 @@ class PgVectorStore(Part):
             exact_rows=EXACT_NUMBERS // max(dimension, 1) if self.exact_rows is None else self.exact_rows,
             ef_search=self.ef_search,
             scans_text=scans_text,
-            filter=conditions.sql,
+            filter=conditions.sql or ("and true" if hidden else ""),
         )
         sql = search.sql()
         return sql, [*values, *conditions.values]
@@ -452,6 +473,7 @@ class PgVectorStore(Part):
 
     def _forget(self, tenant: str) -> None:
         self._exact.drop(tenant)
+        self._hidden.drop(tenant)
         self._sizes.drop(tenant)
 
 

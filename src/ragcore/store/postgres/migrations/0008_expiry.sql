@@ -8,6 +8,24 @@ create policy not_expired on {schema}.chunk as restrictive for select using (
     expires_at is null or expires_at > now() or current_setting('ragcore.expired', true) = 'on'
 );
 
+-- The release before knows nothing of times: what it writes in place of a document never expires, and it must see the chunks that it replaces. This release
+-- says the time itself, and always wants to see them.
+create function {schema}.drop_expiry() returns trigger
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+    as $$
+    begin
+        if current_setting('ragcore.expired', true) is distinct from 'on' then
+            new.expires_at := null;
+            perform set_config('ragcore.expired', 'on', true);
+        end if;
+        return new;
+    end
+    $$;
+create trigger drop_expiry before update on {schema}.document
+    for each row when (old.expires_at is not null and new.content_hash = '') execute function {schema}.drop_expiry();
+revoke all on function {schema}.drop_expiry() from public;
+
 create or replace function {schema}.count_all(out documents bigint, out chunks bigint, out not_embedded bigint)
     language plpgsql security definer
     set search_path = pg_catalog, pg_temp
