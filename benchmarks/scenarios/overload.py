@@ -9,6 +9,7 @@ import random
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ from benchmarks.estimates import percentile
 from benchmarks.figures import Chart, Figures, Line, Table, Value, say
 from benchmarks.report.heat_map import heat_map
 from benchmarks.world.crowded import Crowded, crowded
+from benchmarks.world.edge import edge_figures
 from benchmarks.world.elsewhere import elsewhere
 from benchmarks.world.neighbours import poison_ratio, quiet_ratio
 from benchmarks.world.overload import BACK_AFTER, LOADS, Asked, Cell, Outcome, grid, is_false, run_cell
@@ -49,8 +51,14 @@ def run(
         bool, typer.Option(help="Also compare ragcore's order with the earliest deadline first, with spread services.")
     ] = False,
     picture: Annotated[Path | None, typer.Option(help="Also draw the grid, as an SVG in this file.")] = None,
+    edge: Annotated[
+        bool,
+        typer.Option(help="Measure ragcore serve instead: a quiet tenant beside one that takes all it can get."),
+    ] = False,
 ) -> Figures:
     """The whole grid in virtual time, 24 cells over real sockets, crowds of 1, 200 and 2,000 loops beside one quiet tenant, one tenant that fails."""
+    if edge:
+        return anyio.run(partial(edge_figures, quick=quick))
     figures = Figures()
     outcomes = _virtual(_chosen(quick), figures)
     real = anyio.run(_real, real_cells(3 if quick else REAL_CELLS), figures)

@@ -12,11 +12,13 @@ from typing import Any
 import anyio
 import anyio.abc
 import anyio.to_thread
+from anyio.streams.buffered import BufferedByteReceiveStream
 
 __all__ = ["Child", "child", "end", "obey"]
 
 START_SECONDS = 120.0
 STOP_SECONDS = 15.0
+MOST_LINE = 1_000_000
 
 
 class Child:
@@ -26,8 +28,9 @@ class Child:
         said: the JSON object of its first line.
     """
 
-    def __init__(self, process: anyio.abc.Process, said: Mapping[str, Any]) -> None:
+    def __init__(self, process: anyio.abc.Process, lines: BufferedByteReceiveStream, said: Mapping[str, Any]) -> None:
         self._process = process
+        self._lines = lines
         self.said = said
         self.pid = process.pid
 
@@ -35,6 +38,10 @@ class Child:
         """Send it a line."""
         assert self._process.stdin is not None
         await self._process.stdin.send((json.dumps(words) + "\n").encode())
+
+    async def hear(self) -> Mapping[str, Any]:
+        """The JSON object of its next line."""
+        return await _line(self._lines)
 
 
 @asynccontextmanager
@@ -47,8 +54,10 @@ async def child(module: str, options: Mapping[str, Any], *, python: str = sys.ex
     """
     command = [python, "-m", module, json.dumps(options)]
     process = await anyio.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None)
+    assert process.stdout is not None
+    lines = BufferedByteReceiveStream(process.stdout)
     try:
-        yield Child(process, await _first_line(process, module))
+        yield Child(process, lines, await _first_line(lines, module))
     finally:
         await end(process)
 
@@ -65,16 +74,16 @@ async def end(process: anyio.abc.Process) -> None:
         await process.aclose()
 
 
-async def _first_line(process: anyio.abc.Process, module: str) -> Mapping[str, Any]:
-    assert process.stdout is not None
-    said = b""
+async def _first_line(lines: BufferedByteReceiveStream, module: str) -> Mapping[str, Any]:
     try:
         with anyio.fail_after(START_SECONDS):
-            while b"\n" not in said:
-                said += await process.stdout.receive()
-    except anyio.EndOfStream:
+            return await _line(lines)
+    except anyio.IncompleteRead:
         raise RuntimeError(f"{module} ended before it had started: what it said is above") from None
-    found: Mapping[str, Any] = json.loads(said)
+
+
+async def _line(lines: BufferedByteReceiveStream) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = json.loads(await lines.receive_until(b"\n", MOST_LINE))
     return found
 
 
