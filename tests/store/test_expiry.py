@@ -144,7 +144,7 @@ async def test_what_has_expired_takes_nobodys_place(database: tuple[str, str]) -
         texts = [f"zebra crossing {number}" for number in range(50)]
         for number in range(60):
             await store.upsert([expiring(embedded(f"old{number}", *texts), PAST, f"old{number}")], tenant="a")
-        long = "the zebra is one of many animals in this letter about the year and its plans " * 3
+        long = f"the zebra {' '.join(f'word{number}' for number in range(60))}"
         await store.upsert([embedded("new", long)], tenant="a")
         for mode in MODES:
             assert await ids(store, query("zebra", mode=mode)) == ["new#0"], mode
