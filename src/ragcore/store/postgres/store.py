@@ -255,9 +255,9 @@ class PgVectorStore(Part):
         check_tenant(tenant)
         rows = await self._fetch("scores", tenant, vector, limit, stage="search")
         return Scores(
-            document_ids=[row["document_id"] for row in rows],
-            chunk_ids=[row["id"] for row in rows],
-            scores=np.array([row["score"] for row in rows], dtype=np.float32),
+            document_ids=rows[0]["document_ids"] or [],
+            chunk_ids=rows[0]["ids"] or [],
+            scores=np.array(rows[0]["scores"] or [], dtype=np.float32),
         )
 
     async def inspect(self) -> Inspection:

@@ -1,9 +1,10 @@
--- The similarity of a tenant's chunks to a vector, exact, best first.
+-- The similarity of a tenant's chunks to a vector, exact, best first; as columns, since thousands of rows would be as many objects to the client.
 -- $1 tenant, $2 vector, $3 how many or null for all
 with s as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant
 )
-select c.document_id, c.id, 1::float8 - c.distance as score
+select array_agg(c.document_id order by c.distance, c.id) as document_ids, array_agg(c.id order by c.distance, c.id) as ids,
+       array_agg(1::float8 - c.distance order by c.distance, c.id) as scores
 from s cross join lateral (
     select document_id, id, embedding operator({vector}.<=>) $2 as distance
     from {schema}.chunk
@@ -12,4 +13,3 @@ from s cross join lateral (
     limit $3::integer
 ) as c
 where c.distance <> 'NaN' and abs(c.distance) <> 'Infinity'
-order by c.distance, c.id
