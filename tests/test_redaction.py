@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import anyio
@@ -324,6 +325,45 @@ async def test_a_function_that_hangs_does_not_hang_an_ingest() -> None:
                 await ingestor.add([DOCUMENT], tenant=TENANT, document_timeout=0.2)
         finally:
             go_on.set()
+
+
+@pytest.mark.blocking_allowed
+async def test_texts_of_a_tenant_that_hang_hold_up_no_other_one() -> None:
+    go_on = threading.Event()
+    async with client(lambda text: str(go_on.wait(20)) if "hang" in text else text) as (rag, _, _):
+        await rag.add([DOCUMENT], tenant="honest")
+        try:
+            async with anyio.create_task_group() as group:
+                for _ in range(30):
+                    group.start_soon(partial(_asked, rag, "Will it hang?", timeout=0.5))
+            with anyio.fail_after(3):
+                assert (await rag.ask(QUESTION, tenant="honest")).retrieval.passages
+        finally:
+            go_on.set()
+
+
+async def _asked(rag: ragcore.RAG, question: str, *, timeout: float) -> None:
+    with suppress(ragcore.RagcoreError):
+        await rag.ask(question, tenant=TENANT, timeout=timeout)
+
+
+async def test_nothing_that_a_generator_gets_is_left_whole() -> None:
+    email = CANARIES["email"]
+    document = Document(
+        f"doc {email}", "Questions about the plan.", metadata={"who": {email: [email, {"deep": email}]}, "n": 1}
+    )
+    for redact in (Redaction(), Redaction(reversible=True)):
+        async with client(redact) as (rag, _, generator):
+            await rag.add([document], tenant=TENANT)
+            await rag.ask(
+                f"Questions about the plan of {email}?",
+                tenant=TENANT,
+                stop=[email],
+                history=[{"role": "user", "content": email}],
+            )
+            (prompt,) = generator.prompts
+            assert email not in repr(prompt)
+            assert prompt.stop[0].startswith("[EMAIL")
 
 
 @pytest.mark.timeout(20)

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import hashlib
 import json
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -900,6 +901,13 @@ async def test_tokens_change_without_a_restart(
     assert await status("two") == 200
     assert "the tokens stay as they were" in caplog.text
     path.unlink()
+    assert await status("two") == 200  # it may be replaced at this moment
+    assert await status("two") == 401
+    assert "valid no more" in caplog.text
+    os.mkfifo(path)  # nobody writes into it
+    assert await status("two") == 401
+    path.unlink()
+    path.write_text('{"two": {"tenant": "m"}}')
     assert await status("two") == 200
 
 

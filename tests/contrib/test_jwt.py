@@ -104,6 +104,14 @@ async def test_a_bad_token_is_refused_with_a_reason(provider: Provider, text: st
         await hook(provider)(scope(text))
 
 
+async def test_a_key_of_another_kind_than_the_header_says_is_the_tokens_fault(provider: Provider) -> None:
+    elliptic = ec.generate_private_key(ec.SECP256R1())
+    public = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(elliptic.public_key()))
+    provider.keys.append({**public, "kid": "elliptic", "use": "sig", "alg": "ES256"})
+    with pytest.raises(asgi.Unauthorized, match="not valid"):
+        await hook(provider)(scope(token(kid="elliptic")))
+
+
 async def test_clocks_may_differ_a_little(provider: Provider) -> None:
     assert await hook(provider)(scope(token(exp=time.time() - 10)))
     with pytest.raises(asgi.Unauthorized):
@@ -169,6 +177,11 @@ async def test_a_key_of_ones_own() -> None:
         {},
         {"jwks_url": "https://x/jwks", "key": "k"},
         {"jwks_url": "http://login.example.org/jwks"},
+        {"jwks_url": "http://localhost.evil.example/jwks"},
+        {"jwks_url": "http://127.0.0.1.evil.example/jwks"},
+        {"jwks_url": "http://localhost@evil.example/jwks"},
+        {"jwks_url": "https://"},
+        {"jwks_url": "http://[::1/jwks"},
         {"jwks_url": "https://x/jwks", "algorithms": ["HS256"]},
         {"key": "k", "algorithms": ["none"]},
         {"key": "k", "algorithms": "RS256"},

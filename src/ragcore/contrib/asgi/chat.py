@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 from ragcore.errors import InvalidInput
+from ragcore.generation.fences import fenced
 from ragcore.types import Turn
 from ragcore.validation import check_history
 
@@ -79,8 +79,6 @@ def as_reported(history: Sequence[Turn | Mapping[str, object]]) -> tuple[Turn, .
         InvalidInput: as the client's methods.
     """
     return tuple(
-        turn
-        if turn.role == "user"
-        else Turn("user", f"{REPORTED}\n<answer>\n{html.escape(turn.content, quote=False)}\n</answer>")
+        turn if turn.role == "user" else Turn("user", f"{REPORTED}\n<answer>\n{fenced(turn.content)}\n</answer>")
         for turn in check_history(history)
     )

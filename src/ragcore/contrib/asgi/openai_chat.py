@@ -6,7 +6,6 @@ gave stands under "ragcore" beside what the protocol knows. Source: OpenAI API r
 
 from __future__ import annotations
 
-import html
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from ragcore.contrib.asgi.problem import Problem, problem
 from ragcore.contrib.asgi.public import public
 from ragcore.contrib.asgi.sse import PING, Step
 from ragcore.errors import InvalidInput, RagcoreError
+from ragcore.generation.fences import fenced
 from ragcore.types import Answer, Delta, Done, Turn
 
 __all__ = ["MODEL", "BadRequest", "ChatRequest", "as_error", "chunks", "completion"]
@@ -99,9 +99,9 @@ class ChatRequest:
         """
         if not append or not self.client_instructions:
             return operators
-        fenced = f"<member>\n{html.escape(self.client_instructions, quote=False)}\n</member>"
+        theirs = f"<member>\n{fenced(self.client_instructions)}\n</member>"
         last = f"{LAST_WORD} {operators}" if operators else f"{LAST_WORD} those at the beginning."
-        return f"{operators}\n\n{CLIENT_INSTRUCTIONS}\n{fenced}\n\n{last}".strip()
+        return f"{operators}\n\n{CLIENT_INSTRUCTIONS}\n{theirs}\n\n{last}".strip()
 
 
 def _check_what_is_asked_for(body: Mapping[str, Any]) -> None:
