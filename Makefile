@@ -17,7 +17,7 @@ demo: $(VENV)/.demo
 	@$(BIN)/python -m ragcore.demo
 
 test: $(VENV)/.dev check
-	$(BIN)/python -m pytest -m "system and not thorough"
+	$(BIN)/python -m pytest -m "system and not thorough" -n 2 --dist worksteal
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir $(VENV)/site
 
 # Everything, with what takes long: all shapes of the plan tests, long property tests, the whole fault matrix. An hour or more.

@@ -19,7 +19,7 @@ FLOORS: list[list[str]] = [
     ["errors"],
     ["secret", "events", "extras", "types"],
     ["words", "tokens", "filters", "validation", "redaction"],
-    ["protocols"],
+    ["protocols", "options"],
     ["vectors"],
     ["resilience"],
     ["redacting"],

@@ -14,12 +14,12 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from concurrent import futures
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from types import GeneratorType, TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 from uuid import UUID
 
 import anyio
@@ -28,8 +28,8 @@ from ragcore import rag as asynchronous
 from ragcore import stream as streams
 from ragcore.config import Config, Policies, Settings
 from ragcore.errors import DeadlineExceeded, NotOpen
-from ragcore.filters import Filter
 from ragcore.ingest.ingestor import Ingestor
+from ragcore.options import AskOptions, RetrieveOptions, TimedSimilarityOptions, spelled_out
 from ragcore.protocols import Embedder, Generator, Searcher
 from ragcore.resilience.deadline import inherit
 from ragcore.retriever import Retriever
@@ -40,12 +40,10 @@ from ragcore.types import (
     Erased,
     Health,
     IngestReport,
-    Mode,
     Retrieval,
     SimilarityReport,
     Stats,
     StreamEvent,
-    Turn,
     Unreadable,
 )
 from ragcore.validation import check_tenant, check_timeout
@@ -406,112 +404,62 @@ class RAG:
     ) -> None:
         self.close()
 
+    @spelled_out(AskOptions)
     def ask(
         self,
         question: str,
         /,
         *,
         tenant: str | UUID,
-        timeout: float | None = None,
-        history: Sequence[Turn | Mapping[str, object]] = (),
-        instructions: str | None = None,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        stop: str | Sequence[str] | None = None,
-        top_k: int | None = None,
-        score_threshold: float | None = None,
-        filter: Filter | None = None,
-        mode: Mode | None = None,
-        degrade: bool | None = None,
+        **options: Unpack[AskOptions],
     ) -> Answer:
         """As `ragcore.RAG.ask`."""
         return self.for_tenant(tenant).ask(
             question,
-            timeout=timeout,
-            history=history,
-            instructions=instructions,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            stop=stop,
-            top_k=top_k,
-            score_threshold=score_threshold,
-            filter=filter,
-            mode=mode,
-            degrade=degrade,
+            **options,
         )
 
+    @spelled_out(AskOptions)
     def stream(
         self,
         question: str,
         /,
         *,
         tenant: str | UUID,
-        timeout: float | None = None,
-        history: Sequence[Turn | Mapping[str, object]] = (),
-        instructions: str | None = None,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        stop: str | Sequence[str] | None = None,
-        top_k: int | None = None,
-        score_threshold: float | None = None,
-        filter: Filter | None = None,
-        mode: Mode | None = None,
-        degrade: bool | None = None,
+        **options: Unpack[AskOptions],
     ) -> AbstractContextManager[AnswerStream]:
         """As `ragcore.RAG.stream`."""
         return self.for_tenant(tenant).stream(
             question,
-            timeout=timeout,
-            history=history,
-            instructions=instructions,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            stop=stop,
-            top_k=top_k,
-            score_threshold=score_threshold,
-            filter=filter,
-            mode=mode,
-            degrade=degrade,
+            **options,
         )
 
+    @spelled_out(RetrieveOptions)
     def retrieve(
         self,
         question: str,
         /,
         *,
         tenant: str | UUID,
-        timeout: float | None = None,
-        top_k: int | None = None,
-        score_threshold: float | None = None,
-        filter: Filter | None = None,
-        mode: Mode | None = None,
-        degrade: bool | None = None,
+        **options: Unpack[RetrieveOptions],
     ) -> Retrieval:
         """As `ragcore.RAG.retrieve`."""
         return self.for_tenant(tenant).retrieve(
             question,
-            timeout=timeout,
-            top_k=top_k,
-            score_threshold=score_threshold,
-            filter=filter,
-            mode=mode,
-            degrade=degrade,
+            **options,
         )
 
+    @spelled_out(TimedSimilarityOptions)
     def similarity(
         self,
         question: str,
         /,
         *,
         tenant: str | UUID,
-        timeout: float | None = None,
-        score_threshold: float | None = None,
-        filter: Filter | None = None,
+        **options: Unpack[TimedSimilarityOptions],
     ) -> SimilarityReport:
         """As `ragcore.RAG.similarity`."""
-        return self.for_tenant(tenant).similarity(
-            question, timeout=timeout, score_threshold=score_threshold, filter=filter
-        )
+        return self.for_tenant(tenant).similarity(question, **options)
 
     def add(
         self,
@@ -596,59 +544,29 @@ class TenantView:
         """Whose documents."""
         return self._tenant
 
+    @spelled_out(AskOptions)
     def ask(
         self,
         question: str,
         /,
-        *,
-        timeout: float | None = None,
-        history: Sequence[Turn | Mapping[str, object]] = (),
-        instructions: str | None = None,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        stop: str | Sequence[str] | None = None,
-        top_k: int | None = None,
-        score_threshold: float | None = None,
-        filter: Filter | None = None,
-        mode: Mode | None = None,
-        degrade: bool | None = None,
+        **options: Unpack[AskOptions],
     ) -> Answer:
         """As `ragcore.RAG.ask`."""
         return self._rag._call(
             lambda rag: rag.ask(
                 question,
                 tenant=self._tenant,
-                timeout=timeout,
-                history=history,
-                instructions=instructions,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                stop=stop,
-                top_k=top_k,
-                score_threshold=score_threshold,
-                filter=filter,
-                mode=mode,
-                degrade=degrade,
+                **options,
             ),
-            timeout,
+            options.get("timeout"),
         )
 
+    @spelled_out(AskOptions)
     def stream(
         self,
         question: str,
         /,
-        *,
-        timeout: float | None = None,
-        history: Sequence[Turn | Mapping[str, object]] = (),
-        instructions: str | None = None,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        stop: str | Sequence[str] | None = None,
-        top_k: int | None = None,
-        score_threshold: float | None = None,
-        filter: Filter | None = None,
-        mode: Mode | None = None,
-        degrade: bool | None = None,
+        **options: Unpack[AskOptions],
     ) -> AbstractContextManager[AnswerStream]:
         """As `ragcore.RAG.stream`."""
         return _entered(
@@ -656,63 +574,39 @@ class TenantView:
             lambda rag: rag.stream(
                 question,
                 tenant=self._tenant,
-                timeout=timeout,
-                history=history,
-                instructions=instructions,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                stop=stop,
-                top_k=top_k,
-                score_threshold=score_threshold,
-                filter=filter,
-                mode=mode,
-                degrade=degrade,
+                **options,
             ),
-            timeout,
+            options.get("timeout"),
         )
 
+    @spelled_out(RetrieveOptions)
     def retrieve(
         self,
         question: str,
         /,
-        *,
-        timeout: float | None = None,
-        top_k: int | None = None,
-        score_threshold: float | None = None,
-        filter: Filter | None = None,
-        mode: Mode | None = None,
-        degrade: bool | None = None,
+        **options: Unpack[RetrieveOptions],
     ) -> Retrieval:
         """As `ragcore.RAG.retrieve`."""
         return self._rag._call(
             lambda rag: rag.retrieve(
                 question,
                 tenant=self._tenant,
-                timeout=timeout,
-                top_k=top_k,
-                score_threshold=score_threshold,
-                filter=filter,
-                mode=mode,
-                degrade=degrade,
+                **options,
             ),
-            timeout,
+            options.get("timeout"),
         )
 
+    @spelled_out(TimedSimilarityOptions)
     def similarity(
         self,
         question: str,
         /,
-        *,
-        timeout: float | None = None,
-        score_threshold: float | None = None,
-        filter: Filter | None = None,
+        **options: Unpack[TimedSimilarityOptions],
     ) -> SimilarityReport:
         """As `ragcore.RAG.similarity`."""
         return self._rag._call(
-            lambda rag: rag.similarity(
-                question, tenant=self._tenant, timeout=timeout, score_threshold=score_threshold, filter=filter
-            ),
-            timeout,
+            lambda rag: rag.similarity(question, tenant=self._tenant, **options),
+            options.get("timeout"),
         )
 
     def add(

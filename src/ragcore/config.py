@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import quote, urlencode
 
 from ragcore.errors import ConfigurationError, InvalidInput
@@ -171,7 +171,7 @@ class Config:
     embedding_cache_ttl: float = 3600.0
     models: tuple[str, ...] = ("gpt-4o-mini",)
     top_k: int = 5
-    score_threshold: float | None = None
+    score_threshold: float | Literal[False] | None = None
     mode: Mode = "vector"
     chunk_tokens: int = CHUNK_TOKENS
     overlap_tokens: int = OVERLAP_TOKENS

@@ -7,10 +7,10 @@ resort itself; each part owns its policy around its wire call.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, Unpack
 from uuid import UUID
 
 import anyio
@@ -31,7 +31,6 @@ from ragcore.errors import (
     Unsupported,
 )
 from ragcore.events import emit
-from ragcore.filters import Filter
 from ragcore.generation.citations import find_citations
 from ragcore.generation.ending import is_complete
 from ragcore.generation.extractive import ExtractiveGenerator, excerpt
@@ -41,6 +40,14 @@ from ragcore.generation.redacting import RedactingGenerator
 from ragcore.generation.streams import collect
 from ragcore.health import HealthCheck, describe
 from ragcore.ingest.ingestor import Ingestor
+from ragcore.options import (
+    AskOptions,
+    RetrieveOptions,
+    SearchOptions,
+    TimedSimilarityOptions,
+    check_options,
+    spelled_out,
+)
 from ragcore.protocols import Clearable, Embedder, Generator, QuotaStore, Searcher, Store
 from ragcore.quota import Quota
 from ragcore.redacting import Redacting
@@ -63,7 +70,6 @@ from ragcore.types import (
     Health,
     IngestReport,
     LimitState,
-    Mode,
     Prompt,
     Retrieval,
     SimilarityReport,
@@ -213,40 +219,22 @@ class RAG(Part):
             self._drain = seconds
         await super().aclose()
 
+    @spelled_out(AskOptions)
     async def ask(
         self,
         question: str,
         /,
         *,
         tenant: str | UUID,
-        timeout: float | None = None,
-        history: Sequence[Turn | Mapping[str, object]] = (),
-        instructions: str | None = None,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        stop: str | Sequence[str] | None = None,
-        top_k: int | None = None,
-        score_threshold: float | None = None,
-        filter: Filter | None = None,
-        mode: Mode | None = None,
-        degrade: bool | None = None,
+        **options: Unpack[AskOptions],
     ) -> Answer:
         """Answer a question from the tenant's documents.
 
         Args:
             question: goes into the search alone, and into the prompt with the history.
             tenant: whose documents.
-            timeout: seconds; None: as set (30).
-            history: earlier turns, oldest first; {"role", "content"} mappings do too.
-            instructions: in place of those that are set.
-            max_tokens: of the answer; None: as set.
-            temperature: how freely the model chooses its words, from 0 to 2; None: as the generator has it (0).
-            stop: up to four texts that end the answer where they would come; None: none.
-            top_k: as `Retriever.retrieve`.
-            score_threshold: as `Retriever.retrieve`.
-            filter: as `Retriever.retrieve`.
-            mode: as `Retriever.retrieve`.
-            degrade: None: as set. False raises where another way would be taken.
+            options: timeout, history, instructions, max_tokens, temperature, stop, top_k, score_threshold, filter, mode, degrade, as
+                `options.AskOptions` describes them.
 
         Returns:
             The answer; `found` is False, and the text says so, if the documents don't answer the question.
@@ -257,30 +245,22 @@ class RAG(Part):
             Overloaded: no room, as soon as that is known.
             EmbeddingError, GenerationError, CircuitOpen: with `degrade=False`.
         """
-        async with self._limited("ask", tenant, timeout) as call:
-            request = self._request(history, instructions, max_tokens, temperature, stop, degrade)
-            retrieval = await self._retrieve(call, question, top_k, score_threshold, filter, mode, request.degrade)
+        check_options(options, AskOptions, "ask")
+        async with self._limited("ask", tenant, options.get("timeout")) as call:
+            request = self._request(options)
+            retrieval = await self._retrieve(call, question, options)
             prompt = self._prompt(retrieval, request)
             generation = None if prompt is None else await self._generate(call, prompt, request)
             return self._answer(call, retrieval, prompt, generation)
 
+    @spelled_out(AskOptions)
     def stream(
         self,
         question: str,
         /,
         *,
         tenant: str | UUID,
-        timeout: float | None = None,
-        history: Sequence[Turn | Mapping[str, object]] = (),
-        instructions: str | None = None,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        stop: str | Sequence[str] | None = None,
-        top_k: int | None = None,
-        score_threshold: float | None = None,
-        filter: Filter | None = None,
-        mode: Mode | None = None,
-        degrade: bool | None = None,
+        **options: Unpack[AskOptions],
     ) -> AbstractAsyncContextManager[AnswerStream]:
         """Answer a question in pieces; arguments and errors as `ask`.
 
@@ -295,44 +275,42 @@ class RAG(Part):
                             print(text, end="")
             ```
         """
-        asked = (history, instructions, max_tokens, temperature, stop, degrade)
-        return self._stream(question, tenant, timeout, asked, top_k, score_threshold, filter, mode)
+        check_options(options, AskOptions, "stream")
+        return self._stream(question, tenant, options)
 
+    @spelled_out(RetrieveOptions)
     async def retrieve(
         self,
         question: str,
         /,
         *,
         tenant: str | UUID,
-        timeout: float | None = None,
-        top_k: int | None = None,
-        score_threshold: float | None = None,
-        filter: Filter | None = None,
-        mode: Mode | None = None,
-        degrade: bool | None = None,
+        **options: Unpack[RetrieveOptions],
     ) -> Retrieval:
         """The passages for a question; arguments and errors as `ask`."""
-        async with self._limited("retrieve", tenant, timeout) as call:
-            retrieval = await self._retrieve(
-                call, question, top_k, score_threshold, filter, mode, self._degrade(degrade)
-            )
+        check_options(options, RetrieveOptions, "retrieve")
+        async with self._limited("retrieve", tenant, options.get("timeout")) as call:
+            retrieval = await self._retrieve(call, question, options)
             self._charge(call, retrieval.usage, "")
             return retrieval
 
+    @spelled_out(TimedSimilarityOptions)
     async def similarity(
         self,
         question: str,
         /,
         *,
         tenant: str | UUID,
-        timeout: float | None = None,
-        score_threshold: float | None = None,
-        filter: Filter | None = None,
+        **options: Unpack[TimedSimilarityOptions],
     ) -> SimilarityReport:
         """How near the tenant's chunks are to a question; the threshold is judged, not applied. As `Retriever.similarity`."""
-        async with self._limited("similarity", tenant, timeout) as call:
+        check_options(options, TimedSimilarityOptions, "similarity")
+        async with self._limited("similarity", tenant, options.get("timeout")) as call:
             report = await self._retriever.similarity(
-                question, tenant=call.tenant, score_threshold=score_threshold, filter=filter
+                question,
+                tenant=call.tenant,
+                score_threshold=options.get("score_threshold"),
+                filter=options.get("filter"),
             )
             call.passages = len(report.retrieval.passages)
             self._charge(call, report.retrieval.usage, "")
@@ -536,46 +514,30 @@ class RAG(Part):
         """Tokens and cost by tenant and model, since the client was made. Sum them as you need."""
         return self._quota.used()
 
-    def _degrade(self, degrade: bool | None) -> bool:
+    def _degrade(self, options: RetrieveOptions) -> bool:
+        degrade = options.get("degrade")
         return self.settings.degrade if degrade is None else degrade
 
-    def _request(
-        self,
-        history: Sequence[Turn | Mapping[str, object]],
-        instructions: str | None,
-        max_tokens: int | None,
-        temperature: float | None,
-        stop: str | Sequence[str] | None,
-        degrade: bool | None,
-    ) -> _Request:
+    def _request(self, options: AskOptions) -> _Request:
+        instructions = options.get("instructions")
         return _Request(
-            history=check_history(history),
+            history=check_history(options.get("history", ())),
             instructions=self.settings.instructions if instructions is None else check_instructions(instructions),
-            max_tokens=check_max_tokens(max_tokens),
-            temperature=check_temperature(temperature),
-            stop=check_stop(stop),
-            degrade=self._degrade(degrade),
+            max_tokens=check_max_tokens(options.get("max_tokens")),
+            temperature=check_temperature(options.get("temperature")),
+            stop=check_stop(options.get("stop")),
+            degrade=self._degrade(options),
         )
 
-    async def _retrieve(
-        self,
-        call: Call,
-        question: str,
-        top_k: int | None,
-        score_threshold: float | None,
-        filter: Filter | None,
-        mode: Mode | None,
-        degrade: bool,
-    ) -> Retrieval:
-        retrieval = await self._retriever.retrieve(
-            check_question(question),
-            tenant=call.tenant,
-            top_k=top_k,
-            score_threshold=score_threshold,
-            filter=filter,
-            mode=mode,
-            degrade=degrade,
-        )
+    async def _retrieve(self, call: Call, question: str, options: RetrieveOptions) -> Retrieval:
+        search: SearchOptions = {
+            "top_k": options.get("top_k"),
+            "score_threshold": options.get("score_threshold"),
+            "filter": options.get("filter"),
+            "mode": options.get("mode"),
+            "degrade": self._degrade(options),
+        }
+        retrieval = await self._retriever.retrieve(check_question(question), tenant=call.tenant, **search)
         call.timings, call.embedded = retrieval.timings, retrieval.usage.embedding_tokens or 0
         call.degraded = bool(retrieval.degraded)
         call.passages = len(retrieval.passages)
@@ -683,25 +645,15 @@ class RAG(Part):
         )
 
     @asynccontextmanager
-    async def _stream(
-        self,
-        question: str,
-        tenant: str | UUID,
-        timeout: float | None,
-        asked: _Asked,
-        top_k: int | None,
-        score_threshold: float | None,
-        filter: Filter | None,
-        mode: Mode | None,
-    ) -> AsyncIterator[AnswerStream]:
+    async def _stream(self, question: str, tenant: str | UUID, options: AskOptions) -> AsyncIterator[AnswerStream]:
         owner = self._check_open()
         self._admit(tenant)
-        call = self._begin("stream", tenant, timeout)
+        call = self._begin("stream", tenant, options.get("timeout"))
         try:
             with call:
                 await self._admit_shared(call)
-                request = self._request(*asked)
-                retrieval = await self._retrieve(call, question, top_k, score_threshold, filter, mode, request.degrade)
+                request = self._request(options)
+                retrieval = await self._retrieve(call, question, options)
                 call.prompt = prompt = self._prompt(retrieval, request)
         except BaseException as error:
             call.failed(error)
@@ -761,17 +713,6 @@ class RAG(Part):
     def _generators(self) -> dict[str, Any]:
         given = self._given.generators if isinstance(self._given, FallbackGenerator) else (self._given,)
         return {f"generation {name_of(generator)}": generator for generator in given}
-
-
-# The arguments of `_request`.
-_Asked: TypeAlias = tuple[
-    Sequence[Turn | Mapping[str, object]],
-    str | None,
-    int | None,
-    float | None,
-    str | Sequence[str] | None,
-    bool | None,
-]
 
 
 @dataclass(frozen=True, slots=True)

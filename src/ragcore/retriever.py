@@ -7,7 +7,7 @@ import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, Unpack
 from uuid import UUID
 
 import anyio
@@ -27,6 +27,7 @@ from ragcore.errors import (
 )
 from ragcore.events import emit
 from ragcore.filters import Filter
+from ragcore.options import SearchOptions, SimilarityOptions, check_options, spelled_out
 from ragcore.protocols import Embedder, Found, Query, Searcher, Store, Vector
 from ragcore.redacting import Redacting
 from ragcore.redaction import Redact
@@ -62,7 +63,7 @@ class Retriever(Part):
         store: where the passages are.
         embedder: the one that the passages were embedded with; None: mode "text" only.
         top_k: passages at most, 1 to 1,000.
-        score_threshold: least cosine similarity of what is found by vector, in [-1, 1]; None or -1: none. Measure it, don't guess it.
+        score_threshold: least cosine similarity of what is found by vector, in [-1, 1]; None, False or -1: none. Measure it, don't guess it.
         mode: "vector", "text" or "hybrid".
         redact: what is taken out of a question before it goes to the embedder; text search has it whole. None: nothing.
 
@@ -75,7 +76,7 @@ class Retriever(Part):
         store: Searcher,
         embedder: Embedder | None = None,
         top_k: int = 5,
-        score_threshold: float | None = None,
+        score_threshold: float | Literal[False] | None = None,
         mode: Mode = "vector",
         redact: Redact | None = None,
     ) -> None:
@@ -90,28 +91,22 @@ class Retriever(Part):
         self._redacting = Redacting()
         self._parts = Parts()
 
+    @spelled_out(SearchOptions)
     async def retrieve(
         self,
         question: str,
         /,
         *,
         tenant: str | UUID,
-        top_k: int | None = None,
-        score_threshold: float | None = None,
-        filter: Filter | None = None,
-        mode: Mode | None = None,
-        degrade: bool | None = None,
+        **options: Unpack[SearchOptions],
     ) -> Retrieval:
         """The passages for a question, best first, with how they were found and, if there are none, why.
 
         Args:
             question: what to search for.
             tenant: whose documents.
-            top_k: None: as the retriever is set; a value given here always wins.
-            score_threshold: likewise; -1 is none.
-            mode: likewise.
-            filter: only passages that it matches.
-            degrade: whether full-text search may answer when the embedder is down; None: yes.
+            options: top_k, score_threshold, filter, mode, degrade, as `options.SearchOptions` describes them. A value given here wins over the
+                retriever's own.
 
         Raises:
             InvalidInput: question, tenant, an option or a filter that makes no sense, or a question over the embedder's token limit.
@@ -121,7 +116,8 @@ class Retriever(Part):
             Unsupported: the store can't do this mode or filter.
         """
         self._check_open()
-        plan = self._plan(question, tenant, top_k, score_threshold, filter, mode)
+        check_options(options, SearchOptions, "retrieve")
+        plan, degrade = self._plan(question, tenant, options), options.get("degrade")
         clock = _Clock()
         degraded: tuple[Degradation, ...] = ()
         vector = None
@@ -155,14 +151,14 @@ class Retriever(Part):
         )
         return plan.retrieval(found, empty=empty, degraded=degraded, timings=clock.timings(), usage=usage)
 
+    @spelled_out(SimilarityOptions)
     async def similarity(
         self,
         question: str,
         /,
         *,
         tenant: str | UUID,
-        score_threshold: float | None = None,
-        filter: Filter | None = None,
+        **options: Unpack[SimilarityOptions],
     ) -> SimilarityReport:
         """How near the tenant's chunks are to a question; the threshold is judged, not applied.
 
@@ -175,7 +171,13 @@ class Retriever(Part):
             raise Unsupported(
                 "a similarity report needs an embedder, and a store with scores and count", stage="search"
             )
-        plan = self._plan(question, tenant, None, score_threshold, filter, "vector" if self.mode == "text" else None)
+        check_options(options, SimilarityOptions, "similarity")
+        asked: SearchOptions = {
+            "score_threshold": options.get("score_threshold"),
+            "filter": options.get("filter"),
+            "mode": "vector" if self.mode == "text" else None,
+        }
+        plan = self._plan(question, tenant, asked)
         clock = _Clock()
         with clock.measure("embed"), flow(plan.tenant):
             vector = await self._embed(await self._redacting.redacted(self.redact, plan.question))
@@ -216,21 +218,15 @@ class Retriever(Part):
     async def _close(self) -> None:
         await self._parts.aclose()
 
-    def _plan(
-        self,
-        question: str,
-        tenant: str | UUID,
-        top_k: int | None,
-        score_threshold: float | None,
-        filter: Filter | None,
-        mode: Mode | None,
-    ) -> _Plan:
+    def _plan(self, question: str, tenant: str | UUID, options: SearchOptions) -> _Plan:
+        top_k, mode, condition = options.get("top_k"), options.get("mode"), options.get("filter")
+        score_threshold = options.get("score_threshold")
         wanted = self.mode if mode is None else check_mode(mode)
         if wanted != "text" and self.embedder is None:
             raise InvalidInput(f"mode {wanted!r} needs an embedder and this retriever has none: ask with mode='text'")
-        if filter is not None and not isinstance(filter, Filter):
+        if condition is not None and not isinstance(condition, Filter):
             raise InvalidInput(
-                f"filter must be a ragcore.Filter, not {type(filter).__name__}: build it with ragcore.meta(…)"
+                f"filter must be a ragcore.Filter, not {type(condition).__name__}: build it with ragcore.meta(…)"
             )
         threshold = self.score_threshold if score_threshold is None else check_threshold(score_threshold)
         threshold_from = None if threshold is None else "retriever" if score_threshold is None else "call"
@@ -243,7 +239,7 @@ class Retriever(Part):
             top_k=self.top_k if top_k is None else check_top_k(top_k),
             score_threshold=threshold,
             score_threshold_from="call" if threshold_from == "call" else "retriever" if threshold_from else None,
-            filter=filter,
+            filter=condition,
         )
         if wanted != "text":
             self._check_length(plan.question)

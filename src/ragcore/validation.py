@@ -144,14 +144,16 @@ def check_top_k(top_k: int, /) -> int:
 
 
 def check_threshold(score_threshold: float, /) -> float:
-    """A cosine similarity in [-1, 1]; -1 means none."""
+    """A cosine similarity in [-1, 1]; -1 means none, and so does False."""
+    if score_threshold is False:  # which would count as 0.0
+        return -1.0
     if (
         isinstance(score_threshold, bool)
         or not isinstance(score_threshold, int | float)
         or not -1 <= score_threshold <= 1
     ):
         raise InvalidInput(
-            f"score_threshold is {score_threshold!r}: it bounds cosine similarity, so it lies in [-1, 1]; -1 means none"
+            f"score_threshold is {score_threshold!r}: it bounds cosine similarity, so it lies in [-1, 1]; False or -1 means none"
         )
     return float(score_threshold)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
-from ragcore.filters import Filter
+from ragcore.options import AskOptions, RetrieveOptions, TimedSimilarityOptions, spelled_out
 from ragcore.stream import AnswerStream
-from ragcore.types import Answer, Document, Erased, IngestReport, Mode, Retrieval, SimilarityReport, Turn, Unreadable
+from ragcore.types import Answer, Document, Erased, IngestReport, Retrieval, SimilarityReport, Unreadable
 
 if TYPE_CHECKING:
     from ragcore.rag import RAG
@@ -33,111 +33,57 @@ class TenantView:
         """Whose documents."""
         return self._tenant
 
+    @spelled_out(AskOptions)
     async def ask(
         self,
         question: str,
         /,
-        *,
-        timeout: float | None = None,
-        history: Sequence[Turn | Mapping[str, object]] = (),
-        instructions: str | None = None,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        stop: str | Sequence[str] | None = None,
-        top_k: int | None = None,
-        score_threshold: float | None = None,
-        filter: Filter | None = None,
-        mode: Mode | None = None,
-        degrade: bool | None = None,
+        **options: Unpack[AskOptions],
     ) -> Answer:
         """As `RAG.ask`."""
         return await self._rag.ask(
             question,
             tenant=self._tenant,
-            timeout=timeout,
-            history=history,
-            instructions=instructions,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            stop=stop,
-            top_k=top_k,
-            score_threshold=score_threshold,
-            filter=filter,
-            mode=mode,
-            degrade=degrade,
+            **options,
         )
 
+    @spelled_out(AskOptions)
     def stream(
         self,
         question: str,
         /,
-        *,
-        timeout: float | None = None,
-        history: Sequence[Turn | Mapping[str, object]] = (),
-        instructions: str | None = None,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        stop: str | Sequence[str] | None = None,
-        top_k: int | None = None,
-        score_threshold: float | None = None,
-        filter: Filter | None = None,
-        mode: Mode | None = None,
-        degrade: bool | None = None,
+        **options: Unpack[AskOptions],
     ) -> AbstractAsyncContextManager[AnswerStream]:
         """As `RAG.stream`."""
         return self._rag.stream(
             question,
             tenant=self._tenant,
-            timeout=timeout,
-            history=history,
-            instructions=instructions,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            stop=stop,
-            top_k=top_k,
-            score_threshold=score_threshold,
-            filter=filter,
-            mode=mode,
-            degrade=degrade,
+            **options,
         )
 
+    @spelled_out(RetrieveOptions)
     async def retrieve(
         self,
         question: str,
         /,
-        *,
-        timeout: float | None = None,
-        top_k: int | None = None,
-        score_threshold: float | None = None,
-        filter: Filter | None = None,
-        mode: Mode | None = None,
-        degrade: bool | None = None,
+        **options: Unpack[RetrieveOptions],
     ) -> Retrieval:
         """As `RAG.retrieve`."""
         return await self._rag.retrieve(
             question,
             tenant=self._tenant,
-            timeout=timeout,
-            top_k=top_k,
-            score_threshold=score_threshold,
-            filter=filter,
-            mode=mode,
-            degrade=degrade,
+            **options,
         )
 
+    @spelled_out(TimedSimilarityOptions)
     async def similarity(
         self,
         question: str,
         /,
-        *,
-        timeout: float | None = None,
-        score_threshold: float | None = None,
-        filter: Filter | None = None,
+        **options: Unpack[TimedSimilarityOptions],
     ) -> SimilarityReport:
         """As `RAG.similarity`."""
-        return await self._rag.similarity(
-            question, tenant=self._tenant, timeout=timeout, score_threshold=score_threshold, filter=filter
-        )
+        return await self._rag.similarity(question, tenant=self._tenant, **options)
 
     async def add(
         self,

@@ -386,7 +386,10 @@ def _asked_by_post(body: bytes) -> tuple[Any, float | None]:
     if not isinstance(asked, dict) or "query" not in asked:
         raise InvalidInput(f"the body must be JSON like {LOOK}")
     check_fields(asked, {"query", "threshold"}, like=LOOK)
-    return asked["query"], asked.get("threshold")
+    threshold = asked.get("threshold")
+    if isinstance(threshold, bool):
+        raise InvalidInput(f"threshold is {threshold}: it must be a number from -1 to 1")
+    return asked["query"], threshold
 
 
 def _asked_by_get(exchange: Exchange) -> tuple[Any, float | None]:
