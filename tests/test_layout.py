@@ -133,7 +133,7 @@ def test_no_blocking_call_of_asyncio_or_time_in_the_library() -> None:
         for room, path, tree in modules()
         # The embedded server is started and stopped on threads, its supervisor is a process without an event loop, and the client without await
         # waits on threads of its callers, by their own clock. Files are read in processes without an event loop.
-        if not path.relative_to(SOURCE).as_posix().startswith(("store/embedded/", "blocking.py", "ingest/readers/"))
+        if not path.relative_to(SOURCE).as_posix().startswith(("store/embedded/", "blocking/", "ingest/readers/"))
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and ast.unparse(node.func) in banned
     ]

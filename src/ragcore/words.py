@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Final
 
-__all__ = ["UNSPACED", "content_words", "grapheme_ends", "is_unspaced", "sentences"]
+__all__ = ["UNSPACED", "after_blanks", "content_words", "grapheme_ends", "is_unspaced", "sentences"]
 
 WORD: Final = re.compile(r"[^\W_]+(?:[.,]\d+)*", re.UNICODE)
 
@@ -144,9 +144,15 @@ def _extends(char: str) -> bool:
     )
 
 
-def _stripped(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+def after_blanks(text: str, start: int, end: int, /) -> int:
+    """Where the first sign between `start` and `end` stands. A blank that carries a mark, such as an accent, is one."""
     while start < end and text[start].isspace() and not (start + 1 < end and _extends(text[start + 1])):
         start += 1
+    return start
+
+
+def _stripped(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    start = after_blanks(text, start, end)
     while end > start and text[end - 1].isspace():
         end -= 1
     if end > start:

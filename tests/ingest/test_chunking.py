@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import regex
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ragcore import Chunk, Document, estimate_tokens
@@ -91,6 +91,7 @@ texts = st.lists(st.sampled_from(PIECES), max_size=25).map("".join)
     st.sampled_from(COUNTERS),
     st.sampled_from(EMBED_TEXTS),
 )
+@example("```\nFour five! \u0301```\n# no head\n```\n", 24, 0, count_bytes, "title+text")
 def test_chunks_are_pieces_of_the_text_within_the_size_and_cover_all_of_it(
     text: str, tokens: int, overlap: int, counter: Callable[[str], int], embed_text: EmbedText
 ) -> None:

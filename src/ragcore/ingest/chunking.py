@@ -15,7 +15,7 @@ from typing import Any
 from ragcore.ingest.blocks import PAGE_BREAK, Block, Span, blocks
 from ragcore.store.embed_text import text_to_embed
 from ragcore.types import Chunk, Document, EmbedText
-from ragcore.words import grapheme_ends, is_unspaced, sentences
+from ragcore.words import after_blanks, grapheme_ends, is_unspaced, sentences
 
 __all__ = ["Cut", "cut"]
 
@@ -301,7 +301,7 @@ class _Packer:
             return []
         half = len(ends) - (len(ends) - low) // 2
         at = next((end for end in ends[low:half] if _is_pause(text, end)), ends[low])
-        start = unit.start + at + len(text[at:]) - len(text[at:].lstrip())
+        start = unit.start + after_blanks(text, at, len(text))
         tokens = self._measure.count(self._text[start : unit.end])
         return [replace(unit, start=start, tokens=tokens, continues=True)] if tokens <= room else []
 
@@ -381,7 +381,7 @@ def _fitting(text: str, start: int, end: int, measure: _Measure, room: int) -> I
         stop = _end_of_piece(text, at, end, measure.count, short)
         piece_end = at + len(text[at:stop].rstrip())
         yield _Unit(at, piece_end, measure.count(text[at:piece_end]), continues=at > start)
-        at = stop + len(text[stop:end]) - len(text[stop:end].lstrip()) if stop < end else end
+        at = after_blanks(text, stop, end)
 
 
 def _end_of_piece(text: str, start: int, end: int, count: Callable[[str], int], most: int) -> int:

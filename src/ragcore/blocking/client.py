@@ -7,18 +7,14 @@ its own clock, so that its deadline holds even where the background loop is bloc
 
 from __future__ import annotations
 
-import asyncio
-import atexit
 import logging
 import os
 import threading
-import time
 import weakref
 from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from concurrent import futures
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext, suppress
-from functools import partial
-from types import GeneratorType, TracebackType
+from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 from uuid import UUID
 
@@ -26,8 +22,9 @@ import anyio
 
 from ragcore import rag as asynchronous
 from ragcore import stream as streams
+from ragcore.blocking.loop import CLOSE_SECONDS, END_SECONDS, SPENT_SECONDS, START_SECONDS, Patience, background
 from ragcore.config import Config, Policies, Settings
-from ragcore.errors import DeadlineExceeded, NotOpen
+from ragcore.errors import NotOpen
 from ragcore.ingest.ingestor import Ingestor
 from ragcore.options import AskOptions, RetrieveOptions, TimedSimilarityOptions, spelled_out
 from ragcore.protocols import Embedder, Generator, Searcher
@@ -55,169 +52,12 @@ logger = logging.getLogger("ragcore")
 T = TypeVar("T")
 U = TypeVar("U")
 
-START_SECONDS = 30.0
-# Of what is read in the calling thread.
-AHEAD = 64
-END_SECONDS = 2.0
-# What closing takes at most, beyond draining: the parts, one after the other.
-CLOSE_SECONDS = 30.0
-# Seconds: a longer start is subtracted from the call's time.
-SPENT_SECONDS = 0.02
-# The grace period in seconds: a loop that is not blocked reports the timeout within it.
-GRACE_SECONDS = 0.1
-
-
-class _Loop:
-    """The background thread with its event loop; one per process."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._process = 0
-        self._open: list[asynchronous.RAG] = []
-        self._closing: set[asyncio.Task[None]] = set()
-        self.ended = False
-
-    def call(self, fn: Callable[[], Awaitable[T]], patience: _Patience) -> T:
-        """Run a coroutine function there; interrupted, or when the calling thread's time is up, it is cancelled there.
-
-        Raises:
-            DeadlineExceeded: the time is up and the loop has not said so itself: something blocks it.
-        """
-        future = self.submit(fn())
-        try:
-            return self.wait(future, patience)
-        except BaseException:
-            future.cancel()
-            raise
-
-    @staticmethod
-    def wait(future: futures.Future[T], patience: _Patience, *, starting: bool = False) -> T:
-        """The result of what runs there, as long as the calling thread waits for it.
-
-        Args:
-            starting: it is the start of the client that is waited for.
-        """
-        try:
-            return future.result(patience.left())
-        except futures.TimeoutError:
-            if future.done():  # in this moment, or the error is the call's own
-                return future.result()
-            raise patience.expired(starting=starting) from None
-
-    def feed(self, items: Iterable[U], fn: Callable[[AsyncIterable[U]], Awaitable[T]]) -> T:
-        """Run a coroutine function there over items that are read here. That it has failed is seen when the next item has been read."""
-        sender, receiver = anyio.create_memory_object_stream[U](AHEAD)
-        ended = threading.Event()
-
-        async def run() -> T:
-            try:
-                async with receiver:
-                    return await fn(receiver)
-            finally:
-                sender.close()  # on its loop
-                ended.set()
-
-        future = self.submit(run())
-        try:
-            for item in items:
-                try:
-                    self.submit(sender.send(item)).result()
-                except (anyio.BrokenResourceError, anyio.ClosedResourceError):  # it has ended, and says why
-                    break
-            else:
-                self.submit(sender.aclose()).result()
-            return future.result()
-        except BaseException:
-            future.cancel()
-            ended.wait(END_SECONDS)
-            raise
-        finally:
-            if isinstance(items, GeneratorType):
-                items.close()
-
-    def submit(self, awaitable: Awaitable[T]) -> futures.Future[T]:
-        """Let it run there, without waiting for a loop that may be blocked."""
-
-        async def run() -> T:
-            return await awaitable
-
-        return asyncio.run_coroutine_threadsafe(run(), self.running())
-
-    def running(self) -> asyncio.AbstractEventLoop:
-        """The loop, started if need be."""
-        with self._lock:
-            if self.ended:  # a thread that is started now would never run
-                raise NotOpen("the interpreter is ending: it takes no new calls")
-            if self._loop is None or self._process != os.getpid():
-                self._loop = self._start()
-                self._process, self._open, self._closing = os.getpid(), [], set()
-            return self._loop
-
-    def renew_lock(self) -> None:
-        """After a fork."""
-        self._lock = threading.Lock()
-
-    def opened(self, client: asynchronous.RAG) -> None:
-        self._open.append(client)
-
-    def closed(self, client: asynchronous.RAG) -> None:
-        if client in self._open:
-            self._open.remove(client)
-
-    def drop(self, client: asynchronous.RAG) -> None:
-        """Close a client whose last reference is gone. Called by the garbage collector, in any thread and at any moment: it takes no lock and waits
-        for nothing.
-        """
-        loop = self._loop
-        if loop is None or self.ended or self._process != os.getpid() or client not in self._open:
-            return
-
-        def close() -> None:
-            task = loop.create_task(client.aclose(drain=0.0), name="ragcore closing a dropped client")
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
-            self.closed(client)
-
-        with suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(close)
-
-    def close(self) -> None:
-        """At interpreter end: close what is open, within bounds; the thread is a daemon."""
-        loop = self._loop if self._process == os.getpid() else None
-        try:
-            for client in list(self._open) if loop else ():
-                with suppress(DeadlineExceeded):
-                    self.call(partial(client.aclose, drain=0.0), _Patience(CLOSE_SECONDS))
-        finally:
-            self.ended = True
-        if loop is not None:
-            loop.call_soon_threadsafe(self._stop.set)
-
-    def _start(self) -> asyncio.AbstractEventLoop:
-        started: list[asyncio.AbstractEventLoop] = []
-        ready = threading.Event()
-
-        async def main() -> None:
-            self._stop = stop = anyio.Event()
-            started.append(asyncio.get_running_loop())
-            ready.set()
-            await stop.wait()
-
-        threading.Thread(target=anyio.run, args=(main,), name="ragcore blocking", daemon=True).start()
-        if not ready.wait(START_SECONDS):
-            raise NotOpen(f"the background event loop did not start within {START_SECONDS:g} s")
-        return started[0]
-
-
-_loop = _Loop()
 _clients: weakref.WeakSet[RAG] = weakref.WeakSet()
-atexit.register(_loop.close)
 
 
 def _renew_locks() -> None:
     """In a forked child: a lock that another thread held at the fork would never be given back."""
-    _loop.renew_lock()
+    background.renew_lock()
     for client in list(_clients):
         client._lock, client._starting = threading.Lock(), None
         if client._process is None and client._rag._home is not None:  # it was being started at the fork
@@ -228,44 +68,10 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_locks)
 
 
-class _Patience:
-    """The time that a calling thread waits, by its own clock: the call's timeout, and a grace period in which the loop reports the timeout itself."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._began = time.monotonic()
-
-    def remaining(self) -> float:
-        """Seconds that the call still has."""
-        return max(0.0, self._seconds - self.elapsed())
-
-    def elapsed(self) -> float:
-        return time.monotonic() - self._began
-
-    def left(self) -> float:
-        """Seconds to wait, with the grace period."""
-        return self.remaining() + GRACE_SECONDS
-
-    def expired(self, *, starting: bool = False) -> DeadlineExceeded:
-        elapsed = self.elapsed()
-        if starting:
-            return DeadlineExceeded(
-                f"the client was still starting after {elapsed:.1f} s; the start continues: call again, or call start() first",
-                budget=self._seconds,
-                elapsed=elapsed,
-            )
-        return DeadlineExceeded(
-            f"no answer within {self._seconds:g} s, and the background event loop did not respond: it is blocked or the machine is too busy; "
-            "see the watchdog's log",
-            budget=self._seconds,
-            elapsed=elapsed,
-        )
-
-
 class AnswerStream:
     """An iterator of `Retrieved`, then `Delta`s, then `Done`. As `ragcore.AnswerStream`."""
 
-    def __init__(self, stream: streams.AnswerStream, patience: _Patience) -> None:
+    def __init__(self, stream: streams.AnswerStream, patience: Patience) -> None:
         self._stream = stream
         self._patience = patience
 
@@ -279,14 +85,14 @@ class AnswerStream:
             except StopAsyncIteration:
                 return None
 
-        event = _loop.call(step, self._patience)
+        event = background.call(step, self._patience)
         if event is None:
             raise StopIteration
         return event
 
     def answer(self) -> Answer:
         """Read what is left, and the whole answer."""
-        return _loop.call(self._stream.answer, self._patience)
+        return background.call(self._stream.answer, self._patience)
 
 
 class RAG:
@@ -310,7 +116,7 @@ class RAG:
         self._closing = False
         self._closed = False
         _clients.add(self)
-        weakref.finalize(self, _loop.drop, self._rag).atexit = False
+        weakref.finalize(self, background.drop, self._rag).atexit = False
 
     @classmethod
     def from_config(
@@ -338,9 +144,9 @@ class RAG:
 
     def start(self) -> None:
         """Start now rather than at the first call."""
-        self._start(_Patience(START_SECONDS), again=True)
+        self._start(Patience(START_SECONDS), again=True)
 
-    def _start(self, patience: _Patience, *, again: bool) -> None:
+    def _start(self, patience: Patience, *, again: bool) -> None:
         with self._locked(patience):
             if self._closing:
                 raise NotOpen("the client is being closed: it takes no new calls")
@@ -354,20 +160,20 @@ class RAG:
                 )
             # By its end, rather than by None: a quick start is over before the line that keeps it.
             if self._starting is None or self._starting.done():
-                self._starting = _loop.submit(self._start_there())
+                self._starting = background.submit(self._start_there())
             starting = self._starting
         # A start that takes longer than this caller waits goes on, for those who come after it.
-        _loop.wait(starting, patience, starting=True)
+        background.wait(starting, patience, starting=True)
 
     async def _start_there(self) -> None:
         """On the loop: the one start that all callers wait for."""
         with anyio.fail_after(START_SECONDS):
             await self._rag.start()
         self._process, self._closed = os.getpid(), False
-        _loop.opened(self._rag)
+        background.opened(self._rag)
 
     @contextmanager
-    def _locked(self, patience: _Patience) -> Iterator[None]:
+    def _locked(self, patience: Patience) -> Iterator[None]:
         """Another thread may hold the lock while it waits for a loop that is blocked."""
         lock = self._lock
         if not lock.acquire(timeout=patience.left()):
@@ -379,21 +185,21 @@ class RAG:
 
     def close(self, *, drain: float | None = None) -> None:
         """As `ragcore.RAG.aclose`; calls that come meanwhile get `NotOpen`."""
-        patience = _Patience((self._rag.settings.drain if drain is None else drain) + CLOSE_SECONDS)
+        patience = Patience((self._rag.settings.drain if drain is None else drain) + CLOSE_SECONDS)
         starting = self._starting
         if starting is not None:
             with suppress(Exception):  # whoever started it is told
-                _loop.wait(starting, patience)
+                background.wait(starting, patience)
         with self._locked(patience):
             if self._process != os.getpid() or self._closing:
                 return
             self._closing = True
         try:
-            _loop.call(lambda: self._rag.aclose(drain=drain), patience)
+            background.call(lambda: self._rag.aclose(drain=drain), patience)
         finally:
             with self._lock:
                 self._process, self._closing, self._closed = None, False, True
-                _loop.closed(self._rag)
+                background.closed(self._rag)
 
     def __enter__(self) -> Self:
         self.start()
@@ -509,25 +315,25 @@ class RAG:
         """As `ragcore.RAG.recent`."""
         return self._now(lambda rag: rag.recent())
 
-    def _ready(self, seconds: float | None) -> _Patience:
+    def _ready(self, seconds: float | None) -> Patience:
         """Started, by the first call if need be; closed stays closed until `start`. The time of the call runs from here.
 
         Args:
             seconds: that the call may take; None: as set.
         """
-        patience = _Patience(check_timeout(seconds) or self._rag.settings.timeout)
+        patience = Patience(check_timeout(seconds) or self._rag.settings.timeout)
         self._start(patience, again=False)
         return patience
 
     def _call(self, fn: Callable[[asynchronous.RAG], Awaitable[T]], seconds: float | None) -> T:
         patience = self._ready(seconds)
-        return _loop.call(lambda: _within(patience, fn(self._rag)), patience)
+        return background.call(lambda: _within(patience, fn(self._rag)), patience)
 
     def _now(self, fn: Callable[[asynchronous.RAG], T]) -> T:
         async def run() -> T:
             return fn(self._rag)
 
-        return _loop.call(run, self._ready(self._rag.settings.health_timeout))
+        return background.call(run, self._ready(self._rag.settings.health_timeout))
 
 
 class TenantView:
@@ -627,9 +433,9 @@ class TenantView:
 
         if isinstance(documents, AsyncIterable | Collection) or not isinstance(documents, Iterable):
             self._rag._ready(None)
-            return _loop.call(lambda: add(documents), _Patience(threading.TIMEOUT_MAX / 2))
+            return background.call(lambda: add(documents), Patience(threading.TIMEOUT_MAX / 2))
         self._rag._ready(None)
-        return _loop.feed(documents, add)
+        return background.feed(documents, add)
 
     def delete(self, document_ids: Iterable[str], /, *, timeout: float | None = None) -> int:
         """As `ragcore.RAG.delete`."""
@@ -644,7 +450,7 @@ class TenantView:
         return self._rag._call(lambda rag: rag.documents(tenant=self._tenant, timeout=timeout), timeout)
 
 
-async def _within(patience: _Patience, awaitable: Awaitable[T]) -> T:
+async def _within(patience: Patience, awaitable: Awaitable[T]) -> T:
     """What is left of the call's time, where its start has taken some of it."""
     spent = patience.elapsed() > SPENT_SECONDS
     with inherit(anyio.current_time() + patience.remaining()) if spent else nullcontext():
@@ -660,12 +466,12 @@ def _entered(
     patience = client._ready(timeout)
     process = os.getpid()
     context = make(client._rag)
-    stream = _loop.call(context.__aenter__, patience)
+    stream = background.call(context.__aenter__, patience)
 
     def leave() -> None:
         # Left half-read until the interpreter ends, or in a forked child, whose stream it is not: there is nothing to leave.
-        if not _loop.ended and os.getpid() == process:
-            _loop.call(lambda: context.__aexit__(None, None, None), _Patience(END_SECONDS))
+        if not background.ended and os.getpid() == process:
+            background.call(lambda: context.__aexit__(None, None, None), Patience(END_SECONDS))
 
     try:
         yield AnswerStream(stream, patience)

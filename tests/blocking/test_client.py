@@ -18,6 +18,7 @@ import pytest
 
 import ragcore
 from ragcore import DeadlineExceeded, Document, Retriever, blocking
+from ragcore.blocking.loop import Patience, background
 from ragcore.testing import Fail, FakeEmbedder, FakeGenerator, FakeStore, Hang
 
 
@@ -79,14 +80,14 @@ def test_it_starts_itself_at_the_first_call_and_may_be_closed_and_used_again() -
 
 
 def test_a_start_that_is_over_before_its_caller_looks_is_not_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    submit = blocking._loop.submit
+    submit = background.submit
 
     def slow_to_return(awaitable: Awaitable[object]) -> futures.Future[object]:
         future = submit(awaitable)
         futures.wait([future], 10)
         return future
 
-    monkeypatch.setattr(blocking._loop, "submit", slow_to_return)
+    monkeypatch.setattr(background, "submit", slow_to_return)
     client = made()
     client.start()
     client.close()
@@ -239,7 +240,7 @@ def block_the_loop(seconds: float) -> threading.Thread:
         while time.monotonic() < until:
             pass
 
-    thread = threading.Thread(target=blocking._loop.call, args=(badly, blocking._Patience(60)))
+    thread = threading.Thread(target=background.call, args=(badly, Patience(60)))
     thread.start()
     assert begun.wait(5)
     return thread
@@ -299,7 +300,7 @@ def test_a_client_that_is_dropped_is_closed_and_leaves_no_thread() -> None:
         assert store.is_open
         return store
 
-    blocking._loop.running()
+    background.running()
     before = threads()
     stores = [use() for _ in range(3)]
     gc.collect()
@@ -309,7 +310,7 @@ def test_a_client_that_is_dropped_is_closed_and_leaves_no_thread() -> None:
         time.sleep(0.02)
     assert not any(store.is_open for store in stores)
     assert threads() == before
-    assert blocking._loop._open == []
+    assert background._open == []
 
 
 def slow_to_start(seconds: float) -> blocking.RAG:

@@ -1,0 +1,225 @@
+"""The background thread with its event loop, one per process, and how long a calling thread waits for it.
+
+Invariants: the loop belongs to one process, and a forked child starts its own; nobody who waits for it waits longer than its `Patience`; and at the end of
+the interpreter what is open is closed within bounds, in a thread that is a daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+import time
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from concurrent import futures
+from contextlib import suppress
+from functools import partial
+from types import GeneratorType
+from typing import TypeVar
+
+import anyio
+
+from ragcore import rag as asynchronous
+from ragcore.errors import DeadlineExceeded, NotOpen
+
+__all__ = ["CLOSE_SECONDS", "END_SECONDS", "SPENT_SECONDS", "START_SECONDS", "BackgroundLoop", "Patience", "background"]
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+START_SECONDS = 30.0
+# Of what is read in the calling thread.
+AHEAD = 64
+END_SECONDS = 2.0
+# What closing takes at most, beyond draining: the parts, one after the other.
+CLOSE_SECONDS = 30.0
+# Seconds: a longer start is subtracted from the call's time.
+SPENT_SECONDS = 0.02
+# The grace period in seconds: a loop that is not blocked reports the timeout within it.
+GRACE_SECONDS = 0.1
+
+
+class Patience:
+    """The time that a calling thread waits, by its own clock: the call's timeout, and a grace period in which the loop reports the timeout itself."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._began = time.monotonic()
+
+    def remaining(self) -> float:
+        """Seconds that the call still has."""
+        return max(0.0, self._seconds - self.elapsed())
+
+    def elapsed(self) -> float:
+        """Seconds since the call began."""
+        return time.monotonic() - self._began
+
+    def left(self) -> float:
+        """Seconds to wait, with the grace period."""
+        return self.remaining() + GRACE_SECONDS
+
+    def expired(self, *, starting: bool = False) -> DeadlineExceeded:
+        """What to raise when the waiting is over, and the loop has not said anything."""
+        elapsed = self.elapsed()
+        if starting:
+            return DeadlineExceeded(
+                f"the client was still starting after {elapsed:.1f} s; the start continues: call again, or call start() first",
+                budget=self._seconds,
+                elapsed=elapsed,
+            )
+        return DeadlineExceeded(
+            f"no answer within {self._seconds:g} s, and the background event loop did not respond: it is blocked or the machine is too busy; "
+            "see the watchdog's log",
+            budget=self._seconds,
+            elapsed=elapsed,
+        )
+
+
+class BackgroundLoop:
+    """The background thread with its event loop; one per process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._process = 0
+        self._open: list[asynchronous.RAG] = []
+        self._closing: set[asyncio.Task[None]] = set()
+        self.ended = False
+
+    def call(self, fn: Callable[[], Awaitable[T]], patience: Patience) -> T:
+        """Run a coroutine function there; interrupted, or when the calling thread's time is up, it is cancelled there.
+
+        Raises:
+            DeadlineExceeded: the time is up and the loop has not said so itself: something blocks it.
+        """
+        future = self.submit(fn())
+        try:
+            return self.wait(future, patience)
+        except BaseException:
+            future.cancel()
+            raise
+
+    @staticmethod
+    def wait(future: futures.Future[T], patience: Patience, *, starting: bool = False) -> T:
+        """The result of what runs there, as long as the calling thread waits for it.
+
+        Args:
+            starting: it is the start of the client that is waited for.
+        """
+        try:
+            return future.result(patience.left())
+        except futures.TimeoutError:
+            if future.done():  # in this moment, or the error is the call's own
+                return future.result()
+            raise patience.expired(starting=starting) from None
+
+    def feed(self, items: Iterable[U], fn: Callable[[AsyncIterable[U]], Awaitable[T]]) -> T:
+        """Run a coroutine function there over items that are read here. That it has failed is seen when the next item has been read."""
+        sender, receiver = anyio.create_memory_object_stream[U](AHEAD)
+        ended = threading.Event()
+
+        async def run() -> T:
+            try:
+                async with receiver:
+                    return await fn(receiver)
+            finally:
+                sender.close()  # on its loop
+                ended.set()
+
+        future = self.submit(run())
+        try:
+            for item in items:
+                try:
+                    self.submit(sender.send(item)).result()
+                except (anyio.BrokenResourceError, anyio.ClosedResourceError):  # it has ended, and says why
+                    break
+            else:
+                self.submit(sender.aclose()).result()
+            return future.result()
+        except BaseException:
+            future.cancel()
+            ended.wait(END_SECONDS)
+            raise
+        finally:
+            if isinstance(items, GeneratorType):
+                items.close()
+
+    def submit(self, awaitable: Awaitable[T]) -> futures.Future[T]:
+        """Let it run there, without waiting for a loop that may be blocked."""
+
+        async def run() -> T:
+            return await awaitable
+
+        return asyncio.run_coroutine_threadsafe(run(), self.running())
+
+    def running(self) -> asyncio.AbstractEventLoop:
+        """The loop, started if need be."""
+        with self._lock:
+            if self.ended:  # a thread that is started now would never run
+                raise NotOpen("the interpreter is ending: it takes no new calls")
+            if self._loop is None or self._process != os.getpid():
+                self._loop = self._start()
+                self._process, self._open, self._closing = os.getpid(), [], set()
+            return self._loop
+
+    def renew_lock(self) -> None:
+        """After a fork."""
+        self._lock = threading.Lock()
+
+    def opened(self, client: asynchronous.RAG) -> None:
+        """A client runs there now."""
+        self._open.append(client)
+
+    def closed(self, client: asynchronous.RAG) -> None:
+        """It runs there no more."""
+        if client in self._open:
+            self._open.remove(client)
+
+    def drop(self, client: asynchronous.RAG) -> None:
+        """Close a client whose last reference is gone. Called by the garbage collector, in any thread and at any moment: it takes no lock and waits
+        for nothing.
+        """
+        loop = self._loop
+        if loop is None or self.ended or self._process != os.getpid() or client not in self._open:
+            return
+
+        def close() -> None:
+            task = loop.create_task(client.aclose(drain=0.0), name="ragcore closing a dropped client")
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+            self.closed(client)
+
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(close)
+
+    def close(self) -> None:
+        """At interpreter end: close what is open, within bounds; the thread is a daemon."""
+        loop = self._loop if self._process == os.getpid() else None
+        try:
+            for client in list(self._open) if loop else ():
+                with suppress(DeadlineExceeded):
+                    self.call(partial(client.aclose, drain=0.0), Patience(CLOSE_SECONDS))
+        finally:
+            self.ended = True
+        if loop is not None:
+            loop.call_soon_threadsafe(self._stop.set)
+
+    def _start(self) -> asyncio.AbstractEventLoop:
+        started: list[asyncio.AbstractEventLoop] = []
+        ready = threading.Event()
+
+        async def main() -> None:
+            self._stop = stop = anyio.Event()
+            started.append(asyncio.get_running_loop())
+            ready.set()
+            await stop.wait()
+
+        threading.Thread(target=anyio.run, args=(main,), name="ragcore blocking", daemon=True).start()
+        if not ready.wait(START_SECONDS):
+            raise NotOpen(f"the background event loop did not start within {START_SECONDS:g} s")
+        return started[0]
+
+
+background = BackgroundLoop()
+atexit.register(background.close)
