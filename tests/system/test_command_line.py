@@ -79,7 +79,7 @@ def test_documents_expire(data: str, tmp_path: Path) -> None:
     assert (refused.returncode, "2030-01-31" in refused.stderr) == (2, True)
     assert ragcore(data, "ingest", str(folder), "-t", "late", "--expires-at", "2090-01-31").returncode == 0
     assert ragcore(data, "search", "letter copay", "-t", "late").returncode == 0
-    assert ragcore(data, "expire").stdout == "0 documents of 0 tenants removed\n"
+    assert ragcore(data, "expire").stdout == "documents removed: 0; tenants: 0\n"
     again = ragcore(data, "ingest", str(folder), "-t", "late", "--expires-at", "2020-01-31T12:00+01:00")
     assert "1 updated" in again.stdout
     assert ragcore(data, "search", "letter copay", "-t", "late").returncode == 1

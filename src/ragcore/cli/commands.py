@@ -339,7 +339,7 @@ def expire(
         if as_json:
             print_json({"expired": removed.total(), "tenants": dict(removed)})
         else:
-            results.print(f"{removed.total():,} documents of {len(removed):,} tenants removed")
+            results.print(f"documents removed: {removed.total():,}; tenants: {len(removed):,}")
         return DONE
 
     run_async(options, body)

@@ -129,7 +129,8 @@ def _audit(path: Path | None) -> Check:
         )
     if not path.parent.is_dir():
         return Check(name, "error", f"there is no folder {path.parent} for {path.name}")
-    return Check(name, "ok", f"looks at members' data are recorded in {path}")
+    where = "on the standard output" if str(path) == "-" else f"in {path}"
+    return Check(name, "ok", f"looks at members' data are recorded {where}")
 
 
 async def _keys(config: Config) -> AsyncIterator[Check]:
