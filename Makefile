@@ -22,7 +22,7 @@ test: $(VENV)/.dev check
 
 # Everything, with what takes long: all shapes of the plan tests, long property tests, the whole fault matrix. An hour or more.
 test-all: $(VENV)/.dev test
-	$(BIN)/python -m pytest -m thorough
+	$(BIN)/python -m pytest -m thorough -n 2 --dist worksteal
 	$(BIN)/python -m pytest -m "not system and not thorough" --hypothesis-profile thorough --timeout 3600
 	$(BIN)/python -m benchmarks faults
 
