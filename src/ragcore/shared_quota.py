@@ -13,12 +13,13 @@ import logging
 import math
 import secrets
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import anyio
 
 from ragcore.calls import Call
-from ragcore.errors import RagcoreError
+from ragcore.errors import NotOpen, RagcoreError
 from ragcore.events import emit
 from ragcore.protocols import Ledger, Limits, QuotaStore
 from ragcore.quota import Quota
@@ -152,8 +153,10 @@ class SharedQuota:
             self._pause(error)
         finally:
             if not book.is_written and owner is not None and not self._catching_up:
-                self._catching_up = True
-                owner.spawn(self._catch_up, name="counting what was used")
+                # A client that is being closed takes no more work, and what it raises must not hide the error in flight.
+                with suppress(NotOpen, RuntimeError):
+                    owner.spawn(self._catch_up, name="counting what was used")
+                    self._catching_up = True
 
     async def _catch_up(self) -> None:
         """Write what could not be written, until all of it is."""

@@ -98,7 +98,7 @@ async def serve(
     async def announced(sockets: list[socket.socket] | None = None) -> None:
         await startup(sockets)
         if server.started:
-            # What is there by now stays: collecting it again and again would hold up the event loop for 50 ms each time.
+            # These objects live as long as the server. Unfrozen, each full garbage collection looks at them again, and blocks the loop for 50 ms.
             gc.collect()
             gc.freeze()
             for listener in listeners:

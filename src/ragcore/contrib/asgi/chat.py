@@ -35,7 +35,7 @@ class ChatBody:
 
     @classmethod
     def read(cls, body: bytes, /) -> Self:
-        """From JSON: `{"message": "…", "history": [{"role": "user", "content": "…"}]}`, history as one likes.
+        """From JSON: `{"message": "…", "history": [{"role": "user", "content": "…"}]}`, the history is optional.
 
         Raises:
             InvalidInput: it is something else, or has other fields.
