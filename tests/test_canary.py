@@ -39,9 +39,9 @@ from ragcore.config import Policies
 from ragcore.contrib import asgi
 from ragcore.ingest import read
 from ragcore.resilience import Policy
-from ragcore.secret import Secret
 from ragcore.testing import Broken, Fail, FakeEmbedder, FakeStore, Fault, Hang, OpenAIServer, Reply
 from ragcore.types import Kind
+from ragcore.types.secret import Secret
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blocking_allowed, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ragcore import Config, ConfigurationError, Settings
-from ragcore.rag import RAG
+from ragcore.client.rag import RAG
 from ragcore.testing import FakeEmbedder, FakeGenerator, FakeStore
 
 FULL = {"DATABASE_URL": "postgresql://app:canary-password@db/x", "OPENAI_API_KEY": "canary-key"}

@@ -8,7 +8,7 @@ from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from benchmarks.peers.peer import TOP_K, Job, Row
 from ragcore import RAG, Done, OpenAIEmbedder, OpenAIGenerator, PgVectorStore
-from ragcore.retriever import Retriever
+from ragcore.retrieval.retriever import Retriever
 
 
 class Ragcore:

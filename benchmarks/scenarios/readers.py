@@ -26,7 +26,7 @@ from ragcore import Document, estimate_tokens
 from ragcore.ingest import read
 from ragcore.ingest.chunking import cut
 from ragcore.ingest.readers import reader_of
-from ragcore.memory import MEBI, read_memory
+from ragcore.operating.memory import MEBI, read_memory
 
 WORD = re.compile(r"\w+")
 OFFICE = (".docx", ".xlsx", ".pptx", ".odt", ".rtf", ".epub", ".eml")

@@ -24,7 +24,7 @@ from ragcore import (
 )
 from ragcore.demo.questions import DOCUMENTS, QUESTIONS
 from ragcore.ingest import read
-from ragcore.retriever import Retriever
+from ragcore.retrieval.retriever import Retriever
 
 __all__ = ["LATENCIES", "MEMBER", "LibraryTarget", "client", "library", "member_questions"]
 

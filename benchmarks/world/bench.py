@@ -14,7 +14,7 @@ from openai import AsyncOpenAI, DefaultAioHttpClient
 from benchmarks.world.servers import DIMENSION, Addresses, Servers, servers
 from ragcore import RAG, Document, OpenAIEmbedder, OpenAIGenerator, PgVectorStore, Settings
 from ragcore.resilience import Bulkhead, CircuitBreaker, Policy, RetryPolicy
-from ragcore.retriever import Retriever
+from ragcore.retrieval.retriever import Retriever
 from ragcore.testing import OpenAIServer
 
 __all__ = ["FACT", "QUESTION", "TENANT", "Bench", "Client", "Transport", "bench", "client"]

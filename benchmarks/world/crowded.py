@@ -22,7 +22,7 @@ from benchmarks.world.overload import Cell, Ending
 from benchmarks.world.servers import DIMENSION, Addresses
 from ragcore import RAG, Document, OpenAIEmbedder, OpenAIGenerator, Overloaded, PgVectorStore, RagcoreError
 from ragcore.resilience import Bulkhead, Policy
-from ragcore.retriever import Retriever
+from ragcore.retrieval.retriever import Retriever
 
 __all__ = ["Crowded", "crowded"]
 

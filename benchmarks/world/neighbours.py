@@ -12,7 +12,7 @@ from benchmarks.estimates import percentile
 from benchmarks.world.overload import Cell, Model
 from ragcore import RAG, Document, EmbeddingError, RagcoreError, Settings
 from ragcore.resilience import Bulkhead, Policy, flow
-from ragcore.retriever import Retriever
+from ragcore.retrieval.retriever import Retriever
 from ragcore.testing import FakeEmbedder, FakeStore
 from ragcore.testing.virtual import VirtualLoop
 

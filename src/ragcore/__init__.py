@@ -12,9 +12,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ragcore.compat.moved import find_moved_modules
+
 __version__ = "0.1.0"
 
+find_moved_modules()
+
 if TYPE_CHECKING:
+    from ragcore.client.rag import RAG as RAG
+    from ragcore.client.stream import AnswerStream as AnswerStream
+    from ragcore.client.view import TenantView as TenantView
     from ragcore.config import Config as Config
     from ragcore.config import Policies as Policies
     from ragcore.config import Settings as Settings
@@ -54,15 +61,11 @@ if TYPE_CHECKING:
     from ragcore.protocols import Store as Store
     from ragcore.protocols import Vector as Vector
     from ragcore.protocols import Vectors as Vectors
-    from ragcore.rag import RAG as RAG
-    from ragcore.redaction import Redaction as Redaction
-    from ragcore.retriever import Retriever as Retriever
-    from ragcore.secret import Secret as Secret
+    from ragcore.retrieval.retriever import Retriever as Retriever
     from ragcore.store import MemoryStore as MemoryStore
     from ragcore.store import PgVectorStore as PgVectorStore
-    from ragcore.stream import AnswerStream as AnswerStream
-    from ragcore.timings import Timings as Timings
-    from ragcore.tokens import estimate_tokens as estimate_tokens
+    from ragcore.text.redaction import Redaction as Redaction
+    from ragcore.text.tokens import estimate_tokens as estimate_tokens
     from ragcore.types import Answer as Answer
     from ragcore.types import CallInfo as CallInfo
     from ragcore.types import Chunk as Chunk
@@ -95,7 +98,8 @@ if TYPE_CHECKING:
     from ragcore.types import Unreadable as Unreadable
     from ragcore.types import Usage as Usage
     from ragcore.types import UsedTokens as UsedTokens
-    from ragcore.view import TenantView as TenantView
+    from ragcore.types.secret import Secret as Secret
+    from ragcore.value import Timings as Timings
 else:
     _PACKAGES = (
         "audit",
@@ -133,14 +137,14 @@ else:
             "Vector",
             "Vectors",
         ),
-        "rag": ("RAG",),
-        "redaction": ("Redaction",),
-        "retriever": ("Retriever",),
-        "secret": ("Secret",),
+        "client.rag": ("RAG",),
+        "text.redaction": ("Redaction",),
+        "retrieval.retriever": ("Retriever",),
+        "types.secret": ("Secret",),
         "store": ("MemoryStore", "PgVectorStore"),
-        "stream": ("AnswerStream",),
-        "timings": ("Timings",),
-        "tokens": ("estimate_tokens",),
+        "client.stream": ("AnswerStream",),
+        "value": ("Timings",),
+        "text.tokens": ("estimate_tokens",),
         "types": (
             "Answer", "CallInfo", "Chunk", "Citation", "Counts", "Degradation", "Delta", "Document", "Done", "Doubt", "EmbedText", "EmptyReason", "Erased",
             "Generation",
@@ -148,7 +152,7 @@ else:
             "Stats",
             "StreamEvent", "Turn", "Unreadable", "Usage", "UsedTokens",
         ),
-        "view": ("TenantView",),
+        "client.view": ("TenantView",),
     }  # fmt: skip
     _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from ragcore.compat.extras import require
 from ragcore.errors import ConfigurationError
-from ragcore.extras import require
 
 __all__ = ["main"]
 

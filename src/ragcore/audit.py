@@ -22,7 +22,7 @@ from typing import Any
 
 from ragcore.errors import ConfigurationError
 from ragcore.events import Event, emit, subscribe
-from ragcore.resilience.part import Part
+from ragcore.lifecycle.part import Part
 
 __all__ = ["Actor", "AuditLog", "acting", "actor", "record"]
 

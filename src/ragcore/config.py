@@ -17,11 +17,11 @@ from urllib.parse import quote, urlencode
 
 from ragcore.errors import ConfigurationError, InvalidInput
 from ragcore.ingest.options import CHUNK_TOKENS, OVERLAP_TOKENS, READ_SECONDS, check_chunking, check_read_timeout
-from ragcore.redaction import Redact, Redaction
 from ragcore.resilience import Policy
-from ragcore.secret import Secret, without_credentials
+from ragcore.text.redaction import Redact, Redaction
 from ragcore.types import EmbedText, Mode, Price
-from ragcore.validation import check_mode, check_threshold, check_top_k
+from ragcore.types.secret import Secret, without_credentials
+from ragcore.types.validation import check_mode, check_threshold, check_top_k
 
 __all__ = ["Config", "Policies", "Settings"]
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ragcore.timings import Timings
+from ragcore.value import Timings
 
 __all__ = [
     "CircuitOpen",

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, NoReturn, Self, TypeAlias
 
 from ragcore.errors import InvalidInput
-from ragcore.types import Passage, Scalar, check_text
+from ragcore.types import Passage, Scalar
+from ragcore.types.documents import check_text
 
 __all__ = ["Filter", "MetaField", "meta"]
 

@@ -1,13 +1,14 @@
-"""What all values share: they write themselves as plain data."""
+"""What all values share, and the seconds by stage that errors carry as well as answers."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-__all__ = ["Value"]
+__all__ = ["Timings", "Value", "mapping"]
 
 
 def _plain(value: Any) -> Any:
@@ -32,3 +33,19 @@ class Value:
         """As JSON-ready values, nested values included."""
         plain: dict[str, Any] = _plain(self)
         return plain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings(Value):
+    """Seconds by stage; None for what did not run."""
+
+    embed: float | None = None
+    search: float | None = None
+    generate: float | None = None
+    first_token: float | None = None
+    total: float | None = None
+
+
+def mapping() -> Any:
+    """The field of a value that is a mapping: empty if not given, and left out of the value's hash."""
+    return field(default_factory=dict, hash=False)

@@ -12,9 +12,9 @@ import pytest
 from ragcore import Config, Settings
 from ragcore.cli.doctor import Check
 from ragcore.cli.production import review
-from ragcore.secret import Secret
 from ragcore.store.postgres import Inspection
 from ragcore.testing import Fail, OpenAIServer
+from ragcore.types.secret import Secret
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blocking_allowed]
 LIMITED = Settings(requests_per_minute=60, tokens_per_minute=100_000, calls_at_once=8)

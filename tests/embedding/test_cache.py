@@ -21,14 +21,14 @@ from ragcore import (
     OpenAIEmbedder,
     Retriever,
 )
-from ragcore.components import make_embedder
+from ragcore.client.components import make_embedder
 from ragcore.embedding.cache import OVERHEAD
 from ragcore.protocols import Embedder, Vector
 from ragcore.resilience import Bulkhead, Policy, flow
 from ragcore.resilience.patience import Patience, in_line
-from ragcore.secret import Secret
 from ragcore.testing import Fail, FakeEmbedder, FakeGenerator, OpenAIServer
 from ragcore.types import Kind
+from ragcore.types.secret import Secret
 
 pytestmark = pytest.mark.anyio
 

@@ -11,8 +11,8 @@ import pytest
 
 from ragcore import EmbeddingError, NotOpen, Overloaded, Vector
 from ragcore.embedding.coalescer import MOST_REQUESTS, MOST_TEXTS, MOST_WAITING, Coalescer
+from ragcore.lifecycle.owner import Owner
 from ragcore.resilience import Bulkhead, Policy, flow
-from ragcore.resilience.owner import Owner
 from ragcore.resilience.patience import Patience
 
 pytestmark = pytest.mark.anyio

@@ -31,8 +31,8 @@ from ragcore.generation import at_once, from_sync, render
 from ragcore.generation.citations import find_citations
 from ragcore.generation.extractive import quote
 from ragcore.generation.prompt import build_prompt
+from ragcore.lifecycle.bound import expires_at
 from ragcore.resilience import Bulkhead, Policy, deadline
-from ragcore.resilience.deadline import expires_at
 from ragcore.testing import Fail, FakeGenerator, Hang
 from ragcore.testing.virtual import VirtualLoop
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from ragcore import Chunk, Document, estimate_tokens
 from ragcore.ingest.chunking import cut
 from ragcore.store.embed_text import EMBED_TEXTS, text_to_embed
+from ragcore.text.words import sentences
 from ragcore.types import EmbedText
-from ragcore.words import sentences
 
 
 def count(text: str) -> int:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from ragcore import ExtractiveGenerator, Ingestor, LocalEmbedder, MemoryStore, Retriever
+from ragcore.client.rag import RAG
 from ragcore.ingest import read
-from ragcore.rag import RAG
 
 pytestmark = [
     pytest.mark.anyio,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import anyio
 import pytest
-from tests.resilience.conftest import Clock
 
 from ragcore import events
 from ragcore.resilience import CircuitBreaker, CircuitOpen
+from tests.resilience.conftest import Clock
 
 
 def state(breaker: CircuitBreaker) -> str:

@@ -8,9 +8,11 @@ from contextlib import aclosing
 import anyio
 import anyio.lowlevel
 import pytest
-from tests.resilience.conftest import Flaky
 
 from ragcore import Document
+from ragcore.lifecycle.bound import inherit
+from ragcore.lifecycle.owner import Owner
+from ragcore.lifecycle.part import Part, Parts
 from ragcore.resilience import (
     Bulkhead,
     CircuitBreaker,
@@ -21,11 +23,10 @@ from ragcore.resilience import (
     deadline,
     from_status,
 )
-from ragcore.resilience.deadline import inherit, reserve
-from ragcore.resilience.owner import Owner
-from ragcore.resilience.part import Part, Parts
+from ragcore.resilience.deadline import reserve
 from ragcore.resilience.threads import Threads
 from ragcore.testing import Fail, FakeEmbedder, FakeGenerator, FakeStore, Slow, at_rest, cancel_everywhere, fake_rag
+from tests.resilience.conftest import Flaky
 
 pytestmark = pytest.mark.anyio
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import anyio
 import pytest
 
+from ragcore.lifecycle.bound import Bound, expires_at, inherit, inherited
 from ragcore.resilience import Deadline, DeadlineExceeded, deadline
-from ragcore.resilience.deadline import Bound, expires_at, inherit, inherited, reserve, share
+from ragcore.resilience.deadline import reserve, share
 
 pytestmark = pytest.mark.anyio
 

@@ -8,11 +8,11 @@ import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.resilience.conftest import Clock, Flaky
 
 from ragcore import events
 from ragcore.resilience import Bulkhead, CircuitBreaker, CircuitOpen, Policy, flow
 from ragcore.resilience.flow import MOST_FLOWS
+from tests.resilience.conftest import Clock, Flaky
 
 
 def state(breaker: CircuitBreaker) -> str:

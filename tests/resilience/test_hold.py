@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import anyio
 import anyio.lowlevel
 import pytest
-from tests.resilience.conftest import Flaky
 
 from ragcore import events
+from ragcore.lifecycle.owner import CLEAN_UP
 from ragcore.resilience import (
     Bulkhead,
     CircuitBreaker,
@@ -21,8 +21,8 @@ from ragcore.resilience import (
     deadline,
     from_status,
 )
-from ragcore.resilience.owner import CLEAN_UP
 from ragcore.testing import at_rest
+from tests.resilience.conftest import Flaky
 
 pytestmark = pytest.mark.anyio
 

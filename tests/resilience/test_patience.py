@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import anyio
 import pytest
-from tests.resilience.conftest import Flaky
 
 from ragcore.resilience import Bulkhead, DeadlineExceeded, Policy, deadline
 from ragcore.resilience.patience import Patience, in_line
+from tests.resilience.conftest import Flaky
 
 pytestmark = pytest.mark.anyio
 

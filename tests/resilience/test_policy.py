@@ -11,7 +11,6 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-from tests.resilience.conftest import Flaky
 
 from ragcore import events
 from ragcore.resilience import (
@@ -31,6 +30,7 @@ from ragcore.resilience import (
 from ragcore.resilience.attempt import AttemptTimeout
 from ragcore.resilience.deadline import reserve
 from ragcore.testing import at_rest
+from tests.resilience.conftest import Flaky
 
 pytestmark = pytest.mark.anyio
 

@@ -7,11 +7,11 @@ from contextvars import ContextVar
 import anyio
 import anyio.lowlevel
 import pytest
-from tests.resilience.conftest import Flaky
 
 from ragcore import NotOpen, events
 from ragcore.resilience import Deadline, DeadlineExceeded, SingleFlight, deadline
 from ragcore.resilience.single_flight import own_copy
+from tests.resilience.conftest import Flaky
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,6 @@ from functools import partial
 import anyio
 import anyio.lowlevel
 import pytest
-from tests.resilience.conftest import Flaky
 
 from ragcore import Document, EmbeddingError, events
 from ragcore.resilience import (
@@ -26,6 +25,7 @@ from ragcore.resilience import (
     deadline,
 )
 from ragcore.testing import Fail, FakeEmbedder, FakeStore, at_rest, fake_rag
+from tests.resilience.conftest import Flaky
 
 pytestmark = pytest.mark.anyio
 

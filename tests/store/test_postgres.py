@@ -26,8 +26,8 @@ from ragcore import (
     Vector,
     meta,
 )
+from ragcore.lifecycle.part import Part
 from ragcore.resilience import Policy, deadline
-from ragcore.resilience.part import Part
 from ragcore.store import migrate
 from ragcore.store.postgres import Inspection, inspect
 from ragcore.store.postgres.dsn import parse

@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
+from ragcore.client.rag import RAG
 from ragcore.contrib import asgi
-from ragcore.rag import RAG
 from ragcore.testing import fake_rag
 from ragcore.types import Document
 

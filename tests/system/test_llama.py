@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from ragcore import Delta, Document, OpenAIGenerator, Prompt, RagcoreError, Settings
-from ragcore.rag import RAG
+from ragcore.client.rag import RAG
 from ragcore.resilience import Bulkhead, Policy
-from ragcore.retriever import Retriever
+from ragcore.retrieval.retriever import Retriever
 from ragcore.testing import FakeEmbedder, FakeStore, at_rest
 
 pytestmark = [pytest.mark.system, pytest.mark.anyio, pytest.mark.blocking_allowed]

@@ -34,9 +34,9 @@ from ragcore import (
     RagcoreError,
     Settings,
 )
-from ragcore.rag import RAG
+from ragcore.client.rag import RAG
 from ragcore.resilience import Bulkhead, Policy, deadline
-from ragcore.retriever import Retriever
+from ragcore.retrieval.retriever import Retriever
 from ragcore.store import embedded, migrate
 from ragcore.testing import FakeEmbedder, FakeGenerator, FaultProxy, Hang, OpenAIServer, at_rest, fake_rag
 

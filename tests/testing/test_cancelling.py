@@ -11,8 +11,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from ragcore.lifecycle.owner import Owner
 from ragcore.resilience import Bulkhead, CircuitBreaker, Policy, SingleFlight
-from ragcore.resilience.owner import Owner
 from ragcore.testing import VirtualLoop, at_rest, cancel_everywhere
 
 pytestmark = pytest.mark.anyio

@@ -16,7 +16,7 @@ from ragcore.generation import fallback
 from ragcore.resilience import CircuitBreaker
 from ragcore.resilience.attempt import Attempt
 from ragcore.resilience.call import Call
-from ragcore.retriever import Retriever
+from ragcore.retrieval.retriever import Retriever
 from ragcore.testing import World, simulate, traffic
 
 MOST_SEEDS = 1_000
@@ -110,7 +110,7 @@ def permit_not_released() -> Any:
 
 @contextmanager
 def no_deadline_inherited() -> Iterator[None]:
-    module = importlib.import_module("ragcore.resilience.deadline")
+    module = importlib.import_module("ragcore.lifecycle.bound")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "expires_at", lambda: float("inf"))
         patch.setattr(Call, "when", property(lambda call: call.began + call.dependency.timeout))
@@ -168,7 +168,7 @@ def retry_after_the_first_token() -> Any:
 @contextmanager
 def clean_up_unbounded() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("generation.relay", "stream", "resilience.hold", "resilience.owner"):
+        for name in ("generation.relay", "client.stream", "resilience.hold", "lifecycle.owner"):
             module = importlib.import_module(f"ragcore.{name}")
             patch.setattr(module, "cleaning_up", lambda: anyio.CancelScope(shield=True))
         yield

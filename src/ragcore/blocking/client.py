@@ -20,16 +20,17 @@ from uuid import UUID
 
 import anyio
 
-from ragcore import rag as asynchronous
-from ragcore import stream as streams
 from ragcore.blocking.loop import CLOSE_SECONDS, END_SECONDS, SPENT_SECONDS, START_SECONDS, Patience, background
+from ragcore.client import rag as asynchronous
+from ragcore.client import stream as streams
+from ragcore.client.options import AskOptions, RetrieveOptions, TimedSimilarityOptions
 from ragcore.config import Config, Policies, Settings
 from ragcore.errors import NotOpen
 from ragcore.ingest.ingestor import Ingestor
-from ragcore.options import AskOptions, RetrieveOptions, TimedSimilarityOptions, spelled_out
+from ragcore.lifecycle.bound import inherit
 from ragcore.protocols import Embedder, Generator, Searcher
-from ragcore.resilience.deadline import inherit
-from ragcore.retriever import Retriever
+from ragcore.retrieval.options import spelled_out
+from ragcore.retrieval.retriever import Retriever
 from ragcore.types import (
     Answer,
     CallInfo,
@@ -43,7 +44,7 @@ from ragcore.types import (
     StreamEvent,
     Unreadable,
 )
-from ragcore.validation import check_tenant, check_timeout
+from ragcore.types.validation import check_tenant, check_timeout
 
 __all__ = ["RAG", "AnswerStream", "TenantView"]
 

@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import anyio
 
-from ragcore import rag as asynchronous
+from ragcore.client import rag as asynchronous
 from ragcore.errors import DeadlineExceeded, NotOpen
 
 __all__ = ["CLOSE_SECONDS", "END_SECONDS", "SPENT_SECONDS", "START_SECONDS", "BackgroundLoop", "Patience", "background"]

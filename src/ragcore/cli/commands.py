@@ -29,10 +29,10 @@ from ragcore.errors import Unsupported
 from ragcore.ingest import read
 from ragcore.ingest.files import check_paths
 from ragcore.ingest.options import CHUNK_TOKENS, OVERLAP_TOKENS, READ_SECONDS
+from ragcore.lifecycle.part import Parts
 from ragcore.protocols import Embedder, Expiring
-from ragcore.resilience.part import Parts
-from ragcore.secret import Secret
 from ragcore.types import Answer, Delta, Document, Done, IngestReport, Mode, Passage, Retrieval, Unreadable
+from ragcore.types.secret import Secret
 
 __all__ = ["run"]
 
@@ -437,9 +437,9 @@ def reembed(
     options: Options = context.obj
 
     async def body() -> int:
-        from ragcore.redaction import Redaction
         from ragcore.store.postgres import Reembedding
         from ragcore.store.postgres import reembed as embed_again
+        from ragcore.text.redaction import Redaction
 
         environ = options.environment()
         last = 0
@@ -577,7 +577,7 @@ def serve(
 
 def _named_embedder(environ: Mapping[str, str]) -> Embedder:
     """The embedder that the environment names, not started. A migration needs its name and dimension alone, so a missing key is no error here."""
-    from ragcore.components import make_embedder
+    from ragcore.client.components import make_embedder
 
     dimension = environ.get("RAGCORE_EMBEDDING_DIMENSION")
     return make_embedder(

@@ -12,15 +12,15 @@ from typing import Literal
 import anyio
 
 from ragcore.cli.session import Options
+from ragcore.client.rag import RAG
+from ragcore.compat.extras import install_command, installed
 from ragcore.config import EXTRACTIVE, Config
 from ragcore.errors import ConfigurationError, DeadlineExceeded, RagcoreError
-from ragcore.extras import install_command, installed
 from ragcore.protocols import Embedder
-from ragcore.rag import RAG
 from ragcore.resilience import deadline
-from ragcore.secret import without_credentials
 from ragcore.store.postgres import Inspection, PgVectorStore
-from ragcore.tokens import TokenCounter
+from ragcore.text.tokens import TokenCounter
+from ragcore.types.secret import without_credentials
 
 __all__ = ["Check", "Looked", "examine"]
 

@@ -12,8 +12,8 @@ import anyio
 
 from ragcore.cli.doctor import Check
 from ragcore.config import EXTRACTIVE, Config
-from ragcore.secret import Secret, without_credentials
 from ragcore.store.postgres import Inspection
+from ragcore.types.secret import Secret, without_credentials
 
 __all__ = ["review"]
 

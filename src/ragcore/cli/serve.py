@@ -20,12 +20,12 @@ import anyio
 
 from ragcore.audit import AuditLog
 from ragcore.cli.session import Options, messages
+from ragcore.client.rag import RAG
+from ragcore.compat.extras import require
 from ragcore.config import Config
 from ragcore.contrib.asgi import Authenticate, app, from_tokens
 from ragcore.contrib.asgi.exchange import WRITE_SECONDS
 from ragcore.errors import ConfigurationError
-from ragcore.extras import require
-from ragcore.rag import RAG
 
 __all__ = ["serve"]
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import anyio
 from rich.console import Console
 
+from ragcore.client.rag import RAG
 from ragcore.config import Config
 from ragcore.errors import (
     CircuitOpen,
@@ -25,8 +26,7 @@ from ragcore.errors import (
     Overloaded,
     RagcoreError,
 )
-from ragcore.rag import RAG
-from ragcore.secret import Secret
+from ragcore.types.secret import Secret
 
 __all__ = [
     "DONE",

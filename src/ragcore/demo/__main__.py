@@ -12,9 +12,9 @@ import anyio
 import anyio.to_thread
 
 from ragcore import RAG, Config, RagcoreError, ingest
+from ragcore.compat.extras import require
 from ragcore.demo.questions import DOCUMENTS, MEMBERS, QUESTIONS, UNANSWERABLE, Question
-from ragcore.extras import require
-from ragcore.memory import MEBI, read_memory
+from ragcore.operating.memory import MEBI, read_memory
 from ragcore.types import Answer
 
 CONCURRENCY = (1, 2, 3, 5, 10, 50)

@@ -15,14 +15,14 @@ import anyio
 import numpy as np
 from anyio.lowlevel import checkpoint_if_cancelled
 
+from ragcore.embedding.vectors import check_vectors
 from ragcore.errors import ConfigurationError
 from ragcore.events import emit
+from ragcore.lifecycle.part import Part, Parts
 from ragcore.protocols import Embedder, Vector
 from ragcore.resilience.flow import current_flow
-from ragcore.resilience.part import Part, Parts
 from ragcore.resilience.single_flight import SingleFlight
 from ragcore.types import Kind
-from ragcore.vectors import check_vectors
 
 __all__ = ["CachedEmbedder"]
 

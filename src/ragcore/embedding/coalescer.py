@@ -16,10 +16,10 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from ragcore.errors import EmbeddingError, NotOpen, Overloaded
+from ragcore.lifecycle.bound import expires_at, inherit
+from ragcore.lifecycle.owner import Owner
 from ragcore.protocols import Vector
-from ragcore.resilience.deadline import expires_at, inherit
 from ragcore.resilience.flow import current_flow, flow
-from ragcore.resilience.owner import Owner
 from ragcore.resilience.patience import in_line, patience_in_force
 from ragcore.resilience.single_flight import own_copy
 

@@ -13,13 +13,14 @@ from typing import Any
 import anyio
 
 from ragcore.embedding.minilm import SentenceModel, load_counter, read_settings
+from ragcore.embedding.vectors import check_vectors
 from ragcore.errors import ConfigurationError, EmbeddingError, InvalidInput, NotOpen, RagcoreError
+from ragcore.lifecycle.part import Part
 from ragcore.protocols import Vector
 from ragcore.resilience import Bulkhead, Policy
-from ragcore.resilience.part import Part
 from ragcore.resilience.threads import Threads
-from ragcore.types import Kind, check_text
-from ragcore.vectors import check_vectors
+from ragcore.types import Kind
+from ragcore.types.documents import check_text
 
 __all__ = ["LocalEmbedder"]
 

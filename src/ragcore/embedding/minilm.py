@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from ragcore.compat.extras import require
 from ragcore.errors import ConfigurationError
-from ragcore.extras import require
 from ragcore.protocols import Vector
 
 __all__ = ["SentenceModel", "Settings", "read_settings"]

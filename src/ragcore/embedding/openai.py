@@ -12,15 +12,15 @@ import numpy as np
 from openai import AsyncOpenAI
 
 from ragcore.embedding.coalescer import Coalescer
+from ragcore.embedding.vectors import check_vectors
 from ragcore.errors import ConfigurationError, EmbeddingError
+from ragcore.lifecycle.owner import cleaning_up
+from ragcore.lifecycle.part import Part
 from ragcore.protocols import Vector
 from ragcore.resilience import Failure, Policy, RetryPolicy
-from ragcore.resilience.owner import cleaning_up
-from ragcore.resilience.part import Part
-from ragcore.secret import Secret
-from ragcore.tokens import TokenCounter, estimate_tokens
+from ragcore.text.tokens import TokenCounter, estimate_tokens
 from ragcore.types import Kind
-from ragcore.vectors import check_vectors
+from ragcore.types.secret import Secret
 from ragcore.wire.bodies import MAX_BODY, whole
 from ragcore.wire.client import OpenAIClient
 from ragcore.wire.dialect import MOST_CHANGES, Dialect, check_parameters

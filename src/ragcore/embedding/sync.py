@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ragcore.embedding.vectors import check_vectors
 from ragcore.errors import EmbeddingError, RagcoreError
+from ragcore.lifecycle.part import Part
 from ragcore.protocols import Embedder, Vector, Vectors
 from ragcore.resilience import Bulkhead, Policy
-from ragcore.resilience.part import Part
 from ragcore.resilience.threads import Threads
-from ragcore.tokens import estimate_tokens
+from ragcore.text.tokens import estimate_tokens
 from ragcore.types import Kind
-from ragcore.vectors import check_vectors
 
 __all__ = ["from_sync"]
 

@@ -16,7 +16,7 @@ from ragcore.errors import InvalidInput
 from ragcore.explore.fetching import check_known, in_turn
 from ragcore.explore.labels import Labelled
 from ragcore.explore.results import Result, axes, caution
-from ragcore.retriever import Retriever
+from ragcore.retrieval.retriever import Retriever
 
 __all__ = ["Comparison", "Evaluation", "compare", "evaluate"]
 

@@ -12,13 +12,13 @@ import anyio
 import numpy as np
 from numpy.typing import NDArray
 
+from ragcore.compat.extras import require
 from ragcore.errors import InvalidInput, StoreError, Unsupported
 from ragcore.explore.labels import Labelled
-from ragcore.extras import require
 from ragcore.protocols import Embedder, Query, Store
-from ragcore.redacting import Redacting
-from ragcore.redaction import redacted
-from ragcore.retriever import Retriever
+from ragcore.retrieval.retriever import Retriever
+from ragcore.text.redacting import Redacting
+from ragcore.text.redaction import redacted
 
 __all__ = ["Fetched", "check_known", "check_scores", "fetch", "in_turn"]
 

@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from ragcore.errors import InvalidInput
-from ragcore.validation import check_tenant
+from ragcore.types.validation import check_tenant
 
 __all__ = ["Labelled", "load"]
 

@@ -10,9 +10,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Self
 
+from ragcore.compat.extras import require
 from ragcore.errors import ConfigurationError, InvalidInput
-from ragcore.extras import require
-from ragcore.shown import as_table
+from ragcore.types.shown import as_table
 
 __all__ = ["Result", "axes", "caution"]
 

@@ -13,7 +13,7 @@ from ragcore.errors import InvalidInput
 from ragcore.explore.fetching import Fetched, check_known, check_scores, fetch
 from ragcore.explore.labels import Labelled
 from ragcore.explore.results import Result, axes, caution
-from ragcore.retriever import Retriever
+from ragcore.retrieval.retriever import Retriever
 
 __all__ = ["Aim", "Sweep", "thresholds"]
 

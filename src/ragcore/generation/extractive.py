@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import anyio.lowlevel
 
 from ragcore.generation.streams import at_once
-from ragcore.resilience.part import Part
+from ragcore.lifecycle.part import Part
+from ragcore.text.words import content_words, sentences
 from ragcore.types import Generation, Passage, Prompt
-from ragcore.words import content_words, sentences
 
 __all__ = ["ExtractiveGenerator", "excerpt"]
 

@@ -13,11 +13,11 @@ from ragcore.events import emit
 from ragcore.generation.extractive import ExtractiveGenerator
 from ragcore.generation.relay import Relay
 from ragcore.generation.streams import collect
+from ragcore.lifecycle.part import Part, Parts
 from ragcore.protocols import Generator
 from ragcore.resilience import Policy
 from ragcore.resilience.deadline import share
-from ragcore.resilience.part import Part, Parts
-from ragcore.tokens import estimate_tokens
+from ragcore.text.tokens import estimate_tokens
 from ragcore.types import Degradation, Generation, Prompt, Usage
 
 __all__ = ["FallbackGenerator", "name_of"]

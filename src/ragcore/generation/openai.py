@@ -15,13 +15,13 @@ from ragcore.events import emit
 from ragcore.generation.prompt import render
 from ragcore.generation.received import Received
 from ragcore.generation.streams import collect
+from ragcore.lifecycle.owner import Owner
+from ragcore.lifecycle.part import Part
 from ragcore.resilience import Bulkhead, Policy, RetryPolicy
-from ragcore.resilience.owner import Owner
-from ragcore.resilience.part import Part
 from ragcore.resilience.policy import Hold
-from ragcore.secret import Secret
-from ragcore.tokens import TokenCounter
+from ragcore.text.tokens import TokenCounter
 from ragcore.types import Generation, Prompt
+from ragcore.types.secret import Secret
 from ragcore.wire.bodies import Response
 from ragcore.wire.client import OpenAIClient
 from ragcore.wire.dialect import MOST_CHANGES, Dialect, check_parameters, with_role

@@ -1,4 +1,4 @@
-"""A generator whose prompts are redacted: see `ragcore.redaction`."""
+"""A generator whose prompts are redacted: see `ragcore.text.redaction`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from ragcore.errors import RagcoreError
 from ragcore.protocols import Generator
-from ragcore.redacting import Redacting
-from ragcore.redaction import Redact, Redacted
+from ragcore.text.redacting import Redacting
+from ragcore.text.redaction import Redact, Redacted
 from ragcore.types import Generation, Prompt
 
 __all__ = ["RedactingGenerator"]

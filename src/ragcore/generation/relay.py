@@ -16,10 +16,10 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from ragcore.errors import GenerationError, RagcoreError
 from ragcore.generation.ending import says_nothing
+from ragcore.lifecycle.bound import expires_at, inherit
+from ragcore.lifecycle.closing import closing
+from ragcore.lifecycle.owner import Owner, cleaning_up
 from ragcore.protocols import Generator
-from ragcore.resilience.closing import closing
-from ragcore.resilience.deadline import expires_at, inherit
-from ragcore.resilience.owner import Owner, cleaning_up
 from ragcore.resilience.patience import Patience, patience_in_force
 from ragcore.types import Generation, Prompt
 

@@ -7,9 +7,9 @@ from contextlib import AbstractAsyncContextManager
 
 from ragcore.errors import GenerationError, RagcoreError
 from ragcore.generation.streams import at_once
+from ragcore.lifecycle.part import Part
 from ragcore.protocols import Generator
 from ragcore.resilience import Policy
-from ragcore.resilience.part import Part
 from ragcore.resilience.threads import Threads
 from ragcore.types import Generation, Prompt
 

@@ -42,7 +42,7 @@ class Thinking:
     Example:
         >>> thinking = Thinking()
         >>> thinking.take("<thi"), thinking.take("nk>Is it $40?</think>It is"), thinking.take(" $40.")
-        ('', 'It is', ' $40.')
+        ('', '', 'It is $40.')
         >>> thinking.thought
         'Is it $40?'
     """

@@ -14,8 +14,8 @@ from typing import Any
 
 from ragcore.ingest.blocks import PAGE_BREAK, Block, Span, blocks
 from ragcore.store.embed_text import text_to_embed
+from ragcore.text.words import after_blanks, grapheme_ends, is_unspaced, sentences
 from ragcore.types import Chunk, Document, EmbedText
-from ragcore.words import after_blanks, grapheme_ends, is_unspaced, sentences
 
 __all__ = ["Cut", "cut"]
 

@@ -17,6 +17,7 @@ import anyio.lowlevel
 import numpy as np
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from ragcore.embedding.vectors import check_vectors
 from ragcore.errors import (
     ConfigurationError,
     DeadlineExceeded,
@@ -29,17 +30,16 @@ from ragcore.errors import (
 )
 from ragcore.ingest.chunking import Cut, cut
 from ragcore.ingest.options import CHUNK_TOKENS, OVERLAP_TOKENS, check_chunking
+from ragcore.lifecycle.closing import closing
 from ragcore.protocols import EmbeddedDocument, Embedder, EmbedTextRecorder, Expiring, Store, Vector, Vectors
-from ragcore.redaction import Redact, key_of, redacted
 from ragcore.resilience import Bulkhead
-from ragcore.resilience.closing import closing
 from ragcore.resilience.deadline import Deadline, deadline
 from ragcore.resilience.patience import Patience
 from ragcore.resilience.threads import Threads
 from ragcore.store.embed_text import DEFAULT_EMBED_TEXT
+from ragcore.text.redaction import Redact, key_of, redacted
 from ragcore.types import Document, Doubt, EmbedText, IngestReport, Unreadable
-from ragcore.validation import check_tenant, check_timeout
-from ragcore.vectors import check_vectors
+from ragcore.types.validation import check_tenant, check_timeout
 
 __all__ = ["Ingestor"]
 

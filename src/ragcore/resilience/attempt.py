@@ -9,9 +9,9 @@ from __future__ import annotations
 import anyio
 
 from ragcore.events import emit, listening
+from ragcore.lifecycle.bound import Bound
 from ragcore.resilience.breaker import CircuitBreaker, Outcome
 from ragcore.resilience.bulkhead import Bulkhead
-from ragcore.resilience.deadline import Bound
 from ragcore.resilience.waiter import Flow
 
 __all__ = ["Attempt", "AttemptTimeout"]

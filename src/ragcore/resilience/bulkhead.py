@@ -22,8 +22,8 @@ import anyio.lowlevel
 
 from ragcore.errors import Overloaded
 from ragcore.events import emit, listening
+from ragcore.lifecycle.bound import expires_at
 from ragcore.resilience.clock import clock, now_if_any
-from ragcore.resilience.deadline import expires_at
 from ragcore.resilience.flow import MOST_FLOWS, current_flow
 from ragcore.resilience.snapshot import Snapshot
 from ragcore.resilience.waiter import NEWEST, Flow, Waiter

@@ -19,11 +19,11 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from ragcore.errors import CircuitOpen, DeadlineExceeded
 from ragcore.events import emit
+from ragcore.lifecycle.bound import Bound, inherited
 from ragcore.resilience.attempt import Attempt, AttemptTimeout
 from ragcore.resilience.breaker import Outcome, Waking
 from ragcore.resilience.bulkhead import Bulkhead
 from ragcore.resilience.clock import cancel_scope, running
-from ragcore.resilience.deadline import Bound, inherited
 from ragcore.resilience.dependency import Dependency
 from ragcore.resilience.failure import Failure, On, judge
 from ragcore.resilience.flow import current_flow

@@ -9,39 +9,16 @@ Source: gRPC, "Deadlines" (https://grpc.io/docs/guides/deadlines/): propagate th
 from __future__ import annotations
 
 import math
-from contextvars import ContextVar, Token
+from contextvars import Token
 from types import TracebackType
 from typing import Self
 
 import anyio
 
 from ragcore.errors import DeadlineExceeded
+from ragcore.lifecycle.bound import Bound, expires_at, inherited
 
-__all__ = ["Bound", "Deadline", "deadline", "expires_at", "inherit", "inherited", "reserve", "share"]
-
-
-class Bound:
-    """What nested calls inherit.
-
-    Attributes:
-        when: the point in time by which they end, on `anyio.current_time()`'s clock.
-        outer: what was inherited around it.
-    """
-
-    __slots__ = ("outer", "when")
-
-    def __init__(self, when: float, outer: Bound | None = None) -> None:
-        self.when = when
-        self.outer = outer
-
-    def pause(self) -> None:
-        """A wait for a place in a queue of ours begins. A deadline runs on; a limit of a dependency's stands still meanwhile."""
-
-    def resume(self) -> None:
-        """The wait is over."""
-
-
-inherited: ContextVar[Bound | None] = ContextVar("ragcore.deadline", default=None)
+__all__ = ["Deadline", "deadline", "reserve", "share"]
 
 
 def deadline(seconds: float, /) -> Deadline:
@@ -146,28 +123,6 @@ class Deadline(Bound):
                 budget=self._budget,
                 elapsed=elapsed,
             ) from None
-
-
-class inherit:  # noqa: N801  # reads as a verb: `with inherit(when):`
-    """Set the deadline that nested calls see, without a cancel scope: for whoever bounds the block by a scope of its own."""
-
-    __slots__ = ("_token", "_when")
-
-    def __init__(self, when: float | None, /) -> None:
-        self._when = when
-
-    def __enter__(self) -> None:
-        self._token = inherited.set(None if self._when is None else Bound(self._when, inherited.get()))
-
-    def __exit__(self, *exc: object) -> None:
-        inherited.reset(self._token)
-
-
-def expires_at() -> float:
-    """The sooner of the inherited deadline and the enclosing anyio scopes', as a point in time; infinity if there is none."""
-    bound = inherited.get()
-    effective = anyio.current_effective_deadline()
-    return effective if bound is None else min(bound.when, effective)
 
 
 def share(part: float, /, *, most: float) -> float:

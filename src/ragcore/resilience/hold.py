@@ -9,12 +9,12 @@ from typing import Any, Self, TypeVar
 
 import anyio
 
+from ragcore.lifecycle.closing import close_quietly
+from ragcore.lifecycle.owner import cleaning_up
 from ragcore.resilience.attempt import Attempt, AttemptTimeout
 from ragcore.resilience.call import Call
-from ragcore.resilience.closing import close_quietly
 from ragcore.resilience.dependency import Dependency
 from ragcore.resilience.failure import On
-from ragcore.resilience.owner import cleaning_up
 
 __all__ = ["Hold"]
 

@@ -14,7 +14,7 @@ from typing import Protocol, Self
 
 import anyio
 
-from ragcore.resilience.deadline import Bound, inherited
+from ragcore.lifecycle.bound import Bound, inherited
 
 __all__ = ["Patience", "Pausable", "in_line", "patience_in_force"]
 

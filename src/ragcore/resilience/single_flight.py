@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 import anyio
 
 from ragcore.events import emit
+from ragcore.lifecycle.part import Part
 from ragcore.resilience.flow import current_flow
-from ragcore.resilience.part import Part
 from ragcore.resilience.patience import in_line, patience_in_force
 from ragcore.resilience.snapshot import Snapshot
 

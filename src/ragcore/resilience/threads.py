@@ -15,9 +15,9 @@ from typing import Any, Generic, TypeVar
 import anyio
 from anyio.lowlevel import current_token
 
+from ragcore.lifecycle.bound import expires_at
 from ragcore.resilience.bulkhead import Bulkhead
 from ragcore.resilience.clock import clock
-from ragcore.resilience.deadline import expires_at
 from ragcore.resilience.flow import current_flow
 from ragcore.resilience.patience import in_line
 

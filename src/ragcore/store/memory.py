@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from ragcore.errors import ConfigurationError, InvalidInput
 from ragcore.filters import Filter
+from ragcore.lifecycle.part import Part
 from ragcore.protocols import Diagnosis, EmbeddedDocument, Found, Query, Scores, Vector
-from ragcore.resilience.part import Part
 from ragcore.store.fusion import fuse
+from ragcore.text.words import content_words
 from ragcore.types import Counts, EmbedText, Passage
-from ragcore.validation import check_tenant
-from ragcore.words import content_words
+from ragcore.types.validation import check_tenant
 
 __all__ = ["MemoryStore"]
 

@@ -11,19 +11,19 @@ import anyio
 import anyio.lowlevel
 import numpy as np
 
+from ragcore.client.rag import RAG
 from ragcore.config import Settings
 from ragcore.errors import DependencyError, EmbeddingError, GenerationError, RagcoreError, StoreError
 from ragcore.generation.streams import collect
+from ragcore.lifecycle.part import Part
 from ragcore.protocols import EmbeddedDocument, Embedder, Generator, Query, Scores, Searcher, Vector
-from ragcore.rag import RAG
 from ragcore.resilience import Policy
-from ragcore.resilience.part import Part
-from ragcore.retriever import Retriever
+from ragcore.retrieval.retriever import Retriever
 from ragcore.store.memory import MemoryStore
 from ragcore.testing.faults import Broken, FakeFailure, Faults, judge
-from ragcore.tokens import estimate_tokens
+from ragcore.text.tokens import estimate_tokens
+from ragcore.text.words import content_words
 from ragcore.types import Counts, Generation, Kind, Passage, Prompt, Usage
-from ragcore.words import content_words
 
 __all__ = ["FakeEmbedder", "FakeGenerator", "FakeStore", "fake_rag"]
 

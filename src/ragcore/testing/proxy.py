@@ -15,7 +15,7 @@ import anyio.abc
 import anyio.lowlevel
 from anyio.lowlevel import current_token
 
-from ragcore.resilience.owner import Owner
+from ragcore.lifecycle.owner import Owner
 from ragcore.testing.faults import Deaf, Drip, Fail, Fault, Faults, HalfClose, Hang, Reset, Slow, Stall
 
 __all__ = ["FaultProxy"]

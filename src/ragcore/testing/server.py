@@ -18,11 +18,11 @@ import anyio
 import anyio.abc
 import numpy as np
 
-from ragcore.extras import require
+from ragcore.compat.extras import require
 from ragcore.generation.extractive import quote
 from ragcore.generation.prompt import NOT_FOUND
+from ragcore.lifecycle.owner import Owner
 from ragcore.protocols import Embedder, Vector
-from ragcore.resilience.owner import Owner
 from ragcore.testing.connection import Connection
 from ragcore.testing.fakes import embed_words
 from ragcore.testing.faults import (
@@ -42,7 +42,7 @@ from ragcore.testing.faults import (
     Silent,
     Slow,
 )
-from ragcore.tokens import estimate_tokens
+from ragcore.text.tokens import estimate_tokens
 from ragcore.types import Passage
 
 __all__ = ["OpenAIServer"]

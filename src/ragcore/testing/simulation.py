@@ -15,10 +15,10 @@ from typing import Literal, TypeAlias
 import anyio
 import anyio.lowlevel
 
+from ragcore.client.rag import RAG
 from ragcore.config import Settings
 from ragcore.errors import RagcoreError
 from ragcore.events import Event, subscribe
-from ragcore.rag import RAG
 from ragcore.resilience import Bulkhead, Policy, RetryPolicy, flow
 from ragcore.testing.cancelling import at_rest, tasks
 from ragcore.testing.fakes import FakeEmbedder, FakeGenerator, FakeStore, fake_rag

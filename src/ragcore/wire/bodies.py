@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 from anyio.lowlevel import checkpoint
 
+from ragcore.lifecycle.owner import cleaning_up
 from ragcore.resilience.clock import running
-from ragcore.resilience.owner import cleaning_up
 from ragcore.wire.refusal import Undecodable
 
 __all__ = ["MAX_BODY", "Response", "pieces", "whole"]

@@ -17,8 +17,8 @@ import anyio
 import openai
 
 from ragcore.errors import ConfigurationError
-from ragcore.resilience.owner import cleaning_up
-from ragcore.secret import Secret, without_frames
+from ragcore.lifecycle.owner import cleaning_up
+from ragcore.types.secret import Secret, without_frames
 from ragcore.wire.bodies import Response, pieces
 from ragcore.wire.refusal import ServerError, Undecodable, read_refusal
 from ragcore.wire.unsaid import Unsaid

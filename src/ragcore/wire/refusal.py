@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ragcore.secret import Secret
+from ragcore.types.secret import Secret
 from ragcore.wire.unsaid import NOTHING, Unsaid
 
 __all__ = ["NoAnswer", "ServerError", "Undecodable", "read_refusal", "request_id_of"]

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ragcore.words import UNSPACED, content_words
+from ragcore.text.words import UNSPACED, content_words
 
 __all__ = ["NOTHING", "Unsaid"]
 

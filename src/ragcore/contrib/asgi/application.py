@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 import anyio
 
 from ragcore.audit import acting, record
+from ragcore.client.rag import RAG
 from ragcore.contrib.asgi import openai_chat
 from ragcore.contrib.asgi.body import MAX_BODY, body_of
 from ragcore.contrib.asgi.chat import ChatBody, as_reported, check_fields, decoded
@@ -25,9 +26,8 @@ from ragcore.contrib.asgi.problem import Problem, Refused, problem
 from ragcore.contrib.asgi.public import FULL, public
 from ragcore.contrib.asgi.sse import PING_SECONDS, sse, steps
 from ragcore.errors import InvalidInput, RagcoreError
-from ragcore.rag import RAG
 from ragcore.resilience import Bulkhead
-from ragcore.validation import check_tenant
+from ragcore.types.validation import check_tenant
 
 __all__ = ["app"]
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 from ragcore.errors import InvalidInput
 from ragcore.generation.fences import fenced
 from ragcore.types import Turn
-from ragcore.validation import check_history
+from ragcore.types.validation import check_history
 
 __all__ = ["ChatBody", "as_reported", "check_fields", "decoded"]
 

@@ -20,7 +20,7 @@ import anyio
 
 from ragcore.errors import ConfigurationError, InvalidInput
 from ragcore.resilience.threads import Threads
-from ragcore.validation import check_tenant
+from ragcore.types.validation import check_tenant
 
 __all__ = ["Authenticate", "Identity", "Unauthorized", "from_tokens"]
 

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 import anyio
 
+from ragcore.compat.extras import require
 from ragcore.contrib.asgi.identity import Authenticate, Identity, Unauthorized
 from ragcore.errors import ConfigurationError
-from ragcore.extras import require
 
 __all__ = ["from_jwt"]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ragcore.client.rag import RAG
 from ragcore.contrib.asgi.exchange import ASGIApp, Message, Receive, Send
 from ragcore.errors import RagcoreError
-from ragcore.rag import RAG
 
 __all__ = ["lifespan"]
 

@@ -9,11 +9,11 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TypeAlias
 
+from ragcore.client.stream import AnswerStream
 from ragcore.contrib.asgi.exchange import encoded
 from ragcore.contrib.asgi.problem import problem
 from ragcore.contrib.asgi.public import public
 from ragcore.errors import RagcoreError
-from ragcore.stream import AnswerStream
 from ragcore.types import Delta, Done, Retrieved, StreamEvent
 
 __all__ = ["PING", "Step", "sse", "sse_event", "steps"]

@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from ragcore.compat.extras import require
 from ragcore.errors import InvalidInput
-from ragcore.extras import require
 from ragcore.ingest.parsed import Parsed
 from ragcore.ingest.readers.encoding import clean, decode
 from ragcore.ingest.readers.main_content import Content, content_of, is_hidden

@@ -12,8 +12,8 @@ from io import BytesIO
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+from ragcore.compat.extras import require
 from ragcore.errors import InvalidInput
-from ragcore.extras import require
 from ragcore.ingest.blocks import first_heading
 from ragcore.ingest.parsed import Parsed, Reader
 from ragcore.ingest.readers.encoding import clean

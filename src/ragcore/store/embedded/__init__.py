@@ -28,13 +28,13 @@ import anyio
 import anyio.to_thread
 
 from ragcore.errors import ConfigurationError, StoreError
+from ragcore.lifecycle.bound import expires_at
 from ragcore.resilience import Policy
-from ragcore.resilience.deadline import expires_at
-from ragcore.secret import Secret
 from ragcore.store.embedded import supervisor
 from ragcore.store.embedded.cluster import Cluster
 from ragcore.store.postgres import PgVectorStore, migrate
 from ragcore.store.postgres.dsn import parse
+from ragcore.types.secret import Secret
 
 __all__ = ["EmbeddedStore", "Server", "server"]
 

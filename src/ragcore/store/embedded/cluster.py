@@ -24,8 +24,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from ragcore.compat.extras import install_command
 from ragcore.errors import ConfigurationError
-from ragcore.extras import install_command
 
 __all__ = ["Cluster", "Login"]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, quote, unquote, urlencode, urlsplit
 
 from ragcore.errors import ConfigurationError
-from ragcore.secret import Secret, without_frames
+from ragcore.types.secret import Secret, without_frames
 
 __all__ = ["Address", "parse"]
 

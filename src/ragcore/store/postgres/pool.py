@@ -21,13 +21,13 @@ from asyncpg import exceptions as pg
 from numpy.typing import NDArray
 
 from ragcore.errors import ConfigurationError, NotOpen
+from ragcore.lifecycle.bound import expires_at
+from ragcore.lifecycle.owner import CLEAN_UP, cleaning_up
 from ragcore.resilience import Bulkhead
-from ragcore.resilience.deadline import expires_at
 from ragcore.resilience.flow import current_flow
-from ragcore.resilience.owner import CLEAN_UP, cleaning_up
 from ragcore.resilience.patience import in_line
-from ragcore.secret import without_frames
 from ragcore.store.postgres.dsn import Address
+from ragcore.types.secret import without_frames
 
 __all__ = [
     "Connection",

@@ -15,12 +15,11 @@ from typing import cast
 import asyncpg
 import numpy as np
 
+from ragcore.embedding.vectors import check_vectors
 from ragcore.errors import ConfigurationError, EmbeddingError, RagcoreError
 from ragcore.protocols import Embedder, Vector
-from ragcore.redaction import Redact, redacted
 from ragcore.resilience import deadline
 from ragcore.resilience.threads import Threads
-from ragcore.secret import Secret
 from ragcore.store.embed_text import text_to_embed
 from ragcore.store.postgres.dsn import Address, parse
 from ragcore.store.postgres.inspection import read_settings
@@ -28,9 +27,10 @@ from ragcore.store.postgres.pool import Connection, connect, encode_vector, find
 from ragcore.store.postgres.schema import LOCK, migrate
 from ragcore.store.postgres.statements import SQL, check_schema, filled, literal, quoted, statement
 from ragcore.store.postgres.translate import translate
+from ragcore.text.redaction import Redact, redacted
 from ragcore.types import EmbedText
+from ragcore.types.secret import Secret
 from ragcore.value import Value
-from ragcore.vectors import check_vectors
 
 __all__ = ["Reembedding", "reembed"]
 

@@ -15,7 +15,6 @@ import asyncpg
 
 from ragcore.errors import ConfigurationError, InvalidInput, RagcoreError
 from ragcore.resilience import deadline
-from ragcore.secret import Secret
 from ragcore.store.embed_text import DEFAULT_EMBED_TEXT
 from ragcore.store.postgres.dsn import Address, parse
 from ragcore.store.postgres.inspection import read_settings
@@ -23,7 +22,8 @@ from ragcore.store.postgres.pool import Connection, connect, find_extension, tra
 from ragcore.store.postgres.searches import words_of_function
 from ragcore.store.postgres.statements import MIGRATIONS, SQL, check_schema, filled, literal, quoted
 from ragcore.store.postgres.translate import translate
-from ragcore.words import UNSPACED
+from ragcore.text.words import UNSPACED
+from ragcore.types.secret import Secret
 
 __all__ = ["migrate"]
 
@@ -38,7 +38,7 @@ MIGRATE_SECONDS = 300.0
 # Chunks that are prepared for text search in one transaction: short, so that it holds up no writer.
 PREPARED_AT_ONCE = 2_000
 EXTENSION_TRIES = 10
-# The ranges of `ragcore.words.UNSPACED`, as PostgreSQL's regular expressions have them.
+# The ranges of `ragcore.text.words.UNSPACED`, as PostgreSQL's regular expressions have them.
 UNSPACED_ESCAPED = "".join(char if char == "-" else f"\\u{ord(char):04X}" for char in UNSPACED)
 
 

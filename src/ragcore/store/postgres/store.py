@@ -14,10 +14,9 @@ import asyncpg
 import numpy as np
 
 from ragcore.errors import ConfigurationError, InvalidInput
+from ragcore.lifecycle.part import Part
 from ragcore.protocols import Allowance, Diagnosis, EmbeddedDocument, Found, Ledger, Limits, Query, Scores, Vector
 from ragcore.resilience import Bulkhead, Policy, RetryPolicy, deadline
-from ragcore.resilience.part import Part
-from ragcore.secret import Secret
 from ragcore.store.postgres.conditions import Conditions
 from ragcore.store.postgres.dsn import parse
 from ragcore.store.postgres.inspection import MOST_INDEXED, Inspection, inspect
@@ -27,7 +26,8 @@ from ragcore.store.postgres.searches import Search
 from ragcore.store.postgres.statements import SQL, check_schema, quoted, statement
 from ragcore.store.postgres.translate import cause_of, judge, translate
 from ragcore.types import Counts, EmbedText, Passage
-from ragcore.validation import check_tenant
+from ragcore.types.secret import Secret
+from ragcore.types.validation import check_tenant
 
 __all__ = ["PgVectorStore"]
 

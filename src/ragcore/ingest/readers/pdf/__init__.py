@@ -14,8 +14,8 @@ import threading
 from collections import Counter
 from typing import Any
 
+from ragcore.compat.extras import require
 from ragcore.errors import InvalidInput
-from ragcore.extras import require
 from ragcore.ingest.blocks import PAGE_BREAK, first_heading
 from ragcore.ingest.parsed import Parsed
 from ragcore.ingest.readers.pdf.annotations import annotations_of

@@ -1,5 +1,5 @@
 -- The words of a text, as questions and chunks have them. The parser splits at blanks, so scripts without them (and Korean, whose endings grow onto
--- words) are taken out and given as pairs of neighbouring characters. The same ranges stand in `ragcore.words`.
+-- words) are taken out and given as pairs of neighbouring characters. The same ranges stand in `ragcore.text.words`.
 create or replace function {schema}.lexemes(given text) returns tsvector
     language plpgsql immutable strict parallel safe
     set search_path = pg_catalog, pg_temp

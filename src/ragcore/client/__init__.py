@@ -1,0 +1,1 @@
+"""The client: a question in, an answer out, by its deadline."""

@@ -1,0 +1,160 @@
+"""An answer as it comes: first the passages, then the text in pieces, then the whole."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Self
+
+import anyio
+
+from ragcore.errors import GenerationError, InvalidInput, NotOpen, RagcoreError
+from ragcore.lifecycle.closing import close_quietly
+from ragcore.lifecycle.owner import CLEAN_UP, Owner, cleaning_up
+from ragcore.types import Answer, Delta, Done, Generation, Prompt, Retrieval, Retrieved, StreamEvent
+
+if TYPE_CHECKING:
+    from ragcore.operating.calls import Call
+    from ragcore.protocols import Generator
+
+__all__ = ["AnswerStream"]
+
+
+class AnswerStream:
+    """An async iterator of `Retrieved`, then `Delta`s, then `Done`; made by `RAG.stream`.
+
+    It may be entered, read and left in different tasks: no cancel scope is open between two events. The reader's own time counts in the
+    deadline; a stream that nobody reads is closed at its deadline. A failure in mid-stream raises with `.partial_text`.
+    """
+
+    def __init__(
+        self,
+        *,
+        call: Call,
+        owner: Owner,
+        retrieval: Retrieval,
+        generator: Generator,
+        prompt: Prompt | None,
+        finish: Callable[[Call, Retrieval, Prompt | None, Generation | None], Answer],
+    ) -> None:
+        self._call = call
+        self._retrieval = retrieval
+        self._generator = generator
+        self._prompt = prompt
+        self._finish = finish
+        self._stack = AsyncExitStack()
+        self._pieces: AsyncIterator[str | Generation] | None = None
+        self._events = self._run()
+        self._text = ""
+        self._answer: Answer | None = None
+        self._left = anyio.Event()
+        self._began = anyio.current_time()
+        owner.spawn(self._close_at_deadline, name="abandoned stream")
+
+    @property
+    def call_id(self) -> str:
+        """The id of the call, as the answer and the errors have it."""
+        return self._call.id
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> StreamEvent:
+        if self._call.stepping:
+            raise InvalidInput("another task is reading this stream: a stream has one reader", stage="generate")
+        if self._left.is_set() and self._answer is None:
+            raise self._ended()
+        try:
+            with self._call:
+                return await self._events.__anext__()
+        except StopAsyncIteration:
+            raise
+        except BaseException as error:
+            await self._failed(error)
+            raise
+
+    async def answer(self) -> Answer:
+        """Read what is left, and the whole answer.
+
+        Raises:
+            GenerationError, DeadlineExceeded, …: it broke; `.partial_text` is what came before.
+        """
+        async for _ in self:
+            pass
+        if self._answer is None:
+            raise self._ended()
+        return self._answer
+
+    async def aclose(self) -> None:
+        """Leave: what still runs is cancelled, the model's request is closed."""
+        self._left.set()
+        self._call.finish("cancelled" if self._answer is None else "ok")
+        await self._abandon()
+
+    async def _run(self) -> AsyncGenerator[StreamEvent, None]:
+        yield Retrieved(self._retrieval)
+        generation = None
+        if self._prompt is not None:
+            self._call.stage = "generate"
+            self._began = anyio.current_time()
+            self._pieces = await self._stack.enter_async_context(self._generator.stream(self._prompt))
+            async for piece in self._pieces:
+                self._call.saw(piece)
+                if isinstance(piece, Generation):
+                    generation = piece
+                    break
+                self._text += piece
+                yield Delta(piece)
+            if generation is None:
+                raise GenerationError("the generator's stream ended without a result: it broke", stage="generate")
+            await self._close()
+            self._call.timings = replace(self._call.timings, generate=anyio.current_time() - self._began)
+        self._answer = self._finish(self._call, self._retrieval, self._prompt, generation)
+        if not self._text:
+            yield Delta(self._answer.text)
+        elif not self._answer.found:  # the model said why before it said that it doesn't
+            yield Delta(f"\n\n{self._answer.text}")
+        self._left.set()
+        self._call.finish("degraded" if self._call.degraded else "ok")
+        yield Done(self._answer)
+
+    async def _failed(self, error: BaseException) -> None:
+        if isinstance(error, RagcoreError):
+            error.partial_text = error.partial_text or self._text
+        self._call.failed(error)
+        self._left.set()
+        await self._abandon()
+
+    async def _close(self) -> None:
+        stack, self._stack = self._stack, AsyncExitStack()
+        with cleaning_up():
+            await close_quietly(stack)
+
+    async def _abandon(self) -> None:
+        if self._call.stepping:  # another task is waiting for an event: it is cancelled, and cleans up
+            self._call.cancel("the stream was left while another task was reading it")
+            return
+        with cleaning_up():
+            await close_quietly(self._events)
+        await self._close()
+
+    async def _close_at_deadline(self) -> None:
+        with anyio.move_on_after(self._call.remaining()):
+            await self._left.wait()
+            return
+        if self._call.stepping:  # somebody reads: the step ends at the deadline by itself, and leaves
+            with anyio.move_on_after(2 * CLEAN_UP):
+                await self._left.wait()
+                return
+        self._left.set()
+        self._call.finish("abandoned")
+        await self._abandon()
+
+    def _ended(self) -> RagcoreError:
+        if self._call.remaining() == 0:
+            error: RagcoreError = self._call.expired()
+        else:
+            error = NotOpen("the stream has been left: enter a new one", stage="generate")
+        error.partial_text = self._text
+        return error

@@ -1,0 +1,241 @@
+"""Whether the client can do its work, and what it is made of. A check proves the dependency, not that an object exists."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from typing import Any, Literal, Protocol, TypeAlias
+
+import anyio
+
+from ragcore.compat.extras import installed
+from ragcore.config import Settings
+from ragcore.errors import Overloaded, RagcoreError
+from ragcore.lifecycle.bound import inherit
+from ragcore.operating.memory import MEBI, read_memory
+from ragcore.protocols import Pingable
+from ragcore.resilience.threads import Threads
+from ragcore.retrieval.retriever import Retriever
+from ragcore.text.redaction import key_of
+from ragcore.types import CallInfo, Health, Stats
+
+__all__ = ["HealthCheck", "describe"]
+
+Status: TypeAlias = Literal["healthy", "degraded", "unhealthy"]
+
+CACHE_SECONDS = 1.0
+# By so many of the last calls a store without `ping` is judged.
+JUDGED_CALLS = 5
+# Shares of the memory limit.
+TIGHT, FULL = 0.8, 0.95
+PACKAGES = ("ragcore", "anyio", "asyncpg", "openai", "pgvector", "tiktoken", "tenacity", "numpy")
+
+
+class Client(Protocol):
+    """What is looked at: the client."""
+
+    settings: Settings
+
+    @property
+    def retriever(self) -> Retriever:
+        """Its retriever."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes calls."""
+
+    def stats(self) -> Stats:
+        """Its machinery."""
+        ...
+
+    def recent(self) -> tuple[CallInfo, ...]:
+        """Its last calls."""
+        ...
+
+
+class HealthCheck:
+    """Checks, bounded and cached."""
+
+    def __init__(self) -> None:
+        self._last: tuple[float, Health] | None = None
+        self._threads = Threads(1, name="health")
+        self._one_at_a_time = anyio.Lock()
+
+    async def check(self, rag: Client, timeout: float) -> Health:
+        """The health of a client, at most a second old, within `timeout` seconds."""
+        async with self._one_at_a_time:  # who asks meanwhile gets the same answer
+            now = anyio.current_time()
+            if self._last is not None and now - self._last[0] < CACHE_SECONDS:
+                return self._last[1]
+            return await self._check(rag, timeout, now)
+
+    async def _check(self, rag: Client, timeout: float, now: float) -> Health:
+        stats = rag.stats()
+        checks: dict[str, tuple[Status, dict[str, Any]]] = {
+            "database": ("unhealthy", {"reason": f"no answer within {timeout:g} s"}),
+            "rag_service": _service(rag, stats),
+            "memory_usage": ("healthy", {"reason": "not measured"}),
+        }
+        with anyio.move_on_after(timeout), inherit(now + timeout):
+            checks["memory_usage"] = await self._memory(rag.settings.memory_mb)
+            checks["database"] = await _database(rag)
+        checks["database"][1].update(_machinery(stats, "store"))
+        if "store writes" in stats.policies:
+            checks["database"][1]["writes"] = _machinery(stats, "store writes")
+        order: list[Status] = ["healthy", "degraded", "unhealthy"]
+        health = Health(
+            status=max((status for status, _ in checks.values()), key=order.index),
+            timestamp=datetime.now(UTC),
+            services={name: status for name, (status, _) in checks.items()},
+            ready=checks["database"][0] != "unhealthy" and checks["rag_service"][0] != "unhealthy",
+            details={name: details for name, (_, details) in checks.items()},
+        )
+        self._last = (now, health)
+        return health
+
+    async def _memory(self, limit_mb: float | None) -> tuple[Status, dict[str, Any]]:
+        try:
+            memory = await self._threads.run(lambda: read_memory(limit_mb))
+        except (OSError, ValueError, RagcoreError):
+            return "healthy", {"reason": "not measured"}
+        share = memory.share
+        status: Status = "healthy" if share is None or share < TIGHT else "degraded" if share < FULL else "unhealthy"
+        details: dict[str, Any] = {
+            "used_mb": round(memory.used / MEBI, 1),
+            "resident_mb": round(memory.resident / MEBI, 1),
+            "limit_mb": None if memory.limit is None else round(memory.limit / MEBI, 1),
+            "limit_from": memory.source,
+            "share": None if share is None else round(share, 4),
+        }
+        if status != "healthy":
+            details["reason"] = f"{share:.0%} of the memory is used"
+        return status, details
+
+
+async def _database(rag: Client) -> tuple[Status, dict[str, Any]]:
+    """A real query, where the store has one."""
+    store: Any = rag.retriever.store
+    began = anyio.current_time()
+    try:
+        if isinstance(store, Pingable):
+            await store.ping()
+        elif not getattr(store, "is_open", True):
+            return "unhealthy", {"reason": "not open"}
+        else:
+            return _by_the_last_searches(rag)
+    except Overloaded as error:
+        # Busy is not broken: what restarts a service that is unhealthy would make it worse.
+        return "degraded", {"reason": str(error)}
+    except Exception as error:  # whatever it is, the health check says so and goes on
+        return "unhealthy", {"reason": str(error) if isinstance(error, RagcoreError) else type(error).__name__}
+    return "healthy", {"seconds": round(anyio.current_time() - began, 6)}
+
+
+def _by_the_last_searches(rag: Client) -> tuple[Status, dict[str, Any]]:
+    """A store that can't be asked: it works as it did in the last calls that got to it."""
+    searched = [
+        call for call in rag.recent() if call.stage in ("search", "generate") or call.outcome in ("ok", "degraded")
+    ]
+    last = [call.outcome == "StoreError" for call in searched[-JUDGED_CALLS:]]
+    if not last:
+        return "healthy", {"reason": "not asked: the store has no ping, and nothing was searched yet"}
+    details = {"reason": f"judged by the last {len(last)} calls, since the store has no ping", "failed": sum(last)}
+    if not last[-1]:
+        return "healthy", details
+    return "unhealthy" if all(last) else "degraded", details
+
+
+def _service(rag: Client, stats: Stats) -> tuple[Status, dict[str, Any]]:
+    if not rag.is_open:
+        return "unhealthy", {"reason": "not open"}
+    names = [name for name in stats.policies if name not in ("store", "store writes")]
+    details: dict[str, Any] = {
+        "calls": dict(stats.calls),
+        "last_failure": _last_failure(rag),
+        "dependencies": {name: _machinery(stats, name) for name in names},
+    }
+    not_closed = [
+        name
+        for name, policy in stats.policies.items()
+        for breaker in (policy.get("breaker"), *policy.get("keys", {}).values())
+        if breaker and breaker["state"] != "closed"
+    ]
+    if not_closed:
+        return "degraded", {**details, "reason": f"circuit breaker not closed: {', '.join(not_closed)}"}
+    return "healthy", details
+
+
+def _machinery(stats: Stats, name: str) -> dict[str, Any]:
+    """Breaker, room and pool of a dependency."""
+    policy = stats.policies.get(name, {})
+    breaker, bulkhead = policy.get("breaker"), policy.get("bulkhead")
+    found: dict[str, Any] = {}
+    if breaker:
+        found["breaker"] = breaker["state"]
+        found["keys"] = {key: one["state"] for key, one in policy.get("keys", {}).items()}
+    if bulkhead:
+        found |= {"running": bulkhead["inside"], "waiting": bulkhead["waiting"], "limit": bulkhead["limit"]}
+    if policy.get("paused_for"):
+        found["paused_for"] = policy["paused_for"]
+    if name in stats.pools:
+        found["pool"] = dict(stats.pools[name])
+    return found
+
+
+def _last_failure(rag: Client) -> dict[str, Any] | None:
+    """By name and stage: the message of a foreign error might hold anything."""
+    for call in reversed(rag.recent()):
+        if call.outcome not in ("ok", "degraded", "cancelled", "InvalidInput"):
+            return {"id": call.id, "method": call.method, "outcome": call.outcome, "stage": call.stage}
+    return None
+
+
+async def describe(rag: Client, timeout: float) -> dict[str, Any]:
+    """What a client is made of; None for what could not be reached within `timeout` seconds."""
+    store: Any = rag.retriever.store
+    embedder = rag.retriever.embedder
+    described: dict[str, Any] = {
+        "versions": None,
+        "extras": None,
+        "settings": {**asdict(replace(rag.settings, redact=None)), "redact": key_of(rag.settings.redact) or None},
+        "retriever": {
+            "mode": rag.retriever.mode,
+            "top_k": rag.retriever.top_k,
+            "score_threshold": rag.retriever.score_threshold,
+        },
+        "embedder": None if embedder is None else {"model": embedder.model, "dimension": embedder.dimension},
+        "store": {"type": type(store).__name__, **(store.describe() if hasattr(store, "describe") else {})},
+        "database": None,
+        "counts": None,
+    }
+    with anyio.move_on_after(timeout), inherit(anyio.current_time() + timeout):
+        described["versions"], described["extras"] = await Threads(1, name="versions").run(_installed)
+        described["database"] = await _reached(store, "inspect")
+        described["counts"] = await _reached(store, "count", tenant=None)
+    return described
+
+
+async def _reached(store: Any, method: str, **arguments: Any) -> Mapping[str, Any] | None:
+    if not hasattr(store, method):
+        return None
+    try:
+        result: Mapping[str, Any] = (await getattr(store, method)(**arguments)).to_dict()
+    except RagcoreError:
+        return None
+    return result
+
+
+def _installed() -> tuple[dict[str, str | None], dict[str, bool]]:
+    """Versions, and by extra whether it is there. Blocks: the metadata of packages is read from files."""
+    versions = {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+    return versions, installed()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

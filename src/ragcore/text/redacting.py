@@ -1,0 +1,47 @@
+"""Where a redaction runs: a `Redaction` at once, a function of the user's on a thread, so that a slow one holds up nobody else."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TypeVar
+
+from ragcore.resilience.flow import current_flow
+from ragcore.resilience.threads import Threads
+from ragcore.text.redaction import Redact, Redaction, redacted
+
+__all__ = ["Redacting"]
+
+T = TypeVar("T")
+
+# Functions that may run at once for one tenant. One that hangs keeps its thread, and must not keep another tenant's.
+THREADS = 4
+# Tenants whose threads are kept; with all of them hanging, so many times as many threads.
+MOST_FLOWS = 100
+
+
+class Redacting:
+    """Threads for functions of the user's, for each tenant some of its own. Their callers wait no longer than their deadlines."""
+
+    def __init__(self) -> None:
+        self._threads: OrderedDict[str, Threads] = OrderedDict()
+
+    async def redacted(self, redact: Redact | None, text: str) -> str:
+        """As `redaction.redacted`."""
+        return await self.run(redact, lambda: redacted(redact, text))
+
+    async def run(self, redact: Redact | None, work: Callable[[], T]) -> T:
+        """The result of work that redacts."""
+        if redact is None or isinstance(redact, Redaction):
+            return work()
+        return await self._of(current_flow.get()).run(work)
+
+    def _of(self, flow: str) -> Threads:
+        if flow not in self._threads:
+            idle = [name for name, threads in self._threads.items() if not threads.places.inside]
+            for name in idle[: len(self._threads) + 1 - MOST_FLOWS]:
+                del self._threads[name]
+            if len(self._threads) >= MOST_FLOWS:  # all of them are at work: the rest share the threads of the first
+                return self._threads[next(iter(self._threads))]
+            self._threads[flow] = Threads(THREADS, name="redacting")
+        return self._threads[flow]

@@ -1,0 +1,80 @@
+"""The values that go in and come out: frozen, slotted, picklable, hashable (mappings left out), `to_dict()` on each.
+
+All lengths of time are seconds. None means: not measured, did not run, or unknown; never 0.
+"""
+
+from ragcore.types.answers import (
+    Answer,
+    Citation,
+    Degradation,
+    Delta,
+    Done,
+    EmptyReason,
+    Generation,
+    Mode,
+    Passage,
+    Prompt,
+    Retrieval,
+    Retrieved,
+    SimilarityReport,
+    StreamEvent,
+    Turn,
+    Usage,
+)
+from ragcore.types.documents import (
+    Chunk,
+    Counts,
+    Document,
+    Doubt,
+    EmbedText,
+    Erased,
+    IngestReport,
+    Kind,
+    Scalar,
+    Unreadable,
+)
+from ragcore.types.operations import (
+    CallInfo,
+    Health,
+    LimitState,
+    Price,
+    Stats,
+    UsedTokens,
+)
+from ragcore.value import Timings
+
+__all__ = [
+    "Answer",
+    "CallInfo",
+    "Chunk",
+    "Citation",
+    "Counts",
+    "Degradation",
+    "Delta",
+    "Document",
+    "Done",
+    "Doubt",
+    "EmbedText",
+    "EmptyReason",
+    "Erased",
+    "Generation",
+    "Health",
+    "IngestReport",
+    "Kind",
+    "LimitState",
+    "Mode",
+    "Passage",
+    "Price",
+    "Prompt",
+    "Retrieval",
+    "Retrieved",
+    "Scalar",
+    "SimilarityReport",
+    "Stats",
+    "StreamEvent",
+    "Timings",
+    "Turn",
+    "Unreadable",
+    "Usage",
+    "UsedTokens",
+]

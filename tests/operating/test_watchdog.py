@@ -1,0 +1,185 @@
+"""The watchdog: what a user calls a hang, planted and found."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import anyio
+import pytest
+
+from ragcore import DeadlineExceeded, Document, Settings, events
+from ragcore.client.rag import RAG
+from ragcore.testing import FakeEmbedder, Hang, fake_rag
+
+pytestmark = [pytest.mark.anyio, pytest.mark.blocking_allowed]
+
+WATCHED = Settings(watchdog=True, drain=0.0)
+
+
+@pytest.fixture
+def heard() -> Iterator[list[events.Event]]:
+    """What the watchdog said."""
+    found: list[events.Event] = []
+    stop = events.subscribe(
+        lambda event: found.append(event) if event.source == "watchdog" or event.name == "call.hung" else None
+    )
+    yield found
+    stop()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(8):
+        while not condition():
+            await anyio.sleep(0.01)
+
+
+def named(found: list[events.Event], name: str) -> list[events.Event]:
+    return [event for event in found if event.name == name]
+
+
+async def test_a_blocked_event_loop_is_reported_with_the_stack_that_blocks_it(
+    heard: list[events.Event], caplog: pytest.LogCaptureFixture
+) -> None:
+    def the_users_own_mistake() -> None:
+        time.sleep(1)
+
+    async with fake_rag(settings=WATCHED):
+        await anyio.sleep(0.2)
+        the_users_own_mistake()
+        await until(lambda: bool(named(heard, "loop.unblocked")))
+    assert len(named(heard, "loop.blocked")) == 1
+    assert "the_users_own_mistake" in named(heard, "loop.blocked")[0].data["stack"]
+    assert 0.8 < named(heard, "loop.unblocked")[0].data["seconds"] < 5
+    assert "the event loop has been blocked" in caplog.text
+    assert "the event loop turns again" in caplog.text
+
+
+async def test_a_call_that_ran_out_of_time_because_of_it_says_so(heard: list[events.Event]) -> None:
+    embedder = FakeEmbedder()
+    async with fake_rag(embedder=embedder, settings=WATCHED) as rag:
+        await rag.add([Document("d", "Your deductible is $1,500.")], tenant="m")
+        embedder.faults.always(Hang())
+        await anyio.sleep(0.2)
+
+        async def block() -> None:
+            await anyio.sleep(0.1)
+            time.sleep(1.5)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(block)
+            with pytest.raises(DeadlineExceeded, match=r"for 1\.\d s of it the event loop was blocked"):
+                await rag.ask("What is my deductible?", tenant="m", timeout=0.5, degrade=False)
+        await until(lambda: bool(named(heard, "loop.unblocked")))
+    assert named(heard, "call.hung") == []  # it could not have been back
+
+
+def test_a_loop_that_is_not_running_is_not_blocked(heard: list[events.Event]) -> None:
+    rag = fake_rag(settings=WATCHED)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(rag.start())
+    time.sleep(0.4)
+    loop.run_until_complete(asyncio.sleep(0.2))
+    assert heard == []
+    assert rag._calls.blocked == 0
+    assert rag._watchdog is not None
+    thread = rag._watchdog._thread
+    assert thread is not None
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.sleep(0))
+    time.sleep(0.3)
+    loop.close()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+async def test_an_uncancellable_call_is_reported_with_where_it_waits(
+    heard: list[events.Event], caplog: pytest.LogCaptureFixture
+) -> None:
+    released = anyio.Event()
+
+    async def ignores_its_cancellation() -> None:
+        with anyio.CancelScope(shield=True):
+            await released.wait()
+
+    async with fake_rag(settings=WATCHED) as rag:
+        with suppress(DeadlineExceeded), rag._call("ask", "m", 0.2) as call:
+            assert call.task is not None
+            async with anyio.create_task_group() as group:
+                group.start_soon(_release_when, released, lambda: bool(named(heard, "call.hung")))
+                await ignores_its_cancellation()
+    said = named(heard, "call.hung")
+    assert len(said) == 1
+    assert said[0].source == "ask"
+    assert said[0].data["id"] == call.id
+    assert "ignores_its_cancellation" in said[0].data["stack"]
+    assert "ignores its cancellation" in caplog.text
+
+
+async def _release_when(released: anyio.Event, condition: Callable[[], bool]) -> None:
+    with anyio.CancelScope(shield=True):
+        await until(condition)
+        released.set()
+
+
+async def test_a_full_default_executor_is_reported_once_with_what_its_threads_do(
+    heard: list[events.Event], anyio_backend_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    if anyio_backend_name == "trio":
+        pytest.skip("trio has no default executor")
+    release = threading.Event()
+
+    def abandoned_call() -> None:
+        release.wait(10)
+
+    loop = asyncio.get_running_loop()
+    async with fake_rag(settings=WATCHED):
+        work = [loop.run_in_executor(None, abandoned_call) for _ in range(60)]
+        await until(lambda: bool(named(heard, "executor.saturated")))
+        await anyio.sleep(0.2)
+        release.set()
+        await asyncio.gather(*work)
+    said = named(heard, "executor.saturated")
+    assert len(said) == 1
+    assert said[0].data["queued"] > 0
+    assert "abandoned_call" in said[0].data["stack"]
+    assert "default executor is full" in caplog.text
+
+
+async def test_nothing_is_reported_where_nothing_is_wrong_and_its_thread_ends(heard: list[events.Event]) -> None:
+    async with fake_rag(settings=WATCHED) as rag:
+        await rag.add([Document("d", "Your deductible is $1,500.")], tenant="m")
+        for _ in range(5):
+            await rag.ask("What is my deductible?", tenant="m")
+        assert rag._watchdog is not None
+        assert rag._watchdog.watching
+        thread = rag._watchdog._thread
+        assert thread is not None
+        await anyio.sleep(0.3)
+    assert not rag._watchdog.watching
+    await until(lambda: not thread.is_alive())
+    assert named(heard, "call.hung") == []
+
+
+async def test_it_can_be_off(rag: RAG) -> None:
+    assert rag._watchdog is None
+    assert Settings().watchdog
+
+
+def test_a_loop_that_was_closed_under_it_ends_it() -> None:
+    rag = fake_rag(settings=WATCHED)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(rag.start())
+    assert rag._watchdog is not None
+    thread = rag._watchdog._thread
+    assert thread is not None
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.sleep(0.01))
+    loop.close()
+    thread.join(5)
+    assert not thread.is_alive()

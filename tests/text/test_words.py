@@ -1,0 +1,91 @@
+"""Words, sentences, tokens, events."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ragcore import Passage, estimate_tokens, events
+from ragcore.generation.extractive import quote
+from ragcore.text.tokens import TokenCounter
+from ragcore.text.words import content_words, sentences
+
+from ..conftest import shared
+
+
+@given(st.text(max_size=300))
+def test_sentences_are_ordered_pieces_without_space_around_and_lose_only_space(text: str) -> None:
+    spans = list(sentences(text))
+    assert all(text[a:b] == text[a:b].strip() != "" for a, b in spans)
+    assert all(one[1] <= other[0] for one, other in zip(spans, spans[1:], strict=False))
+    kept = {i for a, b in spans for i in range(a, b)}
+    assert all(text[i].isspace() for i in range(len(text)) if i not in kept)
+
+
+def test_a_figure_is_never_cut() -> None:
+    text = "Your deductible is $1,500.50 per year. See e.g. section 2.3 of the plan. Dr. Lee agrees."
+    assert [text[a:b] for a, b in sentences(text)] == [
+        "Your deductible is $1,500.50 per year.",
+        "See e.g. section 2.3 of the plan.",
+        "Dr. Lee agrees.",
+    ]
+
+
+def test_plurals_and_possessives_are_folded() -> None:
+    assert content_words("The policies' deductibles for glasses") == content_words("policy deductible glasse")
+
+
+def test_estimates_grow_with_the_text() -> None:
+    assert estimate_tokens("") == 0
+    assert estimate_tokens("a") == 1
+    assert 250 <= estimate_tokens("word " * 200) <= 350
+
+
+def test_counting_never_waits_for_the_ranks() -> None:
+    counter = TokenCounter("a-model-that-tiktoken-does-not-know")
+    assert counter.count("hello world") == estimate_tokens("hello world")
+    assert counter.wait(5.0) is False
+
+
+def test_counts_are_exact_once_the_ranks_are_loaded() -> None:
+    shared("tiktoken")
+    counter = TokenCounter("gpt-4o-mini")
+    assert counter.wait(20.0)
+    assert counter.count("hello <|endoftext|> world") > 5  # special tokens are plain text
+    assert abs(counter.count("word " * 5_000) - 5_000) < 20
+
+
+def test_the_ranks_load_in_a_daemon_thread() -> None:
+    TokenCounter("gpt-4o")
+    assert all(thread.daemon for thread in threading.enumerate() if thread.name == "ragcore-tokens")
+
+
+def test_listeners_hear_until_they_unsubscribe_and_their_errors_go_no_further(caplog: pytest.LogCaptureFixture) -> None:
+    heard: list[str] = []
+
+    def broken(event: events.Event) -> None:
+        raise ValueError(event.name)
+
+    stop_broken = events.subscribe(broken)
+    stop = events.subscribe(lambda event: heard.append(f"{event.name} {event.source} {event.data['n']}"))
+    events.emit("a.b", "source", n=1)
+    stop()
+    stop()
+    stop_broken()
+    events.emit("a.c", "source", n=2)
+    assert heard == ["a.b source 1"]
+    assert "a.b" in caplog.text
+    assert not events.listening()
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "text", ["." * 200_000 + "a", "\n" * 200_000, "\n" + " " * 200_000, "!)" * 100_000, "a" * 200_000, "- " * 100_000]
+)
+def test_long_runs_take_linear_time(text: str) -> None:
+    """Quadratic, each of these would take minutes."""
+    assert len(list(sentences(text))) <= len(text)
+    assert quote(text[:32_000], [Passage("c", "d", text[:20_000])]) is not None
