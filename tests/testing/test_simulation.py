@@ -110,7 +110,7 @@ def permit_not_released() -> Any:
 
 @contextmanager
 def no_deadline_inherited() -> Iterator[None]:
-    module = importlib.import_module("ragcore.lifecycle.bound")
+    module = importlib.import_module("ragcore.resilience.deadline")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "expires_at", lambda: float("inf"))
         patch.setattr(Call, "when", property(lambda call: call.began + call.dependency.timeout))

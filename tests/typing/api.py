@@ -267,7 +267,9 @@ async def machinery() -> None:
         assert_type(await flights.call("key", number), int)
         print(flights.snapshot())
     for part in (policy, breaker, bulkhead, budget):
-        assert_type(part.snapshot(), resilience.Snapshot)
+        snapshot: resilience.Snapshot = part.snapshot()
+        assert_type(snapshot.to_dict(), dict[str, Any])
+    assert_type(bulkhead.snapshot().waiting, int)
     assert_type(resilience.from_status(503, {}), resilience.Failure | None)
     on: resilience.On = lambda error: resilience.Failure(retry=True, counts=True, retry_after=None)  # noqa: E731
     print(on, resilience.CircuitOpen, resilience.DeadlineExceeded, resilience.Overloaded)

@@ -12,10 +12,19 @@ from ragcore.resilience.flow import flow
 from ragcore.resilience.policy import Hold, Policy
 from ragcore.resilience.retry import RetryBudget, RetryPolicy
 from ragcore.resilience.single_flight import SingleFlight
-from ragcore.resilience.snapshot import Snapshot
+from ragcore.resilience.snapshot import (
+    BreakerSnapshot,
+    BulkheadSnapshot,
+    PolicySnapshot,
+    RetryBudgetSnapshot,
+    SingleFlightSnapshot,
+    Snapshot,
+)
 
 __all__ = [
+    "BreakerSnapshot",
     "Bulkhead",
+    "BulkheadSnapshot",
     "CircuitBreaker",
     "CircuitOpen",
     "Deadline",
@@ -25,9 +34,12 @@ __all__ = [
     "On",
     "Overloaded",
     "Policy",
+    "PolicySnapshot",
     "RetryBudget",
+    "RetryBudgetSnapshot",
     "RetryPolicy",
     "SingleFlight",
+    "SingleFlightSnapshot",
     "Snapshot",
     "State",
     "deadline",

@@ -1,7 +1,7 @@
 """One attempt at a dependency: its place, its permit and its time, all given back in one synchronous step.
 
 This is the one place where an attempt's outcome is known with its duration. An adaptive limit would learn from `end` and set `Bulkhead.limit`;
-a hedge would be a second attempt of the same call, admitted only where `Call.admit_at_once` finds room.
+a hedge would be a second attempt of the same call, admitted only where `admit_at_once` finds room.
 """
 
 from __future__ import annotations

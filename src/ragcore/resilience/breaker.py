@@ -21,7 +21,7 @@ from ragcore.events import emit, listening
 from ragcore.resilience.blame import Blame
 from ragcore.resilience.clock import clock, now_if_any
 from ragcore.resilience.flow import MOST_FLOWS, current_flow
-from ragcore.resilience.snapshot import Snapshot
+from ragcore.resilience.snapshot import BreakerSnapshot
 from ragcore.resilience.window import SlidingWindow
 
 __all__ = ["CircuitBreaker", "Outcome", "Permit", "State"]
@@ -261,12 +261,12 @@ class CircuitBreaker:
         ordered = sorted(self._durations)
         return ordered[math.ceil(0.95 * len(ordered)) - 1] if ordered else 0.0
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> BreakerSnapshot:
         """State, window and counters, serialisable."""
         now = now_if_any()
         if now is not None:
             self._window.advance(now)
-        return Snapshot(
+        return BreakerSnapshot(
             name=self.name,
             state=self._state,
             retry_after=max(0.0, self._open_until - now) if self._state == "open" and now is not None else None,

@@ -25,7 +25,7 @@ from ragcore.events import emit, listening
 from ragcore.lifecycle.bound import expires_at
 from ragcore.resilience.clock import clock, now_if_any
 from ragcore.resilience.flow import MOST_FLOWS, current_flow
-from ragcore.resilience.snapshot import Snapshot
+from ragcore.resilience.snapshot import BulkheadSnapshot
 from ragcore.resilience.waiter import NEWEST, Flow, Waiter
 
 __all__ = ["Bulkhead"]
@@ -267,9 +267,9 @@ class Bulkhead:
     ) -> None:
         self.release()
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> BulkheadSnapshot:
         """Limits, use and counters, serialisable."""
-        return Snapshot(
+        return BulkheadSnapshot(
             name=self.name,
             limit=self._limit,
             inside=self._inside,

@@ -11,10 +11,13 @@ import anyio
 
 from ragcore.lifecycle.closing import close_quietly
 from ragcore.lifecycle.owner import cleaning_up
+from ragcore.resilience.admission import admit, admit_at_once
 from ragcore.resilience.attempt import Attempt, AttemptTimeout
 from ragcore.resilience.call import Call
 from ragcore.resilience.dependency import Dependency
 from ragcore.resilience.failure import On
+from ragcore.resilience.pipeline import again, bounded, end_failed
+from ragcore.resilience.verdict import outcome_of
 
 __all__ = ["Hold"]
 
@@ -73,15 +76,15 @@ class Hold:
         async def attempt() -> T:
             opened = await self._place(call)
             try:
-                return await call.bounded(fn, opened, self._dependency.attempt_timeout)
+                return await bounded(call, fn, opened, self._dependency.attempt_timeout)
             except BaseException as error:
-                call.failed(opened, error)
+                end_failed(call, opened, error)
                 raise
 
         try:
             return await attempt()
         except Exception as error:
-            return await call.again(error, attempt)
+            return await again(call, error, attempt)
 
     def items(self, source: AsyncIterable[T], /) -> AsyncGenerator[T, None]:
         """The items of `source`, each within its time: the first within `first_timeout`, then `idle_timeout`, all within the deadline.
@@ -113,7 +116,7 @@ class Hold:
                     attempt.judge("success", call.clock())
                     return
                 except BaseException as error:
-                    attempt.judge(call.blame(error, attempt, began), call.clock())
+                    attempt.judge(outcome_of(call, error, attempt, began), call.clock())
                     if isinstance(error, Exception):
                         await call.yield_to_cancellation(error)
                     raise
@@ -133,7 +136,7 @@ class Hold:
         limit = self._dependency.idle_timeout if self._handed_on else self._dependency.first_timeout
         call.open_by = math.inf
         try:
-            return await call.bounded(iterator.__anext__, attempt, limit, began)
+            return await bounded(call, iterator.__anext__, attempt, limit, began)
         except AttemptTimeout as error:
             if error.attempt is not attempt:
                 raise
@@ -149,7 +152,7 @@ class Hold:
         call.resume()
         self._placing = True
         try:
-            self._attempt = call.admit_at_once() or await call.admit()
+            self._attempt = admit_at_once(call) or await admit(call)
         finally:
             self._placing = False
         return self._attempt

@@ -1,4 +1,4 @@
-"""A policy: all that surrounds one call to a dependency, in a fixed order, which `call` tells."""
+"""A policy: all that surrounds one call to a dependency, in a fixed order, which `pipeline` tells."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from ragcore.resilience.failure import On
 from ragcore.resilience.hold import Hold
 from ragcore.resilience.keyed_breakers import KeyedBreakers
 from ragcore.resilience.pauses import Pauses
+from ragcore.resilience.pipeline import again, try_once
 from ragcore.resilience.retry import RetryBudget, RetryPolicy
-from ragcore.resilience.snapshot import Snapshot
+from ragcore.resilience.snapshot import PolicySnapshot
 
 __all__ = ["Hold", "Policy"]
 
@@ -123,9 +124,9 @@ class Policy:
         """
         call = Call(self._dependency, key, on)
         try:
-            return await call.attempt(fn)
+            return await try_once(call, fn)
         except Exception as error:
-            return await call.again(error, lambda: call.attempt(fn))
+            return await again(call, error, lambda: try_once(call, fn))
 
     def hold(self, *, key: str | None = None, on: On | None = None) -> AbstractAsyncContextManager[Hold]:
         """A place that is kept for a stream, to the end of the block.
@@ -163,16 +164,16 @@ class Policy:
         """Whether no breaker was given: then components take one for each model; one that was given is shared by all."""
         return self._has_default_breaker
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> PolicySnapshot:
         """Counters, and the parts' own snapshots, serialisable."""
         dependency, now = self._dependency, now_if_any()
-        return Snapshot(
+        return PolicySnapshot(
             name=dependency.name,
             calls=dependency.calls,
             retries=dependency.retries,
             paused_for=None if now is None else dependency.pauses.longest(now),
-            breaker=dependency.breaker and dependency.breaker.snapshot(),
+            breaker=None if dependency.breaker is None else dependency.breaker.snapshot(),
             keys={key: breaker.snapshot() for key, breaker in dependency.breakers or ()},
-            bulkhead=dependency.bulkhead and dependency.bulkhead.snapshot(),
-            retry_budget=dependency.budget and dependency.budget.snapshot(),
+            bulkhead=None if dependency.bulkhead is None else dependency.bulkhead.snapshot(),
+            retry_budget=None if dependency.budget is None else dependency.budget.snapshot(),
         )

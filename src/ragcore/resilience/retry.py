@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
-from ragcore.resilience.snapshot import Snapshot
+from ragcore.resilience.snapshot import RetryBudgetSnapshot
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -66,9 +66,9 @@ class RetryBudget:
         self._spent += 1
         return True
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> RetryBudgetSnapshot:
         """Balance and counters, serialisable."""
-        return Snapshot(
+        return RetryBudgetSnapshot(
             balance=self._balance, reserve=self.reserve, ratio=self.ratio, spent=self._spent, refused=self._refused
         )
 

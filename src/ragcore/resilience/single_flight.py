@@ -21,7 +21,7 @@ from ragcore.events import emit
 from ragcore.lifecycle.part import Part
 from ragcore.resilience.flow import current_flow
 from ragcore.resilience.patience import in_line, patience_in_force
-from ragcore.resilience.snapshot import Snapshot
+from ragcore.resilience.snapshot import SingleFlightSnapshot
 
 __all__ = ["SingleFlight"]
 
@@ -85,9 +85,9 @@ class SingleFlight(Part):
                 emit("flight.abandoned", self.name)
         return flight.result()  # type: ignore[no-any-return]  # a flight carries what its fn returned
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> SingleFlightSnapshot:
         """Counters, serialisable."""
-        return Snapshot(name=self.name, flying=len(self._flights), led=self._led, joined=self._joined)
+        return SingleFlightSnapshot(name=self.name, flying=len(self._flights), led=self._led, joined=self._joined)
 
     async def _fly(self, key: Hashable, flight: _Flight, fn: Callable[[], Awaitable[Any]]) -> None:
         _flying.set(_flying.get() | {(self, key)})  # the task's own context, which ends with it
