@@ -19,6 +19,7 @@ from ragcore.client.rag import RESERVE_SECONDS, RESERVE_SHARE
 from ragcore.lifecycle.part import Part
 from ragcore.resilience import Bulkhead, Policy, deadline, flow
 from ragcore.resilience.deadline import reserve
+from ragcore.resilience.fair_queue import FairQueue
 from ragcore.resilience.waiter import Flow, Waiter
 from ragcore.testing.virtual import VirtualLoop
 
@@ -231,7 +232,7 @@ class Model(Part):
             yield Generation("word", model=self.model)
 
 
-class _EarliestDeadlineFirst(Bulkhead):
+class _EarliestDeadlineFirst(FairQueue):
     """For comparison: of those who can still be served, the one whose deadline comes first."""
 
     def _pick(self, flow: Flow) -> Waiter:
@@ -242,8 +243,10 @@ class _EarliestDeadlineFirst(Bulkhead):
 
 
 async def _run(cell: Cell) -> list[Asked]:
-    kind = Bulkhead if cell.order == "adaptive" else _EarliestDeadlineFirst
-    policy = Policy("generation", bulkhead=kind(cell.slots, queue=cell.queue), retry=False)
+    bulkhead = Bulkhead(cell.slots, queue=cell.queue)
+    if cell.order != "adaptive":
+        bulkhead.line = _EarliestDeadlineFirst(bulkhead._places, most=cell.queue)
+    policy = Policy("generation", bulkhead=bulkhead, retry=False)
     model = Model(cell, policy)
     asked: list[Asked] = []
 

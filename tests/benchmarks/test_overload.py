@@ -12,7 +12,7 @@ from benchmarks.world.overload import Asked, Cell, clairvoyant, grid, is_false, 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragcore.resilience import Bulkhead
+from ragcore.resilience.fair_queue import FairQueue
 from ragcore.resilience.waiter import Flow
 
 SMALL = Cell(slots=4, service=0.5, queue=256, timeout=5.0, load=4.0, loop="open", given_seconds=15.0)
@@ -61,14 +61,14 @@ def test_under_overload_the_answers_are_as_many_as_can_be(loop: Any) -> None:
 
 
 def test_it_finds_a_queue_that_admits_whoever_came_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    give_back = Bulkhead.give_back
+    give_back = FairQueue.give_back
 
-    def learns_nothing(self: Bulkhead, flow: Flow, service_time: float | None, finished: bool, now: float) -> None:
+    def learns_nothing(self: FairQueue, flow: Flow, service_time: float | None, finished: bool, now: float) -> None:
         give_back(self, flow, None, finished, now)
 
-    monkeypatch.setattr(Bulkhead, "give_back", learns_nothing)
-    monkeypatch.setattr(Bulkhead, "_pick", lambda self, flow: flow.oldest())
-    monkeypatch.setattr(Bulkhead, "_let_go_of_the_hopeless", lambda self, flow, now: None)
+    monkeypatch.setattr(FairQueue, "give_back", learns_nothing)
+    monkeypatch.setattr(FairQueue, "_pick", lambda self, flow: flow.oldest())
+    monkeypatch.setattr(FairQueue, "_let_go_of_the_hopeless", lambda self, flow, now: None)
     assert run_cell(SMALL).ratio < 0.5
 
 

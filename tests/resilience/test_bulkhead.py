@@ -266,7 +266,7 @@ async def test_it_remembers_ten_thousand_flows_and_forgets_none_that_has_a_call_
     for number in range(MOST_FLOWS + 50):
         assert bulkhead.try_acquire(str(number))
         bulkhead.release(flow=str(number))
-    assert len(bulkhead._flows) == MOST_FLOWS
+    assert len(bulkhead._places.flows) == MOST_FLOWS
     assert bulkhead.holds("busy") == 1
 
 
@@ -484,9 +484,9 @@ async def test_who_has_another_way_waits_no_longer_than_it_says() -> None:
     bulkhead = Bulkhead(1)
     await bulkhead.acquire()
     began = anyio.current_time()
-    waiter = bulkhead.enqueue(began + 60, by=began + 4)
+    waiter = bulkhead.line.enqueue(began + 60, by=began + 4)
     with pytest.raises(Overloaded, match=r"no place within 4\.0 s; 1 caller was waiting"):
-        await bulkhead.wait(waiter)
+        await bulkhead.line.wait(waiter)
     assert anyio.current_time() - began == pytest.approx(4)
 
 

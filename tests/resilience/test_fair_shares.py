@@ -106,7 +106,7 @@ def test_what_always_holds(callers: list[Caller], limit: int, queue: int, new_li
     finally:
         stop()
     assert seen.failures == []
-    assert (bulkhead.inside, bulkhead.waiting, bulkhead._ring, bulkhead._holders) == (0, 0, {}, 0)
+    assert (bulkhead.inside, bulkhead.waiting, bulkhead.line.ring, bulkhead._places.holders) == (0, 0, {}, 0)
     assert len(seen.ended) == len(callers)
     patient = [
         number for number, caller in enumerate(callers) if caller.timeout is None and caller.leaves_after is None

@@ -80,7 +80,7 @@ async def test_a_queue_place_that_is_lost() -> None:
             try:
                 await super().acquire(when)
             except BaseException:
-                self._waiting += 1
+                self.line.waiting += 1
                 raise
 
     bulkhead = Leaky(1, queue=99)

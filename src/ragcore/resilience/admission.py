@@ -59,7 +59,7 @@ async def admit(call: Call) -> Attempt:
         if dependency.pauses.until(call.key, now) <= now:
             return _attempt(call, bulkhead, place, now)
         if bulkhead is not None and place is not None:  # paused while it queued
-            bulkhead.give_back(place, None, False, now)
+            bulkhead.line.give_back(place, None, False, now)
 
 
 def _attempt(call: Call, bulkhead: Bulkhead | None, place: Flow | None, now: float) -> Attempt:
@@ -68,7 +68,7 @@ def _attempt(call: Call, bulkhead: Bulkhead | None, place: Flow | None, now: flo
         attempt = Attempt(call.dependency.name, bulkhead, place, call.breaker, now, call.flow)
     except BaseException:
         if bulkhead is not None and place is not None:
-            bulkhead.give_back(place, None, False, now)
+            bulkhead.line.give_back(place, None, False, now)
         raise
     call.attempts += 1
     call.last = attempt
@@ -85,12 +85,12 @@ async def _queue(call: Call, bulkhead: Bulkhead) -> Flow:
     with in_line():
         call.inherit()  # stopped by `in_line`, an attempt around this call now ends with its caller's deadline
         place_by = math.inf if call.patience is None else call.patience.place_by
-        waiter = bulkhead.enqueue(call.when, call.flow, by=place_by)
+        waiter = bulkhead.line.enqueue(call.when, call.flow, by=place_by)
         try:
             while True:
                 # A breaker that is isolated by hand stands for all its keys.
                 with Waking((call.breaker, dependency.breaker), waiter.wake, call.flow):
-                    if await bulkhead.wait(waiter):
+                    if await bulkhead.line.wait(waiter):
                         break
                 # Woken without a place: a breaker has opened. Where it was another flow's, the wait goes on, at the same place in the queue.
                 call.breaker = dependency.breaker_of(call.key)
@@ -98,7 +98,7 @@ async def _queue(call: Call, bulkhead: Bulkhead) -> Flow:
                     call.breaker.check(call.flow)
         except BaseException:
             # Also a cancellation in the very step that granted the place: it goes to the next in line.
-            bulkhead.give_up(waiter)
+            bulkhead.line.give_up(waiter)
             raise
     call.inherit()
     call.open_by += call.clock() - began

@@ -140,6 +140,6 @@ class Attempt(Bound):
         if self._place is not None and self._bulkhead is not None:
             # A failure says no more of how long an answer takes than that it would have taken longer.
             took = None if self.outcome == "neutral" else now - self.began
-            self._bulkhead.give_back(self._place, took, self.outcome == "success", now)
+            self._bulkhead.line.give_back(self._place, took, self.outcome == "success", now)
         if listening():
             emit("policy.attempt", self._name, outcome=self.outcome, seconds=now - self.began)

@@ -25,7 +25,11 @@ T = TypeVar("T")
 
 
 class Hold:
-    """A place at a dependency that is kept for a stream. Made by `Policy.hold()`."""
+    """A place at a dependency that is kept for a stream. Made by `Policy.hold()`.
+
+    Invariant: there is at most one attempt that has not ended, and the block's end ends it. No cancel scope is open while an item is handed out,
+    so the stream may be read by another task than the one that opened it.
+    """
 
     def __init__(self, dependency: Dependency, key: str | None, on: On | None) -> None:
         self._dependency = dependency
@@ -46,11 +50,13 @@ class Hold:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
     ) -> None:
         try:
+            # The sources before the place: while the connection is still open, the dependency is still at work for this caller.
             if self._reading or self._sources:
                 with cleaning_up():
                     for opened in (*self._reading, *self._sources):  # a source that nobody has read is closed here
                         await close_quietly(opened)
         finally:
+            # Synchronous, and in a `finally`: neither a clean-up that hangs nor a second cancellation keeps the place.
             if self._attempt is not None:
                 self._attempt.end(None, anyio.current_time())
 
@@ -71,6 +77,7 @@ class Hold:
         call = self._opened()
         if self._handed_on:
             raise RuntimeError("the first item has been handed on: opening the stream again would repeat it")
+        # Not a scope around all attempts: it would count the time in our own queue, which `admission` adds to this point in time.
         call.open_by = math.inf if timeout is None else call.clock() + timeout
 
         async def attempt() -> T:
@@ -108,8 +115,8 @@ class Hold:
             if attempt is None or attempt.ended:  # a stream that needs no opening takes its place here
                 attempt = await self._place(call)
             while True:
-                call.resume()
-                began = call.clock()
+                call.resume()  # whoever asked for this item may be another task than the one before
+                began = call.clock()  # here, not after the last item: the reader's own time is not the dependency's
                 try:
                     item = await self._next(call, iterator, attempt, began)
                 except StopAsyncIteration:
@@ -121,12 +128,14 @@ class Hold:
                         await call.yield_to_cancellation(error)
                     raise
                 if not self._handed_on:
+                    # The breaker hears of the first item at once: a long answer must not delay the news that the dependency is well.
                     attempt.judge("success", call.clock())
                     self._handed_on = True
                     if call.patience is not None:
                         call.patience.heard()
                 yield item
         finally:
+            # Where the block has ended first, it has closed the source already.
             if iterator in self._sources:
                 self._sources.remove(iterator)
                 with cleaning_up():
