@@ -106,7 +106,7 @@ def test_an_outage_opens_it_within_the_same_number_of_calls_with_one_flow_or_man
         clock = Clock()
         breaker = CircuitBreaker(minimum_throughput=10)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("ragcore.resilience.breaker.clock", lambda clock=clock: clock)
+            patch.setattr(anyio, "current_time", clock)
             for number in before:
                 call(breaker, str(number) if many else "", "s", clock)
             calls = 0

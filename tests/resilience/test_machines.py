@@ -34,7 +34,7 @@ from ragcore.resilience import (
     SingleFlight,
     deadline,
 )
-from ragcore.resilience.breaker import Permit
+from ragcore.resilience.permit import Permit
 from ragcore.testing import VirtualLoop, at_rest
 
 SETTINGS = hypothesis.settings(max_examples=100, stateful_step_count=40, deadline=None)

@@ -12,11 +12,11 @@ import anyio
 
 from ragcore.errors import CircuitOpen
 from ragcore.resilience.attempt import Attempt
-from ragcore.resilience.breaker import Waking
 from ragcore.resilience.bulkhead import Bulkhead
 from ragcore.resilience.call import Call
 from ragcore.resilience.patience import in_line
 from ragcore.resilience.waiter import Flow
+from ragcore.resilience.waking import Sleepers, Waking
 
 __all__ = ["admit", "admit_at_once"]
 
@@ -88,8 +88,7 @@ async def _queue(call: Call, bulkhead: Bulkhead) -> Flow:
         waiter = bulkhead.line.enqueue(call.when, call.flow, by=place_by)
         try:
             while True:
-                # A breaker that is isolated by hand stands for all its keys.
-                with Waking((call.breaker, dependency.breaker), waiter.wake, call.flow):
+                with Waking(_sleepers(call), waiter.wake, call.flow):
                     if await bulkhead.line.wait(waiter):
                         break
                 # Woken without a place: a breaker has opened. Where it was another flow's, the wait goes on, at the same place in the queue.
@@ -103,6 +102,12 @@ async def _queue(call: Call, bulkhead: Bulkhead) -> Flow:
     call.inherit()
     call.open_by += call.clock() - began
     return waiter.flow
+
+
+def _sleepers(call: Call) -> tuple[Sleepers | None, Sleepers | None]:
+    """Of the breakers that would end the wait. One that is isolated by hand stands for all its keys."""
+    own, general = call.breaker, call.dependency.breaker
+    return None if own is None else own.sleepers, None if general is None else general.sleepers
 
 
 async def _wait_for_pause(call: Call) -> None:

@@ -10,8 +10,9 @@ import anyio
 
 from ragcore.events import emit, listening
 from ragcore.lifecycle.bound import Bound
-from ragcore.resilience.breaker import CircuitBreaker, Outcome
+from ragcore.resilience.breaker import CircuitBreaker
 from ragcore.resilience.bulkhead import Bulkhead
+from ragcore.resilience.permit import Outcome
 from ragcore.resilience.waiter import Flow
 
 __all__ = ["Attempt", "AttemptTimeout"]

@@ -95,6 +95,13 @@ class Blame:
         failing = self.failing.get(flow)
         return 0 if failing is None else failing.in_a_row
 
+    def fails(self, window: SlidingWindow, share: float = 1.0) -> bool:
+        """Whether the outcomes of a window reach this share of what opens the breaker."""
+        return (
+            window.failures >= share * self._failure_ratio * window.calls
+            or window.slow >= share * self._slow_ratio * window.calls
+        )
+
     def culprits(self, total: SlidingWindow, now: float) -> dict[str, SlidingWindow]:
         """The flows whose own affair the failures are, with their windows; none if it is an outage, or can't be told from one.
 
@@ -107,7 +114,7 @@ class Blame:
             failing.window.advance(now)
             if not failing.window.calls:
                 del self.failing[flow]
-            elif failing.in_a_row and self._fails(failing.window, 1.0):
+            elif failing.in_a_row and self.fails(failing.window):
                 suspects[flow] = failing
                 if len(suspects) > MOST_CULPRITS:
                     return {}
@@ -156,13 +163,7 @@ class Blame:
         rest.calls = total.calls - sum(failing.window.calls for failing in suspects.values())
         rest.failures = total.failures - sum(failing.window.failures for failing in suspects.values())
         rest.slow = total.slow - sum(failing.window.slow for failing in suspects.values())
-        return rest.calls > 0 and not self._fails(rest, WELL)
-
-    def _fails(self, window: SlidingWindow, share: float) -> bool:
-        return (
-            window.failures >= share * self._failure_ratio * window.calls
-            or window.slow >= share * self._slow_ratio * window.calls
-        )
+        return rest.calls > 0 and not self.fails(rest, WELL)
 
 
 class _Failing:

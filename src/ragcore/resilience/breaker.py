@@ -18,17 +18,18 @@ from typing import Literal, TypeAlias, TypeVar
 
 from ragcore.errors import CircuitOpen
 from ragcore.events import emit, listening
-from ragcore.resilience.blame import Blame
 from ragcore.resilience.clock import clock, now_if_any
-from ragcore.resilience.flow import MOST_FLOWS, current_flow
+from ragcore.resilience.flow import current_flow
+from ragcore.resilience.flows_apart import FlowsApart
+from ragcore.resilience.permit import Outcome, Permit
 from ragcore.resilience.snapshot import BreakerSnapshot
+from ragcore.resilience.waking import Sleepers, Waking
 from ragcore.resilience.window import SlidingWindow
 
-__all__ = ["CircuitBreaker", "Outcome", "Permit", "State"]
+__all__ = ["CircuitBreaker", "State"]
 
 T = TypeVar("T")
 State: TypeAlias = Literal["closed", "open", "half_open", "isolated"]
-Outcome: TypeAlias = Literal["success", "failure", "neutral"]
 
 # Enough durations for a p95 that means something, few enough to sort when a deadline expires.
 REMEMBERED = 64
@@ -53,6 +54,9 @@ class CircuitBreaker:
         name: in events and errors.
 
     One breaker can serve several policies and clients of a process: share the object.
+
+    Invariant: each change of state begins a new generation with an empty window, in one step, in `_move`. What began in an earlier generation changes
+    nothing, so no late result can close, open or probe.
 
     Where flows are set (`with flow(name):`) and only one of several active ones fails, it opens for that flow alone; `state` stays "closed" then, and
     `snapshot` counts the flows that are set apart.
@@ -98,18 +102,23 @@ class CircuitBreaker:
         self._probed_at = 0.0
         self._probes_passed = 0
         self._durations: deque[float] = deque(maxlen=REMEMBERED)
-        self._queued: dict[Callable[[], object], str] = {}
-        self._blame = Blame(
-            sampling_duration,
+        self.sleepers = (
+            Sleepers()
+        )  # those of flows set apart wait here as well: a flow's own breaker has no queue before it
+        self._flows = FlowsApart(
+            self._window,
+            minimum_throughput=minimum_throughput,
+            seconds=sampling_duration,
             failure_ratio=failure_ratio,
             slow_ratio=slow_call_ratio if slow_call_duration is not None else math.inf,
+            open_for=self._open_for,
         )
-        self._apart: dict[str, CircuitBreaker] = {}
+        # Theirs, looked at by each call; the same two objects for good.
+        self._apart, self._blame = self._flows.of, self._flows.blame
         self._flow: str | None = None  # whose alone it is, and of which breaker
         self._parent: CircuitBreaker | None = None
         self._asked: dict[str, None] = {}
         self._one_probe_failed = False
-        self._suspect: str | None = None
         self._success = self._failure = self._slow = self._neutral = self._ignored = self._rejected = 0
 
     @property
@@ -172,6 +181,7 @@ class CircuitBreaker:
         if self._state == "closed" and not self._apart:
             return self._leave
         own = self._apart.get(flow)
+        # Forgotten only here, when the flow asks: nothing has to look for breakers that have closed.
         if own is not None and own.state == "closed":  # it is served again
             del self._apart[flow]
         elif own is not None and self._state == "closed":
@@ -179,7 +189,11 @@ class CircuitBreaker:
         if self._state != "closed":
             if own is not None and self._state != "isolated":
                 own.check(flow)
-            self._take_probe(now, flow)
+            self._refuse_unless_probing(now, flow)
+            if self._state == "open":
+                self._move("half_open")
+            self._probing += 1
+            self._probed_at = now
         return self._leave
 
     def end(self, generation: int, began: float, outcome: Outcome, now: float, flow: str = "") -> None:
@@ -189,7 +203,8 @@ class CircuitBreaker:
         if generation != self._generation:
             self._ignored += 1
             return
-        half_open = self._state != "closed"
+        half_open = self._state != "closed"  # an open breaker lets nobody in, so nobody of its generation ends
+        # The slot before the verdict: a probe that was cancelled gives it back, and says nothing.
         if half_open:
             self._probing -= 1
         if outcome == "neutral":
@@ -204,21 +219,22 @@ class CircuitBreaker:
             self._failure += 1
         else:
             self._success += 1
-            self._durations.append(duration)
+            self._durations.append(
+                duration
+            )  # successes alone: how long a failure took says nothing of how long to wait
         if half_open:
             self._judge_probe(failed or slow, now, flow)
             return
         calls = self._window.add(now, failed, slow)
         if failed or slow:
-            self._bad(flow, calls, now, failed=failed, slow=slow)
+            if self._flows.bad(flow, calls, now, failed=failed, slow=slow):
+                self._open(now)
             return
         blame = self._blame
         if flow == blame.latest and not blame.failing:  # the way of every call that goes well
             blame.latest_began = began
             return
-        blame.good(flow, began, now)
-        if self._suspect is not None and blame.is_cleared_by(flow, self._suspect, began):
-            self._settle(self._suspect, now)
+        self._flows.good(flow, began, now)
 
     def fail_after_success(self, generation: int, now: float, flow: str = "") -> None:
         """A call that had ended well failed after all: a stream that broke. Decides no probe, opens a closed breaker."""
@@ -226,14 +242,15 @@ class CircuitBreaker:
             self._ignored += 1
             return
         self._failure += 1
-        self._bad(flow, self._window.add(now, True, False), now, failed=True, slow=False)
+        if self._flows.bad(flow, self._window.add(now, True, False), now, failed=True, slow=False):
+            self._open(now)
 
     async def call(self, fn: Callable[[], Awaitable[T]], /) -> T:
         """Call `fn` through the breaker alone; every `Exception` counts as a failure, a cancellation is neutral."""
         time, flow = clock(), current_flow.get()
         began = time()
         breaker, generation = self.admit(began, flow)
-        outcome: Outcome = "neutral"
+        outcome: Outcome = "neutral"  # unless something else is known: a cancellation leaves it so
         try:
             result = await fn()
             outcome = "success"
@@ -248,13 +265,11 @@ class CircuitBreaker:
         """One call that began then has served several flows: none of them is failing."""
         now = clock()()
         for flow in flows:
-            self._blame.good(flow, began, now)
-            if self._suspect is not None and self._blame.is_cleared_by(flow, self._suspect, began):
-                self._settle(self._suspect, now)
+            self._flows.good(flow, began, now)
 
     def wakes(self, wake: Callable[[], object], /) -> Waking:
         """For the length of the block `wake` is called when the breaker opens: whoever waits in a queue would wait in vain."""
-        return Waking((self,), wake, current_flow.get())
+        return Waking((self.sleepers,), wake, current_flow.get())
 
     def typical_duration(self) -> float:
         """The 95th percentile of the last 64 successes' seconds; 0 if there were none."""
@@ -274,7 +289,7 @@ class CircuitBreaker:
             window_failures=self._window.failures,
             window_slow=self._window.slow,
             probes_out=self._probing,
-            flows_apart=sum(1 for own in self._apart.values() if own.state != "closed"),
+            flows_apart=len(self._flows),
             success=self._success,
             failure=self._failure,
             slow=self._slow,
@@ -282,13 +297,6 @@ class CircuitBreaker:
             ignored=self._ignored,
             rejected=self._rejected,
         )
-
-    def _take_probe(self, now: float, flow: str) -> None:
-        self._refuse_unless_probing(now, flow)
-        if self._state == "open":
-            self._move("half_open")
-        self._probing += 1
-        self._probed_at = now
 
     def _refuse_unless_probing(self, now: float, flow: str) -> None:
         dependency = self.name or "this dependency"
@@ -315,69 +323,12 @@ class CircuitBreaker:
         emit("breaker.rejected", self.name, state=self._state)
         raise CircuitOpen(f"the circuit breaker of {dependency} {why}", dependency=self.name, retry_after=wait)
 
-    def _bad(self, flow: str, calls: int, now: float, *, failed: bool, slow: bool) -> None:
-        """Count a failure against its flow, and open what it opens: the breaker, or the flow's own."""
-        own = self._blame.bad(flow, now, failed=failed, slow=slow)
-        if self._still_suspected() and flow != self._suspect:
-            self._open(now)  # the call of another flow that decides
-            return
-        if calls < self.minimum_throughput:
-            return
-        reached = self._reached(self._window)
-        # A flow that fails by itself is set apart also where the others are so many that the whole does not fail.
-        alone = (
-            own.calls >= self.minimum_throughput
-            and 2 * self._blame.in_a_row(flow) >= self.minimum_throughput
-            and self._reached(own)
-        )
-        if not reached and not alone:
-            return
-        culprits = self._blame.culprits(self._window, now)
-        for culprit in culprits:
-            self._set_apart(culprit, now)
-            self._settle(culprit, now)
-        if culprits or not reached:
-            return
-        suspect = self._blame.suspect(self._window, now)
-        if suspect is None:
-            self._open(now)
-        else:
-            # Its failures stay in the window: if the next call of another flow fails as well, it is an outage.
-            self._suspect = suspect
-            self._set_apart(suspect, now)
-
-    def _still_suspected(self) -> bool:
-        """Whether a flow is kept out of which it isn't known yet whether its failures are its own; served again, it is cleared."""
-        if self._suspect is None:
-            return False
-        own = self._apart.get(self._suspect)
-        if own is None or own.state == "closed":
-            self._suspect = None
-        return self._suspect is not None
-
-    def _settle(self, flow: str, now: float) -> None:
-        """The failures of this flow are its own affair, and no longer the breaker's."""
-        window = self._blame.window_of(flow)
-        if window is not None:
-            self._window.subtract(window, now)
-        self._blame.forgive(flow)
-        if self._suspect == flow:
-            self._suspect = None
-
-    def _reached(self, window: SlidingWindow) -> bool:
-        return (
-            window.failures >= self.failure_ratio * window.calls or window.slow >= self.slow_call_ratio * window.calls
-        )
-
-    def _set_apart(self, flow: str, now: float) -> None:
-        """From now on this flow has a breaker of its own, which is open."""
-        if flow in self._apart and self._apart[flow].state != "closed":
-            return
-        while len(self._apart) >= MOST_FLOWS:
-            del self._apart[next(iter(self._apart))]
-        own = self._apart[flow] = self.like(self.name)
+    def _open_for(self, flow: str, now: float) -> CircuitBreaker:
+        """A breaker for one flow alone, which is open."""
+        own = self.like(self.name)
         own._flow, own._parent = flow, self
         own._open(now)
+        return own
 
     def _judge_probe(self, failed: bool, now: float, flow: str | None) -> None:
         if not failed:
@@ -394,12 +345,13 @@ class CircuitBreaker:
         if flow is not None and not self._one_probe_failed and any(other != flow for other in self._asked):
             # It may be this flow's own affair: another one's probe decides.
             self._one_probe_failed = True
-            self._set_apart(flow, now)
+            self._flows.set_apart(flow, now)
             return
         self._reopened += 1
         self._open(now)
 
     def _open(self, now: float) -> None:
+        # The exponent is capped as well: 2 ** 2000 is no float.
         length = min(self.break_duration * 2 ** min(self._reopened, 30), self.max_break_duration)
         self._open_until = now + length * random.uniform(1 - JITTER, 1 + JITTER)
         self._move("open")
@@ -412,9 +364,8 @@ class CircuitBreaker:
         self._probes_passed = 0
         calls, failures = self._window.calls, self._window.failures
         self._window.clear()
-        self._blame.clear()
+        self._flows.clear()
         self._one_probe_failed = False
-        self._suspect = None
         if state != "half_open":
             self._asked.clear()
         if before != state:
@@ -422,74 +373,6 @@ class CircuitBreaker:
             emit(f"breaker.{state}", self.name, before=before, calls=calls, failures=failures, **whose)
         if state in ("open", "isolated"):
             if self._parent is None:
-                self._wake(None)
+                self.sleepers.wake(None)
             else:
-                self._parent._wake(self._flow)
-
-    def _wake(self, flow: str | None) -> None:
-        """Those who wait in a queue, of a flow or all, would wait in vain."""
-        for wake, whose in tuple(self._queued.items()):
-            if flow is None or whose == flow:
-                wake()
-
-
-class Waking:
-    """For the length of its block `wake` is called when one of the breakers opens. A class, since a generator costs each waiting call twice as much."""
-
-    __slots__ = ("_breakers", "_flow", "_wake")
-
-    def __init__(self, breakers: Iterable[CircuitBreaker | None], wake: Callable[[], object], flow: str) -> None:
-        self._breakers = breakers
-        self._wake = wake
-        self._flow = flow
-
-    def __enter__(self) -> None:
-        for breaker in self._breakers:
-            if breaker is not None:
-                breaker._queued[self._wake] = self._flow
-
-    def __exit__(self, *exc: object) -> None:
-        for breaker in self._breakers:
-            if breaker is not None:
-                breaker._queued.pop(self._wake, None)
-
-
-class Permit:
-    """The leave for one call. Its end is reported once; what is reported after a change of state is ignored."""
-
-    __slots__ = ("_breaker", "_flow", "_reported", "began", "generation")
-
-    def __init__(self, breaker: CircuitBreaker, generation: int, began: float, flow: str = "") -> None:
-        self._breaker = breaker
-        self._flow = flow
-        self._reported = False
-        self.generation = generation
-        self.began = began
-
-    def report(self, outcome: Outcome) -> None:
-        """How the call ended; only the first report counts.
-
-        Args:
-            outcome: "success": the dependency answered. "failure": it failed. "neutral": nothing can be said of it: the caller gave up, or was
-                at fault itself.
-        """
-        if not self._reported:
-            self._reported = True
-            self._breaker.end(self.generation, self.began, outcome, clock()(), self._flow)
-
-    def success(self) -> None:
-        """The dependency answered."""
-        self.report("success")
-
-    def failure(self) -> None:
-        """The dependency failed."""
-        self.report("failure")
-
-    def neutral(self) -> None:
-        """Nothing can be said of the dependency: the caller gave up, or was at fault itself."""
-        self.report("neutral")
-
-    def failure_after_success(self) -> None:
-        """The dependency failed after it had answered well at first: a stream that broke. Decides no probe, opens a closed breaker."""
-        if self._reported:
-            self._breaker.fail_after_success(self.generation, clock()(), self._flow)
+                self._parent.sleepers.wake(self._flow)

@@ -15,9 +15,9 @@ from ragcore.events import emit
 from ragcore.lifecycle.bound import inherited
 from ragcore.resilience.admission import admit, admit_at_once
 from ragcore.resilience.attempt import Attempt, AttemptTimeout
-from ragcore.resilience.breaker import Outcome
 from ragcore.resilience.call import Call
 from ragcore.resilience.clock import cancel_scope
+from ragcore.resilience.permit import Outcome
 from ragcore.resilience.verdict import give_up, outcome_of, worth_another
 
 __all__ = ["again", "bounded", "end_failed", "try_once"]

@@ -9,9 +9,9 @@ from ragcore.errors import DeadlineExceeded
 from ragcore.events import emit
 from ragcore.lifecycle.bound import Bound
 from ragcore.resilience.attempt import Attempt, AttemptTimeout
-from ragcore.resilience.breaker import Outcome
 from ragcore.resilience.call import Call
 from ragcore.resilience.failure import Failure, judge
+from ragcore.resilience.permit import Outcome
 
 __all__ = ["give_up", "outcome_of", "worth_another"]
 
