@@ -260,7 +260,7 @@ def _who(token: str, *, refused: bool) -> str:
 
 async def snapshots(rag: RAG, seen: Seen) -> None:
     """All that a client tells of itself."""
-    parts = [rag, rag.settings, rag.retriever, rag.retriever.store, rag.retriever.embedder, rag._generator]
+    parts = [rag, rag.settings, rag.retriever, rag.retriever.store, rag.retriever.embedder, rag._generators]
     seen.add("repr", *parts, *map(str, parts), rag.for_tenant("m"))
     stats, health = rag.stats(), await rag.health()
     seen.add("snapshot", rag.inflight(), rag.recent(), stats, stats.to_dict(), health, health.to_dict())

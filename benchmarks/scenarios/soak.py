@@ -147,7 +147,7 @@ async def _at_rest(made: Client) -> int:
     async with anyio.create_task_group() as group:
         for number in range(2 * CLIENTS):
             group.start_soon(partial(embedder.embed, [f"text {number}"], kind="document"))
-            group.start_soon(made.rag._given.generate, Prompt(f"question {number}"))
+            group.start_soon(made.rag._generators.given.generate, Prompt(f"question {number}"))
             group.start_soon(made.store.ping)
     await anyio.sleep(0.5)
     return _descriptors()

@@ -39,7 +39,7 @@ class Client:
 
     def breakers(self) -> Iterable[CircuitBreaker]:
         """All breakers of the client."""
-        for part in (self.rag.retriever.embedder, self.store, self.rag._given):
+        for part in (self.rag.retriever.embedder, self.store, self.rag._generators.given):
             policy: Policy = part.policy  # type: ignore[union-attr]
             for key in (None, "fake"):
                 breaker = policy.breaker(key)

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 import anyio
 
 from ragcore import ExtractiveGenerator, FallbackGenerator, Generation, Overloaded, Passage, Prompt, RagcoreError
-from ragcore.client.rag import RESERVE_SECONDS, RESERVE_SHARE
+from ragcore.client.answering import RESERVE_SECONDS, RESERVE_SHARE
 from ragcore.lifecycle.part import Part
 from ragcore.resilience import Bulkhead, Policy, deadline, flow
 from ragcore.resilience.deadline import reserve

@@ -20,8 +20,8 @@ find_moved_modules()
 
 if TYPE_CHECKING:
     from ragcore.client.rag import RAG as RAG
+    from ragcore.client.rag import TenantView as TenantView
     from ragcore.client.stream import AnswerStream as AnswerStream
-    from ragcore.client.view import TenantView as TenantView
     from ragcore.config import Config as Config
     from ragcore.config import Policies as Policies
     from ragcore.config import Settings as Settings
@@ -137,7 +137,7 @@ else:
             "Vector",
             "Vectors",
         ),
-        "client.rag": ("RAG",),
+        "client.rag": ("RAG", "TenantView"),
         "text.redaction": ("Redaction",),
         "retrieval.retriever": ("Retriever",),
         "types.secret": ("Secret",),
@@ -152,7 +152,6 @@ else:
             "Stats",
             "StreamEvent", "Turn", "Unreadable", "Usage", "UsedTokens",
         ),
-        "client.view": ("TenantView",),
     }  # fmt: skip
     _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

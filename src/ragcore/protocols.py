@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ragcore.filters import Filter
 from ragcore.types import Chunk, Counts, Document, EmbedText, Generation, Kind, Mode, Passage, Prompt
+from ragcore.value import Value
 
 __all__ = [
     "Allowance",
@@ -152,6 +153,76 @@ class Pingable(Protocol):
 
     async def ping(self) -> None:
         """Ask the database something. Raises whatever is wrong."""
+        ...
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A part with numbers to watch: a pool's, a cache's."""
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """As of now, JSON-ready."""
+        ...
+
+
+@runtime_checkable
+class Described(Protocol):
+    """A part that says what it is: settings and versions, never a secret."""
+
+    def describe(self) -> Mapping[str, Any]:
+        """JSON-ready."""
+        ...
+
+
+@runtime_checkable
+class Inspected(Protocol):
+    """A store that can say what its database is like."""
+
+    async def inspect(self) -> Value:
+        """Server, role, schema, index."""
+        ...
+
+
+class Misfit(Protocol):
+    """Something that does not fit together."""
+
+    @property
+    def message(self) -> str:
+        """What, and what to do."""
+
+
+class FirstLook(Protocol):
+    """What a store has seen of itself."""
+
+    def misfits(self, embedder: Embedder | None, /) -> Sequence[Misfit]:
+        """What does not fit this embedder: another model, another dimension."""
+        ...
+
+
+@runtime_checkable
+class Looking(Protocol):
+    """A store that can look early whether what is in it fits."""
+
+    async def first_look(self) -> FirstLook | None:
+        """What it saw; None if it could not be reached."""
+        ...
+
+
+@runtime_checkable
+class Named(Protocol):
+    """A generator of one model."""
+
+    @property
+    def model(self) -> str:
+        """Its name, as a price table has it."""
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """A generator that counts its model's own tokens."""
+
+    def count_tokens(self, text: str, /) -> int:
+        """Tokens of a text."""
         ...
 
 

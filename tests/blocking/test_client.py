@@ -331,7 +331,7 @@ def test_a_start_that_takes_longer_than_a_call_goes_on_for_the_next_one() -> Non
 
 def test_what_a_start_takes_is_taken_from_the_calls_time() -> None:
     client = slow_to_start(0.4)
-    client._rag._given.faults.always(Hang())  # type: ignore[attr-defined]
+    client._rag._generators.given.faults.always(Hang())  # type: ignore[attr-defined]
     began = time.monotonic()
     with suppress(ragcore.RagcoreError):
         client.ask("What is my deductible?", tenant="m", timeout=0.8)

@@ -171,7 +171,7 @@ async def test_the_middleware_passes_bodies_answers_and_errors_on() -> None:
 async def test_pings_come_while_nothing_does_and_a_broken_stream_ends_in_an_error() -> None:
     async with fake_rag() as rag:
         await rag.add([Document("d", "Your deductible is $1,500.")], tenant="m")
-        rag._given.faults.next(Slow(0.1))  # type: ignore[attr-defined]
+        rag._generators.given.faults.next(Slow(0.1))  # type: ignore[attr-defined]
         async with rag.stream("deductible?", tenant="m") as stream:
             events = [event async for event in asgi.sse(stream, ping=0.02)]
         assert b": ping\n\n" in events
@@ -536,7 +536,7 @@ async def test_an_answer_that_is_not_whole_never_ends_with_stop() -> None:
 
 
 async def test_a_stream_of_openais_protocol_that_breaks_ends_with_an_error(client: Client, rag: RAG) -> None:
-    rag._given.faults.next(Slow(0.2))  # type: ignore[attr-defined]
+    rag._generators.given.faults.next(Slow(0.2))  # type: ignore[attr-defined]
     slow = Client(asgi.app(rag, authenticate=authenticate, ping=0.02))
     status, _, body = await slow("POST", "/v1/chat/completions", {"messages": ASKED, "stream": True}, x_user="m")
     assert status == 200
@@ -1211,7 +1211,7 @@ async def test_answers_in_a_clients_history_are_not_the_models(rag: RAG, path: s
         if path == "/chat"
         else {"messages": [*forged, {"role": "user", "content": "deductible?"}]}
     )
-    generator: Any = rag._given
+    generator: Any = rag._generators.given
     await rag.add([ragcore.Document("d", "The deductible is $1,500.")], tenant="m")
     for trusted, roles in ((False, ["user", "user"]), (True, ["user", "assistant"])):
         client = Client(asgi.app(rag, authenticate=authenticate, trust_history=trusted))

@@ -209,7 +209,7 @@ def test_limits_and_prices_come_from_the_environment(tmp_path: Path) -> None:
     assert (settings.requests_per_minute, settings.tokens_per_minute, settings.calls_at_once) == (60, None, 0)
     assert settings.prices == {"m": Price(prompt=0.15, completion=0.6)}
     rag = RAG.from_config(config, embedder=FakeEmbedder(), store=FakeStore(), generator=FakeGenerator())
-    assert rag._quota.calls_at_once is None
+    assert rag._charging.quota.calls_at_once is None
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,68 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Self
+
 from ragcore.config import EMBEDDED_SCHEME, EXTRACTIVE, Config, Policies
 from ragcore.errors import ConfigurationError
 from ragcore.generation.extractive import ExtractiveGenerator
-from ragcore.generation.fallback import FallbackGenerator
+from ragcore.generation.fallback import FallbackGenerator, name_of
+from ragcore.generation.redacting import RedactingGenerator
 from ragcore.protocols import Embedder, Generator, Searcher
+from ragcore.text.redacting import Redacting
+from ragcore.text.redaction import Redact
 
-__all__ = ["alone", "make_embedder", "make_generator", "make_store", "with_last_resort"]
+__all__ = ["Generators", "make_embedder", "make_generator", "make_store"]
 
 
-def with_last_resort(generator: Generator, *, quote_when_overloaded: bool = False) -> FallbackGenerator:
-    """The generator, with quotation after it where it doesn't end in that anyway."""
+@dataclass(frozen=True, slots=True)
+class Generators:
+    """A client's generators: the one that it was given, and how that is asked.
+
+    Attributes:
+        given: as the client got it.
+        answering: with quotation after it, where it doesn't end in that anyway.
+        alone: the first model, without what answers in its place; as a `FallbackGenerator`, so that it runs as all others do.
+        degrading, strict: these two as they are spoken to: they never get what the settings take out.
+    """
+
+    given: Generator
+    answering: FallbackGenerator
+    alone: FallbackGenerator
+    degrading: Generator
+    strict: Generator
+
+    @classmethod
+    def of(cls, given: Generator, *, quote_when_overloaded: bool, redact: Redact | None, redacting: Redacting) -> Self:
+        """Made of the one that was given."""
+        first = given.generators[0] if isinstance(given, FallbackGenerator) else given
+        answering = _with_last_resort(given, quote_when_overloaded=quote_when_overloaded)
+        alone = FallbackGenerator([first])
+        degrading, strict = (
+            one if redact is None else RedactingGenerator(one, redact, redacting=redacting)
+            for one in (answering, alone)
+        )
+        return cls(given, answering, alone, degrading, strict)
+
+    @property
+    def name(self) -> str:
+        """Of the one that was given."""
+        return name_of(self.given)
+
+    @property
+    def first_name(self) -> str:
+        """Of the model that is asked first."""
+        return name_of(self.alone.generators[0])
+
+    @property
+    def named(self) -> dict[str, Generator]:
+        """Each that was given, by its name."""
+        each = self.given.generators if isinstance(self.given, FallbackGenerator) else (self.given,)
+        return {name_of(generator): generator for generator in each}
+
+
+def _with_last_resort(generator: Generator, *, quote_when_overloaded: bool) -> FallbackGenerator:
     if not isinstance(generator, FallbackGenerator):
         generator = FallbackGenerator([generator])
     quotes = isinstance(generator.generators[-1], ExtractiveGenerator)
@@ -23,11 +74,6 @@ def with_last_resort(generator: Generator, *, quote_when_overloaded: bool = Fals
         first_timeout=generator.first_timeout,
         quote_when_overloaded=quote_when_overloaded or generator.quote_when_overloaded,
     )
-
-
-def alone(generator: Generator) -> FallbackGenerator:
-    """The generator that was meant, without what answers in its place; as a `FallbackGenerator`, so that it runs as all others do."""
-    return FallbackGenerator([generator.generators[0] if isinstance(generator, FallbackGenerator) else generator])
 
 
 def make_embedder(config: Config, policies: Policies | None = None) -> Embedder:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 import anyio
@@ -49,7 +48,6 @@ class AnswerStream:
         self._text = ""
         self._answer: Answer | None = None
         self._left = anyio.Event()
-        self._began = anyio.current_time()
         owner.spawn(self._close_at_deadline, name="abandoned stream")
 
     @property
@@ -96,8 +94,8 @@ class AnswerStream:
         yield Retrieved(self._retrieval)
         generation = None
         if self._prompt is not None:
-            self._call.stage = "generate"
-            self._began = anyio.current_time()
+            self._call.on_stage("generate", None)
+            began = anyio.current_time()
             self._pieces = await self._stack.enter_async_context(self._generator.stream(self._prompt))
             async for piece in self._pieces:
                 self._call.saw(piece)
@@ -109,7 +107,7 @@ class AnswerStream:
             if generation is None:
                 raise GenerationError("the generator's stream ended without a result: it broke", stage="generate")
             await self._close()
-            self._call.timings = replace(self._call.timings, generate=anyio.current_time() - self._began)
+            self._call.on_stage("generate", anyio.current_time() - began)
         self._answer = self._finish(self._call, self._retrieval, self._prompt, generation)
         if not self._text:
             yield Delta(self._answer.text)

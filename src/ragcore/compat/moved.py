@@ -36,7 +36,7 @@ MOVED = {
     "tokens": "text.tokens",
     "validation": "types.validation",
     "vectors": "embedding.vectors",
-    "view": "client.view",
+    "view": "client.rag",
     "watchdog": "operating.watchdog",
     "words": "text.words",
 }

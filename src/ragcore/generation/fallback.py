@@ -14,9 +14,9 @@ from ragcore.generation.extractive import ExtractiveGenerator
 from ragcore.generation.relay import Relay
 from ragcore.generation.streams import collect
 from ragcore.lifecycle.part import Part, Parts
-from ragcore.protocols import Generator
-from ragcore.resilience import Policy
+from ragcore.protocols import Counting, Generator, Named
 from ragcore.resilience.deadline import share
+from ragcore.resilience.policy import policy_of
 from ragcore.text.tokens import estimate_tokens
 from ragcore.types import Degradation, Generation, Prompt, Usage
 
@@ -56,6 +56,7 @@ class FallbackGenerator(Part):
         if not first_timeout > 0:
             raise ConfigurationError(f"first_timeout is {first_timeout!r}: it must be positive")
         self.generators = tuple(generators)
+        self._count = next((one.count_tokens for one in self.generators if isinstance(one, Counting)), estimate_tokens)
         self.first_timeout = first_timeout
         self.quote_when_overloaded = quote_when_overloaded
         self._parts = Parts()
@@ -64,22 +65,22 @@ class FallbackGenerator(Part):
         """The longest time to the first word in seconds; None for the last generator, which has no such limit here."""
         if generator is self.generators[-1]:
             return None
-        policy = getattr(generator, "policy", None)
-        return policy.first_timeout if isinstance(policy, Policy) else self.first_timeout
+        policy = policy_of(generator)
+        return self.first_timeout if policy is None else policy.first_timeout
 
     def describe(self) -> list[dict[str, Any]]:
         """The limits in force for each generator, JSON-ready: timeouts in seconds, concurrent and waiting calls."""
         described = []
         for generator in self.generators:
-            policy = getattr(generator, "policy", None)
-            bulkhead = policy.bulkhead if isinstance(policy, Policy) else None
+            policy = policy_of(generator)
+            bulkhead = None if policy is None else policy.bulkhead
             first = self.first_timeout_of(generator)
             described.append(
                 {
                     "name": name_of(generator),
                     "first_timeout": first,
                     "first_share": None if first is None else SHARE,
-                    "idle_timeout": policy.idle_timeout if isinstance(policy, Policy) else None,
+                    "idle_timeout": None if policy is None else policy.idle_timeout,
                     "limit": None if bulkhead is None else bulkhead.limit,
                     "queue": None if bulkhead is None else bulkhead.queue,
                 }
@@ -88,11 +89,7 @@ class FallbackGenerator(Part):
 
     def count_tokens(self, text: str, /) -> int:
         """As the first generator counts that can."""
-        for generator in self.generators:
-            count = getattr(generator, "count_tokens", None)
-            if count is not None:
-                return int(count(text))
-        return estimate_tokens(text)
+        return self._count(text)
 
     async def generate(self, prompt: Prompt, /) -> Generation:
         """The first answer."""
@@ -189,4 +186,4 @@ async def _resumed(
 
 def name_of(generator: Generator, /) -> str:
     """What to call a generator: its model, or its class."""
-    return str(getattr(generator, "model", None) or type(generator).__name__)
+    return str((isinstance(generator, Named) and generator.model) or type(generator).__name__)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Awaitable, Callable
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Protocol, Self, runtime_checkable
 
 import anyio
 from anyio.lowlevel import EventLoopToken, current_token
@@ -15,9 +15,34 @@ from anyio.lowlevel import EventLoopToken, current_token
 from ragcore.errors import NotOpen, WrongEventLoop
 from ragcore.lifecycle.owner import CLOSE_SECONDS, Owner
 
-__all__ = ["Part", "Parts"]
+__all__ = ["Closable", "Opened", "Part", "Parts", "Startable"]
 
 logger = logging.getLogger("ragcore")
+
+
+@runtime_checkable
+class Startable(Protocol):
+    """A part that is made ready for calls."""
+
+    async def start(self) -> None:
+        """Make it ready."""
+
+
+@runtime_checkable
+class Opened(Protocol):
+    """A part that says whether it is ready."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is."""
+
+
+@runtime_checkable
+class Closable(Protocol):
+    """A part that is closed in the end."""
+
+    async def aclose(self) -> None:
+        """Give back what it holds."""
 
 
 class _Change:
@@ -157,7 +182,7 @@ class Parts:
     """The parts that a component started, and so closes. A part may have `start` and `aclose`, or neither."""
 
     def __init__(self) -> None:
-        self._started: list[Any] = []
+        self._started: list[object] = []
 
     async def start(self, part: object) -> None:
         """Start a part, unless it is open already: then someone else owns it."""
@@ -165,15 +190,13 @@ class Parts:
             if await part._start():
                 self._started.append(part)
             return
-        start = getattr(part, "start", None)
-        if start is None or getattr(part, "is_open", False):
-            return
-        self._started.append(part)
-        await start()
+        if isinstance(part, Startable) and not (isinstance(part, Opened) and part.is_open):
+            self._started.append(part)
+            await part.start()
 
     async def aclose(self) -> None:
         """Close what was started, last first, each within 5 s whatever it does; what fails to close is logged, and the rest is closed all the same."""
-        closing = [part for part in reversed(self._started) if hasattr(part, "aclose")]
+        closing = [part for part in reversed(self._started) if isinstance(part, Closable)]
         self._started.clear()
         if not closing:
             return

@@ -1,27 +1,52 @@
-"""Which stage a call is in: parts report, the client listens; nobody else needs to know of the other."""
+"""Which stage a call is in, and how long each took: parts report, the client listens; nobody else needs to know of the other.
+
+Seconds are measured once, by a `Stopwatch`; what a part returns and what the client knows of a call that failed are the same numbers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from typing import TypeAlias
 
-__all__ = ["following", "report"]
+import anyio
+
+from ragcore.value import Timings
+
+__all__ = ["Stopwatch", "following"]
 
 Listener: TypeAlias = Callable[[str, float | None], None]
 
 _listener: ContextVar[Listener | None] = ContextVar("ragcore.stages", default=None)
 
 
-def report(stage: str, seconds: float | None = None, /) -> None:
-    """A stage has begun, or, with its seconds, ended."""
-    listener = _listener.get()
-    if listener is not None:
-        listener(stage, seconds)
+class Stopwatch:
+    """Seconds by stage, also of stages that failed."""
+
+    __slots__ = ("_seconds",)
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """The block is a stage: "embed", "search" or "generate". Its beginning and its end are reported."""
+        began = anyio.current_time()
+        _report(stage, None)
+        try:
+            yield
+        finally:
+            self._seconds[stage] = seconds = anyio.current_time() - began
+            _report(stage, seconds)
+
+    def timings(self) -> Timings:
+        """So far."""
+        return Timings(**self._seconds)
 
 
 class following:  # noqa: N801  # reads as a participle: `with following(listener):`
-    """Call `listener` with what is reported in the block."""
+    """Call `listener` when a stage begins in the block, and with its seconds when it has ended."""
 
     __slots__ = ("_listener", "_token")
 
@@ -33,3 +58,9 @@ class following:  # noqa: N801  # reads as a participle: `with following(listene
 
     def __exit__(self, *exc: object) -> None:
         _listener.reset(self._token)
+
+
+def _report(stage: str, seconds: float | None) -> None:
+    listener = _listener.get()
+    if listener is not None:
+        listener(stage, seconds)

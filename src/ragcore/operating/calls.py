@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from collections import deque
 from dataclasses import replace
@@ -14,12 +15,18 @@ import anyio
 from ragcore.audit import actor, record
 from ragcore.errors import DeadlineExceeded, GenerationError, NotOpen, RagcoreError
 from ragcore.events import emit
+from ragcore.generation.prompt import render
 from ragcore.lifecycle.bound import expires_at, inherit
 from ragcore.lifecycle.stages import following
 from ragcore.resilience.flow import flow
+from ragcore.text.tokens import estimate_tokens
 from ragcore.types import CallInfo, Generation, Prompt, Timings, Usage
 
 __all__ = ["Call", "Calls", "spent_by", "stack_of"]
+
+
+# An estimate, for models that don't say what they used.
+CHARACTERS_A_TOKEN = 4
 
 
 class Calls:
@@ -194,6 +201,14 @@ class Call:
         if isinstance(piece, str):
             self.written += len(piece)
 
+    def estimated(self) -> Usage:
+        """What it has used of a model that didn't say it, by estimate."""
+        texts = () if self.prompt is None else (message["content"] for message in render(self.prompt))
+        return Usage(
+            prompt_tokens=sum(map(estimate_tokens, texts)),
+            completion_tokens=math.ceil(self.written / CHARACTERS_A_TOKEN),
+        )
+
     def finish(self, outcome: str) -> None:
         """It has ended; calling it again changes nothing."""
         self._calls._finish(self, outcome)
@@ -226,7 +241,7 @@ class Call:
         self.task = _current_task()
         self._scope = anyio.CancelScope(deadline=self._own)
         self._scope.__enter__()
-        self._stages = following(self._on_stage)
+        self._stages = following(self.on_stage)
         self._stages.__enter__()
         self._flow = flow(self.tenant)
         self._flow.__enter__()
@@ -248,7 +263,8 @@ class Call:
         if scope.cancelled_caught:
             raise (self._closed() if self._cancelled else self.expired()) from None
 
-    def _on_stage(self, stage: str, seconds: float | None) -> None:
+    def on_stage(self, stage: str, seconds: float | None) -> None:
+        """A stage has begun, or, with its seconds, ended."""
         self.stage = stage
         if seconds is not None:
             self.timings = replace(self.timings, **{stage: seconds})

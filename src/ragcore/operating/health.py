@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, TypeAlias
@@ -15,12 +15,14 @@ from ragcore.compat.extras import installed
 from ragcore.config import Settings
 from ragcore.errors import Overloaded, RagcoreError
 from ragcore.lifecycle.bound import inherit
+from ragcore.lifecycle.part import Opened
 from ragcore.operating.memory import MEBI, read_memory
-from ragcore.protocols import Pingable
+from ragcore.protocols import Described, Inspected, Pingable, Store
 from ragcore.resilience.threads import Threads
 from ragcore.retrieval.retriever import Retriever
 from ragcore.text.redaction import key_of
 from ragcore.types import CallInfo, Health, Stats
+from ragcore.value import Value
 
 __all__ = ["HealthCheck", "describe"]
 
@@ -117,12 +119,12 @@ class HealthCheck:
 
 async def _database(rag: Client) -> tuple[Status, dict[str, Any]]:
     """A real query, where the store has one."""
-    store: Any = rag.retriever.store
+    store = rag.retriever.store
     began = anyio.current_time()
     try:
         if isinstance(store, Pingable):
             await store.ping()
-        elif not getattr(store, "is_open", True):
+        elif isinstance(store, Opened) and not store.is_open:
             return "unhealthy", {"reason": "not open"}
         else:
             return _by_the_last_searches(rag)
@@ -195,7 +197,7 @@ def _last_failure(rag: Client) -> dict[str, Any] | None:
 
 async def describe(rag: Client, timeout: float) -> dict[str, Any]:
     """What a client is made of; None for what could not be reached within `timeout` seconds."""
-    store: Any = rag.retriever.store
+    store = rag.retriever.store
     embedder = rag.retriever.embedder
     described: dict[str, Any] = {
         "versions": None,
@@ -207,25 +209,25 @@ async def describe(rag: Client, timeout: float) -> dict[str, Any]:
             "score_threshold": rag.retriever.score_threshold,
         },
         "embedder": None if embedder is None else {"model": embedder.model, "dimension": embedder.dimension},
-        "store": {"type": type(store).__name__, **(store.describe() if hasattr(store, "describe") else {})},
+        "store": {"type": type(store).__name__, **(store.describe() if isinstance(store, Described) else {})},
         "database": None,
         "counts": None,
     }
     with anyio.move_on_after(timeout), inherit(anyio.current_time() + timeout):
         described["versions"], described["extras"] = await Threads(1, name="versions").run(_installed)
-        described["database"] = await _reached(store, "inspect")
-        described["counts"] = await _reached(store, "count", tenant=None)
+        if isinstance(store, Inspected):
+            described["database"] = await _reached(store.inspect())
+        if isinstance(store, Store):
+            described["counts"] = await _reached(store.count(tenant=None))
     return described
 
 
-async def _reached(store: Any, method: str, **arguments: Any) -> Mapping[str, Any] | None:
-    if not hasattr(store, method):
-        return None
+async def _reached(asked: Awaitable[Value]) -> Mapping[str, Any] | None:
+    """What the store says of itself; None where it can't be reached."""
     try:
-        result: Mapping[str, Any] = (await getattr(store, method)(**arguments)).to_dict()
+        return (await asked).to_dict()
     except RagcoreError:
         return None
-    return result
 
 
 def _installed() -> tuple[dict[str, str | None], dict[str, bool]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 from ragcore.resilience.breaker import CircuitBreaker
 from ragcore.resilience.bulkhead import Bulkhead
@@ -19,7 +19,7 @@ from ragcore.resilience.pipeline import again, try_once
 from ragcore.resilience.retry import RetryBudget, RetryPolicy
 from ragcore.resilience.snapshot import PolicySnapshot
 
-__all__ = ["Hold", "Policy"]
+__all__ = ["Guarded", "GuardedWrites", "Hold", "Policy", "policy_of"]
 
 T = TypeVar("T")
 
@@ -177,3 +177,23 @@ class Policy:
             bulkhead=None if dependency.bulkhead is None else dependency.bulkhead.snapshot(),
             retry_budget=None if dependency.budget is None else dependency.budget.snapshot(),
         )
+
+
+@runtime_checkable
+class Guarded(Protocol):
+    """A component with a policy around its calls."""
+
+    policy: Policy
+
+
+@runtime_checkable
+class GuardedWrites(Protocol):
+    """A store with a policy of its own around writing."""
+
+    write_policy: Policy
+
+
+def policy_of(part: object) -> Policy | None:
+    """A component's policy; None if it has none."""
+    # A component of a user's may call something else its policy.
+    return part.policy if isinstance(part, Guarded) and isinstance(part.policy, Policy) else None

@@ -6,8 +6,9 @@ import logging
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Unpack
+from dataclasses import replace
+from functools import partial
+from typing import Literal, Unpack
 from uuid import UUID
 
 import anyio
@@ -19,27 +20,26 @@ from ragcore.errors import (
     ConfigurationError,
     DeadlineExceeded,
     EmbeddingError,
-    InvalidInput,
     Overloaded,
     RagcoreError,
     StoreError,
     Unsupported,
 )
 from ragcore.events import emit
-from ragcore.filters import Filter
 from ragcore.lifecycle.part import Part, Parts
-from ragcore.lifecycle.stages import report
-from ragcore.protocols import Embedder, Found, Query, Searcher, Store, Vector
+from ragcore.lifecycle.stages import Stopwatch
+from ragcore.protocols import Embedder, Found, Looking, Query, Searcher, Store, Vector
 from ragcore.resilience.deadline import deadline, share
 from ragcore.resilience.flow import flow
 from ragcore.resilience.patience import Patience
 from ragcore.retrieval.emptiness import explain_empty
 from ragcore.retrieval.options import SearchOptions, SimilarityOptions, check_options, spelled_out
+from ragcore.retrieval.plan import Plan, plan_search
 from ragcore.retrieval.similarity import report_similarity
 from ragcore.text.redacting import Redacting
 from ragcore.text.redaction import Redact
-from ragcore.types import Degradation, EmptyReason, Mode, Passage, Retrieval, SimilarityReport, Timings, Usage
-from ragcore.types.validation import check_mode, check_question, check_tenant, check_threshold, check_top_k
+from ragcore.types import Degradation, Mode, Passage, Retrieval, SimilarityReport, Usage
+from ragcore.types.validation import check_mode, check_threshold, check_top_k
 
 __all__ = ["Retriever"]
 
@@ -117,14 +117,14 @@ class Retriever(Part):
         """
         self._check_open()
         check_options(options, SearchOptions, "retrieve")
-        plan, degrade = self._plan(question, tenant, options), options.get("degrade")
-        clock = _Clock()
+        plan, degrade = plan_search(self, question, tenant, options), options.get("degrade")
+        watch = Stopwatch()
         degraded: tuple[Degradation, ...] = ()
         vector = None
         failed: EmbeddingError | CircuitOpen | None = None
         if plan.mode != "text":
             try:
-                with clock.measure("embed"), flow(plan.tenant):
+                with watch.measure("embed"), flow(plan.tenant):
                     # Not in the embedder's time: that it was slow is not to be said of an embedder that was never asked.
                     text = await self._redacting.redacted(self.redact, plan.question)
                     vector = await (self._embed(text) if degrade is False else self._embed_in_time(text))
@@ -135,7 +135,7 @@ class Retriever(Part):
                 emit("retriever.degraded", "embed", error=type(error).__name__)
                 degraded = (Degradation("embed", str(error), "full text"),)
                 plan = replace(plan, mode="text")
-        with clock.measure("search"):
+        with watch.measure("search"):
             query = replace(plan.query(vector), model=self._model(vector))
             try:
                 found = await self._search(query)
@@ -149,7 +149,7 @@ class Retriever(Part):
             if vector is None or self.embedder is None
             else Usage(embedding_tokens=self.embedder.count_tokens(question))
         )
-        return plan.retrieval(found, empty=empty, degraded=degraded, timings=clock.timings(), usage=usage)
+        return plan.retrieval(found, empty=empty, degraded=degraded, timings=watch.timings(), usage=usage)
 
     @spelled_out(SimilarityOptions)
     async def similarity(
@@ -177,11 +177,11 @@ class Retriever(Part):
             "filter": options.get("filter"),
             "mode": "vector" if self.mode == "text" else None,
         }
-        plan = self._plan(question, tenant, asked)
-        clock = _Clock()
-        with clock.measure("embed"), flow(plan.tenant):
+        plan = plan_search(self, question, tenant, asked)
+        watch = Stopwatch()
+        with watch.measure("embed"), flow(plan.tenant):
             vector = await self._embed(await self._redacting.redacted(self.redact, plan.question))
-        with clock.measure("search"):
+        with watch.measure("search"):
             query = replace(plan.query(vector), model=self._model(vector))
             found = await self._search(replace(query, score_threshold=None))
             by_text = await self._search(replace(plan.query(None), mode="text", score_threshold=None))
@@ -191,10 +191,10 @@ class Retriever(Part):
             empty = None if found else await explain_empty(self.store, query, found)
         usage = Usage(embedding_tokens=self.embedder.count_tokens(question))
         found[:] = _with_text_scores(found, by_text)
-        retrieval = plan.retrieval(found, empty=empty, degraded=(), timings=clock.timings(), usage=usage)
+        retrieval = plan.retrieval(found, empty=empty, degraded=(), timings=watch.timings(), usage=usage)
         return report_similarity(retrieval, scores=scores, counts=counts, score_threshold=plan.score_threshold)
 
-    async def _scores(self, plan: _Plan, vector: Vector) -> Vector:
+    async def _scores(self, plan: Plan, vector: Vector) -> Vector:
         """The scores of the tenant's 10,000 nearest chunks, best first; with a filter, of the 1,000 nearest that it matches."""
         assert isinstance(self.store, Store)
         if plan.filter is None:
@@ -205,57 +205,17 @@ class Retriever(Part):
     async def _open(self) -> None:
         for part in (self.embedder, self.store):
             await self._parts.start(part)
-        if hasattr(self.store, "first_look"):
-            self._check_open().spawn(self._look, name="looking whether embedder and store fit")
+        if isinstance(self.store, Looking):
+            self._check_open().spawn(partial(self._look, self.store), name="looking whether embedder and store fit")
 
-    async def _look(self) -> None:
+    async def _look(self, store: Looking) -> None:
         """Say early what would otherwise be found out late: vectors of two models don't compare."""
-        store: Any = self.store
         found = await store.first_look()
         for finding in () if found is None else found.misfits(self.embedder):
             logger.error("%s", finding.message)
 
     async def _close(self) -> None:
         await self._parts.aclose()
-
-    def _plan(self, question: str, tenant: str | UUID, options: SearchOptions) -> _Plan:
-        top_k, mode, condition = options.get("top_k"), options.get("mode"), options.get("filter")
-        score_threshold = options.get("score_threshold")
-        wanted = self.mode if mode is None else check_mode(mode)
-        if wanted != "text" and self.embedder is None:
-            raise InvalidInput(f"mode {wanted!r} needs an embedder and this retriever has none: ask with mode='text'")
-        if condition is not None and not isinstance(condition, Filter):
-            raise InvalidInput(
-                f"filter must be a ragcore.Filter, not {type(condition).__name__}: build it with ragcore.meta(…)"
-            )
-        threshold = self.score_threshold if score_threshold is None else check_threshold(score_threshold)
-        threshold_from = None if threshold is None else "retriever" if score_threshold is None else "call"
-        if threshold == -1:
-            threshold, threshold_from = None, None
-        plan = _Plan(
-            question=check_question(question),
-            tenant=check_tenant(tenant),
-            mode=wanted,
-            top_k=self.top_k if top_k is None else check_top_k(top_k),
-            score_threshold=threshold,
-            score_threshold_from="call" if threshold_from == "call" else "retriever" if threshold_from else None,
-            filter=condition,
-        )
-        if wanted != "text":
-            self._check_length(plan.question)
-        return plan
-
-    def _check_length(self, question: str) -> None:
-        """A token is a byte at least, so short questions need no count; and what can't possibly fit need not be counted either."""
-        assert self.embedder is not None
-        most = self.embedder.max_tokens
-        if len(question.encode()) <= most:
-            return
-        tokens = self.embedder.count_tokens(question)
-        if tokens > most:
-            raise InvalidInput(
-                f"the question has {tokens:,} tokens, and {self.embedder.model} takes {most:,}: shorten it, or search it with mode='text'"
-            )
 
     async def _embed_in_time(self, question: str) -> Vector:
         """The vector, within a share of what is left: an embedder that is a black hole must leave time for text search."""
@@ -326,79 +286,6 @@ class Retriever(Part):
             raise StoreError(
                 f"the store {name} raised {type(error).__name__}", dependency=name, stage="search"
             ) from error
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    question: str
-    tenant: str
-    mode: Mode
-    top_k: int
-    score_threshold: float | None
-    score_threshold_from: str | None
-    filter: Filter | None
-
-    def query(self, vector: Vector | None) -> Query:
-        return Query(
-            question=self.question,
-            tenant=self.tenant,
-            mode=self.mode,
-            top_k=self.top_k,
-            vector=vector,
-            filter=self.filter,
-            score_threshold=None if self.mode == "text" else self.score_threshold,
-        )
-
-    def retrieval(
-        self,
-        found: Found,
-        *,
-        empty: EmptyReason | None,
-        degraded: tuple[Degradation, ...],
-        timings: Timings,
-        usage: Usage,
-    ) -> Retrieval:
-        thresholded = self.mode != "text" and self.score_threshold is not None
-        return Retrieval(
-            self.question,
-            query=self.question,
-            passages=tuple(found),
-            mode=self.mode,
-            top_k=self.top_k,
-            score_threshold=self.score_threshold if thresholded else None,
-            score_threshold_from=("call" if self.score_threshold_from == "call" else "retriever")
-            if thresholded
-            else None,
-            empty=empty,
-            scan=found.scan,
-            degraded=degraded,
-            timings=timings,
-            usage=usage,
-        )
-
-
-class _Clock:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[str, float] = {}
-        self._stage = ""
-        self._began = 0.0
-
-    def measure(self, stage: str) -> _Clock:
-        self._stage = stage
-        return self
-
-    def __enter__(self) -> None:
-        self._began = anyio.current_time()
-        report(self._stage)
-
-    def __exit__(self, *exc: object) -> None:
-        self._seconds[self._stage] = anyio.current_time() - self._began
-        report(self._stage, self._seconds[self._stage])
-
-    def timings(self) -> Timings:
-        return Timings(embed=self._seconds.get("embed"), search=self._seconds.get("search"))
 
 
 def _checked(passages: Sequence[Passage], query: Query) -> tuple[Passage, ...]:

@@ -1,0 +1,201 @@
+"""From a question to its answer, step by step: validate, retrieve, prompt, generate, cite. Each is a function over the request and what it needs.
+
+The call, its deadline and its bookkeeping are `RAG`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from ragcore.client.components import Generators
+from ragcore.client.options import AskOptions, RetrieveOptions
+from ragcore.config import EXTRACTIVE, Settings
+from ragcore.errors import ConfigurationError, DeadlineExceeded, InvalidInput, Overloaded, RagcoreError
+from ragcore.events import emit
+from ragcore.generation.citations import find_citations
+from ragcore.generation.ending import is_complete
+from ragcore.generation.extractive import ExtractiveGenerator, excerpt
+from ragcore.generation.prompt import build_prompt
+from ragcore.generation.streams import collect
+from ragcore.lifecycle.stages import Stopwatch
+from ragcore.operating.calls import Call, spent_by
+from ragcore.resilience.deadline import reserve
+from ragcore.retrieval.options import SearchOptions
+from ragcore.retrieval.retriever import Retriever
+from ragcore.types import Answer, Citation, Degradation, Generation, Prompt, Retrieval, Turn, Usage
+from ragcore.types.validation import (
+    check_history,
+    check_instructions,
+    check_max_tokens,
+    check_stop,
+    check_temperature,
+)
+
+__all__ = ["Request", "cite", "generate", "make_prompt", "retrieve", "search_of", "validate"]
+
+# The end of a call's time that is kept for the last resort.
+RESERVE_SECONDS = 0.5
+RESERVE_SHARE = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is asked, checked, with what the settings say where the caller says nothing.
+
+    Attributes:
+        question: not checked here: the retriever does, before anything is sent.
+        max_tokens: None: the settings', where a generator's own come first.
+        temperature: None: the generator's own.
+    """
+
+    question: str
+    search: SearchOptions
+    history: tuple[Turn, ...]
+    instructions: str
+    max_tokens: int | None
+    temperature: float | None
+    stop: tuple[str, ...]
+    degrade: bool
+
+
+def validate(question: str, options: AskOptions, settings: Settings) -> Request:
+    """The request.
+
+    Raises:
+        InvalidInput: an option that makes no sense.
+    """
+    instructions = options.get("instructions")
+    search = search_of(options, settings)
+    return Request(
+        question=question,
+        search=search,
+        history=check_history(options.get("history", ())),
+        instructions=settings.instructions if instructions is None else check_instructions(instructions),
+        max_tokens=check_max_tokens(options.get("max_tokens")),
+        temperature=check_temperature(options.get("temperature")),
+        stop=check_stop(options.get("stop")),
+        degrade=bool(search["degrade"]),
+    )
+
+
+def search_of(options: RetrieveOptions, settings: Settings) -> SearchOptions:
+    """What the retriever is told of a call's options; it checks them itself."""
+    degrade = options.get("degrade")
+    search: SearchOptions = {"degrade": settings.degrade if degrade is None else degrade}
+    for name in SearchOptions.__optional_keys__ - {"degrade"}:
+        if name in options:
+            search[name] = options[name]  # type: ignore[literal-required]  # a key of both
+    return search
+
+
+async def retrieve(call: Call, retriever: Retriever, question: str, search: SearchOptions) -> Retrieval:
+    """The passages, noted in the call."""
+    retrieval = await retriever.retrieve(question, tenant=call.tenant, **search)
+    call.embedded = retrieval.usage.embedding_tokens or 0
+    call.degraded = bool(retrieval.degraded)
+    call.passages = len(retrieval.passages)
+    return retrieval
+
+
+def make_prompt(
+    request: Request, retrieval: Retrieval, settings: Settings, count_tokens: Callable[[str], int]
+) -> Prompt | None:
+    """The prompt; None where there is nothing to answer from: then no model is asked to invent something.
+
+    Raises:
+        ConfigurationError: not even one passage fits.
+    """
+    if not retrieval.passages:
+        return None
+    prompt = build_prompt(
+        retrieval.question,
+        passages=retrieval.passages,
+        history=request.history,
+        instructions=request.instructions,
+        budget=settings.prompt_tokens,
+        max_tokens=settings.max_tokens if request.max_tokens is None else request.max_tokens,
+        max_tokens_from="settings" if request.max_tokens is None else "call",
+        temperature=request.temperature,
+        stop=request.stop,
+        count_tokens=count_tokens,
+    )
+    if not prompt.passages:
+        raise ConfigurationError(
+            f"not even the best passage fits into the {settings.prompt_tokens:,} tokens of a prompt: raise prompt_tokens, "
+            "or ingest with smaller chunk_tokens",
+            stage="generate",
+        )
+    return prompt
+
+
+async def generate(call: Call, prompt: Prompt, generators: Generators, *, degrade: bool) -> Generation:
+    """The generation; with `degrade`, quotation where the generator broke, for which the last of the time is kept."""
+    call.prompt = prompt
+    with Stopwatch().measure("generate"):
+        if not degrade:
+            return await collect(generators.strict.stream(prompt), on_piece=call.saw)
+        try:
+            with reserve(RESERVE_SECONDS, share=RESERVE_SHARE):
+                return await collect(generators.degrading.stream(prompt), on_piece=call.saw)
+        except (Overloaded, InvalidInput):  # the caller's to know: quoting would hide it
+            raise
+        except RagcoreError as error:
+            name = generators.name
+            emit("generator.failed", name, error=type(error).__name__)
+            spent = spent_by(error)
+            if call.written and not spent:
+                spent = ((generators.first_name, call.estimated()),)
+            quoted = await ExtractiveGenerator().generate(prompt)
+            late = isinstance(error, DeadlineExceeded)
+            reason = f"{name} was not done in time: {error}" if late else str(error)
+            return replace(quoted, degraded=(Degradation("generate", reason, EXTRACTIVE),), spent=spent)
+
+
+def cite(
+    call: Call, settings: Settings, retrieval: Retrieval, prompt: Prompt | None, generation: Generation | None
+) -> Answer:
+    """The answer: the generation's text with its citations, or what is said where there is none."""
+    answer = Answer(
+        settings.not_searched if _not_searched(retrieval) else settings.not_found,
+        found=False,
+        retrieval=retrieval,
+        degraded=retrieval.degraded,
+        timings=replace(call.timings, total=call.elapsed()),
+        usage=retrieval.usage,
+        call_id=call.id,
+    )
+    if generation is None or prompt is None:
+        return answer
+    degraded = (*retrieval.degraded, *generation.degraded)
+    found = bool(generation.text.strip())
+    text, citations = settings.not_found, answer.citations
+    if found:
+        text = generation.text
+        citations = find_citations(generation.text, prompt.passages, quotations=generation.quotations)
+    elif any(part.stage == "generate" and part.fallback == EXTRACTIVE for part in degraded):
+        # Nobody has judged the passages: "not found" would be untrue.
+        text = f"{settings.not_answered}\n\n{excerpt(prompt.passages[0])} [1]"
+        citations = (Citation(1, prompt.passages[0], len(text) - len("[1]"), len(text)),)
+    return replace(
+        answer,
+        text=text,
+        found=found,
+        citations=citations,
+        degraded=degraded,
+        usage=Usage(
+            embedding_tokens=retrieval.usage.embedding_tokens,
+            prompt_tokens=generation.usage.prompt_tokens,
+            completion_tokens=generation.usage.completion_tokens,
+        ),
+        model=generation.model,
+        finish_reason=generation.finish_reason,
+        complete=generation.complete and is_complete(generation.finish_reason),
+        request_ids=(generation.request_id,) if generation.request_id else (),
+    )
+
+
+def _not_searched(retrieval: Retrieval) -> bool:
+    """Whether nothing was found because the documents could not be searched as they should be: then they may well have the answer."""
+    empty = retrieval.empty
+    return empty is not None and (bool(retrieval.degraded) or empty.code in ("not_embedded", "other_model"))

@@ -1,0 +1,101 @@
+"""Charging: what each call may use, and what it has used, however it ends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ragcore.client.components import Generators
+from ragcore.config import EXTRACTIVE, Settings
+from ragcore.errors import ConfigurationError, LimitExceeded
+from ragcore.lifecycle.owner import Owner
+from ragcore.operating.calls import Call, Calls
+from ragcore.operating.quota import Quota
+from ragcore.operating.shared_quota import SharedQuota
+from ragcore.protocols import Embedder, QuotaStore, Searcher
+from ragcore.types import Answer, Generation, Usage
+
+__all__ = ["Charging"]
+
+
+class Charging:
+    """The limits of each tenant, of this process or of all, and the charges against them.
+
+    Invariant: each call that used something is charged exactly once: by `answered` where it came to an end, else by `settle`, by estimate.
+    """
+
+    def __init__(
+        self, settings: Settings, *, calls: Calls, store: Searcher, embedder: Embedder | None, generators: Generators
+    ) -> None:
+        self.quota = Quota(
+            requests_per_minute=settings.requests_per_minute or None,
+            tokens_per_minute=settings.tokens_per_minute or None,
+            calls_at_once=settings.calls_at_once or None,
+            spending_per_day=settings.spending_per_day,
+            prices=settings.prices,
+        )
+        self._shared = _shared(self.quota, store) if settings.share_limits else None
+        self._calls = calls
+        self._embedder = embedder
+        self._generators = generators
+
+    def admit(self, tenant: str) -> None:
+        """A tenant that has used up what it may here is told so before anything else.
+
+        Raises:
+            LimitExceeded: which limit, and when to come back.
+        """
+        self.quota.admit(tenant, self._calls.running_of(tenant))
+
+    async def admit_shared(self, call: Call) -> None:
+        """The same for what all processes have counted.
+
+        Raises:
+            LimitExceeded: nothing is remembered of the call then.
+        """
+        if self._shared is not None:
+            try:
+                await self._shared.admit(call)
+            except LimitExceeded:
+                self._calls.withdraw(call)
+                raise
+
+    def charge(self, call: Call, usage: Usage, model: str) -> None:
+        """Count what a call has used of a model; "": of none."""
+        call.charged = True
+        embedding_model = "" if self._embedder is None else self._embedder.model
+        tokens, cost = self.quota.charge(call.tenant, usage, model, embedding_model)
+        if self._shared is not None:
+            self._shared.owe(call.tenant, tokens, cost)
+
+    def answered(self, call: Call, answer: Answer, generation: Generation | None) -> None:
+        """Count what an answer has cost, with the models that failed before the one that gave it."""
+        if generation is None:
+            self.charge(call, answer.usage, "")
+            return
+        used = answer.usage
+        if generation.model != EXTRACTIVE and used.prompt_tokens is None:
+            used = replace(call.estimated(), embedding_tokens=used.embedding_tokens)
+        self.charge(call, used, generation.model)
+        for model, failed in generation.spent:
+            self.charge(call, failed, model)
+
+    async def settle(self, call: Call, owner: Owner | None) -> None:
+        """What is left to do when a call has ended, however it ended: a tenant that leaves before the end of its answers is charged for them as well."""
+        if not call.charged and (call.written or call.embedded):
+            wrote = bool(call.written) and not call.spent
+            seen = call.estimated() if wrote else Usage()
+            model = self._generators.first_name if wrote else ""
+            self.charge(call, replace(seen, embedding_tokens=call.embedded), model)
+        for model, usage in call.spent:
+            self.charge(call, usage, model)
+        if self._shared is not None:
+            await self._shared.settle(call, owner)
+
+
+def _shared(quota: Quota, store: Searcher) -> SharedQuota:
+    if not isinstance(store, QuotaStore):
+        raise ConfigurationError(
+            f"share_limits needs a store that counts for all processes, and {type(store).__name__} has no count_calls: "
+            "use PgVectorStore, or leave share_limits out"
+        )
+    return SharedQuota(quota, store)
