@@ -381,5 +381,8 @@ class Generator(Protocol):
         """The answer in pieces, then the `Generation`; ending without one means that the stream broke.
 
         A generator that can't stream: `def stream(self, prompt): return generation.at_once(self.generate(prompt))`.
+
+        The stream runs in a task of its own. A class that holds neither a cancel scope nor a task group open while a piece is handed out may say
+        `in_any_task = True`: its streams are then read by whoever reads the answer, which costs less.
         """
         ...

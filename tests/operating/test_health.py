@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import re
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,7 +98,8 @@ async def test_it_is_in_time_and_cached_when_everything_is_a_black_hole() -> Non
         with anyio.fail_after(1.0):
             health = await rag.health()
             assert (health.status, health.ready) == ("unhealthy", False)
-            assert "no answer within 0.1 s" in health.details["database"]["reason"]
+            # Whose time runs out first, the check's or the store's own within it, is a matter of microseconds.
+            assert re.search("no answer within 0.1 s|the deadline passed", health.details["database"]["reason"])
             assert await rag.health() is health
             assert await rag.describe()
 

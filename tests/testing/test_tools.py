@@ -45,7 +45,7 @@ async def test_a_model_that_hangs_is_answered_for_in_virtual_time() -> None:
     async with fake_rag() as rag:
         await rag.add([Document("d", "Your deductible is $1,500.")], tenant="m")
         rag.retriever.store.faults.always(Slow(0.2))  # type: ignore[attr-defined]
-        rag._given.faults.next(Hang(), Fail(503), None)  # type: ignore[attr-defined]
+        rag._generators.given.faults.next(Hang(), Fail(503), None)  # type: ignore[attr-defined]
         began = anyio.current_time()
         for expected in (True, True, False):
             answer = await rag.ask("What is my deductible?", tenant="m", timeout=3)

@@ -31,7 +31,7 @@ from ragcore.operating.calls import Call, Calls
 from ragcore.operating.health import HealthCheck, describe
 from ragcore.operating.watchdog import Watchdog
 from ragcore.protocols import Clearable, Embedder, Generator, Searcher, Store, Watched
-from ragcore.resilience.policy import GuardedWrites, Policy, policy_of
+from ragcore.resilience.policy import policy_of
 from ragcore.retrieval.options import check_options, spelled_out
 from ragcore.retrieval.retriever import Retriever
 from ragcore.text.redacting import Redacting
@@ -359,8 +359,9 @@ class RAG(Part):
         generators = {f"generation {name}": generator for name, generator in self._generators.named.items()}
         parts: dict[str, object] = {"embedding": embedder, "store": store, **generators}
         policies = {name: policy for name, part in parts.items() if (policy := policy_of(part)) is not None}
-        if isinstance(store, GuardedWrites) and isinstance(store.write_policy, Policy):
-            policies["store writes"] = store.write_policy
+        writes = policy_of(store, "write_policy")
+        if writes is not None:
+            policies["store writes"] = writes
         return Stats(
             policies={name: policy.snapshot().to_dict() for name, policy in policies.items()},
             pools={"store": store.snapshot()} if isinstance(store, Watched) else {},

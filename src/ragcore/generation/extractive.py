@@ -60,6 +60,7 @@ class ExtractiveGenerator(Part):
     """
 
     model = MODEL
+    in_any_task = True
 
     async def generate(self, prompt: Prompt, /) -> Generation:
         """The quotation, or "" if nothing answers."""

@@ -10,9 +10,12 @@ from typing import Any
 
 from ragcore.errors import ConfigurationError, GenerationError, InvalidInput, Overloaded, RagcoreError
 from ragcore.events import emit
+from ragcore.generation.direct import Direct
 from ragcore.generation.extractive import ExtractiveGenerator
 from ragcore.generation.relay import Relay
+from ragcore.generation.source import Source, runs_in_any_task
 from ragcore.generation.streams import collect
+from ragcore.lifecycle.owner import Owner
 from ragcore.lifecycle.part import Part, Parts
 from ragcore.protocols import Counting, Generator, Named
 from ragcore.resilience.deadline import share
@@ -42,6 +45,8 @@ class FallbackGenerator(Part):
         first_timeout: seconds to the first word, for generators without a policy.
         quote_when_overloaded: whether to quote if the model before the quotation has no room.
     """
+
+    # Not `in_any_task`: of a nested one the limit on silence would be a scope around the making of relays, which take its end for their deadline.
 
     def __init__(
         self,
@@ -103,30 +108,44 @@ class FallbackGenerator(Part):
         for generator in self.generators[:-1]:
             self._check_room(generator, failed)
             part = share(SHARE, most=math.inf)
-            relay = Relay(
+            source = self._source(
                 owner,
                 generator,
                 prompt,
-                name=name_of(generator),
                 first_within=min(part, self.first_timeout_of(generator) or math.inf),
                 # Another model needs time of its own; quotation needs none.
                 place_within=part if self._model_follows(generator) else math.inf,
             )
             try:
-                first = await self._first(relay, failed)
+                first = await self._first(source, failed)
                 if first is not None:
-                    async with aclosing(_resumed(first, relay, failed)) as resumed:
+                    async with aclosing(_resumed(first, source, failed)) as resumed:
                         yield resumed
                     return
             finally:
-                await relay.aclose()
+                await source.aclose()
         self._check_room(self.generators[-1], failed)
-        relay = Relay(owner, self.generators[-1], prompt, name=name_of(self.generators[-1]))
+        source = self._source(owner, self.generators[-1], prompt)
         try:
-            async with aclosing(_resumed(None, relay, failed)) as resumed:
+            async with aclosing(_resumed(None, source, failed)) as resumed:
                 yield resumed
         finally:
-            await relay.aclose()
+            await source.aclose()
+
+    def _source(
+        self,
+        owner: Owner,
+        generator: Generator,
+        prompt: Prompt,
+        *,
+        first_within: float = math.inf,
+        place_within: float = math.inf,
+    ) -> Source:
+        """A generator's stream: in a task of its own, unless the generator is known to need none."""
+        name = name_of(generator)
+        if runs_in_any_task(generator):
+            return Direct(generator, prompt, name=name, first_within=first_within, place_within=place_within)
+        return Relay(owner, generator, prompt, name=name, first_within=first_within, place_within=place_within)
 
     def _model_follows(self, generator: Generator) -> bool:
         following = self.generators[self.generators.index(generator) + 1 :]
@@ -143,14 +162,14 @@ class FallbackGenerator(Part):
             raise failed[-1]
 
     @staticmethod
-    async def _first(relay: Relay, failed: list[RagcoreError]) -> str | Generation | None:
+    async def _first(source: Source, failed: list[RagcoreError]) -> str | Generation | None:
         """A generator's first piece, within its share of the time; None if it failed, which is noted."""
         try:
-            return await relay.first()
+            return await source.first()
         except InvalidInput:
             raise
         except RagcoreError as error:
-            emit("generator.failed", relay.name, error=type(error).__name__)
+            emit("generator.failed", source.name, error=type(error).__name__)
             failed.append(error)
             return None
 
@@ -163,10 +182,10 @@ class FallbackGenerator(Part):
 
 
 async def _resumed(
-    first: str | Generation | None, relay: Relay, failed: Sequence[RagcoreError]
+    first: str | Generation | None, source: Source, failed: Sequence[RagcoreError]
 ) -> AsyncGenerator[str | Generation, None]:
     """The pieces of the generator that answers; its `Generation` says which failed before it, and why."""
-    degraded = tuple(Degradation("generate", str(error), relay.name) for error in failed)
+    degraded = tuple(Degradation("generate", str(error), source.name) for error in failed)
     spent = tuple(
         (error.model, Usage(prompt_tokens=error.used_tokens[0], completion_tokens=error.used_tokens[1]))
         for error in failed
@@ -180,7 +199,7 @@ async def _resumed(
 
     if first is not None:
         yield marked(first)
-    async for piece in relay:
+    async for piece in source:
         yield marked(piece)
 
 

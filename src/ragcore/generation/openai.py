@@ -68,6 +68,8 @@ class OpenAIGenerator(Part):
         GenerationError: the server failed, its stream broke, or the model gave no answer.
     """
 
+    in_any_task = True
+
     def __init__(
         self,
         model: str,

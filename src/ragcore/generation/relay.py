@@ -9,30 +9,29 @@ from __future__ import annotations
 import contextvars
 import math
 from collections.abc import AsyncIterator
-from typing import TypeAlias
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from ragcore.errors import GenerationError, RagcoreError
-from ragcore.generation.ending import says_nothing
+from ragcore.generation.source import Piece, Source, checked, failure
 from ragcore.lifecycle.bound import expires_at, inherit
 from ragcore.lifecycle.closing import closing
 from ragcore.lifecycle.owner import Owner, cleaning_up
 from ragcore.protocols import Generator
-from ragcore.resilience.patience import Patience, patience_in_force
-from ragcore.types import Generation, Prompt
+from ragcore.resilience.patience import patience_in_force
+from ragcore.types import Prompt
 
 __all__ = ["Relay"]
-
-Piece: TypeAlias = str | Generation
 
 # Pieces that may wait for the reader: enough to spare a switch of tasks for each, few enough to be back-pressure.
 AHEAD = 16
 
 
-class Relay:
-    """One stream of a generator. Iterate over it, and `aclose` it in the end.
+class Relay(Source):
+    """One stream of a generator, in a task of its own.
+
+    Invariant: the generator is entered, read and left by one task, whose scope is cancelled by `aclose` at the latest. At most `AHEAD` pieces are
+    unread; `_ended` is set exactly when that task does nothing any more, so a reader that waits for it can't wait for ever.
 
     Args:
         owner: whose task group it runs in.
@@ -51,9 +50,9 @@ class Relay:
         first_within: float = math.inf,
         place_within: float = math.inf,
     ) -> None:
+        super().__init__(name, first_within=first_within, place_within=place_within)
         self._generator = generator
         self._prompt = prompt
-        self.name = name
         self._when = expires_at()
         self._scope = anyio.CancelScope()
         self._pieces: list[Piece] = []
@@ -62,32 +61,10 @@ class Relay:
         self._left = False
         self._ended = anyio.Event()
         self._error: BaseException | None = None
-        self._patience = Patience(first_within, place_by=anyio.current_time() + place_within)
+        # The reader's context, so that logs and traces say whose answer this is; but silence is measured by this stream's own patience.
         context = contextvars.copy_context()
         context.run(patience_in_force.set, self._patience)
         owner.spawn(self._run, name=f"stream of {name}", context=context)
-
-    async def first(self) -> Piece:
-        """The first piece, within its time.
-
-        Raises:
-            GenerationError: it took longer, or the stream ended without one.
-        """
-        with self._patience as patience:
-            try:
-                return await self.__anext__()
-            except StopAsyncIteration:
-                raise GenerationError(
-                    f"{self.name} ended without a result", dependency=self.name, stage="generate"
-                ) from None
-        raise GenerationError(
-            f"{self.name} did not begin to answer within {patience.seconds:.1f} s",
-            dependency=self.name,
-            stage="generate",
-        )
-
-    def __aiter__(self) -> Relay:
-        return self
 
     async def __anext__(self) -> Piece:
         """Return the next piece. Text that has accumulated is joined, so a slow reader gets fewer, longer pieces."""
@@ -95,6 +72,7 @@ class Relay:
             if self._left or self._ended.is_set():
                 await self._ended.wait()
                 return self._end()
+            # Made anew for each wait, in the same step as the look above: an event that was set before would be missed by nobody.
             self._arrived = anyio.Event()
             await self._arrived.wait()
         await checkpoint_if_cancelled()
@@ -110,14 +88,11 @@ class Relay:
     def _end(self) -> Piece:
         if self._error is None:
             raise StopAsyncIteration
-        if isinstance(self._error, RagcoreError):
-            raise self._error
-        raise GenerationError(
-            f"the generator {self.name} raised {type(self._error).__name__}", dependency=self.name, stage="generate"
-        ) from self._error
+        raise failure(self._error, self.name)
 
     async def aclose(self) -> None:
         """Leave the stream: what still runs is cancelled; what isn't gone soon ends in the owner task."""
+        # First the scope: a piece that the task puts in meanwhile would be unread for ever.
         self._scope.cancel()
         self._left = True
         self._pieces.clear()
@@ -145,7 +120,7 @@ class Relay:
     async def _pass_on(self, pieces: AsyncIterator[Piece]) -> None:
         async with closing(pieces):
             async for piece in pieces:
-                await self._put(self._checked(piece))
+                await self._put(checked(piece, self.name))
 
     async def _put(self, piece: Piece) -> None:
         """Pass a piece to the reader; wait while too many are unread."""
@@ -157,22 +132,3 @@ class Relay:
         while len(self._pieces) >= AHEAD:
             self._room = anyio.Event()
             await self._room.wait()
-
-    def _checked(self, piece: object) -> Piece:
-        text = piece.text if isinstance(piece, Generation) else piece
-        if not isinstance(text, str):
-            kind = type(text).__name__
-            raise GenerationError(
-                f"the generator {self.name} sent {kind}, not text", dependency=self.name, stage="generate"
-            )
-        if isinstance(piece, Generation) and says_nothing(piece):
-            error = GenerationError(
-                f"the generator {self.name} gave no text (finish_reason {piece.finish_reason})",
-                dependency=self.name,
-                stage="generate",
-            )
-            error.model = piece.model
-            if piece.usage.prompt_tokens is not None:
-                error.used_tokens = (piece.usage.prompt_tokens, piece.usage.completion_tokens or 0)
-            raise error
-        return piece  # type: ignore[return-value]  # a str or a Generation, as was just seen

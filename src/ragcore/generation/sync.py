@@ -38,6 +38,8 @@ def from_sync(
 
 
 class _SyncGenerator(Part):
+    in_any_task = True
+
     def __init__(
         self, generate: Callable[[Prompt], str | Generation], model: str, threads: Threads, policy: Policy
     ) -> None:

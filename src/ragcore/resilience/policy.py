@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Literal, Protocol, TypeVar, runtime_checkable
+from typing import Literal, TypeVar
 
 from ragcore.resilience.breaker import CircuitBreaker
 from ragcore.resilience.bulkhead import Bulkhead
@@ -19,7 +19,7 @@ from ragcore.resilience.pipeline import again, try_once
 from ragcore.resilience.retry import RetryBudget, RetryPolicy
 from ragcore.resilience.snapshot import PolicySnapshot
 
-__all__ = ["Guarded", "GuardedWrites", "Hold", "Policy", "policy_of"]
+__all__ = ["Hold", "Policy", "policy_of"]
 
 T = TypeVar("T")
 
@@ -179,21 +179,11 @@ class Policy:
         )
 
 
-@runtime_checkable
-class Guarded(Protocol):
-    """A component with a policy around its calls."""
+def policy_of(part: object, name: str = "policy") -> Policy | None:
+    """A component's policy; None if it has none.
 
-    policy: Policy
-
-
-@runtime_checkable
-class GuardedWrites(Protocol):
-    """A store with a policy of its own around writing."""
-
-    write_policy: Policy
-
-
-def policy_of(part: object) -> Policy | None:
-    """A component's policy; None if it has none."""
+    Not by a Protocol: from Python 3.12 on `isinstance` doesn't see what a wrapper, such as a cache around an embedder, hands on by `__getattr__`.
+    """
+    policy = getattr(part, name, None)
     # A component of a user's may call something else its policy.
-    return part.policy if isinstance(part, Guarded) and isinstance(part.policy, Policy) else None
+    return policy if isinstance(policy, Policy) else None

@@ -1,0 +1,107 @@
+"""Where the pieces of an answer come from: one stream of one generator, read piece by piece, with a limit on how long it may be silent at first."""
+
+from __future__ import annotations
+
+from typing import Self, TypeAlias
+
+import anyio
+
+from ragcore.errors import GenerationError, RagcoreError
+from ragcore.generation.ending import says_nothing
+from ragcore.protocols import Generator
+from ragcore.resilience.patience import Patience
+from ragcore.types import Generation
+
+__all__ = ["Piece", "Source", "checked", "failure", "runs_in_any_task"]
+
+Piece: TypeAlias = str | Generation
+
+
+class Source:
+    """One stream of a generator. Iterate over it, and `aclose` it in the end.
+
+    Args:
+        name: of the generator, in errors.
+        first_within: seconds that the generator may take to its first word, without the time in queues of ours.
+        place_within: seconds that it may take to find a place for the request.
+    """
+
+    def __init__(self, name: str, *, first_within: float, place_within: float) -> None:
+        self.name = name
+        self._patience = Patience(first_within, place_by=anyio.current_time() + place_within)
+
+    async def first(self) -> Piece:
+        """The first piece, within its time.
+
+        Raises:
+            GenerationError: it took longer, or the stream ended without one.
+        """
+        with self._patience as patience:
+            try:
+                return await self.__anext__()
+            except StopAsyncIteration:
+                raise GenerationError(
+                    f"{self.name} ended without a result", dependency=self.name, stage="generate"
+                ) from None
+        raise GenerationError(
+            f"{self.name} did not begin to answer within {patience.seconds:.1f} s",
+            dependency=self.name,
+            stage="generate",
+        )
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Piece:
+        """Return the next piece."""
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        """Leave the stream; what still runs is cancelled."""
+        raise NotImplementedError
+
+
+def checked(piece: object, name: str) -> Piece:
+    """A piece, if it is one.
+
+    Raises:
+        GenerationError: it is neither text nor a `Generation`, or the generation says nothing.
+    """
+    text = piece.text if isinstance(piece, Generation) else piece
+    if not isinstance(text, str):
+        kind = type(text).__name__
+        raise GenerationError(f"the generator {name} sent {kind}, not text", dependency=name, stage="generate")
+    if isinstance(piece, Generation) and says_nothing(piece):
+        error = GenerationError(
+            f"the generator {name} gave no text (finish_reason {piece.finish_reason})",
+            dependency=name,
+            stage="generate",
+        )
+        error.model = piece.model
+        if piece.usage.prompt_tokens is not None:
+            error.used_tokens = (piece.usage.prompt_tokens, piece.usage.completion_tokens or 0)
+        raise error
+    return piece  # type: ignore[return-value]  # a str or a Generation, as was just seen
+
+
+def failure(error: BaseException, name: str) -> RagcoreError:
+    """What a generator raised, as an error of ours."""
+    if isinstance(error, RagcoreError):
+        return error
+    ours = GenerationError(f"the generator {name} raised {type(error).__name__}", dependency=name, stage="generate")
+    ours.__cause__ = error
+    return ours
+
+
+def runs_in_any_task(generator: Generator, /) -> bool:
+    """Whether a generator's streams may be entered, read and left in different tasks.
+
+    Its class says so by `in_any_task = True`: it holds neither a cancel scope nor a task group open while a piece is handed out. A subclass with a
+    `stream` of its own must say it again, since nothing is known of that one.
+    """
+    for kind in type(generator).__mro__:
+        if "in_any_task" in vars(kind):
+            return bool(vars(kind)["in_any_task"])
+        if "stream" in vars(kind):
+            break
+    return False
