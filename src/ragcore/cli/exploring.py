@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from ragcore import explore
 from ragcore.cli.arguments import Json, Tenant, TopK
+from ragcore.cli.rendering import rows_table
 from ragcore.cli.session import DONE, Options, messages, open_client, print_json, results, run_async
 from ragcore.errors import InvalidInput
 
@@ -45,7 +43,7 @@ def thresholds(
             found = await explore.thresholds(rag.retriever, labelled, aim=cast("explore.Aim", aim))
         _show_result(found, html, as_json=as_json)
         if not as_json and found.tags:
-            results.print(_rows_table(found.tags_to_dicts()))
+            results.print(rows_table(found.tags_to_dicts()))
         return DONE
 
     run_async(options, body)
@@ -91,13 +89,4 @@ def _show_result(result: explore.Sweep | explore.Evaluation, html: Path | None, 
     if isinstance(result, explore.Sweep):
         rows = result.to_dicts()
         best = max(range(len(rows)), key=lambda number: -abs(rows[number]["threshold"] - result.recommended))
-        results.print(_rows_table(rows[max(0, best - SHOWN_AROUND) : best + SHOWN_AROUND + 1]))
-
-
-def _rows_table(rows: Sequence[dict[str, Any]]) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in rows[0]:
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else escape(str(value)) for value in row.values()))
-    return table
+        results.print(rows_table(rows[max(0, best - SHOWN_AROUND) : best + SHOWN_AROUND + 1]))

@@ -1,0 +1,169 @@
+"""`ragcore migrate`, `reembed` and `expire`: a collection in the database, whoever's documents it holds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ragcore.audit import AuditLog, acting, record
+from ragcore.cli.arguments import Json, OwnerDsn
+from ragcore.cli.rendering import progress_lines
+from ragcore.cli.session import DONE, PARTLY, Options, open_client, print_json, results, run_async
+from ragcore.config import Config
+from ragcore.errors import Unsupported
+from ragcore.lifecycle.part import Parts
+from ragcore.protocols import Embedder, Expiring
+from ragcore.types.secret import Secret
+
+__all__ = ["expire", "migrate", "reembed"]
+
+
+def migrate(
+    context: typer.Context,
+    role: Annotated[str, typer.Option("--role", help="The application's role, which must exist and own nothing.")],
+    owner_dsn: OwnerDsn,
+    language: Annotated[
+        str | None,
+        typer.Option(
+            "--language",
+            help="Of text search: a configuration of PostgreSQL's, as german, or simple.",
+            show_default="english for a new collection",
+        ),
+    ] = None,
+    contract: Annotated[
+        bool,
+        typer.Option(
+            "--contract", help="Also remove what only the release before needs, once no client of it is left."
+        ),
+    ] = False,
+) -> None:
+    """Create or update the schema in PostgreSQL for the embedding model of the environment."""
+    options: Options = context.obj
+
+    async def body() -> int:
+        from ragcore.store import migrate as migrate_schema
+
+        environ = options.environment()
+        schema = environ.get("RAGCORE_SCHEMA") or Config().schema
+        embedder = _named_embedder(environ)
+        await migrate_schema(
+            owner_dsn,
+            model=embedder.model,
+            dimension=embedder.dimension,
+            role=role,
+            schema=schema,
+            language=language or environ.get("RAGCORE_LANGUAGE") or None,
+            contract=contract,
+        )
+        results.print(
+            f"the schema {schema} is up to date for {embedder.model} ({embedder.dimension} dimensions) and the role {role}"
+        )
+        return DONE
+
+    run_async(options, body)
+
+
+def reembed(
+    context: typer.Context,
+    source: Annotated[str, typer.Option("--from", help="The collection that is in use.")],
+    target: Annotated[str, typer.Option("--to", help="The collection to embed into; made if missing.")],
+    role: Annotated[str, typer.Option("--role", help="The application's role.")],
+    owner_dsn: OwnerDsn,
+    as_json: Json = False,
+) -> None:
+    """Embed a collection again with the embedding model of the environment, beside the old one; run again, it carries over what changed since."""
+    options: Options = context.obj
+
+    async def body() -> int:
+        from ragcore.store.postgres import Reembedding
+        from ragcore.store.postgres import reembed as embed_again
+        from ragcore.text.redaction import Redaction
+
+        environ = options.environment()
+        tell = progress_lines()
+
+        def progress(done: Reembedding) -> None:
+            tell(done.documents, f"{done.documents:,} documents, {done.chunks:,} chunks")
+
+        parts = Parts()
+        embedder = _named_embedder(environ)
+        await parts.start(embedder)
+        try:
+            done = await embed_again(
+                owner_dsn,
+                source=source,
+                target=target,
+                embedder=embedder,
+                role=role,
+                redact=Redaction.parse(environ["RAGCORE_REDACT"]) if environ.get("RAGCORE_REDACT") else None,
+                progress=progress,
+            )
+        finally:
+            await parts.aclose()
+        if as_json:
+            print_json(done.to_dict())
+        else:
+            results.print(
+                f"{done.documents:,} documents with {done.chunks:,} chunks embedded into {target}, {done.deleted:,} deleted; "
+                + (
+                    f"{done.differing:,} still differ: run it again"
+                    if done.differing
+                    else f"to switch, set RAGCORE_SCHEMA={target}"
+                )
+            )
+        return PARTLY if done.differing else DONE
+
+    run_async(options, body)
+
+
+def expire(
+    context: typer.Context,
+    audit: Annotated[
+        Path | None, typer.Option(help="File that gets a line of JSON for each tenant whose documents were removed.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Remove the documents of all tenants that have expired. Nobody could find them any more; run it every day."""
+    options: Options = context.obj
+
+    async def body() -> int:
+        removed: Counter[str] = Counter()
+        async with AsyncExitStack() as stack:
+            if audit is not None:
+                await stack.enter_async_context(AuditLog(audit))
+            stack.enter_context(acting("", route="ragcore expire"))
+            rag = await stack.enter_async_context(open_client(options))
+            store = rag.retriever.store
+            if not isinstance(store, Expiring):
+                raise Unsupported(f"{type(store).__name__} has no expire()", stage="write")
+            while some := await store.expire():
+                removed.update(some)
+                for tenant, count in some.items():
+                    record("expire", tenant, outcome="ok", documents=count)
+        if as_json:
+            print_json({"expired": removed.total(), "tenants": dict(removed)})
+        else:
+            results.print(f"documents removed: {removed.total():,}; tenants: {len(removed):,}")
+        return DONE
+
+    run_async(options, body)
+
+
+def _named_embedder(environ: Mapping[str, str]) -> Embedder:
+    """The embedder that the environment names, not started. A migration needs its name and dimension alone, so a missing key is no error here."""
+    from ragcore.client.components import make_embedder
+
+    dimension = environ.get("RAGCORE_EMBEDDING_DIMENSION")
+    return make_embedder(
+        Config(
+            embedding_model=environ.get("RAGCORE_EMBEDDING_MODEL") or Config().embedding_model,
+            embedding_dimension=int(dimension) if dimension else None,
+            api_key=Secret(environ.get("OPENAI_API_KEY") or "none"),
+            base_url=environ.get("OPENAI_BASE_URL") or None,
+        )
+    )

@@ -1,0 +1,166 @@
+"""`ragcore ingest`, `documents` and `delete`: the documents of one tenant."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ragcore.cli.arguments import Json, Tenant
+from ragcore.cli.rendering import ingest_progress, show_ingest
+from ragcore.cli.session import DONE, PARTLY, Options, messages, open_client, print_json, results, run_async
+from ragcore.ingest import read
+from ragcore.ingest.files import check_paths
+from ragcore.ingest.options import CHUNK_TOKENS, OVERLAP_TOKENS, READ_SECONDS
+from ragcore.types import Document, Unreadable
+
+__all__ = ["delete", "documents", "ingest"]
+
+
+def ingest(
+    context: typer.Context,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Files and folders: text, Markdown, HTML, PDF, office files, .jsonl", show_default=False),
+    ],
+    tenant: Tenant,
+    as_json: Json = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a file is of an unknown type.")] = False,
+    read_timeout: Annotated[
+        float | None, typer.Option(help="Seconds for reading each file.", min=0.1, show_default=f"{READ_SECONDS:g}")
+    ] = None,
+    chunk_tokens: Annotated[
+        int | None,
+        typer.Option(help="Tokens of what is embedded for a chunk, at most.", min=8, show_default=f"{CHUNK_TOKENS}"),
+    ] = None,
+    overlap_tokens: Annotated[
+        int | None,
+        typer.Option(help="Tokens that neighbouring chunks share, at most.", min=0, show_default=f"{OVERLAP_TOKENS}"),
+    ] = None,
+    embed_text: Annotated[
+        str | None,
+        typer.Option(
+            help="What is embedded for a chunk: text, title+text or headings+text.",
+            show_default="as the collection was",
+        ),
+    ] = None,
+    follow_symlinks: Annotated[
+        bool, typer.Option("--follow-symlinks", help="Follow symbolic links that lead out of a folder.")
+    ] = False,
+    whole_pages: Annotated[
+        bool, typer.Option("--whole-pages", help="Read all of an HTML page, not only its main content.")
+    ] = False,
+    expires_at: Annotated[
+        str | None,
+        typer.Option(
+            help="When the documents are no longer to be found, such as 2030-01-31; without a time zone in UTC. A line of .jsonl may say it for itself.",
+            show_default="never",
+        ),
+    ] = None,
+) -> None:
+    """Add documents, or replace those that changed; what is unchanged is not embedded again."""
+    options: Options = replace(
+        context.obj,
+        read_timeout=read_timeout,
+        chunk_tokens=chunk_tokens,
+        overlap_tokens=overlap_tokens,
+        embed_text=embed_text,
+    )
+    expiry = _moment(expires_at)
+
+    async def body() -> int:
+        # A path that is refused is refused before the database is started.
+        check_paths([path.expanduser() for path in paths])
+        seconds = options.config().read_timeout
+        found = read(
+            *paths,
+            strict=strict,
+            read_timeout=seconds,
+            follow_symlinks=follow_symlinks,
+            whole_pages=whole_pages,
+        )
+        async with open_client(options) as rag:
+            with ingest_progress() as progress:
+                report = await rag.add(_expiring(found, expiry), tenant=tenant, progress=progress)
+        show_ingest(report, as_json=as_json)
+        return PARTLY if report.failed else DONE
+
+    run_async(options, body)
+
+
+def documents(context: typer.Context, tenant: Tenant, as_json: Json = False) -> None:
+    """List a tenant's documents."""
+    options: Options = context.obj
+
+    async def body() -> int:
+        async with open_client(options) as rag:
+            known = await rag.documents(tenant=tenant)
+        if not known:
+            messages.print(f"tenant {tenant} has no documents in {options.where()}", style="yellow", markup=False)
+        if as_json:
+            print_json({"documents": dict(known)})
+        for document_id in () if as_json else sorted(known):
+            results.print(document_id, markup=False)
+        return DONE
+
+    run_async(options, body)
+
+
+def delete(
+    context: typer.Context,
+    tenant: Tenant,
+    document_ids: Annotated[
+        list[str] | None, typer.Argument(help="Ids, as `documents` lists them.", show_default=False)
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Erase all that is kept of the tenant.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove documents of a tenant, or all of them."""
+    options: Options = context.obj
+    if bool(document_ids) == everything:
+        raise typer.BadParameter("name documents, or say --all")
+
+    async def body() -> int:
+        async with open_client(options) as rag:
+            if not document_ids:
+                erased = await rag.delete_tenant(tenant=tenant)
+                if as_json:
+                    print_json(erased.to_dict())
+                else:
+                    results.print(f"{erased.documents:,} documents with {erased.chunks:,} chunks erased")
+                return DONE
+            count = await rag.delete(document_ids, tenant=tenant)
+        if as_json:
+            print_json({"deleted": count})
+        else:
+            results.print(f"{count} of {len(document_ids)} deleted")
+        return DONE if count == len(set(document_ids)) else PARTLY
+
+    run_async(options, body)
+
+
+def _moment(given: str | None) -> datetime | None:
+    if given is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(given)
+    except ValueError:
+        raise typer.BadParameter(
+            f"--expires-at is {given!r}: it must be like 2030-01-31 or 2030-01-31T12:00+01:00"
+        ) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+async def _expiring(
+    found: AsyncIterator[Document | Unreadable], expires_at: datetime | None
+) -> AsyncIterator[Document | Unreadable]:
+    """The documents, which expire then where they don't say so themselves."""
+    async for document in found:
+        if expires_at is not None and isinstance(document, Document) and document.expires_at is None:
+            yield replace(document, expires_at=expires_at)
+        else:
+            yield document

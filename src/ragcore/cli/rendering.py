@@ -1,0 +1,170 @@
+"""What commands show: results on stdout, messages and progress on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ragcore.cli.doctor import Check
+from ragcore.cli.session import messages, print_json, results
+from ragcore.config import EXTRACTIVE
+from ragcore.types import Answer, Degradation, IngestReport, Passage, Retrieval
+
+__all__ = [
+    "ingest_progress",
+    "progress_lines",
+    "rows_table",
+    "show_answer",
+    "show_checks",
+    "show_ingest",
+    "show_retrieval",
+]
+
+# Documents from one line of progress to the next, where the messages are not a terminal's.
+DOCUMENTS_PER_LINE = 100
+SIGNS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "error": "[red]✗[/]"}
+
+
+def show_answer(answer: Answer, *, show_passages: bool) -> None:
+    """Show what stands beside an answer's text: warnings, then its citations or all passages."""
+    _warn_of_degradations(answer.degraded)
+    if not answer.complete:
+        messages.print(f"the answer is not whole: it ended with {answer.finish_reason!r}", style="yellow", markup=False)
+    if answer.retrieval.empty is not None:
+        messages.print(answer.retrieval.empty.message, style="yellow", markup=False)
+    if not answer.found and answer.retrieval.passages:
+        found = f"{len(answer.retrieval.passages)} passages were found, "
+        why = (
+            "but no sentence has enough of the question's words to be quoted as the answer, where a model would read them"
+            if answer.model == EXTRACTIVE
+            else "but none answers the question"
+        )
+        messages.print(f"{found}{why}; --show-passages shows them", style="yellow")
+    if show_passages:
+        _show_passages(answer.retrieval.passages)
+        return
+    shown: dict[int, str] = {}
+    for citation in answer.citations:
+        shown.setdefault(citation.number, _where(citation.passage))
+    for number, where in shown.items():
+        results.print(f"[{number}] {where}", markup=False)
+
+
+def show_retrieval(retrieval: Retrieval) -> None:
+    """Show the passages that a question found, and warnings."""
+    _warn_of_degradations(retrieval.degraded)
+    if retrieval.empty is not None:
+        messages.print(retrieval.empty.message, style="yellow", markup=False)
+    _show_passages(retrieval.passages)
+
+
+def show_ingest(report: IngestReport, *, as_json: bool) -> None:
+    """Show what became of the documents; warnings and failures are messages."""
+    for doubt in report.warnings:
+        messages.print(f"{doubt.id}: {doubt.message}", style="yellow", markup=False)
+    for failed in report.failed:
+        messages.print(f"{failed.id}: {failed.reason}", style="red", markup=False)
+    if as_json:
+        print_json(report.to_dict())
+        return
+    results.print(
+        f"{report.added} added, {report.updated} updated, {report.unchanged} unchanged, {len(report.failed)} failed; "
+        f"{report.chunks} chunks in {report.seconds:.1f} s"
+    )
+
+
+def show_checks(checks: Iterable[Check]) -> None:
+    """Show a line for each check of `ragcore doctor`."""
+    for check in checks:
+        results.print(f"{SIGNS[check.status]} {check.name + ':':<13} {escape(check.message)}")
+
+
+def rows_table(rows: Sequence[Mapping[str, object]]) -> Table:
+    """Return a table of rows that have the same columns; there must be at least one row."""
+    table = _table()
+    for name in rows[0]:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else escape(str(value)) for value in row.values()))
+    return table
+
+
+@contextmanager
+def ingest_progress() -> Iterator[Callable[[IngestReport], None]]:
+    """Show the progress of `RAG.add` for a block: a bar on a terminal, lines elsewhere. Yields the callback for `progress`."""
+    if not messages.is_terminal:
+        tell = progress_lines()
+
+        def print_line(report: IngestReport) -> None:
+            tell(_done(report), f"{_done(report)} documents, {report.chunks} chunks, {len(report.failed)} failed")
+
+        yield print_line
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=messages, transient=True) as bar:
+        task = bar.add_task("reading", total=None)
+
+        def move_bar(report: IngestReport) -> None:
+            rate = report.chunks / report.seconds if report.seconds else 0.0
+            bar.update(task, description=f"{_done(report)} documents, {report.chunks} chunks, {rate:.0f} chunks/s")
+
+        yield move_bar
+
+
+def progress_lines() -> Callable[[int, str], None]:
+    """Return a function that takes the number of documents so far and a line, and prints the line once every 100 documents."""
+    last = 0
+
+    def tell(documents: int, line: str) -> None:
+        nonlocal last
+        if documents - last >= DOCUMENTS_PER_LINE:
+            last = documents
+            messages.print(line)
+
+    return tell
+
+
+def _done(report: IngestReport) -> int:
+    return report.added + report.updated + report.unchanged
+
+
+def _warn_of_degradations(degradations: Iterable[Degradation]) -> None:
+    for degradation in degradations:
+        messages.print(
+            f"degraded at {degradation.stage}: {degradation.reason}; answered by {degradation.fallback}",
+            style="yellow",
+            markup=False,
+        )
+
+
+def _show_passages(passages: Sequence[Passage]) -> None:
+    if not passages:
+        return
+    table = _table()
+    for column in ("", "score", "text rank", "where", "passage"):
+        table.add_column(column, overflow="fold")
+    for number, passage in enumerate(passages, start=1):
+        score = "" if passage.score is None else f"{passage.score:.3f}"
+        rank = "" if passage.text_score is None else f"{passage.text_score:.4f}"
+        table.add_row(
+            f"[{number}]".replace("[", r"\["),
+            score,
+            rank,
+            escape(_where(passage)),
+            escape(" ".join(passage.text.split())[:300]),
+        )
+    results.print(table)
+
+
+def _table() -> Table:
+    return Table(box=None, header_style="bold", pad_edge=False)
+
+
+def _where(passage: Passage) -> str:
+    page = f", page {passage.metadata['page']}" if "page" in passage.metadata else ""
+    heading = f", {passage.metadata['heading']}" if "heading" in passage.metadata else ""
+    return f"{passage.document_id}{page}{heading}"
