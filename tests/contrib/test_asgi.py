@@ -704,7 +704,7 @@ async def test_a_hook_may_say_why_and_may_not_take_for_ever(rag: RAG, monkeypatc
         await anyio.sleep_forever()
         raise AssertionError
 
-    monkeypatch.setattr("ragcore.contrib.asgi.application.AUTHENTICATE_SECONDS", 0.05)
+    monkeypatch.setattr("ragcore.contrib.asgi.authentication.AUTHENTICATE_SECONDS", 0.05)
     assert (await Client(asgi.app(rag, authenticate=hangs))("GET", "/debug/inflight"))[0] == 503
 
     async def nobody(scope: Mapping[str, Any]) -> asgi.Identity | None:

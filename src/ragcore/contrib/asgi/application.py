@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, Literal, TypeAlias
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Literal, TypeAlias
 
 import anyio
 
-from ragcore.audit import acting, record
+from ragcore.audit import acting
 from ragcore.client.rag import RAG
 from ragcore.contrib.asgi import openai_chat
+from ragcore.contrib.asgi.authentication import Authentication
 from ragcore.contrib.asgi.body import MAX_BODY, body_of
-from ragcore.contrib.asgi.chat import ChatBody, as_reported, check_fields, decoded
+from ragcore.contrib.asgi.chats import Chats
 from ragcore.contrib.asgi.disconnect import until_disconnect
 from ragcore.contrib.asgi.exchange import ASGIApp, ClientGone, Exchange, Message, Receive, Send
 from ragcore.contrib.asgi.heads import check_head
-from ragcore.contrib.asgi.identity import Authenticate, Identity, Unauthorized
-from ragcore.contrib.asgi.intake import Intake, Room, rate_limits
+from ragcore.contrib.asgi.identity import Authenticate, Identity
+from ragcore.contrib.asgi.intake import Intake, rate_limits
 from ragcore.contrib.asgi.lifespan import lifespan
+from ragcore.contrib.asgi.looks import SIMILARITY, Looks
 from ragcore.contrib.asgi.openapi import document
 from ragcore.contrib.asgi.origins import allow_origins
 from ragcore.contrib.asgi.problem import Problem, Refused, problem
-from ragcore.contrib.asgi.public import FULL, public
-from ragcore.contrib.asgi.sse import PING_SECONDS, sse, steps
-from ragcore.errors import InvalidInput, RagcoreError
-from ragcore.resilience import Bulkhead
+from ragcore.contrib.asgi.sse import PING_SECONDS
+from ragcore.errors import RagcoreError
 from ragcore.types.validation import check_tenant
 
 __all__ = ["app"]
@@ -36,13 +35,7 @@ access = logging.getLogger("ragcore.access")
 
 MAX_QUESTION = 16_000
 MAX_CALLS = 256
-MAX_LOOKS = 8
-AUTHENTICATE_SECONDS = 5.0
 MODEL = {"id": openai_chat.MODEL, "object": "model", "created": 0, "owned_by": "ragcore"}
-SIMILARITY = "/debug/rag-similarity/"
-# Whose data a look at the whole service concerns.
-EVERYBODY = "*"
-LOOK = '{"query": "…", "threshold": 0.4}'
 
 Handler: TypeAlias = Callable[[Exchange, Identity], Awaitable[None]]
 
@@ -89,7 +82,7 @@ def app(
         max_question=max_question,
         max_calls=max_calls,
         ping=ping,
-        append=client_instructions == "append",
+        client_instructions=client_instructions,
         trust_history=trust_history,
         similarity_by_get=similarity_by_get,
     )
@@ -106,30 +99,33 @@ class _App:
         max_question: int,
         max_calls: int,
         ping: float,
-        append: bool,
+        client_instructions: Literal["append", "ignore"],
         trust_history: bool,
         similarity_by_get: bool,
     ) -> None:
-        self._append = append
-        self._trust_history = trust_history
-        self._similarity_by_get = similarity_by_get
-        self._intake = Intake()
-        # A report compares all of a tenant's chunks with a question: a few at once, and no more than two for one tenant.
-        self._looks = Room(MAX_LOOKS, of_a_tenant=MAX_LOOKS // 4)
         self._rag = rag
-        self._authenticate = authenticate
+        self._authentication = Authentication(authenticate)
+        self._intake = Intake()
         self._max_body = max_body
         self._max_question = max_question
-        self._places = Bulkhead(max_calls, queue=max_calls, name="the application")
-        self._ping = ping
+        self._similarity_by_get = similarity_by_get
+        self._looks = Looks(rag, max_question=max_question)
+        chats = Chats(
+            rag,
+            max_question=max_question,
+            max_calls=max_calls,
+            ping=ping,
+            client_instructions=client_instructions,
+            trust_history=trust_history,
+        )
         self._routes: dict[str, dict[str, Handler]] = {
-            "/chat": {"POST": self._chat},
-            "/v1/chat/completions": {"POST": self._completions},
+            "/chat": {"POST": chats.chat},
+            "/v1/chat/completions": {"POST": chats.completions},
             "/v1/models": {"GET": self._models},
             f"/v1/models/{openai_chat.MODEL}": {"GET": self._model},
             "/openapi.json": {"GET": self._openapi},
-            "/debug/inflight": {"GET": self._inflight},
-            "/debug-env": {"GET": self._environment},
+            "/debug/inflight": {"GET": self._looks.inflight},
+            "/debug-env": {"GET": self._looks.environment},
         }
 
         # Who asks these needs no token: probes, and load balancers. Only health looks who asks: probes must pass while nobody can be authenticated.
@@ -172,7 +168,7 @@ class _App:
             raise
         except RagcoreError as error:
             exchange.id = error.call_id or exchange.id
-            exchange.parameter = getattr(error, "parameter", None)
+            exchange.parameter = error.parameter if isinstance(error, openai_chat.BadRequest) else None
             await _refuse(exchange, problem(error, whole=exchange.whole))
         except Exception:
             logger.exception("%s failed in a way that nobody thought of", exchange.where)
@@ -188,14 +184,15 @@ class _App:
                 raise Refused(405, "MethodNotAllowed", "this route takes GET", {"Allow": "GET"})
             await self._open[route](exchange)
             return
-        identity = await self._identity(exchange)
+        identity = await self._authentication.identify(exchange)
         if identity is None:
             raise Refused(401, "Unauthorized", "not authenticated", {"WWW-Authenticate": "Bearer"})
         exchange.whole = identity.admin
         handlers = self._routes.get(route)
         if handlers is None and exchange.path.startswith(SIMILARITY):
             by_get = identity.admin and self._similarity_by_get
-            handlers = {"POST": self._similarity, **({"GET": self._similarity} if by_get else {})}
+            look = self._looks.similarity
+            handlers = {"POST": look, **({"GET": look} if by_get else {})}
         if handlers is None:
             raise Refused(404, "NotFound", "no such route")
         if method not in handlers:
@@ -223,86 +220,6 @@ class _App:
                 exchange.headers |= rate_limits(self._rag.limits(tenant=tenant), counted=True)
                 raise
 
-    async def _known(self, exchange: Exchange) -> Identity | None:
-        """Who asks an open route; None for anybody, whatever is wrong with their token."""
-        try:
-            identity = await self._identity(exchange)
-        except Refused:
-            return None
-        exchange.whole = identity is not None and identity.admin
-        return identity
-
-    async def _identity(self, exchange: Exchange) -> Identity | None:
-        """What the hook says, within its time. One that fails is the service's fault, and says so."""
-        if self._authenticate is None:
-            return None
-        unavailable = Refused(
-            503,
-            "AuthenticationUnavailable",
-            "who asks can't be told at the moment; try again later",
-            {"Retry-After": "5"},
-        )
-        with anyio.move_on_after(AUTHENTICATE_SECONDS):
-            try:
-                identity = await self._authenticate(exchange.scope)
-            except Unauthorized as error:
-                raise Refused(
-                    401, "Unauthorized", str(error) or "not authenticated", {"WWW-Authenticate": "Bearer"}
-                ) from None
-            except Exception:
-                logger.exception("the hook `authenticate` raised")
-                raise unavailable from None
-            if identity is None:
-                return None
-            if not isinstance(identity, Identity):
-                logger.error("authenticate returned %s: it must return an Identity or None", type(identity).__name__)
-                raise unavailable
-            try:
-                check_tenant(identity.tenant)
-            except InvalidInput as error:
-                logger.warning("authenticate returned an identity without a tenant: %s", error)
-                return None
-            return identity
-        logger.error("the hook `authenticate` did not answer within %g s", AUTHENTICATE_SECONDS)
-        raise unavailable
-
-    async def _chat(self, exchange: Exchange, identity: Identity) -> None:
-        chat = ChatBody.read(exchange.body)
-        self._check_question(chat.message)
-        member = self._rag.for_tenant(identity.tenant)
-        history = chat.history if self._trust_history else as_reported(chat.history)
-        async with self._place(identity):
-            if "text/event-stream" not in exchange.header("accept"):
-                answer = await member.ask(chat.message, history=history)
-                exchange.id = answer.call_id
-                await exchange.show(answer)
-                return
-            async with member.stream(chat.message, history=history) as stream:
-                exchange.id = stream.call_id
-                await exchange.stream(sse(stream, ping=self._ping, whole=exchange.whole))
-
-    async def _completions(self, exchange: Exchange, identity: Identity) -> None:
-        request = openai_chat.ChatRequest.read(decoded(exchange.body))
-        self._check_question(request.question)
-        member = self._rag.for_tenant(identity.tenant)
-        options: dict[str, Any] = {
-            "history": request.history if self._trust_history else as_reported(request.history),
-            "instructions": request.instructions(self._rag.settings.instructions, append=self._append),
-            "max_tokens": request.max_tokens,
-            "temperature": request.temperature,
-            "stop": request.stop,
-        }
-        async with self._place(identity):
-            if not request.stream:
-                answer = await member.ask(request.question, **options)
-                exchange.id = answer.call_id
-                await exchange.respond(200, openai_chat.completion(answer))
-                return
-            async with member.stream(request.question, **options) as stream:
-                exchange.id = stream.call_id
-                pieces = steps(stream, ping=self._ping)
-                await exchange.stream(openai_chat.chunks(pieces, call_id=stream.call_id, usage=request.usage))
-
     async def _models(self, exchange: Exchange, _: Identity) -> None:
         await exchange.respond(200, {"object": "list", "data": [MODEL]})
 
@@ -314,7 +231,7 @@ class _App:
 
     async def _health(self, exchange: Exchange) -> None:
         """Everybody is told whether the service is healthy; who has a token, more; an administrator, all."""
-        identity = await self._known(exchange)
+        identity = await self._authentication.recognize(exchange)
         health = await self._rag.health()
         status = 503 if health.status == "unhealthy" else 200
         if identity is None:
@@ -329,80 +246,6 @@ class _App:
 
     async def _openapi(self, exchange: Exchange, _: Identity) -> None:
         await exchange.respond(200, document(max_question=self._max_question))
-
-    async def _inflight(self, exchange: Exchange, identity: Identity) -> None:
-        calls = [call for call in self._rag.inflight() if identity.may_see(call.tenant)]
-        record("inflight", EVERYBODY if identity.admin else check_tenant(identity.tenant), calls=len(calls))
-        shown = [call.to_dict() if identity.admin else public(call) for call in calls]
-        await exchange.respond(200, {"calls": shown})
-
-    async def _environment(self, exchange: Exchange, identity: Identity) -> None:
-        if not identity.admin:
-            raise Refused(403, "Forbidden", "this route is for administrators")
-        record("describe", EVERYBODY)
-        with self._looks.place(check_tenant(identity.tenant)):
-            described = await self._rag.describe()
-        await exchange.respond(200, described)
-
-    async def _similarity(self, exchange: Exchange, identity: Identity) -> None:
-        tenant = exchange.path.removeprefix(SIMILARITY)
-        if not identity.may_see(tenant):
-            record("similarity", tenant, outcome="Forbidden")
-            raise Refused(403, "Forbidden", "this route is for administrators, and for one's own")
-        query, threshold = (
-            _asked_by_get(exchange) if exchange.method in ("GET", "HEAD") else _asked_by_post(exchange.body)
-        )
-        self._check_question(query)
-        with self._looks.place(check_tenant(identity.tenant)):
-            report = await self._rag.similarity(query, tenant=tenant, score_threshold=threshold)
-        await exchange.show(report)
-
-    @asynccontextmanager
-    async def _place(self, identity: Identity) -> AsyncIterator[None]:
-        """Room for one more chat, for a block. A tenant that has its share doesn't queue for more, so that one that has not finds room."""
-        places, tenant = self._places, check_tenant(identity.tenant)
-        if not places.try_acquire(tenant):
-            if places.holds(tenant) >= places.share(tenant):
-                logger.debug("concurrency limit max_calls reached (%d running)", places.inside)
-                raise Refused(429, "Overloaded", FULL, {"Retry-After": "1"})
-            await places.acquire(anyio.current_time() + self._rag.settings.timeout, flow=tenant)
-        try:
-            yield
-        finally:
-            # Without the time that it took: a chat has its whole time from here, however long it waited for its place.
-            places.release(flow=tenant)
-
-    def _check_question(self, question: Any) -> None:
-        if not isinstance(question, str):
-            raise InvalidInput("the question must be a text")
-        if len(question) > self._max_question:
-            raise InvalidInput(
-                f"the question has {len(question):,} characters; at most {self._max_question:,} are taken"
-            )
-
-
-def _asked_by_post(body: bytes) -> tuple[Any, float | None]:
-    asked = decoded(body)
-    if not isinstance(asked, dict) or "query" not in asked:
-        raise InvalidInput(f"the body must be JSON like {LOOK}")
-    check_fields(asked, {"query", "threshold"}, like=LOOK)
-    threshold = asked.get("threshold")
-    if isinstance(threshold, bool):
-        raise InvalidInput(f"threshold is {threshold}: it must be a number from -1 to 1")
-    return asked["query"], threshold
-
-
-def _asked_by_get(exchange: Exchange) -> tuple[Any, float | None]:
-    query = exchange.query("query")
-    if query is None:
-        raise InvalidInput("which question? add ?query=…")
-    given = exchange.query("threshold")
-    try:
-        return query, None if given is None else float(given)
-    except ValueError:
-        raise InvalidInput(
-            f"threshold is {given[:40] if given else given!r}: it must be a number from -1 to 1"
-        ) from None
 
 
 async def _refuse(exchange: Exchange, refused: Problem) -> None:

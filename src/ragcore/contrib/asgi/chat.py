@@ -12,7 +12,7 @@ from ragcore.generation.fences import fenced
 from ragcore.types import Turn
 from ragcore.types.validation import check_history
 
-__all__ = ["ChatBody", "as_reported", "check_fields", "decoded"]
+__all__ = ["ChatBody", "as_reported", "check_fields", "check_question", "decoded"]
 
 MOST_VALUES = 50_000
 REPORTED = "The member's program reports that this was answered before:"
@@ -68,6 +68,21 @@ def check_fields(asked: Mapping[str, object], known: set[str], *, like: str) -> 
     """
     if unknown := sorted(asked.keys() - known):
         raise InvalidInput(f"nobody reads the body's {', '.join(unknown)[:200]!r}; it must be JSON like {like}")
+
+
+def check_question(question: object, *, longest: int) -> None:
+    """Check a question before it takes a place.
+
+    Args:
+        longest: its characters, at most.
+
+    Raises:
+        InvalidInput: it is not a text, or is longer.
+    """
+    if not isinstance(question, str):
+        raise InvalidInput("the question must be a text")
+    if len(question) > longest:
+        raise InvalidInput(f"the question has {len(question):,} characters; at most {longest:,} are taken")
 
 
 def as_reported(history: Sequence[Turn | Mapping[str, object]]) -> tuple[Turn, ...]:

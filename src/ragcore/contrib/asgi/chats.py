@@ -1,0 +1,100 @@
+"""The routes that answer questions: `POST /chat` and `POST /v1/chat/completions`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Literal
+
+import anyio
+
+from ragcore.client.rag import RAG
+from ragcore.contrib.asgi import openai_chat
+from ragcore.contrib.asgi.chat import ChatBody, as_reported, check_question, decoded
+from ragcore.contrib.asgi.exchange import Exchange
+from ragcore.contrib.asgi.identity import Identity
+from ragcore.contrib.asgi.problem import Refused
+from ragcore.contrib.asgi.public import FULL
+from ragcore.contrib.asgi.sse import sse, steps
+from ragcore.resilience import Bulkhead
+from ragcore.types.validation import check_tenant
+
+__all__ = ["Chats"]
+
+logger = logging.getLogger("ragcore.asgi")
+
+
+class Chats:
+    """Answers questions, a limited number at once, with room left for every tenant. The arguments are those of `app`."""
+
+    def __init__(
+        self,
+        rag: RAG,
+        *,
+        max_question: int,
+        max_calls: int,
+        ping: float,
+        client_instructions: Literal["append", "ignore"],
+        trust_history: bool,
+    ) -> None:
+        self._rag = rag
+        self._max_question = max_question
+        self._places = Bulkhead(max_calls, queue=max_calls, name="the application")
+        self._ping = ping
+        self._append = client_instructions == "append"
+        self._trust_history = trust_history
+
+    async def chat(self, exchange: Exchange, identity: Identity) -> None:
+        """Answer `POST /chat`: JSON, or server-sent events where the client accepts them."""
+        chat = ChatBody.read(exchange.body)
+        check_question(chat.message, longest=self._max_question)
+        view = self._rag.for_tenant(identity.tenant)
+        history = chat.history if self._trust_history else as_reported(chat.history)
+        async with self._place(identity):
+            if "text/event-stream" not in exchange.header("accept"):
+                answer = await view.ask(chat.message, history=history)
+                exchange.id = answer.call_id
+                await exchange.show(answer)
+                return
+            async with view.stream(chat.message, history=history) as stream:
+                exchange.id = stream.call_id
+                await exchange.stream(sse(stream, ping=self._ping, whole=exchange.whole))
+
+    async def completions(self, exchange: Exchange, identity: Identity) -> None:
+        """Answer `POST /v1/chat/completions`."""
+        request = openai_chat.ChatRequest.read(decoded(exchange.body))
+        check_question(request.question, longest=self._max_question)
+        view = self._rag.for_tenant(identity.tenant)
+        options: dict[str, Any] = {
+            "history": request.history if self._trust_history else as_reported(request.history),
+            "instructions": request.instructions(self._rag.settings.instructions, append=self._append),
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "stop": request.stop,
+        }
+        async with self._place(identity):
+            if not request.stream:
+                answer = await view.ask(request.question, **options)
+                exchange.id = answer.call_id
+                await exchange.respond(200, openai_chat.completion(answer))
+                return
+            async with view.stream(request.question, **options) as stream:
+                exchange.id = stream.call_id
+                pieces = steps(stream, ping=self._ping)
+                await exchange.stream(openai_chat.chunks(pieces, call_id=stream.call_id, usage=request.usage))
+
+    @asynccontextmanager
+    async def _place(self, identity: Identity) -> AsyncIterator[None]:
+        """Room for one more chat, for a block. A tenant that has its share doesn't queue for more, so that one that has not finds room."""
+        places, tenant = self._places, check_tenant(identity.tenant)
+        if not places.try_acquire(tenant):
+            if places.holds(tenant) >= places.share(tenant):
+                logger.debug("concurrency limit max_calls reached (%d running)", places.inside)
+                raise Refused(429, "Overloaded", FULL, {"Retry-After": "1"})
+            await places.acquire(anyio.current_time() + self._rag.settings.timeout, flow=tenant)
+        try:
+            yield
+        finally:
+            # Without the time that it took: a chat has its whole time from here, however long it waited for its place.
+            places.release(flow=tenant)

@@ -1,0 +1,88 @@
+"""The routes for looking inside: `/debug/rag-similarity/{user_id}`, `/debug/inflight` and `/debug-env`. The audit log records each look."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ragcore.audit import record
+from ragcore.client.rag import RAG
+from ragcore.contrib.asgi.chat import check_fields, check_question, decoded
+from ragcore.contrib.asgi.exchange import Exchange
+from ragcore.contrib.asgi.identity import Identity
+from ragcore.contrib.asgi.intake import Room
+from ragcore.contrib.asgi.problem import Refused
+from ragcore.contrib.asgi.public import public
+from ragcore.errors import InvalidInput
+from ragcore.types.validation import check_tenant
+
+__all__ = ["SIMILARITY", "Looks"]
+
+MAX_LOOKS = 8
+SIMILARITY = "/debug/rag-similarity/"
+# Whose data a look at the whole service concerns.
+EVERYBODY = "*"
+LOOK = '{"query": "…", "threshold": 0.4}'
+
+
+class Looks:
+    """Shows calls, settings and similarities, to administrators and, but for the settings, to each tenant its own."""
+
+    def __init__(self, rag: RAG, *, max_question: int) -> None:
+        self._rag = rag
+        self._max_question = max_question
+        # A report compares all of a tenant's chunks with a question: a few at once, and no more than two for one tenant.
+        self._room = Room(MAX_LOOKS, of_a_tenant=MAX_LOOKS // 4)
+
+    async def inflight(self, exchange: Exchange, identity: Identity) -> None:
+        """Show the calls under way: all to an administrator, else the tenant's own."""
+        calls = [call for call in self._rag.inflight() if identity.may_see(call.tenant)]
+        record("inflight", EVERYBODY if identity.admin else check_tenant(identity.tenant), calls=len(calls))
+        shown = [call.to_dict() if identity.admin else public(call) for call in calls]
+        await exchange.respond(200, {"calls": shown})
+
+    async def environment(self, exchange: Exchange, identity: Identity) -> None:
+        """Show an administrator what the client is made of."""
+        if not identity.admin:
+            raise Refused(403, "Forbidden", "this route is for administrators")
+        record("describe", EVERYBODY)
+        with self._room.place(check_tenant(identity.tenant)):
+            described = await self._rag.describe()
+        await exchange.respond(200, described)
+
+    async def similarity(self, exchange: Exchange, identity: Identity) -> None:
+        """Show how near a tenant's chunks are to a question; a GET has the question in the address."""
+        tenant = exchange.path.removeprefix(SIMILARITY)
+        if not identity.may_see(tenant):
+            record("similarity", tenant, outcome="Forbidden")
+            raise Refused(403, "Forbidden", "this route is for administrators, and for one's own")
+        query, threshold = (
+            _asked_by_get(exchange) if exchange.method in ("GET", "HEAD") else _asked_by_post(exchange.body)
+        )
+        check_question(query, longest=self._max_question)
+        with self._room.place(check_tenant(identity.tenant)):
+            report = await self._rag.similarity(query, tenant=tenant, score_threshold=threshold)
+        await exchange.show(report)
+
+
+def _asked_by_post(body: bytes) -> tuple[Any, float | None]:
+    asked = decoded(body)
+    if not isinstance(asked, dict) or "query" not in asked:
+        raise InvalidInput(f"the body must be JSON like {LOOK}")
+    check_fields(asked, {"query", "threshold"}, like=LOOK)
+    threshold = asked.get("threshold")
+    if isinstance(threshold, bool):
+        raise InvalidInput(f"threshold is {threshold}: it must be a number from -1 to 1")
+    return asked["query"], threshold
+
+
+def _asked_by_get(exchange: Exchange) -> tuple[Any, float | None]:
+    query = exchange.query("query")
+    if query is None:
+        raise InvalidInput("which question? add ?query=…")
+    given = exchange.query("threshold")
+    try:
+        return query, None if given is None else float(given)
+    except ValueError:
+        raise InvalidInput(
+            f"threshold is {given[:40] if given else given!r}: it must be a number from -1 to 1"
+        ) from None
