@@ -1,7 +1,8 @@
 """The process that owns an embedded PostgreSQL: it starts the server, and stops it when nobody uses it any more.
 
-Run as a script of its own, with nothing but the standard library: `python -I -S supervisor.py JSON`. It is the server's parent, so no dead server
-stays behind as a zombie, and it outlives a user that is killed, so no server is left running.
+Run as a script of its own: `python -I -S supervisor.py JSON`. With -I and -S it can import the standard library and nothing else, no neighbour
+either, so it is one file. It is the server's parent, so no dead server stays behind as a zombie, and it outlives a user that is killed, so no server
+is left running.
 
 Users hold a shared lock on the folder's `users.lock`; the kernel releases it when they die. Whoever gets that lock exclusively knows that there are
 no users. This process waits for it; the last user to leave takes it and sends SIGUSR1 here, so that it can wait for the end.
@@ -23,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,20 +100,18 @@ def is_complete(data: Path) -> bool:
 
 
 class Supervisor:
-    """One server, from its start to its end."""
+    """Starts or adopts the server of a folder, and stops it when nobody uses it any more.
+
+    Args:
+        options: of the folder, as `cluster.Cluster.options` makes them.
+    """
 
     def __init__(self, options: dict[str, Any]) -> None:
         self.folder = Path(options["folder"])
-        self.data = Path(options["data"])
-        self.binaries = Path(options["binaries"])
-        self.sockets = options["sockets"]
-        self.logins: list[str] = options["logins"]
-        self.uid: int | None = options["uid"]
-        self.gid: int | None = options["gid"]
-        self.by_descriptor: bool = options["by_descriptor"]
-        self.child: subprocess.Popen[bytes] | None = None
-        self.pid = 0
-        self.stopping = False
+        self.sockets: str | None = options["sockets"]
+        programs = Programs(options)
+        self.data = DataFolder(Path(options["data"]), programs, logins=options["logins"])
+        self.server = Server(self.data.path, programs, sockets=self.sockets)
 
     def run(self) -> None:
         """Start or adopt the server, say so, and stay until nobody uses it."""
@@ -132,18 +132,18 @@ class Supervisor:
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         try:
-            notes = self._prepare()
-            self._up()
-            self._create()
+            notes = self.data.prepare()
+            self.server.up()
+            self.server.create()
         except Exception as error:
-            self._down()
+            self.server.down()
             say({"error": f"{type(error).__name__}: {error}"})
             return
         os.pwrite(lock, f"{os.getpid()} ready\n".encode(), 0)
-        say({"ready": self.pid, "notes": notes})
+        say({"ready": self.server.pid, "notes": notes})
         threading.Thread(target=self._wait_for_last_user, daemon=True).start()
         self._stay(wake_reader)
-        self._down()
+        self.server.down()
         if self.sockets is not None:
             with contextlib.suppress(OSError):
                 os.rmdir(self.sockets)
@@ -151,45 +151,40 @@ class Supervisor:
     def _stay(self, wake: int) -> None:
         """Until there is no user, or the server can't be kept up."""
         restarts: list[float] = []
-        while not self.stopping:
+        while not self.server.unwanted:
             if self._wait_for_end(wake):
                 continue
             now = time.monotonic()
             restarts = [*(at for at in restarts if now - at < 60), now]
-            if len(restarts) > RESTARTS or self.stopping:
+            if len(restarts) > RESTARTS or self.server.unwanted:
                 return
-            self._log(f"the server {self.pid} ended; starting it again")
+            self.data.log(f"the server {self.server.pid} ended; starting it again")
             try:
-                self._up()
+                self.server.up()
             except Exception as error:
-                self._log(f"it did not start again: {error}")
+                self.data.log(f"it did not start again: {error}")
                 return
 
     def _wait_for_end(self, wake: int) -> bool:
         """Wait for a reason to stop (True) or the server's end (False)."""
         try:
-            watched = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else -1
+            watched = os.pidfd_open(self.server.pid) if hasattr(os, "pidfd_open") else -1
         except OSError:
             return False
         try:
-            while not self.stopping:
+            while not self.server.unwanted:
                 ready, _, _ = select.select(
                     [wake, *([watched] if watched >= 0 else [])], [], [], 0.5 if watched < 0 else None
                 )
                 if wake in ready:
                     with contextlib.suppress(BlockingIOError):
                         os.read(wake, 100)
-                if watched in ready or not self._lives():
+                if watched in ready or not self.server.lives():
                     return False
             return True
         finally:
             if watched >= 0:
                 os.close(watched)
-
-    def _lives(self) -> bool:
-        if self.child is not None and self.child.poll() is not None:
-            return False
-        return serves(self.pid, self.data)
 
     def _wait_for_last_user(self) -> None:
         users = os.open(self.folder / "users.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -199,134 +194,23 @@ class Supervisor:
         self._asked_to_stop()
 
     def _asked_to_stop(self, *_: object) -> None:
-        self.stopping = True
+        self.server.unwanted = True
         with contextlib.suppress(OSError):
             os.write(self.wake_writer, b"x")
 
-    def _prepare(self) -> list[str]:
-        """A complete data folder; what was put aside for it."""
-        notes = []
-        running = postmaster_of(self.data)
-        if running is None and self.data.exists() and any(self.data.iterdir()) and not is_complete(self.data):
-            aside = self.data.with_name(f"{self.data.name}.incomplete-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
-            self.data.rename(aside)
-            notes.append(
-                f"the data folder was incomplete, its first start having been interrupted; it was moved to {aside}"
-            )
-        if not self.data.exists() or not any(self.data.iterdir()):
-            self._initialise()
-        self._configure()
-        return notes
 
-    def _initialise(self) -> None:
-        """initdb in a sibling folder, which gets its name only when it is whole."""
-        for left in self.folder.glob("postgres.new-*"):
-            if time.time() - left.stat().st_mtime > 3600:
-                shutil.rmtree(left, ignore_errors=True)
-        new = Path(tempfile.mkdtemp(prefix="postgres.new-", dir=self.folder))
-        if self.uid is not None:
-            os.chown(new, self.uid, self.gid or -1)
-        arguments = ["--auth=peer", "--encoding=UTF8", "--locale=C", "--lc-ctype=C.UTF-8", "-U", "postgres"]
-        made = self._run_in(new, "initdb", arguments)
-        if made.returncode and b"locale" in made.stderr:  # a system without C.UTF-8
-            arguments.remove("--lc-ctype=C.UTF-8")
-            made = self._run_in(new, "initdb", arguments)
-        if made.returncode:
-            shutil.rmtree(new, ignore_errors=True)
-            raise RuntimeError(f"initdb failed: {made.stderr.decode(errors='replace').strip()[-500:]}")
-        with contextlib.suppress(OSError):
-            self.data.rmdir()  # an empty one
-        os.rename(new, self.data)
+class Programs:
+    """PostgreSQL's own programs, and the user of the operating system that they run as."""
 
-    def _configure(self) -> None:
-        """Who may connect: the users of this operating system that own the folder, over its socket, and nobody else."""
-        self._write("ragcore_hba.conf", "local all all peer map=ragcore\n")
-        self._write("ragcore_ident.conf", "".join(f'ragcore "{login}" all\n' for login in self.logins))
-
-    def _write(self, name: str, text: str) -> None:
-        path = self.data / name
-        if path.is_file() and path.read_text(encoding="utf-8") == text:
-            return
-        descriptor, temporary = tempfile.mkstemp(dir=self.data, prefix=f"{name}.")
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        if self.uid is not None:
-            os.chown(temporary, self.uid, self.gid or -1)
-        os.replace(temporary, path)
-
-    def _up(self) -> None:
-        """A running server that takes connections: the one that runs there, or a new one."""
-        deadline = time.monotonic() + READY_SECONDS
-        settling = time.monotonic() + SETTLE_SECONDS
-        running = postmaster_of(self.data)
-        if running is None:
-            self._launch()
-        while True:
-            if self.child is not None and self.child.poll() is not None:
-                said = self._end_of_log()
-                # Processes of a server that was killed end a moment after it.
-                if "shared memory" not in said or time.monotonic() > settling or self.stopping:
-                    raise RuntimeError(f"the server ended at once; its log {self.data / 'log'} says: {said}")
-                time.sleep(0.1)
-                self._launch()
-            running = postmaster_of(self.data)
-            if running is not None and running[1]:
-                self.pid = running[0]
-                return
-            if time.monotonic() > deadline or self.stopping:
-                raise RuntimeError(
-                    f"the server was not ready within {READY_SECONDS:.0f} s; its log is {self.data / 'log'}"
-                )
-            time.sleep(0.01)
-
-    def _launch(self) -> None:
-        log = self.data / "log"
-        if log.exists() and log.stat().st_size > LOG_BYTES:
-            os.replace(log, self.data / "log.old")
-        environment = dict(os.environ)
-        stale = self._stale_pid()
-        if stale is not None:
-            # PostgreSQL takes a postmaster.pid with this number for a stale one and goes on to its other checks, as after a reboot under pg_ctl.
-            environment["PG_GRANDPARENT_PID"] = str(stale)
-        with self._place(self.data) as (where, descriptors), open(log, "ab") as output:
-            if self.uid is not None:
-                os.chown(log, self.uid, self.gid or -1)
-            quoted = (where if self.sockets is None else self.sockets).replace('"', '""')
-            settings = {
-                "listen_addresses": "",
-                "unix_socket_directories": f'"{quoted}"',
-                "unix_socket_permissions": "0700",
-                "hba_file": f"{where}/ragcore_hba.conf",
-                "ident_file": f"{where}/ragcore_ident.conf",
-            }
-            self.child = subprocess.Popen(
-                [
-                    str(self.binaries / "postgres"),
-                    "-D",
-                    where,
-                    *(f"--{name}={value}" for name, value in settings.items()),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd="/",
-                env=environment,
-                pass_fds=descriptors,
-                start_new_session=True,
-                **self._as_user(),
-            )
-
-    def _stale_pid(self) -> int | None:
-        """The number in a postmaster.pid that belongs to a process which is no server of this folder."""
-        try:
-            pid = int((self.data / "postmaster.pid").read_text(encoding="utf-8").split()[0])
-        except (OSError, ValueError, IndexError):
-            return None
-        return None if serves(pid, self.data) else pid
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.binaries = Path(options["binaries"])
+        self.uid: int | None = options["uid"]
+        self.gid: int | None = options["gid"]
+        self.by_descriptor: bool = options["by_descriptor"]
 
     @contextlib.contextmanager
-    def _place(self, folder: Path) -> Any:
-        """How the server's user names a folder: by its path, or by an open descriptor where that user can't get through the folders above."""
+    def place(self, folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """How that user names a folder: by its path, or by an open descriptor where that user can't get through the folders above."""
         if not self.by_descriptor:
             yield str(folder), ()
             return
@@ -336,40 +220,160 @@ class Supervisor:
         finally:
             os.close(descriptor)
 
-    def _as_user(self) -> dict[str, Any]:
+    def as_user(self) -> dict[str, Any]:
+        """What `subprocess` is told to run a program as that user."""
         return {} if self.uid is None else {"user": self.uid, "group": self.gid, "extra_groups": []}
 
-    def _run_in(self, folder: Path, program: str, arguments: list[str]) -> subprocess.CompletedProcess[bytes]:
-        with self._place(folder) as (where, descriptors):
+    def hand_over(self, path: str | Path) -> None:
+        """Make that user the owner of a file or folder."""
+        if self.uid is not None:
+            os.chown(path, self.uid, self.gid or -1)
+
+
+class DataFolder:
+    """The server's data: made by initdb, with the settings that say who may connect, and the server's log."""
+
+    def __init__(self, path: Path, programs: Programs, *, logins: list[str]) -> None:
+        self.path = path
+        self.programs = programs
+        self.logins = logins
+
+    def prepare(self) -> list[str]:
+        """Make the folder complete; return what was put aside for it."""
+        notes = []
+        running = postmaster_of(self.path)
+        if running is None and self.path.exists() and any(self.path.iterdir()) and not is_complete(self.path):
+            aside = self.path.with_name(f"{self.path.name}.incomplete-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
+            self.path.rename(aside)
+            notes.append(
+                f"the data folder was incomplete, its first start having been interrupted; it was moved to {aside}"
+            )
+        if not self.path.exists() or not any(self.path.iterdir()):
+            self._initialise()
+        self._configure()
+        return notes
+
+    def log(self, message: str) -> None:
+        """Add a line of ours to the server's log."""
+        with contextlib.suppress(OSError), open(self.path / "log", "a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} ragcore: {message}\n")
+
+    def _initialise(self) -> None:
+        """initdb in a sibling folder, which gets its name only when it is whole."""
+        for left in self.path.parent.glob("postgres.new-*"):
+            if time.time() - left.stat().st_mtime > 3600:
+                shutil.rmtree(left, ignore_errors=True)
+        new = Path(tempfile.mkdtemp(prefix="postgres.new-", dir=self.path.parent))
+        self.programs.hand_over(new)
+        arguments = ["--auth=peer", "--encoding=UTF8", "--locale=C", "--lc-ctype=C.UTF-8", "-U", "postgres"]
+        made = self._run_initdb(new, arguments)
+        if made.returncode and b"locale" in made.stderr:  # a system without C.UTF-8
+            arguments.remove("--lc-ctype=C.UTF-8")
+            made = self._run_initdb(new, arguments)
+        if made.returncode:
+            shutil.rmtree(new, ignore_errors=True)
+            raise RuntimeError(f"initdb failed: {made.stderr.decode(errors='replace').strip()[-500:]}")
+        with contextlib.suppress(OSError):
+            self.path.rmdir()  # an empty one
+        os.rename(new, self.path)
+
+    def _run_initdb(self, folder: Path, arguments: list[str]) -> subprocess.CompletedProcess[bytes]:
+        with self.programs.place(folder) as (where, descriptors):
             return subprocess.run(
-                [str(self.binaries / program), "-D", where, *arguments],
+                [str(self.programs.binaries / "initdb"), "-D", where, *arguments],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 cwd="/",
                 pass_fds=descriptors,
                 check=False,
-                **self._as_user(),
+                **self.programs.as_user(),
             )
 
-    def _create(self) -> None:
-        """The plain role and the database, both once; the extension comes with the migration."""
-        with self._place(self.data) as (where, descriptors):
+    def _configure(self) -> None:
+        """Who may connect: the users of this operating system that own the folder, over its socket, and nobody else."""
+        self._write("ragcore_hba.conf", "local all all peer map=ragcore\n")
+        self._write("ragcore_ident.conf", "".join(f'ragcore "{login}" all\n' for login in self.logins))
+
+    def _write(self, name: str, text: str) -> None:
+        path = self.path / name
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            return
+        descriptor, temporary = tempfile.mkstemp(dir=self.path, prefix=f"{name}.")
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        self.programs.hand_over(temporary)
+        os.replace(temporary, path)
+
+
+class Server:
+    """The server over a data folder, from its start to its end.
+
+    Attributes:
+        pid: of its main process; 0 until it is up.
+        unwanted: whether it shall stop. The supervisor sets it, also from a signal and another thread: a start under way gives up.
+    """
+
+    def __init__(self, data: Path, programs: Programs, *, sockets: str | None) -> None:
+        self.data = data
+        self.programs = programs
+        self.sockets = sockets
+        self.child: subprocess.Popen[bytes] | None = None
+        self.pid = 0
+        self.unwanted = False
+
+    def up(self) -> None:
+        """Wait until a server takes connections: the one that runs there, or a new one."""
+        deadline = time.monotonic() + READY_SECONDS
+        settling = time.monotonic() + SETTLE_SECONDS
+        running = postmaster_of(self.data)
+        if running is None:
+            self._launch()
+        while True:
+            if self.child is not None and self.child.poll() is not None:
+                said = self._end_of_log()
+                # Processes of a server that was killed end a moment after it.
+                if "shared memory" not in said or time.monotonic() > settling or self.unwanted:
+                    raise RuntimeError(f"the server ended at once; its log {self.data / 'log'} says: {said}")
+                time.sleep(0.1)
+                self._launch()
+            running = postmaster_of(self.data)
+            if running is not None and running[1]:
+                self.pid = running[0]
+                return
+            if time.monotonic() > deadline or self.unwanted:
+                raise RuntimeError(
+                    f"the server was not ready within {READY_SECONDS:.0f} s; its log is {self.data / 'log'}"
+                )
+            time.sleep(0.01)
+
+    def create(self) -> None:
+        """Create the plain role and the database, both once; the extension comes with the migration."""
+        with self.programs.place(self.data) as (where, descriptors):
             made = subprocess.run(
-                [str(self.binaries / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres"],
+                [
+                    str(self.programs.binaries / "psql"),
+                    *("-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres"),
+                ],
                 input=CREATE.encode(),
                 capture_output=True,
                 cwd="/",
                 env={**os.environ, "PGHOST": self.sockets or where, "PGPORT": "5432", "PGCONNECT_TIMEOUT": "30"},
                 pass_fds=descriptors,
                 check=False,
-                **self._as_user(),
+                **self.programs.as_user(),
             )
         if made.returncode:
             raise RuntimeError(
                 f"role and database could not be made: {made.stderr.decode(errors='replace').strip()[-300:]}"
             )
 
-    def _down(self) -> None:
+    def lives(self) -> bool:
+        """Whether its process is there."""
+        if self.child is not None and self.child.poll() is not None:
+            return False
+        return serves(self.pid, self.data)
+
+    def down(self) -> None:
         """Stop the server: fast, then at once, then by force."""
         for number, seconds in ((signal.SIGINT, STOP_SECONDS), (signal.SIGQUIT, 2.0), (signal.SIGKILL, 2.0)):
             running = postmaster_of(self.data)
@@ -386,15 +390,55 @@ class Supervisor:
                         return
                     time.sleep(0.01)
 
+    def _launch(self) -> None:
+        log = self.data / "log"
+        if log.exists() and log.stat().st_size > LOG_BYTES:
+            os.replace(log, self.data / "log.old")
+        environment = dict(os.environ)
+        stale = self._stale_pid()
+        if stale is not None:
+            # PostgreSQL takes a postmaster.pid with this number for a stale one and goes on to its other checks, as after a reboot under pg_ctl.
+            environment["PG_GRANDPARENT_PID"] = str(stale)
+        with self.programs.place(self.data) as (where, descriptors), open(log, "ab") as output:
+            self.programs.hand_over(log)
+            quoted = (where if self.sockets is None else self.sockets).replace('"', '""')
+            settings = {
+                "listen_addresses": "",
+                "unix_socket_directories": f'"{quoted}"',
+                "unix_socket_permissions": "0700",
+                "hba_file": f"{where}/ragcore_hba.conf",
+                "ident_file": f"{where}/ragcore_ident.conf",
+            }
+            self.child = subprocess.Popen(
+                [
+                    str(self.programs.binaries / "postgres"),
+                    "-D",
+                    where,
+                    *(f"--{name}={value}" for name, value in settings.items()),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd="/",
+                env=environment,
+                pass_fds=descriptors,
+                start_new_session=True,
+                **self.programs.as_user(),
+            )
+
+    def _stale_pid(self) -> int | None:
+        """The number in a postmaster.pid that belongs to a process which is no server of this folder."""
+        try:
+            pid = int((self.data / "postmaster.pid").read_text(encoding="utf-8").split()[0])
+        except (OSError, ValueError, IndexError):
+            return None
+        return None if serves(pid, self.data) else pid
+
     def _end_of_log(self) -> str:
         try:
             return (self.data / "log").read_text(encoding="utf-8", errors="replace").strip()[-500:]
         except OSError:
             return "(no log)"
-
-    def _log(self, message: str) -> None:
-        with contextlib.suppress(OSError), open(self.data / "log", "a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} ragcore: {message}\n")
 
 
 def say(message: dict[str, Any]) -> None:
