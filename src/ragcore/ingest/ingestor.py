@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC
 from typing import TypeVar
 from uuid import UUID
 
@@ -28,17 +24,19 @@ from ragcore.errors import (
     StoreError,
     Unsupported,
 )
+from ragcore.ingest.batches import BATCH_CHARACTERS, batches
 from ragcore.ingest.chunking import Cut, cut
+from ragcore.ingest.content_hash import content_hash
 from ragcore.ingest.options import CHUNK_TOKENS, OVERLAP_TOKENS, check_chunking
+from ragcore.ingest.run import Run
+from ragcore.ingest.step_limit import StepLimit
 from ragcore.lifecycle.closing import closing
-from ragcore.protocols import EmbeddedDocument, Embedder, EmbedTextRecorder, Expiring, Store, Vector, Vectors
+from ragcore.protocols import EmbeddedDocument, Embedder, EmbedTextRecorder, Expiring, Store, Vector
 from ragcore.resilience import Bulkhead
-from ragcore.resilience.deadline import Deadline, deadline
-from ragcore.resilience.patience import Patience
 from ragcore.resilience.threads import Threads
 from ragcore.store.embed_text import DEFAULT_EMBED_TEXT
-from ragcore.text.redaction import Redact, key_of, redacted
-from ragcore.types import Document, Doubt, EmbedText, IngestReport, Unreadable
+from ragcore.text.redaction import Redact, redacted
+from ragcore.types import Document, EmbedText, IngestReport, Unreadable
 from ragcore.types.validation import check_tenant, check_timeout
 
 __all__ = ["Ingestor"]
@@ -49,13 +47,7 @@ logger = logging.getLogger("ragcore.ingest")
 
 # Seconds that the first `add` waits for an exact tokenizer that is still loading.
 TOKENIZER_SECONDS = 5.0
-MOST_DOUBTS = 10_000
-FORMAT = 2  # of the content hash: raised when chunks are made differently, so that everything is made anew
-BATCH_DOCUMENTS = 64
 MOST_BATCHES = 1_024
-# A step may wait for a place for so many times its own time.
-MOST_WAITS = 10
-BATCH_CHARACTERS = 150_000
 EMBED_AT_ONCE = 256
 # Chunks whose writing is one step: a document of more gets more time, since an index takes a millisecond or two for each.
 WRITTEN_IN_A_STEP = 2_000
@@ -108,6 +100,8 @@ class Ingestor:
         self.redact = redact
         self._threads = Threads(1, name="chunking")
         # An embedder of so many threads embeds so many batches at once: the others wait here, where no time of theirs runs.
+        # What an embedder may have is asked for by getattr and not by a Protocol: since Python 3.12, isinstance doesn't see what a `CachedEmbedder`
+        # passes on from the embedder inside it by __getattr__.
         self._turns: Bulkhead = getattr(embedder, "document_turns", None) or Bulkhead(MOST_BATCHES, name="embedding")
 
     async def add(
@@ -139,10 +133,10 @@ class Ingestor:
         What `documents` or `progress` raise comes out as itself.
         """
         limit = check_timeout(document_timeout, name="document_timeout") or DOCUMENT_TIMEOUT
-        run = _Run(check_tenant(tenant), limit, progress)
+        run = Run(check_tenant(tenant), limit, progress)
         await self._prepare()
         try:
-            await self._run(run, _batches(_iterate(documents), run))
+            await self._run(run, batches(documents, run))
         except BaseExceptionGroup as group:
             raise _one_of(group) from None
         return run.report()
@@ -169,20 +163,20 @@ class Ingestor:
             await _stored(self.store.record_embed_text(wanted))
         self.embed_text = wanted or recorded or DEFAULT_EMBED_TEXT
 
-    async def _run(self, run: _Run, batches: AsyncIterator[list[Document]]) -> None:
+    async def _run(self, run: Run, found: AsyncIterator[list[Document]]) -> None:
         sender, receiver = anyio.create_memory_object_stream[list[Document]](0)
         async with anyio.create_task_group() as group:
             for _ in range(self.concurrency):
                 group.start_soon(self._work, run, receiver.clone())
             receiver.close()
-            await _feed(sender, batches)
+            await _feed(sender, found)
 
-    async def _work(self, run: _Run, receiver: MemoryObjectReceiveStream[list[Document]]) -> None:
+    async def _work(self, run: Run, receiver: MemoryObjectReceiveStream[list[Document]]) -> None:
         async with receiver:
             async for batch in receiver:
                 await self._add(run, batch)
 
-    async def _add(self, run: _Run, batch: Sequence[Document]) -> None:
+    async def _add(self, run: Run, batch: Sequence[Document]) -> None:
         """A batch; where it fails because of one of its documents, one by one."""
         try:
             await self._add_whole(run, batch)
@@ -195,9 +189,9 @@ class Ingestor:
             for document in batch:
                 await self._add(run, [document])
 
-    async def _add_whole(self, run: _Run, batch: Sequence[Document]) -> None:
+    async def _add_whole(self, run: Run, batch: Sequence[Document]) -> None:
         """The whole batch, within its time; a large document gets more of it for each further step, and none may stand still for longer than one."""
-        limit = _StepLimit(run.document_timeout)
+        limit = StepLimit(run.document_timeout)
         if not isinstance(self.store, Expiring) and any(document.expires_at is not None for document in batch):
             raise Unsupported(
                 f"a document has expires_at, and {type(self.store).__name__} has no expire(): it would stay for ever",
@@ -218,7 +212,7 @@ class Ingestor:
         run.done(embedded, known, unchanged=len(batch) - len(changed), tokens=tokens)
 
     async def _embed(
-        self, documents: Sequence[Document], hashes: Mapping[str, str], limit: _StepLimit
+        self, documents: Sequence[Document], hashes: Mapping[str, str], limit: StepLimit
     ) -> tuple[list[EmbeddedDocument], int, list[Unreadable]]:
         """Documents with vectors, their tokens altogether, and those that have no text."""
         empty: list[Unreadable] = []
@@ -277,7 +271,7 @@ class Ingestor:
             return work()
         return await self._threads.run(work)
 
-    async def _redacted(self, texts: Sequence[str], limit: _StepLimit) -> Sequence[str]:
+    async def _redacted(self, texts: Sequence[str], limit: StepLimit) -> Sequence[str]:
         """On a thread: a function of the user's may take long."""
         if self.redact is None:
             return texts
@@ -285,7 +279,7 @@ class Ingestor:
         with limit.step():
             return await self._threads.run(lambda: [redacted(redact, text) for text in texts])
 
-    async def _vectors(self, texts: Sequence[str], limit: _StepLimit) -> Vector:
+    async def _vectors(self, texts: Sequence[str], limit: StepLimit) -> Vector:
         parts = []
         for start in range(0, len(texts), EMBED_AT_ONCE):
             part = texts[start : start + EMBED_AT_ONCE]
@@ -330,162 +324,21 @@ class Ingestor:
         return [document for document in documents if document.id not in unchanged]
 
     def _content_hash(self, document: Document, model: str | None = None) -> str:
-        """Of all that chunks and vectors are made from."""
-        parts = [
-            FORMAT,
-            model or self.embedder.model,
-            self.chunk_tokens,
-            self.overlap_tokens,
-            document.title,
-            document.source,
-            dict(document.metadata),
-            document.text,
-        ]
-        # What the embedder puts before each chunk, and what we do: only if there is any, so that the hashes of others stay.
-        prefix = getattr(self.embedder, "document_prefix", "")
-        if prefix:
-            parts.append(prefix)
-        if self.embed_text not in (None, "text"):
-            parts.append(self.embed_text)
-        if self.redact is not None:
-            parts.append(key_of(self.redact))
-        if document.expires_at is not None:
-            parts.append(document.expires_at.astimezone(UTC).isoformat())
-        return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
-class _StepLimit:
-    """The time of a batch's steps: each has so many seconds, whatever the others took."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-
-    def step(self, steps: int = 1) -> Deadline:
-        """A deadline for the next step, or for several that can't be told apart."""
-        return deadline(self._seconds * steps)
-
-    def is_own(self, error: DeadlineExceeded) -> bool:
-        """Whether a step took all of its time, rather than the caller's time having run out."""
-        return error.budget >= self._seconds
-
-    async def embedding(self, vectors: Awaitable[Vectors]) -> Vectors:
-        """The step of embedding, whose time stands still while it waits for a place behind the questions of others."""
-        with deadline(MOST_WAITS * self._seconds), Patience(self._seconds) as patience:
-            return await vectors
-        assert patience.ran_out
-        raise DeadlineExceeded(
-            f"a batch was not embedded within {self._seconds:g} s",
-            budget=self._seconds,
-            elapsed=self._seconds + patience.waited,
+        return content_hash(
+            document,
+            model=model or self.embedder.model,
+            document_prefix=getattr(self.embedder, "document_prefix", ""),
+            chunk_tokens=self.chunk_tokens,
+            overlap_tokens=self.overlap_tokens,
+            embed_text=self.embed_text,
+            redact=self.redact,
         )
 
 
-@dataclass(slots=True)
-class _Run:
-    """The state of one `add`."""
-
-    tenant: str
-    document_timeout: float
-    progress: Callable[[IngestReport], None] | None
-    began: float = field(default_factory=anyio.current_time)
-    added: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    chunks: int = 0
-    tokens: int | None = None
-    failed: list[Unreadable] = field(default_factory=list)
-    doubts: list[Doubt] = field(default_factory=list)
-    seen: set[str] = field(default_factory=set)
-
-    def done(
-        self, written: Sequence[EmbeddedDocument], known: Mapping[str, str], *, unchanged: int, tokens: int
-    ) -> None:
-        updated = sum(embedded.document.id in known for embedded in written)
-        self.updated += updated
-        self.added += len(written) - updated
-        self.unchanged += unchanged
-        self.chunks += sum(len(embedded.chunks) for embedded in written)
-        if written:
-            self.tokens = (self.tokens or 0) + tokens
-        self._tell()
-
-    def fail(self, unreadable: Unreadable) -> None:
-        self.failed.append(unreadable)
-        self._tell()
-
-    def report(self) -> IngestReport:
-        return IngestReport(
-            added=self.added,
-            updated=self.updated,
-            unchanged=self.unchanged,
-            chunks=self.chunks,
-            embedding_tokens=self.tokens,
-            failed=tuple(self.failed),
-            warnings=tuple(self.doubts),
-            seconds=anyio.current_time() - self.began,
-        )
-
-    def _tell(self) -> None:
-        if self.progress is not None:
-            self.progress(self.report())
-
-
-async def _feed(sender: MemoryObjectSendStream[list[Document]], batches: AsyncIterator[list[Document]]) -> None:
-    async with sender, closing(batches):
-        async for batch in batches:
+async def _feed(sender: MemoryObjectSendStream[list[Document]], found: AsyncIterator[list[Document]]) -> None:
+    async with sender, closing(found):
+        async for batch in found:
             await sender.send(batch)
-
-
-async def _iterate(
-    documents: Iterable[Document | Unreadable] | AsyncIterable[Document | Unreadable],
-) -> AsyncIterator[Document | Unreadable]:
-    if isinstance(documents, str | bytes | Document | Unreadable):
-        raise InvalidInput(f"documents is one {type(documents).__name__}, several are asked: put it into a list")
-    if not isinstance(documents, Iterable | AsyncIterable):
-        raise InvalidInput(f"documents must be iterable, and {type(documents).__name__} is not")
-    if isinstance(documents, AsyncIterable):
-        items = aiter(documents)
-        async with closing(items):
-            async for document in items:
-                yield document
-    else:
-        # A generator is closed, too; a list has nothing to close.
-        async with closing(iter(documents)) as iterator:
-            for document in iterator:
-                await anyio.lowlevel.checkpoint()
-                yield document
-
-
-async def _batches(documents: AsyncIterator[Document | Unreadable], run: _Run) -> AsyncIterator[list[Document]]:
-    """Documents in batches of at most 64, and 150,000 characters but for a single longer one."""
-    batch: list[Document] = []
-    size = 0
-    async with closing(documents):
-        async for document in documents:
-            if isinstance(document, Unreadable):
-                run.fail(document)
-                continue
-            if not isinstance(document, Document):
-                raise InvalidInput(f"documents holds {type(document).__name__}, not only Document and Unreadable")
-            if document.id in run.seen:
-                run.fail(
-                    Unreadable(
-                        document.id,
-                        "another document of this run has the same id, and came first: give one of them another id, or name their common folder",
-                        source=document.source,
-                    )
-                )
-                continue
-            run.seen.add(document.id)
-            if document.warnings and len(run.doubts) < MOST_DOUBTS:
-                run.doubts += [Doubt(document.id, message) for message in document.warnings]
-            if batch and (len(batch) == BATCH_DOCUMENTS or size + len(document.text) > BATCH_CHARACTERS):
-                yield batch
-                batch, size = [], 0
-            batch.append(document)
-            size += len(document.text)
-    if batch:
-        yield batch
 
 
 async def _stored(operation: Awaitable[T]) -> T:

@@ -1,0 +1,69 @@
+"""Documents in batches, which are embedded and written together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from typing import TypeAlias
+
+import anyio.lowlevel
+
+from ragcore.errors import InvalidInput
+from ragcore.ingest.run import Run
+from ragcore.lifecycle.closing import closing
+from ragcore.types import Document, Unreadable
+
+__all__ = ["BATCH_CHARACTERS", "batches"]
+
+BATCH_DOCUMENTS = 64
+BATCH_CHARACTERS = 150_000
+
+Documents: TypeAlias = Iterable[Document | Unreadable] | AsyncIterable[Document | Unreadable]
+
+
+async def batches(documents: Documents, run: Run) -> AsyncIterator[list[Document]]:
+    """Yield documents in batches of at most 64, and 150,000 characters but for a single longer one.
+
+    Args:
+        documents: a list or another iterable, or an async one; it is closed at the end.
+        run: is told of documents that can't go in.
+
+    Raises:
+        InvalidInput: `documents` is not like that, or holds something else.
+    """
+    batch: list[Document] = []
+    size = 0
+    found = _iterate(documents)
+    async with closing(found):
+        async for document in found:
+            if isinstance(document, Unreadable):
+                run.fail(document)
+                continue
+            if not isinstance(document, Document):
+                raise InvalidInput(f"documents holds {type(document).__name__}, not only Document and Unreadable")
+            if not run.begin(document):
+                continue
+            if batch and (len(batch) == BATCH_DOCUMENTS or size + len(document.text) > BATCH_CHARACTERS):
+                yield batch
+                batch, size = [], 0
+            batch.append(document)
+            size += len(document.text)
+    if batch:
+        yield batch
+
+
+async def _iterate(documents: Documents) -> AsyncIterator[Document | Unreadable]:
+    if isinstance(documents, str | bytes | Document | Unreadable):
+        raise InvalidInput(f"documents is one {type(documents).__name__}, several are asked: put it into a list")
+    if not isinstance(documents, Iterable | AsyncIterable):
+        raise InvalidInput(f"documents must be iterable, and {type(documents).__name__} is not")
+    if isinstance(documents, AsyncIterable):
+        items = aiter(documents)
+        async with closing(items):
+            async for document in items:
+                yield document
+    else:
+        # A generator is closed, too; a list has nothing to close.
+        async with closing(iter(documents)) as iterator:
+            for document in iterator:
+                await anyio.lowlevel.checkpoint()
+                yield document

@@ -1,0 +1,63 @@
+"""What a chunk may hold, in the embedder's own tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+from ragcore.store.embed_text import text_to_embed
+from ragcore.types import EmbedText
+
+__all__ = ["Measure"]
+
+# A text has at least one token for so many characters.
+MOST_CHARACTERS = 12
+
+
+class Measure:
+    """Counts tokens of what is embedded for the chunks of one document. The arguments are those of `chunking.cut`."""
+
+    def __init__(
+        self, title: str, count: Callable[[str], int], chunk_tokens: int, overlap_tokens: int, embed_text: EmbedText
+    ) -> None:
+        self._given_count = count
+        self.chunk_tokens = chunk_tokens
+        self.overlap_tokens = overlap_tokens
+        self._title = title
+        self._embed_text = embed_text
+        self._lead: tuple[tuple[str, ...], int] | None = None
+        self._counted: tuple[str, tuple[str, ...], int] = ("", (), -1)
+        # Titles and headings are the same for many chunks.
+        self._count_over = lru_cache(maxsize=64)(self.count)
+
+    def count(self, text: str) -> int:
+        """Count tokens; no fewer than a text of its length has. Tokenizers take a long run without blanks for one unknown word."""
+        return max(self._given_count(text), len(text) // MOST_CHARACTERS)
+
+    def embedded(self, text: str, path: tuple[str, ...]) -> int:
+        """Count the tokens of all that is embedded for a chunk."""
+        if (
+            self._counted[:2] == (text, path) and self._counted[2] >= 0
+        ):  # a chunk is counted when it is full, and again when it ends
+            return self._counted[2]
+        self._counted = text, path, self.count(self.text_to_embed(text, path))
+        return self._counted[2]
+
+    def text_to_embed(self, text: str, path: tuple[str, ...]) -> str:
+        """Return what is embedded for a chunk."""
+        return text_to_embed(
+            text,
+            title=self._title,
+            heading=" › ".join(path),
+            embed_text=self._embed_text,
+            count_tokens=self._count_over,
+            most=self.chunk_tokens,
+        )
+
+    def room(self, path: tuple[str, ...]) -> int:
+        """Return how many tokens a chunk's text may have, beside the title and headings that are embedded with it."""
+        if self._embed_text == "text":
+            return self.chunk_tokens
+        if self._lead is None or self._lead[0] != path:
+            self._lead = path, self.embedded("x", path) + 1
+        return max(self.chunk_tokens // 2, self.chunk_tokens - self._lead[1])

@@ -1,0 +1,168 @@
+"""Units put together to chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ragcore.ingest.measure import Measure
+from ragcore.ingest.units import Unit, is_pause
+from ragcore.text.words import after_blanks, grapheme_ends, is_unspaced
+
+__all__ = ["Packer", "path_of"]
+
+
+class Packer:
+    """Puts units together, in order, up to the size of a chunk.
+
+    Attributes:
+        chunks: units, the text of the chunk, and what is embedded for it.
+        tokens: of all that is embedded.
+    """
+
+    def __init__(self, text: str, measure: Measure) -> None:
+        self.chunks: list[tuple[list[Unit], str, str]] = []
+        self.tokens = 0
+        self._text = text
+        self._measure = measure
+        self._now: list[Unit] = []
+        self._headings: list[Unit] = []
+
+    def add(self, unit: Unit) -> None:
+        """Add the next unit."""
+        # A chunk is of one page, so that its citation names the right one.
+        if self._now and unit.page != self._now[-1].page:
+            self._start()
+        if unit.is_heading:
+            size = sum(one.tokens for one in self._headings) + unit.tokens
+            if self._headings and (
+                unit.page != self._headings[-1].page or size > self._measure.room(self._headings[0].path) // 2
+            ):
+                self._put(self._headings, begins_section=True)  # headings without end, as in a table of contents
+                self._headings = []
+            self._headings.append(unit)
+            return
+        if self._headings and self._headings[-1].page != unit.page:
+            self._put(self._headings, begins_section=True)
+            self._start()
+            self._headings = []
+        fresh, self._headings = [*self._headings, unit], []
+        self._put(fresh, begins_section=len(fresh) > 1)
+
+    def flush(self) -> None:
+        """End the text. A heading that nothing follows stays with what it follows."""
+        for unit in self._headings:
+            if self._now and (unit.page != self._now[-1].page or not self._fits([*self._now, unit])):
+                self._start()
+            self._now.append(unit)
+        self._headings = []
+        self._start()
+
+    def _put(self, fresh: list[Unit], *, begins_section: bool) -> None:
+        if (
+            begins_section
+        ):  # each section has chunks of its own: two in one are found worse, and the citation would name one of them
+            self._start()
+        if self._now and not self._fits([*self._now, *fresh]):
+            overlap = [] if begins_section else self._overlap(fresh)
+            self._start()
+            self._now = overlap
+        for unit in fresh:
+            if self._now and not self._fits([*self._now, unit]):
+                self._start()
+            self._now.append(unit)
+
+    def _start(self) -> None:
+        """End the chunk. Counted whole it may have more tokens than its parts together: what is too much goes to the next one."""
+        while self._now:
+            taken = len(self._now)
+            while taken > 1 and not self._fits_exactly(self._now[:taken]):
+                taken -= 1
+            first, self._now = self._now[:taken], self._now[taken:]
+            fitting = [first] if taken > 1 or self._fits_exactly(first) else self._halved(first[0])
+            for units in fitting:
+                text = _joined(self._text, units)
+                self.chunks.append((units, text, self._measure.text_to_embed(text, path_of(units))))
+                self.tokens += self._measure.embedded(text, path_of(units))
+
+    def _halved(self, unit: Unit) -> list[list[Unit]]:
+        """A unit that is too long with what is embedded beside it: without its header rows, or cut."""
+        if unit.header is not None and unit.start >= unit.header[1]:
+            unit = replace(unit, header=None)
+        if self._fits_exactly([unit]):
+            return [[unit]]
+        ends = grapheme_ends(self._text, unit.start, unit.end)
+        if len(ends) < 2:
+            return [[unit]]
+        middle = ends[len(ends) // 2 - 1]
+        halves = (replace(unit, end=middle), replace(unit, start=middle, continues=True))
+        return [piece for half in halves for piece in self._halved(half)]
+
+    def _fits(self, units: Sequence[Unit]) -> bool:
+        """Whether units make a chunk: counted exactly only where their sum and the white space between them leave it open."""
+        room = self._measure.room(path_of(units))
+        span = units[-1].end - units[0].start
+        first = units[0]
+        header = 0
+        if first.header is not None and first.start >= first.header[1]:
+            header = first.header[1] - first.header[0]
+        rough = sum(unit.tokens for unit in units) + span - sum(unit.end - unit.start for unit in units) + header
+        return rough <= room or self._fits_exactly(units)
+
+    def _fits_exactly(self, units: Sequence[Unit]) -> bool:
+        text = _joined(self._text, units)
+        if len(text) > 32 * self._measure.chunk_tokens + 1_000 and len(units) > 1:
+            return False  # mostly white space
+        return self._measure.embedded(text, path_of(units)) <= self._measure.chunk_tokens
+
+    def _overlap(self, fresh: Sequence[Unit]) -> list[Unit]:
+        room = min(
+            self._measure.overlap_tokens,
+            self._measure.room(fresh[0].path) - sum(unit.tokens for unit in fresh) - len(fresh),
+        )
+        overlap: list[Unit] = []
+        left = room
+        for unit in reversed(self._now[1:]):  # never the whole of it
+            left -= unit.tokens
+            if left < 0 or unit.is_heading or not unit.may_overlap:
+                break
+            overlap.insert(0, unit)
+        last = self._now[-1]
+        if overlap or not last.may_overlap or last.is_heading or room < 1:
+            return overlap
+        if fresh[0].continues or is_unspaced(self._text[last.start : last.end]):
+            return self._tail(last, room)
+        return []
+
+    def _tail(self, unit: Unit, room: int) -> list[Unit]:
+        """The end of a unit, of at most so many tokens."""
+        text = self._text[unit.start : unit.end]
+        ends = grapheme_ends(text, 0, len(text))
+        low, high = 0, len(ends) - 1  # the first that fits, as an index of `ends`
+        while low < high:
+            middle = (low + high) // 2
+            if self._measure.count(text[ends[middle] :]) <= room:
+                high = middle
+            else:
+                low = middle + 1
+        if low >= len(ends) - 1:
+            return []
+        half = len(ends) - (len(ends) - low) // 2
+        at = next((end for end in ends[low:half] if is_pause(text, end)), ends[low])
+        start = unit.start + after_blanks(text, at, len(text))
+        tokens = self._measure.count(self._text[start : unit.end])
+        return [replace(unit, start=start, tokens=tokens, continues=True)] if tokens <= room else []
+
+
+def path_of(units: Sequence[Unit]) -> tuple[str, ...]:
+    """The headings over a chunk's text: of what stands under them, not of the first of several headings that follow each other."""
+    return next((unit.path for unit in units if not unit.is_heading), units[-1].path)
+
+
+def _joined(text: str, units: Sequence[Unit]) -> str:
+    """The text of a chunk."""
+    first = units[0]
+    piece = text[first.start : units[-1].end]
+    if first.header is None or first.start < first.header[1]:
+        return piece
+    return f"{text[first.header[0] : first.header[1]]}\n{piece}"
