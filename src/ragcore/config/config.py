@@ -1,0 +1,184 @@
+"""`Config`: what a client is made of."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from os import PathLike
+from pathlib import Path
+from typing import Literal, Self, cast
+
+from ragcore.config.environment import Environment, boolean
+from ragcore.config.settings import Settings
+from ragcore.errors import ConfigurationError, InvalidInput
+from ragcore.ingest.options import CHUNK_TOKENS, OVERLAP_TOKENS, READ_SECONDS, check_chunking, check_read_timeout
+from ragcore.types import EmbedText, Mode
+from ragcore.types.secret import Secret, without_credentials
+from ragcore.types.validation import check_mode, check_threshold, check_top_k
+
+__all__ = ["EMBEDDED_SCHEME", "EXTRACTIVE", "Config"]
+
+LOCAL_EMBEDDING_MODELS = ("all-MiniLM-L6-v2", "local")
+EXTRACTIVE = "extractive"
+EMBEDDED_SCHEME = "embedded:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What a client is made of. `dataclasses.replace` changes it.
+
+    Attributes:
+        dsn: of PostgreSQL, of a role that owns nothing.
+        api_key, base_url: of the OpenAI-compatible server; None: as its SDK finds them.
+        embedding_api_key, embedding_base_url, generation_api_key, generation_base_url: where embedding or generation has a server of its own; None: as
+            `api_key` and `base_url`.
+        embedding_model: "all-MiniLM-L6-v2" runs on this machine, any other name on the server.
+        embedding_dimension: of a model that isn't OpenAI's own; None: known.
+        embedding_cache_mb, embedding_cache_ttl: MiB for the vectors of questions that were asked before, and seconds that each is good for; 0 MiB: none.
+        models: to generate with, in the order to ask them; "extractive" quotes, without a model, and is always there as the last resort.
+        top_k, score_threshold, mode: of retrieval.
+        chunk_tokens, overlap_tokens, embed_text: of the chunks that documents are cut into, as in `Ingestor`. A change concerns documents when they are added
+            again; all of them are then made anew.
+        read_timeout: seconds for reading each file, as in `ingest.read`.
+        schema: the collection in PostgreSQL, which `store.migrate` or `ragcore migrate` made.
+        language: of text search, for a collection that the embedded database makes: a configuration of PostgreSQL's, such as "german", or "simple".
+            None: english for a new one, else as it is.
+        pool_size, ef_search, exact_rows, allow_unsafe_role: as in `PgVectorStore`.
+        settings: how the client behaves.
+    """
+
+    dsn: Secret | None = None
+    api_key: Secret | None = None
+    base_url: str | None = None
+    embedding_api_key: Secret | None = None
+    embedding_base_url: str | None = None
+    generation_api_key: Secret | None = None
+    generation_base_url: str | None = None
+    embedding_model: str = "text-embedding-3-small"
+    embedding_dimension: int | None = None
+    embedding_cache_mb: int = 32
+    embedding_cache_ttl: float = 3600.0
+    models: tuple[str, ...] = ("gpt-4o-mini",)
+    top_k: int = 5
+    score_threshold: float | Literal[False] | None = None
+    mode: Mode = "vector"
+    chunk_tokens: int = CHUNK_TOKENS
+    overlap_tokens: int = OVERLAP_TOKENS
+    embed_text: EmbedText | None = None
+    read_timeout: float = READ_SECONDS
+    schema: str = "ragcore"
+    language: str | None = None
+    pool_size: int = 10
+    ef_search: int = 100
+    exact_rows: int | None = None
+    allow_unsafe_role: bool = False
+    settings: Settings = field(default_factory=Settings)
+
+    def __post_init__(self) -> None:
+        check_chunking(self.chunk_tokens, self.overlap_tokens, self.embed_text)
+        check_read_timeout(self.read_timeout)
+        try:
+            check_top_k(self.top_k)
+            check_mode(self.mode)
+            if self.score_threshold is not None:
+                check_threshold(self.score_threshold)
+        except InvalidInput as error:
+            raise ConfigurationError(str(error)) from None
+        if not (isinstance(self.embedding_cache_mb, int) and self.embedding_cache_mb >= 0):
+            raise ConfigurationError(
+                f"embedding_cache_mb is {self.embedding_cache_mb!r}: it must be a whole number of MiB, or 0 for no cache"
+            )
+        if not (isinstance(self.embedding_cache_ttl, int | float) and 0 < self.embedding_cache_ttl < math.inf):
+            raise ConfigurationError(
+                f"embedding_cache_ttl is {self.embedding_cache_ttl!r}: it must be a positive, finite number of seconds"
+            )
+        if not self.models:
+            raise ConfigurationError("models is empty: name a model, or 'extractive' for quotations without one")
+
+    def __repr__(self) -> str:
+        """Without the credentials that an address may hold."""
+        shown = []
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name.endswith("base_url") and value is not None:
+                value = without_credentials(str(value))
+            shown.append(f"{one.name}={value!r}")
+        return f"Config({', '.join(shown)})"
+
+    @property
+    def embeds_locally(self) -> bool:
+        """Whether the embedding model runs on this machine."""
+        return self.embedding_model in LOCAL_EMBEDDING_MODELS
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, /) -> Self:
+        """Read DATABASE_URL or libpq's PG*, OPENAI_API_KEY, OPENAI_BASE_URL and RAGCORE_*.
+
+        RAGCORE_EMBEDDING_API_KEY, RAGCORE_EMBEDDING_BASE_URL, RAGCORE_GENERATION_API_KEY and RAGCORE_GENERATION_BASE_URL stand in place of OPENAI_API_KEY
+        and OPENAI_BASE_URL for one of the two. The others are RAGCORE_EMBEDDING_MODEL, RAGCORE_EMBEDDING_DIMENSION, RAGCORE_EMBEDDING_CACHE_MB,
+        RAGCORE_EMBEDDING_CACHE_TTL, RAGCORE_MODELS (commas between),
+        RAGCORE_TOP_K, RAGCORE_SCORE_THRESHOLD, RAGCORE_MODE, RAGCORE_CHUNK_TOKENS, RAGCORE_OVERLAP_TOKENS, RAGCORE_EMBED_TEXT, RAGCORE_READ_TIMEOUT,
+        RAGCORE_SCHEMA, RAGCORE_LANGUAGE, RAGCORE_POOL_SIZE, RAGCORE_EF_SEARCH,
+        RAGCORE_EXACT_ROWS, RAGCORE_ALLOW_UNSAFE_ROLE, and RAGCORE_ with the name
+        of each field of `Settings`.
+
+        Args:
+            environ: None: the process's own.
+
+        Raises:
+            ConfigurationError: something is missing or not of its kind, or a RAGCORE_ name is a misspelt one. It never falls back to local parts.
+        """
+        env = Environment(os.environ if environ is None else environ)
+        env.check_names()
+        config = cls(
+            dsn=env.dsn(),
+            api_key=env.secret("OPENAI_API_KEY"),
+            base_url=env.text("OPENAI_BASE_URL"),
+            embedding_api_key=env.secret("RAGCORE_EMBEDDING_API_KEY"),
+            embedding_base_url=env.text("RAGCORE_EMBEDDING_BASE_URL"),
+            generation_api_key=env.secret("RAGCORE_GENERATION_API_KEY"),
+            generation_base_url=env.text("RAGCORE_GENERATION_BASE_URL"),
+            embedding_model=env.text("RAGCORE_EMBEDDING_MODEL") or "text-embedding-3-small",
+            embedding_dimension=env.read("RAGCORE_EMBEDDING_DIMENSION", int, None),
+            embedding_cache_mb=env.read("RAGCORE_EMBEDDING_CACHE_MB", int, 32),
+            embedding_cache_ttl=env.read("RAGCORE_EMBEDDING_CACHE_TTL", float, 3600.0),
+            models=env.names("RAGCORE_MODELS") or ("gpt-4o-mini",),
+            top_k=env.read("RAGCORE_TOP_K", int, 5),
+            score_threshold=env.read("RAGCORE_SCORE_THRESHOLD", float, None),
+            mode=env.read("RAGCORE_MODE", check_mode, "vector"),
+            chunk_tokens=env.read("RAGCORE_CHUNK_TOKENS", int, CHUNK_TOKENS),
+            overlap_tokens=env.read("RAGCORE_OVERLAP_TOKENS", int, OVERLAP_TOKENS),
+            embed_text=cast("EmbedText | None", env.read("RAGCORE_EMBED_TEXT", str, None)),
+            read_timeout=env.read("RAGCORE_READ_TIMEOUT", float, READ_SECONDS),
+            schema=env.text("RAGCORE_SCHEMA") or "ragcore",
+            language=env.text("RAGCORE_LANGUAGE"),
+            pool_size=env.read("RAGCORE_POOL_SIZE", int, 10),
+            ef_search=env.read("RAGCORE_EF_SEARCH", int, 100),
+            exact_rows=env.read("RAGCORE_EXACT_ROWS", int, None),
+            allow_unsafe_role=env.read("RAGCORE_ALLOW_UNSAFE_ROLE", boolean, False),
+            settings=env.settings(),
+        )
+        if config.dsn is None:
+            raise ConfigurationError(
+                "DATABASE_URL is not set: postgresql://user:password@host:port/database, of a role that owns nothing"
+            )
+        remote = [] if config.generation_api_key else [model for model in config.models if model != EXTRACTIVE]
+        if not config.embeds_locally and config.embedding_api_key is None:
+            remote.append(config.embedding_model)
+        if remote and config.api_key is None:
+            raise ConfigurationError(
+                f"OPENAI_API_KEY is not set, and {' and '.join(remote)} {'need' if len(remote) > 1 else 'needs'} it "
+                "('none' for a server that wants no key; RAGCORE_MODELS=extractive quotes the documents without a model)"
+            )
+        return config
+
+    @classmethod
+    def local(cls, folder: str | PathLike[str], /) -> Self:
+        """All on this machine: embedded PostgreSQL in `folder`, the local embedder, quotation without a model. Extras `embedded` and `local`."""
+        return cls(
+            dsn=Secret(EMBEDDED_SCHEME + str(Path(folder))),
+            embedding_model=LOCAL_EMBEDDING_MODELS[0],
+            models=(EXTRACTIVE,),
+        )
