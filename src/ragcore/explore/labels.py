@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol, runtime_checkable
 from uuid import UUID
 
 from ragcore.errors import InvalidInput
@@ -67,15 +67,24 @@ def load(
     return [_labelled(number, row, tenant) for number, row in enumerate(_rows(source), start=1)]
 
 
+@runtime_checkable
+class _Frame(Protocol):
+    """A pandas DataFrame, which is not imported for it."""
+
+    @property
+    def columns(self) -> object: ...
+
+    def to_dict(self, orient: Literal["records"], /) -> list[Mapping[str, Any]]: ...
+
+
 def _rows(source: object) -> Iterable[Mapping[str, Any]]:
     if isinstance(source, str | PathLike):
         path = Path(source)
         if path.suffix == ".csv":
             return list(csv.DictReader(_text(path).splitlines()))
         return _json_lines(path)
-    if hasattr(source, "to_dict") and hasattr(source, "columns"):
-        rows: list[Mapping[str, Any]] = source.to_dict("records")
-        return rows
+    if isinstance(source, _Frame):
+        return source.to_dict("records")
     if isinstance(source, Iterable):
         return list(source)
     raise InvalidInput(f"labels can't be read from {type(source).__name__}: pass a path, a frame, or mappings")
