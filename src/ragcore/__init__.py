@@ -3,7 +3,7 @@
     import ragcore
 
     async with ragcore.RAG.from_config(ragcore.Config.from_env()) as rag:
-        answer = await rag.ask("What is my deductible?", tenant="member-42", timeout=30)
+        answer = await rag.ask("What is my warranty?", tenant="acme", timeout=30)
 
 Names load when they are first used (PEP 562), so that `import ragcore` costs next to nothing.
 """

@@ -63,7 +63,7 @@ def acting(who: str, *, admin: bool = False, route: str = "") -> Iterator[None]:
     Example:
         ```python
         with ragcore.audit.acting("jane@example.org", admin=True, route="support desk"):
-            await rag.similarity(question, tenant="member-42")
+            await rag.similarity(question, tenant="acme")
         ```
     """
     token = _acting.set(Actor(who, admin, route))

@@ -1,4 +1,4 @@
-"""The checklist before members' data is served."""
+"""The checklist before tenants' data is served."""
 
 from __future__ import annotations
 

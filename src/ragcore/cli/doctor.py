@@ -180,7 +180,7 @@ async def _embedder(rag: RAG) -> Check:
     began = anyio.current_time()
     try:
         with deadline(SECONDS):
-            await embedder.embed(["What is my deductible?"], kind="query")
+            await embedder.embed(["What is my warranty?"], kind="query")
     except RagcoreError as error:
         return Check("embedder", "error", str(error))
     return Check(

@@ -1,4 +1,4 @@
-"""`ragcore doctor --production`: what must be so before members' data is served."""
+"""`ragcore doctor --production`: what must be so before tenants' data is served."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def _audit(path: Path | None) -> Check:
     if not path.parent.is_dir():
         return Check(name, "error", f"there is no folder {path.parent} for {path.name}")
     where = "on the standard output" if str(path) == "-" else f"in {path}"
-    return Check(name, "ok", f"looks at members' data are recorded {where}")
+    return Check(name, "ok", f"looks at tenants' data are recorded {where}")
 
 
 async def _keys(config: Config) -> AsyncIterator[Check]:

@@ -21,7 +21,7 @@ def doctor(
     context: typer.Context,
     as_json: Json = False,
     production: Annotated[
-        bool, typer.Option("--production", help="Also check what must be so before members' data is served.")
+        bool, typer.Option("--production", help="Also check what must be so before tenants' data is served.")
     ] = False,
     tokens: Annotated[
         Path | None, typer.Option(help="With --production: the file that `ragcore serve` gets as --tokens.")
@@ -60,16 +60,14 @@ def serve(
     port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 8000,
     tokens: Annotated[
         Path | None,
-        typer.Option(help='JSON file of bearer tokens: {"token": {"tenant": "member-42", "admin": false}}.'),
+        typer.Option(help='JSON file of bearer tokens: {"token": {"tenant": "acme", "admin": false}}.'),
     ] = None,
     authenticate: Annotated[
         str | None, typer.Option(help="module:function that gets the ASGI scope and returns an Identity or None.")
     ] = None,
     allow_origin: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Origin of pages whose scripts may ask, such as https://members.example.org; may be repeated."
-        ),
+        typer.Option(help="Origin of pages whose scripts may ask, such as https://app.example.org; may be repeated."),
     ] = None,
     ignore_client_instructions: Annotated[
         bool,
@@ -81,7 +79,7 @@ def serve(
     ] = True,
     audit: Annotated[
         Path | None,
-        typer.Option(help="File that gets a line of JSON for every look at a member's data: who, whose, when."),
+        typer.Option(help="File that gets a line of JSON for every look at a tenant's data: who, whose, when."),
     ] = None,
     trust_proxy: Annotated[
         list[str] | None,

@@ -75,7 +75,7 @@ def read(
 
     Example:
         ```python
-        async for document in ragcore.ingest.read("policies"):
+        async for document in ragcore.ingest.read("manuals"):
             print(document.id)
         ```
     """

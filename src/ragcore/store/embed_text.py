@@ -36,8 +36,8 @@ def text_to_embed(
         most: tokens of the result. What stands over the text is left out where it has more than half as many.
 
     Example:
-        >>> text_to_embed("It is $1,500.", title="Gold", heading="Costs › Deductible", embed_text="headings+text", count_tokens=len, most=200)
-        'Gold › Costs › Deductible\\n\\nIt is $1,500.'
+        >>> text_to_embed("It is two years.", title="Road bikes", heading="Service › Warranty", embed_text="headings+text", count_tokens=len, most=200)
+        'Road bikes › Service › Warranty\\n\\nIt is two years.'
     """
     if embed_text == "text":
         return text

@@ -59,7 +59,7 @@ async def traffic(world: World) -> None:
 async def _answered(world: World, tenant: str, timeout: float) -> Answer:
     """An answer where there must be one."""
     try:
-        return await world.rag.ask("What is my deductible?", tenant=tenant, timeout=timeout)
+        return await world.rag.ask("What is my warranty?", tenant=tenant, timeout=timeout)
     except RagcoreError as error:
         raise AssertionError(f"not answered, though it could be: {error!r}") from error
 
@@ -68,7 +68,7 @@ async def _until_added(world: World, tenant: str) -> None:
     """A document for each tenant, whatever the weather."""
     for _ in range(60):  # more than the weather lasts
         with suppress(RagcoreError):
-            document = Document("plan", f"The deductible of {tenant} is $1,500 per year.")
+            document = Document("manual", f"The warranty of {tenant} is two years per frame.")
             report = await world.rag.add([document], tenant=tenant, document_timeout=20)
             if not report.failed:
                 return
@@ -128,7 +128,7 @@ async def _crowd(world: World) -> None:
 
 async def _ask(world: World, tenant: str, timeout: float, degrade: bool) -> str:
     began = anyio.current_time()
-    answer = await world.rag.ask("What is my deductible?", tenant=tenant, timeout=timeout, degrade=degrade)
+    answer = await world.rag.ask("What is my warranty?", tenant=tenant, timeout=timeout, degrade=degrade)
     _check_answer(answer, tenant)
     check_answer(answer, world, tenant, began, anyio.current_time())
     assert degrade or not answer.degraded, "degraded, though told not to"
@@ -138,9 +138,7 @@ async def _ask(world: World, tenant: str, timeout: float, degrade: bool) -> str:
 async def _stream(world: World, tenant: str, timeout: float, degrade: bool) -> str:
     shown = ""
     try:
-        async with world.rag.stream(
-            "What is my deductible?", tenant=tenant, timeout=timeout, degrade=degrade
-        ) as events:
+        async with world.rag.stream("What is my warranty?", tenant=tenant, timeout=timeout, degrade=degrade) as events:
             async for event in events:
                 match event:
                     case Retrieved(retrieval):
@@ -159,7 +157,7 @@ async def _stream(world: World, tenant: str, timeout: float, degrade: bool) -> s
 
 
 async def _leave_stream(world: World, tenant: str, timeout: float, degrade: bool) -> str:
-    async with world.rag.stream("What is my deductible?", tenant=tenant, timeout=timeout, degrade=degrade) as events:
+    async with world.rag.stream("What is my warranty?", tenant=tenant, timeout=timeout, degrade=degrade) as events:
         async for event in events:
             if isinstance(event, Delta):
                 return "left"
@@ -167,7 +165,7 @@ async def _leave_stream(world: World, tenant: str, timeout: float, degrade: bool
 
 
 async def _retrieve(world: World, tenant: str, timeout: float, degrade: bool) -> str:
-    found = await world.rag.retrieve("What is my deductible?", tenant=tenant, timeout=timeout, degrade=degrade)
+    found = await world.rag.retrieve("What is my warranty?", tenant=tenant, timeout=timeout, degrade=degrade)
     _check_tenant(found.passages, tenant)
     assert found.mode == "vector" or found.degraded, "searched by text without saying so"
     return "retrieved"
@@ -180,7 +178,7 @@ def _check_answer(answer: Answer, tenant: str) -> None:
         assert "embed" in said, "searched by text without saying so"
     if answer.text != TEXT:
         assert "generate" in said, f"another text than the model's, without saying so: {answer.text!r}"
-        assert f"of {tenant} is $1,500" in answer.text, f"neither the model's text nor a quotation: {answer.text!r}"
+        assert f"of {tenant} is two years" in answer.text, f"neither the model's text nor a quotation: {answer.text!r}"
 
 
 def _check_tenant(passages: Iterable[object], tenant: str) -> None:

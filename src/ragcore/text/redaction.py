@@ -49,7 +49,7 @@ class Redaction:
 
     Args:
         kinds: of "email", "ssn" (US social security numbers), "card" (13 to 19 digits with a right check digit) and "phone"; the default is all.
-        patterns: more of your own: a regular expression by the name that stands in its place, such as {"member": r"MBR-\\d{8}"}.
+        patterns: more of your own: a regular expression by the name that stands in its place, such as {"order": r"ORD-\\d{8}"}.
         reversible: whether the generator's answer gets the originals back. The model sees "[PHONE 1]", the same for the same number throughout a prompt; the
             mapping lives as long as the call.
 

@@ -28,8 +28,8 @@ def estimate_tokens(text: str, /) -> int:
     """Tokens of `text`, roughly and quickly: UTF-8 bytes / 3.5, rounded up; 0 for "".
 
     Example:
-        >>> estimate_tokens("What is my deductible?")
-        7
+        >>> estimate_tokens("What is my warranty?")
+        6
     """
     return math.ceil(len(text.encode(errors="replace")) / BYTES_PER_TOKEN)
 

@@ -57,10 +57,10 @@ def content_words(text: str, /) -> list[str]:
     Source: D. Harman, "How effective is suffixing?" (1991): the S stemmer. J. H. Lee, J. S. Ahn, "Using n-grams for Korean text retrieval" (SIGIR 1996).
 
     Example:
-        >>> content_words("What are my copays for specialists?")
-        ['copay', 'specialist']
-        >>> content_words("免責金額 2024")
-        ['2024', '免責', '責金', '金額']
+        >>> content_words("What are your prices for repairs?")
+        ['price', 'repair']
+        >>> content_words("保証期間 2024")
+        ['2024', '保証', '証期', '期間']
     """
     folded = text.lower()
     runs = _RUN.findall(folded)
@@ -89,7 +89,7 @@ def is_unspaced(text: str, /) -> bool:
     """Whether most of a text is written in a script without blanks between words.
 
     Example:
-        >>> is_unspaced("免責金額は 1,500 ドルです"), is_unspaced("The word 免責 means deductible")
+        >>> is_unspaced("保証期間は 24 か月です"), is_unspaced("The word 保証 means warranty")
         (True, False)
     """
     runs = _RUN.findall(text)
@@ -116,9 +116,9 @@ def sentences(text: str, /) -> Iterator[tuple[int, int]]:
     """(start, end) of each sentence, without the white space around it; list items, table rows and paragraphs end one as well.
 
     Example:
-        >>> text = "Dr. Lee is in network. A visit costs $40."
+        >>> text = "Dr. Lee repairs bicycles. A repair costs $40."
         >>> [text[start:end] for start, end in sentences(text)]
-        ['Dr. Lee is in network.', 'A visit costs $40.']
+        ['Dr. Lee repairs bicycles.', 'A repair costs $40.']
     """
     start = 0
     for match in _END.finditer(text):

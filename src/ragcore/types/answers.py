@@ -286,7 +286,7 @@ class Generation(Value):
         model: what made it.
         usage: its tokens, where reported.
         request_id: the dependency's own id, where there is one.
-        reasoning: what the model thought before it answered, where it shows that; not for members.
+        reasoning: what the model thought before it answered, where it shows that; not for tenants.
         quotations: (start, end) of what stands word for word in the passages: a "[n]" in there is no citation. None: not known, then it is looked for.
         degraded: generators that failed before this one answered.
         spent: what those have used, by model, where they said so.

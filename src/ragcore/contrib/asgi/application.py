@@ -69,11 +69,11 @@ def app(
             waits for the next that is free, for as long as a chat may take.
         ping: seconds of silence after which a stream sends a comment, so that proxies keep it open.
         client_instructions: what becomes of a client's system messages in OpenAI's protocol: "append" puts them behind the operator's instructions,
-            marked as the member's; "ignore" leaves them out.
+            marked as the tenant's; "ignore" leaves them out.
         trust_history: whether answers in the history that a client sends count as the model's own. Default False: anybody could have written them, so they are
-            handed on as what the member reports. True for a program of your own in front, which keeps the conversation itself.
+            handed on as what the tenant reports. True for a program of your own in front, which keeps the conversation itself.
         similarity_by_get: whether administrators may ask for a similarity report with the question in the address, which proxies and logs keep.
-        origins: of pages whose scripts may ask (CORS), such as "https://members.example.org"; () for none.
+        origins: of pages whose scripts may ask (CORS), such as "https://app.example.org"; () for none.
     """
     served = _App(
         rag,

@@ -86,7 +86,7 @@ def check_question(question: object, *, longest: int) -> None:
 
 
 def as_reported(history: Sequence[Turn | Mapping[str, object]]) -> tuple[Turn, ...]:
-    """Turns as a client reports them. Nobody knows whether an answer in them was ever given, so it is handed on as the member's words about it.
+    """Turns as a client reports them. Nobody knows whether an answer in them was ever given, so it is handed on as the tenant's words about it.
 
     A model takes an assistant's turn for its own word, and goes on with what it "has said": a forged one is the easiest way around its instructions.
 

@@ -59,7 +59,7 @@ class Unauthorized(Exception):
 
 
 def from_tokens(path: str | PathLike[str], /) -> Authenticate:
-    """A hook that knows tokens, from the header Authorization (Bearer) or api-key, from a JSON file: {"token": {"tenant": "member-42", "admin": false}}.
+    """A hook that knows tokens, from the header Authorization (Bearer) or api-key, from a JSON file: {"token": {"tenant": "acme", "admin": false}}.
     "name" may say who has the token, for the audit log.
 
     In place of a token its hash may stand: "sha256:" and 64 hexadecimal digits. The file is looked at once a second when somebody asks; a changed one is read
@@ -135,7 +135,7 @@ class _Tokens:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, InvalidInput) as error:
             reason = str(error) if isinstance(error, OSError | InvalidInput) else "it is not JSON of this shape"
             raise ConfigurationError(
-                f'tokens can\'t be read from {self._path}: {reason}; write {{"token": {{"tenant": "member-42", "admin": false}}}}'
+                f'tokens can\'t be read from {self._path}: {reason}; write {{"token": {{"tenant": "acme", "admin": false}}}}'
             ) from None
         if self._path.stat().st_mode & 0o077:
             logger.warning(

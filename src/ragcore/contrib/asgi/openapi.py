@@ -9,7 +9,7 @@ __all__ = ["document"]
 
 def document(*, max_question: int) -> dict[str, Any]:
     """The document, with the application's own limit in it."""
-    question = {"type": "string", "minLength": 1, "maxLength": max_question, "examples": ["What is my deductible?"]}
+    question = {"type": "string", "minLength": 1, "maxLength": max_question, "examples": ["What is my warranty?"]}
     turn = _object({"role": {"enum": ["user", "assistant"]}, "content": {"type": "string"}}, "role", "content")
     chat = {
         **_object({"message": question, "history": {"type": ["array", "null"], "items": turn}}, "message"),
@@ -106,7 +106,7 @@ def _operation(
         }
     if forbidden:
         statuses["403"] = "Not one's own."
-        statuses["405"] = "Not by this method, for members."
+        statuses["405"] = "This method is for administrators."
     refused = {
         status: {
             "description": text,

@@ -25,7 +25,7 @@ def allow_origins(app: ASGIApp, origins: Sequence[str], /) -> ASGIApp:
     """Middleware that allows these origins and answers preflight requests.
 
     Args:
-        origins: such as "https://members.example.org"; "*": all.
+        origins: such as "https://app.example.org"; "*": all.
 
     Raises:
         ConfigurationError: an entry is not an origin.
@@ -34,7 +34,7 @@ def allow_origins(app: ASGIApp, origins: Sequence[str], /) -> ASGIApp:
         scheme, _, host = origin.partition("://")
         if origin != "*" and not (scheme in ("http", "https") and host and "/" not in host):
             raise ConfigurationError(
-                f"{origin!r} is not an origin: it must be like https://members.example.org, without a path"
+                f"{origin!r} is not an origin: it must be like https://app.example.org, without a path"
             )
     allowed = frozenset(origins)
 

@@ -1,4 +1,4 @@
-"""What a member may see: no address, no setting, no number of anybody else's."""
+"""What a tenant may see: no address, no setting, no number of anybody else's."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def tells_of_insides(error: RagcoreError) -> bool:
 
 
 def public_message(error: RagcoreError) -> str:
-    """What went wrong, in words for a member."""
+    """What went wrong, in words for a tenant."""
     if isinstance(error, InvalidInput) and error.stage not in ("search", "write"):
         return str(error)
     again = "later" if error.retry_after is None else f"in {math.ceil(error.retry_after)} s"

@@ -28,7 +28,7 @@ LEAST_PROSE = 25
 # The numbers of this share of the pages must be the pages' own.
 MOSTLY_SO = 0.8
 LEAST_ROWS = 2
-# Words that stand behind a hyphen in many compounds: "co-payment", "long-term", "out-of-pocket".
+# Words that stand behind a hyphen in many compounds: "down-payment", "long-term", "out-of-date".
 COMPOUND_ENDS = frozenset(
     """
     year years day days month months week hour time times term care rate rates based free related level type wide long high low out in up off on of to the
@@ -58,7 +58,7 @@ def drop_repeated(pages: list[list[Line]]) -> None:
 
 
 def _only_page_numbers(where: Mapping[int, tuple[int, ...]]) -> bool:
-    """Whether each number in a line is the same on all pages, or counts up with them. Others, such as a premium on each page, are content."""
+    """Whether each number in a line is the same on all pages, or counts up with them. Others, such as a price on each page, are content."""
     for position in range(max(map(len, where.values()))):
         values = {page: numbers[position] for page, numbers in where.items() if position < len(numbers)}
         steps = Counter(value - page for page, value in values.items())
