@@ -11,6 +11,7 @@ from typing import Literal
 
 import asyncpg
 
+from ragcore.compat.private import transport_of
 from ragcore.errors import ConfigurationError
 from ragcore.protocols import Embedder
 from ragcore.store.postgres.dsn import Address
@@ -293,9 +294,10 @@ class Inspection(Value):
 
 async def inspect(connection: Connection, address: Address, *, schema: str = "ragcore") -> Inspection:
     """Look at the role and a collection through a connection."""
-    transport = connection._transport  # type: ignore[attr-defined]  # asyncpg has no other way to its socket
     # Our own end of it: behind a pooler, the server knows only the pooler's.
-    socket, encrypted = transport.get_extra_info("socket"), transport.get_extra_info("ssl_object") is not None
+    transport = transport_of(connection)
+    socket = None if transport is None else transport.get_extra_info("socket")
+    encrypted = transport is not None and transport.get_extra_info("ssl_object") is not None
     set_role = "set" if connection.get_server_version().major >= 16 else "member"
     row = await connection.fetchrow(statement("inspect", set_role=set_role), schema)
     assert row is not None

@@ -20,6 +20,7 @@ import numpy as np
 from asyncpg import exceptions as pg
 from numpy.typing import NDArray
 
+from ragcore.compat.private import transport_of
 from ragcore.errors import ConfigurationError, NotOpen
 from ragcore.lifecycle.bound import expires_at
 from ragcore.lifecycle.owner import CLEAN_UP, cleaning_up
@@ -405,11 +406,11 @@ class Pool:
         return connection
 
     def _set_socket_options(self, connection: PooledConnection) -> None:
-        if not self._address.socket_options:
+        transport = transport_of(connection) if self._address.socket_options else None
+        socket = None if transport is None else transport.get_extra_info("socket")
+        if socket is None:
             return
-        transport: asyncio.Transport = connection._transport  # type: ignore[attr-defined]  # asyncpg has no other way to its socket
-        socket = transport.get_extra_info("socket")
-        for level, option, value in self._address.socket_options if socket is not None else ():
+        for level, option, value in self._address.socket_options:
             try:
                 socket.setsockopt(level, option, value)
             except OSError:  # a unix socket has none of TCP's
