@@ -93,7 +93,7 @@ def cause_of(error: Exception) -> BaseException | None:
     """What to name as the cause of the translated error: none whose words hold a value or a row."""
     if isinstance(error, ConnectionLost):
         return error.__cause__
-    holds_data = isinstance(error, pg.DataError) or str(getattr(error, "sqlstate", ""))[:2] in MAY_HOLD_DATA
+    holds_data = isinstance(error, asyncpg.PostgresError) and str(error.sqlstate)[:2] in MAY_HOLD_DATA
     return None if holds_data or type(error) is ValueError else error
 
 
@@ -135,8 +135,8 @@ def _configuration(error: Exception, address: Address) -> str | None:
     user = address.user or "the default user"
     if _refuses_encryption(error):
         return f"PostgreSQL at {address} offers no encryption, and sslmode={address.sslmode} in the DSN asks for it: switch TLS on there"
-    if getattr(error, "sqlstate", None) == COLLECTIONS_DIFFER:
-        return f"{error.args[0]}: {getattr(error, 'hint', '')}"
+    if isinstance(error, asyncpg.PostgresError) and error.sqlstate == COLLECTIONS_DIFFER:
+        return f"{error.args[0]}: {error.hint}"
     match error:
         case ssl.SSLCertVerificationError():
             return f"the certificate of PostgreSQL at {address} can't be verified ({error.verify_message}): check sslrootcert and the host's name in the DSN"
