@@ -46,10 +46,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture
-async def migrated(database: tuple[str, str]) -> str:
-    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
-    return database[0]
+PRICES = {"costly": Price(prompt=1_000, completion=1_000)}
 
 
 class Costly(FakeGenerator):
@@ -84,23 +81,41 @@ def client(dsn: str, *, generator: FakeGenerator | None = None, **limits: Any) -
 
 
 class Crowd:
-    """Several clients of one database, each as in a process of its own."""
+    """Several clients of one database, each as in a process of its own.
 
-    def __init__(self, stack: AsyncExitStack) -> None:
+    Attributes:
+        dsn, owner_dsn: of the database.
+    """
+
+    def __init__(self, dsn: str, owner_dsn: str, stack: AsyncExitStack) -> None:
+        self.dsn = dsn
+        self.owner_dsn = owner_dsn
         self._stack = stack
 
-    async def of(self, dsn: str, count: int, **options: Any) -> list[RAG]:
-        clients = [client(dsn, **options) for _ in range(count)]
+    async def of(self, count: int, **options: Any) -> list[RAG]:
+        clients = [client(self.dsn, **options) for _ in range(count)]
         for one in clients:
             await self._stack.enter_async_context(one)
         await clients[0].add([Document("d", "The deductible is $1,500.")], tenant="m")
         return clients
 
+    async def spending(self, count: int, **limits: Any) -> list[RAG]:
+        """Clients whose answers cost 0.5 each."""
+        return await self.of(count, generator=Costly(), prices=PRICES, **limits)
+
 
 @pytest.fixture
-async def crowd() -> AsyncIterator[Crowd]:
+async def crowd(database: tuple[str, str]) -> AsyncIterator[Crowd]:
+    """Clients of a migrated database; they are closed after the test."""
+    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
     async with AsyncExitStack() as stack:
-        yield Crowd(stack)
+        yield Crowd(*database, stack)
+
+
+def late_store(one: RAG) -> Late:
+    store = one.retriever.store
+    assert isinstance(store, Late)
+    return store
 
 
 async def outcome(one: RAG, tenant: str = "m", *, stream: bool = False) -> str:
@@ -115,8 +130,8 @@ async def outcome(one: RAG, tenant: str = "m", *, stream: bool = False) -> str:
     return "ok"
 
 
-async def test_requests_a_minute_are_of_all_together(migrated: str, crowd: Crowd) -> None:
-    clients = await crowd.of(migrated, 4, requests_per_minute=6)
+async def test_requests_a_minute_are_of_all_together(crowd: Crowd) -> None:
+    clients = await crowd.of(4, requests_per_minute=6)
     ways = [(one, stream) for one in clients for stream in (False, True) for _ in range(3)]
     seen = await asyncio.gather(*(outcome(one, stream=stream) for one, stream in ways))
     assert sorted(seen) == ["ok"] * 6 + ["requests"] * 18
@@ -128,19 +143,18 @@ async def test_requests_a_minute_are_of_all_together(migrated: str, crowd: Crowd
     assert sum(len(one.recent()) for one in clients) == 6 + 1 + 1
 
 
-async def test_tokens_and_spending_of_one_are_seen_by_the_others(migrated: str, crowd: Crowd) -> None:
-    first, second = await crowd.of(migrated, 2, generator=Costly(), tokens_per_minute=900)
+async def test_tokens_and_spending_of_one_are_seen_by_the_others(crowd: Crowd) -> None:
+    first, second = await crowd.of(2, generator=Costly(), tokens_per_minute=900)
     assert [await outcome(first), await outcome(second), await outcome(first)] == ["ok", "ok", "tokens"]
     assert await outcome(second, stream=True) == "tokens"
-    prices = {"costly": Price(prompt=1_000, completion=1_000)}
-    third, fourth = await crowd.of(migrated, 2, generator=Costly(), spending_per_day=0.9, prices=prices)
+    third, fourth = await crowd.spending(2, spending_per_day=0.9)
     assert [await outcome(third, stream=True), await outcome(fourth), await outcome(third)] == ["ok", "ok", "spending"]
     assert await outcome(fourth) == "spending"
 
 
-async def test_calls_at_once_come_back_however_they_end(migrated: str, crowd: Crowd) -> None:
+async def test_calls_at_once_come_back_however_they_end(crowd: Crowd) -> None:
     slow = FakeGenerator(token_latency=0.3)
-    first, second = await crowd.of(migrated, 2, generator=slow, calls_at_once=2)
+    first, second = await crowd.of(2, generator=slow, calls_at_once=2)
     async with anyio.create_task_group() as group:
         group.start_soon(outcome, first)
         group.start_soon(outcome, second)
@@ -155,7 +169,7 @@ async def test_calls_at_once_come_back_however_they_end(migrated: str, crowd: Cr
     assert [await outcome(one, stream=stream) for one in (first, second) for stream in (True, False)] == ["ok"] * 4
 
 
-async def test_a_place_of_a_process_that_was_killed_comes_back_after_its_deadline(migrated: str, crowd: Crowd) -> None:
+async def test_a_place_of_a_process_that_was_killed_comes_back_after_its_deadline(crowd: Crowd) -> None:
     script = """
         import asyncio, sys
         from ragcore import RAG, PgVectorStore, Retriever, Settings
@@ -168,9 +182,9 @@ async def test_a_place_of_a_process_that_was_killed_comes_back_after_its_deadlin
                 await rag.ask("deductible?", tenant="m", timeout=3)
         asyncio.run(main())
     """
-    (here,) = await crowd.of(migrated, 1, calls_at_once=1)
+    (here,) = await crowd.of(1, calls_at_once=1)
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script), migrated], stdout=subprocess.PIPE, text=True, env=os.environ
+        [sys.executable, "-c", textwrap.dedent(script), crowd.dsn], stdout=subprocess.PIPE, text=True, env=os.environ
     )
     assert process.stdout is not None
     assert await anyio.to_thread.run_sync(process.stdout.readline) == "asking\n"
@@ -187,10 +201,10 @@ async def test_a_place_of_a_process_that_was_killed_comes_back_after_its_deadlin
 
 @pytest.mark.parametrize("fault", ["locked", "gone"])
 async def test_while_the_database_counts_nothing_each_process_counts_for_itself(
-    database: tuple[str, str], migrated: str, crowd: Crowd, fault: str, caplog: pytest.LogCaptureFixture
+    crowd: Crowd, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (here,) = await crowd.of(migrated, 1, requests_per_minute=3)
-    owner = await asyncpg.connect(database[1])
+    (here,) = await crowd.of(1, requests_per_minute=3)
+    owner = await asyncpg.connect(crowd.owner_dsn)
     try:
         async with owner.transaction():
             if fault == "locked":
@@ -217,12 +231,10 @@ async def recorded(owner_dsn: str) -> Any:
 
 
 async def test_what_is_written_and_not_answered_counts_once(
-    database: tuple[str, str], migrated: str, crowd: Crowd
+    crowd: Crowd,
 ) -> None:
-    prices = {"costly": Price(prompt=1_000, completion=1_000)}
-    (here,) = await crowd.of(migrated, 1, generator=Costly(), spending_per_day=50, prices=prices)
-    store = here.retriever.store
-    assert isinstance(store, Late)
+    (here,) = await crowd.spending(1, spending_per_day=50)
+    store = late_store(here)
     for late in (0.4, 0.0, 0.4, 0.4, 2.0, 0.0, 0.0):
         store.late = late
         assert await outcome(here, stream=late == 2.0) == "ok"
@@ -230,18 +242,17 @@ async def test_what_is_written_and_not_answered_counts_once(
     assert spent == pytest.approx(3.5)
     store.late = 0.0
     until = time.monotonic() + 15
-    while (row := await recorded(database[1]))["calls"] or row["spent"] < spent - 1e-9:
+    while (row := await recorded(crowd.owner_dsn))["calls"] or row["spent"] < spent - 1e-9:
         assert time.monotonic() < until, row
         await anyio.sleep(0.1)
     assert row["spent"] == pytest.approx(spent)
 
 
 async def test_places_come_back_after_a_hiccup_of_the_database(
-    database: tuple[str, str], migrated: str, crowd: Crowd
+    crowd: Crowd,
 ) -> None:
-    first, second = await crowd.of(migrated, 2, generator=FakeGenerator(token_latency=0.2), calls_at_once=2)
-    store = first.retriever.store
-    assert isinstance(store, Late)
+    first, second = await crowd.of(2, generator=FakeGenerator(token_latency=0.2), calls_at_once=2)
+    store = late_store(first)
     async with anyio.create_task_group() as group:
         group.start_soon(outcome, first)
         group.start_soon(outcome, first)
@@ -257,12 +268,10 @@ async def test_places_come_back_after_a_hiccup_of_the_database(
 
 
 async def test_a_limit_holds_though_the_end_of_a_call_is_never_written_in_time(
-    database: tuple[str, str], migrated: str, crowd: Crowd
+    crowd: Crowd,
 ) -> None:
-    prices = {"costly": Price(prompt=1_000, completion=1_000)}
-    (here,) = await crowd.of(migrated, 1, generator=Costly(), spending_per_day=1.0, prices=prices)
-    store = here.retriever.store
-    assert isinstance(store, Late)
+    (here,) = await crowd.spending(1, spending_per_day=1.0)
+    store = late_store(here)
     store.late = 0.35
     assert [await outcome(here) for _ in range(4)] == ["ok", "ok", "spending", "spending"]
 
