@@ -15,7 +15,7 @@ from ragcore import EmbeddedDocument, PgVectorStore, embedding
 from ragcore.ingest import Ingestor
 from ragcore.ingest.chunking import cut
 from ragcore.store import migrate
-from ragcore.store.postgres.pool import encode_vector, find_extension
+from ragcore.store.postgres.extension import encode_vector, find_extension
 from ragcore.types import Chunk, Document
 
 ROWS = 2_000

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragcore.store import migrate
-from ragcore.store.postgres.pool import encode_vector, find_extension
+from ragcore.store.postgres.extension import encode_vector, find_extension
 
 __all__ = ["DIMENSION", "Vectors", "collection", "copy_chunks", "near", "sentences", "zipf_words"]
 

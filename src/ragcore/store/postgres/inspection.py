@@ -14,8 +14,9 @@ import asyncpg
 from ragcore.compat.private import transport_of
 from ragcore.errors import ConfigurationError
 from ragcore.protocols import Embedder
+from ragcore.store.postgres.connection import Connection
 from ragcore.store.postgres.dsn import Address
-from ragcore.store.postgres.pool import Connection, Extension
+from ragcore.store.postgres.extension import Extension
 from ragcore.store.postgres.statements import MIGRATIONS, quoted, statement
 from ragcore.value import Value
 

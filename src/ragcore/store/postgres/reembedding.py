@@ -21,9 +21,10 @@ from ragcore.protocols import Embedder, Vector
 from ragcore.resilience import deadline
 from ragcore.resilience.threads import Threads
 from ragcore.store.embed_text import text_to_embed
+from ragcore.store.postgres.connection import Connection, connect, transaction
 from ragcore.store.postgres.dsn import Address, parse
+from ragcore.store.postgres.extension import encode_vector, find_extension
 from ragcore.store.postgres.inspection import read_settings
-from ragcore.store.postgres.pool import Connection, connect, encode_vector, find_extension, transaction
 from ragcore.store.postgres.schema import LOCK, migrate
 from ragcore.store.postgres.statements import SQL, check_schema, filled, literal, quoted, statement
 from ragcore.store.postgres.translate import translate

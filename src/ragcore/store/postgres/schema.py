@@ -16,9 +16,10 @@ import asyncpg
 from ragcore.errors import ConfigurationError, InvalidInput, RagcoreError
 from ragcore.resilience import deadline
 from ragcore.store.embed_text import DEFAULT_EMBED_TEXT
+from ragcore.store.postgres.connection import Connection, connect, transaction
 from ragcore.store.postgres.dsn import Address, parse
+from ragcore.store.postgres.extension import find_extension
 from ragcore.store.postgres.inspection import read_settings
-from ragcore.store.postgres.pool import Connection, connect, find_extension, transaction
 from ragcore.store.postgres.searches import words_of_function
 from ragcore.store.postgres.statements import MIGRATIONS, SQL, check_schema, filled, literal, quoted
 from ragcore.store.postgres.translate import translate

@@ -18,9 +18,11 @@ from ragcore.lifecycle.part import Part
 from ragcore.protocols import Allowance, Diagnosis, EmbeddedDocument, Found, Ledger, Limits, Query, Scores, Vector
 from ragcore.resilience import Bulkhead, Policy, RetryPolicy, deadline
 from ragcore.store.postgres.conditions import Conditions
+from ragcore.store.postgres.connection import PooledConnection, transaction
 from ragcore.store.postgres.dsn import parse
+from ragcore.store.postgres.extension import encode_vector
 from ragcore.store.postgres.inspection import MOST_INDEXED, Inspection, inspect
-from ragcore.store.postgres.pool import ConnectionLost, Pool, PooledConnection, encode_vector, transaction
+from ragcore.store.postgres.pool import ConnectionLost, Pool
 from ragcore.store.postgres.recent import Recent
 from ragcore.store.postgres.searches import Search
 from ragcore.store.postgres.statements import SQL, check_schema, quoted, statement
