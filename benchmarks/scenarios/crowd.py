@@ -13,7 +13,7 @@ from benchmarks.estimates import percentile
 from benchmarks.figures import Figures, Table, Value, say
 from benchmarks.world.made import DIMENSION, collection, copy_chunks, near, sentences
 from ragcore import Filter, PgVectorStore, Query, meta
-from ragcore.store.postgres.store import EXACT_NUMBERS
+from ragcore.store.postgres.searches import EXACT_NUMBERS
 from ragcore.types import Kind, Mode
 
 __all__ = ["empty_beside_found", "starved", "text_of_large_tenants"]

@@ -140,7 +140,7 @@ async def test_nothing_is_left_on_a_connection(migrated: tuple[str, str]) -> Non
             with pytest.raises(asyncpg.PostgresError, match="ragcore.tenant is not set"):
                 await connection.fetch("select * from ragcore.chunk")
 
-        await one._pool.run(look)  # type: ignore[union-attr]
+        await one._collection.call_directly(look)
 
 
 @anyio_test

@@ -89,14 +89,14 @@ class Pool:
     Invariant: whoever has a connection, or is opening one, holds a place of the bulkhead, and there are `size` places. A connection is idle, in use or
     terminated, never two of these; an idle one is in no transaction, has no cancelled statement under way, and ended its last call in order.
 
-    Args:
+    Attributes:
         address: where to.
         size: connections at most; callers beyond wait, in turn between flows.
     """
 
     def __init__(self, address: Address, *, size: int) -> None:
+        self.address = address
         self.size = size
-        self._address = address
         self._places = Bulkhead(size, queue=MOST_WAITING, name="the pool of connections")
         self._idle: list[PooledConnection] = []
         self._in_use: set[PooledConnection] = set()
@@ -223,7 +223,7 @@ class Pool:
     async def _connect(self) -> PooledConnection:
         # Read before connecting: what ends connections meanwhile makes this one old as well, so that its loss discards no newer ones.
         generation = self._generation
-        connection = await connect_for_pool(self._address)
+        connection = await connect_for_pool(self.address)
         connection.generation = generation
         try:
             self._check_open()
@@ -237,7 +237,7 @@ class Pool:
         if not connection.reused or connection.is_in_transaction():
             return False
         if isinstance(error, pg.ReadOnlySQLTransactionError):  # of several hosts another one may be the primary by now
-            return "," in self._address.host
+            return "," in self.address.host
         return isinstance(error, MAY_BE_STALE) and await connection.is_stale()
 
     def _discard(self, dead: PooledConnection) -> None:

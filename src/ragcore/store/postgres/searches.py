@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+from ragcore.protocols import Query
 from ragcore.store.fusion import RANK_CONSTANT
+from ragcore.store.postgres.conditions import Conditions
 from ragcore.store.postgres.inspection import MOST_INDEXED, MOST_INDEXED_WHOLE
 from ragcore.store.postgres.statements import SQL, filled, quoted
 from ragcore.types import Mode
 
-__all__ = ["Search", "words_of_function"]
+__all__ = ["Search", "statement_of", "words_of_function"]
 
+# Rows times dimensions: up to here an exact scan of a tenant's rows takes some 10 ms, which finding everything is worth; the index takes 1 to 2.
+EXACT_NUMBERS = 2_000_000
 # Where the index gives too few, an exact scan of at most so many times the rows of a small tenant completes them.
 COMPLETING = 20
 # Chunks that a walk through the index looks at before an exact scan is quicker.
@@ -72,6 +76,59 @@ class Search:
         """The statement: its parameters are tenant, vector, question, threshold and about how many chunks the tenant
         has (null: counted), as far as the mode has them, then the filter's."""
         return _compose(self)
+
+
+def statement_of(
+    query: Query,
+    *,
+    schema: str,
+    vector_schema: str,
+    exactly: bool | None,
+    exact_rows: int | None,
+    ef_search: int,
+    chunks: float | None,
+    scans_text: bool,
+    hides_expired: bool,
+) -> tuple[str, list[object]]:
+    """The statement of a query, and the values of its parameters.
+
+    Args:
+        query: with a vector unless its mode is "text".
+        schema: the collection's.
+        vector_schema: pgvector's.
+        exactly: as in `Search`, as are `ef_search` and `scans_text`.
+        exact_rows: None: as many as hold 2 million numbers.
+        ef_search: how widely the index is searched.
+        chunks: about how many the tenant has; None: they are counted.
+        scans_text: whether the postings are not complete.
+        hides_expired: whether the tenant has chunks that nobody may find.
+    """
+    # In the order in which `Search.sql` numbers them.
+    values: list[object] = [query.tenant]
+    if query.mode != "text":
+        values.append(query.vector)
+    if query.mode != "vector":
+        values.append(query.question)
+    if query.mode == "hybrid":
+        values.append(query.score_threshold)
+    if query.mode != "vector":
+        values.append(None if chunks is None else round(chunks))
+    conditions = Conditions(query.filter, taken=len(values))
+    dimension = 0 if query.vector is None else len(query.vector)
+    search = Search(
+        mode=query.mode,
+        schema=schema,
+        vector_schema=vector_schema,
+        top_k=query.top_k,
+        dimension=dimension,
+        exactly=exactly,
+        exact_rows=EXACT_NUMBERS // max(dimension, 1) if exact_rows is None else exact_rows,
+        ef_search=ef_search,
+        scans_text=scans_text,
+        # A condition that is always true makes it a search with a filter.
+        filter=conditions.sql or ("and true" if hides_expired else ""),
+    )
+    return search.sql(), [*values, *conditions.values]
 
 
 def words_of_function(dimension: int) -> dict[str, str]:

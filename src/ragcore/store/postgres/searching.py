@@ -1,0 +1,120 @@
+"""Searching a collection: one statement and one round trip, and one more for the first text search of a tenant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import asyncpg
+import numpy as np
+
+from ragcore.errors import InvalidInput
+from ragcore.protocols import Diagnosis, Query, Scores, Vector
+from ragcore.store.postgres.collection import Collection, StoreSettings
+from ragcore.store.postgres.connection import PooledConnection
+from ragcore.store.postgres.inspection import MOST_INDEXED
+from ragcore.store.postgres.passages import nearest, ranked
+from ragcore.store.postgres.searches import statement_of
+from ragcore.store.postgres.tenants import Tenants
+from ragcore.types import Passage
+from ragcore.types.validation import check_tenant
+
+__all__ = ["Searching"]
+
+
+class Searching:
+    """What a store finds in its collection, and why it finds nothing.
+
+    Invariant: every statement sets the tenant itself, so nothing depends on what the connection did before.
+
+    Args:
+        settings: the store's.
+        collection: where to search.
+        tenants: what is remembered of them; what a search learns is put there.
+    """
+
+    def __init__(self, settings: StoreSettings, collection: Collection, tenants: Tenants) -> None:
+        self._settings = settings
+        self._collection = collection
+        self._tenants = tenants
+
+    async def search(self, query: Query) -> Sequence[Passage]:
+        """The tenant's passages, best first. See `Searcher.search`."""
+        check_tenant(query.tenant)
+        if query.mode != "text" and query.vector is None:
+            raise InvalidInput(f"mode {query.mode!r} needs a vector")
+        # Once for all attempts, and before any of them: what is learned below must be what this statement had to find out.
+        exactly, size = self._exactly(query), self._tenants.chunks.get(query.tenant)
+
+        async def work(connection: PooledConnection) -> list[asyncpg.Record]:
+            # Here and not before the call: the collection's model is known once its first connection has been looked at.
+            self._collection.check_model(query.model)
+            # Expired chunks stand among the postings and would take the others' places there, so the tenant is searched as with a filter. One that has
+            # a filter is so anyway, and vectors have no postings.
+            hides = query.mode != "vector" and query.filter is None and await self._hides(connection, query.tenant)
+            found = self._collection.found
+            sql, values = statement_of(
+                query,
+                schema=self._settings.schema,
+                vector_schema=connection.vector_schema,
+                exactly=exactly,
+                exact_rows=self._settings.exact_rows,
+                ef_search=self._settings.ef_search,
+                chunks=size,
+                scans_text=found is None or not found.text_is_ready,
+                hides_expired=hides,
+            )
+            return await connection.fetch(sql, *values)
+
+        rows = await self._collection.call(work, stage="search")
+        result = nearest(rows, query) if query.mode == "vector" else ranked(rows)
+        # Of a filtered search the scan says how many chunks the filter leaves, not how many the tenant has.
+        if exactly is None and result.scan is not None and query.filter is None:
+            self._tenants.exactly.put(query.tenant, result.scan == "exact")
+        if size is None and query.mode != "vector" and rows and rows[0]["chunks"] is not None:
+            self._tenants.chunks.put(query.tenant, rows[0]["chunks"])
+        return result
+
+    async def scores(self, vector: Vector, *, tenant: str, limit: int | None) -> Scores:
+        """The similarity of the tenant's chunks to `vector`, exact, best first."""
+        check_tenant(tenant)
+        rows = await self._collection.fetch("scores", tenant, vector, limit, stage="search")
+        return Scores(
+            document_ids=rows[0]["document_ids"] or [],
+            chunk_ids=rows[0]["ids"] or [],
+            scores=np.array(rows[0]["scores"] or [], dtype=np.float32),
+        )
+
+    async def diagnose(self, query: Query) -> Diagnosis:
+        """What the tenant of a query has. Bypasses the policy: the search has succeeded, so this says nothing about the database."""
+
+        async def work(connection: PooledConnection) -> Diagnosis:
+            row = await connection.fetchrow(self._collection.statement("diagnose", connection), query.tenant)
+            assert row is not None
+            everywhere = None
+            # Only then: counting all tenants' chunks reads the whole table, and a tenant that has some is not a mistyped one.
+            if not row["chunks"]:
+                everywhere = await connection.fetchval(
+                    f"select chunks from ({self._collection.statement('count_all', connection)}) as counted"  # noqa: S608  # a file of ours
+                )
+            return Diagnosis(
+                chunks=row["chunks"],
+                not_embedded=row["not_embedded"],
+                models=row["models"] or (),
+                store_chunks=everywhere,
+            )
+
+        return await self._collection.call_directly(work)
+
+    def _exactly(self, query: Query) -> bool | None:
+        """Whether to search exactly; None: let the statement count."""
+        if query.vector is not None and len(query.vector) > MOST_INDEXED:
+            return True  # there is no index for so many dimensions
+        return self._tenants.exactly.get(query.tenant) if query.filter is None else None
+
+    async def _hides(self, connection: PooledConnection, tenant: str) -> bool:
+        """Whether the tenant has expired documents that are still there."""
+        known = self._tenants.hides_expired.get(tenant)
+        if known is None:
+            known = bool(await connection.fetchval(self._collection.statement("has_expired", connection), tenant))
+            self._tenants.hides_expired.put(tenant, known)
+        return known
