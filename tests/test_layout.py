@@ -33,7 +33,7 @@ FLOORS: list[list[str]] = [
 MOST_ROOMS = 27
 HOMES = {
     "asyncpg": {"store/postgres"},
-    "openai": {"embedding/openai.py", "generation/openai.py", "wire/client.py", "wire/failure.py"},
+    "openai": {"compat/private.py", "embedding/openai.py", "generation/openai.py", "wire/client.py", "wire/failure.py"},
     "tiktoken": {"text/tokens.py"},
     "tenacity": {"resilience/retry.py", "resilience/policy.py"},
 }

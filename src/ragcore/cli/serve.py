@@ -22,6 +22,7 @@ from ragcore.audit import AuditLog
 from ragcore.cli.session import Options, messages
 from ragcore.client.rag import RAG
 from ragcore.compat.extras import require
+from ragcore.compat.private import request_is_under_way, uvicorn_protocol
 from ragcore.config import Config
 from ragcore.contrib.asgi import Authenticate, app, from_tokens
 from ragcore.contrib.asgi.exchange import WRITE_SECONDS
@@ -78,7 +79,7 @@ async def serve(
                 similarity_by_get=similarity_by_get,
             ),
             # Of uvicorn's two parsers the one that tells of a disconnect also where the next request came with this one.
-            http=_impatient(importlib.import_module("uvicorn.protocols.http.h11_impl").H11Protocol),
+            http=_impatient(uvicorn_protocol()),
             # asyncio takes as many in one step, before any of them can be refused; the queue itself is made longer below.
             backlog=AT_ONCE,
             lifespan="on",
@@ -183,7 +184,7 @@ def _impatient(protocol: Any) -> Any:
 
         def _look(self) -> None:
             """Without a request under way the next one must be there in time, and what is left of the last one gone; bytes that come win no time."""
-            if self.cycle is not None and not self.cycle.response_complete:
+            if request_is_under_way(self):
                 self.waits = _ended(self.waits)
             elif self.waits is None:
                 self.waits = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)

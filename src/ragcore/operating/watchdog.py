@@ -18,6 +18,7 @@ from typing import Any
 
 from anyio.lowlevel import current_token
 
+from ragcore.compat.private import executor_queue
 from ragcore.events import emit
 from ragcore.operating.calls import Calls, stack_of
 from ragcore.resilience.clock import clock
@@ -160,9 +161,7 @@ class Watchdog:
         self._hung = {call.id for call, _ in overdue}
 
     def _look_at_executor(self, loop: Any) -> None:
-        executor = getattr(loop, "_default_executor", None)
-        waiting = getattr(executor, "_work_queue", None)
-        queued = 0 if waiting is None else waiting.qsize()
+        queued, threads = executor_queue(loop)
         now = time.perf_counter()
         if not queued:
             self._full_since, self._saturated = None, False
@@ -171,8 +170,7 @@ class Watchdog:
         if self._saturated or now - self._full_since < SATURATED:
             return
         self._saturated = True
-        threads = tuple(getattr(executor, "_threads", ()))
-        stacks = "\n".join(_stack_of_thread(thread.ident) for thread in threads[:MOST_THREADS])
+        stacks = "\n".join(map(_stack_of_thread, threads[:MOST_THREADS]))
         logger.error(
             "the event loop's default executor is full: all of its %d threads are taken and %d pieces of work wait, name look-ups among "
             "them. Some of its threads:\n%s",

@@ -16,6 +16,7 @@ from urllib.parse import quote, urljoin, urlsplit
 import anyio
 import openai
 
+from ragcore.compat.private import send_by_openai, silence_platform, wrap_network_backend
 from ragcore.errors import ConfigurationError
 from ragcore.lifecycle.owner import cleaning_up
 from ragcore.types.secret import Secret, without_frames
@@ -124,21 +125,14 @@ class OpenAIClient:
             raise without_frames(error)  # noqa: B904  # it is the error itself
 
     async def _sent(self, sdk: Any, url: str, body: bytes) -> Response:
-        options = openai._models.FinalRequestOptions.construct(
-            method="post", url=url, content=body, headers=self._headers
-        )
-        options = await sdk._prepare_options(options)  # fetches keys and tokens that expire
-        request = sdk._build_request(options)
-        await sdk._prepare_request(request)
-        auth = {} if sdk.custom_auth is None else {"auth": sdk.custom_auth}
         try:
-            response: Response = await sdk._send_request(request, stream=True, follow_redirects=False, **auth)
+            response: Response = await send_by_openai(sdk, url, body, self._headers)
         except openai.OpenAIError:
             raise
         except Exception as error:
             if type(error).__name__ == "DecodingError":
                 raise Undecodable(str(error)) from error
-            raise openai.APIConnectionError(request=request) from error
+            raise
         return response
 
     async def _refusal(self, response: Response, sent: bytes) -> ServerError:
@@ -164,7 +158,8 @@ class OpenAIClient:
         return refusal
 
     def _make(self) -> openai.AsyncOpenAI:
-        made = _without_platform(self._made())
+        made = self._made()
+        silence_platform(made)
         # A login in the address goes into the header that the HTTP client would make of it: the client's log shows addresses.
         address = made.base_url
         if address.userinfo:
@@ -184,14 +179,9 @@ class OpenAIClient:
             raise ConfigurationError(
                 "no API key: pass api_key=, or set OPENAI_API_KEY ('none' for a server that wants no key)"
             ) from error
-        _close_what_is_cancelled(made)
+        # Connections whose TLS handshake is cancelled are closed: httpcore2 2.16 closes them after an error, but not after a cancellation.
+        wrap_network_backend(made, _Backend)
         return made
-
-
-def _without_platform(sdk: openai.AsyncOpenAI) -> openai.AsyncOpenAI:
-    """Prevent the SDK from running a blocking command to find out the platform, which it would send to the server."""
-    sdk._platform = "Unknown"
-    return sdk
 
 
 def _address(sdk: openai.AsyncOpenAI, path: str, model: str) -> str:
@@ -216,19 +206,6 @@ def _same_server(response: Any) -> str | None:
 def _origin(url: str) -> tuple[str, str | None, int | None]:
     parts = urlsplit(url)
     return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-
-
-def _close_what_is_cancelled(client: openai.AsyncOpenAI) -> None:
-    """Let connections whose TLS handshake is cancelled be closed: httpcore2 2.16 closes them after an error, but not after a cancellation.
-
-    It has no public way in, so where it has changed this does nothing.
-    """
-    http = getattr(client, "_client", None)
-    for transport in (getattr(http, "_transport", None), *(getattr(http, "_mounts", None) or {}).values()):
-        pool = getattr(transport, "_pool", None)
-        backend = getattr(pool, "_network_backend", None)
-        if pool is not None and backend is not None and not isinstance(backend, _Backend):
-            pool._network_backend = _Backend(backend)
 
 
 class _Backend:
