@@ -26,7 +26,7 @@ from ragcore.lifecycle.part import Part
 
 __all__ = ["Actor", "AuditLog", "acting", "actor", "record"]
 
-logger = logging.getLogger("ragcore.audit")
+logger: logging.Logger = logging.getLogger("ragcore.audit")
 
 # Lines that wait to be written. Beyond, lines are lost, and the log says how many.
 MOST_WAITING = 100_000
@@ -100,6 +100,8 @@ class AuditLog(Part):
             ...
         ```
     """
+
+    lost: int
 
     def __init__(self, path: str | PathLike[str], /) -> None:
         self._path = Path(path)

@@ -108,6 +108,8 @@ class DeadlineExceeded(RagcoreError, TimeoutError):
         timings: seconds by stage so far; None for stages that did not run, and outside of `RAG`.
     """
 
+    timings: Timings
+
     def __init__(
         self,
         message: str,

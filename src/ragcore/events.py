@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 __all__ = ["Event", "Listener", "emit", "listening", "subscribe"]
 
-logger = logging.getLogger("ragcore.events")
+logger: logging.Logger = logging.getLogger("ragcore.events")
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ from ragcore.types.validation import check_tenant, check_timeout
 
 __all__ = ["RAG", "AnswerStream", "TenantView"]
 
-logger = logging.getLogger("ragcore")
+logger: logging.Logger = logging.getLogger("ragcore")
 
 T = TypeVar("T")
 U = TypeVar("U")

@@ -79,6 +79,8 @@ class Patience:
 class BackgroundLoop:
     """The background thread with its event loop; one per process."""
 
+    ended: bool
+
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -221,5 +223,5 @@ class BackgroundLoop:
         return started[0]
 
 
-background = BackgroundLoop()
+background: BackgroundLoop = BackgroundLoop()
 atexit.register(background.close)

@@ -17,7 +17,7 @@ from ragcore.cli.session import Options, results
 
 __all__ = ["run"]
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="ragcore",
     help="Questions over private documents, answered with citations. Results on stdout, messages on stderr.",
     epilog="Exit codes: 0 done, 1 done in part, 2 command or configuration at fault, 3 a dependency failed, 4 out of time or room.",

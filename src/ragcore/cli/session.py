@@ -44,8 +44,8 @@ __all__ = [
 
 DONE, PARTLY, INVALID, FAILED, LATE = range(5)
 
-results = Console(highlight=False, soft_wrap=True)
-messages = Console(stderr=True, highlight=False, soft_wrap=True)
+results: Console = Console(highlight=False, soft_wrap=True)
+messages: Console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True, slots=True)

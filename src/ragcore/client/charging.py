@@ -23,6 +23,8 @@ class Charging:
     Invariant: each call that used something is charged exactly once: by `answered` where it came to an end, else by `settle`, by estimate.
     """
 
+    quota: Quota
+
     def __init__(
         self, settings: Settings, *, calls: Calls, store: Searcher, embedder: Embedder | None, generators: Generators
     ) -> None:

@@ -87,6 +87,8 @@ class RAG(Part):
     a timeout that isn't positive, and `DeadlineExceeded` when the time is used up.
     """
 
+    settings: Settings
+
     def __init__(
         self,
         *,

@@ -32,7 +32,7 @@ __all__ = [
     "wrap_network_backend",
 ]
 
-logger = logging.getLogger("ragcore")
+logger: logging.Logger = logging.getLogger("ragcore")
 
 
 # asyncio

@@ -20,7 +20,7 @@ from ragcore.types.secret import Secret
 
 __all__ = ["COMMAND_LINE_VARIABLES", "OWN", "SETTINGS", "Environment", "boolean"]
 
-logger = logging.getLogger("ragcore.config")
+logger: logging.Logger = logging.getLogger("ragcore.config")
 
 T = TypeVar("T")
 D = TypeVar("D")

@@ -52,6 +52,8 @@ class CachedEmbedder(Part):
         ```
     """
 
+    kinds: frozenset[Kind]
+
     def __init__(
         self,
         embedder: Embedder,

@@ -43,6 +43,10 @@ class Coalescer:
         served: told the flows that one request has served, and when it began.
     """
 
+    closed: bool
+    sent: int
+    asked: int
+
     def __init__(
         self,
         send: Callable[[Sequence[str], bool], Awaitable[Vector]],

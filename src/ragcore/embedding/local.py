@@ -53,6 +53,10 @@ class LocalEmbedder(Part):
         InvalidInput: a text that isn't valid Unicode.
     """
 
+    model: str
+    policy: Policy
+    document_turns: Bulkhead
+
     def __init__(self, folder: str | PathLike[str] | None = None, *, policy: Policy | None = None) -> None:
         self._folder = _installed() if folder is None else Path(folder).expanduser()
         self._checksums = CHECKSUMS if folder is None else {}

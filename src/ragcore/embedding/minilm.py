@@ -95,6 +95,8 @@ def _onnxruntime() -> Any:
 class SentenceModel:
     """A loaded model: `encode` makes vectors, `count_tokens` counts. Loading takes about 0.1 s and 100 MB, mostly shared with the file."""
 
+    dimension: int
+
     def __init__(self, settings: Settings) -> None:
         onnxruntime = _onnxruntime()
         tokenizers = require("tokenizers", extra="local", purpose=PURPOSE)

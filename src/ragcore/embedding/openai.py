@@ -79,6 +79,12 @@ class OpenAIEmbedder(Part):
     # The coalescer sends equal questions once, so a cache need not.
     shares_equal_texts = True
 
+    dimension: int
+    query_prefix: str
+    document_prefix: str
+    max_tokens: int
+    policy: Policy
+
     def __init__(
         self,
         model: str,

@@ -46,6 +46,8 @@ class FallbackGenerator(Part):
         quote_when_overloaded: whether to quote if the model before the quotation has no room.
     """
 
+    generators: tuple[Generator, ...]
+
     # Not `in_any_task`: of a nested one the limit on silence would be a scope around the making of relays, which take its end for their deadline.
 
     def __init__(

@@ -46,6 +46,8 @@ class NotFound:
         said: whether the answer is NOT_FOUND, as far as the text has come.
     """
 
+    said: bool
+
     def __init__(self) -> None:
         self.said = False
         self._begun = False

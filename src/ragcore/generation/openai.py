@@ -70,6 +70,8 @@ class OpenAIGenerator(Part):
 
     in_any_task = True
 
+    policy: Policy
+
     def __init__(
         self,
         model: str,

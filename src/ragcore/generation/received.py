@@ -44,6 +44,10 @@ class Received:
         handed_on: the text that was returned so far.
     """
 
+    done: bool
+    finished_at_once: bool
+    begun: bool
+
     def __init__(self, model: str, *, thinks_unopened: bool = False, unsaid: Unsaid = NOTHING) -> None:
         self._unsaid = unsaid
         self.begun = False

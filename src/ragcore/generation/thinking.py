@@ -47,6 +47,8 @@ class Thinking:
         'Is it $40?'
     """
 
+    unopened: bool
+
     def __init__(self, *, most: int = 1_000_000, begun: bool = False) -> None:
         self.unopened = False
         self._held = ""

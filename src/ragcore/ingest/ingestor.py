@@ -43,7 +43,7 @@ __all__ = ["Ingestor"]
 
 T = TypeVar("T")
 
-logger = logging.getLogger("ragcore.ingest")
+logger: logging.Logger = logging.getLogger("ragcore.ingest")
 
 # Seconds that the first `add` waits for an exact tokenizer that is still loading.
 TOKENIZER_SECONDS = 5.0
@@ -74,6 +74,9 @@ class Ingestor:
 
     Embedder and store must be open.
     """
+
+    chunk_tokens: int
+    overlap_tokens: int
 
     def __init__(
         self,

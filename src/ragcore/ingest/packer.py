@@ -20,6 +20,8 @@ class Packer:
         tokens: of all that is embedded.
     """
 
+    tokens: int
+
     def __init__(self, text: str, measure: Measure) -> None:
         self.chunks: list[tuple[list[Unit], str, str]] = []
         self.tokens = 0

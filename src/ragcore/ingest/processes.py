@@ -25,7 +25,7 @@ from ragcore.resilience.threads import Threads
 
 __all__ = ["Broke", "Worker", "start_worker"]
 
-logger = logging.getLogger("ragcore.ingest")
+logger: logging.Logger = logging.getLogger("ragcore.ingest")
 
 # MiB that reading one file may take.
 MEMORY_MB = 2_048

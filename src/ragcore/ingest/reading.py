@@ -32,7 +32,7 @@ from ragcore.types import Document, Unreadable
 
 __all__ = ["SUFFIXES", "read"]
 
-logger = logging.getLogger("ragcore.ingest")
+logger: logging.Logger = logging.getLogger("ragcore.ingest")
 
 # Names that are looked for at once, in a thread.
 NAMES_AT_ONCE = 64

@@ -22,6 +22,9 @@ class Bound:
 
     __slots__ = ("outer", "when")
 
+    when: float
+    outer: Bound | None
+
     def __init__(self, when: float, outer: Bound | None = None) -> None:
         self.when = when
         self.outer = outer

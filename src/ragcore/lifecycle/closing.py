@@ -11,7 +11,7 @@ from ragcore.lifecycle.owner import cleaning_up
 
 __all__ = ["close_quietly", "closing"]
 
-logger = logging.getLogger("ragcore")
+logger: logging.Logger = logging.getLogger("ragcore")
 
 T = TypeVar("T")
 

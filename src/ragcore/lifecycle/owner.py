@@ -20,7 +20,7 @@ from ragcore.lifecycle.bound import expires_at
 
 __all__ = ["CLEAN_UP", "CLOSE_SECONDS", "Owner", "cleaning_up"]
 
-logger = logging.getLogger("ragcore")
+logger: logging.Logger = logging.getLogger("ragcore")
 
 # Seconds that a caller waits for a clean-up; what takes longer goes on in the owner task.
 CLEAN_UP = 0.25

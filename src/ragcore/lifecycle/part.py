@@ -17,7 +17,7 @@ from ragcore.lifecycle.owner import CLOSE_SECONDS, Owner
 
 __all__ = ["Closable", "Opened", "Part", "Parts", "Startable"]
 
-logger = logging.getLogger("ragcore")
+logger: logging.Logger = logging.getLogger("ragcore")
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import anyio
 
-from ragcore.audit import actor, record
+from ragcore.audit import Actor, actor, record
 from ragcore.errors import DeadlineExceeded, GenerationError, NotOpen, RagcoreError
 from ragcore.events import emit
 from ragcore.generation.prompt import render
@@ -38,6 +38,9 @@ class Calls:
     Attributes:
         blocked: seconds, so far, in which the event loop was blocked, as the watchdog saw it.
     """
+
+    closed: bool
+    blocked: float
 
     def __init__(self, *, recent: int) -> None:
         self._running: dict[str, Call] = {}
@@ -139,6 +142,13 @@ class Calls:
 
 class Call:
     """One call: its deadline, its stage, its timings. As a context manager it bounds a step of it."""
+
+    began: float
+    actor: Actor
+    when: float
+    written: int
+    stage: str
+    timings: Timings
 
     def __init__(self, calls: Calls, id: str, method: str, tenant: str, timeout: float | None) -> None:
         self._calls = calls

@@ -27,7 +27,7 @@ from ragcore.protocols import Ledger, Limits, QuotaStore
 
 __all__ = ["SharedQuota"]
 
-logger = logging.getLogger("ragcore")
+logger: logging.Logger = logging.getLogger("ragcore")
 
 # Seconds that a call waits for the database's word; then this process's own counts decide.
 ADMIT_SECONDS = 1.0

@@ -25,7 +25,7 @@ from ragcore.resilience.clock import clock
 
 __all__ = ["Watchdog"]
 
-logger = logging.getLogger("ragcore.watchdog")
+logger: logging.Logger = logging.getLogger("ragcore.watchdog")
 
 # Seconds between two looks.
 INTERVAL = 0.05

@@ -72,6 +72,10 @@ class Attempt(Bound):
     scope: anyio.CancelScope
     _paused_at: float
 
+    began: float
+    when: float
+    ended: bool
+
     def __init__(
         self,
         name: str,

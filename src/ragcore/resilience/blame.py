@@ -37,6 +37,8 @@ class Blame:
 
     __slots__ = ("_failure_ratio", "_seconds", "_served", "_slow_ratio", "failing", "latest", "latest_began")
 
+    latest_began: float
+
     def __init__(self, seconds: float, *, failure_ratio: float, slow_ratio: float) -> None:
         self._seconds = seconds
         self._failure_ratio = failure_ratio

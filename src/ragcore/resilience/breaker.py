@@ -62,6 +62,9 @@ class CircuitBreaker:
     `snapshot` counts the flows that are set apart.
     """
 
+    sleepers: Sleepers
+    slow_call_duration: float
+
     def __init__(
         self,
         *,

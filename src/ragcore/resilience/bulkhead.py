@@ -46,6 +46,8 @@ class Bulkhead:
         >>> anyio.run(call)
     """
 
+    line: FairQueue
+
     def __init__(self, limit: int, /, *, queue: int | None = None, name: str = "") -> None:
         if limit < 1 or (queue is not None and queue < 0):
             raise ValueError("limit is at least 1 and queue at least 0")

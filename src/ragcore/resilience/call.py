@@ -13,13 +13,14 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from ragcore.errors import DeadlineExceeded
 from ragcore.events import emit
-from ragcore.lifecycle.bound import inherited
+from ragcore.lifecycle.bound import Bound, inherited
 from ragcore.resilience.attempt import Attempt
-from ragcore.resilience.clock import running
+from ragcore.resilience.breaker import CircuitBreaker
+from ragcore.resilience.clock import Clock, running
 from ragcore.resilience.dependency import Dependency
 from ragcore.resilience.failure import On
 from ragcore.resilience.flow import current_flow
-from ragcore.resilience.patience import patience_in_force
+from ragcore.resilience.patience import Pausable, patience_in_force
 
 __all__ = ["Call"]
 
@@ -61,6 +62,20 @@ class Call:
         "patience",
         "task",
     )
+
+    dependency: Dependency
+    key: str | None
+    on: On | type[OSError]
+    breaker: CircuitBreaker | None
+    began: float
+    flow: str
+    patience: Pausable | None
+    outer: Bound | None
+    open_by: float
+    attempts: int
+    own_when: float
+    clock: Clock
+    cancellations: int
 
     def __init__(self, dependency: Dependency, key: str | None, on: On | None) -> None:
         self.dependency = dependency

@@ -73,6 +73,9 @@ class Deadline(Bound):
 
     __slots__ = ("_began", "_budget", "_scope", "_token")
 
+    outer: Bound | None
+    when: float
+
     def __init__(self, seconds: float, /) -> None:
         if not seconds > 0:
             raise ValueError(f"a deadline lies in the future: {seconds!r} s does not")

@@ -14,7 +14,7 @@ from ragcore.errors import RagcoreError
 
 __all__ = ["Failure", "On", "from_status", "judge", "retry_after"]
 
-logger = logging.getLogger("ragcore")
+logger: logging.Logger = logging.getLogger("ragcore")
 
 # A server that asks for more than this is down for a caller's purposes: retrying is not for us to plan (as the openai SDK holds it).
 LONGEST_RETRY_AFTER = 120.0

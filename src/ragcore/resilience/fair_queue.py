@@ -48,6 +48,10 @@ class FairQueue:
 
     __slots__ = ("_places", "most", "rejected", "ring", "waiting")
 
+    waiting: int
+    rejected: int
+    most: int
+
     def __init__(self, places: Places, *, most: int) -> None:
         self._places = places
         self.most = most

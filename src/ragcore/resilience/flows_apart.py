@@ -43,6 +43,8 @@ class FlowsApart(Generic[B]):
         of: the breakers, by flow.
     """
 
+    blame: Blame
+
     def __init__(
         self,
         window: SlidingWindow,

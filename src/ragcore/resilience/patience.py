@@ -83,6 +83,10 @@ class Patience:
         "waited",
     )
 
+    waited: float
+    seconds: float
+    place_by: float
+
     def __init__(self, seconds: float, /, *, place_by: float = math.inf) -> None:
         self.seconds = seconds
         self.place_by = place_by

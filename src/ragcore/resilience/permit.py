@@ -29,6 +29,9 @@ class Permit:
 
     __slots__ = ("_breaker", "_flow", "_reported", "began", "generation")
 
+    generation: int
+    began: float
+
     def __init__(self, breaker: Judge, generation: int, began: float, flow: str = "") -> None:
         self._breaker = breaker
         self._flow = flow

@@ -32,6 +32,13 @@ class Places:
 
     __slots__ = ("_forget_at", "admitted", "flows", "holders", "inside", "limit", "name", "service_time")
 
+    limit: int
+    name: str
+    admitted: int
+    holders: int
+    inside: int
+    service_time: float
+
     def __init__(self, limit: int, name: str) -> None:
         self.limit = limit
         self.name = name

@@ -34,6 +34,8 @@ class Threads:
         name: of the threads, and in errors.
     """
 
+    places: Bulkhead
+
     def __init__(self, limit: int, *, name: str, queue: int = 256) -> None:
         self.name = name
         self.places = Bulkhead(limit, queue=queue, name=name)

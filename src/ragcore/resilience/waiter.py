@@ -29,6 +29,14 @@ class Flow:
 
     __slots__ = ("credit", "inside", "name", "newest_first", "served", "service_time", "turns", "waiting")
 
+    name: str
+    inside: int
+    newest_first: bool
+    credit: float
+    turns: int
+    served: int
+    service_time: float
+
     def __init__(self, name: str) -> None:
         self.name = name
         self.inside = 0
@@ -74,6 +82,15 @@ class Waiter:
     """
 
     __slots__ = ("_event", "_future", "by", "flow", "granted", "left", "needed", "refused", "since", "when", "woken")
+
+    when: float
+    by: float
+    flow: Flow
+    since: float
+    granted: bool
+    left: float
+    needed: float
+    woken: bool
 
     def __init__(self, when: float, flow: Flow, since: float, by: float) -> None:
         self.when = when

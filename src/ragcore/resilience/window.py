@@ -17,6 +17,10 @@ class SlidingWindow:
 
     __slots__ = ("_begins", "_bucket", "_buckets", "_ends", "_head", "_period", "calls", "failures", "slow")
 
+    calls: int
+    failures: int
+    slow: int
+
     def __init__(self, seconds: float) -> None:
         self._period = seconds / BUCKETS
         self.clear()

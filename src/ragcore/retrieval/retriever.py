@@ -43,7 +43,7 @@ from ragcore.types.validation import check_mode, check_threshold, check_top_k
 
 __all__ = ["Retriever"]
 
-logger = logging.getLogger("ragcore.retriever")
+logger: logging.Logger = logging.getLogger("ragcore.retriever")
 
 # Of the time that is left, what the embedder may take where text search can answer in its place, and what it may take with the wait for a place.
 EMBED_SHARE = 0.4
@@ -69,6 +69,9 @@ class Retriever(Part):
 
     Starting it starts the embedder and the store, where they aren't open; closing it closes what it started.
     """
+
+    top_k: int
+    score_threshold: float | None
 
     def __init__(
         self,

@@ -53,6 +53,9 @@ class FakeEmbedder(Part):
     model = "fake"
     max_tokens = 512
 
+    policy: Policy
+    faults: Faults
+
     def __init__(self, *, dimension: int = 64, policy: Policy | None = None) -> None:
         self.dimension = dimension
         self.policy = policy or Policy("fake embedder", retry=False)
@@ -84,6 +87,9 @@ class FakeGenerator(Part):
     """
 
     model = "fake"
+
+    policy: Policy
+    faults: Faults
 
     def __init__(
         self,
@@ -150,6 +156,9 @@ class FakeStore(MemoryStore):
     Args:
         policy: None: no retries.
     """
+
+    policy: Policy
+    faults: Faults
 
     def __init__(self, *, policy: Policy | None = None) -> None:
         super().__init__()

@@ -197,6 +197,8 @@ Fault: TypeAlias = (
 class FakeFailure(Exception):
     """What a fake's dependency fails with: stands for an HTTP status."""
 
+    headers: Mapping[str, str] | dict[str, str]
+
     def __init__(self, status: int, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(f"status {status}")
         self.status = status

@@ -44,6 +44,9 @@ class FaultProxy:
         ```
     """
 
+    faults: Faults
+    port: int
+
     def __init__(self, host: str, port: int = 0) -> None:
         self._target = (host, port)
         self._owner = Owner("FaultProxy")

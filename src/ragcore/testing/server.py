@@ -80,6 +80,11 @@ class OpenAIServer:
         ```
     """
 
+    faults: Faults
+    port: Any
+    base_url: str
+    active: int
+
     def __init__(
         self,
         *,

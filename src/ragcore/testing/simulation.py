@@ -54,6 +54,13 @@ class World:
         crowded: the model has few places and is slow, so that a crowd overloads it.
     """
 
+    random: random.Random
+    crowded: bool
+    policies: list[Policy]
+    embedder: FakeEmbedder
+    store: FakeStore
+    weathers: list[_Weather]
+
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.random = random.Random(f"{seed}:scenario")

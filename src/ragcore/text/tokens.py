@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TokenCounter", "estimate_tokens"]
 
-logger = logging.getLogger("ragcore.tokens")
+logger: logging.Logger = logging.getLogger("ragcore.tokens")
 
 # Byte-pair encodings need 3.5 to 4.5 bytes a token for English: the low end, so that a budget holds.
 BYTES_PER_TOKEN = 3.5

@@ -26,7 +26,7 @@ from ragcore.wire.unsaid import Unsaid
 
 __all__ = ["OpenAIClient"]
 
-logger = logging.getLogger("ragcore")
+logger: logging.Logger = logging.getLogger("ragcore")
 
 # Bytes and seconds for reading an error body.
 MAX_ERROR = 64 * 1024

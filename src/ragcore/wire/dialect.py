@@ -19,7 +19,7 @@ from ragcore.wire.refusal import ServerError
 
 __all__ = ["MOST_CHANGES", "Dialect", "check_parameters", "with_role"]
 
-logger = logging.getLogger("ragcore")
+logger: logging.Logger = logging.getLogger("ragcore")
 
 # A server that refuses more often refuses everything.
 MOST_CHANGES = 8

@@ -112,6 +112,8 @@ class ServerError(Exception):
         in_answer: whether the error came with status 200.
     """
 
+    headers: Mapping[str, str] | dict[str, str]
+
     def __init__(
         self,
         said: str,

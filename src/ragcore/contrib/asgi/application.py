@@ -30,8 +30,8 @@ from ragcore.types.validation import check_tenant
 
 __all__ = ["app"]
 
-logger = logging.getLogger("ragcore.asgi")
-access = logging.getLogger("ragcore.access")
+logger: logging.Logger = logging.getLogger("ragcore.asgi")
+access: logging.Logger = logging.getLogger("ragcore.access")
 
 MAX_QUESTION = 16_000
 MAX_CALLS = 256

@@ -14,7 +14,7 @@ from ragcore.types.validation import check_tenant
 
 __all__ = ["Authentication"]
 
-logger = logging.getLogger("ragcore.asgi")
+logger: logging.Logger = logging.getLogger("ragcore.asgi")
 
 AUTHENTICATE_SECONDS = 5.0
 

@@ -22,7 +22,7 @@ from ragcore.types.validation import check_tenant
 
 __all__ = ["Chats"]
 
-logger = logging.getLogger("ragcore.asgi")
+logger: logging.Logger = logging.getLogger("ragcore.asgi")
 
 
 class Chats:

@@ -11,7 +11,7 @@ from ragcore.contrib.asgi.exchange import ASGIApp, Message, Receive, Send
 
 __all__ = ["cancel_on_disconnect", "until_disconnect"]
 
-logger = logging.getLogger("ragcore.asgi")
+logger: logging.Logger = logging.getLogger("ragcore.asgi")
 
 
 def cancel_on_disconnect(app: ASGIApp) -> ASGIApp:

@@ -41,6 +41,9 @@ def encoded(data: Any) -> bytes:
 class Exchange:
     """A request that is read, and a response that is sent once."""
 
+    started: bool
+    id: str
+
     def __init__(self, scope: Message, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.method: str = scope["method"]

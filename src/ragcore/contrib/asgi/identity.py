@@ -24,7 +24,7 @@ from ragcore.types.validation import check_tenant
 
 __all__ = ["Authenticate", "Identity", "Unauthorized", "from_tokens"]
 
-logger = logging.getLogger("ragcore.asgi")
+logger: logging.Logger = logging.getLogger("ragcore.asgi")
 
 HASHED = "sha256:"
 LOOK_SECONDS = 1.0

@@ -19,7 +19,7 @@ from ragcore.errors import ConfigurationError
 
 __all__ = ["from_jwt"]
 
-logger = logging.getLogger("ragcore.asgi")
+logger: logging.Logger = logging.getLogger("ragcore.asgi")
 
 PURPOSE = "tokens of an identity provider"
 # Keys are fetched again after this time, and when a token names one that is not known; but not more often than the second.

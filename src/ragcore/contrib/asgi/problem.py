@@ -21,7 +21,7 @@ from ragcore.errors import (
 
 __all__ = ["Problem", "Refused", "problem"]
 
-logger = logging.getLogger("ragcore.asgi")
+logger: logging.Logger = logging.getLogger("ragcore.asgi")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,8 @@ class Problem:
 
 class Refused(Exception):
     """A request that goes no further: what to answer."""
+
+    problem: Problem
 
     def __init__(self, status: int, error: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)

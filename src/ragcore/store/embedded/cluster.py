@@ -63,6 +63,14 @@ class Cluster:
         ConfigurationError: the extra is missing, the folder is not writable, or the server's user could not be created.
     """
 
+    folder: Path
+    data: Path
+    version: int
+    login: Login
+    by_descriptor: bool
+    binaries: Path
+    socket_folder: Path | None
+
     def __init__(self, folder: Path, *, version: int | None = None) -> None:
         packages = _package()
         self.folder = _writable(folder)

@@ -35,7 +35,7 @@ from ragcore.types.secret import Secret
 
 __all__ = ["OWN_PARAMETERS", "ROLE", "Server", "join", "leave", "server", "start", "stop"]
 
-logger = logging.getLogger("ragcore.store")
+logger: logging.Logger = logging.getLogger("ragcore.store")
 
 T = TypeVar("T")
 

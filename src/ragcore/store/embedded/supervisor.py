@@ -106,6 +106,11 @@ class Supervisor:
         options: of the folder, as `cluster.Cluster.options` makes them.
     """
 
+    folder: Path
+    data: DataFolder
+    server: Server
+    wake_writer: int
+
     def __init__(self, options: dict[str, Any]) -> None:
         self.folder = Path(options["folder"])
         self.sockets: str | None = options["sockets"]
@@ -201,6 +206,8 @@ class Supervisor:
 
 class Programs:
     """PostgreSQL's own programs, and the user of the operating system that they run as."""
+
+    binaries: Path
 
     def __init__(self, options: dict[str, Any]) -> None:
         self.binaries = Path(options["binaries"])
@@ -312,6 +319,8 @@ class Server:
         pid: of its main process; 0 until it is up.
         unwanted: whether it shall stop. The supervisor sets it, also from a signal and another thread: a start under way gives up.
     """
+
+    pid: int
 
     def __init__(self, data: Path, programs: Programs, *, sockets: str | None) -> None:
         self.data = data

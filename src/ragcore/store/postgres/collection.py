@@ -21,7 +21,7 @@ from ragcore.store.postgres.translate import cause_of, judge, translate
 
 __all__ = ["Collection", "StoreSettings"]
 
-logger = logging.getLogger("ragcore.store")
+logger: logging.Logger = logging.getLogger("ragcore.store")
 
 T = TypeVar("T")
 

@@ -19,6 +19,8 @@ class Conditions:
     Each condition is true or false, never null, so that NOT means what it says.
     """
 
+    sql: str
+
     def __init__(self, filter: Filter | None, *, taken: int) -> None:
         if filter is not None and not isinstance(filter, Filter):
             raise InvalidInput(

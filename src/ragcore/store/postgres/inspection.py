@@ -22,7 +22,7 @@ from ragcore.value import Value
 
 __all__ = ["MOST_INDEXED", "MOST_INDEXED_WHOLE", "Finding", "Inspection", "inspect"]
 
-logger = logging.getLogger("ragcore.store")
+logger: logging.Logger = logging.getLogger("ragcore.store")
 
 # pgvector's limits for an HNSW index of whole and of half precision.
 MOST_INDEXED_WHOLE, MOST_INDEXED = 2_000, 4_000

@@ -26,7 +26,7 @@ from ragcore.store.postgres.dsn import Address
 
 __all__ = ["ConnectionLost", "Pool"]
 
-logger = logging.getLogger("ragcore.store")
+logger: logging.Logger = logging.getLogger("ragcore.store")
 
 T = TypeVar("T")
 

@@ -35,7 +35,7 @@ from ragcore.value import Value
 
 __all__ = ["Reembedding", "reembed"]
 
-logger = logging.getLogger("ragcore.store")
+logger: logging.Logger = logging.getLogger("ragcore.store")
 
 # Documents that are looked up at once, texts that are embedded in one request, and seconds for a document to make progress in.
 DOCUMENTS_AT_ONCE = 256

@@ -28,7 +28,7 @@ from ragcore.types.secret import Secret
 
 __all__ = ["migrate"]
 
-logger = logging.getLogger("ragcore.store")
+logger: logging.Logger = logging.getLogger("ragcore.store")
 
 # "ragcore" in ASCII: whoever migrates holds this lock, and a second one waits.
 LOCK = 0x726167636F7265

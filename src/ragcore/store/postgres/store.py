@@ -50,6 +50,10 @@ class PgVectorStore(Part):
         StoreError: PostgreSQL can't be reached or failed.
     """
 
+    schema: str
+    policy: Policy
+    write_policy: Policy
+
     def __init__(
         self,
         dsn: str | Secret,
