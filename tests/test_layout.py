@@ -31,6 +31,9 @@ FLOORS: list[list[str]] = [
     ["cli", "contrib", "demo", "testing", "__main__"],
 ]
 MOST_ROOMS = 27
+MOST_METHODS, MOST_LINES = 20, 400
+# Each method of theirs is a call of the public interface.
+FACADES = {"RAG", "TenantView"}
 HOMES = {
     "asyncpg": {"store/postgres"},
     "openai": {"compat/private.py", "embedding/openai.py", "generation/openai.py", "wire/client.py", "wire/failure.py"},
@@ -64,6 +67,13 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, bool]]:
             yield node.module, id(node) in guarded
 
 
+def imported_names(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """(module, name) of each `from module import name`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
 def test_every_room_stands_on_a_floor() -> None:
     rooms = {room for room, _, _ in modules()} - {"__init__"}
     assert rooms == {room for floor in FLOORS for room in floor}
@@ -90,6 +100,43 @@ def test_imports_point_down() -> None:
             if level[target] >= level[room]:
                 wrong.append(f"{path.relative_to(SOURCE)} imports {name}")
     assert not wrong
+
+
+def test_no_circle_among_modules_not_even_for_annotations() -> None:
+    """Of two modules one can be read without the other."""
+    names = {
+        ".".join(("ragcore", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): tree
+        for _, path, tree in modules()
+    }
+    left = {
+        name: {target for target, _ in imports(tree) if target in names and target != name}
+        | {f"{target}.{one}" for target, one in imported_names(tree) if f"{target}.{one}" in names}
+        for name, tree in names.items()
+    }
+    # A package that only hands on what its modules have is not a module with a circle: `from package import module` names both.
+    facades = {name for name in names if any(other.startswith(f"{name}.") for other in names)}
+    for name in facades:
+        left.pop(name, None)
+    while ready := [name for name, targets in left.items() if not targets & left.keys()]:
+        for name in ready:
+            del left[name]
+    assert sorted(left) == []
+
+
+def test_no_class_has_more_than_20_methods_and_a_long_file_says_why() -> None:
+    large, long = [], []
+    for _, path, tree in modules():
+        where = path.relative_to(SOURCE).as_posix()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and node.name not in FACADES:
+                methods = [one for one in node.body if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
+                if len(methods) > MOST_METHODS:
+                    large.append(f"{where}: {node.name} has {len(methods)}")
+        if len(path.read_text(encoding="utf-8").splitlines()) > MOST_LINES and "one file" not in (
+            ast.get_docstring(tree) or ""
+        ):
+            long.append(where)
+    assert (large, long) == ([], [])
 
 
 def test_resilience_knows_no_word_of_retrieval() -> None:

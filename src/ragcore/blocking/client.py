@@ -3,6 +3,8 @@
 One event loop in one background thread serves all clients of a process. It starts at the first call, and ends with the interpreter. A child
 that was forked from a process whose client had started gets `NotOpen`; one that is made in the child starts afresh. The calling thread waits by
 its own clock, so that its deadline holds even where the background loop is blocked. A client that is dropped without `close` is closed.
+
+The client, its view and its stream stand in one file, as those with await do: each of them names the others. What runs the loop is in `loop`.
 """
 
 from __future__ import annotations

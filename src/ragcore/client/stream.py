@@ -25,6 +25,9 @@ class AnswerStream:
 
     It may be entered, read and left in different tasks: no cancel scope is open between two events. The reader's own time counts in the
     deadline; a stream that nobody reads is closed at its deadline. A failure in mid-stream raises with `.partial_text`.
+
+    Invariant: `_left` is set exactly when the call is finished and nothing of the model's is read any more; who sets it closes what is open, and closing
+    twice does nothing. While a step is under way, nobody but that step touches `_events` and `_stack`.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class AnswerStream:
         self._text = ""
         self._answer: Answer | None = None
         self._left = anyio.Event()
+        # The client's task, not the reader's: a reader that forgets the stream can't be relied on to end anything.
         owner.spawn(self._close_at_deadline, name="abandoned stream")
 
     @property
@@ -64,11 +68,12 @@ class AnswerStream:
         if self._left.is_set() and self._answer is None:
             raise self._ended()
         try:
+            # The deadline's scope is opened for this step alone, and closed before the event is handed out.
             with self._call:
                 return await self._events.__anext__()
         except StopAsyncIteration:
             raise
-        except BaseException as error:
+        except BaseException as error:  # a cancellation too: the stream can't be resumed in the middle of a piece
             await self._failed(error)
             raise
 
@@ -106,6 +111,7 @@ class AnswerStream:
                 yield Delta(piece)
             if generation is None:
                 raise GenerationError("the generator's stream ended without a result: it broke", stage="generate")
+            # Before the answer is handed out: the connection is free, and the place in the bulkhead is back, however slow the reader is from here.
             await self._close()
             self._call.on_stage("generate", anyio.current_time() - began)
         self._answer = self._finish(self._call, self._retrieval, self._prompt, generation)
@@ -113,6 +119,7 @@ class AnswerStream:
             yield Delta(self._answer.text)
         elif not self._answer.found:  # the model said why before it said that it doesn't
             yield Delta(f"\n\n{self._answer.text}")
+        # Before the last event: a reader may stop at it, and never come back for the end of the iteration.
         self._left.set()
         self._call.finish("degraded" if self._call.degraded else "ok")
         yield Done(self._answer)
@@ -120,11 +127,13 @@ class AnswerStream:
     async def _failed(self, error: BaseException) -> None:
         if isinstance(error, RagcoreError):
             error.partial_text = error.partial_text or self._text
+        # The call ends before the clean-up, which may take its time, and in which a second cancellation may come.
         self._call.failed(error)
         self._left.set()
         await self._abandon()
 
     async def _close(self) -> None:
+        # Taken away first: two who close at once must not leave the generator twice.
         stack, self._stack = self._stack, AsyncExitStack()
         with cleaning_up():
             await close_quietly(stack)

@@ -34,6 +34,9 @@ MOST_WAITING = 1_024
 class Coalescer:
     """Shares requests between callers that each want one text embedded.
 
+    Invariant: a text that waits stands once in `_waiting`, and in the queue of each flow that asked for it. It is taken out of all of them in one step,
+    when a batch takes it, or when nobody waits for it any more. As long as something waits, one of at most `MOST_REQUESTS` tasks is under way to take it.
+
     Where a request of several flows fails, it is sent again in halves, so that one flow's text doesn't fail the others; so each flow's failures are its
     own in the end.
 
@@ -71,9 +74,12 @@ class Coalescer:
         if item is None:
             if len(self._waiting) >= MOST_WAITING:
                 self._make_room(name)
+            # A second task only for the first text that waits: those that come after it should go with it, not each with a task of its own.
             if self._requests == 0 or (self._requests < MOST_REQUESTS and not self._waiting):
                 owner.spawn(self._serve, name="embedding")
-                self._requests += 1
+                self._requests += (
+                    1  # here and not in the task, which begins later: two questions of one moment must not start two
+                )
             item = self._waiting[text] = _Item(text, name)
         # In each of its flows' queues: it goes out with whichever comes first.
         texts = self._flows.setdefault(name, {})
@@ -108,11 +114,13 @@ class Coalescer:
 
     def _leave(self, item: _Item, line: _Line) -> None:
         item.waiting -= 1
+        # Only the last who leaves takes the text, or the request, with it: the others have paid for their wait.
         if item.waiting == 0 and not item.done.is_set():
             if self._waiting.get(item.text) is item:
                 self._remove(item)
             batch = item.batch
             if batch is not None and all(other.waiting == 0 for other in batch.items):
+                # Said before the cancellation: whoever sends it sees that, and must tell a black hole from callers who have left.
                 batch.ran_out = line.patience is not None and line.patience.has_run_out(anyio.current_time())
                 batch.scope.cancel()
 
@@ -126,11 +134,11 @@ class Coalescer:
     async def _serve(self) -> None:
         """Send batches until nothing waits."""
         try:
-            await checkpoint()
+            await checkpoint()  # all questions of this round of the event loop are in before the first batch is taken
             while self._waiting:
                 await self._request(self._take())
         finally:
-            self._requests = max(0, self._requests - 1)
+            self._requests = max(0, self._requests - 1)  # `close` has set it to 0
             if self._requests == 0:  # with some left only where this was cancelled
                 self._give_up()
 
@@ -157,12 +165,13 @@ class Coalescer:
             name = next(iter(self._flows))
             texts = self._flows.pop(name)
             item = texts[next(iter(texts))]
-            self._flows[name] = texts
+            self._flows[name] = texts  # at the end: its next turn comes after all others'
             self._remove(item)
             items.append(item)
         return _Batch(items)
 
     async def _request(self, batch: _Batch) -> None:
+        # The latest deadline: who has less time leaves by himself, and must not take the others' request with him.
         when = max(item.when for item in batch.items)
         for item in batch.items:
             item.is_sent()
@@ -172,6 +181,7 @@ class Coalescer:
                 await self._deliver(batch.items)
         finally:
             patience_in_force.reset(token)
+            # Also where this was cancelled: a text without a vector and without an error says so to those who wait.
             for item in batch.items:
                 item.done.set()
 
@@ -181,6 +191,7 @@ class Coalescer:
         self.sent += 1
         began = anyio.current_time()
         try:
+            # A request of several flows is nobody's: a breaker must not take its failure for one of them.
             with flow(flows[0] if len(flows) == 1 else ""):
                 vectors = await self._send([item.text for item in items], len(flows) > 1)
             for item, vector in zip(items, vectors, strict=True):
@@ -196,6 +207,7 @@ class Coalescer:
             if self._served is not None and len(flows) > 1:
                 self._served(flows, began)
             return
+        # One after the other: halves at once would double the requests just when the server refuses some.
         first = set(flows[: len(flows) // 2])
         await self._deliver([item for item in items if item.flow in first])
         await self._deliver([item for item in items if item.flow not in first])
@@ -207,6 +219,11 @@ def _may_be_one_flows(error: Exception) -> bool:
 
 
 class _Item:
+    """A text, and who waits for its vector.
+
+    Invariant: `done` is set once, after `vector` or `error`; neither, and it was cancelled.
+    """
+
     __slots__ = ("batch", "claims", "done", "error", "flow", "lines", "text", "vector", "waiting", "when")
 
     def __init__(self, text: str, flow: str) -> None:
@@ -229,11 +246,11 @@ class _Item:
     def is_sent(self) -> None:
         """From now on it is the embedder that is waited for."""
         for line in self.lines:
-            line.end()
+            line.end()  # the wait in our own queue is over: the limits on the embedder's silence run on
 
     def result(self) -> Vector:
         if self.error is not None:
-            raise own_copy(self.error)
+            raise own_copy(self.error)  # each gets one of its own, or their tracebacks would grow into each other
         if self.vector is None:
             raise EmbeddingError("the shared embedding request was cancelled", dependency="embedding", stage="embed")
         return self.vector

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ragcore.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from ragcore.store.postgres.connection import Connection
+    import asyncpg
 
 __all__ = ["Extension", "decode_vector", "encode_vector", "find_extension"]
 
@@ -57,7 +57,7 @@ class Extension:
             )
 
 
-async def find_extension(connection: Connection) -> Extension:
+async def find_extension(connection: asyncpg.Connection[asyncpg.Record]) -> Extension:
     """Look pgvector up.
 
     Raises:
