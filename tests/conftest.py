@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import anyio
+import certifi
 import hypothesis
 import pytest
 
@@ -20,6 +23,12 @@ SHARED = ROOT.parent / "shared" / "data"
 # tiktoken would fetch its ranks from the network; here it finds them in the folder, or finds nothing and says so.
 RANKS = SHARED / "tiktoken"
 os.environ["TIKTOKEN_CACHE_DIR"] = str(RANKS) if RANKS.is_dir() else tempfile.mkdtemp()
+# Each HTTP client reads the certificates of all authorities, for 26 ms of a core; no test speaks to any of them, so one will do.
+first = certifi.contents().partition("-----END CERTIFICATE-----")[0]
+AUTHORITIES = Path(tempfile.mkdtemp(prefix="ragcore-tests-")) / "one.pem"
+AUTHORITIES.write_text(first[first.index("-----BEGIN") :] + "-----END CERTIFICATE-----\n")
+atexit.register(shutil.rmtree, AUTHORITIES.parent, ignore_errors=True)
+os.environ["SSL_CERT_FILE"] = str(AUTHORITIES)
 # Nothing of the developer's own environment reaches a test.
 for name in [n for n in os.environ if n.startswith(("RAGCORE_", "OPENAI_", "PG")) or n == "DATABASE_URL"]:
     del os.environ[name]
@@ -27,7 +36,7 @@ for name in [n for n in os.environ if n.startswith(("RAGCORE_", "OPENAI_", "PG")
 pytest_plugins = ["ragcore.testing.fixtures"]
 
 # How long an example takes is the machine's affair.
-hypothesis.settings.register_profile("ragcore", deadline=None)
+hypothesis.settings.register_profile("ragcore", deadline=None, max_examples=30)  # of `make check` and `make test`
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2_000)  # of `make test-all`
 hypothesis.settings.register_profile(
     "mutation", deadline=None, max_examples=15
@@ -41,6 +50,11 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if left:
         print(f"\nservers were left behind: {left}")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def outside() -> dict[str, str]:
+    """The environment for programs that speak to the world, such as pip: with the certificates of all authorities."""
+    return {name: value for name, value in os.environ.items() if name != "SSL_CERT_FILE"}
 
 
 def shared(name: str) -> Path:

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -42,14 +43,21 @@ HOMES = {
 }
 
 
-def modules() -> Iterator[tuple[str, Path, ast.Module]]:
-    for path in sorted(SOURCE.rglob("*.py")):
-        relative = path.relative_to(SOURCE)
-        room = relative.parts[0].removesuffix(".py")
-        yield room, path, ast.parse(path.read_text(encoding="utf-8"))
+@cache
+def modules() -> tuple[tuple[str, Path, ast.Module], ...]:
+    """(room, file, code) of each module."""
+    return tuple(
+        (path.relative_to(SOURCE).parts[0].removesuffix(".py"), path, ast.parse(path.read_text(encoding="utf-8")))
+        for path in sorted(SOURCE.rglob("*.py"))
+    )
 
 
-def imports(tree: ast.AST) -> Iterator[tuple[str, bool]]:
+@cache
+def imports(tree: ast.AST) -> tuple[tuple[str, bool], ...]:
+    return tuple(_imports(tree))
+
+
+def _imports(tree: ast.AST) -> Iterator[tuple[str, bool]]:
     """(dotted module, whether it is for annotations only) of each import."""
     guarded = {
         id(node)

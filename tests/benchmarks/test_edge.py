@@ -116,6 +116,7 @@ def test_a_run_beside_other_programs_is_not_to_be_believed() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.timeout(120)
+@pytest.mark.slow
 async def test_a_server_with_one_queue_and_room_for_every_body_is_found() -> None:
     load = Load(seconds=2.0, rounds=1, warm_up=0.5, settings=("alone", "similarity", "full_bodies"))
     async with served("tests.benchmarks.unfair", None) as (url, process):

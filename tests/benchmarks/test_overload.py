@@ -9,11 +9,12 @@ import pytest
 from benchmarks.scenarios.overload import MOST_ANSWERS, real_cells
 from benchmarks.world import overload
 from benchmarks.world.overload import Asked, Cell, clairvoyant, grid, is_false, run_cell
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ragcore.resilience.fair_queue import FairQueue
 from ragcore.resilience.waiter import Flow
+from tests.examples import examples
 
 SMALL = Cell(slots=4, service=0.5, queue=256, timeout=5.0, load=4.0, loop="open", given_seconds=15.0)
 
@@ -37,7 +38,7 @@ def most_by_trying(cell: Cell, arrivals: list[float]) -> int:
     return best
 
 
-@settings(max_examples=150)
+@examples()
 @given(arrivals=st.lists(st.integers(0, 30), max_size=6), slots=st.integers(1, 2), timeout=st.sampled_from([2.0, 3.0]))
 def test_the_clairvoyant_scheduler_answers_as_many_as_can_be_answered(
     arrivals: list[int], slots: int, timeout: float

@@ -157,11 +157,13 @@ rag.add([Document("d", "Your deductible is $1,500.")], tenant="m")
         ("class Late:\n def __del__(self):\n  rag.stats()\nlate = Late()", 0),
     ],
 )
+@pytest.mark.slow
 def test_a_process_ends_though_a_stream_is_open(how: str, code: int) -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT + how], capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == code, done.stderr
 
 
+@pytest.mark.slow
 def test_what_is_closed_while_others_call_stays_closed() -> None:
     for _ in range(30):
         rag, stop = made(), threading.Event()
@@ -247,6 +249,7 @@ def block_the_loop(seconds: float) -> threading.Thread:
 
 
 @pytest.mark.parametrize("method", ["ask", "retrieve", "delete", "documents", "similarity", "stream"])
+@pytest.mark.slow
 def test_the_deadline_holds_though_the_background_loop_is_blocked(client: blocking.RAG, method: str) -> None:
     calls: dict[str, Callable[[], object]] = {
         "ask": lambda: client.ask("q", tenant="m", timeout=0.2),
@@ -339,6 +342,7 @@ def test_what_a_start_takes_is_taken_from_the_calls_time() -> None:
     client.close()
 
 
+@pytest.mark.slow
 def test_an_error_in_the_block_of_a_stream_is_not_hidden_by_a_loop_that_is_blocked(client: blocking.RAG) -> None:
     thread = None
     with pytest.raises(ValueError, match="mine"), client.stream("What is my deductible?", tenant="m") as stream:

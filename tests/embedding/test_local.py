@@ -42,6 +42,7 @@ async def test_near_texts_are_near_and_vectors_have_unit_length(local: LocalEmbe
     assert vectors[0] @ vectors[1] > 0.5 > vectors[0] @ vectors[2]
 
 
+@pytest.mark.slow
 async def test_a_text_embeds_to_the_same_alone_and_in_a_batch(local: LocalEmbedder) -> None:
     texts = [f"text number {n} " * (1 + n % 40) for n in range(60)]
     batch = await local.embed(texts, kind="document")
@@ -123,6 +124,7 @@ async def test_a_function_of_ones_own() -> None:
             await broken.embed(["abc"], kind="query")
 
 
+@pytest.mark.slow
 async def test_long_documents_are_cut_on_a_thread_and_ingested() -> None:
     documents = [
         Document("long", "A sentence about ambulances and their cost. " * 1_000),

@@ -147,6 +147,7 @@ async def test_an_end_that_is_said_with_every_piece_is_none() -> None:
             await generator.generate(PROMPT)
 
 
+@pytest.mark.slow
 async def test_a_server_that_says_nothing_after_the_end_keeps_nobody() -> None:
     class Hanging(Scripted):
         async def _send(self, stream: Any, reply: Any) -> None:

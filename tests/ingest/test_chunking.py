@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import pytest
 import regex
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from tests.examples import examples
 
 from ragcore import Chunk, Document, estimate_tokens
 from ragcore.ingest.chunking import cut
@@ -83,7 +84,7 @@ PIECES = [
 texts = st.lists(st.sampled_from(PIECES), max_size=25).map("".join)
 
 
-@settings(max_examples=300)
+@examples(2)
 @given(
     st.one_of(texts, st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=200)),
     st.integers(24, 60),

@@ -36,6 +36,7 @@ async def test_each_damaged_file_is_read_or_has_a_reason(tmp_path: Path, count: 
 
 
 @pytest.mark.parametrize("count", [80, pytest.param(980, marks=pytest.mark.thorough)])
+@pytest.mark.slow
 async def test_of_many_files_the_poisoned_ones_are_named_and_all_others_go_in(tmp_path: Path, count: int) -> None:
     files = made_files(3)
     for number in range(count):
@@ -50,6 +51,7 @@ async def test_of_many_files_the_poisoned_ones_are_named_and_all_others_go_in(tm
     assert all(refused.values())
 
 
+@pytest.mark.slow
 async def test_cancelled_at_any_moment_it_is_back_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     poison(tmp_path / "files")

@@ -57,6 +57,7 @@ def poisoned(folder: Path) -> list[str]:
     return [*files, "pipe.txt", "device.txt", "gone.md"]
 
 
+@pytest.mark.slow
 async def test_of_many_files_the_poisoned_ones_are_named_and_the_others_go_in(tmp_path: Path) -> None:
     names = poisoned(tmp_path)
     for number in range(60):
@@ -72,6 +73,7 @@ async def test_of_many_files_the_poisoned_ones_are_named_and_the_others_go_in(tm
 
 
 @pytest.mark.parametrize("how", ["hangs", "crashes", "takes all memory"])
+@pytest.mark.slow
 async def test_a_reader_that_goes_wrong_loses_one_file(
     tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +125,7 @@ def large(path: Path) -> None:
     path.write_bytes(b"".join(packed.compress(line * 100) for _ in range(200)) + packed.flush())
 
 
+@pytest.mark.slow
 async def test_cancelled_it_is_back_within_a_second(tmp_path: Path) -> None:
     large(tmp_path / "many.jsonl.gz")
     for number in range(5):

@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass, field
 
 import anyio
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ragcore import events
 from ragcore.resilience import Bulkhead, Overloaded
 from ragcore.testing import VirtualLoop
+from tests.examples import examples
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Seen:
     failures: list[str] = field(default_factory=list)
 
 
-@settings(max_examples=150, deadline=None)
+@examples()
 @given(
     callers=st.lists(CALLERS, min_size=1, max_size=40),
     limit=st.integers(1, 4),
@@ -115,7 +116,7 @@ def test_what_always_holds(callers: list[Caller], limit: int, queue: int, new_li
         assert all(seen.ended[number] == "served" for number in patient), "who has time and stays is served in the end"
 
 
-@settings(max_examples=60, deadline=None)
+@examples(0.5)
 @given(crowd=st.integers(20, 200), limit=st.integers(1, 8), seconds=st.floats(0.1, 1.0))
 def test_a_quiet_flow_waits_for_one_place_however_many_of_another_wait(crowd: int, limit: int, seconds: float) -> None:
     bulkhead = Bulkhead(limit, queue=64)

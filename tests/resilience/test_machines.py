@@ -8,7 +8,6 @@ from collections.abc import Coroutine
 from typing import Any
 
 import anyio
-import hypothesis
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -36,8 +35,9 @@ from ragcore.resilience import (
 )
 from ragcore.resilience.permit import Permit
 from ragcore.testing import VirtualLoop, at_rest
+from tests.examples import examples
 
-SETTINGS = hypothesis.settings(max_examples=100, stateful_step_count=40, deadline=None)
+SETTINGS = examples(stateful_step_count=40)
 SLACK = 1e-3
 
 seconds = st.sampled_from([0.1, 0.5, 1.0, 2.0, 5.0, 20.0])

@@ -22,6 +22,7 @@ from ragcore import Passage
 from ragcore.contrib import asgi
 from ragcore.protocols import Query
 from ragcore.testing import FakeGenerator, fake_rag
+from tests.conftest import outside
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
@@ -120,7 +121,7 @@ def installed(group: str) -> Path:
         [sys.executable, "-m", "venv", "--clear", str(folder)],
         [str(python), "-m", "pip", "install", "--quiet", *needed],
     ):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False, env=outside())
         if done.returncode:
             pytest.skip(f"{group} can't be installed: {done.stderr[-300:]}")
     stamp.write_text(wanted)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ..conftest import ROOT
+from ..conftest import ROOT, outside
 
 pytestmark = pytest.mark.system
 
@@ -22,7 +22,7 @@ LEAST = 0.99
 
 def test_the_public_interface_of_the_wheel_has_known_types(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-deps"]
-    subprocess.run([*build, "--wheel-dir", str(tmp_path), str(ROOT)], check=True, timeout=110)
+    subprocess.run([*build, "--wheel-dir", str(tmp_path), str(ROOT)], env=outside(), check=True, timeout=110)
     (wheel,) = tmp_path.glob("ragcore-*.whl")
     home = tmp_path / "environment"
     venv.create(home, with_pip=False)

@@ -27,6 +27,7 @@ def test_a_hundred_seeds_hold() -> None:
     assert simulate(traffic, seeds=range(100)) > 2_000
 
 
+@pytest.mark.slow
 def test_seeds_hold_on_trio_too() -> None:
     assert simulate(traffic, seeds=range(40), backend="trio") > 800
 

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 FACE = Path(__file__).parent / "face"
 PROGRAMS = sorted(path for path in (FACE / "programs").glob("*.py") if path.name != "rejected.py")
 
@@ -27,6 +29,7 @@ def mypy(*paths: Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=FACE, check=False).stdout
 
 
+@pytest.mark.slow
 def test_programs_type_check() -> None:
     assert len(PROGRAMS) == 8
     assert "Success" in mypy(*PROGRAMS)

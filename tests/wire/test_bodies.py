@@ -100,6 +100,7 @@ async def test_what_can_not_be_unpacked_says_so(encoding: str, said: str) -> Non
 
 
 @pytest.mark.parametrize("size", [1, 100_000])
+@pytest.mark.slow
 async def test_others_get_their_turn(size: int) -> None:
     """However much has come already: 2 MB in pieces of one byte, or 32 MB at once."""
     turns = 0

@@ -51,6 +51,7 @@ async def test_a_redirect_within_the_server_is_followed_a_few_times() -> None:
 
 
 @pytest.mark.parametrize("fault", [Endless(500), Endless(400), Bomb(500), Bomb(429), Bomb(), Crumbs(200_000), Huge()])
+@pytest.mark.slow
 async def test_no_body_is_read_without_end(fault: object) -> None:
     async with OpenAIServer() as server, generator(server) as model:
         server.faults.always(fault)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import anyio
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from ragcore import (
@@ -22,6 +22,7 @@ from ragcore import (
     RagcoreError,
 )
 from ragcore.resilience import Policy
+from tests.examples import examples
 from tests.wire.providers import ROWS
 from tests.wire.serving import Scripted
 from tests.wire.shapes import Chat, Embed, Reply
@@ -145,7 +146,7 @@ def with_endings(reply: Reply, ending: bytes) -> Reply:
     return Reply(body=plain.replace(b"\n", ending), status=reply.status, headers=reply.headers)
 
 
-@settings(max_examples=80, suppress_health_check=list(HealthCheck))
+@examples(0.8, suppress_health_check=list(HealthCheck))
 @given(
     row=st.sampled_from(CHATS),
     cuts=st.lists(st.integers(1, 40), min_size=1, max_size=8),
@@ -159,7 +160,7 @@ def test_however_a_stream_is_cut_the_answer_is_the_same(row: Chat, cuts: list[in
     check_chat(changed, *anyio.run(generated, changed, cuts))
 
 
-@settings(max_examples=25, suppress_health_check=list(HealthCheck))
+@examples(0.5, suppress_health_check=list(HealthCheck))
 @given(row=st.sampled_from(EMBEDS), cuts=st.lists(st.integers(1, 40), min_size=1, max_size=8))
 def test_however_embeddings_are_cut_they_are_the_same(row: Embed, cuts: list[int]) -> None:
     check_embed(row, *anyio.run(embedded, row, cuts))

@@ -1,0 +1,19 @@
+"""How many examples a property is tried with: few in `make check` and `make test`, many in `make test-all`, by the profile in force."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import settings
+
+__all__ = ["examples"]
+
+
+def examples(share: float = 1.0, **others: Any) -> settings:
+    """Settings for a property whose examples cost less or more than usual.
+
+    Args:
+        share: of the profile's number of examples.
+        others: further settings.
+    """
+    return settings(max_examples=max(1, round(share * settings.default.max_examples)), **others)
