@@ -199,11 +199,13 @@ def test_every_command_in_the_documents_is_one(page: str, command: str, monkeypa
 
 
 def benchmarks_app(scenario: str) -> Any:
-    from benchmarks.command import _command, _compare
+    from benchmarks.command import scenario_of
+
+    from ragcore.loadtest.command import compare_command
 
     made = typer.Typer()
     made.callback()(lambda: None)
-    made.command(scenario)(_compare if scenario == "compare" else _command(scenario))
+    made.command(scenario)(compare_command if scenario == "compare" else scenario_of(scenario))
     return typer.main.get_command(made)
 
 

@@ -17,7 +17,7 @@ FLOORS: list[list[str]] = [
     ["value"],
     ["errors", "events"],
     ["compat", "types"],
-    ["filters", "lifecycle"],
+    ["filters", "lifecycle", "loadtest"],
     ["protocols", "resilience"],
     ["audit", "text"],
     ["wire"],
@@ -30,7 +30,7 @@ FLOORS: list[list[str]] = [
     ["blocking", "explore"],
     ["cli", "contrib", "demo", "testing", "__main__"],
 ]
-MOST_ROOMS = 27
+MOST_ROOMS = 28
 HOMES = {
     "asyncpg": {"store/postgres"},
     "openai": {"embedding/openai.py", "generation/openai.py", "wire/client.py", "wire/failure.py"},

@@ -20,7 +20,7 @@ from benchmarks.world.elsewhere import Elsewhere, elsewhere
 pytestmark = [pytest.mark.system, pytest.mark.blocking_allowed, pytest.mark.timeout(240)]
 ROOT = Path(__file__).parents[2]
 # What a user who has only a deployment to check need not have installed.
-NOT_NEEDED = ("ragcore", "asyncpg", "openai", "pgvector", "numpy", "matplotlib", "psutil", "h11_server", "tiktoken")
+NOT_NEEDED = ("asyncpg", "openai", "pgvector", "numpy", "matplotlib", "psutil", "h11_server", "tiktoken")
 
 
 def run(*arguments: str, out: Path, without: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
@@ -103,8 +103,8 @@ def test_the_reference_application_passes_it_over_http(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_deployment_is_checked_with_nothing_but_httpx(tmp_path: Path) -> None:
-    """Typer, rich and httpx are enough; what the library needs is blocked."""
+async def test_a_deployment_is_checked_without_what_the_client_needs(tmp_path: Path) -> None:
+    """Typer, rich and httpx are enough; what the client needs is blocked."""
     from benchmarks.targets.broken import broken
 
     async with broken("wrong") as (how, _):

@@ -6,9 +6,9 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 
-from benchmarks.driving.outcome import ERRORS, Outcome
-from benchmarks.estimates import percentile
-from benchmarks.figures import Value
+from ragcore.loadtest.driving.outcome import ERRORS, Outcome
+from ragcore.loadtest.estimates import percentile
+from ragcore.loadtest.figures import Value
 
 __all__ = ["latencies", "row"]
 

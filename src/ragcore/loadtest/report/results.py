@@ -7,7 +7,6 @@ import json
 import math
 import os
 import platform
-import subprocess
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -15,9 +14,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.driving.outcome import Outcome
-from benchmarks.figures import Figures
-from benchmarks.report.page import page
+from ragcore.errors import InvalidInput
+from ragcore.loadtest.driving.outcome import Outcome
+from ragcore.loadtest.figures import Figures
+from ragcore.loadtest.report.page import page
 
 __all__ = ["SCHEMA_VERSION", "machine", "new_folder", "read_outcomes", "read_summary", "write"]
 
@@ -55,14 +55,18 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write(folder: Path, scenario: str, figures: Figures) -> None:
-    """Write a run's files; what stood there before is replaced."""
+def write(folder: Path, scenario: str, figures: Figures, *, commit: str | None = None) -> None:
+    """Write a run's files; what stood there before is replaced.
+
+    Args:
+        commit: of what was measured; None: not known.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     summary = {
         "schema_version": SCHEMA_VERSION,
         "scenario": scenario,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
+        "commit": commit,
         "machine": machine(),
         "settings": figures.settings,
         "seed": figures.settings.get("seed"),
@@ -89,15 +93,15 @@ def read_summary(folder: Path) -> dict[str, Any]:
     """The summary of a run.
 
     Raises:
-        ValueError: there is none, or it is of a later schema.
+        InvalidInput: there is none, or it is of a later schema.
     """
     try:
         summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         schema = summary["schema_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder} holds no summary.json of a run: {error}") from None
+        raise InvalidInput(f"{folder} holds no summary.json of a run: {error}") from None
     if schema != SCHEMA_VERSION:
-        raise ValueError(f"{folder} was written with schema {schema}; this version reads {SCHEMA_VERSION}")
+        raise InvalidInput(f"{folder} was written with schema {schema}; this version reads {SCHEMA_VERSION}")
     return summary
 
 
@@ -119,21 +123,6 @@ def _finite(value: Any) -> Any:
         case list() | tuple():
             return [_finite(one) for one in value]
     return value
-
-
-def _commit() -> str | None:
-    here = Path(__file__).parent
-    try:
-        commit = _git(here, "rev-parse", "--short", "HEAD")
-        return f"{commit} and changes" if _git(here, "status", "--porcelain") else commit
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _git(folder: Path, *command: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(folder), *command], capture_output=True, text=True, check=True, timeout=10
-    ).stdout.strip()
 
 
 def _memory_mb() -> int | None:

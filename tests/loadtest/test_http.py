@@ -5,13 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import anyio
-import anyio.to_thread
 import httpx
 import pytest
-from benchmarks.targets.choice import TargetOptions
-from benchmarks.targets.http import HttpOptions, HttpTarget
-from benchmarks.targets.target import TargetError, read_questions
+
+from ragcore.loadtest.http import HttpOptions, HttpTarget
+from ragcore.loadtest.options import ServiceOptions
+from ragcore.loadtest.target import TargetError, read_questions
 
 pytestmark = pytest.mark.anyio
 URL = "https://example.test/chat"
@@ -144,13 +143,13 @@ async def test_a_login_that_fails_says_so_without_what_was_sent() -> None:
     assert SECRET not in str(caught.value)
 
 
-async def test_secrets_come_from_files_and_the_environment_and_are_never_shown(
+def test_secrets_come_from_files_and_the_environment_and_are_never_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "token").write_text(f"{SECRET}\n")
     (tmp_path / "login").write_text(f'{{"password": "{SECRET}"}}')
     monkeypatch.setenv("KEY", SECRET)
-    options = TargetOptions(
+    options = ServiceOptions(
         url=f"https://user:{SECRET}@example.test/chat?key={SECRET}",
         token_file=tmp_path / "token",
         login_url="https://example.test/login",
@@ -158,7 +157,7 @@ async def test_secrets_come_from_files_and_the_environment_and_are_never_shown(
         header_env=["X-Key=KEY"],
         question=["Hello?"],
     )
-    how = options.http()
+    how = options.http(options.url)
     assert how.token == SECRET
     assert how.headers == {"X-Key": SECRET}
     assert SECRET in how.login_body
@@ -170,18 +169,20 @@ async def test_secrets_come_from_files_and_the_environment_and_are_never_shown(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"login_body": '{"password": "x"}'}, "every process of this machine can read a command line"),
-        ({"url": URL}, "say what to ask"),
-        ({"url": URL, "reference": True}, "choose one of"),
+        (
+            {"question": ["q"], "login_body": '{"password": "x"}'},
+            "every process of this machine can read a command line",
+        ),
+        ({}, "say what to ask"),
         ({"fact": ["x"]}, "more --fact than --question"),
     ],
 )
-async def test_options_that_can_not_be_are_refused_in_words(options: Any, message: str) -> None:
+def test_options_that_can_not_be_are_refused_in_words(options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        TargetOptions(**options)
+        ServiceOptions(url=URL, **options)
 
 
-async def test_a_body_without_a_place_for_the_question_is_refused() -> None:
+def test_a_body_without_a_place_for_the_question_is_refused() -> None:
     with pytest.raises(ValueError, match="where should the question go"):
         HttpOptions(url=URL, body='{"message": "hello"}')
     with pytest.raises(ValueError, match="is not JSON"):
@@ -257,7 +258,7 @@ async def test_an_answer_that_repeats_a_secret_does_not_bring_it_into_the_report
     assert (await asked(one))[0] == "you sent [secret]"
 
 
-async def test_a_token_with_a_line_break_is_stripped_and_one_with_a_control_character_refused(
+def test_a_token_with_a_line_break_is_stripped_and_one_with_a_control_character_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("KEY", f"{SECRET}\n")
@@ -270,7 +271,7 @@ async def test_a_token_with_a_line_break_is_stripped_and_one_with_a_control_char
 @pytest.mark.parametrize(
     "url", ["localhost/chat", "alice:pw@localhost/chat", "http://localhost:port/chat", "ftp://x/y"]
 )
-async def test_what_is_no_address_is_refused_before_anything_is_asked(url: str) -> None:
+def test_what_is_no_address_is_refused_before_anything_is_asked(url: str) -> None:
     with pytest.raises(ValueError, match="is no address") as caught:
         HttpOptions(url=url)
     assert "pw" not in str(caught.value)
@@ -301,15 +302,15 @@ async def test_answers_do_not_set_cookies_for_the_next_user() -> None:
         ("", "holds no question"),
     ],
 )
-async def test_questions_that_would_pass_anything_are_refused(tmp_path: Path, line: str, message: str) -> None:
+def test_questions_that_would_pass_anything_are_refused(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "questions.jsonl"
-    await anyio.to_thread.run_sync(lambda: path.write_text(line, encoding="utf-8"))
+    path.write_text(line, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         read_questions(path)
 
 
-async def test_questions_are_read_as_other_programs_write_them(tmp_path: Path) -> None:
+def test_questions_are_read_as_other_programs_write_them(tmp_path: Path) -> None:
     path = tmp_path / "questions.jsonl"
     rows = '\ufeff{"question": "a\u2028b", "fact": 1500}\n{"question": "c", "fact": ["d", "e"], "id": "7"}\n'
-    await anyio.to_thread.run_sync(lambda: path.write_text(rows, encoding="utf-8"))
+    path.write_text(rows, encoding="utf-8")
     assert [(one.text, one.facts) for one in read_questions(path)] == [("a\u2028b", ("1500",)), ("c", ("d", "e"))]

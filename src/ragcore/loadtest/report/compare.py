@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from benchmarks.driving.outcome import Outcome
-from benchmarks.estimates import percentile, ratio_interval
-from benchmarks.figures import Table
-from benchmarks.report.results import read_outcomes, read_summary
+from ragcore.errors import InvalidInput
+from ragcore.loadtest.driving.outcome import Outcome
+from ragcore.loadtest.estimates import percentile, ratio_interval
+from ragcore.loadtest.figures import Table
+from ragcore.loadtest.report.results import read_outcomes, read_summary
 
 __all__ = ["Comparison", "Row", "better", "compare"]
 
@@ -156,11 +157,11 @@ def compare(before: Path, after: Path, *, tolerance: float = 0.1) -> Comparison:
     taken to scatter by 25 %, shares by 1 %.
 
     Raises:
-        ValueError: a folder holds no run, or they are of different scenarios.
+        InvalidInput: a folder holds no run, or they are of different scenarios.
     """
     one, other = read_summary(before), read_summary(after)
     if one["scenario"] != other["scenario"]:
-        raise ValueError(f"{before} is a run of {one['scenario']}, {after} one of {other['scenario']}")
+        raise InvalidInput(f"{before} is a run of {one['scenario']}, {after} one of {other['scenario']}")
     comparison = Comparison(missed=[*other["failed"], *other["invalid"]])
     for what in ("machine", "settings"):
         if one[what] != other[what]:

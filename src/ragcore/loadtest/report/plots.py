@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.figures import Chart
+from ragcore.loadtest.figures import Chart
 
 __all__ = ["COLOURS", "draw"]
 

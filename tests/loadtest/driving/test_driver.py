@@ -8,12 +8,12 @@ from typing import Any
 
 import anyio
 import pytest
-from benchmarks.driving.driver import Driver, arrivals
-from benchmarks.driving.monitor import Driving
-from benchmarks.driving.outcome import Outcome
-from benchmarks.scenarios.load import Objective, measure
-from benchmarks.targets.target import Question, Reply, TargetError
 
+from ragcore.loadtest.driving.driver import Driver, arrivals
+from ragcore.loadtest.driving.monitor import Driving
+from ragcore.loadtest.driving.outcome import Outcome
+from ragcore.loadtest.load import Objective, measure
+from ragcore.loadtest.target import Question, Reply, TargetError
 from ragcore.testing import VirtualLoop
 
 QUESTION = Question("What is my deductible?", ("$1,500",))

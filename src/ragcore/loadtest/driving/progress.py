@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from benchmarks.driving.outcome import Outcome
+from ragcore.loadtest.driving.outcome import Outcome
 
 __all__ = ["Watching", "watching"]
 

@@ -11,13 +11,11 @@ from typing import Literal
 
 import anyio
 
-from benchmarks.driving.outcome import Kind, Outcome, judge
-from benchmarks.targets.target import Question, Target, TargetError
+from ragcore.loadtest.driving.outcome import Kind, Outcome, judge
+from ragcore.loadtest.target import HUNG_AFTER, Aim, Question, Target, TargetError
 
-__all__ = ["HUNG_AFTER", "Driver", "arrivals"]
+__all__ = ["Driver", "arrivals"]
 
-# A question that is not back so many seconds after its time is hung.
-HUNG_AFTER = 5.0
 PAUSE = 0.02
 
 
@@ -41,6 +39,11 @@ class Driver:
 
     def __post_init__(self) -> None:
         self._next: Iterator[Question] = itertools.cycle(self.questions)
+
+    @classmethod
+    def of(cls, aim: Aim, *, told: Callable[[Outcome], None]) -> Driver:
+        """A driver that asks as the aim says."""
+        return cls(aim.target, aim.questions, timeout=aim.timeout, hung_after=aim.hung_after, told=told)
 
     def now(self) -> float:
         """Seconds since the driver was made."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
-__all__ = ["Question", "Refusal", "Reply", "Target", "TargetError", "read_questions"]
+from ragcore.errors import InvalidInput, RagcoreError
 
+__all__ = ["HUNG_AFTER", "Aim", "Question", "Refusal", "Reply", "Target", "TargetError", "read_questions", "unchecked"]
+
+# A question that is not back so many seconds after its time is hung.
+HUNG_AFTER = 5.0
 KEYS = {"question", "fact", "id", "tags"}
 Refusal: TypeAlias = Literal["refused", "timeout", "connection", "http", "protocol"]
 
@@ -40,7 +44,7 @@ class Reply:
     degraded: bool = False
 
 
-class TargetError(Exception):
+class TargetError(RagcoreError):
     """A question was not answered.
 
     Attributes:
@@ -73,16 +77,48 @@ class Target(Protocol):
         """What the target says of itself; None: it has no such thing."""
 
 
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """A target that is ready, and how it is asked.
+
+    Attributes:
+        questions: asked in turn, from the beginning again after the last.
+        pid: of the target's process, where it is on this machine.
+        memory_required: whether a run that can't measure that process's memory should not be believed.
+        shared: whether that process is the driver's own.
+        timeout: seconds that a question has.
+        hung_after: seconds past it after which a question is given up as hung.
+    """
+
+    target: Target
+    questions: Sequence[Question]
+    pid: int | None = None
+    memory_required: bool = False
+    shared: bool = False
+    timeout: float = 30.0
+    hung_after: float = HUNG_AFTER
+
+
+def unchecked(questions: Sequence[Question]) -> list[str]:
+    """A note where right and wrong can't be told apart."""
+    without = sum(not question.facts for question in questions)
+    return (
+        [f"{without} of {len(questions)} questions have no fact: any answer but an apology counts as right"]
+        if without
+        else []
+    )
+
+
 def read_questions(path: Path) -> list[Question]:
     """Questions from lines of JSON: {"question": "…", "fact": "…"} or "fact": ["…", "…"].
 
     Raises:
-        ValueError: a line that is not such an object.
+        InvalidInput: the file holds no question, or a line is not such an object.
     """
     lines = path.read_text(encoding="utf-8-sig").split("\n")
     questions = [_question(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
     if not questions:
-        raise ValueError(f"{path} holds no question")
+        raise InvalidInput(f"{path} holds no question")
     return questions
 
 
@@ -93,16 +129,16 @@ def _question(line: str, where: str) -> Question:
         row = None
     shape = 'not like {"question": "…", "fact": "…"}'
     if not isinstance(row, dict) or not isinstance(row.get("question"), str) or not row["question"].strip():
-        raise ValueError(f"{where}: {shape}")
+        raise InvalidInput(f"{where}: {shape}")
     unknown = row.keys() - KEYS
     if unknown:
-        raise ValueError(f"{where}: {', '.join(sorted(unknown))}? there are {', '.join(sorted(KEYS))}")
+        raise InvalidInput(f"{where}: {', '.join(sorted(unknown))}? there are {', '.join(sorted(KEYS))}")
     given = row.get("fact", [])
     facts = given if isinstance(given, list) else [given]
     if any(
         isinstance(fact, bool) or not isinstance(fact, str | int | float) or not str(fact).strip() for fact in facts
     ):
-        raise ValueError(f"{where}: a fact is a text, or a list of texts, none of them empty")
+        raise InvalidInput(f"{where}: a fact is a text, or a list of texts, none of them empty")
     # A lone half of a surrogate pair can't be sent.
     text = row["question"].encode("utf-8", "replace").decode("utf-8")
     return Question(text, tuple(map(str, facts)))

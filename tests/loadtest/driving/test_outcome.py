@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from benchmarks.driving.outcome import judge
-from benchmarks.targets.target import Question, Reply
+
+from ragcore.loadtest.driving.outcome import judge
+from ragcore.loadtest.target import Question, Reply
 
 QUESTION = Question("What is my deductible?", ("$1,500",))
 

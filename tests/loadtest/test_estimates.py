@@ -5,9 +5,10 @@ import random
 
 import numpy as np
 import pytest
-from benchmarks.estimates import percentile, ratio_interval, slope
 from hypothesis import given
 from hypothesis import strategies as st
+
+from ragcore.loadtest.estimates import percentile, ratio_interval, slope
 
 FLOATS = st.floats(-1e6, 1e6, allow_nan=False)
 

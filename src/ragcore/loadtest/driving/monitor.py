@@ -11,7 +11,7 @@ from pathlib import Path
 
 import anyio
 
-from benchmarks.estimates import percentile
+from ragcore.loadtest.estimates import percentile
 
 __all__ = ["Driving", "Monitor", "Sample", "cpu_seconds", "driving", "monitored", "resident_mb"]
 
@@ -129,13 +129,13 @@ class Driving:
 async def driving(*, shared: bool) -> AsyncIterator[Driving]:
     """Watch the driver's own process while the block runs."""
     measured = Driving(shared)
-    began, used = time.monotonic(), time.process_time()
+    began, used = anyio.current_time(), time.process_time()
 
     async def watch() -> None:
         while True:
-            due = time.monotonic() + TICK
+            due = anyio.current_time() + TICK
             await anyio.sleep(TICK)
-            late = max(0.0, time.monotonic() - due)
+            late = max(0.0, anyio.current_time() - due)
             # A stall of a second is one turn of the loop, but a hundred ticks that came too late.
             measured.lags.extend(late - number * TICK for number in range(1 + int(late / TICK)))
 
@@ -145,4 +145,4 @@ async def driving(*, shared: bool) -> AsyncIterator[Driving]:
             yield measured
         finally:
             group.cancel_scope.cancel()
-            measured.cpu = (time.process_time() - used) / max(1e-9, time.monotonic() - began)
+            measured.cpu = (time.process_time() - used) / max(1e-9, anyio.current_time() - began)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from benchmarks.driving.monitor import Sample
-from benchmarks.driving.outcome import Outcome
+from ragcore.loadtest.driving.monitor import Sample
+from ragcore.loadtest.driving.outcome import Outcome
 
 __all__ = ["Chart", "Figures", "Line", "Shade", "Table", "Value", "say"]
 

@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmarks.driving.monitor import Sample
-from benchmarks.driving.outcome import Outcome
-from benchmarks.figures import Chart, Figures, Line, Shade, Table
-from benchmarks.report.compare import better, compare
-from benchmarks.report.results import SCHEMA_VERSION, new_folder, read_outcomes, read_summary, write
+
+from ragcore.loadtest.driving.monitor import Sample
+from ragcore.loadtest.driving.outcome import Outcome
+from ragcore.loadtest.figures import Chart, Figures, Line, Shade, Table
+from ragcore.loadtest.report.compare import better, compare
+from ragcore.loadtest.report.results import SCHEMA_VERSION, new_folder, read_outcomes, read_summary, write
 
 HOSTILE = '<script>alert("x")</script> & \'"'
 

@@ -8,8 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import Figures, Table
-from benchmarks.report.plots import draw
+from ragcore.loadtest.figures import Figures, Table
+from ragcore.loadtest.report.plots import draw
 
 __all__ = ["page"]
 

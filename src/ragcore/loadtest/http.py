@@ -16,9 +16,10 @@ from typing import Any
 import anyio
 import httpx
 
-from benchmarks.targets.target import Reply, TargetError
+from ragcore.errors import InvalidInput
+from ragcore.loadtest.target import Reply, TargetError
 
-__all__ = ["HttpOptions", "HttpTarget", "bare", "http_target"]
+__all__ = ["TOKEN_PATH", "HttpOptions", "HttpTarget", "bare", "http_target"]
 
 # Where answers commonly are; the first path that leads to a text is taken.
 ANSWER_PATHS = ("answer", "text", "response", "message", "content", "choices.0.message.content", "data.answer")
@@ -27,6 +28,7 @@ DELTA_PATHS = ("text", "delta", "content", "choices.0.delta.content", "token")
 PIECE_EVENTS = ("message", "delta", "token", "chunk", "text", "answer", "content")
 END_EVENTS = ("done", "end", "complete")
 LINE_END = re.compile("\r\n|\n|\r(?!\\Z)")
+TOKEN_PATH = "access_token"  # noqa: S105  (a place, not a token)
 SHORTEST_SECRET = 6
 MOST_BODY = 8 * 1024 * 1024
 LOGIN_SECONDS = 30.0
@@ -65,7 +67,7 @@ class HttpOptions:
     end_marker: bool = True
     login_url: str | None = None
     login_body: str = field(default="{}", repr=False)
-    token_path: str = "access_token"  # a place, not a token
+    token_path: str = TOKEN_PATH
     token: str | None = field(default=None, repr=False)
     health_url: str | None = None
     verify: bool = True
@@ -75,34 +77,34 @@ class HttpOptions:
             address = getattr(self, name)
             if address is not None and not _is_address(address):
                 # Not shown: what is in front of an @ may be a password.
-                raise ValueError(f"the {name} is no address: it must begin with http:// or https:// and a host")
+                raise InvalidInput(f"the {name} is no address: it must begin with http:// or https:// and a host")
         for secret in (self.token, *self.headers.values()):
             if secret and not secret.isprintable():
-                raise ValueError("a token or a header has a line break or another control character in it")
+                raise InvalidInput("a token or a header has a line break or another control character in it")
         if "{question}" not in self.body:
-            raise ValueError('the body has no "{question}" in it: where should the question go?')
+            raise InvalidInput('the body has no "{question}" in it: where should the question go?')
         for name, text in (("body", self.body), ("login body", self.login_body)):
             try:
                 json.loads(text)
             except ValueError as error:
-                raise ValueError(f"the {name} is not JSON: {error}") from None
+                raise InvalidInput(f"the {name} is not JSON: {error}") from None
 
     @staticmethod
     def secret(*, file: Path | None, variable: str | None) -> str | None:
         """A token from a file or an environment variable: never from a command line, which every process of the machine can read.
 
         Raises:
-            ValueError: it isn't there.
+            InvalidInput: it isn't there.
         """
         if file is not None:
             try:
                 return file.read_text(encoding="utf-8").strip()
             except OSError as error:
-                raise ValueError(f"the token's file can't be read: {error}") from None
+                raise InvalidInput(f"the token's file can't be read: {error}") from None
         if variable is not None:
             value = os.environ.get(variable, "").strip()
             if not value:
-                raise ValueError(f"the environment variable {variable}, which should hold the token, is not set")
+                raise InvalidInput(f"the environment variable {variable}, which should hold the token, is not set")
             return value
         return None
 

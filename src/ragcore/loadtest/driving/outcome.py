@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from benchmarks.targets.target import Question, Refusal, Reply
+from ragcore.loadtest.target import Question, Refusal, Reply
 
 __all__ = ["APOLOGIES", "ERRORS", "Kind", "Outcome", "judge"]
 
