@@ -13,15 +13,14 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table as RichTable
 
 from ragcore.compat.extras import install_command
 from ragcore.errors import RagcoreError
-from ragcore.loadtest.figures import Figures, Table, Value, say
+from ragcore.loadtest.figures import Figures, say
 from ragcore.loadtest.http import bare
 from ragcore.loadtest.report.compare import compare
 from ragcore.loadtest.report.results import new_folder, write
+from ragcore.loadtest.report.terminal import draw_criteria, draw_table, draw_values
 
 __all__ = ["EXIT_CODES", "compare_command", "scenario_command"]
 
@@ -103,7 +102,7 @@ def compare_command(
     if as_json:
         print(json.dumps(comparison.to_dict()))
     else:
-        Console().print(_drawn(comparison.table()))
+        draw_table(Console(highlight=False), comparison.table())
     for note in comparison.notes:
         say(f"note: {note}")
     for one in comparison.regressions:
@@ -145,37 +144,19 @@ def _of_fields(kind: type[Any]) -> list[inspect.Parameter]:
 
 
 def _show(figures: Figures, folder: Path, *, as_json: bool) -> None:
-    console = Console()
     if as_json:
         print(json.dumps(figures.values))
+        for missed in figures.failed:
+            say(f"not reached: {missed}")
     else:
+        console = Console(highlight=False)
         for table in figures.tables:
-            if len(table.rows) <= 40:
-                console.print(_drawn(table))
-        width = max(map(len, figures.values), default=0)
-        for name, value in figures.values.items():
-            print(f"{name:<{width}}  {value:.4g}" if isinstance(value, float) else f"{name:<{width}}  {value}")
+            draw_table(console, table)
+        draw_values(console, figures.values)
+        draw_criteria(console, figures)
     for note in figures.notes:
         say(f"note: {note}")
     for reason in figures.invalid:
         say(f"not to be believed: {reason}")
-    for criterion in figures.failed:
-        say(f"not reached: {criterion}")
-    say(f"{'all criteria reached' if not figures.exit_code else 'RED'}: {folder / 'report.html'}")
-
-
-def _drawn(table: Table) -> RichTable:
-    """For a terminal: without the columns that hold nothing."""
-    drawn = RichTable(title=table.title, title_justify="left")
-    names = [name for name in (table.rows[0] if table.rows else ()) if any(row[name] for row in table.rows)]
-    for name in names:
-        drawn.add_column(escape(name), justify="left" if isinstance(table.rows[0][name], str) else "right")
-    for row in table.rows:
-        drawn.add_row(*(_cell(row[name]) for name in names))
-    return drawn
-
-
-def _cell(value: Value) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.3g}" if isinstance(value, float) else escape(str(value))
+    say({0: "all criteria reached", 1: "NOT ALL CRITERIA REACHED", 3: "NOT TO BE BELIEVED"}[figures.exit_code])
+    say(f"report: {folder / 'report.html'}")

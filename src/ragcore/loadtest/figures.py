@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -10,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 from ragcore.loadtest.driving.monitor import Sample
 from ragcore.loadtest.driving.outcome import Outcome
 
-__all__ = ["Chart", "Figures", "Line", "Shade", "Table", "Value", "say"]
+__all__ = ["Chart", "Criterion", "Figures", "Line", "Shade", "Table", "Value", "say"]
 
 Value: TypeAlias = float | int | str | None
 
@@ -60,13 +62,25 @@ class Table:
     rows: Sequence[dict[str, Value]]
 
 
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """What a run had to reach.
+
+    Attributes:
+        text: the bound and what was measured: "success 97.6 % (more than 95 %)".
+    """
+
+    text: str
+    reached: bool
+
+
 @dataclass
 class Figures:
-    """Named numbers, criteria that were not reached, and what a report shows besides.
+    """Named numbers, criteria, and what a report shows besides.
 
     Attributes:
         values: by name, for a program to read.
-        failed: criteria that were not reached.
+        criteria: those that were reached and those that were not.
         invalid: why the run should not be believed.
         notes: what a reader should know.
         outcomes: of each question.
@@ -75,7 +89,7 @@ class Figures:
     """
 
     values: dict[str, Value] = field(default_factory=dict)
-    failed: list[str] = field(default_factory=list)
+    criteria: list[Criterion] = field(default_factory=list)
     invalid: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
@@ -85,9 +99,13 @@ class Figures:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def expect(self, holds: bool, criterion: str) -> None:
-        """Note a criterion that does not hold."""
-        if not holds:
-            self.failed.append(criterion)
+        """Note a criterion, and whether it was reached."""
+        self.criteria.append(Criterion(criterion, holds))
+
+    @property
+    def failed(self) -> list[str]:
+        """The criteria that were not reached."""
+        return [one.text for one in self.criteria if not one.reached]
 
     @property
     def exit_code(self) -> int:
@@ -96,5 +114,6 @@ class Figures:
 
 
 def say(text: str) -> None:
-    """Progress, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Progress and messages, on stderr: of a terminal's width, of 80 columns where it has none."""
+    for line in textwrap.wrap(text, shutil.get_terminal_size().columns, break_on_hyphens=False) or [""]:
+        print(line, file=sys.stderr, flush=True)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import typer
 
@@ -21,6 +22,7 @@ from ragcore.loadtest.driving.summary import row
 from ragcore.loadtest.estimates import percentile, slope
 from ragcore.loadtest.figures import Chart, Figures, Line, Table
 from ragcore.loadtest.target import Aim, unchecked
+from ragcore.loadtest.words import percent, seconds
 
 __all__ = ["LadderOptions", "climb"]
 
@@ -33,6 +35,8 @@ GIVE_UP = 0.5
 HALF = 0.5
 ENOUGH = 20
 INVALID_SHARE = 0.05
+# Each level and the steady load, with what became of its questions.
+Asked: TypeAlias = Sequence[tuple[int, list[Outcome]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,33 +88,56 @@ async def climb(aim: Aim, options: LadderOptions, *, quick: bool = False) -> Fig
 
 
 def _judge(figures: Figures, ladder: _Ladder, options: LadderOptions, aim: Aim) -> None:
-    values = figures.values
-    hung_at = [level for level, those in ladder.asked() if any(one.kind == "hung" for one in those)]
+    least, most = options.no_hang_from, options.min_success
     untried = [level for level in options.steps if level not in ladder.climbed]
-    hangs = any(level >= options.no_hang_from for level in (*hung_at, *untried))
-    figures.expect(not hangs, f"no hang at {options.no_hang_from} or more at once")
-    if not any(level >= options.no_hang_from for level in options.steps):
-        figures.notes.append(f"nothing was asked at {options.no_hang_from} or more at once but the steady load")
-    success = float(values["success_rate"] or 0)
-    figures.expect(success > options.min_success or success == 1, f"success_rate > {options.min_success:g}")
-    for level, those in ladder.asked():
-        share = sum(one.ok for one in those) / len(those)
-        # Few questions may go wrong at one level by chance; half of them don't.
-        figures.expect(
-            share > (options.min_success if len(those) >= ENOUGH else HALF) or share == 1,
-            f"success at {level} at once: {share:.0%} of {len(those)}",
-        )
+    _judge_hangs(figures, ladder.asked(), [level for level in untried if level >= least], least)
+    if not any(level >= least for level in options.steps):
+        figures.notes.append(f"nothing was asked at {least} or more at once but the steady load")
+    success = float(figures.values["success_rate"] or 0)
+    figures.expect(success > most or success == 1, f"success {percent(success)} (more than {percent(most)})")
+    _judge_levels(figures, ladder.asked(), most)
+    slowest = float(figures.values["max_s"] or math.inf)
     figures.expect(
-        float(values["max_s"] or math.inf) < options.max_seconds, f"every response < {options.max_seconds:g} s"
+        slowest < options.max_seconds,
+        f"slowest answer {seconds(slowest)} (less than {seconds(options.max_seconds)})",
     )
-    growth = values["rss_growth_kb_per_question_low"]
+    growth = figures.values["rss_growth_kb_per_question_low"]
     if isinstance(growth, float) and math.isfinite(growth):
-        figures.expect(growth <= options.max_growth_kb, f"memory stable (grows by at least {growth:.0f} kB a question)")
+        figures.expect(
+            growth <= options.max_growth_kb,
+            f"memory growth at least {max(growth, 0.0):.3g} kB a question (at most {options.max_growth_kb:g} kB)",
+        )
     elif aim.memory_required:
         figures.invalid.append(f"memory of process {aim.pid} could not be measured")
     elif not untried:
         figures.notes.append(
             "memory was not measured: --pid names the service's process, where it runs on this machine"
+        )
+
+
+def _judge_hangs(figures: Figures, asked: Asked, untried: Sequence[int], least: int) -> None:
+    those = [one for level, some in asked if level >= least for one in some]
+    hung = sum(one.kind == "hung" for one in those)
+    measured = f"{hung:,} of {len(those):,} hung" if hung else f"none of {len(those):,}"
+    if untried:
+        measured += f"; not tried at {', '.join(map(str, untried))}, as most hung before"
+    figures.expect(not hung and not untried, f"no hang at {least} or more at once: {measured}")
+
+
+def _judge_levels(figures: Figures, asked: Asked, least: float) -> None:
+    """Each level that missed is a criterion of its own; if none did, the lowest speaks for all."""
+    # Few questions may go wrong at one level by chance; half of them don't.
+    bounds = {number: least if len(those) >= ENOUGH else HALF for number, (_, those) in enumerate(asked)}
+    shares = {number: sum(one.ok for one in those) / len(those) for number, (_, those) in enumerate(asked)}
+    missed = [number for number, share in shares.items() if share <= bounds[number] and share < 1]
+    lowest = min(shares, key=lambda number: shares[number])
+    for number in missed or [lowest]:
+        level, those = asked[number]
+        where = f"{level} at once" if those[0].phase != STEADY else f"the steady load of {level} at once"
+        where = f"success at {where}:" if missed else f"success at every level, the lowest at {where}:"
+        figures.expect(
+            not missed,
+            f"{where} {percent(shares[number])} of {len(those):,} (more than {percent(bounds[number])})",
         )
 
 
@@ -217,9 +244,9 @@ class _Ladder:
 
 def _charts(climbed: dict[int, list[Outcome]], samples: list[Sample], outcomes: list[Outcome]) -> list[Chart]:
     levels = list(climbed)
-    seconds = [[one.seconds for one in those] for those in climbed.values()]
+    waited = [[one.seconds for one in those] for those in climbed.values()]
     times = [
-        Line(name, levels, [percentile(those, share) for those in seconds])
+        Line(name, levels, [percentile(those, share) for those in waited])
         for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99), ("max", 1.0))
     ]
     rates = [

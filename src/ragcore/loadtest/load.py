@@ -19,6 +19,7 @@ from ragcore.loadtest.driving.summary import row
 from ragcore.loadtest.estimates import percentile
 from ragcore.loadtest.figures import Chart, Figures, Line, Shade, Table, Value
 from ragcore.loadtest.target import Aim, unchecked
+from ragcore.loadtest.words import percent, seconds
 
 __all__ = ["Disturbance", "LoadOptions", "Objective", "measure", "put"]
 
@@ -32,6 +33,13 @@ class Objective:
     slo_seconds: Annotated[float, typer.Option(help="Objective: the whole answer within so many seconds.")] = 10.0
     slo_first_token: Annotated[float, typer.Option(help="Objective: its first token within so many.")] = math.inf
     slo_share: Annotated[float, typer.Option(help="Objective: of this share of all questions.")] = 0.95
+
+    def words(self) -> str:
+        """What an answer must do: "right answers within 10 s"."""
+        first = self.slo_first_token
+        return f"right answers within {seconds(self.slo_seconds)}" + (
+            "" if first == math.inf else f", first token within {seconds(first)}"
+        )
 
     def met_by(self, outcome: Outcome) -> bool:
         """Whether one question was answered well enough."""
@@ -78,20 +86,23 @@ async def put(
         quick: shorter and fewer repeats, where the options don't say how many.
         disturb: runs beside the measured repeats.
     """
-    seconds, repeats = options.plan(quick=quick)
+    length, repeats = options.plan(quick=quick)
     load = _Load(
         rate=options.rate,
         users=options.users,
         spacing=options.arrivals,
-        seconds=seconds,
+        seconds=length,
         warm_up=options.warm_up,
         repeats=repeats,
         seed=options.seed,
     )
     figures = await _run(aim, load, objective, disturb)
     share = float(figures.values["slo_share"] or 0)
-    figures.expect(share >= objective.slo_share, f"{objective.slo_share:.0%} within the objective (was {share:.1%})")
-    figures.expect(figures.values["hung"] == 0, "hung == 0")
+    figures.expect(
+        share >= objective.slo_share, f"{objective.words()}: {percent(share)} (at least {percent(objective.slo_share)})"
+    )
+    hung, asked = figures.values["hung"], figures.values.get("asked", 0)
+    figures.expect(hung == 0, f"no hang: {hung or 'none'} of {asked}")
     return figures
 
 

@@ -15,6 +15,7 @@ from ragcore.loadtest.driving.progress import Watching, watching
 from ragcore.loadtest.figures import Chart, Figures, Line, Table, Value
 from ragcore.loadtest.load import Objective, measure
 from ragcore.loadtest.target import Aim
+from ragcore.loadtest.words import percent
 
 __all__ = ["SweepOptions", "find_highest"]
 
@@ -46,8 +47,10 @@ async def find_highest(aim: Aim, options: SweepOptions, objective: Objective, *,
     each, halvings = options.seconds or (2.0 if quick else 15.0), options.steps or (2 if quick else 4)
     sweep = _Sweep(objective, seconds=each, halvings=halvings, seed=options.seed)
     figures = await sweep.run(aim, options.start)
+    highest = float(figures.values["highest_rate"] or 0)
     figures.expect(
-        float(figures.values["highest_rate"] or 0) > 0, f"the objective is met at {options.start:g} a second"
+        highest > 0,
+        f"highest rate with {percent(objective.slo_share)} {objective.words()}: {highest:g} a second (at least {options.start:g})",
     )
     return figures
 

@@ -64,7 +64,7 @@ def test_a_run_leaves_its_files_and_they_are_read_back(tmp_path: Path) -> None:
 def test_the_page_needs_nothing_but_itself_and_shows_what_is_hostile_as_text(tmp_path: Path) -> None:
     found = figures()
     found.outcomes.append(outcome(1.0, question=HOSTILE, detail=HOSTILE, kind="wrong"))
-    found.failed.append(HOSTILE)
+    found.expect(False, HOSTILE)
     found.notes.append(HOSTILE)
     found.tables.append(Table(HOSTILE, [{HOSTILE: HOSTILE, "value": 1.5}]))
     shades = [Shade(HOSTILE, 0.2, 0.6)]
@@ -76,8 +76,22 @@ def test_the_page_needs_nothing_but_itself_and_shows_what_is_hostile_as_text(tmp
     assert "&lt;script&gt;" in page
     outside = re.findall(r'(?:src|href)\s*=\s*"(?!#)([^"]*)"|url\((?!#)([^)]*)\)|@import', page)
     assert not outside
-    assert "Not reached" in page
+    assert "Not all criteria were reached" in page
     assert "<svg" in page
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_a_page_names_each_criterion_and_each_figure_in_words(tmp_path: Path) -> None:
+    found = figures()
+    found.values["rss_growth_kb_per_question_low"] = 3.45
+    found.expect(True, "success 100 % (more than 95 %)")
+    found.expect(False, "slowest answer 38.2 s (less than 30 s)")
+    write(tmp_path, "ladder", found)
+    page = (tmp_path / "report.html").read_text()
+    assert '<li class="reached"><b>reached</b> success 100 % (more than 95 %)</li>' in page
+    assert '<li class="missed"><b>not reached</b> slowest answer 38.2 s (less than 30 s)</li>' in page
+    assert "<b>3.45 kB</b><span>memory growth a question, at least</span>" in page
+    assert "rss_growth" not in page
 
 
 def test_a_page_says_what_should_not_be_believed(tmp_path: Path) -> None:
@@ -165,9 +179,9 @@ def test_half_a_surrogate_pair_in_an_answer_costs_no_report(tmp_path: Path) -> N
 def test_a_criterion_that_the_later_run_missed_is_told(tmp_path: Path) -> None:
     write(tmp_path / "a", "ladder", figures())
     later = figures()
-    later.failed.append("success_rate > 0.95")
+    later.expect(False, "success 90 % (more than 95 %)")
     write(tmp_path / "b", "ladder", later)
-    assert compare(tmp_path / "a", tmp_path / "b").missed == ["success_rate > 0.95"]
+    assert compare(tmp_path / "a", tmp_path / "b").missed == ["success 90 % (more than 95 %)"]
 
 
 def test_runs_that_can_not_be_compared_are_refused(tmp_path: Path) -> None:

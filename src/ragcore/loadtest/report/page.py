@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from ragcore.loadtest.figures import Figures, Table
+from ragcore.loadtest.figures import Figures, Table, Value
 from ragcore.loadtest.report.plots import draw
+from ragcore.loadtest.words import heading, label, number, quantity, told
 
 __all__ = ["page"]
 
@@ -28,7 +28,7 @@ def page(summary: Mapping[str, Any], figures: Figures) -> str:
     """
     parts = [
         f"<h1>{escape(summary['scenario'])}</h1>",
-        f'<p class="when">{escape(summary["time"])} · commit {escape(str(summary["commit"] or "unknown"))}</p>',
+        f'<p class="when">{escape(summary["time"])} · {escape(_version(summary))}</p>',
         _verdict(figures),
         _cards(figures.values),
         *_charts(figures),
@@ -37,7 +37,11 @@ def page(summary: Mapping[str, Any], figures: Figures) -> str:
         _environment(summary),
     ]
     title = escape(f"{summary['scenario']} {summary['time']}")
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title><style>{STYLE.read_text()}</style>'
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{title}</title><style>{STYLE.read_text()}</style>"
+    )
     return (
         f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n'
         + "\n".join(filter(None, parts))
@@ -47,12 +51,24 @@ def page(summary: Mapping[str, Any], figures: Figures) -> str:
 
 def _verdict(figures: Figures) -> str:
     if figures.invalid:
-        kind, text, items = "red", "This run should not be believed.", figures.invalid + figures.failed
+        kind, text = "red", "This run should not be believed."
     elif figures.failed:
-        kind, text, items = "red", "Not reached:", figures.failed
+        kind, text = "red", "Not all criteria were reached."
     else:
-        kind, text, items = "green", "All criteria were reached.", []
-    return f'<div class="verdict {kind}"><p>{text}</p>{_listed(items)}</div>{_listed(figures.notes)}'
+        kind, text = "green", "All criteria were reached."
+    criteria = "".join(
+        f'<li class="{"reached" if one.reached else "missed"}"><b>{"reached" if one.reached else "not reached"}</b>'
+        f" {escape(one.text)}</li>"
+        for one in figures.criteria
+    )
+    listed = f'<ul class="criteria">{criteria}</ul>' if criteria else ""
+    return f'<div class="verdict {kind}"><p>{text}</p>{_listed(figures.invalid)}{listed}</div>{_listed(figures.notes)}'
+
+
+def _version(summary: Mapping[str, Any]) -> str:
+    if summary["commit"]:
+        return f"commit {summary['commit']}"
+    return f"ragcore {summary['machine']['packages'].get('ragcore', '')}"
 
 
 def _listed(items: Sequence[str]) -> str:
@@ -60,12 +76,16 @@ def _listed(items: Sequence[str]) -> str:
 
 
 def _cards(values: Mapping[str, Any]) -> str:
+    values = told(values)
     shown = list(values.items())[:CARDS]
     cards = "".join(
-        f'<div class="card"><b>{_shown(value)}</b><span>{escape(name)}</span></div>' for name, value in shown
+        f'<div class="card"><b>{escape(quantity(name, value))}</b><span>{escape(label(name))}</span></div>'
+        for name, value in shown
     )
     if len(values) > len(shown):
-        rows = [{"figure": name, "value": value} for name, value in values.items()]
+        rows: list[dict[str, Value]] = [
+            {"figure": label(name), "value": quantity(name, value)} for name, value in values.items()
+        ]
         return f'<div class="cards">{cards}</div>' + _table(Table("All figures", rows), folded=True)
     return f'<div class="cards">{cards}</div>'
 
@@ -89,9 +109,10 @@ def _table(table: Table, *, folded: bool = False) -> str:
     names = [name for name in table.rows[0] if any(row.get(name) not in (0, None, "") for row in table.rows)]
     texts = {name for name in names if any(isinstance(row.get(name), str) for row in table.rows)}
     kind = {name: ' class="text"' if name in texts else "" for name in names}
-    head = "".join(f"<th{kind[name]}>{escape(name)}</th>" for name in names)
+    head = "".join(f"<th{kind[name]}>{escape(heading(name))}</th>" for name in names)
     body = "".join(
-        f"<tr>{''.join(f'<td{kind[name]}>{_shown(row.get(name))}</td>' for name in names)}</tr>" for row in table.rows
+        f"<tr>{''.join(f'<td{kind[name]}>{escape(number(name, row.get(name)))}</td>' for name in names)}</tr>"
+        for row in table.rows
     )
     drawn = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     title = f"<h2>{escape(table.title)}</h2>"
@@ -109,7 +130,7 @@ def _slow(figures: Figures) -> str:
             "phase": outcome.phase,
             "question": outcome.question[:60],
             "outcome": outcome.kind,
-            "seconds": round(outcome.seconds, 3),
+            "waited_s": outcome.seconds,
             "detail": outcome.detail[:160],
         }
         for outcome in chosen
@@ -132,20 +153,3 @@ def _environment(summary: Mapping[str, Any]) -> str:
     }
     listed = "".join(f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>" for name, value in pairs.items())
     return f"<h2>Machine and settings</h2><dl>{listed}</dl>"
-
-
-def _shown(value: Any) -> str:
-    match value:
-        case None:
-            return "–"
-        case bool():
-            return "yes" if value else "no"
-        case float() if not math.isfinite(value):
-            return "–"
-        case float() if value == 0 or 0.001 <= abs(value) < 1e6:
-            return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-        case float():
-            return f"{value:.3g}"
-        case int():
-            return f"{value:,}"
-    return escape(str(value))

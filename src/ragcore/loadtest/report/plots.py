@@ -11,8 +11,8 @@ from ragcore.loadtest.figures import Chart
 
 __all__ = ["COLOURS", "draw"]
 
-# Told apart by colour-blind eyes and on grey paper (Okabe and Ito, "Color Universal Design").
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
+# Told apart by colour-blind eyes (Okabe and Ito, "Color Universal Design"; their black, which a dark page hides, is an olive of P. Tol's).
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#999933")
 # A line of more points than these is drawn without its points.
 MARKED = 100
 STYLE: Any = {
@@ -21,11 +21,12 @@ STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#888888",
-    "axes.labelcolor": "#444444",
     "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "xtick.color": "#555555",
-    "ytick.color": "#555555",
+    # Seen on a light page and on a dark one; the page's style colours the text.
+    "grid.color": "#888888",
+    "grid.alpha": 0.25,
+    "xtick.color": "#888888",
+    "ytick.color": "#888888",
     "svg.fonttype": "none",
     "svg.hashsalt": "ragcore",
 }
@@ -55,7 +56,6 @@ def _svg(figure: Any, chart: Chart) -> str:
             fontsize=7.5,
             ha="center",
             va="top",
-            color="#555555",
         )
     drawn = 0
     for number, line in enumerate(chart.lines):
@@ -83,6 +83,6 @@ def _svg(figure: Any, chart: Chart) -> str:
     if drawn > 1:
         axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
+    figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
     svg = text.getvalue()
     return svg[svg.index("<svg") :]

@@ -71,6 +71,7 @@ def write(folder: Path, scenario: str, figures: Figures, *, commit: str | None =
         "settings": figures.settings,
         "seed": figures.settings.get("seed"),
         "figures": figures.values,
+        "criteria": [asdict(criterion) for criterion in figures.criteria],
         "failed": figures.failed,
         "invalid": figures.invalid,
         "notes": figures.notes,

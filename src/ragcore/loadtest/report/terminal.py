@@ -1,0 +1,70 @@
+"""A run and a comparison as text of a terminal: never wider than it, 80 columns where its width is not known."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+from ragcore.loadtest.figures import Figures, Table, Value
+from ragcore.loadtest.words import heading, label, number, quantity, told
+
+__all__ = ["draw_criteria", "draw_table", "draw_values"]
+
+# Longer tables are for the report.
+MOST_ROWS = 40
+GAP = 2
+
+
+def draw_table(console: Console, table: Table) -> None:
+    """The table without the columns that hold nothing; one that is too wide comes in parts, each with the first column."""
+    if not table.rows or len(table.rows) > MOST_ROWS:
+        return
+    names = [name for place, name in enumerate(table.rows[0]) if place == 0 or any(row[name] for row in table.rows)]
+    console.print(Text(table.title, style="bold"))
+    for part in _parts(table, names, console.width):
+        grid = Grid(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="")
+        for name in part:
+            text = any(isinstance(row[name], str) for row in table.rows)
+            grid.add_column(Text(heading(name)), justify="left" if text else "right", overflow="fold")
+        for row in table.rows:
+            grid.add_row(*(Text(number(name, row[name])) for name in part))
+        console.print(grid)
+        console.print()
+
+
+def draw_values(console: Console, values: dict[str, Value]) -> None:
+    """Each figure by its words, with its unit."""
+    _listed(console, [(label(name), quantity(name, value)) for name, value in told(values).items()])
+
+
+def draw_criteria(console: Console, figures: Figures) -> None:
+    """Each criterion with its bound, what was measured, and whether it was reached."""
+    if figures.criteria:
+        console.print()
+        _listed(console, [("reached" if one.reached else "NOT REACHED", one.text) for one in figures.criteria])
+
+
+def _listed(console: Console, rows: Sequence[tuple[str, str]]) -> None:
+    """Texts beside what they are of; one that is too long goes on below its own beginning."""
+    width = max((len(first) for first, _ in rows), default=0) + GAP
+    for first, second in rows:
+        wrapped = textwrap.wrap(second, max(20, console.width - width), break_on_hyphens=False) or [""]
+        for place, line in enumerate(wrapped):
+            console.print(Text(f"{'' if place else first:<{width}}{line}"), soft_wrap=True)
+
+
+def _parts(table: Table, names: list[str], width: int) -> list[list[str]]:
+    widths = {name: max(len(heading(name)), *(len(number(name, row[name])) for row in table.rows)) for name in names}
+    first = names[0]
+    parts, used = [[first]], widths[first]
+    for name in names[1:]:
+        if used + GAP + widths[name] > width and len(parts[-1]) > 1:
+            parts.append([first])
+            used = widths[first]
+        parts[-1].append(name)
+        used += GAP + widths[name]
+    return parts
