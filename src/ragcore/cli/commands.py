@@ -18,6 +18,7 @@ from rich.table import Table
 
 import ragcore
 from ragcore.audit import AuditLog, acting, record
+from ragcore.cli import loadtest
 from ragcore.cli.arguments import Json, Question, SearchMode, Tenant, Threshold, Timeout, TopK
 from ragcore.cli.doctor import Looked, examine
 from ragcore.cli.exploring import evaluate, thresholds
@@ -275,6 +276,7 @@ def similarity(
 
 app.command()(thresholds)
 app.command()(evaluate)
+app.add_typer(loadtest.app, name="loadtest")
 
 
 @app.command()

@@ -8,10 +8,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 
 from ragcore.loadtest.estimates import percentile
+
+if TYPE_CHECKING:
+    import psutil
 
 __all__ = ["Driving", "Monitor", "Sample", "cpu_seconds", "driving", "monitored", "resident_mb"]
 
@@ -22,6 +26,7 @@ MOST_LAG = 0.05
 MOST_LAG_SHARE = 0.1
 # Of one core: a driver at that is at its end.
 MOST_CPU = 0.9
+PROC = Path("/proc/self")
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
@@ -48,7 +53,7 @@ def resident_mb(pid: int) -> float | None:
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE / 1024 / 1024
     except (OSError, IndexError, ValueError):
-        return None
+        return _by_psutil(pid, lambda process: process.memory_info().rss / 1024 / 1024)
 
 
 def cpu_seconds(pid: int) -> float | None:
@@ -57,6 +62,20 @@ def cpu_seconds(pid: int) -> float | None:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
     except (OSError, IndexError, ValueError):
+        return _by_psutil(pid, lambda process: process.cpu_times().user + process.cpu_times().system)
+
+
+def _by_psutil(pid: int, read: Callable[[psutil.Process], float]) -> float | None:
+    """On a machine without /proc, if psutil is installed."""
+    if PROC.exists():
+        return None
+    try:
+        import psutil
+    except ImportError:
+        return None
+    try:
+        return read(psutil.Process(pid))
+    except psutil.Error:
         return None
 
 
