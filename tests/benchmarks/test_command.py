@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from benchmarks.registry import SCENARIOS, scenario
 
-from tests.loadtest.report.test_report import figures
+from tests.loadtest.report.test_results import figures
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,6 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from tests.loadtest.report.test_results import figures
+
+from ragcore.loadtest.report.results import write
 
 pytestmark = pytest.mark.blocking_allowed
 TOKEN = "a-long-random-token"
@@ -113,6 +116,18 @@ def test_load_and_sweep_fit_in_80_columns(url: str, questions: Path, tmp_path: P
     assert "highest rate with 95 % right answers within 10 s: 0 a second" in " ".join(sweep.stdout.split())
     assert fits(load)
     assert fits(sweep)
+
+
+def test_a_comparison_of_runs_has_its_verdicts_within_80_columns(tmp_path: Path) -> None:
+    for side, seconds in (("before", 1.0), ("after", 2.0)):
+        for number in range(3):
+            write(tmp_path / side / str(number), "ladder", figures(seconds=seconds + number / 50, seed=number))
+    done = loadtest("compare", "before", "after", cwd=tmp_path)
+    assert done.returncode == 1
+    assert fits(done)
+    assert "regression concurrency 5, p50 1.03 s 2.03 s 1.98" in " ".join(done.stdout.split())
+    assert "regression: concurrency 5, p50: 1" in done.stderr
+    assert loadtest("compare", "before", "before", cwd=tmp_path).returncode == 0
 
 
 def test_json_is_one_flat_object(url: str, questions: Path, tmp_path: Path) -> None:

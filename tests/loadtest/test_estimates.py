@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragcore.loadtest.estimates import percentile, ratio_interval, slope
+from ragcore.loadtest.estimates import percentile, slope, student
 
 FLOATS = st.floats(-1e6, 1e6, allow_nan=False)
 
@@ -48,11 +48,6 @@ def test_too_few_points_have_no_slope() -> None:
     assert math.isnan(slope([(1, 1), (1, 2), (1, 3)]).value)
 
 
-def test_a_ratio_and_its_interval() -> None:
-    draw = random.Random(2)
-    before = [draw.gauss(1.0, 0.1) for _ in range(300)]
-    after = [2 * value for value in before]
-    ratio, low, high = ratio_interval(before, after)
-    assert ratio == pytest.approx(2.0)
-    assert low < 2.0 < high
-    assert high - low < 0.2
+@pytest.mark.parametrize(("freedom", "value"), [(1, 12.706), (4, 2.776), (11, 2.201), (30, 2.042), (100, 1.984)])
+def test_students_t_is_that_of_the_tables(freedom: int, value: float) -> None:
+    assert student(freedom) == pytest.approx(value, abs=0.003)

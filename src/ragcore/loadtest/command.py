@@ -20,7 +20,7 @@ from ragcore.loadtest.figures import Figures, say
 from ragcore.loadtest.http import bare
 from ragcore.loadtest.report.compare import compare
 from ragcore.loadtest.report.results import new_folder, write
-from ragcore.loadtest.report.terminal import draw_criteria, draw_table, draw_values
+from ragcore.loadtest.report.terminal import changed, draw_comparison, draw_criteria, draw_table, draw_values
 
 __all__ = ["EXIT_CODES", "compare_command", "scenario_command"]
 
@@ -89,12 +89,20 @@ def scenario_command(
 
 
 def compare_command(
-    before: Annotated[Path, typer.Argument(help="Folder of the earlier run.", show_default=False)],
-    after: Annotated[Path, typer.Argument(help="Folder of the later run.", show_default=False)],
-    tolerance: Annotated[float, typer.Option(help="A ratio this far from 1, beyond its noise, is a regression.")] = 0.1,
+    before: Annotated[
+        Path, typer.Argument(help="Folder of the earlier run, or of several runs' folders.", show_default=False)
+    ],
+    after: Annotated[
+        Path, typer.Argument(help="Folder of the later run, or of several runs' folders.", show_default=False)
+    ],
+    tolerance: Annotated[float, typer.Option(help="A ratio this far from 1 does not matter.")] = 0.1,
     as_json: Json = False,
 ) -> None:
-    """Compare two runs of a scenario: ratios, their noise, regressions, missed criteria."""
+    """Compare runs of a scenario before and after a change.
+
+    Prints ratios and their noise. Three runs or more on each side measure the noise, fewer assume it. Exits with 1 if a figure got worse beyond it, or if
+    a later run missed a criterion.
+    """
     try:
         comparison = compare(before, after, tolerance=tolerance)
     except ValueError as error:
@@ -102,13 +110,15 @@ def compare_command(
     if as_json:
         print(json.dumps(comparison.to_dict()))
     else:
-        draw_table(Console(highlight=False), comparison.table())
+        draw_comparison(Console(highlight=False), comparison)
     for note in comparison.notes:
         say(f"note: {note}")
-    for one in comparison.regressions:
-        say(f"regression: {one}")
+    for row in comparison.regressions:
+        say(f"regression: {changed(row)}")
     for one in comparison.missed:
-        say(f"not reached in the later run: {one}")
+        say(f"not reached after: {one}")
+    if not comparison.regressions and not comparison.missed:
+        say("no regression")
     raise typer.Exit(1 if comparison.regressions or comparison.missed else 0)
 
 

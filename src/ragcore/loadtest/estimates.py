@@ -1,17 +1,16 @@
-"""Statistics, with nothing but the standard library: percentiles, slopes, ratios with their noise."""
+"""Statistics, with nothing but the standard library: percentiles and slopes."""
 
 from __future__ import annotations
 
 import itertools
 import math
-import random
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Slope", "percentile", "ratio_interval", "slope"]
+__all__ = ["Slope", "percentile", "slope", "student"]
 
-# Student's t, 97.5 %, by degrees of freedom: the two-sided 95 % interval of a slope.
+# Student's t, 97.5 %, by degrees of freedom: the two-sided 95 % interval.
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228}
 BLOCKS = 12
 
@@ -26,6 +25,11 @@ def percentile(values: Sequence[float], share: float) -> float:
     high = min(low + 1, len(ordered) - 1)
     # The form that stays between its ends whatever is rounded.
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def student(freedom: int) -> float:
+    """Student's t, 97.5 %, by degrees of freedom; above 10 to three digits (Cornish and Fisher 1938)."""
+    return STUDENT[freedom] if freedom in STUDENT else 1.96 + 2.37 / freedom + 2.8 / freedom**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +62,4 @@ def slope(points: Sequence[tuple[float, float]]) -> Slope:
     spread = sum((x - middle) ** 2 for x in xs)
     rest = sum((y - line.intercept - line.slope * x) ** 2 for x, y in zip(xs, ys, strict=True))
     freedom = len(xs) - 2
-    return Slope(line.slope, STUDENT[freedom] * math.sqrt(rest / freedom / spread))
-
-
-def ratio_interval(
-    before: Sequence[float], after: Sequence[float], *, share: float = 0.5, resamples: int = 400, seed: int = 0
-) -> tuple[float, float, float]:
-    """The ratio of percentiles, after / before, and its 95 % interval by the bootstrap (Efron 1979)."""
-    if not before or not after:
-        return math.nan, math.nan, math.nan
-    draw = random.Random(seed)
-    ratios = sorted(
-        percentile(draw.choices(after, k=len(after)), share)
-        / max(percentile(draw.choices(before, k=len(before)), share), 1e-9)
-        for _ in range(resamples)
-    )
-    middle = percentile(after, share) / max(percentile(before, share), 1e-9)
-    return middle, percentile(ratios, 0.025), percentile(ratios, 0.975)
+    return Slope(line.slope, student(freedom) * math.sqrt(rest / freedom / spread))

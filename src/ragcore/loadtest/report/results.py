@@ -8,7 +8,7 @@ import math
 import os
 import platform
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,7 +19,7 @@ from ragcore.loadtest.driving.outcome import Outcome
 from ragcore.loadtest.figures import Figures
 from ragcore.loadtest.report.page import page
 
-__all__ = ["SCHEMA_VERSION", "machine", "new_folder", "read_outcomes", "read_summary", "write"]
+__all__ = ["SCHEMA_VERSION", "Run", "machine", "new_folder", "read_outcomes", "read_runs", "read_summary", "write"]
 
 SCHEMA_VERSION = 1
 PACKAGES = ("ragcore", "anyio", "asyncpg", "httpx", "httpx2", "numpy", "openai", "pgvector", "uvloop")
@@ -88,6 +88,27 @@ def write(folder: Path, scenario: str, figures: Figures, *, commit: str | None =
         writer.writerow(("figure", "value"))
         writer.writerows(figures.values.items())
     (folder / "report.html").write_text(page(summary, figures), encoding="utf-8", errors="backslashreplace")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a folder holds of a run."""
+
+    folder: Path
+    summary: dict[str, Any]
+    outcomes: list[Outcome]
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """The run of a folder; or of a folder that has none of its own, those of the folders in it, by name.
+
+    Raises:
+        InvalidInput: there is none, or one is of a later schema.
+    """
+    folders = [folder]
+    if folder.is_dir() and not (folder / "summary.json").exists():
+        folders = sorted(path.parent for path in folder.glob("*/summary.json")) or [folder]
+    return [Run(one, read_summary(one), read_outcomes(one)) for one in folders]
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

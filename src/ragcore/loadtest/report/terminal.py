@@ -10,9 +10,10 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from ragcore.loadtest.figures import Figures, Table, Value
+from ragcore.loadtest.report.compare import Comparison, Row
 from ragcore.loadtest.words import heading, label, number, quantity, told
 
-__all__ = ["draw_criteria", "draw_table", "draw_values"]
+__all__ = ["changed", "draw_comparison", "draw_criteria", "draw_table", "draw_values"]
 
 # Longer tables are for the report.
 MOST_ROWS = 40
@@ -46,6 +47,30 @@ def draw_criteria(console: Console, figures: Figures) -> None:
     if figures.criteria:
         console.print()
         _listed(console, [("reached" if one.reached else "NOT REACHED", one.text) for one in figures.criteria])
+
+
+def draw_comparison(console: Console, comparison: Comparison) -> None:
+    """The verdict first, so that no width cuts it off; without what is zero on both sides."""
+    console.print(Text("after / before", style="bold"))
+    grid = Grid(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="")
+    grid.add_column("verdict", no_wrap=True)
+    grid.add_column("figure", overflow="fold")
+    for name in ("before", "after", "ratio", "95 %"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    for row in comparison.rows:
+        if not row.before and not row.after:
+            continue
+        interval = "" if row.low is None or row.high is None else f"{row.low:.2f}–{row.high:.2f}"
+        before, after = (quantity(row.figure, value) for value in (row.before, row.after))
+        cells = (row.verdict, label(row.figure), before, after, f"{row.ratio:.3g}", interval)
+        grid.add_row(*map(Text, cells))
+    console.print(grid)
+
+
+def changed(row: Row) -> str:
+    """What got worse, in words."""
+    before, after = (quantity(row.figure, value) for value in (row.before, row.after))
+    return f"{label(row.figure)}: {before} → {after} ({row.ratio:.2f} ×)"
 
 
 def _listed(console: Console, rows: Sequence[tuple[str, str]]) -> None:

@@ -12,7 +12,6 @@ import pytest
 from ragcore.loadtest.driving.monitor import Sample
 from ragcore.loadtest.driving.outcome import Outcome
 from ragcore.loadtest.figures import Chart, Figures, Line, Shade, Table
-from ragcore.loadtest.report.compare import better, compare
 from ragcore.loadtest.report.results import SCHEMA_VERSION, new_folder, read_outcomes, read_summary, write
 
 HOSTILE = '<script>alert("x")</script> & \'"'
@@ -102,113 +101,10 @@ def test_a_page_says_what_should_not_be_believed(tmp_path: Path) -> None:
     assert found.exit_code == 3
 
 
-def test_two_runs_alike_are_no_regression(tmp_path: Path) -> None:
-    write(tmp_path / "a", "ladder", figures(seed=1))
-    write(tmp_path / "b", "ladder", figures(seed=2))
-    comparison = compare(tmp_path / "a", tmp_path / "b")
-    assert comparison.regressions == []
-    assert comparison.missed == []
-
-
-@pytest.mark.parametrize(
-    ("later", "word"),
-    [
-        (figures(seconds=1.5, seed=2), "p50_s"),
-        (figures(seed=2, success=0.9), "success_rate"),
-    ],
-)
-def test_what_got_worse_beyond_its_noise_is_a_regression(tmp_path: Path, later: Figures, word: str) -> None:
-    write(tmp_path / "a", "ladder", figures(seed=1))
-    write(tmp_path / "b", "ladder", later)
-    comparison = compare(tmp_path / "a", tmp_path / "b")
-    assert any(word in one for one in comparison.regressions)
-    backwards = compare(tmp_path / "b", tmp_path / "a")
-    assert not any(word in one for one in backwards.regressions)
-
-
-def test_something_that_was_zero_and_is_not_any_more_is_a_regression(tmp_path: Path) -> None:
-    write(tmp_path / "a", "ladder", figures(seed=1))
-    later = figures(seed=1)
-    later.values["hung"] = 2
-    write(tmp_path / "b", "ladder", later)
-    assert any(one.startswith("hung") for one in compare(tmp_path / "a", tmp_path / "b").regressions)
-
-
-def test_a_first_token_that_comes_later_is_a_regression(tmp_path: Path) -> None:
-    for name, first in (("a", 0.06), ("b", 0.96)):
-        found = Figures(outcomes=[outcome(1.0, first_token=1.0 + first, last_token=2.0, tokens=5) for _ in range(50)])
-        write(tmp_path / name, "load", found)
-    assert any("first_token" in one for one in compare(tmp_path / "a", tmp_path / "b").regressions)
-
-
-@pytest.mark.parametrize(
-    ("figure", "before", "after", "verdict"),
-    [
-        ("tokens_per_s", 100.0, 10.0, "regression"),
-        ("slo_share", 1.0, 0.9, "regression"),
-        ("errors.timeout", 0, 3, "regression"),
-        ("added_latency_alone_ms", -0.5, 3.0, "regression"),
-        ("added_latency_alone_ms", 0.16, 0.26, "same"),
-        ("highest_rate", 4.0, 3.75, "same"),
-        ("lateness_p99_ms", 1.8, 28.0, ""),
-        ("driver_lag_p99_ms", 1.8, 28.0, ""),
-    ],
-)
-def test_how_a_figure_is_judged(tmp_path: Path, figure: str, before: float, after: float, verdict: str) -> None:
-    write(tmp_path / "a", "load", Figures(values={figure: before}))
-    write(tmp_path / "b", "load", Figures(values={figure: after}))
-    (row,) = compare(tmp_path / "a", tmp_path / "b").rows
-    assert row.verdict == verdict
-
-
-def test_a_comparison_for_programs_is_one_flat_object_of_strict_json(tmp_path: Path) -> None:
-    write(tmp_path / "a", "load", Figures(values={"hung": 0, "p50_s": 1.0}))
-    write(tmp_path / "b", "load", Figures(values={"hung": 3, "p50_s": 1.0}))
-    told = compare(tmp_path / "a", tmp_path / "b").to_dict()
-    assert told["regressions"] == 1
-    assert not any(isinstance(value, dict | list) for value in told.values())
-    json.dumps(told, allow_nan=False)
-
-
 def test_half_a_surrogate_pair_in_an_answer_costs_no_report(tmp_path: Path) -> None:
     found = Figures(outcomes=[outcome(1.0, kind="wrong", detail="\ud83d", question="\ud83d")])
     write(tmp_path, "ladder", found)
     assert read_outcomes(tmp_path)[0].detail == "\ud83d"
-
-
-def test_a_criterion_that_the_later_run_missed_is_told(tmp_path: Path) -> None:
-    write(tmp_path / "a", "ladder", figures())
-    later = figures()
-    later.expect(False, "success 90 % (more than 95 %)")
-    write(tmp_path / "b", "ladder", later)
-    assert compare(tmp_path / "a", tmp_path / "b").missed == ["success 90 % (more than 95 %)"]
-
-
-def test_runs_that_can_not_be_compared_are_refused(tmp_path: Path) -> None:
-    write(tmp_path / "a", "ladder", figures())
-    write(tmp_path / "b", "load", figures())
-    with pytest.raises(ValueError, match="is a run of ladder"):
-        compare(tmp_path / "a", tmp_path / "b")
-    with pytest.raises(ValueError, match="no summary"):
-        compare(tmp_path / "a", tmp_path / "missing")
-
-
-@pytest.mark.parametrize(
-    ("figure", "direction"),
-    [
-        ("p50_s", "lower"),
-        ("success_rate", "higher"),
-        ("goodput", "higher"),
-        ("recall_at_10", "higher"),
-        ("policy_call_us", "lower"),
-        ("hung", "lower"),
-        ("langchain.rps_ratio_50", "higher"),
-        ("seconds", None),
-        ("asked", None),
-    ],
-)
-def test_which_way_a_figure_is_better(figure: str, direction: str | None) -> None:
-    assert better(figure) == direction
 
 
 def test_a_new_folder_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
