@@ -88,14 +88,17 @@ async def climb(aim: Aim, options: LadderOptions, *, quick: bool = False) -> Fig
 
 
 def _judge(figures: Figures, ladder: _Ladder, options: LadderOptions, aim: Aim) -> None:
-    least, most = options.no_hang_from, options.min_success
+    least = options.no_hang_from
     untried = [level for level in options.steps if level not in ladder.climbed]
     _judge_hangs(figures, ladder.asked(), [level for level in untried if level >= least], least)
     if not any(level >= least for level in options.steps):
         figures.notes.append(f"nothing was asked at {least} or more at once but the steady load")
     success = float(figures.values["success_rate"] or 0)
-    figures.expect(success > most or success == 1, f"success {percent(success)} (more than {percent(most)})")
-    _judge_levels(figures, ladder.asked(), most)
+    figures.expect(
+        success > options.min_success or success == 1,
+        f"success {percent(success)} (more than {percent(options.min_success)})",
+    )
+    _judge_levels(figures, ladder.asked(), options.min_success)
     slowest = float(figures.values["max_s"] or math.inf)
     figures.expect(
         slowest < options.max_seconds,
@@ -130,7 +133,7 @@ def _judge_levels(figures: Figures, asked: Asked, least: float) -> None:
     bounds = {number: least if len(those) >= ENOUGH else HALF for number, (_, those) in enumerate(asked)}
     shares = {number: sum(one.ok for one in those) / len(those) for number, (_, those) in enumerate(asked)}
     missed = [number for number, share in shares.items() if share <= bounds[number] and share < 1]
-    lowest = min(shares, key=lambda number: shares[number])
+    lowest = min(shares, key=lambda number: (shares[number], -len(asked[number][1])))
     for number in missed or [lowest]:
         level, those = asked[number]
         where = f"{level} at once" if those[0].phase != STEADY else f"the steady load of {level} at once"

@@ -26,7 +26,7 @@ MOST_LAG = 0.05
 MOST_LAG_SHARE = 0.1
 # Of one core: a driver at that is at its end.
 MOST_CPU = 0.9
-PROC = Path("/proc/self")
+PROC = Path("/proc")
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
@@ -51,7 +51,7 @@ class Sample:
 def resident_mb(pid: int) -> float | None:
     """Resident memory of a process, where the machine tells."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE / 1024 / 1024
+        return int((PROC / f"{pid}/statm").read_text().split()[1]) * PAGE / 1024 / 1024
     except (OSError, IndexError, ValueError):
         return _by_psutil(pid, lambda process: process.memory_info().rss / 1024 / 1024)
 
@@ -59,15 +59,15 @@ def resident_mb(pid: int) -> float | None:
 def cpu_seconds(pid: int) -> float | None:
     """Processor time of a process so far, where the machine tells."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = (PROC / f"{pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
     except (OSError, IndexError, ValueError):
         return _by_psutil(pid, lambda process: process.cpu_times().user + process.cpu_times().system)
 
 
 def _by_psutil(pid: int, read: Callable[[psutil.Process], float]) -> float | None:
-    """On a machine without /proc, if psutil is installed."""
-    if PROC.exists():
+    """On a machine without /proc, if psutil is installed. Process 0 stands for none."""
+    if not pid or (PROC / "self").exists():
         return None
     try:
         import psutil
