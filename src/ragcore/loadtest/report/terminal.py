@@ -10,7 +10,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from ragcore.loadtest.figures import Figures, Table, Value
-from ragcore.loadtest.report.compare import Comparison, Row
+from ragcore.loadtest.report.comparison import Comparison, Row
 from ragcore.loadtest.words import heading, label, number, quantity, told
 
 __all__ = ["changed", "draw_comparison", "draw_criteria", "draw_table", "draw_values"]
