@@ -138,7 +138,7 @@ class Driving:
         """
         late, most = max(lateness, 0.0 if self.shared else self.lag_p99), max(MOST_LAG, MOST_LAG_SHARE * median)
         if late > most:
-            return f"the driver was {1000 * late:.0f} ms late (99th percentile; at most {1000 * most:.0f} ms): its figures are partly its own"
+            return f"driver lag p99 was {1000 * late:.0f} ms (limit {1000 * most:.0f} ms); latencies include the driver's own delay"
         if open_loop and not self.shared and self.cpu > MOST_CPU:
             return f"the driver used {self.cpu:.0%} of a core: it may have been the bottleneck"
         return None

@@ -77,9 +77,12 @@ def _listed(console: Console, rows: Sequence[tuple[str, str]]) -> None:
     """Texts beside what they are of; one that is too long goes on below its own beginning."""
     width = max((len(first) for first, _ in rows), default=0) + GAP
     for first, second in rows:
-        wrapped = textwrap.wrap(second, max(20, console.width - width), break_on_hyphens=False) or [""]
+        # A number stays beside its percent sign.
+        whole = second.replace(" %", "\u00a0%")
+        wrapped = textwrap.wrap(whole, max(20, console.width - width), break_on_hyphens=False) or [""]
         for place, line in enumerate(wrapped):
-            console.print(Text(f"{'' if place else first:<{width}}{line}"), soft_wrap=True)
+            beginning = "" if place else first
+            console.print(Text(f"{beginning:<{width}}" + line.replace("\u00a0", " ")), soft_wrap=True)
 
 
 def _parts(table: Table, names: list[str], width: int) -> list[list[str]]:
