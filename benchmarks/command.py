@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-import inspect
-import json
+import subprocess
 import sys
-import typing
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table as RichTable
 
-from benchmarks.figures import Figures, Table, Value, say
 from benchmarks.registry import SCENARIOS, scenario
-from benchmarks.report.compare import compare
-from benchmarks.report.results import new_folder, write
-from benchmarks.targets.target import TargetError
+from ragcore.loadtest.command import EXIT_CODES, compare_command, scenario_command
 
-__all__ = ["main"]
-
-Json = Annotated[bool, typer.Option("--json", help="One flat JSON object on stdout.")]
-Quick = Annotated[bool, typer.Option("--quick", help="Less of everything: ends within 50 s on 2 cores.")]
-Out = Annotated[
-    Path | None, typer.Option("--out", help="Folder for the report.", show_default="results/<time>-<scenario>")
-]
+__all__ = ["main", "scenario_of"]
 
 app = typer.Typer(
     name="python -m benchmarks",
     help="The benchmarks. Figures on stdout, progress on stderr, a report in results/.",
-    epilog="Exit codes: 0 all criteria reached, 1 one was not, 2 the command is at fault, 3 the run should not be believed.",
+    epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command("compare")(compare_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -48,154 +32,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = next((word for word in given if word in SCENARIOS), None)
     for name, what in SCENARIOS.items():
         # Only the one that is asked for is imported: another one's needs are not its own.
-        app.command(name, help=what)(_command(name) if name == asked else _unloaded)
+        app.command(name, help=what)(scenario_of(name) if name == asked else _unloaded)
     app(given)
+
+
+def scenario_of(name: str) -> Callable[..., None]:
+    """The scenario as a command."""
+    return scenario_command(name, scenario(name), commit=_commit)
 
 
 def _unloaded() -> None:
     """Stands for a scenario that was not asked for."""
 
 
-def _command(name: str) -> Callable[..., None]:
-    """The scenario's `run` as a command: its own options, those of a dataclass among them one by one, and those of every scenario."""
-    run = scenario(name)
-    own = typing.get_type_hints(run, include_extras=True)
-    parameters: list[inspect.Parameter] = []
-    groups: dict[str, type[Any]] = {}
-    for parameter in inspect.signature(run).parameters.values():
-        kind = own[parameter.name]
-        if is_dataclass(kind) and isinstance(kind, type):
-            groups[parameter.name] = kind
-            parameters += _of_fields(kind)
-        elif parameter.name != "quick":
-            parameters.append(parameter.replace(annotation=kind))
-    common = {"quick": Quick, "json_": Json, "out": Out}
-    for option, kind in common.items():
-        default = None if option == "out" else False
-        parameters.append(inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind))
-
-    def command(**given: Any) -> None:
-        as_json, out = given.pop("json_"), given.pop("out")
-        settings = {key: _plain(key, value) for key, value in given.items()}
-        folder = out or new_folder(name)
-        try:
-            for group, kind in groups.items():
-                given[group] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
-            folder.mkdir(parents=True, exist_ok=True)
-            figures = run(**given)
-        except Exception as error:
-            with suppress(OSError):
-                folder.rmdir()  # where nothing stands in it
-            fault = _fault(error)
-            if fault is None:
-                raise
-            raise typer.BadParameter(fault) from None
-        except KeyboardInterrupt:
-            say("interrupted: nothing was written")
-            raise typer.Exit(130) from None
-        figures.settings = settings | figures.settings
-        write(folder, name, figures)
-        _show(figures, folder, as_json=as_json)
-        raise typer.Exit(figures.exit_code)
-
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return command
-
-
-def _fault(error: Exception) -> str | None:
-    """What the command or its surroundings are at fault for, in words; None: a fault of the benchmarks' own."""
-    if isinstance(error, ModuleNotFoundError):
-        return f"this needs the package {error.name!r}: pip install 'ragcore[all]' psutil"
-    if isinstance(error, ValueError | OSError | TargetError):
-        return str(error)
-    # Not imported here: a target over HTTP needs no library.
-    if any(kind.__name__ == "RagcoreError" for kind in type(error).__mro__):
-        return str(error)
-    return None
-
-
-def _plain(name: str, value: Any) -> Any:
-    """A setting as a report may show it."""
-    if name.endswith("url") and value:
-        from benchmarks.targets.http import bare
-
-        return bare(value)
-    if name == "body" and not str(value).startswith("@"):
-        return "given" if "{question}" in str(value) and len(str(value)) > len('{"message": "{question}"}') else value
-    return str(value) if isinstance(value, Path) else value
-
-
-def _of_fields(kind: type[Any]) -> list[inspect.Parameter]:
-    hints = typing.get_type_hints(kind, include_extras=True)
-    return [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if field.default is MISSING else field.default,
-            annotation=hints[field.name],
-        )
-        for field in fields(kind)
-    ]
-
-
-def _show(figures: Figures, folder: Path, *, as_json: bool) -> None:
-    console = Console()
-    if as_json:
-        print(json.dumps(figures.values))
-    else:
-        for table in figures.tables:
-            if len(table.rows) <= 40:
-                console.print(_drawn(table))
-        width = max(map(len, figures.values), default=0)
-        for name, value in figures.values.items():
-            print(f"{name:<{width}}  {value:.4g}" if isinstance(value, float) else f"{name:<{width}}  {value}")
-    for note in figures.notes:
-        say(f"note: {note}")
-    for reason in figures.invalid:
-        say(f"not to be believed: {reason}")
-    for criterion in figures.failed:
-        say(f"not reached: {criterion}")
-    say(f"{'all criteria reached' if not figures.exit_code else 'RED'}: {folder / 'report.html'}")
-
-
-def _drawn(table: Table) -> RichTable:
-    """For a terminal: without the columns that hold nothing."""
-    drawn = RichTable(title=table.title, title_justify="left")
-    names = [name for name in (table.rows[0] if table.rows else ()) if any(row[name] for row in table.rows)]
-    for name in names:
-        drawn.add_column(escape(name), justify="left" if isinstance(table.rows[0][name], str) else "right")
-    for row in table.rows:
-        drawn.add_row(*(_cell(row[name]) for name in names))
-    return drawn
-
-
-def _cell(value: Value) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.3g}" if isinstance(value, float) else escape(str(value))
-
-
-@app.command("compare")
-def _compare(
-    before: Annotated[Path, typer.Argument(help="Folder of the earlier run.", show_default=False)],
-    after: Annotated[Path, typer.Argument(help="Folder of the later run.", show_default=False)],
-    tolerance: Annotated[float, typer.Option(help="A ratio this far from 1, beyond its noise, is a regression.")] = 0.1,
-    as_json: Json = False,
-) -> None:
-    """Compare two runs of a scenario: ratios, their noise, regressions, missed criteria."""
+def _commit() -> str | None:
+    """Of the checkout, and whether it has changes."""
     try:
-        comparison = compare(before, after, tolerance=tolerance)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    if as_json:
-        print(json.dumps(comparison.to_dict()))
-    else:
-        Console().print(_drawn(comparison.table()))
-    for note in comparison.notes:
-        say(f"note: {note}")
-    for one in comparison.regressions:
-        say(f"regression: {one}")
-    for one in comparison.missed:
-        say(f"not reached in the later run: {one}")
-    raise typer.Exit(1 if comparison.regressions or comparison.missed else 0)
+        commit = _git("rev-parse", "--short", "HEAD")
+        return f"{commit} and changes" if _git("status", "--porcelain") else commit
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*command: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), *command], capture_output=True, text=True, check=True, timeout=10
+    ).stdout.strip()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 
-from benchmarks.figures import Figures
+from ragcore.loadtest.figures import Figures
 
 __all__ = ["SCENARIOS", "scenario"]
 

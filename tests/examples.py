@@ -16,4 +16,5 @@ def examples(share: float = 1.0, **others: Any) -> settings:
         share: of the profile's number of examples.
         others: further settings.
     """
-    return settings(max_examples=max(1, round(share * settings.default.max_examples)), **others)
+    in_force = settings.default or settings()
+    return settings(max_examples=max(1, round(share * in_force.max_examples)), **others)

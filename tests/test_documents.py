@@ -188,22 +188,30 @@ def test_every_command_in_the_documents_is_one(page: str, command: str, monkeypa
     monkeypatch.setenv("RAGCORE_OWNER_DSN", "postgresql://owner@localhost/ragcore")
     # "…" stands for whatever a reader has.
     told = ["x" if word == "…" else word for word in told]
-    with app.make_context("it", told) as context:
-        name, sub, rest = app.resolve_command(context, [*context._protected_args, *context.args])
-        try:
-            sub.make_context(name, rest, parent=context)
-        except Exception as error:
-            # What stands for "…" may be an argument that there must be.
-            assert type(error).__name__ == "MissingParameter", error
-            assert "…" in command
+    try:
+        parse(app, told)
+    except Exception as error:
+        # What stands for "…" may be an argument that there must be.
+        assert type(error).__name__ == "MissingParameter", error
+        assert "…" in command
+
+
+def parse(command: Any, words: list[str]) -> None:
+    """By the command, and by the one of a group that the words name."""
+    with command.make_context("it", words) as context:
+        if hasattr(command, "resolve_command"):
+            _, inner, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+            parse(inner, rest)
 
 
 def benchmarks_app(scenario: str) -> Any:
-    from benchmarks.command import _command, _compare
+    from benchmarks.command import scenario_of
+
+    from ragcore.loadtest.command import compare_command
 
     made = typer.Typer()
     made.callback()(lambda: None)
-    made.command(scenario)(_compare if scenario == "compare" else _command(scenario))
+    made.command(scenario)(compare_command if scenario == "compare" else scenario_of(scenario))
     return typer.main.get_command(made)
 
 

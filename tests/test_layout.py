@@ -18,7 +18,7 @@ FLOORS: list[list[str]] = [
     ["value"],
     ["errors", "events"],
     ["compat", "types"],
-    ["filters", "lifecycle"],
+    ["filters", "lifecycle", "loadtest"],
     ["protocols", "resilience"],
     ["audit", "text"],
     ["wire"],

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import anyio
 import numpy as np
 
-from benchmarks.figures import Figures, say
 from benchmarks.world.plans import Asked, handbook, notices, plans
 from benchmarks.world.squad import SQUAD, read_documents, read_lines
 from ragcore import Document, Ingestor, LocalEmbedder, MemoryStore
+from ragcore.loadtest.figures import Figures, say
 from ragcore.protocols import Query
 from ragcore.store.embed_text import EMBED_TEXTS
 from ragcore.types import EmbedText

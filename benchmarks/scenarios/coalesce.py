@@ -7,8 +7,8 @@ import time
 
 import anyio
 
-from benchmarks.figures import Figures
 from ragcore import CachedEmbedder, OpenAIEmbedder
+from ragcore.loadtest.figures import Figures
 from ragcore.testing import OpenAIServer
 
 LATENCY = 0.05

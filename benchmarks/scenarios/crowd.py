@@ -9,10 +9,10 @@ from itertools import repeat
 import anyio
 import numpy as np
 
-from benchmarks.estimates import percentile
-from benchmarks.figures import Figures, Table, Value, say
 from benchmarks.world.made import DIMENSION, collection, copy_chunks, near, sentences
 from ragcore import Filter, PgVectorStore, Query, meta
+from ragcore.loadtest.estimates import percentile
+from ragcore.loadtest.figures import Figures, Table, Value, say
 from ragcore.store.postgres.searches import EXACT_NUMBERS
 from ragcore.types import Kind, Mode
 

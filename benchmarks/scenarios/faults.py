@@ -22,13 +22,13 @@ import asyncpg
 import psutil
 import typer
 
-from benchmarks.figures import Figures, Table, Value, say
 from benchmarks.world.bench import FACT, QUESTION, TENANT, Bench, Transport, bench, client
 from benchmarks.world.bench import Client as BenchClient
 from benchmarks.world.elsewhere import Elsewhere, elsewhere
 from benchmarks.world.matrix import ORDINARY, matrix
 from benchmarks.world.servers import ROLE
 from ragcore import RAG, Answer, PgVectorStore, RagcoreError
+from ragcore.loadtest.figures import Figures, Table, Value, say
 from ragcore.resilience import CircuitBreaker
 
 __all__ = ["Cell", "run", "run_cell", "run_matrix"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from benchmarks.figures import Figures
 from benchmarks.timing import interleaved, timed
+from ragcore.loadtest.figures import Figures
 
 MOST_MS = 80.0
 

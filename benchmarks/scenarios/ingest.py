@@ -8,12 +8,12 @@ import anyio
 import asyncpg
 import numpy as np
 
-from benchmarks.figures import Figures, Table, say
 from benchmarks.world.made import DIMENSION, sentences
 from benchmarks.world.squad import TENANT, Squad, ingested, read_lines
 from ragcore import EmbeddedDocument, PgVectorStore, embedding
 from ragcore.ingest import Ingestor
 from ragcore.ingest.chunking import cut
+from ragcore.loadtest.figures import Figures, Table, say
 from ragcore.store import migrate
 from ragcore.store.postgres.extension import encode_vector, find_extension
 from ragcore.types import Chunk, Document

@@ -1,44 +1,22 @@
-"""Questions at a rate, or from so many users, for so long: what each waited, counted from when it should have been sent."""
+"""Questions at a rate or from so many users, at a service or a target of the benchmarks' own, in which a fault may strike."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import anyio
 import typer
 
-from benchmarks.driving.driver import Driver
-from benchmarks.driving.monitor import Driving, driving, monitored
-from benchmarks.driving.outcome import Outcome
-from benchmarks.driving.progress import watching
-from benchmarks.driving.summary import row
-from benchmarks.estimates import percentile
-from benchmarks.figures import Chart, Figures, Line, Shade, Table, Value
-from benchmarks.targets.choice import Aim, TargetOptions, aimed, unchecked
+from benchmarks.targets.choice import LocalAim, aimed
+from benchmarks.targets.options import TargetOptions
+from ragcore.loadtest.figures import Figures, Shade
+from ragcore.loadtest.load import LoadOptions, Objective, put
+from ragcore.loadtest.target import Aim
 
-__all__ = ["Objective", "measure", "run"]
-
-WARM_UP = "warm-up"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Objective:
-    """A service level objective: this share of all questions is answered rightly within these times."""
-
-    slo_seconds: Annotated[float, typer.Option(help="Objective: the whole answer within so many seconds.")] = 10.0
-    slo_first_token: Annotated[float, typer.Option(help="Objective: its first token within so many.")] = math.inf
-    slo_share: Annotated[float, typer.Option(help="Objective: of this share of all questions.")] = 0.95
-
-    def met_by(self, outcome: Outcome) -> bool:
-        """Whether one question was answered well enough."""
-        first = outcome.first_token_seconds
-        # An answer that was not streamed has no first token: what can't be seen is not met.
-        in_time = self.slo_first_token == math.inf or (first is not None and first <= self.slo_first_token)
-        return outcome.ok and in_time and outcome.seconds <= self.slo_seconds
+if TYPE_CHECKING:
+    from benchmarks.world.elsewhere import Elsewhere
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,209 +29,53 @@ class Faults:
     fault_from: Annotated[float, typer.Option(help="Seconds after the first measured question.")] = 5.0
     fault_for: Annotated[float, typer.Option(help="Seconds.")] = 5.0
 
-    def named(self, aim: Aim) -> tuple[str, str]:
-        """Stage and name of the fault, which there is.
+    def striking(self, aim: Aim) -> _Striking | None:
+        """What strikes the servers of the target; None: nothing does.
 
         Raises:
             ValueError: there is no such fault, or the servers are not the benchmarks' own.
         """
-        if aim.servers is None:
+        if self.fault is None:
+            return None
+        servers = aim.servers if isinstance(aim, LocalAim) else None
+        if servers is None:
             raise ValueError("a --fault needs servers of the benchmarks' own: it can't strike a service's")
         from benchmarks.world.matrix import matrix
 
-        stage, _, name = (self.fault or "").partition(":")
+        stage, _, name = self.fault.partition(":")
         known = matrix()
         if (stage, name.strip()) not in known:
             listed = ", ".join(f"{stage}:{name}" for stage, name in known)
             raise ValueError(f"there is no fault {self.fault!r}; there are {listed}")
-        return stage, name.strip()
+        return _Striking(self, servers, stage, name.strip())
 
 
-def run(
-    *,
-    quick: bool,
-    target: TargetOptions,
-    objective: Objective,
-    faults: Faults,
-    rate: Annotated[float, typer.Option(help="Questions a second: an open loop.")] = 5.0,
-    users: Annotated[int | None, typer.Option(help="So many users instead, each with one question at a time.")] = None,
-    arrivals: Annotated[Literal["poisson", "constant"], typer.Option(help="Of an open loop.")] = "poisson",
-    seconds: Annotated[float | None, typer.Option(help="Of each repeat.", show_default="20")] = None,
-    warm_up: Annotated[float, typer.Option(help="Seconds before, which don't count.")] = 3.0,
-    repeats: Annotated[int | None, typer.Option(help="How often, for the spread.", show_default="3")] = None,
-    seed: Annotated[int, typer.Option(help="Of the arrivals.")] = 0,
-) -> Figures:
+@dataclass(frozen=True, slots=True)
+class _Striking:
+    faults: Faults
+    servers: Elsewhere
+    stage: str
+    name: str
+
+    async def __call__(self, now: Callable[[], float], shades: list[Shade], /) -> None:
+        await anyio.sleep(self.faults.fault_from)
+        began = now()
+        await self.servers.strike(self.stage, self.name)
+        await anyio.sleep(self.faults.fault_for)
+        await self.servers.fair()
+        shades.append(Shade(f"{self.stage}:{self.name}", began, now()))
+
+
+def run(*, quick: bool, target: TargetOptions, objective: Objective, faults: Faults, load: LoadOptions) -> Figures:
     """Warm up, then the same load several times."""
-    if rate <= 0 or (users is not None and users < 1) or (seconds is not None and seconds <= 0):
-        raise ValueError("rate, users and seconds must be positive")
-    whole = (seconds or (6.0 if quick else 20.0)) * (repeats or (2 if quick else 3))
-    if faults.fault is not None and faults.fault_from + faults.fault_for > whole:
-        raise ValueError(f"the run ends after {whole:g} s: the fault would not strike, or not end, within it")
-    load = _Load(
-        rate=rate,
-        users=users,
-        spacing=arrivals,
-        seconds=seconds or (6.0 if quick else 20.0),
-        warm_up=warm_up,
-        repeats=repeats or (2 if quick else 3),
-        seed=seed,
-    )
-    figures = anyio.run(partial(_run, target, load, objective, faults))
-    share = float(figures.values["slo_share"] or 0)
-    figures.expect(share >= objective.slo_share, f"{objective.slo_share:.0%} within the objective (was {share:.1%})")
-    figures.expect(figures.values["hung"] == 0, "hung == 0")
-    return figures
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Load:
-    rate: float
-    users: int | None
-    spacing: Literal["poisson", "constant"]
-    seconds: float
-    warm_up: float
-    repeats: int
-    seed: int
-
-    async def send(self, driver: Driver, *, seconds: float, phase: str, seed: int) -> list[Outcome]:
-        if self.users is not None:
-            return await driver.users(self.users, seconds=seconds, phase=phase)
-        return await driver.at_rate(self.rate, seconds=seconds, phase=phase, spacing=self.spacing, seed=seed)
-
-
-async def _run(options: TargetOptions, load: _Load, objective: Objective, faults: Faults) -> Figures:
-    async with aimed(options) as aim:
-        if faults.fault is not None:
-            faults.named(aim)
-        with watching() as watched:
-            driver = Driver(
-                aim.target, aim.questions, timeout=options.timeout, hung_after=options.hung_after, told=watched.told
-            )
-            watched.phase(WARM_UP)
-            await load.send(driver, seconds=load.warm_up, phase=WARM_UP, seed=load.seed - 1)
-            shades: list[Shade] = []
-            async with (
-                driving(shared=aim.shared) as own,
-                monitored(aim.pid or 0, now=driver.now, asked=lambda: len(driver.outcomes)) as samples,
-                anyio.create_task_group() as group,
-            ):
-                group.start_soon(_strike, aim, faults, driver, shades)
-                parts = []
-                for number in range(load.repeats):
-                    name = f"repeat {number + 1}"
-                    watched.phase(name)
-                    parts.append(await load.send(driver, seconds=load.seconds, phase=name, seed=load.seed + number))
-                group.cancel_scope.cancel()
-        figures = measure(parts, objective, own, seconds=load.seconds, open_loop=load.users is None)
-    figures.outcomes, figures.samples = driver.outcomes, samples
-    figures.settings |= {"target": aim.target.name, "seed": load.seed}
-    figures.notes += unchecked(aim.questions)
-    figures.charts += _charts([one for part in parts for one in part], shades)
-    memory = [(sample.at, sample.rss_mb) for sample in samples if sample.rss_mb is not None]
-    if memory:
-        line = Line("", *zip(*memory, strict=True))
-        figures.charts.append(Chart("Memory of the target", "seconds since the run began", "MB", [line], shades=shades))
-    return figures
-
-
-async def _strike(aim: Aim, faults: Faults, driver: Driver, shades: list[Shade]) -> None:
-    if faults.fault is None or aim.servers is None:
-        return
-    await anyio.sleep(faults.fault_from)
-    began = driver.now()
-    await aim.servers.strike(*faults.named(aim))
-    await anyio.sleep(faults.fault_for)
-    await aim.servers.fair()
-    shades.append(Shade(faults.fault, began, driver.now()))
-
-
-def measure(
-    parts: Sequence[list[Outcome]], objective: Objective, own: Driving, *, seconds: float, open_loop: bool
-) -> Figures:
-    """Figures of one load, measured once or several times."""
-    figures = Figures()
-    outcomes = [one for part in parts for one in part]
-    if not outcomes:
-        figures.invalid.append("no question was sent: the rate is too low for the time")
-        figures.values |= {"slo_share": 0.0, "hung": 0, "goodput": 0.0}
-        return figures
-    first = [value for one in outcomes if (value := one.first_token_seconds) is not None]
-    between = [value for one in outcomes if (value := one.between_tokens) is not None]
-    pauses = [one.longest_pause for one in outcomes if one.longest_pause is not None]
-    good = [sum(map(objective.met_by, part)) for part in parts]
-    counted = row(outcomes)
-    # A closed loop ends when its last answer does, which may be long after the time that was asked for.
-    spans = [
-        seconds if open_loop or not part else max(one.ended for one in part) - min(one.started for one in part)
-        for part in parts
-    ]
-    lateness = percentile([one.started - one.due for one in outcomes], 0.99)
-    figures.values |= {
-        "asked": len(outcomes),
-        "sent_per_s": len(outcomes) / sum(spans),
-        "goodput": sum(good) / sum(spans),
-        "slo_share": sum(good) / len(outcomes),
-        "success_rate": sum(one.ok for one in outcomes) / len(outcomes),
-        **{name: counted[name] for name in ("mean_s", "p50_s", "p90_s", "p95_s", "p99_s", "max_s")},
-        "hung": counted["hung"],
-        "wrong": sum(one.kind in ("wrong", "apology") for one in outcomes),
-        "degraded": counted["degraded"],
-        **{
-            f"errors.{kind}": counted[kind] for kind in ("timeout", "connection", "http", "protocol", "refused", "late")
-        },
-        **{f"first_token_p{share}_s": percentile(first, share / 100) for share in (50, 95, 99) if first},
-        **{f"between_tokens_p{share}_ms": 1000 * percentile(between, share / 100) for share in (50, 99) if between},
-        **{f"longest_pause_p{share}_s": percentile(pauses, share / 100) for share in (50, 99) if pauses},
-        "tokens_per_s": sum(one.tokens for one in outcomes) / sum(spans),
-        "lateness_p99_ms": 1000 * lateness,
-        "driver_lag_p99_ms": 1000 * own.lag_p99,
-        "driver_cpu": own.cpu,
-    }
-    medians = [percentile([one.seconds for one in part], 0.5) for part in parts if part]
-    if len(medians) > 1:
-        figures.values["p50_spread"] = (max(medians) - min(medians)) / _median(figures)
-    # In a closed loop a question is due when its user is ready: it can't be late.
-    reason = own.judge(_median(figures), lateness=lateness if open_loop else 0.0, open_loop=open_loop)
-    if reason is not None and figures.values["success_rate"]:  # of a dead target the driver has nothing to measure
-        figures.invalid.append(reason)
-    figures.tables.append(
-        Table(
-            "By repeat",
-            [{"repeat": number, "good": good[number - 1], **row(part)} for number, part in enumerate(parts, 1)],
+    seconds, repeats = load.plan(quick=quick)
+    if faults.fault is not None and faults.fault_from + faults.fault_for > seconds * repeats:
+        raise ValueError(
+            f"the run ends after {seconds * repeats:g} s: the fault would not strike, or not end, within it"
         )
-    )
-    return figures
 
+    async def body() -> Figures:
+        async with aimed(target) as aim:
+            return await put(aim, load, objective, quick=quick, disturb=faults.striking(aim))
 
-def _median(figures: Figures) -> float:
-    """The median, as a number."""
-    value: Value = figures.values["p50_s"]
-    return value if isinstance(value, float) else math.nan
-
-
-def _charts(outcomes: Sequence[Outcome], shades: Sequence[Shade]) -> list[Chart]:
-    kinds = dict.fromkeys(one.kind for one in outcomes)
-    over_time = [
-        Line(kind, *zip(*((one.due, one.seconds) for one in outcomes if one.kind == kind), strict=True))
-        for kind in kinds
-    ]
-    shares = [number / 200 for number in range(201)]
-    waits = [Line("whole answer", *_distribution([one.seconds for one in outcomes], shares))]
-    first = [value for one in outcomes if (value := one.first_token_seconds) is not None]
-    if first:
-        waits.append(Line("first token", *_distribution(first, shares)))
-    return [
-        Chart(
-            "Response time over the run",
-            "seconds since the run began",
-            "seconds",
-            over_time,
-            points=True,
-            shades=shades,
-        ),
-        Chart("Waiting time by share of the questions", "% of the questions", "seconds", waits),
-    ]
-
-
-def _distribution(values: Sequence[float], shares: Sequence[float]) -> tuple[list[float], list[float]]:
-    return [100 * share for share in shares], [percentile(values, share) for share in shares]
+    return anyio.run(body)

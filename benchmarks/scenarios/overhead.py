@@ -17,10 +17,10 @@ from typing import Any, TypeAlias
 import anyio
 from anyio.lowlevel import checkpoint
 
-from benchmarks.driving.monitor import resident_mb
-from benchmarks.figures import Figures, say
 from benchmarks.scenarios.imports import milliseconds
 from ragcore import Document, events
+from ragcore.loadtest.driving.monitor import resident_mb
+from ragcore.loadtest.figures import Figures, say
 from ragcore.resilience import Bulkhead, CircuitBreaker, Policy, deadline
 from ragcore.testing import fake_rag
 

@@ -16,15 +16,15 @@ from typing import Annotated
 import anyio
 import typer
 
-from benchmarks.driving.monitor import driving
-from benchmarks.estimates import percentile
-from benchmarks.figures import Chart, Figures, Line, Table, Value, say
-from benchmarks.report.heat_map import heat_map
+from benchmarks.heat_map import heat_map
 from benchmarks.world.crowded import Crowded, crowded
 from benchmarks.world.edge import edge_figures
 from benchmarks.world.elsewhere import elsewhere
 from benchmarks.world.neighbours import poison_ratio, quiet_ratio
 from benchmarks.world.overload import BACK_AFTER, LOADS, Asked, Cell, Outcome, grid, is_false, run_cell
+from ragcore.loadtest.driving.monitor import driving
+from ragcore.loadtest.estimates import percentile
+from ragcore.loadtest.figures import Chart, Figures, Line, Table, Value, say
 
 LEAST_RATIO = 0.9
 MOST_SHED_MS = 50.0

@@ -22,8 +22,6 @@ import anyio
 import asyncpg
 import typer
 
-from benchmarks.estimates import percentile
-from benchmarks.figures import Chart, Figures, Line, Table, Value, say
 from benchmarks.peers.crew import ADAPTERS, Lap, Member, environment, member
 from benchmarks.peers.peer import TOP_K, Job
 from benchmarks.peers.worker import QUESTIONS, ROWS
@@ -32,6 +30,8 @@ from benchmarks.world.elsewhere import Elsewhere, elsewhere
 from benchmarks.world.servers import DIMENSION, Addresses
 from ragcore import Document, OpenAIEmbedder, PgVectorStore, Query
 from ragcore.ingest import Ingestor
+from ragcore.loadtest.estimates import percentile
+from ragcore.loadtest.figures import Chart, Figures, Line, Table, Value, say
 
 OURS, HAND = "ragcore_client", "hand_written"
 FRAMEWORKS = ("langchain", "llama_index", "haystack")

@@ -19,13 +19,13 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
-from benchmarks.figures import Figures, Table, say
 from benchmarks.world.damage import poison
 from benchmarks.world.files import MadeFile, made_files
 from ragcore import Document, estimate_tokens
 from ragcore.ingest import read
 from ragcore.ingest.chunking import cut
 from ragcore.ingest.readers import reader_of
+from ragcore.loadtest.figures import Figures, Table, say
 from ragcore.operating.memory import MEBI, read_memory
 
 WORD = re.compile(r"\w+")

@@ -13,12 +13,12 @@ import asyncpg
 import numpy as np
 from pgvector.asyncpg import register_vector
 
-from benchmarks.estimates import percentile
-from benchmarks.figures import Chart, Figures, Line, Table, Value, say
 from benchmarks.scenarios.crowd import empty_beside_found, starved, text_of_large_tenants
 from benchmarks.world.squad import SQUAD, TENANT, Squad, Widened, ingested, read_documents
 from ragcore import Filter, PgVectorStore, Query, Secret, meta
 from ragcore.ingest import Ingestor
+from ragcore.loadtest.estimates import percentile
+from ragcore.loadtest.figures import Chart, Figures, Line, Table, Value, say
 from ragcore.store import migrate
 from ragcore.types import Mode
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from benchmarks.figures import Figures, say
+from ragcore.loadtest.figures import Figures, say
 from ragcore.testing import simulate, traffic
 
 # Seeds that a process takes at a time.

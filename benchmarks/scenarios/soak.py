@@ -19,12 +19,12 @@ from typing import Annotated
 import anyio
 import typer
 
-from benchmarks.driving.monitor import resident_mb
-from benchmarks.estimates import slope
-from benchmarks.figures import Chart, Figures, Line, say
 from benchmarks.world.bench import QUESTION, TENANT, Client, client
 from benchmarks.world.elsewhere import elsewhere
 from ragcore import Delta, Prompt, RagcoreError
+from ragcore.loadtest.driving.monitor import resident_mb
+from ragcore.loadtest.estimates import slope
+from ragcore.loadtest.figures import Chart, Figures, Line, say
 
 CLIENTS = 8
 # Of the run, in which caches fill and the allocator finds its size: Python's own blocks stop growing long before resident memory does.

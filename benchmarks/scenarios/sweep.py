@@ -1,104 +1,21 @@
-"""The highest rate of questions at which an objective is met: doubled until it isn't, then halved between."""
+"""The sweep of `ragcore.loadtest`, at a service or a target of the benchmarks' own."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from functools import partial
-from typing import Annotated
-
 import anyio
-import typer
 
-from benchmarks.driving.driver import Driver
-from benchmarks.driving.monitor import driving
-from benchmarks.driving.progress import Watching, watching
-from benchmarks.figures import Chart, Figures, Line, Table, Value
-from benchmarks.scenarios.load import Objective, measure
-from benchmarks.targets.choice import TargetOptions, aimed
-
-MOST_RATE = 4096.0
-# Nothing that comes after the next step should wait for what this one left behind.
-PAUSE = 1.0
+from benchmarks.targets.choice import aimed
+from benchmarks.targets.options import TargetOptions
+from ragcore.loadtest.figures import Figures
+from ragcore.loadtest.load import Objective
+from ragcore.loadtest.sweep import SweepOptions, find_highest
 
 
-def run(
-    *,
-    quick: bool,
-    target: TargetOptions,
-    objective: Objective,
-    start: Annotated[float, typer.Option(help="The first rate, in questions a second.")] = 8.0,
-    seconds: Annotated[float | None, typer.Option(help="Of each step.", show_default="15")] = None,
-    steps: Annotated[int | None, typer.Option(help="Halvings after the first miss.", show_default="4")] = None,
-    seed: Annotated[int, typer.Option(help="Of the arrivals.")] = 0,
-) -> Figures:
+def run(*, quick: bool, target: TargetOptions, objective: Objective, sweep: SweepOptions) -> Figures:
     """Poisson arrivals at each rate."""
-    if start <= 0:
-        raise ValueError("the first rate must be positive")
-    each, halvings = seconds or (2.0 if quick else 15.0), steps or (2 if quick else 4)
-    sweep = _Sweep(objective, seconds=each, halvings=halvings, seed=seed)
-    figures = anyio.run(partial(sweep.run, target, start))
-    figures.expect(float(figures.values["highest_rate"] or 0) > 0, f"the objective is met at {start:g} a second")
-    return figures
 
+    async def body() -> Figures:
+        async with aimed(target) as aim:
+            return await find_highest(aim, sweep, objective, quick=quick)
 
-class _Sweep:
-    def __init__(self, objective: Objective, *, seconds: float, halvings: int, seed: int) -> None:
-        self._objective = objective
-        self._seconds = seconds
-        self._halvings = halvings
-        self._seed = seed
-        self._rows: list[dict[str, Value]] = []
-        self._figures = Figures()
-
-    async def run(self, options: TargetOptions, start: float) -> Figures:
-        figures = self._figures
-        async with aimed(options) as aim:
-            with watching() as watched:
-                driver = Driver(
-                    aim.target, aim.questions, timeout=options.timeout, hung_after=options.hung_after, told=watched.told
-                )
-                await driver.at_once(1, each=3, phase="warm-up")
-                met, missed = 0.0, start
-                while missed <= MOST_RATE and await self._meets(driver, missed, watched, shared=aim.shared):
-                    met, missed = missed, missed * 2
-                for _ in range(self._halvings if met else 0):
-                    middle = (met + missed) / 2
-                    if await self._meets(driver, middle, watched, shared=aim.shared):
-                        met = middle
-                    else:
-                        missed = middle
-        at_best = next((row for row in self._rows if row["rate"] == met), None)
-        figures.values |= {"highest_rate": met, "goodput": at_best["goodput"] if at_best else 0.0}
-        figures.values |= {f"at_highest.{name}": value for name, value in (at_best or {}).items() if name != "rate"}
-        figures.outcomes = driver.outcomes
-        figures.settings |= {"target": aim.target.name, "seed": self._seed, **asdict(self._objective)}
-        self._rows.sort(key=lambda row: float(row["rate"] or 0))
-        figures.tables.append(Table("By rate", self._rows))
-        figures.charts.append(self._chart())
-        return figures
-
-    async def _meets(self, driver: Driver, rate: float, watched: Watching, *, shared: bool) -> bool:
-        watched.phase(f"{rate:g} a second", int(rate * self._seconds))
-        async with driving(shared=shared) as own:
-            outcomes = await driver.at_rate(
-                rate, seconds=self._seconds, phase=f"rate {rate:g}", spacing="poisson", seed=self._seed
-            )
-        found = measure([outcomes], self._objective, own, seconds=self._seconds, open_loop=True)
-        names = ("asked", "goodput", "slo_share", "p50_s", "p95_s", "p99_s", "hung", "lateness_p99_ms", "driver_cpu")
-        met = float(found.values["slo_share"] or 0) >= self._objective.slo_share and not found.values["hung"]
-        verdict = "met" if met else "missed"
-        if found.invalid and len(self._rows) == 0:
-            self._figures.invalid += found.invalid
-        if found.invalid:
-            verdict = "the driver's limit"
-            self._figures.notes.append(f"at {rate:g} a second: {found.invalid[0]}")
-        self._rows.append({"rate": rate, "objective": verdict, **{name: found.values.get(name) for name in names}})
-        await anyio.sleep(PAUSE)
-        return met and not found.invalid
-
-    def _chart(self) -> Chart:
-        rates = [float(row["rate"] or 0) for row in self._rows]
-        lines = [
-            Line(name, rates, [float(row[f"{name}_s"] or 0) for row in self._rows]) for name in ("p50", "p95", "p99")
-        ]
-        return Chart("Response time by rate", "questions a second", "seconds", lines, log="x")
+    return anyio.run(body)

@@ -11,11 +11,11 @@ import anyio
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.figures import Chart, Figures, Line, say
 from benchmarks.world.squad import SQUAD, TENANT, Reference, ingested
 from ragcore import Retriever, explore
 from ragcore.explore.fetching import Fetched, fetch
 from ragcore.explore.sweep import sweep
+from ragcore.loadtest.figures import Chart, Figures, Line, say
 
 SPLITS = 100
 MOST_SECONDS = 60.0

@@ -18,11 +18,11 @@ from typing import Any
 
 import anyio
 
-from benchmarks.targets.choice import Broken
-from benchmarks.targets.http import HttpOptions
+from benchmarks.targets.options import Broken
 from benchmarks.targets.served import serve, served
-from benchmarks.targets.target import Question
 from benchmarks.world.child import Child
+from ragcore.loadtest.http import HttpOptions
+from ragcore.loadtest.target import Question
 
 __all__ = ["QUESTIONS", "broken"]
 

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from benchmarks.targets.target import Question, Reply, TargetError
 from benchmarks.world.elsewhere import Elsewhere, elsewhere
 from benchmarks.world.servers import DIMENSION, Addresses
 from ragcore import (
@@ -24,6 +23,7 @@ from ragcore import (
 )
 from ragcore.demo.questions import DOCUMENTS, QUESTIONS
 from ragcore.ingest import read
+from ragcore.loadtest.target import Question, Reply, TargetError
 from ragcore.retrieval.retriever import Retriever
 
 __all__ = ["LATENCIES", "MEMBER", "LibraryTarget", "client", "library", "member_questions"]

@@ -11,7 +11,6 @@ from typing import Any
 
 import anyio
 
-from benchmarks.targets.http import HttpOptions
 from benchmarks.targets.library import LATENCIES, MEMBER, client
 from benchmarks.targets.served import serve, served
 from benchmarks.world.child import Child
@@ -20,6 +19,7 @@ from benchmarks.world.servers import Addresses
 from ragcore.contrib.asgi import Identity, app
 from ragcore.demo.questions import DOCUMENTS
 from ragcore.ingest import read
+from ragcore.loadtest.http import HttpOptions
 
 __all__ = ["reference"]
 

@@ -25,20 +25,20 @@ import anyio
 import anyio.abc
 import psutil
 
-from benchmarks.driving.driver import Driver
-from benchmarks.driving.monitor import Driving, Sample, driving, monitored, resident_mb
-from benchmarks.driving.outcome import Outcome
-from benchmarks.estimates import percentile
-from benchmarks.figures import Chart, Figures, Line, Table, Value, say
-from benchmarks.targets.http import HttpOptions, http_target
 from benchmarks.targets.library import client
-from benchmarks.targets.target import Question
 from benchmarks.world.bench import FACT, QUESTION
 from benchmarks.world.child import STOP_SECONDS
 from benchmarks.world.elsewhere import elsewhere
 from benchmarks.world.hog import BODIES, HOG, Hog, hog
 from benchmarks.world.servers import DIMENSION, Addresses
 from ragcore import Document
+from ragcore.loadtest.driving.driver import Driver
+from ragcore.loadtest.driving.monitor import Driving, Sample, driving, monitored, resident_mb
+from ragcore.loadtest.driving.outcome import Outcome
+from ragcore.loadtest.estimates import percentile
+from ragcore.loadtest.figures import Chart, Figures, Line, Table, Value, say
+from ragcore.loadtest.http import HttpOptions, http_target
+from ragcore.loadtest.target import Question
 
 __all__ = ["MOST_GROWTH_MIB", "SERVICE", "Edge", "Load", "Measured", "edge_figures", "judge", "measure"]
 

@@ -17,13 +17,13 @@ from urllib.parse import urlsplit
 import anyio
 import anyio.abc
 
-from benchmarks.driving.driver import Driver
-from benchmarks.driving.outcome import Outcome
-from benchmarks.targets.http import HttpOptions, http_target
-from benchmarks.targets.target import Question
 from benchmarks.world.bench import QUESTION
 from benchmarks.world.child import Child, child, obey
 from ragcore.contrib.asgi.body import MAX_BODY
+from ragcore.loadtest.driving.driver import Driver
+from ragcore.loadtest.driving.outcome import Outcome
+from ragcore.loadtest.http import HttpOptions, http_target
+from ragcore.loadtest.target import Question
 
 __all__ = ["BODIES", "HOG", "REPORTS", "Hog", "hog"]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import anyio
 
-from benchmarks.estimates import percentile
 from benchmarks.world.overload import Cell, Model
 from ragcore import RAG, Document, EmbeddingError, RagcoreError, Settings
+from ragcore.loadtest.estimates import percentile
 from ragcore.resilience import Bulkhead, Policy, flow
 from ragcore.retrieval.retriever import Retriever
 from ragcore.testing import FakeEmbedder, FakeStore

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.figures import say
 from ragcore import Document, Embedder, LocalEmbedder, PgVectorStore, Vector, estimate_tokens
 from ragcore.ingest import Ingestor
+from ragcore.loadtest.figures import say
 from ragcore.protocols import EmbeddedDocument, Store
 from ragcore.store import embedded, migrate
 from ragcore.types import IngestReport, Kind

@@ -1,1 +1,1 @@
-"""The benchmarks\x27 own tests: a harness that can\x27t fail proves nothing."""
+"""The benchmarks' own tests: a harness that can't fail proves nothing."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from benchmarks.registry import SCENARIOS, scenario
 
-from tests.benchmarks.test_report import figures
+from tests.loadtest.report.test_results import figures
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,7 +49,7 @@ def test_a_command_at_fault_says_so_and_exits_with_2(arguments: tuple[str, ...],
 
 
 def test_compare_exits_with_1_on_a_regression(tmp_path: Path) -> None:
-    from benchmarks.report.results import write
+    from ragcore.loadtest.report.results import write
 
     write(tmp_path / "a", "ladder", figures(seed=1))
     write(tmp_path / "b", "ladder", figures(seconds=2.0, seed=2))

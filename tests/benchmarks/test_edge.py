@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from benchmarks.driving.outcome import Kind, Outcome
-from benchmarks.figures import Figures
 from benchmarks.targets.served import served
 from benchmarks.world.edge import MOST_GROWTH_MIB, SERVICE, SETTINGS, Edge, Load, Measured, Setting, judge, measure
 from benchmarks.world.hog import BODIES
+
+from ragcore.loadtest.driving.outcome import Kind, Outcome
+from ragcore.loadtest.figures import Figures
 
 ALONE = 0.12
 

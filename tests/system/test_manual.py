@@ -110,7 +110,7 @@ async def test_the_manual_from_an_empty_folder_to_a_service_that_was_proved(
         by_header.replace("http://localhost:8000", fastapi),
         shell("how-to/rollout.md", 0)[0],  # its ladder is test_harness.py's
         *shell("how-to/rollout.md", 1, 2),
-        *shell("how-to/benchmarks.md", 0),  # test_harness.py runs the others
+        *shell("how-to/load_test.md", 1),  # tests/cli/test_loadtest.py runs the others
         "ragcore ingest old.md --tenant T",
         *shell("reference/command-line.md", 0),
     ]
@@ -127,7 +127,7 @@ async def test_the_manual_from_an_empty_folder_to_a_service_that_was_proved(
         "http://localhost:8000": served,
         "localhost:8000": served,
         # A minute each is for those who want to know.
-        "benchmarks ladder": "benchmarks ladder --quick --levels 1,5 --steady-seconds 1",
+        "loadtest ladder": "loadtest ladder --quick --levels 1,5 --steady-seconds 1",
         "--seconds 60": "--seconds 2",
         # Two short runs of one service on a busy machine may differ by more than noise, which is what 1 says.
         "compare staging production": "compare staging production || test $? = 1",
@@ -140,7 +140,6 @@ async def test_the_manual_from_an_empty_folder_to_a_service_that_was_proved(
         environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
             "OPENAI_BASE_URL": openai.base_url,
         }
         done = await anyio.run_process(

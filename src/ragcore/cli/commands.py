@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import ragcore
+from ragcore.cli import loadtest
 from ragcore.cli.database import expire, migrate, reembed
 from ragcore.cli.documents import delete, documents, ingest
 from ragcore.cli.exploring import evaluate, thresholds
@@ -103,3 +104,4 @@ for command in (
     serve,
 ):
     app.command()(command)
+app.add_typer(loadtest.app, name="loadtest")

@@ -24,6 +24,7 @@ EXTRAS = {
     "notebook": "pandas",
     "testing": "h11",
     "serve": "uvicorn",
+    "loadtest": "typer",  # httpx is there in any case
 }
 
 

@@ -1,0 +1,157 @@
+"""Questions, at a concurrency or at a rate."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import anyio
+
+from ragcore.loadtest.driving.outcome import Kind, Outcome, judge
+from ragcore.loadtest.target import HUNG_AFTER, Aim, Question, Target, TargetError
+
+__all__ = ["Driver", "arrivals"]
+
+PAUSE = 0.02
+
+
+@dataclass
+class Driver:
+    """Asks a target, and keeps what became of each question. Made inside an event loop, whose clock it reads.
+
+    Args:
+        timeout: seconds that each question has.
+        hung_after: seconds past it after which a question is given up as hung.
+        told: called with each outcome, for those who watch.
+    """
+
+    target: Target
+    questions: Sequence[Question]
+    timeout: float = 30.0
+    hung_after: float = HUNG_AFTER
+    told: Callable[[Outcome], None] = lambda _: None
+    outcomes: list[Outcome] = field(default_factory=list)
+    began: float = field(default_factory=anyio.current_time)
+
+    def __post_init__(self) -> None:
+        self._next: Iterator[Question] = itertools.cycle(self.questions)
+
+    @classmethod
+    def of(cls, aim: Aim, *, told: Callable[[Outcome], None]) -> Driver:
+        """A driver that asks as the aim says."""
+        return cls(aim.target, aim.questions, timeout=aim.timeout, hung_after=aim.hung_after, told=told)
+
+    def now(self) -> float:
+        """Seconds since the driver was made."""
+        return anyio.current_time() - self.began
+
+    async def at_once(self, concurrency: int, *, each: int, phase: str) -> list[Outcome]:
+        """So many users at once, each asking so many questions, one after the other: a closed loop."""
+        before = len(self.outcomes)
+
+        async def user() -> None:
+            for _ in range(each):
+                await self.ask(phase, due=self.now())
+
+        async with anyio.create_task_group() as users:
+            for _ in range(concurrency):
+                users.start_soon(user)
+        return self.outcomes[before:]
+
+    async def users(self, concurrency: int, *, seconds: float, phase: str) -> list[Outcome]:
+        """So many users at once for so long: a closed loop."""
+        before, until = len(self.outcomes), self.now() + seconds
+
+        async def user() -> None:
+            while self.now() < until:
+                began = self.now()
+                await self.ask(phase, due=began)
+                if self.now() - began < PAUSE:  # refused at once: asking as fast as that measures nothing
+                    await anyio.sleep(PAUSE if not self.outcomes[-1].ok else 0)
+
+        async with anyio.create_task_group() as users:
+            for _ in range(concurrency):
+                users.start_soon(user)
+        return self.outcomes[before:]
+
+    async def at_rate(
+        self, rate: float, *, seconds: float, phase: str, spacing: Literal["constant", "poisson"], seed: int
+    ) -> list[Outcome]:
+        """So many questions a second, whether or not earlier ones have been answered: an open loop.
+
+        Each is timed from the moment in which it should have been sent, not from when it was: coordinated omission would hide the waiting
+        (G. Tene, "How NOT to measure latency").
+        """
+        before, began = len(self.outcomes), self.now()
+        async with anyio.create_task_group() as group:
+            for offset in arrivals(rate, seconds=seconds, spacing=spacing, seed=seed):
+                wait = began + offset - self.now()
+                if wait > 0:
+                    await anyio.sleep(wait)
+                group.start_soon(self.ask, phase, began + offset)
+        return self.outcomes[before:]
+
+    async def ask(self, phase: str, due: float) -> None:
+        """Ask the next question and note what became of it; never raises but for cancellation."""
+        question = next(self._next)
+        started = self.now()
+        tokens, first, last, pause = 0, math.nan, math.nan, 0.0
+
+        def token() -> None:
+            nonlocal tokens, first, last, pause
+            now = self.now()
+            if tokens == 0:
+                first = now
+            else:
+                pause = max(pause, now - last)
+            last = now
+            tokens += 1
+
+        kind: Kind = "hung"
+        status, detail = None, f"not back {self.hung_after:g} s after its {self.timeout:g} s"
+        with anyio.move_on_after(self.timeout + self.hung_after):
+            try:
+                reply = await self.target.ask(question.text, timeout=self.timeout, token=token)
+            except TargetError as error:
+                kind, status, detail = error.kind, error.status, str(error)
+            except Exception as error:  # whatever a target answers, the run goes on
+                kind, detail = "protocol", f"{type(error).__name__}: {error}"
+            else:
+                kind, detail = judge(question, reply), ""
+                if kind != "right":
+                    detail = f"answered: {reply.text[:200]}"
+                if self.now() - started > self.timeout:
+                    kind, detail = "late", f"back after more than {self.timeout:g} s"
+        outcome = Outcome(
+            phase=phase,
+            question=question.text,
+            due=due,
+            started=started,
+            first_token=first if tokens else None,
+            last_token=last if tokens else None,
+            ended=self.now(),
+            kind=kind,
+            status=status,
+            tokens=tokens,
+            longest_pause=pause if tokens > 1 else None,
+            detail=detail,
+        )
+        self.outcomes.append(outcome)
+        self.told(outcome)
+
+
+def arrivals(
+    rate: float, *, seconds: float, spacing: Literal["constant", "poisson"] = "poisson", seed: int = 0
+) -> Iterator[float]:
+    """The moments, in seconds from the beginning, at which questions are due: evenly, or as a Poisson process of this rate."""
+    draw = random.Random(seed)
+    due = 0.0 if spacing == "constant" else draw.expovariate(rate)
+    for number in itertools.count(1):
+        if due >= seconds:
+            return
+        yield due
+        due = number / rate if spacing == "constant" else due + draw.expovariate(rate)

@@ -1,0 +1,54 @@
+"""Live progress on a terminal; nowhere else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from ragcore.loadtest.driving.outcome import Outcome
+
+__all__ = ["Watching", "watching"]
+
+
+class Watching:
+    """A bar, and what became of the questions so far."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._kinds: Counter[str] = Counter()
+        self._task = progress.add_task("starting", total=None, kinds="")
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        """A new phase begins, of so many questions."""
+        self._progress.remove_task(self._task)  # one that is reset keeps the total it had
+        self._task = self._progress.add_task(name, total=total, kinds=self._shown())
+        if not self._progress.console.is_terminal:
+            self._progress.console.print(name, style=None, highlight=False)
+
+    def told(self, outcome: Outcome) -> None:
+        """One is over."""
+        self._kinds[outcome.kind] += 1
+        self._progress.update(self._task, advance=1, kinds=self._shown())
+
+    def _shown(self) -> str:
+        return ", ".join(f"{count:,} {kind}" for kind, count in self._kinds.most_common())
+
+
+@contextmanager
+def watching() -> Iterator[Watching]:
+    """On stderr for the block; where that is no terminal, a line for each phase."""
+    console = Console(stderr=True)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[kinds]}"),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield Watching(progress)

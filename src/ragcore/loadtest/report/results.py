@@ -1,0 +1,153 @@
+"""The files of a run: requests.jsonl, summary.json, summary.csv, report.html."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ragcore.errors import InvalidInput
+from ragcore.loadtest.driving.outcome import Outcome
+from ragcore.loadtest.figures import Figures
+from ragcore.loadtest.report.page import page
+
+__all__ = ["SCHEMA_VERSION", "Run", "machine", "new_folder", "read_outcomes", "read_runs", "read_summary", "write"]
+
+SCHEMA_VERSION = 1
+PACKAGES = ("ragcore", "anyio", "asyncpg", "httpx", "httpx2", "numpy", "openai", "pgvector", "uvloop")
+RESULTS = Path("results")
+
+
+def new_folder(scenario: str) -> Path:
+    """`results/<time>-<scenario>`, one that isn't there yet."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    folder = RESULTS / f"{stamp}-{scenario}"
+    number = 2
+    while folder.exists():
+        folder = RESULTS / f"{stamp}-{scenario}-{number}"
+        number += 1
+    return folder
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on, without the machine's or a user's name."""
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "system": f"{platform.system()} {platform.release()}",
+        "architecture": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_mb": _memory_mb(),
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "packages": packages,
+    }
+
+
+def write(folder: Path, scenario: str, figures: Figures, *, commit: str | None = None) -> None:
+    """Write a run's files; what stood there before is replaced.
+
+    Args:
+        commit: of what was measured; None: not known.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    summary = {
+        "schema_version": SCHEMA_VERSION,
+        "scenario": scenario,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit,
+        "machine": machine(),
+        "settings": figures.settings,
+        "seed": figures.settings.get("seed"),
+        "figures": figures.values,
+        "criteria": [asdict(criterion) for criterion in figures.criteria],
+        "failed": figures.failed,
+        "invalid": figures.invalid,
+        "notes": figures.notes,
+        "tables": [{"title": table.title, "rows": list(table.rows)} for table in figures.tables],
+        "samples": [asdict(sample) for sample in figures.samples],
+    }
+    text = json.dumps(_finite(summary), indent=1, ensure_ascii=False, default=str)
+    (folder / "summary.json").write_text(text, encoding="utf-8", errors="backslashreplace")
+    with (folder / "requests.jsonl").open("w", encoding="utf-8") as file:
+        for outcome in figures.outcomes:
+            file.write(json.dumps(asdict(outcome)) + "\n")  # in ASCII: an answer may hold half of a surrogate pair
+    with (folder / "summary.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("figure", "value"))
+        writer.writerows(figures.values.items())
+    (folder / "report.html").write_text(page(summary, figures), encoding="utf-8", errors="backslashreplace")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a folder holds of a run."""
+
+    folder: Path
+    summary: dict[str, Any]
+    outcomes: list[Outcome]
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """The run of a folder; or of a folder that has none of its own, those of the folders in it, by name.
+
+    Raises:
+        InvalidInput: there is none, or one is of a later schema.
+    """
+    folders = [folder]
+    if folder.is_dir() and not (folder / "summary.json").exists():
+        folders = sorted(path.parent for path in folder.glob("*/summary.json")) or [folder]
+    return [Run(one, read_summary(one), read_outcomes(one)) for one in folders]
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The summary of a run.
+
+    Raises:
+        InvalidInput: there is none, or it is of a later schema.
+    """
+    try:
+        summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        schema = summary["schema_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(f"{folder} holds no summary.json of a run: {error}") from None
+    if schema != SCHEMA_VERSION:
+        raise InvalidInput(f"{folder} was written with schema {schema}; this version reads {SCHEMA_VERSION}")
+    return summary
+
+
+def read_outcomes(folder: Path) -> list[Outcome]:
+    """What became of each question of a run."""
+    path = folder / "requests.jsonl"
+    if not path.exists():
+        return []
+    return [Outcome(**json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: what was not measured is null."""
+    match value:
+        case float() if not math.isfinite(value):
+            return None
+        case dict():
+            return {key: _finite(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_finite(one) for one in value]
+    return value
+
+
+def _memory_mb() -> int | None:
+    if sys.platform == "linux":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // (1024 * 1024)
+    return None

@@ -1,0 +1,98 @@
+"""A run and a comparison as text of a terminal: never wider than it, 80 columns where its width is not known."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+from ragcore.loadtest.figures import Figures, Table, Value
+from ragcore.loadtest.report.comparison import Comparison, Row
+from ragcore.loadtest.words import heading, label, number, quantity, told
+
+__all__ = ["changed", "draw_comparison", "draw_criteria", "draw_table", "draw_values"]
+
+# Longer tables are for the report.
+MOST_ROWS = 40
+GAP = 2
+
+
+def draw_table(console: Console, table: Table) -> None:
+    """The table without the columns that hold nothing; one that is too wide comes in parts, each with the first column."""
+    if not table.rows or len(table.rows) > MOST_ROWS:
+        return
+    names = [name for place, name in enumerate(table.rows[0]) if place == 0 or any(row[name] for row in table.rows)]
+    console.print(Text(table.title, style="bold"))
+    for part in _parts(table, names, console.width):
+        grid = Grid(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="")
+        for name in part:
+            text = any(isinstance(row[name], str) for row in table.rows)
+            grid.add_column(Text(heading(name)), justify="left" if text else "right", overflow="fold")
+        for row in table.rows:
+            grid.add_row(*(Text(number(name, row[name])) for name in part))
+        console.print(grid)
+        console.print()
+
+
+def draw_values(console: Console, values: dict[str, Value]) -> None:
+    """Each figure by its words, with its unit."""
+    _listed(console, [(label(name), quantity(name, value)) for name, value in told(values).items()])
+
+
+def draw_criteria(console: Console, figures: Figures) -> None:
+    """Each criterion with its bound, what was measured, and whether it was reached."""
+    if figures.criteria:
+        console.print()
+        _listed(console, [("reached" if one.reached else "NOT REACHED", one.text) for one in figures.criteria])
+
+
+def draw_comparison(console: Console, comparison: Comparison) -> None:
+    """The verdict first, so that no width cuts it off; without what is zero on both sides."""
+    console.print(Text("after / before", style="bold"))
+    grid = Grid(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="")
+    grid.add_column("verdict", no_wrap=True)
+    grid.add_column("figure", overflow="fold")
+    for name in ("before", "after", "ratio", "95 %"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    for row in comparison.rows:
+        if not row.before and not row.after:
+            continue
+        interval = "" if row.low is None or row.high is None else f"{row.low:.2f}–{row.high:.2f}"
+        before, after = (quantity(row.figure, value) for value in (row.before, row.after))
+        cells = (row.verdict, label(row.figure), before, after, f"{row.ratio:.3g}", interval)
+        grid.add_row(*map(Text, cells))
+    console.print(grid)
+
+
+def changed(row: Row) -> str:
+    """What got worse, in words."""
+    before, after = (quantity(row.figure, value) for value in (row.before, row.after))
+    return f"{label(row.figure)}: {before} → {after} ({row.ratio:.2f} ×)"
+
+
+def _listed(console: Console, rows: Sequence[tuple[str, str]]) -> None:
+    """Texts beside what they are of; one that is too long goes on below its own beginning."""
+    width = max((len(first) for first, _ in rows), default=0) + GAP
+    for first, second in rows:
+        # A number stays beside its percent sign.
+        whole = second.replace(" %", "\u00a0%")
+        wrapped = textwrap.wrap(whole, max(20, console.width - width), break_on_hyphens=False) or [""]
+        for place, line in enumerate(wrapped):
+            beginning = "" if place else first
+            console.print(Text(f"{beginning:<{width}}" + line.replace("\u00a0", " ")), soft_wrap=True)
+
+
+def _parts(table: Table, names: list[str], width: int) -> list[list[str]]:
+    widths = {name: max(len(heading(name)), *(len(number(name, row[name])) for row in table.rows)) for name in names}
+    first = names[0]
+    parts, used = [[first]], widths[first]
+    for name in names[1:]:
+        if used + GAP + widths[name] > width and len(parts[-1]) > 1:
+            parts.append([first])
+            used = widths[first]
+        parts[-1].append(name)
+        used += GAP + widths[name]
+    return parts

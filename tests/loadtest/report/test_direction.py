@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import pytest
+
+from ragcore.loadtest.report.direction import better
+
+
+@pytest.mark.parametrize(
+    ("figure", "direction"),
+    [
+        ("p50_s", "lower"),
+        ("success_rate", "higher"),
+        ("goodput", "higher"),
+        ("recall_at_10", "higher"),
+        ("policy_call_us", "lower"),
+        ("hung", "lower"),
+        ("langchain.rps_ratio_50", "higher"),
+        ("seconds", None),
+        ("asked", None),
+    ],
+)
+def test_which_way_a_figure_is_better(figure: str, direction: str | None) -> None:
+    assert better(figure) == direction
