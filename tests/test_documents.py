@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import re
@@ -17,6 +18,8 @@ import typer
 import typer.main
 
 import ragcore
+
+from .test_layout import FLOORS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -94,6 +97,77 @@ def test_the_changelog_is_for_users_and_ends_at_this_version() -> None:
     assert f'version = "{ragcore.__version__}"' in project
     versions = re.findall(r"^## (\d+\.\d+\.\d+)", text, re.MULTILINE)
     assert not versions or versions[0] == ragcore.__version__
+
+
+# A file or a folder, and for a Python file a name in it: `client/rag.py:RAG.ask`. Paths are relative to the package or to the project.
+POINTER = re.compile(r"((?:[\w.-]+/)*[\w.-]+\.(?:py|sql|md|toml|yml)|(?:[\w.-]+/)+)(?::([A-Za-z_][\w.]*))?")
+ARCHITECTURE = DOCS / "explanation" / "architecture.md"
+DECISIONS = DOCS / "explanation" / "decisions"
+
+
+def names_of(body: list[ast.stmt], owner: str = "") -> set[str]:
+    """What a module or a class defines itself: functions, classes with their members, and names that are assigned."""
+    names = set()
+    for statement in body:
+        match statement:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                names.add(owner + name)
+            case ast.ClassDef(name=name):
+                names |= {owner + name, *names_of(statement.body, f"{owner}{name}.")}
+            case ast.Assign(targets=targets):
+                names |= {owner + target.id for target in targets if isinstance(target, ast.Name)}
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                names.add(owner + name)
+    return names
+
+
+def exists(path: str, name: str) -> bool:
+    """Whether a pointer leads to a file or folder, and to a name that the file defines."""
+    found = next((place / path for place in (ROOT / "src" / "ragcore", ROOT) if (place / path).exists()), None)
+    if found is None or found.is_dir() != path.endswith("/"):
+        return False
+    return not name or (found.suffix == ".py" and name in names_of(ast.parse(found.read_text()).body))
+
+
+@pytest.mark.parametrize("page", [ARCHITECTURE, *sorted(DECISIONS.glob("*.md"))], ids=lambda page: page.name)
+def test_pointers_to_the_code_exist(page: Path) -> None:
+    """A code span with a slash at its end, or with the name of a source file, is a pointer."""
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE))
+    wrong = []
+    for span in spans:
+        pointer = POINTER.fullmatch(span)
+        if pointer is None:
+            if re.search(r"\.(py|sql)\b|\w/$", span):  # a pointer that is not written as one would not be checked
+                wrong.append(span)
+        elif not exists(pointer[1], pointer[2] or ""):
+            wrong.append(span)
+    assert wrong == []
+
+
+def test_a_pointer_to_a_missing_name_or_file_is_found() -> None:
+    assert exists("client/rag.py", "RAG.ask")
+    assert exists("store/postgres/sql/", "")
+    assert not exists("client/rag.py", "RAG.gone")
+    assert not exists("client/gone.py", "")
+    assert not exists("store/postgres/gone/", "")
+
+
+def test_the_architecture_page_shows_the_floors_of_the_layout() -> None:
+    drawn = re.findall(r"^ *(\d+)  (.+)$", ARCHITECTURE.read_text(), re.MULTILINE)
+    assert {int(number): set(modules.split()) for number, modules in drawn} == {
+        number: set(floor) for number, floor in enumerate(FLOORS, start=1)
+    }
+
+
+def test_the_architecture_page_describes_each_module() -> None:
+    table = ARCHITECTURE.read_text().partition("| module |")[2].partition("\n\n")[0]
+    described = [name.replace("\\", "") for name in re.findall(r"^\| ([\w\\]+) \|", table, re.MULTILINE)]
+    assert sorted(described) == sorted(module for floor in FLOORS for module in floor)
+
+
+def test_every_decision_is_in_the_index() -> None:
+    listed = re.findall(r"\]\((\d{4}-[^)]+\.md)\)", (DECISIONS / "index.md").read_text())
+    assert listed == sorted(page.name for page in DECISIONS.glob("[0-9]*.md"))
 
 
 def blocks(path: Path) -> list[str]:
