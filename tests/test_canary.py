@@ -528,6 +528,7 @@ class Stuck(FakeEmbedder):
         return await super().embed(texts, kind=kind)
 
 
+@pytest.mark.slow
 async def test_reports_of_what_hangs_and_calls_that_are_cancelled(
     server: OpenAIServer, closed_port: int, seen: Seen, tmp_path: Path
 ) -> None:

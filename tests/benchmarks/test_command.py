@@ -59,6 +59,7 @@ def test_compare_exits_with_1_on_a_regression(tmp_path: Path) -> None:
     assert run("compare", str(tmp_path / "a"), str(tmp_path / "a")).returncode == 0
 
 
+@pytest.mark.slow
 def test_json_is_one_flat_object_and_the_report_is_where_it_was_asked_for(tmp_path: Path) -> None:
     done = run("imports", "--quick", "--json", "--out", str(tmp_path / "run"))
     values = json.loads(done.stdout)

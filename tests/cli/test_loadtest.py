@@ -96,6 +96,7 @@ def test_a_service_that_answers_rightly_passes_the_ladder(url: str, questions: P
     assert "ragcore 0" in report
 
 
+@pytest.mark.slow
 def test_a_service_that_answers_wrongly_does_not(url: str, questions: Path, tmp_path: Path) -> None:
     asking = ("--url", f"{url}/wrong", "--questions", questions.name, "--token-env", "CHAT_TOKEN")
     done = loadtest("ladder", *asking, "--quick", "--levels", "1,2", "--steady-seconds", "1", cwd=tmp_path)
@@ -105,6 +106,7 @@ def test_a_service_that_answers_wrongly_does_not(url: str, questions: Path, tmp_
     assert "NOT ALL CRITERIA REACHED" in done.stderr
 
 
+@pytest.mark.slow
 def test_load_and_sweep_fit_in_80_columns(url: str, questions: Path, tmp_path: Path) -> None:
     asking = ("--url", f"{url}/chat", "--questions", questions.name, "--token-env", "CHAT_TOKEN")
     load = loadtest(
@@ -118,6 +120,7 @@ def test_load_and_sweep_fit_in_80_columns(url: str, questions: Path, tmp_path: P
     assert fits(sweep)
 
 
+@pytest.mark.slow
 def test_a_comparison_of_runs_has_its_verdicts_within_80_columns(tmp_path: Path) -> None:
     for side, seconds in (("before", 1.0), ("after", 2.0)):
         for number in range(3):
@@ -130,6 +133,7 @@ def test_a_comparison_of_runs_has_its_verdicts_within_80_columns(tmp_path: Path)
     assert loadtest("compare", "before", "before", cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.slow
 def test_json_is_one_flat_object(url: str, questions: Path, tmp_path: Path) -> None:
     asking = ("--url", f"{url}/chat", "--questions", questions.name, "--token-env", "CHAT_TOKEN")
     done = loadtest("ladder", *asking, "--quick", "--levels", "1,2", "--steady-seconds", "1", "--json", cwd=tmp_path)

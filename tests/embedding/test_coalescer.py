@@ -158,6 +158,7 @@ async def test_a_text_that_two_flows_ask_for_goes_out_once_with_whichever_comes_
     )
 
 
+@pytest.mark.slow
 async def test_full_it_makes_room_for_a_flow_that_has_less_than_its_share() -> None:
     server = Server(seconds=0.1)
     asked = [("hog", f"hog {number}") for number in range(MOST_WAITING + 300)] + [("quiet", "quiet")]
@@ -166,6 +167,7 @@ async def test_full_it_makes_room_for_a_flow_that_has_less_than_its_share() -> N
     assert list(outcomes.values()).count("Overloaded") > 0
 
 
+@pytest.mark.slow
 async def test_time_before_a_text_is_sent_is_not_the_embedders_silence() -> None:
     server = Server(seconds=0.5)
     outcomes: list[bool] = []
@@ -256,6 +258,7 @@ async def test_a_policy_around_a_question_is_not_charged_for_the_queue_of_its_re
     await owner.stop()
 
 
+@pytest.mark.slow
 async def test_a_full_queue_does_not_refuse_a_flow_for_a_text_that_it_shares() -> None:
     server = Server(seconds=0.1)
     asked = [("hog", f"hog {number}") for number in range(MOST_WAITING + 200)]

@@ -110,6 +110,7 @@ async def test_a_reader_that_goes_wrong_loses_one_file(
     assert {"hangs": "within 1.5 s", "crashes": "crashed", "takes all memory": "memory"}[how] in refused.reason
 
 
+@pytest.mark.slow
 async def test_leaving_early_leaves_nothing(tmp_path: Path) -> None:
     for number in range(20):
         (tmp_path / f"{number:02}.txt").write_text("text")
@@ -139,6 +140,7 @@ async def test_cancelled_it_is_back_within_a_second(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.slow
 async def test_cancelled_by_asyncio_it_is_back_as_well(tmp_path: Path) -> None:
     large(tmp_path / "many.jsonl.gz")
     began = anyio.current_time()
@@ -147,6 +149,7 @@ async def test_cancelled_by_asyncio_it_is_back_as_well(tmp_path: Path) -> None:
     assert anyio.current_time() - began < 1.5
 
 
+@pytest.mark.slow
 async def test_threads_do_it_where_processes_are_not_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -202,6 +205,7 @@ async def test_unknown_types_are_left_out_or_named(tmp_path: Path) -> None:
     assert "readers=" in found["b.exe"].reason
 
 
+@pytest.mark.slow
 async def test_links_are_followed_if_one_says_so(tmp_path: Path) -> None:
     outside, folder = tmp_path / "outside", tmp_path / "folder"
     outside.mkdir()

@@ -134,6 +134,7 @@ async def ask(embedder: LocalEmbedder, folder: Path, question: str) -> tuple[str
 
 
 @pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.slow
 async def test_the_figure_and_its_place_are_right(embedder: LocalEmbedder, tmp_path: Path, format: str) -> None:
     name, make, key = FORMATS[format]
     (tmp_path / name).write_bytes(make())

@@ -17,6 +17,7 @@ def test_runs_alike_are_exchanged_at_no_cost() -> None:
     assert exchanged([Repeated([1.0, 1.0, 1.0], [1.0, 1.0, 1.0], 0.1)]) == [1.0]
 
 
+@pytest.mark.slow
 def test_many_figures_together_are_wrong_in_at_most_five_of_a_hundred() -> None:
     """Thirty independent figures, none of which changed."""
     wrong = 0

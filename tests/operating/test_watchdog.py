@@ -58,6 +58,7 @@ async def test_a_blocked_event_loop_is_reported_with_the_stack_that_blocks_it(
     assert "the event loop turns again" in caplog.text
 
 
+@pytest.mark.slow
 async def test_a_call_that_ran_out_of_time_because_of_it_says_so(heard: list[events.Event]) -> None:
     embedder = FakeEmbedder()
     async with fake_rag(embedder=embedder, settings=WATCHED) as rag:
@@ -97,6 +98,7 @@ def test_a_loop_that_is_not_running_is_not_blocked(heard: list[events.Event]) ->
     assert not thread.is_alive()
 
 
+@pytest.mark.slow
 async def test_an_uncancellable_call_is_reported_with_where_it_waits(
     heard: list[events.Event], caplog: pytest.LogCaptureFixture
 ) -> None:

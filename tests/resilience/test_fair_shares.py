@@ -116,7 +116,7 @@ def test_what_always_holds(callers: list[Caller], limit: int, queue: int, new_li
         assert all(seen.ended[number] == "served" for number in patient), "who has time and stays is served in the end"
 
 
-@examples(0.5)
+@examples(0.3)
 @given(crowd=st.integers(20, 200), limit=st.integers(1, 8), seconds=st.floats(0.1, 1.0))
 def test_a_quiet_flow_waits_for_one_place_however_many_of_another_wait(crowd: int, limit: int, seconds: float) -> None:
     bulkhead = Bulkhead(limit, queue=64)

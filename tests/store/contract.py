@@ -298,6 +298,7 @@ class StoreContract:
             with pytest.raises(InvalidInput, match="the tenant is blank"):
                 await call()
 
+    @pytest.mark.slow
     async def test_what_has_expired_is_found_by_nothing_and_goes_with_the_next_expire(self, store: Store) -> None:
         assert isinstance(store, Expiring)
         now = datetime.now(UTC)

@@ -59,6 +59,7 @@ def share_with_a_regression(runs: int, *, comparisons: int = 200, noise: float =
 
 
 @pytest.mark.parametrize("noise", [0.03, 0.15, 0.4])
+@pytest.mark.slow
 def test_repeated_runs_of_one_unchanged_service_are_a_regression_in_at_most_five_of_a_hundred_comparisons(
     noise: float,
 ) -> None:
@@ -66,18 +67,22 @@ def test_repeated_runs_of_one_unchanged_service_are_a_regression_in_at_most_five
 
 
 @pytest.mark.parametrize(("runs", "noise"), [(3, 0.05), (4, 0.1)])
+@pytest.mark.slow
 def test_half_as_slow_again_is_found(runs: int, noise: float) -> None:
     assert share_with_a_regression(runs, comparisons=60, noise=noise, slower=1.5) >= 0.9
 
 
+@pytest.mark.slow
 def test_half_as_slow_again_is_mostly_found_in_three_runs_that_differ_by_a_tenth() -> None:
     assert share_with_a_regression(3, comparisons=60, noise=0.1, slower=1.5) >= 0.8
 
 
+@pytest.mark.slow
 def test_one_level_that_is_twice_as_slow_is_found_in_four_runs_a_side() -> None:
     assert share_with_a_regression(4, comparisons=40, noise=0.1, slower=2.0, only=50) >= 0.9
 
 
+@pytest.mark.slow
 def test_single_runs_of_one_unchanged_service_are_rarely_a_regression() -> None:
     """Their noise is assumed, so this holds for runs that differ by no more: standard deviation 10 %, 95 % within 30 % of each other."""
     worse = 0
