@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -402,6 +403,21 @@ async def test_a_folder_of_the_first_release_is_used_and_lets_nobody_else_in(fol
     async with embedded.server(folder) as server:
         assert await asked(server, "select current_database()") == "ragcore"
         assert "ragcore_hba.conf" in str(await asked(server, "show hba_file", owner=True))
+
+
+async def test_a_start_that_waited_in_vain_for_another_process_leaves_nothing(folder: str) -> None:
+    """Neither an open file nor its number, which by then may be that of another file."""
+    lock = Cluster(Path(folder)).users_lock
+    with lock.open("w") as held:  # as a process that is stopping the server
+        fcntl.flock(held, fcntl.LOCK_EX)
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(StoreError, match="another process was stopping the server"):
+            embedded.start(Path(folder), seconds=0.1)
+        embedded.stop(Path(folder))
+        assert len(os.listdir("/proc/self/fd")) == before
+    running = embedded.start(Path(folder))
+    assert await asked(running) == 1
+    embedded.stop(Path(folder))
 
 
 async def test_a_forked_child_is_no_user_and_takes_nothing_with_it(folder: str) -> None:

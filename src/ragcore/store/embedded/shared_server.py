@@ -176,11 +176,13 @@ def start(folder: Path, *, version: int | None = None, seconds: float = START_SE
     used = _folder(cluster.data)
     with used.lock:
         if not used.uses:
+            # Known before it is locked: a child that is forked meanwhile closes it, or it would keep the lock.
             used.descriptor = _opened(cluster.users_lock)
             try:
                 _use(used.descriptor, cluster, deadline)
             except BaseException:
-                os.close(used.descriptor)
+                descriptor, used.descriptor = used.descriptor, -1
+                os.close(descriptor)
                 raise
         used.uses += 1
     try:

@@ -13,7 +13,11 @@ T = TypeVar("T")
 
 
 class Recent(Generic[T]):
-    """At most `most` values, each for `seconds`; the one that was put longest ago is forgotten first."""
+    """At most `most` values, each for `seconds`; the one that was put longest ago is forgotten first.
+
+    Invariant: the values stand in the order in which they were put, so the first one is the oldest. Those that have run out are not looked for: they
+    are put anew, or pushed out.
+    """
 
     def __init__(self, *, seconds: float, most: int) -> None:
         self._seconds = seconds
