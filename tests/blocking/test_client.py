@@ -15,6 +15,7 @@ from contextlib import suppress
 
 import anyio
 import pytest
+from tests.pace import in_time
 
 import ragcore
 from ragcore import DeadlineExceeded, Document, Retriever, blocking
@@ -266,7 +267,7 @@ def test_the_deadline_holds_though_the_background_loop_is_blocked(client: blocki
         DeadlineExceeded, match=r"no answer within 0\.2 s, and the background event loop did not respond"
     ):
         calls[method]()
-    assert time.monotonic() - began < 0.7
+    assert in_time(time.monotonic() - began, 0.7)
     thread.join()
     assert client.inflight() == ()
 
@@ -278,7 +279,7 @@ def test_a_stream_that_is_being_read_ends_by_the_callers_clock(client: blocking.
         began = time.monotonic()
         with pytest.raises(DeadlineExceeded):
             list(stream)
-        assert time.monotonic() - began < 0.9
+        assert in_time(time.monotonic() - began, 0.9)
         thread.join()
 
 
@@ -288,7 +289,7 @@ def test_the_first_call_does_not_wait_for_another_threads_start_beyond_its_time(
         began = time.monotonic()
         with pytest.raises(DeadlineExceeded):
             client.ask("q", tenant="m", timeout=0.2)
-        assert time.monotonic() - began < 1
+        assert in_time(time.monotonic() - began, 1)
     client.close()
 
 
@@ -338,7 +339,7 @@ def test_what_a_start_takes_is_taken_from_the_calls_time() -> None:
     began = time.monotonic()
     with suppress(ragcore.RagcoreError):
         client.ask("What is my deductible?", tenant="m", timeout=0.8)
-    assert time.monotonic() - began < 1.0
+    assert in_time(time.monotonic() - began, 1.0)
     client.close()
 
 

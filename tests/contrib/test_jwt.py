@@ -18,12 +18,14 @@ from ragcore.contrib.asgi import jwt as own
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blocking_allowed]
 ISSUER, AUDIENCE = "https://login.example.org/", "ragcore"
+# Tokens of parametrised tests are made when the tests are collected, minutes before some of them run.
+HOUR = 3_600
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 OTHER = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
 def token(key: Any = KEY, *, algorithm: str = "RS256", kid: str | None = "one", **changes: Any) -> str:
-    claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "member-42", "exp": time.time() + 60, **changes}
+    claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "member-42", "exp": time.time() + HOUR, **changes}
     claims = {name: value for name, value in claims.items() if value is not None}
     return jwt.encode(claims, key, algorithm=algorithm, headers={"kid": kid} if kid else None)
 
@@ -93,7 +95,7 @@ async def test_a_good_token_names_its_tenant(provider: Provider) -> None:
         (token(nbf=time.time() + 600), "not valid"),
         (token(kid="unknown"), "not known"),
         (token("a shared secret of thirty-two bytes", algorithm="HS256"), "not valid"),
-        (jwt.encode({"iss": ISSUER, "aud": AUDIENCE, "sub": "m", "exp": time.time() + 60}, "", algorithm="none", headers={"kid": "one"}), "not valid"),
+        (jwt.encode({"iss": ISSUER, "aud": AUDIENCE, "sub": "m", "exp": time.time() + HOUR}, "", algorithm="none", headers={"kid": "one"}), "not valid"),
         (token(ec.generate_private_key(ec.SECP256R1()), algorithm="ES256"), "not valid"),
         ("not.a.token", "not valid"),
         ("x" * 20_000, "too long"),

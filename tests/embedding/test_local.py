@@ -10,6 +10,7 @@ from pathlib import Path
 import anyio
 import numpy as np
 import pytest
+from tests.pace import in_time
 
 from ragcore import (
     ConfigurationError,
@@ -69,7 +70,7 @@ async def test_cancelled_it_returns_at_once_and_works_on(local: LocalEmbedder) -
     began = time.perf_counter()
     with anyio.move_on_after(0.1):
         await local.embed(["a long text " * 60] * 200, kind="document")
-    assert time.perf_counter() - began < 1.0
+    assert in_time(time.perf_counter() - began, 1.0)
     assert (await local.embed(["next"], kind="document")).shape == (1, 384)
 
 

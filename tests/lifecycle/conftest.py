@@ -6,13 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ..virtual_time import anyio_backend
+from ..virtual_time import anyio_backend, within_seconds
 
 __all__ = ["anyio_backend"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Virtual time takes none: what takes seconds waits for something that never comes."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.timeout(20))
+    within_seconds(items, Path(__file__).parent)

@@ -8,16 +8,9 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from ..virtual_time import anyio_backend
+from ..virtual_time import anyio_backend, within_seconds
 
 __all__ = ["Clock", "Flaky", "anyio_backend"]
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Virtual time takes none: what takes seconds waits for something that never comes."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.timeout(20))
 
 
 class Flaky:
@@ -51,3 +44,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(anyio, "current_time", made)
     return made
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    within_seconds(items, Path(__file__).parent)
