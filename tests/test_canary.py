@@ -584,7 +584,7 @@ async def snapshots_of_closed(rag: RAG, seen: Seen) -> None:
 
 
 @pytest.mark.parametrize("status", [None, 401, 500])
-async def test_the_doctor(
+async def test_the_doctor_shows_no_secret(
     server: OpenAIServer,
     closed_port: int,
     seen: Seen,

@@ -46,7 +46,7 @@ def test_from_many_threads_at_once(client: blocking.RAG) -> None:
     assert answers == [True] * 40
 
 
-def test_all_methods(client: blocking.RAG) -> None:
+def test_each_method_answers_without_await(client: blocking.RAG) -> None:
     member = client.for_tenant("m")
     assert member.tenant == "m"
     assert member.retrieve("deductible?").passages

@@ -73,7 +73,9 @@ async def test_what_is_right_has_no_error(server: OpenAIServer, tokens: Path, tm
         ({"verified": False}, "connection", "not verified"),
     ],
 )
-async def test_an_unsafe_database(server: OpenAIServer, changes: dict[str, Any], name: str, said: str) -> None:
+async def test_what_is_unsafe_in_a_database_is_an_error_with_its_reason(
+    server: OpenAIServer, changes: dict[str, Any], name: str, said: str
+) -> None:
     check = (await by_name(config(server), inspection(**changes)))[name]
     assert check.status == "error"
     assert said in check.message

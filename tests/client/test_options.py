@@ -48,7 +48,7 @@ async def test_an_unknown_option_is_an_error_before_anything_is_sent(method: str
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_and_without_await(method: str) -> None:
+def test_an_unknown_option_is_an_error_without_await_as_well(method: str) -> None:
     retriever = Retriever(store=FakeStore(), embedder=FakeEmbedder())
     with blocking.RAG(retriever=retriever, generator=FakeGenerator()) as rag:
         options: Any = {"topk": 3}

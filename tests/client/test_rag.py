@@ -345,7 +345,7 @@ async def test_health_is_in_time_when_the_store_is_a_black_hole() -> None:
         assert in_time(anyio.current_time() - began, 0.3)
 
 
-async def test_describe_and_stats(filled: RAG) -> None:
+async def test_what_a_client_is_made_of_and_what_it_has_done_can_be_seen(filled: RAG) -> None:
     await filled.ask(QUESTION, tenant="m")
     described = await filled.describe()
     assert described["versions"]["ragcore"] == ragcore.__version__

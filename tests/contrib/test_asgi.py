@@ -210,7 +210,7 @@ async def test_lifespan_starts_and_closes() -> None:
         (ragcore.ConfigurationError("m"), 500),
     ],
 )
-def test_problems(error: ragcore.RagcoreError, status: int) -> None:
+def test_each_error_has_its_status(error: ragcore.RagcoreError, status: int) -> None:
     problem = asgi.problem(error, whole=True)
     assert problem.status == status
     assert problem.headers == ({"Retry-After": "2"} if status == 429 else {})
@@ -342,7 +342,7 @@ ASKED = [
 ]
 
 
-async def test_openais_protocol_whole(client: Client) -> None:
+async def test_a_chat_completion_is_answered_by_openais_protocol(client: Client) -> None:
     status, _, body = await client("POST", "/v1/chat/completions", {"messages": ASKED}, x_user="m")
     answer = json.loads(body)
     assert (status, answer["object"]) == (200, "chat.completion")

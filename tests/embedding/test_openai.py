@@ -135,7 +135,9 @@ async def test_floats_and_base64_and_any_order_are_taken() -> None:
 @pytest.mark.parametrize(
     ("status", "attempts"), [(400, 1), (401, 1), (404, 1), (422, 1), (429, 3), (500, 3), (503, 3), (529, 3)]
 )
-async def test_statuses(embedder: OpenAIEmbedder, openai_server: OpenAIServer, status: int, attempts: int) -> None:
+async def test_each_status_is_tried_as_often_as_it_makes_sense(
+    embedder: OpenAIEmbedder, openai_server: OpenAIServer, status: int, attempts: int
+) -> None:
     openai_server.faults.always(Fail(status))
     with pytest.raises(EmbeddingError) as caught:
         await embedder.embed(["a"], kind="document")

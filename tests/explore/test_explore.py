@@ -76,7 +76,7 @@ async def test_few_questions_are_said_to_be_few(retriever: Retriever) -> None:
     assert all("mislead" in repr(result) for result in others)
 
 
-async def test_evaluating_and_comparing(retriever: Retriever) -> None:
+async def test_a_better_retriever_is_told_from_a_worse_one(retriever: Retriever) -> None:
     evaluation = await evaluate(retriever, LABELS, k=3)
     assert (evaluation.mean("recall"), evaluation.mean("mrr"), evaluation.mean("ndcg")) == (1.0, 1.0, 1.0)
     assert evaluation.mean("precision") == pytest.approx(1 / 3)

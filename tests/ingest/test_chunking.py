@@ -294,7 +294,7 @@ def test_headings_without_end_are_cut_too() -> None:
         ("headings+text", "Gold plan › Costs › Deductible\n\nIt is $1,500."),
     ],
 )
-def test_what_is_embedded(embed_text: EmbedText, begins: str) -> None:
+def test_title_and_headings_stand_over_what_is_embedded_as_asked(embed_text: EmbedText, begins: str) -> None:
     assert (
         text_to_embed(
             "It is $1,500.",
@@ -332,7 +332,7 @@ def test_the_heading_is_that_of_the_text_and_not_the_first_of_several() -> None:
     assert whole.texts == ("Plans\n\n# Gold plan\n\n## Deductible\n\n$500 a year.",)
 
 
-def test_headings_of_restructuredtext() -> None:
+def test_headings_of_restructuredtext_are_known() -> None:
     text = "Plan\n====\n\nIntro.\n\nDeductible\n~~~~~~~~~~\n\n$500.\n\nCopay\n~~~~~\n\n$20.\n"
     assert [chunk.metadata["heading"] for chunk in made(text)] == ["Plan", "Plan › Deductible", "Plan › Copay"]
 

@@ -344,7 +344,7 @@ def test_what_is_not_plausible(text: str, kind: str) -> None:
         "4/12/2024, 5/12/2024, 6/12/2024",
     ],
 )
-def test_what_is_plausible(text: str) -> None:
+def test_plausible_text_raises_no_doubt(text: str) -> None:
     assert doubt(text) == ""
 
 

@@ -189,7 +189,7 @@ def test_slides_mail_and_rich_text() -> None:
     assert "caf\u00e9 $40" in parsed("a.rtf", rb"{\rtf1\ansi\ansicpg1252 caf\'e9 $40\par}").text
 
 
-def test_json_and_xml() -> None:
+def test_records_of_json_and_xml_become_lines_with_their_names() -> None:
     assert parsed("a.json", b'{"plan": {"name": "Silver", "copays": [{"for": "visit", "usd": 40}]}}').text.splitlines() == [
         "plan.name: Silver", "plan.copays.for: visit", "plan.copays.usd: 40",
     ]  # fmt: skip
@@ -223,7 +223,7 @@ def test_json_and_xml() -> None:
         ("---\njust: text\n", "", {}, "---\njust: text\n"),
     ],
 )
-def test_front_matter(text: str, title: str, metadata: dict[str, Any], rest: str) -> None:
+def test_front_matter_becomes_title_and_metadata(text: str, title: str, metadata: dict[str, Any], rest: str) -> None:
     made = read_markdown(text.encode())
     assert (made.title, made.metadata, made.text) == (title, metadata, rest)
 

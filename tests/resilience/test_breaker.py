@@ -113,7 +113,7 @@ def test_slow_calls_open_it(clock: Clock) -> None:
     assert state(breaker) == "open"
 
 
-def test_by_hand(clock: Clock) -> None:
+def test_a_breaker_opened_by_hand_stays_open_until_reset(clock: Clock) -> None:
     breaker = CircuitBreaker()
     breaker.isolate()
     clock.now += 1_000

@@ -39,7 +39,7 @@ async def stream() -> AsyncGenerator[str, None]:
         yield word
 
 
-async def test_deadline() -> None:
+async def test_deadlines_cancelled_at_any_await_are_put_back() -> None:
     async def run() -> None:
         with deadline(10), deadline(5), reserve(1, share=0.5), inherit(anyio.current_time() + 1):
             for _ in range(3):
@@ -100,7 +100,7 @@ async def test_single_flight_alone_and_with_a_follower() -> None:
             assert await cancel_everywhere(run, check=at_rest(flights)) >= 1
 
 
-async def test_retry() -> None:
+async def test_a_retry_may_be_cancelled_at_any_await() -> None:
     async def run() -> None:
         flaky = Flaky(OSError(), OSError(), seconds=0.1)
         await RetryPolicy(attempts=9).run(flaky, first=OSError(), wait=lambda error: 0.5)
@@ -108,7 +108,7 @@ async def test_retry() -> None:
     assert await cancel_everywhere(run) >= 5
 
 
-async def test_owner() -> None:
+async def test_an_owner_cancelled_at_any_await_leaves_no_task() -> None:
     owner = Owner("test")
     await owner.start()
     cleaned: list[bool] = []
@@ -138,7 +138,7 @@ async def test_owner() -> None:
     await owner.stop()
 
 
-async def test_part_and_parts() -> None:
+async def test_a_start_or_a_close_cancelled_at_any_await_leaves_nothing_open() -> None:
     class Slow(Part):
         async def _open(self) -> None:
             await anyio.sleep(0.1)
@@ -166,7 +166,7 @@ async def test_part_and_parts() -> None:
 
 
 @pytest.mark.blocking_allowed
-async def test_threads() -> None:
+async def test_a_wait_for_a_thread_may_be_cancelled_at_any_await() -> None:
     threads = Threads(2, name="test", queue=4)
 
     async def run() -> None:
@@ -188,7 +188,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("case", CALLS)
-async def test_policy_call(case: str) -> None:
+async def test_a_call_cancelled_at_any_await_gives_its_place_back(case: str) -> None:
     async def run() -> None:
         key = "model" if case == "fails" else None
         policy.breaker(key).reset()  # type: ignore[union-attr]
@@ -236,7 +236,7 @@ async def test_policy_call_in_the_queue_in_a_pause_and_as_a_probe() -> None:
         assert await cancel_everywhere(run, check=at_rest(policy)) >= 3
 
 
-async def test_policy_hold() -> None:
+async def test_a_held_stream_cancelled_at_any_await_gives_its_place_back() -> None:
     policy = Policy(bulkhead=Bulkhead(1), retry=RetryPolicy(attempts=2, backoff=0.1, budget=PLENTY))
     closed: list[str] = []
 
@@ -260,7 +260,7 @@ async def test_policy_hold() -> None:
     assert closed
 
 
-async def test_ask_and_stream() -> None:
+async def test_a_question_cancelled_at_any_await_leaves_every_part_at_rest() -> None:
     embedder, store, generator = FakeEmbedder(), FakeStore(), FakeGenerator()
     async with fake_rag(embedder=embedder, store=store, generator=generator) as rag:
         await rag.add([Document("d", "Your deductible is $1,500.")], tenant="m")

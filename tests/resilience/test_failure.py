@@ -64,7 +64,7 @@ def test_milliseconds_seconds_and_dates_are_read() -> None:
     assert retry_after({"retry-after": past}) == 0.0
 
 
-def test_judging() -> None:
+def test_what_the_rule_names_may_pass_and_nothing_else() -> None:
     assert judge(OSError, ConnectionResetError()) == Failure()
     assert judge((OSError, KeyError), KeyError()) == Failure()
     assert judge(OSError, ValueError()) is None

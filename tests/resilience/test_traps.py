@@ -99,7 +99,7 @@ async def test_a_cancellation_is_counted_as_a_failure() -> None:
     assert policy.snapshot()["breaker"]["neutral"] == 5
 
 
-async def test_thundering_probes() -> None:
+async def test_no_more_probes_than_allowed_are_under_way_at_once() -> None:
     policy = await half_open(probes=2)
     most = inside = refused = 0
 
@@ -256,7 +256,7 @@ async def test_a_permit_is_held_while_a_retry_sleeps() -> None:
         group.cancel_scope.cancel()
 
 
-async def test_nested_retries_multiply() -> None:
+async def test_nested_retries_do_not_multiply() -> None:
     inner, outer = Policy("inner", retry=QUICK), Policy("outer", retry=QUICK)
     flaky = Flaky(*(OSError(str(n)) for n in range(99)))
     with pytest.raises(OSError, match="2"):

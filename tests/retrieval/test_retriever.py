@@ -294,7 +294,7 @@ async def test_before_start_it_says_so() -> None:
         await Retriever(store=FakeStore(), mode="text").retrieve("q", tenant="m")
 
 
-async def test_it_filters(retriever: Retriever) -> None:
+async def test_only_what_a_filter_matches_is_found(retriever: Retriever) -> None:
     found = await retriever.retrieve("costs", tenant="m", filter=Filter.documents(["visit"]))
     assert [passage.document_id for passage in found.passages] == ["visit"]
 

@@ -76,7 +76,7 @@ def said(command: list[str], cwd: Path) -> dict[str, Any]:
     return found
 
 
-def test_the_openai_package(base_url: str) -> None:
+def test_the_openai_package_is_answered(base_url: str) -> None:
     found = said([sys.executable, str(PROGRAMS / "openai_client.py"), base_url, KEY], ROOT)
     assert (found["whole"], found["streamed"]) == (TEXT, TEXT)
     assert found["refused"] == ["response_format", "unsupported_parameter", True]
@@ -85,7 +85,7 @@ def test_the_openai_package(base_url: str) -> None:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("group", PYTHON)
-def test_python_clients(base_url: str, group: str) -> None:
+def test_clients_from_python_are_answered(base_url: str, group: str) -> None:
     python = installed(group)
     found = said([str(python), str(PROGRAMS / PYTHON[group]), base_url, KEY], CACHE)
     assert (found["whole"], found["streamed"]) == (TEXT, TEXT)
@@ -93,7 +93,7 @@ def test_python_clients(base_url: str, group: str) -> None:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("program", NPM)
-def test_npm_clients(base_url: str, program: str) -> None:
+def test_clients_from_npm_are_answered(base_url: str, program: str) -> None:
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("npm is not installed")

@@ -103,7 +103,7 @@ def test_a_broken_file_is_named_and_the_exit_code_says_so(data: str, tmp_path: P
     assert (done.returncode, "nothing to read" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
 
 
-def test_doctor(data: str) -> None:
+def test_the_doctor_looks_at_each_part_and_says_what_is_wrong(data: str) -> None:
     done = ragcore(data, "doctor")
     assert done.returncode == 0
     for line in ("interpreter", "database", "role", "schema", "embedder", "model", "tokenizer", "logging"):

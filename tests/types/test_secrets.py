@@ -86,7 +86,7 @@ class TestDatabase:
         await listener.aclose()
         assert CANARY not in shown(error)
 
-    async def test_nor_a_migration(self, closed_port: int) -> None:
+    async def test_a_migration_that_fails_shows_no_password(self, closed_port: int) -> None:
         dsn = Secret(f"postgresql://owner:{CANARY}@127.0.0.1:{closed_port}/x")
         with pytest.raises(RagcoreError) as caught:
             await migrate(dsn, model="m", dimension=3, role="r")

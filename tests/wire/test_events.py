@@ -52,7 +52,7 @@ CASES: list[tuple[bytes, list[tuple[str, bytes]]]] = [
 
 
 @pytest.mark.parametrize(("body", "events"), CASES)
-def test_by_the_standard(body: bytes, events: list[tuple[str, bytes]]) -> None:
+def test_events_are_read_as_the_standard_says(body: bytes, events: list[tuple[str, bytes]]) -> None:
     assert parsed(body) == events
 
 

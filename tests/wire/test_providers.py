@@ -99,7 +99,7 @@ def check_chat(row: Chat, out: Generation | RagcoreError, streamed: str, request
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("row", CHATS, ids=name)
-async def test_chat(row: Chat) -> None:
+async def test_each_shape_of_a_chat_is_understood(row: Chat) -> None:
     check_chat(row, *await generated(row))
 
 
@@ -130,7 +130,7 @@ def check_embed(row: Embed, out: np.ndarray | RagcoreError, requests: Sequence[d
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("row", EMBEDS, ids=name)
-async def test_embed(row: Embed) -> None:
+async def test_each_shape_of_an_embedding_is_understood(row: Embed) -> None:
     check_embed(row, *await embedded(row))
 
 

@@ -114,7 +114,7 @@ def test_too_long_a_request_is_neither_tried_again_nor_held_against_the_server(s
         (ServerError("elsewhere", status=307), True, False),
     ],
 )
-def test_what_it_means(error: ServerError, of_configuration: bool, tried_again: bool) -> None:
+def test_a_refusal_is_judged_by_its_meaning(error: ServerError, of_configuration: bool, tried_again: bool) -> None:
     assert error.is_of_configuration is of_configuration
     failure = judge(error)
     assert (failure is not None and failure.retry) is tried_again

@@ -80,7 +80,7 @@ class RAG(Part):
     Example:
         ```python
         async with ragcore.RAG.from_config(ragcore.Config.from_env()) as rag:
-            answer = await rag.ask("What is my deductible?", tenant="member-42", timeout=30)
+            answer = await rag.ask("How long is the warranty?", tenant="acme", timeout=30)
         ```
 
     All methods that wait raise `NotOpen` before `start` and after `aclose`, `WrongEventLoop` on another loop, `InvalidInput` for a blank tenant or
@@ -231,7 +231,7 @@ class RAG(Part):
 
         Example:
             ```python
-            async with rag.stream("And for my family?", tenant="member-42", history=answer.turns) as stream:
+            async with rag.stream("And for the battery?", tenant="acme", history=answer.turns) as stream:
                 async for event in stream:
                     match event:
                         case ragcore.Delta(text):

@@ -44,8 +44,6 @@ ASKS_FOR_A_FIGURE = (
     "what is the",
     "cost",
     "pay",
-    "copay",
-    "deductible",
     "limit",
 )
 

@@ -24,9 +24,9 @@ class flow:  # noqa: N801  # reads as a verb, beside `with deadline(5):`
         name: of the flow. An inner block's flow replaces the outer one's.
 
     Example:
-        >>> with flow("member-42"):
+        >>> with flow("acme"):
         ...     flow.current()
-        'member-42'
+        'acme'
     """
 
     __slots__ = ("_name", "_token")

@@ -15,7 +15,7 @@ from ragcore.types.validation import check_history
 __all__ = ["ChatBody", "as_reported", "check_fields", "check_question", "decoded"]
 
 MOST_VALUES = 50_000
-REPORTED = "The member's program reports that this was answered before:"
+REPORTED = "The user's program reports that this was answered before:"
 SHAPE = '{"message": "…", "history": [{"role": "user", "content": "…"}]}'
 
 
