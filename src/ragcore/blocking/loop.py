@@ -77,7 +77,11 @@ class Patience:
 
 
 class BackgroundLoop:
-    """The background thread with its event loop; one per process."""
+    """The background thread with its event loop; one per process.
+
+    Invariant: `_lock` is held while the loop is made or ended, so two threads that come first make one; what belongs to a process before a fork is never
+    used in the child.
+    """
 
     ended: bool
 

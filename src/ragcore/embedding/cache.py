@@ -36,6 +36,9 @@ class CachedEmbedder(Part):
 
     `RAG.stats().caches["embedding"]` shows the hit rate. The cache stores no texts: its keys are digests of tenant, model, kind and text.
 
+    Invariant: `_bytes` is the sum of the entries' sizes, at most `max_bytes`; each entry's key stands with its tenant in `_tenants`, so that erasing a
+    tenant finds all of it. What comes back after an erasure began is not kept: its epoch is over.
+
     Args:
         embedder: the embedder to wrap; started and closed with the cache.
         max_bytes: limit for all entries; the least recently used are dropped first. Default 32 MiB, about 5,000 vectors of 1,536 dimensions.

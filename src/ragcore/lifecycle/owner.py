@@ -38,7 +38,10 @@ def cleaning_up() -> anyio.CancelScope:
 
 
 class Owner:
-    """One task that holds a task group for others' background work, until `stop`."""
+    """One task that holds a task group for others' background work, until `stop`.
+
+    Invariant: `_group` is set exactly while work may be spawned. What was spawned has ended when `stop` returns, or was reported as left behind.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -57,6 +57,8 @@ class Part:
     """A component that is started and closed: idempotent, safe before start and twice, `async with` on both backends.
 
     A subclass has `_open` and `_close`; it calls `_check_open` first thing in each call. `_close` gets at most `drain` seconds.
+
+    Invariant: `_home` is set from the beginning of a start to the end of a close; one change at most is under way, and all who want another wait for it.
     """
 
     _owner: Owner | None = None
@@ -179,7 +181,10 @@ class Part:
 
 
 class Parts:
-    """The parts that a component started, and so closes. A part may have `start` and `aclose`, or neither."""
+    """The parts that a component started, and so closes. A part may have `start` and `aclose`, or neither.
+
+    Invariant: `_started` has those that this component must close, in the order of their start; a part that was open before is somebody else's.
+    """
 
     def __init__(self) -> None:
         self._started: list[object] = []

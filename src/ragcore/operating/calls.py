@@ -32,6 +32,8 @@ CHARACTERS_A_TOKEN = 4
 class Calls:
     """All calls of one client. Works at any log level.
 
+    Invariant: a call stands in `_running` from `begin` to its finish, which counts it once, whatever ended it; `_idle` is set when the last has left.
+
     Args:
         recent: how many finished calls are remembered.
 
@@ -141,7 +143,11 @@ class Calls:
 
 
 class Call:
-    """One call: its deadline, its stage, its timings. As a context manager it bounds a step of it."""
+    """One call: its deadline, its stage, its timings. As a context manager it bounds a step of it.
+
+    Invariant: a scope is open, and the flow, the deadline and the listener are set, exactly while a step is under way; a stream's call has many steps,
+    in as many tasks, and between two of them nothing of it is set anywhere.
+    """
 
     began: float
     actor: Actor

@@ -75,6 +75,9 @@ class _Book:
 class SharedQuota:
     """A `Quota` whose counts are shared.
 
+    Invariant: what a tenant has used stands in its book before anything is written, and the sums in a book only grow; so writing a page twice, or losing
+    the answer to it, counts nothing twice and forgets nothing.
+
     Args:
         quota: this process's own.
         store: counts for all.

@@ -47,6 +47,8 @@ class _Closed(Exception):
 class Watchdog:
     """Watches one event loop and the calls of one client.
 
+    Invariant: only its own thread writes what it has seen; the loop writes nothing but `_beaten` and `_loop_time`, and each value is replaced whole.
+
     Args:
         calls: whose deadlines are watched; those that waited for a blocked loop say so.
     """

@@ -36,6 +36,8 @@ class AttemptTimeout(TimeoutError):
 class Attempt(Bound):
     """A place and the breaker's leave; ended once, synchronously, so that no cancellation can come between. Nested calls inherit its time.
 
+    Invariant: until `ended`, it holds its place and its permit, and nobody else does; `end` gives both back in one step.
+
     Raises:
         CircuitOpen: on making it: the breaker refuses.
 

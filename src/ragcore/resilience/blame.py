@@ -25,6 +25,9 @@ WELL = 0.5
 class Blame:
     """The outcomes of a sliding window by flow. Only flows that fail have a window of their own.
 
+    Invariant: a flow stands in `failing` from its first bad call until its window is empty or it is forgiven. So a dependency that is well costs nothing
+    for each flow, and the way of a good call is two comparisons.
+
     Args:
         seconds: of the window.
         failure_ratio: share of failures from which a flow fails.

@@ -53,6 +53,8 @@ patience_in_force: ContextVar[Pausable | None] = ContextVar("ragcore.patience", 
 class Patience:
     """A cancel scope for what a dependency does first, `seconds` long without the time in queues of ours.
 
+    Invariant: while a wait for a place is under way (`_pauses` > 0) its scope has no deadline, and `_left` is what was left when the wait began.
+
     Args:
         seconds: that the dependency may take.
         place_by: when a place must be found at the latest, on `anyio.current_time()`'s clock.
@@ -160,6 +162,8 @@ class Patience:
 
 class in_line:  # noqa: N801  # reads as what it says: `with in_line():`
     """Wait for a place in a queue of ours: meanwhile no limit of a dependency's runs, neither the patience in force nor an attempt's.
+
+    Invariant: its limits have one pause of its own exactly while `_stopped`; so entering or leaving twice does no harm.
 
     It may be entered again, also from another context: the limits are those that were in force when it was made.
     """

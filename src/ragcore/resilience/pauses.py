@@ -11,7 +11,10 @@ __all__ = ["Pauses"]
 
 
 class Pauses:
-    """Until when each key is paused, at most `most` of them; a pause is at most 120 s, whatever the dependency says."""
+    """Until when each key is paused, at most `most` of them; a pause is at most 120 s, whatever the dependency says.
+
+    Invariant: a pause that is over may still stand here, and means nothing: it is dropped when somebody asks for its key.
+    """
 
     def __init__(self, *, most: int) -> None:
         self._most = most

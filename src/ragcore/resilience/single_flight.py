@@ -37,6 +37,9 @@ class SingleFlight(Part):
 
     The key must name all that the result depends on: the tenant where data is a tenant's, the model, the text.
 
+    Invariant: a flight stands in `_flights` exactly as long as a newcomer may join it: until it has landed, or until its last waiter leaves, which takes
+    it out and cancels it in one step.
+
     Example:
         >>> async def main() -> None:
         ...     async with SingleFlight() as flights:
@@ -126,7 +129,10 @@ def own_copy(error: Exception) -> Exception:
 
 
 class _Flight:
-    """The shared work. To the queues on its way it is the patience of all who wait for it."""
+    """The shared work. To the queues on its way it is the patience of all who wait for it.
+
+    Invariant: `landed` is set once, with `value` and `done`, or with `error`; with neither, the work was cancelled.
+    """
 
     __slots__ = ("_pauses", "done", "error", "landed", "scope", "value", "waiters")
 

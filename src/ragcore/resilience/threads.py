@@ -29,6 +29,8 @@ T = TypeVar("T")
 class Threads:
     """At most `limit` threads at once; further calls wait in a bounded queue.
 
+    Invariant: a place is taken before its thread is started, and given back when that thread's work has ended, never when its caller leaves.
+
     Args:
         limit: threads.
         name: of the threads, and in errors.

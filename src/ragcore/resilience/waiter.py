@@ -19,6 +19,8 @@ NEWEST = 0.2
 class Flow:
     """What a bulkhead knows of a flow.
 
+    Invariant: `waiting` has its callers in the order in which they came, since a dict keeps it; so the oldest and the newest are found at no cost.
+
     Attributes:
         waiting: who waits, the oldest first.
         newest_first: there are more than can be served in time.
@@ -70,6 +72,8 @@ class Flow:
 
 class Waiter:
     """One caller in the queue.
+
+    Invariant: it sleeps, or it is `granted`, or it is `refused`; it leaves each state but the first only by giving up.
 
     Attributes:
         when: its deadline.

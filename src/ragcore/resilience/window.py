@@ -13,7 +13,10 @@ BUCKETS = 10
 
 
 class SlidingWindow:
-    """Calls, failures and slow calls of the last `seconds`, to a tenth of it."""
+    """Calls, failures and slow calls of the last `seconds`, to a tenth of it.
+
+    Invariant: the totals are the sums of the buckets; the bucket of each period stands at the period's number modulo their count.
+    """
 
     __slots__ = ("_begins", "_bucket", "_buckets", "_ends", "_head", "_period", "calls", "failures", "slow")
 
