@@ -17,7 +17,7 @@ demo: $(VENV)/.demo
 	@$(BIN)/python -m ragcore.demo
 
 test: $(VENV)/.dev check
-	$(BIN)/python -m pytest -m "(system or slow) and not thorough" -n 2 --dist worksteal
+	$(BIN)/python -m pytest -m "(system or slow) and not thorough" -n 3 --dist worksteal
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir $(VENV)/site
 
 # Everything, with what takes long: all shapes of the plan tests, long property tests, the whole fault matrix. An hour or more.
@@ -30,7 +30,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python -m mypy
-	$(BIN)/python -m pytest -m "not system and not slow and not thorough" -n 2 --dist worksteal
+	$(BIN)/python -m pytest -m "not system and not slow and not thorough" -n 3 --dist worksteal
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

@@ -50,6 +50,7 @@ def test_a_broken_service_is_found_out(how: str, options: tuple[str, ...], crite
         assert summary["figures"]["hung"] == 5
 
 
+@pytest.mark.thorough
 def test_a_service_that_breaks_after_the_ladder_is_found_out_by_the_steady_load(tmp_path: Path) -> None:
     options = ("--levels", "1,2,3", "--steady-seconds", "2", "--timeout", "1.5", "--hung-after", "0.5")
     done = run("ladder", "--quick", "--broken", "hangs", *options, out=tmp_path)
@@ -64,6 +65,7 @@ def test_a_service_that_is_not_there_is_red_and_not_the_drivers_fault(tmp_path: 
     assert "NOT REACHED success 0 % (more than 95 %)" in " ".join(done.stdout.split())
 
 
+@pytest.mark.thorough
 def test_told_to_stop_it_leaves_no_server_behind(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "overload", "--quick", "--out", str(tmp_path / "run")]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
@@ -124,6 +126,7 @@ async def test_a_deployment_is_checked_without_what_the_client_needs(tmp_path: P
     assert "Without charts" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.thorough
 def test_a_fault_in_the_middle_is_shaded_and_counted(tmp_path: Path) -> None:
     options = ("--rate", "10", "--repeats", "1", "--seconds", "5", "--warm-up", "1")
     fault = ("--fault", "generate:503", "--fault-from", "1", "--fault-for", "2")
@@ -137,6 +140,7 @@ def test_a_fault_in_the_middle_is_shaded_and_counted(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.thorough
 class TestPeers:
     """The adapters that need nothing but what the library needs."""
 

@@ -101,6 +101,7 @@ def _recall(
     return float(np.mean([label in names[row] for label, row in zip(relevant, best, strict=True)]))
 
 
+@pytest.mark.thorough
 async def test_sweeps_and_evaluations_over_a_fifth_of_squad() -> None:
     """Recall and nDCG are exact search's, and a recommendation holds for questions that it has not seen. All of squad: `benchmarks thresholds`."""
     squad = shared("squad")
