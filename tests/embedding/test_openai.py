@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import AsyncIterator
-from typing import Any, Self
+from typing import Any
 
 import anyio
 import numpy as np
 import pytest
+from tests.wire.serving import Scripted
+from tests.wire.shapes import Reply
 
 from ragcore import (
     ConfigurationError,
@@ -46,34 +48,9 @@ async def embedder(openai_server: OpenAIServer) -> AsyncIterator[OpenAIEmbedder]
         yield made
 
 
-class Answering:
-    """A server that answers each request with the same bytes."""
-
-    def __init__(self, body: bytes, *, status: str = "200 OK", type: str = "application/json") -> None:
-        head = f"HTTP/1.1 {status}\r\ncontent-type: {type}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        self._answer = head.encode() + body
-        self.requests = 0
-        self.base_url = ""
-
-    async def __aenter__(self) -> Self:
-        self._listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-        port = self._listener.extra(anyio.abc.SocketAttribute.local_port)
-        self.base_url = f"http://127.0.0.1:{port}/v1"
-        self._group = anyio.create_task_group()
-        await self._group.__aenter__()
-        self._group.start_soon(self._listener.serve, self._serve)
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        self._group.cancel_scope.cancel()
-        await self._group.__aexit__(None, None, None)
-        await self._listener.aclose()
-
-    async def _serve(self, stream: anyio.abc.SocketStream) -> None:
-        async with stream:
-            await stream.receive()
-            self.requests += 1
-            await stream.send(self._answer)
+def answering(body: bytes, *, status: int = 200) -> Scripted:
+    """A server that answers each request with the same JSON."""
+    return Scripted([Reply(body=body, status=status, headers={"content-type": "application/json"})])
 
 
 def vectors(*embeddings: object, **changes: Any) -> bytes:
@@ -110,12 +87,12 @@ GOOD = [0.6, 0.8, 0.0]
 async def test_nonsense_with_status_200_is_an_error_and_counts(body: bytes, said: str) -> None:
     policy = Policy(retry=RetryPolicy(attempts=2, backoff=0, max_backoff=0))
     async with (
-        Answering(body) as server,
+        answering(body) as server,
         OpenAIEmbedder("m", dimension=3, base_url=server.base_url, api_key="k", policy=policy) as embedder,
     ):
         with pytest.raises(EmbeddingError, match=said) as caught:
             await embedder.embed(["a"], kind="document")
-    assert (caught.value.attempts, server.requests) == (2, 2)
+    assert (caught.value.attempts, len(server.requests)) == (2, 2)
     assert policy.snapshot()["keys"]["m"]["failure"] == 2
 
 
@@ -123,7 +100,7 @@ async def test_floats_and_base64_and_any_order_are_taken() -> None:
     packed = base64.b64encode(np.array(GOOD, "<f4").tobytes()).decode()
     body = json.dumps({"data": [{"index": 1, "embedding": [1.0, 0, 0]}, {"index": 0, "embedding": packed}]}).encode()
     async with (
-        Answering(body) as server,
+        answering(body) as server,
         OpenAIEmbedder("m", dimension=3, base_url=server.base_url, api_key="k") as embedder,
     ):
         made = await embedder.embed(["a", "b"], kind="document")
@@ -152,11 +129,11 @@ async def test_insufficient_quota_is_a_matter_of_configuration() -> None:
     body = json.dumps(
         {"error": {"message": "quota", "type": "insufficient_quota", "code": "insufficient_quota"}}
     ).encode()
-    async with Answering(body, status="429 Too Many Requests") as server:
+    async with answering(body, status=429) as server:
         async with OpenAIEmbedder("m", dimension=3, base_url=server.base_url, api_key="k") as embedder:
             with pytest.raises(EmbeddingError, match="add credit"):
                 await embedder.embed(["a"], kind="document")
-    assert server.requests == 1
+    assert len(server.requests) == 1
 
 
 async def test_a_server_that_is_not_there() -> None:
@@ -262,7 +239,7 @@ PROMPT = Prompt("How much is a visit?", passages=(Passage("c", "d", "A visit cos
 async def generated(body: bytes) -> tuple[list[str], Any]:
     policy = Policy(retry=False)
     async with (
-        Answering(body, type="text/event-stream") as server,
+        Scripted([Reply(body=body)]) as server,
         OpenAIGenerator("m", base_url=server.base_url, api_key="k", policy=policy) as generator,
     ):
         pieces: list[str] = []
