@@ -36,7 +36,7 @@ class Source:
         Raises:
             GenerationError: it took longer, or the stream ended without one.
         """
-        with self._patience as patience:
+        with self._patience as patience:  # for the first piece alone: no scope is open between two pieces
             try:
                 return await self.__anext__()
             except StopAsyncIteration:

@@ -105,9 +105,8 @@ class CircuitBreaker:
         self._probed_at = 0.0
         self._probes_passed = 0
         self._durations: deque[float] = deque(maxlen=REMEMBERED)
-        self.sleepers = (
-            Sleepers()
-        )  # those of flows set apart wait here as well: a flow's own breaker has no queue before it
+        # Those of flows set apart wait here as well: a flow's own breaker has no queue before it.
+        self.sleepers = Sleepers()
         self._flows = FlowsApart(
             self._window,
             minimum_throughput=minimum_throughput,
@@ -120,6 +119,7 @@ class CircuitBreaker:
         self._apart, self._blame = self._flows.of, self._flows.blame
         self._flow: str | None = None  # whose alone it is, and of which breaker
         self._parent: CircuitBreaker | None = None
+        # Flows that asked since it opened: a failed probe of the only one decides, of one among several it may be that flow's own affair.
         self._asked: dict[str, None] = {}
         self._one_probe_failed = False
         self._success = self._failure = self._slow = self._neutral = self._ignored = self._rejected = 0
@@ -162,6 +162,7 @@ class CircuitBreaker:
         if self._state == "closed" and not self._apart:
             return
         flow = current_flow.get() if flow is None else flow
+        # Its own state before the flow's: what is closed to all is closed to each.
         if self._state != "closed":
             self._refuse_unless_probing(clock()(), flow)
         own = self._apart.get(flow)

@@ -143,6 +143,7 @@ class Bulkhead:
         """
         if self.try_acquire(flow):
             return
+        # Nobody overtakes the queue: `try_acquire` gives no place while somebody waits.
         waiter = self.line.enqueue(when, flow)
         while not await self.line.wait(waiter):
             pass

@@ -87,6 +87,7 @@ class Call:
         self.cancellations = 0 if self.task is None else self.task.cancelling()
         self.began = self.clock()
         self.flow = current_flow.get()
+        # What surrounds it is looked up once, here: a held stream's items are read where other values are in force.
         self.patience = patience_in_force.get()
         self.outer = outer = inherited.get()
         # As `inherit` has it.

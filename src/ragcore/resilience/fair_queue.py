@@ -97,6 +97,7 @@ class FairQueue:
             )
         if self.waiting >= self.most:
             self._make_room(found, now)
+        # Into the queue before it is judged: whether it fits depends on how many of its flow are before it.
         waiter = Waiter(when, found, now, by)
         found.waiting[waiter] = None
         self.waiting += 1
@@ -118,7 +119,7 @@ class FairQueue:
                 await waiter.sleep(self._latest(waiter))
                 if waiter.sleeps and clock()() >= self._latest(waiter):
                     self._expire(waiter)
-        except BaseException:
+        except BaseException:  # cancelled: also in the very moment in which it was granted its place
             self.give_up(waiter)
             raise
         if waiter.refused is not None:
@@ -153,6 +154,7 @@ class FairQueue:
             contested = len(self.ring) > 1
             waiter = self._pick(flow)
             self._forget(waiter)
+            # Not by the wait alone: it may have been admitted to the queue when calls were quicker than they are now.
             if waiter.when - now < self._places.service_time:
                 self._refuse(waiter, now)
                 continue
@@ -187,6 +189,7 @@ class FairQueue:
         entitled = [flow for flow in self.ring if flow.inside < share] or list(self.ring)
         # The one served longest ago comes first, also if it was away in between.
         entitled.sort(key=lambda flow: flow.served)
+        # Ends: each round adds a credit to all, and a debt is bounded.
         while True:
             for flow in entitled:
                 if flow.credit > 0:
@@ -218,6 +221,7 @@ class FairQueue:
 
     def _make_room(self, flow: Flow, now: float) -> None:
         """For a newcomer of this flow, where the queue is full: refuse somebody else with less right to a place in it, or raise."""
+        # The flow with most callers pays, so one tenant's crowd can't keep the others out of the queue.
         most = max(self.ring, key=lambda other: len(other.waiting), default=flow)
         if len(most.waiting) <= len(flow.waiting) + (most is not flow):
             most = flow

@@ -95,12 +95,14 @@ class FlowsApart(Generic[B]):
         )
         if not reached and not alone:
             return False
+        # All that are guilty at once: set apart one by one, the rest would still open the breaker for all.
         culprits = self.blame.culprits(self._window, now)
         for culprit in culprits:
             self.set_apart(culprit, now)
             self._settle(culprit, now)
         if culprits or not reached:
             return False
+        # Nobody else has asked since. Opening for all would punish them unheard; letting the flow go on would hide an outage.
         suspect = self.blame.suspect(self._window, now)
         if suspect is None:
             return True
@@ -113,7 +115,7 @@ class FlowsApart(Generic[B]):
         """From now on this flow has a breaker of its own, which is open."""
         if flow in self.of and self.of[flow].state != "closed":
             return
-        while len(self.of) >= MOST_FLOWS:
+        while len(self.of) >= MOST_FLOWS:  # the one set apart longest ago is the likeliest to be well by now
             del self.of[next(iter(self.of))]
         self.of[flow] = self._open_for(flow, now)
 

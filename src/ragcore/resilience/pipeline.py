@@ -31,6 +31,7 @@ async def try_once(call: Call, fn: Callable[[], Awaitable[T]]) -> T:
     try:
         result = await bounded(call, fn, attempt, call.dependency.attempt_timeout)
     except BaseException as error:
+        # Every way out ends the attempt, a cancellation as well; there is no `finally`, since success is judged otherwise.
         end_failed(call, attempt, error)
         raise
     attempt.end("success", call.clock())
@@ -56,6 +57,7 @@ async def bounded(
     own = began + limit
     if own > call.open_by:
         own = call.open_by
+    # On the attempt, not in variables: a wait for a place further in moves them while `fn` runs.
     attempt.limit = own
     attempt.latest = call.own_when
     attempt.outer = call.outer
