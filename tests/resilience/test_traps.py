@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -435,3 +436,56 @@ async def test_a_failing_dependency_does_not_change_the_report() -> None:
     assert report["state"] == "open"
     assert report["failure"] >= 1
     assert report["rejected"] >= 1
+
+
+@pytest.mark.parametrize("scope", [lambda: anyio.fail_after(3), lambda: deadline(3)], ids=["anyio", "ragcore"])
+async def test_a_wait_in_an_inner_queue_has_the_time_of_the_scope_around_all(scope: Callable[[], Any]) -> None:
+    """Also where that scope is anyio's, and later than the outer policy's own timeout."""
+    outer = Policy("outer", timeout=0.3, attempt_timeout=0.2, retry=False)
+    inner = Policy("inner", bulkhead=Bulkhead(1, queue=9), retry=False)
+    assert inner.bulkhead is not None
+    assert inner.bulkhead.try_acquire("another")
+
+    async def work() -> str:
+        return await inner.call(Flaky())
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(_free, inner.bulkhead, 0.8)
+        with scope():
+            assert await outer.call(work) == "ok"
+
+
+async def test_a_wait_in_the_innermost_queue_stops_the_limits_of_all_attempts_around_it() -> None:
+    outer = Policy("outer", attempt_timeout=1.0, retry=False)
+    middle = Policy("middle", attempt_timeout=0.5, retry=False)
+    inner = Policy("inner", bulkhead=Bulkhead(1, queue=9), retry=False)
+    assert inner.bulkhead is not None
+    assert inner.bulkhead.try_acquire("another")
+
+    async def innermost() -> str:
+        return await inner.call(Flaky(seconds=0.1))
+
+    async def between() -> str:
+        return await middle.call(innermost)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(_free, inner.bulkhead, 3.0)
+        with deadline(10):
+            assert await outer.call(between) == "ok"
+    # And afterwards they run on: what is left of an attempt is what was left before the wait.
+    assert inner.bulkhead.try_acquire("another")
+
+    async def slow() -> str:
+        return await inner.call(Flaky(seconds=5.0))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(_free, inner.bulkhead, 3.0)
+        began = anyio.current_time()
+        with deadline(10), pytest.raises(TimeoutError, match="middle did not answer within 0.5 s"):
+            await outer.call(lambda: middle.call(slow))
+        assert anyio.current_time() - began == pytest.approx(3.5, abs=0.01)
+
+
+async def _free(bulkhead: Bulkhead, seconds: float) -> None:
+    await anyio.sleep(seconds)
+    bulkhead.release(flow="another")

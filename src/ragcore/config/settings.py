@@ -47,7 +47,7 @@ class Settings:
         spending_per_day: of each tenant and day in UTC, at most, in the currency of the prices; None: no limit.
         prices: what a million tokens cost, by model.
         redact: what is taken out of texts before they go to a model or an embedder: a `Redaction`, or a function from text to text, which
-            runs on threads, at most 8 at once. None: nothing.
+            runs on threads, at most 4 at once for each tenant. None: nothing.
             RAGCORE_REDACT holds the kinds of a `Redaction` with commas between, or "all", and "reversible".
     """
 

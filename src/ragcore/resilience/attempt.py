@@ -6,6 +6,8 @@ a hedge would be a second attempt of the same call, admitted only where `admit_a
 
 from __future__ import annotations
 
+import math
+
 import anyio
 
 from ragcore.events import emit, listening
@@ -36,7 +38,8 @@ class AttemptTimeout(TimeoutError):
 class Attempt(Bound):
     """A place and the breaker's leave; ended once, synchronously, so that no cancellation can come between. Nested calls inherit its time.
 
-    Invariant: until `ended`, it holds its place and its permit, and nobody else does; `end` gives both back in one step.
+    Invariant: until `ended` it holds its place; its permit goes with the first verdict, which for a stream is the first item. `end` gives back what is
+    left of both in one step.
 
     Raises:
         CircuitOpen: on making it: the breaker refuses.
@@ -45,7 +48,7 @@ class Attempt(Bound):
         outcome: as far as it is known.
         ended: whether it has given back what it held.
         limit: until when the dependency may take for what it does now, without the time in queues further in. Set with the next two when that begins.
-        latest: the call's deadline, which runs on in any case.
+        latest: the call's deadline, as it was when that began.
         scope: bounds what the dependency does now.
         given_up: the last error that a policy within this attempt let out after its own retries: not to be retried again around it.
     """
@@ -107,7 +110,7 @@ class Attempt(Bound):
         self._pauses += 1
         if self._pauses == 1:
             self._paused_at = anyio.current_time()
-            self.when = self.scope.deadline = self.latest
+            self.when = self.scope.deadline = self._call_ends()
 
     def resume(self) -> None:
         """The wait is over."""
@@ -116,7 +119,12 @@ class Attempt(Bound):
             waited = anyio.current_time() - self._paused_at
             self.limit += waited
             self.began += waited
-            self.when = self.scope.deadline = min(self.limit, self.latest)
+            self.when = self.scope.deadline = min(self.limit, self._call_ends())
+
+    def _call_ends(self) -> float:
+        """The call's deadline, which runs on in any case. Where that is the limit of an attempt further out, it has moved with the wait."""
+        outer = self.outer
+        return self.latest if outer is None or outer.when == math.inf else outer.when
 
     def judge(self, outcome: Outcome, now: float) -> None:
         """Tell the breaker; only the first time counts, but that a stream which had begun well broke counts as well."""

@@ -119,6 +119,7 @@ class Call:
         Asked for when something takes long or goes wrong; a call that goes well doesn't pay for the look at the scopes around it, which end
         it in any case.
         """
+        self.inherit()
         effective = anyio.current_effective_deadline()
         inherits = self.outer is not None and self.outer.when < math.inf
         # The policy's own timeout is for callers without any deadline: a scope of the user's that is later than it wins as well.

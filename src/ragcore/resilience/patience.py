@@ -180,6 +180,8 @@ class in_line:  # noqa: N801  # reads as what it says: `with in_line():`
         while bound is not None:
             self._limits.append(bound)
             bound = bound.outer
+        # The outermost first: an attempt asks the one around it until when it may take, which has moved by then.
+        self._limits.reverse()
 
     def __enter__(self) -> None:
         if not self._stopped:

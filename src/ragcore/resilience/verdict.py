@@ -34,6 +34,7 @@ def outcome_of(call: Call, error: BaseException, attempt: Attempt, began: float 
     if isinstance(error, AttemptTimeout) and own and not error.shortened:
         return "failure"
     now = call.clock()
+    call.inherit()
     # By deadlines of ours alone: in an anyio scope that is being cancelled, all of anyio's are in the past.
     ran_out = (
         own
