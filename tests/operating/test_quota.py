@@ -27,12 +27,13 @@ from ragcore import (
     Price,
     Prompt,
     Settings,
+    StoreError,
     Usage,
 )
 from ragcore.client.rag import RAG
 from ragcore.contrib.asgi.intake import rate_limits
 from ragcore.operating.quota import OTHERS, Quota
-from ragcore.testing import FakeEmbedder, FakeGenerator, FakeStore, Slow, fake_rag
+from ragcore.testing import Fail, FakeEmbedder, FakeGenerator, FakeStore, Slow, fake_rag
 
 from ..test_config import FULL
 
@@ -330,3 +331,16 @@ async def test_a_model_that_thinks_and_says_nothing_is_paid_for(degrade: bool) -
             await rag.ask("What is the deductible?", tenant="m")
         used = rag.used()["m", "thinker"]
         assert (used.requests, used.prompt_tokens, used.completion_tokens) == (2, 1_200, 80)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("method", ["ask", "retrieve", "similarity"])
+async def test_what_was_embedded_is_charged_also_where_the_search_fails(method: str) -> None:
+    store = FakeStore()
+    async with fake_rag(store=store, settings=Settings(watchdog=False, tokens_per_minute=100_000)) as rag:
+        await rag.add([Document("d", "The deductible is $1,500.")], tenant="m")
+        store.faults.always(Fail(StoreError("gone")))
+        with pytest.raises(StoreError):
+            await getattr(rag, method)("How much is the deductible?", tenant="m")
+        used = rag.used()
+    assert used["m", "fake"].embedding_tokens == FakeEmbedder().count_tokens("How much is the deductible?")

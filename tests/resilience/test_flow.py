@@ -374,3 +374,22 @@ def test_a_request_that_served_several_flows_counts_for_each(clock: Clock) -> No
         breaker.served([f"good {number}" for number in range(8)], began)
     assert state(breaker) == "closed"
     assert (refused(breaker, "bad 1"), refused(breaker, "bad 2")) == (True, True)
+
+
+def test_a_call_for_several_flows_is_in_no_flows_own_window(clock: Clock) -> None:
+    """It is counted once, as nobody's: taken out of the whole with a flow's own calls, it would leave fewer than none."""
+    breaker = CircuitBreaker(minimum_throughput=4)
+    call(breaker, "bad", "f", clock)
+    others = 0
+    for _ in range(5):
+        began = clock.now
+        call(breaker, "", "s", clock)
+        breaker.served(["bad", "good"], began)
+        others += 1
+    for _ in range(8):
+        if not refused(breaker, "bad"):
+            call(breaker, "bad", "f", clock)
+        call(breaker, "good", "s", clock)
+        others += 1
+    snapshot = breaker.snapshot()
+    assert (snapshot.flows_apart, snapshot.window_failures, snapshot.window_calls) == (1, 0, others)

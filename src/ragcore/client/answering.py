@@ -92,7 +92,6 @@ def search_of(options: RetrieveOptions, settings: Settings) -> SearchOptions:
 async def retrieve(call: Call, retriever: Retriever, question: str, search: SearchOptions) -> Retrieval:
     """The passages, noted in the call."""
     retrieval = await retriever.retrieve(question, tenant=call.tenant, **search)
-    call.embedded = retrieval.usage.embedding_tokens or 0
     call.degraded = bool(retrieval.degraded)
     call.passages = len(retrieval.passages)
     return retrieval

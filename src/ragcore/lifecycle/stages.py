@@ -1,14 +1,14 @@
-"""Which stage a call is in, and how long each took: parts report, the client listens; nobody else needs to know of the other.
+"""Which stage a call is in, how long each took, and what was embedded: parts report, the client listens; neither needs to know of the other.
 
 Seconds are measured once, by a `Stopwatch`; what a part returns and what the client knows of a call that failed are the same numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
-from typing import TypeAlias
+from typing import Protocol
 
 import anyio
 
@@ -16,7 +16,16 @@ from ragcore.value import Timings
 
 __all__ = ["Stopwatch", "following"]
 
-Listener: TypeAlias = Callable[[str, float | None], None]
+
+class Listener(Protocol):
+    """Whose call it is."""
+
+    def on_stage(self, stage: str, seconds: float | None) -> None:
+        """A stage has begun, or, with its seconds, ended."""
+
+    def on_embedded(self, tokens: int) -> None:
+        """So many tokens have been embedded for it, whatever comes of the call."""
+
 
 _listener: ContextVar[Listener | None] = ContextVar("ragcore.stages", default=None)
 
@@ -28,6 +37,13 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
+
+    @staticmethod
+    def embedded(tokens: int) -> None:
+        """Say how many tokens have been embedded: when they have been, since what comes after may fail."""
+        listener = _listener.get()
+        if listener is not None:
+            listener.on_embedded(tokens)
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
@@ -46,7 +62,7 @@ class Stopwatch:
 
 
 class following:  # noqa: N801  # reads as a participle: `with following(listener):`
-    """Call `listener` when a stage begins in the block, and with its seconds when it has ended."""
+    """Tell `listener` what happens in the block."""
 
     __slots__ = ("_listener", "_token")
 
@@ -63,4 +79,4 @@ class following:  # noqa: N801  # reads as a participle: `with following(listene
 def _report(stage: str, seconds: float | None) -> None:
     listener = _listener.get()
     if listener is not None:
-        listener(stage, seconds)
+        listener.on_stage(stage, seconds)

@@ -257,7 +257,7 @@ class Call:
         self.task = _current_task()
         self._scope = anyio.CancelScope(deadline=self._own)
         self._scope.__enter__()
-        self._stages = following(self.on_stage)
+        self._stages = following(self)
         self._stages.__enter__()
         self._flow = flow(self.tenant)
         self._flow.__enter__()
@@ -284,6 +284,10 @@ class Call:
         self.stage = stage
         if seconds is not None:
             self.timings = replace(self.timings, **{stage: seconds})
+
+    def on_embedded(self, tokens: int) -> None:
+        """So many tokens have been embedded for it."""
+        self.embedded += tokens
 
     def expired(self) -> DeadlineExceeded:
         """Its time is used up."""

@@ -57,15 +57,20 @@ class Blame:
         self._served.clear()
         self.latest = None
 
-    def good(self, flow: str, began: float, now: float) -> None:
-        """A flow was served. Of the flow that was served last, only `latest_began` need be set while none fails."""
+    def good(self, flow: str, began: float, now: float, *, counts: bool = True) -> None:
+        """A flow was served. Of the flow that was served last, only `latest_began` need be set while none fails.
+
+        Args:
+            counts: False: the call is in the window of all flows under another name, so it must not be in this flow's.
+        """
         if flow != self.latest:
             self._keep_latest()
             self.latest = flow
         self.latest_began = began
         failing = self.failing.get(flow)
         if failing is not None:
-            failing.window.add(now, False, False)
+            if counts:
+                failing.window.add(now, False, False)
             failing.since, failing.in_a_row = math.inf, 0
 
     def _keep_latest(self) -> None:

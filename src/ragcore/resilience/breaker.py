@@ -49,14 +49,14 @@ class CircuitBreaker:
         minimum_throughput: calls in the window before a ratio means anything.
         sampling_duration: seconds of the window.
         break_duration: seconds open before the first probe; doubles each time a probe fails, ±20 %.
-        max_break_duration: cap of that; a probe that hasn't come back by then has failed.
+        max_break_duration: cap of that, before the ±20 %; a probe that hasn't come back by then has failed.
         probes: calls at once while half-open, and successes that close it.
         name: in events and errors.
 
     One breaker can serve several policies and clients of a process: share the object.
 
-    Invariant: each change of state begins a new generation with an empty window, in one step, in `_move`. What began in an earlier generation changes
-    nothing, so no late result can close, open or probe.
+    Invariant: each change of state begins a new generation with an empty window, in one step, in `_move`. The end of a call of an earlier generation
+    changes neither, so no late result can close, open or probe.
 
     Where flows are set (`with flow(name):`) and only one of several active ones fails, it opens for that flow alone; `state` stays "closed" then, and
     `snapshot` counts the flows that are set apart.
@@ -266,10 +266,10 @@ class CircuitBreaker:
         return result
 
     def served(self, flows: Iterable[str], began: float) -> None:
-        """One call that began then has served several flows: none of them is failing."""
+        """One call that began then has served several flows: none of them is failing. Its end has been counted once, as nobody's."""
         now = clock()()
         for flow in flows:
-            self._flows.good(flow, began, now)
+            self._flows.good(flow, began, now, counts=False)
 
     def wakes(self, wake: Callable[[], object], /) -> Waking:
         """For the length of the block `wake` is called when the breaker opens: whoever waits in a queue would wait in vain."""

@@ -66,9 +66,9 @@ class FlowsApart(Generic[B]):
         """Flows that are kept out now."""
         return sum(1 for own in self.of.values() if own.state != "closed")
 
-    def good(self, flow: str, began: float, now: float) -> None:
-        """A call of a flow that began then went well."""
-        self.blame.good(flow, began, now)
+    def good(self, flow: str, began: float, now: float, *, counts: bool = True) -> None:
+        """A call of a flow that began then went well. `counts` as in `Blame.good`."""
+        self.blame.good(flow, began, now, counts=counts)
         if self._suspect is not None and self.blame.is_cleared_by(flow, self._suspect, began):
             self._settle(self._suspect, now)
 

@@ -123,7 +123,7 @@ class Retriever(Part):
         plan, degrade = plan_search(self, question, tenant, options), options.get("degrade")
         watch = Stopwatch()
         degraded: tuple[Degradation, ...] = ()
-        vector = None
+        vector, usage = None, Usage()
         failed: EmbeddingError | CircuitOpen | None = None
         if plan.mode != "text":
             try:
@@ -131,6 +131,7 @@ class Retriever(Part):
                     # Not in the embedder's time: that it was slow is not to be said of an embedder that was never asked.
                     text = await self._redacting.redacted(self.redact, plan.question)
                     vector = await (self._embed(text) if degrade is False else self._embed_in_time(text))
+                usage = self._used(question, watch)
             except (EmbeddingError, CircuitOpen) as error:
                 if degrade is False:
                     raise
@@ -147,11 +148,6 @@ class Retriever(Part):
                     raise
                 raise failed from error  # the store can't search by text: what is at fault is the embedder
             empty = None if found else await explain_empty(self.store, query, found)
-        usage = (
-            Usage()
-            if vector is None or self.embedder is None
-            else Usage(embedding_tokens=self.embedder.count_tokens(question))
-        )
         return plan.retrieval(found, empty=empty, degraded=degraded, timings=watch.timings(), usage=usage)
 
     @spelled_out(SimilarityOptions)
@@ -184,6 +180,7 @@ class Retriever(Part):
         watch = Stopwatch()
         with watch.measure("embed"), flow(plan.tenant):
             vector = await self._embed(await self._redacting.redacted(self.redact, plan.question))
+        usage = self._used(question, watch)
         with watch.measure("search"):
             query = replace(plan.query(vector), model=self._model(vector))
             found = await self._search(replace(query, score_threshold=None))
@@ -192,10 +189,16 @@ class Retriever(Part):
                 counts = await self.store.count(tenant=plan.tenant)
                 scores = await self._scores(plan, vector)
             empty = None if found else await explain_empty(self.store, query, found)
-        usage = Usage(embedding_tokens=self.embedder.count_tokens(question))
         found[:] = _with_text_scores(found, by_text)
         retrieval = plan.retrieval(found, empty=empty, degraded=(), timings=watch.timings(), usage=usage)
         return report_similarity(retrieval, scores=scores, counts=counts, score_threshold=plan.score_threshold)
+
+    def _used(self, question: str, watch: Stopwatch) -> Usage:
+        """What embedding the question has used, told at once: a search that fails afterwards doesn't undo it."""
+        assert self.embedder is not None
+        tokens = self.embedder.count_tokens(question)
+        watch.embedded(tokens)
+        return Usage(embedding_tokens=tokens)
 
     async def _scores(self, plan: Plan, vector: Vector) -> Vector:
         """The scores of the tenant's 10,000 nearest chunks, best first; with a filter, of the 1,000 nearest that it matches."""
