@@ -11,7 +11,7 @@ DEMO   := embedded local cli pdf chunking testing
 comma  := ,
 space  := $(subst ,, )
 
-.PHONY: demo test test-all check bench docs serve-docs format clean lowest mutants audit lock
+.PHONY: demo test test-all check coverage bench docs serve-docs format clean lowest mutants audit lock
 
 demo: $(VENV)/.demo
 	@$(BIN)/python -m ragcore.demo
@@ -23,8 +23,13 @@ test: $(VENV)/.dev check
 # Everything, with what takes long: all shapes of the plan tests, long property tests, the whole fault matrix. An hour or more.
 test-all: $(VENV)/.dev test
 	$(BIN)/python -m pytest -m thorough -n 2 --dist worksteal
+	$(MAKE) coverage
 	$(BIN)/python -m pytest -m "not system and not thorough" --hypothesis-profile thorough --timeout 3600
 	$(BIN)/python -m benchmarks faults
+
+# Branches that the tests take, of all that there are: at least 95 %. Twice as long as the tests alone.
+coverage: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not thorough" -n 3 --dist worksteal --cov --cov-report=term-missing:skip-covered
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

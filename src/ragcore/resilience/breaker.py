@@ -1,8 +1,8 @@
 """A circuit breaker: closed → open → half_open → closed.
 
 It counts outcomes in a sliding time window. Three rules that other breakers break: the caller's own cancellation is neither success nor failure
-and gives a probe's slot back; a result that began in an earlier state is ignored, which each permit's generation tells; and where only one flow
-of several fails, it is opened for that flow alone, which then has a breaker of its own until it is served again.
+and gives a probe's slot back; a result that began in an earlier state is ignored, which each permit's generation tells; and where some flows
+fail while others are served, it is opened for those alone, each of which then has a breaker of its own until it is served again.
 
 Sources: M. Nygard, "Release It!" (the pattern); resilience4j and Polly (ratio over a sliding window with a minimum throughput, slow calls);
 sony/gobreaker (generations).
@@ -58,7 +58,7 @@ class CircuitBreaker:
     Invariant: each change of state begins a new generation with an empty window, in one step, in `_move`. The end of a call of an earlier generation
     changes neither, so no late result can close, open or probe.
 
-    Where flows are set (`with flow(name):`) and only one of several active ones fails, it opens for that flow alone; `state` stays "closed" then, and
+    Where flows are set (`with flow(name):`) and some fail while others are served, it opens for those alone; `state` stays "closed" then, and
     `snapshot` counts the flows that are set apart.
     """
 

@@ -30,8 +30,9 @@ B = TypeVar("B", bound=Own)
 class FlowsApart(Generic[B]):
     """Which failures are a flow's own affair, and the breakers of those flows.
 
-    Invariant: what is a flow's own affair is in no window but its own: `settle` takes it out of the breaker's. A suspect is a flow that is kept out
-    though its failures still are in there: the next call of any other flow decides, and clears it or opens the breaker for all.
+    Invariant: what is a flow's own affair is in no window of all flows: `_settle` takes it out of there, and the flow's own breaker counts from then
+    on. A suspect is a flow that is kept out though its failures still are in there: the next call of any other flow decides, and clears it or opens the
+    breaker for all.
 
     Args:
         window: of all flows' outcomes, the breaker's.

@@ -73,7 +73,8 @@ class Flow:
 class Waiter:
     """One caller in the queue.
 
-    Invariant: it sleeps, or it is `granted`, or it is `refused`; it leaves each state but the first only by giving up.
+    Invariant: it waits, or it is `granted`, or it is `refused`; it leaves each state but the first only by giving up. `woken` while it waits, it looks
+    around and goes on.
 
     Attributes:
         when: its deadline.

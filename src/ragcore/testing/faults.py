@@ -13,10 +13,14 @@ import anyio.lowlevel
 from ragcore.resilience import Failure, from_status
 
 __all__ = [
+    "BadEnd",
+    "Bomb",
     "Broken",
     "Corrupt",
+    "Crumbs",
     "Deaf",
     "Drip",
+    "Endless",
     "Fail",
     "FakeFailure",
     "Fault",
@@ -25,6 +29,7 @@ __all__ = [
     "Hang",
     "Huge",
     "Redirect",
+    "Refuse",
     "Reply",
     "Reset",
     "Silent",
