@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -436,23 +435,6 @@ async def test_a_failing_dependency_does_not_change_the_report() -> None:
     assert report["state"] == "open"
     assert report["failure"] >= 1
     assert report["rejected"] >= 1
-
-
-@pytest.mark.parametrize("scope", [lambda: anyio.fail_after(3), lambda: deadline(3)], ids=["anyio", "ragcore"])
-async def test_a_wait_in_an_inner_queue_has_the_time_of_the_scope_around_all(scope: Callable[[], Any]) -> None:
-    """Also where that scope is anyio's, and later than the outer policy's own timeout."""
-    outer = Policy("outer", timeout=0.3, attempt_timeout=0.2, retry=False)
-    inner = Policy("inner", bulkhead=Bulkhead(1, queue=9), retry=False)
-    assert inner.bulkhead is not None
-    assert inner.bulkhead.try_acquire("another")
-
-    async def work() -> str:
-        return await inner.call(Flaky())
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(_free, inner.bulkhead, 0.8)
-        with scope():
-            assert await outer.call(work) == "ok"
 
 
 async def test_a_wait_in_the_innermost_queue_stops_the_limits_of_all_attempts_around_it() -> None:

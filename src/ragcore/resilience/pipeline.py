@@ -8,7 +8,6 @@ Source: Polly's resilience pipeline (strategies listed outermost first).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -60,10 +59,10 @@ async def bounded(
         own = call.open_by
     # On the attempt, not in variables: a wait for a place further in moves them while `fn` runs.
     attempt.limit = own
-    outer = call.outer
-    # Without a deadline of ours a scope of anyio's around the call may be later than the policy's timeout, and then holds.
-    attempt.latest = call.own_when if outer is not None and outer.when < math.inf else call.when
-    attempt.outer = outer
+    # Not `call.when`, which would look at all scopes around each call. So a wait further in ends with the policy's own timeout, even under a later scope
+    # of anyio's.
+    attempt.latest = call.own_when
+    attempt.outer = call.outer
     # `call.when` looks at all scopes around: only where the deadline is the sooner of the two.
     attempt.when = own if own <= call.own_when else min(own, call.when)
     with cancel_scope(attempt.when, call.task) as scope:
