@@ -15,6 +15,7 @@ import asyncpg
 import openai
 import pytest
 
+from ragcore import ConfigurationError
 from ragcore.compat import private
 from ragcore.compat.private import (
     executor_queue,
@@ -168,7 +169,7 @@ def test_uvicorns_protocol_has_what_ours_looks_at() -> None:
 
 def test_a_release_of_uvicorn_without_it_is_an_error_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("uvicorn.protocols.http.h11_impl.H11Protocol", type("H11Protocol", (), {}))
-    with pytest.raises(RuntimeError, match=r"no H11Protocol\.connection_made: install uvicorn"):
+    with pytest.raises(ConfigurationError, match=r"no H11Protocol\.connection_made: install uvicorn"):
         uvicorn_protocol()
 
 

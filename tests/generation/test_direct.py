@@ -144,6 +144,7 @@ async def test_a_reader_that_is_cancelled_leaves_nothing_behind(kind: type[Piece
         with anyio.fail_after(1):
             while not generator.left:
                 await anyio.sleep(0.001)
+        assert generator.left == 1
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])

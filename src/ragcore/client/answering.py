@@ -154,7 +154,7 @@ async def generate(call: Call, prompt: Prompt, generators: Generators, *, degrad
 def cite(
     call: Call, settings: Settings, retrieval: Retrieval, prompt: Prompt | None, generation: Generation | None
 ) -> Answer:
-    """The answer: the generation's text with its citations, or what is said where there is none."""
+    """Make the answer of the generation's text and its citations. Without a generation it has the text that the settings hold for that case."""
     answer = Answer(
         settings.not_searched if _not_searched(retrieval) else settings.not_found,
         found=False,

@@ -1,7 +1,7 @@
 """Names that other libraries keep private and ragcore needs. They are read here alone.
 
 Where a release no longer has one, what depends on it is left out, with one warning in the log that says what that is. Where nothing works without
-it, a `RuntimeError` says which release has it.
+it, an error says which release has it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
+
+from ragcore.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import asyncpg
@@ -41,7 +43,7 @@ logger: logging.Logger = logging.getLogger("ragcore")
 def executor_queue(loop: object, /) -> tuple[int, tuple[int | None, ...]]:
     """How much work waits for a thread of a loop's default executor, and the idents of its threads; (0, ()) where there is none.
 
-    Source: `BaseEventLoop._default_executor` and `ThreadPoolExecutor._work_queue`, `._threads` of CPython 3.11 to 3.14. uvloop and trio have none.
+    Source: `BaseEventLoop._default_executor` and `ThreadPoolExecutor._work_queue`, `._threads`, as CPython 3.11 has them. uvloop and trio have none.
     """
     executor = getattr(loop, "_default_executor", None)
     waiting = getattr(executor, "_work_queue", None)
@@ -53,7 +55,7 @@ def executor_queue(loop: object, /) -> tuple[int, tuple[int | None, ...]]:
 def ready_of(loop: asyncio.AbstractEventLoop, /) -> deque[Any]:
     """The callbacks that a loop runs next, to be put in another order.
 
-    Source: `BaseEventLoop._ready` of CPython 3.11 to 3.14.
+    Source: `BaseEventLoop._ready`, as CPython 3.11 has it.
 
     Raises:
         RuntimeError: this Python keeps them elsewhere.
@@ -156,8 +158,8 @@ def seeded(seed: int) -> Iterator[None]:
 
     anyio's backend for asyncio keeps tasks in sets, whose order is that of addresses; trio shuffles by a generator of its own.
 
-    Source: `anyio._backends._asyncio`, which uses the builtin `set`, of anyio 4.8 to 4.13; `trio._core._run._r` and `._ALLOW_DETERMINISTIC_SCHEDULING`
-    of trio 0.28 to 0.33.
+    Source: `anyio._backends._asyncio`, which uses the builtin `set`, in anyio 4.16; `trio._core._run._r` and `._ALLOW_DETERMINISTIC_SCHEDULING`
+    in trio 0.35.
 
     Raises:
         RuntimeError: another such block is open, or trio keeps its generator elsewhere.
@@ -224,29 +226,31 @@ PROTOCOL = (
 def uvicorn_protocol() -> type:
     """uvicorn's protocol for HTTP/1.1 by h11, to be extended.
 
-    Source: `uvicorn.protocols.http.h11_impl.H11Protocol`, with its attributes `connections`, `cycle`, `loop` and `transport`, of uvicorn 0.34 to 0.40.
+    Source: `uvicorn.protocols.http.h11_impl.H11Protocol`, with its attributes `connections`, `cycle`, `loop` and `transport`, as uvicorn 0.54 has them.
 
     Raises:
-        RuntimeError: this release has no such protocol.
+        ConfigurationError: this release has no such protocol.
     """
     import importlib
 
     try:
         found: type = importlib.import_module("uvicorn.protocols.http.h11_impl").H11Protocol
     except (ImportError, AttributeError) as error:
-        raise RuntimeError(
-            f"this release of uvicorn has no H11Protocol ({error}): install uvicorn 0.34 to 0.40"
+        raise ConfigurationError(
+            f"this release of uvicorn has no H11Protocol ({error}): install uvicorn 0.54, which has it"
         ) from error
     missing = [name for name in PROTOCOL if not callable(getattr(found, name, None))]
     if missing:
-        raise RuntimeError(f"this release of uvicorn has no H11Protocol.{missing[0]}: install uvicorn 0.34 to 0.40")
+        raise ConfigurationError(
+            f"this release of uvicorn has no H11Protocol.{missing[0]}: install uvicorn 0.54, which has it"
+        )
     return found
 
 
 def request_is_under_way(protocol: Any, /) -> bool:
     """Whether a connection has a request that is not answered to its end.
 
-    Source: `H11Protocol.cycle` and `RequestResponseCycle.response_complete` of uvicorn 0.34 to 0.40.
+    Source: `H11Protocol.cycle` and `RequestResponseCycle.response_complete`, as uvicorn 0.54 has them.
     """
     return protocol.cycle is not None and not protocol.cycle.response_complete
 

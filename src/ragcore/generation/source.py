@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Self, TypeAlias
 
 import anyio
@@ -17,7 +18,7 @@ __all__ = ["Piece", "Source", "checked", "failure", "runs_in_any_task"]
 Piece: TypeAlias = str | Generation
 
 
-class Source:
+class Source(ABC):
     """One stream of a generator. Iterate over it, and `aclose` it in the end.
 
     Args:
@@ -52,13 +53,13 @@ class Source:
     def __aiter__(self) -> Self:
         return self
 
+    @abstractmethod
     async def __anext__(self) -> Piece:
         """Return the next piece."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def aclose(self) -> None:
         """Leave the stream; what still runs is cancelled."""
-        raise NotImplementedError
 
 
 def checked(piece: object, name: str) -> Piece:
