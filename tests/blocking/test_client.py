@@ -309,11 +309,11 @@ def test_a_client_that_is_dropped_is_closed_and_leaves_no_thread() -> None:
     stores = [use() for _ in range(3)]
     gc.collect()
     for _ in range(200):
-        if not any(store.is_open for store in stores) and threads() == before:
+        if not any(store.is_open for store in stores) and threads() <= before:
             break
         time.sleep(0.02)
     assert not any(store.is_open for store in stores)
-    assert threads() == before
+    assert threads() <= before
     assert background._open == []
 
 

@@ -17,6 +17,7 @@ from ragcore.client.charging import Charging
 from ragcore.client.components import Generators, make_embedder, make_generator, make_store
 from ragcore.client.options import AskOptions, RetrieveOptions, TimedSimilarityOptions
 from ragcore.client.stream import AnswerStream
+from ragcore.compat.ability import offers
 from ragcore.config import Config, Policies, Settings
 from ragcore.errors import (
     ConfigurationError,
@@ -366,8 +367,8 @@ class RAG(Part):
             policies["store writes"] = writes
         return Stats(
             policies={name: policy.snapshot().to_dict() for name, policy in policies.items()},
-            pools={"store": store.snapshot()} if isinstance(store, Watched) else {},
-            caches={"embedding": embedder.snapshot()} if isinstance(embedder, Watched) else {},
+            pools={"store": store.snapshot()} if offers(store, Watched) else {},
+            caches={"embedding": embedder.snapshot()} if offers(embedder, Watched) else {},
             calls=self._calls.counts(),
         )
 

@@ -8,6 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+from ragcore.compat.ability import offers
 from ragcore.errors import ConfigurationError, GenerationError, InvalidInput, Overloaded, RagcoreError
 from ragcore.events import emit
 from ragcore.generation.direct import Direct
@@ -63,7 +64,7 @@ class FallbackGenerator(Part):
         if not first_timeout > 0:
             raise ConfigurationError(f"first_timeout is {first_timeout!r}: it must be positive")
         self.generators = tuple(generators)
-        self._count = next((one.count_tokens for one in self.generators if isinstance(one, Counting)), estimate_tokens)
+        self._count = next((one.count_tokens for one in self.generators if offers(one, Counting)), estimate_tokens)
         self.first_timeout = first_timeout
         self.quote_when_overloaded = quote_when_overloaded
         self._parts = Parts()
@@ -207,4 +208,4 @@ async def _resumed(
 
 def name_of(generator: Generator, /) -> str:
     """What to call a generator: its model, or its class."""
-    return str((isinstance(generator, Named) and generator.model) or type(generator).__name__)
+    return str((offers(generator, Named) and generator.model) or type(generator).__name__)

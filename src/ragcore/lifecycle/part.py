@@ -12,6 +12,7 @@ from typing import Protocol, Self, runtime_checkable
 import anyio
 from anyio.lowlevel import EventLoopToken, current_token
 
+from ragcore.compat.ability import offers
 from ragcore.errors import NotOpen, WrongEventLoop
 from ragcore.lifecycle.owner import CLOSE_SECONDS, Owner
 
@@ -195,13 +196,13 @@ class Parts:
             if await part._start():
                 self._started.append(part)
             return
-        if isinstance(part, Startable) and not (isinstance(part, Opened) and part.is_open):
+        if offers(part, Startable) and not (offers(part, Opened) and part.is_open):
             self._started.append(part)
             await part.start()
 
     async def aclose(self) -> None:
         """Close what was started, last first, each within 5 s whatever it does; what fails to close is logged, and the rest is closed all the same."""
-        closing = [part for part in reversed(self._started) if isinstance(part, Closable)]
+        closing = [part for part in reversed(self._started) if offers(part, Closable)]
         self._started.clear()
         if not closing:
             return

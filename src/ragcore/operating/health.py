@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import anyio
 
+from ragcore.compat.ability import offers
 from ragcore.compat.extras import installed
 from ragcore.config import Settings
 from ragcore.errors import Overloaded, RagcoreError
@@ -124,7 +125,7 @@ async def _database(rag: Client) -> tuple[Status, dict[str, Any]]:
     try:
         if isinstance(store, Pingable):
             await store.ping()
-        elif isinstance(store, Opened) and not store.is_open:
+        elif offers(store, Opened) and not store.is_open:
             return "unhealthy", {"reason": "not open"}
         else:
             return _by_the_last_searches(rag)
@@ -209,13 +210,13 @@ async def describe(rag: Client, timeout: float) -> dict[str, Any]:
             "score_threshold": rag.retriever.score_threshold,
         },
         "embedder": None if embedder is None else {"model": embedder.model, "dimension": embedder.dimension},
-        "store": {"type": type(store).__name__, **(store.describe() if isinstance(store, Described) else {})},
+        "store": {"type": type(store).__name__, **(store.describe() if offers(store, Described) else {})},
         "database": None,
         "counts": None,
     }
     with anyio.move_on_after(timeout), inherit(anyio.current_time() + timeout):
         described["versions"], described["extras"] = await Threads(1, name="versions").run(_installed)
-        if isinstance(store, Inspected):
+        if offers(store, Inspected):
             described["database"] = await _reached(store.inspect())
         if isinstance(store, Store):
             described["counts"] = await _reached(store.count(tenant=None))

@@ -14,6 +14,7 @@ from uuid import UUID
 import anyio
 import numpy as np
 
+from ragcore.compat.ability import offers
 from ragcore.embedding.vectors import check_vectors
 from ragcore.errors import (
     CircuitOpen,
@@ -211,7 +212,7 @@ class Retriever(Part):
     async def _open(self) -> None:
         for part in (self.embedder, self.store):
             await self._parts.start(part)
-        if isinstance(self.store, Looking):
+        if offers(self.store, Looking):
             self._check_open().spawn(partial(self._look, self.store), name="looking whether embedder and store fit")
 
     async def _look(self, store: Looking) -> None:
