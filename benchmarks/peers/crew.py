@@ -15,9 +15,9 @@ from typing import Any
 
 import anyio
 import anyio.abc
+from tests.support.child import end
 
 from benchmarks.peers.peer import Job
-from benchmarks.world.child import end
 from ragcore.loadtest.figures import say
 
 __all__ = ["ADAPTERS", "Lap", "Member", "environment", "member"]

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import anyio
 import numpy as np
+from tests.support.plans import Asked, handbook, notices, plans
+from tests.support.squad import SQUAD, read_documents, read_lines
 
-from benchmarks.world.plans import Asked, handbook, notices, plans
-from benchmarks.world.squad import SQUAD, read_documents, read_lines
 from ragcore import Document, Ingestor, LocalEmbedder, MemoryStore
 from ragcore.loadtest.figures import Figures, say
 from ragcore.protocols import Query

@@ -8,8 +8,8 @@ from itertools import repeat
 
 import anyio
 import numpy as np
+from tests.support.made import DIMENSION, collection, copy_chunks, near, sentences
 
-from benchmarks.world.made import DIMENSION, collection, copy_chunks, near, sentences
 from ragcore import Filter, PgVectorStore, Query, meta
 from ragcore.loadtest.estimates import percentile
 from ragcore.loadtest.figures import Figures, Table, Value, say

@@ -21,12 +21,12 @@ import anyio
 import asyncpg
 import psutil
 import typer
+from tests.support.bench import FACT, QUESTION, TENANT, Bench, Transport, bench, client
+from tests.support.bench import Client as BenchClient
+from tests.support.elsewhere import Elsewhere, elsewhere
+from tests.support.matrix import ORDINARY, matrix
+from tests.support.servers import ROLE
 
-from benchmarks.world.bench import FACT, QUESTION, TENANT, Bench, Transport, bench, client
-from benchmarks.world.bench import Client as BenchClient
-from benchmarks.world.elsewhere import Elsewhere, elsewhere
-from benchmarks.world.matrix import ORDINARY, matrix
-from benchmarks.world.servers import ROLE
 from ragcore import RAG, Answer, PgVectorStore, RagcoreError
 from ragcore.loadtest.figures import Figures, Table, Value, say
 from ragcore.resilience import CircuitBreaker

@@ -7,9 +7,9 @@ import time
 import anyio
 import asyncpg
 import numpy as np
+from tests.support.made import DIMENSION, sentences
+from tests.support.squad import TENANT, Squad, ingested, read_lines
 
-from benchmarks.world.made import DIMENSION, sentences
-from benchmarks.world.squad import TENANT, Squad, ingested, read_lines
 from ragcore import EmbeddedDocument, PgVectorStore, embedding
 from ragcore.ingest import Ingestor
 from ragcore.ingest.chunking import cut

@@ -16,7 +16,7 @@ from ragcore.loadtest.load import LoadOptions, Objective, put
 from ragcore.loadtest.target import Aim
 
 if TYPE_CHECKING:
-    from benchmarks.world.elsewhere import Elsewhere
+    from tests.support.elsewhere import Elsewhere
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class Faults:
         servers = aim.servers if isinstance(aim, LocalAim) else None
         if servers is None:
             raise ValueError("a --fault needs servers of the benchmarks' own: it can't strike a service's")
-        from benchmarks.world.matrix import matrix
+        from tests.support.matrix import matrix
 
         stage, _, name = self.fault.partition(":")
         known = matrix()

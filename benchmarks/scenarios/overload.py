@@ -15,13 +15,13 @@ from typing import Annotated
 
 import anyio
 import typer
+from tests.support.crowded import Crowded, crowded
+from tests.support.edge import edge_figures
+from tests.support.elsewhere import elsewhere
+from tests.support.neighbours import poison_ratio, quiet_ratio
+from tests.support.overload import BACK_AFTER, LOADS, Asked, Cell, Outcome, grid, is_false, run_cell
 
 from benchmarks.heat_map import heat_map
-from benchmarks.world.crowded import Crowded, crowded
-from benchmarks.world.edge import edge_figures
-from benchmarks.world.elsewhere import elsewhere
-from benchmarks.world.neighbours import poison_ratio, quiet_ratio
-from benchmarks.world.overload import BACK_AFTER, LOADS, Asked, Cell, Outcome, grid, is_false, run_cell
 from ragcore.loadtest.driving.monitor import driving
 from ragcore.loadtest.estimates import percentile
 from ragcore.loadtest.figures import Chart, Figures, Line, Table, Value, say

@@ -21,13 +21,13 @@ from typing import Annotated
 import anyio
 import asyncpg
 import typer
+from tests.support.elsewhere import Elsewhere, elsewhere
+from tests.support.servers import DIMENSION, Addresses
 
 from benchmarks.peers.crew import ADAPTERS, Lap, Member, environment, member
 from benchmarks.peers.peer import TOP_K, Job
 from benchmarks.peers.worker import QUESTIONS, ROWS
 from benchmarks.timing import interleaved, timed
-from benchmarks.world.elsewhere import Elsewhere, elsewhere
-from benchmarks.world.servers import DIMENSION, Addresses
 from ragcore import Document, OpenAIEmbedder, PgVectorStore, Query
 from ragcore.ingest import Ingestor
 from ragcore.loadtest.estimates import percentile

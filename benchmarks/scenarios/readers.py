@@ -18,9 +18,9 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+from tests.support.damage import poison
+from tests.support.files import MadeFile, made_files
 
-from benchmarks.world.damage import poison
-from benchmarks.world.files import MadeFile, made_files
 from ragcore import Document, estimate_tokens
 from ragcore.ingest import read
 from ragcore.ingest.chunking import cut

@@ -12,9 +12,9 @@ import anyio
 import asyncpg
 import numpy as np
 from pgvector.asyncpg import register_vector
+from tests.support.squad import SQUAD, TENANT, Squad, Widened, ingested, read_documents
 
 from benchmarks.scenarios.crowd import empty_beside_found, starved, text_of_large_tenants
-from benchmarks.world.squad import SQUAD, TENANT, Squad, Widened, ingested, read_documents
 from ragcore import Filter, PgVectorStore, Query, Secret, meta
 from ragcore.ingest import Ingestor
 from ragcore.loadtest.estimates import percentile

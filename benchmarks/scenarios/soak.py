@@ -18,9 +18,9 @@ from typing import Annotated
 
 import anyio
 import typer
+from tests.support.bench import QUESTION, TENANT, Client, client
+from tests.support.elsewhere import elsewhere
 
-from benchmarks.world.bench import QUESTION, TENANT, Client, client
-from benchmarks.world.elsewhere import elsewhere
 from ragcore import Delta, Prompt, RagcoreError
 from ragcore.loadtest.driving.monitor import resident_mb
 from ragcore.loadtest.estimates import slope

@@ -10,8 +10,8 @@ from typing import get_args
 import anyio
 import numpy as np
 from numpy.typing import NDArray
+from tests.support.squad import SQUAD, TENANT, Reference, ingested
 
-from benchmarks.world.squad import SQUAD, TENANT, Reference, ingested
 from ragcore import Retriever, explore
 from ragcore.explore.fetching import Fetched, fetch
 from ragcore.explore.sweep import sweep

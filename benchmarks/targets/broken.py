@@ -17,10 +17,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+from tests.support.child import Child
 
 from benchmarks.targets.options import Broken
 from benchmarks.targets.served import serve, served
-from benchmarks.world.child import Child
 from ragcore.loadtest.http import HttpOptions
 from ragcore.loadtest.target import Question
 

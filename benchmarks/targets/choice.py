@@ -13,7 +13,7 @@ from ragcore.loadtest.http import http_target
 from ragcore.loadtest.target import Aim, Question, Target
 
 if TYPE_CHECKING:
-    from benchmarks.world.elsewhere import Elsewhere
+    from tests.support.elsewhere import Elsewhere
 
 __all__ = ["LocalAim", "aimed"]
 

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from benchmarks.world.elsewhere import Elsewhere, elsewhere
-from benchmarks.world.servers import DIMENSION, Addresses
+from tests.support.elsewhere import Elsewhere, elsewhere
+from tests.support.servers import DIMENSION, Addresses
+
 from ragcore import (
     RAG,
     CircuitOpen,

@@ -10,12 +10,12 @@ from dataclasses import asdict
 from typing import Any
 
 import anyio
+from tests.support.child import Child
+from tests.support.elsewhere import Elsewhere, elsewhere
+from tests.support.servers import Addresses
 
 from benchmarks.targets.library import LATENCIES, MEMBER, client
 from benchmarks.targets.served import serve, served
-from benchmarks.world.child import Child
-from benchmarks.world.elsewhere import Elsewhere, elsewhere
-from benchmarks.world.servers import Addresses
 from ragcore.contrib.asgi import Identity, app
 from ragcore.demo.questions import DOCUMENTS
 from ragcore.ingest import read

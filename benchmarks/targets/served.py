@@ -10,8 +10,7 @@ from typing import Any
 
 import anyio
 import uvicorn
-
-from benchmarks.world.child import Child, child, obey
+from tests.support.child import Child, child, obey
 
 __all__ = ["serve", "served"]
 

@@ -6,11 +6,11 @@ from collections import Counter
 
 import pytest
 from benchmarks.targets.served import served
-from benchmarks.world.edge import MOST_GROWTH_MIB, SERVICE, SETTINGS, Edge, Load, Measured, Setting, judge, measure
-from benchmarks.world.hog import BODIES
 
 from ragcore.loadtest.driving.outcome import Kind, Outcome
 from ragcore.loadtest.figures import Figures
+from tests.support.edge import MOST_GROWTH_MIB, SERVICE, SETTINGS, Edge, Load, Measured, Setting, judge, measure
+from tests.support.hog import BODIES
 
 ALONE = 0.12
 

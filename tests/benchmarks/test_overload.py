@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 from benchmarks.scenarios.overload import MOST_ANSWERS, real_cells
-from benchmarks.world import overload
-from benchmarks.world.overload import Asked, Cell, clairvoyant, grid, is_false, run_cell
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ragcore.resilience.fair_queue import FairQueue
 from ragcore.resilience.waiter import Flow
 from tests.examples import examples
+from tests.support import overload
+from tests.support.overload import Asked, Cell, clairvoyant, grid, is_false, run_cell
 
 SMALL = Cell(slots=4, service=0.5, queue=256, timeout=5.0, load=4.0, loop="open", given_seconds=15.0)
 

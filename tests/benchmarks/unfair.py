@@ -10,7 +10,8 @@ from typing import Any
 
 import anyio
 from benchmarks.targets.served import serve
-from benchmarks.world.bench import FACT
+
+from tests.support.bench import FACT
 
 SECONDS = 0.05
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import anyio
 import psutil
 import pytest
-from benchmarks.world.damage import damaged_files, poison
-from benchmarks.world.files import made_files
+from tests.support.damage import damaged_files, poison
+from tests.support.files import made_files
 
 from ragcore import Document, Unreadable
 from ragcore.ingest import read

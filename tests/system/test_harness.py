@@ -15,7 +15,8 @@ import anyio
 import pytest
 from benchmarks.peers.crew import member
 from benchmarks.scenarios.peers import FAULT_DEADLINE, HUNG, TENANT, fill, job_of
-from benchmarks.world.elsewhere import Elsewhere, elsewhere
+
+from tests.support.elsewhere import Elsewhere, elsewhere
 
 pytestmark = [pytest.mark.system, pytest.mark.blocking_allowed, pytest.mark.timeout(240)]
 ROOT = Path(__file__).parents[2]

@@ -22,7 +22,6 @@ import psutil
 import pytest
 from benchmarks.scenarios.faults import run_matrix
 from benchmarks.scenarios.soak import soak
-from benchmarks.world.bench import FACT, QUESTION, TENANT, Bench, bench
 
 from ragcore import (
     Document,
@@ -40,6 +39,7 @@ from ragcore.retrieval.retriever import Retriever
 from ragcore.store import embedded, migrate
 from ragcore.testing import FakeEmbedder, FakeGenerator, FaultProxy, Hang, OpenAIServer, at_rest, fake_rag
 from tests.pace import in_time
+from tests.support.bench import FACT, QUESTION, TENANT, Bench, bench
 
 pytestmark = [pytest.mark.system, pytest.mark.anyio, pytest.mark.blocking_allowed, pytest.mark.timeout(240)]
 

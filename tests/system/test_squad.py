@@ -13,7 +13,6 @@ from typing import get_args
 import numpy as np
 import pytest
 from benchmarks.scenarios.thresholds import held_out
-from benchmarks.world.squad import Reference
 from numpy.typing import NDArray
 
 from ragcore import (
@@ -28,6 +27,7 @@ from ragcore import (
 from ragcore.explore.fetching import fetch
 from ragcore.ingest import read
 from ragcore.store import migrate
+from tests.support.squad import Reference
 
 from ..conftest import shared
 

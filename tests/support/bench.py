@@ -11,11 +11,11 @@ from typing import Any, Literal, TypeAlias
 import psutil
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
-from benchmarks.world.servers import DIMENSION, Addresses, Servers, servers
 from ragcore import RAG, Document, OpenAIEmbedder, OpenAIGenerator, PgVectorStore, Settings
 from ragcore.resilience import Bulkhead, CircuitBreaker, Policy, RetryPolicy
 from ragcore.retrieval.retriever import Retriever
 from ragcore.testing import OpenAIServer
+from tests.support.servers import DIMENSION, Addresses, Servers, servers
 
 __all__ = ["FACT", "QUESTION", "TENANT", "Bench", "Client", "Transport", "bench", "client"]
 

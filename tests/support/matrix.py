@@ -15,7 +15,6 @@ from typing import Any, TypeAlias
 import anyio
 import asyncpg
 
-from benchmarks.world.servers import DIMENSION, ROLE, Servers
 from ragcore.testing import (
     BadEnd,
     Bomb,
@@ -38,6 +37,7 @@ from ragcore.testing import (
     Silent,
     Stall,
 )
+from tests.support.servers import DIMENSION, ROLE, Servers
 
 __all__ = ["ORDINARY", "Strike", "matrix"]
 

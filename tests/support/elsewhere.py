@@ -1,6 +1,6 @@
 """Servers in a process of their own, so that their work and their memory are not taken for the client's.
 
-`python -m benchmarks.world.elsewhere` starts them and says where they are; it is told which faults strike.
+`python -m tests.support.elsewhere` starts them and says where they are; it is told which faults strike.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 
 import anyio
 
-from benchmarks.world.child import Child, child, obey
-from benchmarks.world.matrix import matrix
-from benchmarks.world.servers import DIMENSION, Addresses, Servers, servers
 from ragcore.testing import OpenAIServer
+from tests.support.child import Child, child, obey
+from tests.support.matrix import matrix
+from tests.support.servers import DIMENSION, Addresses, Servers, servers
 
 __all__ = ["Elsewhere", "elsewhere"]
 
@@ -62,7 +62,7 @@ async def elsewhere(**options: Any) -> AsyncIterator[Elsewhere]:
     Args:
         options: `embedding` and `model`: options of `OpenAIServer`.
     """
-    async with child("benchmarks.world.elsewhere", options) as process:
+    async with child("tests.support.elsewhere", options) as process:
         yield Elsewhere(process)
 
 

@@ -1,6 +1,6 @@
 """A client in a process of its own, which asks what it is told over a socket, for the cells of the overload grid that run in real time.
 
-`python -m benchmarks.world.crowded ADDRESSES` says its port. Each line is a JSON object: the cell that comes next, or a question; each answer is a line.
+`python -m tests.support.crowded ADDRESSES` says its port. Each line is a JSON object: the cell that comes next, or a question; each answer is a line.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import anyio
 import anyio.abc
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from benchmarks.world.bench import FACT, QUESTION
-from benchmarks.world.child import child, obey
-from benchmarks.world.overload import Cell, Ending
-from benchmarks.world.servers import DIMENSION, Addresses
 from ragcore import RAG, Document, OpenAIEmbedder, OpenAIGenerator, Overloaded, PgVectorStore, RagcoreError
 from ragcore.resilience import Bulkhead, Policy
 from ragcore.retrieval.retriever import Retriever
+from tests.support.bench import FACT, QUESTION
+from tests.support.child import child, obey
+from tests.support.overload import Cell, Ending
+from tests.support.servers import DIMENSION, Addresses
 
 __all__ = ["Crowded", "crowded"]
 
@@ -70,7 +70,7 @@ class Crowded:
 @asynccontextmanager
 async def crowded(addresses: Addresses) -> AsyncIterator[Crowded]:
     """A client of these servers in a process of its own."""
-    async with child("benchmarks.world.crowded", asdict(addresses)) as process:
+    async with child("tests.support.crowded", asdict(addresses)) as process:
         async with await anyio.connect_tcp("127.0.0.1", int(process.said["port"])) as stream:
             client = Crowded(stream)
             async with anyio.create_task_group() as group:

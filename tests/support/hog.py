@@ -1,6 +1,6 @@
 """A tenant that takes all it can get from `ragcore serve`, in a process of its own: reports without a pause, or bodies that never end.
 
-`python -m benchmarks.world.hog OPTIONS` reads from each line what to do next, and answers "stop" with what came of it.
+`python -m tests.support.hog OPTIONS` reads from each line what to do next, and answers "stop" with what came of it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from urllib.parse import urlsplit
 import anyio
 import anyio.abc
 
-from benchmarks.world.bench import QUESTION
-from benchmarks.world.child import Child, child, obey
 from ragcore.contrib.asgi.body import MAX_BODY
 from ragcore.loadtest.driving.driver import Driver
 from ragcore.loadtest.driving.outcome import Outcome
 from ragcore.loadtest.http import HttpOptions, http_target
 from ragcore.loadtest.target import Question
+from tests.support.bench import QUESTION
+from tests.support.child import Child, child, obey
 
 __all__ = ["BODIES", "HOG", "REPORTS", "Hog", "hog"]
 
@@ -68,7 +68,7 @@ class Hog:
 @asynccontextmanager
 async def hog(url: str, token: str) -> AsyncIterator[Hog]:
     """The tenant that has this token, for a block."""
-    async with child("benchmarks.world.hog", {"url": url, "token": token}) as process:
+    async with child("tests.support.hog", {"url": url, "token": token}) as process:
         yield Hog(process)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
-from benchmarks.world.files import made_files
+from tests.support.files import made_files
 
 __all__ = ["damaged_files", "poison"]
 

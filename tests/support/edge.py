@@ -24,13 +24,8 @@ from typing import Literal, TypeAlias, get_args
 import anyio
 import anyio.abc
 import psutil
-
 from benchmarks.targets.library import client
-from benchmarks.world.bench import FACT, QUESTION
-from benchmarks.world.child import STOP_SECONDS
-from benchmarks.world.elsewhere import elsewhere
-from benchmarks.world.hog import BODIES, HOG, Hog, hog
-from benchmarks.world.servers import DIMENSION, Addresses
+
 from ragcore import Document
 from ragcore.loadtest.driving.driver import Driver
 from ragcore.loadtest.driving.monitor import Driving, Sample, driving, monitored, resident_mb
@@ -39,6 +34,11 @@ from ragcore.loadtest.estimates import percentile
 from ragcore.loadtest.figures import Chart, Figures, Line, Table, Value, say
 from ragcore.loadtest.http import HttpOptions, http_target
 from ragcore.loadtest.target import Question
+from tests.support.bench import FACT, QUESTION
+from tests.support.child import STOP_SECONDS
+from tests.support.elsewhere import elsewhere
+from tests.support.hog import BODIES, HOG, Hog, hog
+from tests.support.servers import DIMENSION, Addresses
 
 __all__ = ["MOST_GROWTH_MIB", "SERVICE", "Edge", "Load", "Measured", "edge_figures", "judge", "measure"]
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import anyio
 
-from benchmarks.world.overload import Cell, Model
 from ragcore import RAG, Document, EmbeddingError, RagcoreError, Settings
 from ragcore.loadtest.estimates import percentile
 from ragcore.resilience import Bulkhead, Policy, flow
 from ragcore.retrieval.retriever import Retriever
 from ragcore.testing import FakeEmbedder, FakeStore
 from ragcore.testing.virtual import VirtualLoop
+from tests.support.overload import Cell, Model
 
 __all__ = ["poison_ratio", "quiet_ratio"]
 

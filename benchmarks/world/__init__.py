@@ -1,1 +1,0 @@
-"""Servers, faults and a client to measure."""
