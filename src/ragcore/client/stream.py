@@ -52,6 +52,7 @@ class AnswerStream:
         self._answer: Answer | None = None
         self._left = anyio.Event()
         # The client's task, not the reader's: a reader that forgets the stream can't be relied on to end anything.
+        call.timed_by_owner = True
         owner.spawn(self._close_at_deadline, name="abandoned stream")
 
     @property
@@ -150,7 +151,8 @@ class AnswerStream:
         with anyio.move_on_after(self._call.remaining()):
             await self._left.wait()
             return
-        if self._call.stepping:  # somebody reads: the step ends at the deadline by itself, and leaves
+        if self._call.stepping:  # somebody reads: the step ends here, or by the reader's own scope, and leaves
+            self._call.expire()
             with anyio.move_on_after(2 * CLEAN_UP):
                 await self._left.wait()
                 return

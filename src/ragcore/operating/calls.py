@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import secrets
 from collections import deque
@@ -18,6 +17,7 @@ from ragcore.events import emit
 from ragcore.generation.prompt import render
 from ragcore.lifecycle.bound import expires_at, inherit
 from ragcore.lifecycle.stages import following
+from ragcore.resilience.clock import cancel_scope, running
 from ragcore.resilience.flow import flow
 from ragcore.text.tokens import estimate_tokens
 from ragcore.types import CallInfo, Generation, Prompt, Timings, Usage
@@ -145,6 +145,9 @@ class Calls:
 class Call:
     """One call: its deadline, its stage, its timings. As a context manager it bounds a step of it.
 
+    A stream has a step for each piece. A timer for each step would cost a third of the step, so a stream has one timer, in a task of its owner,
+    which calls `expire` (`timed_by_owner`).
+
     Invariant: a scope is open, and the flow, the deadline and the listener are set, exactly while a step is under way; a stream's call has many steps,
     in as many tasks, and between two of them nothing of it is set anywhere.
     """
@@ -183,8 +186,12 @@ class Call:
         self._own = own
         self._cancelled = False
         self._why = ""
+        self.timed_by_owner = False
         self._scope: anyio.CancelScope | None = None
-        self._inherit: inherit | None = None
+        # Made once, not for each step: a call has one step at a time.
+        self._stages = following(self)
+        self._flow = flow(tenant)
+        self._inherit = None if timeout is None else inherit(self.when)
         self._blocked_before = calls.blocked
         self.task: Any = None
 
@@ -209,6 +216,11 @@ class Call:
             self._scope.cancel()
         else:  # a stream between two events: its reader finds out at the next
             self.finish("cancelled")
+
+    def expire(self) -> None:
+        """End the step under way if the call's own time is used up. For the owner of the timer."""
+        if self._scope is not None and anyio.current_time() >= self._own:
+            self._scope.cancel()
 
     def saw(self, piece: str | Generation) -> None:
         """A piece of the answer has come. The time of the first is seconds since the call began."""
@@ -254,15 +266,15 @@ class Call:
     def __enter__(self) -> Self:
         if self._cancelled:
             raise self._closed()
-        self.task = _current_task()
-        self._scope = anyio.CancelScope(deadline=self._own)
-        self._scope.__enter__()
-        self._stages = following(self)
+        task, clock = running()
+        self.task = task or _trio_task()
+        self._scope = scope = cancel_scope(math.inf if self.timed_by_owner else self._own, task)
+        scope.__enter__()
+        if self.timed_by_owner and clock() >= self._own:
+            scope.cancel()
         self._stages.__enter__()
-        self._flow = flow(self.tenant)
         self._flow.__enter__()
-        if self.budget is not None:
-            self._inherit = inherit(self.when)
+        if self._inherit is not None:
             self._inherit.__enter__()
         return self
 
@@ -274,7 +286,7 @@ class Call:
             self._inherit.__exit__()
         self._flow.__exit__(None, None, None)
         self._stages.__exit__()
-        scope, self._scope, self._inherit, self.task = self._scope, None, None, None
+        scope, self._scope, self.task = self._scope, None, None
         scope.__exit__(exc_type, exc, traceback)
         if scope.cancelled_caught:
             raise (self._closed() if self._cancelled else self.expired()) from None
@@ -315,13 +327,10 @@ def spent_by(error: BaseException) -> tuple[tuple[str, Usage], ...]:
     return ((error.model, Usage(prompt_tokens=error.used_tokens[0], completion_tokens=error.used_tokens[1])),)
 
 
-def _current_task() -> Any:
-    try:
-        return asyncio.current_task()
-    except RuntimeError:
-        import trio
+def _trio_task() -> Any:
+    import trio
 
-        return trio.lowlevel.current_task()
+    return trio.lowlevel.current_task()
 
 
 def stack_of(task: Any) -> str:
