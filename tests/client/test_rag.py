@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -348,7 +349,7 @@ async def test_health_is_in_time_when_the_store_is_a_black_hole() -> None:
 async def test_what_a_client_is_made_of_and_what_it_has_done_can_be_seen(filled: RAG) -> None:
     await filled.ask(QUESTION, tenant="m")
     described = await filled.describe()
-    assert described["versions"]["ragcore"] == ragcore.__version__
+    assert described["versions"]["ragcore"] == importlib.metadata.version("ragcore-client")
     assert described["embedder"] == {"model": "fake", "dimension": 64}
     stats = filled.stats().to_dict()
     assert stats["policies"]["embedding"]["calls"] >= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import logging
 import pickle
@@ -45,7 +46,7 @@ async def test_it_says_what_each_dependency_does(rag: RAG) -> None:
 
 async def test_describe_says_what_it_is_made_of(rag: RAG) -> None:
     described = await rag.describe()
-    assert described["versions"]["ragcore"] == ragcore.__version__
+    assert described["versions"]["ragcore"] == importlib.metadata.version("ragcore-client")
     assert described["extras"]["testing"] is True
     assert described["settings"]["timeout"] == 30.0
     assert described["embedder"] == {"model": "fake", "dimension": 64}

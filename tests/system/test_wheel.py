@@ -23,7 +23,7 @@ LEAST = 0.99
 def test_the_public_interface_of_the_wheel_has_known_types(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-deps"]
     subprocess.run([*build, "--wheel-dir", str(tmp_path), str(ROOT)], env=outside(), check=True, timeout=110)
-    (wheel,) = tmp_path.glob("ragcore-*.whl")
+    (wheel,) = tmp_path.glob("ragcore_client-*.whl")
     home = tmp_path / "environment"
     venv.create(home, with_pip=False)
     site = Path(sysconfig.get_path("purelib", "venv", {"base": str(home), "platbase": str(home)}))

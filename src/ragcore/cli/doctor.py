@@ -13,7 +13,8 @@ import anyio
 
 from ragcore.cli.session import Options
 from ragcore.client.rag import RAG
-from ragcore.compat.extras import install_command, installed
+from ragcore.compat.distribution import describe_namesake, find_namesake, install_command
+from ragcore.compat.extras import installed
 from ragcore.config import EXTRACTIVE, Config
 from ragcore.errors import ConfigurationError, DeadlineExceeded, RagcoreError
 from ragcore.protocols import Embedder
@@ -48,6 +49,9 @@ async def examine(options: Options, looked: Looked | None = None) -> AsyncIterat
     """Look at everything, in the order in which things depend on each other."""
     looked = looked or Looked()
     yield Check("interpreter", "ok", f"Python {platform.python_version()} on {sys.platform}")
+    namesake = find_namesake()
+    if namesake is not None:
+        yield Check("distribution", "error", describe_namesake(namesake))
     yield _extras()
     yield _logging()
     try:

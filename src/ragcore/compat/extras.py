@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
-from importlib import metadata
 from types import ModuleType
 
+from ragcore.compat.distribution import install_command
 from ragcore.errors import ConfigurationError
 
-__all__ = ["EXTRAS", "install_command", "installed", "require"]
+__all__ = ["EXTRAS", "installed", "require"]
 
 # By the module that tells whether it is there.
 EXTRAS = {
@@ -43,22 +42,6 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
         raise ConfigurationError(
             f"{purpose} needs the package {name!r}, which can't be imported ({error}): {install_command(extra)}"
         ) from error
-
-
-def install_command(*extras: str) -> str:
-    """What installs extras from where this package came from. Blocks, shortly.
-
-    Source: PEP 610, direct_url.json.
-    """
-    wanted = f"ragcore[{','.join(extras)}]"
-    try:
-        origin = json.loads(metadata.distribution("ragcore").read_text("direct_url.json") or "null")
-    except (metadata.PackageNotFoundError, ValueError):
-        origin = None
-    if origin is not None:
-        control = origin.get("vcs_info")
-        wanted += " @ " + (f"{control['vcs']}+{origin['url']}" if control else origin["url"])
-    return f"pip install '{wanted}'"
 
 
 def installed() -> dict[str, bool]:

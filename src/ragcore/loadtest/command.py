@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ragcore.compat.extras import install_command
+from ragcore.compat.distribution import install_command
 from ragcore.errors import RagcoreError
 from ragcore.loadtest.figures import Figures, say
 from ragcore.loadtest.http import bare

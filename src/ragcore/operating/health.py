@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from collections.abc import Awaitable, Mapping
 from dataclasses import asdict, replace
@@ -12,6 +11,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import anyio
 
 from ragcore.compat.ability import offers
+from ragcore.compat.distribution import version_of
 from ragcore.compat.extras import installed
 from ragcore.config import Settings
 from ragcore.errors import Overloaded, RagcoreError
@@ -233,12 +233,5 @@ async def _reached(asked: Awaitable[Value]) -> Mapping[str, Any] | None:
 
 def _installed() -> tuple[dict[str, str | None], dict[str, bool]]:
     """Versions, and by extra whether it is there. Blocks: the metadata of packages is read from files."""
-    versions = {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+    versions = {"python": platform.python_version(), **{name: version_of(name) for name in PACKAGES}}
     return versions, installed()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import date, datetime, time
 from typing import Any
 
-from ragcore.compat.extras import install_command
+from ragcore.compat.distribution import install_command
 from ragcore.ingest.blocks import first_heading
 from ragcore.ingest.parsed import Parsed
 from ragcore.ingest.readers.encoding import decode

@@ -10,10 +10,10 @@ import platform
 import sys
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ragcore.compat.distribution import version_of
 from ragcore.errors import InvalidInput
 from ragcore.loadtest.driving.outcome import Outcome
 from ragcore.loadtest.figures import Figures
@@ -39,12 +39,7 @@ def new_folder(scenario: str) -> Path:
 
 def machine() -> dict[str, Any]:
     """What the figures depend on, without the machine's or a user's name."""
-    packages = {}
-    for name in PACKAGES:
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            continue
+    packages = {name: version for name in PACKAGES if (version := version_of(name)) is not None}
     return {
         "system": f"{platform.system()} {platform.release()}",
         "architecture": platform.machine(),

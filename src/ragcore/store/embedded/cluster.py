@@ -24,7 +24,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ragcore.compat.extras import install_command
+from ragcore.compat.distribution import install_command
 from ragcore.errors import ConfigurationError
 
 __all__ = ["Cluster", "Login"]

@@ -1,0 +1,111 @@
+"""The distribution that installs this package, how to install more of it, and the stranger of the same name.
+
+The package index knows `ragcore` as another project. Ours is `ragcore-client`, and its import is `ragcore`.
+
+`importlib.metadata` is imported in the functions: it takes 10 ms, and `import ragcore` imports this module.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = [
+    "NAME",
+    "NAMESAKE",
+    "describe_namesake",
+    "find_namesake",
+    "install_command",
+    "version_of",
+    "warn_about_namesake",
+]
+
+NAME = "ragcore-client"
+NAMESAKE = "ragcore"
+
+
+def version_of(package: str) -> str | None:
+    """Return the version of an installed package, `ragcore` being ours; None if it isn't installed. Reads files."""
+    from importlib import metadata
+
+    try:
+        return metadata.version(NAME if package == "ragcore" else package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def install_command(*extras: str, options: str = "") -> str:
+    """The command that installs extras from the place from which this package came. Reads files.
+
+    It is the command of the installer that was used: pip, `uv pip` or `uv tool`.
+
+    Source: PEP 610, direct_url.json; PEP 376, INSTALLER.
+    """
+    from importlib import metadata
+
+    try:
+        distribution = metadata.distribution(NAME)
+        installer = (distribution.read_text("INSTALLER") or "pip").strip()
+        origin = json.loads(distribution.read_text("direct_url.json") or "null")
+    except (metadata.PackageNotFoundError, ValueError):
+        installer, origin = "pip", None
+    wanted = f"[{','.join(extras)}]" if extras else ""
+    if origin is None:
+        wanted = f"'{NAME}{wanted}'"
+    elif "vcs_info" in origin:
+        wanted = f"'{NAME}{wanted} @ {origin['vcs_info']['vcs']}+{origin['url']}'"
+    elif origin.get("dir_info", {}).get("editable"):
+        from urllib.parse import unquote, urlsplit
+
+        wanted = f"-e '{unquote(urlsplit(origin['url']).path)}{wanted}'"
+    else:
+        wanted = f"'{NAME}{wanted} @ {origin['url']}'"
+    return " ".join(part for part in (_program(installer), "install", options, wanted) if part)
+
+
+def _program(installer: str) -> str:
+    if installer != "uv":
+        return "pip"
+    # `uv tool` writes this file into the environment of each tool.
+    return "uv tool" if Path(sys.prefix, "uv-receipt.toml").exists() else "uv pip"
+
+
+def find_namesake(path: Sequence[str] | None = None) -> Path | None:
+    """The metadata folder of the distribution `ragcore` if it is installed too. Reads folders.
+
+    Both distributions write a folder `ragcore`, so that the one installed last overwrites files of the other.
+
+    Args:
+        path: folders to look in; None: `sys.path`.
+    """
+    for entry in sys.path if path is None else path:
+        try:
+            names = os.listdir(entry or os.curdir)
+        except OSError:  # sys.path also has archives and folders that don't exist
+            continue
+        for name in names:
+            # PEP 427 writes "-" in a name as "_", so that "ragcore_client-0.2.0.dist-info" doesn't match.
+            if name.lower().startswith(f"{NAMESAKE}-") and name.endswith((".dist-info", ".egg-info")):
+                return Path(entry, name)
+    return None
+
+
+def describe_namesake(found: Path) -> str:
+    """What is wrong, and the commands that mend it."""
+    version = found.stem.partition("-")[2]
+    return (
+        f"the distribution {NAMESAKE!r} {version} is installed in {found.parent} beside {NAME!r}; both write the "
+        f"package 'ragcore', so one has overwritten files of the other. Run: pip uninstall {NAMESAKE}, then: "
+        f"{install_command(options='--force-reinstall --no-deps')}"
+    )
+
+
+def warn_about_namesake() -> None:
+    """Warn when the distribution `ragcore` is installed too. Takes less than a millisecond."""
+    found = find_namesake()
+    if found is not None:
+        warnings.warn(describe_namesake(found), RuntimeWarning, stacklevel=3)
