@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 from ragcore.compat.ability import offers
 from ragcore.errors import ConfigurationError, GenerationError, InvalidInput, Overloaded, RagcoreError
@@ -14,7 +14,7 @@ from ragcore.events import emit
 from ragcore.generation.direct import Direct
 from ragcore.generation.extractive import ExtractiveGenerator
 from ragcore.generation.relay import Relay
-from ragcore.generation.source import Source, runs_in_any_task
+from ragcore.generation.source import Piece, Source, runs_in_any_task
 from ragcore.generation.streams import collect
 from ragcore.lifecycle.owner import Owner
 from ragcore.lifecycle.part import Part, Parts
@@ -122,16 +122,14 @@ class FallbackGenerator(Part):
             try:
                 first = await self._first(source, failed)
                 if first is not None:
-                    async with aclosing(_resumed(first, source, failed)) as resumed:
-                        yield resumed
+                    yield _Resumed(first, source, failed)
                     return
             finally:
                 await source.aclose()
         self._check_room(self.generators[-1], failed)
         source = self._source(owner, self.generators[-1], prompt)
         try:
-            async with aclosing(_resumed(None, source, failed)) as resumed:
-                yield resumed
+            yield _Resumed(None, source, failed)
         finally:
             await source.aclose()
 
@@ -184,26 +182,35 @@ class FallbackGenerator(Part):
         await self._parts.aclose()
 
 
-async def _resumed(
-    first: str | Generation | None, source: Source, failed: Sequence[RagcoreError]
-) -> AsyncGenerator[str | Generation, None]:
-    """The pieces of the generator that answers; its `Generation` says which failed before it, and why."""
-    degraded = tuple(Degradation("generate", str(error), source.name) for error in failed)
-    spent = tuple(
-        (error.model, Usage(prompt_tokens=error.used_tokens[0], completion_tokens=error.used_tokens[1]))
-        for error in failed
-        if isinstance(error, GenerationError) and error.used_tokens is not None
-    )
+class _Resumed:
+    """The pieces of the generator that answers. Its `Generation` says which generators failed before it, and why.
 
-    def marked(piece: str | Generation) -> str | Generation:
-        if not degraded or not isinstance(piece, Generation):
+    An iterator and not an async generator, so that a piece passes without a frame of its own.
+    """
+
+    def __init__(self, first: Piece | None, source: Source, failed: Sequence[RagcoreError]) -> None:
+        self._first = first
+        self._source = source
+        self._degraded = tuple(Degradation("generate", str(error), source.name) for error in failed)
+        self._spent = tuple(
+            (error.model, Usage(prompt_tokens=error.used_tokens[0], completion_tokens=error.used_tokens[1]))
+            for error in failed
+            if isinstance(error, GenerationError) and error.used_tokens is not None
+        )
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def __anext__(self) -> Awaitable[Piece]:
+        return self._marked() if self._degraded or self._first is not None else self._source.__anext__()
+
+    async def _marked(self) -> Piece:
+        piece, self._first = self._first, None
+        if piece is None:
+            piece = await self._source.__anext__()
+        if not self._degraded or not isinstance(piece, Generation):
             return piece
-        return replace(piece, degraded=(*degraded, *piece.degraded), spent=(*spent, *piece.spent))
-
-    if first is not None:
-        yield marked(first)
-    async for piece in source:
-        yield marked(piece)
+        return replace(piece, degraded=(*self._degraded, *piece.degraded), spent=(*self._spent, *piece.spent))
 
 
 def name_of(generator: Generator, /) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable
 from typing import Self, TypeAlias
 
 import anyio
@@ -54,7 +55,7 @@ class Source(ABC):
         return self
 
     @abstractmethod
-    async def __anext__(self) -> Piece:
+    def __anext__(self) -> Awaitable[Piece]:
         """Return the next piece."""
 
     @abstractmethod
@@ -68,6 +69,8 @@ def checked(piece: object, name: str) -> Piece:
     Raises:
         GenerationError: it is neither text nor a `Generation`, or the generation says nothing.
     """
+    if type(piece) is str:
+        return piece
     text = piece.text if isinstance(piece, Generation) else piece
     if not isinstance(text, str):
         kind = type(text).__name__
