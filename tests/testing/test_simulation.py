@@ -152,7 +152,7 @@ def flight_shared_across_tenants() -> Any:
 
 
 def retry_after_the_first_token() -> Any:
-    resumed = fallback._resumed
+    resumed = fallback._Resumed
 
     async def begins_again(first: Any, relay: Any, failed: Any) -> AsyncGenerator[Any, None]:
         try:
@@ -163,7 +163,7 @@ def retry_after_the_first_token() -> Any:
             yield quoted.text
             yield quoted
 
-    return patched(fallback, "_resumed", begins_again)
+    return patched(fallback, "_Resumed", begins_again)
 
 
 @contextmanager
