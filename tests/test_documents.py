@@ -324,7 +324,7 @@ def test_the_tutorial_runs_as_it_is_written(tmp_path: Path) -> None:
     bin_folder = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}", "RAGCORE_DATA": str(tmp_path / "home")}
     told = 0
-    for name in ("index.md", "tutorial/own-documents.md"):
+    for name in ("index.md", "tutorial/first-answer.md", "tutorial/own-documents.md"):
         page = DOCS / name
         text = page.read_text()
         for kind, block in re.findall(r"^```(sh|python)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):

@@ -99,7 +99,7 @@ async def test_the_manual_from_an_empty_folder_to_a_service_that_was_proved(
     lines = [
         *shell("how-to/postgresql.md", 0, 1),
         *shell("tutorial/production.md", 0, 1, 2),
-        *shell("index.md", 2),
+        *shell("tutorial/first-answer.md", 2),
         *shell("tutorial/production.md", 3),
         *serving[:-1],
         in_background(f"{serving[-1]} --port {free_ports[0]}", served),

@@ -8,7 +8,9 @@ from typing import Any
 
 __all__ = ["as_html", "as_table", "as_text"]
 
+# Characters of the longest bar: in a terminal of 80 columns, and beside the menu of a notebook or a manual.
 BAR = 40
+NARROW_BAR = 20
 TEXT = 100
 
 
@@ -19,7 +21,7 @@ def as_text(report: Mapping[str, Any]) -> str:
         report: its `to_dict()`.
     """
     lines = [report["verdict"], _about(report)]
-    lines += [f"  {low:6.2f} to {high:5.2f}  {bar} {count:,}" for low, high, bar, count in _bars(report)]
+    lines += [f"  {low:6.2f} to {high:5.2f}  {bar} {count:,}" for low, high, bar, count in _bars(report, BAR)]
     lines += [f"  {'  '.join(row)}" for row in _nearest(report)]
     return "\n".join(filter(None, lines))
 
@@ -27,10 +29,10 @@ def as_text(report: Mapping[str, Any]) -> str:
 def as_html(report: Mapping[str, Any]) -> str:
     """A similarity report for a notebook: escaped, without a script, legible on dark and on light."""
     head = f"<p><b>{escape(report['verdict'])}</b></p><p>{escape(_about(report))}</p>"
-    bars = [(f"{low:.2f} to {high:.2f}", bar, f"{count:,}") for low, high, bar, count in _bars(report)]
+    bars = [(f"{low:.2f} to {high:.2f}", f"{count:,}", bar) for low, high, bar, count in _bars(report, NARROW_BAR)]
     return (
         head
-        + as_table(("score", "", "chunks"), bars)
+        + as_table(("score", "chunks", ""), bars)
         + as_table(("score", "text rank", "document", "passage"), _nearest(report))
     )
 
@@ -44,9 +46,9 @@ def as_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _bars(report: Mapping[str, Any]) -> list[tuple[float, float, str, int]]:
+def _bars(report: Mapping[str, Any], longest: int) -> list[tuple[float, float, str, int]]:
     most = max((count for _, _, count in report["histogram"]), default=0)
-    return [(low, high, "█" * round(BAR * count / most), count) for low, high, count in report["histogram"]]
+    return [(low, high, "█" * round(longest * count / most), count) for low, high, count in report["histogram"]]
 
 
 def _about(report: Mapping[str, Any]) -> str:
