@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import ragcore
 from ragcore.cli import loadtest
@@ -18,8 +19,42 @@ from ragcore.cli.session import Options, results
 
 __all__ = ["run"]
 
+
+class _Anywhere(TyperGroup):
+    """Accepts its options after the command as well, where people write them: `ragcore ask … --data folder`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # a Context of click, or of the copy in newer typers
+        return super().parse_args(ctx, self._to_the_front(args))
+
+    def _to_the_front(self, args: list[str]) -> list[str]:
+        command = next((name for name in args if name in self.commands), None)
+        theirs = {name for option in self.commands[command].params for name in option.opts} if command else set()
+        # Each option of the group by its name, and whether it is a flag. "--version" is eager: it works anywhere.
+        own = {
+            name: bool(getattr(option, "is_flag", False))
+            for option in self.params
+            for name in {*option.opts} - theirs - {"--version"}
+        }
+        front: list[str] = []
+        rest: list[str] = []
+        waiting = iter(args)
+        for argument in waiting:
+            if argument == "--":  # what follows are arguments, whatever they look like
+                rest.append(argument)
+                break
+            name, equals, _ = argument.partition("=")
+            if name not in own:
+                rest.append(argument)
+                continue
+            front.append(argument)
+            if not equals and not own[name]:
+                front += [value for value in [next(waiting, None)] if value is not None]
+        return [*front, *rest, *waiting]
+
+
 app: typer.Typer = typer.Typer(
     name="ragcore",
+    cls=_Anywhere,
     help="Questions over private documents, answered with citations. Results on stdout, messages on stderr.",
     epilog="Exit codes: 0 done, 1 done in part, 2 command or configuration at fault, 3 a dependency failed, 4 out of time or room.",
     no_args_is_help=True,

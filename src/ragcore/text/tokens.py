@@ -23,6 +23,9 @@ BYTES_PER_TOKEN = 3.5
 # tiktoken takes quadratic time on long runs without a space; pieces bound it and cost at most a token each.
 PIECE = 4_000
 
+_lock = threading.Lock()
+_warned = False
+
 
 def estimate_tokens(text: str, /) -> int:
     """Tokens of `text`, roughly and quickly: UTF-8 bytes / 3.5, rounded up; 0 for "".
@@ -77,8 +80,18 @@ class TokenCounter:
         except KeyError:
             logger.debug("tiktoken doesn't know %r: its tokens are estimated", self.model)
         except Exception as error:
-            logger.warning(
-                "tiktoken could not load its ranks for %r (%s): tokens are estimated; set TIKTOKEN_CACHE_DIR to a folder that has them",
-                self.model,
-                type(error).__name__,
-            )
+            _warn_once(self.model, error)
+
+
+def _warn_once(model: str, error: Exception) -> None:
+    """A client has a counter for each of its models, and one warning says it for all of them."""
+    global _warned
+    with _lock:
+        warned, _warned = _warned, True
+    logger.log(
+        logging.DEBUG if warned else logging.WARNING,
+        "tiktoken could not load its ranks for %r (%s), so token counts are estimates. To count exactly, set TIKTOKEN_CACHE_DIR "
+        'to a folder with the ranks: see "Token counts are estimates" in the troubleshooting page',
+        model,
+        type(error).__name__,
+    )

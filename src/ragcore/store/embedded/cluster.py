@@ -27,7 +27,7 @@ from pathlib import Path
 from ragcore.compat.distribution import install_command
 from ragcore.errors import ConfigurationError
 
-__all__ = ["Cluster", "Login"]
+__all__ = ["Cluster", "Login", "has_database"]
 
 # PostgreSQL doesn't run as root: started by root, it runs as this user, as the first release did.
 SERVER_LOGIN = "pgserver"
@@ -50,6 +50,14 @@ class Login:
     name: str
     uid: int | None
     gid: int | None
+
+
+def has_database(folder: Path) -> bool:
+    """Whether a folder holds the database of an embedded server. Changes nothing. Blocks, shortly."""
+    try:
+        return (folder / "postgres" / "PG_VERSION").exists()
+    except OSError:  # a folder that this process may not enter
+        return False
 
 
 class Cluster:
