@@ -89,13 +89,43 @@ def test_every_variable_is_documented() -> None:
     assert {name for name in (*OWN, *SETTINGS, *COMMAND_LINE_VARIABLES) if name not in page} == set()
 
 
-def test_the_changelog_is_for_users_and_ends_at_this_version() -> None:
-    text = (ROOT / "CHANGELOG.md").read_text()
-    assert re.search(r"^## Unreleased$", text, re.MULTILINE)
-    lines = [line for line in text.splitlines() if line.startswith("- ")]
-    assert all(line.split()[1] in ("Added", "Changed", "Fixed", "Removed") for line in lines)
-    versions = re.findall(r"^## (\d+\.\d+\.\d+)", text, re.MULTILINE)
-    assert not versions or versions[0] == ragcore.__version__
+SECTIONS = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
+
+
+def versions_of_the_changelog() -> dict[str, str]:
+    """The text of each version by its heading, newest first."""
+    _, *parts = re.split(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def test_the_changelog_begins_with_unreleased_changes_and_this_version() -> None:
+    unreleased, *released = versions_of_the_changelog()
+    assert unreleased == "[Unreleased]"
+    dated = [re.fullmatch(r"\[(\d+)\.(\d+)\.(\d+)\] - \d{4}-\d\d-\d\d", heading) for heading in released]
+    numbers = [tuple(int(number) for number in heading.groups()) for heading in dated if heading]
+    assert len(numbers) == len(released), "a heading is not [version] - date"
+    assert numbers == sorted(numbers, reverse=True)
+    assert ".".join(str(number) for number in numbers[0]) == ragcore.__version__
+
+
+def test_the_changelog_has_only_the_sections_of_keep_a_changelog_in_order() -> None:
+    for version, text in versions_of_the_changelog().items():
+        sections = re.findall(r"^### (.+)$", text, re.MULTILINE)
+        assert sections == [name for name in SECTIONS if name in sections], version
+
+
+def test_the_changelog_has_no_empty_section() -> None:
+    for version, text in versions_of_the_changelog().items():
+        for section in re.split(r"^### ", text, flags=re.MULTILINE)[1:]:
+            for part in re.split(r"^#### ", section, flags=re.MULTILINE)[1:] or [section]:
+                assert "\n- " in part, (version, part)
+
+
+def test_lines_of_the_changelog_do_not_repeat_their_heading() -> None:
+    for version, text in versions_of_the_changelog().items():
+        lines = re.findall(r"^- (.+)$", text, re.MULTILINE)
+        assert [line for line in lines if line.startswith(SECTIONS)] == [], version
+        assert len(set(lines)) == len(lines), version
 
 
 # A file or a folder, and for a Python file a name in it: `client/rag.py:RAG.ask`. Paths are relative to the package or to the project.

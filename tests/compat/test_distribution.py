@@ -95,8 +95,12 @@ def test_import_and_doctor_report_the_stranger(tmp_path: Path) -> None:
 
 # An extra, or a requirement, of the other project: ragcore[cli], ragcore>=0.2, "pip install ragcore".
 OLD = re.compile(r"(?<![\w./-])ragcore(\[[a-z]|(==|>=|~=)\d)|(pip|uv|tool|add|uninstall) (install )?ragcore(?![\w.-])")
-# These speak of the other project.
-ABOUT_THE_OTHER = {"src/ragcore/compat/distribution.py", "docs/explanation/decisions/0010-distribution-name.md"}
+# These speak of the other project, or of the old name.
+ABOUT_THE_OTHER = {
+    "src/ragcore/compat/distribution.py",
+    "docs/explanation/decisions/0010-distribution-name.md",
+    "docs/how-to/migrate.md",
+}
 
 
 def test_nothing_tells_to_install_the_stranger() -> None:
