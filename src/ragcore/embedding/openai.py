@@ -157,7 +157,7 @@ class OpenAIEmbedder(Part):
         return {"questions": self._coalescer.asked, "requests": self._coalescer.sent}
 
     async def _open(self) -> None:
-        self._client.open()
+        await self._client.open()
         self._coalescer.open()
 
     async def _close(self) -> None:

@@ -122,7 +122,7 @@ class OpenAIGenerator(Part):
                 await request.close()
 
     async def _open(self) -> None:
-        self._client.open()
+        await self._client.open()
 
     async def _close(self) -> None:
         await self._client.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.ma  # `quantile` imports it at its first use, which would block the event loop for 30 ms
 
 from ragcore.protocols import Vector
 from ragcore.types import Counts, Retrieval, SimilarityReport

@@ -63,8 +63,8 @@ class OpenAIClient:
         }
         self._login: tuple[str, ...] = ()
         self._sdk: openai.AsyncOpenAI | None = None
-        if client is None:
-            self._make()  # now, so that a missing key is known where the component is made
+        # Made now, so that a missing key is known where the component is made; the first `open` takes it.
+        self._made: openai.AsyncOpenAI | None = self._make() if client is None else None
 
     def unsaid(self, body: bytes) -> Unsaid:
         """What no message about a request may show: the key, the login of the address, the values of extra headers, and the request's own texts."""
@@ -77,9 +77,13 @@ class OpenAIClient:
         )
         return Unsaid(secrets, body)
 
-    def open(self) -> None:
-        """Ready for requests on this event loop; connects to nothing."""
-        self._sdk = self._make()
+    async def open(self) -> None:
+        """Make it ready for requests on this event loop. Connects to nothing."""
+        made, self._made = self._made, None
+        if made is None and self._given is None:
+            # Opened again: loading the certificates takes 0.1 s, which must not block the event loop.
+            made = await anyio.to_thread.run_sync(self._make)
+        self._sdk = made or self._make()
 
     async def close(self) -> None:
         """Close what was opened here, within the bound of a clean-up."""
@@ -158,7 +162,7 @@ class OpenAIClient:
         return refusal
 
     def _make(self) -> openai.AsyncOpenAI:
-        made = self._made()
+        made = self._new()
         silence_platform(made)
         # A login in the address goes into the header that the HTTP client would make of it: the client's log shows addresses.
         address = made.base_url
@@ -170,7 +174,7 @@ class OpenAIClient:
             made.base_url = address.copy_with(userinfo=b"")
         return made
 
-    def _made(self) -> openai.AsyncOpenAI:
+    def _new(self) -> openai.AsyncOpenAI:
         if self._given is not None:
             return self._given.with_options(max_retries=0, timeout=None)
         try:
