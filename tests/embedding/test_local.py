@@ -86,7 +86,7 @@ async def test_a_cut_file_is_said_to_be_cut(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes((source / name).read_bytes())
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}" + b"extra")
     embedder = LocalEmbedder(tmp_path)
-    with pytest.raises(ConfigurationError, match="cut or damaged"):
+    with pytest.raises(ConfigurationError, match="incomplete or damaged"):
         await embedder.start()
     assert not embedder.is_open
 

@@ -580,7 +580,7 @@ def test_a_mail_of_html_keeps_its_rows_and_says_what_is_attached() -> None:
         "| Specialist | $35 |",
     ):
         assert piece in made.text
-    assert made.warnings == ("the attachment 'tool.exe' was not read: its type is not read",)
+    assert made.warnings == ("the attachment 'tool.exe' was not read: there is no reader for its type",)
 
 
 def test_a_plain_mail_keeps_its_lines() -> None:

@@ -112,10 +112,10 @@ async def test_what_is_broken_is_named_and_the_rest_is_read(tmp_path: Path) -> N
     assert "no text" in reasons["empty.md"]
     assert "broken" in reasons["broken.pdf"]
     assert "encrypted" in reasons["locked.pdf"]
-    assert "images only" in reasons["images.pdf"]
+    assert "only images" in reasons["images.pdf"]
     assert {"lines.jsonl:2", "lines.jsonl:3", "lines.jsonl:4"} <= set(reasons)
     assert "nul" in found
-    assert "can't be read on" in reasons["cut.jsonl.gz"]
+    assert "reading stopped after line" in reasons["cut.jsonl.gz"]
 
 
 async def test_paths_that_hold_nothing_are_invalid(tmp_path: Path) -> None:

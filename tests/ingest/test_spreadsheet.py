@@ -122,7 +122,7 @@ def test_formulas_have_their_last_value_or_are_counted() -> None:
     out = io.BytesIO()
     made.save(out)
     assert read_xlsx(out.getvalue()).warnings == (
-        "1 formulas have no value: open and save it in a spreadsheet program",
+        "1 formulas have no value: open the file in a spreadsheet program and save it",
     )
 
 
