@@ -159,7 +159,7 @@ async def _read(paths: list[Path], options: _Options) -> AsyncGenerator[Document
     finally:
         await crew.stop()
     if others:
-        logger.warning("files of other types were left out: %s", others)
+        logger.warning("ingest: files of unknown types were left out: %s", others)
     if not found_any:
         names = ", ".join(map(str, paths))
         raise InvalidInput(f"there is nothing to read in {names}; these types can be read: {', '.join(SUFFIXES)}")

@@ -75,10 +75,10 @@ class TokenCounter:
 
             self._encoding = tiktoken.encoding_for_model(self.model)
         except KeyError:
-            logger.debug("tiktoken doesn't know %r: its tokens are estimated", self.model)
+            logger.debug("tokens: tiktoken doesn't know %r: its tokens are estimated", self.model)
         except Exception as error:
             logger.warning(
-                "tiktoken could not load its ranks for %r (%s): tokens are estimated; set TIKTOKEN_CACHE_DIR to a folder that has them",
+                "tokens: tiktoken could not load its ranks for %r (%s): tokens are estimated; set TIKTOKEN_CACHE_DIR to a folder that has them",
                 self.model,
                 type(error).__name__,
             )
