@@ -109,7 +109,7 @@ async def test_embed_text_is_recorded_and_a_change_embeds_documents_again(
 
     with_headings = Ingestor(embedder=embedder, store=store, embed_text="headings+text")
     assert (await with_headings.add([document], tenant="a")).updated == 1
-    assert "embedded with 'title+text' and is now with 'headings+text'" in caplog.text
+    assert "changed from 'title+text' to 'headings+text'" in caplog.text
 
 
 async def test_a_store_that_records_nothing_uses_the_given_embed_text(parts: Parts) -> None:

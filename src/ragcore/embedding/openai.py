@@ -249,7 +249,7 @@ class OpenAIEmbedder(Part):
                 raise Undecodable(str(error)) from error
             self._has_served = True
             return vectors
-        raise Undecodable("it refuses one parameter after the other")
+        raise Undecodable("it refused another parameter after each change: check the option parameters")
 
     async def _post(self, body: bytes, most: int) -> Mapping[str, Any]:
         response = await self._client.post("/embeddings", body, model=self.model)
@@ -275,7 +275,10 @@ class OpenAIEmbedder(Part):
 
 
 def _judge_of_several(error: Exception) -> Failure | None:
-    """Judge a request for several flows. Its failure may be due to one flow's text, so it does not count and is sent again in halves. A pause is for all."""
+    """Judge the failure of a request for several flows.
+
+    One flow's text may be the cause, so the failure does not count and is not retried: the texts are sent again in halves. A pause is kept for all flows.
+    """
     failure = judge(error)
     if failure is None or not failure.counts:
         return failure
@@ -294,7 +297,7 @@ def _vectors(answer: Mapping[str, Any], count: int) -> list[Vector]:
     if not all(isinstance(index, int) for index in indices) or (count > 1 and set(indices) == {0}):
         return vectors
     if sorted(indices) != list(range(count)):
-        raise Undecodable("the embeddings' indices are not those of the texts")
+        raise Undecodable("the indices of the embeddings do not match the texts")
     return [vector for _, vector in sorted(zip(indices, vectors, strict=True), key=lambda pair: pair[0])]
 
 
@@ -304,4 +307,4 @@ def _vector(embedding: object) -> Vector:
             return np.frombuffer(base64.b64decode(embedding, validate=True), dtype="<f4").astype(np.float32)
         return np.asarray(embedding, dtype=np.float32)
     except (binascii.Error, TypeError, ValueError):
-        raise Undecodable("an embedding is neither numbers nor base64 of them") from None
+        raise Undecodable("an embedding is neither numbers nor base64") from None

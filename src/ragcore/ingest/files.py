@@ -16,7 +16,7 @@ __all__ = ["File", "Others", "check_paths", "find"]
 
 # Hidden files, and the lock files of office programs.
 HIDDEN = (".", "~$")
-UNKNOWN_TYPE = "files of this type can't be read; read(…, readers={'.png': your_function}) adds a reader"
+UNKNOWN_TYPE = "files of this type can't be read: to add a reader, pass read(…, readers={'.png': your_function})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def check_paths(paths: list[Path], *, known: frozenset[str] = frozenset()) -> No
             unknown.append(path)
     if unknown and len(unknown) == len(paths):
         raise InvalidInput(
-            f"{unknown[0]} is of a type that can't be read; these can: {', '.join(SUFFIXES)}. For another type pass "
+            f"{unknown[0]} is of a type that can't be read; supported types: {', '.join(SUFFIXES)}. For another type, pass "
             "read(…, readers={'.png': your_function})"
         )
 

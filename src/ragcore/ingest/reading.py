@@ -81,7 +81,7 @@ def read(
     """
     check_read_timeout(read_timeout)
     if processes is not None and (isinstance(processes, bool) or not (isinstance(processes, int) and processes >= 0)):
-        raise ConfigurationError(f"processes is {processes!r}: it must be a whole number, or None")
+        raise ConfigurationError(f"processes is {processes!r}: it must be a whole number, at least 0, or None")
     if not isinstance(readers, Mapping | None):
         raise ConfigurationError(
             f"readers is a {type(readers).__name__}: it must be a mapping, such as {{'.png': read_png}}"
@@ -89,7 +89,7 @@ def read(
     for suffix, reader in (readers or {}).items():
         if not (isinstance(suffix, str) and suffix.startswith(".") and callable(reader)):
             raise ConfigurationError(
-                f"readers has {suffix!r}: {reader!r}; it must be like {{'.png': read_png}}, a suffix with its dot and a function"
+                f"readers has {suffix!r}: {reader!r}; each key must be a suffix with its dot and each value a function, such as {{'.png': read_png}}"
             )
     own = {suffix.lower(): reader for suffix, reader in (readers or {}).items()}
     files = [_path(path) for path in paths]
@@ -162,7 +162,7 @@ async def _read(paths: list[Path], options: _Options) -> AsyncGenerator[Document
         logger.warning("ingest: files of unknown types were left out: %s", others)
     if not found_any:
         names = ", ".join(map(str, paths))
-        raise InvalidInput(f"there is nothing to read in {names}; these types can be read: {', '.join(SUFFIXES)}")
+        raise InvalidInput(f"there is no readable file in {names}; supported types: {', '.join(SUFFIXES)}")
 
 
 async def _found(

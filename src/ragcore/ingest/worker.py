@@ -70,7 +70,7 @@ def refusal(error: Exception) -> Answer:
         case InvalidInput():
             return {"refused": str(error)}
         case MemoryError():
-            return {"refused": "reading it takes more memory than is allowed"}
+            return {"refused": "reading it exceeds the memory limit"}
         case RecursionError():
             return {"refused": "it is nested too deeply"}
         case OSError():

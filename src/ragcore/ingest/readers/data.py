@@ -91,7 +91,7 @@ def read_xml(data: bytes) -> Parsed:
         nonlocal depth
         depth += 1
         if depth > MOST_DEPTH:
-            raise InvalidInput(f"its elements are nested more than {MOST_DEPTH} deep")
+            raise InvalidInput(f"its elements are nested more than {MOST_DEPTH} levels deep")
         end_line()
         names.append(name.rpartition(":")[2])
         for key, value in attributes.items():

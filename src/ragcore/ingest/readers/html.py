@@ -40,7 +40,7 @@ BLOCKS = frozenset(
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
 SPACE = re.compile(r"[ \t\n\f\r\u00a0\u200b]+")
 MOST_INDENT = 8
-# If the content is less than this share of the page minus LEAST_MAIN characters, and short, the user gets a warning.
+# If the content has fewer characters than this share of the page minus LEAST_MAIN, and fewer than MOST_DOUBTED, the user gets a warning.
 LEAST_SHARE = 0.25
 LEAST_MAIN = 1_000
 MOST_DOUBTED = 5_000

@@ -131,10 +131,10 @@ def _kept(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_signs(data: bytes) -> bytes:
-    """Return a .docx without the parts that kreuzberg 4.10 reads wrongly.
+    """Return a .docx, changed so that kreuzberg 4.10 reads it completely.
 
     It loses "&amp;", "&lt;" and "&gt;", so "<65" becomes "65". It loses tabs, fixed hyphens and symbols, so "2025" and "40" next to each other become "202540".
-    It loses the paragraph around a text box, a footnote that has the number of an endnote, headers and footers. It keeps text that was moved to another place.
+    It loses the paragraph around a text box, a footnote that has the number of an endnote, headers and footers. It keeps the old copy of moved text.
     """
     out = BytesIO()
     with zipfile.ZipFile(BytesIO(data)) as source, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as target:

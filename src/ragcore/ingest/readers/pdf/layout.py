@@ -201,7 +201,7 @@ def text_of(page: Sequence[Line], body: float, words: Counter[str], outline: fro
 
 
 def _heading(lines: Sequence[Line], body: float, outline: frozenset[str]) -> Sequence[Line]:
-    """Return the first lines if they look like one heading; () if the first line does not."""
+    """Return the leading lines that look like one heading; () if the first line does not."""
     first = lines[0]
     if not _is_heading(first, body, outline):
         return ()
