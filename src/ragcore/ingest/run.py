@@ -45,7 +45,7 @@ class Run:
             self.fail(
                 Unreadable(
                     document.id,
-                    "an earlier document of this run has the same id: give one of them another id, or pass their common folder to read()",
+                    "an earlier document of this run has the same id: give one of them another id, or pass their common folder",
                     source=document.source,
                 )
             )
