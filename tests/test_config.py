@@ -65,7 +65,7 @@ def test_libpq_variables_make_a_dsn() -> None:
         ({"RAGCORE_TOP_K": "many"}, "RAGCORE_TOP_K is 'many'"),
         ({"RAGCORE_TOP_K": "0"}, "top_k is 0"),
         ({"RAGCORE_CHUNK_TOKENS": "7"}, "chunk_tokens is 7: it must be a whole number, at least 8"),
-        ({"RAGCORE_OVERLAP_TOKENS": "200"}, "less than chunk_tokens, which is 200"),
+        ({"RAGCORE_OVERLAP_TOKENS": "200"}, "less than chunk_tokens (200)"),
         ({"RAGCORE_EMBED_TEXT": "titles"}, "embed_text is 'titles': it must be one of text, title+text, headings+text"),
         ({"RAGCORE_READ_TIMEOUT": "0"}, "read_timeout is 0.0"),
         ({"RAGCORE_READ_TIMEOUT": "nan"}, "read_timeout is nan"),

@@ -1,4 +1,4 @@
-"""The cache of questions' vectors: what it keeps, for whom, how long, and how much."""
+"""The cache of questions' vectors: its entries, tenants, expiry and limit."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from ragcore.types.secret import Secret
 pytestmark = pytest.mark.anyio
 
 
-async def test_the_same_question_costs_no_second_request_and_other_kinds_are_not_kept() -> None:
+async def test_the_same_question_needs_no_second_request_and_other_kinds_are_not_kept() -> None:
     inner = FakeEmbedder()
     async with CachedEmbedder(inner) as embedder:
         assert isinstance(embedder, Embedder)
         first = await embedder.embed(["a"], kind="query")
-        first[:] = 0  # whoever changes what they got changes nothing of the cache's
+        first[:] = 0  # a caller that changes its vector does not change the cache
         again = await embedder.embed(["a"], kind="query")
         both = await embedder.embed(["a", "b", "a"], kind="query")
         for _ in range(2):
@@ -49,7 +49,7 @@ async def test_the_same_question_costs_no_second_request_and_other_kinds_are_not
     assert np.linalg.norm(again) == pytest.approx(1)
 
 
-async def test_tenants_have_their_own_unless_told_otherwise() -> None:
+async def test_tenants_have_their_own_entries_by_default() -> None:
     for shared, requests in ((False, 2), (True, 1)):
         inner = FakeEmbedder()
         async with CachedEmbedder(inner, shared=shared) as embedder:
@@ -61,7 +61,7 @@ async def test_tenants_have_their_own_unless_told_otherwise() -> None:
             assert embedder.snapshot()["entries"] == 1
 
 
-async def test_an_entry_grows_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_entry_expires(monkeypatch: pytest.MonkeyPatch) -> None:
     inner = FakeEmbedder()
     now = anyio.current_time()
     monkeypatch.setattr("ragcore.embedding.cache.anyio.current_time", lambda: now)
@@ -76,7 +76,7 @@ async def test_an_entry_grows_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(st.lists(st.sampled_from("abcdefgh"), max_size=40), st.integers(1, 6))
-def test_it_keeps_the_last_used_within_its_bytes(asked: list[str], most: int) -> None:
+def test_the_last_used_entries_are_kept_within_the_limit(asked: list[str], most: int) -> None:
     async def ask() -> None:
         inner = FakeEmbedder()
         size = inner.dimension * 4 + OVERHEAD
@@ -95,7 +95,7 @@ def test_it_keeps_the_last_used_within_its_bytes(asked: list[str], most: int) ->
     anyio.run(ask)
 
 
-async def test_what_fails_is_not_kept() -> None:
+async def test_failures_are_not_kept() -> None:
     inner = FakeEmbedder()
     inner.faults.next(Fail(503))
     async with CachedEmbedder(inner) as embedder:
@@ -115,7 +115,7 @@ async def test_what_fails_is_not_kept() -> None:
 
 
 class Slow(FakeEmbedder):
-    """Takes its time, one text after the other."""
+    """An embedder that is slow, and embeds one text after the other."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class Slow(FakeEmbedder):
             self.places.release()
 
 
-async def test_equal_texts_in_flight_share_a_request_and_one_that_leaves_harms_no_other() -> None:
+async def test_equal_texts_share_a_request_and_a_caller_that_leaves_does_not_end_it() -> None:
     inner = Slow()
     vectors: list[Vector] = []
     async with CachedEmbedder(inner) as embedder:
@@ -158,7 +158,7 @@ async def test_equal_texts_in_flight_share_a_request_and_one_that_leaves_harms_n
     assert len(vectors) == 4
 
 
-async def test_the_wait_for_a_place_is_no_silence_for_any_of_those_who_share_it() -> None:
+async def test_the_wait_for_a_place_does_not_count_as_silence_for_any_sharing_caller() -> None:
     inner = Slow()
     out: list[bool] = []
     async with CachedEmbedder(inner) as embedder:
@@ -179,7 +179,7 @@ async def test_the_wait_for_a_place_is_no_silence_for_any_of_those_who_share_it(
     assert out == [False] * 5
 
 
-async def test_what_is_cleared_does_not_come_back() -> None:
+async def test_cleared_entries_do_not_come_back() -> None:
     inner = Slow()
     async with CachedEmbedder(inner) as embedder, anyio.create_task_group() as group:
 
@@ -192,7 +192,7 @@ async def test_what_is_cleared_does_not_come_back() -> None:
     assert embedder.snapshot()["entries"] == 0
 
 
-async def test_questions_of_a_client_hit_and_statistics_say_so() -> None:
+async def test_statistics_count_the_hits_of_a_clients_questions() -> None:
     async with OpenAIServer() as server:
         embedder = CachedEmbedder(
             OpenAIEmbedder("fake", dimension=64, base_url=server.base_url, api_key="k", policy=Policy(retry=False))
@@ -213,12 +213,12 @@ async def test_questions_of_a_client_hit_and_statistics_say_so() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"max_bytes": 0}, {"ttl": 0}, {"ttl": float("inf")}, {"max_bytes": 1.5}])
-async def test_bounds_that_make_no_sense(wrong: dict[str, float]) -> None:
+async def test_invalid_limits_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError):
         CachedEmbedder(FakeEmbedder(), **wrong)  # type: ignore[arg-type]
 
 
-async def test_a_configuration_has_one_unless_told_otherwise() -> None:
+async def test_a_configuration_has_a_cache_by_default() -> None:
     for most, kind in ((32, CachedEmbedder), (0, OpenAIEmbedder)):
         made = make_embedder(Config(embedding_cache_mb=most, api_key=Secret("k"), base_url="http://127.0.0.1:1/v1"))
         assert type(made) is kind

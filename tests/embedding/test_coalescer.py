@@ -1,4 +1,4 @@
-"""Questions that share a request, and what becomes of them when nobody sends it."""
+"""Questions that share a request, and their outcome when the request is not sent."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def together(
     count: int,
     end: Callable[[Coalescer, Owner], Awaitable[None]],
 ) -> list[str]:
-    """What became of so many texts that wait together when `end` has happened, and of one that comes after it."""
+    """Return the outcomes of `count` texts that wait together until `end` is called, and of one text after that."""
     owner = Owner("test")
     await owner.start()
     coalescer = Coalescer(send)
@@ -48,7 +48,7 @@ async def together(
     return outcomes
 
 
-async def test_when_every_request_was_cancelled_by_a_stray_those_who_wait_are_told_and_the_next_goes_out(
+async def test_after_a_stray_cancellation_waiting_callers_get_an_error_and_the_next_text_is_sent(
     anyio_backend_name: str,
 ) -> None:
     if anyio_backend_name == "trio":
@@ -69,7 +69,7 @@ async def test_when_every_request_was_cancelled_by_a_stray_those_who_wait_are_to
     assert outcomes == ["EmbeddingError"] * (MOST_REQUESTS + 1) + ["vector"]
 
 
-async def test_closing_tells_those_who_wait() -> None:
+async def test_closing_ends_the_wait_of_all_callers() -> None:
     async def send(texts: Sequence[str], of_several: bool) -> Vector:
         await anyio.sleep_forever()
         raise AssertionError
@@ -83,7 +83,7 @@ async def test_closing_tells_those_who_wait() -> None:
 
 
 class Server:
-    """Embeds, but fails each request in which one of these texts stands."""
+    """Embeds texts, but fails each request that contains a text of `poison`."""
 
     def __init__(self, *poison: str, seconds: float = 0.02) -> None:
         self.poison = poison
@@ -123,14 +123,14 @@ async def all_of(server: Server, asked: Sequence[tuple[str, str]]) -> tuple[dict
     return outcomes, coalescer
 
 
-async def test_one_flows_text_that_a_server_can_not_bear_fails_no_other_flow() -> None:
+async def test_a_text_that_makes_a_server_fail_fails_only_its_own_flow() -> None:
     server = Server("poison")
     asked = [(f"tenant {number}", f"question {number}") for number in range(7)] + [("bad", "poison")]
     outcomes, _ = await all_of(server, asked)
     assert outcomes == {**{text: "vector" for _, text in asked}, "poison": "EmbeddingError"}
     assert all(of_several == (len(texts) > 1) for texts, of_several, _ in server.requests)
     assert [name for texts, _, name in server.requests if texts == ("poison",)] == ["bad"]
-    assert len(server.requests) <= 7, "halves, not one by one"
+    assert len(server.requests) <= 7, "the failed batch is sent again in halves, not text by text"
 
 
 async def test_a_request_of_one_flow_is_not_sent_again() -> None:
@@ -149,7 +149,7 @@ async def test_batches_are_made_from_all_flows_in_turn() -> None:
     assert first_with_quiet == 0
 
 
-async def test_a_text_that_two_flows_ask_for_goes_out_once_with_whichever_comes_first() -> None:
+async def test_a_text_of_two_flows_is_sent_once_with_the_first_flows_turn() -> None:
     server = Server()
     outcomes, coalescer = await all_of(server, [("a", "same"), ("b", "same"), ("b", "other")])
     assert outcomes == {"same": "vector", "other": "vector"}
@@ -160,7 +160,7 @@ async def test_a_text_that_two_flows_ask_for_goes_out_once_with_whichever_comes_
 
 
 @pytest.mark.slow
-async def test_full_it_makes_room_for_a_flow_that_has_less_than_its_share() -> None:
+async def test_a_full_queue_makes_room_for_a_flow_with_less_than_its_share() -> None:
     server = Server(seconds=0.1)
     asked = [("hog", f"hog {number}") for number in range(MOST_WAITING + 300)] + [("quiet", "quiet")]
     outcomes, _ = await all_of(server, asked)
@@ -185,7 +185,7 @@ async def test_time_before_a_text_is_sent_is_not_the_embedders_silence() -> None
         for number in range(5 * MOST_REQUESTS * MOST_TEXTS // 4):
             group.start_soon(one, number)
     await owner.stop()
-    assert not any(outcomes), "the last of them waited for longer than its patience until they were sent"
+    assert not any(outcomes), "the last texts waited for longer than their patience before they were sent"
 
 
 async def test_a_silent_embedder_is_silent_from_the_moment_of_sending() -> None:
@@ -201,7 +201,7 @@ async def test_a_silent_embedder_is_silent_from_the_moment_of_sending() -> None:
     await owner.stop()
 
 
-async def test_a_request_ends_when_everybody_who_waits_for_it_has_left() -> None:
+async def test_a_request_ends_when_all_its_callers_have_left() -> None:
     ended: list[str] = []
 
     async def send(texts: Sequence[str], of_several: bool) -> Vector:

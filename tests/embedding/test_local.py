@@ -44,7 +44,7 @@ async def test_near_texts_are_near_and_vectors_have_unit_length(local: LocalEmbe
 
 
 @pytest.mark.slow
-async def test_a_text_embeds_to_the_same_alone_and_in_a_batch(local: LocalEmbedder) -> None:
+async def test_a_text_has_the_same_vector_alone_and_in_a_batch(local: LocalEmbedder) -> None:
     texts = [f"text number {n} " * (1 + n % 40) for n in range(60)]
     batch = await local.embed(texts, kind="document")
     for number in (0, 17, 59):
@@ -58,7 +58,7 @@ async def test_a_special_token_in_a_text_is_text(local: LocalEmbedder) -> None:
     assert local.count_tokens("word " * 1_000) == 1_000
 
 
-async def test_what_is_no_text_is_invalid(local: LocalEmbedder) -> None:
+async def test_invalid_texts_are_refused(local: LocalEmbedder) -> None:
     for bad in (["\ud800"], [None], [b"x"], "text"):
         with pytest.raises(InvalidInput):
             await local.embed(bad, kind="document")  # type: ignore[arg-type]
@@ -66,7 +66,7 @@ async def test_what_is_no_text_is_invalid(local: LocalEmbedder) -> None:
     assert np.isfinite(await local.embed([""], kind="document")).all()
 
 
-async def test_cancelled_it_returns_at_once_and_works_on(local: LocalEmbedder) -> None:
+async def test_a_cancelled_call_returns_at_once_and_the_embedder_keeps_working(local: LocalEmbedder) -> None:
     began = time.perf_counter()
     with anyio.move_on_after(0.1):
         await local.embed(["a long text " * 60] * 200, kind="document")
@@ -74,19 +74,19 @@ async def test_cancelled_it_returns_at_once_and_works_on(local: LocalEmbedder) -
     assert (await local.embed(["next"], kind="document")).shape == (1, 384)
 
 
-async def test_another_folder_must_hold_such_a_model(tmp_path: Path) -> None:
+async def test_another_folder_must_contain_a_supported_model(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="not the folder"):
         LocalEmbedder(tmp_path)
 
 
-async def test_a_cut_file_is_said_to_be_cut(tmp_path: Path) -> None:
+async def test_an_incomplete_file_is_reported(tmp_path: Path) -> None:
     source = LocalEmbedder()._folder
     for name in ("config.json", "sentence_bert_config.json", "tokenizer.json", "1_Pooling/config.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((source / name).read_bytes())
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}" + b"extra")
     embedder = LocalEmbedder(tmp_path)
-    with pytest.raises(ConfigurationError, match="cut or damaged"):
+    with pytest.raises(ConfigurationError, match="incomplete or damaged"):
         await embedder.start()
     assert not embedder.is_open
 
@@ -107,11 +107,11 @@ async def test_installed_files_that_were_changed_are_not_loaded(
     monkeypatch.setattr(local_module, "_installed", lambda: folder)
     with pytest.raises(ConfigurationError, match=rf"{name} is damaged"):
         await LocalEmbedder().start()
-    async with LocalEmbedder(folder) as own:  # a model of one's own is one's own affair
+    async with LocalEmbedder(folder) as own:  # the checksums of another model are not checked
         assert own.dimension == 384
 
 
-async def test_a_function_of_ones_own() -> None:
+async def test_a_users_function_can_be_an_embedder() -> None:
     def encode(texts: list[str]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
         return np.array([[len(text), 1.0] for text in texts])
 
@@ -136,6 +136,6 @@ async def test_long_documents_are_cut_on_a_thread_and_ingested() -> None:
     assert (report.added, report.failed) == (2, ())
 
 
-async def test_before_start_it_says_so() -> None:
+async def test_before_start_the_embedder_raises_not_open() -> None:
     with pytest.raises(NotOpen):
         LocalEmbedder().count_tokens("text")

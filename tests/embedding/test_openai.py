@@ -1,4 +1,4 @@
-"""The OpenAI edge: what servers do wrong, and what comes of it."""
+"""The OpenAI embedder and generator with servers that fail or misbehave."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """As asyncpg, the SDK is promised on asyncio."""
+    """Like asyncpg, the SDK is supported on asyncio only."""
     return "asyncio"
 
 
@@ -84,7 +84,7 @@ GOOD = [0.6, 0.8, 0.0]
         (json.dumps({"data": [{"index": 5, "embedding": GOOD}]}).encode(), "indices"),
     ],
 )
-async def test_nonsense_with_status_200_is_an_error_and_counts(body: bytes, said: str) -> None:
+async def test_an_invalid_response_with_status_200_is_an_error_and_counts(body: bytes, said: str) -> None:
     policy = Policy(retry=RetryPolicy(attempts=2, backoff=0, max_backoff=0))
     async with (
         answering(body) as server,
@@ -96,7 +96,7 @@ async def test_nonsense_with_status_200_is_an_error_and_counts(body: bytes, said
     assert policy.snapshot()["keys"]["m"]["failure"] == 2
 
 
-async def test_floats_and_base64_and_any_order_are_taken() -> None:
+async def test_floats_base64_and_any_order_are_accepted() -> None:
     packed = base64.b64encode(np.array(GOOD, "<f4").tobytes()).decode()
     body = json.dumps({"data": [{"index": 1, "embedding": [1.0, 0, 0]}, {"index": 0, "embedding": packed}]}).encode()
     async with (
@@ -112,7 +112,7 @@ async def test_floats_and_base64_and_any_order_are_taken() -> None:
 @pytest.mark.parametrize(
     ("status", "attempts"), [(400, 1), (401, 1), (404, 1), (422, 1), (429, 3), (500, 3), (503, 3), (529, 3)]
 )
-async def test_each_status_is_tried_as_often_as_it_makes_sense(
+async def test_retries_depend_on_the_status(
     embedder: OpenAIEmbedder, openai_server: OpenAIServer, status: int, attempts: int
 ) -> None:
     openai_server.faults.always(Fail(status))
@@ -125,7 +125,7 @@ async def test_each_status_is_tried_as_often_as_it_makes_sense(
     assert "canary" not in str(error)
 
 
-async def test_insufficient_quota_is_a_matter_of_configuration() -> None:
+async def test_insufficient_quota_is_a_configuration_error() -> None:
     body = json.dumps(
         {"error": {"message": "quota", "type": "insufficient_quota", "code": "insufficient_quota"}}
     ).encode()
@@ -136,7 +136,7 @@ async def test_insufficient_quota_is_a_matter_of_configuration() -> None:
     assert len(server.requests) == 1
 
 
-async def test_a_server_that_is_not_there() -> None:
+async def test_a_missing_server_is_an_error() -> None:
     policy = Policy(retry=False)
     async with OpenAIEmbedder(
         "m", dimension=3, base_url="http://127.0.0.1:9/v1", api_key="k", policy=policy
@@ -145,7 +145,7 @@ async def test_a_server_that_is_not_there() -> None:
             await embedder.embed(["a"], kind="document")
 
 
-async def test_questions_of_one_moment_share_a_request_and_one_alone_does_not_wait(
+async def test_questions_at_the_same_time_share_a_request_and_a_single_one_does_not_wait(
     embedder: OpenAIEmbedder, openai_server: OpenAIServer
 ) -> None:
     results: dict[int, Any] = {}
@@ -164,7 +164,7 @@ async def test_questions_of_one_moment_share_a_request_and_one_alone_does_not_wa
     assert embedder.snapshot() == {"questions": 50, "requests": 1}
 
 
-async def test_a_question_that_is_cancelled_harms_no_other(
+async def test_a_cancelled_question_does_not_affect_others(
     embedder: OpenAIEmbedder, openai_server: OpenAIServer
 ) -> None:
     openai_server.embedding_latency = 0.05
@@ -185,7 +185,7 @@ async def test_a_question_that_is_cancelled_harms_no_other(
             await anyio.sleep(0.005)
 
 
-async def test_many_texts_go_in_batches_and_the_refused_one_stands_alone(
+async def test_many_texts_are_sent_in_batches_and_only_the_refused_one_fails(
     embedder: OpenAIEmbedder, openai_server: OpenAIServer
 ) -> None:
     assert (await embedder.embed([f"text {n}" for n in range(600)], kind="document")).shape == (600, 64)
@@ -198,7 +198,7 @@ async def test_many_texts_go_in_batches_and_the_refused_one_stands_alone(
     assert (await embedder.embed([], kind="document")).shape == (0, 64)
 
 
-async def test_what_is_missing_is_said_where_the_component_is_made() -> None:
+async def test_missing_settings_are_reported_when_the_component_is_created() -> None:
     with pytest.raises(ConfigurationError, match="dimension"):
         OpenAIEmbedder("unknown", api_key="k")
     with pytest.raises(ConfigurationError, match="OPENAI_API_KEY"):
@@ -251,7 +251,7 @@ async def generated(body: bytes) -> tuple[list[str], Any]:
     raise AssertionError("no result")
 
 
-async def test_a_stream_in_pieces_with_usage_and_finish_reason() -> None:
+async def test_a_stream_yields_pieces_usage_and_finish_reason() -> None:
     usage = {"model": "m-1", "choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 2}}
     pieces, whole = await generated(
         events(delta(""), delta("A visit "), delta("costs $40 [1]."), delta(finish="stop"), usage)
@@ -269,12 +269,12 @@ async def test_a_stream_in_pieces_with_usage_and_finish_reason() -> None:
     "text",
     ["NOT_FOUND", "NOT_FOUND.", " 'NOT_FOUND'\n", "not_found", "\r\nNOT_FOUND", ".NOT_FOUND", "NOT_FOUND. \n\n\n\n"],
 )
-async def test_not_found_is_no_answer_and_no_piece_of_it_is_shown(text: str) -> None:
+async def test_a_not_found_sentence_is_not_an_answer_and_is_never_shown(text: str) -> None:
     pieces, whole = await generated(events(*(delta(letter) for letter in text), delta(finish="stop")))
     assert (pieces, whole.text) == ([], "")
 
 
-async def test_an_emoji_that_comes_in_halves_is_one_and_half_a_one_is_a_replacement() -> None:
+async def test_two_halves_of_an_emoji_are_joined_and_a_lone_half_is_replaced() -> None:
     pieces, whole = await generated(
         events(
             *(delta(text) for text in ("smile \ud83d", "\ude00 and \ud83d", " here", " \ude00 [1]\ud83d")),
@@ -284,7 +284,7 @@ async def test_an_emoji_that_comes_in_halves_is_one_and_half_a_one_is_a_replacem
     assert "".join(pieces) == whole.text == "smile \U0001f600 and \ufffd here \ufffd [1]\ufffd"
 
 
-async def test_an_answer_that_only_begins_like_it_is_shown_whole() -> None:
+async def test_an_answer_that_begins_like_the_not_found_sentence_is_shown_completely() -> None:
     pieces, whole = await generated(
         events(delta("NOT_FOUND"), delta(" is what I would say, but it costs $40 [1]."), delta(finish="stop"))
     )
@@ -307,7 +307,7 @@ async def test_an_answer_that_only_begins_like_it_is_shown_whole() -> None:
         (b"data: " + b"x" * 2_000_000, "larger than 1 MB"),
     ],
 )  # fmt: skip
-async def test_a_broken_stream_is_an_error_never_a_silent_end(body: bytes, said: str) -> None:
+async def test_a_broken_stream_raises_an_error(body: bytes, said: str) -> None:
     with pytest.raises(GenerationError, match=said) as caught:
         await generated(body)
     assert caught.value.partial_text == (
@@ -315,13 +315,13 @@ async def test_a_broken_stream_is_an_error_never_a_silent_end(body: bytes, said:
     )
 
 
-async def test_what_came_before_the_break_is_kept() -> None:
+async def test_pieces_before_the_break_are_kept() -> None:
     with pytest.raises(GenerationError) as caught:
         await generated(events(delta("A visit "), delta("costs"), done=False))
     assert caught.value.partial_text == "A visit costs"
 
 
-async def test_before_the_first_token_it_is_tried_again(openai_server: OpenAIServer) -> None:
+async def test_a_failure_before_the_first_token_is_retried(openai_server: OpenAIServer) -> None:
     openai_server.faults.next(Fail(503), Fail(OSError()), None)
     async with OpenAIGenerator(
         "fake", base_url=openai_server.base_url, api_key="k", policy=Policy(retry=QUICK)
@@ -329,7 +329,7 @@ async def test_before_the_first_token_it_is_tried_again(openai_server: OpenAISer
         assert (await generator.generate(PROMPT)).text == "A visit costs $40. [1]"
 
 
-async def test_the_request_is_what_the_protocol_wants(openai_server: OpenAIServer) -> None:
+async def test_the_request_follows_the_protocol(openai_server: OpenAIServer) -> None:
     async with OpenAIGenerator("fake", base_url=openai_server.base_url, api_key="k") as generator:
         await generator.generate(Prompt("q", max_tokens=9))
     async with OpenAIGenerator("gpt-5-mini", base_url=openai_server.base_url, api_key="k") as generator:

@@ -23,7 +23,7 @@ def count(text: str) -> int:
 
 
 def count_with_blanks(text: str) -> int:
-    """White space has tokens of its own, as in byte-pair encodings."""
+    """Count white space as tokens, as byte-pair encodings do."""
     return len(regex.findall(r"\s|[^\s\w]|\w{1,4}", text))
 
 
@@ -32,7 +32,7 @@ def count_bytes(text: str) -> int:
 
 
 def more_than_its_parts(text: str) -> int:
-    """Two tokens more for each joint: a count that is larger for the whole than for the parts together."""
+    """Count two extra tokens for each join, so that the whole has more tokens than the sum of its parts."""
     return len(text.split()) + 2 * text.count(". ") + 1
 
 
@@ -131,23 +131,23 @@ def test_chunks_are_pieces_of_the_text_within_the_size_and_cover_all_of_it(
     assert {position for chunk in all_of_it for position in (chunk.start, chunk.end)} <= joints
 
 
-def test_what_stands_between_sentences_is_counted() -> None:
+def test_text_between_sentences_is_counted() -> None:
     text = "One two three four.   \n\n\n   " * 200
     assert max(map(count_with_blanks, chunks(text, tokens=200, overlap=40, counter=count_with_blanks))) <= 200
 
 
-def test_white_space_without_end_is_no_chunk() -> None:
+def test_long_white_space_makes_no_chunk() -> None:
     assert chunks("Alpha." + "\n" * 100_000 + "Beta.", counter=count_with_blanks) == ["Alpha.", "Beta."]
 
 
-def test_a_heading_stays_with_what_follows_it() -> None:
+def test_a_heading_stays_with_the_text_below_it() -> None:
     text = "# Plan\n\n" + "Filler words here. " * 5 + "\n\n## Deductible\n\nIt is $1,500 a year.\n"
     found = chunks(text, tokens=20)
     assert found[-1] == "## Deductible\n\nIt is $1,500 a year."
     assert all(not chunk.rstrip().endswith(("Plan", "Deductible")) for chunk in found)
 
 
-def test_an_underlined_heading_is_one() -> None:
+def test_an_underlined_line_is_a_heading() -> None:
     found = made("Plan\n====\n\nAlpha.\n\nDeductible\n----------\n\nIt is $1,500 a year.\n\n---\n\nEnd.\n", tokens=8)
     assert [chunk.metadata["heading"] for chunk in found] == ["Plan", "Plan › Deductible", "Plan › Deductible"][
         : len(found)
@@ -167,13 +167,13 @@ def test_sections_do_not_overlap() -> None:
     assert all(not ("One" in chunk and "Four" in chunk) for chunk in found)
 
 
-def test_a_hash_in_a_code_block_is_no_heading() -> None:
+def test_a_hash_in_a_code_block_is_not_a_heading() -> None:
     found = made("# Real\n\n```sh\n# comment\nls\n```\nAfter.\n", tokens=50)
     assert found[0].metadata == {"heading": "Real"}
 
 
 @pytest.mark.parametrize("fence", ["```", "~~~~"])
-def test_a_code_block_stays_whole_where_it_fits(fence: str) -> None:
+def test_a_code_block_that_fits_stays_whole(fence: str) -> None:
     code = f"{fence}python\ndef deductible():\n\n    return 1. # dollars. Really.\n\n- no item\n{fence}"
     found = chunks(f"{'Some words here. ' * 4}\n\n{code}\n\n{'More words here. ' * 4}", tokens=20)
     assert any(code in chunk for chunk in found)
@@ -186,14 +186,14 @@ def test_a_long_code_block_is_cut_between_lines() -> None:
     assert all(line in code.splitlines() for chunk in found for line in chunk.splitlines())
 
 
-def test_many_fences_that_are_never_closed_take_no_quadratic_time() -> None:
+def test_many_unclosed_fences_take_linear_time() -> None:
     assert chunks("```python\n" * 20_000, tokens=200, counter=estimate_tokens)
 
 
 TABLE = "| Service | You pay |\n|:---|---:|\n" + "".join(f"| Visit {n} | ${n}.50 |\n" for n in range(40))
 
 
-def test_a_tables_header_stands_in_each_of_its_chunks() -> None:
+def test_each_chunk_of_a_table_begins_with_its_header() -> None:
     found = made(f"# Costs\n\nThese are the costs.\n\n{TABLE}\nThat is all.\n", tokens=60)
     rows = [chunk for chunk in found if "| Visit" in chunk.text]
     assert len(rows) > 4
@@ -204,7 +204,7 @@ def test_a_tables_header_stands_in_each_of_its_chunks() -> None:
         assert sum(f"| Visit {n} | ${n}.50 |" in chunk.text for chunk in found) == 1
 
 
-def test_a_table_without_dashes_has_its_first_row_as_header_if_that_names_the_columns() -> None:
+def test_the_first_row_of_a_table_without_dashes_is_its_header_if_it_names_the_columns() -> None:
     text = "Service | You pay\n" + "\n".join(f"Visit number {n} | ${n}" for n in range(30))
     found = chunks(text, tokens=30)
     assert len(found) > 4
@@ -246,7 +246,7 @@ def test_a_long_sentence_is_cut_between_words_and_a_long_word_between_characters
         ("word " * 400, True),
     ],
 )
-def test_what_has_no_sentence_end_overlaps_too(text: str, blank: bool) -> None:
+def test_text_without_sentence_ends_overlaps_as_well(text: str, blank: bool) -> None:
     found = made(text, tokens=60, overlap=15, counter=count_with_blanks if blank else estimate_tokens)
     assert len(found) > 3
     assert all(one.start < other.start < one.end <= other.end for one, other in itertools.pairwise(found))
@@ -258,7 +258,7 @@ def test_sentences_of_scripts_without_blanks_stay_whole() -> None:
 
 
 @pytest.mark.parametrize("text", ["👩‍👩‍👧‍👦" * 200, "e\u0301" * 500, "🇩🇪" * 300, "ก็" * 300, "क्षि" * 300])
-def test_no_grapheme_is_cut(text: str) -> None:
+def test_graphemes_are_never_cut(text: str) -> None:
     joints = {0, *itertools.accumulate(len(one) for one in regex.findall(r"\X", text))}
     found = made(text, tokens=40, overlap=10, counter=count_bytes)
     assert {position for chunk in found for position in (chunk.start, chunk.end)} <= joints
@@ -275,12 +275,12 @@ def test_pages_are_counted_and_never_shared() -> None:
 
 
 @pytest.mark.parametrize("page", ["## Head", "| a | b |\n|---|---|", "```\nx", "Under\n====", "A | b\nC | 1\nD | 2"])
-def test_nothing_goes_over_the_end_of_a_page(page: str) -> None:
+def test_no_chunk_crosses_the_end_of_a_page(page: str) -> None:
     found = made(f"{page}\f{page}\f{page}", tokens=50)
     assert [chunk.metadata["page"] for chunk in found] == [1, 2, 3]
 
 
-def test_headings_without_end_are_cut_too() -> None:
+def test_a_long_run_of_headings_is_cut() -> None:
     found = chunks("\n".join(f"## Heading number {n}" for n in range(500)), tokens=20)
     assert all(count(chunk) <= 20 for chunk in found)
     assert len(found) > 50
@@ -294,7 +294,7 @@ def test_headings_without_end_are_cut_too() -> None:
         ("headings+text", "Gold plan › Costs › Deductible\n\nIt is $1,500."),
     ],
 )
-def test_title_and_headings_stand_over_what_is_embedded_as_asked(embed_text: EmbedText, begins: str) -> None:
+def test_title_and_headings_are_embedded_as_configured(embed_text: EmbedText, begins: str) -> None:
     assert (
         text_to_embed(
             "It is $1,500.",
@@ -308,7 +308,7 @@ def test_title_and_headings_stand_over_what_is_embedded_as_asked(embed_text: Emb
     )
 
 
-def test_what_the_text_begins_with_does_not_stand_over_it_again() -> None:
+def test_a_title_or_heading_at_the_start_of_the_text_is_not_repeated() -> None:
     arguments = {"title": "Costs", "heading": "Costs", "count_tokens": count, "most": 20}
     assert text_to_embed("# Costs\n\nLow.", embed_text="headings+text", **arguments) == "# Costs\n\nLow."  # type: ignore[arg-type]
     assert text_to_embed("Low.", embed_text="headings+text", **arguments) == "Costs\n\nLow."  # type: ignore[arg-type]
@@ -319,7 +319,7 @@ def test_a_title_that_is_longer_than_half_a_chunk_is_left_out() -> None:
     assert text == "Low."
 
 
-def test_the_heading_is_that_of_the_text_and_not_the_first_of_several() -> None:
+def test_the_heading_is_the_last_of_several_above_the_text() -> None:
     found = made("# Gold plan\n\n## Deductible\n\n$500 a year.\n\n## Copay\n\n$20.\n")
     assert [chunk.metadata["heading"] for chunk in found] == ["Gold plan › Deductible", "Gold plan › Copay"]
     whole = cut(
@@ -332,7 +332,7 @@ def test_the_heading_is_that_of_the_text_and_not_the_first_of_several() -> None:
     assert whole.texts == ("Plans\n\n# Gold plan\n\n## Deductible\n\n$500 a year.",)
 
 
-def test_headings_of_restructuredtext_are_known() -> None:
+def test_headings_of_restructuredtext_are_recognized() -> None:
     text = "Plan\n====\n\nIntro.\n\nDeductible\n~~~~~~~~~~\n\n$500.\n\nCopay\n~~~~~\n\n$20.\n"
     assert [chunk.metadata["heading"] for chunk in made(text)] == ["Plan", "Plan › Deductible", "Plan › Copay"]
 
@@ -346,7 +346,7 @@ def test_a_line_of_facts_is_not_cut() -> None:
         assert {line for chunk in found for line in chunk.splitlines() if line} <= set(text.splitlines())
 
 
-def test_what_the_tokenizer_takes_for_one_word_is_no_giant_chunk() -> None:
+def test_text_that_the_tokenizer_counts_as_one_word_is_still_cut() -> None:
     found = chunks("iVBORw0KGgo" * 5_000 + " The deductible is $500.", tokens=60, overlap=10, counter=count)
     assert max(map(len, found)) <= 60 * 12 + 12
 
@@ -354,5 +354,5 @@ def test_what_the_tokenizer_takes_for_one_word_is_no_giant_chunk() -> None:
 @pytest.mark.parametrize(
     "text", ["Siehe Nr. 3 SGB V.", "Das gilt z. B. nur im Inland.", "See Sec. 3 and pp. 5 to 9.", "Nach Abs. 2 Satz 1."]
 )
-def test_abbreviations_end_no_sentence(text: str) -> None:
+def test_abbreviations_do_not_end_a_sentence(text: str) -> None:
     assert [text[a:b] for a, b in sentences(text)] == [text]

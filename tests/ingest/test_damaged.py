@@ -1,4 +1,4 @@
-"""Damaged files of all formats, and many files with poisoned ones among them."""
+"""Damaged files of all formats, and many files of which some are poisoned."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_each_damaged_file_is_read_or_has_a_reason(tmp_path: Path, count: 
 
 @pytest.mark.parametrize("count", [80, pytest.param(980, marks=pytest.mark.thorough)])
 @pytest.mark.slow
-async def test_of_many_files_the_poisoned_ones_are_named_and_all_others_go_in(tmp_path: Path, count: int) -> None:
+async def test_poisoned_files_are_reported_and_all_others_are_added(tmp_path: Path, count: int) -> None:
     files = made_files(3)
     for number in range(count):
         file = files[number % len(files)]
@@ -52,7 +52,7 @@ async def test_of_many_files_the_poisoned_ones_are_named_and_all_others_go_in(tm
 
 
 @pytest.mark.slow
-async def test_cancelled_at_any_moment_it_is_back_and_leaves_nothing(tmp_path: Path) -> None:
+async def test_a_run_cancelled_at_any_moment_ends_soon_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     poison(tmp_path / "files")
     for file in made_files(4):

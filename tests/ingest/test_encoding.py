@@ -1,4 +1,4 @@
-"""Text files in the encodings that people have."""
+"""Text files in common encodings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ JAPANESE = "専門医の診察料は四千円です。保険会社が残りを�
         (codecs.BOM_UTF32_BE, "utf-32-be"),
     ],
 )
-def test_a_mark_says_it(mark: bytes, name: str) -> None:
+def test_a_byte_order_mark_decides_the_encoding(mark: bytes, name: str) -> None:
     for text in (GERMAN, JAPANESE, "A"):
         assert decode(mark + text.encode(name)) == (text, "")
 
@@ -51,27 +51,27 @@ def test_a_mark_says_it(mark: bytes, name: str) -> None:
         ("A visit costs $40. " * 20, "utf-16-be"),
     ],
 )
-def test_without_a_mark_it_is_guessed_and_said_to_be(text: str, name: str) -> None:
+def test_without_a_mark_the_encoding_is_guessed_and_reported(text: str, name: str) -> None:
     found, guessed = decode(text.encode(name))
     assert found == text
     assert guessed
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=200))
-def test_utf_8_is_no_guess(text: str) -> None:
+def test_utf_8_is_not_reported_as_a_guess(text: str) -> None:
     assert decode(text.encode()) == (text.removeprefix("\ufeff"), "")
 
 
 @pytest.mark.parametrize(
     "data", [bytes(range(32)) * 40, b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\1", b"\x7fELF\2\1\1\0" + bytes(200)]
 )
-def test_binary_is_not_text(data: bytes) -> None:
+def test_binary_data_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidInput, match="binary"):
         decode(data)
 
 
 @given(st.binary(max_size=2_000))
-def test_no_bytes_break_it(data: bytes) -> None:
+def test_any_bytes_are_decoded_or_refused(data: bytes) -> None:
     try:
         text, _ = decode(data)
     except InvalidInput:

@@ -1,4 +1,4 @@
-"""The way of documents into a store, with fakes."""
+"""Adding documents to a store, with fakes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def parts(anyio_backend: str) -> AsyncIterator[tuple[FakeEmbedder, FakeSto
 Parts = tuple[FakeEmbedder, FakeStore, Ingestor]
 
 
-async def test_a_second_run_over_the_same_embeds_nothing(parts: Parts) -> None:
+async def test_a_second_run_over_the_same_documents_embeds_nothing(parts: Parts) -> None:
     embedder, store, ingestor = parts
     documents = [Document(str(n), f"text {n} " * 20) for n in range(150)]
     first = await ingestor.add(documents, tenant="a")
@@ -57,7 +57,7 @@ async def test_a_second_run_over_the_same_embeds_nothing(parts: Parts) -> None:
     assert (third.updated, (await store.count(tenant="a")).documents) == (1, 150)
 
 
-async def test_anything_that_chunks_are_made_from_makes_a_document_new(parts: Parts) -> None:
+async def test_a_change_to_any_input_of_chunking_embeds_a_document_again(parts: Parts) -> None:
     embedder, store, ingestor = parts
     variants = [
         Document("d", "text"),
@@ -73,7 +73,7 @@ async def test_anything_that_chunks_are_made_from_makes_a_document_new(parts: Pa
     assert (await wider.add([variants[-1]], tenant="a")).updated == 1
 
 
-async def test_a_store_whose_documents_cannot_expire_gets_none_that_do(parts: Parts) -> None:
+async def test_a_store_without_expire_refuses_documents_with_expires_at(parts: Parts) -> None:
     embedder, store, _ = parts
 
     class Plain:
@@ -86,7 +86,7 @@ async def test_a_store_whose_documents_cannot_expire_gets_none_that_do(parts: Pa
     assert (await ingestor.add([Document("d", "text")], tenant="a")).added == 1
 
 
-async def test_what_is_embedded_is_recorded_and_a_change_makes_documents_new(
+async def test_embed_text_is_recorded_and_a_change_embeds_documents_again(
     parts: Parts, caplog: pytest.LogCaptureFixture
 ) -> None:
     embedder, store, default = parts
@@ -101,7 +101,7 @@ async def test_what_is_embedded_is_recorded_and_a_change_makes_documents_new(
     with_titles = Ingestor(embedder=embedder, store=store, embed_text="title+text")
     assert (await with_titles.add([document], tenant="a")).updated == 1
     assert embedder.calls[-1] == ("Gold\n\n# Costs\n\nIt is $1,500.",)
-    assert "embedded with 'text' and is now with 'title+text'" in caplog.text
+    assert "changed from 'text' to 'title+text'" in caplog.text
 
     as_recorded = Ingestor(embedder=embedder, store=store)
     assert (await as_recorded.add([document], tenant="a")).unchanged == 1
@@ -109,10 +109,10 @@ async def test_what_is_embedded_is_recorded_and_a_change_makes_documents_new(
 
     with_headings = Ingestor(embedder=embedder, store=store, embed_text="headings+text")
     assert (await with_headings.add([document], tenant="a")).updated == 1
-    assert "embedded with 'title+text' and is now with 'headings+text'" in caplog.text
+    assert "changed from 'title+text' to 'headings+text'" in caplog.text
 
 
-async def test_a_store_that_records_nothing_gets_what_was_asked_for(parts: Parts) -> None:
+async def test_a_store_that_records_nothing_uses_the_given_embed_text(parts: Parts) -> None:
     embedder, store, _ = parts
 
     class Plain:
@@ -148,7 +148,7 @@ async def test_the_first_add_waits_for_an_exact_tokenizer(parts: Parts) -> None:
     assert len(waited) == 1
 
 
-async def test_another_prefix_makes_a_document_new(parts: Parts) -> None:
+async def test_another_prefix_embeds_a_document_again(parts: Parts) -> None:
     embedder, _, ingestor = parts
     await ingestor.add([Document("d", "text")], tenant="t")
     embedder.document_prefix = "passage: "  # type: ignore[attr-defined]
@@ -156,7 +156,7 @@ async def test_another_prefix_makes_a_document_new(parts: Parts) -> None:
     assert (await ingestor.add([Document("d", "text")], tenant="t")).unchanged == 1
 
 
-async def test_documents_at_fault_are_reported_and_the_rest_goes_in(parts: Parts) -> None:
+async def test_documents_at_fault_are_reported_and_the_others_are_added(parts: Parts) -> None:
     _, store, ingestor = parts
     documents: list[Document | Unreadable] = [
         Document("a", "text"),
@@ -170,7 +170,7 @@ async def test_documents_at_fault_are_reported_and_the_rest_goes_in(parts: Parts
     assert report.added == 1
 
 
-async def test_the_one_that_an_embedder_refuses_stands_alone() -> None:
+async def test_only_the_document_that_the_embedder_refuses_fails() -> None:
     class Picky(FakeEmbedder):
         async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vector:
             if any("poison" in text for text in texts):
@@ -197,7 +197,7 @@ async def test_the_one_that_an_embedder_refuses_stands_alone() -> None:
         (Reply(400, b'{"message": "input_type is required"}'), "input_type is required"),
     ],
 )
-async def test_a_matter_of_configuration_is_one_error_not_forty(fault: Fault, said: str) -> None:
+async def test_a_configuration_error_is_raised_once(fault: Fault, said: str) -> None:
     async with OpenAIServer() as server, FakeStore() as store:
         server.faults.always(fault)
         policy = Policy(retry=False, breaker=False)
@@ -211,7 +211,7 @@ async def test_a_matter_of_configuration_is_one_error_not_forty(fault: Fault, sa
 
 
 @pytest.mark.parametrize("status", [400, 413, 422, 500])
-async def test_a_text_that_a_working_server_refuses_is_still_that_documents_own(status: int) -> None:
+async def test_a_text_that_a_working_server_refuses_fails_only_its_document(status: int) -> None:
     class Picky(OpenAIServer):
         async def _answer(self, connection: Any, path: str, headers: dict[str, str], body: bytes) -> None:
             if b"the long one" in body:
@@ -232,7 +232,7 @@ async def test_a_text_that_a_working_server_refuses_is_still_that_documents_own(
     assert "more tokens" in report.failed[0].reason
 
 
-async def test_a_dependency_that_stays_down_raises_and_a_second_run_does_what_is_missing(parts: Parts) -> None:
+async def test_a_dependency_that_stays_down_raises_and_a_second_run_adds_the_missing_documents(parts: Parts) -> None:
     embedder, store, ingestor = parts
     documents = [Document(str(n), f"text {n}") for n in range(300)]
     embedder.faults.next(None)
@@ -259,7 +259,7 @@ async def test_each_document_has_its_deadline(parts: Parts) -> None:
         await ingestor.add([Document("d", "t")], tenant="t", document_timeout=0.05)
 
 
-async def test_progress_gets_the_report_so_far_and_its_error_comes_out(parts: Parts) -> None:
+async def test_progress_gets_the_report_so_far_and_its_error_is_raised(parts: Parts) -> None:
     *_, ingestor = parts
     seen: list[IngestReport] = []
     await ingestor.add((Document(str(n), "t") for n in range(130)), tenant="t", progress=seen.append)
@@ -273,7 +273,7 @@ async def test_progress_gets_the_report_so_far_and_its_error_comes_out(parts: Pa
         await ingestor.add([Document("x", "t")], tenant="t", progress=broken)
 
 
-async def test_what_makes_no_sense_is_said(parts: Parts) -> None:
+async def test_invalid_arguments_are_refused(parts: Parts) -> None:
     embedder, store, ingestor = parts
     for bad in (Document("d", "t"), "text", [3]):
         with pytest.raises(InvalidInput):
@@ -284,7 +284,7 @@ async def test_what_makes_no_sense_is_said(parts: Parts) -> None:
         Ingestor(embedder=embedder, store=store, chunk_tokens=20, overlap_tokens=20)
 
 
-async def test_a_hung_embedder_is_found_within_one_documents_time_however_many_wait() -> None:
+async def test_a_hung_embedder_is_found_within_one_documents_time_with_any_number_waiting() -> None:
     embedder = FakeEmbedder()
     embedder.faults.always(Hang())
     async with embedder, FakeStore() as store:
@@ -296,7 +296,7 @@ async def test_a_hung_embedder_is_found_within_one_documents_time_however_many_w
         assert in_time(anyio.current_time() - began, 1)
 
 
-async def test_the_wait_for_an_embedders_thread_is_nobodys_time() -> None:
+async def test_the_wait_for_an_embedders_thread_does_not_count() -> None:
     def encode(texts: list[str]) -> Any:
         time.sleep(0.15)
         return np.ones((len(texts), 4), np.float32)
@@ -311,7 +311,7 @@ async def test_the_wait_for_an_embedders_thread_is_nobodys_time() -> None:
 
 
 class Source:
-    """Documents without end, which remembers that it was closed."""
+    """An endless source of documents that records whether it was closed."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.closed = False
@@ -341,7 +341,7 @@ class Source:
 
 @pytest.mark.parametrize("kind", ["documents", "blocking"])
 @pytest.mark.parametrize("how", ["the embedder fails", "cancelled"])
-async def test_the_source_is_closed_however_it_ends(kind: str, how: str) -> None:
+async def test_the_source_is_closed_after_any_end(kind: str, how: str) -> None:
     embedder, source = FakeEmbedder(), Source()
     async with embedder, FakeStore() as store:
         if how == "cancelled":
@@ -354,7 +354,7 @@ async def test_the_source_is_closed_however_it_ends(kind: str, how: str) -> None
         assert source.closed
 
 
-async def test_a_source_that_fails_is_closed_and_its_error_comes_out() -> None:
+async def test_a_source_that_fails_is_closed_and_its_error_is_raised() -> None:
     source = Source(error=KeyError("mine"))
     async with FakeEmbedder() as embedder, FakeStore() as store:
         with pytest.raises(KeyError, match="mine"):
@@ -362,7 +362,7 @@ async def test_a_source_that_fails_is_closed_and_its_error_comes_out() -> None:
     assert source.closed
 
 
-async def test_a_source_whose_closing_fails_does_not_hide_why(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_error_while_closing_a_source_does_not_hide_the_first_error(caplog: pytest.LogCaptureFixture) -> None:
     async def documents() -> AsyncIterator[Document]:
         try:
             for number in range(1_000):
@@ -378,7 +378,7 @@ async def test_a_source_whose_closing_fails_does_not_hide_why(caplog: pytest.Log
     assert "closing a async_generator failed" in caplog.text
 
 
-async def test_questions_on_the_embedders_thread_are_not_a_batchs_time() -> None:
+async def test_time_behind_questions_on_the_embedders_thread_does_not_count() -> None:
     def encode(texts: list[str]) -> Any:
         time.sleep(0.2)
         return np.ones((len(texts), 4), np.float32)
@@ -400,7 +400,7 @@ async def test_questions_on_the_embedders_thread_are_not_a_batchs_time() -> None
     assert report.added == 1
 
 
-async def test_all_who_ingest_with_one_embedder_take_turns_for_its_thread() -> None:
+async def test_ingests_with_one_embedder_take_turns_for_its_thread() -> None:
     def encode(texts: list[str]) -> Any:
         time.sleep(0.2)
         return np.ones((len(texts), 4), np.float32)
@@ -422,7 +422,7 @@ async def test_all_who_ingest_with_one_embedder_take_turns_for_its_thread() -> N
     assert [report.added for report in reports] == [1] * 6
 
 
-async def test_a_document_that_takes_too_long_to_cut_is_named_and_the_others_go_in(parts: Parts) -> None:
+async def test_a_document_that_takes_too_long_to_cut_is_reported_and_the_others_are_added(parts: Parts) -> None:
     embedder, store, _ = parts
 
     def slow(text: str) -> int:

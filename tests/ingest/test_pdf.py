@@ -1,4 +1,4 @@
-"""PDF as programs write it."""
+"""PDF files in the forms that programs write."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LINES = ["The deductible is $1,500 a year.", "A visit to a specialist costs $35.
 
 
 def drawn(draw: Callable[[Any], None], *, pages: int = 1) -> bytes:
-    """A PDF of reportlab's, drawn by hand: letters where one says."""
+    """Return a PDF whose pages `draw` draws on a canvas of reportlab."""
     from reportlab.lib.pagesizes import A4
     from reportlab.pdfgen.canvas import Canvas
 
@@ -65,7 +65,7 @@ def word_by_word_without_blanks(canvas: Any) -> None:
 
 
 def kerned(canvas: Any) -> None:
-    """Each letter by an operator of its own, as browsers and Google Docs write them."""
+    """Draw each letter with its own operator, as browsers and Google Docs do."""
     for row, line in enumerate(LINES):
         text = canvas.beginText(72, 700 - 14 * row)
         for letter in line:
@@ -75,7 +75,7 @@ def kerned(canvas: Any) -> None:
 
 
 @pytest.mark.parametrize("way", [letter_by_letter, word_by_word_without_blanks, kerned])
-def test_words_are_whole_however_a_program_draws_them(way: Callable[[Any], None]) -> None:
+def test_words_are_whole_for_every_way_of_drawing_them(way: Callable[[Any], None]) -> None:
     text = read(drawn(way)).text
     assert all(line in text for line in LINES)
 
@@ -99,7 +99,7 @@ def test_a_word_that_was_hyphenated_is_joined_and_one_with_a_hyphen_is_not() -> 
     assert "\x02" not in text
 
 
-def test_a_heading_of_two_lines_is_one_and_large_paragraphs_are_none() -> None:
+def test_two_heading_lines_are_one_heading_and_large_paragraphs_are_prose() -> None:
     def draw(canvas: Any) -> None:
         canvas.setFont("Helvetica-Bold", 20)
         canvas.drawString(72, 780, "The benefits of the")
@@ -115,7 +115,7 @@ def test_a_heading_of_two_lines_is_one_and_large_paragraphs_are_none() -> None:
     assert [line for line in text.splitlines() if line.startswith("#")] == ["## The benefits of the silver plan"]
 
 
-def test_an_amount_in_bold_is_no_heading() -> None:
+def test_an_amount_in_bold_is_not_a_heading() -> None:
     def draw(canvas: Any) -> None:
         for row in range(20):
             canvas.drawString(72, 700 - 14 * row, f"This is line {row} of the text.")
@@ -127,7 +127,7 @@ def test_an_amount_in_bold_is_no_heading() -> None:
     assert "#" not in read(drawn(draw)).text
 
 
-def test_line_numbers_are_no_text() -> None:
+def test_line_numbers_are_removed() -> None:
     def draw(canvas: Any) -> None:
         for row in range(20):
             canvas.drawString(100, 700 - 20 * row, f"The sentence of line {row} stands here.")
@@ -139,7 +139,7 @@ def test_line_numbers_are_no_text() -> None:
     assert sum("The sentence of line" in line for line in lines) == 20
 
 
-def test_a_page_that_has_nothing_but_what_repeats_keeps_it() -> None:
+def test_a_page_with_only_repeated_lines_keeps_them() -> None:
     def draw(canvas: Any) -> None:
         canvas.drawString(72, 810, "Silver plan 2026")
 
@@ -176,7 +176,7 @@ def test_columns_of_text_are_read_one_after_the_other() -> None:
     assert text.index("left column, line number 9") < text.index("right column, line number 0")
 
 
-def test_form_fields_stand_on_their_page() -> None:
+def test_form_fields_are_read_with_their_page() -> None:
     def draw(canvas: Any) -> None:
         page = canvas.getPageNumber()
         canvas.drawString(72, 700, f"Form, page {page}")
@@ -188,7 +188,7 @@ def test_form_fields_stand_on_their_page() -> None:
     assert "member2: Number 222" in second
 
 
-def test_a_page_of_form_fields_alone_is_no_image() -> None:
+def test_a_page_with_only_form_fields_is_not_reported_as_an_image() -> None:
     made = read(drawn(lambda canvas: canvas.acroForm.textfield(name="member", value="Ann", x=72, y=650, width=200)))
     assert (made.text, made.warnings) == ("member: Ann\f", ())
 
@@ -222,7 +222,7 @@ def in_unicode(*lines: str, name: str = "DejaVuSans.ttf") -> bytes:
 
 
 def own(data: bytes) -> str:
-    """What pdfium itself makes of a file."""
+    """Return the text that pdfium itself extracts from a file."""
     import pypdfium2
 
     return str(pypdfium2.PdfDocument(data)[0].get_textpage().get_text_range())
@@ -282,7 +282,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_what_pdfium_refuses_the_second_reader_may_read(damage: str) -> None:
+def test_the_second_reader_may_read_a_file_that_pdfium_refuses(damage: str) -> None:
     made = read(DAMAGE[damage](plain()))
     assert [f"plan {number} is $1,500" in page for number, page in enumerate(made.text.split("\f"))] == [True] * 3
     assert "it is damaged" in made.warnings[0]
@@ -295,14 +295,14 @@ def test_a_page_that_fails_its_check_is_read_again(monkeypatch: pytest.MonkeyPat
     assert made.warnings == ()
 
 
-def test_where_both_readers_fail_the_report_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_warns_if_both_readers_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ragcore.ingest.readers.pdf.text_of", lambda page, *_: "/g18/g152/g135 " * 20)
     monkeypatch.setattr("ragcore.ingest.readers.pdf.read_again", lambda data, pages: {})
     assert read(plain()).warnings == ("names of glyphs instead of letters (page 1, 2, 3)",)
 
 
 @pytest.mark.parametrize("data", [b"", b"%PDF-1.7", b"%PDF-1.7\n" + b"\0" * 10_000, b"no pdf at all"])
-def test_what_no_reader_reads_is_refused(data: bytes) -> None:
+def test_a_file_that_no_reader_can_read_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidInput, match="it is broken, or not a PDF"):
         read(data)
 
@@ -325,7 +325,7 @@ SENTENCE = "The deductible is $1,500 a year, and a visit to a specialist costs $
         (" \n ", EMPTY),
     ],
 )
-def test_what_is_not_plausible(text: str, kind: str) -> None:
+def test_implausible_text_raises_a_doubt(text: str, kind: str) -> None:
     assert doubt(text) == kind
 
 
@@ -348,7 +348,7 @@ def test_plausible_text_raises_no_doubt(text: str) -> None:
     assert doubt(text) == ""
 
 
-def test_an_empty_cell_moves_no_figure_to_another_column() -> None:
+def test_an_empty_cell_does_not_move_numbers_to_another_column() -> None:
     rows = [
         ["Benefit", "Gold", "Silver", "Bronze"],
         ["Dental", "500", "", "100"],
@@ -367,7 +367,7 @@ def test_an_empty_cell_moves_no_figure_to_another_column() -> None:
     ]  # fmt: skip
 
 
-def test_lines_at_the_edge_that_tell_pages_apart_are_kept() -> None:
+def test_lines_at_the_edge_that_differ_between_pages_are_kept() -> None:
     def draw(canvas: Any) -> None:
         page = canvas.getPageNumber()
         canvas.drawString(60, 815, "Acme Health Plan")
@@ -385,7 +385,7 @@ def test_lines_at_the_edge_that_tell_pages_apart_are_kept() -> None:
     assert "of 6" not in text
 
 
-def test_a_column_of_numbers_that_follow_each_other_is_kept() -> None:
+def test_a_column_of_consecutive_numbers_is_kept() -> None:
     def draw(canvas: Any) -> None:
         canvas.drawString(60, 750, "Premium by age")
         for row in range(12):
@@ -405,7 +405,7 @@ def test_a_hyphen_of_a_compound_stays() -> None:
     assert read(drawn(draw)).text.strip("\f") == "In the plan-year you get long-term care and rehabilitation."
 
 
-def test_a_footnotes_mark_is_no_digit_of_the_figure_before_it() -> None:
+def test_a_footnote_mark_is_separated_from_the_number_before_it() -> None:
     def draw(canvas: Any) -> None:
         text = canvas.beginText(72, 700)
         text.textOut("The deductible is $500")

@@ -1,4 +1,4 @@
-"""Files are read in processes of their own: whatever one file does harms no other."""
+"""Files are read in separate processes, so that one file can't harm another."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def no_process_is_left(anyio_backend: str) -> AsyncIterator[None]:
     with anyio.fail_after(5):
         while [one for one in psutil.Process().children() if "ragcore.ingest.worker" in " ".join(one.cmdline() or [])]:
             await anyio.sleep(0.02)
-    gc.collect()  # a pipe that nobody closed is an error of this test, not of whichever comes next
+    gc.collect()  # an unclosed pipe must fail this test, and not the next one
 
 
 async def everything(*paths: Path, **options: Any) -> dict[str, Document | Unreadable]:
@@ -37,7 +37,7 @@ async def everything(*paths: Path, **options: Any) -> dict[str, Document | Unrea
 
 
 def poisoned(folder: Path) -> list[str]:
-    """Files that harm a reader, each in another way."""
+    """Write files that harm a reader, each in a different way, and return their names."""
     files: dict[str, bytes] = {
         "deep.json": b"[" * 100_000,
         "deep.xml": b"<a>" * 100_000,
@@ -59,7 +59,7 @@ def poisoned(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-async def test_of_many_files_the_poisoned_ones_are_named_and_the_others_go_in(tmp_path: Path) -> None:
+async def test_poisoned_files_are_reported_and_the_others_are_read(tmp_path: Path) -> None:
     names = poisoned(tmp_path)
     for number in range(60):
         (tmp_path / f"good {number:02}.md").write_text(f"# Plan {number}\n\nA visit costs ${number}.")
@@ -75,10 +75,10 @@ async def test_of_many_files_the_poisoned_ones_are_named_and_the_others_go_in(tm
 
 @pytest.mark.parametrize("how", ["hangs", "crashes", "takes all memory"])
 @pytest.mark.slow
-async def test_a_reader_that_goes_wrong_loses_one_file(
+async def test_a_reader_that_fails_loses_only_one_file(
     tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker's own module is replaced by one whose reader goes wrong on a word."""
+    """The worker's module is replaced by one whose reader fails on a certain word."""
     folder = tmp_path / "changed"
     (folder / "ragcore_broken").mkdir(parents=True)
     (folder / "sitecustomize.py").write_text(
@@ -112,7 +112,7 @@ async def test_a_reader_that_goes_wrong_loses_one_file(
 
 
 @pytest.mark.slow
-async def test_leaving_early_leaves_nothing(tmp_path: Path) -> None:
+async def test_leaving_early_ends_all_workers(tmp_path: Path) -> None:
     for number in range(20):
         (tmp_path / f"{number:02}.txt").write_text("text")
     documents = read(tmp_path)
@@ -121,14 +121,14 @@ async def test_leaving_early_leaves_nothing(tmp_path: Path) -> None:
 
 
 def large(path: Path) -> None:
-    """A small file with documents for many seconds."""
+    """Write a small file whose documents take many seconds to read."""
     packed = zlib.compressobj(wbits=31)
     line = json.dumps({"id": "x", "text": "word " * 1_000}).encode() + b"\n"
     path.write_bytes(b"".join(packed.compress(line * 100) for _ in range(200)) + packed.flush())
 
 
 @pytest.mark.slow
-async def test_cancelled_it_is_back_within_a_second(tmp_path: Path) -> None:
+async def test_a_cancelled_read_returns_within_a_second(tmp_path: Path) -> None:
     large(tmp_path / "many.jsonl.gz")
     for number in range(5):
         (tmp_path / f"{number}.txt").write_text("text " * 100_000)
@@ -142,7 +142,7 @@ async def test_cancelled_it_is_back_within_a_second(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.slow
-async def test_cancelled_by_asyncio_it_is_back_as_well(tmp_path: Path) -> None:
+async def test_a_read_cancelled_by_asyncio_returns_as_well(tmp_path: Path) -> None:
     large(tmp_path / "many.jsonl.gz")
     began = anyio.current_time()
     with pytest.raises(TimeoutError):
@@ -151,7 +151,7 @@ async def test_cancelled_by_asyncio_it_is_back_as_well(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_threads_do_it_where_processes_are_not_allowed(
+async def test_threads_read_if_processes_are_not_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def forbidden(*_: object, **__: object) -> None:
@@ -170,7 +170,7 @@ async def test_threads_do_it_where_processes_are_not_allowed(
     assert isinstance((await everything(tmp_path, processes=0))["good.md"], Document)
 
 
-async def test_a_reader_of_ones_own_runs_here_and_may_go_wrong(tmp_path: Path) -> None:
+async def test_a_users_reader_runs_in_this_process_and_may_fail(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"picture of a cat")
     (tmp_path / "b.png").write_bytes(b"broken")
     (tmp_path / "c.md").write_text("text")
@@ -192,12 +192,12 @@ async def test_a_reader_of_ones_own_runs_here_and_may_go_wrong(tmp_path: Path) -
 @pytest.mark.parametrize(
     "wrong", [{"read_timeout": 0}, {"read_timeout": float("inf")}, {"processes": -1}, {"processes": 1.5}]
 )
-async def test_options_that_make_no_sense(tmp_path: Path, wrong: dict[str, Any]) -> None:
+async def test_invalid_options_are_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
         read(tmp_path, **wrong)
 
 
-async def test_unknown_types_are_left_out_or_named(tmp_path: Path) -> None:
+async def test_unknown_types_are_left_out_or_reported(tmp_path: Path) -> None:
     (tmp_path / "a.md").write_text("text")
     (tmp_path / "b.exe").write_bytes(b"x")
     assert list(await everything(tmp_path / "a.md", tmp_path / "b.exe")) == ["a.md"]
@@ -207,7 +207,7 @@ async def test_unknown_types_are_left_out_or_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_links_are_followed_if_one_says_so(tmp_path: Path) -> None:
+async def test_links_are_followed_only_on_request(tmp_path: Path) -> None:
     outside, folder = tmp_path / "outside", tmp_path / "folder"
     outside.mkdir()
     folder.mkdir()
@@ -226,7 +226,7 @@ async def test_links_are_followed_if_one_says_so(tmp_path: Path) -> None:
     assert [id for id, one in followed.items() if isinstance(one, Document)] == ["inside.md", "link/a.md", "same.md"]
 
 
-def test_what_a_line_may_be(tmp_path: Path) -> None:
+def test_invalid_lines_are_refused_and_the_others_are_read(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(
         b'{"id": "a", "text": "t"}\n'

@@ -1,4 +1,4 @@
-"""Each format, made by independent writers and by hand."""
+"""Each format, written by independent programs and by hand."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROWS = [
     ("Urgent care", "$75", "none"),
     ("Ambulance", "$250", "none"),
 ]
-# What every format must keep: each row's cells together, in its line.
+# Every format must keep the cells of a row together, in one line.
 TABLE_LINES = [("Specialist", "$35", "20 visits"), ("Urgent care", "$75"), ("Ambulance", "$250")]
 
 
@@ -173,7 +173,7 @@ def test_a_tables_rows_stay_together(maker: str) -> None:
 
 
 @pytest.mark.parametrize("maker", ["python-docx", "fpdf2", "reportlab"])
-def test_headings_titles_and_text(maker: str) -> None:
+def test_headings_titles_and_text_are_read(maker: str) -> None:
     name, make = MADE[maker]
     made = parsed(name, make())
     assert made.title == "Silver plan"
@@ -182,7 +182,7 @@ def test_headings_titles_and_text(maker: str) -> None:
     assert "## $" not in made.text
 
 
-def test_slides_mail_and_rich_text() -> None:
+def test_slides_mail_and_rich_text_are_read() -> None:
     assert "An efficient office visit costs $40." in parsed("a.pptx", pptx()).text
     mail = b"From: a@example.org\r\nSubject: Your plan\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nA visit costs $40.\r\n"
     assert "A visit costs $40." in parsed("a.eml", mail).text
@@ -245,11 +245,11 @@ HTML = [
 
 
 @pytest.mark.parametrize(("html", "markdown"), HTML)
-def test_html_by_the_standard(html: str, markdown: str) -> None:
+def test_html_is_read_by_the_standard(html: str, markdown: str) -> None:
     assert html_to_markdown(html)[0] == markdown
 
 
-def test_html_nested_deeply_and_in_any_encoding() -> None:
+def test_deeply_nested_html_in_any_encoding_is_read() -> None:
     deep = "<div>" * 5_000 + "deep" + "</div>" * 5_000
     assert html_to_markdown(deep)[0] == "deep\n"
     assert parsed("a.html", "<meta charset=iso-8859-1><p>café – €".encode("cp1252")).text == "café – €\n"
@@ -329,7 +329,7 @@ def test_the_main_content_of_a_page_is_read_and_all_of_it_on_demand() -> None:
     assert "secret tracking" not in whole
 
 
-def test_a_page_of_links_is_read_rather_than_nothing() -> None:
+def test_a_page_of_links_is_read() -> None:
     links = "".join(f'<li><a href="/form{n}">Claim form number {n}</a>' for n in range(30))
     text, _, _ = html_to_markdown(f"<body><div class=list><ul>{links}</ul></div>")
     assert "Claim form number 29" in text
@@ -345,7 +345,7 @@ def test_content_in_an_element_with_a_misleading_name_is_read() -> None:
         assert "$1,500" in html_to_markdown(f'<body><div class="{name}">{text}</div>')[0], name
 
 
-def test_links_and_images_of_office_files_are_their_text_alone() -> None:
+def test_links_and_images_of_office_files_become_their_text() -> None:
     import docx as writer
     from docx.opc.constants import RELATIONSHIP_TYPE
     from docx.oxml import OxmlElement
@@ -371,12 +371,12 @@ def test_links_and_images_of_office_files_are_their_text_alone() -> None:
     assert "example.org" not in found.text
 
 
-def test_a_page_within_a_feed_is_its_text() -> None:
+def test_html_within_a_feed_becomes_text() -> None:
     feed = "<rss><item><title>News</title><description>&lt;p&gt;Copays &lt;b&gt;fall&lt;/b&gt; if 3 &lt; 4.&lt;/p&gt;</description></item></rss>"
     assert parsed("a.xml", feed.encode()).text.splitlines() == ["News", "description: Copays fall if 3 < 4."]
 
 
-def test_a_file_without_a_title_is_called_what_it_begins_with() -> None:
+def test_a_file_without_a_title_gets_its_first_heading() -> None:
     from fpdf import FPDF
 
     made = FPDF()
@@ -488,14 +488,14 @@ def signs_epub() -> bytes:
         ("a.txt", SIGNS.encode),
     ],
 )
-def test_no_sign_is_lost(name: str, make: Callable[[], bytes]) -> None:
+def test_no_character_is_lost(name: str, make: Callable[[], bytes]) -> None:
     text = parsed(name, make()).text
     assert "AT&T <65 & >66" in text
     assert "'a' é €" in text
 
 
 def word(xml: str, **parts: str) -> str:
-    """The text of a .docx with this in a paragraph."""
+    """Return the text of a .docx with this content in a paragraph."""
     namespaces = (
         'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main" xmlns:v="urn:schemas-microsoft-com:vml" '
         'xmlns:mc="http://schemas.openxmlformats.org/markup-compatibility/2006"'
@@ -543,11 +543,11 @@ BOX = f"<w:txbxContent>{run(t('In the box.'))}</w:txbxContent>"
         (run(t("A"), f"<w:pict>{BOX}</w:pict>", f"<w:pict>{BOX}</w:pict>") + run(t("B")), "A\n\nIn the box.\n\nIn the box.\n\nB"),
     ],
 )  # fmt: skip
-def test_nothing_of_a_word_file_is_glued_or_lost(xml: str, text: str) -> None:
+def test_text_of_a_word_file_is_neither_joined_nor_lost(xml: str, text: str) -> None:
     assert word(xml) == text
 
 
-def test_a_line_break_of_a_word_file_separates() -> None:
+def test_a_line_break_of_a_word_file_separates_words() -> None:
     assert word(run(t("Deductible 1500"), "<w:cr/>", t("2000"))).split() == ["Deductible", "1500", "2000"]
 
 
@@ -558,7 +558,7 @@ def test_headers_and_footers_of_a_word_file_are_read_once() -> None:
     assert text == "Body.\n\nPolicy no. 4711"
 
 
-def test_a_mail_of_html_keeps_its_rows_and_says_what_is_attached() -> None:
+def test_an_html_mail_keeps_its_rows_and_lists_its_attachments() -> None:
     from email.message import EmailMessage
 
     message = EmailMessage()
@@ -580,7 +580,7 @@ def test_a_mail_of_html_keeps_its_rows_and_says_what_is_attached() -> None:
         "| Specialist | $35 |",
     ):
         assert piece in made.text
-    assert made.warnings == ("the attachment 'tool.exe' was not read: its type is not read",)
+    assert made.warnings == ("the attachment 'tool.exe' was not read: there is no reader for its type",)
 
 
 def test_a_plain_mail_keeps_its_lines() -> None:
@@ -627,11 +627,11 @@ def test_a_book_whose_manifest_encodes_its_names_is_whole() -> None:
         ('<main><h3>Deductible</h3><div hidden="until-found"><p>$500 a year.</div></main>', "### Deductible\n\n$500 a year.\n"),
     ],
 )  # fmt: skip
-def test_html_keeps_what_a_figure_means(html: str, markdown: str) -> None:
+def test_html_keeps_the_meaning_of_numbers(html: str, markdown: str) -> None:
     assert html_to_markdown(html)[0] == markdown
 
 
-def test_names_of_classes_throw_no_content_away() -> None:
+def test_class_names_do_not_remove_content() -> None:
     text = (
         "<p>"
         + "The plan pays for cleanings twice a year and for fillings after the deductible is met by the member. " * 4
@@ -649,7 +649,7 @@ def test_names_of_classes_throw_no_content_away() -> None:
     assert "Menu" not in markdown
 
 
-def test_quotes_that_are_doubled_late_shift_no_column() -> None:
+def test_late_doubled_quotes_do_not_shift_columns() -> None:
     rows = ["id,name,price", *(f'{n},"Plan {n}, basic",{n}' for n in range(1_500)), '9001,"Plan ""Gold"", family",500']
     text = parsed("a.csv", "\n".join(rows).encode()).text
     assert text.splitlines()[-1] == '| 9001 | Plan "Gold", family | 500 |'
@@ -663,11 +663,11 @@ def test_quotes_that_are_doubled_late_shift_no_column() -> None:
         ("a.csv", "sep=;\r\na;b\r\n1;2\r\n", ["| a | b |", "| 1 | 2 |"]),
     ],
 )
-def test_other_kinds_of_separated_values(name: str, data: str, lines: list[str]) -> None:
+def test_other_kinds_of_separated_values_are_read(name: str, data: str, lines: list[str]) -> None:
     assert [line for line in parsed(name, data.encode()).text.splitlines() if "---" not in line] == lines
 
 
-def test_a_wide_table_has_its_names_in_each_row_and_a_ragged_one_does_not_grow() -> None:
+def test_each_row_of_a_wide_table_has_its_column_names_and_a_ragged_table_does_not_grow() -> None:
     header = ["State", *(f"Premium of an adult of {age} years" for age in range(20, 60, 2))]
     text = parsed("a.csv", "\n".join(",".join(row) for row in (header, ["NY", *map(str, range(20))])).encode()).text
     assert text.startswith("State: NY; Premium of an adult of 20 years: 0; ")
@@ -685,12 +685,12 @@ def test_json_keeps_records_apart_and_numbers_as_they_are_written() -> None:
     ]  # fmt: skip
 
 
-def test_xml_has_names_and_attributes() -> None:
+def test_xml_keeps_names_and_attributes() -> None:
     text = parsed("a.xml", b'<plans><plan name="Gold" price="500">text<age>20</age></plan></plans>').text
     assert text.splitlines() == ["plan name: Gold", "plan price: 500", "plan: text", "age: 20"]
 
 
-def test_a_bad_byte_in_utf_8_costs_one_character() -> None:
+def test_a_bad_byte_in_utf_8_loses_one_character() -> None:
     made = parsed("a.txt", "Prämie für Köln: 5 €. ".encode() * 30 + b"\xff")
     assert made.text.startswith("Prämie für Köln: 5 €.")
     assert "utf-8, with some bytes that are not" in made.warnings[0]

@@ -1,4 +1,4 @@
-"""Files."""
+"""Reading files and folders."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def test_each_format_is_read(tmp_path: Path) -> None:
     assert documents["e1"].metadata == {"year": 2024}
 
 
-async def test_lines_say_when_they_expire(tmp_path: Path) -> None:
+async def test_lines_may_have_expires_at(tmp_path: Path) -> None:
     lines: list[dict[str, object]] = [
         {"id": "a", "text": "t", "expires_at": "2030-01-31T12:00:00+01:00"},
         {"id": "b", "text": "t", "expires_at": None, "metadata": {"expires_at": "in the document's own words"}},
@@ -89,7 +89,7 @@ async def test_lines_say_when_they_expire(tmp_path: Path) -> None:
     assert all("expires_at" in reason for reason in reasons)
 
 
-async def test_what_is_broken_is_named_and_the_rest_is_read(tmp_path: Path) -> None:
+async def test_broken_files_are_reported_and_the_others_are_read(tmp_path: Path) -> None:
     (tmp_path / "binary.txt").write_bytes(b"\x89PNG\0\0")
     (tmp_path / "latin.txt").write_bytes("déjà vu".encode("latin-1"))
     (tmp_path / "empty.md").write_text(" \n")
@@ -112,13 +112,13 @@ async def test_what_is_broken_is_named_and_the_rest_is_read(tmp_path: Path) -> N
     assert "no text" in reasons["empty.md"]
     assert "broken" in reasons["broken.pdf"]
     assert "encrypted" in reasons["locked.pdf"]
-    assert "images only" in reasons["images.pdf"]
+    assert "only images" in reasons["images.pdf"]
     assert {"lines.jsonl:2", "lines.jsonl:3", "lines.jsonl:4"} <= set(reasons)
     assert "nul" in found
-    assert "can't be read on" in reasons["cut.jsonl.gz"]
+    assert "reading stopped after line" in reasons["cut.jsonl.gz"]
 
 
-async def test_paths_that_hold_nothing_are_invalid(tmp_path: Path) -> None:
+async def test_paths_without_readable_files_are_invalid(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing"):
         with pytest.raises(InvalidInput, match=str(path.name)):
             await everything(path)
@@ -127,7 +127,7 @@ async def test_paths_that_hold_nothing_are_invalid(tmp_path: Path) -> None:
         await everything(tmp_path / "x.exe")
 
 
-async def test_a_folder_says_what_it_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_files_left_out_of_a_folder_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "a.md").write_text("a")
     (tmp_path / "x.exe").write_text("x")
     await everything(tmp_path)
@@ -135,14 +135,14 @@ async def test_a_folder_says_what_it_left_out(tmp_path: Path, caplog: pytest.Log
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-async def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+async def test_a_file_without_read_permission_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.md").write_text("a")
     (tmp_path / "a.md").chmod(0)
     found = await everything(tmp_path / "a.md")
     assert isinstance(found["a.md"], Unreadable)
 
 
-async def test_what_no_database_stores_is_replaced(tmp_path: Path) -> None:
+async def test_characters_that_databases_refuse_are_replaced(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b'{"text": "one\\u0000two \\ud800 three"}')
     (tmp_path / "b.jsonl").write_bytes(b'{"id": "b", "text": "one\\u0000two \\udc00 three"}')
     (tmp_path / "c.txt").write_bytes(

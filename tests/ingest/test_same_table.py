@@ -1,4 +1,4 @@
-"""The same benefits table in each format: the right figure, with the right page, sheet or heading in its citation."""
+"""The same table of benefits in each format: answers have the right number, and cite the right page, sheet or heading."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 HEADER = ("Service", "You pay", "Limit")
-# Two tables that differ in their figures, so that the place of a row counts.
+# Two tables with different numbers, so that an answer must come from the right table.
 TABLES = {
     f"{metal} plan": [
         HEADER,
@@ -122,7 +122,7 @@ async def embedder(anyio_backend: str) -> AsyncIterator[LocalEmbedder]:
 
 
 async def ask(embedder: LocalEmbedder, folder: Path, question: str) -> tuple[str, dict[str, Any]]:
-    """The answer, and the metadata of the passage that it cites."""
+    """Return the answer, and the metadata of the passage that it cites."""
     async with MemoryStore() as store:
         report = await Ingestor(embedder=embedder, store=store).add(read(folder), tenant="m")
         assert report.failed == ()
@@ -135,7 +135,7 @@ async def ask(embedder: LocalEmbedder, folder: Path, question: str) -> tuple[str
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.slow
-async def test_the_figure_and_its_place_are_right(embedder: LocalEmbedder, tmp_path: Path, format: str) -> None:
+async def test_the_answer_has_the_right_number_and_place(embedder: LocalEmbedder, tmp_path: Path, format: str) -> None:
     name, make, key = FORMATS[format]
     (tmp_path / name).write_bytes(make())
     text, metadata = await ask(embedder, tmp_path, "What do I pay for a hearing aid with the Silver plan?")
@@ -144,7 +144,7 @@ async def test_the_figure_and_its_place_are_right(embedder: LocalEmbedder, tmp_p
     assert metadata[key] == (2 if key == "page" else "Silver plan")
 
 
-async def test_a_csv_of_each_plan(embedder: LocalEmbedder, tmp_path: Path) -> None:
+async def test_a_csv_of_each_plan_is_answered_right(embedder: LocalEmbedder, tmp_path: Path) -> None:
     for plan, rows in TABLES.items():
         (tmp_path / f"{plan}.csv").write_text("\n".join(",".join(f'"{cell}"' for cell in row) for row in rows))
     text, _ = await ask(embedder, tmp_path, "What do I pay for a hearing aid with the Silver plan?")

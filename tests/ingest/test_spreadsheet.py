@@ -1,4 +1,4 @@
-"""Spreadsheets as people see them, by two writers and by hand."""
+"""Spreadsheets are read as people see them: files from two programs and files written by hand."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_numbers_are_as_they_are_shown(writer: str) -> None:
     assert [row[1] for row in table(data)[1:]] == [shown for _, _, shown in SHOWN]
 
 
-def test_times_dates_and_durations_of_openpyxl() -> None:
+def test_times_dates_and_durations_are_as_they_are_shown() -> None:
     import openpyxl
 
     made = openpyxl.Workbook()
@@ -84,7 +84,7 @@ def test_times_dates_and_durations_of_openpyxl() -> None:
     assert table(out.getvalue()) == [["08:30", "2026-05-03", "2026-05-03 17:45", "36:00"]]
 
 
-def test_merged_cells_stand_in_each_of_their_rows_and_hidden_parts_are_left_out() -> None:
+def test_merged_cells_are_repeated_in_each_row_and_hidden_parts_are_left_out() -> None:
     import openpyxl
 
     made = openpyxl.Workbook()
@@ -122,11 +122,11 @@ def test_formulas_have_their_last_value_or_are_counted() -> None:
     out = io.BytesIO()
     made.save(out)
     assert read_xlsx(out.getvalue()).warnings == (
-        "1 formulas have no value: open and save it in a spreadsheet program",
+        "1 formulas have no value: open the file in a spreadsheet program and save it",
     )
 
 
-def test_rich_text_and_cells_far_away() -> None:
+def test_rich_text_is_read_and_cells_far_away_are_left_out() -> None:
     import xlsxwriter
 
     out = io.BytesIO()
@@ -143,6 +143,6 @@ def test_rich_text_and_cells_far_away() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"\xd0\xcf\x11\xe0" + b"\0" * 600, b"no zip"])
-def test_what_is_no_spreadsheet(data: bytes) -> None:
+def test_invalid_spreadsheets_are_refused(data: bytes) -> None:
     with pytest.raises(InvalidInput):
         read_xlsx(data)

@@ -100,7 +100,7 @@ def test_a_broken_file_is_named_and_the_exit_code_says_so(data: str, tmp_path: P
     empty = tmp_path / "empty"
     empty.mkdir()
     done = ragcore(data, "ingest", str(empty), "-t", "x")
-    assert (done.returncode, "nothing to read" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+    assert (done.returncode, "no readable file" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
 
 
 def test_the_doctor_looks_at_each_part_and_says_what_is_wrong(data: str) -> None:

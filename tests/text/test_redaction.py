@@ -1,4 +1,4 @@
-"""What is taken out of texts: the patterns, and that nothing of it reaches a model or an embedder by any way."""
+"""Redaction: its patterns, and that redacted values never reach a model or an embedder."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ CANARIES = {
         ("00 49 30 1234567", "[PHONE]"),
     ],
 )
-def test_what_has_a_form_is_found(text: str, expected: str) -> None:
+def test_data_with_a_fixed_form_is_found(text: str, expected: str) -> None:
     assert Redaction()(text) == expected
 
 
@@ -86,11 +86,11 @@ def test_what_has_a_form_is_found(text: str, expected: str) -> None:
         "page 415 of 555, PLN-123-45-6789, @handle, a@b",
     ],
 )
-def test_what_only_looks_like_it_stays(text: str) -> None:
+def test_similar_data_stays(text: str) -> None:
     assert Redaction()(text) == text
 
 
-def test_only_the_kinds_that_are_asked_for() -> None:
+def test_only_the_given_kinds_are_redacted() -> None:
     text = ", ".join(CANARIES.values())
     for kind, canary in CANARIES.items():
         made = Redaction((kind,))(text)
@@ -98,7 +98,7 @@ def test_only_the_kinds_that_are_asked_for() -> None:
         assert all(other in made for name, other in CANARIES.items() if name != kind)
 
 
-def test_patterns_of_ones_own_come_first() -> None:
+def test_user_patterns_come_first() -> None:
     redact = Redaction(patterns={"member": r"MBR-\d{3}-\d{2}-\d{4}"})
     assert redact("MBR-123-45-6789 123-45-6789") == "[MEMBER] [SSN]"
 
@@ -115,12 +115,12 @@ def test_patterns_of_ones_own_come_first() -> None:
         lambda: Config.from_env({**ENV, "RAGCORE_REDACT": "email,passport"}),
     ],
 )
-def test_what_makes_no_sense_is_refused(make: Callable[[], object]) -> None:
+def test_invalid_redactions_are_refused(make: Callable[[], object]) -> None:
     with pytest.raises(ConfigurationError, match="redact"):
         make()
 
 
-def test_the_environment_sets_it() -> None:
+def test_the_environment_sets_the_redaction() -> None:
     assert Config.from_env(ENV).settings.redact is None
     for text, expected in [
         ("all", Redaction()),
@@ -141,7 +141,7 @@ def test_the_environment_sets_it() -> None:
         max_size=8,
     )
 )
-def test_what_is_taken_out_comes_back(parts: list[str]) -> None:
+def test_redacted_values_are_restored_in_the_answer(parts: list[str]) -> None:
     text = " ".join(parts)
     texts = Redacted(Redaction(reversible=True), [text])
     hidden = texts.redact(text)
@@ -161,7 +161,7 @@ def test_pieces_are_held_back_no_longer_than_needed(noise: str, data: st.DataObj
 
 
 class Recording:
-    """A generator that keeps what it was told, and says it again letter by letter."""
+    """A generator that records its prompts and streams their text letter by letter."""
 
     model = "recording"
 
@@ -230,7 +230,7 @@ def function(text: str) -> str:
 )
 @pytest.mark.parametrize("of_its_own", [True, False])
 @pytest.mark.parametrize("degrade", [True, False])
-async def test_nothing_of_it_leaves(
+async def test_no_private_data_reaches_a_model_or_an_embedder(
     redact: Any, of_its_own: bool, degrade: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -257,7 +257,7 @@ async def test_nothing_of_it_leaves(
         assert len(generator.prompts) == 2
     for canary in CANARIES.values():
         assert canary not in left
-    # The caller has everything: the store is the user's own.
+    # The caller gets the original values, because the store keeps the full texts.
     assert answer.retrieval.question == QUESTION
     assert answer.citations[0].passage.text == DOCUMENT.text
     assert "".join(deltas) == streamed.text == answer.text
@@ -266,7 +266,7 @@ async def test_nothing_of_it_leaves(
         assert (canary in answer.text) is reversible
 
 
-async def test_one_value_has_one_placeholder_and_a_documents_own_is_not_taken() -> None:
+async def test_a_value_has_one_placeholder_that_no_document_contains() -> None:
     async with client(Redaction(reversible=True)) as (rag, _, generator):
         await rag.add([replace(DOCUMENT, text=DOCUMENT.text + " [SSN 1] stays.")], tenant=TENANT)
         answer = await rag.ask(QUESTION, tenant=TENANT)
@@ -276,7 +276,7 @@ async def test_one_value_has_one_placeholder_and_a_documents_own_is_not_taken() 
     assert "[SSN 1] stays" in answer.text
 
 
-async def test_what_was_written_before_a_failure_is_restored() -> None:
+async def test_text_before_a_failure_is_restored() -> None:
     async with client(Redaction(reversible=True)) as (rag, _, generator):
         generator.error = ragcore.GenerationError("it broke", dependency="recording", stage="generate")
         generator.error.partial_text = "call [PHONE 1]"
@@ -290,7 +290,7 @@ def broken(text: str) -> str:
 
 
 @pytest.mark.parametrize("redact", [broken, lambda text: None], ids=["raises", "makes no text"])
-async def test_nothing_is_sent_if_it_fails_and_nothing_is_told(redact: Any) -> None:
+async def test_if_redaction_fails_nothing_is_sent_and_the_error_quotes_nothing(redact: Any) -> None:
     embedder, generator = FakeEmbedder(), Recording()
     rag = ragcore.RAG(
         retriever=Retriever(store=MemoryStore(), embedder=embedder),
@@ -328,7 +328,7 @@ async def test_a_function_that_hangs_does_not_hang_an_ingest() -> None:
 
 
 @pytest.mark.blocking_allowed
-async def test_texts_of_a_tenant_that_hang_hold_up_no_other_one() -> None:
+async def test_hung_redactions_of_a_tenant_do_not_block_other_tenants() -> None:
     go_on = threading.Event()
     async with client(lambda text: str(go_on.wait(20)) if "hang" in text else text) as (rag, _, _):
         await rag.add([DOCUMENT], tenant="honest")
@@ -347,7 +347,7 @@ async def _asked(rag: ragcore.RAG, question: str, *, timeout: float) -> None:
         await rag.ask(question, tenant=TENANT, timeout=timeout)
 
 
-async def test_nothing_that_a_generator_gets_is_left_whole() -> None:
+async def test_everything_that_a_generator_gets_is_redacted() -> None:
     email = CANARIES["email"]
     document = Document(
         f"doc {email}", "Questions about the plan.", metadata={"who": {email: [email, {"deep": email}]}, "n": 1}
@@ -367,7 +367,7 @@ async def test_nothing_that_a_generator_gets_is_left_whole() -> None:
 
 
 @pytest.mark.timeout(20)
-def test_many_values_beside_many_that_look_like_placeholders_take_no_cubic_time() -> None:
+def test_many_values_and_many_placeholders_stay_fast() -> None:
     marks = "".join(f"[PHONE {number}]" for number in range(1, 4_000))
     text = f"{marks} {' '.join(str(2125550100 + number) for number in range(4_000))}"
     texts = Redacted(Redaction(reversible=True), [text])
@@ -379,7 +379,7 @@ def test_many_values_beside_many_that_look_like_placeholders_take_no_cubic_time(
 
 @pytest.mark.blocking_allowed
 @pytest.mark.parametrize("at", ["question", "passage"])
-async def test_a_function_that_hangs_holds_up_its_own_call_alone(at: str) -> None:
+async def test_a_function_that_hangs_blocks_only_its_own_call(at: str) -> None:
     go_on = threading.Event()
 
     def redact(text: str) -> str:
@@ -415,7 +415,7 @@ def test_a_part_with_another_redaction_is_refused() -> None:
     ragcore.RAG(retriever=retriever, generator=Recording(), settings=Settings(redact=Redaction(("email",))))
 
 
-async def test_documents_are_embedded_anew_after_a_change() -> None:
+async def test_documents_are_embedded_again_after_a_change() -> None:
     embedder, store = FakeEmbedder(), MemoryStore()
     async with embedder, store:
         for redact, updated in [(None, 0), (Redaction(), 1), (Redaction(tuple(reversed(KINDS))), 0), (function, 1)]:

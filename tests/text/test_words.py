@@ -1,4 +1,4 @@
-"""Words, sentences, tokens, events."""
+"""Words, sentences, tokens and events."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ..conftest import shared
 @given(st.text(max_size=300))
 def test_sentences_are_ordered_pieces_without_space_around_and_lose_only_space(text: str) -> None:
     spans = list(sentences(text))
-    # A blank that carries a mark, such as a variation selector, is a sign.
+    # A blank that carries a mark, such as a variation selector, is not white space.
     assert all(a < b and after_blanks(text, a, b) == a and not text[b - 1].isspace() for a, b in spans)
     assert all(one[1] <= other[0] for one, other in zip(spans, spans[1:], strict=False))
     kept = {i for a, b in spans for i in range(a, b)}
     assert all(text[i].isspace() for i in range(len(text)) if i not in kept)
 
 
-def test_a_figure_is_never_cut() -> None:
+def test_a_number_is_never_cut() -> None:
     text = "Your deductible is $1,500.50 per year. See e.g. section 2.3 of the plan. Dr. Lee agrees."
     assert [text[a:b] for a, b in sentences(text)] == [
         "Your deductible is $1,500.50 per year.",
@@ -64,7 +64,9 @@ def test_the_ranks_load_in_a_daemon_thread() -> None:
     assert all(thread.daemon for thread in threading.enumerate() if thread.name == "ragcore-tokens")
 
 
-def test_listeners_hear_until_they_unsubscribe_and_their_errors_go_no_further(caplog: pytest.LogCaptureFixture) -> None:
+def test_listeners_get_events_until_they_unsubscribe_and_their_errors_are_contained(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     heard: list[str] = []
 
     def broken(event: events.Event) -> None:
@@ -87,6 +89,6 @@ def test_listeners_hear_until_they_unsubscribe_and_their_errors_go_no_further(ca
     "text", ["." * 200_000 + "a", "\n" * 200_000, "\n" + " " * 200_000, "!)" * 100_000, "a" * 200_000, "- " * 100_000]
 )
 def test_long_runs_take_linear_time(text: str) -> None:
-    """Quadratic, each of these would take minutes."""
+    """In quadratic time, each of these texts would take minutes."""
     assert len(list(sentences(text))) <= len(text)
     assert quote(text[:32_000], [Passage("c", "d", text[:20_000])]) is not None

@@ -1,1 +1,1 @@
-"""The demonstration: three members, their own documents, their own answers. `python -m ragcore.demo`."""
+"""The demo: each of three members has documents and gets answers from these documents only. Run `python -m ragcore.demo`."""

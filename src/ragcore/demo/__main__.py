@@ -1,4 +1,4 @@
-"""Ingest the sample documents, ask what members ask, check every answer, then ask many questions at once."""
+"""Ingests the sample documents, asks each member's questions, checks every answer, then asks many questions at once."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ragcore.types import Answer
 
 CONCURRENCY = (1, 2, 3, 5, 10, 50)
 TIMEOUT = 30.0
-# A call that is not back this long after its deadline hangs.
+# A call that has not returned this many seconds after its deadline counts as hung.
 HUNG = 5.0
 
 
 def main() -> None:
-    """Exit code 1 if any answer is wrong, late or missing."""
+    """Run the demo. Exit with code 1 if any answer is wrong, late or missing."""
     console = require("rich.console", extra="cli", purpose="the demo").Console(
         width=min(120, shutil.get_terminal_size((120, 24)).columns)
     )
@@ -122,7 +122,7 @@ async def _at_once(rag: RAG, count: int) -> tuple[list[str], list[float]]:
 
 
 def _is_right(question: Question, member: str, answer: Answer) -> bool:
-    """An answer counts if it holds the member's own fact, cites a passage, and nothing was degraded."""
+    """Whether an answer contains the member's own fact, cites a passage and was not degraded."""
     return answer.found and question.facts[member] in answer.text and bool(answer.citations) and not answer.degraded
 
 

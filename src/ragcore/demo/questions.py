@@ -1,4 +1,4 @@
-"""What members ask, and the fact that a right answer to each of them holds."""
+"""The members' questions, and for each member the fact that a right answer contains."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MEMBERS = ("amara", "bruno", "chen")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question, and by member the words that a right answer holds."""
+    """A question, and for each member the words that a right answer contains."""
 
     text: str
     facts: dict[str, str]

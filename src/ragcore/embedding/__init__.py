@@ -1,4 +1,4 @@
-"""Texts in, vectors out: OpenAI and compatible servers, a local model, or a function of your own."""
+"""Embedders, which turn texts into vectors: OpenAI and compatible servers, a local model, or your own function."""
 
 from __future__ import annotations
 

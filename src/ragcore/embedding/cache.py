@@ -1,6 +1,7 @@
-"""A cache of embedded questions: asking the same question again needs no request.
+"""A cache of embedded questions: the same question again needs no request.
 
-Source: LRU by the order of use, as in functools.lru_cache, with an age and a bound in bytes; equal texts in flight as in golang.org/x/sync/singleflight.
+Source: LRU by the order of use, as in functools.lru_cache, with an age and a limit in bytes. Equal texts at the same time share one request, as in
+golang.org/x/sync/singleflight.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ragcore.types import Kind
 __all__ = ["CachedEmbedder"]
 
 MEBI = 1024 * 1024
-# Estimated bytes of an entry besides its vector.
+# Estimated bytes of an entry in addition to its vector.
 OVERHEAD = 400
 
 
@@ -36,15 +37,15 @@ class CachedEmbedder(Part):
 
     `RAG.stats().caches["embedding"]` shows the hit rate. The cache stores no texts: its keys are digests of tenant, model, kind and text.
 
-    Invariant: `_bytes` is the sum of the entries' sizes, at most `max_bytes`; each entry's key stands with its tenant in `_tenants`, so that erasing a
-    tenant finds all of it. What comes back after an erasure began is not kept: its epoch is over.
+    Invariant: `_bytes` is the sum of the entries' sizes, at most `max_bytes`. `_tenants` holds the key of each entry under its tenant, so that erasing a tenant
+    finds all its entries. A vector that arrives after an erasure began belongs to an earlier epoch, and is not kept.
 
     Args:
         embedder: the embedder to wrap; started and closed with the cache.
         max_bytes: limit for all entries; the least recently used are dropped first. Default 32 MiB, about 5,000 vectors of 1,536 dimensions.
         ttl: seconds until an entry expires. Default one hour.
         shared: whether tenants share entries. Default False, because response times would reveal what other tenants asked.
-        kinds: the kinds of texts to keep. Default questions only: chunks are usually embedded once, and would displace questions.
+        kinds: the kinds of texts to keep. Default: questions only, because chunks are usually embedded once, and would displace questions.
 
     Raises:
         ConfigurationError: a limit is not positive.
@@ -86,17 +87,17 @@ class CachedEmbedder(Part):
 
     @property
     def model(self) -> str:
-        """The embedder's."""
+        """The embedder's model."""
         return self.embedder.model
 
     @property
     def dimension(self) -> int:
-        """The embedder's."""
+        """The embedder's dimension."""
         return self.embedder.dimension
 
     @property
     def max_tokens(self) -> int:
-        """The embedder's."""
+        """The embedder's limit for the length of a text, in tokens."""
         return self.embedder.max_tokens
 
     def count_tokens(self, text: str, /) -> int:
@@ -110,7 +111,7 @@ class CachedEmbedder(Part):
         return getattr(self.embedder, name)
 
     async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vector:
-        """(len(texts), dimension) float32 in the order of `texts`. See `Embedder.embed`."""
+        """Return a (len(texts), dimension) float32 array in the order of `texts`. See `Embedder.embed`."""
         self._check_open()
         if kind not in self.kinds or isinstance(texts, str):
             return await self._ask(texts, kind)
@@ -135,7 +136,7 @@ class CachedEmbedder(Part):
         return np.stack([found[key] for key in keys]) if keys else np.zeros((0, self.dimension), np.float32)
 
     def clear(self, *, tenant: str | None = None) -> int:
-        """Drop all entries, or those of one tenant; how many there were. Requests under way don't bring them back."""
+        """Drop all entries, or those of one tenant, and return their number. Results of requests that are still running are not kept."""
         self._epoch += 1
         keys = list(self._entries) if tenant is None else list(self._tenants.get(tenant, ()))
         for key in keys:

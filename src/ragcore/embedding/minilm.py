@@ -1,7 +1,7 @@
-"""A sentence-transformers BERT (all-MiniLM-L6-v2 and its kin) on onnxruntime, without torch.
+"""Runs a sentence-transformers BERT, such as all-MiniLM-L6-v2, on onnxruntime, without torch.
 
-The graph is a few kilobytes, made here; its weights stay where they are, as external data in the folder's `model.safetensors`, which
-onnxruntime maps into memory. Everything here blocks and is safe to call from several threads.
+This module builds the graph, which has a few kilobytes. The weights stay in the folder's `model.safetensors` as external data, and onnxruntime maps them into
+memory. All functions block, and are safe to call from several threads.
 
 Source: Devlin et al., "BERT" (2018); Reimers, Gurevych, "Sentence-BERT" (2019): mean pooling, then unit length.
 """
@@ -24,18 +24,18 @@ from ragcore.protocols import Vector
 
 __all__ = ["SentenceModel", "Settings", "read_settings"]
 
-OPSET = 23  # the first with Attention; onnxruntime has it from 1.23
+OPSET = 23  # the first version with Attention; onnxruntime supports it from 1.23 on
 IR_VERSION = 10
-# Padded tokens in one run: as good as any from 256 up, and small enough to stop soon.
+# Padded tokens in one run. Larger batches are no faster from 256 on, and a small batch can be stopped soon.
 BATCH_TOKENS = 512
-# Truncation comes after tokenising, and tokenising a megabyte takes half a second; no 256 tokens are longer than this.
+# Text is truncated only after tokenising, and tokenising a megabyte takes half a second. 256 tokens are never longer than this.
 MOST_CHARACTERS = 8_000
 PURPOSE = "the local embedder"
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a model folder says of its model."""
+    """The settings of a model, from its folder."""
 
     folder: Path
     hidden: int
@@ -46,10 +46,10 @@ class Settings:
 
 
 def read_settings(folder: Path) -> Settings:
-    """Read `config.json` and its neighbours.
+    """Read `config.json` and the other settings files.
 
     Raises:
-        ConfigurationError: no such folder, not a BERT, not mean pooling.
+        ConfigurationError: the folder does not exist, or the model is not a BERT with mean pooling.
     """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -63,7 +63,7 @@ def read_settings(folder: Path) -> Settings:
         or config.get("hidden_act") != "gelu"
     ):
         raise ConfigurationError(
-            f"{folder} holds another kind of model than a BERT with mean pooling, which is what the local embedder runs"
+            f"{folder} holds a model of another kind: the local embedder runs only BERT models with mean pooling"
         )
     for name in ("model.safetensors", "tokenizer.json"):
         if not (folder / name).is_file():
@@ -79,9 +79,9 @@ def read_settings(folder: Path) -> Settings:
 
 
 def _onnxruntime() -> Any:
-    """onnxruntime, silent: from 1.29 on it writes an id of the device and the process's path into the home folder and sends them off, by default.
+    """Return onnxruntime with telemetry off. By default, from 1.29 on, it writes a device id and the process's path into the home folder and sends them.
 
-    Its library reads the variable when it is loaded. Where somebody has imported it before, its own switch ends what has begun.
+    Its library reads the variables when it is loaded. If other code has imported it before, its own function stops the telemetry.
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     os.environ["ORT_TELEMETRY_DISABLED"] = "1"
@@ -93,7 +93,7 @@ def _onnxruntime() -> Any:
 
 
 class SentenceModel:
-    """A loaded model: `encode` makes vectors, `count_tokens` counts. Loading takes about 0.1 s and 100 MB, mostly shared with the file."""
+    """A loaded model: `encode` makes vectors. Loading takes about 0.1 s and 100 MB, most of which is the mapped file."""
 
     dimension: int
 
@@ -116,10 +116,10 @@ class SentenceModel:
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     def encode(self, texts: Sequence[str], *, stopped: Any = None) -> Vector:
-        """(len(texts), dimension) float32, unit length, in order.
+        """Return a (len(texts), dimension) float32 array of unit vectors, in the order of `texts`.
 
         Args:
-            stopped: a `threading.Event`; set, it ends the work between two batches (within about 0.1 s).
+            stopped: a `threading.Event`. When it is set, the work ends after the current batch (within about 0.1 s).
         """
         vectors = np.zeros((len(texts), self.dimension), np.float32)
         if not texts:
@@ -145,7 +145,7 @@ class SentenceModel:
 
 
 def load_counter(settings: Settings) -> Any:
-    """A tokenizer of its own for counting: truncation is a shared state, and counting must not be cut."""
+    """Return a separate tokenizer for counting: truncation is a setting of the tokenizer, and counting must not truncate."""
     tokenizer = require("tokenizers", extra="local", purpose=PURPOSE).Tokenizer.from_file(
         str(settings.folder / "tokenizer.json")
     )
@@ -156,7 +156,7 @@ def load_counter(settings: Settings) -> Any:
 
 
 def _batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Numbers of texts of like length, longest first, at most BATCH_TOKENS padded tokens together: little is wasted on padding."""
+    """Group the numbers of texts by similar length, longest first, at most BATCH_TOKENS padded tokens each, so that there is little padding."""
     batches: list[list[int]] = []
     width = 0
     for number in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
@@ -169,7 +169,7 @@ def _batches(lengths: Sequence[int]) -> list[list[int]]:
 
 
 class _Graph:
-    """The ONNX graph of a BERT encoder with mean pooling, written as the paper's formulas read."""
+    """The ONNX graph of a BERT encoder with mean pooling, built as in the paper's formulas."""
 
     def __init__(self, settings: Settings, weights: Path) -> None:
         self._onnx = require("onnx", extra="local", purpose=PURPOSE)
@@ -195,7 +195,7 @@ class _Graph:
         x = self._node("Add", self._node("Add", word, position), kind)
         x = self._node("Reshape", self._norm(x, "embeddings.LayerNorm"), "flat")
 
-        # Which positions may be looked at: [B, S] → [B, 1, S, S].
+        # The positions that attention may use: [B, S] → [B, 1, S, S].
         wide = self._node("Unsqueeze", mask, self._constant("axes", np.array([1, 2], np.int64)))
         square = self._node("Concat", self._node("Slice", shape, "zero", "one"), "one", length, length, axis=0)
         visible = self._node("Expand", wide, square)
@@ -214,7 +214,7 @@ class _Graph:
                 self._node("Add", x, self._linear(inner, f"{layer}.output.dense")), f"{layer}.output.LayerNorm"
             )
 
-        # Mean over the real tokens, to unit length: the division by their number cancels.
+        # Mean over the real tokens, scaled to unit length. The scaling makes the division by their number unnecessary.
         weight = self._node(
             "Unsqueeze",
             self._node("Cast", mask, to=onnx.TensorProto.FLOAT),
@@ -258,7 +258,7 @@ class _Graph:
         return name
 
     def _weight(self, name: str) -> str:
-        """A tensor that lies in the safetensors file."""
+        """Add a tensor whose data stays in the safetensors file, and return its name."""
         if name in self._initializers:
             return name
         entry = self._table.get(name) or self._table.get(f"bert.{name}")
@@ -280,7 +280,7 @@ class _Graph:
 
 
 def _read_table(weights: Path) -> tuple[dict[str, Any], int]:
-    """The table of a safetensors file, and where its data starts.
+    """Return the table of a safetensors file, and the position of its data.
 
     Source: https://huggingface.co/docs/safetensors: 8 bytes with the table's length, the table as JSON, the data.
     """
@@ -294,6 +294,6 @@ def _read_table(weights: Path) -> tuple[dict[str, Any], int]:
     end = 8 + length + max((entry["data_offsets"][1] for entry in table.values()), default=0)
     if weights.stat().st_size != end:
         raise ConfigurationError(
-            f"{weights} has {weights.stat().st_size:,} bytes and should have {end:,}: it is cut or damaged; install it again"
+            f"{weights} has {weights.stat().st_size:,} bytes and should have {end:,}: it is incomplete or damaged; install it again"
         )
     return table, 8 + length

@@ -1,4 +1,4 @@
-"""Embeddings of OpenAI, or of any server that speaks its protocol."""
+"""Embeddings from OpenAI, or from any server with the same protocol."""
 
 from __future__ import annotations
 
@@ -37,46 +37,46 @@ KNOWN_MODELS = {
 }
 SHORTENABLE = ("text-embedding-3-small", "text-embedding-3-large")
 MAX_TOKENS = 8192
-# OpenAI takes 2,048 texts and 300,000 tokens a request; estimates may be off, so half of that.
+# OpenAI accepts 2,048 texts and 300,000 tokens per request. Token counts may be estimates, so use half of these tokens.
 MOST_TEXTS = 256
 MOST_TOKENS = 150_000
 BLAMES_A_TEXT = (400, 413, 422)
 # If the server refuses this text too, it refuses every text.
 HARMLESS = "text"
 OWN = frozenset({"model", "input"})
-# Limits for the size of an answer: bytes besides the vectors, and bytes for each number as indented JSON.
+# Limits for the size of a response: bytes in addition to the vectors, and bytes for each number as indented JSON.
 BODY_BESIDES = 1024 * 1024
 BYTES_PER_NUMBER = 64
 
 
 class OpenAIEmbedder(Part):
-    """Embeds through an OpenAI-compatible `/embeddings`.
+    """Embeds through the `/embeddings` endpoint of OpenAI or a compatible server.
 
-    Single questions that come at once share a request; documents go in batches bounded by texts and tokens; a batch that is refused is
-    halved until the text at fault stands alone.
+    Questions at the same time share a request. Documents are sent in batches that are limited by texts and tokens. If the server refuses a batch, the batch is
+    halved until the refused text is alone.
 
     Args:
-        model: its name on the server.
-        dimension: of its vectors; None: as OpenAI documents it. Fewer than the model's own shortens text-embedding-3 vectors.
-        max_tokens: longest text; None: as documented, else 8,192.
-        base_url: None: as the SDK finds it (OPENAI_BASE_URL).
-        api_key: None: as the SDK finds it (OPENAI_API_KEY).
-        client: the user's own `AsyncOpenAI`, with its headers, proxy and certificates; never closed.
-        policy: None: 4 attempts of 5 s, 64 requests at once, a breaker.
-        query_prefix: text before each question, as some models expect it: "query: " for E5, "search_query: " for Nomic, an instruction for Qwen3.
-        document_prefix: text before each chunk: "passage: " for E5, "search_document: " for Nomic. A change makes all documents new.
-        encoding_format: "base64", "float", or None: not sent. A server that refuses base64 is asked for floats from then on.
-        dimensions: whether `dimension` is asked for in the request; None: only to shorten vectors of text-embedding-3.
-        parameters: sent with each request, such as {"user": "ragcore"}; what the server refuses by name is left out from then on.
-        extra_body: as `parameters`, but sent as they are, whatever the server says, such as {"truncate": "NONE"}.
-        extra_headers: sent with each request.
+        model: the model's name on the server.
+        dimension: number of dimensions of the vectors. None: as OpenAI documents it. A smaller number than the model's own shortens text-embedding-3 vectors.
+        max_tokens: length of the longest text in tokens. None: as OpenAI documents it; 8,192 for other models.
+        base_url: URL of the server. None: the SDK's default (OPENAI_BASE_URL).
+        api_key: key for the server. None: the SDK's default (OPENAI_API_KEY).
+        client: your own `AsyncOpenAI`, with its headers, proxy and certificates. It is never closed.
+        policy: rules for each request. None: 4 attempts of 5 s, 64 requests at once, a circuit breaker.
+        query_prefix: text before each question, if the model needs one: "query: " for E5, "search_query: " for Nomic, an instruction for Qwen3.
+        document_prefix: text before each chunk: "passage: " for E5, "search_document: " for Nomic. After a change, all documents are embedded again.
+        encoding_format: "base64" or "float"; None: not sent. If the server refuses base64, later requests ask for floats.
+        dimensions: whether to send `dimension` in the request. None: only to shorten vectors of text-embedding-3.
+        parameters: parameters for each request, such as {"user": "ragcore"}. If the server refuses a parameter by name, later requests omit it.
+        extra_body: like `parameters`, but always sent, even if the server refuses them, such as {"truncate": "NONE"}.
+        extra_headers: headers for each request.
 
     Raises:
-        ConfigurationError: an unknown model without a dimension, no key, or a parameter that is an argument of its own.
-        EmbeddingError: the server failed, or answered with something that is not these embeddings.
+        ConfigurationError: the model is unknown and has no `dimension`, there is no key, or a parameter has its own argument here.
+        EmbeddingError: the server failed, or its response does not contain the requested embeddings.
     """
 
-    # The coalescer sends equal questions once, so a cache need not.
+    # The coalescer sends equal questions once, so a cache need not join them.
     shares_equal_texts = True
 
     dimension: int
@@ -131,19 +131,19 @@ class OpenAIEmbedder(Part):
         self._coalescer = Coalescer(self._embed_questions, self._served)
 
     def count_tokens(self, text: str, /) -> int:
-        """Tokens of `text`, exact once tiktoken's ranks are loaded, estimated until then."""
+        """Return the number of tokens of `text`: exact once tiktoken's ranks are loaded, estimated until then."""
         return self._tokens.count(text)
 
     def wait_for_tokenizer(self, seconds: float) -> bool:
-        """Block until counts are exact or can't become so, at most `seconds`; return whether they are exact. Not for the event loop."""
+        """Block until tiktoken's ranks are loaded or failed to load, at most `seconds`; return whether counts are exact. Not for the event loop."""
         return self._tokens.wait(seconds)
 
     async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vector:
-        """(len(texts), dimension) float32 in the order of `texts`. See `Embedder.embed`."""
+        """Return a (len(texts), dimension) float32 array in the order of `texts`. See `Embedder.embed`."""
         owner = self._check_open()
         breaker = self.policy.breaker(self._key)
         if breaker is not None:
-            breaker.check()  # before waiting for a shared request, not only when it goes out
+            breaker.check()  # before the wait for a shared request, not only when it is sent
         prefix = self.query_prefix if kind == "query" else self.document_prefix
         if prefix:
             texts = [prefix + text for text in texts]
@@ -153,7 +153,7 @@ class OpenAIEmbedder(Part):
         return np.concatenate(parts) if parts else np.zeros((0, self.dimension), np.float32)
 
     def snapshot(self) -> Mapping[str, Any]:
-        """How many questions were asked and how many requests they took."""
+        """Return the number of questions and the number of requests for them."""
         return {"questions": self._coalescer.asked, "requests": self._coalescer.sent}
 
     async def _open(self) -> None:
@@ -230,7 +230,7 @@ class OpenAIEmbedder(Part):
             raise ours from error
 
     async def _ask(self, texts: Sequence[str]) -> Vector:
-        """Send one request, and again without a parameter that the server refuses."""
+        """Send a request. If the server refuses a parameter, send it again without that parameter."""
         for _ in range(MOST_CHANGES):
             spoken = self._dialect.said_as(self._parameters)
             body = {"model": self.model, "input": list(texts), **spoken, **self._extra_body}
@@ -249,7 +249,7 @@ class OpenAIEmbedder(Part):
                 raise Undecodable(str(error)) from error
             self._has_served = True
             return vectors
-        raise Undecodable("it refuses one parameter after the other")
+        raise Undecodable("it refused another parameter after each change: check the option parameters")
 
     async def _post(self, body: bytes, most: int) -> Mapping[str, Any]:
         response = await self._client.post("/embeddings", body, model=self.model)
@@ -275,7 +275,10 @@ class OpenAIEmbedder(Part):
 
 
 def _judge_of_several(error: Exception) -> Failure | None:
-    """Of texts of several flows: that it failed may be one's own affair, so they are asked for again apart; a pause is everybody's."""
+    """Judge the failure of a request for several flows.
+
+    One flow's text may be the cause, so the failure does not count and is not retried: the texts are sent again in halves. A pause is kept for all flows.
+    """
     failure = judge(error)
     if failure is None or not failure.counts:
         return failure
@@ -294,7 +297,7 @@ def _vectors(answer: Mapping[str, Any], count: int) -> list[Vector]:
     if not all(isinstance(index, int) for index in indices) or (count > 1 and set(indices) == {0}):
         return vectors
     if sorted(indices) != list(range(count)):
-        raise Undecodable("the embeddings' indices are not those of the texts")
+        raise Undecodable("the indices of the embeddings do not match the texts")
     return [vector for _, vector in sorted(zip(indices, vectors, strict=True), key=lambda pair: pair[0])]
 
 
@@ -304,4 +307,4 @@ def _vector(embedding: object) -> Vector:
             return np.frombuffer(base64.b64decode(embedding, validate=True), dtype="<f4").astype(np.float32)
         return np.asarray(embedding, dtype=np.float32)
     except (binascii.Error, TypeError, ValueError):
-        raise Undecodable("an embedding is neither numbers nor base64 of them") from None
+        raise Undecodable("an embedding is neither numbers nor base64") from None

@@ -1,4 +1,4 @@
-"""A blocking function of your own as an embedder."""
+"""Makes an embedder from your own blocking function."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def from_sync(
     threads: int = 1,
     policy: Policy | None = None,
 ) -> Embedder:
-    """Make an embedder of a blocking function.
+    """Make an embedder from a blocking function.
 
-    It runs on its own threads, never on the event loop and never in the default executor; a caller that is cancelled leaves it behind.
+    The function runs on its own threads, never on the event loop or in the default executor. If a caller is cancelled, it does not wait for the function.
 
     Args:
-        encode: a list of texts to (n, dimension) numbers; called from `threads` threads at once.
+        encode: takes a list of texts and returns (n, dimension) numbers. At most `threads` threads call it at once.
         model: as in `Embedder`.
         dimension: as in `Embedder`.
         max_tokens: as in `Embedder`.
-        encode_query: for questions, where the model tells them from documents.
-        count_tokens: None: estimated.
-        threads: calls at once.
-        policy: None: one attempt, 60 s for it.
+        encode_query: embeds questions, if the model treats them differently from documents. None: `encode`.
+        count_tokens: counts the tokens of a text. None: tokens are estimated.
+        threads: number of calls at once. Default 1.
+        policy: rules for each call. None: one attempt of at most 60 s.
     """
     return _SyncEmbedder(
         encode,
@@ -75,7 +75,7 @@ class _SyncEmbedder(Part):
         self._encode = {"document": encode, "query": encode_query}
         self._count_tokens = count_tokens
         self._threads = Threads(threads, name=model)
-        # All who ingest with this embedder take turns for its threads before their own time begins.
+        # All ingests with this embedder take turns for its threads, before their own time limit begins.
         self.document_turns = Bulkhead(threads, queue=MOST_TURNS, name="embedding documents")
 
     def count_tokens(self, text: str, /) -> int:

@@ -1,4 +1,4 @@
-"""What an embedder returned, checked: the right number, the right dimension, finite, not zero. No substitutes, ever."""
+"""Checks the vectors that an embedder returned: their number and dimension; each must be finite and not zero. Bad vectors are never replaced."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["check_vectors"]
 
 
 def check_vectors(vectors: Vectors | Sequence[Vector], /, *, count: int, dimension: int, model: str) -> Vector:
-    """The vectors as a (count, dimension) float32 array.
+    """Return the vectors as a (count, dimension) float32 array.
 
     Raises:
-        EmbeddingError: not numbers, a wrong shape, a vector that is not finite or zero.
+        EmbeddingError: the vectors are not numbers or have the wrong shape, or a vector is zero or not finite.
     """
     try:
         array = np.asarray(vectors, dtype=np.float32)
@@ -28,7 +28,7 @@ def check_vectors(vectors: Vectors | Sequence[Vector], /, *, count: int, dimensi
         return np.zeros((0, dimension), np.float32)
     if array.shape != (count, dimension):
         raise EmbeddingError(
-            f"{model} returned vectors of shape {array.shape} for {count} texts: ({count}, {dimension}) was expected; is its dimension really {dimension}?",
+            f"{model} returned vectors of shape {array.shape} for {count} texts, but ({count}, {dimension}) was expected: is its dimension {dimension}?",
             dependency=model,
             stage="embed",
         )

@@ -1,4 +1,4 @@
-"""Documents in: files read, texts cut into chunks, chunks embedded and stored."""
+"""Ingestion: reads files, cuts texts into chunks, embeds the chunks and stores them."""
 
 from __future__ import annotations
 

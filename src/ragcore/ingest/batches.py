@@ -1,4 +1,4 @@
-"""Documents in batches, which are embedded and written together."""
+"""Groups documents into batches, which are embedded and written together."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Documents: TypeAlias = Iterable[Document | Unreadable] | AsyncIterable[Document 
 
 
 async def batches(documents: Documents, run: Run) -> AsyncIterator[list[Document]]:
-    """Yield documents in batches of at most 64, and 150,000 characters but for a single longer one.
+    """Yield documents in batches of at most 64 documents and 150,000 characters. A longer document is a batch of its own.
 
     Args:
-        documents: a list or another iterable, or an async one; it is closed at the end.
-        run: is told of documents that can't go in.
+        documents: an iterable or async iterable; it is closed at the end.
+        run: records the documents that can't be added.
 
     Raises:
-        InvalidInput: `documents` is not like that, or holds something else.
+        InvalidInput: `documents` is not iterable, or contains an object of another type.
     """
     batch: list[Document] = []
     size = 0
@@ -39,7 +39,9 @@ async def batches(documents: Documents, run: Run) -> AsyncIterator[list[Document
                 run.fail(document)
                 continue
             if not isinstance(document, Document):
-                raise InvalidInput(f"documents holds {type(document).__name__}, not only Document and Unreadable")
+                raise InvalidInput(
+                    f"documents contains a {type(document).__name__}: each item must be a Document or an Unreadable"
+                )
             if not run.begin(document):
                 continue
             if batch and (len(batch) == BATCH_DOCUMENTS or size + len(document.text) > BATCH_CHARACTERS):
@@ -53,16 +55,18 @@ async def batches(documents: Documents, run: Run) -> AsyncIterator[list[Document
 
 async def _iterate(documents: Documents) -> AsyncIterator[Document | Unreadable]:
     if isinstance(documents, str | bytes | Document | Unreadable):
-        raise InvalidInput(f"documents is one {type(documents).__name__}, several are asked: put it into a list")
+        raise InvalidInput(f"documents is a single {type(documents).__name__}: pass a list")
     if not isinstance(documents, Iterable | AsyncIterable):
-        raise InvalidInput(f"documents must be iterable, and {type(documents).__name__} is not")
+        raise InvalidInput(
+            f"documents is of type {type(documents).__name__}: it must be an iterable or an async iterable"
+        )
     if isinstance(documents, AsyncIterable):
         items = aiter(documents)
         async with closing(items):
             async for document in items:
                 yield document
     else:
-        # A generator is closed, too; a list has nothing to close.
+        # A generator is closed as well; a list has nothing to close.
         async with closing(iter(documents)) as iterator:
             for document in iterator:
                 await anyio.lowlevel.checkpoint()

@@ -1,6 +1,6 @@
-"""The blocks of a text: headings, prose, tables and code, in their order.
+"""Splits a text into its blocks: headings, prose, tables and code.
 
-The marks are Markdown's, which all readers write: "#" before a heading, a line of "=" or "-" under one, fences around code, "|" between the cells of a table.
+All readers write Markdown's marks: "#" before a heading, a line of "=" or "-" under it, fences around code, "|" between the cells of a table.
 
 Source: CommonMark 0.31 (4.2, 4.3, 4.5); GitHub Flavored Markdown 0.29 (4.10, tables).
 """
@@ -14,10 +14,10 @@ from typing import Literal, TypeAlias
 
 __all__ = ["HEADING", "PAGE_BREAK", "Block", "Span", "blocks", "first_heading"]
 
-PAGE_BREAK = "\f"  # what the PDF reader puts between pages
+PAGE_BREAK = "\f"  # the PDF reader puts this between pages
 HEADING = re.compile(r" {0,3}(#{1,6})[ \t]+(\S.*)")
 UNDERLINE = re.compile(r" {0,3}(=+|-{3,}|~{3,}|\^{3,}|\"{3,})[ \t]*$")
-# The signs under a heading, from the highest level on. The last three are reStructuredText's, which wants a line as long as the title.
+# Characters that underline a heading, highest level first. The last three are reStructuredText's, which needs a line as long as the title.
 UNDERLINES = '=-~^"'
 FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})")
 INDENTED = re.compile(r"(?: {4}|\t)")
@@ -25,7 +25,7 @@ DELIMITERS = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|
 CELL_END = re.compile(r"(?<!\\)\|")
 MOST_TITLE = 200
 MOST_HEAD = 10_000
-# A table without a line of dashes: so many lines with the same number of cells.
+# A table without a line of dashes has at least this many lines with the same number of cells.
 LEAST_ROWS = 3
 
 Span: TypeAlias = tuple[int, int]
@@ -36,12 +36,12 @@ class Block:
     """A piece of a text.
 
     Attributes:
-        kind: what it is.
-        start, end: its place in the text, in characters.
-        level: of a heading, from 1.
-        title: of a heading, without its marks.
-        header: of a table, the place of its header rows; None if it has none.
-        rows: of a table, the places of its other rows; of code between fences, of its lines; () for code that is only indented, which may as well be prose.
+        kind: the kind of block.
+        start, end: its position in the text, in characters.
+        level: level of a heading, from 1.
+        title: text of a heading, without its marks.
+        header: position of a table's header rows; None if it has none.
+        rows: positions of a table's other rows, or of the lines of code between fences; () for code that is only indented, because that may be prose.
     """
 
     kind: Literal["heading", "prose", "table", "code"]
@@ -60,7 +60,7 @@ class _Line:
 
     @property
     def end(self) -> int:
-        """Without the white space at its end."""
+        """The end without trailing white space."""
         return self.start + len(self.text.rstrip())
 
     @property
@@ -73,7 +73,7 @@ class _Line:
 
     @property
     def cells(self) -> int:
-        """How many cells it would have as a row of a table; 0: none."""
+        """The number of cells that the line has as a row of a table; 0 if it is not one."""
         inner = self.text.strip()
         if "|" not in inner:
             return 0
@@ -81,9 +81,9 @@ class _Line:
 
 
 def blocks(text: str, /) -> Iterator[Block]:
-    """Yield the blocks of a text; white space between them is left out. No block goes over the end of a page."""
+    """Yield the blocks of a text, without the white space between them. A block never crosses the end of a page."""
     lines = _lines(text)
-    # Fences that are not closed before a line: they are not looked for again, or many of them would take quadratic time.
+    # Fences that are not closed before a line. They are not searched for again, because many of them would take quadratic time.
     unclosed: dict[str, int] = {}
     at = prose = 0
     while at < len(lines):
@@ -102,7 +102,7 @@ def blocks(text: str, /) -> Iterator[Block]:
 
 
 def first_heading(text: str, /) -> str:
-    """Return the heading that a text begins with; "" if it begins with something else."""
+    """Return the heading at the beginning of a text; "" if the text begins with something else."""
     for line in text[:MOST_HEAD].splitlines():
         if line.strip():
             found = HEADING.match(line)
@@ -125,7 +125,7 @@ def _prose(lines: Sequence[_Line], first: int, after: int) -> Iterator[Block]:
 
 
 def _block_at(lines: Sequence[_Line], at: int, prose: int, unclosed: dict[str, int]) -> tuple[Block, int] | None:
-    """The block that begins with a line, and the number of the line after it; None: the line is prose."""
+    """Return the block that begins at a line, and the number of the line after the block; None if the line is prose."""
     line = lines[at]
     if line.is_blank:
         return None
@@ -152,7 +152,7 @@ def _block_at(lines: Sequence[_Line], at: int, prose: int, unclosed: dict[str, i
 
 
 def _fenced(lines: Sequence[_Line], at: int, fence: str, unclosed: dict[str, int]) -> tuple[Block, int] | None:
-    """Code between fences. A fence that is never closed is prose: it may be a stray mark, and the rest of the text no code."""
+    """Return the code between fences; None if the fence is never closed: then it is a stray mark, and the rest of the text is prose."""
     if at < unclosed.get(fence, 0):
         return None
     number = at + 1
@@ -167,7 +167,7 @@ def _fenced(lines: Sequence[_Line], at: int, fence: str, unclosed: dict[str, int
 
 
 def _indented(lines: Sequence[_Line], at: int) -> tuple[Block, int]:
-    """Lines that are indented, up to a blank one."""
+    """Return the indented lines up to a blank line."""
     number = at + 1
     while number < len(lines) and not lines[number - 1].ends_page and INDENTED.match(lines[number].text):
         if lines[number].is_blank:
@@ -177,7 +177,7 @@ def _indented(lines: Sequence[_Line], at: int) -> tuple[Block, int]:
 
 
 def _table(lines: Sequence[_Line], at: int) -> tuple[Block, int] | None:
-    """A table with a line of dashes under its header, or lines with the same number of cells."""
+    """Return the table that begins at a line: it has a line of dashes under its header, or lines with the same number of cells."""
     has_header = (
         at + 1 < len(lines)
         and not lines[at].ends_page
@@ -201,6 +201,6 @@ def _table(lines: Sequence[_Line], at: int) -> tuple[Block, int] | None:
 
 
 def _names_columns(rows: Sequence[str]) -> bool:
-    """Whether the first row names the columns: it has no figure, and most of the others do."""
+    """Whether the first row names the columns: it has no digits, and most of the others do."""
     figures = [any(char.isdigit() for char in row) for row in rows]
     return not figures[0] and 2 * sum(figures) > len(rows) - 1

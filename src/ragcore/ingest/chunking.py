@@ -1,7 +1,7 @@
-"""A text cut into chunks along its own joints: headings, paragraphs, sentences, rows; measured in the embedder's own tokens.
+"""Cuts a text into chunks at headings, paragraphs, sentences and rows. Sizes are in the embedder's tokens.
 
-A chunk is a contiguous piece of the text, `text[start:end]`, so that a citation points into the source. Where it begins within a table, the table's header rows
-stand before it. A heading stays with what follows it. What follows within a section overlaps, so that a sentence's neighbours are found with it.
+A chunk is a contiguous piece of the text, `text[start:end]`, so that a citation points into the source. A chunk that begins within a table starts with the
+table's header rows. A heading stays with the text that follows it. Chunks of the same section overlap, so that a sentence is found with its neighbours.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ __all__ = ["Cut", "cut"]
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A document in chunks.
+    """The chunks of a document.
 
     Attributes:
-        chunks: in the order of the text.
-        texts: what is embedded for each.
-        tokens: of all texts together.
+        chunks: the chunks in the order of the text.
+        texts: the text that is embedded for each chunk.
+        tokens: number of tokens of all these texts.
     """
 
     chunks: tuple[Chunk, ...]
@@ -45,11 +45,11 @@ def cut(
     """Cut a document into chunks.
 
     Args:
-        count_tokens: the embedder's.
-        chunk_tokens: of what is embedded for a chunk, at most.
-        overlap_tokens: of the section's last sentences, at most, that the next chunk of the same section begins with. In scripts without blanks, and where a
-            sentence is longer than a chunk, the end of the last sentence.
-        embed_text: what is embedded for a chunk. Default: its text.
+        count_tokens: counts tokens as the embedder does.
+        chunk_tokens: largest number of tokens that are embedded for a chunk.
+        overlap_tokens: largest number of tokens that a chunk repeats from the end of the previous chunk of its section: whole sentences, or the end of the last
+            sentence if the script has no blanks or the sentence is longer than a chunk.
+        embed_text: the text that is embedded for a chunk. Default: the chunk's text.
     """
     measure = Measure(document.title, count_tokens, chunk_tokens, overlap_tokens, embed_text)
     packer = Packer(document.text, measure)

@@ -1,4 +1,4 @@
-"""The hash by which a document is known to be unchanged."""
+"""The hash that shows whether a document has changed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ragcore.types import Document, EmbedText
 
 __all__ = ["content_hash"]
 
-FORMAT = 2  # of the hash: raised when chunks are made differently, so that everything is made anew
+FORMAT = 2  # increased when chunking changes, so that all documents are embedded again
 
 
 def content_hash(
@@ -24,11 +24,11 @@ def content_hash(
     embed_text: EmbedText | None,
     redact: Redact | None,
 ) -> str:
-    """Return the SHA-256 of all that chunks and vectors are made from, as 64 hexadecimal digits.
+    """Return the SHA-256 of all data that chunks and vectors depend on, as 64 hexadecimal digits.
 
     Args:
-        model: the embedder's.
-        document_prefix: what the embedder puts before each chunk; "" for nothing.
+        model: name of the embedding model.
+        document_prefix: text that the embedder puts before each chunk; "" for none.
         chunk_tokens, overlap_tokens, embed_text, redact: as in `Ingestor`.
     """
     parts = [
@@ -41,7 +41,7 @@ def content_hash(
         dict(document.metadata),
         document.text,
     ]
-    # What the embedder puts before each chunk, and what we do: only if there is any, so that the hashes of others stay.
+    # Options at their defaults are left out, so that hashes from releases without these options stay valid.
     if document_prefix:
         parts.append(document_prefix)
     if embed_text not in (None, "text"):

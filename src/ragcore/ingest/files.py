@@ -1,4 +1,4 @@
-"""The files below the paths that a user names."""
+"""Finds the files below the given paths."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ragcore.types import Unreadable
 __all__ = ["File", "Others", "check_paths", "find"]
 
 
-# Hidden files, and those that office programs keep beside an open document.
+# Hidden files, and the lock files of office programs.
 HIDDEN = (".", "~$")
-UNKNOWN_TYPE = "files of this type can't be read; read(…, readers={'.png': your_function}) adds a reader"
+UNKNOWN_TYPE = "files of this type can't be read: to add a reader, pass read(…, readers={'.png': your_function})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,8 @@ class File:
     """A file to read.
 
     Attributes:
-        path: where it is.
-        id: the document's id: relative to the folder that was named.
+        path: the path of the file.
+        id: the document's id: its path relative to the given folder.
     """
 
     path: Path
@@ -38,7 +38,7 @@ class File:
 
 
 class Others(dict[str, int]):
-    """How many files were left out, by type."""
+    """Number of files that were left out, by type."""
 
     def add(self, path: Path) -> None:
         """Count a file."""
@@ -50,13 +50,13 @@ class Others(dict[str, int]):
 
 
 def check_paths(paths: list[Path], *, known: frozenset[str] = frozenset()) -> None:
-    """Check paths before anything is started. Blocks, shortly.
+    """Check paths before workers are started. Blocks for a short time.
 
     Args:
-        known: suffixes that readers of the user's take.
+        known: suffixes of the user's own readers.
 
     Raises:
-        InvalidInput: a path that does not exist, or a file of an unknown type while no other path can be read.
+        InvalidInput: a path does not exist, or none of the paths can be read.
     """
     unknown = []
     for path in paths:
@@ -72,7 +72,7 @@ def check_paths(paths: list[Path], *, known: frozenset[str] = frozenset()) -> No
             unknown.append(path)
     if unknown and len(unknown) == len(paths):
         raise InvalidInput(
-            f"{unknown[0]} is of a type that can't be read; these can: {', '.join(SUFFIXES)}. For another type pass "
+            f"{unknown[0]} is of a type that can't be read; supported types: {', '.join(SUFFIXES)}. For another type, pass "
             "read(…, readers={'.png': your_function})"
         )
 
@@ -85,12 +85,12 @@ def is_readable(path: Path, known: frozenset[str]) -> bool:
 def find(
     path: Path, others: Others, *, known: frozenset[str], follow_symlinks: bool, strict: bool = False
 ) -> Iterator[File | Unreadable]:
-    """Yield the files below a path in the order of their names, without hidden ones. Blocks.
+    """Yield the files below a path in the order of their names, without hidden files. Blocks.
 
     Args:
-        others: gets the files of unknown types.
-        follow_symlinks: whether links that lead out of the folder are followed.
-        strict: whether files of unknown types are reported, too.
+        others: counts the files of unknown types.
+        follow_symlinks: whether to follow symbolic links that lead out of the folder.
+        strict: whether to report files of unknown types as well.
     """
     path = path.expanduser()
     if not path.is_dir():
@@ -114,7 +114,7 @@ def find(
 
 
 def _walk(folder: Path, root: Path, follow_symlinks: bool) -> Iterator[Path | Unreadable]:
-    """Folder by folder, each sorted; only the names of the open folders are kept."""
+    """Yield the files folder by folder, sorted by name. Only the names in the open folders are kept in memory."""
     stack: list[Iterator[os.DirEntry[str]]] = [_entries(folder)]
     seen = {_identity(folder)}
     while stack:
@@ -125,9 +125,9 @@ def _walk(folder: Path, root: Path, follow_symlinks: bool) -> Iterator[Path | Un
         path = Path(entry.path)
         if entry.is_symlink() and not follow_symlinks and not _leads_into(path, root):
             reason = (
-                "it is a symbolic link that leads out of the folder; follow_symlinks=True follows it"
+                "it is a symbolic link that leads out of the folder; pass follow_symlinks=True to follow it"
                 if path.exists()
-                else "it is a symbolic link that leads nowhere"
+                else "it is a symbolic link whose target does not exist"
             )
             yield Unreadable(path.relative_to(folder).as_posix(), reason, source=str(path))
             continue

@@ -1,4 +1,4 @@
-"""The way of documents into a store: read → chunk → embed → write, bounded at every step."""
+"""Adds documents to a store: read → chunk → embed → write. Every step has a limit."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ logger: logging.Logger = logging.getLogger("ragcore.ingest")
 TOKENIZER_SECONDS = 5.0
 MOST_BATCHES = 1_024
 EMBED_AT_ONCE = 256
-# Chunks whose writing is one step: a document of more gets more time, since an index takes a millisecond or two for each.
+# Chunks that are written in one step. A larger document gets more time, because the index takes one or two milliseconds for each chunk.
 WRITTEN_IN_A_STEP = 2_000
-# A longer text is cut on a thread: counting its tokens would hold up the event loop.
+# A longer text is cut on a thread, because counting its tokens would block the event loop.
 INLINE_CHARACTERS = 20_000
 BLAMES_THE_DOCUMENT = (400, 413, 422)
 DOCUMENT_TIMEOUT = 120.0
@@ -61,16 +61,16 @@ class Ingestor:
     """Puts documents into a store.
 
     Args:
-        embedder: makes the vectors, and measures the chunks in its own tokens.
-        store: gets the documents; a document that is there with the same content is left alone.
-        chunk_tokens: of what is embedded for a chunk, at most; never more than the embedder takes. Default 200.
-        overlap_tokens: that neighbouring chunks of a section share at most. Default 40.
-        embed_text: what is embedded for a chunk: "text"; "title+text", with the document's title over it; "headings+text", with the title and the headings.
-            The collection records it. After a change, documents that are added again are embedded anew. None: as the collection records it:
-            "headings+text" for a new one, "text" for one of an earlier release.
-        concurrency: batches of documents under way at once.
-        redact: what is taken out of texts before they go to the embedder; the store has them whole. After a change, documents that are added again are
-            embedded anew. None: nothing.
+        embedder: makes the vectors. Chunks are measured in its tokens.
+        store: keeps the documents. A document that is already stored with the same content is not written again.
+        chunk_tokens: largest number of tokens that are embedded for a chunk, limited to the embedder's `max_tokens`. Default 200.
+        overlap_tokens: largest number of tokens that neighbouring chunks of a section share, limited to half of `chunk_tokens`. Default 40.
+        embed_text: the text that is embedded for a chunk: "text"; "title+text", with the document's title first; "headings+text", with the title and the
+            headings first. The collection records the value. After a change, documents that are added again are embedded again. None: the recorded value:
+            "headings+text" for a new collection, "text" for one of an earlier release.
+        concurrency: number of batches of documents that are processed at once. Default 4.
+        redact: removes private data from texts before they go to the embedder; the store keeps the full texts. After a change, documents that are added
+            again are embedded again. None: no redaction.
 
     Embedder and store must be open.
     """
@@ -98,13 +98,13 @@ class Ingestor:
         self.overlap_tokens = min(overlap_tokens, self.chunk_tokens // 2)
         self._given_embed_text = embed_text
         self.embed_text: EmbedText | None = None
-        """What is embedded for a chunk; None until the first `add`, which asks the store."""
+        """The text that is embedded for a chunk; None until the first `add`, which reads it from the store."""
         self.concurrency = concurrency
         self.redact = redact
         self._threads = Threads(1, name="chunking")
-        # An embedder of so many threads embeds so many batches at once: the others wait here, where no time of theirs runs.
-        # What an embedder may have is asked for by getattr and not by a Protocol: since Python 3.12, isinstance doesn't see what a `CachedEmbedder`
-        # passes on from the embedder inside it by __getattr__.
+        # An embedder embeds as many batches at once as it has threads. The other batches wait here, and this wait doesn't count against their limit.
+        # Optional attributes of an embedder are read with getattr, not through a Protocol: since Python 3.12, isinstance doesn't see the attributes
+        # that a `CachedEmbedder` passes on from its inner embedder in __getattr__.
         self._turns: Bulkhead = getattr(embedder, "document_turns", None) or Bulkhead(MOST_BATCHES, name="embedding")
 
     async def add(
@@ -118,22 +118,22 @@ class Ingestor:
     ) -> IngestReport:
         """Add documents, or replace those with the same ids.
 
-        Documents at fault themselves stand in `report.failed` and the rest goes in. Each document goes in whole or not at all; what changed
-        nothing is not embedded again, so after an error a second run does only what is missing.
+        Documents that can't be added are listed in `report.failed`; the others are added. A document is stored completely or not at all. Unchanged
+        documents are not embedded again, so a second run after an error adds only the missing documents.
 
         Args:
-            documents: a list, or an async iterable (`ingest.read`); a plain iterable is read on the event loop.
-            tenant: whose they become.
+            documents: a list, or an async iterable such as `ingest.read(…)`; a plain iterable is read on the event loop.
+            tenant: the owner of the documents.
             progress: called on the event loop with the report so far.
-            document_timeout: seconds for each step of a document: cutting it, embedding 256 of its chunks, writing 2,000 of them; documents that go
-                through a step together have this long together. The wait for an embedder's thread does not count. None: 120.
+            document_timeout: seconds for each step of a document: cutting it, embedding 256 of its chunks, writing 2,000 of them. Documents in the same
+                batch share the step's time. The wait for an embedder's thread does not count. None: 120.
 
         Raises:
-            EmbeddingError, StoreError, CircuitOpen: a dependency failed and stayed down; what was written before stays.
-            Unsupported: a document has `expires_at`, and the store's documents can't expire.
-            DeadlineExceeded: a document made no progress for longer than it may.
+            EmbeddingError, StoreError, CircuitOpen: a dependency failed, and retries did not help. Documents that were written before stay stored.
+            Unsupported: a document has `expires_at`, but the store can't expire documents.
+            DeadlineExceeded: a step took longer than `document_timeout`.
 
-        What `documents` or `progress` raise comes out as itself.
+        Exceptions from `documents` and `progress` are raised unchanged.
         """
         limit = check_timeout(document_timeout, name="document_timeout") or DOCUMENT_TIMEOUT
         run = Run(check_tenant(tenant), limit, progress)
@@ -145,7 +145,7 @@ class Ingestor:
         return run.report()
 
     async def _prepare(self) -> None:
-        """Before the first document: learn or record what is embedded, and wait for an exact tokenizer, or chunks would be larger than they may be."""
+        """Prepare the first `add`: read or record `embed_text`, and wait for the exact tokenizer, so that no chunk is larger than its limit."""
         if self.embed_text is not None:
             return
         wait = getattr(self.embedder, "wait_for_tokenizer", None)
@@ -159,7 +159,7 @@ class Ingestor:
         if wanted not in (None, recorded):
             if recorded is not None:
                 logger.warning(
-                    "ingest.embed_text: the collection was embedded with %r and is now with %r: a document is embedded anew when it is added again",
+                    "ingest.embed_text: changed from %r to %r for this collection: a document is embedded again when it is added again",
                     recorded,
                     wanted,
                 )
@@ -180,7 +180,7 @@ class Ingestor:
                 await self._add(run, batch)
 
     async def _add(self, run: Run, batch: Sequence[Document]) -> None:
-        """A batch; where it fails because of one of its documents, one by one."""
+        """Add a batch. If it fails because of one of its documents, add them one by one."""
         try:
             await self._add_whole(run, batch)
         except (InvalidInput, DependencyError) as error:
@@ -193,11 +193,11 @@ class Ingestor:
                 await self._add(run, [document])
 
     async def _add_whole(self, run: Run, batch: Sequence[Document]) -> None:
-        """The whole batch, within its time; a large document gets more of it for each further step, and none may stand still for longer than one."""
+        """Add the whole batch. Each step has its own time limit, and a large document has more steps."""
         limit = StepLimit(run.document_timeout)
         if not isinstance(self.store, Expiring) and any(document.expires_at is not None for document in batch):
             raise Unsupported(
-                f"a document has expires_at, and {type(self.store).__name__} has no expire(): it would stay for ever",
+                f"a document has expires_at, but {type(self.store).__name__} has no expire() to delete it: remove expires_at, or use another store",
                 stage="write",
             )
         with limit.step():
@@ -210,14 +210,15 @@ class Ingestor:
             steps = math.ceil(sum(len(one.chunks) for one in embedded) / WRITTEN_IN_A_STEP)
             with limit.step(steps):
                 await _stored(self.store.upsert(embedded, tenant=run.tenant))
-        for unreadable in empty:  # only now: a batch that fails is done again, one by one
+        # Only now: a batch that fails is added again, one document at a time, and would report them twice.
+        for unreadable in empty:
             run.fail(unreadable)
         run.done(embedded, known, unchanged=len(batch) - len(changed), tokens=tokens)
 
     async def _embed(
         self, documents: Sequence[Document], hashes: Mapping[str, str], limit: StepLimit
     ) -> tuple[list[EmbeddedDocument], int, list[Unreadable]]:
-        """Documents with vectors, their tokens altogether, and those that have no text."""
+        """Return the documents with vectors, the number of their tokens, and the documents that can't be embedded."""
         empty: list[Unreadable] = []
         cuts: list[tuple[Document, Cut]] = []
         for document in documents:
@@ -227,7 +228,7 @@ class Ingestor:
             except DeadlineExceeded as error:
                 if not limit.is_own(error):
                     raise
-                # The thread goes on with this document, so the next ones get another.
+                # The thread is still busy with this document, so the next documents get a new one.
                 self._threads = Threads(1, name="chunking")
                 empty.append(
                     Unreadable(
@@ -275,7 +276,7 @@ class Ingestor:
         return await self._threads.run(work)
 
     async def _redacted(self, texts: Sequence[str], limit: StepLimit) -> Sequence[str]:
-        """On a thread: a function of the user's may take long."""
+        """Redact on a thread, because the user's function may take long."""
         if self.redact is None:
             return texts
         redact = self.redact
@@ -310,7 +311,7 @@ class Ingestor:
         return await self._threads.run(work)
 
     async def _without_carried_over(self, documents: list[Document], known: Mapping[str, str]) -> list[Document]:
-        """Those that are not unchanged since another collection was embedded into this one: such have the hash of that one's model."""
+        """Return the documents without those that came unchanged from another collection: their stored hash is of that collection's model."""
         models = [model for model in getattr(self.store, "former_models", ()) if model != self.embedder.model]
         candidates = [document for document in documents if document.id in known] if models else []
 
@@ -345,7 +346,7 @@ async def _feed(sender: MemoryObjectSendStream[list[Document]], found: AsyncIter
 
 
 async def _stored(operation: Awaitable[T]) -> T:
-    """What a store of the user's raises comes out as `StoreError`."""
+    """Raise errors of the user's store as `StoreError`."""
     try:
         return await operation
     except RagcoreError:
@@ -361,7 +362,7 @@ def _blames_a_document(error: RagcoreError) -> bool:
 
 
 def _one_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one error that a user gets to see of our own task group's: the first that isn't the consequence of another."""
+    """Return the one error of our task group that the caller gets: the first that is not a consequence of another."""
     errors: list[BaseException] = []
 
     def collect(error: BaseException) -> None:

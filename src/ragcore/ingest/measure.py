@@ -1,4 +1,4 @@
-"""What a chunk may hold, in the embedder's own tokens."""
+"""Measures chunks in the embedder's tokens."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ragcore.types import EmbedText
 
 __all__ = ["Measure"]
 
-# A text has at least one token for so many characters.
+# A text has at least one token for each 12 characters.
 MOST_CHARACTERS = 12
 
 
 class Measure:
-    """Counts tokens of what is embedded for the chunks of one document. The arguments are those of `chunking.cut`."""
+    """Counts the tokens that are embedded for the chunks of one document. The arguments are those of `chunking.cut`."""
 
     def __init__(
         self, title: str, count: Callable[[str], int], chunk_tokens: int, overlap_tokens: int, embed_text: EmbedText
@@ -31,11 +31,11 @@ class Measure:
         self._count_over = lru_cache(maxsize=64)(self.count)
 
     def count(self, text: str) -> int:
-        """Count tokens; no fewer than a text of its length has. Tokenizers take a long run without blanks for one unknown word."""
+        """Count tokens, at least one for each 12 characters: tokenizers count a long run without blanks as one unknown word."""
         return max(self._given_count(text), len(text) // MOST_CHARACTERS)
 
     def embedded(self, text: str, path: tuple[str, ...]) -> int:
-        """Count the tokens of all that is embedded for a chunk."""
+        """Count the tokens of the text that is embedded for a chunk."""
         if (
             self._counted[:2] == (text, path) and self._counted[2] >= 0
         ):  # a chunk is counted when it is full, and again when it ends
@@ -44,7 +44,7 @@ class Measure:
         return self._counted[2]
 
     def text_to_embed(self, text: str, path: tuple[str, ...]) -> str:
-        """Return what is embedded for a chunk."""
+        """Return the text that is embedded for a chunk."""
         return text_to_embed(
             text,
             title=self._title,
@@ -55,7 +55,7 @@ class Measure:
         )
 
     def room(self, path: tuple[str, ...]) -> int:
-        """Return how many tokens a chunk's text may have, beside the title and headings that are embedded with it."""
+        """Return the largest number of tokens for a chunk's text. The title and headings that are embedded with it take the rest."""
         if self._embed_text == "text":
             return self.chunk_tokens
         if self._lead is None or self._lead[0] != path:

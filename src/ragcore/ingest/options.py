@@ -1,4 +1,4 @@
-"""Options of reading and chunking, with their defaults and what may be said for them."""
+"""Options of reading and chunking: their defaults and their checks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check_chunking(chunk_tokens: int, overlap_tokens: int, embed_text: EmbedText
     """Check the options of chunks.
 
     Raises:
-        ConfigurationError: one of them makes no sense.
+        ConfigurationError: an option has an invalid value.
     """
     if not (isinstance(chunk_tokens, int) and chunk_tokens >= LEAST_CHUNK_TOKENS):
         raise ConfigurationError(
@@ -34,7 +34,7 @@ def check_chunking(chunk_tokens: int, overlap_tokens: int, embed_text: EmbedText
         )
     if not (isinstance(overlap_tokens, int) and 0 <= overlap_tokens < chunk_tokens):
         raise ConfigurationError(
-            f"overlap_tokens is {overlap_tokens!r}: it must be a whole number from 0 to less than chunk_tokens, which is {chunk_tokens}"
+            f"overlap_tokens is {overlap_tokens!r}: it must be a whole number, at least 0 and less than chunk_tokens ({chunk_tokens})"
         )
     if embed_text is not None and embed_text not in get_args(EmbedText):
         raise ConfigurationError(
@@ -43,10 +43,10 @@ def check_chunking(chunk_tokens: int, overlap_tokens: int, embed_text: EmbedText
 
 
 def check_read_timeout(seconds: float) -> None:
-    """Check the seconds for reading a file.
+    """Check the timeout for reading a file.
 
     Raises:
-        ConfigurationError: they are not positive and finite.
+        ConfigurationError: the number is not positive and finite.
     """
     if isinstance(seconds, bool) or not (isinstance(seconds, int | float) and 0 < seconds < math.inf):
         raise ConfigurationError(f"read_timeout is {seconds!r}: it must be a positive, finite number of seconds")

@@ -1,4 +1,4 @@
-"""Units put together to chunks."""
+"""Joins units to chunks."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["Packer", "path_of"]
 
 
 class Packer:
-    """Puts units together, in order, up to the size of a chunk.
+    """Joins units, in order, up to the size of a chunk.
 
     Attributes:
-        chunks: units, the text of the chunk, and what is embedded for it.
-        tokens: of all that is embedded.
+        chunks: for each chunk its units, its text and the text that is embedded for it.
+        tokens: number of tokens of all embedded texts.
     """
 
     tokens: int
@@ -32,7 +32,7 @@ class Packer:
 
     def add(self, unit: Unit) -> None:
         """Add the next unit."""
-        # A chunk is of one page, so that its citation names the right one.
+        # A chunk stays within one page, so that its citation names the right page.
         if self._now and unit.page != self._now[-1].page:
             self._start()
         if unit.is_heading:
@@ -40,7 +40,7 @@ class Packer:
             if self._headings and (
                 unit.page != self._headings[-1].page or size > self._measure.room(self._headings[0].path) // 2
             ):
-                self._put(self._headings, begins_section=True)  # headings without end, as in a table of contents
+                self._put(self._headings, begins_section=True)  # a long run of headings, as in a table of contents
                 self._headings = []
             self._headings.append(unit)
             return
@@ -52,7 +52,7 @@ class Packer:
         self._put(fresh, begins_section=len(fresh) > 1)
 
     def flush(self) -> None:
-        """End the text. A heading that nothing follows stays with what it follows."""
+        """End the text. Headings at its end join the chunk before them, if they fit."""
         for unit in self._headings:
             if self._now and (unit.page != self._now[-1].page or not self._fits([*self._now, unit])):
                 self._start()
@@ -63,7 +63,7 @@ class Packer:
     def _put(self, fresh: list[Unit], *, begins_section: bool) -> None:
         if (
             begins_section
-        ):  # each section has chunks of its own: two in one are found worse, and the citation would name one of them
+        ):  # a chunk holds one section: two are found less well, and the citation could name only one of them
             self._start()
         if self._now and not self._fits([*self._now, *fresh]):
             overlap = [] if begins_section else self._overlap(fresh)
@@ -75,7 +75,7 @@ class Packer:
             self._now.append(unit)
 
     def _start(self) -> None:
-        """End the chunk. Counted whole it may have more tokens than its parts together: what is too much goes to the next one."""
+        """End the chunk. Counted as a whole, it may have more tokens than the sum of its units; units that don't fit go to the next chunk."""
         while self._now:
             taken = len(self._now)
             while taken > 1 and not self._fits_exactly(self._now[:taken]):
@@ -88,7 +88,7 @@ class Packer:
                 self.tokens += self._measure.embedded(text, path_of(units))
 
     def _halved(self, unit: Unit) -> list[list[Unit]]:
-        """A unit that is too long with what is embedded beside it: without its header rows, or cut."""
+        """Shorten a unit that is too long together with its title and headings: drop its header rows, or halve it."""
         if unit.header is not None and unit.start >= unit.header[1]:
             unit = replace(unit, header=None)
         if self._fits_exactly([unit]):
@@ -101,7 +101,7 @@ class Packer:
         return [piece for half in halves for piece in self._halved(half)]
 
     def _fits(self, units: Sequence[Unit]) -> bool:
-        """Whether units make a chunk: counted exactly only where their sum and the white space between them leave it open."""
+        """Whether units fit into a chunk. They are counted exactly only if a rough upper bound is too large."""
         room = self._measure.room(path_of(units))
         span = units[-1].end - units[0].start
         first = units[0]
@@ -124,7 +124,7 @@ class Packer:
         )
         overlap: list[Unit] = []
         left = room
-        for unit in reversed(self._now[1:]):  # never the whole of it
+        for unit in reversed(self._now[1:]):  # never the whole chunk
             left -= unit.tokens
             if left < 0 or unit.is_heading or not unit.may_overlap:
                 break
@@ -137,7 +137,7 @@ class Packer:
         return []
 
     def _tail(self, unit: Unit, room: int) -> list[Unit]:
-        """The end of a unit, of at most so many tokens."""
+        """Return the end of a unit, at most `room` tokens long."""
         text = self._text[unit.start : unit.end]
         ends = grapheme_ends(text, 0, len(text))
         low, high = 0, len(ends) - 1  # the first that fits, as an index of `ends`
@@ -157,12 +157,12 @@ class Packer:
 
 
 def path_of(units: Sequence[Unit]) -> tuple[str, ...]:
-    """The headings over a chunk's text: of what stands under them, not of the first of several headings that follow each other."""
+    """Return the headings above a chunk: those of its first unit that is not a heading."""
     return next((unit.path for unit in units if not unit.is_heading), units[-1].path)
 
 
 def _joined(text: str, units: Sequence[Unit]) -> str:
-    """The text of a chunk."""
+    """Return the text of a chunk."""
     first = units[0]
     piece = text[first.start : units[-1].end]
     if first.header is None or first.start < first.header[1]:

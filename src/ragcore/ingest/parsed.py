@@ -1,4 +1,4 @@
-"""What a reader makes of a file."""
+"""The result of reading a file."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Parsed:
     """The text of a file.
 
     Attributes:
-        text: all of it; pages are separated by a form feed, headings start with "#".
-        title: "" if the file names none; then the file's name is used.
-        metadata: JSON-ready, from front matter and document properties.
-        warnings: doubts about the text, for people.
+        text: the whole text; a form feed separates pages, and headings start with "#".
+        title: the title in the file; "" if it has none: then the document gets the file's name as title.
+        metadata: from front matter and document properties; its values can be written as JSON.
+        warnings: doubts about the text, for people to read.
     """
 
     text: str
@@ -26,5 +26,5 @@ class Parsed:
     warnings: tuple[str, ...] = ()
 
 
-# The contents of a file in, its text out. May raise anything; an InvalidInput's message is shown as the reason.
+# Takes the contents of a file and returns its text. It may raise any exception; the message of an InvalidInput becomes the reason of the Unreadable.
 Reader: TypeAlias = Callable[[bytes], Parsed]

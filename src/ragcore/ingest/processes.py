@@ -1,7 +1,7 @@
-"""Worker processes that read files, and threads where processes are not allowed.
+"""Worker processes that read files. Where processes are not allowed, threads do.
 
-A parser may take forever, all memory, or the interpreter lock; it may crash. In a process of its own it harms one file: the process is killed and a new one
-started. The processes run a module of ragcore, so they never import the user's main module.
+A parser may never return, use all memory, hold the interpreter lock or crash. In its own process it can harm only one file: the process is killed, and a new
+one is started. The processes run a module of ragcore, so they never import the user's main module.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ __all__ = ["Broke", "Worker", "start_worker"]
 
 logger: logging.Logger = logging.getLogger("ragcore.ingest")
 
-# MiB that reading one file may take.
+# Memory limit for reading one file, in MiB.
 MEMORY_MB = 2_048
 MOST_MESSAGE = 512 * 1024 * 1024
 KILL_SECONDS = 1.0
 
 
 class Broke(Exception):
-    """The worker ended in the middle of a file: it crashed, or the system killed it for its memory."""
+    """The worker ended in the middle of a file: it crashed, or the system killed it because of its memory use."""
 
 
 class Worker(Protocol):
-    """Reads one file after the other. `ask` begins a file, `answer` waits for its next answer, `stop` ends the worker whatever it does."""
+    """Reads one file after another. `ask` begins a file, `answer` waits for its next answer, `stop` ends the worker even while it reads."""
 
     note: str
-    """What a user should know of this worker; "" for nothing."""
+    """A warning about this worker for the user; "" for none."""
 
     async def ask(self, path: Path, *, lines: bool, whole_pages: bool) -> None:
-        """Begin to read a file.
+        """Start reading a file.
 
         Raises:
             Broke: the worker ended.
@@ -60,12 +60,12 @@ class Worker(Protocol):
         ...
 
     async def stop(self) -> None:
-        """End it."""
+        """End the worker."""
         ...
 
 
 async def start_worker(*, process: bool = True) -> Worker:
-    """Start a process; where that is not allowed, or not wanted, return a worker on a thread."""
+    """Start a worker process. If `process` is False, or processes are not allowed, return a worker on a thread."""
     if not process:
         return _Thread()
     command = [sys.executable, "-P", "-m", "ragcore.ingest.worker", str(MEMORY_MB * 1024 * 1024)]
@@ -111,7 +111,7 @@ class _Process:
                     self._process.kill()
             if self._process.stdin is not None:
                 await self._process.stdin.aclose()
-            # To the end of what it wrote: asyncio closes a process's pipes only when it has seen their end.
+            # Read its output to the end: asyncio closes a process's pipe only after it has read the end.
             with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
                 assert self._process.stdout is not None
                 while True:
@@ -134,7 +134,7 @@ class _Process:
 
 
 class _Thread:
-    """Where processes are not allowed. A thread can't be killed: one that hangs is left, and the next worker has a thread of its own."""
+    """A worker for systems that allow no processes. A thread can't be killed: one that hangs is abandoned, and the next worker has its own thread."""
 
     def __init__(self, *, note: str = "") -> None:
         self.note = note
@@ -151,4 +151,4 @@ class _Thread:
         return found
 
     async def stop(self) -> None:
-        """The thread ends by itself, or stays behind."""
+        """Do nothing: the thread ends by itself, or is abandoned."""

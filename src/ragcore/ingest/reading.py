@@ -1,7 +1,7 @@
-"""Files and folders as documents.
+"""Reads files and folders as documents.
 
-Worker processes read the files, a few ahead, and the documents come in the order of the files. A file that can't be read becomes an `Unreadable` with its
-reason, whatever its reader did, and the next file is read.
+Worker processes read a few files ahead, and the documents come in the order of the files. A file that can't be read becomes an `Unreadable` with the reason,
+even if its reader crashed, and the next file is read.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["SUFFIXES", "read"]
 
 logger: logging.Logger = logging.getLogger("ragcore.ingest")
 
-# Names that are looked for at once, in a thread.
+# Number of file names that a thread finds in one step.
 NAMES_AT_ONCE = 64
 GRACE_SECONDS = 0.5
 MOST_TITLE = 300
@@ -51,27 +51,27 @@ def read(
     strict: bool = False,
     whole_pages: bool = False,
 ) -> AsyncIterator[Document | Unreadable]:
-    """Read files and folders, in the order of their names; folders with everything in them, without hidden files.
+    """Read files and folders in the order of their names. Subfolders are read as well, hidden files are not.
 
-    Ids are the paths relative to the folder that was named, with "/"; for a single file, its name; for a line of .jsonl, its "id". A PDF's pages are separated
-    by a form feed, from which a chunk's metadata gets its "page". "expires_at" in a line of .jsonl, as ISO 8601, is `Document.expires_at`. Doubts about a text,
-    such as a guessed encoding, are in `Document.warnings`.
+    A document's id is its path relative to the given folder, with "/". For a single file it is the file's name, for a line of .jsonl its "id". A form feed
+    separates the pages of a PDF, and a chunk's metadata has its "page". The field "expires_at" in a line of .jsonl, in ISO 8601, becomes `Document.expires_at`.
+    Doubts about a text, such as a guessed encoding, are in `Document.warnings`.
 
     Args:
         read_timeout: seconds for each file, and for each 64 lines of .jsonl. Default 120.
-        processes: worker processes; None: one for each core. 0: threads, without limits on memory.
-        readers: functions for other types by suffix, such as {".png": my_ocr}: bytes in, text (or `Parsed`) out. They run in threads of this process, and
-            replace ragcore's own readers for the same suffix.
-        follow_symlinks: whether symbolic links that lead out of the folder are followed. Default False: they are reported as `Unreadable`.
-        strict: whether files of unknown types are `Unreadable`. Default False: they are left out, with a warning in the log.
-        whole_pages: whether all of an HTML page is read. Default False: its main content, without navigation, teasers, comments and footers.
+        processes: number of worker processes. None: one for each core. 0: read on threads, without a memory limit.
+        readers: functions for other types, by suffix, such as {".png": my_ocr}. A function takes bytes and returns a text (or `Parsed`). It runs on a thread
+            of this process, and replaces ragcore's reader for the same suffix.
+        follow_symlinks: whether to follow symbolic links that lead out of the folder. Default False: they are reported as `Unreadable`.
+        strict: whether to report files of unknown types as `Unreadable`. Default False: they are left out, with a warning in the log.
+        whole_pages: whether to read all of an HTML page. Default False: only its main content, without navigation, teasers, comments and footers.
 
     Yields:
         `Document`, or `Unreadable` for a file or a line that can't be read.
 
     Raises:
-        InvalidInput: a path does not exist, or nothing can be read.
-        ConfigurationError: the extra for a format is missing (`pdf`, `chunking` for HTML, `office`), or an option makes no sense.
+        InvalidInput: a path does not exist, or there is no file to read.
+        ConfigurationError: the extra for a format is missing (`pdf`, `chunking` for HTML, `office`), or an option has an invalid value.
 
     Example:
         ```python
@@ -81,7 +81,7 @@ def read(
     """
     check_read_timeout(read_timeout)
     if processes is not None and (isinstance(processes, bool) or not (isinstance(processes, int) and processes >= 0)):
-        raise ConfigurationError(f"processes is {processes!r}: it must be a whole number, or None")
+        raise ConfigurationError(f"processes is {processes!r}: it must be a whole number, at least 0, or None")
     if not isinstance(readers, Mapping | None):
         raise ConfigurationError(
             f"readers is a {type(readers).__name__}: it must be a mapping, such as {{'.png': read_png}}"
@@ -89,7 +89,7 @@ def read(
     for suffix, reader in (readers or {}).items():
         if not (isinstance(suffix, str) and suffix.startswith(".") and callable(reader)):
             raise ConfigurationError(
-                f"readers has {suffix!r}: {reader!r}; it must be like {{'.png': read_png}}, a suffix with its dot and a function"
+                f"readers has {suffix!r}: {reader!r}; each key must be a suffix with its dot and each value a function, such as {{'.png': read_png}}"
             )
     own = {suffix.lower(): reader for suffix, reader in (readers or {}).items()}
     files = [_path(path) for path in paths]
@@ -106,7 +106,7 @@ def read(
 
 def _path(path: object) -> Path:
     if not isinstance(path, str | PathLike) or not os.fspath(path):
-        raise InvalidInput(f"{path!r} is no path: name files and folders, each as an argument of its own")
+        raise InvalidInput(f"{path!r} is not a path: pass each file or folder as a separate argument")
     try:
         return Path(path).expanduser()
     except (RuntimeError, TypeError, ValueError) as error:
@@ -128,7 +128,7 @@ class _Options:
 
     @property
     def count(self) -> int:
-        """Workers at once."""
+        """Number of workers at once."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return max(1, cores if self.processes is None else self.processes)
 
@@ -159,16 +159,16 @@ async def _read(paths: list[Path], options: _Options) -> AsyncGenerator[Document
     finally:
         await crew.stop()
     if others:
-        logger.warning("files of other types were left out: %s", others)
+        logger.warning("ingest: files of unknown types were left out: %s", others)
     if not found_any:
         names = ", ".join(map(str, paths))
-        raise InvalidInput(f"there is nothing to read in {names}; these types can be read: {', '.join(SUFFIXES)}")
+        raise InvalidInput(f"there is no readable file in {names}; supported types: {', '.join(SUFFIXES)}")
 
 
 async def _found(
     threads: Threads, paths: list[Path], others: Others, options: _Options
 ) -> AsyncGenerator[File | Unreadable, None]:
-    """The files, found a few at a time in a thread, so that a large folder needs no list."""
+    """Yield the files. A thread finds a few at a time, so that a large folder needs no list in memory."""
     for path in paths:
         files = find(path, others, known=options.known, follow_symlinks=options.follow_symlinks, strict=options.strict)
         while some := await threads.run(lambda files=files: list(islice(files, NAMES_AT_ONCE))):  # type: ignore[misc]  # mypy can't infer a default's type
@@ -177,7 +177,7 @@ async def _found(
 
 
 class _Job:
-    """A file that a worker has begun to read."""
+    """A file that a worker is reading."""
 
     def __init__(self, file: File, worker: Worker | None, until: float) -> None:
         self.file = file
@@ -186,7 +186,7 @@ class _Job:
 
 
 class _Crew:
-    """The workers, and the files that they read, in order. No task runs in the background: workers work by themselves, and are asked in turn."""
+    """The workers and the files that they read, in order. There are no background tasks: the workers are separate processes, and are asked in turn."""
 
     def __init__(self, options: _Options) -> None:
         self._options = options
@@ -198,12 +198,12 @@ class _Crew:
 
     @property
     def is_full(self) -> bool:
-        """Whether no more files can be begun."""
+        """Whether as many files are being read as there may be workers."""
         return len(self._jobs) >= self._options.count
 
     @property
     def has_jobs(self) -> bool:
-        """Whether files have been begun."""
+        """Whether any file is being read."""
         return bool(self._jobs)
 
     async def begin(self, file: File) -> None:
@@ -223,7 +223,7 @@ class _Crew:
         self._jobs.append(job)
 
     async def first(self) -> AsyncGenerator[Document | Unreadable, None]:
-        """The documents of the file that was begun first."""
+        """Yield the documents of the file that was begun first."""
         job = self._jobs.popleft()
         if job.worker is None:
             yield await self._with_users_reader(job.file)
@@ -232,12 +232,12 @@ class _Crew:
         until = job.until
         while True:
             try:
-                # A file that was begun long ago has long been read: its answer only waits.
+                # A file that was begun long ago has probably been read already: give its answer a short time to arrive.
                 with anyio.move_on_after(max(GRACE_SECONDS, until - anyio.current_time())) as scope:
                     answer = await worker.answer()
             except Broke:
                 await self._end(worker)
-                yield _unreadable(job.file, "its reader crashed, or took more memory than is allowed")
+                yield _unreadable(job.file, "its reader crashed or exceeded the memory limit")
                 return
             except BaseException:
                 self._jobs.appendleft(job)
@@ -281,7 +281,7 @@ class _Crew:
                 made = reader(data)
                 if not isinstance(made, str | Parsed):
                     raise InvalidInput(
-                        f"the reader for {file.path.suffix} returned {type(made).__name__}: it must return a text"
+                        f"the reader for {file.path.suffix} returned {type(made).__name__}: it must return a str or a Parsed"
                     )
                 return made if isinstance(made, Parsed) else Parsed(made)
 
@@ -295,7 +295,7 @@ class _Crew:
             except Exception as error:  # the user's own function may raise anything
                 answer = refusal(error)
         if scope.cancelled_caught:
-            self._user = Threads(1, name="reading")  # the old thread is left to itself
+            self._user = Threads(1, name="reading")  # the old thread is abandoned
             return _unreadable(file, f"it could not be read within {self._options.seconds:g} s")
         if "configuration" in answer:
             raise ConfigurationError(answer["configuration"])
@@ -312,7 +312,7 @@ def _fields(parsed: Parsed) -> dict[str, Any]:
 
 
 def _documents(file: File, answer: Answer, *, note: str = "") -> Iterator[Document | Unreadable]:
-    """The documents in a worker's answer."""
+    """Yield the documents in a worker's answer."""
     if "refused" in answer:
         yield _unreadable(file, answer["refused"])
     elif "parsed" in answer:
@@ -339,7 +339,7 @@ def _documents(file: File, answer: Answer, *, note: str = "") -> Iterator[Docume
         except InvalidInput as error:
             yield Unreadable(where, str(error), source=str(file.path))
             continue
-        if isinstance(fields.get("metadata"), dict):  # beside what else stands in the line
+        if isinstance(fields.get("metadata"), dict):  # joined with the line's other fields
             fields |= {name: value for name, value in fields.pop("metadata").items() if name not in fields}
         yield _document(
             file,

@@ -1,4 +1,4 @@
-"""One `add`: whose documents it adds, what became of them so far, and who is told."""
+"""The state of one `add`: its tenant, its counts so far and its progress callback."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Run:
     """The state of one `add`.
 
     Attributes:
-        tenant: whose the documents become.
+        tenant: the owner of the documents.
         document_timeout: seconds for each step of a document.
         progress: called with the report so far, whenever it changes.
         seen: the ids of the documents so far.
@@ -40,12 +40,12 @@ class Run:
     seen: set[str] = field(default_factory=set)
 
     def begin(self, document: Document) -> bool:
-        """Count a document in; False if it has the id of another one, and has failed for it."""
+        """Register a document. Return False, and record a failure, if an earlier document has the same id."""
         if document.id in self.seen:
             self.fail(
                 Unreadable(
                     document.id,
-                    "another document of this run has the same id, and came first: give one of them another id, or name their common folder",
+                    "an earlier document of this run has the same id: give one of them another id, or pass their common folder",
                     source=document.source,
                 )
             )
@@ -58,13 +58,13 @@ class Run:
     def done(
         self, written: Sequence[EmbeddedDocument], known: Mapping[str, str], *, unchanged: int, tokens: int
     ) -> None:
-        """Count a batch.
+        """Add a finished batch to the counts.
 
         Args:
-            written: what went into the store.
-            known: the content hashes that the store had, by document id.
-            unchanged: how many documents were left alone.
-            tokens: of the texts that were embedded.
+            written: the documents that were stored.
+            known: the content hashes that were stored before, by document id.
+            unchanged: number of documents that had not changed.
+            tokens: number of tokens of the embedded texts.
         """
         updated = sum(embedded.document.id in known for embedded in written)
         self.updated += updated
@@ -76,12 +76,12 @@ class Run:
         self._tell()
 
     def fail(self, unreadable: Unreadable) -> None:
-        """Count a document that did not go in."""
+        """Record a document that was not stored."""
         self.failed.append(unreadable)
         self._tell()
 
     def report(self) -> IngestReport:
-        """Return what became of the documents so far."""
+        """Return the report so far."""
         return IngestReport(
             added=self.added,
             updated=self.updated,

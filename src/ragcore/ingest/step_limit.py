@@ -1,4 +1,4 @@
-"""The time that the steps of a batch may take."""
+"""Limits the time for each step of a batch."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from ragcore.resilience.patience import Patience
 
 __all__ = ["StepLimit"]
 
-# A step may wait for a place for so many times its own time.
+# A step may wait for a place for this many times its own limit.
 MOST_WAITS = 10
 
 
 class StepLimit:
-    """The time of a batch's steps: each has so many seconds, whatever the others took."""
+    """Gives each step of a batch the same number of seconds, independent of the other steps."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 
     def step(self, steps: int = 1) -> Deadline:
-        """A deadline for the next step, or for several that can't be told apart."""
+        """Return a deadline for the next step, or for several steps that are measured together."""
         return deadline(self._seconds * steps)
 
     def is_own(self, error: DeadlineExceeded) -> bool:
-        """Whether a step took all of its time, rather than the caller's time having run out."""
+        """Whether the step reached its own limit, and not the caller's deadline."""
         return error.budget >= self._seconds
 
     async def embedding(self, vectors: Awaitable[Vectors]) -> Vectors:
-        """The step of embedding, whose time stands still while it waits for a place behind the questions of others."""
+        """Embed within the limit. The time in a queue, behind questions of other callers, does not count."""
         with deadline(MOST_WAITS * self._seconds), Patience(self._seconds) as patience:
             return await vectors
         assert patience.ran_out

@@ -1,4 +1,4 @@
-"""A text as units: headings, sentences, rows, and pieces of those that are too long. Chunks are made of whole units."""
+"""Splits a text into units: headings, sentences, rows, and pieces of those that are too long. Chunks consist of whole units."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ragcore.text.words import after_blanks, grapheme_ends, is_unspaced, sentenc
 
 __all__ = ["Unit", "is_pause", "units"]
 
-# Where a long sentence is best cut: after a blank or one of these.
+# A long sentence is cut after a blank or one of these characters.
 PAUSES = ",;:，、；：،؛·…—"
-# Characters that the search for the end of a piece begins with, for each token.
+# First guess for the length of a piece, in characters for each token.
 GUESS = 4
-# A cluster of more characters than this may be cut: it is no letter of any language.
+# A longer grapheme cluster may be cut: no letter of any language is longer.
 MOST_GRAPHEME = 64
-# A block is a list of facts if so much of its lines are, and a line of it is not cut as long as it fits.
+# A block is a list of facts if at least this share of its lines are facts. Such a line is not cut if it fits into a chunk.
 MOSTLY = 0.7
 LINE = re.compile(r"[^\n]*\S[^\n]*")
 FACT = re.compile(r"[^\s:.!?][^:.!?\n]{0,100}: ?\S|[^\s;:][^;:\n]{0,60}: [^;\n]*;")
@@ -26,16 +26,16 @@ FACT = re.compile(r"[^\s:.!?][^:.!?\n]{0,100}: ?\S|[^\s;:][^;:\n]{0,60}: [^;\n]*
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What is not cut any further: a heading, a sentence, a row, a piece of one that is too long.
+    """The smallest part of a text: a heading, a sentence, a row, or a piece of one that is too long.
 
     Attributes:
-        start, end: where it stands in the text, in characters.
-        tokens: of its own text.
-        page: from 1.
-        path: the headings over it, outermost first; of a heading, with itself.
-        header: the header rows of the table that it is a row of.
-        continues: whether it goes on with the sentence of the unit before it.
-        may_overlap: whether its end may stand at the beginning of the next chunk.
+        start, end: its position in the text, in characters.
+        tokens: number of tokens of its text.
+        page: number of its page, from 1.
+        path: the headings above it, outermost first; a heading's path includes itself.
+        header: position of the table's header rows, if it is a row of a table.
+        continues: whether it continues the sentence of the unit before it.
+        may_overlap: whether the next chunk may repeat it.
     """
 
     start: int
@@ -84,7 +84,7 @@ def _in_block(text: str, block: Block, measure: Measure, room: int) -> Iterator[
     rows = list(block.rows)
     if header is not None and header_tokens > room // 2:
         rows, header, header_tokens = [header, *rows], None, 0  # too wide to be repeated
-    if header is not None:  # it stays with the first row
+    if header is not None:  # the header stays with the first row
         begins = _whole(text, header[0], rows[0][1] if rows else header[1], measure, room)
         if begins is None:
             yield Unit(header[0], header[1], header_tokens, may_overlap=False)
@@ -97,7 +97,7 @@ def _in_block(text: str, block: Block, measure: Measure, room: int) -> Iterator[
 
 
 def _paragraphs(text: str, start: int, end: int) -> Iterator[Span]:
-    """A block of prose as it is; a list of facts, such as "fee: 12", line by line."""
+    """Yield a block of prose as one span; yield a list of facts, such as "fee: 12", line by line."""
     lines = list(LINE.finditer(text, start, end))
     if len(lines) < 2 or sum(FACT.match(text, line.start()) is not None for line in lines) < MOSTLY * len(lines):
         yield start, end
@@ -106,7 +106,7 @@ def _paragraphs(text: str, start: int, end: int) -> Iterator[Span]:
 
 
 def _whole(text: str, start: int, end: int, measure: Measure, room: int) -> Unit | None:
-    """A unit of this text if it fits into a chunk."""
+    """Return this text as one unit; None if it does not fit into a chunk."""
     if end - start > 32 * room:
         return None
     tokens = measure.count(text[start:end])
@@ -114,7 +114,7 @@ def _whole(text: str, start: int, end: int, measure: Measure, room: int) -> Unit
 
 
 def _fitting(text: str, start: int, end: int, measure: Measure, room: int) -> Iterator[Unit]:
-    """A sentence as it is, or in pieces if it is longer than a chunk; without blanks, also if it leaves no room for an overlap."""
+    """Yield a sentence as one unit, or in pieces if it is longer than a chunk. In a script without blanks, the overlap must fit as well."""
     short = max(1, room - measure.overlap_tokens)
     tokens = measure.count(text[start:end]) if end - start <= 32 * room else room + 1
     if tokens <= (short if is_unspaced(text[start:end]) else room):
@@ -129,7 +129,7 @@ def _fitting(text: str, start: int, end: int, measure: Measure, room: int) -> It
 
 
 def _end_of_piece(text: str, start: int, end: int, count: Callable[[str], int], most: int) -> int:
-    """Where the longest piece of at most so many tokens ends: after a blank or a pause in its second half, else after any character."""
+    """Return the end of the longest piece of at most `most` tokens: after a blank or a pause in its second half, else after any character."""
     low, high = start, min(end, start + GUESS * most)
     while high < end and count(text[start:high]) <= most:
         low, high = high, min(end, high + 2 * (high - start))
@@ -142,7 +142,7 @@ def _end_of_piece(text: str, start: int, end: int, count: Callable[[str], int], 
         else:
             high = middle
     ends = [stop for stop in grapheme_ends(text, start, min(end, low + MOST_GRAPHEME)) if stop <= low]
-    if not ends:  # one character is too long: it goes in alone, or is cut where it is none
+    if not ends:  # one character is too long: it is a piece of its own, or is cut if it is longer than MOST_GRAPHEME
         return min(max(low, start + 1), end) if high - start > MOST_GRAPHEME else _first_grapheme(text, start, end)
     half = (start + low) // 2
     return next((stop for stop in reversed(ends) if stop > half and is_pause(text, stop)), ends[-1])
@@ -153,5 +153,5 @@ def _first_grapheme(text: str, start: int, end: int) -> int:
 
 
 def is_pause(text: str, at: int) -> bool:
-    """Whether a sentence is best cut here: after a blank or a mark such as a comma."""
+    """Whether this is a good place to cut a sentence: after a blank or a mark such as a comma."""
     return text[at - 1].isspace() or (text[at - 1] in PAUSES and not text[at : at + 1].isdigit())

@@ -1,7 +1,7 @@
 """A process that reads files for another one: `python -m ragcore.ingest.worker BYTES`.
 
-It obeys JSON lines on stdin, {"path": …, "lines": …, "whole_pages": …}, and answers on stdout with messages of four bytes of length and JSON. It is killed
-when a file takes too long or too much memory, so whatever a parser does harms one file only. It ends when its stdin ends.
+It reads requests as JSON lines from stdin, {"path": …, "lines": …, "whole_pages": …}, and writes answers to stdout: four bytes with the length, then JSON. The
+parent kills it when a file takes too long or too much memory, so a parser can harm only one file. It ends when its stdin ends.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["MOST_BYTES", "answers", "main", "parse"]
 
 MOST_BYTES = 64 * 1024 * 1024
 MOST_LINE_BYTES = 16 * 1024 * 1024
-# Lines of a .jsonl file in a message, and their bytes: a reader that is behind does not make the message grow.
+# Limits for the lines of a .jsonl file in one message, so that a message does not grow when the parent reads slowly.
 LINES_AT_ONCE = 64
 BYTES_AT_ONCE = 4 * 1024 * 1024
 
@@ -39,7 +39,7 @@ def main() -> None:
     sys.setrecursionlimit(2_000)
     _limit_memory(int(sys.argv[1]))
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    # What a parser prints must not get among the answers.
+    # Output that a parser prints must not be mixed with the answers.
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     for line in iter(requests.readline, b""):
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def answers(path: str, lines: bool, whole_pages: bool) -> Iterator[Answer]:
-    """Yield the answers for a file: one, or for lines several; the last has "end"."""
+    """Yield the answers for a file: one answer, or several for a file of lines. The last one has "end": true."""
     try:
         if lines:
             yield from _read_lines(Path(path))
@@ -70,7 +70,7 @@ def refusal(error: Exception) -> Answer:
         case InvalidInput():
             return {"refused": str(error)}
         case MemoryError():
-            return {"refused": "reading it takes more memory than is allowed"}
+            return {"refused": "reading it exceeds the memory limit"}
         case RecursionError():
             return {"refused": "it is nested too deeply"}
         case OSError():
@@ -97,8 +97,8 @@ def parse(path: Path, reader: Reader) -> Parsed:
 
 
 def _regular(path: Path) -> IO[bytes]:
-    """Open a file, unless it is a pipe or a device: those may never end."""
-    # Without waiting for the other end of a pipe.
+    """Open a regular file. Refuse pipes and devices, because they may never end."""
+    # O_NONBLOCK: opening a pipe doesn't wait for its other end.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -133,7 +133,7 @@ def _read_lines(path: Path) -> Iterator[Answer]:
     except (OSError, EOFError, zlib.error, InvalidInput) as error:
         reason = str(error) or type(error).__name__
         if number:
-            reason = f"it can't be read on after line {number:,}: {reason}"
+            reason = f"reading stopped after line {number:,}: {reason}"
         yield {"lines": batch if number else [], "end": False}
         yield {"refused": reason, "end": True}
 
@@ -160,7 +160,7 @@ def _line(number: int, line: bytes) -> Answer:
 
 
 def _limit_memory(most: int) -> None:
-    """Limit the memory that this process may take on top of what it has now; 0: no limit."""
+    """Limit the memory that this process may use in addition to what it uses now, in bytes. 0: no limit."""
     if not most:
         return
     try:
@@ -169,7 +169,7 @@ def _limit_memory(most: int) -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         has = pages * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (has + most, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    except (ImportError, OSError, ValueError):  # not on this system: then the time limit alone holds
+    except (ImportError, OSError, ValueError):  # not supported on this system: only the time limit applies
         return
 
 

@@ -1,1 +1,1 @@
-"""Text as it is searched, counted and redacted: words, sentences, tokens, and what must not be sent."""
+"""Tools for text: words, sentences, token counts and redaction."""

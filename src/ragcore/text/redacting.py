@@ -1,4 +1,4 @@
-"""Where a redaction runs: a `Redaction` at once, a function of the user's on a thread, so that a slow one holds up nobody else."""
+"""Runs redactions: a `Redaction` directly, a user's function on a thread, so that a slow function blocks no other caller."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ __all__ = ["Redacting"]
 
 T = TypeVar("T")
 
-# Functions that may run at once for one tenant. One that hangs keeps its thread, and must not keep another tenant's.
+# Functions that may run at once for one tenant. A function that hangs keeps its thread, and must not take a thread of another tenant.
 THREADS = 4
-# Tenants whose threads are kept; with all of them hanging, so many times as many threads.
+# Tenants whose threads are kept. If all of them hang, there are 100 × 4 threads.
 MOST_FLOWS = 100
 
 
 class Redacting:
-    """Threads for functions of the user's, for each tenant some of its own. Their callers wait no longer than their deadlines."""
+    """Threads for the user's functions; each tenant has its own. A caller never waits longer than its deadline."""
 
     def __init__(self) -> None:
         self._threads: OrderedDict[str, Threads] = OrderedDict()
 
     async def redacted(self, redact: Redact | None, text: str) -> str:
-        """As `redaction.redacted`."""
+        """Return the redacted text. See `redaction.redacted`."""
         return await self.run(redact, lambda: redacted(redact, text))
 
     async def run(self, redact: Redact | None, work: Callable[[], T]) -> T:
-        """The result of work that redacts."""
+        """Run `work`, which redacts, and return its result."""
         if redact is None or isinstance(redact, Redaction):
             return work()
         return await self._of(current_flow.get()).run(work)
@@ -41,7 +41,9 @@ class Redacting:
             idle = [name for name, threads in self._threads.items() if not threads.places.inside]
             for name in idle[: len(self._threads) + 1 - MOST_FLOWS]:
                 del self._threads[name]
-            if len(self._threads) >= MOST_FLOWS:  # all of them are at work: the rest share the threads of the first
+            if (
+                len(self._threads) >= MOST_FLOWS
+            ):  # all of them are in use: further tenants share the threads of the first
                 return self._threads[next(iter(self._threads))]
             self._threads[flow] = Threads(THREADS, name="redacting")
         return self._threads[flow]

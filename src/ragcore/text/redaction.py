@@ -1,7 +1,7 @@
-"""What is taken out of texts before they go to a model or an embedder.
+"""Removes private data from texts before they go to a model or an embedder.
 
-A `Redaction` knows patterns; any function from text to text does too. Patterns find what has a form: a number, an address. They don't find a name or a
-diagnosis; for those, give a function of your own that asks a recognizer.
+A `Redaction` uses patterns; any function from text to text can be used instead. Patterns find data with a fixed form, such as a number or an address. They
+don't find a name or a diagnosis: for those, pass your own function that calls a recognizer.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ Redact: TypeAlias = Callable[[str], str]
 Finder: TypeAlias = Callable[[str], Iterable[tuple[int, int]]]
 
 KINDS = ("email", "ssn", "card", "phone")
-# In place of a text of which a function leaves nothing: embedders and models refuse empty ones.
+# Replaces a text of which a function leaves nothing, because embedders and models refuse empty texts.
 NOTHING_LEFT = "[REDACTED]"
 
 # Between groups of digits: spaces, no-break spaces, hyphens and dashes, as people and PDFs write them.
 GAP = "[ \u00a0\u2007\u2009\u202f.\u00ad\u2010-\u2015\u2212-]"
-# Bounded, so that a long run of letters costs no more than its length times 64. RFC 5321: at most 64 before the "@".
+# Bounded, so that a run of n letters costs at most 64 × n steps. RFC 5321: at most 64 characters before the "@".
 EMAIL = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@(?:[\w-]{1,63}\.)+[\w-]{2,63}")
-# Of the numbers that the Social Security Administration gives out: never 000, 666 or 9xx, 00, 0000. Without dashes only after its name.
+# Only numbers that the Social Security Administration issues: never 000, 666 or 9xx, then 00, then 0000. Without dashes, a number must follow its name.
 SSN = re.compile(
     rf"(?<![\w-])(?P<value>(?!000|666|9)\d{{3}}(?P<gap>{GAP})(?!00)\d{{2}}(?P=gap)(?!0000)\d{{4}})(?![\w-])"
 )
@@ -36,7 +36,7 @@ NAMED_SSN = re.compile(
 )
 # A card number may be broken at the end of a line.
 DIGITS = re.compile(rf"(?<!\w)\d(?:(?:{GAP}|\n)?\d){{12,}}")
-# International, or of North America (area code and exchange begin with 2 to 9). Ten digits without gaps are taken for one as well.
+# International numbers, and those of North America (area code and exchange begin with 2 to 9). Ten digits without gaps count as a number as well.
 PHONE = re.compile(
     rf"(?<![\w+])(?:\+|00{GAP}?)[1-9]\d{{0,2}}(?:{GAP}|[()/]){{0,3}}(?:\d(?:{GAP}|[()/]){{0,3}}){{6,13}}\d(?!\w)"
     rf"|(?<![\w+])(?:1{GAP}?)?(?:\([2-9]\d\d\)|[2-9]\d\d){GAP}?[2-9]\d\d{GAP}?\d{{4}}(?!\w)"
@@ -45,16 +45,16 @@ PHONE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Redaction:
-    """Patterns whose finds are replaced by their name in brackets: "call [PHONE]".
+    """Replaces private data by the name of its kind in brackets: "call [PHONE]".
 
     Args:
-        kinds: of "email", "ssn" (US social security numbers), "card" (13 to 19 digits with a right check digit) and "phone"; the default is all.
-        patterns: more of your own: a regular expression by the name that stands in its place, such as {"order": r"ORD-\\d{8}"}.
-        reversible: whether the generator's answer gets the originals back. The model sees "[PHONE 1]", the same for the same number throughout a prompt; the
-            mapping lives as long as the call.
+        kinds: any of "email", "ssn" (US social security numbers), "card" (13 to 19 digits with a valid check digit) and "phone". Default: all.
+        patterns: your own regular expressions, by the name that replaces their matches, such as {"order": r"ORD-\\d{8}"}.
+        reversible: whether the answer gets the original values back. The model sees "[PHONE 1]", and the same placeholder for the same value in the whole
+            prompt. The mapping is deleted when the call ends.
 
     Raises:
-        ConfigurationError: an unknown kind, a pattern that isn't one or that finds empty texts.
+        ConfigurationError: a kind is unknown, or a pattern is invalid or matches the empty string.
 
     Example:
         >>> Redaction()("Write to ann@example.com or call (415) 555-0134.")
@@ -72,33 +72,33 @@ class Redaction:
             raise ConfigurationError(f"redact: {self.kinds!r} must be a tuple of {', '.join(KINDS)}")
         for name, pattern in self.patterns.items():
             if not re.fullmatch(r"\w[\w -]{0,30}", name):
-                raise ConfigurationError(f"redact: {name!r} can't stand in brackets: use letters, digits and hyphens")
+                raise ConfigurationError(f"redact: {name!r} is not a valid name: use letters, digits and hyphens")
             try:
                 found = re.compile(pattern).match("")
             except re.error as error:
-                raise ConfigurationError(f"redact: the pattern {name!r} is no regular expression: {error}") from None
+                raise ConfigurationError(f"redact: the pattern {name!r} is not a regular expression: {error}") from None
             if found is not None:
-                raise ConfigurationError(f"redact: the pattern {name!r} finds empty texts")
+                raise ConfigurationError(f"redact: the pattern {name!r} matches the empty string")
 
     @classmethod
     def parse(cls, text: str, /) -> Self:
-        """Of kinds with commas between, or "all", and "reversible": what RAGCORE_REDACT holds.
+        """Make a `Redaction` from the value of RAGCORE_REDACT: kinds separated by commas, or "all", optionally with "reversible".
 
         Raises:
-            ConfigurationError: an unknown kind.
+            ConfigurationError: a kind is unknown.
         """
         words = [word.strip().lower() for word in text.split(",") if word.strip()]
         kinds = tuple(word for word in words if word not in ("reversible", "all"))
         return cls(kinds if kinds and "all" not in words else KINDS, reversible="reversible" in words)
 
     def __call__(self, text: str, /) -> str:
-        """The text without what the patterns find."""
+        """Return the text with all matches replaced."""
         return _replaced(text, self.places(text), lambda name, _: f"[{name}]")
 
     def places(self, text: str, /) -> list[tuple[int, int, str]]:
-        """(start, end, name) of what is found, in the text's order.
+        """Return (start, end, name) of each match, in the order of the text.
 
-        Each kind looks at what those before it have left: a card number behind a social security number is one run of digits with it.
+        A kind does not search what earlier kinds have matched: a social security number and the card number after it form one run of digits.
         """
         found: list[tuple[int, int, str]] = []
         for name, find in self._finders():
@@ -118,36 +118,36 @@ PLACEHOLDER = re.compile(r"\[[\w -]{1,40} \d{1,9}\]")
 
 
 class Redacted:
-    """The texts of one prompt: what is taken out of them, and put back into what comes of it.
+    """Redacts the texts of one prompt, and puts the original values back into the answer.
 
     Args:
-        redact: a `Redaction` that is reversible gives each value a number of its own; with any other there is nothing to put back.
-        texts: all of them, so that no placeholder is one that stands in a text already.
+        redact: a reversible `Redaction` gives each value its own number. With any other redaction, the answer stays as it is.
+        texts: all texts of the prompt, so that a new placeholder never equals one that is already in a text.
     """
 
     def __init__(self, redact: Redact, texts: Iterable[str]) -> None:
         self._redact = redact
         self._reversible = isinstance(redact, Redaction) and redact.reversible
-        # What looks like a placeholder in a text already.
+        # Strings in the texts that look like placeholders.
         self._taken = {found for text in texts for found in PLACEHOLDER.findall(text)} if self._reversible else set()
         self._placeholders: dict[tuple[str, str], str] = {}
         self._last: dict[str, int] = {}
         self.originals: dict[str, str] = {}
-        """By placeholder."""
+        """The original values by placeholder."""
 
     def redact(self, text: str) -> str:
-        """The text as it may leave the process. Raises as `redacted`."""
+        """Return the text as it may leave the process. Raises the same errors as `redacted`."""
         if not self._reversible or not text:
             return redacted(self._redact, text)
         assert isinstance(self._redact, Redaction)
         return _replaced(text, self._redact.places(text), self._placeholder)
 
     def restore(self, text: str) -> str:
-        """The text with the originals in their places."""
+        """Return the text with the original values instead of their placeholders."""
         return PLACEHOLDER.sub(lambda match: self.originals.get(match[0], match[0]), text) if self.originals else text
 
     def held_back(self, text: str) -> int:
-        """Where the beginning of a placeholder stands at the end of a text; its length if there is none."""
+        """Return the position of an incomplete placeholder at the end of a text; the text's length if there is none."""
         start = text.rfind("[")
         if start >= 0 and any(placeholder.startswith(text[start:]) for placeholder in self.originals):
             return start
@@ -167,11 +167,11 @@ class Redacted:
 
 
 def redacted(redact: Redact | None, text: str) -> str:
-    """The text as it may leave the process.
+    """Return the text as it may leave the process.
 
     Raises:
-        ConfigurationError: the function raised, or made something else than a text. Nothing is sent then. The error names neither the text nor what the
-            function said, which may quote it.
+        ConfigurationError: the function raised, or returned something other than a str. Then nothing is sent. The error contains neither the text nor the
+            function's own message, which may quote the text.
     """
     if redact is None or not text:
         return text
@@ -180,12 +180,12 @@ def redacted(redact: Redact | None, text: str) -> str:
     except Exception as error:
         raise ConfigurationError(f"redact raised {type(error).__name__}{_where(error)}: nothing was sent") from None
     if not isinstance(made, str):
-        raise ConfigurationError(f"redact made {type(made).__name__} of a text: it must make a str; nothing was sent")
+        raise ConfigurationError(f"redact returned {type(made).__name__}: it must return a str; nothing was sent")
     return made if made.strip() else NOTHING_LEFT
 
 
 def key_of(redact: Redact | None) -> str:
-    """What tells one redaction from another in the content hash of a document; "" for none. One function can't be told from another."""
+    """Return a key of the redaction for the content hash of a document; "" for no redaction. All functions have the same key."""
     if redact is None:
         return ""
     if isinstance(redact, Redaction):
@@ -225,7 +225,7 @@ def _phones(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _cards(text: str) -> Iterator[tuple[int, int]]:
-    """The card numbers in runs of digits. A run may hold more than the number: an amount before it, the month and the security code after it."""
+    """Yield the card numbers in runs of digits. A run may contain more: an amount before the number, the month and the security code after it."""
     for run in DIGITS.finditer(text):
         groups = [(run.start() + one.start(), run.start() + one.end()) for one in re.finditer(r"\d+", run[0])]
         start, end = -1, -1
@@ -233,7 +233,7 @@ def _cards(text: str) -> Iterator[tuple[int, int]]:
             last = _last_of_card(text, groups, first)
             if last is None:
                 continue
-            # By chance, one run in ten has a right check digit: what overlaps is taken out together, so that no part of a number stays.
+            # One run in ten has a valid check digit by chance. Overlapping matches are replaced together, so that no part of a number stays.
             if groups[first][0] < end:
                 end = max(end, groups[last][1])
                 continue
@@ -257,7 +257,7 @@ def _last_of_card(text: str, groups: list[tuple[int, int]], first: int) -> int |
 
 
 def _checks(digits: str) -> bool:
-    """Luhn's check digit, ISO/IEC 7812-1."""
+    """Whether the check digit is valid by Luhn's algorithm, ISO/IEC 7812-1."""
     total = 0
     for place, digit in enumerate(reversed(digits)):
         value = int(digit) * (1 + place % 2)

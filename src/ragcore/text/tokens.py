@@ -1,7 +1,7 @@
-"""Counting tokens without ever blocking the event loop, and without a network.
+"""Counts tokens without blocking the event loop, and without a network.
 
-tiktoken fetches its ranks at first use: blocking, without a deadline, under a global lock. So they load in one daemon thread; until they
-are there, and where they can't be had, tokens are estimated. `TIKTOKEN_CACHE_DIR` (tiktoken's own variable) makes it work offline.
+tiktoken downloads its ranks at first use: it blocks, without a deadline, under a global lock. So one daemon thread loads them. Until they are loaded, or if
+they are not available, tokens are estimated. To load them offline, set `TIKTOKEN_CACHE_DIR` (tiktoken's own variable).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ __all__ = ["TokenCounter", "estimate_tokens"]
 
 logger: logging.Logger = logging.getLogger("ragcore.tokens")
 
-# Byte-pair encodings need 3.5 to 4.5 bytes a token for English: the low end, so that a budget holds.
+# Byte-pair encodings use 3.5 to 4.5 bytes per token for English. The low end makes estimates too high rather than too low.
 BYTES_PER_TOKEN = 3.5
-# tiktoken takes quadratic time on long runs without a space; pieces bound it and cost at most a token each.
+# tiktoken takes quadratic time on long runs without a space. Pieces bound that time, and each adds at most one token.
 PIECE = 4_000
 
 _lock = threading.Lock()
@@ -28,7 +28,7 @@ _warned = False
 
 
 def estimate_tokens(text: str, /) -> int:
-    """Tokens of `text`, roughly and quickly: UTF-8 bytes / 3.5, rounded up; 0 for "".
+    """Estimate the number of tokens of `text`: UTF-8 bytes / 3.5, rounded up; 0 for "".
 
     Example:
         >>> estimate_tokens("What is my warranty?")
@@ -38,10 +38,10 @@ def estimate_tokens(text: str, /) -> int:
 
 
 class TokenCounter:
-    """Counts the tokens of an OpenAI model exactly as soon as tiktoken's ranks are loaded, and estimates until then.
+    """Counts the tokens of an OpenAI model: exactly once tiktoken's ranks are loaded, estimated until then.
 
     Args:
-        model: the model's name; one that tiktoken doesn't know is always estimated.
+        model: the model's name. For a model that tiktoken doesn't know, tokens are always estimated.
     """
 
     def __init__(self, model: str) -> None:
@@ -52,7 +52,7 @@ class TokenCounter:
 
     @property
     def exact(self) -> bool:
-        """Whether counts are exact by now."""
+        """Whether counts are exact."""
         return self._encoding is not None
 
     @property
@@ -61,12 +61,12 @@ class TokenCounter:
         return self._loading.is_alive()
 
     def wait(self, seconds: float) -> bool:
-        """Block until the ranks are loaded or can't be, at most `seconds`: for scripts and checks, not for the event loop."""
+        """Block until loading has ended, at most `seconds`; return whether counts are exact. For scripts and checks, not for the event loop."""
         self._loading.join(seconds)
         return self.exact
 
     def count(self, text: str, /) -> int:
-        """Tokens of `text`; special tokens in it are counted as plain text."""
+        """Return the number of tokens of `text`. Special tokens in it count as plain text."""
         encoding = self._encoding
         if encoding is None:
             return estimate_tokens(text)

@@ -1,4 +1,4 @@
-"""Words and sentences of a text, for searching and quoting without a model: English, and scripts without blanks by pairs of characters."""
+"""Words and sentences of a text, for searching and quoting without a model. English by words, scripts without blanks by pairs of characters."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ __all__ = ["UNSPACED", "after_blanks", "content_words", "grapheme_ends", "is_uns
 
 WORD: Final = re.compile(r"[^\W_]+(?:[.,]\d+)*", re.UNICODE)
 
-# Scripts that write no blanks between words, and Korean, whose endings grow onto them: Thai, Lao, Burmese, Khmer, kana, CJK ideographs, Hangul.
-# The schema of PostgreSQL has the same ranges.
+# Scripts without blanks between words, and Korean, whose endings are attached to words: Thai, Lao, Burmese, Khmer, kana, CJK ideographs, Hangul.
+# The PostgreSQL schema uses the same ranges.
 UNSPACED: Final = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 )
@@ -28,7 +28,7 @@ STOP_WORDS: Final = frozenset(
     """.split()
 )
 
-# A full stop after one of these ends no sentence.
+# A full stop after one of these does not end a sentence.
 ABBREVIATIONS: Final = frozenset(
     """dr mr mrs ms prof sr jr st vs etc e.g i.e cf approx no vol fig inc ltd co corp dept est u.s a.m p.m sec art para pp pt ch ed eds nos max min
     nr abs bzw ca ggf inkl exkl mind usw vgl z.b d.h u.a o.ä str tel ziff buchst evtl zzgl num núm pág sra av env ex""".split()
@@ -37,22 +37,22 @@ ABBREVIATIONS: Final = frozenset(
 # Marks that end a sentence by themselves, without a blank after them: CJK, Arabic and Urdu, Devanagari, Ethiopic, Burmese, Khmer, Tibetan, Armenian.
 # Source: Unicode Character Database, property Sentence_Terminal.
 TERMINALS: Final = "。！？｡؟۔।॥።፧፨။៕។།༎։"
-# Each alternative begins only where its run begins and never gives back what it took, or long runs take quadratic time.
+# Each alternative begins only at the start of its run and never backtracks; otherwise long runs take quadratic time.
 _END: Final = re.compile(
     rf"""(?<![.!?…])[.!?…]++["'”’)\]]*+(?=\s)"""
     rf"""|(?<![!?])[!?]++(?=[{UNSPACED}])"""
     rf"""|[{TERMINALS}]++[」』”’）»)\]"']*+"""
-    # Thai and Lao write no mark: a blank between two of their letters ends a sentence or a clause.
+    # Thai and Lao have no such mark: a blank between two of their letters ends a sentence or a clause.
     r"""|(?<=[\u0e00-\u0e7f\u0e80-\u0eff])[ \u00a0]++(?=[\u0e00-\u0e7f\u0e80-\u0eff])"""
     r"""|\n(?=[^\S\n]*+\n)|\n(?=[^\S\n]*+(?:[-*+•]|\d{1,9}[.)])\s)|(?<=\|)\n"""
 )
-# What belongs to the character before it, besides combining marks: the zero-width joiner, and skin tones of emoji.
+# Characters that belong to the one before them, besides combining marks: the zero-width joiner, and skin tones of emoji.
 _JOINER: Final = "\u200d"
 _TONES: Final = ("\U0001f3fb", "\U0001f3ff")
 
 
 def content_words(text: str, /) -> list[str]:
-    """The words that carry meaning, lower case, plurals and possessives folded, repeats kept; of scripts without blanks, pairs of neighbouring characters.
+    """Return the words that carry meaning, in lower case, with plurals reduced to singulars and repeats kept. Scripts without blanks give pairs of characters.
 
     Source: D. Harman, "How effective is suffixing?" (1991): the S stemmer. J. H. Lee, J. S. Ahn, "Using n-grams for Korean text retrieval" (SIGIR 1996).
 
@@ -73,7 +73,7 @@ def content_words(text: str, /) -> list[str]:
 
 
 def pairs(run: str, /) -> list[str]:
-    """Each two neighbouring characters of a run; a single one alone."""
+    """Return each pair of neighbouring characters of a run; a single character is returned alone."""
     return [run[at : at + 2] for at in range(len(run) - 1)] or [run]
 
 
@@ -97,9 +97,9 @@ def is_unspaced(text: str, /) -> bool:
 
 
 def grapheme_ends(text: str, start: int, end: int, /) -> list[int]:
-    """Return where each character, as a reader sees it, ends between `start` and `end`; a cut is allowed there and nowhere else.
+    """Return the end of each character, as a reader sees it, between `start` and `end`. A text may be cut only at these positions.
 
-    Source: Unicode Standard Annex 29, extended grapheme clusters, as the package `regex` has them.
+    Source: Unicode Standard Annex 29, extended grapheme clusters, as implemented by the package `regex`.
 
     Example:
         >>> grapheme_ends("ne\u0301e", 0, 4)
@@ -113,7 +113,7 @@ def grapheme_ends(text: str, start: int, end: int, /) -> list[int]:
 
 
 def sentences(text: str, /) -> Iterator[tuple[int, int]]:
-    """(start, end) of each sentence, without the white space around it; list items, table rows and paragraphs end one as well.
+    """Yield (start, end) of each sentence, without the white space around it. The end of a list item, table row or paragraph ends a sentence as well.
 
     Example:
         >>> text = "Dr. Lee repairs bicycles. A repair costs $40."
@@ -145,7 +145,7 @@ def _extends(char: str) -> bool:
 
 
 def after_blanks(text: str, start: int, end: int, /) -> int:
-    """Where the first sign between `start` and `end` stands. A blank that carries a mark, such as an accent, is one."""
+    """Return the position of the first character after blanks, from `start` to `end`. A blank that carries a mark, such as an accent, is not skipped."""
     while start < end and text[start].isspace() and not (start + 1 < end and _extends(text[start + 1])):
         start += 1
     return start

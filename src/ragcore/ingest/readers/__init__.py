@@ -1,4 +1,4 @@
-"""Readers by file type. Each is imported only when a file needs it."""
+"""Readers by file type. A reader is imported when the first file needs it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HOMES: dict[str, str] = {
     ".xml": "data:read_xml",
     **dict.fromkeys((".docx", ".pptx", ".msg", ".epub", ".odt", ".rtf"), "office:office_reader"),
 }
-# One document a line.
+# Files with one document in each line.
 LINES = (".jsonl", ".jsonl.gz")
 SUFFIXES = (*HOMES, *LINES)
 
@@ -45,7 +45,7 @@ def reader_of(path: PurePath, *, whole_pages: bool = False) -> Reader | None:
     """Return the reader for a file; None for an unknown type.
 
     Args:
-        whole_pages: whether all of an HTML page is read, not only its main content.
+        whole_pages: whether to read all of an HTML page instead of only its main content.
     """
     home = HOMES.get(path.suffix.lower())
     if home is None:

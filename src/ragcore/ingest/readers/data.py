@@ -1,4 +1,4 @@
-"""JSON and XML as text: the path of a value, then the value."""
+"""Reads JSON and XML as text. A JSON line is the path of a value, then the value; a short XML text follows the name of its element."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ragcore.ingest.readers.plain import guessed
 __all__ = ["read_json", "read_xml"]
 
 MOST_DEPTH = 200
-# A longer text is prose, and needs no name.
+# A longer text is prose, and gets no name before it.
 MOST_NAMED = 80
 PLAIN = frozenset("p para text b i em strong span li item title h1 h2 h3 h4 section div a body".split())
-# Elements of HTML in the text of another format.
+# HTML elements in the text of another format.
 MARKUP = re.compile(
     r"</?(?:p|br|div|a|b|i|em|strong|ul|ol|li|h[1-6]|span|img|table|tr|td|th|blockquote|hr|pre|code|figure)\b[^<>]{0,2000}>",
     re.IGNORECASE,
@@ -27,7 +27,7 @@ MARKUP = re.compile(
 
 
 def read_json(data: bytes) -> Parsed:
-    """Read JSON as lines of "path: value"; records of a list have a blank line between them. Numbers stay as they are written."""
+    """Read JSON as lines of "path: value", with a blank line between the records of a list. Numbers stay as they are written."""
     text, encoding = decode(data)
     try:
         value = json.loads(text, parse_float=str, parse_int=str, parse_constant=str, object_pairs_hook=_Pairs)
@@ -41,11 +41,11 @@ def read_json(data: bytes) -> Parsed:
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """An object with all of its members, also where two have one name."""
+    """A JSON object with all its pairs, even if two have the same name."""
 
 
 def _lines(value: Any) -> Iterator[str]:
-    """Walk without recursion, in order."""
+    """Yield the lines in order, without recursion."""
     stack: list[tuple[str, Any]] = [("", value)]
     while stack:
         path, item = stack.pop()
@@ -61,14 +61,14 @@ def _lines(value: Any) -> Iterator[str]:
             yield f"{path}: {item}" if path else str(item)
 
 
-# Stands between two records.
+# Marks the gap between two records.
 _BREAK = object()
 
 
 def read_xml(data: bytes) -> Parsed:
-    """Read the text of an XML file, an element a line; a short text has the element's name before it, and so have attributes.
+    """Read the text of an XML file, one line for each element. A short text, and each attribute, has its name before it.
 
-    Entities of the file's own are refused: they can grow without bound.
+    Files that declare entities are refused, because entities can grow without limit.
 
     Source: Python documentation, "XML vulnerabilities" (billion laughs, external entities).
     """
@@ -80,7 +80,7 @@ def read_xml(data: bytes) -> Parsed:
 
     def end_line() -> None:
         text = " ".join("".join(pieces).split())
-        if MARKUP.search(text):  # a page within a feed
+        if MARKUP.search(text):  # HTML within a feed
             text = " ".join(MARKUP.sub(" ", text).split())
         if text:
             named = names and len(text) <= MOST_NAMED and names[-1].lower() not in PLAIN
@@ -91,7 +91,7 @@ def read_xml(data: bytes) -> Parsed:
         nonlocal depth
         depth += 1
         if depth > MOST_DEPTH:
-            raise InvalidInput(f"its elements are nested more than {MOST_DEPTH} deep")
+            raise InvalidInput(f"its elements are nested more than {MOST_DEPTH} levels deep")
         end_line()
         names.append(name.rpartition(":")[2])
         for key, value in attributes.items():
@@ -105,7 +105,7 @@ def read_xml(data: bytes) -> Parsed:
         names.pop()
 
     def entity(*_: object) -> None:
-        raise InvalidInput("it declares entities, which are not read")
+        raise InvalidInput("it declares XML entities, which are not supported")
 
     parser = expat.ParserCreate()
     parser.StartElementHandler = start

@@ -1,6 +1,6 @@
-"""Decoding of text files.
+"""Decodes text files.
 
-Order: byte order mark, UTF-16 without a mark, UTF-8, then detection by charset-normalizer. All but marks and UTF-8 are guesses, and are reported as such.
+Order: byte order mark, UTF-16 without a mark, UTF-8, then detection by charset-normalizer. All results except marks and UTF-8 are reported as guesses.
 Source: WHATWG Encoding, "BOM sniff"; Unicode 16, 23.8.
 """
 
@@ -15,7 +15,7 @@ from ragcore.errors import InvalidInput
 
 __all__ = ["clean", "decode", "storable"]
 
-# UTF-32 first: its mark begins with UTF-16's.
+# UTF-32 comes first, because its mark begins with UTF-16's mark.
 MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -23,18 +23,18 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-# Detection reads this much; more does not change its result.
+# Detection reads this many bytes; more bytes do not change its result.
 SAMPLE = 256 * 1024
-# Encodings to choose from: those in which documents are found, so that a rare one does not win by chance.
+# Only encodings that are common in documents, so that a rare one is not detected by chance.
 CANDIDATES = [
     "cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "iso8859_2", "iso8859_5", "koi8_r", "cp932", "euc_jp", "gb18030", "big5", "euc_kr",
 ]  # fmt: skip
-# Bytes beyond ASCII that are too few to tell encodings apart.
+# With fewer bytes beyond ASCII, encodings can't be distinguished.
 FEW = 24
-# UTF-8 with a bad byte for each so many good characters is damaged, and not another encoding.
+# UTF-8 with at most one bad byte for each 3 good characters is damaged UTF-8, not another encoding.
 FEW_BAD = 3
 DAMAGED = "utf-8, with some bytes that are not"
-# Control characters that no text contains. A few are cleaned away, many mean a binary file.
+# Control characters that no text contains. A few are replaced; many mean that the file is binary.
 CONTROLS = re.compile("[\0-\x08\x0b\x0e-\x1f\x7f]")
 MOST_CONTROLS = 0.02
 
@@ -58,7 +58,7 @@ def decode(data: bytes) -> tuple[str, str]:
         bad = text.count("\ufffd")
         if (
             bad * FEW_BAD <= sum(char > "\x7f" for char in text) - bad
-        ):  # in another encoding hardly any of them would fit
+        ):  # text in another encoding has hardly any valid UTF-8 characters
             return _checked(text), DAMAGED
     if data.count(0) > MOST_CONTROLS * len(data):
         raise InvalidInput("it is binary, not text")
@@ -68,7 +68,7 @@ def decode(data: bytes) -> tuple[str, str]:
 
 
 def _detected(sample: bytes) -> str:
-    """Return the likeliest encoding. A few bytes beyond ASCII are too few for a detector; then it is windows-1252, the web's default."""
+    """Return the most likely encoding. With too few bytes beyond ASCII for a detection, return windows-1252, the web's default."""
     beyond = sum(byte > 0x7F for byte in sample)
     if beyond < FEW and beyond < 0.4 * len(sample):
         return "cp1252"
@@ -77,13 +77,13 @@ def _detected(sample: bytes) -> str:
 
 
 def clean(text: str) -> str:
-    """Replace control characters by spaces, and line ends by "\\n"."""
+    """Replace control characters with spaces, and line ends with "\\n"."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return CONTROLS.sub(" ", text)
 
 
 def storable(text: str) -> str:
-    """Replace what no database stores as text: NUL by a space, and halves of characters, as JSON may have them, by U+FFFD."""
+    """Replace characters that databases refuse in text: NUL with a space, and lone surrogates, which JSON may contain, with U+FFFD."""
     if "\0" in text:
         text = text.replace("\0", " ")
     try:
@@ -101,7 +101,7 @@ def _checked(text: str) -> str:
 
 
 def _wide(data: bytes) -> str:
-    """UTF-16 without a mark: half of its bytes are 0 where the text is Latin."""
+    """Return the byte order of UTF-16 without a mark, "" for other data. In Latin text, half of its bytes are 0."""
     if len(data) < 4:
         return ""
     even, odd = data[0::2].count(0) / (len(data) / 2), data[1::2].count(0) / (len(data) / 2)

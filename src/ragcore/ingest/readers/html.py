@@ -1,7 +1,7 @@
-"""HTML by the standard, as Markdown.
+"""Converts HTML to Markdown.
 
-The parser is lexbor (through selectolax), which follows the HTML standard: missing end tags, any nesting, broken markup. Scripts, styles, navigation, banners
-and hidden parts are left out; tables stay whole. The tree is walked without recursion.
+The parser is lexbor (through selectolax), which follows the HTML standard: it accepts missing end tags, any nesting and broken markup. Scripts, styles,
+navigation, banners and hidden parts are left out; tables are kept. The tree is walked without recursion.
 
 Source: WHATWG HTML, 13.2 (parsing), and 4.2.5.4 (character encoding declarations).
 """
@@ -24,7 +24,7 @@ __all__ = ["html_to_markdown", "read_html"]
 
 PURPOSE = "reading HTML"
 META_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_\-]{2,30})", re.IGNORECASE)
-# The standard's names for encodings that Python knows under another.
+# The standard's names of encodings, with Python's names for them.
 ENCODINGS = {
     **dict.fromkeys(("iso-8859-1", "latin1", "ascii", "us-ascii", "windows-1252"), "cp1252"),
     **dict.fromkeys(("shift_jis", "x-sjis"), "cp932"),
@@ -40,21 +40,21 @@ BLOCKS = frozenset(
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
 SPACE = re.compile(r"[ \t\n\f\r\u00a0\u200b]+")
 MOST_INDENT = 8
-# Less than this share of a page, and so many characters less, is too little to be its content without a word about it.
+# If the content has fewer characters than this share of the page minus LEAST_MAIN, and fewer than MOST_DOUBTED, the user gets a warning.
 LEAST_SHARE = 0.25
 LEAST_MAIN = 1_000
 MOST_DOUBTED = 5_000
-# Cells of a table, with those that one spans.
+# Limit for the cells of a table; a cell that spans several counts for each of them.
 MOST_CELLS = 500_000
 # Stands for <br>, which is the only line break within a block.
 BREAK = "\0"
 
 
 def read_html(data: bytes, *, whole: bool = False) -> Parsed:
-    """Read an HTML page; the title comes from the page, the language into the metadata.
+    """Read an HTML page, with its title, and its language as metadata.
 
     Args:
-        whole: whether all of it is read, as in `html_to_markdown`.
+        whole: whether to read the whole page, as in `html_to_markdown`.
     """
     text, encoding = _decoded(data)
     markdown, title, language = html_to_markdown(text, whole=whole)
@@ -65,7 +65,7 @@ def read_html(data: bytes, *, whole: bool = False) -> Parsed:
         and len(markdown) < LEAST_SHARE * len(html_to_markdown(text, whole=True)[0]) - LEAST_MAIN
     ):
         doubts.append(
-            "most of the page was taken for something else than its content; whole_pages=True reads all of it"
+            "most of the page was left out, because it does not look like content: pass whole_pages=True to read all of it"
         )
     return Parsed(markdown, title=title, metadata={"language": language} if language else {}, warnings=tuple(doubts))
 
@@ -74,7 +74,7 @@ def html_to_markdown(html: str, *, whole: bool = False) -> tuple[str, str, str]:
     """Return the page as Markdown, its title and its language.
 
     Args:
-        whole: whether all is read that a visitor sees. Default False: without what is about the page, such as navigation, teasers, comments, footers.
+        whole: whether to read everything that a visitor sees. Default False: only the main content, without navigation, teasers, comments and footers.
     """
     lexbor = require("selectolax.lexbor", extra="chunking", purpose=PURPOSE)
     tree = lexbor.LexborHTMLParser(html)
@@ -92,13 +92,13 @@ def html_to_markdown(html: str, *, whole: bool = False) -> tuple[str, str, str]:
 
 
 def _decoded(data: bytes) -> tuple[str, str]:
-    """Decode by mark, declaration, UTF-8, then windows-1252, the web's default."""
+    """Decode by the byte order mark, then the declaration, then UTF-8, then windows-1252, the web's default."""
     declared = META_CHARSET.search(data[:4096])
     if declared is not None and not data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
         name = declared[1].decode("ascii").lower()
         name = ENCODINGS.get(name, name)
         try:
-            if not name.startswith("utf-16"):  # the declaration could not be read if that were true
+            if not name.startswith("utf-16"):  # in real UTF-16, the declaration would not have been found
                 return clean(data.decode(name, "replace" if name != "utf-8" else "strict")), ""
         except (LookupError, UnicodeDecodeError):
             pass
@@ -111,7 +111,7 @@ def _decoded(data: bytes) -> tuple[str, str]:
 
 
 class _Writer:
-    """Writes Markdown while it walks the tree with a stack of its own."""
+    """Writes Markdown while it walks the tree with its own stack."""
 
     def __init__(self, content: Content) -> None:
         self._content = content
@@ -122,7 +122,7 @@ class _Writer:
         self._preformatted = 0
 
     def write(self) -> str:
-        # A function on the stack is what happens when an element ends.
+        # A function on the stack is called when its element ends.
         stack: list[Any] = [self._content.start]
         while stack:
             item = stack.pop()
@@ -159,7 +159,7 @@ class _Writer:
                 yield from node.iter(include_text=True)
                 yield lambda: self._line.append("**")
             case "sup" if node.text(deep=True).strip():
-                self._line.append("^")  # or it would be a digit more of the figure before it
+                self._line.append("^")  # otherwise it would look like one more digit of the number before it
                 yield from node.iter(include_text=True)
             case "table":
                 self._end_block()
@@ -242,7 +242,7 @@ class _Writer:
         return f"{indent}- "
 
     def _table(self, table: Any) -> None:
-        """A table of data as Markdown's; one that only lays out the page as its text."""
+        """Write a table of data as a Markdown table. Write a table that only lays out the page as text."""
         caption = table.css_first("caption")
         rows = [row for row in table.css("tr") if _nearest_table(row) == table and not is_hidden(row)]
         cells = [[_cell(cell) for cell in row.iter() if cell.tag in ("td", "th")] for row in rows]
@@ -265,7 +265,7 @@ def _nearest_table(node: Any) -> Any:
 
 
 def _spanned(rows: list[Any], table: Any) -> list[list[str]]:
-    """The cells of rows, a cell that spans several columns or rows in each of them."""
+    """Return the cells of rows. A cell that spans several columns or rows is repeated in each of them."""
     grid: list[list[str]] = []
     down: dict[int, tuple[int, str]] = {}
     size = 0
@@ -302,7 +302,7 @@ def _span(cell: Any, name: str) -> int:
 
 
 def _cell(cell: Any) -> str:
-    """The text of a cell in one line. Inline elements are not set apart: "$<b>1</b>,<b>500</b>" is $1,500."""
+    """Return the text of a cell in one line. Inline elements get no spaces around them: "$<b>1</b>,<b>500</b>" is $1,500."""
     pieces: list[str] = []
     stack = [cell]
     while stack:
@@ -318,7 +318,7 @@ def _cell(cell: Any) -> str:
         elif tag.startswith("-") or tag in LEFT_OUT or is_hidden(node):
             continue
         else:
-            # What is set apart on the page is set apart here.
+            # Elements that stand apart on the page get spaces around them.
             apart = tag == "br" or tag in BLOCKS or tag in HEADINGS or tag in ("li", "td", "th", "tr", "table")
             mark = "^" if tag == "sup" else " " if apart else ""
             stack.append(" " if apart else "")
@@ -333,7 +333,7 @@ def _number(node: Any, name: str, default: int) -> int:
 
 
 def _is_question(button: Any) -> bool:
-    """Whether a button unfolds the text below it, so that what stands on it is the heading."""
+    """Whether a button unfolds the text below it. Then the button's text is a heading."""
     if "aria-expanded" in button.attributes or "aria-controls" in button.attributes:
         return True
     parent = button.parent

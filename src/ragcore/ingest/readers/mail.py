@@ -1,4 +1,4 @@
-"""E-mail: its head, its text, and the files that are attached to it.
+"""Reads e-mail: its header, its text and its attachments.
 
 Source: RFC 5322 (messages), RFC 2045 to 2047 (MIME).
 """
@@ -18,12 +18,12 @@ __all__ = ["read_mail"]
 HEAD = ("From", "To", "Cc", "Date")
 MOST_ATTACHMENTS = 50
 MOST_TITLE = 300
-# Of letters, which say more than pictures of signatures do.
+# Attachments that are ignored, such as pictures in signatures.
 PASSED_OVER = ("image/", "application/pgp-signature", "application/pkcs7-signature")
 
 
 def read_mail(data: bytes) -> Parsed:
-    """Read an e-mail (.eml): subject and addresses, the text, and each attachment of a known type under a heading of its own."""
+    """Read an e-mail (.eml): subject and addresses, the text, and each attachment of a known type under its own heading."""
     message = message_from_bytes(data, policy=policy.default)
     assert isinstance(message, EmailMessage)
     subject = _header(message, "Subject")
@@ -49,12 +49,12 @@ def read_mail(data: bytes) -> Parsed:
 def _header(message: EmailMessage, name: str) -> str:
     try:
         return " ".join(str(message[name] or "").split())
-    except (ValueError, IndexError, AttributeError, LookupError):  # a header that the standard library can't take apart
+    except (ValueError, IndexError, AttributeError, LookupError):  # a header that the standard library can't parse
         return ""
 
 
 def _body(message: EmailMessage) -> str:
-    """The text, from HTML where there is nothing else: programs write the plain part for people, and the other one for browsers."""
+    """Return the plain text of the message; if it has none, the text of its HTML part."""
     part = message.get_body(("plain", "html"))
     if part is None:
         return ""
@@ -74,7 +74,7 @@ def _body(message: EmailMessage) -> str:
 
 
 def _attached(name: str, attachment: EmailMessage) -> tuple[str, str]:
-    """The text of an attachment, or why it has none; ("", "") for what needs no word."""
+    """Return the text of an attachment and a warning if it could not be read; ("", "") for an attachment that is ignored."""
     from ragcore.ingest.readers import reader_of
 
     if attachment.get_content_type().startswith(PASSED_OVER):
@@ -82,10 +82,10 @@ def _attached(name: str, attachment: EmailMessage) -> tuple[str, str]:
     reader = reader_of(PurePath(name)) if name and not name.lower().endswith(".eml") else None
     raw = attachment.get_payload(decode=True)
     if reader is None or not isinstance(raw, bytes):
-        return "", "its type is not read"
+        return "", "there is no reader for its type"
     try:
         return reader(raw).text.replace("\f", "\n").strip(), ""
     except ConfigurationError:
         raise
-    except Exception as error:  # a part of the mail, whose text is worth having
+    except Exception as error:  # a broken attachment must not lose the text of the mail
         return "", str(error)[:200] or type(error).__name__

@@ -1,7 +1,7 @@
-"""Which part of an HTML page is its content.
+"""Finds the main content of an HTML page.
 
-The page is measured once: for each element, its text, and how much of that is links. The content is the element that says so (`main`, `article`), or else the
-one whose paragraphs have most of the text. Within it, parts whose names or links show that they are about the page, and not of it, are left out.
+The page is measured once: for each element, the length of its text and of its links. The content is the element that is marked as such (`main`, `article`);
+without one, it is the element whose paragraphs have most of the text. Within it, parts that are about the page are left out: their names or links show that.
 
 Source: A. Barbaresi, "Trafilatura" (ACL 2021); C. Kohlschütter et al., "Boilerplate detection using shallow text features" (WSDM 2010): link density.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 __all__ = ["Content", "content_of", "is_hidden"]
 
-# An id or class that begins so belongs to a part that is about the page, however much text it has.
+# An id or class that begins like this marks a part about the page, even if it has much text.
 ABOUT = re.compile(
     r"(?:(?:nav|navi|navbar|navigation|main-?menu|breadcrumbs?|brotkrumen?|skip|skip-?links?|masthead|"
     r"(?:site|page|global|main)-?(?:header|footer|nav\w*)|footer|fuss(?:zeile)?|colophon|"
@@ -24,7 +24,7 @@ ABOUT = re.compile(
     r"author-?(?:box|bio|info|card)|authorbox|about-?(?:the-?)?author|tag-?(?:list|links|cloud)|tagcloud|cat-?links|"
     r"pagination|pager|paging|post-?nav\w*|nav-?(?:links|previous|next|below|above)|prev-?next|"
     r"screen-?reader-?text|sr-only|visually-?hidden|noprint|no-print|copyright|imprint)(?:$|[\-_\d])"
-    # Words that name things in the content as well: these only where the name says nothing else.
+    # Words that also occur in names of content: these count only if the name has no other words.
     r"|(?:menue?|share(?:daddy|-?(?:this|bar|buttons?|links?|icons?|tools?|box|widget|post|page|list))?|sharing|"
     r"social(?:-?(?:share|links?|icons?|media|bar|buttons?|nav|list))?|"
     r"(?:you-?may-?)?also-?like|related(?:-?(?:posts?|articles?|links?|content|news|stories|items|topics))?|"
@@ -33,7 +33,7 @@ ABOUT = re.compile(
     r"(?:[\-_]?\d+)?(?:$|__|--))",
     re.IGNORECASE,
 )
-# One that begins so does only where the part is small beside the content.
+# An id or class that begins like this marks a part about the page only if the part is small compared with the content.
 PERHAPS = re.compile(
     r"(?:side-?bar\w*|side|aside|rechts|marginal\w*|widget\w*|rail|toolbar|topbar|header\w*|head|footer\w*|bottom\w*|"
     r"ads?|sponsor\w*|promo\w*|banner\w*|follow\w*|facebook\w*|twitter\w*|subscri\w+|login|"
@@ -43,14 +43,14 @@ PERHAPS = re.compile(
     r"bookmark\w*|feeds?|rss|tickers?|slider\w*|carousel\w*|gallery-?nav|language\w*|lang-?\w*|links?|menu\w*)(?:$|[\-_\d])",
     re.IGNORECASE,
 )
-# An element that is called so is its content.
+# An element with such a name is the content.
 NAMED = re.compile(
     r"(?:^|[\s_\-])(?:article-?(?:body|content|text)|post-?(?:body|content|text|entry)|entry-?(?:content|body|text)|story-?(?:body|content)|"
     r"page-?content|main-?content|content-?(?:body|main|area|text)|body-?(?:content|text)|article__(?:body|content)|post__(?:body|content)|"
     r"articlebody|postcontent|entrycontent|storycontent|text-?content|news-?(?:text|body|content)|artikel-?(?:text|inhalt)?|beitrag|inhalt|hauptinhalt)(?:$|[\s_\-])",
     re.IGNORECASE,
 )
-# A short heading that says so stands over what leads away from the page; in English, German, French, Spanish, Italian, Dutch and Polish.
+# A short heading like this is above links that lead away from the page; in English, German, French, Spanish, Italian, Dutch and Polish.
 LEADS_AWAY = re.compile(
     r"\W*(?:(?:more|read|see|you (?:may|might)) (?:also|more|like|next)\b.*|related\b.*|recommended\b.*|similar (?:posts|articles)|share(?: this)?\b.*|"
     r"(?:leave|post|write) a (?:reply|comment)|(?:\d+ )?comments?|tags?|categories|about the author|follow us|newsletter|latest (?:news|posts)|"
@@ -63,7 +63,7 @@ LEADS_AWAY = re.compile(
     re.IGNORECASE,
 )
 MOST_HEADING = 60
-# Content that is folded until somebody asks for it.
+# Content that is folded until the reader opens it.
 FOLDED = re.compile(r"accordion|collaps|toggle|tab-?pane|tab-?panel|panel|expand|faq|details|answer", re.IGNORECASE)
 TAGS_ABOUT = frozenset({"aside", "footer", "nav"})
 ROLES_ABOUT = frozenset(
@@ -73,18 +73,18 @@ HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
 NEVER = frozenset({"html", "body", "main", "article", "td", "th", "tr", "tbody", "table", "p", "h1", "h2", "pre"})
 LEFT_OUT = frozenset({"script", "style", "noscript", "template", "head"})
 HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
-# A part that holds more of the content's own text than this is content, whatever its name.
+# A part with more than this share of the content's text is content, even if its name says otherwise.
 MOST_ABOUT = 0.5
 SMALL = 0.15
-# A part with more links than this leads away, if its name says so as well.
+# A part with a larger share of links than this leads away, if its name says so as well.
 LEADING = 0.3
-# A list or part with more links than this is navigation.
+# A list or part with a larger share of links than this is navigation.
 LINKED = 0.6
 LEAST_LINKS = 3
-# A paragraph that is nothing but a link and shorter than this leads away.
+# A paragraph that consists of a link and is shorter than this leads away.
 MOST_LINK = 60
 NEARLY_ALL = 0.95
-# Levels that the search for the content goes down: each looks through all below it.
+# Number of levels that the search for the content descends. Each level searches all elements below it.
 MOST_DESCENT = 60
 LEAST_CONTENT = 200
 LEAST_PARAGRAPH = 60
@@ -92,9 +92,9 @@ LEAST_PARAGRAPH = 60
 
 @dataclass(slots=True)
 class _Measured:
-    """Characters of an element: of its text, of its links, and of its paragraphs, which have hardly any; and how many links.
+    """Numbers of characters of an element: its text, its links, and its paragraphs with few links. Also the number of its links.
 
-    Parts about the page count for themselves, not for what is around them. `visible` is all text, theirs too.
+    Parts about the page have their own numbers, and do not count for the elements around them. `visible` counts all text, including these parts.
     """
 
     text: int = 0
@@ -106,7 +106,7 @@ class _Measured:
 
 
 class Content:
-    """The content of a page: where it begins, and what is left out of it."""
+    """The content of a page: the element that holds it, and a test for the elements that are left out."""
 
     def __init__(self, start: Any, is_left_out: Callable[[Any], bool]) -> None:
         self.start = start
@@ -117,19 +117,19 @@ def content_of(body: Any, *, whole: bool = False) -> Content:
     """Return the content of a page.
 
     Args:
-        body: the element of the page's body.
-        whole: whether everything is content that a reader can see.
+        body: the page's body element.
+        whole: whether everything that a reader can see counts as content.
     """
     if whole:
         return Content(body, is_hidden)
     measured = _measure(body)
     start = _start(body, measured)
     size = max(1, _weight(_of(measured, start)))
-    # Nothing there looks like content: then all is, without what says that it is none.
+    # Nothing looks like content: use the whole page, without the parts that are marked as about the page.
     if size < LEAST_CONTENT and 4 * size < _of(measured, body).visible:
         return Content(body, lambda node: _of(measured, node).is_about)
 
-    # Where the page itself says what its content is, lists of links in it are content as well: forms to download.
+    # If the page marks its content, lists of links in it are content as well, such as forms to download.
     marked = start.tag in ("main", "article") or start.attributes.get("role") == "main"
     leads_away = _leading_away(start, measured, SMALL * 2 * size)
 
@@ -155,7 +155,7 @@ def content_of(body: Any, *, whole: bool = False) -> Content:
 
 
 def _leading_away(start: Any, measured: dict[int, _Measured], most: float) -> set[int]:
-    """The elements from a heading that leads away to the next one beside it that is not lower."""
+    """Return the elements from each heading that leads away up to the next heading of the same or a higher level."""
     away: set[int] = set()
     for heading in start.css("h2, h3, h4, h5, h6"):
         text = " ".join(heading.text(deep=True).split())
@@ -188,7 +188,7 @@ def _names(node: Any) -> str:
 
 
 def is_hidden(node: Any) -> bool:
-    """Whether an element is not shown, and no reader can unfold it."""
+    """Whether an element is hidden, and a reader can't unfold it."""
     attributes = node.attributes
     if not attributes:
         return False
@@ -205,7 +205,7 @@ def is_hidden(node: Any) -> bool:
 def _measure(body: Any) -> dict[int, _Measured]:
     """Measure each element, without recursion."""
     measured: dict[int, _Measured] = {}
-    # (element, its parents' number in `path`); an element is summed up when all within it has been.
+    # (element, number of its parent in `found`, whether it is in a link). An element is added to its parent after all elements within it.
     order: list[tuple[Any, int, bool]] = []
     stack: list[tuple[Any, int, bool]] = [(body, -1, False)]
     found: list[_Measured] = []
@@ -238,7 +238,7 @@ def _measure(body: Any) -> dict[int, _Measured]:
             own = mine.text - mine.links
             if mine.text >= LEAST_PARAGRAPH and own > 0.6 * mine.text:
                 mine.paragraphs = own
-        # What holds most of the page is its content, whatever it is called.
+        # An element that holds most of the page is content, even if its name says otherwise.
         mine.is_about = sizes[number] < MOST_ABOUT * sizes[0] and _is_about(node, mine)
         if parent >= 0 and not mine.is_about:
             above = found[parent]
@@ -258,7 +258,7 @@ def _is_about(node: Any, found: _Measured) -> bool:
 
 
 def _start(body: Any, measured: dict[int, _Measured]) -> Any:
-    """The element that holds the content."""
+    """Return the element that holds the content."""
     whole = _of(measured, body)
     for selector in ("main", "[role=main]"):
         found = [node for node in body.css(selector) if _of(measured, node).text >= LEAST_CONTENT]
@@ -268,7 +268,7 @@ def _start(body: Any, measured: dict[int, _Measured]) -> Any:
 
 
 def _narrowed(outer: Any, measured: dict[int, _Measured]) -> Any:
-    """The article within an element, or what is called content; else the element."""
+    """Return the article within an element, or the element whose name means content, or else the densest element."""
     size = max(1, _weight(_of(measured, outer)))
     articles = [node for node in outer.css("article") if _weight(_of(measured, node)) >= LEAST_CONTENT]
     if articles:
@@ -288,7 +288,7 @@ def _narrowed(outer: Any, measured: dict[int, _Measured]) -> Any:
 
 
 def _densest(outer: Any, measured: dict[int, _Measured]) -> Any:
-    """The smallest element that holds nearly all paragraphs of an element."""
+    """Return the smallest element that holds nearly all paragraphs of an element."""
     least = NEARLY_ALL * _of(measured, outer).paragraphs
     if _of(measured, outer).paragraphs < LEAST_CONTENT:
         return outer
@@ -303,7 +303,7 @@ def _densest(outer: Any, measured: dict[int, _Measured]) -> Any:
             return outer
         beside = [child for child in outer.iter() if child.mem_id != inner[0].mem_id]
         if any((child.tag == "h1" or child.css_first("h1")) and not _of(measured, child).is_about for child in beside):
-            return outer  # the heading over the content belongs to it
+            return outer  # the heading above the content belongs to it
         outer = inner[0]
     return outer
 

@@ -1,4 +1,4 @@
-"""Markdown, with its front matter as title and metadata.
+"""Reads Markdown, with its front matter as title and metadata.
 
 Source: the front matter of Jekyll and Hugo: YAML between "---", TOML between "+++", at the start of the file.
 """
@@ -22,7 +22,7 @@ __all__ = ["read_markdown", "split_front_matter"]
 
 YAML = re.compile(r"\A\s*---[ \t]*\n(.*?)^(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
 TOML = re.compile(r"\A\s*\+\+\+[ \t]*\n(.*?)^\+\+\+[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
-# A larger block is text.
+# A larger block is not front matter but text.
 MOST_FRONT_MATTER = 64 * 1024
 
 

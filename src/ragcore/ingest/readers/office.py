@@ -1,6 +1,6 @@
-"""Office files and books as Markdown, with kreuzberg.
+"""Reads office files and e-books as Markdown, with kreuzberg.
 
-OCR, language models, caches and downloads stay off. The version is pinned below 5, because releases before 4.10.4 had another licence.
+OCR, language models, caches and downloads are off. The version is pinned below 5, because releases before 4.10.4 had another licence.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ TYPES = {
     ".epub": "application/epub+zip",
     ".msg": "application/vnd.ms-outlook",
 }
-# References to signs in XML, and what stands for them while kreuzberg reads: characters of the private use area.
+# References to characters in XML. While kreuzberg reads, characters of the private use area replace &, < and >.
 REFERENCE = re.compile(rb"&(amp|lt|gt|#\d{1,7}|#[xX][0-9a-fA-F]{1,6});")
 REFERRED = {"amp": "\uf8f1", "lt": "\uf8f2", "gt": "\uf8f3"}
 SIGNS = str.maketrans({"\uf8f1": "&", "\uf8f2": "<", "\uf8f3": ">"})
 ZIPPED = frozenset({".docx", ".pptx", ".odt", ".epub"})
-# A zip that unpacks to more is a bomb; so is one that shrinks more than this.
+# A zip archive that unpacks to more bytes is a zip bomb, and so is one with a larger compression ratio than this.
 MOST_UNPACKED = 512 * 1024 * 1024
 LEAST_BOMB = 32 * 1024 * 1024
 MOST_SHRUNK = 200
 SECONDS = 110
 MOST_TITLE = 300
-# What stands in a .docx for a sign that is no letter, and what is read in its place. Only a tab of the text has no attributes.
+# Elements of a .docx that stand for a character, and their replacements. Only a tab within the text has no attributes.
 PLAINER = (
     (re.compile(rb"<w:tab\s*/>"), b'<w:t xml:space="preserve"> </w:t>'),
     (re.compile(rb"<w:noBreakHyphen\s*/>"), b"<w:t>-</w:t>"),
@@ -49,7 +49,7 @@ PLAINER = (
     (re.compile(rb"<w:cr\s*/>"), b"<w:br/>"),
     (re.compile(rb"<w:moveFrom\b[^>]*>.*?</w:moveFrom>", re.DOTALL), b""),
     (re.compile(rb"<mc:Fallback>.*?</mc:Fallback>", re.DOTALL), b""),
-    # Footnotes and endnotes count separately.
+    # Footnotes and endnotes are numbered separately, so an endnote gets another number.
     (re.compile(rb'(<w:endnote(?:Reference)?\b[^>]*?w:id=")(\d)'), rb"\g<1>7000\2"),
 )
 SYMBOL = re.compile(rb'<w:sym\b[^>]*?w:font="([^"]*)"[^>]*?w:char="([0-9A-Fa-f]{1,6})"[^>]*/>')
@@ -68,12 +68,12 @@ WINGDINGS = {
     0x76: "❖", 0xB7: "•", 0x9F: "•", 0x4A: "☺", 0x28: "☎", 0x2A: "✉",
 }  # fmt: skip
 ADDRESS = re.compile(rb'(\bhref=")([^"&<>]*%[0-9A-Fa-f]{2}[^"&<>]*)(")')
-# Without a title among their properties, they are called what their first heading says. In others that is a sheet or a slide.
+# Without a title in their properties, these get their first heading as title. In other types, the first heading is a sheet or a slide.
 HEADED = frozenset({".docx", ".odt", ".rtf", ".epub"})
 LINK = re.compile(
     r"\\?!?\[([^\[\]\n]{0,1000})\]\([^()\s]{0,2000}(?:\([^()\s]{0,200}\)[^()\s]{0,200})?(?:[ \t]+\"[^\"\n]{0,500}\")?\)"
 )
-# A sign that Markdown would take for a mark; a bar stays escaped, since it would end a cell.
+# A character that Markdown would read as a mark. A bar stays escaped, because it would end a cell.
 ESCAPED = re.compile(r"\\([!-/:-@\[-`{}~])")
 
 
@@ -114,13 +114,13 @@ def _read(suffix: str, data: bytes) -> Parsed:
 
 
 def _without_targets(markdown: str) -> str:
-    """Links and images as their text, and signs as they are: addresses and escapes are nothing to search for."""
+    """Replace links and images with their text, and remove escapes: no search needs addresses and escapes."""
     text = LINK.sub(lambda found: found[1], markdown.replace("&#9;", " ").replace("&#x9;", " "))
     return ESCAPED.sub(lambda found: found[1], text)
 
 
 def _kept(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Properties of the document that are worth filtering by."""
+    """Return the document's properties that are useful in filters."""
     kept = {
         name: metadata[name]
         for name in ("sheet_names", "page_count", "created_at", "modified_at")
@@ -131,10 +131,10 @@ def _kept(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_signs(data: bytes) -> bytes:
-    """A .docx as kreuzberg 4.10 reads it whole.
+    """Return a .docx, changed so that kreuzberg 4.10 reads it completely.
 
-    It loses "&amp;", "&lt;" and "&gt;", so "<65" would become "65". It loses tabs, fixed hyphens and symbols, so "2025" and "40" beside each other would become
-    "202540"; the paragraph around a text box; a footnote that has the number of an endnote; headers and footers. It keeps text that was moved away.
+    It loses "&amp;", "&lt;" and "&gt;", so "<65" becomes "65". It loses tabs, fixed hyphens and symbols, so "2025" and "40" next to each other become "202540".
+    It loses the paragraph around a text box, a footnote that has the number of an endnote, headers and footers. It keeps the old copy of moved text.
     """
     out = BytesIO()
     with zipfile.ZipFile(BytesIO(data)) as source, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as target:
@@ -160,7 +160,7 @@ def _plainer(xml: bytes, beside: bytes) -> bytes:
 
 
 def _without_boxes(xml: bytes) -> bytes:
-    """Text boxes behind the paragraph that they are anchored in; from the last one on, so that each next end of a paragraph is the anchor's."""
+    """Move text boxes behind their anchor's paragraph. The last box is moved first, so that the next end of a paragraph is always the anchor's."""
     for _ in range(MOST_BOXES):
         start = xml.rfind(BOX)
         end = xml.find(BOX_END, start)
@@ -174,7 +174,7 @@ def _without_boxes(xml: bytes) -> bytes:
 
 
 def _beside(archive: zipfile.ZipFile) -> bytes:
-    """What headers and footers say, as paragraphs."""
+    """Return the texts of headers and footers as paragraphs."""
     said: dict[bytes, None] = {}
     for name in sorted(archive.namelist()):
         if re.fullmatch(r"word/(?:header|footer)\d*\.xml", name):
@@ -193,7 +193,7 @@ def _symbol(found: re.Match[bytes]) -> bytes:
 
 
 def _with_plain_names(data: bytes) -> bytes:
-    """An .epub whose manifest names its files as the archive does: kreuzberg doesn't find "Chapter%202.xhtml", and leaves it out."""
+    """Return an .epub whose manifest uses the file names of the archive: kreuzberg doesn't find "Chapter%202.xhtml", and leaves it out."""
     out = BytesIO()
     with zipfile.ZipFile(BytesIO(data)) as source, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as target:
         for entry in source.infolist():
@@ -214,7 +214,7 @@ def _sign(found: re.Match[bytes]) -> bytes:
 
 
 def check_encrypted(data: bytes) -> None:
-    """Refuse what Office encrypts, or wrote before 2007, which is no zip."""
+    """Refuse files that Office has encrypted or that are older than Office 2007: they are not zip archives."""
     if data.startswith(b"\xd0\xcf\x11\xe0"):
         raise InvalidInput(
             "it is encrypted, or has the format of Office before 2007: save it without a password in the current format"
@@ -222,7 +222,7 @@ def check_encrypted(data: bytes) -> None:
 
 
 def check_zip(data: bytes) -> None:
-    """Refuse what is no zip, and what unpacks to more than any document does."""
+    """Refuse a file that is not a zip archive, and a zip bomb."""
     try:
         with zipfile.ZipFile(BytesIO(data)) as archive:
             entries = archive.infolist()
@@ -230,6 +230,10 @@ def check_zip(data: bytes) -> None:
         raise InvalidInput(f"it is broken ({error})") from None
     unpacked = sum(entry.file_size for entry in entries)
     if any(entry.file_size > LEAST_BOMB and entry.file_size > MOST_SHRUNK * entry.compress_size for entry in entries):
-        raise InvalidInput(f"it unpacks to {unpacked // 2**20:,} MB, which shrink to far less than any document does")
+        raise InvalidInput(
+            f"it unpacks to {unpacked // 2**20:,} MB and is compressed far more than any document: it may be a zip bomb"
+        )
     if unpacked > MOST_UNPACKED:
-        raise InvalidInput(f"it unpacks to {unpacked // 2**20:,} MB, more than {MOST_UNPACKED // 2**20}")
+        raise InvalidInput(
+            f"it unpacks to {unpacked // 2**20:,} MB, more than the limit of {MOST_UNPACKED // 2**20} MB"
+        )

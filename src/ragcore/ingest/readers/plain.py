@@ -1,4 +1,4 @@
-"""Plain text."""
+"""Reads plain text."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Spreadsheets (.xlsx) as tables, each under its sheet's name, with numbers as a reader sees them.
+"""Reads spreadsheets (.xlsx) as tables, each under its sheet's name, with numbers as a reader sees them.
 
-kreuzberg gives the numbers that are stored: 0.1 for 10 %, 45292 for a date. So the parts are read here, with the standard library.
+kreuzberg returns the stored numbers: 0.1 for 10 %, 45292 for a date. So this module reads the parts itself, with the standard library.
 
 Source: ECMA-376, part 1, 18.3 (cells), 18.8.30 (number formats) and 18.17.4 (dates).
 """
@@ -28,10 +28,10 @@ MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 STRICT = "{http://purl.oclc.org/ooxml/spreadsheetml/main}"
 RELATION = re.compile(r"\{[^}]*\}id$")
 MOST_CELLS = 2_000_000
-# Sparse sheets have cells far away from all others.
+# Sparse sheets may have a few cells far away from all others.
 MOST_COLUMNS = 1_000
 MOST_MERGED = 10_000
-# The formats that need no definition. Source: ECMA-376, 18.8.30.
+# The built-in formats. Source: ECMA-376, 18.8.30.
 FORMATS = {
     9: "0%", 10: "0.00%", 14: "yyyy-mm-dd", 15: "d-mmm-yy", 16: "d-mmm", 17: "mmm-yy", 18: "h:mm", 19: "h:mm:ss", 20: "h:mm", 21: "h:mm:ss",
     22: "yyyy-mm-dd h:mm",
@@ -43,12 +43,12 @@ CURRENCY = re.compile(r"\[\$([^\]-]*)(?:-[^\]]*)?\]")
 ELAPSED = re.compile(r"\[(h+|m+|s+)\]", re.IGNORECASE)
 BRACKETS = re.compile(r"\[[^\]]*\]")
 DATE = re.compile(r"[dyhs]|m", re.IGNORECASE)
-# A sign with as much room as the one that follows it, and one that fills the cell.
+# "_x" leaves as much room as the character x needs, and "*x" fills the cell with x.
 SPACED = re.compile(r"[_*].")
 
 
 def read_xlsx(data: bytes) -> Parsed:
-    """Read a spreadsheet: percentages, currencies, dates and times as they are shown, merged cells in each of their places. Hidden sheets are left out."""
+    """Read a spreadsheet with percentages, currencies, dates and times as they are shown. Merged cells are repeated; hidden sheets are left out."""
     check_encrypted(data)
     check_zip(data)
     with zipfile.ZipFile(BytesIO(data)) as archive:
@@ -61,7 +61,9 @@ def read_xlsx(data: bytes) -> Parsed:
             table = as_table(rows)
             if table:
                 parts.append(f"## {name}\n\n{table}")
-    warnings = [f"{uncounted} formulas have no value: open and save it in a spreadsheet program"] if uncounted else []
+    warnings = (
+        [f"{uncounted} formulas have no value: open the file in a spreadsheet program and save it"] if uncounted else []
+    )
     if book.hidden:
         warnings.append(f"hidden sheets were left out: {', '.join(book.hidden)[:300]}")
     metadata: dict[str, Any] = {"sheet_names": [name for name, _ in book.sheets]}
@@ -80,7 +82,7 @@ class _Book:
         folder = main.rpartition("/")[0]
         targets = self._targets(folder, main.rpartition("/")[2])
         properties = _first(book, "workbookPr")
-        # Some programs on the Macintosh count days from 1904.
+        # Files from some programs on the Macintosh count days from 1904.
         since_1904 = properties is not None and properties.get("date1904") in ("1", "true")
         self._epoch = datetime(1904, 1, 1) if since_1904 else datetime(1899, 12, 30)  # noqa: DTZ001  # a spreadsheet knows no zone
         self.sheets: list[tuple[str, str]] = []
@@ -98,7 +100,7 @@ class _Book:
         self.title = " ".join(next((one.text or "" for one in core if one.tag.endswith("}title")), "").split())[:300]
 
     def rows(self, path: str) -> tuple[list[list[str]], int]:
-        """The rows of a sheet, and how many formulas have no value."""
+        """Return the rows of a sheet, and the number of formulas without a value."""
         sheet = self._read(path)
         grid: dict[int, dict[int, str]] = {}
         without = 0
@@ -167,10 +169,10 @@ class _Book:
         if name is None:
             if missing:
                 return Element("none")
-            raise InvalidInput(f"it is broken (there is no {path} in it)")
+            raise InvalidInput(f"it is broken ({path} is missing)")
         data = self._archive.read(name)
         if b"<!ENTITY" in data[:65_536]:
-            raise InvalidInput("it declares entities, which are not read")
+            raise InvalidInput("it declares XML entities, which are not supported")
         return ET.fromstring(data)  # noqa: S314  # entities are refused above, and expat bounds them
 
 
@@ -184,7 +186,7 @@ def _first(element: Element, name: str) -> Element | None:
 
 
 def _text(element: Element) -> str:
-    """The text of a string, without the readings that stand over Japanese ones."""
+    """Return the text of a string, without the phonetic readings of Japanese texts."""
     pieces: list[str] = []
     for one in element:
         if one.tag.endswith("}t"):
@@ -205,7 +207,7 @@ def _column(reference: str, default: int) -> int:
 
 
 def _spread(grid: dict[int, dict[int, str]], reference: str) -> None:
-    """The text of a merged cell in each place that it covers within the table, so that a row says what it is about."""
+    """Repeat the text of a merged cell in each place that it covers within the table, so that each row is complete."""
     found = re.fullmatch(r"([A-Z]{1,3})(\d{1,7}):([A-Z]{1,3})(\d{1,7})", reference)
     if found is None:
         return
@@ -220,7 +222,7 @@ def _spread(grid: dict[int, dict[int, str]], reference: str) -> None:
 
 
 def _shown(raw: str, code: str, epoch: datetime) -> str:
-    """A number as its format shows it; where the format is beyond this, as it is stored."""
+    """Return a number as its format shows it; as it is stored if the format is not supported."""
     try:
         value = float(raw)
     except ValueError:
@@ -260,7 +262,7 @@ def _shown(raw: str, code: str, epoch: datetime) -> str:
     shown = _literal(before) + number + _literal(after)
     if shown.count("-") and not number.startswith("-"):
         return shown.strip()
-    # A minus stands before the currency.
+    # The minus comes before the currency.
     return ("-" + _literal(before) + number[1:] + _literal(after)).strip() if number.startswith("-") else shown.strip()
 
 
@@ -275,7 +277,7 @@ def _plain(raw: str, value: float) -> str:
 
 
 def _literal(code: str) -> str:
-    """What of a format stands as it is."""
+    """Return the literal text in a part of a format."""
     return (
         QUOTED.sub(lambda found: found[1] if found[1] is not None else found[2], code).replace("?", "").replace("@", "")
     )

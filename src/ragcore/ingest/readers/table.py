@@ -1,4 +1,4 @@
-"""Comma- and tab-separated values as a Markdown table."""
+"""Reads comma- and tab-separated values as a Markdown table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DELIMITERS = ",;\t|"
 SAMPLE = 16 * 1024
 MOST_CELL = 1024 * 1024
 SEPARATOR = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
-# A header with more characters than this would take most of a chunk.
+# A header with more characters than this would fill most of a chunk.
 WIDE = 300
 LEAST_COLUMNS = 4
 MOST_FILLED = 1_000
@@ -30,10 +30,10 @@ def read_csv(data: bytes) -> Parsed:
     text, encoding = decode(data)
     csv.field_size_limit(MOST_CELL)
     named = SEPARATOR.match(text)
-    if named:  # a line for Excel
+    if named:  # the line "sep=;" for Excel
         text = text[named.end() :]
     delimiter = named[1] if named else _delimiter(text[:SAMPLE])
-    # In tab-separated files a quote is often a sign like any other: an inch.
+    # In tab-separated files, a quote is often an ordinary character, such as the sign for inch.
     plain = delimiter == "\t" and any(line.count('"') % 2 for line in text[:SAMPLE].splitlines()[:-1])
     quoting: Literal[0, 3] = csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
     try:
@@ -45,7 +45,7 @@ def read_csv(data: bytes) -> Parsed:
 
 
 def _delimiter(sample: str) -> str:
-    """The sign between the cells. Of the dialect that the standard library guesses nothing else is taken: it may say that quotes are never doubled."""
+    """Return the delimiter. The rest of the dialect that the standard library guesses is ignored: it may wrongly say that quotes are never doubled."""
     try:
         return csv.Sniffer().sniff(sample, delimiters=DELIMITERS).delimiter
     except csv.Error:
@@ -53,13 +53,13 @@ def _delimiter(sample: str) -> str:
 
 
 def as_table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as a Markdown table; the first row is the header. A table too wide for its header to be repeated becomes a line of "name: value" a row."""
+    """Return rows as a Markdown table; the first row is the header. If the header is too wide to be repeated, each row becomes a line of "name: value"."""
     if not rows:
         return ""
     header = list(rows[0])
     if len(rows) > 1 and sum(map(len, header)) > WIDE and len(header) >= LEAST_COLUMNS:
         return "\n".join(filter(None, (_named(header, row) for row in rows[1:]))) + "\n"
-    # Short rows are filled up to the header; one long row makes no other longer.
+    # Short rows are filled up to the header's length. One long row does not make the others longer.
     width = min(MOST_FILLED, max(len(header), min(map(len, rows))))
     lines = [_line([*row, *[""] * (width - len(row))]) for row in rows]
     return "\n".join([lines[0], "|" + " --- |" * max(1, len(header), width), *lines[1:]]) + "\n"

@@ -1,8 +1,8 @@
-"""PDF files, with pdfium.
+"""Reads PDF files, with pdfium.
 
-Pages are separated by a form feed. Text comes in pdfium's order, as lines with their position and size; from these the reader finds headings, table rows,
-repeated headers and footers, and words that were hyphenated at the end of a line. Each page is checked for plausibility, and a page that fails is read a second
-time, with pypdf.
+A form feed separates pages. The text comes in pdfium's order, as lines with their position and size. From these, the reader finds headings, table rows,
+repeated headers and footers, and words that were hyphenated at the end of a line. Each page is checked for plausibility. A page that fails is read again, with
+pypdf.
 
 Source: PDF 32000-1:2008, 9.10 (extraction of text content) and 12.3.3 (document outline).
 """
@@ -29,7 +29,7 @@ __all__ = ["read_pdf"]
 PURPOSE = "reading PDF"
 MOST_PAGES = 20_000
 MOST_TITLE = 300
-# Titles that programs write when they know none.
+# Titles that programs write by default.
 NO_TITLE = re.compile(
     r"\(?(anonymous|untitled|unspecified|no title)\)?|microsoft word - .*|.*\.(docx?|indd|tex|dvi|qxd|pptx?|xlsx?)",
     re.IGNORECASE,
@@ -37,7 +37,7 @@ NO_TITLE = re.compile(
 
 WORDS = (re.compile(r"\w{3,}"), re.compile(r"\w+(?:-\w+)+"))
 
-# pdfium is not thread-safe, and files are read on threads where processes are not allowed.
+# pdfium is not thread-safe, and files are read on threads if processes are not allowed.
 _alone = threading.Lock()
 
 
@@ -96,7 +96,7 @@ def _read(pdfium: Any, data: bytes) -> Parsed:
             texts[number] = "\n\n".join(filter(None, [texts[number], "\n".join(fields)]))
     if not any(text.strip() for text in texts):
         raise InvalidInput(
-            f"none of its {count} pages has text: it is images only, so run OCR over it first, or pass a reader of your own that does"
+            f"none of its {count} pages has text, only images: run OCR on the file first, or pass your own reader with OCR to read(readers=…)"
         )
     return Parsed(
         _joined(texts), title=title or first_heading(texts[0]), metadata={"pages": count}, warnings=doubts(doubtful)
@@ -104,17 +104,17 @@ def _read(pdfium: Any, data: bytes) -> Parsed:
 
 
 def _broken(data: bytes, reason: str) -> Parsed:
-    """A file that pdfium refuses: the second reader may still read it."""
+    """Read a file with the second reader, after pdfium has refused it."""
     found = read_again(data, None)
     if not found:
         raise InvalidInput(f"it is broken, or not a PDF ({reason[:100]})")
     texts = [found.get(number, "") for number in range(max(found) + 1)]
-    warning = f"it is damaged ({reason[:100]}): what could be read of it may be incomplete"
+    warning = f"it is damaged ({reason[:100]}): its text may be incomplete"
     return Parsed(_joined(texts), metadata={"pages": len(texts)}, warnings=(warning,))
 
 
 def _joined(texts: list[str]) -> str:
-    """The pages. A page break marks a file of one page as well, so that its chunks have a page number."""
+    """Join the pages with page breaks. A file of one page ends with a page break, so that its chunks have a page number."""
     return PAGE_BREAK.join(texts) + (PAGE_BREAK if len(texts) == 1 else "")
 
 
@@ -124,7 +124,7 @@ def _title(document: Any) -> str:
 
 
 def _outline(document: Any) -> frozenset[str]:
-    """The titles of the outline, which are headings where they stand in the text."""
+    """Return the titles in the outline. A line of the text that equals one of them is a heading."""
     titles = set()
     try:
         for item in document.get_toc(max_depth=10):

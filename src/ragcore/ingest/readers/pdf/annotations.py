@@ -1,4 +1,4 @@
-"""What is written on a PDF's pages but is no part of them: form fields, and text that somebody has typed over a page."""
+"""Reads a PDF's annotations: form fields, and text that was typed over a page. They are not part of the page's own text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the text of a page is plausible."""
+"""Checks whether the text of a page is plausible."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ EMPTY = "no text; the page may be an image"
 GLYPH_NAMES = re.compile(r"(?:/[A-Za-z]{1,3}\d{1,4}|\(cid:\d+\))")
 WORDS_WITHOUT_SPACES = re.compile(r"[A-Za-z]{25,}")
 LETTERS_APART = re.compile(r"(?<!\S)(?:[A-Za-z] ){7,}")
-# The alphabet itself, as a page of letters shows it, is no text without spaces.
+# The alphabet itself, as on a page of letters, does not count as text without spaces.
 ALPHABET = re.compile(r"abcdefgh|ABCDEFGH")
-# Signs that stand alone in good text in any number: cell marks, leaders, bullets, dashes, boxes.
+# Signs that may stand alone in good text in any number: cell marks, leaders, bullets, dashes, boxes.
 ALONE = re.compile(r"[|.…·•\-–—_*✓✔✗✘☐☑☒■□▪●○→]+")
 
 
 def doubts(pages: Mapping[int, str]) -> tuple[str, ...]:
-    """Return the warnings for doubtful pages, which are counted from 0: a line for each kind."""
+    """Return the warnings for doubtful pages, one for each kind of doubt. `pages` are numbered from 0, the warnings from 1."""
     kinds: dict[str, list[int]] = {}
     for number, kind in sorted(pages.items()):
         kinds.setdefault(kind, []).append(number + 1)
@@ -26,7 +26,7 @@ def doubts(pages: Mapping[int, str]) -> tuple[str, ...]:
 
 
 def doubt(text: str) -> str:
-    """Return what is not plausible in a page's text; "" if it is."""
+    """Return the reason why a page's text is not plausible; "" if it is plausible."""
     plain = text.strip()
     if not plain:
         return EMPTY

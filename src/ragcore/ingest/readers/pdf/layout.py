@@ -1,4 +1,4 @@
-"""The text of a PDF's pages from their lines: headings, table rows, hyphenated words, without what repeats on most pages."""
+"""Makes text from the lines of a PDF's pages: finds headings and table rows, joins hyphenated words, and drops lines that repeat on most pages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["align_columns", "body_size", "drop_line_numbers", "drop_repeated", "
 
 # A heading is set this much larger than most of the document's letters.
 HEADING_RATIO = 1.15
-# In bold less will do; but bold alone is emphasis, such as an amount of money.
+# A bold heading may be smaller. But bold text of the body's size is only emphasis, such as an amount of money.
 BOLD_HEADING_RATIO = 1.04
 MOST_HEADING_CHARACTERS = 160
 MOST_HEADING_LINES = 3
@@ -22,13 +22,13 @@ LEAST_PAGES_TO_REPEAT = 4
 EDGE_LINES = 2
 EDGE = 0.08
 MOST_EDGE_CHARACTERS = 160
-# So many numbers that follow each other, under each other, are line numbers.
+# At least this many consecutive numbers, one below the other, are line numbers.
 LEAST_LINE_NUMBERS = 8
 LEAST_PROSE = 25
-# The numbers of this share of the pages must be the pages' own.
+# On at least this share of the pages, the numbers must be page numbers or equal.
 MOSTLY_SO = 0.8
 LEAST_ROWS = 2
-# Words that stand behind a hyphen in many compounds: "down-payment", "long-term", "out-of-date".
+# Words that follow a hyphen in many compounds: "down-payment", "long-term", "out-of-date".
 COMPOUND_ENDS = frozenset(
     """
     year years day days month months week hour time times term care rate rates based free related level type wide long high low out in up off on of to the
@@ -39,10 +39,10 @@ HYPHENS = "-\u00ad\u2010\x02"
 
 
 def drop_repeated(pages: list[list[Line]]) -> None:
-    """Remove headers and footers: the first and last lines that stand on most pages, alike but for the page's number."""
+    """Remove headers and footers: first and last lines that are equal on most pages, except for the page number."""
     if len(pages) < LEAST_PAGES_TO_REPEAT:
         return
-    # By text without numbers: for each page the numbers that stand in it.
+    # For each text without its numbers: the numbers, by page.
     found: dict[str, dict[int, tuple[int, ...]]] = {}
     for number, page in enumerate(pages):
         for line in _edges(page):
@@ -53,12 +53,12 @@ def drop_repeated(pages: list[list[Line]]) -> None:
     for page in pages:
         at_edge = {id(line) for line in _edges(page)}
         kept = [line for line in page if not (id(line) in at_edge and _without_numbers(line.text) in repeated)]
-        if kept:  # else the page has nothing but these lines
+        if kept:  # otherwise the page consists of these lines only, and keeps them
             page[:] = kept
 
 
 def _only_page_numbers(where: Mapping[int, tuple[int, ...]]) -> bool:
-    """Whether each number in a line is the same on all pages, or counts up with them. Others, such as a price on each page, are content."""
+    """Whether each number in a line is the same on most pages, or increases with the page. Other numbers, such as prices, are content."""
     for position in range(max(map(len, where.values()))):
         values = {page: numbers[position] for page, numbers in where.items() if position < len(numbers)}
         steps = Counter(value - page for page, value in values.items())
@@ -73,7 +73,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def align_columns(page: Sequence[Line]) -> None:
-    """Give lines of a table an empty cell where a column has nothing, so that each cell stands in its column."""
+    """Add empty cells to the lines of a table, so that each cell is in its column."""
     number = 0
     while number < len(page):
         rows = [page[number]]
@@ -94,12 +94,12 @@ def _align(rows: Sequence[Line]) -> None:
     columns = list(widest.spans)
     if len(columns) < 3:
         return
-    # A column is as wide as all that stands in it.
+    # The columns are those of the row with the most cells.
     placed: list[list[int]] = []
     for row in rows:
         places = [_column(span, columns) for span in row.spans]
         if len(set(places)) < len(places) or places != sorted(places):
-            return  # no table, or one whose columns are not these
+            return  # not a table, or a table with other columns
         placed.append(places)
     for row, places in zip(rows, placed, strict=True):
         if len(row.cells) == len(columns):
@@ -111,7 +111,7 @@ def _align(rows: Sequence[Line]) -> None:
 
 
 def _column(span: tuple[float, float], columns: Sequence[tuple[float, float]]) -> int:
-    """The column that a cell shares an edge or its middle with, most nearly."""
+    """Return the column whose left edge, right edge or middle is nearest to the cell's."""
     left, right = span
 
     def distance(column: tuple[float, float]) -> float:
@@ -121,7 +121,7 @@ def _column(span: tuple[float, float], columns: Sequence[tuple[float, float]]) -
 
 
 def drop_line_numbers(page: list[Line]) -> None:
-    """Remove the line numbers beside the text, as manuscripts and legal papers have them: from 1 on, each to the left of a line of prose."""
+    """Remove the line numbers of manuscripts and legal papers: they count from 1, and each is to the left of a line of prose."""
     run: list[Line] = []
     runs: list[list[Line]] = []
     for line in page:
@@ -138,7 +138,7 @@ def drop_line_numbers(page: list[Line]) -> None:
             continue
         beside = [line for line in page if len(line.text) >= LEAST_PROSE and line.left > run[0].right]
         prose = sum(any(_level(number, line) for line in beside) for number in run)
-        # A proof's empty page has the numbers alone.
+        # An empty page of a proof has only the numbers.
         if 2 * prose > len(run) or len(page) - len(run) < LEAST_LINE_NUMBERS:
             numbers |= {id(line) for line in run}
     page[:] = [line for line in page if id(line) not in numbers]
@@ -162,7 +162,7 @@ def _without_numbers(text: str) -> str:
 
 
 def body_size(pages: Sequence[Sequence[Line]]) -> float:
-    """The height in which most letters of the document are set."""
+    """Return the height of most letters of the document."""
     letters: Counter[float] = Counter()
     for page in pages:
         for line in page:
@@ -171,7 +171,7 @@ def body_size(pages: Sequence[Sequence[Line]]) -> float:
 
 
 def text_of(page: Sequence[Line], body: float, words: Counter[str], outline: frozenset[str]) -> str:
-    """A page's text: headings with Markdown's mark, table rows with their cells, hyphenated words joined."""
+    """Return a page's text: headings with Markdown's mark, table rows with bars between cells, hyphenated words joined."""
     out: list[str] = []
     previous: Line | None = None
     number = prose = 0
@@ -201,7 +201,7 @@ def text_of(page: Sequence[Line], body: float, words: Counter[str], outline: fro
 
 
 def _heading(lines: Sequence[Line], body: float, outline: frozenset[str]) -> Sequence[Line]:
-    """The lines from here on that look like one heading; () if the first does not."""
+    """Return the leading lines that look like one heading; () if the first line does not."""
     first = lines[0]
     if not _is_heading(first, body, outline):
         return ()
@@ -231,7 +231,7 @@ def _is_heading(line: Line, body: float, outline: frozenset[str]) -> bool:
 
 
 def _joins(above: str, below: str, words: Counter[str]) -> bool:
-    """Whether a line ends with the first half of a word: the whole word occurs elsewhere, and the half does not."""
+    """Whether a line ends with the first half of a hyphenated word: the whole word occurs elsewhere, or the halves don't look like a compound."""
     if above[-1:] not in HYPHENS or len(above) < 2 or not below[:1].islower():
         return False
     first, second = re.search(r"(\w+)\W$", above), re.match(r"\w+", below)

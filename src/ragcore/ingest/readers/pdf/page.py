@@ -1,4 +1,4 @@
-"""The lines of a PDF's page, with their places, from pdfium.
+"""Reads the lines of a PDF's page, with their positions, from pdfium.
 
 Source: PDF 32000-1:2008, 9.10 (extraction of text content).
 """
@@ -16,21 +16,21 @@ from typing import Any
 __all__ = ["LINE_HYPHEN", "Line", "cleaned", "lines_of"]
 
 BOLD = 600
-# Of a raised figure: its size beside the word's, and how far it stands above it.
+# A raised digit: its largest size relative to the word's, and its least height above the word's base line, relative to the same size.
 SMALLER, RAISED = 0.8, 0.15
-# A gap of this many letters' width between two words of a line is a column of a table.
+# A gap of more than this many letters' width between two words of a line separates two columns of a table.
 COLUMN_GAP = 2.2
-# pdfium's sign for a hyphen at the end of a line, after which it begins no new line.
+# pdfium's character for a hyphen at the end of a line. pdfium adds no line break after it.
 LINE_HYPHEN = 0x02
 CONTROLS = re.compile("[\0-\x01\x03-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffe\uffff]")
 
 
 @dataclass(slots=True)
 class Line:
-    """A line of a page: cells, which gaps separate, with the height of their letters and where they are.
+    """A line of a page: its cells, which are separated by gaps, the height of their letters, and their position.
 
     Attributes:
-        spans: left and right of each cell.
+        spans: left and right edge of each cell.
     """
 
     cells: list[str]
@@ -45,13 +45,13 @@ class Line:
 
     @property
     def text(self) -> str:
-        """Its cells with blanks between them."""
+        """The cells, joined with blanks."""
         return " ".join(self.cells)
 
 
 @dataclass(slots=True)
 class _Word:
-    """Letters without white space between them, and the box of their first and last ones."""
+    """Letters without white space between them, and the box around the first and the last letter."""
 
     text: str
     first: int
@@ -80,7 +80,7 @@ def lines_of(pdfium: Any, document: Any, number: int) -> list[Line]:
 
 
 def _words(raw: Any, text: Any) -> Iterator[list[_Word]]:
-    """Yield the words of each line, as pdfium finds lines and blanks: from where letters stand, whatever pieces a program wrote them in."""
+    """Yield the words of each line. pdfium finds lines and blanks from the positions of letters, independent of the pieces in which they were written."""
     words: list[_Word] = []
     letters: list[str] = []
     first = 0
@@ -91,7 +91,7 @@ def _words(raw: Any, text: Any) -> Iterator[list[_Word]]:
     def end_word(after: int) -> None:
         nonlocal raised
         raised = False
-        # pdfium gives a character beyond the first 65,536 as two.
+        # pdfium returns a character beyond U+FFFF as two surrogates.
         found = cleaned("".join(letters).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
         letters.clear()
         if found:
@@ -105,7 +105,9 @@ def _words(raw: Any, text: Any) -> Iterator[list[_Word]]:
             if not letters:
                 first = index
             elif char.isdigit() and letters[-1] != "^" and not raised and _is_raised(raw, text, index, first):
-                letters.append("^")  # a footnote's mark, or it would be a digit more of the figure before it
+                letters.append(
+                    "^"
+                )  # a footnote's mark; otherwise it would look like one more digit of the number before it
                 raised = True
             letters.append(char)
             if code != LINE_HYPHEN:
@@ -122,7 +124,7 @@ def _words(raw: Any, text: Any) -> Iterator[list[_Word]]:
 
 
 def _is_raised(raw: Any, text: Any, index: int, first: int) -> bool:
-    """Whether a character is smaller than the first of its word, and stands higher."""
+    """Whether a character is smaller and higher than the first one of its word."""
     size = raw.FPDFText_GetFontSize(text, first)
     if not 0 < raw.FPDFText_GetFontSize(text, index) < SMALLER * size:
         return False
@@ -136,13 +138,13 @@ def _box(text: Any, first: int, last: int) -> tuple[float, float, float, float]:
     left, bottom, right, top = text.get_charbox(first)
     if last > first:
         box = text.get_charbox(last)
-        if box[2] > box[0]:  # a sign that pdfium has put in has no place
+        if box[2] > box[0]:  # a character that pdfium has inserted has no box
             left, bottom, right, top = min(left, box[0]), min(bottom, box[1]), max(right, box[2]), max(top, box[3])
     return left, bottom, right, top
 
 
 def _line(raw: Any, text: Any, words: Sequence[_Word], height: float) -> Line:
-    """Join words to cells: a wide gap begins a new one, in either direction of writing."""
+    """Join words to cells. A wide gap begins a new cell, in either direction of writing."""
     cells, spans = [words[0].text], [(words[0].left, words[0].right)]
     letter = max(1.0, sum(word.right - word.left for word in words) / sum(len(word.text) for word in words))
     for one, other in pairwise(words):
@@ -153,7 +155,7 @@ def _line(raw: Any, text: Any, words: Sequence[_Word], height: float) -> Line:
         else:
             cells[-1] += " " + other.text
             spans[-1] = min(spans[-1][0], other.left), max(spans[-1][1], other.right)
-    # The font's own height, whatever letters the words have, and after all scaling.
+    # The height of the font after scaling; it does not depend on the letters of the words.
     _, low, _, high = text.get_charbox(words[0].first, loose=True)
     tallest = max(word.top - word.bottom for word in words)
     return Line(
@@ -170,7 +172,7 @@ def _line(raw: Any, text: Any, words: Sequence[_Word], height: float) -> Line:
 
 
 def _merged(lines: Sequence[Line]) -> list[Line]:
-    """Join lines that stand beside each other, one to the right of the other: cells that a program has drawn one by one."""
+    """Join lines at the same height, one to the right of the other: these are cells that a program has drawn one by one."""
     merged: list[Line] = []
     for line in lines:
         before = merged[-1] if merged else None
@@ -203,6 +205,6 @@ def _is_bold(raw: Any, text: Any, index: int) -> bool:
 
 
 def cleaned(text: str) -> str:
-    """Without control characters; ligatures as letters, other characters as they are."""
+    """Return the text without control characters, and with ligatures split into letters."""
     text = CONTROLS.sub(" ", text).strip(" ")
     return "".join(unicodedata.normalize("NFKC", char) if "\ufb00" <= char <= "\ufb06" else char for char in text)

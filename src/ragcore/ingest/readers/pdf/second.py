@@ -1,6 +1,6 @@
-"""A second reader for what pdfium can't read: whole files that it refuses, and pages whose text is not plausible.
+"""The second reader, for files that pdfium refuses and pages whose text is not plausible.
 
-pypdf is written independently, in Python. It repairs other kinds of damage and reads other encodings; it is slower, so it gets little time.
+It uses pypdf, an independent implementation in Python, which repairs other kinds of damage and reads other encodings. It is slower, so its time is limited.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SECONDS = 20.0
 
 
 def read_again(data: bytes, pages: Sequence[int] | None) -> dict[int, str]:
-    """Return the plausible texts of these pages by their number from 0; None: of all pages."""
+    """Return the plausible texts of these pages, by page number from 0. None: all pages."""
     if pages is not None and not pages:
         return {}
     try:
@@ -36,6 +36,6 @@ def read_again(data: bytes, pages: Sequence[int] | None) -> dict[int, str]:
             text = "\n".join(cleaned(line) for line in document.pages[number].extract_text().splitlines())
             if not doubt(text):
                 found[number] = text
-    except Exception:  # it is the second try: whatever goes wrong, what was found so far counts
+    except Exception:  # this is the second try: after any error, keep the texts that were found so far
         return found
     return found
