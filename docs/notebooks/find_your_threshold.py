@@ -94,7 +94,7 @@ sweep.plot().figure
 # %%
 rows = sweep.to_dicts()
 best = max(rows, key=lambda row: row["precision"])
-steps = list(itertools.pairwise(row["precision"] for row in rows))
+steps = list(itertools.pairwise(round(row["precision"], 6) for row in rows))
 print(f"Recall is {rows[0]['recall']:.2f} at the lowest threshold and {rows[-1]['recall']:.2f} at the highest.")
 print(f"Precision is {rows[0]['precision']:.2f} at the lowest threshold, and at most {best['precision']:.2f}, at {best['threshold']:.2f}.")
 print(f"From one threshold to the next, precision rises {sum(b > a for a, b in steps)} times and falls {sum(b < a for a, b in steps)} times.")

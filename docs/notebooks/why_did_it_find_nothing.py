@@ -62,8 +62,8 @@ await why("What is my deductible?", tenant="ann", filter=ragcore.meta("year").eq
 # %% [markdown]
 # ## The similarity report
 #
-# The similarity report does not apply the threshold. It shows the scores of all chunks of the tenant, how many of them reach the threshold, and the rank of each
-# passage in text search.
+# The similarity report does not apply the threshold. It shows the scores of all chunks of the tenant, the effect of the threshold, and the score of each passage in
+# text search (`text rank`).
 
 # %%
 await rag.similarity("What is my deductible?", tenant="ann", score_threshold=0.95)
