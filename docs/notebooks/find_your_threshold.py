@@ -13,12 +13,14 @@
 # %% [markdown]
 # # Find your threshold
 #
-# A score threshold keeps passages away from the model that have nothing to do with the question. Which number does that depends on the embedding model and on
-# your documents: 0.4 may be everything for one and nothing for another. So it is measured, with questions whose documents are known.
+# A score threshold removes passages that have nothing to do with the question, before the model reads them. The right threshold depends on the embedding model
+# and on your documents: a threshold of 0.4 may remove all passages with one model, and none with another. So measure it, with questions for which you know the
+# documents.
 #
-# This notebook runs on your machine, with no key and no network. It needs `pip install '/path/to/checkout[embedded,local,notebook]'`.
+# This notebook runs on your machine. It needs no API key and no network, only `pip install '/path/to/checkout[embedded,local,notebook]'`.
 
 # %%
+import itertools
 import tempfile
 
 import matplotlib.pyplot as plt
@@ -33,8 +35,8 @@ await rag.start()
 # %% [markdown]
 # ## Documents and labels
 #
-# Twelve short documents, and questions with the ids of the documents that answer them. Your own come from a file: `explore.load("labels.jsonl",
-# tenant="me")`, with a line such as `{"question": "What is my deductible?", "relevant": ["plan.md"], "tags": ["cost"]}`.
+# The next cell adds some short documents, and labels questions with the ids of the documents that answer them. Load your own labels from a file with
+# `explore.load("labels.jsonl", tenant="me")`. A line looks like this: `{"question": "What is my deductible?", "relevant": ["plan.md"], "tags": ["cost"]}`.
 
 # %%
 texts = {
@@ -75,7 +77,7 @@ labels = explore.load(
 # %% [markdown]
 # ## The sweep
 #
-# Scores are fetched once; all thresholds are then tried without another query.
+# `explore.thresholds` fetches the scores once, and then tries all thresholds without another query.
 
 # %%
 sweep = await explore.thresholds(rag.retriever, labels, aim="f1")
@@ -83,24 +85,42 @@ print(sweep)
 sweep.plot().figure
 
 # %% [markdown]
-# Precision rises with the threshold, since what is wrong falls away first; recall falls when what is right falls away too. The grey band is where the recommendation from other
-# questions of this kind would lie. With thirteen questions it is wide: that is the honest answer, and fifty questions make it narrower.
+# A higher threshold removes passages. Recall is the share of the relevant documents that are still found, so it can only fall. Precision is the share of relevant
+# passages among those that remain. It rises while the threshold removes wrong passages. It falls when the threshold removes right passages, or when a question
+# has no passage left, which counts as 0.
+#
+# The grey band is the 95 % interval of the recommendation: where it would lie for another sample of as many questions. More questions make it narrower.
 
 # %%
+rows = sweep.to_dicts()
+best = max(rows, key=lambda row: row["precision"])
+steps = list(itertools.pairwise(round(row["precision"], 6) for row in rows))
+print(f"Recall is {rows[0]['recall']:.2f} at the lowest threshold and {rows[-1]['recall']:.2f} at the highest.")
+print(f"Precision is {rows[0]['precision']:.2f} at the lowest threshold, and at most {best['precision']:.2f}, at {best['threshold']:.2f}.")
+print(f"From one threshold to the next, precision rises {sum(b > a for a, b in steps)} times and falls {sum(b < a for a, b in steps)} times.")
+low, high = sweep.interval
+print(f"With {sweep.questions} questions, the interval is {low:.2f} to {high:.2f}.")
 sweep.to_frame().iloc[::8]
 
 # %% [markdown]
 # ## Right and wrong by their scores
 #
-# Where the two heaps overlap, no threshold tells them apart.
+# The next plot shows the scores of right chunks (of relevant documents) and of wrong chunks. Where both overlap, no threshold separates them.
 
 # %%
+lowest_right = next(edge for edge, count in zip(sweep.bins, sweep.right) if count)
+highest_wrong = max(edge for edge, count in zip(sweep.bins[1:], sweep.wrong) if count)
+if lowest_right < highest_wrong:
+    print(f"Right and wrong chunks overlap between {lowest_right:.2f} and {highest_wrong:.2f}.")
+else:
+    print(f"All right chunks have higher scores than all wrong chunks; a threshold of {lowest_right:.2f} separates them.")
 sweep.plot_scores().figure
 
 # %% [markdown]
 # ## Another aim
 #
-# Losing an answer is worse than reading a passage too many? Then ask for recall: at least 0.95, with the fewest tokens.
+# If a lost answer is worse than a superfluous passage, choose the aim `recall`: recall of at least 0.95 with the fewest tokens. The aim `found` chooses the
+# highest threshold at which at most 5 % of the questions find nothing.
 
 # %%
 for aim in ("f1", "recall", "found"):
@@ -109,15 +129,20 @@ for aim in ("f1", "recall", "found"):
     print(f"{aim:<7} {found.recommended:.2f}  recall {row['recall']:.2f}  precision {row['precision']:.2f}  tokens {row['tokens']:.0f}")
 
 # %% [markdown]
-# By tag: questions about rules are asked in words that are further from the document's.
+# The next table compares the tags. If the recommended thresholds of two tags differ a lot, one threshold does not suit both kinds of questions.
 
 # %%
-pd.DataFrame(sweep.tags_to_dicts())
+tags = sorted(sweep.tags_to_dicts(), key=lambda row: row["recommended"])
+for row in tags:
+    print(f"{row['tag']}: {row['questions']} questions, recall {row['recall']:.2f} at {sweep.recommended:.2f}, recommended alone {row['recommended']:.2f}")
+print(f"The recommended thresholds differ by {tags[-1]['recommended'] - tags[0]['recommended']:.2f}.")
+pd.DataFrame(tags)
 
 # %% [markdown]
 # ## With real questions
 #
-# Squad (Rajpurkar et al., 2016; CC BY-SA 4.0) has thousands; where it lies beside the checkout, here are two hundred of them over three hundred passages.
+# SQuAD (Rajpurkar et al., 2016; CC BY-SA 4.0) contains many labelled questions. If it is available in `shared/data/squad` next to the checkout, the next cell
+# measures a sample of it.
 
 # %%
 import pathlib
@@ -133,6 +158,7 @@ else:
     there = {document.id for document in documents}
     known = explore.load(squad / "qrels.tsv", tenant="squad", questions=squad / "queries.jsonl.gz")
     chosen = [label for label in known if set(label.relevant) <= there][:: 8][:200]
+    print(f"{len(chosen)} questions, {len(documents)} passages")
     on_squad = await explore.thresholds(rag.retriever, chosen)
     print(on_squad)
     plt.close()

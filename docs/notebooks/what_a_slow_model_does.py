@@ -13,8 +13,10 @@
 # %% [markdown]
 # # What a slow model does to a deadline
 #
-# A deadline is for the whole call. Of what is left when the model is asked, a part is kept for quoting from the passages: a model that is too slow costs its words, not the answer.
-# No key, no network: the model is a fake whose speed is set.
+# A deadline limits the whole call. When ragcore asks the model, it reserves a part of the remaining time for quoting the passages. So if the model is too slow,
+# the answer is a quotation instead of an error.
+#
+# This notebook needs no API key and no network. It uses a fake model with a configurable speed.
 
 # %%
 import time
@@ -30,7 +32,7 @@ await rag.start()
 await rag.add([ragcore.Document("plan", "Your deductible is $1,500 per calendar year.")], tenant="me")
 
 # %% [markdown]
-# The same question, with two seconds, while the model gets slower and slower.
+# The next cell asks the same question several times, with a timeout of two seconds. The model takes longer each time.
 
 # %%
 rows = []
@@ -45,6 +47,11 @@ for seconds in (0.0, 0.3, 0.6, 1.0, 2.0, 10.0):
             "by": answer.degraded[0].fallback if answer.degraded else "the model",
         }
     )
+written = [row["model takes"] for row in rows if row["by"] == "the model"]
+quoted = [row["model takes"] for row in rows if row["by"] != "the model"]
+print(f"The model wrote the answer when it took {', '.join(map(str, written)) or '(never)'} s.")
+print(f"The answer was quoted when the model took {', '.join(map(str, quoted)) or '(never)'} s.")
+print(f"The slowest answer came after {max(row['answer after'] for row in rows)} s; the timeout is 2.0 s.")
 pd.DataFrame(rows)
 
 # %%
@@ -61,8 +68,8 @@ plot.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# Where the first word doesn't come within 40 % of the time, the model is given up and the answer is quoted from the documents; it says so in `answer.degraded`. Who would rather
-# have an error sets `Settings(degrade=False)`.
+# If the first token does not arrive within 40 % of the time, ragcore stops waiting for the model and quotes the documents. `answer.degraded` reports it. To raise
+# an error instead, set `Settings(degrade=False)`.
 
 # %%
 model.faults.next(testing.Slow(10.0))

@@ -13,7 +13,8 @@
 # %% [markdown]
 # # Why did it find nothing?
 #
-# "No documents found" has many causes, and each has another remedy. ragcore says which one it was: here they are, one after the other. No key, no network.
+# A search can find nothing for several reasons, and each needs a different correction. ragcore reports the reason. This notebook produces three reasons, one after
+# the other. It needs no API key and no network.
 
 # %%
 import tempfile
@@ -39,21 +40,21 @@ async def why(question, **options):
 
 
 # %% [markdown]
-# ## The tenant has nothing
+# ## The tenant has no documents
 #
-# Another tenant's documents don't count, but that there are some points to a wrong tenant rather than an empty store.
+# A search never finds another tenant's documents. If the store contains documents of other tenants, the name of the tenant may be wrong.
 
 # %%
 await why("What is my deductible?", tenant="bob")
 
 # %% [markdown]
-# ## Everything is below the threshold
+# ## No score reaches the threshold
 
 # %%
 await why("What is my deductible?", tenant="ann", score_threshold=0.95)
 
 # %% [markdown]
-# ## The filter matches nothing
+# ## No document matches the filter
 
 # %%
 await why("What is my deductible?", tenant="ann", filter=ragcore.meta("year").eq(2019))
@@ -61,7 +62,8 @@ await why("What is my deductible?", tenant="ann", filter=ragcore.meta("year").eq
 # %% [markdown]
 # ## The similarity report
 #
-# It never filters what it is to explain: all scores of the tenant's chunks, what a threshold would do to them, and beside each passage its rank by words.
+# The similarity report does not apply the threshold. It shows the scores of all chunks of the tenant, the effect of the threshold, and the score of each passage in
+# text search (`text rank`).
 
 # %%
 await rag.similarity("What is my deductible?", tenant="ann", score_threshold=0.95)
