@@ -13,6 +13,7 @@ from ragcore.cli import loadtest
 from ragcore.cli.database import expire, migrate, reembed
 from ragcore.cli.documents import delete, documents, ingest
 from ragcore.cli.exploring import evaluate, thresholds
+from ragcore.cli.init import init
 from ragcore.cli.questions import ask, search, similarity
 from ragcore.cli.service import doctor, serve
 from ragcore.cli.session import Options, results
@@ -124,6 +125,7 @@ def _options(
 
 # In the order of `ragcore --help`.
 for command in (
+    init,
     ingest,
     ask,
     search,
