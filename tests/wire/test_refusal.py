@@ -94,7 +94,7 @@ def test_too_long_a_request_is_neither_tried_again_nor_held_against_the_server(s
     assert error.is_too_long
     assert judge(error) is None
     assert not error.is_of_configuration
-    assert "more tokens than the model takes" in str(
+    assert "exceeds the model's token limit" in str(
         translate(error, EmbeddingError, dependency="m", stage="embed", attempts=1)
     )
 
