@@ -187,7 +187,7 @@ async def test_the_one_that_an_embedder_refuses_stands_alone() -> None:
     ("fault", "said"),
     [
         (Fail(401), "API key"),
-        (Fail(402), "paid"),
+        (Fail(402), "requires payment"),
         (Fail(404), "does not know the model"),
         (Reply(400, b'{"error": {"message": "Invalid model name passed in model=fake"}}'), "does not know the model"),
         (
