@@ -229,7 +229,7 @@ async def test_a_text_that_a_working_server_refuses_is_still_that_documents_own(
             report = await ingestor.add([Document("a", "the long one"), Document("b", "text b")], tenant="t")
     assert report.added == 1
     assert [one.id for one in report.failed] == ["a"]
-    assert "more tokens" in report.failed[0].reason
+    assert "exceeds the model's token limit" in report.failed[0].reason
 
 
 async def test_a_dependency_that_stays_down_raises_and_a_second_run_does_what_is_missing(parts: Parts) -> None:

@@ -41,9 +41,8 @@ def test_the_local_embedder_is_silent(tmp_path: Path, first: str) -> None:
         command = [strace, "-f", "-qq", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-o", str(trace), *command]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
-    if (
-        first == "ragcore"
-    ):  # if onnxruntime is imported before ragcore, its telemetry has started; ragcore can only switch it off
+    # If onnxruntime is imported first, it begins its telemetry before ragcore can switch it off.
+    if first == "ragcore":
         assert list(home.rglob("*")) == []
     if strace is None:
         pytest.skip("strace is not installed: only the home folder was checked")

@@ -45,9 +45,8 @@ class Unsaid:
     __slots__ = ("_body", "_secrets", "_texts")
 
     def __init__(self, secrets: Iterable[str] = (), body: bytes = b"") -> None:
-        self._secrets = tuple(
-            secret for secret in secrets if len(secret) > len("none")
-        )  # "none" means that there is no key
+        # The key "none" means that there is no key.
+        self._secrets = tuple(secret for secret in secrets if len(secret) > len("none"))
         self._body = body
         self._texts: str | None = None
 
