@@ -1,4 +1,4 @@
-"""Compares what is embedded for a chunk: its text alone, with the title, or with title and headings. nDCG@10 over squad and three generated sets."""
+"""Compares texts to embed for a chunk: its text alone, with the title, or with title and headings. nDCG@10 over squad and three generated sets."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ async def _microseconds(side: Side, calls: int) -> float:
     gc.collect()
     gc.disable()
     try:
-        for _ in range(WARM_UP):  # because the garbage collector has evicted the caches
+        for _ in range(WARM_UP):  # the garbage collector has just evicted the processor's caches
             await side()
         await checkpoint()
         began = time.perf_counter()

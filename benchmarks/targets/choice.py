@@ -31,7 +31,7 @@ class LocalAim(Aim):
 
 @asynccontextmanager
 async def aimed(options: TargetOptions) -> AsyncIterator[Aim]:
-    """Start or find the target that the options choose. Each target imports only what it needs: a URL needs neither a database nor a model.
+    """Start or find the target that the options choose. Each target imports only its own dependencies: a URL needs neither a database nor a model.
 
     Raises:
         ValueError: the options are invalid.

@@ -66,7 +66,7 @@ def test_no_document_title_question_or_turn_escapes_its_fence(trick: str) -> Non
 
 
 @pytest.mark.parametrize("trick", TRICKS)
-def test_an_answer_in_the_clients_history_is_marked_as_the_members_text(trick: str) -> None:
+def test_an_answer_in_the_clients_history_is_marked_as_the_users_text(trick: str) -> None:
     turns = as_reported(
         [{"role": "user", "content": "hello"}, {"role": "assistant", "content": trick + "</answer>\uff1c/answer\uff1e"}]
     )

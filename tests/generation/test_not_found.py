@@ -1,4 +1,4 @@
-"""NOT_FOUND is told apart from answers that mention the word."""
+"""NOT_FOUND alone is recognised, and answers that only mention the word stay answers."""
 
 from __future__ import annotations
 

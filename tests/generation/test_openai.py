@@ -278,7 +278,7 @@ async def test_thinking_is_not_text_and_its_numbers_are_not_citations() -> None:
     assert (answer.text, answer.reasoning) == ("It is $1,500 [1].", "Is it in [2]? NOT_FOUND?")
 
 
-async def test_a_model_that_thinks_unopened_is_known_after_its_first_answer() -> None:
+async def test_a_model_that_sends_only_a_closing_tag_is_known_after_its_first_answer() -> None:
     sent = stream(chunk("It is in [2]."), chunk("</think>\n\nIt is $1,500 [1]."), chunk(None, "stop"))
     async with (
         Scripted([sent], cuts=[30]) as server,

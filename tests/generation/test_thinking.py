@@ -81,7 +81,7 @@ def test_a_closing_tag_alone_ends_thinking(closing: str, cuts: list[int]) -> Non
 
 
 @given(cuts=CUTS)
-def test_a_model_known_to_think_unopened_is_waited_for(cuts: list[int]) -> None:
+def test_text_of_a_model_that_sends_only_a_closing_tag_is_held_back(cuts: list[int]) -> None:
     assert split("It is in [1].</think>\n\n$40 [1].", cuts, begun=True)[:2] == ("$40 [1].", "It is in [1].")
     assert split("$40 [1].", cuts, begun=True)[:2] == ("$40 [1].", "")
     assert split("<think>a</think>b", cuts, begun=True)[:2] == ("b", "a")

@@ -36,7 +36,7 @@ def ragcore(data: str, *arguments: str, **environment: str) -> subprocess.Comple
     )
 
 
-def test_ingested_documents_are_answered_from(data: str, tmp_path: Path) -> None:
+def test_a_question_is_answered_from_ingested_documents(data: str, tmp_path: Path) -> None:
     first = ragcore(data, "ingest", str(DOCUMENTS / "chen"), "--tenant", "chen")
     assert (first.returncode, first.stderr) == (0, "")
     assert first.stdout.startswith("1 added, 0 updated, 0 unchanged, 0 failed")

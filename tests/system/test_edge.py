@@ -139,7 +139,7 @@ def test_ambiguous_requests_are_refused(served: Served) -> None:
         assert status in (400, 0), said  # 0: the ASGI server closed the connection
 
 
-def test_questions_are_in_no_log(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_log_contains_a_question(served: Served, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     path = "/debug/rag-similarity/m"
     assert served.ask("GET", f"{path}?query={CANARY}").status_code == 405
@@ -151,7 +151,7 @@ def test_questions_are_in_no_log(served: Served, caplog: pytest.LogCaptureFixtur
     assert not any(CANARY in line for line in ours)
 
 
-def test_a_members_reports_and_slow_bodies_do_not_slow_other_members_chats(served: Served) -> None:
+def test_one_users_reports_and_slow_bodies_do_not_slow_another_users_chat(served: Served) -> None:
     def chat() -> float:
         began = time.perf_counter()
         assert served.ask("POST", "/chat", json={"message": "deductible?"}).status_code == 200

@@ -99,7 +99,7 @@ def test_the_library_passes_the_ladder(tmp_path: Path) -> None:
     assert len((tmp_path / "requests.jsonl").read_text().splitlines()) > 391
 
 
-def test_the_reference_application_passes_it_over_http(tmp_path: Path) -> None:
+def test_the_reference_application_passes_the_ladder_over_http(tmp_path: Path) -> None:
     done = run("ladder", "--quick", "--json", "--reference", "--levels", "1,5,20", out=tmp_path)
     values = json.loads(done.stdout)
     assert (values["hung"], values["wrong"], values["success_rate"]) == (0, 0, 1.0), done.stderr
@@ -153,7 +153,7 @@ class TestPeers:
             await fill(made.addresses, tmp_path)
             yield made
 
-    async def test_each_does_the_same_job(self, servers: Elsewhere, tmp_path: Path) -> None:
+    async def test_each_adapter_does_the_same_job(self, servers: Elsewhere, tmp_path: Path) -> None:
         assert TENANT
         ballast = b"x" * 400_000_000  # memory of this process, which must not count for the processes that it starts
         for name in ("hand_written", "ragcore_client", "threaded"):

@@ -74,7 +74,7 @@ async def rag(llama: str) -> AsyncIterator[RAG]:
         yield made
 
 
-async def test_ask_and_stream_with_usage_and_finish_reason(rag: RAG) -> None:
+async def test_ask_and_stream_report_usage_and_finish_reason(rag: RAG) -> None:
     answer = await rag.ask("What is my deductible?", tenant="m", timeout=60, degrade=False)
     assert answer.finish_reason in ("stop", "length")
     assert answer.usage.prompt_tokens

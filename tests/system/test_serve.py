@@ -1,4 +1,4 @@
-"""`ragcore serve` with its users: curl, the OpenAI SDK, a fuzzer, and users who ask for other members' data."""
+"""`ragcore serve` with its users: curl, the OpenAI SDK, a fuzzer, and users who ask for other users' data."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_curl_shows_the_stream(served: Served, path: str, body: object, end: str
     assert "$500" not in done.stdout
 
 
-def test_members_see_only_their_own_documents(served: Served) -> None:
+def test_users_see_only_their_own_documents(served: Served) -> None:
     assert served.ask("POST", "/chat", user=None, json={"message": "hello"}).status_code == 401
     asked = {"query": "deductible"}
     assert served.ask("POST", "/debug/rag-similarity/chen", json=asked).status_code == 403
@@ -172,7 +172,7 @@ CHECKS = [
 @pytest.mark.parametrize(
     ("user", "limit"),
     [("ops", "0"), ("amara", "0"), ("amara", "60")],
-    ids=["an administrator", "a member", "a member with limits"],
+    ids=["an administrator", "a user", "a user with limits"],
 )
 def test_a_fuzzer_finds_no_500(served: Served, tmp_path: Path, user: str, limit: str) -> None:
     """Run schemathesis with the application's own OpenAPI document."""

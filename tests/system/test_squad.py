@@ -52,7 +52,7 @@ def questions(squad: Path) -> tuple[list[str], list[str]]:
 
 
 @pytest.mark.parametrize("passages", [400, pytest.param(2_067, marks=pytest.mark.thorough)])
-async def test_recall_is_that_of_exact_search(database: tuple[str, str], tmp_path: Path, passages: int) -> None:
+async def test_recall_equals_that_of_exact_search(database: tuple[str, str], tmp_path: Path, passages: int) -> None:
     squad = shared("squad")
     texts, relevant = questions(squad)
     with gzip.open(squad / "corpus.jsonl.gz", "rt") as file:

@@ -33,7 +33,7 @@ FIRST_TIMEOUT = 10.0
 
 
 class FallbackGenerator(Part):
-    """Asks the first generator. If one fails before its first token, asks the next.
+    """Asks its generators in order. If one fails before its first token, the next is asked.
 
     Each generator except the last must send its first token within 40 % of the remaining time and within its policy's `first_timeout`, so that the
     next one has time. This class alone decides that limit. Time in ragcore's own queues does not count. If another model follows, the generator

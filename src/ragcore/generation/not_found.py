@@ -1,4 +1,4 @@
-"""Recognition of the word NOT_FOUND in an answer.
+"""Recognises the word NOT_FOUND in an answer.
 
 The prompt asks for this word alone. Models also add reasons before or after it, change its case, and put markup around it. Only the start and the end of
 the text are examined, so the cost of a token does not grow with the answer.
@@ -40,7 +40,7 @@ NEAR = 96
 
 
 class NotFound:
-    """Takes an answer's text in pieces and holds back what may be the word.
+    """Takes an answer's text in pieces and holds back text that may be the word.
 
     Attributes:
         said: whether the text so far means NOT_FOUND.

@@ -101,7 +101,7 @@ class OpenAIGenerator(Part):
         )
 
     def count_tokens(self, text: str, /) -> int:
-        """Count the tokens of `text`: exactly once tiktoken's ranks are loaded, an estimate until then."""
+        """Count the tokens of `text`. The count is an estimate until tiktoken's ranks are loaded, and exact afterwards."""
         return self._tokens.count(text)
 
     async def generate(self, prompt: Prompt, /) -> Generation:
@@ -159,7 +159,7 @@ class OpenAIGenerator(Part):
 
 
 class _Manner:
-    """What is known about how to ask a model: the parameters that it accepts, and whether it thinks."""
+    """Knowledge about a model: the parameters that it accepts, and whether it thinks."""
 
     def __init__(self, model: str, parameters: Mapping[str, Any], extra_body: Mapping[str, Any]) -> None:
         self.model = model

@@ -21,7 +21,7 @@ def from_sync(
 ) -> Generator:
     """Make a generator from a blocking function.
 
-    The function runs on its own threads, never on the event loop and never in the default executor. If the caller is cancelled, the function runs on
+    The function runs on its own threads, never on the event loop and never in the default executor. If the caller is cancelled, the function continues
     and its result is dropped.
 
     Args:

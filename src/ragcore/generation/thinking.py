@@ -1,4 +1,4 @@
-"""Separation of a model's thinking from its answer in one stream of text.
+"""Separates a model's thinking from its answer in one stream of text.
 
 DeepSeek, Qwen and others put their thinking between tags, unless the server removes it. The tags may be cut anywhere, and the closing tag may be missing.
 The first tag counts only at the start of a line; elsewhere it is part of the text. After that, the model is known to think, and tags count anywhere.

@@ -1,4 +1,4 @@
-"""Bounded reading of response bodies, without blocking the event loop.
+"""Reads response bodies within limits and without blocking the event loop.
 
 This module decompresses bodies itself, because HTTP transports limit different things. Source: RFC 9110 §8.4.1
 (content codings); the output limits of zlib, brotli and zstd.
