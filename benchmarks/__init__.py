@@ -1,1 +1,1 @@
-"""Measurements: `python -m benchmarks NAME`. Each prints a table, or with --json one flat JSON object; progress goes to stderr."""
+"""Benchmarks: `python -m benchmarks NAME`. Each prints a table, or one flat JSON object with --json. Progress goes to stderr."""

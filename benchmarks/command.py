@@ -1,4 +1,4 @@
-"""The command line of the benchmarks: a command for each scenario, with the options of its `run`."""
+"""The command line of the benchmarks. Each scenario is a command; the parameters of its `run` are the options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["main", "scenario_of"]
 
 app = typer.Typer(
     name="python -m benchmarks",
-    help="The benchmarks. Figures on stdout, progress on stderr, a report in results/.",
+    help="Run a benchmark. Figures go to stdout, progress to stderr, and a report to results/.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
@@ -31,22 +31,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     asked = next((word for word in given if word in SCENARIOS), None)
     for name, what in SCENARIOS.items():
-        # Only the one that is asked for is imported: another one's needs are not its own.
+        # Import only the requested scenario: others may need packages that are not installed.
         app.command(name, help=what)(scenario_of(name) if name == asked else _unloaded)
     app(given)
 
 
 def scenario_of(name: str) -> Callable[..., None]:
-    """The scenario as a command."""
+    """Return the scenario as a command."""
     return scenario_command(name, scenario(name), commit=_commit)
 
 
 def _unloaded() -> None:
-    """Stands for a scenario that was not asked for."""
+    """Placeholder for a scenario that was not requested."""
 
 
 def _commit() -> str | None:
-    """Of the checkout, and whether it has changes."""
+    """Return the commit of the checkout, and whether there are changes."""
     try:
         commit = _git("rev-parse", "--short", "HEAD")
         return f"{commit} and changes" if _git("status", "--porcelain") else commit

@@ -1,4 +1,4 @@
-"""A table of ratios as a picture that stands for itself, for the manual: one row for each shape, one column for each load."""
+"""Draws a table of ratios as a self-contained SVG for the manual: one row for each shape, one column for each load."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Mapping, Sequence
 __all__ = ["heat_map"]
 
 LEFT, TOP, WIDTH, HEIGHT = 190, 60, 62, 24
-# Light at 1, dark below .9; the number stands in each cell, so that the colour is never needed.
+# Light at 1, dark below .9. Each cell also shows its number, so that no one needs the colour.
 SHADES = ((0.99, "#e6f4ea", "#111"), (0.95, "#c8e6c9", "#111"), (0.9, "#fff3c4", "#111"), (0.0, "#c62828", "#fff"))
 
 
 def heat_map(
     title: str, columns: Sequence[str], rows: Mapping[str, Sequence[float | None]], *, columns_are: str, rows_are: str
 ) -> str:
-    """An SVG with a title and a description for readers that don't see it.
+    """Return an SVG with a title and a description for screen readers.
 
     Args:
-        rows: by name, a ratio for each column; None: not measured.
+        rows: a list of ratios by row name, one for each column. None: not measured.
     """
     width = LEFT + WIDTH * len(columns) + 20
     height = TOP + HEIGHT * len(rows) + 20

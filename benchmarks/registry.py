@@ -1,4 +1,4 @@
-"""The scenarios by name. Each is a module in `benchmarks.scenarios` with a `run(*, quick, …) -> Figures`, whose options are the command's."""
+"""The scenarios by name. Each is a module in `benchmarks.scenarios` with a `run(*, quick, …) -> Figures`. The parameters of `run` are the options."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ __all__ = ["SCENARIOS", "scenario"]
 
 SCENARIOS = {
     "ladder": "1, 2, 3, 5, … 200 questions at once: the acceptance test of a service that must not hang",
-    "load": "questions at a rate or from so many users, for so long: latency, first token, goodput",
+    "load": "questions at a rate or from a number of users, for a given time: latency, first token, goodput",
     "sweep": "the highest rate that meets an objective",
-    "peers": "the same job done by hand, by threads, by LangChain, LlamaIndex, Haystack: ratios",
+    "peers": "the same job by hand, with threads, and with LangChain, LlamaIndex and Haystack: ratios",
     "faults": "every fault at every stage and concurrency: late, hung, wrong, leaked, unrecovered",
-    "simulate": "thousands of simulated worlds drawn from seeds: what must hold, holds",
-    "soak": "mixed traffic for 20 minutes, faults coming and going: memory, file descriptors, every request accounted for",
-    "overload": "ten times what the model can answer: good answers beside their peak, and how soon the rest is told",
+    "simulate": "thousands of simulated worlds drawn from seeds, with all invariants checked",
+    "soak": "mixed traffic for 20 minutes with intermittent faults: memory, file descriptors, every request accounted for",
+    "overload": "up to 50 times the model's capacity: good answers compared with the best possible, and how fast the rest is refused",
     "retrieval": "recall, nDCG, MRR and latency over squad; recall against queries a second; filters by selectivity",
-    "thresholds": "the sweep of thresholds over squad: seconds, and whether a recommendation holds for questions it has not seen",
-    "readers": "what readers find in 60 made files of all formats: words, rows, pages, boilerplate; MB/s beside other readers",
-    "chunks": "what is embedded for a chunk, its text or its title and headings too: nDCG@10 over squad and three made sets",
-    "ingest": "documents, chunks and megabytes a second from text to table, by stage, and COPY beside INSERT",
-    "overhead": "microseconds of the resilience core beside other libraries, its memory, processor time of a question",
-    "coalesce": "embedding requests that concurrent questions share, and what one alone waits",
-    "imports": "milliseconds that `import ragcore` takes, beside an empty interpreter",
+    "thresholds": "the sweep of thresholds over squad: seconds, and whether a recommendation holds for held-out questions",
+    "readers": "text that readers find in 60 generated files of all formats: words, rows, pages, boilerplate; MB/s compared with other readers",
+    "chunks": "embedding a chunk's text alone or with its title and headings: nDCG@10 over squad and three generated sets",
+    "ingest": "documents, chunks and megabytes a second from text to table, by stage, and compared with COPY",
+    "overhead": "microseconds of the resilience core compared with other libraries, its memory, processor time of a question",
+    "coalesce": "embedding requests that concurrent questions share, and how long a single question waits",
+    "imports": "milliseconds that `import ragcore` takes, compared with an empty interpreter",
 }
 
 
 def scenario(name: str) -> Callable[..., Figures]:
-    """The `run` of a scenario; its module is imported now, so that none needs what another one does."""
+    """Import a scenario's module and return its `run`. Importing it only now avoids the packages that other scenarios need."""
     run: Callable[..., Figures] = importlib.import_module(f"benchmarks.scenarios.{name}").run
     return run

@@ -1,4 +1,4 @@
-"""Timing two sides of a comparison in turn."""
+"""Times the sides of a comparison in turn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["interleaved", "timed"]
 
 
 def interleaved(rounds: int, **sides: Callable[[], float]) -> dict[str, float]:
-    """The median of what each side returns, round by round in turn: machines are noisy, and noise hits both."""
+    """Return the median result of each side. The sides run in turn, round by round, so that noise of the machine affects all."""
     results: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, side in sides.items():
@@ -20,7 +20,7 @@ def interleaved(rounds: int, **sides: Callable[[], float]) -> dict[str, float]:
 
 
 def timed(work: Callable[[], Any]) -> float:
-    """Seconds of a call."""
+    """Return the seconds that a call takes."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began

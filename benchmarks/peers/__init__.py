@@ -1,5 +1,5 @@
-"""The same job done by others: question, embedding, five passages of one tenant by vector, prompt, streamed answer. One file each.
+"""Adapters that do the same job with different libraries: question, embedding, five passages of one tenant by vector, prompt, streamed answer.
 
-Each runs in a process of its own with a virtual environment of its own, in which `benchmarks.peers.worker` drives it; so these modules import
-nothing but what their group in pyproject.toml installs.
+Each adapter has its own file, process and virtual environment, and `benchmarks.peers.worker` drives it. So these modules import only the packages
+that their group in pyproject.toml installs.
 """

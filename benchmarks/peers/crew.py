@@ -1,4 +1,4 @@
-"""The processes of the adapters: their virtual environments, their start, what they say, and their end."""
+"""Manages the processes of the adapters: virtual environments, start, messages and end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["ADAPTERS", "Lap", "Member", "environment", "member"]
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = ROOT / ".cache" / "peers"
-# Adapter → the group of pyproject.toml that it needs; ragcore's is the project itself.
+# Adapter → the group of pyproject.toml that it needs. ragcore needs the project itself.
 ADAPTERS = {
     "hand_written": "peer-hand-written",
     "ragcore_client": "peer-ragcore",
@@ -38,7 +38,7 @@ START_SECONDS = 120.0
 
 
 def environment(adapter: str) -> Path | None:
-    """The Python of an adapter's virtual environment, which is made or brought up to date; None, with a message: it can't be."""
+    """Create or update an adapter's virtual environment and return its Python. If that fails, print a message and return None."""
     group = ADAPTERS[adapter]
     needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"][group]
     folder = ENVIRONMENTS / group
@@ -53,7 +53,7 @@ def environment(adapter: str) -> Path | None:
         _run([str(python), "-m", "pip", "install", "--quiet", *needed, *project])
     except subprocess.SubprocessError as error:
         said = getattr(error, "stderr", None) or str(error)
-        say(f"{adapter} is left out: {group} can't be installed: {said.strip()[-300:]}")
+        say(f"{adapter} is left out, because installing {group} failed: {said.strip()[-300:]}")
         return None
     stamp.write_text(wanted)
     return python
@@ -65,12 +65,12 @@ def _run(command: list[str]) -> None:
 
 @dataclass
 class Lap:
-    """Questions that were asked together.
+    """Results of the questions of one run.
 
     Attributes:
-        asked, ended: by number, on the machine's monotonic clock.
-        kinds: by number: right, wrong, error.
-        done: what the process used; empty: it didn't come to an end.
+        asked, ended: times on the machine's monotonic clock, by question number.
+        kinds: right, wrong or error, by question number.
+        done: the resources that the process used; empty if the run did not end.
     """
 
     asked: dict[int, float] = field(default_factory=dict)
@@ -81,11 +81,11 @@ class Lap:
 
     @property
     def seconds(self) -> list[float]:
-        """Of each question that came back."""
+        """Seconds that each question took, for the questions that came back."""
         return [end - self.asked[number] for number, end in self.ended.items()]
 
     def hung(self, deadline: float, after: float) -> int:
-        """How many were not back so long after their deadline, or not at all."""
+        """Count the questions that came back later than `after` seconds past their deadline, or not at all."""
         return sum(self.ended.get(number, float("inf")) - at > deadline + after for number, at in self.asked.items())
 
 
@@ -100,7 +100,7 @@ class Member:
         self._buffer = b""
 
     async def run(self, *, concurrency: int, count: int, deadline: float, patience: float) -> Lap:
-        """Ask so many questions; after `patience` seconds what is back is what there is."""
+        """Ask `count` questions. After `patience` seconds return the results so far."""
         lap = Lap()
         await self._tell(concurrency=concurrency, count=count, deadline=deadline)
         with anyio.move_on_after(patience):
@@ -116,15 +116,15 @@ class Member:
                     case "done":
                         lap.done = said
         for number in range(count):
-            # A loop that is blocked doesn't get round to asking: those questions wait from the beginning.
+            # A blocked event loop can't even ask: those questions wait from the beginning.
             lap.asked.setdefault(number, min(lap.asked.values(), default=0.0))
         return lap
 
     async def ready(self) -> None:
-        """Wait until it has started.
+        """Wait until the adapter has started.
 
         Raises:
-            RuntimeError: it didn't.
+            RuntimeError: the adapter did not start.
         """
         with anyio.fail_after(START_SECONDS):
             self.packages = int((await self._line())["packages"])
@@ -149,7 +149,7 @@ class Member:
             try:
                 self._buffer += await self._process.stdout.receive()
             except anyio.EndOfStream:
-                raise RuntimeError(f"{self.name} ended: what it said is above") from None
+                raise RuntimeError(f"{self.name} ended: see its output above") from None
         line, _, self._buffer = self._buffer.partition(b"\n")
         said: dict[str, Any] = json.loads(line)
         return said
@@ -157,7 +157,7 @@ class Member:
 
 @asynccontextmanager
 async def member(adapter: str, python: Path, job: Job, folder: Path) -> AsyncIterator[Member]:
-    """Start an adapter for the block; what doesn't end is killed."""
+    """Start an adapter for the block. An adapter that does not end is killed."""
     command = [
         str(python),
         "-W",

@@ -1,4 +1,4 @@
-"""By hand, with care: AsyncOpenAI and asyncpg, one client and one pool, a timeout around it all."""
+"""Careful hand-written code: AsyncOpenAI and asyncpg, one client and one pool, one timeout around each question."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ POOL = 10
 
 
 def client(job: Job, base_url: str) -> AsyncOpenAI:
-    """The SDK's client with the transport of the job, in its defaults."""
+    """Return the SDK's client with the job's transport and default settings."""
     http = DefaultAioHttpClient() if job.transport == "aiohttp" else None
     return AsyncOpenAI(base_url=base_url, api_key="none", http_client=http)
 
 
 class HandWritten:
-    """As a careful team writes it."""
+    """The job as a careful team writes it."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -33,11 +33,11 @@ class HandWritten:
         self._pool: Any = None
 
     async def start(self, rows: Sequence[Row]) -> None:
-        """The table is there."""
+        """Do nothing: the table exists already."""
         self._pool = await asyncpg.create_pool(self._job.database, min_size=1, max_size=POOL, init=register_vector)
 
     async def ask(self, question: str, deadline: float) -> str:
-        """One question: three awaits and a timeout."""
+        """Answer a question: three awaits and a timeout."""
         async with asyncio.timeout(deadline):
             made = await self._embedding.embeddings.create(model="fake", input=[question])
             vector = np.array(made.data[0].embedding, dtype=np.float32)
@@ -49,7 +49,7 @@ class HandWritten:
             return "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
 
     async def close(self) -> None:
-        """Clients and pool."""
+        """Close clients and pool."""
         await self._embedding.close()
         await self._model.close()
         await asyncio.wait_for(self._pool.close(), 5)

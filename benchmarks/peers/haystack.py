@@ -47,7 +47,7 @@ class Haystack:
         self._pipeline: Any = pipeline
 
     async def start(self, rows: Sequence[Row]) -> None:
-        """The same rows, stored its own way."""
+        """Store the same rows in Haystack's own table."""
         documents = [
             Document(
                 id=f"{row.tenant}:{row.id}", content=row.text, meta={"tenant": row.tenant}, embedding=list(row.vector)
@@ -57,17 +57,17 @@ class Haystack:
         await self._store.write_documents_async(documents, policy=DuplicatePolicy.OVERWRITE)
 
     async def ask(self, question: str, deadline: float) -> str:
-        """The pipeline, streamed to nobody."""
+        """Run the pipeline with streaming; the pieces are dropped."""
         async with asyncio.timeout(deadline):
             made = await self._pipeline.run_async({"embedder": {"text": question}, "builder": {"question": question}})
             return str(made["model"]["replies"][0].text)
 
     async def close(self) -> None:
-        """It has no closing of its own."""
+        """Do nothing: Haystack has no close."""
 
 
 async def _streamed(_: Any) -> None:
-    """Each piece."""
+    """Drop a piece."""
 
 
 peer = Haystack

@@ -1,4 +1,4 @@
-"""LangChain: PGVectorStore over the very table, OpenAIEmbeddings, ChatOpenAI, joined as its documentation joins them."""
+"""LangChain: PGVectorStore over ragcore's table, OpenAIEmbeddings and ChatOpenAI, joined as LangChain's documentation shows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LangChain:
         self._engine: Any = None
 
     async def start(self, rows: Sequence[Row]) -> None:
-        """The table is there: its columns are named to the store."""
+        """Tell the store the columns of the existing table."""
         job = self._job
         self._engine = PGEngine.from_connection_string(
             job.database.replace("postgresql://", "postgresql+asyncpg://"), pool_size=10, max_overflow=0
@@ -60,17 +60,17 @@ class LangChain:
         )
 
     async def ask(self, question: str, deadline: float) -> str:
-        """The chain, streamed."""
+        """Run the chain with streaming."""
         async with asyncio.timeout(deadline):
             return "".join([piece async for piece in self._chain.astream(question)])
 
     async def close(self) -> None:
-        """The engine."""
+        """Close the engine."""
         await self._engine.close()
 
 
 def message_step(function: Any) -> Any:
-    """A function as a step of a chain."""
+    """Turn a function into a step of a chain."""
     from langchain_core.runnables import RunnableLambda
 
     return RunnableLambda(function)

@@ -1,4 +1,4 @@
-"""LlamaIndex: PGVectorStore in its own kind of table, OpenAILike for embedding and model."""
+"""LlamaIndex: PGVectorStore with its own table, OpenAILike for embedding and model."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class LlamaIndex:
         self._retriever: Any = index.as_retriever(similarity_top_k=TOP_K, filters=filters)
 
     async def start(self, rows: Sequence[Row]) -> None:
-        """The same rows, stored its own way."""
+        """Store the same rows in LlamaIndex's own table."""
         await self._store.aclear()
         nodes: list[Any] = [
             TextNode(
@@ -48,7 +48,7 @@ class LlamaIndex:
         await self._store.async_add(nodes)
 
     async def ask(self, question: str, deadline: float) -> str:
-        """Retriever, then model, streamed."""
+        """Run the retriever, then the model with streaming."""
         async with asyncio.timeout(deadline):
             found = await self._retriever.aretrieve(question)
             message = prompt(question, [one.node.get_content() for one in found])
@@ -58,7 +58,7 @@ class LlamaIndex:
             return "".join([piece.delta or "" async for piece in stream])
 
     async def close(self) -> None:
-        """The store."""
+        """Close the store."""
         await self._store.close()
 
 

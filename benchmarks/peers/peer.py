@@ -1,4 +1,4 @@
-"""What an adapter is, and what all of them share: the job is the same down to the prompt's text."""
+"""The interface of adapters, and the parts that they share. The job is the same for all, including the prompt's text."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ SYSTEM = "Answer the question from the passages alone. Say so when they don't ho
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Where things are.
+    """Addresses and parameters of the job.
 
     Attributes:
-        database: DSN of the superuser, whom row-level security doesn't slow down.
+        database: DSN of the superuser, which row-level security does not slow down.
         plain_database: DSN of the plain role, which ragcore uses.
         embedding, model: base URLs.
-        tenant: whose passages are searched.
-        dimension: of the vectors.
-        transport: "httpx", or "aiohttp" for those that can choose.
+        tenant: the tenant whose passages are searched.
+        dimension: dimension of the vectors.
+        transport: "httpx", or "aiohttp" for adapters that support it.
     """
 
     database: str
@@ -36,7 +36,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A stored passage, with the vector that everyone stores."""
+    """A stored passage, with the vector that all adapters store."""
 
     tenant: str
     id: str
@@ -48,21 +48,21 @@ class Peer(Protocol):
     """One way of doing the job."""
 
     async def start(self, rows: Sequence[Row]) -> None:
-        """Connect, and store the rows where its own kind of table is needed."""
+        """Connect, and store the rows if the library needs its own table."""
 
     async def ask(self, question: str, deadline: float) -> str:
-        """The answer; what can hold a deadline, holds this one, in seconds."""
+        """Return the answer. If the library supports a time limit, use `deadline` in seconds."""
 
     async def close(self) -> None:
-        """Let go of everything."""
+        """Close all resources."""
 
 
 def prompt(question: str, texts: Sequence[str]) -> str:
-    """The user's message, the same for all."""
+    """Return the user's message, the same for all adapters."""
     passages = "\n\n".join(f'<passage number="{number}">\n{text}\n</passage>' for number, text in enumerate(texts, 1))
     return f"{passages}\n\nQuestion: {question}"
 
 
 def messages(question: str, texts: Sequence[str]) -> list[Any]:
-    """As the chat endpoint wants them."""
+    """Return the messages for the chat endpoint."""
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt(question, texts)}]

@@ -1,4 +1,4 @@
-"""ragcore, everything on, every default as it is."""
+"""ragcore with all features and all defaults."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ragcore.retrieval.retriever import Retriever
 
 
 class Ragcore:
-    """As the manual writes it."""
+    """The job as ragcore's manual shows it."""
 
     def __init__(self, job: Job) -> None:
-        # The default is httpx; aiohttp takes a client of the user's.
+        # The default is httpx. For aiohttp, pass your own client.
         self._clients = [
             AsyncOpenAI(base_url=url, api_key="none", http_client=DefaultAioHttpClient())
             for url in (job.embedding, job.model)
@@ -32,19 +32,19 @@ class Ragcore:
         self._tenant = job.tenant
 
     async def start(self, rows: Sequence[Row]) -> None:
-        """The table is there."""
+        """Do nothing: the table exists already."""
         await self._rag.start()
 
     async def ask(self, question: str, deadline: float) -> str:
-        """Streamed, as the others do."""
+        """Stream the answer, as the other adapters do."""
         async with self._rag.stream(question, tenant=self._tenant, top_k=TOP_K, timeout=deadline) as events:
             async for event in events:
                 if isinstance(event, Done):
                     return event.answer.text
-        raise RuntimeError("a stream without an answer")
+        raise RuntimeError("the stream ended without an answer")
 
     async def close(self) -> None:
-        """All of it."""
+        """Close the client."""
         await self._rag.aclose()
         for client in self._clients:
             await client.close()

@@ -1,5 +1,7 @@
-"""The style that hung in production, written for this comparison: a thread for each embedding joined inside the coroutine, an event loop in each
-thread, a connection for each query that is closed without a bound, the SDK's retries under retries of its own, and every error an empty result.
+"""The style that hung in production, written again for this comparison.
+
+Each embedding has a thread, which the coroutine joins, and each thread has an event loop. Each query has a connection, which is closed without a time
+limit. Its own retries run around the SDK's retries, and every error becomes an empty result.
 """
 
 from __future__ import annotations
@@ -23,17 +25,17 @@ JOIN_SECONDS = 30.0
 
 
 class Threaded:
-    """As it was."""
+    """The job as that service did it."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._model = OpenAI(base_url=job.model, api_key="none")
 
     async def start(self, rows: Sequence[Row]) -> None:
-        """The table is there."""
+        """Do nothing: the table exists already."""
 
     async def ask(self, question: str, deadline: float) -> str:
-        """One question; what it waits for, everyone waits for."""
+        """Answer a question. It blocks the event loop, so all other questions wait too."""
         vector = self._in_a_thread(self._embed(question))
         texts = self._in_a_thread(self._search(vector)) if vector is not None else None
         if not texts:
@@ -66,7 +68,7 @@ class Threaded:
                 await client.close()
                 return np.array(made.data[0].embedding, dtype=np.float32)
             except Exception:
-                time.sleep(2**attempt / 10)  # noqa: ASYNC251  # that is how it was
+                time.sleep(2**attempt / 10)  # noqa: ASYNC251  # the original blocked, too
         return None
 
     async def _search(self, vector: Any) -> list[str]:
@@ -78,7 +80,7 @@ class Threaded:
             await connection.close()
 
     async def close(self) -> None:
-        """The one thing that is kept."""
+        """Close the only resource that is kept."""
         self._model.close()
 
 

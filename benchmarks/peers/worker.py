@@ -1,7 +1,7 @@
-"""Drives one adapter in a process of its own: `python -m benchmarks.peers.worker ADAPTER JOB`. Nothing but the standard library.
+"""Drives one adapter in its own process: `python -m benchmarks.peers.worker ADAPTER JOB`. Uses only the standard library.
 
-Obeys lines of JSON on stdin; on stdout it says of each question when it was asked and when it was over, as it happens, so that whoever started it can
-tell what is hung even when its event loop is.
+Reads commands as lines of JSON from stdin. Writes a line to stdout when a question is asked and when it ends, so that the parent process can tell which
+questions hang even if this process's event loop hangs.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ ROWS = "rows.json"
 
 
 def say(**what: Any) -> None:
-    """A line for whoever started this."""
+    """Write a line for the parent process."""
     sys.stdout.write(json.dumps(what) + "\n")
     sys.stdout.flush()
 
 
 async def main(adapter: str, job: Job, folder: Path) -> None:
-    """Obey until stdin ends."""
+    """Execute commands until stdin ends."""
     peer: Peer = importlib.import_module(f"benchmarks.peers.{adapter}").peer(job)
     rows = [Row(**row) for row in json.loads((folder / ROWS).read_text())]
     questions: list[tuple[str, str]] = json.loads((folder / QUESTIONS).read_text())
@@ -45,18 +45,18 @@ async def main(adapter: str, job: Job, folder: Path) -> None:
 async def run(
     peer: Peer, questions: Sequence[tuple[str, str]], *, concurrency: int, count: int, deadline: float
 ) -> None:
-    """So many questions, so many at once."""
+    """Ask the questions, a number of them at once."""
     numbers = iter(range(count))
     began, used = time.monotonic(), time.process_time()
 
     async def user() -> None:
-        # A loop that is blocked lets nobody begin: the waiting counts from when they would have.
+        # In a blocked event loop no question can begin: the waiting time counts from when it would have begun.
         due = began
         for number in numbers:
             say(event="asked", number=number, at=due)
             await one(peer, number, *questions[number % len(questions)], deadline)
             due = time.monotonic()
-            await asyncio.sleep(0)  # one that never lets go of the loop must not ask all the questions itself
+            await asyncio.sleep(0)  # a user that never yields to the event loop must not ask all the questions itself
 
     async with asyncio.TaskGroup() as users:
         for _ in range(concurrency):
@@ -71,7 +71,7 @@ async def run(
 
 
 def peak_mb() -> float:
-    """The most memory that this process had. Not getrusage's ru_maxrss, which begins with what its parent had when it was forked."""
+    """Return the peak memory of this process. getrusage's ru_maxrss would include the memory that the parent had at the fork."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
@@ -79,7 +79,7 @@ def peak_mb() -> float:
 
 
 async def one(peer: Peer, number: int, question: str, fact: str, deadline: float) -> None:
-    """One question, and what became of it."""
+    """Ask one question and report its result."""
     try:
         text = await peer.ask(question, deadline)
     except Exception as error:

@@ -1,1 +1,1 @@
-"""The scenarios, one a module, each with a `run`."""
+"""The scenarios. Each is a module with a `run`."""

@@ -1,4 +1,4 @@
-"""What is embedded for a chunk: nDCG@10 with the text alone, with the title and with the headings over it; over squad and three made sets."""
+"""Compares texts to embed for a chunk: its text alone, with the title, or with title and headings. nDCG@10 over squad and three generated sets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AT_ONCE = 128
 
 
 def run(*, quick: bool) -> Figures:
-    """All of squad with every fifth question, or quickly a quarter of its passages."""
+    """All of squad with every fifth question. With --quick: a quarter of its passages."""
     return anyio.run(_run, quick)
 
 

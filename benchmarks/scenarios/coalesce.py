@@ -1,4 +1,4 @@
-"""Concurrent questions against a loopback server: how many requests they share, what one alone waits for it, and what one costs that was asked before."""
+"""Concurrent questions to a loopback server: requests that they share, the wait of a single question, and the cost of a question from the cache."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_HIT_MS = 0.1
 
 
 def run(*, quick: bool) -> Figures:
-    """Rounds of 50 questions at once, each question by question and shared, in turn."""
+    """Rounds of 50 questions at once, in turn with one request each and with shared requests."""
     return anyio.run(_run, 5 if quick else 20)
 
 
@@ -46,7 +46,7 @@ async def _run(rounds: int) -> Figures:
 
 
 async def _hit(server: OpenAIServer) -> float:
-    """Seconds for a question that was asked before, of a model whose vectors are as long as text-embedding-3-small's: the median."""
+    """Return the median seconds for a repeated question. The vectors are as long as those of text-embedding-3-small."""
     inner = OpenAIEmbedder("wide", dimension=DIMENSION, base_url=server.base_url, api_key="none")
     seconds = []
     async with CachedEmbedder(inner) as embedder:

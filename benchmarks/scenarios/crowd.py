@@ -1,4 +1,4 @@
-"""Searches under conditions that nobody chose to suit them: large neighbours that lie nearer, long texts of common words, thresholds that nothing reaches."""
+"""Searches under bad conditions: large neighbours that are nearer, long texts of common words, thresholds that no passage reaches."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ RARE = meta("rare").eq(True)
 
 
 async def starved(figures: Figures, owner_dsn: str, dsn: str, *, quick: bool) -> None:
-    """Recall of tenants of 1.5 and 10 × `exact_rows` among chunks of another that lie nearer to every question."""
+    """Recall for tenants of 1.5 and 10 × `exact_rows` chunks, while another tenant's chunks are nearer to every question."""
     rows: list[dict[str, Value]] = []
     for factor in (1.5,) if quick else (1.5, 10.0):
         for flood in (10_000,) if quick else (5_000, 25_000, 100_000):
             own = int(EXACT_ROWS * factor)
-            say(f"a tenant of {own} chunks beside {flood} that lie nearer …")
+            say(f"a tenant of {own} chunks, with {flood} nearer chunks of another …")
             schema = f"starved_{own}_{flood}"
             questions, right = await _flooded(owner_dsn, schema, own, flood)
             async with PgVectorStore(dsn, schema=schema) as store:
@@ -43,7 +43,7 @@ async def starved(figures: Figures, owner_dsn: str, dsn: str, *, quick: bool) ->
 
 
 async def _flooded(owner_dsn: str, schema: str, own: int, flood: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """The questions, and the tenant's vectors, by their numbers."""
+    """Return the questions and the tenant's vectors, by number."""
     draw = np.random.default_rng(own + flood)
     centre = draw.normal(size=DIMENSION).astype(np.float32)
     centre /= np.linalg.norm(centre)
@@ -85,9 +85,9 @@ async def _crowded(
 
 
 async def text_of_large_tenants(figures: Figures, owner_dsn: str, dsn: str, *, quick: bool) -> None:
-    """Text search of a tenant of 200,000 made chunks beside one of 2,000."""
+    """Text search for a tenant of 200,000 generated chunks, compared with a tenant of 2,000."""
     large = 20_000 if quick else 200_000
-    say(f"text of a tenant of {large} chunks …")
+    say(f"text search for a tenant of {large} chunks …")
     async with collection(owner_dsn, "long_text", indexed=False) as owner:
         for seed, (tenant, count) in enumerate({"small": 2_000, "large": large}.items()):
             await copy_chunks(owner, "long_text", tenant, sentences(seed, count), None)
@@ -115,7 +115,7 @@ async def text_of_large_tenants(figures: Figures, owner_dsn: str, dsn: str, *, q
 
 
 async def empty_beside_found(figures: Figures, store: PgVectorStore, queries: Sequence[Query]) -> None:
-    """A search that is empty by its threshold beside one that finds, as a retriever asks."""
+    """A search that finds nothing because of its threshold, compared with one that finds passages, both through a retriever."""
     from ragcore import Retriever
     from ragcore.testing import FakeEmbedder
 

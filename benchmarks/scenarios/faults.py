@@ -1,8 +1,8 @@
 """The fault matrix: every fault at every stage at several concurrencies, against a real PostgreSQL and a real HTTP server.
 
-For each cell: every call is back by its deadline with an answer or with an error of ragcore's own; nothing is hung, wrong or leaked; and when
-the fault is gone, the next call (or the one after the breaker's probe) is answered. The faults of HTTP servers strike in a process of their own, so that
-the memory and the time on the event loop that they cost are the client's alone.
+For each cell: every call ends by its deadline with an answer or one of ragcore's errors. No call hangs, no answer is wrong, and nothing leaks. After
+the fault, the next call (or the one after the breaker's probe) is answered. HTTP servers with faults run in another process, so that the measured
+memory and event loop time belong to the client alone.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from ragcore.resilience import CircuitBreaker
 
 __all__ = ["Cell", "run", "run_cell", "run_matrix"]
 
-# Back more than this after the deadline is late, net of the loop's lag; this much after it is hung.
+# Seconds after the deadline, without the event loop's lag, from which a call counts as late, and from which it counts as hung.
 LATE = 0.1
 HUNG = 5.0
-# In ordinary life a caller has more time than a restart takes.
+# Usually a caller has more time than a restart takes.
 ORDINARY_DEADLINE = 5.0
-# How much the process may grow, and how long the event loop may be kept, in any cell.
+# How much the process may grow, and how long the event loop may be blocked, in any cell.
 MOST_GROWTH_MB = 64
 MOST_LAG_MS = 100
 HTTP = ("embed", "generate")
-# How long a cell may take to answer again, breaker and all.
+# How long a cell may take to answer again, including the breaker's time.
 RECOVERY = 6.0
 
 
 @dataclass(slots=True)
 class Cell:
-    """What came of one fault at one stage and concurrency."""
+    """The results of one fault at one stage and concurrency."""
 
     stage: str
     fault: str
@@ -72,13 +72,13 @@ class Cell:
 
     @property
     def green(self) -> bool:
-        """Whether nothing in it is red."""
+        """Whether no check failed."""
         red = (self.late, self.hung, self.wrong, self.foreign, self.leaked_connections)
         return not any((*red, self.leaked_sockets, self.leaked_tasks)) and self.recovered
 
 
 class Client(Protocol):
-    """A client under test, and what is known of its servers."""
+    """A client under test, and the state of its servers."""
 
     rag: RAG
     store: PgVectorStore
@@ -100,13 +100,13 @@ async def run_cell(
     concurrency: int,
     deadline: float,
 ) -> Cell:
-    """So many questions at once under the fault, then without it until one is answered in full."""
+    """Ask questions at once under the fault, then without it until one is answered in full."""
     cell = Cell(stage, fault, concurrency)
     for breaker in bench.breakers():
         breaker.reset()
     tasks = _tasks()
     async with strike(bench):
-        # What hundreds of cells before have left behind is this benchmark's, not the client's: collecting it takes 50 to 100 ms at a moment of its own.
+        # Collect the garbage of earlier cells now: it is the benchmark's, and collecting it later would block the event loop for 50 to 100 ms.
         gc.collect()
         gc.freeze()
         lag = await _Lag().start()
@@ -160,7 +160,7 @@ async def _answers(bench: Client) -> bool:
 
 
 async def _look_for_leaks(bench: Client, cell: Cell, before: set[object]) -> None:
-    """Connections at the server beyond the pool's own, sockets whose peer has gone, tasks that were not there."""
+    """Count leaks: server connections beyond the pool's size, sockets whose peer has closed, and new tasks."""
     for _ in range(60):
         pool = bench.store.snapshot()
         query = "select count(*) from pg_stat_activity where usename = $1"
@@ -174,7 +174,7 @@ async def _look_for_leaks(bench: Client, cell: Cell, before: set[object]) -> Non
 
 
 def _tasks() -> set[object]:
-    """The client's own tasks; the servers' and proxies' come and go with connections."""
+    """Return the client's own tasks. Tasks of servers and proxies are left out, because they vary with the connections."""
     theirs = ("FaultProxy", "OpenAIServer")
     return {
         task
@@ -184,7 +184,7 @@ def _tasks() -> set[object]:
 
 
 class _Lag:
-    """The worst delay of the event loop while a cell runs, and by how many MiB the process grew."""
+    """Measures the longest delay of the event loop while a cell runs, and by how many MiB the process grew."""
 
     worst = 0.0
     growth = 0.0
@@ -206,7 +206,7 @@ class _Lag:
 
 
 def _resident() -> float:
-    """MiB of this process in memory."""
+    """Return the resident memory of this process in MiB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 1024 / 1024
 
@@ -226,13 +226,13 @@ class Afar:
         return self.client.breakers()
 
     def half_closed(self) -> int:
-        """Sockets that the peer has closed and the client has not."""
+        """Count sockets that the peer has closed and the client has not."""
         return sum(one.status == psutil.CONN_CLOSE_WAIT for one in psutil.Process().net_connections(kind="tcp"))
 
 
 @asynccontextmanager
 async def afar(transport: Transport = "httpx") -> AsyncIterator[Afar]:
-    """A client, and its servers in a process of their own."""
+    """Start a client, and its servers in another process."""
     async with elsewhere() as servers, client(servers.addresses, transport=transport) as made:
         owner = await asyncpg.connect(servers.addresses.owner)
         try:
@@ -256,7 +256,7 @@ def _from_afar(stage: str, fault: str) -> Callable[[Afar], AbstractAsyncContextM
 
 
 async def run_http(world: Afar, stages: frozenset[str], *, concurrencies: Sequence[int], deadline: float) -> list[Cell]:
-    """All cells of the HTTP servers, one after the other."""
+    """Run all cells of the HTTP servers in turn."""
     cells = []
     await run_cell(world, "", "none", _from_afar("generate", "400"), concurrency=max(concurrencies), deadline=deadline)
     for stage, fault in matrix():
@@ -273,7 +273,7 @@ async def run_http(world: Afar, stages: frozenset[str], *, concurrencies: Sequen
 async def run_matrix(
     bench: Bench, *, concurrencies: Sequence[int], deadline: float, only: Callable[[str, str], bool] | None = None
 ) -> list[Cell]:
-    """All cells, one after the other."""
+    """Run all cells in turn."""
     cells = []
     for (stage, fault), strike in matrix().items():
         if only is not None and not only(stage, fault):
@@ -304,14 +304,14 @@ def _line(cell: Cell) -> str:
 def run(
     *,
     quick: bool,
-    transport: Annotated[str, typer.Option(help="httpx or aiohttp: what requests to models go through.")] = "httpx",
+    transport: Annotated[str, typer.Option(help="HTTP library for requests to models: httpx or aiohttp.")] = "httpx",
     only: Annotated[
-        list[str] | None, typer.Option(help="Stages: embed, generate, search, all. By default each.")
+        list[str] | None, typer.Option(help="Stages: embed, generate, search, all. Default: every stage.")
     ] = None,
 ) -> Figures:
-    """Quickly: 10 at once with a deadline of 0.6 s."""
+    """Run every fault at every stage and concurrency. With --quick: 10 at once with a deadline of 0.6 s."""
     if transport not in ("httpx", "aiohttp"):
-        raise ValueError(f"there is no transport {transport!r}: there are httpx and aiohttp")
+        raise ValueError(f"unknown transport {transport!r}: choose httpx or aiohttp")
     chosen: Transport = "aiohttp" if transport == "aiohttp" else "httpx"
     return anyio.run(_run, (10,) if quick else (1, 10, 100), 0.6 if quick else 1.0, chosen, frozenset(only or ()))
 
@@ -341,7 +341,7 @@ async def _run(concurrencies: Sequence[int], deadline: float, transport: Transpo
     if ordinary:
         ratio = sum(cell.answered for cell in ordinary) / sum(cell.concurrency for cell in ordinary)
         figures.values["answered_ratio"] = ratio
-        figures.expect(ratio >= 0.95, "answered_ratio >= 0.95 in ordinary life")
+        figures.expect(ratio >= 0.95, "answered_ratio >= 0.95 in usual conditions")
     figures.values["growth_max_mb"] = growth = max(cell.growth_mb for cell in cells)
     figures.values["lag_max_ms"] = lag = max(cell.lag_ms for cell in cells)
     figures.expect(growth < MOST_GROWTH_MB, f"growth_max_mb < {MOST_GROWTH_MB} in every cell")

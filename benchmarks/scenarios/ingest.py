@@ -1,4 +1,4 @@
-"""From text to table over squad, the last step alone beside COPY, and one large document."""
+"""Ingests squad from text to table, compares the write step with COPY, and ingests one large document."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ragcore.store.postgres.extension import encode_vector, find_extension
 from ragcore.types import Chunk, Document
 
 ROWS = 2_000
-# As the ingestor writes them.
+# The batch size of the ingestor.
 BATCH = 200
 
 
 def run(*, quick: bool) -> Figures:
-    """All passages, or the first 600."""
+    """All passages. With --quick: the first 600."""
     return anyio.run(_run, 600 if quick else None, quick)
 
 
@@ -55,14 +55,14 @@ async def _run(passages: int | None, quick: bool) -> Figures:
                 ],
             )
         )
-        say("a second run over the same …")
+        say("a second run over the same documents …")
         documents = [Document(str(number), f"text {number}") for number in range(200)]
         ingestor = Ingestor(embedder=squad.embedder, store=squad.store)
         await ingestor.add(documents, tenant=TENANT)
         again = await ingestor.add(documents, tenant=TENANT)
         figures.values["unchanged_embedded"] = again.embedding_tokens or 0
         figures.expect(again.embedding_tokens is None, "a second run embeds nothing")
-        say("beside COPY …")
+        say("compared with COPY …")
         dsn = squad.store._address.dsn.reveal()
         figures.values["copy_ratio"] = ratio = await _written_beside_copy(
             dsn, squad.owner_dsn, rows=500 if quick else ROWS
@@ -76,7 +76,7 @@ async def _run(passages: int | None, quick: bool) -> Figures:
 
 
 def _chunking(squad: Squad, passages: int | None) -> float:
-    """Seconds to cut every document, with nothing else going on."""
+    """Return the seconds that cutting every document takes, without any other work."""
     embedder = squad.embedder
     documents = [Document(row["id"], row["text"]) for row in read_lines("corpus.jsonl.gz")[:passages]]
     began = time.perf_counter()
@@ -86,9 +86,9 @@ def _chunking(squad: Squad, passages: int | None) -> float:
 
 
 async def _written_beside_copy(dsn: str, owner_dsn: str, *, rows: int) -> float:
-    """Chunks a second that the store writes, divided by those of plain binary COPY into a copy of the same tables with the same indexes.
+    """Return the store's rate of chunks a second, divided by the rate of plain binary COPY into copies of the tables with the same indexes.
 
-    The copies have neither policies nor triggers, and get the words' postings ready-made.
+    The copies have neither policies nor triggers, and their rows contain the words' postings already.
     """
     draw = np.random.default_rng(0)
     ratios = []
@@ -113,12 +113,12 @@ async def _written_beside_copy(dsn: str, owner_dsn: str, *, rows: int) -> float:
                 await store.upsert(documents[start : start + BATCH], tenant="a")
             written = time.perf_counter() - began
         ratios.append(await _copied(owner_dsn, schema, beside) / written)
-        say(f"written beside copied: {ratios[-1]:.2f}")
+        say(f"ratio of the store's rate to COPY's: {ratios[-1]:.2f}")
     return sorted(ratios)[1]
 
 
 async def _copied(owner_dsn: str, schema: str, beside: str) -> float:
-    """Seconds that COPY takes for the same rows, in batches of the same size."""
+    """Return the seconds that COPY takes for the same rows, in batches of the same size."""
     owner = await asyncpg.connect(owner_dsn)
     try:
         extension = await find_extension(owner)
@@ -146,7 +146,7 @@ async def _copied(owner_dsn: str, schema: str, beside: str) -> float:
 
 
 async def _largest(dsn: str, owner_dsn: str, *, megabytes: int) -> float:
-    """A document of so many MB with ready-made vectors; what went in of it."""
+    """Ingest a document of `megabytes` MB with prepared vectors. Returns the MB that were stored."""
     await migrate(owner_dsn, model="made", dimension=DIMENSION, role="ragcore", schema="largest")
     draw = np.random.default_rng(0)
     embedder = embedding.from_sync(

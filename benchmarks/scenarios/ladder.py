@@ -1,4 +1,4 @@
-"""The ladder of `ragcore.loadtest`, at a service or a target of the benchmarks' own."""
+"""The ladder of `ragcore.loadtest`, against a service or one of the benchmarks' own targets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ragcore.loadtest.ladder import LadderOptions, climb
 
 
 def run(*, quick: bool, target: TargetOptions, ladder: LadderOptions) -> Figures:
-    """Each level in turn, then a steady load for the memory."""
+    """Run each level in turn, then a steady load to measure memory."""
 
     async def body() -> Figures:
         async with aimed(target) as aim:

@@ -1,4 +1,4 @@
-"""Questions at a rate or from so many users, at a service or a target of the benchmarks' own, in which a fault may strike."""
+"""Questions at a rate or from a number of users, against a service or one of the benchmarks' own targets. A fault may strike during the run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
-    """A fault that strikes in the middle of a run, at servers of the benchmarks' own."""
+    """A fault that strikes the benchmarks' own servers during a run."""
 
     fault: Annotated[
         str | None, typer.Option(help='STAGE:FAULT of `python -m benchmarks faults`: "generate:503", "search:frozen".')
@@ -30,23 +30,23 @@ class Faults:
     fault_for: Annotated[float, typer.Option(help="Seconds.")] = 5.0
 
     def striking(self, aim: Aim) -> _Striking | None:
-        """What strikes the servers of the target; None: nothing does.
+        """Return the fault to inject into the target's servers; None if there is none.
 
         Raises:
-            ValueError: there is no such fault, or the servers are not the benchmarks' own.
+            ValueError: the fault is unknown, or the target does not run on the benchmarks' own servers.
         """
         if self.fault is None:
             return None
         servers = aim.servers if isinstance(aim, LocalAim) else None
         if servers is None:
-            raise ValueError("a --fault needs servers of the benchmarks' own: it can't strike a service's")
+            raise ValueError("--fault works only with the benchmarks' own servers, not with a service at a URL")
         from tests.support.matrix import matrix
 
         stage, _, name = self.fault.partition(":")
         known = matrix()
         if (stage, name.strip()) not in known:
             listed = ", ".join(f"{stage}:{name}" for stage, name in known)
-            raise ValueError(f"there is no fault {self.fault!r}; there are {listed}")
+            raise ValueError(f"unknown fault {self.fault!r}: choose one of {listed}")
         return _Striking(self, servers, stage, name.strip())
 
 
@@ -67,11 +67,11 @@ class _Striking:
 
 
 def run(*, quick: bool, target: TargetOptions, objective: Objective, faults: Faults, load: LoadOptions) -> Figures:
-    """Warm up, then the same load several times."""
+    """Warm up, then run the same load several times."""
     seconds, repeats = load.plan(quick=quick)
     if faults.fault is not None and faults.fault_from + faults.fault_for > seconds * repeats:
         raise ValueError(
-            f"the run ends after {seconds * repeats:g} s: the fault would not strike, or not end, within it"
+            f"the run lasts {seconds * repeats:g} s, which is too short: the fault must begin and end within it"
         )
 
     async def body() -> Figures:

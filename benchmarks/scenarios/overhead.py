@@ -1,4 +1,4 @@
-"""What the machinery costs when nothing goes wrong, beside what others' machinery costs, and whether it leaves anything in memory."""
+"""Cost of the resilience core for successful calls, compared with other libraries, and whether it leaks memory."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from ragcore.testing import fake_rag
 MOST_RATIO = 1.2
 MOST_IMPORT_MS = 80.0
 WARM_UP = 200
-# Pages come and go; a leak of one pointer a call would be 8 MB.
+# Resident memory varies by some pages. A leak of one pointer a call would be 8 MB.
 MOST_GROWTH_KB = 1024.0
 
 Side: TypeAlias = Callable[[], Awaitable[None]]
 
 
 async def nothing() -> None:
-    """What is called."""
+    """The function that is called."""
 
 
 def run(*, quick: bool) -> Figures:
-    """Medians of rounds in turn, in microseconds a call; then many calls, and the memory before and after."""
+    """Measure medians in microseconds a call, in turn round by round. Then compare memory before and after many calls."""
     figures = anyio.run(_run, 7 if quick else 21, 2_000 if quick else 10_000, 100_000 if quick else 1_000_000)
     figures.values["import_ms"] = import_ms = milliseconds(5 if quick else 20)["import_ms"]
     figures.expect(import_ms < MOST_IMPORT_MS, f"import_ms < {MOST_IMPORT_MS:g}")
@@ -48,7 +48,7 @@ def run(*, quick: bool) -> Figures:
 async def _run(rounds: int, calls: int, many: int) -> Figures:
     sides = {**_ours(), **_standard(), **await _peers()}
     results: dict[str, list[float]] = {name: [] for name in sides}
-    # Whoever is measured first would pay for what is done once: imports, caches of the interpreter, a processor that wakes up.
+    # Without a warm-up, the side that is measured first would pay for imports, interpreter caches and a processor that wakes up.
     say("warming up …")
     for side in sides.values():
         await _microseconds(side, calls)
@@ -56,7 +56,7 @@ async def _run(rounds: int, calls: int, many: int) -> Figures:
     ratios: list[float] = []
     for number in range(rounds):
         say(f"round {number + 1} of {rounds}")
-        # Each round in another order, and the collector of garbage at none's expense.
+        # Each round has another order, and garbage is collected outside of the measurements.
         for name in draw.sample(list(sides), len(sides)):
             results[name].append(await _microseconds(sides[name], calls))
         ratios.append(await _ratio(sides["policy_call"], sides["fail_after"], calls))
@@ -75,7 +75,7 @@ async def _run(rounds: int, calls: int, many: int) -> Figures:
         )
     figures.values["event_without_listener_us"] = _emit(calls)
     figures.values["cpu_ms_per_question"] = await _cpu_of_a_question(100 if calls < 5_000 else 500)
-    say(f"{many:,} calls, for the memory …")
+    say(f"{many:,} calls, to measure memory …")
     figures.values["memory_calls"] = many
     figures.values["rss_growth_kb"] = growth = await _growth(many)
     figures.expect(growth < MOST_GROWTH_KB, f"rss_growth_kb < {MOST_GROWTH_KB:g}")
@@ -130,7 +130,7 @@ def _standard() -> dict[str, Side]:
 
 
 async def _peers() -> dict[str, Side]:
-    """What `pip install --group bench` installs; what isn't there is left out, with a message."""
+    """Return the other libraries, which `pip install --group bench` installs. A missing one is left out, with a message."""
     import tenacity
 
     makers: dict[str, Callable[[Any], Any]] = {
@@ -144,7 +144,7 @@ async def _peers() -> dict[str, Side]:
         try:
             sides[name] = make(importlib.import_module(name))
         except ImportError:
-            say(f"{name} is not installed: `pip install --group bench` installs it")
+            say(f"{name} is not installed: run `pip install --group bench`")
     return sides
 
 
@@ -157,7 +157,7 @@ async def _microseconds(side: Side, calls: int) -> float:
     gc.collect()
     gc.disable()
     try:
-        for _ in range(WARM_UP):  # after the collector's walk through memory
+        for _ in range(WARM_UP):  # the garbage collector has just evicted the processor's caches
             await side()
         await checkpoint()
         began = time.perf_counter()
@@ -169,7 +169,7 @@ async def _microseconds(side: Side, calls: int) -> float:
 
 
 async def _ratio(one: Side, other: Side, calls: int) -> float:
-    """What one takes over what the other takes, in turn by quarters, so that a machine that slows down meanwhile slows both."""
+    """Return the ratio of both times, measured in turn by quarters, so that a machine that slows down slows both."""
     taken = [0.0, 0.0]
     for part in range(8):
         taken[part % 2] += await _microseconds((one, other)[part % 2], calls // 4)
@@ -177,7 +177,7 @@ async def _ratio(one: Side, other: Side, calls: int) -> float:
 
 
 async def _growth(calls: int) -> float:
-    """Kilobytes by which resident memory has grown after so many calls, of which a hundredth fail and as many keys are used."""
+    """Return the growth of resident memory in kB after `calls` calls. A hundredth of them fail, and every thousand calls use another key."""
     policy = Policy("memory", retry=False)
 
     async def fail() -> None:
@@ -191,7 +191,7 @@ async def _growth(calls: int) -> float:
             else:
                 with suppress(OSError):
                     await policy.call(fail, key=key)
-                await checkpoint()  # an event loop that never turns never lets go of a timer
+                await checkpoint()  # the event loop must run, or it never frees its timers
 
     await some(max(10_000, calls // 10))
     gc.collect()
@@ -202,7 +202,7 @@ async def _growth(calls: int) -> float:
 
 
 async def _cpu_of_a_question(questions: int) -> float:
-    """Milliseconds of processor time that the client itself takes for a question, all its parts being fakes that answer at once."""
+    """Return the processor time of the client for a question in milliseconds. All components are fakes that answer at once."""
     async with fake_rag() as rag:
         await rag.add([Document("plan", "Your deductible is $1,500 per calendar year.")], tenant="member")
         medians = []

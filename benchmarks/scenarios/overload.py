@@ -1,5 +1,8 @@
-"""More questions than the model can answer: how many good answers, beside a scheduler that knows everything; how soon the rest is told, and whether
-what it is told is true; and what one tenant's crowd, or one tenant's failures, do to the others."""
+"""More questions than the model can answer.
+
+Measures the good answers compared with a scheduler that knows the future, how fast the other calls are refused and whether the reason is true, and how
+one tenant's crowd or failures affect other tenants.
+"""
 
 from __future__ import annotations
 
@@ -31,16 +34,16 @@ MOST_SHED_MS = 50.0
 MOST_QUIET_RATIO = 2.0
 LEAST_POISON_RATIO = 0.95
 CROWDS = (1, 200, 2_000)
-# Real sockets: cells drawn from a seed, at most so many requests and answers a second, for so many seconds each.
+# Real sockets: number of cells, drawn from a seed; limits on requests and answers a second; seconds of each cell.
 REAL_CELLS = 24
 MOST_REQUESTS, MOST_ANSWERS = 300.0, 80.0
 REAL_SECONDS = 6.0
-# Tokens of the model's answer after the first: what it takes is spread over them.
+# Tokens of the answer after the first. The service time is spread over them.
 TOKENS = 8
 TEXT = "Your deductible is $1,500 per calendar year, see [1]."
-# Of the virtual grid, with --quick.
+# Number of cells of the virtual grid with --quick.
 QUICK_CELLS, QUICK_QUESTIONS = 60, 3_000
-# A driver or client that is later than this measures itself.
+# If the driver or the client is later than this, the run measures its own delay.
 MOST_LAG = MOST_SHED_MS / 2
 
 
@@ -50,13 +53,13 @@ def run(
     orders: Annotated[
         bool, typer.Option(help="Also compare ragcore's order with the earliest deadline first, with spread services.")
     ] = False,
-    picture: Annotated[Path | None, typer.Option(help="Also draw the grid, as an SVG in this file.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Also draw the grid into this SVG file.")] = None,
     edge: Annotated[
         bool,
-        typer.Option(help="Measure ragcore serve instead: a quiet tenant beside one that takes all it can get."),
+        typer.Option(help="Measure ragcore serve instead: a quiet tenant next to a greedy one."),
     ] = False,
 ) -> Figures:
-    """The whole grid in virtual time, 24 cells over real sockets, crowds of 1, 200 and 2,000 loops beside one quiet tenant, one tenant that fails."""
+    """Run the grid in virtual time, 24 cells over real sockets, a quiet tenant next to crowds of 1, 200 and 2,000 loops, and a tenant that fails."""
     if edge:
         return anyio.run(partial(edge_figures, quick=quick))
     figures = Figures()
@@ -71,7 +74,7 @@ def run(
     false = [reason for one in (*outcomes, *real) for reason in one.false]
     figures.values["false_reasons"] = len(false)
     figures.notes += [f"false: {reason}" for reason in sorted(set(false))[:5]]
-    say("a quiet tenant beside a crowd, and one that fails …")
+    say("a quiet tenant next to a crowd, and a tenant that fails …")
     figures.values["quiet_tenant_ratio"] = quiet = max(quiet_ratio(loops) for loops in CROWDS[: 2 if quick else None])
     figures.values["poison_ratio"] = poison = min(poison_ratio(stage, quick=quick) for stage in ("embed", "generate"))
     figures.expect(worst >= LEAST_RATIO, f"goodput_ratio_min >= {LEAST_RATIO:g}")
@@ -96,7 +99,7 @@ def _chosen(quick: bool) -> list[Cell]:
 
 
 def _virtual(cells: Iterable[Cell], figures: Figures) -> list[Outcome]:
-    # The longest first, so that no process has the last of them to itself.
+    # The longest cells first, so that no process runs a long cell alone at the end.
     ordered = sorted(cells, key=lambda cell: -cell.questions_per_second * cell.seconds)
     outcomes = []
     with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
@@ -111,7 +114,7 @@ def _virtual(cells: Iterable[Cell], figures: Figures) -> list[Outcome]:
 
 
 def real_cells(count: int) -> list[Cell]:
-    """Cells for real sockets, drawn from a seed."""
+    """Draw cells for real sockets from a seed."""
     draw = random.Random(14)
     cells: list[Cell] = []
     while len(cells) < count:
@@ -141,14 +144,12 @@ async def _real(cells: Sequence[Cell], figures: Figures) -> list[Outcome]:
         for number, cell in enumerate(cells, 1):
             first = cell.first * cell.service
             await servers.model(slots=cell.slots, first_token=first, token=(cell.service - first) / TOKENS)
-            # What an answer really takes there, with the way to the model: the scheduler that knows everything has no quicker one.
+            # The real time of an answer, including the network: the ideal scheduler uses the same time.
             cell = replace(cell, service=await client.cell(cell), given_seconds=REAL_SECONDS)
             outcomes.append(Outcome.of(cell, await _ask_real(client, cell)))
             say(f"{number} of {len(cells)} cells over sockets: {outcomes[-1].ratio:.2f}")
     if own.lag_p99 > MOST_LAG / 1000:
-        figures.invalid.append(
-            f"the driver was {1000 * own.lag_p99:.0f} ms late (99th percentile): the machine is too busy"
-        )
+        figures.invalid.append(f"driver lag p99 was {1000 * own.lag_p99:.0f} ms: the machine is too busy")
     return outcomes
 
 
@@ -195,7 +196,7 @@ def _p99_ms(outcomes: Iterable[Outcome]) -> float:
 
 
 def _show(outcomes: Sequence[Outcome], real: Sequence[Outcome], figures: Figures) -> None:
-    """A row for each shape, a column for each load; the cells over sockets one by one."""
+    """Show a row for each shape and a column for each load, then each cell over sockets."""
     rows: dict[tuple[object, ...], dict[str, Value]] = {}
     order = {cell: number for number, cell in enumerate(grid())}
     for one in sorted(outcomes, key=lambda one: order[one.cell]):
@@ -213,7 +214,9 @@ def _show(outcomes: Sequence[Outcome], real: Sequence[Outcome], figures: Figures
             },
         )
         row[f"{cell.load:g} ×"] = round(one.ratio, 3)
-    figures.tables.append(Table("Good answers beside the best possible, in virtual time, by load", list(rows.values())))
+    figures.tables.append(
+        Table("Good answers compared with the best possible, in virtual time, by load", list(rows.values()))
+    )
     figures.tables.append(
         Table(
             "The same over real sockets",
@@ -239,7 +242,7 @@ def _show(outcomes: Sequence[Outcome], real: Sequence[Outcome], figures: Figures
         Chart(
             "The worst cell at each load",
             "load, times the capacity",
-            "good answers beside the best possible",
+            "good answers compared with the best possible",
             [Line("virtual time", list(worst), list(worst.values()))],
             log="x",
         )
@@ -247,7 +250,7 @@ def _show(outcomes: Sequence[Outcome], real: Sequence[Outcome], figures: Figures
 
 
 def _drawn(outcomes: Sequence[Outcome]) -> str:
-    """The worst of both queues, timeouts and loops, by slots, service and load."""
+    """Draw the worst ratio over both queues, timeouts and loops, by slots, service time and load."""
     worst: dict[tuple[int, float, float], dict[float, float]] = {}
     for one in outcomes:
         by_load = worst.setdefault((one.cell.slots, one.cell.service, one.cell.first), {})
@@ -257,16 +260,16 @@ def _drawn(outcomes: Sequence[Outcome]) -> str:
         for (slots, service, first), by_load in sorted(worst.items())
     }
     return heat_map(
-        "Good answers beside the best possible, the worst of eight cells",
+        "Good answers compared with the best possible, the worst of eight cells",
         [f"{load:g} ×" for load in LOADS],
         rows,
-        columns_are="load, as a multiple of what the model can answer",
-        rows_are="slots × seconds of an answer",
+        columns_are="load, as a multiple of the model's capacity",
+        rows_are="slots × seconds for an answer",
     )
 
 
 def _compare_orders(figures: Figures, *, quick: bool) -> None:
-    """Both orders, with services that are as expected and such that are spread: the worst cell and the median of each."""
+    """Compare both orders with constant and with spread service times: the worst cell and the median of each."""
     shapes = [
         cell
         for cell in grid()

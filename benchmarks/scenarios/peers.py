@@ -1,8 +1,8 @@
-"""The same job, the same table, the same servers, in turn: by hand, ragcore, the threaded style that hung, LangChain, LlamaIndex, Haystack.
+"""The same job with the same table and the same servers, in turn: by hand, ragcore, the threaded style that hung, LangChain, LlamaIndex, Haystack.
 
-Ratios are to the hand-written one. By hand and ragcore are measured with both transports and answers of 5, 50 and 300 tokens; of the two ratios the worse
-counts. Throughput and processor time are measured against servers that answer at once, where what a client costs is what
-counts; the shape of the waiting against servers with realistic latencies; the faults behind proxies that freeze.
+Ratios compare with the hand-written adapter. It and ragcore run with both transports and answers of 5, 50 and 300 tokens; the worse of the two ratios
+counts. Throughput and processor time are measured with servers that answer at once, so that the client's cost dominates. Waiting times are measured with
+servers of realistic latency, and faults behind proxies that freeze.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ TENANT = "tenant 0"
 DEADLINE = 30.0
 REALISTIC = {"embedding": 0.05, "first_token": 0.3, "token": 0.02}
 LADDER = (1, 2, 3, 5, 10)
-# Seconds that one question took in the service that hung, and how many it took at five at once.
+# Seconds for one question, and for five at once, in the service that hung.
 ORIGIN_ONE, ORIGIN_FIVE = 14.0, 60.0
 FAULTS = (("search", "frozen", 34), ("embed", "frozen", 33), ("generate", "frozen", 33))
 FAULT_DEADLINE = 1.0
 LATE, HUNG = 0.1, 5.0
-# Tokens of an answer, and what processor time for a question may be at most, of the hand-written one's with the same transport.
+# Tokens of an answer, and the largest ratio of processor time to the hand-written adapter with the same transport.
 LENGTHS = {5: 0.75, 50: 0.65, 300: 0.55}
 TRANSPORTS = ("httpx", "aiohttp")
 MOST_LENGTH_ROUNDS = 3
@@ -55,25 +55,27 @@ LEAST_RPS_RATIO = 1.3
 def run(
     *,
     quick: bool,
-    only: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(ADAPTERS)}; by default all.")] = None,
-    rounds: Annotated[int | None, typer.Option(help="In turn.", show_default="5")] = None,
+    only: Annotated[list[str] | None, typer.Option(help=f"Adapters: {', '.join(ADAPTERS)}. Default: all.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="Number of rounds, in which the adapters take turns.", show_default="5")
+    ] = None,
 ) -> Figures:
-    """Quickly: by hand and ragcore alone, two rounds."""
+    """Compare all adapters. With --quick: only the hand-written one and ragcore, in two rounds."""
     chosen = only or ([HAND, OURS] if quick else list(ADAPTERS))
     unknown = [name for name in chosen if name not in ADAPTERS]
     if unknown:
-        raise ValueError(f"there is no {unknown[0]!r}: there are {', '.join(ADAPTERS)}")
+        raise ValueError(f"unknown adapter {unknown[0]!r}: choose from {', '.join(ADAPTERS)}")
     pythons = {name: python for name in ADAPTERS if name in {*chosen, HAND, OURS} and (python := environment(name))}
     missing = [name for name in (HAND, OURS) if name not in pythons]
     if missing:
-        raise ValueError(f"nothing to compare: {' and '.join(missing)} can't be installed")
+        raise ValueError(f"nothing to compare: installing {' and '.join(missing)} failed")
     comparison = _Comparison(pythons, rounds or (2 if quick else 5), 200 if quick else 400)
     return anyio.run(comparison.run)
 
 
 @dataclass
 class _Measured:
-    """What was measured of one peer."""
+    """The measurements of one peer."""
 
     laps: list[Lap] = field(default_factory=list)
     alone: list[float] = field(default_factory=list)
@@ -86,7 +88,7 @@ class _Measured:
     leaked: int | None = None
 
     def median(self, figure: str) -> float:
-        """Of the rounds."""
+        """Return the median of a figure over the rounds."""
         done = [lap for lap in self.laps if lap.done]
         values = {
             "rps": [len(lap.ended) / lap.done["wall"] for lap in done],
@@ -132,9 +134,9 @@ class _Comparison:
             lap = await one.run(concurrency=5, count=30, deadline=DEADLINE, patience=60)
             wrong = [detail for number, detail in lap.details.items() if lap.kinds[number] != "right"]
             if wrong:
-                say(f"{name}: {len(wrong)} of {len(lap.asked)} not right, the first: {wrong[0]}")
+                say(f"{name}: {len(wrong)} of {len(lap.asked)} answers are wrong or failed, the first: {wrong[0]}")
         for number in range(self._rounds):
-            # Backwards every other time: nobody is always measured after the same one.
+            # Reverse every other round, so that no peer is always measured after the same one.
             for name, one in list(crew.items())[:: -1 if number % 2 else 1]:
                 say(f"round {number + 1} of {self._rounds}: {name}")
                 alone = await one.run(concurrency=1, count=10, deadline=DEADLINE, patience=60)
@@ -145,7 +147,7 @@ class _Comparison:
                 )
 
     async def _lengths(self, servers: Elsewhere, folder: Path) -> None:
-        """By hand and ragcore with both transports, and answers of several lengths, 50 questions at once."""
+        """Measure the hand-written adapter and ragcore with both transports and answers of several lengths, 50 questions at once."""
         async with AsyncExitStack() as stack:
             crew: dict[tuple[str, str], Member] = {}
             for transport in TRANSPORTS:
@@ -175,7 +177,7 @@ class _Comparison:
         await servers.latencies(embedding=0.0, first_token=0.0, token=0.0)
 
     async def _faults(self, servers: Elsewhere, folder: Path) -> None:
-        """A hundred calls while one dependency after the other is frozen; each peer alone, behind the proxies."""
+        """Run a hundred calls while each dependency in turn is frozen. Each peer runs alone, behind the proxies."""
         for name, python in self._pythons.items():
             measured = self._measured[name]
             measured.by_deadline = measured.hung = measured.leaked = 0
@@ -186,7 +188,7 @@ class _Comparison:
                     lap = await _frozen(one, servers, stage, fault, count)
                     measured.hung += lap.hung(FAULT_DEADLINE, HUNG)
                     measured.by_deadline += count - lap.hung(FAULT_DEADLINE, LATE)
-                    # Pools have grown by now to what such a time makes of them, give or take one: what every further one adds is leaked.
+                    # By now the pools have reached their size under this fault, to within one connection. Further growth is a leak.
                     sockets = [one.sockets()]
                     for _ in range(2):
                         await _frozen(one, servers, stage, fault, count)
@@ -194,7 +196,7 @@ class _Comparison:
                     measured.leaked += max(0, min(sockets[1:]) - sockets[0] - 1)
 
     def _imports(self) -> None:
-        """Of the adapter, with all that it needs, beside an empty interpreter of the same environment."""
+        """Measure the import of each adapter with its dependencies, compared with an empty interpreter of the same environment."""
         for name, python in self._pythons.items():
             say(f"{name}: import")
             statement = f"import benchmarks.peers.{name}"
@@ -211,7 +213,7 @@ class _Comparison:
         figures.values["rps_ratio_50"] = rps = ours.median("rps") / hand.median("rps")
         figures.values["hung_of_100"] = ours.hung
         figures.expect(
-            rps >= LEAST_RPS_RATIO, f"requests/s at 50 at once at least {LEAST_RPS_RATIO} × the hand-written one's"
+            rps >= LEAST_RPS_RATIO, f"requests/s at 50 at once at least {LEAST_RPS_RATIO} × the hand-written adapter's"
         )
         lengths: list[dict[str, Value]] = []
         for tokens, most in LENGTHS.items():
@@ -232,7 +234,7 @@ class _Comparison:
             figures.values[f"cpu_ratio_{tokens}"] = worse = max(ratios_of.values())
             figures.expect(worse <= most, f"cpu_ratio_{tokens} <= {most}, the worse of both transports")
         figures.tables.append(Table("Processor time of a question by tokens of its answer, 50 at once", lengths))
-        figures.expect(ours.hung == 0, "nothing of ragcore's hangs under the faults")
+        figures.expect(ours.hung == 0, "no ragcore call hangs under the faults")
         for name, measured in self._measured.items():
             if name == OURS:
                 continue
@@ -255,7 +257,7 @@ class _Comparison:
             {"peer": row["peer"], **{name: _float(row[name]) / _float(by_hand[name]) for name in compared}}
             for row in rows
         ]
-        figures.tables.append(Table("Ratio to the hand-written one", ratios))
+        figures.tables.append(Table("Ratio to the hand-written adapter", ratios))
         figures.tables.append(
             Table(
                 "Seconds until all are answered, realistic latencies",
@@ -276,14 +278,14 @@ class _Comparison:
         return figures
 
     def _threaded(self, figures: Figures) -> None:
-        """The origin's picture: seconds as they were there, where one question took 14."""
+        """Chart the threaded style with the times of the original service, in which one question took 14 s."""
         ladder = self._measured["threaded"].ladder
         scale = ORIGIN_ONE / ladder[1]
         for level, seconds in ladder.items():
             figures.values[f"threaded.at_{level}_scaled_s"] = scale * seconds
         figures.expect(
             scale * ladder[5] > ORIGIN_FIVE,
-            "the threaded style takes more than 60 s at five at once, in the origin's proportions",
+            "the threaded style takes more than 60 s for five at once, scaled to the original service",
         )
 
 
@@ -335,7 +337,7 @@ def _text(tenant: int, plan: int) -> str:
 
 
 async def _frozen(one: Member, servers: Elsewhere, stage: str, fault: str, count: int) -> Lap:
-    """So many calls at once under the fault; then it is lifted, and as many are asked again."""
+    """Run `count` calls at once under the fault, then as many after it."""
     patience = FAULT_DEADLINE + HUNG + 0.5
     await servers.strike(stage, fault)
     await anyio.sleep(0.1)
@@ -348,7 +350,7 @@ async def _frozen(one: Member, servers: Elsewhere, stage: str, fault: str, count
 
 
 async def fill(addresses: Addresses, folder: Path) -> None:
-    """The table, and for those who need their own kind of table its rows; the questions with their facts."""
+    """Fill the table, and write the rows for adapters that need their own table, and the questions with their facts."""
     async with (
         PgVectorStore(addresses.straight_database) as store,
         OpenAIEmbedder("fake", dimension=DIMENSION, base_url=addresses.straight_embedding, api_key="none") as embedder,
@@ -360,7 +362,7 @@ async def fill(addresses: Addresses, folder: Path) -> None:
             assert not report.failed, report.failed
         asked = [(f"What is the deductible of plan P{plan}?", f"${plan + 100}") for plan in range(PLANS)]
         vectors = await embedder.embed([question for question, _ in asked], kind="query")
-        # Words that are hashed to few numbers fall together now and then: only what can be found is asked.
+        # The fake embedder hashes words to few numbers, so some collide. Ask only questions whose passages are found.
         questions = []
         for (question, fact), vector in zip(asked, vectors, strict=True):
             query = Query(question=question, tenant=TENANT, vector=vector, top_k=TOP_K, mode="vector")

@@ -1,4 +1,4 @@
-"""What readers find in a made corpus of 60 files: words, pairs of words, whole rows, right pages, boilerplate; and megabytes a second, beside other readers."""
+"""Text that readers find in 60 generated files: words, word pairs, whole rows, right pages, boilerplate; and MB/s compared with other readers."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ LEAST = {
     ("office", "words_found"): 0.98,
 }
 CHUNK_TOKENS = 60
-# Wall time with 20 poisoned files beside the time without them.
+# Largest ratio of the wall time with 20 poisoned files to the time without them.
 MOST_RATIO = 1.3
 MOST_GAP_MS = 100.0
 Way = Callable[[MadeFile], str]
 
 
 def run(*, quick: bool) -> Figures:
-    """Three seeds, or quickly one; each reader reads each file that it can."""
+    """Three seeds. With --quick: one. Each reader reads each file that it supports."""
     figures = Figures()
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for seed in range(1 if quick else 3):
@@ -106,7 +106,7 @@ def _words(text: str) -> list[str]:
 
 
 def _pairs(texts: Sequence[str]) -> Counter[tuple[str, str]]:
-    """Neighbouring words of a sentence, not of two."""
+    """Return pairs of neighbouring words within a sentence."""
     return Counter(pair for text in texts for pair in pairwise(_words(text)))
 
 
@@ -115,7 +115,7 @@ def _share(wanted: Counter[Any], got: Counter[Any]) -> float:
 
 
 def _places_right(file: MadeFile, text: str) -> float:
-    """The share of sentences whose chunk says the right page, sheet or heading."""
+    """Return the share of sentences whose chunk names the right page, sheet or heading."""
     made = cut(Document("d", text), count_tokens=estimate_tokens, chunk_tokens=CHUNK_TOKENS, overlap_tokens=0)
 
     def plain(some: str) -> str:
@@ -131,7 +131,7 @@ def _places_right(file: MadeFile, text: str) -> float:
 
 
 def _beside(files: Sequence[MadeFile], *, repeats: int) -> Table:
-    """Words found, pairs found and MB/s of each reader for the formats that it reads; the fastest of several runs, in turn."""
+    """Return words found, pairs found and MB/s of each reader for its formats. Readers run in turn; the fastest run counts."""
     rows: list[dict[str, Any]] = []
     ways = _ways()
     for kind in ("pdf", "html", "office"):
@@ -149,7 +149,7 @@ def _beside(files: Sequence[MadeFile], *, repeats: int) -> Table:
                     began = time.perf_counter()
                     try:
                         text = way(file)
-                    except Exception:  # whatever another reader raises: it found nothing
+                    except Exception:  # if another reader raises any error, it found nothing
                         text, failed = "", failed + 1
                     spent += time.perf_counter() - began
                     got = _words(text)
@@ -168,7 +168,7 @@ def _beside(files: Sequence[MadeFile], *, repeats: int) -> Table:
                     "MB/s": round(size / min(seconds[name]), 1),
                 }
             )
-    return Table("Beside other readers", rows)
+    return Table("Compared with other readers", rows)
 
 
 def _ways() -> dict[str, tuple[set[str], Way]]:
@@ -216,7 +216,7 @@ def _pdftotext(file: MadeFile) -> str:
 
 
 async def _through_processes(files: Sequence[MadeFile]) -> float:
-    """MB/s of `ingest.read` over a folder, with its worker processes started."""
+    """Return the MB/s of `ingest.read` over a folder, with its worker processes already started."""
     with tempfile.TemporaryDirectory() as folder:
         for number, file in enumerate(files):
             (Path(folder) / f"{number}-{file.name}").write_bytes(file.data)
@@ -231,7 +231,7 @@ async def _through_processes(files: Sequence[MadeFile]) -> float:
 
 
 async def _poisoned(count: int) -> tuple[float, float]:
-    """The wall time of reading so many files with 20 poisoned ones among them, beside that without; MiB by which this process grew."""
+    """Return the ratio of the wall time with 20 poisoned files to the time without them, and the growth of this process in MiB."""
     files = made_files(3)
     with tempfile.TemporaryDirectory() as folder:
         for number in range(count):
@@ -253,7 +253,7 @@ async def _timed(folder: str, count: int) -> float:
 
 
 async def _longest_gap(quick: bool) -> float:
-    """The longest time between two turns of the event loop while 20 MB of HTML in one line and a PDF of 3,000 pages are read."""
+    """Return the longest time between two turns of the event loop while reading 20 MB of HTML in one line and a PDF of 3,000 pages."""
     with tempfile.TemporaryDirectory() as folder:
         sentence = "<p>The deductible is $1,500 a year for each member of the family.</p>"
         (Path(folder) / "line.html").write_text(f"<main>{sentence * (20_000_000 // len(sentence))}</main>")

@@ -22,12 +22,12 @@ from ragcore.loadtest.figures import Chart, Figures, Line, Table, Value, say
 from ragcore.store import migrate
 from ragcore.types import Mode
 
-# Exact brute force over the reference vectors: SOURCE.md beside the data.
+# Exact brute force over the reference vectors: see SOURCE.md next to the data.
 REFERENCE_RECALL_5 = 0.8640
 
 
 def run(*, quick: bool) -> Figures:
-    """All passages; every 4th question, or quickly every 40th with the passages' reference vectors."""
+    """All passages and every 4th question. With --quick: every 40th question, with the passages' reference vectors."""
     return anyio.run(_run, quick)
 
 
@@ -97,7 +97,7 @@ async def _mode(squad: Squad, store: PgVectorStore, mode: Mode, step: int) -> di
 
 
 def _reference(step: int) -> float:
-    """Brute force over the reference vectors, for the same questions: the whole set's figure where all are asked."""
+    """Return the recall of brute force over the reference vectors for the same questions. For all questions, use the known figure."""
     data = np.load(SQUAD / "embeddings.npz")
     labels = dict(line.split("\t")[:2] for line in (SQUAD / "qrels.tsv").read_text().splitlines())
     corpus, queries = data["corpus"].astype(np.float32), data["queries"][::step].astype(np.float32)
@@ -107,7 +107,7 @@ def _reference(step: int) -> float:
 
 
 async def _recall_against_rate(squad: Squad, figures: Figures, step: int) -> None:
-    """How widely the index is searched: what is found of the exact ten, and how many searches a second that allows."""
+    """Measure recall@10 and searches a second for several values of ef_search."""
     exact = await _found(squad, squad.store, step)
     rows: list[dict[str, Value]] = []
     for ef_search in (10, 20, 40, 80, 100, 200, 400):
@@ -124,7 +124,7 @@ async def _recall_against_rate(squad: Squad, figures: Figures, step: int) -> Non
 
 
 async def _by_selectivity(squad: Squad, figures: Figures, step: int) -> None:
-    """Filters that pass more and fewer of the documents."""
+    """Measure filters that pass different shares of the documents."""
     rows: list[dict[str, Value]] = []
     async with PgVectorStore(squad.store._address.dsn, exact_rows=0) as indexed:
         for percent in (1, 5, 10, 50, 100):
@@ -140,10 +140,10 @@ async def _by_selectivity(squad: Squad, figures: Figures, step: int) -> None:
 
 
 async def _beside_by_hand(squad: Squad, figures: Figures, *, quick: bool) -> None:
-    """Searches a second beside asyncpg with the same SQL by hand, in turn, both through the index with an ef_search of 40.
+    """Compare searches a second with hand-written asyncpg and the same SQL, in turn, both through the index with an ef_search of 40.
 
-    By hand: the tenant in WHERE, settings of the session, the owner whom no policy binds. Once with asyncpg's own pool, which resets a connection when it
-    is given back, and once without that (`lean`).
+    The hand-written code has the tenant in WHERE, settings of the session, and the owner role, to which no policy applies. It runs once with asyncpg's
+    own pool, which resets each returned connection, and once without that reset (`lean`).
     """
     settings = {"hnsw.ef_search": "40", "hnsw.iterative_scan": "relaxed_order"}
     pools = {
@@ -162,7 +162,7 @@ async def _beside_by_hand(squad: Squad, figures: Figures, *, quick: bool) -> Non
     await pool.execute("analyze ragcore.chunk")
     plan = await pool.fetch(f"explain {statement}", TENANT, squad.vectors[0])
     if not any("chunk_embedding" in row[0] for row in plan):
-        figures.notes.append(f"the statement by hand was not planned through the index: {plan[1][0].strip()}")
+        figures.notes.append(f"PostgreSQL did not use the index for the hand-written statement: {plan[1][0].strip()}")
 
     async def by_hand(number: int, pool: asyncpg.Pool[asyncpg.Record] = pool) -> None:
         async with pool.acquire() as connection:
@@ -177,7 +177,7 @@ async def _beside_by_hand(squad: Squad, figures: Figures, *, quick: bool) -> Non
             await store.search(_query(squad, number, "vector"))
 
         for concurrency in (1, 10, 50):
-            say(f"beside a statement by hand, {concurrency} at once …")
+            say(f"compared with a hand-written statement, {concurrency} at once …")
             ratios: dict[str, list[float]] = {"": [], "_lean": []}
             for _ in range(3 if quick else 9):
                 own = await _calls_per_second(ours, concurrency, seconds=0.4)
@@ -190,11 +190,11 @@ async def _beside_by_hand(squad: Squad, figures: Figures, *, quick: bool) -> Non
 
 
 async def _keep(_: object) -> None:
-    """No reset of a connection that is given back."""
+    """Skip the reset of a returned connection."""
 
 
 async def _in_half_precision(squad: Squad, figures: Figures, step: int, *, passages: int | None) -> None:
-    """Vectors of 3,072 dimensions, which are indexed in half precision: what is found of the exact ten, and how much sooner."""
+    """Measure recall@10 and the speed-up for vectors of 3,072 dimensions, which are indexed in half precision."""
     say("vectors of 3,072 dimensions …")
     embedder = Widened()
     owner = await asyncpg.connect(squad.owner_dsn)
@@ -253,13 +253,13 @@ async def _calls_per_second(call: Callable[[int], Awaitable[None]], concurrency:
 
 
 async def _statements(squad: Squad) -> int:
-    """Statements that PostgreSQL itself logs for one retrieval on a warm connection."""
+    """Return the number of transactions that PostgreSQL counts for one retrieval on a warm connection."""
     owner = await asyncpg.connect(Secret(squad.owner_dsn).reveal())
     try:
         database = await owner.fetchval("select current_database()")
 
         async def transactions() -> int:
-            for _ in range(3):  # a session reports its counters at most once a second, and only when it does something
+            for _ in range(3):  # a session reports its counters at most once a second, and only while it works
                 await anyio.sleep(1.1)
                 await squad.store.ping()
             return int(await owner.fetchval("select xact_commit from pg_stat_database where datname = $1", database))

@@ -1,4 +1,4 @@
-"""Thousands of simulated worlds: the whole client in virtual time, everything drawn from a seed, and what must hold checked throughout."""
+"""Thousands of simulated worlds: the whole client in virtual time, with everything drawn from a seed and all invariants checked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 from ragcore.loadtest.figures import Figures, say
 from ragcore.testing import simulate, traffic
 
-# Seeds that a process takes at a time.
+# Number of seeds in one task of a process.
 BLOCK = 50
 SHOWN = 3
 
@@ -21,11 +21,11 @@ SHOWN = 3
 def run(
     *,
     quick: bool,
-    seeds: Annotated[int | None, typer.Option(help="How many.", show_default="10,000")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds.", show_default="10,000")] = None,
     first: Annotated[int, typer.Option(help="The first seed.")] = 0,
-    backend: Annotated[Literal["asyncio", "trio"], typer.Option(help="Of the event loop.")] = "asyncio",
+    backend: Annotated[Literal["asyncio", "trio"], typer.Option(help="Backend of the event loop.")] = "asyncio",
 ) -> Figures:
-    """As many seeds as told, over all cores."""
+    """Simulate a world for each seed, on all cores."""
     count = seeds or (500 if quick else 10_000)
     blocks = [
         (backend, range(start, min(start + BLOCK, first + count))) for start in range(first, first + count, BLOCK)

@@ -1,6 +1,6 @@
-"""Mixed traffic for a long time, with faults coming and going: memory and file descriptors stay, and every request is accounted for.
+"""Mixed traffic for a long time with intermittent faults. Memory and file descriptors must not grow, and every request must be accounted for.
 
-The servers and the faults are in a process of their own: what is measured is the client.
+The servers and the faults run in another process, so that only the client is measured.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ragcore.loadtest.estimates import slope
 from ragcore.loadtest.figures import Chart, Figures, Line, say
 
 CLIENTS = 8
-# Of the run, in which caches fill and the allocator finds its size: Python's own blocks stop growing long before resident memory does.
+# The share of the run that counts as warm-up: caches fill and the allocator reaches its size. Python's blocks stop growing long before resident memory.
 WARM_UP = 2 / 3
 SECONDS = 20 * 60.0
 QUICK_SECONDS = 40.0
@@ -36,17 +36,20 @@ QUICK_SECONDS = 40.0
 def run(
     *,
     quick: bool,
-    seconds: Annotated[float | None, typer.Option(help="How long.", show_default="1200")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Length of the run in seconds.", show_default="1200")] = None,
     trace: Annotated[
-        bool, typer.Option(help="Tell which lines hold more at the end than after the warm-up; slow, and it grows.")
+        bool,
+        typer.Option(
+            help="Print the lines of code that hold more memory at the end than after the warm-up. Slow, and needs memory itself."
+        ),
     ] = False,
 ) -> Figures:
-    """20 minutes, or 40 s."""
+    """20 minutes. With --quick: 40 s."""
     return anyio.run(partial(soak, seconds or (QUICK_SECONDS if quick else SECONDS), trace=trace))
 
 
 async def soak(seconds: float, *, trace: bool = False) -> Figures:
-    """The whole client against real servers, for so long."""
+    """Run the whole client against real servers for `seconds`."""
     figures = Figures()
     async with elsewhere() as servers, client(servers.addresses) as made:
         traffic = _Traffic(made)
@@ -88,13 +91,13 @@ async def soak(seconds: float, *, trace: bool = False) -> Figures:
         figures.values[f"outcome.{outcome}"] = count
     figures.expect(accounted == traffic.sent, "accounted == sent")
     figures.expect(running == 0, "running_at_the_end == 0")
-    figures.expect(resident.low <= 0, "the interval of rss_slope_kb_per_1000 reaches down to 0")
+    figures.expect(resident.low <= 0, "the interval of rss_slope_kb_per_1000 includes 0 or is below it")
     figures.expect(growth == 0, "fd_growth == 0")
     return figures
 
 
 class _Traffic:
-    """Requests of all kinds, each of which ends in one of the outcomes that are counted."""
+    """Sends requests of all kinds and counts the outcome of each."""
 
     def __init__(self, made: Client) -> None:
         self._rag = made.rag
@@ -139,7 +142,7 @@ class _Traffic:
 
 
 async def _at_rest(made: Client) -> int:
-    """Open files with every pool filled, fuller than the traffic fills them, and nothing going on."""
+    """Fill every pool more than the traffic does, and return the number of open files when idle."""
     for breaker in made.breakers():
         breaker.reset()
     embedder = made.rag.retriever.embedder
@@ -154,9 +157,9 @@ async def _at_rest(made: Client) -> int:
 
 
 class _Samples:
-    """By the second: requests sent, resident kB, blocks that Python has allocated.
+    """Samples of each second: requests sent, resident kB, blocks that Python has allocated.
 
-    Resident memory grows with fragments too; what is leaked is among the blocks. In arrays of fixed size: a list of tuples would itself be some
+    Resident memory also grows by fragmentation; a leak shows in the blocks. The arrays have a fixed size, because a list of tuples would add about
     forty blocks for every thousand requests.
     """
 
@@ -177,7 +180,7 @@ class _Samples:
 
 
 async def _sample_while(traffic: _Traffic, seconds: float, *, trace: bool) -> _Samples:
-    """What is measured over the time that the clients run."""
+    """Take samples while the clients run."""
     step = min(1.0, seconds / 60)
     samples = _Samples(int(seconds / step) + 1)
     began = anyio.current_time()

@@ -1,4 +1,4 @@
-"""The sweep of `ragcore.loadtest`, at a service or a target of the benchmarks' own."""
+"""The sweep of `ragcore.loadtest`, against a service or one of the benchmarks' own targets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ragcore.loadtest.sweep import SweepOptions, find_highest
 
 
 def run(*, quick: bool, target: TargetOptions, objective: Objective, sweep: SweepOptions) -> Figures:
-    """Poisson arrivals at each rate."""
+    """Send questions with Poisson arrivals at each rate."""
 
     async def body() -> Figures:
         async with aimed(target) as aim:

@@ -1,4 +1,4 @@
-"""The sweep of thresholds over squad: how long it takes, whether its recommendation holds for questions it has not seen, and the measures' reference."""
+"""The sweep of thresholds over squad: its time, whether its recommendation holds for held-out questions, and a comparison with reference measures."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from ragcore.loadtest.figures import Chart, Figures, Line, say
 SPLITS = 100
 MOST_SECONDS = 60.0
 LEAST_HELD = 90
-# Exact brute force: SOURCE.md beside the data.
+# Exact brute force: see SOURCE.md next to the data.
 REFERENCE = {"recall": 0.9172, "mrr": 0.7270, "ndcg": 0.7734}
 CLOSE = 0.005
 
 
 def run(*, quick: bool) -> Figures:
-    """All 10,570 questions, or quickly every tenth, whose measures are not the reference's."""
+    """All 10,570 questions. With --quick: every tenth; its measures are not compared with the reference."""
     return anyio.run(_run, 10 if quick else 1)
 
 
@@ -67,7 +67,7 @@ async def _run(step: int) -> Figures:
 
 
 def held_out(fetched: Sequence[Fetched], steps: NDArray[np.float64], aim: explore.Aim, *, splits: int) -> int:
-    """In how many random splits the interval of one half holds what the other half recommends."""
+    """Count the random splits in which the interval of one half contains the recommendation of the other half."""
     draw = random.Random(7)
     held = 0
     for _ in range(splits):

@@ -1,1 +1,1 @@
-"""What is asked: the library itself, or anything that answers over HTTP."""
+"""The targets of the benchmarks: the library itself, or any service over HTTP."""

@@ -1,7 +1,7 @@
-"""Services that are broken, each in its own way: what a benchmark that can't fail would pass.
+"""Broken services. Each benchmark must fail with them; a benchmark that can't fail would pass.
 
-`hangs` is the threaded style: a thread for each question, another for its embedding that is joined, and a lock that five threads share. Four
-questions at once are answered; five wait for each other for ever.
+`hangs` is the threaded style: a thread for each question, another thread for its embedding, which is joined, and a lock that five threads share. Four
+questions at once are answered; five wait for each other forever.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ MEGABYTE = 1 << 20
 
 @asynccontextmanager
 async def broken(how: Broken) -> AsyncIterator[tuple[HttpOptions, Child]]:
-    """How to ask it, and its process."""
+    """Start a broken service. Yields the options to ask it, and its process."""
     async with served("benchmarks.targets.broken", how) as (url, process):
         yield HttpOptions(url=f"{url}/chat"), process
 
 
 class _Threaded:
-    """Threads that wait for threads, all of them through one lock."""
+    """Threads that wait for other threads, all through one lock."""
 
     def __init__(self) -> None:
         self._shared = threading.BoundedSemaphore(SHARED)
@@ -113,7 +113,7 @@ def _app(how: Broken) -> Any:
 
 
 async def _drip(send: Any) -> None:
-    """A byte now and then: no read ever takes long."""
+    """Send a byte now and then, so that no single read takes long."""
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
     while True:
         await send({"type": "http.response.body", "body": b" ", "more_body": True})

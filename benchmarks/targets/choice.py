@@ -1,4 +1,4 @@
-"""Which target a command asks, by its options."""
+"""Chooses a command's target by its options."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LocalAim(Aim):
     """A target that the benchmarks started.
 
     Attributes:
-        servers: those of the benchmarks' own around it; None: a broken service has none, and the environment's are not ours.
+        servers: the benchmarks' own servers behind the target. None: a broken service, which has none, or a client that the environment configures.
     """
 
     servers: Elsewhere | None = None
@@ -31,10 +31,10 @@ class LocalAim(Aim):
 
 @asynccontextmanager
 async def aimed(options: TargetOptions) -> AsyncIterator[Aim]:
-    """Start or find the target that the options choose. What one target needs is imported for it alone: a URL needs neither a database nor a model.
+    """Start or find the target that the options choose. Each target imports only its own dependencies: a URL needs neither a database nor a model.
 
     Raises:
-        ValueError: the options are at fault.
+        ValueError: the options are invalid.
         TargetError: the login failed.
     """
 

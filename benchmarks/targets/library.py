@@ -1,4 +1,4 @@
-"""The library in this process: a client of servers that have realistic latencies, or whatever the environment configures."""
+"""The library in this process: a client of servers with realistic latencies, or the client that the environment configures."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from ragcore.retrieval.retriever import Retriever
 __all__ = ["LATENCIES", "MEMBER", "LibraryTarget", "client", "library", "member_questions"]
 
 MEMBER = "amara"
-# Seconds: of an embedding, of the first token, of each further one.
+# Seconds for an embedding, for the first token, and for each further token.
 LATENCIES = {"embedding": {"embedding_latency": 0.05}, "model": {"first_token_latency": 0.3, "token_latency": 0.02}}
 
 
 def member_questions() -> list[Question]:
-    """The demonstration's questions of one member."""
+    """Return the demo's questions of one member."""
     return [Question(question.text, (question.facts[MEMBER],)) for question in QUESTIONS]
 
 
 class LibraryTarget:
-    """Asks a client as a service would: streamed."""
+    """Asks a client with streaming, as a service would."""
 
     def __init__(self, rag: RAG, *, tenant: str = MEMBER) -> None:
         self._rag = rag
@@ -48,7 +48,7 @@ class LibraryTarget:
         self.name = "ragcore, in this process"
 
     async def ask(self, question: str, /, *, timeout: float, token: Callable[[], None]) -> Reply:
-        """The answer, streamed."""
+        """Stream the answer and return it."""
         try:
             async with self._rag.stream(question, tenant=self._tenant, timeout=timeout) as events:
                 async for event in events:
@@ -66,12 +66,12 @@ class LibraryTarget:
         raise TargetError("protocol", "the stream ended without an answer")
 
     async def health(self) -> Mapping[str, Any] | None:
-        """The client's own."""
+        """Return the client's own health."""
         return (await self._rag.health()).to_dict()
 
 
 def client(addresses: Addresses) -> RAG:
-    """A client of these servers as the manual makes one: everything on, every default as it is."""
+    """Return a client of these servers as the manual creates one, with all features and all defaults."""
     return RAG(
         retriever=Retriever(
             store=PgVectorStore(addresses.database),
@@ -83,10 +83,10 @@ def client(addresses: Addresses) -> RAG:
 
 @asynccontextmanager
 async def library(*, tenant: str | None = None) -> AsyncIterator[tuple[LibraryTarget, Elsewhere | None]]:
-    """A target for the block, and the servers' process.
+    """Yield a target and the servers' process.
 
     Args:
-        tenant: whose documents, of the client that the environment configures; None: servers of the benchmarks' own, with the sample documents.
+        tenant: the tenant to ask, with the client that the environment configures. None: the benchmarks' own servers with the sample documents.
     """
     if tenant is not None:
         async with RAG.from_config(Config.from_env()) as rag:

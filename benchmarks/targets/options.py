@@ -1,4 +1,4 @@
-"""Which target a scenario asks: a service by its URL, or one that the benchmarks start themselves."""
+"""Options for a scenario's target: a service at a URL, or a target that the benchmarks start."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Broken = Literal["hangs", "wrong", "leaks", "drips", "apologises"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetOptions(AskingOptions):
-    """Options that every command with a target has. Without any: the library in this process, and servers of its own with realistic latencies."""
+    """Options of every command with a target. Default: the library in this process, with its own servers of realistic latency."""
 
-    url: Annotated[str | None, typer.Option(help="Ask a service: the questions go here by POST.")] = None
+    url: Annotated[str | None, typer.Option(help="Ask a service: POST the questions to this URL.")] = None
     reference: Annotated[bool, typer.Option(help="Ask ragcore's reference application over HTTP.")] = False
-    broken: Annotated[Broken | None, typer.Option(help="Ask a service that is broken in this way.")] = None
+    broken: Annotated[Broken | None, typer.Option(help="Ask a service with this defect.")] = None
     from_env: Annotated[
         str | None,
-        typer.Option(metavar="TENANT", help="Ask the client that the environment configures, of this tenant."),
+        typer.Option(metavar="TENANT", help="Ask the client that the environment configures, as this tenant."),
     ] = None
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""ragcore's reference application over HTTP, in a process of its own, in front of given servers."""
+"""ragcore's reference application over HTTP, in its own process, in front of given servers."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from ragcore.loadtest.http import HttpOptions
 
 __all__ = ["reference"]
 
-TOKEN = "benchmark"  # of a server that only this machine reaches, for as long as a run
+TOKEN = "benchmark"  # not a secret: only this machine can reach the server, and only during a run
 
 
 @asynccontextmanager
 async def reference() -> AsyncIterator[tuple[HttpOptions, Child, Elsewhere]]:
-    """How to ask it, its process, and that of its servers."""
+    """Start the application. Yields the options to ask it, its process, and the process of its servers."""
     async with (
         elsewhere(**LATENCIES) as servers,
         served("benchmarks.targets.reference", asdict(servers.addresses)) as (url, process),

@@ -1,4 +1,4 @@
-"""An ASGI application served on loopback, in a process of its own."""
+"""Serves an ASGI application on loopback, in its own process."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["serve", "served"]
 
 @asynccontextmanager
 async def served(module: str, options: Any) -> AsyncIterator[tuple[str, Child]]:
-    """(address, process) of the application that the module serves."""
+    """Start the application that the module serves. Yields its address and its process."""
     async with child(module, options) as process:
         yield str(process.said["url"]), process
 
 
 async def serve(app: Any) -> None:
-    """In that process: serve the application until the process that started it is gone."""
+    """Serve the application until the parent process has ended. Runs in the child process."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="auto", timeout_graceful_shutdown=1))
     async with anyio.create_task_group() as group:

@@ -38,7 +38,7 @@ def test_the_list_names_every_scenario() -> None:
         (("ladder", "--levels", "1,two"), "levels are whole numbers"),
         (("load", "--rate", "-1"), "must be positive"),
         (("compare", "missing", "gone"), "holds no summary.json"),
-        (("peers", "--only", "nobody"), "there is no 'nobody'"),
+        (("peers", "--only", "nobody"), "unknown adapter 'nobody'"),
     ],
 )
 def test_a_command_at_fault_says_so_and_exits_with_2(arguments: tuple[str, ...], message: str) -> None:

@@ -92,8 +92,8 @@ def test_memory_beyond_the_documented_limits_is_found() -> None:
 @pytest.mark.parametrize(
     ("setting", "came", "reason"),
     [
-        ("similarity", {"connection": 40}, "got no reports"),
-        ("similarity", {"200": 40}, "was refused none"),
+        ("similarity", {"connection": 40}, "received no report"),
+        ("similarity", {"200": 40}, "or no refusal"),
         ("bodies", {"closed": 400}, "too few connections"),
     ],
 )

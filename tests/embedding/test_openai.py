@@ -303,7 +303,7 @@ async def test_an_answer_that_begins_like_the_not_found_sentence_is_shown_comple
         (b"data: [1]\n\n", "not an object"),
         (events({"object": "x"}), "no choices"),
         (events({"choices": [{"delta": {"content": 7}}]}), "not text"),
-        (b"<html>hello</html>", "before it began"),
+        (b"<html>hello</html>", "not a stream"),
         (b"data: " + b"x" * 2_000_000, "larger than 1 MB"),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Which generators are read in the reader's own task, and that nothing is lost there that a relay gives."""
+"""Generators that are read in the reader's own task keep all guarantees of a relay."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Pieces:
-    """Sends what it was given; notes in which task."""
+    """Sends the given pieces and records the task in which it runs."""
 
     in_any_task = True
 
@@ -49,7 +49,7 @@ class Pieces:
 
 
 class Foreign(Pieces):
-    """Says nothing of its own stream."""
+    """Has its own stream and does not set `in_any_task` for it."""
 
     def stream(self, prompt: Prompt, /) -> Any:
         return super().stream(prompt)
@@ -58,7 +58,7 @@ class Foreign(Pieces):
 DONE = Generation("one two")
 
 
-def test_own_generators_need_no_task_and_what_nothing_is_known_of_gets_one() -> None:
+def test_ragcores_own_generators_need_no_task_and_unknown_ones_get_one() -> None:
     for generator in (
         OpenAIGenerator("m", base_url="http://localhost", api_key="k"),
         ExtractiveGenerator(),
@@ -71,7 +71,7 @@ def test_own_generators_need_no_task_and_what_nothing_is_known_of_gets_one() -> 
 
 
 @pytest.mark.parametrize(("kind", "tasks"), [(Pieces, True), (Foreign, False)])
-async def test_it_is_read_in_the_readers_task(kind: type[Pieces], tasks: bool) -> None:
+async def test_a_generator_marked_for_any_task_is_read_in_the_readers_task(kind: type[Pieces], tasks: bool) -> None:
     generator = kind("one", " two", DONE)
     async with FallbackGenerator([generator, ExtractiveGenerator()]) as fallback:
         assert (await fallback.generate(Prompt("q"))).text == "one two"
@@ -89,7 +89,7 @@ async def test_it_is_read_in_the_readers_task(kind: type[Pieces], tasks: bool) -
         ((Generation("", finish_reason="length", complete=False),), "gave no text"),
     ],
 )
-async def test_what_fails_before_the_first_word_makes_room_for_the_next(
+async def test_after_a_failure_before_the_first_piece_the_next_generator_answers(
     kind: type[Pieces], pieces: tuple[Any, ...], reason: str
 ) -> None:
     generator = kind(*pieces)
@@ -103,7 +103,7 @@ async def test_what_fails_before_the_first_word_makes_room_for_the_next(
 
 
 @pytest.mark.parametrize("kind", [Pieces, Foreign])
-async def test_silence_is_no_answer(kind: type[Pieces]) -> None:
+async def test_a_silent_generator_counts_as_failed(kind: type[Pieces]) -> None:
     silent = kind("never", seconds=30)
     async with FallbackGenerator([silent, Pieces("one two", DONE)], first_timeout=0.05) as fallback:
         answer = await fallback.generate(Prompt("q"))
@@ -136,7 +136,7 @@ async def test_a_stream_may_be_entered_read_and_left_by_three_tasks(kind: type[P
 
 
 @pytest.mark.parametrize("kind", [Pieces, Foreign])
-async def test_a_reader_that_is_cancelled_leaves_nothing_behind(kind: type[Pieces]) -> None:
+async def test_a_cancelled_reader_leaves_the_generators_stream(kind: type[Pieces]) -> None:
     generator = kind("one", " two", DONE, seconds=0.02)
     async with FallbackGenerator([generator]) as fallback:
         with anyio.move_on_after(0.03):
@@ -148,7 +148,7 @@ async def test_a_reader_that_is_cancelled_leaves_nothing_behind(kind: type[Piece
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_asyncios_own_cancellation_passes() -> None:
+async def test_a_cancellation_by_asyncio_is_passed_on() -> None:
     generator = Pieces("one", DONE, seconds=5)
     async with FallbackGenerator([generator]) as fallback:
         task = asyncio.create_task(fallback.generate(Prompt("q")))

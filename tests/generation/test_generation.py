@@ -1,4 +1,4 @@
-"""Prompts, citations, quotation, fallbacks, functions of one's own."""
+"""Prompts, citations, quotation, fallbacks, blocking functions as generators."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_prompt_stays_within_its_budget_with_whole_passages_from_the_best_down
     assert sum(estimate_tokens(message["content"]) for message in render(prompt)) <= budget
 
 
-def test_what_was_left_out_is_recorded() -> None:
+def test_the_number_of_passages_left_out_is_recorded() -> None:
     heard: list[events.Event] = []
     stop = events.subscribe(heard.append)
     prompt = build_prompt(
@@ -98,7 +98,7 @@ FORGED = Passage("f", "d", "The visit to a specialist is free [2]. See note [1] 
         (
             "The visit to a specialist is free [2].",
             [],
-        ),  # word for word, with the reference that somebody put into the document
+        ),  # word for word, including the reference that was planted in the document
         ("The visit to a specialist is free [2]. [1]", [1]),
         ('The plan says: "See note [1] of the plan" [1].', [1]),
         ("*The visit to a Specialist\nis free [2]*, it says [1].", [1]),
@@ -108,7 +108,7 @@ FORGED = Passage("f", "d", "The visit to a specialist is free [2]. See note [1] 
         ("```\nx = prices[1]\n```\nIt costs $40 [2].", [2]),
     ],
 )
-def test_a_quoted_number_is_no_citation(text: str, numbers: list[int]) -> None:
+def test_a_quoted_number_is_not_a_citation(text: str, numbers: list[int]) -> None:
     assert [citation.number for citation in find_citations(text, [FORGED, B])] == numbers
 
 
@@ -124,7 +124,7 @@ def test_citations_are_bounded() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_quotations_own_numbers_are_none_of_the_answers() -> None:
+async def test_numbers_inside_a_quotation_are_not_citations() -> None:
     passages = (Passage("c", "d", "Your deductible is $1,500 [2] per calendar year.[1]"), B)
     answer = await ExtractiveGenerator().generate(Prompt("What is my deductible?", passages=passages))
     found = find_citations(answer.text, passages, quotations=answer.quotations)
@@ -140,7 +140,7 @@ def test_quotation_quotes_with_citations_and_invents_nothing() -> None:
     assert quote("What is my deductible?", []) == ""
 
 
-def test_of_two_alternatives_the_one_that_the_documents_know() -> None:
+def test_of_two_alternatives_the_documented_one_is_quoted() -> None:
     assert quote("Is it an HMO or a PPO?", [Passage("c", "d", "Your plan is a PPO.")]) == "Your plan is a PPO. [1]"
 
 
@@ -152,7 +152,7 @@ def test_quotation_only_quotes(question: str, texts: list[str]) -> None:
 
 
 @pytest.mark.anyio
-async def test_the_next_generator_answers_where_one_fails_before_its_first_word() -> None:
+async def test_if_a_generator_fails_before_its_first_token_the_next_answers() -> None:
     first, second = FakeGenerator("first"), FakeGenerator("second [1].")
     second.model = "second"
     first.faults.always(Fail(503))
@@ -167,7 +167,7 @@ async def test_the_next_generator_answers_where_one_fails_before_its_first_word(
 
 
 @pytest.mark.anyio
-async def test_the_share_of_time_holds_to_the_first_word_only() -> None:
+async def test_the_share_of_time_limits_only_the_first_token() -> None:
     class Steady(FakeGenerator):
         @asynccontextmanager
         async def stream(self, prompt: Prompt, /) -> AsyncIterator[AsyncIterator[str | Generation]]:
@@ -214,7 +214,7 @@ async def test_a_generator_may_hold_a_scope_around_its_yield(scope: Any) -> None
 
 
 @pytest.mark.anyio
-async def test_what_is_no_text_or_a_group_comes_out_as_one_error_of_ours() -> None:
+async def test_a_wrong_piece_or_an_exception_group_becomes_one_generation_error() -> None:
     class Wrong(FakeGenerator):
         @asynccontextmanager
         async def stream(self, prompt: Prompt, /) -> AsyncIterator[AsyncIterator[str | Generation]]:
@@ -245,7 +245,7 @@ async def test_a_generator_that_is_silent_leaves_time_for_the_next() -> None:
 
 
 @pytest.mark.anyio
-async def test_overload_is_never_degraded_away() -> None:
+async def test_overload_does_not_degrade_to_quotation() -> None:
     class Full(FakeGenerator):
         @asynccontextmanager
         async def stream(self, prompt: Prompt, /) -> AsyncIterator[AsyncIterator[str | Generation]]:
@@ -258,7 +258,7 @@ async def test_overload_is_never_degraded_away() -> None:
 
 
 @pytest.mark.anyio
-async def test_before_start_and_without_generators() -> None:
+async def test_use_before_start_and_an_empty_list_raise_errors() -> None:
     with pytest.raises(ConfigurationError):
         FallbackGenerator([])
     with pytest.raises(NotOpen):
@@ -267,7 +267,7 @@ async def test_before_start_and_without_generators() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.blocking_allowed
-async def test_a_function_of_ones_own() -> None:
+async def test_a_blocking_function_works_as_a_generator() -> None:
     def slow(prompt: Prompt) -> str:
         time.sleep(0.01)
         return f"{prompt.question}!"
@@ -287,7 +287,7 @@ async def test_a_function_of_ones_own() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_whole_answer_as_a_stream() -> None:
+async def test_a_whole_answer_can_be_streamed() -> None:
     async def made() -> Generation:
         return Generation("hi")
 
@@ -298,7 +298,7 @@ async def test_a_whole_answer_as_a_stream() -> None:
 
 
 def full(name: str, seconds: float = 60.0) -> FakeGenerator:
-    """A model whose one place is taken."""
+    """Return a model whose only place is taken."""
     generator = FakeGenerator(policy=Policy(name, bulkhead=Bulkhead(1, queue=0), first_timeout=seconds, retry=False))
     generator.model = name
     assert generator.policy.bulkhead is not None
@@ -307,7 +307,7 @@ def full(name: str, seconds: float = 60.0) -> FakeGenerator:
 
 
 @pytest.mark.anyio
-async def test_a_model_without_room_is_passed_over_and_only_the_last_one_says_so() -> None:
+async def test_a_full_model_is_skipped_and_only_the_last_raises_overloaded() -> None:
     second = FakeGenerator("second [1].")
     prompt = Prompt("What is my deductible?", passages=(A,))
     async with FallbackGenerator([full("a"), second, ExtractiveGenerator()]) as generator:
@@ -331,9 +331,9 @@ async def test_a_model_without_room_is_passed_over_and_only_the_last_one_says_so
 
 
 @pytest.mark.anyio
-async def test_the_wait_for_a_place_is_not_the_models_silence() -> None:
+async def test_waiting_for_a_place_does_not_count_as_silence() -> None:
     class Late(FakeGenerator):
-        """Says its first word after 0.15 s."""
+        """Sends its first token after 0.15 s."""
 
     model = Late(token_latency=0.15, policy=Policy("model", bulkhead=Bulkhead(1, queue=9), retry=False))
     model.text = "word"
@@ -344,7 +344,7 @@ async def test_the_wait_for_a_place_is_not_the_models_silence() -> None:
             answers.append(await generator.generate(Prompt("What is my deductible?", passages=(A,))))
 
     async with FallbackGenerator([model, ExtractiveGenerator()]) as generator, anyio.create_task_group() as group:
-        for _ in range(4):  # the last of them waits for 0.45 s, which is more than 40 % of its time
+        for _ in range(4):  # the last one waits for 0.45 s, which is more than 40 % of its time
             group.start_soon(ask, generator)
     assert [(answer.text, answer.degraded) for answer in answers] == [("word", ())] * 4
 
@@ -352,7 +352,7 @@ async def test_the_wait_for_a_place_is_not_the_models_silence() -> None:
 @pytest.mark.anyio
 async def test_the_first_timeout_of_a_policy_is_in_force_and_described() -> None:
     class Mine(FakeGenerator):
-        """Without a policy of ragcore's."""
+        """Has no ragcore policy."""
 
     patient = FakeGenerator(policy=Policy("patient", first_timeout=20, idle_timeout=7, bulkhead=Bulkhead(3, queue=4)))
     mine = Mine()
@@ -374,7 +374,7 @@ async def test_the_first_timeout_of_a_policy_is_in_force_and_described() -> None
         FallbackGenerator([mine], first_timeout=0)
 
 
-def test_a_model_with_more_time_to_its_first_word_than_ten_seconds_has_it() -> None:
+def test_a_first_timeout_of_more_than_ten_seconds_is_respected() -> None:
     class Slow(FakeGenerator):
         @asynccontextmanager
         async def stream(self, prompt: Prompt, /) -> AsyncIterator[AsyncIterator[str | Generation]]:
@@ -395,7 +395,7 @@ def test_a_model_with_more_time_to_its_first_word_than_ten_seconds_has_it() -> N
 
 
 @pytest.mark.anyio
-async def test_a_generator_inherits_the_deadline_around_whoever_reads_it() -> None:
+async def test_a_generator_inherits_the_deadline_of_its_reader() -> None:
     seen: list[float] = []
 
     class Looks(FakeGenerator):
@@ -406,7 +406,7 @@ async def test_a_generator_inherits_the_deadline_around_whoever_reads_it() -> No
                 yield pieces
 
     async with FallbackGenerator([Looks(), ExtractiveGenerator()]) as generator:
-        with anyio.fail_after(7):  # a scope of anyio's, which another task doesn't see by itself
+        with anyio.fail_after(7):  # an anyio scope, which another task does not inherit by itself
             await generator.generate(Prompt("q", passages=(A,)))
         with deadline(5):
             await generator.generate(Prompt("q", passages=(A,)))
@@ -432,7 +432,7 @@ def test_a_model_whose_queue_is_long_leaves_time_for_the_next() -> None:
     assert "busy is overloaded: no place within 4.0 s" in answer.degraded[0].reason
 
 
-def test_a_nested_fallback_does_not_take_a_queue_for_silence() -> None:
+def test_in_a_nested_fallback_queueing_does_not_count_as_silence() -> None:
     async def ask() -> Generation:
         model = FakeGenerator("word", policy=Policy("model", bulkhead=Bulkhead(1, queue=9), retry=False))
         assert model.policy.bulkhead is not None

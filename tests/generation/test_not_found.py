@@ -1,4 +1,4 @@
-"""The agreed word, told apart from answers that speak of it."""
+"""NOT_FOUND alone is recognised, and answers that only mention the word stay answers."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ def read(text: str, cuts: list[int]) -> tuple[bool, str]:
 
 
 @given(text=st.sampled_from(SAID), cuts=CUTS)
-def test_it_is_recognised_and_never_shown(text: str, cuts: list[int]) -> None:
+def test_not_found_is_recognised_and_never_shown(text: str, cuts: list[int]) -> None:
     said, out = read(text, cuts)
     assert said
     assert "found" not in out.lower()
 
 
 @given(text=st.sampled_from(NOT_SAID), cuts=CUTS)
-def test_an_answer_that_speaks_of_it_is_an_answer(text: str, cuts: list[int]) -> None:
+def test_an_answer_that_mentions_not_found_is_an_answer(text: str, cuts: list[int]) -> None:
     assert read(text, cuts) == (False, text)
 
 
 @given(st.text(alphabet="notfund_NOTFUD .:*\n", max_size=60), CUTS)
-def test_the_cuts_never_matter_and_no_answer_loses_a_letter(text: str, cuts: list[int]) -> None:
+def test_cuts_make_no_difference_and_no_answer_loses_a_letter(text: str, cuts: list[int]) -> None:
     said, out = read(text, cuts)
     assert said == read(text, [10_000])[0]
     assert said or out == text
 
 
-def test_only_the_end_of_a_long_answer_is_looked_at() -> None:
+def test_only_the_end_of_a_long_answer_is_examined() -> None:
     word = NotFound()
     for _ in range(4_000):
         word.take("and not ")
@@ -66,5 +66,5 @@ def test_only_the_end_of_a_long_answer_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize("lead", ["*" * 200, " " * 200, "-" * 200])
-def test_what_is_held_back_is_bounded(lead: str) -> None:
+def test_the_held_back_text_is_bounded(lead: str) -> None:
     assert NotFound().take(lead + "x" * 10) != ""

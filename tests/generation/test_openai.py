@@ -1,4 +1,4 @@
-"""Every kind of end that an answer can have, and how a model is asked."""
+"""All ways in which an answer can end, and the parameters of requests."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ EMPTY = {
 
 
 @pytest.mark.parametrize("kind", EMPTY)
-async def test_what_is_no_answer_is_a_failure_with_its_reason_never_not_found(kind: str) -> None:
+async def test_a_missing_answer_is_a_failure_with_its_reason_not_not_found(kind: str) -> None:
     sent, said = EMPTY[kind]
     async with Scripted([stream(*sent)]) as server:
         model = OpenAIGenerator("m", base_url=server.base_url, api_key="k", policy=ONCE)
@@ -115,7 +115,7 @@ async def test_a_partial_answer_is_marked(reason: str) -> None:
 
 
 @pytest.mark.parametrize("end", ["close", "reset", "short"])
-async def test_a_bad_end_after_the_answer_harms_it_not_and_one_before_it_breaks_it(end: str) -> None:
+async def test_a_broken_connection_fails_the_answer_only_before_its_end(end: str) -> None:
     whole = (chunk("It is "), chunk("$1,500 [1].", "stop"))
     for sent in (stream(*whole, done=False), stream(*whole), stream(chunk("It is $1,500 [1]."))):
         async with (
@@ -132,7 +132,7 @@ async def test_a_bad_end_after_the_answer_harms_it_not_and_one_before_it_breaks_
             await generator.generate(PROMPT)
 
 
-async def test_an_end_that_is_said_with_every_piece_is_none() -> None:
+async def test_a_finish_reason_with_every_piece_does_not_end_the_answer() -> None:
     pieces = [chunk(text, "stop") for text in ("It is ", "$1,500 ", "[1].")]
     async with (
         Scripted([stream(*pieces)], cuts=[60]) as server,
@@ -148,7 +148,7 @@ async def test_an_end_that_is_said_with_every_piece_is_none() -> None:
 
 
 @pytest.mark.slow
-async def test_a_server_that_says_nothing_after_the_end_keeps_nobody() -> None:
+async def test_a_server_that_is_silent_after_the_end_does_not_block_the_caller() -> None:
     class Hanging(Scripted):
         async def _send(self, stream: Any, reply: Any) -> None:
             head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-type: text/event-stream\r\n\r\n"
@@ -165,7 +165,7 @@ async def test_a_server_that_says_nothing_after_the_end_keeps_nobody() -> None:
 
 
 @pytest.mark.parametrize("together", [True, False])
-async def test_a_short_answer_is_kept_where_the_stream_stays_open(together: bool) -> None:
+async def test_a_short_answer_is_kept_if_the_stream_stays_open(together: bool) -> None:
     class Hanging(Scripted):
         async def _send(self, stream: Any, reply: Any) -> None:
             head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-type: text/event-stream\r\n\r\n"
@@ -181,7 +181,7 @@ async def test_a_short_answer_is_kept_where_the_stream_stays_open(together: bool
         assert (await generator.generate(PROMPT)).text == "It is $1,500 [1]."
 
 
-async def test_odd_events_and_bytes_break_no_answer() -> None:
+async def test_odd_events_and_bytes_do_not_break_an_answer() -> None:
     first = json.dumps({**chunk("It is \u00e9"), "x_groq": "req"}).encode()
     second = json.dumps(chunk(" $40 [1].", "null")).encode()
     body = (
@@ -208,7 +208,7 @@ VALUES = {
 
 
 @pytest.mark.parametrize("parameter", VALUES)
-async def test_a_value_that_one_caller_chose_changes_no_other_callers_requests(parameter: str) -> None:
+async def test_a_refused_value_of_one_caller_does_not_change_other_callers_requests(parameter: str) -> None:
     said, code = VALUES[parameter]
     body = json.dumps({"error": {"message": said, "param": parameter, "code": code}}).encode()
     async with (
@@ -225,7 +225,7 @@ async def test_a_value_that_one_caller_chose_changes_no_other_callers_requests(p
     )
 
 
-async def test_one_event_tells_of_a_parameter_that_many_requests_find_refused() -> None:
+async def test_a_refusal_seen_by_many_requests_emits_one_event() -> None:
     refusal = Bytes(
         body=json.dumps({"error": {"message": REFUSED["max_tokens"][0], "param": "max_tokens"}}).encode(),
         status=400,
@@ -269,7 +269,7 @@ async def test_not_found_at_the_end_of_reasons_is_not_found_in_a_stream_too() ->
             assert shown.endswith(rag.settings.not_found)
 
 
-async def test_thinking_is_no_text_and_its_numbers_are_no_citations() -> None:
+async def test_thinking_is_not_text_and_its_numbers_are_not_citations() -> None:
     sent = stream(chunk("<think>Is it in [2]? NOT_FOUND?</think>"), chunk("It is $1,500 [1]."), chunk(None, "stop"))
     async with Scripted([sent], cuts=[7]) as server:
         model = OpenAIGenerator("m", base_url=server.base_url, api_key="k", policy=ONCE)
@@ -278,7 +278,7 @@ async def test_thinking_is_no_text_and_its_numbers_are_no_citations() -> None:
     assert (answer.text, answer.reasoning) == ("It is $1,500 [1].", "Is it in [2]? NOT_FOUND?")
 
 
-async def test_a_model_that_thinks_unopened_is_known_after_its_first_answer() -> None:
+async def test_a_model_that_sends_only_a_closing_tag_is_known_after_its_first_answer() -> None:
     sent = stream(chunk("It is in [2]."), chunk("</think>\n\nIt is $1,500 [1]."), chunk(None, "stop"))
     async with (
         Scripted([sent], cuts=[30]) as server,
@@ -292,7 +292,7 @@ async def test_a_model_that_thinks_unopened_is_known_after_its_first_answer() ->
         assert shown == "It is $1,500 [1]."
 
 
-async def test_a_generator_of_ones_own_that_was_cut_off_without_text_has_failed() -> None:
+async def test_a_custom_generator_that_is_cut_off_without_text_has_failed() -> None:
     class Cut(FakeGenerator):
         def stream(self, prompt: Prompt, /) -> Any:
             async def made() -> Generation:
@@ -315,7 +315,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("parameter", REFUSED)
-async def test_a_refused_parameter_is_left_out_or_renamed_once_for_all(parameter: str) -> None:
+async def test_a_refused_parameter_is_omitted_or_renamed_from_then_on(parameter: str) -> None:
     said, instead = REFUSED[parameter]
     refusal = Bytes(
         body=json.dumps({"error": {"message": said, "type": "invalid_request_error"}}).encode(),
@@ -346,7 +346,7 @@ async def test_a_refused_parameter_is_left_out_or_renamed_once_for_all(parameter
     ]
 
 
-async def test_fifty_callers_learn_the_same_at_once() -> None:
+async def test_fifty_concurrent_callers_learn_the_same_refusal() -> None:
     refusal = Bytes(
         body=json.dumps({"error": {"message": REFUSED["max_tokens"][0], "param": "max_tokens"}}).encode(),
         status=400,
@@ -366,7 +366,7 @@ async def test_fifty_callers_learn_the_same_at_once() -> None:
             group.start_soon(generator.generate, PROMPT)
 
 
-async def test_a_server_that_refuses_all_is_asked_no_more_often_than_there_are_parameters() -> None:
+async def test_a_server_that_refuses_everything_is_asked_once_per_parameter_at_most() -> None:
     refusal = Bytes(
         body=b'{"error": {"message": "unsupported: temperature, max_tokens, stream_options"}}', status=400, headers=JSON
     )
@@ -380,7 +380,7 @@ async def test_a_server_that_refuses_all_is_asked_no_more_often_than_there_are_p
 
 
 @pytest.mark.parametrize("role", ["developer", None])
-async def test_a_refused_role_of_the_system(role: str | None) -> None:
+async def test_a_refused_system_role_is_replaced(role: str | None) -> None:
     hint = " Use 'developer' instead." if role else ""
     said = f"Unsupported value: 'messages[0].role' does not support 'system' with this model.{hint}"
     refusal = Bytes(
@@ -396,7 +396,7 @@ async def test_a_refused_role_of_the_system(role: str | None) -> None:
     assert "reply with exactly NOT_FOUND" in messages[0]["content"]
 
 
-async def test_parameters_bodies_and_headers_of_ones_own() -> None:
+async def test_custom_parameters_bodies_and_headers_are_sent() -> None:
     good = stream(chunk("It is $1,500 [1].", "stop"))
     async with (
         Scripted([good]) as server,
@@ -420,7 +420,7 @@ async def test_parameters_bodies_and_headers_of_ones_own() -> None:
             OpenAIGenerator("m", api_key="k", parameters=wrong)
 
 
-async def test_a_model_that_thinks_all_its_tokens_away_gets_more_the_next_time() -> None:
+async def test_a_model_that_uses_all_tokens_for_thinking_gets_more_the_next_time() -> None:
     thought = stream(chunk(reasoning_content="hm"), chunk(None, "length"))
     async with (
         Scripted([thought, stream(chunk("It is $1,500 [1].", "stop"))]) as server,
@@ -460,7 +460,7 @@ async def test_a_call_chooses_its_own_limit_temperature_and_stops() -> None:
     ]
 
 
-async def test_before_the_answer_begins_an_error_event_is_tried_again() -> None:
+async def test_an_error_event_before_the_answer_is_retried() -> None:
     failed = Reply(200, b'data: {"error": {"message": "busy", "code": 503}}\n\n', {"content-type": "text/event-stream"})
     role_then_failed = Reply(
         200,

@@ -1,4 +1,4 @@
-"""Thinking between tags, told apart from the answer however the text is cut."""
+"""Thinking between tags is separated from the answer, however the text is cut."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ragcore.generation.thinking import Thinking
 
 
 def split(text: str, cuts: list[int], **options: bool) -> tuple[str, str, bool]:
-    """(answer, thinking, whether it ends within thinking)."""
+    """Return (answer, thinking, whether the text ends within thinking)."""
     thinking = Thinking(**options)
     out, at, number = "", 0, 0
     while at < len(text):
@@ -50,13 +50,13 @@ CASES = [
 
 
 @given(case=st.sampled_from(CASES), cuts=CUTS)
-def test_it_is_taken_out(case: tuple[str, str, str], cuts: list[int]) -> None:
+def test_thinking_is_removed_from_the_answer(case: tuple[str, str, str], cuts: list[int]) -> None:
     text, answer, thought = case
     assert split(text, cuts) == (answer, thought, False)
 
 
 @given(cuts=CUTS)
-def test_unclosed_it_is_all_there_is(cuts: list[int]) -> None:
+def test_without_a_closing_tag_everything_is_thinking(cuts: list[int]) -> None:
     answer, thought, still_open = split("<think>It is $40 [1]", cuts)
     assert (answer, thought, still_open) == ("", "It is $40 [1]", True)
 
@@ -81,23 +81,23 @@ def test_a_closing_tag_alone_ends_thinking(closing: str, cuts: list[int]) -> Non
 
 
 @given(cuts=CUTS)
-def test_a_model_known_to_think_unopened_is_waited_for(cuts: list[int]) -> None:
+def test_text_of_a_model_that_sends_only_a_closing_tag_is_held_back(cuts: list[int]) -> None:
     assert split("It is in [1].</think>\n\n$40 [1].", cuts, begun=True)[:2] == ("$40 [1].", "It is in [1].")
     assert split("$40 [1].", cuts, begun=True)[:2] == ("$40 [1].", "")
     assert split("<think>a</think>b", cuts, begun=True)[:2] == ("b", "a")
 
 
 @given(st.text(alphabet="abc <>[]/\nthink", max_size=80), CUTS)
-def test_the_cuts_never_matter(text: str, cuts: list[int]) -> None:
+def test_cuts_make_no_difference(text: str, cuts: list[int]) -> None:
     whole, cut = Thinking(), Thinking()
     expected = whole.take(text) + whole.end()
     answer, thought, still_open = split(text, cuts)
-    if not whole.unopened:  # what came before a closing tag alone was handed on before that was known
+    if not whole.unopened:  # the text before a lone closing tag was returned before that tag arrived
         assert (answer.strip(), thought, still_open) == (expected.strip(), whole.thought, whole.open)
     assert cut.thought == ""
 
 
-def test_what_is_kept_of_it_is_bounded() -> None:
+def test_the_kept_thinking_is_bounded() -> None:
     thinking = Thinking(most=100)
     thinking.take("<think>")
     for _ in range(1_000):
@@ -106,5 +106,5 @@ def test_what_is_kept_of_it_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("tag", ["<", "<t", "<think", "</think", "[", "[THIN"])
-def test_a_beginning_of_a_tag_at_the_end_is_text(tag: str) -> None:
+def test_the_beginning_of_a_tag_at_the_end_is_text(tag: str) -> None:
     assert split(f"It is {tag}", [1])[0] == f"It is {tag}"

@@ -187,7 +187,7 @@ async def test_only_the_document_that_the_embedder_refuses_fails() -> None:
     ("fault", "said"),
     [
         (Fail(401), "API key"),
-        (Fail(402), "paid"),
+        (Fail(402), "requires payment"),
         (Fail(404), "does not know the model"),
         (Reply(400, b'{"error": {"message": "Invalid model name passed in model=fake"}}'), "does not know the model"),
         (
@@ -229,7 +229,7 @@ async def test_a_text_that_a_working_server_refuses_fails_only_its_document(stat
             report = await ingestor.add([Document("a", "the long one"), Document("b", "text b")], tenant="t")
     assert report.added == 1
     assert [one.id for one in report.failed] == ["a"]
-    assert "more tokens" in report.failed[0].reason
+    assert "exceeds the model's token limit" in report.failed[0].reason
 
 
 async def test_a_dependency_that_stays_down_raises_and_a_second_run_adds_the_missing_documents(parts: Parts) -> None:

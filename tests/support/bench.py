@@ -32,7 +32,7 @@ Transport: TypeAlias = Literal["httpx", "aiohttp"]
 
 @dataclass
 class Client:
-    """A client of servers, with two documents in the store."""
+    """A client and its store, which holds two documents."""
 
     rag: RAG
     store: PgVectorStore
@@ -63,7 +63,7 @@ class Bench(Client, Servers):
 
 
 def _policy(name: str, *, attempt_timeout: float = 5.0, **options: Any) -> Policy:
-    """The default one, but for a breaker that probes soon, or each cell would take as long as a break."""
+    """Return the default policy with a breaker that probes soon. Otherwise each cell would take as long as a break."""
     return Policy(
         name,
         attempt_timeout=attempt_timeout,
@@ -77,7 +77,7 @@ def _policy(name: str, *, attempt_timeout: float = 5.0, **options: Any) -> Polic
 async def client(
     addresses: Addresses, *, model_policy: Policy | None = None, transport: Transport = "httpx"
 ) -> AsyncIterator[Client]:
-    """A client of these servers, and two documents."""
+    """Start a client of these servers and add two documents."""
     clients = [
         AsyncOpenAI(base_url=url, api_key="none", http_client=DefaultAioHttpClient())
         for url in (addresses.embedding, addresses.model)
@@ -120,7 +120,7 @@ async def bench(
     model: OpenAIServer | None = None,
     model_policy: Policy | None = None,
 ) -> AsyncIterator[Bench]:
-    """Servers, proxies and a client in one process. Without DSNs it starts a PostgreSQL of its own."""
+    """Start servers, proxies and a client in one process. Without DSNs it also starts a PostgreSQL."""
     async with servers(owner_dsn, plain_dsn, model=model) as around:
         async with client(around.addresses, model_policy=model_policy) as made:
             yield Bench(**vars(around), **vars(made))

@@ -1,4 +1,4 @@
-"""A Python module run as a process of its own, for as long as a block."""
+"""Runs a Python module in a child process for a block."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Child:
     """A running child.
 
     Attributes:
-        said: the JSON object of its first line.
+        said: the JSON object on its first line.
     """
 
     def __init__(self, process: anyio.abc.Process, lines: BufferedByteReceiveStream, said: Mapping[str, Any]) -> None:
@@ -35,22 +35,22 @@ class Child:
         self.pid = process.pid
 
     async def tell(self, *words: str) -> None:
-        """Send it a line."""
+        """Send a line to the child."""
         assert self._process.stdin is not None
         await self._process.stdin.send((json.dumps(words) + "\n").encode())
 
     async def hear(self) -> Mapping[str, Any]:
-        """The JSON object of its next line."""
+        """Return the JSON object on the child's next line."""
         return await _line(self._lines)
 
 
 @asynccontextmanager
 async def child(module: str, options: Mapping[str, Any], *, python: str = sys.executable) -> AsyncIterator[Child]:
-    """Start `python -m module JSON`, wait for its first line, and end it after the block: by closing its stdin, by force if need be.
+    """Start `python -m module JSON` and wait for its first line. After the block, close its stdin, and kill it if it does not end.
 
     Raises:
-        RuntimeError: it ended before it said anything.
-        TimeoutError: it didn't say anything within two minutes.
+        RuntimeError: the child ended before its first line.
+        TimeoutError: the child did not write a line within two minutes.
     """
     command = [python, "-m", module, json.dumps(options)]
     process = await anyio.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None)
@@ -63,7 +63,7 @@ async def child(module: str, options: Mapping[str, Any], *, python: str = sys.ex
 
 
 async def end(process: anyio.abc.Process) -> None:
-    """End a process that obeys its stdin: by closing that, by force if need be."""
+    """End a process that reads commands from stdin: close its stdin, and kill it if it does not end."""
     with anyio.move_on_after(STOP_SECONDS, shield=True) as scope:
         if process.stdin is not None:
             await process.stdin.aclose()
@@ -79,7 +79,7 @@ async def _first_line(lines: BufferedByteReceiveStream, module: str) -> Mapping[
         with anyio.fail_after(START_SECONDS):
             return await _line(lines)
     except anyio.IncompleteRead:
-        raise RuntimeError(f"{module} ended before it had started: what it said is above") from None
+        raise RuntimeError(f"{module} ended before it had started: see its output above") from None
 
 
 async def _line(lines: BufferedByteReceiveStream) -> Mapping[str, Any]:
@@ -88,7 +88,7 @@ async def _line(lines: BufferedByteReceiveStream) -> Mapping[str, Any]:
 
 
 async def obey() -> AsyncIterator[list[str]]:
-    """In the child: what it is told, line by line, until the process that started it is gone."""
-    # A pipe that nobody holds any more is at its end.
+    """Yield the lines from the parent process until that process has ended. Runs in the child."""
+    # When the parent ends, its end of the pipe closes and stdin ends.
     while line := await anyio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True):
         yield json.loads(line)

@@ -1,6 +1,6 @@
-"""A client in a process of its own, which asks what it is told over a socket, for the cells of the overload grid that run in real time.
+"""A client in its own process that receives commands over a socket, for the cells of the overload grid that run in real time.
 
-`python -m tests.support.crowded ADDRESSES` says its port. Each line is a JSON object: the cell that comes next, or a question; each answer is a line.
+`python -m tests.support.crowded ADDRESSES` prints its port. Each line it receives is a JSON object: the next cell, or a question. Each answer is a line.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WARM_UP = 6
 
 
 class Crowded:
-    """The client, as its driver sees it."""
+    """The driver's handle on the client."""
 
     def __init__(self, stream: anyio.abc.SocketStream) -> None:
         self._stream = stream
@@ -40,16 +40,16 @@ class Crowded:
         self._sending = anyio.Lock()
 
     async def cell(self, cell: Cell) -> float:
-        """Answer for this cell from now on; how many seconds of a place an answer takes when one is asked at a time."""
+        """Switch to this cell. Returns the seconds for which an answer holds a place when questions come one at a time."""
         return float((await self._ask({"cell": asdict(cell)}))["service"])
 
     async def ask(self, tenant: str, timeout: float) -> tuple[Ending, str]:
-        """How a question ended, and the reason that was told."""
+        """Ask a question. Returns how it ended, and the reported reason."""
         said = await self._ask({"tenant": tenant, "timeout": timeout})
         return said["ending"], said["reason"]
 
     async def listen(self) -> None:
-        """Hand out what comes, until cancelled."""
+        """Deliver replies to their callers until cancelled."""
         lines = BufferedByteReceiveStream(self._stream)
         while True:
             said = json.loads(await lines.receive_until(b"\n", MOST_LINE))
@@ -69,7 +69,7 @@ class Crowded:
 
 @asynccontextmanager
 async def crowded(addresses: Addresses) -> AsyncIterator[Crowded]:
-    """A client of these servers in a process of its own."""
+    """Start a client of these servers in its own process."""
     async with child("tests.support.crowded", asdict(addresses)) as process:
         async with await anyio.connect_tcp("127.0.0.1", int(process.said["port"])) as stream:
             client = Crowded(stream)
@@ -80,7 +80,7 @@ async def crowded(addresses: Addresses) -> AsyncIterator[Crowded]:
 
 
 class _Client:
-    """What answers the questions."""
+    """Answers the questions."""
 
     def __init__(self, retriever: Retriever, base_url: str) -> None:
         self._retriever = retriever
@@ -88,20 +88,20 @@ class _Client:
         self._rag: RAG | None = None
 
     async def cell(self, cell: Cell) -> dict[str, Any]:
-        """A new client, whose model has room as the cell says."""
+        """Create a client whose model has the cell's number of slots."""
         if self._rag is not None:
             await self._rag.aclose(drain=0.0)
         policy = Policy("generation", bulkhead=Bulkhead(cell.slots, queue=cell.queue))
         generator = OpenAIGenerator("fake", base_url=self._base_url, api_key="none", policy=policy)
         self._rag = RAG(retriever=self._retriever, generator=generator)
         await self._rag.start()
-        for _ in range(WARM_UP):  # what is slow the first time is not the cell's
+        for _ in range(WARM_UP):  # the first calls are slower, and must not count for the cell
             await self._rag.ask(QUESTION, tenant="warm", timeout=30)
         assert policy.bulkhead is not None
         return {"service": policy.bulkhead.service_time}
 
     async def ask(self, tenant: str, timeout: float) -> dict[str, Any]:
-        """One question."""
+        """Ask one question."""
         assert self._rag is not None
         ending: Ending = "other"
         reason = ""

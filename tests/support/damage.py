@@ -1,4 +1,4 @@
-"""Damaged files from seeds, and files that harm a reader, each in another way."""
+"""Damaged files drawn from seeds, and poisoned files that each attack a reader in another way."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["damaged_files", "poison"]
 
 
 def damaged_files(count: int, *, seed: int = 0) -> Iterator[tuple[str, bytes]]:
-    """Names and bytes: files of all formats with bits flipped, pieces cut off, overwritten, moved or put in."""
+    """Yield names and bytes of files of all formats with flipped bits, or with pieces cut off, overwritten, moved or inserted."""
     draw = random.Random(seed)
     files = made_files(seed)
     for number in range(count):
@@ -46,7 +46,7 @@ def _damaged(data: bytearray, how: str, draw: random.Random) -> bytes:
 
 
 def poison(folder: Path) -> list[str]:
-    """Write 20 files into a folder that harm a reader, each in another way; return their names."""
+    """Write 20 files into a folder that each attack a reader in another way. Return their names."""
     bomb = BytesIO()
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("word/document.xml", b" " * 300_000_000)

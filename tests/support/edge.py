@@ -1,6 +1,6 @@
-"""`ragcore serve` in a process of its own, one tenant that takes all it can get, and what a quiet one waits meanwhile.
+"""Measures how long a quiet tenant waits at `ragcore serve` next to a greedy tenant.
 
-Four processes besides this one, which asks for the quiet tenant: the server, its PostgreSQL, the model server, and the tenant that takes all (`hog`).
+This process asks for the quiet tenant. Four others run: the server, its PostgreSQL, the model server, and the greedy tenant (`hog`).
 """
 
 from __future__ import annotations
@@ -43,37 +43,37 @@ from tests.support.servers import DIMENSION, Addresses
 __all__ = ["MOST_GROWTH_MIB", "SERVICE", "Edge", "Load", "Measured", "edge_figures", "judge", "measure"]
 
 QUIET = "quiet"
-# Of a server that only this machine reaches, for as long as a run.
+# Not secrets: only this machine can reach the server, and only during a run.
 TOKENS = {tenant: f"token-of-{tenant}" for tenant in (QUIET, HOG)}
 # How the other tenant behaves.
 Setting: TypeAlias = Literal["alone", "similarity", "bodies", "full_bodies"]
 SETTINGS: tuple[Setting, ...] = get_args(Setting)
-# Seconds that the model takes for an answer: half of it to the first token. A short one, so that the server's own delays are not hidden in it.
+# Seconds for the model's answer, half of them to the first token. Short, so that it does not hide the server's own delays.
 SERVICE, TEXT, LATER_TOKENS = 0.1, f"Your deductible is {FACT} per calendar year, see [1].", 8
-# As many scores as a report reads at most: no other one costs more.
+# The largest number of scores that a report reads, so this is the most expensive report.
 SECTIONS, DOCUMENTS = 500, 20
 PAUSE, START_SECONDS = 1.0, 60.0
-# The limits a minute and on calls at once are switched off for both tenants: they would end the overload, or refuse the quiet tenant, before the rooms
-# and bulkheads that are measured here are needed.
+# The limits on calls a minute and on concurrent calls are off for both tenants. They would end the overload, or refuse the quiet tenant, before the
+# queues and bulkheads that are measured here come into play.
 NO_LIMITS = {f"RAGCORE_{name}": "0" for name in ("REQUESTS_PER_MINUTE", "TOKENS_PER_MINUTE", "CALLS_AT_ONCE")}
-# With the limits as they are by default a tenant may ask 120 times a minute.
+# With the default limits a tenant may ask 120 times a minute.
 PACED = 1.5
-# Cores. On two of them, programs that use more of one slow the server down by as much as all that is measured here.
+# Cores. On a machine with two, other programs that use more than this slow the server by as much as the effects measured here.
 MOST_FOREIGN = 0.15
-# Bytes that uvicorn reads ahead of the application, for each connection.
+# Bytes of each connection that uvicorn reads ahead of the application.
 READ_AHEAD = 65_536
-# A quarter of the 64 MiB that all bodies may hold, which is one tenant's share; what is read ahead; and 32 MiB for two reports of 10,000 scores each and
-# what the allocator keeps. A server without the tenant's share would hold all 64 bodies that may be read at once, and exceed it.
+# One tenant's share, which is a quarter of the 64 MiB for all bodies; the bytes that are read ahead; and 32 MiB for two reports of 10,000 scores each and
+# for memory that the allocator keeps. A server without that share would hold all 64 bodies that may be read at once, and exceed this limit.
 MOST_GROWTH_MIB = 64 / 4 + BODIES * READ_AHEAD / 2**20 + 32
 
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """Where the server is.
+    """The address and the process of the server.
 
     Attributes:
-        url: without a path.
-        pid: of its process.
+        url: the server's URL, without a path.
+        pid: the id of its process.
     """
 
     url: str
@@ -82,18 +82,18 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is asked.
+    """The load of a run.
 
     Attributes:
-        rate: questions of the quiet tenant a second; every second one is streamed.
-        seconds: of each setting in each round.
-        rounds: each begins with another setting.
-        warm_up: seconds before, which don't count.
-        settings: of each round.
+        rate: questions a second of the quiet tenant; every other one is streamed.
+        seconds: length of each setting in each round.
+        rounds: number of rounds; each begins with another setting.
+        warm_up: seconds of warm-up, which don't count.
+        settings: the settings of each round.
     """
 
     rate: float = 8.0
-    # Longer than the 10 s after which the server closes a refused connection: the next 400 are in it, too.
+    # Longer than the 10 s after which the server closes a refused connection, so that the next 400 connections are included.
     seconds: float = 15.0
     rounds: int = 4
     warm_up: float = 3.0
@@ -102,16 +102,16 @@ class Load:
 
 @dataclass
 class Measured:
-    """What came of it.
+    """The results of a run.
 
     Attributes:
-        rounds: the quiet tenant's questions by setting, of each round.
-        came: what the other tenant was told, by setting.
+        rounds: for each round, the quiet tenant's questions by setting.
+        came: counts of the other tenant's outcomes, by setting.
         before_mib: resident memory of the server after the warm-up.
-        peak_mib: the most of it, by setting.
-        foreign: cores that programs besides this run used, by setting, of each round.
-        samples: of the server's process.
-        own: the part of this process.
+        peak_mib: peak resident memory, by setting.
+        foreign: cores that other programs used in each round, by setting.
+        samples: samples of the server's process.
+        own: this process's own lag and load.
     """
 
     rounds: list[dict[Setting, list[Outcome]]] = field(default_factory=list)
@@ -129,24 +129,24 @@ class Measured:
 
 
 class _Processors:
-    """What the machine's processors do from now on."""
+    """Use of the machine's processors from now on."""
 
     def __init__(self) -> None:
         self._began = anyio.current_time()
         self._before = self._used()
 
     def foreign(self) -> float:
-        """Cores that programs besides this run have used: all that the machine did, less what this run and PostgreSQL did."""
+        """Return the cores that other programs used: the machine's total without this run and PostgreSQL."""
         (whole_before, before), (whole, now) = self._before, self._used()
         own = sum(seconds - before.get(pid, 0.0) for pid, seconds in now.items())
         return (whole - whole_before - own) / (anyio.current_time() - self._began)
 
     @staticmethod
     def _used() -> tuple[float, dict[int, float]]:
-        """Seconds: of the whole machine, and of each process of this run."""
+        """Return processor seconds of the whole machine and of each process of this run."""
         whole = psutil.cpu_times()
         own = psutil.Process()
-        # The server of PostgreSQL detaches itself from the process that starts it.
+        # PostgreSQL's server detaches itself from the process that starts it.
         postgres = [one for one in psutil.process_iter(["name"]) if one.info["name"] == "postgres"]
         seconds = {}
         for process in (own, *own.children(recursive=True), *postgres):
@@ -167,14 +167,14 @@ async def edge_figures(*, quick: bool) -> Figures:
         async with _serving(servers.addresses, NO_LIMITS) as edge:
             judge(figures, await measure(edge, load))
         if not quick:
-            say("with the limits as they are by default …")
+            say("with the default limits …")
             async with _serving(servers.addresses, {}) as edge:
                 _tell_of_defaults(figures, await measure(edge, Load(rate=PACED, seconds=20.0, rounds=1)))
     return figures
 
 
 async def measure(edge: Edge, load: Load) -> Measured:
-    """Ask for the quiet tenant, in each setting and round, and watch the server's memory."""
+    """Ask as the quiet tenant in each setting and round, and watch the server's memory."""
     found = Measured()
     chat = HttpOptions(url=f"{edge.url}/chat", token=TOKENS[QUIET])
     streamed = HttpOptions(url=f"{edge.url}/chat", token=TOKENS[QUIET], accept="text/event-stream")
@@ -187,7 +187,7 @@ async def measure(edge: Edge, load: Load) -> Measured:
         drivers = [Driver(target, [Question(QUESTION, (FACT,))]) for target in (plain, stream)]
         await _ask(drivers, load, seconds=load.warm_up, phase="warm-up", seed=-1)
         found.before_mib = resident_mb(edge.pid) or 0.0
-        # The first report of a process imports what no other one does.
+        # The first report of a process also imports modules.
         async with other.busy("similarity", Counter()):
             await anyio.sleep(PAUSE)
         await anyio.sleep(PAUSE)
@@ -211,7 +211,7 @@ async def _in_setting(
     drivers: Sequence[Driver], load: Load, setting: Setting, other: Hog, found: Measured, *, seed: int
 ) -> list[Outcome]:
     samples, processors = len(found.samples), _Processors()
-    # Measured from the moment at which the other tenant begins: its first 400 connections are the worst of it.
+    # Measure from the moment when the other tenant begins, because its first 400 connections are the worst.
     async with other.busy(setting, found.came.setdefault(setting, Counter())):
         # The same arrivals in each setting of a round.
         outcomes = await _ask(drivers, load, seconds=load.seconds, phase=setting, seed=seed)
@@ -234,7 +234,7 @@ async def _ask(drivers: Sequence[Driver], load: Load, *, seconds: float, phase: 
 
 
 def judge(figures: Figures, found: Measured) -> None:
-    """The figures that are asked for, and whether they are reached."""
+    """Compute the figures and check their limits."""
     settings = list(found.rounds[0])
     for setting in settings:
         figures.values[f"edge_{setting}_p95_ms"] = statistics.median(_p95_ms(part[setting]) for part in found.rounds)
@@ -244,7 +244,7 @@ def judge(figures: Figures, found: Measured) -> None:
     for setting in settings:
         if setting == "alone":
             continue
-        # Beside the same round's: what else the machine does changes from minute to minute.
+        # Compare with the same round: the machine's other load changes from minute to minute.
         both = [(_p95_ms(part[setting]), _p95_ms(part["alone"])) for part in found.rounds]
         figures.values[f"edge_{setting}_ratio"] = statistics.median(beside / alone for beside, alone in both)
         excess = statistics.median(beside - (2 * alone + 1000 * SERVICE) for beside, alone in both)
@@ -287,11 +287,11 @@ def _by_round(found: Measured) -> Table:
         for number, part in enumerate(found.rounds, 1)
         for setting, outcomes in part.items()
     ]
-    return Table("A quiet tenant beside another one, in the order of the run", rows)
+    return Table("A quiet tenant next to another one, in the order of the run", rows)
 
 
 def _tell_of_defaults(figures: Figures, found: Measured) -> None:
-    """With the limits of each tenant: too few questions for a verdict on their p95, but none may fail."""
+    """Report the run with tenant limits. It has too few questions for a verdict on their p95, but none may fail."""
     for setting, outcomes in found.rounds[0].items():
         figures.values[f"edge_default_{setting}_p95_ms"] = _p95_ms(outcomes)
     figures.values |= _came(found, "edge_default")
@@ -301,7 +301,7 @@ def _tell_of_defaults(figures: Figures, found: Measured) -> None:
 
 
 def _came(found: Measured, prefix: str) -> dict[str, Value]:
-    """What came of the other tenant's requests: reports, refusals, connections that the server closed."""
+    """Return the outcomes of the other tenant's requests: reports, refusals, connections that the server closed."""
     reports = found.came.get("similarity", Counter())
     values: dict[str, Value] = {
         f"{prefix}_similarity_reports": reports["200"],
@@ -316,18 +316,18 @@ def _came(found: Measured, prefix: str) -> dict[str, Value]:
 
 
 def _not_measured(found: Measured) -> list[str]:
-    """Why the figures are not the server's; [] where they are."""
+    """Return the reasons for which the figures don't measure the server; [] if they do."""
     reasons = []
     reports = found.came.get("similarity")
     if reports is not None and not (reports["200"] and reports["429"] + reports["503"]):
-        reasons.append(f"the other tenant got no reports, or was refused none: {dict(reports)}")
+        reasons.append(f"the other tenant received no report, or no refusal: {dict(reports)}")
     for setting in ("bodies", "full_bodies"):
         bodies = found.came.get(setting)
         if bodies is not None and bodies["open"] < BODIES * len(found.rounds) / 2:
             reasons.append(f"{setting}: too few connections were open at the end of a round: {dict(bodies)}")
     foreign = _foreign(found)
     if foreign > MOST_FOREIGN:
-        reasons.append(f"other programs used {foreign:.2f} cores (at most {MOST_FOREIGN:g}): the machine is too busy")
+        reasons.append(f"other programs used {foreign:.2f} cores (limit {MOST_FOREIGN:g}): the machine is too busy")
     lateness = percentile([one.started - one.due for one in found.outcomes], 0.99)
     median = percentile([one.seconds for one in found.outcomes], 0.5)
     late = found.own.judge(median, lateness=lateness, open_loop=True)
@@ -335,7 +335,7 @@ def _not_measured(found: Measured) -> list[str]:
 
 
 def _foreign(found: Measured) -> float:
-    """Cores that other programs used, in the setting in which they used most."""
+    """Return the cores that other programs used, in the setting with the most."""
     return max((statistics.median(cores) for cores in found.foreign.values()), default=0.0)
 
 
@@ -349,7 +349,7 @@ def _first_p95_ms(outcomes: Sequence[Outcome]) -> float:
 
 
 async def _fill(addresses: Addresses) -> None:
-    """Documents of both tenants."""
+    """Add the documents of both tenants."""
     claims = [
         Document(
             f"claims {number}",
@@ -370,7 +370,7 @@ async def _fill(addresses: Addresses) -> None:
 
 @asynccontextmanager
 async def _serving(addresses: Addresses, limits: Mapping[str, str]) -> AsyncIterator[Edge]:
-    """`ragcore serve` with every default, but for the addresses of what it needs and the limits that are given."""
+    """Run `ragcore serve` with all defaults except the addresses of its servers and the given limits."""
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("RAGCORE_", "OPENAI_", "PG"))},
         **limits,
@@ -404,7 +404,7 @@ def _tokens(folder: str) -> Path:
 
 
 async def _address(process: anyio.abc.Process) -> str:
-    """Where the server says that it serves."""
+    """Return the address that the server reports."""
     assert process.stderr is not None
     said = b""
     try:
@@ -417,7 +417,7 @@ async def _address(process: anyio.abc.Process) -> str:
 
 
 async def _show_log(process: anyio.abc.Process) -> None:
-    """What the server logs belongs to the run's log; and a pipe that nobody reads would stop the server."""
+    """Copy the server's log to the log of the run. A pipe without a reader would also block the server."""
     assert process.stderr is not None
     async for piece in process.stderr:
         say(piece.decode(errors="replace").rstrip())

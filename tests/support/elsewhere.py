@@ -1,6 +1,6 @@
-"""Servers in a process of their own, so that their work and their memory are not taken for the client's.
+"""Servers in another process, so that their work and memory don't count as the client's.
 
-`python -m tests.support.elsewhere` starts them and says where they are; it is told which faults strike.
+`python -m tests.support.elsewhere` starts the servers and prints their addresses. Commands on its stdin choose the faults.
 """
 
 from __future__ import annotations
@@ -24,40 +24,40 @@ __all__ = ["Elsewhere", "elsewhere"]
 
 
 class Elsewhere:
-    """Servers in a process of their own."""
+    """Servers in another process."""
 
     def __init__(self, process: Child) -> None:
         self._child = process
         self.addresses = Addresses(**process.said)
 
     async def weather(self, seed: int) -> None:
-        """Let faults come and go."""
+        """Start and end faults in turn."""
         await self._child.tell("weather", str(seed))
 
     async def strike(self, stage: str, fault: str) -> None:
-        """Let one fault of the matrix strike from now on."""
+        """Start one fault of the matrix."""
         await self._child.tell("strike", stage, fault)
 
     async def latencies(self, *, embedding: float, first_token: float, token: float) -> None:
-        """How long the servers take from now on, in seconds."""
+        """Set how long the servers take, in seconds."""
         await self._child.tell("latencies", str(embedding), str(first_token), str(token))
 
     async def model(self, *, slots: int, first_token: float, token: float) -> None:
-        """How many chats the model answers at once from now on, and how long it takes for each, in seconds."""
+        """Set how many chats the model answers at once, and how long each takes, in seconds."""
         await self._child.tell("model", str(slots), str(first_token), str(token))
 
     async def length(self, tokens: int) -> None:
-        """How many tokens each answer of the model has from now on."""
+        """Set the number of tokens of each answer."""
         await self._child.tell("length", str(tokens))
 
     async def fair(self) -> None:
-        """No fault from now on."""
+        """End all faults."""
         await self._child.tell("fair")
 
 
 @asynccontextmanager
 async def elsewhere(**options: Any) -> AsyncIterator[Elsewhere]:
-    """Start servers in a process of their own, for the block.
+    """Start servers in another process for the block.
 
     Args:
         options: `embedding` and `model`: options of `OpenAIServer`.
@@ -102,15 +102,15 @@ async def _forget(world: Servers) -> None:
 
 
 async def _strike(world: Servers, fault: tuple[str, str], fair: anyio.Event) -> None:
-    # Not cancelled: what a fault takes down it puts up again at its end.
+    # Not cancelled: at its end, the fault restarts the things that it stopped.
     async with matrix()[fault](world):
         await fair.wait()
 
 
 async def _weather(world: Servers, seed: int, fair: anyio.Event) -> None:
-    """One fault after the other, each for a while, with fair weather in between."""
+    """Run one fault after the other, each for a while, with times without a fault in between."""
     draw = random.Random(seed)
-    # Without pauses, which outlast their fault, and without bodies that are the memory to be measured.
+    # Leave out pauses, which outlast their fault, and large bodies, which would dominate the measured memory.
     out = ("429", "100 MB", "bomb", "endless")
     faults = [(name, strike) for name, strike in matrix().items() if not name[1].startswith(out) and name[0] != "all"]
     while not fair.is_set():

@@ -1,4 +1,4 @@
-"""A made corpus of 60 files in all formats, with the traps that real ones have, and what a reader should find in each."""
+"""A generated corpus of 60 files in all formats, with the traps of real files, and the content that a reader should find in each."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ SERVICES = [
 
 @dataclass(frozen=True)
 class MadeFile:
-    """A file and what stands in it.
+    """A file and its content.
 
     Attributes:
-        name: with its suffix.
-        data: its bytes.
+        name: the file's name with its suffix.
+        data: the file's bytes.
         texts: the sentences of its content, in order.
         rows: rows of its tables.
-        places: a sentence of each page, and the page; or the sheet or heading over it.
-        boilerplate: what is about the page, and should not be read.
+        places: the page, sheet or heading of a sentence, by sentence.
+        boilerplate: texts around the content, which should not be read.
     """
 
     name: str
@@ -53,7 +53,7 @@ class MadeFile:
 
 
 def made_files(seed: int = 0) -> list[MadeFile]:
-    """The corpus; equal seeds make equal contents."""
+    """Return the corpus. Equal seeds give equal contents."""
     draw = random.Random(seed)
     makers: list[tuple[Callable[[random.Random, int], MadeFile], int]] = [
         (_pdf_pages, 4),
@@ -103,7 +103,7 @@ HEADER = ("Service", "You pay", "Limit")
 
 
 def _pdf(writer: int, pages: Sequence[Callable[[Any], None]], *, title: str = "") -> bytes:
-    """A PDF of reportlab's, drawn by hand."""
+    """Draw a PDF with reportlab."""
     from reportlab.lib.pagesizes import A4
     from reportlab.pdfgen.canvas import Canvas
 
@@ -119,7 +119,7 @@ def _pdf(writer: int, pages: Sequence[Callable[[Any], None]], *, title: str = ""
 
 
 def _pdf_pages(draw: random.Random, number: int) -> MadeFile:
-    """Pages with a header and a footer that repeat, and a heading each: fpdf2 and reportlab in turn."""
+    """Make pages with a repeated header and footer and a heading each, with fpdf2 and reportlab in turn."""
     count = 5 if number else 1
     pages = [_sentences(draw, 8) for _ in range(count)]
     headings = [f"Part {page + 1} about {draw.choice(WORDS)}" for page in range(count)]
@@ -209,7 +209,7 @@ def _pdf_columns(draw: random.Random, number: int) -> MadeFile:
 
 
 def _pdf_letters(draw: random.Random, number: int) -> MadeFile:
-    """Letters one by one, as browsers print; or words without a blank between them."""
+    """Draw letters one by one, as browsers print, or words without blanks between them."""
     texts = _sentences(draw, 12)
 
     def paint(canvas: Any) -> None:
@@ -224,7 +224,7 @@ def _pdf_letters(draw: random.Random, number: int) -> MadeFile:
 
 
 def _pdf_hyphens(draw: random.Random, number: int) -> MadeFile:
-    """Lines that end within a word that stands elsewhere in the document as well."""
+    """Make lines that break within a word. The whole word also stands elsewhere in the document."""
     word = draw.choice(["reimbursement", "authorization", "rehabilitation", "coinsurance"])
     texts = [f"The {word} is due in {draw.choice(WORDS)}.", *_sentences(draw, 6)]
     broken = [f"See the {word[:6]}-", f"{word[6:]} of your {draw.choice(WORDS)}."]
@@ -266,7 +266,7 @@ NOISE = [
 
 
 def _html_page(draw: random.Random, number: int) -> MadeFile:
-    """A page within its site: menus, banner, sidebar, footer around the content."""
+    """Make a page with its site: menus, banner, sidebar and footer around the content."""
     heading = f"Benefits of {draw.choice(WORDS)}"
     first, second, rows = _sentences(draw, 5), _sentences(draw, 5), _rows(draw)
     table = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in [HEADER, *rows])
@@ -302,7 +302,7 @@ def _html_page(draw: random.Random, number: int) -> MadeFile:
 
 
 def _html_open_tags(draw: random.Random, number: int) -> MadeFile:
-    """End tags left out, as the standard allows."""
+    """Make a page that omits end tags, as the standard allows."""
     rows, items, texts = _rows(draw), _sentences(draw, 4), _sentences(draw, 3)
     table = (
         "<table><thead><tr><th>"

@@ -1,6 +1,6 @@
-"""A tenant that takes all it can get from `ragcore serve`, in a process of its own: reports without a pause, or bodies that never end.
+"""A greedy tenant of `ragcore serve`, in its own process: it requests reports without a pause, or sends bodies that never end.
 
-`python -m tests.support.hog OPTIONS` reads from each line what to do next, and answers "stop" with what came of it.
+`python -m tests.support.hog OPTIONS` reads its next task from each line, and answers "stop" with the outcomes.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ HOG = "hog"
 REPORTS, BODIES = 40, 400
 # Seconds between two bytes of a slow body.
 DRIP = 1.0
-# A full body comes by pieces, in bytes, with seconds between them, so that all of them together come as quickly as a gigabit network brings them.
+# A full body is sent in pieces of this many bytes, with this many seconds between them, so that all bodies together use a gigabit network fully.
 PIECE = 65_536
 BETWEEN_PIECES = BODIES * PIECE / 125e6
-# Seconds to the next connection, after one that the server has closed.
+# Seconds until the next connection after the server has closed one.
 AGAIN = 0.05
 
 
 class Hog:
-    """The tenant, as its driver sees it."""
+    """The driver's handle on the tenant."""
 
     def __init__(self, process: Child) -> None:
         self._process = process
@@ -49,9 +49,9 @@ class Hog:
         """Keep the server busy during a block.
 
         Args:
-            how: "similarity": 40 requests for a report at once, each followed by the next; "bodies": 400 bodies that come by a byte a second; "full_bodies":
-                400 bodies of the largest size that lack their last byte. "alone": nothing.
-            came: counts at the end what came of it: answers by status, "closed" connections, and those that were "open" at the end.
+            how: "similarity": 40 concurrent requests for a report, each followed by the next; "bodies": 400 bodies of one byte a second; "full_bodies":
+                400 bodies of the largest size without their last byte; "alone": nothing.
+            came: receives the outcomes at the end: answers by status, "closed" connections, and connections that were "open" at the end.
         """
         if how == "alone":
             yield
@@ -67,13 +67,13 @@ class Hog:
 
 @asynccontextmanager
 async def hog(url: str, token: str) -> AsyncIterator[Hog]:
-    """The tenant that has this token, for a block."""
+    """Start the tenant with this token for a block."""
     async with child("tests.support.hog", {"url": url, "token": token}) as process:
         yield Hog(process)
 
 
 class _Reports:
-    """40 users, each of whom asks for a report, and again as soon as an answer has come."""
+    """40 users. Each asks for a report, and again as soon as an answer has come."""
 
     def __init__(self, url: str, token: str) -> None:
         self._options = HttpOptions(
@@ -91,7 +91,7 @@ class _Reports:
 
 
 class _Bodies:
-    """400 connections with a body each. One that the server ends is followed by the next; an answer doesn't end it, as a bad client has it."""
+    """400 connections with a body each. If the server closes one, the next follows. Like a bad client, it ignores answers and continues to send."""
 
     def __init__(self, url: str, token: str, *, full: bool) -> None:
         address = urlsplit(url)
@@ -135,7 +135,7 @@ class _Bodies:
 
 
 def _full_body() -> Iterator[int]:
-    """The sizes of a body's pieces: all of it but the last byte."""
+    """Yield the sizes of a body's pieces, without the body's last byte."""
     for begin in range(0, MAX_BODY, PIECE):
         yield min(PIECE, MAX_BODY - 1 - begin)
 

@@ -1,4 +1,4 @@
-"""Made collections: chunks whose vectors and words are drawn, written by COPY, so that a tenant of 200,000 is there within minutes."""
+"""Generated collections: chunks with random vectors and words, written by COPY, so that a tenant of 200,000 chunks takes only minutes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["DIMENSION", "Vectors", "collection", "copy_chunks", "near", "sentenc
 DIMENSION = 384
 Vectors = NDArray[np.float32]
 COLUMNS = ["tenant", "id", "document_id", "position", "text", "metadata", "embedding"]
-# Every so many chunks of a tenant have "rare" set: a filter that keeps 1 %.
+# One of this many chunks of a tenant has "rare" set, so that a filter keeps 1 %.
 RARE_EVERY = 100
 WORDS = 30_000
 WORDS_OF_A_CHUNK = 150
 
 
 def near(draw: np.random.Generator, question: Vectors, count: int, cosine: float) -> Vectors:
-    """Unit vectors that lie at about this cosine from a question."""
+    """Return unit vectors with about this cosine to a question."""
     away = draw.normal(size=(count, len(question))).astype(np.float32)
     away -= np.outer(away @ question, question)
     away /= np.linalg.norm(away, axis=1, keepdims=True)
@@ -35,7 +35,7 @@ def near(draw: np.random.Generator, question: Vectors, count: int, cosine: float
 
 
 def zipf_words() -> tuple[list[str], list[float]]:
-    """Made words, and how often each is drawn: in proportion to 1 / rank, as in natural text."""
+    """Return generated words and the frequency of each, proportional to 1 / rank as in natural text."""
     draw = random.Random(0)
     syllables = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]
     words: dict[str, None] = {}
@@ -45,7 +45,7 @@ def zipf_words() -> tuple[list[str], list[float]]:
 
 
 def sentences(seed: int, count: int, words: int = WORDS_OF_A_CHUNK) -> Iterator[str]:
-    """Texts of made words."""
+    """Yield texts of generated words."""
     vocabulary, weights = zipf_words()
     cumulated = list(np.cumsum(weights))
     draw = random.Random(seed)
@@ -55,7 +55,7 @@ def sentences(seed: int, count: int, words: int = WORDS_OF_A_CHUNK) -> Iterator[
 
 @asynccontextmanager
 async def collection(owner_dsn: str, schema: str, *, indexed: bool = True) -> Any:
-    """A new collection, and its owner's connection; its index is made at the end of the block."""
+    """Create a collection and yield its owner's connection. The index is created at the end of the block."""
     await migrate(owner_dsn, model="made", dimension=DIMENSION, role="ragcore", schema=schema)
     owner = await asyncpg.connect(owner_dsn)
     try:
@@ -83,7 +83,7 @@ async def copy_chunks(
     texts: Sequence[str] | Iterator[str],
     vectors: Vectors | None,
 ) -> None:
-    """Chunks of one document."""
+    """Write the chunks of one document."""
     await owner.execute(f"insert into {schema}.document values ($1, 'd', 'h', 'made')", tenant)
     batch: list[tuple[Any, ...]] = []
     for number, text in enumerate(texts):

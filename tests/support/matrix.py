@@ -1,4 +1,4 @@
-"""Every fault by stage: what can go wrong on the wire, in an HTTP server's answers and in PostgreSQL, each as a block in which it strikes."""
+"""All faults by stage: on the wire, in an HTTP server's answers, and in PostgreSQL. Each fault lasts for a block."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ __all__ = ["ORDINARY", "Strike", "matrix"]
 Strike: TypeAlias = Callable[[Servers], AbstractAsyncContextManager[None]]
 
 
-# A fault of these names is ordinary life: a call with a deadline that is longer should be answered.
+# These faults are routine: a call whose deadline is longer should be answered.
 ORDINARY = frozenset(
     {
         "idle sessions terminated",
@@ -60,7 +60,7 @@ ORDINARY = frozenset(
 
 
 def matrix() -> dict[tuple[str, str], Strike]:
-    """All faults by stage and name."""
+    """Return all faults by stage and name."""
     faults: dict[tuple[str, str], Strike] = {}
     for stage in ("embed", "generate"):
         faults |= {(stage, name): strike for name, strike in _http(stage).items()}
@@ -89,7 +89,7 @@ def matrix() -> dict[tuple[str, str], Strike]:
 
 
 def _ordinary() -> dict[str, Strike]:
-    """What happens to a database that is well: none of it should cost a call whose deadline is longer."""
+    """Return the routine events of a healthy database. None of them should fail a call whose deadline is longer."""
     terminate = f"select pg_terminate_backend(pid) {SELECT_BACKENDS}"
     return {
         "idle sessions terminated": _once(terminate),
@@ -104,7 +104,7 @@ def _ordinary() -> dict[str, Strike]:
 
 
 def _once(statement: str, after: float = 0.0) -> Strike:
-    """A statement against the client's sessions, before the calls or in their midst."""
+    """Run a statement against the client's sessions, before the calls or during them."""
 
     @asynccontextmanager
     async def strike(world: Servers) -> AsyncIterator[None]:
@@ -124,7 +124,7 @@ def _once(statement: str, after: float = 0.0) -> Strike:
 
 
 def _setting(setting: str) -> Strike:
-    """A setting of the client's role; its sessions are begun anew under it."""
+    """Change a setting of the client's role and restart its sessions with it."""
 
     @asynccontextmanager
     async def strike(world: Servers) -> AsyncIterator[None]:
@@ -139,7 +139,7 @@ def _setting(setting: str) -> Strike:
 
 
 def _signalled(number: int) -> Strike:
-    """The server ends, fast or at once, and its supervisor starts it again."""
+    """Stop the server, fast or immediately. Its supervisor starts it again."""
 
     @asynccontextmanager
     async def strike(world: Servers) -> AsyncIterator[None]:
@@ -177,7 +177,7 @@ def _again_and_again_plainly(statement: str) -> Strike:
             await anyio.sleep(0.01)
             yield
             group.cancel_scope.cancel()
-        world.owner.terminate()  # it may have been in the middle of one
+        world.owner.terminate()  # it may have been in the middle of a statement
         world.owner = await _connected(world.addresses.owner)
 
     return strike
@@ -185,7 +185,7 @@ def _again_and_again_plainly(statement: str) -> Strike:
 
 @asynccontextmanager
 async def _flooded(world: Servers) -> AsyncIterator[None]:
-    """Another tenant gets chunks that lie as near to the question as the right one."""
+    """Give another tenant chunks that are as near to the question as the right one."""
     await world.owner.execute(
         """
         insert into ragcore.document values ('flood', 'flood', 'h', 'fake');
@@ -202,7 +202,7 @@ async def _flooded(world: Servers) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _recreated(world: Servers) -> AsyncIterator[None]:
-    """pgvector is dropped and created again under the client's connections; the vectors are put back."""
+    """Drop and re-create pgvector while the client is connected, and restore the vectors."""
     await world.owner.execute(
         f"""
         begin;
@@ -219,7 +219,7 @@ async def _recreated(world: Servers) -> AsyncIterator[None]:
 
 
 def _served(stage: str, fault: Fault) -> Strike:
-    """A fault of the HTTP server of a stage."""
+    """Start a fault of a stage's HTTP server."""
 
     @asynccontextmanager
     async def strike(world: Servers) -> AsyncIterator[None]:
@@ -234,7 +234,7 @@ def _served(stage: str, fault: Fault) -> Strike:
 
 
 def _wired(stage: str, fault: Fault) -> Strike:
-    """A fault on the way to a stage: open connections are reset, for it strikes new ones."""
+    """Start a fault on the connections to a stage. It affects new connections, so open ones are reset."""
 
     @asynccontextmanager
     async def strike(world: Servers) -> AsyncIterator[None]:
@@ -271,7 +271,7 @@ def _refused(stage: str) -> Strike:
 
 
 def _frozen(stage: str, after: float = 0.0) -> Strike:
-    """No byte passes from now on, or from the middle of the calls; a cancel request is swallowed as well."""
+    """Let no byte pass, from now on or from the middle of the calls. Cancel requests are lost too."""
 
     @asynccontextmanager
     async def strike(world: Servers) -> AsyncIterator[None]:
@@ -296,7 +296,7 @@ def _frozen(stage: str, after: float = 0.0) -> Strike:
 
 @asynccontextmanager
 async def _unresolvable(world: Servers) -> AsyncIterator[None]:
-    """Every name takes for ever to resolve: the default executor's threads all wait for a name server."""
+    """Let name resolution hang, as if all threads of the default executor waited for a name server."""
     loop = asyncio.get_running_loop()
     given = loop.getaddrinfo
 
@@ -315,7 +315,7 @@ async def _unresolvable(world: Servers) -> AsyncIterator[None]:
 
 
 def _sql(before: str, after: str = "", *, keep: bool = True) -> Strike:
-    """Something that another session does to the database."""
+    """Run statements in another session of the database."""
 
     @asynccontextmanager
     async def strike(world: Servers) -> AsyncIterator[None]:
@@ -340,7 +340,7 @@ def _sql(before: str, after: str = "", *, keep: bool = True) -> Strike:
 
 
 def _again_and_again(statement: str, every: float = 0.003) -> Strike:
-    """A statement against the client's sessions, while the calls run."""
+    """Repeat a statement against the client's sessions while the calls run."""
 
     @asynccontextmanager
     async def strike(world: Servers) -> AsyncIterator[None]:
@@ -361,7 +361,7 @@ def _again_and_again(statement: str, every: float = 0.003) -> Strike:
 
 @asynccontextmanager
 async def _stopped_backends(world: Servers) -> AsyncIterator[None]:
-    """SIGSTOP to all of the client's backends: a server that is frozen, not gone."""
+    """Send SIGSTOP to all of the client's backends: the server is frozen, but its connections stay open."""
     rows = await world.owner.fetch("select pid from pg_stat_activity where usename = $1", ROLE)
     pids = [row["pid"] for row in rows]
     for pid in pids:
@@ -378,7 +378,7 @@ async def _stopped_backends(world: Servers) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _restarted(world: Servers) -> AsyncIterator[None]:
-    """The server ends all sessions and takes no new ones for a while, as at a restart."""
+    """End all sessions and accept no new ones for a while, as at a restart."""
     world.database_wire.refuse()
     await world.owner.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = $1", ROLE)
     await anyio.sleep(0.02)
@@ -389,7 +389,7 @@ async def _restarted(world: Servers) -> AsyncIterator[None]:
 
 
 def _http(stage: str) -> dict[str, Strike]:
-    """What can go wrong with an HTTP server, on the wire and in its answers."""
+    """Return the faults of an HTTP server, on the wire and in its answers."""
     statuses: dict[str, Fault] = {
         str(status): Fail(status) for status in (400, 401, 403, 404, 408, 409, 413, 500, 502, 503, 504, 529)
     }
@@ -440,7 +440,7 @@ def _http(stage: str) -> dict[str, Strike]:
 
 
 def _stream(*deltas: dict[str, Any]) -> Fault:
-    """A stream of these choices, or errors."""
+    """Return a stream of these choices or errors."""
     frame = {"id": "c", "object": "chat.completion.chunk", "created": 0, "model": "fake"}
     events = [one if "error" in one else {**frame, "choices": [{"index": 0, **one}]} for one in deltas]
     body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
@@ -450,7 +450,7 @@ def _stream(*deltas: dict[str, Any]) -> Fault:
 _ROLE = {"delta": {"role": "assistant", "content": ""}, "finish_reason": None}
 _ERROR = {"error": {"message": "the engine has failed", "type": "server_error", "code": 500}}
 _TOOL = {"tool_calls": [{"index": 0, "id": "t", "type": "function", "function": {"name": "look", "arguments": "{}"}}]}
-# Ends without an answer, each in its own way.
+# Streams that end without an answer, each in another way.
 _ENDS: dict[str, tuple[dict[str, Any], ...]] = {
     "error at once": (_ERROR,),
     "error after the role": (_ROLE, _ERROR),

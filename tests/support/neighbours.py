@@ -1,4 +1,4 @@
-"""What one tenant does to the others, in virtual time: a crowd that asks without a pause, and one whose questions fail."""
+"""The effect of one tenant on the others, in virtual time: a tenant that asks without a pause, and a tenant whose questions fail."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ __all__ = ["poison_ratio", "quiet_ratio"]
 CELL = Cell(slots=4, service=0.5, queue=256, timeout=30.0, load=1.0, loop="open")
 QUESTION = "What is my deductible?"
 QUIET, OTHERS = "quiet", tuple(f"other {number}" for number in range(5))
-# Of a larger crowd fewer questions, since each second of it takes a minute.
+# Fewer questions with a larger crowd, because each simulated second takes a minute.
 QUIET_QUESTIONS, QUESTIONS_BESIDE_MANY, MANY, WARM_UP = 60, 10, 1_000, 2.0
 POISON_SECONDS = 300.0
 
 
 def quiet_ratio(loops: int) -> float:
-    """The p95 of a tenant that asks once a second, beside so many loops of another tenant, over what it is alone and one service time."""
+    """Return the p95 of a tenant that asks once a second, next to another tenant's loops, divided by its p95 alone plus one service time."""
     alone, beside = (anyio.run(_quiet, count, backend_options={"loop_factory": VirtualLoop}) for count in (0, loops))
     return float(beside / (alone + CELL.service))
 
 
 def poison_ratio(stage: str, *, quick: bool) -> float:
-    """The others' good answers while the questions of one tenant make the embedder or the model fail, over those without that tenant."""
+    """Return the others' good answers while one tenant's questions make the embedder or the model fail, divided by those without that tenant."""
     seconds = POISON_SECONDS / (5 if quick else 1)
     without, beside = (
         anyio.run(_poison, stage, bad, seconds, backend_options={"loop_factory": VirtualLoop}) for bad in (False, True)
@@ -118,7 +118,7 @@ class _PoisonedEmbedder(FakeEmbedder):
         self._fails = fails
 
     async def embed(self, texts: Any, /, *, kind: Any) -> Any:
-        """As `FakeEmbedder.embed`."""
+        """Embed as `FakeEmbedder.embed` does, but fail for that flow."""
 
         async def attempt() -> Any:
             await anyio.sleep(0.05)

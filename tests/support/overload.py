@@ -1,4 +1,4 @@
-"""More questions than a model can answer, in virtual time: one cell of a grid, and the scheduler that knows everything, beside which it is judged."""
+"""More questions than a model can answer, in virtual time: one cell of a grid, compared with a scheduler that knows the future."""
 
 from __future__ import annotations
 
@@ -34,33 +34,33 @@ SERVICES = (0.1, 0.5, 3.0)
 LONG_QUEUE = 256
 TIMEOUTS = (5.0, 30.0)
 LOADS = (0.5, 1.0, 2.0, 4.0, 10.0, 50.0)
-# The first token comes after this share of the service time; in one row after all of it.
+# The first token comes after this share of the service time; in one row, at its end.
 FIRST_SHARE = 0.1
 FIRST_AT_ONCE = (4, 0.5)
-# A first token may take at most so long, and this share of what is left.
+# A first token may take at most this many seconds, and this share of the remaining time.
 FIRST_TIMEOUT, FIRST_TIMEOUT_SHARE = 10.0, 0.4
-# A caller in a closed loop that was refused waits before it asks again.
+# Seconds that a refused caller in a closed loop waits before it asks again.
 BACK_AFTER = 0.1
-# What a cell takes: so many services, so many answers, so many times the time that the queue turns over in.
+# The length of a cell: at least this many service times, this many answers, and this many times the time in which the queue turns over.
 LEAST_SERVICES, LEAST_ANSWERS, TURNS = 10, 200, 3
-# A cell of more questions than this is shorter, but not shorter than so many services.
+# A cell with more questions than this is shortened, but not below this many service times.
 HEAVY_QUESTIONS, HEAVY_SERVICES = 12_000, 2
 PROMPT = Prompt("What is my deductible?", passages=(Passage("c", "d", "Your deductible is $1,500."),))
-# Where the estimate of a service is off by this much, the refusal that names it is false.
+# If the estimate of a service time is off by this factor, the refusal that names it is false.
 ESTIMATE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One combination.
+    """One combination of parameters.
 
     Attributes:
-        service: seconds of an answer.
-        first: share of it after which the first token comes.
-        load: questions, as a multiple of what the model can answer; in a closed loop callers, as a multiple of the slots.
+        service: seconds for an answer.
+        first: share of the service time after which the first token comes.
+        load: questions as a multiple of the model's capacity; in a closed loop, callers as a multiple of the slots.
         spread: the service times are drawn from service × [1 - spread, 1 + spread].
-        order: whose turn it is within a flow: ragcore's own order, or the earliest deadline first, for comparison.
-        given_seconds: how long questions come; 0: as long as it needs.
+        order: order within a flow: ragcore's own, or earliest deadline first for comparison.
+        given_seconds: for how many seconds questions come; 0: as long as the cell needs.
     """
 
     slots: int
@@ -77,12 +77,12 @@ class Cell:
 
     @property
     def reserve(self) -> float:
-        """Seconds that RAG keeps for its last resort."""
+        """Seconds that RAG reserves for quotation."""
         return min(RESERVE_SECONDS, RESERVE_SHARE * self.timeout)
 
     @property
     def why_not(self) -> str:
-        """Why it can't be answered even alone; "" if it can."""
+        """The reason why even a single question can't be answered; "" if it can."""
         if self.service + self.reserve > self.timeout:
             return "service and reserve exceed the timeout"
         limit = min(FIRST_TIMEOUT, FIRST_TIMEOUT_SHARE * (self.timeout - self.reserve))
@@ -90,7 +90,7 @@ class Cell:
 
     @property
     def callers(self) -> int:
-        """In a closed loop."""
+        """Number of callers in a closed loop."""
         return max(1, round(self.load * self.slots))
 
     @property
@@ -100,7 +100,7 @@ class Cell:
 
     @property
     def seconds(self) -> float:
-        """How long questions come: until what happens is no longer what happens at the start."""
+        """For how many seconds questions come: long enough that the start does not matter."""
         if self.given_seconds:
             return self.given_seconds
         turn = min(self.timeout, self.queue * self.service / self.slots + self.service)
@@ -109,12 +109,12 @@ class Cell:
 
     @property
     def questions_per_second(self) -> float:
-        """At most: in a closed loop, those who are refused come back soon."""
+        """The largest rate of questions. In a closed loop, refused callers soon ask again."""
         return self.rate if self.loop == "open" else self.callers / min(BACK_AFTER, self.service)
 
 
 def grid() -> list[Cell]:
-    """All cells, those that can't be answered even alone among them."""
+    """Return all cells, including those in which not even a single question can be answered."""
     shapes = [(slots, service, FIRST_SHARE) for slots in SLOTS for service in SERVICES]
     shapes.append((*FIRST_AT_ONCE, 1.0))
     return [
@@ -129,13 +129,13 @@ def grid() -> list[Cell]:
 
 @dataclass(slots=True)
 class Asked:
-    """What became of one question.
+    """The outcome of one question.
 
     Attributes:
-        at: when it was asked.
+        at: the time at which it was asked.
         service: seconds that its answer takes.
-        late: seconds after it could no longer be answered at which it was refused.
-        false: the reason that it was told, where that is not true.
+        late: seconds between the moment after which it could no longer be answered and its refusal.
+        false: the reported reason, if that reason is not true.
     """
 
     at: float
@@ -148,10 +148,10 @@ class Asked:
 
 @dataclass
 class Outcome:
-    """What became of a cell.
+    """The outcome of a cell.
 
     Attributes:
-        ratio: good answers beside those of a scheduler that knows everything.
+        ratio: good answers divided by those of a scheduler that knows the future.
     """
 
     cell: Cell
@@ -164,7 +164,7 @@ class Outcome:
 
     @classmethod
     def of(cls, cell: Cell, asked: Sequence[Asked]) -> Outcome:
-        """Judge it. What is answered after the last question has come would be at the pace of the end, so it counts for nobody."""
+        """Judge a cell. Answers after the last question arrive under a falling load, so they count for neither side."""
         good = sum(one.ending == "good" and one.at + one.took <= cell.seconds + 1e-9 for one in asked)
         best = clairvoyant(cell, asked)
         if cell.loop == "closed":  # a scheduler that asked more often would have had other arrivals
@@ -181,18 +181,18 @@ class Outcome:
 
 
 def run_cell(cell: Cell) -> Outcome:
-    """A cell on the virtual clock."""
-    # Thousands of tasks at once: looking for garbage among them again and again takes a third of the time.
+    """Run a cell on the virtual clock."""
+    # With thousands of tasks, garbage collection would take a third of the time.
     gc.set_threshold(200_000, 50, 100)
     asked = anyio.run(_run, cell, backend_options={"loop_factory": VirtualLoop})
     return Outcome.of(cell, asked)
 
 
 class Model(Part):
-    """A model with so many slots; a request beyond them waits at the model.
+    """A model with a number of slots. Further requests wait at the model.
 
     Args:
-        fails: for whose flow it answers 500.
+        fails: the flow whose requests it answers with status 500.
     """
 
     model = "simulated"
@@ -205,17 +205,17 @@ class Model(Part):
         self._fails = fails
 
     def draw(self) -> float:
-        """The service time of one answer."""
+        """Draw the service time of one answer."""
         spread = self._cell.spread
         return self._cell.service * (self._draw.uniform(1 - spread, 1 + spread) if spread else 1.0)
 
     async def generate(self, prompt: Prompt, /) -> Generation:
-        """Not used."""
+        """Not used; only streams are."""
         raise NotImplementedError
 
     @asynccontextmanager
     async def stream(self, prompt: Prompt, /) -> AsyncIterator[AsyncIterator[str | Generation]]:
-        """A word after the first token's time, and the rest after the service time."""
+        """Send a word at the time of the first token, and the rest after the service time."""
         async with self.policy.hold() as held:
             async with aclosing(held.items(self._pieces(self.draw()))) as pieces:
                 yield pieces
@@ -233,13 +233,13 @@ class Model(Part):
 
 
 class _EarliestDeadlineFirst(FairQueue):
-    """For comparison: of those who can still be served, the one whose deadline comes first."""
+    """A queue for comparison: of the callers that can still be served, it picks the one with the earliest deadline."""
 
     def _pick(self, flow: Flow) -> Waiter:
         return min(flow.waiting, key=lambda waiter: waiter.when)
 
     def _let_go_of_the_hopeless(self, flow: Flow, now: float) -> None:
-        """None is hopeless before its own time."""
+        """Drop no caller before its own deadline."""
 
 
 async def _run(cell: Cell) -> list[Asked]:
@@ -266,7 +266,7 @@ async def _run(cell: Cell) -> list[Asked]:
             pass
         else:
             one.ending = "other" if answer.degraded else "good"
-            # The model is well and answers within all of its limits: whatever is said of it is not true.
+            # The model is healthy and answers within all limits, so any reported failure of it is false.
             one.false = answer.degraded[0].reason if answer.degraded else ""
         one.took = anyio.current_time() - began
         return one.ending
@@ -292,10 +292,10 @@ async def _run(cell: Cell) -> list[Asked]:
 
 
 def clairvoyant(cell: Cell, asked: Sequence[Asked]) -> int:
-    """How many of these questions could have been answered in time by a scheduler that knows all of them beforehand, with the same slots and queue.
+    """Count the questions that a scheduler could have answered in time if it knew all of them in advance, with the same slots and queue.
 
-    The earliest deadline first among those that can still be met, and of a full queue the one with the earliest deadline is dropped: with equal service
-    times nothing answers more (each answer of another schedule can be exchanged for one of an earlier deadline).
+    It serves the earliest deadline first among the questions that can still be answered. If the queue is full, it drops the question with the earliest
+    deadline. With equal service times no schedule answers more: each answer of another schedule can be exchanged for one with an earlier deadline.
     """
     free = [0.0] * cell.slots
     heapq.heapify(free)
@@ -332,10 +332,10 @@ _FULL = re.compile(r"concurrency limit and queue are full \((\d+) running, (\d+)
 
 
 def is_false(reason: str, cell: Cell, elapsed: float) -> str:
-    """The reason of a refusal, where it says what is not so; "" where it is true.
+    """Return the reason of a refusal if it is false; "" if it is true.
 
     Args:
-        elapsed: seconds after the question at which the refusal came.
+        elapsed: seconds between the question and the refusal.
     """
     rounding = 0.05 + 0.1 * elapsed
     if found := _WAITED.search(reason):

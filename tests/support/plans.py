@@ -1,4 +1,7 @@
-"""Made sets with questions: plans, whose titles say what their sections leave out; a handbook, whose headings do; notices, whose titles say nothing."""
+"""Generated sets with questions.
+
+In the plans, only the titles name the plan; in the handbook, only the headings do. The titles of the notices say nothing about their content.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from ragcore import Document
 
 __all__ = ["Asked", "handbook", "notices", "plans"]
 
-# What a member may ask about: the name, the statement with a place for the amount, the question.
+# Topics of members' questions: the name, the statement with a placeholder for the amount, the question.
 TOPICS = [
     (
         "Deductible",
@@ -79,7 +82,7 @@ GENERAL = [
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question, and the text that the right passage contains, of a document."""
+    """A question, the document that answers it, and the text that the right passage contains."""
 
     question: str
     document: str
@@ -87,7 +90,7 @@ class Asked:
 
 
 def plans(seed: int = 1, count: int = 48) -> tuple[list[Document], list[Asked]]:
-    """Plans with the same sections and other amounts: only the title says which plan it is."""
+    """Return plans with the same sections and different amounts. Only the title names the plan."""
     draw = random.Random(seed)
     names = [f"{place} {metal} {kind}" for place in PLACES for metal in METALS for kind in KINDS]
     documents, asked = [], []
@@ -102,14 +105,14 @@ def plans(seed: int = 1, count: int = 48) -> tuple[list[Document], list[Asked]]:
 
 
 def handbook(seed: int = 1, count: int = 48) -> tuple[list[Document], list[Asked]]:
-    """The same plans as parts of one document."""
+    """Return the same plans as parts of one document."""
     documents, asked = plans(seed, count)
     text = "\n".join(f"# {document.title}\n\n{document.text}" for document in documents)
     return [Document("handbook", text, title="Member handbook")], [replace(one, document="handbook") for one in asked]
 
 
 def notices(seed: int = 2, count: int = 240) -> tuple[list[Document], list[Asked]]:
-    """Notices about one thing for one group of members each, under titles and headings that could stand over anything."""
+    """Return notices, each about one topic for one group of members. Their titles and headings are generic."""
     draw = random.Random(seed)
     groups = [
         f"{work} in {place}"

@@ -1,4 +1,4 @@
-"""What a client needs around it, each behind a proxy: PostgreSQL, a server of embeddings, a model server."""
+"""The servers of a client, each behind a proxy: PostgreSQL, an embedding server, a model server."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ ROLE = "ragcore"
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where a client finds them.
+    """The addresses of the servers.
 
     Attributes:
         database: DSN of the plain role.
         owner: DSN of the superuser, past the proxy.
         embedding: base URL.
         model: base URL.
-        straight_database, straight_embedding, straight_model: past the proxies, which cost time.
+        straight_database, straight_embedding, straight_model: the same without the proxies, which cost time.
     """
 
     database: str
@@ -66,7 +66,7 @@ async def servers(
     model: OpenAIServer | None = None,
     embedding: OpenAIServer | None = None,
 ) -> AsyncIterator[Servers]:
-    """Start them; without DSNs a PostgreSQL too."""
+    """Start the servers. Without DSNs, start PostgreSQL too."""
     async with AsyncExitStack() as stack:
         if owner_dsn is None or plain_dsn is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory())

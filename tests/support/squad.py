@@ -1,4 +1,4 @@
-"""Squad in an embedded PostgreSQL: the passages embedded by the local embedder, the questions with their labels."""
+"""Squad in an embedded PostgreSQL: passages embedded by the local embedder, and questions with their labels."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from ragcore.types import IngestReport, Kind
 
 SQUAD = Path(__file__).parents[3] / "shared" / "data" / "squad"
 TENANT = "squad"
-# Prime to 100: metadata "share" is spread evenly, so that "share < 10" passes a tenth of all documents.
+# Coprime to 100: the metadata field "share" is spread evenly, so that "share < 10" passes a tenth of all documents.
 SHARE_STEP = 37
 
 
 @dataclass(frozen=True)
 class Squad:
-    """The running store, and what was asked of it."""
+    """The running store, with its documents and questions."""
 
     store: PgVectorStore
     embedder: LocalEmbedder
@@ -44,7 +44,7 @@ class Squad:
 
 
 class Reference:
-    """An embedder that looks the reference vectors up: for runs whose time should not go into embedding."""
+    """An embedder that looks up the reference vectors, for runs that should not spend time on embedding."""
 
     model = "all-MiniLM-L6-v2"
     dimension = 384
@@ -60,26 +60,26 @@ class Reference:
         }
 
     async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vector:
-        """The vectors of whole passages and of questions."""
+        """Return the reference vectors of passages or questions."""
         return np.stack([self._vectors[text.strip()] for text in texts])
 
 
 class Widened(Reference):
-    """The reference vectors with zeros behind them, whose similarities are the same: long vectors that mean something."""
+    """The reference vectors padded with zeros: realistic long vectors with the same similarities."""
 
     dimension = 3_072
 
     async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vector:
-        """(len(texts), 3072)."""
+        """Return an array of shape (len(texts), 3072)."""
         return self.widen(await super().embed(texts, kind=kind))
 
     def widen(self, vectors: Vector) -> Vector:
-        """(n, 384) to (n, 3072)."""
+        """Pad vectors from (n, 384) to (n, 3072)."""
         return np.pad(vectors, ((0, 0), (0, self.dimension - vectors.shape[1])))
 
 
 class Busy:
-    """An embedder and a store that note how many seconds each was at work, for one call or several."""
+    """Wraps an embedder and a store, and measures the seconds in which each handles at least one call."""
 
     def __init__(self, embedder: Embedder, store: Store) -> None:
         self._embedder = embedder
@@ -93,12 +93,12 @@ class Busy:
         self._since = {"embed": 0.0, "write": 0.0}
 
     async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vector:
-        """The embedder's, timed."""
+        """Call the embedder's `embed` and time it."""
         with self._timed("embed"):
             return np.asarray(await self._embedder.embed(texts, kind=kind), dtype=np.float32)
 
     async def upsert(self, documents: Sequence[EmbeddedDocument], /, *, tenant: str) -> None:
-        """The store's, timed."""
+        """Call the store's `upsert` and time it."""
         with self._timed("write"):
             await self._store.upsert(documents, tenant=tenant)
 
@@ -117,9 +117,9 @@ class Busy:
 
 @asynccontextmanager
 async def ingested(*, passages: int | None = None, reference: bool = False) -> AsyncIterator[Squad]:
-    """Squad, ingested whole or in part by ragcore's own way; the questions' reference vectors.
+    """Ingest squad, whole or in part, with ragcore's ingestor. The questions have reference vectors.
 
-    With `reference`, the passages' vectors are looked up rather than made.
+    With `reference`, the passages' vectors are looked up, too, instead of computed.
     """
     documents = read_documents(passages)
     with tempfile.TemporaryDirectory() as folder:
@@ -136,7 +136,7 @@ async def ingested(*, passages: int | None = None, reference: bool = False) -> A
 
 
 def read_documents(most: int | None = None) -> list[Document]:
-    """The passages, or the first of them."""
+    """Return all passages, or only the first `most`."""
     return [
         Document(row["id"], row["text"], title=row["title"], metadata={"share": number * SHARE_STEP % 100})
         for number, row in enumerate(read_lines("corpus.jsonl.gz")[:most])
@@ -151,8 +151,8 @@ def _questions() -> tuple[list[str], Vector, list[str]]:
 
 
 def read_lines(name: str) -> list[dict[str, Any]]:
-    """The rows of a .jsonl.gz of squad; ends the run with a message where it is not there."""
+    """Return the rows of a .jsonl.gz file of squad. If it does not exist, end the run with a message."""
     if not SQUAD.is_dir():
-        sys.exit(f"this scenario needs the folder {SQUAD}, which is not on this machine")
+        sys.exit(f"this scenario needs the folder {SQUAD}, which does not exist on this machine")
     with gzip.open(SQUAD / name, "rt", encoding="utf-8") as file:
         return [json.loads(line) for line in file]

@@ -1,4 +1,4 @@
-"""A canary in every secret, question and text of a real process: `ragcore serve` over a socket and a database, with all of its logs."""
+"""A canary is hidden in every secret, question and text of a real `ragcore serve` with a database. No log or answer may show it to the wrong reader."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ pytestmark = [
     pytest.mark.parametrize("anyio_backend", ["asyncio"]),
 ]
 
-# What an operator might put beside the application: everything that it logs and emits, as a file, with the variables of each frame of a traceback.
+# An operator might add this hook to the application. It writes all logs and events to a file, and the variables of each traceback frame to another.
 HOOK = """
 import json, logging, traceback
 from ragcore import events
@@ -100,7 +100,7 @@ async def model() -> AsyncIterator[OpenAIServer]:
 
 @pytest.fixture
 async def migrated(database: tuple[str, str]) -> tuple[str, str]:
-    """(plain, owner) of a migrated database, with a password in the first."""
+    """Return (plain DSN, owner DSN) of a migrated database. The plain DSN contains a password."""
     await migrate(database[1], model="fake", dimension=64, role="ragcore")
     return database[0].replace("ragcore@", f"ragcore:{PASSWORD}@"), database[1]
 
@@ -122,7 +122,7 @@ def environment(dsn: str, model: OpenAIServer) -> dict[str, str]:
 
 
 async def command(*arguments: str, folder: Path, environment: dict[str, str]) -> tuple[int, str]:
-    """The exit status of `ragcore …` and all that it printed."""
+    """Run `ragcore …` and return its exit status and output."""
     line = [sys.executable, "-m", "ragcore", "--verbose", *arguments]
     done = await anyio.run_process(line, check=False, cwd=folder, env=environment, stderr=subprocess.STDOUT)
     return done.returncode, done.stdout.decode()
@@ -130,7 +130,7 @@ async def command(*arguments: str, folder: Path, environment: dict[str, str]) ->
 
 @asynccontextmanager
 async def serving(folder: Path, environment: dict[str, str]) -> AsyncIterator[str]:
-    """The address of a process that ends by SIGTERM at the end of the block, with a call under way."""
+    """Start a server and yield its address. At the end of the block it gets SIGTERM while a call is running."""
     options = "--port 0 --authenticate hook:authenticate --audit audit.jsonl".split()
     with (folder / "printed.log").open("wb") as log:
         process = subprocess.Popen(
@@ -156,7 +156,7 @@ async def serving(folder: Path, environment: dict[str, str]) -> AsyncIterator[st
 
 
 class Web:
-    """Asks over the socket, and notes who saw what."""
+    """Asks over the socket and records which reader received each text."""
 
     def __init__(self, url: str, seen: Seen) -> None:
         self._client = httpx.AsyncClient(base_url=url, timeout=20)
@@ -180,7 +180,7 @@ class Web:
         return answer.status_code
 
     async def in_every_way(self) -> set[int]:
-        """A question by each route, by each of both."""
+        """Ask on each route, as each of both users."""
         statuses = set()
         turns = [{"role": "user", "content": HISTORY}, {"role": "assistant", "content": HISTORY}]
         for token in (TOKEN, ADMINISTRATOR):
@@ -198,7 +198,7 @@ class Web:
         return statuses
 
     async def abandoned(self, accept: str) -> None:
-        """A question whose asker goes away."""
+        """Ask a question and disconnect."""
         with anyio.move_on_after(0.3):
             await self.ask("POST", "/chat", {"message": f"{ASKED} gone"}, accept=accept)
 
@@ -206,7 +206,9 @@ class Web:
         await self._client.aclose()
 
 
-async def test_a_real_service_tells_nobody(migrated: tuple[str, str], model: OpenAIServer, tmp_path: Path) -> None:
+async def test_a_real_service_leaks_no_secret_question_or_text(
+    migrated: tuple[str, str], model: OpenAIServer, tmp_path: Path
+) -> None:
     seen = Seen()
     (tmp_path / "hook.py").write_text(HOOK)
     tokens = {TOKEN: {"tenant": "m"}, ADMINISTRATOR: {"tenant": "m", "admin": True}}
@@ -219,7 +221,7 @@ async def test_a_real_service_tells_nobody(migrated: tuple[str, str], model: Ope
     rows = [{"id": "a", "text": DOCUMENT.text, "title": TITLE, "metadata": {"kind": METADATA}}, {"id": "b", "text": 1}]
     (documents / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)) + f"\n{TEXT}\n")
     code, printed = await command("ingest", str(documents), "--tenant", "m", folder=tmp_path, environment=set_up)
-    assert code == 1, printed  # in part
+    assert code == 1, printed  # some documents failed
     seen.add("log", printed)
     owner = await asyncpg.connect(migrated[1])
     async with serving(tmp_path, set_up) as url:
@@ -227,7 +229,7 @@ async def test_a_real_service_tells_nobody(migrated: tuple[str, str], model: Ope
         assert await web.in_every_way() == {200}
         assert await web.ask("GET", "/v1/models", token=STOLEN) == 401
         assert await web.ask("POST", "/chat", {"message": ASKED * 1_000}) == 400
-        with suppress(httpx.TransportError):  # the server closes the connection while this still sends
+        with suppress(httpx.TransportError):  # the server closes the connection while the client still sends
             assert await web.ask("POST", "/chat", {"message": ASKED * 100_000}) == 413
         model.faults.always(said(f"{SAID} {KEY}", 503))
         await web.in_every_way()
@@ -235,7 +237,7 @@ async def test_a_real_service_tells_nobody(migrated: tuple[str, str], model: Ope
         for accept in ("application/json", "text/event-stream"):
             await web.abandoned(accept)
         model.faults.always(None)
-        # The database goes away: those that are connected are thrown out, and nobody else gets in.
+        # Make the database unavailable: end all sessions and refuse new ones.
         name = await owner.fetchval("select current_database()")
         elsewhere = await asyncpg.connect(migrated[1].replace(f"/{name}?", "/ragcore?"))
         await owner.close()
@@ -260,9 +262,7 @@ async def test_a_real_service_tells_nobody(migrated: tuple[str, str], model: Ope
     assert seen.leaks() == []
 
 
-async def test_commands_that_fail_tell_no_secret(
-    migrated: tuple[str, str], model: OpenAIServer, tmp_path: Path
-) -> None:
+async def test_failing_commands_show_no_secret(migrated: tuple[str, str], model: OpenAIServer, tmp_path: Path) -> None:
     seen = Seen()
     (tmp_path / "tokens.json").write_text(json.dumps({TOKEN: {"tenant": "m"}}))
     with socket.socket() as free:
@@ -291,7 +291,7 @@ async def test_commands_that_fail_tell_no_secret(
     assert seen.leaks() == []
 
 
-async def test_a_value_that_postgresql_can_not_take_is_named_without_it(migrated: tuple[str, str]) -> None:
+async def test_an_error_about_a_value_that_postgresql_refuses_does_not_quote_it(migrated: tuple[str, str]) -> None:
     seen = Seen()
     embedder, refused = FakeEmbedder(), 0
     async with PgVectorStore(migrated[0]) as store:
@@ -322,8 +322,8 @@ async def _filtered(rag: RAG, value: str) -> None:
     await rag.retrieve(ASKED, tenant="m", filter=meta("kind").gt(value) | meta(value).eq(value))
 
 
-async def test_a_store_that_is_used_by_itself_quotes_no_value_either(migrated: tuple[str, str]) -> None:
-    """The driver's own errors quote the value that they are about."""
+async def test_a_store_without_a_client_quotes_no_value_either(migrated: tuple[str, str]) -> None:
+    """The driver's own errors would quote the value."""
     seen = Seen()
     vector = np.ones(64, dtype=np.float32)
 

@@ -1,4 +1,4 @@
-"""Programs that speak OpenAI's protocol, against ragcore's face of it: each as it comes, in an environment of its own."""
+"""Programs that use OpenAI's protocol work with ragcore's OpenAI-compatible API. Each runs unmodified in its own environment."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ KEY = "a-member's-token"
 
 
 class OnePassage:
-    """Finds the same for every question."""
+    """Finds the same passage for every question."""
 
     async def search(self, query: Query, /) -> Sequence[Passage]:
         return [Passage("c", "plan", "Your deductible is $1,500 per calendar year.", score=0.9)]
@@ -76,7 +76,7 @@ def said(command: list[str], cwd: Path) -> dict[str, Any]:
     return found
 
 
-def test_the_openai_package_is_answered(base_url: str) -> None:
+def test_the_openai_package_works(base_url: str) -> None:
     found = said([sys.executable, str(PROGRAMS / "openai_client.py"), base_url, KEY], ROOT)
     assert (found["whole"], found["streamed"]) == (TEXT, TEXT)
     assert found["refused"] == ["response_format", "unsupported_parameter", True]
@@ -85,7 +85,7 @@ def test_the_openai_package_is_answered(base_url: str) -> None:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("group", PYTHON)
-def test_clients_from_python_are_answered(base_url: str, group: str) -> None:
+def test_python_clients_work(base_url: str, group: str) -> None:
     python = installed(group)
     found = said([str(python), str(PROGRAMS / PYTHON[group]), base_url, KEY], CACHE)
     assert (found["whole"], found["streamed"]) == (TEXT, TEXT)
@@ -93,7 +93,7 @@ def test_clients_from_python_are_answered(base_url: str, group: str) -> None:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("program", NPM)
-def test_clients_from_npm_are_answered(base_url: str, program: str) -> None:
+def test_npm_clients_work(base_url: str, program: str) -> None:
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("npm is not installed")
@@ -110,7 +110,7 @@ def test_clients_from_npm_are_answered(base_url: str, program: str) -> None:
 
 
 def installed(group: str) -> Path:
-    """The Python of a group's virtual environment; skips the test where it can't be made."""
+    """Return the Python of a group's virtual environment. Skip the test if the environment can't be created."""
     needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"][group]
     folder = CACHE / group
     python, stamp = folder / "bin" / "python", folder / "installed"

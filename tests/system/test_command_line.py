@@ -1,4 +1,4 @@
-"""The command line, as a user types it, on an embedded database of its own."""
+"""The command line as a user types it, with its own embedded database."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def ragcore(data: str, *arguments: str, **environment: str) -> subprocess.Comple
     )
 
 
-def test_from_documents_to_an_answer(data: str, tmp_path: Path) -> None:
+def test_a_question_is_answered_from_ingested_documents(data: str, tmp_path: Path) -> None:
     first = ragcore(data, "ingest", str(DOCUMENTS / "chen"), "--tenant", "chen")
     assert (first.returncode, first.stderr) == (0, "")
     assert first.stdout.startswith("1 added, 0 updated, 0 unchanged, 0 failed")
@@ -103,7 +103,7 @@ def test_a_broken_file_is_named_and_the_exit_code_says_so(data: str, tmp_path: P
     assert (done.returncode, "no readable file" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
 
 
-def test_the_doctor_looks_at_each_part_and_says_what_is_wrong(data: str) -> None:
+def test_the_doctor_checks_each_part_and_reports_problems(data: str) -> None:
     done = ragcore(data, "doctor")
     assert done.returncode == 0
     for line in ("interpreter", "database", "role", "schema", "embedder", "model", "tokenizer", "logging"):
@@ -133,7 +133,7 @@ def test_the_doctor_looks_at_each_part_and_says_what_is_wrong(data: str) -> None
         (("--data", "/proc/x", "ask", "q", "-t", "x"), {}, 2, "can't be written"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_one_line_and_an_exit_code(
+def test_an_error_is_one_line_and_an_exit_code(
     data: str, arguments: tuple[str, ...], environment: dict[str, str], code: int, said: str
 ) -> None:
     done = ragcore(data, *arguments, **environment)
@@ -143,7 +143,7 @@ def test_what_is_wrong_is_one_line_and_an_exit_code(
     assert "canary" not in done.stderr
 
 
-def test_the_demo_is_right_and_says_so() -> None:
+def test_the_demo_reports_that_all_answers_are_right() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "ragcore.demo"], capture_output=True, text=True, timeout=100, check=False
     )
@@ -152,7 +152,7 @@ def test_the_demo_is_right_and_says_so() -> None:
     assert "✗" not in done.stdout
 
 
-def test_migrating_by_the_environment_and_the_version(server: tuple[str, str]) -> None:
+def test_migrate_reads_the_environment_and_version_is_printed(server: tuple[str, str]) -> None:
     done = ragcore(
         "/nowhere",
         "migrate",
@@ -167,7 +167,7 @@ def test_migrating_by_the_environment_and_the_version(server: tuple[str, str]) -
     assert ragcore("/nowhere", "--version").stdout.startswith("ragcore ")
 
 
-def test_without_its_extra_it_says_what_to_install() -> None:
+def test_without_the_extra_the_error_says_what_to_install() -> None:
     script = (
         "import sys; sys.modules['typer'] = None; sys.argv = ['ragcore']; from ragcore.__main__ import main; main()"
     )

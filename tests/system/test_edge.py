@@ -1,4 +1,4 @@
-"""The HTTP edge over real sockets, with two servers: what a security reviewer sends."""
+"""The HTTP edge over real sockets, on two ASGI servers, with the requests of a security reviewer."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Served:
         )
 
     def raw(self, *lines: str, body: bytes = b"", wait: float = 2.0) -> tuple[int, bytes]:
-        """The status and all that comes until the server ends the connection, or nothing more does."""
+        """Send raw bytes. Return the status and everything that arrives until the server closes the connection or is silent."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
             received = b""
             try:
@@ -82,7 +82,7 @@ class Served:
                 connection.settimeout(wait)
                 while piece := connection.recv(65_536):
                     received += piece
-            except (TimeoutError, ConnectionError):  # the server closes while this still sends
+            except (TimeoutError, ConnectionError):  # the server closes the connection while the client still sends
                 pass
         return int(received.split(b" ", 2)[1]) if received else 0, received
 
@@ -136,10 +136,10 @@ def test_ambiguous_requests_are_refused(served: Served) -> None:
         [token, "api-key: other", length],
     ):
         status, said = served.raw(*head, *extra, body=body)
-        assert status in (400, 0), said  # or the server itself ends the connection
+        assert status in (400, 0), said  # 0: the ASGI server closed the connection
 
 
-def test_questions_are_in_no_log(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_log_contains_a_question(served: Served, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     path = "/debug/rag-similarity/m"
     assert served.ask("GET", f"{path}?query={CANARY}").status_code == 405
@@ -151,7 +151,7 @@ def test_questions_are_in_no_log(served: Served, caplog: pytest.LogCaptureFixtur
     assert not any(CANARY in line for line in ours)
 
 
-def test_one_members_reports_and_slow_bodies_do_not_slow_another_ones_chat(served: Served) -> None:
+def test_one_users_reports_and_slow_bodies_do_not_slow_another_users_chat(served: Served) -> None:
     def chat() -> float:
         began = time.perf_counter()
         assert served.ask("POST", "/chat", json={"message": "deductible?"}).status_code == 200
@@ -173,8 +173,8 @@ def test_one_members_reports_and_slow_bodies_do_not_slow_another_ones_chat(serve
     for connection in slow:
         connection.close()
     assert statuses <= {200, 429}
-    assert beside < 10 * alone + 3  # the figure is the benchmark's; this only has to be no hang
-    # Its places are free again as soon as the server has seen that all of those connections are closed.
+    assert beside < 10 * alone + 3  # only checks that nothing hangs; the benchmark measures the ratio
+    # Its places become free as soon as the server has noticed that all of those connections are closed.
     end = time.monotonic() + 15
     while (again := served.ask("POST", "/chat", "hog", json={"message": "deductible?"})).status_code == 429:
         assert time.monotonic() < end, again.text
@@ -236,7 +236,7 @@ BODIES = {
 
 
 def refused_in_words(status: int, received: bytes) -> None:
-    """No 500, and JSON that says what is wrong where it is ragcore that refuses; or the server refuses what is no HTTP, or ends the connection."""
+    """Check a refusal: never 500. ragcore refuses with JSON that gives the reason; the ASGI server may refuse invalid HTTP or close the connection."""
     head, _, body = received.partition(b"\r\n\r\n")
     by_ragcore = b"x-request-id" in head.lower()
     assert status < 500 or (status == 501 and not by_ragcore), received[:500]
@@ -250,7 +250,7 @@ def refused_in_words(status: int, received: bytes) -> None:
 
 
 @pytest.mark.parametrize("path", TO_ALL)
-def test_bodies_that_nobody_can_read(served: Served, path: str) -> None:
+def test_invalid_bodies_are_refused_with_a_reason(served: Served, path: str) -> None:
     for name, body in BODIES.items():
         head = [f"POST {path} HTTP/1.1", "host: x", "authorization: Bearer m", "connection: close"]
         status, received = served.raw(*head, f"content-length: {len(body)}", body=body)
@@ -260,7 +260,7 @@ def test_bodies_that_nobody_can_read(served: Served, path: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data", "application/xml; charset=nonsense", "", "\xff"])
-def test_a_body_is_json_whatever_it_is_called(served: Served, kind: str) -> None:
+def test_a_body_is_read_as_json_with_any_content_type(served: Served, kind: str) -> None:
     body = b'{"message": "deductible?"}'
     head = [f"POST {CHAT} HTTP/1.1", "host: x", "authorization: Bearer m", "connection: close", f"content-type: {kind}"]
     status, received = served.raw(*head, f"content-length: {len(body)}", body=body)
@@ -328,7 +328,7 @@ HEADS = [
 ]  # fmt: skip
 
 
-def test_bodies_that_are_packed_or_cut_badly(served: Served) -> None:
+def test_badly_compressed_or_chunked_bodies_are_refused(served: Served) -> None:
     head = [f"POST {CHAT} HTTP/1.1", "host: x", "authorization: Bearer m", "connection: close"]
     for name, (body, encoding) in ENCODINGS.items():
         status, received = served.raw(*head, f"content-encoding: {encoding}", f"content-length: {len(body)}", body=body)
@@ -339,7 +339,7 @@ def test_bodies_that_are_packed_or_cut_badly(served: Served) -> None:
     assert served.ask("POST", CHAT, json={"message": "deductible?"}).status_code == 200
 
 
-def test_heads_that_nobody_sends(served: Served) -> None:
+def test_odd_heads_are_refused_with_a_reason(served: Served) -> None:
     for token in ("m", "root!"):
         for lines in HEADS:
             head = [lines[0].format(CHAT), "host: x", f"authorization: Bearer {token}", "connection: close", *lines[1:]]

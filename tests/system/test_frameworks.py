@@ -1,4 +1,4 @@
-"""Each framework's page, as it is written, on a real server over real sockets."""
+"""The service of each framework's page runs as written, on a real server over real sockets."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ MEMBER = {"x-member": "ann"}
 FACT = "$1,500"
 AT_ONCE = 50
 IN_FLIGHT = 20
-# The pages say 10 s, which a test need not wait for.
+# The pages use 10 s, which is too long for a test.
 GRACE = 2
 
 
 def services() -> list[tuple[str, str, str]]:
-    """(name, service.py, command) of each page; Django's has two."""
+    """Return (name, service.py, command) for each page. Django's page has two."""
     found = []
     for page in sorted(PAGES.glob("*.md")):
         text = page.read_text()
@@ -50,7 +50,7 @@ def services() -> list[tuple[str, str, str]]:
             block for block in re.findall(r"^```sh\n(.*?)\n```", text, re.DOTALL | re.MULTILINE) if "service" in block
         ]
         assert len(files) == len(commands), page
-        commands = [command.splitlines()[-1] for command in commands]  # what installs comes before
+        commands = [command.splitlines()[-1] for command in commands]  # earlier lines install packages
         found += [
             (f"{page.stem}-{number}" if number else page.stem, *pair)
             for number, pair in enumerate(zip(files, commands, strict=True))
@@ -59,12 +59,12 @@ def services() -> list[tuple[str, str, str]]:
 
 
 SERVICES = services()
-# These can't be told that a client is gone.
+# These servers don't tell the application that a client has disconnected.
 WSGI = ("flask", "django-1")
 
 
 class World:
-    """A service, and what it stands on."""
+    """A service, its process and its dependencies."""
 
     def __init__(self, url: str, model: OpenAIServer, process: subprocess.Popen[bytes], owner: Any, log: Path) -> None:
         self.url = url
@@ -149,19 +149,19 @@ async def until_up(world: World, client: httpx2.AsyncClient) -> None:
 
 
 async def until(what: str, seconds: float, condition: Any) -> None:
-    """Within so many seconds; a second more for a machine that is busy."""
+    """Wait for a condition for `seconds`, plus one second for a busy machine."""
     with anyio.move_on_after(seconds + 1):
         while True:
             holds = condition()
             if holds if isinstance(holds, bool) else await holds:
                 return
             await anyio.sleep(0.02)
-    raise AssertionError(f"not within {seconds:g} s: {what}")
+    raise AssertionError(f"did not happen within {seconds:g} s: {what}")
 
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(("name", "service", "command"), SERVICES, ids=[name for name, *_ in SERVICES])
-async def test_a_page_as_it_is_written(
+async def test_the_service_of_each_page_works_as_written(
     name: str, service: str, command: str, tmp_path: Path, database: tuple[str, str]
 ) -> None:
     async with serving(service, command, tmp_path, database) as (world, client):
@@ -174,7 +174,7 @@ async def test_a_page_as_it_is_written(
 
 
 async def refused(client: httpx2.AsyncClient) -> None:
-    """What is at fault gets a status that says so; nobody is told how much others have."""
+    """A wrong request gets a matching status. No answer reveals how many documents other tenants have."""
     for body in (
         b"",
         b"null",
@@ -192,7 +192,7 @@ async def refused(client: httpx2.AsyncClient) -> None:
             assert "Traceback" not in told
     nobody = await client.post("/chat", json={"message": "?"}, headers={"x-member": ""})
     assert nobody.status_code in (400, 401, 422), nobody.text
-    # gunicorn closes on what it has not read, and the answer may be lost with it.
+    # gunicorn closes a connection with unread data, and the answer may be lost.
     with suppress(httpx2.TransportError):
         large = await client.post("/chat", json={"message": "x" * 1_000_000}, headers={"connection": "close"})
         assert large.status_code in (400, 413), large.text
@@ -227,7 +227,7 @@ async def streamed(client: httpx2.AsyncClient) -> None:
 
 
 async def disconnected(world: World, client: httpx2.AsyncClient, *, whole: bool) -> None:
-    """A client that goes in mid-answer: the model's request is gone within a second."""
+    """If a client disconnects during an answer, the model's request ends within a second."""
     world.model.token_latency = 0.2
     async with client.stream("POST", "/chat/stream", json={"message": "What is my deductible?"}) as response:
         async for line in response.aiter_lines():
@@ -244,7 +244,7 @@ async def disconnected(world: World, client: httpx2.AsyncClient, *, whole: bool)
 
 
 async def shut_down(world: World, client: httpx2.AsyncClient) -> None:
-    """Told to stop with calls in flight: they are drained or cancelled within their time, and no connection is left."""
+    """Stop the server with calls in flight: they are drained or cancelled in time, and no connection is left."""
     world.model.first_token_latency = 25.0
     async with anyio.create_task_group() as group:
 
@@ -257,7 +257,7 @@ async def shut_down(world: World, client: httpx2.AsyncClient) -> None:
         await until("all calls are at the model", 5.0, lambda: world.model.active == IN_FLIGHT)
         assert await world.connections() > 0
         world.process.send_signal(signal.SIGTERM)
-        # The server's grace, then the client's drain, and what it takes to end a process.
+        # The server's grace period, the client's drain, and the time to end a process.
         await until("the process has ended", 2 * GRACE + 3, lambda: world.process.poll() is not None)
         group.cancel_scope.cancel()
 

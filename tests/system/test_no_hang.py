@@ -58,7 +58,7 @@ async def world(database: tuple[str, str]) -> AsyncIterator[Bench]:
 
 @pytest.fixture
 async def asyncpgs_noise() -> AsyncIterator[None]:
-    """asyncpg leaves a future behind that nobody awaits where its connecting is cancelled in a certain moment: a line in the log, no more."""
+    """Ignore a future that asyncpg leaves unawaited if its connect is cancelled at a certain moment. It only causes a line in the log."""
     loop = asyncio.get_running_loop()
     given = loop.get_exception_handler()
 
@@ -85,16 +85,16 @@ PLAIN = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 )
 @NOISY
 async def test_the_reduced_matrix_is_green(world: Bench) -> None:
-    """Of each kind of fault one or two, at each stage, ten calls at once."""
+    """Run one or two faults of each kind at each stage, with ten calls at once."""
     cells = await run_matrix(world, concurrencies=(10,), deadline=0.5, only=lambda stage, fault: fault not in ALIKE)
     assert len(cells) > 60
-    for cell in cells:  # late by a tenth of a second is for the benchmark to judge
+    for cell in cells:  # the benchmark judges delays of a tenth of a second
         cell.late = 0
     assert [cell for cell in cells if not cell.green] == []
     assert max(cell.slowest for cell in cells) < 1.5
 
 
-# Others of their kind are in; the server that all tests share is not restarted.
+# Left out: faults of a kind that is covered already, and restarts of the server that all tests share.
 ALIKE = {
     *("fast restart", "immediate restart"),
     *("401", "403", "409", "502", "504", "truncated JSON", "a list", "vectors: nan", "vectors: base64"),
@@ -108,7 +108,7 @@ ALIKE = {
 
 @PLAIN
 async def test_ten_thousand_cancelled_requests_leave_every_slot_usable() -> None:
-    """httpx 0.28's pool answered none of ten after this: encode/httpcore#1093."""
+    """With httpx 0.28, the pool answered none of ten requests after this: encode/httpcore#1093."""
     draw = random.Random(1)
     async with OpenAIServer(embedding_latency=0.02, first_token_latency=0.02) as server:
         options = {"base_url": server.base_url, "api_key": "none"}
@@ -148,7 +148,7 @@ async def test_ten_thousand_cancelled_requests_leave_every_slot_usable() -> None
 @PLAIN
 @NOISY
 async def test_a_frozen_postgresql_frees_all_callers_at_their_deadline(migrated: tuple[str, str]) -> None:
-    """Hand-written asyncpg under asyncio.timeout(1) stays as long as the freeze: 12 callers, a pool of 5, 8 s."""
+    """Hand-written asyncpg with asyncio.timeout(1) hangs for the whole freeze: 12 callers, a pool of 5, 8 s."""
     plain, owner_dsn = migrated
     owner = await asyncpg.connect(owner_dsn)
     async with PgVectorStore(plain, pool_size=5) as store:
@@ -188,8 +188,8 @@ async def test_a_frozen_postgresql_frees_all_callers_at_their_deadline(migrated:
 
 @PLAIN
 @NOISY
-async def test_one_task_cancel_while_a_new_connection_is_prepared_on_a_frozen_server(migrated: tuple[str, str]) -> None:
-    """asyncpg's own `init` would wait for the connection to close, without a bound."""
+async def test_a_task_cancelled_while_a_frozen_server_prepares_its_connection_ends(migrated: tuple[str, str]) -> None:
+    """asyncpg's own `init` would wait without a limit until the connection is closed."""
     plain, _ = migrated
     base, _, where = plain.partition("?host=")
     async with FaultProxy(f"{where}/.s.PGSQL.5432") as proxy:
@@ -215,7 +215,7 @@ async def test_one_task_cancel_while_a_new_connection_is_prepared_on_a_frozen_se
 @PLAIN
 @NOISY
 @pytest.mark.parametrize("way", ["scope", "task"])
-async def test_calls_that_are_cancelled_from_outside_return_and_leave_the_pool_whole(world: Bench, way: str) -> None:
+async def test_cancelled_calls_return_and_leave_the_pool_intact(world: Bench, way: str) -> None:
     draw = random.Random(2)
 
     async def ask() -> None:
@@ -256,7 +256,7 @@ async def test_calls_that_are_cancelled_from_outside_return_and_leave_the_pool_w
     assert sum(FACT in answer.text and not answer.degraded for answer in answers) == 100
 
 
-async def test_a_tls_handshake_that_stalls_ends_at_the_deadline() -> None:
+async def test_a_stalled_tls_handshake_ends_at_the_deadline() -> None:
     async with FaultProxy("127.0.0.1", 9) as proxy:
         proxy.faults.always(Hang())
         url = f"https://127.0.0.1:{proxy.port}/v1"
@@ -272,14 +272,14 @@ async def test_a_tls_handshake_that_stalls_ends_at_the_deadline() -> None:
 
 
 def _to(port: int) -> int:
-    """This process's own sockets that lead there."""
+    """Count this process's sockets to that port."""
     found = psutil.Process().net_connections(kind="tcp")
     return sum(bool(connection.raddr) and connection.raddr.port == port for connection in found)
 
 
 @PLAIN
 @NOISY
-async def test_a_real_restart_of_the_server_needs_none_of_the_client() -> None:
+async def test_a_client_survives_a_real_restart_of_the_server() -> None:
     folder = Path(tempfile.mkdtemp(prefix="ragcore-restart-"))
     server = await anyio.to_thread.run_sync(embedded.start, folder)
     try:
@@ -303,7 +303,7 @@ async def test_a_real_restart_of_the_server_needs_none_of_the_client() -> None:
 
 
 @NOISY
-async def test_closing_is_quick_while_everything_is_a_black_hole(world: Bench) -> None:
+async def test_close_is_fast_while_no_server_responds(world: Bench) -> None:
     for wire in (world.embedding_wire, world.model_wire, world.database_wire):
         wire.freeze()
     try:
@@ -325,7 +325,7 @@ async def _asked(rag: RAG) -> None:
 
 
 @PLAIN
-async def test_a_forked_child_is_told_and_does_not_hang(world: Bench) -> None:
+async def test_a_forked_child_gets_an_error_and_does_not_hang(world: Bench) -> None:
     child = multiprocessing.get_context("fork").Process(target=_in_the_child, args=(world.rag,))
     child.start()
     await anyio.to_thread.run_sync(child.join, 20)
@@ -378,7 +378,7 @@ async def _until(condition: Callable[[], bool]) -> None:
 @NOISY
 @pytest.mark.parametrize("seconds", [15.0, pytest.param(60.0, marks=pytest.mark.thorough)])
 async def test_mixed_traffic_is_accounted_for_and_leaks_nothing(seconds: float) -> None:
-    """The soak of `python -m benchmarks soak`, short: memory is for the long one to judge."""
+    """A short version of `python -m benchmarks soak`. Only the long run judges memory."""
     figures = await soak(seconds)
     values = figures.values
     assert values["sent"] == values["accounted"]

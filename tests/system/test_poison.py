@@ -1,4 +1,4 @@
-"""One tenant's text that a server can't bear, over real sockets: the others go on getting whole answers."""
+"""One tenant's text makes a server fail, over real sockets. Other tenants still get complete answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.system]
 
 
 class Poisoned(OpenAIServer):
-    """Answers 500 to whatever holds the word POISON, once it is told to."""
+    """Once enabled, answers 500 to each request that contains the word POISON."""
 
     poisoned = False
 

@@ -1,4 +1,4 @@
-"""`ragcore serve` as its users meet it: curl, the OpenAI SDK, a fuzzer, and those who ask for what isn't theirs."""
+"""`ragcore serve` with its users: curl, the OpenAI SDK, a fuzzer, and users who ask for other users' data."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             raise AssertionError((folder / "log").read_text())
         yield made
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 130, (folder / "log").read_text()  # as a shell has it of Ctrl-C
+        assert process.wait(timeout=30) == 130, (folder / "log").read_text()  # a shell's exit code for Ctrl-C
         assert "Traceback" not in (folder / "log").read_text()
     finally:
         process.kill()
 
 
-def test_it_says_where_it_serves_once_it_does_and_a_port_that_is_taken_is_one_line(served: Served) -> None:
+def test_the_address_is_printed_once_it_serves_and_a_used_port_is_a_one_line_error(served: Served) -> None:
     assert f"serving at {served.url} (stop with Ctrl-C)" in served.log.read_text()
     port = served.url.rpartition(":")[2]
     command = [sys.executable, "-m", "ragcore", "serve", "--port", port]
@@ -98,7 +98,7 @@ def test_it_says_where_it_serves_once_it_does_and_a_port_that_is_taken_is_one_li
     assert "Traceback" not in second.stderr
 
 
-def test_the_openai_sdk_finds_a_server_of_its_own_kind(served: Served) -> None:
+def test_the_openai_sdk_works_with_the_server(served: Served) -> None:
     client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="of-amara", max_retries=0)
     question: Any = [{"role": "user", "content": "What is my deductible?"}]
     whole = client.chat.completions.create(model="ragcore", messages=question)
@@ -129,7 +129,7 @@ def test_the_openai_sdk_finds_a_server_of_its_own_kind(served: Served) -> None:
         ("/chat", {"message": "What is my deductible?"}, "event: done"),
     ],
 )
-def test_curl_sees_the_stream(served: Served, path: str, body: object, end: str) -> None:
+def test_curl_shows_the_stream(served: Served, path: str, body: object, end: str) -> None:
     headers = ["-H", "authorization: Bearer of-chen", "-H", "accept: text/event-stream"]
     done = subprocess.run(
         [str(CURL), "-sN", *headers, "-d", json.dumps(body), served.url + path],
@@ -142,7 +142,7 @@ def test_curl_sees_the_stream(served: Served, path: str, body: object, end: str)
     assert "$500" not in done.stdout
 
 
-def test_nobody_sees_what_is_not_theirs(served: Served) -> None:
+def test_users_see_only_their_own_documents(served: Served) -> None:
     assert served.ask("POST", "/chat", user=None, json={"message": "hello"}).status_code == 401
     asked = {"query": "deductible"}
     assert served.ask("POST", "/debug/rag-similarity/chen", json=asked).status_code == 403
@@ -155,7 +155,7 @@ def test_nobody_sees_what_is_not_theirs(served: Served) -> None:
     assert "3,200" not in answer.text
 
 
-def test_too_much_is_refused_in_words(served: Served) -> None:
+def test_oversized_requests_are_refused_with_a_reason(served: Served) -> None:
     large = served.ask("POST", "/chat", content=b"x" * 10_000_000)
     assert (large.status_code, large.json()["error"]) == (413, "TooLarge")
     long = served.ask("POST", "/chat", json={"message": "x" * 1_000_000})
@@ -172,10 +172,10 @@ CHECKS = [
 @pytest.mark.parametrize(
     ("user", "limit"),
     [("ops", "0"), ("amara", "0"), ("amara", "60")],
-    ids=["an administrator", "a member", "a member with limits"],
+    ids=["an administrator", "a user", "a user with limits"],
 )
 def test_a_fuzzer_finds_no_500(served: Served, tmp_path: Path, user: str, limit: str) -> None:
-    """schemathesis over the application's own OpenAPI document."""
+    """Run schemathesis with the application's own OpenAPI document."""
     limits = {"RAGCORE_REQUESTS_PER_MINUTE": limit, "RAGCORE_TOKENS_PER_MINUTE": "0"}
     options = "--tokens tokens.json --audit audit.jsonl"
     with serving(tmp_path, options, command="--verbose serve", RAGCORE_DATA=str(served.data), **limits) as fuzzed:
@@ -195,13 +195,13 @@ def test_a_fuzzer_finds_no_500(served: Served, tmp_path: Path, user: str, limit:
         shape = re.compile(re.sub(r"\{\w+\}", ".+", path))
         for method in operations:
             assert any(one == method.upper() and shape.fullmatch(where) for one, where in answered), (method, path)
-    # Most of what is asked gets further than a refusal by the limits, or is refused by them.
+    # Many requests succeed; with limits, some are refused by them.
     by_status = Counter(int(status) for _, path, status in asked if path in ("/chat", "/v1/chat/completions"))
     assert by_status[200] > 10, by_status
     assert bool(by_status[429]) == (limit != "0"), by_status
 
 
-def test_without_a_way_to_tell_who_asks_it_says_so_and_refuses(tmp_path: Path) -> None:
+def test_a_missing_tokens_file_is_an_error_at_start(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "ragcore", "serve", "--tokens", str(tmp_path / "missing")],
         capture_output=True,
@@ -237,7 +237,7 @@ def serving(
         process.wait()
 
 
-def test_limits_hold_for_two_processes_together(tmp_path: Path) -> None:
+def test_two_processes_share_their_limits(tmp_path: Path) -> None:
     environment = {
         "RAGCORE_DATA": str(tmp_path / "data"),
         "RAGCORE_SHARE_LIMITS": "true",
@@ -252,7 +252,7 @@ def test_limits_hold_for_two_processes_together(tmp_path: Path) -> None:
     ):
         answers = [served.ask("POST", "/chat", json={"message": "hello?"}) for served in (first, second) * 5]
         seen = [answer.status_code for answer in answers]
-        assert seen.count(429) in (3, 4)  # one comes back every ten seconds
+        assert seen.count(429) in (3, 4)  # one request is granted again every ten seconds
         assert set(seen) == {200, 429}
         refused = next(answer for answer in answers if answer.status_code == 429)
         assert 0 < int(refused.headers["retry-after"]) <= 10
@@ -260,13 +260,13 @@ def test_limits_hold_for_two_processes_together(tmp_path: Path) -> None:
         assert first.ask("POST", "/chat", json={"message": "hello?"}, user="chen").status_code == 200
 
 
-def test_connections_without_a_request_do_not_take_it_down(tmp_path: Path) -> None:
+def test_connections_without_a_request_do_not_stop_the_server(tmp_path: Path) -> None:
     with serving(
         tmp_path, "--tokens tokens.json", prefix="ulimit -n 200;", RAGCORE_DATA=str(tmp_path / "data")
     ) as served:
         host, _, port = served.url.removeprefix("http://").partition(":")
         idle = [socket.create_connection((host, int(port)), timeout=5) for _ in range(300)]
-        time.sleep(0.5)  # those that are too many are closed at once
+        time.sleep(0.5)  # connections above the limit are closed at once
         for connection in idle[50:]:
             connection.close()
         until = time.monotonic() + 20
@@ -282,14 +282,14 @@ def test_connections_without_a_request_do_not_take_it_down(tmp_path: Path) -> No
         assert "system resource" not in served.log.read_text()
 
 
-def test_stopped_with_calls_under_way_each_is_told(tmp_path: Path) -> None:
+def test_on_shutdown_each_running_call_gets_an_error(tmp_path: Path) -> None:
     (tmp_path / "hook.py").write_text(
         "from ragcore.contrib.asgi import Identity\nasync def who(scope):\n    return Identity('amara')\n"
     )
     data = {"RAGCORE_DATA": str(tmp_path / "data")}
     command = [sys.executable, "-m", "ragcore", "ingest", str(DOCUMENTS / "amara"), "--tenant", "amara"]
     subprocess.run(command, check=True, env={**os.environ, **data}, capture_output=True, timeout=100)
-    with socket.create_server(("127.0.0.1", 0)) as black_hole:  # takes requests, never answers
+    with socket.create_server(("127.0.0.1", 0)) as black_hole:  # accepts requests and never answers
         model = f"http://127.0.0.1:{black_hole.getsockname()[1]}/v1"
         environment = {
             **data,
@@ -335,7 +335,7 @@ def test_stopped_with_calls_under_way_each_is_told(tmp_path: Path) -> None:
         (("--host", "a..b"), "it is no host name"),
     ],
 )
-def test_what_it_can_not_start_with_is_one_line(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+def test_an_invalid_option_is_a_one_line_error_at_start(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
     (tmp_path / "broken.py").write_text("1 / 0")
     (tmp_path / "plain.py").write_text("def who(scope): ...")
     done = subprocess.run(
@@ -353,8 +353,8 @@ def test_what_it_can_not_start_with_is_one_line(tmp_path: Path, options: tuple[s
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_connection_can_not_be_kept_without_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither by half a request, nor by a body that nobody reads, nor by not reading the answers."""
+async def test_a_connection_without_a_complete_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client can't hold a connection by sending half a request, by sending an unread body, or by not reading the answers."""
     monkeypatch.setattr("ragcore.cli.serve.REQUEST_SECONDS", 0.4)
     monkeypatch.setattr("ragcore.cli.serve.WRITE_SECONDS", 0.2)
     made: list[Any] = []
@@ -371,7 +371,7 @@ async def test_a_connection_can_not_be_kept_without_a_request(monkeypatch: pytes
             await refusing(scope, receive, send)
             return
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        for _ in range(500):  # far more than the sockets between take
+        for _ in range(500):  # far more than the socket buffers hold
             await send({"type": "http.response.body", "body": 64_000 * b"x", "more_body": True})
 
     config = uvicorn.Config(app, http=Recorded, log_level="error", lifespan="off")

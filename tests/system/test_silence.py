@@ -1,4 +1,4 @@
-"""The local embedder tells nobody anything: no file in the home folder, no name looked up, no connection."""
+"""The local embedder is silent: it writes no file to the home folder, resolves no name and opens no connection."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def main():
 
 anyio.run(main)
 """
-# onnxruntime is silent where it takes itself to be in a build.
+# onnxruntime sends no telemetry if it believes that it runs in a CI build.
 KEPT = ("PATH", "VIRTUAL_ENV", "LANG")
 LOOPBACK = re.compile(r'sin_addr=inet_addr\("127\.|inet_pton\(AF_INET6, "::1"|AF_UNIX|AF_UNSPEC|AF_NETLINK')
 
@@ -41,9 +41,10 @@ def test_the_local_embedder_is_silent(tmp_path: Path, first: str) -> None:
         command = [strace, "-f", "-qq", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-o", str(trace), *command]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
-    if first == "ragcore":  # who imports it before ragcore has let it begin; its own switch ends that
+    # If onnxruntime is imported first, it begins its telemetry before ragcore can switch it off.
+    if first == "ragcore":
         assert list(home.rglob("*")) == []
     if strace is None:
-        pytest.skip("without strace, only the home folder was looked at")
+        pytest.skip("strace is not installed: only the home folder was checked")
     addressed = [line for line in trace.read_text().splitlines() if "sa_family=" in line]
     assert [line for line in addressed if not LOOPBACK.search(line)] == []

@@ -1,4 +1,4 @@
-"""Real input: all of squad through the local embedder into PostgreSQL, compared with exact brute force."""
+"""Real input: all of squad, embedded by the local embedder and stored in PostgreSQL, compared with exact brute force."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ..conftest import shared
 
 pytestmark = [pytest.mark.system, pytest.mark.anyio, pytest.mark.blocking_allowed, pytest.mark.timeout(400)]
 
-# Exact brute force: recall@5 of SOURCE.md beside the data.
+# Exact brute force: recall@5 from SOURCE.md next to the data.
 REFERENCE_RECALL_5 = 0.8640
 EVERY = 5
 SPLITS = 5
@@ -52,7 +52,7 @@ def questions(squad: Path) -> tuple[list[str], list[str]]:
 
 
 @pytest.mark.parametrize("passages", [400, pytest.param(2_067, marks=pytest.mark.thorough)])
-async def test_recall_is_that_of_exact_search(database: tuple[str, str], tmp_path: Path, passages: int) -> None:
+async def test_recall_equals_that_of_exact_search(database: tuple[str, str], tmp_path: Path, passages: int) -> None:
     squad = shared("squad")
     texts, relevant = questions(squad)
     with gzip.open(squad / "corpus.jsonl.gz", "rt") as file:
@@ -72,7 +72,7 @@ async def test_recall_is_that_of_exact_search(database: tuple[str, str], tmp_pat
             reference = np.load(squad / "embeddings.npz")["queries"].astype(np.float32)
             asked = [number for number in range(0, len(texts), EVERY) if relevant[number] in ids]
             for number in asked:
-                # A passage that is longer than the model takes is two chunks here and was cut in the reference.
+                # A passage longer than the model's limit is two chunks here; in the reference it was cut.
                 query = Query(question=texts[number], tenant="squad", mode="vector", top_k=8, vector=reference[number])
                 found = list(dict.fromkeys(passage.document_id for passage in await store.search(query)))[:5]
                 hits += relevant[number] in found
@@ -83,7 +83,7 @@ async def test_recall_is_that_of_exact_search(database: tuple[str, str], tmp_pat
 
 
 def _brute_force(squad: Path, ids: AbstractSet[str] | None = None) -> float:
-    """Recall@5 of every fifth question among these passages; for all of them it is the published figure."""
+    """Return recall@5 of every fifth question among these passages. For all passages it is the published figure."""
     data = np.load(squad / "embeddings.npz")
     _, relevant = questions(squad)
     asked = [number for number in range(0, len(relevant), EVERY) if ids is None or relevant[number] in ids]
@@ -102,8 +102,8 @@ def _recall(
 
 
 @pytest.mark.thorough
-async def test_sweeps_and_evaluations_over_a_fifth_of_squad() -> None:
-    """Recall and nDCG are exact search's, and a recommendation holds for questions that it has not seen. All of squad: `benchmarks thresholds`."""
+async def test_sweeps_and_evaluations_over_a_fifth_of_squad_match_exact_search() -> None:
+    """Recall and nDCG equal those of exact search, and a recommendation holds for held-out questions. `benchmarks thresholds` uses all of squad."""
     squad = shared("squad")
     labels = explore.load(squad / "qrels.tsv", tenant="squad", questions=squad / "queries.jsonl.gz")
     assert len(labels) == 10_570

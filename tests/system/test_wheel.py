@@ -1,4 +1,4 @@
-"""What is installed is typed: the wheel, in an environment of its own, as a type checker of a user's sees it."""
+"""The installed wheel is typed: a user's type checker checks it in its own environment."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_public_interface_of_the_wheel_has_known_types(tmp_path: Path) -> No
         packed.extractall(site)
     assert "ragcore/py.typed" in names
     assert not [name for name in names if name.startswith(("tests", "benchmarks"))]
-    # Its dependencies are those that are installed here.
+    # Use the dependencies that are installed for the tests.
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     binaries = home / ("Scripts" if os.name == "nt" else "bin")
     done = subprocess.run(

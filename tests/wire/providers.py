@@ -1,6 +1,6 @@
-"""How OpenAI-compatible servers really answer: one row, one provider, one quirk, one source.
+"""Real answers of OpenAI-compatible servers. Each row has one provider, one quirk and one source.
 
-The shapes and the servers' short messages are theirs; the answers, ids and numbers are invented.
+The shapes and the short messages come from the servers; the answers, ids and numbers are invented.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ JSON_UTF8 = {"content-type": "application/json; charset=utf-8"}
 
 
 def dump(obj: object, *, spaces: bool = False, indent: int | None = None, ascii_only: bool = False) -> str:
-    """JSON as servers write it: compact (Go, Rust, pydantic), or with spaces (json.dumps), or pretty."""
+    """Return JSON as servers write it: compact (Go, Rust, pydantic), with spaces (json.dumps), or pretty-printed."""
     if indent is not None:
         return json.dumps(obj, indent=indent, ensure_ascii=ascii_only)
     return json.dumps(obj, separators=(", ", ": ") if spaces else (",", ":"), ensure_ascii=ascii_only)
 
 
 def event(obj: object, *, end: str = "\n\n", prefix: str = "data: ", spaces: bool = False) -> str:
-    """One event; a str goes out as it is (comments, event: lines, [DONE])."""
+    """Return one event. A str is sent unchanged (comments, event: lines, [DONE])."""
     return obj if isinstance(obj, str) else prefix + dump(obj, spaces=spaces) + end
 
 
@@ -88,7 +88,7 @@ def usage(prompt: int, completion: int, **extra: object) -> Obj:
 
 
 def completion(message: Obj, finish: str | None, prompt: int, done: int, **extra: object) -> Obj:
-    """A chat.completion object, as without stream."""
+    """A chat.completion object, the answer without stream."""
     head: Obj = {"id": "chatcmpl-Bq3xT7Yh2LkPz0Wd", "object": "chat.completion", "created": 1764165600}
     one: Obj = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
     return {**head, **extra, "choices": [one], "usage": usage(prompt, done)}
@@ -115,7 +115,7 @@ def embeddings(*items: Obj, model: str = "text-embedding-3-small", **extra: obje
     return body({"object": "list", "data": list(items), "model": model, "usage": tokens, **extra}, 200)
 
 
-# Exact in float32, so that base64 and numbers give the same.
+# Exact in float32, so that base64 and numbers give equal vectors.
 A = (0.5, -0.25, 0.125, 1.0)
 B = (-1.0, 0.75, 0.0, 0.0625)
 VECTORS = (A, B)
@@ -142,7 +142,7 @@ FP: Obj = {"service_tier": "default", "system_fingerprint": "fp_560af6e559"}
 
 
 def oai(delta: object, finish: str | None = None, pad: str = "yBUv8b1dlI5ORP") -> Obj:
-    """OpenAI's chunk of today: service_tier, usage null and obfuscation in every one."""
+    """OpenAI's current chunk: service_tier, usage null and obfuscation in every chunk."""
     return {**chunk(delta, finish, **FP), "usage": None, "obfuscation": pad}
 
 
@@ -217,7 +217,7 @@ ROWS += [
     ),
     Chat(
         provider="OpenAI",
-        quirk="temperature unsupported as a parameter, after max_tokens was",
+        quirk="temperature unsupported as a parameter, after max_tokens was refused",
         source="https://github.com/BeehiveInnovations/pal-mcp-server/issues/78",
         replies=(
             body(
@@ -487,7 +487,7 @@ ROWS += [
     ),
     Embed(
         provider="OpenAI",
-        quirk="base64 as asked",
+        quirk="base64 as requested",
         source="https://platform.openai.com/docs/api-reference/embeddings/create",
         replies=(GOOD_EMBED,),
         vectors=VECTORS,
@@ -550,7 +550,7 @@ AZURE_FIRST: Obj = {
 
 
 def az(delta: object, finish: str | None = None, results: Obj | None = None) -> Obj:
-    """Azure's chunk: keys in the order of the alphabet, the filter's results in the choice."""
+    """Azure's chunk: keys in alphabetical order, the filter's results in the choice."""
     one: Obj = {
         "content_filter_results": results or {},
         "delta": delta,
@@ -649,7 +649,7 @@ ROWS += [
     ),
     Chat(
         provider="Azure",
-        quirk="filtered before the first word",
+        quirk="filtered before the first token",
         source="https://learn.microsoft.com/en-us/azure/ai-services/openai/concepts/content-filter",
         replies=(
             sse(
@@ -741,7 +741,7 @@ MISTRAL_API = "https://docs.mistral.ai/api/"
 
 
 def mi(delta: object, finish: str | None = None, model: str = "mistral-small-latest", **extra: object) -> Obj:
-    """Mistral's chunk: no logprobs, usage in the last one."""
+    """Mistral's chunk: no logprobs, usage in the last chunk."""
     one: Obj = {"index": 0, "delta": delta, "finish_reason": finish}
     head: Obj = {"id": "c3c77283055240cbbaf6f01d384cfccb", "object": "chat.completion.chunk"}
     return {**head, "created": 1764165600, "model": model, "choices": [one], **extra}
@@ -793,7 +793,7 @@ ROWS += [
     ),
     Chat(
         provider="Mistral",
-        quirk="all of it was thinking, then length",
+        quirk="only thinking, then length",
         source="https://github.com/agentjido/req_llm/issues/742",
         replies=(
             sse(
@@ -1057,7 +1057,7 @@ ROWS += [
     ),
     Chat(
         provider="DeepSeek",
-        quirk="blank lines before a JSON answer that is no stream",
+        quirk="blank lines before a JSON answer that is not a stream",
         source="https://github.com/Lambdua/openai4j/issues/86",
         replies=(
             Reply(
@@ -1213,7 +1213,7 @@ ROWS += [
     ),
     Embed(
         provider="Qwen",
-        quirk="numbers although base64 was asked for, and an id",
+        quirk="numbers although base64 was requested, and an id",
         source="https://www.alibabacloud.com/help/en/model-studio/text-embedding-synchronous-api",
         replies=(
             body(
@@ -1447,7 +1447,7 @@ ANTHROPIC_DOCS = "https://platform.claude.com/docs/en/api/openai-sdk"
 
 
 def an(delta: object, finish: str | None = None) -> Obj:
-    """A chunk of Anthropic's compatible face."""
+    """A chunk of Anthropic's compatible API."""
     return chunk(delta, finish, ident="msg_01FqYcXw3V8r6bT5s2", model="claude-haiku-4-5-20251001")
 
 
@@ -1492,7 +1492,7 @@ ROWS += [
     ),
     Chat(
         provider="Anthropic",
-        quirk="temperature deprecated, said in its own error shape",
+        quirk="temperature deprecated, in the provider's own error shape",
         source="https://github.com/BerriAI/litellm/issues/26444",
         replies=(
             body(
@@ -2122,7 +2122,7 @@ def vl(delta: object, finish: str | None = None, stop: object = None) -> Obj:
 
 
 def vl_error(message: str, kind: str, code: int) -> Obj:
-    """vLLM's error object of the years up to 2025: not in "error"."""
+    """vLLM's error object until 2025: not in "error"."""
     return {"object": "error", "message": message, "type": kind, "param": None, "code": code}
 
 
@@ -2626,7 +2626,7 @@ ROWS += [
     ),
     Chat(
         provider="Ollama",
-        quirk="a runner's failure in mid-stream turned into an empty chunk, and nothing after it",
+        quirk="a runner's failure in mid-stream becomes an empty chunk, and the stream ends",
         source="https://github.com/ollama/ollama/blob/main/middleware/openai.go",
         replies=(
             sse(
@@ -2640,7 +2640,7 @@ ROWS += [
     ),
     Chat(
         provider="Ollama",
-        quirk="the budget burnt on thinking",
+        quirk="all tokens used for thinking",
         source="https://github.com/NousResearch/hermes-agent/pull/82699",
         replies=(
             sse(
@@ -2674,7 +2674,7 @@ ROWS += [
     ),
     Embed(
         provider="Ollama",
-        quirk="numbers although base64 was asked for (older versions)",
+        quirk="numbers although base64 was requested (older versions)",
         source="https://github.com/openclaw/openclaw/pull/45985",
         replies=(
             body(
@@ -2771,7 +2771,7 @@ ROWS += [
     ),
     Chat(
         provider="LM Studio",
-        quirk="prompt too long: a well-formed stream without a word",
+        quirk="prompt too long: a well-formed stream without text",
         source="https://github.com/lmstudio-ai/lmstudio-bug-tracker/issues/2339",
         replies=(sse(lm({"role": "assistant"}), lm({}, "stop"), usage_chunk(36000, 0, model="qwen3-coder-30b")),),
         error="no text",
@@ -2792,7 +2792,7 @@ ROWS += [
     ),
     Embed(
         provider="LM Studio",
-        quirk="numbers although base64 was asked for, usage 0",
+        quirk="numbers although base64 was requested, usage 0",
         source="https://github.com/lmstudio-ai/lmstudio-bug-tracker/issues/756",
         replies=(
             body(
@@ -2834,7 +2834,7 @@ def tei_error(message: str, code: int, kind: str) -> Reply:
 ROWS += [
     Embed(
         provider="TEI",
-        quirk="numbers although base64 was asked for (before 1.5)",
+        quirk="numbers although base64 was requested (before 1.5)",
         source="https://github.com/huggingface/text-embeddings-inference/issues/288",
         replies=(
             embeddings(
@@ -3105,7 +3105,7 @@ ROWS += [
 
 
 def sg(delta: Obj, finish: str | None = None, matched: object = None) -> Obj:
-    """SGLang's chunk: every key of the delta is there."""
+    """SGLang's chunk: the delta has every key."""
     full: Obj = {"role": None, "content": None, "reasoning_content": None, "tool_calls": None, **delta}
     return chunk(full, finish, ident="7f2c1d9e0b3a", model="qwen3", choice={"matched_stop": matched}, usage=None)
 
@@ -3312,7 +3312,7 @@ ROWS += [
     ),
 ]
 
-# --- FastAPI apps, plain proxies, and what the SSE specification allows -------------------------------------
+# --- FastAPI apps, plain proxies, and variants that the SSE specification allows -------------------------------------
 
 FASTAPI = "https://fastapi.tiangolo.com/tutorial/handling-errors/"
 SSE_SPEC = "https://html.spec.whatwg.org/multipage/server-sent-events.html"
@@ -3349,7 +3349,7 @@ ROWS += [
     ),
     Chat(
         provider="OpenAI-compatible proxy",
-        quirk="stream ignored: one chat.completion, think and all",
+        quirk="stream ignored: one chat.completion with thinking inside",
         source="https://platform.openai.com/docs/api-reference/chat/object",
         replies=(
             body(

@@ -1,4 +1,4 @@
-"""A server on loopback that answers byte for byte what a test tells it to."""
+"""A server on loopback that sends exactly the bytes that a test gives it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["Scripted"]
 
 
 class Scripted:
-    """Answers the first request with the first reply, and so on; the last one again and again.
+    """Answers the first request with the first reply, and so on. The last reply is repeated.
 
     Args:
-        replies: what to answer.
-        cuts: the bodies go out in pieces of these sizes, again from the first when they are used up; (): in one piece.
-        end: what happens after the body: "whole" (its end is said), "close" (the connection is closed without a length), "reset", "short" (the length
-            that was promised is larger).
+        replies: the replies, in order.
+        cuts: sizes of the pieces in which bodies are sent, repeated from the first; (): one piece.
+        end: the end of a body: "whole" (correctly ended), "close" (the connection closes, without a length), "reset", "short" (shorter than the
+            announced length).
     """
 
     def __init__(self, replies: Sequence[Reply], *, cuts: Sequence[int] = (), end: str = "whole") -> None:
@@ -85,7 +85,7 @@ class Scripted:
         if self._end == "whole":
             await stream.send(b"0\r\n\r\n")
         if self._end == "reset":
-            await anyio.sleep(0.01)  # what was sent has arrived
+            await anyio.sleep(0.01)  # wait until the data has arrived
             raw = stream.extra(anyio.abc.SocketAttribute.raw_socket)
             raw.setsockopt(1, 13, b"\x01\0\0\0\0\0\0\0")  # SO_LINGER of 0: the close is a reset
 

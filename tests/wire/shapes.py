@@ -1,4 +1,4 @@
-"""What a row of the table of providers is: what the server sends, and what must come out."""
+"""Rows of the table of providers: the server's replies, and the expected result."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Chat:
     """An answer of a chat model.
 
     Attributes:
-        quirk: a few plain words, unique with the provider.
-        source: where this shape is documented or was seen.
-        replies: the first request gets the first; a request without the parameter that was refused gets the next.
-        text: the answer; "" if the model said NOT_FOUND; None where it fails.
-        reasoning: its thinking, between tags in the text or in a field of its own.
-        error: what the error's message must hold, as a rule in the server's own words.
+        quirk: a short description, unique for the provider.
+        source: the page that documents this shape, or where it was observed.
+        replies: the first request gets the first reply; a request without the refused parameter gets the next.
+        text: the answer; "" if the model said NOT_FOUND; None if the request fails.
+        reasoning: the model's thinking, between tags in the text or in a separate field.
+        error: text that the error's message must contain, usually the server's own words.
         adapts: parameters that the last request must not have.
     """
 
@@ -48,7 +48,7 @@ class Chat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embed:
-    """Vectors of four dimensions for the texts "a" and "b"; otherwise as `Chat`."""
+    """Vectors of four dimensions for the texts "a" and "b". Its attributes are those of `Chat`."""
 
     provider: str
     quirk: str

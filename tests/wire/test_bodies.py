@@ -1,4 +1,4 @@
-"""Bodies within bounds, whatever they are packed in, and without keeping the event loop."""
+"""Bodies of every encoding are read within limits and without blocking the event loop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEBI = 1024 * 1024
 
 
 class Received:
-    """A response that has come, in pieces of a size."""
+    """A response that has arrived, in pieces of a given size."""
 
     def __init__(self, body: bytes, encoding: str = "", *, size: int = 10_000) -> None:
         self.status_code = 200
@@ -53,7 +53,7 @@ PACK = {
 
 @pytest.mark.parametrize("how", PACK)
 @pytest.mark.parametrize("size", [1, 7, 10_000])
-async def test_what_was_packed_comes_out(how: str, size: int) -> None:
+async def test_a_compressed_body_is_decompressed(how: str, size: int) -> None:
     data = bytes(range(256)) * 40
     response = Received(PACK[how](data), how.removeprefix("raw "), size=size)
     assert await whole(response) == data
@@ -67,21 +67,21 @@ async def test_several_members_are_one_body(how: str, pack: Callable[[bytes], by
     assert await whole(Received(body, how, size=size)) == b"one two three"
 
 
-async def test_what_follows_a_member_is_counted_too() -> None:
+async def test_bytes_after_a_member_are_counted_too() -> None:
     response = Received(gzip.compress(b"x") + b"\0" * (4 * MEBI), "gzip")
     with pytest.raises(Undecodable, match="larger than 1 MB"):
         await whole(response, most=MEBI)
 
 
 @pytest.mark.parametrize("how", PACK)
-async def test_a_bomb_is_bounded_in_memory_and_in_all(how: str) -> None:
+async def test_a_bomb_is_bounded_in_memory_and_in_total_size(how: str) -> None:
     bomb = PACK[how](b"\n" * (8 * MEBI))
     assert len(bomb) < MEBI
     largest = 0
     with pytest.raises(Undecodable, match="larger than 1 MB"):
         async for piece in pieces(Received(bomb, how.removeprefix("raw ")), most=MEBI):
             largest = max(largest, len(piece))
-    assert largest <= 2 * PIECE  # brotli may give somewhat more than it is asked for
+    assert largest <= 2 * PIECE  # brotli may return somewhat more than requested
 
 
 @pytest.mark.parametrize(
@@ -94,15 +94,15 @@ async def test_a_bomb_is_bounded_in_memory_and_in_all(how: str) -> None:
         ("zstd", "decompressed"),
     ],
 )
-async def test_what_can_not_be_unpacked_says_so(encoding: str, said: str) -> None:
+async def test_a_body_that_can_not_be_decompressed_is_an_error_with_the_reason(encoding: str, said: str) -> None:
     with pytest.raises(Undecodable, match=said):
         await whole(Received(b"this is not packed at all", encoding))
 
 
 @pytest.mark.parametrize("size", [1, 100_000])
 @pytest.mark.slow
-async def test_others_get_their_turn(size: int) -> None:
-    """However much has come already: 2 MB in pieces of one byte, or 32 MB at once."""
+async def test_other_tasks_run_while_a_body_is_read(size: int) -> None:
+    """Holds for any amount of buffered data: 2 MB in pieces of one byte, or 32 MB at once."""
     turns = 0
 
     async def other() -> None:

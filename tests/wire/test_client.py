@@ -1,4 +1,4 @@
-"""The client of a server: where requests go, what of an error is read, and what stays secret."""
+"""The HTTP client: the targets of requests, the reading of errors, and the protection of secrets."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def generator(server: OpenAIServer | Scripted, **options: object) -> OpenAIGener
     return OpenAIGenerator("fake", base_url=server.base_url, api_key=KEY, policy=ONCE, **options)  # type: ignore[arg-type]
 
 
-async def test_documents_are_not_carried_to_another_server() -> None:
+async def test_a_redirect_to_another_server_is_not_followed() -> None:
     async with OpenAIServer(text="It is $40 [1].") as other, OpenAIServer() as server, generator(server) as model:
         server.faults.always(Redirect(f"{other.base_url}/chat/completions"))
-        with pytest.raises(GenerationError, match=r"redirect.*127\.0\.0\.1.*base_url") as caught:
+        with pytest.raises(GenerationError, match=r"redirect.*base_url.*127\.0\.0\.1") as caught:
             await model.generate(PROMPT)
         assert caught.value.status == 307
         assert caught.value.of_configuration
@@ -53,7 +53,7 @@ async def test_a_redirect_within_the_server_is_followed_a_few_times() -> None:
 
 @pytest.mark.parametrize("fault", [Endless(500), Endless(400), Bomb(500), Bomb(429), Bomb(), Crumbs(200_000), Huge()])
 @pytest.mark.slow
-async def test_no_body_is_read_without_end(fault: object) -> None:
+async def test_no_body_is_read_without_a_limit(fault: object) -> None:
     async with OpenAIServer() as server, generator(server) as model:
         server.faults.always(fault)  # type: ignore[arg-type]
         began = time.monotonic()
@@ -68,7 +68,7 @@ async def test_no_body_is_read_without_end(fault: object) -> None:
 
 
 @pytest.mark.parametrize("end", ["reset", "close", "short"])
-async def test_an_error_whose_body_ends_badly_still_says_what_it_said(end: str) -> None:
+async def test_an_error_whose_body_breaks_off_still_shows_its_message(end: str) -> None:
     body = b'{"error": {"message": "the voice is unknown"}}'
     async with Scripted([Bytes(body=body, status=400, headers=JSON)], end=end) as server, generator(server) as model:
         with pytest.raises(GenerationError, match="the voice is unknown"):
@@ -98,7 +98,7 @@ SSE = {"content-type": "text/event-stream"}
         {"choices": None, "base_resp": {"status_code": 1004, "status_msg": f"login fail {KEY}"}},
     ],
 )
-async def test_the_key_is_hidden_in_errors_of_answers_too(event: object) -> None:
+async def test_the_key_is_also_hidden_in_errors_inside_answers(event: object) -> None:
     body = f"data: {json.dumps(event)}\n\n".encode()
     async with Scripted([Bytes(body=body, headers=SSE)]) as server, generator(server) as model:
         with pytest.raises(GenerationError) as caught:
@@ -107,7 +107,7 @@ async def test_the_key_is_hidden_in_errors_of_answers_too(event: object) -> None
     assert "hidden" in str(caught.value)
 
 
-async def test_a_refusal_in_the_models_words_is_not_quoted() -> None:
+async def test_the_models_own_words_of_refusal_are_not_shown() -> None:
     event = {"choices": [{"index": 0, "delta": {"refusal": "I won't speak of porphyria."}, "finish_reason": "stop"}]}
     body = f"data: {json.dumps(event)}\n\n".encode()
     async with Scripted([Bytes(body=body, headers=SSE)]) as server, generator(server) as model:
@@ -116,7 +116,7 @@ async def test_a_refusal_in_the_models_words_is_not_quoted() -> None:
     assert "porphyria" not in str(caught.value)
 
 
-async def test_what_the_server_says_is_told_without_the_key() -> None:
+async def test_the_servers_message_is_shown_without_the_key() -> None:
     body = f'{{"error": {{"message": "key {KEY} and header-value-5678 are refused: sk-abc123def456 has no rights", "code": "x"}}}}'
     for status in (400, 401, 429, 500):
         async with (
@@ -143,7 +143,7 @@ async def test_azures_address_names_the_deployment() -> None:
         await azure.close()
 
 
-async def test_a_client_with_the_http_library_of_old_works() -> None:
+async def test_a_client_with_the_original_httpx_works() -> None:
     async with OpenAIServer(text="It is $40 [1].") as server, httpx.AsyncClient() as http:
         client = openai.AsyncOpenAI(base_url=server.base_url, api_key=KEY, http_client=http)  # type: ignore[arg-type]
         async with OpenAIGenerator("fake", client=client, policy=ONCE) as model:
@@ -151,7 +151,7 @@ async def test_a_client_with_the_http_library_of_old_works() -> None:
         assert not client.is_closed()
 
 
-async def test_a_key_that_is_fetched_is_fetched_for_each_request() -> None:
+async def test_a_key_function_is_called_for_each_request() -> None:
     keys = iter(("first-key-000", "second-key-000"))
 
     async def fetch() -> str:
@@ -169,7 +169,7 @@ async def test_a_key_that_is_fetched_is_fetched_for_each_request() -> None:
         await client.close()
 
 
-async def test_a_late_429_pauses_and_is_tried_again() -> None:
+async def test_a_429_in_the_stream_pauses_and_is_retried() -> None:
     late = Reply(
         200, b'data: {"error": {"message": "slow down", "code": 429}}\n\n', {"content-type": "text/event-stream"}
     )
@@ -180,7 +180,7 @@ async def test_a_late_429_pauses_and_is_tried_again() -> None:
                 assert (await model.generate(PROMPT)).text == "It is $40 [1]."
 
 
-async def test_requests_tell_the_server_nothing_of_this_machine() -> None:
+async def test_requests_do_not_describe_this_machine() -> None:
     async with OpenAIServer(text="It is $40 [1].") as server, generator(server) as model:
         await model.generate(PROMPT)
     sent = server.headers[0]

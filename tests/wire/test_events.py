@@ -1,4 +1,4 @@
-"""Server-sent events by the standard, and what servers make of it."""
+"""Server-sent events by the standard, and servers' deviations from it."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ CASES: list[tuple[bytes, list[tuple[str, bytes]]]] = [
     (b"data: a\r\n\r\ndata: b\r\n\r\n", [("", b"a"), ("", b"b")]),
     (b"data: a\r\rdata: b\r\r", [("", b"a"), ("", b"b")]),
     (b"data:a\n\n", [("", b"a")]),
-    (b"data:  a\n\n", [("", b" a")]),  # one space is the standard's, the other the data's
+    (b"data:  a\n\n", [("", b" a")]),  # the standard removes one space; the other belongs to the data
     (b"data: a\ndata: b\n\n", [("", b"a\nb")]),
     (b"data\n\n", [("", b"")]),
     (b": comment\n\n:\n\ndata: a\n\n", [("", b"a")]),
     (b"retry: 3000\nid: 7\nunknown: x\nunknown\ndata: a\n\n", [("", b"a")]),
     (b"event: error\ndata: a\n\ndata: b\n\n", [("error", b"a"), ("", b"b")]),
-    (b"event: ping\n\ndata: b\n\n", [("", b"b")]),  # an event without data is none, and its type goes with it
+    (b"event: ping\n\ndata: b\n\n", [("", b"b")]),  # an event without data is dropped, with its type
     (b"\xef\xbb\xbfdata: a\n\n", [("", b"a")]),
     (b"data: a", [("", b"a")]),
     (b"data: a\n", [("", b"a")]),
@@ -43,7 +43,7 @@ CASES: list[tuple[bytes, list[tuple[str, bytes]]]] = [
     (
         b'data: {"a": 1}\ndata: {"b": 2}\n',
         [("", b'{"a": 1}'), ("", b'{"b": 2}')],
-    ),  # a server that forgets the blank lines
+    ),  # a server that omits the blank lines
     (b'data: {"a":\ndata: 1}\n\n', [("", b'{"a":\n1}')]),
     (b'error: {"message": "x"}\n\n', [("error", b'{"message": "x"}')]),
     (b'data: {"a": 1}\ndata: [DONE]\n', [("", b'{"a": 1}'), ("", b"[DONE]")]),
@@ -52,12 +52,12 @@ CASES: list[tuple[bytes, list[tuple[str, bytes]]]] = [
 
 
 @pytest.mark.parametrize(("body", "events"), CASES)
-def test_events_are_read_as_the_standard_says(body: bytes, events: list[tuple[str, bytes]]) -> None:
+def test_events_are_parsed_by_the_standard(body: bytes, events: list[tuple[str, bytes]]) -> None:
     assert parsed(body) == events
 
 
 @given(case=st.sampled_from(CASES), cuts=st.lists(st.integers(1, 5), min_size=1, max_size=5))
-def test_the_cuts_never_matter(case: tuple[bytes, list[tuple[str, bytes]]], cuts: list[int]) -> None:
+def test_cuts_make_no_difference(case: tuple[bytes, list[tuple[str, bytes]]], cuts: list[int]) -> None:
     body, events = case
     assert parsed(body, cuts) == events
 
@@ -67,7 +67,7 @@ def test_the_cuts_never_matter(case: tuple[bytes, list[tuple[str, bytes]]], cuts
     st.sampled_from([b"\n", b"\r\n", b"\r"]),
     st.lists(st.integers(1, 7), min_size=1, max_size=5),
 )
-def test_what_is_written_is_read(datas: list[bytes], ending: bytes, cuts: list[int]) -> None:
+def test_written_events_are_read_back(datas: list[bytes], ending: bytes, cuts: list[int]) -> None:
     body = b"".join(b"data: " + data + ending + ending for data in datas)
     assert parsed(body, cuts) == [("", data) for data in datas]
 
@@ -97,6 +97,6 @@ def test_the_time_for_an_event_is_linear(monkeypatch: pytest.MonkeyPatch) -> Non
         b":\n" * (2 * MAX_EVENT),
     ],
 )
-def test_an_event_is_bounded(body: bytes) -> None:
+def test_the_size_of_an_event_is_bounded(body: bytes) -> None:
     with pytest.raises(Undecodable, match="larger than 1 MB|without an event"):
         parsed(body, [10_000])

@@ -1,4 +1,4 @@
-"""Every provider's shapes, over a real socket: whole, and cut anywhere."""
+"""The response shapes of all providers, over a real socket, whole and cut anywhere."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_table_is_large_and_names_each_quirk_once_with_its_source() -> None:
 async def generated(
     row: Chat, cuts: Sequence[int] = ()
 ) -> tuple[Generation | RagcoreError, str, list[dict[str, object]]]:
-    """What came out, the text that was streamed, and the requests."""
+    """Return the result or the error, the streamed text, and the requests."""
     pieces: list[str] = []
     async with (
         Scripted(row.replies, cuts=cuts) as server,
@@ -81,7 +81,7 @@ def check_chat(row: Chat, out: Generation | RagcoreError, streamed: str, request
     assert isinstance(out, Generation), out
     assert out.text == row.text
     assert "NOT_FOUND" not in streamed
-    if out.text:  # thinking without an opening tag is known as such only at its end
+    if out.text:  # thinking without an opening tag is recognised only at its end
         assert streamed.endswith(out.text) if "only </think>" in row.quirk else streamed == out.text
     assert out.finish_reason == row.finish_reason
     assert out.complete is row.complete
@@ -134,12 +134,12 @@ async def test_each_shape_of_an_embedding_is_understood(row: Embed) -> None:
     check_embed(row, *await embedded(row))
 
 
-# Mixed as they come: a lone CR before a LF would be one line's end, not two.
+# Not mixed freely: a lone CR before an LF would be one line end, not two.
 ENDINGS = (b"\n", b"\r\n", b"\r")
 
 
 def with_endings(reply: Reply, ending: bytes) -> Reply:
-    """The same stream with other line endings; a body that is no stream stays."""
+    """Return the stream with other line endings. A body that is not a stream stays unchanged."""
     if "event-stream" not in reply.headers.get("content-type", ""):
         return reply
     plain = reply.body.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
@@ -152,7 +152,7 @@ def with_endings(reply: Reply, ending: bytes) -> Reply:
     cuts=st.lists(st.integers(1, 40), min_size=1, max_size=8),
     ending=st.sampled_from(ENDINGS),
 )
-def test_however_a_stream_is_cut_the_answer_is_the_same(row: Chat, cuts: list[int], ending: bytes) -> None:
+def test_a_stream_gives_the_same_answer_however_it_is_cut(row: Chat, cuts: list[int], ending: bytes) -> None:
     changed = Chat(
         **{field: getattr(row, field) for field in Chat.__dataclass_fields__ if field != "replies"},
         replies=tuple(with_endings(reply, ending) for reply in row.replies),
@@ -162,5 +162,5 @@ def test_however_a_stream_is_cut_the_answer_is_the_same(row: Chat, cuts: list[in
 
 @examples(0.5, suppress_health_check=list(HealthCheck))
 @given(row=st.sampled_from(EMBEDS), cuts=st.lists(st.integers(1, 40), min_size=1, max_size=8))
-def test_however_embeddings_are_cut_they_are_the_same(row: Embed, cuts: list[int]) -> None:
+def test_embeddings_are_the_same_however_the_body_is_cut(row: Embed, cuts: list[int]) -> None:
     check_embed(row, *anyio.run(embedded, row, cuts))

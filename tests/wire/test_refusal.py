@@ -1,4 +1,4 @@
-"""What a server said: in which shape ever, bounded, and without secrets."""
+"""Servers' error messages are read in every shape, within limits, and without secrets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SAID = [
 
 
 @pytest.mark.parametrize(("body", "said"), SAID)
-def test_it_is_read_in_every_shape(body: object, said: str) -> None:
+def test_the_message_is_read_in_every_shape(body: object, said: str) -> None:
     refusal = read_refusal(body, status=400)
     assert refusal is not None
     assert said in refusal.said
@@ -70,7 +70,7 @@ def test_it_is_read_in_every_shape(body: object, said: str) -> None:
         ),
     )
 )
-def test_no_shape_breaks_it(body: object) -> None:
+def test_no_shape_raises_an_error(body: object) -> None:
     refusal = read_refusal(body, status=400, in_answer=True)
     assert refusal is None or isinstance(refusal, ServerError)
     assert read_refusal(body, status=500) is not None
@@ -89,12 +89,12 @@ TOO_LONG = [
 
 @pytest.mark.parametrize("said", TOO_LONG)
 @pytest.mark.parametrize("status", [400, 422, 500, 503, None])
-def test_too_long_a_request_is_neither_tried_again_nor_held_against_the_server(said: str, status: int | None) -> None:
+def test_too_long_a_request_is_not_retried_and_not_counted_against_the_server(said: str, status: int | None) -> None:
     error = ServerError(said, status=status)
     assert error.is_too_long
     assert judge(error) is None
     assert not error.is_of_configuration
-    assert "more tokens than the model takes" in str(
+    assert "exceeds the model's token limit" in str(
         translate(error, EmbeddingError, dependency="m", stage="embed", attempts=1)
     )
 
@@ -137,7 +137,7 @@ def test_a_refusal_is_judged_by_its_meaning(error: ServerError, of_configuration
     ],
 )
 @pytest.mark.parametrize("status", [500, 503])
-def test_a_model_that_is_loading_is_tried_again(said: str, status: int) -> None:
+def test_a_loading_model_is_retried(said: str, status: int) -> None:
     error = ServerError(said, status=status)
     assert not error.is_of_configuration
     failure = judge(error)
@@ -149,13 +149,13 @@ def test_a_model_that_is_loading_is_tried_again(said: str, status: int) -> None:
     "body",
     [b"[" * 60_000, b'{"detail": [{"loc": 5, "msg": "m"}]}', b"\xff\xfe", b'{"error": {"code": [1]}}', b'"text"', b"7"],
 )
-def test_odd_bodies_are_no_foreign_errors(body: bytes) -> None:
+def test_odd_bodies_raise_no_foreign_errors(body: bytes) -> None:
     refusal = read_refusal(body, status=503)
     assert refusal is not None
     assert judge(refusal) is not None
 
 
-def test_a_body_that_was_cut_off_still_says_what_it_said() -> None:
+def test_a_body_that_was_cut_off_still_shows_its_message() -> None:
     refusal = read_refusal(
         b'{"error": {"message": "the \\"key\\" is odd", "param": "x", "trace": "' + b"y" * 100, status=400
     )

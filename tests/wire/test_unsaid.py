@@ -1,4 +1,4 @@
-"""What messages don't show: keys, and what a server quotes of the request."""
+"""Messages hide keys and the server's quotations of the request."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_ordinary_words_stay(text: str) -> None:
 
 
 @given(st.text(max_size=5_000))
-def test_it_is_short_and_on_one_line(text: str) -> None:
+def test_the_message_is_short_and_on_one_line(text: str) -> None:
     shown = NOTHING.hide(text)
     assert len(shown) <= 300
     assert "\n" not in shown
@@ -75,7 +75,7 @@ JAPANESE = "\u79c1\u306e\u7cd6\u5c3f\u75c5\u306e\u6cbb\u7642\u306f\u5bfe\u8c61\u
         (f"\u9055\u53cd: {JAPANESE[2:9]}", "\u9055\u53cd: [quoted]"),
     ],
 )
-def test_what_is_quoted_of_the_request_is_taken_out(said: str, shown: str) -> None:
+def test_quotations_of_the_request_are_removed(said: str, shown: str) -> None:
     assert Unsaid(body=request("Answer in few words.", f"Passages\n{QUESTION}\n{JAPANESE}")).hide(said) == shown
 
 
@@ -116,5 +116,5 @@ def test_no_long_piece_of_a_request_is_ever_shown(around: str, text: str) -> Non
     assert len(dict.fromkeys(words)) < 3 or phrase not in shown
 
 
-def test_it_shows_nothing_of_itself() -> None:
+def test_its_repr_shows_no_secret() -> None:
     assert "secret" not in repr(Unsaid(["my secret"], b"my secret"))

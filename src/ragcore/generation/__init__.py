@@ -1,4 +1,4 @@
-"""A prompt in, an answer out: OpenAI and compatible servers, quotation without a model, fallbacks, or a function of your own."""
+"""Generators: OpenAI and compatible servers, quotation without a model, a list of fallbacks, or your own function."""
 
 from __future__ import annotations
 

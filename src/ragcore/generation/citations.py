@@ -1,4 +1,4 @@
-"""The "[n]" in an answer, checked against the passages."""
+"""Finds the citations "[n]" in an answer and checks them against the passages."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ __all__ = ["find_citations"]
 
 CITATION = re.compile(r"\[(\d{1,3}(?:\s*,\s*\d{1,3})*)\]")
 NUMBER = re.compile(r"\d+")
-# Code is quoted, too: an index in it is no citation.
+# An index in code, such as `rows[1]`, is not a citation.
 CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
-# What is quoted word for word has this many characters before or behind its "[n]", or half of them on both sides.
+# An "[n]" is quoted if this many characters before or after it, or half of them on both sides, also stand in the passage.
 VERBATIM = 12
-# An answer has fewer; this bounds the work on one that is made to have many.
+# Real answers have fewer. This bounds the work on an answer that was crafted to have many.
 MOST_CITATIONS = 1_000
 
 
 def find_citations(
     text: str, passages: Sequence[Passage], /, *, quotations: Sequence[tuple[int, int]] | None = None
 ) -> tuple[Citation, ...]:
-    """Citations in the order of the text, "[1, 2]" as two; a number that names no passage is not one, and neither is a "[n]" that was quoted.
+    """Return the citations in the order of the text. "[1, 2]" gives two.
+
+    A number without a passage is not a citation. An "[n]" that the answer quotes from a passage isn't one either.
 
     Args:
         text: the answer.
-        passages: those that the model saw; "[n]" counts them from 1.
-        quotations: (start, end) of what is quoted; None: found by comparing with the passages. A footnote's number, or a reference that somebody has
-            put into a document, must not pass for one of the answer's.
+        passages: the passages that the model saw; "[n]" counts them from 1.
+        quotations: (start, end) of each quotation. None: quotations are found by comparing with the passages. A footnote's number, or a reference
+            that was planted in a document, must not count as a citation of the answer.
     """
     brackets = list(islice(CITATION.finditer(text), MOST_CITATIONS))
     if not brackets:
@@ -51,13 +53,13 @@ def find_citations(
 
 
 def _within(bracket: re.Match[str], spans: Sequence[tuple[int, int]]) -> bool:
-    """Whether the bracket lies in one of the spans, which are in order and do not overlap."""
+    """Whether the bracket lies in one of the spans. The spans are in order and do not overlap."""
     at = bisect_right(spans, (bracket.start(), len(bracket.string) + 1)) - 1
     return at >= 0 and spans[at][0] <= bracket.start() and bracket.end() <= spans[at][1]
 
 
 def _is_quoted(text: str, bracket: re.Match[str], plain: Sequence[str]) -> bool:
-    """Whether the bracket stands in a passage between the same words."""
+    """Whether a passage contains the bracket between the same words."""
     number = _plain(bracket.group())
     before = _plain(text[max(0, bracket.start() - 4 * VERBATIM) : bracket.start()])[-VERBATIM:]
     after = _plain(text[bracket.end() : bracket.end() + 4 * VERBATIM])[:VERBATIM]
@@ -71,5 +73,5 @@ def _is_quoted(text: str, bracket: re.Match[str], plain: Sequence[str]) -> bool:
 
 
 def _plain(text: str) -> str:
-    """Without what a model changes when it quotes: spaces, quotation marks, emphasis, letters' case."""
+    """Return the text without the things that a model changes when it quotes: spaces, quotation marks, emphasis, and case."""
     return re.sub(r"[\s\"'“”‘’«»*_]+", "", text).lower()

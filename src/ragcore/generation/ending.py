@@ -1,4 +1,4 @@
-"""How an answer ended: by itself, or cut off."""
+"""Tells complete answers from answers that were cut off."""
 
 from __future__ import annotations
 

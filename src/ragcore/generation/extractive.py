@@ -1,4 +1,4 @@
-"""Answers without a model: quotes the sentences that answer best, with citations."""
+"""Answers without a model: quotes the sentences that answer the question best, with citations."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ __all__ = ["ExtractiveGenerator", "excerpt"]
 
 MODEL = "extractive"
 ALTERNATIVES = re.compile(r"(?<!\w)(\w++),? or (?:an? |the )?(\w++)", re.IGNORECASE)
-# A sentence answers if it has at least half of what the question is about, by weight.
+# A sentence answers if it covers at least half of the question's words, by weight.
 ENOUGH = 0.5
-# Words that stand in a heading above a sentence, or in its document's title, count, but less than the sentence's own.
+# Words in a heading above a sentence, or in its document's title, count less than the sentence's own words.
 CONTEXT_WEIGHT = 0.6
 # A second sentence is quoted only if it is nearly as good as the first.
 NEARLY = 0.85
 MOST_QUOTES = 2
 MOST_EXCERPT = 600
-# Each rank down costs this much, so that of equal sentences the better passage's is quoted.
+# Each rank down costs this much, so that of two equal sentences the one from the better passage is quoted.
 RANK_PENALTY = 0.02
-# A word that stands in the sentence and above it as well: the sentence is about it, rather than mentions it.
+# If a word stands in the sentence and also in the heading above it, the sentence is about that word and does not only mention it.
 ABOUT_BONUS = 0.3
-# A short sentence that has the words says more about them than a long one.
+# A short sentence with the words says more about them than a long one.
 FOCUS_BONUS = 0.1
-# A sentence that names a figure is the likelier answer to a question for one.
+# If the question asks for a figure, a sentence with a figure is the likelier answer.
 FIGURE_BONUS = 0.15
 ASKS_FOR_A_FIGURE = (
     "how much",
@@ -49,9 +49,9 @@ ASKS_FOR_A_FIGURE = (
 
 
 class ExtractiveGenerator(Part):
-    """Quotes the one or two sentences of the passages that have most of the question's words, weighted by their rarity.
+    """Quotes the one or two sentences of the passages that cover the question's words best, weighted by rarity.
 
-    It invents nothing: when no sentence has at least half of the question's words by weight, the text is "" and the answer is not found.
+    It invents nothing: if no sentence covers at least half of the question's words by weight, the text is "" and the answer is not found.
     It needs no `start`.
 
     Source: sentence selection by inverse document frequency (Spärck Jones, 1972).
@@ -61,7 +61,7 @@ class ExtractiveGenerator(Part):
     in_any_task = True
 
     async def generate(self, prompt: Prompt, /) -> Generation:
-        """The quotation, or "" if nothing answers."""
+        """Return the quotation; "" if no sentence answers."""
         await anyio.lowlevel.checkpoint()
         text, quotations = quoted(prompt.question, prompt.passages)
         for stop in prompt.stop:
@@ -69,7 +69,7 @@ class ExtractiveGenerator(Part):
         return Generation(text, model=MODEL, quotations=quotations)
 
     def stream(self, prompt: Prompt, /) -> AbstractAsyncContextManager[AsyncIterator[str | Generation]]:
-        """The same in one piece."""
+        """Stream the quotation in one piece."""
         return at_once(self.generate(prompt))
 
 
@@ -83,12 +83,12 @@ class _Sentence:
 
 
 def quote(question: str, passages: Sequence[Passage]) -> str:
-    """The best sentences, each with its "[n]"; "" if none is good enough."""
+    """Return the best sentences, each with its "[n]"; "" if none is good enough."""
     return quoted(question, passages)[0]
 
 
 def quoted(question: str, passages: Sequence[Passage]) -> tuple[str, tuple[tuple[int, int], ...]]:
-    """The same, and where in it the sentences stand: a "[n]" of their own is none of the answer's."""
+    """Return the text of `quote` and the span of each sentence in it. An "[n]" inside a span is part of the document, not a citation."""
     text, spans = "", []
     for sentence in _best(question, passages):
         start = len(text) + (1 if text else 0)
@@ -126,7 +126,7 @@ def _best(question: str, passages: Sequence[Passage]) -> list[_Sentence]:
     best, of_best = score(ranked[0]), covered_words(ranked[0])
     chosen: list[_Sentence] = []
     for sentence in ranked:
-        if covered_words(sentence) < of_best:  # about less of the question: of another plan, say
+        if covered_words(sentence) < of_best:  # covers less of the question, for example a sentence about another plan
             continue
         if score(sentence) >= NEARLY * best and all(sentence.text != other.text for other in chosen):
             chosen.append(sentence)
@@ -136,7 +136,7 @@ def _best(question: str, passages: Sequence[Passage]) -> list[_Sentence]:
 
 
 def excerpt(passage: Passage) -> str:
-    """The first sentences of a passage, up to 600 characters."""
+    """Return the first sentences of a passage, up to 600 characters."""
     end = 0
     for _, stop in sentences(passage.text):
         if end and stop > MOST_EXCERPT:
@@ -146,7 +146,7 @@ def excerpt(passage: Passage) -> str:
 
 
 def _without_excluded_alternatives(question: str, candidates: Sequence[_Sentence]) -> set[str]:
-    """The question's words; of "X or Y" only those that the passages know, if they know one: the answer is that one."""
+    """Return the question's words. If the passages contain only one word of "X or Y", leave out the other: the answer is the one that they contain."""
     wanted = set(content_words(question))
     known = frozenset().union(*(sentence.words | sentence.context for sentence in candidates))
     for match in ALTERNATIVES.finditer(question):
@@ -157,7 +157,10 @@ def _without_excluded_alternatives(question: str, candidates: Sequence[_Sentence
 
 
 def _split(number: int, passage: Passage) -> list[_Sentence]:
-    """A passage's sentences; a heading is no sentence, its words are context for those below it. A passage that continues a section has its headings too."""
+    """Split a passage into sentences. A heading is not a sentence: its words are context for the sentences below it.
+
+    If the passage continues a section, the section's headings are context as well.
+    """
     *above, last = str(passage.metadata.get("heading") or "").split(" › ")
     title = content_words(" ".join([passage.title, *above]))
     heading = content_words(last)
@@ -167,7 +170,7 @@ def _split(number: int, passage: Passage) -> list[_Sentence]:
         while lines and lines[0].lstrip().startswith("#"):
             heading = content_words(lines.pop(0))
         text = " ".join(" ".join(lines).split()).lstrip("-*+• ")
-        if text.startswith("|"):  # a row of a table
+        if text.startswith("|"):  # a table row
             text = text.strip("| ")
         words = content_words(text)
         if words:
@@ -176,7 +179,7 @@ def _split(number: int, passage: Passage) -> list[_Sentence]:
 
 
 def _weights(wanted: set[str], candidates: Sequence[_Sentence]) -> dict[str, float]:
-    """Each word's share of the question's meaning: rare words weigh more, words that stand nowhere most. They sum to 1."""
+    """Return each word's weight. Rare words weigh more, and words that no sentence contains weigh most. The weights sum to 1."""
     spread = Counter(word for sentence in candidates for word in wanted & (sentence.words | sentence.context))
     raw = {word: math.log(1 + len(candidates) / (0.5 + spread[word])) for word in wanted}
     total = sum(raw.values())

@@ -1,4 +1,4 @@
-"""One generator after the other, until one answers."""
+"""Tries generators in order until one answers."""
 
 from __future__ import annotations
 
@@ -26,30 +26,31 @@ from ragcore.types import Degradation, Generation, Prompt, Usage
 
 __all__ = ["FallbackGenerator", "name_of"]
 
-# Of the time that is left, what a generator that is not the last may take to its first word.
+# The share of the remaining time within which a generator must send its first token. The last generator has no such limit.
 SHARE = 0.4
-# Seconds to the first word, for a generator without a policy.
+# Seconds to the first token, for a generator without a policy.
 FIRST_TIMEOUT = 10.0
 
 
 class FallbackGenerator(Part):
-    """Asks the first generator, and the next where one fails before its first word.
+    """Asks its generators in order. If one fails before its first token, the next is asked.
 
-    A generator that is not the last must send its first word within 40 % of the remaining time and within its policy's `first_timeout`, so that the
-    next one has time. This class alone decides that limit. Time in ragcore's own queues does not count. If another model follows, a place must be
-    found within 40 % of the remaining time as well. The answer's `degraded` lists the generators that failed. `InvalidInput` is raised at once.
+    Each generator except the last must send its first token within 40 % of the remaining time and within its policy's `first_timeout`, so that the
+    next one has time. This class alone decides that limit. Time in ragcore's own queues does not count. If another model follows, the generator
+    must also get a place within 40 % of the remaining time. The answer's `degraded` lists the generators that failed. `InvalidInput` is raised at once.
 
-    A generator without room is passed over like one that failed. If the last model has no room, `Overloaded` is raised instead of quoting.
+    A generator that refuses the call because it is full counts as failed. If the last model is full, `Overloaded` is raised instead of quoting.
 
     Args:
-        generators: in the order to ask them; an `ExtractiveGenerator` at the end always answers.
-        first_timeout: seconds to the first word, for generators without a policy.
-        quote_when_overloaded: whether to quote if the model before the quotation has no room.
+        generators: the generators in the order in which they are asked. An `ExtractiveGenerator` at the end always answers.
+        first_timeout: seconds to the first token, for generators without a policy.
+        quote_when_overloaded: whether to quote if the model before the quotation is full.
     """
 
     generators: tuple[Generator, ...]
 
-    # Not `in_any_task`: of a nested one the limit on silence would be a scope around the making of relays, which take its end for their deadline.
+    # Not `in_any_task`: for a nested FallbackGenerator, the limit on silence would be a cancel scope around the creation of relays, and they would
+    # take that scope's end for their deadline.
 
     def __init__(
         self,
@@ -70,14 +71,14 @@ class FallbackGenerator(Part):
         self._parts = Parts()
 
     def first_timeout_of(self, generator: Generator) -> float | None:
-        """The longest time to the first word in seconds; None for the last generator, which has no such limit here."""
+        """Return the largest time to the first token in seconds; None for the last generator, which has no such limit here."""
         if generator is self.generators[-1]:
             return None
         policy = policy_of(generator)
         return self.first_timeout if policy is None else policy.first_timeout
 
     def describe(self) -> list[dict[str, Any]]:
-        """The limits in force for each generator, JSON-ready: timeouts in seconds, concurrent and waiting calls."""
+        """Return the limits in force for each generator as JSON-ready dicts: timeouts in seconds, concurrent and waiting calls."""
         described = []
         for generator in self.generators:
             policy = policy_of(generator)
@@ -96,16 +97,16 @@ class FallbackGenerator(Part):
         return described
 
     def count_tokens(self, text: str, /) -> int:
-        """As the first generator counts that can."""
+        """Count tokens as the first generator that has `count_tokens` does."""
         return self._count(text)
 
     async def generate(self, prompt: Prompt, /) -> Generation:
-        """The first answer."""
+        """Return the answer of the first generator that succeeds."""
         return await collect(self.stream(prompt))
 
     @asynccontextmanager
     async def stream(self, prompt: Prompt, /) -> AsyncIterator[AsyncIterator[str | Generation]]:
-        """The pieces of the first generator that gets as far as a first piece."""
+        """Stream the pieces of the first generator that sends a first piece."""
         owner = self._check_open()
         failed: list[RagcoreError] = []
         for generator in self.generators[:-1]:
@@ -116,7 +117,7 @@ class FallbackGenerator(Part):
                 generator,
                 prompt,
                 first_within=min(part, self.first_timeout_of(generator) or math.inf),
-                # Another model needs time of its own; quotation needs none.
+                # Another model needs time; quotation doesn't.
                 place_within=part if self._model_follows(generator) else math.inf,
             )
             try:
@@ -142,7 +143,7 @@ class FallbackGenerator(Part):
         first_within: float = math.inf,
         place_within: float = math.inf,
     ) -> Source:
-        """A generator's stream: in a task of its own, unless the generator is known to need none."""
+        """Return a generator's stream. It runs in its own task, unless the generator is known not to need one."""
         name = name_of(generator)
         if runs_in_any_task(generator):
             return Direct(generator, prompt, name=name, first_within=first_within, place_within=place_within)
@@ -153,7 +154,7 @@ class FallbackGenerator(Part):
         return any(not isinstance(one, ExtractiveGenerator) for one in following)
 
     def _check_room(self, generator: Generator, failed: Sequence[RagcoreError]) -> None:
-        """Raise `Overloaded` if quotation is next and the model before it had no room."""
+        """Raise `Overloaded` if quotation is next and the model before it was full."""
         if (
             failed
             and isinstance(failed[-1], Overloaded)
@@ -164,7 +165,7 @@ class FallbackGenerator(Part):
 
     @staticmethod
     async def _first(source: Source, failed: list[RagcoreError]) -> str | Generation | None:
-        """A generator's first piece, within its share of the time; None if it failed, which is noted."""
+        """Return a generator's first piece, within its share of the time. On failure, add the error to `failed` and return None."""
         try:
             return await source.first()
         except InvalidInput:
@@ -183,7 +184,7 @@ class FallbackGenerator(Part):
 
 
 class _Resumed:
-    """The pieces of the generator that answers. Its `Generation` says which generators failed before it, and why.
+    """The pieces of the generator that answers. Its `Generation` names the generators that failed before it, with their errors.
 
     An iterator and not an async generator, so that a piece passes without a frame of its own.
     """
@@ -214,5 +215,5 @@ class _Resumed:
 
 
 def name_of(generator: Generator, /) -> str:
-    """What to call a generator: its model, or its class."""
+    """Return a generator's name: its model, or its class."""
     return str((offers(generator, Named) and generator.model) or type(generator).__name__)

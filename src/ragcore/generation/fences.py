@@ -1,6 +1,6 @@
-"""Texts of others in a prompt: in none of them can a fence of ours, or a turn of the conversation, begin or end.
+"""Escapes texts that go into a prompt, so that none of them can begin or end one of ragcore's tags or a turn of the conversation.
 
-What a fence can't do is in explanation/security.md: it keeps a text from becoming a part of the prompt's structure, not a model from believing it.
+A fence keeps a text from becoming part of the prompt's structure. It can't keep a model from believing the text: see explanation/security.md.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import unicodedata
 
 __all__ = ["fenced", "unfenced"]
 
-# The names of our tags, and what a reader, or a model, may take for the signs around them.
+# The names of ragcore's tags, and the characters that a parser or a model may take for "<" and "/".
 TAGS = ("passage", "passages", "answer", "user")
 ANGLE = re.compile("[<\uff1c\ufe64\u2039\u2329\u27e8\u3008\u276e\u27ea\u00ab\u226a\u02c2\u1438]")
 SLASHES = str.maketrans("\u2044\u2215\u29f8\u2571", "////")
 INVISIBLE = ("Cf", "Mn", "Cc")
-# Characters behind an angle bracket that are looked at.
+# How many characters after an angle bracket are checked.
 REACH = 60
-# Marks with which chat templates tell turns and roles apart. A server that reads them in a text, too, would begin a turn of somebody else's there.
+# Marks that separate turns and roles in chat templates. If a server interprets them inside a text, the text can forge a turn.
 CONTROL = re.compile(
     r"<(?=\|[^|<>\s]{1,40}\|>|/?(?:s|bos|eos|start_of_turn|end_of_turn|start_header_id|end_header_id)>|</?SYS>>|/?SYS>)"
     r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])",
@@ -28,22 +28,22 @@ ESCAPES = {"<": "&lt;", "[": "&#91;"}
 
 
 def fenced(text: str, /, *, quote: bool = False) -> str:
-    """A text that stands between tags of ours: no tag of any name begins or ends in it.
+    """Escape a text that stands between ragcore's tags. No tag of any name begins or ends in the result.
 
     Args:
-        quote: it stands between quotation marks.
+        quote: whether the text stands between quotation marks.
     """
     return unfenced(html.escape(text, quote=quote))
 
 
 def unfenced(text: str, /) -> str:
-    """A text as it was written, in which no tag of ours begins or ends, in whichever letters and with whatever invisible between them."""
+    """Escape only what looks like one of ragcore's tags, also with similar letters or with invisible characters between them."""
     text = CONTROL.sub(lambda match: ESCAPES[match[0]], text)
     return ANGLE.sub(lambda match: "&lt;" if _names_a_tag(text, match.end()) else match[0], text)
 
 
 def _names_a_tag(text: str, start: int) -> bool:
-    """Whether what follows an angle bracket looks like the name of one of our tags."""
+    """Whether the text after an angle bracket looks like the name of one of ragcore's tags."""
     word = ""
     for char in text[start : start + REACH]:
         if unicodedata.category(char) in INVISIBLE and not char.isspace():

@@ -1,4 +1,4 @@
-"""Recognition of the word NOT_FOUND in an answer.
+"""Recognises the word NOT_FOUND in an answer.
 
 The prompt asks for this word alone. Models also add reasons before or after it, change its case, and put markup around it. Only the start and the end of
 the text are examined, so the cost of a token does not grow with the answer.
@@ -17,7 +17,7 @@ WRAPPING = " \t\r\n.\"'*`_#>()[]{}|~-:!?…。：！？,;“”„‘’«»$\uf
 BEFORE = " \t\r\n\"'*`_(#>“„‘$\ufeff\u200b"
 TAG = r"</?[A-Za-z_]{1,24}>|<\|[a-z_]{1,24}\|>|\\boxed\{"
 LEAD = re.compile(rf"(?:[{re.escape(WRAPPING)}]|{TAG})*(?:</?[A-Za-z_|]{{0,24}}\Z|\\[a-z]{{0,5}}\Z)?")
-# What may follow the word when it stands for itself: markup, and citations.
+# Markup and citations may follow the word when it stands alone.
 BEHIND = rf"(?:[{re.escape(WRAPPING)}]|{TAG}|\[\d[\d, ]*\])*"
 WORD = NOT_FOUND.lower()
 # The word, also with an escaped underscore as in Markdown.
@@ -40,10 +40,10 @@ NEAR = 96
 
 
 class NotFound:
-    """Takes an answer's text in pieces and holds back what may be the word.
+    """Takes an answer's text in pieces and holds back text that may be the word.
 
     Attributes:
-        said: whether the answer is NOT_FOUND, as far as the text has come.
+        said: whether the text so far means NOT_FOUND.
     """
 
     said: bool

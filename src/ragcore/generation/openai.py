@@ -1,4 +1,4 @@
-"""Chat models of OpenAI, or of any server that speaks its protocol."""
+"""Chat models of OpenAI and of servers with a compatible API."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from ragcore.wire.refusal import NoAnswer, ServerError, Undecodable, request_id_
 
 __all__ = ["OpenAIGenerator"]
 
-# Models whose limit of tokens includes their thinking; they take no temperature.
+# Models whose token limit includes their thinking. They accept no temperature.
 REASONING = ("o1", "o3", "o4", "gpt-5")
-# Tokens for thinking, on top of those of the answer.
+# Tokens for thinking, in addition to the answer's tokens.
 THINKING_TOKENS = 4_000
 # Seconds to wait for the usage after the answer's end.
 USAGE_SECONDS = 2.0
@@ -42,29 +42,29 @@ OWN = frozenset({"model", "messages", "stream"})
 
 
 class OpenAIGenerator(Part):
-    """Generates through an OpenAI-compatible `/chat/completions`, always as a stream, so that a model that is silent is found out early.
+    """Generates through an OpenAI-compatible `/chat/completions`. It always streams, so that a silent model is detected early.
 
-    The first token must come within the policy's `first_timeout`, all attempts together, and between tokens at most `idle_timeout` may pass; the time in
-    the bulkhead's queue does not count. The deadline around the call bounds it all. In a `FallbackGenerator`, which `RAG` makes of it, the first
-    token must come within 40 % of what is left, too. A stream that ends without a finish reason broke.
+    The first token must arrive within the policy's `first_timeout`, counted over all attempts. Between two tokens at most `idle_timeout` may pass. Time
+    in the bulkhead's queue does not count. The call's deadline bounds everything. `RAG` puts the generator into a `FallbackGenerator`, in which the
+    first token must also arrive within 40 % of the remaining time. A stream that ends without a finish reason is an error.
 
-    An answer without text is a `GenerationError` that says why: filtered, refused, a call of a tool, all tokens used up by thinking. Thinking between
-    tags, as in `<think>…</think>`, is taken out of the text and kept in `Generation.reasoning`. If a server refuses a parameter by name, it is left
-    out or given its other name from then on, with the event `model.parameter_refused`.
+    An answer without text raises a `GenerationError` with the reason: the answer was filtered, the model refused, it called a tool, or thinking used all
+    tokens. Thinking between tags, as in `<think>…</think>`, is moved from the text to `Generation.reasoning`. If a server refuses a parameter by name,
+    later requests omit or rename it, and the event `model.parameter_refused` is emitted.
 
     Args:
-        model: its name on the server.
-        base_url: None: as the SDK finds it (OPENAI_BASE_URL).
-        api_key: None: as the SDK finds it (OPENAI_API_KEY).
-        client: the user's own `AsyncOpenAI`, with its headers, proxy and certificates; never closed.
-        policy: None: 3 attempts before the first token, 10 s to the first and between tokens, 64 at once, a breaker for each model.
-        parameters: sent with each request, such as {"top_p": 0.9, "reasoning_effort": "low"}. They stand in place of ragcore's own (temperature 0,
-            `stream_options`, the settings' `max_tokens`); None as a value leaves one out.
-        extra_body: as `parameters`, but sent as they are, whatever the server says.
-        extra_headers: sent with each request.
+        model: the model's name on the server.
+        base_url: the server's address. None: the SDK's default (OPENAI_BASE_URL).
+        api_key: None: the SDK's default (OPENAI_API_KEY).
+        client: your own `AsyncOpenAI`, with its headers, proxy and certificates. ragcore never closes it.
+        policy: None: 3 attempts before the first token, 10 s to the first token and between tokens, 64 requests at once, one breaker for each model.
+        parameters: parameters of each request, such as {"top_p": 0.9, "reasoning_effort": "low"}. They replace ragcore's own (temperature 0,
+            `stream_options`, the settings' `max_tokens`). The value None omits a parameter.
+        extra_body: like `parameters`, but sent unchanged even if the server refuses them.
+        extra_headers: headers of each request.
 
     Raises:
-        ConfigurationError: no key, or a parameter that ragcore sets itself.
+        ConfigurationError: the API key is missing, or a parameter is one that ragcore sets itself.
         GenerationError: the server failed, its stream broke, or the model gave no answer.
     """
 
@@ -101,16 +101,16 @@ class OpenAIGenerator(Part):
         )
 
     def count_tokens(self, text: str, /) -> int:
-        """Tokens of `text`, exact once tiktoken's ranks are loaded, estimated until then."""
+        """Count the tokens of `text`. The count is an estimate until tiktoken's ranks are loaded, and exact afterwards."""
         return self._tokens.count(text)
 
     async def generate(self, prompt: Prompt, /) -> Generation:
-        """The whole answer."""
+        """Return the whole answer."""
         return await collect(self.stream(prompt))
 
     @asynccontextmanager
     async def stream(self, prompt: Prompt, /) -> AsyncIterator[AsyncIterator[str | Generation]]:
-        """The answer in pieces as they come, then the `Generation`. Opening waits for the first token; leaving closes the request."""
+        """Stream the answer's pieces as they arrive, then the `Generation`. Entering waits for the first token; leaving closes the request."""
         owner = self._check_open()
         async with self.policy.hold(key=self._key, on=judge) as held:
             request = _Request(owner, self._client, self._manner, prompt, idle=self.policy.idle_timeout)
@@ -159,7 +159,7 @@ class OpenAIGenerator(Part):
 
 
 class _Manner:
-    """How a model is asked, as far as it is known: its parameters, and whether it thinks."""
+    """Knowledge about a model: the parameters that it accepts, and whether it thinks."""
 
     def __init__(self, model: str, parameters: Mapping[str, Any], extra_body: Mapping[str, Any]) -> None:
         self.model = model
@@ -168,13 +168,13 @@ class _Manner:
         self._parameters = parameters
         self._extra_body = extra_body
         self._dialect = Dialect(model, renames={"max_tokens": "max_completion_tokens"})
-        if self.thinks:  # these refuse temperature, and max_tokens by that name
+        if self.thinks:  # these models refuse temperature, and max_tokens under that name
             self._dialect.call("max_tokens", "max_completion_tokens")
             if "temperature" not in parameters:
                 self._dialect.leave_out("temperature")
 
     def ask(self, prompt: Prompt) -> tuple[bytes, dict[str, Any], str | None, frozenset[str]]:
-        """The request's body, and for `learn` its parameters and the role of the system's message."""
+        """Return the request's body and, for `learn`, its parameters, the role of the system message, and the parameters that the caller set."""
         role = self._dialect.system_role
         own = {"temperature": 0.0, "stream": True, "stream_options": {"include_usage": True}, **self._parameters}
         if prompt.temperature is not None:
@@ -196,15 +196,15 @@ class _Manner:
             callers.add("temperature")
         if prompt.max_tokens is not None and prompt.max_tokens_from == "call":
             callers |= {"max_tokens", "max_completion_tokens"}
-        # A document may hold half of a surrogate pair, which is not UTF-8.
+        # A document may contain half of a surrogate pair, which can't be encoded as UTF-8.
         return json.dumps(body, ensure_ascii=False).encode(errors="replace"), spoken, role, frozenset(callers)
 
     def learn(self, error: ServerError, sent: Mapping[str, Any], role: str | None, callers: frozenset[str]) -> bool:
-        """Whether the next request will be another one."""
+        """Learn from a refusal. Returns whether the next request will differ."""
         return self._dialect.learn(error, sent, role=role, callers=callers)
 
     def remember(self, received: Received) -> None:
-        """What an answer shows of the model."""
+        """Remember what an answer shows about the model."""
         if received.thought_for_all and not self.thinks:
             self.thinks = True
             emit("model.thinks", self.model, tokens=THINKING_TOKENS)
@@ -213,7 +213,7 @@ class _Manner:
 
 
 class _Request:
-    """One request and its stream. `open` reads up to the answer's beginning, so that what fails before it can be tried again."""
+    """One request and its stream. `open` reads up to the answer's beginning, so that earlier failures can be retried."""
 
     def __init__(self, owner: Owner, client: OpenAIClient, manner: _Manner, prompt: Prompt, *, idle: float) -> None:
         self._owner = owner
@@ -230,7 +230,7 @@ class _Request:
 
     @property
     def handed_on(self) -> str:
-        """The text that was handed on."""
+        """The text that was returned so far."""
         return self._received.handed_on
 
     async def open(self) -> None:
@@ -261,7 +261,7 @@ class _Request:
             self._first += self._take(batch)
 
     async def texts(self) -> AsyncGenerator[str, None]:
-        """The text in pieces, "" where something else has come, to the answer's end: what happens after that doesn't matter."""
+        """Yield the text in pieces up to the answer's end, "" for events without text. Errors after the end are ignored."""
         yield self._first
         received, events = self._received, self._events
         assert events is not None
@@ -273,7 +273,7 @@ class _Request:
                     return
             else:
                 batch = []
-                # A server that sends a finish reason with every piece may take as long as between two pieces.
+                # Some servers send a finish reason with every piece: allow them the usual time between two pieces.
                 patience = 0.8 * self._idle if received.finished_at_once else min(USAGE_SECONDS, 0.5 * self._idle)
                 with anyio.move_on_after(patience):
                     try:
@@ -288,7 +288,7 @@ class _Request:
                 raise failure
 
     def finish(self) -> tuple[str, Generation]:
-        """The text that was held back, and the whole."""
+        """Return the text that was held back, and the whole answer."""
         try:
             return self._received.finish(self._request_id)
         finally:
@@ -301,7 +301,7 @@ class _Request:
         return text
 
     def _take_all(self, batch: list[Mapping[str, Any]]) -> tuple[str, Exception | None]:
-        """The text of several events, up to the first that says that the server failed."""
+        """Return the text of several events up to the first failure, and that failure."""
         text = ""
         for event in batch:
             try:
@@ -312,7 +312,7 @@ class _Request:
         return text, None
 
     async def close(self) -> None:
-        """Close the response: the server sees that nobody reads, and frees its slot."""
+        """Close the response, so that the server sees the disconnect and frees its slot."""
         response, self._response = self._response, None
         events, self._events = self._events, None
         done = self._received.done or self._failed
@@ -320,7 +320,7 @@ class _Request:
         async def close() -> None:
             try:
                 if events is not None:
-                    if done:  # to the end of the body, or its connection can't be used again
+                    if done:  # read the body to its end, so that the connection can be reused
                         with anyio.move_on_after(DRAIN_SECONDS):
                             async for _ in events:
                                 pass

@@ -1,7 +1,7 @@
 """The state of an answer while its stream arrives.
 
-Only NOT_FOUND means that the passages don't answer the question. An answer without text is a failure, and an answer that was cut off or filtered is
-marked. The shapes come from the table of providers in the tests, which names a source for each.
+Only NOT_FOUND means that the passages don't answer the question. An answer without text is a failure. An answer that was cut off or filtered is
+marked. The response shapes come from the table of providers in the tests, which names a source for each.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from ragcore.wire.unsaid import NOTHING, Unsaid
 
 __all__ = ["Received"]
 
-# Bounds a stream that never ends.
+# Bounds an answer that never ends.
 MOST_CHARACTERS = 200_000
-# What some servers send as a text instead of null.
+# Some servers send one of these strings instead of null.
 NO_REASON = frozenset({"null", "none", "undefined"})
 # Finish reasons that report a failure of the server.
 BROKEN = frozenset({"error", "network_error", "failed", "internal_error"})
@@ -33,8 +33,8 @@ class Received:
 
     Args:
         model: the requested name, until the server sends its own.
-        thinks_unopened: as `Thinking` has it.
-        unsaid: what errors may not show.
+        thinks_unopened: whether the model sends only a closing tag after its thinking.
+        unsaid: hides secrets and quotations in error messages.
 
     Attributes:
         begun: whether any part of the answer or its thinking has arrived.
@@ -80,7 +80,7 @@ class Received:
 
     @property
     def handed_on(self) -> str:
-        """The text that was handed on."""
+        """The text that was returned so far."""
         return "".join(self._pieces)
 
     @property
@@ -129,7 +129,7 @@ class Received:
             NoAnswer: the model gave no answer.
         """
         if not self.finished:
-            raise Undecodable("its stream ended without a finish reason: the answer is cut")
+            raise Undecodable("its stream ended without a finish reason: the answer is cut off")
         reason = self._finish_reason or "stop"
         if reason.lower() in BROKEN:
             raise ServerError(f"finish_reason {reason}", status=None, in_answer=True)
@@ -263,7 +263,7 @@ class Received:
 
     def _why_empty(self, reason: str) -> str:
         if self._refusal:
-            return "refused to answer"  # in words of its own, which are an answer and not told of
+            return "refused to answer"  # the model's own words are part of an answer, so errors don't show them
         if self._tool:
             return f"asked for the tool {self._unsaid.hide(self._tool)[:80]!r} instead of answering"
         lower = reason.lower()
@@ -279,7 +279,7 @@ class Received:
         if lower in ("tool_calls", "function_call"):
             return f"asked for a tool instead of answering (finish_reason {reason})"
         if self._thinking.seen:
-            return f"gave no text: it thought, and ended without an answer (finish_reason {reason})"
+            return f"gave no text: it ended without an answer after its thinking (finish_reason {reason})"
         return f"gave no text: its answer is empty (finish_reason {reason})"
 
 
@@ -291,7 +291,7 @@ def _tool(delta: Mapping[str, Any]) -> str:
 
 
 def _joined(text: str) -> str:
-    """Surrogate pairs as the characters that they stand for, and halves without the other as U+FFFD: no encoder takes them."""
+    """Replace surrogate pairs with their characters, and lone surrogates, which can't be encoded, with U+FFFD."""
     if text.isascii():
         return text
     try:

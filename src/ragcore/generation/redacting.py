@@ -1,4 +1,4 @@
-"""A generator whose prompts are redacted: see `ragcore.text.redaction`."""
+"""Redacts the prompts of a generator: see `ragcore.text.redaction`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["RedactingGenerator"]
 
 
 class RedactingGenerator:
-    """Takes out of each prompt what must not leave, and puts it back into the answer where the redaction is reversible.
+    """Redacts each prompt, and restores the originals in the answer if the redaction is reversible.
 
-    Everything that a generator gets is redacted: question, history, instructions, stop texts, and the passages with their titles, sources, ids and metadata.
+    Every part of the prompt is redacted: question, history, instructions, stop texts, and the passages with their titles, sources, ids and metadata.
     """
 
     def __init__(self, generator: Generator, redact: Redact, /, *, redacting: Redacting) -> None:
@@ -28,14 +28,14 @@ class RedactingGenerator:
         self._redacting = redacting
 
     async def generate(self, prompt: Prompt, /) -> Generation:
-        """As the generator's own."""
+        """Call the generator's `generate` with the redacted prompt."""
         hidden, texts = await self._redacting.run(self._redact, lambda: _hidden(prompt, self._redact))
         with _Restoring(texts):
             return _restored(await self.generator.generate(hidden), texts)
 
     @asynccontextmanager
     async def stream(self, prompt: Prompt, /) -> AsyncIterator[AsyncIterator[str | Generation]]:
-        """As the generator's own."""
+        """Call the generator's `stream` with the redacted prompt."""
         hidden, texts = await self._redacting.run(self._redact, lambda: _hidden(prompt, self._redact))
         with _Restoring(texts):
             async with self.generator.stream(hidden) as pieces:
@@ -68,7 +68,7 @@ def _hidden(prompt: Prompt, redact: Redact) -> tuple[Prompt, Redacted]:
 
 
 def _mapped(value: Any, change: Callable[[str], str]) -> Any:
-    """JSON with each of its texts changed, also the names of its fields."""
+    """Return JSON with each text changed, including the names of fields."""
     match value:
         case str():
             return change(value)
@@ -95,7 +95,7 @@ def _texts(prompt: Prompt) -> list[str]:
 def _restored(generation: Generation, texts: Redacted) -> Generation:
     if not texts.originals:
         return generation
-    # The places of quotations have moved: they are looked for again.
+    # The positions of quotations have changed. With None, `find_citations` searches for them again.
     return replace(
         generation,
         text=texts.restore(generation.text),
@@ -105,7 +105,7 @@ def _restored(generation: Generation, texts: Redacted) -> Generation:
 
 
 class _Restoring:
-    """What had been written when a generator failed is restored as well."""
+    """Restores the partial text of an error as well."""
 
     def __init__(self, texts: Redacted) -> None:
         self._texts = texts
@@ -119,7 +119,7 @@ class _Restoring:
 
 
 class _Pieces:
-    """Pieces with the originals in their places. A placeholder may come in several pieces: its beginning waits for its end."""
+    """The pieces with the originals restored. A placeholder may arrive in several pieces: its beginning is held back until its end arrives."""
 
     def __init__(self, pieces: AsyncIterator[str | Generation], texts: Redacted) -> None:
         self._pieces = pieces

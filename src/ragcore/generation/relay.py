@@ -1,7 +1,7 @@
-"""A generator's stream, run in a task of its own, so that whoever reads it may wait for a limited time, in any task, and leave.
+"""Runs a generator's stream in its own task, so that a reader in any task can wait with a limit and leave at any time.
 
-A generator of the user's may hold a task group or a cancel scope open around its `yield`. Such a stream must be entered and left in one
-task, and no scope of ours may be opened around its entering and closed before its end. So it is entered, read and left here.
+A user's generator may hold a task group or a cancel scope open around its `yield`. Such a stream must be entered and left in the same task, and
+ragcore may not open a scope before it is entered and close that scope before the stream ends. So this task enters, reads and leaves the stream.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from ragcore.types import Prompt
 
 __all__ = ["Relay"]
 
-# Pieces that may wait for the reader: enough to spare a switch of tasks for each, few enough to be back-pressure.
+# How many unread pieces may wait: enough to avoid a task switch for each piece, and few enough for back-pressure.
 AHEAD = 16
 
 
 class Relay(Source):
-    """One stream of a generator, in a task of its own.
+    """One stream of a generator, in its own task.
 
-    Invariant: the generator is entered, read and left by one task, whose scope is cancelled by `aclose` at the latest. At most `AHEAD` pieces are
-    unread; `_ended` is set exactly when that task does nothing any more, so a reader that waits for it can't wait for ever.
+    Invariant: one task enters, reads and leaves the generator. `aclose` cancels the task's scope at the latest. At most `AHEAD` pieces are unread.
+    `_ended` is set when the task has finished and only then, so a reader that waits for it can't wait forever.
 
     Args:
-        owner: whose task group it runs in.
-        name: of the generator, in errors.
-        first_within: seconds that the generator may take to its first word, without the time in queues of ours.
-        place_within: seconds that it may take to find a place for the request.
+        owner: the owner of the task group in which the task runs.
+        name: the generator's name, for errors.
+        first_within: largest time to the first piece in seconds, without the time in ragcore's own queues.
+        place_within: largest time until the request gets a place, in seconds.
     """
 
     def __init__(
@@ -61,25 +61,25 @@ class Relay(Source):
         self._left = False
         self._ended = anyio.Event()
         self._error: BaseException | None = None
-        # The reader's context, so that logs and traces say whose answer this is; but silence is measured by this stream's own patience.
+        # Use the reader's context, so that logs and traces belong to the call. But this stream's own patience measures the silence.
         context = contextvars.copy_context()
         context.run(patience_in_force.set, self._patience)
         owner.spawn(self._run, name=f"stream of {name}", context=context)
 
     async def __anext__(self) -> Piece:
-        """Return the next piece. Text that has accumulated is joined, so a slow reader gets fewer, longer pieces."""
+        """Return the next piece. Accumulated text is joined, so a slow reader gets fewer, longer pieces."""
         while not self._pieces:
             if self._left or self._ended.is_set():
                 await self._ended.wait()
                 return self._end()
-            # Made anew for each wait, in the same step as the look above: an event that was set before would be missed by nobody.
+            # A new event for each wait, created in the same step as the check above, so that no piece arrives unnoticed in between.
             self._arrived = anyio.Event()
             await self._arrived.wait()
         await checkpoint_if_cancelled()
         pieces = self._pieces
         text = ""
         while pieces and isinstance(pieces[0], str):
-            text += pieces.pop(0)  # type: ignore[operator]  # as was just seen
+            text += pieces.pop(0)  # type: ignore[operator]  # the loop's condition has checked it
         piece = text or pieces.pop(0)
         if self._room is not None:
             self._room.set()
@@ -91,8 +91,8 @@ class Relay(Source):
         raise failure(self._error, self.name)
 
     async def aclose(self) -> None:
-        """Leave the stream: what still runs is cancelled; what isn't gone soon ends in the owner task."""
-        # First the scope: a piece that the task puts in meanwhile would be unread for ever.
+        """Leave the stream and cancel its task. A task that does not end soon ends later, in the owner's task group."""
+        # Cancel the scope first: a piece that the task added after `clear` would never be read.
         self._scope.cancel()
         self._left = True
         self._pieces.clear()
@@ -107,10 +107,10 @@ class Relay(Source):
                     try:
                         await self._pass_on(pieces)
                     except Exception as error:
-                        self._error = error  # what went wrong; leaving may go wrong as well, and must not hide it
+                        self._error = error  # leaving the stream may fail too, and must not hide this error
                         raise
         except (Exception, BaseExceptionGroup) as error:
-            # Where the reader has left, nobody asks.
+            # If the reader has left, no one reads this error.
             self._error = self._error or error
         finally:
             self._ended.set()

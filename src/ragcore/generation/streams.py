@@ -1,4 +1,4 @@
-"""Streams of generators that can't stream, and the whole of those that can."""
+"""Turns a whole answer into a stream, and a stream into a whole answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["at_once", "collect"]
 
 @asynccontextmanager
 async def at_once(generation: Awaitable[Generation], /) -> AsyncIterator[AsyncIterator[str | Generation]]:
-    """A stream of one piece: for generators that can't stream.
+    """Return a stream of one piece, for generators that can't stream.
 
     Example:
         ```python
@@ -44,13 +44,13 @@ async def collect(
     *,
     on_piece: Callable[[str | Generation], None] | None = None,
 ) -> Generation:
-    """The `Generation` at the end of a stream.
+    """Read a stream to its end and return its `Generation`.
 
     Args:
         on_piece: called with each piece.
 
     Raises:
-        GenerationError: it ended without one.
+        GenerationError: the stream ended without a `Generation`.
     """
     async with stream as pieces:
         async for piece in pieces:

@@ -1,4 +1,4 @@
-"""A blocking function of your own as a generator."""
+"""Turns a blocking function into a generator."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ __all__ = ["from_sync"]
 def from_sync(
     generate: Callable[[Prompt], str | Generation], *, threads: int = 4, policy: Policy | None = None
 ) -> Generator:
-    """Make a generator of a blocking function.
+    """Make a generator from a blocking function.
 
-    It runs on its own threads, never on the event loop and never in the default executor; a caller that is cancelled leaves it behind.
+    The function runs on its own threads, never on the event loop and never in the default executor. If the caller is cancelled, the function continues
+    and its result is dropped.
 
     Args:
-        generate: a prompt to the answer's text, or to a whole `Generation`; called from `threads` threads at once.
-        threads: calls at once.
-        policy: None: one attempt, 60 s for it.
+        generate: takes a prompt and returns the answer's text or a whole `Generation`. Up to `threads` threads call it at once.
+        threads: number of threads, 4 by default.
+        policy: None: one attempt of at most 60 s.
     """
     name = getattr(generate, "__name__", "function")
     return _SyncGenerator(

@@ -1,4 +1,4 @@
-"""Separation of a model's thinking from its answer in one stream of text.
+"""Separates a model's thinking from its answer in one stream of text.
 
 DeepSeek, Qwen and others put their thinking between tags, unless the server removes it. The tags may be cut anywhere, and the closing tag may be missing.
 The first tag counts only at the start of a line; elsewhere it is part of the text. After that, the model is known to think, and tags count anywhere.
@@ -25,7 +25,7 @@ CLOSING_ALONE = re.compile(
 )
 # Tokens of chat templates that some servers let through.
 TOKENS = re.compile(r"<\|(?:end|return|im_end|eot_id|endoftext|end_of_text)\|>")
-# What may be the beginning of any of these.
+# A possible beginning of any of these.
 PARTIAL = re.compile(r"(?:<[\w:|/ ]{0,40}|\[/?[A-Za-z]{0,5}|◁/?[a-z]{0,5})\Z")
 
 
@@ -33,7 +33,7 @@ class Thinking:
     """Takes text in pieces and returns the text of the answer.
 
     Args:
-        most: characters of thinking that are kept.
+        most: the largest number of characters of thinking that are kept.
         begun: whether the model is known to send only the closing tag. Text is then held back until that tag.
 
     Attributes:
@@ -185,7 +185,7 @@ class Thinking:
                 self.unopened, self._tagged, self._answer_begun, self._at_line_start = True, True, False, True
                 self._shown.clear()
                 return ""
-            # A tag that the text speaks of.
+            # The text only mentions the tag.
             out, self._held = self._held[: closing.end()], behind
             return self._follow(out)
         partial = None if final else PARTIAL.search(self._held)

@@ -1,1 +1,1 @@
-"""The edge to OpenAI-compatible servers: requests as bytes, bounded answers, translated errors."""
+"""Talks to OpenAI-compatible servers: prepared requests, bounded responses, translated errors."""

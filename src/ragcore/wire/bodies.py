@@ -1,6 +1,6 @@
-"""Bounded reading of response bodies, without blocking the event loop.
+"""Reads response bodies within limits and without blocking the event loop.
 
-This module decompresses by itself, because the transports differ in what they bound. Source: RFC 9110 §8.4.1
+This module decompresses bodies itself, because HTTP transports limit different things. Source: RFC 9110 §8.4.1
 (content codings); the output limits of zlib, brotli and zstd.
 """
 
@@ -21,11 +21,11 @@ from ragcore.wire.refusal import Undecodable
 
 __all__ = ["MAX_BODY", "Response", "pieces", "whole"]
 
-# 2,048 vectors of 3,072 dimensions in base64 are 34 MB; no request here asks for more.
+# 2,048 vectors of 3,072 dimensions in base64 are 34 MB. ragcore never requests more.
 MAX_BODY = 64 * 1024 * 1024
-# Bytes that are decompressed in one step.
+# Bytes to decompress in one step.
 PIECE = 64 * 1024
-# What a member of gzip and a frame of zstd begin with.
+# The first bytes of a gzip member and of a zstd frame.
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 # Seconds of processing buffered data before other tasks run.
 TURN = 0.0005
@@ -86,7 +86,7 @@ async def pieces(response: Response, /, *, most: int = MAX_BODY) -> AsyncGenerat
 
 
 async def _exhaust(source: AsyncIterator[bytes]) -> None:
-    """Read a closed response until it raises. Otherwise trio warns about a generator that httpx2 leaves open."""
+    """Read a closed response until it raises an error. Otherwise trio warns about a generator that httpx2 leaves open."""
     try:
         async for _ in source:
             pass
@@ -131,12 +131,14 @@ def _decoder(encoding: str) -> _Decode | None:
             return _brotli()
         case "zstd":
             return _zstd()
-    raise Undecodable(f"its answer is compressed with {names[0][:40]!r}, which was not asked for and can't be read")
+    raise Undecodable(
+        f"its answer is compressed with {names[0][:40]!r}, which ragcore did not request and can't decompress"
+    )
 
 
 def _zlib(bits: int) -> _Decode:
     decompressor = zlib.decompressobj(bits)
-    begun = b""  # of what follows a member
+    begun = b""  # the first bytes after a member
 
     def decode(data: bytes, /) -> Iterator[bytes]:
         nonlocal decompressor, begun
@@ -144,7 +146,7 @@ def _zlib(bits: int) -> _Decode:
             if decompressor.eof:
                 data = begun + data
                 begun = data[:2]
-                if data[:2] != GZIP:  # padding, which is ignored, or not enough to tell
+                if data[:2] != GZIP:  # padding, which is ignored, or too few bytes to decide
                     return
                 begun = b""
                 decompressor = zlib.decompressobj(bits)  # another member: RFC 1952, 2.2
@@ -186,7 +188,7 @@ def _brotli() -> _Decode:
                 yield piece
                 piece = process(b"", output_buffer_limit=PIECE)
         except (module.error, TypeError) as error:  # old versions of brotli have no output limit
-            raise Undecodable(f"its answer can't be decompressed within a bound ({error})") from None
+            raise Undecodable(f"its answer can't be decompressed with a size limit ({error})") from None
 
     return decode
 
@@ -194,7 +196,7 @@ def _brotli() -> _Decode:
 def _zstd() -> _Decode:
     module = _module("zstd", "compression.zstd", "backports.zstd")
     decompressor = module.ZstdDecompressor()
-    begun = b""  # of what follows a frame
+    begun = b""  # the first bytes after a frame
 
     def decode(data: bytes, /) -> Iterator[bytes]:
         nonlocal decompressor, begun
@@ -228,4 +230,4 @@ def _module(encoding: str, *names: str) -> Any:
             return importlib.import_module(name)
         except ImportError:
             continue
-    raise Undecodable(f"its answer is compressed with {encoding!r}, which was not asked for and can't be read")
+    raise Undecodable(f"its answer is compressed with {encoding!r}, which ragcore did not request and can't decompress")

@@ -36,12 +36,12 @@ MOST_REDIRECTS = 3
 
 
 class OpenAIClient:
-    """Opens and closes the SDK's client; a client of the user's is never closed, its own retries and timeout are overruled.
+    """Opens and closes the SDK's client. A client that the user passes is never closed; its own retries and timeout are overridden.
 
     Args:
-        api_key, base_url: None: as the SDK finds them.
-        client: the user's own, with its headers, proxy and certificates.
-        headers: sent with each request.
+        api_key, base_url: None: the SDK's defaults.
+        client: the user's own client, with its headers, proxy and certificates.
+        headers: headers of each request.
     """
 
     def __init__(
@@ -56,18 +56,18 @@ class OpenAIClient:
         self._api_key = _checked_key(api_key)
         self._base_url = base_url
         self._headers = {
-            # Compression saves little here, and decompression bombs need it.
+            # Compression saves little here, and it makes decompression bombs possible.
             "accept-encoding": "identity",
             "content-type": "application/json",
             **{name.lower(): value for name, value in (headers or {}).items()},
         }
         self._login: tuple[str, ...] = ()
         self._sdk: openai.AsyncOpenAI | None = None
-        # Made now, so that a missing key is known where the component is made; the first `open` takes it.
+        # Made now, so that a missing key raises an error where the component is created. The first `open` takes it.
         self._made: openai.AsyncOpenAI | None = self._make() if client is None else None
 
     def unsaid(self, body: bytes) -> Unsaid:
-        """What no message about a request may show: the key, the login of the address, the values of extra headers, and the request's own texts."""
+        """Return what messages about a request must hide: the key, the login in the address, the values of extra headers, and the request's texts."""
         key = getattr(self._sdk, "api_key", None)
         own = {"accept-encoding", "content-type"}
         secrets = (
@@ -78,7 +78,7 @@ class OpenAIClient:
         return Unsaid(secrets, body)
 
     async def open(self) -> None:
-        """Make it ready for requests on this event loop. Connects to nothing."""
+        """Prepare for requests on this event loop, without connecting."""
         made, self._made = self._made, None
         if made is None and self._given is None:
             # Opened again: loading the certificates takes 0.1 s, which must not block the event loop.
@@ -86,7 +86,7 @@ class OpenAIClient:
         self._sdk = made or self._make()
 
     async def close(self) -> None:
-        """Close what was opened here, within the bound of a clean-up."""
+        """Close the SDK's client if ragcore opened it, within the time limit of a clean-up."""
         sdk, self._sdk = self._sdk, None
         if sdk is not None and self._given is None:
             with cleaning_up():
@@ -101,10 +101,10 @@ class OpenAIClient:
 
         Raises:
             ServerError: the server reported an error, or redirects to another server.
-            openai.APIConnectionError: it can't be reached.
+            openai.APIConnectionError: the server can't be reached.
         """
         sdk = self._sdk
-        assert sdk is not None  # `open` comes first
+        assert sdk is not None  # callers call `open` first
         response = await self._send(sdk, _address(sdk, path, model), body)
         for _ in range(MOST_REDIRECTS):
             target = _same_server(response)
@@ -122,11 +122,11 @@ class OpenAIClient:
                 await response.aclose()
 
     async def _send(self, sdk: Any, url: str, body: bytes) -> Response:
-        """Send a request. Where that fails, the frames that hold its address, its headers and its body are not told of."""
+        """Send a request. On failure, drop the traceback's frames, which hold the request's address, headers and body."""
         try:
             return await self._sent(sdk, url, body)
         except Exception as error:
-            raise without_frames(error)  # noqa: B904  # it is the error itself
+            raise without_frames(error)  # noqa: B904  # the same error, without its frames
 
     async def _sent(self, sdk: Any, url: str, body: bytes) -> Response:
         try:
@@ -147,16 +147,16 @@ class OpenAIClient:
                 host = f"{target.scheme}://{target.hostname}" if target.hostname else ""
             except ValueError:
                 host = "an invalid address"
-            where = host or "another place on it, again and again"
-            return ServerError(f"to {where}; set base_url to where it should go", status=status, headers=headers)
+            where = host or "the same server again"
+            return ServerError(f"Location: {where}", status=status, headers=headers)
         body = bytearray()
         try:
             with anyio.move_on_after(ERROR_SECONDS):
                 async with aclosing(pieces(response, most=MAX_ERROR)) as read:
                     async for piece in read:
                         body += piece
-        except Exception:  # keep what came; the status alone is enough
-            logger.debug("the body of an error was not read to its end", exc_info=True)
+        except Exception:  # the status alone is enough; keep the part of the body that arrived
+            logger.debug("reading the body of an error response failed", exc_info=True)
         refusal = read_refusal(bytes(body), status=status, headers=headers, unsaid=self.unsaid(sent))
         assert refusal is not None
         return refusal
@@ -164,7 +164,7 @@ class OpenAIClient:
     def _make(self) -> openai.AsyncOpenAI:
         made = self._new()
         silence_platform(made)
-        # A login in the address goes into the header that the HTTP client would make of it: the client's log shows addresses.
+        # Move a login from the address to the header that the HTTP client would create from it: the client's log shows addresses.
         address = made.base_url
         if address.userinfo:
             login = f"{address.username}:{address.password}"
@@ -181,15 +181,15 @@ class OpenAIClient:
             made = openai.AsyncOpenAI(api_key=self._api_key, base_url=self._base_url, max_retries=0, timeout=None)
         except openai.OpenAIError as error:
             raise ConfigurationError(
-                "no API key: pass api_key=, or set OPENAI_API_KEY ('none' for a server that wants no key)"
+                "no API key: pass api_key= or set OPENAI_API_KEY; for a server that needs no key, use 'none'"
             ) from error
-        # Connections whose TLS handshake is cancelled are closed: httpcore2 2.16 closes them after an error, but not after a cancellation.
+        # Close connections whose TLS handshake is cancelled: httpcore2 2.16 closes them after an error, but not after a cancellation.
         wrap_network_backend(made, _Backend)
         return made
 
 
 def _address(sdk: openai.AsyncOpenAI, path: str, model: str) -> str:
-    """Return the path, with the deployment for Azure: its client can't read it from a body of bytes."""
+    """Return the path, for Azure with the deployment: Azure's client can't read the model from a body of bytes."""
     if isinstance(sdk, openai.AsyncAzureOpenAI) and "/deployments" not in str(sdk.base_url.path):
         return f"/deployments/{quote(model, safe='')}{path}"
     return path
@@ -203,7 +203,7 @@ def _same_server(response: Any) -> str | None:
     try:
         target = urljoin(asked, response.headers.get("location", ""))
         return target if target != asked and _origin(target) == _origin(asked) else None
-    except ValueError:  # not an address
+    except ValueError:  # not a valid address
         return None
 
 
@@ -213,7 +213,7 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 
 
 class _Backend:
-    """A network backend whose streams are closed whenever their handshake does not come to its end."""
+    """A network backend that closes a stream whose handshake fails or is cancelled."""
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
@@ -242,12 +242,12 @@ class _Stream:
 
 
 def _checked_key(api_key: str | Secret | None) -> str | None:
-    """The key without the white space that files end in; the transport would show one that is no header value in its error."""
+    """Return the key without surrounding white space. Reject a key that is no valid header value: the transport's error would show it."""
     if api_key is None:
         return None
     key = (api_key.reveal() if isinstance(api_key, Secret) else api_key).strip()
     if not key or not key.isascii() or not key.isprintable():
         raise ConfigurationError(
-            "the API key (not shown) is empty, or holds characters that no key holds: check OPENAI_API_KEY"
+            "the API key (not shown) is empty or contains characters that are not printable ASCII: check OPENAI_API_KEY"
         )
     return key

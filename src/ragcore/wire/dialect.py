@@ -21,10 +21,10 @@ __all__ = ["MOST_CHANGES", "Dialect", "check_parameters", "with_role"]
 
 logger: logging.Logger = logging.getLogger("ragcore")
 
-# A server that refuses more often refuses everything.
+# After this many refusals of one request, give up.
 MOST_CHANGES = 8
 REFUSES = (400, 404, 422, 500, 501)
-# Words that messages use without refusing the parameter.
+# Parameters whose names also occur in messages about other problems.
 TOO_COMMON = frozenset({"model", "messages", "input", "stream"})
 # Other names of parameters in servers' messages.
 ALSO = {
@@ -54,8 +54,8 @@ class Dialect:
     """How to send parameters to one model on one server.
 
     Args:
-        model: its name, for events.
-        renames: alternative name by parameter.
+        model: the model's name, for events.
+        renames: the alternative name of each parameter that has one.
     """
 
     def __init__(self, model: str, *, renames: Mapping[str, str] | None = None) -> None:
@@ -98,13 +98,13 @@ class Dialect:
     ) -> bool:
         """Adapt to a refusal that names a parameter. Returns whether another request makes sense.
 
-        A value that a caller chose is the caller's own mistake: if the server refuses the value rather than the parameter, nothing is learned, or one caller
-        would change the requests of all others.
+        If the server refuses a value that the caller chose, rather than the parameter, nothing is learned: one caller's mistake must not change the
+        requests of other callers.
 
         Args:
             callers: parameters whose values come from the caller, under the names that were sent.
             sent: the parameters of the refused request, under the names that were sent.
-            role: of the system message; None if there was none.
+            role: the role of the system message; None if there was no such message.
         """
         if error.status not in REFUSES or error.is_too_long:
             return False
@@ -137,7 +137,7 @@ class Dialect:
         return min(found)[1] if found else None
 
     def _change(self, name: str, sent: object) -> None:
-        """The parameter `name` isn't wanted as it was sent: another value, another name, or none. Many requests may learn the same at once."""
+        """Change the refused parameter `name`: try another value, another name, or omit it. Many requests may learn the same at once."""
         asked = next((own for own, called in self._called.items() if called == name), name)
         values = self._given.get(asked)
         instead: object = None
@@ -153,7 +153,9 @@ class Dialect:
         else:
             self._left_out.add(name)
         emit("model.parameter_refused", self._model, parameter=name, instead=instead)
-        logger.info("%s does not take %s as it was sent; from now on: %s", self._model, name, instead or "left out")
+        logger.info(
+            "parameter refused: %s does not accept %s; from now on: %s", self._model, name, instead or "omitted"
+        )
 
     @staticmethod
     def _names_the_role(error: ServerError) -> bool:
@@ -191,18 +193,18 @@ def with_role(messages: Sequence[Mapping[str, str]], role: str | None) -> list[M
 
 
 def check_parameters(given: Mapping[str, Any] | None, name: str, *, own: AbstractSet[str]) -> dict[str, Any]:
-    """Parameters of the user's that go into a request.
+    """Return the user's parameters for requests, checked.
 
     Args:
-        name: of the option that holds them.
+        name: the name of the option, for errors.
         own: the names that ragcore sets itself.
 
     Raises:
-        ConfigurationError: one of those, or a value that JSON can't hold.
+        ConfigurationError: a name is in `own`, or a value can't be written as JSON.
     """
     wrong = sorted(own & (given or {}).keys())
     if wrong:
-        raise ConfigurationError(f"{name} holds {', '.join(wrong)}, which ragcore sets itself")
+        raise ConfigurationError(f"{name} contains {', '.join(wrong)}, which ragcore sets itself: remove it")
     try:
         json.dumps(dict(given or {}))
     except (TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Reading of server-sent events, with bounds on the stream, on each event, and on the time on the event loop.
+"""Reads server-sent events, with limits on the stream, on each event, and on the time that parsing blocks the event loop.
 
 Source: WHATWG HTML, "Server-sent events", 9.2.5 and 9.2.6: lines end with LF, CR or both; `data` lines of an event are joined; a blank line ends it; a
 byte order mark, comments and unknown fields are skipped. The last event may lack its blank line, as many servers omit it.
@@ -21,9 +21,9 @@ from ragcore.wire.unsaid import NOTHING, Unsaid
 __all__ = ["DONE", "DRAIN_SECONDS", "EventParser", "read_events"]
 
 MAX_EVENT = 1024 * 1024
-# Bytes of comments and blank lines between two events; a keep-alive comment has a few bytes.
+# Bytes of comments and blank lines between two events. A keep-alive comment has only a few bytes.
 MAX_BESIDES = 1024 * 1024
-# An answer of 200,000 characters with 300 bytes around each.
+# Enough for an answer of 200,000 characters with 300 bytes around each.
 MAX_STREAM = 64 * 1024 * 1024
 # Represents the end marker "data: [DONE]".
 DONE: Mapping[str, Any] = {}
@@ -44,7 +44,7 @@ class EventParser:
     """
 
     def __init__(self) -> None:
-        self._pending = bytearray()  # of a line that has not ended
+        self._pending = bytearray()  # the beginning of an unfinished line
         self._after_cr = False
         self._begun = False
         self._type = ""
@@ -60,8 +60,8 @@ class EventParser:
         """
         self._besides += len(piece)
         if self._besides > MAX_BESIDES + MAX_EVENT:
-            raise Undecodable("its stream says nothing: 2 MB have come without an event")
-        if self._after_cr and piece[:1] == b"\n":  # a line's end that was cut in two
+            raise Undecodable("its stream sent 2 MB without an event")
+        if self._after_cr and piece[:1] == b"\n":  # the second half of a CRLF that was cut in two
             piece = piece[1:]
             self._after_cr = False
         if not piece:
@@ -133,12 +133,12 @@ class EventParser:
 async def read_events(
     response: Response, /, *, unsaid: Unsaid = NOTHING
 ) -> AsyncGenerator[list[Mapping[str, Any]], None]:
-    """Yield the stream's events as JSON objects, in one list those that arrive together. `DONE` represents "[DONE]".
+    """Yield lists of the stream's events as JSON objects; a list holds the events that arrive together. `DONE` represents "[DONE]".
 
     If the server sends plain JSON instead of a stream, yields it as one event with its message as the `delta`.
 
     Args:
-        unsaid: what errors may not show.
+        unsaid: hides secrets and quotations in error messages.
 
     Raises:
         Undecodable: an event is too large or not a JSON object, or the response is not a stream.
@@ -181,11 +181,11 @@ async def _instead_of_a_stream(
         if len(read) > MAX_EVENT:
             raise Undecodable("its answer is larger than 1 MB")
     if read.lstrip()[:1] == b"<" or "html" in kind:
-        raise Undecodable("its stream ended before it began: its answer is a page of HTML: is the base URL right?")
+        raise Undecodable("its answer is not a stream but an HTML page: check the base URL")
     try:
         answer = json.loads(bytes(read).removeprefix(BOM).decode("utf-8", "replace"))
     except (ValueError, RecursionError):
-        # It is not quoted: it may be the beginning of an answer.
+        # Don't quote the body: it may be the beginning of an answer.
         raise Undecodable(f"its answer, {len(read):,} bytes of {kind or 'no type'}, is not JSON") from None
     refusal = read_refusal(answer, status=None, unsaid=unsaid, in_answer=True)
     if refusal is not None:

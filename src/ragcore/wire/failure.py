@@ -1,4 +1,4 @@
-"""Classification of errors for retry and circuit breaker, and their translation into ragcore's errors."""
+"""Classifies errors for retry and circuit breaker, and translates them into ragcore's errors."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def judge(error: Exception) -> Failure | None:
             return Failure()
         case openai.APIStatusError():  # raised by a hook of the user's client
             return from_status(error.status_code, error.response.headers)
-    # The transport's own errors, raised while a body is read.
+    # The transport raises its own errors while a body is read.
     return Failure() if type(error).__module__.partition(".")[0] in TRANSPORTS else None
 
 
 def translate(
     error: Exception, kind: type[DependencyError], /, *, dependency: str, stage: str, attempts: int
 ) -> RagcoreError:
-    """Return the error of ragcore's to raise, as `kind`, with the server's message and without keys."""
+    """Return the ragcore error of class `kind` to raise, with the server's message and without keys."""
     if isinstance(error, RagcoreError):
         error.stage = error.stage or stage
         return error
@@ -54,11 +54,11 @@ def translate(
             what = f"did not answer in time ({error})" if str(error) else "did not answer in time"
         case openai.APIConnectionError():
             cause = error.__cause__ or error
-            what = f"can't be reached ({type(cause).__name__}): is the base URL right, and the server up?"
+            what = f"can't be reached ({type(cause).__name__}): check the base URL and that the server runs"
         case NoAnswer():
             what = NOTHING.hide(str(error))
         case Undecodable():
-            what = f"answered nonsense: {NOTHING.hide(str(error))}"
+            what = f"returned an invalid response: {NOTHING.hide(str(error))}"
         case _:
             what = f"failed ({type(error).__name__})"
     return kind(
@@ -75,29 +75,29 @@ def translate(
 
 def _refused(error: ServerError, status: int | None) -> str:
     what = _what(error, status)
-    return f"{what}: it said {error.said!r}" if error.said else what
+    return f"{what}; the server said {error.said!r}" if error.said else what
 
 
 def _what(error: ServerError, status: int | None) -> str:
-    """Say what happened and what to do."""
+    """Describe what happened and what to do."""
     number = "" if status is None else f" ({status})"
     if error.is_too_long:
-        return f"refused the request{number}, because it has more tokens than the model takes: lower prompt_tokens, or chunk_tokens"
+        return f"refused the request{number} because it exceeds the model's token limit: lower prompt_tokens or chunk_tokens"
     if error.blames_the_model:
         return f"does not know the model{number}: check the model's name and the base URL"
     if error.code.lower() in ("insufficient_quota", "insufficient_balance"):
-        return f"says that the quota is used up{number}: add credit or raise the limit; waiting doesn't help"
+        return f"reports that the quota is used up{number}: add credit or raise the limit; waiting doesn't help"
     match status:
         case 401 | 403:
-            return f"refused the API key ({status}): check OPENAI_API_KEY, and that it may use this model"
+            return f"refused the API key ({status}): check OPENAI_API_KEY and its access to this model"
         case 402:
-            return "wants to be paid first (402): add credit; waiting doesn't help"
+            return "requires payment (402): add credit; waiting doesn't help"
         case 429:
-            return "asked to slow down (429)"
+            return "limited the rate of requests (429)"
         case 400 | 413 | 422:
             return f"refused the request ({status})"
     if status is not None and 300 <= status < 400:
-        return f"wants to redirect the request ({status}), which carries the documents"
+        return f"redirected the request ({status}), which contains documents: set base_url to the final address"
     if error.in_answer:
         return f"ended its answer with an error event{number}"
     return f"failed with status {status}"

@@ -1,7 +1,7 @@
-"""Error messages of servers, and what they mean.
+"""Reads the error messages of servers and classifies them.
 
 Servers send errors in a dozen shapes, some of them with status 200 or in the middle of a stream. This module reads all of them. The text goes into
-messages and logs, so it is shortened to one line, without keys and without what it quotes of the request.
+messages and logs, so it is shortened to one line, without keys and without quotations of the request.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ragcore.wire.unsaid import NOTHING, Unsaid
 
 __all__ = ["NoAnswer", "ServerError", "Undecodable", "read_refusal", "request_id_of"]
 
-# Characters of a message that are looked at.
+# How many characters of a message are examined.
 MOST_READ = 2_400
 # HTTP status by error type or code, for errors in a stream or with status 200.
 STATUS_OF = {
@@ -75,7 +75,7 @@ TOO_LONG = re.compile(
     r"|input_?tokens? .{0,20}(exceed|must be)|inputs`? tokens \+",
     re.IGNORECASE,
 )
-# Without what servers say while a model is loading or a backend is down: that passes.
+# Does not match messages about a model that is loading or a backend that is down: those problems pass.
 UNKNOWN_MODEL = re.compile(
     r"(unknown|invalid|no such|unsupported) model|model[^.]{0,120}(does not exist|doesn't exist|not found|not exist)"
     r"|deployment [^.]{0,60}does not exist|not a valid model",
@@ -92,7 +92,7 @@ class NoAnswer(Exception):
     """The model finished without an answer: filtered, refused, or cut off while thinking. It is not retried and not counted as a failure of the server.
 
     Attributes:
-        used_tokens: of the prompt and of what it wrote, where it said so.
+        used_tokens: tokens of the prompt and of the completion, if the server reported them.
     """
 
     def __init__(self, message: str, /, *, used_tokens: tuple[int, int] | None = None) -> None:
@@ -105,9 +105,9 @@ class ServerError(Exception):
 
     Attributes:
         said: the server's message, on one line, without secrets and without quotations of the request; "" if there was none.
-        status: the HTTP status, or the one that the error's type stands for; None if unknown.
-        code, parameter: as the server named them; "" if it did not.
-        headers: of the response.
+        status: the HTTP status, or the status that the error's type stands for; None if unknown.
+        code, parameter: the server's names for them; "" if the server named none.
+        headers: the response's headers.
         request_id: the server's own id of the request.
         in_answer: whether the error came with status 200.
     """
@@ -139,7 +139,7 @@ class ServerError(Exception):
 
     @property
     def whole(self) -> str:
-        """The message as it came."""
+        """The message as the server sent it."""
         return self._whole.reveal()
 
     @property
@@ -183,9 +183,9 @@ def read_refusal(
     """Return the error in a body or an event; None if it contains none.
 
     Args:
-        body: decoded JSON, or text as bytes.
-        status: of the response; None for status 200.
-        unsaid: what its message may not show.
+        body: decoded JSON, or the raw body as bytes.
+        status: the response's status; None for status 200.
+        unsaid: hides secrets and quotations in the error's message.
     """
     if isinstance(body, bytes):
         raw = body
@@ -195,7 +195,7 @@ def read_refusal(
             body = _plain(raw)
     try:
         said, code, parameter = _read(body)
-    except (TypeError, ValueError, RecursionError, AttributeError):  # a shape that nobody has seen
+    except (TypeError, ValueError, RecursionError, AttributeError):  # an unknown shape
         said, code, parameter = "", "", ""
     if not said and not code and in_answer:
         return None
@@ -258,7 +258,7 @@ def _read(body: object) -> tuple[str, str, str]:
         return _read_detail(detail)
     if isinstance(body.get("errors"), list) and body["errors"]:
         return _read(body["errors"])
-    base = body.get("base_resp")  # MiniMax's
+    base = body.get("base_resp")  # MiniMax
     if isinstance(base, Mapping) and base.get("status_msg"):
         return _text(base["status_msg"]), str(base.get("status_code") or ""), ""
     if body.get("object") == "error" or not body.get("choices"):

@@ -1,7 +1,7 @@
-"""What no message may show: keys, and what a server quotes of the request.
+"""Hides keys and quotations of the request in servers' messages.
 
-A server's own words say what to do about an error, and stand in messages and logs. Servers quote the request in them: a filter names the sentence that it
-refused, a parser the text that it could not read. So what stands in the request's texts as well is taken out.
+A server's message explains its error, so ragcore's messages and logs repeat it. But servers quote the request in it: a filter quotes the sentence
+that it refused, a parser the text that it could not read. So words of the message that also stand in the request's texts are removed.
 """
 
 from __future__ import annotations
@@ -25,27 +25,28 @@ KEYS = re.compile(
 )
 HIDDEN = "[hidden]"
 QUOTED = "[quoted]"
-# The fields of a request that hold texts of people.
+# The fields of a request that hold people's texts.
 TEXTS = ("content", "text", "input", "prompt")
-# A line end that is written as "\n" is not the beginning of a word.
+# In an escaped line end such as "\n", the "n" is not the beginning of a word.
 WORD = re.compile(rf"\\[nrt]|([{UNSPACED}]|[^\W{UNSPACED}]+)")
 QUOTES = "\"'`“”‘’«»„"
-# So many words of meaning in the order of the request are no chance; of scripts without blanks so many signs.
+# Two content words in the same order as in the request are a quotation, not chance. In scripts without blanks, four characters are.
 FEWEST_WORDS, FEWEST_SIGNS = 2, 4
 
 
 class Unsaid:
-    """What is hidden in messages about one request.
+    """Hides secrets and quotations in messages about one request.
 
     Args:
         secrets: keys and logins.
-        body: of the request, JSON.
+        body: the request's body, as JSON.
     """
 
     __slots__ = ("_body", "_secrets", "_texts")
 
     def __init__(self, secrets: Iterable[str] = (), body: bytes = b"") -> None:
-        self._secrets = tuple(secret for secret in secrets if len(secret) > len("none"))  # which stands for no key
+        # The key "none" means that there is no key.
+        self._secrets = tuple(secret for secret in secrets if len(secret) > len("none"))
         self._body = body
         self._texts: str | None = None
 
@@ -53,14 +54,14 @@ class Unsaid:
         return "Unsaid(…)"
 
     def without_secrets(self, text: str) -> str:
-        """The text on one line, with "[hidden]" in place of keys."""
+        """Return the text on one line, with "[hidden]" in place of keys."""
         text = " ".join(text[: 8 * MOST_SAID].split())
         for secret in self._secrets:
             text = text.replace(secret, HIDDEN)
         return KEYS.sub(HIDDEN, text)
 
     def hide(self, text: str) -> str:
-        """The text on one line of at most 300 characters, also with "[quoted]" in place of what the request says."""
+        """Return the text on one line of at most 300 characters, with "[hidden]" in place of keys and "[quoted]" in place of the request's words."""
         text = self._without_quotations(self.without_secrets(text))
         return text if len(text) <= MOST_SAID else f"{text[: MOST_SAID - 1]}…"
 
@@ -87,7 +88,7 @@ NOTHING = Unsaid()
 
 
 def _texts_of(body: bytes) -> Iterator[str]:
-    """The texts of people in a request."""
+    """Yield people's texts in a request."""
     try:
         left: list[Any] = [json.loads(body)] if body else []
     except (ValueError, RecursionError):
@@ -108,12 +109,12 @@ def _texts_of(body: bytes) -> Iterator[str]:
 
 
 def _flat(text: str) -> str:
-    """Words in lower case with one blank between, so that marks, line ends and escapes make no difference."""
+    """Return the words in lower case with one blank between them, so that punctuation, line ends and escapes make no difference."""
     return f" {' '.join(filter(None, WORD.findall(text.casefold())))} "
 
 
 def _tells(text: str, words: list[re.Match[str]]) -> bool:
-    """Whether words that stand in the request as well are quoted from it, or ones that everybody uses."""
+    """Whether words that also stand in the request are a quotation, rather than common words."""
     said = text[words[0].start() : words[-1].end()]
     if sum(len(word[0]) == 1 and re.match(f"[{UNSPACED}]", word[0]) is not None for word in words) >= FEWEST_SIGNS:
         return True

@@ -1,4 +1,4 @@
-"""The openai package: whole, streamed, and an error by its own class."""
+"""The openai package: a whole answer, a streamed answer, and an error with the package's own class."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""pydantic-ai's agent, with a tool that need not be called."""
+"""pydantic-ai's agent, with a tool that it does not have to call."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ agent = Agent(model, instructions="Be brief.")
 
 @agent.tool_plain
 def today() -> str:
-    """The date."""
+    """Return the date."""
     return "2026-11-26"
 
 
