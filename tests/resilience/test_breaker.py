@@ -263,7 +263,7 @@ def test_it_can_be_asked_without_taking_anything(clock: Clock) -> None:
     assert state(breaker) == "open"
     assert breaker.snapshot()["retry_after"] == 0
     breaker.acquire()
-    with pytest.raises(CircuitOpen, match="half-open and its probes are out") as caught:
+    with pytest.raises(CircuitOpen, match="half-open and all its probes are under way") as caught:
         breaker.check()
     assert caught.value.retry_after == 5
     assert breaker.snapshot()["rejected"] == 2
@@ -279,7 +279,7 @@ def test_a_refusal_names_the_dependency_and_is_an_event(clock: Clock) -> None:
     ) as caught:
         breaker.acquire()
     breaker.isolate()
-    with pytest.raises(CircuitOpen, match=r"breaker of llm was opened by hand; reset\(\) closes it") as by_hand:
+    with pytest.raises(CircuitOpen, match=r"breaker of llm was opened by hand; call reset\(\) to close it") as by_hand:
         breaker.acquire()
     stop()
     assert caught.value.dependency == "llm"

@@ -92,7 +92,7 @@ def test_a_function_that_judges_wrongly_is_named_in_the_log(caplog: pytest.LogCa
         raise ZeroDivisionError
 
     assert judge(broken, ConnectionResetError()) is None
-    assert "raised on a ConnectionResetError: the error is taken as the caller's affair" in caplog.text
+    assert "failed on a ConnectionResetError: the error is treated as not retryable" in caplog.text
     assert judge(lambda error: "yes", OSError()) is None  # type: ignore[arg-type,return-value]
-    assert "returned 'yes', neither a Failure nor None" in caplog.text
+    assert "returned 'yes': the error is treated as not retryable" in caplog.text
     assert judge(lambda error: Failure(retry=False), OSError()) == Failure(retry=False)

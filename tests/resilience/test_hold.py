@@ -453,7 +453,7 @@ async def test_two_tasks_that_wait_for_one_holds_place_are_told() -> None:
     async with policy.hold() as held, anyio.create_task_group() as group:
         group.start_soon(held.call, opening("a"))
         await anyio.wait_all_tasks_blocked()
-        with pytest.raises(RuntimeError, match="one task's at a time"):
+        with pytest.raises(RuntimeError, match="use a hold in one task at a time"):
             await held.call(opening("a"))
         bulkhead.release()
     at_rest(policy)()
@@ -568,7 +568,7 @@ async def test_a_pause_that_is_longer_than_the_opening_may_take_is_not_slept_thr
             await held.call(Flaky(OSError()))
     began = anyio.current_time()
     async with policy.hold() as held:
-        with pytest.raises(CircuitOpen, match=r"for another 8\.0 s, which is longer than there is time for"):
+        with pytest.raises(CircuitOpen, match=r"that lasts another 8\.0 s, longer than this call can wait"):
             await held.call(opening("a"), timeout=3)
         assert anyio.current_time() == began
         await held.call(opening("a"), timeout=9)

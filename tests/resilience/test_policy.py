@@ -277,7 +277,7 @@ async def test_a_429_pauses_the_dependency_for_all_and_a_sooner_deadline_is_refu
     assert policy.snapshot()["paused_for"] == pytest.approx(30)
     began = anyio.current_time()
     flaky = Flaky()
-    with pytest.raises(CircuitOpen, match=r"llm asked to be left alone for another 30\.0 s") as caught, deadline(5):
+    with pytest.raises(CircuitOpen, match=r"llm asked for a pause that lasts another 30\.0 s") as caught, deadline(5):
         await policy.call(flaky)
     assert anyio.current_time() == began
     assert flaky.calls == 0

@@ -65,7 +65,7 @@ async def test_a_probe_that_never_comes_back_wedges_half_open() -> None:
     assert breaker is not None
     lost = breaker.acquire()
     await anyio.sleep(59)
-    with pytest.raises(CircuitOpen, match="its probes are out"):
+    with pytest.raises(CircuitOpen, match="all its probes are under way"):
         await policy.call(Flaky())
     await anyio.sleep(1)
     with pytest.raises(CircuitOpen, match="is open after failures"):
