@@ -15,7 +15,7 @@ from ragcore.compat.moved import MOVED
 def test_an_old_name_is_the_same_module_and_says_where_to_look_now(old: str) -> None:
     name = f"ragcore.{old}"
     sys.modules.pop(name, None)
-    with pytest.warns(DeprecationWarning, match=rf"^{name} is called ragcore\.{MOVED[old]} now"):
+    with pytest.warns(DeprecationWarning, match=rf"^{name} has moved to ragcore\.{MOVED[old]};"):
         found = importlib.import_module(name)
     real = importlib.import_module(f"ragcore.{MOVED[old]}")
     assert found is real

@@ -181,7 +181,7 @@ async def test_stopping_waits_for_clean_ups_and_leaves_behind_what_ignores_its_c
     began = anyio.current_time()
     await stubborn.stop()
     assert anyio.current_time() == pytest.approx(began + CLOSE_SECONDS)
-    assert "work of store ignores its cancellation and was left behind" in caplog.text
+    assert "background work of store ignores its cancellation and was left behind" in caplog.text
     await anyio.sleep(60)
 
 
@@ -239,7 +239,7 @@ async def test_a_stray_cancellation_ends_its_work_and_no_others(
     await anyio.wait_all_tasks_blocked()
     assert owner.running == 1
     owner.spawn(anyio.sleep_forever, name="later")
-    assert "was cancelled by something that it waited for" in caplog.text
+    assert "ended because a task that it awaited was cancelled" in caplog.text
     await owner.stop()
     assert owner.running == 0
 

@@ -163,7 +163,7 @@ async def test_a_forked_child_is_refused_and_closes_nothing(monkeypatch: pytest.
     with monkeypatch.context() as patch:
         patch.setattr(os, "getpid", lambda: own + 1)
         assert not part.is_open
-        with pytest.raises(NotOpen, match=f"started in process {own} and this is its forked child {own + 1}"):
+        with pytest.raises(NotOpen, match=f"started in process {own} and can't be used in its forked child {own + 1}"):
             part._check_open()
         with pytest.raises(NotOpen):
             await part.start()
@@ -335,7 +335,7 @@ async def test_who_waits_for_a_start_that_fails_is_told_also_where_it_is_tried_a
         await part.start()
 
     async def other() -> None:
-        with pytest.raises(NotOpen, match="another task was starting Second, and failed"):
+        with pytest.raises(NotOpen, match="Second is not open: another task failed to start it"):
             await part.start()
 
     async with anyio.create_task_group() as group:
