@@ -44,7 +44,7 @@ async def test_a_wrapped_part_is_started_and_closed() -> None:
 
 
 @pytest.mark.parametrize("ability", [Startable, Closable, Opened, Watched])
-def test_members_that_are_handed_on_count(ability: type) -> None:
+def test_members_that_getattr_provides_count(ability: type) -> None:
     wrapper = Reranker(Store())
     assert offers(wrapper, ability)
     assert not offers(object(), ability)

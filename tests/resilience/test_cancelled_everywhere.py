@@ -39,7 +39,7 @@ async def stream() -> AsyncGenerator[str, None]:
         yield word
 
 
-async def test_deadlines_cancelled_at_any_await_are_put_back() -> None:
+async def test_a_deadline_cancelled_at_any_await_is_reset() -> None:
     async def run() -> None:
         with deadline(10), deadline(5), reserve(1, share=0.5), inherit(anyio.current_time() + 1):
             for _ in range(3):
@@ -48,7 +48,7 @@ async def test_deadlines_cancelled_at_any_await_are_put_back() -> None:
     assert await cancel_everywhere(run) == 3
 
 
-async def test_breaker_also_half_open() -> None:
+async def test_a_breaker_cancelled_at_any_await_is_at_rest() -> None:
     breaker = CircuitBreaker(minimum_throughput=1, probes=1, break_duration=1, max_break_duration=1)
 
     async def run() -> None:
@@ -61,7 +61,7 @@ async def test_breaker_also_half_open() -> None:
     assert await cancel_everywhere(run, check=at_rest(breaker)) == 3
 
 
-async def test_bulkhead_with_others_before_and_behind() -> None:
+async def test_a_bulkhead_with_other_callers_cancelled_at_any_await_is_at_rest() -> None:
     bulkhead = Bulkhead(1, queue=5)
 
     async def hold(seconds: float) -> None:
@@ -80,7 +80,7 @@ async def test_bulkhead_with_others_before_and_behind() -> None:
     assert await cancel_everywhere(run, check=at_rest(bulkhead)) >= 5
 
 
-async def test_single_flight_alone_and_with_a_follower() -> None:
+async def test_a_single_flight_cancelled_at_any_await_is_at_rest() -> None:
     async with SingleFlight() as flights:
 
         async def work() -> str:
@@ -202,7 +202,7 @@ async def test_a_call_cancelled_at_any_await_gives_its_place_back(case: str) -> 
     assert await cancel_everywhere(run, check=at_rest(policy)) >= 1
 
 
-async def test_policy_call_in_the_queue_in_a_pause_and_as_a_probe() -> None:
+async def test_a_call_cancelled_in_the_queue_in_a_pause_or_as_a_probe_leaves_nothing() -> None:
     breaker = CircuitBreaker(minimum_throughput=1, probes=1, break_duration=1, max_break_duration=1)
     policy = Policy(
         bulkhead=Bulkhead(1, queue=9),

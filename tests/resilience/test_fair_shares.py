@@ -48,7 +48,7 @@ class Seen:
     queue=st.integers(0, 12),
     new_limit=st.none() | st.integers(1, 6),
 )
-def test_no_place_is_lost_and_nobody_waits_while_one_is_free(
+def test_no_place_is_lost_and_no_caller_waits_while_one_is_free(
     callers: list[Caller], limit: int, queue: int, new_limit: int | None
 ) -> None:
     bulkhead = Bulkhead(limit, queue=queue, name="b")

@@ -59,7 +59,7 @@ class Part:
 
     It is safe to start or close a component twice, and to close one that was never started.
 
-    A subclass implements `_open` and `_close`, and calls `_check_open` at the start of each call. `_close` gets at most `drain` seconds.
+    A subclass implements `_open` and `_close`, and calls `_check_open` at the start of each call. `_close` must limit its own time.
 
     Invariant: `_home` is set from the beginning of a start to the end of a close. At most one change is under way; a task that wants another change waits.
     """
