@@ -1,4 +1,4 @@
-"""The distribution is `ragcore-client`: every command that installs it says so, and a stranger called `ragcore` is reported."""
+"""The distribution is `ragcore-client`: every install command names it, and another distribution called `ragcore` is reported."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_import_and_doctor_report_the_other_distribution(tmp_path: Path) -> None
 
 # An extra, or a requirement, of the other project: ragcore[cli], ragcore>=0.2, "pip install ragcore".
 OLD = re.compile(r"(?<![\w./-])ragcore(\[[a-z]|(==|>=|~=)\d)|(pip|uv|tool|add|uninstall) (install )?ragcore(?![\w.-])")
-# These speak of the other project.
+# These files are about the other project.
 ABOUT_THE_OTHER = {"src/ragcore/compat/distribution.py", "docs/explanation/decisions/0010-distribution-name.md"}
 
 

@@ -1,4 +1,4 @@
-"""The private names of other libraries are still where they were, in the releases that are installed."""
+"""The installed releases of other libraries still have the private names that ragcore uses."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def test_a_connection_of_asyncpg_has_its_transport(server: tuple[str, str]
 
 
 def test_the_class_of_asyncpgs_connections_has_a_transport() -> None:
-    """The same without a server, so that a new release of asyncpg is noticed by the quick tests too."""
+    """The same check without a server, so that the quick tests also notice a new release of asyncpg."""
     assert "_transport" in asyncpg.Connection.__slots__
 
 

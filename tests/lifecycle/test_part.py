@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Traced(Part):
-    """Says what happens to it."""
+    """Records its starts and closes."""
 
     def __init__(self, trace: list[str], name: str = "part", *, opening: float = 0.0, closing: float = 0.0) -> None:
         self.trace = trace
@@ -362,7 +362,7 @@ async def test_if_two_owners_start_a_part_together_only_one_owns_it() -> None:
 
 
 class Stubborn:
-    """Ignores its cancellation while it closes, or never ends at all."""
+    """Ignores its cancellation while it closes."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds

@@ -1,4 +1,4 @@
-"""The circuit breaker, on a clock of the test's own."""
+"""The circuit breaker, with the test's own clock."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tests.resilience.conftest import Clock
 
 
 def state(breaker: CircuitBreaker) -> str:
-    """As a plain word, or mypy would hold that it never changes."""
+    """Return the state as a plain str, because mypy would otherwise assume that it never changes."""
     return breaker.state
 
 
 def calls(breaker: CircuitBreaker, outcomes: str) -> None:
-    """Calls with these outcomes, one after the other: s success, f failure, n neutral."""
+    """Make calls with these outcomes, one after the other: s success, f failure, n neutral."""
     for outcome in outcomes:
         permit = breaker.acquire()
         {"s": permit.success, "f": permit.failure, "n": permit.neutral}[outcome]()
@@ -331,7 +331,7 @@ def test_the_typical_duration_is_the_p95_of_the_last_successes(clock: Clock) -> 
         failed = breaker.acquire()
         clock.now += 1_000
         failed.neutral()
-    assert breaker.typical_duration() == 97  # of 37 to 100 the 61st
+    assert breaker.typical_duration() == 97  # the 61st of the values 37 to 100
 
 
 def test_each_outcome_is_counted_once(clock: Clock) -> None:

@@ -36,7 +36,7 @@ async def test_it_never_exceeds_its_limit_and_admits_callers_in_order(limit: int
         for number in range(8):
             group.start_soon(one, number)
             await anyio.lowlevel.checkpoint()
-    if limit == 1:  # of those who are let in at one moment any may wake first
+    if limit == 1:  # callers that are admitted in the same step may wake in any order
         assert let_in == came
     assert sorted(let_in) == sorted(came)
     assert (most, bulkhead.inside, bulkhead.waiting) == (limit, 0, 0)
@@ -76,8 +76,8 @@ async def test_a_caller_with_too_little_time_is_refused_at_once_unless_a_place_i
         await bulkhead.acquire()
     bulkhead.release(service_time=10.0)
     now = anyio.current_time()
-    await bulkhead.acquire(now + 1)  # too little time, by the estimate, and nobody loses by trying
-    assert bulkhead.expected_wait() == 5.0  # the next of two places that turn over every 10 s
+    await bulkhead.acquire(now + 1)  # too little time by the estimate, but a place is free
+    assert bulkhead.expected_wait() == 5.0  # one of two places becomes free every 5 s
     with pytest.raises(Overloaded, match=r"recent calls took 10\.0 s and only 9\.9 s are left") as caught:
         await bulkhead.acquire(now + 9.9)
     assert caught.value.retry_after == 5.0
@@ -111,7 +111,7 @@ async def test_a_changed_service_time_changes_how_long_a_caller_waits() -> None:
             await bulkhead.acquire()
         began = anyio.current_time()
         async with anyio.create_task_group() as group:
-            bulkhead.release(service_time=seconds)  # 1.8, or 2.8 from now on
+            bulkhead.release(service_time=seconds)  # the new service time is 1.8 or 2.8
             await bulkhead.acquire()
             with pytest.raises(Overloaded):
                 await bulkhead.acquire(began + 10)
@@ -143,7 +143,7 @@ async def test_with_too_many_callers_the_newest_come_first_and_hopeless_ones_are
             group.start_soon(one, number)
             await anyio.wait_all_tasks_blocked()
         assert sorted(refused) == [0, 1, 2, 3]
-        assert max(refused.values()) < 1, "those who can't be served even if nobody else comes are told at once"
+        assert max(refused.values()) < 1, "hopeless callers are refused at once"
         bulkhead.release(service_time=1.0)
     assert served == [7, 6, 5, 4]
     assert (bulkhead.inside, bulkhead.waiting) == (0, 0)
@@ -172,7 +172,7 @@ async def test_the_order_is_first_in_first_out_again_after_the_queue_was_empty()
 
 
 async def hold_all(bulkhead: Bulkhead, flow: str, served: list[str], count: int, seconds: float = 1.0) -> None:
-    """Callers of one flow, all at once, each holding its place for so many seconds."""
+    """Start callers of one flow at once. Each holds its place for the given seconds."""
 
     async def one() -> None:
         await bulkhead.acquire(flow=flow)
@@ -467,7 +467,7 @@ async def test_a_patient_caller_is_not_overtaken_forever() -> None:
                 bulkhead.release(1.0)
 
     async with anyio.create_task_group() as group:
-        for number in range(400):  # twice what it can serve
+        for number in range(400):  # twice as many as it can serve
             group.start_soon(one, f"hurried {number}", 5.0)
             if number == 50:
                 group.start_soon(one, "patient", 600.0)
@@ -493,7 +493,7 @@ async def test_a_service_time_from_a_slow_period_is_forgotten() -> None:
     await bulkhead.acquire()
     bulkhead.release(service_time=10.0)
     await bulkhead.acquire()
-    bulkhead.release(service_time=0.1)  # much quicker: believed at once by half
+    bulkhead.release(service_time=0.1)  # a much faster call gets a weight of one half
     assert bulkhead.service_time == pytest.approx(5.05)
     await bulkhead.acquire()
     with pytest.raises(Overloaded, match=r"recent calls took 5\.0 s"):

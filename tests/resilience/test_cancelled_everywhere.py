@@ -1,4 +1,4 @@
-"""Every primitive, cancelled at each of its awaits in each way: everything is back afterwards."""
+"""Cancels every primitive at each of its awaits, in each way. Afterwards all resources must be given back."""
 
 from __future__ import annotations
 
@@ -174,14 +174,14 @@ async def test_a_wait_for_a_thread_may_be_cancelled_at_any_await() -> None:
         await anyio.lowlevel.checkpoint()
 
     assert await cancel_everywhere(run) >= 2
-    for _ in range(2):  # those that were left behind have given their places back, or do now
+    for _ in range(2):  # threads that were left behind have given their places back, or do so now
         await threads.run(lambda: None)
     assert threads.places.inside == 0
 
 
 CALLS = {
     "goes well": lambda: Flaky(seconds=0.5),
-    "goes well at the third attempt": lambda: Flaky(OSError(), OSError(), seconds=0.5),
+    "the third attempt succeeds": lambda: Flaky(OSError(), OSError(), seconds=0.5),
     "fails": lambda: Flaky(*(OSError() for _ in range(9)), seconds=0.5),
     "times out": lambda: Flaky(seconds=99),
 }

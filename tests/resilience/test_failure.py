@@ -1,4 +1,4 @@
-"""What a status means."""
+"""The judgement on statuses and errors."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def state(breaker: CircuitBreaker) -> str:
 
 
 def call(breaker: CircuitBreaker, name: str, outcome: str, clock: Clock, seconds: float = 0.01) -> None:
-    """One call of a flow; "refused" if it was."""
+    """Make one call of a flow; return "refused" if it was refused."""
     with flow(name):
         permit = breaker.acquire()
     clock.now += seconds
@@ -37,7 +37,7 @@ def refused(breaker: CircuitBreaker, name: str) -> bool:
 
 
 def set_bad_apart(breaker: CircuitBreaker, clock: Clock) -> None:
-    """One flow fails while another one is served."""
+    """Let one flow fail while another one succeeds."""
     for _ in range(4):
         call(breaker, "good", "s", clock)
         if not refused(breaker, "bad"):
@@ -114,7 +114,7 @@ def test_an_outage_opens_the_breaker_after_as_many_calls_with_one_flow_as_with_m
                 if state(breaker) != "closed":
                     break
                 name = str(number) if many else ""
-                if not refused(breaker, name):  # a flow that alone has failed so far is kept out
+                if not refused(breaker, name):  # the only flow that has failed so far is set apart
                     calls += 1
                     call(breaker, name, "f", clock)
         counted.append(calls)
@@ -139,12 +139,14 @@ def test_if_no_other_flow_has_called_since_its_next_call_decides(clock: Clock) -
             permits = [breaker.acquire() for _ in range(4)]
         for _ in range(6):
             call(breaker, "quick", "f", clock)
-        for permit in permits:  # they began before the failures, so they say nothing of now
+        for permit in permits:  # they began before the failures, so they don't show that the dependency works now
             permit.success()
         call(breaker, "quick", "f", clock)
         assert state(breaker) == "closed"
         assert (refused(breaker, "quick"), refused(breaker, "other")) == (True, False)
-        assert breaker.snapshot()["window_failures"] == 7, "until it is known whose they are"
+        assert breaker.snapshot()["window_failures"] == 7, (
+            "the failures stay in the window until it is known which flow they belong to"
+        )
         call(breaker, "other", outcome, clock)
         assert (state(breaker), refused(breaker, "other")) == after
         assert refused(breaker, "quick")
@@ -184,7 +186,7 @@ def test_a_flow_set_apart_has_its_own_probe_and_comes_back(clock: Clock) -> None
 def test_a_flow_whose_probe_fails_does_not_keep_it_open_for_others(clock: Clock) -> None:
     breaker = CircuitBreaker(minimum_throughput=4, break_duration=5, probes=2)
     for _ in range(4):
-        call(breaker, "bad", "f", clock)  # nobody else asks: it may be an outage
+        call(breaker, "bad", "f", clock)  # no other flow calls: it may be an outage
     assert state(breaker) == "open"
     assert refused(breaker, "good")
     clock.now += 7
@@ -273,7 +275,7 @@ async def test_queued_callers_of_a_flow_are_refused_when_the_breaker_opens_for_i
             await anyio.sleep(0.01)
         began = anyio.current_time()
     assert set(told) == {"bad OSError", "bad CircuitOpen"}
-    assert told["bad CircuitOpen"] - began < 6, "before the long call ahead of it had ended"
+    assert told["bad CircuitOpen"] - began < 6, "it was refused before the long call ahead of it ended"
 
 
 @pytest.mark.anyio
@@ -309,7 +311,7 @@ async def test_queued_callers_of_a_flow_are_refused_when_its_own_breaker_opens_a
         await anyio.wait_all_tasks_blocked()
         with (
             pytest.MonkeyPatch.context() as patch
-        ):  # it may queue, as one that came while the breaker was half-open with room
+        ):  # let it queue, like a call that came while the half-open breaker had a free slot
             patch.setattr(CircuitBreaker, "check", lambda self, flow=None: None)
             group.start_soon(probe, Flaky())
             await anyio.wait_all_tasks_blocked()
@@ -323,7 +325,7 @@ def test_a_known_culprit_does_not_keep_it_open_for_others_after_an_outage(clock:
         call(breaker, name, "f", clock)
     assert state(breaker) == "open"
     assert refused(breaker, "good")
-    for _ in range(5):  # the outage is over, but for the one
+    for _ in range(5):  # the outage is over for all flows but one
         clock.now += 7
         with flow("bad"):
             probes = []
@@ -377,7 +379,7 @@ def test_a_request_that_served_several_flows_is_a_success_of_each(clock: Clock) 
 
 
 def test_a_call_for_several_flows_is_in_no_flows_own_window(clock: Clock) -> None:
-    """It is counted once, as nobody's: taken out of the whole with a flow's own calls, it would leave fewer than none."""
+    """It is counted once, for no flow. If it were in a flow's window, the subtraction of that window would make the total negative."""
     breaker = CircuitBreaker(minimum_throughput=4)
     call(breaker, "bad", "f", clock)
     others = 0

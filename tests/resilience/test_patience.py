@@ -1,4 +1,4 @@
-"""Limits that stand still while a call waits for a place of ours."""
+"""Limits that stand still while a call waits for a place in a queue."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ async def test_a_server_that_never_responds_counts_as_failed_when_the_patience_r
     assert policy.snapshot()["breaker"]["failure"] == 1
     with anyio.move_on_after(2):
         await policy.call(anyio.sleep_forever)
-    assert policy.snapshot()["breaker"]["failure"] == 1, "a caller who leaves says nothing"
+    assert policy.snapshot()["breaker"]["failure"] == 1, "a caller that leaves does not count as a failure"
 
 
 async def test_a_retry_that_does_not_fit_into_the_patience_is_not_made() -> None:

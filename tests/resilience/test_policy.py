@@ -152,7 +152,10 @@ async def test_a_short_deadline_of_the_caller_is_neutral_and_leaves_nothing_behi
 
 async def test_a_deadline_longer_than_most_successes_counts_as_a_failure() -> None:
     policy = Policy(retry=False)
-    with pytest.raises(DeadlineExceeded), deadline(1.1):  # nothing known: a second of silence is long
+    with (
+        pytest.raises(DeadlineExceeded),
+        deadline(1.1),
+    ):  # no success is known: more than a second without an answer counts
         await policy.call(anyio.sleep_forever)
     assert policy.snapshot()["breaker"]["failure"] == 1
     for _ in range(20):
@@ -460,7 +463,7 @@ async def test_the_reason_that_prevents_a_retry_is_an_event() -> None:
             else None
         )
     )
-    # Jitter draws from 0 to this: that it draws less than the second that is left does not happen.
+    # The wait is random between 0 and this: it is practically never shorter than the second that is left.
     slow = RetryPolicy(attempts=2, backoff=1e9, max_backoff=1e9)
     with pytest.raises(OSError), deadline(1):
         await Policy("crm", retry=slow).call(Flaky(OSError(), OSError()))
@@ -589,7 +592,7 @@ async def test_an_error_at_the_deadline_is_judged_like_any_other() -> None:
     async def late() -> None:
         with anyio.CancelScope(shield=True):
             await anyio.sleep(6)
-        raise OSError("after the deadline, and all the same the dependency's")
+        raise OSError("it counts against the dependency, although it came after the deadline")
 
     with pytest.raises(OSError):
         await policy.call(late)
@@ -602,7 +605,7 @@ async def test_an_earlier_cancellation_of_the_task_does_not_count(anyio_backend_
     policy = Policy(retry=QUICK)
 
     async def carries_on() -> str:
-        with suppress(asyncio.CancelledError):  # without uncancel(): the count stays up
+        with suppress(asyncio.CancelledError):  # without uncancel(), so that the count of cancellations stays above 0
             await asyncio.sleep(99)
         return await policy.call(Flaky(OSError()))
 
@@ -717,7 +720,7 @@ async def test_isolating_the_breaker_stops_the_retries_of_a_call_with_a_key() ->
 
         group.start_soon(one)
         await anyio.wait_all_tasks_blocked()
-        before = flaky.calls  # the first wait is drawn by lot, and may be next to nothing
+        before = flaky.calls  # the first wait is random and may be close to 0
         breaker.isolate()
     assert flaky.calls == before
 

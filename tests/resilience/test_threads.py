@@ -1,4 +1,4 @@
-"""Blocking functions on threads of their own."""
+"""Blocking functions on separate threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Traps that other libraries fall into, one test each, named after the trap."""
+"""Traps that other libraries fall into: one test for each, named after the behaviour that avoids the trap."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ async def test_a_queued_caller_continues_to_wait_if_its_breaker_closes_at_once()
         breaker.reset()
         await anyio.sleep(1)
         assert policy.snapshot()["bulkhead"]["waiting"] == 1
-    assert breaker.snapshot()["success"] == 1  # the other one's end was of an earlier generation
+    assert breaker.snapshot()["success"] == 1  # the other call belonged to an earlier generation
 
 
 async def test_the_breaker_opens_if_half_the_calls_fail_but_never_several_in_a_row() -> None:
@@ -377,7 +377,7 @@ async def test_an_error_during_a_cancellation_does_not_replace_it() -> None:
         try:
             await anyio.sleep_forever()
         except BaseException as error:
-            raise OSError("the library's own words for being cancelled") from error
+            raise OSError("the driver's own error for a cancellation") from error
 
     policy = Policy(retry=QUICK)
     with anyio.move_on_after(1) as scope:
@@ -454,7 +454,7 @@ async def test_a_wait_in_the_innermost_queue_stops_the_limits_of_all_enclosing_a
         group.start_soon(_free, inner.bulkhead, 3.0)
         with deadline(10):
             assert await outer.call(between) == "ok"
-    # And afterwards they run on: what is left of an attempt is what was left before the wait.
+    # After the wait the limits continue with the time that was left before it.
     assert inner.bulkhead.try_acquire("another")
 
     async def slow() -> str:
