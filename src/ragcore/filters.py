@@ -186,7 +186,7 @@ def _parse(data: object, *, depth: int) -> Node:
                 return ("or", tuple(_parse(child, depth=depth + 1) for child in children))
             case {"not": child, **rest} if not rest:
                 return ("not", _parse(child, depth=depth + 1))
-    raise InvalidInput(f"not a filter: {data!r:.200}")
+    raise InvalidInput(f"not a filter: {data!r:.200}; use the form that Filter.to_dict() returns")
 
 
 def _parse_key(key: object, op: object, value: Any) -> Node:

@@ -202,7 +202,7 @@ async def test_a_part_that_does_not_close_is_logged_and_the_rest_is_closed(caplo
         Traced(trace, "a"),
         Broken(trace, "broken"),
         OnlyStarts(),
-        Traced(trace, "black hole", closing=60),
+        Traced(trace, "slow to close", closing=60),
         Traced(trace, "b"),
     ):
         await parts.start(part)

@@ -43,7 +43,7 @@ async def stream(*items: float | str | Exception) -> AsyncGenerator[str, None]:
 
 
 async def stubborn(*items: str) -> AsyncIterator[str]:
-    """These items; then it turns a cancellation into an error of its own."""
+    """Yield these items, then convert a cancellation into an OSError."""
     for item in items:
         yield item
     try:

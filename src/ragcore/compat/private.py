@@ -244,9 +244,7 @@ def uvicorn_protocol() -> type:
         ) from error
     missing = [name for name in PROTOCOL if not callable(getattr(found, name, None))]
     if missing:
-        raise ConfigurationError(
-            f"this release of uvicorn has no H11Protocol.{missing[0]}: install uvicorn 0.54, which has it"
-        )
+        raise ConfigurationError(f"this release of uvicorn has no H11Protocol.{missing[0]}: install uvicorn 0.54")
     return found
 
 

@@ -167,7 +167,7 @@ class Part:
     def _check_open(self) -> Owner:
         self._check_here()
         if self._owner is None:
-            raise NotOpen(f"{type(self).__name__} is being started or closed")
+            raise NotOpen(f"{type(self).__name__} is being started or closed: use it after its start() has returned")
         return self._owner
 
     def _check_here(self) -> None:

@@ -109,14 +109,14 @@ class Attempt(Bound):
         self._pauses = 0
 
     def pause(self) -> None:
-        """A nested call begins to wait for a place in a queue of ragcore."""
+        """Stop the limit, because a nested call begins to wait for a place in a queue of ragcore."""
         self._pauses += 1
         if self._pauses == 1:
             self._paused_at = anyio.current_time()
             self.when = self.scope.deadline = self._call_ends()
 
     def resume(self) -> None:
-        """The wait is over."""
+        """Continue the limit, because the wait is over."""
         self._pauses -= 1
         if self._pauses == 0:
             waited = anyio.current_time() - self._paused_at

@@ -54,7 +54,7 @@ class Blame:
         self.latest_began = 0.0
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget all outcomes."""
         self.failing.clear()
         self._served.clear()
         self.latest = None

@@ -20,7 +20,7 @@ logger: logging.Logger = logging.getLogger("ragcore")
 LONGEST_RETRY_AFTER = 120.0
 
 # A longer wait than a day comes from a wrong clock or a broken header, and is ignored.
-NONSENSE = 86_400.0
+LONGEST_VALID = 86_400.0
 
 COUNTS = frozenset({408, 409, 425, 529})
 
@@ -75,7 +75,7 @@ def from_status(status: int, headers: Mapping[str, str] | None = None, /) -> Fai
 
     - 408, 409, 425, 529 and all 5xx count against the dependency and may be retried.
     - 429 may be retried and does not count: the server works, but asks for a slower pace.
-    - All other statuses are errors of the request: None.
+    - For 400, 401, 403, 404, 413, 422 and all other statuses below 500 the result is None, because the request is at fault.
 
     The wait comes from the header `retry-after-ms` or `Retry-After` (seconds or an HTTP date). If it is longer than 120 s, the request is not retried.
 
@@ -103,7 +103,7 @@ def retry_after(headers: Mapping[str, str], /) -> float | None:
     both clocks does not matter.
     """
     seconds = _asked({key.lower(): value for key, value in headers.items()})
-    return None if seconds is None or seconds > NONSENSE else seconds
+    return None if seconds is None or seconds > LONGEST_VALID else seconds
 
 
 def _asked(lower: Mapping[str, str]) -> float | None:

@@ -17,7 +17,7 @@ MOST_FLOWS = 10_000
 current_flow: ContextVar[str] = ContextVar("ragcore.flow", default="")
 
 
-class flow:  # noqa: N801  # reads as a verb, beside `with deadline(5):`
+class flow:  # noqa: N801  # reads as a verb, like `with deadline(5):`
     """Assign the calls of a block to a flow, for example a tenant, a queue or a kind of job.
 
     Args:

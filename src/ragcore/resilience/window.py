@@ -29,7 +29,7 @@ class SlidingWindow:
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget all outcomes."""
         self._buckets = [[0, 0, 0] for _ in range(BUCKETS)]
         self._bucket = self._buckets[0]
         self._head = 0
