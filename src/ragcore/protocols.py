@@ -1,6 +1,6 @@
 """The components as Protocols, and the values that they exchange. A class satisfies a Protocol by its members; it need not subclass it.
 
-Within a major version no Protocol gains a member: a new ability is a new Protocol.
+Within a major version no Protocol gains a member: a new ability is a new Protocol. All of them are in one file, because a component often needs several.
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ class Embedder(Protocol):
         """The length of the longest text that the model accepts, in the model's tokens."""
 
     def count_tokens(self, text: str, /) -> int:
-        """Return the number of tokens in `text`. The chunker calls it often, so it must be quick; else use `staticmethod(ragcore.estimate_tokens)`."""
+        """Return the number of tokens in `text`. The chunker calls it often, so it must be quick.
+
+        If there is no quick tokenizer, use `count_tokens = staticmethod(ragcore.estimate_tokens)`.
+        """
         ...
 
     async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vectors:
@@ -66,7 +69,7 @@ class Embedder(Protocol):
 
         Args:
             texts: the texts to embed.
-            kind: whether the texts are documents or queries.
+            kind: "document" for texts to store, "query" for questions.
 
         Returns:
             An array of shape (len(texts), dimension), in the order of `texts`.
@@ -117,7 +120,7 @@ class Found(list[Passage]):
 
     Args:
         passages: best first.
-        best_score: the best cosine similarity of all chunks, also below the threshold; None if no vectors were compared.
+        best_score: the best cosine similarity that the search found, even if it is below the threshold; None if no vectors were compared.
         scan: how vectors were compared. "exact": with all of the tenant's vectors. "index": through the index. "completed": exactly, because the
             index returned too few passages. None: no vectors were compared, or it is unknown.
     """
