@@ -67,7 +67,7 @@ async def bounded(
     attempt.when = own if own <= call.own_when else min(own, call.when)
     with cancel_scope(attempt.when, call.task) as scope:
         attempt.scope = scope
-        # Set after the scope is open: the scope's timer keeps the context in which it was made until the event loop's next step, and with it the attempt.
+        # Set after the scope is open. Its timer keeps the context in which it was made until the event loop's next step, and would keep the attempt too.
         token = inherited.set(attempt)
         try:
             return await fn()
