@@ -1,4 +1,4 @@
-"""Who looked at whose data."""
+"""The audit log records who reads or changes whose data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-async def test_each_call_is_a_line_with_who_and_whose_and_no_text(tmp_path: Path) -> None:
+async def test_each_call_is_a_line_with_actor_and_tenant_and_no_text(tmp_path: Path) -> None:
     path, store = tmp_path / "audit.jsonl", FakeStore()
     async with audit.AuditLog(path), fake_rag(store=store) as rag:
         with audit.acting("jane", admin=True, route="support desk"):
@@ -56,7 +56,7 @@ async def test_each_call_is_a_line_with_who_and_whose_and_no_text(tmp_path: Path
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-async def test_the_edge_names_who_asks_and_by_which_route(tmp_path: Path) -> None:
+async def test_the_web_service_records_the_actor_and_the_route(tmp_path: Path) -> None:
     async def authenticate(scope: Any) -> asgi.Identity | None:
         return asgi.Identity("ops", admin=True, name="jane@example.org")
 
@@ -88,7 +88,7 @@ async def test_the_edge_names_who_asks_and_by_which_route(tmp_path: Path) -> Non
     assert "canary" not in path.read_text()
 
 
-async def test_callers_at_once_are_told_apart(tmp_path: Path) -> None:
+async def test_concurrent_callers_keep_their_own_actor(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     async with audit.AuditLog(path), fake_rag() as rag:
 
@@ -102,7 +102,7 @@ async def test_callers_at_once_are_told_apart(tmp_path: Path) -> None:
     assert {(line["who"], line["tenant"]) for line in lines(path)} == {(f"n{n}", f"tenant of n{n}") for n in range(20)}
 
 
-async def test_a_second_log_appends_and_a_listener_may_be_ones_own(tmp_path: Path) -> None:
+async def test_a_second_log_appends_and_users_may_subscribe_to_audit_events(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     seen: list[events.Event] = []
     unsubscribe = events.subscribe(lambda event: seen.append(event) if event.name == "audit" else None)
@@ -113,13 +113,13 @@ async def test_a_second_log_appends_and_a_listener_may_be_ones_own(tmp_path: Pat
     assert len(lines(path)) == len(seen) == 2
 
 
-async def test_a_log_that_can_not_be_written_is_an_error_at_the_start(tmp_path: Path) -> None:
+async def test_a_log_that_can_not_be_written_is_an_error_on_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="can't be written"):
         async with audit.AuditLog(tmp_path / "missing" / "audit.jsonl"):
             pass
 
 
-async def test_lines_beyond_what_can_wait_are_counted(
+async def test_lines_beyond_the_limit_are_counted_as_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR)
@@ -130,7 +130,7 @@ async def test_lines_beyond_what_can_wait_are_counted(
     assert log.lost == 3
 
 
-async def test_passages_that_are_handed_out_have_a_line_before_the_stream_ends(tmp_path: Path) -> None:
+async def test_returned_passages_are_logged_before_the_stream_ends(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     async with audit.AuditLog(path), fake_rag() as rag:
         await rag.add([Document("plan", "The copay is $20.")], tenant="m\u2028forged")
@@ -139,12 +139,12 @@ async def test_passages_that_are_handed_out_have_a_line_before_the_stream_ends(t
             with anyio.fail_after(5):
                 while "begun" not in path.read_text():
                     await anyio.sleep(0.01)
-    # No sign in a name ends a line, whatever its reader takes for an end.
+    # No character in a name ends a line, also not for programs that know other line separators.
     assert len(path.read_text().splitlines()) == 3
     assert {line["tenant"] for line in lines(path)} == {"m\u2028forged"}
 
 
-async def test_the_standard_output_of_a_container(capfd: pytest.CaptureFixture[str]) -> None:
+async def test_the_log_can_be_written_to_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
     async with audit.AuditLog("-"), fake_rag() as rag:
         await rag.documents(tenant="m")
     assert json.loads(capfd.readouterr().out)["action"] == "documents"

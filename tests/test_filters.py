@@ -49,7 +49,7 @@ def test_a_filter_survives_its_own_dict_and_pickling(condition: Filter) -> None:
 
 
 @given(filters, filters, passages)
-def test_and_or_not_mean_what_they_say(a: Filter, b: Filter, passage: Passage) -> None:
+def test_and_or_not_are_boolean_operations(a: Filter, b: Filter, passage: Passage) -> None:
     assert (a & b).matches(passage) == (a.matches(passage) and b.matches(passage))
     assert (a | b).matches(passage) == (a.matches(passage) or b.matches(passage))
     assert (~a).matches(passage) != a.matches(passage)
@@ -75,7 +75,7 @@ def test_mixed_types_never_match() -> None:
         assert not condition.matches(passage)
 
 
-def test_a_truth_value_raises_since_and_would_drop_a_half() -> None:
+def test_the_truth_value_of_a_filter_raises() -> None:
     with pytest.raises(InvalidInput, match="& | ~"):
         meta("a").eq(1) and meta("b").eq(2)
     with pytest.raises(InvalidInput):
@@ -95,12 +95,12 @@ def test_a_truth_value_raises_since_and_would_drop_a_half() -> None:
         {"documents": [1]},
     ],
 )
-def test_what_is_no_filter_is_refused(data: dict[str, object]) -> None:
+def test_data_that_is_not_a_filter_is_refused(data: dict[str, object]) -> None:
     with pytest.raises(InvalidInput):
         Filter.from_dict(data)
 
 
-def test_bad_values_are_refused() -> None:
+def test_invalid_values_are_refused() -> None:
     values: list[object] = [None, float("nan"), [], "a\0"]
     for bad in values:
         with pytest.raises(InvalidInput):

@@ -1,11 +1,11 @@
-"""ragcore: questions over private documents, answered by their deadline.
+"""ragcore: answers questions about private documents, within a deadline.
 
     import ragcore
 
     async with ragcore.RAG.from_config(ragcore.Config.from_env()) as rag:
         answer = await rag.ask("What is my warranty?", tenant="acme", timeout=30)
 
-Names load when they are first used (PEP 562), so that `import ragcore` costs next to nothing.
+Names are imported when they are first used (PEP 562), so that `import ragcore` is fast.
 """
 
 from __future__ import annotations

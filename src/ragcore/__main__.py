@@ -1,4 +1,4 @@
-"""`python -m ragcore`, and the console script."""
+"""The entry point of `python -m ragcore` and of the console script."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line; without its extra, say what to install."""
+    """Run the command line. If its extra is not installed, print the command that installs it."""
     try:
         require("typer", extra="cli", purpose="the command line")
         require("rich", extra="cli", purpose="the command line")

@@ -1,7 +1,7 @@
-"""Who looked at whose data: an event for each call, and a sink that keeps them as lines of JSON. Never a text.
+"""Audit: an event for each access to a tenant's data, and a log that writes these events as lines of JSON.
 
-Each call of the client emits "audit" when it ends, with the tenant, what was done, how it ended and how many passages were handed out. Who did it is what
-the surrounding `acting` says; without it, nobody is named.
+Each call of the client emits the event "audit" when it ends. The event contains the tenant, the action, the outcome and the number of returned passages,
+never a text. The surrounding `acting` block names the actor; without it, the name is empty.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ __all__ = ["Actor", "AuditLog", "acting", "actor", "record"]
 
 logger: logging.Logger = logging.getLogger("ragcore.audit")
 
-# Lines that wait to be written. Beyond, lines are lost, and the log says how many.
+# The largest number of lines that wait to be written. Further lines are lost, and `AuditLog` logs their number.
 MOST_WAITING = 100_000
 CLOSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who acts.
+    """The person or program that makes a call.
 
     Attributes:
-        who: a name, such as a token's or a person's; "" for nobody that is known.
-        admin: whether as an administrator.
-        route: by which way, such as "POST /chat".
+        who: a name, for example of a token or a person; "" if unknown.
+        admin: whether the actor has the rights of an administrator.
+        route: the entry point of the call, for example "POST /chat".
     """
 
     who: str = ""
@@ -52,13 +52,13 @@ _acting: ContextVar[Actor] = ContextVar("ragcore_actor", default=Actor())  # noq
 
 
 def actor() -> Actor:
-    """Who acts here."""
+    """Return the actor of the current context."""
     return _acting.get()
 
 
 @contextmanager
 def acting(who: str, *, admin: bool = False, route: str = "") -> Iterator[None]:
-    """Name who acts, for a block and all that it begins.
+    """Set the actor for a block, and for all calls and tasks that start in it.
 
     Example:
         ```python
@@ -74,11 +74,12 @@ def acting(who: str, *, admin: bool = False, route: str = "") -> Iterator[None]:
 
 
 def record(action: str, tenant: str, *, by: Actor | None = None, **data: Any) -> None:
-    """Emit the event of a look at a tenant's data, or of a change to it.
+    """Emit the event for a read or a change of a tenant's data.
 
     Args:
-        action: what was done, such as "ask" or "delete".
-        by: None: who acts here.
+        action: the operation, for example "ask" or "delete".
+        tenant: the owner of the data; "*" for all tenants.
+        by: the actor; None: the actor of the current context.
         data: numbers and short words; never a text.
     """
     who = by or actor()
@@ -86,13 +87,13 @@ def record(action: str, tenant: str, *, by: Actor | None = None, **data: Any) ->
 
 
 class AuditLog(Part):
-    """Writes the audit events of this process to a file, a line of JSON each. A thread of its own writes, so that no call waits for the disk.
+    """Writes each audit event of this process as one line of JSON to a file. A separate thread writes, so that no call waits for the disk.
 
     Args:
-        path: is appended to, and made with mode 0600; "-" is the standard output, which a container's platform collects.
+        path: the file. Lines are appended; a new file is created with mode 0600. "-" is standard output, which a container's platform collects.
 
     Raises:
-        ConfigurationError: when it is started, if the file can't be written.
+        ConfigurationError: on start, if the file can't be written.
 
     Example:
         ```python
@@ -109,14 +110,16 @@ class AuditLog(Part):
         self._unsubscribe: Callable[[], None] | None = None
         self._thread: threading.Thread | None = None
         self.lost = 0
-        """Lines that could not be kept."""
+        """The number of lines that were lost."""
 
     async def _open(self) -> None:
         try:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
             descriptor = os.dup(1) if str(self._path) == "-" else os.open(self._path, flags, 0o600)
         except OSError as error:
-            raise ConfigurationError(f"the audit log {self._path} can't be written: {error.strerror}") from error
+            raise ConfigurationError(
+                f"the audit log {self._path} can't be written: {error.strerror}. Choose a writable path"
+            ) from error
         self._thread = threading.Thread(target=self._write, args=(descriptor,), name="ragcore-audit", daemon=True)
         self._thread.start()
         self._unsubscribe = subscribe(self._take)
@@ -136,7 +139,7 @@ class AuditLog(Part):
             return
         line = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "action": event.source, **event.data}
         try:
-            # In ASCII: a tenant's name may hold signs that some readers take for the end of a line.
+            # `json.dumps` writes ASCII. A tenant's name may contain other characters that some programs treat as the end of a line.
             self._waiting.put_nowait(json.dumps(line))
         except queue.Full:
             self.lost += 1
@@ -148,8 +151,10 @@ class AuditLog(Part):
                     file.write(line + "\n")
                     if self._waiting.empty():
                         file.flush()
-                except OSError as error:  # the disk is full: the service goes on, and says so
+                except (
+                    OSError
+                ) as error:  # the disk is full: log it and continue, because the service must stay available
                     self.lost += 1
-                    logger.error("a line of the audit log %s is lost: %s", self._path, error.strerror)  # noqa: TRY400
+                    logger.error("audit log %s: a line was lost: %s", self._path, error.strerror)  # noqa: TRY400
             if self.lost:
-                logger.error("%d lines of the audit log %s were lost", self.lost, self._path)
+                logger.error("audit log: %d lines of %s were lost", self.lost, self._path)

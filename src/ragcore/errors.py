@@ -1,21 +1,21 @@
-"""Every error that ragcore raises, one tree.
+"""All errors that ragcore raises, as one tree of classes.
 
 RagcoreError
-├── InvalidInput (ValueError)          the request is at fault; nothing was sent
-├── ConfigurationError                 a setting, a role, a schema or an extra is at fault
-│   └── Unsupported                    a store or model can't do what was asked
-├── NotOpen                            before start, after close, in a forked child
-├── WrongEventLoop                     made on one event loop, used on another
-├── DeadlineExceeded (TimeoutError)    the caller's time is used up
-├── CircuitOpen                        the dependency is known to be failing; it was not asked
-├── Overloaded                         no room, or no chance within the deadline
-│   └── LimitExceeded                  a tenant has used up what it may
+├── InvalidInput (ValueError)          an argument is invalid; nothing was sent
+├── ConfigurationError                 a setting, a role or a schema is wrong, or an extra is missing
+│   └── Unsupported                    the store or the model does not support the operation
+├── NotOpen                            used before start, after close or in a forked child
+├── WrongEventLoop                     started on one event loop, used on another
+├── DeadlineExceeded (TimeoutError)    the deadline of the call passed
+├── CircuitOpen                        the dependency failed recently; nothing was sent
+├── Overloaded                         the queue is full, or the call can't finish by its deadline
+│   └── LimitExceeded                  a tenant has reached one of its limits
 └── DependencyError                    the dependency failed; its own error is `__cause__`
     ├── EmbeddingError
     ├── StoreError
     └── GenerationError
 
-A message says what happened, with which numbers, and what to do, and never holds a key, a password or a DSN. All pickle.
+A message says what happened, with which numbers, and what to do. It never contains a key, a password or a DSN. All errors can be pickled.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class RagcoreError(Exception):
     """The root of all errors that ragcore raises.
 
     Attributes:
-        stage: where in the call it happened: "embed", "search", "generate", "write", "start", …; None where no stage fits.
-        retry_after: seconds after which another try makes sense; None where unknown.
-        partial_text: what a stream had handed on before it broke; "" elsewhere.
-        call_id: the id of the call, as `RAG.recent()` lists it; None outside of a call.
+        stage: the stage in which the error occurred: "embed", "search", "generate", "write", "start", …; None if no stage applies.
+        retry_after: seconds to wait before the next try; None if unknown.
+        partial_text: the text that a stream had delivered before it broke; otherwise "".
+        call_id: the id of the call, as `RAG.recent()` lists it; None outside a call.
     """
 
     def __init__(
@@ -80,32 +80,32 @@ def _restore(kind: type[RagcoreError], args: tuple[object, ...], state: dict[str
 
 
 class InvalidInput(RagcoreError, ValueError):
-    """The request itself is at fault: an empty question, a blank tenant, a wrong dimension. Raised before anything is sent."""
+    """An argument is invalid, for example an empty question, a blank tenant or a wrong dimension. Raised before anything is sent."""
 
 
 class ConfigurationError(RagcoreError):
-    """A setting, a role, a schema or a missing extra: which it is, what it was, and what would be right."""
+    """A setting, a database role or a schema is wrong, or an extra is missing. The message names it, its value and the right one."""
 
 
 class Unsupported(ConfigurationError):
-    """A store or model can't do what was asked (a mode, a filter). Never ignored silently."""
+    """The store or the model does not support what was requested, for example a mode or a filter. It is never ignored silently."""
 
 
 class NotOpen(RagcoreError):
-    """Used before `start`, after `aclose`, or in a forked child of the process that started it."""
+    """A component was used before `start`, after `aclose`, or in a forked child of the process that started it."""
 
 
 class WrongEventLoop(RagcoreError):
-    """Started on one event loop and used on another."""
+    """A component was started on one event loop and used on another."""
 
 
 class DeadlineExceeded(RagcoreError, TimeoutError):
-    """The caller's time is used up.
+    """The deadline of the call passed before there was a result.
 
     Attributes:
         budget: seconds that were allowed.
         elapsed: seconds that passed.
-        timings: seconds by stage so far; None for stages that did not run, and outside of `RAG`.
+        timings: seconds by stage so far; None for stages that did not run, and outside `RAG`.
     """
 
     timings: Timings
@@ -130,7 +130,14 @@ class DeadlineExceeded(RagcoreError, TimeoutError):
 
 
 class CircuitOpen(RagcoreError):
-    """The circuit breaker of a dependency is open: it failed lately and was not asked. `retry_after` says when it will be."""
+    """The circuit breaker refused the call because the dependency failed recently. Nothing was sent.
+
+    Also raised if the dependency asked for a pause (`Retry-After`) that is longer than the call can wait.
+
+    Attributes:
+        dependency: its name.
+        retry_after: seconds until the dependency may be called again; None if unknown.
+    """
 
     def __init__(
         self, message: str, /, *, dependency: str, stage: str | None = None, retry_after: float | None = None
@@ -140,7 +147,11 @@ class CircuitOpen(RagcoreError):
 
 
 class Overloaded(RagcoreError):
-    """The queue is full, or the call had no chance within its deadline. Raised at once, never degraded away."""
+    """The queue is full, or the call can't finish by its deadline. Raised at once; ragcore does not degrade the call instead.
+
+    Attributes:
+        dependency: its name.
+    """
 
     def __init__(
         self, message: str, /, *, dependency: str, stage: str | None = None, retry_after: float | None = None
@@ -150,10 +161,11 @@ class Overloaded(RagcoreError):
 
 
 class LimitExceeded(Overloaded):
-    """A tenant has used up what it may: `retry_after` says when it may again. Nothing was sent.
+    """A tenant has reached one of its limits. Nothing was sent.
 
     Attributes:
-        limit: "requests" or "tokens" a minute, "calls" at once, "spending" a day.
+        limit: "requests" or "tokens" per minute, "calls" at once, "spending" per day.
+        retry_after: seconds until the tenant is below the limit again.
     """
 
     def __init__(self, message: str, /, *, limit: str, retry_after: float) -> None:
@@ -162,14 +174,14 @@ class LimitExceeded(Overloaded):
 
 
 class DependencyError(RagcoreError):
-    """A dependency failed. The foreign error is `__cause__`.
+    """A dependency failed. `__cause__` is the dependency's own error.
 
     Attributes:
         dependency: its name, for example "openai embeddings".
-        attempts: how many times it was asked.
-        status: the HTTP status, where there was one.
-        request_id: the dependency's own id of the request, where it sent one.
-        of_configuration: every request would fail like this one: the key, the model's name, a parameter or the quota is at fault.
+        attempts: how many attempts were made.
+        status: the HTTP status; None if there was none.
+        request_id: the dependency's own id of the request; None if it sent none.
+        of_configuration: whether every request would fail in this way, because the key, the model's name, a parameter or the quota is wrong.
     """
 
     def __init__(
@@ -196,19 +208,19 @@ class DependencyError(RagcoreError):
 
 
 class EmbeddingError(DependencyError):
-    """The embedder failed, or answered with something that is not an embedding."""
+    """The embedder failed, or returned an invalid embedding."""
 
 
 class StoreError(DependencyError):
-    """The store failed, in search or in writing."""
+    """The store failed while it searched or wrote."""
 
 
 class GenerationError(DependencyError):
-    """The generator failed, or its stream broke; `partial_text` holds what was handed on before.
+    """The generator failed, or its stream broke. `partial_text` is the text that was delivered before.
 
     Attributes:
-        model: that failed, as it is called in a price table; "" where that is not known.
-        used_tokens: of the prompt and of what it wrote, where the model said that it has used them; None: it did not say.
+        model: the name of the model that failed, as in a price table; "" if unknown.
+        used_tokens: tokens of the prompt and of the answer, as the model reported them; None if it reported none.
     """
 
     model: str = ""

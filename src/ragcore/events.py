@@ -1,6 +1,6 @@
-"""What happens inside, as records: state changes, attempts, rejections, waits, degradations.
+"""Events: records of state changes, attempts, refusals, waits and degradations.
 
-The core emits; loggers, metrics and tests listen. Without a listener an event costs one look at an empty tuple.
+The core emits events; loggers, metrics and tests subscribe to them. Without a listener an event costs one check of an empty tuple.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ logger: logging.Logger = logging.getLogger("ragcore.events")
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened.
+    """An event.
 
     Attributes:
-        name: dotted and stable, for example "breaker.open", "retry.attempt", "bulkhead.rejected"; the reference lists them.
-        source: what it happened to, usually the dependency's name.
-        data: numbers and short words; never a secret, never a question's or a passage's text.
+        name: a stable name with dots, for example "breaker.open", "retry.attempt" or "bulkhead.rejected". The reference lists all names.
+        source: the object of the event, usually the dependency's name.
+        data: numbers and short words; never a secret, never the text of a question or a passage.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Event:
     data: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-ready values."""
+        """Return the event as JSON-ready values."""
         return {"name": self.name, "source": self.source, "data": dict(self.data)}
 
 
@@ -40,12 +40,12 @@ _listeners: tuple[Listener, ...] = ()
 
 
 def subscribe(listener: Listener, /) -> Callable[[], None]:
-    """Call `listener` with each event from now on, at once and on the thread where it happens, so it must be quick.
+    """Call `listener` with each event from now on.
 
-    What it raises is logged and goes no further.
+    The call is synchronous, on the thread that emits the event, so the listener must be quick. If it raises an exception, that is logged.
 
     Returns:
-        A function that ends the subscription; calling it twice is no error.
+        A function that ends the subscription. It is safe to call it twice.
 
     Example:
         >>> seen: list[str] = []
@@ -66,12 +66,12 @@ def subscribe(listener: Listener, /) -> Callable[[], None]:
 
 
 def listening() -> bool:
-    """Whether anyone listens: ask before building expensive data."""
+    """Whether there is a listener. Check this before you build expensive data."""
     return bool(_listeners)
 
 
 def emit(name: str, source: str = "", /, **data: Any) -> None:
-    """Hand an event to all listeners, in the order of their subscription."""
+    """Pass an event to all listeners, in the order of their subscription."""
     if not _listeners:
         return
     event = Event(name, source, data)
@@ -79,4 +79,4 @@ def emit(name: str, source: str = "", /, **data: Any) -> None:
         try:
             listener(event)
         except Exception:
-            logger.exception("a listener of ragcore's events raised on %r", name)
+            logger.exception("a listener of ragcore's events raised an exception for the event %r", name)

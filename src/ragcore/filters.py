@@ -1,6 +1,6 @@
-"""Conditions on metadata and document ids, as data: the same meaning in every store.
+"""Filters: conditions on metadata and document ids, as data. A filter means the same in every store.
 
-A missing key satisfies `ne` and `not`; values of mixed types never match.
+A missing key satisfies `ne` and `not`. A value never matches a value of another type.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ __all__ = ["Filter", "MetaField", "meta"]
 Node: TypeAlias = tuple[Any, ...]
 ORDERED: Final = ("lt", "le", "gt", "ge")
 MOST_CHILDREN: Final = 2_000
-LARGEST: Final = 10**300  # what a float and PostgreSQL's numeric both take
+LARGEST: Final = 10**300  # a float and PostgreSQL's numeric can both hold it
 OPERATORS: Final = ("eq", "ne", *ORDERED, "in", "exists")
 
 
 def meta(key: str, /) -> MetaField:
-    """A key of the metadata, to build a filter from.
+    """Return a metadata key from which to build a filter.
 
     Example:
         >>> (meta("year").ge(2024) & ~meta("draft").eq(True)).to_dict()
@@ -33,7 +33,7 @@ def meta(key: str, /) -> MetaField:
 
 
 class MetaField:
-    """A key of the metadata; its methods make filters."""
+    """A metadata key. Its methods return filters."""
 
     __slots__ = ("_key",)
 
@@ -41,47 +41,47 @@ class MetaField:
         self._key = check_text("a filter's key", key)
 
     def eq(self, value: Scalar, /) -> Filter:
-        """The value is there and equal; 1 equals 1.0 but not True."""
+        """The key exists and its value equals `value`; 1 equals 1.0 but not True."""
         return Filter(("key", self._key, "eq", _scalar(value)))
 
     def ne(self, value: Scalar, /) -> Filter:
-        """The key is missing, or its value is of the same type and another."""
+        """The key is missing, or its value has the same type and differs from `value`."""
         return Filter(("key", self._key, "ne", _scalar(value)))
 
     def lt(self, value: Scalar, /) -> Filter:
-        """Less than a number or a string (by code point)."""
+        """The value is less than a number or a string (by code point)."""
         return self._ordered("lt", value)
 
     def le(self, value: Scalar, /) -> Filter:
-        """Less than or equal to a number or a string (by code point)."""
+        """The value is less than or equal to a number or a string (by code point)."""
         return self._ordered("le", value)
 
     def gt(self, value: Scalar, /) -> Filter:
-        """Greater than a number or a string (by code point)."""
+        """The value is greater than a number or a string (by code point)."""
         return self._ordered("gt", value)
 
     def ge(self, value: Scalar, /) -> Filter:
-        """Greater than or equal to a number or a string (by code point)."""
+        """The value is greater than or equal to a number or a string (by code point)."""
         return self._ordered("ge", value)
 
     def in_(self, values: Iterable[Scalar], /) -> Filter:
-        """Equal to one of `values`; none of none."""
+        """The value equals one of `values`. Empty `values` match no passage."""
         return Filter(("key", self._key, "in", tuple(_scalar(value) for value in _several("in_", values))))
 
     def exists(self) -> Filter:
-        """The key is there, whatever its value, null included."""
+        """The key exists, with any value, including null."""
         return Filter(("key", self._key, "exists", True))
 
     def _ordered(self, op: str, value: Scalar) -> Filter:
         if isinstance(value, bool):
-            raise InvalidInput(f"{op} has no meaning for true and false: use eq")
+            raise InvalidInput(f"{op} can't compare true and false: use eq")
         return Filter(("key", self._key, op, _scalar(value)))
 
 
 class Filter:
-    """A condition. Join with `&`, `|` and `~`; `and` and `or` raise, since they would drop a half.
+    """A condition on passages. Join filters with `&`, `|` and `~`; `and`, `or` and `not` raise, because Python would ignore a part of the condition.
 
-    Made by `meta(...)`, `Filter.documents(...)` and `Filter.from_dict(...)`. Hashes, pickles, compares by value.
+    Use `meta(...)`, `Filter.documents(...)` or `Filter.from_dict(...)` to make a filter. Filters are hashable, picklable and compared by value.
     """
 
     __slots__ = ("_node",)
@@ -91,25 +91,25 @@ class Filter:
 
     @classmethod
     def documents(cls, document_ids: Iterable[str], /) -> Self:
-        """Only these documents."""
+        """Return a filter that matches only passages of these documents."""
         ids = _several("Filter.documents", document_ids)
         return cls(("documents", tuple(check_text("a document's id", document_id) for document_id in ids)))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object], /) -> Self:
-        """The filter whose `to_dict()` this is.
+        """Return the filter that `to_dict()` has written as `data`.
 
         Raises:
-            InvalidInput: not of that form.
+            InvalidInput: `data` does not have that form.
         """
         return cls(_parse(data, depth=0))
 
     def to_dict(self) -> dict[str, Any]:
-        """{"key", "op", "value"} | {"documents": […]} | {"and": […]} | {"or": […]} | {"not": …}, for stores to translate."""
+        """Return {"key", "op", "value"} | {"documents": […]} | {"and": […]} | {"or": […]} | {"not": …}, which stores translate."""
         return _written(self._node)
 
     def matches(self, passage: Passage, /) -> bool:
-        """Whether a passage satisfies it; the reference for what stores do."""
+        """Whether a passage matches the filter. This method is the reference for all stores."""
         return _matches(self._node, passage)
 
     def __and__(self, other: Filter) -> Filter:
@@ -135,7 +135,7 @@ class Filter:
 
 
 def _joined(op: str, one: Node, other: Node) -> Node:
-    """Both as one node, flat where they are of the same kind, so that many joined in a row don't nest."""
+    """Join two nodes. A child with the same operator is merged, so that a long chain of filters does not nest."""
     children = tuple(child for node in (one, other) for child in (node[1] if node[0] == op else (node,)))
     if len(children) > MOST_CHILDREN:
         raise InvalidInput(f"more than {MOST_CHILDREN:,} conditions are joined by {op}: use in_ or Filter.documents")
@@ -144,7 +144,7 @@ def _joined(op: str, one: Node, other: Node) -> Node:
 
 def _several(what: str, values: object) -> tuple[Any, ...]:
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
-        raise InvalidInput(f"{what} takes several values, not one {type(values).__name__}: put it into a list")
+        raise InvalidInput(f"{what} needs a list of values, not a single {type(values).__name__}: put it into a list")
     return tuple(values)
 
 
@@ -173,7 +173,7 @@ def _written(node: Node) -> dict[str, Any]:
 
 def _parse(data: object, *, depth: int) -> Node:
     if depth > 50:
-        raise InvalidInput("a filter is nested more than 50 deep")
+        raise InvalidInput("a filter is nested more than 50 levels deep: join conditions in one list")
     if isinstance(data, Mapping):
         if set(data) == {"key", "op", "value"}:
             return _parse_key(data["key"], data["op"], data["value"])
@@ -186,7 +186,7 @@ def _parse(data: object, *, depth: int) -> Node:
                 return ("or", tuple(_parse(child, depth=depth + 1) for child in children))
             case {"not": child, **rest} if not rest:
                 return ("not", _parse(child, depth=depth + 1))
-    raise InvalidInput(f"not a filter: {data!r:.200}")
+    raise InvalidInput(f"not a filter: {data!r:.200}; use the form that Filter.to_dict() returns")
 
 
 def _parse_key(key: object, op: object, value: Any) -> Node:

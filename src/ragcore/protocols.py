@@ -1,6 +1,6 @@
-"""The parts as Protocols, and the values between them. Met by having the members, not by subclassing.
+"""The components as Protocols, and the values that they exchange. A class satisfies a Protocol by its members; it need not subclass it.
 
-A Protocol gains no member within a major version; a new ability is a new Protocol.
+Within a major version no Protocol gains a member: a new ability is a new Protocol. All of them are in one file, because a component often needs several.
 """
 
 from __future__ import annotations
@@ -43,42 +43,53 @@ Vectors: TypeAlias = NDArray[np.floating[Any]] | Sequence[Sequence[float]]
 
 @runtime_checkable
 class Embedder(Protocol):
-    """Texts in, vectors out. Attributes and frozen fields satisfy the three read-only properties."""
+    """Turns texts into vectors. Plain attributes and fields of frozen dataclasses satisfy the three read-only properties."""
 
     @property
     def model(self) -> str:
-        """The model's name; vectors of different models don't mix."""
+        """The embedding model's name. Vectors of different models can't be compared."""
 
     @property
     def dimension(self) -> int:
-        """Numbers in a vector."""
+        """The length of a vector."""
 
     @property
     def max_tokens(self) -> int:
-        """The longest text, in the model's own tokens."""
+        """The length of the longest text that the model accepts, in the model's tokens."""
 
     def count_tokens(self, text: str, /) -> int:
-        """Tokens of `text`; the chunker measures with it, so it must be quick. Else: `staticmethod(ragcore.estimate_tokens)`."""
+        """Return the number of tokens in `text`. The chunker calls it often, so it must be quick.
+
+        If there is no quick tokenizer, use `count_tokens = staticmethod(ragcore.estimate_tokens)`.
+        """
         ...
 
     async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vectors:
-        """(len(texts), dimension) in the order of `texts`, of which there are at most 256; `kind` says what they are."""
+        """Embed up to 256 texts.
+
+        Args:
+            texts: the texts to embed.
+            kind: "document" for texts to store, "query" for questions.
+
+        Returns:
+            An array of shape (len(texts), dimension), in the order of `texts`.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """What a searcher is asked.
+    """A search request.
 
     Attributes:
         question: the text to search for.
-        tenant: whose chunks; a searcher hands out no others.
-        mode: "vector" and "hybrid" come with a vector, "text" without.
-        top_k: how many passages at most.
-        vector: (dimension,) float32, finite and not zero.
-        filter: only passages that it matches.
-        score_threshold: inclusive lower bound of cosine similarity for what is found by vector; None: none.
-        model: the model that made the vector; a store that holds another model's vectors refuses it. None: not known.
+        tenant: the owner of the chunks; a searcher must not return another tenant's passages.
+        mode: "vector" and "hybrid" need a vector, "text" does not.
+        top_k: the largest number of passages to return.
+        vector: the question's embedding, of shape (dimension,), float32, finite and not zero.
+        filter: return only passages that match it; None: all.
+        score_threshold: the lowest cosine similarity of a passage that is found by vector, inclusive; None: no threshold.
+        model: the embedding model that made the vector; None if unknown. A store refuses the vector if it holds another model's vectors.
     """
 
     question: str
@@ -93,21 +104,25 @@ class Query:
 
 @runtime_checkable
 class Searcher(Protocol):
-    """All that a `Retriever` needs; a reranker wraps one."""
+    """Finds passages. This is all that a `Retriever` needs; a reranker wraps another searcher."""
 
     async def search(self, query: Query, /) -> Sequence[Passage]:
-        """Passages, best first. A mode or a filter that it can't do: raise `Unsupported`, never ignore it."""
+        """Return passages, best first.
+
+        Raises:
+            Unsupported: the searcher does not support the mode or the filter; it must never ignore them.
+        """
         ...
 
 
 class Found(list[Passage]):
-    """Passages, best first, with what the search itself learned on the way to them. A searcher may return a plain sequence as well.
+    """Passages, best first, with facts about the search. A searcher may also return a plain sequence.
 
     Args:
         passages: best first.
-        best_score: the best cosine similarity that there was, whatever the threshold; None: no vector was compared.
-        scan: how vectors were compared: "exact" with all of the tenant's, through the "index", or "completed": exactly, after the index had given
-            too few. None: not at all, or not known.
+        best_score: the best cosine similarity that the search found, even if it is below the threshold; None if no vectors were compared.
+        scan: how vectors were compared. "exact": with all of the tenant's vectors. "index": through the index. "completed": exactly, because the
+            index returned too few passages. None: no vectors were compared, or it is unknown.
     """
 
     def __init__(
@@ -124,12 +139,12 @@ class Found(list[Passage]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
-    """What a store knows of a tenant for whose question it found nothing.
+    """Facts about a tenant's data that explain why a search found nothing.
 
     Attributes:
-        chunks, not_embedded: how many the tenant has, and how many of them without a vector.
-        models: the embedding models of the tenant's documents; () if there are none.
-        store_chunks: how many all tenants have; None: not known, or not counted.
+        chunks, not_embedded: how many chunks the tenant has, and how many of them have no vector.
+        models: the embedding models of the tenant's documents; () if there are no documents.
+        store_chunks: how many chunks all tenants have; None if unknown or not counted.
     """
 
     chunks: int
@@ -140,111 +155,111 @@ class Diagnosis:
 
 @runtime_checkable
 class Clearable(Protocol):
-    """An embedder that keeps vectors, and can drop a tenant's."""
+    """An embedder that caches vectors and can delete those of a tenant."""
 
     def clear(self, *, tenant: str | None = None) -> int:
-        """Drop them; how many there were."""
+        """Delete the cached vectors of a tenant (None: of all) and return their number."""
         ...
 
 
 @runtime_checkable
 class Pingable(Protocol):
-    """A store that can say whether it works. Without it, health is judged by the last calls."""
+    """A store that can check that its database responds. Without `ping`, the health check uses the outcomes of the last calls."""
 
     async def ping(self) -> None:
-        """Ask the database something. Raises whatever is wrong."""
+        """Run a short statement in the database. Raises any error."""
         ...
 
 
 @runtime_checkable
 class Watched(Protocol):
-    """A part with numbers to watch: a pool's, a cache's."""
+    """A component that reports numbers, for example those of a pool or a cache."""
 
     def snapshot(self) -> Mapping[str, Any]:
-        """As of now, JSON-ready."""
+        """Return the current numbers, JSON-ready."""
         ...
 
 
 @runtime_checkable
 class Described(Protocol):
-    """A part that says what it is: settings and versions, never a secret."""
+    """A component that describes itself: settings and versions, never a secret."""
 
     def describe(self) -> Mapping[str, Any]:
-        """JSON-ready."""
+        """Return the description, JSON-ready."""
         ...
 
 
 @runtime_checkable
 class Inspected(Protocol):
-    """A store that can say what its database is like."""
+    """A store that can describe its database."""
 
     async def inspect(self) -> Value:
-        """Server, role, schema, index."""
+        """Return facts about the server, the role, the schema and the index."""
         ...
 
 
 class Misfit(Protocol):
-    """Something that does not fit together."""
+    """A mismatch between a store and an embedder."""
 
     @property
     def message(self) -> str:
-        """What, and what to do."""
+        """The mismatch, and how to resolve it."""
 
 
 class FirstLook(Protocol):
-    """What a store has seen of itself."""
+    """Facts that a store read about its own content."""
 
     def misfits(self, embedder: Embedder | None, /) -> Sequence[Misfit]:
-        """What does not fit this embedder: another model, another dimension."""
+        """Return the mismatches with this embedder, for example another model or another dimension."""
         ...
 
 
 @runtime_checkable
 class Looking(Protocol):
-    """A store that can look early whether what is in it fits."""
+    """A store that can check at start whether its content matches the embedder."""
 
     async def first_look(self) -> FirstLook | None:
-        """What it saw; None if it could not be reached."""
+        """Read the facts; None if the database could not be reached."""
         ...
 
 
 @runtime_checkable
 class Named(Protocol):
-    """A generator of one model."""
+    """A generator that uses one model."""
 
     @property
     def model(self) -> str:
-        """Its name, as a price table has it."""
+        """The model's name, as in a price table."""
 
 
 @runtime_checkable
 class Counting(Protocol):
-    """A generator that counts its model's own tokens."""
+    """A generator that counts tokens as its model does."""
 
     def count_tokens(self, text: str, /) -> int:
-        """Tokens of a text."""
+        """Return the number of tokens in `text`."""
         ...
 
 
 @runtime_checkable
 class Diagnostician(Protocol):
-    """A store that can say why it found nothing, within bounds and apart from its policy."""
+    """A store that can explain why a search found nothing. The diagnosis has its own time limit and bypasses the store's policy."""
 
     async def diagnose(self, query: Query, /) -> Diagnosis:
-        """What the tenant of `query` has. May raise anything: the search itself has succeeded."""
+        """Return facts about the data of the query's tenant. It may raise any exception: the result of the search stays valid."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedDocument:
-    """A document with its chunks and their vectors, on its way into a store.
+    """A document with its chunks and their vectors, ready to be stored.
 
     Attributes:
         document: the document.
-        content_hash: of everything that the chunks and vectors were made from; equal hash, nothing to do.
-        model: what made the vectors.
+        content_hash: a hash of everything that determines the chunks and vectors. A document with an equal hash need not be stored again.
+        model: the embedding model that made the vectors.
         chunks: in the order of the text.
-        vectors: (len(chunks), dimension) float32, finite and not zero.
+        vectors: an array of shape (len(chunks), dimension), float32, finite and not zero.
     """
 
     document: Document
@@ -256,7 +271,7 @@ class EmbeddedDocument:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """Cosine similarities as columns of one length, best first: `scores` is (n,) float32."""
+    """Cosine similarities, best first, in three columns of equal length. `scores` has shape (n,) and type float32."""
 
     document_ids: Sequence[str]
     chunk_ids: Sequence[str]
@@ -265,53 +280,68 @@ class Scores:
 
 @runtime_checkable
 class Store(Searcher, Protocol):
-    """A searcher that can also be written to and counted: for add, delete, documents, similarity and a full `EmptyReason`."""
+    """A searcher that also stores, deletes and counts documents.
+
+    The client needs it for `add`, `delete`, `documents`, `similarity` and a complete `EmptyReason`.
+    """
 
     async def upsert(self, documents: Sequence[EmbeddedDocument], /, *, tenant: str) -> None:
-        """Put documents in place of those with the same ids; each document whole or not at all."""
+        """Store documents and replace those with the same ids. Each document is stored completely or not at all."""
 
     async def hashes(self, document_ids: Sequence[str] | None, /, *, tenant: str) -> Mapping[str, str]:
-        """Content hash by document id, for those that are there; None asks for all."""
+        """Return the content hash of each stored document by its id; None: of all documents of the tenant."""
         ...
 
     async def delete(self, document_ids: Sequence[str], /, *, tenant: str) -> int:
-        """Remove documents with their chunks; how many there were. Unknown ids are no error."""
+        """Delete documents with their chunks and return the number of deleted documents. Unknown ids are ignored."""
         ...
 
     async def count(self, *, tenant: str | None) -> Counts:
-        """What a tenant has; None: the whole store, where the role may know it, else `Unsupported`."""
+        """Count a tenant's documents and chunks.
+
+        Args:
+            tenant: None: count those of all tenants.
+
+        Raises:
+            Unsupported: the database role may not read the data of all tenants.
+        """
         ...
 
     async def scores(self, vector: Vector, /, *, tenant: str, limit: int | None = None) -> Scores:
-        """The similarity of the tenant's chunks to `vector`, exact, best first; at most `limit`, None: all."""
+        """Return the exact similarity of the tenant's chunks to `vector`, best first.
+
+        Args:
+            vector: of shape (dimension,).
+            limit: the largest number of chunks to return; None: all.
+        """
         ...
 
 
 @runtime_checkable
 class EmbedTextRecorder(Protocol):
-    """A store that records what is embedded for its chunks, so that all who write to it do the same."""
+    """A store that records which text is embedded for its chunks, so that all programs that write to it embed the same."""
 
     async def recorded_embed_text(self) -> EmbedText | None:
-        """What was recorded; None: nothing yet."""
+        """Return the recorded value; None if there is none yet."""
         ...
 
     async def record_embed_text(self, embed_text: EmbedText, /) -> EmbedText | None:
-        """Record it from now on; return what was recorded before."""
+        """Record a new value and return the previous one; None if there was none."""
         ...
 
 
 @runtime_checkable
 class Expiring(Protocol):
-    """A store whose documents can expire: it hands out none of their chunks from that moment on."""
+    """A store whose documents can expire. It returns no chunks of an expired document."""
 
     async def expire(self, *, limit: int = 1_000) -> Mapping[str, int]:
-        """Remove documents that have expired, of all tenants, at most `limit` at once; how many, by tenant."""
+        """Delete at most `limit` expired documents of all tenants and return their numbers by tenant."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What each tenant may ask for; None: no limit. As in `Settings`."""
+    """The limits of each tenant, as in `Settings`; None: no limit."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
@@ -321,12 +351,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
-    """What a process has used for a tenant, as sums that only grow: counted twice, it makes no difference.
+    """The usage of one process for a tenant, as sums that only grow, so that a ledger may safely be counted twice.
 
     Attributes:
-        name: of the process's own, random.
-        tokens, cost: since the ledger was begun.
-        finished: ids of calls that have ended and may have a place still.
+        name: a random name of the process.
+        tokens, cost: used since the ledger was begun.
+        finished: ids of calls that have ended and may still hold a place.
     """
 
     name: str
@@ -337,13 +367,13 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allowance:
-    """What a tenant has used of its limits, by the counts of all processes.
+    """A tenant's usage, counted over all processes.
 
     Attributes:
-        admitted: whether the call may go on; then it is counted already. True where there was none.
-        requests, tokens: used of a minute's worth, and not come back yet.
-        calls: under way, without this one.
-        spent: today.
+        admitted: whether the call may continue; then it is already counted. True if there was no call to admit.
+        requests, tokens: the used part of the limits per minute that is not available again yet.
+        calls: calls under way, without this one.
+        spent: the costs of today.
     """
 
     admitted: bool
@@ -355,34 +385,37 @@ class Allowance:
 
 @runtime_checkable
 class QuotaStore(Protocol):
-    """A store that counts for all processes what each tenant has used."""
+    """A store that counts each tenant's usage for all processes."""
 
     async def count_calls(
         self, ledger: Ledger, limits: Limits, /, *, tenant: str, call: str | None = None, seconds: float = 0.0
     ) -> Allowance:
-        """Count what a process has used, and give back the places of calls that have ended. Then let another call in, if the limits have room for it.
+        """Count the usage of a process, and give back the places of calls that have ended. Then admit another call if the limits allow it.
 
         Args:
-            call: the id of the one that begins; None: none does.
-            seconds: after which its place comes back by itself, should its process end without giving it back.
+            ledger: the usage of the process.
+            limits: the tenant's limits.
+            tenant: the tenant.
+            call: the id of the call to admit; None: only count.
+            seconds: the time after which the call's place is free again, in case its process ends without giving it back.
         """
         ...
 
 
 @runtime_checkable
 class Generator(Protocol):
-    """A prompt in, an answer out."""
+    """Writes an answer to a prompt."""
 
     async def generate(self, prompt: Prompt, /) -> Generation:
-        """The whole answer."""
+        """Return the complete answer."""
         ...
 
     def stream(self, prompt: Prompt, /) -> AbstractAsyncContextManager[AsyncIterator[str | Generation]]:
-        """The answer in pieces, then the `Generation`; ending without one means that the stream broke.
+        """Yield the answer in pieces, then the `Generation`. If the stream ends without a `Generation`, it counts as broken.
 
-        A generator that can't stream: `def stream(self, prompt): return generation.at_once(self.generate(prompt))`.
+        A generator that can't stream can use `def stream(self, prompt): return generation.at_once(self.generate(prompt))`.
 
-        The stream runs in a task of its own. A class that holds neither a cancel scope nor a task group open while a piece is handed out may say
-        `in_any_task = True`: its streams are then read by whoever reads the answer, which costs less.
+        The stream is read in its own task. A class may set `in_any_task = True` if it holds neither a cancel scope nor a task group open while it yields
+        a piece. Its streams are then read in the task that reads the answer, which costs less.
         """
         ...

@@ -1,4 +1,4 @@
-"""What all values share, and the seconds by stage that errors carry as well as answers."""
+"""The base class of all values, and `Timings`, which both errors and answers contain."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Timings", "Value", "mapping"]
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON-ready data."""
+    """Return a value as JSON-ready data."""
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -25,19 +25,19 @@ def _plain(value: Any) -> Any:
 
 
 class Value:
-    """What all values share."""
+    """The base class of all values."""
 
     __slots__ = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-ready values, nested values included."""
+        """Return the value as JSON-ready data, with all nested values."""
         plain: dict[str, Any] = _plain(self)
         return plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings(Value):
-    """Seconds by stage; None for what did not run."""
+    """Seconds by stage; None for a stage that did not run."""
 
     embed: float | None = None
     search: float | None = None
@@ -47,5 +47,5 @@ class Timings(Value):
 
 
 def mapping() -> Any:
-    """The field of a value that is a mapping: empty if not given, and left out of the value's hash."""
+    """Return a dataclass field for a mapping: empty by default, and not part of the value's hash."""
     return field(default_factory=dict, hash=False)

@@ -1,4 +1,4 @@
-"""What a wrapper hands on counts as its own: a reranker around a store is started, closed and watched like the store."""
+"""Members that a wrapper provides by `__getattr__` count as its own: a reranker around a store is started, closed and watched like the store."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ async def test_a_wrapped_part_is_started_and_closed() -> None:
 
 
 @pytest.mark.parametrize("ability", [Startable, Closable, Opened, Watched])
-def test_members_that_are_handed_on_count(ability: type) -> None:
+def test_members_that_getattr_provides_count(ability: type) -> None:
     wrapper = Reranker(Store())
     assert offers(wrapper, ability)
     assert not offers(object(), ability)
-    # As `isinstance` looks from Python 3.12 on.
+    # `isinstance` uses this lookup from Python 3.12 on.
     names = [name for name in vars(ability) if not name.startswith("_")]
     assert names
     assert all(inspect.getattr_static(wrapper, name, None) is None for name in names)

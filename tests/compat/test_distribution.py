@@ -1,4 +1,4 @@
-"""The distribution is `ragcore-client`: every command that installs it says so, and a stranger called `ragcore` is reported."""
+"""The distribution is `ragcore-client`: every install command names it, and another distribution called `ragcore` is reported."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_install_command_names_the_origin(
     assert install_command("cli", "serve") == command
 
 
-def test_the_install_command_is_that_of_the_installer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_install_command_uses_the_original_installer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(metadata, "distribution", lambda name: Installed(None, "uv"))
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     assert install_command("pdf") == "uv pip install 'ragcore-client[pdf]'"
@@ -68,7 +68,7 @@ def test_the_install_command_is_that_of_the_installer(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     "name", ["ragcore-1.0.4.dist-info", "ragcore-0.0.1-py3.11.egg-info", "Ragcore-1.0.4.dist-info"]
 )
-def test_a_stranger_of_the_same_name_is_found(name: str, tmp_path: Path) -> None:
+def test_another_distribution_of_the_same_name_is_found(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
     assert find_namesake(["/nowhere", "", str(tmp_path)]) == tmp_path / name
 
@@ -76,12 +76,12 @@ def test_a_stranger_of_the_same_name_is_found(name: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "name", ["ragcore_client-0.2.0.dist-info", "ragcore", "ragcore-notes.txt", "ragcore_tools-1.dist-info"]
 )
-def test_our_own_distribution_is_no_stranger(name: str, tmp_path: Path) -> None:
+def test_our_own_distribution_is_not_reported(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
     assert find_namesake([str(tmp_path)]) is None
 
 
-def test_import_and_doctor_report_the_stranger(tmp_path: Path) -> None:
+def test_import_and_doctor_report_the_other_distribution(tmp_path: Path) -> None:
     (tmp_path / "ragcore-1.0.4.dist-info").mkdir()
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONWARNINGS": "default"}
     run = [sys.executable, "-m", "ragcore", "doctor", "--json"]
@@ -95,7 +95,7 @@ def test_import_and_doctor_report_the_stranger(tmp_path: Path) -> None:
 
 # An extra, or a requirement, of the other project: ragcore[cli], ragcore>=0.2, "pip install ragcore".
 OLD = re.compile(r"(?<![\w./-])ragcore(\[[a-z]|(==|>=|~=)\d)|(pip|uv|tool|add|uninstall) (install )?ragcore(?![\w.-])")
-# These speak of the other project, or of the old name.
+# These files are about the other project, or about the old name.
 ABOUT_THE_OTHER = {
     "src/ragcore/compat/distribution.py",
     "docs/explanation/decisions/0010-distribution-name.md",
@@ -103,7 +103,7 @@ ABOUT_THE_OTHER = {
 }
 
 
-def test_nothing_tells_to_install_the_stranger() -> None:
+def test_no_text_names_the_other_distribution_in_a_command() -> None:
     found = []
     for folder in ("src", "docs", "examples", "benchmarks", ".ci", ".github"):
         files = (
@@ -130,5 +130,5 @@ def test_nothing_tells_to_install_the_stranger() -> None:
     assert not OLD.search("pip install ragcore-client")
 
 
-def test_the_name_is_that_of_the_project() -> None:
+def test_the_name_is_that_of_pyproject() -> None:
     assert f'name = "{distribution.NAME}"' in (ROOT / "pyproject.toml").read_text()

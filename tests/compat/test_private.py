@@ -1,4 +1,4 @@
-"""The private names of other libraries are still where they were, in the releases that are installed."""
+"""The installed releases of other libraries still have the private names that ragcore uses."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ async def test_a_connection_of_asyncpg_has_its_transport(server: tuple[str, str]
 
 
 def test_the_class_of_asyncpgs_connections_has_a_transport() -> None:
-    """The same without a server, so that a new release of asyncpg is noticed by the quick tests too."""
+    """The same check without a server, so that the quick tests also notice a new release of asyncpg."""
     assert "_transport" in asyncpg.Connection.__slots__
 
 
-def test_a_release_without_it_is_warned_about_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_release_without_the_name_gets_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     private._warn_once.cache_clear()
     other = cast("asyncpg.Connection[asyncpg.Record]", object())
     with caplog.at_level(logging.WARNING, logger="ragcore"):
@@ -83,7 +83,7 @@ async def test_the_default_executor_shows_its_queue_and_its_threads() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_what_is_ready_on_a_loop_can_be_put_in_another_order() -> None:
+async def test_the_ready_callbacks_of_a_loop_can_be_reordered() -> None:
     loop, seen = asyncio.get_running_loop(), list[int]()
     for number in range(3):
         loop.call_soon(seen.append, number)
@@ -91,7 +91,7 @@ async def test_what_is_ready_on_a_loop_can_be_put_in_another_order() -> None:
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert sorted(seen) == [0, 1, 2] != seen
-    with pytest.raises(RuntimeError, match="can't order it"):
+    with pytest.raises(RuntimeError, match="can't order its callbacks"):
         ready_of(cast("asyncio.AbstractEventLoop", object()))
 
 
@@ -109,7 +109,7 @@ def test_connections_of_the_sdks_client_are_opened_by_the_wrapped_backend() -> N
 
 
 @pytest.mark.anyio
-async def test_a_request_goes_out_by_the_sdk_with_its_key_and_unread() -> None:
+async def test_a_request_is_sent_by_the_sdk_with_its_key_and_the_response_is_unread() -> None:
     async with OpenAIServer() as server:
         sdk = openai.AsyncOpenAI(api_key="sk-1", base_url=server.base_url)
         silence_platform(sdk)
@@ -128,7 +128,7 @@ async def test_a_request_goes_out_by_the_sdk_with_its_key_and_unread() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_server_that_is_not_there_is_an_error_of_the_sdks() -> None:
+async def test_an_unreachable_server_raises_the_sdks_error() -> None:
     sdk = openai.AsyncOpenAI(api_key="k", base_url="http://127.0.0.1:1", max_retries=0)
     silence_platform(sdk)
     with pytest.raises(openai.APIConnectionError):
@@ -136,7 +136,7 @@ async def test_a_server_that_is_not_there_is_an_error_of_the_sdks() -> None:
     await sdk.close()
 
 
-def test_a_seeded_block_puts_everything_back_and_is_one_at_a_time() -> None:
+def test_a_seeded_block_restores_everything_and_can_not_be_nested() -> None:
     import anyio._backends._asyncio as on_asyncio
     import trio._core._run as on_trio
 
@@ -144,19 +144,19 @@ def test_a_seeded_block_puts_everything_back_and_is_one_at_a_time() -> None:
     with seeded(1):
         assert list(vars(on_asyncio)["set"]([3, 1, 2])) == [3, 1, 2]
         assert on_trio._r is not before
-        with pytest.raises(RuntimeError, match="running already"), seeded(2):
+        with pytest.raises(RuntimeError, match="already running"), seeded(2):
             pass
     assert "set" not in vars(on_asyncio)
     assert on_trio._r is before
 
 
-def test_anyio_makes_its_sets_of_tasks_by_the_builtin() -> None:
+def test_anyio_uses_the_builtin_set_for_tasks() -> None:
     import anyio._backends._asyncio as on_asyncio
 
     assert "set()" in inspect.getsource(on_asyncio)
 
 
-def test_uvicorns_protocol_has_what_ours_looks_at() -> None:
+def test_uvicorns_protocol_has_the_members_that_ours_uses() -> None:
     protocol = uvicorn_protocol()
     assert protocol.__name__ == "H11Protocol"
     source = inspect.getsource(protocol)
@@ -167,13 +167,15 @@ def test_uvicorns_protocol_has_what_ours_looks_at() -> None:
     assert "self.response_complete" in inspect.getsource(RequestResponseCycle)
 
 
-def test_a_release_of_uvicorn_without_it_is_an_error_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unsupported_release_of_uvicorn_is_an_error_with_the_release_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("uvicorn.protocols.http.h11_impl.H11Protocol", type("H11Protocol", (), {}))
     with pytest.raises(ConfigurationError, match=r"no H11Protocol\.connection_made: install uvicorn"):
         uvicorn_protocol()
 
 
-def test_whether_a_request_is_under_way() -> None:
+def test_a_request_is_under_way_until_its_response_is_complete() -> None:
     class Cycle:
         response_complete = False
 

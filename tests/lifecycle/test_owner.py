@@ -22,7 +22,7 @@ async def started(name: str = "test") -> Owner:
     return owner
 
 
-async def test_its_work_outlives_its_caller_inherits_nothing_and_ends_with_the_owner() -> None:
+async def test_work_outlives_its_caller_inherits_no_context_and_ends_with_the_owner() -> None:
     owner = await started()
     seen: list[object] = []
 
@@ -46,12 +46,12 @@ async def test_its_work_outlives_its_caller_inherits_nothing_and_ends_with_the_o
         owner.spawn(work, name="late")
 
 
-async def test_before_its_start_it_takes_no_work() -> None:
+async def test_an_owner_that_is_not_started_refuses_work() -> None:
     with pytest.raises(NotOpen):
         Owner("test").spawn(anyio.lowlevel.checkpoint, name="early")
 
 
-async def test_work_that_fails_is_logged_and_harms_no_other(caplog: pytest.LogCaptureFixture) -> None:
+async def test_work_that_fails_is_logged_and_affects_no_other_work(caplog: pytest.LogCaptureFixture) -> None:
     owner = await started("embedder")
     fine = anyio.Event()
 
@@ -72,7 +72,7 @@ async def test_work_that_fails_is_logged_and_harms_no_other(caplog: pytest.LogCa
     assert "ValueError: broken" in caplog.text
 
 
-async def test_a_clean_up_in_time_is_waited_for() -> None:
+async def test_the_caller_waits_for_a_short_clean_up() -> None:
     owner = await started()
     cleaned: list[float] = []
 
@@ -87,7 +87,7 @@ async def test_a_clean_up_in_time_is_waited_for() -> None:
     await owner.stop()
 
 
-async def test_a_clean_up_that_takes_longer_goes_on_while_the_caller_has_returned() -> None:
+async def test_a_long_clean_up_continues_after_the_caller_has_returned() -> None:
     owner = await started()
     cleaned: list[float] = []
 
@@ -104,7 +104,7 @@ async def test_a_clean_up_that_takes_longer_goes_on_while_the_caller_has_returne
     await owner.stop()
 
 
-async def test_a_caller_whose_time_is_up_waits_for_a_clean_up_but_a_moment() -> None:
+async def test_a_caller_past_its_deadline_waits_only_briefly_for_a_clean_up() -> None:
     owner = await started()
     cleaned: list[str] = []
 
@@ -128,7 +128,7 @@ async def test_a_caller_whose_time_is_up_waits_for_a_clean_up_but_a_moment() -> 
     await owner.stop()
 
 
-async def test_a_clean_up_that_never_ends_is_ended_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_clean_up_that_never_ends_is_cancelled_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     owner = await started("pool")
     await owner.clean_up(anyio.sleep_forever, name="closing")
     assert owner.running == 1
@@ -138,7 +138,7 @@ async def test_a_clean_up_that_never_ends_is_ended_and_logged(caplog: pytest.Log
     await owner.stop()
 
 
-async def test_when_the_owner_is_closed_a_clean_up_runs_here_within_its_bound() -> None:
+async def test_after_the_owner_is_closed_a_clean_up_runs_in_the_callers_task_with_its_limit() -> None:
     owner = await started()
     await owner.stop()
     cleaned: list[bool] = []
@@ -154,7 +154,7 @@ async def test_when_the_owner_is_closed_a_clean_up_runs_here_within_its_bound() 
     assert anyio.current_time() == pytest.approx(began + CLEAN_UP)
 
 
-async def test_stopping_waits_for_clean_ups_and_leaves_behind_what_ignores_its_cancellation(
+async def test_stop_waits_for_clean_ups_and_leaves_uncancellable_work_behind(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     owner = await started("store")
@@ -181,7 +181,7 @@ async def test_stopping_waits_for_clean_ups_and_leaves_behind_what_ignores_its_c
     began = anyio.current_time()
     await stubborn.stop()
     assert anyio.current_time() == pytest.approx(began + CLOSE_SECONDS)
-    assert "work of store ignores its cancellation and was left behind" in caplog.text
+    assert "background work of store ignores its cancellation and was left behind" in caplog.text
     await anyio.sleep(60)
 
 
@@ -199,7 +199,7 @@ async def test_it_may_be_started_in_one_task_and_stopped_in_another() -> None:
     assert made[0].running == 0
 
 
-async def test_its_tasks_are_named_so_that_a_list_of_tasks_can_be_read() -> None:
+async def test_tasks_have_readable_names() -> None:
     owner = await started("embedder")
     owner.spawn(anyio.sleep_forever, name="flight")
     await anyio.wait_all_tasks_blocked()
@@ -221,7 +221,7 @@ async def test_its_tasks_are_named_so_that_a_list_of_tasks_can_be_read() -> None
     await other.stop()
 
 
-async def test_a_stray_cancellation_ends_its_work_and_no_others(
+async def test_a_stray_cancellation_ends_only_its_own_work(
     anyio_backend_name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     if anyio_backend_name == "trio":
@@ -239,12 +239,12 @@ async def test_a_stray_cancellation_ends_its_work_and_no_others(
     await anyio.wait_all_tasks_blocked()
     assert owner.running == 1
     owner.spawn(anyio.sleep_forever, name="later")
-    assert "was cancelled by something that it waited for" in caplog.text
+    assert "ended because a task that it awaited was cancelled" in caplog.text
     await owner.stop()
     assert owner.running == 0
 
 
-async def test_work_that_fails_and_is_cancelled_at_once_ends_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+async def test_work_that_fails_while_it_is_cancelled_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     owner = await started("store")
 
     async def fails_when_cancelled() -> None:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Traced(Part):
-    """Says what happens to it."""
+    """Records its starts and closes."""
 
     def __init__(self, trace: list[str], name: str = "part", *, opening: float = 0.0, closing: float = 0.0) -> None:
         self.trace = trace
@@ -34,7 +34,7 @@ class Traced(Part):
         self.trace.append(f"close {self.name}")
 
 
-async def test_it_is_idempotent_and_refuses_before_and_after() -> None:
+async def test_start_and_close_are_idempotent_and_calls_need_an_open_part() -> None:
     trace: list[str] = []
     part = Traced(trace)
     with pytest.raises(NotOpen, match="Traced is not open: use `async with`"):
@@ -52,7 +52,7 @@ async def test_it_is_idempotent_and_refuses_before_and_after() -> None:
     assert trace == ["open part", "close part"]
 
 
-async def test_it_may_be_opened_again() -> None:
+async def test_a_closed_part_may_be_opened_again() -> None:
     part = Part()
     for _ in range(2):
         async with part as entered:
@@ -106,7 +106,7 @@ async def test_a_start_that_is_cancelled_closes_what_it_opened() -> None:
     await part.aclose()
 
 
-async def test_who_waits_for_a_start_that_fails_is_told_that_it_is_not_open() -> None:
+async def test_a_task_that_waits_for_a_failed_start_gets_not_open() -> None:
     class Broken(Part):
         async def _open(self) -> None:
             await anyio.sleep(1)
@@ -128,7 +128,7 @@ async def test_who_waits_for_a_start_that_fails_is_told_that_it_is_not_open() ->
         group.start_soon(second)
 
 
-async def test_while_it_is_being_started_or_closed_it_refuses() -> None:
+async def test_calls_during_start_or_close_are_refused() -> None:
     part = Part()
     await part.start()
     part._owner, owner = None, part._owner
@@ -156,14 +156,14 @@ def test_another_event_loop_is_refused() -> None:
     loop.close()
 
 
-async def test_a_forked_child_is_refused_and_closes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_forked_child_can_not_use_the_part_and_closes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     part = Part()
     await part.start()
     own = os.getpid()
     with monkeypatch.context() as patch:
         patch.setattr(os, "getpid", lambda: own + 1)
         assert not part.is_open
-        with pytest.raises(NotOpen, match=f"started in process {own} and this is its forked child {own + 1}"):
+        with pytest.raises(NotOpen, match=f"started in process {own} and can't be used in its forked child {own + 1}"):
             part._check_open()
         with pytest.raises(NotOpen):
             await part.start()
@@ -172,7 +172,7 @@ async def test_a_forked_child_is_refused_and_closes_nothing(monkeypatch: pytest.
     await part.aclose()
 
 
-async def test_parts_closes_only_what_it_started_last_first() -> None:
+async def test_parts_closes_only_started_parts_in_reverse_order() -> None:
     trace: list[str] = []
     shared = Traced(trace, "shared")
     await shared.start()
@@ -186,7 +186,7 @@ async def test_parts_closes_only_what_it_started_last_first() -> None:
     await shared.aclose()
 
 
-async def test_what_does_not_close_is_logged_and_the_rest_is_closed(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_part_that_does_not_close_is_logged_and_the_rest_is_closed(caplog: pytest.LogCaptureFixture) -> None:
     trace: list[str] = []
 
     class Broken(Traced):
@@ -202,7 +202,7 @@ async def test_what_does_not_close_is_logged_and_the_rest_is_closed(caplog: pyte
         Traced(trace, "a"),
         Broken(trace, "broken"),
         OnlyStarts(),
-        Traced(trace, "black hole", closing=60),
+        Traced(trace, "slow to close", closing=60),
         Traced(trace, "b"),
     ):
         await parts.start(part)
@@ -214,7 +214,7 @@ async def test_what_does_not_close_is_logged_and_the_rest_is_closed(caplog: pyte
     assert "closing Broken failed" in caplog.text
 
 
-async def test_a_task_cancel_while_closing_closes_the_others_first_and_comes_out(anyio_backend_name: str) -> None:
+async def test_a_task_cancel_during_close_is_raised_after_the_other_parts_are_closed(anyio_backend_name: str) -> None:
     if anyio_backend_name == "trio":
         pytest.skip("asyncio's own cancellation")
     trace: list[str] = []
@@ -229,7 +229,7 @@ async def test_a_task_cancel_while_closing_closes_the_others_first_and_comes_out
     assert trace[-1] == "close a"
 
 
-async def test_closing_goes_on_while_its_caller_is_being_cancelled() -> None:
+async def test_close_continues_while_its_caller_is_being_cancelled() -> None:
     trace: list[str] = []
     part, parts = Traced(trace, "own"), Parts()
     await parts.start(Traced(trace, "a", closing=1))
@@ -258,7 +258,7 @@ async def test_closing_goes_on_while_its_caller_is_being_cancelled() -> None:
     assert anyio.current_time() == pytest.approx(began + 2)
 
 
-async def test_a_start_that_never_closes_again_is_left_behind_in_time() -> None:
+async def test_the_close_after_a_failed_start_has_a_time_limit() -> None:
     part = Traced([], opening=10, closing=600)
     began = anyio.current_time()
     with anyio.move_on_after(1):
@@ -273,7 +273,7 @@ async def test_the_owner_is_named_after_its_component() -> None:
         assert part._owner.name == "Traced"
 
 
-async def test_closing_while_it_is_being_started_closes_it_after_that() -> None:
+async def test_a_close_during_a_start_waits_for_the_start() -> None:
     trace: list[str] = []
     part = Traced(trace, opening=2, closing=1)
     async with anyio.create_task_group() as group:
@@ -285,7 +285,7 @@ async def test_closing_while_it_is_being_started_closes_it_after_that() -> None:
     assert part._owner is None
 
 
-async def test_closing_twice_at_once_and_starting_again_meanwhile() -> None:
+async def test_two_concurrent_closes_and_a_start_meanwhile_end_with_an_open_part() -> None:
     trace: list[str] = []
     part = Traced(trace, closing=2)
     await part.start()
@@ -301,7 +301,7 @@ async def test_closing_twice_at_once_and_starting_again_meanwhile() -> None:
     assert part._owner is None
 
 
-async def test_a_start_whose_clean_up_fails_too_is_not_open_all_the_same() -> None:
+async def test_a_start_whose_clean_up_also_fails_leaves_the_part_not_open() -> None:
     class Hopeless(Part):
         async def _open(self) -> None:
             raise OSError("opening")
@@ -317,7 +317,7 @@ async def test_a_start_whose_clean_up_fails_too_is_not_open_all_the_same() -> No
         assert part._owner is None
 
 
-async def test_who_waits_for_a_start_that_fails_is_told_also_where_it_is_tried_again_at_once() -> None:
+async def test_a_task_that_waits_for_a_failed_start_gets_not_open_even_if_it_is_retried_at_once() -> None:
     class Second(Part):
         tries = 0
 
@@ -335,7 +335,7 @@ async def test_who_waits_for_a_start_that_fails_is_told_also_where_it_is_tried_a
         await part.start()
 
     async def other() -> None:
-        with pytest.raises(NotOpen, match="another task was starting Second, and failed"):
+        with pytest.raises(NotOpen, match="Second is not open: another task failed to start it"):
             await part.start()
 
     async with anyio.create_task_group() as group:
@@ -346,7 +346,7 @@ async def test_who_waits_for_a_start_that_fails_is_told_also_where_it_is_tried_a
     await part.aclose()
 
 
-async def test_of_two_owners_that_start_a_part_together_one_owns_it() -> None:
+async def test_if_two_owners_start_a_part_together_only_one_owns_it() -> None:
     trace: list[str] = []
     shared = Traced(trace, "shared", opening=1)
     one, two = Parts(), Parts()
@@ -362,7 +362,7 @@ async def test_of_two_owners_that_start_a_part_together_one_owns_it() -> None:
 
 
 class Stubborn:
-    """Ignores its cancellation while it closes, or never ends at all."""
+    """Ignores its cancellation while it closes."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -375,7 +375,7 @@ class Stubborn:
             await anyio.sleep(self.seconds)
 
 
-async def test_a_part_that_shields_itself_while_it_closes_is_left_behind(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_part_that_shields_its_close_is_left_behind(caplog: pytest.LogCaptureFixture) -> None:
     trace: list[str] = []
     parts = Parts()
     for part in (Traced(trace, "a"), Stubborn(20.0), Traced(trace, "b")):
@@ -388,7 +388,7 @@ async def test_a_part_that_shields_itself_while_it_closes_is_left_behind(caplog:
     await anyio.sleep(30)
 
 
-async def test_an_error_in_flight_is_not_hidden_by_a_part_that_does_not_close() -> None:
+async def test_a_failed_close_does_not_hide_the_error_of_the_block() -> None:
     class Broken(Stubborn):
         async def aclose(self) -> None:
             raise OSError("closing failed")

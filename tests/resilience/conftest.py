@@ -14,7 +14,7 @@ __all__ = ["Clock", "Flaky", "anyio_backend"]
 
 
 class Flaky:
-    """Fails with these errors, one call each, then answers."""
+    """Raises these errors, one per call, and then answers."""
 
     def __init__(self, *errors: Exception, seconds: float = 0.0) -> None:
         self.errors = list(errors)

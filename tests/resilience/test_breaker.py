@@ -1,4 +1,4 @@
-"""The circuit breaker, on a clock of the test's own."""
+"""The circuit breaker, with the test's own clock."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tests.resilience.conftest import Clock
 
 
 def state(breaker: CircuitBreaker) -> str:
-    """As a plain word, or mypy would hold that it never changes."""
+    """Return the state as a plain str, because mypy would otherwise assume that it never changes."""
     return breaker.state
 
 
 def calls(breaker: CircuitBreaker, outcomes: str) -> None:
-    """Calls with these outcomes, one after the other: s success, f failure, n neutral."""
+    """Make calls with these outcomes, one after the other: s success, f failure, n neutral."""
     for outcome in outcomes:
         permit = breaker.acquire()
         {"s": permit.success, "f": permit.failure, "n": permit.neutral}[outcome]()
@@ -50,7 +50,7 @@ def test_old_calls_roll_out_of_the_window(clock: Clock) -> None:
     assert breaker.snapshot()["window_calls"] == 1
 
 
-def test_open_it_refuses_and_says_when_to_come_back(clock: Clock) -> None:
+def test_an_open_breaker_refuses_with_retry_after(clock: Clock) -> None:
     breaker = opened(clock, break_duration=5)
     with pytest.raises(CircuitOpen) as caught:
         breaker.acquire()
@@ -58,7 +58,7 @@ def test_open_it_refuses_and_says_when_to_come_back(clock: Clock) -> None:
     assert 4 <= caught.value.retry_after <= 6
 
 
-def test_no_more_probes_than_allowed(clock: Clock) -> None:
+def test_a_half_open_breaker_limits_its_probes(clock: Clock) -> None:
     breaker = opened(clock, probes=2)
     clock.now += 10
     first, second = breaker.acquire(), breaker.acquire()
@@ -70,7 +70,7 @@ def test_no_more_probes_than_allowed(clock: Clock) -> None:
     assert state(breaker) == "closed"
 
 
-def test_a_cancelled_probe_does_not_wedge_half_open(clock: Clock) -> None:
+def test_a_cancelled_probe_gives_its_slot_back_to_the_next_caller(clock: Clock) -> None:
     breaker = opened(clock, probes=1)
     clock.now += 10
     for _ in range(5):
@@ -80,7 +80,7 @@ def test_a_cancelled_probe_does_not_wedge_half_open(clock: Clock) -> None:
     assert state(breaker) == "closed"
 
 
-def test_a_failed_probe_opens_it_for_longer_up_to_a_cap(clock: Clock) -> None:
+def test_each_failed_probe_doubles_the_break_up_to_a_maximum(clock: Clock) -> None:
     breaker = opened(clock, break_duration=5, max_break_duration=12, probes=1)
     waits = []
     for _ in range(5):
@@ -173,7 +173,7 @@ def test_options_are_checked() -> None:
     )
 
 
-def test_a_window_that_is_half_full_of_failures_is_judged_when_the_minimum_is_there(clock: Clock) -> None:
+def test_the_ratio_applies_from_the_minimum_throughput(clock: Clock) -> None:
     breaker = CircuitBreaker(failure_ratio=0.6, minimum_throughput=5)
     calls(breaker, "sffsf")
     assert state(breaker) == "open"
@@ -223,7 +223,7 @@ def test_enough_probes_must_succeed_and_one_failure_is_enough(clock: Clock) -> N
     assert state(breaker) == "closed"
 
 
-def test_a_break_is_five_seconds_more_or_less_and_short_again_after_it_closed(clock: Clock) -> None:
+def test_a_break_takes_about_five_seconds_and_is_short_again_after_closing(clock: Clock) -> None:
     breaker = opened(clock, probes=1)
     assert 4 <= breaker.snapshot()["retry_after"] <= 6
     for least, most in ((8, 12), (16, 24)):
@@ -238,7 +238,7 @@ def test_a_break_is_five_seconds_more_or_less_and_short_again_after_it_closed(cl
     assert 4 <= breaker.snapshot()["retry_after"] <= 6
 
 
-def test_breaks_differ_so_that_clients_do_not_probe_together(clock: Clock) -> None:
+def test_breaks_have_jitter(clock: Clock) -> None:
     assert len({opened(clock).snapshot()["retry_after"] for _ in range(20)}) > 10
 
 
@@ -251,7 +251,7 @@ def test_reset_makes_breaks_short_again(clock: Clock) -> None:
     assert 4 <= breaker.snapshot()["retry_after"] <= 6
 
 
-def test_it_can_be_asked_without_taking_anything(clock: Clock) -> None:
+def test_check_takes_no_slot(clock: Clock) -> None:
     breaker = CircuitBreaker(minimum_throughput=4, probes=1)
     breaker.check()
     calls(breaker, "ffff")
@@ -263,7 +263,7 @@ def test_it_can_be_asked_without_taking_anything(clock: Clock) -> None:
     assert state(breaker) == "open"
     assert breaker.snapshot()["retry_after"] == 0
     breaker.acquire()
-    with pytest.raises(CircuitOpen, match="half-open and its probes are out") as caught:
+    with pytest.raises(CircuitOpen, match="half-open and all its probes are under way") as caught:
         breaker.check()
     assert caught.value.retry_after == 5
     assert breaker.snapshot()["rejected"] == 2
@@ -279,7 +279,7 @@ def test_a_refusal_names_the_dependency_and_is_an_event(clock: Clock) -> None:
     ) as caught:
         breaker.acquire()
     breaker.isolate()
-    with pytest.raises(CircuitOpen, match=r"breaker of llm was opened by hand; reset\(\) closes it") as by_hand:
+    with pytest.raises(CircuitOpen, match=r"breaker of llm was opened by hand; call reset\(\) to close it") as by_hand:
         breaker.acquire()
     stop()
     assert caught.value.dependency == "llm"
@@ -293,7 +293,7 @@ def test_a_refusal_names_the_dependency_and_is_an_event(clock: Clock) -> None:
         opened(clock).acquire()
 
 
-def test_opening_is_an_event_with_what_led_to_it(clock: Clock) -> None:
+def test_opening_is_an_event_with_calls_and_failures(clock: Clock) -> None:
     heard: list[events.Event] = []
     stop = events.subscribe(heard.append)
     breaker = CircuitBreaker(name="llm", minimum_throughput=4)
@@ -311,7 +311,7 @@ def test_opening_is_an_event_with_what_led_to_it(clock: Clock) -> None:
     assert heard[0].data == {"outcome": "success", "seconds": 2.0, "state": "closed"}
 
 
-def test_the_clock_of_another_loop_does_not_keep_it_open_for_ever(clock: Clock) -> None:
+def test_the_clock_of_another_event_loop_does_not_keep_it_open_forever(clock: Clock) -> None:
     clock.now = 500_000.0
     breaker = opened(clock)
     clock.now = 3.0
@@ -331,10 +331,10 @@ def test_the_typical_duration_is_the_p95_of_the_last_successes(clock: Clock) -> 
         failed = breaker.acquire()
         clock.now += 1_000
         failed.neutral()
-    assert breaker.typical_duration() == 97  # of 37 to 100 the 61st
+    assert breaker.typical_duration() == 97  # the 61st of the values 37 to 100
 
 
-def test_each_end_is_counted_once(clock: Clock) -> None:
+def test_each_outcome_is_counted_once(clock: Clock) -> None:
     breaker = CircuitBreaker()
     permit = breaker.acquire()
     permit.success()
@@ -360,7 +360,7 @@ def test_a_late_failure_alone_opens_only_at_the_minimum_throughput(clock: Clock)
     assert state(breaker) == "open"
 
 
-def test_a_late_failure_decides_no_probe(clock: Clock) -> None:
+def test_a_late_failure_does_not_decide_a_probe(clock: Clock) -> None:
     breaker = opened(clock, probes=2)
     clock.now += 10
     probe = breaker.acquire()
@@ -370,7 +370,7 @@ def test_a_late_failure_decides_no_probe(clock: Clock) -> None:
     assert breaker.snapshot()["ignored"] == 1
 
 
-def test_who_waits_is_woken_when_it_opens_and_only_while_waiting(clock: Clock) -> None:
+def test_a_waiting_caller_is_woken_when_the_breaker_opens(clock: Clock) -> None:
     woken: list[str] = []
     breaker = CircuitBreaker(minimum_throughput=1)
     with breaker.wakes(lambda: woken.append("opened")):
@@ -387,7 +387,7 @@ def test_who_waits_is_woken_when_it_opens_and_only_while_waiting(clock: Clock) -
 
 
 @pytest.mark.anyio
-async def test_alone_it_counts_every_exception_and_hands_on_what_comes() -> None:
+async def test_call_counts_every_exception_and_returns_the_result() -> None:
     breaker = CircuitBreaker(minimum_throughput=3, probes=1)
 
     async def fail() -> None:
@@ -410,7 +410,7 @@ async def test_alone_it_counts_every_exception_and_hands_on_what_comes() -> None
     assert state(breaker) == "closed"
 
 
-def test_the_snapshot_says_whose_it_is_and_what_it_counted(clock: Clock) -> None:
+def test_the_snapshot_has_the_name_state_and_counters(clock: Clock) -> None:
     breaker = CircuitBreaker(name="llm")
     calls(breaker, "ssfn")
     early = [breaker.acquire() for _ in range(3)]
@@ -449,7 +449,7 @@ def test_a_break_is_over_at_its_very_end(clock: Clock) -> None:
     breaker.check()
 
 
-def test_a_longest_break_is_kept_in_full(clock: Clock) -> None:
+def test_a_break_of_maximum_length_lasts_until_its_end(clock: Clock) -> None:
     breaker = opened(clock, break_duration=60, max_break_duration=60)
     breaker._open_until = clock.now + 72
     clock.now += 71

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("limit", [1, 3])
-async def test_it_never_holds_more_than_its_limit_and_lets_in_by_order_of_coming(limit: int) -> None:
+async def test_it_never_exceeds_its_limit_and_admits_callers_in_order(limit: int) -> None:
     bulkhead = Bulkhead(limit, queue=10)
     came: list[int] = []
     let_in: list[int] = []
@@ -36,14 +36,14 @@ async def test_it_never_holds_more_than_its_limit_and_lets_in_by_order_of_coming
         for number in range(8):
             group.start_soon(one, number)
             await anyio.lowlevel.checkpoint()
-    if limit == 1:  # of those who are let in at one moment any may wake first
+    if limit == 1:  # callers that are admitted in the same step may wake in any order
         assert let_in == came
     assert sorted(let_in) == sorted(came)
     assert (most, bulkhead.inside, bulkhead.waiting) == (limit, 0, 0)
     assert bulkhead.snapshot()["admitted"] == 8
 
 
-async def test_a_full_queue_refuses_at_once_and_says_what_to_do() -> None:
+async def test_a_full_queue_refuses_at_once_with_the_numbers_and_advice() -> None:
     heard: list[events.Event] = []
     stop = events.subscribe(heard.append)
     bulkhead = Bulkhead(1, queue=0, name="db")
@@ -62,7 +62,7 @@ async def test_a_full_queue_refuses_at_once_and_says_what_to_do() -> None:
     assert bulkhead.snapshot()["rejected"] == 1
 
 
-async def test_the_queue_is_four_times_the_limit_unless_told() -> None:
+async def test_the_queue_is_four_times_the_limit_by_default() -> None:
     assert Bulkhead(3).queue == 12
     assert Bulkhead(3, queue=0).queue == 0
     for limit, queue in ((0, None), (-1, None), (1, -1)):
@@ -70,14 +70,14 @@ async def test_the_queue_is_four_times_the_limit_unless_told() -> None:
             Bulkhead(limit, queue=queue)
 
 
-async def test_who_has_less_time_than_a_call_takes_is_refused_at_once_but_never_while_a_place_is_free() -> None:
+async def test_a_caller_with_too_little_time_is_refused_at_once_unless_a_place_is_free() -> None:
     bulkhead = Bulkhead(2, queue=10)
     for _ in range(2):
         await bulkhead.acquire()
     bulkhead.release(service_time=10.0)
     now = anyio.current_time()
-    await bulkhead.acquire(now + 1)  # too little time, by the estimate, and nobody loses by trying
-    assert bulkhead.expected_wait() == 5.0  # the next of two places that turn over every 10 s
+    await bulkhead.acquire(now + 1)  # too little time by the estimate, but a place is free
+    assert bulkhead.expected_wait() == 5.0  # one of two places becomes free every 5 s
     with pytest.raises(Overloaded, match=r"recent calls took 10\.0 s and only 9\.9 s are left") as caught:
         await bulkhead.acquire(now + 9.9)
     assert caught.value.retry_after == 5.0
@@ -90,7 +90,7 @@ async def test_who_has_less_time_than_a_call_takes_is_refused_at_once_but_never_
     assert (bulkhead.inside, bulkhead.waiting) == (2, 0)
 
 
-async def test_who_waits_is_refused_as_soon_as_the_time_that_is_left_is_too_short() -> None:
+async def test_a_waiting_caller_is_refused_as_soon_as_its_remaining_time_is_too_short() -> None:
     bulkhead = Bulkhead(1, queue=10, name="db")
     await bulkhead.acquire()
     bulkhead.release(service_time=2.0)
@@ -102,7 +102,7 @@ async def test_who_waits_is_refused_as_soon_as_the_time_that_is_left_is_too_shor
     assert (bulkhead.inside, bulkhead.waiting) == (1, 0)
 
 
-async def test_what_is_learned_meanwhile_lengthens_and_shortens_the_wait() -> None:
+async def test_a_changed_service_time_changes_how_long_a_caller_waits() -> None:
     for seconds, refused_after in ((1.0, 8.2), (6.0, 7.2)):
         bulkhead = Bulkhead(2, queue=10)
         await bulkhead.acquire()
@@ -111,7 +111,7 @@ async def test_what_is_learned_meanwhile_lengthens_and_shortens_the_wait() -> No
             await bulkhead.acquire()
         began = anyio.current_time()
         async with anyio.create_task_group() as group:
-            bulkhead.release(service_time=seconds)  # 1.8, or 2.8 from now on
+            bulkhead.release(service_time=seconds)  # the new service time is 1.8 or 2.8
             await bulkhead.acquire()
             with pytest.raises(Overloaded):
                 await bulkhead.acquire(began + 10)
@@ -119,7 +119,7 @@ async def test_what_is_learned_meanwhile_lengthens_and_shortens_the_wait() -> No
         assert anyio.current_time() - began == pytest.approx(refused_after)
 
 
-async def test_with_more_than_can_be_served_the_newest_come_first_and_the_hopeless_are_told() -> None:
+async def test_with_too_many_callers_the_newest_come_first_and_hopeless_ones_are_refused() -> None:
     bulkhead = Bulkhead(1, queue=100)
     await bulkhead.acquire()
     bulkhead.release(service_time=1.0)
@@ -143,13 +143,13 @@ async def test_with_more_than_can_be_served_the_newest_come_first_and_the_hopele
             group.start_soon(one, number)
             await anyio.wait_all_tasks_blocked()
         assert sorted(refused) == [0, 1, 2, 3]
-        assert max(refused.values()) < 1, "those who can't be served even if nobody else comes are told at once"
+        assert max(refused.values()) < 1, "hopeless callers are refused at once"
         bulkhead.release(service_time=1.0)
     assert served == [7, 6, 5, 4]
     assert (bulkhead.inside, bulkhead.waiting) == (0, 0)
 
 
-async def test_the_order_is_that_of_coming_again_once_the_queue_was_empty() -> None:
+async def test_the_order_is_first_in_first_out_again_after_the_queue_was_empty() -> None:
     bulkhead = Bulkhead(1, queue=100)
     await bulkhead.acquire()
     served: list[int] = []
@@ -172,7 +172,7 @@ async def test_the_order_is_that_of_coming_again_once_the_queue_was_empty() -> N
 
 
 async def hold_all(bulkhead: Bulkhead, flow: str, served: list[str], count: int, seconds: float = 1.0) -> None:
-    """Callers of one flow, all at once, each holding its place for so many seconds."""
+    """Start callers of one flow at once. Each holds its place for the given seconds."""
 
     async def one() -> None:
         await bulkhead.acquire(flow=flow)
@@ -207,7 +207,7 @@ async def test_a_flow_whose_calls_take_longer_has_fewer_turns() -> None:
     assert seconds["long"] / seconds["short"] == pytest.approx(1, abs=0.35)
 
 
-async def test_a_flow_holds_everything_when_alone_and_its_share_while_others_wait() -> None:
+async def test_a_flow_holds_all_places_when_alone_and_its_share_while_others_wait() -> None:
     bulkhead = Bulkhead(4, queue=100)
     served: list[str] = []
     held: list[tuple[int, int]] = []
@@ -270,7 +270,7 @@ async def test_it_remembers_ten_thousand_flows_and_forgets_none_that_has_a_call_
     assert bulkhead.holds("busy") == 1
 
 
-async def test_it_learns_how_long_a_place_is_used() -> None:
+async def test_it_learns_the_service_time() -> None:
     bulkhead = Bulkhead(1)
     assert bulkhead.snapshot()["service_time"] is None
     for seconds in (1.0, 2.0, None):
@@ -280,7 +280,7 @@ async def test_it_learns_how_long_a_place_is_used() -> None:
     assert bulkhead.expected_wait() == 0
 
 
-async def test_the_deadline_around_it_is_seen() -> None:
+async def test_the_enclosing_deadline_applies() -> None:
     bulkhead = Bulkhead(1)
     await bulkhead.acquire()
     bulkhead.release(service_time=10.0)
@@ -305,7 +305,7 @@ async def test_a_queue_place_is_not_leaked_by_a_cancelled_waiter() -> None:
     assert bulkhead.inside == 0
 
 
-async def test_a_waiter_cancelled_in_the_moment_of_its_turn_passes_the_place_on() -> None:
+async def test_a_waiter_cancelled_in_the_step_of_its_turn_passes_the_place_on() -> None:
     bulkhead = Bulkhead(1)
     await bulkhead.acquire()
     got: list[str] = []
@@ -331,7 +331,7 @@ async def test_a_waiter_cancelled_in_the_moment_of_its_turn_passes_the_place_on(
     assert (bulkhead.inside, bulkhead.waiting) == (0, 0)
 
 
-async def test_nobody_overtakes_those_who_wait() -> None:
+async def test_no_caller_overtakes_waiting_callers() -> None:
     bulkhead = Bulkhead(1)
     await bulkhead.acquire()
     async with anyio.create_task_group() as group:
@@ -344,7 +344,7 @@ async def test_nobody_overtakes_those_who_wait() -> None:
     assert bulkhead.try_acquire()
 
 
-async def test_a_raised_limit_lets_in_at_once_and_a_lowered_one_throws_nobody_out() -> None:
+async def test_a_raised_limit_admits_at_once_and_a_lowered_one_interrupts_no_call() -> None:
     bulkhead = Bulkhead(1)
     entered: list[int] = []
 
@@ -372,7 +372,7 @@ async def test_a_raised_limit_lets_in_at_once_and_a_lowered_one_throws_nobody_ou
         bulkhead.limit = 0
 
 
-async def test_waiting_and_its_end_are_events() -> None:
+async def test_the_start_and_the_end_of_a_wait_are_events() -> None:
     heard: list[events.Event] = []
     bulkhead = Bulkhead(1, name="db")
     await bulkhead.acquire()
@@ -387,7 +387,7 @@ async def test_waiting_and_its_end_are_events() -> None:
     assert heard[1].data["waited"] == pytest.approx(3)
 
 
-async def test_without_a_deadline_it_waits_as_long_as_it_takes() -> None:
+async def test_without_a_deadline_a_caller_waits_without_limit() -> None:
     bulkhead = Bulkhead(1)
     await bulkhead.acquire(math.inf)
     bulkhead.release(service_time=1e6)
@@ -402,7 +402,7 @@ async def test_without_a_deadline_it_waits_as_long_as_it_takes() -> None:
             await anyio.wait_all_tasks_blocked()
 
 
-async def test_the_snapshot_says_whose_it_is_and_counts() -> None:
+async def test_the_snapshot_has_the_name_and_counters() -> None:
     bulkhead = Bulkhead(1, queue=0, name="db")
     assert bulkhead.try_acquire()
     for _ in range(2):
@@ -412,7 +412,7 @@ async def test_the_snapshot_says_whose_it_is_and_counts() -> None:
     assert (snapshot["name"], snapshot["queue"], snapshot["rejected"], snapshot["limit"]) == ("db", 0, 2, 1)
 
 
-async def test_a_time_that_is_just_enough_is_worth_the_wait() -> None:
+async def test_a_caller_with_just_enough_time_waits() -> None:
     bulkhead = Bulkhead(1)
     await bulkhead.acquire()
     bulkhead.release(service_time=4.0)
@@ -435,9 +435,7 @@ async def ask_for_ever(bulkhead: Bulkhead, flow: str, served: list[str], seconds
 
 
 @pytest.mark.parametrize(("limit", "alone", "others"), [(1, 200, 1), (1, 50, 4), (4, 500, 8)])
-async def test_a_flow_that_was_alone_for_long_owes_nothing_to_those_who_come(
-    limit: int, alone: int, others: int
-) -> None:
+async def test_a_flow_that_was_alone_has_no_debt_to_new_flows(limit: int, alone: int, others: int) -> None:
     bulkhead = Bulkhead(limit, queue=100)
     served: list[str] = []
     async with anyio.create_task_group() as group:
@@ -454,7 +452,7 @@ async def test_a_flow_that_was_alone_for_long_owes_nothing_to_those_who_come(
     assert all(served.count(f"other {number}") == pytest.approx(fair, rel=0.35) for number in range(others))
 
 
-async def test_a_patient_caller_is_not_overtaken_for_ever() -> None:
+async def test_a_patient_caller_is_not_overtaken_forever() -> None:
     bulkhead = Bulkhead(1, queue=100)
     waited: dict[str, float] = {}
 
@@ -469,7 +467,7 @@ async def test_a_patient_caller_is_not_overtaken_for_ever() -> None:
                 bulkhead.release(1.0)
 
     async with anyio.create_task_group() as group:
-        for number in range(400):  # twice what it can serve
+        for number in range(400):  # twice as many as it can serve
             group.start_soon(one, f"hurried {number}", 5.0)
             if number == 50:
                 group.start_soon(one, "patient", 600.0)
@@ -480,7 +478,7 @@ async def test_a_patient_caller_is_not_overtaken_for_ever() -> None:
     assert sum(name.startswith("hurried") for name in waited) > 180
 
 
-async def test_who_has_another_way_waits_no_longer_than_it_says() -> None:
+async def test_a_caller_with_an_alternative_waits_only_until_its_own_limit() -> None:
     bulkhead = Bulkhead(1)
     await bulkhead.acquire()
     began = anyio.current_time()
@@ -490,12 +488,12 @@ async def test_who_has_another_way_waits_no_longer_than_it_says() -> None:
     assert anyio.current_time() - began == pytest.approx(4)
 
 
-async def test_what_was_learned_in_trouble_is_not_believed_for_ever() -> None:
+async def test_a_service_time_from_a_slow_period_is_forgotten() -> None:
     bulkhead = Bulkhead(1)
     await bulkhead.acquire()
     bulkhead.release(service_time=10.0)
     await bulkhead.acquire()
-    bulkhead.release(service_time=0.1)  # much quicker: believed at once by half
+    bulkhead.release(service_time=0.1)  # a much faster call gets a weight of one half
     assert bulkhead.service_time == pytest.approx(5.05)
     await bulkhead.acquire()
     with pytest.raises(Overloaded, match=r"recent calls took 5\.0 s"):

@@ -1,4 +1,4 @@
-"""Every primitive, cancelled at each of its awaits in each way: everything is back afterwards."""
+"""Cancels every primitive at each of its awaits, in each way. Afterwards all resources must be given back."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def stream() -> AsyncGenerator[str, None]:
         yield word
 
 
-async def test_deadlines_cancelled_at_any_await_are_put_back() -> None:
+async def test_a_deadline_cancelled_at_any_await_is_reset() -> None:
     async def run() -> None:
         with deadline(10), deadline(5), reserve(1, share=0.5), inherit(anyio.current_time() + 1):
             for _ in range(3):
@@ -48,7 +48,7 @@ async def test_deadlines_cancelled_at_any_await_are_put_back() -> None:
     assert await cancel_everywhere(run) == 3
 
 
-async def test_breaker_also_half_open() -> None:
+async def test_a_breaker_cancelled_at_any_await_is_at_rest() -> None:
     breaker = CircuitBreaker(minimum_throughput=1, probes=1, break_duration=1, max_break_duration=1)
 
     async def run() -> None:
@@ -61,7 +61,7 @@ async def test_breaker_also_half_open() -> None:
     assert await cancel_everywhere(run, check=at_rest(breaker)) == 3
 
 
-async def test_bulkhead_with_others_before_and_behind() -> None:
+async def test_a_bulkhead_with_other_callers_cancelled_at_any_await_is_at_rest() -> None:
     bulkhead = Bulkhead(1, queue=5)
 
     async def hold(seconds: float) -> None:
@@ -80,7 +80,7 @@ async def test_bulkhead_with_others_before_and_behind() -> None:
     assert await cancel_everywhere(run, check=at_rest(bulkhead)) >= 5
 
 
-async def test_single_flight_alone_and_with_a_follower() -> None:
+async def test_a_single_flight_cancelled_at_any_await_is_at_rest() -> None:
     async with SingleFlight() as flights:
 
         async def work() -> str:
@@ -174,14 +174,14 @@ async def test_a_wait_for_a_thread_may_be_cancelled_at_any_await() -> None:
         await anyio.lowlevel.checkpoint()
 
     assert await cancel_everywhere(run) >= 2
-    for _ in range(2):  # those that were left behind have given their places back, or do now
+    for _ in range(2):  # threads that were left behind have given their places back, or do so now
         await threads.run(lambda: None)
     assert threads.places.inside == 0
 
 
 CALLS = {
     "goes well": lambda: Flaky(seconds=0.5),
-    "goes well at the third attempt": lambda: Flaky(OSError(), OSError(), seconds=0.5),
+    "the third attempt succeeds": lambda: Flaky(OSError(), OSError(), seconds=0.5),
     "fails": lambda: Flaky(*(OSError() for _ in range(9)), seconds=0.5),
     "times out": lambda: Flaky(seconds=99),
 }
@@ -202,7 +202,7 @@ async def test_a_call_cancelled_at_any_await_gives_its_place_back(case: str) -> 
     assert await cancel_everywhere(run, check=at_rest(policy)) >= 1
 
 
-async def test_policy_call_in_the_queue_in_a_pause_and_as_a_probe() -> None:
+async def test_a_call_cancelled_in_the_queue_in_a_pause_or_as_a_probe_leaves_nothing() -> None:
     breaker = CircuitBreaker(minimum_throughput=1, probes=1, break_duration=1, max_break_duration=1)
     policy = Policy(
         bulkhead=Bulkhead(1, queue=9),

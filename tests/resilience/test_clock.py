@@ -12,14 +12,14 @@ from ragcore.resilience.clock import clock, now_if_any, running
 pytestmark = pytest.mark.anyio
 
 
-async def test_it_is_the_event_loops() -> None:
+async def test_the_clock_is_the_event_loops() -> None:
     now = clock()
     assert now() == anyio.current_time()
     await anyio.sleep(3600)
     assert now() == anyio.current_time()
 
 
-async def test_the_task_is_asyncios_or_none(anyio_backend_name: str) -> None:
+async def test_the_task_is_that_of_asyncio_or_none(anyio_backend_name: str) -> None:
     assert running()[0] is (None if anyio_backend_name == "trio" else asyncio.current_task())
 
 
@@ -36,7 +36,7 @@ def test_a_callback_of_asyncio_has_the_same_time() -> None:
     assert seen[1] == 0
 
 
-def test_a_guest_of_asyncio_keeps_trios_time() -> None:
+def test_trio_as_a_guest_of_asyncio_uses_its_own_clock() -> None:
     import trio
 
     times: list[tuple[float, float]] = []
@@ -57,5 +57,5 @@ def test_a_guest_of_asyncio_keeps_trios_time() -> None:
     assert abs(ours - trios) < 1
 
 
-def test_outside_of_an_event_loop_there_is_no_time() -> None:
+def test_outside_an_event_loop_there_is_no_time() -> None:
     assert now_if_any() is None

@@ -12,7 +12,7 @@ from ragcore.resilience.deadline import reserve, share
 pytestmark = pytest.mark.anyio
 
 
-async def test_its_own_expiry_is_deadline_exceeded_with_budget_and_elapsed() -> None:
+async def test_expiry_raises_deadline_exceeded_with_budget_and_elapsed() -> None:
     with pytest.raises(DeadlineExceeded) as caught, deadline(0.01):
         await anyio.sleep_forever()
     assert caught.value.budget == 0.01
@@ -20,14 +20,14 @@ async def test_its_own_expiry_is_deadline_exceeded_with_budget_and_elapsed() -> 
     assert isinstance(caught.value, TimeoutError)
 
 
-async def test_an_inner_one_can_only_be_sooner() -> None:
+async def test_an_inner_deadline_can_only_be_earlier() -> None:
     with deadline(1), deadline(100) as inner:
         assert inner.remaining() <= 1
     with deadline(100), deadline(1) as inner:
         assert inner.remaining() <= 1
 
 
-async def test_an_enclosing_scope_counts_and_passes_through_as_itself() -> None:
+async def test_an_enclosing_scope_applies_and_passes_through_unchanged() -> None:
     with anyio.move_on_after(0.01) as scope:
         with deadline(5) as inner:
             assert inner.remaining() == pytest.approx(0.01)
@@ -36,13 +36,13 @@ async def test_an_enclosing_scope_counts_and_passes_through_as_itself() -> None:
     assert scope.cancelled_caught
 
 
-async def test_a_timeout_from_below_is_another_event() -> None:
+async def test_a_timeout_error_from_the_block_is_raised_unchanged() -> None:
     with pytest.raises(TimeoutError) as caught, deadline(5):
         raise TimeoutError("a library's own")
     assert not isinstance(caught.value, DeadlineExceeded)
 
 
-async def test_it_is_gone_after_the_block() -> None:
+async def test_no_deadline_applies_after_the_block() -> None:
     with deadline(5) as outer:
         assert Deadline.current() is outer
     assert Deadline.current() is None
@@ -53,7 +53,7 @@ async def test_it_is_gone_after_the_block() -> None:
     assert Deadline.current() is None
 
 
-async def test_it_lies_in_the_future_and_is_entered_once() -> None:
+async def test_a_deadline_must_be_positive_and_can_be_entered_only_once() -> None:
     for bad in (0, -1, float("nan")):
         with pytest.raises(ValueError):
             deadline(bad)
@@ -64,7 +64,7 @@ async def test_it_lies_in_the_future_and_is_entered_once() -> None:
         once.__enter__()
 
 
-async def test_remaining_is_what_is_left_of_the_soonest() -> None:
+async def test_remaining_is_the_time_until_the_earliest_deadline() -> None:
     with deadline(10) as outer, deadline(20) as inner:
         await anyio.sleep(4)
         assert outer.remaining() == pytest.approx(6)
@@ -81,9 +81,11 @@ async def test_remaining_is_what_is_left_of_the_soonest() -> None:
         assert expires_at() == pytest.approx(anyio.current_time() - 5)
 
 
-async def test_it_says_what_was_allowed_and_what_it_took() -> None:
+async def test_the_message_has_the_allowed_and_the_elapsed_seconds() -> None:
     with (
-        pytest.raises(DeadlineExceeded, match=r"^not done within 3 s \(stopped after 3\.00 s\)$") as caught,
+        pytest.raises(
+            DeadlineExceeded, match=r"^deadline exceeded: not finished within 3 s \(stopped after 3\.00 s\)$"
+        ) as caught,
         deadline(3),
     ):
         await anyio.sleep_forever()
@@ -91,7 +93,7 @@ async def test_it_says_what_was_allowed_and_what_it_took() -> None:
     assert caught.value.elapsed == pytest.approx(3)
 
 
-async def test_what_was_inherited_around_it_can_be_followed_outwards() -> None:
+async def test_a_deadline_links_to_the_enclosing_one() -> None:
     with deadline(9) as outer, inherit(anyio.current_time() + 5):
         with deadline(3) as inner:
             assert inner.outer is not None
@@ -102,7 +104,7 @@ async def test_what_was_inherited_around_it_can_be_followed_outwards() -> None:
     assert Bound(1.0).outer is None
 
 
-async def test_a_reserve_ends_before_the_deadline_around_it() -> None:
+async def test_a_reserve_ends_before_the_enclosing_deadline() -> None:
     began = anyio.current_time()
     for around, kept, part, ends in ((10, 0.5, 0.1, 9.5), (2, 0.5, 0.1, 1.8), (10, 3, 1.0, 7)):
         with deadline(around):
@@ -123,7 +125,7 @@ async def test_a_reserve_ends_before_the_deadline_around_it() -> None:
     assert anyio.current_time() == pytest.approx(began)
 
 
-async def test_a_share_of_what_is_left_is_bounded() -> None:
+async def test_a_share_of_the_remaining_time_has_a_maximum() -> None:
     assert share(0.4, most=10) == 10
     with deadline(100):
         assert share(0.4, most=10) == 10
@@ -134,7 +136,7 @@ async def test_a_share_of_what_is_left_is_bounded() -> None:
         assert share(0.4, most=10) == 0
 
 
-async def test_an_error_from_within_passes_its_scope_as_it_is() -> None:
+async def test_an_error_in_the_block_is_raised_unchanged() -> None:
     error = KeyError("x")
     with pytest.raises(KeyError) as caught, deadline(5):
         raise error

@@ -1,4 +1,4 @@
-"""What always holds of a bulkhead, whoever comes, waits, leaves and gives up: tried by Hypothesis."""
+"""Invariants of a bulkhead for callers that join, wait, leave and give up, tested with Hypothesis."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Seen:
     queue=st.integers(0, 12),
     new_limit=st.none() | st.integers(1, 6),
 )
-def test_no_place_is_lost_and_nobody_waits_while_one_is_free(
+def test_no_place_is_lost_and_no_caller_waits_while_one_is_free(
     callers: list[Caller], limit: int, queue: int, new_limit: int | None
 ) -> None:
     bulkhead = Bulkhead(limit, queue=queue, name="b")
@@ -56,12 +56,12 @@ def test_no_place_is_lost_and_nobody_waits_while_one_is_free(
 
     def check(lowered: int) -> None:
         if bulkhead.waiting and bulkhead.inside < bulkhead.limit:
-            seen.failures.append("somebody waits while a place is free")
+            seen.failures.append("a caller waits while a place is free")
         if bulkhead.waiting > queue:
-            seen.failures.append("more wait than may")
+            seen.failures.append("more callers wait than the queue allows")
         if bulkhead.inside > max(bulkhead.limit, lowered):
-            seen.failures.append("more are inside than may")
-        # Who has just been given a place may not have woken yet.
+            seen.failures.append("more calls are inside than the limit allows")
+        # A caller that was just given a place may not have woken yet.
         if bulkhead.inside < sum(seen.inside.values()):
             seen.failures.append("the count is wrong")
         for flow, inside in seen.inside.items():
@@ -71,7 +71,7 @@ def test_no_place_is_lost_and_nobody_waits_while_one_is_free(
     def listen(event: events.Event) -> None:
         left = event.data.get("left")
         if event.name == "bulkhead.admitted" and left is not None and left < event.data["service_time"]:
-            seen.failures.append("admitted without a chance")
+            seen.failures.append("a caller without enough time was admitted")
 
     async def come(number: int, caller: Caller) -> None:
         await anyio.sleep_until(caller.comes)
@@ -115,7 +115,9 @@ def test_no_place_is_lost_and_nobody_waits_while_one_is_free(
         number for number, caller in enumerate(callers) if caller.timeout is None and caller.leaves_after is None
     ]
     if queue >= len(callers):
-        assert all(seen.ended[number] == "served" for number in patient), "who has time and stays is served in the end"
+        assert all(seen.ended[number] == "served" for number in patient), (
+            "a caller that has time and stays must be served"
+        )
 
 
 @examples(0.3)

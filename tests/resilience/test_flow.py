@@ -20,7 +20,7 @@ def state(breaker: CircuitBreaker) -> str:
 
 
 def call(breaker: CircuitBreaker, name: str, outcome: str, clock: Clock, seconds: float = 0.01) -> None:
-    """One call of a flow; "refused" if it was."""
+    """Make one call of a flow; return "refused" if it was refused."""
     with flow(name):
         permit = breaker.acquire()
     clock.now += seconds
@@ -37,14 +37,14 @@ def refused(breaker: CircuitBreaker, name: str) -> bool:
 
 
 def set_bad_apart(breaker: CircuitBreaker, clock: Clock) -> None:
-    """One flow fails while another one is served."""
+    """Let one flow fail while another one succeeds."""
     for _ in range(4):
         call(breaker, "good", "s", clock)
         if not refused(breaker, "bad"):
             call(breaker, "bad", "f", clock)
 
 
-def test_a_flow_is_in_force_for_its_block() -> None:
+def test_a_flow_applies_to_its_block() -> None:
     assert flow.current() == ""
     with flow("a"):
         with flow("b"):
@@ -54,7 +54,7 @@ def test_a_flow_is_in_force_for_its_block() -> None:
     assert flow.current() == ""
 
 
-def test_where_one_of_several_flows_fails_it_is_opened_for_that_one(clock: Clock) -> None:
+def test_if_one_of_several_flows_fails_the_breaker_opens_only_for_that_flow(clock: Clock) -> None:
     heard: list[events.Event] = []
     stop = events.subscribe(heard.append)
     breaker = CircuitBreaker(minimum_throughput=10, name="llm")
@@ -68,11 +68,11 @@ def test_where_one_of_several_flows_fails_it_is_opened_for_that_one(clock: Clock
     assert breaker.snapshot()["window_failures"] == 0
     opening = [event for event in heard if event.name == "breaker.open"]
     assert [(event.source, event.data["flow"]) for event in opening] == [("llm", "bad")]
-    with flow("bad"), pytest.raises(CircuitOpen, match="llm, for this flow alone, is open after failures"):
+    with flow("bad"), pytest.raises(CircuitOpen, match="llm for this flow is open after failures"):
         breaker.acquire()
 
 
-def test_a_flow_that_fails_is_found_among_many_that_do_not(clock: Clock) -> None:
+def test_a_failing_flow_is_found_among_many_healthy_ones(clock: Clock) -> None:
     breaker = CircuitBreaker(minimum_throughput=10)
     for round in range(10):
         for number in range(20):
@@ -83,7 +83,7 @@ def test_a_flow_that_fails_is_found_among_many_that_do_not(clock: Clock) -> None
     assert state(breaker) == "closed"
 
 
-def test_several_flows_that_fail_by_themselves_are_set_apart_where_many_others_are_served(clock: Clock) -> None:
+def test_several_failing_flows_are_set_apart_while_many_others_succeed(clock: Clock) -> None:
     breaker = CircuitBreaker(minimum_throughput=10)
     for _ in range(40):
         for number in range(8):
@@ -98,7 +98,7 @@ def test_several_flows_that_fail_by_themselves_are_set_apart_where_many_others_a
     before=st.lists(st.integers(0, 12), max_size=30),
     during=st.lists(st.integers(0, 12), min_size=60, max_size=60),
 )
-def test_an_outage_opens_it_within_the_same_number_of_calls_with_one_flow_or_many(
+def test_an_outage_opens_the_breaker_after_as_many_calls_with_one_flow_as_with_many(
     before: list[int], during: list[int]
 ) -> None:
     counted = []
@@ -114,7 +114,7 @@ def test_an_outage_opens_it_within_the_same_number_of_calls_with_one_flow_or_man
                 if state(breaker) != "closed":
                     break
                 name = str(number) if many else ""
-                if not refused(breaker, name):  # a flow that alone has failed so far is kept out
+                if not refused(breaker, name):  # the only flow that has failed so far is set apart
                     calls += 1
                     call(breaker, name, "f", clock)
         counted.append(calls)
@@ -123,7 +123,7 @@ def test_an_outage_opens_it_within_the_same_number_of_calls_with_one_flow_or_man
     assert counted[1] <= counted[0] + 1
 
 
-def test_half_of_the_calls_of_everybody_failing_is_an_outage(clock: Clock) -> None:
+def test_half_of_the_calls_of_all_flows_failing_is_an_outage(clock: Clock) -> None:
     breaker = CircuitBreaker(minimum_throughput=10)
     for number in range(40):
         if state(breaker) != "closed":
@@ -132,19 +132,21 @@ def test_half_of_the_calls_of_everybody_failing_is_an_outage(clock: Clock) -> No
     assert state(breaker) == "open"
 
 
-def test_where_nobody_else_has_asked_since_the_next_call_of_another_decides(clock: Clock) -> None:
+def test_if_no_other_flow_has_called_since_its_next_call_decides(clock: Clock) -> None:
     for outcome, after in (("f", ("open", True)), ("s", ("closed", False))):
         breaker = CircuitBreaker(minimum_throughput=10)
         with flow("other"):
             permits = [breaker.acquire() for _ in range(4)]
         for _ in range(6):
             call(breaker, "quick", "f", clock)
-        for permit in permits:  # they began before the failures, so they say nothing of now
+        for permit in permits:  # they began before the failures, so they don't show that the dependency works now
             permit.success()
         call(breaker, "quick", "f", clock)
         assert state(breaker) == "closed"
         assert (refused(breaker, "quick"), refused(breaker, "other")) == (True, False)
-        assert breaker.snapshot()["window_failures"] == 7, "until it is known whose they are"
+        assert breaker.snapshot()["window_failures"] == 7, (
+            "the failures stay in the window until it is known which flow they belong to"
+        )
         call(breaker, "other", outcome, clock)
         assert (state(breaker), refused(breaker, "other")) == after
         assert refused(breaker, "quick")
@@ -165,7 +167,7 @@ def test_calls_of_a_suspect_that_were_under_way_do_not_open_it_for_others(clock:
     assert breaker.snapshot()["window_failures"] == 0
 
 
-def test_a_flow_set_apart_is_probed_by_itself_and_comes_back(clock: Clock) -> None:
+def test_a_flow_set_apart_has_its_own_probe_and_comes_back(clock: Clock) -> None:
     breaker = CircuitBreaker(minimum_throughput=4, break_duration=5, probes=2)
     set_bad_apart(breaker, clock)
     assert refused(breaker, "bad")
@@ -184,7 +186,7 @@ def test_a_flow_set_apart_is_probed_by_itself_and_comes_back(clock: Clock) -> No
 def test_a_flow_whose_probe_fails_does_not_keep_it_open_for_others(clock: Clock) -> None:
     breaker = CircuitBreaker(minimum_throughput=4, break_duration=5, probes=2)
     for _ in range(4):
-        call(breaker, "bad", "f", clock)  # nobody else asks: it may be an outage
+        call(breaker, "bad", "f", clock)  # no other flow calls: it may be an outage
     assert state(breaker) == "open"
     assert refused(breaker, "good")
     clock.now += 7
@@ -208,7 +210,7 @@ def test_in_an_outage_the_second_flows_probe_opens_it_again(clock: Clock) -> Non
     assert state(breaker) == "open"
 
 
-def test_a_flow_set_apart_takes_no_probe_of_the_others(clock: Clock) -> None:
+def test_a_flow_set_apart_uses_no_probe_of_the_others(clock: Clock) -> None:
     breaker = CircuitBreaker(minimum_throughput=4, break_duration=5, probes=1)
     set_bad_apart(breaker, clock)
     for name in ("a", "b", "c", "d", "e", "f", "g", "h"):
@@ -221,7 +223,7 @@ def test_a_flow_set_apart_takes_no_probe_of_the_others(clock: Clock) -> None:
     assert state(breaker) == "closed"
 
 
-def test_slow_calls_of_one_flow_are_its_own_affair_as_well(clock: Clock) -> None:
+def test_slow_calls_of_one_flow_open_the_breaker_only_for_that_flow(clock: Clock) -> None:
     breaker = CircuitBreaker(minimum_throughput=10, slow_call_ratio=0.5, slow_call_duration=1.0)
     for _ in range(10):
         call(breaker, "good", "s", clock, 0.1)
@@ -230,7 +232,7 @@ def test_slow_calls_of_one_flow_are_its_own_affair_as_well(clock: Clock) -> None
     assert (refused(breaker, "slow"), refused(breaker, "good"), state(breaker)) == (True, False, "closed")
 
 
-def test_it_remembers_ten_thousand_flows_and_not_more(clock: Clock) -> None:
+def test_it_remembers_at_most_ten_thousand_flows(clock: Clock) -> None:
     breaker = CircuitBreaker(minimum_throughput=10**6)
     for number in range(MOST_FLOWS + 10):
         call(breaker, f"a {number}", "s", clock, 0.0)
@@ -238,7 +240,7 @@ def test_it_remembers_ten_thousand_flows_and_not_more(clock: Clock) -> None:
     assert len(breaker._blame._served) == len(breaker._blame.failing) == MOST_FLOWS
 
 
-def test_reset_is_for_all_flows(clock: Clock) -> None:
+def test_reset_closes_the_breaker_for_all_flows(clock: Clock) -> None:
     breaker = CircuitBreaker(minimum_throughput=10)
     for _ in range(5):
         call(breaker, "good", "s", clock)
@@ -249,7 +251,7 @@ def test_reset_is_for_all_flows(clock: Clock) -> None:
 
 
 @pytest.mark.anyio
-async def test_those_of_a_flow_who_queue_are_told_when_it_is_opened_for_them() -> None:
+async def test_queued_callers_of_a_flow_are_refused_when_the_breaker_opens_for_it() -> None:
     policy = Policy(bulkhead=Bulkhead(1, queue=100), breaker=CircuitBreaker(minimum_throughput=4), retry=False)
     told: dict[str, float] = {}
 
@@ -273,11 +275,11 @@ async def test_those_of_a_flow_who_queue_are_told_when_it_is_opened_for_them() -
             await anyio.sleep(0.01)
         began = anyio.current_time()
     assert set(told) == {"bad OSError", "bad CircuitOpen"}
-    assert told["bad CircuitOpen"] - began < 6, "before the long call ahead of it had ended"
+    assert told["bad CircuitOpen"] - began < 6, "it was refused before the long call ahead of it ended"
 
 
 @pytest.mark.anyio
-async def test_those_of_a_flow_who_queue_are_told_when_its_own_breaker_opens_again() -> None:
+async def test_queued_callers_of_a_flow_are_refused_when_its_own_breaker_opens_again() -> None:
     breaker = CircuitBreaker(minimum_throughput=2, break_duration=1, probes=1)
     policy = Policy(bulkhead=Bulkhead(1, queue=100), breaker=breaker, retry=False)
 
@@ -309,7 +311,7 @@ async def test_those_of_a_flow_who_queue_are_told_when_its_own_breaker_opens_aga
         await anyio.wait_all_tasks_blocked()
         with (
             pytest.MonkeyPatch.context() as patch
-        ):  # it may queue, as one that came while the breaker was half-open with room
+        ):  # let it queue, like a call that came while the half-open breaker had a free slot
             patch.setattr(CircuitBreaker, "check", lambda self, flow=None: None)
             group.start_soon(probe, Flaky())
             await anyio.wait_all_tasks_blocked()
@@ -323,7 +325,7 @@ def test_a_known_culprit_does_not_keep_it_open_for_others_after_an_outage(clock:
         call(breaker, name, "f", clock)
     assert state(breaker) == "open"
     assert refused(breaker, "good")
-    for _ in range(5):  # the outage is over, but for the one
+    for _ in range(5):  # the outage is over for all flows but one
         clock.now += 7
         with flow("bad"):
             probes = []
@@ -352,7 +354,7 @@ def test_a_slow_outage_opens_it_though_the_suspect_no_longer_calls(clock: Clock)
     assert state(breaker) == "open"
 
 
-def test_isolated_by_hand_it_says_so_to_a_flow_that_is_apart_as_well(clock: Clock) -> None:
+def test_an_isolated_breaker_also_refuses_a_flow_that_is_set_apart(clock: Clock) -> None:
     breaker = CircuitBreaker(minimum_throughput=10)
     for _ in range(5):
         call(breaker, "good", "s", clock)
@@ -362,7 +364,7 @@ def test_isolated_by_hand_it_says_so_to_a_flow_that_is_apart_as_well(clock: Cloc
         breaker.acquire()
 
 
-def test_a_request_that_served_several_flows_counts_for_each(clock: Clock) -> None:
+def test_a_request_that_served_several_flows_is_a_success_of_each(clock: Clock) -> None:
     breaker = CircuitBreaker(minimum_throughput=10)
     for _ in range(20):
         for name in ("bad 1", "bad 2"):
@@ -377,7 +379,7 @@ def test_a_request_that_served_several_flows_counts_for_each(clock: Clock) -> No
 
 
 def test_a_call_for_several_flows_is_in_no_flows_own_window(clock: Clock) -> None:
-    """It is counted once, as nobody's: taken out of the whole with a flow's own calls, it would leave fewer than none."""
+    """It is counted once, for no flow. If it were in a flow's window, the subtraction of that window would make the total negative."""
     breaker = CircuitBreaker(minimum_throughput=4)
     call(breaker, "bad", "f", clock)
     others = 0

@@ -43,7 +43,7 @@ async def stream(*items: float | str | Exception) -> AsyncGenerator[str, None]:
 
 
 async def stubborn(*items: str) -> AsyncIterator[str]:
-    """These items; then it turns a cancellation into an error of its own."""
+    """Yield these items, then convert a cancellation into an OSError."""
     for item in items:
         yield item
     try:
@@ -81,7 +81,7 @@ def counted(policy: Policy) -> tuple[int, int, int]:
     return breaker["success"], breaker["failure"], breaker["neutral"]
 
 
-async def test_it_keeps_its_place_to_the_end_and_counts_once() -> None:
+async def test_a_hold_keeps_its_place_to_the_end_and_counts_once() -> None:
     policy = Policy(bulkhead=Bulkhead(1, queue=0))
     async with policy.hold() as held:
         assert held.attempts == 0
@@ -93,14 +93,14 @@ async def test_it_keeps_its_place_to_the_end_and_counts_once() -> None:
     at_rest(policy)()
 
 
-async def test_the_breaker_knows_at_the_first_item() -> None:
+async def test_the_first_item_is_reported_to_the_breaker_at_once() -> None:
     policy = Policy()
     async with policy.hold() as held:
         async for _ in held.items(await held.call(opening("a", "b"))):
             assert counted(policy) == (1, 0, 0)
 
 
-async def test_a_stream_that_needs_no_opening_takes_its_place_with_its_first_item() -> None:
+async def test_a_stream_without_an_opening_takes_its_place_at_its_first_item() -> None:
     policy = Policy(bulkhead=Bulkhead(1, queue=0))
     async with policy.hold() as held:
         at_rest(policy)()
@@ -115,7 +115,7 @@ async def test_an_empty_stream_is_a_success() -> None:
     assert counted(policy) == (1, 0, 0)
 
 
-async def test_opening_is_retried_with_the_place_given_back_meanwhile() -> None:
+async def test_the_opening_is_retried_and_gives_its_place_back_meanwhile() -> None:
     policy = Policy(bulkhead=Bulkhead(1, queue=0), retry=QUICK)
     flaky = Flaky(OSError(), OSError())
     async with policy.hold() as held:
@@ -130,13 +130,13 @@ async def test_opening_is_retried_with_the_place_given_back_meanwhile() -> None:
     at_rest(policy)()
 
 
-async def test_it_may_be_reopened_until_the_first_item_has_been_handed_on() -> None:
+async def test_a_stream_may_be_reopened_until_its_first_item_was_yielded() -> None:
     policy = Policy(bulkhead=Bulkhead(1, queue=0), retry=QUICK)
     async with policy.hold() as held:
         await held.call(opening("a"))
         async for _ in held.items(await held.call(opening("a", "b"))):
             assert policy.snapshot()["bulkhead"]["inside"] == 1
-            with pytest.raises(RuntimeError, match="would repeat it"):
+            with pytest.raises(RuntimeError, match="would be repeated"):
                 await held.call(opening("a"))
             break
     at_rest(policy)()
@@ -154,7 +154,7 @@ async def test_a_slow_drip_does_not_pass_the_deadline() -> None:
     assert 28 <= len(got) <= 30
 
 
-async def test_without_an_inherited_deadline_the_policys_own_ends_a_slow_drip() -> None:
+async def test_without_an_inherited_deadline_the_policys_timeout_ends_a_slow_drip() -> None:
     policy = Policy("llm", timeout=20, idle_timeout=15)
     began = anyio.current_time()
     with pytest.raises(DeadlineExceeded, match="llm: the deadline passed"):
@@ -175,12 +175,12 @@ async def test_first_and_idle_timeouts_count_against_the_dependency() -> None:
     assert counted(policy) == (1, 2, 0)
 
 
-async def test_each_item_has_the_idle_timeout_anew() -> None:
+async def test_the_idle_timeout_restarts_at_each_item() -> None:
     policy = Policy(idle_timeout=3)
     assert await read(policy, "a", 2.9, "b", 2.9, "c") == ["a", "b", "c"]
 
 
-async def test_the_readers_own_time_counts_in_the_deadline_alone() -> None:
+async def test_the_readers_own_time_counts_only_toward_the_deadline() -> None:
     policy = Policy(idle_timeout=1)
     got: list[str] = []
     with pytest.raises(DeadlineExceeded), deadline(10):
@@ -191,7 +191,7 @@ async def test_the_readers_own_time_counts_in_the_deadline_alone() -> None:
     assert got == ["a", "b", "c"]
 
 
-async def test_a_stream_that_breaks_after_its_first_item_counts_and_comes_out_as_itself() -> None:
+async def test_a_stream_that_breaks_after_its_first_item_counts_and_raises_its_error() -> None:
     policy = Policy(breaker=CircuitBreaker(minimum_throughput=2), retry=QUICK)
     with pytest.raises(OSError, match="reset"):
         await read(policy, "a", OSError("reset"))
@@ -200,7 +200,7 @@ async def test_a_stream_that_breaks_after_its_first_item_counts_and_comes_out_as
         await read(policy, "a")
 
 
-async def test_an_error_that_is_the_callers_affair_is_neutral() -> None:
+async def test_an_error_that_is_not_retryable_is_neutral() -> None:
     policy = Policy()
     with pytest.raises(KeyError):
         await read(policy, KeyError("x"))
@@ -230,14 +230,14 @@ async def test_an_opening_has_its_own_time_with_all_its_attempts() -> None:
     assert counted(policy) == (0, 3, 0)
 
 
-async def test_the_openings_time_is_not_the_items() -> None:
+async def test_the_time_limit_of_the_opening_does_not_apply_to_items() -> None:
     policy = Policy(first_timeout=50)
     async with policy.hold() as held:
         source = await held.call(opening(20.0, "a"), timeout=10)
         assert [item async for item in held.items(source)] == ["a"]
 
 
-async def test_a_source_is_closed_on_every_path_within_its_bound() -> None:
+async def test_a_source_is_closed_on_every_path_within_the_time_limit() -> None:
     closed: list[str] = []
 
     async def source(name: str, closing: float) -> AsyncGenerator[str, None]:
@@ -273,7 +273,7 @@ async def test_a_source_is_closed_on_every_path_within_its_bound() -> None:
     at_rest(policy)()
 
 
-async def test_it_may_be_opened_in_one_task_and_read_in_another() -> None:
+async def test_a_stream_may_be_opened_in_one_task_and_read_in_another() -> None:
     policy = Policy(bulkhead=Bulkhead(1))
     got: list[str] = []
     async with policy.hold() as held:
@@ -289,14 +289,14 @@ async def test_it_may_be_opened_in_one_task_and_read_in_another() -> None:
     at_rest(policy)()
 
 
-async def test_it_is_entered_first() -> None:
+async def test_a_hold_must_be_entered_before_use() -> None:
     held = Policy().hold()
     with pytest.raises(RuntimeError, match="async with"):
         await held.call(Flaky())  # type: ignore[attr-defined]
     assert held.attempts == 0  # type: ignore[attr-defined]
 
 
-async def test_a_key_has_its_own_breaker_and_on_is_the_components() -> None:
+async def test_a_key_has_its_own_breaker_and_on_comes_from_the_component() -> None:
     policy = Policy(breaker=CircuitBreaker(minimum_throughput=1), retry=False)
     with pytest.raises(KeyError):
         async with policy.hold(key="a", on=KeyError) as held:
@@ -308,7 +308,7 @@ async def test_a_key_has_its_own_breaker_and_on_is_the_components() -> None:
         assert await held.call(Flaky()) == "ok"
 
 
-async def test_what_an_inner_policy_gave_up_on_is_not_opened_again() -> None:
+async def test_a_stream_is_not_reopened_after_an_inner_policys_retries() -> None:
     inner, outer = Policy(retry=QUICK), Policy(retry=QUICK)
     flaky = Flaky(*(OSError() for _ in range(9)))
     with pytest.raises(OSError):
@@ -317,7 +317,7 @@ async def test_what_an_inner_policy_gave_up_on_is_not_opened_again() -> None:
     assert flaky.calls == 3
 
 
-async def test_its_place_is_worth_learning_from_only_where_it_ended_well() -> None:
+async def test_the_service_time_is_learned_only_from_successful_streams() -> None:
     policy = Policy(bulkhead=Bulkhead(1))
     await read(policy, "a", 3.0, "b")
     assert policy.snapshot()["bulkhead"]["service_time"] == pytest.approx(3)
@@ -329,7 +329,7 @@ async def test_its_place_is_worth_learning_from_only_where_it_ended_well() -> No
     assert policy.snapshot()["bulkhead"]["service_time"] == pytest.approx(3)
 
 
-async def test_a_source_without_a_close_is_none_the_worse() -> None:
+async def test_a_source_needs_no_close() -> None:
     class Plain:
         def __init__(self) -> None:
             self.items = ["a", "b"]
@@ -347,7 +347,7 @@ async def test_a_source_without_a_close_is_none_the_worse() -> None:
         assert [item async for item in held.items(Plain())] == ["a", "b"]
 
 
-async def test_its_timeouts_are_the_dependencys_whatever_the_caller_has_left() -> None:
+async def test_a_streams_timeout_is_not_marked_as_shortened() -> None:
     policy = Policy("llm", first_timeout=7)
     with pytest.raises(TimeoutError) as caught:
         await read(policy, 100.0)
@@ -364,7 +364,7 @@ async def test_reopening_does_not_make_more_attempts_than_allowed() -> None:
         assert held.attempts == 3
 
 
-async def test_attempts_are_those_in_which_the_dependency_was_asked() -> None:
+async def test_a_refused_call_is_not_an_attempt() -> None:
     policy = Policy()
     breaker = policy.breaker()
     assert breaker is not None
@@ -375,7 +375,7 @@ async def test_attempts_are_those_in_which_the_dependency_was_asked() -> None:
     assert held.attempts == 0
 
 
-async def test_a_source_whose_close_hangs_does_not_hold_up_its_error() -> None:
+async def test_a_close_that_hangs_does_not_delay_the_error() -> None:
     class Stuck:
         def __aiter__(self) -> Stuck:
             return self
@@ -397,7 +397,7 @@ async def test_a_source_whose_close_hangs_does_not_hold_up_its_error() -> None:
     at_rest(policy)()
 
 
-async def test_how_it_ended_is_what_the_attempt_says() -> None:
+async def test_the_attempts_event_has_the_outcome_of_the_stream() -> None:
     heard: list[str] = []
     stop = events.subscribe(
         lambda event: heard.append(event.data["outcome"]) if event.name == "policy.attempt" else None
@@ -411,7 +411,7 @@ async def test_how_it_ended_is_what_the_attempt_says() -> None:
     assert heard == ["success", "failure", "failure", "neutral"]
 
 
-async def test_one_task_cancel_while_reading_is_not_swallowed_by_an_error(anyio_backend_name: str) -> None:
+async def test_a_task_cancel_while_reading_is_not_replaced_by_an_error(anyio_backend_name: str) -> None:
     if anyio_backend_name == "trio":
         pytest.skip("asyncio's own cancellation")
 
@@ -445,7 +445,7 @@ async def test_a_source_that_fails_to_close_is_logged(caplog: pytest.LogCaptureF
     assert "closing a async_generator failed" in caplog.text
 
 
-async def test_two_tasks_that_wait_for_one_holds_place_are_told() -> None:
+async def test_two_tasks_can_not_wait_for_the_place_of_one_hold() -> None:
     policy = Policy(bulkhead=Bulkhead(1))
     bulkhead = policy.bulkhead
     assert bulkhead is not None
@@ -453,13 +453,13 @@ async def test_two_tasks_that_wait_for_one_holds_place_are_told() -> None:
     async with policy.hold() as held, anyio.create_task_group() as group:
         group.start_soon(held.call, opening("a"))
         await anyio.wait_all_tasks_blocked()
-        with pytest.raises(RuntimeError, match="one task's at a time"):
+        with pytest.raises(RuntimeError, match="use a hold in one task at a time"):
             await held.call(opening("a"))
         bulkhead.release()
     at_rest(policy)()
 
 
-async def test_items_after_an_opening_that_failed_have_a_place_of_their_own() -> None:
+async def test_items_after_a_failed_opening_take_a_new_place() -> None:
     policy = Policy(bulkhead=Bulkhead(1), retry=False)
     async with policy.hold() as held:
         with pytest.raises(TimeoutError):
@@ -470,7 +470,7 @@ async def test_items_after_an_opening_that_failed_have_a_place_of_their_own() ->
     at_rest(policy)()
 
 
-async def test_the_time_of_one_opening_is_not_the_next_ones() -> None:
+async def test_each_opening_has_its_own_time_limit() -> None:
     policy = Policy(retry=False)
     async with policy.hold() as held:
         with pytest.raises(TimeoutError):
@@ -478,7 +478,7 @@ async def test_the_time_of_one_opening_is_not_the_next_ones() -> None:
         assert await held.call(Flaky(seconds=3)) == "ok"
 
 
-async def test_a_source_that_nobody_read_is_closed_too() -> None:
+async def test_a_source_that_was_never_read_is_closed() -> None:
     closed: list[str] = []
 
     class Source:
@@ -511,7 +511,9 @@ async def test_a_source_that_nobody_read_is_closed_too() -> None:
     assert closed == ["never read", "refused", "read"]
 
 
-async def test_its_place_is_back_though_the_closing_of_its_source_is_cancelled(anyio_backend_name: str) -> None:
+async def test_a_hold_gives_its_place_back_even_if_the_close_of_its_source_is_cancelled(
+    anyio_backend_name: str,
+) -> None:
     if anyio_backend_name == "trio":
         pytest.skip("asyncio's own cancellation")
     closing = anyio.Event()
@@ -539,7 +541,7 @@ async def test_its_place_is_back_though_the_closing_of_its_source_is_cancelled(a
     at_rest(policy)()
 
 
-async def test_a_cancellation_of_the_task_that_reads_is_seen_though_another_one_opened_it(
+async def test_a_cancellation_of_the_reading_task_is_raised_although_another_task_opened_the_stream(
     anyio_backend_name: str,
 ) -> None:
     if anyio_backend_name == "trio":
@@ -561,14 +563,14 @@ async def test_a_cancellation_of_the_task_that_reads_is_seen_though_another_one_
     at_rest(policy)()
 
 
-async def test_a_pause_that_is_longer_than_the_opening_may_take_is_not_slept_through() -> None:
+async def test_a_pause_longer_than_the_openings_timeout_refuses_the_call_at_once() -> None:
     policy = Policy(on=lambda error: from_status(429, {"retry-after": "8"}), timeout=60, retry=False)
     async with policy.hold() as held:
         with pytest.raises(OSError):
             await held.call(Flaky(OSError()))
     began = anyio.current_time()
     async with policy.hold() as held:
-        with pytest.raises(CircuitOpen, match=r"for another 8\.0 s, which is longer than there is time for"):
+        with pytest.raises(CircuitOpen, match=r"that lasts another 8\.0 s, longer than this call can wait"):
             await held.call(opening("a"), timeout=3)
         assert anyio.current_time() == began
         await held.call(opening("a"), timeout=9)

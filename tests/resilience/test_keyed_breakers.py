@@ -6,7 +6,7 @@ from ragcore.resilience import CircuitBreaker
 from ragcore.resilience.keyed_breakers import KeyedBreakers
 
 
-def test_each_key_has_its_own_made_like_the_one_given() -> None:
+def test_each_key_has_its_own_breaker_with_the_same_settings() -> None:
     options = {
         "failure_ratio": 0.3,
         "slow_call_ratio": 0.4,
@@ -28,7 +28,7 @@ def test_each_key_has_its_own_made_like_the_one_given() -> None:
     assert breakers.get(None) is pattern
 
 
-def test_the_one_used_longest_ago_is_forgotten_first() -> None:
+def test_the_least_recently_used_breaker_is_forgotten_first() -> None:
     breakers = KeyedBreakers(CircuitBreaker(), most=2)
     first = breakers.get("a")
     breakers.get("b")
@@ -38,7 +38,7 @@ def test_the_one_used_longest_ago_is_forgotten_first() -> None:
     assert breakers.get("a") is first
 
 
-def test_isolated_by_hand_the_one_given_stands_for_all() -> None:
+def test_an_isolated_policy_breaker_applies_to_all_keys() -> None:
     pattern = CircuitBreaker()
     breakers = KeyedBreakers(pattern, most=2)
     own = breakers.get("a")

@@ -1,4 +1,4 @@
-"""State machines: each primitive against a simple model, in virtual time, through sequences that Hypothesis thinks of."""
+"""State machines: compares each primitive with a simple model, in virtual time, in sequences that Hypothesis generates."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ seconds = st.sampled_from([0.1, 0.5, 1.0, 2.0, 5.0, 20.0])
 
 
 class BreakerMachine(RuleBasedStateMachine):
-    """The breaker beside a list of all calls since it last changed its state."""
+    """Compares the breaker with a list of all calls since its last change of state."""
 
     permits = Bundle("permits")
 
@@ -86,7 +86,7 @@ class BreakerMachine(RuleBasedStateMachine):
         return 1.2 * min(5.0 * float(2**self.reopened), 40.0)
 
     def lost_probes(self) -> None:
-        """Probes that never came back have failed."""
+        """Probes that never ended have failed."""
         if self.state == "half_open" and len(self.out) >= self.breaker.probes and self.now >= self.probed_at + 40:
             self.reopened += 1
             self.moved("open")
@@ -101,7 +101,7 @@ class BreakerMachine(RuleBasedStateMachine):
         try:
             permit = self.breaker.acquire()
         except CircuitOpen:
-            assert self.state != "closed", "a closed breaker refuses nobody"
+            assert self.state != "closed", "a closed breaker refused a call"
             if self.state == "open":
                 assert self.now <= self.opened_at + self.longest_break()
             if self.state == "half_open":
@@ -109,7 +109,9 @@ class BreakerMachine(RuleBasedStateMachine):
             return multiple()
         assert self.state != "isolated"
         if self.state == "open":
-            assert self.now >= self.opened_at + self.longest_break() / 1.2 * 0.8, "a probe before the break was over"
+            assert self.now >= self.opened_at + self.longest_break() / 1.2 * 0.8, (
+                "a probe was admitted before the break was over"
+            )
             self.moved("half_open")
         if self.state == "half_open":
             self.out.add(permit)
@@ -170,7 +172,7 @@ class BreakerMachine(RuleBasedStateMachine):
 
 
 class RetryBudgetMachine(RuleBasedStateMachine):
-    """Tokens are conserved: what was there and what came in is what went out and what is left, less what overflowed."""
+    """Tokens are conserved: the initial balance plus deposits equals withdrawals plus the balance, minus the overflow."""
 
     @initialize(ratio=st.floats(0, 2), reserve=st.integers(0, 8))
     def made(self, ratio: float, reserve: int) -> None:
@@ -201,7 +203,7 @@ class RetryBudgetMachine(RuleBasedStateMachine):
 
 
 class OnLoop(RuleBasedStateMachine):
-    """A machine whose rules start and cancel tasks on an event loop of its own, which runs until nothing is ready."""
+    """A machine whose rules start and cancel tasks on its own event loop, which runs until no callback is ready."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -237,11 +239,11 @@ class OnLoop(RuleBasedStateMachine):
             self.loop.close()
 
     def at_rest(self) -> None:
-        """What must hold at the end, when all tasks have ended."""
+        """Check the state after all tasks have ended."""
 
 
 class BulkheadMachine(OnLoop):
-    """Callers that come, wait, are let in, leave and give up, beside a queue and a set."""
+    """Compares callers that join, wait, are admitted, leave and give up with a queue and a set."""
 
     callers = Bundle("callers")
 
@@ -298,7 +300,7 @@ class BulkheadMachine(OnLoop):
         self.settle()
         if number in self.inside:
             self.inside.remove(number)
-        else:  # it will leave as soon as it is let in
+        else:  # it will leave as soon as it is admitted
             self.waiting.remove(number)
             self.of[number].cancel()
         self.settle()
@@ -307,7 +309,7 @@ class BulkheadMachine(OnLoop):
     @rule(number=consumes(callers), together=st.booleans())
     def give_up(self, number: int, together: bool) -> None:
         self.of[number].cancel()
-        if together and self.inside and number not in self.inside:  # in the moment in which another leaves
+        if together and self.inside and number not in self.inside:  # in the same step in which another caller leaves
             self.leave[self.inside.pop(0)].set()
         self.settle()
         for place in (self.inside, self.waiting):
@@ -325,16 +327,16 @@ class BulkheadMachine(OnLoop):
     def agrees(self) -> None:
         assert self.bulkhead.inside == len(self.inside)
         assert self.bulkhead.waiting == len(self.waiting) <= self.bulkhead.queue
-        assert self.let_in == self.expected, "not first in, first out"
+        assert self.let_in == self.expected, "the order was not first in, first out"
         if self.waiting:
-            assert len(self.inside) >= self.limit, "somebody waits while a place is free"
+            assert len(self.inside) >= self.limit, "a caller waits while a place is free"
 
     def at_rest(self) -> None:
         at_rest(self.bulkhead)()
 
 
 class SingleFlightMachine(OnLoop):
-    """Waiters that join, leave and are served, beside a set of waiters for each key."""
+    """Compares waiters that join, leave and are served with a set of waiters for each key."""
 
     waiters = Bundle("waiters")
 
@@ -376,7 +378,7 @@ class SingleFlightMachine(OnLoop):
 
     @rule(number=consumes(waiters))
     def leave_while_another_joins(self, number: int) -> None:
-        """In one moment: a newcomer must not join a flight that ends because its last waiter leaves."""
+        """Join and leave in the same step: a new caller must not join a flight that ends because its last waiter leaves."""
         key, task = self.of[number]
         task.cancel()
         remaining = self.waiting.get(key, set()) - {number}
@@ -410,7 +412,7 @@ class SingleFlightMachine(OnLoop):
         flying = {key for key, waiters in self.waiting.items() if waiters}
         assert self.flights.snapshot()["flying"] == len(flying)
         assert {key for key, runs in self.runs.items() if runs} == flying, (
-            "work without a waiter, or a waiter without work"
+            "there is work without a waiter, or a waiter without work"
         )
         assert all(len(runs) <= 1 for runs in self.runs.values())
         assert self.started == self.expected_started
@@ -421,7 +423,7 @@ class SingleFlightMachine(OnLoop):
 
 
 class PolicyMachine(OnLoop):
-    """Calls of all kinds through one policy: none ends later than its deadline, none is lost, nothing is left."""
+    """Makes calls of all kinds through one policy: none ends after its deadline, none is lost, and all resources are given back."""
 
     calls = Bundle("calls")
 
@@ -448,7 +450,7 @@ class PolicyMachine(OnLoop):
             nonlocal tries
             tries += 1
             self.inside += 1
-            assert self.inside <= self.limit, "more inside than the bulkhead has places"
+            assert self.inside <= self.limit, "more calls are inside than the bulkhead has places"
             began = self.loop.time()
             try:
                 await anyio.sleep(takes)
@@ -456,7 +458,7 @@ class PolicyMachine(OnLoop):
                     raise OSError
             finally:
                 self.inside -= 1
-                assert self.loop.time() - began <= 3 + SLACK, "an attempt went on past its time"
+                assert self.loop.time() - began <= 3 + SLACK, "an attempt continued past its time limit"
 
         async def one() -> None:
             began = self.loop.time()

@@ -1,4 +1,4 @@
-"""Limits that stand still while a call waits for a place of ours."""
+"""Limits that stand still while a call waits for a place in a queue."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.resilience.conftest import Flaky
 pytestmark = pytest.mark.anyio
 
 
-async def test_it_ends_its_block_and_says_so() -> None:
+async def test_it_ends_its_block_and_reports_it() -> None:
     began = anyio.current_time()
     with Patience(2) as patience:
         await anyio.sleep(5)
@@ -21,7 +21,7 @@ async def test_it_ends_its_block_and_says_so() -> None:
     assert anyio.current_time() - began == pytest.approx(2)
 
 
-async def test_what_is_done_in_time_is_left_alone() -> None:
+async def test_a_block_that_ends_in_time_is_not_cancelled() -> None:
     with Patience(2) as patience:
         await anyio.sleep(1)
     await anyio.sleep(5)
@@ -29,7 +29,7 @@ async def test_what_is_done_in_time_is_left_alone() -> None:
     assert not patience.has_run_out(anyio.current_time())
 
 
-async def test_time_in_line_does_not_count_and_the_rest_does() -> None:
+async def test_only_the_time_outside_queues_counts() -> None:
     began = anyio.current_time()
     with Patience(2) as patience:
         await anyio.sleep(1)
@@ -43,7 +43,7 @@ async def test_time_in_line_does_not_count_and_the_rest_does() -> None:
     assert anyio.current_time() - began == pytest.approx(22)
 
 
-async def test_once_it_has_been_heard_there_is_no_limit() -> None:
+async def test_after_heard_there_is_no_limit() -> None:
     with Patience(2) as patience:
         patience.heard()
         with in_line():
@@ -52,7 +52,7 @@ async def test_once_it_has_been_heard_there_is_no_limit() -> None:
     assert not patience.ran_out
 
 
-async def test_an_outer_one_stands_still_with_the_inner() -> None:
+async def test_an_outer_patience_stands_still_with_the_inner_one() -> None:
     began = anyio.current_time()
     with Patience(3) as outer:
         with Patience(2) as inner, in_line():
@@ -79,7 +79,7 @@ async def test_a_wait_in_another_task_may_begin_before_its_block() -> None:
     assert anyio.current_time() - began == pytest.approx(12)
 
 
-async def test_an_attempts_time_stands_still_while_a_call_within_it_waits_for_a_place() -> None:
+async def test_an_attempts_limit_stands_still_while_a_nested_call_waits_for_a_place() -> None:
     inner = Policy("threads", bulkhead=Bulkhead(1), timeout=100)
     outer = Policy("embedder", attempt_timeout=3, timeout=100, retry=False)
     async with anyio.create_task_group() as group:
@@ -92,7 +92,7 @@ async def test_an_attempts_time_stands_still_while_a_call_within_it_waits_for_a_
             await outer.call(lambda: inner.call(Flaky(seconds=5)))
 
 
-async def test_the_deadline_runs_on_in_line() -> None:
+async def test_the_deadline_continues_in_a_queue() -> None:
     inner = Policy(bulkhead=Bulkhead(1), timeout=100)
     outer = Policy(attempt_timeout=3, timeout=100, retry=False)
     async with anyio.create_task_group() as group:
@@ -105,7 +105,7 @@ async def test_the_deadline_runs_on_in_line() -> None:
         assert anyio.current_time() - began == pytest.approx(5, abs=0.02)
 
 
-async def test_a_black_hole_that_somebody_loses_patience_with_counts_against_it() -> None:
+async def test_a_server_that_never_responds_counts_as_failed_when_the_patience_runs_out() -> None:
     policy = Policy(timeout=100, attempt_timeout=100, retry=False)
     with Patience(2) as patience:
         await policy.call(anyio.sleep_forever)
@@ -113,10 +113,10 @@ async def test_a_black_hole_that_somebody_loses_patience_with_counts_against_it(
     assert policy.snapshot()["breaker"]["failure"] == 1
     with anyio.move_on_after(2):
         await policy.call(anyio.sleep_forever)
-    assert policy.snapshot()["breaker"]["failure"] == 1, "a caller who leaves says nothing"
+    assert policy.snapshot()["breaker"]["failure"] == 1, "a caller that leaves does not count as a failure"
 
 
-async def test_a_retry_that_does_not_fit_into_the_patience_is_not_waited_for() -> None:
+async def test_a_retry_that_does_not_fit_into_the_patience_is_not_made() -> None:
     from ragcore.resilience import Failure
 
     policy = Policy(on=lambda error: Failure(retry_after=5), timeout=100)
@@ -125,7 +125,7 @@ async def test_a_retry_that_does_not_fit_into_the_patience_is_not_waited_for() -
     assert not patience.ran_out
 
 
-async def test_one_that_is_never_entered_passes_on_what_it_is_told() -> None:
+async def test_a_patience_that_is_never_entered_passes_pauses_on() -> None:
     began = anyio.current_time()
     with Patience(2) as outer:
         unbounded = Patience(float("inf"))

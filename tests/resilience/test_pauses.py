@@ -7,7 +7,7 @@ import math
 from ragcore.resilience.pauses import Pauses
 
 
-def test_a_pause_is_its_keys_and_ends() -> None:
+def test_a_pause_applies_to_its_key_and_ends() -> None:
     pauses = Pauses(most=4)
     assert pauses.until(None, 100.0) == -math.inf
     assert pauses.longest(100.0) == 0
@@ -21,7 +21,7 @@ def test_a_pause_is_its_keys_and_ends() -> None:
     assert pauses.longest(100.0) == 0
 
 
-def test_the_longer_one_stays_and_none_is_longer_than_two_minutes() -> None:
+def test_the_longer_pause_is_kept_and_none_exceeds_two_minutes() -> None:
     pauses = Pauses(most=4)
     pauses.add(None, 10, 100.0)
     pauses.add(None, 5, 101.0)
@@ -39,14 +39,14 @@ def test_the_oldest_is_forgotten_first() -> None:
     assert [pauses.until(key, 100.0) == 110 for key in ("a", "b", "c")] == [True, False, True]
 
 
-def test_a_pause_of_another_loops_clock_is_none() -> None:
+def test_a_pause_from_another_event_loops_clock_is_ignored() -> None:
     pauses = Pauses(most=2)
     pauses.add(None, 10, 50_000.0)
     assert pauses.until(None, 3.0) == -math.inf
     assert pauses.longest(3.0) == 0
 
 
-def test_keys_do_not_lengthen_each_other() -> None:
+def test_a_pause_of_one_key_does_not_extend_that_of_another() -> None:
     pauses = Pauses(most=4)
     pauses.add(None, 100, 0.0)
     pauses.add("a", 10, 0.0)

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.anyio
 QUICK = RetryPolicy(attempts=3, backoff=0.0, max_backoff=0.0)
 
 
-async def test_what_may_pass_is_tried_again_and_the_last_error_comes_out_as_itself() -> None:
+async def test_a_retryable_error_is_retried_and_the_last_error_is_raised_unchanged() -> None:
     policy = Policy("crm", on=OSError, retry=QUICK)
     flaky = Flaky(OSError("1"), OSError("2"))
     assert await policy.call(flaky) == "ok"
@@ -49,7 +49,7 @@ async def test_what_may_pass_is_tried_again_and_the_last_error_comes_out_as_itse
     assert (policy.snapshot()["calls"], policy.snapshot()["retries"]) == (2, 4)
 
 
-async def test_what_is_the_callers_affair_comes_out_at_once_and_does_not_count() -> None:
+async def test_an_error_that_is_not_retryable_is_raised_at_once_and_does_not_count() -> None:
     breaker = CircuitBreaker(minimum_throughput=1)
     policy = Policy(on=OSError, retry=QUICK, breaker=breaker)
     flaky = Flaky(ValueError("bad"))
@@ -58,7 +58,7 @@ async def test_what_is_the_callers_affair_comes_out_at_once_and_does_not_count()
     assert (flaky.calls, breaker.state, breaker.snapshot()["neutral"]) == (1, "closed", 1)
 
 
-async def test_without_on_it_is_oserror_or_what_the_component_says() -> None:
+async def test_without_on_the_components_rule_applies_or_oserror() -> None:
     policy = Policy(retry=QUICK)
     assert await policy.call(Flaky(OSError())) == "ok"
     assert await policy.call(Flaky(KeyError()), on=KeyError) == "ok"
@@ -70,14 +70,14 @@ async def test_without_on_it_is_oserror_or_what_the_component_says() -> None:
         await strict.call(Flaky(OSError()), on=OSError)
 
 
-async def test_a_policy_without_retries_tries_once() -> None:
+async def test_a_policy_without_retries_makes_one_attempt() -> None:
     flaky = Flaky(OSError("1"))
     with pytest.raises(OSError, match="1"):
         await Policy(retry=False).call(flaky)
     assert flaky.calls == 1
 
 
-async def test_a_failing_dependency_changes_the_report_and_is_not_asked_any_more() -> None:
+async def test_a_failing_dependency_opens_the_breaker_and_gets_no_more_calls() -> None:
     policy = Policy("crm", on=OSError, retry=False, breaker=CircuitBreaker(minimum_throughput=5))
     flaky = Flaky(*(OSError() for _ in range(100)))
     for _ in range(5):
@@ -114,7 +114,7 @@ async def test_an_attempts_own_timeout_counts_and_is_retried() -> None:
     assert policy.snapshot()["breaker"]["failure"] == 2
 
 
-async def test_the_whole_call_ends_by_the_policys_timeout_where_nothing_is_inherited() -> None:
+async def test_without_an_inherited_deadline_the_policys_timeout_ends_the_whole_call() -> None:
     for attempt_timeout in (3, 100):
         policy = Policy(timeout=5, attempt_timeout=attempt_timeout, retry=QUICK)
         began = anyio.current_time()
@@ -125,7 +125,7 @@ async def test_the_whole_call_ends_by_the_policys_timeout_where_nothing_is_inher
         assert caught.value.elapsed == pytest.approx(5)
 
 
-async def test_an_inherited_deadline_is_obeyed_instead_be_it_longer_or_shorter() -> None:
+async def test_an_inherited_deadline_replaces_the_timeout_whether_longer_or_shorter() -> None:
     policy = Policy(timeout=5, attempt_timeout=100)
     began = anyio.current_time()
     with deadline(50):
@@ -141,7 +141,7 @@ async def test_an_inherited_deadline_is_obeyed_instead_be_it_longer_or_shorter()
     assert anyio.current_time() == pytest.approx(began + 44)
 
 
-async def test_the_callers_short_deadline_is_neutral_and_leaves_nothing_behind() -> None:
+async def test_a_short_deadline_of_the_caller_is_neutral_and_leaves_nothing_behind() -> None:
     policy = Policy(attempt_timeout=50)
     with pytest.raises(DeadlineExceeded), deadline(0.9):
         await policy.call(anyio.sleep_forever)
@@ -150,9 +150,12 @@ async def test_the_callers_short_deadline_is_neutral_and_leaves_nothing_behind()
     at_rest(policy)()
 
 
-async def test_a_deadline_in_which_most_successes_would_have_come_counts() -> None:
+async def test_a_deadline_longer_than_most_successes_counts_as_a_failure() -> None:
     policy = Policy(retry=False)
-    with pytest.raises(DeadlineExceeded), deadline(1.1):  # nothing known: a second of silence is long
+    with (
+        pytest.raises(DeadlineExceeded),
+        deadline(1.1),
+    ):  # no success is known: more than a second without an answer counts
         await policy.call(anyio.sleep_forever)
     assert policy.snapshot()["breaker"]["failure"] == 1
     for _ in range(20):
@@ -170,7 +173,7 @@ async def fails_as_it_should(policy: Policy, flaky: Flaky) -> None:
         await policy.call(flaky)
 
 
-async def test_the_time_in_the_queue_is_not_the_dependencys() -> None:
+async def test_the_time_in_the_queue_does_not_count_against_the_dependency() -> None:
     policy = Policy(bulkhead=Bulkhead(1), retry=False)
     async with anyio.create_task_group() as group:
         group.start_soon(fails_as_it_should, policy, Flaky(KeyError(), seconds=5))
@@ -180,7 +183,7 @@ async def test_the_time_in_the_queue_is_not_the_dependencys() -> None:
     assert policy.snapshot()["breaker"]["failure"] == 0
 
 
-async def test_waiting_for_a_place_ends_just_before_the_deadline_and_says_that_it_waited() -> None:
+async def test_a_wait_for_a_place_ends_just_before_the_deadline_with_a_reason() -> None:
     bulkhead = Bulkhead(1)
     policy, patient = Policy("crm", bulkhead=bulkhead, timeout=3), Policy(bulkhead=bulkhead)
     began = anyio.current_time()
@@ -239,7 +242,7 @@ async def test_every_attempt_is_an_event() -> None:
     assert [entry[2] for entry in heard] == pytest.approx([2, 2, 0])
 
 
-async def test_an_empty_budget_lets_the_first_error_out() -> None:
+async def test_with_an_empty_budget_the_first_error_is_raised() -> None:
     heard: list[str] = []
     budget = RetryBudget(ratio=0.0, reserve=2)
     policy = Policy(on=OSError, retry=RetryPolicy(attempts=9, backoff=0, max_backoff=0, budget=budget), breaker=False)
@@ -256,7 +259,7 @@ async def test_an_empty_budget_lets_the_first_error_out() -> None:
     assert heard.count("retry.budget_empty") == 2
 
 
-async def test_only_first_attempts_pay_into_the_budget() -> None:
+async def test_only_first_attempts_add_to_the_budget() -> None:
     budget = RetryBudget(ratio=0.5, reserve=10)
     policy = Policy(retry=RetryPolicy(attempts=3, backoff=0, max_backoff=0, budget=budget))
     await policy.call(Flaky(OSError(), OSError()))
@@ -265,7 +268,7 @@ async def test_only_first_attempts_pay_into_the_budget() -> None:
     assert budget.balance == 8.5
 
 
-async def test_a_429_pauses_the_dependency_for_all_and_a_sooner_deadline_is_refused_at_once() -> None:
+async def test_a_429_pauses_all_calls_and_those_with_an_earlier_deadline_are_refused_at_once() -> None:
     heard: list[events.Event] = []
     policy = Policy("llm", on=lambda error: from_status(429, {"retry-after": "30"}), retry=False)
     stop = events.subscribe(lambda event: heard.append(event) if event.name == "policy.paused" else None)
@@ -277,7 +280,7 @@ async def test_a_429_pauses_the_dependency_for_all_and_a_sooner_deadline_is_refu
     assert policy.snapshot()["paused_for"] == pytest.approx(30)
     began = anyio.current_time()
     flaky = Flaky()
-    with pytest.raises(CircuitOpen, match=r"llm asked to be left alone for another 30\.0 s") as caught, deadline(5):
+    with pytest.raises(CircuitOpen, match=r"llm asked for a pause that lasts another 30\.0 s") as caught, deadline(5):
         await policy.call(flaky)
     assert anyio.current_time() == began
     assert flaky.calls == 0
@@ -298,7 +301,7 @@ async def test_a_429_is_retried_when_the_pause_is_over() -> None:
     assert policy.snapshot()["breaker"]["failure"] == 0
 
 
-async def test_a_pause_that_begins_while_a_caller_queues_holds_it_back_without_its_place() -> None:
+async def test_a_pause_that_begins_in_the_queue_delays_the_caller_without_a_place() -> None:
     policy = Policy(bulkhead=Bulkhead(1), on=lambda error: from_status(429, {"retry-after": "7"}), retry=False)
     ended: list[float] = []
 
@@ -320,7 +323,7 @@ async def test_a_pause_that_begins_while_a_caller_queues_holds_it_back_without_i
     assert ended == [pytest.approx(began + 8)]
 
 
-async def test_a_pause_has_a_cap_whatever_the_server_says() -> None:
+async def test_a_pause_has_a_maximum() -> None:
     policy = Policy(on=lambda error: from_status(429, {"retry-after": "86400"}), retry=QUICK)
     flaky = Flaky(OSError())
     with pytest.raises(OSError), deadline(1_000):
@@ -330,7 +333,7 @@ async def test_a_pause_has_a_cap_whatever_the_server_says() -> None:
 
 
 @pytest.mark.parametrize("judgement", [lambda error: 1 / 0, lambda error: True, lambda error: "yes"])
-async def test_a_judgement_that_is_none_leaks_nothing(judgement: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_invalid_judgement_leaks_nothing(judgement: Any, caplog: pytest.LogCaptureFixture) -> None:
     policy = Policy(on=judgement, bulkhead=Bulkhead(1, queue=0))
     for _ in range(3):
         with pytest.raises(OSError):
@@ -339,7 +342,7 @@ async def test_a_judgement_that_is_none_leaks_nothing(judgement: Any, caplog: py
     assert "on=" in caplog.text
 
 
-async def test_a_key_has_a_breaker_of_its_own_and_their_number_is_bounded() -> None:
+async def test_each_key_has_its_own_breaker_and_their_number_is_limited() -> None:
     policy = Policy("llm", on=OSError, retry=False, breaker=CircuitBreaker(minimum_throughput=1), max_keys=2)
     with pytest.raises(OSError):
         await policy.call(Flaky(OSError()), key="a")
@@ -373,7 +376,7 @@ async def test_parts_take_the_policys_name_unless_they_have_one() -> None:
     assert breaker.name == "crm"
 
 
-async def test_every_part_can_be_off() -> None:
+async def test_every_part_can_be_switched_off() -> None:
     policy = Policy(bulkhead=False, retry=False, breaker=False)
     assert (policy.bulkhead, policy.breaker(), policy.breaker("key")) == (None, None, None)
     assert await policy.call(Flaky(), key="key") == "ok"
@@ -385,7 +388,7 @@ async def test_every_part_can_be_off() -> None:
     assert await policy.call(Flaky()) == "ok"
 
 
-async def test_the_attempt_inherits_the_sooner_bound_and_leaves_none_behind() -> None:
+async def test_an_attempt_inherits_the_earlier_limit_and_leaves_none_behind() -> None:
     seen: list[float] = []
 
     async def look() -> None:
@@ -401,7 +404,7 @@ async def test_the_attempt_inherits_the_sooner_bound_and_leaves_none_behind() ->
     assert Deadline.current() is None
 
 
-async def test_one_task_cancel_comes_out_as_a_cancellation(anyio_backend_name: str) -> None:
+async def test_a_task_cancel_is_raised_as_a_cancellation(anyio_backend_name: str) -> None:
     if anyio_backend_name == "trio":
         pytest.skip("asyncio's own cancellation")
     policy = Policy(on=OSError, retry=QUICK)
@@ -445,13 +448,13 @@ def test_the_defaults_are_what_the_documentation_says() -> None:
     assert (breaker.break_duration, breaker.max_break_duration, breaker.probes) == (5, 60, 2)
 
 
-def test_a_policy_may_be_made_anywhere_and_while_idle_change_loops() -> None:
+def test_a_policy_may_be_made_outside_an_event_loop_and_change_loops_while_idle() -> None:
     policy = Policy("crm")
     for backend in ("asyncio", "trio", "asyncio"):
         assert anyio.run(policy.call, Flaky(OSError()), backend=backend) == "ok"
 
 
-async def test_what_ends_a_retry_is_an_event_with_what_it_was() -> None:
+async def test_the_reason_that_prevents_a_retry_is_an_event() -> None:
     heard: list[tuple[str, str, dict[str, Any]]] = []
     stop = events.subscribe(
         lambda event: (
@@ -460,7 +463,7 @@ async def test_what_ends_a_retry_is_an_event_with_what_it_was() -> None:
             else None
         )
     )
-    # Jitter draws from 0 to this: that it draws less than the second that is left does not happen.
+    # The wait is random between 0 and this: it is practically never shorter than the second that is left.
     slow = RetryPolicy(attempts=2, backoff=1e9, max_backoff=1e9)
     with pytest.raises(OSError), deadline(1):
         await Policy("crm", retry=slow).call(Flaky(OSError(), OSError()))
@@ -481,7 +484,7 @@ async def test_what_ends_a_retry_is_an_event_with_what_it_was() -> None:
     ]
 
 
-async def test_the_bulkhead_learns_from_what_the_dependency_took() -> None:
+async def test_the_bulkhead_learns_from_the_dependencys_time() -> None:
     policy = Policy(bulkhead=Bulkhead(1), retry=False)
     bulkhead = policy.bulkhead
     assert bulkhead is not None
@@ -495,7 +498,7 @@ async def test_the_bulkhead_learns_from_what_the_dependency_took() -> None:
     assert bulkhead.snapshot()["service_time"] == pytest.approx(5)
 
 
-async def test_a_pause_is_its_keys_also_for_those_who_queue() -> None:
+async def test_a_pause_applies_to_its_key_also_for_queued_callers() -> None:
     policy = Policy(
         "llm", bulkhead=Bulkhead(1), on=lambda error: from_status(429, {"retry-after": "7"}), retry=False, max_keys=2
     )
@@ -532,7 +535,7 @@ async def test_a_pause_that_ends_with_the_deadline_is_refused() -> None:
             await policy.call(Flaky())
 
 
-async def test_without_a_breaker_it_queues_and_pauses_all_the_same() -> None:
+async def test_queue_and_pauses_work_without_a_breaker() -> None:
     policy = Policy(
         bulkhead=Bulkhead(1, queue=1),
         breaker=False,
@@ -557,14 +560,14 @@ async def test_without_a_breaker_it_queues_and_pauses_all_the_same() -> None:
     assert anyio.current_time() == pytest.approx(began + 8)
 
 
-async def test_a_place_that_is_free_again_is_not_queued_for() -> None:
+async def test_a_caller_takes_a_place_that_is_free_again_without_queueing() -> None:
     policy = Policy(bulkhead=Bulkhead(1, queue=0), on=lambda error: from_status(429, {"retry-after": "2"}), retry=False)
     with pytest.raises(OSError):
         await policy.call(Flaky(OSError()))
     assert await policy.call(Flaky()) == "ok"
 
 
-async def test_what_a_dependency_asks_to_wait_for_is_kept_also_where_it_counts() -> None:
+async def test_a_retry_after_is_obeyed_also_for_an_error_that_counts() -> None:
     policy = Policy(on=lambda error: from_status(503, {"retry-after": "6"}), retry=QUICK)
     began = anyio.current_time()
     assert await policy.call(Flaky(OSError())) == "ok"
@@ -573,7 +576,7 @@ async def test_what_a_dependency_asks_to_wait_for_is_kept_also_where_it_counts()
     assert policy.snapshot()["breaker"]["failure"] == 1
 
 
-async def test_what_says_not_to_retry_is_not_retried() -> None:
+async def test_a_failure_with_retry_false_is_not_retried() -> None:
     policy = Policy(on=lambda error: Failure(retry=False), retry=QUICK)
     flaky = Flaky(OSError())
     with pytest.raises(OSError):
@@ -583,26 +586,26 @@ async def test_what_says_not_to_retry_is_not_retried() -> None:
     assert policy.snapshot()["retry_budget"]["spent"] == 0
 
 
-async def test_an_error_at_the_moment_of_the_deadline_is_judged_by_what_it_is() -> None:
+async def test_an_error_at_the_deadline_is_judged_like_any_other() -> None:
     policy = Policy(retry=False, timeout=5)
 
     async def late() -> None:
         with anyio.CancelScope(shield=True):
             await anyio.sleep(6)
-        raise OSError("after the deadline, and all the same the dependency's")
+        raise OSError("it counts against the dependency, although it came after the deadline")
 
     with pytest.raises(OSError):
         await policy.call(late)
     assert policy.snapshot()["breaker"]["failure"] == 1
 
 
-async def test_a_task_that_was_cancelled_before_is_not_being_cancelled_now(anyio_backend_name: str) -> None:
+async def test_an_earlier_cancellation_of_the_task_does_not_count(anyio_backend_name: str) -> None:
     if anyio_backend_name == "trio":
         pytest.skip("asyncio's own cancellation")
     policy = Policy(retry=QUICK)
 
     async def carries_on() -> str:
-        with suppress(asyncio.CancelledError):  # without uncancel(): the count stays up
+        with suppress(asyncio.CancelledError):  # without uncancel(), so that the count of cancellations stays above 0
             await asyncio.sleep(99)
         return await policy.call(Flaky(OSError()))
 
@@ -620,7 +623,7 @@ async def test_the_snapshot_names_the_dependency_and_its_budget() -> None:
     assert Policy(retry=False).snapshot()["retry_budget"] is None
 
 
-async def test_a_timeout_of_another_policys_further_in_is_just_an_error() -> None:
+async def test_a_timeout_of_a_nested_policy_is_an_ordinary_error() -> None:
     inner = Policy("inner", attempt_timeout=1, retry=False)
     outer = Policy("outer", on=lambda error: None, retry=QUICK, first_timeout=50)
     with pytest.raises(TimeoutError, match="inner did not answer"):
@@ -637,7 +640,7 @@ async def test_a_timeout_of_another_policys_further_in_is_just_an_error() -> Non
                 pass
 
 
-async def test_a_deadline_without_an_end_leaves_the_policys_own() -> None:
+async def test_with_an_infinite_deadline_the_policys_timeout_applies() -> None:
     policy = Policy(timeout=1, attempt_timeout=10)
     began = anyio.current_time()
     for endless in (deadline(float("inf")), reserve(1)):
@@ -646,7 +649,7 @@ async def test_a_deadline_without_an_end_leaves_the_policys_own() -> None:
     assert anyio.current_time() == pytest.approx(began + 2)
 
 
-async def test_isolating_by_hand_is_told_at_once_to_those_who_queue_with_a_key() -> None:
+async def test_isolating_the_breaker_refuses_queued_callers_with_a_key_at_once() -> None:
     policy = Policy(bulkhead=Bulkhead(1))
     breaker = policy.breaker()
     assert breaker is not None
@@ -665,7 +668,7 @@ async def test_isolating_by_hand_is_told_at_once_to_those_who_queue_with_a_key()
         breaker.isolate()
 
 
-async def test_a_caller_who_leaves_after_a_long_time_says_nothing_about_the_dependency() -> None:
+async def test_a_caller_that_leaves_late_does_not_count_against_the_dependency() -> None:
     breaker = CircuitBreaker(minimum_throughput=1)
     policy = Policy(breaker=breaker)
     for _ in range(5):
@@ -679,13 +682,13 @@ async def test_a_caller_who_leaves_after_a_long_time_says_nothing_about_the_depe
 
 
 @pytest.mark.parametrize("wrong", [(OSError, "x"), "OSError", 3, [OSError]])
-def test_what_may_pass_is_checked_when_the_policy_is_made(wrong: Any) -> None:
-    with pytest.raises(ValueError, match="it must be a type of error"):
+def test_on_is_validated_when_the_policy_is_made(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="it must be an error type"):
         Policy(on=wrong)
 
 
 @pytest.mark.parametrize("wrong", ["2", -1, float("nan")])
-async def test_a_wait_that_is_none_leaks_nothing_and_is_said(wrong: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_invalid_wait_leaks_nothing_and_is_reported(wrong: Any, caplog: pytest.LogCaptureFixture) -> None:
     policy = Policy(on=lambda error: Failure(counts=False, retry_after=wrong), bulkhead=Bulkhead(1, queue=0))
     for _ in range(3):
         with pytest.raises(OSError):
@@ -697,14 +700,14 @@ async def test_a_wait_that_is_none_leaks_nothing_and_is_said(wrong: Any, caplog:
     at_rest(policy)()
 
 
-async def test_an_empty_tuple_means_that_nothing_may_pass() -> None:
+async def test_with_an_empty_tuple_no_error_is_retryable() -> None:
     flaky = Flaky(OSError())
     with pytest.raises(OSError):
         await Policy(on=(), retry=QUICK).call(flaky)
     assert flaky.calls == 1
 
 
-async def test_isolating_stops_the_retries_of_a_call_with_a_key() -> None:
+async def test_isolating_the_breaker_stops_the_retries_of_a_call_with_a_key() -> None:
     policy = Policy(retry=RetryPolicy(attempts=9, backoff=10, max_backoff=10))
     breaker = policy.breaker()
     assert breaker is not None
@@ -717,12 +720,12 @@ async def test_isolating_stops_the_retries_of_a_call_with_a_key() -> None:
 
         group.start_soon(one)
         await anyio.wait_all_tasks_blocked()
-        before = flaky.calls  # the first wait is drawn by lot, and may be next to nothing
+        before = flaky.calls  # the first wait is random and may be close to 0
         breaker.isolate()
     assert flaky.calls == before
 
 
-async def test_isolating_reaches_a_call_with_a_key_that_waits_for_a_pause() -> None:
+async def test_isolating_the_breaker_reaches_a_call_that_waits_for_a_pause() -> None:
     policy = Policy(on=lambda error: from_status(429, {"retry-after": "5"}), retry=False)
     breaker = policy.breaker()
     assert breaker is not None
@@ -741,7 +744,7 @@ async def test_isolating_reaches_a_call_with_a_key_that_waits_for_a_pause() -> N
     assert flaky.calls == 0
 
 
-async def test_a_caller_cancelled_in_the_moment_of_its_turn_passes_the_place_on_and_hears_of_nothing_else() -> None:
+async def test_a_caller_cancelled_in_the_step_of_its_turn_passes_the_place_on() -> None:
     policy = Policy(bulkhead=Bulkhead(1), retry=False)
     bulkhead = policy.bulkhead
     assert bulkhead is not None
@@ -768,7 +771,7 @@ async def test_a_caller_cancelled_in_the_moment_of_its_turn_passes_the_place_on_
     at_rest(policy)()
 
 
-async def test_one_task_cancel_in_the_moment_of_its_turn_passes_the_place_on(anyio_backend_name: str) -> None:
+async def test_a_task_cancel_in_the_step_of_its_turn_passes_the_place_on(anyio_backend_name: str) -> None:
     if anyio_backend_name == "trio":
         pytest.skip("asyncio's own cancellation")
     policy = Policy(bulkhead=Bulkhead(1), retry=False)

@@ -36,7 +36,7 @@ def test_a_deposit_never_overflows_the_reserve() -> None:
     assert budget.balance == 1
 
 
-def test_none_is_none() -> None:
+def test_a_budget_of_zero_allows_no_retry() -> None:
     budget = RetryBudget(ratio=0, reserve=0)
     budget.deposit()
     assert not budget.withdraw()
@@ -54,7 +54,7 @@ def test_the_wait_is_drawn_from_the_whole_interval_which_doubles_up_to_the_cap()
         assert 0.4 * most < fmean(waits) < 0.6 * most
 
 
-def test_a_server_is_never_asked_sooner_than_it_said_and_callers_come_back_apart() -> None:
+def test_a_retry_waits_at_least_as_long_as_the_server_asked_plus_jitter() -> None:
     waits = [RetryPolicy(backoff=0.1, max_backoff=0.1).wait_before(1, 10) for _ in range(200)]
     assert min(waits) >= 10
     assert 10.9 < max(waits) <= 11
@@ -69,7 +69,7 @@ def test_the_limits_are_checked() -> None:
     assert RetryPolicy(attempts=1, backoff=0, max_backoff=0).attempts == 1
 
 
-async def test_it_goes_on_after_the_first_error_and_waits_as_it_is_told() -> None:
+async def test_it_retries_after_the_first_error_and_waits_as_given() -> None:
     asked: list[str] = []
     tried: list[float] = []
 
@@ -90,7 +90,7 @@ async def test_it_goes_on_after_the_first_error_and_waits_as_it_is_told() -> Non
     assert [moment - began for moment in tried] == pytest.approx([10, 30, 60])
 
 
-async def test_none_lets_the_error_out_as_itself_and_so_does_the_last_attempt() -> None:
+async def test_none_and_the_last_attempt_raise_the_error_unchanged() -> None:
     first = OSError("first")
 
     async def attempt() -> None:

@@ -16,7 +16,7 @@ from tests.resilience.conftest import Flaky
 pytestmark = pytest.mark.anyio
 
 
-async def test_equal_work_at_once_is_done_once_and_different_work_is_not() -> None:
+async def test_concurrent_calls_share_work_only_with_the_same_key() -> None:
     runs: list[str] = []
 
     async def work(key: str) -> str:
@@ -45,7 +45,7 @@ async def test_equal_work_at_once_is_done_once_and_different_work_is_not() -> No
     assert sorted(heard) == ["flight.joined embedding"] * 2 + ["flight.started embedding"] * 3
 
 
-async def test_a_leaders_cancellation_does_not_kill_its_followers() -> None:
+async def test_a_leaders_cancellation_does_not_affect_its_followers() -> None:
     runs = 0
 
     async def work() -> str:
@@ -74,7 +74,7 @@ async def test_a_leaders_cancellation_does_not_kill_its_followers() -> None:
     assert (runs, results) == (1, ["done", "done"])
 
 
-async def test_a_flight_is_not_bound_by_its_starters_deadline_nor_by_its_context() -> None:
+async def test_a_flight_inherits_neither_the_deadline_nor_the_context_of_its_leader() -> None:
     seen: list[object] = []
     tenant: ContextVar[str | None] = ContextVar("tenant", default=None)
 
@@ -102,7 +102,7 @@ async def test_a_flight_is_not_bound_by_its_starters_deadline_nor_by_its_context
     assert seen == [None, None]
 
 
-async def test_when_the_last_waiter_leaves_the_flight_ends_and_nobody_joins_it() -> None:
+async def test_when_the_last_waiter_leaves_the_flight_ends_and_can_not_be_joined() -> None:
     ended = 0
     runs = 0
     heard: list[str] = []
@@ -128,7 +128,7 @@ async def test_when_the_last_waiter_leaves_the_flight_ends_and_nobody_joins_it()
     assert heard == ["flight.started f", "flight.abandoned f"] * 2
 
 
-async def test_one_of_two_waiters_leaving_ends_nothing() -> None:
+async def test_a_flight_continues_when_one_of_two_waiters_leaves() -> None:
     async def work() -> str:
         await anyio.sleep(10)
         return "done"
@@ -147,7 +147,7 @@ async def test_one_of_two_waiters_leaving_ends_nothing() -> None:
     assert results == ["done"]
 
 
-async def test_an_error_is_delivered_to_each_as_its_own_and_kept_for_nobody() -> None:
+async def test_each_waiter_gets_its_own_copy_of_an_error_and_it_is_not_cached() -> None:
     flaky = Flaky(OSError("once"))
     errors: list[OSError] = []
     async with SingleFlight() as flights:
@@ -182,7 +182,7 @@ async def test_work_that_would_wait_for_itself_is_refused_instead_of_hanging() -
         assert await flights.call("k", nested) == "ok"
 
 
-async def test_work_that_is_cancelled_from_outside_is_a_timeout_to_its_waiters() -> None:
+async def test_work_cancelled_from_outside_raises_timeout_error_in_its_waiters() -> None:
     async def work() -> None:
         await anyio.sleep_forever()
 
@@ -199,12 +199,12 @@ async def test_work_that_is_cancelled_from_outside_is_a_timeout_to_its_waiters()
         await flights.aclose()
 
 
-async def test_it_is_open_or_says_so() -> None:
+async def test_a_call_outside_async_with_raises_not_open() -> None:
     with pytest.raises(NotOpen):
         await SingleFlight().call("k", anyio.lowlevel.checkpoint)
 
 
-def test_an_error_that_cannot_be_copied_is_handed_on_itself() -> None:
+def test_an_error_that_cannot_be_copied_is_raised_itself() -> None:
     class Stubborn(Exception):
         def __reduce__(self) -> str:
             raise TypeError("no copies")
@@ -220,7 +220,7 @@ def test_an_error_that_cannot_be_copied_is_handed_on_itself() -> None:
     assert isinstance(own_copy(caused).__cause__, ValueError)
 
 
-async def test_a_flight_that_could_not_start_is_joined_by_nobody() -> None:
+async def test_a_flight_that_could_not_start_can_not_be_joined() -> None:
     flights = SingleFlight()
     await flights.start()
     assert flights._owner is not None

@@ -10,7 +10,7 @@ from ragcore.resilience import Bulkhead, CircuitBreaker, Policy, RetryBudget, Si
 
 
 @pytest.mark.anyio
-async def test_every_part_has_one_that_can_be_shown_and_serialised() -> None:
+async def test_every_part_has_a_serialisable_snapshot() -> None:
     for part in (Bulkhead(2, name="b"), CircuitBreaker(name="c"), Policy("p"), RetryBudget(), SingleFlight(name="f")):
         snapshot = part.snapshot()
         assert json.loads(json.dumps(snapshot.to_dict())) == snapshot.to_dict()
@@ -23,7 +23,7 @@ async def test_every_part_has_one_that_can_be_shown_and_serialised() -> None:
     assert Policy(breaker=False, bulkhead=False, retry=False).snapshot().breaker is None
 
 
-def test_outside_of_an_event_loop_what_needs_the_time_is_none() -> None:
+def test_outside_an_event_loop_values_that_depend_on_the_time_are_none() -> None:
     policy = Policy("p")
     assert policy.snapshot().paused_for is None
     breaker = policy.breaker()

@@ -1,4 +1,4 @@
-"""Blocking functions on threads of their own."""
+"""Blocking functions on separate threads."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def test_a_cancelled_caller_leaves_its_thread_behind_which_keeps_its_place
     assert threads.places.inside == 0
 
 
-async def test_an_error_comes_out_as_itself_and_the_place_is_back() -> None:
+async def test_an_error_is_raised_unchanged_and_the_place_is_given_back() -> None:
     def broken() -> None:
         raise ValueError("in the thread")
 
@@ -55,7 +55,7 @@ async def test_an_error_comes_out_as_itself_and_the_place_is_back() -> None:
     assert threads.places.inside == 0
 
 
-async def test_even_what_ends_a_program_comes_out_where_it_is_awaited() -> None:
+async def test_a_base_exception_is_raised_where_the_result_is_awaited() -> None:
     def leave() -> None:
         raise SystemExit(3)
 
@@ -63,7 +63,7 @@ async def test_even_what_ends_a_program_comes_out_where_it_is_awaited() -> None:
         await Threads(1, name="test").run(leave)
 
 
-async def test_no_thread_to_be_had_gives_the_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_thread_that_can_not_start_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 

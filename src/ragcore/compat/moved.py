@@ -1,4 +1,4 @@
-"""Import paths of the first release whose modules have moved: they work until 1.0, with a DeprecationWarning that says where to look now."""
+"""Old import paths of modules that have moved. They work until 1.0, with a DeprecationWarning that names the new path."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import ModuleType
 
 __all__ = ["MOVED", "find_moved_modules"]
 
-# Below `ragcore`: what a module was called, and what it is called now.
+# The old and the new name of each module, below `ragcore`.
 MOVED = {
     "calls": "operating.calls",
     "components": "client.components",
@@ -43,7 +43,7 @@ MOVED = {
 
 
 class _Moved:
-    """Finds what is asked for by its old name, once nothing else has found it."""
+    """Finds a module by its old name if no other finder has found it."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -52,21 +52,21 @@ class _Moved:
         return ModuleSpec(name, self) if package == "ragcore" and rest in MOVED else None  # type: ignore[arg-type]  # a loader by its methods
 
     def create_module(self, spec: ModuleSpec) -> None:
-        """The usual new module, in whose place `exec_module` puts the one that was meant."""
+        """Return None for an empty new module, which `exec_module` replaces with the module under its new name."""
 
     def exec_module(self, module: ModuleType) -> None:
         old = module.__name__
         new = f"ragcore.{MOVED[old.partition('.')[2]]}"
         warnings.warn(
-            f"{old} is called {new} now; the old name works until ragcore 1.0. Most names are in `ragcore` itself",
+            f"{old} has moved to {new}; the old name works until ragcore 1.0. Import from `ragcore` itself where possible",
             DeprecationWarning,
-            stacklevel=2,  # the frames of the import system don't count
+            stacklevel=2,  # Python does not count the frames of the import system
         )
-        # The import system hands out what stands here afterwards: one module under two names, so that its classes exist once.
+        # The import system returns the entry of `sys.modules`. So one module has two names, and its classes exist only once.
         sys.modules[old] = importlib.import_module(new)
 
 
 def find_moved_modules() -> None:
-    """Let old names be found. Called once, when `ragcore` is imported."""
+    """Install the finder for old names. Called once, when `ragcore` is imported."""
     if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
         sys.meta_path.append(_Moved())

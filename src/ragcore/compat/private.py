@@ -1,7 +1,7 @@
-"""Names that other libraries keep private and ragcore needs. They are read here alone.
+"""Private names of other libraries that ragcore needs. Only this module reads them.
 
-Where a release no longer has one, what depends on it is left out, with one warning in the log that says what that is. Where nothing works without
-it, an error says which release has it.
+If a release of a library no longer has such a name, the feature that depends on it is switched off, and one warning in the log names the feature. If
+ragcore can't work without the name, an error names the release that has it.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ logger: logging.Logger = logging.getLogger("ragcore")
 
 
 def executor_queue(loop: object, /) -> tuple[int, tuple[int | None, ...]]:
-    """How much work waits for a thread of a loop's default executor, and the idents of its threads; (0, ()) where there is none.
+    """Return the queue length of a loop's default executor and the idents of its threads; (0, ()) if there is no executor.
 
-    Source: `BaseEventLoop._default_executor` and `ThreadPoolExecutor._work_queue`, `._threads`, as CPython 3.11 has them. uvloop and trio have none.
+    Source: `BaseEventLoop._default_executor` and `ThreadPoolExecutor._work_queue`, `._threads`, as in CPython 3.11. uvloop and trio don't have them.
     """
     executor = getattr(loop, "_default_executor", None)
     waiting = getattr(executor, "_work_queue", None)
@@ -53,16 +53,18 @@ def executor_queue(loop: object, /) -> tuple[int, tuple[int | None, ...]]:
 
 
 def ready_of(loop: asyncio.AbstractEventLoop, /) -> deque[Any]:
-    """The callbacks that a loop runs next, to be put in another order.
+    """Return the callbacks that a loop runs next, so that a simulation can reorder them.
 
-    Source: `BaseEventLoop._ready`, as CPython 3.11 has it.
+    Source: `BaseEventLoop._ready`, as in CPython 3.11.
 
     Raises:
-        RuntimeError: this Python keeps them elsewhere.
+        RuntimeError: this release of Python has no such attribute.
     """
     ready = getattr(loop, "_ready", None)
     if not isinstance(ready, deque):
-        raise RuntimeError("asyncio keeps what is ready elsewhere in this Python: a simulation can't order it")  # noqa: TRY004
+        raise RuntimeError(  # noqa: TRY004
+            "asyncio's event loop has no _ready in this release of Python, so a simulation can't order its callbacks"
+        )
     return ready
 
 
@@ -70,12 +72,12 @@ def ready_of(loop: asyncio.AbstractEventLoop, /) -> deque[Any]:
 
 
 def transport_of(connection: asyncpg.Connection[asyncpg.Record]) -> asyncio.BaseTransport | None:
-    """The transport below a connection of asyncpg, which knows the socket and TLS; None if this release of asyncpg does not keep it there.
+    """Return the transport of an asyncpg connection, which gives access to the socket and TLS; None if this release of asyncpg has no such attribute.
 
     Source: `Connection._transport` of asyncpg 0.31 and 0.32. asyncpg has no public name for it.
     """
     transport = getattr(connection, "_transport", None)
-    # By its method: uvloop's transports and those of TLS have no class in common with asyncio's own.
+    # Check a method, not the class: uvloop's transports and those of TLS have no base class in common with asyncio's.
     if not callable(getattr(transport, "get_extra_info", None)):
         _warn_once(
             "private.missing: asyncpg's connections have no _transport, so the socket options of a DSN are not set and encryption is "
@@ -85,19 +87,19 @@ def transport_of(connection: asyncpg.Connection[asyncpg.Record]) -> asyncio.Base
     return cast("asyncio.BaseTransport", transport)
 
 
-# httpcore, by way of the SDK of OpenAI
+# httpcore, in the SDK of OpenAI
 
 
 def wrap_network_backend(client: openai.AsyncOpenAI, wrapper: type, /) -> None:
-    """Put a wrapper around what opens the connections of a client's HTTP client, for each of its transports.
+    """Wrap the network backend, which opens connections, of each transport of an SDK client's HTTP client.
 
     Source: `AsyncOpenAI._client`, `AsyncClient._transport`, `._mounts`, `AsyncHTTPTransport._pool`, `AsyncConnectionPool._network_backend` of openai 3,
-    httpx 0.28, httpx2 2 and httpcore2 2.16. A client with a transport of the user's has no pool: nothing is wrapped, and nobody is warned.
+    httpx 0.28, httpx2 2 and httpcore2 2.16. A client with the user's own transport has no pool, so nothing is wrapped and there is no warning.
     """
     http = getattr(client, "_client", None)
     if http is None:
         _warn_once(
-            "private.missing: the SDK of OpenAI has no _client: a TLS handshake that is cancelled keeps its connection open"
+            "private.missing: the SDK of OpenAI has no _client, so a cancelled TLS handshake keeps its connection open. Install openai 3"
         )
         return
     for transport in (getattr(http, "_transport", None), *(getattr(http, "_mounts", None) or {}).values()):
@@ -111,14 +113,15 @@ def wrap_network_backend(client: openai.AsyncOpenAI, wrapper: type, /) -> None:
 
 
 async def send_by_openai(sdk: Any, url: str, body: bytes, headers: Mapping[str, str], /) -> Any:
-    """Send a request with the address, the keys and the HTTP client of an SDK, and return the response, whose body is unread.
+    """Send a request with the address, the keys and the HTTP client of an SDK client. Return the response with an unread body.
 
-    Not by `AsyncOpenAI.post`: that retries, follows redirects to other servers with the key, and reads refusals without a bound.
+    This does not use `AsyncOpenAI.post`, which retries, follows redirects to other servers with the key, and reads error responses of any size.
 
     Source: `FinalRequestOptions`, `_prepare_options`, `_build_request`, `_prepare_request`, `_send_request`, `custom_auth` of openai 3.
 
     Raises:
-        openai.APIConnectionError: the server was not reached. Else what the HTTP client raises while it decodes.
+        openai.APIConnectionError: the server was not reached.
+        Exception: the HTTP client could not decode the response.
     """
     import openai
 
@@ -138,13 +141,13 @@ async def send_by_openai(sdk: Any, url: str, body: bytes, headers: Mapping[str, 
 
 
 def silence_platform(sdk: openai.AsyncOpenAI, /) -> None:
-    """Keep the SDK from running a blocking command to find out the platform, which it would send to the server.
+    """Prevent the SDK from running a blocking command that finds the platform's name for a header.
 
     Source: `AsyncOpenAI._platform` of openai 3.
     """
     if not hasattr(sdk, "_platform"):
         _warn_once(
-            "private.missing: the SDK of OpenAI has no _platform: its first request may block the event loop for a moment"
+            "private.missing: the SDK of OpenAI has no _platform, so its first request may block the event loop for a moment. Install openai 3"
         )
     sdk._platform = "Unknown"
 
@@ -154,30 +157,30 @@ def silence_platform(sdk: openai.AsyncOpenAI, /) -> None:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """In the block, tasks are cancelled in the order in which they were made, and trio runs them in an order of the seed's.
+    """Make the order of tasks reproducible in the block: tasks are cancelled in the order of their creation, and the seed determines trio's order.
 
-    anyio's backend for asyncio keeps tasks in sets, whose order is that of addresses; trio shuffles by a generator of its own.
+    Otherwise the order is random: anyio's asyncio backend keeps tasks in sets, which are ordered by address, and trio shuffles with its own generator.
 
     Source: `anyio._backends._asyncio`, which uses the builtin `set`, in anyio 4.16; `trio._core._run._r` and `._ALLOW_DETERMINISTIC_SCHEDULING`
     in trio 0.35.
 
     Raises:
-        RuntimeError: another such block is open, or trio keeps its generator elsewhere.
+        RuntimeError: another such block is open, or this release of trio has no such generator.
     """
     import anyio._backends._asyncio as on_asyncio
 
     if hasattr(on_asyncio, "set"):
-        raise RuntimeError("a simulation is running already: one at a time, and none within another")
+        raise RuntimeError("a simulation is already running: run one at a time, and don't nest them")
     on_trio = _trio()
     kept: tuple[object, object] | None = None
     if on_trio is not None:
         if not hasattr(on_trio, "_r") or not hasattr(on_trio, "_ALLOW_DETERMINISTIC_SCHEDULING"):
             raise RuntimeError(
-                "trio keeps the generator of its order elsewhere in this release: a simulation can't seed it"
+                "this release of trio has no _r or _ALLOW_DETERMINISTIC_SCHEDULING, so a simulation can't seed its order"
             )
         kept = on_trio._r, on_trio._ALLOW_DETERMINISTIC_SCHEDULING
         on_trio._r, on_trio._ALLOW_DETERMINISTIC_SCHEDULING = random.Random(f"{seed}:order"), True  # type: ignore[attr-defined]
-    on_asyncio.set = _Ordered  # type: ignore[attr-defined]  # shadows the builtin in that module alone
+    on_asyncio.set = _Ordered  # type: ignore[attr-defined]  # shadows the builtin only in that module
     try:
         yield
     finally:
@@ -189,13 +192,13 @@ def seeded(seed: int) -> Iterator[None]:
 def _trio() -> ModuleType | None:
     try:
         import trio._core._run
-    except ImportError:  # it is no dependency
+    except ImportError:  # trio is not a dependency of ragcore
         return None
     return trio._core._run
 
 
 class _Ordered(dict[Any, None]):
-    """A set that remembers the order of its members."""
+    """A set that keeps the insertion order of its members."""
 
     def __init__(self, items: Iterable[Any] = ()) -> None:
         super().__init__(dict.fromkeys(items))
@@ -212,7 +215,7 @@ class _Ordered(dict[Any, None]):
 
 # uvicorn
 
-# What a protocol of ours looks at in uvicorn's.
+# The members of uvicorn's protocol that ragcore's subclass uses.
 PROTOCOL = (
     "connection_made",
     "data_received",
@@ -224,12 +227,12 @@ PROTOCOL = (
 
 
 def uvicorn_protocol() -> type:
-    """uvicorn's protocol for HTTP/1.1 by h11, to be extended.
+    """Return uvicorn's protocol class for HTTP/1.1 with h11, as a base class.
 
-    Source: `uvicorn.protocols.http.h11_impl.H11Protocol`, with its attributes `connections`, `cycle`, `loop` and `transport`, as uvicorn 0.54 has them.
+    Source: `uvicorn.protocols.http.h11_impl.H11Protocol`, with its attributes `connections`, `cycle`, `loop` and `transport`, as in uvicorn 0.54.
 
     Raises:
-        ConfigurationError: this release has no such protocol.
+        ConfigurationError: this release of uvicorn has no such class.
     """
     import importlib
 
@@ -237,25 +240,23 @@ def uvicorn_protocol() -> type:
         found: type = importlib.import_module("uvicorn.protocols.http.h11_impl").H11Protocol
     except (ImportError, AttributeError) as error:
         raise ConfigurationError(
-            f"this release of uvicorn has no H11Protocol ({error}): install uvicorn 0.54, which has it"
+            f"this release of uvicorn has no H11Protocol ({error}): install uvicorn 0.54"
         ) from error
     missing = [name for name in PROTOCOL if not callable(getattr(found, name, None))]
     if missing:
-        raise ConfigurationError(
-            f"this release of uvicorn has no H11Protocol.{missing[0]}: install uvicorn 0.54, which has it"
-        )
+        raise ConfigurationError(f"this release of uvicorn has no H11Protocol.{missing[0]}: install uvicorn 0.54")
     return found
 
 
 def request_is_under_way(protocol: Any, /) -> bool:
-    """Whether a connection has a request that is not answered to its end.
+    """Whether a connection has a request whose response is not complete.
 
-    Source: `H11Protocol.cycle` and `RequestResponseCycle.response_complete`, as uvicorn 0.54 has them.
+    Source: `H11Protocol.cycle` and `RequestResponseCycle.response_complete`, as in uvicorn 0.54.
     """
     return protocol.cycle is not None and not protocol.cycle.response_complete
 
 
 @cache
 def _warn_once(message: str) -> None:
-    """Log a warning, once in a process: it would otherwise repeat with each connection."""
+    """Log a warning once per process, so that it is not repeated for each connection."""
     logger.warning("%s", message)

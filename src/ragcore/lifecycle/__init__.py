@@ -1,1 +1,1 @@
-"""Starting and closing: parts, the tasks that own background work, clean-ups that end, and the point in time by which all of it does."""
+"""Start and close of components: `Part`, tasks that own background work, bounded clean-ups, and the inherited deadline."""

@@ -1,6 +1,6 @@
-"""The point in time by which nested work ends, as everything below sees it: a context variable, which is never set across a `yield` to the user.
+"""The deadline that nested calls inherit: a context variable, which is never set across a `yield` to the user.
 
-`resilience.deadline` sets it; what cleans up, waits or asks a dependency reads it.
+`resilience.deadline` sets it. Code that cleans up, waits or calls a dependency reads it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ __all__ = ["Bound", "expires_at", "inherit", "inherited"]
 
 
 class Bound:
-    """What nested calls inherit.
+    """A deadline that nested calls inherit.
 
     Attributes:
         when: the point in time by which they end, on `anyio.current_time()`'s clock.
-        outer: what was inherited around it.
+        outer: the enclosing bound; None if there is none.
     """
 
     __slots__ = ("outer", "when")
@@ -30,17 +30,17 @@ class Bound:
         self.outer = outer
 
     def pause(self) -> None:
-        """A wait for a place in a queue of ours begins. A deadline runs on; a limit of a dependency's stands still meanwhile."""
+        """Handle the start of a wait for a place in a queue of ragcore. A deadline continues; the limit of an attempt stands still."""
 
     def resume(self) -> None:
-        """The wait is over."""
+        """Handle the end of that wait."""
 
 
 inherited: ContextVar[Bound | None] = ContextVar("ragcore.deadline", default=None)
 
 
 class inherit:  # noqa: N801  # reads as a verb: `with inherit(when):`
-    """Set the deadline that nested calls see, without a cancel scope: for whoever bounds the block by a scope of its own."""
+    """Set the deadline that nested calls inherit, without a cancel scope. Use it if another scope already limits the block."""
 
     __slots__ = ("_token", "_when")
 
@@ -55,7 +55,7 @@ class inherit:  # noqa: N801  # reads as a verb: `with inherit(when):`
 
 
 def expires_at() -> float:
-    """The sooner of the inherited deadline and the enclosing anyio scopes', as a point in time; infinity if there is none."""
+    """Return the earlier of the inherited deadline and the deadline of the enclosing anyio scopes; infinity if there is none."""
     bound = inherited.get()
     effective = anyio.current_effective_deadline()
     return effective if bound is None else min(bound.when, effective)

@@ -1,4 +1,4 @@
-"""Sources that are closed when whoever reads them stops: at their end, at an error, at a cancellation."""
+"""Closes sources when their reader stops: at their end, after an error or after a cancellation."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ T = TypeVar("T")
 
 @asynccontextmanager
 async def closing(source: T, /) -> AsyncIterator[T]:
-    """Close `source` at the end of the block, if it can be closed by `aclose` or `close`.
+    """Close `source` at the end of the block, if it has `aclose` or `close`.
 
-    As `contextlib.aclosing`, but bounded as every clean-up is; and what goes wrong in it is logged, so that it doesn't hide the error in flight.
+    Like `contextlib.aclosing`, but with the time limit of a clean-up. An error of the close is logged, so that it doesn't replace the error of the block.
     """
     try:
         yield source
@@ -30,7 +30,7 @@ async def closing(source: T, /) -> AsyncIterator[T]:
 
 
 async def close_quietly(source: object) -> None:
-    """Close it, if it can be closed; what goes wrong with that is not what the caller is to hear of."""
+    """Close `source` if it has `aclose` or `close`. An error is logged and not raised."""
     try:
         if (aclose := getattr(source, "aclose", None)) is not None:
             await aclose()

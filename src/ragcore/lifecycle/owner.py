@@ -1,7 +1,7 @@
 """The owner task of a component.
 
-Work that several callers share (a flight, a batch, a clean-up that takes too long) belongs to none of them: it lives in the task group of
-one owner task. `start` and `stop` may run in different tasks; neither holds a cancel scope open across its return.
+Work that several callers share (a flight, a batch, a long clean-up) runs in the task group of one owner task, not in the task of a caller.
+`start` and `stop` may run in different tasks; neither keeps a cancel scope open after it returns.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ __all__ = ["CLEAN_UP", "CLOSE_SECONDS", "Owner", "cleaning_up"]
 
 logger: logging.Logger = logging.getLogger("ragcore")
 
-# Seconds that a caller waits for a clean-up; what takes longer goes on in the owner task.
+# Seconds that a caller waits for a clean-up. A longer clean-up continues in the owner task.
 CLEAN_UP = 0.25
-# Seconds that it waits where its time is up, or where it is being cancelled: it should be back by its deadline.
+# Seconds that a caller waits if its deadline has passed or it is being cancelled, because it should return by its deadline.
 CLEAN_UP_LATE = 0.05
-# Seconds that a part may take to close, or background work to end, before it is left behind.
+# Seconds that a component may take to close, or background work to end. After that it is left behind.
 CLOSE_SECONDS = 5.0
 
 
 def cleaning_up() -> anyio.CancelScope:
-    """A scope for a clean-up that its caller waits for: shielded, and over after 250 ms, or after 50 ms where the caller's time is up."""
+    """Return a shielded scope for a clean-up that its caller waits for. It ends after 250 ms, or after 50 ms if the caller's deadline is near."""
     now = anyio.current_time()
     seconds = CLEAN_UP if expires_at() > now + CLEAN_UP else CLEAN_UP_LATE
     return anyio.CancelScope(deadline=now + seconds, shield=True)
 
 
 class Owner:
-    """One task that holds a task group for others' background work, until `stop`.
+    """A task with a task group for the background work of a component, from `start` to `stop`.
 
-    Invariant: `_group` is set exactly while work may be spawned. What was spawned has ended when `stop` returns, or was reported as left behind.
+    Invariant: `_group` is set while work may be spawned. When `stop` returns, all spawned work has ended or was logged as left behind.
     """
 
     def __init__(self, name: str) -> None:
@@ -55,12 +55,12 @@ class Owner:
 
     @property
     def running(self) -> int:
-        """Pieces of work under way."""
+        """The number of pieces of work under way."""
         return self._running
 
     async def start(self) -> None:
-        """Start the task; returns when work can be spawned."""
-        context = contextvars.Context()  # the starter's deadline is not the owner's
+        """Start the task. Returns when work can be spawned."""
+        context = contextvars.Context()  # empty: the owner must not inherit the deadline of the code that starts it
         token = current_token()
         if token.backend_class.__module__.endswith("_trio"):
             import trio
@@ -73,29 +73,34 @@ class Owner:
         try:
             with anyio.CancelScope(shield=True):
                 await self._ready.wait()
-        except BaseException:  # a Task.cancel(), which a shield doesn't stop
+        except BaseException:  # a shield does not stop Task.cancel()
             self._stopping.set()
             raise
 
     def spawn(
         self, work: Callable[[], Awaitable[object]], /, *, name: str, context: contextvars.Context | None = None
     ) -> None:
-        """Run `work` in the owner task's group; what it raises is logged.
+        """Run `work` in the owner task's group. Its errors are logged.
 
         Args:
-            context: for work that is one caller's; None: an empty one, for work that is shared.
+            work: the work.
+            name: the name of the task.
+            context: the context of the work. None: an empty one, for work that several callers share.
+
+        Raises:
+            NotOpen: the owner is stopped.
         """
         if self._group is None:
             raise NotOpen(f"{self.name} is closed")
         self._running += 1
-        # A context of its own: whoever spawned it has a deadline that the work must not inherit.
+        # In its own context, because the work must not inherit the deadline of the code that spawns it.
         group, label = self._group, f"ragcore {self.name}: {name}"
         (context or contextvars.Context()).run(lambda: group.start_soon(self._guard, work, name=label))
 
     async def clean_up(self, work: Callable[[], Awaitable[object]], /, *, name: str) -> None:
-        """Run `work` here and wait for it as long as `cleaning_up` does; what takes longer goes on while the caller has long returned.
+        """Run `work` in the owner task's group and wait for it as long as `cleaning_up` allows. Longer work continues after this call has returned.
 
-        A cancellation ends the waiting, never the work, which has a time of its own: 5 s.
+        A cancellation ends the wait but not the work. The work has its own time limit of 5 s.
         """
         done = anyio.Event()
 
@@ -104,21 +109,22 @@ class Owner:
                 with anyio.move_on_after(CLOSE_SECONDS) as scope:
                     await work()
                 if scope.cancelled_caught:
-                    logger.error("%s: %s did not end within %g s and was left", self.name, name, CLOSE_SECONDS)
+                    logger.error("%s: %s did not end within %g s and was cancelled", self.name, name, CLOSE_SECONDS)
             finally:
                 done.set()
 
         with cleaning_up():
-            if self._group is None:  # closed meanwhile: here, then, or not at all
+            if self._group is None:  # closed meanwhile: run the work in this task
                 await work()
                 return
             self.spawn(bounded, name=name)
             await done.wait()
 
     async def within(self, seconds: float, work: Callable[[], Awaitable[object]], /, *, name: str) -> None:
-        """Run `work` in the owner task's group, and return when it has ended or its seconds are over, whatever it does: a task that can't be cancelled
-        can be left. What it raises is logged. A cancellation of the caller's, which a shield doesn't stop where it is a Task.cancel(), comes out after
-        that.
+        """Run `work` in the owner task's group. Return when it has ended or `seconds` are over, even if the work ignores its cancellation.
+
+        Errors of the work are logged. If the caller is cancelled meanwhile, the cancellation is raised at the end, because a shield does not stop
+        `Task.cancel()`.
         """
         done = anyio.Event()
 
@@ -149,13 +155,13 @@ class Owner:
             raise cancelled
 
     async def stop(self) -> None:
-        """Cancel what still runs, and return when all of it has ended, or when it ignores that for too long."""
+        """Cancel the work that still runs. Return when all of it has ended, or after 5 s if some work ignores the cancellation."""
         self._stopping.set()
-        # What was left behind has had its time.
+        # Work that was left behind has already used its time.
         with anyio.move_on_after(CLEAN_UP if self._left else CLOSE_SECONDS):
             await self._done.wait()
             return
-        logger.error("work of %s ignores its cancellation and was left behind", self.name)
+        logger.error("background work of %s ignores its cancellation and was left behind", self.name)
 
     async def _run(self) -> None:
         try:
@@ -165,7 +171,7 @@ class Owner:
                 try:
                     await self._stopping.wait()
                 finally:
-                    self._stopping.set()  # also where the event loop ends without a stop
+                    self._stopping.set()  # also if the event loop ends without a call of `stop`
                     self._group = None
                 group.cancel_scope.cancel()
         finally:
@@ -181,8 +187,8 @@ class Owner:
         except anyio.get_cancelled_exc_class():
             if self._stopping.is_set():
                 raise
-            # Not ours: something that the work awaited was cancelled by somebody else. It ends this work and no other's.
-            logger.exception("background work of %s was cancelled by something that it waited for", self.name)
+            # Not a cancellation by `stop`: other code cancelled a task that the work awaited. It must end only this work.
+            logger.exception("background work of %s ended because a task that it awaited was cancelled", self.name)
         except BaseExceptionGroup as group:
             cancelled, failed = group.split(anyio.get_cancelled_exc_class())
             if failed is not None:

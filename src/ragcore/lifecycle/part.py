@@ -1,4 +1,4 @@
-"""What being open means: a component that is started and closed, and the parts that it starts and closes in turn."""
+"""Start and close of components, and of the parts that a component starts and closes itself."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ logger: logging.Logger = logging.getLogger("ragcore")
 
 @runtime_checkable
 class Startable(Protocol):
-    """A part that is made ready for calls."""
+    """A component that must be started before its first call."""
 
     async def start(self) -> None:
-        """Make it ready."""
+        """Make the component ready for calls."""
 
 
 @runtime_checkable
 class Opened(Protocol):
-    """A part that says whether it is ready."""
+    """A component that reports whether it is open."""
 
     @property
     def is_open(self) -> bool:
-        """Whether it is."""
+        """Whether the component is ready for calls."""
 
 
 @runtime_checkable
 class Closable(Protocol):
-    """A part that is closed in the end."""
+    """A component that must be closed after its last call."""
 
     async def aclose(self) -> None:
-        """Give back what it holds."""
+        """Release all resources of the component."""
 
 
 class _Change:
-    """A start or a close that is under way; others wait until it is over."""
+    """A start or a close that is under way. Other tasks wait until it is over."""
 
     def __init__(self) -> None:
         self.over = anyio.Event()
@@ -55,11 +55,13 @@ class _Change:
 
 
 class Part:
-    """A component that is started and closed: idempotent, safe before start and twice, `async with` on both backends.
+    """The base class of components that are started and closed. It supports `async with` on asyncio and trio.
 
-    A subclass has `_open` and `_close`; it calls `_check_open` first thing in each call. `_close` gets at most `drain` seconds.
+    It is safe to start or close a component twice, and to close one that was never started.
 
-    Invariant: `_home` is set from the beginning of a start to the end of a close; one change at most is under way, and all who want another wait for it.
+    A subclass implements `_open` and `_close`, and calls `_check_open` at the start of each call. `_close` must limit its own time.
+
+    Invariant: `_home` is set from the beginning of a start to the end of a close. At most one change is under way; a task that wants another change waits.
     """
 
     _owner: Owner | None = None
@@ -69,21 +71,21 @@ class Part:
 
     @property
     def is_open(self) -> bool:
-        """Whether it has been started, in this process, and not closed since."""
+        """Whether the component was started in this process and has not been closed since."""
         changing = self._starting is not None or self._closing is not None
         return self._home is not None and self._home[1] == os.getpid() and not changing
 
     async def start(self) -> None:
-        """Make it ready for calls, on this event loop. No error if it is ready already; one that is being closed is started again after that.
+        """Start the component on this event loop. Does nothing if it is already open. If it is being closed, it is started again after that.
 
         Raises:
-            WrongEventLoop: it is open on another event loop.
-            NotOpen: it was started by the process that forked this one, or another task was starting it and failed.
+            WrongEventLoop: the component is open on another event loop.
+            NotOpen: the component was started in the parent process before a fork, or another task was starting it and failed.
         """
         await self._start()
 
     async def _start(self) -> bool:
-        """The same; whether it was this call that opened it, and whose it is to close."""
+        """Start the component. Return whether this call opened it, so that its caller must close it."""
         while self._home is not None:
             self._check_here()
             change = self._starting or self._closing
@@ -91,7 +93,9 @@ class Part:
                 return False
             await change.over.wait()
             if change.failed:
-                raise NotOpen(f"another task was starting {type(self).__name__}, and failed: its error says why")
+                raise NotOpen(
+                    f"{type(self).__name__} is not open: another task failed to start it; see the error of that task"
+                )
         self._home = (current_token(), os.getpid())
         change = self._starting = _Change()
         try:
@@ -105,7 +109,7 @@ class Part:
                     with anyio.move_on_after(CLOSE_SECONDS):
                         await self._close()
                 except Exception:
-                    logger.exception("%s could not be started, nor closed again", type(self).__name__)
+                    logger.exception("closing %s after its failed start failed", type(self).__name__)
                 finally:
                     await self._shut()
             raise
@@ -115,10 +119,10 @@ class Part:
         return True
 
     async def aclose(self) -> None:
-        """Give everything back. No error if it was never started or is closed already."""
+        """Close the component and release its resources. Does nothing if it was never started or is already closed."""
         while self._home is not None and self._home[1] == os.getpid():
             self._check_here()
-            if self._closing is not None:  # by another task, which does it for both
+            if self._closing is not None:  # another task is closing it
                 await self._closing.over.wait()
                 return
             if self._starting is None:
@@ -147,10 +151,10 @@ class Part:
         await self.aclose()
 
     async def _open(self) -> None:
-        """What a subclass does on start."""
+        """Start the subclass's own resources."""
 
     async def _close(self) -> None:
-        """What a subclass does on close; bounded by itself."""
+        """Release the subclass's own resources. The subclass must limit the time."""
 
     async def _shut(self) -> None:
         owner, self._owner = self._owner, None
@@ -163,7 +167,7 @@ class Part:
     def _check_open(self) -> Owner:
         self._check_here()
         if self._owner is None:
-            raise NotOpen(f"{type(self).__name__} is being started or closed")
+            raise NotOpen(f"{type(self).__name__} is being started or closed: use it after its start() has returned")
         return self._owner
 
     def _check_here(self) -> None:
@@ -172,26 +176,26 @@ class Part:
         loop, process = self._home
         if process != os.getpid():
             raise NotOpen(
-                f"{type(self).__name__} was started in process {process} and this is its forked child {os.getpid()}: "
+                f"{type(self).__name__} was started in process {process} and can't be used in its forked child {os.getpid()}: "
                 "make and start another one after the fork"
             )
         if loop is not current_token() and loop != current_token():
             raise WrongEventLoop(
-                f"{type(self).__name__} was started on another event loop: start one on each loop, or use ragcore.blocking"
+                f"{type(self).__name__} was started on another event loop: start one on each event loop, or use ragcore.blocking"
             )
 
 
 class Parts:
-    """The parts that a component started, and so closes. A part may have `start` and `aclose`, or neither.
+    """The parts that a component has started and must close. A part may have `start` and `aclose`, or neither.
 
-    Invariant: `_started` has those that this component must close, in the order of their start; a part that was open before is somebody else's.
+    Invariant: `_started` has the parts that this component must close, in the order of their start. A part that was already open has another owner.
     """
 
     def __init__(self) -> None:
         self._started: list[object] = []
 
     async def start(self, part: object) -> None:
-        """Start a part, unless it is open already: then someone else owns it."""
+        """Start a part. A part that is already open has another owner and is left as it is."""
         if isinstance(part, Part):
             if await part._start():
                 self._started.append(part)
@@ -201,13 +205,13 @@ class Parts:
             await part.start()
 
     async def aclose(self) -> None:
-        """Close what was started, last first, each within 5 s whatever it does; what fails to close is logged, and the rest is closed all the same."""
+        """Close all started parts, the last one first, each within 5 s. If a part fails to close, the error is logged and the others are still closed."""
         closing = [part for part in reversed(self._started) if offers(part, Closable)]
         self._started.clear()
         if not closing:
             return
         cancelled: BaseException | None = None
-        # In another task than this one, which could not leave a close that shields itself.
+        # In another task, because this task could not leave a close that shields itself from cancellation.
         with anyio.CancelScope(shield=True):
             owner: Owner | None = None
             while owner is None:
@@ -215,7 +219,7 @@ class Parts:
                 try:
                     await owner.start()
                 except anyio.get_cancelled_exc_class() as error:
-                    owner, cancelled = None, error  # a Task.cancel(), which a shield doesn't stop: first it is closed
+                    owner, cancelled = None, error  # a shield does not stop Task.cancel(): close first, then raise it
             close = partial(owner.within, CLOSE_SECONDS)
             steps: list[Callable[[], Awaitable[None]]]
             steps = [partial(close, part.aclose, name=f"closing {type(part).__name__}") for part in closing]

@@ -1,6 +1,7 @@
-"""Which stage a call is in, how long each took, and what was embedded: parts report, the client listens; neither needs to know of the other.
+"""The stages of a call: which one runs, how long each took, and how many tokens were embedded.
 
-Seconds are measured once, by a `Stopwatch`; what a part returns and what the client knows of a call that failed are the same numbers.
+Components report stages and the client listens, without a dependency between them. A `Stopwatch` measures each stage once, so a component's result and
+the client's record of a failed call have the same numbers.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ __all__ = ["Stopwatch", "following"]
 
 
 class Listener(Protocol):
-    """Whose call it is."""
+    """The receiver of a call's reports."""
 
     def on_stage(self, stage: str, seconds: float | None) -> None:
-        """A stage has begun, or, with its seconds, ended."""
+        """Record that a stage began (`seconds` is None), or that it ended after `seconds`."""
 
     def on_embedded(self, tokens: int) -> None:
-        """So many tokens have been embedded for it, whatever comes of the call."""
+        """Record that `tokens` tokens were embedded for the call. They count even if the call fails later."""
 
 
 _listener: ContextVar[Listener | None] = ContextVar("ragcore.stages", default=None)
 
 
 class Stopwatch:
-    """Seconds by stage, also of stages that failed."""
+    """Measures the seconds of each stage, also of stages that failed."""
 
     __slots__ = ("_seconds",)
 
@@ -40,14 +41,14 @@ class Stopwatch:
 
     @staticmethod
     def embedded(tokens: int) -> None:
-        """Say how many tokens have been embedded: when they have been, since what comes after may fail."""
+        """Report the number of embedded tokens. Report it right after embedding, because a later step may fail."""
         listener = _listener.get()
         if listener is not None:
             listener.on_embedded(tokens)
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
-        """The block is a stage: "embed", "search" or "generate". Its beginning and its end are reported."""
+        """Measure the block as a stage ("embed", "search" or "generate") and report its start and its end."""
         began = anyio.current_time()
         _report(stage, None)
         try:
@@ -57,12 +58,12 @@ class Stopwatch:
             _report(stage, seconds)
 
     def timings(self) -> Timings:
-        """So far."""
+        """Return the timings so far."""
         return Timings(**self._seconds)
 
 
 class following:  # noqa: N801  # reads as a participle: `with following(listener):`
-    """Tell `listener` what happens in the block."""
+    """Report all stages of the block to `listener`."""
 
     __slots__ = ("_listener", "_token")
 

@@ -1,6 +1,6 @@
-"""Deadlines, circuit breakers, bulkheads, retries and single flight: a small library within the library, useful alone.
+"""Deadlines, circuit breakers, bulkheads, retries and single flight. This package can be used without the rest of ragcore.
 
-It knows no word of retrieval. Everything works on asyncio and trio, and all time is the event loop's.
+It contains nothing about retrieval. Everything works on asyncio and trio, and all times come from the event loop's clock.
 """
 
 from ragcore.errors import CircuitOpen, DeadlineExceeded, Overloaded

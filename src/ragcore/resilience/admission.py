@@ -1,7 +1,7 @@
 """Admission: the breaker's permit and a place in the bulkhead, taken together in one synchronous step.
 
-The breaker is asked before queueing, so that nobody waits in vain, and again when the turn comes, so that nobody is sent to a dependency that
-failed meanwhile. Nobody waits for a breaker, or for a pause, while holding a place.
+The breaker is checked before a call queues, so that no call waits for a dependency that is down. It is checked again when the call gets a place, because
+the dependency may have failed meanwhile. No call holds a place while it waits for a breaker or a pause.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ __all__ = ["admit", "admit_at_once"]
 
 
 def admit_at_once(call: Call) -> Attempt | None:
-    """A place and the breaker's permit, if there is nothing to wait for; None, and nothing taken, if there is.
+    """Take a place and the breaker's permit without waiting. Return None, and take neither, if the call would have to wait.
 
     Raises:
-        CircuitOpen: the breaker refuses.
+        CircuitOpen: the breaker refuses the call.
     """
     dependency = call.dependency
-    if call.key is not None:  # by now it may have been isolated by hand
+    if call.key is not None:  # the policy's breaker may have been isolated by hand since; then it applies to all keys
         call.breaker = dependency.breaker_of(call.key)
     now = call.clock()
     if dependency.pauses.any and dependency.pauses.until(call.key, now) > now:
@@ -41,15 +41,15 @@ def admit_at_once(call: Call) -> Attempt | None:
 
 
 async def admit(call: Call) -> Attempt:
-    """The same, waiting for its turn.
+    """Take a place and the breaker's permit, and wait for them if necessary.
 
     Raises:
-        CircuitOpen: the breaker refuses, or the dependency wants to be left alone for longer than there is time.
-        Overloaded: no place, or none in time.
+        CircuitOpen: the breaker refuses the call, or the dependency asked for a pause that is longer than the call can wait.
+        Overloaded: the queue is full, or no place became free in time.
     """
     dependency, bulkhead = call.dependency, call.dependency.bulkhead
     while True:
-        # The pause first: who waits for it must not hold a place that somebody with another key could use.
+        # The pause comes first: a call that waits for it must not hold a place that a call with another key could use.
         await _wait_for_pause(call)
         call.breaker = dependency.breaker_of(call.key)
         if call.breaker is not None:
@@ -58,12 +58,12 @@ async def admit(call: Call) -> Attempt:
         now = call.clock()
         if dependency.pauses.until(call.key, now) <= now:
             return _attempt(call, bulkhead, place, now)
-        if bulkhead is not None and place is not None:  # paused while it queued
+        if bulkhead is not None and place is not None:  # a pause began while the call was in the queue
             bulkhead.line.give_back(place, None, False, now)
 
 
 def _attempt(call: Call, bulkhead: Bulkhead | None, place: Flow | None, now: float) -> Attempt:
-    """With a place taken: the breaker's permit, or the place is given back."""
+    """Take the breaker's permit for a call that has a place. If the breaker refuses, give the place back."""
     try:
         attempt = Attempt(call.dependency.name, bulkhead, place, call.breaker, now, call.flow)
     except BaseException:
@@ -76,14 +76,16 @@ def _attempt(call: Call, bulkhead: Bulkhead | None, place: Flow | None, now: flo
 
 
 async def _queue(call: Call, bulkhead: Bulkhead) -> Flow:
-    """Wait for a place, as long as the time allows for a call, or until the breaker opens. No limit of the dependency's runs meanwhile.
+    """Wait for a place until too little time is left for the call, or until the breaker opens. The dependency's time limits stand still meanwhile.
 
-    Raises where the place won't come, or would be in vain.
+    Raises:
+        CircuitOpen: the breaker opened.
+        Overloaded: the queue is full, or no place became free in time.
     """
     dependency = call.dependency
     began = call.clock()
     with in_line():
-        call.inherit()  # stopped by `in_line`, an attempt around this call now ends with its caller's deadline
+        call.inherit()  # `in_line` has stopped the limit of an outer attempt, so that attempt now ends at its caller's deadline
         place_by = math.inf if call.patience is None else call.patience.place_by
         waiter = bulkhead.line.enqueue(call.when, call.flow, by=place_by)
         try:
@@ -91,12 +93,12 @@ async def _queue(call: Call, bulkhead: Bulkhead) -> Flow:
                 with Waking(_sleepers(call), waiter.wake, call.flow):
                     if await bulkhead.line.wait(waiter):
                         break
-                # Woken without a place: a breaker has opened. Where it was another flow's, the wait goes on, at the same place in the queue.
+                # Woken without a place: a breaker has opened. If it was another flow's breaker, the call keeps its position in the queue.
                 call.breaker = dependency.breaker_of(call.key)
                 if call.breaker is not None:
                     call.breaker.check(call.flow)
         except BaseException:
-            # Also a cancellation in the very step that granted the place: it goes to the next in line.
+            # Also after a cancellation in the same step that granted the place: the place goes to the next waiting call.
             bulkhead.line.give_up(waiter)
             raise
     call.inherit()
@@ -105,18 +107,18 @@ async def _queue(call: Call, bulkhead: Bulkhead) -> Flow:
 
 
 def _sleepers(call: Call) -> tuple[Sleepers | None, Sleepers | None]:
-    """Of the breakers that would end the wait. One that is isolated by hand stands for all its keys."""
+    """Return the sleepers of the breakers that end the wait when they open: the key's and the policy's, which can be isolated for all keys."""
     own, general = call.breaker, call.dependency.breaker
     return None if own is None else own.sleepers, None if general is None else general.sleepers
 
 
 async def _wait_for_pause(call: Call) -> None:
-    """A 429 paces everyone: wait, as often as it is extended, or say at once that there is no time to."""
+    """Wait until the dependency's pause is over, also if it is extended meanwhile. Refuse the call at once if there is not enough time."""
     dependency = call.dependency
     while (until := dependency.pauses.until(call.key, now := call.clock())) > now:
         if until >= call.begins_by:
             raise CircuitOpen(
-                f"{dependency} asked to be left alone for another {until - now:.1f} s, which is longer than there is time for",
+                f"{dependency} asked for a pause that lasts another {until - now:.1f} s, longer than this call can wait; try again later",
                 dependency=dependency.name,
                 retry_after=until - now,
             )

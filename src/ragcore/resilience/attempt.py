@@ -1,7 +1,7 @@
-"""One attempt at a dependency: its place, its permit and its time, all given back in one synchronous step.
+"""One attempt at a dependency, with its place, its permit and its time limit. One synchronous step gives all of them back.
 
-This is the one place where an attempt's outcome is known with its duration. An adaptive limit would learn from `end` and set `Bulkhead.limit`;
-a hedge would be a second attempt of the same call, admitted only where `admit_at_once` finds room.
+Only here are an attempt's outcome and its duration known together. An adaptive limit would learn from `end` and set `Bulkhead.limit`. A hedged request
+would be a second attempt of the same call, admitted only if `admit_at_once` finds a free place.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ __all__ = ["Attempt", "AttemptTimeout"]
 
 
 class AttemptTimeout(TimeoutError):
-    """An attempt took longer than its own limit. May be retried.
+    """An attempt took longer than its own limit. It may be retried.
 
     Attributes:
-        shortened: the limit was less than the policy's own, for want of the caller's time: then it counts only if most successes would have
-            been in time.
-        attempt: whose limit it was: one of another policy's, further in, is just an error.
+        shortened: whether the limit was lower than the policy's, because the caller had less time. Then the timeout counts as a failure only if most
+            successful calls take less time.
+        attempt: the attempt that timed out. The timeout of a nested policy's attempt is treated as an ordinary error.
     """
 
     def __init__(self, message: str, *, shortened: bool, attempt: Attempt) -> None:
@@ -36,21 +36,24 @@ class AttemptTimeout(TimeoutError):
 
 
 class Attempt(Bound):
-    """A place and the breaker's leave; ended once, synchronously, so that no cancellation can come between. Nested calls inherit its time.
+    """A place and the breaker's permit for one attempt. It ends once and synchronously, so that no cancellation can interrupt it.
 
-    Invariant: until `ended` it holds its place; its permit goes with the first verdict, which for a stream is the first item. `end` gives back what is
-    left of both in one step.
+    Nested calls inherit its time limit.
+
+    Invariant: it holds its place until `ended`. The first verdict returns the permit; for a stream that is the first item. `end` returns both if they
+    are still held, in one step.
 
     Raises:
-        CircuitOpen: on making it: the breaker refuses.
+        CircuitOpen: in the constructor, if the breaker refuses the call.
 
     Attributes:
-        outcome: as far as it is known.
-        ended: whether it has given back what it held.
-        limit: until when the dependency may take for what it does now, without the time in queues further in. Set with the next two when that begins.
-        latest: the call's deadline, as it was when that began.
-        scope: bounds what the dependency does now.
-        given_up: the last error that a policy within this attempt let out after its own retries: not to be retried again around it.
+        outcome: the outcome so far.
+        ended: whether it has given back its place and its permit.
+        limit: the point in time by which the dependency must finish its current operation, later by the time that nested calls spent in queues. `limit`,
+            `latest` and `scope` are set when that operation begins.
+        latest: the call's deadline when that operation began.
+        scope: the cancel scope around that operation.
+        given_up: the last error that a nested policy raised after its own retries. It must not be retried again here.
     """
 
     __slots__ = (
@@ -99,21 +102,21 @@ class Attempt(Bound):
         self._flow = flow
         self._generation = 0
         self._breaker = breaker
-        if breaker is not None:  # or the one that stands for this flow alone
+        if breaker is not None:  # `admit` may return the breaker of this flow instead
             self._breaker, self._generation = breaker.admit(began, flow)
         self._judged = breaker is None
         self.ended = False
         self._pauses = 0
 
     def pause(self) -> None:
-        """A call within this attempt waits for a place in a queue of ours."""
+        """Stop the limit, because a nested call begins to wait for a place in a queue of ragcore."""
         self._pauses += 1
         if self._pauses == 1:
             self._paused_at = anyio.current_time()
             self.when = self.scope.deadline = self._call_ends()
 
     def resume(self) -> None:
-        """The wait is over."""
+        """Continue the limit, because the wait is over."""
         self._pauses -= 1
         if self._pauses == 0:
             waited = anyio.current_time() - self._paused_at
@@ -122,12 +125,12 @@ class Attempt(Bound):
             self.when = self.scope.deadline = min(self.limit, self._call_ends())
 
     def _call_ends(self) -> float:
-        """The call's deadline, which runs on in any case. Where that is the limit of an attempt further out, it has moved with the wait."""
+        """Return the call's deadline, which never stands still. If it is the limit of an outer attempt, the wait in the queue has moved it."""
         outer = self.outer
         return self.latest if outer is None or outer.when == math.inf else outer.when
 
     def judge(self, outcome: Outcome, now: float) -> None:
-        """Tell the breaker; only the first time counts, but that a stream which had begun well broke counts as well."""
+        """Report the outcome to the breaker. Only the first report counts, and a later failure: a stream that broke after a successful start."""
         if self.outcome == "neutral" or outcome == "failure":
             self.outcome = outcome
         breaker = self._breaker
@@ -140,10 +143,10 @@ class Attempt(Bound):
             breaker.fail_after_success(self._generation, now, self._flow)
 
     def end(self, outcome: Outcome | None, now: float) -> None:
-        """Tell the breaker and give the place back.
+        """Report the outcome to the breaker and give the place back.
 
         Args:
-            outcome: None: as judged before.
+            outcome: None: the outcome of the last `judge`.
         """
         if self.ended:
             return
@@ -153,7 +156,7 @@ class Attempt(Bound):
         if not self._judged:
             self.judge(self.outcome, now)
         if self._place is not None and self._bulkhead is not None:
-            # A failure says no more of how long an answer takes than that it would have taken longer.
+            # The duration of a failure is only a lower bound of the time that an answer takes.
             took = None if self.outcome == "neutral" else now - self.began
             self._bulkhead.line.give_back(self._place, took, self.outcome == "success", now)
         if listening():

@@ -1,8 +1,8 @@
-"""Whose failures they are: one flow's own, or everybody's.
+"""Decides whether failures belong to one flow or to the dependency.
 
-A tenant whose text makes a model answer 500 fails as often as it asks, and the model is well. An outage fails all who ask. The two are told apart by
-what others met meanwhile: where somebody else was served by a call that began after the failures had begun, the dependency is there. Where nobody
-else has asked since, the flow that failed is a suspect only: it is kept out, and the next call of anybody else decides.
+If a tenant's text makes a model return 500, each of that tenant's calls fails although the model works. In an outage the calls of all flows fail. The
+calls of other flows tell the two apart. If another flow's call began after the first failure and succeeded, the dependency works. If no other flow has
+made a call since, the failing flow is a suspect: its calls are refused, and the next call of another flow decides.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from ragcore.resilience.window import SlidingWindow
 
 __all__ = ["Blame"]
 
-# More failing flows than this are an outage, whatever others met.
+# More failing flows than this are an outage, whatever the outcomes of other flows.
 MOST_CULPRITS = 64
-# How many others must have been served for each of several failing flows; for a single one, one other.
+# The number of other flows that must have succeeded for each of several failing flows. For a single failing flow, one is enough.
 OTHERS_FOR_EACH = 3
-# The others are well if they fail at less than this share of what opens the breaker.
+# The other flows are healthy if their failure ratio is below this share of the ratio that opens the breaker.
 WELL = 0.5
 
 
 class Blame:
-    """The outcomes of a sliding window by flow. Only flows that fail have a window of their own.
+    """The outcomes of a sliding window by flow. Only flows with failures have their own window.
 
-    Invariant: a flow stands in `failing` from its first bad call until its window is empty or it is forgiven. So a dependency that is well costs nothing
-    for each flow, and the way of a good call is two comparisons.
+    Invariant: a flow is in `failing` from its first bad call until its window is empty or it is forgiven. So a healthy dependency needs no memory per
+    flow, and a good call costs two comparisons.
 
     Args:
-        seconds: of the window.
-        failure_ratio: share of failures from which a flow fails.
-        slow_ratio: share of slow calls from which it does.
+        seconds: the length of the window.
+        failure_ratio: the share of failures from which a flow counts as failing.
+        slow_ratio: the share of slow calls from which a flow counts as failing.
 
     Attributes:
-        failing: the flows that fail.
-        latest, latest_began: the flow that was served last, and when that call began.
+        failing: the flows that have failures in their window.
+        latest, latest_began: the flow of the last good call, and the time at which that call began.
     """
 
     __slots__ = ("_failure_ratio", "_seconds", "_served", "_slow_ratio", "failing", "latest", "latest_began")
@@ -47,21 +47,26 @@ class Blame:
         self._failure_ratio = failure_ratio
         self._slow_ratio = slow_ratio
         self.failing: dict[str, _Failing] = {}
-        self._served: dict[str, float] = {}  # when the last good call began, the latest last
+        self._served: dict[
+            str, float
+        ] = {}  # the time at which each flow's last good call began; the latest flow is last
         self.latest: str | None = None
         self.latest_began = 0.0
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget all outcomes."""
         self.failing.clear()
         self._served.clear()
         self.latest = None
 
     def good(self, flow: str, began: float, now: float, *, counts: bool = True) -> None:
-        """A flow was served. Of the flow that was served last, only `latest_began` need be set while none fails.
+        """Record a good call of a flow. While no flow fails, a repeated good call of the latest flow need only set `latest_began`.
 
         Args:
-            counts: False: the call is in the window of all flows under another name, so it must not be in this flow's.
+            flow: the flow of the call.
+            began: the time at which the call began.
+            now: the current time.
+            counts: False if the call is already in the window of all flows under another flow's name, so that it must not be in this flow's window.
         """
         if flow != self.latest:
             self._keep_latest()
@@ -74,7 +79,7 @@ class Blame:
             failing.since, failing.in_a_row = math.inf, 0
 
     def _keep_latest(self) -> None:
-        """Move the flow that was served last to the end of those that were served."""
+        """Move the latest flow to the end of `_served`."""
         if self.latest is None:
             return
         served = self._served
@@ -84,7 +89,7 @@ class Blame:
         served[self.latest] = self.latest_began
 
     def bad(self, flow: str, now: float, *, failed: bool, slow: bool) -> SlidingWindow:
-        """A flow's call failed, or was too slow.
+        """Record a call of a flow that failed or was too slow.
 
         Returns:
             The flow's own window.
@@ -101,22 +106,23 @@ class Blame:
         return failing.window
 
     def in_a_row(self, flow: str) -> int:
-        """How many of a flow's last calls went badly."""
+        """Return how many of a flow's last calls in a row failed or were too slow."""
         failing = self.failing.get(flow)
         return 0 if failing is None else failing.in_a_row
 
     def fails(self, window: SlidingWindow, share: float = 1.0) -> bool:
-        """Whether the outcomes of a window reach this share of what opens the breaker."""
+        """Whether the outcomes of a window reach this share of the ratio that opens the breaker."""
         return (
             window.failures >= share * self._failure_ratio * window.calls
             or window.slow >= share * self._slow_ratio * window.calls
         )
 
     def culprits(self, total: SlidingWindow, now: float) -> dict[str, SlidingWindow]:
-        """The flows whose own affair the failures are, with their windows; none if it is an outage, or can't be told from one.
+        """Return the flows that cause the failures, with their windows. Empty if it is an outage, or if that is not certain.
 
         Args:
-            total: the outcomes of all flows in the same time.
+            total: the outcomes of all flows in the same window.
+            now: the current time.
         """
         self._keep_latest()
         suspects: dict[str, _Failing] = {}
@@ -140,10 +146,11 @@ class Blame:
         return {}
 
     def suspect(self, total: SlidingWindow, now: float) -> str | None:
-        """The one flow that has failed of late, while others that were served in the same time have not asked since; None if there is no such one.
+        """Return the only flow that has failed recently, if other flows succeeded in the same window but have made no call since; else None.
 
         Args:
-            total: the outcomes of all flows in the same time.
+            total: the outcomes of all flows in the same window.
+            now: the current time.
         """
         self._keep_latest()
         failing = [flow for flow, one in self.failing.items() if one.window.calls]
@@ -155,17 +162,17 @@ class Blame:
         return failing[0] if self._others_are_well({failing[0]: self.failing[failing[0]]}, total) else None
 
     def is_cleared_by(self, flow: str, suspect: str, began: float) -> bool:
-        """Whether a good call of another flow, which began then, shows that the suspect's failures are its own affair."""
+        """Whether a good call of `flow` that began at `began` shows that the dependency works and only the suspect fails."""
         failing = self.failing.get(suspect)
         return flow != suspect and (failing is None or began >= failing.first)
 
     def window_of(self, flow: str) -> SlidingWindow | None:
-        """The outcomes of a flow that fails."""
+        """Return the window of a failing flow; None if the flow has no failures."""
         failing = self.failing.get(flow)
         return None if failing is None else failing.window
 
     def forgive(self, flow: str) -> None:
-        """Forget a flow's failures: from now on they are counted elsewhere."""
+        """Forget a flow's failures, because its own breaker counts from now on."""
         self.failing.pop(flow, None)
 
     def _others_are_well(self, suspects: dict[str, _Failing], total: SlidingWindow) -> bool:

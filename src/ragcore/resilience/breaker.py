@@ -1,8 +1,10 @@
 """A circuit breaker: closed → open → half_open → closed.
 
-It counts outcomes in a sliding time window. Three rules that other breakers break: the caller's own cancellation is neither success nor failure
-and gives a probe's slot back; a result that began in an earlier state is ignored, which each permit's generation tells; and where some flows
-fail while others are served, it is opened for those alone, each of which then has a breaker of its own until it is served again.
+It counts outcomes in a sliding time window. It has three rules that many other breakers lack:
+
+- The caller's own cancellation is neither a success nor a failure, and gives a probe's slot back.
+- The result of a call that began in an earlier state is ignored. The permit's generation shows that.
+- If some flows fail while others succeed, the breaker opens only for the failing flows. Each of them has its own breaker until it succeeds again.
 
 Sources: M. Nygard, "Release It!" (the pattern); resilience4j and Polly (ratio over a sliding window with a minimum throughput, slow calls);
 sony/gobreaker (generations).
@@ -31,35 +33,35 @@ __all__ = ["CircuitBreaker", "State"]
 T = TypeVar("T")
 State: TypeAlias = Literal["closed", "open", "half_open", "isolated"]
 
-# Enough durations for a p95 that means something, few enough to sort when a deadline expires.
+# Enough durations for a meaningful p95, few enough to sort when a deadline expires.
 REMEMBERED = 64
-# Flows that asked while it was open: two tell whether there is more than one.
+# How many flows that called while it was open are remembered. Two are enough to know that there is more than one.
 MOST_ASKED = 2
-# Breaks differ by this share, so that clients that broke together don't probe together.
+# Breaks vary at random by this share, so that clients whose breakers opened together don't probe together.
 JITTER = 0.2
 
 
 class CircuitBreaker:
-    """Stops calls to a dependency that fails, and probes whether it is back.
+    """Stops calls to a dependency that fails, and probes whether it works again.
 
     Args:
-        failure_ratio: opens at this share of failures in the window, in (0, 1].
-        slow_call_ratio: opens at this share of slow calls; only with `slow_call_duration`.
-        slow_call_duration: seconds from which a call is slow; None: none is.
-        minimum_throughput: calls in the window before a ratio means anything.
-        sampling_duration: seconds of the window.
-        break_duration: seconds open before the first probe; doubles each time a probe fails, ±20 %.
-        max_break_duration: cap of that, before the ±20 %; a probe that hasn't come back by then has failed.
-        probes: calls at once while half-open, and successes that close it.
-        name: in events and errors.
+        failure_ratio: the share of failures in the window at which the breaker opens, in (0, 1].
+        slow_call_ratio: the share of slow calls in the window at which it opens; used only with `slow_call_duration`.
+        slow_call_duration: the number of seconds from which a call is slow; None: no call is slow.
+        minimum_throughput: the number of calls in the window from which the ratios apply.
+        sampling_duration: the length of the window in seconds.
+        break_duration: seconds from opening to the first probe, ±20 %. Each failed probe doubles them.
+        max_break_duration: the upper limit of the break, before the ±20 %. A probe without a result after this time counts as failed.
+        probes: the number of concurrent calls while half-open, and the number of successes that close the breaker.
+        name: the name in events and errors.
 
-    One breaker can serve several policies and clients of a process: share the object.
+    Several policies and clients of a process can share one breaker: pass the same object.
 
     Invariant: each change of state begins a new generation with an empty window, in one step, in `_move`. The end of a call of an earlier generation
-    changes neither, so no late result can close, open or probe.
+    changes neither, so a late result can't change the state.
 
-    Where flows are set (`with flow(name):`) and some fail while others are served, it opens for those alone; `state` stays "closed" then, and
-    `snapshot` counts the flows that are set apart.
+    If flows are set (`with flow(name):`) and some of them fail while others succeed, the breaker opens only for the failing flows. `state` stays "closed"
+    then, and `snapshot` counts these flows as `flows_apart`.
     """
 
     sleepers: Sleepers
@@ -79,12 +81,12 @@ class CircuitBreaker:
         name: str = "",
     ) -> None:
         if not (0 < failure_ratio <= 1 and 0 < slow_call_ratio <= 1):
-            raise ValueError("failure_ratio and slow_call_ratio are shares: they lie in (0, 1]")
+            raise ValueError("failure_ratio and slow_call_ratio must be greater than 0 and at most 1")
         if minimum_throughput < 1 or probes < 1:
-            raise ValueError("minimum_throughput and probes are at least 1")
+            raise ValueError("minimum_throughput and probes must be at least 1")
         if not (sampling_duration > 0 and 0 < break_duration <= max_break_duration < math.inf):
             raise ValueError(
-                "sampling_duration and break_duration are positive, and break_duration at most max_break_duration"
+                "sampling_duration and break_duration must be positive, and break_duration at most max_break_duration"
             )
         self.name = name
         self.failure_ratio = failure_ratio
@@ -97,7 +99,7 @@ class CircuitBreaker:
         self.probes = probes
         self._state: State = "closed"
         self._generation = 0
-        self._leave: tuple[CircuitBreaker, int] = (self, 0)  # what each call gets until the next change of state
+        self._leave: tuple[CircuitBreaker, int] = (self, 0)  # the permit of each call until the next change of state
         self._window = SlidingWindow(sampling_duration)
         self._open_until = 0.0
         self._reopened = 0
@@ -105,7 +107,7 @@ class CircuitBreaker:
         self._probed_at = 0.0
         self._probes_passed = 0
         self._durations: deque[float] = deque(maxlen=REMEMBERED)
-        # Those of flows set apart wait here as well: a flow's own breaker has no queue before it.
+        # Calls of flows that are set apart also wait here, because a flow's own breaker has no queue.
         self.sleepers = Sleepers()
         self._flows = FlowsApart(
             self._window,
@@ -115,32 +117,34 @@ class CircuitBreaker:
             slow_ratio=slow_call_ratio if slow_call_duration is not None else math.inf,
             open_for=self._open_for,
         )
-        # Theirs, looked at by each call; the same two objects for good.
+        # Shortcuts that each call reads. `_flows` never replaces these two objects.
         self._apart, self._blame = self._flows.of, self._flows.blame
-        self._flow: str | None = None  # whose alone it is, and of which breaker
+        self._flow: str | None = (
+            None  # set if this is the breaker of one flow, with the breaker of all flows as `_parent`
+        )
         self._parent: CircuitBreaker | None = None
-        # Flows that asked since it opened: a failed probe of the only one decides, of one among several it may be that flow's own affair.
+        # Flows that have called since it opened. If there is only one, its failed probe decides. If there are several, that flow alone may be failing.
         self._asked: dict[str, None] = {}
         self._one_probe_failed = False
         self._success = self._failure = self._slow = self._neutral = self._ignored = self._rejected = 0
 
     @property
     def state(self) -> State:
-        """As of now; an open breaker turns half_open when its break is over and a call asks."""
+        """The current state. An open breaker becomes half_open at the first call after its break."""
         return self._state
 
     def isolate(self) -> None:
-        """Open it by hand, until `reset`."""
+        """Open the breaker by hand, until `reset`."""
         self._move("isolated")
 
     def reset(self) -> None:
-        """Close it by hand, for all flows, with an empty window."""
+        """Close the breaker by hand, for all flows, and empty its window."""
         self._reopened = 0
         self._apart.clear()
         self._move("closed")
 
     def like(self, name: str) -> CircuitBreaker:
-        """Another one with the same settings."""
+        """Return a new breaker with the same settings."""
         return CircuitBreaker(
             failure_ratio=self.failure_ratio,
             slow_call_ratio=self.slow_call_ratio,
@@ -154,15 +158,15 @@ class CircuitBreaker:
         )
 
     def check(self, flow: str | None = None) -> None:
-        """Raise `CircuitOpen` if a call would be refused now; takes no slot, so ask before queueing.
+        """Raise `CircuitOpen` if a call would be refused now. Takes no slot, so use it before a call queues.
 
         Args:
-            flow: for whom; None: the flow in force.
+            flow: the flow of the call; None: the current flow.
         """
         if self._state == "closed" and not self._apart:
             return
         flow = current_flow.get() if flow is None else flow
-        # Its own state before the flow's: what is closed to all is closed to each.
+        # Its own state comes before the flow's: a breaker that is open for all flows is open for each of them.
         if self._state != "closed":
             self._refuse_unless_probing(clock()(), flow)
         own = self._apart.get(flow)
@@ -170,10 +174,10 @@ class CircuitBreaker:
             own.check(flow)
 
     def acquire(self) -> Permit:
-        """Admit one call, synchronously. Report its end on the permit, exactly once.
+        """Admit one call, synchronously. Report the end of the call on the permit, exactly once.
 
         Raises:
-            CircuitOpen: open, isolated, or half-open with all probes out.
+            CircuitOpen: the breaker is open or isolated, or it is half-open and all its probes are under way.
         """
         now = clock()()
         flow = current_flow.get()
@@ -181,12 +185,16 @@ class CircuitBreaker:
         return Permit(breaker, generation, now, flow)
 
     def admit(self, now: float, flow: str) -> tuple[CircuitBreaker, int]:
-        """As `acquire`, for a caller that keeps the permit itself: the breaker that let it in, this one or the flow's own, and its generation."""
+        """Admit one call as `acquire` does, for a caller that keeps the permit itself.
+
+        Returns:
+            The breaker that admitted the call, which is this one or the flow's own, and its generation.
+        """
         if self._state == "closed" and not self._apart:
             return self._leave
         own = self._apart.get(flow)
-        # Forgotten only here, when the flow asks: nothing has to look for breakers that have closed.
-        if own is not None and own.state == "closed":  # it is served again
+        # A closed breaker is removed only here, at the flow's next call, so that no other code has to search for closed breakers.
+        if own is not None and own.state == "closed":  # the flow succeeds again
             del self._apart[flow]
         elif own is not None and self._state == "closed":
             return own.admit(now, flow)
@@ -201,14 +209,14 @@ class CircuitBreaker:
         return self._leave
 
     def end(self, generation: int, began: float, outcome: Outcome, now: float, flow: str = "") -> None:
-        """How a call ended that was let in by `admit`; exactly once."""
+        """Report the outcome of a call that `admit` admitted, exactly once."""
         if listening():
             emit("breaker.outcome", self.name, outcome=outcome, seconds=now - began, state=self._state)
         if generation != self._generation:
             self._ignored += 1
             return
-        half_open = self._state != "closed"  # an open breaker lets nobody in, so nobody of its generation ends
-        # The slot before the verdict: a probe that was cancelled gives it back, and says nothing.
+        half_open = self._state != "closed"  # an open breaker admits no call, so no call of its generation can end
+        # The slot comes before the verdict: a cancelled probe gives it back and decides nothing.
         if half_open:
             self._probing -= 1
         if outcome == "neutral":
@@ -225,7 +233,7 @@ class CircuitBreaker:
             self._success += 1
             self._durations.append(
                 duration
-            )  # successes alone: how long a failure took says nothing of how long to wait
+            )  # only of successes: the duration of a failure does not show how long to wait
         if half_open:
             self._judge_probe(failed or slow, now, flow)
             return
@@ -235,13 +243,13 @@ class CircuitBreaker:
                 self._open(now)
             return
         blame = self._blame
-        if flow == blame.latest and not blame.failing:  # the way of every call that goes well
+        if flow == blame.latest and not blame.failing:  # the fast path of a healthy dependency
             blame.latest_began = began
             return
         self._flows.good(flow, began, now)
 
     def fail_after_success(self, generation: int, now: float, flow: str = "") -> None:
-        """A call that had ended well failed after all: a stream that broke. Decides no probe, opens a closed breaker."""
+        """Report that a call failed after its success was reported: a stream broke. It can open a closed breaker but does not decide a probe."""
         if generation != self._generation or self._state != "closed":
             self._ignored += 1
             return
@@ -250,11 +258,11 @@ class CircuitBreaker:
             self._open(now)
 
     async def call(self, fn: Callable[[], Awaitable[T]], /) -> T:
-        """Call `fn` through the breaker alone; every `Exception` counts as a failure, a cancellation is neutral."""
+        """Call `fn` through the breaker only. Every `Exception` counts as a failure; a cancellation is neutral."""
         time, flow = clock(), current_flow.get()
         began = time()
         breaker, generation = self.admit(began, flow)
-        outcome: Outcome = "neutral"  # unless something else is known: a cancellation leaves it so
+        outcome: Outcome = "neutral"  # a cancellation leaves it so
         try:
             result = await fn()
             outcome = "success"
@@ -266,22 +274,27 @@ class CircuitBreaker:
         return result
 
     def served(self, flows: Iterable[str], began: float) -> None:
-        """One call that began then has served several flows: none of them is failing. Its end has been counted once, as nobody's."""
+        """Record that one shared call succeeded for several flows. Its end has already been counted once, for no flow.
+
+        Args:
+            flows: the flows that the call served.
+            began: the time at which the call began.
+        """
         now = clock()()
         for flow in flows:
             self._flows.good(flow, began, now, counts=False)
 
     def wakes(self, wake: Callable[[], object], /) -> Waking:
-        """For the length of the block `wake` is called when the breaker opens: whoever waits in a queue would wait in vain."""
+        """Call `wake` if the breaker opens during the block, so that a caller stops waiting in a queue."""
         return Waking((self.sleepers,), wake, current_flow.get())
 
     def typical_duration(self) -> float:
-        """The 95th percentile of the last 64 successes' seconds; 0 if there were none."""
+        """Return the 95th percentile of the seconds of the last 64 successes; 0 if there were none."""
         ordered = sorted(self._durations)
         return ordered[math.ceil(0.95 * len(ordered)) - 1] if ordered else 0.0
 
     def snapshot(self) -> BreakerSnapshot:
-        """State, window and counters, serialisable."""
+        """Return state, window and counters, serialisable."""
         now = now_if_any()
         if now is not None:
             self._window.advance(now)
@@ -305,22 +318,22 @@ class CircuitBreaker:
     def _refuse_unless_probing(self, now: float, flow: str) -> None:
         dependency = self.name or "this dependency"
         if self._flow is not None:
-            dependency += ", for this flow alone,"
+            dependency += " for this flow"
         wait: float | None = None
         if flow not in self._asked and len(self._asked) < MOST_ASKED:
             self._asked[flow] = None
-        # Longer than any break: the clock went back, for it is another event loop's.
+        # The end lies further in the future than any break if the clock went back, because this is another event loop.
         self._open_until = min(self._open_until, now + self.max_break_duration * (1 + JITTER))
         if self._state == "half_open" and self._probing >= self.probes:
             if now < self._probed_at + self.max_break_duration:
-                wait, why = self.break_duration, "is half-open and its probes are out"
-            else:  # they never came back: a hung probe must not refuse everyone for ever
+                wait, why = self.break_duration, "is half-open and all its probes are under way"
+            else:  # the probes have no result: probes that hang must not block all calls forever
                 self._judge_probe(True, now, None)
         if self._state == "open" and now < self._open_until:
             wait = self._open_until - now
             why = f"is open after failures; the next probe is in {wait:.1f} s"
         elif self._state == "isolated":
-            why = "was opened by hand; reset() closes it"
+            why = "was opened by hand; call reset() to close it"
         elif wait is None:
             return
         self._rejected += 1
@@ -328,7 +341,7 @@ class CircuitBreaker:
         raise CircuitOpen(f"the circuit breaker of {dependency} {why}", dependency=self.name, retry_after=wait)
 
     def _open_for(self, flow: str, now: float) -> CircuitBreaker:
-        """A breaker for one flow alone, which is open."""
+        """Return an open breaker for one flow."""
         own = self.like(self.name)
         own._flow, own._parent = flow, self
         own._open(now)
@@ -343,11 +356,11 @@ class CircuitBreaker:
             return
         own = self._apart.get(flow) if flow is not None else None
         if own is not None and own.state != "closed":
-            # It is known to fail, so it decides nothing for the others; its own break gets longer.
+            # The flow is known to fail, so its probe decides nothing for the others. Only its own break gets longer.
             own._judge_probe(True, now, None)
             return
         if flow is not None and not self._one_probe_failed and any(other != flow for other in self._asked):
-            # It may be this flow's own affair: another one's probe decides.
+            # Perhaps only this flow fails: the probe of another flow decides.
             self._one_probe_failed = True
             self._flows.set_apart(flow, now)
             return
@@ -355,7 +368,7 @@ class CircuitBreaker:
         self._open(now)
 
     def _open(self, now: float) -> None:
-        # The exponent is capped as well: 2 ** 2000 is no float.
+        # The exponent is limited, because 2 ** 2000 does not fit into a float.
         length = min(self.break_duration * 2 ** min(self._reopened, 30), self.max_break_duration)
         self._open_until = now + length * random.uniform(1 - JITTER, 1 + JITTER)
         self._move("open")

@@ -1,6 +1,6 @@
-"""One call through a policy: what it knows while it lasts.
+"""The state of one call through a policy.
 
-`admission` finds it a place, `verdict` judges how its attempts ended, `pipeline` puts these together, for `Policy.call` and for `Hold`.
+`admission` takes a place for the call, `verdict` judges the outcomes of its attempts, and `pipeline` combines both for `Policy.call` and for `Hold`.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ __all__ = ["Call"]
 
 
 class Call:
-    """The state of one call: for whom it is, until when, and how often it was tried.
+    """The state of one call: its flow, its deadline and its attempts.
 
-    Invariant: a call holds nothing itself. Places, permits and scopes are its attempts', and each attempt gives back its own; so a call can be
+    Invariant: a call itself holds no resources. Its attempts hold the places, permits and scopes, and each attempt gives back its own. So a call can be
     dropped at any moment, also while it waits.
 
     Attributes:
-        on: what may pass as a failure of the dependency: the policy's own rule, else the component's, else `OSError`.
-        breaker: as it was when last looked at; it may be another one after a wait, since keys and flows have breakers of their own.
-        task, cancellations: the task that runs now, on asyncio, and how often it had been asked to cancel before.
-        clock: of the event loop.
-        began: when the call came.
-        flow, patience, outer: what was in force around it then: the flow, the limit on silence, the deadline or attempt further out.
-        own_when: its deadline, as far as it is known without looking at anyio's scopes.
-        open_by: until when a stream must be open; infinity for all else.
-        attempts, last: how many there were, and the last.
-        given_up: the error that a policy within the last attempt let out after its own retries.
+        on: judges an error: the policy's own rule, else the component's, else `OSError`.
+        breaker: the breaker at the last check. After a wait it may be another one, because keys and flows have their own breakers.
+        task, cancellations: on asyncio, the current task and the number of its earlier cancellation requests.
+        clock: the event loop's clock.
+        began: the time at which the call began.
+        flow, patience, outer: the context of the call at that time: the flow, the limit on silence, and the enclosing deadline or attempt.
+        own_when: the deadline without the deadlines of anyio's scopes.
+        open_by: the point in time by which a stream must be open; infinity for other calls.
+        attempts, last: the number of attempts, and the last attempt.
+        given_up: the error that a policy within the last attempt raised after its own retries.
     """
 
     __slots__ = (
@@ -82,71 +82,74 @@ class Call:
         self.key = key
         self.on = dependency.on if dependency.on is not None else OSError if on is None else on
         self.breaker = dependency.breaker
-        # As `resume` has it. It stands here again, as the next two lines do: a method costs a call that goes well a twentieth of its time.
+        # The same as `resume`. The code of `resume` and `inherit` is repeated here, because a method call would add 5 % to the time of a fast call.
         self.task, self.clock = running()
         self.cancellations = 0 if self.task is None else self.task.cancelling()
         self.began = self.clock()
         self.flow = current_flow.get()
-        # What surrounds it is looked up once, here: a held stream's items are read where other values are in force.
+        # The context is read once, here, because a held stream's items may be read in another context.
         self.patience = patience_in_force.get()
         self.outer = outer = inherited.get()
-        # As `inherit` has it.
+        # The same as `inherit`.
         self.own_when = outer.when if outer is not None and outer.when < math.inf else self.began + dependency.timeout
         self.open_by = math.inf
         self.attempts = 0
         self.given_up: Exception | None = None
         self.last: Attempt | None = None
         dependency.calls += 1
-        # Once for a call, not for each attempt: retries must not earn further retries.
+        # Once per call, not per attempt: a retry must not add to the budget.
         if dependency.budget is not None:
             dependency.budget.deposit()
 
     def inherit(self) -> None:
-        """The call's deadline, whatever anyio's scopes say. Within an attempt it moves while this call waits for a place."""
+        """Update `own_when`, the deadline without anyio's scopes. Within an outer attempt it moves while this call waits for a place."""
         outer = self.outer
         inherits = outer is not None and outer.when < math.inf
         self.own_when = outer.when if outer is not None and inherits else self.began + self.dependency.timeout
 
     def resume(self) -> None:
-        """In the task that runs now: a stream may be read by another one than opened it."""
+        """Continue the call in the current task, because a stream may be read in another task than the one that opened it."""
         self.task, self.clock = running()
         self.cancellations = 0 if self.task is None else self.task.cancelling()
 
     @property
     def when(self) -> float:
-        """The call's deadline: what is inherited, by the context or by anyio's scopes, else the policy's own.
+        """The call's deadline: the one inherited from the context or from anyio's scopes, else the policy's own.
 
-        Asked for when something takes long or goes wrong; a call that goes well doesn't pay for the look at the scopes around it, which end
-        it in any case.
+        Read only after an error or before a wait. A fast call need not check the enclosing scopes, which end it in any case.
         """
         self.inherit()
         effective = anyio.current_effective_deadline()
         inherits = self.outer is not None and self.outer.when < math.inf
-        # The policy's own timeout is for callers without any deadline: a scope of the user's that is later than it wins as well.
+        # The policy's own timeout is only for callers without a deadline. So a user's scope also applies if it ends later.
         return min(effective, self.own_when) if inherits or effective == math.inf else effective
 
     @property
     def begins_by(self) -> float:
-        """When whatever it waits for must be there: the deadline, or what whoever waits for the first word allows for."""
+        """The point in time by which a wait must be over: the deadline, or an earlier limit for the first piece of the answer."""
         by = min(self.when, self.open_by)
         return by if self.patience is None else min(by, self.patience.until)
 
     @property
     def being_cancelled(self) -> bool:
-        """Whether the asyncio task has been asked to cancel since."""
+        """Whether the cancellation of the asyncio task was requested since the call began or resumed."""
         return self.task is not None and self.task.cancelling() > self.cancellations
 
     async def yield_to_cancellation(self, error: Exception) -> None:
-        """An error raised while the caller is being cancelled must not swallow the cancellation.
+        """Raise the caller's cancellation instead of an error that replaced it.
 
-        It happens: a driver turns the cancellation that it gets into an error of its own. On asyncio nobody would then deliver it again.
+        Some drivers convert a cancellation into their own error, and asyncio does not deliver a cancellation twice.
         """
-        await checkpoint_if_cancelled()  # an anyio scope delivers its own
+        await checkpoint_if_cancelled()  # raises the cancellation of an anyio scope
         if self.being_cancelled:
             raise asyncio.CancelledError from error
 
     def expired(self, what: str) -> DeadlineExceeded:
-        """The caller's time is used up."""
+        """Return the error for a deadline that has passed.
+
+        Args:
+            what: the step that was not finished, for example "waiting for the answer".
+        """
         elapsed = self.clock() - self.began
         emit("deadline.exceeded", self.dependency.name, waiting=what, elapsed=elapsed)
         return DeadlineExceeded(

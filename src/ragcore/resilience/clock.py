@@ -1,4 +1,4 @@
-"""The event loop's clock, found once for a call rather than at each look: all time of this package is the loop's, so it can be virtual."""
+"""The event loop's clock, looked up once per call. All times in this package come from it, so that tests can use a virtual clock."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Clock: TypeAlias = Callable[[], float]
 
 
 def clock() -> Clock:
-    """`anyio.current_time`, or what it would call on asyncio, at an eighth of its cost."""
+    """Return `anyio.current_time`, or on asyncio the function that it would call, at an eighth of its cost."""
     return running()[1]
 
 
@@ -22,9 +22,9 @@ _asyncio_scope: type[anyio.CancelScope] | None = None
 
 
 def cancel_scope(deadline: float, task: asyncio.Task[Any] | None) -> anyio.CancelScope:
-    """Return `anyio.CancelScope(deadline=deadline)`, without looking for the event loop if `task` runs on asyncio.
+    """Return `anyio.CancelScope(deadline=deadline)`, without the search for the event loop if `task` runs on asyncio.
 
-    `anyio.CancelScope` returns an object of its backend's class. That class is kept here, so that a call need not find it again (0.5 µs).
+    `anyio.CancelScope` returns an object of its backend's class. That class is kept here, so that each call saves the search (0.5 µs).
     """
     global _asyncio_scope
     if task is None:
@@ -35,7 +35,7 @@ def cancel_scope(deadline: float, task: asyncio.Task[Any] | None) -> anyio.Cance
 
 
 def now_if_any() -> float | None:
-    """The time; None outside of an event loop, where somebody looks at a snapshot."""
+    """Return the current time; None outside an event loop, for example when a snapshot is made there."""
     try:
         return clock()()
     except anyio.NoEventLoopError:
@@ -43,7 +43,7 @@ def now_if_any() -> float | None:
 
 
 def running() -> tuple[asyncio.Task[Any] | None, Clock]:
-    """Both at once: looking for the event loop is what costs."""
+    """Return the current task and the clock together, because the search for the event loop is the expensive part."""
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
@@ -53,6 +53,6 @@ def running() -> tuple[asyncio.Task[Any] | None, Clock]:
         return task, loop.time
     try:
         anyio.current_time()
-    except anyio.NoEventLoopError:  # a callback of asyncio's
+    except anyio.NoEventLoopError:  # a callback of asyncio
         return None, loop.time
-    return None, anyio.current_time  # trio as a guest on an asyncio loop, which keeps a time of its own
+    return None, anyio.current_time  # trio as a guest on an asyncio loop has its own clock

@@ -1,7 +1,7 @@
-"""Deadlines: an absolute point on the event loop's clock, inherited by nested calls.
+"""Deadlines: absolute points in time on the event loop's clock, inherited by nested calls.
 
-A length of time given to each step adds up; a point in time does not. So a deadline is set once, at the edge, and everything
-below asks how much is left. It travels in a context variable, which is never set across a `yield` to the user.
+Timeouts of single steps add up; a deadline does not. So the outermost code sets the deadline once, and nested calls check how much time is left.
+The deadline is stored in a context variable, which is never set across a `yield` to the user.
 
 Source: gRPC, "Deadlines" (https://grpc.io/docs/guides/deadlines/): propagate the remaining time, never restart it.
 """
@@ -22,12 +22,12 @@ __all__ = ["Deadline", "deadline", "reserve", "share"]
 
 
 def deadline(seconds: float, /) -> Deadline:
-    """Bound a block of awaiting code, and all that ragcore does within it.
+    """Limit the time of a block of async code, and of all calls of ragcore within it.
 
-    As `anyio.fail_after`, but raises `DeadlineExceeded`, and components see it: they refuse work that has no chance in time.
+    Like `anyio.fail_after`, but it raises `DeadlineExceeded`, and components read the deadline: they refuse calls that can't finish in time.
 
     Args:
-        seconds: from entering the block, positive; an enclosing deadline that is sooner stays in force.
+        seconds: the time from entering the block, positive. An earlier deadline of an enclosing block still applies.
 
     Example:
         >>> async def main() -> None:
@@ -40,11 +40,11 @@ def deadline(seconds: float, /) -> Deadline:
 
 
 def reserve(seconds: float, /, *, share: float = 1.0) -> Deadline:
-    """A deadline that ends a little before the one around it, so that there is time left for a last resort.
+    """Return a deadline that ends before the enclosing one, so that time is left for a last resort.
 
     Args:
-        seconds: to keep, at most.
-        share: to keep at most this share of what is left, in (0, 1].
+        seconds: the most seconds to keep.
+        share: the largest share of the remaining time to keep, in (0, 1].
 
     Example:
         >>> async def main() -> str:
@@ -65,10 +65,10 @@ def reserve(seconds: float, /, *, share: float = 1.0) -> Deadline:
 
 
 class Deadline(Bound):
-    """A point in time by which a block ends. Made by `deadline(seconds)`; entered once.
+    """A point in time by which a block ends. Use `deadline(seconds)` to make one; it can be entered once.
 
-    Leaving the block by its own expiry raises `DeadlineExceeded`; a cancellation or an expiry from outside passes through as it is.
-    `when` is the enclosing deadline's where that is sooner.
+    If this deadline expires, the block raises `DeadlineExceeded`. A cancellation from outside, or the expiry of an outer deadline, passes through
+    unchanged. If an enclosing deadline is earlier, `when` is that deadline.
     """
 
     __slots__ = ("_began", "_budget", "_scope", "_token")
@@ -78,7 +78,7 @@ class Deadline(Bound):
 
     def __init__(self, seconds: float, /) -> None:
         if not seconds > 0:
-            raise ValueError(f"a deadline lies in the future: {seconds!r} s does not")
+            raise ValueError(f"a deadline must lie in the future, but it is {seconds!r} s: use a positive number")
         super().__init__(math.inf)
         self._budget = seconds
         self._began = 0.0
@@ -87,7 +87,7 @@ class Deadline(Bound):
 
     @staticmethod
     def current() -> Deadline | None:
-        """The deadline in force here, if any."""
+        """Return the current deadline; None if there is none."""
         bound = inherited.get()
         if bound is None or isinstance(bound, Deadline):
             return bound
@@ -96,13 +96,13 @@ class Deadline(Bound):
         return found
 
     def remaining(self) -> float:
-        """Seconds left, 0 once it has passed; an enclosing anyio scope's deadline counts as well."""
+        """Return the seconds left; 0 after the deadline. The deadlines of enclosing anyio scopes count as well."""
         at = min(self.when, anyio.current_effective_deadline())
         return max(0.0, at - anyio.current_time())
 
     def __enter__(self) -> Self:
         if self._scope is not None:
-            raise RuntimeError("a Deadline is entered once: make another with deadline(seconds)")
+            raise RuntimeError("a Deadline can be entered only once: make another with deadline(seconds)")
         self._began = anyio.current_time()
         own = self._began + self._budget
         self.outer = inherited.get()
@@ -119,15 +119,15 @@ class Deadline(Bound):
         assert self._token is not None
         inherited.reset(self._token)
         self._scope.__exit__(exc_type, exc, traceback)
-        if self._scope.cancelled_caught:  # nobody else can cancel this scope, so it has expired
+        if self._scope.cancelled_caught:  # no other code can cancel this scope, so it has expired
             elapsed = anyio.current_time() - self._began
             raise DeadlineExceeded(
-                f"not done within {self._budget:g} s (stopped after {elapsed:.2f} s)",
+                f"deadline exceeded: not finished within {self._budget:g} s (stopped after {elapsed:.2f} s)",
                 budget=self._budget,
                 elapsed=elapsed,
             ) from None
 
 
 def share(part: float, /, *, most: float) -> float:
-    """Seconds that a step may take after which there must be time for another: at most `most`, and this part of what is left."""
+    """Return the time limit in seconds of a step after which another step follows: at most `most`, and at most this part of the remaining time."""
     return min(most, part * max(0.0, expires_at() - anyio.current_time()))

@@ -1,4 +1,4 @@
-"""What a policy keeps of the dependency that it surrounds: the limits that were set, and the state of its parts."""
+"""The data that a policy keeps about its dependency: the configured limits and the state of the parts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Dependency"]
 
 @dataclass(slots=True, kw_only=True)
 class Dependency:
-    """One dependency. Calls and held streams share it; seconds throughout."""
+    """One dependency, shared by calls and held streams. All timeouts are in seconds."""
 
     name: str
     on: On | None
@@ -37,5 +37,5 @@ class Dependency:
         return self.name or "the dependency"
 
     def breaker_of(self, key: str | None) -> CircuitBreaker | None:
-        """The breaker that calls with this key pass; None if there is none."""
+        """Return the breaker for calls with this key; None if there is none."""
         return self.breaker if key is None or self.breakers is None else self.breakers.get(key)

@@ -1,4 +1,4 @@
-"""What an error means: whether another try makes sense, whether it blames the dependency, and when it may pass."""
+"""The judgement on an error: whether another attempt makes sense, whether it counts against the dependency, and how long to wait."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["Failure", "On", "from_status", "judge", "retry_after"]
 
 logger: logging.Logger = logging.getLogger("ragcore")
 
-# A server that asks for more than this is down for a caller's purposes: retrying is not for us to plan (as the openai SDK holds it).
+# If a server asks for a longer wait, the attempt is not retried; the openai SDK has the same limit.
 LONGEST_RETRY_AFTER = 120.0
 
-# More than a day is a broken clock, or a broken header: nothing can be learned from it.
-NONSENSE = 86_400.0
+# A longer wait than a day comes from a wrong clock or a broken header, and is ignored.
+LONGEST_VALID = 86_400.0
 
 COUNTS = frozenset({408, 409, 425, 529})
 
@@ -30,9 +30,9 @@ class Failure:
     """A judgement on an error.
 
     Attributes:
-        retry: another attempt may succeed.
-        counts: the circuit breaker counts it against the dependency.
-        retry_after: seconds that the dependency asked to wait. With `counts=False` it pauses the dependency for all callers (a 429).
+        retry: whether another attempt may succeed.
+        counts: whether the circuit breaker counts the error against the dependency.
+        retry_after: seconds that the dependency asked to wait. With `counts=False`, as for a 429, they pause the dependency for all callers.
     """
 
     retry: bool = True
@@ -42,14 +42,14 @@ class Failure:
     def __post_init__(self) -> None:
         wait = self.retry_after
         if wait is not None and not (isinstance(wait, int | float) and wait >= 0):
-            raise ValueError(f"retry_after is {wait!r}: it must be seconds, at least 0, or None")
+            raise ValueError(f"retry_after is {wait!r}: it must be None or a number of seconds, at least 0")
 
 
 On: TypeAlias = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], Failure | None]
 
 
 def judge(on: On, error: Exception, /) -> Failure | None:
-    """What `on` says of an error; None: it is the caller's affair. A `RagcoreError` is never retried and never counts."""
+    """Return the judgement of `on` on an error; None: don't retry it and don't count it. A `RagcoreError` is never retried and never counts."""
     if isinstance(error, RagcoreError):
         return None
     try:
@@ -58,21 +58,26 @@ def judge(on: On, error: Exception, /) -> Failure | None:
         failure = on(error)
     except Exception:
         logger.exception(
-            "the function given as on= raised on a %s: the error is taken as the caller's affair", type(error).__name__
+            "the function passed as on= failed on a %s: the error is treated as not retryable", type(error).__name__
         )
         return None
     if failure is not None and not isinstance(failure, Failure):
-        logger.error("the function given as on= returned %r, neither a Failure nor None", failure)
+        logger.error(
+            "the function passed as on= returned %r: the error is treated as not retryable. Return a Failure or None",
+            failure,
+        )
         return None
     return failure
 
 
 def from_status(status: int, headers: Mapping[str, str] | None = None, /) -> Failure | None:
-    """What an HTTP status means.
+    """Return the judgement on an HTTP status; None: not retryable.
 
-    400, 401, 403, 404, 413 and 422 blame the request: None. 408, 409, 425, 529 and all of 5xx count and may pass. 429 may pass but
-    doesn't count: it paces. Other statuses below 500: None. `retry-after-ms` and `Retry-After` (seconds or an HTTP date) are read; a wait
-    over 120 s is not worth planning for, so it isn't retried.
+    - 408, 409, 425, 529 and all 5xx count against the dependency and may be retried.
+    - 429 may be retried and does not count: the server works, but asks for a slower pace.
+    - For 400, 401, 403, 404, 413, 422 and all other statuses below 500 the result is None, because the request is at fault.
+
+    The wait comes from the header `retry-after-ms` or `Retry-After` (seconds or an HTTP date). If it is longer than 120 s, the request is not retried.
 
     Source: RFC 9110 §10.2.3 (Retry-After), RFC 6585 §4 (429).
 
@@ -92,13 +97,13 @@ def from_status(status: int, headers: Mapping[str, str] | None = None, /) -> Fai
 
 
 def retry_after(headers: Mapping[str, str], /) -> float | None:
-    """Seconds that the headers ask to wait; None if they don't say, or nonsense, such as more than a day.
+    """Return the seconds that the headers ask to wait; None if they are missing or invalid, for example more than a day.
 
-    The HTTP date is the one place where the core looks at the wall clock; against the response's own Date where it has one, so that two
-    clocks that disagree don't matter.
+    Only for an HTTP date does the core read the wall clock. It uses the response's own `Date` instead if there is one, so that a difference between
+    both clocks does not matter.
     """
     seconds = _asked({key.lower(): value for key, value in headers.items()})
-    return None if seconds is None or seconds > NONSENSE else seconds
+    return None if seconds is None or seconds > LONGEST_VALID else seconds
 
 
 def _asked(lower: Mapping[str, str]) -> float | None:
@@ -128,5 +133,5 @@ def _date(text: str | None) -> datetime | None:
     try:
         when = parsedate_to_datetime(text or "")
         return when if when.tzinfo else when.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):  # a server may write anything
+    except (ValueError, OverflowError):  # the header may contain any text
         return None

@@ -1,12 +1,12 @@
-"""The queue of a bulkhead: fair between flows, and by what time callers have left within one.
+"""The queue of a bulkhead: fair between flows, and within a flow by the callers' remaining time.
 
 - Between flows: deficit round robin. While another flow waits, a flow holds at most its share of the places.
-- Within a flow: the oldest caller first. If the flow has more callers than can be served in time, the newest first: it has the most time left, so
-  each place goes to a caller that can still use it.
+- Within a flow: the oldest caller first. If the flow has more callers than can be served in time, the newest first. The newest caller has the most time
+  left, so each place goes to a caller that can still use it.
 - A caller whose remaining time is shorter than recent calls took is refused at once.
 
 Sources: M. Shreedhar, G. Varghese, "Efficient Fair Queuing Using Deficit Round Robin" (1996); B. Maurer, "Fail at Scale" (ACM Queue, 2015) for
-adaptive LIFO. docs/explanation/resilience.md has the figures beside earliest deadline first.
+adaptive LIFO. docs/explanation/resilience.md compares it with earliest deadline first.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from ragcore.resilience.waiter import Flow, Waiter
 
 __all__ = ["FairQueue"]
 
-# A caller is told this long before its deadline, so that it hears a reason rather than its own deadline.
+# A waiting caller is refused this long before its deadline, so that its error is `Overloaded` with a reason, not `DeadlineExceeded`.
 BEFORE_DEADLINE = 0.01
-# A flow whose calls take longer than the others' has fewer turns, within these bounds.
+# A flow whose calls take longer than average gets fewer turns, within these bounds.
 CHEAPEST, DEAREST = 0.25, 4.0
-# While the newest come first, each so-manieth place of a flow goes to the caller with the latest deadline.
+# While the newest callers come first, one in four places of a flow goes to the caller with the latest deadline.
 PATIENT_EVERY = 4
 
 
 class FairQueue:
-    """Who waits for one of some places.
+    """The callers that wait for a place.
 
-    Invariant: nobody waits while a place is free, between any two steps of the event loop. So a place that is given back goes to somebody in the queue
-    in the same step, and a newcomer can't overtake. A waiter stands in its flow's `waiting`, its flow in `ring`, exactly until it is granted a place,
-    refused, or gives up.
+    Invariant: between two steps of the event loop, no caller waits while a place is free. So a place that is given back goes to a waiting caller in the
+    same step, and a new caller can't overtake it. A waiter is in its flow's `waiting`, and its flow is in `ring`, until the waiter is granted a place, is
+    refused or gives up.
 
     Args:
-        places: for which they wait.
-        most: callers that may wait.
+        places: the places for which they wait.
+        most: the largest number of waiting callers.
 
     Attributes:
-        ring: flows with callers that wait.
-        waiting: callers that wait.
-        rejected: callers that were refused so far.
+        ring: the flows that have waiting callers.
+        waiting: the number of waiting callers.
+        rejected: the number of callers that were refused so far.
     """
 
     __slots__ = ("_places", "most", "rejected", "ring", "waiting")
@@ -60,32 +60,32 @@ class FairQueue:
         self.rejected = 0
 
     def flows(self) -> int:
-        """Flows that hold a place or wait for one."""
+        """Return the number of flows that hold a place or wait for one."""
         return self._places.holders + sum(1 for flow in self.ring if not flow.inside)
 
     def expected_wait(self) -> float:
-        """As `Bulkhead.expected_wait`."""
+        """See `Bulkhead.expected_wait`."""
         places = self._places
         if places.inside < places.limit and not self.waiting:
             return 0.0
         return (self.waiting + 1) * places.service_time / places.limit
 
     def give_back(self, flow: Flow, service_time: float | None, finished: bool, now: float) -> None:
-        """Give a place back; the next in line gets it in the same step."""
+        """Give a place back. The next waiting caller gets it in the same step."""
         self._places.give_back(flow, service_time, finished, now)
         if self.waiting:
             self.let_in()
 
     def enqueue(self, when: float, flow: str | None = None, *, by: float = math.inf) -> Waiter:
-        """A place in the queue, to be waited for with `wait`.
+        """Add a caller to the queue. Use `wait` to wait for its place.
 
         Args:
             when: the caller's deadline.
-            flow: for whom; None: the flow in force.
-            by: when the caller wants a place at the latest, since it has another way.
+            flow: the caller's flow; None: the current flow.
+            by: the latest time at which the caller can use a place, because it then uses an alternative.
 
         Raises:
-            Overloaded: the queue is full, or there is no chance by the deadline.
+            Overloaded: the queue is full, or the call can't finish by its deadline.
         """
         now = clock()()
         found = self._places.of(flow)
@@ -97,7 +97,7 @@ class FairQueue:
             )
         if self.waiting >= self.most:
             self._make_room(found, now)
-        # Into the queue before it is judged: whether it fits depends on how many of its flow are before it.
+        # It joins the queue before the check, because `_fits` depends on the number of callers of its flow.
         waiter = Waiter(when, found, now, by)
         found.waiting[waiter] = None
         self.waiting += 1
@@ -109,17 +109,20 @@ class FairQueue:
         return waiter
 
     async def wait(self, waiter: Waiter) -> bool:
-        """Wait for a place: True; or until `Waiter.wake` is called: False, and it still has its place in the queue.
+        """Wait for a place, or until `Waiter.wake` is called.
+
+        Returns:
+            True with a place. False after `Waiter.wake`; the waiter keeps its position in the queue.
 
         Raises:
-            Overloaded: it has been refused, or its time no longer suffices.
+            Overloaded: the waiter was refused, or too little time is left for the call.
         """
         try:
             while waiter.sleeps:
                 await waiter.sleep(self._latest(waiter))
                 if waiter.sleeps and clock()() >= self._latest(waiter):
                     self._expire(waiter)
-        except BaseException:  # cancelled: also in the very moment in which it was granted its place
+        except BaseException:  # cancelled, perhaps in the same step that granted the place
             self.give_up(waiter)
             raise
         if waiter.refused is not None:
@@ -132,10 +135,10 @@ class FairQueue:
         return False
 
     def give_up(self, waiter: Waiter) -> None:
-        """End the wait. A place that the waiter was given in this moment goes to the next one. A second call changes nothing."""
+        """End the wait. If the waiter was granted a place in the same step, the next waiter gets it. A second call has no effect."""
         if waiter.refused is not None:
             return
-        waiter.refused = Overloaded("the caller has left", dependency=self._places.name)
+        waiter.refused = Overloaded("the caller stopped waiting", dependency=self._places.name)
         if waiter.granted:
             waiter.granted = False
             self.give_back(waiter.flow, None, False, 0.0)
@@ -143,24 +146,24 @@ class FairQueue:
             self._forget(waiter)
 
     def let_in(self) -> None:
-        """Give free places to those who wait, in one step: nobody who comes meanwhile overtakes them."""
+        """Give free places to waiting callers, in one step, so that no new caller overtakes them."""
         if not self.waiting or self._places.inside >= self._places.limit:
             return
         now = now_if_any()
-        if now is None:  # a limit that is set, or a place that is given back, where no event loop runs
+        if now is None:  # the limit was set, or a place was given back, outside an event loop
             now = -math.inf
         while self.waiting and self._places.inside < self._places.limit:
             flow = self._whose_turn()
             contested = len(self.ring) > 1
             waiter = self._pick(flow)
             self._forget(waiter)
-            # Not by the wait alone: it may have been admitted to the queue when calls were quicker than they are now.
+            # Check again: calls may have been faster when the waiter joined the queue.
             if waiter.when - now < self._places.service_time:
                 self._refuse(waiter, now)
                 continue
             flow.turns += 1
             flow.served = self._places.admitted
-            # Alone it owes nobody; a debt is never more than one turn's.
+            # Without competition a flow has no debt; otherwise its debt is at most that of one turn.
             if flow.waiting:
                 flow.credit = max(flow.credit - self._cost(flow), -DEAREST) if contested else 0.0
             self._places.take(flow)
@@ -173,23 +176,26 @@ class FairQueue:
                 flow.newest_first = False
 
     def _fits(self, flow: Flow, waiter: Waiter, now: float, *, margin: float = 1.0) -> bool:
-        """Whether a caller could still be served after all others of its flow.
+        """Whether a caller could still be served in time after all other callers of its flow.
 
         Args:
-            margin: by how much the wait may turn out longer.
+            flow: the caller's flow.
+            waiter: the caller.
+            now: the current time.
+            margin: the factor by which the wait may exceed its estimate.
         """
         wait = len(flow.waiting) * self._places.service_time * len(self.ring) / self._places.limit
         return margin * wait <= waiter.when - now - self._places.service_time
 
     def _whose_turn(self) -> Flow:
-        """Deficit round robin, among the flows below their share of the places if there are such."""
+        """Return the next flow by deficit round robin. Flows below their share of the places come first."""
         if len(self.ring) == 1:
             return next(iter(self.ring))
         share = math.ceil(self._places.limit / self.flows())
         entitled = [flow for flow in self.ring if flow.inside < share] or list(self.ring)
-        # The one served longest ago comes first, also if it was away in between.
+        # The flow that was served longest ago comes first, even if it had no waiting callers since.
         entitled.sort(key=lambda flow: flow.served)
-        # Ends: each round adds a credit to all, and a debt is bounded.
+        # The loop ends, because each round adds one credit to each flow and a debt is bounded.
         while True:
             for flow in entitled:
                 if flow.credit > 0:
@@ -203,14 +209,14 @@ class FairQueue:
         return min(max(flow.service_time / self._places.service_time, CHEAPEST), DEAREST)
 
     def _pick(self, flow: Flow) -> Waiter:
-        """Who of a flow comes next."""
+        """Return the next waiter of a flow."""
         if not flow.newest_first:
             return flow.oldest()
-        # Timeouts may differ. With equal ones this is the newest, too; a patient caller is not overtaken for ever.
+        # With different timeouts a patient caller is not overtaken forever. With equal timeouts `most_patient` is the newest as well.
         return flow.newest() if flow.turns % PATIENT_EVERY else flow.most_patient()
 
     def _let_go_of_the_hopeless(self, flow: Flow, now: float) -> None:
-        """Where the newest come first, the oldest has those after it before it: refuse it once that alone is too long."""
+        """Refuse callers that can't be served in time. While the newest callers come first, the oldest waits for all others of its flow."""
         while flow.newest_first and len(flow.waiting) > 1:
             oldest = flow.oldest()
             wait = (len(flow.waiting) - 1) * self._places.service_time / self._places.limit
@@ -220,8 +226,8 @@ class FairQueue:
             self._refuse(oldest, now)
 
     def _make_room(self, flow: Flow, now: float) -> None:
-        """For a newcomer of this flow, where the queue is full: refuse somebody else with less right to a place in it, or raise."""
-        # The flow with most callers pays, so one tenant's crowd can't keep the others out of the queue.
+        """Make room in a full queue for a new caller of this flow: refuse a waiting caller, or raise `Overloaded` for the new one."""
+        # The flow with the most waiting callers loses one, so that one tenant can't keep the others out of the queue.
         most = max(self.ring, key=lambda other: len(other.waiting), default=flow)
         if len(most.waiting) <= len(flow.waiting) + (most is not flow):
             most = flow
@@ -236,7 +242,7 @@ class FairQueue:
         last.stir()
 
     def _latest(self, waiter: Waiter) -> float:
-        """Until when it makes sense to wait."""
+        """Return the latest time at which a place is still useful for the waiter."""
         return min(waiter.by, waiter.when - max(self._places.service_time, BEFORE_DEADLINE))
 
     def _expire(self, waiter: Waiter) -> None:
@@ -279,5 +285,5 @@ class FairQueue:
 
 
 def _in_vain(waited: float, waiting: int) -> str:
-    """The reason of a caller that waited for nothing; it is one of those who were waiting."""
+    """Return the reason for refusing a waiter. `waiting` includes the waiter itself."""
     return f"no place within {waited:.1f} s; {waiting} {'callers were' if waiting > 1 else 'caller was'} waiting"

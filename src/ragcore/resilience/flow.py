@@ -1,7 +1,7 @@
-"""Flows: on whose behalf work is done, so that no caller takes what all of them share.
+"""Flows: names for groups of calls, so that one group can't use up what all groups share.
 
-A flow is a name in a context variable, set beside the deadline and never across a `yield` to the user. `RAG` sets it to the tenant. Queues
-serve flows in turn, and a breaker tells the failures of one flow from an outage. Work without a flow is a flow, too.
+A flow is a name in a context variable, which is never set across a `yield` to the user. `RAG` sets it to the tenant. Queues serve flows in turn, and a
+breaker distinguishes the failures of one flow from an outage. Calls without a flow belong to the flow "".
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from types import TracebackType
 
 __all__ = ["MOST_FLOWS", "current_flow", "flow"]
 
-# How many flows a queue or a breaker remembers; of more, those without work under way are forgotten first.
+# The largest number of flows that a queue or a breaker remembers. Above it, flows without calls under way are forgotten first.
 MOST_FLOWS = 10_000
 
 current_flow: ContextVar[str] = ContextVar("ragcore.flow", default="")
 
 
-class flow:  # noqa: N801  # reads as a verb, beside `with deadline(5):`
-    """Do the work of a block on behalf of a flow, which is any name: a tenant, a queue, a kind of job.
+class flow:  # noqa: N801  # reads as a verb, like `with deadline(5):`
+    """Assign the calls of a block to a flow, for example a tenant, a queue or a kind of job.
 
     Args:
-        name: of the flow. An inner block's flow replaces the outer one's.
+        name: the name of the flow. The flow of an inner block replaces that of the outer block.
 
     Example:
         >>> with flow("acme"):
@@ -37,7 +37,7 @@ class flow:  # noqa: N801  # reads as a verb, beside `with deadline(5):`
 
     @staticmethod
     def current() -> str:
-        """The flow in force here; "" if none was set."""
+        """Return the current flow; "" if none was set."""
         return current_flow.get()
 
     def __enter__(self) -> None:

@@ -1,7 +1,7 @@
-"""Flows that are kept out of a dependency alone, each by a circuit breaker of its own, while all others are served.
+"""Flows that are set apart: their own circuit breakers refuse their calls while the calls of all other flows continue.
 
-A flow fails by itself where its requests are at fault, not the dependency: a poisoned document, a question that is too long. One such flow must not
-open the breaker for everyone, nor may an outage be taken for its affair.
+A flow fails alone if its requests are at fault and not the dependency, for example because of a damaged document or a question that is too long. Such a
+flow must not open the breaker for all flows. In turn, an outage must not be mistaken for the failures of one flow.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ __all__ = ["FlowsApart"]
 
 
 class Own(Protocol):
-    """A breaker that a flow has for itself."""
+    """The breaker of one flow."""
 
     @property
     def state(self) -> str:
-        """ "closed" once the flow is served again."""
+        """ "closed" when the flow's calls succeed again."""
 
 
 B = TypeVar("B", bound=Own)
 
 
 class FlowsApart(Generic[B]):
-    """Which failures are a flow's own affair, and the breakers of those flows.
+    """Assigns failures to single flows, and holds the breakers of those flows.
 
-    Invariant: what is a flow's own affair is in no window of all flows: `_settle` takes it out of there, and the flow's own breaker counts from then
-    on. A suspect is a flow that is kept out though its failures still are in there: the next call of any other flow decides, and clears it or opens the
-    breaker for all.
+    Invariant: the window of all flows contains no failures that belong to a single flow: `_settle` removes them, and the flow's own breaker counts from
+    then on. A suspect is a flow that is set apart while its failures are still in that window. The next call of another flow decides: its success confirms
+    that only the suspect fails, its failure opens the breaker for all flows.
 
     Args:
-        window: of all flows' outcomes, the breaker's.
-        minimum_throughput: calls in a window before a ratio means anything.
-        seconds, failure_ratio, slow_ratio: as `Blame` takes them.
-        open_for: makes an open breaker for a flow, at a point in time.
+        window: the breaker's window, with the outcomes of all flows.
+        minimum_throughput: the number of calls in a window from which the ratios apply.
+        seconds, failure_ratio, slow_ratio: passed to `Blame`.
+        open_for: returns an open breaker for a flow, given the flow and the current time.
 
     Attributes:
-        of: the breakers, by flow.
+        of: the breakers by flow.
     """
 
     blame: Blame
@@ -64,31 +64,35 @@ class FlowsApart(Generic[B]):
         self._suspect: str | None = None
 
     def __len__(self) -> int:
-        """Flows that are kept out now."""
+        """Return the number of flows whose breaker is not closed."""
         return sum(1 for own in self.of.values() if own.state != "closed")
 
     def good(self, flow: str, began: float, now: float, *, counts: bool = True) -> None:
-        """A call of a flow that began then went well. `counts` as in `Blame.good`."""
+        """Record a good call of a flow that began at `began`. For `counts` see `Blame.good`."""
         self.blame.good(flow, began, now, counts=counts)
         if self._suspect is not None and self.blame.is_cleared_by(flow, self._suspect, began):
             self._settle(self._suspect, now)
 
     def bad(self, flow: str, calls: int, now: float, *, failed: bool, slow: bool) -> bool:
-        """Count a failure against its flow, and set apart whoever fails alone.
+        """Count a bad call against its flow, and set apart the flows that fail alone.
 
         Args:
-            calls: in the breaker's window, this one included.
+            flow: the flow of the call.
+            calls: the number of calls in the breaker's window, including this one.
+            now: the current time.
+            failed: whether the call failed.
+            slow: whether the call was too slow.
 
         Returns:
-            Whether it is an outage: the breaker opens for all.
+            Whether it is an outage, so that the breaker opens for all flows.
         """
         own = self.blame.bad(flow, now, failed=failed, slow=slow)
         if self._still_suspected() and flow != self._suspect:
-            return True  # the call of another flow that decides
+            return True  # this call of another flow decides: it failed too, so it is an outage
         if calls < self._minimum_throughput:
             return False
         reached = self.blame.fails(self._window)
-        # A flow that fails by itself is set apart also where the others are so many that the whole does not fail.
+        # A flow that fails alone is also set apart if the other flows have so many good calls that the total ratio is low.
         alone = (
             own.calls >= self._minimum_throughput
             and 2 * self.blame.in_a_row(flow) >= self._minimum_throughput
@@ -96,14 +100,14 @@ class FlowsApart(Generic[B]):
         )
         if not reached and not alone:
             return False
-        # All that are guilty at once: set apart one by one, the rest would still open the breaker for all.
+        # All culprits at once. If only one were set apart, the failures of the others would open the breaker for all flows.
         culprits = self.blame.culprits(self._window, now)
         for culprit in culprits:
             self.set_apart(culprit, now)
             self._settle(culprit, now)
         if culprits or not reached:
             return False
-        # Nobody else has asked since. Opening for all would punish them unheard; letting the flow go on would hide an outage.
+        # No other flow has made a call since. An open breaker would block flows that may work; a closed one could hide an outage.
         suspect = self.blame.suspect(self._window, now)
         if suspect is None:
             return True
@@ -113,20 +117,20 @@ class FlowsApart(Generic[B]):
         return False
 
     def set_apart(self, flow: str, now: float) -> None:
-        """From now on this flow has a breaker of its own, which is open."""
+        """Give this flow its own breaker, which is open."""
         if flow in self.of and self.of[flow].state != "closed":
             return
-        while len(self.of) >= MOST_FLOWS:  # the one set apart longest ago is the likeliest to be well by now
+        while len(self.of) >= MOST_FLOWS:  # the flow that was set apart first is the most likely to work again
             del self.of[next(iter(self.of))]
         self.of[flow] = self._open_for(flow, now)
 
     def clear(self) -> None:
-        """What was counted so far is of another time: the breaker's state has changed."""
+        """Forget all counts, because the breaker's state has changed."""
         self.blame.clear()
         self._suspect = None
 
     def _still_suspected(self) -> bool:
-        """Whether a flow is kept out of which it isn't known yet whether its failures are its own; served again, it is cleared."""
+        """Whether there is still a suspect. A suspect whose own breaker has closed is no longer one."""
         if self._suspect is None:
             return False
         own = self.of.get(self._suspect)
@@ -135,7 +139,7 @@ class FlowsApart(Generic[B]):
         return self._suspect is not None
 
     def _settle(self, flow: str, now: float) -> None:
-        """The failures of this flow are its own affair, and no longer the breaker's."""
+        """Remove this flow's failures from the breaker's window, because they belong to this flow only."""
         window = self.blame.window_of(flow)
         if window is not None:
             self._window.subtract(window, now)

@@ -1,4 +1,4 @@
-"""A place at a dependency that is kept for a stream: its opening, its items, its end."""
+"""A place at a dependency that is held for a stream, while it is opened, read and closed."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ T = TypeVar("T")
 
 
 class Hold:
-    """A place at a dependency that is kept for a stream. Made by `Policy.hold()`.
+    """A place at a dependency that is held for a stream. `Policy.hold()` returns it.
 
-    Invariant: there is at most one attempt that has not ended, and the block's end ends it. No cancel scope is open while an item is handed out,
-    so the stream may be read by another task than the one that opened it.
+    Invariant: at most one attempt has not ended, and the end of the block ends it. No cancel scope is open while an item is yielded, so another task than
+    the one that opened the stream may read it.
     """
 
     def __init__(self, dependency: Dependency, key: str | None, on: On | None) -> None:
@@ -50,34 +50,37 @@ class Hold:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
     ) -> None:
         try:
-            # The sources before the place: while the connection is still open, the dependency is still at work for this caller.
+            # Close the sources before the place is given back: while the connection is open, the dependency still works for this caller.
             if self._reading or self._sources:
                 with cleaning_up():
-                    for opened in (*self._reading, *self._sources):  # a source that nobody has read is closed here
+                    for opened in (*self._reading, *self._sources):  # also closes a source that was never read
                         await close_quietly(opened)
         finally:
-            # Synchronous, and in a `finally`: neither a clean-up that hangs nor a second cancellation keeps the place.
+            # Synchronous and in a `finally`, so that neither a clean-up that hangs nor a second cancellation can keep the place.
             if self._attempt is not None:
                 self._attempt.end(None, anyio.current_time())
 
     @property
     def attempts(self) -> int:
-        """How often the dependency was asked so far."""
+        """The number of attempts so far."""
         return 0 if self._call is None else self._call.attempts
 
     async def call(self, fn: Callable[[], Awaitable[T]], /, *, timeout: float | None = None) -> T:
-        """Open the stream: the place is taken and kept; what fails is retried, as in `Policy.call`, with the place given back meanwhile.
+        """Take a place and open the stream. The place is kept until the block ends.
 
-        May be called again to reopen a stream that broke before its first item was handed on.
+        A failed attempt gives the place back and is retried as in `Policy.call`. If the stream breaks before its first item was yielded, `call` may be
+        used again to reopen it.
 
         Args:
             fn: called once per attempt.
-            timeout: seconds for the opening with all its attempts; running out of them counts against the dependency.
+            timeout: seconds for the opening, with all attempts. If they run out, that counts as a failure of the dependency.
         """
         call = self._opened()
         if self._handed_on:
-            raise RuntimeError("the first item has been handed on: opening the stream again would repeat it")
-        # Not a scope around all attempts: it would count the time in our own queue, which `admission` adds to this point in time.
+            raise RuntimeError(
+                "the stream can't be reopened after its first item was yielded: the item would be repeated"
+            )
+        # Not a scope around all attempts, which would include the time in the queue. `admission` adds that time to `open_by`.
         call.open_by = math.inf if timeout is None else call.clock() + timeout
 
         async def attempt() -> T:
@@ -94,9 +97,9 @@ class Hold:
             return await again(call, error, attempt)
 
     def items(self, source: AsyncIterable[T], /) -> AsyncGenerator[T, None]:
-        """The items of `source`, each within its time: the first within `first_timeout`, then `idle_timeout`, all within the deadline.
+        """Yield the items of `source`: the first within `first_timeout`, each further one within `idle_timeout`, all within the deadline.
 
-        No cancel scope is open across the `yield`. The consumer's time counts in the deadline, not in the timeouts.
+        No cancel scope is open across the `yield`. The time that the consumer takes counts toward the deadline, not toward the timeouts.
 
         Raises:
             TimeoutError: an item took too long.
@@ -112,11 +115,13 @@ class Hold:
         call = self._opened()
         attempt = self._attempt
         try:
-            if attempt is None or attempt.ended:  # a stream that needs no opening takes its place here
+            if attempt is None or attempt.ended:  # a stream that `call` did not open takes its place here
                 attempt = await self._place(call)
             while True:
-                call.resume()  # whoever asked for this item may be another task than the one before
-                began = call.clock()  # here, not after the last item: the reader's own time is not the dependency's
+                call.resume()  # another task than before may read this item
+                began = (
+                    call.clock()
+                )  # here, not after the last item: the reader's own time does not count against the dependency
                 try:
                     item = await self._next(call, iterator, attempt, began)
                 except StopAsyncIteration:
@@ -128,14 +133,14 @@ class Hold:
                         await call.yield_to_cancellation(error)
                     raise
                 if not self._handed_on:
-                    # The breaker hears of the first item at once: a long answer must not delay the news that the dependency is well.
+                    # Report the first item to the breaker at once: it shows that the dependency works, even if the answer takes long.
                     attempt.judge("success", call.clock())
                     self._handed_on = True
                     if call.patience is not None:
                         call.patience.heard()
                 yield item
         finally:
-            # Where the block has ended first, it has closed the source already.
+            # If the block has ended before, it has already closed the source.
             if iterator in self._sources:
                 self._sources.remove(iterator)
                 with cleaning_up():
@@ -153,11 +158,11 @@ class Hold:
             raise AttemptTimeout(f"{self._dependency} {what} {limit:g} s", shortened=False, attempt=attempt) from error
 
     async def _place(self, call: Call) -> Attempt:
-        """A new place; the one before, of an attempt that failed, is given back first."""
+        """Give the place of the failed attempt back, if there is one, and take a new place."""
         if self._attempt is not None:
             self._attempt.end(None, call.clock())
         if self._placing:
-            raise RuntimeError("another task is waiting for this hold's place: a hold is one task's at a time")
+            raise RuntimeError("another task is waiting for this hold's place: use a hold in one task at a time")
         call.resume()
         self._placing = True
         try:
@@ -168,5 +173,5 @@ class Hold:
 
     def _opened(self) -> Call:
         if self._call is None:
-            raise RuntimeError("use `async with policy.hold() as held`")
+            raise RuntimeError("the hold is not open: use `async with policy.hold() as held`")
         return self._call

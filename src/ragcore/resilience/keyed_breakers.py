@@ -1,4 +1,4 @@
-"""The breakers of one policy: one, and one like it for each key (a model, a replica), a bounded number."""
+"""The breakers of one policy: the policy's own, and one with the same settings for each key (a model or a replica), up to a limit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["KeyedBreakers"]
 
 
 class KeyedBreakers:
-    """A breaker for each key, made like the one that is given, at most `most`; the one used longest ago is forgotten first."""
+    """A breaker for each key, with the settings of `pattern`. There are at most `most`; the least recently used one is forgotten first."""
 
     def __init__(self, pattern: CircuitBreaker, *, most: int) -> None:
         self.pattern = pattern
@@ -19,7 +19,7 @@ class KeyedBreakers:
         self._keyed: OrderedDict[str, CircuitBreaker] = OrderedDict()
 
     def get(self, key: str | None) -> CircuitBreaker:
-        """The breaker that calls with this key pass; isolated by hand, the one that was given stands for all."""
+        """Return the breaker for calls with this key. While `pattern` is isolated, it applies to all keys."""
         if key is None or self.pattern.state == "isolated":
             return self.pattern
         breaker = self._keyed.get(key)

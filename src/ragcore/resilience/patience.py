@@ -1,8 +1,8 @@
-"""How long a dependency may be silent: a limit that stands still while a call waits in a queue of ours.
+"""Patience: a limit on a dependency's silence that stands still while a call waits in one of ragcore's queues.
 
-Time in our own queue says nothing about a dependency. So whoever waits for its first word sets a `Patience` around the wait, and every queue
-on the way is waited in `with in_line():`, which stops it, and the limits of the attempts around, until a place is found. The caller's deadline
-runs on meanwhile, and bounds the whole.
+The time in ragcore's own queue says nothing about a dependency. So the code that waits for the first piece of an answer does so in a `Patience` block,
+and the code that waits in a queue does so in `with in_line():`. That block stops the patience and the limits of the enclosing attempts until the call has
+a place. The caller's deadline never stops.
 """
 
 from __future__ import annotations
@@ -18,50 +18,50 @@ from ragcore.lifecycle.bound import Bound, inherited
 
 __all__ = ["Patience", "Pausable", "in_line", "patience_in_force"]
 
-# A loop may fire a timer this much before its time.
+# An event loop may fire a timer this many seconds early.
 EARLY = 0.001
 
 
 class Pausable(Protocol):
-    """A limit on the silence of a dependency, as those see it who ask the dependency."""
+    """A limit on the silence of a dependency, as the code that calls the dependency sees it."""
 
     @property
     def until(self) -> float:
-        """When it runs out; infinity while it stands still."""
+        """The point in time at which the limit runs out; infinity while it stands still."""
 
     @property
     def place_by(self) -> float:
-        """When a place must be found at the latest, since there is another way; infinity if there is none."""
+        """The latest time at which a place is useful, because the caller then uses an alternative; infinity if there is no alternative."""
 
     def pause(self) -> None:
-        """A wait for a place begins; waits may overlap."""
+        """Stop the limit, because a wait for a place begins. Waits may overlap."""
 
     def resume(self) -> None:
-        """It is over."""
+        """Continue the limit, because a wait for a place has ended."""
 
     def heard(self) -> None:
-        """The dependency has begun to answer."""
+        """End the limit, because the dependency has begun to answer."""
 
     def has_run_out(self, now: float) -> bool:
-        """Whether the dependency has had all of its time."""
+        """Whether the dependency has used all of its time."""
 
 
-# Set for a block, never across a yield.
+# Set for a block, never across a `yield`.
 patience_in_force: ContextVar[Pausable | None] = ContextVar("ragcore.patience", default=None)
 
 
 class Patience:
-    """A cancel scope for what a dependency does first, `seconds` long without the time in queues of ours.
+    """A cancel scope that limits the dependency's time until it begins to answer. The time in ragcore's queues does not count.
 
-    Invariant: while a wait for a place is under way (`_pauses` > 0) its scope has no deadline, and `_left` is what was left when the wait began.
+    Invariant: during a wait for a place (`_pauses` > 0) its scope has no deadline, and `_left` is the time that was left when the wait began.
 
     Args:
-        seconds: that the dependency may take.
-        place_by: when a place must be found at the latest, on `anyio.current_time()`'s clock.
+        seconds: the time that the dependency may take.
+        place_by: the latest time at which a place is useful, on `anyio.current_time()`'s clock.
 
     Attributes:
-        seconds: the same.
-        waited: seconds spent in queues of ours so far.
+        seconds: as given.
+        waited: the seconds spent in ragcore's queues so far.
 
     Example:
         >>> async def main() -> bool:
@@ -98,26 +98,26 @@ class Patience:
         self._paused_at = 0.0
         self._running = False
         self._scope = anyio.CancelScope()
-        # Taken here already: a patience that is never entered passes on what it is told.
+        # Set in the constructor, because a patience that is never entered also passes `pause` and `resume` on to it.
         self._outer = patience_in_force.get()
         self._token: Token[Pausable | None] | None = None
 
     @property
     def ran_out(self) -> bool:
-        """Whether its block was ended by it."""
+        """Whether the limit has ended its block."""
         return self._scope.cancelled_caught
 
     @property
     def until(self) -> float:
-        """When it runs out; infinity while it stands still."""
+        """The point in time at which the limit runs out; infinity while it stands still."""
         return self._scope.deadline
 
     def has_run_out(self, now: float) -> bool:
-        """Whether the dependency has had all of its time."""
+        """Whether the dependency has used all of its time."""
         return self._scope.cancelled_caught or (self._running and now >= self._scope.deadline - EARLY)
 
     def pause(self) -> None:
-        """A wait for a place begins: the time that is left is kept."""
+        """Stop the limit and keep the time that is left, because a wait for a place begins."""
         self._pauses += 1
         if self._pauses == 1:
             self._paused_at = anyio.current_time()
@@ -128,7 +128,7 @@ class Patience:
             self._outer.pause()
 
     def resume(self) -> None:
-        """The wait is over: the time that was left runs on."""
+        """Continue the limit with the time that was left, because the wait is over."""
         self._pauses -= 1
         if self._pauses == 0:
             now = anyio.current_time()
@@ -139,7 +139,7 @@ class Patience:
             self._outer.resume()
 
     def heard(self) -> None:
-        """The dependency has begun to answer: the limit has done its work."""
+        """End the limit, because the dependency has begun to answer."""
         self._running = False
         self._scope.deadline = math.inf
 
@@ -160,12 +160,12 @@ class Patience:
         return bool(self._scope.__exit__(exc_type, exc, traceback))
 
 
-class in_line:  # noqa: N801  # reads as what it says: `with in_line():`
-    """Wait for a place in a queue of ours: meanwhile no limit of a dependency's runs, neither the patience in force nor an attempt's.
+class in_line:  # noqa: N801  # reads well in use: `with in_line():`
+    """Stop the dependency's limits while the block waits in one of ragcore's queues: the current patience and the limits of enclosing attempts.
 
-    Invariant: its limits have one pause of its own exactly while `_stopped`; so entering or leaving twice does no harm.
+    Invariant: it has paused its limits exactly once while `_stopped` is true, so it is safe to enter or leave it twice.
 
-    It may be entered again, also from another context: the limits are those that were in force when it was made.
+    It may be entered again, also from another context. Its limits are those of the context in which it was made.
     """
 
     __slots__ = ("_limits", "_stopped")
@@ -180,7 +180,7 @@ class in_line:  # noqa: N801  # reads as what it says: `with in_line():`
         while bound is not None:
             self._limits.append(bound)
             bound = bound.outer
-        # The outermost first: an attempt asks the one around it until when it may take, which has moved by then.
+        # The outermost limit comes first: an attempt reads the limit of the enclosing attempt, which must have moved by then.
         self._limits.reverse()
 
     def __enter__(self) -> None:

@@ -1,4 +1,4 @@
-"""Pauses that a dependency asked for (a 429): nobody asks it, or one model of it, before they are over."""
+"""Pauses that a dependency asked for, for example with a 429. Until a pause is over, no call is made to the dependency or to one of its models."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["Pauses"]
 
 
 class Pauses:
-    """Until when each key is paused, at most `most` of them; a pause is at most 120 s, whatever the dependency says.
+    """The pauses by key, for at most `most` keys. A pause lasts at most 120 s, even if the dependency asked for more.
 
-    Invariant: a pause that is over may still stand here, and means nothing: it is dropped when somebody asks for its key.
+    Invariant: a pause that is over may still be stored and has no effect. The next check of its key removes it.
     """
 
     def __init__(self, *, most: int) -> None:
@@ -22,25 +22,25 @@ class Pauses:
 
     @property
     def any(self) -> bool:
-        """Whether there may be one."""
+        """Whether there may be a pause."""
         return bool(self._until)
 
     def until(self, key: str | None, now: float) -> float:
-        """The point in time at which the pause of this key is over; minus infinity if there is none."""
+        """Return the point in time at which the pause of this key is over; minus infinity if there is none."""
         if not self._until:
             return -math.inf
         until = self._until.get(key, -math.inf)
-        if not now < until <= now + LONGEST_RETRY_AFTER:  # over, or of another event loop's clock
+        if not now < until <= now + LONGEST_RETRY_AFTER:  # over, or from another event loop's clock
             self._until.pop(key, None)
             return -math.inf
         return until
 
     def longest(self, now: float) -> float:
-        """Seconds until all are over."""
+        """Return the seconds until all pauses are over."""
         return max(0.0, max(self._until.values(), default=now) - now)
 
     def add(self, key: str | None, seconds: float, now: float) -> None:
-        """Pause a key for so many seconds; one that lasts longer stays."""
+        """Pause a key for `seconds`. A stored pause that ends later is kept."""
         until = now + min(seconds, LONGEST_RETRY_AFTER)
         self._until[key] = max(self._until.get(key, -math.inf), until)
         self._until.move_to_end(key)

@@ -1,4 +1,4 @@
-"""The leave for one call that a circuit breaker gives."""
+"""The permit that a circuit breaker gives for one call."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ Outcome: TypeAlias = Literal["success", "failure", "neutral"]
 
 
 class Judge(Protocol):
-    """Who hears how calls end: a circuit breaker."""
+    """The receiver of outcomes: a circuit breaker."""
 
     def end(self, generation: int, began: float, outcome: Outcome, now: float, flow: str = "") -> None:
-        """How a call ended."""
+        """Report the outcome of a call."""
 
     def fail_after_success(self, generation: int, now: float, flow: str = "") -> None:
-        """It had ended well, and failed after all."""
+        """Report that a call failed after its success was reported."""
 
 
 class Permit:
-    """The leave for one call. Its end is reported once; what is reported after a change of state is ignored.
+    """The permission for one call. Report the call's outcome once; the breaker ignores a report after a change of its state.
 
-    Invariant: of a permit the breaker hears exactly once, or a probe's slot would be counted twice, or never come back.
+    Invariant: a permit reports to the breaker exactly once. Otherwise a probe's slot would be given back twice or never.
     """
 
     __slots__ = ("_breaker", "_flow", "_reported", "began", "generation")
@@ -40,29 +40,29 @@ class Permit:
         self.began = began
 
     def report(self, outcome: Outcome) -> None:
-        """How the call ended; only the first report counts.
+        """Report the outcome of the call. Only the first report counts.
 
         Args:
-            outcome: "success": the dependency answered. "failure": it failed. "neutral": nothing can be said of it: the caller gave up, or was
-                at fault itself.
+            outcome: "success": the dependency answered. "failure": it failed. "neutral": the call shows nothing about the dependency, because the
+                caller cancelled it or was at fault.
         """
         if not self._reported:
             self._reported = True
             self._breaker.end(self.generation, self.began, outcome, clock()(), self._flow)
 
     def success(self) -> None:
-        """The dependency answered."""
+        """Report that the dependency answered."""
         self.report("success")
 
     def failure(self) -> None:
-        """The dependency failed."""
+        """Report that the dependency failed."""
         self.report("failure")
 
     def neutral(self) -> None:
-        """Nothing can be said of the dependency: the caller gave up, or was at fault itself."""
+        """Report that the call shows nothing about the dependency, because the caller cancelled it or was at fault."""
         self.report("neutral")
 
     def failure_after_success(self) -> None:
-        """The dependency failed after it had answered well at first: a stream that broke. Decides no probe, opens a closed breaker."""
+        """Report that the dependency failed after a success: a stream broke. It can open a closed breaker but does not decide a probe."""
         if self._reported:
             self._breaker.fail_after_success(self.generation, clock()(), self._flow)

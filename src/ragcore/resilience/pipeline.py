@@ -1,7 +1,7 @@
-"""The pipeline of a call: admitted, bounded, judged, and tried again.
+"""The pipeline of a call: admission, time limit, judgement and retry.
 
-Outermost first: deadline → retry → admission (breaker and bulkhead together) → attempt timeout → call. So nothing is held while a retry sleeps.
-The happy path opens one cancel scope and never enters tenacity.
+Outermost first: deadline → retry → admission (breaker and bulkhead together) → attempt timeout → call. So no place is held during the wait before a
+retry. A successful first attempt opens one cancel scope and does not use tenacity.
 
 Source: Polly's resilience pipeline (strategies listed outermost first).
 """
@@ -26,12 +26,12 @@ T = TypeVar("T")
 
 
 async def try_once(call: Call, fn: Callable[[], Awaitable[T]]) -> T:
-    """One attempt: admission, bound, judgement; everything is given back."""
+    """Make one attempt: admission, time limit, judgement. At the end it gives everything back."""
     attempt = admit_at_once(call) or await admit(call)
     try:
         result = await bounded(call, fn, attempt, call.dependency.attempt_timeout)
     except BaseException as error:
-        # Every way out ends the attempt, a cancellation as well; there is no `finally`, since success is judged otherwise.
+        # Each exit ends the attempt, also a cancellation. There is no `finally`, because success is judged in another way.
         end_failed(call, attempt, error)
         raise
     attempt.end("success", call.clock())
@@ -39,7 +39,7 @@ async def try_once(call: Call, fn: Callable[[], Awaitable[T]]) -> T:
 
 
 def end_failed(call: Call, attempt: Attempt, error: BaseException) -> None:
-    """Judge a failed attempt and give back what it held, however the judging goes: `on` is a function of the user's, and may raise."""
+    """Judge a failed attempt and give back its place and permit, even if the judgement raises: `on` is the user's function."""
     call.given_up = attempt.given_up
     outcome: Outcome = "neutral"
     try:
@@ -51,30 +51,30 @@ def end_failed(call: Call, attempt: Attempt, error: BaseException) -> None:
 async def bounded(
     call: Call, fn: Callable[[], Awaitable[T]], attempt: Attempt, limit: float, began: float | None = None
 ) -> T:
-    """Await `fn()` for at most `limit` seconds since `began`, within the deadline; nested calls inherit the sooner of the two."""
+    """Await `fn()` for at most `limit` seconds since `began`, and not beyond the deadline. Nested calls inherit the earlier of the two."""
     if began is None:
         began = attempt.began
     own = began + limit
     if own > call.open_by:
         own = call.open_by
-    # On the attempt, not in variables: a wait for a place further in moves them while `fn` runs.
+    # Stored on the attempt, not in variables: if a nested call waits for a place, that moves them while `fn` runs.
     attempt.limit = own
-    # Not `call.when`, which would look at all scopes around each call. So a wait further in ends with the policy's own timeout, even under a later scope
-    # of anyio's.
+    # Not `call.when`, which would check all enclosing scopes for each call. So a nested wait ends at the policy's own timeout, even in an anyio scope with a
+    # later deadline.
     attempt.latest = call.own_when
     attempt.outer = call.outer
-    # `call.when` looks at all scopes around: only where the deadline is the sooner of the two.
+    # Read `call.when`, which checks all enclosing scopes, only if the deadline is the earlier of the two.
     attempt.when = own if own <= call.own_when else min(own, call.when)
     with cancel_scope(attempt.when, call.task) as scope:
         attempt.scope = scope
-        # After the scope: its timer keeps the context in which it was made, and all that is in it, until the event loop turns.
+        # Set after the scope is open. Its timer keeps the context in which it was made until the event loop's next step, and would keep the attempt too.
         token = inherited.set(attempt)
         try:
             return await fn()
         finally:
             inherited.reset(token)
     assert scope.cancelled_caught
-    # Further in, a call may have waited in a queue of ours: by that much the limit has moved.
+    # The limit has moved by the time that nested calls waited in ragcore's queues.
     waited, own = attempt.limit - own, attempt.limit
     if own <= call.when:
         raise AttemptTimeout(
@@ -86,8 +86,8 @@ async def bounded(
 
 
 async def again(call: Call, error: Exception, attempt: Callable[[], Awaitable[T]]) -> T:
-    """After a failed attempt: try again if that makes sense, or let the error out as itself."""
-    # Before anything else: a caller that is being cancelled must neither wait nor ask again.
+    """Retry after a failed attempt if that makes sense; else raise the error unchanged."""
+    # First of all: a caller that is being cancelled must neither wait nor make another attempt.
     await call.yield_to_cancellation(error)
     retry = call.dependency.retry
     try:
@@ -101,14 +101,14 @@ async def again(call: Call, error: Exception, attempt: Callable[[], Awaitable[T]
 
 
 def _wait_before_retry(call: Call, error: Exception) -> float | None:
-    """Seconds to wait, or None if another attempt is not allowed, not affordable, or would not fit."""
+    """Return the seconds to wait; None if there is no further attempt, no retry budget or not enough time."""
     dependency, retry = call.dependency, call.dependency.retry
     assert retry is not None
     failure, number = worth_another(call, error), call.attempts
     if failure is None or number >= retry.attempts or call.being_cancelled:
         return None
     wait = retry.wait_before(number, failure.retry_after)
-    # Time first: a retry that does not fit must not use up the budget of one that would.
+    # Check the time first: a retry without enough time must not use up the retry budget.
     if call.clock() + wait >= call.begins_by:
         emit("retry.no_time", dependency.name, attempt=number + 1, wait=wait, error=type(error).__name__)
         return None

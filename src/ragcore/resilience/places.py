@@ -1,4 +1,4 @@
-"""The places of a bulkhead: how many there are, whose calls have one, and how long a call takes."""
+"""The places of a bulkhead: their number, the flows that hold them, and the time that a call takes."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from ragcore.resilience.waiter import NEWEST, Flow
 
 __all__ = ["Places"]
 
-# An estimate that nothing has confirmed for so long, and for so many calls, is forgotten: what was learned in trouble is not believed for ever.
+# An estimate is forgotten if no call has confirmed it for this many seconds plus this many service times. Otherwise an estimate from a bad time would
+# stay forever.
 FORGET_SECONDS, FORGET_SERVICES = 30.0, 3.0
 MUCH_QUICKER, MUCH_QUICKER_WEIGHT = 4.0, 0.5
 
 
 class Places:
-    """Places, by flow.
+    """The places of a bulkhead by flow.
 
-    Invariant: `inside` is the sum of the flows' own `inside`, and `holders` counts those that are not 0. A flow that is remembered by somebody who
-    holds a place, or who waits for one, is never forgotten here.
+    Invariant: `inside` is the sum of the flows' `inside`, and `holders` counts the flows whose `inside` is not 0. A flow with a call that holds a place or
+    waits for one is never forgotten.
 
     Attributes:
-        limit: places.
-        name: in events and errors.
-        inside: those that are taken; more than `limit` for a while where that was lowered.
-        holders: flows that have a place.
-        flows: by name.
-        admitted: calls so far.
-        service_time: seconds that a call takes, by the moving average; 0 while nothing is known.
+        limit: the number of places.
+        name: the name in events and errors.
+        inside: the number of taken places; for a while more than `limit` after `limit` was lowered.
+        holders: the number of flows that hold a place.
+        flows: the flows by name.
+        admitted: the number of admitted calls so far.
+        service_time: seconds that a call takes, as a moving average; 0 while unknown.
     """
 
     __slots__ = ("_forget_at", "admitted", "flows", "holders", "inside", "limit", "name", "service_time")
@@ -50,7 +51,7 @@ class Places:
         self._forget_at = math.inf
 
     def of(self, name: str | None) -> Flow:
-        """A flow by its name; None: the flow in force."""
+        """Return a flow by its name; None: the current flow."""
         if name is None:
             name = current_flow.get()
         found = self.flows.get(name)
@@ -61,7 +62,7 @@ class Places:
         return found
 
     def take(self, flow: Flow) -> None:
-        """One more for this flow."""
+        """Take a place for this flow."""
         if not flow.inside:
             self.holders += 1
         flow.inside += 1
@@ -69,7 +70,7 @@ class Places:
         self.admitted += 1
 
     def give_back(self, flow: Flow, service_time: float | None, finished: bool, now: float) -> None:
-        """One less. The rest as `Bulkhead.release`."""
+        """Give a place of this flow back. For the arguments see `Bulkhead.release`."""
         if service_time is not None:
             self._learn(flow, service_time, finished, now)
         flow.inside -= 1
@@ -78,16 +79,16 @@ class Places:
         self.inside -= 1
 
     def forget_what_is_old(self, now: float) -> None:
-        """An estimate that nothing confirms any more."""
+        """Forget the estimate if no recent call confirms it."""
         if now > self._forget_at:
             self.service_time = 0.0
 
     def _learn(self, flow: Flow, service_time: float, finished: bool, now: float) -> None:
         self.forget_what_is_old(now)
         before = self.service_time or (service_time if finished else math.inf)
-        # A call that was cut short has only shown that it would have taken longer: it can raise the estimate and never lower it.
+        # The time of a call that was cut short is a lower bound: it can raise the estimate but never lower it.
         if finished or service_time > before:
-            # What is much quicker than was thought comes after trouble: it is believed sooner.
+            # A call that is much faster than the estimate shows the end of a slow period, so it gets a larger weight.
             weight = NEWEST if service_time * MUCH_QUICKER > before else MUCH_QUICKER_WEIGHT
             self.service_time = before + weight * (service_time - before)
             self._forget_at = now + FORGET_SECONDS + FORGET_SERVICES * self.service_time
@@ -95,7 +96,7 @@ class Places:
             flow.learn(service_time)
 
     def _forget_a_flow(self) -> None:
-        """Forget the oldest flow that has nothing under way; one that has moves to the end, so that it isn't looked at again soon."""
+        """Forget the oldest flow without calls. A flow with calls moves to the end, so that it isn't checked again soon."""
         for _ in range(len(self.flows)):
             name = next(iter(self.flows))
             flow = self.flows.pop(name)

@@ -1,4 +1,4 @@
-"""A policy: all that surrounds one call to a dependency, in a fixed order, which `pipeline` tells."""
+"""A policy: the rules around each call to a dependency, in a fixed order. `pipeline` describes the order."""
 
 from __future__ import annotations
 
@@ -28,21 +28,23 @@ class Policy:
     """Deadline, retry, breaker, bulkhead and attempt timeout around calls to one dependency.
 
     Args:
-        name: the dependency's, in events and errors.
-        on: what may pass: an error type, a tuple of them, or a function that judges an error (`Failure`, or None: the caller's affair).
-            None: what the component says that uses the policy; alone, `OSError`.
-        timeout: seconds for a whole call where no deadline is inherited.
-        attempt_timeout: seconds for one attempt of a call, or for the first answer of a held one.
-        first_timeout: seconds to a held stream's first item.
-        idle_timeout: seconds between a held stream's items.
-        bulkhead: None: 64 at once and 256 waiting; False: no limit.
-        retry: None: 3 attempts; False: one.
-        breaker: None: opens at half of at least 10 calls within 30 s failing; False: none.
-        max_keys: how many keys have a breaker of their own at once; the one that was used longest ago is forgotten first.
+        name: the dependency's name in events and errors.
+        on: the errors of the dependency, which are retried and counted by the breaker: an error type, a tuple of them, or a function that returns a
+            `Failure`, or None for an error that is neither retried nor counted. None: the rule of the component that uses the policy, else `OSError`.
+        timeout: seconds for a whole call if no deadline is inherited.
+        attempt_timeout: seconds for one attempt of a call, or for the opening of a stream.
+        first_timeout: seconds until the first item of a stream.
+        idle_timeout: seconds between two items of a stream.
+        bulkhead: None: 64 concurrent calls and 256 waiting ones; False: no limit.
+        retry: None: 3 attempts; False: 1 attempt.
+        breaker: None: opens if half of at least 10 calls within 30 s fail; False: no breaker.
+        max_keys: the largest number of keys with their own breaker; the least recently used one is forgotten first.
 
-    Breakers and bulkheads hold state: share the object to share its state. A policy may be made anywhere and, while idle, change loops.
-    What `fn` raised comes out as itself, after the last attempt, or at once if `on` says None; an attempt's own timeout is a `TimeoutError`.
-    Where one policy's call runs within another's, the inner one retries, and what it gave up on is not retried around it.
+    Breakers and bulkheads have state. To share it, pass the same object to several policies. A policy may be made outside an event loop, and may be used
+    on another loop while it is idle.
+
+    An error of `fn` is raised unchanged, after the last attempt, or at once if `on` returns None. The timeout of an attempt is a `TimeoutError`. If a
+    call of one policy runs within a call of another, only the inner policy retries an error of the inner call.
 
     Example:
         >>> import anyio
@@ -79,9 +81,9 @@ class Policy:
             if not seconds > 0:
                 raise ValueError(f"{label} is {seconds!r}: it must be positive")
         if max_keys < 1:
-            raise ValueError("max_keys is at least 1")
+            raise ValueError("max_keys must be at least 1")
         if not (on is None or callable(on) or (isinstance(on, tuple) and all(isinstance(kind, type) for kind in on))):
-            raise ValueError(f"on is {on!r}: it must be a type of error, a tuple of them, a function, or None")
+            raise ValueError(f"on is {on!r}: it must be an error type, a tuple of them, a function or None")
         retries = RetryPolicy() if retry is None else retry or None
         guard = CircuitBreaker() if breaker is None else breaker or None
         limiter = Bulkhead(64, queue=256) if bulkhead is None else bulkhead or None
@@ -89,7 +91,7 @@ class Policy:
             if part is not None:
                 part.name = part.name or name
         if retries is not None:
-            import tenacity  # noqa: F401  # loaded when a policy is made, never inside a call
+            import tenacity  # noqa: F401  # imported when a policy is made, not during a call
         self._has_default_breaker = breaker is None
         self._dependency = Dependency(
             name=name,
@@ -111,16 +113,16 @@ class Policy:
 
         Args:
             fn: called once per attempt; returns an awaitable.
-            key: a breaker for each model or replica.
-            on: what may pass, where the policy itself doesn't say.
+            key: a model or a replica, which then has its own breaker.
+            on: the errors of the dependency, if the policy has no rule of its own.
 
         Raises:
             DeadlineExceeded: the inherited deadline or `timeout` passed.
-            CircuitOpen, Overloaded: the dependency was not asked.
+            CircuitOpen, Overloaded: the call was refused.
             TimeoutError: the last attempt took longer than `attempt_timeout`.
-            What `fn` raised: after the last attempt.
+            Exception: the error of `fn` in the last attempt.
 
-        Cancelled, it leaves nothing behind: place, permit and probe slot are back.
+        A cancelled call gives its place, its permit and its probe's slot back.
         """
         call = Call(self._dependency, key, on)
         try:
@@ -129,9 +131,9 @@ class Policy:
             return await again(call, error, lambda: try_once(call, fn))
 
     def hold(self, *, key: str | None = None, on: On | None = None) -> AbstractAsyncContextManager[Hold]:
-        """A place that is kept for a stream, to the end of the block.
+        """Return a context manager that holds a place for a stream until the end of the block.
 
-        The breaker judges the first item and the end. `Hold.call` retries until the first item has been handed on.
+        The breaker judges the first item and the end of the stream. `Hold.call` retries until the first item was yielded.
         """
         return Hold(self._dependency, key, on)
 
@@ -142,30 +144,30 @@ class Policy:
 
     @property
     def first_timeout(self) -> float:
-        """Seconds to a held stream's first item."""
+        """Seconds until the first item of a stream."""
         return self._dependency.first_timeout
 
     @property
     def idle_timeout(self) -> float:
-        """Seconds between a held stream's items."""
+        """Seconds between two items of a stream."""
         return self._dependency.idle_timeout
 
     @property
     def bulkhead(self) -> Bulkhead | None:
-        """The bulkhead that calls pass; None if there is none."""
+        """The policy's bulkhead; None if there is none."""
         return self._dependency.bulkhead
 
     def breaker(self, key: str | None = None) -> CircuitBreaker | None:
-        """The breaker that calls with this key pass; None if there is none."""
+        """Return the breaker for calls with this key; None if there is none."""
         return self._dependency.breaker_of(key)
 
     @property
     def has_default_breaker(self) -> bool:
-        """Whether no breaker was given: then components take one for each model; one that was given is shared by all."""
+        """Whether the breaker is the default one. Then components use one breaker per model; a breaker that was passed is shared by all models."""
         return self._has_default_breaker
 
     def snapshot(self) -> PolicySnapshot:
-        """Counters, and the parts' own snapshots, serialisable."""
+        """Return counters and the snapshots of all parts, serialisable."""
         dependency, now = self._dependency, now_if_any()
         return PolicySnapshot(
             name=dependency.name,
@@ -180,10 +182,11 @@ class Policy:
 
 
 def policy_of(part: object, name: str = "policy") -> Policy | None:
-    """A component's policy; None if it has none.
+    """Return a component's policy; None if it has none.
 
-    Not by a Protocol: from Python 3.12 on `isinstance` doesn't see what a wrapper, such as a cache around an embedder, hands on by `__getattr__`.
+    This does not use a Protocol, because from Python 3.12 on `isinstance` ignores members that a wrapper, such as a cache around an embedder, passes on by
+    `__getattr__`.
     """
     policy = getattr(part, name, None)
-    # A component of a user's may call something else its policy.
+    # A user's component may have another object under this name.
     return policy if isinstance(policy, Policy) else None

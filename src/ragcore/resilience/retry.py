@@ -1,9 +1,8 @@
 """Retries, on tenacity: full jitter, bounded by attempts, by the deadline and by a budget.
 
-The time limit is the deadline's affair: tenacity's own `stop_after_delay` looks only after an attempt, and reads real time.
+The deadline limits the time. tenacity's own `stop_after_delay` is not used: it checks the time only after an attempt and reads the system clock.
 
-Sources: M. Brooker, "Exponential Backoff and Jitter" (AWS, 2015): full jitter; Finagle's RetryBudget: a share of the calls rather than a
-number of tries for each.
+Sources: M. Brooker, "Exponential Backoff and Jitter" (AWS, 2015) for full jitter; Finagle's RetryBudget for retries as a share of the calls.
 """
 
 from __future__ import annotations
@@ -24,23 +23,23 @@ __all__ = ["RetryBudget", "RetryPolicy"]
 
 T = TypeVar("T")
 
-# Server delays are a floor; a little on top keeps callers that were refused together from coming back together.
+# The wait is at least the server's delay, plus up to this share at random, so that callers that were refused together don't retry together.
 JITTER_ON_RETRY_AFTER = 0.1
 
 
 class RetryBudget:
-    """Retries as a share of calls: each call deposits `ratio` of a retry, each retry takes a whole one.
+    """Limits retries to a share of the calls: each call adds `ratio` to the balance, each retry takes 1.
 
     Args:
         ratio: retries per call in the long run, at least 0.
-        reserve: retries that are there from the start, and the most that can be saved up.
+        reserve: the balance at the start, which is also its upper limit.
 
-    When it is empty the first error comes out at once: when everything fails, retrying everything makes it worse.
+    When the balance is used up, an error is raised without a retry: in an outage, retries of all calls would make it worse.
     """
 
     def __init__(self, *, ratio: float = 0.2, reserve: int = 10) -> None:
         if ratio < 0 or reserve < 0:
-            raise ValueError("ratio and reserve are at least 0")
+            raise ValueError("ratio and reserve must be at least 0")
         self.ratio = ratio
         self.reserve = reserve
         self._balance = float(reserve)
@@ -49,16 +48,16 @@ class RetryBudget:
 
     @property
     def balance(self) -> float:
-        """Retries that could be made now."""
+        """The number of retries that are possible now."""
         return self._balance
 
     def deposit(self) -> None:
-        """For a call's first attempt, never for a retry."""
+        """Add to the balance for a call's first attempt. Never use it for a retry."""
         if self._balance < self.reserve:
             self._balance = min(self._balance + self.ratio, float(self.reserve))
 
     def withdraw(self) -> bool:
-        """Take one retry, if there is one."""
+        """Take one retry from the balance. Return whether there was one."""
         if self._balance < 1:
             self._refused += 1
             return False
@@ -67,7 +66,7 @@ class RetryBudget:
         return True
 
     def snapshot(self) -> RetryBudgetSnapshot:
-        """Balance and counters, serialisable."""
+        """Return balance and counters, serialisable."""
         return RetryBudgetSnapshot(
             balance=self._balance, reserve=self.reserve, ratio=self.ratio, spent=self._spent, refused=self._refused
         )
@@ -75,13 +74,13 @@ class RetryBudget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How often to try, and how long to wait in between.
+    """The number of attempts and the wait between them.
 
     Attributes:
-        attempts: altogether, the first included; at least 1.
-        backoff: seconds; the wait before retry n is drawn from [0, min(backoff · 2^(n-1), max_backoff)].
-        max_backoff: cap of that, in seconds.
-        budget: shared by whoever shares the object; None: each policy has one of its own.
+        attempts: the number of attempts including the first, at least 1.
+        backoff: seconds. The wait before retry n is random in [0, min(backoff · 2^(n-1), max_backoff)].
+        max_backoff: the upper limit of that range, in seconds.
+        budget: the retry budget. Policies that have the same object share its balance. None: each policy has its own budget.
     """
 
     attempts: int = 3
@@ -91,10 +90,15 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         if self.attempts < 1 or self.backoff < 0 or self.max_backoff < self.backoff:
-            raise ValueError("attempts is at least 1, and 0 <= backoff <= max_backoff")
+            raise ValueError("attempts must be at least 1, and 0 <= backoff <= max_backoff")
 
     def wait_before(self, retry: int, retry_after: float | None) -> float:
-        """Seconds to wait before the retry with this number (from 1); never less than the dependency asked for."""
+        """Return the seconds to wait before a retry, at least as long as the dependency asked for.
+
+        Args:
+            retry: the number of the retry, from 1.
+            retry_after: the seconds that the dependency asked for; None: it asked for none.
+        """
         wait = random.uniform(0.0, min(self.backoff * 2 ** min(retry - 1, 30), self.max_backoff))
         if retry_after is None:
             return wait
@@ -103,16 +107,14 @@ class RetryPolicy:
     async def run(
         self, attempt: Callable[[], Awaitable[T]], *, first: Exception, wait: Callable[[Exception], float | None]
     ) -> T:
-        """Go on after a first attempt that failed with `first`.
+        """Make further attempts after a first one that failed with `first`. Raise the last attempt's error unchanged.
 
         Args:
-            attempt: one more attempt; its error decides with `wait` whether there is another.
-            first: the error of the attempt before.
-            wait: seconds before the next attempt, given the error before it; None: don't, let the error out.
-
-        What comes out is the last attempt's error, as itself.
+            attempt: makes one attempt.
+            first: the error of the first attempt.
+            wait: returns the seconds before the next attempt, given the last error; None: raise the error instead.
         """
-        import tenacity  # only once something has failed; made importable when a Policy is made
+        import tenacity  # here, because only a failed call needs it; a Policy imports it when it is made
 
         pending: float = 0.0
 
@@ -128,7 +130,7 @@ class RetryPolicy:
 
         async def again() -> T:
             nonlocal failed_once
-            if not failed_once:  # tenacity's first attempt is the one that failed already
+            if not failed_once:  # tenacity's first attempt stands for the one that has already failed
                 failed_once = True
                 raise first
             return await attempt()

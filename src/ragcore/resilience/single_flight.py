@@ -1,10 +1,10 @@
-"""Single flight: equal concurrent work is done once and shared.
+"""Single flight: concurrent calls with the same key share one piece of work.
 
-The work belongs to an owner task, not to whoever came first: a leader's cancellation doesn't harm its followers. Each waiter leaves at its own
-deadline, and the flight ends when the last of them leaves, so it has the latest of their deadlines. Errors are delivered, never kept. When the work
-waits in a queue of ours, so do all who wait for it: no limit on the dependency's silence runs for any of them.
+The work runs in an owner task, not in the task of the first caller, so the cancellation of one caller does not affect the others. Each caller leaves at
+its own deadline. The work is cancelled when the last caller leaves, so its deadline is the latest of the callers' deadlines. An error is raised in all
+callers and never cached. While the work waits in one of ragcore's queues, the limits on the dependency's silence stand still for all callers.
 
-Source: golang.org/x/sync/singleflight (what it is), and its issues for the traps: the leader's context, a newcomer on a cancelled flight.
+Source: golang.org/x/sync/singleflight for the pattern, and its issues for two traps: the first caller's context, and a new caller on a cancelled flight.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ __all__ = ["SingleFlight"]
 T = TypeVar("T")
 
 
-# The flights that the work under way belongs to.
+# The flights that the current work is part of.
 _flying: ContextVar[frozenset[tuple[SingleFlight, Hashable]]] = ContextVar("ragcore.flying", default=frozenset())
 
 
 class SingleFlight(Part):
-    """Shares equal work. What is shared is shared by reference, so results must not be changed.
+    """Shares one piece of work between concurrent callers with the same key. All callers get the same object, so they must not change it.
 
-    The key must name all that the result depends on: the tenant where data is a tenant's, the model, the text.
+    The key must contain everything that the result depends on, for example the tenant, the model and the text.
 
-    Invariant: a flight stands in `_flights` exactly as long as a newcomer may join it: until it has landed, or until its last waiter leaves, which takes
-    it out and cancels it in one step.
+    Invariant: a flight is in `_flights` as long as a new caller may join it: until its work has ended, or until its last caller leaves. The last caller
+    removes it and cancels it in one step.
 
     Example:
         >>> async def main() -> None:
@@ -56,16 +56,19 @@ class SingleFlight(Part):
         self._joined = 0
 
     async def call(self, key: Hashable, fn: Callable[[], Awaitable[T]], /) -> T:
-        """The result of `fn`, or of the flight with this key that is under way.
+        """Return the result of `fn`, or of the flight with this key that is under way.
 
-        What `fn` raises comes out at each waiter.
+        Args:
+            key: everything that the result depends on.
+            fn: does the work.
 
         Raises:
-            NotOpen: outside of `async with`.
+            NotOpen: the object is used outside `async with`.
+            Exception: the error of `fn`, in each caller.
         """
         owner = self._check_open()
         if (self, key) in _flying.get():
-            raise RuntimeError(f"the flight {key!r} would wait for itself: its work calls for the same key")
+            raise RuntimeError(f"the flight {key!r} would wait for itself: its work must not call the same key")
         flight = self._flights.get(key)
         if flight is None:
             leading = flight = _Flight()
@@ -82,18 +85,18 @@ class SingleFlight(Part):
         finally:
             flight.leave(waiter)
             if not flight.waiters and not flight.landed.is_set():
-                # In one step: a newcomer must not join a flight that is being cancelled.
+                # In one step, so that no new caller joins a flight that is being cancelled.
                 self._forget(key, flight)
                 flight.scope.cancel()
                 emit("flight.abandoned", self.name)
-        return flight.result()  # type: ignore[no-any-return]  # a flight carries what its fn returned
+        return flight.result()  # type: ignore[no-any-return]  # a flight holds the result of its fn
 
     def snapshot(self) -> SingleFlightSnapshot:
-        """Counters, serialisable."""
+        """Return counters, serialisable."""
         return SingleFlightSnapshot(name=self.name, flying=len(self._flights), led=self._led, joined=self._joined)
 
     async def _fly(self, key: Hashable, flight: _Flight, fn: Callable[[], Awaitable[Any]]) -> None:
-        _flying.set(_flying.get() | {(self, key)})  # the task's own context, which ends with it
+        _flying.set(_flying.get() | {(self, key)})  # in the task's own context, which ends with the task
         patience_in_force.set(flight)
         try:
             with flight.scope:
@@ -111,7 +114,7 @@ class SingleFlight(Part):
 
 
 def _context(flying: frozenset[tuple[SingleFlight, Hashable]]) -> Context:
-    """A flight's own: nothing of its leader's but the flights that wait for it, and the flow that it is for."""
+    """Return a new context for a flight. From the first caller's context it takes only the flights that wait for it and the flow."""
     context = Context()
     context.run(_flying.set, flying)
     context.run(current_flow.set, current_flow.get())
@@ -119,7 +122,7 @@ def _context(flying: frozenset[tuple[SingleFlight, Hashable]]) -> Context:
 
 
 def own_copy(error: Exception) -> Exception:
-    """A shared error for one of those that share it, whose traceback and call id are then its own; itself where it can't be copied."""
+    """Return a copy of a shared error, so that each caller has its own traceback and call id; the error itself if it can't be copied."""
     try:
         copied = copy.copy(error)
     except Exception:
@@ -129,9 +132,9 @@ def own_copy(error: Exception) -> Exception:
 
 
 class _Flight:
-    """The shared work. To the queues on its way it is the patience of all who wait for it.
+    """The shared work of several callers. Queues see it as a `Pausable`, and it passes pauses on to all callers.
 
-    Invariant: `landed` is set once, with `value` and `done`, or with `error`; with neither, the work was cancelled.
+    Invariant: `landed` is set once, with `value` and `done`, or with `error`. If neither is set, the work was cancelled.
     """
 
     __slots__ = ("_pauses", "done", "error", "landed", "scope", "value", "waiters")
@@ -176,7 +179,7 @@ class _Flight:
                 waiter.__exit__()
 
     def heard(self) -> None:
-        """A result comes whole or not at all."""
+        """Do nothing: the work returns one complete result."""
 
     def has_run_out(self, now: float) -> bool:
         return False

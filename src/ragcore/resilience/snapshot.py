@@ -1,4 +1,4 @@
-"""The state of each piece of the machinery at one moment, to show and to serialise: frozen and typed, a class for each piece."""
+"""Snapshots: frozen, typed and serialisable values with the current state of each part."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = [
 
 
 class Snapshot(Value):
-    """What all snapshots share. `to_dict()` is JSON-ready, nested snapshots included; `snapshot["name"]` is `snapshot.name`."""
+    """The base class of all snapshots. `to_dict()` returns JSON-ready data, with nested snapshots. `snapshot["name"]` is the same as `snapshot.name`."""
 
     __slots__ = ()
 
@@ -32,14 +32,15 @@ class Snapshot(Value):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BulkheadSnapshot(Snapshot):
-    """A bulkhead.
+    """The state of a bulkhead.
 
     Attributes:
-        limit, inside: calls at once, allowed and under way.
-        queue, waiting: callers in the queue, allowed and there.
-        flows: that have a call under way or wait for one.
+        name: the bulkhead's name.
+        limit, inside: concurrent calls, the limit and the current number.
+        queue, waiting: callers in the queue, the limit and the current number.
+        flows: flows that have a call under way or in the queue.
         admitted, rejected: calls so far.
-        service_time: seconds that a call takes; None while nothing is known.
+        service_time: seconds that a call takes; None while unknown.
     """
 
     name: str
@@ -55,14 +56,15 @@ class BulkheadSnapshot(Snapshot):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerSnapshot(Snapshot):
-    """A circuit breaker.
+    """The state of a circuit breaker.
 
     Attributes:
+        name: the breaker's name.
         state: "closed", "open", "half_open" or "isolated".
-        retry_after: seconds until it asks again; None where it isn't open, or where no event loop runs.
+        retry_after: seconds until the next probe; None if the breaker is not open or no event loop runs.
         window_calls, window_failures, window_slow: outcomes in the sliding window.
         probes_out: probes under way.
-        flows_apart: flows for which alone it is open.
+        flows_apart: flows that are set apart: only their calls are refused.
         success, failure, slow, neutral, ignored, rejected: calls so far.
     """
 
@@ -84,11 +86,11 @@ class BreakerSnapshot(Snapshot):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryBudgetSnapshot(Snapshot):
-    """A retry budget.
+    """The state of a retry budget.
 
     Attributes:
-        balance: retries that it would allow now.
-        reserve, ratio: as set.
+        balance: retries that are possible now.
+        reserve, ratio: the settings.
         spent, refused: retries so far.
     """
 
@@ -101,13 +103,14 @@ class RetryBudgetSnapshot(Snapshot):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicySnapshot(Snapshot):
-    """A policy.
+    """The state of a policy.
 
     Attributes:
-        calls, retries: so far.
-        paused_for: seconds that the dependency still wants to be left alone; None where no event loop runs.
-        breaker, bulkhead, retry_budget: its parts'; None for what it doesn't have.
-        keys: the breakers of single keys.
+        name: the dependency's name.
+        calls, retries: numbers so far.
+        paused_for: seconds until the dependency's longest pause is over; None if no event loop runs.
+        breaker, bulkhead, retry_budget: the snapshots of its parts; None for a part that it doesn't have.
+        keys: the snapshots of the breakers by key.
     """
 
     name: str
@@ -122,11 +125,12 @@ class PolicySnapshot(Snapshot):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SingleFlightSnapshot(Snapshot):
-    """A single flight.
+    """The state of a single flight.
 
     Attributes:
+        name: its name.
         flying: flights under way.
-        led, joined: callers that began a flight, and callers that shared one, so far.
+        led, joined: callers that began a flight, and callers that joined one, so far.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""Blocking functions on threads of their own, a bounded number, which a cancelled caller leaves behind.
+"""Runs blocking functions on a limited number of separate threads. A cancelled caller leaves its thread behind.
 
-Never the loop's default executor: full of abandoned calls it also stops DNS. A thread that was left behind keeps its place until it
-ends, so that calls that hang can't pile up threads.
+It never uses the loop's default executor, because abandoned calls would fill it, and DNS needs it too. A thread that was left behind keeps its place until
+it ends, so that hanging calls can't start more and more threads.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ T = TypeVar("T")
 
 
 class Threads:
-    """At most `limit` threads at once; further calls wait in a bounded queue.
+    """Runs at most `limit` threads at once. Further calls wait in a bounded queue.
 
-    Invariant: a place is taken before its thread is started, and given back when that thread's work has ended, never when its caller leaves.
+    Invariant: a place is taken before its thread starts, and given back when the thread's work ends, not when its caller leaves.
 
     Args:
-        limit: threads.
-        name: of the threads, and in errors.
+        limit: the largest number of threads.
+        name: the name of the threads and in errors.
+        queue: the largest number of waiting calls.
     """
 
     places: Bulkhead
@@ -43,11 +44,11 @@ class Threads:
         self.places = Bulkhead(limit, queue=queue, name=name)
 
     async def run(self, work: Callable[[], T], /) -> T:
-        """The result of `work`, run on a thread. Cancelled, it returns at once; the thread goes on and its result is dropped.
+        """Run `work` on a thread and return its result. A cancelled call returns at once; its thread continues and the result is dropped.
 
         Raises:
             Overloaded: the queue is full.
-            What `work` raised.
+            Exception: the error of `work`.
         """
         if not self.places.try_acquire():
             with in_line():
@@ -55,7 +56,7 @@ class Threads:
         job = _Job(work, self.places)
         try:
             job.start(self.name)
-        except BaseException:  # the system has no thread left
+        except BaseException:  # the system can't start another thread
             self.places.release(flow=job.flow)
             raise
         await job.done.wait()
@@ -93,7 +94,7 @@ class _Job(Generic[T]):
         except RuntimeError:
             self._places.release(
                 flow=self.flow
-            )  # the event loop has ended: nobody waits, and nobody else gives the place back
+            )  # the event loop has ended: no caller waits, and no other code gives the place back
 
     def _finish(self) -> None:
         took = None if self.error is not None else self._clock() - self._began

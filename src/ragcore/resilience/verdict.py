@@ -1,6 +1,6 @@
-"""What an error says: whether it counts against the dependency, and whether another attempt makes sense.
+"""Judges the errors of attempts: whether an error counts against the dependency, and whether another attempt makes sense.
 
-The two differ. A 429 is worth another attempt and says nothing bad about the server; a wrong password counts and will be as wrong the next time.
+These are two questions. A 429 may be retried and does not count, because the server works. A wrong password counts but another attempt would fail as well.
 """
 
 from __future__ import annotations
@@ -15,27 +15,30 @@ from ragcore.resilience.permit import Outcome
 
 __all__ = ["give_up", "outcome_of", "worth_another"]
 
-# Where nothing has succeeded lately: seconds of waiting in vain that count against the dependency, though the caller's time ran out.
+# If no call has succeeded recently, a wait of more seconds than this counts as a failure of the dependency, although it ended at the caller's deadline.
 LONG_WITHOUT_SUCCESS = 1.0
-# An event loop may fire a timer this much before its time.
+# An event loop may fire a timer this many seconds early.
 EARLY = 0.001
 
 
 def outcome_of(call: Call, error: BaseException, attempt: Attempt, began: float | None = None) -> Outcome:
-    """Whether the error of an attempt counts against the dependency. A pause that the error asks for begins here.
+    """Return whether the error of an attempt counts against the dependency. Also begin a pause that the error asks for.
 
     Args:
-        began: when the wait began that ended so; None: the attempt; the time in the queue is not the dependency's.
+        call: the call.
+        error: the error of the attempt, or its cancellation.
+        attempt: the attempt.
+        began: the start of the wait that failed, without the time in the queue; None: the start of the attempt.
     """
     if began is None:
         began = attempt.began
-    # A timeout of a policy further in is an error like any other: only the own limit is known to have been the dependency's alone.
+    # The timeout of a nested policy is an ordinary error. Only for this attempt's own limit is it known that the dependency used all of the time.
     own = isinstance(error, AttemptTimeout) and error.attempt is attempt
     if isinstance(error, AttemptTimeout) and own and not error.shortened:
         return "failure"
     now = call.clock()
     call.inherit()
-    # By deadlines of ours alone: in an anyio scope that is being cancelled, all of anyio's are in the past.
+    # Only ragcore's own deadlines count here: in an anyio scope that is being cancelled, all deadlines of anyio are in the past.
     ran_out = (
         own
         or isinstance(error, DeadlineExceeded)
@@ -43,10 +46,10 @@ def outcome_of(call: Call, error: BaseException, attempt: Attempt, began: float 
         or (not isinstance(error, Exception) and call.patience is not None and call.patience.has_run_out(now))
     )
     if ran_out:
-        # Too short a time says nothing about the dependency; one in which most successes would have come does.
+        # The wait counts as a failure only if most successful calls take less time.
         typical = 0.0 if call.breaker is None else call.breaker.typical_duration()
         return "failure" if now - began > (typical or LONG_WITHOUT_SUCCESS) else "neutral"
-    # Somebody left, or is leaving: whatever the driver made of it, the dependency has done nothing.
+    # A cancellation, also one that a driver converted into its own error, does not count against the dependency.
     if not isinstance(error, Exception) or call.being_cancelled:
         return "neutral"
     failure = judge(call.on, error)
@@ -59,8 +62,8 @@ def outcome_of(call: Call, error: BaseException, attempt: Attempt, began: float 
 
 
 def worth_another(call: Call, error: Exception) -> Failure | None:
-    """What makes the error worth another attempt; None if nothing does."""
-    # Retries don't multiply: what a policy further in has retried and let out is not retried around it.
+    """Return the judgement on an error that may be retried; None if it may not be."""
+    # Retries don't multiply: an error that a nested policy has raised after its own retries is not retried again.
     if call.given_up is not None and call.given_up in (error, error.__cause__):
         return None
     if isinstance(error, AttemptTimeout) and error.attempt is call.last:
@@ -70,7 +73,7 @@ def worth_another(call: Call, error: Exception) -> Failure | None:
 
 
 def give_up(call: Call, error: Exception) -> None:
-    """Tell the attempt around this call, if there is one, that its error has been retried."""
+    """Mark the error as retried on the enclosing attempt, if there is one."""
     retry = call.dependency.retry
     if call.given_up is None and (retry is None or retry.attempts == 1 or worth_another(call, error) is None):
         return

@@ -1,4 +1,4 @@
-"""Who waits for a place: one caller, and a flow of them in the order in which they came."""
+"""The callers that wait for a place: a single waiter, and a flow with its waiters in order of arrival."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ from ragcore.resilience.clock import running
 
 __all__ = ["NEWEST", "Flow", "Waiter"]
 
-# Weight of the newest service time in a moving average.
+# The weight of the newest service time in a moving average.
 NEWEST = 0.2
 
 
 class Flow:
-    """What a bulkhead knows of a flow.
+    """The state of a flow in a bulkhead.
 
-    Invariant: `waiting` has its callers in the order in which they came, since a dict keeps it; so the oldest and the newest are found at no cost.
+    Invariant: `waiting` holds its callers in order of arrival, because a dict keeps the order. So the oldest and the newest are found without a search.
 
     Attributes:
-        waiting: who waits, the oldest first.
-        newest_first: there are more than can be served in time.
-        credit: what is left of its turn.
-        turns: places given to its waiting callers so far.
-        served: how many places the bulkhead had given when this flow's caller got the last of its own.
+        name: the flow's name.
+        inside: its calls that hold a place.
+        waiting: its waiting callers, the oldest first.
+        newest_first: whether it has more waiting callers than can be served in time.
+        credit: the rest of its turn.
+        turns: the number of places given to its waiting callers so far.
+        served: the number of places that the bulkhead had given when this flow last got one.
+        service_time: seconds that its calls take, as a moving average; 0 while unknown.
     """
 
     __slots__ = ("credit", "inside", "name", "newest_first", "served", "service_time", "turns", "waiting")
@@ -50,22 +53,22 @@ class Flow:
         self.served = 0
 
     def oldest(self) -> Waiter:
-        """The caller that came first."""
+        """Return the caller that came first."""
         return next(iter(self.waiting))
 
     def newest(self) -> Waiter:
-        """The caller that came last."""
+        """Return the caller that came last."""
         return next(reversed(self.waiting))
 
     def most_patient(self) -> Waiter:
-        """The caller with the latest deadline; of equal ones the newest, of those without a deadline the oldest."""
+        """Return the caller with the latest deadline: the newest of equal ones, the oldest of those without a deadline."""
         latest = max(reversed(self.waiting), key=lambda waiter: waiter.when)
         if latest.when < math.inf:
             return latest
         return next(waiter for waiter in self.waiting if waiter.when == math.inf)
 
     def learn(self, service_time: float) -> None:
-        """How long a call of this flow has taken."""
+        """Update the moving average with the time of a call."""
         before = self.service_time or service_time
         self.service_time = before + NEWEST * (service_time - before)
 
@@ -73,17 +76,19 @@ class Flow:
 class Waiter:
     """One caller in the queue.
 
-    Invariant: it waits, or it is `granted`, or it is `refused`; it leaves each state but the first only by giving up. `woken` while it waits, it looks
-    around and goes on.
+    Invariant: a waiter waits, is `granted` or is `refused`. From `granted` it can only change to `refused`, by giving up. A waiter that is `woken` while it
+    waits checks its breakers and continues to wait.
 
     Attributes:
         when: its deadline.
-        by: when it wants a place at the latest.
-        since: when it came.
-        granted: it has a place.
-        refused: it gets none; why.
-        left: seconds to its deadline when it got its place.
-        needed: seconds that calls took lately, then.
+        by: the latest time at which a place is useful for it.
+        flow: its flow.
+        since: the time at which it joined the queue.
+        granted: whether it has a place.
+        refused: the error with which it was refused; None if it was not.
+        left: the seconds to its deadline at the time when it got its place.
+        needed: the bulkhead's service time at that time, in seconds.
+        woken: whether it was woken without a place.
     """
 
     __slots__ = ("_event", "_future", "by", "flow", "granted", "left", "needed", "refused", "since", "when", "woken")
@@ -111,25 +116,25 @@ class Waiter:
 
     @property
     def sleeps(self) -> bool:
-        """Whether nothing has happened to it yet."""
+        """Whether it was neither granted a place nor woken nor refused."""
         return not (self.granted or self.woken) and self.refused is None
 
     def wake(self) -> None:
-        """Let it look around: what it waits for may have become pointless."""
+        """Wake it without a place, because its breaker may have opened."""
         self.woken = True
         self.stir()
 
     def stir(self) -> None:
-        """Something has changed: it stops sleeping."""
+        """End its sleep, because its state has changed."""
         if self._event is not None:
             self._event.set()
         elif self._future is not None and not self._future.done():
             self._future.set_result(None)
 
     async def sleep(self, until: float) -> None:
-        """Until something changes, or until that point in time.
+        """Sleep until `stir` is called, or until the point in time `until`.
 
-        On asyncio a future and a timer do it, at a third of what a cancel scope and an event cost: under load every call waits here.
+        On asyncio it uses a future and a timer, at a third of the cost of a cancel scope and an event, because under load every call waits here.
         """
         task, _ = running()
         if task is None:

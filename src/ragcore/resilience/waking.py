@@ -1,4 +1,4 @@
-"""Who waits in a queue before a circuit breaker: told when it opens, since the wait would be in vain."""
+"""Wakes callers that wait in a queue when a circuit breaker opens, so that they don't wait for a dependency that is down."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["Sleepers", "Waking"]
 
 
 class Sleepers:
-    """Those who wait, each with its flow. They are in here for the length of a `Waking` block."""
+    """The waiting callers, each with its flow. Each is registered for the time of its `Waking` block."""
 
     __slots__ = ("_flows",)
 
@@ -16,22 +16,22 @@ class Sleepers:
         self._flows: dict[Callable[[], object], str] = {}
 
     def add(self, wake: Callable[[], object], flow: str) -> None:
-        """One more."""
+        """Register a caller."""
         self._flows[wake] = flow
 
     def discard(self, wake: Callable[[], object]) -> None:
-        """One less; it may have left before."""
+        """Remove a caller. It may already be removed."""
         self._flows.pop(wake, None)
 
     def wake(self, flow: str | None) -> None:
-        """Those of a flow, or all."""
-        for wake, whose in tuple(self._flows.items()):  # a copy: who wakes may leave at once
+        """Wake the callers of a flow; None: all callers."""
+        for wake, whose in tuple(self._flows.items()):  # a copy, because a woken caller may be removed at once
             if flow is None or whose == flow:
                 wake()
 
 
 class Waking:
-    """For the length of its block `wake` is called when one of the breakers opens. A class, since a generator costs each waiting call twice as much."""
+    """Calls `wake` if one of the breakers opens during its block. It is a class because a generator would cost twice as much for each waiting call."""
 
     __slots__ = ("_flow", "_sleepers", "_wake")
 

@@ -1,4 +1,4 @@
-"""A sliding window over the outcomes of calls: a ring of buckets, advanced on use, O(1) a call and bounded.
+"""A sliding window over the outcomes of calls: a ring of buckets that advances on use. Each call takes O(1), and the memory is bounded.
 
 Source: resilience4j's time-based sliding window (partial aggregates and one total).
 """
@@ -13,9 +13,9 @@ BUCKETS = 10
 
 
 class SlidingWindow:
-    """Calls, failures and slow calls of the last `seconds`, to a tenth of it.
+    """Counts the calls, failures and slow calls of the last `seconds`, with a resolution of a tenth of them.
 
-    Invariant: the totals are the sums of the buckets; the bucket of each period stands at the period's number modulo their count.
+    Invariant: the totals are the sums of the buckets. The index of a period's bucket is the period's number modulo the number of buckets.
     """
 
     __slots__ = ("_begins", "_bucket", "_buckets", "_ends", "_head", "_period", "calls", "failures", "slow")
@@ -29,7 +29,7 @@ class SlidingWindow:
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget all outcomes."""
         self._buckets = [[0, 0, 0] for _ in range(BUCKETS)]
         self._bucket = self._buckets[0]
         self._head = 0
@@ -37,7 +37,7 @@ class SlidingWindow:
         self.calls = self.failures = self.slow = 0
 
     def add(self, now: float, failed: bool, slow: bool) -> int:
-        """Count one call; how many the window holds now."""
+        """Count one call and return the number of calls in the window."""
         if not self._begins <= now < self._ends:
             self.advance(now)
         bucket = self._bucket
@@ -52,7 +52,7 @@ class SlidingWindow:
         return self.calls
 
     def advance(self, now: float) -> None:
-        """Let go of what has become too old; of everything where the clock went back, for then it is another event loop's."""
+        """Forget outcomes that are too old. Forget all of them if the clock went back, because then it is another event loop's clock."""
         if now < self._begins:
             self.clear()
         period = int(now // self._period)
@@ -67,7 +67,7 @@ class SlidingWindow:
         self._begins, self._ends = period * self._period, (period + 1) * self._period
 
     def subtract(self, other: SlidingWindow, now: float) -> None:
-        """Take out what another window of the same length has counted as well."""
+        """Subtract the outcomes of another window of the same length."""
         self.advance(now)
         other.advance(now)
         for mine, theirs in zip(self._buckets, other._buckets, strict=True):

@@ -17,7 +17,7 @@ WAITED = re.compile(r"no place within ([\d.]+) s; (\d+) callers? w(?:as|ere) wai
 LEFT = re.compile(r"recent calls took ([\d.]+) s and only ([\d.]+) s are left, .* \((\d+) running, (\d+) waiting\)")
 FULL = re.compile(r"concurrency limit and queue are full \((\d+) running, (\d+) waiting\)")
 SILENT = re.compile(r"did not (?:begin to )?answer within ([\d.]+) s")
-OPEN = re.compile(r"the circuit breaker of (\w+)(?:, for this flow alone,)? is")
+OPEN = re.compile(r"the circuit breaker of (\w+)(?: for this flow)? is")
 # Numbers in words are rounded to a tenth.
 ROUNDING = 0.051
 
