@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
-import sys
-import tomllib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
@@ -15,6 +12,7 @@ from typing import Any
 
 import anyio
 import anyio.abc
+from tests.support import environments
 from tests.support.child import end
 
 from benchmarks.peers.peer import Job
@@ -23,44 +21,26 @@ from ragcore.loadtest.figures import say
 __all__ = ["ADAPTERS", "Lap", "Member", "environment", "member"]
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENTS = ROOT / ".cache" / "peers"
-# Adapter → the group of pyproject.toml that it needs. ragcore needs the project itself.
+# Adapter → the table `peers` of tests/support/environments.toml. ragcore needs the project itself.
 ADAPTERS = {
-    "hand_written": "peer-hand-written",
-    "ragcore_client": "peer-ragcore",
-    "threaded": "peer-hand-written",
-    "langchain": "peer-langchain",
-    "llama_index": "peer-llama-index",
-    "haystack": "peer-haystack",
+    "hand_written": "hand-written",
+    "ragcore_client": "ragcore",
+    "threaded": "hand-written",
+    "langchain": "langchain",
+    "llama_index": "llama-index",
+    "haystack": "haystack",
 }
-INSTALL_SECONDS = 900.0
 START_SECONDS = 120.0
 
 
 def environment(adapter: str) -> Path | None:
     """Create or update an adapter's virtual environment and return its Python. If that fails, print a message and return None."""
-    group = ADAPTERS[adapter]
-    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"][group]
-    folder = ENVIRONMENTS / group
-    python, stamp = folder / "bin" / "python", folder / "installed"
-    wanted = hashlib.sha256(json.dumps([needed, sys.version]).encode()).hexdigest()
-    if stamp.exists() and stamp.read_text() == wanted:
-        return python
-    say(f"installing {group} …")
-    project = ["-e", str(ROOT)] if adapter == "ragcore_client" else []
+    name = ADAPTERS[adapter]
     try:
-        _run([sys.executable, "-m", "venv", "--clear", str(folder)])
-        _run([str(python), "-m", "pip", "install", "--quiet", *needed, *project])
-    except subprocess.SubprocessError as error:
-        said = getattr(error, "stderr", None) or str(error)
-        say(f"{adapter} is left out, because installing {group} failed: {said.strip()[-300:]}")
+        return environments.environment("peers", name, more=["-e", str(ROOT)] if name == "ragcore" else ())
+    except environments.InstallError as error:
+        say(f"{adapter} is left out, because installing {name} failed: {error}")
         return None
-    stamp.write_text(wanted)
-    return python
-
-
-def _run(command: list[str]) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True, timeout=INSTALL_SECONDS)
 
 
 @dataclass

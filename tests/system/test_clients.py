@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -10,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from ragcore.contrib import asgi
 from ragcore.protocols import Query
 from ragcore.testing import FakeGenerator, fake_rag
 from tests.conftest import outside
+from tests.support.environments import InstallError, environment
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
@@ -30,10 +29,10 @@ ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(__file__).parent / "clients"
 CACHE = ROOT / ".cache" / "clients"
 PYTHON = {
-    "client-langchain": "langchain_client.py",
-    "client-llama-index": "llama_index_client.py",
-    "client-pydantic-ai": "pydantic_ai_client.py",
-    "client-litellm": "litellm_client.py",
+    "langchain": "langchain_client.py",
+    "llama-index": "llama_index_client.py",
+    "pydantic-ai": "pydantic_ai_client.py",
+    "litellm": "litellm_client.py",
 }
 NPM = {"openai_npm.mjs": ("openai@6",), "ai_npm.mjs": ("ai@6", "@ai-sdk/openai-compatible@2")}
 TEXT = "Your deductible is $1,500 [1]."
@@ -109,20 +108,9 @@ def test_npm_clients_work(base_url: str, program: str) -> None:
     assert (found["whole"], found["streamed"]) == (TEXT, TEXT)
 
 
-def installed(group: str) -> Path:
-    """Return the Python of a group's virtual environment. Skip the test if the environment can't be created."""
-    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"][group]
-    folder = CACHE / group
-    python, stamp = folder / "bin" / "python", folder / "installed"
-    wanted = hashlib.sha256(json.dumps([needed, sys.version]).encode()).hexdigest()
-    if stamp.exists() and stamp.read_text() == wanted:
-        return python
-    for command in (
-        [sys.executable, "-m", "venv", "--clear", str(folder)],
-        [str(python), "-m", "pip", "install", "--quiet", *needed],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False, env=outside())
-        if done.returncode:
-            pytest.skip(f"{group} can't be installed: {done.stderr[-300:]}")
-    stamp.write_text(wanted)
-    return python
+def installed(name: str) -> Path:
+    """Return the Python of a client's virtual environment. Skip the test if the environment can't be created."""
+    try:
+        return environment("clients", name, variables=outside())
+    except InstallError as error:
+        pytest.skip(f"{name} can't be installed: {error}")
