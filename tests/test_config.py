@@ -128,7 +128,7 @@ def test_what_kubernetes_puts_into_the_environment_is_no_setting(caplog: pytest.
 @pytest.mark.parametrize("name", ["RAGCORE_IMAGE", "RAGCORE_LOG_LEVEL", "RAGCORE_VERSION", "RAGCORE_HOST"])
 def test_a_name_that_is_no_misspelt_one_is_somebody_elses(name: str, caplog: pytest.LogCaptureFixture) -> None:
     assert Config.from_env({**FULL, name: "x"}) == Config.from_env(FULL)
-    assert f"{name} is not a setting of ragcore, and is ignored" in caplog.text
+    assert f"{name} is ignored: it is not a setting of ragcore" in caplog.text
 
 
 @pytest.mark.parametrize(
