@@ -55,7 +55,7 @@ async def test_a_blocked_event_loop_is_reported_with_the_stack_that_blocks_it(
     assert "the_users_own_mistake" in named(heard, "loop.blocked")[0].data["stack"]
     assert 0.8 < named(heard, "loop.unblocked")[0].data["seconds"] < 5
     assert "the event loop has been blocked" in caplog.text
-    assert "the event loop turns again" in caplog.text
+    assert "the event loop is no longer blocked" in caplog.text
 
 
 @pytest.mark.slow
@@ -72,7 +72,7 @@ async def test_a_call_that_ran_out_of_time_because_of_it_says_so(heard: list[eve
 
         async with anyio.create_task_group() as group:
             group.start_soon(block)
-            with pytest.raises(DeadlineExceeded, match=r"for 1\.\d s of it the event loop was blocked"):
+            with pytest.raises(DeadlineExceeded, match=r"the event loop was blocked for 1\.\d s"):
                 await rag.ask("What is my deductible?", tenant="m", timeout=0.5, degrade=False)
         await until(lambda: bool(named(heard, "loop.unblocked")))
     assert named(heard, "call.hung") == []  # it could not have been back

@@ -329,13 +329,13 @@ def test_stopped_with_calls_under_way_each_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--authenticate", "broken:who"), "can't be imported (ZeroDivisionError"),
+        (("--authenticate", "broken:who"), "cannot import --authenticate broken:who (ZeroDivisionError"),
         (("--authenticate", "plain:who"), "write `async def who(scope)`"),
-        (("--authenticate", ".relative:who"), "it is module:function"),
-        (("--host", "a..b"), "it is no host name"),
+        (("--authenticate", ".relative:who"), "it must be module:function"),
+        (("--host", "a..b"), "invalid host name"),
     ],
 )
-def test_what_it_can_not_start_with_is_one_line(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+def test_a_command_that_cannot_start_prints_one_line(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
     (tmp_path / "broken.py").write_text("1 / 0")
     (tmp_path / "plain.py").write_text("def who(scope): ...")
     done = subprocess.run(

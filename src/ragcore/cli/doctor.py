@@ -161,7 +161,7 @@ def _connection(found: Inspection) -> Check:
     return Check(
         "connection",
         "warning",
-        "not encrypted: use sslmode=verify-full in the DSN, where the way to the server is not your own",
+        "not encrypted: use sslmode=verify-full in the DSN, unless the network to the server is private",
     )
 
 

@@ -90,9 +90,7 @@ class Settings:
         if spending is not None and not (isinstance(spending, int | float) and 0 < spending < math.inf):
             raise ConfigurationError(f"spending_per_day is {spending!r}: it must be a positive number, or None")
         if spending is not None and not self.prices:
-            raise ConfigurationError(
-                "spending_per_day is set without prices: set prices, the cost of a million tokens by model"
-            )
+            raise ConfigurationError("spending_per_day needs prices: set the price of a million tokens of each model")
         if self.memory_mb is not None and not (
             isinstance(self.memory_mb, int | float) and 0 < self.memory_mb < math.inf
         ):
