@@ -14,9 +14,7 @@ from ragcore.types import Price
 __all__ = ["Policies", "Settings"]
 
 DEFAULT_NOT_FOUND = "I could not find the answer in your documents."
-DEFAULT_NOT_ANSWERED = (
-    "No answer can be written at the moment. This is the passage of your documents that is nearest to the question:"
-)
+DEFAULT_NOT_ANSWERED = "I can't generate an answer right now. The closest passage of your documents is:"
 DEFAULT_NOT_SEARCHED = "Your documents could not be searched completely at the moment. Please try again later."
 
 
