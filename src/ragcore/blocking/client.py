@@ -132,7 +132,7 @@ class RAG:
         generator: Generator | None = None,
         policies: Policies | None = None,
     ) -> Self:
-        """As `ragcore.RAG.from_config`. Does no I/O."""
+        """Make a client from a configuration. See `ragcore.RAG.from_config`. Does no I/O."""
         made = cls.__new__(cls)
         made._rag = asynchronous.RAG.from_config(
             config, embedder=embedder, store=store, generator=generator, policies=policies
@@ -142,7 +142,7 @@ class RAG:
 
     @property
     def retriever(self) -> Retriever:
-        """As `ragcore.RAG.retriever`."""
+        """The client's retriever. See `ragcore.RAG.retriever`."""
         return self._rag.retriever
 
     def start(self) -> None:
@@ -187,7 +187,7 @@ class RAG:
             lock.release()
 
     def close(self, *, drain: float | None = None) -> None:
-        """As `ragcore.RAG.aclose`. Calls that are made meanwhile raise `NotOpen`."""
+        """Close the client. See `ragcore.RAG.aclose`. Calls that are made meanwhile raise `NotOpen`."""
         patience = Patience((self._rag.settings.drain if drain is None else drain) + CLOSE_SECONDS)
         starting = self._starting
         if starting is not None:
@@ -222,7 +222,7 @@ class RAG:
         tenant: str | UUID,
         **options: Unpack[AskOptions],
     ) -> Answer:
-        """As `ragcore.RAG.ask`."""
+        """Answer a question from the tenant's documents. See `ragcore.RAG.ask`."""
         return self.for_tenant(tenant).ask(
             question,
             **options,
@@ -237,7 +237,7 @@ class RAG:
         tenant: str | UUID,
         **options: Unpack[AskOptions],
     ) -> AbstractContextManager[AnswerStream]:
-        """As `ragcore.RAG.stream`."""
+        """Answer a question in pieces. See `ragcore.RAG.stream`."""
         return self.for_tenant(tenant).stream(
             question,
             **options,
@@ -252,7 +252,7 @@ class RAG:
         tenant: str | UUID,
         **options: Unpack[RetrieveOptions],
     ) -> Retrieval:
-        """As `ragcore.RAG.retrieve`."""
+        """Return the passages for a question. See `ragcore.RAG.retrieve`."""
         return self.for_tenant(tenant).retrieve(
             question,
             **options,
@@ -267,7 +267,7 @@ class RAG:
         tenant: str | UUID,
         **options: Unpack[TimedSimilarityOptions],
     ) -> SimilarityReport:
-        """As `ragcore.RAG.similarity`."""
+        """Report how near the tenant's chunks are to a question. See `ragcore.RAG.similarity`."""
         return self.for_tenant(tenant).similarity(question, **options)
 
     def add(
@@ -279,19 +279,19 @@ class RAG:
         progress: Callable[[IngestReport], None] | None = None,
         document_timeout: float | None = None,
     ) -> IngestReport:
-        """As `ragcore.RAG.add`. `progress` is called in the background thread."""
+        """Add documents, or replace those with the same ids. See `ragcore.RAG.add`. `progress` is called in the background thread."""
         return self.for_tenant(tenant).add(documents, progress=progress, document_timeout=document_timeout)
 
     def delete(self, document_ids: Iterable[str], /, *, tenant: str | UUID, timeout: float | None = None) -> int:
-        """As `ragcore.RAG.delete`."""
+        """Remove documents, and return how many existed. See `ragcore.RAG.delete`."""
         return self.for_tenant(tenant).delete(document_ids, timeout=timeout)
 
     def delete_tenant(self, *, tenant: str | UUID, timeout: float | None = None) -> Erased:
-        """As `ragcore.RAG.delete_tenant`."""
+        """Erase the tenant's data. See `ragcore.RAG.delete_tenant`."""
         return self.for_tenant(tenant).delete_tenant(timeout=timeout)
 
     def documents(self, *, tenant: str | UUID, timeout: float | None = None) -> Mapping[str, str]:
-        """As `ragcore.RAG.documents`."""
+        """Return the content hashes of the tenant's documents, by id. See `ragcore.RAG.documents`."""
         return self.for_tenant(tenant).documents(timeout=timeout)
 
     def for_tenant(self, tenant: str | UUID, /) -> TenantView:
@@ -299,23 +299,23 @@ class RAG:
         return TenantView(self, check_tenant(tenant))
 
     def health(self) -> Health:
-        """As `ragcore.RAG.health`."""
+        """Check the client and its dependencies. See `ragcore.RAG.health`."""
         return self._call(lambda rag: rag.health(), self._rag.settings.health_timeout)
 
     def describe(self) -> dict[str, Any]:
-        """As `ragcore.RAG.describe`."""
+        """Return versions, settings, database, role, schema and counts, without secrets. See `ragcore.RAG.describe`."""
         return self._call(lambda rag: rag.describe(), self._rag.settings.health_timeout)
 
     def stats(self) -> Stats:
-        """As `ragcore.RAG.stats`."""
+        """Return a snapshot of policies, pools, caches and calls. See `ragcore.RAG.stats`."""
         return self._now(lambda rag: rag.stats())
 
     def inflight(self) -> tuple[CallInfo, ...]:
-        """As `ragcore.RAG.inflight`."""
+        """Return the running calls, oldest first. See `ragcore.RAG.inflight`."""
         return self._now(lambda rag: rag.inflight())
 
     def recent(self) -> tuple[CallInfo, ...]:
-        """As `ragcore.RAG.recent`."""
+        """Return the last finished calls, oldest first. See `ragcore.RAG.recent`."""
         return self._now(lambda rag: rag.recent())
 
     def _ready(self, seconds: float | None) -> Patience:
@@ -360,7 +360,7 @@ class TenantView:
         /,
         **options: Unpack[AskOptions],
     ) -> Answer:
-        """As `ragcore.RAG.ask`."""
+        """Answer a question from the tenant's documents. See `ragcore.RAG.ask`."""
         return self._rag._call(
             lambda rag: rag.ask(
                 question,
@@ -377,7 +377,7 @@ class TenantView:
         /,
         **options: Unpack[AskOptions],
     ) -> AbstractContextManager[AnswerStream]:
-        """As `ragcore.RAG.stream`."""
+        """Answer a question in pieces. See `ragcore.RAG.stream`."""
         return _entered(
             self._rag,
             lambda rag: rag.stream(
@@ -395,7 +395,7 @@ class TenantView:
         /,
         **options: Unpack[RetrieveOptions],
     ) -> Retrieval:
-        """As `ragcore.RAG.retrieve`."""
+        """Return the passages for a question. See `ragcore.RAG.retrieve`."""
         return self._rag._call(
             lambda rag: rag.retrieve(
                 question,
@@ -412,7 +412,7 @@ class TenantView:
         /,
         **options: Unpack[TimedSimilarityOptions],
     ) -> SimilarityReport:
-        """As `ragcore.RAG.similarity`."""
+        """Report how near the tenant's chunks are to a question. See `ragcore.RAG.similarity`."""
         return self._rag._call(
             lambda rag: rag.similarity(question, tenant=self._tenant, **options),
             options.get("timeout"),
@@ -426,7 +426,7 @@ class TenantView:
         progress: Callable[[IngestReport], None] | None = None,
         document_timeout: float | None = None,
     ) -> IngestReport:
-        """As `ragcore.RAG.add`. `progress` is called in the background thread.
+        """Add documents, or replace those with the same ids. See `ragcore.RAG.add`. `progress` is called in the background thread.
 
         A generator is read in the calling thread, a few documents ahead, so that a slow generator doesn't block other calls. If adding fails, the error is
         raised after the generator has yielded its next document.
@@ -444,15 +444,15 @@ class TenantView:
         return background.feed(documents, add)
 
     def delete(self, document_ids: Iterable[str], /, *, timeout: float | None = None) -> int:
-        """As `ragcore.RAG.delete`."""
+        """Remove documents, and return how many existed. See `ragcore.RAG.delete`."""
         return self._rag._call(lambda rag: rag.delete(document_ids, tenant=self._tenant, timeout=timeout), timeout)
 
     def delete_tenant(self, *, timeout: float | None = None) -> Erased:
-        """As `ragcore.RAG.delete_tenant`."""
+        """Erase the tenant's data. See `ragcore.RAG.delete_tenant`."""
         return self._rag._call(lambda rag: rag.delete_tenant(tenant=self._tenant, timeout=timeout), timeout)
 
     def documents(self, *, timeout: float | None = None) -> Mapping[str, str]:
-        """As `ragcore.RAG.documents`."""
+        """Return the content hashes of the tenant's documents, by id. See `ragcore.RAG.documents`."""
         return self._rag._call(lambda rag: rag.documents(tenant=self._tenant, timeout=timeout), timeout)
 
 

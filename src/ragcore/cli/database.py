@@ -43,7 +43,7 @@ def migrate(
         ),
     ] = False,
 ) -> None:
-    """Create or update the schema in PostgreSQL, for the embedding model that the environment names."""
+    """Create or update the schema in PostgreSQL. The environment names its embedding model."""
     options: Options = context.obj
 
     async def body() -> int:
@@ -77,7 +77,7 @@ def reembed(
     owner_dsn: OwnerDsn,
     as_json: Json = False,
 ) -> None:
-    """Embed a collection into another one, with the embedding model that the environment names. Run it again to carry over later changes."""
+    """Embed a collection again, into another one. The environment names the embedding model. Run the command again to carry over later changes."""
     options: Options = context.obj
 
     async def body() -> int:

@@ -35,7 +35,7 @@ def ingest(
     ] = None,
     chunk_tokens: Annotated[
         int | None,
-        typer.Option(help="Largest number of embedded tokens of a chunk.", min=8, show_default=f"{CHUNK_TOKENS}"),
+        typer.Option(help="Largest number of tokens to embed for a chunk.", min=8, show_default=f"{CHUNK_TOKENS}"),
     ] = None,
     overlap_tokens: Annotated[
         int | None,

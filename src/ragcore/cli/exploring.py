@@ -37,7 +37,7 @@ def thresholds(
     html: Page = None,
     as_json: Json = False,
 ) -> None:
-    """Compare score thresholds over labelled questions, and recommend one."""
+    """Recommend a score threshold. Compares thresholds over labelled questions."""
     options: Options = context.obj
 
     async def body() -> int:
@@ -61,7 +61,7 @@ def evaluate(
     html: Page = None,
     as_json: Json = False,
 ) -> None:
-    """Measure retrieval over labelled questions: recall, precision, MRR and nDCG at k."""
+    """Measure retrieval with labelled questions. Shows recall, precision, MRR and nDCG at k."""
     options: Options = context.obj
 
     async def body() -> int:

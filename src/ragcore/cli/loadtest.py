@@ -15,7 +15,7 @@ from ragcore.loadtest.sweep import SweepOptions, find_highest
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Test a running service by its URL: find hangs and wrong answers, and measure the load that it can serve.",
+    help="Test a running service by its URL. Finds hangs and wrong answers, and measures the load that the service can handle.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     rich_markup_mode=None,

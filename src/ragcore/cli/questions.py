@@ -97,7 +97,7 @@ def similarity(
     score_threshold: Threshold = None,
     as_json: Json = False,
 ) -> None:
-    """Show how near a tenant's chunks are to a question, and the effect of a threshold."""
+    """Show how near a tenant's chunks are to a question. Also shows the effect of a threshold."""
     options: Options = context.obj
 
     async def body() -> int:

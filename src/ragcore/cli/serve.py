@@ -142,7 +142,7 @@ async def serve(
 
 
 def _with_limits(config: Config) -> Config:
-    """Return the configuration with default limits for each tenant, where it sets none. 0 means no limit."""
+    """Return the configuration with default limits for each tenant, unless it sets others. 0 means no limit."""
     settings = config.settings
     return replace(
         config,
@@ -184,7 +184,7 @@ def _impatient(protocol: Any) -> Any:
             self._look()
 
         def _look(self) -> None:
-            """Without a running request, start the timeout for the next one's head and the rest of the last body. Partial data does not extend it."""
+            """Start the timeout if no request is running. Until then, the next head must be complete and the last body gone; partial data doesn't extend it."""
             if request_is_under_way(self):
                 self.waits = _ended(self.waits)
             elif self.waits is None:

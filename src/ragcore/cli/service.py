@@ -30,7 +30,7 @@ def doctor(
         Path | None, typer.Option(help="With --production: check this file, the --audit of `ragcore serve`.")
     ] = None,
 ) -> None:
-    """Check interpreter, packages, database, role, schema, embedder, model and tokenizer. Each line says what to do."""
+    """Check an installation. Each line has the result of a check and what to do: interpreter, packages, database, role, schema, embedder, model, tokenizer."""
     options: Options = context.obj
 
     async def body() -> int:
@@ -95,7 +95,9 @@ def serve(
         typer.Option(help="Trust the X-Forwarded headers of the proxy at this address or network. May be repeated."),
     ] = None,
 ) -> None:
-    """Serve POST /chat, OpenAI's chat protocol, health and debug routes. Without --tokens or --authenticate, all routes except health return 401."""
+    """Serve questions over HTTP. The routes are POST /chat, OpenAI's chat protocol, health and debug routes. Without --tokens or --authenticate, all routes
+    except /livez, /readyz and /health return 401.
+    """
     options: Options = context.obj
     run_async(
         options,

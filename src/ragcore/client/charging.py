@@ -86,7 +86,7 @@ class Charging:
             self.charge(call, failed, model)
 
     async def settle(self, call: Call, owner: Owner | None) -> None:
-        """Charge a call that has ended without an answer: a tenant also pays for an answer that it abandons."""
+        """Finish the accounting of a call, however it ended. An answer that the tenant abandons is charged by estimate."""
         if not call.charged and (call.written or call.embedded):
             wrote = bool(call.written) and not call.spent
             seen = call.estimated() if wrote else Usage()

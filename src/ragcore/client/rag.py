@@ -545,7 +545,7 @@ class TenantView:
         /,
         **options: Unpack[AskOptions],
     ) -> Answer:
-        """As `RAG.ask`."""
+        """Answer a question from the tenant's documents. See `RAG.ask`."""
         return await self._rag.ask(
             question,
             tenant=self._tenant,
@@ -559,7 +559,7 @@ class TenantView:
         /,
         **options: Unpack[AskOptions],
     ) -> AbstractAsyncContextManager[AnswerStream]:
-        """As `RAG.stream`."""
+        """Answer a question in pieces. See `RAG.stream`."""
         return self._rag.stream(
             question,
             tenant=self._tenant,
@@ -573,7 +573,7 @@ class TenantView:
         /,
         **options: Unpack[RetrieveOptions],
     ) -> Retrieval:
-        """As `RAG.retrieve`."""
+        """Return the passages for a question. See `RAG.retrieve`."""
         return await self._rag.retrieve(
             question,
             tenant=self._tenant,
@@ -587,7 +587,7 @@ class TenantView:
         /,
         **options: Unpack[TimedSimilarityOptions],
     ) -> SimilarityReport:
-        """As `RAG.similarity`."""
+        """Report how near the tenant's chunks are to a question. See `RAG.similarity`."""
         return await self._rag.similarity(question, tenant=self._tenant, **options)
 
     async def add(
@@ -598,19 +598,19 @@ class TenantView:
         progress: Callable[[IngestReport], None] | None = None,
         document_timeout: float | None = None,
     ) -> IngestReport:
-        """As `RAG.add`."""
+        """Add documents, or replace those with the same ids. See `RAG.add`."""
         return await self._rag.add(documents, tenant=self._tenant, progress=progress, document_timeout=document_timeout)
 
     async def delete(self, document_ids: Iterable[str], /, *, timeout: float | None = None) -> int:
-        """As `RAG.delete`."""
+        """Remove documents, and return how many existed. See `RAG.delete`."""
         return await self._rag.delete(document_ids, tenant=self._tenant, timeout=timeout)
 
     async def delete_tenant(self, *, timeout: float | None = None) -> Erased:
-        """As `RAG.delete_tenant`."""
+        """Erase the tenant's data. See `RAG.delete_tenant`."""
         return await self._rag.delete_tenant(tenant=self._tenant, timeout=timeout)
 
     async def documents(self, *, timeout: float | None = None) -> Mapping[str, str]:
-        """As `RAG.documents`."""
+        """Return the content hashes of the tenant's documents, by id. See `RAG.documents`."""
         return await self._rag.documents(tenant=self._tenant, timeout=timeout)
 
 
