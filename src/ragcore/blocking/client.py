@@ -99,7 +99,7 @@ class AnswerStream:
 
 
 class RAG:
-    """`ragcore.RAG` without `await`. The first call starts it; `close` or the end of the interpreter closes it."""
+    """Answers questions like `ragcore.RAG`, without `await`. The first call starts it; `close` or the end of the interpreter closes it."""
 
     def __init__(
         self,

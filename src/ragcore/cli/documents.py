@@ -140,7 +140,7 @@ def delete(
         if as_json:
             print_json({"deleted": count})
         else:
-            results.print(f"{count} of {len(document_ids)} deleted")
+            results.print(f"{count} of {len(document_ids)} documents deleted")
         return DONE if count == len(set(document_ids)) else PARTLY
 
     run_async(options, body)

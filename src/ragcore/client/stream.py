@@ -151,9 +151,7 @@ class AnswerStream:
         with anyio.move_on_after(self._call.remaining()):
             await self._left.wait()
             return
-        if (
-            self._call.stepping
-        ):  # a reader waits: its step ends now, by `expire` or by the reader's own scope, and cleans up
+        if self._call.stepping:  # a reader waits: its step ends now, by `expire` or by its own scope, and cleans up
             self._call.expire()
             with anyio.move_on_after(2 * CLEAN_UP):
                 await self._left.wait()

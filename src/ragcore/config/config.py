@@ -47,7 +47,7 @@ class Config:
         language: of full-text search, for a collection that the embedded database creates: a text search configuration of PostgreSQL, such as "german" or
             "simple". None: "english" for a new collection; an existing collection keeps its own.
         pool_size, ef_search, exact_rows, allow_unsafe_role: as in `PgVectorStore`.
-        settings: how the client behaves.
+        settings: timeouts, limits and texts.
     """
 
     dsn: Secret | None = None

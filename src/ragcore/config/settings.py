@@ -20,7 +20,7 @@ DEFAULT_NOT_SEARCHED = "Your documents could not be searched completely at the m
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How the client behaves.
+    """The settings of a client: timeouts, limits and texts.
 
     Attributes:
         timeout: seconds for a call that is made without `timeout`.

@@ -114,7 +114,7 @@ class HealthCheck:
             "share": None if share is None else round(share, 4),
         }
         if status != "healthy":
-            details["reason"] = f"{share:.0%} of the memory is used"
+            details["reason"] = f"{share:.0%} of the memory limit is used"
         return status, details
 
 

@@ -10,7 +10,7 @@ __all__ = ["lifespan"]
 
 
 def lifespan(app: ASGIApp, rag: RAG, /) -> ASGIApp:
-    """Middleware that starts the client at the server's start and closes it at its end. For applications without a lifespan, such as Django's.
+    """Middleware that starts the client at the server's start and closes it at its end. Use it for applications without a lifespan, such as Django's.
 
     Example:
         ```python

@@ -69,7 +69,9 @@ def document(*, max_question: int) -> dict[str, Any]:
                 "get": _operation("List running calls: all calls for administrators, their own for other tenants.")
             },
             "/debug-env": {
-                "get": _operation("Return versions, settings and database. Only for administrators.", forbidden=True)
+                "get": _operation(
+                    "Return versions, settings and database. Only administrators may use it.", forbidden=True
+                )
             },
             "/debug/rag-similarity/{user_id}": {
                 "post": {
@@ -90,7 +92,7 @@ def document(*, max_question: int) -> dict[str, Any]:
                 },
                 "get": {
                     **_operation(
-                        "Return the same report, with the question in the address. Only for administrators.",
+                        "Return the same report, with the question in the address. Only administrators may use it.",
                         asks=True,
                         forbidden=True,
                     ),
