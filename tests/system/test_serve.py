@@ -93,7 +93,7 @@ def test_it_says_where_it_serves_once_it_does_and_a_port_that_is_taken_is_one_li
     command = [sys.executable, "-m", "ragcore", "serve", "--port", port]
     second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert second.returncode == 2
-    assert f"127.0.0.1:{port} can't be had" in " ".join(second.stderr.split())
+    assert f"cannot bind 127.0.0.1:{port}" in " ".join(second.stderr.split())
     assert "serving at" not in second.stderr
     assert "Traceback" not in second.stderr
 
@@ -210,7 +210,7 @@ def test_without_a_way_to_tell_who_asks_it_says_so_and_refuses(tmp_path: Path) -
         env={**os.environ, "RAGCORE_DATA": str(tmp_path / "data")},
     )
     assert done.returncode == 2
-    assert "tokens can't be read" in done.stderr
+    assert "cannot read tokens" in done.stderr
     assert "Traceback" not in done.stderr
 
 
