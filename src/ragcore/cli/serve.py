@@ -184,7 +184,7 @@ def _impatient(protocol: Any) -> Any:
             self._look()
 
         def _look(self) -> None:
-            """Start the timeout if no request is running. Until then, the next head must be complete and the last body gone; partial data doesn't extend it."""
+            """If no request runs, start a timeout. The rest of the last body and the next head must arrive within it; partial data doesn't extend it."""
             if request_is_under_way(self):
                 self.waits = _ended(self.waits)
             elif self.waits is None:
