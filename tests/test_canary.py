@@ -1,4 +1,4 @@
-"""A canary in every secret, question and text, and where it may come out: in no log, event, error, repr, snapshot, report or line of the audit log."""
+"""Every secret, question and text contains a canary. None may appear in a log, event, error, repr, snapshot, report or line of the audit log."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from ragcore.types.secret import Secret
 pytestmark = [pytest.mark.anyio, pytest.mark.blocking_allowed, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
 
 TESTS = str(Path(__file__).parent)
-# One word each, so that no escaping, quoting or wrapping changes it.
+# Single words, so that escaping, quoting or wrapping can't change them.
 PASSWORD, KEY, LOGIN = "zqpassword7f3a", "zqkey51c0e2", "zqlogin9d2b44"
 TOKEN, ADMINISTRATOR, STOLEN = "zqtoken3b81aa61", "zqadministrator6e0d", "zqstolen0c7f92"
 SECRETS = (PASSWORD, KEY, LOGIN, TOKEN, ADMINISTRATOR, STOLEN)
@@ -55,11 +55,12 @@ TEXT, TITLE, METADATA = "zqtext90b3e7", "zqtitle6d4f21", "zqmetadata1e8c"
 ANSWER, SAID, HEADER = "zqanswer5c9a0b", "zqsaid72e6d3", "zqheader0a4b8f"
 TEXTS = (QUESTION, HISTORY, INSTRUCTIONS, TEXT, TITLE, METADATA, ANSWER, HEADER)
 
-# Places: what ragcore writes, raises and shows. A body is named after who gets it.
+# Places at which ragcore writes, raises or shows something. A body is named after the caller that gets it.
 OURS = ("log", "event", "audit", "error", "repr", "snapshot", "report", "doctor")
 BODIES = ("member", "administrator", "refusal", "refusal to an administrator", "stranger")
 PLACES = (*OURS, *BODIES, "traceback")
-# A traceback with local variables shows the question to the caller; it must show no secret. Members see what is theirs, and a value of theirs that is refused.
+# The places at which a canary may appear. A traceback with local variables may show the question, since the caller knows it, but no secret. A tenant may
+# see its own data, and a value of its own that is refused.
 ALLOWED: dict[str, set[str]] = {
     QUESTION: {"member", "administrator", "refusal", "refusal to an administrator", "traceback"},
     HISTORY: {"refusal", "refusal to an administrator", "traceback"},
@@ -68,13 +69,13 @@ ALLOWED: dict[str, set[str]] = {
     TITLE: {"member", "administrator", "traceback"},
     METADATA: {"member", "administrator", "traceback"},
     ANSWER: {"member", "administrator", "traceback"},
-    # The words of the model's server tell the operator what is wrong. Members never see them.
+    # Messages of the model server show the operator what is wrong. Tenants never see them.
     SAID: {"log", "error", "refusal to an administrator", "administrator", "doctor", "traceback", "report"},
 }
 
 
 def forms(canary: str) -> Iterator[str]:
-    """The canary, and what Base64 makes of it at each place in a text."""
+    """Yield the canary, and its Base64 encoding at each offset in a text."""
     yield canary
     for shift in range(3):
         packed = base64.b64encode(b"?" * shift + canary.encode()).decode()
@@ -83,7 +84,7 @@ def forms(canary: str) -> Iterator[str]:
 
 @dataclass(repr=False)
 class Seen:
-    """What came out, by place."""
+    """Everything that ragcore has shown, by place."""
 
     texts: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
@@ -92,7 +93,7 @@ class Seen:
         self.texts[place] += [value if isinstance(value, str) else repr(value) for value in values]
 
     def error(self, error: BaseException) -> None:
-        """An error as loggers, pickle and trackers of errors show it."""
+        """Add an error as loggers, pickle and error trackers show it."""
         left: list[BaseException | None] = [error]
         while left:
             one = left.pop()
@@ -104,7 +105,7 @@ class Seen:
         self.traceback(error)
 
     def traceback(self, error: BaseException) -> None:
-        """A traceback with the variables of each frame, without those of these tests."""
+        """Add a traceback with the variables of each frame, except the frames of these tests."""
         whole = traceback.TracebackException.from_exception(error, capture_locals=True)
         left: list[traceback.TracebackException | None] = [whole]
         while left:
@@ -115,7 +116,7 @@ class Seen:
         self.add("traceback", "".join(whole.format()))
 
     def leaks(self) -> list[str]:
-        """Canaries where they may not be, with what surrounds them."""
+        """Return the canaries at forbidden places, with the text around them."""
         found = []
         for canary in (*SECRETS, *TEXTS, SAID):
             for place in set(PLACES) - ALLOWED.get(canary, set()):
@@ -127,12 +128,12 @@ class Seen:
         return found
 
     def holds(self, canary: str, place: str) -> bool:
-        """Whether a canary is where it belongs: without this, a test that exercises nothing would pass."""
+        """Whether a canary appears at a place. Tests check an allowed place, since a test that does nothing would find no leak."""
         return any(canary in text for text in self.texts[place])
 
 
 class Everything(logging.Handler):
-    """Takes each record of each logger as a formatter, a structured logger and a tracker of errors would."""
+    """Adds each record of each logger as a formatter, a structured logger and an error tracker show it."""
 
     def __init__(self, seen: Seen) -> None:
         super().__init__(logging.DEBUG)
@@ -146,7 +147,7 @@ class Everything(logging.Handler):
 
 @pytest.fixture
 def seen() -> Iterator[Seen]:
-    """With the whole process's log at DEBUG and all events."""
+    """Collect the log of the whole process at level DEBUG, and all events."""
     made = Seen()
     handler, root = Everything(made), logging.getLogger()
     level = root.level
@@ -187,7 +188,7 @@ def config(server: OpenAIServer, port: int, **settings: object) -> Config:
 
 
 def policies() -> Policies:
-    """Without retries, and with circuit breakers of each test's own."""
+    """Policies without retries, and with separate circuit breakers for each test."""
     return Policies(
         embedding=Policy("embedding", retry=False),
         store=Policy("store", retry=False),
@@ -208,7 +209,7 @@ HISTORY_OF_CALL = [Turn("user", f"I said {HISTORY}"), Turn("assistant", f"Yes, {
 
 
 class Application:
-    """A client's application in this process, with tokens from a file."""
+    """The application around a client, in this process, with tokens from a file."""
 
     def __init__(self, rag: RAG, folder: Path, seen: Seen, **options: object) -> None:
         tokens = folder / "tokens.json"
@@ -221,7 +222,7 @@ class Application:
     async def ask(
         self, method: str, path: str, body: object = None, *, token: str = TOKEN, query: str = "", **headers: str
     ) -> int:
-        """Ask as the owner of a token, and note who saw what. Returns the status."""
+        """Send a request with a token, and record the response. Returns the status."""
         sent: list[asgi.Message] = []
         whole = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
         pieces = [{"type": "http.request", "body": whole, "more_body": False}]
@@ -259,7 +260,7 @@ def _who(token: str, *, refused: bool) -> str:
 
 
 async def snapshots(rag: RAG, seen: Seen) -> None:
-    """All that a client tells of itself."""
+    """Add everything that a client reports about itself."""
     parts = [rag, rag.settings, rag.retriever, rag.retriever.store, rag.retriever.embedder, rag._generators]
     seen.add("repr", *parts, *map(str, parts), rag.for_tenant("m"))
     stats, health = rag.stats(), await rag.health()
@@ -269,7 +270,7 @@ async def snapshots(rag: RAG, seen: Seen) -> None:
 
 @asynccontextmanager
 async def running(rag: RAG, folder: Path) -> AsyncIterator[None]:
-    """A started client with its audit log."""
+    """Run a client with its audit log."""
     async with audit.AuditLog(folder / "audit.jsonl"), rag:
         yield
 
@@ -280,7 +281,9 @@ def audited(folder: Path, seen: Seen) -> None:
     seen.add("audit", lines)
 
 
-async def test_all_that_goes_well(server: OpenAIServer, closed_port: int, seen: Seen, tmp_path: Path) -> None:
+async def test_successful_calls_leak_nothing(
+    server: OpenAIServer, closed_port: int, seen: Seen, tmp_path: Path
+) -> None:
     made = config(server, closed_port)
     seen.add("repr", made, made.dsn, made.api_key, policies(), made.settings)
     rag = RAG.from_config(made, store=MemoryStore(), policies=policies())
@@ -314,7 +317,7 @@ async def test_all_that_goes_well(server: OpenAIServer, closed_port: int, seen: 
     audited(tmp_path, seen)
     for canary in (QUESTION, TEXT, TITLE, METADATA, ANSWER):
         assert seen.holds(canary, "member"), canary
-    # It was sent at all, and the model's server got the key.
+    # The requests were sent, and the model server received the key.
     assert any(INSTRUCTIONS in repr(asked) and HISTORY in repr(asked) for _, asked in server.requests)
     assert KEY in repr(server.headers)
     assert any(record.startswith("POST /chat 200") for record in seen.texts["log"])
@@ -322,14 +325,14 @@ async def test_all_that_goes_well(server: OpenAIServer, closed_port: int, seen: 
 
 
 def said(message: str, status: int) -> Reply:
-    """The model's server refuses, in words."""
+    """Return a refusal of the model server with a message."""
     body = json.dumps({"error": {"message": message, "type": "server_error", "param": None, "code": None}})
     return Reply(status, body.encode(), {"content-type": "application/json"})
 
 
 @pytest.mark.parametrize("status", [400, 401, 413, 429, 503])
 @pytest.mark.parametrize("degrade", [True, False])
-async def test_a_model_server_that_refuses(
+async def test_a_model_server_that_refuses_leaks_nothing(
     server: OpenAIServer, closed_port: int, seen: Seen, tmp_path: Path, status: int, degrade: bool
 ) -> None:
     rag = RAG.from_config(config(server, closed_port, degrade=degrade), store=MemoryStore(), policies=policies())
@@ -354,7 +357,7 @@ def _user(text: str) -> dict[str, str]:
 
 
 async def asked_in_every_way(web: Application, rag: RAG, seen: Seen) -> None:
-    """A question by each method and route, for as far as it comes."""
+    """Ask a question by each method and route, whether or not it fails."""
     for method in (rag.ask, rag.retrieve, rag.similarity):
         try:
             await method(ASKED, tenant="m")
@@ -380,7 +383,7 @@ async def asked_in_every_way(web: Application, rag: RAG, seen: Seen) -> None:
 
 @pytest.mark.parametrize("degrade", [True, False])
 @pytest.mark.parametrize("fault", [Fail(ConnectionResetError()), Broken(1, "clean")])
-async def test_a_model_that_breaks_off_while_questions_are_embedded(
+async def test_a_model_that_breaks_off_leaks_nothing(
     server: OpenAIServer, closed_port: int, seen: Seen, tmp_path: Path, fault: Fault, degrade: bool
 ) -> None:
     made = config(server, closed_port, degrade=degrade)
@@ -394,7 +397,9 @@ async def test_a_model_that_breaks_off_while_questions_are_embedded(
     assert seen.leaks() == []
 
 
-async def test_a_database_that_is_down(server: OpenAIServer, closed_port: int, seen: Seen, tmp_path: Path) -> None:
+async def test_a_database_that_is_down_leaks_nothing(
+    server: OpenAIServer, closed_port: int, seen: Seen, tmp_path: Path
+) -> None:
     rag = RAG.from_config(config(server, closed_port), policies=policies())
     web = Application(rag, tmp_path, seen)
     async with running(rag, tmp_path):
@@ -410,7 +415,9 @@ async def test_a_database_that_is_down(server: OpenAIServer, closed_port: int, s
     assert seen.leaks() == []
 
 
-async def test_requests_that_are_refused(server: OpenAIServer, closed_port: int, seen: Seen, tmp_path: Path) -> None:
+async def test_refused_requests_leak_nothing(
+    server: OpenAIServer, closed_port: int, seen: Seen, tmp_path: Path
+) -> None:
     made = config(server, closed_port, requests_per_minute=4)
     rag = RAG.from_config(made, store=MemoryStore(), policies=policies())
     web = Application(rag, tmp_path, seen, max_body=10_000)
@@ -446,13 +453,13 @@ async def test_requests_that_are_refused(server: OpenAIServer, closed_port: int,
 
 
 class Nowhere(RAG):
-    """A client with an error that nobody has thought of."""
+    """A client that raises an unexpected exception."""
 
     async def similarity(self, question: str, /, **options: object) -> SimilarityReport:
         raise RuntimeError("it broke")
 
 
-async def test_an_error_that_nobody_thought_of(
+async def test_an_unhandled_exception_leaks_nothing(
     server: OpenAIServer, closed_port: int, seen: Seen, tmp_path: Path
 ) -> None:
     rag = Nowhere.from_config(config(server, closed_port), store=MemoryStore(), policies=policies())
@@ -482,7 +489,9 @@ UNTAKEN: list[dict[str, object]] = [
 ]
 
 
-async def test_documents_that_do_not_go_in(server: OpenAIServer, closed_port: int, seen: Seen, tmp_path: Path) -> None:
+async def test_rejected_documents_leak_nothing(
+    server: OpenAIServer, closed_port: int, seen: Seen, tmp_path: Path
+) -> None:
     rag = RAG.from_config(config(server, closed_port), store=MemoryStore(), policies=policies())
     folder = tmp_path / "documents"
     folder.mkdir()
@@ -529,7 +538,7 @@ class Stuck(FakeEmbedder):
 
 
 @pytest.mark.slow
-async def test_reports_of_what_hangs_and_calls_that_are_cancelled(
+async def test_hung_and_cancelled_calls_leak_nothing(
     server: OpenAIServer, closed_port: int, seen: Seen, tmp_path: Path
 ) -> None:
     embedder = Stuck()
@@ -610,10 +619,10 @@ async def test_the_doctor_shows_no_secret(
     assert seen.leaks() == []
 
 
-async def test_a_login_in_the_address_of_the_models_server(
+async def test_a_login_in_the_address_of_the_model_server_does_not_leak(
     server: OpenAIServer, closed_port: int, seen: Seen, tmp_path: Path
 ) -> None:
-    """Neither the HTTP client's own log nor the words of a server that quotes the request shows it."""
+    """Neither the HTTP client's log nor the message of a server that quotes the request shows it."""
     made = config(server, closed_port)
     made = replace(made, base_url=server.base_url.replace("//", f"//user:{LOGIN}@"))
     seen.add("repr", made)
@@ -651,7 +660,7 @@ async def _streamed(rag: RAG) -> None:
 
 
 def refusing(text: str) -> Reply:
-    """The model refuses in the protocol's own field."""
+    """Return a response in which the model refuses, in the protocol's field for that."""
     message = {"role": "assistant", "content": None, "refusal": text}
     body = {"id": "x", "object": "chat.completion", "created": 0, "model": "fake"}
     choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
@@ -668,7 +677,7 @@ def refusing(text: str) -> Reply:
     ],
     ids=["quotes the question", "quotes a passage", "refuses", "is cut off"],
 )
-async def test_a_server_that_quotes_texts_writes_none_into_the_log(
+async def test_texts_that_a_server_quotes_do_not_reach_the_log(
     server: OpenAIServer, closed_port: int, seen: Seen, tmp_path: Path, fault: Fault
 ) -> None:
     made = config(server, closed_port, degrade=False)
@@ -683,7 +692,7 @@ async def test_a_server_that_quotes_texts_writes_none_into_the_log(
     assert seen.leaks() == []
 
 
-async def test_a_path_makes_no_line_of_its_own_in_the_log(
+async def test_a_path_can_not_forge_a_line_of_the_log(
     server: OpenAIServer, closed_port: int, seen: Seen, tmp_path: Path
 ) -> None:
     rag = RAG.from_config(config(server, closed_port), store=MemoryStore(), policies=policies())

@@ -1,4 +1,4 @@
-"""Settings, and the environment."""
+"""Settings and environment variables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ragcore.testing import FakeEmbedder, FakeGenerator, FakeStore
 FULL = {"DATABASE_URL": "postgresql://app:canary-password@db/x", "OPENAI_API_KEY": "canary-key"}
 
 
-def test_the_environment_is_read_whole() -> None:
+def test_every_variable_of_the_environment_is_read() -> None:
     config = Config.from_env(
         {
             **FULL,
@@ -75,31 +75,31 @@ def test_libpq_variables_make_a_dsn() -> None:
         ({"RAGCORE_DEGRADE": "maybe"}, "true or false"),
     ],
 )
-def test_what_is_wrong_is_said_and_no_secret_with_it(change: dict[str, str], said: str) -> None:
+def test_an_error_names_the_variable_and_shows_no_secret(change: dict[str, str], said: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Config.from_env({**FULL, **change})
     assert said in str(caught.value)
     assert "canary" not in str(caught.value)
 
 
-def test_it_never_falls_back_to_local_parts() -> None:
+def test_it_never_falls_back_to_local_components() -> None:
     with pytest.raises(ConfigurationError):
         Config.from_env({})
 
 
-def test_all_local_needs_no_key(tmp_path: object) -> None:
+def test_a_local_configuration_needs_no_key(tmp_path: object) -> None:
     config = Config.local(str(tmp_path))
     assert config.embeds_locally
     assert config.models == ("extractive",)
 
 
-def test_what_is_given_replaces_what_the_config_would_make() -> None:
+def test_given_components_replace_those_of_the_configuration() -> None:
     embedder, store, generator = FakeEmbedder(), FakeStore(), FakeGenerator()
     rag = RAG.from_config(Config(top_k=3), embedder=embedder, store=store, generator=generator)
     assert (rag.retriever.embedder, rag.retriever.store, rag.retriever.top_k) == (embedder, store, 3)
 
 
-def test_settings_are_checked() -> None:
+def test_invalid_settings_are_an_error() -> None:
     for bad in ({"timeout": 0}, {"drain": -1}, {"prompt_tokens": 0}, {"recent": -1}, {"health_timeout": float("inf")}):
         with pytest.raises(ConfigurationError):
             Settings(**bad)
@@ -120,15 +120,17 @@ KUBERNETES = {
 }
 
 
-def test_what_kubernetes_puts_into_the_environment_is_no_setting(caplog: pytest.LogCaptureFixture) -> None:
+def test_variables_of_kubernetes_are_ignored(caplog: pytest.LogCaptureFixture) -> None:
     assert Config.from_env({**FULL, **KUBERNETES}) == Config.from_env(FULL)
     assert not caplog.messages
 
 
 @pytest.mark.parametrize("name", ["RAGCORE_IMAGE", "RAGCORE_LOG_LEVEL", "RAGCORE_VERSION", "RAGCORE_HOST"])
-def test_a_name_that_is_no_misspelt_one_is_somebody_elses(name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unknown_name_that_resembles_no_setting_is_ignored_with_a_warning(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     assert Config.from_env({**FULL, name: "x"}) == Config.from_env(FULL)
-    assert f"{name} is not a setting of ragcore, and is ignored" in caplog.text
+    assert f"{name} is ignored: it is not a setting of ragcore" in caplog.text
 
 
 @pytest.mark.parametrize(

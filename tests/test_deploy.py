@@ -1,4 +1,4 @@
-"""The files to deploy with: what a reviewer looks for, and that they fit the application."""
+"""The deployment files follow security rules, and match the application."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_pod_has_no_rights_that_it_does_not_need() -> None:
     assert not container["image"].endswith(":latest")
 
 
-def test_the_nightly_job_is_a_command_that_there_is() -> None:
+def test_the_nightly_job_runs_an_existing_command() -> None:
     job = documents()["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     (container,) = job["containers"]
     program, *arguments = container["command"]
@@ -50,7 +50,7 @@ def test_the_nightly_job_is_a_command_that_there_is() -> None:
     assert container["securityContext"]["readOnlyRootFilesystem"]
 
 
-def test_its_environment_is_one_that_is_understood_and_holds_no_secret() -> None:
+def test_the_pods_environment_is_valid_and_holds_no_secret() -> None:
     (container,) = documents()["Deployment"]["spec"]["template"]["spec"]["containers"]
     plain = {one["name"]: one["value"] for one in container["env"] if "value" in one}
     assert Config.from_env({**FULL, **plain}).settings.drain == 10
@@ -59,13 +59,13 @@ def test_its_environment_is_one_that_is_understood_and_holds_no_secret() -> None
     assert not [name for name in plain if re.search("KEY|URL|PASSWORD|TOKEN(?!S_PER)", name)]
 
 
-def test_probes_are_routes_that_need_no_token_and_liveness_looks_at_no_dependency() -> None:
+def test_probes_use_routes_without_a_token_and_liveness_checks_no_dependency() -> None:
     (container,) = documents()["Deployment"]["spec"]["template"]["spec"]["containers"]
     paths = {name: container[name]["httpGet"]["path"] for name in ("startupProbe", "livenessProbe", "readinessProbe")}
     assert paths == {"startupProbe": "/livez", "livenessProbe": "/livez", "readinessProbe": "/readyz"}
 
 
-def test_there_is_time_to_stop() -> None:
+def test_grace_periods_are_longer_than_the_drain() -> None:
     needed = Settings().drain + GRACE_SECONDS
     pod = documents()["Deployment"]["spec"]["template"]["spec"]
     waits = float(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
@@ -77,7 +77,7 @@ def test_there_is_time_to_stop() -> None:
     assert float(stop[1]) > needed
 
 
-def test_the_parts_name_each_other() -> None:
+def test_labels_names_and_ports_match() -> None:
     found = documents()
     labels = found["Deployment"]["spec"]["template"]["metadata"]["labels"]
     assert found["Deployment"]["spec"]["selector"]["matchLabels"] == labels == found["Service"]["spec"]["selector"]
@@ -101,7 +101,7 @@ def test_the_image_is_built_from_the_wheel_and_runs_without_root() -> None:
 
 
 @pytest.mark.parametrize("line", ["NoNewPrivileges=yes", "ProtectSystem=strict", "DynamicUser=yes", "PrivateTmp=yes"])
-def test_the_unit_is_shut_in(line: str) -> None:
+def test_the_unit_is_sandboxed(line: str) -> None:
     assert line in (DEPLOY / "ragcore.service").read_text().splitlines()
 
 
@@ -113,7 +113,7 @@ def test_a_linter_finds_nothing_in_the_dockerfile() -> None:
 
 
 @pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed")
-def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     assert ANALYZE is not None
     unit = (DEPLOY / "ragcore.service").read_text().replace("/opt/ragcore/venv/bin/ragcore", "/bin/true")
     (tmp_path / "ragcore.service").write_text(unit)

@@ -1,4 +1,4 @@
-"""The client without await."""
+"""The client without `await`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def client() -> Iterator[blocking.RAG]:
         yield rag
 
 
-def test_from_many_threads_at_once(client: blocking.RAG) -> None:
+def test_many_threads_can_call_at_once(client: blocking.RAG) -> None:
     answers: list[bool] = []
     threads = [
         threading.Thread(target=lambda: answers.append(client.ask("deductible?", tenant="m").found)) for _ in range(40)
@@ -68,7 +68,7 @@ def test_each_method_answers_without_await(client: blocking.RAG) -> None:
         client.ask("", tenant="m")
 
 
-def test_it_starts_itself_at_the_first_call_and_may_be_closed_and_used_again() -> None:
+def test_the_first_call_starts_the_client_and_a_closed_client_may_be_started_again() -> None:
     client = made()
     assert not client.ask("q", tenant="m").found
     client.close()
@@ -80,7 +80,7 @@ def test_it_starts_itself_at_the_first_call_and_may_be_closed_and_used_again() -
     client.close()
 
 
-def test_a_start_that_is_over_before_its_caller_looks_is_not_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_start_is_not_reused_for_the_next_start(monkeypatch: pytest.MonkeyPatch) -> None:
     submit = background.submit
 
     def slow_to_return(awaitable: Awaitable[object]) -> futures.Future[object]:
@@ -98,7 +98,7 @@ def test_a_start_that_is_over_before_its_caller_looks_is_not_the_next_one(monkey
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_in_a_forked_child_a_clear_error_and_a_fresh_one_works() -> None:
+def test_in_a_forked_child_the_parents_client_raises_and_a_new_one_works() -> None:
     script = """
         import os, sys
         from ragcore import NotOpen, Retriever, blocking
@@ -159,13 +159,13 @@ rag.add([Document("d", "Your deductible is $1,500.")], tenant="m")
     ],
 )
 @pytest.mark.slow
-def test_a_process_ends_though_a_stream_is_open(how: str, code: int) -> None:
+def test_a_process_ends_although_a_stream_is_open(how: str, code: int) -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT + how], capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == code, done.stderr
 
 
 @pytest.mark.slow
-def test_what_is_closed_while_others_call_stays_closed() -> None:
+def test_a_client_that_is_closed_during_calls_stays_closed() -> None:
     for _ in range(30):
         rag, stop = made(), threading.Event()
         rag.start()
@@ -189,7 +189,7 @@ def test_what_is_closed_while_others_call_stays_closed() -> None:
         assert not any(opened)
 
 
-def test_a_slow_generator_of_documents_holds_up_nobody(client: blocking.RAG) -> None:
+def test_a_slow_generator_of_documents_does_not_block_other_calls(client: blocking.RAG) -> None:
     seen: list[int] = []
     reading, go_on = threading.Event(), threading.Event()
 
@@ -234,7 +234,7 @@ def test_a_slow_generator_of_documents_holds_up_nobody(client: blocking.RAG) -> 
 
 
 def block_the_loop(seconds: float) -> threading.Thread:
-    """Something of the user's that computes on the background event loop; returns when it does."""
+    """Block the background event loop, like a computation in the user's code. Returns once it is blocked."""
     begun = threading.Event()
 
     async def badly() -> None:
@@ -251,7 +251,7 @@ def block_the_loop(seconds: float) -> threading.Thread:
 
 @pytest.mark.parametrize("method", ["ask", "retrieve", "delete", "documents", "similarity", "stream"])
 @pytest.mark.slow
-def test_the_deadline_holds_though_the_background_loop_is_blocked(client: blocking.RAG, method: str) -> None:
+def test_the_deadline_holds_although_the_background_loop_is_blocked(client: blocking.RAG, method: str) -> None:
     calls: dict[str, Callable[[], object]] = {
         "ask": lambda: client.ask("q", tenant="m", timeout=0.2),
         "retrieve": lambda: client.retrieve("q", tenant="m", timeout=0.2),
@@ -272,7 +272,7 @@ def test_the_deadline_holds_though_the_background_loop_is_blocked(client: blocki
     assert client.inflight() == ()
 
 
-def test_a_stream_that_is_being_read_ends_by_the_callers_clock(client: blocking.RAG) -> None:
+def test_a_stream_ends_at_its_deadline_although_the_background_loop_is_blocked(client: blocking.RAG) -> None:
     with client.stream("What is my deductible?", tenant="m", timeout=0.5) as stream:
         next(stream)
         thread = block_the_loop(1.2)
@@ -283,9 +283,9 @@ def test_a_stream_that_is_being_read_ends_by_the_callers_clock(client: blocking.
         thread.join()
 
 
-def test_the_first_call_does_not_wait_for_another_threads_start_beyond_its_time() -> None:
+def test_the_first_call_waits_for_another_threads_start_only_until_its_deadline() -> None:
     client = made()
-    with client._lock:  # as a thread has it that starts the client on a loop that is blocked
+    with client._lock:  # a thread that starts the client on a blocked loop holds this lock
         began = time.monotonic()
         with pytest.raises(DeadlineExceeded):
             client.ask("q", tenant="m", timeout=0.2)
@@ -293,7 +293,7 @@ def test_the_first_call_does_not_wait_for_another_threads_start_beyond_its_time(
     client.close()
 
 
-def test_a_client_that_is_dropped_is_closed_and_leaves_no_thread() -> None:
+def test_a_garbage_collected_client_is_closed_and_leaves_no_thread() -> None:
     def threads() -> set[str]:
         return {thread.name for thread in threading.enumerate()}
 
@@ -325,15 +325,15 @@ def slow_to_start(seconds: float) -> blocking.RAG:
     return blocking.RAG(retriever=Retriever(embedder=FakeEmbedder(), store=Slow()), generator=FakeGenerator())
 
 
-def test_a_start_that_takes_longer_than_a_call_goes_on_for_the_next_one() -> None:
+def test_a_start_that_takes_longer_than_a_call_continues_for_the_next_one() -> None:
     client = slow_to_start(0.5)
-    with pytest.raises(DeadlineExceeded, match=r"the client was still starting after 0\.\d s"):
+    with pytest.raises(DeadlineExceeded, match=r"the client did not start within 0\.\d s"):
         client.documents(tenant="m", timeout=0.15)
     assert client.documents(tenant="m", timeout=2) == {}
     client.close()
 
 
-def test_what_a_start_takes_is_taken_from_the_calls_time() -> None:
+def test_the_time_of_a_start_counts_towards_the_calls_timeout() -> None:
     client = slow_to_start(0.4)
     client._rag._generators.given.faults.always(Hang())  # type: ignore[attr-defined]
     began = time.monotonic()
@@ -344,7 +344,7 @@ def test_what_a_start_takes_is_taken_from_the_calls_time() -> None:
 
 
 @pytest.mark.slow
-def test_an_error_in_the_block_of_a_stream_is_not_hidden_by_a_loop_that_is_blocked(client: blocking.RAG) -> None:
+def test_a_blocked_loop_does_not_hide_an_error_in_the_block_of_a_stream(client: blocking.RAG) -> None:
     thread = None
     with pytest.raises(ValueError, match="mine"), client.stream("What is my deductible?", tenant="m") as stream:
         next(stream)
@@ -354,7 +354,7 @@ def test_an_error_in_the_block_of_a_stream_is_not_hidden_by_a_loop_that_is_block
     thread.join()
 
 
-def test_a_reader_that_comes_after_its_time_hears_that_and_not_of_a_blocked_loop(client: blocking.RAG) -> None:
+def test_a_late_reader_gets_the_deadline_error_and_not_that_of_a_blocked_loop(client: blocking.RAG) -> None:
     with client.stream("What is my deductible?", tenant="m", timeout=0.2) as stream:
         next(stream)
         time.sleep(0.4)

@@ -1,4 +1,4 @@
-"""`ragcore loadtest` as a user runs it: a service on a port, a terminal of 80 columns."""
+"""`ragcore loadtest` as a user runs it: against a service on a port, in a terminal of 80 columns."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOKEN = "a-long-random-token"
 
 
 class Service(BaseHTTPRequestHandler):
-    """Answers every question that comes with the token; every second one wrongly at /wrong."""
+    """Answers questions with a valid token. At /wrong, every second answer is wrong."""
 
     protocol_version = "HTTP/1.1"
     asked = 0
@@ -80,12 +80,14 @@ def fits(done: subprocess.CompletedProcess[str]) -> bool:
     return all(len(line) <= 80 for line in (done.stdout + done.stderr).splitlines())
 
 
-def test_a_service_that_answers_rightly_passes_the_ladder(url: str, questions: Path, tmp_path: Path) -> None:
+def test_a_service_with_right_answers_passes_the_ladder(url: str, questions: Path, tmp_path: Path) -> None:
     asking = ("--url", f"{url}/chat", "--questions", questions.name, "--token-env", "CHAT_TOKEN")
     short = ("--quick", "--levels", "1,2,5", "--steady-seconds", "1", "--pid", str(os.getpid()))
     done = loadtest("ladder", *asking, *short, "--health-url", url, "--out", "run", cwd=tmp_path)
     told = " ".join(done.stdout.split())
-    assert done.returncode in (0, 3), done.stderr  # 3: a second may be too short for the memory of this process
+    assert done.returncode in (0, 3), (
+        done.stderr
+    )  # 3: one second may be too short to measure the memory of this process
     assert fits(done)
     assert "reached no hang at 5 or more at once: none of" in told
     assert "reached success 100 % (more than 95 %)" in told
@@ -97,7 +99,7 @@ def test_a_service_that_answers_rightly_passes_the_ladder(url: str, questions: P
 
 
 @pytest.mark.slow
-def test_a_service_that_answers_wrongly_does_not(url: str, questions: Path, tmp_path: Path) -> None:
+def test_a_service_with_wrong_answers_fails_the_ladder(url: str, questions: Path, tmp_path: Path) -> None:
     asking = ("--url", f"{url}/wrong", "--questions", questions.name, "--token-env", "CHAT_TOKEN")
     done = loadtest("ladder", *asking, "--quick", "--levels", "1,2", "--steady-seconds", "1", cwd=tmp_path)
     assert done.returncode == 1
@@ -121,7 +123,7 @@ def test_load_and_sweep_fit_in_80_columns(url: str, questions: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_comparison_of_runs_has_its_verdicts_within_80_columns(tmp_path: Path) -> None:
+def test_a_comparison_of_runs_fits_in_80_columns(tmp_path: Path) -> None:
     for side, seconds in (("before", 1.0), ("after", 2.0)):
         for number in range(3):
             write(tmp_path / side / str(number), "ladder", figures(seconds=seconds + number / 50, seed=number))
@@ -152,7 +154,9 @@ def test_json_is_one_flat_object(url: str, questions: Path, tmp_path: Path) -> N
         (("compare", "missing", "gone"), "holds no summary.json"),
     ],
 )
-def test_a_command_at_fault_says_so_and_exits_with_2(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+def test_an_invalid_command_prints_a_message_and_exits_with_2(
+    arguments: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
     done = loadtest(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert message in " ".join(done.stderr.split())

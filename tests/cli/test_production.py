@@ -1,4 +1,4 @@
-"""The checklist before tenants' data is served."""
+"""`ragcore doctor --production`: the checks before a service serves tenants' data."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def tokens(tmp_path: Path) -> Path:
     return path
 
 
-async def test_what_is_right_has_no_error(server: OpenAIServer, tokens: Path, tmp_path: Path) -> None:
+async def test_a_safe_configuration_has_no_errors(server: OpenAIServer, tokens: Path, tmp_path: Path) -> None:
     found = await by_name(config(server), inspection(), tokens=tokens, audit=tmp_path / "audit.jsonl")
     assert [check.message for check in found.values() if check.status == "error"] == []
-    assert found["keys"].status == "warning"  # it does not say its limits
+    assert found["keys"].status == "warning"  # the server does not report the key's limits
     assert CANARY not in str(found)
 
 
@@ -73,7 +73,7 @@ async def test_what_is_right_has_no_error(server: OpenAIServer, tokens: Path, tm
         ({"verified": False}, "connection", "not verified"),
     ],
 )
-async def test_what_is_unsafe_in_a_database_is_an_error_with_its_reason(
+async def test_an_unsafe_database_is_an_error_with_its_reason(
     server: OpenAIServer, changes: dict[str, Any], name: str, said: str
 ) -> None:
     check = (await by_name(config(server), inspection(**changes)))[name]
@@ -81,7 +81,7 @@ async def test_what_is_unsafe_in_a_database_is_an_error_with_its_reason(
     assert said in check.message
 
 
-async def test_settings_that_let_everything_in(server: OpenAIServer, tmp_path: Path) -> None:
+async def test_each_unsafe_setting_is_an_error(server: OpenAIServer, tmp_path: Path) -> None:
     loose = Config(base_url=server.base_url, api_key=Secret("changeme"), allow_unsafe_role=True)
     found = await by_name(loose, inspection())
     assert {name for name, check in found.items() if check.status == "error"} == {"role", "limits", "audit", "keys"}
@@ -95,11 +95,13 @@ async def test_settings_that_let_everything_in(server: OpenAIServer, tmp_path: P
     [
         ({"a-long-random-token": {"tenant": "m"}}, 0o600, "documentation"),
         ({"short": {"tenant": "m"}}, 0o600, "fewer than 20"),
-        ({"5f2c9b0e4d7a41c8a6e3": {"tenant": "m"}}, 0o644, "everybody"),
-        ("[", 0o600, "can't be read"),
+        ({"5f2c9b0e4d7a41c8a6e3": {"tenant": "m"}}, 0o644, "every user"),
+        ("[", 0o600, "cannot read"),
     ],
 )
-async def test_tokens_that_are_none(server: OpenAIServer, tokens: Path, content: Any, mode: int, said: str) -> None:
+async def test_unsafe_or_unreadable_tokens_are_an_error_without_the_token(
+    server: OpenAIServer, tokens: Path, content: Any, mode: int, said: str
+) -> None:
     tokens.write_text(content if isinstance(content, str) else json.dumps(content))
     tokens.chmod(mode)
     check = (await by_name(config(server), inspection(), tokens=tokens))["tokens"]
@@ -108,10 +110,10 @@ async def test_tokens_that_are_none(server: OpenAIServer, tokens: Path, content:
     assert "5f2c9b0e" not in check.message
 
 
-async def test_a_key_that_is_refused_and_a_server_that_is_not_there(server: OpenAIServer) -> None:
+async def test_a_rejected_key_and_an_unreachable_server_are_errors(server: OpenAIServer) -> None:
     server.faults.always(Fail(401))
     check = (await by_name(config(server), inspection()))["keys"]
-    assert (check.status, "refuses the key" in check.message) == ("error", True)
+    assert (check.status, "rejects the key" in check.message) == ("error", True)
     nowhere = Config(base_url="http://127.0.0.1:9/v1", api_key=Secret(CANARY), settings=LIMITED)
     check = (await by_name(nowhere, inspection()))["keys"]
-    assert (check.status, "can't be asked" in check.message) == ("error", True)
+    assert (check.status, "the request for the models" in check.message) == ("error", True)

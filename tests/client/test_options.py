@@ -1,4 +1,4 @@
-"""What a call can be told is declared once, and is the same everywhere."""
+"""The options of a call are declared once, and are the same in all classes."""
 
 from __future__ import annotations
 

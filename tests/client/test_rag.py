@@ -1,4 +1,4 @@
-"""The client, with fakes, on both backends."""
+"""The client, with fakes, on asyncio and trio."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ async def filled(rag: RAG) -> RAG:
     return rag
 
 
-async def test_an_answer_carries_all_that_led_to_it(filled: RAG, fake_generator: FakeGenerator) -> None:
+async def test_an_answer_has_citations_timings_usage_and_the_id_of_its_call(
+    filled: RAG, fake_generator: FakeGenerator
+) -> None:
     answer = await filled.ask(
         QUESTION, tenant="m", history=[{"role": "user", "content": "hi"}], instructions="Be kind."
     )
@@ -48,9 +50,7 @@ async def test_an_answer_carries_all_that_led_to_it(filled: RAG, fake_generator:
     assert answer.call_id == filled.recent()[-1].id
 
 
-async def test_where_there_is_nothing_to_answer_from_no_model_is_asked(
-    filled: RAG, fake_generator: FakeGenerator
-) -> None:
+async def test_without_passages_no_model_is_asked(filled: RAG, fake_generator: FakeGenerator) -> None:
     answer = await filled.ask(QUESTION, tenant="nobody")
     assert (answer.found, answer.text) == (False, filled.settings.not_found)
     assert answer.retrieval.empty is not None
@@ -58,13 +58,13 @@ async def test_where_there_is_nothing_to_answer_from_no_model_is_asked(
     assert fake_generator.prompts == []
 
 
-async def test_a_model_that_finds_no_answer_is_believed(filled: RAG, fake_generator: FakeGenerator) -> None:
+async def test_a_model_that_finds_no_answer_is_trusted(filled: RAG, fake_generator: FakeGenerator) -> None:
     fake_generator.text = ""
     answer = await filled.ask(QUESTION, tenant="m")
     assert (answer.found, answer.text, answer.citations) == (False, filled.settings.not_found, ())
 
 
-async def test_each_stage_degrades_at_the_stage_that_failed(
+async def test_the_answer_names_each_stage_that_degraded(
     filled: RAG, fake_embedder: FakeEmbedder, fake_generator: FakeGenerator, fake_store: FakeStore
 ) -> None:
     fake_embedder.faults.always(Fail(503))
@@ -79,7 +79,7 @@ async def test_each_stage_degrades_at_the_stage_that_failed(
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_not_found_is_not_said_where_no_model_has_looked(
+async def test_an_answer_without_a_model_does_not_say_not_found(
     filled: RAG, fake_generator: FakeGenerator, streamed: bool
 ) -> None:
     fake_generator.faults.always(Fail(500))
@@ -96,7 +96,7 @@ async def test_not_found_is_not_said_where_no_model_has_looked(
     assert answer.citations[0].passage == answer.retrieval.passages[0]
 
 
-async def test_a_second_model_that_finds_nothing_is_believed_though_the_first_failed() -> None:
+async def test_a_second_model_that_finds_no_answer_is_trusted_although_the_first_failed() -> None:
     first, second = FakeGenerator(), FakeGenerator()
     first.faults.always(Fail(500))
     second.text = ""
@@ -120,7 +120,7 @@ async def test_strict_mode_raises_instead(
 
 
 @pytest.mark.parametrize("part", ["embed", "search", "generate"])
-async def test_a_black_hole_anywhere_is_answered_or_refused_in_time(
+async def test_a_dependency_that_never_responds_is_degraded_or_refused_in_time(
     filled: RAG, part: str, fake_embedder: FakeEmbedder, fake_store: FakeStore, fake_generator: FakeGenerator
 ) -> None:
     {"embed": fake_embedder.faults, "search": fake_store.faults, "generate": fake_generator.faults}[part].always(Hang())
@@ -137,7 +137,7 @@ async def test_a_black_hole_anywhere_is_answered_or_refused_in_time(
     assert in_time(anyio.current_time() - began, 0.5)
 
 
-async def test_a_generator_that_breaks_after_its_first_word_is_degraded_in_ask(filled: RAG) -> None:
+async def test_ask_degrades_if_the_generator_breaks_after_its_first_word(filled: RAG) -> None:
     class Breaks(FakeGenerator):
         @asynccontextmanager
         async def stream(self, prompt: ragcore.Prompt, /) -> AsyncIterator[AsyncIterator[str | ragcore.Generation]]:
@@ -158,7 +158,7 @@ async def test_a_generator_that_breaks_after_its_first_word_is_degraded_in_ask(f
         assert rag.inflight() == ()
 
 
-async def test_a_stream_that_ends_without_a_result_is_broken(filled: RAG) -> None:
+async def test_a_stream_that_ends_without_a_result_raises(filled: RAG) -> None:
     class Ends(FakeGenerator):
         @asynccontextmanager
         async def stream(self, prompt: ragcore.Prompt, /) -> AsyncIterator[AsyncIterator[str | ragcore.Generation]]:
@@ -168,16 +168,16 @@ async def test_a_stream_that_ends_without_a_result_is_broken(filled: RAG) -> Non
             yield pieces()
 
     async with RAG(retriever=filled.retriever, generator=Ends()) as rag:
-        with pytest.raises(ragcore.GenerationError, match="broke"):
+        with pytest.raises(ragcore.GenerationError, match="ended without a result"):
             await rag.ask(QUESTION, tenant="m", degrade=False)
 
 
-async def test_a_stream_comes_in_order_and_its_answer_is_asks(filled: RAG) -> None:
+async def test_a_stream_has_its_events_in_order_and_the_same_answer_as_ask(filled: RAG) -> None:
     async with filled.stream(QUESTION, tenant="m") as stream:
         assert filled.inflight()[0].method == "stream"
         events = [event async for event in stream]
     names = [type(event).__name__ for event in events]
-    # Words that come faster than they are read come together.
+    # Words that arrive faster than they are read are joined into one delta.
     assert names == ["Retrieved", *["Delta"] * (len(names) - 2), "Done"]
     assert len(names) > 2
     done = events[-1]
@@ -188,9 +188,7 @@ async def test_a_stream_comes_in_order_and_its_answer_is_asks(filled: RAG) -> No
     assert await stream.answer() == done.answer
 
 
-async def test_entering_a_stream_fails_where_a_status_code_is_still_possible(
-    filled: RAG, fake_store: FakeStore
-) -> None:
+async def test_entering_a_stream_raises_errors_before_the_first_event(filled: RAG, fake_store: FakeStore) -> None:
     for question in ("", "x\0"):
         with pytest.raises(ragcore.InvalidInput):
             async with filled.stream(question, tenant="m"):
@@ -202,13 +200,13 @@ async def test_entering_a_stream_fails_where_a_status_code_is_still_possible(
     assert filled.inflight() == ()
 
 
-async def test_a_stream_with_nothing_found_says_so_in_a_delta(filled: RAG) -> None:
+async def test_a_stream_that_finds_nothing_has_the_not_found_text_as_a_delta(filled: RAG) -> None:
     async with filled.stream(QUESTION, tenant="nobody") as stream:
         events = [event async for event in stream]
     assert [type(event).__name__ for event in events] == ["Retrieved", "Delta", "Done"]
 
 
-async def test_leaving_a_stream_early_ends_it(filled: RAG) -> None:
+async def test_abandoning_a_stream_ends_its_call(filled: RAG) -> None:
     async with filled.stream(QUESTION, tenant="m") as stream:
         async for event in stream:
             if isinstance(event, ragcore.Delta):
@@ -218,7 +216,7 @@ async def test_leaving_a_stream_early_ends_it(filled: RAG) -> None:
         await stream.answer()
 
 
-async def test_the_readers_time_counts(filled: RAG) -> None:
+async def test_the_time_of_the_reader_counts_towards_the_deadline(filled: RAG) -> None:
     async with filled.stream(QUESTION, tenant="m", timeout=0.1) as stream:
         await anext(stream)
         await anext(stream)
@@ -249,7 +247,7 @@ async def test_a_stream_may_be_entered_read_and_left_in_three_tasks(filled: RAG)
     assert isinstance(got[1], ragcore.Answer)
 
 
-async def test_calls_in_flight_say_where_they_are(filled: RAG, fake_embedder: FakeEmbedder) -> None:
+async def test_running_calls_show_their_stage_and_where_they_wait(filled: RAG, fake_embedder: FakeEmbedder) -> None:
     fake_embedder.faults.always(Hang())
     async with anyio.create_task_group() as group:
         group.start_soon(lambda: filled.ask(QUESTION, tenant="m", timeout=5))
@@ -311,7 +309,7 @@ async def test_views_documents_and_deleting(filled: RAG) -> None:
         member.tenant = "other"  # type: ignore[misc]
 
 
-async def test_bad_input_is_accounted_for_and_leaves_nothing(filled: RAG) -> None:
+async def test_a_call_with_bad_input_is_recorded_and_leaves_nothing_running(filled: RAG) -> None:
     for timeout in (0, -1, math.inf):
         with pytest.raises(ragcore.InvalidInput):
             await filled.ask(QUESTION, tenant="m", timeout=timeout)
@@ -332,7 +330,7 @@ async def test_health_never_raises_and_sees_a_failing_store(filled: RAG, fake_st
     assert (health.services["database"], health.ready) == ("unhealthy", False)
 
 
-async def test_health_is_in_time_when_the_store_is_a_black_hole() -> None:
+async def test_health_is_in_time_when_the_store_never_responds() -> None:
     store = FakeStore()
     rag = RAG(
         retriever=ragcore.Retriever(embedder=FakeEmbedder(), store=store),
@@ -346,7 +344,7 @@ async def test_health_is_in_time_when_the_store_is_a_black_hole() -> None:
         assert in_time(anyio.current_time() - began, 0.3)
 
 
-async def test_what_a_client_is_made_of_and_what_it_has_done_can_be_seen(filled: RAG) -> None:
+async def test_describe_and_stats_show_the_client(filled: RAG) -> None:
     await filled.ask(QUESTION, tenant="m")
     described = await filled.describe()
     assert described["versions"]["ragcore"] == importlib.metadata.version("ragcore-client")
@@ -356,7 +354,7 @@ async def test_what_a_client_is_made_of_and_what_it_has_done_can_be_seen(filled:
     assert stats["calls"]["running"] == 0
 
 
-async def test_a_searcher_only_cannot_be_written_to() -> None:
+async def test_writing_to_a_searcher_is_unsupported() -> None:
     class Nothing:
         async def search(self, query: ragcore.Query, /) -> list[ragcore.Passage]:
             return []
@@ -368,7 +366,7 @@ async def test_a_searcher_only_cannot_be_written_to() -> None:
             await rag.documents(tenant="m")
 
 
-async def test_before_start_it_says_so() -> None:
+async def test_a_client_that_is_not_started_raises_not_open() -> None:
     with pytest.raises(ragcore.NotOpen):
         await fake_rag().ask(QUESTION, tenant="m")
 
@@ -381,7 +379,7 @@ async def test_a_reader_who_leaves_at_the_last_delta_leaves_no_call_behind(fille
     assert filled.inflight() == ()
 
 
-async def test_a_stream_whose_reader_waits_at_the_deadline_ends_in_the_deadline(
+async def test_a_stream_whose_reader_waits_at_the_deadline_raises_deadline_exceeded(
     filled: RAG, fake_generator: FakeGenerator
 ) -> None:
     fake_generator.faults.always(Hang())
@@ -402,7 +400,7 @@ async def test_a_stream_has_one_reader(filled: RAG, fake_generator: FakeGenerato
         group.cancel_scope.cancel()
 
 
-async def test_a_part_that_never_closes_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_component_that_never_closes_does_not_block_closing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ragcore.lifecycle.part.CLOSE_SECONDS", 0.05)
 
     class Stuck(FakeStore):
@@ -418,13 +416,13 @@ async def test_a_part_that_never_closes_is_left_behind(monkeypatch: pytest.Monke
     assert not embedder.is_open
 
 
-async def test_a_filtered_similarity_report_is_of_what_the_filter_matches(filled: RAG) -> None:
+async def test_a_filtered_similarity_report_counts_only_matching_chunks(filled: RAG) -> None:
     await filled.add([Document("other", "Your copay is $20.", metadata={"kind": "copay"})], tenant="m")
     report = await filled.similarity(QUESTION, tenant="m", score_threshold=-1, filter=ragcore.meta("kind").eq("copay"))
     assert (report.chunks, sum(count for _, _, count in report.histogram)) == (2, 1)
 
 
-async def test_a_passage_that_does_not_fit_is_a_matter_of_configuration(fake_generator: FakeGenerator) -> None:
+async def test_a_passage_that_does_not_fit_is_a_configuration_error(fake_generator: FakeGenerator) -> None:
     rag = RAG(
         retriever=ragcore.Retriever(embedder=FakeEmbedder(), store=FakeStore()),
         generator=fake_generator,
@@ -438,7 +436,9 @@ async def test_a_passage_that_does_not_fit_is_a_matter_of_configuration(fake_gen
 
 
 @pytest.mark.parametrize("way", ["scope", "task"])
-async def test_closing_that_is_cancelled_while_it_drains_closes_all_the_same(way: str, anyio_backend_name: str) -> None:
+async def test_a_close_that_is_cancelled_while_draining_still_closes_everything(
+    way: str, anyio_backend_name: str
+) -> None:
     if way == "task" and anyio_backend_name == "trio":
         pytest.skip("asyncio's own cancellation")
     embedder = FakeEmbedder()
@@ -471,7 +471,7 @@ async def test_closing_that_is_cancelled_while_it_drains_closes_all_the_same(way
     assert not embedder.is_open
 
 
-async def test_a_second_close_may_shorten_the_drain_and_a_start_meanwhile_comes_after_it() -> None:
+async def test_a_second_close_may_shorten_the_drain_and_a_start_waits_for_it() -> None:
     embedder = FakeEmbedder()
     client = fake_rag(embedder=embedder)
     await client.start()
@@ -497,7 +497,7 @@ async def test_a_second_close_may_shorten_the_drain_and_a_start_meanwhile_comes_
     await client.aclose()
 
 
-def test_closing_without_draining_keeps_its_bound_whatever_the_parts_do() -> None:
+def test_closing_without_draining_is_bounded_even_if_components_fail() -> None:
     class Stubborn(FakeEmbedder):
         async def _close(self) -> None:
             with anyio.CancelScope(shield=True):
@@ -529,7 +529,7 @@ def test_closing_without_draining_keeps_its_bound_whatever_the_parts_do() -> Non
 
 
 @pytest.mark.anyio
-async def test_overload_raises_or_is_quoted_as_it_is_set(filled: RAG) -> None:
+async def test_overload_raises_or_quotes_according_to_the_settings(filled: RAG) -> None:
     for quote in (False, True):
         policy = Policy("model", bulkhead=Bulkhead(1, queue=0))
         model = FakeGenerator(policy=policy)
@@ -572,7 +572,7 @@ async def test_the_flow_of_a_call_is_its_tenant_and_ends_with_it(filled: RAG) ->
     assert seen == ["m", "m"]
 
 
-async def test_erasing_a_tenant_says_how_much_went_and_leaves_the_others() -> None:
+async def test_erasing_a_tenant_reports_the_counts_and_leaves_other_tenants() -> None:
     embedder = CachedEmbedder(FakeEmbedder())
     async with fake_rag(embedder=embedder) as rag:
         for tenant in ("a", "b"):
@@ -583,7 +583,7 @@ async def test_erasing_a_tenant_says_how_much_went_and_leaves_the_others() -> No
         assert (erased.documents, erased.chunks) == (30, before)
         assert erased.cached_vectors > 0
         assert erased.remembered_calls == 2
-        assert {call.tenant for call in rag.recent()} == {"a", "b"}  # the erasure itself is remembered
+        assert {call.tenant for call in rag.recent()} == {"a", "b"}  # the call that erases stays in `recent`
         assert [call.method for call in rag.recent() if call.tenant == "a"] == ["delete_tenant"]
         assert not [key for key in rag.used() if key[0] == "a"]
         assert await rag.documents(tenant="a") == {}

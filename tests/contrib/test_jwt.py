@@ -1,4 +1,4 @@
-"""Tokens of an identity provider, with a real one on a socket."""
+"""Tokens of an identity provider, with a provider that serves its keys on a socket."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ragcore.contrib.asgi import jwt as own
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blocking_allowed]
 ISSUER, AUDIENCE = "https://login.example.org/", "ragcore"
-# Tokens of parametrised tests are made when the tests are collected, minutes before some of them run.
+# Long enough: tokens of parametrised tests are made when the tests are collected, minutes before some of them run.
 HOUR = 3_600
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 OTHER = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -39,7 +39,7 @@ def jwk(key: Any, kid: str) -> dict[str, Any]:
 
 
 class Provider:
-    """Publishes keys."""
+    """An identity provider that publishes its keys over HTTP."""
 
     def __init__(self) -> None:
         self.keys = [jwk(KEY, "one")]
@@ -93,7 +93,7 @@ async def test_a_good_token_names_its_tenant(provider: Provider) -> None:
         (token(exp=None), "not valid"),
         (token(sub=None), "not valid"),
         (token(nbf=time.time() + 600), "not valid"),
-        (token(kid="unknown"), "not known"),
+        (token(kid="unknown"), "unknown key"),
         (token("a shared secret of thirty-two bytes", algorithm="HS256"), "not valid"),
         (jwt.encode({"iss": ISSUER, "aud": AUDIENCE, "sub": "m", "exp": time.time() + HOUR}, "", algorithm="none", headers={"kid": "one"}), "not valid"),
         (token(ec.generate_private_key(ec.SECP256R1()), algorithm="ES256"), "not valid"),
@@ -106,7 +106,7 @@ async def test_a_bad_token_is_refused_with_a_reason(provider: Provider, text: st
         await hook(provider)(scope(text))
 
 
-async def test_a_key_of_another_kind_than_the_header_says_is_the_tokens_fault(provider: Provider) -> None:
+async def test_a_key_of_another_type_than_the_header_says_makes_the_token_invalid(provider: Provider) -> None:
     elliptic = ec.generate_private_key(ec.SECP256R1())
     public = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(elliptic.public_key()))
     provider.keys.append({**public, "kid": "elliptic", "use": "sig", "alg": "ES256"})
@@ -127,7 +127,7 @@ async def test_new_keys_are_fetched_but_not_for_each_forged_token(
     assert await authenticate(scope(token()))
     provider.keys = [jwk(OTHER, "two")]
     for _ in range(20):
-        with pytest.raises(asgi.Unauthorized, match="not known"):
+        with pytest.raises(asgi.Unauthorized, match="unknown key"):
             await authenticate(scope(token(OTHER, kid="two")))
     assert provider.asked == 1
     monkeypatch.setattr(own, "LEAST_SECONDS", 0.0)
@@ -135,23 +135,23 @@ async def test_new_keys_are_fetched_but_not_for_each_forged_token(
     assert provider.asked == 2
 
 
-async def test_a_provider_that_is_down_is_no_members_fault(
+async def test_known_keys_stay_valid_while_the_provider_is_down(
     provider: Provider, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     provider.broken = True
     authenticate = hook(provider)
-    with pytest.raises(RuntimeError, match="can't be fetched"):  # which the application answers with 503
+    with pytest.raises(RuntimeError, match="no keys could be fetched"):  # which the application answers with 503
         await authenticate(scope(token()))
-    assert "could not be fetched" in caplog.text
+    assert "keys could not be fetched" in caplog.text
     monkeypatch.setattr(own, "LEAST_SECONDS", 0.0)
     provider.broken = False
     assert await authenticate(scope(token()))
     provider.broken = True
     monkeypatch.setattr(own, "KEYS_SECONDS", 0.0)
-    assert await authenticate(scope(token()))  # by the keys that it has
+    assert await authenticate(scope(token()))  # with the known keys
 
 
-async def test_many_at_once_fetch_once(provider: Provider) -> None:
+async def test_many_requests_at_once_fetch_the_keys_once(provider: Provider) -> None:
     authenticate = hook(provider)
 
     async def one() -> None:
@@ -163,7 +163,7 @@ async def test_many_at_once_fetch_once(provider: Provider) -> None:
     assert provider.asked == 1
 
 
-async def test_a_key_of_ones_own() -> None:
+async def test_a_given_public_key_replaces_the_providers_address() -> None:
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     pem = KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
@@ -190,6 +190,6 @@ async def test_a_key_of_ones_own() -> None:
         {"key": "k", "algorithms": []},
     ],
 )
-async def test_options_that_make_no_sense(options: dict[str, Any]) -> None:
+async def test_invalid_options_are_an_error(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
         asgi.from_jwt(issuer=ISSUER, audience=AUDIENCE, **options)

@@ -1,4 +1,4 @@
-"""Health and describe: what they prove, how long they take, and what they never show."""
+"""Health and describe: their results, their time limits, and that they show no secrets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def fresh(rag: RAG) -> ragcore.types.Health:
     return await rag.health()
 
 
-async def test_it_says_what_each_dependency_does(rag: RAG) -> None:
+async def test_health_shows_the_state_of_each_dependency(rag: RAG) -> None:
     await rag.add([Document("d", "Your deductible is $1,500.")], tenant="m")
     await rag.ask("deductible?", tenant="m")
     details = (await rag.health()).to_dict()["details"]
@@ -44,7 +44,7 @@ async def test_it_says_what_each_dependency_does(rag: RAG) -> None:
     json.dumps(details)
 
 
-async def test_describe_says_what_it_is_made_of(rag: RAG) -> None:
+async def test_describe_shows_versions_settings_and_components(rag: RAG) -> None:
     described = await rag.describe()
     assert described["versions"]["ragcore"] == importlib.metadata.version("ragcore-client")
     assert described["extras"]["testing"] is True
@@ -71,7 +71,7 @@ async def test_the_last_failure_is_named_without_its_text(rag: RAG, fake_store: 
     assert CANARY not in json.dumps((await fresh(rag)).to_dict())
 
 
-async def test_an_open_breaker_degrades_and_its_dependency_is_named(rag: RAG) -> None:
+async def test_an_open_breaker_degrades_health_and_its_dependency_is_named(rag: RAG) -> None:
     breaker = rag.retriever.embedder.policy.breaker()  # type: ignore[union-attr]
     breaker.isolate()
     health = await fresh(rag)
@@ -80,13 +80,13 @@ async def test_an_open_breaker_degrades_and_its_dependency_is_named(rag: RAG) ->
     assert health.ready
 
 
-async def test_a_database_that_is_busy_is_not_taken_for_broken(rag: RAG, fake_store: FakeStore) -> None:
+async def test_an_overloaded_database_is_degraded_and_not_unhealthy(rag: RAG, fake_store: FakeStore) -> None:
     fake_store.faults.always(Fail(ragcore.Overloaded("no room", dependency="database")))
     health = await fresh(rag)
     assert (health.services["database"], health.ready) == ("degraded", True)
 
 
-async def test_it_is_in_time_and_cached_when_everything_is_a_black_hole() -> None:
+async def test_health_is_in_time_and_cached_when_nothing_responds() -> None:
     embedder, store, generator = FakeEmbedder(), FakeStore(), FakeGenerator()
     rag = RAG(
         retriever=ragcore.Retriever(embedder=embedder, store=store),
@@ -99,7 +99,7 @@ async def test_it_is_in_time_and_cached_when_everything_is_a_black_hole() -> Non
         with anyio.fail_after(1.0):
             health = await rag.health()
             assert (health.status, health.ready) == ("unhealthy", False)
-            # Whose time runs out first, the check's or the store's own within it, is a matter of microseconds.
+            # The timeouts of the check and of the store end within microseconds of each other, so either may come first.
             assert re.search("no answer within 0.1 s|the deadline passed", health.details["database"]["reason"])
             assert await rag.health() is health
             assert await rag.describe()
@@ -130,7 +130,7 @@ def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_containers_limit_and_use_are_the_cgroups(cgroup: Path) -> None:
+def test_a_container_uses_the_limit_and_use_of_its_cgroup(cgroup: Path) -> None:
     (cgroup / "memory.max").write_text(f"{2**30}\n")
     (cgroup / "memory.current").write_text(f"{2**29}\n")
     (cgroup / "memory.stat").write_text(f"anon 5\ninactive_file {2**28}\n")
@@ -148,7 +148,7 @@ def test_without_a_limit_there_is_no_share(cgroup: Path, text: str | None) -> No
     assert memory.used == memory.resident > 0
 
 
-def test_a_configured_limit_comes_first(cgroup: Path) -> None:
+def test_a_configured_limit_replaces_that_of_the_cgroup(cgroup: Path) -> None:
     (cgroup / "memory.max").write_text(f"{2**30}\n")
     memory = read_memory(100.0)
     assert (memory.limit, memory.source) == (100 * 2**20, "settings")
@@ -160,8 +160,8 @@ def test_a_configured_limit_comes_first(cgroup: Path) -> None:
         Settings(memory_mb=-1)
 
 
-async def test_a_canary_is_seen_nowhere(caplog: pytest.LogCaptureFixture) -> None:
-    """No key, password or DSN in repr, logs, tracebacks, health, describe, pickles or reports."""
+async def test_a_secret_appears_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+    """No key, password or DSN appears in repr, logs, tracebacks, health, describe, pickles or reports."""
     caplog.set_level(logging.DEBUG)
     dsn = f"postgresql://user:{CANARY}@127.0.0.1:9/db"
     config = ragcore.Config.from_env(
@@ -192,8 +192,8 @@ async def test_a_canary_is_seen_nowhere(caplog: pytest.LogCaptureFixture) -> Non
         assert CANARY not in text, text
 
 
-test_a_canary_is_seen_nowhere = pytest.mark.blocking_allowed(
-    pytest.mark.parametrize("anyio_backend", ["asyncio"])(test_a_canary_is_seen_nowhere)
+test_a_secret_appears_nowhere = pytest.mark.blocking_allowed(
+    pytest.mark.parametrize("anyio_backend", ["asyncio"])(test_a_secret_appears_nowhere)
 )
 
 

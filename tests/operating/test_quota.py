@@ -1,4 +1,4 @@
-"""Limits for each tenant, by a clock of the test's own."""
+"""Limits of each tenant, with a fake clock."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def admitted(quota: Quota, tenant: str = "m", *, running: int = 0) -> bool:
     return True
 
 
-def test_requests_a_minute_come_back_steadily_and_each_tenant_has_its_own(clock: Clock) -> None:
+def test_requests_refill_steadily_for_each_tenant_separately(clock: Clock) -> None:
     quota = Quota(requests_per_minute=6)
     assert [admitted(quota) for _ in range(8)] == [True] * 6 + [False] * 2
     assert admitted(quota, "other")
@@ -77,7 +77,7 @@ def test_requests_a_minute_come_back_steadily_and_each_tenant_has_its_own(clock:
     assert [admitted(quota) for _ in range(7)] == [True] * 6 + [False]
 
 
-def test_tokens_are_charged_afterwards_and_debt_waits(clock: Clock) -> None:
+def test_tokens_are_charged_afterwards_and_a_tenant_in_debt_is_refused(clock: Clock) -> None:
     quota = Quota(tokens_per_minute=600)
     assert admitted(quota)
     quota.charge("m", Usage(prompt_tokens=900, completion_tokens=300), "model", "e")
@@ -89,13 +89,13 @@ def test_tokens_are_charged_afterwards_and_debt_waits(clock: Clock) -> None:
     assert admitted(quota)
 
 
-def test_calls_at_once(clock: Clock) -> None:
+def test_calls_at_once_are_limited(clock: Clock) -> None:
     quota = Quota(calls_at_once=2)
     assert admitted(quota, running=1)
     assert not admitted(quota, running=2)
 
 
-def test_spending_a_day_by_a_price_table(clock: Clock) -> None:
+def test_spending_is_limited_by_the_day_and_the_price_table(clock: Clock) -> None:
     days = [date(2026, 5, 1)]
     prices = {"large": Price(prompt=10, completion=30), "e": Price(embedding=1)}
     quota = Quota(spending_per_day=0.05, prices=prices, today=lambda: days[-1])
@@ -114,14 +114,14 @@ def test_spending_a_day_by_a_price_table(clock: Clock) -> None:
     assert admitted(quota)
 
 
-def test_without_limits_nothing_is_refused_and_nothing_is_said(clock: Clock) -> None:
+def test_without_limits_nothing_is_refused_and_no_state_is_reported(clock: Clock) -> None:
     quota = Quota()
     assert all(admitted(quota, running=1_000) for _ in range(1_000))
     assert quota.state("m") == ()
     assert rate_limits(()) == {}
 
 
-def test_what_is_kept_is_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kept_counts_are_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ragcore.operating.quota.MOST_TENANTS", 10)
     monkeypatch.setattr("ragcore.operating.quota.MOST_USES", 10)
     quota = Quota(requests_per_minute=1)
@@ -222,20 +222,20 @@ def test_limits_and_prices_come_from_the_environment(tmp_path: Path) -> None:
         ({"spending_per_day": 1.0}, "needs prices"),
     ],
 )
-def test_limits_that_make_no_sense(options: dict[str, Any], said: str) -> None:
+def test_invalid_limits_are_an_error(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         Settings(**options)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"m": 3}', '{"m": {"prompt": "much"}}', '{"m": {"input": 1}}'])
-def test_a_price_table_that_is_none(tmp_path: Path, text: str) -> None:
+def test_an_invalid_price_table_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "prices.json").write_text(text)
     with pytest.raises(ConfigurationError, match="prices can't be read"):
         Config.from_env({**FULL, "RAGCORE_PRICES": str(tmp_path / "prices.json")})
 
 
 @pytest.mark.anyio
-async def test_a_tenant_that_leaves_before_the_end_is_charged_all_the_same() -> None:
+async def test_an_abandoned_answer_is_charged() -> None:
     generator = FakeGenerator(token_latency=0.1)
     async with fake_rag(generator=generator, settings=Settings(watchdog=False, tokens_per_minute=100_000)) as rag:
         await rag.add([Document("d", "The deductible is $1,500. " * 20)], tenant="m")
@@ -256,7 +256,7 @@ async def test_a_tenant_that_leaves_before_the_end_is_charged_all_the_same() -> 
 
 
 @pytest.mark.anyio
-async def test_a_model_that_does_not_say_what_it_used_is_charged_by_estimate() -> None:
+async def test_a_model_that_does_not_report_its_use_is_charged_by_estimate() -> None:
     class Silent(FakeGenerator):
         @asynccontextmanager
         async def stream(self, prompt: Prompt) -> AsyncIterator[AsyncIterator[str | Generation]]:
@@ -275,7 +275,7 @@ async def test_a_model_that_does_not_say_what_it_used_is_charged_by_estimate() -
         assert used.completion_tokens >= 7
 
 
-def test_erasing_a_tenant_gives_back_nothing(clock: Clock) -> None:
+def test_erasing_a_tenant_does_not_reset_its_limits(clock: Clock) -> None:
     quota = Quota(requests_per_minute=2)
     assert [admitted(quota) for _ in range(3)] == [True, True, False]
     quota.forget("m")
@@ -286,7 +286,7 @@ def test_erasing_a_tenant_gives_back_nothing(clock: Clock) -> None:
 
 
 @pytest.mark.anyio
-async def test_reports_and_looks_are_charged_for_what_was_embedded() -> None:
+async def test_similarity_reports_are_charged_for_their_embeddings() -> None:
     async with fake_rag(settings=Settings(watchdog=False, tokens_per_minute=30)) as rag:
         await rag.add([Document("d", "The deductible is $1,500.")], tenant="m")
         with pytest.raises(LimitExceeded):
@@ -297,7 +297,7 @@ async def test_reports_and_looks_are_charged_for_what_was_embedded() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("degrade", [True, False])
-async def test_a_model_that_thinks_and_says_nothing_is_paid_for(degrade: bool) -> None:
+async def test_a_model_that_only_thinks_is_charged(degrade: bool) -> None:
     class Thinker(FakeGenerator):
         model = "thinker"
 
@@ -335,7 +335,7 @@ async def test_a_model_that_thinks_and_says_nothing_is_paid_for(degrade: bool) -
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("method", ["ask", "retrieve", "similarity"])
-async def test_what_was_embedded_is_charged_also_where_the_search_fails(method: str) -> None:
+async def test_embeddings_are_charged_even_if_the_search_fails(method: str) -> None:
     store = FakeStore()
     async with fake_rag(store=store, settings=Settings(watchdog=False, tokens_per_minute=100_000)) as rag:
         await rag.add([Document("d", "The deductible is $1,500.")], tenant="m")

@@ -1,4 +1,4 @@
-"""Shared limits with a store that fails; with a real one: store/test_shared_quota.py."""
+"""Shared limits with a store that fails. store/test_shared_quota.py tests them with PostgreSQL."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class Down:
         raise StoreError("down", dependency="database")
 
 
-async def test_the_end_of_a_call_hides_no_error_while_the_client_is_being_closed() -> None:
+async def test_the_end_of_a_call_does_not_hide_an_error_while_the_client_closes() -> None:
     shared = SharedQuota(Quota(requests_per_minute=5), Down())
     call = Calls(recent=1).begin("ask", "m", 5.0)
-    closed = Owner("closed")  # as a client's owner is at its end: it takes no work
+    closed = Owner("closed")  # like the owner of a closed client, it accepts no tasks
     with pytest.raises(ValueError, match="in flight"):
         try:
             shared.owe("m", 100, 0.1)
             raise ValueError("in flight")
         finally:
             await shared.settle(call, closed)
-    # Opened again, the client goes on with what is owed.
+    # A client that is opened again writes the rest.
     owner = Owner("open")
     await owner.start()
     try:

@@ -1,4 +1,4 @@
-"""The client without await: for Flask, scripts and sync Django, from as many threads as there are."""
+"""The client without `await`: for Flask, scripts and synchronous Django. It may be used from any number of threads."""
 
 from ragcore.blocking.client import RAG, AnswerStream, TenantView
 

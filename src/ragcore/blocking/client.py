@@ -1,10 +1,10 @@
-"""The client without await: for Flask, scripts and sync Django, from as many threads as there are.
+"""The client without `await`: for Flask, scripts and synchronous Django. It may be used from any number of threads.
 
-One event loop in one background thread serves all clients of a process. It starts at the first call, and ends with the interpreter. A child
-that was forked from a process whose client had started gets `NotOpen`; one that is made in the child starts afresh. The calling thread waits by
-its own clock, so that its deadline holds even where the background loop is blocked. A client that is dropped without `close` is closed.
+One event loop in one background thread serves all clients of a process. It starts at the first call, and ends with the interpreter. A client that was
+started before a fork raises `NotOpen` in the child; a client that is made in the child works. The calling thread measures the time itself, so its deadline
+holds even if the background loop is blocked. A client that is garbage-collected without `close` is closed.
 
-The client, its view and its stream stand in one file, as those with await do: each of them names the others. What runs the loop is in `loop`.
+The client, its view and its stream are in one file, like their async counterparts: each of them refers to the others. `loop` runs the background loop.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ _clients: weakref.WeakSet[RAG] = weakref.WeakSet()
 
 
 def _renew_locks() -> None:
-    """In a forked child: a lock that another thread held at the fork would never be given back."""
+    """Renew all locks in a forked child: a lock that another thread held at the fork is never released there."""
     background.renew_lock()
     for client in list(_clients):
         client._lock, client._starting = threading.Lock(), None
-        if client._process is None and client._rag._home is not None:  # it was being started at the fork
+        if client._process is None and client._rag._home is not None:  # it was starting at the fork
             client._process = -1
 
 
@@ -72,7 +72,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class AnswerStream:
-    """An iterator of `Retrieved`, then `Delta`s, then `Done`. As `ragcore.AnswerStream`."""
+    """An iterator of `Retrieved`, then `Delta`s, then `Done`. See `ragcore.AnswerStream`."""
 
     def __init__(self, stream: streams.AnswerStream, patience: Patience) -> None:
         self._stream = stream
@@ -94,12 +94,12 @@ class AnswerStream:
         return event
 
     def answer(self) -> Answer:
-        """Read what is left, and the whole answer."""
+        """Read the rest of the stream, and return the whole answer."""
         return background.call(self._stream.answer, self._patience)
 
 
 class RAG:
-    """`ragcore.RAG` without await. It starts itself at the first call in a process, and is closed at interpreter end or by `close`."""
+    """Answers questions like `ragcore.RAG`, without `await`. The first call starts it; `close` or the end of the interpreter closes it."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class RAG:
         generator: Generator | None = None,
         policies: Policies | None = None,
     ) -> Self:
-        """As `ragcore.RAG.from_config`: no I/O."""
+        """Make a client from a configuration. See `ragcore.RAG.from_config`. Does no I/O."""
         made = cls.__new__(cls)
         made._rag = asynchronous.RAG.from_config(
             config, embedder=embedder, store=store, generator=generator, policies=policies
@@ -142,34 +142,34 @@ class RAG:
 
     @property
     def retriever(self) -> Retriever:
-        """As `ragcore.RAG.retriever`."""
+        """The client's retriever. See `ragcore.RAG.retriever`."""
         return self._rag.retriever
 
     def start(self) -> None:
-        """Start now rather than at the first call."""
+        """Start the client now instead of at the first call. Also opens a closed client again."""
         self._start(Patience(START_SECONDS), again=True)
 
     def _start(self, patience: Patience, *, again: bool) -> None:
         with self._locked(patience):
             if self._closing:
-                raise NotOpen("the client is being closed: it takes no new calls")
+                raise NotOpen("the client is closing and accepts no new calls")
             if self._closed and not again:
-                raise NotOpen("the client is closed: call start(), or make another one")
+                raise NotOpen("the client is closed: call start(), or make a new client")
             if self._process == os.getpid():
                 return
             if self._process is not None:
                 raise NotOpen(
-                    f"the client was started before this process {os.getpid()} was forked: make it after the fork, or start it in the child only"
+                    f"the client was started before this process ({os.getpid()}) was forked: make it after the fork, or start it only in the child"
                 )
-            # By its end, rather than by None: a quick start is over before the line that keeps it.
+            # Tested by `done`, not by None: a quick start is over before the next line has stored its future.
             if self._starting is None or self._starting.done():
                 self._starting = background.submit(self._start_there())
             starting = self._starting
-        # A start that takes longer than this caller waits goes on, for those who come after it.
+        # A start that takes longer than this caller waits continues for the next callers.
         background.wait(starting, patience, starting=True)
 
     async def _start_there(self) -> None:
-        """On the loop: the one start that all callers wait for."""
+        """Start the client. Runs on the loop; all callers wait for the same start."""
         with anyio.fail_after(START_SECONDS):
             await self._rag.start()
         self._process, self._closed = os.getpid(), False
@@ -177,7 +177,7 @@ class RAG:
 
     @contextmanager
     def _locked(self, patience: Patience) -> Iterator[None]:
-        """Another thread may hold the lock while it waits for a loop that is blocked."""
+        """Hold the lock for a block. Bounded, since another thread may hold the lock while it waits for a blocked loop."""
         lock = self._lock
         if not lock.acquire(timeout=patience.left()):
             raise patience.expired()
@@ -187,11 +187,11 @@ class RAG:
             lock.release()
 
     def close(self, *, drain: float | None = None) -> None:
-        """As `ragcore.RAG.aclose`; calls that come meanwhile get `NotOpen`."""
+        """Close the client. See `ragcore.RAG.aclose`. Calls that are made meanwhile raise `NotOpen`."""
         patience = Patience((self._rag.settings.drain if drain is None else drain) + CLOSE_SECONDS)
         starting = self._starting
         if starting is not None:
-            with suppress(Exception):  # whoever started it is told
+            with suppress(Exception):  # the caller that started it gets the error
                 background.wait(starting, patience)
         with self._locked(patience):
             if self._process != os.getpid() or self._closing:
@@ -222,7 +222,7 @@ class RAG:
         tenant: str | UUID,
         **options: Unpack[AskOptions],
     ) -> Answer:
-        """As `ragcore.RAG.ask`."""
+        """Answer a question from the tenant's documents. See `ragcore.RAG.ask`."""
         return self.for_tenant(tenant).ask(
             question,
             **options,
@@ -237,7 +237,7 @@ class RAG:
         tenant: str | UUID,
         **options: Unpack[AskOptions],
     ) -> AbstractContextManager[AnswerStream]:
-        """As `ragcore.RAG.stream`."""
+        """Answer a question in pieces. See `ragcore.RAG.stream`."""
         return self.for_tenant(tenant).stream(
             question,
             **options,
@@ -252,7 +252,7 @@ class RAG:
         tenant: str | UUID,
         **options: Unpack[RetrieveOptions],
     ) -> Retrieval:
-        """As `ragcore.RAG.retrieve`."""
+        """Return the passages for a question. See `ragcore.RAG.retrieve`."""
         return self.for_tenant(tenant).retrieve(
             question,
             **options,
@@ -267,7 +267,7 @@ class RAG:
         tenant: str | UUID,
         **options: Unpack[TimedSimilarityOptions],
     ) -> SimilarityReport:
-        """As `ragcore.RAG.similarity`."""
+        """Report how near the tenant's chunks are to a question. See `ragcore.RAG.similarity`."""
         return self.for_tenant(tenant).similarity(question, **options)
 
     def add(
@@ -279,50 +279,50 @@ class RAG:
         progress: Callable[[IngestReport], None] | None = None,
         document_timeout: float | None = None,
     ) -> IngestReport:
-        """As `ragcore.RAG.add`; `progress` is called on the background thread."""
+        """Add documents, or replace those with the same ids. See `ragcore.RAG.add`. `progress` is called in the background thread."""
         return self.for_tenant(tenant).add(documents, progress=progress, document_timeout=document_timeout)
 
     def delete(self, document_ids: Iterable[str], /, *, tenant: str | UUID, timeout: float | None = None) -> int:
-        """As `ragcore.RAG.delete`."""
+        """Remove documents, and return how many existed. See `ragcore.RAG.delete`."""
         return self.for_tenant(tenant).delete(document_ids, timeout=timeout)
 
     def delete_tenant(self, *, tenant: str | UUID, timeout: float | None = None) -> Erased:
-        """As `ragcore.RAG.delete_tenant`."""
+        """Erase the tenant's data. See `ragcore.RAG.delete_tenant`."""
         return self.for_tenant(tenant).delete_tenant(timeout=timeout)
 
     def documents(self, *, tenant: str | UUID, timeout: float | None = None) -> Mapping[str, str]:
-        """As `ragcore.RAG.documents`."""
+        """Return the content hashes of the tenant's documents, by id. See `ragcore.RAG.documents`."""
         return self.for_tenant(tenant).documents(timeout=timeout)
 
     def for_tenant(self, tenant: str | UUID, /) -> TenantView:
-        """The same methods with the tenant bound."""
+        """Return a view with the same methods for one tenant."""
         return TenantView(self, check_tenant(tenant))
 
     def health(self) -> Health:
-        """As `ragcore.RAG.health`."""
+        """Check the client and its dependencies. See `ragcore.RAG.health`."""
         return self._call(lambda rag: rag.health(), self._rag.settings.health_timeout)
 
     def describe(self) -> dict[str, Any]:
-        """As `ragcore.RAG.describe`."""
+        """Return versions, settings, database, role, schema and counts, without secrets. See `ragcore.RAG.describe`."""
         return self._call(lambda rag: rag.describe(), self._rag.settings.health_timeout)
 
     def stats(self) -> Stats:
-        """As `ragcore.RAG.stats`."""
+        """Return a snapshot of policies, pools, caches and calls. See `ragcore.RAG.stats`."""
         return self._now(lambda rag: rag.stats())
 
     def inflight(self) -> tuple[CallInfo, ...]:
-        """As `ragcore.RAG.inflight`."""
+        """Return the running calls, oldest first. See `ragcore.RAG.inflight`."""
         return self._now(lambda rag: rag.inflight())
 
     def recent(self) -> tuple[CallInfo, ...]:
-        """As `ragcore.RAG.recent`."""
+        """Return the last finished calls, oldest first. See `ragcore.RAG.recent`."""
         return self._now(lambda rag: rag.recent())
 
     def _ready(self, seconds: float | None) -> Patience:
-        """Started, by the first call if need be; closed stays closed until `start`. The time of the call runs from here.
+        """Start the client if this is its first call, and the clock of the call. A closed client stays closed until `start`.
 
         Args:
-            seconds: that the call may take; None: as set.
+            seconds: the timeout of the call; None: `Settings.timeout`.
         """
         patience = Patience(check_timeout(seconds) or self._rag.settings.timeout)
         self._start(patience, again=False)
@@ -350,7 +350,7 @@ class TenantView:
 
     @property
     def tenant(self) -> str:
-        """Whose documents."""
+        """The owner of the documents."""
         return self._tenant
 
     @spelled_out(AskOptions)
@@ -360,7 +360,7 @@ class TenantView:
         /,
         **options: Unpack[AskOptions],
     ) -> Answer:
-        """As `ragcore.RAG.ask`."""
+        """Answer a question from the tenant's documents. See `ragcore.RAG.ask`."""
         return self._rag._call(
             lambda rag: rag.ask(
                 question,
@@ -377,7 +377,7 @@ class TenantView:
         /,
         **options: Unpack[AskOptions],
     ) -> AbstractContextManager[AnswerStream]:
-        """As `ragcore.RAG.stream`."""
+        """Answer a question in pieces. See `ragcore.RAG.stream`."""
         return _entered(
             self._rag,
             lambda rag: rag.stream(
@@ -395,7 +395,7 @@ class TenantView:
         /,
         **options: Unpack[RetrieveOptions],
     ) -> Retrieval:
-        """As `ragcore.RAG.retrieve`."""
+        """Return the passages for a question. See `ragcore.RAG.retrieve`."""
         return self._rag._call(
             lambda rag: rag.retrieve(
                 question,
@@ -412,7 +412,7 @@ class TenantView:
         /,
         **options: Unpack[TimedSimilarityOptions],
     ) -> SimilarityReport:
-        """As `ragcore.RAG.similarity`."""
+        """Report how near the tenant's chunks are to a question. See `ragcore.RAG.similarity`."""
         return self._rag._call(
             lambda rag: rag.similarity(question, tenant=self._tenant, **options),
             options.get("timeout"),
@@ -426,8 +426,11 @@ class TenantView:
         progress: Callable[[IngestReport], None] | None = None,
         document_timeout: float | None = None,
     ) -> IngestReport:
-        """As `ragcore.RAG.add`. A generator is read in the calling thread, a few documents ahead, so that a slow one holds up nobody else; that the
-        rest has failed is seen when its next document has been read."""
+        """Add documents, or replace those with the same ids. See `ragcore.RAG.add`. `progress` is called in the background thread.
+
+        A generator is read in the calling thread, a few documents ahead, so that a slow generator doesn't block other calls. If adding fails, the error is
+        raised after the generator has yielded its next document.
+        """
 
         def add(
             given: Iterable[Document | Unreadable] | AsyncIterable[Document | Unreadable],
@@ -441,20 +444,20 @@ class TenantView:
         return background.feed(documents, add)
 
     def delete(self, document_ids: Iterable[str], /, *, timeout: float | None = None) -> int:
-        """As `ragcore.RAG.delete`."""
+        """Remove documents, and return how many existed. See `ragcore.RAG.delete`."""
         return self._rag._call(lambda rag: rag.delete(document_ids, tenant=self._tenant, timeout=timeout), timeout)
 
     def delete_tenant(self, *, timeout: float | None = None) -> Erased:
-        """As `ragcore.RAG.delete_tenant`."""
+        """Erase the tenant's data. See `ragcore.RAG.delete_tenant`."""
         return self._rag._call(lambda rag: rag.delete_tenant(tenant=self._tenant, timeout=timeout), timeout)
 
     def documents(self, *, timeout: float | None = None) -> Mapping[str, str]:
-        """As `ragcore.RAG.documents`."""
+        """Return the content hashes of the tenant's documents, by id. See `ragcore.RAG.documents`."""
         return self._rag._call(lambda rag: rag.documents(tenant=self._tenant, timeout=timeout), timeout)
 
 
 async def _within(patience: Patience, awaitable: Awaitable[T]) -> T:
-    """What is left of the call's time, where its start has taken some of it."""
+    """Await within the rest of the call's time, if the start of the client took a part of it."""
     spent = patience.elapsed() > SPENT_SECONDS
     with inherit(anyio.current_time() + patience.remaining()) if spent else nullcontext():
         return await awaitable
@@ -472,7 +475,7 @@ def _entered(
     stream = background.call(context.__aenter__, patience)
 
     def leave() -> None:
-        # Left half-read until the interpreter ends, or in a forked child, whose stream it is not: there is nothing to leave.
+        # At the end of the interpreter the loop has ended, and in a forked child the stream belongs to the parent: there is nothing to close.
         if not background.ended and os.getpid() == process:
             background.call(lambda: context.__aexit__(None, None, None), Patience(END_SECONDS))
 
@@ -481,7 +484,7 @@ def _entered(
     except BaseException:
         try:
             leave()
-        except Exception:  # it must not hide the error in flight
-            logger.exception("leaving a stream failed")
+        except Exception:  # must not hide the error that is being raised
+            logger.exception("error while closing a stream")
         raise
     leave()

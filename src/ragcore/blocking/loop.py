@@ -1,7 +1,7 @@
 """The background thread with its event loop, one per process, and how long a calling thread waits for it.
 
-Invariants: the loop belongs to one process, and a forked child starts its own; nobody who waits for it waits longer than its `Patience`; and at the end of
-the interpreter what is open is closed within bounds, in a thread that is a daemon.
+Invariants: the loop belongs to one process, and a forked child starts its own. No thread waits for it longer than its `Patience`. At the end of the
+interpreter, open clients are closed within a bounded time; the thread is a daemon.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 START_SECONDS = 30.0
-# Of what is read in the calling thread.
+# How many items the calling thread reads ahead.
 AHEAD = 64
 END_SECONDS = 2.0
-# What closing takes at most, beyond draining: the parts, one after the other.
+# The longest time for closing the components, after draining.
 CLOSE_SECONDS = 30.0
-# Seconds: a longer start is subtracted from the call's time.
+# A start that takes longer than this counts towards the call's time.
 SPENT_SECONDS = 0.02
 # The grace period in seconds: a loop that is not blocked reports the timeout within it.
 GRACE_SECONDS = 0.1
 
 
 class Patience:
-    """The time that a calling thread waits, by its own clock: the call's timeout, and a grace period in which the loop reports the timeout itself."""
+    """The time that a calling thread waits by its own clock: the call's timeout, and a grace period in which the loop can report the timeout itself."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -56,20 +56,20 @@ class Patience:
         return time.monotonic() - self._began
 
     def left(self) -> float:
-        """Seconds to wait, with the grace period."""
+        """Seconds to wait, including the grace period."""
         return self.remaining() + GRACE_SECONDS
 
     def expired(self, *, starting: bool = False) -> DeadlineExceeded:
-        """What to raise when the waiting is over, and the loop has not said anything."""
+        """Return the error for a wait that ended without a response from the loop."""
         elapsed = self.elapsed()
         if starting:
             return DeadlineExceeded(
-                f"the client was still starting after {elapsed:.1f} s; the start continues: call again, or call start() first",
+                f"the client did not start within {elapsed:.1f} s; the start continues: call again, or call start() first",
                 budget=self._seconds,
                 elapsed=elapsed,
             )
         return DeadlineExceeded(
-            f"no answer within {self._seconds:g} s, and the background event loop did not respond: it is blocked or the machine is too busy; "
+            f"no answer within {self._seconds:g} s, and the background event loop did not respond: it is blocked, or the machine is overloaded; "
             "see the watchdog's log",
             budget=self._seconds,
             elapsed=elapsed,
@@ -79,8 +79,8 @@ class Patience:
 class BackgroundLoop:
     """The background thread with its event loop; one per process.
 
-    Invariant: `_lock` is held while the loop is made or ended, so two threads that come first make one; what belongs to a process before a fork is never
-    used in the child.
+    Invariant: `_lock` is held while the loop is made or ended, so that two threads that make the first calls start one loop. A forked child never uses its
+    parent's loop and clients.
     """
 
     ended: bool
@@ -94,10 +94,10 @@ class BackgroundLoop:
         self.ended = False
 
     def call(self, fn: Callable[[], Awaitable[T]], patience: Patience) -> T:
-        """Run a coroutine function there; interrupted, or when the calling thread's time is up, it is cancelled there.
+        """Run a coroutine function on the loop. It is cancelled there if the calling thread is interrupted or its time is up.
 
         Raises:
-            DeadlineExceeded: the time is up and the loop has not said so itself: something blocks it.
+            DeadlineExceeded: the time is up and the loop did not respond: it is blocked.
         """
         future = self.submit(fn())
         try:
@@ -108,20 +108,20 @@ class BackgroundLoop:
 
     @staticmethod
     def wait(future: futures.Future[T], patience: Patience, *, starting: bool = False) -> T:
-        """The result of what runs there, as long as the calling thread waits for it.
+        """Wait for a result from the loop, for as long as the calling thread's patience lasts.
 
         Args:
-            starting: it is the start of the client that is waited for.
+            starting: whether the thread waits for the start of the client.
         """
         try:
             return future.result(patience.left())
         except futures.TimeoutError:
-            if future.done():  # in this moment, or the error is the call's own
+            if future.done():  # it ended at this moment, or the call itself raised TimeoutError
                 return future.result()
             raise patience.expired(starting=starting) from None
 
     def feed(self, items: Iterable[U], fn: Callable[[AsyncIterable[U]], Awaitable[T]]) -> T:
-        """Run a coroutine function there over items that are read here. That it has failed is seen when the next item has been read."""
+        """Run a coroutine function on the loop, over items that are read in this thread. Its error is raised after the next item has been read."""
         sender, receiver = anyio.create_memory_object_stream[U](AHEAD)
         ended = threading.Event()
 
@@ -130,7 +130,7 @@ class BackgroundLoop:
                 async with receiver:
                     return await fn(receiver)
             finally:
-                sender.close()  # on its loop
+                sender.close()  # on the loop that it belongs to
                 ended.set()
 
         future = self.submit(run())
@@ -138,7 +138,7 @@ class BackgroundLoop:
             for item in items:
                 try:
                     self.submit(sender.send(item)).result()
-                except (anyio.BrokenResourceError, anyio.ClosedResourceError):  # it has ended, and says why
+                except (anyio.BrokenResourceError, anyio.ClosedResourceError):  # it has ended; `future` has its error
                     break
             else:
                 self.submit(sender.aclose()).result()
@@ -152,7 +152,7 @@ class BackgroundLoop:
                 items.close()
 
     def submit(self, awaitable: Awaitable[T]) -> futures.Future[T]:
-        """Let it run there, without waiting for a loop that may be blocked."""
+        """Run an awaitable on the loop, without waiting: the loop may be blocked."""
 
         async def run() -> T:
             return await awaitable
@@ -160,32 +160,30 @@ class BackgroundLoop:
         return asyncio.run_coroutine_threadsafe(run(), self.running())
 
     def running(self) -> asyncio.AbstractEventLoop:
-        """The loop, started if need be."""
+        """Return the loop, and start it if it does not run yet."""
         with self._lock:
             if self.ended:  # a thread that is started now would never run
-                raise NotOpen("the interpreter is ending: it takes no new calls")
+                raise NotOpen("the interpreter is ending and accepts no new calls")
             if self._loop is None or self._process != os.getpid():
                 self._loop = self._start()
                 self._process, self._open, self._closing = os.getpid(), [], set()
             return self._loop
 
     def renew_lock(self) -> None:
-        """After a fork."""
+        """Make a new lock after a fork, in the child."""
         self._lock = threading.Lock()
 
     def opened(self, client: asynchronous.RAG) -> None:
-        """A client runs there now."""
+        """Record that a client is open on the loop."""
         self._open.append(client)
 
     def closed(self, client: asynchronous.RAG) -> None:
-        """It runs there no more."""
+        """Record that a client is closed."""
         if client in self._open:
             self._open.remove(client)
 
     def drop(self, client: asynchronous.RAG) -> None:
-        """Close a client whose last reference is gone. Called by the garbage collector, in any thread and at any moment: it takes no lock and waits
-        for nothing.
-        """
+        """Close a client whose last reference is gone. The garbage collector calls this in any thread, at any moment, so it takes no lock and never waits."""
         loop = self._loop
         if loop is None or self.ended or self._process != os.getpid() or client not in self._open:
             return
@@ -200,7 +198,7 @@ class BackgroundLoop:
             loop.call_soon_threadsafe(close)
 
     def close(self) -> None:
-        """At interpreter end: close what is open, within bounds; the thread is a daemon."""
+        """Close all open clients within a bounded time, at the end of the interpreter."""
         loop = self._loop if self._process == os.getpid() else None
         try:
             for client in list(self._open) if loop else ():

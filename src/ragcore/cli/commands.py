@@ -1,4 +1,4 @@
-"""The command line as a whole: its commands, and the options before any of them."""
+"""The command line: its commands, and the options that stand before a command."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class _Anywhere(TyperGroup):
 app: typer.Typer = typer.Typer(
     name="ragcore",
     cls=_Anywhere,
-    help="Questions over private documents, answered with citations. Results on stdout, messages on stderr.",
-    epilog="Exit codes: 0 done, 1 done in part, 2 command or configuration at fault, 3 a dependency failed, 4 out of time or room.",
+    help="Answer questions over private documents, with citations. Results go to stdout, messages to stderr.",
+    epilog="Exit codes: 0 success, 1 partial success, 2 invalid command or configuration, 3 a dependency failed, 4 timeout or overload.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -81,33 +81,40 @@ def _options(
     context: typer.Context,
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="Folder of an embedded database, in place of the one that the environment names."),
+        typer.Option(
+            "--data", help="Folder of an embedded database. Replaces the database that the environment names."
+        ),
     ] = None,
     schema: Annotated[
         str | None,
         typer.Option(
-            "--schema", help="The collection: its schema in PostgreSQL.", show_default="RAGCORE_SCHEMA or ragcore"
+            "--schema", help="The collection, a schema in PostgreSQL.", show_default="RAGCORE_SCHEMA or ragcore"
         ),
     ] = None,
     language: Annotated[
         str | None,
-        typer.Option("--language", help="Of text search, for a collection that is made.", show_default="english"),
+        typer.Option("--language", help="Language of full-text search in a new collection.", show_default="english"),
     ] = None,
     pool_size: Annotated[
-        int | None, typer.Option("--pool-size", help="Connections to PostgreSQL at most.", show_default="10")
+        int | None, typer.Option("--pool-size", help="Largest number of connections to PostgreSQL.", show_default="10")
     ] = None,
     ef_search: Annotated[
-        int | None, typer.Option("--ef-search", help="How widely the index is searched, 1 to 1000.", show_default="100")
+        int | None,
+        typer.Option(
+            "--ef-search",
+            help="Candidates of a search in the vector index, 1 to 1000: more are slower and find more.",
+            show_default="100",
+        ),
     ] = None,
     exact_rows: Annotated[
         int | None,
         typer.Option(
             "--exact-rows",
-            help="Chunks up to which a tenant is searched exactly.",
+            help="Search a tenant with at most this many chunks exactly, without the index.",
             show_default="2,000,000 / dimension",
         ),
     ] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More messages, and tracebacks.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show more messages, and tracebacks.")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
     ] = False,
@@ -123,7 +130,7 @@ def _options(
     )
 
 
-# In the order of `ragcore --help`.
+# `ragcore --help` lists the commands in this order.
 for command in (
     init,
     ingest,

@@ -1,4 +1,4 @@
-"""`ragcore migrate`, `reembed` and `expire`: a collection in the database, whoever's documents it holds."""
+"""`ragcore migrate`, `reembed` and `expire`: commands for a whole collection, with the documents of all tenants."""
 
 from __future__ import annotations
 
@@ -25,24 +25,25 @@ __all__ = ["expire", "migrate", "reembed"]
 
 def migrate(
     context: typer.Context,
-    role: Annotated[str, typer.Option("--role", help="The application's role, which must exist and own nothing.")],
+    role: Annotated[str, typer.Option("--role", help="The application's role. It must exist and own nothing.")],
     owner_dsn: OwnerDsn,
     language: Annotated[
         str | None,
         typer.Option(
             "--language",
-            help="Of text search: a configuration of PostgreSQL's, as german, or simple.",
+            help="Language of full-text search: a text search configuration of PostgreSQL, such as german or simple.",
             show_default="english for a new collection",
         ),
     ] = None,
     contract: Annotated[
         bool,
         typer.Option(
-            "--contract", help="Also remove what only the release before needs, once no client of it is left."
+            "--contract",
+            help="Also remove the parts that only the previous release needs. Use it when no client of that release runs.",
         ),
     ] = False,
 ) -> None:
-    """Create or update the schema in PostgreSQL for the embedding model of the environment."""
+    """Create or update the schema in PostgreSQL. The environment names its embedding model."""
     options: Options = context.obj
 
     async def body() -> int:
@@ -70,13 +71,13 @@ def migrate(
 
 def reembed(
     context: typer.Context,
-    source: Annotated[str, typer.Option("--from", help="The collection that is in use.")],
-    target: Annotated[str, typer.Option("--to", help="The collection to embed into; made if missing.")],
+    source: Annotated[str, typer.Option("--from", help="The collection in use.")],
+    target: Annotated[str, typer.Option("--to", help="The collection to embed into. Created if it does not exist.")],
     role: Annotated[str, typer.Option("--role", help="The application's role.")],
     owner_dsn: OwnerDsn,
     as_json: Json = False,
 ) -> None:
-    """Embed a collection again with the embedding model of the environment, beside the old one; run again, it carries over what changed since."""
+    """Embed a collection again, into another one. The environment names the embedding model. Run the command again to carry over later changes."""
     options: Options = context.obj
 
     async def body() -> int:
@@ -111,7 +112,7 @@ def reembed(
             results.print(
                 f"{done.documents:,} documents with {done.chunks:,} chunks embedded into {target}, {done.deleted:,} deleted; "
                 + (
-                    f"{done.differing:,} still differ: run it again"
+                    f"{done.differing:,} documents still differ: run the command again"
                     if done.differing
                     else f"to switch, set RAGCORE_SCHEMA={target}"
                 )
@@ -124,11 +125,11 @@ def reembed(
 def expire(
     context: typer.Context,
     audit: Annotated[
-        Path | None, typer.Option(help="File that gets a line of JSON for each tenant whose documents were removed.")
+        Path | None, typer.Option(help="Write a line of JSON to this file for each tenant whose documents are removed.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Remove the documents of all tenants that have expired. Nobody could find them any more; run it every day."""
+    """Remove the expired documents of all tenants. Searches already ignore them. Run it every day."""
     options: Options = context.obj
 
     async def body() -> int:
@@ -155,7 +156,7 @@ def expire(
 
 
 def _named_embedder(environ: Mapping[str, str]) -> Embedder:
-    """The embedder that the environment names, not started. A migration needs its name and dimension alone, so a missing key is no error here."""
+    """Return the embedder that the environment names, not started. A missing key is allowed: a migration needs only the model's name and dimension."""
     from ragcore.client.components import make_embedder
 
     dimension = environ.get("RAGCORE_EMBEDDING_DIMENSION")

@@ -1,4 +1,4 @@
-"""`ragcore doctor`: each thing that can be wrong, looked at, and what to do about it."""
+"""`ragcore doctor`: checks each part of an installation, and says how to repair it."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class Check:
 
 @dataclass(slots=True)
 class Looked:
-    """What was seen on the way, for further checks."""
+    """Results of the checks that further checks need."""
 
     config: Config | None = None
     database: Inspection | None = None
 
 
 async def examine(options: Options, looked: Looked | None = None) -> AsyncIterator[Check]:
-    """Look at everything, in the order in which things depend on each other."""
+    """Check all parts. Each part comes after the parts that it depends on."""
     looked = looked or Looked()
     yield Check("interpreter", "ok", f"Python {platform.python_version()} on {sys.platform}")
     namesake = find_namesake()
@@ -105,7 +105,7 @@ def _extras() -> Check:
         return Check(
             "extras",
             "warning",
-            f"not installed: {', '.join(missing)}; where you need one: {install_command(*missing)}",
+            f"not installed: {', '.join(missing)}; to install them: {install_command(*missing)}",
         )
     return Check("extras", "ok", f"installed: {', '.join(found)}")
 
@@ -113,9 +113,11 @@ def _extras() -> Check:
 def _logging() -> Check:
     logger = logging.getLogger("ragcore")
     if logger.isEnabledFor(logging.WARNING) and logger.hasHandlers():
-        return Check("logging", "ok", "warnings of the logger 'ragcore' are heard")
+        return Check("logging", "ok", "warnings of the logger 'ragcore' are logged")
     return Check(
-        "logging", "warning", "warnings of the logger 'ragcore' are not heard: logging.basicConfig(level='WARNING')"
+        "logging",
+        "warning",
+        "warnings of the logger 'ragcore' are not logged: call logging.basicConfig(level='WARNING')",
     )
 
 
@@ -146,14 +148,14 @@ async def _database(rag: RAG, looked: Looked) -> AsyncIterator[Check]:
     yield _connection(found)
     findings = found.findings(rag.retriever.embedder)
     if not findings:
-        yield Check("role", "ok", f"{found.role}: no superuser, owns nothing, row-level security is forced")
+        yield Check("role", "ok", f"{found.role} is no superuser and owns nothing; row-level security is forced")
     if found.has_schema:
         others = [schema for schema in found.collections if schema != found.schema]
         yield Check(
             "schema",
             "ok",
             f"{found.schema}: {found.dimension} dimensions, made for {found.model}, language {found.language}, vector type {found.vector_type}"
-            + (f"; others in this database: {', '.join(others)}" if others else ""),
+            + (f"; other collections in this database: {', '.join(others)}" if others else ""),
         )
     for finding in findings:
         yield Check("role/schema", "error" if finding.severity == "error" else "warning", finding.message)
@@ -175,7 +177,7 @@ def _connection(found: Inspection) -> Check:
     return Check(
         "connection",
         "warning",
-        "not encrypted: use sslmode=verify-full in the DSN, where the way to the server is not your own",
+        "not encrypted: use sslmode=verify-full in the DSN, unless the network to the server is private",
     )
 
 
@@ -184,13 +186,19 @@ async def _documents(store: PgVectorStore) -> Check:
         with deadline(SECONDS):
             counts = await store.count(tenant=None)
     except DeadlineExceeded:
-        return Check("documents", "ok", f"so many that counting them takes more than {SECONDS:g} s")
+        return Check("documents", "ok", f"not counted: counting them takes more than {SECONDS:g} s")
     except RagcoreError as error:
         return Check("documents", "error", str(error))
     if not counts.documents:
-        return Check("documents", "warning", "none yet: `ragcore ingest PATH --tenant T`; or is it the wrong database?")
+        return Check(
+            "documents",
+            "warning",
+            "none: add some with `ragcore ingest PATH --tenant T`, or check the database's address",
+        )
     missing = f", {counts.not_embedded:,} not embedded" if counts.not_embedded else ""
-    return Check("documents", "ok", f"{counts.documents:,} with {counts.chunks:,} chunks, of all tenants{missing}")
+    return Check(
+        "documents", "ok", f"all tenants together have {counts.documents:,} with {counts.chunks:,} chunks{missing}"
+    )
 
 
 async def _embedder(rag: RAG) -> Check:
@@ -216,28 +224,28 @@ def _models(config: Config) -> Check:
         return Check(
             "model",
             "ok",
-            "answers are quoted from the documents, no model is asked; for one: OPENAI_API_KEY and RAGCORE_MODELS",
+            "answers are quoted from the documents, without a model; to use a model, set OPENAI_API_KEY and RAGCORE_MODELS",
         )
     return Check(
         "model",
         "ok",
-        f"{', '.join(remote)} at {without_credentials(config.base_url) if config.base_url else 'OpenAI'}; not asked here, since that costs money",
+        f"{', '.join(remote)} at {without_credentials(config.base_url) if config.base_url else 'OpenAI'}; not tested, since a request costs money",
     )
 
 
 async def _tokenizer(config: Config) -> Check:
     model = next((model for model in config.models if model != EXTRACTIVE), None)
     if model is None:
-        return Check("tokenizer", "ok", "tokens are counted by the embedder")
+        return Check("tokenizer", "ok", "the embedder counts tokens")
     counter = TokenCounter(model)
     for _ in range(20):
         if counter.exact or not counter.loading:
             break
         await anyio.sleep(0.1)
     if counter.exact:
-        return Check("tokenizer", "ok", f"tiktoken counts {model}'s tokens exactly")
+        return Check("tokenizer", "ok", f"tiktoken counts the tokens of {model} exactly")
     return Check(
         "tokenizer",
         "warning",
-        f"{model}'s tokens are estimated: set TIKTOKEN_CACHE_DIR to a folder that has tiktoken's ranks",
+        f"the tokens of {model} are estimated: set TIKTOKEN_CACHE_DIR to a folder with tiktoken's encoding files",
     )

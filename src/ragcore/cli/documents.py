@@ -29,23 +29,25 @@ def ingest(
     ],
     tenant: Tenant,
     as_json: Json = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a file is of an unknown type.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a file has an unknown type.")] = False,
     read_timeout: Annotated[
         float | None, typer.Option(help="Seconds for reading each file.", min=0.1, show_default=f"{READ_SECONDS:g}")
     ] = None,
     chunk_tokens: Annotated[
         int | None,
-        typer.Option(help="Tokens of what is embedded for a chunk, at most.", min=8, show_default=f"{CHUNK_TOKENS}"),
+        typer.Option(help="Largest number of tokens to embed for a chunk.", min=8, show_default=f"{CHUNK_TOKENS}"),
     ] = None,
     overlap_tokens: Annotated[
         int | None,
-        typer.Option(help="Tokens that neighbouring chunks share, at most.", min=0, show_default=f"{OVERLAP_TOKENS}"),
+        typer.Option(
+            help="Largest number of tokens that neighbouring chunks share.", min=0, show_default=f"{OVERLAP_TOKENS}"
+        ),
     ] = None,
     embed_text: Annotated[
         str | None,
         typer.Option(
-            help="What is embedded for a chunk: text, title+text or headings+text.",
-            show_default="as the collection was",
+            help="The text to embed for a chunk: text, title+text or headings+text.",
+            show_default="as recorded in the collection",
         ),
     ] = None,
     follow_symlinks: Annotated[
@@ -57,12 +59,12 @@ def ingest(
     expires_at: Annotated[
         str | None,
         typer.Option(
-            help="When the documents are no longer to be found, such as 2030-01-31; without a time zone in UTC. A line of .jsonl may say it for itself.",
+            help="When the documents expire, such as 2030-01-31; in UTC, unless it has a time zone. A line of a .jsonl file can set its own.",
             show_default="never",
         ),
     ] = None,
 ) -> None:
-    """Add documents, or replace those that changed; what is unchanged is not embedded again."""
+    """Add documents, or replace those that changed. Unchanged documents are not embedded again."""
     options: Options = replace(
         context.obj,
         read_timeout=read_timeout,
@@ -73,7 +75,7 @@ def ingest(
     expiry = _moment(expires_at)
 
     async def body() -> int:
-        # A path that is refused is refused before the database is started.
+        # Checked first: an invalid path is an error before the database starts.
         check_paths([path.expanduser() for path in paths])
         seconds = options.config().read_timeout
         found = read(
@@ -114,15 +116,16 @@ def delete(
     context: typer.Context,
     tenant: Tenant,
     document_ids: Annotated[
-        list[str] | None, typer.Argument(help="Ids, as `documents` lists them.", show_default=False)
+        list[str] | None,
+        typer.Argument(help="Ids of documents, as `ragcore documents` lists them.", show_default=False),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Erase all that is kept of the tenant.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Erase all data of the tenant.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove documents of a tenant, or all of them."""
+    """Remove some documents of a tenant, or all its data."""
     options: Options = context.obj
     if bool(document_ids) == everything:
-        raise typer.BadParameter("name documents, or say --all")
+        raise typer.BadParameter("give the ids of documents, or --all")
 
     async def body() -> int:
         async with open_client(options) as rag:
@@ -137,7 +140,7 @@ def delete(
         if as_json:
             print_json({"deleted": count})
         else:
-            results.print(f"{count} of {len(document_ids)} deleted")
+            results.print(f"{count} of {len(document_ids)} documents deleted")
         return DONE if count == len(set(document_ids)) else PARTLY
 
     run_async(options, body)
@@ -158,7 +161,7 @@ def _moment(given: str | None) -> datetime | None:
 async def _expiring(
     found: AsyncIterator[Document | Unreadable], expires_at: datetime | None
 ) -> AsyncIterator[Document | Unreadable]:
-    """The documents, which expire then where they don't say so themselves."""
+    """Yield the documents. Those without an expiry of their own get this one."""
     async for document in found:
         if expires_at is not None and isinstance(document, Document) and document.expires_at is None:
             yield replace(document, expires_at=expires_at)

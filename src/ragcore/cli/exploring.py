@@ -1,4 +1,4 @@
-"""`ragcore thresholds` and `ragcore evaluate`: retrieval judged by labelled questions."""
+"""`ragcore thresholds` and `ragcore evaluate`: measure retrieval with labelled questions."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from ragcore.errors import InvalidInput
 __all__ = ["evaluate", "thresholds"]
 
 Labels = Annotated[
-    Path, typer.Argument(help="Questions with relevant documents: .jsonl, .csv, or TREC qrels.", show_default=False)
+    Path,
+    typer.Argument(help="Questions with their relevant documents: .jsonl, .csv, or TREC qrels.", show_default=False),
 ]
-QuestionTexts = Annotated[Path | None, typer.Option("--questions", help="Of qrels: .jsonl with id and text.")]
-Page = Annotated[Path | None, typer.Option("--html", help="Write a page with the plots there.")]
-# Thresholds below and above the recommended one.
+QuestionTexts = Annotated[
+    Path | None, typer.Option("--questions", help="The texts of the questions for TREC qrels: .jsonl with id and text.")
+]
+Page = Annotated[Path | None, typer.Option("--html", help="Write an HTML page with plots to this file.")]
+# How many thresholds are shown below and above the recommended one.
 SHOWN_AROUND = 5
 
 
@@ -29,12 +32,12 @@ def thresholds(
     labels: Labels,
     tenant: Tenant,
     questions: QuestionTexts = None,
-    aim: Annotated[str, typer.Option(help="What the recommended threshold is for: f1, recall or found.")] = "f1",
+    aim: Annotated[str, typer.Option(help="Recommend the threshold that is best for f1, recall or found.")] = "f1",
     top_k: TopK = None,
     html: Page = None,
     as_json: Json = False,
 ) -> None:
-    """Sweep the score threshold over labelled questions, and recommend one."""
+    """Recommend a score threshold. Compares thresholds over labelled questions."""
     options: Options = context.obj
 
     async def body() -> int:
@@ -54,11 +57,11 @@ def evaluate(
     labels: Labels,
     tenant: Tenant,
     questions: QuestionTexts = None,
-    k: Annotated[int, typer.Option("-k", help="Documents that are judged.", min=1)] = 10,
+    k: Annotated[int, typer.Option("-k", help="How many of the first documents to measure.", min=1)] = 10,
     html: Page = None,
     as_json: Json = False,
 ) -> None:
-    """Judge retrieval over labelled questions: recall, precision, MRR and nDCG at k."""
+    """Measure retrieval with labelled questions. Shows recall, precision, MRR and nDCG at k."""
     options: Options = context.obj
 
     async def body() -> int:
@@ -80,7 +83,7 @@ def _show_result(result: explore.Sweep | explore.Evaluation, html: Path | None, 
         try:
             html.write_text(result.to_html(), encoding="utf-8")
         except OSError as error:
-            raise InvalidInput(f"{html} can't be written: {error}") from None
+            raise InvalidInput(f"cannot write {html}: {error}") from None
         messages.print(f"written: {html}", markup=False)
     if as_json:
         print_json({"summary": repr(result), "rows": result.to_dicts()})

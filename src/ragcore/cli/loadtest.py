@@ -1,4 +1,4 @@
-"""`ragcore loadtest`: a running service is checked by its URL. Uses neither the configuration nor a database."""
+"""`ragcore loadtest`: tests a running service by its URL. It uses neither the configuration nor a database."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ragcore.loadtest.sweep import SweepOptions, find_highest
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Check a running service by its URL: does it hang, are the answers right, how much does it bear?",
+    help="Test a running service by its URL. Finds hangs and wrong answers, and measures the load that the service can handle.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -49,8 +49,9 @@ def _sweep(*, quick: bool, service: ServiceOptions, sweep: SweepOptions, objecti
 app.command("ladder", help="Ask 1, 2, 3, 5, … 200 questions at once: an acceptance test.")(
     scenario_command("ladder", _ladder)
 )
-app.command("load", help="Ask at a rate, or as so many users, for some time: latency, first token, goodput.")(
-    scenario_command("load", _load)
-)
+app.command(
+    "load",
+    help="Ask at a rate, or as a number of users, for some time. Measures latency, time to the first token and goodput.",
+)(scenario_command("load", _load))
 app.command("sweep", help="Find the highest rate that meets an objective.")(scenario_command("sweep", _sweep))
 app.command("compare")(compare_command)

@@ -1,4 +1,4 @@
-"""`ragcore doctor --production`: what must be so before tenants' data is served."""
+"""`ragcore doctor --production`: checks a service before it serves tenants' data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["review"]
 
 SECONDS = 5.0
 LEAST_TOKEN = 20
-# Tokens and passwords that stand in documentation.
+# Tokens and passwords that documentation uses as examples.
 DEFAULTS = frozenset(
     "a-long-random-token another token secret password changeme admin test demo none ragcore postgres example".split()
 )
@@ -29,10 +29,10 @@ OPENAI = "https://api.openai.com/v1"
 async def review(
     config: Config, found: Inspection | None, *, tokens: Path | None, audit: Path | None
 ) -> AsyncIterator[Check]:
-    """Look at what a service in production needs. Each line that is no "ok" is an error, and says what to do.
+    """Check the requirements of a service in production. Each line that is not "ok" says what to do.
 
     Args:
-        found: the database; None: it can't be reached.
+        found: the database's inspection; None: the database is not reachable.
         tokens, audit: the files that `ragcore serve` gets.
     """
     yield _role(config, found)
@@ -50,19 +50,19 @@ def _role(config: Config, found: Inspection | None) -> Check:
         return Check(
             name,
             "error",
-            "RAGCORE_ALLOW_UNSAFE_ROLE is set: unset it, so that a role that row-level security doesn't bind is refused",
+            "RAGCORE_ALLOW_UNSAFE_ROLE is set: unset it, so that ragcore refuses a role that bypasses row-level security",
         )
     if found is None:
-        return Check(name, "error", "not known: the database can't be reached")
+        return Check(name, "error", "unknown: the database is not reachable")
     if found.unsafe:
         return Check(name, "error", "; ".join(found.unsafe))
-    return Check(name, "ok", f"row-level security binds {found.role}")
+    return Check(name, "ok", f"row-level security applies to {found.role}")
 
 
 def _connection(found: Inspection | None) -> Check:
     name = "production: connection"
     if found is None:
-        return Check(name, "error", "not known: the database can't be reached")
+        return Check(name, "error", "unknown: the database is not reachable")
     if found.local or (found.encrypted and found.verified):
         return Check(name, "ok", "a socket of this machine" if found.local else "encrypted and verified")
     what = "not verified" if found.encrypted else "not encrypted"
@@ -80,12 +80,12 @@ def _limits(config: Config) -> Check:
         return Check(
             "production: limits",
             "error",
-            f"none for each tenant in {', '.join(missing)}: set them, as one tenant could take all that there is",
+            f"not set for each tenant: {', '.join(missing)}; set them, or one tenant can use the whole capacity",
         )
     whose = (
-        "of all processes together"
+        "counted over all processes"
         if settings.share_limits
-        else "of each process: RAGCORE_SHARE_LIMITS=true joins several"
+        else "counted in each process; to count over all processes, set RAGCORE_SHARE_LIMITS=true"
     )
     return Check("production: limits", "ok", f"each tenant has limits, {whose}")
 
@@ -93,28 +93,30 @@ def _limits(config: Config) -> Check:
 def _tokens(path: Path | None) -> Check:
     name = "production: tokens"
     if path is None:
-        return Check(name, "warning", "not looked at: pass --tokens FILE, if `ragcore serve` gets one")
+        return Check(name, "warning", "not checked: if `ragcore serve` gets a file of tokens, pass it as --tokens FILE")
     try:
         mode = path.stat().st_mode
         rows: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         plain = [token for token in rows if not token.startswith("sha256:")]
     except (OSError, ValueError, AttributeError) as error:
-        return Check(name, "error", f"{path} can't be read ({type(error).__name__})")
+        return Check(name, "error", f"cannot read {path} ({type(error).__name__})")
     if any(token.lower() in DEFAULTS for token in plain):
         return Check(
             name,
             "error",
-            f"{path} has a token that stands in documentation: make others, for instance with `openssl rand -hex 32`",
+            f"{path} has an example token from documentation: make a new one, for instance with `openssl rand -hex 32`",
         )
     if any(len(token) < LEAST_TOKEN for token in plain):
         return Check(
             name,
             "error",
-            f"{path} has a token of fewer than {LEAST_TOKEN} characters: make others, for instance with `openssl rand -hex 32`",
+            f"{path} has a token of fewer than {LEAST_TOKEN} characters: make a longer one, for instance with `openssl rand -hex 32`",
         )
     if plain and mode & 0o004:
         return Check(
-            name, "error", f"{path} may be read by everybody on this machine: chmod 600 it, or put hashes into it"
+            name,
+            "error",
+            f"every user of this machine can read {path}: run chmod 600 on it, or store hashes of the tokens",
         )
     return Check(name, "ok", f"{len(rows)} in {path}, {len(rows) - len(plain)} of them as hashes")
 
@@ -125,16 +127,16 @@ def _audit(path: Path | None) -> Check:
         return Check(
             name,
             "error",
-            "nobody records who looks at whose data: pass --audit FILE to `ragcore serve` (and here), or use ragcore.audit.AuditLog",
+            "access to tenants' data is not recorded: pass --audit FILE to `ragcore serve` and to this command, or use ragcore.audit.AuditLog",
         )
     if not path.parent.is_dir():
-        return Check(name, "error", f"there is no folder {path.parent} for {path.name}")
+        return Check(name, "error", f"the folder {path.parent} of {path.name} does not exist: create it")
     where = "on the standard output" if str(path) == "-" else f"in {path}"
-    return Check(name, "ok", f"looks at tenants' data are recorded {where}")
+    return Check(name, "ok", f"access to tenants' data is recorded {where}")
 
 
 async def _keys(config: Config) -> AsyncIterator[Check]:
-    """Ask each model server for its list of models, which costs nothing."""
+    """Request the list of models from each model server. This is free."""
     servers: dict[tuple[str, Secret | None], list[str]] = {}
     remote = [model for model in config.models if model != EXTRACTIVE]
     if remote:
@@ -155,9 +157,9 @@ async def _key(url: str, key: Secret | None, models: list[str]) -> Check:
 
     name, shown = "production: keys", without_credentials(url)
     if key is None:
-        return Check(name, "error", f"there is no key for {shown}")
+        return Check(name, "error", f"no key is set for {shown}")
     if key.reveal().strip().lower() in DEFAULTS - {"none"}:
-        return Check(name, "error", f"the key for {shown} stands in documentation")
+        return Check(name, "error", f"the key for {shown} is an example from documentation: set your own")
     try:
         with anyio.fail_after(SECONDS):
             async with httpx.AsyncClient(timeout=SECONDS) as client:
@@ -168,18 +170,18 @@ async def _key(url: str, key: Secret | None, models: list[str]) -> Check:
                         [one for one in response.headers if re.match("x-ratelimit-limit", one)],
                     )
     except (httpx.HTTPError, TimeoutError, ValueError) as error:
-        return Check(name, "error", f"{shown} can't be asked for its models ({type(error).__name__})")
+        return Check(name, "error", f"the request for the models of {shown} failed ({type(error).__name__})")
     if status in (401, 403):
-        return Check(name, "error", f"{shown} refuses the key (status {status})")
+        return Check(name, "error", f"{shown} rejects the key (status {status})")
     if status >= 400:
         return Check(
             name,
             "warning",
-            f"{shown} has no list of models (status {status}), so whether it takes the key is not known",
+            f"the key is not tested: {shown} has no list of models (status {status})",
         )
     known = (
         ""
         if limits
-        else "; it does not say the key's limits, so ask its provider and set RAGCORE_TOKENS_PER_MINUTE below them"
+        else "; it does not report the key's limits: ask the provider for them, and set RAGCORE_TOKENS_PER_MINUTE below them"
     )
-    return Check(name, "ok" if limits else "warning", f"{shown} takes the key, for {', '.join(models)}{known}")
+    return Check(name, "ok" if limits else "warning", f"{shown} accepts the key, for {', '.join(models)}{known}")

@@ -1,4 +1,4 @@
-"""`ragcore ask`, `search` and `similarity`: a question over a tenant's documents."""
+"""`ragcore ask`, `search` and `similarity`: questions over a tenant's documents."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ def ask(
     top_k: TopK = None,
     score_threshold: Threshold = None,
     mode: SearchMode = None,
-    stream: Annotated[bool, typer.Option("--stream", help="Show the answer as it comes.")] = False,
-    show_passages: Annotated[bool, typer.Option("--show-passages", help="Show what was found.")] = False,
+    stream: Annotated[bool, typer.Option("--stream", help="Show the answer while it is written.")] = False,
+    show_passages: Annotated[
+        bool, typer.Option("--show-passages", help="Show all passages that the search found, not only the citations.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Answer a question from a tenant's documents, with citations."""
@@ -95,7 +97,7 @@ def similarity(
     score_threshold: Threshold = None,
     as_json: Json = False,
 ) -> None:
-    """Show how near a tenant's chunks are to a question, and what a threshold would do."""
+    """Show how near a tenant's chunks are to a question. Also shows the effect of a threshold."""
     options: Options = context.obj
 
     async def body() -> int:

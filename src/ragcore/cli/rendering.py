@@ -1,4 +1,4 @@
-"""What commands show: results on stdout, messages and progress on stderr."""
+"""Output of the commands: results on stdout, messages and progress on stderr."""
 
 from __future__ import annotations
 
@@ -24,26 +24,28 @@ __all__ = [
     "show_retrieval",
 ]
 
-# Documents from one line of progress to the next, where the messages are not a terminal's.
+# Documents between two lines of progress, if stderr is not a terminal.
 DOCUMENTS_PER_LINE = 100
 SIGNS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "error": "[red]✗[/]"}
 
 
 def show_answer(answer: Answer, *, show_passages: bool) -> None:
-    """Show what stands beside an answer's text: warnings, then its citations or all passages."""
+    """Show everything but an answer's text: warnings, then its citations or all passages."""
     _warn_of_degradations(answer.degraded)
     if not answer.complete:
-        messages.print(f"the answer is not whole: it ended with {answer.finish_reason!r}", style="yellow", markup=False)
+        messages.print(
+            f"the answer is incomplete: it ended with {answer.finish_reason!r}", style="yellow", markup=False
+        )
     if answer.retrieval.empty is not None:
         messages.print(answer.retrieval.empty.message, style="yellow", markup=False)
     if not answer.found and answer.retrieval.passages:
         found = f"{len(answer.retrieval.passages)} passages were found, "
         why = (
-            "but no sentence has enough of the question's words to be quoted as the answer, where a model would read them"
+            "but no sentence has enough of the question's words to be quoted; a model could still find the answer in them"
             if answer.model == EXTRACTIVE
             else "but none answers the question"
         )
-        messages.print(f"{found}{why}; --show-passages shows them", style="yellow")
+        messages.print(f"{found}{why}; to see them, use --show-passages", style="yellow")
     if show_passages:
         _show_passages(answer.retrieval.passages)
         return
@@ -63,7 +65,7 @@ def show_retrieval(retrieval: Retrieval) -> None:
 
 
 def show_ingest(report: IngestReport, *, as_json: bool) -> None:
-    """Show what became of the documents; warnings and failures are messages."""
+    """Show how many documents were added, updated, unchanged and failed; warnings and failures are messages."""
     for doubt in report.warnings:
         messages.print(f"{doubt.id}: {doubt.message}", style="yellow", markup=False)
     for failed in report.failed:
@@ -135,7 +137,7 @@ def _done(report: IngestReport) -> int:
 def _warn_of_degradations(degradations: Iterable[Degradation]) -> None:
     for degradation in degradations:
         messages.print(
-            f"degraded at {degradation.stage}: {degradation.reason}; answered by {degradation.fallback}",
+            f"degraded in stage {degradation.stage}: {degradation.reason}; answered by {degradation.fallback}",
             style="yellow",
             markup=False,
         )

@@ -1,4 +1,4 @@
-"""`ragcore serve`: the reference application on a port."""
+"""`ragcore serve`: serves the application of `ragcore.contrib.asgi` on a port."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from ragcore.errors import ConfigurationError
 __all__ = ["serve"]
 
 GRACE_SECONDS = 2
-# Without a request under way, to the end of the next one's head.
+# An idle connection is closed if the head of its next request is not complete within this time.
 REQUEST_SECONDS = 10.0
 MOST_CONNECTIONS = 10_000
 RESERVED_FILES = 128
 AT_ONCE, BACKLOG = 32, 2_048
 READ_AHEAD = 65_536
-# Of each tenant, where the environment says nothing else.
+# Limits of each tenant, unless the environment sets others.
 REQUESTS_PER_MINUTE, TOKENS_PER_MINUTE, CALLS_AT_ONCE = 120, 400_000, 16
 
 
@@ -54,16 +54,17 @@ async def serve(
     trusted_proxies: str,
     audit: Path | None,
 ) -> int:
-    """Serve until interrupted; running calls get the client's drain time to end.
+    """Serve until interrupted. Running calls then get the client's drain time to end.
 
     Raises:
-        ConfigurationError: uvicorn is missing, the hook can't be imported, the tokens can't be read, or the port can't be had.
+        ConfigurationError: uvicorn is missing, the hook can't be imported, the tokens can't be read, or the port is not available.
     """
     uvicorn = require("uvicorn", extra="serve", purpose="ragcore serve")
     authenticate = _authenticate(tokens, hook)
     if authenticate is None:
         messages.print(
-            "nobody can be told apart, so every route but /livez, /readyz and /health refuses: pass --tokens FILE or --authenticate module:function",
+            "no authentication is configured, so every route except /livez, /readyz and /health returns 401: "
+            "pass --tokens FILE or --authenticate module:function",
             style="yellow",
         )
     config = _with_limits(options.config())
@@ -79,19 +80,19 @@ async def serve(
                 client_instructions=client_instructions,
                 similarity_by_get=similarity_by_get,
             ),
-            # Of uvicorn's two parsers the one that tells of a disconnect also where the next request came with this one.
+            # Of uvicorn's two parsers, this one reports a disconnect even if the next request has already arrived.
             http=_impatient(uvicorn_protocol()),
-            # asyncio takes as many in one step, before any of them can be refused; the queue itself is made longer below.
+            # asyncio accepts this many connections in one step, before any of them can be refused. The queue is made longer below.
             backlog=AT_ONCE,
             lifespan="on",
             log_level="info" if options.verbose else "warning",
-            # ragcore has a log of its own, "ragcore.access", without what stands behind a question mark: it may be a question.
+            # ragcore has its own log, "ragcore.access". It leaves out the query string, which may contain a question.
             access_log=False,
             server_header=False,
-            # Anybody can send X-Forwarded-For.
+            # Every client can send X-Forwarded-For.
             proxy_headers=bool(trusted_proxies),
             forwarded_allow_ips=trusted_proxies or None,
-            # Streams that go on are cut off, or uvicorn would wait for them for ever; after the client's own drain.
+            # After the client's own drain, running streams are cut off: uvicorn would wait for them without limit.
             timeout_graceful_shutdown=round(config.settings.drain) + GRACE_SECONDS,
         )
     )
@@ -100,7 +101,7 @@ async def serve(
     async def announced(sockets: list[socket.socket] | None = None) -> None:
         await startup(sockets)
         if server.started:
-            # These objects live as long as the server. Unfrozen, each full garbage collection looks at them again, and blocks the loop for 50 ms.
+            # These objects live as long as the server. If they are not frozen, each full garbage collection visits them, and blocks the loop for 50 ms.
             gc.collect()
             gc.freeze()
             for listener in listeners:
@@ -112,7 +113,7 @@ async def serve(
 
     async def drained(sockets: list[socket.socket] | None = None) -> None:
         async with anyio.create_task_group() as group:
-            # Calls that are not done in time say so, which uvicorn's cutting off would not.
+            # The client cancels calls that don't end in time with an error; uvicorn would cut them off without one.
             group.start_soon(rag.aclose)
             await shutdown(sockets)
             if server.force_exit:  # a second Ctrl-C
@@ -137,12 +138,12 @@ async def serve(
                 await log.aclose()
         for listener in listeners:
             listener.close()
-    # uvicorn raises the signal again at its end, as a cancellation of this task, which clean-up that runs then may use up.
+    # uvicorn raises the signal again at its end, as a cancellation of this task. Clean-up that runs then may consume it.
     return 130 if interrupted else 0 if server.started else 1
 
 
 def _with_limits(config: Config) -> Config:
-    """The configuration with limits for each tenant where it names none; 0 is none."""
+    """Return the configuration with default limits for each tenant, unless it sets others. 0 means no limit."""
     settings = config.settings
     return replace(
         config,
@@ -160,7 +161,7 @@ def _or(given: int | None, default: int) -> int:
 
 
 def _impatient(protocol: Any) -> Any:
-    """The protocol with bounds that uvicorn has not: on connections, on the time to a whole request's head, on a client that doesn't read."""
+    """Return the protocol with limits that uvicorn lacks: connections, time to a complete request head, time for which a client doesn't read."""
     most = _most_connections()
 
     class Impatient(protocol):  # type: ignore[misc]  # uvicorn is an extra
@@ -169,7 +170,7 @@ def _impatient(protocol: Any) -> Any:
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
-            if hasattr(transport, "max_size"):  # bytes that it reads before the application can refuse them
+            if hasattr(transport, "max_size"):  # bytes that the transport reads before the application can refuse them
                 transport.max_size = READ_AHEAD
             if len(self.connections) > most:
                 transport.abort()
@@ -184,7 +185,7 @@ def _impatient(protocol: Any) -> Any:
             self._look()
 
         def _look(self) -> None:
-            """Without a request under way the next one must be there in time, and what is left of the last one gone; bytes that come win no time."""
+            """If no request runs, start a timeout. The rest of the last body and the next head must arrive within it; partial data doesn't extend it."""
             if request_is_under_way(self):
                 self.waits = _ended(self.waits)
             elif self.waits is None:
@@ -206,14 +207,14 @@ def _impatient(protocol: Any) -> Any:
 
 
 def _ended(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
-    """None, in place of a timer that must not strike any more."""
+    """Cancel a timer. Returns None, to replace it."""
     if timer is not None:
         timer.cancel()
     return None
 
 
 def _most_connections() -> int:
-    """Fewer than the process may have files open, or it could neither take one nor reach its database."""
+    """Return the limit of connections. It leaves some of the process's file descriptors for the database and for refusing connections."""
     try:
         import resource
     except ImportError:  # Windows has no such limit
@@ -223,41 +224,41 @@ def _most_connections() -> int:
 
 
 def _bound(host: str, port: int) -> list[socket.socket]:
-    """Bound to every address of the host, but not listening yet: found out before anything is started, and refused until all is."""
+    """Bind sockets to all addresses of the host. Bound before anything starts, so that errors come first; they listen once everything has started."""
     listeners: list[socket.socket] = []
     try:
         for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             listener = socket.socket(family, kind, protocol)
             listeners.append(listener)
-            if os.name == "posix":  # elsewhere it lets a second one have the same port
+            if os.name == "posix":  # elsewhere this option lets a second process use the same port
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            # Where any port is taken, it is the same at every address.
+            # With --port 0, all addresses get the port of the first one.
             listener.bind((address[0], port or listeners[0].getsockname()[1], *address[2:]))
     except (OSError, UnicodeError) as error:
         for listener in listeners:
             listener.close()
-        reason = error.strerror if isinstance(error, OSError) else "it is no host name"
-        message = f"{host[:100]}:{port} can't be had ({reason}): choose another --host or --port, or end what has it"
+        reason = error.strerror if isinstance(error, OSError) else "invalid host name"
+        message = f"cannot bind {host[:100]}:{port} ({reason}): choose another --host or --port, or stop the program that uses it"
         raise ConfigurationError(message) from error
     return listeners
 
 
 def _authenticate(tokens: Path | None, hook: str | None) -> Authenticate | None:
     if tokens is not None and hook is not None:
-        raise ConfigurationError("--tokens and --authenticate are two ways to say who asks: choose one")
+        raise ConfigurationError("--tokens and --authenticate are both given: choose one")
     if tokens is not None:
         return from_tokens(tokens)
     if hook is None:
         return None
     module, _, name = hook.partition(":")
-    sys.path.insert(0, "")  # the folder where it was called, as other servers do
+    sys.path.insert(0, "")  # the working folder, as other servers do
     try:
         found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # a module of the user's may raise anything
+    except Exception as error:  # a custom module may raise anything
         raise ConfigurationError(
-            f"--authenticate {hook} can't be imported ({type(error).__name__}: {error}); it is module:function"
+            f"cannot import --authenticate {hook} ({type(error).__name__}: {error}): it must be module:function"
         ) from error
     if not callable(found) or (inspect.isfunction(found) and not inspect.iscoroutinefunction(found)):
         raise ConfigurationError(f"--authenticate {hook} is not a coroutine function: write `async def {name}(scope)`")

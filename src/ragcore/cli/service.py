@@ -1,4 +1,4 @@
-"""`ragcore serve` and `doctor`: a service, and whether it would run well."""
+"""`ragcore serve` and `doctor`: run a service, and check an installation."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def doctor(
     context: typer.Context,
     as_json: Json = False,
     production: Annotated[
-        bool, typer.Option("--production", help="Also check what must be so before tenants' data is served.")
+        bool, typer.Option("--production", help="Also check the requirements for serving tenants' data.")
     ] = False,
     tokens: Annotated[
-        Path | None, typer.Option(help="With --production: the file that `ragcore serve` gets as --tokens.")
+        Path | None, typer.Option(help="With --production: check this file, the --tokens of `ragcore serve`.")
     ] = None,
     audit: Annotated[
-        Path | None, typer.Option(help="With --production: the file that `ragcore serve` gets as --audit.")
+        Path | None, typer.Option(help="With --production: check this file, the --audit of `ragcore serve`.")
     ] = None,
 ) -> None:
-    """Check interpreter, packages, database, role, schema, embedder, model and tokenizer; each line says what to do."""
+    """Check an installation. Each line has the result of a check and what to do: interpreter, packages, database, role, schema, embedder, model, tokenizer."""
     options: Options = context.obj
 
     async def body() -> int:
@@ -63,30 +63,41 @@ def serve(
         typer.Option(help='JSON file of bearer tokens: {"token": {"tenant": "acme", "admin": false}}.'),
     ] = None,
     authenticate: Annotated[
-        str | None, typer.Option(help="module:function that gets the ASGI scope and returns an Identity or None.")
+        str | None,
+        typer.Option(
+            help="Coroutine function, as module:function. It gets the ASGI scope, and returns an Identity or None."
+        ),
     ] = None,
     allow_origin: Annotated[
         list[str] | None,
-        typer.Option(help="Origin of pages whose scripts may ask, such as https://app.example.org; may be repeated."),
+        typer.Option(
+            help="Allow cross-origin requests (CORS) from pages of this origin, such as https://app.example.org. May be repeated."
+        ),
     ] = None,
     ignore_client_instructions: Annotated[
         bool,
-        typer.Option(help="Leave out a client's system messages, which else stand behind the operator's instructions."),
+        typer.Option(
+            help="Ignore the system messages of clients, instead of adding them to the operator's instructions."
+        ),
     ] = False,
     get_similarity: Annotated[
         bool,
-        typer.Option(help="Whether administrators may ask for similarity reports with the question in the address."),
+        typer.Option(help="Let administrators request similarity reports by GET, with the question in the address."),
     ] = True,
     audit: Annotated[
         Path | None,
-        typer.Option(help="File that gets a line of JSON for every look at a tenant's data: who, whose, when."),
+        typer.Option(
+            help="Write a line of JSON to this file for each access to a tenant's data: the person, the tenant, the time."
+        ),
     ] = None,
     trust_proxy: Annotated[
         list[str] | None,
-        typer.Option(help="Address or network of a proxy whose X-Forwarded headers are believed; may be repeated."),
+        typer.Option(help="Trust the X-Forwarded headers of the proxy at this address or network. May be repeated."),
     ] = None,
 ) -> None:
-    """Serve POST /chat, OpenAI's chat protocol, health and debug routes; without --tokens or --authenticate all but health refuse."""
+    """Serve questions over HTTP. The routes are POST /chat, OpenAI's chat protocol, health and debug routes. Without --tokens or --authenticate, all routes
+    except /livez, /readyz and /health return 401.
+    """
     options: Options = context.obj
     run_async(
         options,

@@ -1,4 +1,4 @@
-"""What all commands share: the configuration, the client, exit codes."""
+"""The parts that all commands share: configuration, client, exit codes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ messages: Console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What can be said before or after any command."""
+    """The options of the command line that change the configuration."""
 
     data: Path | None = None
     schema: str | None = None
@@ -66,7 +66,7 @@ class Options:
     verbose: bool = False
 
     def environment(self) -> dict[str, str]:
-        """The process's own, with what was said on the command line in place of the variables of the same names."""
+        """The environment variables of the process. Options of the command line replace the variables of the same names."""
         names = [field.name for field in fields(self) if field.name not in ("data", "verbose")]
         given = {
             f"RAGCORE_{name.upper()}": str(getattr(self, name)) for name in names if getattr(self, name) is not None
@@ -74,7 +74,7 @@ class Options:
         return {**os.environ, **given}
 
     def folder(self) -> Path:
-        """Where the embedded database lies: `--data`, RAGCORE_DATA, or the user's data folder."""
+        """The folder of the embedded database: `--data`, RAGCORE_DATA, or the user's data folder."""
         if self.data is not None:
             return self.data
         if os.environ.get("RAGCORE_DATA"):
@@ -83,7 +83,7 @@ class Options:
         return Path(base) / "ragcore"
 
     def where(self) -> str:
-        """Which database it is, in words."""
+        """A description of the database in use, for messages."""
         return f"the database in {self.folder()}" if self._is_local() else "the database of the environment"
 
     def _is_local(self) -> bool:
@@ -103,7 +103,10 @@ class Options:
             )
 
     def config(self) -> Config:
-        """From the environment; with `--data`, or without a database in it, everything on this machine, with the models that the environment names."""
+        """Read the configuration from the environment. With `--data`, or if the environment names no database, use an embedded database on this machine.
+
+        The embedded database is used with the models that the environment names, else with local ones.
+        """
         environ = self.environment()
         if not self._is_local():
             return Config.from_env(environ)
@@ -118,11 +121,11 @@ class Options:
 
 @asynccontextmanager
 async def open_client(options: Options, *, top_k: int | None = None, creates: bool = False) -> AsyncIterator[RAG]:
-    """A started client.
+    """Open a started client for a block.
 
     Args:
-        top_k: in place of the configuration's.
-        creates: whether an embedded database is created where there is none.
+        top_k: replaces the configuration's value.
+        creates: whether to create the embedded database if it does not exist.
     """
     if not creates:
         options.check_database()
@@ -142,7 +145,7 @@ class _Printed(logging.Handler):
 
 
 def run_async(options: Options, body: Callable[[], Awaitable[int]]) -> None:
-    """Run a command to its exit code; an error becomes one line."""
+    """Run a command, and exit with its exit code. An error is shown as one line."""
     logging.basicConfig(
         level=logging.INFO if options.verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
@@ -165,12 +168,12 @@ def run_async(options: Options, body: Callable[[], Awaitable[int]]) -> None:
 
 
 def print_json(value: object) -> None:
-    """One JSON value on stdout."""
+    """Print one JSON value on stdout."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
 
 
 def exit_code(error: RagcoreError) -> int:
-    """The exit code that an error stands for."""
+    """Return the exit code for an error."""
     match error:
         case DeadlineExceeded() | Overloaded() | CircuitOpen():
             return LATE

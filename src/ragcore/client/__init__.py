@@ -1,1 +1,1 @@
-"""The client: a question in, an answer out, by its deadline."""
+"""The client: answers a question within its deadline."""

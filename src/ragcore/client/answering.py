@@ -1,6 +1,6 @@
-"""From a question to its answer, step by step: validate, retrieve, prompt, generate, cite. Each is a function over the request and what it needs.
+"""The steps from a question to its answer, each a function: validate, retrieve, prompt, generate, cite.
 
-The call, its deadline and its bookkeeping are `RAG`'s.
+`RAG` keeps the call, its deadline and its bookkeeping.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from ragcore.types.validation import (
 
 __all__ = ["Request", "cite", "generate", "make_prompt", "retrieve", "search_of", "validate"]
 
-# The end of a call's time that is kept for the last resort.
+# The part at the end of a call's time that is kept for quotation: seconds, and at most this share.
 RESERVE_SECONDS = 0.5
 RESERVE_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is asked, checked, with what the settings say where the caller says nothing.
+    """A checked request. The settings fill in the options that the caller leaves out.
 
     Attributes:
-        question: not checked here: the retriever does, before anything is sent.
-        max_tokens: None: the settings', where a generator's own come first.
+        question: not checked here; the retriever checks it before it sends anything.
+        max_tokens: None: the generator's own limit, else that of the settings.
         temperature: None: the generator's own.
     """
 
@@ -60,10 +60,10 @@ class Request:
 
 
 def validate(question: str, options: AskOptions, settings: Settings) -> Request:
-    """The request.
+    """Return the checked request.
 
     Raises:
-        InvalidInput: an option that makes no sense.
+        InvalidInput: an option is invalid.
     """
     instructions = options.get("instructions")
     search = search_of(options, settings)
@@ -80,7 +80,7 @@ def validate(question: str, options: AskOptions, settings: Settings) -> Request:
 
 
 def search_of(options: RetrieveOptions, settings: Settings) -> SearchOptions:
-    """What the retriever is told of a call's options; it checks them itself."""
+    """Return the options of a call that go to the retriever, which checks them itself."""
     degrade = options.get("degrade")
     search: SearchOptions = {"degrade": settings.degrade if degrade is None else degrade}
     for name in SearchOptions.__optional_keys__ - {"degrade"}:
@@ -90,7 +90,7 @@ def search_of(options: RetrieveOptions, settings: Settings) -> SearchOptions:
 
 
 async def retrieve(call: Call, retriever: Retriever, question: str, search: SearchOptions) -> Retrieval:
-    """The passages, noted in the call."""
+    """Return the passages, and record their number in the call."""
     retrieval = await retriever.retrieve(question, tenant=call.tenant, **search)
     call.degraded = bool(retrieval.degraded)
     call.passages = len(retrieval.passages)
@@ -100,10 +100,10 @@ async def retrieve(call: Call, retriever: Retriever, question: str, search: Sear
 def make_prompt(
     request: Request, retrieval: Retrieval, settings: Settings, count_tokens: Callable[[str], int]
 ) -> Prompt | None:
-    """The prompt; None where there is nothing to answer from: then no model is asked to invent something.
+    """Return the prompt; None if there are no passages: without them, a model would invent an answer.
 
     Raises:
-        ConfigurationError: not even one passage fits.
+        ConfigurationError: the best passage alone is too large for a prompt.
     """
     if not retrieval.passages:
         return None
@@ -121,7 +121,7 @@ def make_prompt(
     )
     if not prompt.passages:
         raise ConfigurationError(
-            f"not even the best passage fits into the {settings.prompt_tokens:,} tokens of a prompt: raise prompt_tokens, "
+            f"the best passage does not fit into a prompt of {settings.prompt_tokens:,} tokens: raise prompt_tokens, "
             "or ingest with smaller chunk_tokens",
             stage="generate",
         )
@@ -129,7 +129,7 @@ def make_prompt(
 
 
 async def generate(call: Call, prompt: Prompt, generators: Generators, *, degrade: bool) -> Generation:
-    """The generation; with `degrade`, quotation where the generator broke, for which the last of the time is kept."""
+    """Return the generation. With `degrade`, a generator that fails is replaced by quotation; the end of the call's time is reserved for it."""
     call.prompt = prompt
     with Stopwatch().measure("generate"):
         if not degrade:
@@ -137,7 +137,7 @@ async def generate(call: Call, prompt: Prompt, generators: Generators, *, degrad
         try:
             with reserve(RESERVE_SECONDS, share=RESERVE_SHARE):
                 return await collect(generators.degrading.stream(prompt), on_piece=call.saw)
-        except (Overloaded, InvalidInput):  # the caller's to know: quoting would hide it
+        except (Overloaded, InvalidInput):  # the caller must see these; quotation would hide them
             raise
         except RagcoreError as error:
             name = generators.name
@@ -147,14 +147,14 @@ async def generate(call: Call, prompt: Prompt, generators: Generators, *, degrad
                 spent = ((generators.first_name, call.estimated()),)
             quoted = await ExtractiveGenerator().generate(prompt)
             late = isinstance(error, DeadlineExceeded)
-            reason = f"{name} was not done in time: {error}" if late else str(error)
+            reason = f"{name} did not finish in time: {error}" if late else str(error)
             return replace(quoted, degraded=(Degradation("generate", reason, EXTRACTIVE),), spent=spent)
 
 
 def cite(
     call: Call, settings: Settings, retrieval: Retrieval, prompt: Prompt | None, generation: Generation | None
 ) -> Answer:
-    """Make the answer of the generation's text and its citations. Without a generation it has the text that the settings hold for that case."""
+    """Make the answer from the generation's text and its citations. Without a generation, its text comes from the settings."""
     answer = Answer(
         settings.not_searched if _not_searched(retrieval) else settings.not_found,
         found=False,
@@ -173,7 +173,7 @@ def cite(
         text = generation.text
         citations = find_citations(generation.text, prompt.passages, quotations=generation.quotations)
     elif any(part.stage == "generate" and part.fallback == EXTRACTIVE for part in degraded):
-        # Nobody has judged the passages: "not found" would be untrue.
+        # No model has read the passages, so "not found" would be untrue.
         text = f"{settings.not_answered}\n\n{excerpt(prompt.passages[0])} [1]"
         citations = (Citation(1, prompt.passages[0], len(text) - len("[1]"), len(text)),)
     return replace(
@@ -195,6 +195,6 @@ def cite(
 
 
 def _not_searched(retrieval: Retrieval) -> bool:
-    """Whether nothing was found because the documents could not be searched as they should be: then they may well have the answer."""
+    """Whether nothing was found because the search was incomplete. The documents may still contain the answer."""
     empty = retrieval.empty
     return empty is not None and (bool(retrieval.degraded) or empty.code in ("not_embedded", "other_model"))

@@ -1,4 +1,4 @@
-"""Charging: what each call may use, and what it has used, however it ends."""
+"""Charging: checks the limits before each call, and counts its use, however it ends."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["Charging"]
 
 
 class Charging:
-    """The limits of each tenant, of this process or of all, and the charges against them.
+    """The limits of each tenant, in this process or shared by all processes, and the charges against them.
 
-    Invariant: each call that used something is charged exactly once: by `answered` where it came to an end, else by `settle`, by estimate.
+    Invariant: each call that used something is charged exactly once: by `answered` if it has an answer, else by `settle`, which estimates.
     """
 
     quota: Quota
@@ -41,18 +41,18 @@ class Charging:
         self._generators = generators
 
     def admit(self, tenant: str) -> None:
-        """A tenant that has used up what it may here is told so before anything else.
+        """Refuse the call of a tenant that has used up a limit in this process.
 
         Raises:
-            LimitExceeded: which limit, and when to come back.
+            LimitExceeded: names the limit, and when to try again.
         """
         self.quota.admit(tenant, self._calls.running_of(tenant))
 
     async def admit_shared(self, call: Call) -> None:
-        """The same for what all processes have counted.
+        """Refuse the call of a tenant that has used up a limit in all processes together.
 
         Raises:
-            LimitExceeded: nothing is remembered of the call then.
+            LimitExceeded: the call is then removed from the running calls.
         """
         if self._shared is not None:
             try:
@@ -62,7 +62,11 @@ class Charging:
                 raise
 
     def charge(self, call: Call, usage: Usage, model: str) -> None:
-        """Count what a call has used of a model; "": of none."""
+        """Count the use of a model by a call.
+
+        Args:
+            model: "": none was used.
+        """
         call.charged = True
         embedding_model = "" if self._embedder is None else self._embedder.model
         tokens, cost = self.quota.charge(call.tenant, usage, model, embedding_model)
@@ -70,7 +74,7 @@ class Charging:
             self._shared.owe(call.tenant, tokens, cost)
 
     def answered(self, call: Call, answer: Answer, generation: Generation | None) -> None:
-        """Count what an answer has cost, with the models that failed before the one that gave it."""
+        """Count the cost of an answer, and of the models that failed before the one that wrote it."""
         if generation is None:
             self.charge(call, answer.usage, "")
             return
@@ -82,7 +86,7 @@ class Charging:
             self.charge(call, failed, model)
 
     async def settle(self, call: Call, owner: Owner | None) -> None:
-        """What is left to do when a call has ended, however it ended: a tenant that leaves before the end of its answers is charged for them as well."""
+        """Finish the accounting of a call, however it ended. An answer that the tenant abandons is charged by estimate."""
         if not call.charged and (call.written or call.embedded):
             wrote = bool(call.written) and not call.spent
             seen = call.estimated() if wrote else Usage()
@@ -97,7 +101,7 @@ class Charging:
 def _shared(quota: Quota, store: Searcher) -> SharedQuota:
     if not isinstance(store, QuotaStore):
         raise ConfigurationError(
-            f"share_limits needs a store that counts for all processes, and {type(store).__name__} has no count_calls: "
-            "use PgVectorStore, or leave share_limits out"
+            f"share_limits needs a store that counts calls of all processes, and {type(store).__name__} has no count_calls: "
+            "use PgVectorStore, or remove share_limits"
         )
     return SharedQuota(quota, store)

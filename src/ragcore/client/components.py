@@ -1,4 +1,4 @@
-"""The parts that a configuration names, each imported only if it is named."""
+"""The components that a configuration names. Each is imported only if it is named."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["Generators", "make_embedder", "make_generator", "make_store"]
 
 @dataclass(frozen=True, slots=True)
 class Generators:
-    """A client's generators: the one that it was given, and how that is asked.
+    """A client's generators, all made from the one that it was given.
 
     Attributes:
-        given: as the client got it.
-        answering: with quotation after it, where it doesn't end in that anyway.
-        alone: the first model, without what answers in its place; as a `FallbackGenerator`, so that it runs as all others do.
-        degrading, strict: these two as they are spoken to: they never get what the settings take out.
+        given: the client's argument, unchanged.
+        answering: `given`, with quotation as the last resort.
+        alone: the first model, without anything to fall back to; a `FallbackGenerator`, so that it runs like the others.
+        degrading, strict: `answering` and `alone` with redaction. The client calls these two.
     """
 
     given: Generator
@@ -36,7 +36,7 @@ class Generators:
 
     @classmethod
     def of(cls, given: Generator, *, quote_when_overloaded: bool, redact: Redact | None, redacting: Redacting) -> Self:
-        """Made of the one that was given."""
+        """Make the generators from the client's argument."""
         first = given.generators[0] if isinstance(given, FallbackGenerator) else given
         answering = _with_last_resort(given, quote_when_overloaded=quote_when_overloaded)
         alone = FallbackGenerator([first])
@@ -48,17 +48,17 @@ class Generators:
 
     @property
     def name(self) -> str:
-        """Of the one that was given."""
+        """The name of the generator that the client was given."""
         return name_of(self.given)
 
     @property
     def first_name(self) -> str:
-        """Of the model that is asked first."""
+        """The name of the first model."""
         return name_of(self.alone.generators[0])
 
     @property
     def named(self) -> dict[str, Generator]:
-        """Each that was given, by its name."""
+        """The given generators by their names."""
         each = self.given.generators if isinstance(self.given, FallbackGenerator) else (self.given,)
         return {name_of(generator): generator for generator in each}
 
@@ -77,7 +77,7 @@ def _with_last_resort(generator: Generator, *, quote_when_overloaded: bool) -> F
 
 
 def make_embedder(config: Config, policies: Policies | None = None) -> Embedder:
-    """The embedder that a configuration names, with its cache."""
+    """Return the embedder that a configuration names, with its cache."""
     embedder = _embedder(config, policies or Policies())
     if not config.embedding_cache_mb:
         return embedder
@@ -103,10 +103,10 @@ def _embedder(config: Config, policies: Policies) -> Embedder:
 
 
 def make_store(config: Config, policies: Policies, embedder: Embedder) -> Searcher:
-    """The store that a configuration names."""
+    """Return the store that a configuration names."""
     if config.dsn is None:
         raise ConfigurationError("no DSN: pass Config(dsn=Secret('postgresql://…')), or from_config(…, store=…)")
-    # The DSN is in no variable of its own: a tool that shows the variables of each frame would show it.
+    # The revealed DSN is never bound to a variable: tools that show the variables of each frame would show the password.
     if config.dsn.reveal().startswith(EMBEDDED_SCHEME):
         from ragcore.store.embedded import EmbeddedStore
 
@@ -137,7 +137,7 @@ def make_store(config: Config, policies: Policies, embedder: Embedder) -> Search
 
 
 def make_generator(config: Config, policies: Policies) -> Generator:
-    """The generator that a configuration names: its models, one after the other."""
+    """Return the generator that a configuration names. Several models become a `FallbackGenerator`, in their order."""
     generators: list[Generator] = []
     for model in config.models:
         if model == EXTRACTIVE:

@@ -1,4 +1,4 @@
-"""What a call of the client can be told beside what its search is told: each option with its type and its meaning, once."""
+"""The options of a client's calls, in addition to those of a search. Each option is documented once, here."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ class RetrieveOptions(SearchOptions, total=False):
     """The options of `retrieve`."""
 
     timeout: float | None
-    """Seconds for the whole call. None: as set (30)."""
+    """Seconds for the whole call. None: `Settings.timeout` (30)."""
 
 
 class AskOptions(RetrieveOptions, total=False):
     """The options of `ask` and `stream`."""
 
     history: Sequence[Turn | Mapping[str, object]]
-    """Earlier turns, oldest first; {"role", "content"} mappings do too."""
+    """Earlier turns, oldest first: `Turn`s, or mappings with "role" and "content"."""
     instructions: str | None
-    """What the answer should be like, in place of what is set. None: as set."""
+    """Instructions for the answer, which replace `Settings.instructions`. None: those of the settings."""
     max_tokens: int | None
-    """Of the answer. None: as set."""
+    """Largest number of tokens of the answer. None: the generator's own limit, else `Settings.max_tokens`."""
     temperature: float | None
-    """How freely the model chooses its words, from 0 to 2. None: as the generator has it (0)."""
+    """How freely the model chooses its words, from 0 to 2. None: the generator's own (0)."""
     stop: str | Sequence[str] | None
-    """Up to four texts that end the answer where they would come. None: none."""
+    """Up to four texts; the answer ends before the first of them. None: no such texts."""
 
 
 class TimedSimilarityOptions(SimilarityOptions, total=False):
     """The options of a client's `similarity`."""
 
     timeout: float | None
-    """Seconds for the whole call. None: as set (30)."""
+    """Seconds for the whole call. None: `Settings.timeout` (30)."""

@@ -1,7 +1,7 @@
-"""The client, and its view for one tenant: questions in, answers out, each by its deadline.
+"""The client, and its view for one tenant. Each call ends by its deadline.
 
-Read `ask` from top to bottom: validate, retrieve, prompt, generate, cite, which stand in `answering`. Here are the life cycle and the bookkeeping: each call
-has its deadline, its charge and its end, however it ends. Both faces stand in one file, since each of them names the other.
+Read `ask` from top to bottom: validate, retrieve, prompt, generate, cite. These steps are functions of `answering`. This module has the life cycle and the
+bookkeeping: each call has a deadline and is charged, however it ends. Both classes are in one file, since each of them refers to the other.
 """
 
 from __future__ import annotations
@@ -64,18 +64,18 @@ if TYPE_CHECKING:
 
 __all__ = ["RAG", "TenantView"]
 
-# Documents in one statement, and how often it is looked whether a tenant has more by now.
+# `delete_tenant`: documents in one statement, and how many times it checks for documents that were added meanwhile.
 DELETED_AT_ONCE = 1_000
 MOST_PASSES = 100
 
 
 class RAG(Part):
-    """The client: one per process and event loop, shared by all requests.
+    """Answers questions from a tenant's documents. Make one client per process and event loop, and share it between all requests.
 
     Args:
         retriever: finds the passages.
-        generator: writes the answer. Where it isn't a `FallbackGenerator` that ends in quotation, quotation is added as the last resort.
-        ingestor: for `add`; None: made of the retriever's embedder and store.
+        generator: writes the answer. Quotation is added as the last resort, unless it is a `FallbackGenerator` that ends with quotation.
+        ingestor: adds documents; None: one with the retriever's embedder and store.
         settings: None: the defaults.
 
     Example:
@@ -84,8 +84,8 @@ class RAG(Part):
             answer = await rag.ask("How long is the warranty?", tenant="acme", timeout=30)
         ```
 
-    All methods that wait raise `NotOpen` before `start` and after `aclose`, `WrongEventLoop` on another loop, `InvalidInput` for a blank tenant or
-    a timeout that isn't positive, and `DeadlineExceeded` when the time is used up.
+    All async methods raise `NotOpen` before `start` and after `aclose`, `WrongEventLoop` on another event loop, `InvalidInput` for a blank tenant or
+    a timeout that isn't positive, and `DeadlineExceeded` when their time is used up.
     """
 
     settings: Settings
@@ -132,10 +132,10 @@ class RAG(Part):
         generator: Generator | None = None,
         policies: Policies | None = None,
     ) -> Self:
-        """Make a client; what is given replaces what the config would make. Synchronous, no I/O.
+        """Make a client from a configuration. Components that are given replace those of the configuration. Does no I/O.
 
         Raises:
-            ConfigurationError: a setting that makes no sense, or a missing extra, model or key.
+            ConfigurationError: a setting is invalid, or an extra, a model or a key is missing.
         """
         policies = policies or Policies()
         embedder = embedder or make_embedder(config, policies)
@@ -165,17 +165,17 @@ class RAG(Part):
 
     @property
     def retriever(self) -> Retriever:
-        """For `explore` and debug routes."""
+        """The client's retriever, for `explore` and debug routes."""
         return self._retriever
 
     async def aclose(self, *, drain: float | None = None) -> None:
-        """Take no new calls, wait for the running ones, close the parts that were started here. Idempotent.
+        """Close the client: refuse new calls, wait for running calls, then close the components that it started. Idempotent.
 
         Args:
-            drain: seconds that running calls get before they are cancelled; None: as set.
+            drain: seconds that running calls get before they are cancelled; None: `Settings.drain`.
         """
         seconds = self.settings.drain if drain is None else drain
-        if self._closing is not None:  # by another task, which may have been told to wait longer
+        if self._closing is not None:  # another task closes it already, perhaps with a longer drain time
             self._calls.hurry(seconds)
         else:
             self._drain = seconds
@@ -193,19 +193,19 @@ class RAG(Part):
         """Answer a question from the tenant's documents.
 
         Args:
-            question: goes into the search alone, and into the prompt with the history.
-            tenant: whose documents.
+            question: the search uses the question alone; the prompt also has the history.
+            tenant: the owner of the documents.
             options: timeout, history, instructions, max_tokens, temperature, stop, top_k, score_threshold, filter, mode, degrade, as
                 `options.AskOptions` describes them.
 
         Returns:
-            The answer; `found` is False, and the text says so, if the documents don't answer the question.
+            The answer. If the documents don't answer the question, `found` is False and the text says so.
 
         Raises:
-            InvalidInput: before anything is sent.
-            StoreError: there is nothing to answer from.
-            Overloaded: no room, as soon as that is known.
-            EmbeddingError, GenerationError, CircuitOpen: with `degrade=False`.
+            InvalidInput: an argument is invalid. Raised before anything is sent.
+            StoreError: the search failed, so there are no passages to answer from.
+            Overloaded: a dependency has no place for the call. Raised as soon as this is known.
+            EmbeddingError, GenerationError, CircuitOpen: a dependency failed, and `degrade` is False.
         """
         check_options(options, AskOptions, "ask")
         async with self._limited("ask", tenant, options.get("timeout")) as call:
@@ -226,9 +226,10 @@ class RAG(Part):
         tenant: str | UUID,
         **options: Unpack[AskOptions],
     ) -> AbstractAsyncContextManager[AnswerStream]:
-        """Answer a question in pieces; arguments and errors as `ask`.
+        """Answer a question in pieces. Arguments and errors are those of `ask`.
 
-        Entering validates and retrieves, so what fails there can still become a status code. It may be entered, read and left in three tasks.
+        Entering the stream validates and retrieves, so a web application can still answer these errors with a status code. The stream may be entered, read
+        and left in different tasks.
 
         Example:
             ```python
@@ -251,7 +252,7 @@ class RAG(Part):
         tenant: str | UUID,
         **options: Unpack[RetrieveOptions],
     ) -> Retrieval:
-        """The passages for a question; arguments and errors as `ask`."""
+        """Return the passages for a question. Arguments and errors are those of `ask`."""
         check_options(options, RetrieveOptions, "retrieve")
         async with self._limited("retrieve", tenant, options.get("timeout")) as call:
             retrieval = await retrieve(call, self._retriever, question, search_of(options, self.settings))
@@ -267,7 +268,7 @@ class RAG(Part):
         tenant: str | UUID,
         **options: Unpack[TimedSimilarityOptions],
     ) -> SimilarityReport:
-        """How near the tenant's chunks are to a question; the threshold is judged, not applied. As `Retriever.similarity`."""
+        """Report how near the tenant's chunks are to a question, and the effect that a threshold would have. See `Retriever.similarity`."""
         check_options(options, TimedSimilarityOptions, "similarity")
         async with self._limited("similarity", tenant, options.get("timeout")) as call:
             report = await self._retriever.similarity(
@@ -289,7 +290,14 @@ class RAG(Part):
         progress: Callable[[IngestReport], None] | None = None,
         document_timeout: float | None = None,
     ) -> IngestReport:
-        """Add documents, or replace those with the same ids. As `Ingestor.add`; the seconds for each document are as set if not given."""
+        """Add documents, or replace those with the same ids. See `Ingestor.add`.
+
+        Args:
+            documents: documents, or files that could not be read.
+            tenant: the owner of the documents.
+            progress: called with the report so far.
+            document_timeout: seconds for each step of a document; None: `Settings.document_timeout`.
+        """
         ingestor = self._ingesting()
         limit = check_timeout(document_timeout, name="document_timeout") or self.settings.document_timeout
         with self._call("add", check_tenant(tenant), None, bounded=False) as call:
@@ -299,7 +307,7 @@ class RAG(Part):
             return report
 
     async def delete(self, document_ids: Iterable[str], /, *, tenant: str | UUID, timeout: float | None = None) -> int:
-        """Remove documents; how many there were. Unknown ids are no error."""
+        """Remove documents, and return how many existed. Unknown ids are ignored."""
         ids = check_ids(document_ids)
         with self._call("delete", check_tenant(tenant), timeout) as call, _store_errors("write"):
             call.stage = "write"
@@ -307,14 +315,14 @@ class RAG(Part):
             return call.documents
 
     async def delete_tenant(self, *, tenant: str | UUID, timeout: float | None = None) -> Erased:
-        """Erase all that is kept of a tenant here: its documents with their chunks, its vectors in the cache, its finished calls, its counts.
+        """Erase a tenant's data: its documents with their chunks, its vectors in the cache, its finished calls, its counts.
 
-        It looks again until nothing is left, so what is added meanwhile goes too.
+        Repeats until no document is left, so documents that are added meanwhile are erased too.
 
-        What stays elsewhere (dead rows until VACUUM, the WAL, backups, logs, other processes' caches) is in the page on security.
+        The page on security lists the places where copies remain: dead rows until VACUUM, the WAL, backups, logs, and caches of other processes.
 
         Raises:
-            StoreError: what was erased before stays erased; call it again.
+            StoreError: the erasure is incomplete; call it again.
         """
         with self._call("delete_tenant", check_tenant(tenant), timeout) as call, _store_errors("write"):
             call.stage = "write"
@@ -334,7 +342,7 @@ class RAG(Part):
             return Erased(documents, chunks, vectors, self._calls.forget(name))
 
     async def documents(self, *, tenant: str | UUID, timeout: float | None = None) -> Mapping[str, str]:
-        """Content hash by id, of all documents that the tenant has."""
+        """Return the content hashes of all documents of the tenant, by id."""
         with self._call("documents", check_tenant(tenant), timeout) as call, _store_errors("search"):
             call.stage = "search"
             known = await self._store("documents").hashes(None, tenant=call.tenant)
@@ -342,22 +350,22 @@ class RAG(Part):
             return known
 
     def for_tenant(self, tenant: str | UUID, /) -> TenantView:
-        """The same methods with the tenant bound: cheap, one per request."""
+        """Return a view with the same methods for one tenant. It is cheap: make one for each request."""
         return TenantView(self, check_tenant(tenant))
 
     async def health(self) -> Health:
-        """Whether the client can do its work. Never raises, never takes longer than `settings.health_timeout`, cached for a second."""
+        """Check the client and its dependencies. Never raises, takes at most `Settings.health_timeout` seconds, and is cached for a second."""
         return await self._health.check(self, self.settings.health_timeout)
 
     async def describe(self) -> dict[str, Any]:
-        """Versions, settings, database, role, schema, counts; None for what could not be reached. Secrets are redacted."""
+        """Return versions, settings, database, role, schema and counts, without secrets. None stands for a value that could not be read."""
         return {
             **await describe(self, self.settings.health_timeout),
             "generators": self._generators.answering.describe(),
         }
 
     def stats(self) -> Stats:
-        """A snapshot of policies, pools, caches and calls."""
+        """Return a snapshot of policies, pools, caches and calls."""
         embedder, store = self._retriever.embedder, self._retriever.store
         generators = {f"generation {name}": generator for name, generator in self._generators.named.items()}
         parts: dict[str, object] = {"embedding": embedder, "store": store, **generators}
@@ -373,11 +381,11 @@ class RAG(Part):
         )
 
     def inflight(self) -> tuple[CallInfo, ...]:
-        """Running calls, oldest first, with the stage they are in and what they wait for."""
+        """Return the running calls, oldest first, each with its stage and the line of code at which it waits."""
         return self._calls.inflight()
 
     def recent(self) -> tuple[CallInfo, ...]:
-        """The last `settings.recent` finished calls, oldest first."""
+        """Return the last `Settings.recent` finished calls, oldest first."""
         return self._calls.recent()
 
     async def _open(self) -> None:
@@ -399,7 +407,7 @@ class RAG(Part):
 
     @contextmanager
     def _call(self, method: str, tenant: str, timeout: float | None, *, bounded: bool = True) -> Iterator[Call]:
-        """A call of a tenant that has been checked, from its validation to its end: within its deadline, in `inflight`, and accounted for however it ends."""
+        """Run a block as a call of a checked tenant: bounded by its deadline, listed in `inflight`, and recorded however it ends."""
         call = self._begin(method, tenant, timeout, bounded=bounded)
         try:
             with call:
@@ -411,10 +419,10 @@ class RAG(Part):
 
     @asynccontextmanager
     async def _limited(self, method: str, tenant: str | UUID, timeout: float | None) -> AsyncIterator[Call]:
-        """A call that counts against its tenant's limits."""
+        """Run a block as a call that counts against its tenant's limits."""
         self._check_open()
         name = check_tenant(tenant)
-        # Before the call begins: a tenant over its limits must cost next to nothing, and leave no trace among the calls.
+        # Before the call begins: refusing a tenant must cost almost nothing, and the call must not appear in `recent`.
         self._charging.admit(name)
         begun: Call | None = None
         try:
@@ -429,16 +437,16 @@ class RAG(Part):
     def _begin(self, method: str, tenant: str, timeout: float | None, *, bounded: bool = True) -> Call:
         self._check_open()
         if self._calls.closed:
-            raise NotOpen("the client is being closed: it takes no new calls")
+            raise NotOpen("the client is closing and accepts no new calls")
         seconds = (check_timeout(timeout) or self.settings.timeout) if bounded else None
         return self._calls.begin(method, tenant, seconds)
 
     def limits(self, *, tenant: str | UUID) -> tuple[LimitState, ...]:
-        """What is left of a tenant's limits for each minute; () where none are set."""
+        """Return the rest of a tenant's limits for each minute; () if none are set."""
         return self._charging.quota.state(check_tenant(tenant))
 
     def used(self) -> Mapping[tuple[str, str], UsedTokens]:
-        """Tokens and cost by tenant and model, since the client was made. Sum them as you need."""
+        """Return tokens and cost by tenant and model, since the client was made."""
         return self._charging.quota.used()
 
     @asynccontextmanager
@@ -458,7 +466,7 @@ class RAG(Part):
             call.failed(error)
             await self._charging.settle(call, self._owner)
             raise
-        # Its line in the audit log comes at its end; what is handed out before that must not be lost with the process.
+        # The audit log gets the call's line when it ends. This line records the passages that the caller sees even if the process dies before that.
         record(
             "stream", call.tenant, by=call.actor, call_id=call.id, outcome="begun", passages=call.passages, documents=0
         )
@@ -487,13 +495,13 @@ class RAG(Part):
         return answer
 
     def _redact_with(self, redact: Redact | None) -> None:
-        """A setting of the client holds for its parts: one that was forgotten would send what must not be sent."""
+        """Give the setting to all components: one without it would send texts that must be redacted."""
         for part in (self._retriever, self._ingestor):
             if part is None or redact is None or part.redact == redact:
                 continue
             if part.redact is not None:
                 raise ConfigurationError(
-                    f"the {type(part).__name__} has another redact than the settings: give it the same, or none"
+                    f"the redact of the {type(part).__name__} differs from that of the settings: pass the same one, or none"
                 )
             part.redact = redact
 
@@ -509,7 +517,7 @@ class RAG(Part):
     def _store(self, what: str) -> Store:
         store = self._retriever.store
         if not isinstance(store, Store):
-            raise Unsupported(f"{what} needs a Store, and {type(store).__name__} is a Searcher only", stage="write")
+            raise Unsupported(f"{what} needs a Store, and {type(store).__name__} is only a Searcher", stage="write")
         return store
 
 
@@ -527,7 +535,7 @@ class TenantView:
 
     @property
     def tenant(self) -> str:
-        """Whose documents."""
+        """The owner of the documents."""
         return self._tenant
 
     @spelled_out(AskOptions)
@@ -537,7 +545,7 @@ class TenantView:
         /,
         **options: Unpack[AskOptions],
     ) -> Answer:
-        """As `RAG.ask`."""
+        """Answer a question from the tenant's documents. See `RAG.ask`."""
         return await self._rag.ask(
             question,
             tenant=self._tenant,
@@ -551,7 +559,7 @@ class TenantView:
         /,
         **options: Unpack[AskOptions],
     ) -> AbstractAsyncContextManager[AnswerStream]:
-        """As `RAG.stream`."""
+        """Answer a question in pieces. See `RAG.stream`."""
         return self._rag.stream(
             question,
             tenant=self._tenant,
@@ -565,7 +573,7 @@ class TenantView:
         /,
         **options: Unpack[RetrieveOptions],
     ) -> Retrieval:
-        """As `RAG.retrieve`."""
+        """Return the passages for a question. See `RAG.retrieve`."""
         return await self._rag.retrieve(
             question,
             tenant=self._tenant,
@@ -579,7 +587,7 @@ class TenantView:
         /,
         **options: Unpack[TimedSimilarityOptions],
     ) -> SimilarityReport:
-        """As `RAG.similarity`."""
+        """Report how near the tenant's chunks are to a question. See `RAG.similarity`."""
         return await self._rag.similarity(question, tenant=self._tenant, **options)
 
     async def add(
@@ -590,25 +598,25 @@ class TenantView:
         progress: Callable[[IngestReport], None] | None = None,
         document_timeout: float | None = None,
     ) -> IngestReport:
-        """As `RAG.add`."""
+        """Add documents, or replace those with the same ids. See `RAG.add`."""
         return await self._rag.add(documents, tenant=self._tenant, progress=progress, document_timeout=document_timeout)
 
     async def delete(self, document_ids: Iterable[str], /, *, timeout: float | None = None) -> int:
-        """As `RAG.delete`."""
+        """Remove documents, and return how many existed. See `RAG.delete`."""
         return await self._rag.delete(document_ids, tenant=self._tenant, timeout=timeout)
 
     async def delete_tenant(self, *, timeout: float | None = None) -> Erased:
-        """As `RAG.delete_tenant`."""
+        """Erase the tenant's data. See `RAG.delete_tenant`."""
         return await self._rag.delete_tenant(tenant=self._tenant, timeout=timeout)
 
     async def documents(self, *, timeout: float | None = None) -> Mapping[str, str]:
-        """As `RAG.documents`."""
+        """Return the content hashes of the tenant's documents, by id. See `RAG.documents`."""
         return await self._rag.documents(tenant=self._tenant, timeout=timeout)
 
 
 @contextmanager
 def _store_errors(stage: str) -> Iterator[None]:
-    """What a store of the user's raises comes out as `StoreError`."""
+    """Turn exceptions of a custom store into `StoreError`."""
     try:
         yield
     except RagcoreError:

@@ -1,4 +1,4 @@
-"""An answer as it comes: first the passages, then the text in pieces, then the whole."""
+"""The stream of an answer: first the passages, then the text in pieces, then the whole answer."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = ["AnswerStream"]
 
 
 class AnswerStream:
-    """An async iterator of `Retrieved`, then `Delta`s, then `Done`; made by `RAG.stream`.
+    """An async iterator of `Retrieved`, then `Delta`s, then `Done`. Made by `RAG.stream`.
 
-    It may be entered, read and left in different tasks: no cancel scope is open between two events. The reader's own time counts in the
-    deadline; a stream that nobody reads is closed at its deadline. A failure in mid-stream raises with `.partial_text`.
+    A stream may be entered, read and left in different tasks: no cancel scope is open between two events. The time that the reader takes between events
+    counts towards the deadline. A stream that is no longer read is closed at its deadline. An error in the middle of a stream has `.partial_text`.
 
-    Invariant: `_left` is set exactly when the call is finished and nothing of the model's is read any more; who sets it closes what is open, and closing
-    twice does nothing. While a step is under way, nobody but that step touches `_events` and `_stack`.
+    Invariant: `_left` is set exactly when the call is finished and nothing more is read from the model. The code that sets it also closes `_events` and
+    `_stack`; closing twice does nothing. While a step is under way, only that step touches `_events` and `_stack`.
     """
 
     def __init__(
@@ -51,13 +51,13 @@ class AnswerStream:
         self._text = ""
         self._answer: Answer | None = None
         self._left = anyio.Event()
-        # The client's task, not the reader's: a reader that forgets the stream can't be relied on to end anything.
+        # In a task of the client, not of the reader: a reader that forgets the stream never closes it.
         call.timed_by_owner = True
         owner.spawn(self._close_at_deadline, name="abandoned stream")
 
     @property
     def call_id(self) -> str:
-        """The id of the call, as the answer and the errors have it."""
+        """The id of the call. The answer and the errors have the same id."""
         return self._call.id
 
     def __aiter__(self) -> Self:
@@ -69,20 +69,20 @@ class AnswerStream:
         if self._left.is_set() and self._answer is None:
             raise self._ended()
         try:
-            # The deadline's scope is opened for this step alone, and closed before the event is handed out.
+            # The deadline's scope is open for this step only, and is closed before the event is returned.
             with self._call:
                 return await self._events.__anext__()
         except StopAsyncIteration:
             raise
-        except BaseException as error:  # a cancellation too: the stream can't be resumed in the middle of a piece
+        except BaseException as error:  # also a cancellation: the stream can't continue in the middle of a piece
             await self._failed(error)
             raise
 
     async def answer(self) -> Answer:
-        """Read what is left, and the whole answer.
+        """Read the rest of the stream, and return the whole answer.
 
         Raises:
-            GenerationError, DeadlineExceeded, …: it broke; `.partial_text` is what came before.
+            GenerationError, DeadlineExceeded, …: the stream failed; `.partial_text` is the text until then.
         """
         async for _ in self:
             pass
@@ -91,7 +91,7 @@ class AnswerStream:
         return self._answer
 
     async def aclose(self) -> None:
-        """Leave: what still runs is cancelled, the model's request is closed."""
+        """Abandon the stream: cancel the step under way, and close the request to the model."""
         self._left.set()
         self._call.finish("cancelled" if self._answer is None else "ok")
         await self._abandon()
@@ -111,16 +111,16 @@ class AnswerStream:
                 self._text += piece
                 yield Delta(piece)
             if generation is None:
-                raise GenerationError("the generator's stream ended without a result: it broke", stage="generate")
-            # Before the answer is handed out: the connection is free, and the place in the bulkhead is back, however slow the reader is from here.
+                raise GenerationError("the generator's stream ended without a result", stage="generate")
+            # Before the answer is returned: a slow reader must not hold the connection and the place in the bulkhead.
             await self._close()
             self._call.on_stage("generate", anyio.current_time() - began)
         self._answer = self._finish(self._call, self._retrieval, self._prompt, generation)
         if not self._text:
             yield Delta(self._answer.text)
-        elif not self._answer.found:  # the model said why before it said that it doesn't
+        elif not self._answer.found:  # the model wrote a reason before its marker for "not found"
             yield Delta(f"\n\n{self._answer.text}")
-        # Before the last event: a reader may stop at it, and never come back for the end of the iteration.
+        # Before the last event: a reader may stop there and never ask for the end of the iteration.
         self._left.set()
         self._call.finish("degraded" if self._call.degraded else "ok")
         yield Done(self._answer)
@@ -128,20 +128,20 @@ class AnswerStream:
     async def _failed(self, error: BaseException) -> None:
         if isinstance(error, RagcoreError):
             error.partial_text = error.partial_text or self._text
-        # The call ends before the clean-up, which may take its time, and in which a second cancellation may come.
+        # The call ends before the clean-up: that may be slow, and a second cancellation may interrupt it.
         self._call.failed(error)
         self._left.set()
         await self._abandon()
 
     async def _close(self) -> None:
-        # Taken away first: two who close at once must not leave the generator twice.
+        # Replaced first: two tasks that close at once must not close the generator twice.
         stack, self._stack = self._stack, AsyncExitStack()
         with cleaning_up():
             await close_quietly(stack)
 
     async def _abandon(self) -> None:
-        if self._call.stepping:  # another task is waiting for an event: it is cancelled, and cleans up
-            self._call.cancel("the stream was left while another task was reading it")
+        if self._call.stepping:  # another task waits for an event: cancel it; it cleans up
+            self._call.cancel("the stream was closed while another task was reading it")
             return
         with cleaning_up():
             await close_quietly(self._events)
@@ -151,7 +151,7 @@ class AnswerStream:
         with anyio.move_on_after(self._call.remaining()):
             await self._left.wait()
             return
-        if self._call.stepping:  # somebody reads: the step ends here, or by the reader's own scope, and leaves
+        if self._call.stepping:  # a reader waits: its step ends now, by `expire` or by its own scope, and cleans up
             self._call.expire()
             with anyio.move_on_after(2 * CLEAN_UP):
                 await self._left.wait()
@@ -164,6 +164,6 @@ class AnswerStream:
         if self._call.remaining() == 0:
             error: RagcoreError = self._call.expired()
         else:
-            error = NotOpen("the stream has been left: enter a new one", stage="generate")
+            error = NotOpen("the stream is closed: enter a new one", stage="generate")
         error.partial_text = self._text
         return error

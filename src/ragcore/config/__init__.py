@@ -1,4 +1,4 @@
-"""What can be set, and the one place where ragcore itself reads the environment."""
+"""Configuration. ragcore reads environment variables only in this package."""
 
 from ragcore.config.config import EMBEDDED_SCHEME as EMBEDDED_SCHEME
 from ragcore.config.config import EXTRACTIVE as EXTRACTIVE

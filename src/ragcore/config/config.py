@@ -1,4 +1,4 @@
-"""`Config`: what a client is made of."""
+"""`Config`: the components of a client, and its settings."""
 
 from __future__ import annotations
 
@@ -27,26 +27,27 @@ EMBEDDED_SCHEME = "embedded:"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """What a client is made of. `dataclasses.replace` changes it.
+    """The components of a client, and its settings. `dataclasses.replace` makes a changed copy.
 
     Attributes:
-        dsn: of PostgreSQL, of a role that owns nothing.
-        api_key, base_url: of the OpenAI-compatible server; None: as its SDK finds them.
-        embedding_api_key, embedding_base_url, generation_api_key, generation_base_url: where embedding or generation has a server of its own; None: as
-            `api_key` and `base_url`.
-        embedding_model: "all-MiniLM-L6-v2" runs on this machine, any other name on the server.
-        embedding_dimension: of a model that isn't OpenAI's own; None: known.
-        embedding_cache_mb, embedding_cache_ttl: MiB for the vectors of questions that were asked before, and seconds that each is good for; 0 MiB: none.
-        models: to generate with, in the order to ask them; "extractive" quotes, without a model, and is always there as the last resort.
-        top_k, score_threshold, mode: of retrieval.
-        chunk_tokens, overlap_tokens, embed_text: of the chunks that documents are cut into, as in `Ingestor`. A change concerns documents when they are added
-            again; all of them are then made anew.
+        dsn: the address and login of PostgreSQL. The role must own nothing.
+        api_key, base_url: of the OpenAI-compatible server; None: the defaults of OpenAI's SDK.
+        embedding_api_key, embedding_base_url, generation_api_key, generation_base_url: of a separate server for embedding or for generation; None: `api_key`
+            and `base_url`.
+        embedding_model: "all-MiniLM-L6-v2" runs on this machine, any other model on the server.
+        embedding_dimension: numbers in a vector; None: known for OpenAI's models. Required for other models on a server.
+        embedding_cache_mb, embedding_cache_ttl: size in MiB of the cache for the vectors of questions, and seconds for which a vector is kept. 0 MiB: no cache.
+        models: the models that write answers; each is the fallback of the one before it. "extractive" quotes the documents without a model; the client
+            always adds it as the last resort.
+        top_k, score_threshold, mode: defaults of each search.
+        chunk_tokens, overlap_tokens, embed_text: how documents are cut into chunks, as in `Ingestor`. A change applies to documents that are added afterwards;
+            a document that is added again is cut and embedded again.
         read_timeout: seconds for reading each file, as in `ingest.read`.
-        schema: the collection in PostgreSQL, which `store.migrate` or `ragcore migrate` made.
-        language: of text search, for a collection that the embedded database makes: a configuration of PostgreSQL's, such as "german", or "simple".
-            None: english for a new one, else as it is.
+        schema: the collection in PostgreSQL. `store.migrate` or `ragcore migrate` creates it.
+        language: of full-text search, for a collection that the embedded database creates: a text search configuration of PostgreSQL, such as "german" or
+            "simple". None: "english" for a new collection; an existing collection keeps its own.
         pool_size, ef_search, exact_rows, allow_unsafe_role: as in `PgVectorStore`.
-        settings: how the client behaves.
+        settings: timeouts, limits and texts.
     """
 
     dsn: Secret | None = None
@@ -95,10 +96,10 @@ class Config:
                 f"embedding_cache_ttl is {self.embedding_cache_ttl!r}: it must be a positive, finite number of seconds"
             )
         if not self.models:
-            raise ConfigurationError("models is empty: name a model, or 'extractive' for quotations without one")
+            raise ConfigurationError("models is empty: name a model, or 'extractive' for quotation without a model")
 
     def __repr__(self) -> str:
-        """Without the credentials that an address may hold."""
+        """The fields, without credentials in addresses."""
         shown = []
         for one in fields(self):
             value = getattr(self, one.name)
@@ -114,21 +115,21 @@ class Config:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, /) -> Self:
-        """Read DATABASE_URL or libpq's PG*, OPENAI_API_KEY, OPENAI_BASE_URL and RAGCORE_*.
+        """Read the configuration from environment variables. It never falls back to local components.
 
-        RAGCORE_EMBEDDING_API_KEY, RAGCORE_EMBEDDING_BASE_URL, RAGCORE_GENERATION_API_KEY and RAGCORE_GENERATION_BASE_URL stand in place of OPENAI_API_KEY
-        and OPENAI_BASE_URL for one of the two. The others are RAGCORE_EMBEDDING_MODEL, RAGCORE_EMBEDDING_DIMENSION, RAGCORE_EMBEDDING_CACHE_MB,
-        RAGCORE_EMBEDDING_CACHE_TTL, RAGCORE_MODELS (commas between),
+        The variables are DATABASE_URL or the PG* variables of libpq, OPENAI_API_KEY, OPENAI_BASE_URL, and:
+        RAGCORE_EMBEDDING_API_KEY, RAGCORE_EMBEDDING_BASE_URL, RAGCORE_GENERATION_API_KEY and RAGCORE_GENERATION_BASE_URL, which replace OPENAI_API_KEY and
+        OPENAI_BASE_URL for embedding or for generation;
+        RAGCORE_EMBEDDING_MODEL, RAGCORE_EMBEDDING_DIMENSION, RAGCORE_EMBEDDING_CACHE_MB, RAGCORE_EMBEDDING_CACHE_TTL, RAGCORE_MODELS (separated by commas),
         RAGCORE_TOP_K, RAGCORE_SCORE_THRESHOLD, RAGCORE_MODE, RAGCORE_CHUNK_TOKENS, RAGCORE_OVERLAP_TOKENS, RAGCORE_EMBED_TEXT, RAGCORE_READ_TIMEOUT,
-        RAGCORE_SCHEMA, RAGCORE_LANGUAGE, RAGCORE_POOL_SIZE, RAGCORE_EF_SEARCH,
-        RAGCORE_EXACT_ROWS, RAGCORE_ALLOW_UNSAFE_ROLE, and RAGCORE_ with the name
-        of each field of `Settings`.
+        RAGCORE_SCHEMA, RAGCORE_LANGUAGE, RAGCORE_POOL_SIZE, RAGCORE_EF_SEARCH, RAGCORE_EXACT_ROWS and RAGCORE_ALLOW_UNSAFE_ROLE;
+        and RAGCORE_ with the name of each field of `Settings`.
 
         Args:
-            environ: None: the process's own.
+            environ: the variables; None: those of the process.
 
         Raises:
-            ConfigurationError: something is missing or not of its kind, or a RAGCORE_ name is a misspelt one. It never falls back to local parts.
+            ConfigurationError: a variable is missing or has an invalid value, or the name of a RAGCORE_ variable is misspelt.
         """
         env = Environment(os.environ if environ is None else environ)
         env.check_names()
@@ -162,7 +163,7 @@ class Config:
         )
         if config.dsn is None:
             raise ConfigurationError(
-                "DATABASE_URL is not set: postgresql://user:password@host:port/database, of a role that owns nothing"
+                "DATABASE_URL is not set: set it to postgresql://user:password@host:port/database, with a role that owns nothing"
             )
         remote = [] if config.generation_api_key else [model for model in config.models if model != EXTRACTIVE]
         if not config.embeds_locally and config.embedding_api_key is None:
@@ -170,13 +171,16 @@ class Config:
         if remote and config.api_key is None:
             raise ConfigurationError(
                 f"OPENAI_API_KEY is not set, and {' and '.join(remote)} {'need' if len(remote) > 1 else 'needs'} it "
-                "('none' for a server that wants no key; RAGCORE_MODELS=extractive quotes the documents without a model)"
+                "(set it to 'none' for a server without keys; RAGCORE_MODELS=extractive quotes the documents without a model)"
             )
         return config
 
     @classmethod
     def local(cls, folder: str | PathLike[str], /) -> Self:
-        """All on this machine: embedded PostgreSQL in `folder`, the local embedder, quotation without a model. Extras `embedded` and `local`."""
+        """Return a configuration that runs on this machine: embedded PostgreSQL in `folder`, the local embedder, quotation without a model.
+
+        Needs the extras `embedded` and `local`.
+        """
         return cls(
             dsn=Secret(EMBEDDED_SCHEME + str(Path(folder))),
             embedding_model=LOCAL_EMBEDDING_MODELS[0],

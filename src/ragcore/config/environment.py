@@ -1,4 +1,4 @@
-"""The variables of the environment: their names, and what their texts mean."""
+"""Environment variables: their names, and how their values are parsed."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ OWN = (
     "RAGCORE_ALLOW_UNSAFE_ROLE",
 )
 
-# What Kubernetes puts into the environment of each pod for a service that is called ragcore, or begins so.
+# Variables that Kubernetes sets in each pod for a service whose name is or begins with ragcore.
 KUBERNETES = re.compile(
     r"RAGCORE_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:ADDR|PORT|PROTO))?)?)"
 )
-# A name as near as this to a known one is that one, misspelt.
+# An unknown name that is at least this similar to a known one counts as misspelt.
 MISSPELT = 0.75
 
-# What libpq reads of the environment besides login, host and database, with the names that a DSN has for it.
+# libpq's variables, except those for login, host and database, and their names in a DSN.
 LIBPQ = {
     "PGSSLMODE": "sslmode",
     "PGSSLROOTCERT": "sslrootcert",
@@ -78,48 +78,48 @@ LIBPQ = {
 
 
 class Environment:
-    """Reads ragcore's variables. An empty variable is one that is not set.
+    """Reads ragcore's variables. An empty variable counts as not set.
 
     Args:
-        variables: by their names, such as `os.environ`.
+        variables: values by names, such as `os.environ`.
     """
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         self._variables = variables
 
     def check_names(self) -> None:
-        """Check that no RAGCORE_ name is misspelt. Names that resemble none of ours are ignored, with a warning: they are somebody else's.
+        """Check that no RAGCORE_ name is misspelt. A name that resembles no known one is ignored with a warning: it belongs to another program.
 
-        Kubernetes gives a pod RAGCORE_PORT and RAGCORE_SERVICE_HOST if a service is called ragcore.
+        Kubernetes sets RAGCORE_PORT and RAGCORE_SERVICE_HOST in a pod if a service is called ragcore.
 
         Raises:
-            ConfigurationError: a name is nearly that of a setting.
+            ConfigurationError: a name resembles the name of a setting.
         """
         known = (*OWN, *SETTINGS, *COMMAND_LINE_VARIABLES)
         for name in self._variables:
             if not name.startswith("RAGCORE_") or name in known or KUBERNETES.fullmatch(name):
                 continue
-            # Without what all begin with, which would make all of them alike.
+            # Without the common prefix, which would make all names similar.
             own = name.removeprefix("RAGCORE_")
             near = difflib.get_close_matches(own, [one.removeprefix("RAGCORE_") for one in known], n=1, cutoff=MISSPELT)
             if near:
                 raise ConfigurationError(f"{name} is not a setting of ragcore; did you mean RAGCORE_{near[0]}?")
-            logger.warning("%s is not a setting of ragcore, and is ignored", name)
+            logger.warning("%s is ignored: it is not a setting of ragcore", name)
 
     def text(self, name: str) -> str | None:
-        """Return a variable as it is; None: not set."""
+        """Return a variable's text; None if it is not set."""
         return self._variables.get(name) or None
 
     def secret(self, name: str) -> Secret | None:
-        """Return a variable that must not be shown; None: not set."""
+        """Return a variable that must not be shown; None if it is not set."""
         value = self.text(name)
         return None if value is None else Secret(value)
 
     def read(self, name: str, kind: Callable[[str], T], default: D) -> T | D:
-        """Return a variable as what `kind` makes of it; `default`: not set.
+        """Return a variable's value, converted by `kind`; `default` if it is not set.
 
         Raises:
-            ConfigurationError: it is not of that kind.
+            ConfigurationError: `kind` rejects the value.
         """
         text = self._variables.get(name, "").strip()
         if not text:
@@ -132,14 +132,14 @@ class Environment:
             raise ConfigurationError(f"{name} is {text!r}: it must be {ARTICLES.get(kind, 'another value')}") from None
 
     def names(self, name: str) -> tuple[str, ...]:
-        """Return the names in a variable, which have commas between them; (): not set."""
+        """Return the names in a variable, which are separated by commas; () if it is not set."""
         return tuple(one.strip() for one in self._variables.get(name, "").split(",") if one.strip())
 
     def settings(self) -> Settings:
-        """Return the fields of `Settings`, each from RAGCORE_ and its name.
+        """Return the settings. The variable of each field is RAGCORE_ and the field's name.
 
         Raises:
-            ConfigurationError: one of them is not of its kind.
+            ConfigurationError: a value is invalid.
         """
         kinds: dict[str, Callable[[str], Any]] = {
             "float": float,
@@ -155,10 +155,10 @@ class Environment:
         return Settings(**{name: value for name, value in given.items() if value is not None})
 
     def dsn(self) -> Secret | None:
-        """Return DATABASE_URL, or a DSN of what libpq's PG* name; None: no database is named.
+        """Return DATABASE_URL, or a DSN made from libpq's PG* variables; None if neither names a database.
 
         Raises:
-            ConfigurationError: PGHOST and PGPORT don't fit together.
+            ConfigurationError: PGHOST and PGPORT name different numbers of servers.
         """
         env = self._variables
         if env.get("DATABASE_URL"):
@@ -176,7 +176,7 @@ class Environment:
                 f"PGHOST names {len(hosts)} hosts and PGPORT {len(ports)} ports: give one, or one for each host"
             )
         where = ""
-        if any(host.startswith("/") for host in hosts):  # a folder with the server's socket
+        if any(host.startswith("/") for host in hosts):  # the folder of the server's socket
             options["host"] = ",".join(hosts)
             if ports != [""]:
                 options["port"] = ",".join(ports)
@@ -189,10 +189,10 @@ class Environment:
 
 
 def boolean(text: str) -> bool:
-    """Return what a text such as "true", "off" or "1" means.
+    """Return the truth value of a text such as "true", "off" or "1".
 
     Raises:
-        ValueError: it is none of them.
+        ValueError: the text is no truth value.
     """
     if text.lower() in ("1", "true", "yes", "on"):
         return True
@@ -201,12 +201,12 @@ def boolean(text: str) -> bool:
     raise ValueError(text)
 
 
-# How a message says what a kind must be.
+# The description of each kind of value in error messages.
 ARTICLES: dict[Any, str] = {int: "a whole number", float: "a number", boolean: "true or false"}
 
 
 def _prices(path: str) -> Mapping[str, Price]:
-    """A price table: a JSON file like {"gpt-4o-mini": {"prompt": 0.15, "completion": 0.60}}, a million tokens each."""
+    """Read a price table: a JSON file such as {"gpt-4o-mini": {"prompt": 0.15, "completion": 0.60}}. Prices are for a million tokens."""
     try:
         rows = json.loads(Path(path).read_text(encoding="utf-8"))
         return {

@@ -1,4 +1,4 @@
-"""How a client behaves, and which policy watches over which dependency."""
+"""`Settings`: how a client behaves. `Policies`: the resilience policy of each dependency."""
 
 from __future__ import annotations
 
@@ -14,41 +14,40 @@ from ragcore.types import Price
 __all__ = ["Policies", "Settings"]
 
 DEFAULT_NOT_FOUND = "I could not find the answer in your documents."
-DEFAULT_NOT_ANSWERED = (
-    "No answer can be written at the moment. This is the passage of your documents that is nearest to the question:"
-)
+DEFAULT_NOT_ANSWERED = "I can't generate an answer right now. The closest passage of your documents is:"
 DEFAULT_NOT_SEARCHED = "Your documents could not be searched completely at the moment. Please try again later."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How the client behaves.
+    """The settings of a client: timeouts, limits and texts.
 
     Attributes:
-        timeout: seconds for a call that names none.
-        document_timeout: seconds for each step of a document of an `add`: cutting it, embedding 256 of its chunks, writing 2,000 of them.
-        drain: seconds that running calls get when the client is closed.
-        degrade: whether another way is taken when a stage fails; False raises instead.
-        quote_when_overloaded: whether the passages are quoted where no model has room; False raises `Overloaded`, so that the caller can come back.
-        instructions: for every answer, besides the rules for citing; a call's own come in their place.
-        not_found: the answer's text when the documents don't answer the question.
-        not_searched: the answer's text when nothing was found because the search itself was at fault: the embedder was down, or the documents have no
+        timeout: seconds for a call that is made without `timeout`.
+        document_timeout: seconds for each step of a document in `add`: cutting it, embedding 256 of its chunks, writing 2,000 of them.
+        drain: seconds that running calls get when the client is closed, before they are cancelled.
+        degrade: whether a call degrades when a stage fails: full-text search without the embedder, quotation without the model. False: it raises the error.
+        quote_when_overloaded: whether the passages are quoted if no model has a place for the call; False: the call raises `Overloaded`, so that the caller
+            can try again later.
+        instructions: for every answer, in addition to the rules for citations. The `instructions` of a call replace them.
+        not_found: the answer's text if the documents don't answer the question.
+        not_searched: the answer's text if nothing was found because the search was incomplete: the embedder was down, or the documents have no
             embeddings of its model.
-        not_answered: stands before the nearest passage where no model could be reached and no sentence can be quoted as the answer.
-        prompt_tokens: of a prompt at most.
-        max_tokens: of an answer at most.
+        not_answered: text before the nearest passage, if no model could be reached and no sentence can be quoted as the answer.
+        prompt_tokens: largest number of tokens of a prompt.
+        max_tokens: largest number of tokens of an answer.
         recent: how many finished calls `RAG.recent()` remembers.
         health_timeout: seconds that `RAG.health()` may take.
         watchdog: whether a thread looks for hung calls, a blocked event loop and a full default executor, and reports them.
-        memory_mb: MiB of this process that `RAG.health()` judges its memory by; None: the cgroup's limit.
-        requests_per_minute, tokens_per_minute, calls_at_once: of each tenant, at most; a call beyond raises `LimitExceeded`. 0: no limit. None: no limit, and
-            the default of `ragcore serve` there.
-        share_limits: whether these limits hold for all processes that use the database together, which count there; False: each process counts for itself.
-        spending_per_day: of each tenant and day in UTC, at most, in the currency of the prices; None: no limit.
-        prices: what a million tokens cost, by model.
-        redact: what is taken out of texts before they go to a model or an embedder: a `Redaction`, or a function from text to text, which
-            runs on threads, at most 4 at once for each tenant. None: nothing.
-            RAGCORE_REDACT holds the kinds of a `Redaction` with commas between, or "all", and "reversible".
+        memory_mb: the memory limit of this process in MiB, for `RAG.health()`; None: the limit of the cgroup.
+        requests_per_minute, tokens_per_minute, calls_at_once: the limits of each tenant. A call beyond a limit raises `LimitExceeded`. 0: no limit.
+            None: no limit, except in `ragcore serve`, which has defaults.
+        share_limits: whether the processes that use the same database share these limits and count calls in it; False: each process counts its own calls.
+        spending_per_day: the limit of each tenant and day (UTC), in the currency of the prices; None: no limit.
+        prices: prices of a million tokens, by model.
+        redact: what is removed from texts before they go to a model or an embedder: a `Redaction`, or a function from text to text, which
+            runs on threads, at most 4 at once for each tenant. None: nothing is removed.
+            RAGCORE_REDACT holds the kinds of a `Redaction`, separated by commas, or "all", and "reversible".
     """
 
     timeout: float = 30.0
@@ -89,7 +88,7 @@ class Settings:
         if spending is not None and not (isinstance(spending, int | float) and 0 < spending < math.inf):
             raise ConfigurationError(f"spending_per_day is {spending!r}: it must be a positive number, or None")
         if spending is not None and not self.prices:
-            raise ConfigurationError("spending_per_day needs prices: what a million tokens cost, by model")
+            raise ConfigurationError("spending_per_day needs prices: set the price of a million tokens of each model")
         if self.memory_mb is not None and not (
             isinstance(self.memory_mb, int | float) and 0 < self.memory_mb < math.inf
         ):
@@ -107,7 +106,14 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policies:
-    """A policy for each dependency; None: its own default. `store` is of searches, `store_writes` of what changes the store."""
+    """The resilience policy of each dependency. None: the component's default.
+
+    Attributes:
+        embedding: for requests to the embedder.
+        store: for searches in the store.
+        store_writes: for changes of the store.
+        generation: for requests to the models.
+    """
 
     embedding: Policy | None = None
     store: Policy | None = None

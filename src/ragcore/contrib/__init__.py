@@ -1,1 +1,1 @@
-"""Bridges to other things: each module is imported by whoever needs it, and by nothing else."""
+"""Integrations. No other part of ragcore needs these modules; import those that you use."""

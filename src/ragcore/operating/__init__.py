@@ -1,1 +1,1 @@
-"""What an operator sees and sets: calls under way, limits for each tenant, health, hangs."""
+"""For operators: running calls, limits of each tenant, health, the watchdog."""

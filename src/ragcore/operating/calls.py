@@ -1,4 +1,4 @@
-"""The client's calls: where each is while it runs, and how the last ones ended."""
+"""The client's calls: the state of each running call, and the outcomes of the last finished ones."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from ragcore.types import CallInfo, Generation, Prompt, Timings, Usage
 __all__ = ["Call", "Calls", "spent_by", "stack_of"]
 
 
-# An estimate, for models that don't say what they used.
+# An estimate, for models that don't report their use.
 CHARACTERS_A_TOKEN = 4
 
 
 class Calls:
     """All calls of one client. Works at any log level.
 
-    Invariant: a call stands in `_running` from `begin` to its finish, which counts it once, whatever ended it; `_idle` is set when the last has left.
+    Invariant: a call is in `_running` from `begin` to its finish, which counts it once, however it ended. `_idle` is set when the last call has ended.
 
     Args:
         recent: how many finished calls are remembered.
 
     Attributes:
-        blocked: seconds, so far, in which the event loop was blocked, as the watchdog saw it.
+        blocked: seconds for which the event loop has been blocked so far, measured by the watchdog.
     """
 
     closed: bool
@@ -54,54 +54,55 @@ class Calls:
         self.blocked = 0.0
 
     def begin(self, method: str, tenant: str, timeout: float | None) -> Call:
-        """A new call, running from now on until its `finish`.
+        """Begin a call. It runs until its `finish`.
 
         Args:
-            timeout: seconds; None: bounded by its parts alone (an ingest).
+            timeout: seconds; None: no deadline for the whole call (`add`, whose steps have their own).
         """
         call = Call(self, secrets.token_hex(8), method, tenant, timeout)
         self._running[call.id] = call
         return call
 
     def inflight(self) -> tuple[CallInfo, ...]:
-        """Running calls, oldest first."""
+        """Return the running calls, oldest first."""
         return tuple(call.info() for call in self._running.values())
 
     def withdraw(self, call: Call) -> None:
-        """A call that was refused before it did anything: nothing is remembered of it."""
+        """Remove a call that was refused before it did anything, without a record of it."""
         if self._running.pop(call.id, None) is not None and not self._running:
             self._idle.set()
 
     def running_of(self, tenant: str) -> int:
-        """How many calls of a tenant are under way."""
+        """Return the number of running calls of a tenant."""
         return sum(call.tenant == tenant for call in self._running.values())
 
     def recent(self) -> tuple[CallInfo, ...]:
-        """Finished calls, oldest first."""
+        """Return the finished calls, oldest first."""
         return tuple(self._finished)
 
     def overdue(self, now: float, grace: float) -> list[tuple[Call, float]]:
-        """Calls that should have been back this many seconds ago, with the seconds since they began. From any thread.
+        """Return the calls that are past their deadline, with the seconds since they began. May be called from any thread.
 
         Args:
-            now: on `anyio.current_time()`'s clock.
+            now: on the clock of `anyio.current_time()`.
+            grace: seconds after its deadline before a call counts as overdue.
         """
         running = tuple(self._running.values())
         return [(call, now - call.began) for call in running if call.stepping and call.when + grace < now]
 
     def forget(self, tenant: str) -> int:
-        """Drop a tenant's finished calls; how many there were."""
+        """Remove a tenant's finished calls, and return their number."""
         kept = [call for call in self._finished if call.tenant != tenant]
         dropped = len(self._finished) - len(kept)
         self._finished = deque(kept, maxlen=self._finished.maxlen)
         return dropped
 
     def counts(self) -> dict[str, int]:
-        """How many run, and how many ended in which way."""
+        """Return the number of running calls, and of finished calls by outcome."""
         return {"running": len(self._running), **self._outcomes}
 
     async def drain(self, seconds: float) -> None:
-        """Wait for running calls; cancel what is left after `seconds`."""
+        """Wait for running calls, and cancel those that still run after `seconds`."""
         self.closed = True
         if not self._running:
             return
@@ -111,7 +112,7 @@ class Calls:
             with anyio.move_on_after(seconds) as self._draining:
                 await self._idle.wait()
                 return
-        finally:  # also where the wait was cancelled
+        finally:  # also if the wait was cancelled
             self._draining = None
             for call in list(self._running.values()):
                 call.cancel()
@@ -119,7 +120,7 @@ class Calls:
             await self._idle.wait()
 
     def hurry(self, seconds: float) -> None:
-        """Drain for no longer than this from now."""
+        """End a running `drain` at most this many seconds from now."""
         if self._draining is not None:
             self._draining.deadline = min(self._draining.deadline, anyio.current_time() + seconds)
 
@@ -143,13 +144,13 @@ class Calls:
 
 
 class Call:
-    """One call: its deadline, its stage, its timings. As a context manager it bounds a step of it.
+    """One call: its deadline, its stage, its timings. As a context manager, it bounds one step of the call.
 
     A stream has a step for each piece. A timer for each step would cost a third of the step, so a stream has one timer, in a task of its owner,
     which calls `expire` (`timed_by_owner`).
 
-    Invariant: a scope is open, and the flow, the deadline and the listener are set, exactly while a step is under way; a stream's call has many steps,
-    in as many tasks, and between two of them nothing of it is set anywhere.
+    Invariant: a scope is open, and the flow, the deadline and the listener are set, exactly while a step is under way. The steps of a stream may run in
+    different tasks; between two steps, none of these is set in any task.
     """
 
     began: float
@@ -169,16 +170,16 @@ class Call:
         self.began = anyio.current_time()
         self.budget = timeout
         self.degraded = False
-        # Handed out, or changed, and by whom.
+        # For the audit log: passages that were returned, documents that were changed, and (`actor`) who made the call.
         self.passages = 0
         self.documents = 0
-        # What the model was asked, the characters that it has written, the tokens that were embedded, and whether the tenant has been charged for them.
+        # For charging: the prompt, characters that the model has written, tokens that were embedded, whether the tenant has been charged for them.
         self.prompt: Prompt | None = None
         self.written = 0
         self.embedded = 0
         self.charged = False
         self.spent: tuple[tuple[str, Usage], ...] = ()
-        # Whether the counts that all processes share have it under way.
+        # Whether the shared counts of all processes count the call as running.
         self.counted = False
         self.actor = actor()
         own = float("inf") if timeout is None else self.began + timeout
@@ -188,7 +189,7 @@ class Call:
         self._why = ""
         self.timed_by_owner = False
         self._scope: anyio.CancelScope | None = None
-        # Made once, not for each step: a call has one step at a time.
+        # Made once for all steps: a call has one step at a time.
         self._stages = following(self)
         self._flow = flow(tenant)
         self._inherit = None if timeout is None else inherit(self.when)
@@ -196,7 +197,7 @@ class Call:
         self.task: Any = None
 
     def elapsed(self) -> float:
-        """Seconds since it began."""
+        """Seconds since the call began."""
         return anyio.current_time() - self.began
 
     def remaining(self) -> float:
@@ -205,32 +206,36 @@ class Call:
 
     @property
     def stepping(self) -> bool:
-        """Whether a step of it is under way."""
+        """Whether a step of the call is under way."""
         return self._scope is not None
 
     def cancel(self, why: str = "the client was closed while this call was running") -> None:
-        """What runs is cancelled and raises `NotOpen`, which says why."""
+        """Cancel the call. Its step under way raises `NotOpen` with the reason.
+
+        Args:
+            why: the message of the error.
+        """
         self._cancelled = True
         self._why = why
         if self._scope is not None:
             self._scope.cancel()
-        else:  # a stream between two events: its reader finds out at the next
+        else:  # a stream between two events: its reader gets the error when it asks for the next one
             self.finish("cancelled")
 
     def expire(self) -> None:
-        """End the step under way if the call's own time is used up. For the owner of the timer."""
+        """Cancel the step under way if the call's own deadline has passed. Called by the task with the timer."""
         if self._scope is not None and anyio.current_time() >= self._own:
             self._scope.cancel()
 
     def saw(self, piece: str | Generation) -> None:
-        """A piece of the answer has come. The time of the first is seconds since the call began."""
+        """Record a piece of the answer, and the time of the first one in seconds since the call began."""
         if self.timings.first_token is None:
             self.timings = replace(self.timings, first_token=self.elapsed())
         if isinstance(piece, str):
             self.written += len(piece)
 
     def estimated(self) -> Usage:
-        """What it has used of a model that didn't say it, by estimate."""
+        """Return an estimate of the call's use, for a model that did not report it."""
         texts = () if self.prompt is None else (message["content"] for message in render(self.prompt))
         return Usage(
             prompt_tokens=sum(map(estimate_tokens, texts)),
@@ -238,11 +243,11 @@ class Call:
         )
 
     def finish(self, outcome: str) -> None:
-        """It has ended; calling it again changes nothing."""
+        """Record the end of the call. Idempotent."""
         self._calls._finish(self, outcome)
 
     def info(self, outcome: str | None = None) -> CallInfo:
-        """As it is now."""
+        """Return a snapshot of the call."""
         return CallInfo(
             id=self.id,
             method=self.method,
@@ -254,7 +259,7 @@ class Call:
         )
 
     def failed(self, error: BaseException) -> None:
-        """Ended by an error, which gets the call's id and stage where it has none."""
+        """Record that an error ended the call. The error gets the call's id and stage, unless it has its own."""
         self.spent = spent_by(error)
         if isinstance(error, RagcoreError):
             error.call_id = error.call_id or self.id
@@ -292,21 +297,21 @@ class Call:
             raise (self._closed() if self._cancelled else self.expired()) from None
 
     def on_stage(self, stage: str, seconds: float | None) -> None:
-        """A stage has begun, or, with its seconds, ended."""
+        """Record the begin of a stage or, with its seconds, the end."""
         self.stage = stage
         if seconds is not None:
             self.timings = replace(self.timings, **{stage: seconds})
 
     def on_embedded(self, tokens: int) -> None:
-        """So many tokens have been embedded for it."""
+        """Count tokens that were embedded for the call."""
         self.embedded += tokens
 
     def expired(self) -> DeadlineExceeded:
-        """Its time is used up."""
+        """Return the error for a call whose time is used up."""
         elapsed = self.elapsed()
         budget = self.budget or elapsed
         blocked = self._calls.blocked - self._blocked_before
-        why = f"; for {blocked:.1f} s of it the event loop was blocked, by what the log says" if blocked else ""
+        why = f"; the event loop was blocked for {blocked:.1f} s of it, see the log" if blocked else ""
         return DeadlineExceeded(
             f"no answer within {budget:g} s: the time ran out in stage {self.stage!r} after {elapsed:.2f} s{why}",
             budget=budget,
@@ -321,7 +326,7 @@ class Call:
 
 
 def spent_by(error: BaseException) -> tuple[tuple[str, Usage], ...]:
-    """(model, usage) of a model that failed and said what it has used for that."""
+    """Return (model, usage) for a model that failed and reported its use; () otherwise."""
     if not isinstance(error, GenerationError) or error.used_tokens is None:
         return ()
     return ((error.model, Usage(prompt_tokens=error.used_tokens[0], completion_tokens=error.used_tokens[1])),)
@@ -334,14 +339,14 @@ def _trio_task() -> Any:
 
 
 def stack_of(task: Any) -> str:
-    """The frames that a task awaits, outermost first, one a line, without the lines of code."""
+    """Return the frames that a task awaits, outermost first, one on each line, without source code."""
     return "\n".join(
         f"  {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}" for frame in _frames(task)
     )
 
 
 def _waiting_on(task: Any) -> str | None:
-    """The innermost frame that a task awaits."""
+    """Return the innermost frame that a task awaits."""
     frame = next(iter(reversed(_frames(task))), None)
     if frame is None:
         return None
@@ -349,7 +354,7 @@ def _waiting_on(task: Any) -> str | None:
 
 
 def _frames(task: Any) -> list[FrameType]:
-    """What a task awaits, from the outside in: `Task.get_stack()` shows only the outermost."""
+    """Return the frames that a task awaits, outermost first. `Task.get_stack()` shows only the outermost one."""
     coroutine = None if task is None else task.get_coro() if hasattr(task, "get_coro") else task.coro
     frames = []
     for _ in range(200):

@@ -1,4 +1,4 @@
-"""Whether the client can do its work, and what it is made of. A check proves the dependency, not that an object exists."""
+"""Health and description of a client. A check sends a request to the dependency; an object that merely exists proves nothing."""
 
 from __future__ import annotations
 
@@ -30,37 +30,37 @@ __all__ = ["HealthCheck", "describe"]
 Status: TypeAlias = Literal["healthy", "degraded", "unhealthy"]
 
 CACHE_SECONDS = 1.0
-# By so many of the last calls a store without `ping` is judged.
+# A store without `ping` is judged by this many of the last calls.
 JUDGED_CALLS = 5
-# Shares of the memory limit.
+# Shares of the memory limit, above which memory is degraded or unhealthy.
 TIGHT, FULL = 0.8, 0.95
 PACKAGES = ("ragcore", "anyio", "asyncpg", "openai", "pgvector", "tiktoken", "tenacity", "numpy")
 
 
 class Client(Protocol):
-    """What is looked at: the client."""
+    """The parts of a client that a health check uses."""
 
     settings: Settings
 
     @property
     def retriever(self) -> Retriever:
-        """Its retriever."""
+        """The client's retriever."""
 
     @property
     def is_open(self) -> bool:
-        """Whether it takes calls."""
+        """Whether the client accepts calls."""
 
     def stats(self) -> Stats:
-        """Its machinery."""
+        """Return a snapshot of policies, pools, caches and calls."""
         ...
 
     def recent(self) -> tuple[CallInfo, ...]:
-        """Its last calls."""
+        """Return the last finished calls."""
         ...
 
 
 class HealthCheck:
-    """Checks, bounded and cached."""
+    """Runs health checks within a timeout, and caches their result for a second."""
 
     def __init__(self) -> None:
         self._last: tuple[float, Health] | None = None
@@ -68,8 +68,8 @@ class HealthCheck:
         self._one_at_a_time = anyio.Lock()
 
     async def check(self, rag: Client, timeout: float) -> Health:
-        """The health of a client, at most a second old, within `timeout` seconds."""
-        async with self._one_at_a_time:  # who asks meanwhile gets the same answer
+        """Return the health of a client within `timeout` seconds. The result is at most a second old."""
+        async with self._one_at_a_time:  # callers that ask meanwhile get the same result
             now = anyio.current_time()
             if self._last is not None and now - self._last[0] < CACHE_SECONDS:
                 return self._last[1]
@@ -114,12 +114,12 @@ class HealthCheck:
             "share": None if share is None else round(share, 4),
         }
         if status != "healthy":
-            details["reason"] = f"{share:.0%} of the memory is used"
+            details["reason"] = f"{share:.0%} of the memory limit is used"
         return status, details
 
 
 async def _database(rag: Client) -> tuple[Status, dict[str, Any]]:
-    """A real query, where the store has one."""
+    """Check the store with a query, if it has `ping`."""
     store = rag.retriever.store
     began = anyio.current_time()
     try:
@@ -130,21 +130,21 @@ async def _database(rag: Client) -> tuple[Status, dict[str, Any]]:
         else:
             return _by_the_last_searches(rag)
     except Overloaded as error:
-        # Busy is not broken: what restarts a service that is unhealthy would make it worse.
+        # An overloaded database is not unhealthy: supervisors restart unhealthy services, and a restart would add load.
         return "degraded", {"reason": str(error)}
-    except Exception as error:  # whatever it is, the health check says so and goes on
+    except Exception as error:  # the health check reports any error and continues
         return "unhealthy", {"reason": str(error) if isinstance(error, RagcoreError) else type(error).__name__}
     return "healthy", {"seconds": round(anyio.current_time() - began, 6)}
 
 
 def _by_the_last_searches(rag: Client) -> tuple[Status, dict[str, Any]]:
-    """A store that can't be asked: it works as it did in the last calls that got to it."""
+    """Judge a store without `ping` by the last calls that reached it."""
     searched = [
         call for call in rag.recent() if call.stage in ("search", "generate") or call.outcome in ("ok", "degraded")
     ]
     last = [call.outcome == "StoreError" for call in searched[-JUDGED_CALLS:]]
     if not last:
-        return "healthy", {"reason": "not asked: the store has no ping, and nothing was searched yet"}
+        return "healthy", {"reason": "not checked: the store has no ping, and there was no search yet"}
     details = {"reason": f"judged by the last {len(last)} calls, since the store has no ping", "failed": sum(last)}
     if not last[-1]:
         return "healthy", details
@@ -172,7 +172,7 @@ def _service(rag: Client, stats: Stats) -> tuple[Status, dict[str, Any]]:
 
 
 def _machinery(stats: Stats, name: str) -> dict[str, Any]:
-    """Breaker, room and pool of a dependency."""
+    """Return breaker, bulkhead and pool of a dependency."""
     policy = stats.policies.get(name, {})
     breaker, bulkhead = policy.get("breaker"), policy.get("bulkhead")
     found: dict[str, Any] = {}
@@ -189,7 +189,7 @@ def _machinery(stats: Stats, name: str) -> dict[str, Any]:
 
 
 def _last_failure(rag: Client) -> dict[str, Any] | None:
-    """By name and stage: the message of a foreign error might hold anything."""
+    """Return the last failed call, without the message: that of another library's error may contain secrets."""
     for call in reversed(rag.recent()):
         if call.outcome not in ("ok", "degraded", "cancelled", "InvalidInput"):
             return {"id": call.id, "method": call.method, "outcome": call.outcome, "stage": call.stage}
@@ -197,7 +197,7 @@ def _last_failure(rag: Client) -> dict[str, Any] | None:
 
 
 async def describe(rag: Client, timeout: float) -> dict[str, Any]:
-    """What a client is made of; None for what could not be reached within `timeout` seconds."""
+    """Describe a client. None stands for a value that could not be read within `timeout` seconds."""
     store = rag.retriever.store
     embedder = rag.retriever.embedder
     described: dict[str, Any] = {
@@ -224,7 +224,7 @@ async def describe(rag: Client, timeout: float) -> dict[str, Any]:
 
 
 async def _reached(asked: Awaitable[Value]) -> Mapping[str, Any] | None:
-    """What the store says of itself; None where it can't be reached."""
+    """Await a report of the store; None if the store is not reachable."""
     try:
         return (await asked).to_dict()
     except RagcoreError:
@@ -232,6 +232,6 @@ async def _reached(asked: Awaitable[Value]) -> Mapping[str, Any] | None:
 
 
 def _installed() -> tuple[dict[str, str | None], dict[str, bool]]:
-    """Versions, and by extra whether it is there. Blocks: the metadata of packages is read from files."""
+    """Return versions, and whether each extra is installed. Blocks: it reads the metadata of packages from files."""
     versions = {"python": platform.python_version(), **{name: version_of(name) for name in PACKAGES}}
     return versions, installed()

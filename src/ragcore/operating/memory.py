@@ -1,4 +1,4 @@
-"""How much memory there is, and how much of it is used: of the container where there is one, else of the process."""
+"""Memory: its limit, and its use by the container or, outside of one, by the process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 __all__ = ["MEBI", "Memory", "read_memory"]
 
 MEBI = 2**20
-# cgroup v2, then v1: limit, use, and in memory.stat what the kernel gives back when it is wanted.
+# cgroup v2, then v1: the files for limit and use, and the line of memory.stat with the bytes that the kernel can reclaim.
 CGROUPS = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current"), "inactive_file"),
     (
@@ -17,19 +17,19 @@ CGROUPS = (
         "total_inactive_file",
     ),
 )
-# cgroup v1 says "no limit" with a number near 2^63.
+# cgroup v1 reports a number near 2^63 if there is no limit.
 UNLIMITED = 2**60
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes.
+    """The memory of this process or its cgroup, in bytes.
 
     Attributes:
-        resident: of this process.
-        used: what is judged: of the cgroup, whose processes share the limit, where that has one; else of this process.
-        limit: None: there is none.
-        source: "cgroup", "settings" or "none".
+        resident: resident memory of this process.
+        used: memory that counts towards the limit: that of the cgroup if the cgroup has a limit, else that of this process.
+        limit: the limit; None: there is none.
+        source: where the limit comes from: "cgroup", "settings" or "none".
     """
 
     resident: int
@@ -39,18 +39,18 @@ class Memory:
 
     @property
     def share(self) -> float | None:
-        """Of the limit; None without one."""
+        """The used share of the limit; None without a limit."""
         return self.used / self.limit if self.limit else None
 
 
 def read_memory(limit_mb: float | None = None, /, *, process: Path = Path("/proc/self/statm")) -> Memory:
-    """Read it; blocks, shortly.
+    """Read the memory's use and limit. Blocks for a short time.
 
     Args:
-        limit_mb: of this process, in MiB, as configured; None: the cgroup's.
+        limit_mb: the configured limit of this process in MiB; None: the limit of the cgroup.
 
     Raises:
-        OSError: the machine doesn't tell.
+        OSError: the system does not report its memory.
     """
     import resource
 
@@ -68,7 +68,7 @@ def read_memory(limit_mb: float | None = None, /, *, process: Path = Path("/proc
 
 
 def _stat(path: Path, name: str) -> int:
-    """A line of memory.stat; what the page cache holds is no use that would kill."""
+    """Return a value of memory.stat, in bytes. The page cache doesn't count as used, since the kernel can reclaim it."""
     if not path.exists():
         return 0
     for line in path.read_text().splitlines():

@@ -1,8 +1,8 @@
-"""What each tenant may ask for: requests and tokens a minute, calls at once, spending a day; and what each has used, by model.
+"""The limits of each tenant (requests and tokens a minute, calls at once, spending a day), and its use by model.
 
-Requests and tokens run through token buckets: a bucket holds a minute's worth, fills steadily, and a request takes one from it. Tokens are known only after
-an answer, so they are taken then, and who is in debt is refused until it is paid back. Spending counts by the day in UTC. All of it is kept in this process;
-`shared_quota` joins the counts of several.
+Requests and tokens are limited by token buckets: a bucket holds the limit of a minute and fills steadily; a request takes one token from it. The number of
+a model's tokens is known only after an answer, so they are taken then. A bucket may become negative; its tenant is refused until it has filled again.
+Spending counts by the day in UTC. All counts are kept in this process; `shared_quota` joins those of several processes.
 
 Source: J. Turner, "New directions in communications" (1986): the leaky bucket as a meter.
 """
@@ -28,9 +28,9 @@ __all__ = ["Quota"]
 MINUTE = 60.0
 DAY = 86_400.0
 MILLION = 1_000_000
-# Tenants whose state is kept; the one that asked least recently is forgotten first, if its buckets are full by then.
+# Tenants whose state is kept. The tenant whose last call is oldest is forgotten first.
 MOST_TENANTS = 100_000
-# Tenants and models whose use is kept.
+# Pairs of tenant and model whose use is kept; the use of further pairs is added up under OTHERS.
 MOST_USES = 100_000
 OTHERS = "(others)"
 
@@ -43,7 +43,7 @@ class _Bucket:
     at: float
 
     def filled(self, capacity: float, now: float) -> float:
-        """The level now."""
+        """Return the level at a time."""
         return min(capacity, self.level + (now - self.at) * capacity / MINUTE)
 
 
@@ -57,13 +57,13 @@ class _Tenant:
 
 @dataclass(slots=True)
 class Quota:
-    """The limits of each tenant, and what is left of them.
+    """The limits of each tenant, and the rest of them.
 
     Args:
-        requests_per_minute, tokens_per_minute, calls_at_once: for each tenant; None: no limit.
-        spending_per_day: for each tenant, in the currency of the prices; None: no limit.
-        prices: by model.
-        today: the day in UTC.
+        requests_per_minute, tokens_per_minute, calls_at_once: limits of each tenant; None: no limit.
+        spending_per_day: limit of each tenant, in the currency of the prices; None: no limit.
+        prices: prices by model.
+        today: returns the current day in UTC.
     """
 
     requests_per_minute: int | None = None
@@ -76,13 +76,13 @@ class Quota:
     _used: OrderedDict[tuple[str, str], UsedTokens] = field(default_factory=OrderedDict)
 
     def admit(self, tenant: str, running: int) -> None:
-        """Let a call in, and take a request.
+        """Check a tenant's limits, and count a request.
 
         Args:
-            running: calls of the tenant that are under way.
+            running: number of the tenant's running calls.
 
         Raises:
-            LimitExceeded: which limit, and when to come back. Nothing was taken.
+            LimitExceeded: names the limit, and when to try again. The request is not counted.
         """
         now, known = anyio.current_time(), self._of(tenant)
         self._check(known, running, now)
@@ -90,10 +90,10 @@ class Quota:
             known.requests = self._taken(known.requests, self.requests_per_minute, 1.0, now)
 
     def adopt(self, tenant: str, allowance: Allowance, *, tokens: int = 0, cost: float = 0.0) -> None:
-        """Take over what all processes together have counted.
+        """Replace this process's counts by those of all processes together.
 
         Args:
-            tokens, cost: used here, and not in their counts yet.
+            tokens, cost: use in this process that those counts don't contain yet.
         """
         now, known = anyio.current_time(), self._of(tenant)
         if self.requests_per_minute is not None:
@@ -103,16 +103,16 @@ class Quota:
         known.day, known.spent = self.today(), allowance.spent + cost
 
     def refusal(self, tenant: str, allowance: Allowance) -> LimitExceeded:
-        """Why all processes together let a call in no more; their counts have been adopted."""
+        """Return the error for a call that the shared counts refuse. They must have been adopted."""
         try:
             self._check(self._of(tenant), allowance.calls, anyio.current_time())
         except LimitExceeded as exceeded:
             return exceeded
-        # By now there would be room again.
+        # The buckets have filled a little since the refusal, so no limit is exceeded any longer.
         return self._exceeded("requests", "the limits of this tenant were used up a moment ago", 1.0)
 
     def charge(self, tenant: str, usage: Usage, model: str, embedding_model: str) -> tuple[int, float]:
-        """Count what a call has used: its tokens and their cost."""
+        """Count the use of a call. Returns its tokens and their cost."""
         written, embedded = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0), usage.embedding_tokens or 0
         cost = self._count(tenant, model, UsedTokens(1, usage.prompt_tokens or 0, usage.completion_tokens or 0, 0))
         if embedded:
@@ -125,7 +125,7 @@ class Quota:
         return written + embedded, cost
 
     def state(self, tenant: str) -> tuple[LimitState, ...]:
-        """What is left of the limits a minute; () where there are none."""
+        """Return the rest of the limits for each minute; () if there are none."""
         now = anyio.current_time()
         known = self._tenants.get(tenant, _Tenant())
         found = []
@@ -141,7 +141,7 @@ class Quota:
         return tuple(found)
 
     def forget(self, tenant: str) -> None:
-        """Drop what is known of a tenant, but for what still counts against its limits: erasing one's data is no way around them."""
+        """Remove a tenant's data, except counts that its limits still need: a tenant must not reset its limits by erasing its data."""
         known = self._tenants.get(tenant)
         full = all(state.remaining >= state.limit for state in self.state(tenant))
         if known is not None and full and not self._spent(known):
@@ -150,14 +150,14 @@ class Quota:
             del self._used[key]
 
     def used(self) -> dict[tuple[str, str], UsedTokens]:
-        """What was used, by tenant and model, since the client was made."""
+        """Return the use by tenant and model, since the client was made."""
         return dict(self._used)
 
     def _check(self, known: _Tenant, running: int, now: float) -> None:
         if self.calls_at_once is not None and running >= self.calls_at_once:
-            raise self._exceeded("calls", f"{running} calls of this tenant are under way", 1.0)
+            raise self._exceeded("calls", f"{running} calls of this tenant are already running", 1.0)
         if self.spending_per_day is not None and self._spent(known) >= self.spending_per_day:
-            raise self._exceeded("spending", "the day's spending of this tenant is used up", self._until_tomorrow())
+            raise self._exceeded("spending", "this tenant has reached its daily spending limit", self._until_tomorrow())
         limits: tuple[tuple[Name, int | None, _Bucket | None], ...] = (
             ("tokens", self.tokens_per_minute, known.tokens),
             ("requests", self.requests_per_minute, known.requests),

@@ -1,10 +1,10 @@
-"""Limits that hold for all processes that use one database.
+"""Limits that all processes share that use the same database.
 
-The database counts each call when it begins, and what it has used when it ends. This process counts for itself too. Its counts say what is left, and they
-stand in as long as the database can't be asked: an outage of it refuses nobody.
+The database counts each call at its begin, and its use at its end. This process counts too: its counts answer `RAG.limits`, and replace those of the
+database during an outage, which therefore refuses no call.
 
-What has been used is kept as sums that only grow, one ledger for each tenant, and goes with each statement. So a statement whose answer was lost is sent
-again without counting twice, and what could not be written goes with the next one.
+The use of each tenant is kept in a ledger, as sums that only grow, and each statement sends the sums. So a statement whose answer was lost can be repeated
+without counting twice, and the next statement carries the sums that could not be written.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ __all__ = ["SharedQuota"]
 
 logger: logging.Logger = logging.getLogger("ragcore")
 
-# Seconds that a call waits for the database's word; then this process's own counts decide.
+# Seconds that a call waits for the database. Afterwards, this process's own counts decide.
 ADMIT_SECONDS = 1.0
-# Seconds beyond its deadline after which a call's place comes back by itself: its process has ended without giving it back.
+# Seconds after its deadline at which a call no longer counts as running: its process ended without giving its place back.
 LEASE_SECONDS = 5.0
-# Seconds for which the database is not asked after it has failed to answer, and between two tries to write what could not be written.
+# Seconds for which the database is left alone after a failure, and between two attempts to write.
 PAUSE_SECONDS = 5.0
 # Seconds between two warnings.
 WARN_SECONDS = 60.0
-# Tenants whose ledgers are kept, and ended calls in each whose places could not be given back.
+# Ledgers that are kept, and ended calls in each whose places could not be given back yet.
 MOST_LEDGERS = 100_000
 MOST_FINISHED = 1_000
-# Seconds after which a ledger is begun anew. The database forgets one after a day without a word of it, and would count its sums again.
+# Seconds after which a new ledger is begun. The database forgets a ledger that is not written for a day, and would then count its sums again.
 LEDGER_SECONDS = 6 * 3_600.0
 
 
@@ -49,7 +49,7 @@ class _Book:
     """A ledger that is being written.
 
     Attributes:
-        written: its tokens and cost as the database has counted them for certain.
+        written: tokens and cost that the database has confirmed.
     """
 
     began: float
@@ -73,14 +73,14 @@ class _Book:
 
 
 class SharedQuota:
-    """A `Quota` whose counts are shared.
+    """A `Quota` whose counts are shared by all processes.
 
-    Invariant: what a tenant has used stands in its book before anything is written, and the sums in a book only grow; so writing a page twice, or losing
-    the answer to it, counts nothing twice and forgets nothing.
+    Invariant: a tenant's use is added to its book before anything is written, and the sums in a book only grow. So nothing is counted twice and nothing is
+    lost if a page is written twice, or the answer to it is lost.
 
     Args:
-        quota: this process's own.
-        store: counts for all.
+        quota: the counts of this process.
+        store: counts for all processes.
     """
 
     def __init__(self, quota: Quota, store: QuotaStore) -> None:
@@ -97,17 +97,17 @@ class SharedQuota:
         self._again_at = self._warned = -math.inf
 
     async def admit(self, call: Call) -> None:
-        """Let a call in that this process's own counts have let in.
+        """Check the shared limits for a call that this process's own limits have admitted.
 
         Raises:
-            LimitExceeded: the counts of all processes together say no.
+            LimitExceeded: a limit is used up in all processes together.
         """
         if anyio.current_time() < self._again_at:
             return
         seconds = min(ADMIT_SECONDS, call.remaining() / 2)
         book = self._book(call.tenant)
         page, allowance = book.page(), None
-        call.counted = True  # also where the answer is lost
+        call.counted = True  # also if the answer is lost
         try:
             with anyio.move_on_after(seconds):
                 allowance = await self._store.count_calls(
@@ -120,7 +120,7 @@ class SharedQuota:
             self._pause(None)
             return
         book.was_written(page)
-        # What other calls have used meanwhile is not in the database's counts yet.
+        # The database's counts don't contain the use of calls that have ended meanwhile.
         self._quota.adopt(
             call.tenant, allowance, tokens=book.tokens - book.written[0], cost=book.cost - book.written[1]
         )
@@ -129,22 +129,22 @@ class SharedQuota:
             raise self._quota.refusal(call.tenant, allowance)
 
     def owe(self, tenant: str, tokens: int, cost: float) -> None:
-        """What has been used, to be written when the call ends."""
+        """Add the use of a call, which is written when the call ends."""
         book = self._book(tenant)
         book.tokens += tokens
         book.cost += cost
 
     async def settle(self, call: Call, owner: Owner | None) -> None:
-        """Write what has been used, and give the call's place back: within 250 ms, else in the background.
+        """Write the use of a call, and give its place back. What can't be written within 250 ms is written in the background.
 
         Args:
-            owner: of the background; None: the client is closed.
+            owner: runs the background task; None: the client is closed.
         """
         book = self._book(call.tenant)
         if call.counted:
             call.counted = False
             book.finished[call.id] = None
-            while len(book.finished) > MOST_FINISHED:  # their places come back by themselves
+            while len(book.finished) > MOST_FINISHED:  # their places expire (LEASE_SECONDS)
                 del book.finished[next(iter(book.finished))]
         if book.is_written:
             return
@@ -156,13 +156,13 @@ class SharedQuota:
             self._pause(error)
         finally:
             if not book.is_written and owner is not None and not self._catching_up:
-                # A client that is being closed takes no more work, and what it raises must not hide the error in flight.
+                # A closing client accepts no tasks. Its error must not hide the error that is being raised.
                 with suppress(NotOpen, RuntimeError):
-                    owner.spawn(self._catch_up, name="counting what was used")
+                    owner.spawn(self._catch_up, name="writing shared limits")
                     self._catching_up = True
 
     async def _catch_up(self) -> None:
-        """Write what could not be written, until all of it is."""
+        """Write the books that are not written yet, until all are."""
         try:
             while behind := [tenant for tenant, book in self._books.items() if not book.is_written]:
                 await anyio.sleep(max(0.0, self._again_at - anyio.current_time()))
@@ -192,12 +192,16 @@ class SharedQuota:
         return book
 
     def _pause(self, error: Exception | None) -> None:
-        """The database is left alone for a while. None: it said nothing in time."""
+        """Leave the database alone for `PAUSE_SECONDS`.
+
+        Args:
+            error: None: the database did not respond in time.
+        """
         emit("limit.unshared", "quota")
         now = anyio.current_time()
         self._again_at = now + PAUSE_SECONDS
         if now - self._warned >= WARN_SECONDS:
             self._warned = now
             why = str(error) if isinstance(error, RagcoreError) else type(error).__name__
-            why = f"no word from the database within {ADMIT_SECONDS:g} s" if error is None else why
-            logger.warning("limits are counted in this process alone for the moment: %s", why)
+            why = f"no response from the database within {ADMIT_SECONDS:g} s" if error is None else why
+            logger.warning("shared limits are not available, so this process counts alone: %s", why)

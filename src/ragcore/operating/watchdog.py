@@ -1,7 +1,7 @@
-"""Finds what a user calls a hang, from a thread of its own, so that it sees an event loop that can't look at itself.
+"""Finds hangs. It runs in its own thread, since a blocked event loop can't check itself.
 
-Three things: a call that is past its deadline and not back; an event loop that is blocked; a default executor all of whose threads are taken, which
-also stops DNS. Each is an event and a line in the log, once for each time it happens, with the stack that says why.
+It detects a call that has not returned after its deadline, a blocked event loop, and a default executor whose threads are all in use, which also stops
+DNS. Each occurrence is reported once, as an event and a line in the log, with the stack that shows the cause.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ __all__ = ["Watchdog"]
 
 logger: logging.Logger = logging.getLogger("ragcore.watchdog")
 
-# Seconds between two looks.
+# Seconds between two checks.
 INTERVAL = 0.05
-# An event loop that takes this much longer to turn is blocked.
+# Seconds after which an event loop that doesn't respond counts as blocked.
 BLOCKED = 0.1
-# A call that isn't back this long after its deadline ignores it.
+# Seconds after its deadline at which a call that has not returned counts as hung.
 GRACE = 1.0
-# Work that waits this long for a thread of the default executor.
+# Seconds for which work waits for a thread before the default executor counts as full.
 SATURATED = 0.5
 # Frames of a stack that are shown, innermost last.
 MOST_FRAMES = 12
@@ -41,16 +41,16 @@ MOST_THREADS = 3
 
 
 class _Closed(Exception):
-    """The event loop is closed: there is nothing left to watch."""
+    """The event loop is closed, so the watchdog ends."""
 
 
 class Watchdog:
     """Watches one event loop and the calls of one client.
 
-    Invariant: only its own thread writes what it has seen; the loop writes nothing but `_beaten` and `_loop_time`, and each value is replaced whole.
+    Invariant: the loop writes only `_beaten` and `_loop_time`; the watchdog's thread alone writes the results of its checks. Each value is replaced whole.
 
     Args:
-        calls: whose deadlines are watched; those that waited for a blocked loop say so.
+        calls: the calls to watch. Their errors name the time for which the loop was blocked.
     """
 
     def __init__(self, calls: Calls) -> None:
@@ -88,13 +88,13 @@ class Watchdog:
         self._thread.start()
 
     def stop(self) -> None:
-        """No longer watch. The thread ends by itself, soon; nobody waits for it."""
+        """Stop watching. The thread ends soon afterwards; this method doesn't wait for it."""
         self._ended.set()
         self._thread = None
 
     @property
     def watching(self) -> bool:
-        """Whether its thread runs, in this process."""
+        """Whether the watchdog's thread runs in this process."""
         return self._thread is not None and self._process == os.getpid() and self._thread.is_alive()
 
     def _watch(self, watched: int, ask: Callable[..., object], loop: Any, ended: threading.Event) -> None:
@@ -107,34 +107,34 @@ class Watchdog:
                 continue
             try:
                 self._look_at_loop(watched, ask)
-                if self._blocked_since is None:  # or nothing could have ended in time
+                if self._blocked_since is None:  # while the loop is blocked, no call can end in time
                     self._look_at_calls()
                 self._look_at_executor(loop)
             except _Closed:
                 return
             except Exception:
-                logger.exception("the watchdog failed, and goes on")
+                logger.exception("a check of the watchdog failed; the watchdog continues")
 
     def _look_at_loop(self, watched: int, ask: Callable[..., object]) -> None:
         now = time.perf_counter()
-        if self._beaten >= self._asked:  # it has answered
+        if self._beaten >= self._asked:  # the loop has responded
             if self._blocked_since is not None:
                 seconds, self._blocked_since = self._beaten - self._blocked_since, None
                 self._calls.blocked = self._blocked_before + seconds
-                logger.warning("the event loop turns again, after %.2f s", seconds)
+                logger.warning("the event loop is no longer blocked, after %.2f s", seconds)
                 emit("loop.unblocked", "watchdog", seconds=seconds)
             self._asked = now
             try:
                 ask(self._beat)
             except RuntimeError:
                 raise _Closed from None
-        elif self._blocked_since is not None:  # known as it goes, for what ends in the first turn of the loop
+        elif self._blocked_since is not None:  # updated meanwhile, for calls that end as soon as the loop responds
             self._calls.blocked = self._blocked_before + now - self._blocked_since
         elif now - self._asked > BLOCKED:
             self._blocked_since, self._blocked_before = self._asked, self._calls.blocked
             stack = _stack_of_thread(watched)
             logger.error(
-                "the event loop has been blocked for %.2f s: no call can go on, and no deadline is kept, until this returns:\n%s",
+                "the event loop has been blocked for %.2f s: no call continues and no deadline is kept until this code returns:\n%s",
                 now - self._asked,
                 stack,
             )
@@ -150,8 +150,8 @@ class Watchdog:
                 continue
             stack = stack_of(call.task)
             logger.error(
-                "call %s (%s, stage %s) is not back %.1f s after it began, though its time was %.1f s: it waits here and ignores its "
-                "cancellation:\n%s",
+                "call %s (%s, stage %s) has not returned %.1f s after it began, although its timeout was %.1f s: it ignores its "
+                "cancellation and waits here:\n%s",
                 call.id,
                 call.method,
                 call.stage,
@@ -174,8 +174,8 @@ class Watchdog:
         self._saturated = True
         stacks = "\n".join(map(_stack_of_thread, threads[:MOST_THREADS]))
         logger.error(
-            "the event loop's default executor is full: all of its %d threads are taken and %d pieces of work wait, name look-ups among "
-            "them. Some of its threads:\n%s",
+            "the event loop's default executor is full: all of its %d threads are in use and %d tasks wait, DNS look-ups included; "
+            "some of its threads:\n%s",
             len(threads),
             queued,
             stacks,
@@ -189,5 +189,5 @@ def _stack_of_thread(ident: int | None) -> str:
 
 
 def _shown(frames: Iterable[traceback.FrameSummary]) -> str:
-    """Where, without the lines of code: those may hold what nobody should read."""
+    """Format the frames without source code, which may contain secrets."""
     return "\n".join(f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in list(frames)[-MOST_FRAMES:])

@@ -1,4 +1,4 @@
-"""A small application around a client: what `ragcore serve` starts, and what a team may begin with."""
+"""A small application around a client. `ragcore serve` runs it; a team can also start with it."""
 
 from __future__ import annotations
 
@@ -54,26 +54,28 @@ def app(
     similarity_by_get: bool = True,
     origins: Sequence[str] = (),
 ) -> ASGIApp:
-    """A small application.
+    """Make a small ASGI application around a client.
 
-    `POST /chat` (JSON, or server-sent events where the client accepts them), `POST /v1/chat/completions` and `GET /v1/models` (OpenAI's protocol), `GET
-    /health`, `/livez`, `/readyz`, `/openapi.json`, and for looking inside `GET /debug/rag-similarity/{user_id}?query&threshold`, `/debug/inflight` and, for
-    administrators, `/debug-env`. A call ends when its client is gone.
+    Its routes are `POST /chat` (JSON, or server-sent events if the client accepts them), `POST /v1/chat/completions` and `GET /v1/models` (OpenAI's protocol),
+    `GET /health`, `/livez`, `/readyz`, `/openapi.json`, and for debugging `POST` or `GET /debug/rag-similarity/{user_id}`, `/debug/inflight` and, for
+    administrators, `/debug-env`. A call is cancelled when its HTTP client disconnects.
 
     Args:
-        rag: started and closed with the application's lifespan.
-        authenticate: gets the ASGI scope, returns who asks, or None to refuse. Without it everything but /livez refuses: never open by default.
-        max_body: bytes of a request's body.
-        max_question: characters of a question.
-        max_calls: chats under way at once. Where all are taken, a tenant that holds its share of them is told to come back, with status 429; another one
-            waits for the next that is free, for as long as a chat may take.
-        ping: seconds of silence after which a stream sends a comment, so that proxies keep it open.
-        client_instructions: what becomes of a client's system messages in OpenAI's protocol: "append" puts them behind the operator's instructions,
-            marked as the tenant's; "ignore" leaves them out.
-        trust_history: whether answers in the history that a client sends count as the model's own. Default False: anybody could have written them, so they are
-            handed on as what the tenant reports. True for a program of your own in front, which keeps the conversation itself.
-        similarity_by_get: whether administrators may ask for a similarity report with the question in the address, which proxies and logs keep.
-        origins: of pages whose scripts may ask (CORS), such as "https://app.example.org"; () for none.
+        rag: the client. The application's lifespan starts and closes it.
+        authenticate: gets the ASGI scope, and returns the identity of the caller, or None to refuse the request. Without it, every route except /livez,
+            /readyz and /health returns 401: the application is never open by default.
+        max_body: largest size of a request's body in bytes.
+        max_question: largest number of characters of a question.
+        max_calls: largest number of chats at once. If all places are taken, a tenant that holds its share of them gets status 429. Other tenants wait for the
+            next free place, for at most `Settings.timeout`.
+        ping: seconds of silence after which a stream sends a comment, so that proxies keep the connection open.
+        client_instructions: how to treat a client's system messages in OpenAI's protocol. "append" adds them to the operator's instructions, marked as the
+            tenant's; "ignore" leaves them out.
+        trust_history: whether answers in a client's history count as the model's own. Default False: any client can invent them, so the model gets them as
+            reports of the tenant. Set it to True if only your own program, which stores the conversations, sends requests.
+        similarity_by_get: whether administrators may request a similarity report by GET. Its address contains the question, and proxies and logs store
+            addresses.
+        origins: origins of web pages whose scripts may send requests (CORS), such as "https://app.example.org"; (): none.
     """
     served = _App(
         rag,
@@ -128,7 +130,7 @@ class _App:
             "/debug-env": {"GET": self._looks.environment},
         }
 
-        # Who asks these needs no token: probes, and load balancers. Only health looks who asks: probes must pass while nobody can be authenticated.
+        # Routes for probes and load balancers, without a token. Only /health calls the hook: probes must pass during an outage of authentication.
         self._open: dict[str, Callable[[Exchange], Awaitable[None]]] = {
             "/livez": self._livez,
             "/readyz": self._readyz,
@@ -148,9 +150,9 @@ class _App:
         try:
             await self._answer(exchange)
         except ClientGone:
-            logger.debug("%s: the client is gone", exchange.where, exc_info=True)
+            logger.debug("%s: the client has disconnected", exchange.where, exc_info=True)
         finally:
-            # Without what stands behind a question mark in the address: it may be a question.
+            # Without the query string, which may contain a question.
             access.info(
                 "%s %s %.0f ms %s",
                 exchange.where,
@@ -171,12 +173,12 @@ class _App:
             exchange.parameter = error.parameter if isinstance(error, openai_chat.BadRequest) else None
             await _refuse(exchange, problem(error, whole=exchange.whole))
         except Exception:
-            logger.exception("%s failed in a way that nobody thought of", exchange.where)
-            await _refuse(exchange, Refused(500, "InternalError", "an error that the server's log describes").problem)
+            logger.exception("unhandled exception in %s", exchange.where)
+            await _refuse(exchange, Refused(500, "InternalError", "internal error; see the server's log").problem)
 
     async def _route(self, exchange: Exchange) -> None:
         check_head(exchange.scope["headers"])
-        # A HEAD is a GET whose body stays behind.
+        # HEAD is handled like GET; its response has no body.
         method = "GET" if exchange.method == "HEAD" else exchange.method
         route = exchange.path if exchange.path in self._routes else exchange.path.rstrip("/")
         if route in self._open:
@@ -212,7 +214,7 @@ class _App:
         with self._intake.request(tenant) as body:
             with body.reading():
                 exchange.body = await body_of(exchange, self._max_body, hold=body.hold)
-            # As they are before this request is counted: less one.
+            # The limits before this request is counted; `rate_limits` subtracts it.
             exchange.headers |= rate_limits(self._rag.limits(tenant=tenant))
             try:
                 await handler(exchange, identity)
@@ -230,7 +232,7 @@ class _App:
         await exchange.respond(200, {"status": "alive"})
 
     async def _health(self, exchange: Exchange) -> None:
-        """Everybody is told whether the service is healthy; who has a token, more; an administrator, all."""
+        """Show the status to everyone, some details to identified callers, and all details to administrators."""
         identity = await self._authentication.recognize(exchange)
         health = await self._rag.health()
         status = 503 if health.status == "unhealthy" else 200
@@ -249,7 +251,7 @@ class _App:
 
 
 async def _refuse(exchange: Exchange, refused: Problem) -> None:
-    """Say what is wrong, in the words of the route's protocol; after the first byte of an answer there is no way to."""
+    """Send an error in the format of the route's protocol. Does nothing after the first byte of a response."""
     if exchange.started:
         return
     body = refused.body

@@ -1,4 +1,4 @@
-"""Who sends a request: the `authenticate` hook of the application, bounded in time."""
+"""Authentication of a request by the application's `authenticate` hook, within a timeout."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ AUTHENTICATE_SECONDS = 5.0
 
 
 class Authentication:
-    """Calls the hook for a request.
+    """Calls the hook for each request.
 
     Args:
-        hook: gets the ASGI scope; None: nobody is authenticated.
+        hook: gets the ASGI scope; None: no request is authenticated.
     """
 
     def __init__(self, hook: Authenticate | None) -> None:
         self._hook = hook
 
     async def identify(self, exchange: Exchange) -> Identity | None:
-        """Return who sends a request; None if the hook refuses, or if there is no hook.
+        """Return the identity of the caller; None if the hook refuses the request, or if there is no hook.
 
         Raises:
-            Refused: the hook refuses with a reason (401); it failed or did not answer within 5 s (503).
+            Refused: the hook refuses the request with a reason (401), or it failed or did not return within 5 s (503).
         """
         if self._hook is None:
             return None
         unavailable = Refused(
             503,
             "AuthenticationUnavailable",
-            "who asks can't be told at the moment; try again later",
+            "authentication is temporarily unavailable; try again later",
             {"Retry-After": "5"},
         )
         with anyio.move_on_after(AUTHENTICATE_SECONDS):
@@ -56,19 +56,21 @@ class Authentication:
             if identity is None:
                 return None
             if not isinstance(identity, Identity):
-                logger.error("authenticate returned %s: it must return an Identity or None", type(identity).__name__)
+                logger.error(
+                    "the hook `authenticate` returned %s: it must return an Identity or None", type(identity).__name__
+                )
                 raise unavailable
             try:
                 check_tenant(identity.tenant)
             except InvalidInput as error:
-                logger.warning("authenticate returned an identity without a tenant: %s", error)
+                logger.warning("the hook `authenticate` returned an identity without a valid tenant: %s", error)
                 return None
             return identity
-        logger.error("the hook `authenticate` did not answer within %g s", AUTHENTICATE_SECONDS)
+        logger.error("the hook `authenticate` did not return within %g s", AUTHENTICATE_SECONDS)
         raise unavailable
 
     async def recognize(self, exchange: Exchange) -> Identity | None:
-        """Return who sends a request to an open route; None for anybody else, whatever is wrong with their token."""
+        """Return the identity of a caller of an open route; None if it can't be determined, for any reason."""
         try:
             identity = await self.identify(exchange)
         except Refused:

@@ -1,4 +1,4 @@
-"""A request's body, up to a size."""
+"""Reads a request's body, up to a limit."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ READ_SECONDS = 30.0
 
 
 def limit_body(app: ASGIApp, /, *, most: int = MAX_BODY) -> ASGIApp:
-    """Middleware that answers 413 to a larger body; Starlette and FastAPI have no such limit.
+    """Middleware that answers 413 to a body beyond a limit. Starlette and FastAPI have no such limit.
 
     Args:
-        most: bytes; they are held in memory until the handler asks for them.
+        most: the limit in bytes. A body is held in memory until the handler reads it.
 
     Example:
         ```python
@@ -48,7 +48,7 @@ def limit_body(app: ASGIApp, /, *, most: int = MAX_BODY) -> ASGIApp:
                 return {"type": "http.request", "body": read.pop(), "more_body": False}
             return await receive()
 
-        # The body is unpacked by now.
+        # The application gets the decompressed body.
         headers = [
             (name, value) for name, value in scope["headers"] if name not in (b"content-encoding", b"content-length")
         ]
@@ -59,16 +59,16 @@ def limit_body(app: ASGIApp, /, *, most: int = MAX_BODY) -> ASGIApp:
 
 
 async def body_of(exchange: Exchange, most: int, *, hold: Callable[[int], None] | None = None) -> bytes:
-    """The whole body.
+    """Read the whole body.
 
     Args:
-        most: bytes of it.
-        hold: told of each further byte in memory, before the next ones are read.
+        most: the limit in bytes.
+        hold: called with the number of bytes that each piece adds in memory, before the next piece is read.
 
     Raises:
-        Refused: it is larger than `most` bytes, packed or unpacked, of which no more were read than needed to know; it did not come within 30 s; it is
-            packed in another way than gzip or deflate, or badly.
-        ClientGone: the client went away before its end.
+        Refused: the body is larger than `most` bytes, compressed or decompressed (reading stops there); it did not arrive within 30 s; its encoding is
+            neither gzip nor deflate, or it is corrupt.
+        ClientGone: the client disconnected before the end of the body.
     """
     too_large = Refused(413, "TooLarge", f"the body is larger than {most:,} bytes", {"Connection": "close"})
     length = exchange.header("content-length")
@@ -88,19 +88,19 @@ async def body_of(exchange: Exchange, most: int, *, hold: Callable[[int], None] 
                 if len(body) > most or received > most:
                     raise too_large
         return bytes(body)
-    raise Refused(408, "RequestTimeout", f"the body did not come within {READ_SECONDS:g} s", {"Connection": "close"})
+    raise Refused(408, "RequestTimeout", f"the body did not arrive within {READ_SECONDS:g} s", {"Connection": "close"})
 
 
 def _unpacker(encoding: str) -> Callable[[bytes, int], bytes] | None:
-    """A function that unpacks a piece, up to so many bytes; None: the body is not packed."""
+    """Return a function that decompresses a piece up to a number of bytes; None if the body is not compressed."""
     name = encoding.strip().lower()
     if name in ("", "identity"):
         return None
     if name not in ("gzip", "x-gzip", "deflate"):
-        raise Refused(415, "UnsupportedEncoding", "the body must be plain, or packed with gzip or deflate")
-    # Either header is recognised.
+        raise Refused(415, "UnsupportedEncoding", "the body must be uncompressed, or compressed with gzip or deflate")
+    # Recognises the headers of both formats.
     unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)
-    begun = b""  # of what follows a member
+    begun = b""  # the first bytes after the end of a gzip member
 
     def unpack(piece: bytes, most: int) -> bytes:
         nonlocal unpacker, begun
@@ -111,7 +111,7 @@ def _unpacker(encoding: str) -> Callable[[bytes, int], bytes] | None:
                 if unpacker.eof:
                     piece = begun + piece
                     begun = piece[:2]
-                    if begun != b"\x1f\x8b":  # padding, or not enough to tell
+                    if begun != b"\x1f\x8b":  # padding, or only the first byte of another member so far
                         break
                     begun = b""
                     unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)  # another member: RFC 1952, 2.2
@@ -120,7 +120,9 @@ def _unpacker(encoding: str) -> Callable[[bytes, int], bytes] | None:
                     break
                 piece = unpacker.unused_data
         except zlib.error:
-            raise Refused(400, "InvalidInput", f"the body is not packed with {name}, as its header says") from None
+            raise Refused(
+                400, "InvalidInput", f"the body can't be decompressed with {name}, the encoding that its header names"
+            ) from None
         return bytes(unpacked)
 
     return unpack

@@ -1,4 +1,4 @@
-"""What `POST /chat` is sent."""
+"""The body of `POST /chat`, and checks of request bodies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHAPE = '{"message": "…", "history": [{"role": "user", "content": "…"}]}'
 
 @dataclass(frozen=True, slots=True)
 class ChatBody:
-    """A question and the conversation before it; what they hold is checked by the client's methods.
+    """A question and the conversation before it. The client's methods check their contents.
 
     Example:
         ```python
@@ -35,10 +35,10 @@ class ChatBody:
 
     @classmethod
     def read(cls, body: bytes, /) -> Self:
-        """From JSON: `{"message": "…", "history": [{"role": "user", "content": "…"}]}`, the history is optional.
+        """Read the JSON `{"message": "…", "history": [{"role": "user", "content": "…"}]}`. The history is optional.
 
         Raises:
-            InvalidInput: it is something else, or has other fields.
+            InvalidInput: the body has another shape, or unknown fields.
         """
         asked = decoded(body)
         if not isinstance(asked, dict) or "message" not in asked:
@@ -51,7 +51,7 @@ class ChatBody:
 
 
 def decoded(body: bytes) -> Any:
-    """A body's JSON. Many small values take twenty times the memory of their text, so there may be only so many."""
+    """Decode a JSON body. The number of values is limited, since many small values take twenty times the memory of their text."""
     if body.count(b",") + body.count(b"[") + body.count(b"{") > MOST_VALUES:
         raise InvalidInput(f"the body has more than {MOST_VALUES:,} values")
     try:
@@ -61,37 +61,37 @@ def decoded(body: bytes) -> Any:
 
 
 def check_fields(asked: Mapping[str, object], known: set[str], *, like: str) -> None:
-    """Refuse a field that is misspelt: it would be left out in silence.
+    """Refuse unknown fields: a misspelt field would otherwise be ignored without notice.
 
     Raises:
-        InvalidInput: there are fields besides those that are known.
+        InvalidInput: the body has unknown fields.
     """
     if unknown := sorted(asked.keys() - known):
-        raise InvalidInput(f"nobody reads the body's {', '.join(unknown)[:200]!r}; it must be JSON like {like}")
+        raise InvalidInput(f"the body has unknown fields: {', '.join(unknown)[:200]!r}; it must be JSON like {like}")
 
 
 def check_question(question: object, *, longest: int) -> None:
     """Check a question before it takes a place.
 
     Args:
-        longest: its characters, at most.
+        longest: largest number of characters.
 
     Raises:
-        InvalidInput: it is not a text, or is longer.
+        InvalidInput: the question is not a text, or is too long.
     """
     if not isinstance(question, str):
         raise InvalidInput("the question must be a text")
     if len(question) > longest:
-        raise InvalidInput(f"the question has {len(question):,} characters; at most {longest:,} are taken")
+        raise InvalidInput(f"the question has {len(question):,} characters: it must have at most {longest:,}")
 
 
 def as_reported(history: Sequence[Turn | Mapping[str, object]]) -> tuple[Turn, ...]:
-    """Turns as a client reports them. Nobody knows whether an answer in them was ever given, so it is handed on as the tenant's words about it.
+    """Mark the answers in a client's history as reports of the tenant, since the client may have invented them.
 
-    A model takes an assistant's turn for its own word, and goes on with what it "has said": a forged one is the easiest way around its instructions.
+    A model treats an assistant's turn as its own words and stays consistent with them: a forged turn is the easiest way around its instructions.
 
     Raises:
-        InvalidInput: as the client's methods.
+        InvalidInput: a turn is invalid.
     """
     return tuple(
         turn if turn.role == "user" else Turn("user", f"{REPORTED}\n<answer>\n{fenced(turn.content)}\n</answer>")

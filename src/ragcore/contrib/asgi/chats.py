@@ -26,7 +26,7 @@ logger: logging.Logger = logging.getLogger("ragcore.asgi")
 
 
 class Chats:
-    """Answers questions, a limited number at once, with room left for every tenant. The arguments are those of `app`."""
+    """Answers a limited number of questions at once, with fair shares for all tenants. The arguments are those of `app`."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Chats:
         self._trust_history = trust_history
 
     async def chat(self, exchange: Exchange, identity: Identity) -> None:
-        """Answer `POST /chat`: JSON, or server-sent events where the client accepts them."""
+        """Answer `POST /chat` with JSON, or with server-sent events if the client accepts them."""
         chat = ChatBody.read(exchange.body)
         check_question(chat.message, longest=self._max_question)
         view = self._rag.for_tenant(identity.tenant)
@@ -86,7 +86,7 @@ class Chats:
 
     @asynccontextmanager
     async def _place(self, identity: Identity) -> AsyncIterator[None]:
-        """Room for one more chat, for a block. A tenant that has its share doesn't queue for more, so that one that has not finds room."""
+        """Hold a place for a block. A tenant that already has its share of places is refused instead of queued, to leave room for other tenants."""
         places, tenant = self._places, check_tenant(identity.tenant)
         if not places.try_acquire(tenant):
             if places.holds(tenant) >= places.share(tenant):
@@ -96,5 +96,5 @@ class Chats:
         try:
             yield
         finally:
-            # Without the time that it took: a chat has its whole time from here, however long it waited for its place.
+            # Without a service time: a chat has its whole timeout after the wait for a place, so the bulkhead must not refuse it by an estimate.
             places.release(flow=tenant)

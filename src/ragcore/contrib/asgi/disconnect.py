@@ -1,4 +1,4 @@
-"""A handler that ends when its client is gone."""
+"""Cancels a handler when its client disconnects."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def cancel_on_disconnect(app: ASGIApp) -> ASGIApp:
 
 
 async def until_disconnect(app: ASGIApp, scope: Message, receive: Receive, send: Send) -> None:
-    """Run the application for one request, until it ends or its client is gone."""
-    # One message ahead, no more: bodies are held by whoever reads them, who has counted them first.
+    """Run the application for one request, until it ends or its client disconnects."""
+    # Only one message ahead: bodies must be held by the handler, which counts their bytes.
     sender, receiver = anyio.create_memory_object_stream[Message](1)
     failed: BaseException | None = None
     answered = False
 
     async def told(message: Message) -> None:
         nonlocal answered
-        # What goes on after the answer, as background tasks do, is not the client's: servers call every end a disconnect.
+        # Servers report a disconnect after every response. Work after the response, such as background tasks, must continue then.
         answered = answered or _is_last(message)
         await send(message)
 
@@ -54,12 +54,12 @@ async def until_disconnect(app: ASGIApp, scope: Message, receive: Receive, send:
                 try:
                     message = await receive()
                 except Exception:
-                    logger.debug("the server's receive failed: taken as a disconnect", exc_info=True)
+                    logger.debug("the server's receive() failed; treated as a disconnect", exc_info=True)
                     message = {"type": "http.disconnect"}
                 if message["type"] == "http.disconnect" and not answered:
                     group.cancel_scope.cancel()
                     return
-                with suppress(anyio.BrokenResourceError):  # nobody reads any more
+                with suppress(anyio.BrokenResourceError):  # the application has ended
                     await sender.send(message)
                 if message["type"] == "http.disconnect":
                     sender.close()
@@ -68,13 +68,13 @@ async def until_disconnect(app: ASGIApp, scope: Message, receive: Receive, send:
         async def heard() -> Message:
             try:
                 return await receiver.receive()
-            except anyio.EndOfStream:  # said before; servers say it as often as they are asked
+            except anyio.EndOfStream:  # already reported; like a server, report it at every call
                 return {"type": "http.disconnect"}
 
         group.start_soon(watch)
         try:
             await app(scope, heard, told)
-        except Exception as error:  # raised again outside of the group, as itself
+        except Exception as error:  # raised again outside of the group, so that it is not wrapped in an ExceptionGroup
             failed = error
         group.cancel_scope.cancel()
     if failed is not None:

@@ -19,27 +19,27 @@ __all__ = ["ASGIApp", "ClientGone", "Exchange", "Message", "Receive", "Send", "e
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
-# A reader that reads nothing must not keep its place for ever.
+# A client that reads nothing for this long loses its place.
 WRITE_SECONDS = 30.0
 
 ASGIApp: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 class ClientGone(Exception):
-    """The client disconnected, or takes nothing: there is nobody to answer."""
+    """The client disconnected, or doesn't read: no response can be sent."""
 
 
-# Characters of a path in a log.
+# Largest number of a path's characters in a log.
 MOST_SHOWN = 500
 
 
 def encoded(data: Any) -> bytes:
-    """As JSON in UTF-8; half an emoji, which nothing can encode, becomes a question mark."""
+    """Encode as JSON in UTF-8. Half an emoji (a lone surrogate) can't be encoded and becomes a question mark."""
     return json.dumps(data, ensure_ascii=False).encode(errors="replace")
 
 
 class Exchange:
-    """A request that is read, and a response that is sent once."""
+    """One request and its response."""
 
     started: bool
     id: str
@@ -47,52 +47,56 @@ class Exchange:
     def __init__(self, scope: Message, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.method: str = scope["method"]
-        # Mounted below another application, a path begins with what it is mounted at.
+        # In an application that is mounted below another one, the path begins with the mount point.
         path, root = scope["path"], scope.get("root_path", "").rstrip("/")
         self.path: str = path.removeprefix(root) if path.startswith(f"{root}/") else path
-        # The call's, as soon as there is one.
+        # Replaced by the id of the call as soon as there is one.
         self.id = secrets.token_hex(8)
         self.parameter: str | None = None
         self.started = False
-        # Of the response, once it has begun.
+        # The response's status, once it has begun.
         self.status: int | None = None
-        # Of the request, once it was read.
+        # The request's body, once it is read.
         self.body = b""
-        # Of the response, besides those of its kind.
+        # Additional headers of the response.
         self.headers: dict[str, str] = {}
-        # Whether details are shown that only administrators may see.
+        # Whether to show details that only administrators may see.
         self.whole = False
         self._receive = receive
         self._send = send
 
     @property
     def where(self) -> str:
-        """Method and path for a log: a line end in an address makes no line there."""
+        """Method and path for a log. Line ends in the path are escaped, so that they can't forge a line of the log."""
         shown = f"{self.method} {self.path[:MOST_SHOWN]}"
         return shown if shown.isprintable() else ascii(shown)[1:-1]
 
     def header(self, name: str) -> str:
-        """The value of a header; empty where there is none."""
+        """Return the value of a header; "" if the request does not have it."""
         value: bytes = dict(self.scope["headers"]).get(name.encode(), b"")
         return value.decode("latin-1")
 
     def query(self, name: str) -> str | None:
-        """The value of a parameter in the address."""
+        """Return the value of a parameter in the query string; None if the address does not have it."""
         values = parse_qs(self.scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
         return values[name][0] if name in values else None
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
-        """The body as it comes; `ClientGone` where the client went away before its end."""
+        """Yield the body in pieces, as it arrives.
+
+        Raises:
+            ClientGone: the client disconnected before the end of the body.
+        """
         more = True
         while more:
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                raise ClientGone("the client went away before the end of its request")
+                raise ClientGone("the client disconnected before the end of its request")
             yield message.get("body", b"")
             more = message.get("more_body", False)
 
     async def show(self, value: Value, status: int = 200) -> None:
-        """Send a value as JSON, whole or as its tenant may see it."""
+        """Send a value as JSON: complete for administrators, else without the details that tenants may not see."""
         await self.respond(status, value.to_dict() if self.whole else public(value))
 
     async def respond(self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> None:
@@ -110,8 +114,8 @@ class Exchange:
         await self._write({"type": "http.response.body", "body": b"" if self.method == "HEAD" else data})
 
     async def stream(self, events: AsyncGenerator[bytes, None]) -> None:
-        """Send server-sent events as they come."""
-        # nginx would collect the events before it passes them on.
+        """Send each server-sent event as soon as it is available."""
+        # x-accel-buffering: nginx would otherwise buffer the events.
         headers = {"content-type": "text/event-stream", "cache-control": "no-store", "x-accel-buffering": "no"}
         await self._start(200, headers)
         async with aclosing(events):
@@ -130,16 +134,16 @@ class Exchange:
         """Send a message.
 
         Raises:
-            ClientGone: the client is gone, or has read nothing for 30 s.
+            ClientGone: the client has disconnected, or has read nothing for 30 s.
         """
         with anyio.move_on_after(WRITE_SECONDS):
             try:
                 await self._send(message)
             except OSError as error:
-                raise ClientGone(f"the client went away before the end of its answer ({error})") from error
+                raise ClientGone(f"the client disconnected before the end of the response ({error})") from error
             except RuntimeError as error:
-                if "closed" not in str(error):  # uvloop's word for a client that is gone
+                if "closed" not in str(error):  # uvloop's error for a client that has disconnected
                     raise
-                raise ClientGone(f"the client went away before the end of its answer ({error})") from error
+                raise ClientGone(f"the client disconnected before the end of the response ({error})") from error
             return
         raise ClientGone(f"the client has read nothing for {WRITE_SECONDS:g} s")

@@ -1,7 +1,7 @@
-"""Requests that two programs on their way could read differently.
+"""Refuses ambiguous requests, which a proxy and the server behind it could read differently (request smuggling).
 
-A proxy may forward a request by one header and the server behind it read another: what one takes for the body is the next request to the other. Such
-requests are refused, whatever the server beneath makes of them.
+If the proxy uses one header and the server another, the body for one of them is the next request for the other. Such requests are refused here, even if the
+server accepts them.
 
 Source: RFC 9112, 6.1 and 6.3 (message body length); RFC 9110, 5.3 (field order) and 11.6.2 (Authorization).
 """
@@ -15,7 +15,7 @@ from ragcore.contrib.asgi.problem import Refused
 
 __all__ = ["check_head"]
 
-# These have one value; two of them are two requests.
+# Headers that must occur at most once.
 SINGLE = (
     b"authorization",
     b"api-key",
@@ -31,18 +31,18 @@ def check_head(headers: Sequence[tuple[bytes, bytes]]) -> None:
     """Check a request's headers.
 
     Raises:
-        Refused: a header that may be there once is there twice, or two headers give the body's length.
+        Refused: a header that may occur once occurs twice, two headers give the body's length, or two headers name different tokens.
     """
     counts = Counter(name.lower() for name, _ in headers)
     twice = [name.decode("latin-1") for name in SINGLE if counts[name] > 1]
     if twice:
-        raise _ambiguous(f"the header {twice[0]} is there more than once")
+        raise _ambiguous(f"the header {twice[0]} occurs more than once")
     values = {name.lower(): value for name, value in headers}
     if b"content-length" in values and b"transfer-encoding" in values:
-        raise _ambiguous("content-length and transfer-encoding say the body's length in two ways")
+        raise _ambiguous("content-length and transfer-encoding both give the body's length: send only one of them")
     bearer = values.get(b"authorization", b"").partition(b" ")[2].strip()
     if bearer and values.get(b"api-key", bearer).strip() != bearer:
-        raise _ambiguous("authorization and api-key name two tokens")
+        raise _ambiguous("authorization and api-key contain different tokens")
 
 
 def _ambiguous(message: str) -> Refused:

@@ -1,4 +1,4 @@
-"""Who asks."""
+"""The identity of a caller, and bearer tokens from a file."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ LOOK_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who asks: what the `authenticate` hook returns.
+    """The identity of a caller. The `authenticate` hook returns it.
 
     Attributes:
-        tenant: whose documents are searched.
-        admin: may see every tenant's debug routes.
-        name: of the person or program, for the audit log; "": the tenant's.
+        tenant: the owner of the documents that are searched.
+        admin: whether the caller may use the debug routes of every tenant.
+        name: the person or program, for the audit log; "": the name of the tenant.
     """
 
     tenant: str | UUID
@@ -46,27 +46,29 @@ class Identity:
     name: str = ""
 
     def may_see(self, tenant: str | UUID) -> bool:
-        """Whether the debug routes of a tenant are open to this one: an administrator's are all, anybody else's are their own."""
+        """Whether this caller may use the debug routes of a tenant. Administrators may use those of all tenants, others only their own."""
         return self.admin or check_tenant(self.tenant) == check_tenant(tenant)
 
 
-# Gets the ASGI scope, returns who asks, or None to refuse.
+# Gets the ASGI scope. Returns the identity of the caller, or None to refuse the request.
 Authenticate: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[Identity | None]]
 
 
 class Unauthorized(Exception):
-    """A hook raises it to say why a request is not let in; its message is shown to whoever asks."""
+    """A hook raises it to refuse a request with a reason. The response shows its message to the caller."""
 
 
 def from_tokens(path: str | PathLike[str], /) -> Authenticate:
-    """A hook that knows tokens, from the header Authorization (Bearer) or api-key, from a JSON file: {"token": {"tenant": "acme", "admin": false}}.
-    "name" may say who has the token, for the audit log.
+    """Make a hook that accepts the tokens of a JSON file, such as {"token": {"tenant": "acme", "admin": false}}.
 
-    In place of a token its hash may stand: "sha256:" and 64 hexadecimal digits. The file is looked at once a second when somebody asks; a changed one is read
-    again. One that can't be read leaves the tokens as they were; one that is gone for two looks ends them.
+    Requests send a token in the header Authorization (Bearer) or api-key. An entry may also have "name", the owner of the token for the audit log. The file
+    may contain the hash of a token instead of the token: "sha256:" and 64 hexadecimal digits.
+
+    While requests arrive, the file is checked once a second, and read again if it has changed. If it can't be read, the old tokens stay valid. If it is
+    missing at two checks, all tokens are revoked.
 
     Raises:
-        ConfigurationError: the file can't be read, or is not like that.
+        ConfigurationError: the file can't be read, or has another shape.
     """
     tokens = _Tokens(Path(path))
 
@@ -74,7 +76,7 @@ def from_tokens(path: str | PathLike[str], /) -> Authenticate:
         await tokens.refresh()
         headers = dict(scope["headers"])
         kind, _, token = headers.get(b"authorization", b"").partition(b" ")
-        if kind.lower() != b"bearer" or not token.strip():  # as clients of Azure's send it
+        if kind.lower() != b"bearer" or not token.strip():  # clients for Azure send api-key
             token = headers.get(b"api-key", b"")
         return tokens.find(token.strip()) if token.strip() else None
 
@@ -82,7 +84,7 @@ def from_tokens(path: str | PathLike[str], /) -> Authenticate:
 
 
 class _Tokens:
-    """The tokens of a file, as it is now."""
+    """The tokens of a file, kept up to date."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -92,13 +94,13 @@ class _Tokens:
         self._stamp, self._known = self._read()
 
     def find(self, token: bytes) -> Identity | None:
-        """Who has a token. Each is compared, and in constant time: how long it takes tells nothing of a token."""
+        """Return the identity for a token. All tokens are compared, in constant time, so that the time reveals nothing about a token."""
         given = _digest(token)
         found = [identity for digest, identity in self._known.items() if hmac.compare_digest(digest, given)]
         return found[0] if found else None
 
     async def refresh(self) -> None:
-        """Read the file again where it has changed."""
+        """Read the file again if it has changed."""
         now = anyio.current_time()
         if now - self._looked < LOOK_SECONDS:
             return
@@ -106,19 +108,19 @@ class _Tokens:
         try:
             read = await self._threads.run(lambda: None if _stamp(self._path) == self._stamp else self._read())
         except FileNotFoundError:
-            # While a file is replaced it may be missing for a moment. One that was removed has revoked its tokens.
+            # A file that is being replaced may be missing for a moment. Removing a file revokes its tokens.
             if self._missing and self._known:
-                logger.warning("%s is gone: its tokens are valid no more", self._path)
+                logger.warning("all tokens are revoked: %s no longer exists", self._path)
                 self._stamp, self._known = (), {}
             self._missing = True
             return
         except (OSError, ConfigurationError) as error:
-            logger.warning("the tokens stay as they were: %s", error)
+            logger.warning("the old tokens stay valid: %s", error)
             return
         self._missing = False
         if read is not None:
             self._stamp, self._known = read
-            logger.info("%s was read again: %d tokens", self._path, len(self._known))
+            logger.info("tokens read again from %s: %d tokens", self._path, len(self._known))
 
     def _read(self) -> tuple[tuple[int, ...], dict[bytes, Identity]]:
         try:
@@ -135,25 +137,26 @@ class _Tokens:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, InvalidInput) as error:
             reason = str(error) if isinstance(error, OSError | InvalidInput) else "it is not JSON of this shape"
             raise ConfigurationError(
-                f'tokens can\'t be read from {self._path}: {reason}; write {{"token": {{"tenant": "acme", "admin": false}}}}'
+                f'cannot read tokens from {self._path}: {reason}; write {{"token": {{"tenant": "acme", "admin": false}}}}'
             ) from None
         if self._path.stat().st_mode & 0o077:
             logger.warning(
-                "%s may be read by other users of this machine: chmod 600 it, or put hashes into it", self._path
+                "other users of this machine can read %s: run chmod 600 on it, or store hashes of the tokens",
+                self._path,
             )
         return stamp, known
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    """Tells a file from the one that was there before: it is often replaced as a whole, with the same length."""
+    """Return values that change when the file changes, even if another file of the same length replaces it."""
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for its writer
-        raise OSError(f"{path} is no file")
+        raise OSError(f"{path} is not a regular file")
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _hash(token: str) -> bytes:
-    """The hash of a token, or the one that stands in its place."""
+    """Return the hash of a token, or the hash that the file has instead of the token."""
     if token.startswith(HASHED):
         digits = token.removeprefix(HASHED)
         if len(digits) != 64 or any(char not in string.hexdigits for char in digits):
@@ -167,7 +170,9 @@ def _digest(token: bytes) -> bytes:
 
 
 def _token(text: str) -> bytes:
-    """A token as a header brings it."""
+    """Return a token as bytes of a header."""
     if not text or text != text.strip() or not text.isascii() or not text.isprintable():
-        raise InvalidInput("a token is empty, or has white space around it, or characters that no header carries")
+        raise InvalidInput(
+            "a token is empty, has white space around it, or contains characters that a header can't carry"
+        )
     return text.encode()

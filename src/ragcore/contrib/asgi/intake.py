@@ -1,6 +1,6 @@
-"""Room for what is read and looked up, by tenant: bodies that come slowly, bytes that they hold, reports that read much.
+"""Limits for each tenant on request bodies that are being read, on the bytes that they hold, and on expensive reports.
 
-Nobody waits here: who has as much as a tenant may have is told to come back, so that the others' room is there when they come.
+No request waits here: a request beyond its tenant's limit gets status 429, so that room is left for other tenants.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ MEBI = 2**20
 
 
 def rate_limits(states: Sequence[LimitState], *, counted: bool = False) -> dict[str, str]:
-    """The headers that tell a program how much it may still ask; {} without limits.
+    """Return the headers that report the rest of the rate limits; {} without limits.
 
     Args:
-        counted: whether this request is in the numbers already.
+        counted: whether the states already count this request.
 
     Source: draft-ietf-httpapi-ratelimit-headers-10.
     """
@@ -41,11 +41,11 @@ def rate_limits(states: Sequence[LimitState], *, counted: bool = False) -> dict[
 
 
 class Room:
-    """So much at once, and so much of it for each tenant.
+    """A limit on an amount in use at once, with a lower limit for each tenant.
 
     Args:
-        most: altogether.
-        of_a_tenant: for each.
+        most: the limit for all tenants together.
+        of_a_tenant: the limit for each tenant.
     """
 
     def __init__(self, most: int, *, of_a_tenant: int) -> None:
@@ -56,14 +56,14 @@ class Room:
 
     @property
     def taken(self) -> int:
-        """How much is taken now."""
+        """The amount in use."""
         return self._sum
 
     def take(self, tenant: str, amount: int = 1) -> None:
-        """Take some of it.
+        """Take an amount.
 
         Raises:
-            Refused: there is no more, with status 429.
+            Refused: a limit is reached (status 429).
         """
         if self._taken[tenant] + amount > self._of_a_tenant or self._sum + amount > self._most:
             raise Refused(429, "Overloaded", FULL, {"Retry-After": "1"})
@@ -71,7 +71,7 @@ class Room:
         self._sum += amount
 
     def give_back(self, tenant: str, amount: int = 1) -> None:
-        """Give back what was taken."""
+        """Give an amount back."""
         self._sum -= amount
         self._taken[tenant] -= amount
         if not self._taken[tenant]:
@@ -79,7 +79,7 @@ class Room:
 
     @contextmanager
     def place(self, tenant: str) -> Iterator[None]:
-        """Take one, for a block."""
+        """Take one for a block."""
         self.take(tenant)
         try:
             yield
@@ -88,11 +88,11 @@ class Room:
 
 
 class Intake:
-    """The bodies of requests.
+    """Limits the bodies of requests. A tenant may use a quarter of each limit, since it may stand for many people.
 
     Args:
-        readings: bodies that may be read at once; a quarter of them for one tenant, which may stand for many people who ask at the same moment.
-        mebibytes: that bodies may hold, from their first byte to the end of their request; a quarter of them for one tenant.
+        readings: number of bodies that may be read at once.
+        mebibytes: memory that bodies may hold, from their first byte to the end of their request.
     """
 
     def __init__(self, *, readings: int = 256, mebibytes: int = 64) -> None:
@@ -101,7 +101,7 @@ class Intake:
 
     @contextmanager
     def request(self, tenant: str) -> Iterator[Body]:
-        """The body of a request; what it holds is given back at the end of the block."""
+        """Count the body of a request for a block. Its bytes are given back at the end."""
         body = Body(self._readings, self._bytes, tenant)
         try:
             yield body
@@ -110,7 +110,7 @@ class Intake:
 
 
 class Body:
-    """What one request holds."""
+    """The bytes that one request holds."""
 
     def __init__(self, readings: Room, held: Room, tenant: str) -> None:
         self._readings = readings
@@ -120,16 +120,16 @@ class Body:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """A place for as long as the body is read."""
+        """Hold a place while the body is read."""
         with self._readings.place(self._tenant):
             yield
 
     def hold(self, count: int) -> None:
-        """Count bytes that are in memory now."""
+        """Count further bytes in memory."""
         self._held.take(self._tenant, count)
         self._bytes += count
 
     def end(self) -> None:
-        """Give them back."""
+        """Give all bytes back."""
         self._held.give_back(self._tenant, self._bytes)
         self._bytes = 0

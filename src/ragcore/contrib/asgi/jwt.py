@@ -1,4 +1,4 @@
-"""Who asks, by a JSON Web Token that an identity provider has signed.
+"""Identifies callers by JSON Web Tokens that an identity provider has signed.
 
 Source: RFC 7519 (JWT), RFC 7517 (JWKS), RFC 8725 (best practices: the algorithm is pinned, issuer and audience are checked).
 """
@@ -22,7 +22,7 @@ __all__ = ["from_jwt"]
 logger: logging.Logger = logging.getLogger("ragcore.asgi")
 
 PURPOSE = "tokens of an identity provider"
-# Keys are fetched again after this time, and when a token names one that is not known; but not more often than the second.
+# Keys are fetched again after KEYS_SECONDS, and when a token names an unknown key, but at most once in LEAST_SECONDS.
 KEYS_SECONDS = 3_600.0
 LEAST_SECONDS = 30.0
 FETCH_SECONDS = 3.0
@@ -41,23 +41,24 @@ def from_jwt(
     admin_claim: str | None = None,
     leeway: float = 30.0,
 ) -> Authenticate:
-    """A hook that reads signed tokens (JWT) from the header Authorization (Bearer). Needs the extra `jwt`.
+    """Make a hook that accepts signed tokens (JWT) in the header Authorization (Bearer). Needs the extra `jwt`.
 
-    A token must be signed with one of `algorithms`, name issuer and audience, and have an expiry. Keys of `jwks_url` are kept for an hour; a token with a
-    key that is not known has them fetched again, at most every 30 s. While they can't be fetched, the known ones count, and without any the answer is 503.
+    A token must be signed with one of `algorithms`, name the issuer and the audience, and have an expiry. The keys of `jwks_url` are kept for an hour. They
+    are fetched again if a token names an unknown key, at most every 30 s. While they can't be fetched, the known keys stay valid; without any keys, requests
+    get status 503.
 
     Args:
-        issuer: the provider, as tokens name it ("iss").
-        audience: this service, as tokens name it ("aud"); one of them is enough.
-        jwks_url: where the provider publishes its keys, an https address.
-        key: the provider's public key (PEM), in place of `jwks_url`.
-        algorithms: that a signature may have. Those with a shared secret (HS256) are refused beside `jwks_url`.
+        issuer: the provider's name in tokens ("iss").
+        audience: this service's names in tokens ("aud"); a token must have one of them.
+        jwks_url: the https address at which the provider publishes its keys.
+        key: the provider's public key (PEM), instead of `jwks_url`.
+        algorithms: the accepted signature algorithms. Algorithms with a shared secret (HS256) are refused together with `jwks_url`.
         tenant_claim: the claim that names the tenant.
-        admin_claim: the claim that is true for administrators; None: nobody is one.
+        admin_claim: the claim that is true for administrators; None: there are no administrators.
         leeway: seconds by which the clocks may differ.
 
     Raises:
-        ConfigurationError: the options make no sense, or PyJWT is missing.
+        ConfigurationError: an option is invalid, or PyJWT is missing.
 
     Example:
         ```python
@@ -80,7 +81,7 @@ def from_jwt(
         try:
             found = key if keys is None else await keys.of(jwt.get_unverified_header(text).get("kid"))
             if found is None:
-                raise Unauthorized("the token is signed with a key that is not known")
+                raise Unauthorized("the token is signed with an unknown key")
             claims = jwt.decode(
                 text,
                 found,
@@ -96,9 +97,9 @@ def from_jwt(
             jwt.PyJWTError,
             TypeError,
             ValueError,
-        ) as error:  # TypeError: a key of another kind than the header says
-            logger.info("a token was refused: %s", type(error).__name__)
-            raise Unauthorized("the token is not valid here") from None
+        ) as error:  # TypeError: the key has another type than the header says
+            logger.info("token refused: %s", type(error).__name__)
+            raise Unauthorized("the token is not valid for this service") from None
         tenant = claims[tenant_claim]
         if not isinstance(tenant, str):
             raise Unauthorized("the token names no tenant")
@@ -114,10 +115,10 @@ def from_jwt(
 
 def _check(jwks_url: str | None, key: str | bytes | None, algorithms: Sequence[str]) -> None:
     if (jwks_url is None) == (key is None):
-        raise ConfigurationError("from_jwt needs one of jwks_url and key")
+        raise ConfigurationError("from_jwt needs either jwks_url or key")
     if jwks_url is not None and not _is_safe(jwks_url):
         raise ConfigurationError(
-            f"jwks_url is {jwks_url!r}: it must be an https address, or anybody on the way could give keys"
+            f"jwks_url is {jwks_url!r}: it must be an https address, since over http an attacker could replace the keys"
         )
     if isinstance(algorithms, str) or not algorithms:
         raise ConfigurationError("algorithms must be a list of names, such as ['RS256']")
@@ -127,11 +128,11 @@ def _check(jwks_url: str | None, key: str | bytes | None, algorithms: Sequence[s
         if name.upper() == "NONE" or (name.upper().startswith("HS") and jwks_url is not None)
     ]
     if shared:
-        raise ConfigurationError(f"algorithms has {shared[0]}: with the public keys of jwks_url anybody could sign so")
+        raise ConfigurationError(f"algorithms has {shared[0]}: remove it, since with it anyone can forge a token")
 
 
 def _is_safe(url: str) -> bool:
-    """Whether keys may be fetched there: encrypted, or from this machine."""
+    """Whether keys may be fetched from an address: it is encrypted, or on this machine."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -152,7 +153,7 @@ class _Keys:
         self._lock = anyio.Lock()
 
     async def of(self, name: str | None) -> Any:
-        """A key; None if there is no such.
+        """Return the key with an id; None if the provider does not have it.
 
         Raises:
             RuntimeError: no keys could be fetched yet.
@@ -167,7 +168,7 @@ class _Keys:
                 self._tried = now
                 await self._fetch(now)
         if not self._known:
-            raise RuntimeError(f"the keys of {self._url} can't be fetched")
+            raise RuntimeError(f"no keys could be fetched from {self._url}")
         return self._known.get(name)
 
     async def _fetch(self, now: float) -> None:
@@ -184,10 +185,10 @@ class _Keys:
                     async for piece in response.aiter_bytes():
                         body += piece
                         if len(body) > MOST_KEYS_BYTES:
-                            raise ValueError("more than any provider has")
+                            raise ValueError("the response is too large")
             keys = self._jwt.PyJWKSet.from_json(body.decode()).keys
         except (httpx.HTTPError, TimeoutError, ValueError, self._jwt.PyJWTError) as error:
-            logger.warning("the keys of %s could not be fetched: %s", self._url, type(error).__name__)
+            logger.warning("keys could not be fetched from %s: %s", self._url, type(error).__name__)
             return
         self._known = {one.key_id: one.key for one in keys if one.public_key_use in (None, "sig")}
         self._fetched = now

@@ -1,4 +1,4 @@
-"""A client that lives as long as the server."""
+"""Starts and closes a client together with the server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["lifespan"]
 
 
 def lifespan(app: ASGIApp, rag: RAG, /) -> ASGIApp:
-    """Middleware that starts the client with the server and closes it with it: for applications without a lifespan of their own, as Django's.
+    """Middleware that starts the client at the server's start and closes it at its end. Use it for applications without a lifespan, such as Django's.
 
     Example:
         ```python

@@ -1,4 +1,4 @@
-"""The routes for looking inside: `/debug/rag-similarity/{user_id}`, `/debug/inflight` and `/debug-env`. The audit log records each look."""
+"""The debug routes: `/debug/rag-similarity/{user_id}`, `/debug/inflight` and `/debug-env`. The audit log records each access."""
 
 from __future__ import annotations
 
@@ -19,42 +19,42 @@ __all__ = ["SIMILARITY", "Looks"]
 
 MAX_LOOKS = 8
 SIMILARITY = "/debug/rag-similarity/"
-# Whose data a look at the whole service concerns.
+# Stands for all tenants in the audit log.
 EVERYBODY = "*"
 LOOK = '{"query": "…", "threshold": 0.4}'
 
 
 class Looks:
-    """Shows calls, settings and similarities, to administrators and, but for the settings, to each tenant its own."""
+    """Shows calls, settings and similarity reports to administrators. Other tenants see their own calls and reports."""
 
     def __init__(self, rag: RAG, *, max_question: int) -> None:
         self._rag = rag
         self._max_question = max_question
-        # A report compares all of a tenant's chunks with a question: a few at once, and no more than two for one tenant.
+        # A report compares all chunks of a tenant with a question, so only a few run at once, and at most two for one tenant.
         self._room = Room(MAX_LOOKS, of_a_tenant=MAX_LOOKS // 4)
 
     async def inflight(self, exchange: Exchange, identity: Identity) -> None:
-        """Show the calls under way: all to an administrator, else the tenant's own."""
+        """Show the running calls: all calls to administrators, their own to other tenants."""
         calls = [call for call in self._rag.inflight() if identity.may_see(call.tenant)]
         record("inflight", EVERYBODY if identity.admin else check_tenant(identity.tenant), calls=len(calls))
         shown = [call.to_dict() if identity.admin else public(call) for call in calls]
         await exchange.respond(200, {"calls": shown})
 
     async def environment(self, exchange: Exchange, identity: Identity) -> None:
-        """Show an administrator what the client is made of."""
+        """Show an administrator the client's description."""
         if not identity.admin:
-            raise Refused(403, "Forbidden", "this route is for administrators")
+            raise Refused(403, "Forbidden", "only administrators may use this route")
         record("describe", EVERYBODY)
         with self._room.place(check_tenant(identity.tenant)):
             described = await self._rag.describe()
         await exchange.respond(200, described)
 
     async def similarity(self, exchange: Exchange, identity: Identity) -> None:
-        """Show how near a tenant's chunks are to a question; a GET has the question in the address."""
+        """Show how near a tenant's chunks are to a question. POST has the question in the body, GET in the address."""
         tenant = exchange.path.removeprefix(SIMILARITY)
         if not identity.may_see(tenant):
             record("similarity", tenant, outcome="Forbidden")
-            raise Refused(403, "Forbidden", "this route is for administrators, and for one's own")
+            raise Refused(403, "Forbidden", "only administrators may query another tenant")
         query, threshold = (
             _asked_by_get(exchange) if exchange.method in ("GET", "HEAD") else _asked_by_post(exchange.body)
         )
@@ -78,7 +78,7 @@ def _asked_by_post(body: bytes) -> tuple[Any, float | None]:
 def _asked_by_get(exchange: Exchange) -> tuple[Any, float | None]:
     query = exchange.query("query")
     if query is None:
-        raise InvalidInput("which question? add ?query=…")
+        raise InvalidInput("the address has no question: add ?query=…")
     given = exchange.query("threshold")
     try:
         return query, None if given is None else float(given)

@@ -8,7 +8,7 @@ __all__ = ["document"]
 
 
 def document(*, max_question: int) -> dict[str, Any]:
-    """The document, with the application's own limit in it."""
+    """Return the document, with the application's limit for a question."""
     question = {"type": "string", "minLength": 1, "maxLength": max_question, "examples": ["What is my warranty?"]}
     turn = _object({"role": {"enum": ["user", "assistant"]}, "content": {"type": "string"}}, "role", "content")
     chat = {
@@ -21,7 +21,7 @@ def document(*, max_question: int) -> dict[str, Any]:
         {
             "model": {"type": "string"},
             "messages": {"type": "array", "minItems": 1, "items": message},
-            # As OpenAI's programs send it: what is not understood here is left out.
+            # Any value, as in OpenAI's protocol: unknown values are ignored.
             "stream": {},
             "stream_options": {},
             "n": {"enum": [1, None]},
@@ -35,36 +35,47 @@ def document(*, max_question: int) -> dict[str, Any]:
     ]
     return {
         "openapi": "3.1.0",
-        "info": {"title": "ragcore", "version": "1", "description": "Questions over one's own documents."},
+        "info": {"title": "ragcore", "version": "1", "description": "Answers questions from a tenant's documents."},
         "security": [{"bearer": []}],
         "components": {
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
             "schemas": {"Problem": _problem(), "OpenAIProblem": _openai_problem()},
         },
         "paths": {
-            "/livez": {"get": {**_operation("Whether the process is alive."), "security": []}},
-            "/readyz": {"get": {**_operation("Whether it can answer.", unavailable=True), "security": []}},
+            "/livez": {"get": {**_operation("Check whether the process is alive."), "security": []}},
+            "/readyz": {
+                "get": {
+                    **_operation("Check whether the service can answer questions.", unavailable=True),
+                    "security": [],
+                }
+            },
             "/health": {
                 "get": {
-                    **_operation("What works and what doesn't.", unavailable=True),
+                    **_operation("Return the status of the service and of its parts.", unavailable=True),
                     "security": [{}, {"bearer": []}],
                 }
             },
-            "/openapi.json": {"get": _operation("This document.")},
+            "/openapi.json": {"get": _operation("Return this document.")},
             "/chat": {"post": {**_operation("Ask a question.", asks=True), "requestBody": _json(chat)}},
             "/v1/chat/completions": {
                 "post": {
-                    **_operation("Ask in OpenAI's protocol.", asks=True, problem="OpenAIProblem"),
+                    **_operation("Ask a question in OpenAI's protocol.", asks=True, problem="OpenAIProblem"),
                     "requestBody": _json(completions),
                 }
             },
-            "/v1/models": {"get": _operation("The one model.", problem="OpenAIProblem")},
-            "/v1/models/ragcore": {"get": _operation("It alone.", problem="OpenAIProblem")},
-            "/debug/inflight": {"get": _operation("Calls under way, of an administrator's all, else one's own.")},
-            "/debug-env": {"get": _operation("What it is made of, for administrators.", forbidden=True)},
+            "/v1/models": {"get": _operation("List the models. There is one, ragcore.", problem="OpenAIProblem")},
+            "/v1/models/ragcore": {"get": _operation("Describe the model ragcore.", problem="OpenAIProblem")},
+            "/debug/inflight": {
+                "get": _operation("List running calls: all calls for administrators, their own for other tenants.")
+            },
+            "/debug-env": {
+                "get": _operation(
+                    "Return versions, settings and database. Only administrators may use it.", forbidden=True
+                )
+            },
             "/debug/rag-similarity/{user_id}": {
                 "post": {
-                    **_operation("Why a question finds what it finds.", asks=True, forbidden=True),
+                    **_operation("Report how near a tenant's chunks are to a question.", asks=True, forbidden=True),
                     "parameters": similarity[:1],
                     "requestBody": _json(
                         {
@@ -81,7 +92,9 @@ def document(*, max_question: int) -> dict[str, Any]:
                 },
                 "get": {
                     **_operation(
-                        "The same for administrators, with the question in the address.", asks=True, forbidden=True
+                        "Return the same report, with the question in the address. Only administrators may use it.",
+                        asks=True,
+                        forbidden=True,
                     ),
                     "parameters": similarity,
                 },
@@ -96,17 +109,17 @@ def _operation(
     statuses = {"401": "Not authenticated."}
     if asks:
         statuses |= {
-            "400": "The question or the body is at fault.",
-            "408": "The body did not come in time.",
+            "400": "The question or the body is invalid.",
+            "408": "The body did not arrive in time.",
             "413": "The body is too large.",
-            "415": "The body is packed in another way than gzip or deflate.",
-            "429": "No room; Retry-After says when.",
-            "503": "A dependency is down; Retry-After says when, where it is known.",
-            "504": "Out of time.",
+            "415": "The body's encoding is neither gzip nor deflate.",
+            "429": "A limit is reached; Retry-After gives the seconds until the next attempt.",
+            "503": "A dependency is down; Retry-After gives the seconds until the next attempt, if they are known.",
+            "504": "The deadline has passed.",
         }
     if forbidden:
-        statuses["403"] = "Not one's own."
-        statuses["405"] = "This method is for administrators."
+        statuses["403"] = "Only administrators may query another tenant."
+        statuses["405"] = "Only administrators may use this method."
     refused = {
         status: {
             "description": text,
@@ -115,7 +128,10 @@ def _operation(
         for status, text in statuses.items()
     }
     if unavailable:
-        refused["503"] = {"description": "It can't.", "content": {"application/json": {"schema": {"type": "object"}}}}
+        refused["503"] = {
+            "description": "Service unavailable.",
+            "content": {"application/json": {"schema": {"type": "object"}}},
+        }
     content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
     if asks:
         content["text/event-stream"] = {}

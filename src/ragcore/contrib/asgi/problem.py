@@ -30,7 +30,7 @@ class Problem:
 
     Attributes:
         status: 400, 401, 403, 404, 405, 408, 413, 429, 500, 503 or 504.
-        headers: Retry-After where it is known.
+        headers: Retry-After, if it is known.
         body: {"error", "message", "stage", "call_id"}.
     """
 
@@ -40,7 +40,7 @@ class Problem:
 
 
 class Refused(Exception):
-    """A request that goes no further: what to answer."""
+    """A request is refused. `problem` is the response."""
 
     problem: Problem
 
@@ -52,13 +52,13 @@ class Refused(Exception):
 
 
 def problem(error: RagcoreError, /, *, whole: bool = False) -> Problem:
-    """What to answer for an error.
+    """Return the HTTP response for an error.
 
-    A message that tells of the service's insides (an address, a role, a provider's words) is logged as a warning of the logger "ragcore.asgi", with the
-    call's id, and said in plain words instead.
+    Internal details (an address, a role, a provider's message) stay out of the response, which gets a general message. The error's own message is logged as a
+    warning of the logger "ragcore.asgi", with the call's id.
 
     Args:
-        whole: True: the error's own message in any case, for whoever runs the service.
+        whole: True: include operator-only details in the response, and log nothing.
     """
     if not whole and tells_of_insides(error):
         logger.warning("call %s failed in %s: %s: %s", error.call_id, error.stage, type(error).__name__, error)

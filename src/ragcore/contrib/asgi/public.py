@@ -1,4 +1,4 @@
-"""What a tenant may see: no address, no setting, no number of anybody else's."""
+"""Removes the values that a tenant may not see: addresses, settings, counts of other tenants."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from ragcore.value import Value
 
 __all__ = ["FULL", "public", "public_message", "tells_of_insides"]
 
-FULL = "too many questions are asked at once; try again in a moment"
+FULL = "too many questions at once; try again in a moment"
 NO_DOCUMENTS = "you have no documents yet"
-NO_SEARCH = "the question can't be searched for by its meaning at the moment"
-NO_ANSWER = "no answer can be written at the moment"
+NO_SEARCH = "semantic search is temporarily unavailable"
+NO_ANSWER = "the model that writes answers is temporarily unavailable"
 
 
 def public(value: Value, /) -> dict[str, Any]:
-    """An answer, a retrieval, a report or an event as JSON-ready values that its tenant may see.
+    """Return an answer, a retrieval, a report or an event as JSON-ready values that its tenant may see.
 
-    `to_dict()` is for whoever runs the service: the reason for an empty result says how many chunks all tenants have together, and what degraded an answer is
-    told in the words of an error, with addresses in them. Here both are said without.
+    `to_dict()` is only for operators: its reason for an empty result has the number of chunks of all tenants, and its reason for a degraded answer has the
+    message of an error, with addresses. This function replaces both by general messages.
 
     Example:
         ```python
@@ -46,37 +46,37 @@ def public(value: Value, /) -> dict[str, Any]:
 
 
 def tells_of_insides(error: RagcoreError) -> bool:
-    """Whether its own message tells of more than the request and the load, so that whoever runs the service wants to know it."""
+    """Whether the error's message may contain internal details. Such messages are only logged, for operators."""
     return not isinstance(error, InvalidInput | Overloaded | CircuitOpen | DeadlineExceeded)
 
 
 def public_message(error: RagcoreError) -> str:
-    """What went wrong, in words for a tenant."""
+    """Return a message for a tenant, without internal details."""
     if isinstance(error, InvalidInput) and error.stage not in ("search", "write"):
         return str(error)
     again = "later" if error.retry_after is None else f"in {math.ceil(error.retry_after)} s"
     match error:
         case StoreError():
-            return f"the documents can't be reached at the moment; try again {again}"
+            return f"the documents are temporarily unavailable; try again {again}"
         case EmbeddingError():
             return f"{NO_SEARCH}; try again {again}"
         case GenerationError():
             return f"{NO_ANSWER}; try again {again}"
         case InvalidInput():
-            return "the question or the document has something in it that the database can't take"
+            return "the question or the document contains data that the database rejects"
         case DeadlineExceeded():
             return f"there was no answer within {error.budget:g} s; try again {again}"
         case LimitExceeded():
             return str(error)
         case Overloaded():
-            return FULL if error.retry_after is None else f"too many questions are asked at once; try again {again}"
+            return FULL if error.retry_after is None else f"too many questions at once; try again {again}"
         case CircuitOpen():
-            return f"a part of the service is failing at the moment; try again {again}"
+            return f"a part of the service is temporarily unavailable; try again {again}"
         case NotOpen():
             return f"the service is starting or closing; try again {again}"
         case ConfigurationError():
-            return "the service is set up wrongly; its log says how"
-    return "an error that the service's log describes"
+            return "the service is misconfigured; see its log"
+    return "internal error; see the service's log"
 
 
 def _cleared(value: Any) -> Any:

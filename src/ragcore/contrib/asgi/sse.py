@@ -20,27 +20,27 @@ __all__ = ["PING", "Step", "sse", "sse_event", "steps"]
 
 PING = b": ping\n\n"
 PING_SECONDS = 15.0
-# None: nothing came for a while.
+# None: there was no event for `ping` seconds.
 Step: TypeAlias = StreamEvent | RagcoreError | None
 
 
 async def sse(
     stream: AnswerStream, /, *, ping: float = PING_SECONDS, whole: bool = False
 ) -> AsyncGenerator[bytes, None]:
-    """An entered stream as server-sent events: "retrieved", "delta", "done" or "error", with comments as pings while nothing comes.
+    """Yield an entered stream as server-sent events ("retrieved", "delta", "done" or "error"), with comments as pings during silence.
 
-    A ping comes in between without cancelling what is being waited for. Runs on asyncio, as ASGI servers do.
+    A ping does not cancel the wait for the next event. Runs on asyncio, as ASGI servers do.
 
     Args:
-        ping: seconds of silence after which a comment keeps proxies from closing the connection.
-        whole: True: with what only whoever runs the service may see, as in `public` and `problem`.
+        ping: seconds of silence after which a comment is sent, so that proxies keep the connection open.
+        whole: True: include operator-only details, which `public` and `problem` leave out.
     """
     async for step in steps(stream, ping=ping):
         yield PING if step is None else sse_event(step, whole=whole)
 
 
 async def steps(stream: AnswerStream, /, *, ping: float = PING_SECONDS) -> AsyncIterator[Step]:
-    """The events of an entered stream, None after each `ping` seconds of silence, and the error that ends it, if one does."""
+    """Yield the events of an entered stream, and None after each `ping` seconds of silence. An error that ends the stream is yielded as the last item."""
     pending = _Pending(stream)
     try:
         while True:
@@ -59,7 +59,7 @@ async def steps(stream: AnswerStream, /, *, ping: float = PING_SECONDS) -> Async
 
 
 def sse_event(event: StreamEvent | RagcoreError, /, *, whole: bool = False) -> bytes:
-    """One event of a stream, or the error that ends it, as a server-sent event: for streams that are read without `await`."""
+    """Return one event of a stream, or the error that ends it, as a server-sent event. Use it for streams that are read without `await`."""
     match event:
         case RagcoreError():
             name, data = "error", {**problem(event, whole=whole).body, "partial_text": event.partial_text}
@@ -69,7 +69,7 @@ def sse_event(event: StreamEvent | RagcoreError, /, *, whole: bool = False) -> b
 
 
 class _Pending:
-    """The wait for the next event, in a task of its own, since a ping must not cancel it."""
+    """The wait for the next event, in its own task, since a ping must not cancel it."""
 
     def __init__(self, stream: AnswerStream) -> None:
         self._stream = stream
