@@ -281,7 +281,7 @@ async def test_the_similarity_report_judges_and_does_not_filter(retriever: Retri
     assert (report.chunks, report.not_embedded, report.passing, report.exact, report.sampled) == (2, 0, 0, True, None)
     assert len(report.retrieval.passages) == 2
     assert report.retrieval.passages[0].text_score is not None
-    assert report.verdict.startswith("Nothing passes 0.99; the best is")
+    assert report.verdict.startswith("No chunk passes 0.99; the best scores")
     assert set(report.quantiles) == {"min", "p05", "p25", "median", "p75", "p95", "max", "mean", "deviation"}
     assert sum(count for _, _, count in report.histogram) == 2
     assert "of 2 chunks pass" in (await retriever.similarity("deductible", tenant="m", score_threshold=-0.5)).verdict

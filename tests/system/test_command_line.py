@@ -62,7 +62,7 @@ def test_from_documents_to_an_answer(data: str, tmp_path: Path) -> None:
         found = ragcore(data, "search", "ambulance", "-t", "chen", "--mode", mode, "--json")
         assert "ambulance" in json.loads(found.stdout)["passages"][0]["text"]
     assert (
-        "Nothing passes 0.99"
+        "No chunk passes 0.99"
         in ragcore(data, "similarity", "deductible", "-t", "chen", "--score-threshold", "0.99").stdout
     )
     assert json.loads(ragcore(data, "similarity", "deductible", "-t", "chen", "--json").stdout)["chunks"] > 3
