@@ -118,7 +118,7 @@ def test_what_the_driver_can_not_do_is_noted() -> None:
         ("postgresql://h/db?keepalives_idle=99999999999", "keepalives_idle"),
         ("postgresql://h/db?target_session_attrs=bogus", "target_session_attrs"),
         ("postgresql://h/db?password", "can't be parsed"),
-        ("postgresql://h/db%00x", "can't|begins no code"),
+        ("postgresql://h/db%00x", "can't|does not begin"),
         ("postgresql://h/db?hostaddr=1.2.3.4&sslmode=verify-full", "hostaddr"),
     ],
 )

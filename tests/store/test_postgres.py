@@ -340,7 +340,7 @@ async def _idle(part: Part) -> None:
 async def test_start_says_when_embedder_and_store_do_not_fit(
     migrated: tuple[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    for dimension, said in ((DIMENSION, ""), (8, "was made for 64 dimensions (fake) and the embedder fake has 8")):
+    for dimension, said in ((DIMENSION, ""), (8, "was made for 64 dimensions (fake), and the embedder fake has 8")):
         caplog.clear()
         async with Retriever(store=PgVectorStore(migrated[0]), embedder=FakeEmbedder(dimension=dimension)) as retriever:
             await _idle(retriever)
