@@ -360,12 +360,12 @@ async def test_a_wrong_password_is_a_matter_of_configuration_and_is_never_shown(
         await owner.execute("select pg_reload_conf()")
         dsn = migrated[0].replace("ragcore@", "locked:canary@")
         async with PgVectorStore(dsn) as store:
-            with pytest.raises(ConfigurationError, match="refused to let locked in") as caught:
+            with pytest.raises(ConfigurationError, match="refused the login of locked") as caught:
                 await store.search(query("q"))
             await _idle(store)
         shown = f"{caught.value!r} {caught.value} {caplog.text} {store!r} {store.describe()} {store.policy.snapshot()}"
         assert "canary" not in shown
-        with pytest.raises(ConfigurationError, match="refused to let locked in"):
+        with pytest.raises(ConfigurationError, match="refused the login of locked"):
             await migrate(dsn, model="fake", dimension=DIMENSION, role="ragcore")
     finally:
         rules.write_text(before)
@@ -393,7 +393,7 @@ async def test_an_embedder_that_does_not_fit_is_found(store: PgVectorStore) -> N
     ("change", "said", "kind"),
     [
         (("/test_", "/missing_"), "no database", ConfigurationError),
-        (("ragcore@", "nobody:canary@"), "refused to let nobody in", ConfigurationError),
+        (("ragcore@", "nobody:canary@"), "refused the login of nobody", ConfigurationError),
         (("host=", "host=/nowhere"), "can't be reached", StoreError),
     ],
 )
