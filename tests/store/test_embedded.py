@@ -412,7 +412,7 @@ async def test_a_start_that_waited_in_vain_for_another_process_leaves_nothing(fo
     with lock.open("w") as held:  # as a process that is stopping the server
         fcntl.flock(held, fcntl.LOCK_EX)
         before = len(os.listdir("/proc/self/fd"))
-        with pytest.raises(StoreError, match="another process was stopping the server"):
+        with pytest.raises(StoreError, match="another process did not finish stopping the server"):
             embedded.start(Path(folder), seconds=0.1)
         embedded.stop(Path(folder))
         assert len(os.listdir("/proc/self/fd")) == before

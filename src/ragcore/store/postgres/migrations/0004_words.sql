@@ -1,4 +1,4 @@
--- Temporary objects are searched first unless they are named: a domain of theirs would run its check as the owner.
+-- Temporary objects come first in the search path unless pg_temp is named: a temporary domain would run its check as the owner.
 alter function {schema}.count_all() set search_path = pg_catalog, pg_temp;
 
 -- The settings of a collection, words of any language, and an error if no tenant is set. The previous release works with all of it.
