@@ -288,7 +288,7 @@ async def test_a_whole_dump_comes_back_on_a_server_without_the_roles(backups: Ba
     await check(backups, backups.new, "chat")
 
 
-async def test_files_are_readable_by_nobody_else(backups: Backups) -> None:
+async def test_backup_files_are_readable_only_by_their_owner(backups: Backups) -> None:
     backups.succeed(f"{WHOLE}\n{PLAIN}\n{ONE}")
     names = ("chat.dump", "roles.sql", "chat.sql", "ragcore.dump")
     assert {(backups.folder / name).stat().st_mode & 0o077 for name in names} == {0}
@@ -301,7 +301,7 @@ async def test_files_are_readable_by_nobody_else(backups: Backups) -> None:
         ("pg_dump --enable-row-security", "", "ragcore.tenant is not set"),
     ],
 )
-async def test_what_the_manual_says_fails_does(backups: Backups, command: str, options: str, said: str) -> None:
+async def test_commands_fail_as_the_manual_says(backups: Backups, command: str, options: str, said: str) -> None:
     done = backups(f'{command} --file=owner.sql --dbname="$OWNER_DSN"', PGOPTIONS=options)
     assert done.returncode != 0
     assert said in done.stderr
@@ -315,7 +315,7 @@ async def test_what_the_manual_says_fails_does(backups: Backups, command: str, o
         ("-c ragcore.counting=on", ["the ambulance costs 250", "thank you for your letter"], ["\tambul\t"]),
     ],
 )
-async def test_what_only_looks_like_a_backup_is_none(
+async def test_a_dump_by_the_owner_is_incomplete_without_an_error(
     backups: Backups, options: str, there: list[str], missing: list[str]
 ) -> None:
     done = backups('pg_dump --enable-row-security --file=owner.sql --dbname="$OWNER_DSN"', PGOPTIONS=options)
@@ -326,7 +326,7 @@ async def test_what_only_looks_like_a_backup_is_none(
     assert all(text in backups.read("chat.sql") for text in [*there, *missing])
 
 
-async def test_the_role_for_backups_changes_nothing_and_serves_nobody(backups: Backups) -> None:
+async def test_the_role_for_backups_can_neither_write_nor_serve(backups: Backups) -> None:
     connection = await asyncpg.connect(backups.old.dsn("backup", "chat"))
     try:
         for statement in (
@@ -343,7 +343,7 @@ async def test_the_role_for_backups_changes_nothing_and_serves_nobody(backups: B
             await store.search(query("deductible"))
 
 
-async def test_a_restore_without_privileges_is_seen(backups: Backups) -> None:
+async def test_a_restore_without_privileges_is_reported(backups: Backups) -> None:
     backups.succeed(WHOLE)
     backups.succeed(f'{MAKE}\npg_restore --exit-on-error --no-privileges --dbname="$RESTORED_DSN" chat.dump')
     async with PgVectorStore(backups.old.dsn("app", "chat_restored")) as store:
@@ -360,7 +360,7 @@ async def test_a_restore_without_privileges_is_seen(backups: Backups) -> None:
         assert [finding for finding in (await store.inspect()).findings() if finding.severity == "error"] == []
 
 
-async def test_rows_alone_do_not_go_into_a_collection_that_is_there(backups: Backups) -> None:
+async def test_rows_alone_can_not_be_restored_into_an_existing_collection(backups: Backups) -> None:
     backups.succeed(f"{WHOLE}\n{MAKE}")
     owner = backups.old.dsn("claims_owner", "chat_restored")
     await migrate(owner, model="fake", dimension=DIMENSION, role="app")
@@ -369,7 +369,7 @@ async def test_rows_alone_do_not_go_into_a_collection_that_is_there(backups: Bac
         assert done.returncode != 0, tables
 
 
-async def test_a_superuser_who_owns_the_tables_is_what_no_owner_makes(backups: Backups) -> None:
+async def test_a_restore_with_no_owner_gives_the_functions_to_a_superuser(backups: Backups) -> None:
     backups.succeed(WHOLE)
     restored = backups.old.dsn("postgres", "chat_restored")
     backups.succeed(f"{MAKE}\npg_restore --exit-on-error --no-owner --dbname='{restored}' chat.dump")
@@ -377,7 +377,7 @@ async def test_a_superuser_who_owns_the_tables_is_what_no_owner_makes(backups: B
     assert all("'postgres'" in function for function in functions)
 
 
-async def test_nothing_of_erased_data_is_in_a_later_dump(backups: Backups) -> None:
+async def test_a_later_dump_does_not_contain_erased_data(backups: Backups) -> None:
     backups.succeed(PLAIN)
     assert "zqerased" not in backups.read("chat.sql")
     async with PgVectorStore(backups.old.dsn("app", "chat")) as store:
@@ -395,7 +395,7 @@ async def test_nothing_of_erased_data_is_in_a_later_dump(backups: Backups) -> No
         assert not await store.search(query("zqerased", tenant="a", mode="text"))
 
 
-async def test_the_commands_that_check_a_restore(backups: Backups) -> None:
+async def test_the_commands_of_the_manual_check_a_restore(backups: Backups) -> None:
     backups.succeed(f"{WHOLE}\n{MAKE}\n{RESTORE}")
     before = await catalogue(backups.old, "chat_restored")
     async with OpenAIServer(dimension=DIMENSION) as model:

@@ -140,7 +140,7 @@ async def test_a_fast_and_an_immediate_restart_cost_no_call(tmp_path_factory: py
             assert await outcomes(store) == {"answered": AT_ONCE}
 
 
-async def test_pgvector_dropped_and_created_again_is_learned_anew(
+async def test_pgvector_dropped_and_created_again_is_detected(
     store: PgVectorStore, admin: asyncpg.Connection[asyncpg.Record], migrated: tuple[str, str]
 ) -> None:
     assert await outcomes(store) == {"answered": AT_ONCE}
@@ -205,7 +205,7 @@ async def test_a_server_that_stays_away_opens_the_breaker(
             assert store.policy.snapshot()["breaker"]["state"] == "open"
 
 
-async def test_callers_beyond_the_pool_wait_their_turn_and_a_cancelled_one_takes_nothing_with_it(
+async def test_callers_beyond_the_pool_take_turns_and_a_cancelled_one_loses_no_connection(
     migrated: tuple[str, str],
 ) -> None:
     pool = Pool(parse(migrated[0]), size=2)
@@ -247,7 +247,7 @@ async def test_a_connection_that_is_idle_for_long_is_closed(
         assert await store.search(query("q")) == []
 
 
-async def test_time_in_the_statement_is_bounded_and_the_connection_is_given_up(migrated: tuple[str, str]) -> None:
+async def test_the_time_of_a_statement_is_limited_and_its_connection_is_terminated(migrated: tuple[str, str]) -> None:
     async with PgVectorStore(migrated[0], pool_size=1) as store:
         await store.first_look()
         await store.upsert([PLAN], tenant="a")
@@ -257,7 +257,7 @@ async def test_time_in_the_statement_is_bounded_and_the_connection_is_given_up(m
         assert len(await store.search(query("deductible"))) == 3
 
 
-async def test_those_who_wait_while_the_store_is_closed_are_told(migrated: tuple[str, str]) -> None:
+async def test_callers_that_wait_while_the_store_is_closed_get_an_error(migrated: tuple[str, str]) -> None:
     store = PgVectorStore(migrated[0], pool_size=2)
     await store.start()
     await store.upsert([PLAN], tenant="a")
@@ -269,7 +269,7 @@ async def test_those_who_wait_while_the_store_is_closed_are_told(migrated: tuple
     assert kinds <= {"NotOpen", "StoreError"}, ended[-1]
 
 
-async def test_who_was_connecting_while_the_pool_was_closed_does_no_work(migrated: tuple[str, str]) -> None:
+async def test_a_caller_that_connects_while_the_pool_is_closed_does_no_work(migrated: tuple[str, str]) -> None:
     pool = Pool(parse(migrated[0]), size=2)
     asked = asyncio.ensure_future(pool.run(lambda connection: connection.fetchval("select 1")))
     await asyncio.sleep(0)  # it connects now
@@ -278,7 +278,7 @@ async def test_who_was_connecting_while_the_pool_was_closed_does_no_work(migrate
         await asked
 
 
-async def test_a_statement_of_a_caller_who_gave_up_ends_at_the_server(
+async def test_the_statement_of_a_cancelled_caller_ends_at_the_server(
     migrated: tuple[str, str], admin: asyncpg.Connection[asyncpg.Record]
 ) -> None:
     pool = Pool(parse(migrated[0]), size=2)

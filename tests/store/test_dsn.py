@@ -57,14 +57,14 @@ def driven(address: Address) -> tuple[list[object], object]:
         ("postgresql://u:p@h/db?application_name=x&options=-c%20statement_timeout%3D5s", [("h", 5432)]),
     ],
 )
-def test_what_libpq_takes_reaches_the_driver(
+def test_dsns_that_libpq_accepts_reach_the_driver(
     dsn: str, addresses: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PGPORT", raising=False)
     assert driven(parse(dsn))[0] == addresses
 
 
-def test_what_stands_among_the_parameters_wins_and_a_plus_sign_is_one() -> None:
+def test_parameters_override_the_rest_and_a_plus_sign_stays_one() -> None:
     address = parse("postgresql://u:old@h/db?user=y&password=a+b%20c&application_name=a+b")
     parameters = driven(address)[1]
     assert (parameters.user, parameters.password) == ("y", "a+b c")  # type: ignore[attr-defined]
@@ -72,7 +72,7 @@ def test_what_stands_among_the_parameters_wins_and_a_plus_sign_is_one() -> None:
     assert "application_name=a%2Bb" in address.dsn.reveal()
 
 
-def test_parameters_that_the_driver_lacks_are_done_by_ragcore() -> None:
+def test_ragcore_handles_parameters_that_the_driver_lacks() -> None:
     address = parse("postgresql://h/db?connect_timeout=7&keepalives=1&keepalives_idle=30&tcp_user_timeout=9000")
     assert address.connect_timeout == 7.0
     assert (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1) in address.socket_options
@@ -90,7 +90,7 @@ def test_roots_of_the_system_mean_that_the_server_is_verified() -> None:
         parse("postgresql://h/db?sslrootcert=system&sslmode=require")
 
 
-def test_what_the_driver_can_not_do_is_noted() -> None:
+def test_options_that_the_driver_does_not_support_are_noted() -> None:
     assert "channel_binding" in parse("postgresql://h/db?channel_binding=require&sslmode=require").notes[0]
     assert parse("postgresql://h/db?channel_binding=prefer").notes == ()
 
@@ -122,7 +122,7 @@ def test_what_the_driver_can_not_do_is_noted() -> None:
         ("postgresql://h/db?hostaddr=1.2.3.4&sslmode=verify-full", "hostaddr"),
     ],
 )
-def test_what_can_not_be_honoured_is_named(dsn: str, named: str) -> None:
+def test_parameters_that_are_not_supported_are_named(dsn: str, named: str) -> None:
     with pytest.raises(ConfigurationError, match=named.replace("/", "/")):
         parse(dsn)
 
@@ -153,7 +153,7 @@ def test_an_encoded_login_arrives_as_it_was(password: str, user: str) -> None:
 
 
 @given(st.text(max_size=80))
-def test_no_text_makes_it_raise_anything_else(text: str) -> None:
+def test_any_text_is_parsed_or_raises_a_configuration_error(text: str) -> None:
     for dsn in (text, f"postgresql://{text}", f"postgresql://h/db?{text}"):
         try:
             assert parse(dsn).dsn.reveal().startswith("postgresql://")
@@ -170,6 +170,6 @@ def test_lists_in_the_environment() -> None:
     assert parameters.password == "p@ss/w"  # type: ignore[attr-defined]
 
 
-def test_a_certificate_that_is_there_is_taken(tmp_path: Path) -> None:
+def test_an_existing_certificate_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "root.crt").write_text("")
     assert parse(f"postgresql://h/db?sslmode=verify-full&sslrootcert={tmp_path}/root.crt").sslmode == "verify-full"

@@ -171,7 +171,7 @@ async def test_a_pooler_that_closes_idle_clients_costs_no_call(sixteen: tuple[st
 
 @on_asyncio
 @pytest.mark.anyio
-async def test_what_pgbouncer_says_reaches_the_caller(bouncer: int) -> None:
+async def test_errors_of_pgbouncer_reach_the_caller(bouncer: int) -> None:
     for database, kind, said in (
         ("missing", ConfigurationError, "no such database"),
         ("nowhere", StoreError, "refused|connect|failed"),
@@ -218,7 +218,7 @@ def tls(reachable: Path, sixteen: tuple[str, str]) -> Iterator[Tls]:
 
 @on_asyncio
 @pytest.mark.anyio
-async def test_tls_as_asked_for_and_what_it_is_said_to_be(sixteen: tuple[str, str], tls: Tls) -> None:
+async def test_tls_is_used_and_reported_as_the_dsn_asks(sixteen: tuple[str, str], tls: Tls) -> None:
     await emptied(sixteen[1])
     base = f"postgresql://ragcore@localhost:{tls.port}/ragcore?pgbouncer=true"
     for options, verified in (
@@ -247,7 +247,7 @@ async def test_tls_as_asked_for_and_what_it_is_said_to_be(sixteen: tuple[str, st
         ("localhost", "&sslrootcert=system", "certificate.*can't be verified"),
     ],
 )
-async def test_connections_that_are_refused_say_why(
+async def test_a_refused_connection_reports_the_reason(
     tls: Tls, tmp_path: Path, host: str, options: str, said: str
 ) -> None:
     _, other = certificate(tmp_path, "other")
@@ -262,7 +262,7 @@ async def test_connections_that_are_refused_say_why(
 
 @on_asyncio
 @pytest.mark.anyio
-async def test_a_server_without_tls_that_is_asked_for_it(bouncer: int) -> None:
+async def test_a_server_without_tls_is_reported_if_the_dsn_requires_tls(bouncer: int) -> None:
     async with PgVectorStore(f"postgresql://ragcore@127.0.0.1:{bouncer}/ragcore?sslmode=require") as store:
         with pytest.raises(ConfigurationError, match="offers no encryption"):
             await store.search(query("q"))
@@ -337,7 +337,7 @@ async def test_a_standby_is_searched_and_not_written_to_and_the_primary_is_found
                 await store.search(query("q"))
 
 
-def test_what_rules_of_connecting_say_reaches_the_caller() -> None:
+def test_errors_of_pg_hba_rules_reach_the_caller() -> None:
     """As PostgreSQL says it where sslmode=disable meets hostssl."""
     words = 'no pg_hba.conf entry for host "10.0.0.7", user "u", database "db", no encryption'
     error = asyncpg.InvalidAuthorizationSpecificationError(words)

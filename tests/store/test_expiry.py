@@ -29,7 +29,7 @@ async def owned(database: tuple[str, str]) -> str:
     return database[1].replace("postgres@", f"{role}@")
 
 
-async def test_the_application_removes_what_has_expired_and_nothing_else(database: tuple[str, str]) -> None:
+async def test_the_application_removes_only_expired_documents(database: tuple[str, str]) -> None:
     owner = await owned(database)
     await migrate(owner, model="fake", dimension=DIMENSION, role="ragcore")
     async with PgVectorStore(database[0]) as store:
@@ -77,7 +77,7 @@ async def test_a_collection_that_is_embedded_again_expires_as_the_old_one_did(da
             assert await second.expire() == {}
 
 
-async def test_an_ingest_that_changes_the_time_is_seen(database: tuple[str, str]) -> None:
+async def test_an_ingest_that_changes_only_the_expiry_is_an_update(database: tuple[str, str]) -> None:
     await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
     async with PgVectorStore(database[0]) as store, FakeEmbedder(dimension=DIMENSION) as embedder:
         ingestor = Ingestor(embedder=embedder, store=store)
@@ -90,7 +90,7 @@ async def test_an_ingest_that_changes_the_time_is_seen(database: tuple[str, str]
             assert (await ingestor.add([Document("d", text, expires_at=expires_at)], tenant="a")).unchanged == 1
 
 
-async def test_what_the_statements_of_the_release_before_write_never_expires(database: tuple[str, str]) -> None:
+async def test_documents_written_by_the_previous_release_never_expire(database: tuple[str, str]) -> None:
     await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
     connection = await asyncpg.connect(database[0])
     async with connection.transaction():
@@ -107,7 +107,7 @@ async def test_what_the_statements_of_the_release_before_write_never_expires(dat
         assert await store.expire() == {}
 
 
-async def test_the_release_before_replaces_a_document_that_expires(database: tuple[str, str]) -> None:
+async def test_the_previous_release_replaces_a_document_that_expires(database: tuple[str, str]) -> None:
     """Its statements know nothing of times. What it writes stays, whether the document had expired by then or not."""
     await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
     async with PgVectorStore(database[0]) as store:
@@ -137,7 +137,7 @@ async def test_the_release_before_replaces_a_document_that_expires(database: tup
         assert await store.expire() == {"a": 1}
 
 
-async def test_what_has_expired_takes_nobodys_place(database: tuple[str, str]) -> None:
+async def test_expired_chunks_do_not_displace_others(database: tuple[str, str]) -> None:
     """Last year's letters, all with the same words, are still there until they are removed."""
     await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
     async with PgVectorStore(database[0]) as store:

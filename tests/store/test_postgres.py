@@ -129,7 +129,7 @@ async def test_row_level_security_isolates_where_no_query_says_where(
 
 
 @anyio_test
-async def test_nothing_is_left_on_a_connection(migrated: tuple[str, str]) -> None:
+async def test_no_setting_stays_on_a_connection(migrated: tuple[str, str]) -> None:
     async with PgVectorStore(migrated[0], pool_size=1) as one:
         await one.upsert([PLAN], tenant="a")
         await one.search(query("deductible", mode="hybrid"))
@@ -158,7 +158,7 @@ async def test_even_a_superuser_finds_only_the_tenants_chunks_through_the_store(
 
 
 @anyio_test
-async def test_migrations_run_once_and_together_do_no_harm(database: tuple[str, str]) -> None:
+async def test_migrations_run_once_even_at_the_same_time(database: tuple[str, str]) -> None:
     async with anyio.create_task_group() as group:
         for _ in range(4):
             group.start_soon(lambda: migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore"))
@@ -170,7 +170,7 @@ async def test_migrations_run_once_and_together_do_no_harm(database: tuple[str, 
 
 
 @anyio_test
-async def test_a_schema_that_is_behind_is_found_out_before_a_question_is(migrated: tuple[str, str]) -> None:
+async def test_an_outdated_schema_is_reported_by_inspect_and_ping(migrated: tuple[str, str]) -> None:
     """A new version whose migration was forgotten isn't ready."""
     owner = await asyncpg.connect(migrated[1])
     await owner.execute("drop function ragcore.is_of; delete from ragcore.migration where number = 3")
@@ -289,7 +289,7 @@ async def test_long_vectors_are_indexed_as_far_as_pgvector_does(database: tuple[
 
 
 @anyio_test
-async def test_the_count_of_all_is_only_a_number(store: PgVectorStore) -> None:
+async def test_count_all_returns_only_numbers(store: PgVectorStore) -> None:
     await store.upsert([PLAN], tenant="a")
     await store.upsert([PLAN], tenant="b")
     counts = await store.count(tenant=None)
@@ -297,9 +297,7 @@ async def test_the_count_of_all_is_only_a_number(store: PgVectorStore) -> None:
 
 
 @anyio_test
-async def test_start_says_when_the_role_is_not_right(
-    migrated: tuple[str, str], caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_start_logs_problems_of_the_role(migrated: tuple[str, str], caplog: pytest.LogCaptureFixture) -> None:
     owner = await asyncpg.connect(migrated[1])
     await owner.execute("create role bypasses login bypassrls")
     await owner.execute("create role owns login")
@@ -337,7 +335,7 @@ async def _idle(part: Part) -> None:
 
 
 @anyio_test
-async def test_start_says_when_embedder_and_store_do_not_fit(
+async def test_start_logs_that_embedder_and_store_do_not_fit(
     migrated: tuple[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     for dimension, said in ((DIMENSION, ""), (8, "was made for 64 dimensions (fake), and the embedder fake has 8")):
@@ -348,7 +346,7 @@ async def test_start_says_when_embedder_and_store_do_not_fit(
 
 
 @anyio_test
-async def test_a_wrong_password_is_a_matter_of_configuration_and_is_never_shown(
+async def test_a_wrong_password_is_a_configuration_error_and_is_never_shown(
     server: tuple[str, str], migrated: tuple[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     owner = await asyncpg.connect(migrated[1])
@@ -398,7 +396,7 @@ async def test_an_embedder_that_does_not_fit_is_found(store: PgVectorStore) -> N
     ],
 )
 @anyio_test
-async def test_what_is_wrong_with_the_dsn_is_said_and_never_the_password(
+async def test_errors_of_the_dsn_are_named_without_the_password(
     database: tuple[str, str], change: tuple[str, str], said: str, kind: type[RagcoreError]
 ) -> None:
     dsn = database[0].replace(*change)
@@ -409,7 +407,7 @@ async def test_what_is_wrong_with_the_dsn_is_said_and_never_the_password(
 
 
 @anyio_test
-async def test_a_missing_schema_or_extension_says_what_to_run(database: tuple[str, str]) -> None:
+async def test_a_missing_schema_or_extension_is_reported_with_a_command(database: tuple[str, str]) -> None:
     async with PgVectorStore(database[0]) as store:
         with pytest.raises(ConfigurationError, match="create extension vector"):
             await store.search(query("q"))
@@ -430,7 +428,7 @@ async def _inspect_plainly(dsn: str) -> Inspection:
 
 
 @pytest.mark.parametrize("dsn", ["", "mysql://x", "host=localhost dbname=x", "postgresql://u:canary@h:port/x"])
-def test_what_is_no_dsn_is_refused_where_it_is_given(dsn: str) -> None:
+def test_an_invalid_dsn_is_refused_at_once(dsn: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         PgVectorStore(Secret(dsn))
     assert "canary" not in str(caught.value)
@@ -443,7 +441,7 @@ def test_options_are_checked() -> None:
 
 
 @anyio_test
-async def test_start_and_close_are_quick_while_the_database_is_a_black_hole(server: tuple[str, str]) -> None:
+async def test_start_and_close_are_quick_while_the_database_never_responds(server: tuple[str, str]) -> None:
     socket = server[0].split("host=")[1]
     async with FaultProxy(f"{socket}/.s.PGSQL.5432") as proxy:
         proxy.faults.always(Hang())
@@ -491,7 +489,7 @@ async def test_an_owner_who_is_no_superuser_can_migrate(database: tuple[str, str
 
 
 @anyio_test
-async def test_many_values_are_one_parameter_and_what_is_too_much_is_the_callers_fault(store: PgVectorStore) -> None:
+async def test_many_values_are_one_parameter_and_too_large_values_are_invalid(store: PgVectorStore) -> None:
     await store.upsert([PLAN], tenant="a")
     many = meta("year").in_([*range(40_000), "x", True])
     assert len(await store.search(query("deductible", filter=many))) == 3
@@ -500,7 +498,7 @@ async def test_many_values_are_one_parameter_and_what_is_too_much_is_the_callers
 
 
 @anyio_test
-async def test_a_filter_that_few_of_many_pass_finds_them_all(migrated: tuple[str, str]) -> None:
+async def test_a_filter_that_few_of_many_chunks_pass_finds_them_all(migrated: tuple[str, str]) -> None:
     async with PgVectorStore(migrated[0], exact_rows=50) as store:
         await store.upsert([embedded(f"big{n}", *(f"noise {n} {m}" for m in range(20))) for n in range(20)], tenant="a")
         await store.upsert(
@@ -537,7 +535,7 @@ async def test_a_cancelled_transaction_does_not_wait_for_a_frozen_server(migrate
 
 
 @anyio_test
-async def test_row_level_security_that_was_switched_off_is_found(
+async def test_row_level_security_that_is_switched_off_is_reported(
     migrated: tuple[str, str], store: PgVectorStore
 ) -> None:
     owner = await asyncpg.connect(migrated[1])

@@ -152,7 +152,7 @@ async def test_upgraded_rolled_back_and_contracted_under_load(upgraded: tuple[st
     await connection.close()
 
 
-async def test_before_the_contraction_it_says_so_and_a_missing_tenant_is_silent(upgraded: tuple[str, str]) -> None:
+async def test_before_the_contraction_a_missing_tenant_returns_no_rows(upgraded: tuple[str, str]) -> None:
     plain, owner = upgraded
     await migrate(owner, model="fake", dimension=DIMENSION, role="ragcore")
     async with PgVectorStore(plain) as store:
@@ -211,7 +211,7 @@ async def test_chunks_of_the_first_release_are_prepared_in_slices_and_found_by_t
     await connection.close()
 
 
-async def test_an_embedder_of_another_model_is_told_by_an_upgraded_schema_too(upgraded: tuple[str, str]) -> None:
+async def test_an_upgraded_schema_refuses_an_embedder_of_another_model(upgraded: tuple[str, str]) -> None:
     await migrate(upgraded[1], model="fake", dimension=DIMENSION, role="ragcore")
     embedder = FakeEmbedder(dimension=DIMENSION)
     embedder.model = "other"

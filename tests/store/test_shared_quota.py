@@ -131,7 +131,7 @@ async def outcome(one: RAG, tenant: str = "m", *, stream: bool = False) -> str:
     return "ok"
 
 
-async def test_requests_a_minute_are_of_all_together(crowd: Crowd) -> None:
+async def test_requests_per_minute_are_counted_for_all_processes(crowd: Crowd) -> None:
     clients = await crowd.of(4, requests_per_minute=6)
     ways = [(one, stream) for one in clients for stream in (False, True) for _ in range(3)]
     seen = await asyncio.gather(*(outcome(one, stream=stream) for one, stream in ways))
@@ -144,7 +144,7 @@ async def test_requests_a_minute_are_of_all_together(crowd: Crowd) -> None:
     assert sum(len(one.recent()) for one in clients) == 6 + 1 + 1
 
 
-async def test_tokens_and_spending_of_one_are_seen_by_the_others(crowd: Crowd) -> None:
+async def test_tokens_and_spending_are_counted_for_all_processes(crowd: Crowd) -> None:
     first, second = await crowd.of(2, generator=Costly(), tokens_per_minute=900)
     assert [await outcome(first), await outcome(second), await outcome(first)] == ["ok", "ok", "tokens"]
     assert await outcome(second, stream=True) == "tokens"
@@ -153,7 +153,7 @@ async def test_tokens_and_spending_of_one_are_seen_by_the_others(crowd: Crowd) -
     assert await outcome(fourth) == "spending"
 
 
-async def test_calls_at_once_come_back_however_they_end(crowd: Crowd) -> None:
+async def test_a_call_gives_its_place_back_however_it_ends(crowd: Crowd) -> None:
     slow = FakeGenerator(token_latency=0.3)
     first, second = await crowd.of(2, generator=slow, calls_at_once=2)
     async with anyio.create_task_group() as group:
@@ -201,7 +201,7 @@ async def test_a_place_of_a_process_that_was_killed_comes_back_after_its_deadlin
 
 
 @pytest.mark.parametrize("fault", ["locked", "gone"])
-async def test_while_the_database_counts_nothing_each_process_counts_for_itself(
+async def test_without_the_database_each_process_counts_for_itself(
     crowd: Crowd, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     (here,) = await crowd.of(1, requests_per_minute=3)
@@ -231,7 +231,7 @@ async def recorded(owner_dsn: str) -> Any:
         await connection.close()
 
 
-async def test_what_is_written_and_not_answered_counts_once(
+async def test_a_count_whose_answer_was_lost_counts_once(
     crowd: Crowd,
 ) -> None:
     (here,) = await crowd.spending(1, spending_per_day=50)
@@ -249,7 +249,7 @@ async def test_what_is_written_and_not_answered_counts_once(
     assert row["spent"] == pytest.approx(spent)
 
 
-async def test_places_come_back_after_a_hiccup_of_the_database(
+async def test_places_come_back_after_a_short_failure_of_the_database(
     crowd: Crowd,
 ) -> None:
     first, second = await crowd.of(2, generator=FakeGenerator(token_latency=0.2), calls_at_once=2)
@@ -268,7 +268,7 @@ async def test_places_come_back_after_a_hiccup_of_the_database(
         await anyio.sleep(0.2)
 
 
-async def test_a_limit_holds_though_the_end_of_a_call_is_never_written_in_time(
+async def test_a_limit_holds_even_if_ends_of_calls_are_written_late(
     crowd: Crowd,
 ) -> None:
     (here,) = await crowd.spending(1, spending_per_day=1.0)

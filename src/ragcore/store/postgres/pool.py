@@ -242,7 +242,7 @@ class Pool:
         return isinstance(error, MAY_BE_STALE) and await connection.is_stale()
 
     def _discard(self, dead: PooledConnection) -> None:
-        """Discard idle connections of a dead one's generation, since they are probably dead as well.
+        """Discard idle connections of the same generation as a dead one, since they are probably dead as well.
 
         This happens once for each generation, so callers that lose their connections together don't discard each other's new ones.
         """

@@ -161,7 +161,7 @@ async def _migrate(
 
 
 async def _check_schema_owner(connection: Connection, address: Address, schema: str) -> None:
-    """Refuse a schema of another role: its triggers and functions would run with the rights of the owner who migrates."""
+    """Refuse a schema of another role: its triggers and functions would run with the rights of the migrating role."""
     found = await connection.fetchrow(
         """
         select pg_get_userbyid(nspowner) as owner, rolsuper as by_superuser,
