@@ -1,4 +1,4 @@
-"""Question in, passages out."""
+"""The retriever: from a question to passages."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ async def test_a_question_that_has_nothing_to_do_with_the_documents_is_below_the
 
 
 async def test_explaining_an_unreached_threshold_needs_no_second_query(retriever: Retriever) -> None:
-    """The best score is in the answer of the search itself."""
+    """The search itself returns the best score."""
     store = retriever.store
     assert isinstance(store, FakeStore)
 
@@ -188,7 +188,7 @@ async def test_a_searcher_that_gives_no_reason_leads_to_an_unknown_reason() -> N
 
 
 class Misbehaving(FakeEmbedder):
-    """Returns what it is told to."""
+    """Returns the given vectors."""
 
     def __init__(self, result: Vectors) -> None:
         super().__init__(dimension=3)
@@ -300,7 +300,7 @@ async def test_only_passages_that_match_the_filter_are_found(retriever: Retrieve
 
 
 def waiting_for_the_embedder(callers: int, *, timeout: float) -> list[str]:
-    """How retrievals ended that came at once, at an embedder with one place of 0.2 s."""
+    """Return the outcomes of simultaneous retrievals with an embedder that has one place and takes 0.2 s."""
     outcomes: list[str] = []
 
     async def main() -> None:
@@ -329,7 +329,7 @@ def waiting_for_the_embedder(callers: int, *, timeout: float) -> list[str]:
 
 
 def test_the_wait_for_a_place_does_not_count_as_an_embedder_that_does_not_answer() -> None:
-    # The last of them waits for 0.6 s, which is more than 40 % of its time.
+    # The last retrieval waits for 0.6 s, which is more than 40 % of its time.
     assert waiting_for_the_embedder(4, timeout=1.4) == ["found"] * 4
 
 
@@ -353,5 +353,5 @@ async def test_a_store_that_can_not_search_by_text_does_not_hide_an_embedder_tha
             await retriever.retrieve("deductible", tenant="m")
         assert isinstance(caught.value.__cause__, Unsupported)
         embedder.faults.always(None)
-        with pytest.raises(Unsupported):  # here the mode is what was asked for
+        with pytest.raises(Unsupported):  # here the caller asked for this mode
             await retriever.retrieve("deductible", tenant="m", mode="text")

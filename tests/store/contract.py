@@ -1,4 +1,4 @@
-"""What every store must do. Each suite runs for `MemoryStore` and, with a real database, for `PgVectorStore`."""
+"""The contract of every store. Each suite runs for `MemoryStore` and, with a real database, for `PgVectorStore`."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from ragcore.types import Chunk, Counts, Mode
 
 DIMENSION = 64
 MODES: tuple[Mode, ...] = ("vector", "text", "hybrid")
-# Documents, and in how many seconds they expire.
+# Documents, and the seconds after which they expire.
 EXPIRIES = (("past", -1.0), ("soon", 2.0), ("later", 3_600.0))
 
 
 def embedded(
     id: str, *texts: str, metadata: dict[str, object] | None = None, title: str = "", hash: str = "h"
 ) -> EmbeddedDocument:
-    """A document with a chunk for each text."""
+    """Return a document with a chunk for each text."""
     chunks, start = [], 0
     for number, text in enumerate(texts):
         chunks.append(
@@ -87,7 +87,7 @@ LETTER = embedded("letter", "thank you for your letter about glasses", metadata=
 
 
 def expiring(one: EmbeddedDocument, expires_at: datetime, id: str) -> EmbeddedDocument:
-    """The same under another id, and with a time."""
+    """Return the same document with another id and an expiry."""
     chunks = tuple(replace(chunk, id=f"{id}#{number}") for number, chunk in enumerate(one.chunks))
     return replace(one, document=replace(one.document, id=id, expires_at=expires_at), chunks=chunks)
 
@@ -324,7 +324,7 @@ class StoreContract:
                 assert "later" in found, mode
         scores = await store.scores(embed_words(question, DIMENSION), tenant="a")
         assert set(scores.document_ids) == {"later", "plan"}
-        # It is there until it is removed: whoever erases a tenant must see it.
+        # It is stored until it is removed, so that erasing a tenant finds it.
         assert set(await store.hashes(None, tenant="a")) == {"past", "soon", "later", "plan"}
         assert (await store.count(tenant="a")).chunks == 6
         assert await store.expire(limit=1) in ({"a": 1}, {"b": 1})

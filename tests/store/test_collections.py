@@ -1,4 +1,4 @@
-"""Collections: several schemas in a database, each with its model and language, and one that is embedded again beside the old one."""
+"""Collections: several schemas in a database, each with its model and language, and embedding a collection again."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ async def test_a_collection_is_embedded_again_and_switched_and_switched_back(
         async with Retriever(store=renewed, embedder=embedder("new", 32)) as retriever:
             found = await retriever.retrieve("the deductible of plan 7 is 700", tenant="a")
             assert found.passages[0].document_id == "d7"
-        # What was carried over is not embedded again.
+        # Transferred documents are not embedded again.
         assert await ingest(renewed, embedder("new", 32), [*DOCUMENTS[3:], changed]) == 0
         assert await ingest(renewed, embedder("new", 32), [Document("newest", "only here")]) == 1
         assert await renewed.delete(["d9"], tenant="a") == 1

@@ -1,4 +1,4 @@
-"""Connections as they end in ordinary life: what a caller may notice of it, which is nothing."""
+"""Connections that end for ordinary reasons: no caller notices it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def admin(migrated: tuple[str, str]) -> AsyncIterator[asyncpg.Connection[a
 
 
 async def outcomes(store: PgVectorStore, *, count: int = AT_ONCE, seconds: float = 8.0) -> collections.Counter[str]:
-    """What comes of so many calls at once, of every kind."""
+    """Return the outcomes of `count` simultaneous calls of all kinds."""
     calls: list[Callable[[], Awaitable[object]]] = [
         lambda: store.search(query("deductible")),
         lambda: store.search(query("deductible", mode="hybrid")),
@@ -105,7 +105,7 @@ async def _name(admin: asyncpg.Connection[asyncpg.Record]) -> str:
 async def test_calls_killed_while_they_run_are_answered_and_open_no_breaker(
     store: PgVectorStore, admin: asyncpg.Connection[asyncpg.Record], migrated: tuple[str, str]
 ) -> None:
-    watcher = await asyncpg.connect(migrated[1])  # within a transaction, pg_stat_activity stands still
+    watcher = await asyncpg.connect(migrated[1])  # within a transaction, pg_stat_activity does not change
     for _ in range(4):
         lock = admin.transaction()
         await lock.start()
@@ -154,7 +154,7 @@ async def test_pgvector_dropped_and_created_again_is_detected(
 async def test_a_delete_whose_commit_was_not_answered_counts_what_it_deleted(
     store: PgVectorStore, admin: asyncpg.Connection[asyncpg.Record], migrated: tuple[str, str]
 ) -> None:
-    """A COMMIT that waits for a standby has been done already when its session is ended."""
+    """A COMMIT that waits for a standby has taken effect already when its session is terminated."""
     await admin.execute("alter system set synchronous_standby_names = 'nobody'")
     await admin.execute("select pg_reload_conf()")
     try:
@@ -172,7 +172,7 @@ async def test_a_delete_whose_commit_was_not_answered_counts_what_it_deleted(
 
 
 async def _until_commits_wait(admin: asyncpg.Connection[asyncpg.Record], owner_dsn: str) -> None:
-    """The server takes a new setting when it gets to it."""
+    """Wait until the server uses the new setting."""
     while True:
         writing = asyncio.ensure_future(admin.execute("update ragcore.setting set value = value"))
         done, _ = await asyncio.wait([writing], timeout=0.5)
@@ -180,7 +180,7 @@ async def _until_commits_wait(admin: asyncpg.Connection[asyncpg.Record], owner_d
             other = await asyncpg.connect(owner_dsn)
             await other.execute("select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'")
             await other.close()
-            await writing  # a warning says that it was committed here alone
+            await writing  # a warning says that it was committed only on this server
             return
         await writing
 

@@ -1,4 +1,4 @@
-"""DSNs as hosting services, drivers and people write them."""
+"""DSNs in the forms that hosting services, drivers and people write."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CANARY = "c4n4ry"
 
 
 def driven(address: Address) -> tuple[list[object], object]:
-    """What asyncpg makes of it: addresses and parameters."""
+    """Return the addresses and parameters that asyncpg parses."""
     found = _parse_connect_dsn_and_args(
         dsn=address.dsn.reveal(),
         **dict.fromkeys(
@@ -42,7 +42,7 @@ def driven(address: Address) -> tuple[list[object], object]:
         ("postgresql://u@%2Ftmp%2Fx/db", ["/tmp/x/.s.PGSQL.5432"]),
         ("postgresql:///db?host=h1,h2&port=1,2", [("h1", 1), ("h2", 2)]),
         ("postgresql://u@h/db?hostaddr=10.0.0.1", [("10.0.0.1", 5432)]),
-        # As libpq reads them.
+        # Forms that libpq accepts.
         ("postgresql://h/db?port=6543", [("h", 6543)]),
         ("postgresql://h1,h2:7/db?port=6543", [("h1", 6543), ("h2", 7)]),
         ("postgresql:///db?hostaddr=10.0.0.5&port=6000", [("10.0.0.5", 6000)]),
@@ -50,7 +50,7 @@ def driven(address: Address) -> tuple[list[object], object]:
         ("postgresql://h:/db", [("h", 5432)]),
         ("postgresql:///db?host=%2Ftmp%2Fp%2541q", ["/tmp/p%41q/.s.PGSQL.5432"]),
         ("postgresql://h/db?ssl=true", [("h", 5432)]),
-        # As Neon, Supabase, Heroku and RDS hand them out.
+        # Forms of Neon, Supabase, Heroku and RDS.
         ("postgresql://u:p@ep-x.neon.tech/neondb?sslmode=require&channel_binding=require", [("ep-x.neon.tech", 5432)]),
         ("postgresql://u:p@h:6543/postgres?pgbouncer=true&connect_timeout=15", [("h", 6543)]),
         ("postgres://u:p@h/db?sslmode=require&keepalives=1&keepalives_idle=30&gssencmode=disable", [("h", 5432)]),

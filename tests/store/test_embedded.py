@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: its life cycle, and whom it lets in."""
+"""The embedded PostgreSQL: its life cycle, and its access rules."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ragcore.store.embedded import supervisor
 from ragcore.store.embedded.cluster import LONGEST_SOCKET, SOCKET, Cluster
 from tests.pace import in_time
 
-# The tests themselves look at files and wait for processes.
+# The tests themselves check files and wait for processes.
 pytestmark = [pytest.mark.system, pytest.mark.anyio, pytest.mark.blocking_allowed]
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root starts the server as another user")
@@ -41,14 +41,14 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def folder() -> Iterator[str]:
-    """A folder that nobody else may enter, as a careful caller makes it."""
+    """A folder that no other user may enter, as a careful caller creates it."""
     made = tempfile.mkdtemp(prefix="ragcore-embedded-")
     yield made
     shutil.rmtree(made, ignore_errors=True)
 
 
 def runs(pid: int) -> bool:
-    """Whether a process runs; one that has ended and waits for its parent to notice does not."""
+    """Whether a process runs. A zombie does not count."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -73,7 +73,7 @@ USER = """
 
 
 def user(folder: str) -> tuple[subprocess.Popen[str], int]:
-    """Another process that uses the folder until its input ends; the server's process id."""
+    """Run another process that uses the folder until its input ends; yield the server's process id."""
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(USER), folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -117,7 +117,7 @@ async def test_a_folder_keeps_its_version(folder: str, version: int) -> None:
 
 
 async def test_users_in_several_processes_come_and_go_in_any_order(folder: str) -> None:
-    """One that leaves and comes back is a user like any other."""
+    """A user that leaves and comes back counts like any other."""
     running = embedded.start(Path(folder))
     other, pid = user(folder)
     assert pid == running.pid
@@ -196,7 +196,7 @@ def _works_in(process: psutil.Process, folder: str) -> bool:
 async def test_an_incomplete_data_folder_is_moved_aside_and_not_deleted(
     folder: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As the first release left it when its initdb was killed."""
+    """The folder is in the state in which the first release left it when its initdb was killed."""
     data = Path(folder) / "postgres"
     (data / "base" / "1").mkdir(parents=True)
     (data / "PG_VERSION").write_text("18\n")
@@ -352,7 +352,7 @@ async def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPa
 async def test_binaries_that_the_servers_user_can_not_reach_are_copied(
     folder: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """As with a virtual environment below /root, on which no permission is changed."""
+    """This happens with a virtual environment below /root, whose permissions must not change."""
     from ragcore.store.embedded import cluster
 
     hidden = Path(tempfile.mkdtemp(prefix="ragcore-hidden-"))
@@ -373,7 +373,7 @@ async def test_binaries_that_the_servers_user_can_not_reach_are_copied(
 
 
 async def test_a_folder_of_the_first_release_is_used_and_locked_for_other_users(folder: str) -> None:
-    """Made by initdb with trust, and with a server that still runs as the first release started it."""
+    """The folder was created by initdb with trust, and a server of the first release still runs."""
     cluster = Cluster(Path(folder))
     login = cluster.login
     os.chmod(folder, 0o755)
@@ -407,9 +407,9 @@ async def test_a_folder_of_the_first_release_is_used_and_locked_for_other_users(
 
 
 async def test_a_start_that_times_out_behind_another_process_leaves_no_lock(folder: str) -> None:
-    """Neither an open file nor its number, which by then may be that of another file."""
+    """It leaves no open file, and does not close a descriptor that may belong to another file by then."""
     lock = Cluster(Path(folder)).users_lock
-    with lock.open("w") as held:  # as a process that is stopping the server
+    with lock.open("w") as held:  # like a process that stops the server
         fcntl.flock(held, fcntl.LOCK_EX)
         before = len(os.listdir("/proc/self/fd"))
         with pytest.raises(StoreError, match="another process did not finish stopping the server"):
@@ -492,7 +492,7 @@ async def test_an_environment_for_another_database_changes_nothing(
 
 @as_root
 async def test_a_folder_of_another_user_is_reported(folder: str) -> None:
-    """Two ordinary users and one folder: the second is told, in one line."""
+    """If two ordinary users use one folder, the second one gets an error of one line."""
     os.chmod(folder, 0o777)
     (Path(folder) / "users.lock").touch(mode=0o600)
     script = f"""

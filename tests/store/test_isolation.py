@@ -1,4 +1,4 @@
-"""Who may see what: roles, policies and rights as they are found in the world."""
+"""Isolation of tenants: roles, policies and rights as they occur in practice."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def admin(database: tuple[str, str]) -> AsyncIterator[Admin]:
 
 @pytest.fixture
 async def role(admin: Admin) -> AsyncIterator[str]:
-    """A role of the test's own."""
+    """A role for one test."""
     name = f"role_{os.urandom(4).hex()}"
     await admin.execute(f"create role {name} login")
     yield name
@@ -137,7 +137,7 @@ HOSTILE = """
 async def test_temporary_types_of_a_session_never_run_as_the_owner(
     migrated: tuple[str, str], admin: Admin, type: str
 ) -> None:
-    """Where pg_temp is not named in a function's search path, PostgreSQL searches it first."""
+    """If a function's search path does not name pg_temp, PostgreSQL searches it first."""
     async with FakeEmbedder(dimension=8) as embedder:
         embedder.model = "second"
         await reembed(migrated[1], source="ragcore", target="second", embedder=embedder, role="ragcore")
@@ -254,7 +254,7 @@ async def test_a_schema_of_pgvector_that_the_role_may_not_use_is_reported(
     database: tuple[str, str], admin: Admin
 ) -> None:
     await admin.execute("create schema extensions; create extension vector schema extensions")
-    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")  # grants what it can
+    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")  # grants the rights that it may grant
     async with PgVectorStore(database[0]) as store:
         await store.upsert([PLAN], tenant="a")
         assert len(await store.search(query("deductible", mode="hybrid"))) == 3

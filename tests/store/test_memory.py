@@ -1,4 +1,4 @@
-"""`MemoryStore` against the contract, and fusion."""
+"""`MemoryStore`: the contract of stores, and fusion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`PgVectorStore` against the contract, and what only PostgreSQL can do or do wrong."""
+"""`PgVectorStore`: the contract of stores, and features and errors of PostgreSQL."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class TestExact(StoreContract):
 
 
 class TestIndexed(TestExact):
-    """The same through the HNSW index, whatever a tenant's size."""
+    """The contract through the HNSW index, for tenants of any size."""
 
     @pytest.fixture
     async def store(self, migrated: tuple[str, str]) -> AsyncIterator[PgVectorStore]:
@@ -68,7 +68,7 @@ class TestIndexed(TestExact):
 
 
 class TestPooled(TestExact):
-    """The same without prepared statements, as behind a pooler in transaction mode."""
+    """The contract without prepared statements, as behind a pooler in transaction mode."""
 
     @pytest.fixture
     async def store(self, migrated: tuple[str, str]) -> AsyncIterator[PgVectorStore]:
@@ -171,7 +171,7 @@ async def test_migrations_run_once_even_at_the_same_time(database: tuple[str, st
 
 @anyio_test
 async def test_an_outdated_schema_is_reported_by_inspect_and_ping(migrated: tuple[str, str]) -> None:
-    """A new version whose migration was forgotten isn't ready."""
+    """A new version is not ready if its migration was forgotten."""
     owner = await asyncpg.connect(migrated[1])
     await owner.execute("drop function ragcore.is_of; delete from ragcore.migration where number = 3")
     await owner.close()
@@ -254,7 +254,7 @@ async def test_a_small_tenant_among_large_ones_is_found_through_the_index_too(mi
         )
         await indexed.upsert([embedded("small", *(f"needle {n}" for n in range(10)))], tenant="small")
         found = await indexed.search(query("needle 3", tenant="small", top_k=10))
-    # Approximate: without iterative scans it would be none of them, since 2,000 of 2,010 rows are another's.
+    # Without iterative scans, the index would find none of them, since 2,000 of 2,010 rows belong to another tenant.
     assert len(found) >= 8
     assert found[0].chunk_id == "small#3"
 
@@ -262,7 +262,8 @@ async def test_a_small_tenant_among_large_ones_is_found_through_the_index_too(mi
 @anyio_test
 @pytest.mark.parametrize("dimension", [2_000, 2_001, 4_000, 4_001])
 async def test_long_vectors_are_indexed_as_far_as_pgvector_does(database: tuple[str, str], dimension: int) -> None:
-    """Up to 2,000 dimensions whole, up to 4,000 in half precision; scores are of whole precision, and above it all is exact."""
+    """Vectors are indexed in full precision up to 2,000 dimensions, and in half precision up to 4,000. Above that, search is exact. Scores always
+    have full precision."""
     await migrate(database[1], model="long", dimension=dimension, role="ragcore")
     random = np.random.default_rng(dimension)
     vectors = random.normal(size=(300, dimension)).astype(np.float32)
@@ -284,7 +285,7 @@ async def test_long_vectors_are_indexed_as_far_as_pgvector_does(database: tuple[
         while (scans := await owner.fetchval(used)) == 0:
             await anyio.sleep(0.05)
     await owner.close()
-    # Of 300 rows a hybrid search takes 40 candidates, and the first search of a tenant 50: for those a scan is no worse.
+    # Of 300 rows, a hybrid search takes 40 candidates, and a tenant's first search 50. A scan is no worse for that.
     assert scans is None if dimension > 4_000 else scans >= 3
 
 
@@ -328,7 +329,7 @@ async def test_start_logs_problems_of_the_role(migrated: tuple[str, str], caplog
 
 
 async def _idle(part: Part) -> None:
-    """Until a part's background work is done."""
+    """Wait until the background work of a component is done."""
     with anyio.fail_after(5):
         while part._owner is not None and part._owner.running:
             await anyio.sleep(0.01)
@@ -373,7 +374,7 @@ async def test_a_wrong_password_is_a_configuration_error_and_is_never_shown(
 
 
 class Elsewhere:
-    """An embedder that doesn't fit the store."""
+    """An embedder whose model or dimension may differ from the store's."""
 
     def __init__(self, model: str, dimension: int) -> None:
         self.model, self.dimension, self.max_tokens = model, dimension, 10

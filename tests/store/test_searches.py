@@ -1,4 +1,4 @@
-"""Statements of searches and what becomes of their rows, without a database."""
+"""The statements of searches and the passages from their rows, without a database."""
 
 from __future__ import annotations
 

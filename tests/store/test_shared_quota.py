@@ -1,4 +1,4 @@
-"""Limits that hold for several processes: real PostgreSQL, clients that know nothing of each other."""
+"""Limits that hold for several processes, with real PostgreSQL and independent clients."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ PRICES = {"costly": Price(prompt=1_000, completion=1_000)}
 
 
 class Costly(FakeGenerator):
-    """Uses 500 tokens each time."""
+    """A generator that uses 500 tokens for each answer."""
 
     async def generate(self, prompt: Prompt, /) -> Generation:
         return Generation("It is $1,500 [1].", model="costly", usage=Usage(prompt_tokens=400, completion_tokens=100))
@@ -61,10 +61,10 @@ class Costly(FakeGenerator):
 
 
 class Late(PgVectorStore):
-    """Does what it is told, and says so late.
+    """A store that does its work at once and answers late.
 
     Attributes:
-        late: seconds.
+        late: delay of the answer, in seconds.
     """
 
     late = 0.0
@@ -82,10 +82,10 @@ def client(dsn: str, *, generator: FakeGenerator | None = None, **limits: Any) -
 
 
 class Crowd:
-    """Several clients of one database, each as in a process of its own.
+    """Several clients of one database, each as in a separate process.
 
     Attributes:
-        dsn, owner_dsn: of the database.
+        dsn, owner_dsn: DSNs of the database.
     """
 
     def __init__(self, dsn: str, owner_dsn: str, stack: AsyncExitStack) -> None:
@@ -101,7 +101,7 @@ class Crowd:
         return clients
 
     async def spending(self, count: int, **limits: Any) -> list[RAG]:
-        """Clients whose answers cost 0.5 each."""
+        """Return clients whose answers cost 0.5 each."""
         return await self.of(count, generator=Costly(), prices=PRICES, **limits)
 
 
@@ -137,10 +137,10 @@ async def test_requests_per_minute_are_counted_for_all_processes(crowd: Crowd) -
     seen = await asyncio.gather(*(outcome(one, stream=stream) for one, stream in ways))
     assert sorted(seen) == ["ok"] * 6 + ["requests"] * 18
     assert await outcome(clients[0], "other") == "ok"
-    # Each knows what is left, for the headers, once it has been told.
+    # After an answer of the database, each client knows the remaining requests, for the headers.
     for one in clients:
         assert one.limits(tenant="m")[0].remaining == 0
-    # A refused call is remembered by nobody.
+    # Refused calls are not in the list of recent calls.
     assert sum(len(one.recent()) for one in clients) == 6 + 1 + 1
 
 

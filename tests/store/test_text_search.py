@@ -1,4 +1,4 @@
-"""Text search over postings, where the lists of words are cut: with so few postings read that small stores show what large ones do."""
+"""Text search over postings whose lists are cut. So few postings are read that small stores behave like large ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHUNKS = 400
 
 @pytest.fixture
 async def store(database: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PgVectorStore]:
-    """A tenant whose every chunk has "common", every 10th "frequent", one "rare"; another tenant has them all."""
+    """A tenant: every chunk has "common", every tenth "frequent", one "rare". The chunks of another tenant have all of them."""
     monkeypatch.setattr(searches, "LISTED", 20)
     monkeypatch.setattr(searches, "RERANKED", 30)
     searches._compose.cache_clear()

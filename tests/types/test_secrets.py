@@ -1,4 +1,4 @@
-"""Secrets in no text: not in a repr, not in a message, not in a traceback that shows local variables."""
+"""Secrets don't appear in any text: a repr, a message, or a traceback that shows local variables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CANARY = "canary-d41d8cd9"
 
 
 def shown(error: BaseException) -> str:
-    """All that a tool shows that writes the variables of each frame beside the traceback; without these tests' own."""
+    """Return the traceback with the variables of each frame, as some tools show it. Frames of these tests are left out."""
     whole = traceback.TracebackException.from_exception(error, capture_locals=True)
     left: list[traceback.TracebackException | None] = [whole]
     while left:

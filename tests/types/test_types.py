@@ -1,4 +1,4 @@
-"""Values and the checks of what comes in."""
+"""Values, and the checks of input."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_errors_are_instances_of_matching_standard_errors() -> None:
 @pytest.mark.parametrize(
     "moment",
     [
-        datetime(2030, 1, 1),  # noqa: DTZ001  # that is the point
+        datetime(2030, 1, 1),  # noqa: DTZ001  # a time without a zone is the case to test
         datetime.max.replace(tzinfo=timezone(timedelta(hours=-12))),
         datetime.min.replace(tzinfo=timezone(timedelta(hours=14))),
         "2030-01-01",
