@@ -116,7 +116,7 @@ async def test_scripts_without_blanks_are_searched_by_pairs_of_characters(
 
 
 async def test_an_unknown_or_changed_language_is_refused(database: tuple[str, str]) -> None:
-    with pytest.raises(ConfigurationError, match="no text search configuration 'klingon'.*german"):
+    with pytest.raises(ConfigurationError, match="text search configuration 'klingon' does not exist.*german"):
         await migrate(database[1], model="fake", dimension=3, role="ragcore", language="klingon")
     await migrate(database[1], model="fake", dimension=3, role="ragcore", language="german")
     await migrate(database[1], model="fake", dimension=3, role="ragcore")

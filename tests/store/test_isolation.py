@@ -81,8 +81,8 @@ UNSAFE = {
         "alter policy own_rows on ragcore.posting using (true)",
         "the policy own_rows on ragcore.posting is not ragcore's",
     ),
-    "security off": ("alter table ragcore.chunk disable row level security", "row-level security is not on"),
-    "security not forced": ("alter table ragcore.posting no force row level security", "row-level security is not on"),
+    "security off": ("alter table ragcore.chunk disable row level security", "row-level security is not enabled"),
+    "security not forced": ("alter table ragcore.posting no force row level security", "row-level security is not enabled"),
 }
 
 

@@ -226,7 +226,7 @@ async def test_a_document_goes_in_whole_or_not_at_all(store: PgVectorStore) -> N
     await store.upsert([PLAN], tenant="a")
     broken = embedded("plan", "one", "two", hash="new")
     object.__setattr__(broken, "vectors", np.ones((2, 5), np.float32))
-    with pytest.raises(ConfigurationError, match="another dimension"):
+    with pytest.raises(ConfigurationError, match="different dimensions"):
         await store.upsert([embedded("good", "fine"), broken], tenant="a")
     assert await store.hashes(None, tenant="a") == {"plan": "h"}
     assert (await store.count(tenant="a")).chunks == 3
@@ -391,7 +391,7 @@ async def test_an_embedder_that_does_not_fit_is_found(store: PgVectorStore) -> N
 @pytest.mark.parametrize(
     ("change", "said", "kind"),
     [
-        (("/test_", "/missing_"), "no database", ConfigurationError),
+        (("/test_", "/missing_"), "does not exist", ConfigurationError),
         (("ragcore@", "nobody:canary@"), "refused the login of nobody", ConfigurationError),
         (("host=", "host=/nowhere"), "can't be reached", StoreError),
     ],
@@ -542,7 +542,7 @@ async def test_row_level_security_that_is_switched_off_is_reported(
     owner = await asyncpg.connect(migrated[1])
     await owner.execute("alter table ragcore.document disable row level security")
     await owner.close()
-    assert "row-level security is not on" in (await store.inspect()).findings()[0].message
+    assert "row-level security is not enabled" in (await store.inspect()).findings()[0].message
 
 
 @anyio_test
