@@ -82,7 +82,10 @@ UNSAFE = {
         "the policy own_rows on ragcore.posting is not ragcore's",
     ),
     "security off": ("alter table ragcore.chunk disable row level security", "row-level security is not enabled"),
-    "security not forced": ("alter table ragcore.posting no force row level security", "row-level security is not enabled"),
+    "security not forced": (
+        "alter table ragcore.posting no force row level security",
+        "row-level security is not enabled",
+    ),
 }
 
 

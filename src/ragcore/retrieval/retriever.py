@@ -312,7 +312,7 @@ def _checked(passages: Sequence[Passage], query: Query) -> tuple[Passage, ...]:
             isinstance(passage.score, int | float | np.floating) and math.isfinite(passage.score)
         ):
             raise StoreError(
-                f"the store returned the score {passage.score!r} for chunk {passage.chunk_id!r}",
+                f"the store returned the score {passage.score!r} for chunk {passage.chunk_id!r}: it must be a finite number",
                 dependency="store",
                 stage="search",
             )

@@ -104,7 +104,7 @@ class Document(Value):
         ):
             if len(text.encode()) > most:
                 raise InvalidInput(
-                    f"document {self.id[:100]!r}: its {what} has {len(text.encode()):,} bytes, more than {most:,}"
+                    f"document {self.id[:100]!r}: its {what} has {len(text.encode()):,} bytes (limit {most:,}): shorten it"
                 )
         try:
             written = json.dumps(dict(self.metadata), allow_nan=False, ensure_ascii=False, sort_keys=True)
@@ -112,7 +112,7 @@ class Document(Value):
             raise InvalidInput(f"document {self.id!r}: its metadata is not JSON: {error}") from None
         if NUL_IN_JSON.search(written):
             raise InvalidInput(
-                f"document {self.id!r}: its metadata holds a NUL character, which PostgreSQL can't store"
+                f"document {self.id!r}: its metadata holds a NUL character, which PostgreSQL can't store: remove it"
             )
         check_text(f"document {self.id!r}: its metadata", written)
         if not all(isinstance(key, str) for key in self.metadata):

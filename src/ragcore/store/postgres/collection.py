@@ -41,7 +41,7 @@ class StoreSettings(Protocol):
 
 
 class Collection:
-    """A collection in a database.
+    """Access to a collection in a database.
 
     Invariant: between `open` and `close` there is a pool. `call` inspects role and schema through a connection before it runs any work on it. It
     refuses a role that row-level security does not bind, unless the settings allow such a role. `found` holds the last inspection, also after `close`.

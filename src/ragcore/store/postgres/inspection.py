@@ -66,8 +66,10 @@ class Inspection(Value):
         address: host, port and database.
         schema: schema of the collection.
         role: name of the role.
-        superuser, bypasses_rls, owns_tables, forces_rls, row_security: whether row-level security binds the role: the role is a superuser, has
-            BYPASSRLS, or owns tables (which are all unsafe); row-level security is forced on the tables, and on in the session.
+        superuser, bypasses_rls: whether the role is a superuser, or has BYPASSRLS. Row-level security does not bind such a role.
+        owns_tables: whether the role owns the tables, or may become their owner. Such a role could switch row-level security off.
+        forces_rls: whether row-level security is enabled and forced on all tables.
+        row_security: whether the setting row_security is on. If it is off, statements fail.
         may_become: roles that row-level security does not bind and to which the role could switch with `set role`.
         foreign_policies: policies on ragcore's tables that ragcore did not create.
         missing_rights: rights on the tables that the role lacks, such as "chunk select".

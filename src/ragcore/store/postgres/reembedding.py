@@ -214,7 +214,7 @@ class _Work:
             for row in rows:
                 if row["wanted"] is None:
                     await self._delete(row["tenant"], row["id"])
-                elif row["wanted"]:  # an empty one is being written at this moment
+                elif row["wanted"]:  # an empty hash means that the document is being written now
                     await self._collect(row["tenant"], row["id"], row["wanted"])
             await self._flush()
         self._done = replace(self._done, differing=len(await self._differing()))

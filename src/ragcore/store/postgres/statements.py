@@ -11,9 +11,9 @@ from ragcore.errors import ConfigurationError
 
 __all__ = ["MIGRATIONS", "SQL", "check_schema", "filled", "literal", "quoted", "read", "statement"]
 
-# The names of a schema that need no quotes and leave room for a suffix.
 COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
 RESERVED = ("public", "information_schema")
+# Names that need no quotes, and leave room for a suffix.
 SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,47}")
 
 

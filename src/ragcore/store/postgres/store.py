@@ -70,7 +70,7 @@ class PgVectorStore(Part):
         if pool_size < 1:
             raise ConfigurationError(f"pool_size is {pool_size}: it must be at least 1")
         if not 1 <= ef_search <= 1_000:
-            raise ConfigurationError(f"ef_search is {ef_search}: pgvector takes 1 to 1,000")
+            raise ConfigurationError(f"ef_search is {ef_search}: it must be from 1 to 1,000, as pgvector requires")
         if exact_rows is not None and exact_rows < 0:
             raise ConfigurationError(f"exact_rows is {exact_rows}: it must be at least 0")
         self._address = parse(dsn)
