@@ -1,4 +1,4 @@
-"""Question in, passages out."""
+"""The retriever: from a question to passages."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def embedder_of(retriever: Retriever) -> FakeEmbedder:
     return retriever.embedder
 
 
-async def test_the_result_says_what_was_in_force(retriever: Retriever) -> None:
+async def test_the_result_holds_the_options_that_were_used(retriever: Retriever) -> None:
     found = await retriever.retrieve("What is my deductible?", tenant="m", top_k=1, score_threshold=0.1)
     assert [passage.document_id for passage in found.passages] == ["plan"]
     assert (found.mode, found.top_k, found.score_threshold, found.score_threshold_from) == ("vector", 1, 0.1, "call")
@@ -63,7 +63,7 @@ async def test_the_result_says_what_was_in_force(retriever: Retriever) -> None:
     assert found.usage.embedding_tokens
 
 
-async def test_an_explicit_threshold_always_wins_and_minus_one_is_none(retriever: Retriever) -> None:
+async def test_a_calls_threshold_overrides_the_retrievers_and_minus_one_means_none(retriever: Retriever) -> None:
     strict = Retriever(embedder=retriever.embedder, store=retriever.store, score_threshold=0.99)
     async with strict:
         found = await strict.retrieve("deductible", tenant="m")
@@ -72,7 +72,7 @@ async def test_an_explicit_threshold_always_wins_and_minus_one_is_none(retriever
         assert (len(found.passages), found.score_threshold, found.score_threshold_from) == (2, None, None)
 
 
-async def test_when_the_embedder_is_down_text_search_answers_and_says_so(retriever: Retriever) -> None:
+async def test_when_the_embedder_is_down_text_search_is_used_and_reported(retriever: Retriever) -> None:
     embedder_of(retriever).faults.always(Fail(503))
     found = await retriever.retrieve("What is my deductible?", tenant="m", score_threshold=0.9)
     assert [passage.document_id for passage in found.passages] == ["plan"]
@@ -91,13 +91,13 @@ async def test_an_error_is_never_the_same_as_empty(retriever: Retriever) -> None
     assert caught.value.stage == "search"
 
 
-async def test_no_chunks_for_this_tenant(retriever: Retriever) -> None:
+async def test_a_tenant_without_chunks_is_reported_as_the_reason(retriever: Retriever) -> None:
     empty = (await retriever.retrieve("deductible", tenant="nobody")).empty
     assert empty is not None
     assert (empty.code, empty.tenant_chunks, empty.store_chunks) == ("no_chunks", 0, 2)
 
 
-async def test_all_below_the_threshold_with_the_best_score(retriever: Retriever) -> None:
+async def test_scores_below_the_threshold_are_reported_with_the_best_score(retriever: Retriever) -> None:
     empty = (await retriever.retrieve("deductible", tenant="m", score_threshold=0.999)).empty
     assert empty is not None
     assert empty.code == "below_threshold"
@@ -105,7 +105,7 @@ async def test_all_below_the_threshold_with_the_best_score(retriever: Retriever)
     assert f"{empty.best_score:.2f}" in empty.message
 
 
-async def test_the_filter_matched_nothing(retriever: Retriever) -> None:
+async def test_a_filter_that_matches_nothing_is_reported_as_the_reason(retriever: Retriever) -> None:
     for mode in ("vector", "text"):
         empty = (await retriever.retrieve("deductible", tenant="m", filter=meta("year").eq(1900), mode=mode)).empty
         assert empty is not None
@@ -122,8 +122,8 @@ async def test_a_question_that_has_nothing_to_do_with_the_documents_is_below_the
     assert empty.code == "below_threshold"
 
 
-async def test_a_threshold_that_nothing_reaches_costs_no_second_question(retriever: Retriever) -> None:
-    """The best score is in the answer of the search itself."""
+async def test_explaining_an_unreached_threshold_needs_no_second_query(retriever: Retriever) -> None:
+    """The search itself returns the best score."""
     store = retriever.store
     assert isinstance(store, FakeStore)
 
@@ -174,7 +174,7 @@ async def test_documents_of_another_model_are_named() -> None:
     assert "new" in empty.message
 
 
-async def test_a_searcher_that_cannot_say_why() -> None:
+async def test_a_searcher_that_gives_no_reason_leads_to_an_unknown_reason() -> None:
     class Nothing:
         async def search(self, query: Query, /) -> Sequence[Passage]:
             return []
@@ -188,7 +188,7 @@ async def test_a_searcher_that_cannot_say_why() -> None:
 
 
 class Misbehaving(FakeEmbedder):
-    """Returns what it is told to."""
+    """Returns the given vectors."""
 
     def __init__(self, result: Vectors) -> None:
         super().__init__(dimension=3)
@@ -210,13 +210,13 @@ class Misbehaving(FakeEmbedder):
         np.full((1, 3), np.inf),
     ],
 )
-async def test_what_is_no_embedding_is_an_error_never_a_substitute(vectors: Vectors) -> None:
+async def test_an_invalid_embedding_is_an_error_without_a_fallback(vectors: Vectors) -> None:
     async with Retriever(embedder=Misbehaving(vectors), store=FakeStore()) as retriever:
         with pytest.raises(EmbeddingError):
             await retriever.retrieve("q", tenant="m", degrade=False)
 
 
-async def test_a_part_of_the_users_own_fails_as_ours() -> None:
+async def test_errors_of_a_users_own_component_become_ragcores() -> None:
     class Broken(FakeEmbedder):
         async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vectors:  # type: ignore[override]
             raise KeyError("the user's own")
@@ -276,12 +276,12 @@ async def test_text_only_needs_no_embedder() -> None:
             await retriever.retrieve("q", tenant="m", mode="hybrid")
 
 
-async def test_the_similarity_report_judges_and_does_not_filter(retriever: Retriever) -> None:
+async def test_the_similarity_report_does_not_apply_the_threshold(retriever: Retriever) -> None:
     report = await retriever.similarity("What is my deductible?", tenant="m", score_threshold=0.99)
     assert (report.chunks, report.not_embedded, report.passing, report.exact, report.sampled) == (2, 0, 0, True, None)
     assert len(report.retrieval.passages) == 2
     assert report.retrieval.passages[0].text_score is not None
-    assert report.verdict.startswith("Nothing passes 0.99; the best is")
+    assert report.verdict.startswith("No chunk passes 0.99; the best scores")
     assert set(report.quantiles) == {"min", "p05", "p25", "median", "p75", "p95", "max", "mean", "deviation"}
     assert sum(count for _, _, count in report.histogram) == 2
     assert "of 2 chunks pass" in (await retriever.similarity("deductible", tenant="m", score_threshold=-0.5)).verdict
@@ -294,13 +294,13 @@ async def test_before_start_it_says_so() -> None:
         await Retriever(store=FakeStore(), mode="text").retrieve("q", tenant="m")
 
 
-async def test_only_what_a_filter_matches_is_found(retriever: Retriever) -> None:
+async def test_only_passages_that_match_the_filter_are_found(retriever: Retriever) -> None:
     found = await retriever.retrieve("costs", tenant="m", filter=Filter.documents(["visit"]))
     assert [passage.document_id for passage in found.passages] == ["visit"]
 
 
 def waiting_for_the_embedder(callers: int, *, timeout: float) -> list[str]:
-    """How retrievals ended that came at once, at an embedder with one place of 0.2 s."""
+    """Return the outcomes of simultaneous retrievals with an embedder that has one place and takes 0.2 s."""
     outcomes: list[str] = []
 
     async def main() -> None:
@@ -328,12 +328,12 @@ def waiting_for_the_embedder(callers: int, *, timeout: float) -> list[str]:
     return outcomes
 
 
-def test_the_wait_for_a_place_at_the_embedder_is_not_its_silence() -> None:
-    # The last of them waits for 0.6 s, which is more than 40 % of its time.
+def test_the_wait_for_a_place_does_not_count_as_an_embedder_that_does_not_answer() -> None:
+    # The last retrieval waits for 0.6 s, which is more than 40 % of its time.
     assert waiting_for_the_embedder(4, timeout=1.4) == ["found"] * 4
 
 
-def test_who_finds_no_place_at_the_embedder_in_time_is_told_so() -> None:
+def test_a_search_without_a_place_at_the_embedder_reports_an_overload() -> None:
     outcomes = waiting_for_the_embedder(20, timeout=1.4)
     assert 4 <= outcomes.count("found") <= 5
     assert all("is overloaded: " in outcome for outcome in outcomes if outcome != "found"), outcomes
@@ -353,5 +353,5 @@ async def test_a_store_that_can_not_search_by_text_does_not_hide_an_embedder_tha
             await retriever.retrieve("deductible", tenant="m")
         assert isinstance(caught.value.__cause__, Unsupported)
         embedder.faults.always(None)
-        with pytest.raises(Unsupported):  # here the mode is what was asked for
+        with pytest.raises(Unsupported):  # here the caller asked for this mode
             await retriever.retrieve("deductible", tenant="m", mode="text")

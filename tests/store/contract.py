@@ -1,4 +1,4 @@
-"""What every store must do. Each suite runs for `MemoryStore` and, with a real database, for `PgVectorStore`."""
+"""The contract of every store. Each suite runs for `MemoryStore` and, with a real database, for `PgVectorStore`."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from ragcore.types import Chunk, Counts, Mode
 
 DIMENSION = 64
 MODES: tuple[Mode, ...] = ("vector", "text", "hybrid")
-# Documents, and in how many seconds they expire.
+# Documents, and the seconds after which they expire.
 EXPIRIES = (("past", -1.0), ("soon", 2.0), ("later", 3_600.0))
 
 
 def embedded(
     id: str, *texts: str, metadata: dict[str, object] | None = None, title: str = "", hash: str = "h"
 ) -> EmbeddedDocument:
-    """A document with a chunk for each text."""
+    """Return a document with a chunk for each text."""
     chunks, start = [], 0
     for number, text in enumerate(texts):
         chunks.append(
@@ -87,7 +87,7 @@ LETTER = embedded("letter", "thank you for your letter about glasses", metadata=
 
 
 def expiring(one: EmbeddedDocument, expires_at: datetime, id: str) -> EmbeddedDocument:
-    """The same under another id, and with a time."""
+    """Return the same document with another id and an expiry."""
     chunks = tuple(replace(chunk, id=f"{id}#{number}") for number, chunk in enumerate(one.chunks))
     return replace(one, document=replace(one.document, id=id, expires_at=expires_at), chunks=chunks)
 
@@ -97,7 +97,7 @@ class StoreContract:
 
     pytestmark = pytest.mark.anyio
 
-    async def test_the_nearest_comes_first_with_its_place_and_scores(self, store: Store) -> None:
+    async def test_the_nearest_passage_comes_first_with_its_position_and_scores(self, store: Store) -> None:
         await store.upsert([PLAN, OLD], tenant="a")
         passages = await store.search(query("the deductible is 1500", top_k=2))
         assert [passage.chunk_id for passage in passages] == ["plan#0", "old#0"]
@@ -140,7 +140,9 @@ class StoreContract:
         assert passages[0].score is not None
         assert passages[0].text_score is not None
 
-    async def test_in_hybrid_what_is_found_by_text_alone_has_no_score_and_no_threshold(self, store: Store) -> None:
+    async def test_in_hybrid_a_passage_found_only_by_text_has_no_score_and_needs_no_threshold(
+        self, store: Store
+    ) -> None:
         await store.upsert([PLAN, OLD, LETTER], tenant="a")
         passages = await store.search(query("ambulance", mode="hybrid", threshold=0.999))
         assert [passage.chunk_id for passage in passages] == ["plan#2"]
@@ -156,7 +158,7 @@ class StoreContract:
 
     @pytest.mark.parametrize("mode", ["vector", "hybrid"])
     @pytest.mark.parametrize("condition", [None, meta("year").lt(2024)], ids=["all", "filtered"])
-    async def test_a_search_that_its_threshold_empties_says_the_best_score(
+    async def test_a_search_below_its_threshold_returns_the_best_score(
         self, store: Store, mode: Mode, condition: Filter | None
     ) -> None:
         await store.upsert([PLAN, OLD], tenant="a")
@@ -232,7 +234,9 @@ class StoreContract:
 
     @pytest.mark.parametrize("condition", FILTERS, ids=lambda condition: str(condition.to_dict()))
     @pytest.mark.parametrize("mode", ["vector", "text", "hybrid"])
-    async def test_filters_mean_what_matches_says(self, store: Store, condition: Filter, mode: Mode) -> None:
+    async def test_filters_find_the_passages_that_matches_accepts(
+        self, store: Store, condition: Filter, mode: Mode
+    ) -> None:
         await store.upsert([PLAN, OLD, LETTER], tenant="a")
         asked = "deductible specialist ambulance dental glasses letter"
         everything = await store.search(query(asked, mode=mode, top_k=50))
@@ -240,7 +244,7 @@ class StoreContract:
         expected = {passage.chunk_id for passage in everything if condition.matches(passage)}
         assert {passage.chunk_id for passage in filtered} == expected
 
-    async def test_vectors_of_another_dimension_are_a_matter_of_configuration(self, store: Store) -> None:
+    async def test_vectors_of_another_dimension_are_a_configuration_error(self, store: Store) -> None:
         await store.upsert([PLAN], tenant="a")
         wrong = Query(question="q", tenant="a", mode="vector", top_k=1, vector=np.ones(3, np.float32))
         with pytest.raises(ConfigurationError, match="dimension"):
@@ -252,7 +256,7 @@ class StoreContract:
             await store.search(Query(question="q", tenant="a", mode="vector", top_k=1))
 
     @pytest.mark.parametrize("tenant", ["", "  ", "x" * 300, "a\0b"])
-    async def test_a_tenant_that_is_no_name_is_refused(self, store: Store, tenant: str) -> None:
+    async def test_an_invalid_tenant_name_is_refused(self, store: Store, tenant: str) -> None:
         for call in (
             lambda: store.search(query("q", tenant=tenant)),
             lambda: store.upsert([PLAN], tenant=tenant),
@@ -264,7 +268,7 @@ class StoreContract:
             with pytest.raises(InvalidInput, match="tenant"):
                 await call()
 
-    async def test_a_filter_that_is_none_is_refused(self, store: Store) -> None:
+    async def test_a_value_that_is_not_a_filter_is_refused(self, store: Store) -> None:
         await store.upsert([PLAN], tenant="a")
         with pytest.raises(InvalidInput, match="filter"):
             await store.search(replace(query("q"), filter=True))  # type: ignore[arg-type]
@@ -275,7 +279,7 @@ class StoreContract:
         for mode in ("vector", "text", "hybrid"):
             assert await ids(store, query("the same words", mode=mode)) == expected
 
-    async def test_what_is_embedded_for_a_chunk_is_recorded(self, store: Store) -> None:
+    async def test_the_text_to_embed_for_a_chunk_is_recorded(self, store: Store) -> None:
         assert isinstance(store, EmbedTextRecorder)
         assert await store.recorded_embed_text() in (None, "headings+text")
         assert await store.record_embed_text("title+text") in (None, "headings+text")
@@ -285,7 +289,7 @@ class StoreContract:
     @pytest.mark.parametrize(
         "tenant", ["", " ", "\u200b", "\u3164", "\u2800\u00a0", "\u0301", "\u202e", "\ufeff", "\t"]
     )
-    async def test_a_tenant_that_nobody_can_see_is_refused_by_each_method(self, store: Store, tenant: str) -> None:
+    async def test_an_invisible_tenant_name_is_refused_by_each_method(self, store: Store, tenant: str) -> None:
         for call in (
             lambda: store.search(query("deductible", tenant=tenant)),
             lambda: store.search(query("deductible", tenant=tenant, mode="text")),
@@ -299,7 +303,7 @@ class StoreContract:
                 await call()
 
     @pytest.mark.slow
-    async def test_what_has_expired_is_found_by_nothing_and_goes_with_the_next_expire(self, store: Store) -> None:
+    async def test_expired_documents_are_not_found_and_the_next_expire_removes_them(self, store: Store) -> None:
         assert isinstance(store, Expiring)
         now = datetime.now(UTC)
         past, soon, later = (expiring(LETTER, now + timedelta(seconds=seconds), id) for id, seconds in EXPIRIES)
@@ -320,7 +324,7 @@ class StoreContract:
                 assert "later" in found, mode
         scores = await store.scores(embed_words(question, DIMENSION), tenant="a")
         assert set(scores.document_ids) == {"later", "plan"}
-        # It is there until it is removed: whoever erases a tenant must see it.
+        # It is stored until it is removed, so that erasing a tenant finds it.
         assert set(await store.hashes(None, tenant="a")) == {"past", "soon", "later", "plan"}
         assert (await store.count(tenant="a")).chunks == 6
         assert await store.expire(limit=1) in ({"a": 1}, {"b": 1})

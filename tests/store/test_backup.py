@@ -1,4 +1,4 @@
-"""Dumps and restores, by the commands of the manual: all comes back, and tenants stay apart."""
+"""Dumps and restores with the commands of the manual: all data comes back, and tenants stay isolated."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ERASED = document("erased", "zqerased is gone for good")
 
 
 def blocks(heading: str, kind: str = "sh") -> list[str]:
-    """The manual's blocks below a heading, without the addresses that are set there: the test has its own."""
+    """Return the code blocks below a heading of the manual, without the addresses: the test sets its own."""
     section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)
     assert section is not None, heading
     found = re.findall(rf"^```{kind}\n(.*?)^```", section[1], re.DOTALL | re.MULTILINE)
@@ -57,7 +57,7 @@ MAKE, RESTORE, RESTORE_PLAIN, RESTORE_ONE = blocks("Restore into a new database"
 
 @dataclass(frozen=True)
 class Server:
-    """A server of the test's own, since roles belong to all of its databases."""
+    """A separate server, since roles belong to all databases of a server."""
 
     folder: Path
 
@@ -73,7 +73,7 @@ class Server:
             await connection.close()
 
     def programs(self) -> Path:
-        """Of the server's own version."""
+        """Return the folder of PostgreSQL's programs in the server's version."""
         folder = Cluster(self.folder).binaries
         missing = [name for name in PROGRAMS if not (folder / name).exists()]
         if missing:
@@ -105,7 +105,7 @@ def old(folder: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def new(folder: Path) -> Iterator[Server]:
-    """A server where no role is known yet."""
+    """A server without the roles."""
     yield from started(folder / "new")
 
 
@@ -146,7 +146,7 @@ class Backups:
 
 @pytest.fixture
 async def backups(old: Server, new: Server, tmp_path: Path) -> AsyncIterator[Backups]:
-    """With a database of two tenants on the old server, and no database on the new one."""
+    """Backups with a database of two tenants on the old server, and no database on the new one."""
     made = Backups(old, new, tmp_path)
     made.old.programs()
     roles = ["create role claims_owner login", "create role app login", *ROLE.rstrip().rstrip(";").split(";\n")]
@@ -202,7 +202,7 @@ CATALOGUE = {
 
 
 async def catalogue(server: Server, database: str) -> dict[str, list[str]]:
-    """What there is in the collection, as a superuser sees it."""
+    """Return the objects of the collection, as a superuser sees them."""
     connection = await asyncpg.connect(server.dsn("postgres", database))
     try:
         return {
@@ -214,7 +214,7 @@ async def catalogue(server: Server, database: str) -> dict[str, list[str]]:
 
 
 async def found(server: Server, database: str) -> dict[tuple[str, str, Mode], list[tuple[str, str, float | None]]]:
-    """What each tenant's questions find."""
+    """Return the passages that each tenant's questions find."""
     async with PgVectorStore(server.dsn("app", database)) as store:
         return {
             (tenant, question, mode): [
@@ -228,7 +228,7 @@ async def found(server: Server, database: str) -> dict[tuple[str, str, Mode], li
 
 
 async def check(backups: Backups, server: Server, database: str) -> None:
-    """All is as in the old database, and works."""
+    """Check that everything is as in the old database, and works."""
     assert await catalogue(server, database) == await catalogue(backups.old, "chat")
     assert await found(server, database) == await found(backups.old, "chat")
     async with PgVectorStore(server.dsn("app", database)) as store:
@@ -239,7 +239,7 @@ async def check(backups: Backups, server: Server, database: str) -> None:
     await migrate(owner, model="fake", dimension=DIMENSION, role="app")
     assert await catalogue(server, database) == before
     await check_isolation(server, database)
-    async with PgVectorStore(server.dsn("app", database)) as store:  # triggers and grants work for what comes next
+    async with PgVectorStore(server.dsn("app", database)) as store:  # triggers and grants work for new documents
         await store.upsert([document("new", "a helicopter is covered")], tenant="b")
         assert [one.chunk_id for one in await store.search(query("helicopter", tenant="b", mode="text"))] == ["new#0"]
         await store.delete(["new"], tenant="b")
@@ -247,7 +247,7 @@ async def check(backups: Backups, server: Server, database: str) -> None:
 
 
 async def check_isolation(server: Server, database: str) -> None:
-    """Whatever the statement, the application's role and the owner see one tenant's rows, or an error."""
+    """Check that the application's role and the owner see only one tenant's rows, or an error, for each statement."""
     for user in ("app", "claims_owner"):
         connection = await asyncpg.connect(server.dsn(user, database))
         try:
@@ -288,7 +288,7 @@ async def test_a_whole_dump_comes_back_on_a_server_without_the_roles(backups: Ba
     await check(backups, backups.new, "chat")
 
 
-async def test_files_are_readable_by_nobody_else(backups: Backups) -> None:
+async def test_backup_files_are_readable_only_by_their_owner(backups: Backups) -> None:
     backups.succeed(f"{WHOLE}\n{PLAIN}\n{ONE}")
     names = ("chat.dump", "roles.sql", "chat.sql", "ragcore.dump")
     assert {(backups.folder / name).stat().st_mode & 0o077 for name in names} == {0}
@@ -301,7 +301,7 @@ async def test_files_are_readable_by_nobody_else(backups: Backups) -> None:
         ("pg_dump --enable-row-security", "", "ragcore.tenant is not set"),
     ],
 )
-async def test_what_the_manual_says_fails_does(backups: Backups, command: str, options: str, said: str) -> None:
+async def test_commands_fail_as_the_manual_says(backups: Backups, command: str, options: str, said: str) -> None:
     done = backups(f'{command} --file=owner.sql --dbname="$OWNER_DSN"', PGOPTIONS=options)
     assert done.returncode != 0
     assert said in done.stderr
@@ -315,7 +315,7 @@ async def test_what_the_manual_says_fails_does(backups: Backups, command: str, o
         ("-c ragcore.counting=on", ["the ambulance costs 250", "thank you for your letter"], ["\tambul\t"]),
     ],
 )
-async def test_what_only_looks_like_a_backup_is_none(
+async def test_a_dump_by_the_owner_is_incomplete_without_an_error(
     backups: Backups, options: str, there: list[str], missing: list[str]
 ) -> None:
     done = backups('pg_dump --enable-row-security --file=owner.sql --dbname="$OWNER_DSN"', PGOPTIONS=options)
@@ -326,7 +326,7 @@ async def test_what_only_looks_like_a_backup_is_none(
     assert all(text in backups.read("chat.sql") for text in [*there, *missing])
 
 
-async def test_the_role_for_backups_changes_nothing_and_serves_nobody(backups: Backups) -> None:
+async def test_the_role_for_backups_can_neither_write_nor_serve(backups: Backups) -> None:
     connection = await asyncpg.connect(backups.old.dsn("backup", "chat"))
     try:
         for statement in (
@@ -343,7 +343,7 @@ async def test_the_role_for_backups_changes_nothing_and_serves_nobody(backups: B
             await store.search(query("deductible"))
 
 
-async def test_a_restore_without_privileges_is_seen(backups: Backups) -> None:
+async def test_a_restore_without_privileges_is_reported(backups: Backups) -> None:
     backups.succeed(WHOLE)
     backups.succeed(f'{MAKE}\npg_restore --exit-on-error --no-privileges --dbname="$RESTORED_DSN" chat.dump')
     async with PgVectorStore(backups.old.dsn("app", "chat_restored")) as store:
@@ -360,7 +360,7 @@ async def test_a_restore_without_privileges_is_seen(backups: Backups) -> None:
         assert [finding for finding in (await store.inspect()).findings() if finding.severity == "error"] == []
 
 
-async def test_rows_alone_do_not_go_into_a_collection_that_is_there(backups: Backups) -> None:
+async def test_rows_alone_can_not_be_restored_into_an_existing_collection(backups: Backups) -> None:
     backups.succeed(f"{WHOLE}\n{MAKE}")
     owner = backups.old.dsn("claims_owner", "chat_restored")
     await migrate(owner, model="fake", dimension=DIMENSION, role="app")
@@ -369,7 +369,7 @@ async def test_rows_alone_do_not_go_into_a_collection_that_is_there(backups: Bac
         assert done.returncode != 0, tables
 
 
-async def test_a_superuser_who_owns_the_tables_is_what_no_owner_makes(backups: Backups) -> None:
+async def test_a_restore_with_no_owner_gives_the_functions_to_a_superuser(backups: Backups) -> None:
     backups.succeed(WHOLE)
     restored = backups.old.dsn("postgres", "chat_restored")
     backups.succeed(f"{MAKE}\npg_restore --exit-on-error --no-owner --dbname='{restored}' chat.dump")
@@ -377,7 +377,7 @@ async def test_a_superuser_who_owns_the_tables_is_what_no_owner_makes(backups: B
     assert all("'postgres'" in function for function in functions)
 
 
-async def test_nothing_of_erased_data_is_in_a_later_dump(backups: Backups) -> None:
+async def test_a_later_dump_does_not_contain_erased_data(backups: Backups) -> None:
     backups.succeed(PLAIN)
     assert "zqerased" not in backups.read("chat.sql")
     async with PgVectorStore(backups.old.dsn("app", "chat")) as store:
@@ -388,14 +388,14 @@ async def test_nothing_of_erased_data_is_in_a_later_dump(backups: Backups) -> No
         await store.delete([ERASED.document.id], tenant="a")
     backups.succeed(PLAIN)
     assert "zqerased" not in backups.read("chat.sql")
-    backups.succeed(f"{MAKE}\n{RESTORE}")  # the older one
+    backups.succeed(f"{MAKE}\n{RESTORE}")  # the older dump
     async with PgVectorStore(backups.old.dsn("app", "chat_restored")) as store:
         assert await store.search(query("zqerased", tenant="a", mode="text"))
         await store.delete([ERASED.document.id], tenant="a")
         assert not await store.search(query("zqerased", tenant="a", mode="text"))
 
 
-async def test_the_commands_that_check_a_restore(backups: Backups) -> None:
+async def test_the_commands_of_the_manual_check_a_restore(backups: Backups) -> None:
     backups.succeed(f"{WHOLE}\n{MAKE}\n{RESTORE}")
     before = await catalogue(backups.old, "chat_restored")
     async with OpenAIServer(dimension=DIMENSION) as model:

@@ -1,4 +1,4 @@
-"""Collections: several schemas in a database, each with its model and language, and one that is embedded again beside the old one."""
+"""Collections: several schemas in a database, each with its model and language, and embedding a collection again."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def ingest(store: PgVectorStore, made: FakeEmbedder, documents: list[Docum
     return report.added + report.updated
 
 
-async def test_collections_stand_side_by_side(database: tuple[str, str]) -> None:
+async def test_collections_of_one_database_are_independent(database: tuple[str, str]) -> None:
     for schema, dimension in (("first", 8), ("second", DIMENSION)):
         await migrate(database[1], model=f"m_{schema}", dimension=dimension, role="ragcore", schema=schema)
     async with (
@@ -55,7 +55,7 @@ async def test_collections_stand_side_by_side(database: tuple[str, str]) -> None
 
 
 @pytest.mark.parametrize("schema", ["Ragcore", "a-b", "", "pg_x", "1a", "x" * 60, 'a"; drop schema public; --', None])
-async def test_a_schema_that_is_no_plain_name_is_refused(schema: str) -> None:
+async def test_an_invalid_schema_name_is_refused(schema: str) -> None:
     with pytest.raises(ConfigurationError, match="schema"):
         PgVectorStore("postgresql://h/d", schema=schema)
     with pytest.raises(ConfigurationError, match="schema"):
@@ -115,8 +115,8 @@ async def test_scripts_without_blanks_are_searched_by_pairs_of_characters(
             assert found[0].text_score is not None
 
 
-async def test_a_language_that_there_is_not_and_one_that_changes(database: tuple[str, str]) -> None:
-    with pytest.raises(ConfigurationError, match="no text search configuration 'klingon'.*german"):
+async def test_an_unknown_or_changed_language_is_refused(database: tuple[str, str]) -> None:
+    with pytest.raises(ConfigurationError, match="text search configuration 'klingon' does not exist.*german"):
         await migrate(database[1], model="fake", dimension=3, role="ragcore", language="klingon")
     await migrate(database[1], model="fake", dimension=3, role="ragcore", language="german")
     await migrate(database[1], model="fake", dimension=3, role="ragcore")
@@ -153,7 +153,7 @@ async def test_a_collection_is_embedded_again_and_switched_and_switched_back(
         async with Retriever(store=renewed, embedder=embedder("new", 32)) as retriever:
             found = await retriever.retrieve("the deductible of plan 7 is 700", tenant="a")
             assert found.passages[0].document_id == "d7"
-        # What was carried over is not embedded again.
+        # Transferred documents are not embedded again.
         assert await ingest(renewed, embedder("new", 32), [*DOCUMENTS[3:], changed]) == 0
         assert await ingest(renewed, embedder("new", 32), [Document("newest", "only here")]) == 1
         assert await renewed.delete(["d9"], tenant="a") == 1
@@ -181,7 +181,7 @@ async def test_an_erased_tenant_is_erased_in_every_collection(database: tuple[st
     await owner.close()
 
 
-async def test_embedding_again_goes_on_where_it_was_interrupted(database: tuple[str, str], old: PgVectorStore) -> None:
+async def test_an_interrupted_reembedding_is_continued(database: tuple[str, str], old: PgVectorStore) -> None:
     await ingest(old, embedder(), [Document(f"d{n}", f"text {n}") for n in range(600)])
     new = embedder("new", 8)
     async with new:
@@ -199,7 +199,7 @@ async def test_embedding_again_goes_on_where_it_was_interrupted(database: tuple[
     assert differing == 0
 
 
-async def test_embedding_again_embeds_what_the_collection_records(
+async def test_reembedding_embeds_the_text_that_the_collection_records(
     database: tuple[str, str], old: PgVectorStore
 ) -> None:
     document = Document("d", "# Costs\n\n" + "It is $1,500. " * 100, title="Gold")
@@ -214,7 +214,7 @@ async def test_embedding_again_embeds_what_the_collection_records(
         assert await store.recorded_embed_text() == "headings+text"
 
 
-async def test_the_role_may_record_what_is_embedded_and_nothing_else(
+async def test_the_role_may_record_the_text_to_embed_and_change_no_other_setting(
     database: tuple[str, str], old: PgVectorStore
 ) -> None:
     connection = await asyncpg.connect(database[0])

@@ -1,4 +1,4 @@
-"""Connections as they end in ordinary life: what a caller may notice of it, which is nothing."""
+"""Connections that end for ordinary reasons: no caller notices it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def admin(migrated: tuple[str, str]) -> AsyncIterator[asyncpg.Connection[a
 
 
 async def outcomes(store: PgVectorStore, *, count: int = AT_ONCE, seconds: float = 8.0) -> collections.Counter[str]:
-    """What comes of so many calls at once, of every kind."""
+    """Return the outcomes of `count` simultaneous calls of all kinds."""
     calls: list[Callable[[], Awaitable[object]]] = [
         lambda: store.search(query("deductible")),
         lambda: store.search(query("deductible", mode="hybrid")),
@@ -105,7 +105,7 @@ async def _name(admin: asyncpg.Connection[asyncpg.Record]) -> str:
 async def test_calls_killed_while_they_run_are_answered_and_open_no_breaker(
     store: PgVectorStore, admin: asyncpg.Connection[asyncpg.Record], migrated: tuple[str, str]
 ) -> None:
-    watcher = await asyncpg.connect(migrated[1])  # within a transaction, pg_stat_activity stands still
+    watcher = await asyncpg.connect(migrated[1])  # within a transaction, pg_stat_activity does not change
     for _ in range(4):
         lock = admin.transaction()
         await lock.start()
@@ -140,7 +140,7 @@ async def test_a_fast_and_an_immediate_restart_cost_no_call(tmp_path_factory: py
             assert await outcomes(store) == {"answered": AT_ONCE}
 
 
-async def test_pgvector_dropped_and_created_again_is_learned_anew(
+async def test_pgvector_dropped_and_created_again_is_detected(
     store: PgVectorStore, admin: asyncpg.Connection[asyncpg.Record], migrated: tuple[str, str]
 ) -> None:
     assert await outcomes(store) == {"answered": AT_ONCE}
@@ -154,7 +154,7 @@ async def test_pgvector_dropped_and_created_again_is_learned_anew(
 async def test_a_delete_whose_commit_was_not_answered_counts_what_it_deleted(
     store: PgVectorStore, admin: asyncpg.Connection[asyncpg.Record], migrated: tuple[str, str]
 ) -> None:
-    """A COMMIT that waits for a standby has been done already when its session is ended."""
+    """A COMMIT that waits for a standby has taken effect already when its session is terminated."""
     await admin.execute("alter system set synchronous_standby_names = 'nobody'")
     await admin.execute("select pg_reload_conf()")
     try:
@@ -172,7 +172,7 @@ async def test_a_delete_whose_commit_was_not_answered_counts_what_it_deleted(
 
 
 async def _until_commits_wait(admin: asyncpg.Connection[asyncpg.Record], owner_dsn: str) -> None:
-    """The server takes a new setting when it gets to it."""
+    """Wait until the server uses the new setting."""
     while True:
         writing = asyncio.ensure_future(admin.execute("update ragcore.setting set value = value"))
         done, _ = await asyncio.wait([writing], timeout=0.5)
@@ -180,7 +180,7 @@ async def _until_commits_wait(admin: asyncpg.Connection[asyncpg.Record], owner_d
             other = await asyncpg.connect(owner_dsn)
             await other.execute("select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'")
             await other.close()
-            await writing  # a warning says that it was committed here alone
+            await writing  # a warning says that it was committed only on this server
             return
         await writing
 
@@ -205,7 +205,7 @@ async def test_a_server_that_stays_away_opens_the_breaker(
             assert store.policy.snapshot()["breaker"]["state"] == "open"
 
 
-async def test_callers_beyond_the_pool_wait_their_turn_and_a_cancelled_one_takes_nothing_with_it(
+async def test_callers_beyond_the_pool_take_turns_and_a_cancelled_one_loses_no_connection(
     migrated: tuple[str, str],
 ) -> None:
     pool = Pool(parse(migrated[0]), size=2)
@@ -247,7 +247,7 @@ async def test_a_connection_that_is_idle_for_long_is_closed(
         assert await store.search(query("q")) == []
 
 
-async def test_time_in_the_statement_is_bounded_and_the_connection_is_given_up(migrated: tuple[str, str]) -> None:
+async def test_the_time_of_a_statement_is_limited_and_its_connection_is_terminated(migrated: tuple[str, str]) -> None:
     async with PgVectorStore(migrated[0], pool_size=1) as store:
         await store.first_look()
         await store.upsert([PLAN], tenant="a")
@@ -257,7 +257,7 @@ async def test_time_in_the_statement_is_bounded_and_the_connection_is_given_up(m
         assert len(await store.search(query("deductible"))) == 3
 
 
-async def test_those_who_wait_while_the_store_is_closed_are_told(migrated: tuple[str, str]) -> None:
+async def test_callers_that_wait_while_the_store_is_closed_get_an_error(migrated: tuple[str, str]) -> None:
     store = PgVectorStore(migrated[0], pool_size=2)
     await store.start()
     await store.upsert([PLAN], tenant="a")
@@ -269,7 +269,7 @@ async def test_those_who_wait_while_the_store_is_closed_are_told(migrated: tuple
     assert kinds <= {"NotOpen", "StoreError"}, ended[-1]
 
 
-async def test_who_was_connecting_while_the_pool_was_closed_does_no_work(migrated: tuple[str, str]) -> None:
+async def test_a_caller_that_connects_while_the_pool_is_closed_does_no_work(migrated: tuple[str, str]) -> None:
     pool = Pool(parse(migrated[0]), size=2)
     asked = asyncio.ensure_future(pool.run(lambda connection: connection.fetchval("select 1")))
     await asyncio.sleep(0)  # it connects now
@@ -278,7 +278,7 @@ async def test_who_was_connecting_while_the_pool_was_closed_does_no_work(migrate
         await asked
 
 
-async def test_a_statement_of_a_caller_who_gave_up_ends_at_the_server(
+async def test_the_statement_of_a_cancelled_caller_ends_at_the_server(
     migrated: tuple[str, str], admin: asyncpg.Connection[asyncpg.Record]
 ) -> None:
     pool = Pool(parse(migrated[0]), size=2)

@@ -1,4 +1,4 @@
-"""DSNs as hosting services, drivers and people write them."""
+"""DSNs in the forms that hosting services, drivers and people write."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CANARY = "c4n4ry"
 
 
 def driven(address: Address) -> tuple[list[object], object]:
-    """What asyncpg makes of it: addresses and parameters."""
+    """Return the addresses and parameters that asyncpg parses."""
     found = _parse_connect_dsn_and_args(
         dsn=address.dsn.reveal(),
         **dict.fromkeys(
@@ -42,7 +42,7 @@ def driven(address: Address) -> tuple[list[object], object]:
         ("postgresql://u@%2Ftmp%2Fx/db", ["/tmp/x/.s.PGSQL.5432"]),
         ("postgresql:///db?host=h1,h2&port=1,2", [("h1", 1), ("h2", 2)]),
         ("postgresql://u@h/db?hostaddr=10.0.0.1", [("10.0.0.1", 5432)]),
-        # As libpq reads them.
+        # Forms that libpq accepts.
         ("postgresql://h/db?port=6543", [("h", 6543)]),
         ("postgresql://h1,h2:7/db?port=6543", [("h1", 6543), ("h2", 7)]),
         ("postgresql:///db?hostaddr=10.0.0.5&port=6000", [("10.0.0.5", 6000)]),
@@ -50,21 +50,21 @@ def driven(address: Address) -> tuple[list[object], object]:
         ("postgresql://h:/db", [("h", 5432)]),
         ("postgresql:///db?host=%2Ftmp%2Fp%2541q", ["/tmp/p%41q/.s.PGSQL.5432"]),
         ("postgresql://h/db?ssl=true", [("h", 5432)]),
-        # As Neon, Supabase, Heroku and RDS hand them out.
+        # Forms of Neon, Supabase, Heroku and RDS.
         ("postgresql://u:p@ep-x.neon.tech/neondb?sslmode=require&channel_binding=require", [("ep-x.neon.tech", 5432)]),
         ("postgresql://u:p@h:6543/postgres?pgbouncer=true&connect_timeout=15", [("h", 6543)]),
         ("postgres://u:p@h/db?sslmode=require&keepalives=1&keepalives_idle=30&gssencmode=disable", [("h", 5432)]),
         ("postgresql://u:p@h/db?application_name=x&options=-c%20statement_timeout%3D5s", [("h", 5432)]),
     ],
 )
-def test_what_libpq_takes_reaches_the_driver(
+def test_dsns_that_libpq_accepts_reach_the_driver(
     dsn: str, addresses: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PGPORT", raising=False)
     assert driven(parse(dsn))[0] == addresses
 
 
-def test_what_stands_among_the_parameters_wins_and_a_plus_sign_is_one() -> None:
+def test_parameters_override_the_rest_and_a_plus_sign_stays_one() -> None:
     address = parse("postgresql://u:old@h/db?user=y&password=a+b%20c&application_name=a+b")
     parameters = driven(address)[1]
     assert (parameters.user, parameters.password) == ("y", "a+b c")  # type: ignore[attr-defined]
@@ -72,7 +72,7 @@ def test_what_stands_among_the_parameters_wins_and_a_plus_sign_is_one() -> None:
     assert "application_name=a%2Bb" in address.dsn.reveal()
 
 
-def test_parameters_that_the_driver_lacks_are_done_by_ragcore() -> None:
+def test_ragcore_handles_parameters_that_the_driver_lacks() -> None:
     address = parse("postgresql://h/db?connect_timeout=7&keepalives=1&keepalives_idle=30&tcp_user_timeout=9000")
     assert address.connect_timeout == 7.0
     assert (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1) in address.socket_options
@@ -90,7 +90,7 @@ def test_roots_of_the_system_mean_that_the_server_is_verified() -> None:
         parse("postgresql://h/db?sslrootcert=system&sslmode=require")
 
 
-def test_what_the_driver_can_not_do_is_noted() -> None:
+def test_options_that_the_driver_does_not_support_are_noted() -> None:
     assert "channel_binding" in parse("postgresql://h/db?channel_binding=require&sslmode=require").notes[0]
     assert parse("postgresql://h/db?channel_binding=prefer").notes == ()
 
@@ -118,11 +118,11 @@ def test_what_the_driver_can_not_do_is_noted() -> None:
         ("postgresql://h/db?keepalives_idle=99999999999", "keepalives_idle"),
         ("postgresql://h/db?target_session_attrs=bogus", "target_session_attrs"),
         ("postgresql://h/db?password", "can't be parsed"),
-        ("postgresql://h/db%00x", "can't|begins no code"),
+        ("postgresql://h/db%00x", "can't|does not begin"),
         ("postgresql://h/db?hostaddr=1.2.3.4&sslmode=verify-full", "hostaddr"),
     ],
 )
-def test_what_can_not_be_honoured_is_named(dsn: str, named: str) -> None:
+def test_parameters_that_are_not_supported_are_named(dsn: str, named: str) -> None:
     with pytest.raises(ConfigurationError, match=named.replace("/", "/")):
         parse(dsn)
 
@@ -153,7 +153,7 @@ def test_an_encoded_login_arrives_as_it_was(password: str, user: str) -> None:
 
 
 @given(st.text(max_size=80))
-def test_no_text_makes_it_raise_anything_else(text: str) -> None:
+def test_any_text_is_parsed_or_raises_a_configuration_error(text: str) -> None:
     for dsn in (text, f"postgresql://{text}", f"postgresql://h/db?{text}"):
         try:
             assert parse(dsn).dsn.reveal().startswith("postgresql://")
@@ -170,6 +170,6 @@ def test_lists_in_the_environment() -> None:
     assert parameters.password == "p@ss/w"  # type: ignore[attr-defined]
 
 
-def test_a_certificate_that_is_there_is_taken(tmp_path: Path) -> None:
+def test_an_existing_certificate_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "root.crt").write_text("")
     assert parse(f"postgresql://h/db?sslmode=verify-full&sslrootcert={tmp_path}/root.crt").sslmode == "verify-full"

@@ -1,4 +1,4 @@
-"""PostgreSQL as others run it: another version, a real PgBouncer, TLS, a standby, rules of who may connect."""
+"""PostgreSQL in other setups: another version, a real PgBouncer, TLS, a standby, rules in pg_hba.conf."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def reachable() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def sixteen(reachable: Path) -> Iterator[tuple[str, str]]:
-    """(plain, owner) of a PostgreSQL 16."""
+    """The DSNs (plain, owner) of a PostgreSQL 16."""
     running = embedded.start(reachable / "16", version=16)
     yield running.dsn.reveal(), running.owner_dsn.reveal()
     embedded.stop(reachable / "16")
 
 
 async def emptied(owner_dsn: str) -> None:
-    """The schema anew: a database for each test would be a pool of PgBouncer's for each."""
+    """Create the schema again. With a database for each test, PgBouncer would open a pool for each."""
     owner = await asyncpg.connect(owner_dsn)
     await owner.execute("drop schema if exists ragcore cascade")
     await owner.close()
@@ -171,7 +171,7 @@ async def test_a_pooler_that_closes_idle_clients_costs_no_call(sixteen: tuple[st
 
 @on_asyncio
 @pytest.mark.anyio
-async def test_what_pgbouncer_says_reaches_the_caller(bouncer: int) -> None:
+async def test_errors_of_pgbouncer_reach_the_caller(bouncer: int) -> None:
     for database, kind, said in (
         ("missing", ConfigurationError, "no such database"),
         ("nowhere", StoreError, "refused|connect|failed"),
@@ -185,14 +185,14 @@ async def test_what_pgbouncer_says_reaches_the_caller(bouncer: int) -> None:
 
 @dataclass(frozen=True)
 class Tls:
-    """The port of a PgBouncer that insists on TLS, and the certificate that vouches for it."""
+    """The port of a PgBouncer that requires TLS, and its root certificate."""
 
     port: int
     root: Path
 
 
 def certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    """(key, certificate) that vouches for itself."""
+    """Create a key and a self-signed certificate; return their paths."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not on this machine, so no certificate can be made")
     key, made = folder / f"{name}.key", folder / f"{name}.crt"
@@ -218,7 +218,7 @@ def tls(reachable: Path, sixteen: tuple[str, str]) -> Iterator[Tls]:
 
 @on_asyncio
 @pytest.mark.anyio
-async def test_tls_as_asked_for_and_what_it_is_said_to_be(sixteen: tuple[str, str], tls: Tls) -> None:
+async def test_tls_is_used_and_reported_as_the_dsn_asks(sixteen: tuple[str, str], tls: Tls) -> None:
     await emptied(sixteen[1])
     base = f"postgresql://ragcore@localhost:{tls.port}/ragcore?pgbouncer=true"
     for options, verified in (
@@ -247,7 +247,7 @@ async def test_tls_as_asked_for_and_what_it_is_said_to_be(sixteen: tuple[str, st
         ("localhost", "&sslrootcert=system", "certificate.*can't be verified"),
     ],
 )
-async def test_connections_that_are_refused_say_why(
+async def test_a_refused_connection_reports_the_reason(
     tls: Tls, tmp_path: Path, host: str, options: str, said: str
 ) -> None:
     _, other = certificate(tmp_path, "other")
@@ -262,7 +262,7 @@ async def test_connections_that_are_refused_say_why(
 
 @on_asyncio
 @pytest.mark.anyio
-async def test_a_server_without_tls_that_is_asked_for_it(bouncer: int) -> None:
+async def test_a_server_without_tls_is_reported_if_the_dsn_requires_tls(bouncer: int) -> None:
     async with PgVectorStore(f"postgresql://ragcore@127.0.0.1:{bouncer}/ragcore?sslmode=require") as store:
         with pytest.raises(ConfigurationError, match="offers no encryption"):
             await store.search(query("q"))
@@ -270,7 +270,7 @@ async def test_a_server_without_tls_that_is_asked_for_it(bouncer: int) -> None:
 
 @contextmanager
 def raw_server(folder: Path, *, standby: bool = False) -> Iterator[int]:
-    """The port of a server over TCP, its binaries started by hand."""
+    """Run a server that listens on TCP, started directly from its binaries; yield its port."""
     cluster = Cluster(folder)
     port = free_port()
     rules = cluster.data / "test_hba.conf"
@@ -337,8 +337,8 @@ async def test_a_standby_is_searched_and_not_written_to_and_the_primary_is_found
                 await store.search(query("q"))
 
 
-def test_what_rules_of_connecting_say_reaches_the_caller() -> None:
-    """As PostgreSQL says it where sslmode=disable meets hostssl."""
+def test_errors_of_pg_hba_rules_reach_the_caller() -> None:
+    """PostgreSQL's message for sslmode=disable with a hostssl rule."""
     words = 'no pg_hba.conf entry for host "10.0.0.7", user "u", database "db", no encryption'
     error = asyncpg.InvalidAuthorizationSpecificationError(words)
     ours = translate(error, parse("postgresql://u:c4n4ry@h/db"), stage="search")

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: its life cycle, and whom it lets in."""
+"""The embedded PostgreSQL: its life cycle, and its access rules."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ragcore.store.embedded import supervisor
 from ragcore.store.embedded.cluster import LONGEST_SOCKET, SOCKET, Cluster
 from tests.pace import in_time
 
-# The tests themselves look at files and wait for processes.
+# The tests themselves check files and wait for processes.
 pytestmark = [pytest.mark.system, pytest.mark.anyio, pytest.mark.blocking_allowed]
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root starts the server as another user")
@@ -41,14 +41,14 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def folder() -> Iterator[str]:
-    """A folder that nobody else may enter, as a careful caller makes it."""
+    """A folder that no other user may enter, as a careful caller creates it."""
     made = tempfile.mkdtemp(prefix="ragcore-embedded-")
     yield made
     shutil.rmtree(made, ignore_errors=True)
 
 
 def runs(pid: int) -> bool:
-    """Whether a process runs; one that has ended and waits for its parent to notice does not."""
+    """Whether a process runs. A zombie does not count."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -73,7 +73,7 @@ USER = """
 
 
 def user(folder: str) -> tuple[subprocess.Popen[str], int]:
-    """Another process that uses the folder until its input ends; the server's process id."""
+    """Run another process that uses the folder until its input ends; yield the server's process id."""
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(USER), folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -117,7 +117,7 @@ async def test_a_folder_keeps_its_version(folder: str, version: int) -> None:
 
 
 async def test_users_in_several_processes_come_and_go_in_any_order(folder: str) -> None:
-    """One that leaves and comes back is a user like any other."""
+    """A user that leaves and comes back counts like any other."""
     running = embedded.start(Path(folder))
     other, pid = user(folder)
     assert pid == running.pid
@@ -196,7 +196,7 @@ def _works_in(process: psutil.Process, folder: str) -> bool:
 async def test_an_incomplete_data_folder_is_moved_aside_and_not_deleted(
     folder: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As the first release left it when its initdb was killed."""
+    """The folder is in the state in which the first release left it when its initdb was killed."""
     data = Path(folder) / "postgres"
     (data / "base" / "1").mkdir(parents=True)
     (data / "PG_VERSION").write_text("18\n")
@@ -236,7 +236,7 @@ async def test_folders_may_have_any_name(folder: str, name: str) -> None:
         assert await asked(server) == 1
 
 
-async def test_a_socket_that_has_to_lie_elsewhere_lies_in_a_folder_of_its_own(folder: str) -> None:
+async def test_a_socket_with_a_long_path_gets_its_own_folder(folder: str) -> None:
     async with embedded.server(Path(folder) / ("x" * 120)):
         cluster = Cluster(Path(folder) / ("x" * 120))
         place = cluster.sockets
@@ -316,7 +316,7 @@ async def test_a_start_is_bounded_by_the_deadline_around_it(folder: str) -> None
         assert await asked(server) == 1
 
 
-async def test_a_server_that_can_not_start_says_why(folder: str) -> None:
+async def test_a_server_that_can_not_start_reports_the_reason(folder: str) -> None:
     async with embedded.server(folder):
         pass
     configuration = Path(folder) / "postgres" / "postgresql.conf"
@@ -326,7 +326,7 @@ async def test_a_server_that_can_not_start_says_why(folder: str) -> None:
             pass
 
 
-async def test_a_client_all_local_from_an_empty_folder_twice(folder: str) -> None:
+async def test_a_local_client_works_from_an_empty_folder_twice(folder: str) -> None:
     for expected in (1, 0):
         async with RAG.from_config(Config.local(folder)) as rag:
             report = await rag.add([Document("d", "Your deductible is $1,500 per year.")], tenant="m")
@@ -335,7 +335,7 @@ async def test_a_client_all_local_from_an_empty_folder_twice(folder: str) -> Non
 
 
 @pytest.mark.parametrize("folder", ["/proc/ragcore", "/dev/null/x"])
-async def test_a_folder_that_can_not_be_written_is_said(folder: str) -> None:
+async def test_a_folder_that_can_not_be_written_is_reported(folder: str) -> None:
     with pytest.raises(ConfigurationError, match="can't be written"):
         async with embedded.server(folder):
             pass
@@ -352,7 +352,7 @@ async def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPa
 async def test_binaries_that_the_servers_user_can_not_reach_are_copied(
     folder: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """As with a virtual environment below /root, on which no permission is changed."""
+    """This happens with a virtual environment below /root, whose permissions must not change."""
     from ragcore.store.embedded import cluster
 
     hidden = Path(tempfile.mkdtemp(prefix="ragcore-hidden-"))
@@ -372,8 +372,8 @@ async def test_binaries_that_the_servers_user_can_not_reach_are_copied(
         shutil.rmtree(hidden)
 
 
-async def test_a_folder_of_the_first_release_is_used_and_lets_nobody_else_in(folder: str) -> None:
-    """Made by initdb with trust, and with a server that still runs as the first release started it."""
+async def test_a_folder_of_the_first_release_is_used_and_locked_for_other_users(folder: str) -> None:
+    """The folder was created by initdb with trust, and a server of the first release still runs."""
     cluster = Cluster(Path(folder))
     login = cluster.login
     os.chmod(folder, 0o755)
@@ -406,13 +406,13 @@ async def test_a_folder_of_the_first_release_is_used_and_lets_nobody_else_in(fol
         assert "ragcore_hba.conf" in str(await asked(server, "show hba_file", owner=True))
 
 
-async def test_a_start_that_waited_in_vain_for_another_process_leaves_nothing(folder: str) -> None:
-    """Neither an open file nor its number, which by then may be that of another file."""
+async def test_a_start_that_times_out_behind_another_process_leaves_no_lock(folder: str) -> None:
+    """It leaves no open file, and does not close a descriptor that may belong to another file by then."""
     lock = Cluster(Path(folder)).users_lock
-    with lock.open("w") as held:  # as a process that is stopping the server
+    with lock.open("w") as held:  # like a process that stops the server
         fcntl.flock(held, fcntl.LOCK_EX)
         before = len(os.listdir("/proc/self/fd"))
-        with pytest.raises(StoreError, match="another process was stopping the server"):
+        with pytest.raises(StoreError, match="another process did not finish stopping the server"):
             embedded.start(Path(folder), seconds=0.1)
         embedded.stop(Path(folder))
         assert len(os.listdir("/proc/self/fd")) == before
@@ -421,7 +421,7 @@ async def test_a_start_that_waited_in_vain_for_another_process_leaves_nothing(fo
     embedded.stop(Path(folder))
 
 
-async def test_a_forked_child_is_no_user_and_takes_nothing_with_it(folder: str) -> None:
+async def test_a_forked_child_is_not_a_user_of_the_server(folder: str) -> None:
     running = embedded.start(Path(folder))
     child = os.fork()
     if child == 0:
@@ -442,7 +442,9 @@ async def test_a_forked_child_is_no_user_and_takes_nothing_with_it(folder: str) 
         os.waitpid(child, 0)
 
 
-async def test_leaving_means_the_folder_that_was_entered(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_changed_working_directory_does_not_change_the_folder_to_leave(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("a", "b"):
         (Path(folder) / name).mkdir()
     monkeypatch.chdir(Path(folder) / "b")
@@ -464,7 +466,7 @@ async def test_a_supervisor_that_is_asked_to_terminate_stays_while_there_are_use
     assert not runs(server.pid)
 
 
-async def test_one_who_leaves_in_a_hurry_does_not_take_the_next_ones_server(folder: str) -> None:
+async def test_a_user_that_leaves_quickly_does_not_stop_the_next_users_server(folder: str) -> None:
     for _ in range(4):
         embedded.start(Path(folder))
         embedded.stop(Path(folder), seconds=0.0)
@@ -489,8 +491,8 @@ async def test_an_environment_for_another_database_changes_nothing(
 
 
 @as_root
-async def test_a_folder_of_another_user_is_said(folder: str) -> None:
-    """Two ordinary users and one folder: the second is told, in one line."""
+async def test_a_folder_of_another_user_is_reported(folder: str) -> None:
+    """If two ordinary users use one folder, the second one gets an error of one line."""
     os.chmod(folder, 0o777)
     (Path(folder) / "users.lock").touch(mode=0o600)
     script = f"""

@@ -1,4 +1,4 @@
-"""Documents that expire, in real PostgreSQL: by whom they are removed, and what goes with them."""
+"""Documents that expire, in real PostgreSQL: the rights to remove them, and the rows that are removed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FUTURE = datetime.now(UTC) + timedelta(days=365)
 
 
 async def owned(database: tuple[str, str]) -> str:
-    """The DSN of an owner who is no superuser, so that row-level security binds it."""
+    """The DSN of an owner that is not a superuser, so that row-level security binds it."""
     admin = await asyncpg.connect(database[1])
     name = await admin.fetchval("select current_database()")
     role = f"owner_of_{name}"
@@ -29,7 +29,7 @@ async def owned(database: tuple[str, str]) -> str:
     return database[1].replace("postgres@", f"{role}@")
 
 
-async def test_the_application_removes_what_has_expired_and_nothing_else(database: tuple[str, str]) -> None:
+async def test_the_application_removes_only_expired_documents(database: tuple[str, str]) -> None:
     owner = await owned(database)
     await migrate(owner, model="fake", dimension=DIMENSION, role="ragcore")
     async with PgVectorStore(database[0]) as store:
@@ -50,7 +50,7 @@ async def test_the_application_removes_what_has_expired_and_nothing_else(databas
     watcher = await asyncpg.connect(database[1])
     assert await watcher.fetchval("select count(*) from ragcore.posting where chunk_id like 'old%'") == 0
     assert await watcher.fetchval("select count(*) from ragcore.posting where chunk_id like 'new%'") > 0
-    # Whoever is neither the application nor the owner may not.
+    # Other roles than the application and the owner may not.
     await watcher.execute("set role pg_read_all_data")
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await watcher.execute("select ragcore.remove_expired(10)")
@@ -71,13 +71,13 @@ async def test_a_collection_that_is_embedded_again_expires_as_the_old_one_did(da
         assert await watcher.fetchval("select count(*) from second.chunk where document_id = 'past'") == 1
         await watcher.close()
         async with PgVectorStore(database[0], schema="second") as second:
-            # Removed from one collection of a group, it is removed from all.
+            # A document removed from one collection of a group is removed from all.
             assert await store.expire() == {"a": 1}
             assert set(await second.hashes(None, tenant="a")) == {"future", "plan"}
             assert await second.expire() == {}
 
 
-async def test_an_ingest_that_changes_the_time_is_seen(database: tuple[str, str]) -> None:
+async def test_an_ingest_that_changes_only_the_expiry_is_an_update(database: tuple[str, str]) -> None:
     await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
     async with PgVectorStore(database[0]) as store, FakeEmbedder(dimension=DIMENSION) as embedder:
         ingestor = Ingestor(embedder=embedder, store=store)
@@ -90,7 +90,7 @@ async def test_an_ingest_that_changes_the_time_is_seen(database: tuple[str, str]
             assert (await ingestor.add([Document("d", text, expires_at=expires_at)], tenant="a")).unchanged == 1
 
 
-async def test_what_the_statements_of_the_release_before_write_never_expires(database: tuple[str, str]) -> None:
+async def test_documents_written_by_the_previous_release_never_expire(database: tuple[str, str]) -> None:
     await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
     connection = await asyncpg.connect(database[0])
     async with connection.transaction():
@@ -107,8 +107,8 @@ async def test_what_the_statements_of_the_release_before_write_never_expires(dat
         assert await store.expire() == {}
 
 
-async def test_the_release_before_replaces_a_document_that_expires(database: tuple[str, str]) -> None:
-    """Its statements know nothing of times. What it writes stays, whether the document had expired by then or not."""
+async def test_the_previous_release_replaces_a_document_that_expires(database: tuple[str, str]) -> None:
+    """Its statements don't know expiry. The replaced document stays, even if it had expired before."""
     await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
     async with PgVectorStore(database[0]) as store:
         for name, expires_at in (("late", PAST), ("early", FUTURE)):
@@ -132,13 +132,13 @@ async def test_the_release_before_replaces_a_document_that_expires(database: tup
             await connection.close()
         assert set(await ids(store, query("zebras", mode="text"))) == {"late#0", "early#0"}
         assert await store.expire() == {}
-        # And this release goes on with them.
+        # This release continues with these documents.
         await store.upsert([expiring(LETTER, PAST, "late")], tenant="a")
         assert await store.expire() == {"a": 1}
 
 
-async def test_what_has_expired_takes_nobodys_place(database: tuple[str, str]) -> None:
-    """Last year's letters, all with the same words, are still there until they are removed."""
+async def test_expired_chunks_do_not_displace_others(database: tuple[str, str]) -> None:
+    """Last year's letters, all with the same words, are stored until they are removed."""
     await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
     async with PgVectorStore(database[0]) as store:
         texts = [f"zebra crossing {number}" for number in range(50)]

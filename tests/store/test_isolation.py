@@ -1,4 +1,4 @@
-"""Who may see what: roles, policies and rights as they are found in the world."""
+"""Isolation of tenants: roles, policies and rights as they occur in practice."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def admin(database: tuple[str, str]) -> AsyncIterator[Admin]:
 
 @pytest.fixture
 async def role(admin: Admin) -> AsyncIterator[str]:
-    """A role of the test's own."""
+    """A role for one test."""
     name = f"role_{os.urandom(4).hex()}"
     await admin.execute(f"create role {name} login")
     yield name
@@ -81,8 +81,11 @@ UNSAFE = {
         "alter policy own_rows on ragcore.posting using (true)",
         "the policy own_rows on ragcore.posting is not ragcore's",
     ),
-    "security off": ("alter table ragcore.chunk disable row level security", "row-level security is not on"),
-    "security not forced": ("alter table ragcore.posting no force row level security", "row-level security is not on"),
+    "security off": ("alter table ragcore.chunk disable row level security", "row-level security is not enabled"),
+    "security not forced": (
+        "alter table ragcore.posting no force row level security",
+        "row-level security is not enabled",
+    ),
 }
 
 
@@ -137,7 +140,7 @@ HOSTILE = """
 async def test_temporary_types_of_a_session_never_run_as_the_owner(
     migrated: tuple[str, str], admin: Admin, type: str
 ) -> None:
-    """Where pg_temp is not named in a function's search path, PostgreSQL searches it first."""
+    """If a function's search path does not name pg_temp, PostgreSQL searches it first."""
     async with FakeEmbedder(dimension=8) as embedder:
         embedder.model = "second"
         await reembed(migrated[1], source="ragcore", target="second", embedder=embedder, role="ragcore")
@@ -165,7 +168,7 @@ async def test_temporary_types_of_a_session_never_run_as_the_owner(
     assert [row[0] for row in await admin.fetch(unnamed)] == []
 
 
-async def test_what_others_create_in_public_does_not_run_in_a_migration_nor_in_a_search(
+async def test_objects_in_public_do_not_run_in_a_migration_or_a_search(
     database: tuple[str, str], admin: Admin, role: str
 ) -> None:
     await admin.execute(f"grant create on schema public to {role}; create extension vector")
@@ -189,13 +192,13 @@ async def test_what_others_create_in_public_does_not_run_in_a_migration_nor_in_a
             assert len((await store.scores(embed_words("q", DIMENSION), tenant="a")).scores) == 3
 
 
-async def test_a_schema_of_somebody_else_is_not_migrated(database: tuple[str, str], admin: Admin, role: str) -> None:
+async def test_a_schema_of_another_role_is_not_migrated(database: tuple[str, str], admin: Admin, role: str) -> None:
     await admin.execute(f"create schema theirs authorization {role}")
     with pytest.raises(ConfigurationError, match=f"belongs to {role}"):
         await migrate(database[1], model="fake", dimension=3, role="ragcore", schema="theirs")
 
 
-async def test_rights_that_it_does_not_need_are_named_and_taken_away(migrated: tuple[str, str], admin: Admin) -> None:
+async def test_excess_rights_are_named_and_revoked(migrated: tuple[str, str], admin: Admin) -> None:
     await admin.execute(
         "grant all on all tables in schema ragcore to ragcore; grant create on schema ragcore to ragcore"
     )
@@ -206,7 +209,7 @@ async def test_rights_that_it_does_not_need_are_named_and_taken_away(migrated: t
         assert (await store.inspect()).findings() == []
 
 
-async def test_what_becomes_unsafe_while_it_runs_is_found_by_the_health_check(
+async def test_the_health_check_finds_isolation_that_breaks_at_run_time(
     migrated: tuple[str, str], admin: Admin
 ) -> None:
     async with PgVectorStore(migrated[0]) as store:
@@ -250,9 +253,11 @@ async def test_a_missing_right_is_named_with_its_grant(
             await store.ping()
 
 
-async def test_pgvector_in_a_schema_that_the_role_may_not_use(database: tuple[str, str], admin: Admin) -> None:
+async def test_a_schema_of_pgvector_that_the_role_may_not_use_is_reported(
+    database: tuple[str, str], admin: Admin
+) -> None:
     await admin.execute("create schema extensions; create extension vector schema extensions")
-    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")  # grants what it can
+    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")  # grants the rights that it may grant
     async with PgVectorStore(database[0]) as store:
         await store.upsert([PLAN], tenant="a")
         assert len(await store.search(query("deductible", mode="hybrid"))) == 3
@@ -322,7 +327,9 @@ async def test_settings_of_the_session_change_nothing(migrated: tuple[str, str],
             assert await store.delete(["old"], tenant="a") == 1
 
 
-async def test_an_owner_who_is_no_superuser_is_bound_as_well(database: tuple[str, str], admin: Admin) -> None:
+async def test_row_level_security_binds_an_owner_that_is_not_a_superuser(
+    database: tuple[str, str], admin: Admin
+) -> None:
     """It counts, it migrates, and it sees no row without a tenant."""
     name = await admin.fetchval("select current_database()")
     owner_role = f"owner_of_{name}"

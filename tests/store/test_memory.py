@@ -1,4 +1,4 @@
-"""`MemoryStore` against the contract, and fusion."""
+"""`MemoryStore`: the contract of stores, and fusion."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ rankings = st.lists(st.sampled_from("abcdefgh"), unique=True)
 
 
 @given(rankings, rankings)
-def test_fusion_keeps_everything_once_and_what_leads_both_leads(one: list[str], other: list[str]) -> None:
+def test_fusion_keeps_each_passage_once_and_a_common_leader_stays_first(one: list[str], other: list[str]) -> None:
     by_vector = [Passage(i, "d", "t", score=1.0) for i in one]
     by_text = [Passage(i, "d", "t", text_score=1.0) for i in other]
     fused = fuse(by_vector, by_text)

@@ -1,4 +1,4 @@
-"""Mixed calls of many tenants under random cancellation, before, during and after ANALYZE: no foreign row is seen, and none is missing."""
+"""Mixed calls of many tenants with random cancellation, before, during and after ANALYZE: no tenant sees another's row, and no row is missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .contract import DIMENSION, embedded, query
 
 pytestmark = [pytest.mark.system, pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
 TENANTS = 20
-# Documents that no call changes, and those that calls write and delete.
+# Numbers of documents that no call changes, and of documents that calls write and delete.
 STABLE, MOVING = 6, 6
 
 
@@ -29,7 +29,7 @@ async def dsns(database: tuple[str, str]) -> tuple[str, str]:
 
 
 class Tenant:
-    """What a tenant may have by now: by document, the hashes that it may have; None is for absent."""
+    """The documents that a tenant may have now, with their possible hashes. None: the document may be absent."""
 
     def __init__(self, number: int) -> None:
         self.name = f"tenant{number}"
@@ -98,7 +98,7 @@ async def mixed(dsns: tuple[str, str], *, calls: int, seed: int) -> None:
                 work = _released(work, tenant, id)
             if draw.random() < 0.3:
                 if draw.random() < 0.5:
-                    # A caller with a few milliseconds left is refused where others wait.
+                    # A caller with only a few milliseconds left is refused if others wait.
                     with anyio.move_on_after(draw.expovariate(200)), suppress(Overloaded):
                         await work
                 else:

@@ -1,4 +1,4 @@
-"""Every statement is right whatever the planner does: compared with `MemoryStore` over seeded shapes of a store and the planner's settings."""
+"""Every statement is right for each plan: results are compared with `MemoryStore` for seeded shapes of a store and settings of the planner."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .contract import DIMENSION, embedded
 
 pytestmark = [pytest.mark.system, pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
 
-# What PostgreSQL may be told or decide by itself, one at a time.
+# Settings that change the planner's choices. Each is tried alone.
 PLANNER = (
     "",
     *(
@@ -39,7 +39,7 @@ WORDS = "alpha beta gamma delta kappa omega copay ambulance dental glasses visit
 
 @dataclass(frozen=True)
 class Shape:
-    """How much of what a store holds."""
+    """The shape of a store: numbers of its tenants, documents and chunks."""
 
     seed: int
     tenants: int
@@ -60,7 +60,7 @@ class Shape:
 
 
 def shapes(count: int) -> list[Shape]:
-    """The shapes that were seen to fail first, then drawn ones."""
+    """Return shapes that failed once, then random ones."""
     known = [(10, 10, 1), (5, 10, 1), (3, 4, 1), (40, 3, 1), (1, 1, 1), (2, 1, 30)]
     draw = random.Random(13)
     while len(known) < count:

@@ -1,4 +1,4 @@
-"""`PgVectorStore` against the contract, and what only PostgreSQL can do or do wrong."""
+"""`PgVectorStore`: the contract of stores, and features and errors of PostgreSQL."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class TestExact(StoreContract):
 
 
 class TestIndexed(TestExact):
-    """The same through the HNSW index, whatever a tenant's size."""
+    """The contract through the HNSW index, for tenants of any size."""
 
     @pytest.fixture
     async def store(self, migrated: tuple[str, str]) -> AsyncIterator[PgVectorStore]:
@@ -68,7 +68,7 @@ class TestIndexed(TestExact):
 
 
 class TestPooled(TestExact):
-    """The same without prepared statements, as behind a pooler in transaction mode."""
+    """The contract without prepared statements, as behind a pooler in transaction mode."""
 
     @pytest.fixture
     async def store(self, migrated: tuple[str, str]) -> AsyncIterator[PgVectorStore]:
@@ -129,7 +129,7 @@ async def test_row_level_security_isolates_where_no_query_says_where(
 
 
 @anyio_test
-async def test_nothing_is_left_on_a_connection(migrated: tuple[str, str]) -> None:
+async def test_no_setting_stays_on_a_connection(migrated: tuple[str, str]) -> None:
     async with PgVectorStore(migrated[0], pool_size=1) as one:
         await one.upsert([PLAN], tenant="a")
         await one.search(query("deductible", mode="hybrid"))
@@ -158,7 +158,7 @@ async def test_even_a_superuser_finds_only_the_tenants_chunks_through_the_store(
 
 
 @anyio_test
-async def test_migrations_run_once_and_together_do_no_harm(database: tuple[str, str]) -> None:
+async def test_migrations_run_once_even_at_the_same_time(database: tuple[str, str]) -> None:
     async with anyio.create_task_group() as group:
         for _ in range(4):
             group.start_soon(lambda: migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore"))
@@ -170,8 +170,8 @@ async def test_migrations_run_once_and_together_do_no_harm(database: tuple[str, 
 
 
 @anyio_test
-async def test_a_schema_that_is_behind_is_found_out_before_a_question_is(migrated: tuple[str, str]) -> None:
-    """A new version whose migration was forgotten isn't ready."""
+async def test_an_outdated_schema_is_reported_by_inspect_and_ping(migrated: tuple[str, str]) -> None:
+    """A new version is not ready if its migration was forgotten."""
     owner = await asyncpg.connect(migrated[1])
     await owner.execute("drop function ragcore.is_of; delete from ragcore.migration where number = 3")
     await owner.close()
@@ -226,7 +226,7 @@ async def test_a_document_goes_in_whole_or_not_at_all(store: PgVectorStore) -> N
     await store.upsert([PLAN], tenant="a")
     broken = embedded("plan", "one", "two", hash="new")
     object.__setattr__(broken, "vectors", np.ones((2, 5), np.float32))
-    with pytest.raises(ConfigurationError, match="another dimension"):
+    with pytest.raises(ConfigurationError, match="different dimensions"):
         await store.upsert([embedded("good", "fine"), broken], tenant="a")
     assert await store.hashes(None, tenant="a") == {"plan": "h"}
     assert (await store.count(tenant="a")).chunks == 3
@@ -254,7 +254,7 @@ async def test_a_small_tenant_among_large_ones_is_found_through_the_index_too(mi
         )
         await indexed.upsert([embedded("small", *(f"needle {n}" for n in range(10)))], tenant="small")
         found = await indexed.search(query("needle 3", tenant="small", top_k=10))
-    # Approximate: without iterative scans it would be none of them, since 2,000 of 2,010 rows are another's.
+    # Without iterative scans, the index would find none of them, since 2,000 of 2,010 rows belong to another tenant.
     assert len(found) >= 8
     assert found[0].chunk_id == "small#3"
 
@@ -262,7 +262,8 @@ async def test_a_small_tenant_among_large_ones_is_found_through_the_index_too(mi
 @anyio_test
 @pytest.mark.parametrize("dimension", [2_000, 2_001, 4_000, 4_001])
 async def test_long_vectors_are_indexed_as_far_as_pgvector_does(database: tuple[str, str], dimension: int) -> None:
-    """Up to 2,000 dimensions whole, up to 4,000 in half precision; scores are of whole precision, and above it all is exact."""
+    """Vectors are indexed in full precision up to 2,000 dimensions, and in half precision up to 4,000. Above that, search is exact. Scores always
+    have full precision."""
     await migrate(database[1], model="long", dimension=dimension, role="ragcore")
     random = np.random.default_rng(dimension)
     vectors = random.normal(size=(300, dimension)).astype(np.float32)
@@ -284,12 +285,12 @@ async def test_long_vectors_are_indexed_as_far_as_pgvector_does(database: tuple[
         while (scans := await owner.fetchval(used)) == 0:
             await anyio.sleep(0.05)
     await owner.close()
-    # Of 300 rows a hybrid search takes 40 candidates, and the first search of a tenant 50: for those a scan is no worse.
+    # Of 300 rows, a hybrid search takes 40 candidates, and a tenant's first search 50. A scan is no worse for that.
     assert scans is None if dimension > 4_000 else scans >= 3
 
 
 @anyio_test
-async def test_the_count_of_all_is_only_a_number(store: PgVectorStore) -> None:
+async def test_count_all_returns_only_numbers(store: PgVectorStore) -> None:
     await store.upsert([PLAN], tenant="a")
     await store.upsert([PLAN], tenant="b")
     counts = await store.count(tenant=None)
@@ -297,9 +298,7 @@ async def test_the_count_of_all_is_only_a_number(store: PgVectorStore) -> None:
 
 
 @anyio_test
-async def test_start_says_when_the_role_is_not_right(
-    migrated: tuple[str, str], caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_start_logs_problems_of_the_role(migrated: tuple[str, str], caplog: pytest.LogCaptureFixture) -> None:
     owner = await asyncpg.connect(migrated[1])
     await owner.execute("create role bypasses login bypassrls")
     await owner.execute("create role owns login")
@@ -330,17 +329,17 @@ async def test_start_says_when_the_role_is_not_right(
 
 
 async def _idle(part: Part) -> None:
-    """Until a part's background work is done."""
+    """Wait until the background work of a component is done."""
     with anyio.fail_after(5):
         while part._owner is not None and part._owner.running:
             await anyio.sleep(0.01)
 
 
 @anyio_test
-async def test_start_says_when_embedder_and_store_do_not_fit(
+async def test_start_logs_that_embedder_and_store_do_not_fit(
     migrated: tuple[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    for dimension, said in ((DIMENSION, ""), (8, "was made for 64 dimensions (fake) and the embedder fake has 8")):
+    for dimension, said in ((DIMENSION, ""), (8, "was made for 64 dimensions (fake), and the embedder fake has 8")):
         caplog.clear()
         async with Retriever(store=PgVectorStore(migrated[0]), embedder=FakeEmbedder(dimension=dimension)) as retriever:
             await _idle(retriever)
@@ -348,7 +347,7 @@ async def test_start_says_when_embedder_and_store_do_not_fit(
 
 
 @anyio_test
-async def test_a_wrong_password_is_a_matter_of_configuration_and_is_never_shown(
+async def test_a_wrong_password_is_a_configuration_error_and_is_never_shown(
     server: tuple[str, str], migrated: tuple[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     owner = await asyncpg.connect(migrated[1])
@@ -360,12 +359,12 @@ async def test_a_wrong_password_is_a_matter_of_configuration_and_is_never_shown(
         await owner.execute("select pg_reload_conf()")
         dsn = migrated[0].replace("ragcore@", "locked:canary@")
         async with PgVectorStore(dsn) as store:
-            with pytest.raises(ConfigurationError, match="refused to let locked in") as caught:
+            with pytest.raises(ConfigurationError, match="refused the login of locked") as caught:
                 await store.search(query("q"))
             await _idle(store)
         shown = f"{caught.value!r} {caught.value} {caplog.text} {store!r} {store.describe()} {store.policy.snapshot()}"
         assert "canary" not in shown
-        with pytest.raises(ConfigurationError, match="refused to let locked in"):
+        with pytest.raises(ConfigurationError, match="refused the login of locked"):
             await migrate(dsn, model="fake", dimension=DIMENSION, role="ragcore")
     finally:
         rules.write_text(before)
@@ -375,7 +374,7 @@ async def test_a_wrong_password_is_a_matter_of_configuration_and_is_never_shown(
 
 
 class Elsewhere:
-    """An embedder that doesn't fit the store."""
+    """An embedder whose model or dimension may differ from the store's."""
 
     def __init__(self, model: str, dimension: int) -> None:
         self.model, self.dimension, self.max_tokens = model, dimension, 10
@@ -392,13 +391,13 @@ async def test_an_embedder_that_does_not_fit_is_found(store: PgVectorStore) -> N
 @pytest.mark.parametrize(
     ("change", "said", "kind"),
     [
-        (("/test_", "/missing_"), "no database", ConfigurationError),
-        (("ragcore@", "nobody:canary@"), "refused to let nobody in", ConfigurationError),
+        (("/test_", "/missing_"), "does not exist", ConfigurationError),
+        (("ragcore@", "nobody:canary@"), "refused the login of nobody", ConfigurationError),
         (("host=", "host=/nowhere"), "can't be reached", StoreError),
     ],
 )
 @anyio_test
-async def test_what_is_wrong_with_the_dsn_is_said_and_never_the_password(
+async def test_errors_of_the_dsn_are_named_without_the_password(
     database: tuple[str, str], change: tuple[str, str], said: str, kind: type[RagcoreError]
 ) -> None:
     dsn = database[0].replace(*change)
@@ -409,7 +408,7 @@ async def test_what_is_wrong_with_the_dsn_is_said_and_never_the_password(
 
 
 @anyio_test
-async def test_a_missing_schema_or_extension_says_what_to_run(database: tuple[str, str]) -> None:
+async def test_a_missing_schema_or_extension_is_reported_with_a_command(database: tuple[str, str]) -> None:
     async with PgVectorStore(database[0]) as store:
         with pytest.raises(ConfigurationError, match="create extension vector"):
             await store.search(query("q"))
@@ -430,7 +429,7 @@ async def _inspect_plainly(dsn: str) -> Inspection:
 
 
 @pytest.mark.parametrize("dsn", ["", "mysql://x", "host=localhost dbname=x", "postgresql://u:canary@h:port/x"])
-def test_what_is_no_dsn_is_refused_where_it_is_given(dsn: str) -> None:
+def test_an_invalid_dsn_is_refused_at_once(dsn: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         PgVectorStore(Secret(dsn))
     assert "canary" not in str(caught.value)
@@ -443,7 +442,7 @@ def test_options_are_checked() -> None:
 
 
 @anyio_test
-async def test_start_and_close_are_quick_while_the_database_is_a_black_hole(server: tuple[str, str]) -> None:
+async def test_start_and_close_are_quick_while_the_database_never_responds(server: tuple[str, str]) -> None:
     socket = server[0].split("host=")[1]
     async with FaultProxy(f"{socket}/.s.PGSQL.5432") as proxy:
         proxy.faults.always(Hang())
@@ -491,7 +490,7 @@ async def test_an_owner_who_is_no_superuser_can_migrate(database: tuple[str, str
 
 
 @anyio_test
-async def test_many_values_are_one_parameter_and_what_is_too_much_is_the_callers_fault(store: PgVectorStore) -> None:
+async def test_many_values_are_one_parameter_and_too_large_values_are_invalid(store: PgVectorStore) -> None:
     await store.upsert([PLAN], tenant="a")
     many = meta("year").in_([*range(40_000), "x", True])
     assert len(await store.search(query("deductible", filter=many))) == 3
@@ -500,7 +499,7 @@ async def test_many_values_are_one_parameter_and_what_is_too_much_is_the_callers
 
 
 @anyio_test
-async def test_a_filter_that_few_of_many_pass_finds_them_all(migrated: tuple[str, str]) -> None:
+async def test_a_filter_that_few_of_many_chunks_pass_finds_them_all(migrated: tuple[str, str]) -> None:
     async with PgVectorStore(migrated[0], exact_rows=50) as store:
         await store.upsert([embedded(f"big{n}", *(f"noise {n} {m}" for m in range(20))) for n in range(20)], tenant="a")
         await store.upsert(
@@ -537,13 +536,13 @@ async def test_a_cancelled_transaction_does_not_wait_for_a_frozen_server(migrate
 
 
 @anyio_test
-async def test_row_level_security_that_was_switched_off_is_found(
+async def test_row_level_security_that_is_switched_off_is_reported(
     migrated: tuple[str, str], store: PgVectorStore
 ) -> None:
     owner = await asyncpg.connect(migrated[1])
     await owner.execute("alter table ragcore.document disable row level security")
     await owner.close()
-    assert "row-level security is not on" in (await store.inspect()).findings()[0].message
+    assert "row-level security is not enabled" in (await store.inspect()).findings()[0].message
 
 
 @anyio_test

@@ -1,4 +1,4 @@
-"""The first release and this one on one database under load: upgrade, roll back, contract. No call fails because of it, and no row is lost."""
+"""The first release and this one use one database under load: upgrade, rollback, contraction. No call fails, and no row is lost."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ MIGRATE = """
 
 @pytest.fixture(scope="module")
 def first_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first release's source, out of this repository's history."""
+    """The source of the first release, from this repository's history."""
     folder = tmp_path_factory.mktemp("first-release")
     archive = subprocess.run(["git", "archive", FIRST_RELEASE, "src"], cwd=ROOT, capture_output=True)
     if archive.returncode:
@@ -78,7 +78,7 @@ def first_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Client:
-    """A process that asks and writes until it is told to stop."""
+    """A process that asks and writes until it gets the command to stop."""
 
     def __init__(self, source: Path, dsn: str, name: str) -> None:
         self._process = subprocess.Popen(
@@ -92,7 +92,7 @@ class Client:
         assert self._process.stdout.readline() == "ready\n"
 
     def stop(self) -> int:
-        """How many documents it tried to write; asserts that nothing failed."""
+        """Stop the process; check that nothing failed; return the number of documents that it tried to write."""
         out, _ = self._process.communicate("\n", timeout=60)
         said = json.loads(out)
         assert said["failures"] == 0, said
@@ -124,7 +124,7 @@ async def test_upgraded_rolled_back_and_contracted_under_load(upgraded: tuple[st
     new = Client(this, plain, "new")
     await anyio.sleep(1.5)
     counts = {"old": await stopped(old), "new": await stopped(new)}
-    # Rolled back: the first release alone, on the migrated schema; its own migration changes nothing.
+    # Rollback: only the first release runs, on the migrated schema. Its own migration changes nothing.
     subprocess.run(
         [sys.executable, "-c", textwrap.dedent(MIGRATE), owner],
         check=True,
@@ -133,7 +133,7 @@ async def test_upgraded_rolled_back_and_contracted_under_load(upgraded: tuple[st
     back = Client(first_release, plain, "back")
     await anyio.sleep(1.0)
     counts["back"] = await stopped(back)
-    # Rolled out again, and contracted.
+    # This release is rolled out again, and the schema contracted.
     again = Client(this, plain, "again")
     await anyio.sleep(0.5)
     await migrate(owner, model="fake", dimension=DIMENSION, role="ragcore", contract=True)
@@ -152,7 +152,7 @@ async def test_upgraded_rolled_back_and_contracted_under_load(upgraded: tuple[st
     await connection.close()
 
 
-async def test_before_the_contraction_it_says_so_and_a_missing_tenant_is_silent(upgraded: tuple[str, str]) -> None:
+async def test_before_the_contraction_a_missing_tenant_returns_no_rows(upgraded: tuple[str, str]) -> None:
     plain, owner = upgraded
     await migrate(owner, model="fake", dimension=DIMENSION, role="ragcore")
     async with PgVectorStore(plain) as store:
@@ -160,7 +160,7 @@ async def test_before_the_contraction_it_says_so_and_a_missing_tenant_is_silent(
         assert not found.contracted
         assert ["migrate --contract" in finding.message for finding in found.findings()] == [True]
         assert found.unsafe == ()
-        assert await store.recorded_embed_text() == "text"  # that is what the first release embeds
+        assert await store.recorded_embed_text() == "text"  # the choice of the first release
         embedder = FakeEmbedder(dimension=DIMENSION)
         async with embedder:
             await Ingestor(embedder=embedder, store=store).add([Document("d", "text")], tenant="a")
@@ -211,7 +211,7 @@ async def test_chunks_of_the_first_release_are_prepared_in_slices_and_found_by_t
     await connection.close()
 
 
-async def test_an_embedder_of_another_model_is_told_by_an_upgraded_schema_too(upgraded: tuple[str, str]) -> None:
+async def test_an_upgraded_schema_refuses_an_embedder_of_another_model(upgraded: tuple[str, str]) -> None:
     await migrate(upgraded[1], model="fake", dimension=DIMENSION, role="ragcore")
     embedder = FakeEmbedder(dimension=DIMENSION)
     embedder.model = "other"

@@ -1,4 +1,4 @@
-"""Statements of searches and what becomes of their rows, without a database."""
+"""The statements of searches and the passages from their rows, without a database."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def made(asked: Query, *, exact_rows: int | None = None, hides_expired: bool = F
         ("hybrid", ["tenant", "vector", "question", "threshold", "chunks"]),
     ],
 )
-def test_values_stand_in_the_order_of_the_parameters_and_a_filters_come_last(mode: Mode, names: list[str]) -> None:
+def test_values_are_in_the_order_of_the_parameters_with_the_filters_last(mode: Mode, names: list[str]) -> None:
     asked = query("who?", mode=mode, threshold=0.5, filter=meta("kind").eq("plan"))
     values = {"tenant": "a", "vector": asked.vector, "question": "who?", "threshold": 0.5, "chunks": 13}
     sql, given = made(asked)
@@ -55,7 +55,7 @@ def test_without_exact_rows_two_million_numbers_are_compared() -> None:
     assert made(asked) != made(asked, exact_rows=7)
 
 
-def test_hidden_chunks_make_it_a_search_with_a_filter() -> None:
+def test_a_tenant_with_expired_chunks_is_searched_as_with_a_filter() -> None:
     plain, hidden = (made(query("who?", mode="text"), hides_expired=hides) for hides in (False, True))
     assert "and true" in hidden[0]
     assert "and true" not in plain[0]
@@ -66,7 +66,7 @@ def row(chunk: str, distance: float, scan: str) -> asyncpg.Record:
     return cast("asyncpg.Record", (chunk, "d", "text", "", "d.md", 0, 4, "{}", distance, scan))
 
 
-def test_nearest_are_sorted_each_chunk_once_without_those_that_have_no_distance() -> None:
+def test_nearest_sorts_and_removes_duplicates_and_chunks_without_a_distance() -> None:
     rows = [
         row("b", 0.2, "index"),
         row("a", 0.2, "index"),
@@ -79,7 +79,7 @@ def test_nearest_are_sorted_each_chunk_once_without_those_that_have_no_distance(
     assert (found.best_score, found.scan) == (0.8, "completed")
 
 
-def test_the_best_score_is_known_where_nothing_passes_the_threshold() -> None:
+def test_the_best_score_is_known_if_nothing_reaches_the_threshold() -> None:
     found = nearest([row("a", 0.7, "exact")], query("who?", threshold=0.5))
     assert list(found) == []
     assert found.best_score == pytest.approx(0.3)

@@ -1,4 +1,4 @@
-"""Limits that hold for several processes: real PostgreSQL, clients that know nothing of each other."""
+"""Limits that hold for several processes, with real PostgreSQL and independent clients."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ PRICES = {"costly": Price(prompt=1_000, completion=1_000)}
 
 
 class Costly(FakeGenerator):
-    """Uses 500 tokens each time."""
+    """A generator that uses 500 tokens for each answer."""
 
     async def generate(self, prompt: Prompt, /) -> Generation:
         return Generation("It is $1,500 [1].", model="costly", usage=Usage(prompt_tokens=400, completion_tokens=100))
@@ -61,10 +61,10 @@ class Costly(FakeGenerator):
 
 
 class Late(PgVectorStore):
-    """Does what it is told, and says so late.
+    """A store that does its work at once and answers late.
 
     Attributes:
-        late: seconds.
+        late: delay of the answer, in seconds.
     """
 
     late = 0.0
@@ -82,10 +82,10 @@ def client(dsn: str, *, generator: FakeGenerator | None = None, **limits: Any) -
 
 
 class Crowd:
-    """Several clients of one database, each as in a process of its own.
+    """Several clients of one database, each as in a separate process.
 
     Attributes:
-        dsn, owner_dsn: of the database.
+        dsn, owner_dsn: DSNs of the database.
     """
 
     def __init__(self, dsn: str, owner_dsn: str, stack: AsyncExitStack) -> None:
@@ -101,7 +101,7 @@ class Crowd:
         return clients
 
     async def spending(self, count: int, **limits: Any) -> list[RAG]:
-        """Clients whose answers cost 0.5 each."""
+        """Return clients whose answers cost 0.5 each."""
         return await self.of(count, generator=Costly(), prices=PRICES, **limits)
 
 
@@ -131,20 +131,20 @@ async def outcome(one: RAG, tenant: str = "m", *, stream: bool = False) -> str:
     return "ok"
 
 
-async def test_requests_a_minute_are_of_all_together(crowd: Crowd) -> None:
+async def test_requests_per_minute_are_counted_for_all_processes(crowd: Crowd) -> None:
     clients = await crowd.of(4, requests_per_minute=6)
     ways = [(one, stream) for one in clients for stream in (False, True) for _ in range(3)]
     seen = await asyncio.gather(*(outcome(one, stream=stream) for one, stream in ways))
     assert sorted(seen) == ["ok"] * 6 + ["requests"] * 18
     assert await outcome(clients[0], "other") == "ok"
-    # Each knows what is left, for the headers, once it has been told.
+    # After an answer of the database, each client knows the remaining requests, for the headers.
     for one in clients:
         assert one.limits(tenant="m")[0].remaining == 0
-    # A refused call is remembered by nobody.
+    # Refused calls are not in the list of recent calls.
     assert sum(len(one.recent()) for one in clients) == 6 + 1 + 1
 
 
-async def test_tokens_and_spending_of_one_are_seen_by_the_others(crowd: Crowd) -> None:
+async def test_tokens_and_spending_are_counted_for_all_processes(crowd: Crowd) -> None:
     first, second = await crowd.of(2, generator=Costly(), tokens_per_minute=900)
     assert [await outcome(first), await outcome(second), await outcome(first)] == ["ok", "ok", "tokens"]
     assert await outcome(second, stream=True) == "tokens"
@@ -153,7 +153,7 @@ async def test_tokens_and_spending_of_one_are_seen_by_the_others(crowd: Crowd) -
     assert await outcome(fourth) == "spending"
 
 
-async def test_calls_at_once_come_back_however_they_end(crowd: Crowd) -> None:
+async def test_a_call_gives_its_place_back_however_it_ends(crowd: Crowd) -> None:
     slow = FakeGenerator(token_latency=0.3)
     first, second = await crowd.of(2, generator=slow, calls_at_once=2)
     async with anyio.create_task_group() as group:
@@ -201,7 +201,7 @@ async def test_a_place_of_a_process_that_was_killed_comes_back_after_its_deadlin
 
 
 @pytest.mark.parametrize("fault", ["locked", "gone"])
-async def test_while_the_database_counts_nothing_each_process_counts_for_itself(
+async def test_without_the_database_each_process_counts_for_itself(
     crowd: Crowd, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     (here,) = await crowd.of(1, requests_per_minute=3)
@@ -231,7 +231,7 @@ async def recorded(owner_dsn: str) -> Any:
         await connection.close()
 
 
-async def test_what_is_written_and_not_answered_counts_once(
+async def test_a_count_whose_answer_was_lost_counts_once(
     crowd: Crowd,
 ) -> None:
     (here,) = await crowd.spending(1, spending_per_day=50)
@@ -249,7 +249,7 @@ async def test_what_is_written_and_not_answered_counts_once(
     assert row["spent"] == pytest.approx(spent)
 
 
-async def test_places_come_back_after_a_hiccup_of_the_database(
+async def test_places_come_back_after_a_short_failure_of_the_database(
     crowd: Crowd,
 ) -> None:
     first, second = await crowd.of(2, generator=FakeGenerator(token_latency=0.2), calls_at_once=2)
@@ -268,7 +268,7 @@ async def test_places_come_back_after_a_hiccup_of_the_database(
         await anyio.sleep(0.2)
 
 
-async def test_a_limit_holds_though_the_end_of_a_call_is_never_written_in_time(
+async def test_a_limit_holds_even_if_ends_of_calls_are_written_late(
     crowd: Crowd,
 ) -> None:
     (here,) = await crowd.spending(1, spending_per_day=1.0)

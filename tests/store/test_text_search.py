@@ -1,4 +1,4 @@
-"""Text search over postings, where the lists of words are cut: with so few postings read that small stores show what large ones do."""
+"""Text search over postings whose lists are cut. So few postings are read that small stores behave like large ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHUNKS = 400
 
 @pytest.fixture
 async def store(database: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PgVectorStore]:
-    """A tenant whose every chunk has "common", every 10th "frequent", one "rare"; another tenant has them all."""
+    """A tenant: every chunk has "common", every tenth "frequent", one "rare". The chunks of another tenant have all of them."""
     monkeypatch.setattr(searches, "LISTED", 20)
     monkeypatch.setattr(searches, "RERANKED", 30)
     searches._compose.cache_clear()
@@ -61,14 +61,14 @@ async def test_a_filter_that_none_of_the_listed_chunks_passes_is_completed(store
     assert await store.search(query("rare", mode="text", filter=meta("n").eq(7))) == []
 
 
-async def test_a_question_of_many_words_and_of_one_that_nothing_has(store: PgVectorStore) -> None:
+async def test_a_question_of_many_words_finds_chunks_and_one_of_unknown_words_none(store: PgVectorStore) -> None:
     found = await store.search(query(" ".join(f"number{n}" for n in range(300)), mode="text"))
     assert len(found) == 5
     assert await store.search(query("unheardof", mode="text")) == []
     assert await store.search(query("the of and", mode="text")) == []
 
 
-async def test_postings_follow_what_is_written(store: PgVectorStore, database: tuple[str, str]) -> None:
+async def test_postings_follow_each_write(store: PgVectorStore, database: tuple[str, str]) -> None:
     await store.upsert([embedded("d123", "something else")], tenant="a")
     assert await store.search(query("rare", mode="text")) == []
     await store.delete([f"d{n}" for n in range(CHUNKS)], tenant="a")

@@ -62,7 +62,7 @@ def test_a_question_is_answered_from_ingested_documents(data: str, tmp_path: Pat
         found = ragcore(data, "search", "ambulance", "-t", "chen", "--mode", mode, "--json")
         assert "ambulance" in json.loads(found.stdout)["passages"][0]["text"]
     assert (
-        "Nothing passes 0.99"
+        "No chunk passes 0.99"
         in ragcore(data, "similarity", "deductible", "-t", "chen", "--score-threshold", "0.99").stdout
     )
     assert json.loads(ragcore(data, "similarity", "deductible", "-t", "chen", "--json").stdout)["chunks"] > 3

@@ -1,4 +1,4 @@
-"""Secrets in no text: not in a repr, not in a message, not in a traceback that shows local variables."""
+"""Secrets don't appear in any text: a repr, a message, or a traceback that shows local variables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CANARY = "canary-d41d8cd9"
 
 
 def shown(error: BaseException) -> str:
-    """All that a tool shows that writes the variables of each frame beside the traceback; without these tests' own."""
+    """Return the traceback with the variables of each frame, as some tools show it. Frames of these tests are left out."""
     whole = traceback.TracebackException.from_exception(error, capture_locals=True)
     left: list[traceback.TracebackException | None] = [whole]
     while left:
@@ -73,7 +73,7 @@ class TestDatabase:
         dsn = Secret(f"postgresql://app:{CANARY}@127.0.0.1:{closed_port}/x")
         assert CANARY not in shown(await self.failure(dsn))
 
-    async def test_nor_one_that_the_server_breaks_off(self) -> None:
+    async def test_no_frame_of_an_interrupted_connection_holds_the_dsn(self) -> None:
         async def slam(stream: anyio.abc.SocketStream) -> None:
             await stream.aclose()
 
@@ -102,7 +102,7 @@ class TestDatabase:
             CANARY,
         ],
     )
-    async def test_nor_a_dsn_that_is_wrong(self, dsn: str) -> None:
+    async def test_no_frame_of_an_invalid_dsn_holds_the_password(self, dsn: str) -> None:
         config = Config(dsn=Secret(dsn))
         with pytest.raises(RagcoreError) as caught:
             make_store(config, Policies(), FakeEmbedder())
@@ -128,7 +128,7 @@ async def test_no_frame_of_a_failed_request_holds_the_key(server: OpenAIServer, 
 
 
 @pytest.mark.anyio
-async def test_nor_one_that_reaches_nobody(closed_port: int) -> None:
+async def test_no_frame_of_an_unreachable_server_holds_the_key(closed_port: int) -> None:
     url = f"http://user:{CANARY}@127.0.0.1:{closed_port}/v1"
     policy = Policy("embedding", retry=False)
     async with OpenAIEmbedder("fake", dimension=8, base_url=url, api_key=Secret(CANARY), policy=policy) as embedder:

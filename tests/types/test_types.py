@@ -1,4 +1,4 @@
-"""Values and the checks of what comes in."""
+"""Values, and the checks of input."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ragcore.types.validation import (
 
 
 @pytest.mark.parametrize("question", ["", "  \n", "x" * 1_000_000, "a\0b", "\ud800", None, 3])
-def test_a_question_that_makes_no_sense_is_invalid(question: object) -> None:
+def test_an_invalid_question_is_refused(question: object) -> None:
     with pytest.raises(ragcore.InvalidInput):
         check_question(question)
 
@@ -34,12 +34,12 @@ def test_a_uuid_and_its_text_are_one_tenant() -> None:
 
 
 @pytest.mark.parametrize("tenant", ["", " ", "a\0", "\udfff", "x" * 1000, 42, None])
-def test_a_tenant_that_makes_no_sense_is_invalid(tenant: object) -> None:
+def test_an_invalid_tenant_is_refused(tenant: object) -> None:
     with pytest.raises(ragcore.InvalidInput):
         check_tenant(tenant)
 
 
-def test_one_string_where_several_ids_are_asked_is_invalid() -> None:
+def test_a_single_string_instead_of_a_list_of_ids_is_invalid() -> None:
     with pytest.raises(ragcore.InvalidInput, match="put it into a list"):
         check_ids("doc")
     assert check_ids(["b", "a", "b"]) == ["b", "a"]
@@ -87,7 +87,7 @@ def test_a_document_that_could_not_be_stored_is_invalid(id: str, text: str, meta
         ragcore.Document(id, text, metadata=metadata)
 
 
-def test_health_reads_as_the_page_says() -> None:
+def test_health_has_the_documented_form() -> None:
     health = ragcore.Health(
         status="healthy",
         timestamp=datetime(2026, 1, 31, 1, 53, 24, 747_000, UTC),
@@ -99,7 +99,7 @@ def test_health_reads_as_the_page_says() -> None:
     assert written["timestamp"] == "2026-01-31T01:53:24.747Z"
 
 
-def test_a_secret_is_seen_by_nobody() -> None:
+def test_a_secret_never_shows_its_value() -> None:
     secret = ragcore.Secret("sk-canary")
     shown = [repr(secret), str(secret), f"{secret}", repr(ragcore.Config(api_key=secret)), repr([secret])]
     assert all("canary" not in text for text in shown)
@@ -120,13 +120,13 @@ def test_a_secret_is_seen_by_nobody() -> None:
         ragcore.NotOpen("m"),
     ],
 )
-def test_errors_pickle_with_all_they_know(error: ragcore.RagcoreError) -> None:
+def test_errors_pickle_with_all_their_attributes(error: ragcore.RagcoreError) -> None:
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is type(error)
     assert (str(copy), vars(copy)) == (str(error), vars(error))
 
 
-def test_errors_are_also_what_the_standard_library_has_for_them() -> None:
+def test_errors_are_instances_of_matching_standard_errors() -> None:
     assert issubclass(ragcore.InvalidInput, ValueError)
     assert issubclass(ragcore.DeadlineExceeded, TimeoutError)
     assert issubclass(ragcore.Unsupported, ragcore.ConfigurationError)
@@ -135,7 +135,7 @@ def test_errors_are_also_what_the_standard_library_has_for_them() -> None:
 @pytest.mark.parametrize(
     "moment",
     [
-        datetime(2030, 1, 1),  # noqa: DTZ001  # that is the point
+        datetime(2030, 1, 1),  # noqa: DTZ001  # a time without a zone is the case to test
         datetime.max.replace(tzinfo=timezone(timedelta(hours=-12))),
         datetime.min.replace(tzinfo=timezone(timedelta(hours=14))),
         "2030-01-01",
@@ -144,7 +144,7 @@ def test_errors_are_also_what_the_standard_library_has_for_them() -> None:
         0,
     ],
 )
-def test_a_document_expires_at_a_moment_that_everybody_understands(moment: Any) -> None:
+def test_an_invalid_expiry_is_refused(moment: Any) -> None:
     with pytest.raises(InvalidInput, match="expires_at"):
         Document("d", "text", expires_at=moment)
     Document("d", "text", expires_at=datetime.max.replace(tzinfo=UTC))

@@ -1,1 +1,1 @@
-"""A question in, passages out; if there are none, why."""
+"""Search: from a question to passages, or to the reason why there are none."""

@@ -1,4 +1,4 @@
-"""Why a search found nothing: which of the possible reasons it is, with the numbers."""
+"""Explain why a search found nothing, with the numbers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from ragcore.types import EmptyReason
 
 __all__ = ["explain_empty"]
 
-# The search has succeeded: its explanation takes a second at most, and never the rest of the caller's time.
+# The search itself has succeeded, so its explanation may take one second, and only a part of the caller's remaining time.
 EXPLAIN_SECONDS = 1.0
 EXPLAIN_SHARE = 0.25
 
 
 async def explain_empty(store: Searcher, query: Query, found: Found, /) -> EmptyReason:
-    """Why `query` found nothing. Never fails the search: an error becomes part of the message."""
+    """Return the reason why `query` found nothing. Never fails the search: an error becomes part of the message."""
     below = _below_threshold(query, found.best_score)
     if below is not None:
         return below
@@ -24,9 +24,9 @@ async def explain_empty(store: Searcher, query: Query, found: Found, /) -> Empty
         with deadline(max(seconds, 0.001)):
             return await _reason(store, query, found)
     except DeadlineExceeded:
-        return EmptyReason("unknown", f"nothing was found, and the store did not say why within {seconds:.2f} s")
-    except Exception as error:  # a store of the user's may raise anything
-        return EmptyReason("unknown", f"nothing was found, and the store could not say why ({type(error).__name__})")
+        return EmptyReason("unknown", f"nothing was found; the store gave no reason within {seconds:.2f} s")
+    except Exception as error:  # a user's own store may raise anything
+        return EmptyReason("unknown", f"nothing was found; the store failed to give a reason ({type(error).__name__})")
 
 
 def _below_threshold(query: Query, best: float | None, chunks: int | None = None) -> EmptyReason | None:
@@ -41,7 +41,7 @@ def _below_threshold(query: Query, best: float | None, chunks: int | None = None
 async def _reason(store: Searcher, query: Query, found: Found) -> EmptyReason:
     known = await _diagnose(store, query)
     if known is None:
-        return EmptyReason("unknown", f"nothing was found; {type(store).__name__} can't say why")
+        return EmptyReason("unknown", f"nothing was found; {type(store).__name__} can't give a reason")
     chunks = known.chunks
     if chunks == 0:
         others = "" if known.store_chunks is None else f"; the store has {known.store_chunks:,} chunks for all tenants"
@@ -64,7 +64,7 @@ async def _reason(store: Searcher, query: Query, found: Found) -> EmptyReason:
     if query.model is not None and known.models and query.model not in known.models:
         message = (
             f"the tenant's documents were embedded with {', '.join(known.models)}, and the question with {query.model}: "
-            "vectors of two models don't compare"
+            "vectors of two models can't be compared; use one model, or add the documents again"
         )
         return EmptyReason("other_model", message, best_score=best, tenant_chunks=chunks)
     if query.filter is not None:
@@ -91,7 +91,7 @@ async def _diagnose(store: Searcher, query: Query) -> Diagnosis | None:
 
 
 async def _best_score(store: Store, query: Query) -> float | None:
-    """For stores whose search doesn't say."""
+    """Return the best score, for stores whose search doesn't report it."""
     assert query.vector is not None
     scores = (await store.scores(query.vector, tenant=query.tenant, limit=1)).scores
     return float(scores[0]) if len(scores) else None

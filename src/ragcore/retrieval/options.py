@@ -1,6 +1,6 @@
-"""What a search can be told: each option with its type and its meaning, once for retriever, clients, views and streams.
+"""The options of a search, with their types and meanings. Retrievers, clients, views and streams share them.
 
-A method takes them as `**options: Unpack[SearchOptions]`, which editors and type checkers know, and `spelled_out` shows them to `help`.
+A method takes them as `**options: Unpack[SearchOptions]`, which editors and type checkers understand. `spelled_out` shows them in `help`.
 """
 
 from __future__ import annotations
@@ -21,24 +21,25 @@ class SimilarityOptions(TypedDict, total=False):
     """The options of `similarity`."""
 
     score_threshold: float | Literal[False] | None
-    """Least cosine similarity of what is found by vector, in [-1, 1]. None: as the retriever has it; False, or -1: none."""
+    """Lowest cosine similarity of a passage that vector search finds, in [-1, 1]. None: the retriever's threshold. False or -1: no threshold."""
     filter: Filter | None
-    """Only passages that it matches, such as `ragcore.meta("year").ge(2024)`. None: all."""
+    """A condition that each passage must match, such as `ragcore.meta("year").ge(2024)`. None: no condition."""
 
 
 class SearchOptions(SimilarityOptions, total=False):
     """The options of a search."""
 
     top_k: int | None
-    """Passages at most, 1 to 1,000. None: as the retriever has it."""
+    """Largest number of passages, 1 to 1,000. None: the retriever's value."""
     mode: Mode | None
-    """"vector", "text" or "hybrid". None: as the retriever has it."""
+    """"vector", "text" or "hybrid". None: the retriever's mode."""
     degrade: bool | None
-    """Whether another way is taken when a stage fails, such as full-text search while the embedder is down. None: as set; False raises instead."""
+    """Whether to use a fallback when a stage fails, such as full-text search while the embedder is down. False: raise an error instead. None: the
+    default of the client or retriever."""
 
 
 def check_options(options: Mapping[str, object], kind: type, method: str) -> None:
-    """What Python says to an unknown keyword.
+    """Reject unknown options, as Python rejects an unknown keyword.
 
     Raises:
         TypeError: there is no such option.
@@ -49,7 +50,7 @@ def check_options(options: Mapping[str, object], kind: type, method: str) -> Non
 
 
 def spelled_out(kind: type) -> Callable[[F], F]:
-    """Show the options of a method one by one to `help` and `inspect.signature`."""
+    """Show each option of a method in `help` and `inspect.signature`."""
 
     def decorate(method: F) -> F:
         found = inspect.signature(method)
@@ -71,7 +72,7 @@ def _names(kind: type) -> frozenset[str]:
 
 
 def _annotations(kind: type) -> dict[str, Any]:
-    """In the order in which a reader needs them: its own first."""
+    """Return the annotations of the options: those of the method itself come first, then the shared ones."""
     found = get_type_hints(kind)
     first = [
         name for name in ("timeout", "history", "instructions", "max_tokens", "temperature", "stop") if name in found

@@ -1,4 +1,4 @@
-"""What is searched for, and how, decided and checked before anything is sent."""
+"""Plan a search: choose and check its options before anything is sent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Plan", "plan_search"]
 
 
 class Defaults(Protocol):
-    """What holds where a call says nothing: a retriever's own settings."""
+    """A retriever's own settings, for options that a call leaves out."""
 
     embedder: Embedder | None
     top_k: int
@@ -27,11 +27,11 @@ class Defaults(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One search, decided and checked: what the caller asks for, and the retriever's own values where it asks for none.
+    """One search with checked options: the caller's values, and the retriever's own where the caller gives none.
 
     Attributes:
-        score_threshold: None: there is none.
-        score_threshold_from: "call" or "retriever"; None where there is none.
+        score_threshold: the threshold; None if there is none.
+        score_threshold_from: "call" or "retriever"; None if there is no threshold.
     """
 
     question: str
@@ -43,7 +43,7 @@ class Plan:
     filter: Filter | None
 
     def query(self, vector: Vector | None) -> Query:
-        """What the store is asked."""
+        """Return the query for the store."""
         return Query(
             question=self.question,
             tenant=self.tenant,
@@ -63,7 +63,7 @@ class Plan:
         timings: Timings,
         usage: Usage,
     ) -> Retrieval:
-        """What was found, and how."""
+        """Return the result for the caller."""
         thresholded = self.mode != "text" and self.score_threshold is not None
         return Retrieval(
             self.question,
@@ -82,15 +82,15 @@ class Plan:
 
 
 def plan_search(defaults: Defaults, question: str, tenant: str | UUID, options: SearchOptions) -> Plan:
-    """Decide and check.
+    """Choose the options of a search and check them.
 
     Raises:
-        InvalidInput: question, tenant or an option that makes no sense, or a question over the embedder's token limit.
+        InvalidInput: the question, the tenant or an option is invalid, or the question exceeds the embedder's token limit.
     """
     top_k, mode, condition = options.get("top_k"), options.get("mode"), options.get("filter")
     wanted = defaults.mode if mode is None else check_mode(mode)
     if wanted != "text" and defaults.embedder is None:
-        raise InvalidInput(f"mode {wanted!r} needs an embedder and this retriever has none: ask with mode='text'")
+        raise InvalidInput(f"mode {wanted!r} needs an embedder, and this retriever has none: use mode='text'")
     if condition is not None and not isinstance(condition, Filter):
         raise InvalidInput(
             f"filter must be a ragcore.Filter, not {type(condition).__name__}: build it with ragcore.meta(…)"
@@ -111,7 +111,7 @@ def plan_search(defaults: Defaults, question: str, tenant: str | UUID, options: 
 
 
 def _threshold(defaults: Defaults, options: SearchOptions) -> tuple[float | None, Literal["call", "retriever"] | None]:
-    """The threshold in force, and who set it. -1, which every score reaches, is none."""
+    """Return the threshold and its source. -1, which every score reaches, counts as no threshold."""
     asked = options.get("score_threshold")
     threshold = defaults.score_threshold if asked is None else check_threshold(asked)
     if threshold is None or threshold == -1:
@@ -120,12 +120,12 @@ def _threshold(defaults: Defaults, options: SearchOptions) -> tuple[float | None
 
 
 def _check_length(question: str, embedder: Embedder) -> None:
-    """A token is a byte at least, so short questions need no count; and what can't possibly fit need not be counted either."""
+    """Reject a question over the embedder's token limit. A token has at least one byte, so a short question need not be counted."""
     most = embedder.max_tokens
     if len(question.encode()) <= most:
         return
     tokens = embedder.count_tokens(question)
     if tokens > most:
         raise InvalidInput(
-            f"the question has {tokens:,} tokens, and {embedder.model} takes {most:,}: shorten it, or search it with mode='text'"
+            f"the question has {tokens:,} tokens, and {embedder.model} takes at most {most:,}: shorten it, or use mode='text'"
         )

@@ -1,4 +1,4 @@
-"""Question in, passages out."""
+"""The retriever: embeds a question and searches the store for passages."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ __all__ = ["Retriever"]
 
 logger: logging.Logger = logging.getLogger("ragcore.retriever")
 
-# Of the time that is left, what the embedder may take where text search can answer in its place, and what it may take with the wait for a place.
+# Shares of the remaining time, if text search can be used instead of the embedder: for the embedder alone, and with its wait for a place.
 EMBED_SHARE = 0.4
 MOST_EMBED_SECONDS = 10.0
 EMBED_AND_WAIT_SHARE = 0.7
-# Seconds: who spent all but so much of its time in a queue of ours was not asked for.
+# If at most this many seconds were left after the wait for a place, the embedder was never called.
 NOT_ASKED = 0.01
-# A similarity report is of so many scores, and with a filter of so many: a tenant may have millions of chunks.
+# Numbers of scores in a similarity report, without and with a filter. A tenant may have millions of chunks.
 MOST_SCORES = 10_000
 MOST_FILTERED = 1_000
 
@@ -61,14 +61,16 @@ class Retriever(Part):
     """Finds the passages for a question: by vector, by text, or by both.
 
     Args:
-        store: where the passages are.
-        embedder: the one that the passages were embedded with; None: mode "text" only.
-        top_k: passages at most, 1 to 1,000.
-        score_threshold: least cosine similarity of what is found by vector, in [-1, 1]; None, False or -1: none. Measure it, don't guess it.
+        store: the store to search.
+        embedder: the embedder with which the documents were embedded. None: only mode "text" is possible.
+        top_k: largest number of passages, 1 to 1,000.
+        score_threshold: lowest cosine similarity of a passage that vector search finds, in [-1, 1]. None, False or -1: no threshold. Choose it with
+            `similarity`, not by guessing.
         mode: "vector", "text" or "hybrid".
-        redact: what is taken out of a question before it goes to the embedder; text search has it whole. None: nothing.
+        redact: function that replaces parts of a question, such as personal data, before the embedder gets it. Text search gets the
+            whole question. None: no redaction.
 
-    Starting it starts the embedder and the store, where they aren't open; closing it closes what it started.
+    Starting the retriever starts the embedder and the store if they aren't open. Closing it closes the components that it started.
     """
 
     top_k: int
@@ -104,20 +106,20 @@ class Retriever(Part):
         tenant: str | UUID,
         **options: Unpack[SearchOptions],
     ) -> Retrieval:
-        """The passages for a question, best first, with how they were found and, if there are none, why.
+        """Return the passages for a question, best first, with the way they were found. If there are none, the result holds the reason.
 
         Args:
-            question: what to search for.
-            tenant: whose documents.
-            options: top_k, score_threshold, filter, mode, degrade, as `options.SearchOptions` describes them. A value given here wins over the
+            question: the question to search for.
+            tenant: the owner of the documents.
+            options: top_k, score_threshold, filter, mode, degrade, as described in `options.SearchOptions`. A value given here overrides the
                 retriever's own.
 
         Raises:
-            InvalidInput: question, tenant, an option or a filter that makes no sense, or a question over the embedder's token limit.
-            EmbeddingError, CircuitOpen: the embedder is down and `degrade` is False.
+            InvalidInput: the question, the tenant, an option or the filter is invalid, or the question exceeds the embedder's token limit.
+            EmbeddingError, CircuitOpen: the embedder is down, and `degrade` is False.
             StoreError: the store failed.
-            DeadlineExceeded, Overloaded: no time or no room.
-            Unsupported: the store can't do this mode or filter.
+            DeadlineExceeded, Overloaded: the time is up, or there are too many calls.
+            Unsupported: the store does not support this mode or filter.
         """
         self._check_open()
         check_options(options, SearchOptions, "retrieve")
@@ -129,7 +131,7 @@ class Retriever(Part):
         if plan.mode != "text":
             try:
                 with watch.measure("embed"), flow(plan.tenant):
-                    # Not in the embedder's time: that it was slow is not to be said of an embedder that was never asked.
+                    # Outside of the embedder's time limit: slow redaction must not be reported as a slow embedder.
                     text = await self._redacting.redacted(self.redact, plan.question)
                     vector = await (self._embed(text) if degrade is False else self._embed_in_time(text))
                 usage = self._used(question, watch)
@@ -147,7 +149,7 @@ class Retriever(Part):
             except Unsupported as error:
                 if failed is None:
                     raise
-                raise failed from error  # the store can't search by text: what is at fault is the embedder
+                raise failed from error  # the store can't search by text, so the embedder's error is the one to report
             empty = None if found else await explain_empty(self.store, query, found)
         return plan.retrieval(found, empty=empty, degraded=degraded, timings=watch.timings(), usage=usage)
 
@@ -160,16 +162,16 @@ class Retriever(Part):
         tenant: str | UUID,
         **options: Unpack[SimilarityOptions],
     ) -> SimilarityReport:
-        """How near the tenant's chunks are to a question; the threshold is judged, not applied.
+        """Report how similar the tenant's chunks are to a question, and the effect of the threshold, which is not applied.
 
         Raises:
-            Unsupported: the store can't be asked for scores, or there is no embedder.
-            EmbeddingError: as `retrieve` with degrade=False.
+            Unsupported: the store does not return scores, or there is no embedder.
+            EmbeddingError: as in `retrieve` with degrade=False.
         """
         self._check_open()
         if not isinstance(self.store, Store) or self.embedder is None:
             raise Unsupported(
-                "a similarity report needs an embedder, and a store with scores and count", stage="search"
+                "a similarity report needs an embedder and a store that has scores() and count()", stage="search"
             )
         check_options(options, SimilarityOptions, "similarity")
         asked: SearchOptions = {
@@ -195,14 +197,14 @@ class Retriever(Part):
         return report_similarity(retrieval, scores=scores, counts=counts, score_threshold=plan.score_threshold)
 
     def _used(self, question: str, watch: Stopwatch) -> Usage:
-        """What embedding the question has used, told at once: a search that fails afterwards doesn't undo it."""
+        """Return the tokens of the question and report them at once: they are used even if the search fails afterwards."""
         assert self.embedder is not None
         tokens = self.embedder.count_tokens(question)
         watch.embedded(tokens)
         return Usage(embedding_tokens=tokens)
 
     async def _scores(self, plan: Plan, vector: Vector) -> Vector:
-        """The scores of the tenant's 10,000 nearest chunks, best first; with a filter, of the 1,000 nearest that it matches."""
+        """Return the scores of the tenant's 10,000 nearest chunks, best first; with a filter, of the 1,000 nearest that match."""
         assert isinstance(self.store, Store)
         if plan.filter is None:
             return (await self.store.scores(vector, tenant=plan.tenant, limit=MOST_SCORES)).scores
@@ -213,10 +215,10 @@ class Retriever(Part):
         for part in (self.embedder, self.store):
             await self._parts.start(part)
         if offers(self.store, Looking):
-            self._check_open().spawn(partial(self._look, self.store), name="looking whether embedder and store fit")
+            self._check_open().spawn(partial(self._look, self.store), name="checking that embedder and store fit")
 
     async def _look(self, store: Looking) -> None:
-        """Say early what would otherwise be found out late: vectors of two models don't compare."""
+        """Log at start that the store holds vectors of another model than the embedder's, instead of with the first search."""
         found = await store.first_look()
         for finding in () if found is None else found.misfits(self.embedder):
             logger.error("%s", finding.message)
@@ -225,7 +227,7 @@ class Retriever(Part):
         await self._parts.aclose()
 
     async def _embed_in_time(self, question: str) -> Vector:
-        """The vector, within a share of what is left: an embedder that is a black hole must leave time for text search."""
+        """Return the vector within a share of the remaining time: an embedder that never responds must leave time for text search."""
         limit, whole = share(EMBED_SHARE, most=MOST_EMBED_SECONDS), share(EMBED_AND_WAIT_SHARE, most=math.inf)
         if limit <= 0:
             return await self._embed(question)
@@ -237,7 +239,7 @@ class Retriever(Part):
             with deadline(whole), patience:
                 return await self._embed(question)
         except DeadlineExceeded as error:
-            if anyio.current_time() < until - NOT_ASKED:  # one of the embedder's own
+            if anyio.current_time() < until - NOT_ASKED:  # the embedder's own timeout, not the deadline set here
                 raise EmbeddingError(f"the embedder {name} failed: {error}", dependency=name, stage="embed") from error
             if whole - patience.waited < NOT_ASKED:
                 raise Overloaded(
@@ -247,8 +249,7 @@ class Retriever(Part):
                     retry_after=1.0,
                 ) from error
             raise EmbeddingError(
-                f"the embedder {name} did not answer within the {whole - patience.waited:.1f} s that were left after {patience.waited:.1f} s of waiting "
-                "for a place",
+                f"the embedder {name} did not answer within {whole - patience.waited:.1f} s, after {patience.waited:.1f} s of waiting for a place",
                 dependency=name,
                 stage="embed",
             ) from error
@@ -296,7 +297,7 @@ class Retriever(Part):
 
 
 def _checked(passages: Sequence[Passage], query: Query) -> tuple[Passage, ...]:
-    """A searcher of the user's is checked too: nothing over top_k, no score that isn't a number."""
+    """Check the passages, since a user's own searcher may return anything: at most top_k, and each score a finite number."""
     if not isinstance(passages, Sequence):
         raise StoreError(
             f"the store returned {type(passages).__name__}, not passages", dependency="store", stage="search"
@@ -311,7 +312,7 @@ def _checked(passages: Sequence[Passage], query: Query) -> tuple[Passage, ...]:
             isinstance(passage.score, int | float | np.floating) and math.isfinite(passage.score)
         ):
             raise StoreError(
-                f"the store returned the score {passage.score!r} for chunk {passage.chunk_id!r}",
+                f"the store returned the score {passage.score!r} for chunk {passage.chunk_id!r}: it must be a finite number",
                 dependency="store",
                 stage="search",
             )

@@ -1,4 +1,4 @@
-"""The similarity report: what the scores of a tenant's chunks look like, and what a threshold would do to them."""
+"""The similarity report: the distribution of the scores of a tenant's chunks, and the effect of a threshold."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ QUANTILES = {"min": 0.0, "p05": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "
 def report_similarity(
     retrieval: Retrieval, *, scores: Vector, counts: Counts, score_threshold: float | None
 ) -> SimilarityReport:
-    """Count and describe.
+    """Build the report.
 
     Args:
-        retrieval: the nearest passages, unfiltered by the threshold.
-        scores: (n,) cosine similarities, best first: of all of the tenant's embedded chunks, or of those that a filter matches.
-        counts: what the tenant has.
-        score_threshold: to judge; None: there is none.
+        retrieval: the nearest passages; the threshold is not applied to them.
+        scores: (n,) cosine similarities, best first, of the tenant's embedded chunks, or of those that match a filter.
+        counts: numbers of the tenant's documents and chunks.
+        score_threshold: the threshold to check; None if there is none.
     """
     passing = len(scores) if score_threshold is None else int(np.count_nonzero(scores >= np.float32(score_threshold)))
     return SimilarityReport(
@@ -59,12 +59,14 @@ def _verdict(retrieval: Retrieval, scores: Vector, counts: Counts, threshold: fl
         return retrieval.empty.message
     best = float(scores[0])
     missing = (
-        f" {counts.not_embedded:,} chunks are not embedded and can't be found by vector." if counts.not_embedded else ""
+        f" {counts.not_embedded:,} chunks are not embedded, so vector search can't find them."
+        if counts.not_embedded
+        else ""
     )
     if threshold is None:
-        return f"No threshold is in force; the best of {len(scores):,} chunks scores {best:.2f}.{missing}"
+        return f"No threshold is set; the best of {len(scores):,} chunks scores {best:.2f}.{missing}"
     if passing:
         return f"{passing:,} of {len(scores):,} chunks pass {threshold:g}; the best scores {best:.2f}.{missing}"
     lower = np.floor(best * 20) / 20
     would = int(np.count_nonzero(scores >= np.float32(lower)))
-    return f"Nothing passes {threshold:g}; the best is {best:.2f}; at {lower:.2f} {would:,} would.{missing}"
+    return f"No chunk passes {threshold:g}; the best scores {best:.2f}; {would:,} would pass {lower:.2f}.{missing}"

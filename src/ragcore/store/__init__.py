@@ -1,6 +1,6 @@
-"""Where passages are kept and found: in memory, or in PostgreSQL with pgvector.
+"""Stores, which keep chunks and search them: in memory, or in PostgreSQL with pgvector.
 
-`store.embedded` is a PostgreSQL server of your own, without installing one.
+`store.embedded` runs its own PostgreSQL server, so you need not install one.
 """
 
 from __future__ import annotations

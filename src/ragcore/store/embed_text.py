@@ -1,4 +1,4 @@
-"""What is embedded for a chunk: its text, or its text with what stands over it. A collection records which."""
+"""The text that is embedded for a chunk: its text alone, or preceded by title and headings. A collection records the choice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ragcore.types import EmbedText
 
 __all__ = ["DEFAULT_EMBED_TEXT", "EMBED_TEXTS", "text_to_embed"]
 
-# Of a new collection. Chosen by `python -m benchmarks chunks`; docs/tutorial/chunks.md has the figures.
+# The default of a new collection. Chosen with `python -m benchmarks chunks`; docs/tutorial/chunks.md has the figures.
 DEFAULT_EMBED_TEXT: Final[EmbedText] = "headings+text"
 EMBED_TEXTS: Final[tuple[EmbedText, ...]] = get_args(EmbedText)
 JOINER = " › "
@@ -25,15 +25,16 @@ def text_to_embed(
     count_tokens: Callable[[str], int],
     most: int,
 ) -> str:
-    """Return what is embedded for a chunk.
+    """Return the text to embed for a chunk.
 
     Args:
-        text: the chunk's.
-        title: the document's; "" for none.
-        heading: the chunk's headings, outermost first, with " › " between them; "" for none.
-        embed_text: "text"; "title+text": the title, then the text; "headings+text": the title and the headings that the text does not begin with itself.
-        count_tokens: the embedder's.
-        most: tokens of the result. What stands over the text is left out where it has more than half as many.
+        text: the chunk's text.
+        title: the document's title; "" if it has none.
+        heading: the chunk's headings, outermost first, joined with " › "; "" if it has none.
+        embed_text: "text": the text alone. "title+text": the title, then the text. "headings+text": the title and the headings, then the text;
+            headings with which the text itself begins are left out.
+        count_tokens: the embedder's function that counts tokens.
+        most: largest number of tokens of the result. Title and headings are left out if they have more than half of it.
 
     Example:
         >>> text_to_embed("It is two years.", title="Road bikes", heading="Service › Warranty", embed_text="headings+text", count_tokens=len, most=200)
@@ -55,7 +56,7 @@ def text_to_embed(
 
 
 def _begins(text: str) -> set[str]:
-    """The first line of a text, and the headings that follow each other from there."""
+    """Return the first line of a text, and the headings that follow it directly."""
     found: set[str] = set()
     for line in text[:MOST_HEADINGS].splitlines():
         plain = line.strip()

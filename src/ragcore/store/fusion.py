@@ -16,7 +16,7 @@ RANK_CONSTANT = 60
 
 
 def fuse(by_vector: Sequence[Passage], by_text: Sequence[Passage], /) -> list[Passage]:
-    """Both rankings as one, best first; what stands in both has both scores. Ties go by chunk id."""
+    """Return both rankings as one, best first. A passage of both rankings gets both scores. Ties are sorted by chunk id."""
     fused: dict[str, Passage] = {}
     rank_scores: dict[str, float] = {}
     for ranking in (by_vector, by_text):

@@ -1,4 +1,4 @@
-"""A store in memory: exact, for tests and notebooks, and the reference for what other stores find."""
+"""A store in memory, with exact search: for tests and notebooks, and the reference for the results of other stores."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ __all__ = ["MemoryStore"]
 
 
 class MemoryStore(Part):
-    """Keeps everything in this process, without limit. Search is exact: a matrix product over the tenant's chunks.
+    """Keeps all documents in this process, without a limit. Search is exact: a matrix product over the tenant's chunks.
 
-    Full-text search joins the question's words by OR and ranks by how often they occur, divided by 1 + log(length); its words are folded more
-    simply than PostgreSQL's.
+    Full-text search joins the question's words by OR. It ranks by their frequency, divided by 1 + log(length). It normalises words in a simpler way
+    than PostgreSQL.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class MemoryStore(Part):
         self._embed_text: EmbedText | None = None
 
     async def search(self, query: Query, /) -> Sequence[Passage]:
-        """The tenant's passages, best first. See `Searcher.search`."""
+        """Return the tenant's passages, best first. See `Searcher.search`."""
         await self._enter(query.tenant)
         tenant = self._tenants.get(query.tenant)
         if query.filter is not None and not isinstance(query.filter, Filter):
@@ -60,14 +60,14 @@ class MemoryStore(Part):
         return Found(passing[: query.top_k], best_score=best, scan="exact")
 
     async def diagnose(self, query: Query, /) -> Diagnosis:
-        """What the tenant of a query has."""
+        """Return how many chunks the tenant of a query has, and of which models."""
         counts = await self.count(tenant=query.tenant)
         models = {document.model for document in self._documents(query.tenant).values()}
         everywhere = None if counts.chunks else (await self.count(tenant=None)).chunks
         return Diagnosis(chunks=counts.chunks, models=sorted(models), store_chunks=everywhere)
 
     async def upsert(self, documents: Sequence[EmbeddedDocument], /, *, tenant: str) -> None:
-        """Put documents in place of those with the same ids."""
+        """Add documents, or replace those with the same ids."""
         await self._enter(tenant)
         for document in documents:
             self._check_dimension(document)
@@ -76,20 +76,20 @@ class MemoryStore(Part):
             home.put(document)
 
     async def hashes(self, document_ids: Sequence[str] | None, /, *, tenant: str) -> Mapping[str, str]:
-        """Content hash by document id."""
+        """Return content hashes by document id; None asks for all documents."""
         await self._enter(tenant)
         documents = self._documents(tenant)
         ids = documents if document_ids is None else document_ids
         return {document_id: documents[document_id].content_hash for document_id in ids if document_id in documents}
 
     async def delete(self, document_ids: Sequence[str], /, *, tenant: str) -> int:
-        """Remove documents; how many there were."""
+        """Remove documents; return how many were removed."""
         await self._enter(tenant)
         home = self._tenants.get(tenant)
         return 0 if home is None else sum(home.drop(document_id) for document_id in set(document_ids))
 
     async def expire(self, *, limit: int = 1_000) -> Mapping[str, int]:
-        """Remove documents that have expired, at most `limit`; how many, by tenant."""
+        """Remove expired documents, at most `limit`; return how many were removed, by tenant."""
         await self._enter(None)
         now, removed = datetime.now(UTC), Counter[str]()
         for tenant, home in self._tenants.items():
@@ -99,16 +99,16 @@ class MemoryStore(Part):
         return dict(removed)
 
     async def recorded_embed_text(self) -> EmbedText | None:
-        """What is embedded for a chunk; None: nothing was recorded yet."""
+        """Return the recorded choice of the text to embed for a chunk; None if nothing is recorded yet."""
         return self._embed_text
 
     async def record_embed_text(self, embed_text: EmbedText, /) -> EmbedText | None:
-        """Record what is embedded for a chunk from now on; return what was recorded before."""
+        """Record the choice of the text to embed for a chunk from now on; return the former one."""
         before, self._embed_text = self._embed_text, embed_text
         return before
 
     async def count(self, *, tenant: str | None) -> Counts:
-        """What a tenant has, or all have."""
+        """Return the numbers of documents and chunks of a tenant; None: of all tenants."""
         await self._enter(tenant)
         homes = list(self._tenants.values()) if tenant is None else [self._tenants.get(tenant, _Tenant())]
         return Counts(
@@ -117,7 +117,7 @@ class MemoryStore(Part):
         )
 
     async def scores(self, vector: Vector, /, *, tenant: str, limit: int | None = None) -> Scores:
-        """The similarity of all of the tenant's chunks to `vector`, best first."""
+        """Return the similarity of the tenant's chunks to `vector`, best first."""
         await self._enter(tenant)
         home = self._tenants.get(tenant, _Tenant())
         found = home.by_vector(vector, home.current())[:limit]
@@ -143,7 +143,7 @@ class MemoryStore(Part):
                 if other.vectors.shape[1:] != document.vectors.shape[1:] and len(other.chunks) and len(document.chunks):
                     raise ConfigurationError(
                         f"the store holds vectors of {other.vectors.shape[1]} dimensions ({other.model}), and document "
-                        f"{document.document.id!r} has {document.vectors.shape[1]} ({document.model}): use one model for a store"
+                        f"{document.document.id!r} has {document.vectors.shape[1]} ({document.model}): use one model for each store"
                     )
                 return
 
@@ -153,7 +153,7 @@ class _Index:
     passages: list[Passage]
     matrix: NDArray[np.float32]
     words: list[Counter[str]]
-    # When each passage expires; [] where none does.
+    # Time at which each passage expires; [] if none does.
     expiries: list[datetime | None]
 
 
@@ -174,7 +174,7 @@ class _Tenant:
         return self._indexed().passages
 
     def current(self) -> Sequence[int]:
-        """The numbers of the passages that have not expired."""
+        """Return the indexes of the passages that have not expired."""
         index, now = self._indexed(), datetime.now(UTC)
         if not index.expiries:
             return range(len(index.passages))
@@ -193,7 +193,7 @@ class _Tenant:
             return []
         if index.matrix.shape[1] != len(vector):
             raise ConfigurationError(
-                f"the store holds vectors of {index.matrix.shape[1]} dimensions and the question's has {len(vector)}: "
+                f"the store holds vectors of {index.matrix.shape[1]} dimensions, and the question's vector has {len(vector)}: "
                 "use the embedder that the documents were embedded with"
             )
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -1,6 +1,6 @@
-"""The values that go in and come out: frozen, slotted, picklable, hashable (mappings left out), `to_dict()` on each.
+"""The values that ragcore takes and returns. Each is frozen, slotted, picklable and hashable (the hash ignores mappings), and has `to_dict()`.
 
-All lengths of time are seconds. None means: not measured, did not run, or unknown; never 0.
+All durations are in seconds. None means not measured, did not run, or unknown; it never means 0.
 """
 
 from ragcore.types.answers import (

@@ -1,4 +1,4 @@
-"""Answers, and all that leads to one: the question's passages, the prompt, what a generator made of it, the events of a stream."""
+"""Answers and the values that lead to them: retrieved passages, the prompt, the generated text, the events of a stream."""
 
 from __future__ import annotations
 
@@ -41,14 +41,16 @@ class Turn(Value):
 
 @dataclass(frozen=True, slots=True)
 class Passage(Value):
-    """A chunk as it is handed out.
+    """A chunk as a search returns it.
 
     Attributes:
-        chunk_id, document_id, text, title, source: what it is and where it comes from.
-        start, end: its place in the document's text, in characters; None where the store doesn't know.
-        metadata: the document's, with the chunk's own (a PDF's "page") over it.
-        score: cosine similarity to the question in [-1, 1], higher is better; None if it was found by its text alone.
-        text_score: full-text rank, higher is better, comparable within one result only; None if found by vector alone.
+        chunk_id, document_id: the ids of the chunk and of its document.
+        text: the chunk's text.
+        title, source: the title and the source of the document.
+        start, end: the chunk's position in the document's text, in characters; None if the store doesn't know it.
+        metadata: the document's metadata and the chunk's own, such as a PDF's "page". If both have a key, the chunk's value counts.
+        score: cosine similarity to the question, in [-1, 1]; higher is better. None if only text search found the chunk.
+        text_score: full-text rank; higher is better. Comparable within one result only. None if only vector search found the chunk.
     """
 
     chunk_id: str
@@ -66,12 +68,12 @@ class Passage(Value):
 
 @dataclass(frozen=True, slots=True)
 class Citation(Value):
-    """A "[n]" in an answer that names one of its passages.
+    """A "[n]" in an answer, with the passage to which it points.
 
     Attributes:
-        number: n, counted in `retrieval.passages` from 1.
-        passage: that passage.
-        start, end: the place of the "[n]" in the answer's text.
+        number: the position of the passage in `retrieval.passages`, counted from 1.
+        passage: the passage.
+        start, end: the position of the "[n]" in the answer's text, in characters.
     """
 
     number: int
@@ -82,7 +84,13 @@ class Citation(Value):
 
 @dataclass(frozen=True, slots=True)
 class Degradation(Value):
-    """A stage that failed, why, and what answered in its place. Stages: "embed", "search", "generate"."""
+    """A stage that failed, with the reason and the fallback that was used instead.
+
+    Attributes:
+        stage: "embed", "search" or "generate".
+        reason: why the stage failed.
+        fallback: the replacement, such as "full text".
+    """
 
     stage: str
     reason: str
@@ -91,7 +99,7 @@ class Degradation(Value):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage(Value):
-    """Tokens by purpose; None for what did not run or was not reported."""
+    """Used tokens by purpose. None: the stage did not run, or the provider did not report a number."""
 
     embedding_tokens: int | None = None
     prompt_tokens: int | None = None
@@ -100,13 +108,13 @@ class Usage(Value):
 
 @dataclass(frozen=True, slots=True)
 class EmptyReason(Value):
-    """Why nothing was found.
+    """Why a search found nothing.
 
     Attributes:
-        code: which of the reasons; "unknown" where the store can't tell.
-        message: the same for a person, with the numbers.
-        best_score: the best cosine similarity that there was, whatever the threshold.
-        tenant_chunks, store_chunks: how many chunks the tenant and the whole store have.
+        code: the reason; "unknown" if the store can't tell.
+        message: the reason for people, with the numbers.
+        best_score: the best cosine similarity, regardless of the threshold; None if unknown.
+        tenant_chunks, store_chunks: number of chunks of the tenant and of the whole store; None if unknown.
     """
 
     code: Literal["no_chunks", "not_embedded", "below_threshold", "filtered_out", "other_model", "unknown"]
@@ -119,20 +127,20 @@ class EmptyReason(Value):
 
 @dataclass(frozen=True, slots=True)
 class Retrieval(Value):
-    """What a question found.
+    """The result of a search.
 
     Attributes:
-        question: as it was asked.
-        query: what was searched for.
-        passages: best first, at most `top_k`.
-        mode, top_k, score_threshold: as in force; no threshold is None.
-        score_threshold_from: who set the threshold; None if nobody did.
+        question: the question as it was asked.
+        query: the text that was searched for.
+        passages: the passages, best first, at most `top_k`.
+        mode, top_k, score_threshold: the values that this search used. `score_threshold` is None if there was no threshold.
+        score_threshold_from: where the threshold comes from: the "call" or the "retriever"; None if there was no threshold.
         empty: why there are no passages; None if there are some.
-        scan: how vectors were compared: "exact" with all of the tenant's, through the "index", or "completed": exactly, after the index had given too
-            few. None: not at all, or the store doesn't say.
-        degraded: what was done in another way than asked.
-        timings: `embed` and `search`.
-        usage: `embedding_tokens`.
+        scan: how vectors were compared. "exact": with all of the tenant's vectors. "index": through the HNSW index. "completed": by an exact scan
+            after the index returned too few. None: no vectors were compared, or the store doesn't report it.
+        degraded: stages that failed and their fallbacks; () if none failed.
+        timings: seconds of `embed` and `search`.
+        usage: `embedding_tokens`; the other fields are None.
     """
 
     question: str
@@ -152,21 +160,21 @@ class Retrieval(Value):
 
 @dataclass(frozen=True, slots=True)
 class Answer(Value):
-    """An answer, with all that led to it.
+    """An answer with its passages, citations and measurements.
 
     Attributes:
-        text: for the reader; citations stand in it as "[n]".
-        found: False if the passages don't answer the question; `text` then says so. False also with the models down and nothing that can be quoted as the
-            answer: `text` is then the nearest passage, and says that it is.
-        citations: those "[n]" that name a passage, in the order of the text.
+        text: the answer. Citations appear in it as "[n]".
+        found: whether the passages answer the question. If not, `text` says so. Also False if no model is available and no sentence can be quoted
+            as the answer: `text` is then the nearest passage, marked as such.
+        citations: each "[n]" that points to a passage, in the order of the text.
         retrieval: the passages and how they were found.
-        degraded: what failed and what answered in its place, retrieval's included; () if all went well.
-        timings, usage: by stage, retrieval's included.
-        model: what generated the text.
-        finish_reason: "stop", "length", …, as the model said it.
-        complete: False if the text was cut off by a limit or a filter: it is not the whole answer.
-        request_ids: the dependencies' own ids.
-        call_id: as `RAG.inflight()` and `RAG.recent()` list it.
+        degraded: stages that failed and their fallbacks, including those of retrieval; () if none failed.
+        timings, usage: seconds and tokens by stage, including retrieval.
+        model: name of the model that generated the text.
+        finish_reason: why the model stopped, as it reports it: "stop", "length", …
+        complete: False if a limit or a filter cut the text off.
+        request_ids: ids that the dependencies gave to their requests.
+        call_id: id of the call in `RAG.inflight()` and `RAG.recent()`.
     """
 
     text: str
@@ -185,13 +193,13 @@ class Answer(Value):
 
     @property
     def turns(self) -> tuple[Turn, Turn]:
-        """The question and the answer, to append to a history."""
+        """The question and the answer as two turns, to append to a history."""
         return Turn("user", self.retrieval.question), Turn("assistant", self.text)
 
 
 @dataclass(frozen=True, slots=True)
 class Retrieved(Value):
-    """First event of a stream: the passages are there."""
+    """First event of a stream, with the passages."""
 
     retrieval: Retrieval
 
@@ -205,7 +213,7 @@ class Delta(Value):
 
 @dataclass(frozen=True, slots=True)
 class Done(Value):
-    """Last event of a stream: the whole answer."""
+    """Last event of a stream, with the whole answer."""
 
     answer: Answer
 
@@ -215,18 +223,20 @@ StreamEvent: TypeAlias = Retrieved | Delta | Done
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimilarityReport(Value):
-    """How near a tenant's chunks are to a question. The threshold is judged, not applied. `str()` and a notebook show it.
+    """A report on how similar a tenant's chunks are to a question, and on the effect of a threshold.
+
+    `str()` shows the report as text; a notebook shows it as tables.
 
     Attributes:
-        retrieval: the nearest passages with their scores, whatever the threshold.
-        score_threshold: the one that is judged; None if there is none.
-        chunks, not_embedded: how many chunks the tenant has, and how many of them have no embedding.
-        passing: how many of the scored chunks reach the threshold; all of them without one.
-        exact: whether the scores come from all chunks rather than from an index.
-        sampled: how many chunks were scored, if not all; else None.
-        quantiles: "min", "p05", "p25", "median", "mean", "p75", "p95", "max", "deviation" of the scores.
-        histogram: (from, to, how many) for each bin of the scores.
-        verdict: the same in plain words.
+        retrieval: the nearest passages with their scores. The threshold is not applied to them.
+        score_threshold: the threshold that the report checks; None if there is none.
+        chunks, not_embedded: number of the tenant's chunks, and how many of them have no embedding.
+        passing: number of scored chunks that reach the threshold; all of them if there is no threshold.
+        exact: whether all embedded chunks were scored.
+        sampled: number of scored chunks, if not all were scored; else None.
+        quantiles: "min", "p05", "p25", "median", "mean", "p75", "p95", "max" and "deviation" of the scores.
+        histogram: (from, to, count) for each bin of the scores.
+        verdict: the result in one or two sentences.
     """
 
     retrieval: Retrieval
@@ -249,18 +259,18 @@ class SimilarityReport(Value):
 
 @dataclass(frozen=True, slots=True)
 class Prompt(Value):
-    """What a generator gets, as data; how it is put into messages is the generator's own affair.
+    """The input of a generator, as data. Each generator decides how to turn it into messages.
 
     Attributes:
-        question: as asked.
-        passages: whole passages, best first, that fit the token budget; "[n]" counts them from 1.
+        question: the question as it was asked.
+        passages: whole passages that fit the token budget, best first; "[n]" counts them from 1.
         history: earlier turns, oldest first.
-        instructions: what the caller wants of every answer.
-        max_tokens: of the answer; None: the generator's own default.
-        max_tokens_from: whose limit it is: of this call, or of the settings, where a generator's own comes first.
-        temperature: of this call; None: the generator's own default.
-        stop: texts that end the answer where they would come.
-        left_out: how many passages did not fit the budget.
+        instructions: instructions that the caller gives for every answer.
+        max_tokens: limit of the answer's length, in tokens. None: the generator's default.
+        max_tokens_from: where the limit comes from: the "call", or the "settings". A generator's own limit overrides that of the settings.
+        temperature: temperature for this call. None: the generator's default.
+        stop: texts at which the answer ends; they are not part of it.
+        left_out: number of passages that did not fit the token budget.
     """
 
     question: str
@@ -277,19 +287,20 @@ class Prompt(Value):
 
 @dataclass(frozen=True, slots=True)
 class Generation(Value):
-    """What a generator made of a prompt.
+    """The output of a generator.
 
     Attributes:
-        text: with citations as "[n]", n counting the prompt's passages from 1; "" if the passages don't answer the question.
-        finish_reason: "stop" if it ended by itself, "length" if it was cut, …
-        complete: False if it was cut off or filtered.
-        model: what made it.
-        usage: its tokens, where reported.
-        request_id: the dependency's own id, where there is one.
-        reasoning: what the model thought before it answered, where it shows that; not for tenants.
-        quotations: (start, end) of what stands word for word in the passages: a "[n]" in there is no citation. None: not known, then it is looked for.
+        text: the answer, with citations as "[n]" that count the prompt's passages from 1; "" if the passages don't answer the question.
+        finish_reason: "stop" if the text ended by itself, "length" if it was cut off, …
+        complete: False if the text was cut off or filtered.
+        model: name of the model that generated the text.
+        usage: tokens, if the model reports them.
+        request_id: id that the dependency gave to the request; None if it gave none.
+        reasoning: the model's reasoning before the answer, if it returns any. Do not show it to tenants.
+        quotations: (start, end) of each part that is copied word for word from a passage. A "[n]" in such a part is not a citation. None: unknown;
+            ragcore then searches for such parts itself.
         degraded: generators that failed before this one answered.
-        spent: what those have used, by model, where they said so.
+        spent: (model, usage) of the generators that failed, if they reported it.
     """
 
     text: str

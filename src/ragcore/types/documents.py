@@ -1,4 +1,4 @@
-"""Documents: on their way in, as they are cut, and what became of them."""
+"""Documents, their chunks, and reports about adding and erasing them."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ __all__ = [
 Scalar: TypeAlias = str | int | float | bool
 
 
-# What is embedded for a chunk: its text alone, or its document's title over it, or the title and its headings.
+# The text that is embedded for a chunk: the chunk's text alone, or preceded by the document's title, or by the title and the chunk's headings.
 EmbedText: TypeAlias = Literal["text", "title+text", "headings+text"]
 
 
 Kind: TypeAlias = Literal["query", "document"]
 
 
-# An id stands in an index with its tenant, whose rows PostgreSQL bounds to 2,704 bytes.
+# An id and its tenant share one index row, which PostgreSQL limits to 2,704 bytes.
 MOST_ID, MOST_TITLE, MOST_SOURCE = 1_000, 2_000, 8_000
 
 
@@ -44,7 +44,7 @@ NUL_IN_JSON = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def check_text(what: str, text: object) -> str:
-    """Text that PostgreSQL and every model can take, or `InvalidInput`."""
+    """Return the text if PostgreSQL and every model accept it; otherwise raise `InvalidInput`."""
     if not isinstance(text, str):
         raise InvalidInput(f"{what} must be a str, not {type(text).__name__}")
     if "\0" in text:
@@ -52,25 +52,29 @@ def check_text(what: str, text: object) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise InvalidInput(f"{what} holds a lone surrogate at {error.start}: it is not valid Unicode") from None
+        raise InvalidInput(
+            f"{what} holds a lone surrogate at {error.start}, which is not valid Unicode: remove it"
+        ) from None
     return text
 
 
 @dataclass(frozen=True, slots=True)
 class Document(Value):
-    """A document on its way in.
+    """A document to add.
 
     Attributes:
-        id: the tenant's own name for it; a second document with this id replaces the first.
-        text: all of its text; citations point into it by offset.
-        title: shown and searched with the text.
-        source: where it came from, for example a path or a URL.
-        metadata: JSON, for filters and for showing; string keys.
-        warnings: doubts of the reader about the text; they are reported by an ingest and not stored.
-        expires_at: from then on it is not found, and `ragcore expire` removes it; with a time zone. None: never.
+        id: the document's id, unique for the tenant. A second document with the same id replaces the first.
+        text: the whole text. `start` and `end` of passages are offsets in it.
+        title: the title. It is returned with each passage and searched with the text.
+        source: where the document comes from, for example a path or a URL.
+        metadata: JSON with string keys, for filters and for display.
+        warnings: doubts of the reader about the text. An ingest reports them and does not store them.
+        expires_at: time at which the document expires, with a time zone. From then on no search finds it, and `ragcore expire` removes it. None:
+            never.
 
     Raises:
-        InvalidInput: a blank id, a NUL character, a lone surrogate, metadata that is not JSON, a time without its zone.
+        InvalidInput: the id is blank, a text contains a NUL character or a lone surrogate, id, title or source is too long, the metadata is not
+            JSON, or `expires_at` has no time zone.
     """
 
     id: str
@@ -100,7 +104,7 @@ class Document(Value):
         ):
             if len(text.encode()) > most:
                 raise InvalidInput(
-                    f"document {self.id[:100]!r}: its {what} has {len(text.encode()):,} bytes, more than {most:,}"
+                    f"document {self.id[:100]!r}: its {what} has {len(text.encode()):,} bytes (limit {most:,}): shorten it"
                 )
         try:
             written = json.dumps(dict(self.metadata), allow_nan=False, ensure_ascii=False, sort_keys=True)
@@ -108,7 +112,7 @@ class Document(Value):
             raise InvalidInput(f"document {self.id!r}: its metadata is not JSON: {error}") from None
         if NUL_IN_JSON.search(written):
             raise InvalidInput(
-                f"document {self.id!r}: its metadata holds a NUL character, which PostgreSQL can't store"
+                f"document {self.id!r}: its metadata holds a NUL character, which PostgreSQL can't store: remove it"
             )
         check_text(f"document {self.id!r}: its metadata", written)
         if not all(isinstance(key, str) for key in self.metadata):
@@ -116,7 +120,7 @@ class Document(Value):
 
 
 def _is_moment(value: object) -> bool:
-    """Whether it is a time that can be said in UTC."""
+    """Whether the value is a datetime that can be converted to UTC."""
     try:
         return isinstance(value, datetime) and value.utcoffset() is not None and value.astimezone(UTC) is not None
     except OverflowError:  # in the last hours of the year 9999
@@ -125,7 +129,7 @@ def _is_moment(value: object) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable(Value):
-    """A document that could not be read or stored, and why; it travels with the others into the report."""
+    """A document that could not be read or stored, with the reason. A reader yields it in place of a document; the report lists it."""
 
     id: str
     reason: str
@@ -135,11 +139,11 @@ class Unreadable(Value):
 
 @dataclass(frozen=True, slots=True)
 class Doubt(Value):
-    """A warning about a document that was read: its text may not be complete.
+    """A warning about a document that was read: its text may be incomplete or wrong.
 
     Attributes:
         id: the document's id.
-        message: what is doubtful, and where.
+        message: the doubtful part, and its position.
     """
 
     id: str
@@ -148,9 +152,9 @@ class Doubt(Value):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk(Value):
-    """A piece of a document that is embedded and found as one.
+    """A piece of a document. It is embedded and found as a whole.
 
-    `text` is `document.text[start:end]`. Where that begins within a table, the table's header rows stand before it.
+    `text` is `document.text[start:end]`. If the chunk begins inside a table, the table's header rows come first.
     """
 
     id: str
@@ -162,15 +166,15 @@ class Chunk(Value):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestReport(Value):
-    """What an ingest did, or did so far.
+    """The result of an ingest, or its progress so far.
 
     Attributes:
-        added, updated, unchanged: documents that were new, replaced, and already there with the same content.
-        chunks: chunks written.
-        embedding_tokens: tokens embedded, counted in the embedder's own tokens; None if nothing was embedded.
-        failed: documents at fault themselves, each with its reason.
-        warnings: doubts of the readers about documents that went in, such as a guessed encoding; at most 10,000.
-        seconds: since the start.
+        added, updated, unchanged: number of documents that were new, replaced, or already stored with the same content.
+        chunks: number of chunks written.
+        embedding_tokens: number of tokens embedded, as the embedder counts them; None if nothing was embedded.
+        failed: documents that could not be read or stored because of their content, each with the reason.
+        warnings: doubts of the readers about stored documents, such as a guessed encoding; at most 10,000.
+        seconds: seconds since the start.
     """
 
     added: int = 0
@@ -185,7 +189,7 @@ class IngestReport(Value):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts(Value):
-    """How much there is."""
+    """Number of stored documents, of their chunks, and of chunks without an embedding."""
 
     documents: int
     chunks: int
@@ -194,7 +198,7 @@ class Counts(Value):
 
 @dataclass(frozen=True, slots=True)
 class Erased(Value):
-    """What of a tenant went: documents with their chunks, vectors that were kept, and finished calls that were remembered."""
+    """Number of a tenant's items that were erased: documents, chunks, vectors in caches, and finished calls in the list of recent calls."""
 
     documents: int = 0
     chunks: int = 0

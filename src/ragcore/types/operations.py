@@ -1,4 +1,4 @@
-"""What operators look at: calls, limits, costs, health."""
+"""Values for operators: calls, limits, costs, health."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["CallInfo", "Health", "LimitState", "Price", "Stats", "UsedTokens"]
 
 @dataclass(frozen=True, slots=True)
 class Price(Value):
-    """What a million tokens cost, in any currency."""
+    """Price of a million tokens, in any currency."""
 
     prompt: float = 0.0
     completion: float = 0.0
@@ -23,7 +23,7 @@ class Price(Value):
 
 @dataclass(frozen=True, slots=True)
 class UsedTokens(Value):
-    """What was used of a model: requests, tokens, and what they cost by the price table."""
+    """Use of a model: requests, tokens, and their cost by the price table."""
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -34,13 +34,13 @@ class UsedTokens(Value):
 
 @dataclass(frozen=True, slots=True)
 class LimitState(Value):
-    """What is left of a limit for each minute.
+    """State of a limit per minute.
 
     Attributes:
         name: "requests" or "tokens".
-        limit: a minute.
-        remaining: at the moment.
-        reset: seconds until all of it is there again.
+        limit: requests or tokens per minute.
+        remaining: requests or tokens that are left now.
+        reset: seconds until the whole limit is available again.
     """
 
     name: str
@@ -51,13 +51,14 @@ class LimitState(Value):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health(Value):
-    """Whether the client can do its work.
+    """Health of the client and its dependencies.
 
     Attributes:
-        status: the worst of the services'.
+        status: the worst status of all services.
+        timestamp: time of the check.
+        services: "database", "rag_service" and "memory_usage", each with "healthy", "degraded" or "unhealthy".
         ready: whether questions can be answered now, degraded or not.
-        services: "database", "rag_service", "memory_usage", each healthy | degraded | unhealthy.
-        details: numbers and reasons behind each; never a secret.
+        details: numbers and reasons for each service, without secrets.
     """
 
     status: Literal["healthy", "degraded", "unhealthy"]
@@ -69,7 +70,7 @@ class Health(Value):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats(Value):
-    """A snapshot of the machinery: policies by dependency, pools, caches, calls."""
+    """A snapshot of the client's state: policies by dependency, pools, caches, numbers of calls."""
 
     policies: Mapping[str, Any] = mapping()
     pools: Mapping[str, Any] = mapping()
@@ -82,13 +83,13 @@ class CallInfo(Value):
     """One call of the client, running or finished.
 
     Attributes:
-        id: random, the same as in the answer and the errors.
+        id: random id of the call. Its answer and its errors have the same id.
         method: "ask", "stream", "retrieve", …
-        tenant: whose call it is.
-        stage: where it is, or where it ended.
-        elapsed: seconds so far, or altogether.
-        waiting_on: the innermost function that it awaits; None if it can't be seen or the call is finished.
-        outcome: "ok", "degraded", "cancelled" or the error's name; None while it runs.
+        tenant: the tenant whose documents the call reads or writes.
+        stage: the stage that runs now, or the last one if the call is finished.
+        elapsed: seconds so far, or in total if the call is finished.
+        waiting_on: the innermost function that the call awaits; None if it can't be determined or the call is finished.
+        outcome: "ok", "degraded", "cancelled" or the error's class name; None while the call runs.
     """
 
     id: str

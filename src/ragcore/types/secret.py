@@ -1,4 +1,4 @@
-"""A value that must not be seen: redacted by its type, wherever it goes."""
+"""A type for secrets that never shows its value, and helpers that keep secrets out of messages."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ E = TypeVar("E", bound=BaseException)
 
 
 class Secret:
-    """A key, a password or a DSN. Its `repr`, `str` and format are "***"; it does not pickle; `reveal()` is the way in.
-
+    """A key, a password or a DSN. `repr`, `str` and `format` show "***" instead of the value. It can't be pickled. `reveal()` returns the value.
     Example:
         >>> key = Secret("sk-123")
         >>> key, f"{key}", key.reveal()
@@ -25,7 +24,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """The value itself: for the wire, never for a message."""
+        """Return the value, to send it to a dependency. Never put it into a message."""
         return self._value
 
     def __repr__(self) -> str:
@@ -41,11 +40,11 @@ class Secret:
         return hash((Secret, self._value))
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a Secret does not pickle: make the component in the process that uses it")
+        raise TypeError("a Secret can't be pickled: create the component in the process that uses it")
 
 
 def without_credentials(url: str, /) -> str:
-    """Return an address for people: a login in it, and the values of its parameters, become "***".
+    """Return a URL to show: "***" replaces the login, and all parameters of the query.
 
     Example:
         >>> without_credentials("https://me:sk-123@models.example.org/v1?key=sk-123")
@@ -62,9 +61,9 @@ def without_credentials(url: str, /) -> str:
 
 
 def without_frames(error: E, /) -> E:
-    """Return an error without the frames that it has passed, nor those of its causes.
+    """Remove the traceback of an error and of its causes; return the error.
 
-    Tools that show the variables of each frame would show what a driver holds there: the password that it was given.
+    A driver's frames hold the password in a variable, and some tools show the variables of each frame.
     """
     seen: set[int] = set()
     left: list[BaseException | None] = [error]

@@ -1,4 +1,4 @@
-"""How results show themselves: as text in a terminal, as tables in a notebook."""
+"""Show results: as text in a terminal, as tables in a notebook."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ TEXT = 100
 
 
 def as_text(report: Mapping[str, Any]) -> str:
-    """A similarity report for a terminal.
+    """Return a similarity report as text for a terminal.
 
     Args:
-        report: its `to_dict()`.
+        report: the report's `to_dict()`.
     """
     lines = [report["verdict"], _about(report)]
     lines += [f"  {low:6.2f} to {high:5.2f}  {bar} {count:,}" for low, high, bar, count in _bars(report, BAR)]
@@ -27,7 +27,7 @@ def as_text(report: Mapping[str, Any]) -> str:
 
 
 def as_html(report: Mapping[str, Any]) -> str:
-    """A similarity report for a notebook: escaped, without a script, legible on dark and on light."""
+    """Return a similarity report as HTML for a notebook: escaped, without scripts, readable on dark and light backgrounds."""
     head = f"<p><b>{escape(report['verdict'])}</b></p><p>{escape(_about(report))}</p>"
     bars = [(f"{low:.2f} to {high:.2f}", f"{count:,}", bar) for low, high, bar, count in _bars(report, NARROW_BAR)]
     return (
@@ -38,7 +38,7 @@ def as_html(report: Mapping[str, Any]) -> str:
 
 
 def as_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """An HTML table, escaped; nothing where there are no rows."""
+    """Return an HTML table, escaped; "" if there are no rows."""
     if not rows:
         return ""
     head = "".join(f"<th>{escape(name)}</th>" for name in names)

@@ -1,4 +1,4 @@
-"""The questions, tenants and ids that come from outside, checked before anything is sent."""
+"""Checks of questions, tenants, ids and options, before anything is sent."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ __all__ = [
 MAX_QUESTION = 32_000
 MAX_TENANT = 256
 MAX_TOP_K = 1_000
-# Letters and signs that show nothing: Hangul fillers, the empty braille cell.
+# Letters and signs that are invisible: Hangul fillers, the empty braille cell.
 FILLERS = "\u115f\u1160\u3164\uffa0\u2800"
-LONGEST_TIMEOUT = 10 * 365 * 86_400.0  # ten years: beyond, event loops' clocks lose their resolution
+LONGEST_TIMEOUT = 10 * 365 * 86_400.0  # ten years; beyond that, the clocks of event loops lose their resolution
 
-# As many as OpenAI's protocol takes.
+# The limit of OpenAI's protocol.
 MOST_STOPS = 4
 MOST_STOP_CHARACTERS = 256
 MOST_TOKENS = 1_000_000
 
 
 def check_question(question: object, /) -> str:
-    """The question as it came, if it can be asked.
+    """Return the question unchanged if it is valid.
 
     Raises:
-        InvalidInput: not a str, blank, over 32,000 characters, with a NUL character or a lone surrogate.
+        InvalidInput: the question is not a str, is blank, has over 32,000 characters, or contains a NUL character or a lone surrogate.
     """
     if not isinstance(question, str):
         raise InvalidInput(f"the question must be a str, not {type(question).__name__}")
@@ -48,32 +48,33 @@ def check_question(question: object, /) -> str:
         raise InvalidInput("the question is empty: ask something")
     if len(question) > MAX_QUESTION:
         raise InvalidInput(
-            f"the question has {len(question):,} characters, more than {MAX_QUESTION:,}: shorten it, or add it as a document",
+            f"the question has {len(question):,} characters (limit {MAX_QUESTION:,}): shorten it, or add the long text as a document",
         )
     check_text("the question", question)
     return question
 
 
 def check_tenant(tenant: object, /) -> str:
-    """The tenant's name; `UUID(x)` and `str(UUID(x))` are one tenant.
+    """Return the tenant's name as a str. `UUID(x)` and `str(UUID(x))` are the same tenant.
 
     Raises:
-        InvalidInput: neither str nor UUID, without a character that can be seen, over 256 characters, with a NUL character or a lone surrogate.
+        InvalidInput: the tenant is neither a str nor a UUID, has no visible character, has over 256 characters, or contains a NUL character or a
+            lone surrogate.
     """
     if isinstance(tenant, UUID):
         return str(tenant)
     if not isinstance(tenant, str):
         raise InvalidInput(f"the tenant must be a str or a UUID, not {type(tenant).__name__}")
     if not any(map(_is_seen, tenant)):
-        raise InvalidInput("the tenant is blank: name whose documents are meant")
+        raise InvalidInput("the tenant is blank: pass the name of the tenant that owns the documents")
     if len(tenant) > MAX_TENANT:
-        raise InvalidInput(f"the tenant's name has {len(tenant):,} characters, more than {MAX_TENANT}")
+        raise InvalidInput(f"the tenant's name has {len(tenant):,} characters (limit {MAX_TENANT}): use a shorter name")
     check_text("the tenant's name", tenant)
     return tenant
 
 
 def _is_seen(char: str) -> bool:
-    """Whether a character leaves a mark: no white space, control or format character, no filler.
+    """Whether a character is visible: not white space, a control or format character, or a filler.
 
     Source: Unicode Character Database, general categories Z, C and M, and Default_Ignorable_Code_Point.
     """
@@ -81,18 +82,20 @@ def _is_seen(char: str) -> bool:
 
 
 def check_ids(document_ids: Iterable[str], /) -> list[str]:
-    """Document ids as a list without repeats.
+    """Return document ids as a list without duplicates.
 
     Raises:
-        InvalidInput: a bare str where several are asked, or something that is not a str.
+        InvalidInput: `document_ids` is a single str or not iterable, or an id is not a str.
     """
     if isinstance(document_ids, str | bytes) or not isinstance(document_ids, Iterable):
-        raise InvalidInput(f"document_ids is one {type(document_ids).__name__}, several are asked: put it into a list")
+        raise InvalidInput(
+            f"document_ids must be a list of ids, not one {type(document_ids).__name__}: put it into a list"
+        )
     return list(dict.fromkeys(check_text("a document's id", document_id) for document_id in document_ids))
 
 
 def check_timeout(timeout: float | None, /, *, name: str = "timeout") -> float | None:
-    """Seconds, positive and finite, or None."""
+    """Return the timeout in seconds, or None. It must be positive and finite."""
     if timeout is None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not (0 < timeout < 1e300):
@@ -101,21 +104,21 @@ def check_timeout(timeout: float | None, /, *, name: str = "timeout") -> float |
 
 
 def check_instructions(instructions: object, /) -> str:
-    """Text."""
+    """Return the instructions if they are valid text."""
     return check_text("instructions", instructions)
 
 
 def check_max_tokens(max_tokens: int | None, /) -> int | None:
-    """A positive whole number, or None."""
+    """Return the limit, or None. It must be a whole number, at least 1."""
     if max_tokens is not None and (isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1):
         raise InvalidInput(f"max_tokens is {max_tokens!r}: it must be a whole number, at least 1")
     if max_tokens is not None and max_tokens > MOST_TOKENS:
-        raise InvalidInput(f"max_tokens is larger than {MOST_TOKENS:,}")
+        raise InvalidInput(f"max_tokens is too large; it must be at most {MOST_TOKENS:,}")
     return max_tokens
 
 
 def check_temperature(temperature: float | None, /) -> float | None:
-    """A number from 0 to 2, or None."""
+    """Return the temperature, or None. It must be a number from 0 to 2."""
     if temperature is not None and (
         isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 <= temperature <= 2
     ):
@@ -124,28 +127,28 @@ def check_temperature(temperature: float | None, /) -> float | None:
 
 
 def check_stop(stop: str | Sequence[str] | None, /) -> tuple[str, ...]:
-    """Up to four texts; one may come alone."""
+    """Return the stop texts as a tuple. `stop` is one text, or up to four."""
     given = () if stop is None else (stop,) if isinstance(stop, str) else stop
     if (
         not isinstance(given, Sequence)
         or len(given) > MOST_STOPS
         or not all(isinstance(one, str) and one for one in given)
     ):
-        raise InvalidInput(f"stop must be a text or up to {MOST_STOPS} of them, none empty")
+        raise InvalidInput(f"stop must be a text or up to {MOST_STOPS} texts, none of them empty")
     if any(len(one) > MOST_STOP_CHARACTERS for one in given):
-        raise InvalidInput(f"a stop text has more than {MOST_STOP_CHARACTERS} characters")
+        raise InvalidInput(f"a stop text has more than {MOST_STOP_CHARACTERS} characters: shorten it")
     return tuple(given)
 
 
 def check_top_k(top_k: int, /) -> int:
-    """A whole number from 1 to 1,000."""
+    """Return `top_k`. It must be a whole number from 1 to 1,000."""
     if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= MAX_TOP_K:
         raise InvalidInput(f"top_k is {top_k!r}: it must be a whole number from 1 to {MAX_TOP_K:,}")
     return top_k
 
 
 def check_threshold(score_threshold: float, /) -> float:
-    """A cosine similarity in [-1, 1]; -1 means none, and so does False."""
+    """Return the threshold. It must be a cosine similarity in [-1, 1]; False becomes -1. Both mean: no threshold."""
     if score_threshold is False:  # which would count as 0.0
         return -1.0
     if (
@@ -154,13 +157,13 @@ def check_threshold(score_threshold: float, /) -> float:
         or not -1 <= score_threshold <= 1
     ):
         raise InvalidInput(
-            f"score_threshold is {score_threshold!r}: it bounds cosine similarity, so it lies in [-1, 1]; False or -1 means none"
+            f"score_threshold is {score_threshold!r}: it must be a cosine similarity in [-1, 1], or False for no threshold"
         )
     return float(score_threshold)
 
 
 def check_mode(mode: str, /) -> Mode:
-    """One of the modes."""
+    """Return the mode if it is known."""
     for known in get_args(Mode):
         if mode == known:
             return known  # type: ignore[no-any-return]  # get_args is untyped
@@ -168,10 +171,10 @@ def check_mode(mode: str, /) -> Mode:
 
 
 def check_history(history: Sequence[Turn | Mapping[str, object]], /) -> tuple[Turn, ...]:
-    """Turns, from turns or {"role", "content"} mappings; other keys are ignored.
+    """Return the history as turns. Mappings with "role" and "content" become turns; other keys are ignored.
 
     Raises:
-        InvalidInput: a role other than user or assistant, or content that is not text.
+        InvalidInput: a role is neither "user" nor "assistant", or a content is not text.
     """
     if not isinstance(history, Sequence) or isinstance(history, str | bytes):
         raise InvalidInput(f"history must be a sequence of turns, not one {type(history).__name__}")
@@ -187,9 +190,9 @@ def _turn(number: int, turn: Turn | Mapping[str, object]) -> Turn:
         raise InvalidInput(f"history[{number}] must be a Turn or a mapping, not {type(turn).__name__}")
     if role not in ("user", "assistant"):
         raise InvalidInput(
-            f"history[{number}] has role {str(role)[:40]!r}: it must be 'user' or 'assistant'; put the rest into instructions="
+            f"history[{number}] has the role {str(role)[:40]!r}; it must be 'user' or 'assistant': pass system messages as instructions="
         )
     if not isinstance(content, str):
-        raise InvalidInput(f"history[{number}] has no text as its content")
+        raise InvalidInput(f"history[{number}] has no text as its content: it must be a str")
     check_text(f"history[{number}]", content)
     return Turn(role, content)

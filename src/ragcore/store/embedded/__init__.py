@@ -1,7 +1,8 @@
-"""A PostgreSQL with pgvector of your own: started in a folder, without root, Docker or a port. Extra `embedded`.
+"""An embedded PostgreSQL with pgvector. It runs in a folder, without root, Docker or a port. Needs the extra `embedded`.
 
-The server listens on a socket in its folder, which only the user that owns the folder may enter. Several processes may use one folder: the last to
-leave stops the server, also where it leaves by `kill -9`. The binaries are the package's, the life cycle is ragcore's (`supervisor`).
+The server listens on a socket in its folder, which only the owner of the folder may enter. Several processes may use one folder. When the last one
+leaves, the server stops, even if that process is killed with `kill -9`. The binaries come from a package; ragcore's `supervisor` starts and stops the
+server.
 """
 
 from ragcore.store.embedded.shared_server import Server, server

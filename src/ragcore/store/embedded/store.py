@@ -1,4 +1,4 @@
-"""`EmbeddedStore`: PostgreSQL with pgvector in a folder."""
+"""`EmbeddedStore`: a store that runs its own PostgreSQL server in a folder."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ __all__ = ["EmbeddedStore"]
 
 
 class EmbeddedStore(PgVectorStore):
-    """A `PgVectorStore` over the embedded server of a folder, which it starts, migrates and stops itself.
+    """A `PgVectorStore` on the embedded server of a folder. It starts, migrates and stops the server itself.
 
     Args:
-        folder: as in `server`.
-        model: of the embedder, for the migration.
-        dimension: of its vectors.
-        language: as in `store.migrate`.
-        pool_size: as in `PgVectorStore`, as are the others.
-        exact_rows: chunks up to which a tenant is searched exactly.
-        ef_search: how widely the index is searched.
-        schema: the collection.
-        policy: of searches.
-        write_policy: of writes.
+        folder: folder of the server, as in `server`.
+        model: name of the embedding model, for the migration.
+        dimension: dimension of its vectors.
+        language: language of text search, as in `store.migrate`.
+        pool_size: largest number of connections. This and the following arguments are described in `PgVectorStore`.
+        exact_rows: largest number of chunks for which a tenant is searched exactly.
+        ef_search: breadth of the index search, 1 to 1,000.
+        schema: name of the collection's schema.
+        policy: policy of searches.
+        write_policy: policy of writes.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class EmbeddedStore(PgVectorStore):
             role=ROLE,
             schema=self.schema,
             language=self._language,
-            contract=True,  # a folder is not shared with the release before, and nobody has its owner's DSN to do it later
+            contract=True,  # the previous release does not share the folder, and no user has the owner's DSN to do it later
         )
         self._address = parse(running.dsn.reveal() + OWN_PARAMETERS)
         await super()._open()
@@ -79,7 +79,7 @@ class EmbeddedStore(PgVectorStore):
             await self._leave()
 
     async def _shut(self) -> None:
-        await self._leave()  # a start that failed half-way
+        await self._leave()  # needed after a start that failed half-way
         await super()._shut()
 
     async def _leave(self) -> None:

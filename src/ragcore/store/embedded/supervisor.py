@@ -1,12 +1,11 @@
-"""The process that owns an embedded PostgreSQL: it starts the server, and stops it when nobody uses it any more.
+"""The process that owns an embedded PostgreSQL. It starts the server, and stops it when it has no users left.
 
-Run as a script of its own: `python -I -S supervisor.py JSON`. With -I and -S it can import the standard library and nothing else, no neighbour
-either, so it is one file. It is the server's parent, so no dead server stays behind as a zombie, and it outlives a user that is killed, so no server
-is left running.
+It runs as a script: `python -I -S supervisor.py JSON`. With -I and -S it can import only the standard library and no neighbouring module, so it is a
+single file. It is the server's parent, so a dead server does not stay as a zombie. It outlives users that are killed, so no server is left running.
 
-Users hold a shared lock on the folder's `users.lock`; the kernel releases it when they die. Whoever gets that lock exclusively knows that there are
-no users. This process waits for it; the last user to leave takes it and sends SIGUSR1 here, so that it can wait for the end.
-`supervisor.lock` is held for as long as this process lives.
+Users hold a shared lock on the folder's `users.lock`; the kernel releases it when they die. A process that gets the exclusive lock knows that there
+are no users. The supervisor waits for this lock. The last user that leaves takes it as well and sends SIGUSR1 to the supervisor, so that the user can
+wait for the end. The supervisor holds `supervisor.lock` as long as it lives.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ __all__ = ["is_complete", "postmaster_of", "serves", "supervises"]
 
 READY_SECONDS = 300.0
 STOP_SECONDS = 10.0
-# Seconds in which the processes of a server that was killed end, too.
+# Seconds to wait for the remaining processes of a killed server to end.
 SETTLE_SECONDS = 15.0
-# A server that ends by itself is started again, so often within a minute.
+# Largest number of restarts within a minute of a server that ends by itself.
 RESTARTS = 20
-# A log that is larger is put aside at a start.
+# At a start, a larger log is renamed to log.old.
 LOG_BYTES = 10_000_000
-# PostgreSQL's own object ids of the databases that initdb makes; the last one made is the third.
+# Entries that initdb creates: the object ids of its databases, of which 5 is the last one, and a folder.
 MADE_BY_INITDB = {"1", "4", "5", "pgsql_tmp"}
 CREATE = r"""
 select 'create role ragcore login' where not exists (select from pg_roles where rolname = 'ragcore') \gexec
@@ -47,9 +46,9 @@ select 'create database ragcore' where not exists (select from pg_database where
 
 
 def postmaster_of(data: Path) -> tuple[int, bool] | None:
-    """The server that runs in a data folder: its process id, and whether it takes connections. None if there is none.
+    """Return the process id of the server that runs in a data folder, and whether it accepts connections; None if there is no server.
 
-    A postmaster.pid may be stale, and its number may belong to another process by now, so the process itself is looked at.
+    postmaster.pid may be outdated, and its number may belong to another process now, so the process itself is checked.
     """
     try:
         lines = (data / "postmaster.pid").read_text(encoding="utf-8").splitlines()
@@ -92,7 +91,7 @@ def supervises(pid: int, data: Path) -> bool:
 
 
 def is_complete(data: Path) -> bool:
-    """Whether initdb finished in a data folder, or data of a user's own lies there."""
+    """Whether initdb has finished in a data folder, or the folder holds a user's data."""
     base = data / "base"
     made = {entry.name for entry in base.iterdir()} if base.is_dir() else set()
     own = made - MADE_BY_INITDB
@@ -100,10 +99,10 @@ def is_complete(data: Path) -> bool:
 
 
 class Supervisor:
-    """Starts or adopts the server of a folder, and stops it when nobody uses it any more.
+    """Starts the server of a folder, or takes over a running one, and stops it when it has no users left.
 
     Args:
-        options: of the folder, as `cluster.Cluster.options` makes them.
+        options: options of the folder, from `cluster.Cluster.options`.
     """
 
     folder: Path
@@ -119,12 +118,12 @@ class Supervisor:
         self.server = Server(self.data.path, programs, sockets=self.sockets)
 
     def run(self) -> None:
-        """Start or adopt the server, say so, and stay until nobody uses it."""
+        """Start the server or take over a running one, report that, and run until the server has no users left."""
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         wake_reader, self.wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        # Only the last user asks. At SIGTERM, as a service manager sends it to all processes of a service, users may still be at work; when they are
-        # gone, the lock is free.
+        # SIGTERM is ignored: a service manager sends it to all processes of a service, and users may still need the server. When they are gone, the lock
+        # is free. Only the last user asks for the stop, with SIGUSR1.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGUSR1, self._asked_to_stop)
         signal.set_wakeup_fd(self.wake_writer)
@@ -154,7 +153,7 @@ class Supervisor:
                 os.rmdir(self.sockets)
 
     def _stay(self, wake: int) -> None:
-        """Until there is no user, or the server can't be kept up."""
+        """Restart the server when it ends, until there are no users or it can't be started."""
         restarts: list[float] = []
         while not self.server.unwanted:
             if self._wait_for_end(wake):
@@ -167,7 +166,7 @@ class Supervisor:
             try:
                 self.server.up()
             except Exception as error:
-                self.data.log(f"it did not start again: {error}")
+                self.data.log(f"the server did not start again: {error}")
                 return
 
     def _wait_for_end(self, wake: int) -> bool:
@@ -193,9 +192,7 @@ class Supervisor:
 
     def _wait_for_last_user(self) -> None:
         users = os.open(self.folder / "users.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(
-            users, fcntl.LOCK_EX
-        )  # held until this process ends: whoever comes meanwhile waits for a new server
+        fcntl.flock(users, fcntl.LOCK_EX)  # held until this process ends, so that new users wait for a new server
         self._asked_to_stop()
 
     def _asked_to_stop(self, *_: object) -> None:
@@ -205,7 +202,7 @@ class Supervisor:
 
 
 class Programs:
-    """PostgreSQL's own programs, and the user of the operating system that they run as."""
+    """PostgreSQL's programs, and the user of the operating system that runs them."""
 
     binaries: Path
 
@@ -217,7 +214,7 @@ class Programs:
 
     @contextlib.contextmanager
     def place(self, folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """How that user names a folder: by its path, or by an open descriptor where that user can't get through the folders above."""
+        """Return a name of a folder for that user: its path, or an open descriptor if the user may not enter the folders above."""
         if not self.by_descriptor:
             yield str(folder), ()
             return
@@ -228,7 +225,7 @@ class Programs:
             os.close(descriptor)
 
     def as_user(self) -> dict[str, Any]:
-        """What `subprocess` is told to run a program as that user."""
+        """Return the arguments of `subprocess` that run a program as that user."""
         return {} if self.uid is None else {"user": self.uid, "group": self.gid, "extra_groups": []}
 
     def hand_over(self, path: str | Path) -> None:
@@ -238,7 +235,7 @@ class Programs:
 
 
 class DataFolder:
-    """The server's data: made by initdb, with the settings that say who may connect, and the server's log."""
+    """The server's data, created by initdb, with the settings of access and the server's log."""
 
     def __init__(self, path: Path, programs: Programs, *, logins: list[str]) -> None:
         self.path = path
@@ -246,14 +243,14 @@ class DataFolder:
         self.logins = logins
 
     def prepare(self) -> list[str]:
-        """Make the folder complete; return what was put aside for it."""
+        """Complete the folder; return notes about data that was moved aside."""
         notes = []
         running = postmaster_of(self.path)
         if running is None and self.path.exists() and any(self.path.iterdir()) and not is_complete(self.path):
             aside = self.path.with_name(f"{self.path.name}.incomplete-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
             self.path.rename(aside)
             notes.append(
-                f"the data folder was incomplete, its first start having been interrupted; it was moved to {aside}"
+                f"the data folder was incomplete, since its first start was interrupted; it was moved to {aside}"
             )
         if not self.path.exists() or not any(self.path.iterdir()):
             self._initialise()
@@ -261,12 +258,12 @@ class DataFolder:
         return notes
 
     def log(self, message: str) -> None:
-        """Add a line of ours to the server's log."""
+        """Write a line of ragcore to the server's log."""
         with contextlib.suppress(OSError), open(self.path / "log", "a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} ragcore: {message}\n")
 
     def _initialise(self) -> None:
-        """initdb in a sibling folder, which gets its name only when it is whole."""
+        """Run initdb in a sibling folder, which is renamed when it is complete."""
         for left in self.path.parent.glob("postgres.new-*"):
             if time.time() - left.stat().st_mtime > 3600:
                 shutil.rmtree(left, ignore_errors=True)
@@ -281,7 +278,7 @@ class DataFolder:
             shutil.rmtree(new, ignore_errors=True)
             raise RuntimeError(f"initdb failed: {made.stderr.decode(errors='replace').strip()[-500:]}")
         with contextlib.suppress(OSError):
-            self.path.rmdir()  # an empty one
+            self.path.rmdir()  # succeeds only if the folder is empty
         os.rename(new, self.path)
 
     def _run_initdb(self, folder: Path, arguments: list[str]) -> subprocess.CompletedProcess[bytes]:
@@ -297,7 +294,7 @@ class DataFolder:
             )
 
     def _configure(self) -> None:
-        """Who may connect: the users of this operating system that own the folder, over its socket, and nobody else."""
+        """Allow connections only over the socket, and only from users of the operating system that own the folder."""
         self._write("ragcore_hba.conf", "local all all peer map=ragcore\n")
         self._write("ragcore_ident.conf", "".join(f'ragcore "{login}" all\n' for login in self.logins))
 
@@ -313,11 +310,11 @@ class DataFolder:
 
 
 class Server:
-    """The server over a data folder, from its start to its end.
+    """The server of a data folder, from its start to its end.
 
     Attributes:
-        pid: of its main process; 0 until it is up.
-        unwanted: whether it shall stop. The supervisor sets it, also from a signal and another thread: a start under way gives up.
+        pid: process id of its main process; 0 until it accepts connections.
+        unwanted: whether the server is to stop. The supervisor sets it, also in a signal handler or another thread; a running start then gives up.
     """
 
     pid: int
@@ -331,7 +328,7 @@ class Server:
         self.unwanted = False
 
     def up(self) -> None:
-        """Wait until a server takes connections: the one that runs there, or a new one."""
+        """Wait until a server accepts connections. If none runs in the folder, start one."""
         deadline = time.monotonic() + READY_SECONDS
         settling = time.monotonic() + SETTLE_SECONDS
         running = postmaster_of(self.data)
@@ -340,7 +337,7 @@ class Server:
         while True:
             if self.child is not None and self.child.poll() is not None:
                 said = self._end_of_log()
-                # Processes of a server that was killed end a moment after it.
+                # The other processes of a killed server end a moment later.
                 if "shared memory" not in said or time.monotonic() > settling or self.unwanted:
                     raise RuntimeError(f"the server ended at once; its log {self.data / 'log'} says: {said}")
                 time.sleep(0.1)
@@ -356,7 +353,7 @@ class Server:
             time.sleep(0.01)
 
     def create(self) -> None:
-        """Create the plain role and the database, both once; the extension comes with the migration."""
+        """Create the application's role and the database if they do not exist. The migration creates the extension."""
         with self.programs.place(self.data) as (where, descriptors):
             made = subprocess.run(
                 [
@@ -373,17 +370,17 @@ class Server:
             )
         if made.returncode:
             raise RuntimeError(
-                f"role and database could not be made: {made.stderr.decode(errors='replace').strip()[-300:]}"
+                f"role and database could not be created: {made.stderr.decode(errors='replace').strip()[-300:]}"
             )
 
     def lives(self) -> bool:
-        """Whether its process is there."""
+        """Whether the server's process runs."""
         if self.child is not None and self.child.poll() is not None:
             return False
         return serves(self.pid, self.data)
 
     def down(self) -> None:
-        """Stop the server: fast, then at once, then by force."""
+        """Stop the server: with PostgreSQL's fast shutdown, then an immediate one, then SIGKILL."""
         for number, seconds in ((signal.SIGINT, STOP_SECONDS), (signal.SIGQUIT, 2.0), (signal.SIGKILL, 2.0)):
             running = postmaster_of(self.data)
             pid = self.child.pid if self.child is not None and self.child.poll() is None else running and running[0]
@@ -391,7 +388,7 @@ class Server:
                 return
             deadline = time.monotonic() + seconds
             while time.monotonic() < deadline:
-                # Again and again: a server that is just starting ignores it at first.
+                # Sent repeatedly, since a server that is just starting ignores the first signals.
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
                 for _ in range(20):
@@ -406,7 +403,7 @@ class Server:
         environment = dict(os.environ)
         stale = self._stale_pid()
         if stale is not None:
-            # PostgreSQL takes a postmaster.pid with this number for a stale one and goes on to its other checks, as after a reboot under pg_ctl.
+            # PostgreSQL then treats a postmaster.pid with this number as outdated and continues with its other checks, as after a reboot under pg_ctl.
             environment["PG_GRANDPARENT_PID"] = str(stale)
         with self.programs.place(self.data) as (where, descriptors), open(log, "ab") as output:
             self.programs.hand_over(log)
@@ -436,7 +433,7 @@ class Server:
             )
 
     def _stale_pid(self) -> int | None:
-        """The number in a postmaster.pid that belongs to a process which is no server of this folder."""
+        """Return the number in postmaster.pid if it belongs to a process that is not a server of this folder; else None."""
         try:
             pid = int((self.data / "postmaster.pid").read_text(encoding="utf-8").split()[0])
         except (OSError, ValueError, IndexError):
@@ -451,7 +448,7 @@ class Server:
 
 
 def say(message: dict[str, Any]) -> None:
-    """One line to whoever started this, who may be gone by now; then silence."""
+    """Write one line to the process that started this one, if it still runs; then close the standard streams."""
     try:
         os.write(1, json.dumps(message).encode() + b"\n")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A collection as a store reaches it: through a pool and a policy, by a role that is looked at before its connection is used."""
+"""Access to a collection, through a pool and a policy. The role of each connection is inspected before the connection is used."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LOOK_SECONDS = 10.0
 
 
 class StoreSettings(Protocol):
-    """What can be set of a store. Its parts read it at each call and copy nothing, so that an attribute which is changed holds from the next call on."""
+    """The settings of a store. Its parts read them at each call and do not copy them, so a changed attribute takes effect with the next call."""
 
     pool_size: int
     exact_rows: int | None
@@ -41,14 +41,14 @@ class StoreSettings(Protocol):
 
 
 class Collection:
-    """A collection in a database.
+    """Access to a collection in a database.
 
-    Invariant: between `open` and `close` there is a pool. No work of `call` runs on a connection before role and schema were looked at through it, nor
-    for a role that row-level security does not bind, unless the settings allow it. What was found last stands in `found`, also after `close`.
+    Invariant: between `open` and `close` there is a pool. `call` inspects role and schema through a connection before it runs any work on it. It
+    refuses a role that row-level security does not bind, unless the settings allow such a role. `found` holds the last inspection, also after `close`.
 
     Args:
-        settings: the store's.
-        check_open: raises if the store is not open here; returns the owner of its background work.
+        settings: the store's settings.
+        check_open: raises an error if the store is not open on this event loop; returns the owner of the store's background work.
     """
 
     def __init__(self, settings: StoreSettings, *, check_open: Callable[[], Owner]) -> None:
@@ -59,21 +59,21 @@ class Collection:
         self.found: Inspection | None = None
 
     def open(self, address: Address) -> None:
-        """Make a pool, without a connection, and look at role and schema in the background."""
+        """Create a pool without connections, and inspect role and schema in the background."""
         owner = self._check_open()
         self._pool = Pool(address, size=self._settings.pool_size)
         self.found, self._looked = None, anyio.Event()
-        owner.spawn(self._look, name="looking at the schema")
+        owner.spawn(self._look, name="checking the schema")
 
     async def close(self) -> None:
-        """Close the connections, within 2 s."""
-        # Taken first: whatever runs meanwhile sees that there is none, and says nothing about a database that nobody wants any more.
+        """Close the connections within 2 s."""
+        # The pool is removed first: background work then sees that the store is closed, and logs no warning about the database.
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.close(timeout=2.0)
 
     async def first_look(self) -> Inspection | None:
-        """What the role found when the collection was opened; None if the database could not be reached."""
+        """Wait for the inspection at start and return it; None if the database could not be reached."""
         self._check_open()
         await self._looked.wait()
         return self.found
@@ -81,7 +81,7 @@ class Collection:
     async def fetch(
         self, name: str, /, *values: object, stage: str, policy: Policy | None = None
     ) -> list[asyncpg.Record]:
-        """The rows of one statement of `sql/`, as one call. See `call`."""
+        """Run one statement of `sql/` as one call, and return its rows. See `call`."""
 
         async def work(connection: PooledConnection) -> list[asyncpg.Record]:
             return await connection.fetch(self.statement(name, connection), *values)
@@ -89,7 +89,7 @@ class Collection:
         return await self.call(work, stage=stage, policy=policy)
 
     def statement(self, name: str, connection: PooledConnection) -> str:
-        """A statement of `sql/` with the schemas of the collection and of pgvector filled in."""
+        """Return a statement of `sql/` with the schemas of the collection and of pgvector filled in."""
         return statement(name, schema=quoted(self._settings.schema), vector=quoted(connection.vector_schema))
 
     async def call(
@@ -100,13 +100,13 @@ class Collection:
         policy: Policy | None = None,
         examine: bool = True,
     ) -> T:
-        """Run `work` on a connection of the pool, through the policy; foreign errors come out as ours.
+        """Run `work` on a connection of the pool, through the policy. Errors of the driver are raised as ragcore's errors.
 
         Args:
-            work: may run several times, once for each attempt.
-            stage: of the call, for its errors.
-            policy: None: that of searches.
-            examine: False for what looks at role and schema itself.
+            work: the work; it runs once for each attempt.
+            stage: stage of the call, for its errors.
+            policy: the policy. None: that of searches.
+            examine: whether to inspect role and schema first. False if `work` does that itself.
         """
         pool = self._opened()
         attempts = 0
@@ -114,12 +114,12 @@ class Collection:
         async def examined(connection: PooledConnection) -> T:
             if not connection.examined:
                 self.found = found = await inspect(connection, pool.address, schema=self._settings.schema)
-                # Where another collection of the group is in use, this one replaces it, or is refused.
+                # If another collection of the group is in use, this one replaces it, or is refused.
                 if found.active not in (None, self._settings.schema):
                     await connection.execute(f"select {quoted(self._settings.schema)}.use_collection()")
-                # Last: a look that failed or was cancelled half-way is repeated by the next call.
+                # Set last: if the inspection failed or was cancelled, the next call repeats it.
                 connection.examined = True
-            # At each call, since the setting may have been changed.
+            # Checked at each call, since the setting may have changed.
             self._refuse_if_unsafe()
             return await work(connection)
 
@@ -131,8 +131,8 @@ class Collection:
             except ConnectionLost as lost:
                 if not lost.reused:
                     raise
-            # As with HTTP's kept connections: that an idle one had ended says nothing, so a new one is tried at once. Outside of the `except`, so that
-            # the error of the second try does not name the first as its context.
+            # An idle connection may have ended long ago, as with HTTP keep-alive, so a new connection is tried at once. This is outside of the `except`,
+            # so that an error of the second try does not name the first as its context.
             attempts += 1
             return await pool.run(examined if examine else work)
 
@@ -145,21 +145,21 @@ class Collection:
             raise ours from cause_of(error)
 
     async def call_directly(self, work: Callable[[PooledConnection], Awaitable[T]]) -> T:
-        """Run `work` on a connection of the pool, bypassing the policy; foreign errors come out as they are."""
+        """Run `work` on a connection of the pool, bypassing the policy. Errors of the driver are raised unchanged."""
         return await self._opened().run(work)
 
     async def inspect(self) -> Inspection:
-        """What the role finds in the database."""
+        """Inspect the role, the schema and the server."""
         address = self._opened().address
         return await self.call(
             lambda connection: inspect(connection, address, schema=self._settings.schema), stage="start", examine=False
         )
 
     async def ping(self) -> None:
-        """A look at role and schema.
+        """Check the role and the schema.
 
         Raises:
-            ConfigurationError: the extension or the schema is missing, a right is, or the role is not safe.
+            ConfigurationError: the extension, the schema or a right is missing, or the role is unsafe.
         """
         self.found = found = await self.inspect()
         wrong = [finding.message for finding in found.findings() if finding.severity == "error"]
@@ -169,7 +169,7 @@ class Collection:
 
     @property
     def former_models(self) -> Sequence[str]:
-        """Models whose content hashes stand for unchanged documents as well, besides the collection's own."""
+        """Former models of the collection. Content hashes of these models also mark documents as unchanged."""
         return () if self.found is None else self.found.former_models
 
     def check_model(self, model: str | None) -> None:
@@ -181,7 +181,7 @@ class Collection:
             )
 
     def snapshot(self) -> Mapping[str, int]:
-        """Use of the pool, serialisable."""
+        """Return the use of the pool as serialisable data."""
         pool = self._pool
         return {
             "size": self._settings.pool_size,
@@ -190,7 +190,7 @@ class Collection:
         }
 
     async def _look(self) -> None:
-        """Check role and schema at start, bypassing the policy: its breaker must not open for that."""
+        """Check role and schema at start, bypassing the policy: an error here must not open its breaker."""
         pool = self._pool
         if pool is None:  # closed at once
             self._looked.set()
@@ -201,10 +201,12 @@ class Collection:
                     lambda connection: inspect(connection, pool.address, schema=self._settings.schema)
                 )
         except Exception as error:
-            if self._pool is not None:  # closed at once: there is nothing to say
-                logger.warning("the database is not ready: %s", translate(error, pool.address, stage="start"))
+            if self._pool is not None:  # if the store is closed already, the error does not matter
+                logger.warning(
+                    "store.unready: the database is not ready: %s", translate(error, pool.address, stage="start")
+                )
         finally:
-            self._looked.set()  # also when it is cancelled: whoever waits for the first look must not wait for ever
+            self._looked.set()  # also after a cancellation: callers of `first_look` must not wait forever
         for finding in () if self.found is None else self.found.findings():
             logger.log(logging.ERROR if finding.severity == "error" else logging.WARNING, "%s", finding.message)
 
@@ -214,9 +216,9 @@ class Collection:
         return self._pool
 
     def _refuse_if_unsafe(self) -> None:
-        """A role that row-level security doesn't bind sees all tenants' rows."""
+        """Refuse a role that row-level security does not bind, since it sees all tenants' rows."""
         found = self.found
         if found is not None and not self._settings.allow_unsafe_role and found.unsafe:
             raise ConfigurationError(
-                f"{'; '.join(found.unsafe)}. To work without isolation, pass allow_unsafe_role=True"
+                f"{'; '.join(found.unsafe)}. To work without isolation of tenants, pass allow_unsafe_role=True"
             )

@@ -1,4 +1,4 @@
-"""Filters as SQL conditions with bind parameters; the meaning is `Filter.matches`."""
+"""Translate filters to SQL conditions with bind parameters. `Filter.matches` defines their meaning."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ OPERATOR = {"lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 
 
 class Conditions:
-    """A filter's condition, and the values of its parameters, which are numbered after `taken`.
+    """The SQL condition of a filter, and the values of its parameters. Their numbers begin after `taken`.
 
-    Each condition is true or false, never null, so that NOT means what it says.
+    Each condition is true or false and never null, so NOT always inverts it.
     """
 
     sql: str
@@ -58,7 +58,7 @@ class Conditions:
             return self._equal(name, value)
         if op == "ne":
             return f"(not {there} or ({self._same_type(name, value)} and not {self._equal(name, value)}))"
-        # CASE, since AND doesn't promise to look at the type first.
+        # CASE checks the type before the cast; AND has no fixed order of evaluation.
         if isinstance(value, str):
             compared = f'(metadata ->> {name}) collate "C" {OPERATOR[op]} {self._bind(value, "text")}'
         else:
@@ -66,7 +66,7 @@ class Conditions:
         return f"(case when {self._same_type(name, value)} then {compared} else false end)"
 
     def _one_of(self, name: str, values: Sequence[Any]) -> str:
-        """One parameter for all values of a type, however many there are."""
+        """Return a condition with one parameter for all values of a type."""
         words = [value for value in values if isinstance(value, str)]
         numbers = [str(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
         alternatives = [self._equal(name, value) for value in (True, False) if any(one is value for one in values)]

@@ -1,4 +1,4 @@
-"""One connection to PostgreSQL: how it is opened and prepared, and transactions that a cancelled call leaves at once."""
+"""A connection to PostgreSQL: opening it, preparing it, and transactions that end at once when a call is cancelled."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ __all__ = ["Connection", "PooledConnection", "connect", "connect_for_pool", "tra
 
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
-else:  # only the stubs know the class as a generic one
+else:  # the class is generic only in the stubs
     Connection = asyncpg.Connection
 
 
 class PooledConnection(Connection):
     """A connection of the pool.
 
-    Invariant: once `make_ready` has returned, `extension` is set and its type's codec is, so every statement may use vectors.
+    Invariant: after `make_ready`, `extension` and the codec of its type are set, so every statement may use vectors.
 
     Attributes:
         extension: pgvector as it was when the connection was prepared.
-        generation: the pool's when the connection was opened, or last proved alive.
-        examined: whether the store has looked at its role and schema through it.
-        reused: whether it has served a call.
-        idle_since: when it was given back, on the event loop's clock.
+        generation: generation of the pool when the connection was opened or last worked.
+        examined: whether the store has inspected role and schema through this connection.
+        reused: whether the connection has served an earlier call.
+        idle_since: time at which the connection was given back, on the event loop's clock.
     """
 
-    # asyncpg makes the instance, with arguments that are its own affair, so these are set in `make_ready` instead of an __init__.
+    # asyncpg creates the instance with its own arguments, so `make_ready` sets these attributes instead of an __init__.
     __slots__ = ("examined", "extension", "generation", "idle_since", "reused")
 
     examined: bool
@@ -46,16 +46,17 @@ class PooledConnection(Connection):
 
     @property
     def vector_schema(self) -> str:
-        """The schema that pgvector lives in."""
+        """Schema in which pgvector is installed."""
         assert self.extension is not None
         return self.extension.schema
 
     async def make_ready(self, *, keep_plans: bool) -> None:
-        """Teach it vectors.
+        """Prepare the connection for vectors.
 
         Args:
-            keep_plans: the connection is this pool's alone, so it may have settings. One plan is made for each statement and kept: our statements
-                fix the order of what they do themselves, and planning them anew for each vector takes as long as the search.
+            keep_plans: whether to change settings of the session, which is possible if no pooler shares the connection. PostgreSQL then keeps one
+                plan for each statement: ragcore's statements fix their own order, and planning one again for each vector takes as long as the
+                search.
         """
         self.examined, self.reused, self.idle_since = False, False, 0.0
         self.extension = None
@@ -69,14 +70,14 @@ class PooledConnection(Connection):
             format="binary",
         )
         if keep_plans:
-            # Nobody else's functions and operators, whatever may be created in a schema of the search path.
+            # Use only PostgreSQL's own functions and operators, whatever others create in a schema of the search path.
             await self.execute("set plan_cache_mode = force_generic_plan; set search_path = pg_catalog, pg_temp")
-            # A call that gives up ends its connection; the server notices while it still works on the statement, or waits for a lock.
-            with suppress(asyncpg.PostgresError):  # before PostgreSQL 14, and where the platform can't
+            # A cancelled call ends its connection. With this setting, the server notices that while it runs the statement or waits for a lock.
+            with suppress(asyncpg.PostgresError):  # unknown before PostgreSQL 14, and on some platforms
                 await self.execute("set client_connection_check_interval = '1s'")
 
     async def is_stale(self) -> bool:
-        """Whether pgvector has been dropped and created again since."""
+        """Whether pgvector has been dropped and created again since `make_ready`."""
         known = self.extension
         try:
             return known is None or (await find_extension(self)).type != known.type
@@ -84,7 +85,7 @@ class PooledConnection(Connection):
             return True
 
     def set_socket_options(self, options: Iterable[tuple[int, int, int]]) -> None:
-        """Set (level, option, value) on the socket, where there is one that takes it."""
+        """Set each (level, option, value) that the socket supports."""
         transport = transport_of(self) if options else None
         socket = None if transport is None else transport.get_extra_info("socket")
         if socket is None:
@@ -92,21 +93,21 @@ class PooledConnection(Connection):
         for level, option, value in options:
             try:
                 socket.setsockopt(level, option, value)
-            except OSError:  # a unix socket has none of TCP's
+            except OSError:  # a Unix socket has no TCP options
                 continue
 
 
 @asynccontextmanager
 async def transaction(connection: Connection) -> AsyncIterator[None]:
-    """A transaction for the block. Cancelled, it doesn't wait for a ROLLBACK: whoever holds the connection terminates it, which undoes it all."""
-    # Not `async with connection.transaction()`: it sends a ROLLBACK whatever ended the block, and a server that hangs then holds the caller who
-    # has given up. Any error but the server's own leaves the connection unclean, and unclean connections are terminated.
+    """Run the block in a transaction. A cancellation does not wait for a ROLLBACK: the holder of the connection terminates it, which undoes the block."""
+    # Not `async with connection.transaction()`: it sends a ROLLBACK after each error, so a server that hangs would block a cancelled caller. After any
+    # error that does not come from the server, the connection counts as unclean, and unclean connections are terminated.
     began = connection.transaction()
     await began.start()
     try:
         yield
     except asyncpg.PostgresError:
-        # A session that was ended can't roll back, and saying so would hide why it ended.
+        # A session that has ended can't roll back; that second error would hide why it ended.
         with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
             await began.rollback()
         raise
@@ -115,14 +116,14 @@ async def transaction(connection: Connection) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def connect(address: Address) -> AsyncIterator[Connection]:
-    """One connection outside of a pool; terminated rather than waited for."""
+    """Open one connection outside of a pool. After an error it is terminated, without waiting for the server."""
     connection = await _connected(address)
     clean = False
     try:
         yield connection
         clean = True
     finally:
-        # A goodbye is an exchange with the server, so only one that has just answered gets it; terminating one that is closed does nothing.
+        # Closing waits for the server, so it is done only if the server has just answered. Terminating a closed connection does nothing.
         if clean:
             with cleaning_up():
                 await connection.close(timeout=CLEAN_UP)
@@ -130,13 +131,13 @@ async def connect(address: Address) -> AsyncIterator[Connection]:
 
 
 async def connect_for_pool(address: Address) -> PooledConnection:
-    """A new connection, ready for statements; terminated if it can't be made ready, or the caller is cancelled."""
+    """Open a connection that is ready for statements. It is terminated if that fails or the caller is cancelled."""
     connection: PooledConnection = await _connected(address, connection_class=PooledConnection)
     clean = False
-    # Here rather than in `init` of a pool of asyncpg's: cancelled in there, asyncpg closes the connection without a bound.
+    # Here rather than in `init` of asyncpg's pool: when that is cancelled, asyncpg closes the connection without a time limit.
     try:
         connection.set_socket_options(address.socket_options)
-        # Behind a pooler in transaction mode a setting would be left on somebody else's connection.
+        # Behind a pooler in transaction mode, settings would stay on a connection that other clients use.
         await connection.make_ready(keep_plans=not address.pgbouncer)
         clean = True
     finally:
@@ -146,7 +147,7 @@ async def connect_for_pool(address: Address) -> PooledConnection:
 
 
 async def _connected(address: Address, **options: Any) -> Any:
-    """A new connection. Where that fails, the driver's frames, which hold the DSN, are not told of."""
+    """Open a connection. If that fails, the error has no frames of the driver, since they hold the DSN."""
     try:
         return await asyncpg.connect(**options, **_arguments(address))
     except Exception as error:
@@ -156,9 +157,9 @@ async def _connected(address: Address, **options: Any) -> Any:
 def _arguments(address: Address) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "dsn": address.dsn.reveal(),
-        # None behind a pooler in transaction mode: the next statement may go to another server.
+        # No cache behind a pooler in transaction mode: the next statement may go to another server connection.
         "statement_cache_size": 0 if address.pgbouncer else 100,
-        # Without a limit of the DSN's the deadline bounds it; asyncpg's own default of 60 s would be one more.
+        # If the DSN sets no limit, only the deadline applies, instead of asyncpg's default of 60 s.
         "timeout": address.connect_timeout or 86_400.0,
     }
     if address.ssl is not None:

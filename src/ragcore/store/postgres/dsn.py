@@ -1,7 +1,7 @@
-"""A DSN, parsed: what may be shown of it, what the driver gets, and what ragcore does itself.
+"""Parse a DSN into a part to show, a part for the driver, and options that ragcore handles itself.
 
-asyncpg sends each parameter that it doesn't know to the server, which refuses the connection without naming it. So every parameter of libpq is
-handled here, and any other one is a `ConfigurationError`.
+asyncpg sends each unknown parameter to the server, which then refuses the connection without naming the parameter. So this module handles every
+parameter of libpq, and raises `ConfigurationError` for any other one.
 
 Source: PostgreSQL's manual, "Connection URIs" and "Parameter Key Words" (libpq-connect).
 """
@@ -23,14 +23,14 @@ __all__ = ["Address", "parse"]
 
 DEFAULT_PORT = 5432
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-# asyncpg knows these itself.
+# asyncpg handles these itself.
 DRIVER_PARAMETERS = frozenset(
     "host port dbname database user password passfile service sslmode sslcert sslkey sslrootcert sslcrl sslpassword sslnegotiation "
     "ssl_min_protocol_version ssl_max_protocol_version target_session_attrs krbsrvname gsslib".split()
 )
 # These go to the server as settings of the session.
 SESSION_PARAMETERS = frozenset("application_name options".split())
-# Nothing is lost by ignoring these: the driver has no use for them.
+# These are ignored without harm, since the driver does not need them.
 IGNORED_PARAMETERS = frozenset(
     "fallback_application_name sslcompression sslsni gssdelegation sslcertmode min_protocol_version max_protocol_version "
     "keepalives keepalives_idle keepalives_interval keepalives_count tcp_user_timeout".split()
@@ -42,7 +42,7 @@ SOCKET_OPTIONS = {
     "keepalives_count": "TCP_KEEPCNT",
     "tcp_user_timeout": "TCP_USER_TIMEOUT",
 }
-# Ignoring these could weaken what the caller asked for, so only the values that ask for nothing are accepted.
+# Ignoring these could weaken security, so only values that request nothing are accepted.
 HARMLESS_VALUES = {
     "gssencmode": ("disable", "prefer"),
     "requirepeer": ("",),
@@ -53,12 +53,12 @@ HARMLESS_VALUES = {
     "channel_binding": ("disable", "prefer", "require"),
     "load_balance_hosts": ("disable", "random"),
 }
-# What other drivers' DSNs hold, and what ragcore has in its place.
+# Parameters in DSNs of other drivers, and ragcore's replacements.
 OTHER_DRIVERS = {
     "connection_limit": "it is Prisma's; set pool_size or RAGCORE_POOL_SIZE",
-    "pool_timeout": "it is Prisma's; ragcore's deadlines bound the wait for a connection",
+    "pool_timeout": "it is Prisma's; remove it, since ragcore's deadlines limit the wait for a connection",
     "schema": "it is Prisma's; set schema or RAGCORE_SCHEMA",
-    "socket_timeout": "it is Prisma's; ragcore's deadlines bound every call",
+    "socket_timeout": "it is Prisma's; remove it, since ragcore's deadlines limit every call",
     "statement_cache_size": "use pgbouncer=true behind a pooler in transaction mode",
     "prepared_statement_cache_size": "use pgbouncer=true behind a pooler in transaction mode",
     "sslaccept": "it is Prisma's; use sslmode=verify-full",
@@ -76,29 +76,29 @@ VALUES = {
 }
 LARGEST = 2**31 - 1
 FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
-# Brackets, and what stands for them while the standard library splits an address: characters of the private use area.
+# Brackets, and the characters of the private use area that replace them while the standard library splits the DSN.
 HIDDEN = str.maketrans("[]", "\ue000\ue001")
 SHOWN = str.maketrans("\ue000\ue001", "[]")
-# A name may be shown if it can't be a piece of a password.
+# A parameter's name may be shown if it can't be a part of a password.
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,40}")
 ENCODE = "percent-encode special characters in a user or password: @ as %40, / as %2F, # as %23, ? as %3F, : as %3A"
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a database is, without its password.
+    """The address of a database. Shown without its password.
 
     Attributes:
-        dsn: for asyncpg.
-        host: to show; with several hosts "h1:5432,h2:5433"; "" where the DSN leaves it to PostgreSQL's default.
-        port: None where there are several hosts, or the default.
-        database, user: to show; "" where the DSN leaves them to PostgreSQL's own defaults.
-        pgbouncer: whether a pooler in transaction mode stands in front (`?pgbouncer=true`): no prepared statements then.
-        connect_timeout: seconds for one attempt to connect, as the DSN says; None: the deadline alone bounds it.
-        sslmode: as the DSN says; None: the driver's default, which is "prefer" over TCP.
-        ssl: a context in place of the driver's own, for `sslrootcert=system`.
+        dsn: the DSN for asyncpg.
+        host: host to show; several hosts as "h1:5432,h2:5433"; "" if the DSN has none and PostgreSQL's default applies.
+        port: port to show; None if there are several hosts, or the default applies.
+        database, user: names to show; "" if the DSN has none and PostgreSQL's defaults apply.
+        pgbouncer: whether a pooler in transaction mode is in front of the server (`?pgbouncer=true`). Statements are then not prepared.
+        connect_timeout: seconds for one attempt to connect. None: only the deadline applies.
+        sslmode: the DSN's sslmode. None: the driver's default, which is "prefer" over TCP.
+        ssl: a context that replaces the driver's own, for `sslrootcert=system`.
         socket_options: (level, option, value) for each new connection.
-        notes: what the DSN asks for and the driver can't do.
+        notes: options of the DSN that the driver does not support.
     """
 
     dsn: Secret
@@ -122,10 +122,10 @@ def parse(dsn: str | Secret, /) -> Address:
     """Parse a DSN: postgresql://user:password@host:port,host2:port2/database?parameter=value.
 
     Raises:
-        ConfigurationError: not of that form, a parameter that is unknown or can't be honoured, or a file that does not exist. The message names
-            the parameter, and never shows the DSN.
+        ConfigurationError: the DSN has another form, a parameter is unknown or not supported, or a file does not exist. The message names the
+            parameter, and never shows the DSN.
     """
-    # What went wrong is told without the frames that have the text in a variable.
+    # The error is raised without the frames that hold the DSN in a variable.
     dsn = dsn if isinstance(dsn, Secret) else Secret(dsn)
     try:
         return _parsed(dsn)
@@ -137,7 +137,7 @@ def _parsed(dsn: Secret) -> Address:
     login, hosts, database, query = _split(dsn.reveal())
     user, _, password = login.partition(":")
     given = _parameters(query)
-    # As in libpq, what stands among the parameters wins.
+    # As in libpq, parameters override the rest of the DSN.
     hosts = _listed(given) if given.get("host") else _with_ports(hosts, given)
     _check(given)
     options = dict(given)
@@ -156,7 +156,7 @@ def _parsed(dsn: Secret) -> Address:
             kept["port"] = ",".join(str(port or DEFAULT_PORT) for port in ports)
     several = len(names) > 1
     shown = ",".join(f"{host}:{port or DEFAULT_PORT}" for host, port in zip(names, ports, strict=True))
-    # The hosts stand in the query, where asyncpg takes sockets, IPv6 addresses and lists alike.
+    # The hosts go into the query, where asyncpg accepts sockets, IPv6 addresses and lists.
     login = quote(user, safe="") + (f":{quote(password, safe='')}" if password else "")
     at = f"{login}@" if login else ""
     rebuilt = f"postgresql://{at}/{quote(unquote(database), safe='')}?{urlencode(kept, quote_via=quote)}".rstrip("?")
@@ -176,18 +176,18 @@ def _parsed(dsn: Secret) -> Address:
 
 
 def _split(text: str) -> tuple[str, list[tuple[str, int | None]], str, str]:
-    """Login, hosts with their ports, database and query; the first three still percent-encoded."""
+    """Return login, hosts with their ports, database and query. Login, hosts and database are still percent-encoded."""
     scheme, separator, _ = text.partition("://")
     if not separator or scheme not in ("postgresql", "postgres"):
         raise ConfigurationError(
             "the DSN is not of the form postgresql://user:password@host:port/database (it is not shown, since it may hold a password)"
         )
-    # Some releases of Python refuse a list of hosts with brackets in it, so they are hidden from it.
+    # Some releases of Python refuse a list of hosts with brackets, so the brackets are replaced while it splits the DSN.
     try:
         parts = SplitResult(*(part.translate(SHOWN) for part in urlsplit(text.translate(HIDDEN))))
     except ValueError:
         raise ConfigurationError(f"the DSN can't be parsed (it is not shown): {ENCODE}") from None
-    # libpq ends the login at the first @, so a second one can only be a part of the password.
+    # libpq ends the login at the first @, so a second @ can only be part of the password.
     if parts.netloc.count("@") > 1:
         raise ConfigurationError(f"the DSN has more than one @ before its database (it is not shown): {ENCODE}")
     if parts.fragment or "@" in parts.path or (parts.path.count("/") > 1 and parts.netloc):
@@ -199,7 +199,7 @@ def _split(text: str) -> tuple[str, list[tuple[str, int | None]], str, str]:
         raise ConfigurationError(f"the DSN has more than one : before the @ (it is not shown): {ENCODE}")
     if re.search(r"%(?![0-9A-Fa-f]{2})|%00", login + parts.path):
         raise ConfigurationError(
-            f"the DSN has a % that begins no code of a character (it is not shown): {ENCODE}, % as %25"
+            f"the DSN has a % that does not begin a percent-encoded character (it is not shown): {ENCODE}, % as %25"
         )
     hosts = [_host(one) for one in listed.split(",")] if listed else []
     return login, hosts, parts.path.lstrip("/"), parts.query
@@ -221,26 +221,26 @@ def _parameters(query: str) -> dict[str, str]:
         name, value = (
             unquote(name),
             unquote(value),
-        )  # a plus sign is one: libpq knows no other code for a blank than %20
+        )  # a plus sign stays a plus sign: libpq encodes a blank only as %20
         if NAME.fullmatch(name) is None or not separator or "\0" in value:
             raise ConfigurationError(f"the parameters of the DSN can't be parsed (they are not shown): {ENCODE}")
         given[name] = value
-    if given.get("ssl") == "true":  # as JDBC has it, and libpq as well
+    if given.get("ssl") == "true":  # JDBC's spelling, which libpq accepts as well
         del given["ssl"]
         given.setdefault("sslmode", "require")
     return given
 
 
 def _check(given: Mapping[str, str]) -> None:
-    """Each parameter must be known, with a value that can be honoured."""
+    """Raise `ConfigurationError` for a parameter that is unknown, or whose value is not supported."""
     for name, value in given.items():
         if name in HARMLESS_VALUES and value.lower() not in HARMLESS_VALUES[name]:
             raise ConfigurationError(
-                f"the DSN's {name} is {value!r}, which the driver can't do: leave it out, or use {_listing(HARMLESS_VALUES[name])}"
+                f"the DSN's {name} is {value!r}, which the driver does not support: leave it out, or use {_listing(HARMLESS_VALUES[name])}"
             )
         known = DRIVER_PARAMETERS | SESSION_PARAMETERS | IGNORED_PARAMETERS | HARMLESS_VALUES.keys()
         if name not in known and name not in ("pgbouncer", "connect_timeout", "hostaddr"):
-            setting = f"remove it; a setting of the session goes into options, as in options=-c%20{name}%3D…"
+            setting = f"remove it; if it is a setting of the session, write options=-c%20{name}%3D…"
             instead = OTHER_DRIVERS.get(name.lower(), setting)
             raise ConfigurationError(f"the DSN has the unknown parameter {name!r}: {instead}")
     for name, values in VALUES.items():
@@ -251,7 +251,7 @@ def _check(given: Mapping[str, str]) -> None:
     for name in FILES:
         path = given.get(name)
         if path and not (name == "sslrootcert" and path == "system") and not Path(path).expanduser().is_file():
-            raise ConfigurationError(f"the DSN's {name} names the file {path}, which does not exist")
+            raise ConfigurationError(f"the DSN's {name} names the file {path}, which does not exist: correct the path")
 
 
 def _listing(values: Iterable[str]) -> str:
@@ -259,12 +259,12 @@ def _listing(values: Iterable[str]) -> str:
 
 
 def _listed(given: Mapping[str, str]) -> list[tuple[str, int | None]]:
-    """Hosts and ports that stand among the parameters, as for a folder with the server's socket."""
+    """Return hosts and ports that are given as parameters, as for a folder with the server's socket."""
     return _with_ports([(host, None) for host in given["host"].split(",")], given)
 
 
 def _with_ports(hosts: list[tuple[str, int | None]], given: Mapping[str, str]) -> list[tuple[str, int | None]]:
-    """Hosts with the parameter's port, or ports, where they have none of their own."""
+    """Return the hosts; those without a port get the port, or ports, of the parameter."""
     if any(not host for host, _ in hosts):
         raise ConfigurationError("the DSN has an empty host: write host:port,host2:port2")
     try:
@@ -298,17 +298,19 @@ def _by_address(
     ports = [port for _, port in hosts] or [None] * len(found)
     if len(ports) != len(found):
         raise ConfigurationError(
-            f"the DSN names {len(ports)} hosts and {len(found)} addresses in hostaddr: give one for each host"
+            f"the DSN names {len(ports)} hosts and {len(found)} addresses in hostaddr: give one address for each host"
         )
     return list(zip(found, ports, strict=True))
 
 
 def _system_roots(options: dict[str, str]) -> ssl.SSLContext | None:
-    """The context for `sslrootcert=system`, as libpq has since 16: the system's roots, and verify-full."""
+    """Return the context for `sslrootcert=system`, as in libpq since 16: the system's root certificates, and verify-full."""
     if options.get("sslrootcert") != "system":
         return None
     if options.get("sslmode", "verify-full") != "verify-full":
-        raise ConfigurationError("the DSN's sslrootcert=system needs sslmode=verify-full, as libpq does")
+        raise ConfigurationError(
+            "the DSN's sslrootcert=system needs sslmode=verify-full: set that, or leave sslmode out"
+        )
     del options["sslrootcert"]
     options.pop("sslmode", None)
     context = ssl.create_default_context()
@@ -344,7 +346,7 @@ def _number(given: Mapping[str, str], name: str) -> int | None:
 
 def _connect_timeout(given: Mapping[str, str]) -> float | None:
     seconds = _number(given, "connect_timeout")
-    return float(seconds) if seconds and seconds > 0 else None  # 0 or less is without limit, as in libpq
+    return float(seconds) if seconds and seconds > 0 else None  # 0 or less means no limit, as in libpq
 
 
 def _socket_options(given: Mapping[str, str]) -> Iterable[tuple[int, int, int]]:
@@ -360,4 +362,4 @@ def _socket_options(given: Mapping[str, str]) -> Iterable[tuple[int, int, int]]:
 def _notes(given: Mapping[str, str], options: Mapping[str, str], context: ssl.SSLContext | None) -> Iterable[str]:
     verified = context is not None or options.get("sslmode") == "verify-full"
     if given.get("channel_binding") == "require" and not verified:
-        yield "channel_binding=require is not supported by the driver: use sslmode=verify-full, which protects against the same attacks"
+        yield "the driver does not support channel_binding=require: use sslmode=verify-full, which protects against the same attacks"

@@ -1,4 +1,4 @@
-"""pgvector as a database has it, and the binary form of its vectors."""
+"""pgvector in a database, and the binary format of its vectors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Extension", "decode_vector", "encode_vector", "find_extension"]
 
-# hnsw.iterative_scan came with it.
+# The first version with hnsw.iterative_scan.
 OLDEST_PGVECTOR = (0, 8)
 
 _EXTENSION = """
@@ -33,9 +33,9 @@ class Extension:
     """pgvector in a database.
 
     Attributes:
-        schema: that it lives in.
-        version: as the database writes it, "0.8.1".
-        type: the oid of its type. Another one means that the extension was dropped and created again.
+        schema: schema in which it is installed.
+        version: version as the database writes it, such as "0.8.1".
+        type: oid of the type `vector`. It changes when the extension is dropped and created again.
     """
 
     schema: str
@@ -44,7 +44,7 @@ class Extension:
 
     @property
     def is_too_old(self) -> bool:
-        """Whether it lacks what a search needs."""
+        """Whether the version lacks features that a search needs."""
         numbers = tuple(int(part) for part in self.version.split(".")[:2] if part.isdigit())
         return numbers < OLDEST_PGVECTOR
 
@@ -52,13 +52,13 @@ class Extension:
         """Raise `ConfigurationError` if the version is too old."""
         if self.is_too_old:
             raise ConfigurationError(
-                f"pgvector {self.version} is too old, ragcore needs 0.8 or later: install it on the server, then run "
+                f"pgvector {self.version} is too old; ragcore needs 0.8 or later: install it on the server, then run "
                 "`alter extension vector update` as the extension's owner"
             )
 
 
 async def find_extension(connection: asyncpg.Connection[asyncpg.Record]) -> Extension:
-    """Look pgvector up.
+    """Return pgvector's schema, version and type.
 
     Raises:
         ValueError: the extension is missing.
@@ -70,8 +70,9 @@ async def find_extension(connection: asyncpg.Connection[asyncpg.Record]) -> Exte
 
 
 def encode_vector(vector: NDArray[np.floating[Any]] | bytes) -> bytes:
-    """pgvector's binary form: the number of dimensions, two bytes that are zero, big-endian floats. In an array of vectors each must have it already:
-    asyncpg takes an array of numpy's for a nested array.
+    """Return a vector in pgvector's binary format: the number of dimensions, two zero bytes, big-endian floats.
+
+    Encode each vector of an array before you pass the array to asyncpg: it would treat NumPy arrays as nested arrays.
     """
     if isinstance(vector, bytes):
         return vector
@@ -79,5 +80,5 @@ def encode_vector(vector: NDArray[np.floating[Any]] | bytes) -> bytes:
 
 
 def decode_vector(data: bytes) -> NDArray[np.float32]:
-    """A vector of pgvector's binary form, as (d,) float32."""
+    """Return a vector in pgvector's binary format as (d,) float32."""
     return np.frombuffer(data, ">f4", offset=4).astype(np.float32)

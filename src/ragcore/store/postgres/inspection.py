@@ -1,4 +1,4 @@
-"""What a role finds when it looks at a database: itself, the collection, and what isolates tenants there."""
+"""Inspect a database through the application's role: the role's rights, the collection, and the isolation of tenants."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ __all__ = ["MOST_INDEXED", "MOST_INDEXED_WHOLE", "Finding", "Inspection", "inspe
 
 logger: logging.Logger = logging.getLogger("ragcore.store")
 
-# pgvector's limits for an HNSW index of whole and of half precision.
+# pgvector's limits of dimensions for an HNSW index in full and in half precision.
 MOST_INDEXED_WHOLE, MOST_INDEXED = 2_000, 4_000
-# The policies that ragcore makes, as PostgreSQL writes them back; any other one could show a tenant's rows to another.
+# The policies that ragcore creates, as PostgreSQL prints them. Any other policy could show a tenant's rows to another tenant.
 _OWN = r"case when \(tenant = current_setting\('ragcore\.tenant'::text, true\)\) then true"
 _LOUD = (
     r" when \(coalesce\(current_setting\('ragcore\.tenant'::text, true\), ''::text\) <> ''::text\) then false"
     r" else (?:\"?(?P<raises>\w+)\"?\.)?tenant_is_missing\(\) end"
 )
 _COUNTING = r"\(current_setting\('ragcore\.counting'::text, true\) = 'on'::text\)"
-# It is joined to the others by AND, so it can show nothing.
+# This policy is joined to the others by AND, so it can only hide rows.
 _NOT_EXPIRED = r"\(\(expires_at is null\) or \(expires_at > now\(\)\) or \(current_setting\('ragcore\.expired'::text, true\) = 'on'::text\)\)"
 POLICIES = re.compile(
     rf"\w+: (own_rows \* true {_OWN}(?: else false end|{_LOUD}) - true|counting r true {_COUNTING} - true"
@@ -47,11 +47,11 @@ MAKE_ROLE = (
 
 @dataclass(frozen=True, slots=True)
 class Finding(Value):
-    """Something that is not as it should be, and what to do.
+    """A problem and its remedy.
 
     Attributes:
-        severity: an error keeps ragcore from working, or tenants from being isolated.
-        message: what it is, and what to run.
+        severity: "error" if ragcore can't work or tenants aren't isolated; otherwise "warning".
+        message: the problem, and the command that solves it.
     """
 
     severity: Literal["error", "warning"]
@@ -60,32 +60,40 @@ class Finding(Value):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection(Value):
-    """What a role finds in a database.
+    """The state of a database, as the application's role sees it.
 
     Attributes:
         address: host, port and database.
-        schema: the collection's.
-        role, superuser, bypasses_rls, may_become, owns_tables, forces_rls, row_security: who it is, and whether row-level security binds it;
-            `may_become` names the roles it could `set role` to that security does not bind.
-        foreign_policies: policies on ragcore's tables that ragcore did not make.
-        missing_rights: "chunk select", …: what the role may not do on the tables.
-        excess_rights: "chunk truncate", …: what it may do and should not.
-        disabled_triggers: those that keep the words of chunks, switched off.
-        may_use_schema, may_use_vector: whether it may use the collection's schema, and pgvector's.
-        server_version, pgvector: versions; pgvector None where it is missing.
-        encrypted, verified, local: the connection: TLS, the server's certificate checked against its name, a socket of this machine.
+        schema: schema of the collection.
+        role: name of the role.
+        superuser, bypasses_rls: whether the role is a superuser, or has BYPASSRLS. Row-level security does not bind such a role.
+        owns_tables: whether the role owns the tables, or may become their owner. Such a role could switch row-level security off.
+        forces_rls: whether row-level security is enabled and forced on all tables.
+        row_security: whether the setting row_security is on. If it is off, statements fail.
+        may_become: roles that row-level security does not bind and to which the role could switch with `set role`.
+        foreign_policies: policies on ragcore's tables that ragcore did not create.
+        missing_rights: rights on the tables that the role lacks, such as "chunk select".
+        excess_rights: rights on the tables that the role has and should not have, such as "chunk truncate".
+        disabled_triggers: triggers that maintain the words of chunks and are switched off.
+        may_use_schema, may_use_vector: whether the role may use the collection's schema, and pgvector's schema.
+        server_version, pgvector: versions of PostgreSQL and of pgvector; `pgvector` is None if it is missing.
+        vector_schema: schema of pgvector.
+        encrypted, verified, local: whether the connection uses TLS, the server's certificate was checked against the host's name, and the
+            connection is a socket of this machine.
         in_recovery: whether the server is a standby, which is read-only.
-        has_schema, has_index, dimension, model: the schema, and what it was made for.
-        language, vector_type: of the collection; None where it can't be seen.
-        contracted: whether what only the release before needs has been removed.
-        text_is_ready: whether every chunk is in the structure that text search uses; until then it scans the tenant's chunks.
-        active: the collection of the group that is in use; None: there is no group.
-        former_models: whose content hashes documents may have, besides the collection's own model.
-        about_chunks: PostgreSQL's own estimate; None before its first analyze.
-        migration: the last that was run; None where it can't be seen.
-        fingerprint: of tables, columns and their types: two databases with the same one have the same schema. None without one.
-        collections: the schemas of all collections in the database.
-        notes: what the DSN asks for and the driver can't do.
+        has_schema, has_index: whether the collection's schema and its HNSW index exist.
+        dimension, model: dimension and embedding model of the collection; None if unknown.
+        language, vector_type: language and vector type of the collection; None if the role can't read them.
+        contracted: whether the objects that only the previous release needs have been removed.
+        text_is_ready: whether all chunks are prepared for text search. If not, text search scans the tenant's chunks.
+        active: the collection of the group that is in use; None if there is no group.
+        former_models: former models of the collection. Documents may still have content hashes of these models.
+        about_chunks: PostgreSQL's estimate of the number of chunks; None before the first ANALYZE.
+        migration: number of the last migration that was run; None if the role can't read it.
+        newest_migration: number of the newest migration of this version of ragcore.
+        fingerprint: hash of tables, columns and types. Databases with the same fingerprint have the same schema. None without a schema.
+        collections: schemas of all collections in the database.
+        notes: options of the DSN that the driver does not support.
     """
 
     address: str
@@ -129,14 +137,14 @@ class Inspection(Value):
 
     @property
     def is_complete(self) -> bool:
-        """Whether there is all that a search needs."""
+        """Whether everything that a search needs exists and may be used."""
         usable = self.pgvector is not None and not self._pgvector_is_too_old and self.may_use_vector
         allowed = self.may_use_schema and not self.missing_rights and self.row_security
         return self.has_schema and usable and allowed and not self._is_behind
 
     @property
     def unsafe(self) -> tuple[str, ...]:
-        """Why one tenant could see another's rows; () if none could."""
+        """Reasons why one tenant could see another tenant's rows; () if tenants are isolated."""
         return tuple(finding.message for finding in self._unsafe())
 
     @property
@@ -148,7 +156,7 @@ class Inspection(Value):
         return self.pgvector is not None and Extension("", self.pgvector, 0).is_too_old
 
     def findings(self, embedder: Embedder | None = None) -> list[Finding]:
-        """What is wrong, the worst first; [] if nothing is."""
+        """Return the problems, the worst first; [] if there are none."""
         return [*self._missing(), *self._unsafe(), *self._rights(), *self._advice(), *self.misfits(embedder)]
 
     def _missing(self) -> Iterator[Finding]:
@@ -167,14 +175,14 @@ class Inspection(Value):
         if self._is_behind:
             yield Finding(
                 "error",
-                f"the schema {self.schema} is that of migration {self.migration}, and this version needs {self.newest_migration}: "
+                f"the schema {self.schema} is at migration {self.migration}, and this version needs {self.newest_migration}: "
                 "run `ragcore migrate` as the owner",
             )
 
     def _unsafe(self) -> Iterator[Finding]:
         if self.superuser:
             yield Finding(
-                "error", f"the role {self.role} is a superuser, so row-level security doesn't bind it: {MAKE_ROLE}"
+                "error", f"the role {self.role} is a superuser, so row-level security does not bind it: {MAKE_ROLE}"
             )
         elif self.bypasses_rls:
             yield Finding("error", f"the role {self.role} has BYPASSRLS, so tenants aren't isolated: {MAKE_ROLE}")
@@ -182,21 +190,21 @@ class Inspection(Value):
             others = ", ".join(self.may_become)
             yield Finding(
                 "error",
-                f"the role {self.role} may `set role` to {others}, which can work around row-level security: "
+                f"the role {self.role} may `set role` to {others}, and so bypass row-level security: "
                 f"run `revoke {quoted(self.may_become[0])} from {quoted(self.role)}`, or {MAKE_ROLE}",
             )
         if self.has_schema and not self.forces_rls:
             yield Finding(
                 "error",
-                f"row-level security is not on and forced on the tables of {self.schema}: as the owner, run `alter table {self.schema}.document "
+                f"row-level security is not enabled and forced on all tables of {self.schema}: as the owner, run `alter table {self.schema}.document "
                 f"enable row level security, force row level security`, and the same for {self.schema}.chunk, {self.schema}.posting and {self.schema}.quota",
             )
-        # A superuser is a member of every role, so that each policy seems to be for it.
+        # A superuser is a member of every role, so each policy would seem to apply to it.
         for policy in () if self.superuser or self.bypasses_rls else self.foreign_policies:
             table, name = policy.split(": ", 1)
             yield Finding(
                 "error",
-                f"the policy {name} on {self.schema}.{table} is not ragcore's, and policies are joined by OR: "
+                f"the policy {name} on {self.schema}.{table} is not ragcore's and could show more rows, since policies are joined by OR: "
                 f"as the owner, run `drop policy {quoted(name)} on {self.schema}.{table}`, then `ragcore migrate`",
             )
 
@@ -205,7 +213,7 @@ class Inspection(Value):
         if not self.row_security:
             yield Finding(
                 "error",
-                f"the role {self.role} has row_security=off, so each statement fails: run `alter role {role} reset row_security`",
+                f"the role {self.role} has row_security=off, so every statement fails: run `alter role {role} reset row_security`",
             )
         if not self.may_use_vector:
             schema = quoted(self.vector_schema or "")
@@ -231,8 +239,8 @@ class Inspection(Value):
         if self.excess_rights:
             yield Finding(
                 "warning",
-                f"the role {self.role} may do more than it needs ({', '.join(self.excess_rights)}), and could work around the policies: "
-                "as the owner, run `ragcore migrate`, which takes it away, and revoke what is granted to public",
+                f"the role {self.role} has rights that it does not need ({', '.join(self.excess_rights)}) and could bypass the policies with them: "
+                "as the owner, run `ragcore migrate`, which revokes them; also revoke rights that are granted to public",
             )
         if self.disabled_triggers:
             yield Finding(
@@ -243,26 +251,26 @@ class Inspection(Value):
         if self.owns_tables and not self.superuser:
             yield Finding(
                 "warning",
-                f"the role {self.role} owns ragcore's tables, or may become who does, so it could switch row-level security off: {MAKE_ROLE}",
+                f"the role {self.role} owns ragcore's tables, or may become their owner, so it could switch row-level security off: {MAKE_ROLE}",
             )
         if self.in_recovery:
-            yield Finding("warning", f"{self.address} is a read-only standby: documents can be searched and not added")
+            yield Finding("warning", f"{self.address} is a read-only standby: documents can be searched, but not added")
         if self.has_schema and not self.has_index and (self.dimension or 0) <= MOST_INDEXED:
             yield Finding(
                 "warning",
-                f"the HNSW index on {self.schema}.chunk is missing, so large tenants are searched slowly: as the owner, run "
+                f"the HNSW index on {self.schema}.chunk is missing, so searches of large tenants are slow: as the owner, run "
                 f"`create index concurrently chunk_embedding on {self.schema}.chunk using hnsw ({self._indexed()})`",
             )
         if self.migration is not None and not self._is_behind and not self.contracted:
             yield Finding(
                 "warning",
-                f"the schema {self.schema} still serves the release before, whose statements rely on rows hidden without a word: "
+                f"the schema {self.schema} still supports the previous release, for which a statement without a tenant returns no rows instead of an error: "
                 "once no client of that release is left, run `ragcore migrate --contract`",
             )
         if self.migration is not None and not self._is_behind and not self.text_is_ready:
             yield Finding(
                 "warning",
-                f"the chunks of {self.schema} are not all prepared for text search, which scans a tenant's chunks until then: "
+                f"not all chunks of {self.schema} are prepared for text search; until then, it scans all chunks of a tenant: "
                 "run `ragcore migrate` as the owner",
             )
         for note in self.notes:
@@ -274,7 +282,7 @@ class Inspection(Value):
         return f"(embedding::halfvec({self.dimension})) halfvec_cosine_ops"
 
     def misfits(self, embedder: Embedder | None) -> list[Finding]:
-        """Whether the store was made for another model than the embedder's."""
+        """Return the problems that arise because the store was made for another model than the embedder's."""
         return list(self._misfits(embedder))
 
     def _misfits(self, embedder: Embedder | None) -> Iterator[Finding]:
@@ -282,20 +290,20 @@ class Inspection(Value):
             if embedder.dimension != self.dimension:
                 yield Finding(
                     "error",
-                    f"the store was made for {self.dimension} dimensions ({self.model}) and the embedder {embedder.model} has {embedder.dimension}: "
+                    f"the store was made for {self.dimension} dimensions ({self.model}), and the embedder {embedder.model} has {embedder.dimension}: "
                     "use that model, or another collection",
                 )
             elif self.model is not None and embedder.model != self.model:
                 yield Finding(
                     "error",
-                    f"the store was made for the model {self.model} and the embedder is {embedder.model}: vectors of two models don't compare; "
+                    f"the store was made for the model {self.model}, and the embedder is {embedder.model}; vectors of two models can't be compared: "
                     "use that model, or another collection",
                 )
 
 
 async def inspect(connection: Connection, address: Address, *, schema: str = "ragcore") -> Inspection:
-    """Look at the role and a collection through a connection."""
-    # Our own end of it: behind a pooler, the server knows only the pooler's.
+    """Inspect the role and a collection through a connection."""
+    # The client's end of the connection: behind a pooler, the server knows only the pooler's connection.
     transport = transport_of(connection)
     socket = None if transport is None else transport.get_extra_info("socket")
     encrypted = transport is not None and transport.get_extra_info("ssl_object") is not None
@@ -360,7 +368,7 @@ async def inspect(connection: Connection, address: Address, *, schema: str = "ra
 
 
 async def read_settings(connection: Connection, schema: str) -> dict[str, str]:
-    """What a collection records of itself."""
+    """Return the settings that a collection stores about itself."""
     rows = await connection.fetch(f"select name, value from {quoted(schema)}.setting")  # noqa: S608  # checked and quoted
     return {row["name"]: row["value"] for row in rows}
 
@@ -368,7 +376,7 @@ async def read_settings(connection: Connection, schema: str) -> dict[str, str]:
 def _foreign(policies: list[str], schema: str) -> Iterator[str]:
     for policy in policies:
         found = POLICIES.fullmatch(" ".join(policy.split()).replace("(CASE", "CASE").replace("END)", "END"))
-        # PostgreSQL leaves the schema out where the search path has it.
+        # PostgreSQL omits the schema's name if the search path contains the schema.
         if found is None or found["raises"] not in (None, schema):
             table, rest = policy.split(": ", 1)
             yield f"{table}: {rest.split(' ')[0]}"

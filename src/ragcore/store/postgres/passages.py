@@ -1,4 +1,4 @@
-"""The rows of a search as passages."""
+"""Convert the rows of a search to passages."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ __all__ = ["nearest", "ranked"]
 Scan = Literal["exact", "index", "completed"]
 
 _read_json = json.JSONDecoder().raw_decode
-# A frozen value's own constructor takes three times as long, and a search makes ten: a fifth of what it costs this process.
+# The constructor of a frozen dataclass takes three times as long. For ten passages, that is a fifth of the time that a search takes in this process.
 _set_field = {field.name: getattr(Passage, field.name).__set__ for field in fields(Passage)}
 _set_first = [_set_field[name] for name in ("chunk_id", "document_id", "text", "title", "source", "start", "end")]
 _set_metadata, _set_score, _set_text_score = (_set_field[name] for name in ("metadata", "score", "text_score"))
 
 
 def nearest(rows: Sequence[asyncpg.Record], query: Query) -> Found:
-    """The rows of a vector search, sorted, each chunk once, those over the threshold."""
-    # The index and the scan that completes it may both have found a chunk. A search takes a tenth less time than if the statement sorted.
+    """Return the passages of a vector search: sorted, without duplicates, only those that reach the threshold."""
+    # The index and the scan that completes it may both find a chunk. Sorting here makes a search a tenth faster than sorting in the statement.
     seen: dict[str, tuple[float, str, asyncpg.Record]] = {}
     scan: Scan | None = None
     for row in rows:
         distance, how = row[8], row[9]
         scan = how if scan is None or how == "completed" else scan
-        if math.isfinite(distance):  # the distance of a vector of zeros is NaN, which would sort anywhere
+        if math.isfinite(distance):  # the distance of a zero vector is NaN, which has no place in an order
             seen[row[0]] = (distance, row[0], row)
-    # By distance, then by the chunk's id: the order of equal ones is the same each time.
+    # Sorted by distance, then by the chunk's id, so that the order of equal distances is stable.
     by_distance = sorted(seen.values(), key=lambda one: one[:2])
     threshold = -math.inf if query.score_threshold is None else query.score_threshold
     passages = [
@@ -46,7 +46,7 @@ def nearest(rows: Sequence[asyncpg.Record], query: Query) -> Found:
 
 
 def ranked(rows: Sequence[asyncpg.Record]) -> Found:
-    """The rows of a search by text or both; one without a chunk says only what was learned."""
+    """Return the passages of a text or hybrid search. A row without a chunk only carries the best score and the scan."""
     passages = [_passage(row, row["score"], row["text_score"]) for row in rows if row["id"] is not None]
     if not rows:
         return Found(passages)
@@ -54,7 +54,7 @@ def ranked(rows: Sequence[asyncpg.Record]) -> Found:
 
 
 def _passage(row: asyncpg.Record, score: float | None, text_score: float | None) -> Passage:
-    """A passage of the first eight columns of a row."""
+    """Return a passage made of the first eight columns of a row."""
     passage: Passage = object.__new__(Passage)
     for number, set_value in enumerate(_set_first):
         set_value(passage, row[number])

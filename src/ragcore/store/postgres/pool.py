@@ -1,7 +1,7 @@
-"""A pool of connections: acquired within the deadline, given back without ever blocking, and nothing left on them.
+"""A pool of connections. A connection is acquired within the deadline, and given back without blocking and without leftover state.
 
-The pool is ours, not asyncpg's: giving back is one synchronous step, a dead connection is known by its state and not by the words of an error, and
-one that is found dead takes the idle ones of its age with it.
+This pool replaces asyncpg's for three reasons: giving back is one synchronous step; a dead connection is recognised by its state, not by the text of
+an error; and a dead connection also discards idle ones of the same generation.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ logger: logging.Logger = logging.getLogger("ragcore.store")
 
 T = TypeVar("T")
 
-# Who may wait for a connection; the policies of searches and writes let fewer come so far.
+# Largest number of callers that wait for a connection. The policies of searches and writes admit fewer.
 MOST_WAITING = 10_000
-# Idle connections older than this are closed: firewalls forget connections without a word.
+# Connections that are idle for longer are closed, because firewalls drop idle connections silently.
 IDLE_SECONDS = 300.0
-# A server that was there is waited for as long as a restart usually takes; one that is away for longer fails each call at once.
+# Calls wait this long for a server that was reachable before, about the time of a restart. If it is away for longer, calls fail at once.
 AWAY_SECONDS = 5.0
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.02, 0.25
-# What connecting raises while a server restarts. OSError: nobody listens yet; InternalClientError: it closed the socket during the handshake.
+# Errors of connecting while a server restarts. OSError: no process listens yet. InternalClientError: the server closed the socket in the handshake.
 AWAY = (
     OSError,
     pg.CannotConnectNowError,
@@ -46,7 +46,7 @@ AWAY = (
     pg.PostgresConnectionError,
     pg.InternalClientError,
 )
-# The server ended the session, whatever it was doing.
+# Errors that mean that the server ended the session.
 SESSION_ENDED = (
     pg.AdminShutdownError,
     pg.CrashShutdownError,
@@ -58,7 +58,7 @@ SESSION_ENDED = (
     pg.InternalClientError,
     ConnectionError,
 )
-# What a statement raises when the types or tables that the driver remembers are gone.
+# Errors of a statement when types or tables that the driver has cached no longer exist.
 MAY_BE_STALE = (
     pg.DataError,
     pg.InternalServerError,
@@ -72,10 +72,10 @@ MAY_BE_STALE = (
 
 
 class ConnectionLost(ConnectionError):
-    """A connection that had been established ended under its caller; the cause says how.
+    """An established connection ended during a call; the cause is the driver's error.
 
     Attributes:
-        reused: it had served an earlier call, so that its loss says nothing about the server of now.
+        reused: whether the connection had served an earlier call. If so, its loss does not show that the server is down now.
     """
 
     def __init__(self, message: str, *, reused: bool) -> None:
@@ -84,14 +84,14 @@ class ConnectionLost(ConnectionError):
 
 
 class Pool:
-    """At most `size` connections, opened when they are first needed, the one used last handed out first.
+    """At most `size` connections. They are opened when needed, and the most recently used one is handed out first.
 
-    Invariant: whoever has a connection, or is opening one, holds a place of the bulkhead, and there are `size` places. A connection is idle, in use or
-    terminated, never two of these; an idle one is in no transaction, has no cancelled statement under way, and ended its last call in order.
+    Invariant: a caller that has a connection or opens one holds a place of the bulkhead, which has `size` places. A connection is either idle, in use
+    or terminated. An idle one is in no transaction, has no cancelled statement that still runs, and ended its last call without a protocol error.
 
     Attributes:
-        address: where to.
-        size: connections at most; callers beyond wait, in turn between flows.
+        address: address of the database.
+        size: largest number of connections. Further callers wait; flows take turns.
     """
 
     def __init__(self, address: Address, *, size: int) -> None:
@@ -109,24 +109,25 @@ class Pool:
 
     @property
     def in_use(self) -> int:
-        """Connections out with callers."""
+        """Number of connections that callers use."""
         return len(self._in_use)
 
     @property
     def idle(self) -> int:
-        """Connections open and free."""
+        """Number of connections that are open and free."""
         return len(self._idle)
 
     async def run(self, work: Callable[[PooledConnection], Awaitable[T]]) -> T:
-        """Run `work` on a connection. One whose work was cancelled, or whose protocol broke, is terminated at once.
+        """Run `work` on a connection. The connection is terminated if the work is cancelled or the protocol breaks.
+
+        Errors of `work` and of connecting are raised unchanged.
 
         Raises:
-            ConnectionLost: the connection ended during the work; all idle ones of its age are discarded.
+            ConnectionLost: the connection ended during the work. All idle connections of its generation are discarded.
             Overloaded: no connection was free in time.
-            What `work` or connecting raised.
         """
         flow = current_flow.get()
-        # First without waiting: the usual call finds a place free and needs no timer.
+        # Tried without waiting first: usually a place is free, and no timer is needed.
         if not self._places.try_acquire(flow):
             with in_line():
                 await self._places.acquire(expires_at(), flow=flow)
@@ -140,25 +141,27 @@ class Pool:
                 result = await work(connection)
                 clean = True
                 return result
-            except Exception as error:  # not a cancellation: it leaves a statement under way, so `clean` stays false
+            except Exception as error:  # not a cancellation, after which a statement may still run: `clean` stays false
                 if _is_lost(connection, error) or await self._is_stale(connection, error):
                     self._discard(connection)
                     raise ConnectionLost(f"{type(error).__name__}: {error}", reused=connection.reused) from error
-                clean = isinstance(error, asyncpg.PostgresError)  # the server said no; the protocol is in order
+                clean = isinstance(
+                    error, asyncpg.PostgresError
+                )  # the server reported the error, so the protocol is intact
                 raise
             finally:
                 self._give_back(connection, clean=clean)
         finally:
-            # After the connection is back: whoever gets the place next finds it idle instead of opening one more.
+            # Released after the connection is back, so that the next caller finds it idle and does not open another one.
             self._places.release(flow=flow)
 
     async def close(self, timeout: float) -> None:
-        """Wait for what is in use, close what is idle; terminate what isn't done in time.
+        """Wait for connections in use, and close idle ones. Terminate those that are left after the timeout.
 
         Args:
             timeout: seconds.
         """
-        # Before anything is awaited: whoever waits for a place or a connection must find it set.
+        # Set before anything is awaited, so that callers waiting for a place or a connection see it.
         self._closing = True
         began = anyio.current_time()
         if self._timer is not None:
@@ -183,32 +186,30 @@ class Pool:
 
     def _take_idle(self) -> PooledConnection | None:
         while self._idle:
-            # The one used last: what a quiet hour doesn't need stays at the bottom, grows old and is closed.
+            # The most recently used one, so that connections that are not needed stay idle and are closed.
             connection = self._idle.pop()
             if not connection.is_closed():
                 return connection
-            self._discard(connection)  # the server closed it; the others of its age are probably dead, too
+            self._discard(connection)  # the server closed it; others of its generation are probably dead, too
         return None
 
     async def _open(self) -> PooledConnection:
-        """A new connection. A server that was there and is away for a moment, as at a restart, is waited for, within the deadline."""
+        """Open a connection. If a server that was reachable before is away for a moment, as at a restart, wait for it within the deadline."""
         pause = SHORTEST_PAUSE
         while True:
             try:
                 connection = await self._connect()
             except AWAY as error:
                 now = anyio.current_time()
-                # A server that never answered is more likely a wrong address than a restart. Two of the errors that AWAY includes mean something
-                # else: a TimeoutError has waited already, and a pooler's ProtocolViolationError says that its configuration refuses us.
+                # If the server never answered, a wrong address is more likely than a restart. Two errors that AWAY includes mean something else: a
+                # TimeoutError has waited already, and a pooler raises ProtocolViolationError if its configuration refuses the client.
                 if not self._has_connected or isinstance(error, (TimeoutError, pg.ProtocolViolationError)):
                     raise
-                # The pool's, not the call's: all calls together wait so long for one outage, and later ones fail at once.
+                # The wait is counted for the pool, not for each call: calls wait only in the first seconds of an outage, and fail at once later.
                 self._away_since = now if self._away_since is None else self._away_since
                 if now + pause >= min(self._away_since + AWAY_SECONDS, expires_at()):
                     raise
-                await anyio.sleep(
-                    random.uniform(0.5, 1.0) * pause
-                )  # at random, so that the callers don't all knock at once
+                await anyio.sleep(random.uniform(0.5, 1.0) * pause)  # random, so that callers don't connect all at once
                 pause = min(2 * pause, LONGEST_PAUSE)
                 self._check_open()
             else:
@@ -216,12 +217,12 @@ class Pool:
                 return connection
 
     def _check_open(self) -> None:
-        """Who waited for a place, for the server or for a connection while the pool was closed must not go on."""
+        """Raise `NotOpen` in callers that waited for a place, the server or a connection while the pool was closed."""
         if self._closing:
             raise NotOpen("the store was closed while this call waited")
 
     async def _connect(self) -> PooledConnection:
-        # Read before connecting: what ends connections meanwhile makes this one old as well, so that its loss discards no newer ones.
+        # Read before connecting: if connections are discarded meanwhile, this one counts as old, so its loss discards no newer ones.
         generation = self._generation
         connection = await connect_for_pool(self.address)
         connection.generation = generation
@@ -233,17 +234,17 @@ class Pool:
         return connection
 
     async def _is_stale(self, connection: PooledConnection, error: Exception) -> bool:
-        # A new connection has nothing old to remember, and in a transaction that has failed no statement could look.
+        # A new connection has no outdated cache, and in a failed transaction no statement can check.
         if not connection.reused or connection.is_in_transaction():
             return False
-        if isinstance(error, pg.ReadOnlySQLTransactionError):  # of several hosts another one may be the primary by now
+        if isinstance(error, pg.ReadOnlySQLTransactionError):  # another one of several hosts may be the primary now
             return "," in self.address.host
         return isinstance(error, MAY_BE_STALE) and await connection.is_stale()
 
     def _discard(self, dead: PooledConnection) -> None:
-        """Discard the idle connections of a dead one's age: what ended it has probably ended them.
+        """Discard idle connections of the same generation as a dead one, since they are probably dead as well.
 
-        Once for each generation, so that callers who lose their connections together don't discard each other's new ones.
+        This happens once for each generation, so callers that lose their connections together don't discard each other's new ones.
         """
         if dead.generation < self._generation:
             return
@@ -253,14 +254,14 @@ class Pool:
         self._idle.clear()
 
     def _give_back(self, connection: PooledConnection, *, clean: bool) -> None:
-        # Synchronous, so that no cancellation can leave it half done. asyncpg's pool sends a RESET here, which waits for the server; ours has nothing
-        # to reset, since each statement keeps its settings to its own transaction.
+        # Synchronous, so that a cancellation can't interrupt it. asyncpg's pool sends a RESET here and waits for the server. That is not needed here,
+        # since each statement limits its settings to its own transaction.
         self._in_use.discard(connection)
         if not clean or self._closing or connection.is_closed() or connection.is_in_transaction():
             connection.terminate()
         else:
             connection.reused = True
-            connection.generation = self._generation  # it has just proved alive
+            connection.generation = self._generation  # it has just worked
             connection.idle_since = asyncio.get_running_loop().time()
             self._idle.append(connection)
             if self._timer is None:
@@ -269,11 +270,11 @@ class Pool:
             self._all_back.set()
 
     def _close_idle_later(self) -> None:
-        # One timer for all, and only while there are idle ones: a pool that nobody uses does nothing.
+        # One timer for all connections, and only while some are idle: an unused pool does nothing.
         self._timer = asyncio.get_running_loop().call_later(IDLE_SECONDS / 2, self._close_idle)
 
     def _close_idle(self) -> None:
-        """Called by the timer, outside of any task, so without a goodbye: to an idle session the end of its socket says as much."""
+        """Close connections that are idle for too long. The timer calls this outside of any task, so it only closes the sockets, which is enough."""
         self._timer = None
         now = asyncio.get_running_loop().time()
         fresh = [connection for connection in self._idle if now - connection.idle_since < IDLE_SECONDS]
@@ -290,7 +291,7 @@ def _is_lost(connection: Connection, error: Exception) -> bool:
 
 
 async def _close_quietly(connection: Connection) -> None:
-    """Say goodbye to the server, within bounds; whatever happens, the connection is closed."""
+    """Close a connection, with a timeout. After an error it is terminated."""
     try:
         await connection.close(timeout=1.0)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):

@@ -1,7 +1,7 @@
-"""Embedding a collection again, beside the old one: without reading files, resumable, and without a moment in which anything is missing.
+"""Embed a collection again into a second one, while the first stays in use. No files are read, and an interrupted run can be continued.
 
-The two collections become a group: deleting a document in one deletes it in the other, and only one of them is in use. A client says which by its
-schema; switching is refused while the two differ, so that no question misses a document.
+The two collections form a group: deleting a document in one deletes it in the other, and only one of them is in use. The schema of a client selects
+it. A switch is refused while the two differ, so that each question finds all documents.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ __all__ = ["Reembedding", "reembed"]
 
 logger: logging.Logger = logging.getLogger("ragcore.store")
 
-# Documents that are looked up at once, texts that are embedded in one request, and seconds for a document to make progress in.
+# Number of documents read at once and of texts embedded in one request; seconds for one request to the embedder.
 DOCUMENTS_AT_ONCE = 256
 EMBED_AT_ONCE = 256
 STEP_SECONDS = 120.0
 STATEMENT_SECONDS = 300.0
-# The source may change meanwhile: so often it is looked whether anything differs still.
+# The source may change during the run: largest number of passes over the differences.
 PASSES = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reembedding(Value):
-    """What was done.
+    """The result of `reembed`, or its progress so far.
 
     Attributes:
-        documents, chunks: embedded and written to the target.
-        deleted: documents of the target that the source does not have (any more).
-        differing: documents that still differ, because the source changes meanwhile; 0: the two hold the same.
+        documents, chunks: number of documents and chunks that were embedded and written to the target.
+        deleted: number of documents deleted in the target, because the source does not have them.
+        differing: number of documents that still differ, because the source changed during the run. 0: both hold the same documents.
     """
 
     documents: int = 0
@@ -73,29 +73,29 @@ async def reembed(
     redact: Redact | None = None,
     progress: Callable[[Reembedding], None] | None = None,
 ) -> Reembedding:
-    """Embed the documents of one collection into another, which is made if missing.
+    """Embed the documents of one collection into another one, which is created if it does not exist.
 
-    What the target has already with the same content is left alone, so that an interrupted run goes on, and a later one carries over what has changed and
-    been deleted since. Switch by giving the clients the other schema and its embedder.
+    Documents that the target already holds with the same content are skipped. So you can continue an interrupted run, and a later run transfers only
+    the changes and deletions since then. To switch, give the clients the target's schema and its embedder.
 
     Args:
-        owner_dsn: as in `migrate`.
-        source: the schema of the collection that is in use.
-        target: the schema of the other one.
-        embedder: the target's; must be open.
+        owner_dsn: DSN of the owner, as in `migrate`.
+        source: schema of the collection that is in use.
+        target: schema of the new collection.
+        embedder: embedder of the target. It must be open.
         role: the application's role.
-        redact: as in `Ingestor`.
-        progress: called on the event loop with what has been done so far.
+        redact: redaction of the texts before they are embedded, as in `Ingestor`.
+        progress: called on the event loop with the progress so far.
 
     Raises:
-        ConfigurationError: no such source, or the target is the one in use.
-        EmbeddingError, StoreError, CircuitOpen: a dependency failed; what was written before stays.
-        DeadlineExceeded: no progress for 120 s.
+        ConfigurationError: the source does not exist, or the target is in use.
+        EmbeddingError, StoreError, CircuitOpen: a dependency failed. Documents that were already written stay in the target.
+        DeadlineExceeded: the embedder did not answer within 120 s, or PostgreSQL within 300 s.
     """
     check_schema(source)
     check_schema(target)
     if source == target:
-        raise ConfigurationError(f"source and target are both {source}: name two collections")
+        raise ConfigurationError(f"source and target are both {source}: name two different collections")
     address = parse(owner_dsn)
     try:
         async with connect(address) as connection:
@@ -127,18 +127,18 @@ async def _settings(connection: Connection, schema: str, address: Address) -> di
     try:
         return await read_settings(connection, schema)
     except asyncpg.UndefinedTableError as error:
-        raise ConfigurationError(f"there is no collection {schema!r} in {address}") from error
+        raise ConfigurationError(f"there is no collection {schema!r} in {address}: check the schema's name") from error
 
 
 async def _link(connection: Connection, source: str, target: str, role: str) -> None:
-    """Make the two one group, of which the source is in use."""
+    """Join the two collections into a group, with the source in use."""
     async with transaction(connection):
         await connection.execute("select pg_advisory_xact_lock($1)", LOCK)
         settings = {schema: await read_settings(connection, schema) for schema in (source, target)}
         active = settings[source].get("active", source)
         if active == target:
             raise ConfigurationError(
-                f"the collection {target} is in use, and may be ahead of {source}: run `ragcore reembed --from {target} --to {source}`"
+                f"the collection {target} is in use, and may be newer than {source}: run `ragcore reembed --from {target} --to {source}`"
             )
         members = dict.fromkeys([source, target])
         for one in settings.values():
@@ -153,7 +153,7 @@ async def _link(connection: Connection, source: str, target: str, role: str) -> 
                 "schema_literal": literal(schema),
                 "group_literal": literal(",".join(members)),
                 "active_literal": literal(active),
-                # The content hashes of documents that were carried over are of the model that they were first embedded with.
+                # Transferred documents keep the content hash of the model with which they were first embedded.
                 "former_literal": literal("\n".join(sorted(models))),
                 "lock": str(LOCK),
             }
@@ -162,7 +162,7 @@ async def _link(connection: Connection, source: str, target: str, role: str) -> 
 
 @dataclass(frozen=True, slots=True)
 class _Collected:
-    """A document whose chunks wait to be embedded."""
+    """A document whose chunks are to be embedded."""
 
     tenant: str
     document: str
@@ -171,7 +171,7 @@ class _Collected:
 
 
 class _Work:
-    """One run, from what differs to what does not."""
+    """One run: transfers differences until there are none."""
 
     def __init__(
         self,
@@ -196,7 +196,7 @@ class _Work:
         self._threads = Threads(1, name="redacting")
 
     async def run(self) -> Reembedding:
-        """Until nothing differs, or the source changes faster than it is embedded."""
+        """Transfer differences until there are none, or the source has changed during `PASSES` passes."""
         extension = await find_extension(self._connection)
         self._vector = quoted(extension.schema)
         await self._connection.set_type_codec(
@@ -214,7 +214,7 @@ class _Work:
             for row in rows:
                 if row["wanted"] is None:
                     await self._delete(row["tenant"], row["id"])
-                elif row["wanted"]:  # an empty one is being written at this moment
+                elif row["wanted"]:  # an empty hash means that the document is being written now
                     await self._collect(row["tenant"], row["id"], row["wanted"])
             await self._flush()
         self._done = replace(self._done, differing=len(await self._differing()))
@@ -234,7 +234,7 @@ class _Work:
         self._did(deleted=self._done.deleted + 1)
 
     async def _collect(self, tenant: str, document: str, wanted: str) -> None:
-        """Read a document's chunks; embed what has been collected once that is enough for a request."""
+        """Read a document's chunks. Embed the collected chunks when they fill a request."""
         chunks = await self._chunks(tenant, document)
         self._collected.append(_Collected(tenant, document, wanted, chunks))
         if sum(len(one.chunks) for one in self._collected) >= EMBED_AT_ONCE:
@@ -273,7 +273,7 @@ class _Work:
             count_tokens=count,
             most=most,
         )
-        # The chunk was cut for the former embedder: this one may count more tokens.
+        # The chunk was cut for the former embedder; the new one may count more tokens.
         return whole if whole == text or count(whole) <= most else text
 
     async def _embed(self, texts: Sequence[str]) -> Vector:
@@ -301,7 +301,7 @@ class _Work:
     async def _write(
         self, tenant: str, document: str, wanted: str, chunks: Sequence[asyncpg.Record], vectors: Vector
     ) -> None:
-        """The document whole, with the source's content hash, so that it counts as the same."""
+        """Write a whole document with the source's content hash, so that it counts as equal."""
         columns = [
             [chunk[name] for chunk in chunks]
             for name in ("id", "position", "text", "title", "source", "start_char", "end_char", "metadata")
@@ -310,7 +310,7 @@ class _Work:
         with deadline(STATEMENT_SECONDS):
             async with transaction(self._connection):
                 await self._connection.execute(SQL["set_tenant"], tenant)
-                # Held until the end: a document that is erased meanwhile is erased here as well.
+                # This locks the source's row until the end: a document that is deleted meanwhile is then deleted here as well.
                 there = statement("still_there", schema=quoted(self._source))
                 found = await self._connection.fetch(there, tenant, document, wanted)
                 if not found:

@@ -1,7 +1,7 @@
-"""The schema of a collection: numbered SQL migrations under an advisory lock, in two steps, so that releases can be rolled out and back.
+"""The schema of a collection: numbered SQL migrations under an advisory lock. They have two steps, so that a release can be rolled out and back.
 
-A migration only adds, so the library of the release before works with the migrated schema. The contraction removes what only that release needs. Run it
-once no client of that release is left. A new collection is contracted at once.
+A migration only adds objects, so the library of the previous release works with the migrated schema. The contraction removes objects that only the
+previous release needs. Run it when no client of that release is left. A new collection is contracted at once.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ __all__ = ["migrate"]
 
 logger: logging.Logger = logging.getLogger("ragcore.store")
 
-# "ragcore" in ASCII: whoever migrates holds this lock, and a second one waits.
+# "ragcore" in ASCII. A migration holds this advisory lock; a second migration waits for it.
 LOCK = 0x726167636F7265
 MOST_DIMENSIONS = 16_000
 DEFAULT_LANGUAGE = "english"
-# Where no deadline is around it: another's migration is waited for, a black hole not for ever.
+# Limit if the caller sets no deadline: long enough to wait for another migration, but finite if the server never responds.
 MIGRATE_SECONDS = 300.0
-# Chunks that are prepared for text search in one transaction: short, so that it holds up no writer.
+# Number of chunks prepared for text search in one transaction. It is small, so that the transaction does not block writers for long.
 PREPARED_AT_ONCE = 2_000
 EXTENSION_TRIES = 10
-# The ranges of `ragcore.text.words.UNSPACED`, as PostgreSQL's regular expressions have them.
+# The ranges of `ragcore.text.words.UNSPACED`, in the syntax of PostgreSQL's regular expressions.
 UNSPACED_ESCAPED = "".join(char if char == "-" else f"\\u{ord(char):04X}" for char in UNSPACED)
 
 
@@ -54,27 +54,32 @@ async def migrate(
     language: str | None = None,
     contract: bool = False,
 ) -> None:
-    """Create or update the schema of a collection, and let the application's role read and write its rows.
+    """Create or update the schema of a collection, and grant the application's role the right to read and write its rows.
 
-    Run it as the owner; the application connects as `role`, which owns nothing, so that row-level security binds it. Safe to run again, and
-    from several processes at once: it takes an advisory lock, and each step runs once, in one transaction with all others that are due. Chunks of a
-    schema that is updated are then prepared for text search in small transactions; interrupted, that goes on at the next run.
+    Run it as the owner of the schema. The application connects as `role`, which owns nothing, so that row-level security binds it.
+
+    You can run it again, and from several processes at once: it takes an advisory lock, and runs all pending steps in one transaction. After an
+    update, it prepares the existing chunks for text search in small transactions. If this is interrupted, the next run continues it.
 
     Args:
-        owner_dsn: of a role that may create a schema (and the extension pgvector, where it is missing).
-        model: the embedding model's name; a store refuses embedders of another one.
-        dimension: of its vectors, 1 to 16,000; up to 4,000 are indexed, those above 2,000 in half precision; above 4,000 search is exact.
-        role: the application's role; it must exist.
-        schema: the collection: lower-case letters, digits and underscores. Each has a model, a dimension and a language of its own.
-        language: of the text search: a configuration of PostgreSQL's, such as "german", or "simple" for words as they are; Chinese, Japanese, Korean and
-            Thai are searched by pairs of characters whatever it is. None: english for a new collection, else as it is.
-        contract: also remove what only the release before needs: its statements fail from then on. A new collection never has that.
+        owner_dsn: DSN of a role that may create a schema and, if pgvector is not installed in the database, the extension.
+        model: name of the embedding model. A store refuses embedders of another model.
+        dimension: dimension of the model's vectors, 1 to 16,000. Up to 2,000 dimensions are indexed in full precision, up to 4,000 in half
+            precision. Above 4,000 there is no index, and search is exact.
+        role: the application's role. It must exist.
+        schema: name of the collection's schema: lower-case letters, digits and underscores. Each collection has its own model, dimension and
+            language.
+        language: language of text search: a text search configuration of PostgreSQL, such as "german", or "simple" to leave words unchanged. Chinese,
+            Japanese, Korean and Thai are always searched by pairs of characters. None: "english" for a new collection; an existing one keeps its
+            language.
+        contract: whether to remove objects that only the previous release needs. Statements of that release then fail. A new collection never has
+            such objects.
 
     Raises:
-        ConfigurationError: no such role or language, no right to do it, pgvector missing or older than 0.8, or a collection made for another model,
-            dimension or language.
-        StoreError: PostgreSQL can't be reached or failed.
-        DeadlineExceeded: not done within 300 s, or within the deadline around it.
+        ConfigurationError: the role, the language or a right is missing; pgvector is missing or older than 0.8; or the collection was made for
+            another model, dimension or language.
+        StoreError: PostgreSQL can't be reached, or it failed.
+        DeadlineExceeded: the migration did not finish within 300 s, or within the caller's deadline.
     """
     if isinstance(dimension, bool) or not isinstance(dimension, int) or not 1 <= dimension <= MOST_DIMENSIONS:
         raise InvalidInput(f"dimension is {dimension!r}: it must be a whole number from 1 to {MOST_DIMENSIONS:,}")
@@ -82,7 +87,7 @@ async def migrate(
     address = parse(owner_dsn)
     made_for = {"model": model, "dimension": str(dimension), "language": language}
     try:
-        # Preparing chunks takes as long as it takes: each transaction of it is short.
+        # Only the migration itself is limited. Preparing all chunks may take longer; each of its transactions is short.
         with deadline(MIGRATE_SECONDS):
             async with connect(address) as connection, transaction(connection):
                 await connection.execute("select pg_advisory_xact_lock($1)", LOCK)
@@ -105,10 +110,10 @@ async def _migrate(
 ) -> None:
     if not await connection.fetchval("select exists (select from pg_roles where rolname = $1)", role):
         raise ConfigurationError(
-            f"there is no role {role!r} in {address}: as its owner, run `create role {role} login password '…'`, then migrate again"
+            f"the role {role!r} does not exist in {address}: as the owner, run `create role {role} login password '…'`, then migrate again"
         )
     await _install_pgvector(connection, address)
-    # What others may create in a schema of the search path must not run as the owner.
+    # Other roles may create functions and operators in a schema of the search path; these must not run as the owner.
     await connection.execute(SQL["own_path"])
     await _check_schema_owner(connection, address, schema)
     extension = await find_extension(connection)
@@ -126,7 +131,7 @@ async def _migrate(
         "model_literal": literal(str(made_for["model"])),
         "language_literal": literal(language or DEFAULT_LANGUAGE),
         "unspaced_literal": literal(f"[{UNSPACED_ESCAPED}]+"),
-        # A database whose character type is C folds no letters but ASCII's.
+        # A database with the character type C turns only ASCII letters into lower case.
         "folded": await _folding(connection),
     }
     words |= {name: filled(text, words) for name, text in words_of_function(int(words["dimension"])).items()}
@@ -141,7 +146,7 @@ async def _migrate(
         if number not in done:
             await connection.execute(filled(text, words))
             await connection.execute(f"insert into {table} (number, name) values ($1, $2)", number, name)  # noqa: S608
-            logger.info("migrated %s: %04d %s", address, number, name)
+            logger.info("migrate.applied: %s, %04d %s", address, number, name)
     if new:
         await connection.execute(
             f"update {quoted(schema)}.setting set value = $1 where name = 'embed_text'",  # noqa: S608  # checked and quoted
@@ -156,7 +161,7 @@ async def _migrate(
 
 
 async def _check_schema_owner(connection: Connection, address: Address, schema: str) -> None:
-    """Tables and triggers that somebody else has put into a schema of this name would run as the owner."""
+    """Refuse a schema of another role: its triggers and functions would run with the rights of the migrating role."""
     found = await connection.fetchrow(
         """
         select pg_get_userbyid(nspowner) as owner, rolsuper as by_superuser,
@@ -193,12 +198,12 @@ async def _check_language(connection: Connection, address: Address, language: st
     known = [row[0] for row in await connection.fetch("select cfgname::text from pg_ts_config order by 1")]
     if language not in known:
         raise ConfigurationError(
-            f"there is no text search configuration {language!r} in {address}: use one of {', '.join(known)}"
+            f"the text search configuration {language!r} does not exist in {address}: use one of {', '.join(known)}"
         )
 
 
 async def _folding(connection: Connection) -> str:
-    """How a text is put into lower case before it is parsed; "given" where the parser does that itself."""
+    """Return the SQL expression that turns a text into lower case before parsing; "given" if the parser does that itself."""
     plain, icu = await connection.fetchrow(  # type: ignore[misc]
         """
         select datctype in ('C', 'POSIX'), exists (select from pg_collation where collname = 'und-x-icu')
@@ -209,7 +214,7 @@ async def _folding(connection: Connection) -> str:
 
 
 async def _install_pgvector(connection: Connection, address: Address) -> None:
-    """Create the extension where it is missing. Another application may do so in the same moment, which ends in a unique violation here."""
+    """Create the extension if it is missing. If another application creates it at the same time, PostgreSQL raises a unique violation here."""
     for _ in range(EXTENSION_TRIES):
         if await connection.fetchval("select exists (select from pg_extension where extname = 'vector')"):
             return
@@ -225,15 +230,15 @@ async def _install_pgvector(connection: Connection, address: Address) -> None:
             ) from error
         except asyncpg.InsufficientPrivilegeError as error:
             raise ConfigurationError(
-                f"the owner may not create the extension pgvector in {address}: let a superuser run `create extension vector` there once"
+                f"the owner may not create the extension pgvector in {address}: run `create extension vector` there once, as a superuser"
             ) from error
     raise ConfigurationError(
-        f"the extension pgvector could not be created in {address}: run `create extension vector` as a superuser"
+        f"the extension pgvector could not be created in {address}: run `create extension vector` there, as a superuser"
     )
 
 
 async def _grant_pgvector(connection: Connection, schema: str, role: str) -> None:
-    """Let the role use pgvector's schema, where the owner may grant that; `inspect` finds what is missing."""
+    """Let the role use pgvector's schema, if the owner may grant that. If not, `inspect` reports the missing right."""
     if await connection.fetchval("select has_schema_privilege($1, $2, 'usage')", role, schema):
         return
     try:
@@ -241,14 +246,14 @@ async def _grant_pgvector(connection: Connection, schema: str, role: str) -> Non
             await connection.execute(f"grant usage on schema {quoted(schema)} to {quoted(role)}")
     except asyncpg.InsufficientPrivilegeError:
         logger.warning(
-            "migrate.denied: the owner may not grant it; as the owner of the schema, run `grant usage on schema %s to %s`",
+            "migrate.denied: the migrating role may not grant the use of pgvector's schema; as the owner of that schema, run `grant usage on schema %s to %s`",
             quoted(schema),
             quoted(role),
         )
 
 
 async def _prepare_chunks(address: Address, schema: str) -> None:
-    """Prepare the chunks of the release before for text search, some in a transaction, each within the time of a migration."""
+    """Prepare chunks of the previous release for text search, in small transactions, each within the time limit of a migration."""
     names = {"schema": quoted(schema)}
     setting = f"{quoted(schema)}.setting"
     prepared, last = 0, ("", "")
@@ -269,4 +274,4 @@ async def _prepare_chunks(address: Address, schema: str) -> None:
             if rows:
                 last = (rows[-1]["tenant"], rows[-1]["id"])
                 prepared += len(rows)
-                logger.info("migrate.prepared: %d chunks of %s are prepared for text search", prepared, schema)
+                logger.info("migrate.prepared: %d chunks of %s prepared for text search", prepared, schema)

@@ -1,4 +1,4 @@
-"""The statements of searches, composed of the parts in `sql/`: how vectors are compared, how words are, and how both are fused."""
+"""Compose the statements of searches from the parts in `sql/`: comparing vectors, comparing words, and fusing both."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from ragcore.types import Mode
 
 __all__ = ["Search", "statement_of", "words_of_function"]
 
-# Rows times dimensions: up to here an exact scan of a tenant's rows takes some 10 ms, which finding everything is worth; the index takes 1 to 2.
+# Rows times dimensions up to which a tenant is scanned exactly. Such a scan takes about 10 ms and finds all; the index takes 1 to 2 ms.
 EXACT_NUMBERS = 2_000_000
-# Where the index gives too few, an exact scan of at most so many times the rows of a small tenant completes them.
+# If the index returns too few chunks, an exact scan completes them. It reads at most this many times the rows of a small tenant.
 COMPLETING = 20
-# Chunks that a walk through the index looks at before an exact scan is quicker.
+# Largest number of chunks that a walk through the index checks; beyond that, an exact scan is faster.
 SCAN_TUPLES = 8_000
-# Dimensions from which a row may not hold its vector beside a long text; the function costs a fifth of the searches a second of small ones.
+# Dimensions from which a vector may not fit into its row together with a long text. The function `is_of` costs small vectors a fifth of the throughput.
 LARGE = 1_000
 OWN = "case when tenant = s.tenant then true else false end"
 OWN_LARGE = "{schema}.is_of(tenant, s.tenant)"
-# What the index is on, word for word, or it is not used.
+# The indexed expression. It must be the same word for word, or PostgreSQL does not use the index.
 WHOLE = "embedding operator({vector}.<=>) $2"
 HALF = (
     "embedding::{vector}.halfvec({dimension}) operator({vector}.<=>) $2::{vector}.vector::{vector}.halfvec({dimension})"
 )
-# So many times the passages that are wanted come from the index.
+# The index returns this many times the wanted number of passages.
 FETCHED = 10
-# Of each word so many postings are read, and so many chunks are ranked by all words. Measured: docs/explanation/text-search.md.
+# Number of postings read for each word, and of chunks ranked by all words. Measured: docs/explanation/text-search.md.
 LISTED = 2_000
 RERANKED = 200
-# More chunks than that need not be told apart by a word's weight, nor are they scanned.
+# Largest number of chunks that counts in a word's weight, and largest number that is scanned.
 MOST_CHUNKS = 1_000_000
 PASSAGE_COLUMNS = "id, document_id, text, title, source, start_char, end_char, metadata"
 PART_OF_TABLE = """(
@@ -47,18 +47,18 @@ TOO_FEW = "(select count(*) from by_index) < {depth}::bigint and "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """What a search statement depends on, besides the values of its parameters.
+    """The values that determine the text of a search statement.
 
     Attributes:
-        mode: of the query.
-        schema, vector_schema: the collection's, and pgvector's.
-        top_k: passages.
-        dimension: of the vector; 0 in mode "text".
-        exactly: whether to compare all of the tenant's vectors; None: count them first.
-        exact_rows: up to so many are compared exactly.
-        ef_search: how widely the index is searched.
-        scans_text: whether text search scans the tenant's chunks, the postings not being complete.
-        filter: a condition, beginning with "and", or "".
+        mode: mode of the query.
+        schema, vector_schema: schema of the collection, and schema of pgvector.
+        top_k: largest number of passages.
+        dimension: dimension of the vector; 0 in mode "text".
+        exactly: whether to compare all of the tenant's vectors. None: the statement counts them first.
+        exact_rows: largest number of chunks that are compared exactly.
+        ef_search: breadth of the index search.
+        scans_text: whether text search scans the tenant's chunks, because the postings are not complete.
+        filter: a condition that begins with "and", or "".
     """
 
     mode: Mode
@@ -73,8 +73,8 @@ class Search:
     filter: str
 
     def sql(self) -> str:
-        """The statement: its parameters are tenant, vector, question, threshold and about how many chunks the tenant
-        has (null: counted), as far as the mode has them, then the filter's."""
+        """Return the statement. Its parameters are tenant, vector, question, threshold and the estimated number of the tenant's
+        chunks (null: counted), without those that the mode does not use; then the filter's parameters."""
         return _compose(self)
 
 
@@ -90,20 +90,20 @@ def statement_of(
     scans_text: bool,
     hides_expired: bool,
 ) -> tuple[str, list[object]]:
-    """The statement of a query, and the values of its parameters.
+    """Return the statement of a query, and the values of its parameters.
 
     Args:
-        query: with a vector unless its mode is "text".
-        schema: the collection's.
-        vector_schema: pgvector's.
-        exactly: as in `Search`, as are `ef_search` and `scans_text`.
-        exact_rows: None: as many as hold 2 million numbers.
-        ef_search: how widely the index is searched.
-        chunks: about how many the tenant has; None: they are counted.
-        scans_text: whether the postings are not complete.
-        hides_expired: whether the tenant has chunks that nobody may find.
+        query: the query; with a vector unless its mode is "text".
+        schema: schema of the collection.
+        vector_schema: schema of pgvector.
+        exactly: whether to compare all of the tenant's vectors. None: the statement counts them first.
+        exact_rows: as in `PgVectorStore`.
+        ef_search: breadth of the index search.
+        chunks: estimated number of the tenant's chunks. None: the statement counts them.
+        scans_text: whether text search scans the tenant's chunks, because the postings are not complete.
+        hides_expired: whether the tenant has expired chunks, which must not be found.
     """
-    # In the order in which `Search.sql` numbers them.
+    # The values are in the order in which `Search.sql` numbers them.
     values: list[object] = [query.tenant]
     if query.mode != "text":
         values.append(query.vector)
@@ -125,14 +125,14 @@ def statement_of(
         exact_rows=EXACT_NUMBERS // max(dimension, 1) if exact_rows is None else exact_rows,
         ef_search=ef_search,
         scans_text=scans_text,
-        # A condition that is always true makes it a search with a filter.
+        # A condition that is always true selects the statement for searches with a filter.
         filter=conditions.sql or ("and true" if hides_expired else ""),
     )
     return search.sql(), [*values, *conditions.values]
 
 
 def words_of_function(dimension: int) -> dict[str, str]:
-    """How a function of the schema names the tenant and the index, whose parameters are $1 and $2."""
+    """Return the conditions on tenant and index for functions of the schema, whose parameters are $1 and $2."""
     half = MOST_INDEXED_WHOLE < dimension <= MOST_INDEXED
     own = OWN_LARGE if dimension >= LARGE else OWN
     return {
@@ -158,10 +158,10 @@ def _compose(search: Search) -> str:
         "columns": PASSAGE_COLUMNS if search.mode == "vector" else "id",
         "own": OWN_LARGE if search.dimension >= LARGE else OWN,
         "indexed": HALF if half else WHOLE,
-        # Numbers are written out: of a parameter the planner, making one plan for all values, would think that a tenth of the rows is wanted.
+        # Limits are part of the text: for a parameter, a plan for all values would assume that a tenth of the rows is wanted.
         "top_k": str(search.top_k),
         "depth": str(depth),
-        # Half precision may confuse neighbours, and a walk gives them in a rough order: whole precision then ranks them.
+        # Half precision may confuse neighbours, and a walk through the index returns them in a rough order, so full precision ranks them again.
         "fetched": str((2 if half else 1) * depth if search.exactly is False else max(FETCHED * search.top_k, depth)),
         "text_depth": str(search.top_k if search.mode == "text" else depth),
         "ef_search": str(max(search.ef_search, min(search.top_k, 1_000))),
@@ -184,6 +184,6 @@ def _compose(search: Search) -> str:
         "vector": quoted(search.vector_schema),
     }
     text = SQL[search.mode]
-    while (more := filled(text, words)) != text:  # parts hold words themselves
+    while (more := filled(text, words)) != text:  # parts may contain placeholders themselves
         text = more
     return text

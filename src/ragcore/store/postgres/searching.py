@@ -1,4 +1,4 @@
-"""Searching a collection: one statement and one round trip, and one more for the first text search of a tenant."""
+"""Search a collection. A search takes one statement and one round trip, and one more for the first text search of a tenant."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ __all__ = ["Searching"]
 
 
 class Searching:
-    """What a store finds in its collection, and why it finds nothing.
+    """Searches a collection, and diagnoses empty results.
 
-    Invariant: every statement sets the tenant itself, so nothing depends on what the connection did before.
+    Invariant: every statement sets the tenant itself, so it does not depend on earlier statements of the connection.
 
     Args:
-        settings: the store's.
-        collection: where to search.
-        tenants: what is remembered of them; what a search learns is put there.
+        settings: the store's settings.
+        collection: the collection to search.
+        tenants: remembered facts about tenants. Searches read and update them.
     """
 
     def __init__(self, settings: StoreSettings, collection: Collection, tenants: Tenants) -> None:
@@ -38,18 +38,18 @@ class Searching:
         self._tenants = tenants
 
     async def search(self, query: Query) -> Sequence[Passage]:
-        """The tenant's passages, best first. See `Searcher.search`."""
+        """Return the tenant's passages, best first. See `Searcher.search`."""
         check_tenant(query.tenant)
         if query.mode != "text" and query.vector is None:
             raise InvalidInput(f"mode {query.mode!r} needs a vector")
-        # Once for all attempts, and before any of them: what is learned below must be what this statement had to find out.
+        # Read once, before all attempts: the facts stored below must be those that this statement had to determine.
         exactly, size = self._exactly(query), self._tenants.chunks.get(query.tenant)
 
         async def work(connection: PooledConnection) -> list[asyncpg.Record]:
-            # Here and not before the call: the collection's model is known once its first connection has been looked at.
+            # Checked here and not before the call: the collection's model is known only after the first connection was inspected.
             self._collection.check_model(query.model)
-            # Expired chunks stand among the postings and would take the others' places there, so the tenant is searched as with a filter. One that has
-            # a filter is so anyway, and vectors have no postings.
+            # Postings of expired chunks would displace others from the lists, so the tenant is then searched as with a filter. Not needed if the query
+            # has a filter already, nor for vectors, which have no postings.
             hides = query.mode != "vector" and query.filter is None and await self._hides(connection, query.tenant)
             found = self._collection.found
             sql, values = statement_of(
@@ -67,7 +67,7 @@ class Searching:
 
         rows = await self._collection.call(work, stage="search")
         result = nearest(rows, query) if query.mode == "vector" else ranked(rows)
-        # Of a filtered search the scan says how many chunks the filter leaves, not how many the tenant has.
+        # For a filtered search, the scan depends on the number of chunks that the filter leaves, not on the tenant's size.
         if exactly is None and result.scan is not None and query.filter is None:
             self._tenants.exactly.put(query.tenant, result.scan == "exact")
         if size is None and query.mode != "vector" and rows and rows[0]["chunks"] is not None:
@@ -75,7 +75,7 @@ class Searching:
         return result
 
     async def scores(self, vector: Vector, *, tenant: str, limit: int | None) -> Scores:
-        """The similarity of the tenant's chunks to `vector`, exact, best first."""
+        """Return the exact similarity of the tenant's chunks to `vector`, best first."""
         check_tenant(tenant)
         rows = await self._collection.fetch("scores", tenant, vector, limit, stage="search")
         return Scores(
@@ -85,13 +85,16 @@ class Searching:
         )
 
     async def diagnose(self, query: Query) -> Diagnosis:
-        """What the tenant of a query has. Bypasses the policy: the search has succeeded, so this says nothing about the database."""
+        """Return how many chunks the tenant of a query has, and of which models.
+
+        Bypasses the policy: the search has succeeded, so an error here must not count as a failure of the database.
+        """
 
         async def work(connection: PooledConnection) -> Diagnosis:
             row = await connection.fetchrow(self._collection.statement("diagnose", connection), query.tenant)
             assert row is not None
             everywhere = None
-            # Only then: counting all tenants' chunks reads the whole table, and a tenant that has some is not a mistyped one.
+            # Only for a tenant without chunks, whose name may be mistyped: counting all tenants' chunks reads the whole table.
             if not row["chunks"]:
                 everywhere = await connection.fetchval(
                     f"select chunks from ({self._collection.statement('count_all', connection)}) as counted"  # noqa: S608  # a file of ours
@@ -108,11 +111,11 @@ class Searching:
     def _exactly(self, query: Query) -> bool | None:
         """Whether to search exactly; None: let the statement count."""
         if query.vector is not None and len(query.vector) > MOST_INDEXED:
-            return True  # there is no index for so many dimensions
+            return True  # pgvector can't index this number of dimensions
         return self._tenants.exactly.get(query.tenant) if query.filter is None else None
 
     async def _hides(self, connection: PooledConnection, tenant: str) -> bool:
-        """Whether the tenant has expired documents that are still there."""
+        """Whether the tenant has expired documents that are still stored."""
         known = self._tenants.hides_expired.get(tenant)
         if known is None:
             known = bool(await connection.fetchval(self._collection.statement("has_expired", connection), tenant))

@@ -1,6 +1,6 @@
-"""PostgreSQL with pgvector as a store: one statement a search, tenants isolated by row-level security.
+"""A store in PostgreSQL with pgvector. Each search is one statement; row-level security isolates the tenants.
 
-What is one statement stands here; `searching` and `writing` do what takes more.
+Methods that need one statement are implemented here, the others in `searching` and `writing`.
 """
 
 from __future__ import annotations
@@ -27,27 +27,28 @@ __all__ = ["PgVectorStore"]
 
 
 class PgVectorStore(Part):
-    """Chunks in PostgreSQL, found by pgvector, full text, or both.
+    """Stores chunks in PostgreSQL and finds them with pgvector, full-text search, or both.
 
     Args:
-        dsn: postgresql://user:password@host:port/database, also with several hosts; with `?pgbouncer=true` behind a pooler in transaction mode. The
-            role should own nothing (`store.migrate` gives it what it needs).
-        pool_size: connections at most, opened when needed.
-        exact_rows: a tenant with at most as many chunks is searched exactly; a larger one through the HNSW index. None: as many as hold 2 million
-            numbers, which is 5,208 chunks of 384 dimensions, 1,302 of 1,536.
-        ef_search: how widely the index is searched, 1 to 1,000; more finds more and takes longer.
-        schema: the collection, as `store.migrate` made it.
-        allow_unsafe_role: whether to work with a role that row-level security doesn't bind. False: each call is refused.
-        policy: of searches. None: as many calls at once as connections, 4 attempts, a breaker.
-        write_policy: of writes. None: half as many at once as connections, no limit but the deadline, 4 attempts, a breaker of its own.
+        dsn: postgresql://user:password@host:port/database. Several hosts are allowed. Behind a pooler in transaction mode, add `?pgbouncer=true`.
+            The role should own nothing; `store.migrate` grants it the rights that it needs.
+        pool_size: largest number of connections. They are opened when needed.
+        exact_rows: a tenant with at most this number of chunks is searched exactly, a larger one through the HNSW index. None: the number of chunks
+            whose vectors hold 2 million numbers, such as 5,208 chunks of 384 dimensions or 1,302 of 1,536.
+        ef_search: breadth of the index search, 1 to 1,000. A larger value finds more of the nearest chunks and takes longer.
+        schema: name of the collection's schema, as given to `store.migrate`.
+        allow_unsafe_role: whether to work with a role that row-level security does not bind. False: each call is refused.
+        policy: policy of searches. None: at most `pool_size` searches at once, 4 attempts, a circuit breaker.
+        write_policy: policy of writes. None: at most half of `pool_size` writes at once, 4 attempts without an attempt timeout, its own circuit
+            breaker.
 
-    `start` makes no connection, so it returns at once also while the database is down. It looks at the role and the schema in the
-    background and logs what is wrong. Runs on asyncio (asyncpg does).
+    `start` opens no connection, so it returns at once even while the database is down. The store checks the role and the schema in the background
+    and logs each problem. It runs on asyncio only, because asyncpg does.
 
     Raises:
-        ConfigurationError: the DSN is not one; or later, when first used: wrong password, no such database, no pgvector, no schema, no right, a role
-            that row-level security doesn't bind, an embedder of another model than the collection's.
-        StoreError: PostgreSQL can't be reached or failed.
+        ConfigurationError: the DSN is invalid. At first use: the password is wrong; the database, pgvector, the schema or a right is missing;
+            row-level security does not bind the role; or the embedder's model is not the collection's.
+        StoreError: PostgreSQL can't be reached, or it failed.
     """
 
     schema: str
@@ -69,7 +70,7 @@ class PgVectorStore(Part):
         if pool_size < 1:
             raise ConfigurationError(f"pool_size is {pool_size}: it must be at least 1")
         if not 1 <= ef_search <= 1_000:
-            raise ConfigurationError(f"ef_search is {ef_search}: pgvector takes 1 to 1,000")
+            raise ConfigurationError(f"ef_search is {ef_search}: it must be from 1 to 1,000, as pgvector requires")
         if exact_rows is not None and exact_rows < 0:
             raise ConfigurationError(f"exact_rows is {exact_rows}: it must be at least 0")
         self._address = parse(dsn)
@@ -78,13 +79,13 @@ class PgVectorStore(Part):
         self.ef_search = ef_search
         self.schema = check_schema(schema)
         self.allow_unsafe_role = allow_unsafe_role
-        # As many may queue as at the other dependencies: whether their time suffices, the bulkhead knows.
+        # The same queue as for other dependencies; the bulkhead refuses callers whose time does not suffice.
         queue = max(256, 16 * pool_size)
         retry = RetryPolicy(attempts=4, backoff=0.05, max_backoff=1.0)
         self.policy = policy or Policy(
             "database", attempt_timeout=10.0, bulkhead=Bulkhead(pool_size, queue=queue), retry=retry
         )
-        # A large document takes minutes to write: its deadline bounds that, a timeout is not retried, and it says nothing about searches.
+        # Writing a large document takes minutes, so only its deadline limits it. A timeout is not retried, and does not count for searches.
         self.write_policy = write_policy or Policy(
             "database writes",
             timeout=600.0,
@@ -92,26 +93,26 @@ class PgVectorStore(Part):
             bulkhead=Bulkhead(max(1, pool_size // 2), queue=queue),
             retry=retry,
         )
-        # The parts read the attributes above at each call, so that one which is changed holds from the next call on.
+        # The parts read the attributes above at each call, so a changed attribute takes effect with the next call.
         tenants = Tenants()
         self._collection = Collection(self, check_open=self._check_open)
         self._searching = Searching(self, self._collection, tenants)
         self._writing = Writing(self, self._collection, tenants)
 
     async def search(self, query: Query, /) -> Sequence[Passage]:
-        """The tenant's passages, best first, in one statement and one round trip. See `Searcher.search`."""
+        """Return the tenant's passages, best first, in one statement and one round trip. See `Searcher.search`."""
         return await self._searching.search(query)
 
     async def upsert(self, documents: Sequence[EmbeddedDocument], /, *, tenant: str) -> None:
-        """Put documents in place of those with the same ids, all of them in one transaction: readers see the old ones whole until the new ones are.
+        """Add documents, or replace those with the same ids, in one transaction. Searches see the old documents until all new ones are written.
 
         Raises:
-            ConfigurationError: vectors of another model or dimension than the collection's.
+            ConfigurationError: the vectors have another model or dimension than the collection.
         """
         await self._writing.upsert(documents, tenant=tenant)
 
     async def hashes(self, document_ids: Sequence[str] | None, /, *, tenant: str) -> Mapping[str, str]:
-        """Content hash by document id, for those that are there; None asks for all."""
+        """Return content hashes by document id, for the ids that are stored; None asks for all documents."""
         check_tenant(tenant)
         ids = None if document_ids is None else list(document_ids)
         rows = await self._collection.fetch("hashes", tenant, ids, stage="search")
@@ -119,31 +120,34 @@ class PgVectorStore(Part):
 
     @property
     def former_models(self) -> Sequence[str]:
-        """Models whose content hashes stand for unchanged documents as well: of collections that this one was embedded from. Known after a first call."""
+        """Former models of this collection, before it was embedded again. Content hashes of these models also mark documents as unchanged.
+
+        Known after the first call.
+        """
         return self._collection.former_models
 
     async def recorded_embed_text(self) -> EmbedText | None:
-        """What is embedded for a chunk, as the collection records it."""
+        """Return the recorded choice of the text to embed for a chunk; None if nothing is recorded."""
         rows = await self._collection.fetch("recorded_embed_text", stage="write")
         return cast("EmbedText", rows[0]["value"]) if rows else None
 
     async def record_embed_text(self, embed_text: EmbedText, /) -> EmbedText | None:
-        """Record what is embedded for a chunk from now on; return what was recorded before."""
+        """Record the choice of the text to embed for a chunk from now on; return the former one."""
         rows = await self._collection.fetch("record_embed_text", embed_text, stage="write")
         return cast("EmbedText | None", rows[0]["former"])
 
     async def delete(self, document_ids: Sequence[str], /, *, tenant: str) -> int:
-        """Remove documents with their chunks; how many there were."""
+        """Remove documents with their chunks; return how many documents were removed."""
         return await self._writing.delete(document_ids, tenant=tenant)
 
     async def expire(self, *, limit: int = 1_000) -> Mapping[str, int]:
-        """Remove documents that have expired, of all tenants, at most `limit` at once; how many, by tenant. Nobody could find them any more."""
+        """Remove expired documents of all tenants, at most `limit`; return how many were removed, by tenant. Searches don't find them even before that."""
         return await self._writing.expire(limit=limit)
 
     async def count_calls(
         self, ledger: Ledger, limits: Limits, /, *, tenant: str, call: str | None = None, seconds: float = 0.0
     ) -> Allowance:
-        """Count what a process has used, and let another call in. See `QuotaStore`."""
+        """Record the use of a process, and decide whether another call may start. See `QuotaStore`."""
         check_tenant(tenant)
         rows = await self._collection.fetch(
             "count_calls",
@@ -163,7 +167,7 @@ class PgVectorStore(Part):
         return Allowance(**dict(rows[0]))
 
     async def count(self, *, tenant: str | None) -> Counts:
-        """What a tenant has; None: the whole store's totals."""
+        """Return the numbers of documents and chunks of a tenant; None: of the whole store."""
         if tenant is not None:
             check_tenant(tenant)
         rows = await (
@@ -174,31 +178,34 @@ class PgVectorStore(Part):
         return Counts(**dict(rows[0]))
 
     async def diagnose(self, query: Query, /) -> Diagnosis:
-        """What the tenant of a query has. Bypasses the policy: the search has succeeded, so this says nothing about the database."""
+        """Return how many chunks the tenant of a query has, and of which models.
+
+        Bypasses the policy: the search has succeeded, so an error here must not count as a failure of the database.
+        """
         return await self._searching.diagnose(query)
 
     async def scores(self, vector: Vector, /, *, tenant: str, limit: int | None = None) -> Scores:
-        """The similarity of the tenant's chunks to `vector`, exact, best first."""
+        """Return the exact similarity of the tenant's chunks to `vector`, best first."""
         return await self._searching.scores(vector, tenant=tenant, limit=limit)
 
     async def inspect(self) -> Inspection:
-        """What the role finds in the database: for `doctor`, `describe` and health."""
+        """Inspect the role, the schema and the server, for `doctor`, `describe` and health."""
         return await self._collection.inspect()
 
     async def ping(self) -> None:
-        """A look at role and schema through the pool and the policy.
+        """Check the role and the schema through the pool and the policy.
 
         Raises:
-            ConfigurationError: the extension or the schema is missing, a right is, or the role is not safe.
+            ConfigurationError: the extension, the schema or a right is missing, or the role is unsafe.
         """
         await self._collection.ping()
 
     def snapshot(self) -> Mapping[str, Any]:
-        """Use of the pool, serialisable."""
+        """Return the use of the pool as serialisable data."""
         return self._collection.snapshot()
 
     def describe(self) -> Mapping[str, Any]:
-        """Where the store is, without secrets."""
+        """Return the address and the schema of the store, without secrets."""
         address = self._address
         return {
             "host": address.host,
@@ -209,7 +216,7 @@ class PgVectorStore(Part):
         }
 
     async def first_look(self) -> Inspection | None:
-        """What the role found in the database when the store was opened; None if the database could not be reached."""
+        """Wait for the check at start and return its result; None if the database could not be reached."""
         return await self._collection.first_look()
 
     async def _open(self) -> None:

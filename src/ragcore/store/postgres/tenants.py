@@ -1,4 +1,4 @@
-"""What is remembered of tenants, so that a search need not ask for it."""
+"""Remembered facts about tenants, so that a search need not query them."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from ragcore.store.postgres.recent import Recent
 
 __all__ = ["Tenants"]
 
-# How long a tenant counts as small or large, and for how many tenants that is remembered.
+# Seconds for which a fact is remembered, and number of tenants.
 REMEMBER_SECONDS = 60.0
 REMEMBER_TENANTS = 10_000
 
 
 class Tenants:
-    """What the last searches of this process learned about tenants.
+    """Facts about tenants from recent searches of this process.
 
-    Invariant: it decides how a search is done, never which rows it may find. So it may be out of date: other processes write as well, and a search
-    of this one may end after a write that began later.
+    Invariant: the facts decide how a search runs, never which rows it may find. So they may be out of date: other processes write as well, and a
+    search of this process may end after a write that began later.
 
     Attributes:
-        exactly: whether the tenant is so small that its vectors are all compared.
-        hides_expired: whether it has expired documents that are not removed yet.
-        chunks: about how many it has.
+        exactly: whether all vectors of the tenant are compared, because it is small.
+        hides_expired: whether the tenant has expired documents that are not removed yet.
+        chunks: estimated number of the tenant's chunks.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Tenants:
         self.chunks: Recent[float] = Recent(seconds=REMEMBER_SECONDS, most=REMEMBER_TENANTS)
 
     def forget(self, tenant: str) -> None:
-        """After a write: the next search learns anew."""
+        """Remove the facts about a tenant after a write. The next search determines them again."""
         self.exactly.drop(tenant)
         self.hides_expired.drop(tenant)
         self.chunks.drop(tenant)

@@ -1,4 +1,4 @@
-"""asyncpg's errors as ours, in one place, and what they mean to the policy."""
+"""Translate asyncpg's errors to ragcore's, and classify them for the policy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ragcore.store.postgres.pool import ConnectionLost
 
 __all__ = ["cause_of", "judge", "translate"]
 
-# The server can't be reached, is starting, stopping or full: another try may find it back.
+# The server can't be reached, is starting, stopping or full. A retry may succeed.
 PASSES_AND_COUNTS = (
     OSError,
     pg.PostgresConnectionError,
@@ -26,10 +26,10 @@ PASSES_AND_COUNTS = (
     pg.InsufficientResourcesError,
     pg.InternalClientError,
 )
-# A connection that had been established and ended says nothing about the server: whether a new one can be made does. Two transactions that were
-# in each other's way are nobody's fault, and the same again usually works.
+# The end of an established connection does not show that the server is down; a failure to open a new one does. A conflict between two transactions
+# usually disappears with a retry.
 PASSES = (ConnectionLost, pg.SerializationError, pg.DeadlockDetectedError, pg.LockNotAvailableError)
-# PgBouncer says everything with one code. These are matters of its configuration; all else may pass.
+# PgBouncer uses one error code for everything. These messages are about its configuration; other errors may be temporary.
 POOLER_CONFIGURATION = re.compile(
     r"no such (database|user)|unsupported startup parameter|authentication failed|not allowed|password|SSL required|auth_",
     re.IGNORECASE,
@@ -43,23 +43,23 @@ GRANTS = {
     "database": "grant connect on database {name} to {user}",
     "type": "grant usage on type {name} to {user}",
 }
-# Raised by a function of ragcore's own schema: this collection may not replace the one in use.
+# Error code of a function in ragcore's schema: this collection may not replace the one in use.
 COLLECTIONS_DIFFER = "RC002"
-# Messages of these classes may hold a row's values.
+# Error classes whose messages may contain values of a row.
 MAY_HOLD_DATA = ("22", "23")
-# The driver's words about a value that it can't send: "… for query argument $2: 'the value' (why)".
+# The driver's message about a value that it can't send: "… for query argument $2: 'the value' (why)".
 ARGUMENT = re.compile(r"argument (\$\d+)")
 REASONS = (
-    ("surrogates not allowed", "it holds half a character"),
+    ("surrogates not allowed", "it holds a lone surrogate"),
     ("0x00", "it holds a NUL character"),
     ("out of range", "it is out of range"),
     ("out of int", "it is out of range"),
-    ("expected", "it is of another type"),
+    ("expected", "it has the wrong type"),
 )
 
 
 def judge(error: Exception) -> Failure | None:
-    """What an error of asyncpg's means to retry and breaker."""
+    """Classify an error of asyncpg for retry and circuit breaker."""
     if isinstance(error, PASSES):
         return Failure(counts=False)
     if isinstance(error, ssl.SSLCertVerificationError) or _refuses_encryption(error):
@@ -68,13 +68,15 @@ def judge(error: Exception) -> Failure | None:
         return None
     if isinstance(error, PASSES_AND_COUNTS):
         return Failure()
-    if isinstance(error, pg.QueryCanceledError):  # the server's own limit: it is slow, and trying again makes it slower
+    if isinstance(
+        error, pg.QueryCanceledError
+    ):  # the server's own timeout: it is slow, and a retry would make it slower
         return Failure(retry=False)
     return None
 
 
 def translate(error: Exception, address: Address, *, stage: str, attempts: int = 1) -> RagcoreError:
-    """The error to raise in place of a foreign one. Never shows the DSN, a password or a row."""
+    """Return the error to raise instead of the driver's. Its message never shows the DSN, a password or a row."""
     if isinstance(error, RagcoreError):
         error.stage = error.stage or stage
         return error
@@ -82,15 +84,15 @@ def translate(error: Exception, address: Address, *, stage: str, attempts: int =
     if wrong is not None:
         return ConfigurationError(wrong, stage=stage)
     if isinstance(error, pg.DataError | pg.ProgramLimitExceededError) or type(error) is ValueError:
-        # Without its words, which quote the value.
+        # The driver's message is left out, since it quotes the value.
         argument = ARGUMENT.search(str(error))
-        which = "a value that was given" if argument is None else f"the value of parameter {argument[1]}"
-        return InvalidInput(f"PostgreSQL can't take {which} ({type(error).__name__}{_reason(error)})", stage=stage)
+        which = "a given value" if argument is None else f"the value of parameter {argument[1]}"
+        return InvalidInput(f"PostgreSQL does not accept {which} ({type(error).__name__}{_reason(error)})", stage=stage)
     return StoreError(_failure(error, address), dependency="database", attempts=attempts, stage=stage)
 
 
 def cause_of(error: Exception) -> BaseException | None:
-    """What to name as the cause of the translated error: none whose words hold a value or a row."""
+    """Return the cause of the translated error; None if its message may contain a value or a row."""
     if isinstance(error, ConnectionLost):
         return error.__cause__
     holds_data = isinstance(error, asyncpg.PostgresError) and str(error.sqlstate)[:2] in MAY_HOLD_DATA
@@ -102,13 +104,13 @@ def _failure(error: Exception, address: Address) -> str:
         case ConnectionLost():
             return f"the connection to PostgreSQL at {address} was lost ({error})"
         case pg.TargetServerAttributeNotMatched():
-            return f"none of the servers at {address} is what target_session_attrs in the DSN asks for ({error})"
+            return f"none of the servers at {address} matches target_session_attrs in the DSN ({error})"
         case TimeoutError():
             return f"PostgreSQL at {address} did not answer in time"
         case OSError():
-            return f"PostgreSQL at {address} can't be reached ({type(error).__name__}: {error.strerror or error}); is it running, and is DATABASE_URL right?"
+            return f"PostgreSQL at {address} can't be reached ({type(error).__name__}: {error.strerror or error}): check that it runs, and check DATABASE_URL"
         case pg.TooManyConnectionsError():
-            return f"PostgreSQL at {address} has no connection left: lower pool_size, or raise its max_connections ({error})"
+            return f"PostgreSQL at {address} has no free connection ({error}): lower pool_size, or raise its max_connections"
         case pg.ProtocolViolationError():
             return f"the pooler or server at {address} refused the connection: {error}"
         case asyncpg.PostgresError():
@@ -117,7 +119,7 @@ def _failure(error: Exception, address: Address) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Why a value can't be taken, where that is told in words that don't hold it."""
+    """Return why PostgreSQL does not accept a value, in words that don't contain the value; "" if unknown."""
     text = str(error)
     return next((f": {reason}" for pattern, reason in REASONS if pattern in text), "")
 
@@ -131,28 +133,30 @@ def _refuses_encryption(error: Exception) -> bool:
 
 
 def _configuration(error: Exception, address: Address) -> str | None:
-    """What is wrong with a setting, a role or the schema, and what to do; None where it is something else."""
+    """Return the message for an error in a setting, a role or the schema, with the remedy; None for other errors."""
     user = address.user or "the default user"
     if _refuses_encryption(error):
-        return f"PostgreSQL at {address} offers no encryption, and sslmode={address.sslmode} in the DSN asks for it: switch TLS on there"
+        return f"PostgreSQL at {address} offers no encryption, and sslmode={address.sslmode} in the DSN requires it: switch TLS on at the server"
     if isinstance(error, asyncpg.PostgresError) and error.sqlstate == COLLECTIONS_DIFFER:
         return f"{error.args[0]}: {error.hint}"
     match error:
         case ssl.SSLCertVerificationError():
             return f"the certificate of PostgreSQL at {address} can't be verified ({error.verify_message}): check sslrootcert and the host's name in the DSN"
         case pg.InvalidPasswordError():
-            return f"PostgreSQL at {address} refused to let {user} in: check the user and the password in the DSN (not shown)"
+            return f"PostgreSQL at {address} refused the login of {user}: check the user and the password in the DSN (not shown)"
         case pg.InvalidAuthorizationSpecificationError():
-            return f"PostgreSQL at {address} refused to let {user} in ({error}): check user, password and sslmode in the DSN, and pg_hba.conf"
+            return f"PostgreSQL at {address} refused the login of {user} ({error}): check user, password and sslmode in the DSN, and pg_hba.conf"
         case pg.ProtocolViolationError() if POOLER_CONFIGURATION.search(str(error)):
             return f"the pooler at {address} refused the connection of {user}: {error}"
         case pg.InvalidCatalogNameError():
-            return f"there is no database {address.database!r} at {address}: check the DSN, or create it"
+            return (
+                f"the database {address.database!r} does not exist at {address}: check the DSN, or create the database"
+            )
         case pg.UndefinedTableError() | pg.InvalidSchemaNameError():
             return f"the schema of ragcore is missing in {address} ({error}): run store.migrate(owner_dsn, …) or `ragcore migrate` as the owner"
         case pg.ReadOnlySQLTransactionError():
             return (
-                f"PostgreSQL at {address} is read-only, as a standby is ({error}): connect to the primary, or name all hosts in the DSN "
+                f"PostgreSQL at {address} is read-only, like a standby ({error}): connect to the primary, or name all hosts in the DSN "
                 "with target_session_attrs=read-write"
             )
         case pg.InsufficientPrivilegeError():
@@ -163,11 +167,11 @@ def _configuration(error: Exception, address: Address) -> str | None:
             "expected" in str(error) and "dimensions" in str(error)
         ):
             return (
-                f"the vectors in {address} have another dimension than the embedder's ({error}): "
+                f"the vectors in {address} and those of the embedder have different dimensions ({error}): "
                 "use the embedder that the documents were embedded with, or another collection"
             )
         case pg.InvalidNameError() if "hnsw." in str(error):
-            return f"pgvector in {address} is too old, ragcore needs 0.8 or later: install it, then run `alter extension vector update`"
+            return f"pgvector in {address} is too old; ragcore needs 0.8 or later: install it, then run `alter extension vector update`"
         case pg.UndefinedObjectError() | pg.UndefinedFunctionError() if "vector" in str(error):
             return f"the extension pgvector is missing in {address}: as its owner, run `create extension vector`"
         case pg.UndefinedFunctionError() | pg.UndefinedColumnError():
@@ -175,15 +179,15 @@ def _configuration(error: Exception, address: Address) -> str | None:
         case ValueError() if "unknown type" in str(error):
             return f"the extension pgvector is missing in {address}: as its owner, run `create extension vector`"
         case pg.ClientConfigurationError():
-            return f"the DSN of {address} is not right: {error}"
+            return f"the DSN of {address} is invalid: {error}"
     return None
 
 
 def _denied(error: asyncpg.PostgresError, address: Address, user: str) -> str:
-    """Which right is missing, and the statement that grants it."""
+    """Return the message for a missing right, with the statement that grants it."""
     words = str(error.args[0] if error.args else "")
     if "row-level security policy for table" in words and "affected" in words:
-        return f"{user} has row_security=off in {address}, and ragcore's tables need it on: run `alter role {user} reset row_security`"
+        return f"{user} has row_security=off in {address}, and ragcore's tables need row_security=on: run `alter role {user} reset row_security`"
     denied = DENIED.search(words)
     if denied is None or denied[1] not in GRANTS:
         return (

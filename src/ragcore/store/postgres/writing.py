@@ -1,4 +1,4 @@
-"""Writing to a collection: documents whole or not at all, in slices that bound a statement's size."""
+"""Write to a collection. Documents are written in one transaction, in slices that limit the size of a statement."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from ragcore.types.validation import check_tenant
 
 __all__ = ["Writing"]
 
-# Chunks in one statement of a write: some MB, whatever the document.
+# Number of chunks in one statement, a few MB, regardless of the document's size.
 SLICE = 500
 
 
 class Writing:
-    """What a store puts into its collection and takes out of it.
+    """Adds documents to a collection and removes them.
 
-    Invariant: a document and its chunks change in one transaction, which sets the tenant first; when a write has returned, nothing is remembered of
-    its tenant.
+    Invariant: a document and its chunks change in one transaction, which sets the tenant first. When a write returns, no facts about its tenant are
+    remembered.
 
     Args:
-        settings: the store's.
-        collection: where to write.
-        tenants: what is remembered of them, to be forgotten after a write.
+        settings: the store's settings.
+        collection: the collection to write to.
+        tenants: remembered facts about tenants. A write removes those about its tenant.
     """
 
     def __init__(self, settings: StoreSettings, collection: Collection, tenants: Tenants) -> None:
@@ -38,7 +38,7 @@ class Writing:
         self._tenants = tenants
 
     async def upsert(self, documents: Sequence[EmbeddedDocument], *, tenant: str) -> None:
-        """Put documents in place of those with the same ids, all of them in one transaction."""
+        """Add documents, or replace those with the same ids, in one transaction."""
         check_tenant(tenant)
         if documents:
             await self._collection.call(
@@ -49,9 +49,9 @@ class Writing:
             self._tenants.forget(tenant)
 
     async def delete(self, document_ids: Sequence[str], *, tenant: str) -> int:
-        """Remove documents with their chunks; how many there were."""
+        """Remove documents with their chunks; return how many documents were removed."""
         check_tenant(tenant)
-        # Of all attempts: where the answer to a COMMIT is lost, the next attempt finds nothing more to delete.
+        # Counted over all attempts: if the answer to a COMMIT is lost, the next attempt finds no documents to delete.
         deleted: set[str] = set()
 
         async def work(connection: PooledConnection) -> None:
@@ -66,12 +66,12 @@ class Writing:
         return len(deleted)
 
     async def expire(self, *, limit: int) -> Mapping[str, int]:
-        """Remove documents that have expired, of all tenants, at most `limit` at once; how many, by tenant."""
+        """Remove expired documents of all tenants, at most `limit`; return how many were removed, by tenant."""
         policy = self._settings.write_policy
         rows = await self._collection.fetch("remove_expired", limit, stage="write", policy=policy)
         for row in rows:
             self._tenants.forget(row["tenant"])
-        # Callers repeat this until nothing is removed: the last time has room for what is old besides.
+        # Callers repeat this until nothing is removed; the last call also removes old quotas.
         if not rows:
             removed = True
             while removed:
@@ -89,7 +89,7 @@ class Writing:
         statement = self._collection.statement
         async with transaction(connection):
             await connection.execute(SQL["set_tenant"], tenant)
-            # First, since it locks the documents: two writers of one document wait here, before either has touched a chunk.
+            # This comes first, since it locks the documents: a second writer of the same document waits here, before it has changed a chunk.
             await connection.execute(statement("begin_documents", connection), tenant, ids, models, expiries)
             await connection.execute(statement("delete_chunks", connection), tenant, ids)
             for columns in _slices(documents):
@@ -98,7 +98,7 @@ class Writing:
 
 
 def _slices(documents: Sequence[EmbeddedDocument]) -> Iterator[tuple[list[Any], ...]]:
-    """The chunks of documents as columns, so many rows at a time."""
+    """Yield the chunks of documents as columns, at most `SLICE` rows at a time."""
     rows: list[tuple[Any, ...]] = []
     for embedded in documents:
         document = embedded.document

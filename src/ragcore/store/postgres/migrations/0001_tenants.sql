@@ -1,8 +1,8 @@
 -- Documents and their chunks, each row of one tenant.
 --
--- Row-level security is forced, so it binds the owner too. The policy is a CASE on purpose: written as a plain comparison the planner takes
--- current_setting() at plan time for a tenant with one row and prefers the tenant's index with an exact sort, for ever; a CASE can't
--- use an index and is taken for half of the table, so ORDER BY <=> LIMIT walks the HNSW index, and statements that want the tenant's index say
+-- Row-level security is forced, so it binds the owner too. The policy is a CASE for a reason. With a plain comparison, the planner evaluates
+-- current_setting() at plan time, assumes a tenant with one row, and always prefers the tenant's index with an exact sort. A CASE can't use an index, and
+-- the planner assumes that it selects half of the table, so ORDER BY <=> LIMIT walks the HNSW index. Statements that need the tenant's index say
 -- `tenant = …` themselves.
 
 create table {schema}.setting (
@@ -38,10 +38,10 @@ create table {schema}.chunk (
     primary key (tenant, id),
     foreign key (tenant, document_id) references {schema}.document (tenant, id) on delete cascade
 );
--- Rows stay whole where a page has room for them: with vectors or words fetched from a TOAST table one by one, a scan of a tenant's rows
--- takes three to ten times as long.
+-- Rows stay whole if they fit into a page. If vectors or words were fetched from a TOAST table one by one, a scan of a tenant's rows would take three to
+-- ten times as long.
 alter table {schema}.chunk set (toast_tuple_target = 8160);
--- The document first: with the tenant first, the planner takes it for lookups by id while the table is empty, and keeps that plan.
+-- The document comes first: with the tenant first, the planner uses this index for lookups by id while the table is empty, and keeps that plan.
 create index chunk_document on {schema}.chunk (document_id, tenant);
 
 alter table {schema}.document enable row level security;
@@ -54,7 +54,7 @@ alter table {schema}.chunk force row level security;
 create policy own_rows on {schema}.chunk
     using (case when tenant = current_setting('ragcore.tenant', true) then true else false end);
 
--- How much the whole store holds, and nothing else of it: for "no chunks for this tenant, 12,000 for others".
+-- Numbers of all documents and chunks in the store, without any content: for "no chunks for this tenant, 12,000 for others".
 create policy counting on {schema}.document for select to {owner} using (current_setting('ragcore.counting', true) = 'on');
 create policy counting on {schema}.chunk for select to {owner} using (current_setting('ragcore.counting', true) = 'on');
 create function {schema}.count_all(out documents bigint, out chunks bigint, out not_embedded bigint)

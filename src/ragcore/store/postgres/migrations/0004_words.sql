@@ -1,14 +1,13 @@
--- Temporary objects are searched first unless they are named: a domain of theirs would run its check as the owner.
+-- Temporary objects come first in the search path unless pg_temp is named: a temporary domain would run its check as the owner.
 alter function {schema}.count_all() set search_path = pg_catalog, pg_temp;
 
--- What a collection records of itself, words of any language, and a loud answer where no tenant is set. The release before works with all of it.
+-- The settings of a collection, words of any language, and an error if no tenant is set. The previous release works with all of it.
 
 insert into {schema}.setting values ('language', {language_literal}), ('vector_type', 'vector'), ('contracted', 'false'), ('text', 'pending');
 
 {lexemes_function}
 
--- For a statement that runs without a tenant: it would see an empty store, and an error is better. Whoever counts all chunks is the owner, who has a
--- policy of its own for that.
+-- For a statement that runs without a tenant: an error is better than an apparently empty store. Only the owner counts all chunks, with its own policy.
 create function {schema}.tenant_is_missing() returns boolean
     language plpgsql volatile
     set search_path = pg_catalog, pg_temp

@@ -1,9 +1,9 @@
--- The words of chunks by tenant and word, the weightiest first, so that a search reads a bounded number of each word's postings and a word's document
--- frequency is counted from an index. Measured beside today's scan and beside GIN in a definer function: docs/explanation/text-search.md. `=` and `<` of
--- text are leakproof, so the index is used under row-level security; `@@` is not.
+-- The words of chunks by tenant and word, those with the largest weight first. So a search reads a limited number of postings for each word, and counts a
+-- word's document frequency from an index. Measured against the former scan and against GIN in a definer function: docs/explanation/text-search.md. `=` and
+-- `<` of text are leakproof, so PostgreSQL uses the index under row-level security; `@@` is not.
 --
--- impact: BM25's part of a word in a chunk, without the idf, times 1,000; k1 = 1.2, b = 0.75, a chunk of 100 different words taken for usual. The search
--- has the same formula.
+-- impact: the BM25 score of a word in a chunk, without the idf, times 1,000; k1 = 1.2, b = 0.75, average length 100 different words. The search has the
+-- same formula.
 -- Source: S. Robertson, H. Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009).
 create table {schema}.posting (
     tenant   text collate "C" not null,
@@ -13,7 +13,7 @@ create table {schema}.posting (
 );
 create index posting_lexeme on {schema}.posting (tenant, lexeme, impact desc, chunk_id);
 create index posting_chunk on {schema}.posting (tenant, chunk_id);
--- Index-only scans need the visibility map, and the planner needs statistics, soon.
+-- Vacuum early: index-only scans need the visibility map, and the planner needs statistics.
 alter table {schema}.posting set (autovacuum_vacuum_insert_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
 
 alter table {schema}.posting enable row level security;
@@ -24,7 +24,7 @@ create policy own_rows on {schema}.posting using (
          else {schema}.tenant_is_missing() end
 );
 
--- The postings of some chunks. `offset 0` keeps the number of words from being worked out anew for each word.
+-- Adds the postings of some chunks. `offset 0` prevents that the number of words is computed again for each word.
 create function {schema}.add_postings(tenants text[], ids text[], words tsvector[]) returns void
     language sql
     set search_path = pg_catalog, pg_temp
@@ -49,7 +49,7 @@ create function {schema}.remove_postings(tenants text[], ids text[]) returns voi
         where posting.tenant = chunk.tenant and posting.chunk_id = chunk.id
     $$;
 
--- A chunk's words: as they are kept, but for scripts without blanks, which the release before kept as they are written.
+-- Adds the stored words of a chunk, except those of scripts without blanks, which the previous release stored as they are written.
 create function {schema}.words_of(words tsvector, title text, text text) returns tsvector
     language plpgsql immutable parallel safe
     set search_path = pg_catalog, pg_temp
@@ -62,7 +62,7 @@ create function {schema}.words_of(words tsvector, title text, text text) returns
     end
     $$;
 
--- Triggers, so that what the release before writes is found by its words as well. They run as the owner, so that nobody else needs to write postings.
+-- Triggers, so that text search also finds chunks that the previous release writes. They run as the owner, so no other role needs to write postings.
 create function {schema}.keep_postings() returns trigger
     language plpgsql security definer
     set search_path = pg_catalog, pg_temp
@@ -99,13 +99,13 @@ create trigger change_postings after update on {schema}.chunk
 create trigger truncate_postings after truncate on {schema}.chunk
     for each statement execute function {schema}.keep_postings();
 
--- Statistics would keep pieces of texts that have been erased, and no plan needs them.
+-- No statistics: they would keep pieces of erased texts, and no plan needs them.
 alter table {schema}.chunk
     alter column text set statistics 0, alter column title set statistics 0, alter column source set statistics 0,
     alter column metadata set statistics 0, alter column words set statistics 0;
 
--- A word's weightiest postings, as the caller may see them. A function with settings of its own: of a table without statistics the planner takes a
--- bitmap scan, which reads all of a word's postings before the limit; ORDER BY does not keep it from that.
+-- The postings of a word with the largest weight that the caller may see. The function has its own settings: for a table without statistics, the planner
+-- chooses a bitmap scan, which reads all postings of the word before the limit; ORDER BY does not prevent that.
 create function {schema}.postings(of_tenant text, of_lexeme text, most integer) returns table (chunk_id text, impact smallint)
     language plpgsql stable strict rows 1000
     set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan

@@ -1,9 +1,9 @@
--- A tenant's nearest chunks where the first {ef_search} that the index gives hold too few of its own: by walking on, at most `tuples` chunks further, and
--- where that gives too few as well, by comparing all, or `most` of them. A function, since parts of a statement that are hardly ever needed would cost
--- each search a tenth of its time; strict, so that with null it does nothing.
+-- A tenant's nearest chunks, if the first {ef_search} chunks of the index hold too few of its own. It walks on through the index for at most `tuples`
+-- chunks. If that yields too few as well, it compares all of the tenant's chunks, at most `most`. It is a function, since rarely needed parts of a statement
+-- would cost each search a tenth of its time. It is strict, so null as the tenant makes it do nothing.
 --
--- Walking on gives chunks in an order that is only about right, so ten times as many are taken and sorted. The planner takes the order for right, and
--- would sort no further than it is asked to: `+ 0` is a key that it doesn't know. EXECUTE, so that the limits are known when it plans.
+-- The walk returns chunks in a rough order, so ten times the wanted number is fetched and sorted. The planner assumes that the order is exact and would not
+-- sort again; `+ 0` makes a key that it does not know. EXECUTE makes the limits known to the planner.
 create function {schema}.nearest_further(of_tenant text, question {vector}.vector, depth integer, tuples integer, most integer)
     returns table (
         id text, document_id text, text text, title text, source text, start_char integer, end_char integer, metadata jsonb, distance float8,

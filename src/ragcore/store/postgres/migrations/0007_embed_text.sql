@@ -1,7 +1,7 @@
--- What is embedded for a chunk: its text, or its text with the title or the headings over it. Chunks that are there have their text alone.
+-- The choice of the text to embed for a chunk: its text alone, or preceded by the title or the headings. For existing chunks, it is their text alone.
 insert into {schema}.setting values ('embed_text', 'text');
 
--- Records it, for the role that writes documents: of the collection's settings it may change this one alone. Gives what was recorded before.
+-- Records the choice and returns the former one. The role that writes documents may change only this one of the collection's settings.
 create function {schema}.record_embed_text(wanted text) returns text
     language plpgsql security definer
     set search_path = pg_catalog, pg_temp

@@ -1,6 +1,6 @@
--- When documents expire. From that moment none of their chunks is found, by whatever statement, also of the release before: the policy is joined to the
--- others by AND. What writes and counts says that it wants the expired ones too. OR, whose first part is true of nearly all rows by the statistics: of a CASE
--- the planner would take half of the table.
+-- The times at which documents expire. From then on, no statement finds their chunks, not even one of the previous release: the policy is joined to the
+-- others by AND. Statements that write or count ask for expired rows as well. The policy uses OR: by the statistics, its first part is true for nearly all
+-- rows. For a CASE, the planner would assume half of the table.
 alter table {schema}.document add column expires_at timestamptz;
 alter table {schema}.chunk add column expires_at timestamptz;
 create index document_expires_at on {schema}.document (expires_at) where expires_at is not null;
@@ -8,8 +8,8 @@ create policy not_expired on {schema}.chunk as restrictive for select using (
     expires_at is null or expires_at > now() or current_setting('ragcore.expired', true) = 'on'
 );
 
--- The release before knows nothing of times: what it writes in place of a document never expires, and it must see the chunks that it replaces. This release
--- says the time itself, and always wants to see them.
+-- The previous release does not know expiry: a document that it replaces never expires, and it must see the chunks that it replaces. This release sets the
+-- time itself, and always asks to see them.
 create function {schema}.drop_expiry() returns trigger
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -38,8 +38,8 @@ create or replace function {schema}.count_all(out documents bigint, out chunks b
     end
     $$;
 
--- Removes what has expired, of all tenants, at most so many documents: how many, by tenant. As the owner, since the role that calls it sees one tenant at
--- a time. What it removes nobody could find any more.
+-- Removes expired documents of all tenants, at most `most`; returns their number by tenant. Runs as the owner, since the calling role sees one tenant at a
+-- time. Searches don't find these documents even before that.
 create function {schema}.remove_expired(most integer, out of_tenant text, out documents bigint) returns setof record
     language plpgsql security definer
     set search_path = pg_catalog, pg_temp

@@ -1,6 +1,6 @@
--- What each tenant has used of its limits, for all processes together. `requests` and `tokens` are levels of buckets that leak: the limit of a minute runs
--- out of them in a minute, and one that is full takes no more. `calls` has the calls under way with the moment at which each place comes back by itself, if
--- the process that took it is gone; `ledgers` what each process has said that it has used.
+-- The use of each tenant's limits, for all processes together. `requests` and `tokens` are levels of leaky buckets: a minute's limit leaks out in a minute,
+-- and a full bucket accepts nothing. `calls` holds the running calls, each with the time at which its place becomes free even if its process is gone.
+-- `ledgers` holds the use that each process has reported.
 -- Source: J. Turner, "New directions in communications" (1986): the leaky bucket as a meter.
 create table {schema}.quota (
     tenant   text primary key,
@@ -22,9 +22,9 @@ create policy own_rows on {schema}.quota using (
 );
 create policy counting on {schema}.quota for select to {owner} using (current_setting('ragcore.counting', true) = 'on');
 
--- Counts what a process has used for a tenant, gives back the places of calls that have ended, and then lets another call in, if `call` is one and each of
--- the limits that are not null has room for it, for at most so many seconds. A process says what it has used as sums that only grow, under a name of its
--- own, so that a statement whose answer was lost can be sent again.
+-- Records the use of a process for a tenant, frees the places of calls that have ended, and then admits the call `call`, if it is not null and no limit is
+-- reached. The call holds its place for at most `seconds`. A process reports its use as sums that only grow, under its own name, so that a statement can be
+-- sent again if its answer was lost.
 create function {schema}.count_calls(
     of_tenant text, ledger text, used_tokens float8, used_cost float8, finished text[], call text, seconds float8,
     most_requests float8, most_tokens float8, most_calls integer, most_spent float8,
@@ -40,7 +40,7 @@ create function {schema}.count_calls(
         minutes float8;
         counted jsonb;
     begin
-        -- A crash may lose the last moment's counts, and no call waits for the disk.
+        -- No call waits for the disk. A crash may lose the counts of the last moment.
         perform set_config('ragcore.tenant', of_tenant, true), set_config('synchronous_commit', 'off', true);
         insert into {schema}.quota (tenant) values (of_tenant) on conflict (tenant) do nothing;
         select * into known from {schema}.quota where tenant = of_tenant for update;
@@ -81,7 +81,7 @@ create function {schema}.count_calls(
     end
     $$;
 
--- Forgets tenants whose row says nothing any more: nothing is spent today, and all else has come back long since. At most so many; how many there were.
+-- Removes rows of tenants that have spent nothing today and whose other limits are all free again. At most `most`; returns their number.
 create function {schema}.remove_old_quotas(most integer) returns bigint
     language plpgsql security definer
     set search_path = pg_catalog, pg_temp

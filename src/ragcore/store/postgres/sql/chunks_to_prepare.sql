@@ -1,4 +1,4 @@
--- The next chunks of all tenants to be prepared for text search, for the owner. $1 the tenant and $2 the id of the last one, $3 how many
+-- The next chunks of all tenants to prepare for text search. Run by the owner. $1 tenant and $2 id of the last chunk, $3 limit
 with s as materialized (
     select set_config('ragcore.counting', 'on', true) as counting, set_config('ragcore.expired', 'on', true)
 )

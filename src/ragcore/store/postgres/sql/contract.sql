@@ -1,5 +1,5 @@
--- The contraction: a statement without a tenant raises an error. Inside the CASE on purpose: written as `tenant = f()`, it would be raised while a
--- statement is planned. The statements of the release before rely on a plan that sets the tenant first, which PostgreSQL does not promise.
+-- The contraction: from now on, a statement without a tenant raises an error. The call is inside the CASE: with `tenant = f()`, the planner would raise
+-- the error. Statements of the previous release would fail, since they rely on a plan that sets the tenant first, which PostgreSQL does not guarantee.
 alter policy own_rows on {schema}.document using (
     case when tenant = current_setting('ragcore.tenant', true) then true
          when coalesce(current_setting('ragcore.tenant', true), '') <> '' then false

@@ -1,4 +1,4 @@
--- What a tenant has, with what has expired. $1 tenant. An aggregate is a fence of its own.
+-- Numbers of a tenant's documents and chunks, including expired ones. $1 tenant. The planner moves nothing across an aggregate.
 with s as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant, set_config('ragcore.expired', 'on', true)
 )

@@ -1,4 +1,4 @@
--- What the tenant has for whose question nothing was found. $1 tenant
+-- Numbers of a tenant's chunks, and its models, after a search that found nothing. $1 tenant
 with s as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant
 )

@@ -1,5 +1,5 @@
--- Documents that two collections don't both have with the same content, for the owner: wanted is the source's hash, null where only the target has it.
--- $1 how many at most
+-- Documents that differ between two collections. Run by the owner. `wanted` is the source's hash, null if only the target has the document.
+-- $1 limit
 with s as materialized (
     select set_config('ragcore.counting', 'on', true) as counting
 )

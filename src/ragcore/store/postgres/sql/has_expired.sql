@@ -1,4 +1,4 @@
--- Whether a tenant has documents that have expired and are still there. $1 tenant
+-- Whether a tenant has expired documents that are still stored. $1 tenant
 with s as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant
 )

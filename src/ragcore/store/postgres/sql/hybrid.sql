@@ -1,5 +1,5 @@
--- Vector and text search fused by reciprocal rank (k = 60), in one statement. What is found by text alone has no score and no threshold.
--- A search that finds nothing still gives one row, with the best score that there was.
+-- Vector and text search fused by reciprocal rank (k = 60), in one statement. Chunks that only text search finds have no score, and need not reach the
+-- threshold. A search that finds nothing still returns one row, with the best score.
 -- $1 tenant, $2 vector, $3 question, $4 threshold or null; each ranking is read to the depth of {depth}
 with {nearest},
 usable as materialized (

@@ -1,5 +1,5 @@
--- A slice of chunks, as columns. $1 tenant, $2 ids, $3 document ids, $4 positions, $5 texts, $6 titles, $7 sources, $8 starts, $9 ends, $10 metadata,
--- $11 vectors, $12 when their documents expire
+-- Insert a slice of chunks as columns. $1 tenant, $2 ids, $3 document ids, $4 positions, $5 texts, $6 titles, $7 sources, $8 starts, $9 ends, $10 metadata,
+-- $11 vectors, $12 times at which their documents expire
 insert into {schema}.chunk (tenant, id, document_id, position, text, title, source, start_char, end_char, metadata, embedding, expires_at)
 select $1, given.*
 from unnest(

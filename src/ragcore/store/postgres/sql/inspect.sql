@@ -1,4 +1,4 @@
--- What start and doctor look at: the role, the connection, the schema, and what isolates tenants there. $1 the collection's schema
+-- The data of an inspection: the role, the connection, the schema, and the isolation of tenants. $1 the collection's schema
 with own as (
     select c.oid, c.relname, c.relrowsecurity and c.relforcerowsecurity as forced, c.relowner
     from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
@@ -12,7 +12,7 @@ select current_user as role,
        (select bool_or(rolsuper) from pg_roles where rolname in (current_user, session_user)) as superuser,
        (select bool_or(rolbypassrls) from pg_roles where rolname in (current_user, session_user)) as bypasses_rls,
        array(
-           -- Roles that this one may become, at once or after granting itself what its admin option allows. Before PostgreSQL 16 each membership has both.
+           -- Roles that this one may become, directly or after it has used its admin option. Before PostgreSQL 16, each membership allows to become the role.
            with recursive reachable as (
                select oid from pg_roles where rolname in (current_user, session_user)
                union
@@ -36,7 +36,7 @@ select current_user as role,
            where not has_table_privilege(own.oid, wanted) and (wanted = 'select' or relname <> 'posting')
            order by 1
        ) as missing_rights,
-       -- What migrate takes away: it would let the role work around the policies, or empty tables of all tenants.
+       -- Rights that migrate revokes: with them, the role could bypass the policies, or empty the tables of all tenants.
        array(
            select relname || ' ' || excess from own cross join unnest(array['truncate', 'references', 'trigger']) as excess
            where has_table_privilege(own.oid, excess) and not pg_has_role(current_user, relowner, 'usage')

@@ -1,5 +1,5 @@
--- The words of a text, as questions and chunks have them. The parser splits at blanks, so scripts without them (and Korean, whose endings grow onto
--- words) are taken out and given as pairs of neighbouring characters. The same ranges stand in `ragcore.text.words`.
+-- The words of a text, for questions and chunks alike. The parser splits at blanks, so scripts without blanks (and Korean, which attaches endings to
+-- words) are handled apart: as pairs of neighbouring characters. `ragcore.text.words` has the same ranges.
 create or replace function {schema}.lexemes(given text) returns tsvector
     language plpgsql immutable strict parallel safe
     set search_path = pg_catalog, pg_temp

@@ -1,6 +1,6 @@
--- A collection and another one of its group: a document that is deleted in one is deleted in the other. By a trigger, so that it holds for every
--- client, whichever collection it knows; as the owner, since the role that deletes may have no right on the other one. A statement that deleted nothing
--- ends the echo.
+-- Link a collection to another one of its group: deleting a document in one deletes it in the other. A trigger does it for all clients, whichever
+-- collection they use. It runs as the owner, since the role that deletes may have no rights on the other collection. The triggers stop calling each other
+-- when a statement has deleted nothing.
 create or replace function {schema}.{function}() returns trigger
     language plpgsql security definer
     set search_path = pg_catalog, pg_temp
@@ -19,7 +19,7 @@ create or replace function {schema}.{function}() returns trigger
 create or replace trigger {function} after delete on {schema}.document
     referencing old table as removed for each statement execute function {schema}.{function}();
 
--- Makes this collection the one of its group that is used. Refused while it differs from the one that was: questions would miss documents.
+-- Makes this collection the one in use of its group. Refused while it differs from the collection in use, since questions would miss documents.
 create or replace function {schema}.use_collection() returns void
     language plpgsql security definer
     set search_path = pg_catalog, pg_temp

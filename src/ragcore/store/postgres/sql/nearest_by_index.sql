@@ -1,4 +1,4 @@
--- A part of the searches: the nearest chunks as the HNSW index finds them. The tenant is compared in a way that no other index serves.
+-- A part of the searches: the nearest chunks, found by the HNSW index. The condition on the tenant is written so that no other index can serve it.
 select {columns}, embedding operator({vector}.<=>) $2 as distance
 from {schema}.chunk
 where {condition}{own} {filter}

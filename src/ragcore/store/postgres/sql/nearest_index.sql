@@ -1,5 +1,5 @@
--- The candidates of a tenant that is known to be large: the first that the index gives, and where they hold too few of its own, what lies further. Chunks
--- of others may lie nearer than all of the tenant's.
+-- The candidates of a tenant that is known to be large: the first chunks that the index returns and, if too few of them are the tenant's, further ones.
+-- Other tenants' chunks may be nearer than all of the tenant's.
 s as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant,
            set_config('hnsw.ef_search', '{ef_search}', true) as ef_search

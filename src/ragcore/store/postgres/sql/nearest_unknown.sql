@@ -1,5 +1,5 @@
--- The candidates of a tenant whose size is not known: its rows, or those that a filter lets pass, are counted up to {exact_rows} first. Few among
--- many are beyond the reach of an index scan.
+-- The candidates of a tenant of unknown size: its rows, or those that a filter lets pass, are counted up to {exact_rows} first. An index scan would not
+-- find a few rows among many.
 settings as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant,
            set_config('hnsw.ef_search', '{ef_search}', true) as ef_search,

@@ -1,4 +1,4 @@
--- Prepare some chunks of a tenant for text search, unless they are. FOR SHARE, so that none is deleted meanwhile and leaves its postings behind.
+-- Prepare some chunks of a tenant for text search, if they are not prepared yet. FOR SHARE: a chunk deleted meanwhile would leave its postings behind.
 -- $1 tenant, $2 ids
 with given as materialized (
     select tenant, id, {schema}.words_of(words, title, text) as words from {schema}.chunk as chunk

@@ -1,2 +1,2 @@
--- What is embedded for a chunk
+-- The recorded choice of the text to embed for a chunk.
 select value from {schema}.setting where name = 'embed_text'

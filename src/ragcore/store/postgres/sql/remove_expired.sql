@@ -1,2 +1,2 @@
--- What has expired, of all tenants. $1 how many documents at most
+-- Remove expired documents of all tenants. $1 largest number of documents
 select of_tenant as tenant, documents from {schema}.remove_expired($1::integer)

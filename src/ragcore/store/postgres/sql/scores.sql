@@ -1,5 +1,5 @@
--- The similarity of a tenant's chunks to a vector, exact, best first; as columns, since thousands of rows would be as many objects to the client.
--- $1 tenant, $2 vector, $3 how many or null for all
+-- The exact similarity of a tenant's chunks to a vector, best first. Returned as columns, since each row would be an object in the client.
+-- $1 tenant, $2 vector, $3 largest number, or null for all
 with s as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant
 )
