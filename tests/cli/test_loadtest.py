@@ -87,8 +87,8 @@ def test_a_service_that_answers_rightly_passes_the_ladder(url: str, questions: P
     told = " ".join(done.stdout.split())
     assert done.returncode in (0, 3), done.stderr  # 3: a second may be too short for the memory of this process
     assert fits(done)
-    assert "reached no hang at 5 or more at once: none of" in told
-    assert "reached success 100 % (more than 95 %)" in told
+    assert "met no hang at 5 or more at once: none of" in told
+    assert "met success 100 % (more than 95 %)" in told
     assert "NOT MET" not in told
     assert "note: health before: ready" in done.stderr
     report = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
@@ -114,7 +114,7 @@ def test_load_and_sweep_fit_in_80_columns(url: str, questions: Path, tmp_path: P
     )
     sweep = loadtest("sweep", *asking, "--seconds", "1", "--steps", "1", "--start", "5000", cwd=tmp_path)
     assert load.returncode in (0, 3), load.stderr
-    assert "reached right answers within 10 s: 100 % (at least 95 %)" in " ".join(load.stdout.split())
+    assert "met right answers within 10 s: 100 % (at least 95 %)" in " ".join(load.stdout.split())
     assert "highest rate with 95 % right answers within 10 s: 0 per second" in " ".join(sweep.stdout.split())
     assert fits(load)
     assert fits(sweep)

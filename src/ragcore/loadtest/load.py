@@ -30,9 +30,15 @@ WARM_UP = "warm-up"
 class Objective:
     """A service level objective: a share of all questions gets a right answer within these times."""
 
-    slo_seconds: Annotated[float, typer.Option(help="Objective: seconds to the whole answer.")] = 10.0
-    slo_first_token: Annotated[float, typer.Option(help="Objective: seconds to the first token.")] = math.inf
-    slo_share: Annotated[float, typer.Option(help="Objective: share of all questions.")] = 0.95
+    slo_seconds: Annotated[float, typer.Option(help="Objective: the whole answer comes within this many seconds.")] = (
+        10.0
+    )
+    slo_first_token: Annotated[
+        float, typer.Option(help="Objective: the first token comes within this many seconds.")
+    ] = math.inf
+    slo_share: Annotated[float, typer.Option(help="Objective: at least this share of questions meets both times.")] = (
+        0.95
+    )
 
     def words(self) -> str:
         """The objective in words: "right answers within 10 s"."""

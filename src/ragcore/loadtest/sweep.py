@@ -31,7 +31,8 @@ class SweepOptions:
     start: Annotated[float, typer.Option(help="First rate, in questions per second.")] = 8.0
     seconds: Annotated[float | None, typer.Option(help="Seconds of each step.", show_default="15")] = None
     steps: Annotated[
-        int | None, typer.Option(help="Halvings after the first rate that misses the objective.", show_default="4")
+        int | None,
+        typer.Option(help="Steps that halve the interval after the first rate that misses.", show_default="4"),
     ] = None
     seed: Annotated[int, typer.Option(help="Seed of the random arrivals.")] = 0
 
