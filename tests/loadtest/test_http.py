@@ -69,7 +69,7 @@ async def test_the_text_is_found_in_a_json_answer(answer: Any, options: Any, tex
 
 
 async def test_an_answer_without_a_text_is_an_error() -> None:
-    with pytest.raises(TargetError, match="has no text at"):
+    with pytest.raises(TargetError, match="no text at"):
         await asked(target(lambda _: httpx.Response(200, json={"unexpected": 1})))
 
 
@@ -138,7 +138,7 @@ async def test_the_error_of_a_failed_login_does_not_contain_its_body() -> None:
     one = target(
         lambda _: httpx.Response(401), login_url="https://example.test/login", login_body=f'{{"p": "{SECRET}"}}'
     )
-    with pytest.raises(TargetError, match="login failed with status 401") as caught:
+    with pytest.raises(TargetError, match="login failed: status 401") as caught:
         await one.login()
     assert SECRET not in str(caught.value)
 
@@ -247,7 +247,7 @@ async def test_degraded_is_found_in_any_event() -> None:
 async def test_a_page_or_a_json_answer_instead_of_a_stream_is_an_error(kind: str) -> None:
     headers = {"content-type": kind}
     one = target(lambda _: httpx.Response(200, headers=headers, text='{"answer": "yes"}'), accept="text/event-stream")
-    with pytest.raises(TargetError, match="the answer has the content type"):
+    with pytest.raises(TargetError, match="wrong content type"):
         await asked(one)
 
 

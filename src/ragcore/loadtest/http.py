@@ -134,9 +134,7 @@ class HttpTarget:
                 "POST", options.login_url, json=json.loads(options.login_body), seconds=LOGIN_SECONDS
             )
             if not response.is_success:
-                raise TargetError(
-                    "http", f"login failed with status {response.status_code}", status=response.status_code
-                )
+                raise TargetError("http", f"login failed: status {response.status_code}", status=response.status_code)
             token = _at(_decoded(response.content), options.token_path)
             if not isinstance(token, str):
                 raise TargetError(
@@ -169,9 +167,7 @@ class HttpTarget:
                 if kind == "text/event-stream":
                     return await self._events(response, token)
                 if kind == "text/html" or "text/event-stream" in self._options.accept:
-                    raise TargetError(
-                        "protocol", f"the answer has the content type {kind or 'unknown'}", status=response.status_code
-                    )
+                    raise TargetError("protocol", f"wrong content type {kind or 'none'}", status=response.status_code)
                 answer = _decoded(await _read(response))
         except httpx.TimeoutException as error:
             raise TargetError("timeout", _named(error)) from error
@@ -182,9 +178,7 @@ class HttpTarget:
         text, where = _text(answer, self._options.answer_path, ANSWER_PATHS)
         if text is None:
             wanted = self._options.answer_path or " or ".join(ANSWER_PATHS)
-            raise TargetError(
-                "protocol", f"the answer has no text at {wanted}: set --answer-path", status=response.status_code
-            )
+            raise TargetError("protocol", f"no text at {wanted}: set --answer-path", status=response.status_code)
         return Reply(text, degraded=self._is_degraded(answer, where))
 
     def _clean(self, text: str) -> str:
