@@ -97,9 +97,7 @@ def test_modules_import_only_from_lower_floors() -> None:
     level = {room: number for number, floor in enumerate(FLOORS) for room in floor}
     wrong = []
     for room, path, tree in modules():
-        if (
-            room == "__init__" or room in FLOORS[-1]
-        ):  # the top floor may import anything, and no other floor may import it
+        if room == "__init__" or room in FLOORS[-1]:  # the top floor may import anything; no floor may import it
             continue
         for name, _ in imports(tree):
             if not name.startswith("ragcore."):

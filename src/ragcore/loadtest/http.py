@@ -194,7 +194,7 @@ class HttpTarget:
         return any(_says_so(_at(one, "degraded")) for one in (answer, beside))
 
     async def health(self) -> Mapping[str, Any] | None:
-        """The JSON at the health URL; None without such a URL."""
+        """Return the JSON at the health URL, or the error if it can't be read; None without such a URL."""
         if self._options.health_url is None:
             return None
         try:
@@ -264,7 +264,7 @@ class _NoNewCookies(DefaultCookiePolicy):
 async def http_target(options: HttpOptions) -> AsyncIterator[HttpTarget]:
     """Open a target and log in."""
     # No limit of connections: time that questions wait for the pool would be measured as the target's slowness.
-    # Idle connections are closed before common servers close theirs (after 5 s): a question sent at that moment would be lost.
+    # Common servers close idle connections after 5 s, and a question sent at that moment would be lost, so this client closes them earlier.
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=2.0)
     async with httpx.AsyncClient(limits=limits, headers=dict(options.headers), verify=options.verify) as client:
         target = HttpTarget(client, options)
