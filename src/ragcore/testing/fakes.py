@@ -166,7 +166,7 @@ class FakeStore(MemoryStore):
         self.faults = Faults()
 
     async def ping(self) -> None:
-        """Meet the next fault, for health checks."""
+        """Check the store, for health checks. The call meets the next fault."""
         await self._strike()
 
     async def search(self, query: Query, /) -> Sequence[Passage]:

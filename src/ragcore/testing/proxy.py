@@ -29,8 +29,8 @@ class FaultProxy:
     """Passes bytes between its own port and a server. Each connection meets the next of its faults.
 
     `Fail` and `Reset` reset the connection, `Slow` delays every piece of data, and `Hang` accepts and never passes a byte. `Stall`, `Drip`,
-    `HalfClose` and `Deaf` change the answer as their docstrings say. Faults apply to new connections only; `freeze` and `reset` also
-    affect open ones.
+    `HalfClose` and `Deaf` change the answer as their docstrings say. Faults apply to new connections only. To affect open connections, call
+    `freeze` or `reset`.
 
     Args:
         host: host of the server, or the path of its Unix socket.
