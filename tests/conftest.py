@@ -1,4 +1,4 @@
-"""What all tests share: both backends, a guard against blocking calls, and the embedded PostgreSQL."""
+"""Fixtures for all tests: both backends, a guard against blocking calls, and the embedded PostgreSQL."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ from .leftovers import servers_left
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 
-# tiktoken would fetch its ranks from the network; here it finds them in the folder, or finds nothing and says so.
+# Without this, tiktoken would fetch its ranks from the network. Now it reads them from this folder, or reports that they are missing.
 RANKS = SHARED / "tiktoken"
 os.environ["TIKTOKEN_CACHE_DIR"] = str(RANKS) if RANKS.is_dir() else tempfile.mkdtemp()
-# Each HTTP client reads the certificates of all authorities, for 26 ms of a core; no test speaks to any of them, so one will do.
+# Each HTTP client reads the certificates of all authorities, which takes 26 ms of CPU. No test uses them, so one certificate is enough.
 first = certifi.contents().partition("-----END CERTIFICATE-----")[0]
 AUTHORITIES = Path(tempfile.mkdtemp(prefix="ragcore-tests-")) / "one.pem"
 AUTHORITIES.write_text(first[first.index("-----BEGIN") :] + "-----END CERTIFICATE-----\n")
 atexit.register(shutil.rmtree, AUTHORITIES.parent, ignore_errors=True)
 os.environ["SSL_CERT_FILE"] = str(AUTHORITIES)
-# Nothing of the developer's own environment reaches a test.
+# Tests must not depend on the developer's environment.
 for name in [n for n in os.environ if n.startswith(("RAGCORE_", "OPENAI_", "PG")) or n == "DATABASE_URL"]:
     del os.environ[name]
 
 pytest_plugins = ["ragcore.testing.fixtures"]
 
-# How long an example takes is the machine's affair.
-hypothesis.settings.register_profile("ragcore", deadline=None, max_examples=30)  # of `make check` and `make test`
-hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2_000)  # of `make test-all`
+# No deadline for an example: its time depends on the machine.
+hypothesis.settings.register_profile("ragcore", deadline=None, max_examples=30)  # for `make check` and `make test`
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2_000)  # for `make test-all`
 hypothesis.settings.register_profile(
     "mutation", deadline=None, max_examples=15
-)  # of `make mutants`, where each call is traced
+)  # for `make mutants`, which traces each call
 hypothesis.settings.load_profile("ragcore")
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """A run that leaves a server behind has failed."""
+    """Fail a run that leaves a server behind."""
     left = servers_left()
     if left:
         print(f"\nservers were left behind: {left}")
@@ -54,15 +54,15 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def outside() -> dict[str, str]:
-    """The environment for programs that speak to the world, such as pip: with the certificates of all authorities."""
+    """Return the environment for programs that use the network, such as pip: with the certificates of all authorities."""
     return {name: value for name, value in os.environ.items() if name != "SSL_CERT_FILE"}
 
 
 def shared(name: str) -> Path:
-    """A folder of the shared data; skips the test where it is not there."""
+    """Return a folder of the shared data; skip the test if it does not exist."""
     folder = SHARED / name
     if not folder.is_dir():
-        pytest.skip(f"the shared data {name!r} is not on this machine: {folder} would hold it")
+        pytest.skip(f"no shared data {name!r} on this machine: {folder} does not exist")
     return folder
 
 
@@ -73,30 +73,30 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(autouse=True)
 def _nothing_blocks(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fails a test in which code on the event loop blocks it."""
+    """Fail a test whose code blocks the event loop."""
     from blockbuster import blockbuster_ctx
 
-    # Where branches are counted, a lock is taken in every function, on whatever thread and loop it runs.
+    # Coverage takes a lock in every function, so blocking calls can't be checked.
     counting = "coverage" in sys.modules and sys.modules["coverage"].Coverage.current() is not None
     if counting or request.node.get_closest_marker("blocking_allowed"):
         yield
         return
     with blockbuster_ctx("ragcore") as blockbuster:
-        # Imports read files; what is imported inside a test is imported on its loop.
+        # Imports read files, and an import inside a test runs on its event loop.
         for function in blockbuster.functions.values():
             function.can_block_in("<frozen importlib._bootstrap>", "_find_and_load")
-            # asyncpg looks for a password file while it connects.
+            # asyncpg looks for a password file when it connects.
             function.can_block_in(
                 "asyncpg/connect_utils.py", {"_parse_connect_dsn_and_args", "_read_password_from_pgpass"}
             )
-            # /proc is memory: reading it never waits for a disk.
+            # /proc is in memory, so reading it never waits for a disk.
             function.can_block_in("ragcore/loadtest/driving/monitor.py", {"resident_mb", "cpu_seconds"})
         yield
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[tuple[str, str]]:
-    """(dsn of the plain role, dsn of the owner) of an embedded PostgreSQL for the whole run."""
+    """(DSN of the plain role, DSN of the owner) of an embedded PostgreSQL for the whole run."""
     from ragcore.store import embedded
 
     folder = Path(tempfile.mkdtemp(prefix="ragcore-tests-"))
@@ -109,7 +109,7 @@ def server() -> Iterator[tuple[str, str]]:
 
 @pytest.fixture
 async def database(server: tuple[str, str], anyio_backend_name: str) -> AsyncIterator[tuple[str, str]]:
-    """The same, with an empty database of the test's own, not migrated."""
+    """The same two DSNs for a new, empty database of this test, without migrations."""
     import asyncpg
 
     if anyio_backend_name != "asyncio":
@@ -127,6 +127,6 @@ async def database(server: tuple[str, str], anyio_backend_name: str) -> AsyncIte
 
 
 def tasks_left() -> list[str]:
-    """Tasks of the running asyncio loop besides the current one and the test runner's."""
+    """Return the names of ragcore's tasks on the running asyncio loop, except the current task."""
     current = asyncio.current_task()
     return [task.get_name() for task in asyncio.all_tasks() if task is not current and "ragcore" in task.get_name()]

@@ -1,4 +1,4 @@
-"""How many examples a property is tried with: few in `make check` and `make test`, many in `make test-all`, by the profile in force."""
+"""The number of examples for a property: few in `make check` and `make test`, many in `make test-all`, set by hypothesis's profile."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["examples"]
 
 
 def examples(share: float = 1.0, **others: Any) -> settings:
-    """Settings for a property whose examples cost less or more than usual.
+    """Return settings for a property whose examples cost less or more than usual.
 
     Args:
-        share: of the profile's number of examples.
+        share: factor of the profile's number of examples.
         others: further settings.
     """
     in_force = settings.default or settings()

@@ -1,4 +1,4 @@
-"""What a test run must not leave behind: processes of an embedded PostgreSQL that it started."""
+"""Finds processes of an embedded PostgreSQL that a test run has left behind."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import psutil
 
 __all__ = ["servers_left"]
 
-# Whatever this run starts inherits it, however far down.
+# All processes that this run starts inherit this variable.
 NAME, VALUE = "TEST_RUN", uuid.uuid4().hex
 os.environ[NAME] = VALUE
 
 
 def servers_left(*, seconds: float = 15.0) -> list[str]:
-    """Servers and supervisors of this run that are still there after so many seconds."""
+    """Return servers and supervisors of this run that still run after `seconds`."""
     end = time.monotonic() + seconds
     while (left := _servers()) and time.monotonic() < end:
         time.sleep(0.2)

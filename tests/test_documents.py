@@ -1,4 +1,4 @@
-"""README, changelog and reference say what the code says, and their code runs."""
+"""README, changelog and reference match the code, and their code runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .test_layout import FLOORS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-# Type aliases are explained in words.
+# Type aliases are explained in the text, not on a page of their own.
 ALIASES = {
     "Mode",
     "EmbedText",
@@ -58,7 +58,7 @@ PACKAGES = (
 
 
 def documented() -> dict[str, set[str]]:
-    """Public name by the object that a reference page shows."""
+    """Return the objects that the reference pages show, by their public name."""
     found: dict[str, set[str]] = {}
     for page in (DOCS / "reference").glob("*.md"):
         for target in re.findall(r"^::: (\S+)", page.read_text(), re.MULTILINE):
@@ -135,7 +135,7 @@ DECISIONS = DOCS / "explanation" / "decisions"
 
 
 def names_of(body: list[ast.stmt], owner: str = "") -> set[str]:
-    """What a module or a class defines itself: functions, classes with their members, and names that are assigned."""
+    """Return the names that a module or class defines: functions, classes with their members, and assigned names."""
     names = set()
     for statement in body:
         match statement:
@@ -151,7 +151,7 @@ def names_of(body: list[ast.stmt], owner: str = "") -> set[str]:
 
 
 def exists(path: str, name: str) -> bool:
-    """Whether a pointer leads to a file or folder, and to a name that the file defines."""
+    """Whether the file or folder of a pointer exists, and the file defines the name."""
     found = next((place / path for place in (ROOT / "src" / "ragcore", ROOT) if (place / path).exists()), None)
     if found is None or found.is_dir() != path.endswith("/"):
         return False
@@ -160,13 +160,13 @@ def exists(path: str, name: str) -> bool:
 
 @pytest.mark.parametrize("page", [ARCHITECTURE, *sorted(DECISIONS.glob("*.md"))], ids=lambda page: page.name)
 def test_pointers_to_the_code_exist(page: Path) -> None:
-    """A code span with a slash at its end, or with the name of a source file, is a pointer."""
+    """A pointer is a code span that ends with a slash or contains the name of a source file."""
     spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE))
     wrong = []
     for span in spans:
         pointer = POINTER.fullmatch(span)
         if pointer is None:
-            if re.search(r"\.(py|sql)\b|\w/$", span):  # a pointer that is not written as one would not be checked
+            if re.search(r"\.(py|sql)\b|\w/$", span):  # a pointer with a wrong form would not be checked
                 wrong.append(span)
         elif not exists(pointer[1], pointer[2] or ""):
             wrong.append(span)
@@ -200,7 +200,7 @@ def test_every_decision_is_in_the_index() -> None:
 
 
 def blocks(path: Path) -> list[str]:
-    """The Python in a page; a file of a service is run by tests/system/test_frameworks.py."""
+    """Return the Python blocks of a page, except files of a service, which tests/system/test_frameworks.py runs."""
     found = re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
     return [block for block in found if not block.startswith("# service.py")]
 
@@ -211,7 +211,7 @@ BLOCKS = [
 ]
 
 
-# Runs each block as a program of its own, but in one process: what takes most of the time is the import of ragcore.
+# Runs each block as a separate program, but in one process, because importing ragcore takes most of the time.
 RUNNER = """
 import json, os, sys, tempfile, traceback
 failed = {}
@@ -259,7 +259,7 @@ MODULES_WITH_EXAMPLES = sorted(
 
 
 @pytest.mark.parametrize("name", MODULES_WITH_EXAMPLES)
-def test_examples_in_docstrings_hold(name: str) -> None:
+def test_examples_in_docstrings_run(name: str) -> None:
     import doctest
 
     module = importlib.import_module(name)
@@ -269,7 +269,7 @@ def test_examples_in_docstrings_hold(name: str) -> None:
 
 
 def commands(path: Path) -> list[str]:
-    """Each command of the shell blocks of a page, continued lines joined."""
+    """Return each command in the shell blocks of a page, with continued lines joined."""
     found = re.findall(r"^```sh\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
     lines = "\n".join(found).replace("\\\n", " ").splitlines()
     return [line for line in lines if line.strip() and not line.startswith("#")]
@@ -297,8 +297,8 @@ COMMANDS = [(page.relative_to(ROOT).as_posix(), command) for page in PAGES for c
 
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[f"{page}: {command[:40]}" for page, command in COMMANDS])
-def test_every_command_in_the_documents_is_one(page: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ragcore and the benchmarks are told is parsed by their own command lines; the rest is known."""
+def test_every_command_in_the_documents_is_valid(page: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands of ragcore and the benchmarks are parsed by their own command lines; other programs must be known."""
     words = shlex.split(command.partition(" #")[0])
     app: Any
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
@@ -317,18 +317,18 @@ def test_every_command_in_the_documents_is_one(page: str, command: str, monkeypa
         assert words[0] in KNOWN, command
         return
     monkeypatch.setenv("RAGCORE_OWNER_DSN", "postgresql://owner@localhost/ragcore")
-    # "…" stands for whatever a reader has.
+    # "…" stands for a value of the reader's.
     told = ["x" if word == "…" else word for word in told]
     try:
         parse(app, told)
     except Exception as error:
-        # What stands for "…" may be an argument that there must be.
+        # "…" may stand for a required argument.
         assert type(error).__name__ == "MissingParameter", error
         assert "…" in command
 
 
 def parse(command: Any, words: list[str]) -> None:
-    """By the command, and by the one of a group that the words name."""
+    """Parse words with a command, or with the command of a group that the words name."""
     with command.make_context("it", words) as context:
         if hasattr(command, "resolve_command"):
             _, inner, rest = command.resolve_command(context, [*context._protected_args, *context.args])
@@ -347,8 +347,8 @@ def benchmarks_app(scenario: str) -> Any:
 
 
 @pytest.mark.system
-def test_the_tutorial_runs_as_it_is_written(tmp_path: Path) -> None:
-    """Every command of the first two pages, in their order, in one folder; what installs is left out."""
+def test_the_commands_of_the_tutorial_run(tmp_path: Path) -> None:
+    """Runs every command of the first two pages, in order, in one folder, except those that install packages."""
     (tmp_path / "policies").mkdir()
     (tmp_path / "policies" / "plan.md").write_text("# Plan\n\nYour deductible is $1,500 per calendar year.")
     bin_folder = Path(sys.executable).parent
@@ -366,7 +366,7 @@ def test_the_tutorial_runs_as_it_is_written(tmp_path: Path) -> None:
                     for line in block.replace("\\\n", " ").splitlines()
                     if not line.startswith(("pip ", "python3 -m venv"))
                 ]
-                if any("…" in line for line in lines):  # a key of your own
+                if any("…" in line for line in lines):  # needs a key of the reader's
                     continue
                 steps = [["sh", "-ec", line] for line in lines]
             for step in steps:

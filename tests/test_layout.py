@@ -1,4 +1,4 @@
-"""Imports point down only, and `import ragcore` loads next to nothing."""
+"""Rules of the layout: modules import only from lower floors, and `import ragcore` loads no heavy package."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "ragcore"
 
-# From the ground up; a room imports from floors below its own, and nothing from its own floor.
+# From the lowest floor up. A room may import only from floors below its own.
 FLOORS: list[list[str]] = [
     ["value"],
     ["errors", "events"],
@@ -33,7 +33,7 @@ FLOORS: list[list[str]] = [
 ]
 MOST_ROOMS = 27
 MOST_METHODS, MOST_LINES = 20, 400
-# Each method of theirs is a call of the public interface.
+# Each of their methods is a call of the public interface.
 FACADES = {"RAG", "TenantView"}
 HOMES = {
     "asyncpg": {"store/postgres"},
@@ -45,7 +45,7 @@ HOMES = {
 
 @cache
 def modules() -> tuple[tuple[str, Path, ast.Module], ...]:
-    """(room, file, code) of each module."""
+    """Return (room, file, syntax tree) of each module."""
     return tuple(
         (path.relative_to(SOURCE).parts[0].removesuffix(".py"), path, ast.parse(path.read_text(encoding="utf-8")))
         for path in sorted(SOURCE.rglob("*.py"))
@@ -58,7 +58,7 @@ def imports(tree: ast.AST) -> tuple[tuple[str, bool], ...]:
 
 
 def _imports(tree: ast.AST) -> Iterator[tuple[str, bool]]:
-    """(dotted module, whether it is for annotations only) of each import."""
+    """Yield (dotted module, whether it is for annotations only) of each import."""
     guarded = {
         id(node)
         for block in ast.walk(tree)
@@ -76,28 +76,28 @@ def _imports(tree: ast.AST) -> Iterator[tuple[str, bool]]:
 
 
 def imported_names(tree: ast.AST) -> Iterator[tuple[str, str]]:
-    """(module, name) of each `from module import name`."""
+    """Yield (module, name) of each `from module import name`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             yield from ((node.module, alias.name) for alias in node.names)
 
 
-def test_every_room_stands_on_a_floor() -> None:
+def test_every_room_has_a_floor() -> None:
     rooms = {room for room, _, _ in modules()} - {"__init__"}
     assert rooms == {room for floor in FLOORS for room in floor}
 
 
-def test_the_ground_floor_reads_like_a_table_of_contents() -> None:
+def test_the_package_has_few_rooms_with_meaningful_names() -> None:
     rooms = {room for room, _, _ in modules() if not room.startswith("__")}
     assert len(rooms) <= MOST_ROOMS
     assert not rooms & {"base", "common", "helpers", "misc", "util", "utils"}
 
 
-def test_imports_point_down() -> None:
+def test_modules_import_only_from_lower_floors() -> None:
     level = {room: number for number, floor in enumerate(FLOORS) for room in floor}
     wrong = []
     for room, path, tree in modules():
-        if room == "__init__" or room in FLOORS[-1]:  # the edges may import anything; nothing may import them
+        if room == "__init__" or room in FLOORS[-1]:  # the top floor may import anything; no floor may import it
             continue
         for name, _ in imports(tree):
             if not name.startswith("ragcore."):
@@ -110,8 +110,8 @@ def test_imports_point_down() -> None:
     assert not wrong
 
 
-def test_no_circle_among_modules_not_even_for_annotations() -> None:
-    """Of two modules one can be read without the other."""
+def test_modules_have_no_circular_imports_not_even_for_annotations() -> None:
+    """Of any two modules, at least one can be understood without the other."""
     names = {
         ".".join(("ragcore", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): tree
         for _, path, tree in modules()
@@ -121,7 +121,7 @@ def test_no_circle_among_modules_not_even_for_annotations() -> None:
         | {f"{target}.{one}" for target, one in imported_names(tree) if f"{target}.{one}" in names}
         for name, tree in names.items()
     }
-    # A package that only hands on what its modules have is not a module with a circle: `from package import module` names both.
+    # A package that only re-exports names is not part of a circle: `from package import module` names the package and the module.
     facades = {name for name in names if any(other.startswith(f"{name}.") for other in names)}
     for name in facades:
         left.pop(name, None)
@@ -131,7 +131,7 @@ def test_no_circle_among_modules_not_even_for_annotations() -> None:
     assert sorted(left) == []
 
 
-def test_no_class_has_more_than_20_methods_and_a_long_file_says_why() -> None:
+def test_no_class_has_more_than_20_methods_and_long_files_give_a_reason() -> None:
     large, long = [], []
     for _, path, tree in modules():
         where = path.relative_to(SOURCE).as_posix()
@@ -147,7 +147,7 @@ def test_no_class_has_more_than_20_methods_and_a_long_file_says_why() -> None:
     assert (large, long) == ([], [])
 
 
-def test_resilience_knows_no_word_of_retrieval() -> None:
+def test_resilience_imports_nothing_of_retrieval() -> None:
     allowed = {"compat", "errors", "events", "lifecycle", "resilience", "value"}
     found = [
         f"{path.name} imports {name}"
@@ -160,7 +160,7 @@ def test_resilience_knows_no_word_of_retrieval() -> None:
 
 
 @pytest.mark.parametrize("package", sorted(HOMES))
-def test_each_sdk_has_one_home(package: str) -> None:
+def test_each_sdk_is_imported_only_in_its_home(package: str) -> None:
     found = {
         path.relative_to(SOURCE).as_posix()
         for _, path, tree in modules()
@@ -184,8 +184,8 @@ def test_no_blocking_call_of_asyncio_or_time_in_the_library() -> None:
     found = [
         f"{path.relative_to(SOURCE)}:{node.lineno} {ast.unparse(node.func)}"
         for room, path, tree in modules()
-        # The embedded server is started and stopped on threads, its supervisor is a process without an event loop, and the client without await
-        # waits on threads of its callers, by their own clock. Files are read in processes without an event loop.
+        # These run without an event loop: the embedded server is started and stopped on threads, its supervisor is a separate process, the
+        # blocking client waits on threads of its callers, and files are read in worker processes.
         if not path.relative_to(SOURCE).as_posix().startswith(("store/embedded/", "blocking/", "ingest/readers/"))
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and ast.unparse(node.func) in banned
@@ -194,7 +194,7 @@ def test_no_blocking_call_of_asyncio_or_time_in_the_library() -> None:
 
 
 def test_nothing_catches_base_exception_without_raising() -> None:
-    allowed = {"resilience/threads.py", "testing/cancelling.py"}  # both hand the error on to where it is raised
+    allowed = {"resilience/threads.py", "testing/cancelling.py"}  # both pass the error on, and it is raised elsewhere
     found = []
     for _, path, tree in modules():
         for node in ast.walk(tree):

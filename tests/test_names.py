@@ -1,4 +1,4 @@
-"""The public names: what `__all__` says is what can be imported and what has a docstring."""
+"""The public names: every name in `__all__` can be imported and has a docstring."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PACKAGES = (
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_all_names_are_importable_and_sorted(package: str) -> None:
+def test_all_names_are_importable_and_unique(package: str) -> None:
     module = importlib.import_module(package)
     assert len(module.__all__) == len(set(module.__all__))
     for name in module.__all__:
@@ -44,7 +44,7 @@ def test_every_public_name_has_a_docstring(package: str) -> None:
         value = getattr(module, name)
         if not (inspect.isclass(value) or inspect.isfunction(value)):
             continue
-        if not value.__doc__ or value.__doc__.startswith(f"{name}("):  # a dataclass's own says nothing
+        if not value.__doc__ or value.__doc__.startswith(f"{name}("):  # the default docstring of a dataclass
             missing.append(name)
         if inspect.isclass(value):
             for member, method in vars(value).items():
@@ -92,7 +92,7 @@ def test_views_and_the_blocking_client_have_the_same_signatures(method: str) -> 
     assert parameters(blocking.TenantView) == expected
 
 
-def test_values_pickle_and_hash() -> None:
+def test_values_can_be_pickled_and_hashed() -> None:
     passage = ragcore.Passage("c", "d", "text", metadata={"year": 2024, "tags": ["x"]}, score=0.5)
     answer = ragcore.Answer(
         "yes [1]",

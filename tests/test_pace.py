@@ -1,4 +1,4 @@
-"""Limits of real time grow with how busy the machine is, and no further."""
+"""Time limits grow while the machine is busy, up to a bound."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import pytest
 from tests import pace
 
 
-def test_what_was_in_time_needs_no_look_at_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slowness_is_not_measured_within_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "slowness", lambda: 1 / 0)
     assert pace.in_time(0.5, 1.0)
 
 
-def test_a_limit_grows_with_the_machines_slowness_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limit_grows_with_the_slowness_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "slowness", lambda: 7.0)
     assert pace.in_time(6.9, 1.0)
     assert not pace.in_time(7.1, 1.0)
@@ -20,5 +20,5 @@ def test_a_limit_grows_with_the_machines_slowness_up_to_a_bound(monkeypatch: pyt
     assert not pace.in_time(21.0, 1.0)
 
 
-def test_a_machine_is_never_quicker_than_a_quiet_one() -> None:
+def test_slowness_is_at_least_1() -> None:
     assert pace.slowness() >= 1

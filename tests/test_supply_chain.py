@@ -1,4 +1,4 @@
-"""`make audit`: what it reads, and that a source that doesn't answer is not taken for a clean bill."""
+"""`make audit` reads the locks, and never reports success if its source doesn't answer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def audit() -> ModuleType:
     return module
 
 
-def test_the_lock_has_all_that_the_demo_installs(audit: ModuleType) -> None:
+def test_the_lock_contains_every_package_of_the_demo(audit: ModuleType) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = re.search(r"^DEMO +:= (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert extras is not None
@@ -37,7 +37,7 @@ def test_the_lock_has_all_that_the_demo_installs(audit: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("name", ["demo.lock", "weights.lock"])
-def test_each_package_has_a_version_and_a_hash_and_no_registry_is_named(audit: ModuleType, name: str) -> None:
+def test_each_locked_package_has_a_version_and_a_hash_and_no_registry(audit: ModuleType, name: str) -> None:
     text = (ROOT / ".ci" / name).read_text()
     packages = re.split(r"^(?=[\w.-]+==)", text, flags=re.MULTILINE)[1:]
     assert len(packages) == len(audit.locked(text))
@@ -45,15 +45,15 @@ def test_each_package_has_a_version_and_a_hash_and_no_registry_is_named(audit: M
     assert "://" not in text
 
 
-def test_packages_that_were_skipped_were_not_checked(audit: ModuleType) -> None:
-    """With a source that knows nothing pip-audit exits with 0 and says that there are no known vulnerabilities."""
+def test_skipped_packages_count_as_not_checked(audit: ModuleType) -> None:
+    """If its source has no data, pip-audit exits with 0 and reports no known vulnerabilities."""
     skipped = {"dependencies": [{"name": "anyio", "skip_reason": "not found and could not be audited"}], "fixes": []}
     assert audit.judged(json.dumps(skipped)) == (0, [])
     assert audit.judged("") == (0, [])
     assert audit.judged("Traceback") == (0, [])
 
 
-def test_a_vulnerability_is_told_with_its_cure(audit: ModuleType) -> None:
+def test_a_vulnerability_is_reported_with_its_fix(audit: ModuleType) -> None:
     report = {
         "dependencies": [
             {"name": "a", "version": "1.0", "vulns": []},

@@ -1,4 +1,4 @@
-"""All time in tests that take this fixture is virtual: nothing sleeps, nothing depends on how quick the machine is."""
+"""A fixture for virtual time: tests never sleep, and their results don't depend on the machine's speed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hypothesis import settings
 
 from ragcore.testing import VirtualLoop
 
-# Not 0, or points in time and lengths of time could be mistaken for each other.
+# Not 0, so that a test fails if a point in time is confused with a length of time.
 LATER = 7_000.0
-# More examples than these are those of `make test-all`.
+# Only `make test-all` has more examples than this.
 MANY = 100
 
 
@@ -33,7 +33,7 @@ def _later() -> VirtualLoop:
 
 
 def within_seconds(items: list[pytest.Item], folder: Path) -> None:
-    """Virtual time takes none: what takes seconds waits for something that never comes. Many examples of a property take their time all the same."""
+    """Limit each test to 20 real seconds, because virtual time takes none: a longer test hangs. Runs with many examples have no limit."""
     in_force = settings.default or settings()
     if in_force.max_examples > MANY:
         return

@@ -1,1 +1,1 @@
-"""The benchmarks' own tests: a harness that can't fail proves nothing."""
+"""Tests of the benchmarks: they check that the benchmarks find the faults that they measure."""

@@ -19,7 +19,7 @@ def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess
     )
 
 
-def test_every_scenario_has_a_run_with_a_quick_one() -> None:
+def test_every_scenario_has_a_quick_option() -> None:
     import inspect
 
     for name in SCENARIOS:
@@ -34,14 +34,14 @@ def test_the_list_names_every_scenario() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("ladder", "--url", "http://127.0.0.1:9/chat"), "say what to ask"),
-        (("ladder", "--levels", "1,two"), "levels are whole numbers"),
+        (("ladder", "--url", "http://127.0.0.1:9/chat"), "no questions: pass --question"),
+        (("ladder", "--levels", "1,two"), "--levels must be whole numbers"),
         (("load", "--rate", "-1"), "must be positive"),
-        (("compare", "missing", "gone"), "holds no summary.json"),
+        (("compare", "missing", "gone"), "contains no summary.json"),
         (("peers", "--only", "nobody"), "unknown adapter 'nobody'"),
     ],
 )
-def test_a_command_at_fault_says_so_and_exits_with_2(arguments: tuple[str, ...], message: str) -> None:
+def test_a_wrong_command_prints_the_reason_and_exits_with_2(arguments: tuple[str, ...], message: str) -> None:
     done = run(*arguments)
     assert done.returncode == 2
     assert message in " ".join(done.stderr.split())
@@ -60,7 +60,7 @@ def test_compare_exits_with_1_on_a_regression(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_json_is_one_flat_object_and_the_report_is_where_it_was_asked_for(tmp_path: Path) -> None:
+def test_json_is_one_flat_object_and_out_sets_the_folder_of_the_report(tmp_path: Path) -> None:
     done = run("imports", "--quick", "--json", "--out", str(tmp_path / "run"))
     values = json.loads(done.stdout)
     assert isinstance(values["import_ms"], float)

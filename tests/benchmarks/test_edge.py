@@ -1,4 +1,4 @@
-"""The benchmark of `ragcore serve` at its edge: it tells a server that protects a quiet tenant from one that does not."""
+"""The edge benchmark of `ragcore serve` distinguishes a server that protects a quiet tenant from one that does not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def anyio_backend() -> str:
 
 
 def outcomes(seconds: float, *, kind: Kind = "right") -> list[Outcome]:
-    """100 questions, of which every tenth takes so long."""
+    """100 questions; every tenth takes `seconds`."""
     return [
         Outcome(
             phase="",
@@ -38,7 +38,7 @@ def outcomes(seconds: float, *, kind: Kind = "right") -> list[Outcome]:
 
 
 def measured(**beside: float) -> Measured:
-    """Four rounds in which a tenth of the questions takes so many seconds, by setting; elsewhere as alone."""
+    """Four rounds. In the given settings a tenth of the questions takes this many seconds; in the others all are as fast as alone."""
     rounds: list[dict[Setting, list[Outcome]]] = [
         {setting: outcomes(beside.get(setting, ALONE)) for setting in SETTINGS} for _ in range(4)
     ]
@@ -61,7 +61,7 @@ def judged(found: Measured) -> Figures:
     return figures
 
 
-def test_a_quiet_tenant_may_wait_twice_as_long_as_alone_and_one_service_time() -> None:
+def test_a_quiet_tenant_may_wait_twice_as_long_as_alone_plus_one_service_time() -> None:
     figures = judged(measured(similarity=2 * ALONE + 0.9 * SERVICE, bodies=2 * ALONE))
     assert figures.exit_code == 0
     assert figures.values["edge_alone_p95_ms"] == pytest.approx(1000 * ALONE)
@@ -97,7 +97,7 @@ def test_memory_beyond_the_documented_limits_is_found() -> None:
         ("bodies", {"closed": 400}, "too few connections"),
     ],
 )
-def test_a_run_in_which_the_other_tenant_does_nothing_is_not_to_be_believed(
+def test_a_run_without_load_from_the_other_tenant_is_invalid(
     setting: Setting, came: dict[str, int], reason: str
 ) -> None:
     found = measured()
@@ -107,7 +107,7 @@ def test_a_run_in_which_the_other_tenant_does_nothing_is_not_to_be_believed(
     assert figures.exit_code == 3
 
 
-def test_a_run_beside_other_programs_is_not_to_be_believed() -> None:
+def test_a_run_during_which_other_programs_use_the_cpu_is_invalid() -> None:
     found = measured()
     found.foreign = {setting: [0.02, 0.02, 0.5, 0.02] for setting in SETTINGS}
     assert judged(found).exit_code == 0
@@ -118,7 +118,7 @@ def test_a_run_beside_other_programs_is_not_to_be_believed() -> None:
 @pytest.mark.anyio
 @pytest.mark.timeout(120)
 @pytest.mark.slow
-async def test_a_server_with_one_queue_and_room_for_every_body_is_found() -> None:
+async def test_a_server_with_one_queue_that_reads_every_body_is_found() -> None:
     load = Load(seconds=2.0, rounds=1, warm_up=0.5, settings=("alone", "similarity", "full_bodies"))
     async with served("tests.benchmarks.unfair", None) as (url, process):
         figures = judged(await measure(Edge(url, process.pid), load))

@@ -1,4 +1,4 @@
-"""The overload benchmark: its judge is right, and it finds what it is there to find."""
+"""The overload benchmark judges correctly and finds planted faults."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SMALL = Cell(slots=4, service=0.5, queue=256, timeout=5.0, load=4.0, loop="open"
 
 
 def most_by_trying(cell: Cell, arrivals: list[float]) -> int:
-    """The most that any order of any of them could answer in time."""
+    """The largest number of calls that any order can answer in time, by brute force."""
     best = 0
     for count in range(len(arrivals), 0, -1):
         for order in itertools.permutations(arrivals, count):
@@ -40,7 +40,7 @@ def most_by_trying(cell: Cell, arrivals: list[float]) -> int:
 
 @examples()
 @given(arrivals=st.lists(st.integers(0, 30), max_size=6), slots=st.integers(1, 2), timeout=st.sampled_from([2.0, 3.0]))
-def test_the_clairvoyant_scheduler_answers_as_many_as_can_be_answered(
+def test_the_clairvoyant_scheduler_reaches_the_largest_possible_number(
     arrivals: list[int], slots: int, timeout: float
 ) -> None:
     cell = Cell(slots, 1.0, 256, timeout, 1.0, "open", given_seconds=1_000.0)
@@ -48,20 +48,20 @@ def test_the_clairvoyant_scheduler_answers_as_many_as_can_be_answered(
     assert clairvoyant(cell, [Asked(at, 1.0) for at in times]) == most_by_trying(cell, times)
 
 
-def test_of_a_full_queue_it_lets_go_of_the_one_that_has_least_time() -> None:
+def test_a_full_queue_drops_the_call_with_the_least_time() -> None:
     cell = Cell(1, 1.0, 1, 3.0, 1.0, "open", given_seconds=100.0)
     assert clairvoyant(cell, [Asked(at, 1.0) for at in (0.0, 0.1, 0.2, 0.3)]) == 2
 
 
 @pytest.mark.parametrize("loop", ["open", "closed"])
-def test_under_overload_the_answers_are_as_many_as_can_be(loop: Any) -> None:
+def test_goodput_under_overload_is_near_the_optimum(loop: Any) -> None:
     outcome = run_cell(Cell(4, 0.5, 256, 5.0, 4.0, loop, given_seconds=15.0))
     assert outcome.ratio >= 0.95
     assert outcome.false == []
     assert max(outcome.late, default=0.0) < 0.05
 
 
-def test_it_finds_a_queue_that_admits_whoever_came_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_queue_that_admits_in_order_of_arrival_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     give_back = FairQueue.give_back
 
     def learns_nothing(self: FairQueue, flow: Flow, service_time: float | None, finished: bool, now: float) -> None:
@@ -73,7 +73,7 @@ def test_it_finds_a_queue_that_admits_whoever_came_first(monkeypatch: pytest.Mon
     assert run_cell(SMALL).ratio < 0.5
 
 
-def test_it_finds_a_queue_whose_time_counts_as_the_models_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_queue_whose_wait_counts_as_silence_of_the_model_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ragcore.resilience.patience.Patience.pause", lambda self: None)
     monkeypatch.setattr("ragcore.resilience.patience.Patience.resume", lambda self: None)
     outcome = run_cell(Cell(1, 0.5, 256, 5.0, 2.0, "open", given_seconds=30.0))
@@ -91,7 +91,7 @@ def test_a_false_reason_is_found() -> None:
     assert not is_false("no place within 2.0 s; 30 callers were waiting", SMALL, 2.0)
 
 
-def test_the_grid_is_whole_and_what_is_left_out_says_why() -> None:
+def test_the_grid_is_complete_and_omitted_cells_have_a_reason() -> None:
     cells = grid()
     assert len(cells) == len(set(cells)) == (4 * 3 + 1) * 2 * 2 * 6 * 2
     assert Cell(4, 3.0, 4, 5.0, 1.0, "open", first=1.0).why_not == "the first token comes after its limit"
@@ -99,7 +99,7 @@ def test_the_grid_is_whole_and_what_is_left_out_says_why() -> None:
     assert {cell.callers for cell in cells if cell.slots == 1} == {1, 2, 4, 10, 50}
 
 
-def test_the_cells_over_sockets_are_the_same_each_time_and_not_too_much_for_two_cores() -> None:
+def test_the_cells_over_sockets_are_reproducible_and_fit_two_cores() -> None:
     cells = real_cells(24)
     assert cells == real_cells(24)
     assert real_cells(3) == cells[:3]
@@ -107,7 +107,7 @@ def test_the_cells_over_sockets_are_the_same_each_time_and_not_too_much_for_two_
     assert len({(cell.slots, cell.queue, cell.loop) for cell in cells}) > 6
 
 
-def test_an_order_for_comparison_is_the_earliest_deadline_first() -> None:
+def test_earliest_deadline_first_is_available_for_comparison() -> None:
     outcome = run_cell(Cell(4, 0.5, 256, 5.0, 4.0, "open", order="deadline", given_seconds=15.0))
     assert outcome.ratio > 0.5
     assert overload.LOADS[-1] == 50.0

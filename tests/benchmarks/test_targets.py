@@ -1,4 +1,4 @@
-"""The choice of a target: one at a time, and no question that nobody said."""
+"""The options for the target: exactly one target, with questions."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ URL = "https://example.test/chat"
     ("options", "message"),
     [
         ({"url": URL, "reference": True}, "choose one of --url and --reference"),
-        ({"url": URL}, "say what to ask"),
-        ({"from_env": "amara"}, "say what to ask"),
+        ({"url": URL}, "no questions: pass --question"),
+        ({"from_env": "amara"}, "no questions: pass --question"),
     ],
 )
-def test_options_that_can_not_be_are_refused_in_words(options: Any, message: str) -> None:
+def test_invalid_options_are_refused_with_a_reason(options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TargetOptions(**options)

@@ -1,6 +1,6 @@
-"""A server as `ragcore serve` must not be: one queue for all tenants, and every body is read to its end.
+"""An unfair server, unlike `ragcore serve`: it has one queue for all tenants, and it reads every body to its end.
 
-`python -m tests.benchmarks.unfair null` serves it.
+`python -m tests.benchmarks.unfair null` runs it.
 """
 
 from __future__ import annotations

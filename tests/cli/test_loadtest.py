@@ -89,9 +89,9 @@ def test_a_service_with_right_answers_passes_the_ladder(url: str, questions: Pat
         done.stderr
     )  # 3: one second may be too short to measure the memory of this process
     assert fits(done)
-    assert "reached no hang at 5 or more at once: none of" in told
-    assert "reached success 100 % (more than 95 %)" in told
-    assert "NOT REACHED" not in told
+    assert "met no hang at 5 or more at once: none of" in told
+    assert "met success 100 % (more than 95 %)" in told
+    assert "NOT MET" not in told
     assert "note: health before: ready" in done.stderr
     report = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert TOKEN not in report
@@ -104,8 +104,8 @@ def test_a_service_with_wrong_answers_fails_the_ladder(url: str, questions: Path
     done = loadtest("ladder", *asking, "--quick", "--levels", "1,2", "--steady-seconds", "1", cwd=tmp_path)
     assert done.returncode == 1
     assert fits(done)
-    assert "NOT REACHED success" in " ".join(done.stdout.split())
-    assert "NOT ALL CRITERIA REACHED" in done.stderr
+    assert "NOT MET success" in " ".join(done.stdout.split())
+    assert "NOT ALL CRITERIA MET" in done.stderr
 
 
 @pytest.mark.slow
@@ -116,8 +116,8 @@ def test_load_and_sweep_fit_in_80_columns(url: str, questions: Path, tmp_path: P
     )
     sweep = loadtest("sweep", *asking, "--seconds", "1", "--steps", "1", "--start", "5000", cwd=tmp_path)
     assert load.returncode in (0, 3), load.stderr
-    assert "reached right answers within 10 s: 100 % (at least 95 %)" in " ".join(load.stdout.split())
-    assert "highest rate with 95 % right answers within 10 s: 0 a second" in " ".join(sweep.stdout.split())
+    assert "met right answers within 10 s: 100 % (at least 95 %)" in " ".join(load.stdout.split())
+    assert "highest rate with 95 % right answers within 10 s: 0 per second" in " ".join(sweep.stdout.split())
     assert fits(load)
     assert fits(sweep)
 
@@ -148,10 +148,10 @@ def test_json_is_one_flat_object(url: str, questions: Path, tmp_path: Path) -> N
     ("arguments", "message"),
     [
         (("ladder", "--question", "q"), "--url"),
-        (("ladder", "--url", "http://127.0.0.1:9/chat"), "say what to ask"),
-        (("ladder", "--url", "nowhere", "--question", "q"), "is no address"),
+        (("ladder", "--url", "http://127.0.0.1:9/chat"), "no questions: pass --question"),
+        (("ladder", "--url", "nowhere", "--question", "q"), "is not a valid URL"),
         (("load", "--url", "http://127.0.0.1:9/chat", "--question", "q", "--rate", "-1"), "must be positive"),
-        (("compare", "missing", "gone"), "holds no summary.json"),
+        (("compare", "missing", "gone"), "contains no summary.json"),
     ],
 )
 def test_an_invalid_command_prints_a_message_and_exits_with_2(

@@ -34,7 +34,7 @@ async def retriever(anyio_backend: str) -> AsyncIterator[Retriever]:
 
 
 @pytest.mark.blocking_allowed
-async def test_labels_from_files_frames_and_mappings(tmp_path: Path) -> None:
+async def test_labels_load_from_files_frames_and_mappings(tmp_path: Path) -> None:
     (tmp_path / "l.jsonl").write_text(json.dumps({"question": "q", "relevant": ["a", "b"], "tags": ["x"]}) + "\n")
     (tmp_path / "l.csv").write_text("question,relevant,tenant,tags\nq,a b,t,x y\n")
     assert load(tmp_path / "l.jsonl", tenant="m") == [Labelled("q", ("a", "b"), tenant="m", tags=("x",))]
@@ -66,7 +66,7 @@ async def test_a_sweep_measures_and_recommends(retriever: Retriever) -> None:
         assert (await thresholds(retriever, LABELS, aim=aim)).aim == aim
 
 
-async def test_few_questions_are_said_to_be_few(retriever: Retriever) -> None:
+async def test_results_of_few_questions_have_a_warning(retriever: Retriever) -> None:
     few = await evaluate(retriever, LABELS[:1])
     assert repr(few).endswith("; 1 question can mislead: label 50 or more)")
     many = [LABELS[number % len(LABELS)] for number in range(50)]
@@ -76,7 +76,7 @@ async def test_few_questions_are_said_to_be_few(retriever: Retriever) -> None:
     assert all("mislead" in repr(result) for result in others)
 
 
-async def test_a_better_retriever_is_told_from_a_worse_one(retriever: Retriever) -> None:
+async def test_a_comparison_finds_the_better_retriever(retriever: Retriever) -> None:
     evaluation = await evaluate(retriever, LABELS, k=3)
     assert (evaluation.mean("recall"), evaluation.mean("mrr"), evaluation.mean("ndcg")) == (1.0, 1.0, 1.0)
     assert evaluation.mean("precision") == pytest.approx(1 / 3)
@@ -95,7 +95,7 @@ async def test_a_better_retriever_is_told_from_a_worse_one(retriever: Retriever)
         compare(evaluation, await evaluate(retriever, LABELS, k=2))
 
 
-async def test_ndcg_is_the_textbooks() -> None:
+async def test_ndcg_equals_the_textbook_formula() -> None:
     from ragcore.explore.evaluation import _judge
 
     judged = _judge(Labelled("q", {"a": 3, "b": 2, "c": 1}, tenant="m"), ["b", "x", "a"], 3)
@@ -106,7 +106,7 @@ async def test_ndcg_is_the_textbooks() -> None:
 
 
 @pytest.mark.blocking_allowed
-async def test_results_show_themselves_and_survive_saving(retriever: Retriever, tmp_path: Path) -> None:
+async def test_results_are_displayed_and_can_be_saved_and_loaded(retriever: Retriever, tmp_path: Path) -> None:
     found = await thresholds(retriever, LABELS, grid=[0.1, 0.5])
     evaluation = await evaluate(retriever, LABELS)
     comparison = compare(evaluation, evaluation)
@@ -121,7 +121,7 @@ async def test_results_show_themselves_and_survive_saving(retriever: Retriever, 
     assert "<script>" not in evil._repr_html_()
 
 
-async def test_what_makes_no_sense_is_said(retriever: Retriever) -> None:
+async def test_invalid_arguments_are_refused(retriever: Retriever) -> None:
     for call in (
         thresholds(retriever, []),
         evaluate(retriever, []),
@@ -141,21 +141,21 @@ async def test_what_makes_no_sense_is_said(retriever: Retriever) -> None:
 
 
 @pytest.mark.parametrize("call", [thresholds, evaluate])
-async def test_labels_that_fit_no_document_or_no_tenant_are_told(retriever: Retriever, call: Any) -> None:
+async def test_labels_without_any_stored_document_are_refused(retriever: Retriever, call: Any) -> None:
     strangers = [Labelled(f"q {number}", [f"missing-{number}"], tenant="m") for number in range(9)]
-    with pytest.raises(InvalidInput, match="none of the 9 documents .* missing-0, .*, …; are these document ids"):
+    with pytest.raises(InvalidInput, match="none of the 9 documents .* missing-0, .*, …; check the document ids"):
         await call(retriever, strangers)
     with pytest.raises(InvalidInput, match="'nobody' has no chunks"):
         await call(retriever, [Labelled("q", ["deductible"], tenant="nobody")] * 2)
 
 
-async def test_some_unknown_documents_are_named_in_the_result(retriever: Retriever) -> None:
+async def test_the_result_names_unknown_documents(retriever: Retriever) -> None:
     found = await thresholds(retriever, [*LABELS, Labelled("q", ["missing"], tenant="m")])
     assert found.unknown == ("missing",)
     assert "1 labelled documents are not in the store" in repr(found)
 
 
-async def test_a_score_that_is_not_a_number_is_told(retriever: Retriever) -> None:
+async def test_a_score_that_is_not_a_number_is_an_error(retriever: Retriever) -> None:
     class Broken(MemoryStore):
         async def search(self, query: Query, /) -> Sequence[Passage]:
             return [replace(passage, score=float("nan")) for passage in await super().search(query)]
@@ -186,7 +186,7 @@ STEPS = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
 PLAIN = [fetched([0.8, 0.4, 0.2], [True, False, False], tags=("easy",)), fetched([0.6, 0.4], [True, False])] * 10
 
 
-def test_the_measures_are_what_they_say() -> None:
+def test_each_measure_has_its_defined_value() -> None:
     rows = sweep(PLAIN, STEPS, "f1").to_dicts()
     assert [row["recall"] for row in rows] == [1.0, 1.0, 1.0, 0.5, 0.0]
     assert [row["passages"] for row in rows] == [2.5, 2.0, 1.0, 0.5, 0.0]
@@ -196,31 +196,31 @@ def test_the_measures_are_what_they_say() -> None:
 
 
 @pytest.mark.parametrize(("aim", "recommended"), [("f1", 0.5), ("recall", 0.5), ("found", 0.5)])
-def test_each_aim_is_reached(aim: Aim, recommended: float) -> None:
+def test_each_aim_gets_its_threshold(aim: Aim, recommended: float) -> None:
     found = sweep(PLAIN, STEPS, aim)
     assert found.recommended == recommended
     assert found.interval[0] <= recommended <= found.interval[1]
 
 
-def test_tags_distributions_and_relative_thresholds() -> None:
+def test_a_sweep_has_tags_distributions_and_relative_thresholds() -> None:
     found = sweep(PLAIN, STEPS, "f1")
     (row,) = found.tags_to_dicts()
     assert (row["tag"], row["questions"], row["recall"], row["recommended"]) == ("easy", 10, 1.0, 0.7)
     assert (sum(found.right), sum(found.wrong)) == (20, 30)
-    # Wrong ones reach at most 0.4 / 0.6 of the best.
+    # Wrong chunks reach at most 0.4 / 0.6 of the best score.
     assert found.recommended_relative == 1.0
     at_two_thirds = {round(row[0], 2): row[1] for row in found.relative}
     assert at_two_thirds[0.66] < at_two_thirds[0.67] == 1.0
 
 
-def test_two_chunks_of_one_document_are_one_document_found() -> None:
+def test_two_chunks_of_one_document_count_as_one_document() -> None:
     one = fetched([0.8, 0.7], [True, True])
     twice = replace(one, first=np.array([True, False]), relevant=2)
     assert sweep([twice, twice], STEPS, "f1").to_dicts()[0]["recall"] == 0.5
 
 
 @pytest.mark.blocking_allowed
-async def test_qrels_with_their_questions(tmp_path: Path) -> None:
+async def test_qrels_load_with_their_questions(tmp_path: Path) -> None:
     (tmp_path / "a.qrels").write_text("q1 0 d1 2\nq1 0 d2 0\nq2 0 d3 1\n")
     (tmp_path / "b.tsv").write_text("q1\td 1\t1\n")
     (tmp_path / "q.jsonl").write_text('{"id": "q1", "text": "One?"}\n{"_id": "q2", "question": "Two?"}\n')
@@ -230,19 +230,19 @@ async def test_qrels_with_their_questions(tmp_path: Path) -> None:
     for arguments, message in (
         ({"tenant": "m"}, "pass questions="),
         ({"questions": {"q1": "?", "q2": "?"}}, "pass tenant="),
-        ({"tenant": "m", "questions": {}}, "line 1: there is no text"),
+        ({"tenant": "m", "questions": {}}, "line 1: questions= has no text"),
     ):
         with pytest.raises(InvalidInput, match=message):
             load(tmp_path / "a.qrels", **arguments)
     (tmp_path / "a.qrels").write_text("q1 0 d1 relevant\n")
     with pytest.raises(InvalidInput, match="line 1"):
         load(tmp_path / "a.qrels", tenant="m", questions={"q1": "?"})
-    with pytest.raises(InvalidInput, match="can't be read"):
+    with pytest.raises(InvalidInput, match="cannot read labels"):
         load(tmp_path / "missing.jsonl", tenant="m")
 
 
-def test_the_measures_are_ir_measures() -> None:
-    """Graded labels and rankings at random; recall, precision, reciprocal rank and nDCG at 5."""
+def test_the_measures_equal_those_of_ir_measures() -> None:
+    """Compares recall, precision, reciprocal rank and nDCG at 5, with random grades and rankings."""
     ir_measures = pytest.importorskip("ir_measures")
     from ragcore.explore.evaluation import _judge
 
@@ -262,7 +262,7 @@ def test_the_measures_are_ir_measures() -> None:
 
 
 @pytest.mark.blocking_allowed
-async def test_a_page_of_its_own(retriever: Retriever) -> None:
+async def test_a_page_is_self_contained_and_escapes_its_texts(retriever: Retriever) -> None:
     hostile = [replace(label, question=label.question + " <script>", tags=("<b>",)) for label in LABELS]
     evaluation = await evaluate(retriever, hostile)
     for result in (await thresholds(retriever, hostile), evaluation, compare(evaluation, evaluation)):
@@ -273,7 +273,7 @@ async def test_a_page_of_its_own(retriever: Retriever) -> None:
 
 
 @pytest.mark.blocking_allowed
-async def test_progress_is_shown_when_it_is_asked_for(retriever: Retriever, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_progress_is_shown_on_request(retriever: Retriever, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("tqdm")
     await thresholds(retriever, LABELS, progress=True)
     assert "searching" in capsys.readouterr().err

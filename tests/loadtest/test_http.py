@@ -42,7 +42,7 @@ def stream(*lines: str) -> httpx.Response:
     return httpx.Response(200, headers={"content-type": "text/event-stream"}, text="\n".join(lines) + "\n\n")
 
 
-async def test_the_question_goes_where_the_body_says_whatever_is_in_it() -> None:
+async def test_a_question_with_any_characters_is_put_into_its_place_in_the_body() -> None:
     seen: list[Any] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -68,7 +68,7 @@ async def test_the_text_is_found_in_a_json_answer(answer: Any, options: Any, tex
     assert await asked(target(lambda _: httpx.Response(200, json=answer), **options)) == (text, degraded, 0)
 
 
-async def test_an_answer_of_another_shape_is_no_answer() -> None:
+async def test_an_answer_without_a_text_is_an_error() -> None:
     with pytest.raises(TargetError, match="no text at"):
         await asked(target(lambda _: httpx.Response(200, json={"unexpected": 1})))
 
@@ -76,13 +76,13 @@ async def test_an_answer_of_another_shape_is_no_answer() -> None:
 @pytest.mark.parametrize(
     ("status", "kind"), [(500, "http"), (404, "http"), (429, "refused"), (503, "refused"), (504, "timeout")]
 )
-async def test_a_status_has_its_kind(status: int, kind: str) -> None:
+async def test_each_status_maps_to_a_kind_of_error(status: int, kind: str) -> None:
     with pytest.raises(TargetError) as caught:
         await asked(target(lambda _: httpx.Response(status)))
     assert (caught.value.kind, caught.value.status) == (kind, status)
 
 
-async def test_a_connection_that_fails_has_its_kind() -> None:
+async def test_a_failed_connection_is_a_connection_error() -> None:
     def handler(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")
 
@@ -91,7 +91,7 @@ async def test_a_connection_that_fails_has_its_kind() -> None:
     assert caught.value.kind == "connection"
 
 
-async def test_a_stream_of_ragcores_own_application() -> None:
+async def test_a_stream_of_ragcores_application_is_read() -> None:
     answer = {"answer": {"text": "It is $500.", "degraded": ["generation"]}}
     lines = (
         ": ping",
@@ -108,17 +108,17 @@ async def test_a_stream_of_ragcores_own_application() -> None:
     assert await asked(target(lambda _: stream(*lines))) == ("It is $500.", True, 2)
 
 
-async def test_a_stream_as_openai_sends_it() -> None:
+async def test_a_stream_in_openais_format_is_read() -> None:
     lines = [f'data: {{"choices": [{{"delta": {{"content": "{piece}"}}}}]}}\n' for piece in ("It ", "is.")]
     assert await asked(target(lambda _: stream(*lines, "data: [DONE]"))) == ("It is.", False, 2)
 
 
-async def test_a_stream_that_ends_with_an_error_is_no_answer() -> None:
+async def test_a_stream_that_ends_with_an_error_is_an_error() -> None:
     with pytest.raises(TargetError, match="ended with an error"):
         await asked(target(lambda _: stream("event: error", 'data: {"error": "GenerationError"}')))
 
 
-async def test_a_login_gives_the_token_that_every_question_carries() -> None:
+async def test_every_question_carries_the_token_of_the_login() -> None:
     seen: list[str | None] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -134,16 +134,16 @@ async def test_a_login_gives_the_token_that_every_question_carries() -> None:
     assert seen == [f"Bearer {SECRET}"]
 
 
-async def test_a_login_that_fails_says_so_without_what_was_sent() -> None:
+async def test_the_error_of_a_failed_login_does_not_contain_its_body() -> None:
     one = target(
         lambda _: httpx.Response(401), login_url="https://example.test/login", login_body=f'{{"p": "{SECRET}"}}'
     )
-    with pytest.raises(TargetError, match="the login answered 401") as caught:
+    with pytest.raises(TargetError, match="login failed: status 401") as caught:
         await one.login()
     assert SECRET not in str(caught.value)
 
 
-def test_secrets_come_from_files_and_the_environment_and_are_never_shown(
+def test_secrets_are_read_from_files_and_the_environment_and_never_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "token").write_text(f"{SECRET}\n")
@@ -171,19 +171,19 @@ def test_secrets_come_from_files_and_the_environment_and_are_never_shown(
     [
         (
             {"question": ["q"], "login_body": '{"password": "x"}'},
-            "every process of this machine can read a command line",
+            "every process of this machine can read the command line",
         ),
-        ({}, "say what to ask"),
+        ({}, "no questions: pass --question"),
         ({"fact": ["x"]}, "more --fact than --question"),
     ],
 )
-def test_options_that_can_not_be_are_refused_in_words(options: Any, message: str) -> None:
+def test_invalid_options_are_refused_with_a_reason(options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ServiceOptions(url=URL, **options)
 
 
 def test_a_body_without_a_place_for_the_question_is_refused() -> None:
-    with pytest.raises(ValueError, match="where should the question go"):
+    with pytest.raises(ValueError, match="put it where the question goes"):
         HttpOptions(url=URL, body='{"message": "hello"}')
     with pytest.raises(ValueError, match="is not JSON"):
         HttpOptions(url=URL, body="{question}")
@@ -196,29 +196,29 @@ END = "event: done\ndata: {}"
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ((DELTA,), "broke off"),
+        ((DELTA,), "if this is normal for the service, pass --no-end-marker"),
         ((DELTA, 'data: {"error": {"message": "no"}}'), "ended with an error"),
-        (('event: sources\ndata: {"text": "$500"}\n', END), "without a word"),
-        (('event: ping\ndata: {"text": "."}\n', END), "without a word"),
+        (('event: sources\ndata: {"text": "$500"}\n', END), "without text"),
+        (('event: ping\ndata: {"text": "."}\n', END), "without text"),
     ],
 )
-async def test_what_is_not_the_whole_answer_is_none(lines: tuple[str, ...], message: str) -> None:
+async def test_an_incomplete_stream_is_an_error(lines: tuple[str, ...], message: str) -> None:
     with pytest.raises(TargetError, match=message):
         await asked(target(lambda _: stream(*lines)))
 
 
-async def test_a_stream_without_an_end_may_be_taken_for_whole() -> None:
+async def test_a_stream_without_an_end_marker_is_accepted_on_request() -> None:
     assert await asked(target(lambda _: stream(DELTA), end_marker=False)) == ("It is $500.", False, 1)
 
 
-async def test_a_finish_reason_is_an_end_and_a_number_a_piece() -> None:
+async def test_a_finish_reason_ends_a_stream_and_a_number_counts_as_text() -> None:
     last = 'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}'
     first = 'data: {"choices": [{"delta": {"content": "It is"}}]}\n'
     assert await asked(target(lambda _: stream(first, last))) == ("It is", False, 1)
     assert await asked(target(lambda _: stream("data: 1500\n", "data: [DONE]"))) == ("1500", False, 1)
 
 
-async def test_lines_end_where_the_standard_ends_them() -> None:
+async def test_lines_end_only_at_line_feeds_and_carriage_returns() -> None:
     text = "a\u2028b"
     assert await asked(target(lambda _: stream(f"event: delta\r\ndata: {text}\r\n\r\n" + END))) == (text, False, 1)
 
@@ -232,24 +232,26 @@ async def test_lines_end_where_the_standard_ends_them() -> None:
         ({"answer": "yes", "meta": {"worse": True}}, {"degraded_path": "meta.worse"}, True),
     ],
 )
-async def test_degraded_is_seen_where_it_is_said(answer: Any, options: Any, degraded: bool) -> None:
+async def test_degraded_is_found_at_its_usual_places_and_at_degraded_path(
+    answer: Any, options: Any, degraded: bool
+) -> None:
     assert (await asked(target(lambda _: httpx.Response(200, json=answer), **options)))[1] is degraded
 
 
-async def test_degraded_is_seen_in_any_event() -> None:
+async def test_degraded_is_found_in_any_event() -> None:
     lines = ('data: {"text": "It is $500.", "degraded": true}\n', "data: [DONE]")
     assert (await asked(target(lambda _: stream(*lines))))[1] is True
 
 
 @pytest.mark.parametrize("kind", ["text/html", "application/json"])
-async def test_a_page_or_a_whole_answer_is_no_stream(kind: str) -> None:
+async def test_a_page_or_a_json_answer_instead_of_a_stream_is_an_error(kind: str) -> None:
     headers = {"content-type": kind}
     one = target(lambda _: httpx.Response(200, headers=headers, text='{"answer": "yes"}'), accept="text/event-stream")
-    with pytest.raises(TargetError, match="answered"):
+    with pytest.raises(TargetError, match="wrong content type"):
         await asked(one)
 
 
-async def test_an_answer_that_repeats_a_secret_does_not_bring_it_into_the_report() -> None:
+async def test_a_secret_in_an_answer_is_removed() -> None:
     one = target(
         lambda request: httpx.Response(200, json={"answer": f"you sent {request.headers['x-key']}"}),
         headers={"x-key": SECRET},
@@ -258,7 +260,7 @@ async def test_an_answer_that_repeats_a_secret_does_not_bring_it_into_the_report
     assert (await asked(one))[0] == "you sent [secret]"
 
 
-def test_a_token_with_a_line_break_is_stripped_and_one_with_a_control_character_refused(
+def test_the_line_break_after_a_token_is_stripped_and_a_control_character_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("KEY", f"{SECRET}\n")
@@ -271,13 +273,13 @@ def test_a_token_with_a_line_break_is_stripped_and_one_with_a_control_character_
 @pytest.mark.parametrize(
     "url", ["localhost/chat", "alice:pw@localhost/chat", "http://localhost:port/chat", "ftp://x/y"]
 )
-def test_what_is_no_address_is_refused_before_anything_is_asked(url: str) -> None:
-    with pytest.raises(ValueError, match="is no address") as caught:
+def test_an_invalid_url_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="is not a valid URL") as caught:
         HttpOptions(url=url)
     assert "pw" not in str(caught.value)
 
 
-async def test_answers_do_not_set_cookies_for_the_next_user() -> None:
+async def test_cookies_of_an_answer_are_not_sent_with_the_next_question() -> None:
     seen: list[str | None] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -295,21 +297,21 @@ async def test_answers_do_not_set_cookies_for_the_next_user() -> None:
     ("line", "message"),
     [
         ('{"question": "q", "facts": "x"}', "facts"),
-        ('{"question": "q", "fact": ""}', "none of them empty"),
-        ('{"question": "q", "fact": null}', "a fact is a text"),
-        ('{"question": ""}', "not like"),
-        ("[]", "not like"),
-        ("", "holds no question"),
+        ('{"question": "q", "fact": ""}', "none may be empty"),
+        ('{"question": "q", "fact": null}', "a fact must be a text"),
+        ('{"question": ""}', 'write {"question"'),
+        ("[]", 'write {"question"'),
+        ("", "contains no question"),
     ],
 )
-def test_questions_that_would_pass_anything_are_refused(tmp_path: Path, line: str, message: str) -> None:
+def test_invalid_lines_of_questions_are_refused(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "questions.jsonl"
     path.write_text(line, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         read_questions(path)
 
 
-def test_questions_are_read_as_other_programs_write_them(tmp_path: Path) -> None:
+def test_questions_with_a_byte_order_mark_and_numbers_as_facts_are_read(tmp_path: Path) -> None:
     path = tmp_path / "questions.jsonl"
     rows = '\ufeff{"question": "a\u2028b", "fact": 1500}\n{"question": "c", "fact": ["d", "e"], "id": "7"}\n'
     path.write_text(rows, encoding="utf-8")

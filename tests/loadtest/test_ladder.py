@@ -1,4 +1,4 @@
-"""The ladder in virtual time: what it finds, and in which words."""
+"""The ladder in virtual time: its figures and its criteria."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 
 class Bounded:
-    """Answers as long as no more than so many ask at once; then never again."""
+    """Answers up to a number of questions at once. A question beyond that, and all that wait with it, get no answer."""
 
     name = "bounded"
 
@@ -53,7 +53,7 @@ async def climbed(target: Bounded, **options: Any) -> Figures:
     return await climb(aim, LadderOptions(levels="1,2,5,10", steady_seconds=2.0, **options), quick=True)
 
 
-async def test_a_service_that_answers_reaches_every_criterion() -> None:
+async def test_a_good_service_meets_every_criterion() -> None:
     figures = await climbed(Bounded())
     assert figures.failed == []
     assert [one.text for one in figures.criteria] == [
@@ -66,21 +66,24 @@ async def test_a_service_that_answers_reaches_every_criterion() -> None:
     assert "health before: ready" in figures.notes
 
 
-async def test_a_hang_ends_the_climb_and_names_the_levels_that_were_not_tried() -> None:
+async def test_a_hang_ends_the_run_and_the_levels_not_tried_are_named() -> None:
     figures = await climbed(Bounded(3))
-    assert figures.failed[0] == "no hang at 5 or more at once: 5 of 5 hung; not tried at 10, as most hung before"
+    assert (
+        figures.failed[0]
+        == "no hang at 5 or more at once: 5 of 5 hung; not tried at 10, because most questions hung before"
+    )
     assert figures.values["highest_concurrency"] == 2
     assert any("not tried" in note for note in figures.notes)
 
 
-async def test_wrong_answers_miss_in_all_and_at_each_level() -> None:
+async def test_wrong_answers_fail_the_run_and_each_level() -> None:
     failed = (await climbed(Bounded(right=False))).failed
     assert failed[0] == "success 0 % (more than 95 %)"
     assert "success at 2 at once: 0 % of 2 (more than 50 %)" in failed
     assert failed[-1].startswith("success at the steady load of 10 at once: 0 % of")
 
 
-async def test_memory_that_was_asked_for_and_can_not_be_measured_invalidates_the_run() -> None:
+async def test_a_run_is_invalid_if_required_memory_can_not_be_measured() -> None:
     aim = Aim(Bounded(), [QUESTION], pid=None, memory_required=True)
     figures = await climb(aim, LadderOptions(levels="1", steady_seconds=1.0), quick=True)
     assert figures.exit_code == 3
@@ -90,6 +93,6 @@ async def test_memory_that_was_asked_for_and_can_not_be_measured_invalidates_the
     ("options", "message"),
     [({"levels": "1,two"}, "whole numbers"), ({"levels": "0,5"}, "at least 1"), ({"each": -1}, "can't be negative")],
 )
-def test_options_that_can_not_be_are_refused(options: Any, message: str) -> None:
+def test_invalid_options_are_refused(options: Any, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         LadderOptions(**options)

@@ -1,4 +1,4 @@
-"""Exchanges of runs and blocks: chance is told from change."""
+"""Exchanges of runs and blocks: chance is distinguished from change."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import pytest
 from ragcore.loadtest.resampling import Repeated, blocks, exchanged, log_ratio_margin, ratio_of_runs
 
 
-def test_three_runs_that_are_all_worse_are_one_exchange_of_twenty() -> None:
+def test_three_runs_that_are_all_worse_are_one_of_twenty_exchanges() -> None:
     assert exchanged([Repeated([1.0, 1.1, 1.2], [2.0, 2.1, 2.2], 0.1)]) == [pytest.approx(0.05)]
 
 
-def test_runs_alike_are_exchanged_at_no_cost() -> None:
+def test_every_exchange_of_equal_runs_looks_the_same() -> None:
     assert exchanged([Repeated([1.0, 1.0, 1.0], [1.0, 1.0, 1.0], 0.1)]) == [1.0]
 
 
 @pytest.mark.slow
-def test_many_figures_together_are_wrong_in_at_most_five_of_a_hundred() -> None:
+def test_many_unchanged_figures_together_give_a_false_alarm_in_at_most_five_percent() -> None:
     """Thirty independent figures, none of which changed."""
     wrong = 0
     for seed in range(300):
@@ -28,21 +28,21 @@ def test_many_figures_together_are_wrong_in_at_most_five_of_a_hundred() -> None:
             for _ in range(30)
         ]
         wrong += min(exchanged(figures)) <= 0.05
-    assert wrong / 300 <= 0.08  # 5 %, and three standard deviations of the simulation
+    assert wrong / 300 <= 0.08  # 5 % and three standard deviations of the simulation
 
 
-def test_more_ways_than_can_be_tried_are_drawn() -> None:
+def test_a_random_sample_is_used_if_there_are_too_many_exchanges() -> None:
     draw = random.Random(1)
     before, after = ([shift + draw.gauss(0, 0.1) for _ in range(9)] for shift in (0.0, 1.0))
     (chance,) = exchanged([Repeated(before, after, 0.1)])
     assert 0 < chance < 0.01
 
 
-def test_no_figures_have_no_chances() -> None:
+def test_without_figures_the_result_is_empty() -> None:
     assert exchanged([]) == []
 
 
-def test_a_ratio_of_runs_has_students_interval() -> None:
+def test_a_ratio_of_runs_has_an_interval_by_students_t() -> None:
     assert ratio_of_runs([1.0, 1.0, 1.0], [2.0, 2.0, 2.0]) == pytest.approx((2.0, 2.0, 2.0))
     _, low, high = ratio_of_runs([1.0, 1.0, 1.0], [2.0, 2.0, 2.0], least_scatter=0.1)
     assert high / low > 1.4
@@ -51,7 +51,7 @@ def test_a_ratio_of_runs_has_students_interval() -> None:
     assert high / low > 1.4  # six runs that scatter by a tenth
 
 
-def test_blocks_are_neighbours_and_none_is_lost() -> None:
+def test_blocks_are_consecutive_and_contain_every_value() -> None:
     values = list(range(25))
     made = blocks(values)
     assert [len(block) for block in made] == [12, 13]
@@ -61,7 +61,7 @@ def test_blocks_are_neighbours_and_none_is_lost() -> None:
     assert blocks([]) == []
 
 
-def test_questions_that_wait_for_each_other_make_a_wider_margin_than_questions_that_do_not() -> None:
+def test_dependent_questions_give_a_wider_margin_than_independent_ones() -> None:
     draw = random.Random(2)
     stalls = [draw.choice((1.0, 3.0)) for _ in range(12) for _ in range(1)]
     together = [value * draw.uniform(0.9, 1.1) for value in stalls for _ in range(20)]

@@ -152,5 +152,5 @@ async def test_the_manual_leads_from_an_empty_folder_to_a_tested_service(
     told = done.stdout.decode()
     assert done.returncode == 0, told[-6000:]
     assert "Traceback" not in told
-    assert told.count("all criteria reached") == 6
+    assert told.count("all criteria met") == 6
     assert told.count("event: done") == 1  # in the output of curl

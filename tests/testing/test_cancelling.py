@@ -1,4 +1,4 @@
-"""The harness that cancels everywhere finds what it is there to find."""
+"""cancel_everywhere finds each kind of leak and each swallowed cancellation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def finds(fn: Callable[[], Awaitable[object]], message: str, check: Callab
         await cancel_everywhere(fn, check=check)
 
 
-async def test_it_counts_the_awaits_and_tries_each() -> None:
+async def test_every_await_is_counted_and_cancelled() -> None:
     reached: list[int] = []
 
     async def run() -> None:
@@ -46,10 +46,10 @@ async def test_it_counts_the_awaits_and_tries_each() -> None:
 
 
 async def _nothing() -> None:
-    """Waits for nothing."""
+    """Has no await."""
 
 
-async def test_a_permit_that_is_not_released_in_finally() -> None:
+async def test_a_permit_that_is_not_released_is_found() -> None:
     bulkhead = Bulkhead(99)
 
     async def leaky() -> None:
@@ -60,7 +60,7 @@ async def test_a_permit_that_is_not_released_in_finally() -> None:
     await finds(leaky, "cancelled at await 1 of 1 by scope: Bulkhead is not at rest: inside=1", at_rest(bulkhead))
 
 
-async def test_a_probe_slot_that_is_lost() -> None:
+async def test_a_lost_probe_is_found() -> None:
     breaker = CircuitBreaker(minimum_throughput=1, break_duration=1, max_break_duration=1, probes=99)
 
     async def leaky() -> None:
@@ -74,7 +74,7 @@ async def test_a_probe_slot_that_is_lost() -> None:
     await finds(leaky, "await 2 of 2 by scope: CircuitBreaker is not at rest: probes_out=1", at_rest(breaker))
 
 
-async def test_a_queue_place_that_is_lost() -> None:
+async def test_a_lost_queue_place_is_found() -> None:
     class Leaky(Bulkhead):
         async def acquire(self, when: float = float("inf"), *, flow: str | None = None) -> None:
             try:
@@ -99,7 +99,7 @@ async def _release(bulkhead: Bulkhead) -> None:
     bulkhead.release()
 
 
-async def test_a_context_variable_that_is_not_reset() -> None:
+async def test_a_context_variable_that_is_not_reset_is_found() -> None:
     variable: contextvars.ContextVar[int] = contextvars.ContextVar("leaked", default=0)
 
     async def leaky() -> None:
@@ -110,7 +110,7 @@ async def test_a_context_variable_that_is_not_reset() -> None:
     await finds(leaky, "context variables differ after a run cancelled at await 1 of 1 by scope: leaked")
 
 
-async def test_a_task_that_nobody_ends() -> None:
+async def test_a_task_that_is_not_ended_is_found() -> None:
     owner = Owner("careless")
     await owner.start()
 
@@ -129,7 +129,7 @@ async def test_a_task_that_nobody_ends() -> None:
     await owner.stop()
 
 
-async def test_a_flight_that_nobody_waits_for() -> None:
+async def test_a_flight_without_callers_is_found() -> None:
     async with SingleFlight() as flights:
 
         async def leaky() -> None:
@@ -141,7 +141,7 @@ async def test_a_flight_that_nobody_waits_for() -> None:
         await finds(leaky, "SingleFlight is not at rest: flying=1", at_rest(flights))
 
 
-async def test_a_cancellation_that_is_swallowed() -> None:
+async def test_a_swallowed_cancellation_is_found() -> None:
     async def returns() -> str:
         try:
             await anyio.sleep(1)
@@ -149,7 +149,7 @@ async def test_a_cancellation_that_is_swallowed() -> None:
             return "as if nothing had happened"
         return "done"
 
-    await finds(returns, "was told to end and instead returned 'as if nothing had happened'")
+    await finds(returns, "swallowed the cancellation: it returned 'as if nothing had happened'")
 
     async def raises() -> None:
         try:
@@ -157,10 +157,10 @@ async def test_a_cancellation_that_is_swallowed() -> None:
         except anyio.get_cancelled_exc_class():
             raise OSError("another story") from None
 
-    await finds(raises, "was told to end and instead raised OSError")
+    await finds(raises, "swallowed the cancellation: it raised OSError")
 
 
-async def test_what_is_only_seen_by_one_task_cancel(anyio_backend_name: str) -> None:
+async def test_a_leak_that_only_task_cancel_reveals_is_found(anyio_backend_name: str) -> None:
     if anyio_backend_name == "trio":
         pytest.skip("asyncio's own cancellation")
     bulkhead = Bulkhead(99)
@@ -170,14 +170,14 @@ async def test_what_is_only_seen_by_one_task_cancel(anyio_backend_name: str) -> 
         try:
             await anyio.sleep(1)
         finally:
-            with anyio.CancelScope(shield=True):  # which doesn't stop a Task.cancel()
+            with anyio.CancelScope(shield=True):  # does not stop a Task.cancel()
                 await asyncio.sleep(0)
             bulkhead.release()
 
     await finds(leaky, "cancelled at await 2 of 2 by task cancel: Bulkhead is not at rest", at_rest(bulkhead))
 
 
-async def test_a_run_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_endless_run_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ragcore.testing.cancelling.MOST_CHECKPOINTS", 50)
 
     async def endless() -> None:
@@ -187,7 +187,7 @@ async def test_a_run_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     await finds(endless, "more than 50 awaits")
 
 
-async def test_a_check_may_return_or_assert_and_an_error_of_the_run_comes_out() -> None:
+async def test_a_check_may_return_false_and_an_error_of_the_run_is_raised() -> None:
     await finds(anyio.lowlevel.checkpoint, "something is left behind after a whole run$", lambda: False)
     assert await cancel_everywhere(anyio.lowlevel.checkpoint, check=lambda: None) == 1
 
@@ -199,7 +199,7 @@ async def test_a_check_may_return_or_assert_and_an_error_of_the_run_comes_out() 
         await cancel_everywhere(broken)
 
 
-async def test_what_is_nested_in_a_snapshot_is_seen() -> None:
+async def test_values_nested_in_a_snapshot_are_checked() -> None:
     policy = Policy("crm")
     at_rest(policy)()
     assert policy.bulkhead is not None

@@ -1,4 +1,4 @@
-"""The tools that users test with, tested."""
+"""Tests of the tools in ragcore.testing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VIRTUAL = pytest.mark.parametrize("anyio_backend", [("asyncio", {"loop_factory":
 
 @pytest.mark.anyio
 @VIRTUAL
-async def test_a_year_takes_no_time() -> None:
+async def test_a_year_of_virtual_time_takes_no_real_time() -> None:
     began = anyio.current_time()
     with anyio.move_on_after(3600):
         await anyio.sleep(365 * 86_400)
@@ -42,7 +42,7 @@ def test_a_deadlock_raises_instead_of_hanging(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.anyio
 @VIRTUAL
-async def test_a_model_that_hangs_is_answered_for_in_virtual_time() -> None:
+async def test_a_hanging_model_is_replaced_by_a_quotation_in_virtual_time() -> None:
     async with fake_rag() as rag:
         await rag.add([Document("d", "Your deductible is $1,500.")], tenant="m")
         rag.retriever.store.faults.always(Slow(0.2))  # type: ignore[attr-defined]
@@ -59,7 +59,7 @@ ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 @pytest.mark.anyio
 @ASYNCIO
-async def test_the_openai_server_through_the_real_clients() -> None:
+async def test_the_real_clients_work_with_the_openai_server() -> None:
     async with OpenAIServer() as server:
         options = {"base_url": server.base_url, "api_key": "none"}
         embedder = OpenAIEmbedder("fake", dimension=64, **options)  # type: ignore[arg-type]
@@ -82,7 +82,7 @@ async def _opened(embedder: FakeEmbedder) -> FakeEmbedder:
 
 @pytest.mark.anyio
 @ASYNCIO
-async def test_the_server_answers_plain_json_and_float_too(openai_server: OpenAIServer) -> None:
+async def test_the_server_also_answers_in_plain_json_and_float(openai_server: OpenAIServer) -> None:
     import openai
 
     async with openai.AsyncOpenAI(base_url=openai_server.base_url, api_key="none") as client:
@@ -95,7 +95,7 @@ async def test_the_server_answers_plain_json_and_float_too(openai_server: OpenAI
 
 @pytest.mark.anyio
 @ASYNCIO
-async def test_a_client_that_goes_away_frees_the_servers_slot() -> None:
+async def test_a_client_that_disconnects_frees_its_slot() -> None:
     async with OpenAIServer(first_token_latency=30) as server:
         async with OpenAIGenerator("fake", base_url=server.base_url, api_key="none") as generator:
             async with anyio.create_task_group() as group:

@@ -1,4 +1,4 @@
-"""Exploring retrieval: which threshold, how good, which of two is better. Frames and plots need the extra `notebook`."""
+"""Explore retrieval: choose a threshold, measure quality, compare two retrievers. Frames and plots need the extra `notebook`."""
 
 from ragcore.explore.evaluation import Comparison, Evaluation, compare, evaluate
 from ragcore.explore.labels import Labelled, load

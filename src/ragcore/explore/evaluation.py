@@ -1,7 +1,7 @@
-"""How good retrieval is, question by question, and which of two is better.
+"""Measures the quality of retrieval, question by question, and compares two evaluations.
 
-Sources: Manning, Raghavan, Schütze, "Introduction to Information Retrieval", ch. 8 (recall, precision, MRR, nDCG); Smucker, Allan, Carterette (CIKM
-2007) (the paired randomisation test).
+Sources: Manning, Raghavan, Schütze, "Introduction to Information Retrieval", ch. 8 (recall, precision, MRR, nDCG); Smucker, Allan, Carterette,
+CIKM 2007 (the paired randomisation test).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ __all__ = ["Comparison", "Evaluation", "compare", "evaluate"]
 
 ROUNDS = 10_000
 MEASURES = ("recall", "precision", "mrr", "ndcg")
-# Chunks of one document count once, so more of them are fetched than documents are judged.
+# Chunks of one document count once, so more chunks are fetched than documents are judged.
 CHUNKS_PER_DOCUMENT = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One question: its measures at k, each in [0, 1]."""
+    """The measures of one question at k, each in [0, 1]."""
 
     question: str
     recall: float
@@ -39,17 +39,17 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation(Result):
-    """Measures by question, at `k` documents."""
+    """The measures of each question, for the first `k` documents."""
 
     k: int
     questions: tuple[Judged, ...]
 
     def mean(self, measure: str) -> float:
-        """The mean of "recall", "precision", "mrr" or "ndcg" over all questions."""
+        """Return the mean of "recall", "precision", "mrr" or "ndcg" over all questions."""
         return float(np.mean(self._values(measure)))
 
     def interval(self, measure: str, *, seed: int = 0) -> tuple[float, float]:
-        """Its 95 % bootstrap interval."""
+        """Return the 95 % bootstrap interval of a mean."""
         values = self._values(measure)
         means = np.random.default_rng(seed).choice(values, size=(1_000, len(values))).mean(axis=1)
         low, high = np.quantile(means, [0.025, 0.975])
@@ -60,7 +60,7 @@ class Evaluation(Result):
         return [asdict(judged) for judged in self.questions]
 
     def plot(self) -> Any:
-        """The means with their intervals, as matplotlib axes."""
+        """Plot the means with their intervals. Returns matplotlib axes."""
         plot = axes()
         means = [self.mean(measure) for measure in MEASURES]
         errors = np.abs(np.array([self.interval(measure) for measure in MEASURES]).T - means)
@@ -96,7 +96,13 @@ class Evaluation(Result):
 
 @dataclass(frozen=True, slots=True)
 class Comparison(Result):
-    """Two evaluations of the same questions. `p_value` says how likely such a difference in nDCG is by chance."""
+    """Two evaluations of the same questions.
+
+    Attributes:
+        a, b: the evaluations.
+        difference: mean nDCG of `b` minus that of `a`.
+        p_value: probability of a difference in nDCG at least this large by chance.
+    """
 
     a: Evaluation
     b: Evaluation
@@ -104,7 +110,7 @@ class Comparison(Result):
     p_value: float
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """A row for each question, the greatest change first."""
+        """A row for each question, sorted by the size of the change, largest first."""
         rows = [
             {"question": one.question, "a": one.ndcg, "b": other.ndcg, "change": other.ndcg - one.ndcg}
             for one, other in zip(self.a.questions, self.b.questions, strict=True)
@@ -113,16 +119,16 @@ class Comparison(Result):
 
     @property
     def better(self) -> list[str]:
-        """The questions that `b` answers better, those that gained most first."""
+        """The questions for which `b` is better, largest gain first."""
         return [row["question"] for row in self.to_dicts() if row["change"] > 0]
 
     @property
     def worse(self) -> list[str]:
-        """The questions that `b` answers worse, those that lost most first."""
+        """The questions for which `b` is worse, largest loss first."""
         return [row["question"] for row in self.to_dicts() if row["change"] < 0]
 
     def plot(self) -> Any:
-        """Change of nDCG by question, sorted, as matplotlib axes."""
+        """Plot the change of nDCG for each question, sorted. Returns matplotlib axes."""
         plot = axes()
         changes = sorted(float(row["change"]) for row in self.to_dicts())
         plot.bar(range(len(changes)), changes, color="0.4", width=1.0)
@@ -153,14 +159,17 @@ async def evaluate(
     """Retrieve for each question and judge the first `k` documents.
 
     Args:
-        progress: show a bar. Extra `notebook`.
+        retriever: the retriever to evaluate.
+        labelled: questions with their relevant documents.
+        k: number of documents to judge.
+        progress: show a progress bar. Extra `notebook`.
 
     Raises:
-        InvalidInput: no labels, k below 1, documents that nobody has, a tenant without chunks.
+        InvalidInput: there are no labels, k is below 1, a tenant has no chunks, or none of its labelled documents is stored.
     """
     labels = list(labelled)
     if not labels:
-        raise InvalidInput("there are no labelled questions to evaluate")
+        raise InvalidInput("no labelled questions to evaluate: pass at least one")
     if k < 1:
         raise InvalidInput(f"k is {k}: it must be at least 1")
     await check_known(retriever, labels)
@@ -176,10 +185,10 @@ async def evaluate(
 
 
 def compare(a: Evaluation, b: Evaluation, /) -> Comparison:
-    """Whether `b` is better than `a`: a paired randomisation test on nDCG, question by question.
+    """Test whether `b` is better than `a`, by a paired randomisation test on nDCG.
 
     Raises:
-        InvalidInput: not the same questions, or not the same k.
+        InvalidInput: the evaluations have different questions or a different k.
     """
     if a.k != b.k or [one.question for one in a.questions] != [one.question for one in b.questions]:
         raise InvalidInput("the two evaluations must be of the same questions, in the same order, at the same k")

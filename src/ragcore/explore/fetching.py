@@ -1,4 +1,4 @@
-"""What the sweeps look at, fetched once: each question's nearest chunks, with their scores and their tokens."""
+"""Fetches the data of a sweep once: the nearest chunks of each question, with scores and tokens."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """One question's nearest chunks, best first.
+    """The nearest chunks of one question, best first.
 
     Attributes:
-        scores: (n,) cosine similarities.
-        right: (n,) whether the chunk's document is relevant.
-        first: (n,) whether it is the nearest chunk of its document.
-        tokens: (n,) in the embedder's own tokens.
-        relevant: how many documents are.
+        scores: cosine similarities, shape (n,).
+        right: whether the chunk's document is relevant, shape (n,).
+        first: whether the chunk is the nearest one of its document, shape (n,).
+        tokens: number of tokens of each chunk, counted by the embedder, shape (n,).
+        relevant: number of relevant documents.
     """
 
     label: Labelled
@@ -51,11 +51,11 @@ class Fetched:
 
 
 async def fetch(retriever: Retriever, labels: Sequence[Labelled], *, progress: bool) -> list[Fetched]:
-    """Each question's best `retriever.top_k` chunks, whatever the threshold.
+    """Fetch the best `retriever.top_k` chunks of each question, without a threshold.
 
     Raises:
         Unsupported: the store has no scores, or there is no embedder.
-        StoreError: a score that is not a number.
+        StoreError: a score is not a number.
     """
     store, embedder = check_scores(retriever)
     redact = retriever.redact
@@ -74,7 +74,9 @@ async def fetch(retriever: Retriever, labels: Sequence[Labelled], *, progress: b
         passages = await store.search(query)
         scores = np.array([passage.score for passage in passages], dtype=np.float32)
         if not np.isfinite(scores).all():
-            raise StoreError(f"the store gave a score that is not a number for {label.question[:80]!r}", stage="search")
+            raise StoreError(
+                f"the store returned a score that is not a number for {label.question[:80]!r}", stage="search"
+            )
         grades = label.grades()
         documents = [passage.document_id for passage in passages]
         return Fetched(
@@ -90,21 +92,21 @@ async def fetch(retriever: Retriever, labels: Sequence[Labelled], *, progress: b
 
 
 def check_scores(retriever: Retriever) -> tuple[Store, Embedder]:
-    """Store and embedder of a retriever that can be swept.
+    """Return store and embedder of a retriever.
 
     Raises:
-        Unsupported: it can't.
+        Unsupported: the store has no scores, or there is no embedder.
     """
     if not isinstance(retriever.store, Store) or retriever.embedder is None:
-        raise Unsupported("a sweep needs an embedder, and a store with scores")
+        raise Unsupported("a sweep needs an embedder and a store with scores")
     return retriever.store, retriever.embedder
 
 
 async def check_known(retriever: Retriever, labels: Iterable[Labelled]) -> tuple[str, ...]:
-    """Documents that the labels name and the store has not.
+    """Return the labelled documents that are not in the store.
 
     Raises:
-        InvalidInput: a tenant without a chunk, or whose labels name only unknown documents: wrong ids, or a wrong tenant.
+        InvalidInput: a tenant has no chunks, or none of its labelled documents is stored, which suggests wrong ids or a wrong tenant.
     """
     store = retriever.store
     if not isinstance(store, Store):
@@ -120,8 +122,8 @@ async def check_known(retriever: Retriever, labels: Iterable[Labelled]) -> tuple
             if not (await store.count(tenant=tenant)).chunks:
                 raise InvalidInput(f"the tenant {tenant!r} has no chunks: add its documents first")
             raise InvalidInput(
-                f"none of the {len(missing):,} documents that the labels of {tenant!r} name is in the store: "
-                f"{', '.join(missing[:NAMED])}{', …' if len(missing) > NAMED else ''}; are these document ids?"
+                f"none of the {len(missing):,} documents in the labels of tenant {tenant!r} is in the store: "
+                f"{', '.join(missing[:NAMED])}{', …' if len(missing) > NAMED else ''}; check the document ids and the tenant"
             )
         unknown += missing
     return tuple(unknown)
@@ -130,7 +132,7 @@ async def check_known(retriever: Retriever, labels: Iterable[Labelled]) -> tuple
 async def in_turn(
     items: Sequence[T], work: Callable[[T], Awaitable[U]], *, what: str, progress: bool, at_once: int = AT_ONCE
 ) -> list[U]:
-    """The results in the order of the items, so many at work at once; the first error ends it, as itself."""
+    """Process items concurrently, at most `at_once`, and return the results in their order. The first error ends it and is raised unchanged."""
     results: dict[int, U] = {}
     numbers = iter(range(len(items)))
     failed: list[Exception] = []
@@ -140,7 +142,7 @@ async def in_turn(
             for number in numbers:
                 try:
                     results[number] = await work(items[number])
-                except Exception as error:  # raised again outside of the group, as itself
+                except Exception as error:  # raised again outside of the group, so that it is not wrapped
                     failed.append(error)
                     scope.cancel()
                     return
@@ -167,7 +169,7 @@ async def _embedded(embedder: Embedder, questions: Sequence[str], *, progress: b
 
 class _NoBar:
     def update(self) -> None:
-        """Nobody looks."""
+        """Do nothing."""
 
 
 def _bar(total: int, what: str, progress: bool) -> AbstractContextManager[Any]:

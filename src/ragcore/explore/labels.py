@@ -1,4 +1,4 @@
-"""Questions with the documents that answer them."""
+"""Labelled questions: questions with the documents that answer them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ QRELS = (".qrels", ".tsv", ".txt")
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A question and what answers it.
+    """A question with the documents that answer it.
 
     Attributes:
-        question: as a user asks it.
-        relevant: ids of the documents that answer it; a mapping gives grades, higher is better.
-        tenant: whose documents.
-        tags: to break results down by.
+        question: the question as a user asks it.
+        relevant: ids of the documents that answer it, or a mapping from ids to grades; a higher grade is better.
+        tenant: owner of the documents.
+        tags: groups for which results are also shown separately.
     """
 
     question: str
@@ -38,7 +38,7 @@ class Labelled:
     tags: tuple[str, ...] = ()
 
     def grades(self) -> dict[str, int]:
-        """Grade by document id; 1 where none was given."""
+        """Return the grade of each relevant document by its id; 1 without grades."""
         if isinstance(self.relevant, Mapping):
             return {document: grade for document, grade in self.relevant.items() if grade > 0}
         return dict.fromkeys(self.relevant, 1)
@@ -51,16 +51,18 @@ def load(
     tenant: str | UUID | None = None,
     questions: Mapping[str, str] | str | PathLike[str] | None = None,
 ) -> list[Labelled]:
-    """Labels from a .jsonl or .csv file, TREC qrels, a pandas frame, or mappings: "question", "relevant", and perhaps "tenant" and "tags".
+    """Load labels from a .jsonl or .csv file, TREC qrels, a pandas frame, or mappings.
+
+    Each row has "question" and "relevant", and optionally "tenant" and "tags".
 
     Args:
-        source: in CSV, several relevant ids or tags stand in one field with spaces between. Qrels are .qrels, .tsv or .txt: question id, (0,) document
-            id, grade, with tabs or spaces between; what has grade 0 is not relevant.
-        tenant: for rows that name none.
-        questions: of qrels, by id: a mapping, or a .jsonl or .jsonl.gz with "id" (or "_id") and "text" (or "question").
+        source: in CSV, separate several relevant ids or tags in a field by spaces. Files of qrels end with .qrels, .tsv or .txt and have lines of
+            question id, an optional 0, document id and grade, separated by tabs or spaces. Documents with grade 0 are not relevant.
+        tenant: tenant of rows without their own.
+        questions: texts of the questions of qrels, by id: a mapping, or a .jsonl or .jsonl.gz with "id" (or "_id") and "text" (or "question").
 
     Raises:
-        InvalidInput: a row without question, relevant documents or tenant; the row is named.
+        InvalidInput: a row has no question, no relevant documents or no tenant. The message names the row.
     """
     if isinstance(source, str | PathLike) and Path(source).suffix in QRELS:
         return _from_qrels(Path(source), tenant, questions)
@@ -69,7 +71,7 @@ def load(
 
 @runtime_checkable
 class _Frame(Protocol):
-    """A pandas DataFrame, which is not imported for it."""
+    """A pandas DataFrame. A protocol avoids the import of pandas."""
 
     @property
     def columns(self) -> object: ...
@@ -87,19 +89,19 @@ def _rows(source: object) -> Iterable[Mapping[str, Any]]:
         return source.to_dict("records")
     if isinstance(source, Iterable):
         return list(source)
-    raise InvalidInput(f"labels can't be read from {type(source).__name__}: pass a path, a frame, or mappings")
+    raise InvalidInput(f"cannot read labels from {type(source).__name__}: pass a path, a frame or mappings")
 
 
 def _from_qrels(
     path: Path, tenant: str | UUID | None, questions: Mapping[str, str] | str | PathLike[str] | None
 ) -> list[Labelled]:
-    """Source: TREC's qrels format, trec_eval's README."""
+    """Read TREC qrels. Source: README of trec_eval."""
     if questions is None:
         raise InvalidInput(
-            f"{path} holds ids of questions alone: pass questions=, a mapping or a .jsonl with their texts"
+            f"{path} contains only ids of questions: pass questions=, a mapping or a .jsonl with their texts"
         )
     if tenant is None:
-        raise InvalidInput(f"{path} names no tenant: pass tenant=")
+        raise InvalidInput(f"{path} contains no tenant: pass tenant=")
     texts = questions if isinstance(questions, Mapping) else _texts(Path(questions))
     grades: dict[str, dict[str, int]] = {}
     for number, line in enumerate(_text(path).splitlines(), start=1):
@@ -109,9 +111,9 @@ def _from_qrels(
         try:
             question, document, grade = fields[0], fields[-2], int(fields[-1])
         except (IndexError, ValueError):
-            raise InvalidInput(f"{path}, line {number}: not question id, document id and grade") from None
+            raise InvalidInput(f"{path}, line {number}: write question id, document id and grade") from None
         if question not in texts:
-            raise InvalidInput(f"{path}, line {number}: there is no text of the question {question!r}")
+            raise InvalidInput(f"{path}, line {number}: questions= has no text for {question!r}")
         grades.setdefault(question, {})[document] = grade
     owner = check_tenant(tenant)
     return [Labelled(texts[question], graded, tenant=owner) for question, graded in grades.items()]
@@ -142,7 +144,7 @@ def _text(path: Path) -> str:
                 return file.read()
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise InvalidInput(f"labels can't be read: {error}") from None
+        raise InvalidInput(f"cannot read labels: {error}") from None
 
 
 def _labelled(number: int, row: object, tenant: str | UUID | None) -> Labelled:
@@ -152,7 +154,7 @@ def _labelled(number: int, row: object, tenant: str | UUID | None) -> Labelled:
         raise InvalidInput(f"row {number} of the labels must have a question and relevant documents")
     owner = row.get("tenant") or tenant
     if owner is None:
-        raise InvalidInput(f"row {number} of the labels names no tenant: pass tenant=")
+        raise InvalidInput(f"row {number} of the labels has no tenant: pass tenant=")
     relevant = row["relevant"].split() if isinstance(row["relevant"], str) else row["relevant"]
     tags = row.get("tags") or ()
     return Labelled(

@@ -1,4 +1,4 @@
-"""What results have in common: frames, plots, files, pages, and how they show themselves."""
+"""The base class of results: frames, plots, files, pages and display in notebooks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ragcore.types.shown import as_table
 __all__ = ["Result", "axes", "caution"]
 
 SHOWN = 50
-# Below it the interval of a mean of rates is wider than what one would choose between: ±0.14 at 50 and a rate of one half.
+# With fewer questions the interval of a mean rate is wider than the differences of interest: ±0.14 at 50 questions and a rate of one half.
 ENOUGH = 50
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:58rem;margin:2rem auto;padding:0 1.5rem}"
@@ -28,7 +28,7 @@ STYLE = (
 
 
 def caution(questions: int) -> str:
-    """What to say of a result that stands on few questions; empty where they are enough."""
+    """Return a warning for a result with too few questions, else an empty text."""
     if questions >= ENOUGH:
         return ""
     return f"; {questions:,} question{'s' * (questions != 1)} can mislead: label {ENOUGH} or more"
@@ -38,42 +38,42 @@ class Result:
     """A table of rows that can be shown, plotted, saved and loaded."""
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """The rows."""
+        """Return the rows."""
         raise TypeError(f"{type(self).__name__} has no rows")
 
     def to_frame(self) -> Any:
-        """The rows as a pandas frame. Extra `notebook`."""
+        """Return the rows as a pandas frame. Extra `notebook`."""
         return require("pandas", extra="notebook", purpose="to_frame").DataFrame(self.to_dicts())
 
     def to_html(self) -> str:
-        """A page of its own, without a script: what it says, its plots where matplotlib is there, its rows."""
+        """Return a self-contained HTML page without scripts: a summary, plots if matplotlib is installed, and the rows."""
         title = html.escape(repr(self))
         try:
             drawn = "".join(map(_svg, self._plots()))
         except ConfigurationError as error:
-            drawn = f"<p>Without plots: {html.escape(str(error))}</p>"
+            drawn = f"<p>No plots: {html.escape(str(error))}</p>"
         head = f'<meta charset="utf-8"><title>{html.escape(type(self).__name__)}</title><style>{STYLE}</style>'
         return f'<!doctype html><html lang="en"><head>{head}</head><body><p>{title}</p>{drawn}{_table(self.to_dicts())}</body></html>'
 
     def save(self, path: str | PathLike[str], /) -> None:
-        """Write it as JSON."""
+        """Write the result to a JSON file."""
         Path(path).write_text(json.dumps(self._state(), ensure_ascii=False, indent=1), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | PathLike[str], /) -> Self:
-        """What `save` wrote.
+        """Load a result that `save` wrote.
 
         Raises:
-            InvalidInput: it is something else.
+            InvalidInput: the file is not such a result.
         """
         try:
             return cls._restored(json.loads(Path(path).read_text(encoding="utf-8")))
         except (ValueError, TypeError, KeyError) as error:
-            raise InvalidInput(f"{path} holds no {cls.__name__}: {error}") from None
+            raise InvalidInput(f"{path} contains no {cls.__name__}: {error}") from None
 
     def plot(self) -> Any:
-        """As matplotlib axes. Extra `notebook`."""
-        raise TypeError(f"{type(self).__name__} can't be drawn")
+        """Plot the result. Returns matplotlib axes. Extra `notebook`."""
+        raise TypeError(f"{type(self).__name__} can't be plotted")
 
     def _plots(self) -> list[Any]:
         return [self.plot()]
@@ -107,12 +107,12 @@ def _shown(value: object) -> str:
 
 
 def axes() -> Any:
-    """A new pair of matplotlib axes, on white, so that they can be read in a dark notebook too. Extra `notebook`."""
+    """Create matplotlib axes on white, so that they are readable in a dark notebook too. Extra `notebook`."""
     require("matplotlib", extra="notebook", purpose="plot")
     whole = require("matplotlib.figure", extra="notebook", purpose="plot").Figure
     figure = whole(figsize=(7.0, 3.6), layout="constrained", facecolor="white")
     plot: Any = figure.subplots()
-    # Without pyplot, which keeps every figure for ever, nobody else tells a notebook how to show it.
+    # pyplot is not used, because it keeps every figure in memory. So the figure itself must tell a notebook how to show it.
     figure._repr_svg_ = lambda: _svg(plot)
     plot.spines[["top", "right"]].set_visible(False)
     return plot

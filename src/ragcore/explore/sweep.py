@@ -1,4 +1,4 @@
-"""Which threshold: scores fetched once, swept without new queries, and one recommended for a stated aim."""
+"""Sweeps thresholds over scores that are fetched once, and recommends one for an aim."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROUNDS = 400
 LEAST_RECALL = 0.95
 NEARLY = 0.99
 MOST_NOTHING_FOUND = 0.05
-# A rate is 0.95 when it is 0.95 but for what summing up has rounded.
+# Tolerance for rounding when rates are compared.
 ROUNDED = 1e-9
 MEASURES = ("precision", "recall", "f1", "nothing_found", "passages", "tokens")
 BINS = 40
@@ -37,19 +37,20 @@ class Sweep(Result):
     """Measures by threshold, and the threshold recommended for an aim.
 
     Attributes:
-        aim: "f1": the best F1; "recall": recall of at least 0.95 with the fewest tokens; "found": the highest threshold at which at most 5 % of the
-            questions find nothing. Where 0.95 can't be reached, 99 % of the recall that can; where 5 % can't, the fewest that find nothing.
-        recommended: the threshold for it.
-        interval: where, with 95 %, the recommendation from another sample of as many questions would lie.
-        rows: threshold, precision, recall, F1, share of questions with nothing found, mean passages and mean tokens that are passed on.
-        relative: the same for thresholds relative to each question's best score, 0 to 1.
-        recommended_relative: the one of those for the aim.
-        right, wrong: how many of the fetched chunks of relevant and of other documents have a score in each bin of `bins`.
-        bins: edges, one more than bins.
-        tags: for each tag: its name, its questions, precision, recall, F1 and share with nothing found at the recommended threshold, and the threshold
-            that would be recommended for it alone.
-        questions: how many.
-        unknown: documents that the labels name and the store has not.
+        aim: "f1": the best F1; "recall": recall of at least 0.95 with the fewest tokens, or 99 % of the maximum if 0.95 is impossible; "found": the
+            highest threshold at which at most 5 % of the questions find nothing, or as few as possible if 5 % is impossible.
+        recommended: the recommended threshold for the aim.
+        interval: 95 % interval of the recommendation from another sample of the same size.
+        rows: for each threshold: threshold, precision, recall, F1, share of questions with nothing found, mean number of passages and mean number of
+            tokens that pass.
+        relative: the same for thresholds relative to the best score of each question, from 0 to 1.
+        recommended_relative: the recommended relative threshold for the aim.
+        right, wrong: number of fetched chunks of relevant and of other documents with a score in each bin.
+        bins: edges of the bins.
+        tags: for each tag: name, number of questions, precision, recall, F1 and share with nothing found at the recommended threshold, and the
+            threshold that would be recommended for this tag alone.
+        questions: number of questions.
+        unknown: labelled documents that are not in the store.
     """
 
     aim: Aim
@@ -75,7 +76,7 @@ class Sweep(Result):
         return [dict(zip(names, row, strict=True)) for row in self.tags]
 
     def plot(self) -> Any:
-        """Precision, recall and F1 by threshold, as matplotlib axes."""
+        """Plot precision, recall and F1 by threshold. Returns matplotlib axes."""
         plot = axes()
         grid = [row[0] for row in self.rows]
         for number, (name, style) in enumerate(
@@ -91,7 +92,7 @@ class Sweep(Result):
         return plot
 
     def plot_scores(self) -> Any:
-        """How the scores of right and of wrong chunks are distributed, as matplotlib axes."""
+        """Plot the distribution of the scores of right and wrong chunks. Returns matplotlib axes."""
         plot = axes()
         edges = np.array(self.bins)
         for counts, name, style in (
@@ -151,36 +152,39 @@ async def thresholds(
 ) -> Sweep:
     """Sweep the score threshold over `grid`.
 
-    Each question's best `retriever.top_k` chunks are fetched once. Precision: of the chunks that pass, those of relevant documents. Recall: of the
-    relevant documents, those with a chunk that passes.
+    The best `retriever.top_k` chunks of each question are fetched once. Precision is the share of passing chunks that belong to relevant documents.
+    Recall is the share of relevant documents with a passing chunk.
 
     Args:
+        retriever: the retriever to explore; it needs an embedder and a store with scores.
+        labelled: questions with their relevant documents.
         grid: thresholds in ascending order; None: 0.00, 0.01, … 1.00.
-        aim: what the recommended threshold is to reach.
-        progress: show a bar. Extra `notebook`.
+        aim: the aim of the recommended threshold: "f1", "recall" or "found"; see `Sweep`.
+        progress: show a progress bar. Extra `notebook`.
 
     Raises:
-        InvalidInput: fewer than two labelled questions, none with a relevant document, documents that nobody has, a tenant without chunks.
-        StoreError: a score that is not a number.
-        Unsupported: a store without scores, or no embedder.
+        InvalidInput: there are fewer than two labelled questions, none has a relevant document, a tenant has no chunks, or none of its labelled
+            documents is stored.
+        StoreError: a score is not a number.
+        Unsupported: the store has no scores, or there is no embedder.
     """
     labels = list(labelled)
     steps = np.array([number / 100 for number in range(101)] if grid is None else grid, dtype=np.float64)
     if aim not in ("f1", "recall", "found"):
         raise InvalidInput(f"aim is {aim!r}: it must be 'f1', 'recall' or 'found'")
     if not any(label.grades() for label in labels):
-        raise InvalidInput("there is no labelled question with a relevant document")
+        raise InvalidInput("no labelled question has a relevant document: label at least two questions")
     if len(labels) < 2:
-        raise InvalidInput("one question says nothing about a threshold: label at least two, better fifty")
+        raise InvalidInput("one question is not enough to choose a threshold: label at least 2, better 50")
     if len(steps) == 0 or not np.isfinite(steps).all() or (np.diff(steps) <= 0).any():
-        raise InvalidInput("the grid must hold finite thresholds in ascending order")
+        raise InvalidInput("the grid must contain finite thresholds in ascending order")
     check_scores(retriever)
     unknown = await check_known(retriever, labels)
     return sweep(await fetch(retriever, labels, progress=progress), steps, aim, unknown)
 
 
 def sweep(fetched: Sequence[Fetched], steps: Table, aim: Aim, unknown: tuple[str, ...] = ()) -> Sweep:
-    """Without any query."""
+    """Compute a sweep from fetched scores, without any query."""
     table = np.stack([_measure(one, one.scores, steps) for one in fetched])
     shares = np.linspace(0.0, 1.0, 101)
     relative = np.stack([_measure(one, _relative(one.scores), shares) for one in fetched])
@@ -208,7 +212,7 @@ def sweep(fetched: Sequence[Fetched], steps: Table, aim: Aim, unknown: tuple[str
 
 
 def _measure(one: Fetched, scores: NDArray[np.float32], steps: Table) -> Table:
-    """(len(steps), 6): the measures of one question at each threshold."""
+    """Return the measures of one question at each threshold, shape (len(steps), 6)."""
     passing = scores[np.newaxis, :] >= steps[:, np.newaxis].astype(np.float32)
     passages = passing.sum(axis=1)
     hits = (passing & one.right).sum(axis=1)
@@ -223,7 +227,7 @@ def _measure(one: Fetched, scores: NDArray[np.float32], steps: Table) -> Table:
 
 
 def _relative(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """To the best one; of a best score that is not above zero there is no share."""
+    """Divide scores by the best one. If the best score is not positive, all become 1."""
     if not len(scores) or scores[0] <= 0:
         return np.ones_like(scores)
     return np.asarray(scores / scores[0], dtype=np.float32)
@@ -244,11 +248,11 @@ def _rows(steps: Table, means: Table) -> Rows:
 def _recommend(means: Table, steps: Table, aim: Aim) -> float:
     match aim:
         case "f1":
-            # Of thresholds that are equally good, the one that passes least on.
+            # Of equally good thresholds, take the highest: it passes the fewest chunks.
             return float(steps[int(np.flatnonzero(means[:, 2] >= np.max(means[:, 2]) - ROUNDED)[-1])])
         case "recall":
             most = float(np.max(means[:, 1]))
-            # Of the very most that can be reached, the last question decides: where 0.95 can't be, nearly that much is asked for.
+            # One question can decide the maximum, so if 0.95 is impossible, 99 % of the maximum is enough.
             wanted = LEAST_RECALL if most >= LEAST_RECALL else NEARLY * most
             enough = np.flatnonzero(means[:, 1] >= wanted - ROUNDED)
             return float(steps[int(enough[np.argmin(means[enough, 5])])])
@@ -258,13 +262,13 @@ def _recommend(means: Table, steps: Table, aim: Aim) -> float:
 
 
 def _interval(table: Table, steps: Table, aim: Aim, best: float) -> tuple[float, float]:
-    """By the bootstrap over the questions (Efron 1979), its deviations widened by √2: another sample's recommendation scatters as this one does."""
+    """Return the interval by the bootstrap over questions (Efron 1979), widened by √2 because another sample scatters as this one does."""
     rng = np.random.default_rng(0)
     count = len(table)
     weights = rng.multinomial(count, np.full(count, 1 / count), size=ROUNDS) / count
     drawn = (weights @ table.reshape(count, -1)).reshape(ROUNDS, *table.shape[1:])
     found = np.array([_recommend(means, steps, aim) for means in drawn])
-    # As far to either side as to the further one: on a grid few values are drawn, and what one side lacks is chance. Each is rounded to the grid.
+    # Both sides get the larger deviation: on a grid few values are drawn, so a short side is chance. Half a step covers rounding to the grid.
     half = float(np.median(np.diff(steps))) / 2 if len(steps) > 1 else 0.0
     reach = np.sqrt(2) * float(np.abs(np.quantile(found, [0.025, 0.975]) - best).max()) + half
     return float(max(best - reach, steps[0])), float(min(best + reach, steps[-1]))

@@ -1,4 +1,4 @@
-"""A scenario as a command: its options from the parameters of its function, its figures on stdout, its report in a folder."""
+"""Turns a scenario into a command: its function's parameters become options, its figures go to stdout and its report to a folder."""
 
 from __future__ import annotations
 
@@ -24,24 +24,23 @@ from ragcore.loadtest.report.terminal import changed, draw_comparison, draw_crit
 
 __all__ = ["EXIT_CODES", "compare_command", "scenario_command"]
 
-EXIT_CODES = (
-    "Exit codes: 0 all criteria reached, 1 one was not, 2 the command is at fault, 3 the run should not be believed."
-)
-Json = Annotated[bool, typer.Option("--json", help="One flat JSON object on stdout.")]
-Quick = Annotated[bool, typer.Option("--quick", help="Less of everything: ends within 50 s on 2 cores.")]
+EXIT_CODES = "Exit codes: 0 all criteria met, 1 a criterion not met, 2 wrong usage or configuration, 3 invalid run: don't use its figures."
+Json = Annotated[bool, typer.Option("--json", help="Print one flat JSON object to stdout.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Run a shorter test: it ends within 50 s on 2 cores.")]
 Out = Annotated[
-    Path | None, typer.Option("--out", help="Folder for the report.", show_default="results/<time>-<scenario>")
+    Path | None,
+    typer.Option("--out", help="Write the report to this folder.", show_default="results/<time>-<scenario>"),
 ]
 
 
 def scenario_command(
     name: str, run: Callable[..., Figures], *, commit: Callable[[], str | None] = lambda: None
 ) -> Callable[..., None]:
-    """The scenario as a command: its own options, those of a dataclass among them one by one, and those of every scenario.
+    """Return a command with the scenario's own options and the options that all scenarios share.
 
     Args:
-        run: called with its options by name; a parameter that is a dataclass gets one made of its fields.
-        commit: names the version of what is measured, for the report.
+        run: called with its options as keyword arguments. Each field of a parameter that is a dataclass becomes an option.
+        commit: returns the commit of the measured code, for the report; None if it is unknown.
     """
     own = typing.get_type_hints(run, include_extras=True)
     parameters: list[inspect.Parameter] = []
@@ -70,7 +69,7 @@ def scenario_command(
             figures = run(**given)
         except Exception as error:
             with suppress(OSError):
-                folder.rmdir()  # where nothing stands in it
+                folder.rmdir()  # fails if the folder is not empty, and then it is kept
             fault = _fault(error)
             if fault is None:
                 raise
@@ -90,18 +89,18 @@ def scenario_command(
 
 def compare_command(
     before: Annotated[
-        Path, typer.Argument(help="Folder of the earlier run, or of several runs' folders.", show_default=False)
+        Path, typer.Argument(help="Folder of the earlier run, or a folder with several runs.", show_default=False)
     ],
     after: Annotated[
-        Path, typer.Argument(help="Folder of the later run, or of several runs' folders.", show_default=False)
+        Path, typer.Argument(help="Folder of the later run, or a folder with several runs.", show_default=False)
     ],
-    tolerance: Annotated[float, typer.Option(help="A ratio this far from 1 does not matter.")] = 0.1,
+    tolerance: Annotated[float, typer.Option(help="Ignore a change of this share or less: 0.1 is 10 %.")] = 0.1,
     as_json: Json = False,
 ) -> None:
     """Compare runs of a scenario before and after a change.
 
-    Prints ratios and their noise. Three runs or more on each side measure the noise, fewer assume it. Exits with 1 if a figure got worse beyond it, or if
-    a later run missed a criterion.
+    Prints the ratio of each figure and its noise. With three or more runs on each side the noise is measured; with fewer it is assumed.
+    Exits with 1 if a figure is worse by more than the noise, or if a later run did not meet a criterion.
     """
     try:
         comparison = compare(before, after, tolerance=tolerance)
@@ -116,23 +115,23 @@ def compare_command(
     for row in comparison.regressions:
         say(f"regression: {changed(row)}")
     for one in comparison.missed:
-        say(f"not reached after: {one}")
+        say(f"criterion not met after: {one}")
     if not comparison.regressions and not comparison.missed:
         say("no regression")
     raise typer.Exit(1 if comparison.regressions or comparison.missed else 0)
 
 
 def _fault(error: Exception) -> str | None:
-    """What the command or its surroundings are at fault for, in words; None: a fault of the program's own."""
+    """The message for an error in the command or its environment; None for a bug in the program."""
     if isinstance(error, ModuleNotFoundError):
-        return f"this needs the package {error.name!r}: {install_command('all')} psutil"
+        return f"package {error.name!r} is not installed: {install_command('all')} psutil"
     if isinstance(error, ValueError | OSError | RagcoreError):
         return str(error)
     return None
 
 
 def _plain(name: str, value: Any) -> Any:
-    """A setting as a report may show it."""
+    """A setting without secrets, for the report."""
     if name.endswith("url") and value:
         return bare(value)
     if name == "body" and not str(value).startswith("@"):
@@ -157,7 +156,7 @@ def _show(figures: Figures, folder: Path, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(figures.values))
         for missed in figures.failed:
-            say(f"not reached: {missed}")
+            say(f"not met: {missed}")
     else:
         console = Console(highlight=False)
         for table in figures.tables:
@@ -167,6 +166,6 @@ def _show(figures: Figures, folder: Path, *, as_json: bool) -> None:
     for note in figures.notes:
         say(f"note: {note}")
     for reason in figures.invalid:
-        say(f"not to be believed: {reason}")
-    say({0: "all criteria reached", 1: "NOT ALL CRITERIA REACHED", 3: "NOT TO BE BELIEVED"}[figures.exit_code])
+        say(f"invalid run: {reason}")
+    say({0: "all criteria met", 1: "NOT ALL CRITERIA MET", 3: "INVALID RUN: don't use its figures"}[figures.exit_code])
     say(f"report: {folder / 'report.html'}")

@@ -1,4 +1,4 @@
-"""Statistics, with nothing but the standard library: percentiles and slopes."""
+"""Percentiles and slopes, with the standard library only."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ BLOCKS = 12
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The percentile, 0 to 1, interpolated linearly (numpy's default, Hyndman and Fan's type 7); NaN of nothing."""
+    """Return a percentile, interpolated linearly (numpy's default, Hyndman and Fan's type 7); NaN without values. `share` is from 0 to 1."""
     if not values:
         return math.nan
     ordered = sorted(values)
     place = share * (len(ordered) - 1)
     low = math.floor(place)
     high = min(low + 1, len(ordered) - 1)
-    # The form that stays between its ends whatever is rounded.
+    # This form never leaves the range between both values, however the result is rounded.
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
 def student(freedom: int) -> float:
-    """Student's t, 97.5 %, by degrees of freedom; above 10 to three digits (Cornish and Fisher 1938)."""
+    """Return the 97.5 % quantile of Student's t; above 10 degrees of freedom to three digits (Cornish and Fisher 1938)."""
     return STUDENT[freedom] if freedom in STUDENT else 1.96 + 2.37 / freedom + 2.8 / freedom**2
 
 
 @dataclass(frozen=True, slots=True)
 class Slope:
-    """A slope by least squares, and the half width of its 95 % interval; NaN where there are too few points."""
+    """A slope by least squares, and half the width of its 95 % interval; NaN with too few points."""
 
     value: float
     margin: float
@@ -46,9 +46,9 @@ class Slope:
 
 
 def slope(points: Sequence[tuple[float, float]]) -> Slope:
-    """Least squares over the means of up to 12 blocks of neighbours, which stay near each other in time.
+    """Fit a line by least squares to the means of up to 12 blocks of consecutive points.
 
-    Over the points themselves the margin would be far too narrow: resident memory moves in steps that last.
+    A fit to the points themselves would give a far too narrow margin, because resident memory changes in steps and then stays.
     """
     count = min(BLOCKS, len(points))
     edges = [number * len(points) // count for number in range(count + 1)] if count else []

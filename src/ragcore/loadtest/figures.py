@@ -1,4 +1,4 @@
-"""What a scenario returns."""
+"""The result of a scenario: figures, criteria, tables and charts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Shade:
-    """A stretch of time in which a fault struck, in seconds since the run began."""
+    """A period in which a fault was active, in seconds since the run began."""
 
     name: str
     begin: float
@@ -37,12 +37,12 @@ class Shade:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A picture of the report.
+    """A chart of the report.
 
     Attributes:
-        points: single points, not a line.
-        log: axes that are logarithmic: "x", "y", "xy" or "".
-        shades: stretches of the x axis.
+        points: draw single points instead of a line.
+        log: the logarithmic axes: "x", "y", "xy" or "".
+        shades: periods to shade on the x axis.
     """
 
     title: str
@@ -64,10 +64,11 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """What a run had to reach.
+    """A condition that a run had to meet.
 
     Attributes:
-        text: the bound and what was measured: "success 97.6 % (more than 95 %)".
+        text: the measured value and the limit: "success 97.6 % (more than 95 %)".
+        reached: whether the run met it.
     """
 
     text: str
@@ -76,16 +77,16 @@ class Criterion:
 
 @dataclass
 class Figures:
-    """Named numbers, criteria, and what a report shows besides.
+    """Named numbers, criteria, and the contents of the report.
 
     Attributes:
-        values: by name, for a program to read.
-        criteria: those that were reached and those that were not.
-        invalid: why the run should not be believed.
-        notes: what a reader should know.
-        outcomes: of each question.
-        samples: of the target's process.
-        settings: with which the scenario ran.
+        values: the figures by name, for programs.
+        criteria: all criteria, met or not.
+        invalid: reasons why the run is invalid.
+        notes: remarks for the reader.
+        outcomes: the outcome of each question.
+        samples: memory and CPU of the target's process.
+        settings: the options of the run.
     """
 
     values: dict[str, Value] = field(default_factory=dict)
@@ -99,21 +100,21 @@ class Figures:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def expect(self, holds: bool, criterion: str) -> None:
-        """Note a criterion, and whether it was reached."""
+        """Add a criterion; `holds` says whether the run met it."""
         self.criteria.append(Criterion(criterion, holds))
 
     @property
     def failed(self) -> list[str]:
-        """The criteria that were not reached."""
+        """The criteria that were not met."""
         return [one.text for one in self.criteria if not one.reached]
 
     @property
     def exit_code(self) -> int:
-        """0: all reached; 1: a criterion was not; 3: the run is not to be believed."""
+        """0: all criteria are met; 1: a criterion is not met; 3: the run is invalid."""
         return 3 if self.invalid else 1 if self.failed else 0
 
 
 def say(text: str) -> None:
-    """Progress and messages, on stderr: of a terminal's width, of 80 columns where it has none."""
+    """Print a message to stderr, wrapped to the terminal's width, or to 80 columns without a terminal."""
     for line in textwrap.wrap(text, shutil.get_terminal_size().columns, break_on_hyphens=False) or [""]:
         print(line, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Anything that answers questions over HTTP, as JSON or as server-sent events. Needs nothing but httpx."""
+"""A target for any service that answers questions over HTTP, as JSON or as server-sent events. Needs httpx only."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from ragcore.loadtest.target import Reply, TargetError
 
 __all__ = ["TOKEN_PATH", "HttpOptions", "HttpTarget", "bare", "http_target"]
 
-# Where answers commonly are; the first path that leads to a text is taken.
+# Common paths of the text in an answer; the first path that leads to a text is used.
 ANSWER_PATHS = ("answer", "text", "response", "message", "content", "choices.0.message.content", "data.answer")
 DELTA_PATHS = ("text", "delta", "content", "choices.0.delta.content", "token")
-# Of server-sent events: those that hold a piece of the text, and those that end it; others (sources, pings) are not the answer.
+# Names of server-sent events that hold a piece of the text, and of those that end it. Other events (sources, pings) are ignored.
 PIECE_EVENTS = ("message", "delta", "token", "chunk", "text", "answer", "content")
 END_EVENTS = ("done", "end", "complete")
 LINE_END = re.compile("\r\n|\n|\r(?!\\Z)")
-TOKEN_PATH = "access_token"  # noqa: S105  (a place, not a token)
+TOKEN_PATH = "access_token"  # noqa: S105  (a path, not a token)
 SHORTEST_SECRET = 6
 MOST_BODY = 8 * 1024 * 1024
 LOGIN_SECONDS = 30.0
@@ -37,24 +37,24 @@ HEALTH_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpOptions:
-    """Where to ask and how.
+    """How to send questions and read answers.
 
     Attributes:
-        url: the questions go here by POST.
-        body: JSON in which "{question}" stands where the question goes.
-        headers: names and values.
-        accept: of the answer: "text/event-stream" to be streamed to.
-        answer_path: where the text is in a JSON answer, with dots between: "choices.0.message.content"; None: where it commonly is.
-        delta_path: where a piece is in the data of an event; None: where it commonly is.
-        degraded_path: where the target says that an answer is not its best: true, or a list that isn't empty; None: "degraded", beside the text, at the
-            top, or in any event.
-        end_marker: whether a stream must say that it is at its end: [DONE], an event "done", a finish reason. One that doesn't may have been cut off.
-        login_url: where a token is got by POST, before the first question.
-        login_body: what is sent there.
-        token_path: where the token is in the JSON that comes back.
-        token: a bearer token that is there already.
-        health_url: what the target says of itself.
-        verify: whether certificates are checked.
+        url: URL to which questions are sent by POST.
+        body: JSON body in which "{question}" stands for the question.
+        headers: names and values of additional headers.
+        accept: the Accept header; "text/event-stream" requests a stream.
+        answer_path: path of the text in a JSON answer, with dots: "choices.0.message.content"; None: the common paths.
+        delta_path: path of the text in the data of an event; None: the common paths.
+        degraded_path: path of the value that marks a degraded answer: true, or a list that isn't empty; None: "degraded", next to the text, at the
+            top level, or in any event.
+        end_marker: whether a stream must end with [DONE], an event "done" or a finish reason. A stream without one may have been cut off.
+        login_url: URL that returns a token for a POST request, before the first question.
+        login_body: JSON body of the login request.
+        token_path: path of the token in the login's JSON answer.
+        token: a bearer token.
+        health_url: URL of the target's health.
+        verify: whether TLS certificates are verified.
     """
 
     url: str
@@ -76,13 +76,13 @@ class HttpOptions:
         for name in ("url", "login_url", "health_url"):
             address = getattr(self, name)
             if address is not None and not _is_address(address):
-                # Not shown: what is in front of an @ may be a password.
-                raise InvalidInput(f"the {name} is no address: it must begin with http:// or https:// and a host")
+                # The address is not shown: the part before an @ may be a password.
+                raise InvalidInput(f"the {name} is not a valid URL: it must begin with http:// or https:// and a host")
         for secret in (self.token, *self.headers.values()):
             if secret and not secret.isprintable():
-                raise InvalidInput("a token or a header has a line break or another control character in it")
+                raise InvalidInput("a token or a header contains a line break or another control character: remove it")
         if "{question}" not in self.body:
-            raise InvalidInput('the body has no "{question}" in it: where should the question go?')
+            raise InvalidInput('the body does not contain "{question}": put it where the question goes')
         for name, text in (("body", self.body), ("login body", self.login_body)):
             try:
                 json.loads(text)
@@ -91,26 +91,26 @@ class HttpOptions:
 
     @staticmethod
     def secret(*, file: Path | None, variable: str | None) -> str | None:
-        """A token from a file or an environment variable: never from a command line, which every process of the machine can read.
+        """Read a token from a file or an environment variable. It never comes from the command line, which every process of the machine can read.
 
         Raises:
-            InvalidInput: it isn't there.
+            InvalidInput: the file can't be read, or the variable is not set.
         """
         if file is not None:
             try:
                 return file.read_text(encoding="utf-8").strip()
             except OSError as error:
-                raise InvalidInput(f"the token's file can't be read: {error}") from None
+                raise InvalidInput(f"cannot read the token file: {error}") from None
         if variable is not None:
             value = os.environ.get(variable, "").strip()
             if not value:
-                raise InvalidInput(f"the environment variable {variable}, which should hold the token, is not set")
+                raise InvalidInput(f"environment variable {variable} is not set: set it to the token")
             return value
         return None
 
 
 class HttpTarget:
-    """Asks by POST."""
+    """Sends questions by POST."""
 
     def __init__(self, client: httpx.AsyncClient, options: HttpOptions) -> None:
         self._client = client
@@ -122,10 +122,10 @@ class HttpTarget:
         self.name = bare(options.url)
 
     async def login(self) -> None:
-        """Get a token, where one has to be got.
+        """Log in if the options say so, and use the token for all questions.
 
         Raises:
-            TargetError: there is none to be had.
+            TargetError: the login failed, or its answer has no token.
         """
         options = self._options
         token = options.token
@@ -134,18 +134,20 @@ class HttpTarget:
                 "POST", options.login_url, json=json.loads(options.login_body), seconds=LOGIN_SECONDS
             )
             if not response.is_success:
-                raise TargetError("http", f"the login answered {response.status_code}", status=response.status_code)
+                raise TargetError("http", f"login failed: status {response.status_code}", status=response.status_code)
             token = _at(_decoded(response.content), options.token_path)
             if not isinstance(token, str):
-                raise TargetError("protocol", f"the login's answer has no text at {options.token_path!r}")
+                raise TargetError(
+                    "protocol", f"the login's answer has no token at {options.token_path!r}: set --token-path"
+                )
         if token:
             self._secrets.add(token)
             self._client.headers["authorization"] = f"Bearer {token}"
-        # Cookies of the login are kept; those that answers set are not, or all would be one user's session.
+        # Cookies of the login are kept. Cookies of answers are not, because they would put all questions into one session.
         self._client.cookies.jar.set_policy(_NoNewCookies())
 
     async def ask(self, question: str, /, *, timeout: float, token: Callable[[], None]) -> Reply:
-        """Ask, and read the answer whole; what is not back in time is left to the driver, which waits a little longer."""
+        """Ask, and read the whole answer. The driver enforces the timeout, because it waits a little longer to find hung questions."""
         try:
             reply = await self._ask(question, token)
         except TargetError as error:
@@ -165,7 +167,7 @@ class HttpTarget:
                 if kind == "text/event-stream":
                     return await self._events(response, token)
                 if kind == "text/html" or "text/event-stream" in self._options.accept:
-                    raise TargetError("protocol", f"answered {kind or 'something'}", status=response.status_code)
+                    raise TargetError("protocol", f"wrong content type {kind or 'none'}", status=response.status_code)
                 answer = _decoded(await _read(response))
         except httpx.TimeoutException as error:
             raise TargetError("timeout", _named(error)) from error
@@ -176,11 +178,11 @@ class HttpTarget:
         text, where = _text(answer, self._options.answer_path, ANSWER_PATHS)
         if text is None:
             wanted = self._options.answer_path or " or ".join(ANSWER_PATHS)
-            raise TargetError("protocol", f"no text at {wanted} in the answer", status=response.status_code)
+            raise TargetError("protocol", f"no text at {wanted}: set --answer-path", status=response.status_code)
         return Reply(text, degraded=self._is_degraded(answer, where))
 
     def _clean(self, text: str) -> str:
-        """Without what must not be in a report, should an answer or an error repeat it."""
+        """Remove secrets, which an answer or an error may repeat, so that the report never contains them."""
         for secret in self._secrets:
             text = text.replace(secret, "[secret]")
         return text
@@ -192,7 +194,7 @@ class HttpTarget:
         return any(_says_so(_at(one, "degraded")) for one in (answer, beside))
 
     async def health(self) -> Mapping[str, Any] | None:
-        """What is at the health URL, if it is JSON."""
+        """Return the JSON at the health URL, or the error if it can't be read; None without such a URL."""
         if self._options.health_url is None:
             return None
         try:
@@ -204,12 +206,12 @@ class HttpTarget:
 
     async def _request(self, method: str, url: str, *, seconds: float, **options: Any) -> httpx.Response:
         try:
-            # httpx's own timeouts are for each read: an answer that drips has time for ever.
+            # httpx's own timeouts apply to each read, so a slow trickle of bytes would never time out.
             with anyio.fail_after(seconds):
                 async with self._client.stream(method, url, timeout=seconds, **options) as response:
                     return httpx.Response(response.status_code, content=await _read(response))
         except TimeoutError as error:
-            raise TargetError("timeout", f"{bare(url)}: nothing within {seconds:g} s") from error
+            raise TargetError("timeout", f"{bare(url)}: no answer within {seconds:g} s") from error
         except httpx.HTTPError as error:
             raise TargetError("connection", self._clean(f"{bare(url)}: {_named(error)}")) from error
 
@@ -238,18 +240,18 @@ class HttpTarget:
                 piece, _ = _text(event, self._options.delta_path, DELTA_PATHS)
                 ended = ended or bool(_at(event, "choices.0.finish_reason")) or _at(event, "done") is True
             elif piece is None:
-                piece = data  # a number is a piece like another
+                piece = data  # a number is text, too
             if piece:
                 token()
                 pieces.append(piece)
         if not ended and self._options.end_marker:
             raise TargetError(
                 "protocol",
-                "the stream broke off: it ended without [DONE], an event done, or a finish reason (--no-end-marker takes it for whole)",
+                "the stream ended without [DONE], an event done or a finish reason; if this is normal for the service, pass --no-end-marker",
             )
         text = whole or "".join(pieces)
         if not text:
-            raise TargetError("protocol", "the stream ended without a word")
+            raise TargetError("protocol", "the stream ended without text")
         return Reply(text, degraded=degraded)
 
 
@@ -260,9 +262,9 @@ class _NoNewCookies(DefaultCookiePolicy):
 
 @asynccontextmanager
 async def http_target(options: HttpOptions) -> AsyncIterator[HttpTarget]:
-    """A target for the block, logged in."""
-    # Without limits: a pool that makes questions wait would be measured as the target's slowness.
-    # Idle connections go before common servers close theirs (after 5 s): a question sent at that moment would be lost.
+    """Open a target and log in."""
+    # No limit of connections: time that questions wait for the pool would be measured as the target's slowness.
+    # Common servers close idle connections after 5 s, and a question sent at that moment would be lost, so this client closes them earlier.
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=2.0)
     async with httpx.AsyncClient(limits=limits, headers=dict(options.headers), verify=options.verify) as client:
         target = HttpTarget(client, options)
@@ -271,7 +273,7 @@ async def http_target(options: HttpOptions) -> AsyncIterator[HttpTarget]:
 
 
 def bare(url: str) -> str:
-    """An address for a report: without what may be a secret, which is a user, a query and a fragment."""
+    """The URL for a report, without user, query and fragment, which may be secrets."""
     if not _is_address(url):
         return "not an address"
     return str(httpx.URL(url).copy_with(userinfo=b"", query=None, fragment=None))
@@ -287,7 +289,7 @@ async def _read(response: httpx.Response) -> bytes:
 
 
 async def _events(response: httpx.Response) -> AsyncIterator[tuple[str, str]]:
-    """(name, data) of each server-sent event (WHATWG HTML, section 9.2)."""
+    """Yield (name, data) of each server-sent event (WHATWG HTML, section 9.2)."""
     name, data = "message", list[str]()
     async for line in _lines(response):
         match line.partition(":"):
@@ -304,7 +306,7 @@ async def _events(response: httpx.Response) -> AsyncIterator[tuple[str, str]]:
 
 
 async def _lines(response: httpx.Response) -> AsyncIterator[str]:
-    """Ended by CR, LF or both, and by nothing else, which is why not httpx's own."""
+    """Yield lines that end with CR, LF or both. httpx's own iterator also splits at other characters."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     rest, size = "", 0
     async for chunk in response.aiter_bytes():
@@ -323,7 +325,7 @@ def _refusal(status: int) -> TargetError:
         case 408 | 504:
             return TargetError("timeout", f"answered {status}", status=status)
         case 429:
-            told = "answered 429: the service limits what one caller may ask; raise its limits for this run"
+            told = "answered 429: the service limits the requests of one caller; raise its limits for this run"
             return TargetError("refused", told, status=status)
         case 503:
             return TargetError("refused", f"answered {status}", status=status)
@@ -342,7 +344,7 @@ def _decoded(body: bytes) -> Any:
 
 
 def _filled(template: Any, question: str) -> Any:
-    """The question in its place: set into the values, not into the text, which its quotation marks would break."""
+    """Put the question into the values of the template, not into its JSON text, which quotation marks in the question would break."""
     match template:
         case str():
             return template.replace("{question}", question)
@@ -365,7 +367,7 @@ def _at(value: Any, path: str) -> Any:
 
 
 def _text(value: Any, path: str | None, usual: Sequence[str]) -> tuple[str | None, str]:
-    """The text, and the path to it."""
+    """Return the text and its path."""
     for one in (path,) if path else usual:
         found = _at(value, one)
         if isinstance(found, str):

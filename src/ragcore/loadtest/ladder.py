@@ -1,6 +1,7 @@
-"""More and more questions at once, until it breaks or proves that it doesn't: the acceptance test of a service that must not hang.
+"""An acceptance test for a service that must not hang: ask more and more questions at once.
 
-Success means content: an answer holds its question's fact. An apology with status 200, a wrong answer and a degraded one are counted apart.
+Success is judged by content: a right answer contains the fact of its question. Apologies with status 200, wrong answers and degraded answers are
+counted separately.
 """
 
 from __future__ import annotations
@@ -30,34 +31,34 @@ LEVELS = "1,2,3,5,10,20,50,100,200"
 WARM_UP = 5
 STEADY_USERS = 10
 STEADY = "steady"
-# At this share of hung questions the next level would only wait longer.
+# If more than this share of a level's questions hang, a higher level would only wait longer, so the run ends.
 GIVE_UP = 0.5
 HALF = 0.5
 ENOUGH = 20
 INVALID_SHARE = 0.05
-# Each level and the steady load, with what became of its questions.
+# Each level and the steady load, with the outcomes of its questions.
 Asked: TypeAlias = Sequence[tuple[int, list[Outcome]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LadderOptions:
-    """The levels, and the criteria of the run."""
+    """The levels and the criteria of the run."""
 
-    levels: Annotated[str, typer.Option(help="Questions at once, with commas between.")] = LEVELS
-    each: Annotated[int, typer.Option(help="Questions of each user, one after the other.", show_default="3")] = 0
+    levels: Annotated[str, typer.Option(help="Numbers of questions at once, separated by commas.")] = LEVELS
+    each: Annotated[int, typer.Option(help="Questions that each user asks, one after the other.", show_default="3")] = 0
     steady_seconds: Annotated[
-        float, typer.Option(help="Seconds of steady load, for the memory.", show_default="25")
+        float, typer.Option(help="Seconds of steady load, to measure memory.", show_default="25")
     ] = 0.0
-    no_hang_from: Annotated[int, typer.Option(help="Criterion: no hang at so many or more.")] = 5
-    min_success: Annotated[float, typer.Option(help="Criterion: the success rate is above this.")] = 0.95
-    max_seconds: Annotated[float, typer.Option(help="Criterion: every response takes less.")] = 30.0
+    no_hang_from: Annotated[int, typer.Option(help="Criterion: no hang with this many questions at once or more.")] = 5
+    min_success: Annotated[float, typer.Option(help="Criterion: the success rate is above this share.")] = 0.95
+    max_seconds: Annotated[float, typer.Option(help="Criterion: every answer takes fewer seconds than this.")] = 30.0
     max_growth_kb: Annotated[
-        float, typer.Option(help="Criterion: memory is stable, or grows by less than this a question.")
+        float, typer.Option(help="Criterion: memory grows by at most this many kB per question.")
     ] = 64.0
 
     def __post_init__(self) -> None:
         if self.steps[0] < 1:
-            raise InvalidInput("a level is at least 1")
+            raise InvalidInput("every level of --levels must be at least 1")
         if self.each < 0 or self.steady_seconds < 0:
             raise InvalidInput("--each and --steady-seconds can't be negative")
 
@@ -66,19 +67,19 @@ class LadderOptions:
         """The levels, lowest first.
 
         Raises:
-            InvalidInput: one is not a whole number.
+            InvalidInput: a level is not a whole number.
         """
         try:
             return sorted({int(level) for level in self.levels.split(",")})
         except ValueError:
-            raise InvalidInput(f"levels are whole numbers with commas between, not {self.levels!r}") from None
+            raise InvalidInput(f"--levels must be whole numbers separated by commas, not {self.levels!r}") from None
 
 
 async def climb(aim: Aim, options: LadderOptions, *, quick: bool = False) -> Figures:
-    """Ask at each level in turn, then under a steady load for the memory.
+    """Ask at each level in turn, then run a steady load to measure memory.
 
     Args:
-        quick: fewer questions and less steady load, where the options don't say how much.
+        quick: ask fewer questions and shorten the steady load, unless the options give numbers.
     """
     each = options.each or (1 if quick else 3)
     ladder = _Ladder(options.steps, each, options.steady_seconds or (6.0 if quick else 25.0), options.max_seconds)
@@ -92,7 +93,7 @@ def _judge(figures: Figures, ladder: _Ladder, options: LadderOptions, aim: Aim) 
     untried = [level for level in options.steps if level not in ladder.climbed]
     _judge_hangs(figures, ladder.asked(), [level for level in untried if level >= least], least)
     if not any(level >= least for level in options.steps):
-        figures.notes.append(f"nothing was asked at {least} or more at once but the steady load")
+        figures.notes.append(f"no level has {least} or more questions at once: raise --levels, or lower --no-hang-from")
     success = float(figures.values["success_rate"] or 0)
     figures.expect(
         success > options.min_success or success == 1,
@@ -108,13 +109,13 @@ def _judge(figures: Figures, ladder: _Ladder, options: LadderOptions, aim: Aim) 
     if isinstance(growth, float) and math.isfinite(growth):
         figures.expect(
             growth <= options.max_growth_kb,
-            f"memory growth at least {max(growth, 0.0):.3g} kB a question (at most {options.max_growth_kb:g} kB)",
+            f"memory growth at least {max(growth, 0.0):.3g} kB per question (at most {options.max_growth_kb:g} kB)",
         )
     elif aim.memory_required:
-        figures.invalid.append(f"memory of process {aim.pid} could not be measured")
+        figures.invalid.append(f"cannot measure the memory of process {aim.pid}: check --pid")
     elif not untried:
         figures.notes.append(
-            "memory was not measured: --pid names the service's process, where it runs on this machine"
+            "memory was not measured: if the service runs on this machine, pass its process id with --pid"
         )
 
 
@@ -123,13 +124,13 @@ def _judge_hangs(figures: Figures, asked: Asked, untried: Sequence[int], least: 
     hung = sum(one.kind == "hung" for one in those)
     measured = f"{hung:,} of {len(those):,} hung" if hung else f"none of {len(those):,}"
     if untried:
-        measured += f"; not tried at {', '.join(map(str, untried))}, as most hung before"
+        measured += f"; not tried at {', '.join(map(str, untried))}, because most questions hung before"
     figures.expect(not hung and not untried, f"no hang at {least} or more at once: {measured}")
 
 
 def _judge_levels(figures: Figures, asked: Asked, least: float) -> None:
-    """Each level that missed is a criterion of its own; if none did, the lowest speaks for all."""
-    # Few questions may go wrong at one level by chance; half of them don't.
+    """Add a criterion for each level with too little success; if there is none, one criterion for all levels, with the lowest."""
+    # At a level with few questions, some may fail by chance, but not half of them.
     bounds = {number: least if len(those) >= ENOUGH else HALF for number, (_, those) in enumerate(asked)}
     shares = {number: sum(one.ok for one in those) / len(those) for number, (_, those) in enumerate(asked)}
     missed = [number for number, share in shares.items() if share <= bounds[number] and share < 1]
@@ -154,7 +155,7 @@ class _Ladder:
         self.steady: list[Outcome] = []
 
     def asked(self) -> list[tuple[int, list[Outcome]]]:
-        """Each level and the steady load, with what became of its questions."""
+        """Each level and the steady load, with the outcomes of its questions."""
         return [(level, those) for level, those in (*self.climbed.items(), (STEADY_USERS, self.steady)) if those]
 
     async def climb(self, aim: Aim) -> Figures:
@@ -175,7 +176,7 @@ class _Ladder:
         return figures
 
     async def _run(self, driver: Driver, watched: Watching) -> tuple[float, float]:
-        """When the steady load began and ended."""
+        """Run all levels and the steady load. Returns when the steady load began and ended."""
         watched.phase("warm-up", WARM_UP)
         for _ in range(WARM_UP):
             (outcome,) = await driver.at_once(1, each=1, phase="warm-up")
@@ -186,7 +187,7 @@ class _Ladder:
             self.climbed[level] = outcomes = await driver.at_once(level, each=self._each, phase=f"concurrency {level}")
             if sum(outcome.kind == "hung" for outcome in outcomes) > GIVE_UP * len(outcomes):
                 return driver.now(), driver.now()
-        watched.phase(f"{STEADY_USERS} at once, for the memory")
+        watched.phase(f"{STEADY_USERS} at once, to measure memory")
         began = driver.now()
         self.steady = await driver.users(STEADY_USERS, seconds=self._steady_seconds, phase=STEADY)
         return began, driver.now()
@@ -225,15 +226,15 @@ class _Ladder:
         untried = [level for level in self._levels if level not in self.climbed]
         if untried:
             figures.notes.append(
-                f"not tried, as most questions hung before: {', '.join(map(str, untried))} at once, and the steady load for the memory"
+                f"not tried, because most questions hung before: {', '.join(map(str, untried))} at once, and the steady load for memory"
             )
         figures.notes += unchecked(aim.questions)
         bad = [one for one in outcomes if not one.ok]
         if len(bad) > HALF * len(outcomes):
             (detail, count), *_ = Counter(one.detail for one in bad).most_common(1)
             figures.notes.append(f"{count} of {len(outcomes)} questions: {detail}")
-        # Of a dead target the driver has nothing to measure. A burst of 200 questions keeps the driver busy for a moment, which is told; what would
-        # change a verdict is a driver that is late by as much as a criterion allows for.
+        # If no question succeeds, driver lag doesn't matter. A burst of 200 questions keeps the driver busy for a moment: a lag below 5 % of
+        # --max-seconds is reported, but does not invalidate the run, because it can't change a verdict.
         reason = own.judge(float(counted["p50_s"] or 0))
         if reason is not None and figures.values["success_rate"]:
             late = own.lag_p99 > INVALID_SHARE * self._max_seconds
@@ -258,7 +259,9 @@ def _charts(climbed: dict[int, list[Outcome]], samples: list[Sample], outcomes: 
     at = [sample.at for sample in samples]
     charts = [
         Chart("Response time by concurrency", "questions at once", "seconds", times, log="x"),
-        Chart("Questions answered by concurrency", "questions at once", "a second", [Line("", levels, rates)], log="x"),
+        Chart(
+            "Questions answered by concurrency", "questions at once", "per second", [Line("", levels, rates)], log="x"
+        ),
         Chart(
             "Response time over the run",
             "seconds since the run began",

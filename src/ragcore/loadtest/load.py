@@ -1,4 +1,4 @@
-"""Questions at a rate, or from so many users, for so long: what each waited, counted from when it should have been sent."""
+"""Constant load: questions at a rate, or from a number of users. Latency counts from the moment when a question should have been sent."""
 
 from __future__ import annotations
 
@@ -28,52 +28,62 @@ WARM_UP = "warm-up"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """A service level objective: this share of all questions is answered rightly within these times."""
+    """A service level objective: a share of all questions gets a right answer within these times."""
 
-    slo_seconds: Annotated[float, typer.Option(help="Objective: the whole answer within so many seconds.")] = 10.0
-    slo_first_token: Annotated[float, typer.Option(help="Objective: its first token within so many.")] = math.inf
-    slo_share: Annotated[float, typer.Option(help="Objective: of this share of all questions.")] = 0.95
+    slo_seconds: Annotated[float, typer.Option(help="Objective: the whole answer comes within this many seconds.")] = (
+        10.0
+    )
+    slo_first_token: Annotated[
+        float, typer.Option(help="Objective: the first token comes within this many seconds.")
+    ] = math.inf
+    slo_share: Annotated[float, typer.Option(help="Objective: at least this share of questions meets both times.")] = (
+        0.95
+    )
 
     def words(self) -> str:
-        """What an answer must do: "right answers within 10 s"."""
+        """The objective in words: "right answers within 10 s"."""
         first = self.slo_first_token
         return f"right answers within {seconds(self.slo_seconds)}" + (
             "" if first == math.inf else f", first token within {seconds(first)}"
         )
 
     def met_by(self, outcome: Outcome) -> bool:
-        """Whether one question was answered well enough."""
+        """Whether one question meets the objective."""
         first = outcome.first_token_seconds
-        # An answer that was not streamed has no first token: what can't be seen is not met.
+        # An answer that was not streamed has no first token, so it does not meet the objective.
         in_time = self.slo_first_token == math.inf or (first is not None and first <= self.slo_first_token)
         return outcome.ok and in_time and outcome.seconds <= self.slo_seconds
 
 
 class Disturbance(Protocol):
-    """What happens to the service while a load runs."""
+    """Disturbs the service while a load runs."""
 
     async def __call__(self, now: Callable[[], float], shades: list[Shade], /) -> None:
-        """Disturb it, and note when in `shades`; cancelled when the load ends. `now`: seconds since the run began."""
+        """Disturb the service and add the periods to `shades`. Cancelled when the load ends. `now` returns the seconds since the run began."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOptions:
-    """How much is asked, and for how long."""
+    """The amount of load and its length."""
 
-    rate: Annotated[float, typer.Option(help="Questions a second: an open loop.")] = 5.0
-    users: Annotated[int | None, typer.Option(help="So many users instead, each with one question at a time.")] = None
-    arrivals: Annotated[Literal["poisson", "constant"], typer.Option(help="Of an open loop.")] = "poisson"
-    seconds: Annotated[float | None, typer.Option(help="Of each repeat.", show_default="20")] = None
-    warm_up: Annotated[float, typer.Option(help="Seconds before, which don't count.")] = 3.0
-    repeats: Annotated[int | None, typer.Option(help="How often, for the spread.", show_default="3")] = None
-    seed: Annotated[int, typer.Option(help="Of the arrivals.")] = 0
+    rate: Annotated[float, typer.Option(help="Questions per second, in an open loop.")] = 5.0
+    users: Annotated[int | None, typer.Option(help="Instead of a rate: users, each with one question at a time.")] = (
+        None
+    )
+    arrivals: Annotated[Literal["poisson", "constant"], typer.Option(help="Arrivals of an open loop.")] = "poisson"
+    seconds: Annotated[float | None, typer.Option(help="Seconds of each repeat.", show_default="20")] = None
+    warm_up: Annotated[float, typer.Option(help="Seconds of load before the first repeat; not counted.")] = 3.0
+    repeats: Annotated[
+        int | None, typer.Option(help="Repeats of the load, to measure the spread.", show_default="3")
+    ] = None
+    seed: Annotated[int, typer.Option(help="Seed of the random arrivals.")] = 0
 
     def __post_init__(self) -> None:
         if self.rate <= 0 or (self.users is not None and self.users < 1) or (self.seconds or 1) <= 0:
-            raise InvalidInput("rate, users and seconds must be positive")
+            raise InvalidInput("--rate, --users and --seconds must be positive")
 
     def plan(self, *, quick: bool) -> tuple[float, int]:
-        """Seconds of each repeat, and how many there are."""
+        """Return the seconds of each repeat and the number of repeats."""
         return self.seconds or (6.0 if quick else 20.0), self.repeats or (2 if quick else 3)
 
 
@@ -83,8 +93,8 @@ async def put(
     """Warm up, then put the same load on the target several times.
 
     Args:
-        quick: shorter and fewer repeats, where the options don't say how many.
-        disturb: runs beside the measured repeats.
+        quick: run shorter and fewer repeats, unless the options give numbers.
+        disturb: runs at the same time as the measured repeats.
     """
     length, repeats = options.plan(quick=quick)
     load = _Load(
@@ -156,11 +166,11 @@ async def _run(aim: Aim, load: _Load, objective: Objective, disturb: Disturbance
 def measure(
     parts: Sequence[list[Outcome]], objective: Objective, own: Driving, *, seconds: float, open_loop: bool
 ) -> Figures:
-    """Figures of one load, measured once or several times."""
+    """Compute the figures of one load from its repeats."""
     figures = Figures()
     outcomes = [one for part in parts for one in part]
     if not outcomes:
-        figures.invalid.append("no question was sent: the rate is too low for the time")
+        figures.invalid.append("no question was sent: the rate is too low for the time; raise --rate or --seconds")
         figures.values |= {"slo_share": 0.0, "hung": 0, "goodput": 0.0}
         return figures
     first = [value for one in outcomes if (value := one.first_token_seconds) is not None]
@@ -168,7 +178,7 @@ def measure(
     pauses = [one.longest_pause for one in outcomes if one.longest_pause is not None]
     good = [sum(map(objective.met_by, part)) for part in parts]
     counted = row(outcomes)
-    # A closed loop ends when its last answer does, which may be long after the time that was asked for.
+    # A closed loop ends with its last answer, which may come long after the requested time.
     spans = [
         seconds if open_loop or not part else max(one.ended for one in part) - min(one.started for one in part)
         for part in parts
@@ -198,9 +208,9 @@ def measure(
     medians = [percentile([one.seconds for one in part], 0.5) for part in parts if part]
     if len(medians) > 1:
         figures.values["p50_spread"] = (max(medians) - min(medians)) / _median(figures)
-    # In a closed loop a question is due when its user is ready: it can't be late.
+    # In a closed loop a question is due when its user is ready, so it can't be late.
     reason = own.judge(_median(figures), lateness=lateness if open_loop else 0.0, open_loop=open_loop)
-    if reason is not None and figures.values["success_rate"]:  # of a dead target the driver has nothing to measure
+    if reason is not None and figures.values["success_rate"]:  # if no question succeeds, driver lag doesn't matter
         figures.invalid.append(reason)
     figures.tables.append(
         Table(

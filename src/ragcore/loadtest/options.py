@@ -1,4 +1,4 @@
-"""How a service is asked: the options that every scenario has."""
+"""The options of all scenarios: the service, its requests and answers, and the questions."""
 
 from __future__ import annotations
 
@@ -21,80 +21,89 @@ __all__ = ["AskingOptions", "ServiceOptions"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskingOptions:
-    """What is asked, how a request and its answer look, and how long to wait; all but the address."""
+    """The questions, the form of a request and its answer, and the timeouts; all options but the URL."""
 
-    body: Annotated[str, typer.Option(help='JSON to send, with "{question}" where the question goes; or @file.')] = (
+    body: Annotated[str, typer.Option(help='JSON body with "{question}" where the question goes, or @file.')] = (
         '{"message": "{question}"}'
     )
-    sse: Annotated[bool, typer.Option(help="Ask for a stream of server-sent events.")] = False
+    sse: Annotated[bool, typer.Option(help="Request a stream of server-sent events.")] = False
     answer_path: Annotated[
-        str | None, typer.Option(help="Where the text is in the answer: choices.0.message.content")
+        str | None, typer.Option(help="Path of the text in the answer, as choices.0.message.content.")
     ] = None
-    delta_path: Annotated[str | None, typer.Option(help="Where a piece is in the data of an event.")] = None
-    degraded_path: Annotated[str | None, typer.Option(help="Where the service says that an answer is degraded.")] = None
-    no_end_marker: Annotated[
-        bool, typer.Option(help="Accept streams without [DONE], an event done or a finish reason.")
-    ] = False
-    header_env: Annotated[
-        list[str] | None, typer.Option(help="NAME=VARIABLE: a header whose value an environment variable holds.")
-    ] = None
-    token_file: Annotated[Path | None, typer.Option(help="File that holds a bearer token.")] = None
-    token_env: Annotated[str | None, typer.Option(help="Environment variable that holds a bearer token.")] = None
-    login_url: Annotated[str | None, typer.Option(help="Get a bearer token here first, by POST.")] = None
-    login_body: Annotated[str | None, typer.Option(help="@file: JSON to send to the login.")] = None
-    token_path: Annotated[str, typer.Option(help="Where the token is in the login's answer.")] = TOKEN_PATH
-    health_url: Annotated[str | None, typer.Option(help="Read before and after, for the report.")] = None
-    insecure: Annotated[bool, typer.Option(help="Don't check certificates.")] = False
-    pid: Annotated[int | None, typer.Option(help="The service's process on this machine, for its memory and CPU.")] = (
+    delta_path: Annotated[str | None, typer.Option(help="Path of the text in the data of an event.")] = None
+    degraded_path: Annotated[str | None, typer.Option(help="Path of the value that marks an answer as degraded.")] = (
         None
     )
-    questions: Annotated[
-        Path | None, typer.Option(help='JSONL: {"question": "…", "fact": "what a right answer holds"}')
+    no_end_marker: Annotated[
+        bool, typer.Option(help="Accept streams that end without [DONE], an event done or a finish reason.")
+    ] = False
+    header_env: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VARIABLE: send header NAME with the value of this environment variable."),
     ] = None
-    question: Annotated[list[str] | None, typer.Option(help="A question; with --fact, in the same order.")] = None
-    fact: Annotated[list[str] | None, typer.Option(help="What its right answer holds.")] = None
-    timeout: Annotated[float, typer.Option(help="Seconds that a question has.")] = 30.0
-    hung_after: Annotated[float, typer.Option(help="Seconds past that after which it is hung.")] = HUNG_AFTER
+    token_file: Annotated[Path | None, typer.Option(help="File with a bearer token.")] = None
+    token_env: Annotated[str | None, typer.Option(help="Environment variable with a bearer token.")] = None
+    login_url: Annotated[str | None, typer.Option(help="Get a bearer token from this URL first, by POST.")] = None
+    login_body: Annotated[str | None, typer.Option(help="@file with the JSON body of the login request.")] = None
+    token_path: Annotated[str, typer.Option(help="Path of the token in the login's answer.")] = TOKEN_PATH
+    health_url: Annotated[str | None, typer.Option(help="Read this URL before and after the run, for the report.")] = (
+        None
+    )
+    insecure: Annotated[bool, typer.Option(help="Don't verify TLS certificates.")] = False
+    pid: Annotated[
+        int | None, typer.Option(help="Process id of the service on this machine, to measure memory and CPU.")
+    ] = None
+    questions: Annotated[
+        Path | None, typer.Option(help='JSONL file: {"question": "…", "fact": "words of a right answer"}')
+    ] = None
+    question: Annotated[list[str] | None, typer.Option(help="A question; may be repeated.")] = None
+    fact: Annotated[
+        list[str] | None, typer.Option(help="Words that its right answer contains; repeat in the order of --question.")
+    ] = None
+    timeout: Annotated[float, typer.Option(help="Seconds in which each question must be answered.")] = 30.0
+    hung_after: Annotated[float, typer.Option(help="Seconds after the timeout until a question counts as hung.")] = (
+        HUNG_AFTER
+    )
 
     def __post_init__(self) -> None:
         if self.login_body is not None and not self.login_body.startswith("@"):
             raise InvalidInput(
-                "every process of this machine can read a command line: put the body into a file and write --login-body @file"
+                "--login-body must be @file: every process of this machine can read the command line, so write the body to a file"
             )
         if len(self.fact or ()) > len(self.question or ()):
-            raise InvalidInput("there are more --fact than --question")
+            raise InvalidInput("more --fact than --question: remove a --fact, or add its --question")
 
     def require_questions(self) -> None:
-        """Refuse a service of which nobody said what to ask.
+        """Check that there are questions to ask.
 
         Raises:
             InvalidInput: neither --questions nor --question is given.
         """
         if not (self.questions or self.question):
             raise InvalidInput(
-                "say what to ask, and what a right answer holds: --question … --fact …, or --questions file.jsonl"
+                "no questions: pass --question … with --fact … for its right answer, or --questions file.jsonl"
             )
 
     def asked(self, usual: Sequence[Question] = ()) -> Sequence[Question]:
-        """The questions of the options, else the usual ones.
+        """The questions of the options; if there are none, `usual`.
 
         Raises:
-            InvalidInput: the file can't be read, a line of it is no question, or a fact is empty.
+            InvalidInput: the file can't be read, a line of it is not a question, or a fact is empty.
         """
         if self.questions is not None:
             try:
                 return read_questions(self.questions)
             except OSError as error:
-                raise InvalidInput(f"the questions can't be read: {error}") from None
+                raise InvalidInput(f"cannot read the questions: {error}") from None
         if any(not fact.strip() for fact in self.fact or ()):
-            raise InvalidInput("an empty --fact is in every answer")
+            raise InvalidInput("--fact is empty, and every answer contains an empty text: give it words")
         given = self.question or []
         facts: list[tuple[str, ...]] = [(fact,) for fact in self.fact or ()]
         facts += [()] * (len(given) - len(facts))
         return [Question(text, fact) for text, fact in zip(given, facts, strict=True)] or usual
 
     def http(self, url: str) -> HttpOptions:
-        """How to ask over HTTP, secrets read from where they are.
+        """The options for HTTP, with secrets read from their files and variables.
 
         Raises:
             InvalidInput: a file or a variable is missing, or a value is malformed.
@@ -103,7 +112,7 @@ class AskingOptions:
         for pair in self.header_env or ():
             name, equals, variable = pair.partition("=")
             if not equals:
-                raise InvalidInput(f"--header-env is NAME=VARIABLE, not {pair!r}")
+                raise InvalidInput(f"--header-env must be NAME=VARIABLE, not {pair!r}")
             headers[name] = HttpOptions.secret(file=None, variable=variable) or ""
         login_body = "{}" if self.login_body is None else _from_file(self.login_body, "body of the login")
         return HttpOptions(
@@ -125,10 +134,10 @@ class AskingOptions:
 
     @asynccontextmanager
     async def service(self, url: str) -> AsyncIterator[Aim]:
-        """A running service at this address, logged in, for the block.
+        """Log in to the service at this URL and yield it as an aim.
 
         Raises:
-            InvalidInput: an option is at fault.
+            InvalidInput: an option is wrong.
             TargetError: the login failed.
         """
         how = await anyio.to_thread.run_sync(self.http, url)
@@ -146,12 +155,12 @@ class AskingOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceOptions(AskingOptions):
-    """A running service, by its address."""
+    """A running service, with its URL."""
 
-    url: Annotated[str, typer.Option(help="The service: questions go here by POST.")]
+    url: Annotated[str, typer.Option(help="URL of the service; questions are sent by POST.")]
 
     def __post_init__(self) -> None:
-        # A dataclass with slots is a class of its own: super() without arguments looks in the one before it.
+        # slots=True creates a second class, so super() without arguments would refer to the first one and fail.
         AskingOptions.__post_init__(self)
         self.require_questions()
 
@@ -160,4 +169,4 @@ def _from_file(given: str, what: str) -> str:
     try:
         return Path(given[1:]).read_text(encoding="utf-8")
     except OSError as error:
-        raise InvalidInput(f"the {what} can't be read: {error}") from None
+        raise InvalidInput(f"cannot read the {what}: {error}") from None

@@ -1,7 +1,7 @@
-"""How much of a difference is noise: runs exchanged between two sides, and blocks of one run drawn again.
+"""Estimate how much of a difference is noise: exchange runs between two sides, and resample blocks of one run.
 
-Questions of one run are not independent: they wait for each other, and a run as a whole is slower or faster than another of the same service.
-Drawing single questions again would show far less noise than there is, so the smallest thing that is drawn here is a block of neighbours in time.
+The questions of a run are not independent: they wait for each other, and a whole run can be slower or faster than another run of the same service.
+Resampling single questions would show far too little noise, so the smallest unit is a block of consecutive questions.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from ragcore.loadtest.estimates import percentile, student
 
 __all__ = ["LEAST_RUNS", "Repeated", "blocks", "exchanged", "log_ratio_margin", "ratio_of_runs", "scatter"]
 
-# Of three runs a side there are 20 ways to tell six runs apart: the fewest with which one of them alone is 5 %.
+# With three runs on each side there are 20 ways to split the six runs, so one split is 5 %. Fewer runs can't reach 5 %.
 LEAST_RUNS = 3
-# More exchanges than these are drawn at random.
+# If there are more exchanges than this, a random sample of this size is used.
 MOST_EXCHANGES = 2000
 BLOCKS, LEAST_BLOCK = 12, 10
 RESAMPLES = 400
-# Differences that only rounding makes.
+# Differences up to this come from rounding.
 CLOSE = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
-    """One figure of several runs on both sides.
+    """One figure in several runs of both sides.
 
     Attributes:
-        before, after: a value for each run; larger is worse.
-        tolerance: the difference that does not matter, in the values' unit.
+        before, after: one value for each run; larger is worse.
+        tolerance: the difference to ignore, in the values' unit.
     """
 
     before: Sequence[float]
@@ -42,15 +42,15 @@ class Repeated:
 
 
 def exchanged(figures: Sequence[Repeated], *, seed: int = 0) -> list[float]:
-    """For each figure, the share of exchanges of runs between the sides that make some figure look at least as much worse.
+    """Return for each figure the share of exchanges of runs between the sides that make any figure look at least as much worse.
 
-    If nothing changed, which run stood on which side is chance. A share of at most 0.05 for any figure then comes up in at most 5 % of comparisons,
-    however many figures there are and however they depend on each other, because the largest of all figures is what each is compared with (Westfall and
-    Young 1993). A difference is divided by the scatter within the sides plus the tolerance, so that neither a figure that scatters nor one that happens
-    not to hides the others (Tusher, Tibshirani and Chu 2001).
+    If nothing changed, it is chance which run is on which side. Then at most 5 % of comparisons have a figure with a share of 0.05 or less. This holds
+    for any number of figures, independent or not, because each figure is compared with the largest of all figures (Westfall and Young 1993). A
+    difference is divided by the scatter within the sides plus the tolerance: otherwise figures with much or very little scatter would hide the others
+    (Tusher, Tibshirani and Chu 2001).
 
     Args:
-        figures: all of the same runs, in the same order.
+        figures: figures of the same runs, in the same order.
     """
     if not figures:
         return []
@@ -68,7 +68,7 @@ def exchanged(figures: Sequence[Repeated], *, seed: int = 0) -> list[float]:
 
 
 def _exchanges(count: int, later: int, given: tuple[int, ...], seed: int) -> Iterable[tuple[int, ...]]:
-    """Which runs stand on the later side: in all ways, or in many drawn at random besides the given one."""
+    """The choices of runs for the later side: all of them, or the given one and a random sample."""
     if math.comb(count, later) <= MOST_EXCHANGES:
         return itertools.combinations(range(count), later)
     draw = random.Random(seed)
@@ -82,7 +82,7 @@ def _worse(values: Sequence[float], chosen: Sequence[int], tolerance: float) -> 
 
 
 def scatter(one: Sequence[float], other: Sequence[float]) -> float:
-    """The standard deviation within both sides."""
+    """Return the pooled standard deviation within both sides."""
     squares = sum((value - statistics.fmean(side)) ** 2 for side in (one, other) for value in side)
     return math.sqrt(squares / max(1, len(one) + len(other) - 2))
 
@@ -90,11 +90,11 @@ def scatter(one: Sequence[float], other: Sequence[float]) -> float:
 def ratio_of_runs(
     before: Sequence[float], after: Sequence[float], *, least_scatter: float = 0.0
 ) -> tuple[float, float, float]:
-    """The ratio of geometric means, after / before, and its 95 % interval by Student's t over the runs.
+    """Return the ratio of geometric means, after / before, and its 95 % interval by Student's t over the runs.
 
     Args:
-        before, after: a positive value for each run; at least three in all.
-        least_scatter: the standard deviation of the logarithms is taken to be at least this: that of few runs is small by chance, too.
+        before, after: a positive value for each run; at least three in total.
+        least_scatter: the smallest standard deviation of the logarithms to assume, because few runs can scatter little by chance.
     """
     one, other = [math.log(value) for value in before], [math.log(value) for value in after]
     middle = statistics.fmean(other) - statistics.fmean(one)
@@ -104,7 +104,7 @@ def ratio_of_runs(
 
 
 def blocks(values: Sequence[float]) -> list[Sequence[float]]:
-    """Up to 12 blocks of neighbours, of ten at least, of values in the order of time; fewer than ten are one block."""
+    """Split values in order of time into up to 12 blocks of at least ten; fewer than ten values are one block."""
     count = min(BLOCKS, max(1, len(values) // LEAST_BLOCK)) if values else 0
     return [values[number * len(values) // count : (number + 1) * len(values) // count] for number in range(count)]
 
@@ -112,15 +112,15 @@ def blocks(values: Sequence[float]) -> list[Sequence[float]]:
 def log_ratio_margin(
     before: Sequence[Sequence[float]], after: Sequence[Sequence[float]], *, share: float, figures: int, seed: int = 0
 ) -> float:
-    """Half the width of an interval of the logarithm of the ratio of percentiles, by the bootstrap over blocks (Künsch 1989).
+    """Return half the width of an interval for the logarithm of the ratio of percentiles, by the block bootstrap (Künsch 1989).
 
     Args:
-        before, after: blocks of positive values, at least two a side.
-        share: which percentile, 0 to 1.
-        figures: how many intervals shall hold together in 95 % of comparisons (Bonferroni).
+        before, after: blocks of positive values, at least two on each side.
+        share: the percentile, from 0 to 1.
+        figures: the number of intervals that must all hold in 95 % of comparisons (Bonferroni).
     """
     fewest = min(len(before), len(after))
-    # What a bootstrap of few blocks makes too narrow: its spread by their number, its shape by Student's t.
+    # A bootstrap of few blocks gives too narrow an interval. The first factor corrects its spread, Student's t its shape.
     wider = math.sqrt(fewest / (fewest - 1)) * student(fewest - 1) / student(10_000)
     draw = random.Random(seed)
 

@@ -1,4 +1,4 @@
-"""The highest rate of questions at which an objective is met: doubled until it isn't, then halved between."""
+"""Find the highest rate of questions that meets an objective: double the rate until it misses, then halve the interval."""
 
 from __future__ import annotations
 
@@ -20,29 +20,32 @@ from ragcore.loadtest.words import percent
 __all__ = ["SweepOptions", "find_highest"]
 
 MOST_RATE = 4096.0
-# Nothing that comes after the next step should wait for what this one left behind.
+# Seconds between steps, so that questions left from one step don't slow the next.
 PAUSE = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepOptions:
-    """The rates, and how long each is measured."""
+    """The rates and the length of each step."""
 
-    start: Annotated[float, typer.Option(help="The first rate, in questions a second.")] = 8.0
-    seconds: Annotated[float | None, typer.Option(help="Of each step.", show_default="15")] = None
-    steps: Annotated[int | None, typer.Option(help="Halvings after the first miss.", show_default="4")] = None
-    seed: Annotated[int, typer.Option(help="Of the arrivals.")] = 0
+    start: Annotated[float, typer.Option(help="First rate, in questions per second.")] = 8.0
+    seconds: Annotated[float | None, typer.Option(help="Seconds of each step.", show_default="15")] = None
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Steps that halve the interval after the first rate that misses.", show_default="4"),
+    ] = None
+    seed: Annotated[int, typer.Option(help="Seed of the random arrivals.")] = 0
 
     def __post_init__(self) -> None:
         if self.start <= 0:
-            raise InvalidInput("the first rate must be positive")
+            raise InvalidInput("--start must be positive")
 
 
 async def find_highest(aim: Aim, options: SweepOptions, objective: Objective, *, quick: bool = False) -> Figures:
-    """Poisson arrivals at each rate.
+    """Measure rates with Poisson arrivals until the highest rate that meets the objective is found.
 
     Args:
-        quick: shorter and fewer steps, where the options don't say how many.
+        quick: run shorter and fewer steps, unless the options give numbers.
     """
     each, halvings = options.seconds or (2.0 if quick else 15.0), options.steps or (2 if quick else 4)
     sweep = _Sweep(objective, seconds=each, halvings=halvings, seed=options.seed)
@@ -50,7 +53,7 @@ async def find_highest(aim: Aim, options: SweepOptions, objective: Objective, *,
     highest = float(figures.values["highest_rate"] or 0)
     figures.expect(
         highest > 0,
-        f"highest rate with {percent(objective.slo_share)} {objective.words()}: {highest:g} a second (at least {options.start:g})",
+        f"highest rate with {percent(objective.slo_share)} {objective.words()}: {highest:g} per second (at least {options.start:g})",
     )
     return figures
 
@@ -89,7 +92,7 @@ class _Sweep:
         return figures
 
     async def _meets(self, driver: Driver, rate: float, watched: Watching, *, shared: bool) -> bool:
-        watched.phase(f"{rate:g} a second", int(rate * self._seconds))
+        watched.phase(f"{rate:g} per second", int(rate * self._seconds))
         async with driving(shared=shared) as own:
             outcomes = await driver.at_rate(
                 rate, seconds=self._seconds, phase=f"rate {rate:g}", spacing="poisson", seed=self._seed
@@ -102,7 +105,7 @@ class _Sweep:
             self._figures.invalid += found.invalid
         if found.invalid:
             verdict = "the driver's limit"
-            self._figures.notes.append(f"at {rate:g} a second: {found.invalid[0]}")
+            self._figures.notes.append(f"at {rate:g} per second: {found.invalid[0]}")
         self._rows.append({"rate": rate, "objective": verdict, **{name: found.values.get(name) for name in names}})
         await anyio.sleep(PAUSE)
         return met and not found.invalid
@@ -112,4 +115,4 @@ class _Sweep:
         lines = [
             Line(name, rates, [float(row[f"{name}_s"] or 0) for row in self._rows]) for name in ("p50", "p95", "p99")
         ]
-        return Chart("Response time by rate", "questions a second", "seconds", lines, log="x")
+        return Chart("Response time by rate", "questions per second", "seconds", lines, log="x")

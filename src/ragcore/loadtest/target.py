@@ -1,4 +1,4 @@
-"""What the drivers ask, and what they get back."""
+"""Targets of a load test, their questions and their replies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ragcore.errors import InvalidInput, RagcoreError
 
 __all__ = ["HUNG_AFTER", "Aim", "Question", "Refusal", "Reply", "Target", "TargetError", "read_questions", "unchecked"]
 
-# A question that is not back so many seconds after its time is hung.
+# A question without an answer this many seconds after its timeout is hung.
 HUNG_AFTER = 5.0
 KEYS = {"question", "fact", "id", "tags"}
 Refusal: TypeAlias = Literal["refused", "timeout", "connection", "http", "protocol"]
@@ -20,11 +20,11 @@ Refusal: TypeAlias = Literal["refused", "timeout", "connection", "http", "protoc
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question, and what a right answer holds.
+    """A question and the facts that a right answer contains.
 
     Attributes:
-        text: as it is asked.
-        facts: words each of which a right answer holds; case and white space don't count. Empty: any answer but an apology is right.
+        text: the question as it is sent.
+        facts: texts that a right answer contains, all of them; case and white space are ignored. Empty: any answer except an apology is right.
     """
 
     text: str
@@ -36,8 +36,8 @@ class Reply:
     """An answer.
 
     Attributes:
-        text: all of it.
-        degraded: whether the target says that it is not its best.
+        text: the whole text.
+        degraded: whether the target marks the answer as degraded.
     """
 
     text: str
@@ -48,9 +48,9 @@ class TargetError(RagcoreError):
     """A question was not answered.
 
     Attributes:
-        kind: "refused" (told at once that there is no room), "timeout" (told that time ran out), "connection", "http" (any other status), "protocol"
-            (what came is not an answer).
-        status: of HTTP, where there was one.
+        kind: "refused" (refused at once, as with status 429 or 503), "timeout" (the target reported a timeout, as with 408 or 504), "connection",
+            "http" (any other status), "protocol" (the response is not an answer).
+        status: the HTTP status; None without one.
     """
 
     def __init__(self, kind: Refusal, message: str, *, status: int | None = None) -> None:
@@ -60,11 +60,11 @@ class TargetError(RagcoreError):
 
 
 class Target(Protocol):
-    """What answers questions."""
+    """A service that answers questions."""
 
     @property
     def name(self) -> str:
-        """For the report."""
+        """The target's name in the report."""
 
     async def ask(self, question: str, /, *, timeout: float, token: Callable[[], None]) -> Reply:
         """Answer, calling `token` with each piece of a streamed answer.
@@ -74,20 +74,20 @@ class Target(Protocol):
         """
 
     async def health(self) -> Mapping[str, Any] | None:
-        """What the target says of itself; None: it has no such thing."""
+        """The target's own report of its health; None if it has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """A target that is ready, and how it is asked.
+    """A target that is ready, with its questions and timeouts.
 
     Attributes:
-        questions: asked in turn, from the beginning again after the last.
-        pid: of the target's process, where it is on this machine.
-        memory_required: whether a run that can't measure that process's memory should not be believed.
-        shared: whether that process is the driver's own.
-        timeout: seconds that a question has.
-        hung_after: seconds past it after which a question is given up as hung.
+        questions: asked in turn; after the last one the first follows again.
+        pid: id of the target's process, if it runs on this machine.
+        memory_required: whether a run is invalid if that process's memory can't be measured.
+        shared: whether the target runs in the driver's own process.
+        timeout: seconds in which a question must be answered.
+        hung_after: seconds after the timeout until a question counts as hung.
     """
 
     target: Target
@@ -100,25 +100,25 @@ class Aim:
 
 
 def unchecked(questions: Sequence[Question]) -> list[str]:
-    """A note where right and wrong can't be told apart."""
+    """Return a note if some questions have no fact, so that right and wrong answers look alike."""
     without = sum(not question.facts for question in questions)
     return (
-        [f"{without} of {len(questions)} questions have no fact: any answer but an apology counts as right"]
+        [f"{without} of {len(questions)} questions have no fact: any answer except an apology counts as right"]
         if without
         else []
     )
 
 
 def read_questions(path: Path) -> list[Question]:
-    """Questions from lines of JSON: {"question": "…", "fact": "…"} or "fact": ["…", "…"].
+    """Read questions from JSON lines like {"question": "…", "fact": "…"}; "fact" may also be a list of texts.
 
     Raises:
-        InvalidInput: the file holds no question, or a line is not such an object.
+        InvalidInput: the file contains no question, or a line has another form.
     """
     lines = path.read_text(encoding="utf-8-sig").split("\n")
     questions = [_question(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
     if not questions:
-        raise InvalidInput(f"{path} holds no question")
+        raise InvalidInput(f"{path} contains no question")
     return questions
 
 
@@ -127,18 +127,18 @@ def _question(line: str, where: str) -> Question:
         row = json.loads(line)
     except ValueError:
         row = None
-    shape = 'not like {"question": "…", "fact": "…"}'
+    shape = 'write {"question": "…", "fact": "…"}'
     if not isinstance(row, dict) or not isinstance(row.get("question"), str) or not row["question"].strip():
         raise InvalidInput(f"{where}: {shape}")
     unknown = row.keys() - KEYS
     if unknown:
-        raise InvalidInput(f"{where}: {', '.join(sorted(unknown))}? there are {', '.join(sorted(KEYS))}")
+        raise InvalidInput(f"{where}: unknown keys: {', '.join(sorted(unknown))} (allowed: {', '.join(sorted(KEYS))})")
     given = row.get("fact", [])
     facts = given if isinstance(given, list) else [given]
     if any(
         isinstance(fact, bool) or not isinstance(fact, str | int | float) or not str(fact).strip() for fact in facts
     ):
-        raise InvalidInput(f"{where}: a fact is a text, or a list of texts, none of them empty")
-    # A lone half of a surrogate pair can't be sent.
+        raise InvalidInput(f"{where}: a fact must be a text or a list of texts, and none may be empty")
+    # Half of a surrogate pair can't be encoded and sent.
     text = row["question"].encode("utf-8", "replace").decode("utf-8")
     return Question(text, tuple(map(str, facts)))

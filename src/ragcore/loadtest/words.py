@@ -1,4 +1,4 @@
-"""Figures in words and units, for people; programs read the keys and the plain numbers."""
+"""Names and units of figures for people. Programs read the keys and the plain numbers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from ragcore.loadtest.figures import Value
 
 __all__ = ["heading", "label", "number", "percent", "quantity", "seconds", "told"]
 
-PERCENT, PER_SECOND = "%", "a second"
-# By key: the words, and the unit.
+PERCENT, PER_SECOND = "%", "per second"
+# By key: the name in words, and the unit.
 WORDS = {
     "asked": ("questions asked", ""),
     "right": ("right answers", ""),
@@ -20,14 +20,14 @@ WORDS = {
     "success_rate": ("success", PERCENT),
     "mean_s": ("mean", "s"),
     "max_s": ("slowest", "s"),
-    "highest_concurrency": ("most at once without a hang", ""),
+    "highest_concurrency": ("highest concurrency without a hang", ""),
     "rss_growth_mb": ("memory growth", "MB"),
-    "rss_growth_kb_per_question": ("memory growth a question", "kB"),
-    "rss_growth_kb_per_question_low": ("memory growth a question, at least", "kB"),
-    "errors.timeout": ("errors: out of time", ""),
+    "rss_growth_kb_per_question": ("memory growth per question", "kB"),
+    "rss_growth_kb_per_question_low": ("memory growth per question, at least", "kB"),
+    "errors.timeout": ("errors: timeout", ""),
     "errors.connection": ("errors: connection failed", ""),
     "errors.http": ("errors: HTTP status", ""),
-    "errors.protocol": ("errors: not an answer", ""),
+    "errors.protocol": ("errors: invalid answer", ""),
     "errors.refused": ("errors: refused", ""),
     "errors.late": ("errors: late answers", ""),
     "sent_per_s": ("sent", PER_SECOND),
@@ -40,7 +40,7 @@ WORDS = {
     "driver_lag_p99_ms": ("driver lag, p99", "ms"),
     "driver_cpu": ("driver's share of a core", PERCENT),
 }
-# In a table, where each kind of outcome has a column.
+# Short names for the columns of tables.
 COLUMNS = {
     "asked": "asked",
     "right": "right",
@@ -53,9 +53,9 @@ COLUMNS = {
     "driver_cpu": "driver",
 }
 PREFIXES = {"at_highest.": "at the highest rate: "}
-# What the end of any other key says; the longer before what it ends with.
+# The unit of any other key, by its ending. A longer suffix stands before a shorter one that it ends with.
 SUFFIXES = (
-    ("_kb_per_question", "kB a question"),
+    ("_kb_per_question", "kB per question"),
     ("_per_s", PER_SECOND),
     ("_share", PERCENT),
     ("_rate", PERCENT),
@@ -69,7 +69,7 @@ SUFFIXES = (
 
 
 def label(name: str) -> str:
-    """A figure's name: "first_token_p95_s" is "first token p95"."""
+    """A figure's name in words: "first_token_p95_s" becomes "first token p95"."""
     return _words(name)[0]
 
 
@@ -81,19 +81,19 @@ def quantity(name: str, value: object) -> str:
 
 
 def heading(name: str) -> str:
-    """A column's name with its unit, for values without theirs: "p95 s"."""
+    """A column's name with the unit of its values: "p95 s"."""
     words, unit = _words(name)
     words = COLUMNS.get(name, words)
     return f"{words} {unit}" if unit else words
 
 
 def number(name: str, value: Value) -> str:
-    """A value without its unit, under a heading that has it."""
+    """A value without its unit, for a column whose heading has the unit."""
     return _plain(value, _words(name)[1])
 
 
 def told(values: Mapping[str, Value]) -> dict[str, Value]:
-    """The figures that people are shown: without what was not measured and the kinds of errors that did not occur."""
+    """The figures to show, without those that were not measured and without errors that did not occur."""
     return {
         name: value
         for name, value in values.items()
@@ -102,12 +102,12 @@ def told(values: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def percent(share: float) -> str:
-    """A share from 0 to 1."""
+    """Format a share from 0 to 1 as percent."""
     return quantity("_share", share)
 
 
 def seconds(length: float) -> str:
-    """A length of time."""
+    """Format a length of time in seconds."""
     return quantity("_s", length)
 
 

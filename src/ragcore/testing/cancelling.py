@@ -1,4 +1,4 @@
-"""Cancellation at every await: the first, the second, … the last of a run, in each of the ways in which a task is cancelled."""
+"""Cancels a run at each of its awaits, in each way in which a task can be cancelled."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from ragcore.resilience import Snapshot
 
 __all__ = ["at_rest", "cancel_everywhere", "tasks"]
 
-# Runs that never end at some point are bugs of their own.
+# A run with more awaits than this is reported as endless.
 MOST_CHECKPOINTS = 10_000
-# Background work that was cancelled with a run needs a few turns of the loop to end; what takes a clean-up's time may take it.
+# Cancelled background work needs a few turns of the loop to end; clean-up may take this many seconds.
 SETTLING_TURNS = 20
 SETTLING_SECONDS = 2.0
 
-# What stands in snapshots for things that are given back.
+# Keys in snapshots that count what is in use; at rest they are 0.
 IN_USE = ("inside", "waiting", "probes_out", "flying", "in_use")
 
 
 class HasSnapshot(Protocol):
-    """A policy, a breaker, a bulkhead, a single flight, a store."""
+    """An object with a snapshot: a policy, a breaker, a bulkhead, a single flight or a store."""
 
     def snapshot(self) -> Snapshot:
-        """Its state at this moment."""
+        """Return the current state."""
 
 
 def at_rest(*parts: HasSnapshot) -> Callable[[], None]:
-    """A check for `cancel_everywhere`: places, queue places, probes, flights and connections of these parts are all back.
+    """Return a check for `cancel_everywhere`: these parts have no place, queue place, probe, flight or connection in use.
 
     Raises:
-        AssertionError: by the function that is returned; it names what is out.
+        AssertionError: raised by the returned function; it names what is still in use.
     """
 
     def check() -> None:
@@ -57,22 +57,22 @@ def _in_use(snapshot: Mapping[str, Any], path: str = "") -> Generator[str, None,
 async def cancel_everywhere(
     fn: Callable[[], Awaitable[object]], /, *, check: Callable[[], object] | None = None
 ) -> int:
-    """Run `fn` to its end once, then again and again, cancelled at its first, second, … last await.
+    """Run `fn` to its end once, then once for each of its awaits, cancelled there.
 
-    On asyncio each point is tried in three ways: by an anyio scope, by one `Task.cancel()`, by `asyncio.timeout`; on trio by a scope.
-    After each run it looks whether the cancellation came out as one, whether all context variables are as they were, and whether the same
-    tasks run as before.
+    On asyncio each await is cancelled in three ways: by an anyio scope, by one `Task.cancel()` and by `asyncio.timeout`; on trio by a scope.
+    After each run it checks that the cancellation was not swallowed, that all context variables have their old values, and that no task
+    is left.
 
     Args:
-        fn: makes a fresh run; its errors are let through.
-        check: called after each run for all else that should be back, for example `at_rest(policy)`; what it returns must not be
-            False, and it may assert itself.
+        fn: starts a new run. Its errors are raised unchanged.
+        check: called after each run for further checks, for example `at_rest(policy)`. It fails by returning False or raising
+            AssertionError.
 
     Returns:
-        How many awaits a whole run has.
+        The number of awaits of a whole run.
 
     Raises:
-        AssertionError: something is left behind, or a cancellation was swallowed; the message says what, where the run was cancelled and how.
+        AssertionError: something is left behind, or a cancellation was swallowed. The message says where and how the run was cancelled.
     """
     before = tasks()
     whole = _Run(fn, stop_at=None)
@@ -96,7 +96,7 @@ async def cancel_everywhere(
 
 async def _verify(run: _Run, before: set[object], check: Callable[[], object] | None, after: str) -> None:
     await _settle(before)
-    assert run.swallowed is None, f"{after} was told to end and instead {run.swallowed}"
+    assert run.swallowed is None, f"{after} swallowed the cancellation: it {run.swallowed}"
     assert not run.changed, f"context variables differ after {after}: {', '.join(run.changed)}"
     left = [str(task) for task in tasks() - before]
     assert not left, f"tasks are left after {after}: {', '.join(left)}"
@@ -111,7 +111,7 @@ async def _settle(before: set[object]) -> None:
     for _ in range(SETTLING_TURNS):
         await checkpoint()
     with anyio.move_on_after(SETTLING_SECONDS):
-        while tasks() - before:  # noqa: ASYNC110  # nobody would set an event
+        while tasks() - before:  # noqa: ASYNC110  # there is no event to wait for
             await anyio.sleep(0.001)
 
 
@@ -120,7 +120,7 @@ def _on_trio() -> bool:
 
 
 def tasks() -> set[object]:
-    """All tasks of this event loop but the current one."""
+    """Return all tasks of this event loop except the current one."""
     if not _on_trio():
         return {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
     import trio
@@ -136,7 +136,7 @@ def tasks() -> set[object]:
 
 
 class _Run:
-    """Drives a coroutine and counts how often it waits; at `stop_at` it calls `stop`."""
+    """Drives a coroutine and counts its awaits. At await number `stop_at` it calls `stop`."""
 
     def __init__(self, fn: Callable[[], Awaitable[object]], *, stop_at: int | None) -> None:
         self._fn = fn
@@ -182,17 +182,17 @@ class _Run:
                 return end.value
             self.checkpoints += 1
             if self.checkpoints > MOST_CHECKPOINTS:
-                raise AssertionError(f"more than {MOST_CHECKPOINTS:,} awaits: does it ever end?")
+                raise AssertionError(f"the run has more than {MOST_CHECKPOINTS:,} awaits and may never end")
             stopped = self._stop_at is not None and self.checkpoints >= self._stop_at
             if self.checkpoints == self._stop_at:
                 self.stop()
             try:
                 value = yield waiting
-            except BaseException as error:  # handed on to the coroutine, which decides
+            except BaseException as error:  # passed on to the coroutine, which handles it
                 self._told = self._told or (stopped and isinstance(error, cancelled))
                 send = lambda error=error: inner.throw(error)  # type: ignore[misc]  # noqa: E731
             else:
-                sent = getattr(value, "error", None)  # trio sends what is to be raised
+                sent = getattr(value, "error", None)  # trio sends the error to raise
                 self._told = self._told or (stopped and isinstance(sent, cancelled))
                 send = lambda value=value: inner.send(value)  # type: ignore[misc]  # noqa: E731
 

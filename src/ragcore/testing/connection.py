@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection of a test server, on h11, which knows what its peer has done and says so."""
+"""One HTTP/1.1 connection of a test server, based on h11."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Connection:
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MOST_BODY)
 
     async def receive(self) -> tuple[str, dict[str, str], bytes] | None:
-        """(path, headers, body) of the next request; None when the client is gone."""
+        """Return (path, headers, body) of the next request; None when the client has closed the connection."""
         request, body = None, bytearray()
         while True:
             event = self._http.next_event()
@@ -46,7 +46,7 @@ class Connection:
                 return None
 
     async def wait_until_gone(self, gone: Any) -> None:
-        """Call `gone` when the client closes its side; what it sends meanwhile waits its turn."""
+        """Call `gone` when the client closes its side. Further requests are kept for later."""
         try:
             while True:
                 self._http.receive_data(await self._stream.receive())
@@ -54,7 +54,7 @@ class Connection:
             gone()
 
     def next(self) -> bool:
-        """Ready for another request on this connection, if that is possible."""
+        """Prepare for another request on this connection. Returns whether that is possible."""
         if self._http.our_state is self._h11.DONE and self._http.their_state is self._h11.DONE:
             self._http.start_next_cycle()
             return True
@@ -63,22 +63,22 @@ class Connection:
     async def send_json(
         self, status: int, body: Mapping[str, Any], *, headers: Mapping[str, str] | None = None
     ) -> None:
-        """JSON."""
+        """Send a JSON response."""
         await self.send(status, "application/json", json.dumps(body).encode(), headers=headers)
 
     async def send(
         self, status: int, content_type: str, body: bytes, *, headers: Mapping[str, str] | None = None
     ) -> None:
-        """A whole response."""
+        """Send a whole response."""
         await self._send(status, content_type, {**(headers or {}), "content-length": str(len(body))}, body)
         await self._end()
 
     async def send_head(self, status: int, content_type: str) -> None:
-        """The head of a response whose body may never come."""
+        """Send the head of a response whose body may never follow."""
         await self._send(status, content_type, {"transfer-encoding": "chunked"})
 
     async def send_huge(self, size: int) -> None:
-        """So many bytes of white space."""
+        """Send a body of `size` bytes of white space."""
         await self._send(200, "application/json", {"content-length": str(size)})
         piece = b" " * 65_536
         for _ in range(size // len(piece)):
@@ -87,13 +87,13 @@ class Connection:
         await self._end()
 
     async def send_endless(self, status: int) -> None:
-        """White space for ever."""
+        """Send white space without end."""
         await self.send_head(status, "application/json")
         while True:
             await self._data(b" " * 65_536)
 
     async def send_crumbs(self, count: int) -> None:
-        """So many newlines, each as a chunk of its own, many of them in a packet."""
+        """Send `count` newlines, each as a separate chunk, many in one packet."""
         await self.send_head(200, "text/event-stream")
         chunk = b"".join(self._http.send_with_data_passthrough(self._h11.Data(data=b"\n")))
         for at in range(0, count, 4_096):
@@ -103,7 +103,7 @@ class Connection:
     async def send_events(
         self, events: AsyncIterator[Mapping[str, Any]], *, done: bool = True, end: bool = True
     ) -> None:
-        """Server-sent events, then [DONE], then the end of the body."""
+        """Send server-sent events, then [DONE], then the end of the body."""
         await self.send_head(200, "text/event-stream")
         async for event in events:
             await self._data(f"data: {json.dumps(event)}\n\n".encode())
@@ -113,9 +113,9 @@ class Connection:
             await self._end()
 
     async def end_badly(self, how: str) -> None:
-        """Close the connection in the middle of a body, with a reset or without."""
+        """Prepare the connection to be closed in the middle of a body, with a reset or without."""
         if how == "reset":
-            await anyio.sleep(0.01)  # what was sent has arrived
+            await anyio.sleep(0.01)  # until the sent data has arrived
             raw = self._stream.extra(anyio.abc.SocketAttribute.raw_socket)  # noqa: S610  # anyio, not Django
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 

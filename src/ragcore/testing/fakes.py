@@ -1,4 +1,4 @@
-"""Fakes of each part: quick, deterministic, with faults on demand, and with a policy around each call as the real ones have."""
+"""Fakes of each component: quick and deterministic, with faults on demand and, like the real ones, a policy around each call."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def fake_rag(
     generator: Generator | None = None,
     settings: Settings | None = None,
 ) -> RAG:
-    """A client of fakes, not started: `async with fake_rag() as rag`. Without the watchdog, which knows real time only."""
+    """Create a client of fakes, not started: `async with fake_rag() as rag`. It has no watchdog, because the watchdog needs real time."""
     retriever = Retriever(embedder=embedder or FakeEmbedder(), store=store or FakeStore())
     return RAG(
         retriever=retriever, generator=generator or FakeGenerator(), settings=settings or Settings(watchdog=False)
@@ -43,11 +43,11 @@ def fake_rag(
 
 
 class FakeEmbedder(Part):
-    """Hashes words to directions and adds them up, so that texts that share words are near each other and ranking means something.
+    """Hashes each word to a direction and adds them up, so that texts with common words are near each other.
 
     Args:
-        dimension: of the vectors.
-        policy: None: no retries.
+        dimension: dimension of the vectors.
+        policy: policy of the calls; None: a policy without retries.
     """
 
     model = "fake"
@@ -63,11 +63,11 @@ class FakeEmbedder(Part):
         self.calls: list[tuple[str, ...]] = []
 
     def count_tokens(self, text: str, /) -> int:
-        """Estimated."""
+        """Return the estimated number of tokens."""
         return estimate_tokens(text)
 
     async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vector:
-        """(len(texts), dimension), unit length."""
+        """Return vectors of unit length, in an array of shape (len(texts), dimension)."""
         self._check_open()
         self.calls.append(tuple(texts))
         await _call(self.policy, self.faults, EmbeddingError, "embed")
@@ -78,12 +78,12 @@ class FakeEmbedder(Part):
 
 
 class FakeGenerator(Part):
-    """Says its text word by word.
+    """Generates a fixed text, word by word.
 
     Args:
-        text: the answer to everything.
+        text: the answer to every question.
         token_latency: seconds for each word.
-        policy: None: no retries.
+        policy: policy of the calls; None: a policy without retries.
     """
 
     model = "fake"
@@ -106,12 +106,12 @@ class FakeGenerator(Part):
         self.prompts: list[Prompt] = []
 
     async def generate(self, prompt: Prompt, /) -> Generation:
-        """The text."""
+        """Return the text."""
         return await collect(self.stream(prompt))
 
     @asynccontextmanager
     async def stream(self, prompt: Prompt, /) -> AsyncIterator[AsyncIterator[str | Generation]]:
-        """The text, word by word."""
+        """Stream the text, word by word."""
         self._check_open()
         self.prompts.append(prompt)
         async with self.policy.hold(on=judge) as held:
@@ -151,10 +151,10 @@ class FakeGenerator(Part):
 
 
 class FakeStore(MemoryStore):
-    """A `MemoryStore` with faults in every call.
+    """A `MemoryStore` whose calls meet `faults`.
 
     Args:
-        policy: None: no retries.
+        policy: policy of the calls; None: a policy without retries.
     """
 
     policy: Policy
@@ -166,7 +166,7 @@ class FakeStore(MemoryStore):
         self.faults = Faults()
 
     async def ping(self) -> None:
-        """For health checks."""
+        """Check the store, for health checks. The call meets the next fault."""
         await self._strike()
 
     async def search(self, query: Query, /) -> Sequence[Passage]:
@@ -210,7 +210,7 @@ async def _call(policy: Policy, faults: Faults, kind: type[DependencyError], sta
 
 
 class _translated:  # noqa: N801  # reads as a participle: `with _translated(…)`
-    """Foreign errors come out as ours, as at the edge of a real part."""
+    """Translates foreign errors to ragcore's, as a real component does."""
 
     def __init__(self, kind: type[DependencyError], stage: str, dependency: str) -> None:
         self._kind, self._stage, self._dependency = kind, stage, dependency
@@ -230,7 +230,7 @@ class _translated:  # noqa: N801  # reads as a participle: `with _translated(…
 
 
 def embed_words(text: str, dimension: int) -> Vector:
-    """(dimension,) unit length: the sum of a direction for each word."""
+    """Return the normalised sum of a direction for each word, of shape (dimension,)."""
     words = content_words(text) or [text]
     total = np.sum([_direction(word, dimension) for word in words], axis=0)
     vector: Vector = (total / np.linalg.norm(total)).astype(np.float32)

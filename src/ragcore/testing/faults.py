@@ -1,4 +1,4 @@
-"""What goes wrong, and when."""
+"""Faults for the fakes, the test server and the proxy."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """The call fails: with this error, or with this HTTP status. Headers are an HTTP server's, for example `{"retry-after": "2"}`."""
+    """The call fails with this error or HTTP status. Only an HTTP server sends the headers, for example `{"retry-after": "2"}`."""
 
     error: Exception | int
     headers: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -57,12 +57,12 @@ class Slow:
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """The call never ends by itself: a black hole that accepts and never answers."""
+    """The call never ends by itself: the dependency accepts it and never answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """On the wire: the connection is reset (RST) when it is made, when the first bytes of a request come, or after so many bytes of the answer."""
+    """On the wire: the connection is reset (RST) when it is made, when a request begins, or after `after` bytes of the answer."""
 
     at: Literal["connect", "request", "answer"] = "connect"
     after: int = 1
@@ -70,7 +70,7 @@ class Reset:
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """On the wire: after so many bytes of the answer nothing comes any more, and nobody hangs up."""
+    """On the wire: the answer stops after `after` bytes, and the connection stays open."""
 
     after: int = 0
 
@@ -84,19 +84,19 @@ class Drip:
 
 @dataclass(frozen=True, slots=True)
 class HalfClose:
-    """On the wire: after so many bytes of the answer the server's side is closed, while it goes on reading."""
+    """On the wire: after `after` bytes of the answer the server closes its sending side, but continues to read."""
 
     after: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Deaf:
-    """On the wire: all is well until the client says goodbye; that is swallowed and never answered."""
+    """On the wire: the connection works until the client ends it. The end is swallowed, and the server never answers it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Of an HTTP server: this answer, whatever was asked."""
+    """HTTP server: every request gets this response."""
 
     status: int = 200
     body: bytes = b""
@@ -105,19 +105,19 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Silent:
-    """Of an HTTP server: the headers, and then silence."""
+    """HTTP server: the response has headers, but its body never comes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Huge:
-    """Of an HTTP server: a body of so many bytes."""
+    """HTTP server: the body has `size` bytes."""
 
     size: int = 100 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Bomb:
-    """Of an HTTP server: a small body that unpacks to so many bytes, all of them newlines."""
+    """HTTP server: a small compressed body that unpacks to `size` newlines."""
 
     status: int = 200
     encoding: Literal["gzip", "deflate"] = "gzip"
@@ -126,28 +126,28 @@ class Bomb:
 
 @dataclass(frozen=True, slots=True)
 class Endless:
-    """Of an HTTP server: a body that never ends."""
+    """HTTP server: a body that never ends."""
 
     status: int = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Crumbs:
-    """Of an HTTP server: a stream of so many newlines, each as a chunk of its own."""
+    """HTTP server: a stream of `count` newlines, each in a separate chunk."""
 
     count: int = 200_000
 
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """Of an HTTP server: a redirect; "": to the same address, for ever."""
+    """HTTP server: a redirect to `to`; "" redirects to the same address."""
 
     to: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Of an HTTP server: requests with this parameter are refused with status 400; None: whatever its value is."""
+    """HTTP server: requests with this parameter and value are refused with status 400; None: any value."""
 
     parameter: str
     value: object = None
@@ -155,7 +155,7 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class BadEnd:
-    """Of a stream: the answer comes whole, and then the connection ends badly, after the finish reason or after "[DONE]"."""
+    """Stream: the whole answer comes, but then the connection breaks, after the finish reason or after "[DONE]"."""
 
     how: Literal["reset", "close"] = "reset"
     after: Literal["finish", "done"] = "finish"
@@ -163,14 +163,14 @@ class BadEnd:
 
 @dataclass(frozen=True, slots=True)
 class Corrupt:
-    """Of an HTTP server: vectors that are none: of another dimension, not finite, all zero, not base64, or not as many as texts."""
+    """HTTP server: invalid vectors: a wrong dimension, NaN, all zero, not base64, or one vector too many."""
 
     what: Literal["dimension", "nan", "zero", "base64", "count"]
 
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """Of a stream: after so many tokens it is cut off, or ends cleanly without a finish reason, or stays silent, or never ends."""
+    """Stream: after `after` tokens it is reset, ends cleanly without a finish reason, stays silent, or never ends."""
 
     after: int = 1
     how: Literal["reset", "clean", "idle", "endless"] = "reset"
@@ -200,7 +200,7 @@ Fault: TypeAlias = (
 
 
 class FakeFailure(Exception):
-    """What a fake's dependency fails with: stands for an HTTP status."""
+    """The error of a fake's dependency; it stands for an HTTP status."""
 
     headers: Mapping[str, str] | dict[str, str]
 
@@ -211,19 +211,19 @@ class FakeFailure(Exception):
 
 
 def judge(error: Exception) -> Failure | None:
-    """What a fake's failure means to retry and breaker."""
+    """Classify a fake's error for retry and breaker."""
     if isinstance(error, FakeFailure):
         return from_status(error.status, error.headers)
     return Failure() if isinstance(error, OSError) else None
 
 
 class Faults:
-    """Which fault each call meets.
+    """The faults that the calls meet.
 
     Example:
         ```python
-        generator.faults.next(Hang(), Fail(503), None)  # the first call hangs, the second fails, the third is well
-        store.faults.always(Slow(0.2))                  # and all others are slow
+        generator.faults.next(Hang(), Fail(503), None)  # the first call hangs, the second fails, the third succeeds
+        store.faults.always(Slow(0.2))                  # all other calls are slow
         ```
     """
 
@@ -232,19 +232,19 @@ class Faults:
         self._always: Fault | None = None
 
     def next(self, *faults: Fault | None) -> None:
-        """For the coming calls, one each, in order; None: none."""
+        """Set faults for the next calls, one for each call, in order. None means no fault."""
         self._next.extend(faults)
 
     def always(self, fault: Fault | None) -> None:
-        """For all calls that `next` says nothing of; None: none."""
+        """Set the fault for all calls without a fault from `next`. None means no fault."""
         self._always = fault
 
     def take(self) -> Fault | None:
-        """The fault of a call that begins now."""
+        """Return the fault for a call that begins now, and remove it from the queue."""
         return self._next.popleft() if self._next else self._always
 
     async def strike(self) -> Fault | None:
-        """Let the next fault happen to the current call, of those that can happen to a call; others are returned for whoever knows them."""
+        """Apply the next fault to the current call. Faults that do not apply to a call are returned to the caller."""
         fault = self.take()
         match fault:
             case Slow(seconds):

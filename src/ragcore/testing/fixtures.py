@@ -1,6 +1,6 @@
-"""Fixtures for pytest: `pytest_plugins = ["ragcore.testing.fixtures"]`. Retries and backoff are off in all of them.
+"""Fixtures for pytest: `pytest_plugins = ["ragcore.testing.fixtures"]`. None of them retries.
 
-Tests that use them are marked `@pytest.mark.anyio`. Override a fixture to change a part.
+Mark tests that use them with `@pytest.mark.anyio`. Override a fixture to change a component.
 """
 
 from __future__ import annotations

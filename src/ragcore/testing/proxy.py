@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that makes things go wrong between a client and a server."""
+"""A TCP proxy on loopback that injects faults between a client and a server."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream,
 
 
 class FaultProxy:
-    """Passes bytes between its own port and a server; each connection meets the next of its faults.
+    """Passes bytes between its own port and a server. Each connection meets the next of its faults.
 
-    `Fail` and `Reset` reset the connection, `Slow` delays every piece of it, `Hang` accepts and never passes a byte, `Stall`, `Drip`,
-    `HalfClose` and `Deaf` do to the answer what they say. Faults that are set while connections are open strike new ones only;
-    `freeze`, `refuse` and `reset` strike those that are there.
+    `Fail` and `Reset` reset the connection, `Slow` delays every piece of data, and `Hang` accepts and never passes a byte. `Stall`, `Drip`,
+    `HalfClose` and `Deaf` change the answer as their docstrings say. Faults apply to new connections only. To affect open connections, call
+    `freeze` or `reset`.
 
     Args:
-        host: of the server; a path is its socket.
-        port: of the server.
+        host: host of the server, or the path of its Unix socket.
+        port: port of the server.
 
     Example:
         ```python
@@ -58,16 +58,16 @@ class FaultProxy:
 
     @property
     def connections(self) -> int:
-        """Open connections of clients."""
+        """Number of open client connections."""
         return len(self._clients)
 
     def freeze(self) -> None:
-        """From now on no byte passes, on no connection, in no direction; new ones are accepted; nobody hangs up."""
+        """Stop all data in both directions. Open connections stay open, and new ones are accepted."""
         if self._flowing.is_set():
             self._flowing = anyio.Event()
 
     def thaw(self) -> None:
-        """Bytes pass again, those that came meanwhile first."""
+        """Let data pass again, first the data that arrived while frozen."""
         self._flowing.set()
 
     def reset(self) -> None:
@@ -77,12 +77,12 @@ class FaultProxy:
             scope.cancel()
 
     def refuse(self) -> None:
-        """From now on new connections are refused, as where no server runs."""
+        """Refuse new connections from now on, as if no server were running."""
         if self._listening is not None:
             self._listening.cancel()
 
     async def listen(self) -> None:
-        """Accept connections, again on the same port."""
+        """Accept connections; after `refuse`, again on the same port."""
         listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=self.port)
         self.port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610  # anyio, not Django
         scope = self._listening = anyio.CancelScope()
@@ -106,7 +106,7 @@ class FaultProxy:
         await self._owner.stop()
 
     async def _serve(self, client: anyio.abc.SocketStream) -> None:
-        # In the owner, for a listener that stops listening keeps its connections.
+        # The owner runs it, because connections must survive when the listener stops.
         self._owner.spawn(lambda: self._accept(client), name="connection")
 
     async def _accept(self, client: anyio.abc.SocketStream) -> None:
@@ -177,7 +177,7 @@ class FaultProxy:
 
 
 class _Answer:
-    """The way back to the client, with what the fault does to it."""
+    """Sends the answer to the client and applies the fault to it."""
 
     def __init__(
         self, client: anyio.abc.SocketStream, fault: Fault | None, flowing: Callable[[], Awaitable[object]]
@@ -219,7 +219,7 @@ class _Answer:
 
 
 async def _connect_unix(path: str) -> anyio.abc.ByteStream:
-    """On asyncio through its own streams: anyio's for Unix sockets doesn't like to be cancelled while it reads."""
+    """Connect to a Unix socket. On asyncio, use its own streams, because anyio's can fail when a read is cancelled."""
     if current_token().backend_class.__module__.endswith("_trio"):
         return await anyio.connect_unix(path)
     return _UnixStream(*await asyncio.open_unix_connection(path))
@@ -249,5 +249,5 @@ class _UnixStream(anyio.abc.ByteStream):
 
 def _reset_on_close(client: anyio.abc.SocketStream) -> None:
     raw: socket.socket = client.extra(anyio.abc.SocketAttribute.raw_socket)  # noqa: S610  # anyio, not Django
-    with suppress(OSError):  # the client was first
+    with suppress(OSError):  # the client has already closed it
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)

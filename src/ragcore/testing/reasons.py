@@ -1,4 +1,4 @@
-"""Whether a reason is true: what an answer or an error says of a queue or of a dependency, held against what has happened."""
+"""Checks that reasons are true: compares what an answer or an error says of a queue or a dependency with the events of the simulation."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ ROUNDING = 0.051
 
 
 def check_answer(answer: Answer, world: World, tenant: str, began: float, now: float) -> None:
-    """Each reason for a degradation, told to a caller of this tenant who asked at `began`."""
+    """Check each reason for a degradation in an answer to a call of this tenant that began at `began`."""
     for part in answer.degraded:
         _check(part.reason, world, part.stage, tenant, began, now)
 
 
 def check_error(error: RagcoreError, world: World, tenant: str, began: float, now: float) -> None:
-    """The reason that an error gives."""
+    """Check the reason that an error gives."""
     if isinstance(error, Overloaded):
-        assert any(pattern.search(str(error)) for pattern in (WAITED, LEFT, FULL)), f"overloaded for no reason: {error}"
+        assert any(pattern.search(str(error)) for pattern in (WAITED, LEFT, FULL)), (
+            f"the error gives no known reason for the overload: {error}"
+        )
     _check(str(error), world, error.stage or "", tenant, began, now)
 
 
@@ -40,22 +42,22 @@ def _check(reason: str, world: World, stage: str, tenant: str, began: float, now
     limits = {policy.name: policy.bulkhead for policy in world.policies}
     bulkhead = limits.get(reason.partition(" is overloaded")[0].rpartition(" ")[2])
     if found := WAITED.search(reason):
-        assert float(found[1]) <= elapsed + ROUNDING, f"waited longer than it took: {reason}"
-        assert bulkhead is not None, f"of what? {reason}"
-        assert 1 <= int(found[2]) <= bulkhead.queue, f"more waited than may: {reason}"
-        assert not found[3] or int(found[2]) == bulkhead.queue, f"more could have waited: {reason}"
+        assert float(found[1]) <= elapsed + ROUNDING, f"the stated wait is longer than the call: {reason}"
+        assert bulkhead is not None, f"the reason names no policy of the world: {reason}"
+        assert 1 <= int(found[2]) <= bulkhead.queue, f"the stated number of waiting callers exceeds the queue: {reason}"
+        assert not found[3] or int(found[2]) == bulkhead.queue, f"the queue was not full: {reason}"
     if found := LEFT.search(reason):
-        assert bulkhead is not None, f"of what? {reason}"
-        assert float(found[2]) <= float(found[1]) + ROUNDING, f"there was time: {reason}"
+        assert bulkhead is not None, f"the reason names no policy of the world: {reason}"
+        assert float(found[2]) <= float(found[1]) + ROUNDING, f"there was enough time: {reason}"
         assert int(found[3]) >= bulkhead.limit or int(found[4]) > 0, f"a place was free: {reason}"
     if found := FULL.search(reason):
-        assert bulkhead is not None, f"of what? {reason}"
-        assert int(found[2]) == bulkhead.queue, f"more could have waited: {reason}"
+        assert bulkhead is not None, f"the reason names no policy of the world: {reason}"
+        assert int(found[2]) == bulkhead.queue, f"the queue was not full: {reason}"
         assert int(found[1]) >= bulkhead.limit or int(found[2]), f"a place was free: {reason}"
     if found := SILENT.search(reason):
         part = {"embed": "embedding", "generate": "generation"}.get(stage, "database")
         asked = [at for at, flow in world.asked(part) if flow == tenant and began <= at <= now]
-        assert asked, f"it was never asked: {reason}"
-        assert float(found[1]) <= elapsed + ROUNDING, f"silent for longer than it took: {reason}"
+        assert asked, f"the dependency was never asked: {reason}"
+        assert float(found[1]) <= elapsed + ROUNDING, f"the stated silence is longer than the call: {reason}"
     if found := OPEN.search(reason):
-        assert found[1] in world.opened, f"it never opened: {reason}"
+        assert found[1] in world.opened, f"the breaker never opened: {reason}"

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server on loopback that speaks real HTTP: embeddings in float and base64, chat plain and as a stream. Extra `testing`."""
+"""An OpenAI-compatible server on loopback with real HTTP: embeddings in float and base64, chat plain and streamed. Extra `testing`."""
 
 from __future__ import annotations
 
@@ -49,29 +49,29 @@ __all__ = ["OpenAIServer"]
 
 PASSAGE = re.compile(r'<passage number="\d+"(?: title="([^"]*)")?>\n(.*?)\n</passage>', re.DOTALL)
 QUESTION = re.compile(r"Question: (.*)\Z", re.DOTALL)
-# Requests that are remembered, the last ones: a server in a long test must not be what grows.
+# Only this many last requests are remembered, so that memory doesn't grow in a long test.
 REMEMBERED = 10_000
 
 
 class OpenAIServer:
     """Answers `/v1/embeddings`, `/v1/chat/completions` and `/v1/models`.
 
-    Embeddings come from `embedder`, or from hashed words. Chat answers with `text`, or by quoting from the passages that ragcore puts into its
-    prompts, so that a right answer can be told from a wrong one. `faults` strike one request each: `Fail(status)` answers with that status,
-    `Fail(error)` breaks the connection off, `Slow` waits before answering, `Hang` never answers, and `Reply`, `Silent`, `Huge`, `Bomb`,
-    `Endless`, `Crumbs`, `Redirect`, `Refuse`, `Corrupt`, `Broken` and `BadEnd` do what they say. `FaultProxy` in front of it does what happens on the wire.
+    Embeddings come from `embedder`, or from hashed words. Chat answers with `text`, or quotes the passages in ragcore's prompts, so that tests can
+    distinguish right answers from wrong ones. Each request meets the next of `faults`: `Fail(status)` answers with that status, `Fail(error)`
+    drops the connection, `Slow` waits before it answers, and `Hang` never answers. `Reply`, `Silent`, `Huge`, `Bomb`, `Endless`, `Crumbs`,
+    `Redirect`, `Refuse`, `Corrupt`, `Broken` and `BadEnd` do what their docstrings say. For faults on the wire, put a `FaultProxy` in front.
 
     Args:
-        embedder: an open one; None: words are hashed to `dimension` numbers.
-        dimension: without an embedder.
-        text: the answer to everything; None: quoted.
-        embedding_latency: seconds for a request.
+        embedder: a started embedder; None: words are hashed to vectors.
+        dimension: dimension of the hashed vectors.
+        text: the answer to every question; None: a quotation.
+        embedding_latency: seconds for a request of embeddings.
         first_token_latency: seconds to the first token.
-        token_latency: seconds for each further one.
-        slots: chats that are answered at once, the others wait their turn, as a model server has it; None: all.
+        token_latency: seconds for each further token.
+        slots: chats that are answered at once; the others wait, as in a model server. None: no limit.
 
     Attributes:
-        length: tokens that a streamed answer has, as many events: what it has more comes with the last one; None: as many as it has.
+        length: number of tokens, and events, of a streamed answer. The last one holds the rest of a longer text. None: all tokens of the text.
 
     Example:
         ```python
@@ -116,7 +116,7 @@ class OpenAIServer:
 
     @property
     def slots(self) -> float:
-        """Chats that are answered at once; may be set while nothing is asked."""
+        """Number of chats that are answered at once. Set it only while no request runs."""
         return self._slots.total_tokens
 
     @slots.setter
@@ -161,7 +161,7 @@ class OpenAIServer:
                 await anyio.aclose_forcefully(stream)
 
     async def _answer_until_gone(self, connection: Connection, path: str, headers: dict[str, str], body: bytes) -> None:
-        """Answer, unless the client closes the connection first: then the request is over, as a real server's slot is."""
+        """Answer, or end the request when the client closes the connection, so that its slot is free, as in a real server."""
         broken: Exception | None = None
         async with anyio.create_task_group() as group:
             group.start_soon(connection.wait_until_gone, group.cancel_scope.cancel)
@@ -177,7 +177,7 @@ class OpenAIServer:
         fault = self.faults.take()
         match fault:
             case Fail(int() as status, extra, code):
-                message = f"a fault that was asked for: {status}"
+                message = f"injected fault: status {status}"
                 await connection.send_json(
                     status, {"error": {"message": message, "type": "fault", "code": code}}, headers=extra
                 )
@@ -338,7 +338,7 @@ def _bomb(encoding: str, size: int) -> bytes:
 
 
 def _corrupt(data: list[dict[str, Any]], what: str) -> None:
-    """Make vectors into none, one of them at least."""
+    """Make at least one of the vectors invalid."""
     if what == "count":
         data.append({**data[0], "index": len(data)})
         return

@@ -1,4 +1,4 @@
-"""What makes a run depend on its seed alone: the order in which tasks run, and the order in which anyio cancels them."""
+"""Makes a run depend only on its seed: the order in which tasks run, and the order in which anyio cancels them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["SeededLoop", "run_seeded"]
 
 
 class SeededLoop(VirtualLoop):
-    """A virtual loop that runs what is ready in an order of its seed's: any order is one that a real loop might take."""
+    """A virtual loop that runs ready callbacks in an order drawn from its seed. A real loop might take any such order."""
 
     def __init__(self, seed: int) -> None:
         self._order = random.Random(f"{seed}:order")
@@ -35,7 +35,7 @@ class SeededLoop(VirtualLoop):
 
 @contextmanager
 def _repeatable(seed: int) -> Iterator[None]:
-    """The library draws its jitter from the module's generator."""
+    """Seed the global generator of `random`, from which the library draws its jitter."""
     state = random.getstate()
     random.seed(seed)
     try:
@@ -47,9 +47,9 @@ def _repeatable(seed: int) -> Iterator[None]:
 def run_seeded(
     main: Callable[[], Awaitable[object]], /, *, seed: int, backend: Literal["asyncio", "trio"] = "asyncio"
 ) -> None:
-    """Run `main` in virtual time; equal seeds run equally, on asyncio to the last step.
+    """Run `main` in virtual time. Equal seeds give equal runs; on asyncio they are equal to the last step.
 
-    Source: madsim and simloop (a seeded order of what is ready, a clock that jumps).
+    Source: madsim and simloop (a seeded order of ready callbacks, a clock that jumps).
     """
 
     async def run() -> None:

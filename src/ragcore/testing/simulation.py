@@ -1,8 +1,8 @@
-"""Seeds: a world whose parts are slow, fail and hang as a seed has it, on a virtual clock, so that a failing seed replays exactly.
+"""Simulation with seeds: components are slow, fail and hang as the seed determines, on a virtual clock, so a failing seed replays exactly.
 
-`simulate(scenario, seeds=…)` runs a scenario of yours; `traffic` is ragcore's own. What must always hold is checked throughout and at the end.
+`simulate(scenario, seeds=…)` runs your own scenario; `traffic` is ragcore's own. Invariants are checked during each run and at its end.
 
-Source: FoundationDB and madsim (one seed draws everything; invariants throughout; a failing seed is a replay).
+Source: FoundationDB and madsim (one seed determines everything; invariants are checked throughout; a failing seed can be replayed).
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ __all__ = ["TEXT", "World", "simulate"]
 Mood: TypeAlias = Literal["fine", "slow", "flaky", "refusing", "dead", "breaking"]
 
 MOODS: tuple[Mood, ...] = ("fine", "slow", "flaky", "refusing", "dead", "breaking")
-# What the world's model answers.
+# The answer of the world's model.
 TEXT = "This is what the documents say, word by word [1]."
-# How a breaker may move, but for closing, which may be done by hand from anywhere.
+# Allowed changes of a breaker's state. Closing is not listed, because reset() may close a breaker in any state.
 LEGAL = {("closed", "open"), ("open", "half_open"), ("half_open", "open")}
 # The share of seeds in which a crowd overloads the model.
 CROWDED = 0.3
-# Events of a trace that a failing seed shows.
+# Number of trace lines that the error of a failing seed shows.
 SHOWN = 40
 
 
 class World:
-    """What a scenario runs in.
+    """The environment of a scenario: a client with faulty components.
 
     Attributes:
-        seed: of all that is drawn.
-        random: to draw from in the scenario.
-        rag: a client of fakes, started.
-        embedder, store, generator: its parts, whose faults are drawn from the seed.
-        trace: what happened, in order: (seconds, what).
-        opened: dependencies whose breaker has opened, or one of a flow alone.
-        crowded: the model has few places and is slow, so that a crowd overloads it.
+        seed: the seed of all random choices.
+        random: random generator for the scenario.
+        rag: a started client of fakes.
+        embedder, store, generator: components of the client; the seed determines their faults.
+        trace: the events in order: (seconds, event).
+        opened: dependencies whose breaker has opened, for all flows or for one flow.
+        crowded: whether the model is slow and has few places, so that a crowd overloads it.
     """
 
     random: random.Random
@@ -102,12 +102,12 @@ class World:
         self.trace.append((anyio.current_time(), what))
 
     def asked(self, dependency: str) -> list[tuple[float, str]]:
-        """When a dependency ("embedding", "database", "generation") was asked, and on behalf of which flow."""
+        """Return time and flow of each call of a dependency ("embedding", "database" or "generation")."""
         names = [policy.name for policy in self.policies]
         return self.weathers[names.index(dependency)].asked
 
     def check_queues(self) -> None:
-        """Nobody waits while a place is free."""
+        """Check that no caller waits while a place is free."""
         for policy in self.policies:
             bulkhead = policy.bulkhead
             assert bulkhead is not None
@@ -116,7 +116,7 @@ class World:
             )
 
     def heal(self) -> None:
-        """From now on nothing goes wrong any more."""
+        """End all faults."""
         for weather in self.weathers:
             weather.heal()
 
@@ -128,19 +128,19 @@ def simulate(
     seeds: Iterable[int],
     backend: Literal["asyncio", "trio"] = "asyncio",
 ) -> int:
-    """Run a scenario once for each seed, with no socket and no sleeping.
+    """Run a scenario once for each seed, without sockets and in virtual time.
 
-    Always checked, at every event and at the end: breakers move as they may, retry budgets are conserved, attempts stay within bounds, no call is left in
-    flight, no task is left, places, queue places and probes are back. A failing seed is named in a note on the error, with the end of its
-    trace.
+    Each run checks, at every event and at its end: breakers change state only as allowed, retry budgets are conserved, the number of attempts
+    stays within its limit, no call and no task is left, and no place, queue place or probe is in use. A note on the error names the failing
+    seed and shows the end of its trace.
 
     Args:
-        scenario: gets a `World` with a started client; ragcore's own errors are part of the world, all else is a failure.
+        scenario: called with a `World` whose client is started. Errors of ragcore are expected; any other error is a failure.
         seeds: whole numbers.
-        backend: "trio" needs trio installed.
+        backend: "asyncio" or "trio"; "trio" must be installed.
 
     Returns:
-        How many calls of the client's there were.
+        The number of calls of the client.
     """
     calls = 0
     for seed in seeds:
@@ -148,12 +148,12 @@ def simulate(
         try:
             run_seeded(lambda world=world: _one(scenario, world), seed=seed, backend=backend)  # type: ignore[misc]
         except BaseException as error:
-            # Raised within task groups of the scenario's, and said as plainly as it can be.
+            # Task groups of the scenario wrap errors in groups; raise the first failure itself.
             plain = _plain(error)
             shown = "\n".join(f"{moment:10.3f}  {what}" for moment, what in world.trace[-SHOWN:])
             name = getattr(scenario, "__name__", "scenario")
             plain.add_note(
-                f"seed {seed} failed; replay it with simulate({name}, seeds=[{seed}]); the end of its trace:\n{shown}"
+                f"seed {seed} failed; replay it with simulate({name}, seeds=[{seed}]); end of its trace:\n{shown}"
             )
             if plain is error:
                 raise
@@ -163,14 +163,14 @@ def simulate(
 
 
 def _plain(error: BaseException) -> BaseException:
-    """The first failure: what else failed in the same moment is in the trace as well."""
+    """Return the first failure of a group. The trace also contains the others."""
     while isinstance(error, BaseExceptionGroup):
         error = next((inner for inner in error.exceptions if not _ours(inner)), error.exceptions[0])
     return error
 
 
 def _ours(error: BaseException) -> bool:
-    """Whether it is an error of ragcore's own, or a group of such."""
+    """Whether the error is one of ragcore's, or a group of such errors."""
     if isinstance(error, BaseExceptionGroup):
         return all(_ours(inner) for inner in error.exceptions)
     return isinstance(error, RagcoreError)
@@ -185,13 +185,13 @@ async def _one(scenario: Callable[[World], Awaitable[object]], world: World) -> 
             except (RagcoreError, BaseExceptionGroup) as error:
                 if not _ours(error):
                     raise
-            assert rag.inflight() == (), f"calls left in flight: {rag.inflight()}"
+            assert rag.inflight() == (), f"calls are still in flight: {rag.inflight()}"
             counts = rag.stats().calls
             world.calls = sum(counts.values())
     for _ in range(20):
         await anyio.lowlevel.checkpoint()
     left = tasks() - before
-    assert not left, f"tasks left: {left}"
+    assert not left, f"tasks are left: {left}"
     at_rest(*world.policies)()
     for policy in world.policies:
         _check_budget(policy)
@@ -199,7 +199,7 @@ async def _one(scenario: Callable[[World], Awaitable[object]], world: World) -> 
 
 @contextmanager
 def _observed(world: World) -> Iterator[None]:
-    """Everything that happens goes into the trace, and is checked."""
+    """Record all events in the trace and check them."""
     failures: list[str] = []
 
     def listen(event: Event) -> None:
@@ -214,14 +214,14 @@ def _observed(world: World) -> Iterator[None]:
             left, service_time = event.data["left"], event.data["service_time"]
             if left is not None and left < service_time:
                 failures.append(
-                    f"admitted to {event.source} with {left:.3f} s left, and calls take {service_time:.3f} s"
+                    f"{event.source} admitted a call with {left:.3f} s left, although calls take {service_time:.3f} s"
                 )
         before = event.data.get("before")
         state = event.name.partition(".")[2]
         if event.name in ("breaker.open", "breaker.half_open") and (before, state) not in LEGAL:
             failures.append(f"the breaker of {event.source} went from {before} to {state}")
         if event.name == "retry.attempt" and event.data["attempt"] > 3:
-            failures.append(f"attempt {event.data['attempt']} of 3 at {event.source}")
+            failures.append(f"{event.source} made attempt {event.data['attempt']}, although 3 are the limit")
 
     stop = subscribe(listen)
     try:
@@ -235,12 +235,12 @@ def _check_budget(policy: Policy) -> None:
     snapshot = policy.snapshot()
     budget, retries, calls = snapshot["retry_budget"], snapshot["retries"], snapshot["calls"]
     assert 0 <= budget["balance"] <= budget["reserve"], f"the retry budget of {policy.name} is {budget['balance']}"
-    assert retries == budget["spent"], f"{retries} retries of {policy.name}, and {budget['spent']} paid for"
+    assert retries == budget["spent"], f"{policy.name} made {retries} retries, but spent tokens for {budget['spent']}"
     assert retries <= budget["reserve"] + budget["ratio"] * calls, f"{policy.name}: {retries} retries in {calls} calls"
 
 
 class _Weather(Faults):
-    """What a dependency's calls meet: moods that last for a while each, drawn from a seed. What the scenario sets comes first."""
+    """The faults of a dependency: periods with different moods, drawn from a seed. Faults that the scenario sets come first."""
 
     def __init__(self, draw: random.Random, *, breaks: bool) -> None:
         super().__init__()
@@ -260,7 +260,7 @@ class _Weather(Faults):
         self._always = None
 
     def mood(self) -> Mood:
-        """The mood of this moment."""
+        """Return the current mood."""
         if self._healed:
             return "fine"
         now = anyio.current_time()
@@ -287,7 +287,7 @@ class _Weather(Faults):
 
 
 class _SlowToClose(FakeGenerator):
-    """Leaving its stream takes a while, now and then, and can't be hurried."""
+    """A generator whose stream sometimes takes long to close and can't be cancelled while it closes."""
 
     def __init__(self, draw: random.Random, *, token_latency: float, policy: Policy) -> None:
         super().__init__(TEXT, token_latency=token_latency, policy=policy)

@@ -1,4 +1,4 @@
-"""The scenario of ragcore's own simulation: clients that come and go while each dependency has its own weather."""
+"""The scenario of ragcore's own simulation: clients make calls while each dependency has its own faults."""
 
 from __future__ import annotations
 
@@ -17,20 +17,25 @@ from ragcore.types import Answer, Delta, Document, Done, Retrieved
 
 __all__ = ["traffic"]
 
-# Back more than this after its deadline, a call is late; cancelled, it has as long to clean up.
+# A call is late if it ends more than this many seconds after its deadline. A cancelled call may clean up for as long.
 LATE = 0.2
 TENANTS = ("ann", "bob", "cy")
 
 
 async def traffic(world: World) -> None:
-    """Some clients with several calls each, of all kinds, a restart now and then; then the weather clears and all must be well again.
+    """Run several clients with calls of all kinds and sometimes a restart; then end all faults and check that everything recovers.
 
-    In some worlds a crowd of one tenant's asks more than the model can answer.
+    In some worlds a crowd of one tenant sends more questions than the model can answer.
 
-    Checked after each call: nobody waits while a place is free; each reason is true; whoever was admitted had a chance; it ended by its deadline, or
-    soon after it was cancelled; with an answer or with an error of ragcore's own; with passages of its tenant alone; degraded only where it says
-    so; as streamed, so answered. When only one of embedder and model is in trouble, the others being fine, every call with time enough is
-    answered.
+    After each call this scenario checks:
+
+    - No caller waits while a place is free, and an admitted call had enough time left.
+    - The call ended by its deadline, or soon after it was cancelled.
+    - It ended with an answer or with an error of ragcore, and each reason in it is true.
+    - It returned passages of its own tenant only, and it says where it is degraded.
+    - The streamed text equals the answer.
+
+    If only the embedder or only the model fails, every call with enough time is answered.
     """
     for tenant in TENANTS:
         await _until_added(world, tenant)
@@ -44,36 +49,36 @@ async def traffic(world: World) -> None:
             group.start_soon(_crowd, world)
     await _only_one_in_trouble(world)
     world.heal()
-    world.log("the weather clears")
-    await anyio.sleep(130)  # a pause and a break at their longest
+    world.log("all faults end")
+    await anyio.sleep(130)  # the longest pause plus the longest break of a breaker
     for tenant in TENANTS * 2:
         _check_answer(await _answered(world, tenant, 10), tenant)
     for tenant in TENANTS:
         answer = await _answered(world, tenant, 10)
-        assert not answer.degraded, f"not well again after the last fault: {answer.degraded}"
+        assert not answer.degraded, f"still degraded after the last fault: {answer.degraded}"
         assert answer.text == TEXT
     counts = world.rag.stats().calls
-    assert counts["running"] == 0, f"calls unaccounted for: {counts}"
+    assert counts["running"] == 0, f"calls still count as running: {counts}"
 
 
 async def _answered(world: World, tenant: str, timeout: float) -> Answer:
-    """An answer where there must be one."""
+    """Ask a question that must be answered."""
     try:
         return await world.rag.ask("What is my warranty?", tenant=tenant, timeout=timeout)
     except RagcoreError as error:
-        raise AssertionError(f"not answered, though it could be: {error!r}") from error
+        raise AssertionError(f"not answered, although it was possible: {error!r}") from error
 
 
 async def _until_added(world: World, tenant: str) -> None:
-    """A document for each tenant, whatever the weather."""
-    for _ in range(60):  # more than the weather lasts
+    """Add a document for a tenant; try again after a fault."""
+    for _ in range(60):  # longer than the faults last
         with suppress(RagcoreError):
             document = Document("manual", f"The warranty of {tenant} is two years per frame.")
             report = await world.rag.add([document], tenant=tenant, document_timeout=20)
             if not report.failed:
                 return
         await anyio.sleep(20)
-    raise AssertionError("not answered though nothing is wrong any more: a document could not be added")
+    raise AssertionError("a document could not be added, although all faults have ended")
 
 
 async def _client(world: World, number: int) -> None:
@@ -99,11 +104,11 @@ async def _client(world: World, number: int) -> None:
         world.check_queues()
         world.log(f"client {number}: {outcome} after {elapsed:.3f} s")
         due = min(timeout, cancel_after)
-        assert elapsed <= due + LATE, f"back {elapsed - due:.2f} s after it was due ({outcome})"
+        assert elapsed <= due + LATE, f"ended {elapsed - due:.2f} s after it was due ({outcome})"
 
 
 async def _crowd(world: World) -> None:
-    """Loops of one tenant, many more than the model has places for, for a while."""
+    """Run many loops of one tenant for a while, many more than the model has places."""
     draw = random.Random(f"{world.seed}:crowd")
     tenant, until = draw.choice(TENANTS), anyio.current_time() + draw.uniform(3, 10)
 
@@ -118,7 +123,7 @@ async def _crowd(world: World) -> None:
                 check_error(error, world, tenant, began, anyio.current_time())
                 await anyio.sleep(0.1)
             elapsed = anyio.current_time() - began
-            assert elapsed <= timeout + LATE, f"one of the crowd was back {elapsed - timeout:.2f} s after it was due"
+            assert elapsed <= timeout + LATE, f"a call of the crowd ended {elapsed - timeout:.2f} s after it was due"
             world.check_queues()
 
     async with anyio.create_task_group() as group:
@@ -131,7 +136,7 @@ async def _ask(world: World, tenant: str, timeout: float, degrade: bool) -> str:
     answer = await world.rag.ask("What is my warranty?", tenant=tenant, timeout=timeout, degrade=degrade)
     _check_answer(answer, tenant)
     check_answer(answer, world, tenant, began, anyio.current_time())
-    assert degrade or not answer.degraded, "degraded, though told not to"
+    assert degrade or not answer.degraded, "degraded, although degrade=False"
     return "degraded" if answer.degraded else "answered"
 
 
@@ -146,14 +151,16 @@ async def _stream(world: World, tenant: str, timeout: float, degrade: bool) -> s
                     case Delta(text):
                         shown += text
                     case Done(answer):
-                        assert shown == answer.text, f"shown {shown!r}, answered {answer.text!r}"
+                        assert shown == answer.text, (
+                            f"the stream has shown {shown!r}, but the answer is {answer.text!r}"
+                        )
                         _check_answer(answer, tenant)
                         return "streamed"
     except RagcoreError as error:
         if error.partial_text != shown:
-            raise AssertionError(f"shown {shown!r}, and the error has {error.partial_text!r}") from error
+            raise AssertionError(f"the stream has shown {shown!r}, but the error has {error.partial_text!r}") from error
         raise
-    raise AssertionError("a stream ended silently")
+    raise AssertionError("a stream ended without Done and without an error")
 
 
 async def _leave_stream(world: World, tenant: str, timeout: float, degrade: bool) -> str:
@@ -167,7 +174,7 @@ async def _leave_stream(world: World, tenant: str, timeout: float, degrade: bool
 async def _retrieve(world: World, tenant: str, timeout: float, degrade: bool) -> str:
     found = await world.rag.retrieve("What is my warranty?", tenant=tenant, timeout=timeout, degrade=degrade)
     _check_tenant(found.passages, tenant)
-    assert found.mode == "vector" or found.degraded, "searched by text without saying so"
+    assert found.mode == "vector" or found.degraded, "searched by text without a degradation"
     return "retrieved"
 
 
@@ -175,9 +182,9 @@ def _check_answer(answer: Answer, tenant: str) -> None:
     _check_tenant(answer.retrieval.passages, tenant)
     said = {degradation.stage for degradation in answer.degraded}
     if answer.retrieval.mode != "vector":
-        assert "embed" in said, "searched by text without saying so"
+        assert "embed" in said, "searched by text without a degradation"
     if answer.text != TEXT:
-        assert "generate" in said, f"another text than the model's, without saying so: {answer.text!r}"
+        assert "generate" in said, f"another text than the model's, without a degradation: {answer.text!r}"
         assert f"of {tenant} is two years" in answer.text, f"neither the model's text nor a quotation: {answer.text!r}"
 
 
@@ -195,16 +202,16 @@ async def _restart(world: World) -> None:
 
 
 async def _only_one_in_trouble(world: World) -> None:
-    """One dependency is in trouble and the others are fine: then every call that has time is answered, and says what it did without."""
+    """Let one dependency fail while the others work, and check that every call with enough time is answered and reports the degradation."""
     world.heal()
     await anyio.sleep(130)
     part = world.random.choice((world.embedder, world.generator))
     trouble = world.random.choice((Hang(), Fail(503), Fail(429, {"retry-after": "60"}), Slow(9)))
-    world.log(f"only {part.policy.name} is in trouble: {trouble}")
+    world.log(f"only {part.policy.name} fails: {trouble}")
     part.faults.always(trouble)
     for tenant in TENANTS * 2:
         await anyio.sleep(world.random.uniform(0, 3))
         answer = await _answered(world, tenant, 8)
         _check_answer(answer, tenant)
-        assert answer.degraded, "degraded without saying so"
+        assert answer.degraded, "the answer reports no degradation"
     part.faults.always(None)

@@ -1,4 +1,4 @@
-"""An asyncio event loop whose clock jumps: a minute of waiting takes no time, and nothing depends on how quick the machine is."""
+"""An asyncio event loop with virtual time: a minute of waiting takes no time, and results don't depend on the machine's speed."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import selectors
 
 __all__ = ["VirtualLoop"]
 
-# How long to wait, in real time, for a thread to come back when nothing else is left to do.
+# Real seconds to wait for a thread when nothing else is left to do.
 REAL_SECONDS = 5.0
-# Must exceed the spacing of floats at the times that occur, or the loop spins before a timer.
+# Must exceed the spacing of floats at these times; otherwise the loop spins before a timer.
 RESOLUTION = 1e-6
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop with virtual time, for `anyio.run(…, backend_options={"loop_factory": VirtualLoop})` and the `anyio_backend` fixture.
 
-    When nothing is ready, the clock jumps to the next timer. Timers of one moment fire in no particular order. Threads run in real time, so
-    a timer may overtake them. When nothing is left to wait for, it raises instead of hanging.
+    When nothing is ready, the clock jumps to the next timer. Timers for the same moment fire in no particular order. Threads run in real
+    time, so a timer may fire before a thread ends. If there is nothing to wait for, the loop raises RuntimeError instead of hanging.
     """
 
     def __init__(self) -> None:
@@ -26,11 +26,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._clock_resolution = RESOLUTION
 
     def time(self) -> float:
-        """Virtual seconds since the loop was made."""
+        """Return the virtual seconds since the loop was created."""
         return self._now
 
     def jump(self, seconds: float) -> None:
-        """Move the clock on."""
+        """Advance the clock."""
         self._now += seconds
 
 
@@ -46,9 +46,7 @@ class _JumpingSelector(selectors.DefaultSelector):
         if timeout is None:
             ready = super().select(REAL_SECONDS)
             if not ready:
-                raise RuntimeError(
-                    "deadlock: all tasks wait, and there is neither a timer nor a thread that could wake one"
-                )
+                raise RuntimeError("deadlock: all tasks wait, and no timer or thread can wake them")
             return ready
         self._loop.jump(timeout)
         return []

@@ -26,7 +26,7 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 
 class Slots:
-    """A target that answers one question at a time, or several, each after so many seconds; and one that streams."""
+    """A target that answers a limited number of questions at a time, each after `seconds`, with or without a stream."""
 
     name = "slots"
 
@@ -54,8 +54,8 @@ class Refusing(Slots):
 
 
 @pytest.mark.anyio
-async def test_an_open_loop_counts_the_waiting_that_a_slow_target_imposes() -> None:
-    """Two a second at a target that takes a second each: coordinated omission would show one second for all."""
+async def test_an_open_loop_counts_the_time_that_questions_wait_for_a_slow_target() -> None:
+    """Two questions per second for a target that needs a second for each: coordinated omission would show one second for all."""
     driver = Driver(Slots(1.0, slots=1), [QUESTION])
     outcomes = await driver.at_rate(2.0, seconds=10, phase="open", spacing="constant", seed=0)
     assert len(outcomes) == 20
@@ -76,14 +76,14 @@ async def test_a_closed_loop_asks_when_its_user_is_ready() -> None:
 
 
 @pytest.mark.anyio
-async def test_what_never_comes_back_is_hung_and_given_up() -> None:
+async def test_a_question_without_an_answer_is_hung_and_ended() -> None:
     (outcome,) = await Driver(Slots(math.inf), [QUESTION], timeout=30.0).at_once(1, each=1, phase="hangs")
     assert outcome.kind == "hung"
     assert outcome.seconds == pytest.approx(35.0)
 
 
 @pytest.mark.anyio
-async def test_an_answer_after_its_time_is_late_and_not_right() -> None:
+async def test_an_answer_after_the_timeout_is_late_and_not_right() -> None:
     (outcome,) = await Driver(Slots(2.0), [QUESTION], timeout=1.0).at_once(1, each=1, phase="late")
     assert outcome.kind == "late"
     assert not outcome.ok
@@ -103,7 +103,7 @@ async def test_tokens_are_timed() -> None:
     assert outcome.tokens == 5
 
 
-def test_poisson_arrivals_have_the_counts_and_the_gaps_of_a_poisson_process() -> None:
+def test_poisson_arrivals_have_the_counts_and_gaps_of_a_poisson_process() -> None:
     """Counts: mean and variance are rate × seconds. Gaps: their distribution is exponential (Kolmogorov-Smirnov, 1 %)."""
     rate, seconds = 20.0, 50.0
     runs = [list(arrivals(rate, seconds=seconds, seed=seed)) for seed in range(200)]
@@ -115,24 +115,24 @@ def test_poisson_arrivals_have_the_counts_and_the_gaps_of_a_poisson_process() ->
     assert furthest < 1.63 / math.sqrt(len(gaps))
 
 
-def test_arrivals_are_the_seeds_and_constant_ones_are_even() -> None:
+def test_equal_seeds_give_equal_arrivals_and_constant_arrivals_are_even() -> None:
     assert list(arrivals(5, seconds=3, seed=1)) == list(arrivals(5, seconds=3, seed=1))
     assert list(arrivals(5, seconds=3, seed=1)) != list(arrivals(5, seconds=3, seed=2))
     assert list(arrivals(4, seconds=1, spacing="constant")) == [0.0, 0.25, 0.5, 0.75]
 
 
-def test_a_driver_that_was_the_bottleneck_says_so() -> None:
+def test_a_driver_that_was_the_bottleneck_reports_it() -> None:
     assert Driving(shared=False, lags=[0.001] * 100, cpu=0.3).judge(1.0) is None
     assert "late" in str(Driving(shared=False, lags=[0.2] * 100, cpu=0.3).judge(1.0))
     assert "bottleneck" in str(Driving(shared=False, lags=[0.001] * 100, cpu=0.97).judge(1.0, open_loop=True))
-    # A closed loop takes what it gets: a busy processor alone says nothing there.
+    # In a closed loop a busy driver only sends fewer questions, so its CPU is not judged.
     assert Driving(shared=False, lags=[0.001] * 100, cpu=0.97).judge(1.0) is None
     assert "late" in str(Driving(shared=True).judge(0.5, lateness=0.2))
-    assert Driving(shared=False, lags=[0.2] * 100, cpu=0.3).judge(10.0) is None  # a fiftieth of what was measured
+    assert Driving(shared=False, lags=[0.2] * 100, cpu=0.3).judge(10.0) is None  # a fiftieth of the measured latency
 
 
 @pytest.mark.anyio
-async def test_an_answer_that_breaks_the_reader_is_one_bad_answer_and_not_the_end() -> None:
+async def test_an_unexpected_error_is_one_failed_question_and_does_not_end_the_run() -> None:
     class Deep(Slots):
         async def ask(self, question: str, /, *, timeout: float, token: Callable[[], None]) -> Reply:
             raise RecursionError("too deep")
@@ -142,13 +142,13 @@ async def test_an_answer_that_breaks_the_reader_is_one_bad_answer_and_not_the_en
 
 
 @pytest.mark.anyio
-async def test_users_of_a_target_that_refuses_at_once_do_not_spin() -> None:
+async def test_users_pause_after_an_immediate_refusal() -> None:
     outcomes = await Driver(Refusing(0.0), [QUESTION]).users(1, seconds=1.0, phase="dead")
     assert 40 <= len(outcomes) <= 60
 
 
 @pytest.mark.anyio
-async def test_the_longest_pause_is_not_averaged_away() -> None:
+async def test_the_longest_pause_between_tokens_is_recorded() -> None:
     class Stalls(Slots):
         async def ask(self, question: str, /, *, timeout: float, token: Callable[[], None]) -> Reply:
             for pause in (0.0, 0.1, 4.0, 0.1):
@@ -167,7 +167,7 @@ def outcome(seconds: float, *, first: float | None = None, due: float = 0.0) -> 
     return Outcome("p", "q", due, due, begun, last, due + seconds, "right", tokens=tokens)
 
 
-def test_a_first_token_that_was_not_seen_does_not_meet_its_objective() -> None:
+def test_an_answer_without_a_first_token_does_not_meet_its_objective() -> None:
     objective = Objective(slo_seconds=10, slo_first_token=1.0)
     assert objective.met_by(outcome(2.0, first=0.5))
     assert not objective.met_by(outcome(2.0, first=1.5))
@@ -175,8 +175,8 @@ def test_a_first_token_that_was_not_seen_does_not_meet_its_objective() -> None:
     assert Objective(slo_seconds=10).met_by(outcome(2.0))
 
 
-def test_goodput_of_a_closed_loop_is_over_the_time_that_it_took() -> None:
-    """Ten answers that took 8 s, of a load of 2 s."""
+def test_goodput_of_a_closed_loop_uses_the_actual_time() -> None:
+    """Ten answers that took 8 s, in a load of 2 s."""
     part = [outcome(8.0) for _ in range(10)]
     own = Driving(shared=False)
     assert measure([part], Objective(), own, seconds=2.0, open_loop=False).values["goodput"] == pytest.approx(10 / 8)

@@ -29,12 +29,12 @@ def test_an_answer_is_judged_by_its_content(text: str, degraded: bool, kind: str
     assert judge(QUESTION, Reply(text, degraded=degraded)) == kind
 
 
-def test_every_fact_of_several_is_wanted() -> None:
+def test_a_right_answer_contains_every_fact() -> None:
     both = Question("What do I pay?", ("$1,500", "20 percent"))
     assert judge(both, Reply("$1,500, then 20  percent")) == "right"
     assert judge(both, Reply("$1,500")) == "wrong"
 
 
-def test_without_a_fact_any_answer_but_an_apology_is_right() -> None:
+def test_without_a_fact_any_answer_except_an_apology_is_right() -> None:
     assert judge(Question("Hello?"), Reply("Hello.")) == "right"
     assert judge(Question("Hello?"), Reply("Sorry.")) == "apology"

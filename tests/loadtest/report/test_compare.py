@@ -1,4 +1,4 @@
-"""A comparison: what counts as a regression, and how often chance alone makes one."""
+"""A comparison: which changes count as regressions, and how often chance alone produces one."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ PHASES = (5, 10, 20, 50)
 
 
 def run(draw: random.Random, *, slower: float = 1.0, noise: float = 0.15, only: int | None = None) -> Run:
-    """A ladder of a service whose runs differ by the noise, as a whole and in each phase, and whose questions wait for each other.
+    """A run of the ladder with noise in the whole run and in each phase. Its questions wait for each other.
 
     Args:
-        slower: factor of all times; of one level, if `only` names it.
+        slower: factor of all times, or of the times of one level if `only` names it.
         noise: standard deviation of the logarithms.
     """
     whole = draw.gauss(0, noise)
@@ -32,7 +32,7 @@ def run(draw: random.Random, *, slower: float = 1.0, noise: float = 0.15, only: 
         base = whole + draw.gauss(0, noise / 3)
         waiting = 0.0
         for _ in range(2 * level):
-            waiting = 0.9 * waiting + draw.gauss(0, 0.1)  # a stall is a stall of those behind it, too
+            waiting = 0.9 * waiting + draw.gauss(0, 0.1)  # a stall also delays the questions behind it
             outcomes.append(outcome(factor * 2.718 ** (base + waiting), phase=f"concurrency {level}"))
     seconds = sorted(one.seconds for one in outcomes)
     errors = int(draw.random() < 0.2)
@@ -60,7 +60,7 @@ def share_with_a_regression(runs: int, *, comparisons: int = 200, noise: float =
 
 @pytest.mark.parametrize("noise", [0.03, 0.15, 0.4])
 @pytest.mark.slow
-def test_repeated_runs_of_one_unchanged_service_are_a_regression_in_at_most_five_of_a_hundred_comparisons(
+def test_repeated_runs_of_an_unchanged_service_show_a_regression_in_at_most_five_percent_of_comparisons(
     noise: float,
 ) -> None:
     assert share_with_a_regression(3, noise=noise) <= 0.05
@@ -68,23 +68,23 @@ def test_repeated_runs_of_one_unchanged_service_are_a_regression_in_at_most_five
 
 @pytest.mark.parametrize(("runs", "noise"), [(3, 0.05), (4, 0.1)])
 @pytest.mark.slow
-def test_half_as_slow_again_is_found(runs: int, noise: float) -> None:
+def test_latency_that_grows_by_half_is_found(runs: int, noise: float) -> None:
     assert share_with_a_regression(runs, comparisons=60, noise=noise, slower=1.5) >= 0.9
 
 
 @pytest.mark.slow
-def test_half_as_slow_again_is_mostly_found_in_three_runs_that_differ_by_a_tenth() -> None:
+def test_latency_that_grows_by_half_is_mostly_found_in_three_runs_with_ten_percent_noise() -> None:
     assert share_with_a_regression(3, comparisons=60, noise=0.1, slower=1.5) >= 0.8
 
 
 @pytest.mark.slow
-def test_one_level_that_is_twice_as_slow_is_found_in_four_runs_a_side() -> None:
+def test_one_level_with_doubled_latency_is_found_in_four_runs_a_side() -> None:
     assert share_with_a_regression(4, comparisons=40, noise=0.1, slower=2.0, only=50) >= 0.9
 
 
 @pytest.mark.slow
-def test_single_runs_of_one_unchanged_service_are_rarely_a_regression() -> None:
-    """Their noise is assumed, so this holds for runs that differ by no more: standard deviation 10 %, 95 % within 30 % of each other."""
+def test_single_runs_of_an_unchanged_service_rarely_show_a_regression() -> None:
+    """The noise is assumed, so this holds up to that noise: standard deviation 10 %, 95 % of runs within 30 % of each other."""
     worse = 0
     for seed in range(100):
         draw = random.Random(seed)
@@ -93,16 +93,16 @@ def test_single_runs_of_one_unchanged_service_are_rarely_a_regression() -> None:
     assert worse <= 5
 
 
-def test_single_runs_have_wide_intervals_and_say_so() -> None:
+def test_single_runs_have_wide_intervals_and_a_note() -> None:
     draw = random.Random(1)
     comparison = compare_runs([run(draw)], [run(draw)])
     measured = [row for row in comparison.rows if row.low is not None and row.high is not None]
     assert measured
     assert all(row.low and row.high and row.high / row.low > 1.3**2 for row in measured)
-    assert any("assumed (30 % either way), not measured" in note for note in comparison.notes)
+    assert any("assumed (30 % up or down), not measured" in note for note in comparison.notes)
 
 
-def test_folders_of_runs_are_compared_run_by_run(tmp_path: Path) -> None:
+def test_all_runs_of_two_folders_are_compared(tmp_path: Path) -> None:
     for side, seconds in (("before", 1.0), ("after", 1.6)):
         for number in range(3):
             write(tmp_path / side / str(number), "ladder", figures(seconds=seconds + number / 50, seed=number))
@@ -122,7 +122,7 @@ def test_a_count_that_grows_within_its_scatter_is_the_same(tmp_path: Path) -> No
     assert [row.figure for row in compare(tmp_path / "a", tmp_path / "b").regressions] == ["degraded"]
 
 
-def test_criteria_that_later_runs_missed_name_their_run(tmp_path: Path) -> None:
+def test_criteria_that_later_runs_did_not_meet_name_their_run(tmp_path: Path) -> None:
     write(tmp_path / "a", "ladder", figures())
     for number in (1, 2):
         later = figures()
@@ -131,7 +131,7 @@ def test_criteria_that_later_runs_missed_name_their_run(tmp_path: Path) -> None:
     assert compare(tmp_path / "a", tmp_path / "b").missed == ["run 2: success 90 % (more than 95 %)"]
 
 
-def test_two_runs_alike_are_no_regression(tmp_path: Path) -> None:
+def test_two_equal_runs_show_no_regression(tmp_path: Path) -> None:
     write(tmp_path / "a", "ladder", figures(seed=1))
     write(tmp_path / "b", "ladder", figures(seed=2))
     comparison = compare(tmp_path / "a", tmp_path / "b")
@@ -146,7 +146,7 @@ def test_two_runs_alike_are_no_regression(tmp_path: Path) -> None:
         (figures(seed=2, success=0.9), "success_rate"),
     ],
 )
-def test_what_got_worse_beyond_its_noise_is_a_regression(tmp_path: Path, later: Figures, word: str) -> None:
+def test_a_figure_that_gets_worse_beyond_its_noise_is_a_regression(tmp_path: Path, later: Figures, word: str) -> None:
     write(tmp_path / "a", "ladder", figures(seed=1))
     write(tmp_path / "b", "ladder", later)
     comparison = compare(tmp_path / "a", tmp_path / "b")
@@ -155,7 +155,7 @@ def test_what_got_worse_beyond_its_noise_is_a_regression(tmp_path: Path, later: 
     assert not any(word in one.figure for one in backwards.regressions)
 
 
-def test_something_that_was_zero_and_is_not_any_more_is_a_regression(tmp_path: Path) -> None:
+def test_a_count_that_was_zero_before_and_is_positive_now_is_a_regression(tmp_path: Path) -> None:
     write(tmp_path / "a", "ladder", figures(seed=1))
     later = figures(seed=1)
     later.values["hung"] = 2
@@ -183,7 +183,9 @@ def test_a_first_token_that_comes_later_is_a_regression(tmp_path: Path) -> None:
         ("driver_lag_p99_ms", 1.8, 28.0, ""),
     ],
 )
-def test_how_a_figure_is_judged(tmp_path: Path, figure: str, before: float, after: float, verdict: str) -> None:
+def test_each_figure_is_judged_by_its_own_noise(
+    tmp_path: Path, figure: str, before: float, after: float, verdict: str
+) -> None:
     write(tmp_path / "a", "load", Figures(values={figure: before}))
     write(tmp_path / "b", "load", Figures(values={figure: after}))
     (row,) = compare(tmp_path / "a", tmp_path / "b").rows
@@ -199,7 +201,7 @@ def test_a_comparison_for_programs_is_one_flat_object_of_strict_json(tmp_path: P
     json.dumps(told, allow_nan=False)
 
 
-def test_a_criterion_that_the_later_run_missed_is_told(tmp_path: Path) -> None:
+def test_a_criterion_that_the_later_run_did_not_meet_is_reported(tmp_path: Path) -> None:
     write(tmp_path / "a", "ladder", figures())
     later = figures()
     later.expect(False, "success 90 % (more than 95 %)")
@@ -207,7 +209,7 @@ def test_a_criterion_that_the_later_run_missed_is_told(tmp_path: Path) -> None:
     assert compare(tmp_path / "a", tmp_path / "b").missed == ["success 90 % (more than 95 %)"]
 
 
-def test_runs_that_can_not_be_compared_are_refused(tmp_path: Path) -> None:
+def test_runs_of_different_scenarios_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "a", "ladder", figures())
     write(tmp_path / "b", "load", figures())
     with pytest.raises(ValueError, match="is a run of ladder"):

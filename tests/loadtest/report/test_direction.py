@@ -19,5 +19,5 @@ from ragcore.loadtest.report.direction import better
         ("asked", None),
     ],
 )
-def test_which_way_a_figure_is_better(figure: str, direction: str | None) -> None:
+def test_the_name_of_a_figure_determines_its_better_direction(figure: str, direction: str | None) -> None:
     assert better(figure) == direction

@@ -39,7 +39,7 @@ def figures(*, seconds: float = 1.0, seed: int = 0, success: float = 1.0) -> Fig
     )
 
 
-def test_a_run_leaves_its_files_and_they_are_read_back(tmp_path: Path) -> None:
+def test_the_files_of_a_run_can_be_read_back(tmp_path: Path) -> None:
     found = figures()
     found.values["nothing"] = math.nan
     found.settings = {"seed": 7, "url": "https://example.test"}
@@ -60,7 +60,7 @@ def test_a_run_leaves_its_files_and_they_are_read_back(tmp_path: Path) -> None:
     json.loads((tmp_path / "run" / "summary.json").read_text(), parse_constant=lambda name: pytest.fail(name))
 
 
-def test_the_page_needs_nothing_but_itself_and_shows_what_is_hostile_as_text(tmp_path: Path) -> None:
+def test_the_page_is_self_contained_and_shows_hostile_text_as_text(tmp_path: Path) -> None:
     found = figures()
     found.outcomes.append(outcome(1.0, question=HOSTILE, detail=HOSTILE, kind="wrong"))
     found.expect(False, HOSTILE)
@@ -75,7 +75,7 @@ def test_the_page_needs_nothing_but_itself_and_shows_what_is_hostile_as_text(tmp
     assert "&lt;script&gt;" in page
     outside = re.findall(r'(?:src|href)\s*=\s*"(?!#)([^"]*)"|url\((?!#)([^)]*)\)|@import', page)
     assert not outside
-    assert "Not all criteria were reached" in page
+    assert "Not all criteria were met" in page
     assert "<svg" in page
     assert "prefers-color-scheme: dark" in page
 
@@ -87,27 +87,27 @@ def test_a_page_names_each_criterion_and_each_figure_in_words(tmp_path: Path) ->
     found.expect(False, "slowest answer 38.2 s (less than 30 s)")
     write(tmp_path, "ladder", found)
     page = (tmp_path / "report.html").read_text()
-    assert '<li class="reached"><b>reached</b> success 100 % (more than 95 %)</li>' in page
-    assert '<li class="missed"><b>not reached</b> slowest answer 38.2 s (less than 30 s)</li>' in page
-    assert "<b>3.45 kB</b><span>memory growth a question, at least</span>" in page
+    assert '<li class="reached"><b>met</b> success 100 % (more than 95 %)</li>' in page
+    assert '<li class="missed"><b>not met</b> slowest answer 38.2 s (less than 30 s)</li>' in page
+    assert "<b>3.45 kB</b><span>memory growth per question, at least</span>" in page
     assert "rss_growth" not in page
 
 
-def test_a_page_says_what_should_not_be_believed(tmp_path: Path) -> None:
+def test_a_page_says_that_a_run_is_invalid(tmp_path: Path) -> None:
     found = figures()
     found.invalid.append("the driver was 80 ms late")
     write(tmp_path, "load", found)
-    assert "should not be believed" in (tmp_path / "report.html").read_text()
+    assert "This run is invalid" in (tmp_path / "report.html").read_text()
     assert found.exit_code == 3
 
 
-def test_half_a_surrogate_pair_in_an_answer_costs_no_report(tmp_path: Path) -> None:
+def test_half_a_surrogate_pair_in_an_answer_does_not_break_the_report(tmp_path: Path) -> None:
     found = Figures(outcomes=[outcome(1.0, kind="wrong", detail="\ud83d", question="\ud83d")])
     write(tmp_path, "ladder", found)
     assert read_outcomes(tmp_path)[0].detail == "\ud83d"
 
 
-def test_a_new_folder_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_folder_does_not_exist_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     first = new_folder("ladder")
     first.mkdir(parents=True)

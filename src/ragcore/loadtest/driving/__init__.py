@@ -1,1 +1,1 @@
-"""Questions sent at a set concurrency or rate, what became of each, and what the driver itself cost."""
+"""Sends questions at a set concurrency or rate, and measures their outcomes and the driver's own load."""

@@ -1,4 +1,4 @@
-"""Questions, at a concurrency or at a rate."""
+"""Sends questions at a concurrency or at a rate."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ PAUSE = 0.02
 
 @dataclass
 class Driver:
-    """Asks a target, and keeps what became of each question. Made inside an event loop, whose clock it reads.
+    """Asks a target and records the outcome of each question. Create it inside an event loop: it reads the loop's clock.
 
     Args:
-        timeout: seconds that each question has.
-        hung_after: seconds past it after which a question is given up as hung.
-        told: called with each outcome, for those who watch.
+        timeout: seconds in which each question must be answered.
+        hung_after: seconds after the timeout until a question counts as hung.
+        told: called with each outcome, to show progress.
     """
 
     target: Target
@@ -42,15 +42,15 @@ class Driver:
 
     @classmethod
     def of(cls, aim: Aim, *, told: Callable[[Outcome], None]) -> Driver:
-        """A driver that asks as the aim says."""
+        """Create a driver for an aim."""
         return cls(aim.target, aim.questions, timeout=aim.timeout, hung_after=aim.hung_after, told=told)
 
     def now(self) -> float:
-        """Seconds since the driver was made."""
+        """Seconds since the driver was created."""
         return anyio.current_time() - self.began
 
     async def at_once(self, concurrency: int, *, each: int, phase: str) -> list[Outcome]:
-        """So many users at once, each asking so many questions, one after the other: a closed loop."""
+        """Run `concurrency` users at once; each asks `each` questions, one after the other. This is a closed loop."""
         before = len(self.outcomes)
 
         async def user() -> None:
@@ -63,14 +63,14 @@ class Driver:
         return self.outcomes[before:]
 
     async def users(self, concurrency: int, *, seconds: float, phase: str) -> list[Outcome]:
-        """So many users at once for so long: a closed loop."""
+        """Run `concurrency` users at once for `seconds`. This is a closed loop."""
         before, until = len(self.outcomes), self.now() + seconds
 
         async def user() -> None:
             while self.now() < until:
                 began = self.now()
                 await self.ask(phase, due=began)
-                if self.now() - began < PAUSE:  # refused at once: asking as fast as that measures nothing
+                if self.now() - began < PAUSE:  # refused at once: a loop without pause would measure nothing
                     await anyio.sleep(PAUSE if not self.outcomes[-1].ok else 0)
 
         async with anyio.create_task_group() as users:
@@ -81,10 +81,10 @@ class Driver:
     async def at_rate(
         self, rate: float, *, seconds: float, phase: str, spacing: Literal["constant", "poisson"], seed: int
     ) -> list[Outcome]:
-        """So many questions a second, whether or not earlier ones have been answered: an open loop.
+        """Send `rate` questions per second, whether or not earlier ones have been answered. This is an open loop.
 
-        Each is timed from the moment in which it should have been sent, not from when it was: coordinated omission would hide the waiting
-        (G. Tene, "How NOT to measure latency").
+        Latency counts from the moment when a question should have been sent, not from when it was sent. This avoids coordinated omission, which
+        hides waiting time (G. Tene, "How NOT to measure latency").
         """
         before, began = len(self.outcomes), self.now()
         async with anyio.create_task_group() as group:
@@ -96,7 +96,7 @@ class Driver:
         return self.outcomes[before:]
 
     async def ask(self, phase: str, due: float) -> None:
-        """Ask the next question and note what became of it; never raises but for cancellation."""
+        """Ask the next question and record its outcome. Raises nothing except cancellation."""
         question = next(self._next)
         started = self.now()
         tokens, first, last, pause = 0, math.nan, math.nan, 0.0
@@ -112,20 +112,20 @@ class Driver:
             tokens += 1
 
         kind: Kind = "hung"
-        status, detail = None, f"not back {self.hung_after:g} s after its {self.timeout:g} s"
+        status, detail = None, f"no answer {self.hung_after:g} s after the timeout of {self.timeout:g} s"
         with anyio.move_on_after(self.timeout + self.hung_after):
             try:
                 reply = await self.target.ask(question.text, timeout=self.timeout, token=token)
             except TargetError as error:
                 kind, status, detail = error.kind, error.status, str(error)
-            except Exception as error:  # whatever a target answers, the run goes on
+            except Exception as error:  # no response may end the run
                 kind, detail = "protocol", f"{type(error).__name__}: {error}"
             else:
                 kind, detail = judge(question, reply), ""
                 if kind != "right":
                     detail = f"answered: {reply.text[:200]}"
                 if self.now() - started > self.timeout:
-                    kind, detail = "late", f"back after more than {self.timeout:g} s"
+                    kind, detail = "late", f"answered after the timeout of {self.timeout:g} s"
         outcome = Outcome(
             phase=phase,
             question=question.text,
@@ -147,7 +147,7 @@ class Driver:
 def arrivals(
     rate: float, *, seconds: float, spacing: Literal["constant", "poisson"] = "poisson", seed: int = 0
 ) -> Iterator[float]:
-    """The moments, in seconds from the beginning, at which questions are due: evenly, or as a Poisson process of this rate."""
+    """Yield the moments at which questions are due, in seconds from the beginning: evenly spaced, or a Poisson process of this rate."""
     draw = random.Random(seed)
     due = 0.0 if spacing == "constant" else draw.expovariate(rate)
     for number in itertools.count(1):

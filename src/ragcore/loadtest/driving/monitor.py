@@ -1,4 +1,4 @@
-"""What processes use while questions are asked, and whether the driver itself was the bottleneck."""
+"""Measures the memory and CPU of processes during a run, and checks whether the driver was the bottleneck."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = ["Driving", "Monitor", "Sample", "cpu_seconds", "driving", "monitored"
 
 PERIOD = 0.25
 TICK = 0.01
-# A driver that starts questions, or turns its loop, later than this at the 99th percentile measures itself: seconds, and of the median answer.
+# The largest 99th percentile of the driver's lag, in seconds and as a share of the median answer. Above both, the driver measures itself.
 MOST_LAG = 0.05
 MOST_LAG_SHARE = 0.1
-# Of one core: a driver at that is at its end.
+# The largest share of one core: a driver that uses more has no capacity left.
 MOST_CPU = 0.9
 PROC = Path("/proc")
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
@@ -33,13 +33,13 @@ PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One moment.
+    """Memory and CPU of a process at one moment.
 
     Attributes:
         at: seconds since the run began.
-        rss_mb: resident memory; None: not to be had.
-        cpu: cores used since the sample before.
-        asked: questions ended so far.
+        rss_mb: resident memory; None: not available.
+        cpu: cores used since the sample before; None: not available.
+        asked: number of questions that have ended.
     """
 
     at: float
@@ -49,7 +49,7 @@ class Sample:
 
 
 def resident_mb(pid: int) -> float | None:
-    """Resident memory of a process, where the machine tells."""
+    """Resident memory of a process in MB; None if it is not available."""
     try:
         return int((PROC / f"{pid}/statm").read_text().split()[1]) * PAGE / 1024 / 1024
     except (OSError, IndexError, ValueError):
@@ -57,7 +57,7 @@ def resident_mb(pid: int) -> float | None:
 
 
 def cpu_seconds(pid: int) -> float | None:
-    """Processor time of a process so far, where the machine tells."""
+    """CPU time that a process has used, in seconds; None if it is not available."""
     try:
         fields = (PROC / f"{pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
@@ -66,7 +66,7 @@ def cpu_seconds(pid: int) -> float | None:
 
 
 def _by_psutil(pid: int, read: Callable[[psutil.Process], float]) -> float | None:
-    """On a machine without /proc, if psutil is installed. Process 0 stands for none."""
+    """Read a value with psutil, on a machine without /proc; None if psutil is not installed. Process 0 means no process."""
     if not pid or (PROC / "self").exists():
         return None
     try:
@@ -81,7 +81,7 @@ def _by_psutil(pid: int, read: Callable[[psutil.Process], float]) -> float | Non
 
 @dataclass
 class Monitor:
-    """Samples of one process."""
+    """Takes samples of one process."""
 
     pid: int
     now: Callable[[], float]
@@ -89,7 +89,7 @@ class Monitor:
     samples: list[Sample] = field(default_factory=list)
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Take samples until cancelled."""
         last, used = self.now(), cpu_seconds(self.pid)
         while True:
             await anyio.sleep(PERIOD)
@@ -101,7 +101,7 @@ class Monitor:
 
 @asynccontextmanager
 async def monitored(pid: int, *, now: Callable[[], float], asked: Callable[[], int]) -> AsyncIterator[list[Sample]]:
-    """Samples of a process, growing while the block runs."""
+    """Yield the samples of a process; the list grows while the block runs."""
     monitor = Monitor(pid, now, asked)
     async with anyio.create_task_group() as group:
         group.start_soon(monitor.run)
@@ -111,11 +111,11 @@ async def monitored(pid: int, *, now: Callable[[], float], asked: Callable[[], i
 
 @dataclass
 class Driving:
-    """The driver's own part.
+    """The load of the driver's own process.
 
     Attributes:
-        shared: the target runs in the driver's process, so that its work is the driver's too.
-        lags: seconds by which the event loop turned too late.
+        shared: whether the target runs in the driver's process, so that both share the event loop.
+        lags: delays of the event loop, in seconds.
         cpu: cores that the driver's process used.
     """
 
@@ -125,16 +125,16 @@ class Driving:
 
     @property
     def lag_p99(self) -> float:
-        """Seconds; 0 where nothing was measured."""
+        """The 99th percentile of the lags in seconds; 0 without measurements."""
         return percentile(self.lags, 0.99) if self.lags else 0.0
 
     def judge(self, median: float, *, lateness: float = 0.0, open_loop: bool = False) -> str | None:
-        """Why the figures may be the driver's own and not the target's; None: they are the target's.
+        """Return why the driver may have distorted the figures; None if it did not.
 
         Args:
-            median: seconds of an answer.
-            lateness: seconds by which questions were sent too late, at the 99th percentile.
-            open_loop: questions are sent at a rate; a closed loop takes what it gets, so a busy processor alone says nothing there.
+            median: median latency of the answers, in seconds.
+            lateness: 99th percentile of the delay with which questions were sent, in seconds.
+            open_loop: whether questions are sent at a rate. In a closed loop a busy driver only sends fewer questions, so its CPU is not judged.
         """
         late, most = max(lateness, 0.0 if self.shared else self.lag_p99), max(MOST_LAG, MOST_LAG_SHARE * median)
         if late > most:
@@ -146,7 +146,7 @@ class Driving:
 
 @asynccontextmanager
 async def driving(*, shared: bool) -> AsyncIterator[Driving]:
-    """Watch the driver's own process while the block runs."""
+    """Measure the driver's own process while the block runs."""
     measured = Driving(shared)
     began, used = anyio.current_time(), time.process_time()
 
@@ -155,7 +155,7 @@ async def driving(*, shared: bool) -> AsyncIterator[Driving]:
             due = anyio.current_time() + TICK
             await anyio.sleep(TICK)
             late = max(0.0, anyio.current_time() - due)
-            # A stall of a second is one turn of the loop, but a hundred ticks that came too late.
+            # A stall of one second counts as a hundred late ticks, not as one.
             measured.lags.extend(late - number * TICK for number in range(1 + int(late / TICK)))
 
     async with anyio.create_task_group() as group:

@@ -1,4 +1,4 @@
-"""What became of one question."""
+"""The outcome of one question."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from ragcore.loadtest.target import Question, Refusal, Reply
 
 __all__ = ["APOLOGIES", "ERRORS", "Kind", "Outcome", "judge"]
 
-# right: the answer holds the fact. degraded: it says itself that it is not the best. apology: an answer that says there is none.
-# wrong: any other answer. late: an answer, after its time. hung: not back long after its time.
+# right: the answer contains the fact. degraded: the target marks the answer as degraded. apology: the answer says that there is no answer.
+# wrong: any other answer. late: an answer after the timeout. hung: no answer long after the timeout.
 Kind: TypeAlias = Literal["right", "degraded", "apology", "wrong", "late", "hung"] | Refusal
 ERRORS: tuple[Kind, ...] = ("hung", "late", "timeout", "connection", "http", "protocol", "refused")
-# In these words an error speaks, whatever else is in the answer.
+# An answer with one of these phrases reports an error, whatever else it contains.
 FAILURES = ("an error occurred", "something went wrong", "try again", "cannot answer", "can't answer")
 APOLOGIES = (*FAILURES, "sorry", "could not find", "couldn't find", "unable to", "no documents")
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One question's fate; times are seconds since the run began.
+    """The outcome of one question. Times are seconds since the run began.
 
     Attributes:
-        phase: of the scenario: "concurrency 5".
-        question: its text.
+        phase: the phase of the scenario, for example "concurrency 5".
+        question: the text of the question.
         due: when it should have been sent.
-        started: when it was.
-        first_token: when the first piece of a streamed answer came.
-        last_token: when the last one did.
-        ended: when it was over.
-        kind: what became of it.
-        status: of HTTP.
-        tokens: pieces of a streamed answer.
-        longest_pause: seconds between two of them, at most.
-        detail: what went wrong, in words.
+        started: when it was sent.
+        first_token: when the first piece of a streamed answer arrived.
+        last_token: when the last piece arrived.
+        ended: when the question ended.
+        kind: the kind of outcome.
+        status: the HTTP status; None without one.
+        tokens: number of pieces of a streamed answer.
+        longest_pause: the longest time between two pieces, in seconds.
+        detail: description of the problem; empty for a right answer.
     """
 
     phase: str
@@ -53,29 +53,29 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        """Whether it was answered, rightly and in full."""
+        """Whether the answer is right and not degraded."""
         return self.kind == "right"
 
     @property
     def seconds(self) -> float:
-        """From the moment when it should have been sent: a driver that is late itself doesn't hide what a user would have waited."""
+        """Latency from the moment when the question should have been sent, so that a late driver doesn't hide waiting time."""
         return self.ended - self.due
 
     @property
     def first_token_seconds(self) -> float | None:
-        """From the moment when it should have been sent."""
+        """Seconds to the first token, from the moment when the question should have been sent."""
         return None if self.first_token is None else self.first_token - self.due
 
     @property
     def between_tokens(self) -> float | None:
-        """Seconds from one token to the next, on average."""
+        """Mean seconds from one token to the next."""
         if self.first_token is None or self.last_token is None or self.tokens < 2:
             return None
         return (self.last_token - self.first_token) / (self.tokens - 1)
 
 
 def judge(question: Question, reply: Reply) -> Kind:
-    """By the content, not by the status: an apology is no success, nor is an answer without its fact."""
+    """Judge an answer by its content, not by its status. An apology is not a success, and neither is an answer without its fact."""
     text = " ".join(reply.text.split()).casefold()
     if any(failure in text for failure in FAILURES):
         return "apology"
@@ -89,6 +89,6 @@ def judge(question: Question, reply: Reply) -> Kind:
 
 
 def _holds(text: str, fact: str) -> bool:
-    """As words of their own: $40 is not in $400, nor 1,500 in 21,500 or 1,500.75."""
+    """Whether the text contains the fact as whole words: $400 does not contain $40, and 21,500 and 1,500.75 do not contain 1,500."""
     words = re.escape(" ".join(fact.split()).casefold())
     return re.search(rf"(?<!\w)(?<!\d[.,]){words}(?!\w)(?![.,]\d)", text) is not None

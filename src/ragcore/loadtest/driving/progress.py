@@ -1,4 +1,4 @@
-"""Live progress on a terminal; nowhere else."""
+"""Live progress on a terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Watching", "watching"]
 
 
 class Watching:
-    """A bar, and what became of the questions so far."""
+    """Shows a progress bar and the number of outcomes of each kind."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -23,14 +23,14 @@ class Watching:
         self._task = progress.add_task("starting", total=None, kinds="")
 
     def phase(self, name: str, total: int | None = None) -> None:
-        """A new phase begins, of so many questions."""
-        self._progress.remove_task(self._task)  # one that is reset keeps the total it had
+        """Begin a phase of `total` questions; None: the number is not known."""
+        self._progress.remove_task(self._task)  # resetting the task would keep its old total
         self._task = self._progress.add_task(name, total=total, kinds=self._shown())
         if not self._progress.console.is_terminal:
             self._progress.console.print(name, style=None, highlight=False)
 
     def told(self, outcome: Outcome) -> None:
-        """One is over."""
+        """Count the outcome of one question."""
         self._kinds[outcome.kind] += 1
         self._progress.update(self._task, advance=1, kinds=self._shown())
 
@@ -40,7 +40,7 @@ class Watching:
 
 @contextmanager
 def watching() -> Iterator[Watching]:
-    """On stderr for the block; where that is no terminal, a line for each phase."""
+    """Show progress on stderr while the block runs. Without a terminal, print one line for each phase."""
     console = Console(stderr=True)
     columns = (
         SpinnerColumn(),

@@ -1,4 +1,4 @@
-"""Numbers about many outcomes."""
+"""Counts and latencies of many outcomes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["latencies", "row"]
 
 
 def latencies(outcomes: Sequence[Outcome]) -> dict[str, Value]:
-    """Seconds: mean, p50, p90, p95, p99, max; None where there is nothing."""
+    """Mean, p50, p90, p95, p99 and maximum latency in seconds; None without outcomes."""
     seconds = [outcome.seconds for outcome in outcomes]
     if not seconds:
         return dict.fromkeys(("mean_s", "p50_s", "p90_s", "p95_s", "p99_s", "max_s"))
@@ -26,7 +26,7 @@ def latencies(outcomes: Sequence[Outcome]) -> dict[str, Value]:
 
 
 def row(outcomes: Sequence[Outcome]) -> dict[str, Value]:
-    """A line of a table: how many of each kind, and their times."""
+    """A row of a table: the number of outcomes of each kind, and their latencies."""
     kinds = Counter(outcome.kind for outcome in outcomes)
     return {
         "asked": len(outcomes),

@@ -1,1 +1,1 @@
-"""What is left of a run: files, a page, a comparison."""
+"""The results of a run: files, an HTML page, and comparisons with other runs."""

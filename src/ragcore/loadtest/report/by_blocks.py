@@ -1,4 +1,4 @@
-"""A comparison of fewer runs than three on a side: blocks and phases tell of the noise within a run, that between runs is assumed."""
+"""Compares fewer than three runs on a side. Noise within a run is measured by blocks and phases; noise between runs is assumed."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from ragcore.loadtest.resampling import blocks, log_ratio_margin
 
 __all__ = ["ASSUMED_NOISE", "by_blocks"]
 
-# By how much two runs of one service commonly differ, either way.
+# Two runs of one service commonly differ by this share, up or down.
 ASSUMED_NOISE = 0.3
-# One error or two come by chance; a hang never does.
+# One or two errors can be chance; a hang never is.
 FEWEST_EVENTS = 3
 LEAST_BLOCKS, LEAST_PHASES = 4, 3
 
 
 def by_blocks(before: Sequence[Run], after: Sequence[Run], tolerance: float) -> list[Row]:
-    """A row for each figure; a regression is worse by more than the tolerance with the whole of its interval."""
+    """Return a row for each figure. A regression is worse by more than the tolerance over its whole interval."""
     sides = [[by_phase(run.outcomes) for run in runs] for runs in (before, after)]
     phases = [
-        # A block never reaches from one run into another.
+        # A block never spans two runs.
         (
             phase,
             name,
@@ -41,7 +41,7 @@ def by_blocks(before: Sequence[Run], after: Sequence[Run], tolerance: float) -> 
     rows = []
     for phase, name, share, (one, other) in phases:
         values = [percentile([value for block in side for value in block], share) for side in (one, other)]
-        # Of few blocks nothing is known but that they wait for each other: such a phase speaks only with the others, below.
+        # Few blocks don't show the noise of a phase: such a phase is judged only together with the others, in _over_phases.
         margin = math.inf
         if min(len(one), len(other)) >= LEAST_BLOCKS:
             margin = log_ratio_margin(one, other, share=share, figures=len(phases))
@@ -54,7 +54,7 @@ def by_blocks(before: Sequence[Run], after: Sequence[Run], tolerance: float) -> 
 
 
 def _over_phases(rows: Sequence[Row], tolerance: float) -> Iterator[Row]:
-    """The phases together: each is one more measurement of the same change."""
+    """Judge all phases together: each is another measurement of the same change."""
     for name, _, _ in PERCENTILES:
         those = [row for row in rows if row.figure.endswith(f", {name}") and min(row.before, row.after) > 0]
         if len(those) < LEAST_PHASES:
@@ -69,7 +69,7 @@ def _over_phases(rows: Sequence[Row], tolerance: float) -> Iterator[Row]:
 
 
 def _assuming(figure: str, before: float, after: float, margin: float, tolerance: float) -> Row:
-    """A latency whose interval has what runs are assumed to differ by besides its own margin, which is one of logarithms."""
+    """Return the row of a latency. Its interval covers its own margin (of the logarithm) and the assumed noise between runs."""
     ratio = after / max(before, 1e-9)
     if not math.isfinite(margin):
         return Row(figure, before, after, ratio, None, None, "")
@@ -89,7 +89,7 @@ def _of_figure(figure: Judged, tolerance: float) -> Row:
     ):
         verdict = "same"
     elif before <= 0 or after <= 0:
-        # Of what is not above zero there is no ratio: any change beyond the floor counts.
+        # Without positive values there is no ratio: any change beyond the floor counts.
         verdict = "better" if (after < before) == (figure.direction == "lower") else "regression"
     elif is_share(figure.name):
         verdict = verdict_of(

@@ -1,4 +1,4 @@
-"""A comparison of three runs or more on each side: how runs differ of themselves is measured."""
+"""Compares three or more runs on each side. The noise between runs is measured."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ragcore.loadtest.resampling import Repeated, exchanged, ratio_of_runs, scat
 
 __all__ = ["SHARE_NOISE", "by_runs"]
 
-# How often a comparison of one unchanged service may call anything a regression.
+# The share of comparisons of an unchanged service that may report a regression.
 CHANCE = 0.05
 SHARE_NOISE = 0.01
 
 
 def by_runs(before: Sequence[Run], after: Sequence[Run], tolerance: float) -> list[Row]:
-    """A row for each figure; a regression is what at most 5 % of all exchanges of runs between the sides show."""
+    """Return a row for each figure. A figure is a regression if at most 5 % of all exchanges of runs between the sides look as much worse."""
     figures = [*of_phases(before, after), *of_summaries(before, after)]
-    # All that have a direction, whether they differ or not: a choice by what differs would be one by which side a run stands on.
+    # All figures with a direction, whether they differ or not: choosing those that differ would depend on the sides and bias the test.
     judged = [figure for figure in figures if figure.direction is not None]
     verdicts = {
         figure.name: _of_chances(figure, worse, well)
@@ -49,7 +49,7 @@ def by_runs(before: Sequence[Run], after: Sequence[Run], tolerance: float) -> li
 
 
 def _typical_scatter(figures: Sequence[Judged]) -> float:
-    """By which the figures of a run scatter, as a standard deviation of logarithms; the median of all tells more than one alone."""
+    """Return the median scatter of all figures, as a standard deviation of logarithms. It is more reliable than that of one figure."""
     scatters = [
         scatter(*([math.log(value) for value in side] for side in (figure.before, figure.after)))
         for figure in figures
@@ -63,7 +63,7 @@ def _of_chances(figure: Judged, worse: float, well: float) -> str:
 
 
 def _repeated(figure: Judged, tolerance: float, sign: int) -> Repeated:
-    """On a scale on which a difference is about a share of the value: logarithms, or parts of the mean where a value is not above zero."""
+    """Scale a figure so that a difference is about a share of the value: logarithms, or shares of the mean if a value is not positive."""
     sign = sign if figure.direction == "lower" else -sign
     values = [*figure.before, *figure.after]
     size = statistics.fmean(map(abs, values)) or 1.0
@@ -80,5 +80,5 @@ def _exceeds(figure: Judged, tolerance: float) -> bool:
 
 
 def _tolerated(name: str, tolerance: float) -> float:
-    """As a difference of logarithms."""
+    """Return the tolerance as a difference of logarithms."""
     return math.log1p(min(tolerance, SHARE_NOISE) if is_share(name) else tolerance)

@@ -1,4 +1,4 @@
-"""Two sides of runs: ratios, how much of them is noise, and what is a regression."""
+"""Compares two sides of runs: ratios, their noise, and regressions."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["compare", "compare_runs"]
 
 
 def compare(before: Path, after: Path, *, tolerance: float = 0.1) -> Comparison:
-    """Compare two sides, each the folder of a run or a folder of such folders; see `compare_runs`.
+    """Compare two sides. Each is the folder of a run, or a folder that contains such folders; see `compare_runs`.
 
     Raises:
-        InvalidInput: a folder holds no run, or the runs are of different scenarios.
+        InvalidInput: a folder contains no run, or the runs are of different scenarios.
     """
     return compare_runs(read_runs(before), read_runs(after), tolerance=tolerance)
 
@@ -28,15 +28,16 @@ def compare(before: Path, after: Path, *, tolerance: float = 0.1) -> Comparison:
 def compare_runs(before: Sequence[Run], after: Sequence[Run], *, tolerance: float = 0.1) -> Comparison:
     """Compare runs of one scenario.
 
-    With three runs or more on each side, a figure that is worse by more than the tolerance is a regression if at most 5 % of all exchanges of runs
-    between the sides make any figure look as much worse, and if its interval leaves out 1: of two sides alike, at most 5 % of comparisons find one.
+    With three or more runs on each side, a figure that is worse by more than the tolerance is a regression if at most 5 % of all exchanges of runs
+    between the sides make any figure look as much worse, and if its interval does not include 1. If nothing changed, at most 5 % of comparisons report
+    a regression.
 
-    With fewer, nothing tells how runs differ of themselves. Latencies get intervals from blocks of neighbouring questions and 30 % either way for what
-    runs are assumed to differ by; other figures 30 %, shares 1 %, counts twice their Poisson scatter. A regression is a ratio that is worse by more than
-    the tolerance with the whole of its interval, or a count that was zero and is not any more: of three events at least, of a single hang.
+    With fewer runs the noise between runs can't be measured, so it is assumed: 30 % up or down for latencies, whose intervals also include the noise
+    between blocks of consecutive questions; 30 % for other figures, 1 % for shares, and twice the Poisson scatter for counts. A regression is a ratio
+    that is worse by more than the tolerance over its whole interval, or a count that was zero and now has at least three events. One hang is enough.
 
     Args:
-        tolerance: a ratio this far from 1 does not matter.
+        tolerance: the change to ignore, as a share: 0.1 is 10 %.
 
     Raises:
         InvalidInput: the runs are of different scenarios.
@@ -45,18 +46,18 @@ def compare_runs(before: Sequence[Run], after: Sequence[Run], *, tolerance: floa
     for run in (*before, *after):
         if run.summary["scenario"] != first.summary["scenario"]:
             raise InvalidInput(
-                f"{first.folder} is a run of {first.summary['scenario']}, {run.folder} one of {run.summary['scenario']}"
+                f"different scenarios: {first.folder} is a run of {first.summary['scenario']}, {run.folder} of {run.summary['scenario']}"
             )
     comparison = Comparison(missed=list(_missed(after)), notes=list(_differences(first, [*before[1:], *after])))
     if min(len(before), len(after)) >= LEAST_RUNS:
         comparison.notes.append(
-            f"{len(before)} runs before, {len(after)} after: a regression must be one that at most 5 % of all exchanges of runs between the sides show"
+            f"{len(before)} runs before, {len(after)} after: a figure is a regression if at most 5 % of all exchanges of runs between the sides look as bad"
         )
         comparison.rows += by_runs(before, after, tolerance)
     else:
         comparison.notes.append(
-            f"how much runs of one service differ is assumed ({percent(ASSUMED_NOISE)} either way), not measured: to find smaller changes, "
-            f"compare {LEAST_RUNS} runs or more on each side"
+            f"the noise between runs is assumed ({percent(ASSUMED_NOISE)} up or down), not measured: to find smaller changes, "
+            f"compare {LEAST_RUNS} or more runs on each side"
         )
         comparison.rows += by_blocks(before, after, tolerance)
     return comparison

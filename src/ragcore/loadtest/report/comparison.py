@@ -1,4 +1,4 @@
-"""What changed between two sides of runs."""
+"""The result of a comparison of two sides of runs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["Comparison", "Row", "ratio_of", "verdict_of"]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure of both sides.
+    """One figure on both sides.
 
     Attributes:
-        before, after: of several runs, their mean: the geometric one, where all are above zero.
+        before, after: the value, or the mean of several runs; the geometric mean if all values are positive.
         ratio: after / before.
         low, high: 95 % interval of the ratio; None: not known.
-        verdict: "regression", "better", "same" (within its noise and the tolerance), or "" where neither is better.
+        verdict: "regression", "better", "same" (within the noise and the tolerance), or "" if the figure is not judged.
     """
 
     figure: str
@@ -33,7 +33,7 @@ class Row:
 
 @dataclass
 class Comparison:
-    """What changed between two sides."""
+    """The changes between two sides, with notes and criteria that were not met."""
 
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Comparison:
         return [row for row in self.rows if row.verdict == "regression"]
 
     def to_dict(self) -> dict[str, Any]:
-        """For programs: one flat object; None where there is no ratio."""
+        """Return one flat object for programs; a ratio that does not exist is None."""
         ratios = {f"ratio.{row.figure}": row.ratio if math.isfinite(row.ratio) else None for row in self.rows}
         worse = {
             f"regression.{row.figure}": row.ratio if math.isfinite(row.ratio) else None for row in self.regressions
@@ -54,16 +54,16 @@ class Comparison:
 
 
 def ratio_of(before: float, after: float) -> float:
-    """after / before; 1 of two zeros, infinity of one."""
+    """Return after / before; 1 if both are zero, infinity if only `before` is zero."""
     return after / before if before else (1.0 if after == before else math.inf)
 
 
 def verdict_of(direction: Direction | None, low: float, high: float, tolerance: float) -> str:
-    """Of a ratio's interval: a regression or better, if all of it is beyond the tolerance."""
+    """Return "regression" or "better" if the whole interval of the ratio is beyond the tolerance, else "same"."""
     if direction is None:
         return ""
     if direction == "higher":
-        # As if lower were better, of the reciprocal.
+        # Use the reciprocal, so that lower is better.
         low, high = (1 / high if high else math.inf), (1 / low if low else math.inf)
     if low > 1 + tolerance:
         return "regression"

@@ -1,4 +1,4 @@
-"""Which way a figure is better, by its name, and by how much it must differ to matter."""
+"""The better direction of a figure and its smallest difference that counts, both by its name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 __all__ = ["Direction", "better", "floor", "is_share"]
 
 Direction: TypeAlias = Literal["lower", "higher"]
-# By how much a figure must differ at all, by its unit; and shares, whose scatter is small near their top.
+# The smallest difference that counts, by unit. Then the shares, whose scatter is small near 100 %.
 FLOORS = {"_s": 0.01, "_ms": 2.0, "_us": 0.5, "_mb": 5.0, "_kb": 64.0, "question": 16.0}
 SHARES = ("success_rate", "slo_share", "recall", "ndcg", "mrr")
 HIGHER = (
@@ -46,7 +46,7 @@ LOWER = (
     *("rss_growth_kb_per_question", "fd_growth", "leaked_connections", "leaked_sockets", "leaked_tasks"),
 )
 COUNTS = ("errors.",)
-# Their values depend on chance, on how long the run was, or on the driver.
+# These values depend on chance, on the length of the run or on the driver, so they are not judged.
 NOT_JUDGED = (
     "rss_growth_mb",
     "rss_end_mb",
@@ -59,7 +59,7 @@ NOT_JUDGED = (
 
 
 def better(figure: str) -> Direction | None:
-    """Which direction is the better one, by the figure's name; None: neither."""
+    """Return the better direction of a figure; None if neither is better."""
     last = figure.rpartition(".")[2]
     if last in NOT_JUDGED or last.endswith("_low"):
         return None
@@ -71,12 +71,12 @@ def better(figure: str) -> Direction | None:
 
 
 def floor(figure: str) -> float:
-    """The least difference that counts, in the figure's unit."""
+    """Return the smallest difference that counts, in the figure's unit."""
     if figure.endswith("per_s"):
         return 0.0
     return next((least for unit, least in FLOORS.items() if figure.endswith(unit)), 0.0)
 
 
 def is_share(figure: str) -> bool:
-    """Whether it is a share, whose scatter is small near the top."""
+    """Whether the figure is a share, whose scatter is small near 100 %."""
     return figure.rpartition(".")[2].startswith(SHARES)

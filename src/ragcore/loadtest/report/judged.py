@@ -1,4 +1,4 @@
-"""The figures of runs that a comparison judges: percentiles of each phase, and those of the summaries."""
+"""The figures that a comparison judges: percentiles of each phase, and the figures of the summaries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ragcore.loadtest.report.results import Run
 
 __all__ = ["FEWEST", "PERCENTILES", "Judged", "by_phase", "of_phases", "of_summaries"]
 
-# Of a phase with fewer questions nothing is said.
+# A phase with fewer questions is not judged.
 FEWEST = 5
 LATENCIES = ("mean_s", "p50_s", "p90_s", "p95_s", "p99_s", "max_s")
 
@@ -25,8 +25,8 @@ class Judged:
     """A figure's value in each run.
 
     Attributes:
-        direction: which way it is better; None: it is shown and not judged.
-        least: a difference up to this does not count, in the figure's unit.
+        direction: the better direction; None: the figure is shown but not judged.
+        least: the largest difference to ignore, in the figure's unit.
     """
 
     name: str
@@ -37,34 +37,34 @@ class Judged:
 
     @property
     def counts(self) -> bool:
-        """Whether it counts events that should not be."""
+        """Whether the figure counts unwanted events."""
         return self.direction == "lower" and all(isinstance(value, int) for value in (*self.before, *self.after))
 
     @property
     def positive(self) -> bool:
-        """Whether it has a ratio and a logarithm in every run."""
+        """Whether the value is positive in every run, so that it has a ratio and a logarithm."""
         return min(*self.before, *self.after) > 0
 
     @property
     def scatters(self) -> bool:
-        """Whether it is measured, and so scatters as times do; counts and shares near their top do not."""
+        """Whether the figure scatters as times do. Counts, and shares near 100 %, do not."""
         return self.positive and not self.counts and not is_share(self.name)
 
     @property
     def means(self) -> tuple[float, float]:
-        """Of both sides: geometric, where all values are above zero."""
+        """The means of both sides; geometric means if all values are positive."""
         mean = statistics.geometric_mean if self.positive else statistics.fmean
         return mean(self.before), mean(self.after)
 
     @property
     def matters(self) -> bool:
-        """Whether it has a better direction, and differs by enough to count."""
+        """Whether the figure has a better direction and differs by enough to count."""
         before, after = self.means
         return self.direction is not None and abs(after - before) > self.least
 
 
 def of_phases(before: Sequence[Run], after: Sequence[Run]) -> Iterator[Judged]:
-    """Percentiles of each phase that every run has."""
+    """Yield percentiles of each phase that all runs have."""
     sides = [[by_phase(run.outcomes) for run in runs] for runs in (before, after)]
     for phase in sides[0][0]:
         for name, values_of, share in PERCENTILES:
@@ -76,7 +76,7 @@ def of_phases(before: Sequence[Run], after: Sequence[Run]) -> Iterator[Judged]:
 
 
 def of_summaries(before: Sequence[Run], after: Sequence[Run]) -> Iterator[Judged]:
-    """The figures that every run has; not judged, if the phases judge them."""
+    """Yield the figures that all runs have. Latencies are not judged here if the phases judge them."""
     measured = any(run.outcomes for run in before)
     for name in before[0].summary["figures"]:
         one, other = ([run.summary["figures"].get(name) for run in side] for side in (before, after))
@@ -86,7 +86,7 @@ def of_summaries(before: Sequence[Run], after: Sequence[Run]) -> Iterator[Judged
 
 
 def by_phase(outcomes: Sequence[Outcome]) -> Mapping[str, list[Outcome]]:
-    """The measured phases, each in the order of time."""
+    """Group outcomes by phase, in order of time, without the warm-up."""
     phases: dict[str, list[Outcome]] = {}
     for outcome in sorted(outcomes, key=lambda one: one.due):
         if not outcome.phase.startswith("warm-up"):
@@ -102,7 +102,7 @@ def _first_token(outcomes: Sequence[Outcome]) -> list[float]:
     return [value for one in outcomes if (value := one.first_token_seconds) is not None]
 
 
-# Of a phase: what a figure is called, what it is of, and which percentile.
+# The figures of a phase: name, values and percentile.
 PERCENTILES = (("p50_s", _waited, 0.5), ("p95_s", _waited, 0.95), ("first_token_p50_s", _first_token, 0.5))
 
 

@@ -1,4 +1,4 @@
-"""One page that says what a run found: self-contained, without a script, for a browser and for paper."""
+"""The report of a run as one HTML page: self-contained, without scripts, for screens and for print."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ragcore.loadtest.words import heading, label, number, quantity, told
 __all__ = ["page"]
 
 STYLE = Path(__file__).with_suffix(".css")
-# More rows than these are folded away.
+# Longer tables are folded.
 ROWS = 30
 CARDS = 24
 
 
 def page(summary: Mapping[str, Any], figures: Figures) -> str:
-    """The page of a run.
+    """Return the HTML page of a run.
 
     Args:
-        summary: what summary.json holds.
-        figures: what the scenario returned.
+        summary: the contents of summary.json.
+        figures: the result of the scenario.
     """
     parts = [
         f"<h1>{escape(summary['scenario'])}</h1>",
@@ -51,13 +51,13 @@ def page(summary: Mapping[str, Any], figures: Figures) -> str:
 
 def _verdict(figures: Figures) -> str:
     if figures.invalid:
-        kind, text = "red", "This run should not be believed."
+        kind, text = "red", "This run is invalid: don't use its figures."
     elif figures.failed:
-        kind, text = "red", "Not all criteria were reached."
+        kind, text = "red", "Not all criteria were met."
     else:
-        kind, text = "green", "All criteria were reached."
+        kind, text = "green", "All criteria were met."
     criteria = "".join(
-        f'<li class="{"reached" if one.reached else "missed"}"><b>{"reached" if one.reached else "not reached"}</b>'
+        f'<li class="{"reached" if one.reached else "missed"}"><b>{"met" if one.reached else "not met"}</b>'
         f" {escape(one.text)}</li>"
         for one in figures.criteria
     )
@@ -95,7 +95,7 @@ def _charts(figures: Figures) -> list[str]:
         return []
     drawn = draw(figures.charts)
     if drawn is None:
-        return ["<p>Without charts: matplotlib is not installed.</p>"]
+        return ["<p>No charts: matplotlib is not installed.</p>"]
     return [
         f"<figure><figcaption>{escape(chart.title)}</figcaption>{svg}</figure>"
         for chart, svg in zip(figures.charts, drawn, strict=True)
@@ -103,7 +103,7 @@ def _charts(figures: Figures) -> list[str]:
 
 
 def _table(table: Table, *, folded: bool = False) -> str:
-    """Without the columns that hold nothing but zeros: summary.json has them all."""
+    """Draw a table without its empty columns. summary.json has all columns."""
     if not table.rows:
         return ""
     names = [name for name in table.rows[0] if any(row.get(name) not in (0, None, "") for row in table.rows)]
@@ -122,7 +122,7 @@ def _table(table: Table, *, folded: bool = False) -> str:
 
 
 def _slow(figures: Figures) -> str:
-    """The questions that went wrong, then the slowest: what one looks at next."""
+    """The first questions without a right answer; if there are none, the slowest questions."""
     bad = [outcome for outcome in figures.outcomes if not outcome.ok]
     chosen = bad[:10] or sorted(figures.outcomes, key=lambda outcome: -outcome.seconds)[:5]
     rows: Sequence[dict[str, Any]] = [
@@ -135,7 +135,7 @@ def _slow(figures: Figures) -> str:
         }
         for outcome in chosen
     ]
-    title = f"The first of {len(bad)} that were not right" if bad else "The slowest"
+    title = f"The first of {len(bad)} questions without a right answer" if bad else "The slowest questions"
     return _table(Table(title, rows)) if rows else ""
 
 

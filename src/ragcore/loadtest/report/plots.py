@@ -1,4 +1,4 @@
-"""Charts as SVG, drawn by matplotlib; without it a report has its tables alone."""
+"""Draws charts as SVG with matplotlib. Without matplotlib, a report has only tables."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ragcore.loadtest.figures import Chart
 
 __all__ = ["COLOURS", "draw"]
 
-# Told apart by colour-blind eyes (Okabe and Ito, "Color Universal Design"; their black, which a dark page hides, is an olive of P. Tol's).
+# Distinct for colour-blind readers (Okabe and Ito, "Color Universal Design"). P. Tol's olive replaces black, which is invisible on a dark page.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#999933")
-# A line of more points than these is drawn without its points.
+# A line with more points is drawn without markers.
 MARKED = 100
 STYLE: Any = {
     "font.family": "sans-serif",
@@ -22,7 +22,7 @@ STYLE: Any = {
     "axes.spines.right": False,
     "axes.edgecolor": "#888888",
     "axes.grid": True,
-    # Seen on a light page and on a dark one; the page's style colours the text.
+    # Visible on light and dark pages; the page's style sheet colours the text.
     "grid.color": "#888888",
     "grid.alpha": 0.25,
     "xtick.color": "#888888",
@@ -33,7 +33,7 @@ STYLE: Any = {
 
 
 def draw(charts: Sequence[Chart]) -> list[str] | None:
-    """An `<svg>` for each; None: matplotlib is not installed."""
+    """Return an `<svg>` element for each chart; None if matplotlib is not installed."""
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure

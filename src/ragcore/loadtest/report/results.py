@@ -27,7 +27,7 @@ RESULTS = Path("results")
 
 
 def new_folder(scenario: str) -> Path:
-    """`results/<time>-<scenario>`, one that isn't there yet."""
+    """Return a folder `results/<time>-<scenario>` that doesn't exist yet."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     folder = RESULTS / f"{stamp}-{scenario}"
     number = 2
@@ -38,7 +38,7 @@ def new_folder(scenario: str) -> Path:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on, without the machine's or a user's name."""
+    """Describe the machine and the packages, without names of the machine or of users."""
     packages = {name: version for name in PACKAGES if (version := version_of(name)) is not None}
     return {
         "system": f"{platform.system()} {platform.release()}",
@@ -51,10 +51,10 @@ def machine() -> dict[str, Any]:
 
 
 def write(folder: Path, scenario: str, figures: Figures, *, commit: str | None = None) -> None:
-    """Write a run's files; what stood there before is replaced.
+    """Write the files of a run. Existing files are replaced.
 
     Args:
-        commit: of what was measured; None: not known.
+        commit: commit of the measured code; None: not known.
     """
     folder.mkdir(parents=True, exist_ok=True)
     summary = {
@@ -77,7 +77,7 @@ def write(folder: Path, scenario: str, figures: Figures, *, commit: str | None =
     (folder / "summary.json").write_text(text, encoding="utf-8", errors="backslashreplace")
     with (folder / "requests.jsonl").open("w", encoding="utf-8") as file:
         for outcome in figures.outcomes:
-            file.write(json.dumps(asdict(outcome)) + "\n")  # in ASCII: an answer may hold half of a surrogate pair
+            file.write(json.dumps(asdict(outcome)) + "\n")  # in ASCII: an answer may contain half of a surrogate pair
     with (folder / "summary.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("figure", "value"))
@@ -87,7 +87,7 @@ def write(folder: Path, scenario: str, figures: Figures, *, commit: str | None =
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a folder holds of a run."""
+    """A run as its folder stores it."""
 
     folder: Path
     summary: dict[str, Any]
@@ -95,10 +95,10 @@ class Run:
 
 
 def read_runs(folder: Path) -> list[Run]:
-    """The run of a folder; or of a folder that has none of its own, those of the folders in it, by name.
+    """Read the run in a folder; if there is none, the runs in its subfolders, sorted by name.
 
     Raises:
-        InvalidInput: there is none, or one is of a later schema.
+        InvalidInput: there is no run, or a run has another schema version.
     """
     folders = [folder]
     if folder.is_dir() and not (folder / "summary.json").exists():
@@ -107,23 +107,25 @@ def read_runs(folder: Path) -> list[Run]:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """The summary of a run.
+    """Read the summary of a run.
 
     Raises:
-        InvalidInput: there is none, or it is of a later schema.
+        InvalidInput: there is no summary, or it has another schema version.
     """
     try:
         summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         schema = summary["schema_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidInput(f"{folder} holds no summary.json of a run: {error}") from None
+        raise InvalidInput(f"{folder} contains no summary.json of a run: {error}") from None
     if schema != SCHEMA_VERSION:
-        raise InvalidInput(f"{folder} was written with schema {schema}; this version reads {SCHEMA_VERSION}")
+        raise InvalidInput(
+            f"{folder} was written with schema version {schema}; this ragcore reads version {SCHEMA_VERSION}"
+        )
     return summary
 
 
 def read_outcomes(folder: Path) -> list[Outcome]:
-    """What became of each question of a run."""
+    """Read the outcomes of a run."""
     path = folder / "requests.jsonl"
     if not path.exists():
         return []
@@ -131,7 +133,7 @@ def read_outcomes(folder: Path) -> list[Outcome]:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: what was not measured is null."""
+    """Replace NaN and infinity by None, because JSON has neither."""
     match value:
         case float() if not math.isfinite(value):
             return None

@@ -1,4 +1,4 @@
-"""A run and a comparison as text of a terminal: never wider than it, 80 columns where its width is not known."""
+"""Shows a run or a comparison as text. It is never wider than the terminal, or than 80 columns without a terminal."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ragcore.loadtest.words import heading, label, number, quantity, told
 
 __all__ = ["changed", "draw_comparison", "draw_criteria", "draw_table", "draw_values"]
 
-# Longer tables are for the report.
+# Longer tables are only in the report.
 MOST_ROWS = 40
 GAP = 2
 
 
 def draw_table(console: Console, table: Table) -> None:
-    """The table without the columns that hold nothing; one that is too wide comes in parts, each with the first column."""
+    """Draw a table without its empty columns. A table that is too wide is split into parts, each with the first column."""
     if not table.rows or len(table.rows) > MOST_ROWS:
         return
     names = [name for place, name in enumerate(table.rows[0]) if place == 0 or any(row[name] for row in table.rows)]
@@ -38,19 +38,19 @@ def draw_table(console: Console, table: Table) -> None:
 
 
 def draw_values(console: Console, values: dict[str, Value]) -> None:
-    """Each figure by its words, with its unit."""
+    """Print each figure with its name and unit."""
     _listed(console, [(label(name), quantity(name, value)) for name, value in told(values).items()])
 
 
 def draw_criteria(console: Console, figures: Figures) -> None:
-    """Each criterion with its bound, what was measured, and whether it was reached."""
+    """Print each criterion with its limit, its measured value, and whether it was met."""
     if figures.criteria:
         console.print()
-        _listed(console, [("reached" if one.reached else "NOT REACHED", one.text) for one in figures.criteria])
+        _listed(console, [("met" if one.reached else "NOT MET", one.text) for one in figures.criteria])
 
 
 def draw_comparison(console: Console, comparison: Comparison) -> None:
-    """The verdict first, so that no width cuts it off; without what is zero on both sides."""
+    """Print a comparison without the figures that are zero on both sides. The verdict comes first, so that it is never cut off."""
     console.print(Text("after / before", style="bold"))
     grid = Grid(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="")
     grid.add_column("verdict", no_wrap=True)
@@ -68,16 +68,16 @@ def draw_comparison(console: Console, comparison: Comparison) -> None:
 
 
 def changed(row: Row) -> str:
-    """What got worse, in words."""
+    """Describe a figure that got worse."""
     before, after = (quantity(row.figure, value) for value in (row.before, row.after))
     return f"{label(row.figure)}: {before} → {after} ({row.ratio:.2f} ×)"
 
 
 def _listed(console: Console, rows: Sequence[tuple[str, str]]) -> None:
-    """Texts beside what they are of; one that is too long goes on below its own beginning."""
+    """Print two columns. A text that is too long continues below its own beginning."""
     width = max((len(first) for first, _ in rows), default=0) + GAP
     for first, second in rows:
-        # A number stays beside its percent sign.
+        # A line never breaks between a number and its percent sign.
         whole = second.replace(" %", "\u00a0%")
         wrapped = textwrap.wrap(whole, max(20, console.width - width), break_on_hyphens=False) or [""]
         for place, line in enumerate(wrapped):
