@@ -1,6 +1,6 @@
-"""A generator's stream, read by whoever reads the answer: for generators that hold neither a scope nor a task group open while a piece is handed out.
+"""Reads a generator's stream in the task that reads the answer.
 
-Beside `Relay` it spares a task, and a switch of tasks for each piece.
+Only for generators that hold neither a cancel scope nor a task group open across a `yield`. Compared with `Relay` it needs no task of its own.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ __all__ = ["Direct"]
 
 
 class Direct(Source):
-    """One stream of a generator, in the reader's own task, which may be another one for each piece.
+    """One stream of a generator, read in the reader's task. Each piece may be read by another task.
 
-    Invariant: no cancel scope is open between two pieces. Whoever is cancelled while it waits for a piece ends the generator there and then.
+    Invariant: no cancel scope is open between two pieces. A reader that is cancelled while it waits for a piece ends the generator at once.
 
     Args:
-        As `Source`.
+        generator, prompt: what to stream.
+        name, first_within, place_within: as in `Source`.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Direct(Source):
         return self._pieces.__anext__()  # not a coroutine around it, which would cost each piece a frame
 
     async def aclose(self) -> None:
-        """Leave the stream: its request is closed, within the time of a clean-up."""
+        """Leave the stream and close its request, within the time limit of a clean-up."""
         with cleaning_up():
             await close_quietly(self._pieces)
 
@@ -55,7 +56,7 @@ class Direct(Source):
                         if piece != "":
                             yield checked(piece, self.name)
                 except Exception as error:
-                    failed = error  # what went wrong; leaving may go wrong as well, and must not hide it
+                    failed = error  # an error while leaving the stream must not hide this one
                     raise
         except Exception as error:
             raise failure(failed or error, self.name) from (failed or error).__cause__

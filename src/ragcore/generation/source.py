@@ -1,4 +1,4 @@
-"""Where the pieces of an answer come from: one stream of one generator, read piece by piece, with a limit on how long it may be silent at first."""
+"""One stream of one generator, read piece by piece, with a time limit for its first piece."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Piece: TypeAlias = str | Generation
 
 
 class Source(ABC):
-    """One stream of a generator. Iterate over it, and `aclose` it in the end.
+    """One stream of a generator. Iterate over it, then `aclose` it.
 
     Args:
-        name: of the generator, in errors.
-        first_within: seconds that the generator may take to its first word, without the time in queues of ours.
-        place_within: seconds that it may take to find a place for the request.
+        name: the generator's name in errors.
+        first_within: seconds until the first token. Time in ragcore's own queues does not count.
+        place_within: seconds until the request has a place.
     """
 
     def __init__(self, name: str, *, first_within: float, place_within: float) -> None:
@@ -33,12 +33,12 @@ class Source(ABC):
         self._patience = Patience(first_within, place_by=anyio.current_time() + place_within)
 
     async def first(self) -> Piece:
-        """The first piece, within its time.
+        """Return the first piece.
 
         Raises:
-            GenerationError: it took longer, or the stream ended without one.
+            GenerationError: it did not arrive in time, or the stream ended without one.
         """
-        with self._patience as patience:  # for the first piece alone: no scope is open between two pieces
+        with self._patience as patience:  # only for the first piece: no scope may be open between two pieces
             try:
                 return await self.__anext__()
             except StopAsyncIteration:
@@ -60,14 +60,14 @@ class Source(ABC):
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Leave the stream; what still runs is cancelled."""
+        """Leave the stream and cancel its request."""
 
 
 def checked(piece: object, name: str) -> Piece:
-    """A piece, if it is one.
+    """Return the piece if it is valid.
 
     Raises:
-        GenerationError: it is neither text nor a `Generation`, or the generation says nothing.
+        GenerationError: it is neither text nor a `Generation`, or the generation has no text.
     """
     if type(piece) is str:
         return piece
@@ -85,11 +85,11 @@ def checked(piece: object, name: str) -> Piece:
         if piece.usage.prompt_tokens is not None:
             error.used_tokens = (piece.usage.prompt_tokens, piece.usage.completion_tokens or 0)
         raise error
-    return piece  # type: ignore[return-value]  # a str or a Generation, as was just seen
+    return piece  # type: ignore[return-value]  # checked above: a str or a Generation
 
 
 def failure(error: BaseException, name: str) -> RagcoreError:
-    """What a generator raised, as an error of ours."""
+    """Return the error of a generator as an error of ragcore."""
     if isinstance(error, RagcoreError):
         return error
     ours = GenerationError(f"the generator {name} raised {type(error).__name__}", dependency=name, stage="generate")
@@ -100,8 +100,8 @@ def failure(error: BaseException, name: str) -> RagcoreError:
 def runs_in_any_task(generator: Generator, /) -> bool:
     """Whether a generator's streams may be entered, read and left in different tasks.
 
-    Its class says so by `in_any_task = True`: it holds neither a cancel scope nor a task group open while a piece is handed out. A subclass with a
-    `stream` of its own must say it again, since nothing is known of that one.
+    Its class declares it with `in_any_task = True`, if it holds neither a cancel scope nor a task group open across a `yield`. A subclass that
+    overrides `stream` must declare it again.
     """
     for kind in type(generator).__mro__:
         if "in_any_task" in vars(kind):
