@@ -375,3 +375,32 @@ def test_the_commands_of_the_tutorial_run(tmp_path: Path) -> None:
                 told += 1
     assert told >= 12
     assert (tmp_path / "thresholds.html").exists()
+
+
+def texts_of_the_source() -> str:
+    """All string constants of the package, in one text; what an f-string inserts is "…"."""
+    found = []
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                found.append(
+                    "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+                )
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(re.sub(r"%(\.\d)?[a-z]", "…", node.value))
+    return "\n".join(found)
+
+
+def test_messages_that_the_troubleshooting_page_quotes_exist() -> None:
+    page = (DOCS / "how-to" / "troubleshooting.md").read_text()
+    source = texts_of_the_source()
+    quoted = [
+        piece.strip(" .")
+        for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
+        for message in re.findall(r"`([^`]+)`", row)
+        for piece in message.replace("(Address already in use)", "…").split("…")
+        if len(piece.strip(" .")) > 4
+    ]
+    quoted += [line.split(": ")[-1].strip() for line in re.findall(r"^no authentication.*$", page, re.MULTILINE)]
+    assert len(quoted) > 12
+    assert [piece for piece in quoted if piece.replace("'ragcore'", "…") not in source] == []
