@@ -6,9 +6,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from benchmarks.published import pages, publish, rendered, runs
 from benchmarks.registry import SCENARIOS, scenario
 from ragcore.loadtest.command import EXIT_CODES, compare_command, scenario_command
 
@@ -24,6 +26,29 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("compare")(compare_command)
+
+
+@app.command("readme")
+def readme_command(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="RUN", help="Folders of runs to publish.", show_default=False)
+    ] = None,
+) -> None:
+    """Publish runs, and write their figures into the README and the manual."""
+    try:
+        for name in publish(folders or ()):
+            typer.echo(f"published {name}")
+        published = runs()
+        for page in pages():
+            text = page.read_text()
+            written = rendered(text, published)
+            if written != text:
+                page.write_text(written)
+                typer.echo(f"wrote {page.name}")
+    except (KeyError, ValueError) as error:
+        raise typer.BadParameter(
+            f"no source for a figure: {error}" if isinstance(error, KeyError) else str(error)
+        ) from None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -276,7 +276,9 @@ def commands(path: Path) -> list[str]:
 
 
 KNOWN = (
+    "cd",
     "pip",
+    "uv",
     "python3",
     "export",
     "echo",
