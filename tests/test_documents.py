@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -406,3 +407,18 @@ def test_messages_that_the_troubleshooting_page_quotes_exist() -> None:
     quoted += [line.split(": ")[-1].strip() for line in re.findall(r"^no authentication.*$", page, re.MULTILINE)]
     assert len(quoted) > 12
     assert [piece for piece in quoted if piece.replace("'ragcore'", "…") not in source] == []
+
+
+def test_the_page_about_extras_has_each_extra_and_what_it_installs() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    rows = {
+        re.sub(r"[\[\]`]", "", row[0]): row[2]
+        for row in re.findall(
+            r"^\| (\S+?)(?:\(#\w+\))? \| (.*?) \| (.*?) \|",
+            (DOCS / "reference" / "extras.md").read_text(),
+            re.MULTILINE,
+        )
+    }
+    for extra, requirements in extras.items():
+        names = {re.split(r"[\[>=<]", one)[0].lower() for one in requirements} - {"ragcore-client", "httpx"}
+        assert names <= {name.strip().lower() for name in rows[extra].split(",")}, extra
