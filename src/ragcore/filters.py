@@ -79,7 +79,7 @@ class MetaField:
 
 
 class Filter:
-    """A condition on passages. Join filters with `&`, `|` and `~`; `and`, `or` and `not` raise, because Python would ignore a part of the condition.
+    """A condition on passages. Join filters with `&`, `|` and `~`; `and`, `or` and `not` raise an error, because Python would ignore a part of the condition.
 
     Use `meta(...)`, `Filter.documents(...)` or `Filter.from_dict(...)` to make a filter. Filters are hashable, picklable and compared by value.
     """

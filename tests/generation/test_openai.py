@@ -366,7 +366,7 @@ async def test_fifty_concurrent_callers_learn_the_same_refusal() -> None:
             group.start_soon(generator.generate, PROMPT)
 
 
-async def test_a_server_that_refuses_everything_is_asked_once_per_parameter_at_most() -> None:
+async def test_a_server_that_refuses_everything_gets_at_most_one_request_per_parameter() -> None:
     refusal = Bytes(
         body=b'{"error": {"message": "unsupported: temperature, max_tokens, stream_options"}}', status=400, headers=JSON
     )

@@ -198,7 +198,7 @@ def _trio() -> ModuleType | None:
 
 
 class _Ordered(dict[Any, None]):
-    """A set that keeps the insertion order of its members."""
+    """A set that keeps the insertion order of its elements."""
 
     def __init__(self, items: Iterable[Any] = ()) -> None:
         super().__init__(dict.fromkeys(items))
@@ -215,7 +215,7 @@ class _Ordered(dict[Any, None]):
 
 # uvicorn
 
-# The members of uvicorn's protocol that ragcore's subclass uses.
+# The methods of uvicorn's protocol that ragcore's subclass uses.
 PROTOCOL = (
     "connection_made",
     "data_received",

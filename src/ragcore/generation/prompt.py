@@ -41,7 +41,7 @@ def build_prompt(
     """Build a prompt of at most `budget` tokens.
 
     It holds the question and the instructions, then the latest turns within a third of the rest, then whole passages from the best down. The first
-    passage that doesn't fit ends the list, so that "[n]" also counts the passages of the retrieval. The prompt and an event record how many passages
+    passage that doesn't fit ends the list, so that "[n]" is also the n-th passage of the retrieval. The prompt and an event record how many passages
     were left out.
 
     Raises:

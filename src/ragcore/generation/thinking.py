@@ -25,7 +25,7 @@ CLOSING_ALONE = re.compile(
 )
 # Tokens of chat templates that some servers let through.
 TOKENS = re.compile(r"<\|(?:end|return|im_end|eot_id|endoftext|end_of_text)\|>")
-# A possible beginning of any of these.
+# A possible beginning of any of these tags.
 PARTIAL = re.compile(r"(?:<[\w:|/ ]{0,40}|\[/?[A-Za-z]{0,5}|◁/?[a-z]{0,5})\Z")
 
 
@@ -66,7 +66,7 @@ class Thinking:
 
     @property
     def open(self) -> bool:
-        """Whether the text is inside thinking."""
+        """Whether the text so far ends inside thinking."""
         return self._closing is not None and not self._header
 
     @property
@@ -176,7 +176,7 @@ class Thinking:
                 return self._follow(before)
         if not self._tagged and (closing := CLOSING_ALONE.search(self._held)) is not None:
             behind = self._held[closing.end() :]
-            if not behind.strip(" \t") and not final:  # what follows decides
+            if not behind.strip(" \t") and not final:  # the text after the tag decides
                 out, self._held = self._held[: closing.start()], self._held[closing.start() :]
                 return self._follow(out)
             if self._starts_line(self._held[: closing.start()]) or behind.lstrip(" \t")[:1] == "\n":

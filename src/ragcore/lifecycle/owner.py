@@ -93,7 +93,7 @@ class Owner:
         if self._group is None:
             raise NotOpen(f"{self.name} is closed")
         self._running += 1
-        # In its own context, because the work must not inherit the deadline of the code that spawns it.
+        # Run the work in its own context, because it must not inherit the deadline of the code that spawns it.
         group, label = self._group, f"ragcore {self.name}: {name}"
         (context or contextvars.Context()).run(lambda: group.start_soon(self._guard, work, name=label))
 

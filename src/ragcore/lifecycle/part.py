@@ -211,7 +211,7 @@ class Parts:
         if not closing:
             return
         cancelled: BaseException | None = None
-        # In another task, because this task could not leave a close that shields itself from cancellation.
+        # Close the parts in another task: this task could not leave a close that shields itself from cancellation.
         with anyio.CancelScope(shield=True):
             owner: Owner | None = None
             while owner is None:

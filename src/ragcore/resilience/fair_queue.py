@@ -82,7 +82,7 @@ class FairQueue:
         Args:
             when: the caller's deadline.
             flow: the caller's flow; None: the current flow.
-            by: the latest time at which the caller can use a place, because it then uses an alternative.
+            by: the latest time at which the caller can use a place. After that time the caller uses an alternative.
 
         Raises:
             Overloaded: the queue is full, or the call can't finish by its deadline.
@@ -171,7 +171,7 @@ class FairQueue:
             waiter.granted = True
             waiter.stir()
             self._let_go_of_the_hopeless(flow, now)
-            # With a margin, so that the order doesn't change all the time.
+            # The margin keeps the order from changing all the time.
             if flow.newest_first and flow.waiting and self._fits(flow, flow.oldest(), now, margin=2.0):
                 flow.newest_first = False
 
@@ -193,7 +193,7 @@ class FairQueue:
             return next(iter(self.ring))
         share = math.ceil(self._places.limit / self.flows())
         entitled = [flow for flow in self.ring if flow.inside < share] or list(self.ring)
-        # The flow that was served longest ago comes first, even if it had no waiting callers since.
+        # The flow that was served longest ago comes first, even if it has had no waiting callers since then.
         entitled.sort(key=lambda flow: flow.served)
         # The loop ends, because each round adds one credit to each flow and a debt is bounded.
         while True:
@@ -212,7 +212,7 @@ class FairQueue:
         """Return the next waiter of a flow."""
         if not flow.newest_first:
             return flow.oldest()
-        # With different timeouts a patient caller is not overtaken forever. With equal timeouts `most_patient` is the newest as well.
+        # Sometimes choose the caller with the latest deadline, so that it is not overtaken forever. With equal timeouts it is the newest one anyway.
         return flow.newest() if flow.turns % PATIENT_EVERY else flow.most_patient()
 
     def _let_go_of_the_hopeless(self, flow: Flow, now: float) -> None:

@@ -9,9 +9,10 @@ from ragcore.resilience.waiter import NEWEST, Flow
 
 __all__ = ["Places"]
 
-# An estimate is forgotten if no call has confirmed it for this many seconds plus this many service times. Otherwise an estimate from a bad time would
-# stay forever.
+# An estimate is forgotten if no call has confirmed it for this many seconds plus this many service times. Otherwise an estimate from a slow period
+# would stay forever.
 FORGET_SECONDS, FORGET_SERVICES = 30.0, 3.0
+# A call that is this many times faster than the estimate gets this weight in the moving average.
 MUCH_QUICKER, MUCH_QUICKER_WEIGHT = 4.0, 0.5
 
 

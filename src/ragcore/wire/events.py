@@ -21,7 +21,7 @@ from ragcore.wire.unsaid import NOTHING, Unsaid
 __all__ = ["DONE", "DRAIN_SECONDS", "EventParser", "read_events"]
 
 MAX_EVENT = 1024 * 1024
-# Bytes of comments and blank lines between two events. A keep-alive comment has only a few bytes.
+# The largest number of bytes of comments and blank lines between two events. A keep-alive comment has only a few bytes.
 MAX_BESIDES = 1024 * 1024
 # Enough for an answer of 200,000 characters with 300 bytes around each.
 MAX_STREAM = 64 * 1024 * 1024
@@ -116,7 +116,7 @@ class EventParser:
             elif name != b"data":
                 return
             value = value.removeprefix(b" ")
-        # Only for the first line, so that the time stays linear in the size of an event.
+        # This is checked only for the first line, so that the time stays linear in the size of an event.
         if len(self._data) == 1 and (value[:1] == b"{" or value.strip() == b"[DONE]") and _is_whole(self._data[0]):
             events.append(self._dispatch())  # the server omitted the blank line
         self._data.append(value)
@@ -135,7 +135,7 @@ async def read_events(
 ) -> AsyncGenerator[list[Mapping[str, Any]], None]:
     """Yield lists of the stream's events as JSON objects; a list holds the events that arrive together. `DONE` represents "[DONE]".
 
-    If the server sends plain JSON instead of a stream, yields it as one event with its message as the `delta`.
+    If the server sends plain JSON instead of a stream, it is yielded as one event, with its message as the `delta`.
 
     Args:
         unsaid: hides secrets and quotations in error messages.
@@ -161,7 +161,8 @@ async def read_events(
             if batch:
                 yield batch
             if failure is not None:
-                with anyio.move_on_after(DRAIN_SECONDS):  # lets the connection be reused
+                # Read the body to its end, so that the connection can be reused.
+                with anyio.move_on_after(DRAIN_SECONDS):
                     async for _ in body:
                         pass
                 raise failure

@@ -25,7 +25,7 @@ KEYS = re.compile(
 )
 HIDDEN = "[hidden]"
 QUOTED = "[quoted]"
-# The fields of a request that hold people's texts.
+# The fields of a request that hold texts of users or documents.
 TEXTS = ("content", "text", "input", "prompt")
 # In an escaped line end such as "\n", the "n" is not the beginning of a word.
 WORD = re.compile(rf"\\[nrt]|([{UNSPACED}]|[^\W{UNSPACED}]+)")
@@ -88,7 +88,7 @@ NOTHING = Unsaid()
 
 
 def _texts_of(body: bytes) -> Iterator[str]:
-    """Yield people's texts in a request."""
+    """Yield the texts of users and documents in a request."""
     try:
         left: list[Any] = [json.loads(body)] if body else []
     except (ValueError, RecursionError):
