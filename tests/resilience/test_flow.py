@@ -379,7 +379,7 @@ def test_a_request_that_served_several_flows_is_a_success_of_each(clock: Clock) 
 
 
 def test_a_call_for_several_flows_is_counted_in_the_window_of_none_of_them(clock: Clock) -> None:
-    """It is counted once, for no flow. If it were in a flow's window, the subtraction of that window would make the total negative."""
+    """The call is counted once, without a flow. If it were in a flow's window, the subtraction of that window would make the total negative."""
     breaker = CircuitBreaker(minimum_throughput=4)
     call(breaker, "bad", "f", clock)
     others = 0

@@ -246,7 +246,7 @@ class _Request:
             except ServerError as error:
                 if not self._manner.learn(error, sent, role, callers):
                     raise
-        raise Undecodable("it refuses one parameter after the other")
+        raise Undecodable("it refused another parameter after each change: check the option parameters")
 
     async def _begin(self, body: bytes) -> None:
         self._response = response = await self._client.post("/chat/completions", body, model=self._manner.model)
@@ -257,7 +257,7 @@ class _Request:
             try:
                 batch = await anext(self._events)
             except StopAsyncIteration:
-                raise Undecodable("its stream ended before it began") from None
+                raise Undecodable("its stream ended before the answer began") from None
             self._first += self._take(batch)
 
     async def texts(self) -> AsyncGenerator[str, None]:

@@ -269,11 +269,9 @@ class Received:
         lower = reason.lower()
         if lower in ("length", "max_tokens", "model_length"):
             spent = (
-                "all of its tokens went into thinking"
-                if self._thinking.seen or self._thought_tokens
-                else "it was cut off"
+                "thinking used all of its tokens" if self._thinking.seen or self._thought_tokens else "it was cut off"
             )
-            return f"gave no text: {spent} (finish_reason {reason}): raise max_tokens"
+            return f"gave no text: {spent} (finish_reason {reason}); raise max_tokens"
         if lower == "content_filter":
             return "gave no text: its answer was withheld by a filter (finish_reason content_filter)"
         if lower in ("tool_calls", "function_call"):

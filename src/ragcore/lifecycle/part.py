@@ -109,7 +109,7 @@ class Part:
                     with anyio.move_on_after(CLOSE_SECONDS):
                         await self._close()
                 except Exception:
-                    logger.exception("closing %s after its failed start failed", type(self).__name__)
+                    logger.exception("closing %s failed, after its start had failed", type(self).__name__)
                 finally:
                     await self._shut()
             raise
