@@ -37,7 +37,7 @@ class Thinking:
         begun: whether the model is known to send only the closing tag. Text is then held back until that tag.
 
     Attributes:
-        unopened: whether only a closing tag came; the text before it was thinking.
+        omits_opening_tag: whether only a closing tag came; the text before it was thinking.
 
     Example:
         >>> thinking = Thinking()
@@ -47,10 +47,10 @@ class Thinking:
         'Is it $40?'
     """
 
-    unopened: bool
+    omits_opening_tag: bool
 
     def __init__(self, *, most: int = 1_000_000, begun: bool = False) -> None:
-        self.unopened = False
+        self.omits_opening_tag = False
         self._held = ""
         self._waits = begun
         self._shown: list[str] = []
@@ -124,7 +124,7 @@ class Thinking:
         if closing is not None:
             self._keep(self._held[: closing.start()])
             self._held = self._held[closing.end() :]
-            self.unopened, self._tagged, self._waits = True, True, False
+            self.omits_opening_tag, self._tagged, self._waits = True, True, False
             return self.take("")
         return ""
 
@@ -182,7 +182,7 @@ class Thinking:
             if self._starts_line(self._held[: closing.start()]) or behind.lstrip(" \t")[:1] == "\n":
                 self._keep("".join(self._shown) + self._held[: closing.start()])
                 self._held = behind
-                self.unopened, self._tagged, self._answer_begun, self._at_line_start = True, True, False, True
+                self.omits_opening_tag, self._tagged, self._answer_begun, self._at_line_start = True, True, False, True
                 self._shown.clear()
                 return ""
             # The text only mentions the tag.

@@ -19,7 +19,7 @@ MOST_CULPRITS = 64
 # The number of other flows that must have succeeded for each of several failing flows. For a single failing flow, one is enough.
 OTHERS_FOR_EACH = 3
 # The other flows are healthy if their failure ratio is below this share of the ratio that opens the breaker.
-WELL = 0.5
+HEALTHY_SHARE = 0.5
 
 
 class Blame:
@@ -136,7 +136,7 @@ class Blame:
                 suspects[flow] = failing
                 if len(suspects) > MOST_CULPRITS:
                     return {}
-        if not suspects or not self._others_are_well(suspects, total):
+        if not suspects or not self._others_are_healthy(suspects, total):
             return {}
         since = min(failing.since for failing in suspects.values())
         needed = 1 if len(suspects) == 1 else OTHERS_FOR_EACH * len(suspects)
@@ -161,7 +161,7 @@ class Blame:
         others = next((flow for flow in reversed(self._served) if flow != failing[0]), None)
         if others is None or self._served[others] < now - self._seconds:
             return None
-        return failing[0] if self._others_are_well({failing[0]: self.failing[failing[0]]}, total) else None
+        return failing[0] if self._others_are_healthy({failing[0]: self.failing[failing[0]]}, total) else None
 
     def is_cleared_by(self, flow: str, suspect: str, began: float) -> bool:
         """Whether a good call of `flow` that began at `began` shows that the dependency works and only the suspect fails."""
@@ -177,12 +177,12 @@ class Blame:
         """Forget a flow's bad calls, because its own breaker counts from now on."""
         self.failing.pop(flow, None)
 
-    def _others_are_well(self, suspects: dict[str, _Failing], total: SlidingWindow) -> bool:
+    def _others_are_healthy(self, suspects: dict[str, _Failing], total: SlidingWindow) -> bool:
         rest = SlidingWindow(self._seconds)
         rest.calls = total.calls - sum(failing.window.calls for failing in suspects.values())
         rest.failures = total.failures - sum(failing.window.failures for failing in suspects.values())
         rest.slow = total.slow - sum(failing.window.slow for failing in suspects.values())
-        return rest.calls > 0 and not self.fails(rest, WELL)
+        return rest.calls > 0 and not self.fails(rest, HEALTHY_SHARE)
 
 
 class _Failing:

@@ -385,8 +385,8 @@ class CircuitBreaker:
         if state != "half_open":
             self._asked.clear()
         if before != state:
-            whose = {} if self._flow is None else {"flow": self._flow}
-            emit(f"breaker.{state}", self.name, before=before, calls=calls, failures=failures, **whose)
+            of_flow = {} if self._flow is None else {"flow": self._flow}
+            emit(f"breaker.{state}", self.name, before=before, calls=calls, failures=failures, **of_flow)
         if state in ("open", "isolated"):
             if self._parent is None:
                 self.sleepers.wake(None)

@@ -79,13 +79,13 @@ class Places:
             self.holders -= 1
         self.inside -= 1
 
-    def forget_what_is_old(self, now: float) -> None:
+    def forget_old_estimate(self, now: float) -> None:
         """Forget the estimate if no recent call confirms it."""
         if now > self._forget_at:
             self.service_time = 0.0
 
     def _learn(self, flow: Flow, service_time: float, finished: bool, now: float) -> None:
-        self.forget_what_is_old(now)
+        self.forget_old_estimate(now)
         before = self.service_time or (service_time if finished else math.inf)
         # The time of a call that was cut short is a lower bound: it can raise the estimate but never lower it.
         if finished or service_time > before:

@@ -122,9 +122,9 @@ class Waiter:
     def wake(self) -> None:
         """Wake it without a place, because its breaker may have opened."""
         self.woken = True
-        self.stir()
+        self.end_sleep()
 
-    def stir(self) -> None:
+    def end_sleep(self) -> None:
         """End its sleep, because its state has changed."""
         if self._event is not None:
             self._event.set()
@@ -132,7 +132,7 @@ class Waiter:
             self._future.set_result(None)
 
     async def sleep(self, until: float) -> None:
-        """Sleep until `stir` is called, or until the point in time `until`.
+        """Sleep until `end_sleep` is called, or until the point in time `until`.
 
         On asyncio it uses a future and a timer, at a third of the cost of a cancel scope and an event, because under load every call waits here.
         """
@@ -144,7 +144,7 @@ class Waiter:
             return
         loop = task.get_loop()
         self._future = future = loop.create_future()
-        timer = None if until == math.inf else loop.call_at(until, self.stir)
+        timer = None if until == math.inf else loop.call_at(until, self.end_sleep)
         try:
             await future
         finally:

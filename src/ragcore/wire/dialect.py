@@ -66,15 +66,15 @@ class Dialect:
         self._given: dict[str, Sequence[Any]] = {}
         self.system_role: str | None = "system"
 
-    def said_as(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    def adapt(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters as this model accepts them."""
-        spoken: dict[str, Any] = {}
+        adapted: dict[str, Any] = {}
         for name, value in parameters.items():
             called = self._called.get(name, name)
             if called in self._left_out:
                 continue
-            spoken[called] = self._given[name][0] if name in self._given else value
-        return spoken
+            adapted[called] = self._given[name][0] if name in self._given else value
+        return adapted
 
     def call(self, name: str, called: str) -> None:
         """Send a parameter under another name."""
