@@ -319,7 +319,7 @@ class Store(Searcher, Protocol):
 
 @runtime_checkable
 class EmbedTextRecorder(Protocol):
-    """A store that records which text is embedded for its chunks, so that all programs that write to it embed the same."""
+    """A store that records which text is embedded for its chunks, so that all programs that write to it embed the same text."""
 
     async def recorded_embed_text(self) -> EmbedText | None:
         """Return the recorded value; None if there is none yet."""

@@ -1,7 +1,7 @@
 """Private names of other libraries that ragcore needs. Only this module reads them.
 
 If a release of a library no longer has such a name, the feature that depends on it is switched off, and one warning in the log names the feature. If
-ragcore can't work without the name, an error names the release that has it.
+ragcore can't continue without it, an error names the missing name.
 """
 
 from __future__ import annotations

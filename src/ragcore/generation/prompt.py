@@ -12,7 +12,7 @@ from ragcore.types import Passage, Prompt, Turn
 
 __all__ = ["NOT_FOUND", "build_prompt", "render"]
 
-# The model replies with this word when the passages don't answer the question. It counts only if it is the whole reply.
+# The model replies with this word when the passages don't answer the question. `not_found` recognises it, also with reasons or markup around it.
 NOT_FOUND = "NOT_FOUND"
 
 RULES = f"""\

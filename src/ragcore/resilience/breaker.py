@@ -50,7 +50,7 @@ class CircuitBreaker:
         slow_call_duration: the number of seconds from which a call is slow; None: no call is slow.
         minimum_throughput: the number of calls in the window from which the ratios apply.
         sampling_duration: the length of the window in seconds.
-        break_duration: seconds from opening to the first probe, ±20 %. Each failed probe doubles them.
+        break_duration: seconds from opening to the first probe, ±20 %. Each failed probe doubles this time.
         max_break_duration: the upper limit of the break, before the ±20 %. A probe without a result after this time counts as failed.
         probes: the number of concurrent calls while half-open, and the number of successes that close the breaker.
         name: the name in events and errors.
@@ -107,7 +107,7 @@ class CircuitBreaker:
         self._probed_at = 0.0
         self._probes_passed = 0
         self._durations: deque[float] = deque(maxlen=REMEMBERED)
-        # Calls of flows that are set apart also wait here, because a flow's own breaker has no queue.
+        # Callers of flows that are set apart are registered here too. The flow's own breaker wakes them through `_parent`.
         self.sleepers = Sleepers()
         self._flows = FlowsApart(
             self._window,

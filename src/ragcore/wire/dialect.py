@@ -51,7 +51,7 @@ SYSTEM = re.compile(
 
 
 class Dialect:
-    """How to send parameters to one model on one server.
+    """The parameters that one model on one server accepts, with their names and values.
 
     Args:
         model: the model's name, for events.
