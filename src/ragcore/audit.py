@@ -151,9 +151,7 @@ class AuditLog(Part):
                     file.write(line + "\n")
                     if self._waiting.empty():
                         file.flush()
-                except (
-                    OSError
-                ) as error:  # the disk is full: log it and continue, because the service must stay available
+                except OSError as error:  # for example a full disk: continue, because the service must stay available
                     self.lost += 1
                     logger.error("audit log %s: a line was lost: %s", self._path, error.strerror)  # noqa: TRY400
             if self.lost:

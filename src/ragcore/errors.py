@@ -84,7 +84,7 @@ class InvalidInput(RagcoreError, ValueError):
 
 
 class ConfigurationError(RagcoreError):
-    """A setting, a database role or a schema is wrong, or an extra is missing. The message names it, its value and the right one."""
+    """A setting, a database role or a schema is wrong, or an extra is missing. The message names the problem, the current value and the correct one."""
 
 
 class Unsupported(ConfigurationError):
@@ -147,7 +147,7 @@ class CircuitOpen(RagcoreError):
 
 
 class Overloaded(RagcoreError):
-    """The queue is full, or the call can't finish by its deadline. Raised at once; ragcore does not degrade the call instead.
+    """The queue is full, or the call can't finish by its deadline. Raised as soon as this is known. By default ragcore does not degrade the call.
 
     Attributes:
         dependency: its name.

@@ -42,7 +42,7 @@ _listeners: tuple[Listener, ...] = ()
 def subscribe(listener: Listener, /) -> Callable[[], None]:
     """Call `listener` with each event from now on.
 
-    The call is synchronous, on the thread that emits the event, so the listener must be quick. If it raises an exception, that is logged.
+    The call is synchronous, on the thread that emits the event, so the listener must be quick. If it raises an exception, the exception is logged.
 
     Returns:
         A function that ends the subscription. It is safe to call it twice.

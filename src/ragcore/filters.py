@@ -41,35 +41,35 @@ class MetaField:
         self._key = check_text("a filter's key", key)
 
     def eq(self, value: Scalar, /) -> Filter:
-        """The key exists and its value equals `value`; 1 equals 1.0 but not True."""
+        """Match if the key exists and its value equals `value`; 1 equals 1.0 but not True."""
         return Filter(("key", self._key, "eq", _scalar(value)))
 
     def ne(self, value: Scalar, /) -> Filter:
-        """The key is missing, or its value has the same type and differs from `value`."""
+        """Match if the key is missing, or if its value has the same type and differs from `value`."""
         return Filter(("key", self._key, "ne", _scalar(value)))
 
     def lt(self, value: Scalar, /) -> Filter:
-        """The value is less than a number or a string (by code point)."""
+        """Match if the value is less than a number or a string (by code point)."""
         return self._ordered("lt", value)
 
     def le(self, value: Scalar, /) -> Filter:
-        """The value is less than or equal to a number or a string (by code point)."""
+        """Match if the value is less than or equal to a number or a string (by code point)."""
         return self._ordered("le", value)
 
     def gt(self, value: Scalar, /) -> Filter:
-        """The value is greater than a number or a string (by code point)."""
+        """Match if the value is greater than a number or a string (by code point)."""
         return self._ordered("gt", value)
 
     def ge(self, value: Scalar, /) -> Filter:
-        """The value is greater than or equal to a number or a string (by code point)."""
+        """Match if the value is greater than or equal to a number or a string (by code point)."""
         return self._ordered("ge", value)
 
     def in_(self, values: Iterable[Scalar], /) -> Filter:
-        """The value equals one of `values`. Empty `values` match no passage."""
+        """Match if the value equals one of `values`. Empty `values` match no passage."""
         return Filter(("key", self._key, "in", tuple(_scalar(value) for value in _several("in_", values))))
 
     def exists(self) -> Filter:
-        """The key exists, with any value, including null."""
+        """Match if the key exists, with any value, including null."""
         return Filter(("key", self._key, "exists", True))
 
     def _ordered(self, op: str, value: Scalar) -> Filter:
@@ -79,7 +79,7 @@ class MetaField:
 
 
 class Filter:
-    """A condition on passages. Join filters with `&`, `|` and `~`; `and`, `or` and `not` raise, because Python would ignore a part of the condition.
+    """A condition on passages. Join filters with `&`, `|` and `~`; `and`, `or` and `not` raise an error, because Python would ignore a part of the condition.
 
     Use `meta(...)`, `Filter.documents(...)` or `Filter.from_dict(...)` to make a filter. Filters are hashable, picklable and compared by value.
     """

@@ -319,7 +319,7 @@ class Store(Searcher, Protocol):
 
 @runtime_checkable
 class EmbedTextRecorder(Protocol):
-    """A store that records which text is embedded for its chunks, so that all programs that write to it embed the same."""
+    """A store that records which text is embedded for its chunks, so that all programs that write to it embed the same text."""
 
     async def recorded_embed_text(self) -> EmbedText | None:
         """Return the recorded value; None if there is none yet."""
@@ -371,7 +371,7 @@ class Allowance:
 
     Attributes:
         admitted: whether the call may continue; then it is already counted. True if there was no call to admit.
-        requests, tokens: the used part of the limits per minute that is not available again yet.
+        requests, tokens: the part of the limits per minute that is used up at the moment.
         calls: calls under way, without this one.
         spent: the costs of today.
     """

@@ -69,7 +69,7 @@ def test_a_queue_that_admits_in_order_of_arrival_is_found(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(FairQueue, "give_back", learns_nothing)
     monkeypatch.setattr(FairQueue, "_pick", lambda self, flow: flow.oldest())
-    monkeypatch.setattr(FairQueue, "_let_go_of_the_hopeless", lambda self, flow, now: None)
+    monkeypatch.setattr(FairQueue, "_refuse_hopeless", lambda self, flow, now: None)
     assert run_cell(SMALL).ratio < 0.5
 
 

@@ -297,7 +297,7 @@ async def test_an_answer_that_begins_like_the_not_found_sentence_is_shown_comple
     ("body", "said"),
     [
         (events(delta("half"), done=False), "without a finish reason"),
-        (events(done=False), "before it began"),
+        (events(done=False), "before the answer began"),
         (events(delta("half"), {"error": {"message": "boom"}}), "error event"),
         (b"data: {oops\n\n", "not JSON"),
         (b"data: [1]\n\n", "not an object"),

@@ -59,8 +59,8 @@ def stream(*objects: object, done: bool = True) -> Bytes:
 EMPTY = {
     "an empty completion": ((chunk("", "stop"),), "gave no text"),
     "nothing but white space": ((chunk(" \n"), chunk(None, "stop")), "gave no text"),
-    "all tokens thought away": ((chunk(reasoning_content="hm"), chunk(None, "length")), "went into thinking"),
-    "all tokens thought away, between tags": ((chunk("<think>hm"), chunk(None, "length")), "went into thinking"),
+    "all tokens thought away": ((chunk(reasoning_content="hm"), chunk(None, "length")), "thinking used all of its tokens"),
+    "all tokens thought away, between tags": ((chunk("<think>hm"), chunk(None, "length")), "thinking used all of its tokens"),
     "cut off at once": ((chunk(None, "length"),), "finish_reason length"),
     "filtered": ((chunk(None, "content_filter"),), "content_filter"),
     "refused": ((chunk(refusal="I can't help with that."), chunk(None, "stop")), "refused to answer"),
@@ -366,7 +366,7 @@ async def test_fifty_concurrent_callers_learn_the_same_refusal() -> None:
             group.start_soon(generator.generate, PROMPT)
 
 
-async def test_a_server_that_refuses_everything_is_asked_once_per_parameter_at_most() -> None:
+async def test_a_server_that_refuses_everything_gets_at_most_one_request_per_parameter() -> None:
     refusal = Bytes(
         body=b'{"error": {"message": "unsupported: temperature, max_tokens, stream_options"}}', status=400, headers=JSON
     )
@@ -427,7 +427,7 @@ async def test_a_model_that_uses_all_tokens_for_thinking_gets_more_the_next_time
         OpenAIGenerator("m", base_url=server.base_url, api_key="k", policy=ONCE) as generator,
     ):
         prompt = Prompt("q", passages=(A,), max_tokens=800, max_tokens_from="settings")
-        with pytest.raises(GenerationError, match="went into thinking"):
+        with pytest.raises(GenerationError, match="thinking used all of its tokens"):
             await generator.generate(prompt)
         assert (await generator.generate(prompt)).text == "It is $1,500 [1]."
     assert [request["max_tokens"] for request in server.requests] == [800, 4_800]

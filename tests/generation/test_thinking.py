@@ -72,10 +72,10 @@ def test_a_closing_tag_alone_ends_thinking(closing: str, cuts: list[int]) -> Non
         while at < len(text):
             size = cuts[number % len(cuts)]
             piece = thinking.take(text[at : at + size])
-            shown = piece if thinking.unopened and shown.startswith("It") else shown + piece
+            shown = piece if thinking.omits_opening_tag and shown.startswith("It") else shown + piece
             at, number = at + size, number + 1
         shown += thinking.end()
-        assert thinking.unopened
+        assert thinking.omits_opening_tag
         assert thinking.thought == "It is in [1]."
         assert shown.strip() == "$40 [1]."
 
@@ -92,7 +92,7 @@ def test_cuts_make_no_difference(text: str, cuts: list[int]) -> None:
     whole, cut = Thinking(), Thinking()
     expected = whole.take(text) + whole.end()
     answer, thought, still_open = split(text, cuts)
-    if not whole.unopened:  # the text before a lone closing tag was returned before that tag arrived
+    if not whole.omits_opening_tag:  # the text before a lone closing tag was returned before that tag arrived
         assert (answer.strip(), thought, still_open) == (expected.strip(), whole.thought, whole.open)
     assert cut.thought == ""
 

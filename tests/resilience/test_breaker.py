@@ -29,7 +29,7 @@ def opened(clock: Clock, **options: float) -> CircuitBreaker:
     return breaker
 
 
-def test_half_of_the_calls_failing_opens_it_though_never_two_in_a_row(clock: Clock) -> None:
+def test_it_opens_when_half_of_the_calls_fail_even_if_never_two_in_a_row(clock: Clock) -> None:
     breaker = CircuitBreaker(failure_ratio=0.5, minimum_throughput=10)
     calls(breaker, "sf" * 5)
     assert state(breaker) == "open"

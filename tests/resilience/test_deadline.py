@@ -116,7 +116,7 @@ async def test_a_reserve_ends_before_the_enclosing_deadline() -> None:
     with deadline(10), pytest.raises(DeadlineExceeded), reserve(3):
         await anyio.sleep_forever()
     assert anyio.current_time() == pytest.approx(began + 7)
-    with reserve(5) as endless:  # nothing around it: nothing to keep from
+    with reserve(5) as endless:  # there is no enclosing deadline, so there is no time to reserve
         assert endless.when == float("inf")
         await anyio.sleep(1_000)
     began = anyio.current_time()

@@ -122,7 +122,9 @@ def test_no_place_is_lost_and_no_caller_waits_while_one_is_free(
 
 @examples(0.3)
 @given(crowd=st.integers(20, 200), limit=st.integers(1, 8), seconds=st.floats(0.1, 1.0))
-def test_a_quiet_flow_waits_for_one_place_however_many_of_another_wait(crowd: int, limit: int, seconds: float) -> None:
+def test_a_quiet_flow_waits_for_one_place_even_if_many_callers_of_another_flow_wait(
+    crowd: int, limit: int, seconds: float
+) -> None:
     bulkhead = Bulkhead(limit, queue=64)
     waited: list[float] = []
 

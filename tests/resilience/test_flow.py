@@ -98,7 +98,7 @@ def test_several_failing_flows_are_set_apart_while_many_others_succeed(clock: Cl
     before=st.lists(st.integers(0, 12), max_size=30),
     during=st.lists(st.integers(0, 12), min_size=60, max_size=60),
 )
-def test_an_outage_opens_the_breaker_after_as_many_calls_with_one_flow_as_with_many(
+def test_an_outage_opens_the_breaker_after_the_same_number_of_calls_with_one_flow_and_with_many(
     before: list[int], during: list[int]
 ) -> None:
     counted = []
@@ -132,7 +132,7 @@ def test_half_of_the_calls_of_all_flows_failing_is_an_outage(clock: Clock) -> No
     assert state(breaker) == "open"
 
 
-def test_if_no_other_flow_has_called_since_its_next_call_decides(clock: Clock) -> None:
+def test_the_next_call_of_another_flow_decides_about_a_suspect(clock: Clock) -> None:
     for outcome, after in (("f", ("open", True)), ("s", ("closed", False))):
         breaker = CircuitBreaker(minimum_throughput=10)
         with flow("other"):
@@ -342,7 +342,7 @@ def test_a_known_culprit_does_not_keep_it_open_for_others_after_an_outage(clock:
     assert (refused(breaker, "bad"), refused(breaker, "good")) == (True, False)
 
 
-def test_a_slow_outage_opens_it_though_the_suspect_no_longer_calls(clock: Clock) -> None:
+def test_a_slow_outage_opens_the_breaker_even_if_the_suspect_no_longer_calls(clock: Clock) -> None:
     breaker = CircuitBreaker(minimum_throughput=5)
     call(breaker, "b", "s", clock)
     for _ in range(4):
@@ -378,8 +378,8 @@ def test_a_request_that_served_several_flows_is_a_success_of_each(clock: Clock) 
     assert (refused(breaker, "bad 1"), refused(breaker, "bad 2")) == (True, True)
 
 
-def test_a_call_for_several_flows_is_in_no_flows_own_window(clock: Clock) -> None:
-    """It is counted once, for no flow. If it were in a flow's window, the subtraction of that window would make the total negative."""
+def test_a_call_for_several_flows_is_counted_in_the_window_of_none_of_them(clock: Clock) -> None:
+    """The call is counted once, without a flow. If it were in a flow's window, the subtraction of that window would make the total negative."""
     breaker = CircuitBreaker(minimum_throughput=4)
     call(breaker, "bad", "f", clock)
     others = 0

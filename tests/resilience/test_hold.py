@@ -329,7 +329,7 @@ async def test_the_service_time_is_learned_only_from_successful_streams() -> Non
     assert policy.snapshot()["bulkhead"]["service_time"] == pytest.approx(3)
 
 
-async def test_a_source_needs_no_close() -> None:
+async def test_a_source_without_a_close_method_is_accepted() -> None:
     class Plain:
         def __init__(self) -> None:
             self.items = ["a", "b"]

@@ -67,7 +67,7 @@ class BreakerMachine(RuleBasedStateMachine):
             slow_call_ratio=0.8,
         )
         self.state = "closed"
-        self.epoch = 0  # of the model: what began in an earlier one is stale
+        self.epoch = 0  # the model's generation: a call that began in an earlier one is ignored
         self.window: list[tuple[int, bool, bool]] = []  # bucket, failed, slow
         self.out: set[Permit] = set()  # probes
         self.passed = 0
@@ -256,8 +256,8 @@ class BulkheadMachine(OnLoop):
         self.inside: list[int] = []
         self.leave: dict[int, asyncio.Event] = {}
         self.of: dict[int, asyncio.Task[Any]] = {}
-        self.let_in: list[int] = []  # as the bulkhead did
-        self.expected: list[int] = []  # as the model does
+        self.let_in: list[int] = []  # in the order of the bulkhead
+        self.expected: list[int] = []  # in the order of the model
 
     @rule(target=callers)
     def come(self) -> Any:
@@ -309,7 +309,9 @@ class BulkheadMachine(OnLoop):
     @rule(number=consumes(callers), together=st.booleans())
     def give_up(self, number: int, together: bool) -> None:
         self.of[number].cancel()
-        if together and self.inside and number not in self.inside:  # in the same step in which another caller leaves
+        if (
+            together and self.inside and number not in self.inside
+        ):  # give up in the same step in which another caller leaves
             self.leave[self.inside.pop(0)].set()
         self.settle()
         for place in (self.inside, self.waiting):

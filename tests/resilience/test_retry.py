@@ -90,7 +90,7 @@ async def test_it_retries_after_the_first_error_and_waits_as_given() -> None:
     assert [moment - began for moment in tried] == pytest.approx([10, 30, 60])
 
 
-async def test_none_and_the_last_attempt_raise_the_error_unchanged() -> None:
+async def test_without_a_wait_and_after_the_last_attempt_the_error_is_raised_unchanged() -> None:
     first = OSError("first")
 
     async def attempt() -> None:

@@ -199,7 +199,7 @@ async def test_a_queued_caller_continues_to_wait_if_its_breaker_closes_at_once()
     assert breaker.snapshot()["success"] == 1  # the other call belonged to an earlier generation
 
 
-async def test_the_breaker_opens_if_half_the_calls_fail_but_never_several_in_a_row() -> None:
+async def test_the_breaker_opens_when_half_of_the_calls_fail_even_if_never_two_in_a_row() -> None:
     policy = Policy(breaker=CircuitBreaker(minimum_throughput=10), retry=False)
     for number in range(10):
         with suppress(OSError):

@@ -238,7 +238,7 @@ class _EarliestDeadlineFirst(FairQueue):
     def _pick(self, flow: Flow) -> Waiter:
         return min(flow.waiting, key=lambda waiter: waiter.when)
 
-    def _let_go_of_the_hopeless(self, flow: Flow, now: float) -> None:
+    def _refuse_hopeless(self, flow: Flow, now: float) -> None:
         """Drop no caller before its own deadline."""
 
 

@@ -3409,14 +3409,14 @@ ROWS += [
         prompt_tokens=40,
         completion_tokens=9,
     ),
-    Embed(  # not seen in the wild: a proxy's index in quotes
+    Embed(  # not observed on a real server: a proxy that sends the index as a text
         provider="OpenAI-compatible proxy",
         quirk="index as a text",
         source=EMBED_OBJECT,
         replies=(embeddings(item("0", b64(*A)), item("1", b64(*B))),),
         vectors=VECTORS,
     ),
-    Embed(  # not seen in the wild: answers of one text each, put together
+    Embed(  # not observed on a real server: a proxy that joins responses with one embedding each
         provider="OpenAI-compatible proxy",
         quirk="index 0 in every item",
         source=EMBED_OBJECT,

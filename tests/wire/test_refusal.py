@@ -89,7 +89,9 @@ TOO_LONG = [
 
 @pytest.mark.parametrize("said", TOO_LONG)
 @pytest.mark.parametrize("status", [400, 422, 500, 503, None])
-def test_too_long_a_request_is_not_retried_and_not_counted_against_the_server(said: str, status: int | None) -> None:
+def test_a_request_that_is_too_long_is_neither_retried_nor_counted_against_the_server(
+    said: str, status: int | None
+) -> None:
     error = ServerError(said, status=status)
     assert error.is_too_long
     assert judge(error) is None
@@ -149,7 +151,7 @@ def test_a_loading_model_is_retried(said: str, status: int) -> None:
     "body",
     [b"[" * 60_000, b'{"detail": [{"loc": 5, "msg": "m"}]}', b"\xff\xfe", b'{"error": {"code": [1]}}', b'"text"', b"7"],
 )
-def test_odd_bodies_raise_no_foreign_errors(body: bytes) -> None:
+def test_an_unusual_body_is_read_without_an_error(body: bytes) -> None:
     refusal = read_refusal(body, status=503)
     assert refusal is not None
     assert judge(refusal) is not None

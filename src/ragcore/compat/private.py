@@ -1,7 +1,7 @@
 """Private names of other libraries that ragcore needs. Only this module reads them.
 
 If a release of a library no longer has such a name, the feature that depends on it is switched off, and one warning in the log names the feature. If
-ragcore can't work without the name, an error names the release that has it.
+ragcore can't continue without it, an error names the missing name.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def _trio() -> ModuleType | None:
 
 
 class _Ordered(dict[Any, None]):
-    """A set that keeps the insertion order of its members."""
+    """A set that keeps the insertion order of its elements."""
 
     def __init__(self, items: Iterable[Any] = ()) -> None:
         super().__init__(dict.fromkeys(items))
@@ -215,7 +215,7 @@ class _Ordered(dict[Any, None]):
 
 # uvicorn
 
-# The members of uvicorn's protocol that ragcore's subclass uses.
+# The methods of uvicorn's protocol that ragcore's subclass uses.
 PROTOCOL = (
     "connection_made",
     "data_received",

@@ -232,7 +232,7 @@ class OpenAIEmbedder(Part):
     async def _ask(self, texts: Sequence[str]) -> Vector:
         """Send a request. If the server refuses a parameter, send it again without that parameter."""
         for _ in range(MOST_CHANGES):
-            spoken = self._dialect.said_as(self._parameters)
+            spoken = self._dialect.adapt(self._parameters)
             body = {"model": self.model, "input": list(texts), **spoken, **self._extra_body}
             try:
                 most = BODY_BESIDES + len(texts) * self.dimension * BYTES_PER_NUMBER

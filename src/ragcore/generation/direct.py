@@ -1,6 +1,6 @@
 """Reads a generator's stream in the task that reads the answer.
 
-Only for generators that hold neither a cancel scope nor a task group open across a `yield`. Compared with `Relay` it needs no task of its own.
+It works only for generators that hold neither a cancel scope nor a task group open across a `yield`. Unlike `Relay`, it needs no additional task.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Direct(Source):
     Invariant: no cancel scope is open between two pieces. A reader that is cancelled while it waits for a piece ends the generator at once.
 
     Args:
-        generator, prompt: what to stream.
+        generator, prompt: the generator, and the prompt that it answers.
         name, first_within, place_within: as in `Source`.
     """
 
@@ -40,7 +40,7 @@ class Direct(Source):
         self._pieces = self._read(generator, prompt)
 
     def __anext__(self) -> Awaitable[Piece]:
-        return self._pieces.__anext__()  # not a coroutine around it, which would cost each piece a frame
+        return self._pieces.__anext__()  # without a coroutine around it, which would cost time for each piece
 
     async def aclose(self) -> None:
         """Leave the stream and close its request, within the time limit of a clean-up."""

@@ -1,4 +1,4 @@
-"""Tells complete answers from answers that were cut off."""
+"""Distinguishes complete answers from answers that were cut off."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class FallbackGenerator(Part):
     """Asks its generators in order. If one fails before its first token, the next is asked.
 
     Each generator except the last must send its first token within 40 % of the remaining time and within its policy's `first_timeout`, so that the
-    next one has time. This class alone decides that limit. Time in ragcore's own queues does not count. If another model follows, the generator
+    next one has time. `describe` returns these limits. Time in ragcore's own queues does not count. If another model follows, the generator
     must also get a place within 40 % of the remaining time. The answer's `degraded` lists the generators that failed. `InvalidInput` is raised at once.
 
     A generator that refuses the call because it is full counts as failed. If the last model is full, `Overloaded` is raised instead of quoting.
@@ -49,8 +49,8 @@ class FallbackGenerator(Part):
 
     generators: tuple[Generator, ...]
 
-    # Not `in_any_task`: for a nested FallbackGenerator, the limit on silence would be a cancel scope around the creation of relays, and they would
-    # take that scope's end for their deadline.
+    # This class does not set `in_any_task`. Otherwise the outer limit on the silence of a nested FallbackGenerator would be a cancel scope around the
+    # creation of its relays, and they would use the end of that scope as their deadline.
 
     def __init__(
         self,
@@ -186,7 +186,7 @@ class FallbackGenerator(Part):
 class _Resumed:
     """The pieces of the generator that answers. Its `Generation` names the generators that failed before it, with their errors.
 
-    An iterator and not an async generator, so that a piece passes without a frame of its own.
+    It is an iterator, not an async generator, which would cost time for each piece.
     """
 
     def __init__(self, first: Piece | None, source: Source, failed: Sequence[RagcoreError]) -> None:

@@ -16,7 +16,7 @@ TAGS = ("passage", "passages", "answer", "user")
 ANGLE = re.compile("[<\uff1c\ufe64\u2039\u2329\u27e8\u3008\u276e\u27ea\u00ab\u226a\u02c2\u1438]")
 SLASHES = str.maketrans("\u2044\u2215\u29f8\u2571", "////")
 INVISIBLE = ("Cf", "Mn", "Cc")
-# How many characters after an angle bracket are checked.
+# The number of characters after an angle bracket that are checked.
 REACH = 60
 # Marks that separate turns and roles in chat templates. If a server interprets them inside a text, the text can forge a turn.
 CONTROL = re.compile(

@@ -98,7 +98,7 @@ class NotFound:
         return self._rest()
 
     def _rest(self) -> str:
-        """Return all but an end that may be the word and its markup."""
+        """Return the held text, except an end that may be the word with its markup."""
         at = _word_at_end(self._held)
         out, self._held = self._held[:at], self._held[at:]
         self._before = (self._before + out)[-NEAR:]
@@ -114,7 +114,7 @@ def _is_beginning(text: str) -> bool:
 
 
 def _word_at_end(text: str) -> int:
-    """Return where the word may start in the last characters; the text's length if it does not."""
+    """Return the position in the last characters at which the word may start; the text's length if there is none."""
     tail = text[-NEAR:]
     begin = len(text) - len(tail)
     lower = tail.lower()

@@ -94,7 +94,7 @@ class OpenAIGenerator(Part):
         self._key = model if self.policy.has_default_breaker else None
         self._tokens = TokenCounter(model)
         self._client = OpenAIClient(api_key=api_key, base_url=base_url, client=client, headers=extra_headers)
-        self._manner = _Manner(
+        self._model_state = _ModelState(
             model,
             check_parameters(parameters, "parameters", own=OWN),
             check_parameters(extra_body, "extra_body", own={"messages"}),
@@ -113,7 +113,7 @@ class OpenAIGenerator(Part):
         """Stream the answer's pieces as they arrive, then the `Generation`. Entering waits for the first token; leaving closes the request."""
         owner = self._check_open()
         async with self.policy.hold(key=self._key, on=judge) as held:
-            request = _Request(owner, self._client, self._manner, prompt, idle=self.policy.idle_timeout)
+            request = _Request(owner, self._client, self._model_state, prompt, idle=self.policy.idle_timeout)
             try:
                 await self._guarded(held, request)
                 async with aclosing(self._pieces(held, request)) as pieces:
@@ -158,13 +158,13 @@ class OpenAIGenerator(Part):
         raise ours from error
 
 
-class _Manner:
+class _ModelState:
     """Knowledge about a model: the parameters that it accepts, and whether it thinks."""
 
     def __init__(self, model: str, parameters: Mapping[str, Any], extra_body: Mapping[str, Any]) -> None:
         self.model = model
         self.thinks = model.startswith(REASONING)
-        self.thinks_unopened = False
+        self.omits_opening_tag = False
         self._parameters = parameters
         self._extra_body = extra_body
         self._dialect = Dialect(model, renames={"max_tokens": "max_completion_tokens"})
@@ -187,17 +187,17 @@ class _Manner:
                 del own[name]
             thinking = THINKING_TOKENS if self.thinks and prompt.max_tokens_from == "settings" else 0
             own["max_tokens"] = prompt.max_tokens + thinking
-        spoken = self._dialect.said_as({name: value for name, value in own.items() if value is not None})
-        if not spoken.get("stream"):
-            spoken.pop("stream_options", None)
-        body = {"model": self.model, "messages": with_role(render(prompt), role), **spoken, **self._extra_body}
+        adapted = self._dialect.adapt({name: value for name, value in own.items() if value is not None})
+        if not adapted.get("stream"):
+            adapted.pop("stream_options", None)
+        body = {"model": self.model, "messages": with_role(render(prompt), role), **adapted, **self._extra_body}
         callers = {"stop"} if prompt.stop else set()
         if prompt.temperature is not None:
             callers.add("temperature")
         if prompt.max_tokens is not None and prompt.max_tokens_from == "call":
             callers |= {"max_tokens", "max_completion_tokens"}
         # A document may contain half of a surrogate pair, which can't be encoded as UTF-8.
-        return json.dumps(body, ensure_ascii=False).encode(errors="replace"), spoken, role, frozenset(callers)
+        return json.dumps(body, ensure_ascii=False).encode(errors="replace"), adapted, role, frozenset(callers)
 
     def learn(self, error: ServerError, sent: Mapping[str, Any], role: str | None, callers: frozenset[str]) -> bool:
         """Learn from a refusal. Returns whether the next request will differ."""
@@ -205,25 +205,27 @@ class _Manner:
 
     def remember(self, received: Received) -> None:
         """Remember what an answer shows about the model."""
-        if received.thought_for_all and not self.thinks:
+        if received.thinking_used_all_tokens and not self.thinks:
             self.thinks = True
             emit("model.thinks", self.model, tokens=THINKING_TOKENS)
         if received.has_text:
-            self.thinks_unopened = received.thinks_unopened
+            self.omits_opening_tag = received.omits_opening_tag
 
 
 class _Request:
     """One request and its stream. `open` reads up to the answer's beginning, so that earlier failures can be retried."""
 
-    def __init__(self, owner: Owner, client: OpenAIClient, manner: _Manner, prompt: Prompt, *, idle: float) -> None:
+    def __init__(
+        self, owner: Owner, client: OpenAIClient, model_state: _ModelState, prompt: Prompt, *, idle: float
+    ) -> None:
         self._owner = owner
         self._idle = idle
         self._client = client
-        self._manner = manner
+        self._model_state = model_state
         self._prompt = prompt
         self._response: Response | None = None
         self._events: AsyncGenerator[list[Mapping[str, Any]], None] | None = None
-        self._received = Received(manner.model)
+        self._received = Received(model_state.model)
         self._first = ""
         self._request_id: str | None = None
         self._failed = False
@@ -236,20 +238,22 @@ class _Request:
     async def open(self) -> None:
         for _ in range(MOST_CHANGES):
             await self.close()
-            body, sent, role, callers = self._manner.ask(self._prompt)
+            body, sent, role, callers = self._model_state.ask(self._prompt)
             self._received = Received(
-                self._manner.model, thinks_unopened=self._manner.thinks_unopened, unsaid=self._client.unsaid(body)
+                self._model_state.model,
+                omits_opening_tag=self._model_state.omits_opening_tag,
+                unsaid=self._client.unsaid(body),
             )
             try:
                 await self._begin(body)
                 return
             except ServerError as error:
-                if not self._manner.learn(error, sent, role, callers):
+                if not self._model_state.learn(error, sent, role, callers):
                     raise
-        raise Undecodable("it refuses one parameter after the other")
+        raise Undecodable("it refused another parameter after each change: check the option parameters")
 
     async def _begin(self, body: bytes) -> None:
-        self._response = response = await self._client.post("/chat/completions", body, model=self._manner.model)
+        self._response = response = await self._client.post("/chat/completions", body, model=self._model_state.model)
         self._request_id = request_id_of(response.headers)
         self._events = read_events(response, unsaid=self._client.unsaid(body))
         self._first = ""
@@ -257,7 +261,7 @@ class _Request:
             try:
                 batch = await anext(self._events)
             except StopAsyncIteration:
-                raise Undecodable("its stream ended before it began") from None
+                raise Undecodable("its stream ended before the answer began") from None
             self._first += self._take(batch)
 
     async def texts(self) -> AsyncGenerator[str, None]:
@@ -292,7 +296,7 @@ class _Request:
         try:
             return self._received.finish(self._request_id)
         finally:
-            self._manner.remember(self._received)
+            self._model_state.remember(self._received)
 
     def _take(self, batch: list[Mapping[str, Any]]) -> str:
         text, failure = self._take_all(batch)

@@ -12,7 +12,7 @@ from ragcore.types import Passage, Prompt, Turn
 
 __all__ = ["NOT_FOUND", "build_prompt", "render"]
 
-# The model replies with this word when the passages don't answer the question. It counts only if it is the whole reply.
+# The model replies with this word when the passages don't answer the question. `not_found` recognises it, also with reasons or markup around it.
 NOT_FOUND = "NOT_FOUND"
 
 RULES = f"""\
@@ -41,7 +41,7 @@ def build_prompt(
     """Build a prompt of at most `budget` tokens.
 
     It holds the question and the instructions, then the latest turns within a third of the rest, then whole passages from the best down. The first
-    passage that doesn't fit ends the list, so that "[n]" also counts the passages of the retrieval. The prompt and an event record how many passages
+    passage that doesn't fit ends the list, so that "[n]" is also the n-th passage of the retrieval. The prompt and an event record how many passages
     were left out.
 
     Raises:

@@ -33,7 +33,7 @@ class Received:
 
     Args:
         model: the requested name, until the server sends its own.
-        thinks_unopened: whether the model sends only a closing tag after its thinking.
+        omits_opening_tag: whether the model sends only a closing tag after its thinking.
         unsaid: hides secrets and quotations in error messages.
 
     Attributes:
@@ -48,7 +48,7 @@ class Received:
     finished_at_once: bool
     begun: bool
 
-    def __init__(self, model: str, *, thinks_unopened: bool = False, unsaid: Unsaid = NOTHING) -> None:
+    def __init__(self, model: str, *, omits_opening_tag: bool = False, unsaid: Unsaid = NOTHING) -> None:
         self._unsaid = unsaid
         self.begun = False
         self.done = False
@@ -59,7 +59,7 @@ class Received:
         self._half = ""
         self._texts = 0
         self._restarted = False
-        self._thinking = Thinking(begun=thinks_unopened)
+        self._thinking = Thinking(begun=omits_opening_tag)
         self._not_found = NotFound()
         self._finish_reason = ""
         self._early = False
@@ -84,12 +84,12 @@ class Received:
         return "".join(self._pieces)
 
     @property
-    def thinks_unopened(self) -> bool:
+    def omits_opening_tag(self) -> bool:
         """Whether the model sends only a closing tag after its thinking."""
-        return self._thinking.unopened
+        return self._thinking.omits_opening_tag
 
     @property
-    def thought_for_all(self) -> bool:
+    def thinking_used_all_tokens(self) -> bool:
         """Whether thinking used all tokens."""
         spent = self._thinking.seen or self._thought_tokens > 0
         return spent and not self._pieces and self._finish_reason.lower() in ("length", "max_tokens")
@@ -226,7 +226,7 @@ class Received:
 
     def _answer(self, text: str) -> str:
         """Process text of the answer and return what can be shown."""
-        if self._thinking.unopened and not self._restarted:  # the text so far was thinking
+        if self._thinking.omits_opening_tag and not self._restarted:  # the text so far was thinking
             self._restarted = True
             self._pieces.clear()
             self._not_found = NotFound()
@@ -269,11 +269,9 @@ class Received:
         lower = reason.lower()
         if lower in ("length", "max_tokens", "model_length"):
             spent = (
-                "all of its tokens went into thinking"
-                if self._thinking.seen or self._thought_tokens
-                else "it was cut off"
+                "thinking used all of its tokens" if self._thinking.seen or self._thought_tokens else "it was cut off"
             )
-            return f"gave no text: {spent} (finish_reason {reason}): raise max_tokens"
+            return f"gave no text: {spent} (finish_reason {reason}); raise max_tokens"
         if lower == "content_filter":
             return "gave no text: its answer was withheld by a filter (finish_reason content_filter)"
         if lower in ("tool_calls", "function_call"):

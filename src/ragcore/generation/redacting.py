@@ -105,7 +105,7 @@ def _restored(generation: Generation, texts: Redacted) -> Generation:
 
 
 class _Restoring:
-    """Restores the partial text of an error as well."""
+    """Restores the originals in the partial text of an error that its block raises."""
 
     def __init__(self, texts: Redacted) -> None:
         self._texts = texts

@@ -1,7 +1,7 @@
 """Runs a generator's stream in its own task, so that a reader in any task can wait with a limit and leave at any time.
 
-A user's generator may hold a task group or a cancel scope open around its `yield`. Such a stream must be entered and left in the same task, and
-ragcore may not open a scope before it is entered and close that scope before the stream ends. So this task enters, reads and leaves the stream.
+A user's generator may hold a task group or a cancel scope open around its `yield`. Such a stream must be entered and left in the same task. A scope
+that was opened before the stream must also stay open until the stream ends. So a separate task enters, reads and leaves the stream.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ragcore.types import Prompt
 
 __all__ = ["Relay"]
 
-# How many unread pieces may wait: enough to avoid a task switch for each piece, and few enough for back-pressure.
+# The largest number of unread pieces: enough to avoid a task switch for each piece, and few enough for back-pressure.
 AHEAD = 16
 
 
@@ -91,7 +91,7 @@ class Relay(Source):
         raise failure(self._error, self.name)
 
     async def aclose(self) -> None:
-        """Leave the stream and cancel its task. A task that does not end soon ends later, in the owner's task group."""
+        """Leave the stream and cancel its task. A task that needs longer than a clean-up may take ends later, in the owner's task group."""
         # Cancel the scope first: a piece that the task added after `clear` would never be read.
         self._scope.cancel()
         self._left = True

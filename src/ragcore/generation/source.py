@@ -89,7 +89,7 @@ def checked(piece: object, name: str) -> Piece:
 
 
 def failure(error: BaseException, name: str) -> RagcoreError:
-    """Return the error of a generator as an error of ragcore."""
+    """Return a generator's error as a `RagcoreError`; an error of another class becomes the cause of a `GenerationError`."""
     if isinstance(error, RagcoreError):
         return error
     ours = GenerationError(f"the generator {name} raised {type(error).__name__}", dependency=name, stage="generate")

@@ -25,7 +25,7 @@ CLOSING_ALONE = re.compile(
 )
 # Tokens of chat templates that some servers let through.
 TOKENS = re.compile(r"<\|(?:end|return|im_end|eot_id|endoftext|end_of_text)\|>")
-# A possible beginning of any of these.
+# A possible beginning of any of these tags.
 PARTIAL = re.compile(r"(?:<[\w:|/ ]{0,40}|\[/?[A-Za-z]{0,5}|◁/?[a-z]{0,5})\Z")
 
 
@@ -37,7 +37,7 @@ class Thinking:
         begun: whether the model is known to send only the closing tag. Text is then held back until that tag.
 
     Attributes:
-        unopened: whether only a closing tag came; the text before it was thinking.
+        omits_opening_tag: whether only a closing tag came; the text before it was thinking.
 
     Example:
         >>> thinking = Thinking()
@@ -47,10 +47,10 @@ class Thinking:
         'Is it $40?'
     """
 
-    unopened: bool
+    omits_opening_tag: bool
 
     def __init__(self, *, most: int = 1_000_000, begun: bool = False) -> None:
-        self.unopened = False
+        self.omits_opening_tag = False
         self._held = ""
         self._waits = begun
         self._shown: list[str] = []
@@ -66,7 +66,7 @@ class Thinking:
 
     @property
     def open(self) -> bool:
-        """Whether the text is inside thinking."""
+        """Whether the text so far ends inside thinking."""
         return self._closing is not None and not self._header
 
     @property
@@ -124,7 +124,7 @@ class Thinking:
         if closing is not None:
             self._keep(self._held[: closing.start()])
             self._held = self._held[closing.end() :]
-            self.unopened, self._tagged, self._waits = True, True, False
+            self.omits_opening_tag, self._tagged, self._waits = True, True, False
             return self.take("")
         return ""
 
@@ -176,13 +176,13 @@ class Thinking:
                 return self._follow(before)
         if not self._tagged and (closing := CLOSING_ALONE.search(self._held)) is not None:
             behind = self._held[closing.end() :]
-            if not behind.strip(" \t") and not final:  # what follows decides
+            if not behind.strip(" \t") and not final:  # the text after the tag decides
                 out, self._held = self._held[: closing.start()], self._held[closing.start() :]
                 return self._follow(out)
             if self._starts_line(self._held[: closing.start()]) or behind.lstrip(" \t")[:1] == "\n":
                 self._keep("".join(self._shown) + self._held[: closing.start()])
                 self._held = behind
-                self.unopened, self._tagged, self._answer_begun, self._at_line_start = True, True, False, True
+                self.omits_opening_tag, self._tagged, self._answer_begun, self._at_line_start = True, True, False, True
                 self._shown.clear()
                 return ""
             # The text only mentions the tag.

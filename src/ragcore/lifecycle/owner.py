@@ -22,7 +22,7 @@ __all__ = ["CLEAN_UP", "CLOSE_SECONDS", "Owner", "cleaning_up"]
 
 logger: logging.Logger = logging.getLogger("ragcore")
 
-# Seconds that a caller waits for a clean-up. A longer clean-up continues in the owner task.
+# Seconds that a caller waits for a clean-up. `Owner.clean_up` lets a longer one continue in the owner task.
 CLEAN_UP = 0.25
 # Seconds that a caller waits if its deadline has passed or it is being cancelled, because it should return by its deadline.
 CLEAN_UP_LATE = 0.05
@@ -93,7 +93,7 @@ class Owner:
         if self._group is None:
             raise NotOpen(f"{self.name} is closed")
         self._running += 1
-        # In its own context, because the work must not inherit the deadline of the code that spawns it.
+        # Run the work in its own context, because it must not inherit the deadline of the code that spawns it.
         group, label = self._group, f"ragcore {self.name}: {name}"
         (context or contextvars.Context()).run(lambda: group.start_soon(self._guard, work, name=label))
 

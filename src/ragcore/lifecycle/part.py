@@ -109,7 +109,7 @@ class Part:
                     with anyio.move_on_after(CLOSE_SECONDS):
                         await self._close()
                 except Exception:
-                    logger.exception("closing %s after its failed start failed", type(self).__name__)
+                    logger.exception("closing %s failed, after its start had failed", type(self).__name__)
                 finally:
                     await self._shut()
             raise
@@ -211,7 +211,7 @@ class Parts:
         if not closing:
             return
         cancelled: BaseException | None = None
-        # In another task, because this task could not leave a close that shields itself from cancellation.
+        # Close the parts in another task: this task could not leave a close that shields itself from cancellation.
         with anyio.CancelScope(shield=True):
             owner: Owner | None = None
             while owner is None:

@@ -1,6 +1,6 @@
 """The stages of a call: which one runs, how long each took, and how many tokens were embedded.
 
-Components report stages and the client listens, without a dependency between them. A `Stopwatch` measures each stage once, so a component's result and
+Components report stages and the client listens, so components need not know the client. A `Stopwatch` measures each stage once, so a component's result and
 the client's record of a failed call have the same numbers.
 """
 

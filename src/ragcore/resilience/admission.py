@@ -1,7 +1,7 @@
 """Admission: the breaker's permit and a place in the bulkhead, taken together in one synchronous step.
 
 The breaker is checked before a call queues, so that no call waits for a dependency that is down. It is checked again when the call gets a place, because
-the dependency may have failed meanwhile. No call holds a place while it waits for a breaker or a pause.
+the dependency may have failed meanwhile. No call holds a place while it waits for a pause to end.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def admit_at_once(call: Call) -> Attempt | None:
         CircuitOpen: the breaker refuses the call.
     """
     dependency = call.dependency
-    if call.key is not None:  # the policy's breaker may have been isolated by hand since; then it applies to all keys
+    # The policy's breaker may have been isolated after the call began. Then it applies to all keys.
+    if call.key is not None:
         call.breaker = dependency.breaker_of(call.key)
     now = call.clock()
     if dependency.pauses.any and dependency.pauses.until(call.key, now) > now:
@@ -41,7 +42,7 @@ def admit_at_once(call: Call) -> Attempt | None:
 
 
 async def admit(call: Call) -> Attempt:
-    """Take a place and the breaker's permit, and wait for them if necessary.
+    """Take a place and the breaker's permit. Wait for the end of a pause and for a place if necessary.
 
     Raises:
         CircuitOpen: the breaker refuses the call, or the dependency asked for a pause that is longer than the call can wait.
@@ -93,12 +94,12 @@ async def _queue(call: Call, bulkhead: Bulkhead) -> Flow:
                 with Waking(_sleepers(call), waiter.wake, call.flow):
                     if await bulkhead.line.wait(waiter):
                         break
-                # Woken without a place: a breaker has opened. If it was another flow's breaker, the call keeps its position in the queue.
+                # The call was woken without a place, because a breaker has opened. If it is another flow's breaker, the call keeps its position.
                 call.breaker = dependency.breaker_of(call.key)
                 if call.breaker is not None:
                     call.breaker.check(call.flow)
         except BaseException:
-            # Also after a cancellation in the same step that granted the place: the place goes to the next waiting call.
+            # A cancellation may come in the same step that granted the place. Then the next waiting call gets the place.
             bulkhead.line.give_up(waiter)
             raise
     call.inherit()
@@ -107,13 +108,13 @@ async def _queue(call: Call, bulkhead: Bulkhead) -> Flow:
 
 
 def _sleepers(call: Call) -> tuple[Sleepers | None, Sleepers | None]:
-    """Return the sleepers of the breakers that end the wait when they open: the key's and the policy's, which can be isolated for all keys."""
+    """Return the waiting callers of the two breakers that end the wait when they open: the key's, and the policy's, which can be isolated for all keys."""
     own, general = call.breaker, call.dependency.breaker
     return None if own is None else own.sleepers, None if general is None else general.sleepers
 
 
 async def _wait_for_pause(call: Call) -> None:
-    """Wait until the dependency's pause is over, also if it is extended meanwhile. Refuse the call at once if there is not enough time."""
+    """Wait until the dependency's pause is over, even if the pause is extended meanwhile. Refuse the call at once if it has too little time to wait."""
     dependency = call.dependency
     while (until := dependency.pauses.until(call.key, now := call.clock())) > now:
         if until >= call.begins_by:

@@ -1,7 +1,7 @@
 """One attempt at a dependency, with its place, its permit and its time limit. One synchronous step gives all of them back.
 
-Only here are an attempt's outcome and its duration known together. An adaptive limit would learn from `end` and set `Bulkhead.limit`. A hedged request
-would be a second attempt of the same call, admitted only if `admit_at_once` finds a free place.
+Extension points: `end` knows both the outcome and the duration of an attempt, so an adaptive limit could use them to set `Bulkhead.limit`. A hedged
+request could be a second attempt of the same call, made only if `admit_at_once` finds a free place.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Attempt(Bound):
 
     Nested calls inherit its time limit.
 
-    Invariant: it holds its place until `ended`. The first verdict returns the permit; for a stream that is the first item. `end` returns both if they
-    are still held, in one step.
+    Invariant: it holds its place until `ended`. The first reported outcome gives the permit back; for a stream, this happens at the first item. `end`
+    gives back everything that is still held, in one step.
 
     Raises:
         CircuitOpen: in the constructor, if the breaker refuses the call.
@@ -49,8 +49,8 @@ class Attempt(Bound):
     Attributes:
         outcome: the outcome so far.
         ended: whether it has given back its place and its permit.
-        limit: the point in time by which the dependency must finish its current operation, later by the time that nested calls spent in queues. `limit`,
-            `latest` and `scope` are set when that operation begins.
+        limit: the point in time by which the dependency must finish its current operation. The time that nested calls spend in queues is added to it.
+            `limit`, `latest` and `scope` are set when that operation begins.
         latest: the call's deadline when that operation began.
         scope: the cancel scope around that operation.
         given_up: the last error that a nested policy raised after its own retries. It must not be retried again here.
@@ -125,12 +125,12 @@ class Attempt(Bound):
             self.when = self.scope.deadline = min(self.limit, self._call_ends())
 
     def _call_ends(self) -> float:
-        """Return the call's deadline, which never stands still. If it is the limit of an outer attempt, the wait in the queue has moved it."""
+        """Return the call's deadline. A wait in a queue does not move it, unless it is the limit of an outer attempt."""
         outer = self.outer
         return self.latest if outer is None or outer.when == math.inf else outer.when
 
     def judge(self, outcome: Outcome, now: float) -> None:
-        """Report the outcome to the breaker. Only the first report counts, and a later failure: a stream that broke after a successful start."""
+        """Report the outcome to the breaker. After the first report only a failure counts, for example of a stream that broke after a successful start."""
         if self.outcome == "neutral" or outcome == "failure":
             self.outcome = outcome
         breaker = self._breaker
@@ -146,7 +146,7 @@ class Attempt(Bound):
         """Report the outcome to the breaker and give the place back.
 
         Args:
-            outcome: None: the outcome of the last `judge`.
+            outcome: None: the outcome so far, as `judge` has recorded it.
         """
         if self.ended:
             return

@@ -14,19 +14,21 @@ from ragcore.resilience.window import SlidingWindow
 
 __all__ = ["Blame"]
 
-# More failing flows than this are an outage, whatever the outcomes of other flows.
+# If more flows than this fail, it is an outage, even if other flows succeed.
 MOST_CULPRITS = 64
 # The number of other flows that must have succeeded for each of several failing flows. For a single failing flow, one is enough.
 OTHERS_FOR_EACH = 3
 # The other flows are healthy if their failure ratio is below this share of the ratio that opens the breaker.
-WELL = 0.5
+HEALTHY_SHARE = 0.5
 
 
 class Blame:
-    """The outcomes of a sliding window by flow. Only flows with failures have their own window.
+    """The outcomes of a sliding window by flow. A good call succeeded in time; a bad call failed or was too slow.
 
-    Invariant: a flow is in `failing` from its first bad call until its window is empty or it is forgiven. So a healthy dependency needs no memory per
-    flow, and a good call costs two comparisons.
+    Only flows with bad calls have their own window.
+
+    Invariant: a flow is in `failing` from its first bad call until its window is empty or it is forgiven. So a healthy dependency needs no window per
+    flow, and a repeated good call of one flow costs two comparisons.
 
     Args:
         seconds: the length of the window.
@@ -34,7 +36,7 @@ class Blame:
         slow_ratio: the share of slow calls from which a flow counts as failing.
 
     Attributes:
-        failing: the flows that have failures in their window.
+        failing: the flows that have bad calls in their window.
         latest, latest_began: the flow of the last good call, and the time at which that call began.
     """
 
@@ -118,7 +120,7 @@ class Blame:
         )
 
     def culprits(self, total: SlidingWindow, now: float) -> dict[str, SlidingWindow]:
-        """Return the flows that cause the failures, with their windows. Empty if it is an outage, or if that is not certain.
+        """Return the flows that cause the failures, with their windows. The result is empty in an outage, and while the cause is uncertain.
 
         Args:
             total: the outcomes of all flows in the same window.
@@ -134,7 +136,7 @@ class Blame:
                 suspects[flow] = failing
                 if len(suspects) > MOST_CULPRITS:
                     return {}
-        if not suspects or not self._others_are_well(suspects, total):
+        if not suspects or not self._others_are_healthy(suspects, total):
             return {}
         since = min(failing.since for failing in suspects.values())
         needed = 1 if len(suspects) == 1 else OTHERS_FOR_EACH * len(suspects)
@@ -159,7 +161,7 @@ class Blame:
         others = next((flow for flow in reversed(self._served) if flow != failing[0]), None)
         if others is None or self._served[others] < now - self._seconds:
             return None
-        return failing[0] if self._others_are_well({failing[0]: self.failing[failing[0]]}, total) else None
+        return failing[0] if self._others_are_healthy({failing[0]: self.failing[failing[0]]}, total) else None
 
     def is_cleared_by(self, flow: str, suspect: str, began: float) -> bool:
         """Whether a good call of `flow` that began at `began` shows that the dependency works and only the suspect fails."""
@@ -167,20 +169,20 @@ class Blame:
         return flow != suspect and (failing is None or began >= failing.first)
 
     def window_of(self, flow: str) -> SlidingWindow | None:
-        """Return the window of a failing flow; None if the flow has no failures."""
+        """Return the window of a failing flow; None if the flow has no bad calls."""
         failing = self.failing.get(flow)
         return None if failing is None else failing.window
 
     def forgive(self, flow: str) -> None:
-        """Forget a flow's failures, because its own breaker counts from now on."""
+        """Forget a flow's bad calls, because its own breaker counts from now on."""
         self.failing.pop(flow, None)
 
-    def _others_are_well(self, suspects: dict[str, _Failing], total: SlidingWindow) -> bool:
+    def _others_are_healthy(self, suspects: dict[str, _Failing], total: SlidingWindow) -> bool:
         rest = SlidingWindow(self._seconds)
         rest.calls = total.calls - sum(failing.window.calls for failing in suspects.values())
         rest.failures = total.failures - sum(failing.window.failures for failing in suspects.values())
         rest.slow = total.slow - sum(failing.window.slow for failing in suspects.values())
-        return rest.calls > 0 and not self.fails(rest, WELL)
+        return rest.calls > 0 and not self.fails(rest, HEALTHY_SHARE)
 
 
 class _Failing:

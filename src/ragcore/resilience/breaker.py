@@ -3,7 +3,7 @@
 It counts outcomes in a sliding time window. It has three rules that many other breakers lack:
 
 - The caller's own cancellation is neither a success nor a failure, and gives a probe's slot back.
-- The result of a call that began in an earlier state is ignored. The permit's generation shows that.
+- The result of a call that began in an earlier state is ignored. Each change of state begins a new generation, and each permit belongs to one.
 - If some flows fail while others succeed, the breaker opens only for the failing flows. Each of them has its own breaker until it succeeds again.
 
 Sources: M. Nygard, "Release It!" (the pattern); resilience4j and Polly (ratio over a sliding window with a minimum throughput, slow calls);
@@ -33,9 +33,9 @@ __all__ = ["CircuitBreaker", "State"]
 T = TypeVar("T")
 State: TypeAlias = Literal["closed", "open", "half_open", "isolated"]
 
-# Enough durations for a meaningful p95, few enough to sort when a deadline expires.
+# The number of durations to remember: enough for a meaningful p95, and few enough to sort when a deadline expires.
 REMEMBERED = 64
-# How many flows that called while it was open are remembered. Two are enough to know that there is more than one.
+# The number of flows to remember that called while the breaker was open. Two are enough to know that there are several.
 MOST_ASKED = 2
 # Breaks vary at random by this share, so that clients whose breakers opened together don't probe together.
 JITTER = 0.2
@@ -50,7 +50,7 @@ class CircuitBreaker:
         slow_call_duration: the number of seconds from which a call is slow; None: no call is slow.
         minimum_throughput: the number of calls in the window from which the ratios apply.
         sampling_duration: the length of the window in seconds.
-        break_duration: seconds from opening to the first probe, ±20 %. Each failed probe doubles them.
+        break_duration: seconds from opening to the first probe, ±20 %. Each failed probe doubles this time.
         max_break_duration: the upper limit of the break, before the ±20 %. A probe without a result after this time counts as failed.
         probes: the number of concurrent calls while half-open, and the number of successes that close the breaker.
         name: the name in events and errors.
@@ -58,7 +58,7 @@ class CircuitBreaker:
     Several policies and clients of a process can share one breaker: pass the same object.
 
     Invariant: each change of state begins a new generation with an empty window, in one step, in `_move`. The end of a call of an earlier generation
-    changes neither, so a late result can't change the state.
+    changes neither the state nor the window.
 
     If flows are set (`with flow(name):`) and some of them fail while others succeed, the breaker opens only for the failing flows. `state` stays "closed"
     then, and `snapshot` counts these flows as `flows_apart`.
@@ -107,7 +107,7 @@ class CircuitBreaker:
         self._probed_at = 0.0
         self._probes_passed = 0
         self._durations: deque[float] = deque(maxlen=REMEMBERED)
-        # Calls of flows that are set apart also wait here, because a flow's own breaker has no queue.
+        # Callers of flows that are set apart are registered here too. The flow's own breaker wakes them through `_parent`.
         self.sleepers = Sleepers()
         self._flows = FlowsApart(
             self._window,
@@ -119,11 +119,11 @@ class CircuitBreaker:
         )
         # Shortcuts that each call reads. `_flows` never replaces these two objects.
         self._apart, self._blame = self._flows.of, self._flows.blame
-        self._flow: str | None = (
-            None  # set if this is the breaker of one flow, with the breaker of all flows as `_parent`
-        )
+        # Set if this is the breaker of one flow. Then `_parent` is the breaker of all flows.
+        self._flow: str | None = None
         self._parent: CircuitBreaker | None = None
-        # Flows that have called since it opened. If there is only one, its failed probe decides. If there are several, that flow alone may be failing.
+        # Flows that have called since it opened. If there is only one, its failed probe opens the breaker again. If there are several, perhaps only the
+        # probing flow fails, so the probe of another flow decides.
         self._asked: dict[str, None] = {}
         self._one_probe_failed = False
         self._success = self._failure = self._slow = self._neutral = self._ignored = self._rejected = 0
@@ -216,7 +216,7 @@ class CircuitBreaker:
             self._ignored += 1
             return
         half_open = self._state != "closed"  # an open breaker admits no call, so no call of its generation can end
-        # The slot comes before the verdict: a cancelled probe gives it back and decides nothing.
+        # Give the slot back before the outcome is judged: a cancelled probe decides nothing.
         if half_open:
             self._probing -= 1
         if outcome == "neutral":
@@ -231,9 +231,8 @@ class CircuitBreaker:
             self._failure += 1
         else:
             self._success += 1
-            self._durations.append(
-                duration
-            )  # only of successes: the duration of a failure does not show how long to wait
+            # Only durations of successes: the duration of a failure does not show how long an answer takes.
+            self._durations.append(duration)
         if half_open:
             self._judge_probe(failed or slow, now, flow)
             return
@@ -249,7 +248,7 @@ class CircuitBreaker:
         self._flows.good(flow, began, now)
 
     def fail_after_success(self, generation: int, now: float, flow: str = "") -> None:
-        """Report that a call failed after its success was reported: a stream broke. It can open a closed breaker but does not decide a probe."""
+        """Report that a call failed after its success was reported: a stream broke. The failure can open a closed breaker but does not decide a probe."""
         if generation != self._generation or self._state != "closed":
             self._ignored += 1
             return
@@ -262,7 +261,7 @@ class CircuitBreaker:
         time, flow = clock(), current_flow.get()
         began = time()
         breaker, generation = self.admit(began, flow)
-        outcome: Outcome = "neutral"  # a cancellation leaves it so
+        outcome: Outcome = "neutral"  # stays neutral after a cancellation
         try:
             result = await fn()
             outcome = "success"
@@ -274,7 +273,7 @@ class CircuitBreaker:
         return result
 
     def served(self, flows: Iterable[str], began: float) -> None:
-        """Record that one shared call succeeded for several flows. Its end has already been counted once, for no flow.
+        """Record that one shared call succeeded for several flows. Its end has already been counted once, without a flow.
 
         Args:
             flows: the flows that the call served.
@@ -289,7 +288,7 @@ class CircuitBreaker:
         return Waking((self.sleepers,), wake, current_flow.get())
 
     def typical_duration(self) -> float:
-        """Return the 95th percentile of the seconds of the last 64 successes; 0 if there were none."""
+        """Return the 95th percentile of the durations of the last 64 successes, in seconds; 0 if there were none."""
         ordered = sorted(self._durations)
         return ordered[math.ceil(0.95 * len(ordered)) - 1] if ordered else 0.0
 
@@ -322,7 +321,7 @@ class CircuitBreaker:
         wait: float | None = None
         if flow not in self._asked and len(self._asked) < MOST_ASKED:
             self._asked[flow] = None
-        # The end lies further in the future than any break if the clock went back, because this is another event loop.
+        # On another event loop the clock may have gone back. Then the stored end is too far in the future, so limit it to the longest break.
         self._open_until = min(self._open_until, now + self.max_break_duration * (1 + JITTER))
         if self._state == "half_open" and self._probing >= self.probes:
             if now < self._probed_at + self.max_break_duration:
@@ -386,8 +385,8 @@ class CircuitBreaker:
         if state != "half_open":
             self._asked.clear()
         if before != state:
-            whose = {} if self._flow is None else {"flow": self._flow}
-            emit(f"breaker.{state}", self.name, before=before, calls=calls, failures=failures, **whose)
+            of_flow = {} if self._flow is None else {"flow": self._flow}
+            emit(f"breaker.{state}", self.name, before=before, calls=calls, failures=failures, **of_flow)
         if state in ("open", "isolated"):
             if self._parent is None:
                 self.sleepers.wake(None)

@@ -34,7 +34,7 @@ class Bulkhead:
     A waiting caller is refused as soon as its remaining time is shorter than a call takes. The bulkhead learns this time from the calls. While a place
     is free and the queue is empty, no caller is refused, so that a wrong estimate corrects itself.
 
-    If the queue is full and a flow holds less than its share of it, the flow with the most waiting callers loses one of them.
+    A full queue still accepts a caller whose flow has less than its share of the queue: the flow with the most waiting callers loses one of them.
 
     Invariant: `_places` counts the calls that have a place, `line` holds the callers that wait. They share the flows. No caller waits while a place is
     free.
@@ -159,9 +159,8 @@ class Bulkhead:
         """
         flows = self._places.flows
         found = flows.get(current_flow.get() if flow is None else flow)
-        if (
-            found is None or not found.inside
-        ):  # released under another name than acquired: use the flow with the most places
+        # Released under another name than acquired: use the flow with the most places.
+        if found is None or not found.inside:
             found = max(flows.values(), key=lambda one: one.inside)
         self.line.give_back(found, service_time, finished, 0.0 if service_time is None else clock()())
 

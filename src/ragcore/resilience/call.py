@@ -116,12 +116,12 @@ class Call:
     def when(self) -> float:
         """The call's deadline: the one inherited from the context or from anyio's scopes, else the policy's own.
 
-        Read only after an error or before a wait. A fast call need not check the enclosing scopes, which end it in any case.
+        It is read only after an error or before a wait, because it checks all enclosing scopes. These scopes end a call even if this property is never read.
         """
         self.inherit()
         effective = anyio.current_effective_deadline()
         inherits = self.outer is not None and self.outer.when < math.inf
-        # The policy's own timeout is only for callers without a deadline. So a user's scope also applies if it ends later.
+        # The policy's own timeout is only for callers without a deadline. So a user's scope replaces it even if the scope ends later.
         return min(effective, self.own_when) if inherits or effective == math.inf else effective
 
     @property

@@ -43,7 +43,7 @@ def reserve(seconds: float, /, *, share: float = 1.0) -> Deadline:
     """Return a deadline that ends before the enclosing one, so that time is left for a last resort.
 
     Args:
-        seconds: the most seconds to keep.
+        seconds: the largest number of seconds to keep.
         share: the largest share of the remaining time to keep, in (0, 1].
 
     Example:
@@ -129,5 +129,5 @@ class Deadline(Bound):
 
 
 def share(part: float, /, *, most: float) -> float:
-    """Return the time limit in seconds of a step after which another step follows: at most `most`, and at most this part of the remaining time."""
+    """Return a time limit for a step, in seconds, that leaves time for the next step: `part` of the remaining time, at most `most`."""
     return min(most, part * max(0.0, expires_at() - anyio.current_time()))

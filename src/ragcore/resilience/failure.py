@@ -99,14 +99,13 @@ def from_status(status: int, headers: Mapping[str, str] | None = None, /) -> Fai
 def retry_after(headers: Mapping[str, str], /) -> float | None:
     """Return the seconds that the headers ask to wait; None if they are missing or invalid, for example more than a day.
 
-    Only for an HTTP date does the core read the wall clock. It uses the response's own `Date` instead if there is one, so that a difference between
-    both clocks does not matter.
+    An HTTP date is compared with the response's own `Date`, so that a wrong clock does not matter. The wall clock is read only if there is no `Date`.
     """
-    seconds = _asked({key.lower(): value for key, value in headers.items()})
+    seconds = _requested_wait({key.lower(): value for key, value in headers.items()})
     return None if seconds is None or seconds > LONGEST_VALID else seconds
 
 
-def _asked(lower: Mapping[str, str]) -> float | None:
+def _requested_wait(lower: Mapping[str, str]) -> float | None:
     milliseconds = _number(lower.get("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000

@@ -82,14 +82,14 @@ class FairQueue:
         Args:
             when: the caller's deadline.
             flow: the caller's flow; None: the current flow.
-            by: the latest time at which the caller can use a place, because it then uses an alternative.
+            by: the latest time at which the caller can use a place. After that time the caller uses an alternative.
 
         Raises:
             Overloaded: the queue is full, or the call can't finish by its deadline.
         """
         now = clock()()
         found = self._places.of(flow)
-        self._places.forget_what_is_old(now)
+        self._places.forget_old_estimate(now)
         if when - now < self._places.service_time:
             raise self._refusal(
                 f"recent calls took {self._places.service_time:.1f} s and only {max(0.0, when - now):.1f} s are left, while the concurrency limit is "
@@ -105,7 +105,7 @@ class FairQueue:
         if not found.newest_first and not self._fits(found, waiter, now):
             found.newest_first = True
         emit("bulkhead.waiting", self._places.name, waiting=self.waiting)
-        self._let_go_of_the_hopeless(found, now)
+        self._refuse_hopeless(found, now)
         return waiter
 
     async def wait(self, waiter: Waiter) -> bool:
@@ -129,7 +129,7 @@ class FairQueue:
             raise waiter.refused
         if waiter.granted:
             if listening():
-                self._tell_of_admission(waiter)
+                self._emit_admission(waiter)
             return True
         waiter.woken = False
         return False
@@ -153,7 +153,7 @@ class FairQueue:
         if now is None:  # the limit was set, or a place was given back, outside an event loop
             now = -math.inf
         while self.waiting and self._places.inside < self._places.limit:
-            flow = self._whose_turn()
+            flow = self._next_flow()
             contested = len(self.ring) > 1
             waiter = self._pick(flow)
             self._forget(waiter)
@@ -169,9 +169,9 @@ class FairQueue:
             self._places.take(flow)
             waiter.left, waiter.needed = waiter.when - now, self._places.service_time
             waiter.granted = True
-            waiter.stir()
-            self._let_go_of_the_hopeless(flow, now)
-            # With a margin, so that the order doesn't change all the time.
+            waiter.end_sleep()
+            self._refuse_hopeless(flow, now)
+            # The margin keeps the order from changing all the time.
             if flow.newest_first and flow.waiting and self._fits(flow, flow.oldest(), now, margin=2.0):
                 flow.newest_first = False
 
@@ -187,13 +187,13 @@ class FairQueue:
         wait = len(flow.waiting) * self._places.service_time * len(self.ring) / self._places.limit
         return margin * wait <= waiter.when - now - self._places.service_time
 
-    def _whose_turn(self) -> Flow:
+    def _next_flow(self) -> Flow:
         """Return the next flow by deficit round robin. Flows below their share of the places come first."""
         if len(self.ring) == 1:
             return next(iter(self.ring))
         share = math.ceil(self._places.limit / self.flows())
         entitled = [flow for flow in self.ring if flow.inside < share] or list(self.ring)
-        # The flow that was served longest ago comes first, even if it had no waiting callers since.
+        # The flow that was served longest ago comes first, even if it has had no waiting callers since then.
         entitled.sort(key=lambda flow: flow.served)
         # The loop ends, because each round adds one credit to each flow and a debt is bounded.
         while True:
@@ -212,10 +212,10 @@ class FairQueue:
         """Return the next waiter of a flow."""
         if not flow.newest_first:
             return flow.oldest()
-        # With different timeouts a patient caller is not overtaken forever. With equal timeouts `most_patient` is the newest as well.
+        # Sometimes choose the caller with the latest deadline, so that it is not overtaken forever. With equal timeouts it is the newest one anyway.
         return flow.newest() if flow.turns % PATIENT_EVERY else flow.most_patient()
 
-    def _let_go_of_the_hopeless(self, flow: Flow, now: float) -> None:
+    def _refuse_hopeless(self, flow: Flow, now: float) -> None:
         """Refuse callers that can't be served in time. While the newest callers come first, the oldest waits for all others of its flow."""
         while flow.newest_first and len(flow.waiting) > 1:
             oldest = flow.oldest()
@@ -238,8 +238,8 @@ class FairQueue:
         last = most.oldest() if most.newest_first else most.newest()
         waiting = self.waiting
         self._forget(last)
-        last.refused = self._refusal(f"{_in_vain(now - last.since, waiting)} and the queue was full")
-        last.stir()
+        last.refused = self._refusal(f"{_why_refused(now - last.since, waiting)} and the queue was full")
+        last.end_sleep()
 
     def _latest(self, waiter: Waiter) -> float:
         """Return the latest time at which a place is still useful for the waiter."""
@@ -251,8 +251,8 @@ class FairQueue:
         self._refuse(waiter, clock()())
 
     def _refuse(self, waiter: Waiter, now: float) -> None:
-        waiter.refused = self._refusal(_in_vain(now - waiter.since, self.waiting + 1))
-        waiter.stir()
+        waiter.refused = self._refusal(_why_refused(now - waiter.since, self.waiting + 1))
+        waiter.end_sleep()
 
     def _forget(self, waiter: Waiter) -> None:
         flow = waiter.flow
@@ -274,7 +274,7 @@ class FairQueue:
             retry_after=max(wait, 0.1),
         )
 
-    def _tell_of_admission(self, waiter: Waiter) -> None:
+    def _emit_admission(self, waiter: Waiter) -> None:
         emit(
             "bulkhead.admitted",
             self._places.name,
@@ -284,6 +284,6 @@ class FairQueue:
         )
 
 
-def _in_vain(waited: float, waiting: int) -> str:
+def _why_refused(waited: float, waiting: int) -> str:
     """Return the reason for refusing a waiter. `waiting` includes the waiter itself."""
     return f"no place within {waited:.1f} s; {waiting} {'callers were' if waiting > 1 else 'caller was'} waiting"

@@ -1,4 +1,4 @@
-"""Flows: names for groups of calls, so that one group can't use up what all groups share.
+"""Flows: names for groups of calls, so that one group can't use up the capacity that all groups share.
 
 A flow is a name in a context variable, which is never set across a `yield` to the user. `RAG` sets it to the tenant. Queues serve flows in turn, and a
 breaker distinguishes the failures of one flow from an outage. Calls without a flow belong to the flow "".

@@ -100,7 +100,7 @@ class FlowsApart(Generic[B]):
         )
         if not reached and not alone:
             return False
-        # All culprits at once. If only one were set apart, the failures of the others would open the breaker for all flows.
+        # Set all culprits apart at once. If only one were set apart, the failures of the others would open the breaker for all flows.
         culprits = self.blame.culprits(self._window, now)
         for culprit in culprits:
             self.set_apart(culprit, now)

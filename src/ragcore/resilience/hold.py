@@ -27,7 +27,7 @@ T = TypeVar("T")
 class Hold:
     """A place at a dependency that is held for a stream. `Policy.hold()` returns it.
 
-    Invariant: at most one attempt has not ended, and the end of the block ends it. No cancel scope is open while an item is yielded, so another task than
+    Invariant: at most one attempt is under way, and the end of the block ends it. No cancel scope is open while an item is yielded, so another task than
     the one that opened the stream may read it.
     """
 
@@ -56,7 +56,7 @@ class Hold:
                     for opened in (*self._reading, *self._sources):  # also closes a source that was never read
                         await close_quietly(opened)
         finally:
-            # Synchronous and in a `finally`, so that neither a clean-up that hangs nor a second cancellation can keep the place.
+            # This is synchronous and in a `finally`, so that the place is given back even if the clean-up hangs or is cancelled again.
             if self._attempt is not None:
                 self._attempt.end(None, anyio.current_time())
 
@@ -73,14 +73,15 @@ class Hold:
 
         Args:
             fn: called once per attempt.
-            timeout: seconds for the opening, with all attempts. If they run out, that counts as a failure of the dependency.
+            timeout: seconds for opening the stream, for all attempts together. If they run out, that counts as a
+                failure of the dependency if most successful calls take less time.
         """
         call = self._opened()
         if self._handed_on:
             raise RuntimeError(
                 "the stream can't be reopened after its first item was yielded: the item would be repeated"
             )
-        # Not a scope around all attempts, which would include the time in the queue. `admission` adds that time to `open_by`.
+        # A point in time, not a scope around all attempts: the time in the queue must not count, so `admission` adds it to `open_by`.
         call.open_by = math.inf if timeout is None else call.clock() + timeout
 
         async def attempt() -> T:
@@ -119,9 +120,8 @@ class Hold:
                 attempt = await self._place(call)
             while True:
                 call.resume()  # another task than before may read this item
-                began = (
-                    call.clock()
-                )  # here, not after the last item: the reader's own time does not count against the dependency
+                # Here, not after the last item: the reader's own time does not count against the dependency.
+                began = call.clock()
                 try:
                     item = await self._next(call, iterator, attempt, began)
                 except StopAsyncIteration:

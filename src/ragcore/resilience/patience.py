@@ -31,7 +31,7 @@ class Pausable(Protocol):
 
     @property
     def place_by(self) -> float:
-        """The latest time at which a place is useful, because the caller then uses an alternative; infinity if there is no alternative."""
+        """The latest time at which a place is useful. After that time the caller uses an alternative; infinity if it has no alternative."""
 
     def pause(self) -> None:
         """Stop the limit, because a wait for a place begins. Waits may overlap."""
@@ -98,7 +98,7 @@ class Patience:
         self._paused_at = 0.0
         self._running = False
         self._scope = anyio.CancelScope()
-        # Set in the constructor, because a patience that is never entered also passes `pause` and `resume` on to it.
+        # Set in the constructor, because even a patience that is never entered passes `pause` and `resume` on to the outer one.
         self._outer = patience_in_force.get()
         self._token: Token[Pausable | None] | None = None
 

@@ -63,6 +63,6 @@ class Permit:
         self.report("neutral")
 
     def failure_after_success(self) -> None:
-        """Report that the dependency failed after a success: a stream broke. It can open a closed breaker but does not decide a probe."""
+        """Report that the dependency failed after a success: a stream broke. The failure can open a closed breaker but does not decide a probe."""
         if self._reported:
             self._breaker.fail_after_success(self.generation, clock()(), self._flow)

@@ -57,17 +57,17 @@ async def bounded(
     own = began + limit
     if own > call.open_by:
         own = call.open_by
-    # Stored on the attempt, not in variables: if a nested call waits for a place, that moves them while `fn` runs.
+    # The limits are stored on the attempt, because a nested call that waits for a place moves them while `fn` runs.
     attempt.limit = own
-    # Not `call.when`, which would check all enclosing scopes for each call. So a nested wait ends at the policy's own timeout, even in an anyio scope with a
-    # later deadline.
+    # Use `own_when` here, because `when` checks all enclosing scopes, which costs too much for each call. As a result, a nested wait ends at the policy's
+    # own timeout, even in an anyio scope with a later deadline.
     attempt.latest = call.own_when
     attempt.outer = call.outer
     # Read `call.when`, which checks all enclosing scopes, only if the deadline is the earlier of the two.
     attempt.when = own if own <= call.own_when else min(own, call.when)
     with cancel_scope(attempt.when, call.task) as scope:
         attempt.scope = scope
-        # Set after the scope is open. Its timer keeps the context in which it was made until the event loop's next step, and would keep the attempt too.
+        # Set this after the scope is open: the scope's timer keeps the context of its creation until the event loop's next step, and the attempt with it.
         token = inherited.set(attempt)
         try:
             return await fn()
@@ -87,7 +87,7 @@ async def bounded(
 
 async def again(call: Call, error: Exception, attempt: Callable[[], Awaitable[T]]) -> T:
     """Retry after a failed attempt if that makes sense; else raise the error unchanged."""
-    # First of all: a caller that is being cancelled must neither wait nor make another attempt.
+    # This comes first: a caller that is being cancelled must neither wait nor make another attempt.
     await call.yield_to_cancellation(error)
     retry = call.dependency.retry
     try:

@@ -9,9 +9,10 @@ from ragcore.resilience.waiter import NEWEST, Flow
 
 __all__ = ["Places"]
 
-# An estimate is forgotten if no call has confirmed it for this many seconds plus this many service times. Otherwise an estimate from a bad time would
-# stay forever.
+# An estimate is forgotten if no call has confirmed it for this many seconds plus this many service times. Otherwise an estimate from a slow period
+# would stay forever.
 FORGET_SECONDS, FORGET_SERVICES = 30.0, 3.0
+# A call that is this many times faster than the estimate gets this weight in the moving average.
 MUCH_QUICKER, MUCH_QUICKER_WEIGHT = 4.0, 0.5
 
 
@@ -78,13 +79,13 @@ class Places:
             self.holders -= 1
         self.inside -= 1
 
-    def forget_what_is_old(self, now: float) -> None:
+    def forget_old_estimate(self, now: float) -> None:
         """Forget the estimate if no recent call confirms it."""
         if now > self._forget_at:
             self.service_time = 0.0
 
     def _learn(self, flow: Flow, service_time: float, finished: bool, now: float) -> None:
-        self.forget_what_is_old(now)
+        self.forget_old_estimate(now)
         before = self.service_time or (service_time if finished else math.inf)
         # The time of a call that was cut short is a lower bound: it can raise the estimate but never lower it.
         if finished or service_time > before:

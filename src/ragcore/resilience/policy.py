@@ -29,8 +29,9 @@ class Policy:
 
     Args:
         name: the dependency's name in events and errors.
-        on: the errors of the dependency, which are retried and counted by the breaker: an error type, a tuple of them, or a function that returns a
-            `Failure`, or None for an error that is neither retried nor counted. None: the rule of the component that uses the policy, else `OSError`.
+        on: the errors that are retried and counted by the breaker: an error type, a tuple of types, or a function. The function takes an error and
+            returns a `Failure`, or None if the error is neither retried nor counted. Default: the rule of the component that uses the policy, else
+            `OSError`.
         timeout: seconds for a whole call if no deadline is inherited.
         attempt_timeout: seconds for one attempt of a call, or for the opening of a stream.
         first_timeout: seconds until the first item of a stream.

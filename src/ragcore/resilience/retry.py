@@ -118,7 +118,7 @@ class RetryPolicy:
 
         pending: float = 0.0
 
-        def may_pass(error: BaseException) -> bool:
+        def wants_retry(error: BaseException) -> bool:
             nonlocal pending
             if not isinstance(error, Exception):
                 return False  # a cancellation is never retried
@@ -140,7 +140,7 @@ class RetryPolicy:
 
         retrying = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(self.attempts),
-            retry=tenacity.retry_if_exception(may_pass),
+            retry=tenacity.retry_if_exception(wants_retry),
             wait=pause,
             sleep=anyio.sleep,
             reraise=True,

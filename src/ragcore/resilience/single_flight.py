@@ -114,7 +114,7 @@ class SingleFlight(Part):
 
 
 def _context(flying: frozenset[tuple[SingleFlight, Hashable]]) -> Context:
-    """Return a new context for a flight. From the first caller's context it takes only the flights that wait for it and the flow."""
+    """Return a new context for a flight. It takes only two values from the first caller's context: the flow, and the flights that wait for this one."""
     context = Context()
     context.run(_flying.set, flying)
     context.run(current_flow.set, current_flow.get())

@@ -92,9 +92,8 @@ class _Job(Generic[T]):
         try:
             self._notify(self._finish)
         except RuntimeError:
-            self._places.release(
-                flow=self.flow
-            )  # the event loop has ended: no caller waits, and no other code gives the place back
+            # The event loop has ended: no caller waits, and no other code gives the place back.
+            self._places.release(flow=self.flow)
 
     def _finish(self) -> None:
         took = None if self.error is not None else self._clock() - self._began

@@ -32,7 +32,7 @@ def outcome_of(call: Call, error: BaseException, attempt: Attempt, began: float 
     """
     if began is None:
         began = attempt.began
-    # The timeout of a nested policy is an ordinary error. Only for this attempt's own limit is it known that the dependency used all of the time.
+    # The timeout of a nested policy is an ordinary error. Only this attempt's own timeout shows that the dependency used all of the time.
     own = isinstance(error, AttemptTimeout) and error.attempt is attempt
     if isinstance(error, AttemptTimeout) and own and not error.shortened:
         return "failure"
@@ -46,7 +46,7 @@ def outcome_of(call: Call, error: BaseException, attempt: Attempt, began: float 
         or (not isinstance(error, Exception) and call.patience is not None and call.patience.has_run_out(now))
     )
     if ran_out:
-        # The wait counts as a failure only if most successful calls take less time.
+        # The wait counts as a failure only if most successful calls took less time than this wait.
         typical = 0.0 if call.breaker is None else call.breaker.typical_duration()
         return "failure" if now - began > (typical or LONG_WITHOUT_SUCCESS) else "neutral"
     # A cancellation, also one that a driver converted into its own error, does not count against the dependency.
@@ -73,7 +73,7 @@ def worth_another(call: Call, error: Exception) -> Failure | None:
 
 
 def give_up(call: Call, error: Exception) -> None:
-    """Mark the error as retried on the enclosing attempt, if there is one."""
+    """Record on the enclosing attempt, if there is one, that this error was already retried and must not be retried again."""
     retry = call.dependency.retry
     if call.given_up is None and (retry is None or retry.attempts == 1 or worth_another(call, error) is None):
         return

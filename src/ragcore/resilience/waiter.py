@@ -26,7 +26,7 @@ class Flow:
         inside: its calls that hold a place.
         waiting: its waiting callers, the oldest first.
         newest_first: whether it has more waiting callers than can be served in time.
-        credit: the rest of its turn.
+        credit: the rest of its turn in deficit round robin; negative for a debt.
         turns: the number of places given to its waiting callers so far.
         served: the number of places that the bulkhead had given when this flow last got one.
         service_time: seconds that its calls take, as a moving average; 0 while unknown.
@@ -61,7 +61,7 @@ class Flow:
         return next(reversed(self.waiting))
 
     def most_patient(self) -> Waiter:
-        """Return the caller with the latest deadline: the newest of equal ones, the oldest of those without a deadline."""
+        """Return the caller with the latest deadline. If several have it, return the newest; if several have no deadline, the oldest."""
         latest = max(reversed(self.waiting), key=lambda waiter: waiter.when)
         if latest.when < math.inf:
             return latest
@@ -116,15 +116,15 @@ class Waiter:
 
     @property
     def sleeps(self) -> bool:
-        """Whether it was neither granted a place nor woken nor refused."""
+        """Whether it still sleeps: it was not granted a place, woken or refused."""
         return not (self.granted or self.woken) and self.refused is None
 
     def wake(self) -> None:
         """Wake it without a place, because its breaker may have opened."""
         self.woken = True
-        self.stir()
+        self.end_sleep()
 
-    def stir(self) -> None:
+    def end_sleep(self) -> None:
         """End its sleep, because its state has changed."""
         if self._event is not None:
             self._event.set()
@@ -132,7 +132,7 @@ class Waiter:
             self._future.set_result(None)
 
     async def sleep(self, until: float) -> None:
-        """Sleep until `stir` is called, or until the point in time `until`.
+        """Sleep until `end_sleep` is called, or until the point in time `until`.
 
         On asyncio it uses a future and a timer, at a third of the cost of a cancel scope and an event, because under load every call waits here.
         """
@@ -144,7 +144,7 @@ class Waiter:
             return
         loop = task.get_loop()
         self._future = future = loop.create_future()
-        timer = None if until == math.inf else loop.call_at(until, self.stir)
+        timer = None if until == math.inf else loop.call_at(until, self.end_sleep)
         try:
             await future
         finally:

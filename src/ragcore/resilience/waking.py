@@ -25,8 +25,8 @@ class Sleepers:
 
     def wake(self, flow: str | None) -> None:
         """Wake the callers of a flow; None: all callers."""
-        for wake, whose in tuple(self._flows.items()):  # a copy, because a woken caller may be removed at once
-            if flow is None or whose == flow:
+        for wake, waiting_flow in tuple(self._flows.items()):  # a copy, because a woken caller may be removed at once
+            if flow is None or waiting_flow == flow:
                 wake()
 
 

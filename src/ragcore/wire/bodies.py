@@ -1,6 +1,6 @@
 """Reads response bodies within limits and without blocking the event loop.
 
-This module decompresses bodies itself, because HTTP transports limit different things. Source: RFC 9110 §8.4.1
+This module decompresses bodies itself, because HTTP transports limit the size in different ways. Source: RFC 9110 §8.4.1
 (content codings); the output limits of zlib, brotli and zstd.
 """
 
@@ -164,7 +164,7 @@ def _zlib(bits: int) -> _Decode:
 
 
 def _deflate() -> _Decode:
-    """Accept deflate with zlib's header, as in the RFC, and without, as some servers send it."""
+    """Return a function that decompresses deflate with zlib's header, as in the RFC, or without it, as some servers send it."""
     chosen: list[_Decode] = []
 
     def decode(data: bytes, /) -> Iterator[bytes]:

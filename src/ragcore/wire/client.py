@@ -1,6 +1,6 @@
 """HTTP client for OpenAI-compatible servers.
 
-The SDK handles addresses, keys, proxies and Azure. Its typed calls take 650 µs of processor time each and read error bodies without a bound. This module
+The SDK handles addresses, keys, proxies and Azure. Its typed calls take 650 µs of processor time each and read error bodies without a limit. This module
 builds the SDK's requests from prepared bytes (200 µs) and sends them through the SDK's HTTP client.
 """
 
@@ -67,7 +67,7 @@ class OpenAIClient:
         self._made: openai.AsyncOpenAI | None = self._make() if client is None else None
 
     def unsaid(self, body: bytes) -> Unsaid:
-        """Return what messages about a request must hide: the key, the login in the address, the values of extra headers, and the request's texts."""
+        """Return an `Unsaid` for messages about a request. It hides the key, the login in the address, the values of extra headers, and the request's texts."""
         key = getattr(self._sdk, "api_key", None)
         own = {"accept-encoding", "content-type"}
         secrets = (
@@ -86,7 +86,7 @@ class OpenAIClient:
         self._sdk = made or self._make()
 
     async def close(self) -> None:
-        """Close the SDK's client if ragcore opened it, within the time limit of a clean-up."""
+        """Close the SDK's client if ragcore made it, within the time limit of a clean-up."""
         sdk, self._sdk = self._sdk, None
         if sdk is not None and self._given is None:
             with cleaning_up():
@@ -189,7 +189,7 @@ class OpenAIClient:
 
 
 def _address(sdk: openai.AsyncOpenAI, path: str, model: str) -> str:
-    """Return the path, for Azure with the deployment: Azure's client can't read the model from a body of bytes."""
+    """Return the path. For Azure, put the deployment before it, because Azure's client can't read the model from a body of bytes."""
     if isinstance(sdk, openai.AsyncAzureOpenAI) and "/deployments" not in str(sdk.base_url.path):
         return f"/deployments/{quote(model, safe='')}{path}"
     return path

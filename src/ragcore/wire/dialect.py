@@ -1,7 +1,7 @@
 """The parameters that a model accepts, learned from refusals.
 
-A model's name is not enough: it may be a gateway's alias or an Azure deployment. If the server refuses a parameter by name, the parameter is omitted or
-renamed from then on.
+A model's name does not show its parameters: the name may be a gateway's alias or an Azure deployment. If the server refuses a parameter by name, the
+parameter is omitted or renamed from then on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ALSO = {
     "dimensions": ("output_dimensions?", "dimension", "matryoshka"),
     "encoding_format": ("encoding formats?", "base64"),
 }
-# A parameter that the model does not have, as opposed to a value that it does not accept.
+# Matches messages about a parameter that the model does not have. `VALUE` matches messages about a value that it does not accept.
 UNSUPPORTED = re.compile(
     r"unsupported|not support|n't support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|extra (input|field)|cannot find field"
     r"|not a valid (field|parameter)|only the default|deprecated|no longer|not available|not implemented|not accept|n't accept",
@@ -51,7 +51,7 @@ SYSTEM = re.compile(
 
 
 class Dialect:
-    """How to send parameters to one model on one server.
+    """The parameters that one model on one server accepts, with their names and values.
 
     Args:
         model: the model's name, for events.
@@ -66,15 +66,15 @@ class Dialect:
         self._given: dict[str, Sequence[Any]] = {}
         self.system_role: str | None = "system"
 
-    def said_as(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    def adapt(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters as this model accepts them."""
-        spoken: dict[str, Any] = {}
+        adapted: dict[str, Any] = {}
         for name, value in parameters.items():
             called = self._called.get(name, name)
             if called in self._left_out:
                 continue
-            spoken[called] = self._given[name][0] if name in self._given else value
-        return spoken
+            adapted[called] = self._given[name][0] if name in self._given else value
+        return adapted
 
     def call(self, name: str, called: str) -> None:
         """Send a parameter under another name."""
@@ -137,7 +137,7 @@ class Dialect:
         return min(found)[1] if found else None
 
     def _change(self, name: str, sent: object) -> None:
-        """Change the refused parameter `name`: try another value, another name, or omit it. Many requests may learn the same at once."""
+        """Change the refused parameter `name`: try another value, another name, or omit it. Several requests may report the same refusal at once."""
         asked = next((own for own, called in self._called.items() if called == name), name)
         values = self._given.get(asked)
         instead: object = None

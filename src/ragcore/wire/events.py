@@ -21,8 +21,8 @@ from ragcore.wire.unsaid import NOTHING, Unsaid
 __all__ = ["DONE", "DRAIN_SECONDS", "EventParser", "read_events"]
 
 MAX_EVENT = 1024 * 1024
-# Bytes of comments and blank lines between two events. A keep-alive comment has only a few bytes.
-MAX_BESIDES = 1024 * 1024
+# The largest number of bytes of comments and blank lines between two events. A keep-alive comment has only a few bytes.
+MAX_BETWEEN_EVENTS = 1024 * 1024
 # Enough for an answer of 200,000 characters with 300 bytes around each.
 MAX_STREAM = 64 * 1024 * 1024
 # Represents the end marker "data: [DONE]".
@@ -50,7 +50,7 @@ class EventParser:
         self._type = ""
         self._data: list[bytes] = []
         self._size = 0
-        self._besides = 0
+        self._since_event = 0
 
     def feed(self, piece: bytes, /) -> list[tuple[str, bytes]]:
         """Return the events that end in this piece.
@@ -58,8 +58,8 @@ class EventParser:
         Raises:
             Undecodable: an event is larger than 1 MB, or 2 MB came without an event.
         """
-        self._besides += len(piece)
-        if self._besides > MAX_BESIDES + MAX_EVENT:
+        self._since_event += len(piece)
+        if self._since_event > MAX_BETWEEN_EVENTS + MAX_EVENT:
             raise Undecodable("its stream sent 2 MB without an event")
         if self._after_cr and piece[:1] == b"\n":  # the second half of a CRLF that was cut in two
             piece = piece[1:]
@@ -116,8 +116,8 @@ class EventParser:
             elif name != b"data":
                 return
             value = value.removeprefix(b" ")
-        # Only for the first line, so that the time stays linear in the size of an event.
-        if len(self._data) == 1 and (value[:1] == b"{" or value.strip() == b"[DONE]") and _is_whole(self._data[0]):
+        # This is checked only for the first line, so that the time stays linear in the size of an event.
+        if len(self._data) == 1 and (value[:1] == b"{" or value.strip() == b"[DONE]") and _is_json(self._data[0]):
             events.append(self._dispatch())  # the server omitted the blank line
         self._data.append(value)
         self._size += len(value) + 1
@@ -126,7 +126,7 @@ class EventParser:
 
     def _dispatch(self) -> tuple[str, bytes]:
         event = self._type, self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
-        self._type, self._data, self._size, self._besides = "", [], 0, 0
+        self._type, self._data, self._size, self._since_event = "", [], 0, 0
         return event
 
 
@@ -135,7 +135,7 @@ async def read_events(
 ) -> AsyncGenerator[list[Mapping[str, Any]], None]:
     """Yield lists of the stream's events as JSON objects; a list holds the events that arrive together. `DONE` represents "[DONE]".
 
-    If the server sends plain JSON instead of a stream, yields it as one event with its message as the `delta`.
+    If the server sends plain JSON instead of a stream, it is yielded as one event, with its message as the `delta`.
 
     Args:
         unsaid: hides secrets and quotations in error messages.
@@ -161,7 +161,8 @@ async def read_events(
             if batch:
                 yield batch
             if failure is not None:
-                with anyio.move_on_after(DRAIN_SECONDS):  # lets the connection be reused
+                # Read the body to its end, so that the connection can be reused.
+                with anyio.move_on_after(DRAIN_SECONDS):
                     async for _ in body:
                         pass
                 raise failure
@@ -217,23 +218,23 @@ def _event(type: str, data: bytes, unsaid: Unsaid) -> Mapping[str, Any]:
         event = json.loads(data.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
         if type == "error":
-            raise _said(data, unsaid) from None
+            raise _reported_error(data, unsaid) from None
         raise Undecodable("an event of its stream is not JSON") from None
     if type == "error":
-        raise _said(event, unsaid)
+        raise _reported_error(event, unsaid)
     if not isinstance(event, dict):
         raise Undecodable("an event of its stream is not an object")
     if event.get("error") or (event.get("object") == "error" and "choices" not in event):
-        raise _said(event, unsaid)
+        raise _reported_error(event, unsaid)
     return event
 
 
-def _said(event: object, unsaid: Unsaid) -> Exception:
+def _reported_error(event: object, unsaid: Unsaid) -> Exception:
     refusal = read_refusal(event, status=None, unsaid=unsaid, in_answer=True)
     return refusal or ServerError("", status=None, in_answer=True)
 
 
-def _is_whole(data: bytes) -> bool:
+def _is_json(data: bytes) -> bool:
     try:
         json.loads(data)
     except (ValueError, RecursionError):

@@ -34,7 +34,7 @@ def judge(error: Exception) -> Failure | None:
 def translate(
     error: Exception, kind: type[DependencyError], /, *, dependency: str, stage: str, attempts: int
 ) -> RagcoreError:
-    """Return the ragcore error of class `kind` to raise, with the server's message and without keys."""
+    """Return the error to raise: a `RagcoreError` itself, or an error of class `kind` with the server's message and without keys."""
     if isinstance(error, RagcoreError):
         error.stage = error.stage or stage
         return error

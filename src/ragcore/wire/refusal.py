@@ -16,7 +16,7 @@ from ragcore.wire.unsaid import NOTHING, Unsaid
 
 __all__ = ["NoAnswer", "ServerError", "Undecodable", "read_refusal", "request_id_of"]
 
-# How many characters of a message are examined.
+# The number of characters of a message that are examined.
 MOST_READ = 2_400
 # HTTP status by error type or code, for errors in a stream or with status 200.
 STATUS_OF = {
@@ -75,7 +75,7 @@ TOO_LONG = re.compile(
     r"|input_?tokens? .{0,20}(exceed|must be)|inputs`? tokens \+",
     re.IGNORECASE,
 )
-# Does not match messages about a model that is loading or a backend that is down: those problems pass.
+# Does not match messages about a model that is loading or a backend that is down, because those problems are temporary.
 UNKNOWN_MODEL = re.compile(
     r"(unknown|invalid|no such|unsupported) model|model[^.]{0,120}(does not exist|doesn't exist|not found|not exist)"
     r"|deployment [^.]{0,60}does not exist|not a valid model",
@@ -106,7 +106,7 @@ class ServerError(Exception):
     Attributes:
         said: the server's message, on one line, without secrets and without quotations of the request; "" if there was none.
         status: the HTTP status, or the status that the error's type stands for; None if unknown.
-        code, parameter: the server's names for them; "" if the server named none.
+        code, parameter: the server's code for the error, and the parameter that the error is about; "" if the server named none.
         headers: the response's headers.
         request_id: the server's own id of the request.
         in_answer: whether the error came with status 200.

@@ -25,7 +25,7 @@ KEYS = re.compile(
 )
 HIDDEN = "[hidden]"
 QUOTED = "[quoted]"
-# The fields of a request that hold people's texts.
+# The fields of a request that hold texts of users or documents.
 TEXTS = ("content", "text", "input", "prompt")
 # In an escaped line end such as "\n", the "n" is not the beginning of a word.
 WORD = re.compile(rf"\\[nrt]|([{UNSPACED}]|[^\W{UNSPACED}]+)")
@@ -76,7 +76,7 @@ class Unsaid:
             first = last = number
             while last < len(words) and _flat(text[words[first].start() : words[last].end()]) in self._texts:
                 last += 1
-            if last == first or not _tells(text, words[first:last]):
+            if last == first or not _is_quotation(text, words[first:last]):
                 number += 1
                 continue
             parts += [text[end : words[first].start()], QUOTED]
@@ -88,7 +88,7 @@ NOTHING = Unsaid()
 
 
 def _texts_of(body: bytes) -> Iterator[str]:
-    """Yield people's texts in a request."""
+    """Yield the texts of users and documents in a request."""
     try:
         left: list[Any] = [json.loads(body)] if body else []
     except (ValueError, RecursionError):
@@ -113,7 +113,7 @@ def _flat(text: str) -> str:
     return f" {' '.join(filter(None, WORD.findall(text.casefold())))} "
 
 
-def _tells(text: str, words: list[re.Match[str]]) -> bool:
+def _is_quotation(text: str, words: list[re.Match[str]]) -> bool:
     """Whether words that also stand in the request are a quotation, rather than common words."""
     said = text[words[0].start() : words[-1].end()]
     if sum(len(word[0]) == 1 and re.match(f"[{UNSPACED}]", word[0]) is not None for word in words) >= FEWEST_SIGNS:
