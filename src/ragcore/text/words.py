@@ -1,4 +1,4 @@
-"""Words and sentences of a text, for searching and quoting without a model. English by words, scripts without blanks by pairs of characters."""
+"""Words and sentences of a text, for searching and quoting without a model. Scripts without blanks are split into pairs of characters."""
 
 from __future__ import annotations
 

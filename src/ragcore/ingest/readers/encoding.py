@@ -33,7 +33,7 @@ CANDIDATES = [
 FEW = 24
 # UTF-8 with at most one bad byte for each 3 good characters is damaged UTF-8, not another encoding.
 FEW_BAD = 3
-DAMAGED = "utf-8, with some bytes that are not"
+DAMAGED = "utf-8, with some invalid bytes"
 # Control characters that no text contains. A few are replaced; many mean that the file is binary.
 CONTROLS = re.compile("[\0-\x08\x0b\x0e-\x1f\x7f]")
 MOST_CONTROLS = 0.02

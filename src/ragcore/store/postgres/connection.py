@@ -54,9 +54,9 @@ class PooledConnection(Connection):
         """Prepare the connection for vectors.
 
         Args:
-            keep_plans: whether to change settings of the session, which is possible if no pooler shares the connection. PostgreSQL then keeps one
-                plan for each statement: ragcore's statements fix their own order, and planning one again for each vector takes as long as the
-                search.
+            keep_plans: whether to change settings of the session. Only possible if no pooler shares the connection with other clients. PostgreSQL then
+                keeps one plan for each statement, because planning it again for each vector takes as long as the search. One plan suffices, because
+                ragcore's statements fix the order of their steps.
         """
         self.examined, self.reused, self.idle_since = False, False, 0.0
         self.extension = None
@@ -72,7 +72,7 @@ class PooledConnection(Connection):
         if keep_plans:
             # Use only PostgreSQL's own functions and operators, whatever others create in a schema of the search path.
             await self.execute("set plan_cache_mode = force_generic_plan; set search_path = pg_catalog, pg_temp")
-            # A cancelled call ends its connection. With this setting, the server notices that while it runs the statement or waits for a lock.
+            # A cancelled call ends its connection. With this setting, the server notices the end even while it runs the statement or waits for a lock.
             with suppress(asyncpg.PostgresError):  # unknown before PostgreSQL 14, and on some platforms
                 await self.execute("set client_connection_check_interval = '1s'")
 

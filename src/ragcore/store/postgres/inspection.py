@@ -156,7 +156,7 @@ class Inspection(Value):
         return self.pgvector is not None and Extension("", self.pgvector, 0).is_too_old
 
     def findings(self, embedder: Embedder | None = None) -> list[Finding]:
-        """Return the problems, the worst first; [] if there are none."""
+        """Return all problems; [] if there are none."""
         return [*self._missing(), *self._unsafe(), *self._rights(), *self._advice(), *self.misfits(embedder)]
 
     def _missing(self) -> Iterator[Finding]:
@@ -303,7 +303,7 @@ class Inspection(Value):
 
 async def inspect(connection: Connection, address: Address, *, schema: str = "ragcore") -> Inspection:
     """Inspect the role and a collection through a connection."""
-    # The client's end of the connection: behind a pooler, the server knows only the pooler's connection.
+    # Use the client's end of the connection: behind a pooler, the server knows only the pooler's connection.
     transport = transport_of(connection)
     socket = None if transport is None else transport.get_extra_info("socket")
     encrypted = transport is not None and transport.get_extra_info("ssl_object") is not None

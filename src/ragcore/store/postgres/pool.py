@@ -1,7 +1,7 @@
 """A pool of connections. A connection is acquired within the deadline, and given back without blocking and without leftover state.
 
 This pool replaces asyncpg's for three reasons: giving back is one synchronous step; a dead connection is recognised by its state, not by the text of
-an error; and a dead connection also discards idle ones of the same generation.
+an error; and when a connection is dead, idle ones of the same generation are discarded as well.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Pool:
             Overloaded: no connection was free in time.
         """
         flow = current_flow.get()
-        # Tried without waiting first: usually a place is free, and no timer is needed.
+        # Try without waiting first: usually a place is free, and no timer is needed.
         if not self._places.try_acquire(flow):
             with in_line():
                 await self._places.acquire(expires_at(), flow=flow)
@@ -229,7 +229,7 @@ class Pool:
         try:
             self._check_open()
         except NotOpen:
-            connection.terminate()  # `close` could not: it is not in use yet
+            connection.terminate()  # `close` did not, because the connection was not in use yet
             raise
         return connection
 

@@ -178,7 +178,7 @@ class PgVectorStore(Part):
         return Counts(**dict(rows[0]))
 
     async def diagnose(self, query: Query, /) -> Diagnosis:
-        """Return how many chunks the tenant of a query has, and of which models.
+        """Return the number of the tenant's chunks and the models of their vectors.
 
         Bypasses the policy: the search has succeeded, so an error here must not count as a failure of the database.
         """

@@ -137,14 +137,14 @@ def drop_line_numbers(page: list[Line]) -> None:
         if len(run) < LEAST_LINE_NUMBERS or int(run[0].text) != 1:
             continue
         beside = [line for line in page if len(line.text) >= LEAST_PROSE and line.left > run[0].right]
-        prose = sum(any(_level(number, line) for line in beside) for number in run)
-        # An empty page of a proof has only the numbers.
+        prose = sum(any(_at_same_height(number, line) for line in beside) for number in run)
+        # A page of a manuscript may be empty except for the numbers.
         if 2 * prose > len(run) or len(page) - len(run) < LEAST_LINE_NUMBERS:
             numbers |= {id(line) for line in run}
     page[:] = [line for line in page if id(line) not in numbers]
 
 
-def _level(one: Line, other: Line) -> bool:
+def _at_same_height(one: Line, other: Line) -> bool:
     return abs((one.top + one.bottom) - (other.top + other.bottom)) < max(one.size, other.size)
 
 
