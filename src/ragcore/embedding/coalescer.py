@@ -59,9 +59,8 @@ class Coalescer:
         self._send = send
         self._served = served
         self._waiting: dict[str, _Item] = {}
-        self._flows: dict[
-            str, dict[str, _Item]
-        ] = {}  # the waiting texts by flow; the flow that was served longest ago comes first
+        # The waiting texts by flow. The flow that was served longest ago comes first.
+        self._flows: dict[str, dict[str, _Item]] = {}
         self._requests = 0
         self.asked = 0
         self.sent = 0
@@ -136,9 +135,8 @@ class Coalescer:
     async def _serve(self) -> None:
         """Send batches until nothing waits."""
         try:
-            await (
-                checkpoint()
-            )  # all questions of this iteration of the event loop are queued before the first batch is taken
+            # All questions of this iteration of the event loop are queued before the first batch is taken.
+            await checkpoint()
             while self._waiting:
                 await self._request(self._take())
         finally:

@@ -85,9 +85,8 @@ class LocalEmbedder(Part):
         """Return the exact number of word pieces of `text`. Open the embedder first."""
         if self._counter is None:  # called from the chunker's thread too, where there is no event loop to check
             raise NotOpen("LocalEmbedder is not open: call start() first, which loads its tokenizer")
-        (encoding,) = self._counter.encode_batch(
-            [check_text("the text", text)], add_special_tokens=False
-        )  # releases the GIL; encode doesn't
+        # encode_batch releases the GIL; encode doesn't.
+        (encoding,) = self._counter.encode_batch([check_text("the text", text)], add_special_tokens=False)
         return len(encoding.ids)
 
     async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vector:

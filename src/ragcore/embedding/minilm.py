@@ -105,9 +105,8 @@ class SentenceModel:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(settings.max_tokens)
         self._tokenizer.encode_special_tokens = True  # "[SEP]" in a text is text
-        weights = Path(
-            os.path.realpath(settings.folder / "model.safetensors")
-        )  # onnxruntime refuses links that leave the folder
+        # onnxruntime refuses links that leave the folder.
+        weights = Path(os.path.realpath(settings.folder / "model.safetensors"))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = len(os.sched_getaffinity(0))
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -143,7 +143,7 @@ class OpenAIEmbedder(Part):
         owner = self._check_open()
         breaker = self.policy.breaker(self._key)
         if breaker is not None:
-            breaker.check()  # before the wait for a shared request, not only when it is sent
+            breaker.check()  # before the wait for a shared request, and again when the request is sent
         prefix = self.query_prefix if kind == "query" else self.document_prefix
         if prefix:
             texts = [prefix + text for text in texts]

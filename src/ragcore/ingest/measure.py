@@ -36,9 +36,8 @@ class Measure:
 
     def embedded(self, text: str, path: tuple[str, ...]) -> int:
         """Count the tokens of the text that is embedded for a chunk."""
-        if (
-            self._counted[:2] == (text, path) and self._counted[2] >= 0
-        ):  # a chunk is counted when it is full, and again when it ends
+        # The last count is kept: a chunk is counted when it is full, and again when it ends.
+        if self._counted[:2] == (text, path) and self._counted[2] >= 0:
             return self._counted[2]
         self._counted = text, path, self.count(self.text_to_embed(text, path))
         return self._counted[2]

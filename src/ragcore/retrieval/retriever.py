@@ -197,7 +197,7 @@ class Retriever(Part):
         return report_similarity(retrieval, scores=scores, counts=counts, score_threshold=plan.score_threshold)
 
     def _used(self, question: str, watch: Stopwatch) -> Usage:
-        """Return the tokens of the question and report them at once: they are used even if the search fails afterwards."""
+        """Return the tokens of the question and report them immediately: they are consumed even if the search fails afterwards."""
         assert self.embedder is not None
         tokens = self.embedder.count_tokens(question)
         watch.embedded(tokens)

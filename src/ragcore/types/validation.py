@@ -149,7 +149,7 @@ def check_top_k(top_k: int, /) -> int:
 
 def check_threshold(score_threshold: float, /) -> float:
     """Return the threshold. It must be a cosine similarity in [-1, 1]; False becomes -1. Both mean: no threshold."""
-    if score_threshold is False:  # which would count as 0.0
+    if score_threshold is False:  # otherwise it would count as 0.0
         return -1.0
     if (
         isinstance(score_threshold, bool)

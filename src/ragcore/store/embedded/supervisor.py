@@ -339,7 +339,7 @@ class Server:
                 said = self._end_of_log()
                 # The other processes of a killed server end a moment later.
                 if "shared memory" not in said or time.monotonic() > settling or self.unwanted:
-                    raise RuntimeError(f"the server ended at once; its log {self.data / 'log'} says: {said}")
+                    raise RuntimeError(f"the server ended immediately; its log {self.data / 'log'} says: {said}")
                 time.sleep(0.1)
                 self._launch()
             running = postmaster_of(self.data)

@@ -1,4 +1,4 @@
-"""A connection to PostgreSQL: opening it, preparing it, and transactions that end at once when a call is cancelled."""
+"""A connection to PostgreSQL: opening it, preparing it, and transactions that end immediately when a call is cancelled."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ class PooledConnection(Connection):
 @asynccontextmanager
 async def transaction(connection: Connection) -> AsyncIterator[None]:
     """Run the block in a transaction. A cancellation does not wait for a ROLLBACK: the holder of the connection terminates it, which undoes the block."""
-    # Not `async with connection.transaction()`: it sends a ROLLBACK after each error, so a server that hangs would block a cancelled caller. After any
-    # error that does not come from the server, the connection counts as unclean, and unclean connections are terminated.
+    # Don't use `async with connection.transaction()`: it sends a ROLLBACK after each error, so a server that hangs would block a cancelled caller. After
+    # any error that does not come from the server, the connection counts as unclean, and unclean connections are terminated.
     began = connection.transaction()
     await began.start()
     try:
@@ -134,7 +134,7 @@ async def connect_for_pool(address: Address) -> PooledConnection:
     """Open a connection that is ready for statements. It is terminated if that fails or the caller is cancelled."""
     connection: PooledConnection = await _connected(address, connection_class=PooledConnection)
     clean = False
-    # Here rather than in `init` of asyncpg's pool: when that is cancelled, asyncpg closes the connection without a time limit.
+    # The connection is prepared here, not in `init` of asyncpg's pool: when `init` is cancelled, asyncpg closes the connection without a time limit.
     try:
         connection.set_socket_options(address.socket_options)
         # Behind a pooler in transaction mode, settings would stay on a connection that other clients use.

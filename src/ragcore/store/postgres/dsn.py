@@ -218,10 +218,8 @@ def _parameters(query: str) -> dict[str, str]:
     given: dict[str, str] = {}
     for part in query.split("&") if query else ():
         name, separator, value = part.partition("=")
-        name, value = (
-            unquote(name),
-            unquote(value),
-        )  # a plus sign stays a plus sign: libpq encodes a blank only as %20
+        # A plus sign stays a plus sign: libpq encodes a blank only as %20.
+        name, value = unquote(name), unquote(value)
         if NAME.fullmatch(name) is None or not separator or "\0" in value:
             raise ConfigurationError(f"the parameters of the DSN can't be parsed (they are not shown): {ENCODE}")
         given[name] = value

@@ -34,7 +34,7 @@ T = TypeVar("T")
 MOST_WAITING = 10_000
 # Connections that are idle for longer are closed, because firewalls drop idle connections silently.
 IDLE_SECONDS = 300.0
-# Calls wait this long for a server that was reachable before, about the time of a restart. If it is away for longer, calls fail at once.
+# Calls wait this long for a server that was reachable before, about the time of a restart. If it is away for longer, calls fail immediately.
 AWAY_SECONDS = 5.0
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.02, 0.25
 # Errors of connecting while a server restarts. OSError: no process listens yet. InternalClientError: the server closed the socket in the handshake.
@@ -141,13 +141,13 @@ class Pool:
                 result = await work(connection)
                 clean = True
                 return result
-            except Exception as error:  # not a cancellation, after which a statement may still run: `clean` stays false
+            except Exception as error:
+                # A cancellation is not caught here: a statement may still run after it, so `clean` stays false.
                 if _is_lost(connection, error) or await self._is_stale(connection, error):
                     self._discard(connection)
                     raise ConnectionLost(f"{type(error).__name__}: {error}", reused=connection.reused) from error
-                clean = isinstance(
-                    error, asyncpg.PostgresError
-                )  # the server reported the error, so the protocol is intact
+                # After an error that the server reported, the protocol is intact.
+                clean = isinstance(error, asyncpg.PostgresError)
                 raise
             finally:
                 self._give_back(connection, clean=clean)
@@ -205,7 +205,7 @@ class Pool:
                 # TimeoutError has waited already, and a pooler raises ProtocolViolationError if its configuration refuses the client.
                 if not self._has_connected or isinstance(error, (TimeoutError, pg.ProtocolViolationError)):
                     raise
-                # The wait is counted for the pool, not for each call: calls wait only in the first seconds of an outage, and fail at once later.
+                # The wait is counted for the pool, not for each call: calls wait only in the first seconds of an outage; later they fail immediately.
                 self._away_since = now if self._away_since is None else self._away_since
                 if now + pause >= min(self._away_since + AWAY_SECONDS, expires_at()):
                     raise

@@ -1,7 +1,7 @@
-"""The schema of a collection: numbered SQL migrations under an advisory lock. They have two steps, so that a release can be rolled out and back.
+"""The schema of a collection: numbered SQL migrations under an advisory lock. They have two steps, so that a release can be rolled out and rolled back.
 
 A migration only adds objects, so the library of the previous release works with the migrated schema. The contraction removes objects that only the
-previous release needs. Run it when no client of that release is left. A new collection is contracted at once.
+previous release needs. Run it when no client of that release is left. A new collection is contracted immediately.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ async def migrate(
 ) -> None:
     """Create or update the schema of a collection, and grant the application's role the right to read and write its rows.
 
-    Run it as the owner of the schema. The application connects as `role`, which owns nothing, so that row-level security binds it.
+    Run it as the owner of the schema. The application connects as `role`, which owns nothing, so that row-level security applies to it.
 
     You can run it again, and from several processes at once: it takes an advisory lock, and runs all pending steps in one transaction. After an
     update, it prepares the existing chunks for text search in small transactions. If this is interrupted, the next run continues it.

@@ -94,7 +94,7 @@ class Searching:
             row = await connection.fetchrow(self._collection.statement("diagnose", connection), query.tenant)
             assert row is not None
             everywhere = None
-            # Only for a tenant without chunks, whose name may be mistyped: counting all tenants' chunks reads the whole table.
+            # Counted only for a tenant without chunks, whose name may be mistyped: counting all tenants' chunks reads the whole table.
             if not row["chunks"]:
                 everywhere = await connection.fetchval(
                     f"select chunks from ({self._collection.statement('count_all', connection)}) as counted"  # noqa: S608  # a file of this package

@@ -37,17 +37,17 @@ class PgVectorStore(Part):
             whose vectors hold 2 million numbers, such as 5,208 chunks of 384 dimensions or 1,302 of 1,536.
         ef_search: breadth of the index search, 1 to 1,000. A larger value finds more of the nearest chunks and takes longer.
         schema: name of the collection's schema, as given to `store.migrate`.
-        allow_unsafe_role: whether to work with a role that row-level security does not bind. False: each call is refused.
+        allow_unsafe_role: whether to work with a role to which row-level security does not apply. False: each call is refused.
         policy: policy of searches. None: at most `pool_size` searches at once, 4 attempts, a circuit breaker.
         write_policy: policy of writes. None: at most half of `pool_size` writes at once, 4 attempts without an attempt timeout, its own circuit
             breaker.
 
-    `start` opens no connection, so it returns at once even while the database is down. The store checks the role and the schema in the background
+    `start` opens no connection, so it returns immediately even while the database is down. The store checks the role and the schema in the background
     and logs each problem. It runs on asyncio only, because asyncpg does.
 
     Raises:
         ConfigurationError: the DSN is invalid. At first use: the password is wrong; the database, pgvector, the schema or a right is missing;
-            row-level security does not bind the role; or the embedder's model is not the collection's.
+            row-level security does not apply to the role; or the embedder's model is not the collection's.
         StoreError: PostgreSQL can't be reached, or it failed.
     """
 

@@ -68,9 +68,8 @@ def judge(error: Exception) -> Failure | None:
         return None
     if isinstance(error, RETRY_AND_COUNT):
         return Failure()
-    if isinstance(
-        error, pg.QueryCanceledError
-    ):  # the server's own timeout: it is slow, and a retry would make it slower
+    # The server's own timeout: the server is slow, and a retry would make it slower.
+    if isinstance(error, pg.QueryCanceledError):
         return Failure(retry=False)
     return None
 

@@ -25,7 +25,7 @@ MOST_EDGE_CHARACTERS = 160
 # At least this many consecutive numbers, one below the other, are line numbers.
 LEAST_LINE_NUMBERS = 8
 LEAST_PROSE = 25
-# On at least this share of the pages, the numbers must be page numbers or equal.
+# A repeated line is a header or a footer only if its numbers are equal, or increase with the page, on at least this share of its pages.
 MOSTLY_SO = 0.8
 LEAST_ROWS = 2
 # Words that follow a hyphen in many compounds: "down-payment", "long-term", "out-of-date".
@@ -42,7 +42,7 @@ def drop_repeated(pages: list[list[Line]]) -> None:
     """Remove headers and footers: first and last lines that are equal on most pages, except for the page number."""
     if len(pages) < LEAST_PAGES_TO_REPEAT:
         return
-    # For each text without its numbers: the numbers, by page.
+    # The numbers of each line by page. The key is the line's text without its numbers.
     found: dict[str, dict[int, tuple[int, ...]]] = {}
     for number, page in enumerate(pages):
         for line in _edges(page):

@@ -105,9 +105,8 @@ def _words(raw: Any, text: Any) -> Iterator[list[_Word]]:
             if not letters:
                 first = index
             elif char.isdigit() and letters[-1] != "^" and not raised and _is_raised(raw, text, index, first):
-                letters.append(
-                    "^"
-                )  # a footnote's mark; otherwise it would look like one more digit of the number before it
+                # A footnote's mark. Without "^" it would look like one more digit of the number before it.
+                letters.append("^")
                 raised = True
             letters.append(char)
             if code != LINE_HYPHEN:

@@ -100,7 +100,7 @@ create trigger change_postings after update on {schema}.chunk
 create trigger truncate_postings after truncate on {schema}.chunk
     for each statement execute function {schema}.keep_postings();
 
--- No statistics: they would keep pieces of erased texts, and no plan needs them.
+-- Collect no statistics: they would keep pieces of erased texts, and no plan needs them.
 alter table {schema}.chunk
     alter column text set statistics 0, alter column title set statistics 0, alter column source set statistics 0,
     alter column metadata set statistics 0, alter column words set statistics 0;
