@@ -135,7 +135,10 @@ class OpenAIEmbedder(Part):
         return self._tokens.count(text)
 
     def wait_for_tokenizer(self, seconds: float) -> bool:
-        """Block until tiktoken's ranks are loaded or failed to load, at most `seconds`; return whether counts are exact. Not for the event loop."""
+        """Block until tiktoken's ranks are loaded or failed to load, at most `seconds`.
+
+        Return whether counts are exact. Don't call this method on the event loop.
+        """
         return self._tokens.wait(seconds)
 
     async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vector:

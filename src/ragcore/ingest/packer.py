@@ -61,7 +61,8 @@ class Packer:
         self._end_chunk()
 
     def _put(self, fresh: list[Unit], *, begins_section: bool) -> None:
-        if begins_section:  # a chunk holds one section: search finds a chunk with two sections less well, and its citation can name only one
+        # A chunk holds one section: search finds a chunk with two sections less well, and its citation can name only one of them.
+        if begins_section:
             self._end_chunk()
         if self._current and not self._fits([*self._current, *fresh]):
             overlap = [] if begins_section else self._overlap(fresh)

@@ -46,7 +46,7 @@ __all__ = ["Retriever"]
 
 logger: logging.Logger = logging.getLogger("ragcore.retriever")
 
-# Shares of the remaining time, if text search can be used instead of the embedder: for the embedder alone, and with its wait for a place.
+# If text search can be used instead of the embedder, the embedder gets these shares of the remaining time: alone, and with its wait for a place.
 EMBED_SHARE = 0.4
 MOST_EMBED_SECONDS = 10.0
 EMBED_AND_WAIT_SHARE = 0.7

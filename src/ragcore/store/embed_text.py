@@ -34,7 +34,7 @@ def text_to_embed(
         embed_text: "text": the text alone. "title+text": the title, then the text. "headings+text": the title and the headings, then the text;
             headings with which the text itself begins are left out.
         count_tokens: the embedder's function that counts tokens.
-        most: largest number of tokens of the result. Title and headings are left out if they have more than half of it.
+        most: largest number of tokens of the result. Title and headings are left out if they have more than half of that number.
 
     Example:
         >>> text_to_embed("It is two years.", title="Road bikes", heading="Service › Warranty", embed_text="headings+text", count_tokens=len, most=200)

@@ -61,7 +61,7 @@ class TokenCounter:
         return self._loading.is_alive()
 
     def wait(self, seconds: float) -> bool:
-        """Block until loading has ended, at most `seconds`; return whether counts are exact. For scripts and checks, not for the event loop."""
+        """Block until loading has ended, at most `seconds`; return whether counts are exact. Don't call this on the event loop."""
         self._loading.join(seconds)
         return self.exact
 

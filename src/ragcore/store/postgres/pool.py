@@ -234,7 +234,7 @@ class Pool:
         return connection
 
     async def _is_stale(self, connection: PooledConnection, error: Exception) -> bool:
-        # A new connection has no outdated cache, and in a failed transaction no statement can check.
+        # A new connection has no outdated cache, and in a failed transaction no statement can check that.
         if not connection.reused or connection.is_in_transaction():
             return False
         if isinstance(error, pg.ReadOnlySQLTransactionError):  # another one of several hosts may be the primary now

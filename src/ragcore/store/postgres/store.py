@@ -79,13 +79,13 @@ class PgVectorStore(Part):
         self.ef_search = ef_search
         self.schema = check_schema(schema)
         self.allow_unsafe_role = allow_unsafe_role
-        # The same queue as for other dependencies; the bulkhead refuses callers whose time does not suffice.
+        # At least the default queue of a policy. The bulkhead refuses callers that have too little time left to wait.
         queue = max(256, 16 * pool_size)
         retry = RetryPolicy(attempts=4, backoff=0.05, max_backoff=1.0)
         self.policy = policy or Policy(
             "database", attempt_timeout=10.0, bulkhead=Bulkhead(pool_size, queue=queue), retry=retry
         )
-        # Writing a large document takes minutes, so only its deadline limits it. A timeout is not retried, and does not count for searches.
+        # Writing a large document takes minutes, so only its deadline limits it. A timeout of a write is not retried, and does not count against searches.
         self.write_policy = write_policy or Policy(
             "database writes",
             timeout=600.0,
