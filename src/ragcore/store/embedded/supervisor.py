@@ -1,7 +1,7 @@
 """The process that owns an embedded PostgreSQL. It starts the server, and stops it when it has no users left.
 
-It runs as a script: `python -I -S supervisor.py JSON`. With -I and -S it can import only the standard library and no neighbouring module, so it is a
-single file. It is the server's parent, so a dead server does not stay as a zombie. It outlives users that are killed, so no server is left running.
+It runs as a script: `python -I -S supervisor.py JSON`. With -I and -S it can import only the standard library and no neighbouring module, so it is
+one file. It is the server's parent, so a dead server does not stay as a zombie. It outlives users that are killed, so no server is left running.
 
 Users hold a shared lock on the folder's `users.lock`; the kernel releases it when they die. A process that gets the exclusive lock knows that there
 are no users. The supervisor waits for this lock. The last user that leaves takes it as well and sends SIGUSR1 to the supervisor, so that the user can
