@@ -25,7 +25,7 @@ NOTHING_LEFT = "[REDACTED]"
 
 # Between groups of digits: spaces, no-break spaces, hyphens and dashes, as people and PDFs write them.
 GAP = "[ \u00a0\u2007\u2009\u202f.\u00ad\u2010-\u2015\u2212-]"
-# Bounded, so that a run of n letters costs at most 64 × n steps. RFC 5321: at most 64 characters before the "@".
+# The lengths are limited, so that a run of n letters costs at most 64 × n steps. RFC 5321: at most 64 characters before the "@".
 EMAIL = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@(?:[\w-]{1,63}\.)+[\w-]{2,63}")
 # Only numbers that the Social Security Administration issues: the first group is never 000, 666 or 9xx, the second never 00, the third never 0000. Without
 # gaps, a number counts only after "SSN" or "social security number".

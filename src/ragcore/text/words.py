@@ -125,7 +125,7 @@ def sentences(text: str, /) -> Iterator[tuple[int, int]]:
         if match.group().startswith(".") and _is_abbreviation(text, match.start()):
             continue
         end = match.end()
-        while end < len(text) and _extends(text[end]):  # a mark over the last sign
+        while end < len(text) and _extends(text[end]):  # a combining mark after the last sign
             end += 1
         yield from _stripped(text, start, end)
         start = end

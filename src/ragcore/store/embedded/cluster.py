@@ -196,7 +196,7 @@ class Cluster:
     def _socket_folder(self) -> Path | None:
         """Return a folder with a short path for the socket, if the path of the data folder is too long for one. None: the socket is in the data folder."""
         path = os.fsencode(self.data / SOCKET)
-        if len(path) <= LONGEST_SOCKET and b"," not in path:  # a comma separates hosts
+        if len(path) <= LONGEST_SOCKET and b"," not in path:  # in a DSN, a comma separates hosts
             return None
         digest = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:16]
         uid = os.geteuid() if self.login.uid is None else self.login.uid

@@ -37,7 +37,8 @@ IDLE_SECONDS = 300.0
 # Calls wait this long for a server that was reachable before, about the time of a restart. If it is away for longer, calls fail immediately.
 AWAY_SECONDS = 5.0
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.02, 0.25
-# Errors of connecting while a server restarts. OSError: no process listens yet. InternalClientError: the server closed the socket in the handshake.
+# Errors of an attempt to connect while a server restarts. OSError: no process listens yet. InternalClientError: the server closed the socket in the
+# handshake.
 AWAY = (
     OSError,
     pg.CannotConnectNowError,
@@ -201,8 +202,8 @@ class Pool:
                 connection = await self._connect()
             except AWAY as error:
                 now = anyio.current_time()
-                # If the server never answered, a wrong address is more likely than a restart. Two errors that AWAY includes mean something else: a
-                # TimeoutError has waited already, and a pooler raises ProtocolViolationError if its configuration refuses the client.
+                # If the server never answered, a wrong address is more likely than a restart. Two errors that AWAY includes mean something else: before a
+                # TimeoutError, the call has waited already; and a pooler raises ProtocolViolationError if its configuration refuses the client.
                 if not self._has_connected or isinstance(error, (TimeoutError, pg.ProtocolViolationError)):
                     raise
                 # The wait is counted for the pool, not for each call: calls wait only in the first seconds of an outage; later they fail immediately.
