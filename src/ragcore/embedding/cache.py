@@ -38,7 +38,7 @@ class CachedEmbedder(Part):
     `RAG.stats().caches["embedding"]` shows the hit rate. The cache stores no texts: its keys are digests of tenant, model, kind and text.
 
     Invariant: `_bytes` is the sum of the entries' sizes, at most `max_bytes`. `_tenants` holds the key of each entry under its tenant, so that erasing a tenant
-    finds all its entries. A vector that arrives after an erasure began belongs to an earlier epoch, and is not kept.
+    finds all its entries. A vector that was requested before an erasure and arrives after it has an old epoch, and is not kept.
 
     Args:
         embedder: the embedder to wrap; started and closed with the cache.

@@ -1,7 +1,7 @@
 """Joins concurrent questions to one request, without a delay.
 
-There is no timer. If no request is running, a question is sent after one iteration of the event loop, together with the questions of the same iteration. While
-requests are running, the next batch forms from all flows in turn. Equal texts are sent once.
+There is no timer. While fewer than four requests are running, a question is sent after one iteration of the event loop, together with the questions of the
+same iteration. Otherwise it waits until a request ends, and the next batch takes questions from all flows in turn. Equal texts are sent once.
 
 Source: text-embeddings-inference's queue and DataLoader's batch scheduling, both without a linger time.
 """
@@ -25,7 +25,7 @@ from ragcore.resilience.single_flight import own_copy
 
 __all__ = ["Coalescer"]
 
-# Requests at once. With one, the second caller waits for the first caller's whole round trip; with many, no two callers share a request.
+# Number of concurrent requests. With one, the second caller waits for the first caller's whole round trip; with many, no two callers share a request.
 MOST_REQUESTS = 4
 MOST_TEXTS = 64
 MOST_WAITING = 1_024
@@ -35,7 +35,8 @@ class Coalescer:
     """Shares requests between callers that each want one text embedded.
 
     Invariant: a waiting text is once in `_waiting`, and in the queue of each flow that asked for it. It is removed from all of them in one step, when a batch
-    takes it or when its last caller leaves. As long as a text waits, one of at most `MOST_REQUESTS` tasks is running that will take it.
+    takes it or when its last caller leaves. As long as a text waits, at least one of the tasks that send requests is running. There are at most
+    `MOST_REQUESTS` of these tasks.
 
     If a request for several flows fails, its texts are sent again in halves, so that one flow's text doesn't make the other flows fail. In the end, each flow
     gets only the failures of its own texts.
@@ -58,9 +59,8 @@ class Coalescer:
         self._send = send
         self._served = served
         self._waiting: dict[str, _Item] = {}
-        self._flows: dict[
-            str, dict[str, _Item]
-        ] = {}  # the waiting texts by flow; the flow that was served longest ago comes first
+        # The waiting texts by flow. The flow that was served longest ago comes first.
+        self._flows: dict[str, dict[str, _Item]] = {}
         self._requests = 0
         self.asked = 0
         self.sent = 0
@@ -135,9 +135,8 @@ class Coalescer:
     async def _serve(self) -> None:
         """Send batches until nothing waits."""
         try:
-            await (
-                checkpoint()
-            )  # all questions of this iteration of the event loop are queued before the first batch is taken
+            # All questions of this iteration of the event loop are queued before the first batch is taken.
+            await checkpoint()
             while self._waiting:
                 await self._request(self._take())
         finally:
@@ -177,14 +176,15 @@ class Coalescer:
         # The latest deadline of all callers: a caller with less time leaves, and must not end the request of the others.
         when = max(item.when for item in batch.items)
         for item in batch.items:
-            item.is_sent()
+            item.mark_sent()
         token = patience_in_force.set(batch)
         try:
             with batch.scope, inherit(None if math.isinf(when) else when):
                 await self._deliver(batch.items)
         finally:
             patience_in_force.reset(token)
-            # Also after a cancellation: a text without a vector and without an error tells its callers that the request was cancelled.
+            # This also runs after a cancellation. A text then has neither a vector nor an error, from which its callers conclude that the request was
+            # cancelled.
             for item in batch.items:
                 item.done.set()
 
@@ -201,7 +201,7 @@ class Coalescer:
                 item.vector = vector
                 item.done.set()
         except Exception as error:  # delivered to the callers
-            if len(flows) == 1 or not _may_be_one_flows(error):
+            if len(flows) == 1 or not _may_be_caused_by_one_flow(error):
                 for item in items:
                     item.error = error
                     item.done.set()
@@ -216,7 +216,7 @@ class Coalescer:
         await self._deliver([item for item in items if item.flow not in first])
 
 
-def _may_be_one_flows(error: Exception) -> bool:
+def _may_be_caused_by_one_flow(error: Exception) -> bool:
     """Whether the server answered, and one flow's text may be the cause of the error. After a timeout, there is no time left to test that."""
     return isinstance(error, EmbeddingError) and error.attempts > 0 and not isinstance(error.__cause__, TimeoutError)
 
@@ -246,10 +246,10 @@ class _Item:
         self.when = max(self.when, when)
         self.lines.append(line)
 
-    def is_sent(self) -> None:
+    def mark_sent(self) -> None:
         """Mark the text as sent: from now on, its callers wait for the embedder."""
         for line in self.lines:
-            line.end()  # the wait in our own queue is over: the limits on the embedder's silence apply again
+            line.end()  # the wait in the queue is over, so the embedder's limits apply again
 
     def result(self) -> Vector:
         if self.error is not None:
@@ -305,7 +305,7 @@ class _Batch:
         return math.inf
 
     def pause(self) -> None:
-        """The request waits for a place, so all its callers wait as well."""
+        """Continue the wait of all callers, because the request waits for a place."""
         for line in self._lines():
             line.begin()
 
@@ -317,7 +317,7 @@ class _Batch:
         """Do nothing: a vector arrives as a whole, so there is no partial progress."""
 
     def has_run_out(self, now: float) -> bool:
-        """Whether the last caller that left had no patience left."""
+        """Whether the patience of the last caller had run out when that caller left."""
         return self.ran_out
 
     def _lines(self) -> list[_Line]:

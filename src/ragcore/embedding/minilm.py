@@ -26,9 +26,9 @@ __all__ = ["SentenceModel", "Settings", "read_settings"]
 
 OPSET = 23  # the first version with Attention; onnxruntime supports it from 1.23 on
 IR_VERSION = 10
-# Padded tokens in one run. Larger batches are no faster from 256 on, and a small batch can be stopped soon.
+# Padded tokens in one run. Above 256 tokens, larger batches are no faster, and the work stops only between two batches.
 BATCH_TOKENS = 512
-# Text is truncated only after tokenising, and tokenising a megabyte takes half a second. 256 tokens are never longer than this.
+# Text is truncated only after tokenising, and tokenising a megabyte takes half a second. 256 tokens of ordinary text are shorter than this.
 MOST_CHARACTERS = 8_000
 PURPOSE = "the local embedder"
 
@@ -81,7 +81,7 @@ def read_settings(folder: Path) -> Settings:
 def _onnxruntime() -> Any:
     """Return onnxruntime with telemetry off. By default, from 1.29 on, it writes a device id and the process's path into the home folder and sends them.
 
-    Its library reads the variables when it is loaded. If other code has imported it before, its own function stops the telemetry.
+    onnxruntime reads these environment variables when it is loaded. If other code has imported it before, `disable_telemetry_events` stops the telemetry.
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     os.environ["ORT_TELEMETRY_DISABLED"] = "1"
@@ -105,9 +105,8 @@ class SentenceModel:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(settings.max_tokens)
         self._tokenizer.encode_special_tokens = True  # "[SEP]" in a text is text
-        weights = Path(
-            os.path.realpath(settings.folder / "model.safetensors")
-        )  # onnxruntime refuses links that leave the folder
+        # onnxruntime refuses links that leave the folder.
+        weights = Path(os.path.realpath(settings.folder / "model.safetensors"))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = len(os.sched_getaffinity(0))
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -135,7 +135,10 @@ class OpenAIEmbedder(Part):
         return self._tokens.count(text)
 
     def wait_for_tokenizer(self, seconds: float) -> bool:
-        """Block until tiktoken's ranks are loaded or failed to load, at most `seconds`; return whether counts are exact. Not for the event loop."""
+        """Block until tiktoken's ranks are loaded or failed to load, at most `seconds`.
+
+        Return whether counts are exact. Don't call this method on the event loop.
+        """
         return self._tokens.wait(seconds)
 
     async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vector:
@@ -143,7 +146,7 @@ class OpenAIEmbedder(Part):
         owner = self._check_open()
         breaker = self.policy.breaker(self._key)
         if breaker is not None:
-            breaker.check()  # before the wait for a shared request, not only when it is sent
+            breaker.check()  # before the wait for a shared request, and again when the request is sent
         prefix = self.query_prefix if kind == "query" else self.document_prefix
         if prefix:
             texts = [prefix + text for text in texts]
@@ -277,7 +280,8 @@ class OpenAIEmbedder(Part):
 def _judge_of_several(error: Exception) -> Failure | None:
     """Judge the failure of a request for several flows.
 
-    One flow's text may be the cause, so the failure does not count and is not retried: the texts are sent again in halves. A pause is kept for all flows.
+    One flow's text may be the cause, so the failure does not count and is not retried: the texts are sent again in halves. A failure that does not count in
+    any case, such as a 429, keeps its judgement, so a pause applies to all flows.
     """
     failure = judge(error)
     if failure is None or not failure.counts:

@@ -28,7 +28,7 @@ def check_vectors(vectors: Vectors | Sequence[Vector], /, *, count: int, dimensi
         return np.zeros((0, dimension), np.float32)
     if array.shape != (count, dimension):
         raise EmbeddingError(
-            f"{model} returned vectors of shape {array.shape} for {count} texts, but ({count}, {dimension}) was expected: is its dimension {dimension}?",
+            f"{model} returned vectors of shape {array.shape} for {count} texts, expected ({count}, {dimension}): check that its dimension is {dimension}",
             dependency=model,
             stage="embed",
         )

@@ -83,7 +83,7 @@ class _Line:
 def blocks(text: str, /) -> Iterator[Block]:
     """Yield the blocks of a text, without the white space between them. A block never crosses the end of a page."""
     lines = _lines(text)
-    # Fences that are not closed before a line. They are not searched for again, because many of them would take quadratic time.
+    # For each kind of fence, the line up to which no line closes it. No search for its end starts earlier: many searches would take quadratic time.
     unclosed: dict[str, int] = {}
     at = prose = 0
     while at < len(lines):

@@ -139,7 +139,7 @@ def _walk(folder: Path, root: Path, follow_symlinks: bool) -> Iterator[Path | Un
             yield path
             continue
         identity = _identity(path)
-        if identity in seen:  # a link to a folder above it
+        if identity in seen:  # a link to a folder that is read already
             continue
         seen.add(identity)
         try:

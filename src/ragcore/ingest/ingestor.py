@@ -1,4 +1,4 @@
-"""Adds documents to a store: read → chunk → embed → write. Every step has a limit."""
+"""Adds documents to a store: read → chunk → embed → write. Every step has a time limit."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ class Ingestor:
             steps = math.ceil(sum(len(one.chunks) for one in embedded) / WRITTEN_IN_A_STEP)
             with limit.step(steps):
                 await _stored(self.store.upsert(embedded, tenant=run.tenant))
-        # Only now: a batch that fails is added again, one document at a time, and would report them twice.
+        # Reported only now: if the batch fails, its documents are added again one by one, and would be reported twice.
         for unreadable in empty:
             run.fail(unreadable)
         run.done(embedded, known, unchanged=len(batch) - len(changed), tokens=tokens)
@@ -311,7 +311,7 @@ class Ingestor:
         return await self._threads.run(work)
 
     async def _without_carried_over(self, documents: list[Document], known: Mapping[str, str]) -> list[Document]:
-        """Return the documents without those that came unchanged from another collection: their stored hash is of that collection's model."""
+        """Leave out unchanged documents that `reembed` copied from another collection. Their stored hash is of that collection's model."""
         models = [model for model in getattr(self.store, "former_models", ()) if model != self.embedder.model]
         candidates = [document for document in documents if document.id in known] if models else []
 
@@ -362,7 +362,7 @@ def _blames_a_document(error: RagcoreError) -> bool:
 
 
 def _one_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the one error of our task group that the caller gets: the first that is not a consequence of another."""
+    """Return the error of the task group to raise: the first that is not a `DeadlineExceeded`, or else the first."""
     errors: list[BaseException] = []
 
     def collect(error: BaseException) -> None:

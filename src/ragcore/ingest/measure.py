@@ -10,7 +10,7 @@ from ragcore.types import EmbedText
 
 __all__ = ["Measure"]
 
-# A text has at least one token for each 12 characters.
+# A text counts as at least one token for each 12 characters.
 MOST_CHARACTERS = 12
 
 
@@ -28,7 +28,7 @@ class Measure:
         self._lead: tuple[tuple[str, ...], int] | None = None
         self._counted: tuple[str, tuple[str, ...], int] = ("", (), -1)
         # Titles and headings are the same for many chunks.
-        self._count_over = lru_cache(maxsize=64)(self.count)
+        self._count_lead = lru_cache(maxsize=64)(self.count)
 
     def count(self, text: str) -> int:
         """Count tokens, at least one for each 12 characters: tokenizers count a long run without blanks as one unknown word."""
@@ -36,9 +36,8 @@ class Measure:
 
     def embedded(self, text: str, path: tuple[str, ...]) -> int:
         """Count the tokens of the text that is embedded for a chunk."""
-        if (
-            self._counted[:2] == (text, path) and self._counted[2] >= 0
-        ):  # a chunk is counted when it is full, and again when it ends
+        # The last count is kept: a chunk is counted when it is full, and again when it ends.
+        if self._counted[:2] == (text, path) and self._counted[2] >= 0:
             return self._counted[2]
         self._counted = text, path, self.count(self.text_to_embed(text, path))
         return self._counted[2]
@@ -50,7 +49,7 @@ class Measure:
             title=self._title,
             heading=" › ".join(path),
             embed_text=self._embed_text,
-            count_tokens=self._count_over,
+            count_tokens=self._count_lead,
             most=self.chunk_tokens,
         )
 

@@ -1,4 +1,4 @@
-"""Joins units to chunks."""
+"""Joins units into chunks."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Packer:
         self.tokens = 0
         self._text = text
         self._measure = measure
-        self._now: list[Unit] = []
+        self._current: list[Unit] = []
         self._headings: list[Unit] = []
 
     def add(self, unit: Unit) -> None:
         """Add the next unit."""
         # A chunk stays within one page, so that its citation names the right page.
-        if self._now and unit.page != self._now[-1].page:
-            self._start()
+        if self._current and unit.page != self._current[-1].page:
+            self._end_chunk()
         if unit.is_heading:
             size = sum(one.tokens for one in self._headings) + unit.tokens
             if self._headings and (
@@ -46,7 +46,7 @@ class Packer:
             return
         if self._headings and self._headings[-1].page != unit.page:
             self._put(self._headings, begins_section=True)
-            self._start()
+            self._end_chunk()
             self._headings = []
         fresh, self._headings = [*self._headings, unit], []
         self._put(fresh, begins_section=len(fresh) > 1)
@@ -54,33 +54,32 @@ class Packer:
     def flush(self) -> None:
         """End the text. Headings at its end join the chunk before them, if they fit."""
         for unit in self._headings:
-            if self._now and (unit.page != self._now[-1].page or not self._fits([*self._now, unit])):
-                self._start()
-            self._now.append(unit)
+            if self._current and (unit.page != self._current[-1].page or not self._fits([*self._current, unit])):
+                self._end_chunk()
+            self._current.append(unit)
         self._headings = []
-        self._start()
+        self._end_chunk()
 
     def _put(self, fresh: list[Unit], *, begins_section: bool) -> None:
-        if (
-            begins_section
-        ):  # a chunk holds one section: two are found less well, and the citation could name only one of them
-            self._start()
-        if self._now and not self._fits([*self._now, *fresh]):
+        # A chunk holds one section: search finds a chunk with two sections less well, and its citation can name only one of them.
+        if begins_section:
+            self._end_chunk()
+        if self._current and not self._fits([*self._current, *fresh]):
             overlap = [] if begins_section else self._overlap(fresh)
-            self._start()
-            self._now = overlap
+            self._end_chunk()
+            self._current = overlap
         for unit in fresh:
-            if self._now and not self._fits([*self._now, unit]):
-                self._start()
-            self._now.append(unit)
+            if self._current and not self._fits([*self._current, unit]):
+                self._end_chunk()
+            self._current.append(unit)
 
-    def _start(self) -> None:
-        """End the chunk. Counted as a whole, it may have more tokens than the sum of its units; units that don't fit go to the next chunk."""
-        while self._now:
-            taken = len(self._now)
-            while taken > 1 and not self._fits_exactly(self._now[:taken]):
+    def _end_chunk(self) -> None:
+        """End the chunk. The whole may have more tokens than the sum of its units, so it is counted again; units that don't fit go to the next one."""
+        while self._current:
+            taken = len(self._current)
+            while taken > 1 and not self._fits_exactly(self._current[:taken]):
                 taken -= 1
-            first, self._now = self._now[:taken], self._now[taken:]
+            first, self._current = self._current[:taken], self._current[taken:]
             fitting = [first] if taken > 1 or self._fits_exactly(first) else self._halved(first[0])
             for units in fitting:
                 text = _joined(self._text, units)
@@ -124,12 +123,12 @@ class Packer:
         )
         overlap: list[Unit] = []
         left = room
-        for unit in reversed(self._now[1:]):  # never the whole chunk
+        for unit in reversed(self._current[1:]):  # never the whole chunk
             left -= unit.tokens
             if left < 0 or unit.is_heading or not unit.may_overlap:
                 break
             overlap.insert(0, unit)
-        last = self._now[-1]
+        last = self._current[-1]
         if overlap or not last.may_overlap or last.is_heading or room < 1:
             return overlap
         if fresh[0].continues or is_unspaced(self._text[last.start : last.end]):

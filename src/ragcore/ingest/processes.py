@@ -1,4 +1,4 @@
-"""Worker processes that read files. Where processes are not allowed, threads do.
+"""Worker processes that read files. Where processes are not allowed, threads read them.
 
 A parser may never return, use all memory, hold the interpreter lock or crash. In its own process it can harm only one file: the process is killed, and a new
 one is started. The processes run a module of ragcore, so they never import the user's main module.
@@ -38,7 +38,7 @@ class Broke(Exception):
 
 
 class Worker(Protocol):
-    """Reads one file after another. `ask` begins a file, `answer` waits for its next answer, `stop` ends the worker even while it reads."""
+    """Reads one file after another. `ask` starts a file, `answer` returns its next result, and `stop` ends the worker even while it reads."""
 
     note: str
     """A warning about this worker for the user; "" for none."""

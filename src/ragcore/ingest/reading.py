@@ -198,7 +198,7 @@ class _Crew:
 
     @property
     def is_full(self) -> bool:
-        """Whether as many files are being read as there may be workers."""
+        """Whether the number of files in progress has reached the limit of workers."""
         return len(self._jobs) >= self._options.count
 
     @property

@@ -73,12 +73,12 @@ class Run:
         self.chunks += sum(len(embedded.chunks) for embedded in written)
         if written:
             self.tokens = (self.tokens or 0) + tokens
-        self._tell()
+        self._report_progress()
 
     def fail(self, unreadable: Unreadable) -> None:
         """Record a document that was not stored."""
         self.failed.append(unreadable)
-        self._tell()
+        self._report_progress()
 
     def report(self) -> IngestReport:
         """Return the report so far."""
@@ -93,6 +93,6 @@ class Run:
             seconds=anyio.current_time() - self.began,
         )
 
-    def _tell(self) -> None:
+    def _report_progress(self) -> None:
         if self.progress is not None:
             self.progress(self.report())

@@ -11,7 +11,7 @@ from ragcore.resilience.patience import Patience
 
 __all__ = ["StepLimit"]
 
-# A step may wait for a place for this many times its own limit.
+# With its waits for a place, a step may take this many times its own limit.
 MOST_WAITS = 10
 
 

@@ -14,7 +14,7 @@ __all__ = ["Unit", "is_pause", "units"]
 
 # A long sentence is cut after a blank or one of these characters.
 PAUSES = ",;:，、；：،؛·…—"
-# First guess for the length of a piece, in characters for each token.
+# First guess for the length of a piece, in characters per token.
 GUESS = 4
 # A longer grapheme cluster may be cut: no letter of any language is longer.
 MOST_GRAPHEME = 64

@@ -27,7 +27,7 @@ __all__ = ["MOST_BYTES", "answers", "main", "parse"]
 
 MOST_BYTES = 64 * 1024 * 1024
 MOST_LINE_BYTES = 16 * 1024 * 1024
-# Limits for the lines of a .jsonl file in one message, so that a message does not grow when the parent reads slowly.
+# Limits for the lines of a .jsonl file in one message, so that a message stays small even if the file is large.
 LINES_AT_ONCE = 64
 BYTES_AT_ONCE = 4 * 1024 * 1024
 

@@ -46,7 +46,7 @@ __all__ = ["Retriever"]
 
 logger: logging.Logger = logging.getLogger("ragcore.retriever")
 
-# Shares of the remaining time, if text search can be used instead of the embedder: for the embedder alone, and with its wait for a place.
+# If text search can be used instead of the embedder, the embedder gets these shares of the remaining time: alone, and with its wait for a place.
 EMBED_SHARE = 0.4
 MOST_EMBED_SECONDS = 10.0
 EMBED_AND_WAIT_SHARE = 0.7
@@ -106,7 +106,7 @@ class Retriever(Part):
         tenant: str | UUID,
         **options: Unpack[SearchOptions],
     ) -> Retrieval:
-        """Return the passages for a question, best first, with the way they were found. If there are none, the result holds the reason.
+        """Return the passages for a question, best first, with the settings and timings of the search. If there are none, the result holds the reason.
 
         Args:
             question: the question to search for.
@@ -197,7 +197,7 @@ class Retriever(Part):
         return report_similarity(retrieval, scores=scores, counts=counts, score_threshold=plan.score_threshold)
 
     def _used(self, question: str, watch: Stopwatch) -> Usage:
-        """Return the tokens of the question and report them at once: they are used even if the search fails afterwards."""
+        """Return the tokens of the question and report them immediately: they are consumed even if the search fails afterwards."""
         assert self.embedder is not None
         tokens = self.embedder.count_tokens(question)
         watch.embedded(tokens)
@@ -218,7 +218,7 @@ class Retriever(Part):
             self._check_open().spawn(partial(self._look, self.store), name="checking that embedder and store fit")
 
     async def _look(self, store: Looking) -> None:
-        """Log at start that the store holds vectors of another model than the embedder's, instead of with the first search."""
+        """Log an error at start, before the first search, if the store holds vectors of another model than the embedder's."""
         found = await store.first_look()
         for finding in () if found is None else found.misfits(self.embedder):
             logger.error("%s", finding.message)

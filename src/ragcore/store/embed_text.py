@@ -34,7 +34,7 @@ def text_to_embed(
         embed_text: "text": the text alone. "title+text": the title, then the text. "headings+text": the title and the headings, then the text;
             headings with which the text itself begins are left out.
         count_tokens: the embedder's function that counts tokens.
-        most: largest number of tokens of the result. Title and headings are left out if they have more than half of it.
+        most: largest number of tokens of the result. Title and headings are left out if they have more than half of that number.
 
     Example:
         >>> text_to_embed("It is two years.", title="Road bikes", heading="Service › Warranty", embed_text="headings+text", count_tokens=len, most=200)
@@ -42,11 +42,11 @@ def text_to_embed(
     """
     if embed_text == "text":
         return text
-    over = [title] if title else []
+    parts = [title] if title else []
     if embed_text == "headings+text" and heading:
-        over += heading.split(JOINER)
-    begins = _begins(text)
-    kept = [part for part in dict.fromkeys(over) if part not in begins]
+        parts += heading.split(JOINER)
+    opening = _opening_lines(text)
+    kept = [part for part in dict.fromkeys(parts) if part not in opening]
     if not kept:
         return text
     lead = JOINER.join(kept)
@@ -55,7 +55,7 @@ def text_to_embed(
     return f"{lead}\n\n{text}"
 
 
-def _begins(text: str) -> set[str]:
+def _opening_lines(text: str) -> set[str]:
     """Return the first line of a text, and the headings that follow it directly."""
     found: set[str] = set()
     for line in text[:MOST_HEADINGS].splitlines():

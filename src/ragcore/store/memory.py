@@ -60,7 +60,7 @@ class MemoryStore(Part):
         return Found(passing[: query.top_k], best_score=best, scan="exact")
 
     async def diagnose(self, query: Query, /) -> Diagnosis:
-        """Return how many chunks the tenant of a query has, and of which models."""
+        """Return the number of the tenant's chunks and the models of their vectors."""
         counts = await self.count(tenant=query.tenant)
         models = {document.model for document in self._documents(query.tenant).values()}
         everywhere = None if counts.chunks else (await self.count(tenant=None)).chunks

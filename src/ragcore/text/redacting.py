@@ -41,9 +41,8 @@ class Redacting:
             idle = [name for name, threads in self._threads.items() if not threads.places.inside]
             for name in idle[: len(self._threads) + 1 - MOST_FLOWS]:
                 del self._threads[name]
-            if (
-                len(self._threads) >= MOST_FLOWS
-            ):  # all of them are in use: further tenants share the threads of the first
+            # All of them are in use: further tenants share the threads of the first one.
+            if len(self._threads) >= MOST_FLOWS:
                 return self._threads[next(iter(self._threads))]
             self._threads[flow] = Threads(THREADS, name="redacting")
         return self._threads[flow]

@@ -20,14 +20,15 @@ Redact: TypeAlias = Callable[[str], str]
 Finder: TypeAlias = Callable[[str], Iterable[tuple[int, int]]]
 
 KINDS = ("email", "ssn", "card", "phone")
-# Replaces a text of which a function leaves nothing, because embedders and models refuse empty texts.
+# Replaces the result if a redaction leaves nothing of a text, because embedders and models refuse empty texts.
 NOTHING_LEFT = "[REDACTED]"
 
 # Between groups of digits: spaces, no-break spaces, hyphens and dashes, as people and PDFs write them.
 GAP = "[ \u00a0\u2007\u2009\u202f.\u00ad\u2010-\u2015\u2212-]"
-# Bounded, so that a run of n letters costs at most 64 × n steps. RFC 5321: at most 64 characters before the "@".
+# The lengths are limited, so that a run of n letters costs at most 64 × n steps. RFC 5321: at most 64 characters before the "@".
 EMAIL = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@(?:[\w-]{1,63}\.)+[\w-]{2,63}")
-# Only numbers that the Social Security Administration issues: never 000, 666 or 9xx, then 00, then 0000. Without dashes, a number must follow its name.
+# Only numbers that the Social Security Administration issues: the first group is never 000, 666 or 9xx, the second never 00, the third never 0000. Without
+# gaps, a number counts only after "SSN" or "social security number".
 SSN = re.compile(
     rf"(?<![\w-])(?P<value>(?!000|666|9)\d{{3}}(?P<gap>{GAP})(?!00)\d{{2}}(?P=gap)(?!0000)\d{{4}})(?![\w-])"
 )

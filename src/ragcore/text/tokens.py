@@ -61,7 +61,7 @@ class TokenCounter:
         return self._loading.is_alive()
 
     def wait(self, seconds: float) -> bool:
-        """Block until loading has ended, at most `seconds`; return whether counts are exact. For scripts and checks, not for the event loop."""
+        """Block until loading has ended, at most `seconds`; return whether counts are exact. Don't call this on the event loop."""
         self._loading.join(seconds)
         return self.exact
 
@@ -84,7 +84,7 @@ class TokenCounter:
 
 
 def _warn_once(model: str, error: Exception) -> None:
-    """A client has a counter for each of its models, and one warning says it for all of them."""
+    """Log a warning the first time, and a debug line later: a client has a counter for each model, and one warning is enough."""
     global _warned
     with _lock:
         warned, _warned = _warned, True

@@ -1,4 +1,4 @@
-"""Words and sentences of a text, for searching and quoting without a model. English by words, scripts without blanks by pairs of characters."""
+"""Words and sentences of a text, for searching and quoting without a model. Scripts without blanks are split into pairs of characters."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def sentences(text: str, /) -> Iterator[tuple[int, int]]:
         if match.group().startswith(".") and _is_abbreviation(text, match.start()):
             continue
         end = match.end()
-        while end < len(text) and _extends(text[end]):  # a mark over the last sign
+        while end < len(text) and _extends(text[end]):  # a combining mark after the last sign
             end += 1
         yield from _stripped(text, start, end)
         start = end

@@ -111,8 +111,8 @@ class EmptyReason(Value):
     """Why a search found nothing.
 
     Attributes:
-        code: the reason; "unknown" if the store can't tell.
-        message: the reason for people, with the numbers.
+        code: the reason; "unknown" if the store can't give it.
+        message: the reason as a sentence, with the numbers.
         best_score: the best cosine similarity, regardless of the threshold; None if unknown.
         tenant_chunks, store_chunks: number of chunks of the tenant and of the whole store; None if unknown.
     """

@@ -65,7 +65,7 @@ def check_tenant(tenant: object, /) -> str:
         return str(tenant)
     if not isinstance(tenant, str):
         raise InvalidInput(f"the tenant must be a str or a UUID, not {type(tenant).__name__}")
-    if not any(map(_is_seen, tenant)):
+    if not any(map(_is_visible, tenant)):
         raise InvalidInput("the tenant is blank: pass the name of the tenant that owns the documents")
     if len(tenant) > MAX_TENANT:
         raise InvalidInput(f"the tenant's name has {len(tenant):,} characters (limit {MAX_TENANT}): use a shorter name")
@@ -73,7 +73,7 @@ def check_tenant(tenant: object, /) -> str:
     return tenant
 
 
-def _is_seen(char: str) -> bool:
+def _is_visible(char: str) -> bool:
     """Whether a character is visible: not white space, a control or format character, or a filler.
 
     Source: Unicode Character Database, general categories Z, C and M, and Default_Ignorable_Code_Point.
@@ -149,7 +149,7 @@ def check_top_k(top_k: int, /) -> int:
 
 def check_threshold(score_threshold: float, /) -> float:
     """Return the threshold. It must be a cosine similarity in [-1, 1]; False becomes -1. Both mean: no threshold."""
-    if score_threshold is False:  # which would count as 0.0
+    if score_threshold is False:  # otherwise it would count as 0.0
         return -1.0
     if (
         isinstance(score_threshold, bool)

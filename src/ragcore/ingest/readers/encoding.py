@@ -25,7 +25,7 @@ MARKS = (
 )
 # Detection reads this many bytes; more bytes do not change its result.
 SAMPLE = 256 * 1024
-# Only encodings that are common in documents, so that a rare one is not detected by chance.
+# These encodings are common in documents. Others are not tried, so that a rare one is not detected by chance.
 CANDIDATES = [
     "cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "iso8859_2", "iso8859_5", "koi8_r", "cp932", "euc_jp", "gb18030", "big5", "euc_kr",
 ]  # fmt: skip
@@ -33,7 +33,7 @@ CANDIDATES = [
 FEW = 24
 # UTF-8 with at most one bad byte for each 3 good characters is damaged UTF-8, not another encoding.
 FEW_BAD = 3
-DAMAGED = "utf-8, with some bytes that are not"
+DAMAGED = "utf-8, with some invalid bytes"
 # Control characters that no text contains. A few are replaced; many mean that the file is binary.
 CONTROLS = re.compile("[\0-\x08\x0b\x0e-\x1f\x7f]")
 MOST_CONTROLS = 0.02
@@ -56,9 +56,8 @@ def decode(data: bytes) -> tuple[str, str]:
     except UnicodeDecodeError:
         text = data.decode("utf-8", "replace")
         bad = text.count("\ufffd")
-        if (
-            bad * FEW_BAD <= sum(char > "\x7f" for char in text) - bad
-        ):  # text in another encoding has hardly any valid UTF-8 characters
+        # Text in another encoding has hardly any valid UTF-8 characters.
+        if bad * FEW_BAD <= sum(char > "\x7f" for char in text) - bad:
             return _checked(text), DAMAGED
     if data.count(0) > MOST_CONTROLS * len(data):
         raise InvalidInput("it is binary, not text")

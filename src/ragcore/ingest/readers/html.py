@@ -333,7 +333,7 @@ def _number(node: Any, name: str, default: int) -> int:
 
 
 def _is_question(button: Any) -> bool:
-    """Whether a button unfolds the text below it. Then the button's text is a heading."""
+    """Whether a button unfolds the text below it. The text of such a button is kept."""
     if "aria-expanded" in button.attributes or "aria-controls" in button.attributes:
         return True
     parent = button.parent

@@ -19,7 +19,7 @@ HEAD = ("From", "To", "Cc", "Date")
 MOST_ATTACHMENTS = 50
 MOST_TITLE = 300
 # Attachments that are ignored, such as pictures in signatures.
-PASSED_OVER = ("image/", "application/pgp-signature", "application/pkcs7-signature")
+IGNORED = ("image/", "application/pgp-signature", "application/pkcs7-signature")
 
 
 def read_mail(data: bytes) -> Parsed:
@@ -77,7 +77,7 @@ def _attached(name: str, attachment: EmailMessage) -> tuple[str, str]:
     """Return the text of an attachment and a warning if it could not be read; ("", "") for an attachment that is ignored."""
     from ragcore.ingest.readers import reader_of
 
-    if attachment.get_content_type().startswith(PASSED_OVER):
+    if attachment.get_content_type().startswith(IGNORED):
         return "", ""
     reader = reader_of(PurePath(name)) if name and not name.lower().endswith(".eml") else None
     raw = attachment.get_payload(decode=True)

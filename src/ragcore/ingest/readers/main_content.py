@@ -1,7 +1,8 @@
 """Finds the main content of an HTML page.
 
 The page is measured once: for each element, the length of its text and of its links. The content is the element that is marked as such (`main`, `article`);
-without one, it is the element whose paragraphs have most of the text. Within it, parts that are about the page are left out: their names or links show that.
+without one, it is the element whose paragraphs have most of the text. Within it, boilerplate such as navigation, teasers and comments is left out. The
+names or the links of an element show that it is boilerplate.
 
 Source: A. Barbaresi, "Trafilatura" (ACL 2021); C. Kohlschütter et al., "Boilerplate detection using shallow text features" (WSDM 2010): link density.
 """
@@ -15,8 +16,8 @@ from typing import Any
 
 __all__ = ["Content", "content_of", "is_hidden"]
 
-# An id or class that begins like this marks a part about the page, even if it has much text.
-ABOUT = re.compile(
+# An id or class that begins like this marks boilerplate, even if it has much text.
+BOILERPLATE = re.compile(
     r"(?:(?:nav|navi|navbar|navigation|main-?menu|breadcrumbs?|brotkrumen?|skip|skip-?links?|masthead|"
     r"(?:site|page|global|main)-?(?:header|footer|nav\w*)|footer|fuss(?:zeile)?|colophon|"
     r"cookies?\w*|consent|gdpr|newsletter|signup|paywall|"
@@ -33,8 +34,8 @@ ABOUT = re.compile(
     r"(?:[\-_]?\d+)?(?:$|__|--))",
     re.IGNORECASE,
 )
-# An id or class that begins like this marks a part about the page only if the part is small compared with the content.
-PERHAPS = re.compile(
+# An id or class that begins like this marks boilerplate only if the element is small compared with the content.
+MAYBE_BOILERPLATE = re.compile(
     r"(?:side-?bar\w*|side|aside|rechts|marginal\w*|widget\w*|rail|toolbar|topbar|header\w*|head|footer\w*|bottom\w*|"
     r"ads?|sponsor\w*|promo\w*|banner\w*|follow\w*|facebook\w*|twitter\w*|subscri\w+|login|"
     r"teasers?\w*|meta\w*|post-?meta|entry-?(?:meta|footer|utility)|post-?(?:footer|info|tags|date)|byline|dateline|author\w*|tags?|keywords|categor\w+|"
@@ -65,8 +66,8 @@ LEADS_AWAY = re.compile(
 MOST_HEADING = 60
 # Content that is folded until the reader opens it.
 FOLDED = re.compile(r"accordion|collaps|toggle|tab-?pane|tab-?panel|panel|expand|faq|details|answer", re.IGNORECASE)
-TAGS_ABOUT = frozenset({"aside", "footer", "nav"})
-ROLES_ABOUT = frozenset(
+BOILERPLATE_TAGS = frozenset({"aside", "footer", "nav"})
+BOILERPLATE_ROLES = frozenset(
     {"navigation", "banner", "contentinfo", "search", "dialog", "alertdialog", "complementary", "menu", "menubar"}
 )
 HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
@@ -74,7 +75,7 @@ NEVER = frozenset({"html", "body", "main", "article", "td", "th", "tr", "tbody",
 LEFT_OUT = frozenset({"script", "style", "noscript", "template", "head"})
 HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 # A part with more than this share of the content's text is content, even if its name says otherwise.
-MOST_ABOUT = 0.5
+MOST_BOILERPLATE = 0.5
 SMALL = 0.15
 # A part with a larger share of links than this leads away, if its name says so as well.
 LEADING = 0.3
@@ -94,7 +95,7 @@ LEAST_PARAGRAPH = 60
 class _Measured:
     """Numbers of characters of an element: its text, its links, and its paragraphs with few links. Also the number of its links.
 
-    Parts about the page have their own numbers, and do not count for the elements around them. `visible` counts all text, including these parts.
+    Boilerplate has its own numbers, and does not count for the elements around it. `visible` counts all text, including boilerplate.
     """
 
     text: int = 0
@@ -102,7 +103,7 @@ class _Measured:
     link_count: int = 0
     paragraphs: int = 0
     visible: int = 0
-    is_about: bool = False
+    is_boilerplate: bool = False
 
 
 class Content:
@@ -125,9 +126,9 @@ def content_of(body: Any, *, whole: bool = False) -> Content:
     measured = _measure(body)
     start = _start(body, measured)
     size = max(1, _weight(_of(measured, start)))
-    # Nothing looks like content: use the whole page, without the parts that are marked as about the page.
+    # Nothing looks like content: use the whole page, without the elements that are marked as boilerplate.
     if size < LEAST_CONTENT and 4 * size < _of(measured, body).visible:
-        return Content(body, lambda node: _of(measured, node).is_about)
+        return Content(body, lambda node: _of(measured, node).is_boilerplate)
 
     # If the page marks its content, lists of links in it are content as well, such as forms to download.
     marked = start.tag in ("main", "article") or start.attributes.get("role") == "main"
@@ -135,12 +136,16 @@ def content_of(body: Any, *, whole: bool = False) -> Content:
 
     def is_left_out(node: Any) -> bool:
         found = _of(measured, node)
-        if found.is_about or node.mem_id in leads_away:
+        if found.is_boilerplate or node.mem_id in leads_away:
             return True
-        if _weight(found) >= MOST_ABOUT * size or node.tag in NEVER - {"p"}:
+        if _weight(found) >= MOST_BOILERPLATE * size or node.tag in NEVER - {"p"}:
             return False
         leads = found.links > LEADING * found.text or found.text < MOST_LINK
-        if leads and found.paragraphs < SMALL * size and any(PERHAPS.match(name) for name in _names(node).split()):
+        if (
+            leads
+            and found.paragraphs < SMALL * size
+            and any(MAYBE_BOILERPLATE.match(name) for name in _names(node).split())
+        ):
             return True
         if node.tag in ("p", "div") and 0 < found.text <= MOST_LINK and found.links == found.text:
             return True
@@ -192,7 +197,7 @@ def is_hidden(node: Any) -> bool:
     attributes = node.attributes
     if not attributes:
         return False
-    if (attributes.get("role") or "") in ROLES_ABOUT:
+    if (attributes.get("role") or "") in BOILERPLATE_ROLES:
         return True
     hides = (
         ("hidden" in attributes and attributes["hidden"] != "until-found")
@@ -239,8 +244,8 @@ def _measure(body: Any) -> dict[int, _Measured]:
             if mine.text >= LEAST_PARAGRAPH and own > 0.6 * mine.text:
                 mine.paragraphs = own
         # An element that holds most of the page is content, even if its name says otherwise.
-        mine.is_about = sizes[number] < MOST_ABOUT * sizes[0] and _is_about(node, mine)
-        if parent >= 0 and not mine.is_about:
+        mine.is_boilerplate = sizes[number] < MOST_BOILERPLATE * sizes[0] and _is_boilerplate(node, mine)
+        if parent >= 0 and not mine.is_boilerplate:
             above = found[parent]
             above.text += mine.text
             above.links += mine.links
@@ -249,12 +254,12 @@ def _measure(body: Any) -> dict[int, _Measured]:
     return measured
 
 
-def _is_about(node: Any, found: _Measured) -> bool:
+def _is_boilerplate(node: Any, found: _Measured) -> bool:
     if node.tag == "aside" and found.paragraphs and found.links < LEADING * found.text:
         return False
-    if node.tag in TAGS_ABOUT or is_hidden(node):
+    if node.tag in BOILERPLATE_TAGS or is_hidden(node):
         return True
-    return node.tag not in NEVER and any(ABOUT.match(name) for name in _names(node).split())
+    return node.tag not in NEVER and any(BOILERPLATE.match(name) for name in _names(node).split())
 
 
 def _start(body: Any, measured: dict[int, _Measured]) -> Any:
@@ -302,7 +307,9 @@ def _densest(outer: Any, measured: dict[int, _Measured]) -> Any:
         if not inner or inner[0].css_first("p, div, h1, h2, h3, table, ul") is None:
             return outer
         beside = [child for child in outer.iter() if child.mem_id != inner[0].mem_id]
-        if any((child.tag == "h1" or child.css_first("h1")) and not _of(measured, child).is_about for child in beside):
+        if any(
+            (child.tag == "h1" or child.css_first("h1")) and not _of(measured, child).is_boilerplate for child in beside
+        ):
             return outer  # the heading above the content belongs to it
         outer = inner[0]
     return outer

@@ -35,13 +35,13 @@ REFERENCE = re.compile(rb"&(amp|lt|gt|#\d{1,7}|#[xX][0-9a-fA-F]{1,6});")
 REFERRED = {"amp": "\uf8f1", "lt": "\uf8f2", "gt": "\uf8f3"}
 SIGNS = str.maketrans({"\uf8f1": "&", "\uf8f2": "<", "\uf8f3": ">"})
 ZIPPED = frozenset({".docx", ".pptx", ".odt", ".epub"})
-# A zip archive that unpacks to more bytes is a zip bomb, and so is one with a larger compression ratio than this.
+# Limits against zip bombs: the unpacked size of the archive, and the compression ratio of each entry that unpacks to more than LEAST_BOMB bytes.
 MOST_UNPACKED = 512 * 1024 * 1024
 LEAST_BOMB = 32 * 1024 * 1024
 MOST_SHRUNK = 200
 SECONDS = 110
 MOST_TITLE = 300
-# Elements of a .docx that stand for a character, and their replacements. Only a tab within the text has no attributes.
+# Elements of a .docx that kreuzberg misreads, and their replacements. Only a tab within the text has no attributes.
 PLAINER = (
     (re.compile(rb"<w:tab\s*/>"), b'<w:t xml:space="preserve"> </w:t>'),
     (re.compile(rb"<w:noBreakHyphen\s*/>"), b"<w:t>-</w:t>"),
@@ -88,7 +88,7 @@ def _read(suffix: str, data: bytes) -> Parsed:
         check_encrypted(data)
         check_zip(data)
     if suffix == ".docx":
-        data = _with_signs(data)
+        data = _prepared_docx(data)
     if suffix == ".epub":
         data = _with_plain_names(data)
     options = kreuzberg.ExtractionConfig(
@@ -130,33 +130,34 @@ def _kept(metadata: dict[str, Any]) -> dict[str, Any]:
     return kept | ({"authors": [str(one) for one in authors]} if isinstance(authors, list) and authors else {})
 
 
-def _with_signs(data: bytes) -> bytes:
+def _prepared_docx(data: bytes) -> bytes:
     """Return a .docx, changed so that kreuzberg 4.10 reads it completely.
 
-    It loses "&amp;", "&lt;" and "&gt;", so "<65" becomes "65". It loses tabs, fixed hyphens and symbols, so "2025" and "40" next to each other become "202540".
-    It loses the paragraph around a text box, a footnote that has the number of an endnote, headers and footers. It keeps the old copy of moved text.
+    kreuzberg loses "&amp;", "&lt;" and "&gt;", so "<65" becomes "65". It loses tabs, fixed hyphens and symbols, so "2025" and "40" next to each other
+    become "202540". It loses the paragraph around a text box, a footnote that has the number of an endnote, headers and footers. It keeps the old copy of
+    moved text.
     """
     out = BytesIO()
     with zipfile.ZipFile(BytesIO(data)) as source, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as target:
-        beside = _beside(source)
+        headers_and_footers = _headers_and_footers(source)
         for entry in source.infolist():
             content = source.read(entry)
             if entry.filename.endswith(".xml"):
                 content = REFERENCE.sub(_sign, content)
             if entry.filename.startswith("word/") and entry.filename.endswith(".xml"):
-                content = _plainer(content, beside if entry.filename == "word/document.xml" else b"")
+                content = _plainer(content, headers_and_footers if entry.filename == "word/document.xml" else b"")
             target.writestr(entry.filename, content)
     return out.getvalue()
 
 
-def _plainer(xml: bytes, beside: bytes) -> bytes:
+def _plainer(xml: bytes, headers_and_footers: bytes) -> bytes:
     for pattern, replacement in PLAINER:
         xml = pattern.sub(replacement, xml)
     xml = SYMBOL.sub(lambda found: b"<w:t>%s</w:t>" % _symbol(found), xml)
     xml = _without_boxes(xml)
     end = xml.rfind(b"<w:sectPr")
     end = xml.rfind(b"</w:body>") if end < 0 or xml.find(b"</w:p>", end) >= 0 else end
-    return xml[:end] + beside + xml[end:] if beside and end >= 0 else xml
+    return xml[:end] + headers_and_footers + xml[end:] if headers_and_footers and end >= 0 else xml
 
 
 def _without_boxes(xml: bytes) -> bytes:
@@ -173,7 +174,7 @@ def _without_boxes(xml: bytes) -> bytes:
     return xml
 
 
-def _beside(archive: zipfile.ZipFile) -> bytes:
+def _headers_and_footers(archive: zipfile.ZipFile) -> bytes:
     """Return the texts of headers and footers as paragraphs."""
     said: dict[bytes, None] = {}
     for name in sorted(archive.namelist()):

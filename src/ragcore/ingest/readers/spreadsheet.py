@@ -48,21 +48,26 @@ SPACED = re.compile(r"[_*].")
 
 
 def read_xlsx(data: bytes) -> Parsed:
-    """Read a spreadsheet with percentages, currencies, dates and times as they are shown. Merged cells are repeated; hidden sheets are left out."""
+    """Read a spreadsheet with percentages, currencies, dates and times as they are shown.
+
+    Merged cells are repeated; hidden rows and sheets are left out.
+    """
     check_encrypted(data)
     check_zip(data)
     with zipfile.ZipFile(BytesIO(data)) as archive:
         book = _Book(archive)
         parts = []
-        uncounted = 0
+        without_value = 0
         for name, path in book.sheets:
             rows, without = book.rows(path)
-            uncounted += without
+            without_value += without
             table = as_table(rows)
             if table:
                 parts.append(f"## {name}\n\n{table}")
     warnings = (
-        [f"{uncounted} formulas have no value: open the file in a spreadsheet program and save it"] if uncounted else []
+        [f"{without_value} formulas have no value: open the file in a spreadsheet program and save it"]
+        if without_value
+        else []
     )
     if book.hidden:
         warnings.append(f"hidden sheets were left out: {', '.join(book.hidden)[:300]}")
@@ -84,7 +89,7 @@ class _Book:
         properties = _first(book, "workbookPr")
         # Files from some programs on the Macintosh count days from 1904.
         since_1904 = properties is not None and properties.get("date1904") in ("1", "true")
-        self._epoch = datetime(1904, 1, 1) if since_1904 else datetime(1899, 12, 30)  # noqa: DTZ001  # a spreadsheet knows no zone
+        self._epoch = datetime(1904, 1, 1) if since_1904 else datetime(1899, 12, 30)  # noqa: DTZ001  # dates in a spreadsheet have no time zone
         self.sheets: list[tuple[str, str]] = []
         self.hidden: list[str] = []
         for sheet in _all(book, "sheet"):
@@ -173,7 +178,7 @@ class _Book:
         data = self._archive.read(name)
         if b"<!ENTITY" in data[:65_536]:
             raise InvalidInput("it declares XML entities, which are not supported")
-        return ET.fromstring(data)  # noqa: S314  # entities are refused above, and expat bounds them
+        return ET.fromstring(data)  # noqa: S314  # entities are refused above, and expat limits them
 
 
 def _all(element: Element, name: str) -> Iterator[Element]:

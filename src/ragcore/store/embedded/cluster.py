@@ -29,7 +29,7 @@ from ragcore.errors import ConfigurationError
 
 __all__ = ["Cluster", "Login", "has_database"]
 
-# PostgreSQL refuses to run as root. If root starts it, it runs as this user, as in the first release.
+# PostgreSQL refuses to run as root. If root starts it, it runs as this user. The first release used the same name.
 SERVER_LOGIN = "pgserver"
 # sun_path holds 108 bytes on Linux and 104 on macOS, with the final NUL.
 LONGEST_SOCKET = 103
@@ -53,7 +53,7 @@ class Login:
 
 
 def has_database(folder: Path) -> bool:
-    """Whether a folder holds the database of an embedded server. Changes nothing. Blocks, shortly."""
+    """Whether a folder holds the database of an embedded server. Changes nothing. Blocks for a short time."""
     try:
         return (folder / "postgres" / "PG_VERSION").exists()
     except OSError:  # a folder that this process may not enter
@@ -194,9 +194,9 @@ class Cluster:
         return copy
 
     def _socket_folder(self) -> Path | None:
-        """Return None for the data folder itself, or a folder with a short path and the same rights if that path is too long for a socket."""
+        """Return a folder with a short path for the socket, if the path of the data folder is too long for one. None: the socket is in the data folder."""
         path = os.fsencode(self.data / SOCKET)
-        if len(path) <= LONGEST_SOCKET and b"," not in path:  # a comma separates hosts
+        if len(path) <= LONGEST_SOCKET and b"," not in path:  # in a DSN, a comma separates hosts
             return None
         digest = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:16]
         uid = os.geteuid() if self.login.uid is None else self.login.uid

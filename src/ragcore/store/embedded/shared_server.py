@@ -64,7 +64,7 @@ _folders: dict[Path, _Folder] = {}
 
 
 def _forget_in_child() -> None:
-    """Close the lock files in a forked child, without unlocking them. The child inherits the parent's locks, and does not use a server."""
+    """Close the lock files in a forked child, without unlocking them. The locks belong to the parent; the child does not use the server."""
     global _guard
     for used in _folders.values():
         if used.descriptor >= 0:
@@ -135,7 +135,7 @@ async def join(folder: Path, *, version: int | None = None) -> Server:
 
 
 async def leave(folder: Path) -> None:
-    """Leave the server within the deadline. The lock is released at once, so the server stops even if the deadline ends the wait for it."""
+    """Leave the server within the deadline. If the deadline ends the wait for the stop, the supervisor continues to stop the server."""
     seconds = min(STOP_SECONDS, max(0.5, expires_at() - anyio.current_time()))
     with anyio.CancelScope(shield=True):
         await _in_thread(lambda: stop(folder, seconds=seconds))
@@ -240,12 +240,12 @@ def _ready(cluster: Cluster, deadline: float) -> int:
             _supervise(cluster, deadline)
             continue
         running = supervisor.postmaster_of(cluster.data)
-        if running is not None and running[1] and _is_told(cluster):
+        if running is not None and running[1] and _is_reported_ready(cluster):
             return running[0]
         _wait(deadline, f"the embedded PostgreSQL in {cluster.folder} was not ready; its log is {cluster.data / 'log'}")
 
 
-def _is_told(cluster: Cluster) -> bool:
+def _is_reported_ready(cluster: Cluster) -> bool:
     """Whether the supervisor has reported that role and database exist."""
     try:
         return "ready" in cluster.supervisor_lock.read_text(encoding="utf-8")

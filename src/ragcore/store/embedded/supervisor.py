@@ -1,6 +1,6 @@
 """The process that owns an embedded PostgreSQL. It starts the server, and stops it when it has no users left.
 
-It runs as a script: `python -I -S supervisor.py JSON`. With -I and -S it can import only the standard library and no neighbouring module, so it is a
+It runs as a script: `python -I -S supervisor.py JSON`. With -I and -S it can import only the standard library and no neighbouring module, so it is
 one file. It is the server's parent, so a dead server does not stay as a zombie. It outlives users that are killed, so no server is left running.
 
 Users hold a shared lock on the folder's `users.lock`; the kernel releases it when they die. A process that gets the exclusive lock knows that there
@@ -146,13 +146,13 @@ class Supervisor:
         os.pwrite(lock, f"{os.getpid()} ready\n".encode(), 0)
         say({"ready": self.server.pid, "notes": notes})
         threading.Thread(target=self._wait_for_last_user, daemon=True).start()
-        self._stay(wake_reader)
+        self._keep_running(wake_reader)
         self.server.down()
         if self.sockets is not None:
             with contextlib.suppress(OSError):
                 os.rmdir(self.sockets)
 
-    def _stay(self, wake: int) -> None:
+    def _keep_running(self, wake: int) -> None:
         """Restart the server when it ends, until there are no users or it can't be started."""
         restarts: list[float] = []
         while not self.server.unwanted:
@@ -214,7 +214,7 @@ class Programs:
 
     @contextlib.contextmanager
     def place(self, folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Return a name of a folder for that user: its path, or an open descriptor if the user may not enter the folders above."""
+        """Yield a path by which that user can reach a folder, and the open descriptors that the path needs."""
         if not self.by_descriptor:
             yield str(folder), ()
             return
@@ -235,7 +235,7 @@ class Programs:
 
 
 class DataFolder:
-    """The server's data, created by initdb, with the settings of access and the server's log."""
+    """The server's data, created by initdb, with its access settings and the server's log."""
 
     def __init__(self, path: Path, programs: Programs, *, logins: list[str]) -> None:
         self.path = path
@@ -243,7 +243,7 @@ class DataFolder:
         self.logins = logins
 
     def prepare(self) -> list[str]:
-        """Complete the folder; return notes about data that was moved aside."""
+        """Create the data and the access settings; return notes about incomplete data that was moved aside."""
         notes = []
         running = postmaster_of(self.path)
         if running is None and self.path.exists() and any(self.path.iterdir()) and not is_complete(self.path):
@@ -339,7 +339,7 @@ class Server:
                 said = self._end_of_log()
                 # The other processes of a killed server end a moment later.
                 if "shared memory" not in said or time.monotonic() > settling or self.unwanted:
-                    raise RuntimeError(f"the server ended at once; its log {self.data / 'log'} says: {said}")
+                    raise RuntimeError(f"the server ended immediately; its log {self.data / 'log'} says: {said}")
                 time.sleep(0.1)
                 self._launch()
             running = postmaster_of(self.data)
@@ -448,7 +448,7 @@ class Server:
 
 
 def say(message: dict[str, Any]) -> None:
-    """Write one line to the process that started this one, if it still runs; then close the standard streams."""
+    """Write one line to the process that started this one, if it still runs; then redirect the standard streams to /dev/null."""
     try:
         os.write(1, json.dumps(message).encode() + b"\n")
     except OSError as error:

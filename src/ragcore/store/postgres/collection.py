@@ -43,8 +43,8 @@ class StoreSettings(Protocol):
 class Collection:
     """Access to a collection in a database.
 
-    Invariant: between `open` and `close` there is a pool. `call` inspects role and schema through a connection before it runs any work on it. It
-    refuses a role that row-level security does not bind, unless the settings allow such a role. `found` holds the last inspection, also after `close`.
+    Invariant: between `open` and `close` there is a pool. `call` inspects role and schema through a connection before it runs any work on it. It refuses a
+    role to which row-level security does not apply, except if the settings allow such a role. `found` holds the last inspection, also after `close`.
 
     Args:
         settings: the store's settings.
@@ -131,8 +131,8 @@ class Collection:
             except ConnectionLost as lost:
                 if not lost.reused:
                     raise
-            # An idle connection may have ended long ago, as with HTTP keep-alive, so a new connection is tried at once. This is outside of the `except`,
-            # so that an error of the second try does not name the first as its context.
+            # An idle connection may have ended long ago, as with HTTP keep-alive, so a new connection is tried immediately. This is outside of the
+            # `except`, so that an error of the second try does not name the first as its context.
             attempts += 1
             return await pool.run(examined if examine else work)
 
@@ -192,7 +192,7 @@ class Collection:
     async def _look(self) -> None:
         """Check role and schema at start, bypassing the policy: an error here must not open its breaker."""
         pool = self._pool
-        if pool is None:  # closed at once
+        if pool is None:  # the store is closed already
             self._looked.set()
             return
         try:
@@ -216,7 +216,7 @@ class Collection:
         return self._pool
 
     def _refuse_if_unsafe(self) -> None:
-        """Refuse a role that row-level security does not bind, since it sees all tenants' rows."""
+        """Refuse a role to which row-level security does not apply, since it sees all tenants' rows."""
         found = self.found
         if found is not None and not self._settings.allow_unsafe_role and found.unsafe:
             raise ConfigurationError(

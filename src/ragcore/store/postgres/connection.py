@@ -1,4 +1,4 @@
-"""A connection to PostgreSQL: opening it, preparing it, and transactions that end at once when a call is cancelled."""
+"""A connection to PostgreSQL: opening it, preparing it, and transactions that end immediately when a call is cancelled."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class PooledConnection(Connection):
         """Prepare the connection for vectors.
 
         Args:
-            keep_plans: whether to change settings of the session, which is possible if no pooler shares the connection. PostgreSQL then keeps one
-                plan for each statement: ragcore's statements fix their own order, and planning one again for each vector takes as long as the
-                search.
+            keep_plans: whether to change settings of the session. Only possible if no pooler shares the connection with other clients. PostgreSQL then
+                keeps one plan for each statement, because planning it again for each vector takes as long as the search. One plan suffices, because
+                ragcore's statements fix the order of their steps.
         """
         self.examined, self.reused, self.idle_since = False, False, 0.0
         self.extension = None
@@ -72,7 +72,7 @@ class PooledConnection(Connection):
         if keep_plans:
             # Use only PostgreSQL's own functions and operators, whatever others create in a schema of the search path.
             await self.execute("set plan_cache_mode = force_generic_plan; set search_path = pg_catalog, pg_temp")
-            # A cancelled call ends its connection. With this setting, the server notices that while it runs the statement or waits for a lock.
+            # A cancelled call ends its connection. With this setting, the server notices the end even while it runs the statement or waits for a lock.
             with suppress(asyncpg.PostgresError):  # unknown before PostgreSQL 14, and on some platforms
                 await self.execute("set client_connection_check_interval = '1s'")
 
@@ -100,8 +100,8 @@ class PooledConnection(Connection):
 @asynccontextmanager
 async def transaction(connection: Connection) -> AsyncIterator[None]:
     """Run the block in a transaction. A cancellation does not wait for a ROLLBACK: the holder of the connection terminates it, which undoes the block."""
-    # Not `async with connection.transaction()`: it sends a ROLLBACK after each error, so a server that hangs would block a cancelled caller. After any
-    # error that does not come from the server, the connection counts as unclean, and unclean connections are terminated.
+    # Don't use `async with connection.transaction()`: it sends a ROLLBACK after each error, so a server that hangs would block a cancelled caller. After
+    # any error that does not come from the server, the connection counts as unclean, and unclean connections are terminated.
     began = connection.transaction()
     await began.start()
     try:
@@ -134,7 +134,7 @@ async def connect_for_pool(address: Address) -> PooledConnection:
     """Open a connection that is ready for statements. It is terminated if that fails or the caller is cancelled."""
     connection: PooledConnection = await _connected(address, connection_class=PooledConnection)
     clean = False
-    # Here rather than in `init` of asyncpg's pool: when that is cancelled, asyncpg closes the connection without a time limit.
+    # The connection is prepared here, not in `init` of asyncpg's pool: when `init` is cancelled, asyncpg closes the connection without a time limit.
     try:
         connection.set_socket_options(address.socket_options)
         # Behind a pooler in transaction mode, settings would stay on a connection that other clients use.

@@ -30,7 +30,7 @@ DRIVER_PARAMETERS = frozenset(
 )
 # These go to the server as settings of the session.
 SESSION_PARAMETERS = frozenset("application_name options".split())
-# These are ignored without harm, since the driver does not need them.
+# The driver does not get these. ragcore sets the socket options itself; the other parameters can be ignored without harm.
 IGNORED_PARAMETERS = frozenset(
     "fallback_application_name sslcompression sslsni gssdelegation sslcertmode min_protocol_version max_protocol_version "
     "keepalives keepalives_idle keepalives_interval keepalives_count tcp_user_timeout".split()
@@ -42,7 +42,7 @@ SOCKET_OPTIONS = {
     "keepalives_count": "TCP_KEEPCNT",
     "tcp_user_timeout": "TCP_USER_TIMEOUT",
 }
-# Ignoring these could weaken security, so only values that request nothing are accepted.
+# The driver supports only these values. Ignoring another value could weaken security, so it is refused. For channel_binding=require, see `_notes`.
 HARMLESS_VALUES = {
     "gssencmode": ("disable", "prefer"),
     "requirepeer": ("",),
@@ -218,10 +218,8 @@ def _parameters(query: str) -> dict[str, str]:
     given: dict[str, str] = {}
     for part in query.split("&") if query else ():
         name, separator, value = part.partition("=")
-        name, value = (
-            unquote(name),
-            unquote(value),
-        )  # a plus sign stays a plus sign: libpq encodes a blank only as %20
+        # A plus sign stays a plus sign: libpq encodes a blank only as %20.
+        name, value = unquote(name), unquote(value)
         if NAME.fullmatch(name) is None or not separator or "\0" in value:
             raise ConfigurationError(f"the parameters of the DSN can't be parsed (they are not shown): {ENCODE}")
         given[name] = value

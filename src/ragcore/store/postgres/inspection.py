@@ -66,11 +66,11 @@ class Inspection(Value):
         address: host, port and database.
         schema: schema of the collection.
         role: name of the role.
-        superuser, bypasses_rls: whether the role is a superuser, or has BYPASSRLS. Row-level security does not bind such a role.
+        superuser, bypasses_rls: whether the role is a superuser, or has BYPASSRLS. Row-level security does not apply to such a role.
         owns_tables: whether the role owns the tables, or may become their owner. Such a role could switch row-level security off.
         forces_rls: whether row-level security is enabled and forced on all tables.
         row_security: whether the setting row_security is on. If it is off, statements fail.
-        may_become: roles that row-level security does not bind and to which the role could switch with `set role`.
+        may_become: roles to which the role could switch with `set role`, and to which row-level security does not apply.
         foreign_policies: policies on ragcore's tables that ragcore did not create.
         missing_rights: rights on the tables that the role lacks, such as "chunk select".
         excess_rights: rights on the tables that the role has and should not have, such as "chunk truncate".
@@ -156,7 +156,7 @@ class Inspection(Value):
         return self.pgvector is not None and Extension("", self.pgvector, 0).is_too_old
 
     def findings(self, embedder: Embedder | None = None) -> list[Finding]:
-        """Return the problems, the worst first; [] if there are none."""
+        """Return all problems; [] if there are none."""
         return [*self._missing(), *self._unsafe(), *self._rights(), *self._advice(), *self.misfits(embedder)]
 
     def _missing(self) -> Iterator[Finding]:
@@ -182,7 +182,7 @@ class Inspection(Value):
     def _unsafe(self) -> Iterator[Finding]:
         if self.superuser:
             yield Finding(
-                "error", f"the role {self.role} is a superuser, so row-level security does not bind it: {MAKE_ROLE}"
+                "error", f"the role {self.role} is a superuser, so row-level security does not apply to it: {MAKE_ROLE}"
             )
         elif self.bypasses_rls:
             yield Finding("error", f"the role {self.role} has BYPASSRLS, so tenants aren't isolated: {MAKE_ROLE}")
@@ -303,7 +303,7 @@ class Inspection(Value):
 
 async def inspect(connection: Connection, address: Address, *, schema: str = "ragcore") -> Inspection:
     """Inspect the role and a collection through a connection."""
-    # The client's end of the connection: behind a pooler, the server knows only the pooler's connection.
+    # Use the client's end of the connection: behind a pooler, the server knows only the pooler's connection.
     transport = transport_of(connection)
     socket = None if transport is None else transport.get_extra_info("socket")
     encrypted = transport is not None and transport.get_extra_info("ssl_object") is not None

@@ -32,7 +32,7 @@ def nearest(rows: Sequence[asyncpg.Record], query: Query) -> Found:
     for row in rows:
         distance, how = row[8], row[9]
         scan = how if scan is None or how == "completed" else scan
-        if math.isfinite(distance):  # the distance of a zero vector is NaN, which has no place in an order
+        if math.isfinite(distance):  # the distance of a zero vector is NaN, which can't be sorted
             seen[row[0]] = (distance, row[0], row)
     # Sorted by distance, then by the chunk's id, so that the order of equal distances is stable.
     by_distance = sorted(seen.values(), key=lambda one: one[:2])

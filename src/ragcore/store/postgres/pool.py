@@ -1,7 +1,7 @@
 """A pool of connections. A connection is acquired within the deadline, and given back without blocking and without leftover state.
 
 This pool replaces asyncpg's for three reasons: giving back is one synchronous step; a dead connection is recognised by its state, not by the text of
-an error; and a dead connection also discards idle ones of the same generation.
+an error; and when a connection is dead, idle ones of the same generation are discarded as well.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ T = TypeVar("T")
 MOST_WAITING = 10_000
 # Connections that are idle for longer are closed, because firewalls drop idle connections silently.
 IDLE_SECONDS = 300.0
-# Calls wait this long for a server that was reachable before, about the time of a restart. If it is away for longer, calls fail at once.
+# Calls wait this long for a server that was reachable before, about the time of a restart. If it is away for longer, calls fail immediately.
 AWAY_SECONDS = 5.0
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.02, 0.25
-# Errors of connecting while a server restarts. OSError: no process listens yet. InternalClientError: the server closed the socket in the handshake.
+# Errors of an attempt to connect while a server restarts. OSError: no process listens yet. InternalClientError: the server closed the socket in the
+# handshake.
 AWAY = (
     OSError,
     pg.CannotConnectNowError,
@@ -127,7 +128,7 @@ class Pool:
             Overloaded: no connection was free in time.
         """
         flow = current_flow.get()
-        # Tried without waiting first: usually a place is free, and no timer is needed.
+        # Try without waiting first: usually a place is free, and no timer is needed.
         if not self._places.try_acquire(flow):
             with in_line():
                 await self._places.acquire(expires_at(), flow=flow)
@@ -141,13 +142,13 @@ class Pool:
                 result = await work(connection)
                 clean = True
                 return result
-            except Exception as error:  # not a cancellation, after which a statement may still run: `clean` stays false
+            except Exception as error:
+                # A cancellation is not caught here: a statement may still run after it, so `clean` stays false.
                 if _is_lost(connection, error) or await self._is_stale(connection, error):
                     self._discard(connection)
                     raise ConnectionLost(f"{type(error).__name__}: {error}", reused=connection.reused) from error
-                clean = isinstance(
-                    error, asyncpg.PostgresError
-                )  # the server reported the error, so the protocol is intact
+                # After an error that the server reported, the protocol is intact.
+                clean = isinstance(error, asyncpg.PostgresError)
                 raise
             finally:
                 self._give_back(connection, clean=clean)
@@ -201,11 +202,11 @@ class Pool:
                 connection = await self._connect()
             except AWAY as error:
                 now = anyio.current_time()
-                # If the server never answered, a wrong address is more likely than a restart. Two errors that AWAY includes mean something else: a
-                # TimeoutError has waited already, and a pooler raises ProtocolViolationError if its configuration refuses the client.
+                # If the server never answered, a wrong address is more likely than a restart. Two errors that AWAY includes mean something else: before a
+                # TimeoutError, the call has waited already; and a pooler raises ProtocolViolationError if its configuration refuses the client.
                 if not self._has_connected or isinstance(error, (TimeoutError, pg.ProtocolViolationError)):
                     raise
-                # The wait is counted for the pool, not for each call: calls wait only in the first seconds of an outage, and fail at once later.
+                # The wait is counted for the pool, not for each call: calls wait only in the first seconds of an outage; later they fail immediately.
                 self._away_since = now if self._away_since is None else self._away_since
                 if now + pause >= min(self._away_since + AWAY_SECONDS, expires_at()):
                     raise
@@ -229,12 +230,12 @@ class Pool:
         try:
             self._check_open()
         except NotOpen:
-            connection.terminate()  # `close` could not: it is not in use yet
+            connection.terminate()  # `close` did not, because the connection was not in use yet
             raise
         return connection
 
     async def _is_stale(self, connection: PooledConnection, error: Exception) -> bool:
-        # A new connection has no outdated cache, and in a failed transaction no statement can check.
+        # A new connection has no outdated cache, and in a failed transaction no statement can check that.
         if not connection.reused or connection.is_in_transaction():
             return False
         if isinstance(error, pg.ReadOnlySQLTransactionError):  # another one of several hosts may be the primary now

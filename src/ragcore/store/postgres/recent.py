@@ -15,7 +15,7 @@ T = TypeVar("T")
 class Recent(Generic[T]):
     """Keeps at most `most` values, each for `seconds`. If there are more, the oldest is dropped.
 
-    Invariant: the values are in the order of `put`, so the first one is the oldest. Expired values are not removed: they are replaced or dropped.
+    Invariant: the values are in the order of `put`, so the first one is the oldest. An expired value stays until it is replaced, or dropped as the oldest.
     """
 
     def __init__(self, *, seconds: float, most: int) -> None:
@@ -29,7 +29,7 @@ class Recent(Generic[T]):
         return None if known is None or known[1] < anyio.current_time() else known[0]
 
     def put(self, key: str, value: T) -> None:
-        """Store a value, from now on."""
+        """Store a value; its `seconds` begin now."""
         self._values[key] = (value, anyio.current_time() + self._seconds)
         self._values.move_to_end(key)
         while len(self._values) > self._most:

@@ -53,7 +53,8 @@ class Reembedding(Value):
     Attributes:
         documents, chunks: number of documents and chunks that were embedded and written to the target.
         deleted: number of documents deleted in the target, because the source does not have them.
-        differing: number of documents that still differ, because the source changed during the run. 0: both hold the same documents.
+        differing: number of documents that still differ, because the source changed during the run; at most 256 are counted. 0: both hold the same
+            documents.
     """
 
     documents: int = 0
@@ -145,7 +146,7 @@ async def _link(connection: Connection, source: str, target: str, role: str) -> 
             members |= dict.fromkeys(one.get("group", "").split(",") if one.get("group") else [])
         models = {(await read_settings(connection, member))["model"] for member in members}
         for schema, other in ((source, target), (target, source)):
-            words = {
+            placeholders = {
                 "schema": quoted(schema),
                 "other": quoted(other),
                 "role": quoted(role),
@@ -157,7 +158,7 @@ async def _link(connection: Connection, source: str, target: str, role: str) -> 
                 "former_literal": literal("\n".join(sorted(models))),
                 "lock": str(LOCK),
             }
-            await connection.execute(filled(SQL["link"], words))
+            await connection.execute(filled(SQL["link"], placeholders))
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +232,7 @@ class _Work:
             async with transaction(self._connection):
                 await self._connection.execute(SQL["set_tenant"], tenant)
                 await self._connection.fetch(self._into("delete"), tenant, [document])
-        self._did(deleted=self._done.deleted + 1)
+        self._update_progress(deleted=self._done.deleted + 1)
 
     async def _collect(self, tenant: str, document: str, wanted: str) -> None:
         """Read a document's chunks. Embed the collected chunks when they fill a request."""
@@ -247,10 +248,10 @@ class _Work:
         for one in collected:
             stop = start + len(one.chunks)
             await self._write(one.tenant, one.document, one.wanted, one.chunks, vectors[start:stop])
-            self._did(documents=self._done.documents + 1, chunks=self._done.chunks + len(one.chunks))
+            self._update_progress(documents=self._done.documents + 1, chunks=self._done.chunks + len(one.chunks))
             start = stop
 
-    def _did(self, **changes: int) -> None:
+    def _update_progress(self, **changes: int) -> None:
         self._done = replace(self._done, **changes)
         if self._progress is not None:
             self._progress(self._done)
@@ -301,7 +302,7 @@ class _Work:
     async def _write(
         self, tenant: str, document: str, wanted: str, chunks: Sequence[asyncpg.Record], vectors: Vector
     ) -> None:
-        """Write a whole document with the source's content hash, so that it counts as equal."""
+        """Write a whole document with the source's content hash, so that the two collections count it as equal."""
         columns = [
             [chunk[name] for chunk in chunks]
             for name in ("id", "position", "text", "title", "source", "start_char", "end_char", "metadata")

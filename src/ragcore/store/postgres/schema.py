@@ -1,7 +1,7 @@
-"""The schema of a collection: numbered SQL migrations under an advisory lock. They have two steps, so that a release can be rolled out and back.
+"""The schema of a collection: numbered SQL migrations under an advisory lock. They have two steps, so that a release can be rolled out and rolled back.
 
 A migration only adds objects, so the library of the previous release works with the migrated schema. The contraction removes objects that only the
-previous release needs. Run it when no client of that release is left. A new collection is contracted at once.
+previous release needs. Run it when no client of that release is left. A new collection is contracted immediately.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ragcore.store.postgres.connection import Connection, connect, transaction
 from ragcore.store.postgres.dsn import Address, parse
 from ragcore.store.postgres.extension import find_extension
 from ragcore.store.postgres.inspection import read_settings
-from ragcore.store.postgres.searches import words_of_function
+from ragcore.store.postgres.searches import function_placeholders
 from ragcore.store.postgres.statements import MIGRATIONS, SQL, check_schema, filled, literal, quoted
 from ragcore.store.postgres.translate import translate
 from ragcore.text.words import UNSPACED
@@ -56,7 +56,7 @@ async def migrate(
 ) -> None:
     """Create or update the schema of a collection, and grant the application's role the right to read and write its rows.
 
-    Run it as the owner of the schema. The application connects as `role`, which owns nothing, so that row-level security binds it.
+    Run it as the owner of the schema. The application connects as `role`, which owns nothing, so that row-level security applies to it.
 
     You can run it again, and from several processes at once: it takes an advisory lock, and runs all pending steps in one transaction. After an
     update, it prepares the existing chunks for text search in small transactions. If this is interrupted, the next run continues it.
@@ -122,7 +122,7 @@ async def _migrate(
     language = made_for["language"] or (DEFAULT_LANGUAGE if new else None)
     if language is not None:
         await _check_language(connection, address, language)
-    words = {
+    placeholders = {
         "schema": quoted(schema),
         "chunk_literal": literal(f"{quoted(schema)}.chunk"),
         "vector": quoted(extension.schema),
@@ -134,8 +134,10 @@ async def _migrate(
         # A database with the character type C turns only ASCII letters into lower case.
         "folded": await _folding(connection),
     }
-    words |= {name: filled(text, words) for name, text in words_of_function(int(words["dimension"])).items()}
-    words["lexemes_function"] = filled(SQL["lexemes"], words)
+    placeholders |= {
+        name: filled(text, placeholders) for name, text in function_placeholders(int(placeholders["dimension"])).items()
+    }
+    placeholders["lexemes_function"] = filled(SQL["lexemes"], placeholders)
     await connection.execute(f"create schema if not exists {quoted(schema)}")
     table = f"{quoted(schema)}.migration"
     await connection.execute(
@@ -144,7 +146,7 @@ async def _migrate(
     done = {row["number"] for row in await connection.fetch(f"select number from {table}")}  # noqa: S608
     for number, name, text in MIGRATIONS:
         if number not in done:
-            await connection.execute(filled(text, words))
+            await connection.execute(filled(text, placeholders))
             await connection.execute(f"insert into {table} (number, name) values ($1, $2)", number, name)  # noqa: S608
             logger.info("migrate.applied: %s, %04d %s", address, number, name)
     if new:
@@ -155,8 +157,8 @@ async def _migrate(
     settings = await read_settings(connection, schema)
     _check_fits(settings, made_for, address, schema)
     if (new or contract) and settings["contracted"] != "true":
-        await connection.execute(filled(SQL["contract"], words))
-    await connection.execute(filled(SQL["grant"], {**words, "role": quoted(role)}))
+        await connection.execute(filled(SQL["contract"], placeholders))
+    await connection.execute(filled(SQL["grant"], {**placeholders, "role": quoted(role)}))
     await _grant_pgvector(connection, extension.schema, role)
 
 

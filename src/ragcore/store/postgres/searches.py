@@ -12,7 +12,7 @@ from ragcore.store.postgres.inspection import MOST_INDEXED, MOST_INDEXED_WHOLE
 from ragcore.store.postgres.statements import SQL, filled, quoted
 from ragcore.types import Mode
 
-__all__ = ["Search", "statement_of", "words_of_function"]
+__all__ = ["Search", "function_placeholders", "statement_of"]
 
 # Rows times dimensions up to which a tenant is scanned exactly. Such a scan takes about 10 ms and finds all; the index takes 1 to 2 ms.
 EXACT_NUMBERS = 2_000_000
@@ -34,7 +34,7 @@ FETCHED = 10
 # Number of postings read for each word, and of chunks ranked by all words. Measured: docs/explanation/text-search.md.
 LISTED = 2_000
 RERANKED = 200
-# Largest number of chunks that counts in a word's weight, and largest number that is scanned.
+# Text search counts at most this many chunks of a tenant for the weight of a word, and scans at most this many.
 MOST_CHUNKS = 1_000_000
 PASSAGE_COLUMNS = "id, document_id, text, title, source, start_char, end_char, metadata"
 PART_OF_TABLE = """(
@@ -73,8 +73,11 @@ class Search:
     filter: str
 
     def sql(self) -> str:
-        """Return the statement. Its parameters are tenant, vector, question, threshold and the estimated number of the tenant's
-        chunks (null: counted), without those that the mode does not use; then the filter's parameters."""
+        """Return the statement.
+
+        Its parameters are tenant, vector, question, threshold and the estimated number of the tenant's chunks (null: the statement counts them). A mode
+        leaves out those that it does not use. The filter's parameters follow.
+        """
         return _compose(self)
 
 
@@ -131,8 +134,8 @@ def statement_of(
     return search.sql(), [*values, *conditions.values]
 
 
-def words_of_function(dimension: int) -> dict[str, str]:
-    """Return the conditions on tenant and index for functions of the schema, whose parameters are $1 and $2."""
+def function_placeholders(dimension: int) -> dict[str, str]:
+    """Return two placeholders' values for the schema's functions: the condition on the tenant ($1), and the indexed expression with the vector ($2)."""
     half = MOST_INDEXED_WHOLE < dimension <= MOST_INDEXED
     own = OWN_LARGE if dimension >= LARGE else OWN
     return {
@@ -148,7 +151,7 @@ def _compose(search: Search) -> str:
     nearest = {None: "nearest_unknown", True: "nearest_exact", False: "nearest_index"}[search.exactly]
     small, large = ("s.small and ", "not s.small and ") if search.exactly is None else ("", "")
     exactly, by_index = SQL["nearest_exactly"], SQL["nearest_by_index"]
-    words = {
+    placeholders = {
         "nearest": SQL[nearest],
         "exactly": filled(exactly, {"condition": small, "rows": "{schema}.chunk"}),
         "by_index": filled(by_index, {"condition": large}),
@@ -184,6 +187,6 @@ def _compose(search: Search) -> str:
         "vector": quoted(search.vector_schema),
     }
     text = SQL[search.mode]
-    while (more := filled(text, words)) != text:  # parts may contain placeholders themselves
+    while (more := filled(text, placeholders)) != text:  # parts may contain placeholders themselves
         text = more
     return text

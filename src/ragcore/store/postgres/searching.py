@@ -42,14 +42,14 @@ class Searching:
         check_tenant(query.tenant)
         if query.mode != "text" and query.vector is None:
             raise InvalidInput(f"mode {query.mode!r} needs a vector")
-        # Read once, before all attempts: the facts stored below must be those that this statement had to determine.
+        # Read the facts once, before all attempts. The statement determines those that are unknown here, and only these are stored below.
         exactly, size = self._exactly(query), self._tenants.chunks.get(query.tenant)
 
         async def work(connection: PooledConnection) -> list[asyncpg.Record]:
             # Checked here and not before the call: the collection's model is known only after the first connection was inspected.
             self._collection.check_model(query.model)
-            # Postings of expired chunks would displace others from the lists, so the tenant is then searched as with a filter. Not needed if the query
-            # has a filter already, nor for vectors, which have no postings.
+            # Postings of expired chunks would displace others from the lists, so the tenant is then searched as with a filter. A query with a filter is
+            # searched like that anyway, and vectors have no postings.
             hides = query.mode != "vector" and query.filter is None and await self._hides(connection, query.tenant)
             found = self._collection.found
             sql, values = statement_of(
@@ -85,7 +85,7 @@ class Searching:
         )
 
     async def diagnose(self, query: Query) -> Diagnosis:
-        """Return how many chunks the tenant of a query has, and of which models.
+        """Return the number of the tenant's chunks and the models of their vectors.
 
         Bypasses the policy: the search has succeeded, so an error here must not count as a failure of the database.
         """
@@ -94,10 +94,10 @@ class Searching:
             row = await connection.fetchrow(self._collection.statement("diagnose", connection), query.tenant)
             assert row is not None
             everywhere = None
-            # Only for a tenant without chunks, whose name may be mistyped: counting all tenants' chunks reads the whole table.
+            # Counted only for a tenant without chunks, whose name may be mistyped: counting all tenants' chunks reads the whole table.
             if not row["chunks"]:
                 everywhere = await connection.fetchval(
-                    f"select chunks from ({self._collection.statement('count_all', connection)}) as counted"  # noqa: S608  # a file of ours
+                    f"select chunks from ({self._collection.statement('count_all', connection)}) as counted"  # noqa: S608  # a file of this package
                 )
             return Diagnosis(
                 chunks=row["chunks"],

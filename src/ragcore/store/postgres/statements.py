@@ -68,7 +68,7 @@ def filled(text: str, names: Mapping[str, str]) -> str:
 
 
 @lru_cache(maxsize=1024)
-def statement(name: str, **words: str | int) -> str:
+def statement(name: str, **placeholders: str | int) -> str:
     """Return a statement of `sql/` with the names in braces replaced. The values may contain names in braces themselves."""
-    names = {word: str(value) for word, value in words.items()}
+    names = {key: str(value) for key, value in placeholders.items()}
     return filled(filled(SQL[name], names), names)

@@ -37,17 +37,17 @@ class PgVectorStore(Part):
             whose vectors hold 2 million numbers, such as 5,208 chunks of 384 dimensions or 1,302 of 1,536.
         ef_search: breadth of the index search, 1 to 1,000. A larger value finds more of the nearest chunks and takes longer.
         schema: name of the collection's schema, as given to `store.migrate`.
-        allow_unsafe_role: whether to work with a role that row-level security does not bind. False: each call is refused.
+        allow_unsafe_role: whether to work with a role to which row-level security does not apply. False: each call is refused.
         policy: policy of searches. None: at most `pool_size` searches at once, 4 attempts, a circuit breaker.
         write_policy: policy of writes. None: at most half of `pool_size` writes at once, 4 attempts without an attempt timeout, its own circuit
             breaker.
 
-    `start` opens no connection, so it returns at once even while the database is down. The store checks the role and the schema in the background
+    `start` opens no connection, so it returns immediately even while the database is down. The store checks the role and the schema in the background
     and logs each problem. It runs on asyncio only, because asyncpg does.
 
     Raises:
         ConfigurationError: the DSN is invalid. At first use: the password is wrong; the database, pgvector, the schema or a right is missing;
-            row-level security does not bind the role; or the embedder's model is not the collection's.
+            row-level security does not apply to the role; or the embedder's model is not the collection's.
         StoreError: PostgreSQL can't be reached, or it failed.
     """
 
@@ -79,13 +79,13 @@ class PgVectorStore(Part):
         self.ef_search = ef_search
         self.schema = check_schema(schema)
         self.allow_unsafe_role = allow_unsafe_role
-        # The same queue as for other dependencies; the bulkhead refuses callers whose time does not suffice.
+        # At least the default queue of a policy. The bulkhead refuses callers that have too little time left to wait.
         queue = max(256, 16 * pool_size)
         retry = RetryPolicy(attempts=4, backoff=0.05, max_backoff=1.0)
         self.policy = policy or Policy(
             "database", attempt_timeout=10.0, bulkhead=Bulkhead(pool_size, queue=queue), retry=retry
         )
-        # Writing a large document takes minutes, so only its deadline limits it. A timeout is not retried, and does not count for searches.
+        # Writing a large document takes minutes, so only its deadline limits it. A timeout of a write is not retried, and does not count against searches.
         self.write_policy = write_policy or Policy(
             "database writes",
             timeout=600.0,
@@ -178,7 +178,7 @@ class PgVectorStore(Part):
         return Counts(**dict(rows[0]))
 
     async def diagnose(self, query: Query, /) -> Diagnosis:
-        """Return how many chunks the tenant of a query has, and of which models.
+        """Return the number of the tenant's chunks and the models of their vectors.
 
         Bypasses the policy: the search has succeeded, so an error here must not count as a failure of the database.
         """

@@ -16,7 +16,7 @@ from ragcore.store.postgres.pool import ConnectionLost
 __all__ = ["cause_of", "judge", "translate"]
 
 # The server can't be reached, is starting, stopping or full. A retry may succeed.
-PASSES_AND_COUNTS = (
+RETRY_AND_COUNT = (
     OSError,
     pg.PostgresConnectionError,
     pg.AdminShutdownError,
@@ -28,7 +28,7 @@ PASSES_AND_COUNTS = (
 )
 # The end of an established connection does not show that the server is down; a failure to open a new one does. A conflict between two transactions
 # usually disappears with a retry.
-PASSES = (ConnectionLost, pg.SerializationError, pg.DeadlockDetectedError, pg.LockNotAvailableError)
+RETRY_ONLY = (ConnectionLost, pg.SerializationError, pg.DeadlockDetectedError, pg.LockNotAvailableError)
 # PgBouncer uses one error code for everything. These messages are about its configuration; other errors may be temporary.
 POOLER_CONFIGURATION = re.compile(
     r"no such (database|user)|unsupported startup parameter|authentication failed|not allowed|password|SSL required|auth_",
@@ -60,17 +60,16 @@ REASONS = (
 
 def judge(error: Exception) -> Failure | None:
     """Classify an error of asyncpg for retry and circuit breaker."""
-    if isinstance(error, PASSES):
+    if isinstance(error, RETRY_ONLY):
         return Failure(counts=False)
     if isinstance(error, ssl.SSLCertVerificationError) or _refuses_encryption(error):
         return None
     if isinstance(error, pg.ProtocolViolationError) and POOLER_CONFIGURATION.search(str(error)):
         return None
-    if isinstance(error, PASSES_AND_COUNTS):
+    if isinstance(error, RETRY_AND_COUNT):
         return Failure()
-    if isinstance(
-        error, pg.QueryCanceledError
-    ):  # the server's own timeout: it is slow, and a retry would make it slower
+    # The server's own timeout: the server is slow, and a retry would make it slower.
+    if isinstance(error, pg.QueryCanceledError):
         return Failure(retry=False)
     return None
 

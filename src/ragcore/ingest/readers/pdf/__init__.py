@@ -38,7 +38,7 @@ NO_TITLE = re.compile(
 WORDS = (re.compile(r"\w{3,}"), re.compile(r"\w+(?:-\w+)+"))
 
 # pdfium is not thread-safe, and files are read on threads if processes are not allowed.
-_alone = threading.Lock()
+_pdfium_lock = threading.Lock()
 
 
 def read_pdf(data: bytes) -> Parsed:
@@ -48,7 +48,7 @@ def read_pdf(data: bytes) -> Parsed:
         InvalidInput: it is encrypted, broken, or has no text.
     """
     pdfium = require("pypdfium2", extra="pdf", purpose=PURPOSE)
-    with _alone:
+    with _pdfium_lock:
         return _read(pdfium, data)
 
 

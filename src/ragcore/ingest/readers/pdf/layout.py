@@ -25,7 +25,7 @@ MOST_EDGE_CHARACTERS = 160
 # At least this many consecutive numbers, one below the other, are line numbers.
 LEAST_LINE_NUMBERS = 8
 LEAST_PROSE = 25
-# On at least this share of the pages, the numbers must be page numbers or equal.
+# A repeated line is a header or a footer only if its numbers are equal, or increase with the page, on at least this share of its pages.
 MOSTLY_SO = 0.8
 LEAST_ROWS = 2
 # Words that follow a hyphen in many compounds: "down-payment", "long-term", "out-of-date".
@@ -42,7 +42,7 @@ def drop_repeated(pages: list[list[Line]]) -> None:
     """Remove headers and footers: first and last lines that are equal on most pages, except for the page number."""
     if len(pages) < LEAST_PAGES_TO_REPEAT:
         return
-    # For each text without its numbers: the numbers, by page.
+    # The numbers of each line by page. The key is the line's text without its numbers.
     found: dict[str, dict[int, tuple[int, ...]]] = {}
     for number, page in enumerate(pages):
         for line in _edges(page):
@@ -137,14 +137,14 @@ def drop_line_numbers(page: list[Line]) -> None:
         if len(run) < LEAST_LINE_NUMBERS or int(run[0].text) != 1:
             continue
         beside = [line for line in page if len(line.text) >= LEAST_PROSE and line.left > run[0].right]
-        prose = sum(any(_level(number, line) for line in beside) for number in run)
-        # An empty page of a proof has only the numbers.
+        prose = sum(any(_at_same_height(number, line) for line in beside) for number in run)
+        # A page of a manuscript may be empty except for the numbers.
         if 2 * prose > len(run) or len(page) - len(run) < LEAST_LINE_NUMBERS:
             numbers |= {id(line) for line in run}
     page[:] = [line for line in page if id(line) not in numbers]
 
 
-def _level(one: Line, other: Line) -> bool:
+def _at_same_height(one: Line, other: Line) -> bool:
     return abs((one.top + one.bottom) - (other.top + other.bottom)) < max(one.size, other.size)
 
 

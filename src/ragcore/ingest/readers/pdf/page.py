@@ -16,7 +16,7 @@ from typing import Any
 __all__ = ["LINE_HYPHEN", "Line", "cleaned", "lines_of"]
 
 BOLD = 600
-# A raised digit: its largest size relative to the word's, and its least height above the word's base line, relative to the same size.
+# A digit is raised if its size is less than SMALLER times the word's size, and it stands more than RAISED times that size above the word's base line.
 SMALLER, RAISED = 0.8, 0.15
 # A gap of more than this many letters' width between two words of a line separates two columns of a table.
 COLUMN_GAP = 2.2
@@ -105,9 +105,8 @@ def _words(raw: Any, text: Any) -> Iterator[list[_Word]]:
             if not letters:
                 first = index
             elif char.isdigit() and letters[-1] != "^" and not raised and _is_raised(raw, text, index, first):
-                letters.append(
-                    "^"
-                )  # a footnote's mark; otherwise it would look like one more digit of the number before it
+                # A footnote's mark. Without "^" it would look like one more digit of the number before it.
+                letters.append("^")
                 raised = True
             letters.append(char)
             if code != LINE_HYPHEN:

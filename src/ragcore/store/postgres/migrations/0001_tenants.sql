@@ -1,6 +1,6 @@
 -- Documents and their chunks, each row of one tenant.
 --
--- Row-level security is forced, so it binds the owner too. The policy is a CASE for a reason. With a plain comparison, the planner evaluates
+-- Row-level security is forced, so it applies to the owner too. The policy is a CASE for a reason. With a plain comparison, the planner evaluates
 -- current_setting() at plan time, assumes a tenant with one row, and always prefers the tenant's index with an exact sort. A CASE can't use an index, and
 -- the planner assumes that it selects half of the table, so ORDER BY <=> LIMIT walks the HNSW index. Statements that need the tenant's index say
 -- `tenant = …` themselves.

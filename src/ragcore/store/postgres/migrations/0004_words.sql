@@ -7,7 +7,8 @@ insert into {schema}.setting values ('language', {language_literal}), ('vector_t
 
 {lexemes_function}
 
--- For a statement that runs without a tenant: an error is better than an apparently empty store. Only the owner counts all chunks, with its own policy.
+-- Raises an error for a statement without a tenant, because an error is better than a store that seems empty. Only the owner counts all chunks, by its own
+-- policy.
 create function {schema}.tenant_is_missing() returns boolean
     language plpgsql volatile
     set search_path = pg_catalog, pg_temp

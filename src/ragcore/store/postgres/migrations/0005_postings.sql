@@ -24,7 +24,7 @@ create policy own_rows on {schema}.posting using (
          else {schema}.tenant_is_missing() end
 );
 
--- Adds the postings of some chunks. `offset 0` prevents that the number of words is computed again for each word.
+-- Adds the postings of some chunks. `offset 0` prevents PostgreSQL from computing the number of words again for each word.
 create function {schema}.add_postings(tenants text[], ids text[], words tsvector[]) returns void
     language sql
     set search_path = pg_catalog, pg_temp
@@ -49,7 +49,8 @@ create function {schema}.remove_postings(tenants text[], ids text[]) returns voi
         where posting.tenant = chunk.tenant and posting.chunk_id = chunk.id
     $$;
 
--- Adds the stored words of a chunk, except those of scripts without blanks, which the previous release stored as they are written.
+-- Returns the stored words of a chunk. A text with a script without blanks is split again, because the previous release stored its words as they are
+-- written.
 create function {schema}.words_of(words tsvector, title text, text text) returns tsvector
     language plpgsql immutable parallel safe
     set search_path = pg_catalog, pg_temp
@@ -62,7 +63,7 @@ create function {schema}.words_of(words tsvector, title text, text text) returns
     end
     $$;
 
--- Triggers, so that text search also finds chunks that the previous release writes. They run as the owner, so no other role needs to write postings.
+-- With these triggers, text search also finds chunks that the previous release writes. They run as the owner, so no other role needs to write postings.
 create function {schema}.keep_postings() returns trigger
     language plpgsql security definer
     set search_path = pg_catalog, pg_temp
@@ -99,13 +100,13 @@ create trigger change_postings after update on {schema}.chunk
 create trigger truncate_postings after truncate on {schema}.chunk
     for each statement execute function {schema}.keep_postings();
 
--- No statistics: they would keep pieces of erased texts, and no plan needs them.
+-- Collect no statistics: they would keep pieces of erased texts, and no plan needs them.
 alter table {schema}.chunk
     alter column text set statistics 0, alter column title set statistics 0, alter column source set statistics 0,
     alter column metadata set statistics 0, alter column words set statistics 0;
 
--- The postings of a word with the largest weight that the caller may see. The function has its own settings: for a table without statistics, the planner
--- chooses a bitmap scan, which reads all postings of the word before the limit; ORDER BY does not prevent that.
+-- Returns the postings of a word that the caller may see, those with the largest weight first. The function has its own settings: for a table without
+-- statistics, the planner chooses a bitmap scan, which reads all postings of the word before the limit; ORDER BY does not prevent that.
 create function {schema}.postings(of_tenant text, of_lexeme text, most integer) returns table (chunk_id text, impact smallint)
     language plpgsql stable strict rows 1000
     set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan

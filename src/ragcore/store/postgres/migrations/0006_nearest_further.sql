@@ -1,9 +1,9 @@
--- A tenant's nearest chunks, if the first {ef_search} chunks of the index hold too few of its own. It walks on through the index for at most `tuples`
--- chunks. If that yields too few as well, it compares all of the tenant's chunks, at most `most`. It is a function, since rarely needed parts of a statement
--- would cost each search a tenth of its time. It is strict, so null as the tenant makes it do nothing.
+-- Returns a tenant's nearest chunks, if too few of the first {ef_search} chunks of the index are the tenant's. It walks on through the index for at most
+-- `tuples` chunks. If that yields too few as well, it compares the tenant's chunks one by one, at most `most`. It is a function, since rarely needed parts
+-- of a statement would cost each search a tenth of its time. It is strict, so null as the tenant makes it do nothing.
 --
 -- The walk returns chunks in a rough order, so ten times the wanted number is fetched and sorted. The planner assumes that the order is exact and would not
--- sort again; `+ 0` makes a key that it does not know. EXECUTE makes the limits known to the planner.
+-- sort again; `+ 0` makes a sort key for which the planner assumes no order. EXECUTE makes the limits known to the planner.
 create function {schema}.nearest_further(of_tenant text, question {vector}.vector, depth integer, tuples integer, most integer)
     returns table (
         id text, document_id text, text text, title text, source text, start_char integer, end_char integer, metadata jsonb, distance float8,

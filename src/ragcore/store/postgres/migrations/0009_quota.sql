@@ -44,7 +44,7 @@ create function {schema}.count_calls(
         perform set_config('ragcore.tenant', of_tenant, true), set_config('synchronous_commit', 'off', true);
         insert into {schema}.quota (tenant) values (of_tenant) on conflict (tenant) do nothing;
         select * into known from {schema}.quota where tenant = of_tenant for update;
-        moment := clock_timestamp();  -- after the lock, which may have been waited for
+        moment := clock_timestamp();  -- after the wait for the lock
         now_seconds := extract(epoch from moment)::float8;
         minutes := greatest(extract(epoch from moment - known.at)::float8, 0) / 60;
         requests := case when most_requests is null then 0 else greatest(known.requests - minutes * most_requests, 0) end;
@@ -81,7 +81,7 @@ create function {schema}.count_calls(
     end
     $$;
 
--- Removes rows of tenants that have spent nothing today and whose other limits are all free again. At most `most`; returns their number.
+-- Removes rows that no call has used for two days: nothing is spent today, and all limits are free again. At most `most`; returns their number.
 create function {schema}.remove_old_quotas(most integer) returns bigint
     language plpgsql security definer
     set search_path = pg_catalog, pg_temp

@@ -1,8 +1,8 @@
 -- A part of the searches: the tenant's chunks that have any of the question's words, best first by BM25. The question limits the number of rows read,
 -- whatever the tenant's size: the {listed} postings of each word with the largest weight, then the best {reranked} of their chunks. So words that nearly
 -- every chunk has hardly select chunks, but count in the ranking.
--- MATERIALIZED and the lateral references fix the order; `offset 0` prevents that expressions are computed twice. `collate "default"` is needed: with the
--- postings' collation, PostgreSQL could not use the primary key of chunk.
+-- MATERIALIZED and the lateral references fix the order; `offset 0` prevents PostgreSQL from computing expressions twice. `collate "default"` is needed:
+-- with the postings' collation, PostgreSQL could not use the primary key of chunk.
 size as materialized (
     select coalesce({chunks}, (
         select count(*) from (select from {schema}.chunk where tenant = s.tenant limit {most_chunks}) as counted
@@ -67,7 +67,8 @@ by_text as materialized (
         -- Chunks of the previous release have words of scripts without blanks only in their postings; these words keep the score of the postings.
         select c.id, coalesce(t.score, c.score) as text_score
         from {weighed} as c cross join lateral (
-            -- With all weights 1, ts_rank of one word is the sum of 1/i² for i up to tf, divided by π²/6. This is its inverse, tf within 5 %.
+            -- With all weights 1, ts_rank of one word is the sum of 1/i² for i up to tf, divided by π²/6. The expression below is the inverse: it returns
+            -- tf within 5 %.
             select sum(weight.idf * f.tf * 2.2::float8 / (f.tf + 0.3::float8 + 0.009::float8 * length(c.words)::float8)) as score
             from weight cross join lateral (
                 select 1::float8 / (1.64493406685::float8 * (1.0000001::float8 - ts_rank('{1, 1, 1, 1}', c.words, weight.query)::float8)) - 0.5::float8 as tf offset 0

@@ -1,4 +1,4 @@
--- For searches with a filter, which few of the listed chunks may pass. If there are too few and a list was cut, the tenant's chunks are scanned as well.
+-- For searches with a filter: few of the listed chunks may match it. If too few match and a list was cut, all of the tenant's chunks are scanned as well.
 ,
 scanned as materialized (
     select c.id, c.words, null::float8 as score

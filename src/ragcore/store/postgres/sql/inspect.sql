@@ -12,7 +12,7 @@ select current_user as role,
        (select bool_or(rolsuper) from pg_roles where rolname in (current_user, session_user)) as superuser,
        (select bool_or(rolbypassrls) from pg_roles where rolname in (current_user, session_user)) as bypasses_rls,
        array(
-           -- Roles that this one may become, directly or after it has used its admin option. Before PostgreSQL 16, each membership allows to become the role.
+           -- Roles that this role may become, directly or by using its admin option. Before PostgreSQL 16, a member of a role may become that role.
            with recursive reachable as (
                select oid from pg_roles where rolname in (current_user, session_user)
                union

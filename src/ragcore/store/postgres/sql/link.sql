@@ -19,7 +19,7 @@ create or replace function {schema}.{function}() returns trigger
 create or replace trigger {function} after delete on {schema}.document
     referencing old table as removed for each statement execute function {schema}.{function}();
 
--- Makes this collection the one in use of its group. Refused while it differs from the collection in use, since questions would miss documents.
+-- Puts this collection into use for its group. Raises an error while it differs from the collection in use, since questions would miss documents.
 create or replace function {schema}.use_collection() returns void
     language plpgsql security definer
     set search_path = pg_catalog, pg_temp
