@@ -3,7 +3,7 @@
 Ctrl-C stops an answer; Ctrl-D ends the chat. The history is bounded, so a long conversation does not grow the prompt without limit.
 
 Needs the extras embedded and local.
-Run it, and ask "How long is the warranty on the frame?", then "And on the battery?":
+Run it in this folder, and ask "How long is the warranty on the frame?", then "And on the battery?":
 
     python chat_with_history.py
 

@@ -1,14 +1,14 @@
 """An embedder of your own: a blocking function becomes an `Embedder`, which a `Retriever` and a client use.
 
-The function here counts the words and the parts of words of a text, so that the example needs no model. In its place put a model of your own, for example
+The function here counts the trigrams of a text, so that the example needs no model. Replace it with a model of your own, for example
 `SentenceTransformer(…).encode`. The function runs on its own thread, so it never blocks the event loop.
 
-Needs no extra. Run it:
+Needs no extra. Run it in this folder:
 
     python own_embedder.py "What does an inspection cost?"
 
-The documents are kept in memory here. For PostgreSQL, create a collection with the model's name and dimension first:
-ragcore migrate --model trigrams --dimension 512
+The documents are kept in memory here. For PostgreSQL, create a collection for the model first, with
+`await ragcore.store.migrate(owner_dsn, model="trigrams", dimension=512, role="app")`, and pass `store=ragcore.PgVectorStore(dsn)` to the retriever.
 """
 
 import sys

@@ -3,7 +3,7 @@
 A question that fails does not stop the others: its row has the error. Each row is written as soon as it is known, so Ctrl-C keeps the rows so far.
 
 Needs the extras embedded and local.
-Run it with a file that has a column "question", and a name for the file of answers:
+Run it in this folder with a file that has a column "question", and a name for the file of answers:
 
     python questions_from_csv.py questions.csv answers.csv
 
