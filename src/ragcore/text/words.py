@@ -28,6 +28,9 @@ STOP_WORDS: Final = frozenset(
     """.split()
 )
 
+# After "how" these words ask for a number, which the answer gives without them: "How long is the warranty?", "two years".
+_HOW: Final = re.compile(r"\bhow (?:long|often|soon|far|old)\b")
+
 # A full stop after one of these does not end a sentence.
 ABBREVIATIONS: Final = frozenset(
     """dr mr mrs ms prof sr jr st vs etc e.g i.e cf approx no vol fig inc ltd co corp dept est u.s a.m p.m sec art para pp pt ch ed eds nos max min
@@ -59,10 +62,12 @@ def content_words(text: str, /) -> list[str]:
     Example:
         >>> content_words("What are your prices for repairs?")
         ['price', 'repair']
+        >>> content_words("How long is the warranty?")
+        ['warranty']
         >>> content_words("保証期間 2024")
         ['2024', '保証', '証期', '期間']
     """
-    folded = text.lower()
+    folded = _HOW.sub(" ", text.lower())
     runs = _RUN.findall(folded)
     if runs:
         folded = _RUN.sub(" ", folded)
