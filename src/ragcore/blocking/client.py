@@ -2,7 +2,7 @@
 
 One event loop in one background thread serves all clients of a process. It starts at the first call, and ends with the interpreter. A client that was
 started before a fork raises `NotOpen` in the child; a client that is made in the child works. The calling thread measures the time itself, so its deadline
-holds even if the background loop is blocked. A client that is garbage-collected without `close` is closed.
+holds even while the background loop is blocked. A client that is garbage-collected without `close` is closed.
 
 The client, its view and its stream are in one file, like their async counterparts: each of them refers to the others. `loop` runs the background loop.
 """
@@ -59,11 +59,11 @@ _clients: weakref.WeakSet[RAG] = weakref.WeakSet()
 
 
 def _renew_locks() -> None:
-    """Renew all locks in a forked child: a lock that another thread held at the fork is never released there."""
+    """Replace all locks in a forked child: a lock that another thread held at the fork is never released in the child."""
     background.renew_lock()
     for client in list(_clients):
         client._lock, client._starting = threading.Lock(), None
-        if client._process is None and client._rag._home is not None:  # it was starting at the fork
+        if client._process is None and client._rag._home is not None:  # the client was starting at the fork
             client._process = -1
 
 
@@ -161,15 +161,15 @@ class RAG:
                 raise NotOpen(
                     f"the client was started before this process ({os.getpid()}) was forked: make it after the fork, or start it only in the child"
                 )
-            # Tested by `done`, not by None: a quick start is over before the next line has stored its future.
+            # Check `done`, because nothing resets `_starting` to None: a quick start may end before its future is stored here.
             if self._starting is None or self._starting.done():
                 self._starting = background.submit(self._start_there())
             starting = self._starting
-        # A start that takes longer than this caller waits continues for the next callers.
+        # If this caller stops waiting, the start continues, and later callers wait for it.
         background.wait(starting, patience, starting=True)
 
     async def _start_there(self) -> None:
-        """Start the client. Runs on the loop; all callers wait for the same start."""
+        """Start the client. Runs on the background loop. All callers wait for the same start."""
         with anyio.fail_after(START_SECONDS):
             await self._rag.start()
         self._process, self._closed = os.getpid(), False
@@ -177,7 +177,7 @@ class RAG:
 
     @contextmanager
     def _locked(self, patience: Patience) -> Iterator[None]:
-        """Hold the lock for a block. Bounded, since another thread may hold the lock while it waits for a blocked loop."""
+        """Hold the lock for a block. The wait is bounded, since another thread may hold the lock while it waits for a blocked loop."""
         lock = self._lock
         if not lock.acquire(timeout=patience.left()):
             raise patience.expired()
@@ -319,7 +319,7 @@ class RAG:
         return self._now(lambda rag: rag.recent())
 
     def _ready(self, seconds: float | None) -> Patience:
-        """Start the client if this is its first call, and the clock of the call. A closed client stays closed until `start`.
+        """Start the client if this is its first call, and return the call's deadline. A closed client stays closed until `start`.
 
         Args:
             seconds: the timeout of the call; None: `Settings.timeout`.
@@ -457,7 +457,7 @@ class TenantView:
 
 
 async def _within(patience: Patience, awaitable: Awaitable[T]) -> T:
-    """Await within the rest of the call's time, if the start of the client took a part of it."""
+    """Await a call. If the start of the client has used a part of the call's time, the call gets only the rest."""
     spent = patience.elapsed() > SPENT_SECONDS
     with inherit(anyio.current_time() + patience.remaining()) if spent else nullcontext():
         return await awaitable
@@ -475,7 +475,7 @@ def _entered(
     stream = background.call(context.__aenter__, patience)
 
     def leave() -> None:
-        # At the end of the interpreter the loop has ended, and in a forked child the stream belongs to the parent: there is nothing to close.
+        # After the loop has ended, with the interpreter, there is nothing to close; in a forked child, the stream belongs to the parent.
         if not background.ended and os.getpid() == process:
             background.call(lambda: context.__aexit__(None, None, None), Patience(END_SECONDS))
 

@@ -1,7 +1,7 @@
-"""The background thread with its event loop, one per process, and how long a calling thread waits for it.
+"""The background thread with its event loop, one per process, and the deadlines of the threads that wait for it.
 
-Invariants: the loop belongs to one process, and a forked child starts its own. No thread waits for it longer than its `Patience`. At the end of the
-interpreter, open clients are closed within a bounded time; the thread is a daemon.
+Invariants: the loop belongs to one process, and a forked child starts its own. No thread waits for the loop longer than its `Patience` allows. At the end of
+the interpreter, open clients are closed within a bounded time; the thread is a daemon.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 START_SECONDS = 30.0
-# How many items the calling thread reads ahead.
+# The number of items that the calling thread reads ahead.
 AHEAD = 64
 END_SECONDS = 2.0
 # The longest time for closing the components, after draining.
@@ -41,7 +41,7 @@ GRACE_SECONDS = 0.1
 
 
 class Patience:
-    """The time that a calling thread waits by its own clock: the call's timeout, and a grace period in which the loop can report the timeout itself."""
+    """The deadline of a calling thread, by its own clock: the call's timeout and then a grace period, in which the loop can report the timeout itself."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -94,7 +94,7 @@ class BackgroundLoop:
         self.ended = False
 
     def call(self, fn: Callable[[], Awaitable[T]], patience: Patience) -> T:
-        """Run a coroutine function on the loop. It is cancelled there if the calling thread is interrupted or its time is up.
+        """Run a coroutine function on the loop. It is cancelled if the calling thread is interrupted or its time is up.
 
         Raises:
             DeadlineExceeded: the time is up and the loop did not respond: it is blocked.
@@ -108,7 +108,7 @@ class BackgroundLoop:
 
     @staticmethod
     def wait(future: futures.Future[T], patience: Patience, *, starting: bool = False) -> T:
-        """Wait for a result from the loop, for as long as the calling thread's patience lasts.
+        """Wait for a result from the loop, until the calling thread's deadline.
 
         Args:
             starting: whether the thread waits for the start of the client.
@@ -116,12 +116,12 @@ class BackgroundLoop:
         try:
             return future.result(patience.left())
         except futures.TimeoutError:
-            if future.done():  # it ended at this moment, or the call itself raised TimeoutError
+            if future.done():  # the call ended at this moment, or raised TimeoutError itself
                 return future.result()
             raise patience.expired(starting=starting) from None
 
     def feed(self, items: Iterable[U], fn: Callable[[AsyncIterable[U]], Awaitable[T]]) -> T:
-        """Run a coroutine function on the loop, over items that are read in this thread. Its error is raised after the next item has been read."""
+        """Run a coroutine function on the loop, with items that this thread reads. If the function fails, its error is raised after the next item is read."""
         sender, receiver = anyio.create_memory_object_stream[U](AHEAD)
         ended = threading.Event()
 
@@ -130,7 +130,7 @@ class BackgroundLoop:
                 async with receiver:
                     return await fn(receiver)
             finally:
-                sender.close()  # on the loop that it belongs to
+                sender.close()  # close it on its own loop
                 ended.set()
 
         future = self.submit(run())
@@ -138,7 +138,7 @@ class BackgroundLoop:
             for item in items:
                 try:
                     self.submit(sender.send(item)).result()
-                except (anyio.BrokenResourceError, anyio.ClosedResourceError):  # it has ended; `future` has its error
+                except (anyio.BrokenResourceError, anyio.ClosedResourceError):  # `fn` has ended; `future` has its error
                     break
             else:
                 self.submit(sender.aclose()).result()
@@ -162,7 +162,7 @@ class BackgroundLoop:
     def running(self) -> asyncio.AbstractEventLoop:
         """Return the loop, and start it if it does not run yet."""
         with self._lock:
-            if self.ended:  # a thread that is started now would never run
+            if self.ended:  # a thread that starts now would never run
                 raise NotOpen("the interpreter is ending and accepts no new calls")
             if self._loop is None or self._process != os.getpid():
                 self._loop = self._start()

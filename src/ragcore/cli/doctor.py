@@ -42,14 +42,14 @@ class Check:
 
 @dataclass(slots=True)
 class Looked:
-    """Results of the checks that further checks need."""
+    """Results that later checks need."""
 
     config: Config | None = None
     database: Inspection | None = None
 
 
 async def examine(options: Options, looked: Looked | None = None) -> AsyncIterator[Check]:
-    """Check all parts. Each part comes after the parts that it depends on."""
+    """Check all parts of an installation. Each part is checked after the parts that it depends on."""
     looked = looked or Looked()
     yield Check("interpreter", "ok", f"Python {platform.python_version()} on {sys.platform}")
     namesake = find_namesake()
@@ -61,10 +61,10 @@ async def examine(options: Options, looked: Looked | None = None) -> AsyncIterat
         try:
             options.check_database()
         except ConfigurationError as error:
-            # A check must not create the database that it misses. An empty one shows whether one can be created.
+            # A check must not create the missing database. Instead, an empty database in a temporary folder shows whether one can be created.
             folder = stack.enter_context(TemporaryDirectory(prefix="ragcore-doctor-"))
             options = replace(options, data=Path(folder))
-            yield Check("database", "warning", f"{error}; the next checks use an empty one in a temporary folder")
+            yield Check("database", "warning", f"{error}; the next checks use an empty database in a temporary folder")
         async for check in _examine(options, looked):
             yield check
 
@@ -148,7 +148,7 @@ async def _database(rag: RAG, looked: Looked) -> AsyncIterator[Check]:
     yield _connection(found)
     findings = found.findings(rag.retriever.embedder)
     if not findings:
-        yield Check("role", "ok", f"{found.role} is no superuser and owns nothing; row-level security is forced")
+        yield Check("role", "ok", f"{found.role} is not a superuser and owns nothing; row-level security is forced")
     if found.has_schema:
         others = [schema for schema in found.collections if schema != found.schema]
         yield Check(

@@ -21,10 +21,10 @@ from ragcore.loadtest.target import Reply, TargetError
 
 __all__ = ["TOKEN_PATH", "HttpOptions", "HttpTarget", "bare", "http_target"]
 
-# Common paths of the text in an answer; the first path that leads to a text is used.
+# Common paths to the text in an answer. The first path that leads to a text is used.
 ANSWER_PATHS = ("answer", "text", "response", "message", "content", "choices.0.message.content", "data.answer")
 DELTA_PATHS = ("text", "delta", "content", "choices.0.delta.content", "token")
-# Names of server-sent events that hold a piece of the text, and of those that end it. Other events (sources, pings) are ignored.
+# Names of server-sent events with a piece of the text, and of events that end the text. Other events (sources, pings) are ignored.
 PIECE_EVENTS = ("message", "delta", "token", "chunk", "text", "answer", "content")
 END_EVENTS = ("done", "end", "complete")
 LINE_END = re.compile("\r\n|\n|\r(?!\\Z)")
@@ -122,10 +122,10 @@ class HttpTarget:
         self.name = bare(options.url)
 
     async def login(self) -> None:
-        """Log in if the options say so, and use the token for all questions.
+        """Log in if there is a login URL, and send the token with all questions.
 
         Raises:
-            TargetError: the login failed, or its answer has no token.
+            TargetError: the login failed, or its response has no token.
         """
         options = self._options
         token = options.token
@@ -147,7 +147,7 @@ class HttpTarget:
         self._client.cookies.jar.set_policy(_NoNewCookies())
 
     async def ask(self, question: str, /, *, timeout: float, token: Callable[[], None]) -> Reply:
-        """Ask, and read the whole answer. The driver enforces the timeout, because it waits a little longer to find hung questions."""
+        """Ask, and read the whole answer. Does not enforce the timeout: the driver does, because it waits a little longer to find hung questions."""
         try:
             reply = await self._ask(question, token)
         except TargetError as error:
@@ -240,7 +240,7 @@ class HttpTarget:
                 piece, _ = _text(event, self._options.delta_path, DELTA_PATHS)
                 ended = ended or bool(_at(event, "choices.0.finish_reason")) or _at(event, "done") is True
             elif piece is None:
-                piece = data  # a number is text, too
+                piece = data  # a number counts as text
             if piece:
                 token()
                 pieces.append(piece)
@@ -263,8 +263,8 @@ class _NoNewCookies(DefaultCookiePolicy):
 @asynccontextmanager
 async def http_target(options: HttpOptions) -> AsyncIterator[HttpTarget]:
     """Open a target and log in."""
-    # No limit of connections: time that questions wait for the pool would be measured as the target's slowness.
-    # Common servers close idle connections after 5 s, and a question sent at that moment would be lost, so this client closes them earlier.
+    # Don't limit connections: a question's wait for the connection pool would count as latency of the target.
+    # Many servers close idle connections after 5 s, and a question sent at that moment would be lost. So this client closes them earlier.
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=2.0)
     async with httpx.AsyncClient(limits=limits, headers=dict(options.headers), verify=options.verify) as client:
         target = HttpTarget(client, options)

@@ -1,4 +1,4 @@
-"""Health and description of a client. A check sends a request to the dependency; an object that merely exists proves nothing."""
+"""Health and description of a client. A check sends a request to the dependency: an existing object doesn't prove that the dependency works."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Status: TypeAlias = Literal["healthy", "degraded", "unhealthy"]
 CACHE_SECONDS = 1.0
 # A store without `ping` is judged by this many of the last calls.
 JUDGED_CALLS = 5
-# Shares of the memory limit, above which memory is degraded or unhealthy.
+# From these shares of the memory limit on, memory counts as degraded or as unhealthy.
 TIGHT, FULL = 0.8, 0.95
 PACKAGES = ("ragcore", "anyio", "asyncpg", "openai", "pgvector", "tiktoken", "tenacity", "numpy")
 
@@ -69,7 +69,7 @@ class HealthCheck:
 
     async def check(self, rag: Client, timeout: float) -> Health:
         """Return the health of a client within `timeout` seconds. The result is at most a second old."""
-        async with self._one_at_a_time:  # callers that ask meanwhile get the same result
+        async with self._one_at_a_time:  # callers that wait for the lock get the same result
             now = anyio.current_time()
             if self._last is not None and now - self._last[0] < CACHE_SECONDS:
                 return self._last[1]
@@ -172,7 +172,7 @@ def _service(rag: Client, stats: Stats) -> tuple[Status, dict[str, Any]]:
 
 
 def _machinery(stats: Stats, name: str) -> dict[str, Any]:
-    """Return breaker, bulkhead and pool of a dependency."""
+    """Return the state of a dependency's breaker, bulkhead and pool."""
     policy = stats.policies.get(name, {})
     breaker, bulkhead = policy.get("breaker"), policy.get("bulkhead")
     found: dict[str, Any] = {}
@@ -189,7 +189,7 @@ def _machinery(stats: Stats, name: str) -> dict[str, Any]:
 
 
 def _last_failure(rag: Client) -> dict[str, Any] | None:
-    """Return the last failed call, without the message: that of another library's error may contain secrets."""
+    """Return the last failed call without its message, since the message of another library's error may contain secrets."""
     for call in reversed(rag.recent()):
         if call.outcome not in ("ok", "degraded", "cancelled", "InvalidInput"):
             return {"id": call.id, "method": call.method, "outcome": call.outcome, "stage": call.stage}
@@ -224,7 +224,7 @@ async def describe(rag: Client, timeout: float) -> dict[str, Any]:
 
 
 async def _reached(asked: Awaitable[Value]) -> Mapping[str, Any] | None:
-    """Await a report of the store; None if the store is not reachable."""
+    """Return a report of the store; None if the store is not reachable."""
     try:
         return (await asked).to_dict()
     except RagcoreError:

@@ -1,10 +1,10 @@
-"""Limits that all processes share that use the same database.
+"""Limits that are shared by all processes that use the same database.
 
-The database counts each call at its begin, and its use at its end. This process counts too: its counts answer `RAG.limits`, and replace those of the
-database during an outage, which therefore refuses no call.
+The database counts each call at its start, and the call's tokens and cost at its end. Each process keeps counts too: `RAG.limits` reads them, and they
+replace the shared counts while the database is not available, so that an outage of the database by itself refuses no call.
 
-The use of each tenant is kept in a ledger, as sums that only grow, and each statement sends the sums. So a statement whose answer was lost can be repeated
-without counting twice, and the next statement carries the sums that could not be written.
+The use of each tenant is kept in a ledger, as sums that only grow, and each statement sends the sums. So a statement whose response was lost can be
+repeated without counting twice, and the next statement includes all sums that an earlier one could not write.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ __all__ = ["SharedQuota"]
 
 logger: logging.Logger = logging.getLogger("ragcore")
 
-# Seconds that a call waits for the database. Afterwards, this process's own counts decide.
+# Seconds that a call waits for the database. After that, the counts of this process decide.
 ADMIT_SECONDS = 1.0
 # Seconds after its deadline at which a call no longer counts as running: its process ended without giving its place back.
 LEASE_SECONDS = 5.0
-# Seconds for which the database is left alone after a failure, and between two attempts to write.
+# Seconds without any statement after a failure, for calls and for background writes.
 PAUSE_SECONDS = 5.0
 # Seconds between two warnings.
 WARN_SECONDS = 60.0
-# Ledgers that are kept, and ended calls in each whose places could not be given back yet.
+# Limits on what is kept: ledgers, and in each ledger the ended calls whose places are not given back yet.
 MOST_LEDGERS = 100_000
 MOST_FINISHED = 1_000
 # Seconds after which a new ledger is begun. The database forgets a ledger that is not written for a day, and would then count its sums again.
@@ -107,7 +107,7 @@ class SharedQuota:
         seconds = min(ADMIT_SECONDS, call.remaining() / 2)
         book = self._book(call.tenant)
         page, allowance = book.page(), None
-        call.counted = True  # also if the answer is lost
+        call.counted = True  # set first: the response may be lost after the database has counted the call
         try:
             with anyio.move_on_after(seconds):
                 allowance = await self._store.count_calls(
@@ -129,13 +129,13 @@ class SharedQuota:
             raise self._quota.refusal(call.tenant, allowance)
 
     def owe(self, tenant: str, tokens: int, cost: float) -> None:
-        """Add the use of a call, which is written when the call ends."""
+        """Add the tokens and the cost of a call to its tenant's ledger. They are written when the call ends."""
         book = self._book(tenant)
         book.tokens += tokens
         book.cost += cost
 
     async def settle(self, call: Call, owner: Owner | None) -> None:
-        """Write the use of a call, and give its place back. What can't be written within 250 ms is written in the background.
+        """Write the use of a call, and give its place back. If that takes longer than 250 ms, a background task writes the rest.
 
         Args:
             owner: runs the background task; None: the client is closed.
@@ -156,7 +156,7 @@ class SharedQuota:
             self._pause(error)
         finally:
             if not book.is_written and owner is not None and not self._catching_up:
-                # A closing client accepts no tasks. Its error must not hide the error that is being raised.
+                # A closing client accepts no tasks. That error must not hide the error that is being raised.
                 with suppress(NotOpen, RuntimeError):
                     owner.spawn(self._catch_up, name="writing shared limits")
                     self._catching_up = True
@@ -204,4 +204,6 @@ class SharedQuota:
             self._warned = now
             why = str(error) if isinstance(error, RagcoreError) else type(error).__name__
             why = f"no response from the database within {ADMIT_SECONDS:g} s" if error is None else why
-            logger.warning("shared limits are not available, so this process counts alone: %s", why)
+            logger.warning(
+                "shared limits are not available; this process applies the limits to its own calls only: %s", why
+            )

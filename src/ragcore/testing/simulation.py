@@ -35,7 +35,7 @@ MOODS: tuple[Mood, ...] = ("fine", "slow", "flaky", "refusing", "dead", "breakin
 TEXT = "This is what the documents say, word by word [1]."
 # Allowed changes of a breaker's state. Closing is not listed, because reset() may close a breaker in any state.
 LEGAL = {("closed", "open"), ("open", "half_open"), ("half_open", "open")}
-# The share of seeds in which a crowd overloads the model.
+# The share of seeds with a crowd: many callers of one tenant, who overload the model.
 CROWDED = 0.3
 # Number of trace lines that the error of a failing seed shows.
 SHOWN = 40
@@ -221,7 +221,7 @@ def _observed(world: World) -> Iterator[None]:
         if event.name in ("breaker.open", "breaker.half_open") and (before, state) not in LEGAL:
             failures.append(f"the breaker of {event.source} went from {before} to {state}")
         if event.name == "retry.attempt" and event.data["attempt"] > 3:
-            failures.append(f"{event.source} made attempt {event.data['attempt']}, although 3 are the limit")
+            failures.append(f"{event.source} made attempt {event.data['attempt']}, although the limit is 3")
 
     stop = subscribe(listen)
     try:
@@ -240,7 +240,7 @@ def _check_budget(policy: Policy) -> None:
 
 
 class _Weather(Faults):
-    """The faults of a dependency: periods with different moods, drawn from a seed. Faults that the scenario sets come first."""
+    """The faults of a dependency: periods of different conditions, drawn from a seed. Faults that the scenario sets come first."""
 
     def __init__(self, draw: random.Random, *, breaks: bool) -> None:
         super().__init__()
@@ -260,7 +260,7 @@ class _Weather(Faults):
         self._always = None
 
     def mood(self) -> Mood:
-        """Return the current mood."""
+        """Return the current condition."""
         if self._healed:
             return "fine"
         now = anyio.current_time()
@@ -295,7 +295,7 @@ class _SlowToClose(FakeGenerator):
 
     @asynccontextmanager
     async def stream(self, prompt: Prompt, /) -> AsyncIterator[AsyncIterator[str | Generation]]:
-        """As `FakeGenerator.stream`."""
+        """See `FakeGenerator.stream`."""
         async with super().stream(prompt) as pieces:
             try:
                 yield pieces

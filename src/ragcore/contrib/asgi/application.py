@@ -1,4 +1,4 @@
-"""A small application around a client. `ragcore serve` runs it; a team can also start with it."""
+"""A small application around a client. `ragcore serve` runs it. It can also be the start of your own application."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def app(
         max_body: largest size of a request's body in bytes.
         max_question: largest number of characters of a question.
         max_calls: largest number of chats at once. If all places are taken, a tenant that holds its share of them gets status 429. Other tenants wait for the
-            next free place, for at most `Settings.timeout`.
+            next free place, at most for `Settings.timeout`.
         ping: seconds of silence after which a stream sends a comment, so that proxies keep the connection open.
         client_instructions: how to treat a client's system messages in OpenAI's protocol. "append" adds them to the operator's instructions, marked as the
             tenant's; "ignore" leaves them out.
@@ -130,7 +130,7 @@ class _App:
             "/debug-env": {"GET": self._looks.environment},
         }
 
-        # Routes for probes and load balancers, without a token. Only /health calls the hook: probes must pass during an outage of authentication.
+        # Routes without authentication, for probes and load balancers. Only /health calls the hook: probes must pass while authentication is down.
         self._open: dict[str, Callable[[Exchange], Awaitable[None]]] = {
             "/livez": self._livez,
             "/readyz": self._readyz,
@@ -152,7 +152,7 @@ class _App:
         except ClientGone:
             logger.debug("%s: the client has disconnected", exchange.where, exc_info=True)
         finally:
-            # Without the query string, which may contain a question.
+            # The log leaves out the query string, which may contain a question.
             access.info(
                 "%s %s %.0f ms %s",
                 exchange.where,
@@ -214,7 +214,7 @@ class _App:
         with self._intake.request(tenant) as body:
             with body.reading():
                 exchange.body = await body_of(exchange, self._max_body, hold=body.hold)
-            # The limits before this request is counted; `rate_limits` subtracts it.
+            # These are the limits before this request is counted; `rate_limits` subtracts the request.
             exchange.headers |= rate_limits(self._rag.limits(tenant=tenant))
             try:
                 await handler(exchange, identity)

@@ -17,7 +17,7 @@ logger: logging.Logger = logging.getLogger("ragcore.asgi")
 def cancel_on_disconnect(app: ASGIApp) -> ASGIApp:
     """Middleware that cancels the handler when its client disconnects, which Starlette, FastAPI and Litestar do not.
 
-    The request's body must be read before the handler waits for long: the middleware passes messages on in order.
+    The handler must read the request's body before it waits for long: the middleware sees a disconnect only after the messages before it are read.
 
     Example:
         ```python
@@ -36,7 +36,7 @@ def cancel_on_disconnect(app: ASGIApp) -> ASGIApp:
 
 async def until_disconnect(app: ASGIApp, scope: Message, receive: Receive, send: Send) -> None:
     """Run the application for one request, until it ends or its client disconnects."""
-    # Only one message ahead: bodies must be held by the handler, which counts their bytes.
+    # Read only one message ahead: the handler must hold the body, because it counts the bytes in memory.
     sender, receiver = anyio.create_memory_object_stream[Message](1)
     failed: BaseException | None = None
     answered = False
@@ -68,7 +68,9 @@ async def until_disconnect(app: ASGIApp, scope: Message, receive: Receive, send:
         async def heard() -> Message:
             try:
                 return await receiver.receive()
-            except anyio.EndOfStream:  # already reported; like a server, report it at every call
+            except (
+                anyio.EndOfStream
+            ):  # the disconnect was passed on already; servers repeat it at every call, and so does this function
                 return {"type": "http.disconnect"}
 
         group.start_soon(watch)

@@ -19,13 +19,13 @@ __all__ = ["SIMILARITY", "Looks"]
 
 MAX_LOOKS = 8
 SIMILARITY = "/debug/rag-similarity/"
-# Stands for all tenants in the audit log.
+# The name in the audit log for an access to the data of all tenants.
 EVERYBODY = "*"
 LOOK = '{"query": "…", "threshold": 0.4}'
 
 
 class Looks:
-    """Shows calls, settings and similarity reports to administrators. Other tenants see their own calls and reports."""
+    """Shows calls, settings and similarity reports to administrators. Other callers see the calls and reports of their own tenant."""
 
     def __init__(self, rag: RAG, *, max_question: int) -> None:
         self._rag = rag
@@ -34,7 +34,7 @@ class Looks:
         self._room = Room(MAX_LOOKS, of_a_tenant=MAX_LOOKS // 4)
 
     async def inflight(self, exchange: Exchange, identity: Identity) -> None:
-        """Show the running calls: all calls to administrators, their own to other tenants."""
+        """Show the running calls: all calls to administrators, the calls of their own tenant to other callers."""
         calls = [call for call in self._rag.inflight() if identity.may_see(call.tenant)]
         record("inflight", EVERYBODY if identity.admin else check_tenant(identity.tenant), calls=len(calls))
         shown = [call.to_dict() if identity.admin else public(call) for call in calls]
@@ -50,7 +50,7 @@ class Looks:
         await exchange.respond(200, described)
 
     async def similarity(self, exchange: Exchange, identity: Identity) -> None:
-        """Show how near a tenant's chunks are to a question. POST has the question in the body, GET in the address."""
+        """Show how near a tenant's chunks are to a question. POST has the question in the body, GET in the URL."""
         tenant = exchange.path.removeprefix(SIMILARITY)
         if not identity.may_see(tenant):
             record("similarity", tenant, outcome="Forbidden")

@@ -70,7 +70,9 @@ class Driver:
             while self.now() < until:
                 began = self.now()
                 await self.ask(phase, due=began)
-                if self.now() - began < PAUSE:  # refused at once: a loop without pause would measure nothing
+                if (
+                    self.now() - began < PAUSE
+                ):  # a refused question ends at once: without a pause, the user would only produce refusals
                     await anyio.sleep(PAUSE if not self.outcomes[-1].ok else 0)
 
         async with anyio.create_task_group() as users:
@@ -83,7 +85,7 @@ class Driver:
     ) -> list[Outcome]:
         """Send `rate` questions per second, whether or not earlier ones have been answered. This is an open loop.
 
-        Latency counts from the moment when a question should have been sent, not from when it was sent. This avoids coordinated omission, which
+        Latency counts from the moment at which a question should have been sent, even if it was sent later. This avoids coordinated omission, which
         hides waiting time (G. Tene, "How NOT to measure latency").
         """
         before, began = len(self.outcomes), self.now()

@@ -20,9 +20,9 @@ SHARE_NOISE = 0.01
 
 
 def by_runs(before: Sequence[Run], after: Sequence[Run], tolerance: float) -> list[Row]:
-    """Return a row for each figure. A figure is a regression if at most 5 % of all exchanges of runs between the sides look as much worse."""
+    """Return a row for each figure. A figure is a regression if at most 5 % of all assignments of the runs to the sides make a figure as much worse."""
     figures = [*of_phases(before, after), *of_summaries(before, after)]
-    # All figures with a direction, whether they differ or not: choosing those that differ would depend on the sides and bias the test.
+    # Test all figures with a direction, also those that don't differ: a choice by their difference would bias the test.
     judged = [figure for figure in figures if figure.direction is not None]
     verdicts = {
         figure.name: _of_chances(figure, worse, well)
@@ -49,7 +49,7 @@ def by_runs(before: Sequence[Run], after: Sequence[Run], tolerance: float) -> li
 
 
 def _typical_scatter(figures: Sequence[Judged]) -> float:
-    """Return the median scatter of all figures, as a standard deviation of logarithms. It is more reliable than that of one figure."""
+    """Return the median scatter of all figures, as a standard deviation of logarithms. It is more reliable than the scatter of one figure."""
     scatters = [
         scatter(*([math.log(value) for value in side] for side in (figure.before, figure.after)))
         for figure in figures
@@ -63,7 +63,7 @@ def _of_chances(figure: Judged, worse: float, well: float) -> str:
 
 
 def _repeated(figure: Judged, tolerance: float, sign: int) -> Repeated:
-    """Scale a figure so that a difference is about a share of the value: logarithms, or shares of the mean if a value is not positive."""
+    """Scale a figure, so that a difference is about a share of its value: by logarithms or, if a value is not positive, by the mean."""
     sign = sign if figure.direction == "lower" else -sign
     values = [*figure.before, *figure.after]
     size = statistics.fmean(map(abs, values)) or 1.0

@@ -14,7 +14,7 @@ from ragcore.loadtest.words import heading, label, number, quantity, told
 __all__ = ["page"]
 
 STYLE = Path(__file__).with_suffix(".css")
-# Longer tables are folded.
+# Tables with more rows are collapsed.
 ROWS = 30
 CARDS = 24
 
