@@ -1,6 +1,6 @@
 """The background thread with its event loop, one per process, and the deadlines of the threads that wait for it.
 
-Invariants: the loop belongs to one process, and a forked child starts its own. No thread waits for the loop longer than its `Patience` allows. At the end of
+Invariants: the loop belongs to one process, and a forked child starts its own. No thread waits for the loop after its `ThreadDeadline`. At the end of
 the interpreter, open clients are closed within a bounded time; the thread is a daemon.
 """
 
@@ -23,7 +23,15 @@ import anyio
 from ragcore.client import rag as asynchronous
 from ragcore.errors import DeadlineExceeded, NotOpen
 
-__all__ = ["CLOSE_SECONDS", "END_SECONDS", "SPENT_SECONDS", "START_SECONDS", "BackgroundLoop", "Patience", "background"]
+__all__ = [
+    "CLOSE_SECONDS",
+    "END_SECONDS",
+    "SPENT_SECONDS",
+    "START_SECONDS",
+    "BackgroundLoop",
+    "ThreadDeadline",
+    "background",
+]
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -40,7 +48,7 @@ SPENT_SECONDS = 0.02
 GRACE_SECONDS = 0.1
 
 
-class Patience:
+class ThreadDeadline:
     """The deadline of a calling thread, by its own clock: the call's timeout and then a grace period, in which the loop can report the timeout itself."""
 
     def __init__(self, seconds: float) -> None:
@@ -55,7 +63,7 @@ class Patience:
         """Seconds since the call began."""
         return time.monotonic() - self._began
 
-    def left(self) -> float:
+    def seconds_to_wait(self) -> float:
         """Seconds to wait, including the grace period."""
         return self.remaining() + GRACE_SECONDS
 
@@ -93,7 +101,7 @@ class BackgroundLoop:
         self._closing: set[asyncio.Task[None]] = set()
         self.ended = False
 
-    def call(self, fn: Callable[[], Awaitable[T]], patience: Patience) -> T:
+    def call(self, fn: Callable[[], Awaitable[T]], deadline: ThreadDeadline) -> T:
         """Run a coroutine function on the loop. It is cancelled if the calling thread is interrupted or its time is up.
 
         Raises:
@@ -101,24 +109,24 @@ class BackgroundLoop:
         """
         future = self.submit(fn())
         try:
-            return self.wait(future, patience)
+            return self.wait(future, deadline)
         except BaseException:
             future.cancel()
             raise
 
     @staticmethod
-    def wait(future: futures.Future[T], patience: Patience, *, starting: bool = False) -> T:
+    def wait(future: futures.Future[T], deadline: ThreadDeadline, *, starting: bool = False) -> T:
         """Wait for a result from the loop, until the calling thread's deadline.
 
         Args:
             starting: whether the thread waits for the start of the client.
         """
         try:
-            return future.result(patience.left())
+            return future.result(deadline.seconds_to_wait())
         except futures.TimeoutError:
             if future.done():  # the call ended at this moment, or raised TimeoutError itself
                 return future.result()
-            raise patience.expired(starting=starting) from None
+            raise deadline.expired(starting=starting) from None
 
     def feed(self, items: Iterable[U], fn: Callable[[AsyncIterable[U]], Awaitable[T]]) -> T:
         """Run a coroutine function on the loop, with items that this thread reads. If the function fails, its error is raised after the next item is read."""
@@ -203,7 +211,7 @@ class BackgroundLoop:
         try:
             for client in list(self._open) if loop else ():
                 with suppress(DeadlineExceeded):
-                    self.call(partial(client.aclose, drain=0.0), Patience(CLOSE_SECONDS))
+                    self.call(partial(client.aclose, drain=0.0), ThreadDeadline(CLOSE_SECONDS))
         finally:
             self.ended = True
         if loop is not None:

@@ -21,7 +21,7 @@ from ragcore.cli.session import Options, results
 __all__ = ["run"]
 
 
-class _Anywhere(TyperGroup):
+class _OptionsAnywhere(TyperGroup):
     """Accepts the options of the group also after the command, where people write them: `ragcore ask … --data folder`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # a Context of click, or of the copy in newer typers
@@ -55,7 +55,7 @@ class _Anywhere(TyperGroup):
 
 app: typer.Typer = typer.Typer(
     name="ragcore",
-    cls=_Anywhere,
+    cls=_OptionsAnywhere,
     help="Answer questions over private documents, with citations. Results go to stdout, messages to stderr.",
     epilog="Exit codes: 0 success, 1 partial success, 2 invalid command or configuration, 3 a dependency failed, 4 timeout or overload.",
     no_args_is_help=True,

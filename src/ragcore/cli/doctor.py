@@ -26,7 +26,7 @@ from ragcore.store.postgres import Inspection, PgVectorStore
 from ragcore.text.tokens import TokenCounter
 from ragcore.types.secret import without_credentials
 
-__all__ = ["Check", "Looked", "examine"]
+__all__ = ["Check", "CheckResults", "examine"]
 
 SECONDS = 10.0
 
@@ -41,16 +41,16 @@ class Check:
 
 
 @dataclass(slots=True)
-class Looked:
+class CheckResults:
     """Results that later checks need."""
 
     config: Config | None = None
     database: Inspection | None = None
 
 
-async def examine(options: Options, looked: Looked | None = None) -> AsyncIterator[Check]:
+async def examine(options: Options, results: CheckResults | None = None) -> AsyncIterator[Check]:
     """Check all parts of an installation. Each part is checked after the parts that it depends on."""
-    looked = looked or Looked()
+    results = results or CheckResults()
     yield Check("interpreter", "ok", f"Python {platform.python_version()} on {sys.platform}")
     namesake = find_namesake()
     if namesake is not None:
@@ -65,17 +65,17 @@ async def examine(options: Options, looked: Looked | None = None) -> AsyncIterat
             folder = stack.enter_context(TemporaryDirectory(prefix="ragcore-doctor-"))
             options = replace(options, data=Path(folder))
             yield Check("database", "warning", f"{error}; the next checks use an empty database in a temporary folder")
-        async for check in _examine(options, looked):
+        async for check in _examine(options, results):
             yield check
 
 
-async def _examine(options: Options, looked: Looked) -> AsyncIterator[Check]:
+async def _examine(options: Options, results: CheckResults) -> AsyncIterator[Check]:
     try:
         config = options.config()
     except ConfigurationError as error:
         yield Check("settings", "error", str(error))
         return
-    looked.config = config
+    results.config = config
     yield _settings(config)
     try:
         rag = RAG.from_config(config)
@@ -88,7 +88,7 @@ async def _examine(options: Options, looked: Looked) -> AsyncIterator[Check]:
         yield Check("database", "error", str(error))
         return
     try:
-        async for check in _database(rag, looked):
+        async for check in _database(rag, results):
             yield check
         yield await _embedder(rag)
         yield _models(config)
@@ -130,7 +130,7 @@ def _settings(config: Config) -> Check:
     )
 
 
-async def _database(rag: RAG, looked: Looked) -> AsyncIterator[Check]:
+async def _database(rag: RAG, results: CheckResults) -> AsyncIterator[Check]:
     store = rag.retriever.store
     assert isinstance(store, PgVectorStore)
     try:
@@ -139,7 +139,7 @@ async def _database(rag: RAG, looked: Looked) -> AsyncIterator[Check]:
     except RagcoreError as error:
         yield Check("database", "error", str(error))
         return
-    looked.database = found
+    results.database = found
     yield Check(
         "database",
         "ok",

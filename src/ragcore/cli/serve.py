@@ -81,7 +81,7 @@ async def serve(
                 similarity_by_get=similarity_by_get,
             ),
             # Of uvicorn's two parsers, this one reports a disconnect even if the next request has already arrived.
-            http=_impatient(uvicorn_protocol()),
+            http=_with_timeouts(uvicorn_protocol()),
             # asyncio accepts this many connections in one step, before any of them can be refused. The sockets' backlog is raised after the start.
             backlog=AT_ONCE,
             lifespan="on",
@@ -149,22 +149,22 @@ def _with_limits(config: Config) -> Config:
         config,
         settings=replace(
             settings,
-            requests_per_minute=_or(settings.requests_per_minute, REQUESTS_PER_MINUTE),
-            tokens_per_minute=_or(settings.tokens_per_minute, TOKENS_PER_MINUTE),
-            calls_at_once=_or(settings.calls_at_once, CALLS_AT_ONCE),
+            requests_per_minute=_default(settings.requests_per_minute, REQUESTS_PER_MINUTE),
+            tokens_per_minute=_default(settings.tokens_per_minute, TOKENS_PER_MINUTE),
+            calls_at_once=_default(settings.calls_at_once, CALLS_AT_ONCE),
         ),
     )
 
 
-def _or(given: int | None, default: int) -> int:
+def _default(given: int | None, default: int) -> int:
     return default if given is None else given
 
 
-def _impatient(protocol: Any) -> Any:
+def _with_timeouts(protocol: Any) -> Any:
     """Return the protocol with limits that uvicorn lacks: connections, and timeouts for receiving a request head and for a client that doesn't read."""
     most = _most_connections()
 
-    class Impatient(protocol):  # type: ignore[misc]  # uvicorn is an extra
+    class WithTimeouts(protocol):  # type: ignore[misc]  # uvicorn is an extra
         waits: asyncio.TimerHandle | None = None
         stalls: asyncio.TimerHandle | None = None
 
@@ -176,39 +176,39 @@ def _impatient(protocol: Any) -> Any:
                 transport.max_size = READ_AHEAD
             if len(self.connections) > most:
                 transport.abort()
-            self._look()
+            self._check_idle()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            self._look()
+            self._check_idle()
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
-            self._look()
+            self._check_idle()
 
-        def _look(self) -> None:
+        def _check_idle(self) -> None:
             """If no request runs, start a timeout for the rest of the last body and the next request head. Partial data doesn't extend it."""
             if request_is_under_way(self):
-                self.waits = _ended(self.waits)
+                self.waits = _cancelled(self.waits)
             elif self.waits is None:
                 self.waits = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            self.stalls = _ended(self.stalls) or self.loop.call_later(2 * WRITE_SECONDS, self.transport.abort)
+            self.stalls = _cancelled(self.stalls) or self.loop.call_later(2 * WRITE_SECONDS, self.transport.abort)
 
         def resume_writing(self) -> None:
             super().resume_writing()
-            self.stalls = _ended(self.stalls)
+            self.stalls = _cancelled(self.stalls)
 
         def connection_lost(self, error: Exception | None) -> None:
-            self.waits, self.stalls = _ended(self.waits), _ended(self.stalls)
+            self.waits, self.stalls = _cancelled(self.waits), _cancelled(self.stalls)
             super().connection_lost(error)
 
-    return Impatient
+    return WithTimeouts
 
 
-def _ended(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
+def _cancelled(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
     """Cancel a timer. Returns None, the new value of its variable."""
     if timer is not None:
         timer.cancel()

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ragcore.cli.arguments import Json
-from ragcore.cli.doctor import Looked, examine
+from ragcore.cli.doctor import CheckResults, examine
 from ragcore.cli.production import review
 from ragcore.cli.rendering import show_checks
 from ragcore.cli.serve import serve as start_serving
@@ -35,10 +35,10 @@ def doctor(
     options: Options = context.obj
 
     async def body() -> int:
-        looked = Looked()
-        checks = [check async for check in examine(options, looked)]
-        if production and looked.config is not None:
-            reviewed = review(looked.config, looked.database, tokens=tokens, audit=audit)
+        results = CheckResults()
+        checks = [check async for check in examine(options, results)]
+        if production and results.config is not None:
+            reviewed = review(results.config, results.database, tokens=tokens, audit=audit)
             checks += [check async for check in reviewed]
         if as_json:
             print_json(

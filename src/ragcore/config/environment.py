@@ -129,7 +129,9 @@ class Environment:
         except InvalidInput as error:
             raise ConfigurationError(f"{name}: {error}") from None
         except ValueError:
-            raise ConfigurationError(f"{name} is {text!r}: it must be {ARTICLES.get(kind, 'another value')}") from None
+            raise ConfigurationError(
+                f"{name} is {text!r}: it must be {DESCRIPTIONS.get(kind, 'another value')}"
+            ) from None
 
     def names(self, name: str) -> tuple[str, ...]:
         """Return the names in a variable, which are separated by commas; () if it is not set."""
@@ -202,7 +204,7 @@ def boolean(text: str) -> bool:
 
 
 # The description of each kind of value in error messages.
-ARTICLES: dict[Any, str] = {int: "a whole number", float: "a number", boolean: "true or false"}
+DESCRIPTIONS: dict[Any, str] = {int: "a whole number", float: "a number", boolean: "true or false"}
 
 
 def _prices(path: str) -> Mapping[str, Price]:

@@ -189,9 +189,9 @@ class HttpTarget:
 
     def _is_degraded(self, answer: Any, where: str) -> bool:
         if self._options.degraded_path is not None:
-            return _says_so(_at(answer, self._options.degraded_path))
-        beside = _at(answer, where.rpartition(".")[0]) if "." in where else answer
-        return any(_says_so(_at(one, "degraded")) for one in (answer, beside))
+            return _is_marked(_at(answer, self._options.degraded_path))
+        neighbours = _at(answer, where.rpartition(".")[0]) if "." in where else answer
+        return any(_is_marked(_at(one, "degraded")) for one in (answer, neighbours))
 
     async def health(self) -> Mapping[str, Any] | None:
         """Return the JSON at the health URL, or the error if it can't be read; None without such a URL."""
@@ -325,8 +325,8 @@ def _refusal(status: int) -> TargetError:
         case 408 | 504:
             return TargetError("timeout", f"answered {status}", status=status)
         case 429:
-            told = "answered 429: the service limits the requests of one caller; raise its limits for this run"
-            return TargetError("refused", told, status=status)
+            message = "answered 429: the service limits the requests of one caller; raise its limits for this run"
+            return TargetError("refused", message, status=status)
         case 503:
             return TargetError("refused", f"answered {status}", status=status)
     return TargetError("http", f"answered {status}", status=status)
@@ -387,7 +387,7 @@ def _texts(value: Any) -> Iterator[str]:
                 yield from _texts(one)
 
 
-def _says_so(value: Any) -> bool:
+def _is_marked(value: Any) -> bool:
     return value is True or (isinstance(value, list) and bool(value))
 
 

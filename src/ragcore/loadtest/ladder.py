@@ -160,7 +160,7 @@ class _Ladder:
 
     async def climb(self, aim: Aim) -> Figures:
         with watching() as watched:
-            driver = Driver.of(aim, told=watched.told)
+            driver = Driver.of(aim, on_outcome=watched.count)
             before = await aim.target.health()
             async with (
                 driving(shared=aim.shared) as own,

@@ -134,7 +134,7 @@ class _Load:
 
 async def _run(aim: Aim, load: _Load, objective: Objective, disturb: Disturbance | None) -> Figures:
     with watching() as watched:
-        driver = Driver.of(aim, told=watched.told)
+        driver = Driver.of(aim, on_outcome=watched.count)
         watched.phase(WARM_UP)
         await load.send(driver, seconds=load.warm_up, phase=WARM_UP, seed=load.seed - 1)
         shades: list[Shade] = []

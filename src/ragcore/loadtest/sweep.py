@@ -72,7 +72,7 @@ class _Sweep:
     async def run(self, aim: Aim, start: float) -> Figures:
         figures = self._figures
         with watching() as watched:
-            driver = Driver.of(aim, told=watched.told)
+            driver = Driver.of(aim, on_outcome=watched.count)
             await driver.at_once(1, each=3, phase="warm-up")
             met, missed = 0.0, start
             while missed <= MOST_RATE and await self._meets(driver, missed, watched, shared=aim.shared):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from ragcore.loadtest.figures import Value
 
-__all__ = ["heading", "label", "number", "percent", "quantity", "seconds", "told"]
+__all__ = ["heading", "label", "number", "percent", "quantity", "seconds", "worth_showing"]
 
 PERCENT, PER_SECOND = "%", "per second"
 # For each key: the name in words, and the unit.
@@ -92,7 +92,7 @@ def number(name: str, value: Value) -> str:
     return _plain(value, _words(name)[1])
 
 
-def told(values: Mapping[str, Value]) -> dict[str, Value]:
+def worth_showing(values: Mapping[str, Value]) -> dict[str, Value]:
     """The figures to show, without those that were not measured and without errors that did not occur."""
     return {
         name: value

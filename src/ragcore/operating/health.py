@@ -85,9 +85,9 @@ class HealthCheck:
         with anyio.move_on_after(timeout), inherit(now + timeout):
             checks["memory_usage"] = await self._memory(rag.settings.memory_mb)
             checks["database"] = await _database(rag)
-        checks["database"][1].update(_machinery(stats, "store"))
+        checks["database"][1].update(_dependency_state(stats, "store"))
         if "store writes" in stats.policies:
-            checks["database"][1]["writes"] = _machinery(stats, "store writes")
+            checks["database"][1]["writes"] = _dependency_state(stats, "store writes")
         order: list[Status] = ["healthy", "degraded", "unhealthy"]
         health = Health(
             status=max((status for status, _ in checks.values()), key=order.index),
@@ -128,7 +128,7 @@ async def _database(rag: Client) -> tuple[Status, dict[str, Any]]:
         elif offers(store, Opened) and not store.is_open:
             return "unhealthy", {"reason": "not open"}
         else:
-            return _by_the_last_searches(rag)
+            return _judge_by_recent_calls(rag)
     except Overloaded as error:
         # An overloaded database is not unhealthy: supervisors restart unhealthy services, and a restart would add load.
         return "degraded", {"reason": str(error)}
@@ -137,7 +137,7 @@ async def _database(rag: Client) -> tuple[Status, dict[str, Any]]:
     return "healthy", {"seconds": round(anyio.current_time() - began, 6)}
 
 
-def _by_the_last_searches(rag: Client) -> tuple[Status, dict[str, Any]]:
+def _judge_by_recent_calls(rag: Client) -> tuple[Status, dict[str, Any]]:
     """Judge a store without `ping` by the last calls that reached it."""
     searched = [
         call for call in rag.recent() if call.stage in ("search", "generate") or call.outcome in ("ok", "degraded")
@@ -158,7 +158,7 @@ def _service(rag: Client, stats: Stats) -> tuple[Status, dict[str, Any]]:
     details: dict[str, Any] = {
         "calls": dict(stats.calls),
         "last_failure": _last_failure(rag),
-        "dependencies": {name: _machinery(stats, name) for name in names},
+        "dependencies": {name: _dependency_state(stats, name) for name in names},
     }
     not_closed = [
         name
@@ -171,7 +171,7 @@ def _service(rag: Client, stats: Stats) -> tuple[Status, dict[str, Any]]:
     return "healthy", details
 
 
-def _machinery(stats: Stats, name: str) -> dict[str, Any]:
+def _dependency_state(stats: Stats, name: str) -> dict[str, Any]:
     """Return the state of a dependency's breaker, bulkhead and pool."""
     policy = stats.policies.get(name, {})
     breaker, bulkhead = policy.get("breaker"), policy.get("bulkhead")
@@ -217,16 +217,16 @@ async def describe(rag: Client, timeout: float) -> dict[str, Any]:
     with anyio.move_on_after(timeout), inherit(anyio.current_time() + timeout):
         described["versions"], described["extras"] = await Threads(1, name="versions").run(_installed)
         if offers(store, Inspected):
-            described["database"] = await _reached(store.inspect())
+            described["database"] = await _read_report(store.inspect())
         if isinstance(store, Store):
-            described["counts"] = await _reached(store.count(tenant=None))
+            described["counts"] = await _read_report(store.count(tenant=None))
     return described
 
 
-async def _reached(asked: Awaitable[Value]) -> Mapping[str, Any] | None:
+async def _read_report(report: Awaitable[Value]) -> Mapping[str, Any] | None:
     """Return a report of the store; None if the store is not reachable."""
     try:
-        return (await asked).to_dict()
+        return (await report).to_dict()
     except RagcoreError:
         return None
 

@@ -2,7 +2,7 @@
 
 Requests and tokens are limited by token buckets: a bucket holds at most the limit of a minute and fills steadily; a request takes one unit from it. The number
 of a model's tokens is known only after an answer, so they are taken then. The bucket may then become negative, and the tenant is refused until the bucket
-is positive again.
+holds a whole unit again.
 Spending counts by the day in UTC. All counts are kept in this process; `shared_quota` joins those of several processes.
 
 Source: J. Turner, "New directions in communications" (1986): the leaky bucket as a meter.

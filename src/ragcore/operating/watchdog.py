@@ -109,16 +109,16 @@ class Watchdog:
                 self._blocked_since = None
                 continue
             try:
-                self._look_at_loop(watched, ask)
+                self._check_loop(watched, ask)
                 if self._blocked_since is None:  # while the loop is blocked, no call can end in time
-                    self._look_at_calls()
-                self._look_at_executor(loop)
+                    self._check_calls()
+                self._check_executor(loop)
             except _Closed:
                 return
             except Exception:
                 logger.exception("a check of the watchdog failed; the watchdog continues")
 
-    def _look_at_loop(self, watched: int, ask: Callable[..., object]) -> None:
+    def _check_loop(self, watched: int, ask: Callable[..., object]) -> None:
         now = time.perf_counter()
         if self._beaten >= self._asked:  # the loop has responded
             if self._blocked_since is not None:
@@ -148,7 +148,7 @@ class Watchdog:
     def _beat(self) -> None:
         self._loop_time, self._beaten = clock()(), time.perf_counter()
 
-    def _look_at_calls(self) -> None:
+    def _check_calls(self) -> None:
         overdue = self._calls.overdue(self._loop_time, GRACE)
         for call, elapsed in overdue:
             if call.id in self._hung:
@@ -167,7 +167,7 @@ class Watchdog:
             emit("call.hung", call.method, id=call.id, stage=call.stage, elapsed=elapsed, stack=stack)
         self._hung = {call.id for call, _ in overdue}
 
-    def _look_at_executor(self, loop: Any) -> None:
+    def _check_executor(self, loop: Any) -> None:
         queued, threads = executor_queue(loop)
         now = time.perf_counter()
         if not queued:

@@ -145,7 +145,7 @@ class _Run:
         self.checkpoints = 0
         self.changed: list[str] = []
         self.swallowed: str | None = None
-        self._told = False
+        self._was_cancelled = False
 
     def __await__(self) -> Generator[Any, Any, object]:
         before = contextvars.copy_context()
@@ -161,7 +161,7 @@ class _Run:
         return value
 
     def _end(self, before: contextvars.Context, instead: str | None) -> None:
-        if self._told:
+        if self._was_cancelled:
             self.swallowed = instead
         after = contextvars.copy_context()
         missing = object()
@@ -189,11 +189,11 @@ class _Run:
             try:
                 value = yield waiting
             except BaseException as error:  # passed on to the coroutine, which handles it
-                self._told = self._told or (stopped and isinstance(error, cancelled))
+                self._was_cancelled = self._was_cancelled or (stopped and isinstance(error, cancelled))
                 send = lambda error=error: inner.throw(error)  # type: ignore[misc]  # noqa: E731
             else:
                 sent = getattr(value, "error", None)  # trio sends the error to raise
-                self._told = self._told or (stopped and isinstance(sent, cancelled))
+                self._was_cancelled = self._was_cancelled or (stopped and isinstance(sent, cancelled))
                 send = lambda value=value: inner.send(value)  # type: ignore[misc]  # noqa: E731
 
 

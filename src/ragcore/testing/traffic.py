@@ -47,7 +47,7 @@ async def traffic(world: World) -> None:
             group.start_soon(_restart, world)
         if world.crowded:
             group.start_soon(_crowd, world)
-    await _only_one_in_trouble(world)
+    await _check_single_failure(world)
     world.heal()
     world.log("all faults end")
     await anyio.sleep(130)  # longer than the longest pause plus the longest time for which a breaker stays open
@@ -201,14 +201,14 @@ async def _restart(world: World) -> None:
     await world.rag.start()
 
 
-async def _only_one_in_trouble(world: World) -> None:
+async def _check_single_failure(world: World) -> None:
     """Let one dependency fail while the others work. Check that every call with enough time is answered and reports the degradation."""
     world.heal()
     await anyio.sleep(130)
     part = world.random.choice((world.embedder, world.generator))
-    trouble = world.random.choice((Hang(), Fail(503), Fail(429, {"retry-after": "60"}), Slow(9)))
-    world.log(f"only {part.policy.name} fails: {trouble}")
-    part.faults.always(trouble)
+    fault = world.random.choice((Hang(), Fail(503), Fail(429, {"retry-after": "60"}), Slow(9)))
+    world.log(f"only {part.policy.name} fails: {fault}")
+    part.faults.always(fault)
     for tenant in TENANTS * 2:
         await anyio.sleep(world.random.uniform(0, 3))
         answer = await _answered(world, tenant, 8)

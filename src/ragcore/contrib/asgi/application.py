@@ -14,13 +14,13 @@ from ragcore.contrib.asgi import openai_chat
 from ragcore.contrib.asgi.authentication import Authentication
 from ragcore.contrib.asgi.body import MAX_BODY, body_of
 from ragcore.contrib.asgi.chats import Chats
+from ragcore.contrib.asgi.debug import SIMILARITY, DebugRoutes
 from ragcore.contrib.asgi.disconnect import until_disconnect
 from ragcore.contrib.asgi.exchange import ASGIApp, ClientGone, Exchange, Message, Receive, Send
 from ragcore.contrib.asgi.heads import check_head
 from ragcore.contrib.asgi.identity import Authenticate, Identity
 from ragcore.contrib.asgi.intake import Intake, rate_limits
 from ragcore.contrib.asgi.lifespan import lifespan
-from ragcore.contrib.asgi.looks import SIMILARITY, Looks
 from ragcore.contrib.asgi.openapi import document
 from ragcore.contrib.asgi.origins import allow_origins
 from ragcore.contrib.asgi.problem import Problem, Refused, problem
@@ -111,7 +111,7 @@ class _App:
         self._max_body = max_body
         self._max_question = max_question
         self._similarity_by_get = similarity_by_get
-        self._looks = Looks(rag, max_question=max_question)
+        self._debug = DebugRoutes(rag, max_question=max_question)
         chats = Chats(
             rag,
             max_question=max_question,
@@ -126,8 +126,8 @@ class _App:
             "/v1/models": {"GET": self._models},
             f"/v1/models/{openai_chat.MODEL}": {"GET": self._model},
             "/openapi.json": {"GET": self._openapi},
-            "/debug/inflight": {"GET": self._looks.inflight},
-            "/debug-env": {"GET": self._looks.environment},
+            "/debug/inflight": {"GET": self._debug.inflight},
+            "/debug-env": {"GET": self._debug.environment},
         }
 
         # Routes without authentication, for probes and load balancers. Only /health calls the hook: probes must pass while authentication is down.
@@ -193,8 +193,8 @@ class _App:
         handlers = self._routes.get(route)
         if handlers is None and exchange.path.startswith(SIMILARITY):
             by_get = identity.admin and self._similarity_by_get
-            look = self._looks.similarity
-            handlers = {"POST": look, **({"GET": look} if by_get else {})}
+            handler = self._debug.similarity
+            handlers = {"POST": handler, **({"GET": handler} if by_get else {})}
         if handlers is None:
             raise Refused(404, "NotFound", "no such route")
         if method not in handlers:

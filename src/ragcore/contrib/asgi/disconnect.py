@@ -41,7 +41,7 @@ async def until_disconnect(app: ASGIApp, scope: Message, receive: Receive, send:
     failed: BaseException | None = None
     answered = False
 
-    async def told(message: Message) -> None:
+    async def forward(message: Message) -> None:
         nonlocal answered
         # Servers report a disconnect after every response. Work after the response, such as background tasks, must continue then.
         answered = answered or _is_last(message)
@@ -65,7 +65,7 @@ async def until_disconnect(app: ASGIApp, scope: Message, receive: Receive, send:
                     sender.close()
                     return
 
-        async def heard() -> Message:
+        async def next_message() -> Message:
             try:
                 return await receiver.receive()
             except (
@@ -75,7 +75,7 @@ async def until_disconnect(app: ASGIApp, scope: Message, receive: Receive, send:
 
         group.start_soon(watch)
         try:
-            await app(scope, heard, told)
+            await app(scope, next_message, forward)
         except Exception as error:  # raised again outside of the group, so that it is not wrapped in an ExceptionGroup
             failed = error
         group.cancel_scope.cancel()

@@ -27,7 +27,7 @@ __all__ = ["Authenticate", "Identity", "Unauthorized", "from_tokens"]
 logger: logging.Logger = logging.getLogger("ragcore.asgi")
 
 HASHED = "sha256:"
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class _Tokens:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._threads = Threads(1, name="tokens")
-        self._looked = -math.inf
+        self._checked_at = -math.inf
         self._missing = False
         self._stamp, self._known = self._read()
 
@@ -102,9 +102,9 @@ class _Tokens:
     async def refresh(self) -> None:
         """Read the file again if it has changed."""
         now = anyio.current_time()
-        if now - self._looked < LOOK_SECONDS:
+        if now - self._checked_at < CHECK_SECONDS:
             return
-        self._looked = now
+        self._checked_at = now
         try:
             read = await self._threads.run(lambda: None if _stamp(self._path) == self._stamp else self._read())
         except FileNotFoundError:

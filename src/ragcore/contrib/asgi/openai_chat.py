@@ -72,7 +72,7 @@ class ChatRequest:
         """
         if not isinstance(body, Mapping) or not isinstance(body.get("messages"), list) or not body["messages"]:
             raise InvalidInput(f"the body must be JSON like {SHAPE}")
-        _check_what_is_asked_for(body)
+        _check_parameters(body)
         *earlier, last = [_role(message) for message in body["messages"]]
         role, message = last
         if role != "user":
@@ -104,7 +104,7 @@ class ChatRequest:
         return f"{operators}\n\n{CLIENT_INSTRUCTIONS}\n{theirs}\n\n{last}".strip()
 
 
-def _check_what_is_asked_for(body: Mapping[str, Any]) -> None:
+def _check_parameters(body: Mapping[str, Any]) -> None:
     """Refuse parameters that would change the form of the answer; ignore other unknown parameters."""
     if body.get("n") not in (None, 1):
         raise BadRequest("n must be 1: each question gets one answer", parameter="n")

@@ -22,7 +22,7 @@ from ragcore.errors import (
 from ragcore.types import Answer, CallInfo, Degradation, EmptyReason, Health, SimilarityReport
 from ragcore.value import Value
 
-__all__ = ["FULL", "public", "public_message", "tells_of_insides"]
+__all__ = ["FULL", "has_internal_details", "public", "public_message"]
 
 FULL = "too many questions at once; try again in a moment"
 NO_DOCUMENTS = "you have no documents yet"
@@ -45,7 +45,7 @@ def public(value: Value, /) -> dict[str, Any]:
     return shown
 
 
-def tells_of_insides(error: RagcoreError) -> bool:
+def has_internal_details(error: RagcoreError) -> bool:
     """Whether the error's message may contain internal details. Such messages are logged for operators, and not shown to tenants."""
     return not isinstance(error, InvalidInput | Overloaded | CircuitOpen | DeadlineExceeded)
 

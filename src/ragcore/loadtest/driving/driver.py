@@ -26,14 +26,14 @@ class Driver:
     Args:
         timeout: seconds in which each question must be answered.
         hung_after: seconds after the timeout until a question counts as hung.
-        told: called with each outcome, to show progress.
+        on_outcome: called with each outcome, to show progress.
     """
 
     target: Target
     questions: Sequence[Question]
     timeout: float = 30.0
     hung_after: float = HUNG_AFTER
-    told: Callable[[Outcome], None] = lambda _: None
+    on_outcome: Callable[[Outcome], None] = lambda _: None
     outcomes: list[Outcome] = field(default_factory=list)
     began: float = field(default_factory=anyio.current_time)
 
@@ -41,9 +41,9 @@ class Driver:
         self._next: Iterator[Question] = itertools.cycle(self.questions)
 
     @classmethod
-    def of(cls, aim: Aim, *, told: Callable[[Outcome], None]) -> Driver:
+    def of(cls, aim: Aim, *, on_outcome: Callable[[Outcome], None]) -> Driver:
         """Create a driver for an aim."""
-        return cls(aim.target, aim.questions, timeout=aim.timeout, hung_after=aim.hung_after, told=told)
+        return cls(aim.target, aim.questions, timeout=aim.timeout, hung_after=aim.hung_after, on_outcome=on_outcome)
 
     def now(self) -> float:
         """Seconds since the driver was created."""
@@ -143,7 +143,7 @@ class Driver:
             detail=detail,
         )
         self.outcomes.append(outcome)
-        self.told(outcome)
+        self.on_outcome(outcome)
 
 
 def arrivals(

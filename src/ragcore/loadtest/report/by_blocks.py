@@ -45,7 +45,7 @@ def by_blocks(before: Sequence[Run], after: Sequence[Run], tolerance: float) -> 
         margin = math.inf
         if min(len(one), len(other)) >= LEAST_BLOCKS:
             margin = log_ratio_margin(one, other, share=share, figures=len(phases))
-        rows.append(_assuming(f"{phase}, {name}", values[0], values[1], margin, tolerance))
+        rows.append(_row_of_latency(f"{phase}, {name}", values[0], values[1], margin, tolerance))
     return [
         *_over_phases(rows, tolerance),
         *rows,
@@ -65,10 +65,10 @@ def _over_phases(rows: Sequence[Row], tolerance: float) -> Iterator[Row]:
             statistics.geometric_mean(values)
             for values in zip(*((row.before, row.after) for row in those), strict=True)
         )
-        yield _assuming(f"all phases, {name}", before, after, margin, tolerance)
+        yield _row_of_latency(f"all phases, {name}", before, after, margin, tolerance)
 
 
-def _assuming(figure: str, before: float, after: float, margin: float, tolerance: float) -> Row:
+def _row_of_latency(figure: str, before: float, after: float, margin: float, tolerance: float) -> Row:
     """Return the row of a latency. Its interval includes the margin of its logarithm and the assumed noise between runs."""
     ratio = after / max(before, 1e-9)
     if not math.isfinite(margin):

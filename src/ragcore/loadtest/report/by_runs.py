@@ -25,8 +25,8 @@ def by_runs(before: Sequence[Run], after: Sequence[Run], tolerance: float) -> li
     # Test all figures with a direction, also those that don't differ: a choice by their difference would bias the test.
     judged = [figure for figure in figures if figure.direction is not None]
     verdicts = {
-        figure.name: _of_chances(figure, worse, well)
-        for figure, worse, well in zip(
+        figure.name: _verdict_of(figure, worse, improved)
+        for figure, worse, improved in zip(
             judged,
             exchanged([_repeated(figure, tolerance, +1) for figure in judged]),
             exchanged([_repeated(figure, tolerance, -1) for figure in judged]),
@@ -58,8 +58,8 @@ def _typical_scatter(figures: Sequence[Judged]) -> float:
     return statistics.median(scatters) if scatters else 0.0
 
 
-def _of_chances(figure: Judged, worse: float, well: float) -> str:
-    return "regression" if worse <= CHANCE else "better" if well <= CHANCE else "same"
+def _verdict_of(figure: Judged, worse: float, improved: float) -> str:
+    return "regression" if worse <= CHANCE else "better" if improved <= CHANCE else "same"
 
 
 def _repeated(figure: Judged, tolerance: float, sign: int) -> Repeated:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ragcore.loadtest.figures import Figures, Table, Value
 from ragcore.loadtest.report.comparison import Comparison, Row
-from ragcore.loadtest.words import heading, label, number, quantity, told
+from ragcore.loadtest.words import heading, label, number, quantity, worth_showing
 
 __all__ = ["changed", "draw_comparison", "draw_criteria", "draw_table", "draw_values"]
 
@@ -39,7 +39,7 @@ def draw_table(console: Console, table: Table) -> None:
 
 def draw_values(console: Console, values: dict[str, Value]) -> None:
     """Print each figure with its name and unit."""
-    _listed(console, [(label(name), quantity(name, value)) for name, value in told(values).items()])
+    _listed(console, [(label(name), quantity(name, value)) for name, value in worth_showing(values).items()])
 
 
 def draw_criteria(console: Console, figures: Figures) -> None:
