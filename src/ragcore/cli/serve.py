@@ -170,9 +170,8 @@ def _with_timeouts(protocol: Any) -> Any:
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
-            if hasattr(
-                transport, "max_size"
-            ):  # limit the bytes that are read before the application can refuse the request
+            # Limit the bytes that are read before the application can refuse the request.
+            if hasattr(transport, "max_size"):
                 transport.max_size = READ_AHEAD
             if len(self.connections) > most:
                 transport.abort()

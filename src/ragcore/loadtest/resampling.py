@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 from ragcore.loadtest.estimates import percentile, student
 
-__all__ = ["LEAST_RUNS", "Repeated", "blocks", "exchanged", "log_ratio_margin", "ratio_of_runs", "scatter"]
+__all__ = ["LEAST_RUNS", "Repeated", "blocks", "log_ratio_margin", "p_values", "ratio_of_runs", "scatter"]
 
 # With three runs on each side there are 20 ways to split the six runs, so one split is 5 %. Fewer runs can't reach 5 %.
 LEAST_RUNS = 3
 # If there are more assignments of the runs to the sides, a random sample of this size is used.
-MOST_EXCHANGES = 2000
+MOST_ASSIGNMENTS = 2000
 BLOCKS, LEAST_BLOCK = 12, 10
 RESAMPLES = 400
 # Smaller differences are rounding errors.
@@ -41,7 +41,7 @@ class Repeated:
     tolerance: float
 
 
-def exchanged(figures: Sequence[Repeated], *, seed: int = 0) -> list[float]:
+def p_values(figures: Sequence[Repeated], *, seed: int = 0) -> list[float]:
     """Return the p-value of each figure by a permutation test: the share of all assignments of the runs to the two sides that make any figure at least as
     much worse.
 
@@ -60,7 +60,7 @@ def exchanged(figures: Sequence[Repeated], *, seed: int = 0) -> list[float]:
     given = tuple(range(count - later, count))
     largest = [
         max(_worse(values, chosen, tolerance) for values, tolerance in rows)
-        for chosen in _exchanges(count, later, given, seed)
+        for chosen in _assignments(count, later, given, seed)
     ]
     return [
         sum(one >= _worse(values, given, tolerance) - CLOSE for one in largest) / len(largest)
@@ -68,12 +68,12 @@ def exchanged(figures: Sequence[Repeated], *, seed: int = 0) -> list[float]:
     ]
 
 
-def _exchanges(count: int, later: int, given: tuple[int, ...], seed: int) -> Iterable[tuple[int, ...]]:
+def _assignments(count: int, later: int, given: tuple[int, ...], seed: int) -> Iterable[tuple[int, ...]]:
     """The choices of runs for the later side: all choices or, if there are too many, the given choice and a random sample."""
-    if math.comb(count, later) <= MOST_EXCHANGES:
+    if math.comb(count, later) <= MOST_ASSIGNMENTS:
         return itertools.combinations(range(count), later)
     draw = random.Random(seed)
-    return [given, *(tuple(draw.sample(range(count), later)) for _ in range(MOST_EXCHANGES - 1))]
+    return [given, *(tuple(draw.sample(range(count), later)) for _ in range(MOST_ASSIGNMENTS - 1))]
 
 
 def _worse(values: Sequence[float], chosen: Sequence[int], tolerance: float) -> float:

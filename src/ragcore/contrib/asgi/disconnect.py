@@ -68,9 +68,8 @@ async def until_disconnect(app: ASGIApp, scope: Message, receive: Receive, send:
         async def next_message() -> Message:
             try:
                 return await receiver.receive()
-            except (
-                anyio.EndOfStream
-            ):  # the disconnect was passed on already; servers repeat it at every call, and so does this function
+            except anyio.EndOfStream:
+                # The disconnect was passed on already. Servers repeat it at every call, and so does this function.
                 return {"type": "http.disconnect"}
 
         group.start_soon(watch)

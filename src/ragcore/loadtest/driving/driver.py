@@ -70,9 +70,8 @@ class Driver:
             while self.now() < until:
                 began = self.now()
                 await self.ask(phase, due=began)
-                if (
-                    self.now() - began < PAUSE
-                ):  # a refused question ends at once: without a pause, the user would only produce refusals
+                # A refused question ends at once: without a pause, the user would only produce refusals.
+                if self.now() - began < PAUSE:
                     await anyio.sleep(PAUSE if not self.outcomes[-1].ok else 0)
 
         async with anyio.create_task_group() as users:

@@ -10,7 +10,7 @@ from ragcore.loadtest.report.comparison import Row, ratio_of
 from ragcore.loadtest.report.direction import is_share
 from ragcore.loadtest.report.judged import Judged, of_phases, of_summaries
 from ragcore.loadtest.report.results import Run
-from ragcore.loadtest.resampling import Repeated, exchanged, ratio_of_runs, scatter
+from ragcore.loadtest.resampling import Repeated, p_values, ratio_of_runs, scatter
 
 __all__ = ["SHARE_NOISE", "by_runs"]
 
@@ -28,8 +28,8 @@ def by_runs(before: Sequence[Run], after: Sequence[Run], tolerance: float) -> li
         figure.name: _verdict_of(figure, worse, improved)
         for figure, worse, improved in zip(
             judged,
-            exchanged([_repeated(figure, tolerance, +1) for figure in judged]),
-            exchanged([_repeated(figure, tolerance, -1) for figure in judged]),
+            p_values([_repeated(figure, tolerance, +1) for figure in judged]),
+            p_values([_repeated(figure, tolerance, -1) for figure in judged]),
             strict=True,
         )
     }
