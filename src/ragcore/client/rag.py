@@ -317,7 +317,7 @@ class RAG(Part):
     async def delete_tenant(self, *, tenant: str | UUID, timeout: float | None = None) -> Erased:
         """Erase a tenant's data: its documents with their chunks, its vectors in the cache, its finished calls, its counts.
 
-        Repeats until no document is left, at most 100 times, so that documents are erased too that other callers add at the same time.
+        Repeats until no document is left, at most 100 times, to erase also documents that other callers add at the same time.
 
         The page on security lists the places where copies remain: dead rows until VACUUM, the WAL, backups, logs, and caches of other processes.
 

@@ -102,9 +102,7 @@ class Watchdog:
         while not ended.wait(INTERVAL):
             if loop is not None and loop.is_closed():
                 return
-            if (
-                loop is not None and not loop.is_running()
-            ):  # between two calls of `run_until_complete`: nothing is blocked
+            if loop is not None and not loop.is_running():  # between two `run_until_complete` calls: nothing is blocked
                 self._asked = self._beaten = time.perf_counter()
                 self._blocked_since = None
                 continue
@@ -131,9 +129,8 @@ class Watchdog:
                 ask(self._beat)
             except RuntimeError:
                 raise _Closed from None
-        elif (
-            self._blocked_since is not None
-        ):  # kept up to date, for errors of calls that end as soon as the loop responds
+        elif self._blocked_since is not None:
+            # Keep the time up to date, for errors of calls that end as soon as the loop responds.
             self._calls.blocked = self._blocked_before + now - self._blocked_since
         elif now - self._asked > BLOCKED:
             self._blocked_since, self._blocked_before = self._asked, self._calls.blocked

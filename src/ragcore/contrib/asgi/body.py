@@ -18,7 +18,7 @@ READ_SECONDS = 30.0
 
 
 def limit_body(app: ASGIApp, /, *, most: int = MAX_BODY) -> ASGIApp:
-    """Middleware that refuses larger bodies with status 413. Starlette and FastAPI have no such limit.
+    """Middleware that refuses bodies larger than `most` with status 413. Starlette and FastAPI have no such limit.
 
     Args:
         most: the limit in bytes. A body is held in memory until the handler reads it.
