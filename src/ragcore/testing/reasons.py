@@ -23,7 +23,7 @@ ROUNDING = 0.051
 
 
 def check_answer(answer: Answer, world: World, tenant: str, began: float, now: float) -> None:
-    """Check each reason for a degradation in an answer. Its call, of this tenant, began at `began`."""
+    """Check each reason for a degradation in the answer to a call of `tenant` that began at `began` and ended at `now`."""
     for part in answer.degraded:
         _check(part.reason, world, part.stage, tenant, began, now)
 
