@@ -32,7 +32,7 @@ from ragcore import (
     audit,
     events,
 )
-from ragcore.cli.doctor import Looked, examine
+from ragcore.cli.doctor import CheckResults, examine
 from ragcore.cli.production import review
 from ragcore.cli.session import Options
 from ragcore.config import Policies
@@ -610,10 +610,10 @@ async def test_the_doctor_shows_no_secret(
     monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
     monkeypatch.setenv("RAGCORE_EMBEDDING_MODEL", "fake")
     monkeypatch.setenv("RAGCORE_EMBEDDING_DIMENSION", "64")
-    looked = Looked()
-    checks = [check async for check in examine(Options(), looked)]
-    assert looked.config is not None
-    checks += [check async for check in review(looked.config, None, tokens=tokens, audit=tmp_path / "audit.jsonl")]
+    results = CheckResults()
+    checks = [check async for check in examine(Options(), results)]
+    assert results.config is not None
+    checks += [check async for check in review(results.config, None, tokens=tokens, audit=tmp_path / "audit.jsonl")]
     assert len(checks) > 6
     seen.add("doctor", *checks)
     assert seen.leaks() == []

@@ -19,7 +19,7 @@ from tests.pace import in_time
 
 import ragcore
 from ragcore import DeadlineExceeded, Document, Retriever, blocking
-from ragcore.blocking.loop import Patience, background
+from ragcore.blocking.loop import ThreadDeadline, background
 from ragcore.testing import Fail, FakeEmbedder, FakeGenerator, FakeStore, Hang
 
 
@@ -243,7 +243,7 @@ def block_the_loop(seconds: float) -> threading.Thread:
         while time.monotonic() < until:
             pass
 
-    thread = threading.Thread(target=background.call, args=(badly, Patience(60)))
+    thread = threading.Thread(target=background.call, args=(badly, ThreadDeadline(60)))
     thread.start()
     assert begun.wait(5)
     return thread

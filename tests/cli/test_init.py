@@ -37,7 +37,7 @@ def run(*arguments: str, folder: Path, **environment: str) -> subprocess.Complet
     )
 
 
-def test_init_writes_the_files_and_says_what_is_next(tmp_path: Path) -> None:
+def test_init_writes_the_files_and_prints_the_next_commands(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["init", str(tmp_path / "new")])
     assert done.exit_code == 0
     assert {
@@ -63,7 +63,7 @@ def test_the_settings_that_init_writes_exist() -> None:
 
 
 @pytest.mark.slow
-def test_what_init_writes_answers_a_question(tmp_path: Path) -> None:
+def test_the_program_that_init_writes_answers_a_question(tmp_path: Path) -> None:
     assert run("init", folder=tmp_path).returncode == 0
     script = f"set -a; . ./.env; set +a; {sys.executable} first_answer.py"
     done = subprocess.run(["sh", "-ec", script], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)

@@ -884,7 +884,7 @@ async def test_tokens_of_a_file_are_accepted(rag: RAG, tmp_path: Path) -> None:
 async def test_tokens_change_without_a_restart(
     rag: RAG, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("ragcore.contrib.asgi.identity.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("ragcore.contrib.asgi.identity.CHECK_SECONDS", 0.0)
     path = tmp_path / "tokens.json"
     path.write_text('{"one": {"tenant": "m"}}')
     client = Client(asgi.app(rag, authenticate=asgi.from_tokens(path)))

@@ -68,12 +68,12 @@ async def test_a_sweep_measures_and_recommends(retriever: Retriever) -> None:
 
 async def test_results_of_few_questions_have_a_warning(retriever: Retriever) -> None:
     few = await evaluate(retriever, LABELS[:1])
-    assert repr(few).endswith("; 1 question can mislead: label 50 or more)")
+    assert repr(few).endswith("; only 1 question: label 50 or more for a reliable result)")
     many = [LABELS[number % len(LABELS)] for number in range(50)]
     results = (await evaluate(retriever, many), await thresholds(retriever, many))
-    assert not any("mislead" in repr(result) for result in results)
+    assert not any("for a reliable result" in repr(result) for result in results)
     others = (compare(few, few), await thresholds(retriever, LABELS))
-    assert all("mislead" in repr(result) for result in others)
+    assert all("for a reliable result" in repr(result) for result in others)
 
 
 async def test_a_comparison_finds_the_better_retriever(retriever: Retriever) -> None:

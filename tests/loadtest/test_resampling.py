@@ -1,4 +1,4 @@
-"""Exchanges of runs and blocks: chance is distinguished from change."""
+"""Permutation tests over runs and the bootstrap over blocks: they distinguish chance from change."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import random
 
 import pytest
 
-from ragcore.loadtest.resampling import Repeated, blocks, exchanged, log_ratio_margin, ratio_of_runs
+from ragcore.loadtest.resampling import Repeated, blocks, log_ratio_margin, p_values, ratio_of_runs
 
 
-def test_three_runs_that_are_all_worse_are_one_of_twenty_exchanges() -> None:
-    assert exchanged([Repeated([1.0, 1.1, 1.2], [2.0, 2.1, 2.2], 0.1)]) == [pytest.approx(0.05)]
+def test_three_runs_that_are_all_worse_are_one_of_twenty_assignments() -> None:
+    assert p_values([Repeated([1.0, 1.1, 1.2], [2.0, 2.1, 2.2], 0.1)]) == [pytest.approx(0.05)]
 
 
-def test_every_exchange_of_equal_runs_looks_the_same() -> None:
-    assert exchanged([Repeated([1.0, 1.0, 1.0], [1.0, 1.0, 1.0], 0.1)]) == [1.0]
+def test_equal_runs_look_the_same_in_every_assignment() -> None:
+    assert p_values([Repeated([1.0, 1.0, 1.0], [1.0, 1.0, 1.0], 0.1)]) == [1.0]
 
 
 @pytest.mark.slow
@@ -27,19 +27,19 @@ def test_many_unchanged_figures_together_give_a_false_alarm_in_at_most_five_perc
             Repeated([draw.gauss(0, 0.1) for _ in range(3)], [draw.gauss(0, 0.1) for _ in range(3)], 0.1)
             for _ in range(30)
         ]
-        wrong += min(exchanged(figures)) <= 0.05
+        wrong += min(p_values(figures)) <= 0.05
     assert wrong / 300 <= 0.08  # 5 % and three standard deviations of the simulation
 
 
-def test_a_random_sample_is_used_if_there_are_too_many_exchanges() -> None:
+def test_a_random_sample_is_used_if_there_are_too_many_assignments() -> None:
     draw = random.Random(1)
     before, after = ([shift + draw.gauss(0, 0.1) for _ in range(9)] for shift in (0.0, 1.0))
-    (chance,) = exchanged([Repeated(before, after, 0.1)])
+    (chance,) = p_values([Repeated(before, after, 0.1)])
     assert 0 < chance < 0.01
 
 
 def test_without_figures_the_result_is_empty() -> None:
-    assert exchanged([]) == []
+    assert p_values([]) == []
 
 
 def test_a_ratio_of_runs_has_an_interval_by_students_t() -> None:

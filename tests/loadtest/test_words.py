@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from ragcore.loadtest.words import heading, label, number, percent, quantity, seconds, told
+from ragcore.loadtest.words import heading, label, number, percent, quantity, seconds, worth_showing
 
 
 @pytest.mark.parametrize(
@@ -40,4 +40,4 @@ def test_shares_and_times_have_their_units() -> None:
 
 def test_unmeasured_figures_and_errors_that_did_not_occur_are_left_out() -> None:
     values = {"hung": 0, "errors.http": 0, "errors.timeout": 2, "rss_growth_mb": None}
-    assert told(values) == {"hung": 0, "errors.timeout": 2}
+    assert worth_showing(values) == {"hung": 0, "errors.timeout": 2}

@@ -230,7 +230,7 @@ def test_invalid_limits_are_an_error(options: dict[str, Any], said: str) -> None
 @pytest.mark.parametrize("text", ["", "[]", '{"m": 3}', '{"m": {"prompt": "much"}}', '{"m": {"input": 1}}'])
 def test_an_invalid_price_table_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "prices.json").write_text(text)
-    with pytest.raises(ConfigurationError, match="prices can't be read"):
+    with pytest.raises(ConfigurationError, match="cannot read prices"):
         Config.from_env({**FULL, "RAGCORE_PRICES": str(tmp_path / "prices.json")})
 
 

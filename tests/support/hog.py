@@ -83,7 +83,7 @@ class _Reports:
 
     async def run(self) -> None:
         async with http_target(self._options) as target:
-            driver = Driver(target, [Question(QUESTION)], told=self._count)
+            driver = Driver(target, [Question(QUESTION)], on_outcome=self._count)
             await driver.users(REPORTS, seconds=math.inf, phase="")
 
     def _count(self, outcome: Outcome) -> None:

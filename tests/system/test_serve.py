@@ -26,7 +26,7 @@ import pytest
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ragcore.cli.serve import _impatient
+from ragcore.cli.serve import _with_timeouts
 from ragcore.contrib import asgi
 from ragcore.demo.questions import DOCUMENTS
 from ragcore.testing import fake_rag
@@ -359,7 +359,7 @@ async def test_a_connection_without_a_complete_request_is_closed(monkeypatch: py
     monkeypatch.setattr("ragcore.cli.serve.WRITE_SECONDS", 0.2)
     made: list[Any] = []
 
-    class Recorded(_impatient(H11Protocol)):  # type: ignore[misc]
+    class Recorded(_with_timeouts(H11Protocol)):  # type: ignore[misc]
         def connection_made(self, transport: asyncio.Transport) -> None:
             made.append(transport)
             super().connection_made(transport)

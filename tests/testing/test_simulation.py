@@ -199,8 +199,8 @@ def test_a_planted_bug_is_found(bug: str) -> None:
 
 def test_faults_of_the_scenario_come_first_even_if_they_are_none() -> None:
     async def scenario(world: World) -> None:
-        for weather in world.weathers:
-            weather.next(*[None] * 50)
+        for one in world.faults:
+            one.next(*[None] * 50)
         await world.rag.add([Document("d", "Your deductible is $1,500.")], tenant="m")
         answer = await world.rag.ask("What is my deductible?", tenant="m", timeout=5)
         assert not answer.degraded

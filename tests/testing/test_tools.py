@@ -113,7 +113,7 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.anyio
-async def test_the_proxy_passes_resets_delays_and_swallows(openai_server: OpenAIServer) -> None:
+async def test_the_proxy_passes_data_and_resets_delays_or_hangs_connections(openai_server: OpenAIServer) -> None:
     async with FaultProxy("127.0.0.1", openai_server.port) as proxy:
 
         async def get() -> bytes:

@@ -2,7 +2,7 @@
 
 One event loop in one background thread serves all clients of a process. It starts at the first call, and ends with the interpreter. A client that was
 started before a fork raises `NotOpen` in the child; a client that is made in the child works. The calling thread measures the time itself, so its deadline
-holds even if the background loop is blocked. A client that is garbage-collected without `close` is closed.
+holds even while the background loop is blocked. A client that is garbage-collected without `close` is closed.
 
 The client, its view and its stream are in one file, like their async counterparts: each of them refers to the others. `loop` runs the background loop.
 """
@@ -22,7 +22,7 @@ from uuid import UUID
 
 import anyio
 
-from ragcore.blocking.loop import CLOSE_SECONDS, END_SECONDS, SPENT_SECONDS, START_SECONDS, Patience, background
+from ragcore.blocking.loop import CLOSE_SECONDS, END_SECONDS, SPENT_SECONDS, START_SECONDS, ThreadDeadline, background
 from ragcore.client import rag as asynchronous
 from ragcore.client import stream as streams
 from ragcore.client.options import AskOptions, RetrieveOptions, TimedSimilarityOptions
@@ -59,11 +59,11 @@ _clients: weakref.WeakSet[RAG] = weakref.WeakSet()
 
 
 def _renew_locks() -> None:
-    """Renew all locks in a forked child: a lock that another thread held at the fork is never released there."""
+    """Replace all locks in a forked child: a lock that another thread held at the fork is never released in the child."""
     background.renew_lock()
     for client in list(_clients):
         client._lock, client._starting = threading.Lock(), None
-        if client._process is None and client._rag._home is not None:  # it was starting at the fork
+        if client._process is None and client._rag._home is not None:  # the client was starting at the fork
             client._process = -1
 
 
@@ -74,9 +74,9 @@ if hasattr(os, "register_at_fork"):
 class AnswerStream:
     """An iterator of `Retrieved`, then `Delta`s, then `Done`. See `ragcore.AnswerStream`."""
 
-    def __init__(self, stream: streams.AnswerStream, patience: Patience) -> None:
+    def __init__(self, stream: streams.AnswerStream, deadline: ThreadDeadline) -> None:
         self._stream = stream
-        self._patience = patience
+        self._deadline = deadline
 
     def __iter__(self) -> Iterator[StreamEvent]:
         return self
@@ -88,14 +88,14 @@ class AnswerStream:
             except StopAsyncIteration:
                 return None
 
-        event = background.call(step, self._patience)
+        event = background.call(step, self._deadline)
         if event is None:
             raise StopIteration
         return event
 
     def answer(self) -> Answer:
         """Read the rest of the stream, and return the whole answer."""
-        return background.call(self._stream.answer, self._patience)
+        return background.call(self._stream.answer, self._deadline)
 
 
 class RAG:
@@ -147,10 +147,10 @@ class RAG:
 
     def start(self) -> None:
         """Start the client now instead of at the first call. Also opens a closed client again."""
-        self._start(Patience(START_SECONDS), again=True)
+        self._start(ThreadDeadline(START_SECONDS), again=True)
 
-    def _start(self, patience: Patience, *, again: bool) -> None:
-        with self._locked(patience):
+    def _start(self, deadline: ThreadDeadline, *, again: bool) -> None:
+        with self._locked(deadline):
             if self._closing:
                 raise NotOpen("the client is closing and accepts no new calls")
             if self._closed and not again:
@@ -161,26 +161,26 @@ class RAG:
                 raise NotOpen(
                     f"the client was started before this process ({os.getpid()}) was forked: make it after the fork, or start it only in the child"
                 )
-            # Tested by `done`, not by None: a quick start is over before the next line has stored its future.
+            # Check `done`, because nothing resets `_starting` to None: a quick start may end before its future is stored here.
             if self._starting is None or self._starting.done():
-                self._starting = background.submit(self._start_there())
+                self._starting = background.submit(self._start_on_loop())
             starting = self._starting
-        # A start that takes longer than this caller waits continues for the next callers.
-        background.wait(starting, patience, starting=True)
+        # If this caller stops waiting, the start continues, and later callers wait for it.
+        background.wait(starting, deadline, starting=True)
 
-    async def _start_there(self) -> None:
-        """Start the client. Runs on the loop; all callers wait for the same start."""
+    async def _start_on_loop(self) -> None:
+        """Start the client. Runs on the background loop. All callers wait for the same start."""
         with anyio.fail_after(START_SECONDS):
             await self._rag.start()
         self._process, self._closed = os.getpid(), False
         background.opened(self._rag)
 
     @contextmanager
-    def _locked(self, patience: Patience) -> Iterator[None]:
-        """Hold the lock for a block. Bounded, since another thread may hold the lock while it waits for a blocked loop."""
+    def _locked(self, deadline: ThreadDeadline) -> Iterator[None]:
+        """Hold the lock for a block. The wait is bounded, since another thread may hold the lock while it waits for a blocked loop."""
         lock = self._lock
-        if not lock.acquire(timeout=patience.left()):
-            raise patience.expired()
+        if not lock.acquire(timeout=deadline.seconds_to_wait()):
+            raise deadline.expired()
         try:
             yield
         finally:
@@ -188,17 +188,17 @@ class RAG:
 
     def close(self, *, drain: float | None = None) -> None:
         """Close the client. See `ragcore.RAG.aclose`. Calls that are made meanwhile raise `NotOpen`."""
-        patience = Patience((self._rag.settings.drain if drain is None else drain) + CLOSE_SECONDS)
+        deadline = ThreadDeadline((self._rag.settings.drain if drain is None else drain) + CLOSE_SECONDS)
         starting = self._starting
         if starting is not None:
             with suppress(Exception):  # the caller that started it gets the error
-                background.wait(starting, patience)
-        with self._locked(patience):
+                background.wait(starting, deadline)
+        with self._locked(deadline):
             if self._process != os.getpid() or self._closing:
                 return
             self._closing = True
         try:
-            background.call(lambda: self._rag.aclose(drain=drain), patience)
+            background.call(lambda: self._rag.aclose(drain=drain), deadline)
         finally:
             with self._lock:
                 self._process, self._closing, self._closed = None, False, True
@@ -318,19 +318,19 @@ class RAG:
         """Return the last finished calls, oldest first. See `ragcore.RAG.recent`."""
         return self._now(lambda rag: rag.recent())
 
-    def _ready(self, seconds: float | None) -> Patience:
-        """Start the client if this is its first call, and the clock of the call. A closed client stays closed until `start`.
+    def _ready(self, seconds: float | None) -> ThreadDeadline:
+        """Start the client if this is its first call, and return the call's deadline. A closed client stays closed until `start`.
 
         Args:
             seconds: the timeout of the call; None: `Settings.timeout`.
         """
-        patience = Patience(check_timeout(seconds) or self._rag.settings.timeout)
-        self._start(patience, again=False)
-        return patience
+        deadline = ThreadDeadline(check_timeout(seconds) or self._rag.settings.timeout)
+        self._start(deadline, again=False)
+        return deadline
 
     def _call(self, fn: Callable[[asynchronous.RAG], Awaitable[T]], seconds: float | None) -> T:
-        patience = self._ready(seconds)
-        return background.call(lambda: _within(patience, fn(self._rag)), patience)
+        deadline = self._ready(seconds)
+        return background.call(lambda: _within(deadline, fn(self._rag)), deadline)
 
     def _now(self, fn: Callable[[asynchronous.RAG], T]) -> T:
         async def run() -> T:
@@ -439,7 +439,7 @@ class TenantView:
 
         if isinstance(documents, AsyncIterable | Collection) or not isinstance(documents, Iterable):
             self._rag._ready(None)
-            return background.call(lambda: add(documents), Patience(threading.TIMEOUT_MAX / 2))
+            return background.call(lambda: add(documents), ThreadDeadline(threading.TIMEOUT_MAX / 2))
         self._rag._ready(None)
         return background.feed(documents, add)
 
@@ -456,10 +456,10 @@ class TenantView:
         return self._rag._call(lambda rag: rag.documents(tenant=self._tenant, timeout=timeout), timeout)
 
 
-async def _within(patience: Patience, awaitable: Awaitable[T]) -> T:
-    """Await within the rest of the call's time, if the start of the client took a part of it."""
-    spent = patience.elapsed() > SPENT_SECONDS
-    with inherit(anyio.current_time() + patience.remaining()) if spent else nullcontext():
+async def _within(deadline: ThreadDeadline, awaitable: Awaitable[T]) -> T:
+    """Await a call. If the start of the client has used a part of the call's time, the call gets only the rest."""
+    spent = deadline.elapsed() > SPENT_SECONDS
+    with inherit(anyio.current_time() + deadline.remaining()) if spent else nullcontext():
         return await awaitable
 
 
@@ -469,18 +469,18 @@ def _entered(
     make: Callable[[asynchronous.RAG], AbstractAsyncContextManager[streams.AnswerStream]],
     timeout: float | None,
 ) -> Iterator[AnswerStream]:
-    patience = client._ready(timeout)
+    deadline = client._ready(timeout)
     process = os.getpid()
     context = make(client._rag)
-    stream = background.call(context.__aenter__, patience)
+    stream = background.call(context.__aenter__, deadline)
 
     def leave() -> None:
-        # At the end of the interpreter the loop has ended, and in a forked child the stream belongs to the parent: there is nothing to close.
+        # After the loop has ended, with the interpreter, there is nothing to close; in a forked child, the stream belongs to the parent.
         if not background.ended and os.getpid() == process:
-            background.call(lambda: context.__aexit__(None, None, None), Patience(END_SECONDS))
+            background.call(lambda: context.__aexit__(None, None, None), ThreadDeadline(END_SECONDS))
 
     try:
-        yield AnswerStream(stream, patience)
+        yield AnswerStream(stream, deadline)
     except BaseException:
         try:
             leave()

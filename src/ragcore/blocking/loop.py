@@ -1,7 +1,7 @@
-"""The background thread with its event loop, one per process, and how long a calling thread waits for it.
+"""The background thread with its event loop, one per process, and the deadlines of the threads that wait for it.
 
-Invariants: the loop belongs to one process, and a forked child starts its own. No thread waits for it longer than its `Patience`. At the end of the
-interpreter, open clients are closed within a bounded time; the thread is a daemon.
+Invariants: the loop belongs to one process, and a forked child starts its own. No thread waits for the loop after its `ThreadDeadline`. At the end of
+the interpreter, open clients are closed within a bounded time; the thread is a daemon.
 """
 
 from __future__ import annotations
@@ -23,13 +23,21 @@ import anyio
 from ragcore.client import rag as asynchronous
 from ragcore.errors import DeadlineExceeded, NotOpen
 
-__all__ = ["CLOSE_SECONDS", "END_SECONDS", "SPENT_SECONDS", "START_SECONDS", "BackgroundLoop", "Patience", "background"]
+__all__ = [
+    "CLOSE_SECONDS",
+    "END_SECONDS",
+    "SPENT_SECONDS",
+    "START_SECONDS",
+    "BackgroundLoop",
+    "ThreadDeadline",
+    "background",
+]
 
 T = TypeVar("T")
 U = TypeVar("U")
 
 START_SECONDS = 30.0
-# How many items the calling thread reads ahead.
+# The number of items that the calling thread reads ahead.
 AHEAD = 64
 END_SECONDS = 2.0
 # The longest time for closing the components, after draining.
@@ -40,8 +48,8 @@ SPENT_SECONDS = 0.02
 GRACE_SECONDS = 0.1
 
 
-class Patience:
-    """The time that a calling thread waits by its own clock: the call's timeout, and a grace period in which the loop can report the timeout itself."""
+class ThreadDeadline:
+    """The deadline of a calling thread, by its own clock: the call's timeout and then a grace period, in which the loop can report the timeout itself."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -55,7 +63,7 @@ class Patience:
         """Seconds since the call began."""
         return time.monotonic() - self._began
 
-    def left(self) -> float:
+    def seconds_to_wait(self) -> float:
         """Seconds to wait, including the grace period."""
         return self.remaining() + GRACE_SECONDS
 
@@ -93,35 +101,35 @@ class BackgroundLoop:
         self._closing: set[asyncio.Task[None]] = set()
         self.ended = False
 
-    def call(self, fn: Callable[[], Awaitable[T]], patience: Patience) -> T:
-        """Run a coroutine function on the loop. It is cancelled there if the calling thread is interrupted or its time is up.
+    def call(self, fn: Callable[[], Awaitable[T]], deadline: ThreadDeadline) -> T:
+        """Run a coroutine function on the loop. It is cancelled if the calling thread is interrupted or its time is up.
 
         Raises:
             DeadlineExceeded: the time is up and the loop did not respond: it is blocked.
         """
         future = self.submit(fn())
         try:
-            return self.wait(future, patience)
+            return self.wait(future, deadline)
         except BaseException:
             future.cancel()
             raise
 
     @staticmethod
-    def wait(future: futures.Future[T], patience: Patience, *, starting: bool = False) -> T:
-        """Wait for a result from the loop, for as long as the calling thread's patience lasts.
+    def wait(future: futures.Future[T], deadline: ThreadDeadline, *, starting: bool = False) -> T:
+        """Wait for a result from the loop, until the calling thread's deadline.
 
         Args:
             starting: whether the thread waits for the start of the client.
         """
         try:
-            return future.result(patience.left())
+            return future.result(deadline.seconds_to_wait())
         except futures.TimeoutError:
-            if future.done():  # it ended at this moment, or the call itself raised TimeoutError
+            if future.done():  # the call ended at this moment, or raised TimeoutError itself
                 return future.result()
-            raise patience.expired(starting=starting) from None
+            raise deadline.expired(starting=starting) from None
 
     def feed(self, items: Iterable[U], fn: Callable[[AsyncIterable[U]], Awaitable[T]]) -> T:
-        """Run a coroutine function on the loop, over items that are read in this thread. Its error is raised after the next item has been read."""
+        """Run a coroutine function on the loop, with items that this thread reads. If the function fails, its error is raised after the next item is read."""
         sender, receiver = anyio.create_memory_object_stream[U](AHEAD)
         ended = threading.Event()
 
@@ -130,7 +138,7 @@ class BackgroundLoop:
                 async with receiver:
                     return await fn(receiver)
             finally:
-                sender.close()  # on the loop that it belongs to
+                sender.close()  # close it on its own loop
                 ended.set()
 
         future = self.submit(run())
@@ -138,7 +146,7 @@ class BackgroundLoop:
             for item in items:
                 try:
                     self.submit(sender.send(item)).result()
-                except (anyio.BrokenResourceError, anyio.ClosedResourceError):  # it has ended; `future` has its error
+                except (anyio.BrokenResourceError, anyio.ClosedResourceError):  # `fn` has ended; `future` has its error
                     break
             else:
                 self.submit(sender.aclose()).result()
@@ -162,7 +170,7 @@ class BackgroundLoop:
     def running(self) -> asyncio.AbstractEventLoop:
         """Return the loop, and start it if it does not run yet."""
         with self._lock:
-            if self.ended:  # a thread that is started now would never run
+            if self.ended:  # a thread that starts now would never run
                 raise NotOpen("the interpreter is ending and accepts no new calls")
             if self._loop is None or self._process != os.getpid():
                 self._loop = self._start()
@@ -203,7 +211,7 @@ class BackgroundLoop:
         try:
             for client in list(self._open) if loop else ():
                 with suppress(DeadlineExceeded):
-                    self.call(partial(client.aclose, drain=0.0), Patience(CLOSE_SECONDS))
+                    self.call(partial(client.aclose, drain=0.0), ThreadDeadline(CLOSE_SECONDS))
         finally:
             self.ended = True
         if loop is not None:

@@ -1,4 +1,4 @@
-"""The command line: ingest, ask, search, similarity, doctor, migrate.
+"""The command line `ragcore`.
 
 Results go to stdout, messages to stderr. Exit codes: 0 success; 1 partial success (a document failed, nothing was found, a check failed); 2 the command or
 the configuration is invalid; 3 a dependency failed; 4 timeout or overload.

@@ -1,4 +1,4 @@
-"""The command line: its commands, and the options that stand before a command."""
+"""The command line: its commands, and the options that all commands share."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ragcore.cli.session import Options, results
 __all__ = ["run"]
 
 
-class _Anywhere(TyperGroup):
-    """Accepts its options after the command as well, where people write them: `ragcore ask … --data folder`."""
+class _OptionsAnywhere(TyperGroup):
+    """Accepts the options of the group also after the command, where people write them: `ragcore ask … --data folder`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # a Context of click, or of the copy in newer typers
         return super().parse_args(ctx, self._to_the_front(args))
@@ -30,7 +30,7 @@ class _Anywhere(TyperGroup):
     def _to_the_front(self, args: list[str]) -> list[str]:
         command = next((name for name in args if name in self.commands), None)
         theirs = {name for option in self.commands[command].params for name in option.opts} if command else set()
-        # Each option of the group by its name, and whether it is a flag. "--version" is eager: it works anywhere.
+        # The names of the group's options, each with whether it is a flag. "--version" is eager: it works anywhere.
         own = {
             name: bool(getattr(option, "is_flag", False))
             for option in self.params
@@ -40,7 +40,7 @@ class _Anywhere(TyperGroup):
         rest: list[str] = []
         waiting = iter(args)
         for argument in waiting:
-            if argument == "--":  # what follows are arguments, whatever they look like
+            if argument == "--":  # all later arguments are positional, even those that look like options
                 rest.append(argument)
                 break
             name, equals, _ = argument.partition("=")
@@ -55,7 +55,7 @@ class _Anywhere(TyperGroup):
 
 app: typer.Typer = typer.Typer(
     name="ragcore",
-    cls=_Anywhere,
+    cls=_OptionsAnywhere,
     help="Answer questions over private documents, with citations. Results go to stdout, messages to stderr.",
     epilog="Exit codes: 0 success, 1 partial success, 2 invalid command or configuration, 3 a dependency failed, 4 timeout or overload.",
     no_args_is_help=True,
@@ -102,7 +102,7 @@ def _options(
         int | None,
         typer.Option(
             "--ef-search",
-            help="Candidates of a search in the vector index, 1 to 1000: more are slower and find more.",
+            help="Number of candidates of a search in the vector index, 1 to 1000. A larger number is slower and finds more.",
             show_default="100",
         ),
     ] = None,
@@ -110,7 +110,7 @@ def _options(
         int | None,
         typer.Option(
             "--exact-rows",
-            help="Search a tenant with at most this many chunks exactly, without the index.",
+            help="Search exactly, without the index, if the tenant has at most this many chunks.",
             show_default="2,000,000 / dimension",
         ),
     ] = None,

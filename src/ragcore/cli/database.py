@@ -43,7 +43,7 @@ def migrate(
         ),
     ] = False,
 ) -> None:
-    """Create or update the schema in PostgreSQL. The environment names its embedding model."""
+    """Create or update the schema in PostgreSQL. The environment variables name the embedding model."""
     options: Options = context.obj
 
     async def body() -> int:
@@ -77,7 +77,7 @@ def reembed(
     owner_dsn: OwnerDsn,
     as_json: Json = False,
 ) -> None:
-    """Embed a collection again, into another one. The environment names the embedding model. Run the command again to carry over later changes."""
+    """Embed a collection again, into another one. The environment variables name the embedding model. Run the command again to carry over later changes."""
     options: Options = context.obj
 
     async def body() -> int:
@@ -156,7 +156,7 @@ def expire(
 
 
 def _named_embedder(environ: Mapping[str, str]) -> Embedder:
-    """Return the embedder that the environment names, not started. A missing key is allowed: a migration needs only the model's name and dimension."""
+    """Return the embedder that the environment variables name, not started. Its key may be missing: a migration needs only the model's name and dimension."""
     from ragcore.client.components import make_embedder
 
     dimension = environ.get("RAGCORE_EMBEDDING_DIMENSION")

@@ -26,7 +26,7 @@ from ragcore.store.postgres import Inspection, PgVectorStore
 from ragcore.text.tokens import TokenCounter
 from ragcore.types.secret import without_credentials
 
-__all__ = ["Check", "Looked", "examine"]
+__all__ = ["Check", "CheckResults", "examine"]
 
 SECONDS = 10.0
 
@@ -41,16 +41,16 @@ class Check:
 
 
 @dataclass(slots=True)
-class Looked:
-    """Results of the checks that further checks need."""
+class CheckResults:
+    """Results that later checks need."""
 
     config: Config | None = None
     database: Inspection | None = None
 
 
-async def examine(options: Options, looked: Looked | None = None) -> AsyncIterator[Check]:
-    """Check all parts. Each part comes after the parts that it depends on."""
-    looked = looked or Looked()
+async def examine(options: Options, results: CheckResults | None = None) -> AsyncIterator[Check]:
+    """Check all parts of an installation. Each part is checked after the parts that it depends on."""
+    results = results or CheckResults()
     yield Check("interpreter", "ok", f"Python {platform.python_version()} on {sys.platform}")
     namesake = find_namesake()
     if namesake is not None:
@@ -61,21 +61,21 @@ async def examine(options: Options, looked: Looked | None = None) -> AsyncIterat
         try:
             options.check_database()
         except ConfigurationError as error:
-            # A check must not create the database that it misses. An empty one shows whether one can be created.
+            # A check must not create the missing database. Instead, an empty database in a temporary folder shows whether one can be created.
             folder = stack.enter_context(TemporaryDirectory(prefix="ragcore-doctor-"))
             options = replace(options, data=Path(folder))
-            yield Check("database", "warning", f"{error}; the next checks use an empty one in a temporary folder")
-        async for check in _examine(options, looked):
+            yield Check("database", "warning", f"{error}; the next checks use an empty database in a temporary folder")
+        async for check in _examine(options, results):
             yield check
 
 
-async def _examine(options: Options, looked: Looked) -> AsyncIterator[Check]:
+async def _examine(options: Options, results: CheckResults) -> AsyncIterator[Check]:
     try:
         config = options.config()
     except ConfigurationError as error:
         yield Check("settings", "error", str(error))
         return
-    looked.config = config
+    results.config = config
     yield _settings(config)
     try:
         rag = RAG.from_config(config)
@@ -88,7 +88,7 @@ async def _examine(options: Options, looked: Looked) -> AsyncIterator[Check]:
         yield Check("database", "error", str(error))
         return
     try:
-        async for check in _database(rag, looked):
+        async for check in _database(rag, results):
             yield check
         yield await _embedder(rag)
         yield _models(config)
@@ -130,7 +130,7 @@ def _settings(config: Config) -> Check:
     )
 
 
-async def _database(rag: RAG, looked: Looked) -> AsyncIterator[Check]:
+async def _database(rag: RAG, results: CheckResults) -> AsyncIterator[Check]:
     store = rag.retriever.store
     assert isinstance(store, PgVectorStore)
     try:
@@ -139,7 +139,7 @@ async def _database(rag: RAG, looked: Looked) -> AsyncIterator[Check]:
     except RagcoreError as error:
         yield Check("database", "error", str(error))
         return
-    looked.database = found
+    results.database = found
     yield Check(
         "database",
         "ok",
@@ -148,7 +148,7 @@ async def _database(rag: RAG, looked: Looked) -> AsyncIterator[Check]:
     yield _connection(found)
     findings = found.findings(rag.retriever.embedder)
     if not findings:
-        yield Check("role", "ok", f"{found.role} is no superuser and owns nothing; row-level security is forced")
+        yield Check("role", "ok", f"{found.role} is not a superuser and owns nothing; row-level security is forced")
     if found.has_schema:
         others = [schema for schema in found.collections if schema != found.schema]
         yield Check(

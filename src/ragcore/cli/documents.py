@@ -59,7 +59,7 @@ def ingest(
     expires_at: Annotated[
         str | None,
         typer.Option(
-            help="When the documents expire, such as 2030-01-31; in UTC, unless it has a time zone. A line of a .jsonl file can set its own.",
+            help="Time at which the documents expire, such as 2030-01-31; in UTC, unless it has a time zone. A line of a .jsonl file can set its own time.",
             show_default="never",
         ),
     ] = None,
@@ -75,7 +75,7 @@ def ingest(
     expiry = _moment(expires_at)
 
     async def body() -> int:
-        # Checked first: an invalid path is an error before the database starts.
+        # Check the paths first, so that an invalid path is an error before the database starts.
         check_paths([path.expanduser() for path in paths])
         seconds = options.config().read_timeout
         found = read(
@@ -161,7 +161,7 @@ def _moment(given: str | None) -> datetime | None:
 async def _expiring(
     found: AsyncIterator[Document | Unreadable], expires_at: datetime | None
 ) -> AsyncIterator[Document | Unreadable]:
-    """Yield the documents. Those without an expiry of their own get this one."""
+    """Yield the documents. Documents without their own expiry get this one."""
     async for document in found:
         if expires_at is not None and isinstance(document, Document) and document.expires_at is None:
             yield replace(document, expires_at=expires_at)

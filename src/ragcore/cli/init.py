@@ -21,14 +21,14 @@ RAGCORE_DATA=data
 # The tenant that the command line uses without --tenant.
 RAGCORE_TENANT=me
 
-# --- Your own PostgreSQL: set DATABASE_URL, and RAGCORE_DATA is no longer used. The role must own nothing.
+# --- Your own PostgreSQL. If DATABASE_URL is set, RAGCORE_DATA is not used. The role must own nothing.
 # DATABASE_URL=postgresql://app:password@localhost:5432/app
 
 # --- A model that writes the answers. Without a key, ragcore quotes the documents.
 # OPENAI_API_KEY=
-# The address of a server of your own that speaks OpenAI's protocol:
+# The URL of your own server with OpenAI's protocol:
 # OPENAI_BASE_URL=http://localhost:8080/v1
-# The models in the order in which they are asked:
+# The models, in the order in which ragcore tries them:
 # RAGCORE_MODELS=gpt-4o-mini,gpt-4o
 
 # --- The embedding model. A collection is made for one model. all-MiniLM-L6-v2 runs on this machine.
@@ -98,14 +98,16 @@ def init(
     """Write a commented .env, a first program and an example document. Overwrites nothing."""
     there = [name for name in FILES if (folder / name).exists()]
     if there:
-        raise typer.BadParameter(f"{folder} already has {' and '.join(there)}: name another folder, or remove them")
+        raise typer.BadParameter(
+            f"{folder} already has {' and '.join(there)}: name another folder, or remove these files"
+        )
     try:
         for name, text in FILES.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise typer.BadParameter(f"{folder} can't be written: {error.strerror}") from None
+        raise typer.BadParameter(f"cannot write to {folder}: {error.strerror}") from None
     for name in FILES:
         results.print(f"wrote {folder / name}", markup=False)
     results.print("\nNext:", markup=False)

@@ -33,7 +33,7 @@ async def review(
 
     Args:
         found: the database's inspection; None: the database is not reachable.
-        tokens, audit: the files that `ragcore serve` gets.
+        tokens, audit: the files that are passed to `ragcore serve` as --tokens and --audit.
     """
     yield _role(config, found)
     yield _connection(found)
@@ -93,7 +93,11 @@ def _limits(config: Config) -> Check:
 def _tokens(path: Path | None) -> Check:
     name = "production: tokens"
     if path is None:
-        return Check(name, "warning", "not checked: if `ragcore serve` gets a file of tokens, pass it as --tokens FILE")
+        return Check(
+            name,
+            "warning",
+            "not checked: if `ragcore serve` uses a file of tokens, pass the same --tokens FILE to this command",
+        )
     try:
         mode = path.stat().st_mode
         rows: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -30,7 +30,7 @@ SIGNS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "error": "[red]✗[/]
 
 
 def show_answer(answer: Answer, *, show_passages: bool) -> None:
-    """Show everything but an answer's text: warnings, then its citations or all passages."""
+    """Show an answer's warnings, then its citations or all passages. Does not show its text."""
     _warn_of_degradations(answer.degraded)
     if not answer.complete:
         messages.print(
@@ -41,7 +41,7 @@ def show_answer(answer: Answer, *, show_passages: bool) -> None:
     if not answer.found and answer.retrieval.passages:
         found = f"{len(answer.retrieval.passages)} passages were found, "
         why = (
-            "but no sentence has enough of the question's words to be quoted; a model could still find the answer in them"
+            "but no sentence has enough of the question's words to be quoted; a model could still find the answer in the passages"
             if answer.model == EXTRACTIVE
             else "but none answers the question"
         )
@@ -65,7 +65,7 @@ def show_retrieval(retrieval: Retrieval) -> None:
 
 
 def show_ingest(report: IngestReport, *, as_json: bool) -> None:
-    """Show how many documents were added, updated, unchanged and failed; warnings and failures are messages."""
+    """Show how many documents were added, updated, unchanged and failed. Warnings and failures go to stderr."""
     for doubt in report.warnings:
         messages.print(f"{doubt.id}: {doubt.message}", style="yellow", markup=False)
     for failed in report.failed:

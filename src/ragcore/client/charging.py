@@ -1,4 +1,4 @@
-"""Charging: checks the limits before each call, and counts its use, however it ends."""
+"""Checks the limits of a tenant before each of its calls, and counts the tokens and the cost of the call, however it ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Charging"]
 class Charging:
     """The limits of each tenant, in this process or shared by all processes, and the charges against them.
 
-    Invariant: each call that used something is charged exactly once: by `answered` if it has an answer, else by `settle`, which estimates.
+    Invariant: each call that used a model is charged exactly once: by `answered` or `charge` if it succeeds, else by `settle`, from an estimate.
     """
 
     quota: Quota
@@ -52,7 +52,7 @@ class Charging:
         """Refuse the call of a tenant that has used up a limit in all processes together.
 
         Raises:
-            LimitExceeded: the call is then removed from the running calls.
+            LimitExceeded: a limit is used up. The call no longer counts as running.
         """
         if self._shared is not None:
             try:
@@ -65,7 +65,7 @@ class Charging:
         """Count the use of a model by a call.
 
         Args:
-            model: "": none was used.
+            model: the name of the model that wrote; "": no model wrote anything.
         """
         call.charged = True
         embedding_model = "" if self._embedder is None else self._embedder.model
@@ -86,7 +86,7 @@ class Charging:
             self.charge(call, failed, model)
 
     async def settle(self, call: Call, owner: Owner | None) -> None:
-        """Finish the accounting of a call, however it ended. An answer that the tenant abandons is charged by estimate."""
+        """Finish the accounting of a call, however it ended. An abandoned answer is charged by an estimate."""
         if not call.charged and (call.written or call.embedded):
             wrote = bool(call.written) and not call.spent
             seen = call.estimated() if wrote else Usage()
@@ -101,7 +101,7 @@ class Charging:
 def _shared(quota: Quota, store: Searcher) -> SharedQuota:
     if not isinstance(store, QuotaStore):
         raise ConfigurationError(
-            f"share_limits needs a store that counts calls of all processes, and {type(store).__name__} has no count_calls: "
+            f"share_limits needs a store that counts the calls of all processes, and {type(store).__name__} has no count_calls: "
             "use PgVectorStore, or remove share_limits"
         )
     return SharedQuota(quota, store)

@@ -1,4 +1,4 @@
-"""The components that a configuration names. Each is imported only if it is named."""
+"""Makes the components that a configuration names. A component's module is imported only if the configuration names it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Generators:
     Attributes:
         given: the client's argument, unchanged.
         answering: `given`, with quotation as the last resort.
-        alone: the first model, without anything to fall back to; a `FallbackGenerator`, so that it runs like the others.
+        alone: the first model, without a fallback. It is wrapped in a `FallbackGenerator`, so that it runs like the others.
         degrading, strict: `answering` and `alone` with redaction. The client calls these two.
     """
 

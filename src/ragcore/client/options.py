@@ -29,7 +29,7 @@ class AskOptions(RetrieveOptions, total=False):
     temperature: float | None
     """How freely the model chooses its words, from 0 to 2. None: the generator's own (0)."""
     stop: str | Sequence[str] | None
-    """Up to four texts; the answer ends before the first of them. None: no such texts."""
+    """Up to four texts. The answer ends before the first of them that the model writes. None: no such texts."""
 
 
 class TimedSimilarityOptions(SimilarityOptions, total=False):

@@ -1,7 +1,7 @@
 """The client, and its view for one tenant. Each call ends by its deadline.
 
 Read `ask` from top to bottom: validate, retrieve, prompt, generate, cite. These steps are functions of `answering`. This module has the life cycle and the
-bookkeeping: each call has a deadline and is charged, however it ends. Both classes are in one file, since each of them refers to the other.
+accounting: each call has a deadline and is charged, however it ends. Both classes are in one file, since each of them refers to the other.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RAG", "TenantView"]
 
-# `delete_tenant`: documents in one statement, and how many times it checks for documents that were added meanwhile.
+# Limits of `delete_tenant`: documents per statement, and repeats for documents that other callers add at the same time.
 DELETED_AT_ONCE = 1_000
 MOST_PASSES = 100
 
@@ -84,8 +84,8 @@ class RAG(Part):
             answer = await rag.ask("How long is the warranty?", tenant="acme", timeout=30)
         ```
 
-    All async methods raise `NotOpen` before `start` and after `aclose`, `WrongEventLoop` on another event loop, `InvalidInput` for a blank tenant or
-    a timeout that isn't positive, and `DeadlineExceeded` when their time is used up.
+    All methods that do I/O for a tenant raise `NotOpen` before `start` and after `aclose`, `WrongEventLoop` on another event loop, `InvalidInput` for a
+    blank tenant or a timeout that isn't positive, and `DeadlineExceeded` when their time is used up.
     """
 
     settings: Settings
@@ -175,7 +175,7 @@ class RAG(Part):
             drain: seconds that running calls get before they are cancelled; None: `Settings.drain`.
         """
         seconds = self.settings.drain if drain is None else drain
-        if self._closing is not None:  # another task closes it already, perhaps with a longer drain time
+        if self._closing is not None:  # another task is closing the client, perhaps with a longer drain time
             self._calls.hurry(seconds)
         else:
             self._drain = seconds
@@ -317,7 +317,7 @@ class RAG(Part):
     async def delete_tenant(self, *, tenant: str | UUID, timeout: float | None = None) -> Erased:
         """Erase a tenant's data: its documents with their chunks, its vectors in the cache, its finished calls, its counts.
 
-        Repeats until no document is left, so documents that are added meanwhile are erased too.
+        Repeats until no document is left, at most 100 times, to erase also documents that other callers add at the same time.
 
         The page on security lists the places where copies remain: dead rows until VACUUM, the WAL, backups, logs, and caches of other processes.
 
@@ -407,7 +407,7 @@ class RAG(Part):
 
     @contextmanager
     def _call(self, method: str, tenant: str, timeout: float | None, *, bounded: bool = True) -> Iterator[Call]:
-        """Run a block as a call of a checked tenant: bounded by its deadline, listed in `inflight`, and recorded however it ends."""
+        """Run a block as a call of a checked tenant. The call has a deadline, is listed in `inflight`, and is recorded however it ends."""
         call = self._begin(method, tenant, timeout, bounded=bounded)
         try:
             with call:
@@ -442,11 +442,11 @@ class RAG(Part):
         return self._calls.begin(method, tenant, seconds)
 
     def limits(self, *, tenant: str | UUID) -> tuple[LimitState, ...]:
-        """Return the rest of a tenant's limits for each minute; () if none are set."""
+        """Return how much of each of a tenant's limits per minute remains; () if no limit is set."""
         return self._charging.quota.state(check_tenant(tenant))
 
     def used(self) -> Mapping[tuple[str, str], UsedTokens]:
-        """Return tokens and cost by tenant and model, since the client was made."""
+        """Return the tokens used and their cost since the client was made, by tenant and model."""
         return self._charging.quota.used()
 
     @asynccontextmanager
@@ -466,7 +466,7 @@ class RAG(Part):
             call.failed(error)
             await self._charging.settle(call, self._owner)
             raise
-        # The audit log gets the call's line when it ends. This line records the passages that the caller sees even if the process dies before that.
+        # The audit log records a call when it ends. This extra line records the access to passages even if the process dies before the end.
         record(
             "stream", call.tenant, by=call.actor, call_id=call.id, outcome="begun", passages=call.passages, documents=0
         )
@@ -495,7 +495,7 @@ class RAG(Part):
         return answer
 
     def _redact_with(self, redact: Redact | None) -> None:
-        """Give the setting to all components: one without it would send texts that must be redacted."""
+        """Give the setting to all components: a component without it would send texts that must be redacted."""
         for part in (self._retriever, self._ingestor):
             if part is None or redact is None or part.redact == redact:
                 continue

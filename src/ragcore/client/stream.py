@@ -26,8 +26,8 @@ class AnswerStream:
     A stream may be entered, read and left in different tasks: no cancel scope is open between two events. The time that the reader takes between events
     counts towards the deadline. A stream that is no longer read is closed at its deadline. An error in the middle of a stream has `.partial_text`.
 
-    Invariant: `_left` is set exactly when the call is finished and nothing more is read from the model. The code that sets it also closes `_events` and
-    `_stack`; closing twice does nothing. While a step is under way, only that step touches `_events` and `_stack`.
+    Invariant: `_left` is set if and only if the call is finished and the stream reads nothing further from the model. The code that sets it also closes
+    `_events` and `_stack`; closing twice does nothing. While a step is under way, only that step touches `_events` and `_stack`.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class AnswerStream:
         self._text = ""
         self._answer: Answer | None = None
         self._left = anyio.Event()
-        # In a task of the client, not of the reader: a reader that forgets the stream never closes it.
+        # A task of the client, not of the reader, closes the stream: a reader that forgets the stream never closes it.
         call.timed_by_owner = True
         owner.spawn(self._close_at_deadline, name="abandoned stream")
 
@@ -112,7 +112,7 @@ class AnswerStream:
                 yield Delta(piece)
             if generation is None:
                 raise GenerationError("the generator's stream ended without a result", stage="generate")
-            # Before the answer is returned: a slow reader must not hold the connection and the place in the bulkhead.
+            # Close before the answer is returned: a slow reader must not hold the connection and the place in the bulkhead.
             await self._close()
             self._call.on_stage("generate", anyio.current_time() - began)
         self._answer = self._finish(self._call, self._retrieval, self._prompt, generation)
@@ -120,7 +120,7 @@ class AnswerStream:
             yield Delta(self._answer.text)
         elif not self._answer.found:  # the model wrote a reason before its marker for "not found"
             yield Delta(f"\n\n{self._answer.text}")
-        # Before the last event: a reader may stop there and never ask for the end of the iteration.
+        # End the call before the last event: a reader may stop at that event and never iterate further.
         self._left.set()
         self._call.finish("degraded" if self._call.degraded else "ok")
         yield Done(self._answer)
@@ -134,13 +134,13 @@ class AnswerStream:
         await self._abandon()
 
     async def _close(self) -> None:
-        # Replaced first: two tasks that close at once must not close the generator twice.
+        # Replace the stack first: two tasks that close at once must not close the generator twice.
         stack, self._stack = self._stack, AsyncExitStack()
         with cleaning_up():
             await close_quietly(stack)
 
     async def _abandon(self) -> None:
-        if self._call.stepping:  # another task waits for an event: cancel it; it cleans up
+        if self._call.stepping:  # another task waits for an event: cancel that task, which then cleans up
             self._call.cancel("the stream was closed while another task was reading it")
             return
         with cleaning_up():
@@ -151,7 +151,7 @@ class AnswerStream:
         with anyio.move_on_after(self._call.remaining()):
             await self._left.wait()
             return
-        if self._call.stepping:  # a reader waits: its step ends now, by `expire` or by its own scope, and cleans up
+        if self._call.stepping:  # a reader waits: `expire` or the reader's own scope ends its step, which cleans up
             self._call.expire()
             with anyio.move_on_after(2 * CLEAN_UP):
                 await self._left.wait()

@@ -31,21 +31,21 @@ class Config:
 
     Attributes:
         dsn: the address and login of PostgreSQL. The role must own nothing.
-        api_key, base_url: of the OpenAI-compatible server; None: the defaults of OpenAI's SDK.
-        embedding_api_key, embedding_base_url, generation_api_key, generation_base_url: of a separate server for embedding or for generation; None: `api_key`
-            and `base_url`.
+        api_key, base_url: key and URL of the OpenAI-compatible server; None: the defaults of OpenAI's SDK.
+        embedding_api_key, embedding_base_url, generation_api_key, generation_base_url: key and URL of a separate server for embedding or for generation;
+            None: `api_key` and `base_url`.
         embedding_model: "all-MiniLM-L6-v2" runs on this machine, any other model on the server.
-        embedding_dimension: numbers in a vector; None: known for OpenAI's models. Required for other models on a server.
+        embedding_dimension: length of a vector; None: the known length for OpenAI's models. Required for other models on a server.
         embedding_cache_mb, embedding_cache_ttl: size in MiB of the cache for the vectors of questions, and seconds for which a vector is kept. 0 MiB: no cache.
-        models: the models that write answers; each is the fallback of the one before it. "extractive" quotes the documents without a model; the client
+        models: the models that write answers; each is the fallback for the one before it. "extractive" quotes the documents without a model; the client
             always adds it as the last resort.
         top_k, score_threshold, mode: defaults of each search.
-        chunk_tokens, overlap_tokens, embed_text: how documents are cut into chunks, as in `Ingestor`. A change applies to documents that are added afterwards;
-            a document that is added again is cut and embedded again.
+        chunk_tokens, overlap_tokens, embed_text: settings for cutting documents into chunks, as in `Ingestor`. A change applies to documents that are added
+            later; a document that is added again is cut and embedded again.
         read_timeout: seconds for reading each file, as in `ingest.read`.
         schema: the collection in PostgreSQL. `store.migrate` or `ragcore migrate` creates it.
-        language: of full-text search, for a collection that the embedded database creates: a text search configuration of PostgreSQL, such as "german" or
-            "simple". None: "english" for a new collection; an existing collection keeps its own.
+        language: language of full-text search in a collection that the embedded database creates: a text search configuration of PostgreSQL, such as
+            "german" or "simple". None: "english" for a new collection; an existing collection keeps its own.
         pool_size, ef_search, exact_rows, allow_unsafe_role: as in `PgVectorStore`.
         settings: timeouts, limits and texts.
     """

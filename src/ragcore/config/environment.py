@@ -25,7 +25,7 @@ logger: logging.Logger = logging.getLogger("ragcore.config")
 T = TypeVar("T")
 D = TypeVar("D")
 
-# Read by the command line, not by from_env.
+# Only the command line reads these variables; `Config.from_env` ignores them.
 COMMAND_LINE_VARIABLES = ("RAGCORE_DATA", "RAGCORE_TENANT", "RAGCORE_OWNER_DSN")
 SETTINGS = {f"RAGCORE_{f.name.upper()}": f for f in fields(Settings)}
 OWN = (
@@ -88,7 +88,7 @@ class Environment:
         self._variables = variables
 
     def check_names(self) -> None:
-        """Check that no RAGCORE_ name is misspelt. A name that resembles no known one is ignored with a warning: it belongs to another program.
+        """Check that no RAGCORE_ name is misspelt. A name that resembles no known name is ignored with a warning: it may belong to another program.
 
         Kubernetes sets RAGCORE_PORT and RAGCORE_SERVICE_HOST in a pod if a service is called ragcore.
 
@@ -99,7 +99,7 @@ class Environment:
         for name in self._variables:
             if not name.startswith("RAGCORE_") or name in known or KUBERNETES.fullmatch(name):
                 continue
-            # Without the common prefix, which would make all names similar.
+            # Compare without the common prefix, which would make all names similar.
             own = name.removeprefix("RAGCORE_")
             near = difflib.get_close_matches(own, [one.removeprefix("RAGCORE_") for one in known], n=1, cutoff=MISSPELT)
             if near:
@@ -129,7 +129,9 @@ class Environment:
         except InvalidInput as error:
             raise ConfigurationError(f"{name}: {error}") from None
         except ValueError:
-            raise ConfigurationError(f"{name} is {text!r}: it must be {ARTICLES.get(kind, 'another value')}") from None
+            raise ConfigurationError(
+                f"{name} is {text!r}: it must be {DESCRIPTIONS.get(kind, 'another value')}"
+            ) from None
 
     def names(self, name: str) -> tuple[str, ...]:
         """Return the names in a variable, which are separated by commas; () if it is not set."""
@@ -173,7 +175,7 @@ class Environment:
         ports = env["PGPORT"].split(",") if env.get("PGPORT") else [""]
         if len(ports) not in (1, len(hosts)):
             raise ConfigurationError(
-                f"PGHOST names {len(hosts)} hosts and PGPORT {len(ports)} ports: give one, or one for each host"
+                f"PGHOST names {len(hosts)} hosts and PGPORT {len(ports)} ports: set one port, or one for each host"
             )
         where = ""
         if any(host.startswith("/") for host in hosts):  # the folder of the server's socket
@@ -192,7 +194,7 @@ def boolean(text: str) -> bool:
     """Return the truth value of a text such as "true", "off" or "1".
 
     Raises:
-        ValueError: the text is no truth value.
+        ValueError: the text is not a truth value.
     """
     if text.lower() in ("1", "true", "yes", "on"):
         return True
@@ -202,7 +204,7 @@ def boolean(text: str) -> bool:
 
 
 # The description of each kind of value in error messages.
-ARTICLES: dict[Any, str] = {int: "a whole number", float: "a number", boolean: "true or false"}
+DESCRIPTIONS: dict[Any, str] = {int: "a whole number", float: "a number", boolean: "true or false"}
 
 
 def _prices(path: str) -> Mapping[str, Price]:
@@ -214,5 +216,5 @@ def _prices(path: str) -> Mapping[str, Price]:
         }
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigurationError(
-            f'prices can\'t be read from {path} ({type(error).__name__}): write {{"model": {{"prompt": 0.15, "completion": 0.60, "embedding": 0.02}}}}'
+            f'cannot read prices from {path} ({type(error).__name__}): write {{"model": {{"prompt": 0.15, "completion": 0.60, "embedding": 0.02}}}}'
         ) from None

@@ -1,4 +1,4 @@
-"""`Settings`: how a client behaves. `Policies`: the resilience policy of each dependency."""
+"""`Settings`: timeouts, limits and texts of a client. `Policies`: the resilience policy of each dependency."""
 
 from __future__ import annotations
 
@@ -26,28 +26,30 @@ class Settings:
         timeout: seconds for a call that is made without `timeout`.
         document_timeout: seconds for each step of a document in `add`: cutting it, embedding 256 of its chunks, writing 2,000 of them.
         drain: seconds that running calls get when the client is closed, before they are cancelled.
-        degrade: whether a call degrades when a stage fails: full-text search without the embedder, quotation without the model. False: it raises the error.
+        degrade: whether a call degrades when a stage fails: full-text search without the embedder, quotation without the model. False: the call raises the
+            error.
         quote_when_overloaded: whether the passages are quoted if no model has a place for the call; False: the call raises `Overloaded`, so that the caller
             can try again later.
-        instructions: for every answer, in addition to the rules for citations. The `instructions` of a call replace them.
+        instructions: instructions for every answer, in addition to the rules for citations. The `instructions` of a call replace them.
         not_found: the answer's text if the documents don't answer the question.
         not_searched: the answer's text if nothing was found because the search was incomplete: the embedder was down, or the documents have no
             embeddings of its model.
         not_answered: text before the nearest passage, if no model could be reached and no sentence can be quoted as the answer.
         prompt_tokens: largest number of tokens of a prompt.
         max_tokens: largest number of tokens of an answer.
-        recent: how many finished calls `RAG.recent()` remembers.
+        recent: the number of finished calls that `RAG.recent()` returns.
         health_timeout: seconds that `RAG.health()` may take.
-        watchdog: whether a thread looks for hung calls, a blocked event loop and a full default executor, and reports them.
+        watchdog: whether a thread detects and reports hung calls, a blocked event loop and a full default executor.
         memory_mb: the memory limit of this process in MiB, for `RAG.health()`; None: the limit of the cgroup.
         requests_per_minute, tokens_per_minute, calls_at_once: the limits of each tenant. A call beyond a limit raises `LimitExceeded`. 0: no limit.
             None: no limit, except in `ragcore serve`, which has defaults.
-        share_limits: whether the processes that use the same database share these limits and count calls in it; False: each process counts its own calls.
+        share_limits: whether all processes that use the same database share these limits and count their calls in it; False: each process counts its own
+            calls.
         spending_per_day: the limit of each tenant and day (UTC), in the currency of the prices; None: no limit.
         prices: prices of a million tokens, by model.
-        redact: what is removed from texts before they go to a model or an embedder: a `Redaction`, or a function from text to text, which
+        redact: removes personal data from texts before they are sent to a model or an embedder: a `Redaction`, or a function from text to text. A function
             runs on threads, at most 4 at once for each tenant. None: nothing is removed.
-            RAGCORE_REDACT holds the kinds of a `Redaction`, separated by commas, or "all", and "reversible".
+            RAGCORE_REDACT has the kinds of a `Redaction`, separated by commas, or "all"; add "reversible" for a reversible redaction.
     """
 
     timeout: float = 30.0

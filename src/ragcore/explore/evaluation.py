@@ -22,7 +22,7 @@ __all__ = ["Comparison", "Evaluation", "compare", "evaluate"]
 
 ROUNDS = 10_000
 MEASURES = ("recall", "precision", "mrr", "ndcg")
-# Chunks of one document count once, so more chunks are fetched than documents are judged.
+# Several chunks of one document count as one document, so more chunks than documents are fetched.
 CHUNKS_PER_DOCUMENT = 4
 
 
@@ -191,7 +191,7 @@ def compare(a: Evaluation, b: Evaluation, /) -> Comparison:
         InvalidInput: the evaluations have different questions or a different k.
     """
     if a.k != b.k or [one.question for one in a.questions] != [one.question for one in b.questions]:
-        raise InvalidInput("the two evaluations must be of the same questions, in the same order, at the same k")
+        raise InvalidInput("the two evaluations must have the same questions, in the same order, and the same k")
     changes = np.array([other.ndcg - one.ndcg for one, other in zip(a.questions, b.questions, strict=True)])
     observed = float(changes.mean())
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(ROUNDS, len(changes)))

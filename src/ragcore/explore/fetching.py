@@ -132,7 +132,7 @@ async def check_known(retriever: Retriever, labels: Iterable[Labelled]) -> tuple
 async def in_turn(
     items: Sequence[T], work: Callable[[T], Awaitable[U]], *, what: str, progress: bool, at_once: int = AT_ONCE
 ) -> list[U]:
-    """Process items concurrently, at most `at_once`, and return the results in their order. The first error ends it and is raised unchanged."""
+    """Process items concurrently, at most `at_once`. Returns the results in the order of the items. The first error stops the work and is raised unchanged."""
     results: dict[int, U] = {}
     numbers = iter(range(len(items)))
     failed: list[Exception] = []

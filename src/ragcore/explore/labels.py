@@ -28,7 +28,7 @@ class Labelled:
         question: the question as a user asks it.
         relevant: ids of the documents that answer it, or a mapping from ids to grades; a higher grade is better.
         tenant: owner of the documents.
-        tags: groups for which results are also shown separately.
+        tags: groups of questions. Results are also shown for each group.
     """
 
     question: str
@@ -56,8 +56,8 @@ def load(
     Each row has "question" and "relevant", and optionally "tenant" and "tags".
 
     Args:
-        source: in CSV, separate several relevant ids or tags in a field by spaces. Files of qrels end with .qrels, .tsv or .txt and have lines of
-            question id, an optional 0, document id and grade, separated by tabs or spaces. Documents with grade 0 are not relevant.
+        source: in CSV, separate several relevant ids or tags in a field by spaces. A file of qrels has the suffix .qrels, .tsv or .txt. Each of its
+            lines has a question id, an optional 0, a document id and a grade, separated by tabs or spaces. Documents with grade 0 are not relevant.
         tenant: tenant of rows without their own.
         questions: texts of the questions of qrels, by id: a mapping, or a .jsonl or .jsonl.gz with "id" (or "_id") and "text" (or "question").
 
@@ -71,7 +71,7 @@ def load(
 
 @runtime_checkable
 class _Frame(Protocol):
-    """A pandas DataFrame. A protocol avoids the import of pandas."""
+    """A pandas DataFrame. As a protocol, it does not import pandas."""
 
     @property
     def columns(self) -> object: ...

@@ -17,7 +17,7 @@ from ragcore.types.shown import as_table
 __all__ = ["Result", "axes", "caution"]
 
 SHOWN = 50
-# With fewer questions the interval of a mean rate is wider than the differences of interest: ±0.14 at 50 questions and a rate of one half.
+# At 50 questions and a rate of 0.5, the 95 % interval is ±0.14. With fewer questions it is wider than the differences that users look for.
 ENOUGH = 50
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:58rem;margin:2rem auto;padding:0 1.5rem}"
@@ -31,7 +31,7 @@ def caution(questions: int) -> str:
     """Return a warning for a result with too few questions, else an empty text."""
     if questions >= ENOUGH:
         return ""
-    return f"; {questions:,} question{'s' * (questions != 1)} can mislead: label {ENOUGH} or more"
+    return f"; only {questions:,} question{'s' * (questions != 1)}: label {ENOUGH} or more for a reliable result"
 
 
 class Result:

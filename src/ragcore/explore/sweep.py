@@ -38,9 +38,9 @@ class Sweep(Result):
 
     Attributes:
         aim: "f1": the best F1; "recall": recall of at least 0.95 with the fewest tokens, or 99 % of the maximum if 0.95 is impossible; "found": the
-            highest threshold at which at most 5 % of the questions find nothing, or as few as possible if 5 % is impossible.
+            highest threshold at which at most 5 % of the questions find nothing, or the smallest possible share if 5 % is impossible.
         recommended: the recommended threshold for the aim.
-        interval: 95 % interval of the recommendation from another sample of the same size.
+        interval: 95 % interval for the recommendation that another sample of the same size would give.
         rows: for each threshold: threshold, precision, recall, F1, share of questions with nothing found, mean number of passages and mean number of
             tokens that pass.
         relative: the same for thresholds relative to the best score of each question, from 0 to 1.
@@ -262,13 +262,13 @@ def _recommend(means: Table, steps: Table, aim: Aim) -> float:
 
 
 def _interval(table: Table, steps: Table, aim: Aim, best: float) -> tuple[float, float]:
-    """Return the interval by the bootstrap over questions (Efron 1979), widened by √2 because another sample scatters as this one does."""
+    """Return the interval by the bootstrap over questions (Efron 1979), widened by √2 because another sample has the same scatter as this one."""
     rng = np.random.default_rng(0)
     count = len(table)
     weights = rng.multinomial(count, np.full(count, 1 / count), size=ROUNDS) / count
     drawn = (weights @ table.reshape(count, -1)).reshape(ROUNDS, *table.shape[1:])
     found = np.array([_recommend(means, steps, aim) for means in drawn])
-    # Both sides get the larger deviation: on a grid few values are drawn, so a short side is chance. Half a step covers rounding to the grid.
+    # Use the larger deviation on both sides: few different grid values are drawn, so a shorter side is chance. Half a step covers rounding to the grid.
     half = float(np.median(np.diff(steps))) / 2 if len(steps) > 1 else 0.0
     reach = np.sqrt(2) * float(np.abs(np.quantile(found, [0.025, 0.975]) - best).max()) + half
     return float(max(best - reach, steps[0])), float(min(best + reach, steps[-1]))

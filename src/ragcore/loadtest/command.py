@@ -1,4 +1,4 @@
-"""Turns a scenario into a command: its function's parameters become options, its figures go to stdout and its report to a folder."""
+"""Turns a scenario into a command: the parameters of its function become options. The command prints the figures and writes the report to a folder."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def scenario_command(
             figures = run(**given)
         except Exception as error:
             with suppress(OSError):
-                folder.rmdir()  # fails if the folder is not empty, and then it is kept
+                folder.rmdir()  # a folder that is not empty can't be removed, and stays
             fault = _fault(error)
             if fault is None:
                 raise
@@ -115,7 +115,7 @@ def compare_command(
     for row in comparison.regressions:
         say(f"regression: {changed(row)}")
     for one in comparison.missed:
-        say(f"criterion not met after: {one}")
+        say(f"a later run did not meet a criterion: {one}")
     if not comparison.regressions and not comparison.missed:
         say("no regression")
     raise typer.Exit(1 if comparison.regressions or comparison.missed else 0)

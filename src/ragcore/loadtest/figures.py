@@ -100,7 +100,7 @@ class Figures:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def expect(self, holds: bool, criterion: str) -> None:
-        """Add a criterion; `holds` says whether the run met it."""
+        """Add a criterion; `holds`: whether the run met it."""
         self.criteria.append(Criterion(criterion, holds))
 
     @property

@@ -21,10 +21,10 @@ from ragcore.loadtest.target import Reply, TargetError
 
 __all__ = ["TOKEN_PATH", "HttpOptions", "HttpTarget", "bare", "http_target"]
 
-# Common paths of the text in an answer; the first path that leads to a text is used.
+# Common paths to the text in an answer. The first path that leads to a text is used.
 ANSWER_PATHS = ("answer", "text", "response", "message", "content", "choices.0.message.content", "data.answer")
 DELTA_PATHS = ("text", "delta", "content", "choices.0.delta.content", "token")
-# Names of server-sent events that hold a piece of the text, and of those that end it. Other events (sources, pings) are ignored.
+# Names of server-sent events with a piece of the text, and of events that end the text. Other events (sources, pings) are ignored.
 PIECE_EVENTS = ("message", "delta", "token", "chunk", "text", "answer", "content")
 END_EVENTS = ("done", "end", "complete")
 LINE_END = re.compile("\r\n|\n|\r(?!\\Z)")
@@ -122,10 +122,10 @@ class HttpTarget:
         self.name = bare(options.url)
 
     async def login(self) -> None:
-        """Log in if the options say so, and use the token for all questions.
+        """Log in if there is a login URL, and send the token with all questions.
 
         Raises:
-            TargetError: the login failed, or its answer has no token.
+            TargetError: the login failed, or its response has no token.
         """
         options = self._options
         token = options.token
@@ -147,7 +147,7 @@ class HttpTarget:
         self._client.cookies.jar.set_policy(_NoNewCookies())
 
     async def ask(self, question: str, /, *, timeout: float, token: Callable[[], None]) -> Reply:
-        """Ask, and read the whole answer. The driver enforces the timeout, because it waits a little longer to find hung questions."""
+        """Ask, and read the whole answer. Does not enforce the timeout: the driver does, because it waits a little longer to find hung questions."""
         try:
             reply = await self._ask(question, token)
         except TargetError as error:
@@ -189,9 +189,9 @@ class HttpTarget:
 
     def _is_degraded(self, answer: Any, where: str) -> bool:
         if self._options.degraded_path is not None:
-            return _says_so(_at(answer, self._options.degraded_path))
-        beside = _at(answer, where.rpartition(".")[0]) if "." in where else answer
-        return any(_says_so(_at(one, "degraded")) for one in (answer, beside))
+            return _is_marked(_at(answer, self._options.degraded_path))
+        neighbours = _at(answer, where.rpartition(".")[0]) if "." in where else answer
+        return any(_is_marked(_at(one, "degraded")) for one in (answer, neighbours))
 
     async def health(self) -> Mapping[str, Any] | None:
         """Return the JSON at the health URL, or the error if it can't be read; None without such a URL."""
@@ -240,7 +240,7 @@ class HttpTarget:
                 piece, _ = _text(event, self._options.delta_path, DELTA_PATHS)
                 ended = ended or bool(_at(event, "choices.0.finish_reason")) or _at(event, "done") is True
             elif piece is None:
-                piece = data  # a number is text, too
+                piece = data  # a number counts as text
             if piece:
                 token()
                 pieces.append(piece)
@@ -263,8 +263,8 @@ class _NoNewCookies(DefaultCookiePolicy):
 @asynccontextmanager
 async def http_target(options: HttpOptions) -> AsyncIterator[HttpTarget]:
     """Open a target and log in."""
-    # No limit of connections: time that questions wait for the pool would be measured as the target's slowness.
-    # Common servers close idle connections after 5 s, and a question sent at that moment would be lost, so this client closes them earlier.
+    # Don't limit connections: a question's wait for the connection pool would count as latency of the target.
+    # Many servers close idle connections after 5 s, and a question sent at that moment would be lost. So this client closes them earlier.
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=2.0)
     async with httpx.AsyncClient(limits=limits, headers=dict(options.headers), verify=options.verify) as client:
         target = HttpTarget(client, options)
@@ -325,8 +325,8 @@ def _refusal(status: int) -> TargetError:
         case 408 | 504:
             return TargetError("timeout", f"answered {status}", status=status)
         case 429:
-            told = "answered 429: the service limits the requests of one caller; raise its limits for this run"
-            return TargetError("refused", told, status=status)
+            message = "answered 429: the service limits the requests of one caller; raise its limits for this run"
+            return TargetError("refused", message, status=status)
         case 503:
             return TargetError("refused", f"answered {status}", status=status)
     return TargetError("http", f"answered {status}", status=status)
@@ -387,7 +387,7 @@ def _texts(value: Any) -> Iterator[str]:
                 yield from _texts(one)
 
 
-def _says_so(value: Any) -> bool:
+def _is_marked(value: Any) -> bool:
     return value is True or (isinstance(value, list) and bool(value))
 
 

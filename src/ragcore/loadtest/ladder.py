@@ -31,7 +31,7 @@ LEVELS = "1,2,3,5,10,20,50,100,200"
 WARM_UP = 5
 STEADY_USERS = 10
 STEADY = "steady"
-# If more than this share of a level's questions hang, a higher level would only wait longer, so the run ends.
+# If more than this share of a level's questions hang, the run ends: higher levels would only wait longer.
 GIVE_UP = 0.5
 HALF = 0.5
 ENOUGH = 20
@@ -79,7 +79,7 @@ async def climb(aim: Aim, options: LadderOptions, *, quick: bool = False) -> Fig
     """Ask at each level in turn, then run a steady load to measure memory.
 
     Args:
-        quick: ask fewer questions and shorten the steady load, unless the options give numbers.
+        quick: use smaller defaults for the number of questions and the length of the steady load.
     """
     each = options.each or (1 if quick else 3)
     ladder = _Ladder(options.steps, each, options.steady_seconds or (6.0 if quick else 25.0), options.max_seconds)
@@ -129,8 +129,8 @@ def _judge_hangs(figures: Figures, asked: Asked, untried: Sequence[int], least: 
 
 
 def _judge_levels(figures: Figures, asked: Asked, least: float) -> None:
-    """Add a criterion for each level with too little success; if there is none, one criterion for all levels, with the lowest."""
-    # At a level with few questions, some may fail by chance, but not half of them.
+    """Add a criterion for each level with too little success. If all levels have enough, add a single criterion that shows the lowest level."""
+    # At a level with few questions, some failures can be chance, but half of the questions can't.
     bounds = {number: least if len(those) >= ENOUGH else HALF for number, (_, those) in enumerate(asked)}
     shares = {number: sum(one.ok for one in those) / len(those) for number, (_, those) in enumerate(asked)}
     missed = [number for number, share in shares.items() if share <= bounds[number] and share < 1]
@@ -160,7 +160,7 @@ class _Ladder:
 
     async def climb(self, aim: Aim) -> Figures:
         with watching() as watched:
-            driver = Driver.of(aim, told=watched.told)
+            driver = Driver.of(aim, on_outcome=watched.count)
             before = await aim.target.health()
             async with (
                 driving(shared=aim.shared) as own,

@@ -1,4 +1,4 @@
-"""Constant load: questions at a rate, or from a number of users. Latency counts from the moment when a question should have been sent."""
+"""Constant load: questions at a rate, or from a number of users. Latency counts from the moment at which a question should have been sent."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ async def put(
     """Warm up, then put the same load on the target several times.
 
     Args:
-        quick: run shorter and fewer repeats, unless the options give numbers.
+        quick: use smaller defaults for the number and the length of the repeats.
         disturb: runs at the same time as the measured repeats.
     """
     length, repeats = options.plan(quick=quick)
@@ -134,7 +134,7 @@ class _Load:
 
 async def _run(aim: Aim, load: _Load, objective: Objective, disturb: Disturbance | None) -> Figures:
     with watching() as watched:
-        driver = Driver.of(aim, told=watched.told)
+        driver = Driver.of(aim, on_outcome=watched.count)
         watched.phase(WARM_UP)
         await load.send(driver, seconds=load.warm_up, phase=WARM_UP, seed=load.seed - 1)
         shades: list[Shade] = []
@@ -208,7 +208,7 @@ def measure(
     medians = [percentile([one.seconds for one in part], 0.5) for part in parts if part]
     if len(medians) > 1:
         figures.values["p50_spread"] = (max(medians) - min(medians)) / _median(figures)
-    # In a closed loop a question is due when its user is ready, so it can't be late.
+    # In a closed loop, a question is due as soon as its user is ready, so it is never sent late.
     reason = own.judge(_median(figures), lateness=lateness if open_loop else 0.0, open_loop=open_loop)
     if reason is not None and figures.values["success_rate"]:  # if no question succeeds, driver lag doesn't matter
         figures.invalid.append(reason)
@@ -222,7 +222,7 @@ def measure(
 
 
 def _median(figures: Figures) -> float:
-    """The median, as a number."""
+    """The median latency in seconds; NaN if there is none."""
     value: Value = figures.values["p50_s"]
     return value if isinstance(value, float) else math.nan
 

@@ -21,14 +21,14 @@ __all__ = ["AskingOptions", "ServiceOptions"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskingOptions:
-    """The questions, the form of a request and its answer, and the timeouts; all options but the URL."""
+    """All options except the URL: the questions, the form of a request and of its answer, and the timeouts."""
 
     body: Annotated[str, typer.Option(help='JSON body with "{question}" where the question goes, or @file.')] = (
         '{"message": "{question}"}'
     )
     sse: Annotated[bool, typer.Option(help="Request a stream of server-sent events.")] = False
     answer_path: Annotated[
-        str | None, typer.Option(help="Path of the text in the answer, as choices.0.message.content.")
+        str | None, typer.Option(help="Path of the text in the answer, such as choices.0.message.content.")
     ] = None
     delta_path: Annotated[str | None, typer.Option(help="Path of the text in the data of an event.")] = None
     degraded_path: Annotated[str | None, typer.Option(help="Path of the value that marks an answer as degraded.")] = (
@@ -58,7 +58,8 @@ class AskingOptions:
     ] = None
     question: Annotated[list[str] | None, typer.Option(help="A question; may be repeated.")] = None
     fact: Annotated[
-        list[str] | None, typer.Option(help="Words that its right answer contains; repeat in the order of --question.")
+        list[str] | None,
+        typer.Option(help="Words that the right answer contains. Repeat it in the order of --question."),
     ] = None
     timeout: Annotated[float, typer.Option(help="Seconds in which each question must be answered.")] = 30.0
     hung_after: Annotated[float, typer.Option(help="Seconds after the timeout until a question counts as hung.")] = (
@@ -96,7 +97,7 @@ class AskingOptions:
             except OSError as error:
                 raise InvalidInput(f"cannot read the questions: {error}") from None
         if any(not fact.strip() for fact in self.fact or ()):
-            raise InvalidInput("--fact is empty, and every answer contains an empty text: give it words")
+            raise InvalidInput("--fact is empty, so every answer would be right: set it to words of the right answer")
         given = self.question or []
         facts: list[tuple[str, ...]] = [(fact,) for fact in self.fact or ()]
         facts += [()] * (len(given) - len(facts))

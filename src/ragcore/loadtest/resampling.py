@@ -1,7 +1,7 @@
-"""Estimate how much of a difference is noise: exchange runs between two sides, and resample blocks of one run.
+"""Estimate how much of a difference is noise: by a permutation test over runs, and by a block bootstrap within a run.
 
 The questions of a run are not independent: they wait for each other, and a whole run can be slower or faster than another run of the same service.
-Resampling single questions would show far too little noise, so the smallest unit is a block of consecutive questions.
+Resampling single questions would underestimate the noise, so the smallest unit is a block of consecutive questions.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from dataclasses import dataclass
 
 from ragcore.loadtest.estimates import percentile, student
 
-__all__ = ["LEAST_RUNS", "Repeated", "blocks", "exchanged", "log_ratio_margin", "ratio_of_runs", "scatter"]
+__all__ = ["LEAST_RUNS", "Repeated", "blocks", "log_ratio_margin", "p_values", "ratio_of_runs", "scatter"]
 
 # With three runs on each side there are 20 ways to split the six runs, so one split is 5 %. Fewer runs can't reach 5 %.
 LEAST_RUNS = 3
-# If there are more exchanges than this, a random sample of this size is used.
-MOST_EXCHANGES = 2000
+# If there are more assignments of the runs to the sides, a random sample of this size is used.
+MOST_ASSIGNMENTS = 2000
 BLOCKS, LEAST_BLOCK = 12, 10
 RESAMPLES = 400
-# Differences up to this come from rounding.
+# Smaller differences are rounding errors.
 CLOSE = 1e-9
 
 
@@ -41,10 +41,11 @@ class Repeated:
     tolerance: float
 
 
-def exchanged(figures: Sequence[Repeated], *, seed: int = 0) -> list[float]:
-    """Return for each figure the share of exchanges of runs between the sides that make any figure look at least as much worse.
+def p_values(figures: Sequence[Repeated], *, seed: int = 0) -> list[float]:
+    """Return the p-value of each figure by a permutation test: the share of all assignments of the runs to the two sides that make any figure at least as
+    much worse.
 
-    If nothing changed, it is chance which run is on which side. Then at most 5 % of comparisons have a figure with a share of 0.05 or less. This holds
+    If nothing changed, all assignments are equally likely. Then at most 5 % of comparisons have a figure with a p-value of 0.05 or less. This holds
     for any number of figures, independent or not, because each figure is compared with the largest of all figures (Westfall and Young 1993). A
     difference is divided by the scatter within the sides plus the tolerance: otherwise figures with much or very little scatter would hide the others
     (Tusher, Tibshirani and Chu 2001).
@@ -59,7 +60,7 @@ def exchanged(figures: Sequence[Repeated], *, seed: int = 0) -> list[float]:
     given = tuple(range(count - later, count))
     largest = [
         max(_worse(values, chosen, tolerance) for values, tolerance in rows)
-        for chosen in _exchanges(count, later, given, seed)
+        for chosen in _assignments(count, later, given, seed)
     ]
     return [
         sum(one >= _worse(values, given, tolerance) - CLOSE for one in largest) / len(largest)
@@ -67,12 +68,12 @@ def exchanged(figures: Sequence[Repeated], *, seed: int = 0) -> list[float]:
     ]
 
 
-def _exchanges(count: int, later: int, given: tuple[int, ...], seed: int) -> Iterable[tuple[int, ...]]:
-    """The choices of runs for the later side: all of them, or the given one and a random sample."""
-    if math.comb(count, later) <= MOST_EXCHANGES:
+def _assignments(count: int, later: int, given: tuple[int, ...], seed: int) -> Iterable[tuple[int, ...]]:
+    """The choices of runs for the later side: all choices or, if there are too many, the given choice and a random sample."""
+    if math.comb(count, later) <= MOST_ASSIGNMENTS:
         return itertools.combinations(range(count), later)
     draw = random.Random(seed)
-    return [given, *(tuple(draw.sample(range(count), later)) for _ in range(MOST_EXCHANGES - 1))]
+    return [given, *(tuple(draw.sample(range(count), later)) for _ in range(MOST_ASSIGNMENTS - 1))]
 
 
 def _worse(values: Sequence[float], chosen: Sequence[int], tolerance: float) -> float:
@@ -94,7 +95,7 @@ def ratio_of_runs(
 
     Args:
         before, after: a positive value for each run; at least three in total.
-        least_scatter: the smallest standard deviation of the logarithms to assume, because few runs can scatter little by chance.
+        least_scatter: the smallest standard deviation of the logarithms to assume, because a few runs can be close to each other by chance.
     """
     one, other = [math.log(value) for value in before], [math.log(value) for value in after]
     middle = statistics.fmean(other) - statistics.fmean(one)

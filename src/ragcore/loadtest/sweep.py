@@ -1,4 +1,4 @@
-"""Find the highest rate of questions that meets an objective: double the rate until it misses, then halve the interval."""
+"""Find the highest rate of questions that meets an objective: double the rate until the objective is missed, then halve the interval."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ class SweepOptions:
     seconds: Annotated[float | None, typer.Option(help="Seconds of each step.", show_default="15")] = None
     steps: Annotated[
         int | None,
-        typer.Option(help="Steps that halve the interval after the first rate that misses.", show_default="4"),
+        typer.Option(
+            help="Steps that halve the interval after the first rate that misses the objective.", show_default="4"
+        ),
     ] = None
     seed: Annotated[int, typer.Option(help="Seed of the random arrivals.")] = 0
 
@@ -45,7 +47,7 @@ async def find_highest(aim: Aim, options: SweepOptions, objective: Objective, *,
     """Measure rates with Poisson arrivals until the highest rate that meets the objective is found.
 
     Args:
-        quick: run shorter and fewer steps, unless the options give numbers.
+        quick: use smaller defaults for the number and the length of the steps.
     """
     each, halvings = options.seconds or (2.0 if quick else 15.0), options.steps or (2 if quick else 4)
     sweep = _Sweep(objective, seconds=each, halvings=halvings, seed=options.seed)
@@ -70,7 +72,7 @@ class _Sweep:
     async def run(self, aim: Aim, start: float) -> Figures:
         figures = self._figures
         with watching() as watched:
-            driver = Driver.of(aim, told=watched.told)
+            driver = Driver.of(aim, on_outcome=watched.count)
             await driver.at_once(1, each=3, phase="warm-up")
             met, missed = 0.0, start
             while missed <= MOST_RATE and await self._meets(driver, missed, watched, shared=aim.shared):

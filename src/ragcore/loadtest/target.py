@@ -74,7 +74,7 @@ class Target(Protocol):
         """
 
     async def health(self) -> Mapping[str, Any] | None:
-        """The target's own report of its health; None if it has none."""
+        """The target's report of its health; None if it has no such report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Aim:
     """A target that is ready, with its questions and timeouts.
 
     Attributes:
-        questions: asked in turn; after the last one the first follows again.
+        questions: asked in turn, again from the first after the last.
         pid: id of the target's process, if it runs on this machine.
         memory_required: whether a run is invalid if that process's memory can't be measured.
         shared: whether the target runs in the driver's own process.
@@ -100,7 +100,7 @@ class Aim:
 
 
 def unchecked(questions: Sequence[Question]) -> list[str]:
-    """Return a note if some questions have no fact, so that right and wrong answers look alike."""
+    """Return a note if some questions have no fact: without a fact, a wrong answer counts as right."""
     without = sum(not question.facts for question in questions)
     return (
         [f"{without} of {len(questions)} questions have no fact: any answer except an apology counts as right"]

@@ -1,4 +1,4 @@
-"""Names and units of figures for people. Programs read the keys and the plain numbers."""
+"""Names and units of figures for human readers. Programs read the keys and the plain numbers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from ragcore.loadtest.figures import Value
 
-__all__ = ["heading", "label", "number", "percent", "quantity", "seconds", "told"]
+__all__ = ["heading", "label", "number", "percent", "quantity", "seconds", "worth_showing"]
 
 PERCENT, PER_SECOND = "%", "per second"
-# By key: the name in words, and the unit.
+# For each key: the name in words, and the unit.
 WORDS = {
     "asked": ("questions asked", ""),
     "right": ("right answers", ""),
@@ -53,7 +53,7 @@ COLUMNS = {
     "driver_cpu": "driver",
 }
 PREFIXES = {"at_highest.": "at the highest rate: "}
-# The unit of any other key, by its ending. A longer suffix stands before a shorter one that it ends with.
+# The unit of any other key, by its ending. If one suffix ends with another, the longer one comes first.
 SUFFIXES = (
     ("_kb_per_question", "kB per question"),
     ("_per_s", PER_SECOND),
@@ -92,7 +92,7 @@ def number(name: str, value: Value) -> str:
     return _plain(value, _words(name)[1])
 
 
-def told(values: Mapping[str, Value]) -> dict[str, Value]:
+def worth_showing(values: Mapping[str, Value]) -> dict[str, Value]:
     """The figures to show, without those that were not measured and without errors that did not occur."""
     return {
         name: value

@@ -25,17 +25,17 @@ from ragcore.types import CallInfo, Generation, Prompt, Timings, Usage
 __all__ = ["Call", "Calls", "spent_by", "stack_of"]
 
 
-# An estimate, for models that don't report their use.
+# Used to estimate the tokens of models that don't report them.
 CHARACTERS_A_TOKEN = 4
 
 
 class Calls:
     """All calls of one client. Works at any log level.
 
-    Invariant: a call is in `_running` from `begin` to its finish, which counts it once, however it ended. `_idle` is set when the last call has ended.
+    Invariant: a call is in `_running` from `begin` to `finish`, which counts it once, however it ended. `_idle` is set when the last call has ended.
 
     Args:
-        recent: how many finished calls are remembered.
+        recent: the number of finished calls to remember.
 
     Attributes:
         blocked: seconds for which the event loop has been blocked so far, measured by the watchdog.
@@ -81,7 +81,7 @@ class Calls:
         return tuple(self._finished)
 
     def overdue(self, now: float, grace: float) -> list[tuple[Call, float]]:
-        """Return the calls that are past their deadline, with the seconds since they began. May be called from any thread.
+        """Return the calls whose step under way is past the deadline, with the seconds since they began. May be called from any thread.
 
         Args:
             now: on the clock of `anyio.current_time()`.
@@ -149,7 +149,7 @@ class Call:
     A stream has a step for each piece. A timer for each step would cost a third of the step, so a stream has one timer, in a task of its owner,
     which calls `expire` (`timed_by_owner`).
 
-    Invariant: a scope is open, and the flow, the deadline and the listener are set, exactly while a step is under way. The steps of a stream may run in
+    Invariant: while a step is under way, and only then, a scope is open and the flow, the deadline and the listener are set. The steps of a stream may run in
     different tasks; between two steps, none of these is set in any task.
     """
 
@@ -210,7 +210,7 @@ class Call:
         return self._scope is not None
 
     def cancel(self, why: str = "the client was closed while this call was running") -> None:
-        """Cancel the call. Its step under way raises `NotOpen` with the reason.
+        """Cancel the call. The step under way raises `NotOpen` with the reason.
 
         Args:
             why: the message of the error.
@@ -297,7 +297,7 @@ class Call:
             raise (self._closed() if self._cancelled else self.expired()) from None
 
     def on_stage(self, stage: str, seconds: float | None) -> None:
-        """Record the begin of a stage or, with its seconds, the end."""
+        """Record the start of a stage or, with `seconds`, its end."""
         self.stage = stage
         if seconds is not None:
             self.timings = replace(self.timings, **{stage: seconds})
@@ -311,7 +311,7 @@ class Call:
         elapsed = self.elapsed()
         budget = self.budget or elapsed
         blocked = self._calls.blocked - self._blocked_before
-        why = f"; the event loop was blocked for {blocked:.1f} s of it, see the log" if blocked else ""
+        why = f"; the event loop was blocked for {blocked:.1f} s of that time, see the log" if blocked else ""
         return DeadlineExceeded(
             f"no answer within {budget:g} s: the time ran out in stage {self.stage!r} after {elapsed:.2f} s{why}",
             budget=budget,

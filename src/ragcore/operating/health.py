@@ -1,4 +1,4 @@
-"""Health and description of a client. A check sends a request to the dependency; an object that merely exists proves nothing."""
+"""Health and description of a client. A check sends a request to the dependency: an existing object doesn't prove that the dependency works."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Status: TypeAlias = Literal["healthy", "degraded", "unhealthy"]
 CACHE_SECONDS = 1.0
 # A store without `ping` is judged by this many of the last calls.
 JUDGED_CALLS = 5
-# Shares of the memory limit, above which memory is degraded or unhealthy.
+# From these shares of the memory limit on, memory counts as degraded or as unhealthy.
 TIGHT, FULL = 0.8, 0.95
 PACKAGES = ("ragcore", "anyio", "asyncpg", "openai", "pgvector", "tiktoken", "tenacity", "numpy")
 
@@ -69,7 +69,7 @@ class HealthCheck:
 
     async def check(self, rag: Client, timeout: float) -> Health:
         """Return the health of a client within `timeout` seconds. The result is at most a second old."""
-        async with self._one_at_a_time:  # callers that ask meanwhile get the same result
+        async with self._one_at_a_time:  # callers that wait for the lock get the same result
             now = anyio.current_time()
             if self._last is not None and now - self._last[0] < CACHE_SECONDS:
                 return self._last[1]
@@ -85,9 +85,9 @@ class HealthCheck:
         with anyio.move_on_after(timeout), inherit(now + timeout):
             checks["memory_usage"] = await self._memory(rag.settings.memory_mb)
             checks["database"] = await _database(rag)
-        checks["database"][1].update(_machinery(stats, "store"))
+        checks["database"][1].update(_dependency_state(stats, "store"))
         if "store writes" in stats.policies:
-            checks["database"][1]["writes"] = _machinery(stats, "store writes")
+            checks["database"][1]["writes"] = _dependency_state(stats, "store writes")
         order: list[Status] = ["healthy", "degraded", "unhealthy"]
         health = Health(
             status=max((status for status, _ in checks.values()), key=order.index),
@@ -128,7 +128,7 @@ async def _database(rag: Client) -> tuple[Status, dict[str, Any]]:
         elif offers(store, Opened) and not store.is_open:
             return "unhealthy", {"reason": "not open"}
         else:
-            return _by_the_last_searches(rag)
+            return _judge_by_recent_calls(rag)
     except Overloaded as error:
         # An overloaded database is not unhealthy: supervisors restart unhealthy services, and a restart would add load.
         return "degraded", {"reason": str(error)}
@@ -137,7 +137,7 @@ async def _database(rag: Client) -> tuple[Status, dict[str, Any]]:
     return "healthy", {"seconds": round(anyio.current_time() - began, 6)}
 
 
-def _by_the_last_searches(rag: Client) -> tuple[Status, dict[str, Any]]:
+def _judge_by_recent_calls(rag: Client) -> tuple[Status, dict[str, Any]]:
     """Judge a store without `ping` by the last calls that reached it."""
     searched = [
         call for call in rag.recent() if call.stage in ("search", "generate") or call.outcome in ("ok", "degraded")
@@ -158,7 +158,7 @@ def _service(rag: Client, stats: Stats) -> tuple[Status, dict[str, Any]]:
     details: dict[str, Any] = {
         "calls": dict(stats.calls),
         "last_failure": _last_failure(rag),
-        "dependencies": {name: _machinery(stats, name) for name in names},
+        "dependencies": {name: _dependency_state(stats, name) for name in names},
     }
     not_closed = [
         name
@@ -171,8 +171,8 @@ def _service(rag: Client, stats: Stats) -> tuple[Status, dict[str, Any]]:
     return "healthy", details
 
 
-def _machinery(stats: Stats, name: str) -> dict[str, Any]:
-    """Return breaker, bulkhead and pool of a dependency."""
+def _dependency_state(stats: Stats, name: str) -> dict[str, Any]:
+    """Return the state of a dependency's breaker, bulkhead and pool."""
     policy = stats.policies.get(name, {})
     breaker, bulkhead = policy.get("breaker"), policy.get("bulkhead")
     found: dict[str, Any] = {}
@@ -189,7 +189,7 @@ def _machinery(stats: Stats, name: str) -> dict[str, Any]:
 
 
 def _last_failure(rag: Client) -> dict[str, Any] | None:
-    """Return the last failed call, without the message: that of another library's error may contain secrets."""
+    """Return the last failed call without its message, since the message of another library's error may contain secrets."""
     for call in reversed(rag.recent()):
         if call.outcome not in ("ok", "degraded", "cancelled", "InvalidInput"):
             return {"id": call.id, "method": call.method, "outcome": call.outcome, "stage": call.stage}
@@ -217,16 +217,16 @@ async def describe(rag: Client, timeout: float) -> dict[str, Any]:
     with anyio.move_on_after(timeout), inherit(anyio.current_time() + timeout):
         described["versions"], described["extras"] = await Threads(1, name="versions").run(_installed)
         if offers(store, Inspected):
-            described["database"] = await _reached(store.inspect())
+            described["database"] = await _read_report(store.inspect())
         if isinstance(store, Store):
-            described["counts"] = await _reached(store.count(tenant=None))
+            described["counts"] = await _read_report(store.count(tenant=None))
     return described
 
 
-async def _reached(asked: Awaitable[Value]) -> Mapping[str, Any] | None:
-    """Await a report of the store; None if the store is not reachable."""
+async def _read_report(report: Awaitable[Value]) -> Mapping[str, Any] | None:
+    """Return a report of the store; None if the store is not reachable."""
     try:
-        return (await asked).to_dict()
+        return (await report).to_dict()
     except RagcoreError:
         return None
 

@@ -1,4 +1,4 @@
-"""Memory: its limit, and its use by the container or, outside of one, by the process."""
+"""Reads the memory limit, and the memory used: that of the container if it has a limit, else that of the process."""
 
 from __future__ import annotations
 

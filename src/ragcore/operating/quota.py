@@ -1,7 +1,8 @@
 """The limits of each tenant (requests and tokens a minute, calls at once, spending a day), and its use by model.
 
-Requests and tokens are limited by token buckets: a bucket holds the limit of a minute and fills steadily; a request takes one token from it. The number of
-a model's tokens is known only after an answer, so they are taken then. A bucket may become negative; its tenant is refused until it has filled again.
+Requests and tokens are limited by token buckets: a bucket holds at most the limit of a minute and fills steadily; a request takes one unit from it. The number
+of a model's tokens is known only after an answer, so they are taken then. The bucket may then become negative, and the tenant is refused until the bucket
+holds a whole unit again.
 Spending counts by the day in UTC. All counts are kept in this process; `shared_quota` joins those of several processes.
 
 Source: J. Turner, "New directions in communications" (1986): the leaky bucket as a meter.
@@ -43,7 +44,7 @@ class _Bucket:
     at: float
 
     def filled(self, capacity: float, now: float) -> float:
-        """Return the level at a time."""
+        """Return the level at the time `now`."""
         return min(capacity, self.level + (now - self.at) * capacity / MINUTE)
 
 
@@ -57,7 +58,7 @@ class _Tenant:
 
 @dataclass(slots=True)
 class Quota:
-    """The limits of each tenant, and the rest of them.
+    """The limits of each tenant, and how much of each limit remains.
 
     Args:
         requests_per_minute, tokens_per_minute, calls_at_once: limits of each tenant; None: no limit.
@@ -90,10 +91,10 @@ class Quota:
             known.requests = self._taken(known.requests, self.requests_per_minute, 1.0, now)
 
     def adopt(self, tenant: str, allowance: Allowance, *, tokens: int = 0, cost: float = 0.0) -> None:
-        """Replace this process's counts by those of all processes together.
+        """Replace the counts of this process by the shared counts of all processes.
 
         Args:
-            tokens, cost: use in this process that those counts don't contain yet.
+            tokens, cost: use in this process that the shared counts don't contain yet.
         """
         now, known = anyio.current_time(), self._of(tenant)
         if self.requests_per_minute is not None:
@@ -103,7 +104,7 @@ class Quota:
         known.day, known.spent = self.today(), allowance.spent + cost
 
     def refusal(self, tenant: str, allowance: Allowance) -> LimitExceeded:
-        """Return the error for a call that the shared counts refuse. They must have been adopted."""
+        """Return the error for a call that the shared counts refuse. Call `adopt` with these counts first."""
         try:
             self._check(self._of(tenant), allowance.calls, anyio.current_time())
         except LimitExceeded as exceeded:
@@ -112,7 +113,7 @@ class Quota:
         return self._exceeded("requests", "the limits of this tenant were used up a moment ago", 1.0)
 
     def charge(self, tenant: str, usage: Usage, model: str, embedding_model: str) -> tuple[int, float]:
-        """Count the use of a call. Returns its tokens and their cost."""
+        """Count the tokens of a call. Returns their number and their cost."""
         written, embedded = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0), usage.embedding_tokens or 0
         cost = self._count(tenant, model, UsedTokens(1, usage.prompt_tokens or 0, usage.completion_tokens or 0, 0))
         if embedded:
@@ -125,7 +126,7 @@ class Quota:
         return written + embedded, cost
 
     def state(self, tenant: str) -> tuple[LimitState, ...]:
-        """Return the rest of the limits for each minute; () if there are none."""
+        """Return how much of each limit per minute remains; () if there are no such limits."""
         now = anyio.current_time()
         known = self._tenants.get(tenant, _Tenant())
         found = []
@@ -141,7 +142,7 @@ class Quota:
         return tuple(found)
 
     def forget(self, tenant: str) -> None:
-        """Remove a tenant's data, except counts that its limits still need: a tenant must not reset its limits by erasing its data."""
+        """Remove a tenant's data, except counts of limits that are partly used: a tenant must not reset its limits by erasing its data."""
         known = self._tenants.get(tenant)
         full = all(state.remaining >= state.limit for state in self.state(tenant))
         if known is not None and full and not self._spent(known):

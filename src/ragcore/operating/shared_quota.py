@@ -1,10 +1,10 @@
-"""Limits that all processes share that use the same database.
+"""Limits that are shared by all processes that use the same database.
 
-The database counts each call at its begin, and its use at its end. This process counts too: its counts answer `RAG.limits`, and replace those of the
-database during an outage, which therefore refuses no call.
+The database counts each call at its start, and the call's tokens and cost at its end. Each process keeps counts too: `RAG.limits` reads them, and they
+replace the shared counts while the database is not available, so that an outage of the database by itself refuses no call.
 
-The use of each tenant is kept in a ledger, as sums that only grow, and each statement sends the sums. So a statement whose answer was lost can be repeated
-without counting twice, and the next statement carries the sums that could not be written.
+The use of each tenant is kept in a ledger, as sums that only grow, and each statement sends the sums. So a statement whose response was lost can be
+repeated without counting twice, and the next statement includes all sums that an earlier one could not write.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ __all__ = ["SharedQuota"]
 
 logger: logging.Logger = logging.getLogger("ragcore")
 
-# Seconds that a call waits for the database. Afterwards, this process's own counts decide.
+# Seconds that a call waits for the database. After that, the counts of this process decide.
 ADMIT_SECONDS = 1.0
 # Seconds after its deadline at which a call no longer counts as running: its process ended without giving its place back.
 LEASE_SECONDS = 5.0
-# Seconds for which the database is left alone after a failure, and between two attempts to write.
+# Seconds without any statement after a failure, for calls and for background writes.
 PAUSE_SECONDS = 5.0
 # Seconds between two warnings.
 WARN_SECONDS = 60.0
-# Ledgers that are kept, and ended calls in each whose places could not be given back yet.
+# Limits on what is kept: ledgers, and in each ledger the ended calls whose places are not given back yet.
 MOST_LEDGERS = 100_000
 MOST_FINISHED = 1_000
-# Seconds after which a new ledger is begun. The database forgets a ledger that is not written for a day, and would then count its sums again.
+# Seconds after which a new ledger begins. If a ledger is not written for a day, the database forgets it, and would count its sums a second time.
 LEDGER_SECONDS = 6 * 3_600.0
 
 
 @dataclass(slots=True)
-class _Book:
-    """A ledger that is being written.
+class _TenantLedger:
+    """The ledger of one tenant in this process.
 
     Attributes:
         written: tokens and cost that the database has confirmed.
@@ -60,23 +60,23 @@ class _Book:
     written: tuple[int, float] = (0, 0.0)
 
     @property
-    def is_written(self) -> bool:
+    def is_confirmed(self) -> bool:
         return not self.finished and self.written == (self.tokens, self.cost)
 
-    def page(self) -> Ledger:
+    def snapshot(self) -> Ledger:
         return Ledger(name=self.name, tokens=self.tokens, cost=self.cost, finished=tuple(self.finished))
 
-    def was_written(self, page: Ledger) -> None:
-        self.written = (max(page.tokens, self.written[0]), max(page.cost, self.written[1]))
-        for call in page.finished:
+    def confirm(self, sent: Ledger) -> None:
+        self.written = (max(sent.tokens, self.written[0]), max(sent.cost, self.written[1]))
+        for call in sent.finished:
             self.finished.pop(call, None)
 
 
 class SharedQuota:
     """A `Quota` whose counts are shared by all processes.
 
-    Invariant: a tenant's use is added to its book before anything is written, and the sums in a book only grow. So nothing is counted twice and nothing is
-    lost if a page is written twice, or the answer to it is lost.
+    Invariant: a tenant's use is added to its ledger before anything is written, and the sums in a ledger only grow. So nothing is counted twice and nothing is
+    lost if a snapshot of a ledger is written twice, or if the response to it is lost.
 
     Args:
         quota: the counts of this process.
@@ -92,7 +92,7 @@ class SharedQuota:
             calls_at_once=quota.calls_at_once,
             spending_per_day=quota.spending_per_day,
         )
-        self._books: OrderedDict[str, _Book] = OrderedDict()
+        self._ledgers: OrderedDict[str, _TenantLedger] = OrderedDict()
         self._catching_up = False
         self._again_at = self._warned = -math.inf
 
@@ -105,13 +105,13 @@ class SharedQuota:
         if anyio.current_time() < self._again_at:
             return
         seconds = min(ADMIT_SECONDS, call.remaining() / 2)
-        book = self._book(call.tenant)
-        page, allowance = book.page(), None
-        call.counted = True  # also if the answer is lost
+        ledger = self._ledger_of(call.tenant)
+        sent, allowance = ledger.snapshot(), None
+        call.counted = True  # set first: the response may be lost after the database has counted the call
         try:
             with anyio.move_on_after(seconds):
                 allowance = await self._store.count_calls(
-                    page, self._limits, tenant=call.tenant, call=call.id, seconds=call.remaining() + LEASE_SECONDS
+                    sent, self._limits, tenant=call.tenant, call=call.id, seconds=call.remaining() + LEASE_SECONDS
                 )
         except Exception as error:
             self._pause(error)
@@ -119,77 +119,77 @@ class SharedQuota:
         if allowance is None:
             self._pause(None)
             return
-        book.was_written(page)
+        ledger.confirm(sent)
         # The database's counts don't contain the use of calls that have ended meanwhile.
         self._quota.adopt(
-            call.tenant, allowance, tokens=book.tokens - book.written[0], cost=book.cost - book.written[1]
+            call.tenant, allowance, tokens=ledger.tokens - ledger.written[0], cost=ledger.cost - ledger.written[1]
         )
         if not allowance.admitted:
             call.counted = False
             raise self._quota.refusal(call.tenant, allowance)
 
     def owe(self, tenant: str, tokens: int, cost: float) -> None:
-        """Add the use of a call, which is written when the call ends."""
-        book = self._book(tenant)
-        book.tokens += tokens
-        book.cost += cost
+        """Add the tokens and the cost of a call to its tenant's ledger. They are written when the call ends."""
+        ledger = self._ledger_of(tenant)
+        ledger.tokens += tokens
+        ledger.cost += cost
 
     async def settle(self, call: Call, owner: Owner | None) -> None:
-        """Write the use of a call, and give its place back. What can't be written within 250 ms is written in the background.
+        """Write the use of a call, and give its place back. If that takes longer than 250 ms, a background task writes the rest.
 
         Args:
             owner: runs the background task; None: the client is closed.
         """
-        book = self._book(call.tenant)
+        ledger = self._ledger_of(call.tenant)
         if call.counted:
             call.counted = False
-            book.finished[call.id] = None
-            while len(book.finished) > MOST_FINISHED:  # their places expire (LEASE_SECONDS)
-                del book.finished[next(iter(book.finished))]
-        if book.is_written:
+            ledger.finished[call.id] = None
+            while len(ledger.finished) > MOST_FINISHED:  # their places expire (LEASE_SECONDS)
+                del ledger.finished[next(iter(ledger.finished))]
+        if ledger.is_confirmed:
             return
         try:
             if anyio.current_time() >= self._again_at:
                 with cleaning_up():
-                    await self._write(call.tenant, book)
+                    await self._write(call.tenant, ledger)
         except Exception as error:
             self._pause(error)
         finally:
-            if not book.is_written and owner is not None and not self._catching_up:
-                # A closing client accepts no tasks. Its error must not hide the error that is being raised.
+            if not ledger.is_confirmed and owner is not None and not self._catching_up:
+                # A closing client accepts no tasks. That error must not hide the error that is being raised.
                 with suppress(NotOpen, RuntimeError):
                     owner.spawn(self._catch_up, name="writing shared limits")
                     self._catching_up = True
 
     async def _catch_up(self) -> None:
-        """Write the books that are not written yet, until all are."""
+        """Write the ledgers until the database has confirmed all of them."""
         try:
-            while behind := [tenant for tenant, book in self._books.items() if not book.is_written]:
+            while behind := [tenant for tenant, ledger in self._ledgers.items() if not ledger.is_confirmed]:
                 await anyio.sleep(max(0.0, self._again_at - anyio.current_time()))
                 for tenant in behind:
-                    if tenant in self._books:
+                    if tenant in self._ledgers:
                         try:
-                            await self._write(tenant, self._books[tenant])
+                            await self._write(tenant, self._ledgers[tenant])
                         except Exception as error:
                             self._pause(error)
                             break
         finally:
             self._catching_up = False
 
-    async def _write(self, tenant: str, book: _Book) -> None:
-        page = book.page()
-        await self._store.count_calls(page, self._limits, tenant=tenant)
-        book.was_written(page)
+    async def _write(self, tenant: str, ledger: _TenantLedger) -> None:
+        sent = ledger.snapshot()
+        await self._store.count_calls(sent, self._limits, tenant=tenant)
+        ledger.confirm(sent)
 
-    def _book(self, tenant: str) -> _Book:
+    def _ledger_of(self, tenant: str) -> _TenantLedger:
         now = anyio.current_time()
-        book = self._books.get(tenant)
-        if book is None or (book.is_written and now - book.began > LEDGER_SECONDS):
-            book = self._books[tenant] = _Book(now)
-            if len(self._books) > MOST_LEDGERS:
-                self._books.popitem(last=False)
-        self._books.move_to_end(tenant)
-        return book
+        ledger = self._ledgers.get(tenant)
+        if ledger is None or (ledger.is_confirmed and now - ledger.began > LEDGER_SECONDS):
+            ledger = self._ledgers[tenant] = _TenantLedger(now)
+            if len(self._ledgers) > MOST_LEDGERS:
+                self._ledgers.popitem(last=False)
+        self._ledgers.move_to_end(tenant)
+        return ledger
 
     def _pause(self, error: Exception | None) -> None:
         """Leave the database alone for `PAUSE_SECONDS`.
@@ -204,4 +204,6 @@ class SharedQuota:
             self._warned = now
             why = str(error) if isinstance(error, RagcoreError) else type(error).__name__
             why = f"no response from the database within {ADMIT_SECONDS:g} s" if error is None else why
-            logger.warning("shared limits are not available, so this process counts alone: %s", why)
+            logger.warning(
+                "shared limits are not available; this process applies the limits to its own calls only: %s", why
+            )

@@ -1,4 +1,4 @@
-"""Finds hangs. It runs in its own thread, since a blocked event loop can't check itself.
+"""Detects hangs. The watchdog runs in its own thread, since a blocked event loop can't check itself.
 
 It detects a call that has not returned after its deadline, a blocked event loop, and a default executor whose threads are all in use, which also stops
 DNS. Each occurrence is reported once, as an event and a line in the log, with the stack that shows the cause.
@@ -47,10 +47,11 @@ class _Closed(Exception):
 class Watchdog:
     """Watches one event loop and the calls of one client.
 
-    Invariant: the loop writes only `_beaten` and `_loop_time`; the watchdog's thread alone writes the results of its checks. Each value is replaced whole.
+    Invariant: the loop writes only `_beaten` and `_loop_time`; the watchdog's thread alone writes the results of its checks. Each value is replaced by one
+    assignment.
 
     Args:
-        calls: the calls to watch. Their errors name the time for which the loop was blocked.
+        calls: the calls to watch. The watchdog adds the time for which the loop was blocked, which their errors name.
     """
 
     def __init__(self, calls: Calls) -> None:
@@ -68,7 +69,7 @@ class Watchdog:
         self._saturated = False
 
     def start(self) -> None:
-        """Watch the event loop that runs here, until `stop`."""
+        """Watch the event loop of the current thread, until `stop`."""
         token: Any = current_token().native_token
         on_asyncio = isinstance(token, asyncio.AbstractEventLoop)
         ask = token.call_soon_threadsafe if on_asyncio else token.run_sync_soon
@@ -101,21 +102,21 @@ class Watchdog:
         while not ended.wait(INTERVAL):
             if loop is not None and loop.is_closed():
                 return
-            if loop is not None and not loop.is_running():  # between two `run_until_complete`: nothing is blocked
+            if loop is not None and not loop.is_running():  # between two `run_until_complete` calls: nothing is blocked
                 self._asked = self._beaten = time.perf_counter()
                 self._blocked_since = None
                 continue
             try:
-                self._look_at_loop(watched, ask)
+                self._check_loop(watched, ask)
                 if self._blocked_since is None:  # while the loop is blocked, no call can end in time
-                    self._look_at_calls()
-                self._look_at_executor(loop)
+                    self._check_calls()
+                self._check_executor(loop)
             except _Closed:
                 return
             except Exception:
                 logger.exception("a check of the watchdog failed; the watchdog continues")
 
-    def _look_at_loop(self, watched: int, ask: Callable[..., object]) -> None:
+    def _check_loop(self, watched: int, ask: Callable[..., object]) -> None:
         now = time.perf_counter()
         if self._beaten >= self._asked:  # the loop has responded
             if self._blocked_since is not None:
@@ -128,7 +129,8 @@ class Watchdog:
                 ask(self._beat)
             except RuntimeError:
                 raise _Closed from None
-        elif self._blocked_since is not None:  # updated meanwhile, for calls that end as soon as the loop responds
+        elif self._blocked_since is not None:
+            # Keep the time up to date, for errors of calls that end as soon as the loop responds.
             self._calls.blocked = self._blocked_before + now - self._blocked_since
         elif now - self._asked > BLOCKED:
             self._blocked_since, self._blocked_before = self._asked, self._calls.blocked
@@ -143,7 +145,7 @@ class Watchdog:
     def _beat(self) -> None:
         self._loop_time, self._beaten = clock()(), time.perf_counter()
 
-    def _look_at_calls(self) -> None:
+    def _check_calls(self) -> None:
         overdue = self._calls.overdue(self._loop_time, GRACE)
         for call, elapsed in overdue:
             if call.id in self._hung:
@@ -162,7 +164,7 @@ class Watchdog:
             emit("call.hung", call.method, id=call.id, stage=call.stage, elapsed=elapsed, stack=stack)
         self._hung = {call.id for call, _ in overdue}
 
-    def _look_at_executor(self, loop: Any) -> None:
+    def _check_executor(self, loop: Any) -> None:
         queued, threads = executor_queue(loop)
         now = time.perf_counter()
         if not queued:

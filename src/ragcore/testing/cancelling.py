@@ -1,4 +1,4 @@
-"""Cancels a run at each of its awaits, in each way in which a task can be cancelled."""
+"""Cancels a run at each of its awaits, in every way to cancel a task."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["at_rest", "cancel_everywhere", "tasks"]
 
 # A run with more awaits than this is reported as endless.
 MOST_CHECKPOINTS = 10_000
-# Cancelled background work needs a few turns of the loop to end; clean-up may take this many seconds.
+# After a cancellation, background work gets this many turns of the loop to end, and clean-up this many seconds.
 SETTLING_TURNS = 20
 SETTLING_SECONDS = 2.0
 
-# Keys in snapshots that count what is in use; at rest they are 0.
+# Keys of snapshots with the number of places, probes, flights or connections in use; at rest they are 0.
 IN_USE = ("inside", "waiting", "probes_out", "flying", "in_use")
 
 
@@ -57,7 +57,7 @@ def _in_use(snapshot: Mapping[str, Any], path: str = "") -> Generator[str, None,
 async def cancel_everywhere(
     fn: Callable[[], Awaitable[object]], /, *, check: Callable[[], object] | None = None
 ) -> int:
-    """Run `fn` to its end once, then once for each of its awaits, cancelled there.
+    """Run `fn` once to its end. Then, for each of its awaits, run `fn` again and cancel it at that await.
 
     On asyncio each await is cancelled in three ways: by an anyio scope, by one `Task.cancel()` and by `asyncio.timeout`; on trio by a scope.
     After each run it checks that the cancellation was not swallowed, that all context variables have their old values, and that no task
@@ -145,7 +145,7 @@ class _Run:
         self.checkpoints = 0
         self.changed: list[str] = []
         self.swallowed: str | None = None
-        self._told = False
+        self._was_cancelled = False
 
     def __await__(self) -> Generator[Any, Any, object]:
         before = contextvars.copy_context()
@@ -161,7 +161,7 @@ class _Run:
         return value
 
     def _end(self, before: contextvars.Context, instead: str | None) -> None:
-        if self._told:
+        if self._was_cancelled:
             self.swallowed = instead
         after = contextvars.copy_context()
         missing = object()
@@ -189,11 +189,11 @@ class _Run:
             try:
                 value = yield waiting
             except BaseException as error:  # passed on to the coroutine, which handles it
-                self._told = self._told or (stopped and isinstance(error, cancelled))
+                self._was_cancelled = self._was_cancelled or (stopped and isinstance(error, cancelled))
                 send = lambda error=error: inner.throw(error)  # type: ignore[misc]  # noqa: E731
             else:
                 sent = getattr(value, "error", None)  # trio sends the error to raise
-                self._told = self._told or (stopped and isinstance(sent, cancelled))
+                self._was_cancelled = self._was_cancelled or (stopped and isinstance(sent, cancelled))
                 send = lambda value=value: inner.send(value)  # type: ignore[misc]  # noqa: E731
 
 

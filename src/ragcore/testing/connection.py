@@ -46,7 +46,7 @@ class Connection:
                 return None
 
     async def wait_until_gone(self, gone: Any) -> None:
-        """Call `gone` when the client closes its side. Further requests are kept for later."""
+        """Call `gone` when the client closes its side. Requests that arrive before that are kept for later."""
         try:
             while True:
                 self._http.receive_data(await self._stream.receive())
@@ -113,9 +113,9 @@ class Connection:
             await self._end()
 
     async def end_badly(self, how: str) -> None:
-        """Prepare the connection to be closed in the middle of a body, with a reset or without."""
+        """Prepare to close the connection in the middle of a body, with or without a reset."""
         if how == "reset":
-            await anyio.sleep(0.01)  # until the sent data has arrived
+            await anyio.sleep(0.01)  # wait until the sent data has arrived
             raw = self._stream.extra(anyio.abc.SocketAttribute.raw_socket)  # noqa: S610  # anyio, not Django
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 

@@ -43,7 +43,7 @@ def fake_rag(
 
 
 class FakeEmbedder(Part):
-    """Hashes each word to a direction and adds them up, so that texts with common words are near each other.
+    """Hashes each word to a direction and adds the directions, so that texts with common words are near each other.
 
     Args:
         dimension: dimension of the vectors.
@@ -151,7 +151,7 @@ class FakeGenerator(Part):
 
 
 class FakeStore(MemoryStore):
-    """A `MemoryStore` whose calls meet `faults`.
+    """A `MemoryStore` whose calls apply `faults`.
 
     Args:
         policy: policy of the calls; None: a policy without retries.
@@ -166,36 +166,36 @@ class FakeStore(MemoryStore):
         self.faults = Faults()
 
     async def ping(self) -> None:
-        """Check the store, for health checks. The call meets the next fault."""
+        """Check the store, for health checks. The call applies the next fault."""
         await self._strike()
 
     async def search(self, query: Query, /) -> Sequence[Passage]:
-        """As `MemoryStore.search`."""
+        """See `MemoryStore.search`."""
         await self._strike()
         return await super().search(query)
 
     async def upsert(self, documents: Sequence[EmbeddedDocument], /, *, tenant: str) -> None:
-        """As `MemoryStore.upsert`."""
+        """See `MemoryStore.upsert`."""
         await self._strike()
         await super().upsert(documents, tenant=tenant)
 
     async def hashes(self, document_ids: Sequence[str] | None, /, *, tenant: str) -> Mapping[str, str]:
-        """As `MemoryStore.hashes`."""
+        """See `MemoryStore.hashes`."""
         await self._strike()
         return await super().hashes(document_ids, tenant=tenant)
 
     async def delete(self, document_ids: Sequence[str], /, *, tenant: str) -> int:
-        """As `MemoryStore.delete`."""
+        """See `MemoryStore.delete`."""
         await self._strike()
         return await super().delete(document_ids, tenant=tenant)
 
     async def count(self, *, tenant: str | None) -> Counts:
-        """As `MemoryStore.count`."""
+        """See `MemoryStore.count`."""
         await self._strike()
         return await super().count(tenant=tenant)
 
     async def scores(self, vector: Vector, /, *, tenant: str, limit: int | None = None) -> Scores:
-        """As `MemoryStore.scores`."""
+        """See `MemoryStore.scores`."""
         await self._strike()
         return await super().scores(vector, tenant=tenant, limit=limit)
 

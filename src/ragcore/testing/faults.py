@@ -91,7 +91,7 @@ class HalfClose:
 
 @dataclass(frozen=True, slots=True)
 class Deaf:
-    """On the wire: the connection works until the client ends it. The end is swallowed, and the server never answers it."""
+    """On the wire: the connection works until the client ends it. The proxy hides the end from the server, which therefore never closes its side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ class Redirect:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """HTTP server: requests with this parameter and value are refused with status 400; None: any value."""
+    """HTTP server: requests with this parameter and value are refused with status 400. Value None: any value."""
 
     parameter: str
     value: object = None
@@ -170,7 +170,7 @@ class Corrupt:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """Stream: after `after` tokens it is reset, ends cleanly without a finish reason, stays silent, or never ends."""
+    """Stream: after `after` tokens the stream is reset, ends cleanly without a finish reason, stays silent, or never ends."""
 
     after: int = 1
     how: Literal["reset", "clean", "idle", "endless"] = "reset"
@@ -218,7 +218,7 @@ def judge(error: Exception) -> Failure | None:
 
 
 class Faults:
-    """The faults that the calls meet.
+    """The faults that are applied to calls.
 
     Example:
         ```python

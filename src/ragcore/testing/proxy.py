@@ -26,10 +26,10 @@ GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream,
 
 
 class FaultProxy:
-    """Passes bytes between its own port and a server. Each connection meets the next of its faults.
+    """Passes bytes between its own port and a server. Each new connection takes the next fault from `faults`.
 
     `Fail` and `Reset` reset the connection, `Slow` delays every piece of data, and `Hang` accepts and never passes a byte. `Stall`, `Drip`,
-    `HalfClose` and `Deaf` change the answer as their docstrings say. Faults apply to new connections only. To affect open connections, call
+    `HalfClose` and `Deaf` behave as their docstrings describe. Faults apply to new connections only. To affect open connections, call
     `freeze` or `reset`.
 
     Args:
@@ -82,7 +82,7 @@ class FaultProxy:
             self._listening.cancel()
 
     async def listen(self) -> None:
-        """Accept connections; after `refuse`, again on the same port."""
+        """Accept connections. After `refuse`, call it to accept connections again, on the same port."""
         listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=self.port)
         self.port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610  # anyio, not Django
         scope = self._listening = anyio.CancelScope()
@@ -106,7 +106,7 @@ class FaultProxy:
         await self._owner.stop()
 
     async def _serve(self, client: anyio.abc.SocketStream) -> None:
-        # The owner runs it, because connections must survive when the listener stops.
+        # The owner runs each connection, because connections must survive when the listener stops.
         self._owner.spawn(lambda: self._accept(client), name="connection")
 
     async def _accept(self, client: anyio.abc.SocketStream) -> None:

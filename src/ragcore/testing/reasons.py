@@ -1,4 +1,4 @@
-"""Checks that reasons are true: compares what an answer or an error says of a queue or a dependency with the events of the simulation."""
+"""Checks that the reasons in answers and errors are true: compares their statements about queues and dependencies with the events of the simulation."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ LEFT = re.compile(r"recent calls took ([\d.]+) s and only ([\d.]+) s are left, .
 FULL = re.compile(r"concurrency limit and queue are full \((\d+) running, (\d+) waiting\)")
 SILENT = re.compile(r"did not (?:begin to )?answer within ([\d.]+) s")
 OPEN = re.compile(r"the circuit breaker of (\w+)(?: for this flow)? is")
-# Numbers in words are rounded to a tenth.
+# Messages round numbers to a tenth.
 ROUNDING = 0.051
 
 
 def check_answer(answer: Answer, world: World, tenant: str, began: float, now: float) -> None:
-    """Check each reason for a degradation in an answer to a call of this tenant that began at `began`."""
+    """Check each reason for a degradation in the answer to a call of `tenant` that began at `began` and ended at `now`."""
     for part in answer.degraded:
         _check(part.reason, world, part.stage, tenant, began, now)
 

@@ -49,7 +49,7 @@ __all__ = ["OpenAIServer"]
 
 PASSAGE = re.compile(r'<passage number="\d+"(?: title="([^"]*)")?>\n(.*?)\n</passage>', re.DOTALL)
 QUESTION = re.compile(r"Question: (.*)\Z", re.DOTALL)
-# Only this many last requests are remembered, so that memory doesn't grow in a long test.
+# The number of last requests that are kept, so that memory doesn't grow in a long test.
 REMEMBERED = 10_000
 
 
@@ -57,9 +57,9 @@ class OpenAIServer:
     """Answers `/v1/embeddings`, `/v1/chat/completions` and `/v1/models`.
 
     Embeddings come from `embedder`, or from hashed words. Chat answers with `text`, or quotes the passages in ragcore's prompts, so that tests can
-    distinguish right answers from wrong ones. Each request meets the next of `faults`: `Fail(status)` answers with that status, `Fail(error)`
+    distinguish right answers from wrong ones. Each request takes the next fault from `faults`: `Fail(status)` answers with that status, `Fail(error)`
     drops the connection, `Slow` waits before it answers, and `Hang` never answers. `Reply`, `Silent`, `Huge`, `Bomb`, `Endless`, `Crumbs`,
-    `Redirect`, `Refuse`, `Corrupt`, `Broken` and `BadEnd` do what their docstrings say. For faults on the wire, put a `FaultProxy` in front.
+    `Redirect`, `Refuse`, `Corrupt`, `Broken` and `BadEnd` behave as their docstrings describe. For faults on the wire, put a `FaultProxy` in front.
 
     Args:
         embedder: a started embedder; None: words are hashed to vectors.
@@ -71,7 +71,7 @@ class OpenAIServer:
         slots: chats that are answered at once; the others wait, as in a model server. None: no limit.
 
     Attributes:
-        length: number of tokens, and events, of a streamed answer. The last one holds the rest of a longer text. None: all tokens of the text.
+        length: number of tokens of a streamed answer, each in its own event. The last token has the rest of a longer text. None: all tokens of the text.
 
     Example:
         ```python
@@ -161,7 +161,7 @@ class OpenAIServer:
                 await anyio.aclose_forcefully(stream)
 
     async def _answer_until_gone(self, connection: Connection, path: str, headers: dict[str, str], body: bytes) -> None:
-        """Answer, or end the request when the client closes the connection, so that its slot is free, as in a real server."""
+        """Answer. If the client closes the connection, end the request and free its slot, as a real server does."""
         broken: Exception | None = None
         async with anyio.create_task_group() as group:
             group.start_soon(connection.wait_until_gone, group.cancel_scope.cancel)

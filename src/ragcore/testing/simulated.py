@@ -47,7 +47,7 @@ def _repeatable(seed: int) -> Iterator[None]:
 def run_seeded(
     main: Callable[[], Awaitable[object]], /, *, seed: int, backend: Literal["asyncio", "trio"] = "asyncio"
 ) -> None:
-    """Run `main` in virtual time. Equal seeds give equal runs; on asyncio they are equal to the last step.
+    """Run `main` in virtual time. Equal seeds give equal runs; on asyncio, every step is equal.
 
     Source: madsim and simloop (a seeded order of ready callbacks, a clock that jumps).
     """

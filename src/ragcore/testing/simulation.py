@@ -28,14 +28,14 @@ from ragcore.types import Generation, Prompt
 
 __all__ = ["TEXT", "World", "simulate"]
 
-Mood: TypeAlias = Literal["fine", "slow", "flaky", "refusing", "dead", "breaking"]
+Condition: TypeAlias = Literal["fine", "slow", "flaky", "refusing", "dead", "breaking"]
 
-MOODS: tuple[Mood, ...] = ("fine", "slow", "flaky", "refusing", "dead", "breaking")
+CONDITIONS: tuple[Condition, ...] = ("fine", "slow", "flaky", "refusing", "dead", "breaking")
 # The answer of the world's model.
 TEXT = "This is what the documents say, word by word [1]."
 # Allowed changes of a breaker's state. Closing is not listed, because reset() may close a breaker in any state.
 LEGAL = {("closed", "open"), ("open", "half_open"), ("half_open", "open")}
-# The share of seeds in which a crowd overloads the model.
+# The share of seeds with a crowd: many callers of one tenant, who overload the model.
 CROWDED = 0.3
 # Number of trace lines that the error of a failing seed shows.
 SHOWN = 40
@@ -59,7 +59,7 @@ class World:
     policies: list[Policy]
     embedder: FakeEmbedder
     store: FakeStore
-    weathers: list[_Weather]
+    faults: list[_RandomFaults]
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -89,11 +89,11 @@ class World:
         )
         if self.crowded:
             self.generator.token_latency = 0.05
-        self.weathers = [
-            _Weather(random.Random(f"{seed}:{name}"), breaks=name == "generation")
+        self.faults = [
+            _RandomFaults(random.Random(f"{seed}:{name}"), breaks=name == "generation")
             for name in ("embedding", "database", "generation")
         ]
-        self.embedder.faults, self.store.faults, self.generator.faults = self.weathers
+        self.embedder.faults, self.store.faults, self.generator.faults = self.faults
         settings = Settings(watchdog=False, drain=0.5)
         self.rag: RAG = fake_rag(embedder=self.embedder, store=self.store, generator=self.generator, settings=settings)
 
@@ -104,7 +104,7 @@ class World:
     def asked(self, dependency: str) -> list[tuple[float, str]]:
         """Return time and flow of each call of a dependency ("embedding", "database" or "generation")."""
         names = [policy.name for policy in self.policies]
-        return self.weathers[names.index(dependency)].asked
+        return self.faults[names.index(dependency)].asked
 
     def check_queues(self) -> None:
         """Check that no caller waits while a place is free."""
@@ -117,8 +117,8 @@ class World:
 
     def heal(self) -> None:
         """End all faults."""
-        for weather in self.weathers:
-            weather.heal()
+        for one in self.faults:
+            one.heal()
 
 
 def simulate(
@@ -221,7 +221,7 @@ def _observed(world: World) -> Iterator[None]:
         if event.name in ("breaker.open", "breaker.half_open") and (before, state) not in LEGAL:
             failures.append(f"the breaker of {event.source} went from {before} to {state}")
         if event.name == "retry.attempt" and event.data["attempt"] > 3:
-            failures.append(f"{event.source} made attempt {event.data['attempt']}, although 3 are the limit")
+            failures.append(f"{event.source} made attempt {event.data['attempt']}, although the limit is 3")
 
     stop = subscribe(listen)
     try:
@@ -239,32 +239,32 @@ def _check_budget(policy: Policy) -> None:
     assert retries <= budget["reserve"] + budget["ratio"] * calls, f"{policy.name}: {retries} retries in {calls} calls"
 
 
-class _Weather(Faults):
-    """The faults of a dependency: periods with different moods, drawn from a seed. Faults that the scenario sets come first."""
+class _RandomFaults(Faults):
+    """The faults of a dependency: periods of different conditions, drawn from a seed. Faults that the scenario sets come first."""
 
     def __init__(self, draw: random.Random, *, breaks: bool) -> None:
         super().__init__()
         self._draw = draw
         self._breaks = breaks
         self.asked: list[tuple[float, str]] = []
-        self._moods: list[tuple[float, Mood]] = []
+        self._conditions: list[tuple[float, Condition]] = []
         self._healed = False
         until = 0.0
         while until < 600:
             until += draw.expovariate(1 / 8)
-            self._moods.append((until, draw.choices(MOODS, weights=(6, 2, 2, 1, 1, 2 if breaks else 0))[0]))
+            self._conditions.append((until, draw.choices(CONDITIONS, weights=(6, 2, 2, 1, 1, 2 if breaks else 0))[0]))
 
     def heal(self) -> None:
         self._healed = True
         self._next.clear()
         self._always = None
 
-    def mood(self) -> Mood:
-        """Return the current mood."""
+    def condition(self) -> Condition:
+        """Return the current condition."""
         if self._healed:
             return "fine"
         now = anyio.current_time()
-        return next((mood for until, mood in self._moods if now < until), "fine")
+        return next((condition for until, condition in self._conditions if now < until), "fine")
 
     def take(self) -> Fault | None:
         with suppress(anyio.NoEventLoopError):
@@ -272,7 +272,7 @@ class _Weather(Faults):
         if self._next or self._always is not None:
             return super().take()
         draw = self._draw
-        match self.mood():
+        match self.condition():
             case "slow":
                 return Slow(draw.uniform(0.5, 8))
             case "flaky" if draw.random() < 0.5:
@@ -295,7 +295,7 @@ class _SlowToClose(FakeGenerator):
 
     @asynccontextmanager
     async def stream(self, prompt: Prompt, /) -> AsyncIterator[AsyncIterator[str | Generation]]:
-        """As `FakeGenerator.stream`."""
+        """See `FakeGenerator.stream`."""
         async with super().stream(prompt) as pieces:
             try:
                 yield pieces

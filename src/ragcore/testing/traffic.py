@@ -47,10 +47,10 @@ async def traffic(world: World) -> None:
             group.start_soon(_restart, world)
         if world.crowded:
             group.start_soon(_crowd, world)
-    await _only_one_in_trouble(world)
+    await _check_single_failure(world)
     world.heal()
     world.log("all faults end")
-    await anyio.sleep(130)  # the longest pause plus the longest break of a breaker
+    await anyio.sleep(130)  # longer than the longest pause plus the longest time for which a breaker stays open
     for tenant in TENANTS * 2:
         _check_answer(await _answered(world, tenant, 10), tenant)
     for tenant in TENANTS:
@@ -108,7 +108,7 @@ async def _client(world: World, number: int) -> None:
 
 
 async def _crowd(world: World) -> None:
-    """Run many loops of one tenant for a while, many more than the model has places."""
+    """Run many loops of one tenant for some seconds: many more than the model has places."""
     draw = random.Random(f"{world.seed}:crowd")
     tenant, until = draw.choice(TENANTS), anyio.current_time() + draw.uniform(3, 10)
 
@@ -201,14 +201,14 @@ async def _restart(world: World) -> None:
     await world.rag.start()
 
 
-async def _only_one_in_trouble(world: World) -> None:
-    """Let one dependency fail while the others work, and check that every call with enough time is answered and reports the degradation."""
+async def _check_single_failure(world: World) -> None:
+    """Let one dependency fail while the others work. Check that every call with enough time is answered and reports the degradation."""
     world.heal()
     await anyio.sleep(130)
     part = world.random.choice((world.embedder, world.generator))
-    trouble = world.random.choice((Hang(), Fail(503), Fail(429, {"retry-after": "60"}), Slow(9)))
-    world.log(f"only {part.policy.name} fails: {trouble}")
-    part.faults.always(trouble)
+    fault = world.random.choice((Hang(), Fail(503), Fail(429, {"retry-after": "60"}), Slow(9)))
+    world.log(f"only {part.policy.name} fails: {fault}")
+    part.faults.always(fault)
     for tenant in TENANTS * 2:
         await anyio.sleep(world.random.uniform(0, 3))
         answer = await _answered(world, tenant, 8)

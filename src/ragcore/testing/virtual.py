@@ -1,4 +1,4 @@
-"""An asyncio event loop with virtual time: a minute of waiting takes no time, and results don't depend on the machine's speed."""
+"""An asyncio event loop with virtual time: waiting for a minute takes no real time, and results don't depend on the machine's speed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["VirtualLoop"]
 
 # Real seconds to wait for a thread when nothing else is left to do.
 REAL_SECONDS = 5.0
-# Must exceed the spacing of floats at these times; otherwise the loop spins before a timer.
+# The clock's resolution must exceed the rounding error of the virtual time. Otherwise the loop spins just before a timer is due.
 RESOLUTION = 1e-6
 
 

@@ -36,7 +36,7 @@ def test_a_wide_table_is_split_into_parts_that_repeat_the_first_column(width: in
     assert len(heads) == text.count("20  ") / 2 == (1 if width == 200 else len(heads))
 
 
-def test_each_criterion_shows_whether_it_was_met_and_wraps_below_itself() -> None:
+def test_each_criterion_shows_whether_it_was_met_and_wraps_in_its_own_column() -> None:
     figures = Figures()
     figures.expect(True, "success 100 % (more than 95 %)")
     figures.expect(False, f"no hang at 5 or more at once: {'very ' * 20}many of 42")

@@ -1,4 +1,4 @@
-"""A small application around a client. `ragcore serve` runs it; a team can also start with it."""
+"""A small application around a client. `ragcore serve` runs it. It can also be the start of your own application."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ragcore.contrib.asgi import openai_chat
 from ragcore.contrib.asgi.authentication import Authentication
 from ragcore.contrib.asgi.body import MAX_BODY, body_of
 from ragcore.contrib.asgi.chats import Chats
+from ragcore.contrib.asgi.debug import SIMILARITY, DebugRoutes
 from ragcore.contrib.asgi.disconnect import until_disconnect
 from ragcore.contrib.asgi.exchange import ASGIApp, ClientGone, Exchange, Message, Receive, Send
 from ragcore.contrib.asgi.heads import check_head
 from ragcore.contrib.asgi.identity import Authenticate, Identity
 from ragcore.contrib.asgi.intake import Intake, rate_limits
 from ragcore.contrib.asgi.lifespan import lifespan
-from ragcore.contrib.asgi.looks import SIMILARITY, Looks
 from ragcore.contrib.asgi.openapi import document
 from ragcore.contrib.asgi.origins import allow_origins
 from ragcore.contrib.asgi.problem import Problem, Refused, problem
@@ -67,7 +67,7 @@ def app(
         max_body: largest size of a request's body in bytes.
         max_question: largest number of characters of a question.
         max_calls: largest number of chats at once. If all places are taken, a tenant that holds its share of them gets status 429. Other tenants wait for the
-            next free place, for at most `Settings.timeout`.
+            next free place, at most for `Settings.timeout`.
         ping: seconds of silence after which a stream sends a comment, so that proxies keep the connection open.
         client_instructions: how to treat a client's system messages in OpenAI's protocol. "append" adds them to the operator's instructions, marked as the
             tenant's; "ignore" leaves them out.
@@ -111,7 +111,7 @@ class _App:
         self._max_body = max_body
         self._max_question = max_question
         self._similarity_by_get = similarity_by_get
-        self._looks = Looks(rag, max_question=max_question)
+        self._debug = DebugRoutes(rag, max_question=max_question)
         chats = Chats(
             rag,
             max_question=max_question,
@@ -126,11 +126,11 @@ class _App:
             "/v1/models": {"GET": self._models},
             f"/v1/models/{openai_chat.MODEL}": {"GET": self._model},
             "/openapi.json": {"GET": self._openapi},
-            "/debug/inflight": {"GET": self._looks.inflight},
-            "/debug-env": {"GET": self._looks.environment},
+            "/debug/inflight": {"GET": self._debug.inflight},
+            "/debug-env": {"GET": self._debug.environment},
         }
 
-        # Routes for probes and load balancers, without a token. Only /health calls the hook: probes must pass during an outage of authentication.
+        # Routes without authentication, for probes and load balancers. Only /health calls the hook: probes must pass while authentication is down.
         self._open: dict[str, Callable[[Exchange], Awaitable[None]]] = {
             "/livez": self._livez,
             "/readyz": self._readyz,
@@ -152,7 +152,7 @@ class _App:
         except ClientGone:
             logger.debug("%s: the client has disconnected", exchange.where, exc_info=True)
         finally:
-            # Without the query string, which may contain a question.
+            # The log leaves out the query string, which may contain a question.
             access.info(
                 "%s %s %.0f ms %s",
                 exchange.where,
@@ -193,8 +193,8 @@ class _App:
         handlers = self._routes.get(route)
         if handlers is None and exchange.path.startswith(SIMILARITY):
             by_get = identity.admin and self._similarity_by_get
-            look = self._looks.similarity
-            handlers = {"POST": look, **({"GET": look} if by_get else {})}
+            handler = self._debug.similarity
+            handlers = {"POST": handler, **({"GET": handler} if by_get else {})}
         if handlers is None:
             raise Refused(404, "NotFound", "no such route")
         if method not in handlers:
@@ -214,7 +214,7 @@ class _App:
         with self._intake.request(tenant) as body:
             with body.reading():
                 exchange.body = await body_of(exchange, self._max_body, hold=body.hold)
-            # The limits before this request is counted; `rate_limits` subtracts it.
+            # These are the limits before this request is counted; `rate_limits` subtracts the request.
             exchange.headers |= rate_limits(self._rag.limits(tenant=tenant))
             try:
                 await handler(exchange, identity)

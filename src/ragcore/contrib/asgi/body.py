@@ -18,7 +18,7 @@ READ_SECONDS = 30.0
 
 
 def limit_body(app: ASGIApp, /, *, most: int = MAX_BODY) -> ASGIApp:
-    """Middleware that answers 413 to a body beyond a limit. Starlette and FastAPI have no such limit.
+    """Middleware that refuses bodies larger than `most` with status 413. Starlette and FastAPI have no such limit.
 
     Args:
         most: the limit in bytes. A body is held in memory until the handler reads it.
@@ -63,7 +63,7 @@ async def body_of(exchange: Exchange, most: int, *, hold: Callable[[int], None] 
 
     Args:
         most: the limit in bytes.
-        hold: called with the number of bytes that each piece adds in memory, before the next piece is read.
+        hold: called for each piece with the number of bytes that it adds in memory, before the next piece is read.
 
     Raises:
         Refused: the body is larger than `most` bytes, compressed or decompressed (reading stops there); it did not arrive within 30 s; its encoding is
@@ -111,10 +111,10 @@ def _unpacker(encoding: str) -> Callable[[bytes, int], bytes] | None:
                 if unpacker.eof:
                     piece = begun + piece
                     begun = piece[:2]
-                    if begun != b"\x1f\x8b":  # padding, or only the first byte of another member so far
+                    if begun != b"\x1f\x8b":  # padding, or only the first byte of another gzip member so far
                         break
                     begun = b""
-                    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)  # another member: RFC 1952, 2.2
+                    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)  # another gzip member follows: RFC 1952, 2.2
                 unpacked += unpacker.decompress(piece, max(1, most - len(unpacked)))
                 if not unpacker.eof:
                     break

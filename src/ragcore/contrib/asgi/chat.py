@@ -51,7 +51,7 @@ class ChatBody:
 
 
 def decoded(body: bytes) -> Any:
-    """Decode a JSON body. The number of values is limited, since many small values take twenty times the memory of their text."""
+    """Decode a JSON body. The number of values is limited, since many small values need twenty times the memory of their JSON text."""
     if body.count(b",") + body.count(b"[") + body.count(b"{") > MOST_VALUES:
         raise InvalidInput(f"the body has more than {MOST_VALUES:,} values")
     try:
@@ -71,7 +71,7 @@ def check_fields(asked: Mapping[str, object], known: set[str], *, like: str) -> 
 
 
 def check_question(question: object, *, longest: int) -> None:
-    """Check a question before it takes a place.
+    """Check a question, before its call waits for a place.
 
     Args:
         longest: largest number of characters.

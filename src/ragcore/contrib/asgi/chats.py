@@ -96,5 +96,5 @@ class Chats:
         try:
             yield
         finally:
-            # Without a service time: a chat has its whole timeout after the wait for a place, so the bulkhead must not refuse it by an estimate.
+            # Report no service time. From service times, a bulkhead estimates whether a call can still end in time; but a chat's timeout starts after its wait.
             places.release(flow=tenant)

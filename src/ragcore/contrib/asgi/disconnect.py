@@ -17,7 +17,7 @@ logger: logging.Logger = logging.getLogger("ragcore.asgi")
 def cancel_on_disconnect(app: ASGIApp) -> ASGIApp:
     """Middleware that cancels the handler when its client disconnects, which Starlette, FastAPI and Litestar do not.
 
-    The request's body must be read before the handler waits for long: the middleware passes messages on in order.
+    The handler must read the request's body before it waits for long: the middleware sees a disconnect only after the messages before it are read.
 
     Example:
         ```python
@@ -36,12 +36,12 @@ def cancel_on_disconnect(app: ASGIApp) -> ASGIApp:
 
 async def until_disconnect(app: ASGIApp, scope: Message, receive: Receive, send: Send) -> None:
     """Run the application for one request, until it ends or its client disconnects."""
-    # Only one message ahead: bodies must be held by the handler, which counts their bytes.
+    # Read only one message ahead: the handler must hold the body, because it counts the bytes in memory.
     sender, receiver = anyio.create_memory_object_stream[Message](1)
     failed: BaseException | None = None
     answered = False
 
-    async def told(message: Message) -> None:
+    async def forward(message: Message) -> None:
         nonlocal answered
         # Servers report a disconnect after every response. Work after the response, such as background tasks, must continue then.
         answered = answered or _is_last(message)
@@ -65,15 +65,16 @@ async def until_disconnect(app: ASGIApp, scope: Message, receive: Receive, send:
                     sender.close()
                     return
 
-        async def heard() -> Message:
+        async def next_message() -> Message:
             try:
                 return await receiver.receive()
-            except anyio.EndOfStream:  # already reported; like a server, report it at every call
+            except anyio.EndOfStream:
+                # The disconnect was passed on already. Servers repeat it at every call, and so does this function.
                 return {"type": "http.disconnect"}
 
         group.start_soon(watch)
         try:
-            await app(scope, heard, told)
+            await app(scope, next_message, forward)
         except Exception as error:  # raised again outside of the group, so that it is not wrapped in an ExceptionGroup
             failed = error
         group.cancel_scope.cancel()

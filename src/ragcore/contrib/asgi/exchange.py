@@ -34,7 +34,7 @@ MOST_SHOWN = 500
 
 
 def encoded(data: Any) -> bytes:
-    """Encode as JSON in UTF-8. Half an emoji (a lone surrogate) can't be encoded and becomes a question mark."""
+    """Encode as JSON in UTF-8. A lone surrogate (half an emoji) can't be encoded and becomes a question mark."""
     return json.dumps(data, ensure_ascii=False).encode(errors="replace")
 
 
@@ -77,7 +77,7 @@ class Exchange:
         return value.decode("latin-1")
 
     def query(self, name: str) -> str | None:
-        """Return the value of a parameter in the query string; None if the address does not have it."""
+        """Return the value of a parameter in the query string; None if the URL does not have it."""
         values = parse_qs(self.scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
         return values[name][0] if name in values else None
 

@@ -1,7 +1,7 @@
 """Refuses ambiguous requests, which a proxy and the server behind it could read differently (request smuggling).
 
-If the proxy uses one header and the server another, the body for one of them is the next request for the other. Such requests are refused here, even if the
-server accepts them.
+For example, if the proxy uses Content-Length and the server Transfer-Encoding, the server may read a part of the body as the next request.
+Such requests are refused here, even if the server would accept them.
 
 Source: RFC 9112, 6.1 and 6.3 (message body length); RFC 9110, 5.3 (field order) and 11.6.2 (Authorization).
 """

@@ -27,7 +27,7 @@ __all__ = ["Authenticate", "Identity", "Unauthorized", "from_tokens"]
 logger: logging.Logger = logging.getLogger("ragcore.asgi")
 
 HASHED = "sha256:"
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ Authenticate: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[Identity | Non
 
 
 class Unauthorized(Exception):
-    """A hook raises it to refuse a request with a reason. The response shows its message to the caller."""
+    """Raise it in a hook to refuse a request with a reason. The response shows its message to the caller."""
 
 
 def from_tokens(path: str | PathLike[str], /) -> Authenticate:
@@ -65,7 +65,7 @@ def from_tokens(path: str | PathLike[str], /) -> Authenticate:
     may contain the hash of a token instead of the token: "sha256:" and 64 hexadecimal digits.
 
     While requests arrive, the file is checked once a second, and read again if it has changed. If it can't be read, the old tokens stay valid. If it is
-    missing at two checks, all tokens are revoked.
+    missing at two checks in a row, all tokens are revoked.
 
     Raises:
         ConfigurationError: the file can't be read, or has another shape.
@@ -89,12 +89,12 @@ class _Tokens:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._threads = Threads(1, name="tokens")
-        self._looked = -math.inf
+        self._checked_at = -math.inf
         self._missing = False
         self._stamp, self._known = self._read()
 
     def find(self, token: bytes) -> Identity | None:
-        """Return the identity for a token. All tokens are compared, in constant time, so that the time reveals nothing about a token."""
+        """Return the identity for a token. Compares all tokens in constant time, so that the time reveals nothing about a token."""
         given = _digest(token)
         found = [identity for digest, identity in self._known.items() if hmac.compare_digest(digest, given)]
         return found[0] if found else None
@@ -102,9 +102,9 @@ class _Tokens:
     async def refresh(self) -> None:
         """Read the file again if it has changed."""
         now = anyio.current_time()
-        if now - self._looked < LOOK_SECONDS:
+        if now - self._checked_at < CHECK_SECONDS:
             return
-        self._looked = now
+        self._checked_at = now
         try:
             read = await self._threads.run(lambda: None if _stamp(self._path) == self._stamp else self._read())
         except FileNotFoundError:

@@ -20,7 +20,7 @@ MEBI = 2**20
 
 
 def rate_limits(states: Sequence[LimitState], *, counted: bool = False) -> dict[str, str]:
-    """Return the headers that report the rest of the rate limits; {} without limits.
+    """Return the headers that report how much of the rate limits remains; {} without limits.
 
     Args:
         counted: whether the states already count this request.
@@ -41,7 +41,7 @@ def rate_limits(states: Sequence[LimitState], *, counted: bool = False) -> dict[
 
 
 class Room:
-    """A limit on an amount in use at once, with a lower limit for each tenant.
+    """Limits an amount that is in use at once: a limit for all tenants together, and a lower one for each tenant.
 
     Args:
         most: the limit for all tenants together.
@@ -79,7 +79,7 @@ class Room:
 
     @contextmanager
     def place(self, tenant: str) -> Iterator[None]:
-        """Take one for a block."""
+        """Take an amount of 1 for a block."""
         self.take(tenant)
         try:
             yield
@@ -88,7 +88,7 @@ class Room:
 
 
 class Intake:
-    """Limits the bodies of requests. A tenant may use a quarter of each limit, since it may stand for many people.
+    """Limits the bodies of requests. A tenant may use a quarter of each limit, since a tenant may be an organization with many users.
 
     Args:
         readings: number of bodies that may be read at once.

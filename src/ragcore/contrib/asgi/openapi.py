@@ -66,7 +66,9 @@ def document(*, max_question: int) -> dict[str, Any]:
             "/v1/models": {"get": _operation("List the models. There is one, ragcore.", problem="OpenAIProblem")},
             "/v1/models/ragcore": {"get": _operation("Describe the model ragcore.", problem="OpenAIProblem")},
             "/debug/inflight": {
-                "get": _operation("List running calls: all calls for administrators, their own for other tenants.")
+                "get": _operation(
+                    "List running calls: all calls for administrators, the calls of their own tenant for other callers."
+                )
             },
             "/debug-env": {
                 "get": _operation(
@@ -92,7 +94,7 @@ def document(*, max_question: int) -> dict[str, Any]:
                 },
                 "get": {
                     **_operation(
-                        "Return the same report, with the question in the address. Only administrators may use it.",
+                        "Return the same report, with the question in the URL. Only administrators may use it.",
                         asks=True,
                         forbidden=True,
                     ),

@@ -14,7 +14,7 @@ from ragcore.errors import ConfigurationError
 __all__ = ["allow_origins"]
 
 METHODS = "GET, HEAD, POST, OPTIONS"
-# Allowed if the browser names no headers. Otherwise those that it names are allowed, such as the headers of the SDK.
+# These headers are allowed if the browser names none. If it names headers, such as those of the SDK, they are allowed.
 HEADERS = "authorization, api-key, content-type, content-encoding, accept"
 NAMES = re.compile(r"[A-Za-z0-9_\-, ]{1,2000}")
 SHOWN = "x-request-id, retry-after, ratelimit, ratelimit-policy"
@@ -25,7 +25,7 @@ def allow_origins(app: ASGIApp, origins: Sequence[str], /) -> ASGIApp:
     """Middleware that allows these origins and answers preflight requests.
 
     Args:
-        origins: allowed origins, such as "https://app.example.org"; "*": all.
+        origins: the allowed origins, such as "https://app.example.org"; "*": all origins.
 
     Raises:
         ConfigurationError: an entry is not an origin.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ragcore.contrib.asgi.public import public_message, tells_of_insides
+from ragcore.contrib.asgi.public import has_internal_details, public_message
 from ragcore.errors import (
     CircuitOpen,
     DeadlineExceeded,
@@ -54,13 +54,13 @@ class Refused(Exception):
 def problem(error: RagcoreError, /, *, whole: bool = False) -> Problem:
     """Return the HTTP response for an error.
 
-    Internal details (an address, a role, a provider's message) stay out of the response, which gets a general message. The error's own message is logged as a
+    Internal details (an address, a role, a provider's message) stay out of the response: it has a general message. The error's own message is logged as a
     warning of the logger "ragcore.asgi", with the call's id.
 
     Args:
         whole: True: include operator-only details in the response, and log nothing.
     """
-    if not whole and tells_of_insides(error):
+    if not whole and has_internal_details(error):
         logger.warning("call %s failed in %s: %s: %s", error.call_id, error.stage, type(error).__name__, error)
     message = str(error) if whole else public_message(error)
     headers = {} if error.retry_after is None else {"Retry-After": str(math.ceil(error.retry_after))}

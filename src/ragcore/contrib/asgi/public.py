@@ -22,7 +22,7 @@ from ragcore.errors import (
 from ragcore.types import Answer, CallInfo, Degradation, EmptyReason, Health, SimilarityReport
 from ragcore.value import Value
 
-__all__ = ["FULL", "public", "public_message", "tells_of_insides"]
+__all__ = ["FULL", "has_internal_details", "public", "public_message"]
 
 FULL = "too many questions at once; try again in a moment"
 NO_DOCUMENTS = "you have no documents yet"
@@ -33,8 +33,8 @@ NO_ANSWER = "the model that writes answers is temporarily unavailable"
 def public(value: Value, /) -> dict[str, Any]:
     """Return an answer, a retrieval, a report or an event as JSON-ready values that its tenant may see.
 
-    `to_dict()` is only for operators: its reason for an empty result has the number of chunks of all tenants, and its reason for a degraded answer has the
-    message of an error, with addresses. This function replaces both by general messages.
+    `to_dict()` is only for operators: the reason for an empty result contains the number of chunks of all tenants, and the reason for a degraded answer
+    contains the message of an error, with addresses. This function replaces both by general messages.
 
     Example:
         ```python
@@ -45,8 +45,8 @@ def public(value: Value, /) -> dict[str, Any]:
     return shown
 
 
-def tells_of_insides(error: RagcoreError) -> bool:
-    """Whether the error's message may contain internal details. Such messages are only logged, for operators."""
+def has_internal_details(error: RagcoreError) -> bool:
+    """Whether the error's message may contain internal details. Such messages are logged for operators, and not shown to tenants."""
     return not isinstance(error, InvalidInput | Overloaded | CircuitOpen | DeadlineExceeded)
 
 

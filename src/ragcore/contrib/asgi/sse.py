@@ -59,7 +59,7 @@ async def steps(stream: AnswerStream, /, *, ping: float = PING_SECONDS) -> Async
 
 
 def sse_event(event: StreamEvent | RagcoreError, /, *, whole: bool = False) -> bytes:
-    """Return one event of a stream, or the error that ends it, as a server-sent event. Use it for streams that are read without `await`."""
+    """Return one event of a stream, or its error, as a server-sent event. Use it with `ragcore.blocking`, whose streams are read without `await`."""
     match event:
         case RagcoreError():
             name, data = "error", {**problem(event, whole=whole).body, "partial_text": event.partial_text}

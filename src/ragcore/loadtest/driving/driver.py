@@ -26,14 +26,14 @@ class Driver:
     Args:
         timeout: seconds in which each question must be answered.
         hung_after: seconds after the timeout until a question counts as hung.
-        told: called with each outcome, to show progress.
+        on_outcome: called with each outcome, to show progress.
     """
 
     target: Target
     questions: Sequence[Question]
     timeout: float = 30.0
     hung_after: float = HUNG_AFTER
-    told: Callable[[Outcome], None] = lambda _: None
+    on_outcome: Callable[[Outcome], None] = lambda _: None
     outcomes: list[Outcome] = field(default_factory=list)
     began: float = field(default_factory=anyio.current_time)
 
@@ -41,9 +41,9 @@ class Driver:
         self._next: Iterator[Question] = itertools.cycle(self.questions)
 
     @classmethod
-    def of(cls, aim: Aim, *, told: Callable[[Outcome], None]) -> Driver:
+    def of(cls, aim: Aim, *, on_outcome: Callable[[Outcome], None]) -> Driver:
         """Create a driver for an aim."""
-        return cls(aim.target, aim.questions, timeout=aim.timeout, hung_after=aim.hung_after, told=told)
+        return cls(aim.target, aim.questions, timeout=aim.timeout, hung_after=aim.hung_after, on_outcome=on_outcome)
 
     def now(self) -> float:
         """Seconds since the driver was created."""
@@ -70,7 +70,8 @@ class Driver:
             while self.now() < until:
                 began = self.now()
                 await self.ask(phase, due=began)
-                if self.now() - began < PAUSE:  # refused at once: a loop without pause would measure nothing
+                # A refused question ends at once: without a pause, the user would only produce refusals.
+                if self.now() - began < PAUSE:
                     await anyio.sleep(PAUSE if not self.outcomes[-1].ok else 0)
 
         async with anyio.create_task_group() as users:
@@ -83,7 +84,7 @@ class Driver:
     ) -> list[Outcome]:
         """Send `rate` questions per second, whether or not earlier ones have been answered. This is an open loop.
 
-        Latency counts from the moment when a question should have been sent, not from when it was sent. This avoids coordinated omission, which
+        Latency counts from the moment at which a question should have been sent, even if it was sent later. This avoids coordinated omission, which
         hides waiting time (G. Tene, "How NOT to measure latency").
         """
         before, began = len(self.outcomes), self.now()
@@ -141,7 +142,7 @@ class Driver:
             detail=detail,
         )
         self.outcomes.append(outcome)
-        self.told(outcome)
+        self.on_outcome(outcome)
 
 
 def arrivals(

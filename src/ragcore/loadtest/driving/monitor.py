@@ -21,10 +21,10 @@ __all__ = ["Driving", "Monitor", "Sample", "cpu_seconds", "driving", "monitored"
 
 PERIOD = 0.25
 TICK = 0.01
-# The largest 99th percentile of the driver's lag, in seconds and as a share of the median answer. Above both, the driver measures itself.
+# Limits for the 99th percentile of the driver's lag: in seconds, and as a share of the median latency. Above both, the driver distorts the latencies.
 MOST_LAG = 0.05
 MOST_LAG_SHARE = 0.1
-# The largest share of one core: a driver that uses more has no capacity left.
+# The driver's limit, as a share of one core: a driver that uses more may be the bottleneck.
 MOST_CPU = 0.9
 PROC = Path("/proc")
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100

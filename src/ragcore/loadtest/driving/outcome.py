@@ -14,7 +14,7 @@ __all__ = ["APOLOGIES", "ERRORS", "Kind", "Outcome", "judge"]
 # wrong: any other answer. late: an answer after the timeout. hung: no answer long after the timeout.
 Kind: TypeAlias = Literal["right", "degraded", "apology", "wrong", "late", "hung"] | Refusal
 ERRORS: tuple[Kind, ...] = ("hung", "late", "timeout", "connection", "http", "protocol", "refused")
-# An answer with one of these phrases reports an error, whatever else it contains.
+# An answer with one of these phrases counts as an apology, even if it contains the fact.
 FAILURES = ("an error occurred", "something went wrong", "try again", "cannot answer", "can't answer")
 APOLOGIES = (*FAILURES, "sorry", "could not find", "couldn't find", "unable to", "no documents")
 
@@ -26,11 +26,11 @@ class Outcome:
     Attributes:
         phase: the phase of the scenario, for example "concurrency 5".
         question: the text of the question.
-        due: when it should have been sent.
-        started: when it was sent.
-        first_token: when the first piece of a streamed answer arrived.
-        last_token: when the last piece arrived.
-        ended: when the question ended.
+        due: the time at which the question should have been sent.
+        started: the time at which it was sent.
+        first_token: the time at which the first piece of a streamed answer arrived.
+        last_token: the time at which the last piece arrived.
+        ended: the time at which the question ended.
         kind: the kind of outcome.
         status: the HTTP status; None without one.
         tokens: number of pieces of a streamed answer.
@@ -75,7 +75,7 @@ class Outcome:
 
 
 def judge(question: Question, reply: Reply) -> Kind:
-    """Judge an answer by its content, not by its status. An apology is not a success, and neither is an answer without its fact."""
+    """Judge an answer by its content, not by its status. Apologies and answers without the fact are no successes."""
     text = " ".join(reply.text.split()).casefold()
     if any(failure in text for failure in FAILURES):
         return "apology"

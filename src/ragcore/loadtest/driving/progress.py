@@ -29,7 +29,7 @@ class Watching:
         if not self._progress.console.is_terminal:
             self._progress.console.print(name, style=None, highlight=False)
 
-    def told(self, outcome: Outcome) -> None:
+    def count(self, outcome: Outcome) -> None:
         """Count the outcome of one question."""
         self._kinds[outcome.kind] += 1
         self._progress.update(self._task, advance=1, kinds=self._shown())

@@ -24,7 +24,7 @@ LEAST_BLOCKS, LEAST_PHASES = 4, 3
 
 
 def by_blocks(before: Sequence[Run], after: Sequence[Run], tolerance: float) -> list[Row]:
-    """Return a row for each figure. A regression is worse by more than the tolerance over its whole interval."""
+    """Return a row for each figure. A figure is a regression if its whole interval is worse by more than the tolerance."""
     sides = [[by_phase(run.outcomes) for run in runs] for runs in (before, after)]
     phases = [
         # A block never spans two runs.
@@ -41,11 +41,11 @@ def by_blocks(before: Sequence[Run], after: Sequence[Run], tolerance: float) -> 
     rows = []
     for phase, name, share, (one, other) in phases:
         values = [percentile([value for block in side for value in block], share) for side in (one, other)]
-        # Few blocks don't show the noise of a phase: such a phase is judged only together with the others, in _over_phases.
+        # A phase with few blocks doesn't show its noise, so it is judged only together with the other phases, in _over_phases.
         margin = math.inf
         if min(len(one), len(other)) >= LEAST_BLOCKS:
             margin = log_ratio_margin(one, other, share=share, figures=len(phases))
-        rows.append(_assuming(f"{phase}, {name}", values[0], values[1], margin, tolerance))
+        rows.append(_row_of_latency(f"{phase}, {name}", values[0], values[1], margin, tolerance))
     return [
         *_over_phases(rows, tolerance),
         *rows,
@@ -54,7 +54,7 @@ def by_blocks(before: Sequence[Run], after: Sequence[Run], tolerance: float) -> 
 
 
 def _over_phases(rows: Sequence[Row], tolerance: float) -> Iterator[Row]:
-    """Judge all phases together: each is another measurement of the same change."""
+    """Judge all phases together, since each phase measures the same change."""
     for name, _, _ in PERCENTILES:
         those = [row for row in rows if row.figure.endswith(f", {name}") and min(row.before, row.after) > 0]
         if len(those) < LEAST_PHASES:
@@ -65,11 +65,11 @@ def _over_phases(rows: Sequence[Row], tolerance: float) -> Iterator[Row]:
             statistics.geometric_mean(values)
             for values in zip(*((row.before, row.after) for row in those), strict=True)
         )
-        yield _assuming(f"all phases, {name}", before, after, margin, tolerance)
+        yield _row_of_latency(f"all phases, {name}", before, after, margin, tolerance)
 
 
-def _assuming(figure: str, before: float, after: float, margin: float, tolerance: float) -> Row:
-    """Return the row of a latency. Its interval covers its own margin (of the logarithm) and the assumed noise between runs."""
+def _row_of_latency(figure: str, before: float, after: float, margin: float, tolerance: float) -> Row:
+    """Return the row of a latency. Its interval includes the margin of its logarithm and the assumed noise between runs."""
     ratio = after / max(before, 1e-9)
     if not math.isfinite(margin):
         return Row(figure, before, after, ratio, None, None, "")

@@ -10,7 +10,7 @@ from ragcore.loadtest.report.comparison import Row, ratio_of
 from ragcore.loadtest.report.direction import is_share
 from ragcore.loadtest.report.judged import Judged, of_phases, of_summaries
 from ragcore.loadtest.report.results import Run
-from ragcore.loadtest.resampling import Repeated, exchanged, ratio_of_runs, scatter
+from ragcore.loadtest.resampling import Repeated, p_values, ratio_of_runs, scatter
 
 __all__ = ["SHARE_NOISE", "by_runs"]
 
@@ -20,16 +20,16 @@ SHARE_NOISE = 0.01
 
 
 def by_runs(before: Sequence[Run], after: Sequence[Run], tolerance: float) -> list[Row]:
-    """Return a row for each figure. A figure is a regression if at most 5 % of all exchanges of runs between the sides look as much worse."""
+    """Return a row for each figure. A figure is a regression if at most 5 % of all assignments of the runs to the sides make a figure as much worse."""
     figures = [*of_phases(before, after), *of_summaries(before, after)]
-    # All figures with a direction, whether they differ or not: choosing those that differ would depend on the sides and bias the test.
+    # Test all figures with a direction, also those that don't differ: a choice by their difference would bias the test.
     judged = [figure for figure in figures if figure.direction is not None]
     verdicts = {
-        figure.name: _of_chances(figure, worse, well)
-        for figure, worse, well in zip(
+        figure.name: _verdict_of(figure, worse, improved)
+        for figure, worse, improved in zip(
             judged,
-            exchanged([_repeated(figure, tolerance, +1) for figure in judged]),
-            exchanged([_repeated(figure, tolerance, -1) for figure in judged]),
+            p_values([_repeated(figure, tolerance, +1) for figure in judged]),
+            p_values([_repeated(figure, tolerance, -1) for figure in judged]),
             strict=True,
         )
     }
@@ -49,7 +49,7 @@ def by_runs(before: Sequence[Run], after: Sequence[Run], tolerance: float) -> li
 
 
 def _typical_scatter(figures: Sequence[Judged]) -> float:
-    """Return the median scatter of all figures, as a standard deviation of logarithms. It is more reliable than that of one figure."""
+    """Return the median scatter of all figures, as a standard deviation of logarithms. It is more reliable than the scatter of one figure."""
     scatters = [
         scatter(*([math.log(value) for value in side] for side in (figure.before, figure.after)))
         for figure in figures
@@ -58,12 +58,12 @@ def _typical_scatter(figures: Sequence[Judged]) -> float:
     return statistics.median(scatters) if scatters else 0.0
 
 
-def _of_chances(figure: Judged, worse: float, well: float) -> str:
-    return "regression" if worse <= CHANCE else "better" if well <= CHANCE else "same"
+def _verdict_of(figure: Judged, worse: float, improved: float) -> str:
+    return "regression" if worse <= CHANCE else "better" if improved <= CHANCE else "same"
 
 
 def _repeated(figure: Judged, tolerance: float, sign: int) -> Repeated:
-    """Scale a figure so that a difference is about a share of the value: logarithms, or shares of the mean if a value is not positive."""
+    """Scale a figure, so that a difference is about a share of its value: by logarithms or, if a value is not positive, by the mean."""
     sign = sign if figure.direction == "lower" else -sign
     values = [*figure.before, *figure.after]
     size = statistics.fmean(map(abs, values)) or 1.0

@@ -28,13 +28,14 @@ def compare(before: Path, after: Path, *, tolerance: float = 0.1) -> Comparison:
 def compare_runs(before: Sequence[Run], after: Sequence[Run], *, tolerance: float = 0.1) -> Comparison:
     """Compare runs of one scenario.
 
-    With three or more runs on each side, a figure that is worse by more than the tolerance is a regression if at most 5 % of all exchanges of runs
-    between the sides make any figure look as much worse, and if its interval does not include 1. If nothing changed, at most 5 % of comparisons report
-    a regression.
+    With three or more runs on each side, a permutation test decides: a figure that is worse by more than the tolerance is a regression if at most 5 % of all
+    assignments of the runs to the two sides make any figure look as much worse, and if its interval does not include 1. If nothing changed, at most 5 % of
+    comparisons report a regression.
 
     With fewer runs the noise between runs can't be measured, so it is assumed: 30 % up or down for latencies, whose intervals also include the noise
-    between blocks of consecutive questions; 30 % for other figures, 1 % for shares, and twice the Poisson scatter for counts. A regression is a ratio
-    that is worse by more than the tolerance over its whole interval, or a count that was zero and now has at least three events. One hang is enough.
+    between blocks of consecutive questions; 30 % for other figures, 1 % for shares, and twice the Poisson scatter for counts. A figure is a regression if
+    the whole interval of its ratio is worse by more than the tolerance, or if it counts unwanted events, was zero and is now at least three. One hang is
+    enough.
 
     Args:
         tolerance: the change to ignore, as a share: 0.1 is 10 %.
@@ -51,7 +52,8 @@ def compare_runs(before: Sequence[Run], after: Sequence[Run], *, tolerance: floa
     comparison = Comparison(missed=list(_missed(after)), notes=list(_differences(first, [*before[1:], *after])))
     if min(len(before), len(after)) >= LEAST_RUNS:
         comparison.notes.append(
-            f"{len(before)} runs before, {len(after)} after: a figure is a regression if at most 5 % of all exchanges of runs between the sides look as bad"
+            f"{len(before)} runs before, {len(after)} after: a figure is a regression if at most 5 % of all assignments of the runs to the two sides "
+            "look as bad (permutation test)"
         )
         comparison.rows += by_runs(before, after, tolerance)
     else:

@@ -1,4 +1,4 @@
-"""The better direction of a figure and its smallest difference that counts, both by its name."""
+"""The better direction of a figure, and the smallest difference that counts. The name of the figure determines both."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 __all__ = ["Direction", "better", "floor", "is_share"]
 
 Direction: TypeAlias = Literal["lower", "higher"]
-# The smallest difference that counts, by unit. Then the shares, whose scatter is small near 100 %.
+# FLOORS: the smallest difference that counts, by unit. SHARES: figures that are shares, whose scatter is small near 100 %.
 FLOORS = {"_s": 0.01, "_ms": 2.0, "_us": 0.5, "_mb": 5.0, "_kb": 64.0, "question": 16.0}
 SHARES = ("success_rate", "slo_share", "recall", "ndcg", "mrr")
 HIGHER = (

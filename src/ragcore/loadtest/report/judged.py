@@ -47,7 +47,7 @@ class Judged:
 
     @property
     def scatters(self) -> bool:
-        """Whether the figure scatters as times do. Counts, and shares near 100 %, do not."""
+        """Whether the figure scatters like a latency. Counts and shares near 100 % do not."""
         return self.positive and not self.counts and not is_share(self.name)
 
     @property
@@ -58,7 +58,7 @@ class Judged:
 
     @property
     def matters(self) -> bool:
-        """Whether the figure has a better direction and differs by enough to count."""
+        """Whether the figure has a better direction and the difference is large enough to count."""
         before, after = self.means
         return self.direction is not None and abs(after - before) > self.least
 

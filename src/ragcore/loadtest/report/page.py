@@ -9,12 +9,12 @@ from typing import Any
 
 from ragcore.loadtest.figures import Figures, Table, Value
 from ragcore.loadtest.report.plots import draw
-from ragcore.loadtest.words import heading, label, number, quantity, told
+from ragcore.loadtest.words import heading, label, number, quantity, worth_showing
 
 __all__ = ["page"]
 
 STYLE = Path(__file__).with_suffix(".css")
-# Longer tables are folded.
+# Tables with more rows are collapsed.
 ROWS = 30
 CARDS = 24
 
@@ -76,7 +76,7 @@ def _listed(items: Sequence[str]) -> str:
 
 
 def _cards(values: Mapping[str, Any]) -> str:
-    values = told(values)
+    values = worth_showing(values)
     shown = list(values.items())[:CARDS]
     cards = "".join(
         f'<div class="card"><b>{escape(quantity(name, value))}</b><span>{escape(label(name))}</span></div>'

@@ -1,4 +1,4 @@
-"""Shows a run or a comparison as text. It is never wider than the terminal, or than 80 columns without a terminal."""
+"""Shows a run or a comparison as text, at most as wide as the terminal; 80 columns without a terminal."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rich.text import Text
 
 from ragcore.loadtest.figures import Figures, Table, Value
 from ragcore.loadtest.report.comparison import Comparison, Row
-from ragcore.loadtest.words import heading, label, number, quantity, told
+from ragcore.loadtest.words import heading, label, number, quantity, worth_showing
 
 __all__ = ["changed", "draw_comparison", "draw_criteria", "draw_table", "draw_values"]
 
-# Longer tables are only in the report.
+# Tables with more rows are shown only in the report.
 MOST_ROWS = 40
 GAP = 2
 
@@ -39,7 +39,7 @@ def draw_table(console: Console, table: Table) -> None:
 
 def draw_values(console: Console, values: dict[str, Value]) -> None:
     """Print each figure with its name and unit."""
-    _listed(console, [(label(name), quantity(name, value)) for name, value in told(values).items()])
+    _listed(console, [(label(name), quantity(name, value)) for name, value in worth_showing(values).items()])
 
 
 def draw_criteria(console: Console, figures: Figures) -> None:
@@ -74,7 +74,7 @@ def changed(row: Row) -> str:
 
 
 def _listed(console: Console, rows: Sequence[tuple[str, str]]) -> None:
-    """Print two columns. A text that is too long continues below its own beginning."""
+    """Print two columns. A long text continues on the next line, in its own column."""
     width = max((len(first) for first, _ in rows), default=0) + GAP
     for first, second in rows:
         # A line never breaks between a number and its percent sign.

@@ -15,28 +15,28 @@ from ragcore.contrib.asgi.public import public
 from ragcore.errors import InvalidInput
 from ragcore.types.validation import check_tenant
 
-__all__ = ["SIMILARITY", "Looks"]
+__all__ = ["SIMILARITY", "DebugRoutes"]
 
-MAX_LOOKS = 8
+MAX_REPORTS = 8
 SIMILARITY = "/debug/rag-similarity/"
-# Stands for all tenants in the audit log.
-EVERYBODY = "*"
-LOOK = '{"query": "…", "threshold": 0.4}'
+# The name in the audit log for an access to the data of all tenants.
+ALL_TENANTS = "*"
+SHAPE = '{"query": "…", "threshold": 0.4}'
 
 
-class Looks:
-    """Shows calls, settings and similarity reports to administrators. Other tenants see their own calls and reports."""
+class DebugRoutes:
+    """Shows calls, settings and similarity reports to administrators. Other callers see the calls and reports of their own tenant."""
 
     def __init__(self, rag: RAG, *, max_question: int) -> None:
         self._rag = rag
         self._max_question = max_question
         # A report compares all chunks of a tenant with a question, so only a few run at once, and at most two for one tenant.
-        self._room = Room(MAX_LOOKS, of_a_tenant=MAX_LOOKS // 4)
+        self._room = Room(MAX_REPORTS, of_a_tenant=MAX_REPORTS // 4)
 
     async def inflight(self, exchange: Exchange, identity: Identity) -> None:
-        """Show the running calls: all calls to administrators, their own to other tenants."""
+        """Show the running calls: all calls to administrators, the calls of their own tenant to other callers."""
         calls = [call for call in self._rag.inflight() if identity.may_see(call.tenant)]
-        record("inflight", EVERYBODY if identity.admin else check_tenant(identity.tenant), calls=len(calls))
+        record("inflight", ALL_TENANTS if identity.admin else check_tenant(identity.tenant), calls=len(calls))
         shown = [call.to_dict() if identity.admin else public(call) for call in calls]
         await exchange.respond(200, {"calls": shown})
 
@@ -44,13 +44,13 @@ class Looks:
         """Show an administrator the client's description."""
         if not identity.admin:
             raise Refused(403, "Forbidden", "only administrators may use this route")
-        record("describe", EVERYBODY)
+        record("describe", ALL_TENANTS)
         with self._room.place(check_tenant(identity.tenant)):
             described = await self._rag.describe()
         await exchange.respond(200, described)
 
     async def similarity(self, exchange: Exchange, identity: Identity) -> None:
-        """Show how near a tenant's chunks are to a question. POST has the question in the body, GET in the address."""
+        """Show how near a tenant's chunks are to a question. POST has the question in the body, GET in the URL."""
         tenant = exchange.path.removeprefix(SIMILARITY)
         if not identity.may_see(tenant):
             record("similarity", tenant, outcome="Forbidden")
@@ -67,8 +67,8 @@ class Looks:
 def _asked_by_post(body: bytes) -> tuple[Any, float | None]:
     asked = decoded(body)
     if not isinstance(asked, dict) or "query" not in asked:
-        raise InvalidInput(f"the body must be JSON like {LOOK}")
-    check_fields(asked, {"query", "threshold"}, like=LOOK)
+        raise InvalidInput(f"the body must be JSON like {SHAPE}")
+    check_fields(asked, {"query", "threshold"}, like=SHAPE)
     threshold = asked.get("threshold")
     if isinstance(threshold, bool):
         raise InvalidInput(f"threshold is {threshold}: it must be a number from -1 to 1")
