@@ -89,7 +89,8 @@ sweep.plot().figure
 # passages among those that remain. It rises while the threshold removes wrong passages. It falls when the threshold removes right passages, or when a question
 # has no passage left, which counts as 0.
 #
-# The grey band is the 95 % interval of the recommendation: where it would lie for another sample of as many questions. More questions make it narrower.
+# The grey band is the 95 % interval of the recommendation. It shows how much the recommendation would vary between samples of the same size. More questions make the
+# band narrower.
 
 # %%
 rows = sweep.to_dicts()
@@ -119,8 +120,8 @@ sweep.plot_scores().figure
 # %% [markdown]
 # ## Another aim
 #
-# If a lost answer is worse than a superfluous passage, choose the aim `recall`: recall of at least 0.95 with the fewest tokens. The aim `found` chooses the
-# highest threshold at which at most 5 % of the questions find nothing.
+# If a lost answer is worse than a superfluous passage, choose the aim `recall`: it recommends the threshold with the fewest tokens and a recall of at least 0.95.
+# The aim `found` recommends the highest threshold at which at most 5 % of the questions find nothing.
 
 # %%
 for aim in ("f1", "recall", "found"):
@@ -134,7 +135,7 @@ for aim in ("f1", "recall", "found"):
 # %%
 tags = sorted(sweep.tags_to_dicts(), key=lambda row: row["recommended"])
 for row in tags:
-    print(f"{row['tag']}: {row['questions']} questions, recall {row['recall']:.2f} at {sweep.recommended:.2f}, recommended alone {row['recommended']:.2f}")
+    print(f"{row['tag']}: {row['questions']} questions, recall {row['recall']:.2f} at {sweep.recommended:.2f}, recommended for this tag {row['recommended']:.2f}")
 print(f"The recommended thresholds differ by {tags[-1]['recommended'] - tags[0]['recommended']:.2f}.")
 pd.DataFrame(tags)
 

@@ -13,8 +13,8 @@
 # %% [markdown]
 # # Why did it find nothing?
 #
-# A search can find nothing for several reasons, and each needs a different correction. ragcore reports the reason. This notebook produces three reasons, one after
-# the other. It needs no API key and no network.
+# A search can find nothing for several reasons, and each reason needs a different correction. ragcore reports the reason. This notebook shows three of them, one
+# after the other. It needs no API key and no network.
 
 # %%
 import tempfile
@@ -49,12 +49,16 @@ await why("What is my deductible?", tenant="bob")
 
 # %% [markdown]
 # ## No score reaches the threshold
+#
+# The message contains the best score. Lower the threshold, or [measure it](find_your_threshold.py).
 
 # %%
 await why("What is my deductible?", tenant="ann", score_threshold=0.95)
 
 # %% [markdown]
 # ## No document matches the filter
+#
+# The tenant has documents, but none of them has this value in its metadata.
 
 # %%
 await why("What is my deductible?", tenant="ann", filter=ragcore.meta("year").eq(2019))
