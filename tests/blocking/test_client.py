@@ -83,8 +83,8 @@ def test_the_first_call_starts_the_client_and_a_closed_client_may_be_started_aga
 def test_a_finished_start_is_not_reused_for_the_next_start(monkeypatch: pytest.MonkeyPatch) -> None:
     submit = background.submit
 
-    def slow_to_return(awaitable: Awaitable[object]) -> futures.Future[object]:
-        future = submit(awaitable)
+    def slow_to_return(fn: Callable[[], Awaitable[object]]) -> futures.Future[object]:
+        future = submit(fn)
         futures.wait([future], 10)
         return future
 

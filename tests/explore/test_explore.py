@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -241,6 +242,7 @@ async def test_qrels_load_with_their_questions(tmp_path: Path) -> None:
         load(tmp_path / "missing.jsonl", tenant="m")
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="ir_measures 0.4 uses ast.Num, which Python 3.14 has removed")
 def test_the_measures_equal_those_of_ir_measures() -> None:
     """Compares recall, precision, reciprocal rank and nDCG at 5, with random grades and rankings."""
     ir_measures = pytest.importorskip("ir_measures")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import sys
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -10,10 +11,14 @@ from collections.abc import AsyncIterator, Callable, Mapping
 import anyio
 import brotli  # type: ignore[import-untyped]
 import pytest
-from backports import zstd
 
 from ragcore.wire.bodies import MAX_BODY, PIECE, pieces, whole
 from ragcore.wire.refusal import Undecodable
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 pytestmark = pytest.mark.anyio
 MEBI = 1024 * 1024

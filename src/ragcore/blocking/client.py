@@ -163,7 +163,7 @@ class RAG:
                 )
             # Check `done`, because nothing resets `_starting` to None: a quick start may end before its future is stored here.
             if self._starting is None or self._starting.done():
-                self._starting = background.submit(self._start_on_loop())
+                self._starting = background.submit(self._start_on_loop)
             starting = self._starting
         # If this caller stops waiting, the start continues, and later callers wait for it.
         background.wait(starting, deadline, starting=True)

@@ -107,7 +107,7 @@ class BackgroundLoop:
         Raises:
             DeadlineExceeded: the time is up and the loop did not respond: it is blocked.
         """
-        future = self.submit(fn())
+        future = self.submit(fn)
         try:
             return self.wait(future, deadline)
         except BaseException:
@@ -141,15 +141,15 @@ class BackgroundLoop:
                 sender.close()  # close it on its own loop
                 ended.set()
 
-        future = self.submit(run())
+        future = self.submit(run)
         try:
             for item in items:
                 try:
-                    self.submit(sender.send(item)).result()
+                    self.submit(partial(sender.send, item)).result()
                 except (anyio.BrokenResourceError, anyio.ClosedResourceError):  # `fn` has ended; `future` has its error
                     break
             else:
-                self.submit(sender.aclose()).result()
+                self.submit(sender.aclose).result()
             return future.result()
         except BaseException:
             future.cancel()
@@ -159,11 +159,12 @@ class BackgroundLoop:
             if isinstance(items, GeneratorType):
                 items.close()
 
-    def submit(self, awaitable: Awaitable[T]) -> futures.Future[T]:
-        """Run an awaitable on the loop, without waiting: the loop may be blocked."""
+    def submit(self, fn: Callable[[], Awaitable[T]]) -> futures.Future[T]:
+        """Run a coroutine function on the loop, without waiting: the loop may be blocked."""
 
         async def run() -> T:
-            return await awaitable
+            # Called here and not by the caller: a future that is cancelled before its turn leaves no coroutine that was never awaited.
+            return await fn()
 
         return asyncio.run_coroutine_threadsafe(run(), self.running())
 
