@@ -422,3 +422,16 @@ def test_the_page_about_extras_has_each_extra_and_what_it_installs() -> None:
     for extra, requirements in extras.items():
         names = {re.split(r"[\[>=<]", one)[0].lower() for one in requirements} - {"ragcore-client", "httpx"}
         assert names <= {name.strip().lower() for name in rows[extra].split(",")}, extra
+
+
+def test_examples_of_docstrings_are_rendered_as_code() -> None:
+    """Only a section "Examples:" makes `>>>` a block of code in the reference; elsewhere it becomes three nested quotations."""
+    wrong = []
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                text = ast.get_docstring(node) or ""
+                before = text.partition(">>>")[0] if ">>>" in text else ""
+                if re.search(r"^Example:", text, re.MULTILINE) or (before and "Examples:\n" not in before):
+                    wrong.append(f"{path.relative_to(ROOT)}: {text.splitlines()[0]}")
+    assert wrong == []

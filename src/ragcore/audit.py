@@ -60,7 +60,7 @@ def actor() -> Actor:
 def acting(who: str, *, admin: bool = False, route: str = "") -> Iterator[None]:
     """Set the actor for a block, and for all calls and tasks that start in it.
 
-    Example:
+    Examples:
         ```python
         with ragcore.audit.acting("jane@example.org", admin=True, route="support desk"):
             await rag.similarity(question, tenant="acme")
@@ -95,7 +95,7 @@ class AuditLog(Part):
     Raises:
         ConfigurationError: on start, if the file can't be written.
 
-    Example:
+    Examples:
         ```python
         async with ragcore.audit.AuditLog("/var/log/ragcore/audit.jsonl"), ragcore.RAG.from_config(config) as rag:
             ...

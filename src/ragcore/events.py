@@ -47,7 +47,7 @@ def subscribe(listener: Listener, /) -> Callable[[], None]:
     Returns:
         A function that ends the subscription. It is safe to call it twice.
 
-    Example:
+    Examples:
         >>> seen: list[str] = []
         >>> unsubscribe = subscribe(lambda event: seen.append(event.name))
         >>> emit("breaker.open", "crm", failures=5)

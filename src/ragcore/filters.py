@@ -25,7 +25,7 @@ OPERATORS: Final = ("eq", "ne", *ORDERED, "in", "exists")
 def meta(key: str, /) -> MetaField:
     """Return a metadata key from which to build a filter.
 
-    Example:
+    Examples:
         >>> (meta("year").ge(2024) & ~meta("draft").eq(True)).to_dict()
         {'and': [{'key': 'year', 'op': 'ge', 'value': 2024}, {'not': {'key': 'draft', 'op': 'eq', 'value': True}}]}
     """

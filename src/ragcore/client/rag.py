@@ -78,7 +78,7 @@ class RAG(Part):
         ingestor: adds documents; None: one with the retriever's embedder and store.
         settings: None: the defaults.
 
-    Example:
+    Examples:
         ```python
         async with ragcore.RAG.from_config(ragcore.Config.from_env()) as rag:
             answer = await rag.ask("How long is the warranty?", tenant="acme", timeout=30)
@@ -231,7 +231,7 @@ class RAG(Part):
         Entering the stream validates and retrieves, so a web application can still answer these errors with a status code. The stream may be entered, read
         and left in different tasks.
 
-        Example:
+        Examples:
             ```python
             async with rag.stream("And for the battery?", tenant="acme", history=answer.turns) as stream:
                 async for event in stream:

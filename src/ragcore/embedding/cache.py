@@ -50,7 +50,7 @@ class CachedEmbedder(Part):
     Raises:
         ConfigurationError: a limit is not positive.
 
-    Example:
+    Examples:
         ```python
         embedder = ragcore.CachedEmbedder(ragcore.OpenAIEmbedder("text-embedding-3-small"), ttl=600)
         ```

@@ -89,7 +89,7 @@ def build_prompt(
 def render(prompt: Prompt, /) -> list[dict[str, str]]:
     """Return the prompt as chat messages: {"role", "content"} each. Passages are fenced and escaped, so that none can close its fence.
 
-    Example:
+    Examples:
         >>> messages = render(Prompt("How much?", passages=(Passage("c", "d", "A visit costs $40."),)))
         >>> len(messages)
         2

@@ -15,7 +15,7 @@ __all__ = ["at_once", "collect"]
 async def at_once(generation: Awaitable[Generation], /) -> AsyncIterator[AsyncIterator[str | Generation]]:
     """Return a stream of one piece, for generators that can't stream.
 
-    Example:
+    Examples:
         ```python
         class Mine:
             async def generate(self, prompt): ...

@@ -39,7 +39,7 @@ class Thinking:
     Attributes:
         omits_opening_tag: whether only a closing tag came; the text before it was thinking.
 
-    Example:
+    Examples:
         >>> thinking = Thinking()
         >>> thinking.take("<thi"), thinking.take("nk>Is it $40?</think>It is"), thinking.take(" $40.")
         ('', '', 'It is $40.')

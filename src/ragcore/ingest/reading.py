@@ -73,7 +73,7 @@ def read(
         InvalidInput: a path does not exist, or there is no file to read.
         ConfigurationError: the extra for a format is missing (`pdf`, `chunking` for HTML, `office`), or an option has an invalid value.
 
-    Example:
+    Examples:
         ```python
         async for document in ragcore.ingest.read("manuals"):
             print(document.id)

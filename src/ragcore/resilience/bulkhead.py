@@ -39,7 +39,7 @@ class Bulkhead:
     Invariant: `_places` counts the calls that have a place, `line` holds the callers that wait. They share the flows. No caller waits while a place is
     free.
 
-    Example:
+    Examples:
         >>> limiter = Bulkhead(8, queue=32)
         >>> async def call() -> None:
         ...     async with limiter:

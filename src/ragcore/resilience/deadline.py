@@ -29,7 +29,7 @@ def deadline(seconds: float, /) -> Deadline:
     Args:
         seconds: the time from entering the block, positive. An earlier deadline of an enclosing block still applies.
 
-    Example:
+    Examples:
         >>> async def main() -> None:
         ...     with deadline(5) as d:
         ...         await anyio.sleep(0)
@@ -46,7 +46,7 @@ def reserve(seconds: float, /, *, share: float = 1.0) -> Deadline:
         seconds: the largest number of seconds to keep.
         share: the largest share of the remaining time to keep, in (0, 1].
 
-    Example:
+    Examples:
         >>> async def main() -> str:
         ...     with deadline(10):
         ...         try:

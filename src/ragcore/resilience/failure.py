@@ -81,7 +81,7 @@ def from_status(status: int, headers: Mapping[str, str] | None = None, /) -> Fai
 
     Source: RFC 9110 §10.2.3 (Retry-After), RFC 6585 §4 (429).
 
-    Example:
+    Examples:
         >>> from_status(429, {"retry-after": "2"})
         Failure(retry=True, counts=False, retry_after=2.0)
         >>> from_status(404) is None

@@ -23,7 +23,7 @@ class flow:  # noqa: N801  # reads as a verb, like `with deadline(5):`
     Args:
         name: the name of the flow. The flow of an inner block replaces that of the outer block.
 
-    Example:
+    Examples:
         >>> with flow("acme"):
         ...     flow.current()
         'acme'

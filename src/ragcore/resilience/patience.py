@@ -63,7 +63,7 @@ class Patience:
         seconds: as given.
         waited: the seconds spent in ragcore's queues so far.
 
-    Example:
+    Examples:
         >>> async def main() -> bool:
         ...     with Patience(0.01) as patience:
         ...         await anyio.sleep(1)

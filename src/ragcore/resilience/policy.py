@@ -47,7 +47,7 @@ class Policy:
     An error of `fn` is raised unchanged, after the last attempt, or at once if `on` returns None. The timeout of an attempt is a `TimeoutError`. If a
     call of one policy runs within a call of another, only the inner policy retries an error of the inner call.
 
-    Example:
+    Examples:
         >>> import anyio
         >>> crm = Policy("crm", on=OSError, attempt_timeout=2.0)
         >>> async def ask() -> str:

@@ -40,7 +40,7 @@ class SingleFlight(Part):
     Invariant: a flight is in `_flights` as long as a new caller may join it: until its work has ended, or until its last caller leaves. The last caller
     removes it and cancels it in one step.
 
-    Example:
+    Examples:
         >>> async def main() -> None:
         ...     async with SingleFlight() as flights:
         ...         async def work() -> int:

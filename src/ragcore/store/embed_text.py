@@ -36,7 +36,7 @@ def text_to_embed(
         count_tokens: the embedder's function that counts tokens.
         most: largest number of tokens of the result. Title and headings are left out if they have more than half of that number.
 
-    Example:
+    Examples:
         >>> text_to_embed("It is two years.", title="Road bikes", heading="Service › Warranty", embed_text="headings+text", count_tokens=len, most=200)
         'Road bikes › Service › Warranty\\n\\nIt is two years.'
     """

@@ -220,7 +220,7 @@ def judge(error: Exception) -> Failure | None:
 class Faults:
     """The faults that are applied to calls.
 
-    Example:
+    Examples:
         ```python
         generator.faults.next(Hang(), Fail(503), None)  # the first call hangs, the second fails, the third succeeds
         store.faults.always(Slow(0.2))                  # all other calls are slow

@@ -36,7 +36,7 @@ class FaultProxy:
         host: host of the server, or the path of its Unix socket.
         port: port of the server.
 
-    Example:
+    Examples:
         ```python
         async with FaultProxy("127.0.0.1", 5432) as proxy:
             proxy.faults.next(Hang())

@@ -73,7 +73,7 @@ class OpenAIServer:
     Attributes:
         length: number of tokens of a streamed answer, each in its own event. The last token has the rest of a longer text. None: all tokens of the text.
 
-    Example:
+    Examples:
         ```python
         async with OpenAIServer() as server:
             embedder = ragcore.OpenAIEmbedder("fake", dimension=64, base_url=server.base_url, api_key="none")

@@ -57,7 +57,7 @@ class Redaction:
     Raises:
         ConfigurationError: a kind is unknown, or a pattern is invalid or matches the empty string.
 
-    Example:
+    Examples:
         >>> Redaction()("Write to ann@example.com or call (415) 555-0134.")
         'Write to [EMAIL] or call [PHONE].'
     """

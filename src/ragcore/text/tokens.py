@@ -30,7 +30,7 @@ _warned = False
 def estimate_tokens(text: str, /) -> int:
     """Estimate the number of tokens of `text`: UTF-8 bytes / 3.5, rounded up; 0 for "".
 
-    Example:
+    Examples:
         >>> estimate_tokens("What is my warranty?")
         6
     """

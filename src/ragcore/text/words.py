@@ -59,7 +59,7 @@ def content_words(text: str, /) -> list[str]:
 
     Source: D. Harman, "How effective is suffixing?" (1991): the S stemmer. J. H. Lee, J. S. Ahn, "Using n-grams for Korean text retrieval" (SIGIR 1996).
 
-    Example:
+    Examples:
         >>> content_words("What are your prices for repairs?")
         ['price', 'repair']
         >>> content_words("How long is the warranty?")
@@ -93,7 +93,7 @@ def _stem(word: str) -> str:
 def is_unspaced(text: str, /) -> bool:
     """Whether most of a text is written in a script without blanks between words.
 
-    Example:
+    Examples:
         >>> is_unspaced("保証期間は 24 か月です"), is_unspaced("The word 保証 means warranty")
         (True, False)
     """
@@ -106,7 +106,7 @@ def grapheme_ends(text: str, start: int, end: int, /) -> list[int]:
 
     Source: Unicode Standard Annex 29, extended grapheme clusters, as implemented by the package `regex`.
 
-    Example:
+    Examples:
         >>> grapheme_ends("ne\u0301e", 0, 4)
         [1, 3, 4]
     """
@@ -120,7 +120,7 @@ def grapheme_ends(text: str, start: int, end: int, /) -> list[int]:
 def sentences(text: str, /) -> Iterator[tuple[int, int]]:
     """Yield (start, end) of each sentence, without the white space around it. The end of a list item, table row or paragraph ends a sentence as well.
 
-    Example:
+    Examples:
         >>> text = "Dr. Lee repairs bicycles. A repair costs $40."
         >>> [text[start:end] for start, end in sentences(text)]
         ['Dr. Lee repairs bicycles.', 'A repair costs $40.']

@@ -12,7 +12,7 @@ E = TypeVar("E", bound=BaseException)
 
 class Secret:
     """A key, a password or a DSN. `repr`, `str` and `format` show "***" instead of the value. It can't be pickled. `reveal()` returns the value.
-    Example:
+    Examples:
         >>> key = Secret("sk-123")
         >>> key, f"{key}", key.reveal()
         (Secret('***'), '***', 'sk-123')
@@ -46,7 +46,7 @@ class Secret:
 def without_credentials(url: str, /) -> str:
     """Return a URL to show: "***" replaces the login, and all parameters of the query.
 
-    Example:
+    Examples:
         >>> without_credentials("https://me:sk-123@models.example.org/v1?key=sk-123")
         'https://***@models.example.org/v1?***'
     """

@@ -37,7 +37,7 @@ BOM = b"\xef\xbb\xbf"
 class EventParser:
     """Parses bytes into (type, data) events. The pieces may be cut anywhere.
 
-    Example:
+    Examples:
         >>> parser = EventParser()
         >>> parser.feed(b"data: on"), parser.feed(b"e\\r\\n\\r\\ndata: two"), parser.end()
         ([], [('', b'one')], [('', b'two')])

@@ -23,7 +23,7 @@ def limit_body(app: ASGIApp, /, *, most: int = MAX_BODY) -> ASGIApp:
     Args:
         most: the limit in bytes. A body is held in memory until the handler reads it.
 
-    Example:
+    Examples:
         ```python
         app.add_middleware(asgi.limit_body, most=64_000)
         ```

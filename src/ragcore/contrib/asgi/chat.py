@@ -23,7 +23,7 @@ SHAPE = '{"message": "…", "history": [{"role": "user", "content": "…"}]}'
 class ChatBody:
     """A question and the conversation before it. The client's methods check their contents.
 
-    Example:
+    Examples:
         ```python
         chat = asgi.ChatBody.read(await request.body())
         answer = await me.ask(chat.message, history=chat.history)

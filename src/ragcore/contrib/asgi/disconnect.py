@@ -19,7 +19,7 @@ def cancel_on_disconnect(app: ASGIApp) -> ASGIApp:
 
     The handler must read the request's body before it waits for long: the middleware sees a disconnect only after the messages before it are read.
 
-    Example:
+    Examples:
         ```python
         app.add_middleware(asgi.cancel_on_disconnect)
         ```

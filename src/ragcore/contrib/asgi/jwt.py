@@ -60,7 +60,7 @@ def from_jwt(
     Raises:
         ConfigurationError: an option is invalid, or PyJWT is missing.
 
-    Example:
+    Examples:
         ```python
         authenticate = asgi.from_jwt(
             issuer="https://login.example.org/", audience="ragcore", jwks_url="https://login.example.org/.well-known/jwks.json"

@@ -12,7 +12,7 @@ __all__ = ["lifespan"]
 def lifespan(app: ASGIApp, rag: RAG, /) -> ASGIApp:
     """Middleware that starts the client at the server's start and closes it at its end. Use it for applications without a lifespan, such as Django's.
 
-    Example:
+    Examples:
         ```python
         app = asgi.lifespan(get_asgi_application(), rag)
         ```

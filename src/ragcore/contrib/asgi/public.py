@@ -36,7 +36,7 @@ def public(value: Value, /) -> dict[str, Any]:
     `to_dict()` is only for operators: the reason for an empty result contains the number of chunks of all tenants, and the reason for a degraded answer
     contains the message of an error, with addresses. This function replaces both by general messages.
 
-    Example:
+    Examples:
         ```python
         return JSONResponse(asgi.public(await me.ask(message)))
         ```

@@ -109,7 +109,7 @@ async def server(folder: str | PathLike[str], /, *, version: int | None = None) 
         ConfigurationError: the extra is missing, or the folder is not writable.
         StoreError: the server did not start. Its log is in the folder.
 
-    Example:
+    Examples:
         >>> async def main() -> None:
         ...     async with server("data") as running:
         ...         await migrate(running.owner_dsn, model="m", dimension=3, role="ragcore")
