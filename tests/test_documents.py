@@ -435,3 +435,11 @@ def test_examples_of_docstrings_are_rendered_as_code() -> None:
                 if re.search(r"^Example:", text, re.MULTILINE) or (before and "Examples:\n" not in before):
                     wrong.append(f"{path.relative_to(ROOT)}: {text.splitlines()[0]}")
     assert wrong == []
+
+
+def test_links_of_notebooks_are_those_of_the_rendered_pages() -> None:
+    """mkdocs rewrites links of pages, but not of notebooks: each becomes a folder beside the others."""
+    found = [link for path in (DOCS / "notebooks").glob("*.py") for link in re.findall(r"\]\(([^)#]+)", path.read_text())]
+    assert found
+    for link in found:
+        assert re.fullmatch(r"https?://.+|\.\./[\w./-]+/", link), link

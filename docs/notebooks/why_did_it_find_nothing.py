@@ -50,7 +50,7 @@ await why("What is my deductible?", tenant="bob")
 # %% [markdown]
 # ## No score reaches the threshold
 #
-# The message contains the best score. Lower the threshold, or [measure it](find_your_threshold.py).
+# The message contains the best score. Lower the threshold, or [measure it](../find_your_threshold/).
 
 # %%
 await why("What is my deductible?", tenant="ann", score_threshold=0.95)
