@@ -439,7 +439,17 @@ def test_examples_of_docstrings_are_rendered_as_code() -> None:
 
 def test_links_of_notebooks_are_those_of_the_rendered_pages() -> None:
     """mkdocs rewrites links of pages, but not of notebooks: each becomes a folder beside the others."""
-    found = [link for path in (DOCS / "notebooks").glob("*.py") for link in re.findall(r"\]\(([^)#]+)", path.read_text())]
+    found = [
+        link for path in (DOCS / "notebooks").glob("*.py") for link in re.findall(r"\]\(([^)#]+)", path.read_text())
+    ]
     assert found
     for link in found:
         assert re.fullmatch(r"https?://.+|\.\./[\w./-]+/", link), link
+
+
+@pytest.mark.parametrize(
+    "word", ["Prometheus", "OpenTelemetry", "docx", "reranker", "language", "multi-tenant", "Kubernetes"]
+)
+def test_the_search_of_the_manual_finds_what_people_look_for(word: str) -> None:
+    """Also if the answer is that ragcore has no such thing."""
+    assert any(word in page.read_text() for page in DOCS.rglob("*.md"))
