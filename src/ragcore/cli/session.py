@@ -26,7 +26,6 @@ from ragcore.errors import (
     Overloaded,
     RagcoreError,
 )
-from ragcore.store.embedded.cluster import has_database
 from ragcore.types.secret import Secret
 
 __all__ = [
@@ -100,7 +99,11 @@ class Options:
         Raises:
             ConfigurationError: the folder contains no embedded database.
         """
-        if self._is_local() and not has_database(self.folder()):
+        if not self._is_local():
+            return
+        from ragcore.store.embedded.cluster import has_database  # only here: the package needs a POSIX system
+
+        if not has_database(self.folder()):
             raise ConfigurationError(
                 f"there is no database in {self.folder()}: check --data, or create one with "
                 f"`ragcore --data {self.folder()} ingest PATH… --tenant TENANT`"

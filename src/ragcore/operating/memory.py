@@ -52,7 +52,10 @@ def read_memory(limit_mb: float | None = None, /, *, process: Path = Path("/proc
     Raises:
         OSError: the system does not report its memory.
     """
-    import resource
+    try:
+        import resource
+    except ImportError:
+        raise OSError("this system does not report the memory of a process") from None
 
     resident = int(process.read_text().split()[1]) * resource.getpagesize()
     if limit_mb is not None:

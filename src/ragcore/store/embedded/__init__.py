@@ -5,6 +5,15 @@ leaves, the server stops, even if that process is killed with `kill -9`. The bin
 server.
 """
 
+import importlib.util
+
+from ragcore.errors import ConfigurationError
+
+if importlib.util.find_spec("fcntl") is None:
+    raise ConfigurationError(
+        "the embedded PostgreSQL needs a POSIX system, such as Linux or macOS: set DATABASE_URL to a PostgreSQL of your own"
+    )
+
 from ragcore.store.embedded.shared_server import Server, server
 from ragcore.store.embedded.shared_server import start as start
 from ragcore.store.embedded.shared_server import stop as stop
