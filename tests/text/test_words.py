@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ragcore import Passage, estimate_tokens, events
 from ragcore.generation.extractive import quote
+from ragcore.text import tokens
 from ragcore.text.tokens import TokenCounter
 from ragcore.text.words import after_blanks, content_words, sentences
 
@@ -57,6 +58,30 @@ def test_counts_are_exact_once_the_ranks_are_loaded() -> None:
     assert counter.wait(20.0)
     assert counter.count("hello <|endoftext|> world") > 5  # special tokens are plain text
     assert abs(counter.count("word " * 5_000) - 5_000) < 20
+
+
+def test_missing_ranks_are_reported_once_for_all_models(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import tiktoken
+
+    def no_network(model: str) -> None:
+        raise ConnectionError(model)
+
+    monkeypatch.setattr(tiktoken, "encoding_for_model", no_network)
+    monkeypatch.setattr(tokens, "_warned", False)
+    for counter in [TokenCounter("gpt-4o"), TokenCounter("gpt-4o-mini"), TokenCounter("text-embedding-3-small")]:
+        assert counter.wait(20.0) is False
+        assert not counter.loading
+    (record,) = [
+        record for record in caplog.records if record.name == "ragcore.tokens" and record.levelname == "WARNING"
+    ]
+    assert "set TIKTOKEN_CACHE_DIR" in record.getMessage()
+
+
+def test_how_long_asks_for_a_number_and_not_for_the_word_long() -> None:
+    assert content_words("How long is the warranty, and how often is it renewed?") == ["warranty", "renewed"]
+    assert "long" in content_words("Is a long cable included?")
 
 
 def test_the_ranks_load_in_a_daemon_thread() -> None:
