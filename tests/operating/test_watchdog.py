@@ -185,3 +185,29 @@ def test_the_watchdog_ends_when_its_loop_is_closed() -> None:
     loop.close()
     thread.join(5)
     assert not thread.is_alive()
+
+
+@pytest.mark.slow
+def test_a_cell_of_a_notebook_that_blocks_the_kernel_is_not_reported() -> None:
+    nbclient = pytest.importorskip("nbclient")
+    nbformat = pytest.importorskip("nbformat")
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell(source)
+            for source in (
+                "import asyncio, time, ragcore\nfrom ragcore import events, testing",
+                "seen = []\nunsubscribe = events.subscribe(lambda event: seen.append(event.name))",
+                "retriever = ragcore.Retriever(store=ragcore.MemoryStore(), embedder=testing.FakeEmbedder())",
+                "rag = ragcore.RAG(retriever=retriever, generator=testing.FakeGenerator())\nawait rag.start()",
+                "time.sleep(0.5)",
+                "seen",
+                # Code that the loop runs beside the cell.
+                "task = asyncio.get_running_loop().call_soon(time.sleep, 0.5)\nawait asyncio.sleep(0.7)",
+                "seen",
+                "await rag.aclose()",
+            )
+        ]
+    )
+    nbclient.NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
+    shown = [output.data["text/plain"] for cell in notebook.cells for output in cell.outputs if "data" in output]
+    assert shown == ["[]", "['loop.blocked', 'loop.unblocked']"]

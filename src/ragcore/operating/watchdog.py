@@ -64,6 +64,7 @@ class Watchdog:
         self._asked = 0.0
         self._blocked_since: float | None = None
         self._blocked_before = 0.0
+        self._in_cell = False
         self._hung: set[str] = set()
         self._full_since: float | None = None
         self._saturated = False
@@ -122,8 +123,9 @@ class Watchdog:
             if self._blocked_since is not None:
                 seconds, self._blocked_since = self._beaten - self._blocked_since, None
                 self._calls.blocked = self._blocked_before + seconds
-                logger.warning("the event loop is no longer blocked, after %.2f s", seconds)
-                emit("loop.unblocked", "watchdog", seconds=seconds)
+                if not self._in_cell:
+                    logger.warning("the event loop is no longer blocked, after %.2f s", seconds)
+                    emit("loop.unblocked", "watchdog", seconds=seconds)
             self._asked = now
             try:
                 ask(self._beat)
@@ -134,6 +136,9 @@ class Watchdog:
             self._calls.blocked = self._blocked_before + now - self._blocked_since
         elif now - self._asked > BLOCKED:
             self._blocked_since, self._blocked_before = self._asked, self._calls.blocked
+            self._in_cell = _runs_a_cell(watched)
+            if self._in_cell:
+                return
             stack = _stack_of_thread(watched)
             logger.error(
                 "the event loop has been blocked for %.2f s: no call continues and no deadline is kept until this code returns:\n%s",
@@ -183,6 +188,16 @@ class Watchdog:
             stacks,
         )
         emit("executor.saturated", "watchdog", threads=len(threads), queued=queued, stack=stacks)
+
+
+def _runs_a_cell(thread: int) -> bool:
+    """Whether a thread runs a cell of a notebook. Cells run on the kernel's event loop, so each of them blocks it, and its user knows."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        if frame.f_code.co_name == "run_code" and frame.f_globals.get("__name__") == "IPython.core.interactiveshell":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _stack_of_thread(ident: int | None) -> str:
