@@ -88,7 +88,7 @@ class ConfigurationError(RagcoreError):
 
 
 class Unsupported(ConfigurationError):
-    """The store or the model does not support what was requested, for example a mode or a filter. It is never ignored silently."""
+    """The store or the model does not support what was requested, for example a mode or a filter. ragcore never ignores such a request silently."""
 
 
 class NotOpen(RagcoreError):

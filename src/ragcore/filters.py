@@ -49,19 +49,19 @@ class MetaField:
         return Filter(("key", self._key, "ne", _scalar(value)))
 
     def lt(self, value: Scalar, /) -> Filter:
-        """Match if the value is less than a number or a string (by code point)."""
+        """Match if the key's value is less than `value`, a number or a string. Strings are compared by code point."""
         return self._ordered("lt", value)
 
     def le(self, value: Scalar, /) -> Filter:
-        """Match if the value is less than or equal to a number or a string (by code point)."""
+        """Match if the key's value is at most `value`, a number or a string. Strings are compared by code point."""
         return self._ordered("le", value)
 
     def gt(self, value: Scalar, /) -> Filter:
-        """Match if the value is greater than a number or a string (by code point)."""
+        """Match if the key's value is greater than `value`, a number or a string. Strings are compared by code point."""
         return self._ordered("gt", value)
 
     def ge(self, value: Scalar, /) -> Filter:
-        """Match if the value is greater than or equal to a number or a string (by code point)."""
+        """Match if the key's value is at least `value`, a number or a string. Strings are compared by code point."""
         return self._ordered("ge", value)
 
     def in_(self, values: Iterable[Scalar], /) -> Filter:

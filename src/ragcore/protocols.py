@@ -371,7 +371,7 @@ class Allowance:
 
     Attributes:
         admitted: whether the call may continue; then it is already counted. True if there was no call to admit.
-        requests, tokens: the part of the limits per minute that is used up at the moment.
+        requests, tokens: how many requests and tokens of the limits per minute are used up at the moment.
         calls: calls under way, without this one.
         spent: the costs of today.
     """

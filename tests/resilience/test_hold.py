@@ -169,7 +169,7 @@ async def test_first_and_idle_timeouts_count_against_the_dependency() -> None:
         await read(policy, 100.0, "late")
     assert anyio.current_time() == pytest.approx(began + 7)
     assert counted(policy) == (0, 1, 0)
-    with pytest.raises(TimeoutError, match="llm stopped for 3 s"):
+    with pytest.raises(TimeoutError, match="llm stopped sending for 3 s"):
         await read(policy, "a", 100.0, "b")
     assert anyio.current_time() == pytest.approx(began + 10)
     assert counted(policy) == (1, 2, 0)

@@ -252,7 +252,7 @@ class OpenAIEmbedder(Part):
                 raise Undecodable(str(error)) from error
             self._has_served = True
             return vectors
-        raise Undecodable("it refused another parameter after each change: check the option parameters")
+        raise Undecodable("it refused another parameter after each change: check the option 'parameters'")
 
     async def _post(self, body: bytes, most: int) -> Mapping[str, Any]:
         response = await self._client.post("/embeddings", body, model=self.model)

@@ -42,15 +42,16 @@ class FallbackGenerator(Part):
     A generator that refuses the call because it is full counts as failed. If the last model is full, `Overloaded` is raised instead of quoting.
 
     Args:
-        generators: the generators in the order in which they are asked. An `ExtractiveGenerator` at the end always answers.
+        generators: the generators in the order in which they are asked. An `ExtractiveGenerator` at the end needs no model and
+            always returns a result, perhaps "not found".
         first_timeout: seconds to the first token, for generators without a policy.
         quote_when_overloaded: whether to quote if the model before the quotation is full.
     """
 
     generators: tuple[Generator, ...]
 
-    # This class does not set `in_any_task`. Otherwise the outer limit on the silence of a nested FallbackGenerator would be a cancel scope around the
-    # creation of its relays, and they would use the end of that scope as their deadline.
+    # This class does not set `in_any_task`. With it, an outer FallbackGenerator would read this one inside the cancel scope that limits the time to the
+    # first piece. The relays that are made here would then take the end of that scope for their deadline.
 
     def __init__(
         self,

@@ -37,7 +37,7 @@ def fenced(text: str, /, *, quote: bool = False) -> str:
 
 
 def unfenced(text: str, /) -> str:
-    """Escape only what looks like one of ragcore's tags, also with similar letters or with invisible characters between them."""
+    """Escape only the marks of chat templates, and the tags of ragcore, even if similar letters or invisible characters hide them."""
     text = CONTROL.sub(lambda match: ESCAPES[match[0]], text)
     return ANGLE.sub(lambda match: "&lt;" if _names_a_tag(text, match.end()) else match[0], text)
 

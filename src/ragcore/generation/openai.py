@@ -250,7 +250,7 @@ class _Request:
             except ServerError as error:
                 if not self._model_state.learn(error, sent, role, callers):
                     raise
-        raise Undecodable("it refused another parameter after each change: check the option parameters")
+        raise Undecodable("it refused another parameter after each change: check the option 'parameters'")
 
     async def _begin(self, body: bytes) -> None:
         self._response = response = await self._client.post("/chat/completions", body, model=self._model_state.model)

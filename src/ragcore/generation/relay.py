@@ -30,7 +30,7 @@ AHEAD = 16
 class Relay(Source):
     """One stream of a generator, in its own task.
 
-    Invariant: one task enters, reads and leaves the generator. `aclose` cancels the task's scope at the latest. At most `AHEAD` pieces are unread.
+    Invariant: one task enters, reads and leaves the generator. If it still runs when `aclose` is called, it is cancelled. At most `AHEAD` pieces are unread.
     `_ended` is set when the task has finished and only then, so a reader that waits for it can't wait forever.
 
     Args:

@@ -86,7 +86,7 @@ async def _queue(call: Call, bulkhead: Bulkhead) -> Flow:
     dependency = call.dependency
     began = call.clock()
     with in_line():
-        call.inherit()  # `in_line` has stopped the limit of an outer attempt, so that attempt now ends at its caller's deadline
+        call.inherit()  # `in_line` has stopped the limit of an outer attempt: until the place is granted, only the caller's deadline ends it
         place_by = math.inf if call.patience is None else call.patience.place_by
         waiter = bulkhead.line.enqueue(call.when, call.flow, by=place_by)
         try:

@@ -25,7 +25,7 @@ class AttemptTimeout(TimeoutError):
 
     Attributes:
         shortened: whether the limit was lower than the policy's, because the caller had less time. Then the timeout counts as a failure only if most
-            successful calls take less time.
+            successful calls take less time than this attempt took.
         attempt: the attempt that timed out. The timeout of a nested policy's attempt is treated as an ordinary error.
     """
 

@@ -68,7 +68,7 @@ class Blame:
             flow: the flow of the call.
             began: the time at which the call began.
             now: the current time.
-            counts: False if the call is already in the window of all flows under another flow's name, so that it must not be in this flow's window.
+            counts: False for a call that several flows shared. The breaker's window counts it once, without a flow, so this flow's window must not.
         """
         if flow != self.latest:
             self._keep_latest()

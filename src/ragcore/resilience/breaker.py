@@ -35,7 +35,7 @@ State: TypeAlias = Literal["closed", "open", "half_open", "isolated"]
 
 # The number of durations to remember: enough for a meaningful p95, and few enough to sort when a deadline expires.
 REMEMBERED = 64
-# The number of flows to remember that called while the breaker was open. Two are enough to know that there are several.
+# While the breaker is open, it remembers the first flows that call, up to this number. Two are enough to know that there are several.
 MOST_ASKED = 2
 # Breaks vary at random by this share, so that clients whose breakers opened together don't probe together.
 JITTER = 0.2

@@ -73,8 +73,8 @@ class Hold:
 
         Args:
             fn: called once per attempt.
-            timeout: seconds for opening the stream, for all attempts together. If they run out, that counts as a
-                failure of the dependency if most successful calls take less time.
+            timeout: seconds for opening the stream, for all attempts together. If this time runs out, that counts
+                as a failure of the dependency, provided that most successful calls take less time.
         """
         call = self._opened()
         if self._handed_on:
@@ -120,7 +120,7 @@ class Hold:
                 attempt = await self._place(call)
             while True:
                 call.resume()  # another task than before may read this item
-                # Here, not after the last item: the reader's own time does not count against the dependency.
+                # Measure from here, not from the last item: the time that the reader takes does not count against the dependency.
                 began = call.clock()
                 try:
                     item = await self._next(call, iterator, attempt, began)
@@ -154,7 +154,7 @@ class Hold:
         except AttemptTimeout as error:
             if error.attempt is not attempt:
                 raise
-            what = "stopped for" if self._handed_on else "sent nothing within"
+            what = "stopped sending for" if self._handed_on else "sent nothing within"
             raise AttemptTimeout(f"{self._dependency} {what} {limit:g} s", shortened=False, attempt=attempt) from error
 
     async def _place(self, call: Call) -> Attempt:

@@ -67,7 +67,7 @@ async def bounded(
     attempt.when = own if own <= call.own_when else min(own, call.when)
     with cancel_scope(attempt.when, call.task) as scope:
         attempt.scope = scope
-        # Set this after the scope is open: the scope's timer keeps the context of its creation until the event loop's next step, and the attempt with it.
+        # Set this after the scope is open: the scope's timer copies the current context, and that copy would keep the attempt in memory too long.
         token = inherited.set(attempt)
         try:
             return await fn()

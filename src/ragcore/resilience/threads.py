@@ -33,7 +33,7 @@ class Threads:
 
     Args:
         limit: the largest number of threads.
-        name: the name of the threads and in errors.
+        name: the name of the threads, also used in errors.
         queue: the largest number of waiting calls.
     """
 

@@ -85,7 +85,7 @@ class Dialect:
         self._left_out.add(name)
 
     def try_values(self, name: str, values: Sequence[Any]) -> None:
-        """Set the values to try for a parameter, one after the other; after the last the parameter is omitted."""
+        """Set the values to try for a parameter, one after the other. If all of them are refused, the parameter is omitted."""
         self._given[name] = values
 
     def learn(
