@@ -161,7 +161,7 @@ class RAG:
                 raise NotOpen(
                     f"the client was started before this process ({os.getpid()}) was forked: make it after the fork, or start it only in the child"
                 )
-            # Check `done`, because nothing resets `_starting` to None: a quick start may end before its future is stored here.
+            # `_starting` keeps the future of the last start, so check `done`. The start itself can't reset it: it may end before its future is stored here.
             if self._starting is None or self._starting.done():
                 self._starting = background.submit(self._start_on_loop)
             starting = self._starting

@@ -163,7 +163,7 @@ class BackgroundLoop:
         """Run a coroutine function on the loop, without waiting: the loop may be blocked."""
 
         async def run() -> T:
-            # Called here and not by the caller: a future that is cancelled before its turn leaves no coroutine that was never awaited.
+            # Call `fn` only here, on the loop: if the future is cancelled before this point, there is no coroutine yet that Python reports as never awaited.
             return await fn()
 
         return asyncio.run_coroutine_threadsafe(run(), self.running())

@@ -30,7 +30,7 @@ class _OptionsAnywhere(TyperGroup):
     def _to_the_front(self, args: list[str]) -> list[str]:
         command = next((name for name in args if name in self.commands), None)
         theirs = {name for option in self.commands[command].params for name in option.opts} if command else set()
-        # The names of the group's options, each with whether it is a flag. "--version" is eager: it works anywhere.
+        # The names of the group's options; True: the option is a flag. "--version" is left out: it is eager, so it works anywhere.
         own = {
             name: bool(getattr(option, "is_flag", False))
             for option in self.params
@@ -57,7 +57,7 @@ app: typer.Typer = typer.Typer(
     name="ragcore",
     cls=_OptionsAnywhere,
     help="Answer questions over private documents, with citations. Results go to stdout, messages to stderr.",
-    epilog="Exit codes: 0 success, 1 partial success, 2 invalid command or configuration, 3 a dependency failed, 4 timeout or overload.",
+    epilog="Exit codes: 0 success, 1 partial success, 2 invalid command or configuration, 3 a dependency failed, 4 timeout, overload or open circuit breaker.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

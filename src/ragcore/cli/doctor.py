@@ -236,7 +236,7 @@ def _models(config: Config) -> Check:
 async def _tokenizer(config: Config) -> Check:
     model = next((model for model in config.models if model != EXTRACTIVE), None)
     if model is None:
-        return Check("tokenizer", "ok", "the embedder counts tokens")
+        return Check("tokenizer", "ok", "not needed: no model is configured")
     counter = TokenCounter(model)
     for _ in range(20):
         if counter.exact or not counter.loading:

@@ -57,7 +57,7 @@ def evaluate(
     labels: Labels,
     tenant: Tenant,
     questions: QuestionTexts = None,
-    k: Annotated[int, typer.Option("-k", help="Number of documents to measure, from the first.", min=1)] = 10,
+    k: Annotated[int, typer.Option("-k", help="Measure the first K documents that each question finds.", min=1)] = 10,
     html: Page = None,
     as_json: Json = False,
 ) -> None:

@@ -80,7 +80,7 @@ def _limits(config: Config) -> Check:
         return Check(
             "production: limits",
             "error",
-            f"not set for each tenant: {', '.join(missing)}; set them, or one tenant can use the whole capacity",
+            f"no limit for each tenant: set {', '.join(missing)}; without them, one tenant can use the whole capacity",
         )
     whose = (
         "counted over all processes"

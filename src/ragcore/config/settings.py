@@ -43,8 +43,8 @@ class Settings:
         memory_mb: the memory limit of this process in MiB, for `RAG.health()`; None: the limit of the cgroup.
         requests_per_minute, tokens_per_minute, calls_at_once: the limits of each tenant. A call beyond a limit raises `LimitExceeded`. 0: no limit.
             None: no limit, except in `ragcore serve`, which has defaults.
-        share_limits: whether all processes that use the same database share these limits and count their calls in it; False: each process counts its own
-            calls.
+        share_limits: whether all processes that use the same database share these limits; the database then counts their calls. False: each process
+            counts only its own calls.
         spending_per_day: the limit of each tenant and day (UTC), in the currency of the prices; None: no limit.
         prices: prices of a million tokens, by model.
         redact: removes personal data from texts before they are sent to a model or an embedder: a `Redaction`, or a function from text to text. A function

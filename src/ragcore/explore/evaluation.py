@@ -185,7 +185,7 @@ async def evaluate(
 
 
 def compare(a: Evaluation, b: Evaluation, /) -> Comparison:
-    """Test whether `b` is better than `a`, by a paired randomisation test on nDCG.
+    """Test whether `a` and `b` differ, by a two-sided paired randomisation test on nDCG.
 
     Raises:
         InvalidInput: the evaluations have different questions or a different k.

@@ -268,7 +268,7 @@ def _interval(table: Table, steps: Table, aim: Aim, best: float) -> tuple[float,
     weights = rng.multinomial(count, np.full(count, 1 / count), size=ROUNDS) / count
     drawn = (weights @ table.reshape(count, -1)).reshape(ROUNDS, *table.shape[1:])
     found = np.array([_recommend(means, steps, aim) for means in drawn])
-    # Use the larger deviation on both sides: few different grid values are drawn, so a shorter side is chance. Half a step covers rounding to the grid.
+    # Use the larger deviation on both sides: the draws have few different values, so a shorter side is only chance. Half a step covers rounding to the grid.
     half = float(np.median(np.diff(steps))) / 2 if len(steps) > 1 else 0.0
     reach = np.sqrt(2) * float(np.abs(np.quantile(found, [0.025, 0.975]) - best).max()) + half
     return float(max(best - reach, steps[0])), float(min(best + reach, steps[-1]))

@@ -70,7 +70,9 @@ class LoadOptions:
     users: Annotated[int | None, typer.Option(help="Instead of a rate: users, each with one question at a time.")] = (
         None
     )
-    arrivals: Annotated[Literal["poisson", "constant"], typer.Option(help="Arrivals of an open loop.")] = "poisson"
+    arrivals: Annotated[
+        Literal["poisson", "constant"], typer.Option(help="Spacing of the questions in an open loop: random or even.")
+    ] = "poisson"
     seconds: Annotated[float | None, typer.Option(help="Seconds of each repeat.", show_default="20")] = None
     warm_up: Annotated[float, typer.Option(help="Seconds of load before the first repeat; not counted.")] = 3.0
     repeats: Annotated[

@@ -42,8 +42,9 @@ class Repeated:
 
 
 def p_values(figures: Sequence[Repeated], *, seed: int = 0) -> list[float]:
-    """Return the p-value of each figure by a permutation test: the share of all assignments of the runs to the two sides that make any figure at least as
-    much worse.
+    """Return the p-value of each figure by a permutation test.
+
+    The p-value is the share of all assignments of the runs to the two sides in which some figure looks at least as much worse as this figure.
 
     If nothing changed, all assignments are equally likely. Then at most 5 % of comparisons have a figure with a p-value of 0.05 or less. This holds
     for any number of figures, independent or not, because each figure is compared with the largest of all figures (Westfall and Young 1993). A

@@ -146,8 +146,8 @@ class Calls:
 class Call:
     """One call: its deadline, its stage, its timings. As a context manager, it bounds one step of the call.
 
-    A stream has a step for each piece. A timer for each step would cost a third of the step, so a stream has one timer, in a task of its owner,
-    which calls `expire` (`timed_by_owner`).
+    A stream has a step for each piece. A timer for each step would take a third of the step's time. So a stream has a single timer, in a task of
+    its owner, and `timed_by_owner` is set. At the deadline, that task calls `expire`.
 
     Invariant: while a step is under way, and only then, a scope is open and the flow, the deadline and the listener are set. The steps of a stream may run in
     different tasks; between two steps, none of these is set in any task.

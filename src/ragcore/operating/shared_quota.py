@@ -1,7 +1,7 @@
 """Limits that are shared by all processes that use the same database.
 
 The database counts each call at its start, and the call's tokens and cost at its end. Each process keeps counts too: `RAG.limits` reads them, and they
-replace the shared counts while the database is not available, so that an outage of the database by itself refuses no call.
+replace the shared counts while the database is not available. So a call is not refused only because the database is down.
 
 The use of each tenant is kept in a ledger, as sums that only grow, and each statement sends the sums. So a statement whose response was lost can be
 repeated without counting twice, and the next statement includes all sums that an earlier one could not write.
@@ -31,7 +31,7 @@ logger: logging.Logger = logging.getLogger("ragcore")
 
 # Seconds that a call waits for the database. After that, the counts of this process decide.
 ADMIT_SECONDS = 1.0
-# Seconds after its deadline at which a call no longer counts as running: its process ended without giving its place back.
+# A call that has not given its place back by this many seconds after its deadline no longer counts as running: its process has probably died.
 LEASE_SECONDS = 5.0
 # Seconds without any statement after a failure, for calls and for background writes.
 PAUSE_SECONDS = 5.0

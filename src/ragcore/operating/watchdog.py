@@ -51,7 +51,7 @@ class Watchdog:
     assignment.
 
     Args:
-        calls: the calls to watch. The watchdog adds the time for which the loop was blocked, which their errors name.
+        calls: the calls to watch. The watchdog updates their `blocked`; the error of a late call names that time.
     """
 
     def __init__(self, calls: Calls) -> None:

@@ -244,7 +244,7 @@ class Faults:
         return self._next.popleft() if self._next else self._always
 
     async def strike(self) -> Fault | None:
-        """Apply the next fault to the current call. Faults that do not apply to a call are returned to the caller."""
+        """Apply the next fault to the current call, and return it. The caller must apply the faults that this method can't, such as `Broken`."""
         fault = self.take()
         match fault:
             case Slow(seconds):

@@ -29,8 +29,8 @@ class Problem:
     """An error as an HTTP response.
 
     Attributes:
-        status: 400, 401, 403, 404, 405, 408, 413, 429, 500, 503 or 504.
-        headers: Retry-After, if it is known.
+        status: 400, 401, 403, 404, 405, 408, 413, 415, 429, 500, 503 or 504.
+        headers: additional headers, such as Retry-After.
         body: {"error", "message", "stage", "call_id"}.
     """
 

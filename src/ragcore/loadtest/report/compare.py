@@ -28,9 +28,9 @@ def compare(before: Path, after: Path, *, tolerance: float = 0.1) -> Comparison:
 def compare_runs(before: Sequence[Run], after: Sequence[Run], *, tolerance: float = 0.1) -> Comparison:
     """Compare runs of one scenario.
 
-    With three or more runs on each side, a permutation test decides: a figure that is worse by more than the tolerance is a regression if at most 5 % of all
-    assignments of the runs to the two sides make any figure look as much worse, and if its interval does not include 1. If nothing changed, at most 5 % of
-    comparisons report a regression.
+    With three or more runs on each side, a permutation test decides. It assigns the runs to the two sides in all possible ways, at most 2,000. A figure
+    is a regression if it is worse by more than the tolerance, if its interval does not include 1, and if in at most 5 % of these assignments any figure
+    looks as much worse. If nothing changed, at most 5 % of comparisons report a regression.
 
     With fewer runs the noise between runs can't be measured, so it is assumed: 30 % up or down for latencies, whose intervals also include the noise
     between blocks of consecutive questions; 30 % for other figures, 1 % for shares, and twice the Poisson scatter for counts. A figure is a regression if
@@ -52,8 +52,8 @@ def compare_runs(before: Sequence[Run], after: Sequence[Run], *, tolerance: floa
     comparison = Comparison(missed=list(_missed(after)), notes=list(_differences(first, [*before[1:], *after])))
     if min(len(before), len(after)) >= LEAST_RUNS:
         comparison.notes.append(
-            f"{len(before)} runs before, {len(after)} after: a figure is a regression if at most 5 % of all assignments of the runs to the two sides "
-            "look as bad (permutation test)"
+            f"{len(before)} runs before, {len(after)} after: a permutation test finds the regressions; "
+            "if nothing changed, at most 5 % of comparisons report one"
         )
         comparison.rows += by_runs(before, after, tolerance)
     else:
