@@ -10,7 +10,7 @@
 """
 # A threshold for the bicycle shop
 
-This notebook measures score thresholds with a few labelled questions, and computes each statement about them.
+This notebook measures score thresholds with a few labelled questions. It computes every number that it prints from the results.
 
 It needs the extras embedded, local and notebook. Open it in Jupyter with jupytext, or run it as a script: `python thresholds_notebook.py`
 """
