@@ -285,7 +285,7 @@ class _Line:
 
 
 class _Batch:
-    """The texts of one request. For the sender, it acts as the patience of all callers that wait for it."""
+    """The texts of one request. The sender uses it as a `Patience`, which lasts as long as the longest patience of its callers."""
 
     __slots__ = ("items", "ran_out", "scope")
 

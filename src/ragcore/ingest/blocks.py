@@ -83,7 +83,8 @@ class _Line:
 def blocks(text: str, /) -> Iterator[Block]:
     """Yield the blocks of a text, without the white space between them. A block never crosses the end of a page."""
     lines = _lines(text)
-    # For each kind of fence, the line up to which no line closes it. No search for its end starts earlier: many searches would take quadratic time.
+    # For each kind of fence, the line up to which a search found no closing fence. No other search starts before that line: many unclosed fences would
+    # take quadratic time.
     unclosed: dict[str, int] = {}
     at = prose = 0
     while at < len(lines):
@@ -152,7 +153,7 @@ def _block_at(lines: Sequence[_Line], at: int, prose: int, unclosed: dict[str, i
 
 
 def _fenced(lines: Sequence[_Line], at: int, fence: str, unclosed: dict[str, int]) -> tuple[Block, int] | None:
-    """Return the code between fences; None if the fence is never closed: then it is a stray mark, and the rest of the text is prose."""
+    """Return the code between fences; None if no later line of the page closes the fence: its line is then prose."""
     if at < unclosed.get(fence, 0):
         return None
     number = at + 1

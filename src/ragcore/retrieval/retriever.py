@@ -46,7 +46,8 @@ __all__ = ["Retriever"]
 
 logger: logging.Logger = logging.getLogger("ragcore.retriever")
 
-# If text search can be used instead of the embedder, the embedder gets these shares of the remaining time: alone, and with its wait for a place.
+# If text search can be used instead of the embedder, the embedder gets a share of the remaining time: EMBED_SHARE, at most MOST_EMBED_SECONDS, without the
+# wait for a place, and EMBED_AND_WAIT_SHARE including that wait.
 EMBED_SHARE = 0.4
 MOST_EMBED_SECONDS = 10.0
 EMBED_AND_WAIT_SHARE = 0.7

@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["as_html", "as_table", "as_text"]
 
-# Characters of the longest bar: in a terminal of 80 columns, and beside the menu of a notebook or a manual.
+# Length of the longest bar in characters: in a terminal of 80 columns, and on a page of a notebook or a manual, which is narrower.
 BAR = 40
 NARROW_BAR = 20
 TEXT = 100
@@ -52,7 +52,7 @@ def _bars(report: Mapping[str, Any], longest: int) -> list[tuple[float, float, s
 
 
 def _about(report: Mapping[str, Any]) -> str:
-    sample = f", a sample of {report['sampled']:,} scored" if report["sampled"] is not None else ""
+    sample = f", {report['sampled']:,} scored" if report["sampled"] is not None else ""
     quantiles = "  ".join(f"{name} {value:.2f}" for name, value in report["quantiles"].items())
     return f"{report['chunks']:,} chunks, {report['not_embedded']:,} not embedded{sample}; {quantiles}".rstrip("; ")
 

@@ -40,7 +40,7 @@ BLOCKS = frozenset(
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
 SPACE = re.compile(r"[ \t\n\f\r\u00a0\u200b]+")
 MOST_INDENT = 8
-# If the content has fewer characters than this share of the page minus LEAST_MAIN, and fewer than MOST_DOUBTED, the user gets a warning.
+# The user gets a warning if the content has fewer than MOST_DOUBTED characters, and also fewer than this share of the page's characters minus LEAST_MAIN.
 LEAST_SHARE = 0.25
 LEAST_MAIN = 1_000
 MOST_DOUBTED = 5_000
@@ -74,7 +74,8 @@ def html_to_markdown(html: str, *, whole: bool = False) -> tuple[str, str, str]:
     """Return the page as Markdown, its title and its language.
 
     Args:
-        whole: whether to read everything that a visitor sees. Default False: only the main content, without navigation, teasers, comments and footers.
+        whole: whether to read all visible text except elements such as `nav`, `menu` and `button`. Default False: only the main content, without
+            navigation, teasers, comments and footers.
     """
     lexbor = require("selectolax.lexbor", extra="chunking", purpose=PURPOSE)
     tree = lexbor.LexborHTMLParser(html)
@@ -92,7 +93,7 @@ def html_to_markdown(html: str, *, whole: bool = False) -> tuple[str, str, str]:
 
 
 def _decoded(data: bytes) -> tuple[str, str]:
-    """Decode by the byte order mark, then the declaration, then UTF-8, then windows-1252, the web's default."""
+    """Decode by the byte order mark, or by the declaration in the page, or else as `encoding.decode` does."""
     declared = META_CHARSET.search(data[:4096])
     if declared is not None and not data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
         name = declared[1].decode("ascii").lower()

@@ -77,12 +77,12 @@ HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE
 # A part with more than this share of the content's text is content, even if its name says otherwise.
 MOST_BOILERPLATE = 0.5
 SMALL = 0.15
-# A part with a larger share of links than this leads away, if its name says so as well.
+# A part with a name of MAYBE_BOILERPLATE is left out if its share of links is larger than this.
 LEADING = 0.3
 # A list or part with a larger share of links than this is navigation.
 LINKED = 0.6
 LEAST_LINKS = 3
-# A paragraph that consists of a link and is shorter than this leads away.
+# A paragraph that consists of a link and is not longer than this is left out.
 MOST_LINK = 60
 NEARLY_ALL = 0.95
 # Number of levels that the search for the content descends. Each level searches all elements below it.
@@ -160,7 +160,7 @@ def content_of(body: Any, *, whole: bool = False) -> Content:
 
 
 def _leading_away(start: Any, measured: dict[int, _Measured], most: float) -> set[int]:
-    """Return the elements from each heading that leads away up to the next heading of the same or a higher level."""
+    """Return each heading of LEADS_AWAY and the elements up to the next heading of the same or a higher level, if these are mostly links."""
     away: set[int] = set()
     for heading in start.css("h2, h3, h4, h5, h6"):
         text = " ".join(heading.text(deep=True).split())
@@ -193,7 +193,7 @@ def _names(node: Any) -> str:
 
 
 def is_hidden(node: Any) -> bool:
-    """Whether an element is hidden, and a reader can't unfold it."""
+    """Whether an element is hidden and a reader can't unfold it, or its role marks boilerplate, such as navigation."""
     attributes = node.attributes
     if not attributes:
         return False

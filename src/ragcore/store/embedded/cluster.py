@@ -61,7 +61,9 @@ def has_database(folder: Path) -> bool:
 
 
 class Cluster:
-    """The folder of an embedded PostgreSQL. It is created if it does not exist; nothing else on disk changes.
+    """The folder of an embedded PostgreSQL. It is created if it does not exist.
+
+    If they are needed, the server's user, a copy of the binaries that this user can read, and a folder for the socket are created as well.
 
     Args:
         folder: a folder for this server only; nothing else should be in it.

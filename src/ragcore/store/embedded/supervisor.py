@@ -33,7 +33,7 @@ READY_SECONDS = 300.0
 STOP_SECONDS = 10.0
 # Seconds to wait for the remaining processes of a killed server to end.
 SETTLE_SECONDS = 15.0
-# Largest number of restarts within a minute of a server that ends by itself.
+# A server that ends by itself is restarted at most this many times within a minute.
 RESTARTS = 20
 # At a start, a larger log is renamed to log.old.
 LOG_BYTES = 10_000_000
@@ -294,7 +294,7 @@ class DataFolder:
             )
 
     def _configure(self) -> None:
-        """Allow connections only over the socket, and only from users of the operating system that own the folder."""
+        """Accept connections only over the socket, and only from the server's user and the user that started the server."""
         self._write("ragcore_hba.conf", "local all all peer map=ragcore\n")
         self._write("ragcore_ident.conf", "".join(f'ragcore "{login}" all\n' for login in self.logins))
 
@@ -314,7 +314,8 @@ class Server:
 
     Attributes:
         pid: process id of its main process; 0 until it accepts connections.
-        unwanted: whether the server is to stop. The supervisor sets it, also in a signal handler or another thread; a running start then gives up.
+        unwanted: whether the server is to stop. The supervisor sets it, also in a signal handler or another thread. If the server is just starting, `up`
+            then raises an error.
     """
 
     pid: int
@@ -403,7 +404,8 @@ class Server:
         environment = dict(os.environ)
         stale = self._stale_pid()
         if stale is not None:
-            # PostgreSQL then treats a postmaster.pid with this number as outdated and continues with its other checks, as after a reboot under pg_ctl.
+            # PostgreSQL then treats a postmaster.pid with this number as outdated and continues with its other checks. pg_ctl sets the variable to the process
+            # id of its own parent: after a reboot, that may be the number in postmaster.pid.
             environment["PG_GRANDPARENT_PID"] = str(stale)
         with self.programs.place(self.data) as (where, descriptors), open(log, "ab") as output:
             self.programs.hand_over(log)

@@ -14,7 +14,7 @@ OPERATOR = {"lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 
 
 class Conditions:
-    """The SQL condition of a filter, and the values of its parameters. Their numbers begin after `taken`.
+    """The SQL condition of a filter, and the values of its parameters. In the statement, `taken` other parameters come before them.
 
     Each condition is true or false and never null, so NOT always inverts it.
     """

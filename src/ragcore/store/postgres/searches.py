@@ -161,7 +161,7 @@ def _compose(search: Search) -> str:
         "columns": PASSAGE_COLUMNS if search.mode == "vector" else "id",
         "own": OWN_LARGE if search.dimension >= LARGE else OWN,
         "indexed": HALF if half else WHOLE,
-        # Limits are part of the text: for a parameter, a plan for all values would assume that a tenth of the rows is wanted.
+        # Limits are part of the text and not parameters: the generic plan for a parameter would assume that a tenth of the rows is wanted.
         "top_k": str(search.top_k),
         "depth": str(depth),
         # Half precision may confuse neighbours, and a walk through the index returns them in a rough order, so full precision ranks them again.

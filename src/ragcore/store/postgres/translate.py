@@ -172,11 +172,11 @@ def _configuration(error: Exception, address: Address) -> str | None:
         case pg.InvalidNameError() if "hnsw." in str(error):
             return f"pgvector in {address} is too old; ragcore needs 0.8 or later: install it, then run `alter extension vector update`"
         case pg.UndefinedObjectError() | pg.UndefinedFunctionError() if "vector" in str(error):
-            return f"the extension pgvector is missing in {address}: as its owner, run `create extension vector`"
+            return f"the extension pgvector is missing in {address}: as the owner, run `create extension vector`"
         case pg.UndefinedFunctionError() | pg.UndefinedColumnError():
             return f"the schema of ragcore in {address} is older than this version ({error}): run store.migrate(owner_dsn, …) or `ragcore migrate` as the owner"
         case ValueError() if "unknown type" in str(error):
-            return f"the extension pgvector is missing in {address}: as its owner, run `create extension vector`"
+            return f"the extension pgvector is missing in {address}: as the owner, run `create extension vector`"
         case pg.ClientConfigurationError():
             return f"the DSN of {address} is invalid: {error}"
     return None

@@ -54,7 +54,7 @@ alter table {schema}.chunk force row level security;
 create policy own_rows on {schema}.chunk
     using (case when tenant = current_setting('ragcore.tenant', true) then true else false end);
 
--- Numbers of all documents and chunks in the store, without any content: for "no chunks for this tenant, 12,000 for others".
+-- Numbers of all documents and chunks in the store, without any content, for the message "this tenant has no documents; the store has 12,000 chunks".
 create policy counting on {schema}.document for select to {owner} using (current_setting('ragcore.counting', true) = 'on');
 create policy counting on {schema}.chunk for select to {owner} using (current_setting('ragcore.counting', true) = 'on');
 create function {schema}.count_all(out documents bigint, out chunks bigint, out not_embedded bigint)

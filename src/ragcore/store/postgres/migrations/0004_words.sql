@@ -1,4 +1,4 @@
--- Temporary objects come first in the search path unless pg_temp is named: a temporary domain would run its check as the owner.
+-- Name pg_temp last. Otherwise PostgreSQL searches temporary objects first, and the check of a caller's temporary domain would run as the owner.
 alter function {schema}.count_all() set search_path = pg_catalog, pg_temp;
 
 -- The settings of a collection, words of any language, and an error if no tenant is set. The previous release works with all of it.

@@ -1,6 +1,6 @@
 -- Returns a tenant's nearest chunks, if too few of the first {ef_search} chunks of the index are the tenant's. It walks on through the index for at most
--- `tuples` chunks. If that yields too few as well, it compares the tenant's chunks one by one, at most `most`. It is a function, since rarely needed parts
--- of a statement would cost each search a tenth of its time. It is strict, so null as the tenant makes it do nothing.
+-- `tuples` chunks. If that yields too few as well, it compares the tenant's chunks one by one, at most `most`. It is a function and not a part of the
+-- statement, since each search would take a tenth longer with a part that is rarely needed. It is strict, so null as the tenant makes it do nothing.
 --
 -- The walk returns chunks in a rough order, so ten times the wanted number is fetched and sorted. The planner assumes that the order is exact and would not
 -- sort again; `+ 0` makes a sort key for which the planner assumes no order. EXECUTE makes the limits known to the planner.

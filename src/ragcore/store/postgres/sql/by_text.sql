@@ -1,6 +1,6 @@
--- A part of the searches: the tenant's chunks that have any of the question's words, best first by BM25. The question limits the number of rows read,
--- whatever the tenant's size: the {listed} postings of each word with the largest weight, then the best {reranked} of their chunks. So words that nearly
--- every chunk has hardly select chunks, but count in the ranking.
+-- A part of the searches: the tenant's chunks that have any of the question's words, best first by BM25. The number of rows read depends on the question
+-- and not on the tenant's size: for each word, the {listed} postings with the largest weight, then the best {reranked} of their chunks. A word that nearly
+-- every chunk has selects few chunks, but counts in the ranking.
 -- MATERIALIZED and the lateral references fix the order; `offset 0` prevents PostgreSQL from computing expressions twice. `collate "default"` is needed:
 -- with the postings' collation, PostgreSQL could not use the primary key of chunk.
 size as materialized (
