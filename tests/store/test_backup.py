@@ -48,11 +48,11 @@ def blocks(heading: str, kind: str = "sh") -> list[str]:
     return ["\n".join(line for line in block.splitlines() if not line.startswith("export ")) for block in found]
 
 
-ROLE = blocks("A role for backups", "sql")[0]
-WHOLE, PLAIN, ONE = blocks("Dump")
+ROLE = blocks("Create a role for backups", "sql")[0]
+WHOLE, PLAIN, ONE = blocks("Dump the database")
 MAKE, RESTORE, RESTORE_PLAIN, RESTORE_ONE = blocks("Restore into a new database")
 (ELSEWHERE,) = blocks("Restore on a new server")
-(CHECK,) = blocks("Check")
+(CHECK,) = blocks("Check the restored database")
 
 
 @dataclass(frozen=True)
