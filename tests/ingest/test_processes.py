@@ -7,6 +7,7 @@ import gc
 import gzip
 import json
 import os
+import sys
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -243,3 +244,19 @@ def test_invalid_lines_are_refused_and_the_others_are_read(tmp_path: Path) -> No
         (5, False),
         (6, True),
     ]
+
+
+async def test_a_missing_extra_loses_only_the_files_that_need_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.md").write_text("Your deductible is $1,500.")
+    (tmp_path / "b.docx").write_bytes(b"PK\x03\x04 a document")
+    (tmp_path / "c.html").write_text("<p>A visit costs $40.</p>")
+    for module in ("kreuzberg", "selectolax", "selectolax.lexbor"):
+        monkeypatch.setitem(sys.modules, module, None)
+    found = {one.id: one async for one in read(tmp_path, processes=0)}
+    assert isinstance(found["a.md"], Document)
+    for name, extra in (("b.docx", "office"), ("c.html", "chunking")):
+        failed = found[name]
+        assert isinstance(failed, Unreadable)
+        assert f"[{extra}]" in failed.reason

@@ -56,8 +56,9 @@ def load(
     Each row has "question" and "relevant", and optionally "tenant" and "tags".
 
     Args:
-        source: in CSV, separate several relevant ids or tags in a field by spaces. A file of qrels has the suffix .qrels, .tsv or .txt. Each of its
-            lines has a question id, an optional 0, a document id and a grade, separated by tabs or spaces. Documents with grade 0 are not relevant.
+        source: in CSV, separate several relevant ids or tags in a field by "|", or by spaces if no id contains a space. A file of qrels has the
+            suffix .qrels, .tsv or .txt. Each of its lines has a question id, an optional 0, a document id and a grade, separated by tabs or spaces.
+            Documents with grade 0 are not relevant.
         tenant: tenant of rows without their own.
         questions: texts of the questions of qrels, by id: a mapping, or a .jsonl or .jsonl.gz with "id" (or "_id") and "text" (or "question").
 
@@ -82,14 +83,26 @@ class _Frame(Protocol):
 def _rows(source: object) -> Iterable[Mapping[str, Any]]:
     if isinstance(source, str | PathLike):
         path = Path(source)
-        if path.suffix == ".csv":
-            return list(csv.DictReader(_text(path).splitlines()))
-        return _json_lines(path)
+        return _csv_rows(path) if path.suffix == ".csv" else _json_lines(path)
     if isinstance(source, _Frame):
         return source.to_dict("records")
     if isinstance(source, Iterable):
         return list(source)
     raise InvalidInput(f"cannot read labels from {type(source).__name__}: pass a path, a frame or mappings")
+
+
+def _csv_rows(path: Path) -> list[Mapping[str, Any]]:
+    text = _text(path)
+    head = text.partition("\n")[0]
+    # Spreadsheet programs of many countries write semicolons, because the comma is their decimal sign.
+    rows = csv.DictReader(text.splitlines(), delimiter=max(",;\t", key=head.count))
+    names = [str(name).strip() for name in rows.fieldnames or ()]
+    missing = {"question", "relevant"} - set(names)
+    if missing:
+        raise InvalidInput(
+            f"{path} has the columns {', '.join(names) or '(none)'}: it also needs {' and '.join(sorted(missing))}"
+        )
+    return [{str(name).strip(): value for name, value in row.items()} for row in rows]
 
 
 def _from_qrels(
@@ -130,21 +143,28 @@ def _texts(path: Path) -> dict[str, str]:
 
 
 def _json_lines(path: Path) -> list[Any]:
-    text = _text(path)
-    try:
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
-    except ValueError as error:
-        raise InvalidInput(f"{path} is not JSON lines: {error}") from None
+    rows = []
+    for number, line in enumerate(_text(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else error
+            raise InvalidInput(f"{path}, line {number}: not JSON ({reason})") from None
+    return rows
 
 
 def _text(path: Path) -> str:
     try:
         if path.suffix == ".gz":
-            with gzip.open(path, "rt", encoding="utf-8") as file:
+            with gzip.open(path, "rt", encoding="utf-8-sig") as file:
                 return file.read()
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # spreadsheet programs begin a file with a byte order mark
     except OSError as error:
         raise InvalidInput(f"cannot read labels: {error}") from None
+    except UnicodeDecodeError:
+        raise InvalidInput(f"{path} is not encoded in UTF-8: save it as UTF-8") from None
 
 
 def _labelled(number: int, row: object, tenant: str | UUID | None) -> Labelled:
@@ -155,11 +175,16 @@ def _labelled(number: int, row: object, tenant: str | UUID | None) -> Labelled:
     owner = row.get("tenant") or tenant
     if owner is None:
         raise InvalidInput(f"row {number} of the labels has no tenant: pass tenant=")
-    relevant = row["relevant"].split() if isinstance(row["relevant"], str) else row["relevant"]
+    relevant = _names(row["relevant"]) if isinstance(row["relevant"], str) else row["relevant"]
     tags = row.get("tags") or ()
     return Labelled(
         str(row["question"]),
         relevant if isinstance(relevant, Mapping) else tuple(map(str, relevant)),
         tenant=check_tenant(owner),
-        tags=tuple(tags.split()) if isinstance(tags, str) else tuple(tags),
+        tags=tuple(_names(tags)) if isinstance(tags, str) else tuple(tags),
     )
+
+
+def _names(field: str) -> list[str]:
+    """Split a field of ids or tags: at "|" if it has one, else at spaces."""
+    return [name for part in field.split("|") if (name := part.strip())] if "|" in field else field.split()

@@ -71,7 +71,8 @@ def read(
 
     Raises:
         InvalidInput: a path does not exist, or there is no file to read.
-        ConfigurationError: the extra for a format is missing (`pdf`, `chunking` for HTML, `office`), or an option has an invalid value.
+        ConfigurationError: an option has an invalid value. If the extra for a format is missing (`pdf`, `chunking` for HTML, `office`), each file that
+            needs it is an `Unreadable` whose reason has the install command.
 
     Examples:
         ```python
@@ -248,8 +249,6 @@ class _Crew:
                 return
             if answer.get("end"):
                 self._idle.append(worker)
-            if "configuration" in answer:
-                raise ConfigurationError(answer["configuration"])
             for document in _documents(job.file, answer, note="" if self._is_noted else worker.note):
                 self._is_noted = self._is_noted or isinstance(document, Document)
                 yield document
@@ -297,8 +296,6 @@ class _Crew:
         if scope.cancelled_caught:
             self._user = Threads(1, name="reading")  # the old thread is abandoned
             return _unreadable(file, f"it could not be read within {self._options.seconds:g} s")
-        if "configuration" in answer:
-            raise ConfigurationError(answer["configuration"])
         return next(_documents(file, answer))
 
 

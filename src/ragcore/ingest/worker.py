@@ -65,9 +65,9 @@ def answers(path: str, lines: bool, whole_pages: bool) -> Iterator[Answer]:
 def refusal(error: Exception) -> Answer:
     """Return the reason why a file was not read."""
     match error:
-        case ConfigurationError():
-            return {"configuration": str(error)}
-        case InvalidInput():
+        case (
+            InvalidInput() | ConfigurationError()
+        ):  # the extra for this format is missing: files of other formats are read
             return {"refused": str(error)}
         case MemoryError():
             return {"refused": "reading it exceeds the memory limit"}

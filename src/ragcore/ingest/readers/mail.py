@@ -9,7 +9,7 @@ from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import PurePath
 
-from ragcore.errors import ConfigurationError, InvalidInput
+from ragcore.errors import InvalidInput
 from ragcore.ingest.parsed import Parsed
 from ragcore.ingest.readers.encoding import clean, decode
 
@@ -85,7 +85,5 @@ def _attached(name: str, attachment: EmailMessage) -> tuple[str, str]:
         return "", "there is no reader for its type"
     try:
         return reader(raw).text.replace("\f", "\n").strip(), ""
-    except ConfigurationError:
-        raise
-    except Exception as error:  # a broken attachment must not lose the text of the mail
+    except Exception as error:  # a broken attachment, or a missing extra, must not lose the text of the mail
         return "", str(error)[:200] or type(error).__name__
