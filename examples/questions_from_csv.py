@@ -63,7 +63,7 @@ async def answer_all(questions: Iterator[str], results: TextIO) -> None:
 def main(source: str, target: str) -> None:
     """Read the questions from `source` and write the answers to `target`."""
     with (
-        open(source, newline="", encoding="utf-8") as given,
+        open(source, newline="", encoding="utf-8-sig") as given,
         open(target, "w", newline="", encoding="utf-8") as results,
     ):
         anyio.run(answer_all, (row["question"] for row in csv.DictReader(given)), results)

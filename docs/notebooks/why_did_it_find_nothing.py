@@ -67,7 +67,7 @@ await why("What is my deductible?", tenant="ann", filter=ragcore.meta("year").eq
 # ## The similarity report
 #
 # The similarity report does not apply the threshold. It shows the scores of all chunks of the tenant, the effect of the threshold, and the score of each passage in
-# text search (`text rank`).
+# text search (`text score`).
 
 # %%
 await rag.similarity("What is my deductible?", tenant="ann", score_threshold=0.95)

@@ -147,7 +147,7 @@ def _show_passages(passages: Sequence[Passage]) -> None:
     if not passages:
         return
     table = _table()
-    for column in ("", "score", "text rank", "where", "passage"):
+    for column in ("", "score", "text score", "where", "passage"):
         table.add_column(column, overflow="fold")
     for number, passage in enumerate(passages, start=1):
         score = "" if passage.score is None else f"{passage.score:.3f}"

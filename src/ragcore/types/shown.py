@@ -4,25 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from textwrap import wrap
 from typing import Any
 
 __all__ = ["as_html", "as_table", "as_text"]
 
-# Length of the longest bar in characters: in a terminal of 80 columns, and on a page of a notebook or a manual, which is narrower.
+# Columns of a terminal, and lengths in characters of the longest bar: in a terminal, and on a page of a notebook or a manual.
+COLUMNS = 80
 BAR = 40
 NARROW_BAR = 20
 TEXT = 100
 
 
 def as_text(report: Mapping[str, Any]) -> str:
-    """Return a similarity report as text for a terminal.
+    """Return a similarity report as text for a terminal of 80 columns.
 
     Args:
         report: the report's `to_dict()`.
     """
-    lines = [report["verdict"], _about(report)]
+    lines = [report["verdict"], *wrap(_about(report), COLUMNS, subsequent_indent="  ")]
     lines += [f"  {low:6.2f} to {high:5.2f}  {bar} {count:,}" for low, high, bar, count in _bars(report, BAR)]
-    lines += [f"  {'  '.join(row)}" for row in _nearest(report)]
+    rows = _nearest(report)
+    if rows:
+        lines.append("the nearest passages: score, text score, document, text")
+    for *columns, text in rows:
+        start = f"  {'  '.join(columns)}  "
+        lines.append(start + _shortened(text, max(NARROW_BAR, COLUMNS - len(start))))
     return "\n".join(filter(None, lines))
 
 
@@ -33,7 +40,7 @@ def as_html(report: Mapping[str, Any]) -> str:
     return (
         head
         + as_table(("score", "chunks", ""), bars)
-        + as_table(("score", "text rank", "document", "passage"), _nearest(report))
+        + as_table(("score", "text score", "document", "passage"), _nearest(report))
     )
 
 
@@ -48,12 +55,16 @@ def as_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _bars(report: Mapping[str, Any], longest: int) -> list[tuple[float, float, str, int]]:
     most = max((count for _, _, count in report["histogram"]), default=0)
-    return [(low, high, "█" * round(longest * count / most), count) for low, high, count in report["histogram"]]
+    # Adding 0.0 turns -0.00 into 0.00.
+    return [
+        (round(low, 2) + 0.0, round(high, 2) + 0.0, "█" * round(longest * count / most), count)
+        for low, high, count in report["histogram"]
+    ]
 
 
 def _about(report: Mapping[str, Any]) -> str:
     sample = f", {report['sampled']:,} scored" if report["sampled"] is not None else ""
-    quantiles = "  ".join(f"{name} {value:.2f}" for name, value in report["quantiles"].items())
+    quantiles = "  ".join(f"{name} {round(value, 2) + 0.0:.2f}" for name, value in report["quantiles"].items())
     return f"{report['chunks']:,} chunks, {report['not_embedded']:,} not embedded{sample}; {quantiles}".rstrip("; ")
 
 
@@ -63,7 +74,11 @@ def _nearest(report: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
             "–" if passage["score"] is None else f"{passage['score']:.3f}",
             "–" if passage["text_score"] is None else f"{passage['text_score']:.4f}",
             str(passage["document_id"]),
-            " ".join(str(passage["text"]).split())[:TEXT],
+            _shortened(" ".join(str(passage["text"]).split()), TEXT),
         )
         for passage in report["retrieval"]["passages"]
     ]
+
+
+def _shortened(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
