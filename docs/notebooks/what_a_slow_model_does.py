@@ -68,7 +68,8 @@ plot.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# If the first token does not arrive within 40 % of the time, ragcore stops waiting for the model and quotes the documents. `answer.degraded` reports it. To raise
+# If the first token does not arrive within 40 % of the time that is left for the model, ragcore stops waiting and quotes the documents. A part of the timeout is
+# reserved for the quotation, so here the limit is a little less than 40 % of two seconds. The table calls the quotation "extractive". `answer.degraded` reports it. To raise
 # an error instead, set `Settings(degrade=False)`.
 
 # %%

@@ -41,7 +41,7 @@ def test_ids_with_spaces_are_separated_by_bars(tmp_path: Path) -> None:
         ("a.jsonl", b'{"question": "q", "relevant": ["d"]}\n\n{"question": \n', "line 3: not JSON"),
         (
             "a.csv",
-            "question,relevant\nWo ist es?,größe.md\n".encode("cp1252"),
+            "question,relevant\nGröße?,größe.md\n".encode("cp1252"),
             "not encoded in UTF-8: save it as UTF-8",
         ),
     ],
