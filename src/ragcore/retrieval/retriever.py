@@ -230,7 +230,7 @@ class Retriever(Part):
     async def _embed_in_time(self, question: str) -> Vector:
         """Return the vector within a share of the remaining time: an embedder that never responds must leave time for text search."""
         limit, whole = share(EMBED_SHARE, most=MOST_EMBED_SECONDS), share(EMBED_AND_WAIT_SHARE, most=math.inf)
-        if limit <= 0:
+        if min(limit, whole) <= 0:  # the time ran out, perhaps between the two
             return await self._embed(question)
         assert self.embedder is not None
         name = self.embedder.model
