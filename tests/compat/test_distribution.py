@@ -62,7 +62,7 @@ def test_the_install_command_uses_the_original_installer(monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     assert install_command("pdf") == "uv pip install 'ragcore-client[pdf]'"
     (tmp_path / "uv-receipt.toml").touch()
-    assert install_command("pdf") == "uv tool install 'ragcore-client[pdf]'"
+    assert install_command("pdf") == f"uv pip install --python '{sys.executable}' 'ragcore-client[pdf]'"
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,8 @@ def show_answer(answer: Answer, *, show_passages: bool) -> None:
     if answer.retrieval.empty is not None:
         messages.print(answer.retrieval.empty.message, style="yellow", markup=False)
     if not answer.found and answer.retrieval.passages:
-        found = f"{len(answer.retrieval.passages)} passages were found, "
+        count = len(answer.retrieval.passages)
+        found = "1 passage was found, " if count == 1 else f"{count} passages were found, "
         why = (
             "but no sentence has enough of the question's words to be quoted; a model could still find the answer in the passages"
             if answer.model == EXTRACTIVE

@@ -41,18 +41,14 @@ def version_of(package: str) -> str | None:
 def install_command(*extras: str, options: str = "") -> str:
     """Return the command that installs extras, from the same source and with the same installer as this package. Reads files.
 
-    The installer is pip, `uv pip` or `uv tool`.
-
     Source: PEP 610, direct_url.json; PEP 376, INSTALLER.
     """
     from importlib import metadata
 
     try:
-        distribution = metadata.distribution(NAME)
-        installer = (distribution.read_text("INSTALLER") or "pip").strip()
-        origin = json.loads(distribution.read_text("direct_url.json") or "null")
+        origin = json.loads(metadata.distribution(NAME).read_text("direct_url.json") or "null")
     except (metadata.PackageNotFoundError, ValueError):
-        installer, origin = "pip", None
+        origin = None
     wanted = f"[{','.join(extras)}]" if extras else ""
     if origin is None:
         wanted = f"'{NAME}{wanted}'"
@@ -64,14 +60,25 @@ def install_command(*extras: str, options: str = "") -> str:
         wanted = f"-e '{unquote(urlsplit(origin['url']).path)}{wanted}'"
     else:
         wanted = f"'{NAME}{wanted} @ {origin['url']}'"
-    return " ".join(part for part in (_program(installer), "install", options, wanted) if part)
+    return " ".join(part for part in (installer(), options, wanted) if part)
 
 
-def _program(installer: str) -> str:
-    if installer != "uv":
-        return "pip"
+def installer() -> str:
+    """Return the beginning of a command that installs into this environment: of pip or of uv. Reads files.
+
+    In the environment of a tool of uv it is not `uv tool install`, which would remove the extras and packages that the command does not name.
+    """
+    from importlib import metadata
+
+    try:
+        name = (metadata.distribution(NAME).read_text("INSTALLER") or "pip").strip()
+    except metadata.PackageNotFoundError:
+        name = "pip"
+    if name != "uv":
+        return "pip install"
     # `uv tool` writes this file into the environment of each tool.
-    return "uv tool" if Path(sys.prefix, "uv-receipt.toml").exists() else "uv pip"
+    is_tool = Path(sys.prefix, "uv-receipt.toml").exists()
+    return f"uv pip install --python '{sys.executable}'" if is_tool else "uv pip install"
 
 
 def find_namesake(path: Sequence[str] | None = None) -> Path | None:

