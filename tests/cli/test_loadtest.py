@@ -162,3 +162,20 @@ def test_an_invalid_command_prints_a_message_and_exits_with_2(
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.glob("results/*"))
+
+
+@pytest.mark.parametrize(
+    ("target", "token", "said"),
+    [("http://127.0.0.1:9/chat", TOKEN, "ConnectError"), ("", "a-wrong-token", "answered 401")],
+    ids=["closed port", "wrong token"],
+)
+def test_a_ladder_that_gets_no_answer_at_all_ends_at_once(
+    url: str, questions: Path, tmp_path: Path, target: str, token: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WRONG", token)
+    arguments = ("--url", target or f"{url}/chat", "--questions", str(questions), "--token-env", "WRONG")
+    done = loadtest("ladder", *arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout
+    told = " ".join(done.stderr.split())
+    assert "none of the first 5 questions was accepted" in told
+    assert said in told

@@ -153,7 +153,7 @@ async def test_labels_without_any_stored_document_are_refused(retriever: Retriev
 async def test_the_result_names_unknown_documents(retriever: Retriever) -> None:
     found = await thresholds(retriever, [*LABELS, Labelled("q", ["missing"], tenant="m")])
     assert found.unknown == ("missing",)
-    assert "1 labelled documents are not in the store" in repr(found)
+    assert "labelled documents that are not in the store: 1 (" in repr(found)
 
 
 async def test_a_score_that_is_not_a_number_is_an_error(retriever: Retriever) -> None:

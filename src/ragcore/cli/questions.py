@@ -51,7 +51,7 @@ def ask(
         if as_json:
             print_json(answer.to_dict())
         else:
-            show_answer(answer, show_passages=show_passages)
+            show_answer(answer, show_passages=show_passages, where=options.where())
         return DONE if answer.found else PARTLY
 
     run_async(options, body)

@@ -29,7 +29,7 @@ DOCUMENTS_PER_LINE = 100
 SIGNS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "error": "[red]✗[/]"}
 
 
-def show_answer(answer: Answer, *, show_passages: bool) -> None:
+def show_answer(answer: Answer, *, show_passages: bool, where: str) -> None:
     """Show an answer's warnings, then its citations or all passages. Does not show its text."""
     _warn_of_degradations(answer.degraded)
     if not answer.complete:
@@ -38,6 +38,8 @@ def show_answer(answer: Answer, *, show_passages: bool) -> None:
         )
     if answer.retrieval.empty is not None:
         messages.print(answer.retrieval.empty.message, style="yellow", markup=False)
+        if answer.retrieval.empty.code == "no_chunks":
+            messages.print(f"this is {where}", style="yellow", markup=False)
     if not answer.found and answer.retrieval.passages:
         count = len(answer.retrieval.passages)
         found = "1 passage was found, " if count == 1 else f"{count} passages were found, "

@@ -124,7 +124,10 @@ class Sweep(Result):
 
     def __repr__(self) -> str:
         low, high = self.interval
-        missing = f", {len(self.unknown)} labelled documents are not in the store" if self.unknown else ""
+        missing = ""
+        if self.unknown:
+            some = ", ".join(map(str, self.unknown[:3])) + (", …" if len(self.unknown) > 3 else "")
+            missing = f", labelled documents that are not in the store: {len(self.unknown)} ({some})"
         return (
             f"Sweep({self.questions:,} questions, {len(self.rows)} thresholds, recommended {self.recommended:.2f} for {self.aim}, "
             f"95 % interval {low:.2f} to {high:.2f}{missing}{caution(self.questions)})"

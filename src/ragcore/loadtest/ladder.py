@@ -31,6 +31,8 @@ LEVELS = "1,2,3,5,10,20,50,100,200"
 WARM_UP = 5
 STEADY_USERS = 10
 STEADY = "steady"
+# Statuses that say that the request itself is wrong.
+WRONG_REQUEST = frozenset({400, 401, 403, 404, 405, 406, 415, 422})
 # If more than this share of a level's questions hang, the run ends: higher levels would only wait longer.
 GIVE_UP = 0.5
 HALF = 0.5
@@ -153,6 +155,7 @@ class _Ladder:
         self._steady_seconds = steady_seconds
         self.climbed: dict[int, list[Outcome]] = {}
         self.steady: list[Outcome] = []
+        self.refusal = ""
 
     def asked(self) -> list[tuple[int, list[Outcome]]]:
         """Each level and the steady load, with the outcomes of its questions."""
@@ -167,6 +170,10 @@ class _Ladder:
                 monitored(aim.pid or 0, now=driver.now, asked=lambda: len(driver.outcomes)) as samples,
             ):
                 steady = await self._run(driver, watched)
+            if self.refusal:  # raised here, outside of the task groups, which would wrap it
+                raise InvalidInput(
+                    f"none of the first {WARM_UP} questions was accepted: {self.refusal}; check --url, --token-env and the options of the body"
+                )
             after = await aim.target.health()
         figures = self._figures(aim, driver, samples, own, steady)
         for when, health in (("before", before), ("after", after)):
@@ -178,10 +185,15 @@ class _Ladder:
     async def _run(self, driver: Driver, watched: Watching) -> tuple[float, float]:
         """Run all levels and the steady load. Returns when the steady load began and ended."""
         watched.phase("warm-up", WARM_UP)
+        warm_up: list[Outcome] = []
         for _ in range(WARM_UP):
-            (outcome,) = await driver.at_once(1, each=1, phase="warm-up")
-            if outcome.kind == "hung":
+            warm_up += await driver.at_once(1, each=1, phase="warm-up")
+            if warm_up[-1].kind == "hung":
                 break
+        # A closed port, a wrong path, a body of another form: two minutes of the same error would tell nothing more.
+        if all(outcome.kind == "connection" or outcome.status in WRONG_REQUEST for outcome in warm_up):
+            self.refusal = warm_up[-1].detail
+            return driver.now(), driver.now()
         for level in self._levels:
             watched.phase(f"{level} at once", level * self._each)
             self.climbed[level] = outcomes = await driver.at_once(level, each=self._each, phase=f"concurrency {level}")
