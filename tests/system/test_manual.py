@@ -34,9 +34,9 @@ def blocks(page: str, kind: str) -> list[str]:
 
 
 def shell(page: str, *numbers: int) -> list[str]:
-    """Return the lines of a page's shell blocks, without those that install packages."""
+    """Return the lines of a page's shell blocks, without comments and those that install packages."""
     lines = "".join(blocks(page, "sh")[number] for number in numbers).replace("\\\n", " ").splitlines()
-    return [line for line in lines if not line.startswith("pip ")]
+    return [line for line in lines if not line.startswith(("pip ", "#"))]
 
 
 def in_background(line: str, url: str) -> str:
@@ -99,7 +99,7 @@ async def test_the_manual_leads_from_an_empty_folder_to_a_tested_service(
     lines = [
         *shell("how-to/postgresql.md", 0, 1),
         *shell("tutorial/production.md", 0, 1, 2),
-        *shell("tutorial/first-answer.md", 2),
+        *shell("tutorial/first-answer.md", 4),
         *shell("tutorial/production.md", 3),
         *serving[:-1],
         in_background(f"{serving[-1]} --port {free_ports[0]}", served),

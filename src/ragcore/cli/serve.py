@@ -69,7 +69,8 @@ async def serve(
         )
     config = _with_limits(options.config())
     listeners = _bound(host, port)
-    options.check_database()
+    if not options.has_database():
+        messages.print(f"there is no database yet: creating {options.where()}", style="yellow", markup=False)
     rag = RAG.from_config(config)
     server = uvicorn.Server(
         uvicorn.Config(

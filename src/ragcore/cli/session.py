@@ -93,17 +93,21 @@ class Options:
         named = ("DATABASE_URL", "PGHOST", "PGHOSTADDR", "PGDATABASE")
         return self.data is not None or not any(os.environ.get(name) for name in named)
 
+    def has_database(self) -> bool:
+        """Whether the embedded database exists. True for a database of the environment, which is not checked."""
+        if not self._is_local():
+            return True
+        from ragcore.store.embedded.cluster import has_database  # only here: the package needs a POSIX system
+
+        return has_database(self.folder())
+
     def check_database(self) -> None:
         """Check that the database exists. A mistyped folder must be an error, not a new empty database.
 
         Raises:
             ConfigurationError: the folder contains no embedded database.
         """
-        if not self._is_local():
-            return
-        from ragcore.store.embedded.cluster import has_database  # only here: the package needs a POSIX system
-
-        if not has_database(self.folder()):
+        if not self.has_database():
             raise ConfigurationError(
                 f"there is no database in {self.folder()}: check --data, or create one with "
                 f"`ragcore --data {self.folder()} ingest PATH… --tenant TENANT`"
