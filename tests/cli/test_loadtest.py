@@ -164,6 +164,7 @@ def test_an_invalid_command_prints_a_message_and_exits_with_2(
     assert not list(tmp_path.glob("results/*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "token", "said"),
     [("http://127.0.0.1:9/chat", TOKEN, "ConnectError"), ("", "a-wrong-token", "answered 401")],

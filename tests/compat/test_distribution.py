@@ -81,6 +81,7 @@ def test_our_own_distribution_is_not_reported(name: str, tmp_path: Path) -> None
     assert find_namesake([str(tmp_path)]) is None
 
 
+@pytest.mark.slow
 def test_import_and_doctor_report_the_other_distribution(tmp_path: Path) -> None:
     (tmp_path / "ragcore-1.0.4.dist-info").mkdir()
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONWARNINGS": "default"}
