@@ -7,16 +7,19 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
 import asyncpg
 import pytest
 
-from ragcore import ConfigurationError, Document, PgVectorStore, Retriever
+from ragcore import ConfigurationError, Document, PgVectorStore, Retriever, StoreError
 from ragcore.ingest import Ingestor
 from ragcore.store import migrate
+from ragcore.store.postgres import schema
 from ragcore.testing import FakeEmbedder
 
 from ..conftest import ROOT
@@ -77,6 +80,18 @@ def first_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "src"
 
 
+STARTED: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def ended() -> Iterator[None]:
+    """Ends the processes of a test that failed, so that they don't disturb the next one."""
+    yield
+    while STARTED:
+        with STARTED.pop() as process:
+            process.kill()
+
+
 class Client:
     """A process that asks and writes until it gets the command to stop."""
 
@@ -88,6 +103,7 @@ class Client:
             text=True,
             env={**os.environ, "PYTHONPATH": str(source)},
         )
+        STARTED.append(self._process)
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n"
 
@@ -109,6 +125,31 @@ async def upgraded(database: tuple[str, str], first_release: Path) -> tuple[str,
         env={**os.environ, "PYTHONPATH": str(first_release)},
     )
     return database
+
+
+@pytest.mark.parametrize("deadlocks", [1, 2])
+async def test_a_migration_that_meets_deadlocks_begins_again(
+    database: tuple[str, str], monkeypatch: pytest.MonkeyPatch, deadlocks: int
+) -> None:
+    plain, owner = database
+    step, ended = schema._migrate, 0
+
+    async def ends_in_a_deadlock(connection: Any, *args: Any, **options: Any) -> None:
+        nonlocal ended
+        await step(connection, *args, **options)
+        if ended < deadlocks:
+            ended += 1
+            await connection.execute("do $$ begin raise exception using errcode = '40P01'; end $$")
+
+    monkeypatch.setattr(schema, "_migrate", ends_in_a_deadlock)
+    monkeypatch.setattr(schema, "MOST_ATTEMPTS", 2)
+    if deadlocks == 2:  # as many as there are attempts
+        with pytest.raises(StoreError, match="40P01"):
+            await migrate(owner, model="fake", dimension=DIMENSION, role="ragcore")
+        return
+    await migrate(owner, model="fake", dimension=DIMENSION, role="ragcore")
+    async with PgVectorStore(plain) as store:
+        assert (await store.inspect()).has_schema
 
 
 async def stopped(client: Client) -> int:

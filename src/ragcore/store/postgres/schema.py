@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import random
 from collections.abc import Mapping
 
 import anyio
@@ -36,6 +37,9 @@ MOST_DIMENSIONS = 16_000
 DEFAULT_LANGUAGE = "english"
 # Limit if the caller sets no deadline: long enough to wait for another migration, but finite if the server never responds.
 MIGRATE_SECONDS = 300.0
+# Attempts of a migration that PostgreSQL ends because of deadlocks, and the longest wait before the next one, in seconds.
+MOST_ATTEMPTS = 10
+RETRY_SECONDS = 0.5
 # Number of chunks prepared for text search in one transaction. It is small, so that the transaction does not block writers for long.
 PREPARED_AT_ONCE = 2_000
 EXTENSION_TRIES = 10
@@ -89,9 +93,21 @@ async def migrate(
     try:
         # Only the migration itself is limited. Preparing all chunks may take longer; each of its transactions is short.
         with deadline(MIGRATE_SECONDS):
-            async with connect(address) as connection, transaction(connection):
-                await connection.execute("select pg_advisory_xact_lock($1)", LOCK)
-                await _migrate(connection, address, schema=schema, made_for=made_for, role=role, contract=contract)
+            for attempt in itertools.count(1):
+                try:
+                    async with connect(address) as connection, transaction(connection):
+                        await connection.execute("select pg_advisory_xact_lock($1)", LOCK)
+                        await _migrate(
+                            connection, address, schema=schema, made_for=made_for, role=role, contract=contract
+                        )
+                    break
+                except asyncpg.DeadlockDetectedError:
+                    # The application's transactions lock the tables in another order than the migration, and PostgreSQL ends one of the two. All was
+                    # rolled back, so the migration begins again. The random wait keeps it from meeting the same transactions at the same point.
+                    if attempt == MOST_ATTEMPTS:
+                        raise
+                    logger.info("migrate.deadlock: %s, attempt %d of %d: trying again", address, attempt, MOST_ATTEMPTS)
+                    await anyio.sleep(RETRY_SECONDS * random.random())
         await _prepare_chunks(address, schema)
     except RagcoreError:
         raise
