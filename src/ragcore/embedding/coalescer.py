@@ -305,7 +305,7 @@ class _Batch:
         return math.inf
 
     def pause(self) -> None:
-        """Continue the wait of all callers, because the request waits for a place."""
+        """Stop the time limits of all callers while the request waits for a place."""
         for line in self._lines():
             line.begin()
 

@@ -205,7 +205,7 @@ class OpenAIEmbedder(Part):
         return np.concatenate([await self._embed_or_halve(texts[:half]), await self._embed_or_halve(texts[half:])])
 
     async def _takes_any(self, error: EmbeddingError) -> bool:
-        """Whether the server accepts any text. If not, the configuration is at fault, and halving would only repeat the refusal."""
+        """Whether the server accepts every text. If not, the configuration is at fault, and halving would only repeat the refusal."""
         if self._has_served or cast("ServerError", error.__cause__).is_too_long:
             return True
         try:

@@ -72,7 +72,7 @@ def load(
 
 @runtime_checkable
 class _Frame(Protocol):
-    """A pandas DataFrame. As a protocol, it does not import pandas."""
+    """A pandas DataFrame. It is a Protocol, so that pandas need not be imported."""
 
     @property
     def columns(self) -> object: ...

@@ -362,7 +362,7 @@ def _blames_a_document(error: RagcoreError) -> bool:
 
 
 def _one_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the error of the task group to raise: the first that is not a `DeadlineExceeded`, or else the first."""
+    """Return the error to raise from a task group: the first that is not a `DeadlineExceeded`, or else the first."""
     errors: list[BaseException] = []
 
     def collect(error: BaseException) -> None:

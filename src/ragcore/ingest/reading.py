@@ -233,7 +233,7 @@ class _Crew:
         until = job.until
         while True:
             try:
-                # A file that was begun long ago has probably been read already: give its answer a short time to arrive.
+                # A file that was begun long ago has probably been read already: give its worker a short time to answer.
                 with anyio.move_on_after(max(GRACE_SECONDS, until - anyio.current_time())) as scope:
                     answer = await worker.answer()
             except Broke:

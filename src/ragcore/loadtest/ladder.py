@@ -132,7 +132,7 @@ def _judge_hangs(figures: Figures, asked: Asked, untried: Sequence[int], least: 
 
 def _judge_levels(figures: Figures, asked: Asked, least: float) -> None:
     """Add a criterion for each level with too little success. If all levels have enough, add a single criterion that shows the lowest level."""
-    # At a level with few questions, some failures can be chance, but half of the questions can't.
+    # At a level with few questions, a few failures can be chance, but the failure of half of them can't.
     bounds = {number: least if len(those) >= ENOUGH else HALF for number, (_, those) in enumerate(asked)}
     shares = {number: sum(one.ok for one in those) / len(those) for number, (_, those) in enumerate(asked)}
     missed = [number for number, share in shares.items() if share <= bounds[number] and share < 1]

@@ -59,7 +59,7 @@ class Disturbance(Protocol):
     """Disturbs the service while a load runs."""
 
     async def __call__(self, now: Callable[[], float], shades: list[Shade], /) -> None:
-        """Disturb the service and add the periods to `shades`. Cancelled when the load ends. `now` returns the seconds since the run began."""
+        """Disturb the service, and add each period of disturbance to `shades`. Cancelled when the load ends. `now` returns the seconds since the run began."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

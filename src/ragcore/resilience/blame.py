@@ -62,7 +62,7 @@ class Blame:
         self.latest = None
 
     def good(self, flow: str, began: float, now: float, *, counts: bool = True) -> None:
-        """Record a good call of a flow. While no flow fails, a repeated good call of the latest flow need only set `latest_began`.
+        """Record a good call of a flow. While no flow fails, another good call of the flow that was served last changes only `latest_began`.
 
         Args:
             flow: the flow of the call.

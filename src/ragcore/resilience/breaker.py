@@ -215,7 +215,9 @@ class CircuitBreaker:
         if generation != self._generation:
             self._ignored += 1
             return
-        half_open = self._state != "closed"  # an open breaker admits no call, so no call of its generation can end
+        half_open = (
+            self._state != "closed"
+        )  # an open breaker admits no calls, so no outcome of its generation can arrive
         # Give the slot back before the outcome is judged: a cancelled probe decides nothing.
         if half_open:
             self._probing -= 1

@@ -180,7 +180,7 @@ class in_line:  # noqa: N801  # reads well in use: `with in_line():`
         while bound is not None:
             self._limits.append(bound)
             bound = bound.outer
-        # The outermost limit comes first: an attempt reads the limit of the enclosing attempt, which must have moved by then.
+        # The outermost limit comes first: each attempt reads the limit of the enclosing attempt, and that limit must already be extended.
         self._limits.reverse()
 
     def __enter__(self) -> None:

@@ -22,7 +22,7 @@ class Pauses:
 
     @property
     def any(self) -> bool:
-        """Whether there may be a pause."""
+        """Whether the dependency may have asked for a pause."""
         return bool(self._until)
 
     def until(self, key: str | None, now: float) -> float:

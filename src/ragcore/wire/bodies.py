@@ -86,7 +86,7 @@ async def pieces(response: Response, /, *, most: int = MAX_BODY) -> AsyncGenerat
 
 
 async def _exhaust(source: AsyncIterator[bytes]) -> None:
-    """Read a closed response until it raises an error. Otherwise trio warns about a generator that httpx2 leaves open."""
+    """Read on after the response is closed, until this raises an error: that ends a generator of httpx2, about which trio would warn."""
     try:
         async for _ in source:
             pass

@@ -86,7 +86,7 @@ def check_question(question: object, *, longest: int) -> None:
 
 
 def as_reported(history: Sequence[Turn | Mapping[str, object]]) -> tuple[Turn, ...]:
-    """Mark the answers in a client's history as reports of the tenant, since the client may have invented them.
+    """Mark the answers in a client's history as text from the tenant, since the client may have invented them.
 
     A model treats an assistant's turn as its own words and stays consistent with them: a forged turn is the easiest way around its instructions.
 

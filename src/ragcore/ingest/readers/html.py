@@ -243,7 +243,7 @@ class _Writer:
         return f"{indent}- "
 
     def _table(self, table: Any) -> None:
-        """Write a table of data as a Markdown table. Write a table that only lays out the page as text."""
+        """Write a table of data as a Markdown table. Write the cells of a table that only lays out the page as plain text."""
         caption = table.css_first("caption")
         rows = [row for row in table.css("tr") if _nearest_table(row) == table and not is_hidden(row)]
         cells = [[_cell(cell) for cell in row.iter() if cell.tag in ("td", "th")] for row in rows]

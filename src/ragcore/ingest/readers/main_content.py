@@ -95,7 +95,7 @@ LEAST_PARAGRAPH = 60
 class _Measured:
     """Numbers of characters of an element: its text, its links, and its paragraphs with few links. Also the number of its links.
 
-    Boilerplate has its own numbers, and does not count for the elements around it. `visible` counts all text, including boilerplate.
+    Boilerplate is counted separately, not with the elements around it. `visible` counts all text, including boilerplate.
     """
 
     text: int = 0

@@ -76,7 +76,7 @@ def of_phases(before: Sequence[Run], after: Sequence[Run]) -> Iterator[Judged]:
 
 
 def of_summaries(before: Sequence[Run], after: Sequence[Run]) -> Iterator[Judged]:
-    """Yield the figures that all runs have. Latencies are not judged here if the phases judge them."""
+    """Yield the figures that all runs have. Latencies are not judged here if each phase is judged by its own criteria."""
     measured = any(run.outcomes for run in before)
     for name in before[0].summary["figures"]:
         one, other = ([run.summary["figures"].get(name) for run in side] for side in (before, after))

@@ -223,7 +223,7 @@ class Pool:
             raise NotOpen("the store was closed while this call waited")
 
     async def _connect(self) -> PooledConnection:
-        # Read before connecting: if connections are discarded meanwhile, this one counts as old, so its loss discards no newer ones.
+        # Read before connecting. If the pool discards its connections meanwhile, this one counts as old, and losing it discards no newer ones.
         generation = self._generation
         connection = await connect_for_pool(self.address)
         connection.generation = generation

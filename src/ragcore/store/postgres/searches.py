@@ -128,7 +128,7 @@ def statement_of(
         exact_rows=EXACT_NUMBERS // max(dimension, 1) if exact_rows is None else exact_rows,
         ef_search=ef_search,
         scans_text=scans_text,
-        # A condition that is always true selects the statement for searches with a filter.
+        # Hiding expired rows needs the statement for filtered searches. Without a filter of the caller, a condition that is always true selects it.
         filter=conditions.sql or ("and true" if hides_expired else ""),
     )
     return search.sql(), [*values, *conditions.values]
