@@ -70,7 +70,7 @@ def test_the_install_command_uses_the_original_installer(monkeypatch: pytest.Mon
 )
 def test_another_distribution_of_the_same_name_is_found(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
-    assert find_namesake(["/nowhere", "", str(tmp_path)]) == tmp_path / name
+    assert find_namesake(["/nowhere", "", str(tmp_path)]) == str(tmp_path / name)
 
 
 @pytest.mark.parametrize(

@@ -51,3 +51,13 @@ def test_a_broken_file_of_labels_names_the_place(name: str, content: bytes, mess
     path.write_bytes(content)
     with pytest.raises(InvalidInput, match=message):
         explore.load(path, tenant="t")
+
+
+def test_a_line_ends_only_where_the_format_says_so(tmp_path: Path) -> None:
+    """A cell of CSV may hold a line end, and a text of JSON the line separator of Unicode."""
+    table = tmp_path / "labels.csv"
+    table.write_text('question,relevant\r\n"What is it,\nexactly?",a.md\r\n', encoding="utf-8", newline="")
+    lines = tmp_path / "labels.jsonl"
+    lines.write_text('{"question": "What is it,\u2028exactly?", "relevant": ["a.md"]}\n', encoding="utf-8")
+    assert [label.question for label in explore.load(table, tenant="t")] == ["What is it,\nexactly?"]
+    assert [label.question for label in explore.load(lines, tenant="t")] == ["What is it,\u2028exactly?"]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import gzip
 import json
-import os
 import sys
 import zlib
 from collections.abc import AsyncIterator
@@ -17,6 +15,7 @@ import anyio
 import psutil
 import pytest
 from tests.pace import in_time
+from tests.support.damage import poison
 
 from ragcore import ConfigurationError, Document, Unreadable
 from ragcore.ingest import read, worker
@@ -39,24 +38,8 @@ async def everything(*paths: Path, **options: Any) -> dict[str, Document | Unrea
 
 def poisoned(folder: Path) -> list[str]:
     """Write files that harm a reader, each in a different way, and return their names."""
-    files: dict[str, bytes] = {
-        "deep.json": b"[" * 100_000,
-        "deep.xml": b"<a>" * 100_000,
-        "entities.xml": b'<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;">]><a>&c;</a>',
-        "broken.pdf": b"%PDF-1.7 and nothing of it",
-        "empty.pdf": b"",
-        "broken.docx": b"PK\x03\x04 and nothing of it",
-        "broken.xlsx": os.urandom(2_000),
-        "binary.txt": bytes(range(32)) * 40,
-        "empty.md": b"",
-        "damaged.jsonl.gz": gzip.compress(b'{"id": "x", "text": "t"}\n' * 2_000)[:60] + b"\0" * 200,
-    }
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-    os.mkfifo(folder / "pipe.txt")
-    (folder / "device.txt").symlink_to("/dev/zero")
     (folder / "gone.md").symlink_to(folder / "nowhere.md")
-    return [*files, "pipe.txt", "device.txt", "gone.md"]
+    return [*poison(folder), "gone.md"]
 
 
 @pytest.mark.slow
@@ -160,6 +143,7 @@ async def test_threads_read_if_processes_are_not_allowed(
 
     poisoned(tmp_path)
     (tmp_path / "good.md").write_text("# Plan\n\nText.")
+    (tmp_path / "other.md").write_text("Another text.")
     monkeypatch.setattr("ragcore.ingest.processes.anyio.open_process", forbidden)
     found = await everything(tmp_path)
     assert isinstance(found["good.md"], Document)

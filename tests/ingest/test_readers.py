@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 import pytest
+from tests.support.files import epub
 
 from ragcore import InvalidInput
 from ragcore.ingest.parsed import Parsed
@@ -453,22 +454,7 @@ def signs_odt() -> bytes:
 
 
 def signs_epub() -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr("mimetype", "application/epub+zip")
-        archive.writestr(
-            "META-INF/container.xml",
-            '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><rootfiles><rootfile full-path="c.opf"/></rootfiles></container>',
-        )
-        archive.writestr(
-            "c.opf",
-            '<package xmlns="http://www.idpf.org/2007/opf"><manifest><item id="a" href="a.xhtml" media-type="application/xhtml+xml"/></manifest>'
-            '<spine><itemref idref="a"/></spine></package>',
-        )
-        archive.writestr(
-            "a.xhtml", f'<html xmlns="http://www.w3.org/1999/xhtml"><body><p>{escaped()}</p></body></html>'
-        )
-    return out.getvalue()
+    return epub([f"<p>{escaped()}</p>"])
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,10 @@ import pytest
 from ragcore import ConfigurationError, Document, PgVectorStore, Retriever, StoreError
 from ragcore.ingest import Ingestor
 from ragcore.store import migrate
+from ragcore.store.postgres import connection as connection_module
 from ragcore.store.postgres import schema
+from ragcore.store.postgres.connection import again_after_deadlocks, connect, transaction
+from ragcore.store.postgres.dsn import parse
 from ragcore.testing import FakeEmbedder
 
 from ..conftest import ROOT
@@ -142,7 +145,7 @@ async def test_a_migration_that_meets_deadlocks_begins_again(
             await connection.execute("do $$ begin raise exception using errcode = '40P01'; end $$")
 
     monkeypatch.setattr(schema, "_migrate", ends_in_a_deadlock)
-    monkeypatch.setattr(schema, "MOST_ATTEMPTS", 2)
+    monkeypatch.setattr(connection_module, "MOST_ATTEMPTS", 2)
     if deadlocks == 2:  # as many as there are attempts
         with pytest.raises(StoreError, match="40P01"):
             await migrate(owner, model="fake", dimension=DIMENSION, role="ragcore")
@@ -259,3 +262,29 @@ async def test_an_upgraded_schema_refuses_an_embedder_of_another_model(upgraded:
     async with embedder, PgVectorStore(upgraded[0]) as store:
         with pytest.raises(ConfigurationError, match="holds vectors of fake"):
             await Ingestor(embedder=embedder, store=store).add([Document("d", "text")], tenant="a")
+
+
+async def test_transactions_that_wait_for_each_other_both_come_to_their_end(database: tuple[str, str]) -> None:
+    ended: list[int] = []
+    tried = 0
+    both = anyio.Event()
+
+    async def locked(first: int, second: int) -> None:
+        async def step() -> int:
+            nonlocal tried
+            async with connect(parse(database[1])) as connection, transaction(connection):
+                await connection.execute("select pg_advisory_xact_lock($1)", first)
+                tried += 1
+                if tried == 2:
+                    both.set()
+                await both.wait()
+                await connection.execute("select pg_advisory_xact_lock($1)", second)
+            return first
+
+        ended.append(await again_after_deadlocks(step))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(locked, 1, 2)
+        group.start_soon(locked, 2, 1)
+    assert sorted(ended) == [1, 2]
+    assert tried > 2

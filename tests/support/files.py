@@ -439,8 +439,8 @@ def _rtf(draw: random.Random, number: int) -> MadeFile:
     return MadeFile(f"old{number}.rtf", f"{{\\rtf1\\ansi\\deff0 {body}\\par}}".encode(), texts)
 
 
-def _epub(draw: random.Random, number: int) -> MadeFile:
-    chapters = [(f"Chapter {position} of {draw.choice(WORDS)}", _sentences(draw, 4)) for position in range(3)]
+def epub(bodies: Sequence[str]) -> bytes:
+    """Return an EPUB with one chapter for each body of XHTML."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr("mimetype", "application/epub+zip")
@@ -448,20 +448,25 @@ def _epub(draw: random.Random, number: int) -> MadeFile:
             "META-INF/container.xml",
             '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><rootfiles><rootfile full-path="c.opf"/></rootfiles></container>',
         )
-        items = "".join(f'<item id="c{n}" href="c{n}.xhtml" media-type="application/xhtml+xml"/>' for n in range(3))
-        spine = "".join(f'<itemref idref="c{n}"/>' for n in range(3))
+        numbers = range(len(bodies))
+        items = "".join(f'<item id="c{n}" href="c{n}.xhtml" media-type="application/xhtml+xml"/>' for n in numbers)
+        spine = "".join(f'<itemref idref="c{n}"/>' for n in numbers)
         archive.writestr(
             "c.opf",
             f'<package xmlns="http://www.idpf.org/2007/opf"><manifest>{items}</manifest><spine>{spine}</spine></package>',
         )
-        for position, (title, texts) in enumerate(chapters):
-            body = f"<h1>{title}</h1>" + "".join(f"<p>{text}</p>" for text in texts)
-            archive.writestr(
-                f"c{position}.xhtml", f'<html xmlns="http://www.w3.org/1999/xhtml"><body>{body}</body></html>'
-            )
+        for number, body in enumerate(bodies):
+            page = f'<html xmlns="http://www.w3.org/1999/xhtml"><body>{body}</body></html>'
+            archive.writestr(f"c{number}.xhtml", page)
+    return out.getvalue()
+
+
+def _epub(draw: random.Random, number: int) -> MadeFile:
+    chapters = [(f"Chapter {position} of {draw.choice(WORDS)}", _sentences(draw, 4)) for position in range(3)]
+    made = epub([f"<h1>{title}</h1>" + "".join(f"<p>{text}</p>" for text in texts) for title, texts in chapters])
     texts = [text for title, inner in chapters for text in (title, *inner)]
     places: dict[str, int | str] = {inner[1]: title for title, inner in chapters}
-    return MadeFile(f"book{number}.epub", out.getvalue(), texts, places=places)
+    return MadeFile(f"book{number}.epub", made, texts, places=places)
 
 
 def _eml(draw: random.Random, number: int) -> MadeFile:

@@ -2,17 +2,15 @@
 
 On the package index, `ragcore` is another project. This package is installed by `ragcore-client` and imported as `ragcore`.
 
-`importlib.metadata` is imported in the functions: it takes 10 ms, and `import ragcore` imports this module.
+`import ragcore` imports this module, so the functions import what takes milliseconds to load.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 __all__ = [
     "NAME",
@@ -43,6 +41,7 @@ def install_command(*extras: str, options: str = "") -> str:
 
     Source: PEP 610, direct_url.json; PEP 376, INSTALLER.
     """
+    import json
     from importlib import metadata
 
     try:
@@ -77,11 +76,11 @@ def installer() -> str:
     if name != "uv":
         return "pip install"
     # `uv tool` writes this file into the environment of each tool.
-    is_tool = Path(sys.prefix, "uv-receipt.toml").exists()
+    is_tool = os.path.exists(os.path.join(sys.prefix, "uv-receipt.toml"))
     return f"uv pip install --python '{sys.executable}'" if is_tool else "uv pip install"
 
 
-def find_namesake(path: Sequence[str] | None = None) -> Path | None:
+def find_namesake(path: Sequence[str] | None = None) -> str | None:
     """Return the metadata folder of the distribution `ragcore` if it is installed too. Reads folders.
 
     Both distributions write a folder `ragcore`, so the one that is installed last overwrites files of the other.
@@ -97,15 +96,16 @@ def find_namesake(path: Sequence[str] | None = None) -> Path | None:
         for name in names:
             # PEP 427 writes "-" in a name as "_", so that "ragcore_client-0.2.0.dist-info" doesn't match.
             if name.lower().startswith(f"{NAMESAKE}-") and name.endswith((".dist-info", ".egg-info")):
-                return Path(entry, name)
+                return os.path.join(entry, name)
     return None
 
 
-def describe_namesake(found: Path) -> str:
+def describe_namesake(found: str) -> str:
     """Return a message that describes the conflict and the commands that resolve it."""
-    version = found.stem.partition("-")[2]
+    folder, name = os.path.split(found)
+    version = name.removesuffix(".dist-info").removesuffix(".egg-info").partition("-")[2]
     return (
-        f"the distribution {NAMESAKE!r} {version} is installed in {found.parent} in addition to {NAME!r}; both write the "
+        f"the distribution {NAMESAKE!r} {version} is installed in {folder} in addition to {NAME!r}; both write the "
         f"package 'ragcore', so one has overwritten files of the other. Run: pip uninstall {NAMESAKE}, then: "
         f"{install_command(options='--force-reinstall --no-deps')}"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
@@ -95,7 +96,7 @@ def _csv_rows(path: Path) -> list[Mapping[str, Any]]:
     text = _text(path)
     head = text.partition("\n")[0]
     # Spreadsheet programs of many countries write semicolons, because the comma is their decimal sign.
-    rows = csv.DictReader(text.splitlines(), delimiter=max(",;\t", key=head.count))
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count))
     names = [str(name).strip() for name in rows.fieldnames or ()]
     missing = {"question", "relevant"} - set(names)
     if missing:
@@ -144,7 +145,7 @@ def _texts(path: Path) -> dict[str, str]:
 
 def _json_lines(path: Path) -> list[Any]:
     rows = []
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, line in enumerate(_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:

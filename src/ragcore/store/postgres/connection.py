@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+import anyio
 import asyncpg
 
 from ragcore.compat.private import transport_of
@@ -14,7 +17,14 @@ from ragcore.store.postgres.dsn import Address
 from ragcore.store.postgres.extension import Extension, decode_vector, encode_vector, find_extension
 from ragcore.types.secret import without_frames
 
-__all__ = ["Connection", "PooledConnection", "connect", "connect_for_pool", "transaction"]
+__all__ = ["Connection", "PooledConnection", "again_after_deadlocks", "connect", "connect_for_pool", "transaction"]
+
+logger: logging.Logger = logging.getLogger("ragcore.store")
+
+T = TypeVar("T")
+# Attempts of a transaction that PostgreSQL ends because of deadlocks, and the longest wait before the next one, in seconds.
+MOST_ATTEMPTS = 10
+RETRY_SECONDS = 0.5
 
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
@@ -112,6 +122,21 @@ async def transaction(connection: Connection) -> AsyncIterator[None]:
             await began.rollback()
         raise
     await began.commit()
+
+
+async def again_after_deadlocks(step: Callable[[], Awaitable[T]], /) -> T:
+    """Run a step that is one transaction of the owner. If PostgreSQL ends it because of a deadlock, run it again, at most ten times.
+
+    The application's transactions lock rows and tables in another order than the owner's, and PostgreSQL ends one of the two. The step was rolled back as
+    a whole. The random wait keeps it from meeting the same transactions at the same point.
+    """
+    for attempt in range(1, MOST_ATTEMPTS):
+        try:
+            return await step()
+        except asyncpg.DeadlockDetectedError:
+            logger.info("transaction.deadlock: attempt %d of %d: trying again", attempt, MOST_ATTEMPTS)
+            await anyio.sleep(RETRY_SECONDS * random.random())
+    return await step()
 
 
 @asynccontextmanager

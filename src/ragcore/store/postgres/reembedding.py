@@ -21,7 +21,7 @@ from ragcore.protocols import Embedder, Vector
 from ragcore.resilience import deadline
 from ragcore.resilience.threads import Threads
 from ragcore.store.embed_text import text_to_embed
-from ragcore.store.postgres.connection import Connection, connect, transaction
+from ragcore.store.postgres.connection import Connection, again_after_deadlocks, connect, transaction
 from ragcore.store.postgres.dsn import Address, parse
 from ragcore.store.postgres.extension import encode_vector, find_extension
 from ragcore.store.postgres.inspection import read_settings
@@ -228,10 +228,13 @@ class _Work:
                 return await self._connection.fetch(text, DOCUMENTS_AT_ONCE)
 
     async def _delete(self, tenant: str, document: str) -> None:
-        with deadline(STATEMENT_SECONDS):
+        async def step() -> None:
             async with transaction(self._connection):
                 await self._connection.execute(SQL["set_tenant"], tenant)
                 await self._connection.fetch(self._into("delete"), tenant, [document])
+
+        with deadline(STATEMENT_SECONDS):
+            await again_after_deadlocks(step)
         self._update_progress(deleted=self._done.deleted + 1)
 
     async def _collect(self, tenant: str, document: str, wanted: str) -> None:
@@ -308,7 +311,8 @@ class _Work:
             for name in ("id", "position", "text", "title", "source", "start_char", "end_char", "metadata")
         ]
         ids, positions, *others = columns
-        with deadline(STATEMENT_SECONDS):
+
+        async def step() -> None:
             async with transaction(self._connection):
                 await self._connection.execute(SQL["set_tenant"], tenant)
                 # This locks the source's row until the end: a document that is deleted meanwhile is then deleted here as well.
@@ -332,6 +336,9 @@ class _Work:
                     [expires_at] * len(chunks),
                 )
                 await self._connection.execute(self._into("finish_documents"), tenant, [document], [wanted])
+
+        with deadline(STATEMENT_SECONDS):
+            await again_after_deadlocks(step)
 
     def _into(self, name: str) -> str:
         return statement(name, schema=quoted(self._target), vector=self._vector)

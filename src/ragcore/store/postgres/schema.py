@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import random
 from collections.abc import Mapping
 
 import anyio
@@ -17,7 +16,7 @@ import asyncpg
 from ragcore.errors import ConfigurationError, InvalidInput, RagcoreError
 from ragcore.resilience import deadline
 from ragcore.store.embed_text import DEFAULT_EMBED_TEXT
-from ragcore.store.postgres.connection import Connection, connect, transaction
+from ragcore.store.postgres.connection import Connection, again_after_deadlocks, connect, transaction
 from ragcore.store.postgres.dsn import Address, parse
 from ragcore.store.postgres.extension import find_extension
 from ragcore.store.postgres.inspection import read_settings
@@ -37,9 +36,6 @@ MOST_DIMENSIONS = 16_000
 DEFAULT_LANGUAGE = "english"
 # Limit if the caller sets no deadline: long enough to wait for another migration, but finite if the server never responds.
 MIGRATE_SECONDS = 300.0
-# Attempts of a migration that PostgreSQL ends because of deadlocks, and the longest wait before the next one, in seconds.
-MOST_ATTEMPTS = 10
-RETRY_SECONDS = 0.5
 # Number of chunks prepared for text search in one transaction. It is small, so that the transaction does not block writers for long.
 PREPARED_AT_ONCE = 2_000
 EXTENSION_TRIES = 10
@@ -90,24 +86,16 @@ async def migrate(
     check_schema(schema)
     address = parse(owner_dsn)
     made_for = {"model": model, "dimension": str(dimension), "language": language}
+
+    async def in_one_transaction() -> None:
+        async with connect(address) as connection, transaction(connection):
+            await connection.execute("select pg_advisory_xact_lock($1)", LOCK)
+            await _migrate(connection, address, schema=schema, made_for=made_for, role=role, contract=contract)
+
     try:
         # Only the migration itself is limited. Preparing all chunks may take longer; each of its transactions is short.
         with deadline(MIGRATE_SECONDS):
-            for attempt in itertools.count(1):
-                try:
-                    async with connect(address) as connection, transaction(connection):
-                        await connection.execute("select pg_advisory_xact_lock($1)", LOCK)
-                        await _migrate(
-                            connection, address, schema=schema, made_for=made_for, role=role, contract=contract
-                        )
-                    break
-                except asyncpg.DeadlockDetectedError:
-                    # The application's transactions lock the tables in another order than the migration, and PostgreSQL ends one of the two. All was
-                    # rolled back, so the migration begins again. The random wait keeps it from meeting the same transactions at the same point.
-                    if attempt == MOST_ATTEMPTS:
-                        raise
-                    logger.info("migrate.deadlock: %s, attempt %d of %d: trying again", address, attempt, MOST_ATTEMPTS)
-                    await anyio.sleep(RETRY_SECONDS * random.random())
+            await again_after_deadlocks(in_one_transaction)
         await _prepare_chunks(address, schema)
     except RagcoreError:
         raise
@@ -275,20 +263,25 @@ async def _prepare_chunks(address: Address, schema: str) -> None:
     names = {"schema": quoted(schema)}
     setting = f"{quoted(schema)}.setting"
     prepared, last = 0, ("", "")
+
+    async def some() -> list[asyncpg.Record]:
+        async with transaction(connection):
+            await connection.execute(SQL["own_path"])
+            await connection.execute("select pg_advisory_xact_lock($1)", LOCK)
+            rows = await connection.fetch(filled(SQL["chunks_to_prepare"], names), *last, PREPARED_AT_ONCE)
+            await connection.execute("select set_config('ragcore.counting', '', true)")
+            for tenant, chunks in itertools.groupby(rows, key=lambda row: str(row["tenant"])):
+                await connection.execute(SQL["set_tenant"], tenant)
+                ids = [row["id"] for row in chunks]
+                await connection.execute(filled(SQL["prepare_chunks"], names), tenant, ids)
+            if len(rows) < PREPARED_AT_ONCE:
+                await connection.execute(f"update {setting} set value = 'ready' where name = 'text'")  # noqa: S608
+            return rows
+
     async with connect(address) as connection:
         while (await read_settings(connection, schema)).get("text") != "ready":
             with deadline(MIGRATE_SECONDS):
-                async with transaction(connection):
-                    await connection.execute(SQL["own_path"])
-                    await connection.execute("select pg_advisory_xact_lock($1)", LOCK)
-                    rows = await connection.fetch(filled(SQL["chunks_to_prepare"], names), *last, PREPARED_AT_ONCE)
-                    await connection.execute("select set_config('ragcore.counting', '', true)")
-                    for tenant, chunks in itertools.groupby(rows, key=lambda row: str(row["tenant"])):
-                        await connection.execute(SQL["set_tenant"], tenant)
-                        ids = [row["id"] for row in chunks]
-                        await connection.execute(filled(SQL["prepare_chunks"], names), tenant, ids)
-                    if len(rows) < PREPARED_AT_ONCE:
-                        await connection.execute(f"update {setting} set value = 'ready' where name = 'text'")  # noqa: S608
+                rows = await again_after_deadlocks(some)
             if rows:
                 last = (rows[-1]["tenant"], rows[-1]["id"])
                 prepared += len(rows)
