@@ -360,10 +360,21 @@ async def test_fifty_concurrent_callers_learn_the_same_refusal() -> None:
     async with (
         Picky([stream(chunk("It is $1,500 [1].", "stop"))]) as server,
         OpenAIGenerator("m", base_url=server.base_url, api_key="k", policy=ONCE) as generator,
-        anyio.create_task_group() as group,
     ):
-        for _ in range(20):
-            group.start_soon(generator.generate, PROMPT)
+        answers: list[str] = []
+
+        async def ask() -> None:
+            answers.append((await generator.generate(PROMPT)).text)
+
+        async with anyio.create_task_group() as group:
+            for _ in range(50):
+                group.start_soon(ask)
+        asked = len(server.requests)
+        await ask()
+        assert answers == ["It is $1,500 [1]."] * 51
+        assert 50 < asked <= 100  # each caller was refused at most once
+        assert len(server.requests) == asked + 1
+        assert "max_tokens" not in server.requests[-1]
 
 
 async def test_a_server_that_refuses_everything_gets_at_most_one_request_per_parameter() -> None:
