@@ -21,7 +21,11 @@ def test_every_variable_of_the_environment_is_read() -> None:
             "RAGCORE_MODELS": "a, b",
             "RAGCORE_TOP_K": "8",
             "RAGCORE_SCORE_THRESHOLD": "0.4",
-            "RAGCORE_MODE": "hybrid",
+            "RAGCORE_MODE": "text",
+            "RAGCORE_FUSION": "rank",
+            "RAGCORE_SHARED": "plans-2026, terms",
+            "RAGCORE_DIVERSITY": "0.3",
+            "RAGCORE_NEIGHBOURS": "2",
             "RAGCORE_CHUNK_TOKENS": "120",
             "RAGCORE_OVERLAP_TOKENS": "10",
             "RAGCORE_EMBED_TEXT": "title+text",
@@ -31,7 +35,13 @@ def test_every_variable_of_the_environment_is_read() -> None:
             "RAGCORE_NOT_FOUND": "no idea",
         }
     )
-    assert (config.models, config.top_k, config.score_threshold, config.mode) == (("a", "b"), 8, 0.4, "hybrid")
+    assert (config.models, config.top_k, config.score_threshold, config.mode) == (("a", "b"), 8, 0.4, "text")
+    assert (config.fusion, config.shared, config.diversity, config.neighbours) == (
+        "rank",
+        ("plans-2026", "terms"),
+        0.3,
+        2,
+    )
     assert (config.chunk_tokens, config.overlap_tokens) == (120, 10)
     assert (config.embed_text, config.read_timeout) == ("title+text", 7.5)
     assert config.settings == Settings(timeout=12.5, degrade=False, not_found="no idea")
@@ -64,6 +74,10 @@ def test_libpq_variables_make_a_dsn() -> None:
         ({"RAGCORE_TOPK": "5"}, "did you mean RAGCORE_TOP_K"),
         ({"RAGCORE_TOP_K": "many"}, "RAGCORE_TOP_K is 'many'"),
         ({"RAGCORE_TOP_K": "0"}, "top_k is 0"),
+        ({"RAGCORE_FUSION": "sum"}, "fusion is 'sum'"),
+        ({"RAGCORE_DIVERSITY": "2"}, "diversity is 2"),
+        ({"RAGCORE_NEIGHBOURS": "11"}, "neighbours is 11"),
+        ({"RAGCORE_SHARED": ",".join(f"t{n}" for n in range(17))}, "shared has 17 tenants"),
         ({"RAGCORE_CHUNK_TOKENS": "7"}, "chunk_tokens is 7: it must be a whole number, at least 8"),
         ({"RAGCORE_OVERLAP_TOKENS": "200"}, "less than chunk_tokens (200)"),
         ({"RAGCORE_EMBED_TEXT": "titles"}, "embed_text is 'titles': it must be one of text, title+text, headings+text"),

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragcore.filters import Filter
-from ragcore.types import Chunk, Counts, Document, EmbedText, Generation, Kind, Mode, Passage, Prompt
+from ragcore.types import Chunk, Counts, Document, EmbedText, Fusion, Generation, Kind, Mode, Passage, Prompt
 from ragcore.value import Value
 
 __all__ = [
+    "AdjacentChunks",
     "Allowance",
     "Diagnosis",
     "Diagnostician",
@@ -32,6 +33,7 @@ __all__ = [
     "QuotaStore",
     "Scores",
     "Searcher",
+    "SharingStore",
     "Store",
     "Vector",
     "Vectors",
@@ -88,8 +90,12 @@ class Query:
         top_k: the largest number of passages to return.
         vector: the question's embedding, of shape (dimension,), float32, finite and not zero.
         filter: return only passages that match it; None: all.
-        score_threshold: the lowest cosine similarity of a passage that is found by vector, inclusive; None: no threshold.
+        score_threshold: the lowest cosine similarity of a passage, inclusive; None: no threshold. It does not apply to a chunk without a vector.
         model: the embedding model that made the vector; None if unknown. A store refuses the vector if it holds another model's vectors.
+        shared: shared tenants whose chunks are searched as well. A passage of such a tenant has its name in `Passage.shared`. A retriever asks only
+            a `SharingStore` for them.
+        fusion: how mode "hybrid" orders its passages: by "score" or by "rank", as in `Retriever`. A searcher may ignore it.
+        with_vectors: whether `Found.vectors` is wanted. A searcher may ignore it.
     """
 
     question: str
@@ -100,6 +106,9 @@ class Query:
     filter: Filter | None = None
     score_threshold: float | None = None
     model: str | None = None
+    shared: tuple[str, ...] = ()
+    fusion: Fusion = "score"
+    with_vectors: bool = False
 
 
 @runtime_checkable
@@ -115,6 +124,29 @@ class Searcher(Protocol):
         ...
 
 
+@runtime_checkable
+class SharingStore(Protocol):
+    """A searcher with documents that all tenants may search, such as the terms of all plans. It supports `Query.shared`."""
+
+    async def shared_tenants(self) -> Sequence[str]:
+        """Return the tenants that are marked as shared."""
+        ...
+
+
+@runtime_checkable
+class AdjacentChunks(Protocol):
+    """A store that returns the chunks before and after a passage."""
+
+    async def adjacent(
+        self, passages: Sequence[Passage], /, *, tenant: str, distance: int
+    ) -> Sequence[Sequence[Passage]]:
+        """Return, for each passage, the chunks of its document from `distance` before to `distance` after it, itself included, in the order of the text.
+
+        The sequence of a passage is empty if its chunk does not exist any more.
+        """
+        ...
+
+
 class Found(list[Passage]):
     """Passages, best first, with facts about the search. A searcher may also return a plain sequence.
 
@@ -123,6 +155,8 @@ class Found(list[Passage]):
         best_score: the best cosine similarity that the search found, even if it is below the threshold; None if no vectors were compared.
         scan: how vectors were compared. "exact": with all of the tenant's vectors. "index": through the index. "completed": exactly, because the
             index returned too few passages. None: no vectors were compared, or it is unknown.
+        vectors: the vector of each passage, of shape (dimension,); None for a passage without one. None: the query did not ask for vectors, or the
+            searcher does not return them.
     """
 
     def __init__(
@@ -131,10 +165,12 @@ class Found(list[Passage]):
         *,
         best_score: float | None = None,
         scan: Literal["exact", "index", "completed"] | None = None,
+        vectors: Sequence[Vector | None] | None = None,
     ) -> None:
         super().__init__(passages)
         self.best_score = best_score
         self.scan = scan
+        self.vectors = vectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

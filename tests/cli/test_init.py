@@ -97,6 +97,8 @@ READING = [
     ("documents", "-t", "x"),
     ("delete", "-t", "x", "--all"),
     ("expire",),
+    ("share", "x"),
+    ("unshare", "x"),
 ]
 
 

@@ -55,7 +55,7 @@ def embedder_of(retriever: Retriever) -> FakeEmbedder:
 async def test_the_result_holds_the_options_that_were_used(retriever: Retriever) -> None:
     found = await retriever.retrieve("What is my deductible?", tenant="m", top_k=1, score_threshold=0.1)
     assert [passage.document_id for passage in found.passages] == ["plan"]
-    assert (found.mode, found.top_k, found.score_threshold, found.score_threshold_from) == ("vector", 1, 0.1, "call")
+    assert (found.mode, found.top_k, found.score_threshold, found.score_threshold_from) == ("hybrid", 1, 0.1, "call")
     assert (found.question, found.query, found.empty, found.degraded) == ("What is my deductible?",) * 2 + (None, ())
     assert found.timings.embed is not None
     assert found.timings.search is not None
@@ -236,7 +236,7 @@ async def test_errors_of_a_users_own_component_become_ragcores() -> None:
 async def test_a_searchers_results_are_checked() -> None:
     class Generous:
         async def search(self, query: Query, /) -> Sequence[Passage]:
-            return [Passage(str(n), "d", "t", score=0.5) for n in range(50)]
+            return [Passage(str(n), "d", f"t{n}", score=0.5) for n in range(50)]
 
     class NotANumber:
         async def search(self, query: Query, /) -> Sequence[Passage]:
@@ -269,8 +269,9 @@ async def test_bad_input_is_invalid_before_anything_is_sent(retriever: Retriever
 async def test_text_only_needs_no_embedder() -> None:
     store = FakeStore()
     with pytest.raises(ConfigurationError):
-        Retriever(store=store)
-    async with Retriever(store=store, mode="text") as retriever:
+        Retriever(store=store, mode="hybrid")
+    async with Retriever(store=store) as retriever:
+        assert retriever.mode == "text"
         assert (await retriever.retrieve("q", tenant="m")).passages == ()
         with pytest.raises(InvalidInput):
             await retriever.retrieve("q", tenant="m", mode="hybrid")

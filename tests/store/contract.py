@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import get_args
 
 import anyio
 import numpy as np
@@ -22,9 +25,11 @@ from ragcore import (
     Vector,
     meta,
 )
-from ragcore.protocols import EmbedTextRecorder, Expiring
+from ragcore.compat.ability import offers
+from ragcore.protocols import AdjacentChunks, EmbedTextRecorder, Expiring, SharingStore
+from ragcore.store.fusion import fused_scores, reciprocal_ranks
 from ragcore.testing.fakes import embed_words
-from ragcore.types import Chunk, Counts, Mode
+from ragcore.types import Chunk, Counts, Fusion, Mode
 
 DIMENSION = 64
 MODES: tuple[Mode, ...] = ("vector", "text", "hybrid")
@@ -140,13 +145,61 @@ class StoreContract:
         assert passages[0].score is not None
         assert passages[0].text_score is not None
 
-    async def test_in_hybrid_a_passage_found_only_by_text_has_no_score_and_needs_no_threshold(
-        self, store: Store
-    ) -> None:
+    async def test_in_hybrid_each_passage_has_its_similarity_and_must_reach_the_threshold(self, store: Store) -> None:
         await store.upsert([PLAN, OLD, LETTER], tenant="a")
-        passages = await store.search(query("ambulance", mode="hybrid", threshold=0.999))
-        assert [passage.chunk_id for passage in passages] == ["plan#2"]
-        assert passages[0].score is None
+        asked = query("ambulance", mode="hybrid", top_k=50)
+        passages = await store.search(asked)
+        assert passages[0].chunk_id == "plan#2"
+        assert None not in [passage.score for passage in passages]
+        # A chunk that only text search finds, because the vector search ends before it, has its similarity as well.
+        assert [p.score for p in passages if p.text_score is not None] == [passages[0].score]
+        found = await store.search(replace(asked, score_threshold=0.999))
+        assert isinstance(found, Found)
+        assert (list(found), found.best_score) == ([], max(passage.score or 0.0 for passage in passages))
+
+    @pytest.mark.parametrize("fusion", get_args(Fusion))
+    async def test_hybrid_search_has_one_order_in_all_stores(self, store: Store, fusion: Fusion) -> None:
+        many = [embedded(f"d{n}", f"common {'rare ' * (n % 3)}number{n} {'filler ' * (n % 5)}") for n in range(40)]
+        await store.upsert(many, tenant="a")
+        asked = replace(query("rare number7", mode="hybrid", top_k=50), fusion=fusion)
+        passages = await store.search(asked)
+        by_vector = await store.search(replace(asked, mode="vector"))
+        by_text = await store.search(replace(asked, mode="text"))
+        if fusion == "rank":
+            ranks = reciprocal_ranks([p.chunk_id for p in by_vector], [p.chunk_id for p in by_text])
+            wanted = sorted(ranks, key=lambda chunk_id: (-ranks[chunk_id], chunk_id))
+        else:
+            scores = dict(zip([p.chunk_id for p in passages], fused_scores(passages), strict=True))
+            wanted = sorted(scores, key=lambda chunk_id: (-round(scores[chunk_id], 9), chunk_id))
+        assert [passage.chunk_id for passage in passages] == wanted
+        assert {p.chunk_id: p.text_score for p in passages if p.text_score is not None} == pytest.approx(
+            {p.chunk_id: p.text_score for p in by_text}
+        )
+
+    @pytest.mark.parametrize("mode", MODES)
+    async def test_a_query_can_ask_for_vectors(self, store: Store, mode: Mode) -> None:
+        await store.upsert([PLAN, OLD, LETTER], tenant="a")
+        found = await store.search(replace(query("deductible", mode=mode), with_vectors=True))
+        assert isinstance(found, Found)
+        assert found.vectors is not None
+        stored = {c.id: v for one in (PLAN, OLD, LETTER) for c, v in zip(one.chunks, one.vectors, strict=True)}
+        for passage, vector in zip(found, found.vectors, strict=True):
+            assert vector is not None
+            np.testing.assert_allclose(vector, stored[passage.chunk_id], atol=1e-6)
+
+    async def test_the_chunks_around_a_passage_are_found_in_the_order_of_the_text(self, store: Store) -> None:
+        assert offers(store, AdjacentChunks)
+        await store.upsert([embedded("long", *(f"part{n} of the text" for n in range(12)))], tenant="a")
+        await store.upsert([embedded("long", "another tenant's text")], tenant="b")
+        passages = [Passage(f"long#{n}", "long", "") for n in (5, 0, 11)] + [Passage("gone#0", "gone", "")]
+        around = await store.adjacent(passages, tenant="a", distance=2)
+        assert [[one.chunk_id for one in chunks] for chunks in around] == [
+            ["long#3", "long#4", "long#5", "long#6", "long#7"],
+            ["long#0", "long#1", "long#2"],
+            ["long#9", "long#10", "long#11"],
+            [],
+        ]
+        assert (around[0][0].text, around[0][0].metadata["part"]) == ("part3 of the text", 3)
 
     async def test_the_threshold_is_inclusive_and_applies_to_vectors(self, store: Store) -> None:
         await store.upsert([PLAN, OLD], tenant="a")
@@ -344,3 +397,61 @@ class StoreContract:
         await store.upsert([past], tenant="a")
         assert await store.delete(["letter"], tenant="a") == 1
         assert (await store.count(tenant="a")) == Counts(documents=0, chunks=0)
+
+
+async def check_shared_search(
+    store: Store,
+    *,
+    mark: Callable[[str], object],
+    unmark: Callable[[str], object],
+) -> None:
+    """Check that only tenants that are marked as shared can be searched by others, for reading alone.
+
+    Args:
+        store: an empty store.
+        mark, unmark: begin and end sharing; they may return an awaitable.
+    """
+    assert offers(store, SharingStore)
+    await store.upsert(
+        [embedded("own", "my own deductible letter"), embedded("same", "deductible of mine")], tenant="a"
+    )
+    await store.upsert([embedded("same", "deductible of all plans"), embedded("other", "gold plan")], tenant="plans")
+    await store.upsert([embedded("secret", "secret deductible")], tenant="b")
+    for mode in MODES:
+        asked = replace(query("deductible plan", mode=mode, top_k=50), shared=("plans",))
+        for unmarked in (("plans",), ("b",), ("plans", "b"), ("nobody's",)):
+            with pytest.raises(InvalidInput, match="not shared"):
+                await store.search(replace(asked, shared=unmarked))
+    await _done(mark("plans"))
+    assert list(await store.shared_tenants()) == ["plans"]
+    for mode in MODES:
+        asked = replace(query("deductible plan", mode=mode, top_k=50), shared=("plans",))
+        found = await store.search(replace(asked, with_vectors=True))
+        of_each = {(passage.chunk_id, passage.shared) for passage in found}
+        assert of_each == {("own#0", None), ("same#0", None), ("same#0", "plans"), ("other#0", "plans")}
+        assert len(found) == 4
+        texts = {passage.shared: passage.text for passage in found if passage.document_id == "same"}
+        assert texts == {None: "deductible of mine", "plans": "deductible of all plans"}
+        assert {p.shared for p in await store.search(replace(asked, shared=()))} == {None}
+        own = await store.search(replace(asked, tenant="plans", shared=()))
+        assert {p.chunk_id for p in own} == {"same#0", "other#0"}
+        matching = await store.search(replace(asked, filter=meta("part").eq(0), top_k=1))
+        assert len(matching) == 1
+        with pytest.raises(InvalidInput, match="'b'"):
+            await store.search(replace(asked, shared=("plans", "b")))
+    # Reading alone: counts, hashes and deletions are about the caller's own documents.
+    assert offers(store, AdjacentChunks)
+    around = await store.adjacent([Passage("same#0", "same", "", shared="plans")], tenant="a", distance=1)
+    assert [[(one.text, one.shared) for one in chunks] for chunks in around] == [[("deductible of all plans", "plans")]]
+    assert set(await store.hashes(None, tenant="a")) == {"own", "same"}
+    assert (await store.count(tenant="a")).documents == 2
+    assert await store.delete(["same", "other"], tenant="a") == 1
+    assert set(await store.hashes(None, tenant="plans")) == {"same", "other"}
+    await _done(unmark("plans"))
+    with pytest.raises(InvalidInput, match="not shared"):
+        await store.search(replace(query("deductible plan", mode="text"), shared=("plans",)))
+
+
+async def _done(result: object) -> None:
+    if inspect.isawaitable(result):
+        await result

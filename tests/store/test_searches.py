@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import cast
+from dataclasses import replace
+from typing import cast, get_args
 
 import asyncpg
 import pytest
@@ -24,7 +25,7 @@ def made(asked: Query, *, exact_rows: int | None = None, hides_expired: bool = F
         exactly=None,
         exact_rows=exact_rows,
         ef_search=100,
-        chunks=12.6,
+        chunks=[12.6, None][: 1 + len(asked.shared)],
         scans_text=False,
         hides_expired=hides_expired,
     )
@@ -62,8 +63,34 @@ def test_a_tenant_with_expired_chunks_is_searched_as_with_a_filter() -> None:
     assert hidden[1] == plain[1]
 
 
-def row(chunk: str, distance: float, scan: str) -> asyncpg.Record:
-    return cast("asyncpg.Record", (chunk, "d", "text", "", "d.md", 0, 4, "{}", distance, scan))
+@pytest.mark.parametrize("mode", get_args(Mode))
+def test_the_shared_tenants_are_a_parameter_before_the_filters(mode: Mode) -> None:
+    asked = replace(query("who?", mode=mode, filter=meta("kind").eq("plan")), shared=("plans",))
+    sql, given = made(asked)
+    place = next(number for number, value in enumerate(given, start=1) if isinstance(value, list) and "plans" in value)
+    assert given[place:] == ["kind", "plan"]
+    assert f"search_shared(${place}::text[])" in sql
+    if mode != "vector":
+        assert given[place - 2] == [13, None]
+    assert "search_shared" not in made(replace(asked, shared=()))[0]
+
+
+class Row(tuple[object, ...]):
+    """A row that can be read by position, and by the name "shared"."""
+
+    __slots__ = ()
+
+    def __getitem__(self, key: object) -> object:  # type: ignore[override]
+        return super().__getitem__(10) if key == "shared" else super().__getitem__(key)  # type: ignore[call-overload]
+
+
+def row(chunk: str, distance: float, scan: str, shared: str | None = None) -> asyncpg.Record:
+    return cast("asyncpg.Record", Row((chunk, "d", "text", "", "d.md", 0, 4, "{}", distance, scan, shared)))
+
+
+def test_nearest_keeps_chunks_of_two_tenants_with_the_same_id() -> None:
+    rows = [row("a", 0.2, "exact"), row("a", 0.1, "exact", "plans"), row("a", 0.1, "exact", "plans")]
+    assert [(p.chunk_id, p.shared) for p in nearest(rows, query("who?"))] == [("a", "plans"), ("a", None)]
 
 
 def test_nearest_sorts_and_removes_duplicates_and_chunks_without_a_distance() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import asyncpg
 import pytest
 
-from ragcore import PgVectorStore, meta
-from ragcore.store import migrate
+from ragcore import MemoryStore, PgVectorStore, meta
+from ragcore.store import migrate, share
 from ragcore.store.postgres import searches
 
 from .contract import DIMENSION, embedded, query
@@ -78,3 +80,44 @@ async def test_postings_follow_each_write(store: PgVectorStore, database: tuple[
     await owner.execute("truncate ragcore.chunk")
     assert await owner.fetchval("select count(*) from ragcore.posting") == 0
     await owner.close()
+
+
+@pytest.mark.parametrize("language", ["english", "simple"])
+async def test_memory_and_postgres_rank_alike(database: tuple[str, str], language: str) -> None:
+    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore", language=language)
+    seed = random.Random(7)  # not for security
+    async with PgVectorStore(database[0]) as store, MemoryStore(language=language) as memory:  # type: ignore[arg-type]
+        words = "the deductible deductibles university running well-known 20th-century 1.5 42 and/or km/h Zürich prices added e.g. plan-b 保証期間".split()
+        for tenant in ("small", "large"):
+            documents = [
+                embedded(
+                    f"d{n}", *(" ".join(seed.choices(words, k=seed.randrange(1, 60))) for _ in range(2)), title="Plan"
+                )
+                for n in range(10 if tenant == "small" else 300)
+            ]
+            await store.upsert(documents, tenant=tenant)
+            await memory.upsert(documents, tenant=tenant)
+            for _ in range(20):
+                question = " ".join(seed.choices(words, k=seed.randrange(1, 8)))
+                for mode in ("text", "hybrid"):
+                    asked = query(question, tenant=tenant, mode=mode, top_k=20)  # type: ignore[arg-type]
+                    ours, theirs = await store.search(asked), await memory.search(asked)
+                    assert [p.text_score for p in ours] == pytest.approx([p.text_score for p in theirs], abs=1e-6)
+                    assert [p.chunk_id for p in ours] == [p.chunk_id for p in theirs]
+
+
+async def test_text_search_without_postings_agrees_with_its_parameters(
+    store: PgVectorStore, database: tuple[str, str]
+) -> None:
+    owner = await asyncpg.connect(database[1])
+    await owner.execute("update ragcore.setting set value = 'pending' where name = 'text'")
+    await owner.close()
+    async with PgVectorStore(database[0]) as scanning:
+        for mode in ("text", "hybrid"):
+            for shared in ((), ("b",)):
+                if shared:
+                    await share(database[1], "b")
+                asked = replace(query("rare", mode=mode, top_k=100), shared=shared)  # type: ignore[arg-type]
+                found = await scanning.search(asked)
+                assert ("d123", None) in [(passage.document_id, passage.shared) for passage in found]
+                assert any(passage.shared for passage in found) is bool(shared)

@@ -71,6 +71,19 @@ def test_a_question_is_answered_from_ingested_documents(data: str, tmp_path: Pat
     assert ragcore(data, "documents", "-t", "chen").stdout == ""
 
 
+def test_a_tenant_can_be_shared(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "plan.md").write_text("The platinum plan costs $77.")
+    assert ragcore(data, "ingest", str(tmp_path / "plan.md"), "-t", "plans").returncode == 0
+    monkeypatch.setenv("RAGCORE_SHARED", "plans")
+    refused = ragcore(data, "ask", "What does the platinum plan cost?", "-t", "someone")
+    assert (refused.returncode, "ragcore share" in refused.stderr) == (2, True)
+    assert "RAGCORE_SHARED=plans" in ragcore(data, "share", "plans").stdout
+    assert "$77" in ragcore(data, "ask", "What does the platinum plan cost?", "-t", "someone").stdout
+    assert ragcore(data, "documents", "-t", "someone").stdout == ""
+    assert ragcore(data, "unshare", "plans").returncode == 0
+    assert ragcore(data, "ask", "What does the platinum plan cost?", "-t", "someone").returncode == 2
+
+
 def test_documents_expire(data: str, tmp_path: Path) -> None:
     folder, audit = tmp_path / "documents", tmp_path / "audit.jsonl"
     folder.mkdir()

@@ -16,7 +16,7 @@ from ragcore.generation import fallback
 from ragcore.resilience import CircuitBreaker
 from ragcore.resilience.attempt import Attempt
 from ragcore.resilience.call import Call
-from ragcore.retrieval.retriever import Retriever
+from ragcore.retrieval.passage_search import PassageSearch
 from ragcore.testing import World, simulate, traffic
 
 MOST_SEEDS = 1_000
@@ -132,10 +132,10 @@ def probe_slot_lost() -> Any:
 
 
 def flight_shared_across_tenants() -> Any:
-    search = Retriever._search
+    search = PassageSearch.search
     flights: dict[str, tuple[anyio.Event, list[Found]]] = {}
 
-    async def shares(self: Retriever, query: Query) -> Found:
+    async def shares(self: PassageSearch, query: Query) -> Found:
         flying = flights.get(query.question)
         if flying is not None:
             await flying[0].wait()
@@ -150,7 +150,7 @@ def flight_shared_across_tenants() -> Any:
             flights.pop(query.question, None)
             flight[0].set()
 
-    return patched(Retriever, "_search", shares)
+    return patched(PassageSearch, "search", shares)
 
 
 def retry_after_the_first_token() -> Any:

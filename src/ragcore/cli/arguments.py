@@ -16,7 +16,7 @@ Threshold = Annotated[
     typer.Option("--score-threshold", help="Lowest cosine similarity of a passage, -1 to 1.", show_default="none"),
 ]
 SearchMode = Annotated[
-    str | None, typer.Option("--mode", help="How to search: vector, text or hybrid.", show_default="vector")
+    str | None, typer.Option("--mode", help="How to search: vector, text or hybrid.", show_default="hybrid")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Question = Annotated[str, typer.Argument(help="The question to ask.", show_default=False)]

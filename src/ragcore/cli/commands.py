@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 import ragcore
 from ragcore.cli import loadtest
-from ragcore.cli.database import expire, migrate, reembed
+from ragcore.cli.database import expire, migrate, reembed, share, unshare
 from ragcore.cli.documents import delete, documents, ingest
 from ragcore.cli.exploring import evaluate, thresholds
 from ragcore.cli.init import init
@@ -144,6 +144,8 @@ for command in (
     documents,
     migrate,
     reembed,
+    share,
+    unshare,
     doctor,
     serve,
 ):

@@ -1,4 +1,4 @@
-"""`ragcore migrate`, `reembed` and `expire`: commands for a whole collection, with the documents of all tenants."""
+"""`ragcore migrate`, `reembed`, `share`, `unshare` and `expire`: commands for a whole collection, with the documents of all tenants."""
 
 from __future__ import annotations
 
@@ -13,14 +13,27 @@ import typer
 from ragcore.audit import AuditLog, acting, record
 from ragcore.cli.arguments import Json, OwnerDsn
 from ragcore.cli.rendering import progress_lines
-from ragcore.cli.session import DONE, PARTLY, Options, open_client, print_json, results, run_async
+from ragcore.cli.session import DONE, PARTLY, Options, open_client, owner_address, print_json, results, run_async
 from ragcore.config import Config
 from ragcore.errors import Unsupported
 from ragcore.lifecycle.part import Parts
 from ragcore.protocols import Embedder, Expiring
 from ragcore.types.secret import Secret
 
-__all__ = ["expire", "migrate", "reembed"]
+__all__ = ["expire", "migrate", "reembed", "share", "unshare"]
+
+OwnerDsnOrEmbedded = Annotated[
+    str | None,
+    typer.Option(
+        "--owner-dsn",
+        envvar="RAGCORE_OWNER_DSN",
+        help="DSN of the role that owns the schema. Not needed for an embedded database.",
+        show_default=False,
+    ),
+]
+SharedTenant = Annotated[
+    str, typer.Argument(metavar="TENANT", help="The tenant that owns the common documents.", show_default=False)
+]
 
 
 def migrate(
@@ -118,6 +131,40 @@ def reembed(
                 )
             )
         return PARTLY if done.differing else DONE
+
+    run_async(options, body)
+
+
+def share(context: typer.Context, tenant: SharedTenant, owner_dsn: OwnerDsnOrEmbedded = None) -> None:
+    """Let all tenants search the documents of this tenant, if the program names it in `shared`. They can't change the documents."""
+    options: Options = context.obj
+
+    async def body() -> int:
+        from ragcore.store import share as share_tenant
+
+        schema = options.environment().get("RAGCORE_SCHEMA") or Config().schema
+        async with owner_address(options, owner_dsn) as owner:
+            await share_tenant(owner, tenant, schema=schema)
+        results.print(
+            f"tenant shared: {tenant}; to search its documents, set RAGCORE_SHARED={tenant}, or pass shared=({tenant!r},)"
+        )
+        return DONE
+
+    run_async(options, body)
+
+
+def unshare(context: typer.Context, tenant: SharedTenant, owner_dsn: OwnerDsnOrEmbedded = None) -> None:
+    """End `ragcore share`. Calls that name the tenant in `shared` then fail."""
+    options: Options = context.obj
+
+    async def body() -> int:
+        from ragcore.store import unshare as unshare_tenant
+
+        schema = options.environment().get("RAGCORE_SCHEMA") or Config().schema
+        async with owner_address(options, owner_dsn) as owner:
+            await unshare_tenant(owner, tenant, schema=schema)
+        results.print(f"tenant not shared any more: {tenant}")
+        return DONE
 
     run_async(options, body)
 

@@ -37,7 +37,7 @@ RAGCORE_EMBEDDING_MODEL=all-MiniLM-L6-v2
 # --- Retrieval: the number of passages, the minimum score (none by default), and vector, text or hybrid.
 # RAGCORE_TOP_K=5
 # RAGCORE_SCORE_THRESHOLD=0.5
-# RAGCORE_MODE=vector
+# RAGCORE_MODE=hybrid
 
 # --- Limits: the timeout of a call in seconds, and the connections to PostgreSQL.
 # RAGCORE_TIMEOUT=30

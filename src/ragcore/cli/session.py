@@ -85,17 +85,18 @@ class Options:
         """A description of the database in use, for messages."""
         return (
             f"the database in {self.folder()}"
-            if self._is_local()
+            if self.is_local()
             else "the database that the environment variables name"
         )
 
-    def _is_local(self) -> bool:
+    def is_local(self) -> bool:
+        """Whether the database is an embedded one."""
         named = ("DATABASE_URL", "PGHOST", "PGHOSTADDR", "PGDATABASE")
         return self.data is not None or not any(os.environ.get(name) for name in named)
 
     def has_database(self) -> bool:
         """Whether the embedded database exists. True for a database of the environment, which is not checked."""
-        if not self._is_local():
+        if not self.is_local():
             return True
         from ragcore.store.embedded.cluster import has_database  # only here: the package needs a POSIX system
 
@@ -119,7 +120,7 @@ class Options:
         With an embedded database, the models are those that the environment variables name; by default, local ones.
         """
         environ = self.environment()
-        if not self._is_local():
+        if not self.is_local():
             return Config.from_env(environ)
         local = Config.local(self.folder())
         assert local.dsn is not None
@@ -131,6 +132,25 @@ class Options:
 
 
 @asynccontextmanager
+async def owner_address(options: Options, owner_dsn: str | None) -> AsyncIterator[str | Secret]:
+    """Yield the DSN of the schema's owner: the given one, or that of the embedded database, which runs for the block.
+
+    Raises:
+        ConfigurationError: there is neither.
+    """
+    if owner_dsn is not None:
+        yield owner_dsn
+        return
+    if not options.is_local():
+        raise ConfigurationError("set RAGCORE_OWNER_DSN to the DSN of the role that owns the schema")
+    options.check_database()
+    from ragcore.store import embedded
+
+    async with embedded.server(options.folder()) as server:
+        yield server.owner_dsn
+
+
+@asynccontextmanager
 async def open_client(options: Options, *, top_k: int | None = None, creates: bool = False) -> AsyncIterator[RAG]:
     """Open a started client for a block.
 
@@ -138,9 +158,9 @@ async def open_client(options: Options, *, top_k: int | None = None, creates: bo
         top_k: replaces the configuration's value.
         creates: whether to create the embedded database if it does not exist.
     """
+    config = options.config()  # first, since a misspelt variable may be the reason for the wrong folder
     if not creates:
         options.check_database()
-    config = options.config()
     async with RAG.from_config(config if top_k is None else replace(config, top_k=top_k)) as rag:
         yield rag
 

@@ -145,6 +145,10 @@ class RAG(Part):
             top_k=config.top_k,
             score_threshold=config.score_threshold,
             mode=config.mode,
+            fusion=config.fusion,
+            shared=config.shared,
+            diversity=config.diversity,
+            neighbours=config.neighbours,
         )
         writable = retriever.store
         ingestor = None

@@ -6,8 +6,9 @@ A method takes them as `**options: Unpack[SearchOptions]`, which editors and typ
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypedDict, TypeVar, get_type_hints
+from uuid import UUID
 
 from ragcore.filters import Filter
 from ragcore.types import Mode
@@ -21,7 +22,8 @@ class SimilarityOptions(TypedDict, total=False):
     """The options of `similarity`."""
 
     score_threshold: float | Literal[False] | None
-    """Lowest cosine similarity of a passage that vector search finds, in [-1, 1]. None: the retriever's threshold. False or -1: no threshold."""
+    """Lowest cosine similarity of a passage, in [-1, 1]. In mode "hybrid", it applies to passages of text search, too. None: the retriever's
+    threshold. False or -1: no threshold."""
     filter: Filter | None
     """A condition that each passage must match, such as `ragcore.meta("year").ge(2024)`. None: no condition."""
 
@@ -33,6 +35,12 @@ class SearchOptions(SimilarityOptions, total=False):
     """Largest number of passages, 1 to 1,000. None: the retriever's value."""
     mode: Mode | None
     """"vector", "text" or "hybrid". None: the retriever's mode."""
+    shared: Sequence[str | UUID] | None
+    """Shared tenants whose documents are searched as well. Never let a user or a model choose them. None: the retriever's."""
+    diversity: float | None
+    """From 0, the best passages, to 1, passages that differ as much as possible from each other. None: the retriever's value."""
+    neighbours: int | None
+    """Number of chunks before and after each passage that become part of it, 0 to 10. None: the retriever's number."""
     degrade: bool | None
     """Whether to use a fallback when a stage fails, such as full-text search while the embedder is down. False: raise an error instead. None: the
     default of the client or retriever."""

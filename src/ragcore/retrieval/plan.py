@@ -10,10 +10,23 @@ from ragcore.errors import InvalidInput
 from ragcore.filters import Filter
 from ragcore.protocols import Embedder, Found, Query, Vector
 from ragcore.retrieval.options import SearchOptions
-from ragcore.types import Degradation, EmptyReason, Mode, Retrieval, Timings, Usage
-from ragcore.types.validation import check_mode, check_question, check_tenant, check_threshold, check_top_k
+from ragcore.types import Degradation, EmptyReason, Fusion, Mode, Retrieval, Timings, Usage
+from ragcore.types.validation import (
+    MAX_TOP_K,
+    check_diversity,
+    check_mode,
+    check_neighbours,
+    check_question,
+    check_shared,
+    check_tenant,
+    check_threshold,
+    check_top_k,
+)
 
 __all__ = ["Plan", "plan_search"]
+
+# Diverse passages are chosen from this many times `top_k` candidates, and from at least 20.
+DIVERSE, LEAST_DIVERSE = 4, 20
 
 
 class Defaults(Protocol):
@@ -23,6 +36,10 @@ class Defaults(Protocol):
     top_k: int
     score_threshold: float | None
     mode: Mode
+    fusion: Fusion
+    shared: tuple[str, ...]
+    diversity: float
+    neighbours: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +47,7 @@ class Plan:
     """One search with checked options: the caller's values, and the retriever's own where the caller gives none.
 
     Attributes:
+        mode_is_default: whether the mode is the retriever's and not the call's.
         score_threshold: the threshold; None if there is none.
         score_threshold_from: "call" or "retriever"; None if there is no threshold.
     """
@@ -37,21 +55,30 @@ class Plan:
     question: str
     tenant: str
     mode: Mode
+    mode_is_default: bool
     top_k: int
     score_threshold: float | None
     score_threshold_from: Literal["call", "retriever"] | None
     filter: Filter | None
+    fusion: Fusion
+    shared: tuple[str, ...]
+    diversity: float
+    neighbours: int
 
     def query(self, vector: Vector | None) -> Query:
-        """Return the query for the store."""
+        """Return the query for the store. For diversity, it asks for more passages than are wanted, and for their vectors."""
+        candidates = min(max(DIVERSE * self.top_k, LEAST_DIVERSE), MAX_TOP_K) if self.diversity else self.top_k
         return Query(
             question=self.question,
             tenant=self.tenant,
             mode=self.mode,
-            top_k=self.top_k,
+            top_k=candidates,
             vector=vector,
             filter=self.filter,
             score_threshold=None if self.mode == "text" else self.score_threshold,
+            shared=self.shared,
+            fusion=self.fusion,
+            with_vectors=bool(self.diversity),
         )
 
     def retrieval(
@@ -62,6 +89,7 @@ class Plan:
         degraded: tuple[Degradation, ...],
         timings: Timings,
         usage: Usage,
+        duplicates: int = 0,
     ) -> Retrieval:
         """Return the result for the caller."""
         thresholded = self.mode != "text" and self.score_threshold is not None
@@ -74,6 +102,7 @@ class Plan:
             score_threshold=self.score_threshold if thresholded else None,
             score_threshold_from=self.score_threshold_from if thresholded else None,
             empty=empty,
+            duplicates=duplicates,
             scan=found.scan,
             degraded=degraded,
             timings=timings,
@@ -88,6 +117,7 @@ def plan_search(defaults: Defaults, question: str, tenant: str | UUID, options: 
         InvalidInput: the question, the tenant or an option is invalid, or the question exceeds the embedder's token limit.
     """
     top_k, mode, condition = options.get("top_k"), options.get("mode"), options.get("filter")
+    shared, diversity, neighbours = options.get("shared"), options.get("diversity"), options.get("neighbours")
     wanted = defaults.mode if mode is None else check_mode(mode)
     if wanted != "text" and defaults.embedder is None:
         raise InvalidInput(f"mode {wanted!r} needs an embedder, and this retriever has none: use mode='text'")
@@ -95,15 +125,21 @@ def plan_search(defaults: Defaults, question: str, tenant: str | UUID, options: 
         raise InvalidInput(
             f"filter must be a ragcore.Filter, not {type(condition).__name__}: build it with ragcore.meta(…)"
         )
+    owner = check_tenant(tenant)
     threshold, threshold_from = _threshold(defaults, options)
     plan = Plan(
         question=check_question(question),
-        tenant=check_tenant(tenant),
+        tenant=owner,
         mode=wanted,
+        mode_is_default=mode is None,
         top_k=defaults.top_k if top_k is None else check_top_k(top_k),
         score_threshold=threshold,
         score_threshold_from=threshold_from,
         filter=condition,
+        fusion=defaults.fusion,
+        shared=tuple(name for name in (defaults.shared if shared is None else check_shared(shared)) if name != owner),
+        diversity=defaults.diversity if diversity is None else check_diversity(diversity),
+        neighbours=defaults.neighbours if neighbours is None else check_neighbours(neighbours),
     )
     if wanted != "text" and defaults.embedder is not None:
         _check_length(plan.question, defaults.embedder)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Literal, Unpack
@@ -23,24 +22,32 @@ from ragcore.errors import (
     EmbeddingError,
     Overloaded,
     RagcoreError,
-    StoreError,
     Unsupported,
 )
 from ragcore.events import emit
 from ragcore.lifecycle.part import Part, Parts
 from ragcore.lifecycle.stages import Stopwatch
-from ragcore.protocols import Embedder, Found, Looking, Query, Searcher, Store, Vector
+from ragcore.protocols import Embedder, Looking, Searcher, Store, Vector
 from ragcore.resilience.deadline import deadline, share
 from ragcore.resilience.flow import flow
 from ragcore.resilience.patience import Patience
 from ragcore.retrieval.emptiness import explain_empty
 from ragcore.retrieval.options import SearchOptions, SimilarityOptions, check_options, spelled_out
+from ragcore.retrieval.passage_search import PassageSearch
 from ragcore.retrieval.plan import Plan, plan_search
 from ragcore.retrieval.similarity import report_similarity
 from ragcore.text.redacting import Redacting
 from ragcore.text.redaction import Redact
-from ragcore.types import Degradation, Mode, Passage, Retrieval, SimilarityReport, Usage
-from ragcore.types.validation import check_mode, check_threshold, check_top_k
+from ragcore.types import Degradation, Fusion, Mode, Passage, Retrieval, SimilarityReport, Usage
+from ragcore.types.validation import (
+    check_diversity,
+    check_fusion,
+    check_mode,
+    check_neighbours,
+    check_shared,
+    check_threshold,
+    check_top_k,
+)
 
 __all__ = ["Retriever"]
 
@@ -56,6 +63,8 @@ NOT_ASKED = 0.01
 # Numbers of scores in a similarity report, without and with a filter. A tenant may have millions of chunks.
 MOST_SCORES = 10_000
 MOST_FILTERED = 1_000
+# If duplicates take the places of other passages, a second search asks for this many times the number.
+REFILL = 4
 
 
 class Retriever(Part):
@@ -67,9 +76,17 @@ class Retriever(Part):
         top_k: largest number of passages, 1 to 1,000.
         score_threshold: lowest cosine similarity of a passage that vector search finds, in [-1, 1]. None, False or -1: no threshold. Choose it with
             `similarity`, not by guessing.
-        mode: "vector", "text" or "hybrid".
+        mode: "vector", "text" or "hybrid", which uses both. None: "hybrid" with an embedder, "vector" if the store does not support hybrid search,
+            and "text" without an embedder.
+        fusion: how mode "hybrid" orders passages. "score": by the sum of the similarity and of the text rank, each scaled to [0, 1]. "rank": by
+            reciprocal rank fusion. On four public collections, "score" reached an nDCG@10 that was .03 to .07 higher.
+        shared: shared tenants whose documents each search includes, such as ("plans-2026",). The store's owner marks them with `store.share`.
+        diversity: from 0, the best passages, to 1, passages that differ as much as possible from each other (maximal marginal relevance).
+        neighbours: number of chunks before and after each passage that become part of it, 0 to 10.
         redact: function that replaces parts of a question, such as personal data, before the embedder gets it. Text search gets the
             whole question. None: no redaction.
+
+    A passage whose words stand in the same order in a better passage is left out, and the next one takes its place.
 
     Starting the retriever starts the embedder and the store if they aren't open. Closing it closes the components that it started.
     """
@@ -84,16 +101,25 @@ class Retriever(Part):
         embedder: Embedder | None = None,
         top_k: int = 5,
         score_threshold: float | Literal[False] | None = None,
-        mode: Mode = "vector",
+        mode: Mode | None = None,
+        fusion: Fusion = "score",
+        shared: Sequence[str | UUID] = (),
+        diversity: float = 0.0,
+        neighbours: int = 0,
         redact: Redact | None = None,
     ) -> None:
         self.store = store
         self.embedder = embedder
         self.top_k = check_top_k(top_k)
         self.score_threshold = None if score_threshold is None else check_threshold(score_threshold)
-        self.mode: Mode = check_mode(mode)
+        self.mode: Mode = check_mode(mode or ("text" if embedder is None else "hybrid"))
+        self._chose_mode = mode is not None
+        self.fusion: Fusion = check_fusion(fusion)
+        self.shared = check_shared(shared)
+        self.diversity = check_diversity(diversity)
+        self.neighbours = check_neighbours(neighbours)
         self.redact = redact
-        if embedder is None and mode != "text":
+        if embedder is None and self.mode != "text":
             raise ConfigurationError(f"mode {mode!r} needs an embedder: pass embedder=, or mode='text'")
         self._redacting = Redacting()
         self._parts = Parts()
@@ -146,13 +172,21 @@ class Retriever(Part):
         with watch.measure("search"):
             query = replace(plan.query(vector), model=self._model(vector))
             try:
-                found = await self._search(query)
+                plan, found, duplicates = await PassageSearch(self.store).find(
+                    plan, query, other_mode=not self._chose_mode
+                )
             except Unsupported as error:
                 if failed is None:
                     raise
                 raise failed from error  # the store can't search by text, so the embedder's error is the one to report
-            empty = None if found else await explain_empty(self.store, query, found)
-        return plan.retrieval(found, empty=empty, degraded=degraded, timings=watch.timings(), usage=usage)
+            if plan.mode == "vector" and query.mode == "hybrid" and plan.filter is None:
+                self.mode = (
+                    "vector"  # the store does not support hybrid search; with a filter, the filter may be the cause
+                )
+            empty = None if found else await explain_empty(self.store, replace(query, mode=plan.mode), found)
+        return plan.retrieval(
+            found, empty=empty, degraded=degraded, timings=watch.timings(), usage=usage, duplicates=duplicates
+        )
 
     @spelled_out(SimilarityOptions)
     async def similarity(
@@ -178,7 +212,7 @@ class Retriever(Part):
         asked: SearchOptions = {
             "score_threshold": options.get("score_threshold"),
             "filter": options.get("filter"),
-            "mode": "vector" if self.mode == "text" else None,
+            "mode": "vector",
         }
         plan = plan_search(self, question, tenant, asked)
         watch = Stopwatch()
@@ -186,10 +220,13 @@ class Retriever(Part):
             vector = await self._embed(await self._redacting.redacted(self.redact, plan.question))
         usage = self._used(question, watch)
         with watch.measure("search"):
+            # The report is about the tenant's own chunks, without the effects of the threshold, of shared tenants and of diversity.
+            plan = replace(plan, shared=(), diversity=0.0)
             query = replace(plan.query(vector), model=self._model(vector))
-            found = await self._search(replace(query, score_threshold=None))
-            by_text = await self._search(replace(plan.query(None), mode="text", score_threshold=None))
-            async with self._store_errors():
+            searching = PassageSearch(self.store)
+            found = await searching.search(replace(query, score_threshold=None))
+            by_text = await searching.search(replace(plan.query(None), mode="text", score_threshold=None))
+            async with searching.errors():
                 counts = await self.store.count(tenant=plan.tenant)
                 scores = await self._scores(plan, vector)
             empty = None if found else await explain_empty(self.store, query, found)
@@ -274,50 +311,6 @@ class Retriever(Part):
 
     def _model(self, vector: Vector | None) -> str | None:
         return None if vector is None or self.embedder is None else self.embedder.model
-
-    async def _search(self, query: Query) -> Found:
-        async with self._store_errors():
-            found = await self.store.search(query)
-        passages = _checked(found, query)
-        if isinstance(found, Found):
-            return Found(passages, best_score=found.best_score, scan=found.scan)
-        return Found(passages)
-
-    @asynccontextmanager
-    async def _store_errors(self) -> AsyncIterator[None]:
-        try:
-            yield
-        except RagcoreError as error:
-            error.stage = error.stage or "search"
-            raise
-        except Exception as error:
-            name = type(self.store).__name__
-            raise StoreError(
-                f"the store {name} raised {type(error).__name__}", dependency=name, stage="search"
-            ) from error
-
-
-def _checked(passages: Sequence[Passage], query: Query) -> tuple[Passage, ...]:
-    """Check the passages, since a user's own searcher may return anything: at most top_k, and each score a finite number."""
-    if not isinstance(passages, Sequence):
-        raise StoreError(
-            f"the store returned {type(passages).__name__}, not passages", dependency="store", stage="search"
-        )
-    found = tuple(passages)
-    for passage in found:
-        if not isinstance(passage, Passage):
-            raise StoreError(
-                f"the store returned {type(passage).__name__}, not a Passage", dependency="store", stage="search"
-            )
-        if passage.score is not None and not (
-            isinstance(passage.score, int | float | np.floating) and math.isfinite(passage.score)
-        ):
-            raise StoreError(
-                f"the store returned the score {passage.score!r} for chunk {passage.chunk_id!r}: it must be a finite number",
-                dependency="store",
-                stage="search",
-            )
-    return found[: query.top_k]
 
 
 def _with_text_scores(passages: Sequence[Passage], by_text: Sequence[Passage]) -> tuple[Passage, ...]:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from ragcore.store.postgres import Reembedding as Reembedding
     from ragcore.store.postgres import migrate as migrate
     from ragcore.store.postgres import reembed as reembed
+    from ragcore.store.postgres import share as share
+    from ragcore.store.postgres import unshare as unshare
 else:
     _HOME = {
         "MemoryStore": "memory",
@@ -20,6 +22,8 @@ else:
         "Reembedding": "postgres",
         "migrate": "postgres",
         "reembed": "postgres",
+        "share": "postgres",
+        "unshare": "postgres",
     }
 
     def __getattr__(name: str) -> object:
@@ -32,4 +36,4 @@ else:
         raise AttributeError(f"module 'ragcore.store' has no attribute {name!r}")
 
 
-__all__ = ["MemoryStore", "PgVectorStore", "Reembedding", "migrate", "reembed"]
+__all__ = ["MemoryStore", "PgVectorStore", "Reembedding", "migrate", "reembed", "share", "unshare"]

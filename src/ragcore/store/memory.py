@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import get_args
 
 import anyio.lowlevel
 import numpy as np
-from numpy.typing import NDArray
 
 from ragcore.errors import ConfigurationError, InvalidInput
 from ragcore.filters import Filter
 from ragcore.lifecycle.part import Part
-from ragcore.protocols import Diagnosis, EmbeddedDocument, Found, Query, Scores, Vector
-from ragcore.store.fusion import fuse
-from ragcore.text.words import content_words
+from ragcore.protocols import Diagnosis, EmbeddedDocument, Query, Scores, Vector
+from ragcore.store.memory_search import by_score, search_tenants
+from ragcore.store.memory_tenant import MemoryTenant
+from ragcore.text.lexemes import Language
 from ragcore.types import Counts, EmbedText, Passage
 from ragcore.types.validation import check_tenant
 
@@ -27,12 +26,24 @@ __all__ = ["MemoryStore"]
 class MemoryStore(Part):
     """Keeps all documents in this process, without a limit. Search is exact: a matrix product over the tenant's chunks.
 
-    Full-text search joins the question's words by OR. It ranks by their frequency, divided by 1 + log(length). It normalises words in a simpler way
-    than PostgreSQL.
+    Full-text search joins the question's words by OR and ranks by BM25, with the formula of `PgVectorStore`.
+
+    Args:
+        language: "english" or "simple", with the meaning of `store.migrate`.
+
+    Examples:
+        ```python
+        async with ragcore.MemoryStore() as store:
+            retriever = ragcore.Retriever(store=store, embedder=embedder)
+        ```
     """
 
-    def __init__(self) -> None:
-        self._tenants: dict[str, _Tenant] = {}
+    def __init__(self, *, language: Language = "english") -> None:
+        if language not in get_args(Language):
+            raise ConfigurationError(f"language is {language!r}: MemoryStore knows {', '.join(get_args(Language))}")
+        self.language: Language = language
+        self._shared: set[str] = set()
+        self._tenants: dict[str, MemoryTenant] = {}
         self._embed_text: EmbedText | None = None
 
     async def search(self, query: Query, /) -> Sequence[Passage]:
@@ -45,19 +56,40 @@ class MemoryStore(Part):
             )
         if query.mode != "text" and query.vector is None:
             raise InvalidInput(f"mode {query.mode!r} needs a vector")
-        if tenant is None:
-            return Found()
-        allowed = tenant.allowed(query)
-        if query.vector is None or query.mode == "text":
-            return Found(tenant.by_text(query.question, allowed)[: query.top_k])
-        ranked = tenant.by_vector(query.vector, allowed)
-        threshold = -1.0 if query.score_threshold is None else query.score_threshold
-        passing = [passage for passage in ranked if (passage.score or 0.0) >= threshold]
-        if query.mode == "hybrid":
-            depth = max(4 * query.top_k, 40)
-            passing = fuse(passing[:depth], tenant.by_text(query.question, allowed)[:depth])
-        best = ranked[0].score if ranked else None
-        return Found(passing[: query.top_k], best_score=best, scan="exact")
+        homes: list[tuple[str | None, MemoryTenant]] = [] if tenant is None else [(None, tenant)]
+        homes += [(name, self._tenants[name]) for name in self._shared_of(query) if name in self._tenants]
+        return search_tenants(homes, query, language=self.language)
+
+    def share(self, tenant: str, /) -> None:
+        """Let all tenants search this tenant's documents, if a call names it in `shared`."""
+        self._shared.add(check_tenant(tenant))
+
+    def unshare(self, tenant: str, /) -> None:
+        """End `share`."""
+        self._shared.discard(tenant)
+
+    async def shared_tenants(self) -> Sequence[str]:
+        """Return the tenants that are marked as shared."""
+        await self._enter(None)
+        return sorted(self._shared)
+
+    async def adjacent(
+        self, passages: Sequence[Passage], /, *, tenant: str, distance: int
+    ) -> Sequence[Sequence[Passage]]:
+        """Return the chunks around each passage. See `AdjacentChunks`."""
+        await self._enter(tenant)
+        found: list[Sequence[Passage]] = []
+        for passage in passages:
+            home = self._tenants.get(passage.shared or tenant)
+            readable = home is not None and passage.shared in (None, *self._shared)
+            found.append(home.around(passage, distance) if home is not None and readable else ())
+        return found
+
+    def _shared_of(self, query: Query) -> list[str]:
+        missing = sorted(repr(name) for name in query.shared if name not in self._shared)
+        if missing:
+            raise InvalidInput(f"not shared: {', '.join(missing)}. Mark a tenant with MemoryStore.share first")
+        return [name for name in dict.fromkeys(query.shared) if name != query.tenant]
 
     async def diagnose(self, query: Query, /) -> Diagnosis:
         """Return the number of the tenant's chunks and the models of their vectors."""
@@ -71,7 +103,7 @@ class MemoryStore(Part):
         await self._enter(tenant)
         for document in documents:
             self._check_dimension(document)
-        home = self._tenants.setdefault(tenant, _Tenant())
+        home = self._tenants.setdefault(tenant, MemoryTenant())
         for document in documents:
             home.put(document)
 
@@ -110,7 +142,7 @@ class MemoryStore(Part):
     async def count(self, *, tenant: str | None) -> Counts:
         """Return the numbers of documents and chunks of a tenant; None: of all tenants."""
         await self._enter(tenant)
-        homes = list(self._tenants.values()) if tenant is None else [self._tenants.get(tenant, _Tenant())]
+        homes = list(self._tenants.values()) if tenant is None else [self._tenants.get(tenant, MemoryTenant())]
         return Counts(
             documents=sum(len(home.documents) for home in homes),
             chunks=sum(len(document.chunks) for home in homes for document in home.documents.values()),
@@ -119,8 +151,9 @@ class MemoryStore(Part):
     async def scores(self, vector: Vector, /, *, tenant: str, limit: int | None = None) -> Scores:
         """Return the similarity of the tenant's chunks to `vector`, best first."""
         await self._enter(tenant)
-        home = self._tenants.get(tenant, _Tenant())
-        found = home.by_vector(vector, home.current())[:limit]
+        home = self._tenants.get(tenant, MemoryTenant())
+        hits = home.by_vector(vector, home.current())
+        found = [hit.passage for hit in sorted(hits, key=by_score)[:limit]]
         return Scores(
             document_ids=[passage.document_id for passage in found],
             chunk_ids=[passage.chunk_id for passage in found],
@@ -146,102 +179,3 @@ class MemoryStore(Part):
                         f"{document.document.id!r} has {document.vectors.shape[1]} ({document.model}): use one model for each store"
                     )
                 return
-
-
-@dataclass(slots=True)
-class _Index:
-    passages: list[Passage]
-    matrix: NDArray[np.float32]
-    words: list[Counter[str]]
-    # Time at which each passage expires; [] if none does.
-    expiries: list[datetime | None]
-
-
-class _Tenant:
-    def __init__(self) -> None:
-        self.documents: dict[str, EmbeddedDocument] = {}
-        self._index: _Index | None = None
-
-    def put(self, document: EmbeddedDocument) -> None:
-        self.documents[document.document.id] = document
-        self._index = None
-
-    def drop(self, document_id: str) -> bool:
-        self._index = None
-        return self.documents.pop(document_id, None) is not None
-
-    def passages(self) -> list[Passage]:
-        return self._indexed().passages
-
-    def current(self) -> Sequence[int]:
-        """Return the indexes of the passages that have not expired."""
-        index, now = self._indexed(), datetime.now(UTC)
-        if not index.expiries:
-            return range(len(index.passages))
-        return [number for number, expires_at in enumerate(index.expiries) if expires_at is None or expires_at > now]
-
-    def allowed(self, query: Query) -> Sequence[int]:
-        current = self.current()
-        if query.filter is None:
-            return current
-        passages = self.passages()
-        return [number for number in current if query.filter.matches(passages[number])]
-
-    def by_vector(self, vector: Vector, allowed: Sequence[int]) -> list[Passage]:
-        index = self._indexed()
-        if not allowed:
-            return []
-        if index.matrix.shape[1] != len(vector):
-            raise ConfigurationError(
-                f"the store holds vectors of {index.matrix.shape[1]} dimensions, and the question's vector has {len(vector)}: "
-                "use the embedder that the documents were embedded with"
-            )
-        with np.errstate(invalid="ignore", divide="ignore"):
-            unit = vector / np.linalg.norm(vector)
-            scores = np.clip(index.matrix[list(allowed)] @ unit, -1.0, 1.0)
-        found = [
-            replace(index.passages[number], score=float(score))
-            for number, score in zip(allowed, scores, strict=True)
-            if math.isfinite(score)
-        ]
-        return sorted(found, key=lambda passage: (-(passage.score or 0.0), passage.chunk_id))
-
-    def by_text(self, question: str, allowed: Sequence[int]) -> list[Passage]:
-        index = self._indexed()
-        wanted = set(content_words(question))
-        found = []
-        for number in allowed:
-            words = index.words[number]
-            hits = sum(words[word] for word in wanted)
-            if hits:
-                found.append(replace(index.passages[number], text_score=hits / (1 + math.log(1 + words.total()))))
-        return sorted(found, key=lambda passage: (-(passage.text_score or 0.0), passage.chunk_id))
-
-    def _indexed(self) -> _Index:
-        if self._index is None:
-            passages, vectors = [], []
-            expiries: list[datetime | None] = []
-            for embedded in self.documents.values():
-                document = embedded.document
-                vectors.append(embedded.vectors)
-                expiries += [document.expires_at] * len(embedded.chunks)
-                for chunk in embedded.chunks:
-                    passages.append(  # noqa: PERF401  # a comprehension would hide the shape
-                        Passage(
-                            chunk.id,
-                            document.id,
-                            chunk.text,
-                            title=document.title,
-                            source=document.source,
-                            start=chunk.start,
-                            end=chunk.end,
-                            metadata={**document.metadata, **chunk.metadata},
-                        )
-                    )
-            filled = [v for v in vectors if len(v)]
-            matrix = np.concatenate(filled) if filled else np.zeros((0, 0), np.float32)
-            with np.errstate(invalid="ignore", divide="ignore"):
-                matrix = (matrix / np.linalg.norm(matrix, axis=1, keepdims=True)).astype(np.float32)
-            words = [Counter(content_words(f"{passage.title} {passage.text}")) for passage in passages]
-            self._index = _Index(passages, matrix, words, expiries if any(expiries) else [])
-        return self._index

@@ -16,6 +16,7 @@ __all__ = [
     "Delta",
     "Done",
     "EmptyReason",
+    "Fusion",
     "Generation",
     "Mode",
     "Passage",
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 Mode: TypeAlias = Literal["vector", "text", "hybrid"]
+Fusion: TypeAlias = Literal["score", "rank"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +51,9 @@ class Passage(Value):
         title, source: the title and the source of the document.
         start, end: the chunk's position in the document's text, in characters; None if the store doesn't know it.
         metadata: the document's metadata and the chunk's own, such as a PDF's "page". If both have a key, the chunk's value counts.
-        score: cosine similarity to the question, in [-1, 1]; higher is better. None if only text search found the chunk.
+        score: cosine similarity to the question, in [-1, 1]; higher is better. None in mode "text", and for a chunk without a vector.
         text_score: full-text rank; higher is better. Comparable within one result only. None if only vector search found the chunk.
+        shared: the shared tenant that owns the document; None if it is the caller's own.
     """
 
     chunk_id: str
@@ -64,6 +67,7 @@ class Passage(Value):
     metadata: Mapping[str, Any] = mapping()
     score: float | None = None
     text_score: float | None = None
+    shared: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,7 @@ class Retrieval(Value):
         mode, top_k, score_threshold: the values that this search used. `score_threshold` is None if there was no threshold.
         score_threshold_from: where the threshold comes from: the "call" or the "retriever"; None if there was no threshold.
         empty: why there are no passages; None if there are some.
+        duplicates: number of passages that were left out because a better passage has the same text.
         scan: how vectors were compared. "exact": with all of the tenant's vectors. "index": through the HNSW index. "completed": by an exact scan
             after the index returned too few. None: no vectors were compared, or the store doesn't report it.
         degraded: stages that failed and their fallbacks; () if none failed.
@@ -152,6 +157,7 @@ class Retrieval(Value):
     score_threshold: float | None = None
     score_threshold_from: Literal["call", "retriever"] | None = None
     empty: EmptyReason | None = None
+    duplicates: int = 0
     scan: Literal["exact", "index", "completed"] | None = None
     degraded: tuple[Degradation, ...] = ()
     timings: Timings = Timings()

@@ -8,15 +8,20 @@ from typing import get_args
 from uuid import UUID
 
 from ragcore.errors import InvalidInput
-from ragcore.types import Mode, Turn
+from ragcore.types import Fusion, Mode, Turn
 from ragcore.types.documents import check_text
 
 __all__ = [
+    "MAX_TOP_K",
+    "check_diversity",
+    "check_fusion",
     "check_history",
     "check_ids",
     "check_instructions",
     "check_mode",
+    "check_neighbours",
     "check_question",
+    "check_shared",
     "check_tenant",
     "check_threshold",
     "check_timeout",
@@ -26,6 +31,8 @@ __all__ = [
 MAX_QUESTION = 32_000
 MAX_TENANT = 256
 MAX_TOP_K = 1_000
+MOST_SHARED = 16
+MOST_NEIGHBOURS = 10
 # Letters and signs that are invisible: Hangul fillers, the empty braille cell.
 FILLERS = "\u115f\u1160\u3164\uffa0\u2800"
 LONGEST_TIMEOUT = 10 * 365 * 86_400.0  # ten years; beyond that, the clocks of event loops lose their resolution
@@ -168,6 +175,42 @@ def check_mode(mode: str, /) -> Mode:
         if mode == known:
             return known  # type: ignore[no-any-return]  # get_args is untyped
     raise InvalidInput(f"mode is {mode!r}: it must be one of {', '.join(get_args(Mode))}")
+
+
+def check_fusion(fusion: str, /) -> Fusion:
+    """Return `fusion` if it is known."""
+    for known in get_args(Fusion):
+        if fusion == known:
+            return known  # type: ignore[no-any-return]  # get_args is untyped
+    raise InvalidInput(f"fusion is {fusion!r}: it must be one of {', '.join(get_args(Fusion))}")
+
+
+def check_shared(shared: Iterable[object], /) -> tuple[str, ...]:
+    """Return the names of shared tenants, each once.
+
+    Raises:
+        InvalidInput: it is one str instead of a sequence, a name is invalid, or there are over 16 names.
+    """
+    if isinstance(shared, str | bytes) or not isinstance(shared, Iterable):
+        raise InvalidInput(f"shared is {shared!r}: it must be a sequence of tenants, such as ('plans-2026',)")
+    names = tuple(dict.fromkeys(map(check_tenant, shared)))
+    if len(names) > MOST_SHARED:
+        raise InvalidInput(f"shared has {len(names)} tenants (limit {MOST_SHARED})")
+    return names
+
+
+def check_diversity(diversity: float, /) -> float:
+    """Return `diversity`. It must be a number from 0 to 1."""
+    if isinstance(diversity, bool) or not isinstance(diversity, int | float) or not 0 <= diversity <= 1:
+        raise InvalidInput(f"diversity is {diversity!r}: it must be a number from 0 to 1")
+    return float(diversity)
+
+
+def check_neighbours(neighbours: int, /) -> int:
+    """Return `neighbours`. It must be a whole number from 0 to 10."""
+    if isinstance(neighbours, bool) or not isinstance(neighbours, int) or not 0 <= neighbours <= MOST_NEIGHBOURS:
+        raise InvalidInput(f"neighbours is {neighbours!r}: it must be a whole number from 0 to {MOST_NEIGHBOURS}")
+    return neighbours
 
 
 def check_history(history: Sequence[Turn | Mapping[str, object]], /) -> tuple[Turn, ...]:

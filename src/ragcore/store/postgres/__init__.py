@@ -3,6 +3,7 @@
 from ragcore.store.postgres.inspection import Finding, Inspection, inspect
 from ragcore.store.postgres.reembedding import Reembedding, reembed
 from ragcore.store.postgres.schema import migrate
+from ragcore.store.postgres.sharing import share, unshare
 from ragcore.store.postgres.store import PgVectorStore
 
-__all__ = ["Finding", "Inspection", "PgVectorStore", "Reembedding", "inspect", "migrate", "reembed"]
+__all__ = ["Finding", "Inspection", "PgVectorStore", "Reembedding", "inspect", "migrate", "reembed", "share", "unshare"]

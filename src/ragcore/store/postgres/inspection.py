@@ -35,9 +35,15 @@ _LOUD = (
 _COUNTING = r"\(current_setting\('ragcore\.counting'::text, true\) = 'on'::text\)"
 # This policy is joined to the others by AND, so it can only hide rows.
 _NOT_EXPIRED = r"\(\(expires_at is null\) or \(expires_at > now\(\)\) or \(current_setting\('ragcore\.expired'::text, true\) = 'on'::text\)\)"
+# This policy shows the rows of tenants that the owner has listed, for reading only.
+_SHARED = (
+    r"case when \(coalesce\(current_setting\('ragcore\.shared'::text, true\), ''::text\) = ''::text\) then false"
+    r" when \(tenant = any \(\(current_setting\('ragcore\.shared'::text, true\)\)::text\[\]\)\)"
+    r" then \(tenant in \( select s\.tenant from (?:\"?\w+\"?\.)?shared_tenant s\)\) else false end"
+)
 POLICIES = re.compile(
     rf"\w+: (own_rows \* true {_OWN}(?: else false end|{_LOUD}) - true|counting r true {_COUNTING} - true"
-    rf"|not_expired r false {_NOT_EXPIRED} - true)",
+    rf"|not_expired r false {_NOT_EXPIRED} - true|shared_rows r true {_SHARED} - true)",
     re.IGNORECASE,
 )
 MAKE_ROLE = (

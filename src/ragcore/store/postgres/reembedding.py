@@ -26,6 +26,7 @@ from ragcore.store.postgres.dsn import Address, parse
 from ragcore.store.postgres.extension import encode_vector, find_extension
 from ragcore.store.postgres.inspection import read_settings
 from ragcore.store.postgres.schema import LOCK, migrate
+from ragcore.store.postgres.sharing import copy_shared
 from ragcore.store.postgres.statements import SQL, check_schema, filled, literal, quoted, statement
 from ragcore.store.postgres.translate import translate
 from ragcore.text.redaction import Redact, redacted
@@ -111,6 +112,7 @@ async def reembed(
                 language=language,
             )
             await _link(connection, source, target, role)
+            await copy_shared(connection, source, target)
             embed_text = settings.get("embed_text", "text")
             await connection.execute(
                 f"update {quoted(target)}.setting set value = $1 where name = 'embed_text'",  # noqa: S608  # checked and quoted

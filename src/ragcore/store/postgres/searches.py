@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from ragcore.protocols import Query
-from ragcore.store.fusion import RANK_CONSTANT
+from ragcore.store.fusion import DEPTH, RANK_CONSTANT, RERANKED, VECTOR_WEIGHT
 from ragcore.store.postgres.conditions import Conditions
 from ragcore.store.postgres.inspection import MOST_INDEXED, MOST_INDEXED_WHOLE
 from ragcore.store.postgres.statements import SQL, filled, quoted
-from ragcore.types import Mode
+from ragcore.types import Fusion, Mode
 
-__all__ = ["Search", "function_placeholders", "statement_of"]
+__all__ = ["Search", "adjacent_statement", "function_placeholders", "statement_of"]
 
 # Rows times dimensions up to which a tenant is scanned exactly. Such a scan takes about 10 ms and finds all; the index takes 1 to 2 ms.
 EXACT_NUMBERS = 2_000_000
@@ -31,9 +32,8 @@ HALF = (
 )
 # The index returns this many times the wanted number of passages.
 FETCHED = 10
-# Number of postings read for each word, and of chunks ranked by all words. Measured: docs/explanation/text-search.md.
+# Number of postings read for each word. Measured: docs/explanation/text-search.md.
 LISTED = 2_000
-RERANKED = 200
 # Text search counts at most this many chunks of a tenant for the weight of a word, and scans at most this many.
 MOST_CHUNKS = 1_000_000
 PASSAGE_COLUMNS = "id, document_id, text, title, source, start_char, end_char, metadata"
@@ -42,7 +42,17 @@ PART_OF_TABLE = """(
     where {condition}tenant = s.tenant and embedding is not null {filter}
     limit {completed_rows}
 ) as chunk"""
-TOO_FEW = "(select count(*) from by_index) < {depth}::bigint and "
+TOO_FEW = "(select count(*) from by_index where by_index.tenant = s.tenant) < {depth}::bigint and "
+# The order of a hybrid search, by the values of the query's `fusion`. `store.fusion` has the same formulas.
+FUSED = {
+    "score": """{vector_weight} * case
+        when scored.score is null then 0::float8
+        when bound.highest > bound.lowest then (scored.score - bound.lowest) / (bound.highest - bound.lowest)
+        else 1::float8
+    end + {text_weight} * coalesce(scored.text_score / nullif(bound.best_text, 0::float8), 0::float8)""",
+    "rank": "coalesce(1::float8 / ({rank_constant}::bigint + scored.vector_rank)::float8, 0::float8)"
+    " + coalesce(1::float8 / ({rank_constant}::bigint + scored.text_rank)::float8, 0::float8)",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +69,9 @@ class Search:
         ef_search: breadth of the index search.
         scans_text: whether text search scans the tenant's chunks, because the postings are not complete.
         filter: a condition that begins with "and", or "".
+        fusion: how mode "hybrid" joins both rankings.
+        with_vectors: whether the rows have the chunks' vectors.
+        shares: number of the parameter with the shared tenants; None if there are none.
     """
 
     mode: Mode
@@ -71,12 +84,16 @@ class Search:
     ef_search: int
     scans_text: bool
     filter: str
+    fusion: Fusion
+    with_vectors: bool
+    shares: int | None
 
     def sql(self) -> str:
         """Return the statement.
 
-        Its parameters are tenant, vector, question, threshold and the estimated number of the tenant's chunks (null: the statement counts them). A mode
-        leaves out those that it does not use. The filter's parameters follow.
+        Its parameters are tenant, vector, question, threshold, the estimated number of the tenant's chunks (null: the statement counts them; with
+        shared tenants, an array of the numbers of all), and the shared tenants. A search leaves out those that it does not use. The filter's
+        parameters follow.
         """
         return _compose(self)
 
@@ -89,7 +106,7 @@ def statement_of(
     exactly: bool | None,
     exact_rows: int | None,
     ef_search: int,
-    chunks: float | None,
+    chunks: Sequence[float | None],
     scans_text: bool,
     hides_expired: bool,
 ) -> tuple[str, list[object]]:
@@ -102,7 +119,7 @@ def statement_of(
         exactly: whether to compare all of the tenant's vectors. None: the statement counts them first.
         exact_rows: as in `PgVectorStore`.
         ef_search: breadth of the index search.
-        chunks: estimated number of the tenant's chunks. None: the statement counts them.
+        chunks: estimated numbers of chunks of the tenant and of each shared tenant. None: the statement counts them.
         scans_text: whether text search scans the tenant's chunks, because the postings are not complete.
         hides_expired: whether the tenant has expired chunks, which must not be found.
     """
@@ -115,7 +132,11 @@ def statement_of(
     if query.mode == "hybrid":
         values.append(query.score_threshold)
     if query.mode != "vector":
-        values.append(None if chunks is None else round(chunks))
+        sizes = [None if number is None else round(number) for number in chunks]
+        values.append(sizes if query.shared else sizes[0])
+    if query.shared:
+        values.append(list(query.shared))
+    shares = len(values) if query.shared else None
     conditions = Conditions(query.filter, taken=len(values))
     dimension = 0 if query.vector is None else len(query.vector)
     search = Search(
@@ -130,6 +151,9 @@ def statement_of(
         scans_text=scans_text,
         # Hiding expired rows needs the statement for filtered searches. Without a filter of the caller, a condition that is always true selects it.
         filter=conditions.sql or ("and true" if hides_expired else ""),
+        fusion=query.fusion,
+        with_vectors=query.with_vectors,
+        shares=shares,
     )
     return search.sql(), [*values, *conditions.values]
 
@@ -144,12 +168,48 @@ def function_placeholders(dimension: int) -> dict[str, str]:
     }
 
 
+@lru_cache(maxsize=16)
+def adjacent_statement(*, schema: str) -> str:
+    """Return the statement that reads the chunks around some chunks."""
+    placeholders = {
+        **_shared_placeholders(5),
+        "passage_columns": PASSAGE_COLUMNS,
+        "schema": quoted(schema),
+    }
+    return _filled(SQL["adjacent"], placeholders)
+
+
+def _shared_placeholders(parameter: int | None) -> dict[str, str]:
+    """Return the placeholders for the tenants of a search. `parameter` is the number of the parameter with the shared tenants; None: there are none."""
+    if parameter is None:
+        return {
+            "tenants": SQL["tenants"],
+            "each_tenant": "select settings.tenant, 1 as nth",
+            "search_shared": "null::text[]",
+            "shared": "null::text",
+        }
+    return {
+        "tenants": SQL["tenants_with_shared"],
+        "each_tenant": "select * from unnest(settings.tenant || settings.shared) with ordinality as every (tenant, nth)",
+        "search_shared": f"{{schema}}.search_shared(${parameter}::text[])",
+        "shared": "nullif(tenant, $1::text)",
+    }
+
+
 @lru_cache(maxsize=1024)
 def _compose(search: Search) -> str:
-    depth = max(4 * search.top_k, 40) if search.mode == "hybrid" else search.top_k
+    depth = max(DEPTH, search.top_k) if search.mode == "hybrid" else search.top_k
     half = MOST_INDEXED_WHOLE < search.dimension <= MOST_INDEXED
     nearest = {None: "nearest_unknown", True: "nearest_exact", False: "nearest_index"}[search.exactly]
+    chunks, known_sizes = f"${3 if search.mode == 'text' else 5}::bigint", "array[(select chunks from size)]"
+    if search.scans_text:  # the statement must mention each parameter
+        known_sizes = f"(select null::float8[] where {chunks}{'' if search.shares is None else '[]'} is null)"
+    elif search.shares is not None:
+        known_sizes = "(select array_agg(size.chunks order by s.nth) from s join size using (tenant))"
+    if search.shares is not None:
+        chunks = f"({chunks}[])[s.nth]"
     small, large = ("s.small and ", "not s.small and ") if search.exactly is None else ("", "")
+    and_embedding = ", embedding" if search.with_vectors else ""
     exactly, by_index = SQL["nearest_exactly"], SQL["nearest_by_index"]
     placeholders = {
         "nearest": SQL[nearest],
@@ -158,7 +218,13 @@ def _compose(search: Search) -> str:
         "walking": SQL["nearest_walking"],
         "completing": filled(filled(exactly, {"rows": PART_OF_TABLE}), {"condition": large + TOO_FEW}),
         "by_text": SQL["by_text_scanning" if search.scans_text else "by_text"],
-        "columns": PASSAGE_COLUMNS if search.mode == "vector" else "id",
+        **_shared_placeholders(search.shares),
+        "passage_columns": PASSAGE_COLUMNS,
+        "columns": (PASSAGE_COLUMNS + and_embedding) if search.mode == "vector" else "id",
+        "and_embedding": and_embedding,
+        "fused": FUSED[search.fusion],
+        "vector_weight": f"{VECTOR_WEIGHT}::float8",
+        "text_weight": f"{1 - VECTOR_WEIGHT}::float8",
         "own": OWN_LARGE if search.dimension >= LARGE else OWN,
         "indexed": HALF if half else WHOLE,
         # Limits are part of the text and not parameters: the generic plan for a parameter would assume that a tenth of the rows is wanted.
@@ -176,8 +242,8 @@ def _compose(search: Search) -> str:
         "listed": str(LISTED),
         "reranked": str(max(RERANKED, 5 * search.top_k)),
         "most_chunks": str(MOST_CHUNKS),
-        "chunks": f"${3 if search.mode == 'text' else 5}::bigint",
-        "known_size": "null::float8" if search.scans_text else "(select chunks from size)",
+        "chunks": chunks,
+        "known_sizes": known_sizes,
         "candidates_limit": "" if search.filter else "limit {reranked}",
         "completing_text": SQL["completing_text"] if search.filter else "",
         "weighed": "all_weighed" if search.filter else "weighed",
@@ -186,7 +252,10 @@ def _compose(search: Search) -> str:
         "schema": quoted(search.schema),
         "vector": quoted(search.vector_schema),
     }
-    text = SQL[search.mode]
+    return _filled(SQL[search.mode], placeholders)
+
+
+def _filled(text: str, placeholders: Mapping[str, str]) -> str:
     while (more := filled(text, placeholders)) != text:  # parts may contain placeholders themselves
         text = more
     return text

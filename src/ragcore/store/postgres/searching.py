@@ -12,8 +12,8 @@ from ragcore.protocols import Diagnosis, Query, Scores, Vector
 from ragcore.store.postgres.collection import Collection, StoreSettings
 from ragcore.store.postgres.connection import PooledConnection
 from ragcore.store.postgres.inspection import MOST_INDEXED
-from ragcore.store.postgres.passages import nearest, ranked
-from ragcore.store.postgres.searches import statement_of
+from ragcore.store.postgres.passages import nearest, passage_of, ranked
+from ragcore.store.postgres.searches import adjacent_statement, statement_of
 from ragcore.store.postgres.tenants import Tenants
 from ragcore.types import Passage
 from ragcore.types.validation import check_tenant
@@ -43,14 +43,18 @@ class Searching:
         if query.mode != "text" and query.vector is None:
             raise InvalidInput(f"mode {query.mode!r} needs a vector")
         # Read the facts once, before all attempts. The statement determines those that are unknown here, and only these are stored below.
-        exactly, size = self._exactly(query), self._tenants.chunks.get(query.tenant)
+        exactly = self._exactly(query)
+        tenants = (query.tenant, *query.shared)
+        sizes = [self._tenants.chunks.get(tenant) for tenant in tenants]
 
         async def work(connection: PooledConnection) -> list[asyncpg.Record]:
             # Checked here and not before the call: the collection's model is known only after the first connection was inspected.
             self._collection.check_model(query.model)
             # Postings of expired chunks would displace others from the lists, so the tenant is then searched as with a filter. A query with a filter is
             # searched like that anyway, and vectors have no postings.
-            hides = query.mode != "vector" and query.filter is None and await self._hides(connection, query.tenant)
+            # So are shared tenants: whether they have expired documents is not read.
+            hides = query.mode != "vector" and query.filter is None
+            hides = hides and (bool(query.shared) or await self._hides(connection, query.tenant))
             found = self._collection.found
             sql, values = statement_of(
                 query,
@@ -59,20 +63,42 @@ class Searching:
                 exactly=exactly,
                 exact_rows=self._settings.exact_rows,
                 ef_search=self._settings.ef_search,
-                chunks=size,
+                chunks=sizes,
                 scans_text=found is None or not found.text_is_ready,
                 hides_expired=hides,
             )
             return await connection.fetch(sql, *values)
 
         rows = await self._collection.call(work, stage="search")
-        result = nearest(rows, query) if query.mode == "vector" else ranked(rows)
+        result = nearest(rows, query) if query.mode == "vector" else ranked(rows, query)
         # For a filtered search, the scan depends on the number of chunks that the filter leaves, not on the tenant's size.
-        if exactly is None and result.scan is not None and query.filter is None:
+        if exactly is None and result.scan is not None and query.filter is None and not query.shared:
             self._tenants.exactly.put(query.tenant, result.scan == "exact")
-        if size is None and query.mode != "vector" and rows and rows[0]["chunks"] is not None:
-            self._tenants.chunks.put(query.tenant, rows[0]["chunks"])
+        if None in sizes and query.mode != "vector" and rows:
+            for tenant, known, size in zip(tenants, sizes, rows[0]["chunks"] or (), strict=False):
+                if known is None:
+                    self._tenants.chunks.put(tenant, size)
         return result
+
+    async def shared_tenants(self) -> Sequence[str]:
+        """Return the tenants that the owner has marked as shared."""
+        return [row["tenant"] for row in await self._collection.fetch("shared_tenants", stage="search")]
+
+    async def adjacent(self, passages: Sequence[Passage], *, tenant: str, distance: int) -> Sequence[Sequence[Passage]]:
+        """Return the chunks around each passage. See `AdjacentChunks`."""
+        check_tenant(tenant)
+        shared = sorted({passage.shared for passage in passages if passage.shared is not None})
+        owners = [passage.shared or tenant for passage in passages]
+        ids = [passage.chunk_id for passage in passages]
+
+        async def work(connection: PooledConnection) -> list[asyncpg.Record]:
+            sql = adjacent_statement(schema=self._settings.schema)
+            return await connection.fetch(sql, tenant, owners, ids, distance, shared)
+
+        found: list[list[Passage]] = [[] for _ in passages]
+        for row in await self._collection.call(work, stage="search"):
+            found[row["nth"] - 1].append(passage_of(row))
+        return found
 
     async def scores(self, vector: Vector, *, tenant: str, limit: int | None) -> Scores:
         """Return the exact similarity of the tenant's chunks to `vector`, best first."""
@@ -112,7 +138,11 @@ class Searching:
         """Whether to search exactly; None: let the statement count."""
         if query.vector is not None and len(query.vector) > MOST_INDEXED:
             return True  # pgvector can't index this number of dimensions
-        return self._tenants.exactly.get(query.tenant) if query.filter is None else None
+        if query.filter is not None or query.shared:
+            return None
+        exactly = self._tenants.exactly.get(query.tenant)
+        # The function that continues a search of the index returns no vectors.
+        return None if query.with_vectors and exactly is False else exactly
 
     async def _hides(self, connection: PooledConnection, tenant: str) -> bool:
         """Whether the tenant has expired documents that are still stored."""

@@ -188,6 +188,16 @@ class PgVectorStore(Part):
         """Return the exact similarity of the tenant's chunks to `vector`, best first."""
         return await self._searching.scores(vector, tenant=tenant, limit=limit)
 
+    async def shared_tenants(self) -> Sequence[str]:
+        """Return the tenants that the owner has marked as shared, with `store.share`."""
+        return await self._searching.shared_tenants()
+
+    async def adjacent(
+        self, passages: Sequence[Passage], /, *, tenant: str, distance: int
+    ) -> Sequence[Sequence[Passage]]:
+        """Return the chunks around each passage. See `AdjacentChunks`."""
+        return await self._searching.adjacent(passages, tenant=tenant, distance=distance)
+
     async def inspect(self) -> Inspection:
         """Inspect the role, the schema and the server, for `doctor`, `describe` and health."""
         return await self._collection.inspect()

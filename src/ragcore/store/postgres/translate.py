@@ -45,6 +45,8 @@ GRANTS = {
 }
 # Error code of a function in ragcore's schema: this collection may not replace the one in use.
 COLLECTIONS_DIFFER = "RC002"
+# Error code of the function `search_shared`: a named tenant is not in the table shared_tenant.
+NOT_SHARED = "RC004"
 # Error classes whose messages may contain values of a row.
 MAY_HOLD_DATA = ("22", "23")
 # The driver's message about a value that it can't send: "… for query argument $2: 'the value' (why)".
@@ -79,6 +81,10 @@ def translate(error: Exception, address: Address, *, stage: str, attempts: int =
     if isinstance(error, RagcoreError):
         error.stage = error.stage or stage
         return error
+    if isinstance(error, asyncpg.PostgresError) and error.sqlstate == NOT_SHARED:
+        return InvalidInput(
+            f"{error}. As the owner of the schema, run `ragcore share` for each of these tenants first", stage=stage
+        )
     wrong = _configuration(error, address)
     if wrong is not None:
         return ConfigurationError(wrong, stage=stage)

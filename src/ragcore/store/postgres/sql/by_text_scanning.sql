@@ -8,12 +8,17 @@ question as materialized (
     from s
 ),
 by_text as materialized (
-    select c.id, c.text_score, row_number() over (order by c.text_score desc, c.id collate "C") as rank
-    from question cross join lateral (
-        select id, ts_rank(chunk.words, question.words, 1)::float8 as text_score
-        from {schema}.chunk as chunk
-        where tenant = question.tenant and chunk.words @@ question.words {filter}
-        order by text_score desc, id collate "C"
+    select tenant, id, text_score, row_number() over (order by text_score desc, id collate "C", tenant collate "C") as rank
+    from (
+        select question.tenant, c.id, c.text_score
+        from question cross join lateral (
+            select id, ts_rank(chunk.words, question.words, 1)::float8 as text_score
+            from {schema}.chunk as chunk
+            where tenant = question.tenant and chunk.words @@ question.words {filter}
+            order by text_score desc, id collate "C"
+            limit {text_depth}
+        ) as c
+        order by c.text_score desc, c.id collate "C", question.tenant collate "C"
         limit {text_depth}
-    ) as c
+    ) as best
 )

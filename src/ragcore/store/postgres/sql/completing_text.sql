@@ -1,15 +1,15 @@
 -- For searches with a filter: few of the listed chunks may match it. If too few match and a list was cut, all of the tenant's chunks are scanned as well.
 ,
 scanned as materialized (
-    select c.id, c.words, null::float8 as score
+    select s.tenant, c.id, c.words, c.length, null::float8 as score
     from s cross join lateral (
-        select id, words
+        select id, words, octet_length(text)::float8 as length
         from {schema}.chunk
         where (select count(*) from weighed) < {text_depth}::bigint and (select bool_or(is_cut) from list)
             and tenant = s.tenant and words @@ any (array(select query from weight)) {filter}
         limit {most_chunks}
     ) as c
-    where not exists (select from weighed where weighed.id = c.id)
+    where not exists (select from weighed where weighed.tenant = s.tenant and weighed.id = c.id)
 ),
 all_weighed as materialized (
     select * from weighed union all select * from scanned

@@ -1,19 +1,19 @@
 -- The rights of the application's role, without those that it does not need: with its own trigger on a table, it could run code as the next writer.
 grant usage on schema {schema} to {role};
 grant select, insert, update, delete on {schema}.document, {schema}.chunk, {schema}.quota to {role};
-grant select on {schema}.setting, {schema}.migration, {schema}.posting to {role};
+grant select on {schema}.setting, {schema}.migration, {schema}.posting, {schema}.shared_tenant to {role};
 revoke truncate, references, trigger on all tables in schema {schema} from {role};
-revoke insert, update, delete on {schema}.setting, {schema}.migration, {schema}.posting from {role};
+revoke insert, update, delete on {schema}.setting, {schema}.migration, {schema}.posting, {schema}.shared_tenant from {role};
 revoke create on schema {schema} from {role};
 revoke all on function {schema}.add_postings(text[], text[], tsvector[]), {schema}.remove_postings(text[], text[]), {schema}.keep_postings()
     from {role};
 -- The migrations revoke these as well. In a database that was restored without its rights, all roles could call these functions.
 revoke all on function {schema}.count_all(), {schema}.record_embed_text(text), {schema}.remove_expired(integer), {schema}.remove_old_quotas(integer),
     {schema}.add_postings(text[], text[], tsvector[]), {schema}.remove_postings(text[], text[]), {schema}.keep_postings(),
-    {schema}.postings(text, text, integer)
+    {schema}.postings(text, text, integer), {schema}.search_shared(text[])
     from public;
 grant execute on function {schema}.count_all(), {schema}.is_of(text, text), {schema}.lexemes(text), {schema}.tenant_is_missing(),
     {schema}.postings(text, text, integer), {schema}.record_embed_text(text), {schema}.remove_expired(integer),
-    {schema}.remove_old_quotas(integer),
+    {schema}.remove_old_quotas(integer), {schema}.search_shared(text[]),
     {schema}.count_calls(text, text, float8, float8, text[], text, float8, float8, float8, integer, float8),
     {schema}.nearest_further(text, {vector}.vector, integer, integer, integer) to {role}

@@ -1,32 +1,51 @@
--- Vector and text search fused by reciprocal rank (k = 60), in one statement. Chunks that only text search finds have no score, and need not reach the
--- threshold. A search that finds nothing still returns one row, with the best score.
--- $1 tenant, $2 vector, $3 question, $4 threshold or null; each ranking is read to the depth of {depth}
+-- Vector and text search, fused in one statement. Each ranking is read to the depth of {depth}. A chunk that only text search finds gets its score as well, so
+-- the threshold applies to every chunk that has a vector. A search that finds nothing still returns one row, with the best score.
+-- $1 tenant, $2 vector, $3 question, $4 threshold or null
 with {nearest},
 usable as materialized (
-    select id, 1::float8 - min(distance) as score, min(scan) as scan, row_number() over (order by min(distance), id collate "C") as rank
-    from nearest
-    where distance <> 'NaN' and abs(distance) <> 'Infinity'
-    group by id
-),
-by_vector as (
-    select * from usable where rank <= {depth}::bigint and ($4::float8 is null or score >= $4::float8)
+    select tenant, id, score, scan, row_number() over (order by score desc, id collate "C", tenant collate "C") as rank
+    from (
+        select tenant, id, 1::float8 - min(distance) as score, min(scan) as scan
+        from nearest
+        where distance <> 'NaN' and abs(distance) <> 'Infinity'
+        group by tenant, id
+    ) as usable_rows
 ),
 {by_text},
+met as materialized (
+    select tenant, id, by_vector.score, by_text.text_score, by_vector.rank as vector_rank, by_text.rank as text_rank
+    from (select * from usable where rank <= {depth}::bigint) as by_vector full join by_text using (tenant, id)
+),
+scored as materialized (
+    select met.tenant, met.id, coalesce(met.score, late.score) as score, met.text_score, met.vector_rank, met.text_rank
+    from met left join lateral (
+        select case when distance <> 'NaN' and abs(distance) <> 'Infinity' then 1::float8 - distance end as score
+        from (
+            select embedding operator({vector}.<=>) $2 as distance
+            from {schema}.chunk
+            where met.score is null and tenant = met.tenant and id = met.id and embedding is not null
+            limit 1
+        ) as one
+    ) as late on true
+),
+bound as materialized (
+    select min(score) as lowest, max(score) as highest, max(text_score) as best_text from scored
+),
 fused as (
-    select id, by_vector.score, by_text.text_score,
-           coalesce(1::float8 / ({rank_constant}::bigint + by_vector.rank)::float8, 0) + coalesce(1::float8 / ({rank_constant}::bigint + by_text.rank)::float8, 0) as fused_score
-    from by_vector full join by_text using (id)
-    order by fused_score desc, id collate "C"
+    select scored.*, {fused} as fused_score
+    from scored cross join bound
+    where $4::float8 is null or score is null or score >= $4::float8
+    order by fused_score desc, id collate "C", tenant collate "C"
     limit {top_k}
 ),
 found as materialized (
-    select c.*, fused.score, fused.text_score, fused.fused_score
-    from s cross join fused cross join lateral (
-        select id, document_id, text, title, source, start_char, end_char, metadata
-        from {schema}.chunk where tenant = s.tenant and id = fused.id
+    select c.*, fused.score, fused.text_score, {shared} as shared, fused.fused_score
+    from fused cross join lateral (
+        select {passage_columns}{and_embedding}
+        from {schema}.chunk where tenant = fused.tenant and id = fused.id
         limit 1
     ) as c
 )
-select found.*, learned.best_score, learned.scan, {known_size} as chunks
-from (select max(score) as best_score, min(scan) as scan from usable) as learned left join found on true
+select found.*, learned.best_score, learned.scan, {known_sizes} as chunks
+from (select (select highest from bound) as best_score, min(scan) as scan from usable) as learned left join found on true
 order by fused_score desc, id collate "C"

@@ -44,6 +44,12 @@ select current_user as role,
            select relname || ' ' || excess from own cross join unnest(array['insert', 'update', 'delete']) as excess
            where relname = 'posting' and has_table_privilege(own.oid, excess) and not pg_has_role(current_user, relowner, 'usage')
            union all
+           -- With these, the role could let any tenant read the documents of another one.
+           select relname || ' ' || excess
+           from pg_class cross join unnest(array['insert', 'update', 'delete']) as excess
+           where relname = 'shared_tenant' and relnamespace = (select oid from pg_namespace where nspname = $1)
+               and has_table_privilege(pg_class.oid, excess) and not pg_has_role(current_user, relowner, 'usage')
+           union all
            select 'schema create' where has_schema_privilege(current_user, (select oid from pg_namespace where nspname = $1), 'create')
                and not exists (select from own where pg_has_role(current_user, relowner, 'usage'))
            order by 1
@@ -57,7 +63,7 @@ select current_user as role,
            select own.relname || ': ' || polname || ' ' || polcmd::text || ' ' || polpermissive::text
                   || ' ' || coalesce(pg_get_expr(polqual, polrelid), '-') || ' ' || coalesce(pg_get_expr(polwithcheck, polrelid), '-')
                   || ' ' || (
-                      polroles = array[own.relowner] or (polname in ('own_rows', 'not_expired') and polroles = array[0::oid])
+                      polroles = array[own.relowner] or (polname in ('own_rows', 'not_expired', 'shared_rows') and polroles = array[0::oid])
                       or not exists (select from unnest(polroles) as r (of) where r.of = 0 or pg_has_role(current_user, r.of, 'member'))
                   )::text
            from own join pg_policy on polrelid = own.oid

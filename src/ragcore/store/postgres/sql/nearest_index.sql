@@ -5,12 +5,12 @@ s as materialized (
            set_config('hnsw.ef_search', '{ef_search}', true) as ef_search
 ),
 by_index as materialized (
-    select c.* from s cross join lateral ({by_index}) as c
+    select s.tenant, c.* from s cross join lateral ({by_index}) as c
 ),
 nearest as (
     select *, 'index' as scan from by_index
     union all
-    select {columns}, distance, scan
+    select s.tenant, {columns}, distance, scan
     from s cross join (select count(*) as found from by_index) as counted
     cross join lateral {schema}.nearest_further(
         case when counted.found < {depth}::bigint then s.tenant end, $2, {depth}, {scan_tuples}, {completed_rows}

@@ -1,27 +1,27 @@
 -- The candidates of a tenant of unknown size: its rows, or those that a filter lets pass, are counted up to {exact_rows} first. An index scan would not
 -- find a few rows among many.
 settings as materialized (
-    select set_config('ragcore.tenant', $1::text, true) as tenant,
+    select set_config('ragcore.tenant', $1::text, true) as tenant, {search_shared} as shared,
            set_config('hnsw.ef_search', '{ef_search}', true) as ef_search,
            set_config('hnsw.iterative_scan', 'relaxed_order', true) as iterative_scan,
            set_config('hnsw.max_scan_tuples', '{scan_tuples}', true) as scan_tuples
 ),
 s as materialized (
-    select settings.tenant, counted.chunks <= {exact_rows}::bigint as small
-    from settings cross join lateral (
+    select t.tenant, t.nth, counted.chunks <= {exact_rows}::bigint as small
+    from settings cross join lateral ({each_tenant}) as t cross join lateral (
         select count(*) as chunks from (
-            select from {schema}.chunk where tenant = settings.tenant {filter} limit {exact_rows}::bigint + 1::bigint
+            select from {schema}.chunk where tenant = t.tenant {filter} limit {exact_rows}::bigint + 1::bigint
         ) as counted_rows
         offset 0
     ) as counted
 ),
 by_index as materialized (
-    select c.* from s cross join lateral ({walking}) as c
+    select s.tenant, c.* from s cross join lateral ({walking}) as c
 ),
 nearest as (
-    select c.*, 'exact' as scan from s cross join lateral ({exactly}) as c
+    select s.tenant, c.*, 'exact' as scan from s cross join lateral ({exactly}) as c
     union all
     select *, 'index' from by_index
     union all
-    select c.*, 'completed' from s cross join lateral ({completing}) as c
+    select s.tenant, c.*, 'completed' from s cross join lateral ({completing}) as c
 )

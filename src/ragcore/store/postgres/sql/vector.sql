@@ -5,4 +5,4 @@
 -- fences: the planner moves nothing across them. Settings are local to the statement's transaction, so they don't stay on the connection.
 -- $1 tenant, $2 vector
 with {nearest}
-select id, document_id, text, title, source, start_char, end_char, metadata, distance, scan from nearest
+select {passage_columns}, distance, scan, {shared} as shared{and_embedding} from nearest

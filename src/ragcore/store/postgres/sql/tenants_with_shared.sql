@@ -1,0 +1,7 @@
+-- A part of the searches: the tenant, set for the statement, and the shared tenants that it searches as well.
+settings as materialized (
+    select set_config('ragcore.tenant', $1::text, true) as tenant, {search_shared} as shared
+),
+s as materialized (
+    select t.tenant, t.nth from settings cross join lateral ({each_tenant}) as t
+)
