@@ -149,6 +149,8 @@ def test_the_doctor_checks_each_part_and_reports_problems(data: str) -> None:
 def test_an_error_is_one_line_and_an_exit_code(
     data: str, arguments: tuple[str, ...], environment: dict[str, str], code: int, said: str
 ) -> None:
+    if not (Path(data) / "postgres").exists():  # the test may be the first of its process
+        assert ragcore(data, "ingest", str(DOCUMENTS / "chen"), "--tenant", "chen").returncode == 0
     done = ragcore(data, *arguments, **environment)
     assert done.returncode == code, done.stderr
     assert said in done.stderr
