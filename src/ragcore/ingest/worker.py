@@ -58,7 +58,7 @@ def answers(path: str, lines: bool, whole_pages: bool) -> Iterator[Answer]:
         reader = reader_of(Path(path), whole_pages=whole_pages)
         assert reader is not None
         yield {"parsed": asdict(parse(Path(path), reader)), "end": True}
-    except Exception as error:  # a parser may raise anything, and only this file is lost
+    except Exception as error:  # a parser may raise any exception: only this file is not read
         yield {**refusal(error), "end": True}
 
 
@@ -160,7 +160,7 @@ def _line(number: int, line: bytes) -> Answer:
 
 
 def _limit_memory(most: int) -> None:
-    """Limit the memory that this process may use in addition to what it uses now, in bytes. 0: no limit."""
+    """Limit the bytes of memory that this process may use in addition to its present use. 0: no limit."""
     if not most:
         return
     try:
