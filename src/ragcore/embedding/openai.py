@@ -41,10 +41,10 @@ MAX_TOKENS = 8192
 MOST_TEXTS = 256
 MOST_TOKENS = 150_000
 BLAMES_A_TEXT = (400, 413, 422)
-# If the server refuses this text too, it refuses every text.
+# A text that no server should refuse. If the server refuses it as well, it refuses every text.
 HARMLESS = "text"
 OWN = frozenset({"model", "input"})
-# Limits for the size of a response: bytes in addition to the vectors, and bytes for each number as indented JSON.
+# Limits for the size of a response: bytes in addition to the vectors, and bytes for each number in indented JSON.
 BODY_BESIDES = 1024 * 1024
 BYTES_PER_NUMBER = 64
 
@@ -131,7 +131,7 @@ class OpenAIEmbedder(Part):
         self._coalescer = Coalescer(self._embed_questions, self._served)
 
     def count_tokens(self, text: str, /) -> int:
-        """Return the number of tokens of `text`: exact once tiktoken's ranks are loaded, estimated until then."""
+        """Return the number of tokens of `text`. It is an estimate until tiktoken's ranks are loaded, and exact from then on."""
         return self._tokens.count(text)
 
     def wait_for_tokenizer(self, seconds: float) -> bool:
@@ -146,7 +146,7 @@ class OpenAIEmbedder(Part):
         owner = self._check_open()
         breaker = self.policy.breaker(self._key)
         if breaker is not None:
-            breaker.check()  # before the wait for a shared request, and again when the request is sent
+            breaker.check()  # check before the wait for a shared request; the breaker is checked again when the request is sent
         prefix = self.query_prefix if kind == "query" else self.document_prefix
         if prefix:
             texts = [prefix + text for text in texts]
@@ -205,7 +205,7 @@ class OpenAIEmbedder(Part):
         return np.concatenate([await self._embed_or_halve(texts[:half]), await self._embed_or_halve(texts[half:])])
 
     async def _takes_any(self, error: EmbeddingError) -> bool:
-        """Whether the server accepts every text. If not, the configuration is at fault, and halving would only repeat the refusal."""
+        """Return whether the server accepts every text. If not, the configuration is at fault, and halving would only repeat the refusal."""
         if self._has_served or cast("ServerError", error.__cause__).is_too_long:
             return True
         try:
@@ -280,8 +280,8 @@ class OpenAIEmbedder(Part):
 def _judge_of_several(error: Exception) -> Failure | None:
     """Judge the failure of a request for several flows.
 
-    One flow's text may be the cause, so the failure does not count and is not retried: the texts are sent again in halves. A failure that does not count in
-    any case, such as a 429, keeps its judgement, so a pause applies to all flows.
+    One flow's text may be the cause, so the failure does not count and is not retried: the texts are sent again in halves. A failure that never counts, such
+    as a 429, keeps its judgement, so a pause applies to all flows.
     """
     failure = judge(error)
     if failure is None or not failure.counts:
