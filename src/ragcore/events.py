@@ -66,7 +66,7 @@ def subscribe(listener: Listener, /) -> Callable[[], None]:
 
 
 def listening() -> bool:
-    """Whether there is a listener. Check this before you build expensive data."""
+    """Return whether there is a listener. Check this before you build expensive data."""
     return bool(_listeners)
 
 

@@ -109,7 +109,7 @@ class Filter:
         return _written(self._node)
 
     def matches(self, passage: Passage, /) -> bool:
-        """Whether a passage matches the filter. This method is the reference for all stores."""
+        """Return whether a passage matches the filter. This method is the reference for all stores."""
         return _matches(self._node, passage)
 
     def __and__(self, other: Filter) -> Filter:

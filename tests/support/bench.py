@@ -52,7 +52,7 @@ class Bench(Client, Servers):
     """A client and its servers in one process."""
 
     def half_closed(self) -> int:
-        """The client's sockets that the peer has closed and the client has not."""
+        """Return the client's sockets that the peer has closed and the client has not."""
         wires = (self.embedding_wire, self.model_wire, self.database_wire)
         ports = {self.embedding.port, self.model.port, *(wire.port for wire in wires)}
         return sum(

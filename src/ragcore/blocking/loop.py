@@ -56,15 +56,15 @@ class ThreadDeadline:
         self._began = time.monotonic()
 
     def remaining(self) -> float:
-        """Seconds that the call still has."""
+        """Return seconds that the call still has."""
         return max(0.0, self._seconds - self.elapsed())
 
     def elapsed(self) -> float:
-        """Seconds since the call began."""
+        """Return seconds since the call began."""
         return time.monotonic() - self._began
 
     def seconds_to_wait(self) -> float:
-        """Seconds to wait, including the grace period."""
+        """Return seconds to wait, including the grace period."""
         return self.remaining() + GRACE_SECONDS
 
     def expired(self, *, starting: bool = False) -> DeadlineExceeded:

@@ -11,7 +11,7 @@ P = TypeVar("P")
 
 
 def offers(part: object, ability: Callable[..., P], /) -> TypeGuard[P]:
-    """Whether a component has all members of a Protocol, including those that `__getattr__` provides, as in a reranker around a store.
+    """Return whether a component has all members of a Protocol, including those that `__getattr__` provides, as in a reranker around a store.
 
     This does not use `isinstance`, which from Python 3.12 on ignores members that `__getattr__` provides, so that such a store would never be started.
     """

@@ -249,7 +249,7 @@ def uvicorn_protocol() -> type:
 
 
 def request_is_under_way(protocol: Any, /) -> bool:
-    """Whether a connection has a request whose response is not complete.
+    """Return whether a connection has a request whose response is not complete.
 
     Source: `H11Protocol.cycle` and `RequestResponseCycle.response_complete`, as in uvicorn 0.54.
     """

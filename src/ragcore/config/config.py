@@ -99,7 +99,7 @@ class Config:
             raise ConfigurationError("models is empty: name a model, or 'extractive' for quotation without a model")
 
     def __repr__(self) -> str:
-        """The fields, without credentials in addresses."""
+        """Return the fields, without credentials in addresses."""
         shown = []
         for one in fields(self):
             value = getattr(self, one.name)

@@ -120,7 +120,7 @@ class Document(Value):
 
 
 def _is_moment(value: object) -> bool:
-    """Whether the value is a datetime that can be converted to UTC."""
+    """Return whether the value is a datetime that can be converted to UTC."""
     try:
         return isinstance(value, datetime) and value.utcoffset() is not None and value.astimezone(UTC) is not None
     except OverflowError:  # in the last hours of the year 9999

@@ -74,7 +74,7 @@ def check_tenant(tenant: object, /) -> str:
 
 
 def _is_visible(char: str) -> bool:
-    """Whether a character is visible: not white space, a control or format character, a combining mark, or a filler.
+    """Return whether a character is visible: not white space, a control or format character, a combining mark, or a filler.
 
     Source: Unicode Character Database, general categories Z, C and M, and Default_Ignorable_Code_Point.
     """

@@ -46,7 +46,7 @@ def public(value: Value, /) -> dict[str, Any]:
 
 
 def has_internal_details(error: RagcoreError) -> bool:
-    """Whether the error's message may contain internal details. Such messages are logged for operators, and not shown to tenants."""
+    """Return whether the error's message may contain internal details. Such messages are logged for operators, and not shown to tenants."""
     return not isinstance(error, InvalidInput | Overloaded | CircuitOpen | DeadlineExceeded)
 
 
