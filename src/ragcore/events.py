@@ -21,7 +21,7 @@ class Event:
 
     Attributes:
         name: a stable name with dots, for example "breaker.open", "retry.attempt" or "bulkhead.rejected". The reference lists all names.
-        source: the object of the event, usually the dependency's name.
+        source: the object in which the event occurred, usually named like the dependency.
         data: numbers and short words; never a secret, never the text of a question or a passage.
     """
 

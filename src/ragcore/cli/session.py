@@ -94,7 +94,7 @@ class Options:
         return self.data is not None or not any(os.environ.get(name) for name in named)
 
     def has_database(self) -> bool:
-        """Return whether the embedded database exists. True for a database of the environment, which is not checked."""
+        """Return whether the embedded database exists. Return True for a database that the environment names; that one is not checked."""
         if not self._is_local():
             return True
         from ragcore.store.embedded.cluster import has_database  # only here: the package needs a POSIX system

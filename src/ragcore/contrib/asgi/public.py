@@ -33,8 +33,8 @@ NO_ANSWER = "the model that writes answers is temporarily unavailable"
 def public(value: Value, /) -> dict[str, Any]:
     """Return an answer, a retrieval, a report or an event as JSON-ready values that its tenant may see.
 
-    `to_dict()` is only for operators: the reason for an empty result contains the number of chunks of all tenants, and the reason for a degraded answer
-    contains the message of an error, with addresses. This function replaces both by general messages.
+    `to_dict()` is only for operators. The reason for an empty result contains the number of chunks of all tenants, and the reason for a degraded answer
+    contains the message of an error, with addresses. This function replaces both with general messages.
 
     Examples:
         ```python
