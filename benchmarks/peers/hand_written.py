@@ -1,4 +1,4 @@
-"""Careful hand-written code: AsyncOpenAI and asyncpg, one client and one pool, one timeout around each question."""
+"""Careful hand-written code. It uses AsyncOpenAI and asyncpg, one client and one pool, and one timeout around each question."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class HandWritten:
         self._pool: Any = None
 
     async def start(self, rows: Sequence[Row]) -> None:
-        """Do nothing: the table exists already."""
+        """Open the connection pool. The table already exists."""
         self._pool = await asyncpg.create_pool(self._job.database, min_size=1, max_size=POOL, init=register_vector)
 
     async def ask(self, question: str, deadline: float) -> str:

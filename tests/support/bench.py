@@ -1,4 +1,4 @@
-"""A client with each of its dependencies behind a proxy, against a real PostgreSQL and a real HTTP server."""
+"""A client of a real PostgreSQL and real HTTP servers, each behind a proxy."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Bench(Client, Servers):
 
 
 def _policy(name: str, *, attempt_timeout: float = 5.0, **options: Any) -> Policy:
-    """Return the default policy with a breaker that probes soon. Otherwise each cell would take as long as a break."""
+    """Return the default policy, except that its breaker probes soon. Otherwise each cell would take as long as a break of the breaker."""
     return Policy(
         name,
         attempt_timeout=attempt_timeout,
