@@ -46,7 +46,7 @@ async def test_a_connection_of_asyncpg_has_its_transport(server: tuple[str, str]
 
 
 def test_the_class_of_asyncpgs_connections_has_a_transport() -> None:
-    """The same check without a server, so that the quick tests also notice a new release of asyncpg."""
+    """This is the previous check without a server, so that the quick tests also detect a new release of asyncpg."""
     assert "_transport" in asyncpg.Connection.__slots__
 
 

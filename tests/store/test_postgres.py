@@ -171,7 +171,7 @@ async def test_migrations_run_once_even_at_the_same_time(database: tuple[str, st
 
 @anyio_test
 async def test_an_outdated_schema_is_reported_by_inspect_and_ping(migrated: tuple[str, str]) -> None:
-    """A new version is not ready if its migration was forgotten."""
+    """If an operator forgets the migration of a new version, the health check reports that it is not ready."""
     owner = await asyncpg.connect(migrated[1])
     await owner.execute("drop function ragcore.is_of; delete from ragcore.migration where number = 3")
     await owner.close()

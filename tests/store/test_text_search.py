@@ -1,4 +1,4 @@
-"""Text search over postings whose lists are cut. So few postings are read that small stores behave like large ones."""
+"""Text search with a small limit for the postings that are read, so that the limit applies in small stores as it does in large ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHUNKS = 400
 
 @pytest.fixture
 async def store(database: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PgVectorStore]:
-    """A tenant: every chunk has "common", every tenth "frequent", one "rare". The chunks of another tenant have all of them."""
+    """Fill a store. Of one tenant's chunks, each has the word "common", every tenth has "frequent", and one has "rare". Another tenant's have all three."""
     monkeypatch.setattr(searches, "LISTED", 20)
     monkeypatch.setattr(searches, "RERANKED", 30)
     searches._compose.cache_clear()
