@@ -660,7 +660,7 @@ async def _streamed(rag: RAG) -> None:
 
 
 def refusing(text: str) -> Reply:
-    """Return a response in which the model refuses, in the protocol's field for that."""
+    """Return a response in which the model refuses to answer. The protocol has a separate field for a refusal."""
     message = {"role": "assistant", "content": None, "refusal": text}
     body = {"id": "x", "object": "chat.completion", "created": 0, "model": "fake"}
     choices = [{"index": 0, "message": message, "finish_reason": "stop"}]

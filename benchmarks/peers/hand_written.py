@@ -37,7 +37,7 @@ class HandWritten:
         self._pool = await asyncpg.create_pool(self._job.database, min_size=1, max_size=POOL, init=register_vector)
 
     async def ask(self, question: str, deadline: float) -> str:
-        """Answer a question: three awaits and a timeout."""
+        """Answer a question with three awaits and one timeout around them."""
         async with asyncio.timeout(deadline):
             made = await self._embedding.embeddings.create(model="fake", input=[question])
             vector = np.array(made.data[0].embedding, dtype=np.float32)

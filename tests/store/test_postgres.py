@@ -272,7 +272,7 @@ async def test_long_vectors_are_indexed_as_far_as_pgvector_does(database: tuple[
     async with PgVectorStore(database[0], exact_rows=0) as store, PgVectorStore(database[0], exact_rows=300) as exact:
         assert not [finding for finding in (await store.inspect()).findings() if "index" in finding.message]
         await store.upsert(documents, tenant="a")
-        await owner.execute("analyze ragcore.chunk")  # as autovacuum would within a minute
+        await owner.execute("analyze ragcore.chunk")  # autovacuum would do this within a minute
         for mode in ("vector", "hybrid"):
             for n in range(5):
                 wanted = Query(question="other", tenant="a", mode=mode, top_k=5, vector=vectors[n] + vectors[n + 1])

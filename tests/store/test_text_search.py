@@ -19,7 +19,10 @@ CHUNKS = 400
 
 @pytest.fixture
 async def store(database: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PgVectorStore]:
-    """Fill a store. Of one tenant's chunks, each has the word "common", every tenth has "frequent", and one has "rare". Another tenant's have all three."""
+    """Fill a store for two tenants. Each chunk of the first has the word "common", every tenth has "frequent", and one has "rare".
+
+    Each chunk of the second tenant has all three words.
+    """
     monkeypatch.setattr(searches, "LISTED", 20)
     monkeypatch.setattr(searches, "RERANKED", 30)
     searches._compose.cache_clear()

@@ -117,7 +117,7 @@ async def serve(
             # The client cancels late calls with an error that the caller sees; uvicorn would only close their connections.
             group.start_soon(rag.aclose)
             await shutdown(sockets)
-            if server.force_exit:  # a second Ctrl-C
+            if server.force_exit:  # the user pressed Ctrl-C a second time
                 await rag.aclose(drain=0.0)
 
     interrupted = False

@@ -68,7 +68,7 @@ class OpenAIEmbedder(Part):
         encoding_format: "base64" or "float"; None: not sent. If the server refuses base64, later requests ask for floats.
         dimensions: whether to send `dimension` in the request. None: only to shorten vectors of text-embedding-3.
         parameters: parameters for each request, such as {"user": "ragcore"}. If the server refuses a parameter by name, later requests omit it.
-        extra_body: like `parameters`, but always sent, even if the server refuses them, such as {"truncate": "NONE"}.
+        extra_body: parameters that are always sent, even if the server refuses them, such as {"truncate": "NONE"}.
         extra_headers: headers for each request.
 
     Raises:

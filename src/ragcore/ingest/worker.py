@@ -35,7 +35,7 @@ Answer = dict[str, Any]
 
 
 def main() -> None:
-    """Answer until stdin ends."""
+    """Answer requests until stdin ends."""
     sys.setrecursionlimit(2_000)
     _limit_memory(int(sys.argv[1]))
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
@@ -98,7 +98,7 @@ def parse(path: Path, reader: Reader) -> Parsed:
 
 def _regular(path: Path) -> IO[bytes]:
     """Open a regular file. Refuse pipes and devices, because they may never end."""
-    # O_NONBLOCK: opening a pipe doesn't wait for its other end.
+    # With O_NONBLOCK, opening a pipe doesn't wait until another process opens its other end.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

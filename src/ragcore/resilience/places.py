@@ -89,7 +89,7 @@ class Places:
         before = self.service_time or (service_time if finished else math.inf)
         # If a call was cut short, its time is a lower bound: it can raise the estimate but never lower it.
         if finished or service_time > before:
-            # A call that is much faster than the estimate shows the end of a slow period, so it gets a larger weight.
+            # If a call is much faster than the estimate, a slow period has ended. So this call gets a larger weight.
             weight = NEWEST if service_time * MUCH_QUICKER > before else MUCH_QUICKER_WEIGHT
             self.service_time = before + weight * (service_time - before)
             self._forget_at = now + FORGET_SECONDS + FORGET_SERVICES * self.service_time

@@ -16,7 +16,7 @@ __all__ = ["at_rest", "cancel_everywhere", "tasks"]
 
 # A run with more awaits is reported as a run that may never end.
 MOST_CHECKPOINTS = 10_000
-# After a cancellation, background work gets this many turns of the loop to end, and clean-up this many seconds.
+# After a cancellation, background work must end within this many turns of the loop, and a clean-up must end within this many seconds.
 SETTLING_TURNS = 20
 SETTLING_SECONDS = 2.0
 

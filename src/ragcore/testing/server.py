@@ -59,7 +59,7 @@ class OpenAIServer:
     Embeddings come from `embedder`, or from hashed words. Chat answers with `text`, or quotes the passages in ragcore's prompts, so that tests can
     distinguish right answers from wrong ones. Each request takes the next fault from `faults`: `Fail(status)` answers with that status, `Fail(error)`
     drops the connection, `Slow` waits before it answers, and `Hang` never answers. `Reply`, `Silent`, `Huge`, `Bomb`, `Endless`, `Crumbs`,
-    `Redirect`, `Refuse`, `Corrupt`, `Broken` and `BadEnd` behave as their docstrings describe. For faults on the wire, put a `FaultProxy` in front.
+    `Redirect`, `Refuse`, `Corrupt`, `Broken` and `BadEnd` behave as their docstrings describe. For faults on the wire, put a `FaultProxy` in front of it.
 
     Args:
         embedder: a started embedder; None: words are hashed to vectors.

@@ -29,7 +29,7 @@ class ClientGone(Exception):
     """The client has disconnected or doesn't read, so no response can be sent."""
 
 
-# Largest number of a path's characters in a log.
+# The largest number of characters of a path that a line of the log shows.
 MOST_SHOWN = 500
 
 

@@ -66,7 +66,7 @@ _BREAK = object()
 
 
 def read_xml(data: bytes) -> Parsed:
-    """Read the text of an XML file, one line for each element. The name of the element precedes a short text, and the name of an attribute its value.
+    """Read the text of an XML file, one line for each element. Write the name of the element before a short text, and each attribute as name and value.
 
     Files that declare entities are refused, because entities can grow without limit.
 

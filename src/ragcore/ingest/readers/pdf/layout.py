@@ -162,7 +162,7 @@ def _without_numbers(text: str) -> str:
 
 
 def body_size(pages: Sequence[Sequence[Line]]) -> float:
-    """Return the height of most letters of the document."""
+    """Return the height that most letters of the document have."""
     letters: Counter[float] = Counter()
     for page in pages:
         for line in page:
