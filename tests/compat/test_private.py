@@ -102,7 +102,7 @@ def test_connections_of_the_sdks_client_are_opened_by_the_wrapped_backend() -> N
 
     client = openai.AsyncOpenAI(api_key="k", base_url="http://localhost")
     wrap_network_backend(client, Wrapper)
-    wrap_network_backend(client, Wrapper)  # not twice
+    wrap_network_backend(client, Wrapper)  # a second call has no effect
     pool: Any = client._client._transport._pool  # type: ignore[attr-defined]
     assert isinstance(pool._network_backend, Wrapper)
     assert not isinstance(pool._network_backend.backend, Wrapper)

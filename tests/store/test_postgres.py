@@ -281,7 +281,7 @@ async def test_long_vectors_are_indexed_as_far_as_pgvector_does(database: tuple[
                 assert len({p.chunk_id for p in found} & {p.chunk_id for p in right}) >= 4
                 assert [p.score for p in found[:2]] == pytest.approx([p.score for p in right[:2]], abs=1e-6)
     used = "select idx_scan from pg_stat_user_indexes where indexrelname = 'chunk_embedding'"
-    with anyio.fail_after(10):  # a session reports when it ends
+    with anyio.fail_after(10):  # a session reports its statistics when it ends
         while (scans := await owner.fetchval(used)) == 0:
             await anyio.sleep(0.05)
     await owner.close()

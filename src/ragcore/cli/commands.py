@@ -24,7 +24,7 @@ __all__ = ["run"]
 class _OptionsAnywhere(TyperGroup):
     """Accepts the options of the group before and after the command, because people write `ragcore ask … --data folder`."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # a Context of click, or of the copy in newer typers
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # a Context of click, or of typer's own copy of click
         return super().parse_args(ctx, self._to_the_front(args))
 
     def _to_the_front(self, args: list[str]) -> list[str]:

@@ -54,7 +54,7 @@ async def serve(
     trusted_proxies: str,
     audit: Path | None,
 ) -> int:
-    """Serve until interrupted. Running calls then get the client's drain time to end.
+    """Serve until interrupted. After that, running calls have the client's drain time to end.
 
     Raises:
         ConfigurationError: uvicorn is missing, the hook can't be imported, the tokens can't be read, or the port is not available.
@@ -144,7 +144,7 @@ async def serve(
 
 
 def _with_limits(config: Config) -> Config:
-    """Return the configuration. Limits of tenants that it does not set get a default; 0 means no limit."""
+    """Return the configuration, with the default for each limit of tenants that is not set. 0 means no limit."""
     settings = config.settings
     return replace(
         config,

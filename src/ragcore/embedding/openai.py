@@ -57,7 +57,7 @@ class OpenAIEmbedder(Part):
 
     Args:
         model: the model's name on the server.
-        dimension: number of dimensions of the vectors. None: as OpenAI documents it. A smaller number than the model's own shortens text-embedding-3 vectors.
+        dimension: number of dimensions of the vectors. None: as OpenAI documents it. For text-embedding-3, a smaller number shortens the vectors.
         max_tokens: length of the longest text in tokens. None: as OpenAI documents it; 8,192 for other models.
         base_url: URL of the server. None: the SDK's default (OPENAI_BASE_URL).
         api_key: key for the server. None: the SDK's default (OPENAI_API_KEY).
@@ -135,7 +135,7 @@ class OpenAIEmbedder(Part):
         return self._tokens.count(text)
 
     def wait_for_tokenizer(self, seconds: float) -> bool:
-        """Block until tiktoken's ranks are loaded or failed to load, at most `seconds`.
+        """Block for at most `seconds`, until tiktoken's ranks are loaded or could not be loaded.
 
         Return whether counts are exact. Don't call this method on the event loop.
         """

@@ -183,7 +183,7 @@ class _Ladder:
         return figures
 
     async def _run(self, driver: Driver, watched: Watching) -> tuple[float, float]:
-        """Run all levels and the steady load. Returns when the steady load began and ended."""
+        """Run all levels and the steady load. Return the times at which the steady load began and ended."""
         watched.phase("warm-up", WARM_UP)
         warm_up: list[Outcome] = []
         for _ in range(WARM_UP):

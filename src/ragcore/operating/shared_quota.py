@@ -1,7 +1,7 @@
 """Limits that are shared by all processes that use the same database.
 
 The database counts each call at its start, and the call's tokens and cost at its end. Each process keeps counts too: `RAG.limits` reads them, and they
-replace the shared counts while the database is not available. So a call is not refused only because the database is down.
+replace the shared counts while the database is not available. So calls are still admitted while the database is down.
 
 The use of each tenant is kept in a ledger, as sums that only grow, and each statement sends the sums. So if the response of a statement was lost, the
 statement can be repeated and nothing is counted twice. The next statement includes all sums that an earlier one could not write.
@@ -37,7 +37,7 @@ LEASE_SECONDS = 5.0
 PAUSE_SECONDS = 5.0
 # Seconds between two warnings.
 WARN_SECONDS = 60.0
-# The largest number of ledgers, and in each ledger of ended calls whose places are not given back yet.
+# The largest number of ledgers, and the largest number of ended calls in a ledger whose places are not given back yet.
 MOST_LEDGERS = 100_000
 MOST_FINISHED = 1_000
 # Seconds after which a new ledger begins. If a ledger is not written for a day, the database forgets it and would then count its sums a second time.

@@ -108,7 +108,7 @@ async def _queue(call: Call, bulkhead: Bulkhead) -> Flow:
 
 
 def _sleepers(call: Call) -> tuple[Sleepers | None, Sleepers | None]:
-    """Return the sleepers of the key's breaker and of the policy's breaker. Each of the two ends the wait if it opens; the policy's can be isolated."""
+    """Return the sleepers of the key's breaker and of the policy's own breaker. If one of the two breakers opens, the wait ends."""
     own, general = call.breaker, call.dependency.breaker
     return None if own is None else own.sleepers, None if general is None else general.sleepers
 

@@ -124,7 +124,7 @@ class Bulkhead:
         if places.inside >= places.limit or self.line.waiting:
             return None
         flow = places.flows.get(name) or places.of(name)
-        # The same as `Places.take`, without the cost of a call.
+        # This code is the same as that of `Places.take`, without the cost of a call.
         if not flow.inside:
             places.holders += 1
         flow.inside += 1

@@ -17,7 +17,7 @@ from ragcore.types import Answer, Delta, Document, Done, Retrieved
 
 __all__ = ["traffic"]
 
-# A call is late if it ends more than this many seconds after its deadline. A cancelled call may clean up for as long.
+# A call is late if it ends more than this many seconds after its deadline. The clean-up of a cancelled call may take as long.
 LATE = 0.2
 TENANTS = ("ann", "bob", "cy")
 

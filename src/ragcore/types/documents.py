@@ -123,7 +123,7 @@ def _is_moment(value: object) -> bool:
     """Return whether the value is a datetime that can be converted to UTC."""
     try:
         return isinstance(value, datetime) and value.utcoffset() is not None and value.astimezone(UTC) is not None
-    except OverflowError:  # the moment is in the last hours of the year 9999, and later than that in UTC
+    except OverflowError:  # in UTC, the moment is after the end of the year 9999
         return False
 
 

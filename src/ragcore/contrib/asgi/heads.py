@@ -1,6 +1,6 @@
 """Refuses ambiguous requests. A proxy and the server behind it could read such a request differently (request smuggling).
 
-For example, if the proxy uses Content-Length and the server Transfer-Encoding, the server may read a part of the body as the next request.
+For example, if the proxy uses Content-Length and the server uses Transfer-Encoding, the server may read a part of the body as the next request.
 Such requests are refused here, even if the server would accept them.
 
 Source: RFC 9112, 6.1 and 6.3 (message body length); RFC 9110, 5.3 (field order) and 11.6.2 (Authorization).

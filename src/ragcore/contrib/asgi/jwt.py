@@ -132,7 +132,7 @@ def _check(jwks_url: str | None, key: str | bytes | None, algorithms: Sequence[s
 
 
 def _is_safe(url: str) -> bool:
-    """Return whether keys may be fetched from an address: it is encrypted, or on this machine."""
+    """Return whether keys may be fetched from an address. The address must use encryption or be on this machine."""
     try:
         parts = urlsplit(url)
     except ValueError:

@@ -134,8 +134,8 @@ def _prepared_docx(data: bytes) -> bytes:
     """Return a .docx that is changed so that kreuzberg 4.10 reads it completely.
 
     kreuzberg loses "&amp;", "&lt;" and "&gt;", so "<65" becomes "65". It loses tabs, fixed hyphens and symbols, so "2025" and "40" next to each other
-    become "202540". It loses the paragraph around a text box, a footnote that has the number of an endnote, headers and footers. It keeps the old copy of
-    moved text.
+    become "202540". It loses the paragraph around a text box, a footnote that has the number of an endnote, headers and footers. If text was moved while
+    changes were tracked, it returns the old copy as well.
     """
     out = BytesIO()
     with zipfile.ZipFile(BytesIO(data)) as source, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as target:
