@@ -62,8 +62,8 @@ PACED = 1.5
 MOST_FOREIGN = 0.15
 # For each connection, uvicorn reads up to this many bytes before the application asks for them.
 READ_AHEAD = 65_536
-# The limit is the sum of one tenant's share, which is a quarter of the 64 MiB for all bodies, of the bytes that are read ahead, and of 32 MiB for two reports
-# of 10,000 scores each and for memory that the allocator keeps. Without that share, the server would hold all 64 bodies that may be read at once.
+# The limit is a sum of three parts: one tenant's share of the memory for bodies (a quarter of 64 MiB), the bytes that are read ahead, and 32 MiB for two
+# reports of 10,000 scores each and for memory that the allocator keeps. Without a share for each tenant, the server would hold 64 bodies at once.
 MOST_GROWTH_MIB = 64 / 4 + BODIES * READ_AHEAD / 2**20 + 32
 
 

@@ -1,7 +1,7 @@
 """A cache of embedded questions. A question that is asked again needs no request.
 
-Source: the least recently used entry is dropped first, as in functools.lru_cache; entries also have an age, and all together a limit in bytes. Equal texts
-at the same time share one request, as in golang.org/x/sync/singleflight.
+Source: the least recently used entry is dropped first, as in functools.lru_cache. Entries also expire, and all entries together have a limit in bytes.
+Equal texts at the same time share one request, as in golang.org/x/sync/singleflight.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ class CachedEmbedder(Part):
         return check_vectors(vectors, count=len(texts), dimension=self.dimension, model=self.model)
 
     def _key(self, tenant: str, kind: Kind, text: str) -> bytes:
-        # Length prefixes keep different parts from producing the same key.
+        # Because of the length prefixes, different parts never produce the same key.
         parts = (part.encode(errors="surrogatepass") for part in (tenant, self.model, kind, text))
         return blake2b(b"".join(b"%d:%s" % (len(part), part) for part in parts), digest_size=32).digest()
 

@@ -175,7 +175,7 @@ class Coalescer:
         return _Batch(items)
 
     async def _request(self, batch: _Batch) -> None:
-        # The latest deadline of all callers: a caller with less time leaves, and must not end the request of the others.
+        # Use the latest deadline of all callers: a caller with less time leaves, and must not end the request of the others.
         when = max(item.when for item in batch.items)
         for item in batch.items:
             item.mark_sent()

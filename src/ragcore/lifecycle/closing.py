@@ -1,4 +1,4 @@
-"""Closes sources when their reader stops, because of their end, an error or a cancellation."""
+"""Closes sources when their reader stops: at the end, after an error or after a cancellation."""
 
 from __future__ import annotations
 

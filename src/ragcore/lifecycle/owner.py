@@ -156,7 +156,7 @@ class Owner:
     async def stop(self) -> None:
         """Cancel the work that still runs. Return when all of it has ended, or after 5 s if some work ignores the cancellation."""
         self._stopping.set()
-        # Wait only shortly if work was left behind, because that work has already used its time.
+        # If work was left behind, wait only for a short time, because that work has already used its time.
         with anyio.move_on_after(CLEAN_UP if self._left else CLOSE_SECONDS):
             await self._done.wait()
             return

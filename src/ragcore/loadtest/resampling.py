@@ -123,7 +123,7 @@ def log_ratio_margin(
         figures: the number of intervals that must all hold in 95 % of comparisons (Bonferroni).
     """
     fewest = min(len(before), len(after))
-    # A bootstrap of few blocks gives an interval that is too narrow. The first factor corrects its spread; the others, with Student's t, its shape.
+    # A bootstrap of few blocks gives an interval that is too narrow. The first factor corrects its spread; the others use Student's t and correct its shape.
     wider = math.sqrt(fewest / (fewest - 1)) * student(fewest - 1) / student(10_000)
     draw = random.Random(seed)
 

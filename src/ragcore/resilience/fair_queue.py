@@ -246,7 +246,7 @@ class FairQueue:
         return min(waiter.by, waiter.when - max(self._places.service_time, BEFORE_DEADLINE))
 
     def _expire(self, waiter: Waiter) -> None:
-        waiter.flow.newest_first = True  # serving the flow in order of arrival came too late for this waiter
+        waiter.flow.newest_first = True  # in order of arrival, this waiter's turn would come too late
         self._forget(waiter)
         self._refuse(waiter, clock()())
 

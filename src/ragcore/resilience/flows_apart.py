@@ -1,7 +1,7 @@
 """Flows that are set apart: their own circuit breakers refuse their calls while the calls of all other flows continue.
 
 A flow fails alone if its requests are at fault and not the dependency, for example because of a damaged document or a question that is too long. Such a
-flow must not open the breaker for all flows. In turn, an outage must not be mistaken for the failures of one flow.
+flow must not open the breaker for all flows. Conversely, an outage must not be treated as the failures of one flow.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class Pausable(Protocol):
 
     @property
     def until(self) -> float:
-        """The point in time at which the limit runs out; infinity while it stands still."""
+        """The point in time at which the limit runs out; infinity while it is paused."""
 
     @property
     def place_by(self) -> float:
@@ -109,7 +109,7 @@ class Patience:
 
     @property
     def until(self) -> float:
-        """The point in time at which the limit runs out; infinity while it stands still."""
+        """The point in time at which the limit runs out; infinity while it is paused."""
         return self._scope.deadline
 
     def has_run_out(self, now: float) -> bool:

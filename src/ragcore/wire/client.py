@@ -31,7 +31,7 @@ logger: logging.Logger = logging.getLogger("ragcore")
 # The largest number of bytes of an error body that are read, and the seconds for reading it.
 MAX_ERROR = 64 * 1024
 ERROR_SECONDS = 2.0
-# The largest number of redirects that are followed. They must stay on the same server, for example add a slash at the end of the path.
+# The largest number of redirects that are followed. A redirect must stay on the same server; for example, it may add a slash at the end of the path.
 MOST_REDIRECTS = 3
 
 

@@ -41,7 +41,7 @@ MOST_CONTROLS = 0.02
 
 
 def decode(data: bytes) -> tuple[str, str]:
-    """Return the text, and the encoding if it was guessed, else "".
+    """Return the text and the guessed encoding; "" if the encoding was not guessed.
 
     Raises:
         InvalidInput: the data is binary.
