@@ -320,7 +320,7 @@ def test_every_command_in_the_documents_is_valid(page: str, command: str, monkey
         assert words[0] in KNOWN, command
         return
     monkeypatch.setenv("RAGCORE_OWNER_DSN", "postgresql://owner@localhost/ragcore")
-    # "…" stands for a value of the reader's.
+    # "…" stands for a value that the reader fills in.
     told = ["x" if word == "…" else word for word in told]
     try:
         parse(app, told)

@@ -36,7 +36,7 @@ __all__ = ["Cell", "run", "run_cell", "run_matrix"]
 # A call counts as late, or as hung, if it ends more than this many seconds after its deadline. The event loop's lag is not included.
 LATE = 0.1
 HUNG = 5.0
-# The deadline in seconds for routine faults. It is longer than a restart takes, as usual deadlines are.
+# The deadline in seconds for routine faults. Like usual deadlines, it is longer than a restart takes.
 ORDINARY_DEADLINE = 5.0
 # In each cell, the process may grow by at most this many MB, and the event loop may be blocked for at most this many ms.
 MOST_GROWTH_MB = 64

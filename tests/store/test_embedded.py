@@ -411,7 +411,7 @@ async def test_a_folder_of_the_first_release_is_used_and_locked_for_other_users(
 async def test_a_start_that_times_out_behind_another_process_leaves_no_lock(folder: str) -> None:
     """The start leaves no open file. It closes no descriptor that may have been given to another file meanwhile."""
     lock = Cluster(Path(folder)).users_lock
-    with lock.open("w") as held:  # like a process that stops the server
+    with lock.open("w") as held:  # a process that stops the server holds this lock
         fcntl.flock(held, fcntl.LOCK_EX)
         before = len(os.listdir("/proc/self/fd"))
         with pytest.raises(StoreError, match="another process did not finish stopping the server"):
