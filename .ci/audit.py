@@ -1,4 +1,4 @@
-"""What the demo installs: known vulnerabilities, licences, and the bill of materials of a release. `make audit` runs it.
+"""Reports known vulnerabilities and licences of the packages that the demo installs, and writes a release's bill of materials. `make audit` runs it.
 
 Exit status 0: no vulnerability is known; 1: there are some, or a package's licence is unknown; 2: no advisory source answered, so nothing is known.
 """
@@ -15,17 +15,17 @@ from typing import Any
 
 HERE = Path(__file__).parent
 LOCKS = (HERE / "demo.lock", HERE / "weights.lock")
-# pip-audit's sources. One that can't be reached raises, or skips each package with the reason, and still says "no known vulnerabilities".
+# pip-audit's sources. If a source can't be reached, pip-audit raises an error, or skips each package and still prints "no known vulnerabilities".
 SOURCES = ("pypi", "osv")
 
 
 def locked(text: str) -> list[tuple[str, str]]:
-    """(name, version) of a lock file's packages; some have a version for each Python."""
+    """Return (name, version) of each package in a lock file. A package may have several versions, for different releases of Python."""
     return re.findall(r"^([\w.-]+)==([^\s;\\]+)", text, re.MULTILINE)
 
 
 def judged(report: str) -> tuple[int, list[str]]:
-    """(how many packages a source knows, what it says of those with a vulnerability) in a report of pip-audit's."""
+    """Read a report of pip-audit. Return the number of packages that the source knows, and a line for each known vulnerability."""
     try:
         packages: list[dict[str, Any]] = json.loads(report)["dependencies"]
     except (ValueError, KeyError):
@@ -40,7 +40,7 @@ def judged(report: str) -> tuple[int, list[str]]:
 
 
 def licence(package: Distribution) -> str:
-    """As its metadata has it; "" if it says nothing."""
+    """Return the licence that a package's metadata names; "" if it names none."""
     told = package.metadata
     named = [value.rpartition(" :: ")[2] for value in told.get_all("Classifier", []) if value.startswith("License :: ")]
     text = told.get("License-Expression") or ", ".join(named) or told.get("License") or ""
@@ -48,7 +48,7 @@ def licence(package: Distribution) -> str:
 
 
 def audit() -> tuple[int, list[str]]:
-    """The report of the first source that answers."""
+    """Return the report of the first source that answers, as `judged` returns it."""
     locks = [word for lock in LOCKS for word in ("-r", str(lock))]
     for source in SOURCES:
         command = [sys.executable, "-m", "pip_audit", *locks, "--no-deps", "--disable-pip", "-s", source]
@@ -63,7 +63,12 @@ def audit() -> tuple[int, list[str]]:
 
 
 def main(installed: str, release: str) -> int:
-    """Args: the site-packages whose licences are reported, and where the bill of materials goes."""
+    """Print the report and write the bill of materials.
+
+    Args:
+        installed: the site-packages folder whose licences are reported.
+        release: the file for the bill of materials.
+    """
     text = "".join(lock.read_text() for lock in LOCKS)
     packages = locked(text)
     known, found = audit()

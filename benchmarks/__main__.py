@@ -8,8 +8,8 @@ if __name__ == "__main__":
         from benchmarks.command import main
     except ModuleNotFoundError as error:
         sys.exit(f"{error}: the benchmarks' command line needs httpx, typer and rich: pip install httpx typer rich")
-    # A shell starts a job in the background with SIGINT ignored, and then it would never stop.
+    # A shell starts background jobs with SIGINT ignored. Without this line, Ctrl-C and `kill -INT` would never stop such a job.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # SIGTERM ends it like Ctrl-C, so that the servers that it started end too.
+    # Handle SIGTERM like Ctrl-C, so that the servers that this process started end as well.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     main()

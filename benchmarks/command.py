@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     asked = next((word for word in given if word in SCENARIOS), None)
     for name, what in SCENARIOS.items():
-        # Import only the requested scenario: others may need packages that are not installed.
+        # Import only the requested scenario, because other scenarios may need packages that are not installed.
         app.command(name, help=what)(scenario_of(name) if name == asked else _unloaded)
     app(given)
 
@@ -67,11 +67,11 @@ def scenario_of(name: str) -> Callable[..., None]:
 
 
 def _unloaded() -> None:
-    """Placeholder for a scenario that was not requested."""
+    """Do nothing. This function stands for each scenario that was not requested."""
 
 
 def _commit() -> str | None:
-    """Return the commit of the checkout, and whether there are changes."""
+    """Return the commit of the checkout, with a mark if files were changed since; None if it is unknown."""
     try:
         commit = _git("rev-parse", "--short", "HEAD")
         return f"{commit} and changes" if _git("status", "--porcelain") else commit

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 __all__ = ["heat_map"]
 
 LEFT, TOP, WIDTH, HEIGHT = 190, 60, 62, 24
-# Light at 1, dark below .9. Each cell also shows its number, so that no one needs the colour.
+# Colours from light (a ratio of 1) to dark (below .9). Each cell also shows its number, so no reader needs the colour.
 SHADES = ((0.99, "#e6f4ea", "#111"), (0.95, "#c8e6c9", "#111"), (0.9, "#fff3c4", "#111"), (0.0, "#c62828", "#fff"))
 
 

@@ -19,7 +19,7 @@ __all__ = ["FIGURE", "PUBLISHED", "pages", "publish", "rendered", "runs"]
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = Path(__file__).parent / "published"
-# The run's name, the figure's name, the format.
+# The groups are the run's name, the figure's name, the format and the value.
 FIGURE = re.compile(r"<!--f ([\w-]+)\.([^|>]+)\|([^>]+?)-->(.*?)<!--/f-->")
 ABOUT = re.compile(r"<!--runs-->.*?<!--/runs-->", re.DOTALL)
 KEPT = ("scenario", "time", "commit", "machine", "settings", "seed", "figures", "failed")
@@ -31,7 +31,7 @@ def pages() -> list[Path]:
 
 
 def runs() -> dict[str, dict[str, Any]]:
-    """Return the published runs by name: the scenario, and for an option that changes what is measured, also the option."""
+    """Return the published runs by name. The name is the scenario's name, with the option if an option changes what is measured."""
     return {path.stem: json.loads(path.read_text()) for path in sorted(PUBLISHED.glob("*.json"))}
 
 
@@ -80,7 +80,7 @@ def _has(settings: Mapping[str, Any], option: str) -> bool:
 
 
 def _about(published: Sequence[Mapping[str, Any]]) -> str:
-    """When, where and with which versions the published runs were measured."""
+    """Return a sentence that says when, where and with which versions the published runs were measured."""
     days = sorted(run["time"][:10] for run in published)
     machines = {
         (run["machine"]["cores"], run["machine"]["architecture"], run["machine"]["python"]) for run in published

@@ -30,6 +30,6 @@ SCENARIOS = {
 
 
 def scenario(name: str) -> Callable[..., Figures]:
-    """Import a scenario's module and return its `run`. Importing it only now avoids the packages that other scenarios need."""
+    """Import a scenario's module and return its `run`. Only this module is imported, because other scenarios may need packages that are not installed."""
     run: Callable[..., Figures] = importlib.import_module(f"benchmarks.scenarios.{name}").run
     return run

@@ -1,6 +1,6 @@
 """A chat in the terminal that keeps the history of the conversation and prints each answer while it arrives.
 
-Ctrl-C stops an answer; Ctrl-D ends the chat. The history is bounded, so a long conversation does not grow the prompt without limit.
+Ctrl-C stops an answer; Ctrl-D ends the chat. The history has a limit, so the prompt of a long conversation does not grow without limit.
 
 Needs the extras embedded and local.
 Run it in this folder, and ask "How long is the warranty on the frame?", then "And on the battery?":

@@ -26,7 +26,7 @@ from ragcore.ingest import read
 TOKENS: dict[str, str] = json.loads(os.environ["TOKENS"])
 app = Flask(__name__)
 app.config["MAX_CONTENT_LENGTH"] = 64_000
-# No I/O: the client starts at its first call, so each worker of gunicorn starts its own.
+# This does no I/O. The client starts at its first call, so each worker of gunicorn starts its own client.
 rag = blocking.RAG.from_config(
     ragcore.Config.from_env() if "DATABASE_URL" in os.environ else ragcore.Config.local("data")
 )

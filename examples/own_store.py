@@ -1,4 +1,4 @@
-"""A store of your own: `SQLiteSearcher` searches a SQLite file by text. A `Retriever` needs no more than its method `search`.
+"""A store of your own: `SQLiteSearcher` searches a SQLite file by text. Its method `search` is all that a `Retriever` needs.
 
 Tenants: the statement names the tenant. Deadlines: the statement runs on a thread, so it does not block the event loop. If the call is cancelled, for
 example at its deadline, `search` returns at once and SQLite stops the statement. A mode or a filter that the store does not support is an error.
@@ -21,7 +21,7 @@ import anyio
 import ragcore
 
 COLUMNS = "body, chunk unindexed, document unindexed, tenant unindexed, tokenize = 'porter'"
-# bm25 weighs a word by all rows, also by those of other tenants. Use a file for each tenant if that matters to you.
+# bm25 computes the weight of a word from all rows, including those of other tenants. If this is a problem for you, use one file for each tenant.
 SEARCH = (
     "select chunk, document, body, bm25(chunks) from chunks where chunks match ? and tenant = ? order by 4, 1 limit ?"
 )
@@ -42,7 +42,7 @@ class SQLiteSearcher:
 
         def select() -> list[ragcore.Passage]:
             with closing(sqlite3.connect(self._path)) as db:
-                db.set_progress_handler(left.is_set, 1_000)  # SQLite stops a statement when this returns True
+                db.set_progress_handler(left.is_set, 1_000)  # SQLite stops the statement if this function returns True
                 found = db.execute(SEARCH, (words, query.tenant, query.top_k))
                 return [ragcore.Passage(*columns, text_score=-rank) for *columns, rank in found]
 

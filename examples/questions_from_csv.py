@@ -1,6 +1,6 @@
 """Answers the questions of a CSV file, a few at a time, and writes a row for each answer to another CSV file.
 
-A question that fails does not stop the others: its row has the error. Each row is written as soon as it is known, so Ctrl-C keeps the rows so far.
+If a question fails, its row has the error, and the other questions continue. Each row is written as soon as it is known, so it survives Ctrl-C.
 
 Needs the extras embedded and local.
 Run it in this folder with a file that has a column "question", and a name for the file of answers:

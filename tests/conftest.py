@@ -36,7 +36,7 @@ for name in [n for n in os.environ if n.startswith(("RAGCORE_", "OPENAI_", "PG")
 
 pytest_plugins = ["ragcore.testing.fixtures"]
 
-# No deadline for an example: its time depends on the machine.
+# An example has no deadline, because its time depends on the machine.
 hypothesis.settings.register_profile("ragcore", deadline=None, max_examples=30)  # for `make check` and `make test`
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2_000)  # for `make test-all`
 hypothesis.settings.register_profile(
@@ -46,7 +46,7 @@ hypothesis.settings.load_profile("ragcore")
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Fail a run that leaves a server behind."""
+    """Make the run fail if a server is left behind."""
     left = servers_left()
     if left:
         print(f"\nservers were left behind: {left}")
@@ -54,7 +54,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def outside() -> dict[str, str]:
-    """Return the environment for programs that use the network, such as pip: with the certificates of all authorities."""
+    """Return the environment for programs that use the network, such as pip. It has the certificates of all authorities."""
     return {name: value for name, value in os.environ.items() if name != "SSL_CERT_FILE"}
 
 
@@ -73,7 +73,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(autouse=True)
 def _nothing_blocks(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test whose code blocks the event loop."""
+    """Make a test fail if its code blocks the event loop."""
     from blockbuster import blockbuster_ctx
 
     # Coverage takes a lock in every function, so blocking calls can't be checked.
@@ -96,7 +96,7 @@ def _nothing_blocks(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[tuple[str, str]]:
-    """(DSN of the plain role, DSN of the owner) of an embedded PostgreSQL for the whole run."""
+    """Return (DSN of the plain role, DSN of the owner) of an embedded PostgreSQL for the whole run."""
     from ragcore.store import embedded
 
     folder = Path(tempfile.mkdtemp(prefix="ragcore-tests-"))
@@ -109,7 +109,7 @@ def server() -> Iterator[tuple[str, str]]:
 
 @pytest.fixture
 async def database(server: tuple[str, str], anyio_backend_name: str) -> AsyncIterator[tuple[str, str]]:
-    """The same two DSNs for a new, empty database of this test, without migrations."""
+    """Return the same two DSNs for a new, empty database of this test. It is not migrated."""
     import asyncpg
 
     if anyio_backend_name != "asyncio":

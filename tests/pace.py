@@ -8,12 +8,12 @@ __all__ = ["in_time", "slowness"]
 
 # Seconds of CPU time: long enough that the scheduler also runs other processes.
 WORK_SECONDS = 0.05
-# Limits grow at most by this factor: a slower machine can't measure time.
+# Limits grow at most by this factor. On a slower machine, measured times mean nothing.
 SLOWEST = 20.0
 
 
 def in_time(seconds: float, limit: float) -> bool:
-    """Whether `seconds` is within the limit, or within the limit times the current slowness of this machine.
+    """Return whether `seconds` is within the limit, or within the limit times the current slowness of this machine.
 
     The slowness is measured only after a missed limit, so on a quiet machine the limit holds exactly.
     """

@@ -139,7 +139,7 @@ async def test_returned_passages_are_logged_before_the_stream_ends(tmp_path: Pat
             with anyio.fail_after(5):
                 while "begun" not in path.read_text():
                     await anyio.sleep(0.01)
-    # No character in a name ends a line, also not for programs that know other line separators.
+    # No character in a name ends a line, even for programs that know other line separators.
     assert len(path.read_text().splitlines()) == 3
     assert {line["tenant"] for line in lines(path)} == {"m\u2028forged"}
 

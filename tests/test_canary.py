@@ -105,7 +105,7 @@ class Seen:
         self.traceback(error)
 
     def traceback(self, error: BaseException) -> None:
-        """Add a traceback with the variables of each frame, except the frames of these tests."""
+        """Add a traceback with the variables of each frame. The frames of these tests are left out."""
         whole = traceback.TracebackException.from_exception(error, capture_locals=True)
         left: list[traceback.TracebackException | None] = [whole]
         while left:
@@ -128,7 +128,7 @@ class Seen:
         return found
 
     def holds(self, canary: str, place: str) -> bool:
-        """Whether a canary appears at a place. Tests check an allowed place, since a test that does nothing would find no leak."""
+        """Return whether a canary appears at a place. Tests also check allowed places, because a test that does nothing would find no leak."""
         return any(canary in text for text in self.texts[place])
 
 
@@ -325,7 +325,7 @@ async def test_successful_calls_leak_nothing(
 
 
 def said(message: str, status: int) -> Reply:
-    """Return a refusal of the model server with a message."""
+    """Return a refusal with this message, as the model server sends it."""
     body = json.dumps({"error": {"message": message, "type": "server_error", "param": None, "code": None}})
     return Reply(status, body.encode(), {"content-type": "application/json"})
 
@@ -660,7 +660,7 @@ async def _streamed(rag: RAG) -> None:
 
 
 def refusing(text: str) -> Reply:
-    """Return a response in which the model refuses, in the protocol's field for that."""
+    """Return a response in which the model refuses to answer. The protocol has a separate field for a refusal."""
     message = {"role": "assistant", "content": None, "refusal": text}
     body = {"id": "x", "object": "chat.completion", "created": 0, "model": "fake"}
     choices = [{"index": 0, "message": message, "finish_reason": "stop"}]

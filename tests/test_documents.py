@@ -25,7 +25,7 @@ from .test_layout import FLOORS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-# Type aliases are explained in the text, not on a page of their own.
+# Type aliases have no page of their own; the text explains them.
 ALIASES = {
     "Mode",
     "EmbedText",
@@ -152,7 +152,7 @@ def names_of(body: list[ast.stmt], owner: str = "") -> set[str]:
 
 
 def exists(path: str, name: str) -> bool:
-    """Whether the file or folder of a pointer exists, and the file defines the name."""
+    """Return whether the file or folder of a pointer exists, and the file defines the name."""
     found = next((place / path for place in (ROOT / "src" / "ragcore", ROOT) if (place / path).exists()), None)
     if found is None or found.is_dir() != path.endswith("/"):
         return False
@@ -161,7 +161,7 @@ def exists(path: str, name: str) -> bool:
 
 @pytest.mark.parametrize("page", [ARCHITECTURE, *sorted(DECISIONS.glob("*.md"))], ids=lambda page: page.name)
 def test_pointers_to_the_code_exist(page: Path) -> None:
-    """A pointer is a code span that ends with a slash or contains the name of a source file."""
+    """A pointer is text in backticks that ends with a slash or contains the name of a source file."""
     spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE))
     wrong = []
     for span in spans:
@@ -320,7 +320,7 @@ def test_every_command_in_the_documents_is_valid(page: str, command: str, monkey
         assert words[0] in KNOWN, command
         return
     monkeypatch.setenv("RAGCORE_OWNER_DSN", "postgresql://owner@localhost/ragcore")
-    # "…" stands for a value of the reader's.
+    # "…" stands for a value that the reader fills in.
     told = ["x" if word == "…" else word for word in told]
     try:
         parse(app, told)
@@ -451,5 +451,5 @@ def test_links_of_notebooks_are_those_of_the_rendered_pages() -> None:
     "word", ["Prometheus", "OpenTelemetry", "docx", "reranker", "language", "multi-tenant", "Kubernetes"]
 )
 def test_the_search_of_the_manual_finds_what_people_look_for(word: str) -> None:
-    """Also if the answer is that ragcore has no such thing."""
+    """The search also finds the page if the page says that ragcore does not have the feature."""
     assert any(word in page.read_text() for page in DOCS.rglob("*.md"))

@@ -13,10 +13,10 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("src", "docs", "examples", "benchmarks", ".github")
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md")
 TEXT = {".py", ".md", ".sql", ".toml", ".yml", ".yaml", ".css", ".html"}
-# Not ours: documents of the demo speak of members and are read by the tests.
+# These files are data: the documents of the demo use words of another field, and the lists of words are in many languages.
 ELSEWHERE = ("src/ragcore/demo/", "src/ragcore/text/languages/")
 
-# Pattern: what to write instead. Each of these made a sentence of this project hard to read. Words to use: docs/reference/glossary.md
+# Maps a pattern to the words to use instead. Each pattern made a sentence of this project hard to read. docs/reference/glossary.md lists the right words.
 INSTEAD = {
     r"can't be had|cannot be had": "is not available",
     r"\b(is|are|was|were) told\b": "is reported, is configured",

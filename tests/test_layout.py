@@ -111,7 +111,7 @@ def test_modules_import_only_from_lower_floors() -> None:
 
 
 def test_modules_have_no_circular_imports_not_even_for_annotations() -> None:
-    """Of any two modules, at least one can be understood without the other."""
+    """So of any two modules, a reader can understand at least one without the other."""
     names = {
         ".".join(("ragcore", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): tree
         for _, path, tree in modules()
@@ -171,7 +171,7 @@ def test_each_sdk_is_imported_only_in_its_home(package: str) -> None:
 
 
 def test_import_ragcore_loads_no_heavy_package() -> None:
-    # Of the standard library: what would be a third of the time of the import.
+    # The last three are in the standard library. Together they would take a third of the time of the import.
     heavy = (
         "openai",
         "numpy",

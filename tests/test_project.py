@@ -13,7 +13,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-# What a reader of these pages has, but a checkout has not.
+# A reader of these pages may have these paths, although a checkout does not contain them.
 ELSEWHERE = {"../shared/data", "site/", ".venv"}
 
 

@@ -46,7 +46,7 @@ def test_each_locked_package_has_a_version_and_a_hash_and_no_registry(audit: Mod
 
 
 def test_skipped_packages_count_as_not_checked(audit: ModuleType) -> None:
-    """If its source has no data, pip-audit exits with 0 and reports no known vulnerabilities."""
+    """If pip-audit's source has no data, pip-audit exits with 0 and reports no known vulnerabilities."""
     skipped = {"dependencies": [{"name": "anyio", "skip_reason": "not found and could not be audited"}], "fixes": []}
     assert audit.judged(json.dumps(skipped)) == (0, [])
     assert audit.judged("") == (0, [])

@@ -33,7 +33,7 @@ def _later() -> VirtualLoop:
 
 
 def within_seconds(items: list[pytest.Item], folder: Path) -> None:
-    """Limit each test to 20 real seconds, because virtual time takes none: a longer test hangs. Runs with many examples have no limit."""
+    """Limit each test to 20 real seconds. Virtual time takes no real time, so a longer test hangs. Runs with many examples have no limit."""
     in_force = settings.default or settings()
     if in_force.max_examples > MANY:
         return

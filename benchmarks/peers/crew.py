@@ -21,7 +21,7 @@ from ragcore.loadtest.figures import say
 __all__ = ["ADAPTERS", "Lap", "Member", "environment", "member"]
 
 ROOT = Path(__file__).parents[2]
-# Adapter → the table `peers` of tests/support/environments.toml. ragcore needs the project itself.
+# For each adapter, its key in the table `peers` of tests/support/environments.toml. The environment of ragcore also needs this project.
 ADAPTERS = {
     "hand_written": "hand-written",
     "ragcore_client": "ragcore",
@@ -50,7 +50,7 @@ class Lap:
     Attributes:
         asked, ended: times on the machine's monotonic clock, by question number.
         kinds: right, wrong or error, by question number.
-        done: the resources that the process used; empty if the run did not end.
+        done: the resources that the process used; empty if the run did not end in time.
     """
 
     asked: dict[int, float] = field(default_factory=dict)
@@ -61,11 +61,11 @@ class Lap:
 
     @property
     def seconds(self) -> list[float]:
-        """Seconds that each question took, for the questions that came back."""
+        """The seconds that each question took, for questions that ended."""
         return [end - self.asked[number] for number, end in self.ended.items()]
 
     def hung(self, deadline: float, after: float) -> int:
-        """Count the questions that came back later than `after` seconds past their deadline, or not at all."""
+        """Count the questions that ended later than `after` seconds past their deadline, or that did not end."""
         return sum(self.ended.get(number, float("inf")) - at > deadline + after for number, at in self.asked.items())
 
 
@@ -96,7 +96,7 @@ class Member:
                     case "done":
                         lap.done = said
         for number in range(count):
-            # A blocked event loop can't even ask: those questions wait from the beginning.
+            # If the event loop is blocked, questions may never be asked. Their waiting time counts from the beginning of the run.
             lap.asked.setdefault(number, min(lap.asked.values(), default=0.0))
         return lap
 
@@ -110,12 +110,12 @@ class Member:
             self.packages = int((await self._line())["packages"])
 
     def sockets(self) -> int:
-        """Open sockets of the process."""
+        """Return the number of open sockets of the process."""
         count = 0
         for file in Path(f"/proc/{self.pid}/fd").iterdir():
             try:
                 count += str(file.readlink()).startswith("socket:")
-            except OSError:  # closed in between
+            except OSError:  # the socket was closed meanwhile
                 continue
         return count
 

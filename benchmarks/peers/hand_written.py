@@ -1,4 +1,4 @@
-"""Careful hand-written code: AsyncOpenAI and asyncpg, one client and one pool, one timeout around each question."""
+"""Careful hand-written code. It uses AsyncOpenAI and asyncpg, one client and one pool, and one timeout around each question."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class HandWritten:
         self._pool: Any = None
 
     async def start(self, rows: Sequence[Row]) -> None:
-        """Do nothing: the table exists already."""
+        """Open the connection pool. The table already exists."""
         self._pool = await asyncpg.create_pool(self._job.database, min_size=1, max_size=POOL, init=register_vector)
 
     async def ask(self, question: str, deadline: float) -> str:
-        """Answer a question: three awaits and a timeout."""
+        """Answer a question with three awaits and one timeout around them."""
         async with asyncio.timeout(deadline):
             made = await self._embedding.embeddings.create(model="fake", input=[question])
             vector = np.array(made.data[0].embedding, dtype=np.float32)

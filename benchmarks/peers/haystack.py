@@ -22,7 +22,7 @@ TEMPLATE = '{% for document in documents %}<passage number="{{ loop.index }}">\n
 
 
 class Haystack:
-    """A pipeline."""
+    """The job as a pipeline of Haystack."""
 
     def __init__(self, job: Job) -> None:
         key = Secret.from_token("none")
@@ -57,7 +57,7 @@ class Haystack:
         await self._store.write_documents_async(documents, policy=DuplicatePolicy.OVERWRITE)
 
     async def ask(self, question: str, deadline: float) -> str:
-        """Run the pipeline with streaming; the pieces are dropped."""
+        """Run the pipeline with streaming. The pieces are not used; only the whole answer is."""
         async with asyncio.timeout(deadline):
             made = await self._pipeline.run_async({"embedder": {"text": question}, "builder": {"question": question}})
             return str(made["model"]["replies"][0].text)
@@ -67,7 +67,7 @@ class Haystack:
 
 
 async def _streamed(_: Any) -> None:
-    """Drop a piece."""
+    """Ignore a piece."""
 
 
 peer = Haystack

@@ -1,4 +1,4 @@
-"""LangChain: PGVectorStore over ragcore's table, OpenAIEmbeddings and ChatOpenAI, joined as LangChain's documentation shows."""
+"""LangChain. PGVectorStore reads ragcore's table; OpenAIEmbeddings and ChatOpenAI are joined with it as LangChain's documentation shows."""
 
 from __future__ import annotations
 

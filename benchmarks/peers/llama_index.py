@@ -1,4 +1,4 @@
-"""LlamaIndex: PGVectorStore with its own table, OpenAILike for embedding and model."""
+"""LlamaIndex. It uses PGVectorStore with its own table, and OpenAILike for the embedding and the model."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Row:
 
 
 class Peer(Protocol):
-    """One way of doing the job."""
+    """An adapter, which does the job with one library."""
 
     async def start(self, rows: Sequence[Row]) -> None:
         """Connect, and store the rows if the library needs its own table."""

@@ -15,7 +15,7 @@ class Ragcore:
     """The job as ragcore's manual shows it."""
 
     def __init__(self, job: Job) -> None:
-        # The default is httpx. For aiohttp, pass your own client.
+        # ragcore uses httpx by default. To use aiohttp, pass your own client.
         self._clients = [
             AsyncOpenAI(base_url=url, api_key="none", http_client=DefaultAioHttpClient())
             for url in (job.embedding, job.model)
@@ -32,7 +32,7 @@ class Ragcore:
         self._tenant = job.tenant
 
     async def start(self, rows: Sequence[Row]) -> None:
-        """Do nothing: the table exists already."""
+        """Start the client. The table already exists."""
         await self._rag.start()
 
     async def ask(self, question: str, deadline: float) -> str:

@@ -1,7 +1,7 @@
-"""The style that hung in production, written again for this comparison.
+"""The design of a service that hung in production, written again for this comparison.
 
-Each embedding has a thread, which the coroutine joins, and each thread has an event loop. Each query has a connection, which is closed without a time
-limit. Its own retries run around the SDK's retries, and every error becomes an empty result.
+Each embedding starts a thread with its own event loop, and the coroutine joins the thread. Each query opens a connection and closes it without a time
+limit. The service has its own retries in addition to the retries of the SDK, and turns every error into an empty result.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Threaded:
         self._model = OpenAI(base_url=job.model, api_key="none")
 
     async def start(self, rows: Sequence[Row]) -> None:
-        """Do nothing: the table exists already."""
+        """Do nothing, because the table already exists."""
 
     async def ask(self, question: str, deadline: float) -> str:
-        """Answer a question. It blocks the event loop, so all other questions wait too."""
+        """Answer a question. This blocks the event loop, so all other questions wait as well."""
         vector = self._in_a_thread(self._embed(question))
         texts = self._in_a_thread(self._search(vector)) if vector is not None else None
         if not texts:
@@ -80,7 +80,7 @@ class Threaded:
             await connection.close()
 
     async def close(self) -> None:
-        """Close the only resource that is kept."""
+        """Close the model's client, the only resource that is kept open."""
         self._model.close()
 
 

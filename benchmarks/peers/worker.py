@@ -45,18 +45,18 @@ async def main(adapter: str, job: Job, folder: Path) -> None:
 async def run(
     peer: Peer, questions: Sequence[tuple[str, str]], *, concurrency: int, count: int, deadline: float
 ) -> None:
-    """Ask the questions, a number of them at once."""
+    """Ask `count` questions, `concurrency` of them at once."""
     numbers = iter(range(count))
     began, used = time.monotonic(), time.process_time()
 
     async def user() -> None:
-        # In a blocked event loop no question can begin: the waiting time counts from when it would have begun.
+        # If the event loop is blocked, no question can begin. So the waiting time counts from the moment at which the question should have begun.
         due = began
         for number in numbers:
             say(event="asked", number=number, at=due)
             await one(peer, number, *questions[number % len(questions)], deadline)
             due = time.monotonic()
-            await asyncio.sleep(0)  # a user that never yields to the event loop must not ask all the questions itself
+            await asyncio.sleep(0)  # let the other users ask too, even if the adapter never yields
 
     async with asyncio.TaskGroup() as users:
         for _ in range(concurrency):
@@ -71,7 +71,7 @@ async def run(
 
 
 def peak_mb() -> float:
-    """Return the peak memory of this process. getrusage's ru_maxrss would include the memory that the parent had at the fork."""
+    """Return the peak memory of this process in MB. `ru_maxrss` of getrusage would include the memory that the parent had at the fork."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024

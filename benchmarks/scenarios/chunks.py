@@ -1,4 +1,4 @@
-"""Compares texts to embed for a chunk: its text alone, with the title, or with title and headings. nDCG@10 over squad and three generated sets."""
+"""Compares which text to embed for a chunk: its text alone, with the title, or with title and headings. Measures nDCG@10 on squad and three made sets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AT_ONCE = 128
 
 
 def run(*, quick: bool) -> Figures:
-    """All of squad with every fifth question. With --quick: a quarter of its passages."""
+    """Measure all of squad with every fifth question, and the generated sets. With --quick: a quarter of squad's passages."""
     return anyio.run(_run, quick)
 
 

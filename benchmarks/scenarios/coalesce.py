@@ -1,4 +1,4 @@
-"""Concurrent questions to a loopback server: requests that they share, the wait of a single question, and the cost of a question from the cache."""
+"""Sends concurrent questions to a loopback server. Measures the requests that they share, the wait of one question, and the cost of a cached question."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_HIT_MS = 0.1
 
 
 def run(*, quick: bool) -> Figures:
-    """Rounds of 50 questions at once, in turn with one request each and with shared requests."""
+    """Send rounds of 50 questions at once. Rounds with one request for each question and rounds with shared requests take turns."""
     return anyio.run(_run, 5 if quick else 20)
 
 

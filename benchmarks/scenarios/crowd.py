@@ -1,4 +1,4 @@
-"""Searches under bad conditions: large neighbours that are nearer, long texts of common words, thresholds that no passage reaches."""
+"""Measures searches under bad conditions: another tenant's nearer chunks, long texts of common words, and thresholds that no passage reaches."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RARE = meta("rare").eq(True)
 
 
 async def starved(figures: Figures, owner_dsn: str, dsn: str, *, quick: bool) -> None:
-    """Recall for tenants of 1.5 and 10 × `exact_rows` chunks, while another tenant's chunks are nearer to every question."""
+    """Measure recall for tenants of 1.5 and 10 × `exact_rows` chunks, while another tenant's chunks are nearer to every question."""
     rows: list[dict[str, Value]] = []
     for factor in (1.5,) if quick else (1.5, 10.0):
         for flood in (10_000,) if quick else (5_000, 25_000, 100_000):
@@ -85,7 +85,7 @@ async def _crowded(
 
 
 async def text_of_large_tenants(figures: Figures, owner_dsn: str, dsn: str, *, quick: bool) -> None:
-    """Text search for a tenant of 200,000 generated chunks, compared with a tenant of 2,000."""
+    """Compare the text search of a tenant with 200,000 generated chunks with that of a tenant with 2,000."""
     large = 20_000 if quick else 200_000
     say(f"text search for a tenant of {large} chunks …")
     async with collection(owner_dsn, "long_text", indexed=False) as owner:
@@ -115,7 +115,7 @@ async def text_of_large_tenants(figures: Figures, owner_dsn: str, dsn: str, *, q
 
 
 async def empty_beside_found(figures: Figures, store: PgVectorStore, queries: Sequence[Query]) -> None:
-    """A search that finds nothing because of its threshold, compared with one that finds passages, both through a retriever."""
+    """Compare a search that finds nothing because of its threshold with a search that finds passages. Both use a retriever."""
     from ragcore import Retriever
     from ragcore.testing import FakeEmbedder
 

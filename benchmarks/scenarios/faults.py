@@ -1,8 +1,8 @@
-"""The fault matrix: every fault at every stage at several concurrencies, against a real PostgreSQL and a real HTTP server.
+"""The fault matrix. It runs every fault at every stage at several concurrencies, against a real PostgreSQL and a real HTTP server.
 
-For each cell: every call ends by its deadline with an answer or one of ragcore's errors. No call hangs, no answer is wrong, and nothing leaks. After
-the fault, the next call (or the one after the breaker's probe) is answered. HTTP servers with faults run in another process, so that the measured
-memory and event loop time belong to the client alone.
+In each cell, every call must end by its deadline with an answer or one of ragcore's errors. No call may hang, no answer may be wrong, and no connection,
+socket or task may leak. After the fault, the next call (or the call after the breaker's probe) must be answered. HTTP servers with faults run in another
+process, so that the measured memory and event loop time belong to the client alone.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from ragcore.resilience import CircuitBreaker
 
 __all__ = ["Cell", "run", "run_cell", "run_matrix"]
 
-# Seconds after the deadline, without the event loop's lag, from which a call counts as late, and from which it counts as hung.
+# A call counts as late, or as hung, if it ends more than this many seconds after its deadline. The event loop's lag is not included.
 LATE = 0.1
 HUNG = 5.0
-# Usually a caller has more time than a restart takes.
+# The deadline in seconds for routine faults. Like usual deadlines, it is longer than a restart takes.
 ORDINARY_DEADLINE = 5.0
-# How much the process may grow, and how long the event loop may be blocked, in any cell.
+# In each cell, the process may grow by at most this many MB, and the event loop may be blocked for at most this many ms.
 MOST_GROWTH_MB = 64
 MOST_LAG_MS = 100
 HTTP = ("embed", "generate")
-# How long a cell may take to answer again, including the breaker's time.
+# After a fault, a cell must answer again within this many seconds, including the time for which the breaker is open.
 RECOVERY = 6.0
 
 
@@ -100,13 +100,13 @@ async def run_cell(
     concurrency: int,
     deadline: float,
 ) -> Cell:
-    """Ask questions at once under the fault, then without it until one is answered in full."""
+    """Ask several questions at once under the fault. Then ask without the fault until one question is answered completely."""
     cell = Cell(stage, fault, concurrency)
     for breaker in bench.breakers():
         breaker.reset()
     tasks = _tasks()
     async with strike(bench):
-        # Collect the garbage of earlier cells now: it is the benchmark's, and collecting it later would block the event loop for 50 to 100 ms.
+        # Collect the garbage of earlier cells now. If it were collected later, the event loop of this cell would be blocked for 50 to 100 ms.
         gc.collect()
         gc.freeze()
         lag = await _Lag().start()
@@ -256,7 +256,7 @@ def _from_afar(stage: str, fault: str) -> Callable[[Afar], AbstractAsyncContextM
 
 
 async def run_http(world: Afar, stages: frozenset[str], *, concurrencies: Sequence[int], deadline: float) -> list[Cell]:
-    """Run all cells of the HTTP servers in turn."""
+    """Run all cells with faults of the HTTP servers, one after the other."""
     cells = []
     await run_cell(world, "", "none", _from_afar("generate", "400"), concurrency=max(concurrencies), deadline=deadline)
     for stage, fault in matrix():
@@ -273,7 +273,7 @@ async def run_http(world: Afar, stages: frozenset[str], *, concurrencies: Sequen
 async def run_matrix(
     bench: Bench, *, concurrencies: Sequence[int], deadline: float, only: Callable[[str, str], bool] | None = None
 ) -> list[Cell]:
-    """Run all cells in turn."""
+    """Run all cells, one after the other."""
     cells = []
     for (stage, fault), strike in matrix().items():
         if only is not None and not only(stage, fault):
@@ -309,7 +309,7 @@ def run(
         list[str] | None, typer.Option(help="Stages: embed, generate, search, all. Default: every stage.")
     ] = None,
 ) -> Figures:
-    """Run every fault at every stage and concurrency. With --quick: 10 at once with a deadline of 0.6 s."""
+    """Run every fault at every stage and concurrency. With --quick: 10 calls at once with a deadline of 0.6 s."""
     if transport not in ("httpx", "aiohttp"):
         raise ValueError(f"unknown transport {transport!r}: choose httpx or aiohttp")
     chosen: Transport = "aiohttp" if transport == "aiohttp" else "httpx"

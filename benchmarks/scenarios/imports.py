@@ -1,4 +1,4 @@
-"""`import ragcore`, in a fresh interpreter each time."""
+"""Measures `import ragcore`, each time in a new interpreter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MOST_MS = 80.0
 
 
 def run(*, quick: bool) -> Figures:
-    """Compare the start of an interpreter with and without the import. The difference is the import."""
+    """Compare the start of an interpreter with and without the import. The difference is the time of the import."""
     figures = Figures()
     figures.values.update(milliseconds(5 if quick else 20))
     figures.expect(float(figures.values["import_ms"] or 0) < MOST_MS, f"import_ms < {MOST_MS:g}")
@@ -20,7 +20,7 @@ def run(*, quick: bool) -> Figures:
 
 
 def milliseconds(rounds: int) -> dict[str, float]:
-    """Return medians, measured in turn round by round."""
+    """Return the median milliseconds of each program. The programs are measured in turn, once in each round."""
 
     def start(statement: str) -> float:
         return timed(lambda: subprocess.run([sys.executable, "-c", statement], check=True))

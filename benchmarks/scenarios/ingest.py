@@ -24,7 +24,7 @@ BATCH = 200
 
 
 def run(*, quick: bool) -> Figures:
-    """All passages. With --quick: the first 600."""
+    """Ingest all passages. With --quick: the first 600."""
     return anyio.run(_run, 600 if quick else None, quick)
 
 
@@ -88,7 +88,7 @@ def _chunking(squad: Squad, passages: int | None) -> float:
 async def _written_beside_copy(dsn: str, owner_dsn: str, *, rows: int) -> float:
     """Return the store's rate of chunks a second, divided by the rate of plain binary COPY into copies of the tables with the same indexes.
 
-    The copies have neither policies nor triggers, and their rows contain the words' postings already.
+    The copies have neither policies nor triggers, and their rows already contain the postings of the words.
     """
     draw = np.random.default_rng(0)
     ratios = []

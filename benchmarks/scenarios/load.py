@@ -1,4 +1,4 @@
-"""Questions at a rate or from a number of users, against a service or one of the benchmarks' own targets. A fault may strike during the run."""
+"""Sends questions at a rate or from a number of users, to a service or one of the benchmarks' own targets. A fault may be injected during the run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
-    """A fault that strikes the benchmarks' own servers during a run."""
+    """A fault that is injected into the benchmarks' own servers during a run."""
 
     fault: Annotated[
         str | None, typer.Option(help='STAGE:FAULT of `python -m benchmarks faults`: "generate:503", "search:frozen".')

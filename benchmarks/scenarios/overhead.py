@@ -1,4 +1,4 @@
-"""Cost of the resilience core for successful calls, compared with other libraries, and whether it leaks memory."""
+"""Measures the cost of the resilience core for successful calls, compares it with other libraries, and checks whether the core leaks memory."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from ragcore.testing import fake_rag
 MOST_RATIO = 1.2
 MOST_IMPORT_MS = 80.0
 WARM_UP = 200
-# Resident memory varies by some pages. A leak of one pointer a call would be 8 MB.
+# Resident memory varies by some pages. A leak of one pointer (8 bytes) for each call would be 8 MB.
 MOST_GROWTH_KB = 1024.0
 
 Side: TypeAlias = Callable[[], Awaitable[None]]
 
 
 async def nothing() -> None:
-    """The function that is called."""
+    """Do nothing. This is the function whose calls are measured."""
 
 
 def run(*, quick: bool) -> Figures:
-    """Measure medians in microseconds a call, in turn round by round. Then compare memory before and after many calls."""
+    """Measure the median microseconds of a call for each library, in turn. Then compare the memory before and after many calls."""
     figures = anyio.run(_run, 7 if quick else 21, 2_000 if quick else 10_000, 100_000 if quick else 1_000_000)
     figures.values["import_ms"] = import_ms = milliseconds(5 if quick else 20)["import_ms"]
     figures.expect(import_ms < MOST_IMPORT_MS, f"import_ms < {MOST_IMPORT_MS:g}")
@@ -48,7 +48,7 @@ def run(*, quick: bool) -> Figures:
 async def _run(rounds: int, calls: int, many: int) -> Figures:
     sides = {**_ours(), **_standard(), **await _peers()}
     results: dict[str, list[float]] = {name: [] for name in sides}
-    # Without a warm-up, the side that is measured first would pay for imports, interpreter caches and a processor that wakes up.
+    # Without a warm-up, the first measurement would include imports, filling the interpreter's caches, and the processor's change to full speed.
     say("warming up …")
     for side in sides.values():
         await _microseconds(side, calls)
@@ -56,7 +56,7 @@ async def _run(rounds: int, calls: int, many: int) -> Figures:
     ratios: list[float] = []
     for number in range(rounds):
         say(f"round {number + 1} of {rounds}")
-        # Each round has another order, and garbage is collected outside of the measurements.
+        # The order changes in each round, and garbage is collected only between the measurements.
         for name in draw.sample(list(sides), len(sides)):
             results[name].append(await _microseconds(sides[name], calls))
         ratios.append(await _ratio(sides["policy_call"], sides["fail_after"], calls))
@@ -130,7 +130,7 @@ def _standard() -> dict[str, Side]:
 
 
 async def _peers() -> dict[str, Side]:
-    """Return the other libraries, which `pip install --group bench` installs. A missing one is left out, with a message."""
+    """Return the calls of the other libraries, which `pip install --group bench` installs. If a library is missing, print a message and leave it out."""
     import tenacity
 
     makers: dict[str, Callable[[Any], Any]] = {
@@ -157,7 +157,7 @@ async def _microseconds(side: Side, calls: int) -> float:
     gc.collect()
     gc.disable()
     try:
-        for _ in range(WARM_UP):  # the garbage collector has just evicted the processor's caches
+        for _ in range(WARM_UP):  # fill the processor's caches, which the garbage collector has just used
             await side()
         await checkpoint()
         began = time.perf_counter()
@@ -169,7 +169,7 @@ async def _microseconds(side: Side, calls: int) -> float:
 
 
 async def _ratio(one: Side, other: Side, calls: int) -> float:
-    """Return the ratio of both times, measured in turn by quarters, so that a machine that slows down slows both."""
+    """Return the ratio of both times. Each is measured in four parts, in turn, so that a machine that becomes slower affects both."""
     taken = [0.0, 0.0]
     for part in range(8):
         taken[part % 2] += await _microseconds((one, other)[part % 2], calls // 4)

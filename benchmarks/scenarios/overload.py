@@ -1,7 +1,7 @@
-"""More questions than the model can answer.
+"""Asks more questions than the model can answer.
 
-Measures the good answers compared with a scheduler that knows the future, how fast the other calls are refused and whether the reason is true, and how
-one tenant's crowd or failures affect other tenants.
+Compares the number of good answers with that of a scheduler that knows the future. Measures how fast the other calls are refused, whether the stated
+reason is true, and how one tenant's crowd or failures affect other tenants.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ MOST_SHED_MS = 50.0
 MOST_QUIET_RATIO = 2.0
 LEAST_POISON_RATIO = 0.95
 CROWDS = (1, 200, 2_000)
-# Real sockets: number of cells, drawn from a seed; limits on requests and answers a second; seconds of each cell.
+# For the run over real sockets: the number of cells, which are drawn from a seed; limits on requests and answers per second; seconds of each cell.
 REAL_CELLS = 24
 MOST_REQUESTS, MOST_ANSWERS = 300.0, 80.0
 REAL_SECONDS = 6.0
-# Tokens of the answer after the first. The service time is spread over them.
+# The number of tokens of the answer after the first one. The service time is spread over them.
 TOKENS = 8
 TEXT = "Your deductible is $1,500 per calendar year, see [1]."
 # Number of cells of the virtual grid with --quick.
 QUICK_CELLS, QUICK_QUESTIONS = 60, 3_000
-# If the driver or the client is later than this, the run measures its own delay.
+# If the driver or the client has a larger lag than this in ms, the run is invalid, because it measures its own delay.
 MOST_LAG = MOST_SHED_MS / 2
 
 
@@ -99,7 +99,7 @@ def _chosen(quick: bool) -> list[Cell]:
 
 
 def _virtual(cells: Iterable[Cell], figures: Figures) -> list[Outcome]:
-    # The longest cells first, so that no process runs a long cell alone at the end.
+    # Run the longest cells first. Otherwise one process might run a long cell at the end while the others are idle.
     ordered = sorted(cells, key=lambda cell: -cell.questions_per_second * cell.seconds)
     outcomes = []
     with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
@@ -144,7 +144,7 @@ async def _real(cells: Sequence[Cell], figures: Figures) -> list[Outcome]:
         for number, cell in enumerate(cells, 1):
             first = cell.first * cell.service
             await servers.model(slots=cell.slots, first_token=first, token=(cell.service - first) / TOKENS)
-            # The real time of an answer, including the network: the ideal scheduler uses the same time.
+            # Use the real time of an answer, including the network, so that the ideal scheduler has the same service time.
             cell = replace(cell, service=await client.cell(cell), given_seconds=REAL_SECONDS)
             outcomes.append(Outcome.of(cell, await _ask_real(client, cell)))
             say(f"{number} of {len(cells)} cells over sockets: {outcomes[-1].ratio:.2f}")
@@ -250,7 +250,7 @@ def _show(outcomes: Sequence[Outcome], real: Sequence[Outcome], figures: Figures
 
 
 def _drawn(outcomes: Sequence[Outcome]) -> str:
-    """Draw the worst ratio over both queues, timeouts and loops, by slots, service time and load."""
+    """Return an SVG with the worst ratio for each combination of slots, service time and load."""
     worst: dict[tuple[int, float, float], dict[float, float]] = {}
     for one in outcomes:
         by_load = worst.setdefault((one.cell.slots, one.cell.service, one.cell.first), {})
@@ -269,7 +269,7 @@ def _drawn(outcomes: Sequence[Outcome]) -> str:
 
 
 def _compare_orders(figures: Figures, *, quick: bool) -> None:
-    """Compare both orders with constant and with spread service times: the worst cell and the median of each."""
+    """Compare the worst and the median cell of both orders, with constant and with spread service times."""
     shapes = [
         cell
         for cell in grid()

@@ -1,8 +1,8 @@
-"""The same job with the same table and the same servers, in turn: by hand, ragcore, the threaded style that hung, LangChain, LlamaIndex, Haystack.
+"""Runs the same job with each adapter in turn: hand-written, ragcore, the threaded service that hung, LangChain, LlamaIndex and Haystack.
 
-Ratios compare with the hand-written adapter. It and ragcore run with both transports and answers of 5, 50 and 300 tokens; the worse of the two ratios
-counts. Throughput and processor time are measured with servers that answer at once, so that the client's cost dominates. Waiting times are measured with
-servers of realistic latency, and faults behind proxies that freeze.
+All adapters use the same servers and the same passages. Each ratio compares an adapter with the hand-written one. These two run with both transports and
+answers of 5, 50 and 300 tokens, and the worse of the two ratios counts. Throughput and processor time are measured with servers that answer at once, so
+that the client's cost dominates. Waiting times are measured with servers of realistic latency. For the faults, proxies freeze the connections.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class _Comparison:
             if wrong:
                 say(f"{name}: {len(wrong)} of {len(lap.asked)} answers are wrong or failed, the first: {wrong[0]}")
         for number in range(self._rounds):
-            # Reverse every other round, so that no peer is always measured after the same one.
+            # Reverse the order in every second round, so that a peer is not always measured after the same other peer.
             for name, one in list(crew.items())[:: -1 if number % 2 else 1]:
                 say(f"round {number + 1} of {self._rounds}: {name}")
                 alone = await one.run(concurrency=1, count=10, deadline=DEADLINE, patience=60)
@@ -188,7 +188,7 @@ class _Comparison:
                     lap = await _frozen(one, servers, stage, fault, count)
                     measured.hung += lap.hung(FAULT_DEADLINE, HUNG)
                     measured.by_deadline += count - lap.hung(FAULT_DEADLINE, LATE)
-                    # By now the pools have reached their size under this fault, to within one connection. Further growth is a leak.
+                    # The pools have now reached their size under this fault, to within one connection. If the number grows further, connections leak.
                     sockets = [one.sockets()]
                     for _ in range(2):
                         await _frozen(one, servers, stage, fault, count)
@@ -278,7 +278,7 @@ class _Comparison:
         return figures
 
     def _threaded(self, figures: Figures) -> None:
-        """Chart the threaded style with the times of the original service, in which one question took 14 s."""
+        """Draw a chart of the threaded adapter, scaled to the original service, in which one question took 14 s."""
         ladder = self._measured["threaded"].ladder
         scale = ORIGIN_ONE / ladder[1]
         for level, seconds in ladder.items():
@@ -350,7 +350,7 @@ async def _frozen(one: Member, servers: Elsewhere, stage: str, fault: str, count
 
 
 async def fill(addresses: Addresses, folder: Path) -> None:
-    """Fill the table, and write the rows for adapters that need their own table, and the questions with their facts."""
+    """Fill the table. Also write a file of rows for adapters that need their own table, and a file of questions with their facts."""
     async with (
         PgVectorStore(addresses.straight_database) as store,
         OpenAIEmbedder("fake", dimension=DIMENSION, base_url=addresses.straight_embedding, api_key="none") as embedder,
@@ -362,7 +362,7 @@ async def fill(addresses: Addresses, folder: Path) -> None:
             assert not report.failed, report.failed
         asked = [(f"What is the deductible of plan P{plan}?", f"${plan + 100}") for plan in range(PLANS)]
         vectors = await embedder.embed([question for question, _ in asked], kind="query")
-        # The fake embedder hashes words to few numbers, so some collide. Ask only questions whose passages are found.
+        # The fake embedder hashes words to few numbers, so different words may get the same number. Ask only questions whose passages are found.
         questions = []
         for (question, fact), vector in zip(asked, vectors, strict=True):
             query = Query(question=question, tenant=TENANT, vector=vector, top_k=TOP_K, mode="vector")

@@ -1,4 +1,4 @@
-"""Text that readers find in 60 generated files: words, word pairs, whole rows, right pages, boilerplate; and MB/s compared with other readers."""
+"""Measures the text that readers find in 60 generated files: words, word pairs, whole rows, right pages, boilerplate. Compares MB/s with other readers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Way = Callable[[MadeFile], str]
 
 
 def run(*, quick: bool) -> Figures:
-    """Three seeds. With --quick: one. Each reader reads each file that it supports."""
+    """Read the files of three seeds, or of one with --quick. Each reader reads each file that it supports."""
     figures = Figures()
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for seed in range(1 if quick else 3):
@@ -149,7 +149,7 @@ def _beside(files: Sequence[MadeFile], *, repeats: int) -> Table:
                     began = time.perf_counter()
                     try:
                         text = way(file)
-                    except Exception:  # if another reader raises any error, it found nothing
+                    except Exception:  # if another reader raises an error, count it as a reader that found nothing
                         text, failed = "", failed + 1
                     spent += time.perf_counter() - began
                     got = _words(text)

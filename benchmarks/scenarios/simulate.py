@@ -1,4 +1,4 @@
-"""Thousands of simulated worlds: the whole client in virtual time, with everything drawn from a seed and all invariants checked."""
+"""Simulates thousands of worlds. Each runs the whole client in virtual time; a seed determines everything, and all invariants are checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mixed traffic for a long time with intermittent faults. Memory and file descriptors must not grow, and every request must be accounted for.
+"""Runs mixed traffic for a long time with intermittent faults. Memory and file descriptors must not grow, and each request must have a known outcome.
 
 The servers and the faults run in another process, so that only the client is measured.
 """
@@ -27,7 +27,8 @@ from ragcore.loadtest.estimates import slope
 from ragcore.loadtest.figures import Chart, Figures, Line, say
 
 CLIENTS = 8
-# The share of the run that counts as warm-up: caches fill and the allocator reaches its size. Python's blocks stop growing long before resident memory.
+# The share of the run that counts as warm-up, in which caches fill and the allocator reaches its size. Resident memory grows long after the number of
+# Python's blocks has stopped growing.
 WARM_UP = 2 / 3
 SECONDS = 20 * 60.0
 QUICK_SECONDS = 40.0
@@ -44,7 +45,7 @@ def run(
         ),
     ] = False,
 ) -> Figures:
-    """20 minutes. With --quick: 40 s."""
+    """Run for 20 minutes. With --quick: 40 s."""
     return anyio.run(partial(soak, seconds or (QUICK_SECONDS if quick else SECONDS), trace=trace))
 
 
@@ -142,7 +143,7 @@ class _Traffic:
 
 
 async def _at_rest(made: Client) -> int:
-    """Fill every pool more than the traffic does, and return the number of open files when idle."""
+    """Use every pool more than the traffic does. Then return the number of open files of the idle client."""
     for breaker in made.breakers():
         breaker.reset()
     embedder = made.rag.retriever.embedder
@@ -159,8 +160,8 @@ async def _at_rest(made: Client) -> int:
 class _Samples:
     """Samples of each second: requests sent, resident kB, blocks that Python has allocated.
 
-    Resident memory also grows by fragmentation; a leak shows in the blocks. The arrays have a fixed size, because a list of tuples would add about
-    forty blocks for every thousand requests.
+    Resident memory also grows because of fragmentation, so only growing blocks show a leak. The arrays have a fixed size, because a list of tuples would
+    add about forty blocks for every thousand requests.
     """
 
     def __init__(self, most: int) -> None:

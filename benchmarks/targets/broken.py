@@ -1,7 +1,7 @@
-"""Broken services. Each benchmark must fail with them; a benchmark that can't fail would pass.
+"""Broken services. Each benchmark must fail with them; this shows that the benchmark detects the defect.
 
-`hangs` is the threaded style: a thread for each question, another thread for its embedding, which is joined, and a lock that five threads share. Four
-questions at once are answered; five wait for each other forever.
+`hangs` is the threaded design: each question has a thread that joins another thread for its embedding, and all of them share a lock. Four questions at
+once are answered; five wait for each other forever.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ async def broken(how: Broken) -> AsyncIterator[tuple[HttpOptions, Child]]:
 
 
 class _Threaded:
-    """Threads that wait for other threads, all through one lock."""
+    """Threads that wait for other threads. All of them share one lock."""
 
     def __init__(self) -> None:
         self._shared = threading.BoundedSemaphore(SHARED)
@@ -113,7 +113,7 @@ def _app(how: Broken) -> Any:
 
 
 async def _drip(send: Any) -> None:
-    """Send a byte now and then, so that no single read takes long."""
+    """Send one byte at a time with pauses, so that no single read takes long."""
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
     while True:
         await send({"type": "http.response.body", "body": b" ", "more_body": True})

@@ -23,7 +23,7 @@ class LocalAim(Aim):
     """A target that the benchmarks started.
 
     Attributes:
-        servers: the benchmarks' own servers behind the target. None: a broken service, which has none, or a client that the environment configures.
+        servers: the benchmarks' own servers behind the target. None for a broken service and for a client that the environment configures.
     """
 
     servers: Elsewhere | None = None
@@ -31,7 +31,7 @@ class LocalAim(Aim):
 
 @asynccontextmanager
 async def aimed(options: TargetOptions) -> AsyncIterator[Aim]:
-    """Start or find the target that the options choose. Each target imports only its own dependencies: a URL needs neither a database nor a model.
+    """Start or find the target that the options choose. A target imports only its own dependencies, so a URL needs neither a database nor a model.
 
     Raises:
         ValueError: the options are invalid.

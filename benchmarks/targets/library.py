@@ -1,4 +1,4 @@
-"""The library in this process: a client of servers with realistic latencies, or the client that the environment configures."""
+"""Uses the library in this process, as a client of servers with realistic latencies, or as the client that the environment configures."""
 
 from __future__ import annotations
 

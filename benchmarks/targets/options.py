@@ -16,7 +16,7 @@ Broken = Literal["hangs", "wrong", "leaks", "drips", "apologises"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetOptions(AskingOptions):
-    """Options of every command with a target. Default: the library in this process, with its own servers of realistic latency."""
+    """Options of every command with a target. By default the target is the library in this process, with servers of realistic latency."""
 
     url: Annotated[str | None, typer.Option(help="Ask a service: POST the questions to this URL.")] = None
     reference: Annotated[bool, typer.Option(help="Ask ragcore's reference application over HTTP.")] = False

@@ -1,4 +1,4 @@
-"""ragcore's reference application over HTTP, in its own process, in front of given servers."""
+"""Runs ragcore's reference application in its own process, reachable over HTTP, as a client of given servers."""
 
 from __future__ import annotations
 

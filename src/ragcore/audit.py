@@ -87,7 +87,7 @@ def record(action: str, tenant: str, *, by: Actor | None = None, **data: Any) ->
 
 
 class AuditLog(Part):
-    """Writes each audit event of this process as one line of JSON to a file. A separate thread writes, so that no call waits for the disk.
+    """Writes each audit event of this process as one line of JSON to a file. A separate thread writes the lines, so that no call waits for the disk.
 
     Args:
         path: the file. Lines are appended; a new file is created with mode 0600. "-" is standard output, which a container's platform collects.
@@ -151,7 +151,7 @@ class AuditLog(Part):
                     file.write(line + "\n")
                     if self._waiting.empty():
                         file.flush()
-                except OSError as error:  # for example a full disk: continue, because the service must stay available
+                except OSError as error:  # the disk may be full: continue, because the service must stay available
                     self.lost += 1
                     logger.error("audit log %s: a line was lost: %s", self._path, error.strerror)  # noqa: TRY400
             if self.lost:

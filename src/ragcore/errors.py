@@ -48,7 +48,7 @@ class RagcoreError(Exception):
     Attributes:
         stage: the stage in which the error occurred: "embed", "search", "generate", "write", "start", …; None if no stage applies.
         retry_after: seconds to wait before the next try; None if unknown.
-        partial_text: the text that a stream had delivered before it broke; otherwise "".
+        partial_text: the text that a stream delivered before it broke; "" for other errors.
         call_id: the id of the call, as `RAG.recent()` lists it; None outside a call.
     """
 
@@ -80,7 +80,7 @@ def _restore(kind: type[RagcoreError], args: tuple[object, ...], state: dict[str
 
 
 class InvalidInput(RagcoreError, ValueError):
-    """An argument is invalid, for example an empty question, a blank tenant or a wrong dimension. Raised before anything is sent."""
+    """An argument is invalid, for example an empty question, a blank tenant or a wrong dimension. The error is raised before a request is sent."""
 
 
 class ConfigurationError(RagcoreError):
@@ -132,7 +132,7 @@ class DeadlineExceeded(RagcoreError, TimeoutError):
 class CircuitOpen(RagcoreError):
     """The circuit breaker refused the call because the dependency failed recently. Nothing was sent.
 
-    Also raised if the dependency asked for a pause (`Retry-After`) that is longer than the call can wait.
+    It is also raised if the dependency asked for a pause (`Retry-After`) that is longer than the call can wait.
 
     Attributes:
         dependency: its name.
@@ -147,7 +147,7 @@ class CircuitOpen(RagcoreError):
 
 
 class Overloaded(RagcoreError):
-    """The queue is full, or the call can't finish by its deadline. Raised as soon as this is known. By default ragcore does not degrade the call.
+    """The queue is full, or the call can't finish by its deadline. It is raised as soon as this is known. By default ragcore does not degrade the call.
 
     Attributes:
         dependency: its name.

@@ -21,7 +21,7 @@ class Event:
 
     Attributes:
         name: a stable name with dots, for example "breaker.open", "retry.attempt" or "bulkhead.rejected". The reference lists all names.
-        source: the object of the event, usually the dependency's name.
+        source: the object in which the event occurred, usually named like the dependency.
         data: numbers and short words; never a secret, never the text of a question or a passage.
     """
 
@@ -66,7 +66,7 @@ def subscribe(listener: Listener, /) -> Callable[[], None]:
 
 
 def listening() -> bool:
-    """Whether there is a listener. Check this before you build expensive data."""
+    """Return whether there is a listener. Check this before you build expensive data."""
     return bool(_listeners)
 
 

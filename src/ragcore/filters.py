@@ -18,7 +18,7 @@ __all__ = ["Filter", "MetaField", "meta"]
 Node: TypeAlias = tuple[Any, ...]
 ORDERED: Final = ("lt", "le", "gt", "ge")
 MOST_CHILDREN: Final = 2_000
-LARGEST: Final = 10**300  # a float and PostgreSQL's numeric can both hold it
+LARGEST: Final = 10**300  # both a float and PostgreSQL's numeric can represent this number
 OPERATORS: Final = ("eq", "ne", *ORDERED, "in", "exists")
 
 
@@ -79,7 +79,7 @@ class MetaField:
 
 
 class Filter:
-    """A condition on passages. Join filters with `&`, `|` and `~`; `and`, `or` and `not` raise an error, because Python would ignore a part of the condition.
+    """A condition on passages. Join filters with `&`, `|` and `~`. `and`, `or` and `not` raise an error, because Python would ignore a part of the condition.
 
     Use `meta(...)`, `Filter.documents(...)` or `Filter.from_dict(...)` to make a filter. Filters are hashable, picklable and compared by value.
     """
@@ -109,7 +109,7 @@ class Filter:
         return _written(self._node)
 
     def matches(self, passage: Passage, /) -> bool:
-        """Whether a passage matches the filter. This method is the reference for all stores."""
+        """Return whether a passage matches the filter. This method is the reference for all stores."""
         return _matches(self._node, passage)
 
     def __and__(self, other: Filter) -> Filter:
@@ -125,7 +125,7 @@ class Filter:
         raise InvalidInput("a filter is neither true nor false: join filters with & | ~, not with and, or, not")
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Filter) and repr(self._node) == repr(other._node)  # repr tells 1 from True
+        return isinstance(other, Filter) and repr(self._node) == repr(other._node)  # repr shows 1 and True differently
 
     def __hash__(self) -> int:
         return hash(repr(self._node))

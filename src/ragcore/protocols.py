@@ -1,6 +1,7 @@
 """The components as Protocols, and the values that they exchange. A class satisfies a Protocol by its members; it need not subclass it.
 
-Within a major version no Protocol gains a member: a new ability is a new Protocol. All of them are in one file, because a component often needs several.
+Within a major version, no Protocol gets a new member; a new ability is a new Protocol. All Protocols are in one file, because a component often needs
+several of them.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ class Query:
 
 @runtime_checkable
 class Searcher(Protocol):
-    """Finds passages. This is all that a `Retriever` needs; a reranker wraps another searcher."""
+    """Finds passages. A `Retriever` needs nothing else from a store. A reranker is a searcher that wraps another one."""
 
     async def search(self, query: Query, /) -> Sequence[Passage]:
         """Return passages, best first.
@@ -243,7 +244,7 @@ class Misfit(Protocol):
 
 
 class FirstLook(Protocol):
-    """Facts that a store read about its own content."""
+    """Facts about a store's content, which the store has read."""
 
     def misfits(self, embedder: Embedder | None, /) -> Sequence[Misfit]:
         """Return the mismatches with this embedder, for example another model or another dimension."""
@@ -307,7 +308,7 @@ class EmbeddedDocument:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """Cosine similarities, best first, in three columns of equal length. `scores` has shape (n,) and type float32."""
+    """Cosine similarities, best first, with their chunks and documents: three columns of equal length. `scores` has shape (n,) and type float32."""
 
     document_ids: Sequence[str]
     chunk_ids: Sequence[str]
@@ -387,7 +388,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
-    """The usage of one process for a tenant, as sums that only grow, so that a ledger may safely be counted twice.
+    """The usage of a tenant in one process. The sums only grow, so a store that receives the same ledger twice counts it once.
 
     Attributes:
         name: a random name of the process.
@@ -406,7 +407,7 @@ class Allowance:
     """A tenant's usage, counted over all processes.
 
     Attributes:
-        admitted: whether the call may continue; then it is already counted. True if there was no call to admit.
+        admitted: whether the call may continue. A call that may continue is already counted. True if there was no call to admit.
         requests, tokens: how many requests and tokens of the limits per minute are used up at the moment.
         calls: calls under way, without this one.
         spent: the costs of today.
@@ -433,7 +434,7 @@ class QuotaStore(Protocol):
             limits: the tenant's limits.
             tenant: the tenant.
             call: the id of the call to admit; None: only count.
-            seconds: the time after which the call's place is free again, in case its process ends without giving it back.
+            seconds: the time after which the call's place is free again, even if its process ends and does not give it back.
         """
         ...
 

@@ -21,7 +21,7 @@ def anyio_backend() -> str:
 
 
 def outcomes(seconds: float, *, kind: Kind = "right") -> list[Outcome]:
-    """100 questions; every tenth takes `seconds`."""
+    """Return the outcomes of 100 questions. Every tenth question takes `seconds`."""
     return [
         Outcome(
             phase="",
@@ -38,7 +38,7 @@ def outcomes(seconds: float, *, kind: Kind = "right") -> list[Outcome]:
 
 
 def measured(**beside: float) -> Measured:
-    """Four rounds. In the given settings a tenth of the questions takes this many seconds; in the others all are as fast as alone."""
+    """Return four rounds. In the given settings, a tenth of the questions takes this many seconds. In the others, all are as fast as in "alone"."""
     rounds: list[dict[Setting, list[Outcome]]] = [
         {setting: outcomes(beside.get(setting, ALONE)) for setting in SETTINGS} for _ in range(4)
     ]

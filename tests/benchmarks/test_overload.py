@@ -20,7 +20,7 @@ SMALL = Cell(slots=4, service=0.5, queue=256, timeout=5.0, load=4.0, loop="open"
 
 
 def most_by_trying(cell: Cell, arrivals: list[float]) -> int:
-    """The largest number of calls that any order can answer in time, by brute force."""
+    """Return the largest number of calls that can be answered in time, by trying all orders."""
     best = 0
     for count in range(len(arrivals), 0, -1):
         for order in itertools.permutations(arrivals, count):

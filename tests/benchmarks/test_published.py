@@ -1,4 +1,4 @@
-"""Figures of the README and the manual have a source, and are what it says."""
+"""Each figure of the README and the manual has a source, and equals the value of the source."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_figure_of_the_readme_without_a_source_fails() -> None:
     for what, figure, scenario in rows:
         sources = {run for run, *_ in FIGURE.findall(figure)}
         assert sources == {scenario}, what
-        # What is left besides the marked figures: units and words, but no number.
+        # Without the marked figures, the cell contains units and words, but no number.
         assert not re.search(r"\d", FIGURE.sub("", figure)), what
 
 

@@ -234,7 +234,7 @@ def test_a_slow_generator_of_documents_does_not_block_other_calls(client: blocki
 
 
 def block_the_loop(seconds: float) -> threading.Thread:
-    """Block the background event loop, like a computation in the user's code. Returns once it is blocked."""
+    """Block the background event loop, like a computation in the user's code. Return when the loop is blocked."""
     begun = threading.Event()
 
     async def badly() -> None:

@@ -1,4 +1,4 @@
-"""The first minutes: `ragcore init`, options after the command, a mistyped folder, whole progress bars."""
+"""The first minutes of a user: `ragcore init`, options after the command, a mistyped folder, progress bars that log lines don't break."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NO_DATABASE = 2
 
 
 def run(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command line in a folder, without the database of the caller's environment."""
+    """Run the command line in a folder, without the database that the caller's environment names."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAGCORE_", "PG", "DATABASE_"))}
     return subprocess.run(
         [sys.executable, "-m", "ragcore", *arguments],

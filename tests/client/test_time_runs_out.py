@@ -1,4 +1,4 @@
-"""Time may run out between any two readings of the clock: the caller gets a result or a typed error, never another one."""
+"""Time may run out between any two readings of the clock. The caller gets a result or a typed error of ragcore, never another error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ READINGS = 400
 
 
 class Creeping(asyncio.SelectorEventLoop):
-    """An event loop whose clock moves by one step each time somebody reads it, and not otherwise."""
+    """An event loop whose clock advances by one step each time it is read, and at no other time."""
 
     moment = 0.0
 
@@ -67,6 +67,6 @@ def test_whenever_the_time_runs_out_the_error_is_typed(call: object) -> None:
 
     with asyncio.Runner(loop_factory=Creeping) as runner:
         runner.run(main())
-    # Both ends were reached: too little time for anything, and enough for all of it.
+    # Some runs had too little time for any step, and some had enough time for all of them.
     assert outcomes["answered"] > 0
     assert outcomes["DeadlineExceeded"] > 0, outcomes

@@ -94,7 +94,7 @@ def test_import_and_doctor_report_the_other_distribution(tmp_path: Path) -> None
     assert check["status"] == "error"
 
 
-# An extra, or a requirement, of the other project: ragcore[cli], ragcore>=0.2, "pip install ragcore".
+# Matches an extra or a requirement of the other project: ragcore[cli], ragcore>=0.2, "pip install ragcore".
 OLD = re.compile(r"(?<![\w./-])ragcore(\[[a-z]|(==|>=|~=)\d)|(pip|uv|tool|add|uninstall) (install )?ragcore(?![\w.-])")
 # These files are about the other project, or about the old name.
 ABOUT_THE_OTHER = {

@@ -46,7 +46,7 @@ async def test_a_connection_of_asyncpg_has_its_transport(server: tuple[str, str]
 
 
 def test_the_class_of_asyncpgs_connections_has_a_transport() -> None:
-    """The same check without a server, so that the quick tests also notice a new release of asyncpg."""
+    """This is the previous check without a server, so that the quick tests also detect a new release of asyncpg."""
     assert "_transport" in asyncpg.Connection.__slots__
 
 
@@ -102,7 +102,7 @@ def test_connections_of_the_sdks_client_are_opened_by_the_wrapped_backend() -> N
 
     client = openai.AsyncOpenAI(api_key="k", base_url="http://localhost")
     wrap_network_backend(client, Wrapper)
-    wrap_network_backend(client, Wrapper)  # not twice
+    wrap_network_backend(client, Wrapper)  # a second call has no effect
     pool: Any = client._client._transport._pool  # type: ignore[attr-defined]
     assert isinstance(pool._network_backend, Wrapper)
     assert not isinstance(pool._network_backend.backend, Wrapper)

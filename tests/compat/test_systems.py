@@ -1,4 +1,4 @@
-"""The library works without the modules that only POSIX systems have; the embedded PostgreSQL says that it needs them."""
+"""The library works without the modules that exist only on POSIX systems. The embedded PostgreSQL needs them; without them, its error says so."""
 
 from __future__ import annotations
 

@@ -771,7 +771,7 @@ async def test_a_request_that_two_programs_could_read_differently_is_refused(
 
 
 async def test_slow_bodies_of_one_tenant_leave_room_and_memory_for_others(rag: RAG) -> None:
-    """Of 400 requests whose bodies never end, 64 (a quarter of the places) are read. The others get status 429, and almost no bytes are held."""
+    """Of 400 requests whose bodies never end, the server reads 64 (a quarter of the places). The others get status 429, and memory holds few of their bytes."""
     app = asgi.app(rag, authenticate=authenticate)
     statuses: list[int] = []
     asked = 0
@@ -800,7 +800,7 @@ async def test_slow_bodies_of_one_tenant_leave_room_and_memory_for_others(rag: R
             group.start_soon(slow)
         await anyio.sleep(0.3)
         assert (statuses.count(429), len(statuses)) == (336, 336)
-        # 64 are read. Of the others, only pieces that the server had already received are taken.
+        # The server reads 64 of them. Of the others, it takes only pieces that it had already received.
         assert asked <= 64 * 8 + 336 * 3
         with anyio.fail_after(2):
             status, _, _ = await Client(app)("POST", "/chat", {"message": "deductible?"}, x_user="m")

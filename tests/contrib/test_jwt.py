@@ -18,7 +18,7 @@ from ragcore.contrib.asgi import jwt as own
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blocking_allowed]
 ISSUER, AUDIENCE = "https://login.example.org/", "ragcore"
-# Long enough: tokens of parametrised tests are made when the tests are collected, minutes before some of them run.
+# Tokens of parametrised tests are made when the tests are collected, minutes before some of the tests run. So they must be valid for long.
 HOUR = 3_600
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 OTHER = rsa.generate_private_key(public_exponent=65537, key_size=2048)

@@ -115,7 +115,7 @@ async def test_failures_are_not_kept() -> None:
 
 
 class Slow(FakeEmbedder):
-    """An embedder that is slow, and embeds one text after the other."""
+    """A slow embedder that embeds one text after the other."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -100,7 +100,7 @@ async def test_installed_files_that_were_changed_are_not_loaded(
     for path in installed.iterdir():
         (folder / path.name).symlink_to(path)
     changed = bytearray((folder / name).read_bytes())
-    # Still valid JSON, and weights of the same size.
+    # The changed file is still valid JSON, or has weights of the same size.
     changed[-1:] = bytes([changed[-1] ^ 1]) if name.endswith("safetensors") else changed[-1:] + b"\n"
     (folder / name).unlink()
     (folder / name).write_bytes(changed)

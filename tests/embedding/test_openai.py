@@ -49,7 +49,7 @@ async def embedder(openai_server: OpenAIServer) -> AsyncIterator[OpenAIEmbedder]
 
 
 def answering(body: bytes, *, status: int = 200) -> Scripted:
-    """A server that answers each request with the same JSON."""
+    """Run a server that answers each request with the same JSON."""
     return Scripted([Reply(body=body, status=status, headers={"content-type": "application/json"})])
 
 

@@ -1,4 +1,4 @@
-"""Generators that are read in the reader's own task keep all guarantees of a relay."""
+"""A generator that is read in the reader's own task keeps all guarantees that it would have in a relay."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def plain(text: str) -> str:
 
 
 def structure(prompt: Prompt) -> tuple[int, int, int, int]:
-    """Count the begins and ends of each fence in the last message, as a lenient reader sees them."""
+    """Count the beginnings and ends of each fence in the last message, as a lenient reader sees them."""
     text = plain(render(prompt)[-1]["content"])
     return tuple(
         len(re.findall(tag, text, re.IGNORECASE))

@@ -294,7 +294,7 @@ async def test_a_whole_answer_can_be_streamed() -> None:
     async with at_once(made()) as pieces:
         assert [piece if isinstance(piece, str) else piece.text async for piece in pieces] == ["hi", "hi"]
     async with at_once(made()):
-        pass  # never read: no coroutine is left unawaited
+        pass  # the stream is never read, and no coroutine is left unawaited
 
 
 def full(name: str, seconds: float = 60.0) -> FakeGenerator:

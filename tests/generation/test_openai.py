@@ -1,4 +1,4 @@
-"""All ways in which an answer can end, and the parameters of requests."""
+"""Answers that end in all possible ways, and the parameters of requests."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ async def test_threads_read_if_processes_are_not_allowed(
     assert "read on threads" in caplog.text
     documents = [one async for one in read(tmp_path) if isinstance(one, Document)]
     said = [warning for document in documents for warning in document.warnings if "read on threads" in warning]
-    assert len(said) == 1 < len(documents)  # the report says it once
+    assert len(said) == 1 < len(documents)  # only one document has the warning
     assert isinstance((await everything(tmp_path, processes=0))["good.md"], Document)
 
 

@@ -1,4 +1,4 @@
-"""All time in these tests is virtual."""
+"""These tests run in virtual time."""
 
 from __future__ import annotations
 

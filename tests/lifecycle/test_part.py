@@ -368,7 +368,7 @@ class Stubborn:
         self.seconds = seconds
 
     async def start(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     async def aclose(self) -> None:
         with anyio.CancelScope(shield=True):

@@ -39,7 +39,7 @@ def test_the_interval_of_pure_noise_contains_zero_in_95_percent_of_cases() -> No
 
 
 def test_the_newest_samples_always_count() -> None:
-    """The last 11 of 23 samples grow. None is dropped, although 23 samples don't divide into 12 equal blocks."""
+    """The last 11 of 23 samples grow. All of them count, although 23 samples can't be divided into 12 equal blocks."""
     found = slope([(x, max(0.0, 2.0 * (x - 11))) for x in range(23)])
     assert found.value > 0.8
 

@@ -25,7 +25,7 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 
 class Bounded:
-    """Answers up to a number of questions at once. A question beyond that, and all that wait with it, get no answer."""
+    """Answers up to a number of questions at once. If one more question arrives, neither it nor the waiting questions get an answer."""
 
     name = "bounded"
 

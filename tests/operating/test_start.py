@@ -1,4 +1,4 @@
-"""Start and the first calls load nothing on the event loop: the watchdog never blames ragcore's own start."""
+"""The start and the first calls import nothing on the event loop, so the watchdog never reports that ragcore's own start blocks the loop."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ WATCHED = Settings(watchdog=True, drain=0.0)
 
 @pytest.fixture
 def heard() -> Iterator[list[events.Event]]:
-    """The events of the watchdog."""
+    """Collect the events of the watchdog."""
     found: list[events.Event] = []
     stop = events.subscribe(
         lambda event: found.append(event) if event.source == "watchdog" or event.name == "call.hung" else None

@@ -1,4 +1,4 @@
-"""All time in these tests is virtual."""
+"""These tests run in virtual time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Flaky:
 
 
 class Clock:
-    """A clock for code that never waits."""
+    """A clock for tests of code that never waits."""
 
     def __init__(self) -> None:
         self.now = 1000.0

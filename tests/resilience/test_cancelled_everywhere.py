@@ -1,4 +1,4 @@
-"""Cancels every primitive at each of its awaits, in each way. Afterwards all resources must be given back."""
+"""Cancels every primitive at each of its awaits, in each way in which a task can be cancelled. Afterwards all resources must be given back."""
 
 from __future__ import annotations
 

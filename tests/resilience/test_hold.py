@@ -31,7 +31,7 @@ QUICK = RetryPolicy(attempts=3, backoff=0.0, max_backoff=0.0)
 
 
 async def stream(*items: float | str | Exception) -> AsyncGenerator[str, None]:
-    """Words are items, numbers are seconds to wait, errors are raised."""
+    """Yield each str, wait for as many seconds as each number says, and raise each error."""
     for item in items:
         if isinstance(item, str):
             await anyio.lowlevel.checkpoint()

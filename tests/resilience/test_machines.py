@@ -1,4 +1,4 @@
-"""State machines: compares each primitive with a simple model, in virtual time, in sequences that Hypothesis generates."""
+"""State machines. Hypothesis generates sequences of steps, and each primitive is compared with a simple model in virtual time."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class BreakerMachine(RuleBasedStateMachine):
         return 1.2 * min(5.0 * float(2**self.reopened), 40.0)
 
     def lost_probes(self) -> None:
-        """Probes that never ended have failed."""
+        """Count the probes that never ended as failed."""
         if self.state == "half_open" and len(self.out) >= self.breaker.probes and self.now >= self.probed_at + 40:
             self.reopened += 1
             self.moved("open")
@@ -172,7 +172,7 @@ class BreakerMachine(RuleBasedStateMachine):
 
 
 class RetryBudgetMachine(RuleBasedStateMachine):
-    """Tokens are conserved: the initial balance plus deposits equals withdrawals plus the balance, minus the overflow."""
+    """Compares the balance with a model: the initial balance, plus deposits without the overflow, minus withdrawals."""
 
     @initialize(ratio=st.floats(0, 2), reserve=st.integers(0, 8))
     def made(self, ratio: float, reserve: int) -> None:
@@ -380,7 +380,7 @@ class SingleFlightMachine(OnLoop):
 
     @rule(number=consumes(waiters))
     def leave_while_another_joins(self, number: int) -> None:
-        """Join and leave in the same step: a new caller must not join a flight that ends because its last waiter leaves."""
+        """Join and leave in the same step. A new caller must not join a flight that ends because its last waiter leaves."""
         key, task = self.of[number]
         task.cancel()
         remaining = self.waiting.get(key, set()) - {number}
@@ -425,7 +425,7 @@ class SingleFlightMachine(OnLoop):
 
 
 class PolicyMachine(OnLoop):
-    """Makes calls of all kinds through one policy: none ends after its deadline, none is lost, and all resources are given back."""
+    """Makes calls of all kinds through one policy. No call ends after its deadline or is lost, and all resources are given back."""
 
     calls = Bundle("calls")
 

@@ -1,4 +1,4 @@
-"""Limits that stand still while a call waits for a place in a queue."""
+"""Limits that are paused while a call waits for a place in a queue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Traps that other libraries fall into: one test for each, named after the behaviour that avoids the trap."""
+"""Mistakes that other libraries make. Each has one test, whose name describes the right behaviour."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ QUICK = RetryPolicy(attempts=3, backoff=0.0, max_backoff=0.0)
 
 
 async def half_open(*, probes: int = 1, bulkhead: Bulkhead | None = None) -> Policy:
-    """A policy whose breaker has opened and whose break is over."""
+    """Return a policy whose breaker has opened and whose break is over."""
     breaker = CircuitBreaker(minimum_throughput=2, probes=probes)
     policy = Policy("crm", breaker=breaker, retry=False, bulkhead=bulkhead)
     for _ in range(2):

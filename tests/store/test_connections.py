@@ -1,4 +1,4 @@
-"""Connections that end for ordinary reasons: no caller notices it."""
+"""Connections end for ordinary reasons, and no caller notices it."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ async def test_pgvector_dropped_and_created_again_is_detected(
 async def test_a_delete_whose_commit_was_not_answered_counts_what_it_deleted(
     store: PgVectorStore, admin: asyncpg.Connection[asyncpg.Record], migrated: tuple[str, str]
 ) -> None:
-    """A COMMIT that waits for a standby has taken effect already when its session is terminated."""
+    """If the session of a COMMIT that waits for a standby is terminated, the COMMIT has already taken effect."""
     await admin.execute("alter system set synchronous_standby_names = 'nobody'")
     await admin.execute("select pg_reload_conf()")
     try:

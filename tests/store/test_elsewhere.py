@@ -49,14 +49,14 @@ def reachable() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def sixteen(reachable: Path) -> Iterator[tuple[str, str]]:
-    """The DSNs (plain, owner) of a PostgreSQL 16."""
+    """Return the DSNs (plain, owner) of a PostgreSQL 16."""
     running = embedded.start(reachable / "16", version=16)
     yield running.dsn.reveal(), running.owner_dsn.reveal()
     embedded.stop(reachable / "16")
 
 
 async def emptied(owner_dsn: str) -> None:
-    """Create the schema again. With a database for each test, PgBouncer would open a pool for each."""
+    """Create the schema again. A database for each test is not used, because PgBouncer would open a pool for each."""
     owner = await asyncpg.connect(owner_dsn)
     await owner.execute("drop schema if exists ragcore cascade")
     await owner.close()
@@ -80,7 +80,7 @@ class TestSixteen(StoreContract):
 
 @contextmanager
 def pgbouncer(reachable: Path, folder: Path, extra: str) -> Iterator[int]:
-    """The port of a PgBouncer in transaction mode in front of PostgreSQL 16."""
+    """Return the port of a PgBouncer in transaction mode in front of PostgreSQL 16."""
     binary = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
     if binary is None:
         pytest.skip("PgBouncer is not on this machine: `apt-get install pgbouncer`")
@@ -338,7 +338,7 @@ async def test_a_standby_is_searched_and_not_written_to_and_the_primary_is_found
 
 
 def test_errors_of_pg_hba_rules_reach_the_caller() -> None:
-    """PostgreSQL's message for sslmode=disable with a hostssl rule."""
+    """The test uses sslmode=disable although pg_hba.conf has only a hostssl rule."""
     words = 'no pg_hba.conf entry for host "10.0.0.7", user "u", database "db", no encryption'
     error = asyncpg.InvalidAuthorizationSpecificationError(words)
     ours = translate(error, parse("postgresql://u:c4n4ry@h/db"), stage="search")

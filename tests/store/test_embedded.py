@@ -50,7 +50,7 @@ def folder() -> Iterator[str]:
 
 
 def runs(pid: int) -> bool:
-    """Whether a process runs. A zombie does not count."""
+    """Return whether a process runs. A zombie does not count as running."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -198,7 +198,7 @@ def _works_in(process: psutil.Process, folder: str) -> bool:
 async def test_an_incomplete_data_folder_is_moved_aside_and_not_deleted(
     folder: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The folder is in the state in which the first release left it when its initdb was killed."""
+    """The folder is in the state in which the first release left a folder whose initdb was killed."""
     data = Path(folder) / "postgres"
     (data / "base" / "1").mkdir(parents=True)
     (data / "PG_VERSION").write_text("18\n")
@@ -354,7 +354,7 @@ async def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPa
 async def test_binaries_that_the_servers_user_can_not_reach_are_copied(
     folder: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """This happens with a virtual environment below /root, whose permissions must not change."""
+    """An example is a virtual environment below /root. The permissions of /root must not change."""
     from ragcore.store.embedded import cluster
 
     hidden = Path(tempfile.mkdtemp(prefix="ragcore-hidden-"))
@@ -409,9 +409,9 @@ async def test_a_folder_of_the_first_release_is_used_and_locked_for_other_users(
 
 
 async def test_a_start_that_times_out_behind_another_process_leaves_no_lock(folder: str) -> None:
-    """It leaves no open file, and does not close a descriptor that may belong to another file by then."""
+    """The start leaves no open file. It closes no descriptor that may have been given to another file meanwhile."""
     lock = Cluster(Path(folder)).users_lock
-    with lock.open("w") as held:  # like a process that stops the server
+    with lock.open("w") as held:  # a process that stops the server holds this lock
         fcntl.flock(held, fcntl.LOCK_EX)
         before = len(os.listdir("/proc/self/fd"))
         with pytest.raises(StoreError, match="another process did not finish stopping the server"):
@@ -494,7 +494,7 @@ async def test_an_environment_for_another_database_changes_nothing(
 
 @as_root
 async def test_a_folder_of_another_user_is_reported(folder: str) -> None:
-    """If two ordinary users use one folder, the second one gets an error of one line."""
+    """If two users without special rights use the same folder, the second gets an error of one line."""
     os.chmod(folder, 0o777)
     (Path(folder) / "users.lock").touch(mode=0o600)
     script = f"""

@@ -20,7 +20,7 @@ FUTURE = datetime.now(UTC) + timedelta(days=365)
 
 
 async def owned(database: tuple[str, str]) -> str:
-    """The DSN of an owner that is not a superuser, so that row-level security binds it."""
+    """Return the DSN of an owner that is not a superuser, so that row-level security applies to it."""
     admin = await asyncpg.connect(database[1])
     name = await admin.fetchval("select current_database()")
     role = f"owner_of_{name}"
@@ -50,7 +50,7 @@ async def test_the_application_removes_only_expired_documents(database: tuple[st
     watcher = await asyncpg.connect(database[1])
     assert await watcher.fetchval("select count(*) from ragcore.posting where chunk_id like 'old%'") == 0
     assert await watcher.fetchval("select count(*) from ragcore.posting where chunk_id like 'new%'") > 0
-    # Other roles than the application and the owner may not.
+    # Roles other than the application and the owner may not remove documents.
     await watcher.execute("set role pg_read_all_data")
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await watcher.execute("select ragcore.remove_expired(10)")
@@ -108,7 +108,7 @@ async def test_documents_written_by_the_previous_release_never_expire(database: 
 
 
 async def test_the_previous_release_replaces_a_document_that_expires(database: tuple[str, str]) -> None:
-    """Its statements don't know expiry. The replaced document stays, even if it had expired before."""
+    """The statements of that release don't know expiry. So the document that replaces an expired one does not expire."""
     await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
     async with PgVectorStore(database[0]) as store:
         for name, expires_at in (("late", PAST), ("early", FUTURE)):
@@ -138,7 +138,7 @@ async def test_the_previous_release_replaces_a_document_that_expires(database: t
 
 
 async def test_expired_chunks_do_not_displace_others(database: tuple[str, str]) -> None:
-    """Last year's letters, all with the same words, are stored until they are removed."""
+    """Many expired letters with the same words are still stored."""
     await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
     async with PgVectorStore(database[0]) as store:
         texts = [f"zebra crossing {number}" for number in range(50)]

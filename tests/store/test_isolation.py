@@ -330,7 +330,7 @@ async def test_settings_of_the_session_change_nothing(migrated: tuple[str, str],
 async def test_row_level_security_binds_an_owner_that_is_not_a_superuser(
     database: tuple[str, str], admin: Admin
 ) -> None:
-    """It counts, it migrates, and it sees no row without a tenant."""
+    """Such an owner can count and migrate. Without a tenant it sees no row."""
     name = await admin.fetchval("select current_database()")
     owner_role = f"owner_of_{name}"
     await admin.execute(

@@ -1,4 +1,4 @@
-"""Every statement is right for each plan: results are compared with `MemoryStore` for seeded shapes of a store and settings of the planner."""
+"""Every statement returns the right result with each plan. Stores of seeded shapes and settings of the planner are compared with `MemoryStore`."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ async def compare(database: tuple[str, str], shape: Shape, planner: Sequence[str
 
 async def _compare_statements(dsn: str, memory: MemoryStore, shape: Shape, where: str) -> None:
     draw = random.Random(where)
-    # With custom plans the statements must not ask for generic ones, as behind a pooler.
+    # To get custom plans, the statements must not request generic plans. They don't request them behind a pooler.
     pooled = "&pgbouncer=true" if "custom" in where else ""
     tenants = [f"t{draw.randrange(shape.tenants)}", "nobody"]
     everything = shape.tenants * shape.documents * shape.chunks

@@ -171,7 +171,7 @@ async def test_migrations_run_once_even_at_the_same_time(database: tuple[str, st
 
 @anyio_test
 async def test_an_outdated_schema_is_reported_by_inspect_and_ping(migrated: tuple[str, str]) -> None:
-    """A new version is not ready if its migration was forgotten."""
+    """If an operator forgets the migration of a new version, the health check reports that it is not ready."""
     owner = await asyncpg.connect(migrated[1])
     await owner.execute("drop function ragcore.is_of; delete from ragcore.migration where number = 3")
     await owner.close()
@@ -272,7 +272,7 @@ async def test_long_vectors_are_indexed_as_far_as_pgvector_does(database: tuple[
     async with PgVectorStore(database[0], exact_rows=0) as store, PgVectorStore(database[0], exact_rows=300) as exact:
         assert not [finding for finding in (await store.inspect()).findings() if "index" in finding.message]
         await store.upsert(documents, tenant="a")
-        await owner.execute("analyze ragcore.chunk")  # as autovacuum would within a minute
+        await owner.execute("analyze ragcore.chunk")  # autovacuum would do this within a minute
         for mode in ("vector", "hybrid"):
             for n in range(5):
                 wanted = Query(question="other", tenant="a", mode=mode, top_k=5, vector=vectors[n] + vectors[n + 1])
@@ -281,7 +281,7 @@ async def test_long_vectors_are_indexed_as_far_as_pgvector_does(database: tuple[
                 assert len({p.chunk_id for p in found} & {p.chunk_id for p in right}) >= 4
                 assert [p.score for p in found[:2]] == pytest.approx([p.score for p in right[:2]], abs=1e-6)
     used = "select idx_scan from pg_stat_user_indexes where indexrelname = 'chunk_embedding'"
-    with anyio.fail_after(10):  # a session reports when it ends
+    with anyio.fail_after(10):  # a session reports its statistics when it ends
         while (scans := await owner.fetchval(used)) == 0:
             await anyio.sleep(0.05)
     await owner.close()

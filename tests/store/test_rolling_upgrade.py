@@ -146,7 +146,7 @@ async def test_a_migration_that_meets_deadlocks_begins_again(
 
     monkeypatch.setattr(schema, "_migrate", ends_in_a_deadlock)
     monkeypatch.setattr(connection_module, "MOST_ATTEMPTS", 2)
-    if deadlocks == 2:  # as many as there are attempts
+    if deadlocks == 2:  # each attempt ended in a deadlock
         with pytest.raises(StoreError, match="40P01"):
             await migrate(owner, model="fake", dimension=DIMENSION, role="ragcore")
         return

@@ -1,4 +1,4 @@
-"""Text search over postings whose lists are cut. So few postings are read that small stores behave like large ones."""
+"""Text search with a small limit for the postings that are read, so that the limit applies in small stores as it does in large ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ CHUNKS = 400
 
 @pytest.fixture
 async def store(database: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PgVectorStore]:
-    """A tenant: every chunk has "common", every tenth "frequent", one "rare". The chunks of another tenant have all of them."""
+    """Fill a store for two tenants. Each chunk of the first has the word "common", every tenth has "frequent", and one has "rare".
+
+    Each chunk of the second tenant has all three words.
+    """
     monkeypatch.setattr(searches, "LISTED", 20)
     monkeypatch.setattr(searches, "RERANKED", 30)
     searches._compose.cache_clear()

@@ -1,4 +1,4 @@
-"""A client with each of its dependencies behind a proxy, against a real PostgreSQL and a real HTTP server."""
+"""A client of a real PostgreSQL and real HTTP servers, each behind a proxy."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Bench(Client, Servers):
     """A client and its servers in one process."""
 
     def half_closed(self) -> int:
-        """The client's sockets that the peer has closed and the client has not."""
+        """Return the client's sockets that the peer has closed and the client has not."""
         wires = (self.embedding_wire, self.model_wire, self.database_wire)
         ports = {self.embedding.port, self.model.port, *(wire.port for wire in wires)}
         return sum(
@@ -63,7 +63,7 @@ class Bench(Client, Servers):
 
 
 def _policy(name: str, *, attempt_timeout: float = 5.0, **options: Any) -> Policy:
-    """Return the default policy with a breaker that probes soon. Otherwise each cell would take as long as a break."""
+    """Return the default policy, except that its breaker probes soon. Otherwise each cell would take as long as a break of the breaker."""
     return Policy(
         name,
         attempt_timeout=attempt_timeout,

@@ -25,7 +25,7 @@ class Child:
     """A running child.
 
     Attributes:
-        said: the JSON object on its first line.
+        said: the JSON object on the first line that the child wrote.
     """
 
     def __init__(self, process: anyio.abc.Process, lines: BufferedByteReceiveStream, said: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
-"""A client in its own process that receives commands over a socket, for the cells of the overload grid that run in real time.
+"""A client in its own process, for the cells of the overload grid that run in real time. It receives commands over a socket.
 
-`python -m tests.support.crowded ADDRESSES` prints its port. Each line it receives is a JSON object: the next cell, or a question. Each answer is a line.
+`python -m tests.support.crowded ADDRESSES` prints its port. Each received line is a JSON object with the next cell or a question. Each reply is one line.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WARM_UP = 6
 
 
 class Crowded:
-    """The driver's handle on the client."""
+    """The driver's connection to the client."""
 
     def __init__(self, stream: anyio.abc.SocketStream) -> None:
         self._stream = stream
@@ -40,11 +40,11 @@ class Crowded:
         self._sending = anyio.Lock()
 
     async def cell(self, cell: Cell) -> float:
-        """Switch to this cell. Returns the seconds for which an answer holds a place when questions come one at a time."""
+        """Begin this cell. Return the seconds for which an answer holds a place, measured with one question at a time."""
         return float((await self._ask({"cell": asdict(cell)}))["service"])
 
     async def ask(self, tenant: str, timeout: float) -> tuple[Ending, str]:
-        """Ask a question. Returns how it ended, and the reported reason."""
+        """Ask a question. Return its outcome and the reported reason."""
         said = await self._ask({"tenant": tenant, "timeout": timeout})
         return said["ending"], said["reason"]
 
@@ -95,7 +95,7 @@ class _Client:
         generator = OpenAIGenerator("fake", base_url=self._base_url, api_key="none", policy=policy)
         self._rag = RAG(retriever=self._retriever, generator=generator)
         await self._rag.start()
-        for _ in range(WARM_UP):  # the first calls are slower, and must not count for the cell
+        for _ in range(WARM_UP):  # the first calls are slower, so they must not count for the cell
             await self._rag.ask(QUESTION, tenant="warm", timeout=30)
         assert policy.bulkhead is not None
         return {"service": policy.bulkhead.service_time}

@@ -1,4 +1,4 @@
-"""Damaged files drawn from seeds, and poisoned files that each attack a reader in another way."""
+"""Makes damaged files from seeds, and poisoned files. Each poisoned file attacks a reader in a different way."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _damaged(data: bytearray, how: str, draw: random.Random) -> bytes:
 
 
 def poison(folder: Path) -> list[str]:
-    """Write 20 files into a folder that each attack a reader in another way. Return their names."""
+    """Write 20 poisoned files into a folder and return their names. Each attacks a reader in a different way."""
     bomb = BytesIO()
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("word/document.xml", b" " * 300_000_000)

@@ -1,6 +1,6 @@
-"""Measures how long a quiet tenant waits at `ragcore serve` next to a greedy tenant.
+"""Measures how long a quiet tenant waits at `ragcore serve` while a greedy tenant sends as many requests as it can.
 
-This process asks for the quiet tenant. Four others run: the server, its PostgreSQL, the model server, and the greedy tenant (`hog`).
+This process sends the questions of the quiet tenant. Four other processes run: the server, its PostgreSQL, the model server, and the greedy tenant (`hog`).
 """
 
 from __future__ import annotations
@@ -45,25 +45,25 @@ __all__ = ["MOST_GROWTH_MIB", "SERVICE", "Edge", "Load", "Measured", "edge_figur
 QUIET = "quiet"
 # Not secrets: only this machine can reach the server, and only during a run.
 TOKENS = {tenant: f"token-of-{tenant}" for tenant in (QUIET, HOG)}
-# How the other tenant behaves.
+# The behaviour of the greedy tenant; "alone": it does nothing.
 Setting: TypeAlias = Literal["alone", "similarity", "bodies", "full_bodies"]
 SETTINGS: tuple[Setting, ...] = get_args(Setting)
-# Seconds for the model's answer, half of them to the first token. Short, so that it does not hide the server's own delays.
+# Seconds for the model's answer, half of them to the first token. The time is short, so that it does not hide the server's own delays.
 SERVICE, TEXT, LATER_TOKENS = 0.1, f"Your deductible is {FACT} per calendar year, see [1].", 8
-# The largest number of scores that a report reads, so this is the most expensive report.
+# 500 × 20 chunks is the largest number of scores that a report reads, so these reports are as expensive as a report can be.
 SECTIONS, DOCUMENTS = 500, 20
 PAUSE, START_SECONDS = 1.0, 60.0
-# The limits on calls a minute and on concurrent calls are off for both tenants. They would end the overload, or refuse the quiet tenant, before the
-# queues and bulkheads that are measured here come into play.
+# Both tenants have no limits on calls and tokens a minute and on concurrent calls. With limits, calls would be refused before they reach the queues and
+# bulkheads that are measured here.
 NO_LIMITS = {f"RAGCORE_{name}": "0" for name in ("REQUESTS_PER_MINUTE", "TOKENS_PER_MINUTE", "CALLS_AT_ONCE")}
-# With the default limits a tenant may ask 120 times a minute.
+# Questions a second of the quiet tenant in the run with limits. This is less than the default limit of 120 a minute.
 PACED = 1.5
-# Cores. On a machine with two, other programs that use more than this slow the server by as much as the effects measured here.
+# Other programs may use at most this many cores. On a machine with two cores, a larger use slows the server as much as the measured effects do.
 MOST_FOREIGN = 0.15
-# Bytes of each connection that uvicorn reads ahead of the application.
+# For each connection, uvicorn reads up to this many bytes before the application asks for them.
 READ_AHEAD = 65_536
-# One tenant's share, which is a quarter of the 64 MiB for all bodies; the bytes that are read ahead; and 32 MiB for two reports of 10,000 scores each and
-# for memory that the allocator keeps. A server without that share would hold all 64 bodies that may be read at once, and exceed this limit.
+# The limit is a sum of three parts: one tenant's share of the memory for bodies (a quarter of 64 MiB), the bytes that are read ahead, and 32 MiB for two
+# reports of 10,000 scores each and for memory that the allocator keeps. Without a share for each tenant, the server would hold 64 bodies at once.
 MOST_GROWTH_MIB = 64 / 4 + BODIES * READ_AHEAD / 2**20 + 32
 
 
@@ -93,7 +93,7 @@ class Load:
     """
 
     rate: float = 8.0
-    # Longer than the 10 s after which the server closes a refused connection, so that the next 400 connections are included.
+    # The server closes a refused connection after 10 s. This is longer, so that the next 400 connections are included.
     seconds: float = 15.0
     rounds: int = 4
     warm_up: float = 3.0
@@ -129,7 +129,7 @@ class Measured:
 
 
 class _Processors:
-    """Use of the machine's processors from now on."""
+    """Measures the use of the machine's processors from its creation on."""
 
     def __init__(self) -> None:
         self._began = anyio.current_time()
@@ -146,7 +146,7 @@ class _Processors:
         """Return processor seconds of the whole machine and of each process of this run."""
         whole = psutil.cpu_times()
         own = psutil.Process()
-        # PostgreSQL's server detaches itself from the process that starts it.
+        # PostgreSQL's server is not a child of this process, because it detaches itself at the start.
         postgres = [one for one in psutil.process_iter(["name"]) if one.info["name"] == "postgres"]
         seconds = {}
         for process in (own, *own.children(recursive=True), *postgres):
@@ -187,7 +187,7 @@ async def measure(edge: Edge, load: Load) -> Measured:
         drivers = [Driver(target, [Question(QUESTION, (FACT,))]) for target in (plain, stream)]
         await _ask(drivers, load, seconds=load.warm_up, phase="warm-up", seed=-1)
         found.before_mib = resident_mb(edge.pid) or 0.0
-        # The first report of a process also imports modules.
+        # Request a report before the measurement, because the first report of a process also imports modules.
         async with other.busy("similarity", Counter()):
             await anyio.sleep(PAUSE)
         await anyio.sleep(PAUSE)
@@ -213,7 +213,7 @@ async def _in_setting(
     samples, processors = len(found.samples), _Processors()
     # Measure from the moment when the other tenant begins, because its first 400 connections are the worst.
     async with other.busy(setting, found.came.setdefault(setting, Counter())):
-        # The same arrivals in each setting of a round.
+        # All settings of a round have the same arrivals.
         outcomes = await _ask(drivers, load, seconds=load.seconds, phase=setting, seed=seed)
     found.foreign.setdefault(setting, []).append(processors.foreign())
     peak = max((one.rss_mb or 0.0 for one in found.samples[samples:]), default=0.0)
@@ -244,7 +244,7 @@ def judge(figures: Figures, found: Measured) -> None:
     for setting in settings:
         if setting == "alone":
             continue
-        # Compare with the same round: the machine's other load changes from minute to minute.
+        # Compare only within a round, because the other load of the machine changes from minute to minute.
         both = [(_p95_ms(part[setting]), _p95_ms(part["alone"])) for part in found.rounds]
         figures.values[f"edge_{setting}_ratio"] = statistics.median(beside / alone for beside, alone in both)
         excess = statistics.median(beside - (2 * alone + 1000 * SERVICE) for beside, alone in both)
@@ -291,7 +291,7 @@ def _by_round(found: Measured) -> Table:
 
 
 def _tell_of_defaults(figures: Figures, found: Measured) -> None:
-    """Report the run with tenant limits. It has too few questions for a verdict on their p95, but none may fail."""
+    """Report the run with tenant limits. It has too few questions to judge their p95, but none of them may fail."""
     for setting, outcomes in found.rounds[0].items():
         figures.values[f"edge_default_{setting}_p95_ms"] = _p95_ms(outcomes)
     figures.values |= _came(found, "edge_default")
@@ -316,7 +316,7 @@ def _came(found: Measured, prefix: str) -> dict[str, Value]:
 
 
 def _not_measured(found: Measured) -> list[str]:
-    """Return the reasons for which the figures don't measure the server; [] if they do."""
+    """Return the reasons why the figures are not valid for the server; [] if they are valid."""
     reasons = []
     reports = found.came.get("similarity")
     if reports is not None and not (reports["200"] and reports["429"] + reports["503"]):
@@ -335,7 +335,7 @@ def _not_measured(found: Measured) -> list[str]:
 
 
 def _foreign(found: Measured) -> float:
-    """Return the cores that other programs used, in the setting with the most."""
+    """Return the number of cores that other programs used, in the setting in which they used the most."""
     return max((statistics.median(cores) for cores in found.foreign.values()), default=0.0)
 
 
@@ -417,7 +417,7 @@ async def _address(process: anyio.abc.Process) -> str:
 
 
 async def _show_log(process: anyio.abc.Process) -> None:
-    """Copy the server's log to the log of the run. A pipe without a reader would also block the server."""
+    """Copy the server's log to the log of the run. The pipe needs a reader, because a full pipe would block the server."""
     assert process.stderr is not None
     async for piece in process.stderr:
         say(piece.decode(errors="replace").rstrip())

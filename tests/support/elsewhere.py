@@ -1,4 +1,4 @@
-"""Servers in another process, so that their work and memory don't count as the client's.
+"""Runs servers in another process, so that their work and memory don't count as the client's.
 
 `python -m tests.support.elsewhere` starts the servers and prints their addresses. Commands on its stdin choose the faults.
 """
@@ -31,7 +31,7 @@ class Elsewhere:
         self.addresses = Addresses(**process.said)
 
     async def weather(self, seed: int) -> None:
-        """Start and end faults in turn."""
+        """Start and end faults, one after the other, in an order drawn from the seed."""
         await self._child.tell("weather", str(seed))
 
     async def strike(self, stage: str, fault: str) -> None:
@@ -102,15 +102,15 @@ async def _forget(world: Servers) -> None:
 
 
 async def _strike(world: Servers, fault: tuple[str, str], fair: anyio.Event) -> None:
-    # Not cancelled: at its end, the fault restarts the things that it stopped.
+    # Wait instead of cancelling: when the fault ends, it restarts the servers and sessions that it stopped.
     async with matrix()[fault](world):
         await fair.wait()
 
 
 async def _weather(world: Servers, seed: int, fair: anyio.Event) -> None:
-    """Run one fault after the other, each for a while, with times without a fault in between."""
+    """Run one fault after the other, with pauses without a fault in between."""
     draw = random.Random(seed)
-    # Leave out pauses, which outlast their fault, and large bodies, which would dominate the measured memory.
+    # Leave out faults with Retry-After, whose pauses last longer than the fault, and large bodies, which would dominate the measured memory.
     out = ("429", "100 MB", "bomb", "endless")
     faults = [(name, strike) for name, strike in matrix().items() if not name[1].startswith(out) and name[0] != "all"]
     while not fair.is_set():

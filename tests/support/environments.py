@@ -1,4 +1,4 @@
-"""Virtual environments for programs of others: made at the first use, and again when what they need changes."""
+"""Virtual environments for other projects' programs. An environment is made at its first use, and again when its requirements change."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INSTALL_SECONDS = 900.0
 
 
 class InstallError(Exception):
-    """An environment can't be made; the message is the end of what the installer said."""
+    """An environment can't be made. The message is the end of the installer's output."""
 
 
 def environment(kind: str, name: str, *, more: Sequence[str] = (), variables: Mapping[str, str] | None = None) -> Path:
@@ -31,7 +31,7 @@ def environment(kind: str, name: str, *, more: Sequence[str] = (), variables: Ma
         variables: the environment of pip; None: this process's.
 
     Raises:
-        InstallError: it can't be made.
+        InstallError: the environment can't be made.
     """
     needed = tomllib.loads((Path(__file__).parent / "environments.toml").read_text())[kind][name]
     folder = CACHE / kind / name

@@ -1,4 +1,4 @@
-"""A generated corpus of 60 files in all formats, with the traps of real files, and the content that a reader should find in each."""
+"""Generates a corpus of 60 files in all formats, with the difficulties of real files, and the content that a reader should find in each."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def _pdf_letters(draw: random.Random, number: int) -> MadeFile:
 
 
 def _pdf_hyphens(draw: random.Random, number: int) -> MadeFile:
-    """Make lines that break within a word. The whole word also stands elsewhere in the document."""
+    """Make lines that break within a word. The whole word also occurs elsewhere in the document."""
     word = draw.choice(["reimbursement", "authorization", "rehabilitation", "coinsurance"])
     texts = [f"The {word} is due in {draw.choice(WORDS)}.", *_sentences(draw, 6)]
     broken = [f"See the {word[:6]}-", f"{word[6:]} of your {draw.choice(WORDS)}."]
@@ -266,7 +266,7 @@ NOISE = [
 
 
 def _html_page(draw: random.Random, number: int) -> MadeFile:
-    """Make a page with its site: menus, banner, sidebar and footer around the content."""
+    """Make a page with the parts of a web site around its content: menus, banner, sidebar and footer."""
     heading = f"Benefits of {draw.choice(WORDS)}"
     first, second, rows = _sentences(draw, 5), _sentences(draw, 5), _rows(draw)
     table = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in [HEADER, *rows])

@@ -31,15 +31,15 @@ HOG = "hog"
 REPORTS, BODIES = 40, 400
 # Seconds between two bytes of a slow body.
 DRIP = 1.0
-# A full body is sent in pieces of this many bytes, with this many seconds between them, so that all bodies together use a gigabit network fully.
+# A full body is sent in pieces of this many bytes, with this many seconds between two pieces. So all bodies together use a gigabit a second.
 PIECE = 65_536
 BETWEEN_PIECES = BODIES * PIECE / 125e6
-# Seconds until the next connection after the server has closed one.
+# After the server has closed a connection, the next one is opened after this many seconds.
 AGAIN = 0.05
 
 
 class Hog:
-    """The driver's handle on the tenant."""
+    """The driver's connection to the tenant's process."""
 
     def __init__(self, process: Child) -> None:
         self._process = process
@@ -73,7 +73,7 @@ async def hog(url: str, token: str) -> AsyncIterator[Hog]:
 
 
 class _Reports:
-    """40 users. Each asks for a report, and again as soon as an answer has come."""
+    """40 users. Each requests a report, and requests the next one as soon as an answer has arrived."""
 
     def __init__(self, url: str, token: str) -> None:
         self._options = HttpOptions(
@@ -91,7 +91,7 @@ class _Reports:
 
 
 class _Bodies:
-    """400 connections with a body each. If the server closes one, the next follows. Like a bad client, it ignores answers and continues to send."""
+    """400 connections, each of which sends a body. If the server closes one, another is opened. Like a bad client, it ignores answers and continues to send."""
 
     def __init__(self, url: str, token: str, *, full: bool) -> None:
         address = urlsplit(url)

@@ -1,4 +1,4 @@
-"""Generated collections: chunks with random vectors and words, written by COPY, so that a tenant of 200,000 chunks takes only minutes."""
+"""Makes collections of chunks with random vectors and words. COPY writes them, so that a tenant of 200,000 chunks takes only minutes."""
 
 from __future__ import annotations
 

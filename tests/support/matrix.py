@@ -1,4 +1,4 @@
-"""All faults by stage: on the wire, in an HTTP server's answers, and in PostgreSQL. Each fault lasts for a block."""
+"""All faults by stage: on the wire, in an HTTP server's answers, and in PostgreSQL. Each fault is active during a block."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ __all__ = ["ORDINARY", "Strike", "matrix"]
 Strike: TypeAlias = Callable[[Servers], AbstractAsyncContextManager[None]]
 
 
-# These faults are routine: a call whose deadline is longer should be answered.
+# These faults are routine. A call should be answered if its deadline is longer than the fault.
 ORDINARY = frozenset(
     {
         "idle sessions terminated",
@@ -89,7 +89,7 @@ def matrix() -> dict[tuple[str, str], Strike]:
 
 
 def _ordinary() -> dict[str, Strike]:
-    """Return the routine events of a healthy database. None of them should fail a call whose deadline is longer."""
+    """Return the routine events of a healthy database. If a call's deadline is longer than the event, the call should be answered."""
     terminate = f"select pg_terminate_backend(pid) {SELECT_BACKENDS}"
     return {
         "idle sessions terminated": _once(terminate),
@@ -104,7 +104,7 @@ def _ordinary() -> dict[str, Strike]:
 
 
 def _once(statement: str, after: float = 0.0) -> Strike:
-    """Run a statement against the client's sessions, before the calls or during them."""
+    """Return a fault that runs a statement about the client's sessions once, before the calls or during them."""
 
     @asynccontextmanager
     async def strike(world: Servers) -> AsyncIterator[None]:
@@ -124,7 +124,7 @@ def _once(statement: str, after: float = 0.0) -> Strike:
 
 
 def _setting(setting: str) -> Strike:
-    """Change a setting of the client's role and restart its sessions with it."""
+    """Return a fault that changes a setting of the client's role and ends its sessions, so that new sessions use the setting."""
 
     @asynccontextmanager
     async def strike(world: Servers) -> AsyncIterator[None]:
@@ -139,7 +139,7 @@ def _setting(setting: str) -> Strike:
 
 
 def _signalled(number: int) -> Strike:
-    """Stop the server, fast or immediately. Its supervisor starts it again."""
+    """Return a fault that stops the server with a signal (fast or immediate shutdown). The supervisor starts the server again."""
 
     @asynccontextmanager
     async def strike(world: Servers) -> AsyncIterator[None]:
@@ -177,7 +177,7 @@ def _again_and_again_plainly(statement: str) -> Strike:
             await anyio.sleep(0.01)
             yield
             group.cancel_scope.cancel()
-        world.owner.terminate()  # it may have been in the middle of a statement
+        world.owner.terminate()  # don't close it: a statement may be running
         world.owner = await _connected(world.addresses.owner)
 
     return strike
@@ -185,7 +185,7 @@ def _again_and_again_plainly(statement: str) -> Strike:
 
 @asynccontextmanager
 async def _flooded(world: Servers) -> AsyncIterator[None]:
-    """Give another tenant chunks that are as near to the question as the right one."""
+    """Add chunks to another tenant that are as near to the question as the right chunk."""
     await world.owner.execute(
         """
         insert into ragcore.document values ('flood', 'flood', 'h', 'fake');
@@ -219,7 +219,7 @@ async def _recreated(world: Servers) -> AsyncIterator[None]:
 
 
 def _served(stage: str, fault: Fault) -> Strike:
-    """Start a fault of a stage's HTTP server."""
+    """Return a fault of a stage's HTTP server."""
 
     @asynccontextmanager
     async def strike(world: Servers) -> AsyncIterator[None]:
@@ -234,7 +234,7 @@ def _served(stage: str, fault: Fault) -> Strike:
 
 
 def _wired(stage: str, fault: Fault) -> Strike:
-    """Start a fault on the connections to a stage. It affects new connections, so open ones are reset."""
+    """Return a fault on the connections to a stage. It affects only new connections, so open connections are reset."""
 
     @asynccontextmanager
     async def strike(world: Servers) -> AsyncIterator[None]:
@@ -271,7 +271,7 @@ def _refused(stage: str) -> Strike:
 
 
 def _frozen(stage: str, after: float = 0.0) -> Strike:
-    """Let no byte pass, from now on or from the middle of the calls. Cancel requests are lost too."""
+    """Return a fault that stops all bytes, from the beginning or from the middle of the calls. PostgreSQL's cancel requests are lost as well."""
 
     @asynccontextmanager
     async def strike(world: Servers) -> AsyncIterator[None]:
@@ -315,7 +315,7 @@ async def _unresolvable(world: Servers) -> AsyncIterator[None]:
 
 
 def _sql(before: str, after: str = "", *, keep: bool = True) -> Strike:
-    """Run statements in another session of the database."""
+    """Return a fault that runs statements in another session of the database."""
 
     @asynccontextmanager
     async def strike(world: Servers) -> AsyncIterator[None]:
@@ -340,7 +340,7 @@ def _sql(before: str, after: str = "", *, keep: bool = True) -> Strike:
 
 
 def _again_and_again(statement: str, every: float = 0.003) -> Strike:
-    """Repeat a statement against the client's sessions while the calls run."""
+    """Return a fault that repeats a statement about the client's sessions while the calls run."""
 
     @asynccontextmanager
     async def strike(world: Servers) -> AsyncIterator[None]:
@@ -361,7 +361,7 @@ def _again_and_again(statement: str, every: float = 0.003) -> Strike:
 
 @asynccontextmanager
 async def _stopped_backends(world: Servers) -> AsyncIterator[None]:
-    """Send SIGSTOP to all of the client's backends: the server is frozen, but its connections stay open."""
+    """Send SIGSTOP to all of the client's backends. They do nothing, and their connections stay open."""
     rows = await world.owner.fetch("select pid from pg_stat_activity where usename = $1", ROLE)
     pids = [row["pid"] for row in rows]
     for pid in pids:
@@ -450,7 +450,7 @@ def _stream(*deltas: dict[str, Any]) -> Fault:
 _ROLE = {"delta": {"role": "assistant", "content": ""}, "finish_reason": None}
 _ERROR = {"error": {"message": "the engine has failed", "type": "server_error", "code": 500}}
 _TOOL = {"tool_calls": [{"index": 0, "id": "t", "type": "function", "function": {"name": "look", "arguments": "{}"}}]}
-# Streams that end without an answer, each in another way.
+# Streams that end without an answer, each in a different way.
 _ENDS: dict[str, tuple[dict[str, Any], ...]] = {
     "error at once": (_ERROR,),
     "error after the role": (_ROLE, _ERROR),

@@ -1,4 +1,4 @@
-"""The effect of one tenant on the others, in virtual time: a tenant that asks without a pause, and a tenant whose questions fail."""
+"""Measures the effect of one tenant on the others in virtual time. That tenant asks without a pause, or its questions fail."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ __all__ = ["poison_ratio", "quiet_ratio"]
 CELL = Cell(slots=4, service=0.5, queue=256, timeout=30.0, load=1.0, loop="open")
 QUESTION = "What is my deductible?"
 QUIET, OTHERS = "quiet", tuple(f"other {number}" for number in range(5))
-# Fewer questions with a larger crowd, because each simulated second takes a minute.
+# With the larger crowd, fewer questions are asked, because each simulated second takes a minute.
 QUIET_QUESTIONS, QUESTIONS_BESIDE_MANY, MANY, WARM_UP = 60, 10, 1_000, 2.0
 POISON_SECONDS = 300.0
 
 
 def quiet_ratio(loops: int) -> float:
-    """Return the p95 of a tenant that asks once a second, next to another tenant's loops, divided by its p95 alone plus one service time."""
+    """Return the ratio of two latencies of a tenant that asks once a second: its p95 beside another tenant's loops, and its p95 alone plus one service time."""
     alone, beside = (anyio.run(_quiet, count, backend_options={"loop_factory": VirtualLoop}) for count in (0, loops))
     return float(beside / (alone + CELL.service))
 
 
 def poison_ratio(stage: str, *, quick: bool) -> float:
-    """Return the others' good answers while one tenant's questions make the embedder or the model fail, divided by those without that tenant."""
+    """Return the good answers of the other tenants while one tenant's questions make a dependency fail, divided by their good answers without that tenant."""
     seconds = POISON_SECONDS / (5 if quick else 1)
     without, beside = (
         anyio.run(_poison, stage, bad, seconds, backend_options={"loop_factory": VirtualLoop}) for bad in (False, True)
@@ -90,7 +90,7 @@ async def _poison(stage: str, bad: bool, seconds: float) -> int:
         draw, failing = random.Random("others"), random.Random("bad")
         async with anyio.create_task_group() as group:
             await anyio.sleep(1)
-            if bad:  # six at once, and two a second from then on
+            if bad:  # ask six questions at once, and then two a second
                 for _ in range(6):
                     group.start_soon(ask, rag, "bad")
             end = anyio.current_time() + seconds
@@ -111,7 +111,7 @@ async def _poison(stage: str, bad: bool, seconds: float) -> int:
 
 
 class _PoisonedEmbedder(FakeEmbedder):
-    """Answers 500 to one flow."""
+    """Fails with status 500 for one flow."""
 
     def __init__(self, fails: bool) -> None:
         super().__init__(policy=Policy("embedding"))

@@ -1,4 +1,4 @@
-"""More questions than a model can answer, in virtual time: one cell of a grid, compared with a scheduler that knows the future."""
+"""Asks more questions than a model can answer, in virtual time. Each cell of a grid is compared with a scheduler that knows the future."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ SERVICES = (0.1, 0.5, 3.0)
 LONG_QUEUE = 256
 TIMEOUTS = (5.0, 30.0)
 LOADS = (0.5, 1.0, 2.0, 4.0, 10.0, 50.0)
-# The first token comes after this share of the service time; in one row, at its end.
+# The first token comes after this share of the service time. In the row FIRST_AT_ONCE (slots, service time) it comes at the end of the service time.
 FIRST_SHARE = 0.1
 FIRST_AT_ONCE = (4, 0.5)
 # A first token may take at most this many seconds, and this share of the remaining time.
 FIRST_TIMEOUT, FIRST_TIMEOUT_SHARE = 10.0, 0.4
 # Seconds that a refused caller in a closed loop waits before it asks again.
 BACK_AFTER = 0.1
-# The length of a cell: at least this many service times, this many answers, and this many times the time in which the queue turns over.
+# A cell lasts for at least this many service times and this many answers, and until the callers in the queue have changed this many times.
 LEAST_SERVICES, LEAST_ANSWERS, TURNS = 10, 200, 3
-# A cell with more questions than this is shortened, but not below this many service times.
+# A cell with more questions than this is shortened, but to no less than this many service times.
 HEAVY_QUESTIONS, HEAVY_SERVICES = 12_000, 2
 PROMPT = Prompt("What is my deductible?", passages=(Passage("c", "d", "Your deductible is $1,500."),))
-# If the estimate of a service time is off by this factor, the refusal that names it is false.
+# If an estimated service time differs from the real one by more than this share, a refusal that states the estimate is false.
 ESTIMATE = 0.5
 
 
@@ -60,7 +60,7 @@ class Cell:
         load: questions as a multiple of the model's capacity; in a closed loop, callers as a multiple of the slots.
         spread: the service times are drawn from service × [1 - spread, 1 + spread].
         order: order within a flow: ragcore's own, or earliest deadline first for comparison.
-        given_seconds: for how many seconds questions come; 0: as long as the cell needs.
+        given_seconds: the number of seconds for which questions come; 0: the cell computes it.
     """
 
     slots: int
@@ -100,7 +100,7 @@ class Cell:
 
     @property
     def seconds(self) -> float:
-        """For how many seconds questions come: long enough that the start does not matter."""
+        """The number of seconds for which questions come. It is so long that the start does not matter."""
         if self.given_seconds:
             return self.given_seconds
         turn = min(self.timeout, self.queue * self.service / self.slots + self.service)
@@ -134,7 +134,7 @@ class Asked:
     Attributes:
         at: the time at which it was asked.
         service: seconds that its answer takes.
-        late: seconds between the moment after which it could no longer be answered and its refusal.
+        late: seconds between the moment from which it could no longer be answered and its refusal.
         false: the reported reason, if that reason is not true.
     """
 
@@ -164,10 +164,11 @@ class Outcome:
 
     @classmethod
     def of(cls, cell: Cell, asked: Sequence[Asked]) -> Outcome:
-        """Judge a cell. Answers after the last question arrive under a falling load, so they count for neither side."""
+        """Judge a cell. After the last question the load falls, so answers that arrive later count neither for ragcore nor for the ideal scheduler."""
         good = sum(one.ending == "good" and one.at + one.took <= cell.seconds + 1e-9 for one in asked)
         best = clairvoyant(cell, asked)
-        if cell.loop == "closed":  # a scheduler that asked more often would have had other arrivals
+        # In a closed loop, callers would ask more often if the ideal scheduler answered them. So count the answers that the slots could give.
+        if cell.loop == "closed":
             best = max(best, min(cell.callers, cell.slots) * math.floor(cell.seconds / cell.service))
         return cls(
             cell=cell,
@@ -210,7 +211,7 @@ class Model(Part):
         return self._cell.service * (self._draw.uniform(1 - spread, 1 + spread) if spread else 1.0)
 
     async def generate(self, prompt: Prompt, /) -> Generation:
-        """Not used; only streams are."""
+        """Not used: the client only streams."""
         raise NotImplementedError
 
     @asynccontextmanager
@@ -233,7 +234,7 @@ class Model(Part):
 
 
 class _EarliestDeadlineFirst(FairQueue):
-    """A queue for comparison: of the callers that can still be served, it picks the one with the earliest deadline."""
+    """A queue for comparison. Of the callers that can still be served, it picks the one with the earliest deadline."""
 
     def _pick(self, flow: Flow) -> Waiter:
         return min(flow.waiting, key=lambda waiter: waiter.when)
@@ -266,7 +267,7 @@ async def _run(cell: Cell) -> list[Asked]:
             pass
         else:
             one.ending = "other" if answer.degraded else "good"
-            # The model is healthy and answers within all limits, so any reported failure of it is false.
+            # The model works and answers within all limits, so every reported failure of the model is false.
             one.false = answer.degraded[0].reason if answer.degraded else ""
         one.took = anyio.current_time() - began
         return one.ending
@@ -295,7 +296,7 @@ def clairvoyant(cell: Cell, asked: Sequence[Asked]) -> int:
     """Count the questions that a scheduler could have answered in time if it knew all of them in advance, with the same slots and queue.
 
     It serves the earliest deadline first among the questions that can still be answered. If the queue is full, it drops the question with the earliest
-    deadline. With equal service times no schedule answers more: each answer of another schedule can be exchanged for one with an earlier deadline.
+    deadline. With equal service times, no schedule has more answers: in any schedule, each answer can be exchanged for one with an earlier deadline.
     """
     free = [0.0] * cell.slots
     heapq.heapify(free)

@@ -1,4 +1,4 @@
-"""Generated sets with questions.
+"""Makes sets of documents with questions.
 
 In the plans, only the titles name the plan; in the handbook, only the headings do. The titles of the notices say nothing about their content.
 """

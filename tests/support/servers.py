@@ -24,7 +24,7 @@ class Addresses:
 
     Attributes:
         database: DSN of the plain role.
-        owner: DSN of the superuser, past the proxy.
+        owner: DSN of the superuser, for connections without the proxy.
         embedding: base URL.
         model: base URL.
         straight_database, straight_embedding, straight_model: the same without the proxies, which cost time.

@@ -24,7 +24,7 @@ from ragcore.types import IngestReport, Kind
 
 SQUAD = Path(__file__).parents[3] / "shared" / "data" / "squad"
 TENANT = "squad"
-# Coprime to 100: the metadata field "share" is spread evenly, so that "share < 10" passes a tenth of all documents.
+# This step is coprime to 100. So the values of the metadata field "share" are spread evenly, and "share < 10" passes a tenth of all documents.
 SHARE_STEP = 37
 
 
@@ -65,7 +65,7 @@ class Reference:
 
 
 class Widened(Reference):
-    """The reference vectors padded with zeros: realistic long vectors with the same similarities."""
+    """The reference vectors, padded with zeros to a realistic length. Their similarities stay the same."""
 
     dimension = 3_072
 
@@ -119,7 +119,7 @@ class Busy:
 async def ingested(*, passages: int | None = None, reference: bool = False) -> AsyncIterator[Squad]:
     """Ingest squad, whole or in part, with ragcore's ingestor. The questions have reference vectors.
 
-    With `reference`, the passages' vectors are looked up, too, instead of computed.
+    With `reference`, the vectors of the passages are also looked up and not computed.
     """
     documents = read_documents(passages)
     with tempfile.TemporaryDirectory() as folder:

@@ -66,7 +66,7 @@ pytestmark = [
     pytest.mark.parametrize("anyio_backend", ["asyncio"]),
 ]
 
-# An operator might add this hook to the application. It writes all logs and events to a file, and the variables of each traceback frame to another.
+# An operator could add this hook to the application. It writes all logs and events to one file, and the variables of each traceback frame to another.
 HOOK = """
 import json, logging, traceback
 from ragcore import events
@@ -323,7 +323,7 @@ async def _filtered(rag: RAG, value: str) -> None:
 
 
 async def test_a_store_without_a_client_quotes_no_value_either(migrated: tuple[str, str]) -> None:
-    """The driver's own errors would quote the value."""
+    """An error of the driver itself would quote the value."""
     seen = Seen()
     vector = np.ones(64, dtype=np.float32)
 

@@ -1,4 +1,4 @@
-"""The HTTP edge over real sockets, on two ASGI servers, with the requests of a security reviewer."""
+"""The HTTP application over real sockets, on two ASGI servers, with requests that a security review would send."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_one_users_reports_and_slow_bodies_do_not_slow_another_users_chat(served
         connection.close()
     assert statuses <= {200, 429}
     assert beside < 10 * alone + 3  # only checks that nothing hangs; the benchmark measures the ratio
-    # Its places become free as soon as the server has noticed that all of those connections are closed.
+    # The tenant's places become free when the server has noticed that all of its connections are closed.
     end = time.monotonic() + 15
     while (again := served.ask("POST", "/chat", "hog", json={"message": "deductible?"})).status_code == 429:
         assert time.monotonic() < end, again.text
@@ -236,7 +236,7 @@ BODIES = {
 
 
 def refused_in_words(status: int, received: bytes) -> None:
-    """Check a refusal: never 500. ragcore refuses with JSON that gives the reason; the ASGI server may refuse invalid HTTP or close the connection."""
+    """Check that a request is refused, and not with status 500. ragcore sends JSON with the reason; the ASGI server may refuse it or close the connection."""
     head, _, body = received.partition(b"\r\n\r\n")
     by_ragcore = b"x-request-id" in head.lower()
     assert status < 500 or (status == 501 and not by_ragcore), received[:500]

@@ -174,7 +174,7 @@ async def test_the_service_of_each_page_works_as_written(
 
 
 async def refused(client: httpx2.AsyncClient) -> None:
-    """A wrong request gets a matching status. No answer reveals how many documents other tenants have."""
+    """Check that wrong requests get the right status, and that no answer reveals how many documents other tenants have."""
     for body in (
         b"",
         b"null",
@@ -227,7 +227,7 @@ async def streamed(client: httpx2.AsyncClient) -> None:
 
 
 async def disconnected(world: World, client: httpx2.AsyncClient, *, whole: bool) -> None:
-    """If a client disconnects during an answer, the model's request ends within a second."""
+    """Check that the request to the model ends within a second if a client disconnects during an answer."""
     world.model.token_latency = 0.2
     async with client.stream("POST", "/chat/stream", json={"message": "What is my deductible?"}) as response:
         async for line in response.aiter_lines():

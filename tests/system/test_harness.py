@@ -155,7 +155,7 @@ class TestPeers:
 
     async def test_each_adapter_does_the_same_job(self, servers: Elsewhere, tmp_path: Path) -> None:
         assert TENANT
-        ballast = b"x" * 400_000_000  # memory of this process, which must not count for the processes that it starts
+        ballast = b"x" * 400_000_000  # memory that must not count for the processes started below
         for name in ("hand_written", "ragcore_client", "threaded"):
             async with member(name, Path(sys.executable), job_of(servers.addresses, straight=True), tmp_path) as one:
                 lap = await one.run(concurrency=3, count=12, deadline=20, patience=60)

@@ -109,7 +109,7 @@ async def test_a_cancelled_stream_frees_its_slot(rag: RAG, llama: str) -> None:
 async def test_fifty_calls_on_four_slots_all_end_by_their_deadline_and_free_every_slot(
     llama: str,
 ) -> None:
-    """The bulkhead's limit equals the server's slots, because the server also processes queued requests whose callers have left."""
+    """The bulkhead has as many places as the server has slots. Otherwise the server would also work on queued requests whose callers have left."""
     policy = Policy("generation", bulkhead=Bulkhead(SLOTS, queue=100))
     generator = OpenAIGenerator("smollm2", base_url=f"{llama}/v1", api_key="none", policy=policy)
     retriever = Retriever(embedder=FakeEmbedder(), store=FakeStore())

@@ -58,7 +58,7 @@ async def world(database: tuple[str, str]) -> AsyncIterator[Bench]:
 
 @pytest.fixture
 async def asyncpgs_noise() -> AsyncIterator[None]:
-    """Ignore a future that asyncpg leaves unawaited if its connect is cancelled at a certain moment. It only causes a line in the log."""
+    """Ignore a future that asyncpg does not await if its connect is cancelled at a certain moment. The only effect is a line in the log."""
     loop = asyncio.get_running_loop()
     given = loop.get_exception_handler()
 
@@ -94,7 +94,7 @@ async def test_the_reduced_matrix_is_green(world: Bench) -> None:
     assert max(cell.slowest for cell in cells) < 1.5
 
 
-# Left out: faults of a kind that is covered already, and restarts of the server that all tests share.
+# These are left out: faults of a kind that another fault covers, and restarts of the server that all tests share.
 ALIKE = {
     *("fast restart", "immediate restart"),
     *("401", "403", "409", "502", "504", "truncated JSON", "a list", "vectors: nan", "vectors: base64"),
@@ -108,7 +108,7 @@ ALIKE = {
 
 @PLAIN
 async def test_ten_thousand_cancelled_requests_leave_every_slot_usable() -> None:
-    """With httpx 0.28, the pool answered none of ten requests after this: encode/httpcore#1093."""
+    """With the pool of httpx 0.28, none of ten later requests was answered (encode/httpcore#1093)."""
     draw = random.Random(1)
     async with OpenAIServer(embedding_latency=0.02, first_token_latency=0.02) as server:
         options = {"base_url": server.base_url, "api_key": "none"}
@@ -148,7 +148,7 @@ async def test_ten_thousand_cancelled_requests_leave_every_slot_usable() -> None
 @PLAIN
 @NOISY
 async def test_a_frozen_postgresql_frees_all_callers_at_their_deadline(migrated: tuple[str, str]) -> None:
-    """Hand-written asyncpg with asyncio.timeout(1) hangs for the whole freeze: 12 callers, a pool of 5, 8 s."""
+    """In the same situation, hand-written code with asyncpg and asyncio.timeout(1) hangs for the whole 8 s (12 callers, a pool of 5)."""
     plain, owner_dsn = migrated
     owner = await asyncpg.connect(owner_dsn)
     async with PgVectorStore(plain, pool_size=5) as store:
@@ -272,7 +272,7 @@ async def test_a_stalled_tls_handshake_ends_at_the_deadline() -> None:
 
 
 def _to(port: int) -> int:
-    """Count this process's sockets to that port."""
+    """Count the sockets of this process that are connected to a port."""
     found = psutil.Process().net_connections(kind="tcp")
     return sum(bool(connection.raddr) and connection.raddr.port == port for connection in found)
 

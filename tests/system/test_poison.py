@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.system]
 
 
 class Poisoned(OpenAIServer):
-    """Once enabled, answers 500 to each request that contains the word POISON."""
+    """A server that answers with status 500 to each request that contains the word POISON, from the moment at which this is enabled."""
 
     poisoned = False
 

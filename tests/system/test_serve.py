@@ -1,4 +1,4 @@
-"""`ragcore serve` with its users: curl, the OpenAI SDK, a fuzzer, and users who ask for other users' data."""
+"""`ragcore serve` as different clients use it: curl, the OpenAI SDK, a fuzzer, and users who request data of other users."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real input: all of squad, embedded by the local embedder and stored in PostgreSQL, compared with exact brute force."""
+"""Real input. The local embedder embeds all of squad, PostgreSQL stores it, and searches are compared with exact brute force."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def test_recall_equals_that_of_exact_search(database: tuple[str, str], tmp
 
 
 def _brute_force(squad: Path, ids: AbstractSet[str] | None = None) -> float:
-    """Return recall@5 of every fifth question among these passages. For all passages it is the published figure."""
+    """Return recall@5 of every fifth question over these passages. For all passages, return the published figure."""
     data = np.load(squad / "embeddings.npz")
     _, relevant = questions(squad)
     asked = [number for number in range(0, len(relevant), EVERY) if ids is None or relevant[number] in ids]

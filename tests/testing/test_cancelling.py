@@ -170,7 +170,7 @@ async def test_a_leak_that_only_task_cancel_reveals_is_found(anyio_backend_name:
         try:
             await anyio.sleep(1)
         finally:
-            with anyio.CancelScope(shield=True):  # does not stop a Task.cancel()
+            with anyio.CancelScope(shield=True):  # Task.cancel() ends even a shielded wait
                 await asyncio.sleep(0)
             bulkhead.release()
 

@@ -1,4 +1,4 @@
-"""The simulation passes for many seeds, replays exactly, and finds bugs that are planted in the client."""
+"""The simulation succeeds for many seeds, can be replayed exactly, and finds bugs that are planted in the client."""
 
 from __future__ import annotations
 

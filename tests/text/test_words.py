@@ -114,6 +114,6 @@ def test_listeners_get_events_until_they_unsubscribe_and_their_errors_are_contai
     "text", ["." * 200_000 + "a", "\n" * 200_000, "\n" + " " * 200_000, "!)" * 100_000, "a" * 200_000, "- " * 100_000]
 )
 def test_long_runs_take_linear_time(text: str) -> None:
-    """In quadratic time, each of these texts would take minutes."""
+    """If the time were quadratic, each of these texts would take minutes."""
     assert len(list(sentences(text))) <= len(text)
     assert quote(text[:32_000], [Passage("c", "d", text[:20_000])]) is not None

@@ -1,4 +1,4 @@
-"""The programs that use the public face type-check, and what must be rejected is."""
+"""Programs that use the public interface pass the type check, and each line that must be rejected is rejected."""
 
 from __future__ import annotations
 

@@ -1234,7 +1234,7 @@ ROWS += [
     ),
 ]
 
-# --- Gemini (OpenAI face) -----------------------------------------------------------------------------------
+# --- Gemini (OpenAI-compatible API) -------------------------------------------------------------------------
 
 GEMINI_DOCS = "https://ai.google.dev/gemini-api/docs/openai"
 
@@ -1441,7 +1441,7 @@ ROWS += [
     ),
 ]
 
-# --- Anthropic (OpenAI face) --------------------------------------------------------------------------------
+# --- Anthropic (OpenAI-compatible API) ----------------------------------------------------------------------
 
 ANTHROPIC_DOCS = "https://platform.claude.com/docs/en/api/openai-sdk"
 

@@ -1,4 +1,4 @@
-"""Rows of the table of providers: the server's replies, and the expected result."""
+"""The types of the rows in the table of providers. Each row has the server's replies and the expected result."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ async def test_a_body_that_can_not_be_decompressed_is_an_error_with_the_reason(e
 @pytest.mark.parametrize("size", [1, 100_000])
 @pytest.mark.slow
 async def test_other_tasks_run_while_a_body_is_read(size: int) -> None:
-    """Holds for any amount of buffered data: 2 MB in pieces of one byte, or 32 MB at once."""
+    """This holds for any amount of buffered data, for example 2 MB in pieces of one byte or 32 MB at once."""
     turns = 0
 
     async def other() -> None:

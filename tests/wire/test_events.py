@@ -1,4 +1,4 @@
-"""Server-sent events by the standard, and servers' deviations from it."""
+"""Server-sent events that follow the standard, and those of servers that deviate from it."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ async def test_each_shape_of_an_embedding_is_understood(row: Embed) -> None:
     check_embed(row, *await embedded(row))
 
 
-# Not mixed freely: a lone CR before an LF would be one line end, not two.
+# Each stream has only one of these, because a lone CR before an LF would be one line end, not two.
 ENDINGS = (b"\n", b"\r\n", b"\r")
 
 

@@ -2,7 +2,7 @@
 
 One event loop in one background thread serves all clients of a process. It starts at the first call, and ends with the interpreter. A client that was
 started before a fork raises `NotOpen` in the child; a client that is made in the child works. The calling thread measures the time itself, so its deadline
-holds even while the background loop is blocked. A client that is garbage-collected without `close` is closed.
+holds even while the background loop is blocked. If a client is garbage-collected without `close`, ragcore closes it.
 
 The client, its view and its stream are in one file, like their async counterparts: each of them refers to the others. `loop` runs the background loop.
 """
@@ -59,7 +59,7 @@ _clients: weakref.WeakSet[RAG] = weakref.WeakSet()
 
 
 def _renew_locks() -> None:
-    """Replace all locks in a forked child: a lock that another thread held at the fork is never released in the child."""
+    """Replace all locks in a forked child. If another thread held a lock at the fork, the child would never see its release."""
     background.renew_lock()
     for client in list(_clients):
         client._lock, client._starting = threading.Lock(), None
@@ -161,11 +161,11 @@ class RAG:
                 raise NotOpen(
                     f"the client was started before this process ({os.getpid()}) was forked: make it after the fork, or start it only in the child"
                 )
-            # `_starting` keeps the future of the last start, so check `done`. The start itself can't reset it: it may end before its future is stored here.
+            # `_starting` keeps the future of the last start, so check `done`. The start can't reset `_starting`: it may end before the future is stored here.
             if self._starting is None or self._starting.done():
                 self._starting = background.submit(self._start_on_loop)
             starting = self._starting
-        # If this caller stops waiting, the start continues, and later callers wait for it.
+        # If this caller stops waiting, the start continues, and later callers wait for the same start.
         background.wait(starting, deadline, starting=True)
 
     async def _start_on_loop(self) -> None:
@@ -340,7 +340,7 @@ class RAG:
 
 
 class TenantView:
-    """`RAG`'s methods with the tenant bound. Made by `RAG.for_tenant`."""
+    """The methods of `RAG` for one tenant. `RAG.for_tenant` makes it."""
 
     __slots__ = ("_rag", "_tenant")
 
@@ -475,7 +475,7 @@ def _entered(
     stream = background.call(context.__aenter__, deadline)
 
     def leave() -> None:
-        # After the loop has ended, with the interpreter, there is nothing to close; in a forked child, the stream belongs to the parent.
+        # If the loop has ended with the interpreter, there is nothing to close. In a forked child, the stream belongs to the parent.
         if not background.ended and os.getpid() == process:
             background.call(lambda: context.__aexit__(None, None, None), ThreadDeadline(END_SECONDS))
 
@@ -484,7 +484,7 @@ def _entered(
     except BaseException:
         try:
             leave()
-        except Exception:  # must not hide the error that is being raised
+        except Exception:  # this error must not hide the error that is being raised
             logger.exception("error while closing a stream")
         raise
     leave()

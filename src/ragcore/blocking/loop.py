@@ -42,29 +42,29 @@ AHEAD = 64
 END_SECONDS = 2.0
 # The longest time for closing the components, after draining.
 CLOSE_SECONDS = 30.0
-# A start that takes longer than this counts towards the call's time.
+# If the start takes longer than this many seconds, it counts towards the call's time.
 SPENT_SECONDS = 0.02
-# The grace period in seconds: a loop that is not blocked reports the timeout within it.
+# The grace period in seconds. A loop that is not blocked reports the timeout within this time.
 GRACE_SECONDS = 0.1
 
 
 class ThreadDeadline:
-    """The deadline of a calling thread, by its own clock: the call's timeout and then a grace period, in which the loop can report the timeout itself."""
+    """The deadline of a calling thread, measured by the thread's own clock. After the call's timeout, the loop has a grace period to report the timeout."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._began = time.monotonic()
 
     def remaining(self) -> float:
-        """Seconds that the call still has."""
+        """Return seconds that the call still has."""
         return max(0.0, self._seconds - self.elapsed())
 
     def elapsed(self) -> float:
-        """Seconds since the call began."""
+        """Return seconds since the call began."""
         return time.monotonic() - self._began
 
     def seconds_to_wait(self) -> float:
-        """Seconds to wait, including the grace period."""
+        """Return seconds to wait, including the grace period."""
         return self.remaining() + GRACE_SECONDS
 
     def expired(self, *, starting: bool = False) -> DeadlineExceeded:
@@ -124,7 +124,7 @@ class BackgroundLoop:
         try:
             return future.result(deadline.seconds_to_wait())
         except futures.TimeoutError:
-            if future.done():  # the call ended at this moment, or raised TimeoutError itself
+            if future.done():  # the call has just ended, or has itself raised TimeoutError
                 return future.result()
             raise deadline.expired(starting=starting) from None
 
@@ -138,7 +138,7 @@ class BackgroundLoop:
                 async with receiver:
                     return await fn(receiver)
             finally:
-                sender.close()  # close it on its own loop
+                sender.close()  # on the loop to which it belongs
                 ended.set()
 
         future = self.submit(run)
@@ -160,10 +160,10 @@ class BackgroundLoop:
                 items.close()
 
     def submit(self, fn: Callable[[], Awaitable[T]]) -> futures.Future[T]:
-        """Run a coroutine function on the loop, without waiting: the loop may be blocked."""
+        """Run a coroutine function on the loop. Don't wait for it, because the loop may be blocked."""
 
         async def run() -> T:
-            # Call `fn` only here, on the loop: if the future is cancelled before this point, there is no coroutine yet that Python reports as never awaited.
+            # Call `fn` only here, on the loop. If the future is cancelled earlier, no coroutine exists that Python could report as never awaited.
             return await fn()
 
         return asyncio.run_coroutine_threadsafe(run(), self.running())
@@ -171,7 +171,7 @@ class BackgroundLoop:
     def running(self) -> asyncio.AbstractEventLoop:
         """Return the loop, and start it if it does not run yet."""
         with self._lock:
-            if self.ended:  # a thread that starts now would never run
+            if self.ended:  # a thread can't run any longer
                 raise NotOpen("the interpreter is ending and accepts no new calls")
             if self._loop is None or self._process != os.getpid():
                 self._loop = self._start()

@@ -22,15 +22,15 @@ __all__ = ["run"]
 
 
 class _OptionsAnywhere(TyperGroup):
-    """Accepts the options of the group also after the command, where people write them: `ragcore ask … --data folder`."""
+    """Accepts the options of the group before and after the command, because people write `ragcore ask … --data folder`."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # a Context of click, or of the copy in newer typers
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # a Context of click, or of typer's own copy of click
         return super().parse_args(ctx, self._to_the_front(args))
 
     def _to_the_front(self, args: list[str]) -> list[str]:
         command = next((name for name in args if name in self.commands), None)
         theirs = {name for option in self.commands[command].params for name in option.opts} if command else set()
-        # The names of the group's options; True: the option is a flag. "--version" is left out: it is eager, so it works anywhere.
+        # For each option of the group, whether it is a flag. "--version" is left out, because it is eager and so works in any position.
         own = {
             name: bool(getattr(option, "is_flag", False))
             for option in self.params
@@ -40,7 +40,7 @@ class _OptionsAnywhere(TyperGroup):
         rest: list[str] = []
         waiting = iter(args)
         for argument in waiting:
-            if argument == "--":  # all later arguments are positional, even those that look like options
+            if argument == "--":  # all arguments after it are positional, even those that look like options
                 rest.append(argument)
                 break
             name, equals, _ = argument.partition("=")

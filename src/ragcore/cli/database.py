@@ -203,7 +203,7 @@ def expire(
 
 
 def _named_embedder(environ: Mapping[str, str]) -> Embedder:
-    """Return the embedder that the environment variables name, not started. Its key may be missing: a migration needs only the model's name and dimension."""
+    """Return the embedder that the environment variables name. It is not started and needs no key: a migration uses only the model's name and dimension."""
     from ragcore.client.components import make_embedder
 
     dimension = environ.get("RAGCORE_EMBEDDING_DIMENSION")

@@ -1,4 +1,4 @@
-"""`ragcore doctor`: checks each part of an installation, and says how to repair it."""
+"""`ragcore doctor`: checks each part of an installation, and says how to repair parts that don't work."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ SIGNS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "error": "[red]✗[/]
 
 
 def show_answer(answer: Answer, *, show_passages: bool, where: str) -> None:
-    """Show an answer's warnings, then its citations or all passages. Does not show its text."""
+    """Show an answer's warnings, then its citations or all passages. The answer's text is not shown."""
     _warn_of_degradations(answer.degraded)
     if not answer.complete:
         messages.print(
@@ -100,7 +100,7 @@ def rows_table(rows: Sequence[Mapping[str, object]]) -> Table:
 
 @contextmanager
 def ingest_progress() -> Iterator[Callable[[IngestReport], None]]:
-    """Show the progress of `RAG.add` for a block: a bar on a terminal, lines elsewhere. Yields the callback for `progress`."""
+    """Show the progress of `RAG.add` during the block, as a bar on a terminal and as lines elsewhere. Yields the function to pass as `progress`."""
     if not messages.is_terminal:
         tell = progress_lines()
 
@@ -121,7 +121,7 @@ def ingest_progress() -> Iterator[Callable[[IngestReport], None]]:
 
 
 def progress_lines() -> Callable[[int, str], None]:
-    """Return a function that takes the number of documents so far and a line, and prints the line once every 100 documents."""
+    """Return a function that takes the number of documents so far and a line. It prints the line once every 100 documents."""
     last = 0
 
     def tell(documents: int, line: str) -> None:

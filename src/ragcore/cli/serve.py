@@ -54,7 +54,7 @@ async def serve(
     trusted_proxies: str,
     audit: Path | None,
 ) -> int:
-    """Serve until interrupted. Running calls then get the client's drain time to end.
+    """Serve until interrupted. After that, running calls have the client's drain time to end.
 
     Raises:
         ConfigurationError: uvicorn is missing, the hook can't be imported, the tokens can't be read, or the port is not available.
@@ -81,16 +81,16 @@ async def serve(
                 client_instructions=client_instructions,
                 similarity_by_get=similarity_by_get,
             ),
-            # Of uvicorn's two parsers, this one reports a disconnect even if the next request has already arrived.
+            # uvicorn has two parsers. Only this one reports a disconnect if the next request has already arrived.
             http=_with_timeouts(uvicorn_protocol()),
-            # asyncio accepts this many connections in one step, before any of them can be refused. The sockets' backlog is raised after the start.
+            # asyncio accepts up to this many connections in one step, and none can be refused in between. The sockets' backlog is raised after the start.
             backlog=AT_ONCE,
             lifespan="on",
             log_level="info" if options.verbose else "warning",
             # ragcore has its own access log, "ragcore.access", without the query string, which may contain a question.
             access_log=False,
             server_header=False,
-            # Off without --trust-proxy: any client can send X-Forwarded-For.
+            # These headers are ignored without --trust-proxy, because any client can send X-Forwarded-For.
             proxy_headers=bool(trusted_proxies),
             forwarded_allow_ips=trusted_proxies or None,
             # After the client's drain time, uvicorn must end running streams: by default it waits for them without limit.
@@ -102,7 +102,7 @@ async def serve(
     async def announced(sockets: list[socket.socket] | None = None) -> None:
         await startup(sockets)
         if server.started:
-            # These objects live as long as the server. Unless they are frozen, each full garbage collection visits them and blocks the loop for 50 ms.
+            # These objects live as long as the server. If they were not frozen, each full garbage collection would visit them and block the loop for 50 ms.
             gc.collect()
             gc.freeze()
             for listener in listeners:
@@ -117,7 +117,7 @@ async def serve(
             # The client cancels late calls with an error that the caller sees; uvicorn would only close their connections.
             group.start_soon(rag.aclose)
             await shutdown(sockets)
-            if server.force_exit:  # a second Ctrl-C
+            if server.force_exit:  # the user pressed Ctrl-C a second time
                 await rag.aclose(drain=0.0)
 
     interrupted = False
@@ -139,12 +139,12 @@ async def serve(
                 await log.aclose()
         for listener in listeners:
             listener.close()
-    # At its end, uvicorn raises SIGINT again, which cancels this task. Clean-up may swallow that cancellation, so the exit code is decided here.
+    # When uvicorn ends, it raises SIGINT again, which cancels this task. A clean-up may swallow that cancellation, so the exit code is determined here.
     return 130 if interrupted else 0 if server.started else 1
 
 
 def _with_limits(config: Config) -> Config:
-    """Return the configuration, with default limits for each tenant where it sets none. 0 means no limit."""
+    """Return the configuration, with the default for each limit of tenants that is not set. 0 means no limit."""
     settings = config.settings
     return replace(
         config,
@@ -162,7 +162,7 @@ def _default(given: int | None, default: int) -> int:
 
 
 def _with_timeouts(protocol: Any) -> Any:
-    """Return the protocol with limits that uvicorn lacks: connections, and timeouts for receiving a request head and for a client that doesn't read."""
+    """Return the protocol with limits that uvicorn lacks: a number of connections, and timeouts for a slow request head and for a client that doesn't read."""
     most = _most_connections()
 
     class WithTimeouts(protocol):  # type: ignore[misc]  # uvicorn is an extra
@@ -187,7 +187,7 @@ def _with_timeouts(protocol: Any) -> Any:
             self._check_idle()
 
         def _check_idle(self) -> None:
-            """If no request runs, start a timeout for the rest of the last body and the next request head. Partial data doesn't extend it."""
+            """If no request runs, start a timeout for the rest of the last body and for the next request head. Partial data doesn't extend the timeout."""
             if request_is_under_way(self):
                 self.waits = _cancelled(self.waits)
             elif self.waits is None:
@@ -226,7 +226,7 @@ def _most_connections() -> int:
 
 
 def _bound(host: str, port: int) -> list[socket.socket]:
-    """Bind a socket to each address of the host, before anything else starts, so that an address in use is reported first. The sockets listen later."""
+    """Bind a socket to each address of the host. This is the first step of the start, so that an address in use is reported at once."""
     listeners: list[socket.socket] = []
     try:
         for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
@@ -255,10 +255,10 @@ def _authenticate(tokens: Path | None, hook: str | None) -> Authenticate | None:
     if hook is None:
         return None
     module, _, name = hook.partition(":")
-    sys.path.insert(0, "")  # import from the working folder, as other servers do
+    sys.path.insert(0, "")  # like other servers, import modules from the working folder
     try:
         found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # a custom module may raise anything
+    except Exception as error:  # the user's module may raise any exception
         raise ConfigurationError(
             f"cannot import --authenticate {hook} ({type(error).__name__}: {error}): it must be module:function"
         ) from error

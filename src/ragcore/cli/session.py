@@ -65,7 +65,7 @@ class Options:
     verbose: bool = False
 
     def environment(self) -> dict[str, str]:
-        """The environment variables of the process. Each option of the command line replaces the variable of the same name."""
+        """Return the environment variables of the process. Each option of the command line replaces the variable of the same name."""
         names = [field.name for field in fields(self) if field.name not in ("data", "verbose")]
         given = {
             f"RAGCORE_{name.upper()}": str(getattr(self, name)) for name in names if getattr(self, name) is not None
@@ -73,7 +73,7 @@ class Options:
         return {**os.environ, **given}
 
     def folder(self) -> Path:
-        """The folder of the embedded database: `--data`, RAGCORE_DATA, or the user's data folder."""
+        """Return the folder of the embedded database: `--data`, RAGCORE_DATA, or the user's data folder."""
         if self.data is not None:
             return self.data
         if os.environ.get("RAGCORE_DATA"):
@@ -82,7 +82,7 @@ class Options:
         return Path(base) / "ragcore"
 
     def where(self) -> str:
-        """A description of the database in use, for messages."""
+        """Return a description of the database in use, for messages."""
         return (
             f"the database in {self.folder()}"
             if self.is_local()
@@ -95,7 +95,7 @@ class Options:
         return self.data is not None or not any(os.environ.get(name) for name in named)
 
     def has_database(self) -> bool:
-        """Whether the embedded database exists. True for a database of the environment, which is not checked."""
+        """Return whether the embedded database exists. Return True for a database that the environment names; that one is not checked."""
         if not self.is_local():
             return True
         from ragcore.store.embedded.cluster import has_database  # only here: the package needs a POSIX system

@@ -11,8 +11,9 @@ P = TypeVar("P")
 
 
 def offers(part: object, ability: Callable[..., P], /) -> TypeGuard[P]:
-    """Whether a component has all members of a Protocol, including those that `__getattr__` provides, as in a reranker around a store.
+    """Return whether a component has all members of a Protocol, including those that its `__getattr__` passes on from another component.
 
-    This does not use `isinstance`, which from Python 3.12 on ignores members that `__getattr__` provides, so that such a store would never be started.
+    For example, a reranker passes on the members of its store. `isinstance` is not used: from Python 3.12 on it ignores such members, so the store would
+    never be started.
     """
     return all(hasattr(part, name) for name in vars(ability) if not name.startswith("_"))

@@ -1,8 +1,8 @@
-"""The distribution that installs this package, the command that installs its extras, and the check for another project of the same name.
+"""Names the distribution that installs this package, builds commands that install its extras, and detects another project of the same name.
 
-On the package index, `ragcore` is another project. This package is installed by `ragcore-client` and imported as `ragcore`.
+On the package index, `ragcore` is another project. The distribution `ragcore-client` installs this package, which is imported as `ragcore`.
 
-`import ragcore` imports this module, so the functions import what takes milliseconds to load.
+`import ragcore` imports this module. So modules that take milliseconds to load are imported within the functions that need them.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def install_command(*extras: str, options: str = "") -> str:
 
 
 def installer() -> str:
-    """Return the beginning of a command that installs into this environment: of pip or of uv. Reads files.
+    """Return the beginning of a command of pip or uv that installs into this environment. Reads files.
 
-    In the environment of a tool of uv it is not `uv tool install`, which would remove the extras and packages that the command does not name.
+    It is never `uv tool install`, even in the environment of a uv tool: that command would remove all extras and packages that it does not name.
     """
     from importlib import metadata
 
@@ -81,7 +81,7 @@ def installer() -> str:
 
 
 def find_namesake(path: Sequence[str] | None = None) -> str | None:
-    """Return the metadata folder of the distribution `ragcore` if it is installed too. Reads folders.
+    """Return the metadata folder of the distribution `ragcore`; None if that distribution is not installed. Reads folders.
 
     Both distributions write a folder `ragcore`, so the one that is installed last overwrites files of the other.
 

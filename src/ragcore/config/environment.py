@@ -1,4 +1,4 @@
-"""Environment variables: their names, and how their values are parsed."""
+"""Environment variables: their names, and the parsers of their values."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ OWN = (
 KUBERNETES = re.compile(
     r"RAGCORE_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:ADDR|PORT|PROTO))?)?)"
 )
-# An unknown name that is at least this similar to a known one counts as misspelt.
+# An unknown name counts as misspelt if it is at least this similar to a known name (0 to 1, as `difflib` measures it).
 MISSPELT = 0.75
 
 # libpq's variables, except those for login, host and database, and their names in a DSN.
@@ -92,7 +92,7 @@ class Environment:
         self._variables = variables
 
     def check_names(self) -> None:
-        """Check that no RAGCORE_ name is misspelt. A name that resembles no known name is ignored with a warning: it may belong to another program.
+        """Check that no RAGCORE_ name is misspelt. A name that resembles no known name may belong to another program; it is ignored with a warning.
 
         Kubernetes sets RAGCORE_PORT and RAGCORE_SERVICE_HOST in a pod if a service is called ragcore.
 
@@ -103,7 +103,7 @@ class Environment:
         for name in self._variables:
             if not name.startswith("RAGCORE_") or name in known or KUBERNETES.fullmatch(name):
                 continue
-            # Compare without the common prefix, which would make all names similar.
+            # Compare the names without the prefix that all of them have, because it would make all names similar.
             own = name.removeprefix("RAGCORE_")
             near = difflib.get_close_matches(own, [one.removeprefix("RAGCORE_") for one in known], n=1, cutoff=MISSPELT)
             if near:
@@ -182,7 +182,7 @@ class Environment:
                 f"PGHOST names {len(hosts)} hosts and PGPORT {len(ports)} ports: set one port, or one for each host"
             )
         where = ""
-        if any(host.startswith("/") for host in hosts):  # the folder of the server's socket
+        if any(host.startswith("/") for host in hosts):  # the host is the folder of the server's socket
             options["host"] = ",".join(hosts)
             if ports != [""]:
                 options["port"] = ",".join(ports)

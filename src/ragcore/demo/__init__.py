@@ -1,1 +1,1 @@
-"""The demo: each of three members has documents and gets answers from these documents only. Run `python -m ragcore.demo`."""
+"""The demo. Each of three members has documents and gets answers only from these documents. Run `python -m ragcore.demo`."""

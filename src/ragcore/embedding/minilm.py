@@ -26,9 +26,10 @@ __all__ = ["SentenceModel", "Settings", "read_settings"]
 
 OPSET = 23  # the first version with Attention; onnxruntime supports it from 1.23 on
 IR_VERSION = 10
-# Padded tokens in one run. Above 256 tokens, larger batches are no faster, and the work stops only between two batches.
+# The largest number of padded tokens in one run. Above 256 tokens, larger batches are not faster. The work can be stopped only between two batches.
 BATCH_TOKENS = 512
-# Text is truncated only after tokenising, and tokenising a megabyte takes half a second. 256 tokens of ordinary text are shorter than this.
+# Longer texts are cut before tokenising: the model truncates after tokenising, which takes half a second for a megabyte. 256 tokens of ordinary text have
+# fewer characters than this.
 MOST_CHARACTERS = 8_000
 PURPOSE = "the local embedder"
 
@@ -81,7 +82,7 @@ def read_settings(folder: Path) -> Settings:
 def _onnxruntime() -> Any:
     """Return onnxruntime with telemetry off. By default, from 1.29 on, it writes a device id and the process's path into the home folder and sends them.
 
-    onnxruntime reads these environment variables when it is loaded. If other code has imported it before, `disable_telemetry_events` stops the telemetry.
+    onnxruntime reads these environment variables when it is loaded. If other code has already imported it, `disable_telemetry_events` stops the telemetry.
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     os.environ["ORT_TELEMETRY_DISABLED"] = "1"
@@ -104,7 +105,7 @@ class SentenceModel:
         self._tokenizer = tokenizers.Tokenizer.from_file(str(settings.folder / "tokenizer.json"))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(settings.max_tokens)
-        self._tokenizer.encode_special_tokens = True  # "[SEP]" in a text is text
+        self._tokenizer.encode_special_tokens = True  # treat "[SEP]" within a text as ordinary text
         # onnxruntime refuses links that leave the folder.
         weights = Path(os.path.realpath(settings.folder / "model.safetensors"))
         options = onnxruntime.SessionOptions()
@@ -155,7 +156,7 @@ def load_counter(settings: Settings) -> Any:
 
 
 def _batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Group the numbers of texts by similar length, longest first, at most BATCH_TOKENS padded tokens each, so that there is little padding."""
+    """Group texts of similar length into batches of at most BATCH_TOKENS padded tokens, longest first. Each batch is a list of the texts' numbers."""
     batches: list[list[int]] = []
     width = 0
     for number in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
@@ -213,7 +214,7 @@ class _Graph:
                 self._node("Add", x, self._linear(inner, f"{layer}.output.dense")), f"{layer}.output.LayerNorm"
             )
 
-        # Mean over the real tokens, scaled to unit length. The scaling makes the division by their number unnecessary.
+        # Add up the real tokens and scale to unit length. Because of the scaling, a division by their number is not needed.
         weight = self._node(
             "Unsqueeze",
             self._node("Cast", mask, to=onnx.TensorProto.FLOAT),

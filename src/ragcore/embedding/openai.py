@@ -41,10 +41,10 @@ MAX_TOKENS = 8192
 MOST_TEXTS = 256
 MOST_TOKENS = 150_000
 BLAMES_A_TEXT = (400, 413, 422)
-# If the server refuses this text too, it refuses every text.
+# A text that no server should refuse. If the server refuses it as well, it refuses every text.
 HARMLESS = "text"
 OWN = frozenset({"model", "input"})
-# Limits for the size of a response: bytes in addition to the vectors, and bytes for each number as indented JSON.
+# Limits for the size of a response: bytes in addition to the vectors, and bytes for each number in indented JSON.
 BODY_BESIDES = 1024 * 1024
 BYTES_PER_NUMBER = 64
 
@@ -57,7 +57,7 @@ class OpenAIEmbedder(Part):
 
     Args:
         model: the model's name on the server.
-        dimension: number of dimensions of the vectors. None: as OpenAI documents it. A smaller number than the model's own shortens text-embedding-3 vectors.
+        dimension: number of dimensions of the vectors. None: as OpenAI documents it. For text-embedding-3, a smaller number shortens the vectors.
         max_tokens: length of the longest text in tokens. None: as OpenAI documents it; 8,192 for other models.
         base_url: URL of the server. None: the SDK's default (OPENAI_BASE_URL).
         api_key: key for the server. None: the SDK's default (OPENAI_API_KEY).
@@ -68,7 +68,7 @@ class OpenAIEmbedder(Part):
         encoding_format: "base64" or "float"; None: not sent. If the server refuses base64, later requests ask for floats.
         dimensions: whether to send `dimension` in the request. None: only to shorten vectors of text-embedding-3.
         parameters: parameters for each request, such as {"user": "ragcore"}. If the server refuses a parameter by name, later requests omit it.
-        extra_body: like `parameters`, but always sent, even if the server refuses them, such as {"truncate": "NONE"}.
+        extra_body: parameters that are always sent, even if the server refuses them, such as {"truncate": "NONE"}.
         extra_headers: headers for each request.
 
     Raises:
@@ -131,11 +131,11 @@ class OpenAIEmbedder(Part):
         self._coalescer = Coalescer(self._embed_questions, self._served)
 
     def count_tokens(self, text: str, /) -> int:
-        """Return the number of tokens of `text`: exact once tiktoken's ranks are loaded, estimated until then."""
+        """Return the number of tokens of `text`. It is an estimate until tiktoken's ranks are loaded, and exact from then on."""
         return self._tokens.count(text)
 
     def wait_for_tokenizer(self, seconds: float) -> bool:
-        """Block until tiktoken's ranks are loaded or failed to load, at most `seconds`.
+        """Block for at most `seconds`, until tiktoken's ranks are loaded or could not be loaded.
 
         Return whether counts are exact. Don't call this method on the event loop.
         """
@@ -146,7 +146,7 @@ class OpenAIEmbedder(Part):
         owner = self._check_open()
         breaker = self.policy.breaker(self._key)
         if breaker is not None:
-            breaker.check()  # before the wait for a shared request, and again when the request is sent
+            breaker.check()  # check before the wait for a shared request; the breaker is checked again when the request is sent
         prefix = self.query_prefix if kind == "query" else self.document_prefix
         if prefix:
             texts = [prefix + text for text in texts]
@@ -205,7 +205,7 @@ class OpenAIEmbedder(Part):
         return np.concatenate([await self._embed_or_halve(texts[:half]), await self._embed_or_halve(texts[half:])])
 
     async def _takes_any(self, error: EmbeddingError) -> bool:
-        """Whether the server accepts every text. If not, the configuration is at fault, and halving would only repeat the refusal."""
+        """Return whether the server accepts every text. If not, the configuration is at fault, and halving would only repeat the refusal."""
         if self._has_served or cast("ServerError", error.__cause__).is_too_long:
             return True
         try:
@@ -280,8 +280,8 @@ class OpenAIEmbedder(Part):
 def _judge_of_several(error: Exception) -> Failure | None:
     """Judge the failure of a request for several flows.
 
-    One flow's text may be the cause, so the failure does not count and is not retried: the texts are sent again in halves. A failure that does not count in
-    any case, such as a 429, keeps its judgement, so a pause applies to all flows.
+    One flow's text may be the cause, so the failure does not count and is not retried: the texts are sent again in halves. A failure that never counts, such
+    as a 429, keeps its judgement, so a pause applies to all flows.
     """
     failure = judge(error)
     if failure is None or not failure.counts:

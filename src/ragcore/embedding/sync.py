@@ -31,7 +31,7 @@ def from_sync(
 ) -> Embedder:
     """Make an embedder from a blocking function.
 
-    The function runs on its own threads, never on the event loop or in the default executor. If a caller is cancelled, it does not wait for the function.
+    The function runs on threads of its own, never on the event loop or in the default executor. A caller that is cancelled does not wait for the function.
 
     Args:
         encode: takes a list of texts and returns (n, dimension) numbers. At most `threads` threads call it at once.
@@ -75,7 +75,7 @@ class _SyncEmbedder(Part):
         self._encode = {"document": encode, "query": encode_query}
         self._count_tokens = count_tokens
         self._threads = Threads(threads, name=model)
-        # All ingests with this embedder take turns for its threads, before their own time limit begins.
+        # All ingests with this embedder wait here in turn for its threads. Their own time limit does not run meanwhile.
         self.document_turns = Bulkhead(threads, queue=MOST_TURNS, name="embedding documents")
 
     def count_tokens(self, text: str, /) -> int:

@@ -1,4 +1,4 @@
-"""Checks the vectors that an embedder returned: their number and dimension; each must be finite and not zero. Bad vectors are never replaced."""
+"""Checks the vectors that an embedder returned: their number, their dimension, and that each is finite and not zero. Bad vectors are never replaced."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ Documents: TypeAlias = Iterable[Document | Unreadable] | AsyncIterable[Document 
 
 
 async def batches(documents: Documents, run: Run) -> AsyncIterator[list[Document]]:
-    """Yield documents in batches of at most 64 documents and 150,000 characters. A longer document is a batch of its own.
+    """Yield documents in batches of at most 64 documents and 150,000 characters. A document with more characters is a batch of its own.
 
     Args:
         documents: an iterable or async iterable; it is closed at the end.
@@ -66,7 +66,7 @@ async def _iterate(documents: Documents) -> AsyncIterator[Document | Unreadable]
             async for document in items:
                 yield document
     else:
-        # A generator is closed as well; a list has nothing to close.
+        # `closing` closes a generator; a list has nothing to close.
         async with closing(iter(documents)) as iterator:
             for document in iterator:
                 await anyio.lowlevel.checkpoint()

@@ -1,6 +1,6 @@
 """Splits a text into its blocks: headings, prose, tables and code.
 
-All readers write Markdown's marks: "#" before a heading, a line of "=" or "-" under it, fences around code, "|" between the cells of a table.
+All readers write Markdown's marks: "#" before a heading or a line of "=" or "-" under it, fences around code, "|" between the cells of a table.
 
 Source: CommonMark 0.31 (4.2, 4.3, 4.5); GitHub Flavored Markdown 0.29 (4.10, tables).
 """
@@ -17,7 +17,7 @@ __all__ = ["HEADING", "PAGE_BREAK", "Block", "Span", "blocks", "first_heading"]
 PAGE_BREAK = "\f"  # the PDF reader puts this between pages
 HEADING = re.compile(r" {0,3}(#{1,6})[ \t]+(\S.*)")
 UNDERLINE = re.compile(r" {0,3}(=+|-{3,}|~{3,}|\^{3,}|\"{3,})[ \t]*$")
-# Characters that underline a heading, highest level first. The last three are reStructuredText's, which needs a line as long as the title.
+# Characters that underline a heading, highest level first. The last three are used in reStructuredText, whose line must be as long as the title.
 UNDERLINES = '=-~^"'
 FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})")
 INDENTED = re.compile(r"(?: {4}|\t)")
@@ -83,7 +83,7 @@ class _Line:
 def blocks(text: str, /) -> Iterator[Block]:
     """Yield the blocks of a text, without the white space between them. A block never crosses the end of a page."""
     lines = _lines(text)
-    # For each kind of fence, the line up to which a search found no closing fence. No other search starts before that line: many unclosed fences would
+    # For each kind of fence: a search found no closing fence up to this line, so no other search starts before it. Otherwise many unclosed fences would
     # take quadratic time.
     unclosed: dict[str, int] = {}
     at = prose = 0
@@ -153,7 +153,7 @@ def _block_at(lines: Sequence[_Line], at: int, prose: int, unclosed: dict[str, i
 
 
 def _fenced(lines: Sequence[_Line], at: int, fence: str, unclosed: dict[str, int]) -> tuple[Block, int] | None:
-    """Return the code between fences; None if no later line of the page closes the fence: its line is then prose."""
+    """Return the code between fences. Return None if no later line of the page closes the fence; then the line of the fence is prose."""
     if at < unclosed.get(fence, 0):
         return None
     number = at + 1
@@ -178,7 +178,7 @@ def _indented(lines: Sequence[_Line], at: int) -> tuple[Block, int]:
 
 
 def _table(lines: Sequence[_Line], at: int) -> tuple[Block, int] | None:
-    """Return the table that begins at a line: it has a line of dashes under its header, or lines with the same number of cells."""
+    """Return the table that begins at a line; None if there is none. A table has a line of dashes under its header, or equally many cells in each line."""
     has_header = (
         at + 1 < len(lines)
         and not lines[at].ends_page
@@ -202,6 +202,6 @@ def _table(lines: Sequence[_Line], at: int) -> tuple[Block, int] | None:
 
 
 def _names_columns(rows: Sequence[str]) -> bool:
-    """Whether the first row names the columns: it has no digits, and most of the others do."""
+    """Return whether the first row names the columns: it has no digits, and most of the other rows have some."""
     figures = [any(char.isdigit() for char in row) for row in rows]
     return not figures[0] and 2 * sum(figures) > len(rows) - 1

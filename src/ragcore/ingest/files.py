@@ -64,7 +64,7 @@ def check_paths(paths: list[Path], *, known: frozenset[str] = frozenset()) -> No
             if path.is_dir():
                 continue
             there = path.exists() or path.is_symlink()
-        except (OSError, ValueError) as error:  # a name too long, or with a NUL in it
+        except (OSError, ValueError) as error:  # for example, the name is too long or contains a NUL
             raise InvalidInput(f"{str(path)[:200]!r} can't be read: {error}") from None
         if not there:
             raise InvalidInput(f"there is no file or folder {path}")
@@ -78,14 +78,14 @@ def check_paths(paths: list[Path], *, known: frozenset[str] = frozenset()) -> No
 
 
 def is_readable(path: Path, known: frozenset[str]) -> bool:
-    """Whether there is a reader for this file's type."""
+    """Return whether there is a reader for this file's type."""
     return path.suffix.lower() in known or is_lines(path) or path.suffix.lower() in HOMES
 
 
 def find(
     path: Path, others: Others, *, known: frozenset[str], follow_symlinks: bool, strict: bool = False
 ) -> Iterator[File | Unreadable]:
-    """Yield the files below a path in the order of their names, without hidden files. Blocks.
+    """Yield the files below a path in the order of their names, without hidden files. This function blocks.
 
     Args:
         others: counts the files of unknown types.
@@ -114,7 +114,7 @@ def find(
 
 
 def _walk(folder: Path, root: Path, follow_symlinks: bool) -> Iterator[Path | Unreadable]:
-    """Yield the files folder by folder, sorted by name. Only the names in the open folders are kept in memory."""
+    """Yield the files folder by folder, sorted by name. Memory holds only the names in the folders that are open."""
     stack: list[Iterator[os.DirEntry[str]]] = [_entries(folder)]
     seen = {_identity(folder)}
     while stack:
@@ -139,7 +139,7 @@ def _walk(folder: Path, root: Path, follow_symlinks: bool) -> Iterator[Path | Un
             yield path
             continue
         identity = _identity(path)
-        if identity in seen:  # a link to a folder that is read already
+        if identity in seen:  # it is a link to a folder that was already read
             continue
         seen.add(identity)
         try:

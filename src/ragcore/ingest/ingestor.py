@@ -45,11 +45,11 @@ T = TypeVar("T")
 
 logger: logging.Logger = logging.getLogger("ragcore.ingest")
 
-# Seconds that the first `add` waits for an exact tokenizer that is still loading.
+# If the exact tokenizer is still loading, the first `add` waits for it for this many seconds.
 TOKENIZER_SECONDS = 5.0
 MOST_BATCHES = 1_024
 EMBED_AT_ONCE = 256
-# Chunks that are written in one step. A larger document gets more time, because the index takes one or two milliseconds for each chunk.
+# The number of chunks that are written in one step. A larger document gets more steps, because the index takes one or two milliseconds for each chunk.
 WRITTEN_IN_A_STEP = 2_000
 # A longer text is cut on a thread, because counting its tokens would block the event loop.
 INLINE_CHARACTERS = 20_000
@@ -102,7 +102,7 @@ class Ingestor:
         self.concurrency = concurrency
         self.redact = redact
         self._threads = Threads(1, name="chunking")
-        # An embedder embeds as many batches at once as it has threads. The other batches wait here, and this wait doesn't count against their limit.
+        # An embedder embeds as many batches at once as it has threads. The other batches wait here, and their time limit does not run meanwhile.
         # Optional attributes of an embedder are read with getattr, not through a Protocol: since Python 3.12, isinstance doesn't see the attributes
         # that a `CachedEmbedder` passes on from its inner embedder in __getattr__.
         self._turns: Bulkhead = getattr(embedder, "document_turns", None) or Bulkhead(MOST_BATCHES, name="embedding")
@@ -210,7 +210,7 @@ class Ingestor:
             steps = math.ceil(sum(len(one.chunks) for one in embedded) / WRITTEN_IN_A_STEP)
             with limit.step(steps):
                 await _stored(self.store.upsert(embedded, tenant=run.tenant))
-        # Reported only now: if the batch fails, its documents are added again one by one, and would be reported twice.
+        # Report these documents only now: if the batch fails, its documents are added again one by one and would be reported twice.
         for unreadable in empty:
             run.fail(unreadable)
         run.done(embedded, known, unchanged=len(batch) - len(changed), tokens=tokens)
@@ -311,7 +311,7 @@ class Ingestor:
         return await self._threads.run(work)
 
     async def _without_carried_over(self, documents: list[Document], known: Mapping[str, str]) -> list[Document]:
-        """Leave out unchanged documents that `reembed` copied from another collection. Their stored hash is of that collection's model."""
+        """Leave out unchanged documents that `reembed` copied from another collection. Their stored hash was computed with that collection's model."""
         models = [model for model in getattr(self.store, "former_models", ()) if model != self.embedder.model]
         candidates = [document for document in documents if document.id in known] if models else []
 
@@ -362,7 +362,7 @@ def _blames_a_document(error: RagcoreError) -> bool:
 
 
 def _one_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the error to raise from a task group: the first that is not a `DeadlineExceeded`, or else the first."""
+    """Return the error of a task group to raise: the first that is not a `DeadlineExceeded`; if there is none, the first."""
     errors: list[BaseException] = []
 
     def collect(error: BaseException) -> None:

@@ -27,7 +27,7 @@ class Measure:
         self._embed_text = embed_text
         self._lead: tuple[tuple[str, ...], int] | None = None
         self._counted: tuple[str, tuple[str, ...], int] = ("", (), -1)
-        # Titles and headings are the same for many chunks.
+        # Many chunks have the same title and headings, so their counts are kept.
         self._count_lead = lru_cache(maxsize=64)(self.count)
 
     def count(self, text: str) -> int:
@@ -36,7 +36,7 @@ class Measure:
 
     def embedded(self, text: str, path: tuple[str, ...]) -> int:
         """Count the tokens of the text that is embedded for a chunk."""
-        # The last count is kept: a chunk is counted when it is full, and again when it ends.
+        # Keep the last count: a chunk is counted when it is full, and again when it ends.
         if self._counted[:2] == (text, path) and self._counted[2] >= 0:
             return self._counted[2]
         self._counted = text, path, self.count(self.text_to_embed(text, path))
@@ -54,7 +54,7 @@ class Measure:
         )
 
     def room(self, path: tuple[str, ...]) -> int:
-        """Return the largest number of tokens for a chunk's text. The title and headings that are embedded with it take the rest."""
+        """Return the largest number of tokens for a chunk's text. The remaining tokens are for the title and headings, which are embedded with it."""
         if self._embed_text == "text":
             return self.chunk_tokens
         if self._lead is None or self._lead[0] != path:

@@ -40,7 +40,7 @@ class Packer:
             if self._headings and (
                 unit.page != self._headings[-1].page or size > self._measure.room(self._headings[0].path) // 2
             ):
-                self._put(self._headings, begins_section=True)  # a long run of headings, as in a table of contents
+                self._put(self._headings, begins_section=True)  # a long list, as in a table of contents
                 self._headings = []
             self._headings.append(unit)
             return
@@ -74,7 +74,7 @@ class Packer:
             self._current.append(unit)
 
     def _end_chunk(self) -> None:
-        """End the chunk. The whole may have more tokens than the sum of its units, so it is counted again; units that don't fit go to the next one."""
+        """End the chunk. Count it again, because a chunk may have more tokens than the sum of its units. Units that don't fit go to the next chunk."""
         while self._current:
             taken = len(self._current)
             while taken > 1 and not self._fits_exactly(self._current[:taken]):
@@ -100,7 +100,7 @@ class Packer:
         return [piece for half in halves for piece in self._halved(half)]
 
     def _fits(self, units: Sequence[Unit]) -> bool:
-        """Whether units fit into a chunk. They are counted exactly only if a rough upper bound is too large."""
+        """Return whether units fit into a chunk. Count their tokens exactly only if a rough upper bound does not fit."""
         room = self._measure.room(path_of(units))
         span = units[-1].end - units[0].start
         first = units[0]
@@ -113,7 +113,7 @@ class Packer:
     def _fits_exactly(self, units: Sequence[Unit]) -> bool:
         text = _joined(self._text, units)
         if len(text) > 32 * self._measure.chunk_tokens + 1_000 and len(units) > 1:
-            return False  # mostly white space
+            return False  # the text is mostly white space
         return self._measure.embedded(text, path_of(units)) <= self._measure.chunk_tokens
 
     def _overlap(self, fresh: Sequence[Unit]) -> list[Unit]:
@@ -123,7 +123,7 @@ class Packer:
         )
         overlap: list[Unit] = []
         left = room
-        for unit in reversed(self._current[1:]):  # never the whole chunk
+        for unit in reversed(self._current[1:]):  # the overlap is never the whole chunk
             left -= unit.tokens
             if left < 0 or unit.is_heading or not unit.may_overlap:
                 break
@@ -139,7 +139,7 @@ class Packer:
         """Return the end of a unit, at most `room` tokens long."""
         text = self._text[unit.start : unit.end]
         ends = grapheme_ends(text, 0, len(text))
-        low, high = 0, len(ends) - 1  # the first that fits, as an index of `ends`
+        low, high = 0, len(ends) - 1  # search for the first index of `ends` whose text fits
         while low < high:
             middle = (low + high) // 2
             if self._measure.count(text[ends[middle] :]) <= room:
@@ -156,7 +156,7 @@ class Packer:
 
 
 def path_of(units: Sequence[Unit]) -> tuple[str, ...]:
-    """Return the headings above a chunk: those of its first unit that is not a heading."""
+    """Return the headings above a chunk. These are the headings above the first unit that is not a heading itself."""
     return next((unit.path for unit in units if not unit.is_heading), units[-1].path)
 
 

@@ -15,9 +15,9 @@ class Parsed:
 
     Attributes:
         text: the whole text; a form feed separates pages, and headings start with "#".
-        title: the title in the file; "" if it has none: then the document gets the file's name as title.
+        title: the title in the file; "" if it has none. Then the file's name becomes the document's title.
         metadata: from front matter and document properties; its values can be written as JSON.
-        warnings: doubts about the text, for people to read.
+        warnings: sentences for the user about doubtful text, for example a guessed encoding.
     """
 
     text: str

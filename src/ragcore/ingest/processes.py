@@ -134,7 +134,7 @@ class _Process:
 
 
 class _Thread:
-    """A worker for systems that allow no processes. A thread can't be killed: one that hangs is abandoned, and the next worker has its own thread."""
+    """A worker for systems that allow no processes. A thread can't be killed: if it hangs, it is abandoned, and the next worker has its own thread."""
 
     def __init__(self, *, note: str = "") -> None:
         self.note = note

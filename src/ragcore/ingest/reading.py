@@ -51,7 +51,7 @@ def read(
     strict: bool = False,
     whole_pages: bool = False,
 ) -> AsyncIterator[Document | Unreadable]:
-    """Read files and folders in the order of their names. Subfolders are read as well, hidden files are not.
+    """Read files and folders in the order of their names. Read subfolders as well, but no hidden files.
 
     A document's id is its path relative to the given folder, with "/". For a single file it is the file's name, for a line of .jsonl its "id". A form feed
     separates the pages of a PDF, and a chunk's metadata has its "page". The field "expires_at" in a line of .jsonl, in ISO 8601, becomes `Document.expires_at`.
@@ -187,7 +187,7 @@ class _Job:
 
 
 class _Crew:
-    """The workers and the files that they read, in order. There are no background tasks: the workers are separate processes, and are asked in turn."""
+    """The workers and the files that they read, in order. No background tasks are needed, because the workers are separate processes."""
 
     def __init__(self, options: _Options) -> None:
         self._options = options
@@ -217,7 +217,7 @@ class _Crew:
         job = _Job(file, worker, until)
         try:
             await worker.ask(file.path, lines=file.is_lines, whole_pages=self._options.whole_pages)
-        except Broke:  # it died while it was idle
+        except Broke:  # the worker ended while it was idle
             await self._end(worker)
             job.worker = worker = await self._start()
             await worker.ask(file.path, lines=file.is_lines, whole_pages=self._options.whole_pages)
@@ -336,7 +336,7 @@ def _documents(file: File, answer: Answer, *, note: str = "") -> Iterator[Docume
         except InvalidInput as error:
             yield Unreadable(where, str(error), source=str(file.path))
             continue
-        if isinstance(fields.get("metadata"), dict):  # joined with the line's other fields
+        if isinstance(fields.get("metadata"), dict):  # its fields are joined with the line's other fields
             fields |= {name: value for name, value in fields.pop("metadata").items() if name not in fields}
         yield _document(
             file,

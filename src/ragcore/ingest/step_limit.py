@@ -11,12 +11,12 @@ from ragcore.resilience.patience import Patience
 
 __all__ = ["StepLimit"]
 
-# With its waits for a place, a step may take this many times its own limit.
+# A step and its waits for a place may together take this many times the step's limit.
 MOST_WAITS = 10
 
 
 class StepLimit:
-    """Gives each step of a batch the same number of seconds, independent of the other steps."""
+    """Gives each step of a batch the same number of seconds, however long the other steps took."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -26,11 +26,11 @@ class StepLimit:
         return deadline(self._seconds * steps)
 
     def is_own(self, error: DeadlineExceeded) -> bool:
-        """Whether the step reached its own limit, and not the caller's deadline."""
+        """Return whether the step reached its own limit, and not the caller's deadline."""
         return error.budget >= self._seconds
 
     async def embedding(self, vectors: Awaitable[Vectors]) -> Vectors:
-        """Embed within the limit. The time in a queue, behind questions of other callers, does not count."""
+        """Embed within the limit. The time in a queue does not count: questions of other callers go first."""
         with deadline(MOST_WAITS * self._seconds), Patience(self._seconds) as patience:
             return await vectors
         assert patience.ran_out

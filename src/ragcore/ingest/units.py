@@ -16,7 +16,7 @@ __all__ = ["Unit", "is_pause", "units"]
 PAUSES = ",;:，、；：،؛·…—"
 # First guess for the length of a piece, in characters per token.
 GUESS = 4
-# A longer grapheme cluster may be cut: no letter of any language is longer.
+# A grapheme cluster with more characters may be cut, because no letter of any language has so many.
 MOST_GRAPHEME = 64
 # A block is a list of facts if at least this share of its lines are facts. Such a line is not cut if it fits into a chunk.
 MOSTLY = 0.7
@@ -129,7 +129,7 @@ def _fitting(text: str, start: int, end: int, measure: Measure, room: int) -> It
 
 
 def _end_of_piece(text: str, start: int, end: int, count: Callable[[str], int], most: int) -> int:
-    """Return the end of the longest piece of at most `most` tokens: after a blank or a pause in its second half, else after any character."""
+    """Return the end of the longest piece of at most `most` tokens. Cut after a blank or a pause in its second half, else after any character."""
     low, high = start, min(end, start + GUESS * most)
     while high < end and count(text[start:high]) <= most:
         low, high = high, min(end, high + 2 * (high - start))
@@ -142,7 +142,7 @@ def _end_of_piece(text: str, start: int, end: int, count: Callable[[str], int], 
         else:
             high = middle
     ends = [stop for stop in grapheme_ends(text, start, min(end, low + MOST_GRAPHEME)) if stop <= low]
-    if not ends:  # one character is too long: it is a piece of its own, or is cut if it is longer than MOST_GRAPHEME
+    if not ends:  # the first grapheme cluster has too many tokens: it becomes a piece of its own, or is cut if it is longer than MOST_GRAPHEME
         return min(max(low, start + 1), end) if high - start > MOST_GRAPHEME else _first_grapheme(text, start, end)
     half = (start + low) // 2
     return next((stop for stop in reversed(ends) if stop > half and is_pause(text, stop)), ends[-1])
@@ -153,5 +153,5 @@ def _first_grapheme(text: str, start: int, end: int) -> int:
 
 
 def is_pause(text: str, at: int) -> bool:
-    """Whether this is a good place to cut a sentence: after a blank or a mark such as a comma."""
+    """Return whether a sentence may be cut at this position: it is after a blank or a mark such as a comma."""
     return text[at - 1].isspace() or (text[at - 1] in PAUSES and not text[at : at + 1].isdigit())

@@ -35,7 +35,7 @@ Answer = dict[str, Any]
 
 
 def main() -> None:
-    """Answer until stdin ends."""
+    """Answer requests until stdin ends."""
     sys.setrecursionlimit(2_000)
     _limit_memory(int(sys.argv[1]))
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
@@ -58,7 +58,7 @@ def answers(path: str, lines: bool, whole_pages: bool) -> Iterator[Answer]:
         reader = reader_of(Path(path), whole_pages=whole_pages)
         assert reader is not None
         yield {"parsed": asdict(parse(Path(path), reader)), "end": True}
-    except Exception as error:  # a parser may raise anything, and only this file is lost
+    except Exception as error:  # a parser may raise any exception: only this file is not read
         yield {**refusal(error), "end": True}
 
 
@@ -98,7 +98,7 @@ def parse(path: Path, reader: Reader) -> Parsed:
 
 def _regular(path: Path) -> IO[bytes]:
     """Open a regular file. Refuse pipes and devices, because they may never end."""
-    # O_NONBLOCK: opening a pipe doesn't wait for its other end.
+    # With O_NONBLOCK, opening a pipe doesn't wait until another process opens its other end.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -160,7 +160,7 @@ def _line(number: int, line: bytes) -> Answer:
 
 
 def _limit_memory(most: int) -> None:
-    """Limit the memory that this process may use in addition to what it uses now, in bytes. 0: no limit."""
+    """Limit the bytes of memory that this process may use in addition to its present use. 0: no limit."""
     if not most:
         return
     try:

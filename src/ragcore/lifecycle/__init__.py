@@ -1,1 +1,1 @@
-"""Start and close of components: `Part`, tasks that own background work, bounded clean-ups, and the inherited deadline."""
+"""The start and the close of components: `Part`, tasks that own background work, clean-ups with a time limit, and the inherited deadline."""

@@ -30,7 +30,7 @@ class Bound:
         self.outer = outer
 
     def pause(self) -> None:
-        """Handle the start of a wait for a place in a queue of ragcore. A deadline continues; the limit of an attempt stands still."""
+        """Handle the start of a wait for a place in a queue of ragcore. A deadline continues during the wait; the limit of an attempt is paused."""
 
     def resume(self) -> None:
         """Handle the end of that wait."""

@@ -1,4 +1,4 @@
-"""Closes sources when their reader stops: at their end, after an error or after a cancellation."""
+"""Closes sources when their reader stops: at the end, after an error or after a cancellation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 async def closing(source: T, /) -> AsyncIterator[T]:
     """Close `source` at the end of the block, if it has `aclose` or `close`.
 
-    Like `contextlib.aclosing`, but with the time limit of a clean-up. An error of the close is logged, so that it doesn't replace the error of the block.
+    It is like `contextlib.aclosing`, with the time limit of a clean-up. An error of the close is logged, so that it doesn't replace the error of the block.
     """
     try:
         yield source

@@ -22,16 +22,16 @@ __all__ = ["CLEAN_UP", "CLOSE_SECONDS", "Owner", "cleaning_up"]
 
 logger: logging.Logger = logging.getLogger("ragcore")
 
-# Seconds that a caller waits for a clean-up. `Owner.clean_up` lets a longer one continue in the owner task.
+# Seconds that a caller waits for a clean-up. If a clean-up takes longer, `Owner.clean_up` lets it continue in the owner task.
 CLEAN_UP = 0.25
 # Seconds that a caller waits if its deadline has passed or it is being cancelled, because it should return by its deadline.
 CLEAN_UP_LATE = 0.05
-# Seconds that a component may take to close, or background work to end. After that it is left behind.
+# Seconds that a component may take to close, or background work may take to end. After that it is left behind.
 CLOSE_SECONDS = 5.0
 
 
 def cleaning_up() -> anyio.CancelScope:
-    """Return a shielded scope for a clean-up that its caller waits for. It ends after 250 ms, or after 50 ms if the caller's deadline is near."""
+    """Return a shielded scope for a clean-up that its caller waits for. The scope ends after 250 ms, or after 50 ms if the caller's deadline is near."""
     now = anyio.current_time()
     seconds = CLEAN_UP if expires_at() > now + CLEAN_UP else CLEAN_UP_LATE
     return anyio.CancelScope(deadline=now + seconds, shield=True)
@@ -73,7 +73,7 @@ class Owner:
         try:
             with anyio.CancelScope(shield=True):
                 await self._ready.wait()
-        except BaseException:  # a shield does not stop Task.cancel()
+        except BaseException:  # Task.cancel() can end even a shielded wait
             self._stopping.set()
             raise
 
@@ -114,7 +114,7 @@ class Owner:
                 done.set()
 
         with cleaning_up():
-            if self._group is None:  # closed meanwhile: run the work in this task
+            if self._group is None:  # the owner was stopped meanwhile: run the work in this task
                 await work()
                 return
             self.spawn(bounded, name=name)
@@ -123,8 +123,7 @@ class Owner:
     async def within(self, seconds: float, work: Callable[[], Awaitable[object]], /, *, name: str) -> None:
         """Run `work` in the owner task's group. Return when it has ended or `seconds` are over, even if the work ignores its cancellation.
 
-        Errors of the work are logged. If the caller is cancelled meanwhile, the cancellation is raised at the end, because a shield does not stop
-        `Task.cancel()`.
+        Errors of the work are logged. `Task.cancel()` can cancel the caller even in a shielded scope; then the cancellation is raised at the end.
         """
         done = anyio.Event()
 
@@ -157,7 +156,7 @@ class Owner:
     async def stop(self) -> None:
         """Cancel the work that still runs. Return when all of it has ended, or after 5 s if some work ignores the cancellation."""
         self._stopping.set()
-        # Work that was left behind has already used its time.
+        # If work was left behind, wait only for a short time, because that work has already used its time.
         with anyio.move_on_after(CLEAN_UP if self._left else CLOSE_SECONDS):
             await self._done.wait()
             return
@@ -171,7 +170,7 @@ class Owner:
                 try:
                     await self._stopping.wait()
                 finally:
-                    self._stopping.set()  # also if the event loop ends without a call of `stop`
+                    self._stopping.set()  # needed if the event loop ends without a call of `stop`
                     self._group = None
                 group.cancel_scope.cancel()
         finally:
@@ -187,7 +186,7 @@ class Owner:
         except anyio.get_cancelled_exc_class():
             if self._stopping.is_set():
                 raise
-            # Not a cancellation by `stop`: other code cancelled a task that the work awaited. It must end only this work.
+            # This is not a cancellation by `stop`: other code cancelled a task that the work awaited. It must end only this work.
             logger.exception("background work of %s ended because a task that it awaited was cancelled", self.name)
         except BaseExceptionGroup as group:
             cancelled, failed = group.split(anyio.get_cancelled_exc_class())

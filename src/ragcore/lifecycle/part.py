@@ -1,4 +1,4 @@
-"""Start and close of components, and of the parts that a component starts and closes itself."""
+"""Starts and closes components, and the parts that a component owns."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class _Change:
 class Part:
     """The base class of components that are started and closed. It supports `async with` on asyncio and trio.
 
-    It is safe to start or close a component twice, and to close one that was never started.
+    A component may be started or closed twice, and it may be closed without a start.
 
     A subclass implements `_open` and `_close`, and calls `_check_open` at the start of each call. `_close` must limit its own time.
 
@@ -76,7 +76,7 @@ class Part:
         return self._home is not None and self._home[1] == os.getpid() and not changing
 
     async def start(self) -> None:
-        """Start the component on this event loop. Does nothing if it is already open. If it is being closed, it is started again after that.
+        """Start the component on this event loop. Does nothing if it is already open. If it is being closed, wait for that and start it again.
 
         Raises:
             WrongEventLoop: the component is open on another event loop.
@@ -211,7 +211,7 @@ class Parts:
         if not closing:
             return
         cancelled: BaseException | None = None
-        # Close the parts in another task: this task could not leave a close that shields itself from cancellation.
+        # Close the parts in another task. If a part shields its close from cancellation, this task would have to wait for it.
         with anyio.CancelScope(shield=True):
             owner: Owner | None = None
             while owner is None:
@@ -219,7 +219,7 @@ class Parts:
                 try:
                     await owner.start()
                 except anyio.get_cancelled_exc_class() as error:
-                    owner, cancelled = None, error  # a shield does not stop Task.cancel(): close first, then raise it
+                    owner, cancelled = None, error  # Task.cancel() ends even a shielded wait: raise it later
             close = partial(owner.within, CLOSE_SECONDS)
             steps: list[Callable[[], Awaitable[None]]]
             steps = [partial(close, part.aclose, name=f"closing {type(part).__name__}") for part in closing]

@@ -1,7 +1,7 @@
-"""The stages of a call: which one runs, how long each took, and how many tokens were embedded.
+"""The stages of a call: the current stage, the duration of each, and the number of embedded tokens.
 
-Components report stages and the client listens, so components need not know the client. A `Stopwatch` measures each stage once, so a component's result and
-the client's record of a failed call have the same numbers.
+Components report stages and the client listens, so a component does not import the client. A `Stopwatch` measures each stage once. So the result of a
+component and the client's record of a failed call have the same numbers.
 """
 
 from __future__ import annotations

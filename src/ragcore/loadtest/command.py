@@ -69,7 +69,7 @@ def scenario_command(
             figures = run(**given)
         except Exception as error:
             with suppress(OSError):
-                folder.rmdir()  # a folder that is not empty can't be removed, and stays
+                folder.rmdir()  # fails if the folder is not empty; then the folder stays
             fault = _fault(error)
             if fault is None:
                 raise
@@ -99,7 +99,7 @@ def compare_command(
 ) -> None:
     """Compare runs of a scenario before and after a change.
 
-    Prints the ratio of each figure and its noise. With three or more runs on each side the noise is measured; with fewer it is assumed.
+    Prints the ratio of each figure and its noise. The noise is measured if there are three or more runs on each side; otherwise it is assumed.
     Exits with 1 if a figure is worse by more than the noise, or if a later run did not meet a criterion.
     """
     try:
@@ -122,7 +122,7 @@ def compare_command(
 
 
 def _fault(error: Exception) -> str | None:
-    """The message for an error in the command or its environment; None for a bug in the program."""
+    """Return the message for an error in the command or its environment; None for a bug in the program."""
     if isinstance(error, ModuleNotFoundError):
         return f"package {error.name!r} is not installed: {install_command('all')} psutil"
     if isinstance(error, ValueError | OSError | RagcoreError):
@@ -131,7 +131,7 @@ def _fault(error: Exception) -> str | None:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """A setting without secrets, for the report."""
+    """Return a setting without secrets, for the report."""
     if name.endswith("url") and value:
         return bare(value)
     if name == "body" and not str(value).startswith("@"):

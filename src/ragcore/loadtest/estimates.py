@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 __all__ = ["Slope", "percentile", "slope", "student"]
 
-# Student's t, 97.5 %, by degrees of freedom: the two-sided 95 % interval.
+# The 97.5 % quantile of Student's t by degrees of freedom, for a two-sided 95 % interval.
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228}
 BLOCKS = 12
 
@@ -23,12 +23,12 @@ def percentile(values: Sequence[float], share: float) -> float:
     place = share * (len(ordered) - 1)
     low = math.floor(place)
     high = min(low + 1, len(ordered) - 1)
-    # This form never leaves the range between both values, however the result is rounded.
+    # In this form of the formula, rounding never moves the result out of the range between both values.
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
 def student(freedom: int) -> float:
-    """Return the 97.5 % quantile of Student's t; above 10 degrees of freedom to three digits (Cornish and Fisher 1938)."""
+    """Return the 97.5 % quantile of Student's t. Above 10 degrees of freedom it is correct to three digits (Cornish and Fisher 1938)."""
     return STUDENT[freedom] if freedom in STUDENT else 1.96 + 2.37 / freedom + 2.8 / freedom**2
 
 

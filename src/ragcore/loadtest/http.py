@@ -24,7 +24,7 @@ __all__ = ["TOKEN_PATH", "HttpOptions", "HttpTarget", "bare", "http_target"]
 # Common paths to the text in an answer. The first path that leads to a text is used.
 ANSWER_PATHS = ("answer", "text", "response", "message", "content", "choices.0.message.content", "data.answer")
 DELTA_PATHS = ("text", "delta", "content", "choices.0.delta.content", "token")
-# Names of server-sent events with a piece of the text, and of events that end the text. Other events (sources, pings) are ignored.
+# Names of server-sent events that contain a piece of the text, and of events that end the text. Other events (sources, pings) are ignored.
 PIECE_EVENTS = ("message", "delta", "token", "chunk", "text", "answer", "content")
 END_EVENTS = ("done", "end", "complete")
 LINE_END = re.compile("\r\n|\n|\r(?!\\Z)")
@@ -147,7 +147,7 @@ class HttpTarget:
         self._client.cookies.jar.set_policy(_NoNewCookies())
 
     async def ask(self, question: str, /, *, timeout: float, token: Callable[[], None]) -> Reply:
-        """Ask, and read the whole answer. Does not enforce the timeout: the driver does, because it waits a little longer to find hung questions."""
+        """Ask, and read the whole answer. The driver enforces the timeout, because it waits a little longer to find hung questions."""
         try:
             reply = await self._ask(question, token)
         except TargetError as error:
@@ -206,7 +206,7 @@ class HttpTarget:
 
     async def _request(self, method: str, url: str, *, seconds: float, **options: Any) -> httpx.Response:
         try:
-            # httpx's own timeouts apply to each read, so a slow trickle of bytes would never time out.
+            # httpx's own timeouts apply to each read. They would never end a response that sends a few bytes at a time.
             with anyio.fail_after(seconds):
                 async with self._client.stream(method, url, timeout=seconds, **options) as response:
                     return httpx.Response(response.status_code, content=await _read(response))
@@ -240,7 +240,7 @@ class HttpTarget:
                 piece, _ = _text(event, self._options.delta_path, DELTA_PATHS)
                 ended = ended or bool(_at(event, "choices.0.finish_reason")) or _at(event, "done") is True
             elif piece is None:
-                piece = data  # a number counts as text
+                piece = data  # the data is not a JSON object or list: use it as text
             if piece:
                 token()
                 pieces.append(piece)
@@ -263,7 +263,7 @@ class _NoNewCookies(DefaultCookiePolicy):
 @asynccontextmanager
 async def http_target(options: HttpOptions) -> AsyncIterator[HttpTarget]:
     """Open a target and log in."""
-    # Don't limit connections: a question's wait for the connection pool would count as latency of the target.
+    # Don't limit connections: if a question waited for the connection pool, this wait would count as latency of the target.
     # Many servers close idle connections after 5 s, and a question sent at that moment would be lost. So this client closes them earlier.
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=2.0)
     async with httpx.AsyncClient(limits=limits, headers=dict(options.headers), verify=options.verify) as client:
@@ -273,7 +273,7 @@ async def http_target(options: HttpOptions) -> AsyncIterator[HttpTarget]:
 
 
 def bare(url: str) -> str:
-    """The URL for a report, without user, query and fragment, which may be secrets."""
+    """Return the URL for a report, without user, query and fragment, which may be secrets."""
     if not _is_address(url):
         return "not an address"
     return str(httpx.URL(url).copy_with(userinfo=b"", query=None, fragment=None))
@@ -344,7 +344,7 @@ def _decoded(body: bytes) -> Any:
 
 
 def _filled(template: Any, question: str) -> Any:
-    """Put the question into the values of the template, not into its JSON text, which quotation marks in the question would break."""
+    """Put the question into the values of the template. In the JSON text, quotation marks of the question would break the JSON."""
     match template:
         case str():
             return template.replace("{question}", question)
@@ -367,7 +367,7 @@ def _at(value: Any, path: str) -> Any:
 
 
 def _text(value: Any, path: str | None, usual: Sequence[str]) -> tuple[str | None, str]:
-    """Return the text and its path."""
+    """Return the text at `path`, or at the first of the `usual` paths that leads to a text, and that path."""
     for one in (path,) if path else usual:
         found = _at(value, one)
         if isinstance(found, str):

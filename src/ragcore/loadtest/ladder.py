@@ -1,4 +1,4 @@
-"""An acceptance test for a service that must not hang: ask more and more questions at once.
+"""An acceptance test for a service that must not hang. It asks more and more questions at once.
 
 Success is judged by content: a right answer contains the fact of its question. Apologies with status 200, wrong answers and degraded answers are
 counted separately.
@@ -31,7 +31,7 @@ LEVELS = "1,2,3,5,10,20,50,100,200"
 WARM_UP = 5
 STEADY_USERS = 10
 STEADY = "steady"
-# Statuses that say that the request itself is wrong.
+# HTTP statuses of a request that is wrong itself.
 WRONG_REQUEST = frozenset({400, 401, 403, 404, 405, 406, 415, 422})
 # If more than this share of a level's questions hang, the run ends: higher levels would only wait longer.
 GIVE_UP = 0.5
@@ -131,8 +131,8 @@ def _judge_hangs(figures: Figures, asked: Asked, untried: Sequence[int], least: 
 
 
 def _judge_levels(figures: Figures, asked: Asked, least: float) -> None:
-    """Add a criterion for each level with too little success. If all levels have enough, add a single criterion that shows the lowest level."""
-    # At a level with few questions, a few failures can be chance, but the failure of half of them can't.
+    """Add a criterion for each level whose success rate is too low. If there is none, add one criterion that shows the level with the lowest rate."""
+    # At a level with few questions, a few failures can be chance. If half of the questions fail, it is not chance.
     bounds = {number: least if len(those) >= ENOUGH else HALF for number, (_, those) in enumerate(asked)}
     shares = {number: sum(one.ok for one in those) / len(those) for number, (_, those) in enumerate(asked)}
     missed = [number for number, share in shares.items() if share <= bounds[number] and share < 1]
@@ -170,7 +170,7 @@ class _Ladder:
                 monitored(aim.pid or 0, now=driver.now, asked=lambda: len(driver.outcomes)) as samples,
             ):
                 steady = await self._run(driver, watched)
-            if self.refusal:  # raised here, outside of the task groups, which would wrap it
+            if self.refusal:  # raise here, because a task group would wrap the error
                 raise InvalidInput(
                     f"none of the first {WARM_UP} questions was accepted: {self.refusal}; check --url, --token-env and the options of the body"
                 )
@@ -183,14 +183,14 @@ class _Ladder:
         return figures
 
     async def _run(self, driver: Driver, watched: Watching) -> tuple[float, float]:
-        """Run all levels and the steady load. Returns when the steady load began and ended."""
+        """Run all levels and the steady load. Return the times at which the steady load began and ended."""
         watched.phase("warm-up", WARM_UP)
         warm_up: list[Outcome] = []
         for _ in range(WARM_UP):
             warm_up += await driver.at_once(1, each=1, phase="warm-up")
             if warm_up[-1].kind == "hung":
                 break
-        # A closed port, a wrong path, a body of another form: two minutes of the same error would tell nothing more.
+        # The port is closed, or the path or the body is wrong: a longer run would only repeat this error.
         if all(outcome.kind == "connection" or outcome.status in WRONG_REQUEST for outcome in warm_up):
             self.refusal = warm_up[-1].detail
             return driver.now(), driver.now()

@@ -28,7 +28,7 @@ WARM_UP = "warm-up"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """A service level objective: a share of all questions gets a right answer within these times."""
+    """A service level objective: at least this share of all questions gets a right answer within these times."""
 
     slo_seconds: Annotated[float, typer.Option(help="Objective: the whole answer comes within this many seconds.")] = (
         10.0
@@ -41,14 +41,14 @@ class Objective:
     )
 
     def words(self) -> str:
-        """The objective in words: "right answers within 10 s"."""
+        """Return the objective in words: "right answers within 10 s"."""
         first = self.slo_first_token
         return f"right answers within {seconds(self.slo_seconds)}" + (
             "" if first == math.inf else f", first token within {seconds(first)}"
         )
 
     def met_by(self, outcome: Outcome) -> bool:
-        """Whether one question meets the objective."""
+        """Return whether one question meets the objective."""
         first = outcome.first_token_seconds
         # An answer that was not streamed has no first token, so it does not meet the objective.
         in_time = self.slo_first_token == math.inf or (first is not None and first <= self.slo_first_token)
@@ -59,7 +59,12 @@ class Disturbance(Protocol):
     """Disturbs the service while a load runs."""
 
     async def __call__(self, now: Callable[[], float], shades: list[Shade], /) -> None:
-        """Disturb the service, and add each period of disturbance to `shades`. Cancelled when the load ends. `now` returns the seconds since the run began."""
+        """Disturb the service, and add each period of disturbance to `shades`. The call is cancelled when the load ends.
+
+        Args:
+            now: returns the seconds since the run began.
+            shades: the periods of disturbance.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +185,7 @@ def measure(
     pauses = [one.longest_pause for one in outcomes if one.longest_pause is not None]
     good = [sum(map(objective.met_by, part)) for part in parts]
     counted = row(outcomes)
-    # A closed loop ends with its last answer, which may come long after the requested time.
+    # A closed loop runs until its last answer, which may come long after the requested time.
     spans = [
         seconds if open_loop or not part else max(one.ended for one in part) - min(one.started for one in part)
         for part in parts
@@ -224,7 +229,7 @@ def measure(
 
 
 def _median(figures: Figures) -> float:
-    """The median latency in seconds; NaN if there is none."""
+    """Return the median latency in seconds; NaN if there is none."""
     value: Value = figures.values["p50_s"]
     return value if isinstance(value, float) else math.nan
 

@@ -86,7 +86,7 @@ class AskingOptions:
             )
 
     def asked(self, usual: Sequence[Question] = ()) -> Sequence[Question]:
-        """The questions of the options; if there are none, `usual`.
+        """Return the questions of the options; if there are none, `usual`.
 
         Raises:
             InvalidInput: the file can't be read, a line of it is not a question, or a fact is empty.
@@ -104,7 +104,7 @@ class AskingOptions:
         return [Question(text, fact) for text, fact in zip(given, facts, strict=True)] or usual
 
     def http(self, url: str) -> HttpOptions:
-        """The options for HTTP, with secrets read from their files and variables.
+        """Return the options for HTTP, with secrets read from their files and variables.
 
         Raises:
             InvalidInput: a file or a variable is missing, or a value is malformed.
@@ -161,7 +161,7 @@ class ServiceOptions(AskingOptions):
     url: Annotated[str, typer.Option(help="URL of the service; questions are sent by POST.")]
 
     def __post_init__(self) -> None:
-        # slots=True creates a second class, so super() without arguments would refer to the first one and fail.
+        # `slots=True` replaces this class with a new one. `super()` without arguments would refer to the old class and fail.
         AskingOptions.__post_init__(self)
         self.require_questions()
 

@@ -1,4 +1,4 @@
-"""Estimate how much of a difference is noise: by a permutation test over runs, and by a block bootstrap within a run.
+"""Estimates how much of a difference is noise, by a permutation test over runs and by a block bootstrap within a run.
 
 The questions of a run are not independent: they wait for each other, and a whole run can be slower or faster than another run of the same service.
 Resampling single questions would underestimate the noise, so the smallest unit is a block of consecutive questions.
@@ -17,7 +17,7 @@ from ragcore.loadtest.estimates import percentile, student
 
 __all__ = ["LEAST_RUNS", "Repeated", "blocks", "log_ratio_margin", "p_values", "ratio_of_runs", "scatter"]
 
-# With three runs on each side there are 20 ways to split the six runs, so one split is 5 %. Fewer runs can't reach 5 %.
+# With three runs on each side, there are 20 ways to split the six runs, so the smallest p-value is 5 %. With fewer runs it would be larger.
 LEAST_RUNS = 3
 # If there are more assignments of the runs to the sides, a random sample of this size is used.
 MOST_ASSIGNMENTS = 2000
@@ -44,7 +44,8 @@ class Repeated:
 def p_values(figures: Sequence[Repeated], *, seed: int = 0) -> list[float]:
     """Return the p-value of each figure by a permutation test.
 
-    The p-value is the share of all assignments of the runs to the two sides in which some figure looks at least as much worse as this figure.
+    All assignments of the runs to the two sides are compared with the real one. The p-value is the share of assignments in which some figure looks at least
+    as much worse as this figure looks in reality.
 
     If nothing changed, all assignments are equally likely. Then at most 5 % of comparisons have a figure with a p-value of 0.05 or less. This holds
     for any number of figures, independent or not, because each figure is compared with the largest of all figures (Westfall and Young 1993). A
@@ -70,7 +71,7 @@ def p_values(figures: Sequence[Repeated], *, seed: int = 0) -> list[float]:
 
 
 def _assignments(count: int, later: int, given: tuple[int, ...], seed: int) -> Iterable[tuple[int, ...]]:
-    """The choices of runs for the later side: all choices or, if there are too many, the given choice and a random sample."""
+    """Return the choices of runs for the later side: all choices or, if there are too many, the given choice and a random sample."""
     if math.comb(count, later) <= MOST_ASSIGNMENTS:
         return itertools.combinations(range(count), later)
     draw = random.Random(seed)
@@ -122,7 +123,7 @@ def log_ratio_margin(
         figures: the number of intervals that must all hold in 95 % of comparisons (Bonferroni).
     """
     fewest = min(len(before), len(after))
-    # A bootstrap of few blocks gives too narrow an interval. The first factor corrects its spread, Student's t its shape.
+    # A bootstrap of few blocks gives an interval that is too narrow. The first factor corrects its spread; the others use Student's t and correct its shape.
     wider = math.sqrt(fewest / (fewest - 1)) * student(fewest - 1) / student(10_000)
     draw = random.Random(seed)
 

@@ -1,4 +1,4 @@
-"""Find the highest rate of questions that meets an objective: double the rate until the objective is missed, then halve the interval."""
+"""Finds the highest rate of questions that meets an objective: doubles the rate until the objective is missed, then halves the interval."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ragcore.loadtest.words import percent
 __all__ = ["SweepOptions", "find_highest"]
 
 MOST_RATE = 4096.0
-# Seconds between steps, so that questions left from one step don't slow the next.
+# Seconds between steps, so that unfinished questions of one step don't slow the next step.
 PAUSE = 1.0
 
 

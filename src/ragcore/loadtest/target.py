@@ -74,7 +74,7 @@ class Target(Protocol):
         """
 
     async def health(self) -> Mapping[str, Any] | None:
-        """The target's report of its health; None if it has no such report."""
+        """Return the target's report of its health; None if it has no such report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Aim:
     """A target that is ready, with its questions and timeouts.
 
     Attributes:
-        questions: asked in turn, again from the first after the last.
+        questions: the questions. They are asked in this order, and after the last one the first is asked again.
         pid: id of the target's process, if it runs on this machine.
         memory_required: whether a run is invalid if that process's memory can't be measured.
         shared: whether the target runs in the driver's own process.
@@ -100,7 +100,7 @@ class Aim:
 
 
 def unchecked(questions: Sequence[Question]) -> list[str]:
-    """Return a note if some questions have no fact: without a fact, a wrong answer counts as right."""
+    """Return a note if some questions have no fact. For a question without a fact, a wrong answer counts as right."""
     without = sum(not question.facts for question in questions)
     return (
         [f"{without} of {len(questions)} questions have no fact: any answer except an apology counts as right"]
@@ -139,6 +139,6 @@ def _question(line: str, where: str) -> Question:
         isinstance(fact, bool) or not isinstance(fact, str | int | float) or not str(fact).strip() for fact in facts
     ):
         raise InvalidInput(f"{where}: a fact must be a text or a list of texts, and none may be empty")
-    # Half of a surrogate pair can't be encoded and sent.
+    # A text with half of a surrogate pair can't be encoded and sent, so replace it.
     text = row["question"].encode("utf-8", "replace").decode("utf-8")
     return Question(text, tuple(map(str, facts)))

@@ -1,4 +1,4 @@
-"""Names and units of figures for human readers. Programs read the keys and the plain numbers."""
+"""Names and units of figures, for people who read a report. Programs read the keys and the plain numbers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ COLUMNS = {
     "driver_cpu": "driver",
 }
 PREFIXES = {"at_highest.": "at the highest rate: "}
-# The unit of any other key, by its ending. If one suffix ends with another, the longer one comes first.
+# The unit of all other keys, by their suffix. If one suffix ends with another, the longer one comes first.
 SUFFIXES = (
     ("_kb_per_question", "kB per question"),
     ("_per_s", PER_SECOND),
@@ -69,31 +69,31 @@ SUFFIXES = (
 
 
 def label(name: str) -> str:
-    """A figure's name in words: "first_token_p95_s" becomes "first token p95"."""
+    """Return a figure's name in words: "first_token_p95_s" becomes "first token p95"."""
     return _words(name)[0]
 
 
 def quantity(name: str, value: object) -> str:
-    """A figure's value with its unit: "12.8 s", "97.6 %", "42"."""
+    """Return a figure's value with its unit: "12.8 s", "97.6 %", "42"."""
     words, unit = _words(name)
     shown = _plain(value, unit)
     return f"{shown} {unit}" if unit and words and _is_number(value) else shown
 
 
 def heading(name: str) -> str:
-    """A column's name with the unit of its values: "p95 s"."""
+    """Return a column's name with the unit of its values: "p95 s"."""
     words, unit = _words(name)
     words = COLUMNS.get(name, words)
     return f"{words} {unit}" if unit else words
 
 
 def number(name: str, value: Value) -> str:
-    """A value without its unit, for a column whose heading has the unit."""
+    """Return a value without its unit, for a column whose heading has the unit."""
     return _plain(value, _words(name)[1])
 
 
 def worth_showing(values: Mapping[str, Value]) -> dict[str, Value]:
-    """The figures to show, without those that were not measured and without errors that did not occur."""
+    """Return the figures to show, without those that were not measured and without errors that did not occur."""
     return {
         name: value
         for name, value in values.items()
@@ -148,6 +148,6 @@ def _plain(value: object, unit: str) -> str:
             return "–"
         case int() | float():
             scaled = 100 * value if unit == PERCENT else value
-            digits = 4 if unit == PERCENT and 99 < scaled < 100 else 3  # 99.96 % is not 100 %
+            digits = 4 if unit == PERCENT and 99 < scaled < 100 else 3  # so that 99.96 % is not shown as 100 %
             return f"{scaled:,.0f}" if abs(scaled) >= 1000 else f"{scaled:.{digits}g}"
     return str(value)

@@ -30,7 +30,7 @@ CHARACTERS_A_TOKEN = 4
 
 
 class Calls:
-    """All calls of one client. Works at any log level.
+    """All calls of one client. It records calls at any log level.
 
     Invariant: a call is in `_running` from `begin` to `finish`, which counts it once, however it ended. `_idle` is set when the last call has ended.
 
@@ -81,7 +81,7 @@ class Calls:
         return tuple(self._finished)
 
     def overdue(self, now: float, grace: float) -> list[tuple[Call, float]]:
-        """Return the calls whose step under way is past the deadline, with the seconds since they began. May be called from any thread.
+        """Return the calls whose step under way is past the deadline, with the seconds since each began. May be called from any thread.
 
         Args:
             now: on the clock of `anyio.current_time()`.
@@ -112,7 +112,7 @@ class Calls:
             with anyio.move_on_after(seconds) as self._draining:
                 await self._idle.wait()
                 return
-        finally:  # also if the wait was cancelled
+        finally:  # cancel the calls even if the wait was cancelled
             self._draining = None
             for call in list(self._running.values()):
                 call.cancel()
@@ -144,10 +144,10 @@ class Calls:
 
 
 class Call:
-    """One call: its deadline, its stage, its timings. As a context manager, it bounds one step of the call.
+    """One call, with its deadline, its stage and its timings. As a context manager, it limits the time of one step of the call.
 
     A stream has a step for each piece. A timer for each step would take a third of the step's time. So a stream has a single timer, in a task of
-    its owner, and `timed_by_owner` is set. At the deadline, that task calls `expire`.
+    its owner, and `timed_by_owner` is set. When the deadline passes, that task calls `expire`.
 
     Invariant: while a step is under way, and only then, a scope is open and the flow, the deadline and the listener are set. The steps of a stream may run in
     different tasks; between two steps, none of these is set in any task.
@@ -173,13 +173,13 @@ class Call:
         # For the audit log: passages that were returned, documents that were changed, and (`actor`) who made the call.
         self.passages = 0
         self.documents = 0
-        # For charging: the prompt, characters that the model has written, tokens that were embedded, whether the tenant has been charged for them.
+        # For charging: the prompt, the characters that the model has written, the embedded tokens, and whether the tenant has been charged for all this.
         self.prompt: Prompt | None = None
         self.written = 0
         self.embedded = 0
         self.charged = False
         self.spent: tuple[tuple[str, Usage], ...] = ()
-        # Whether the shared counts of all processes count the call as running.
+        # Whether the call counts as running in the shared counts of all processes.
         self.counted = False
         self.actor = actor()
         own = float("inf") if timeout is None else self.began + timeout
@@ -189,7 +189,7 @@ class Call:
         self._why = ""
         self.timed_by_owner = False
         self._scope: anyio.CancelScope | None = None
-        # Made once for all steps: a call has one step at a time.
+        # One object serves all steps, because a call has one step at a time.
         self._stages = following(self)
         self._flow = flow(tenant)
         self._inherit = None if timeout is None else inherit(self.when)
@@ -197,11 +197,11 @@ class Call:
         self.task: Any = None
 
     def elapsed(self) -> float:
-        """Seconds since the call began."""
+        """Return seconds since the call began."""
         return anyio.current_time() - self.began
 
     def remaining(self) -> float:
-        """Seconds to its deadline, at least 0."""
+        """Return seconds to its deadline, at least 0."""
         return max(0.0, self.when - anyio.current_time())
 
     @property
@@ -219,7 +219,7 @@ class Call:
         self._why = why
         if self._scope is not None:
             self._scope.cancel()
-        else:  # a stream between two events: its reader gets the error when it asks for the next one
+        else:  # the call is a stream between two events: its reader gets the error when it asks for the next event
             self.finish("cancelled")
 
     def expire(self) -> None:

@@ -1,4 +1,4 @@
-"""Health and description of a client. A check sends a request to the dependency: an existing object doesn't prove that the dependency works."""
+"""The health and the description of a client. A check sends a request to the dependency, because only a response shows that the dependency works."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ async def _database(rag: Client) -> tuple[Status, dict[str, Any]]:
     except Overloaded as error:
         # An overloaded database is not unhealthy: supervisors restart unhealthy services, and a restart would add load.
         return "degraded", {"reason": str(error)}
-    except Exception as error:  # the health check reports any error and continues
+    except Exception as error:  # report any error, and continue with the health check
         return "unhealthy", {"reason": str(error) if isinstance(error, RagcoreError) else type(error).__name__}
     return "healthy", {"seconds": round(anyio.current_time() - began, 6)}
 
@@ -189,7 +189,7 @@ def _dependency_state(stats: Stats, name: str) -> dict[str, Any]:
 
 
 def _last_failure(rag: Client) -> dict[str, Any] | None:
-    """Return the last failed call without its message, since the message of another library's error may contain secrets."""
+    """Return the last failed call without the error's message, because the message of another library may contain secrets."""
     for call in reversed(rag.recent()):
         if call.outcome not in ("ok", "degraded", "cancelled", "InvalidInput"):
             return {"id": call.id, "method": call.method, "outcome": call.outcome, "stage": call.stage}
@@ -197,7 +197,7 @@ def _last_failure(rag: Client) -> dict[str, Any] | None:
 
 
 async def describe(rag: Client, timeout: float) -> dict[str, Any]:
-    """Describe a client. None stands for a value that could not be read within `timeout` seconds."""
+    """Describe a client. A value that could not be read within `timeout` seconds is None."""
     store = rag.retriever.store
     embedder = rag.retriever.embedder
     described: dict[str, Any] = {
@@ -232,6 +232,6 @@ async def _read_report(report: Awaitable[Value]) -> Mapping[str, Any] | None:
 
 
 def _installed() -> tuple[dict[str, str | None], dict[str, bool]]:
-    """Return versions, and whether each extra is installed. Blocks: it reads the metadata of packages from files."""
+    """Return the versions of packages, and whether each extra is installed. It blocks, because it reads the metadata of packages from files."""
     versions = {"python": platform.python_version(), **{name: version_of(name) for name in PACKAGES}}
     return versions, installed()

@@ -1,4 +1,4 @@
-"""Reads the memory limit, and the memory used: that of the container if it has a limit, else that of the process."""
+"""Reads the memory limit and the used memory. If the container has a limit, both are the container's; else they are those of the process."""
 
 from __future__ import annotations
 

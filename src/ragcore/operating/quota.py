@@ -1,9 +1,8 @@
-"""The limits of each tenant (requests and tokens a minute, calls at once, spending a day), and its use by model.
+"""The limits of each tenant (requests and tokens per minute, calls at once, spending per day), and its use by model.
 
-Requests and tokens are limited by token buckets: a bucket holds at most the limit of a minute and fills steadily; a request takes one unit from it. The number
-of a model's tokens is known only after an answer, so they are taken then. The bucket may then become negative, and the tenant is refused until the bucket
-holds a whole unit again.
-Spending counts by the day in UTC. All counts are kept in this process; `shared_quota` joins those of several processes.
+Token buckets limit requests and tokens: a bucket holds at most the limit of a minute and fills steadily, and a request takes one unit from it. The number of
+a model's tokens is known only after an answer, so they are taken then. The bucket may then become negative, and the tenant is refused until the bucket holds
+a whole unit again. Spending is counted by the day in UTC. All counts are kept in this process; `shared_quota` joins those of several processes.
 
 Source: J. Turner, "New directions in communications" (1986): the leaky bucket as a meter.
 """
@@ -142,7 +141,7 @@ class Quota:
         return tuple(found)
 
     def forget(self, tenant: str) -> None:
-        """Remove a tenant's data, except counts of limits that are partly used: a tenant must not reset its limits by erasing its data."""
+        """Remove a tenant's data. Counts of limits that are partly used are kept, so that a tenant can't reset its limits by erasing its data."""
         known = self._tenants.get(tenant)
         full = all(state.remaining >= state.limit for state in self.state(tenant))
         if known is not None and full and not self._spent(known):

@@ -1,10 +1,10 @@
 """Limits that are shared by all processes that use the same database.
 
 The database counts each call at its start, and the call's tokens and cost at its end. Each process keeps counts too: `RAG.limits` reads them, and they
-replace the shared counts while the database is not available. So a call is not refused only because the database is down.
+replace the shared counts while the database is not available. So calls are still admitted while the database is down.
 
-The use of each tenant is kept in a ledger, as sums that only grow, and each statement sends the sums. So a statement whose response was lost can be
-repeated without counting twice, and the next statement includes all sums that an earlier one could not write.
+The use of each tenant is kept in a ledger, as sums that only grow, and each statement sends the sums. So if the response of a statement was lost, the
+statement can be repeated and nothing is counted twice. The next statement includes all sums that an earlier one could not write.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ logger: logging.Logger = logging.getLogger("ragcore")
 
 # Seconds that a call waits for the database. After that, the counts of this process decide.
 ADMIT_SECONDS = 1.0
-# A call that has not given its place back by this many seconds after its deadline no longer counts as running: its process has probably died.
+# If a call has not given its place back this many seconds after its deadline, its process has probably ended. Then it no longer counts as running.
 LEASE_SECONDS = 5.0
-# Seconds without any statement after a failure, for calls and for background writes.
+# After a failure, neither calls nor background writes send a statement for this many seconds.
 PAUSE_SECONDS = 5.0
 # Seconds between two warnings.
 WARN_SECONDS = 60.0
-# Limits on what is kept: ledgers, and in each ledger the ended calls whose places are not given back yet.
+# The largest number of ledgers, and the largest number of ended calls in a ledger whose places are not given back yet.
 MOST_LEDGERS = 100_000
 MOST_FINISHED = 1_000
-# Seconds after which a new ledger begins. If a ledger is not written for a day, the database forgets it, and would count its sums a second time.
+# Seconds after which a new ledger begins. If a ledger is not written for a day, the database forgets it and would then count its sums a second time.
 LEDGER_SECONDS = 6 * 3_600.0
 
 
@@ -75,8 +75,8 @@ class _TenantLedger:
 class SharedQuota:
     """A `Quota` whose counts are shared by all processes.
 
-    Invariant: a tenant's use is added to its ledger before anything is written, and the sums in a ledger only grow. So nothing is counted twice and nothing is
-    lost if a snapshot of a ledger is written twice, or if the response to it is lost.
+    Invariant: a tenant's use is added to its ledger before a statement is sent, and the sums in a ledger only grow. So each use is counted exactly once, even
+    if a snapshot of a ledger is written twice or the response of the database is lost.
 
     Args:
         quota: the counts of this process.
@@ -156,7 +156,7 @@ class SharedQuota:
             self._pause(error)
         finally:
             if not ledger.is_confirmed and owner is not None and not self._catching_up:
-                # A closing client accepts no tasks. That error must not hide the error that is being raised.
+                # A client that is being closed accepts no tasks. The error about this must not hide the error that is being raised.
                 with suppress(NotOpen, RuntimeError):
                     owner.spawn(self._catch_up, name="writing shared limits")
                     self._catching_up = True
@@ -192,10 +192,10 @@ class SharedQuota:
         return ledger
 
     def _pause(self, error: Exception | None) -> None:
-        """Leave the database alone for `PAUSE_SECONDS`.
+        """Send no statements to the database for `PAUSE_SECONDS`.
 
         Args:
-            error: None: the database did not respond in time.
+            error: the database's error; None: it did not respond in time.
         """
         emit("limit.unshared", "quota")
         now = anyio.current_time()

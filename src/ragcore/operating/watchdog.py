@@ -31,9 +31,9 @@ logger: logging.Logger = logging.getLogger("ragcore.watchdog")
 INTERVAL = 0.05
 # Seconds after which an event loop that doesn't respond counts as blocked.
 BLOCKED = 0.1
-# Seconds after its deadline at which a call that has not returned counts as hung.
+# A call counts as hung if it has not returned this many seconds after its deadline.
 GRACE = 1.0
-# Seconds for which work waits for a thread before the default executor counts as full.
+# If work waits for a thread longer than this many seconds, the default executor counts as full.
 SATURATED = 0.5
 # Frames of a stack that are shown, innermost last.
 MOST_FRAMES = 12
@@ -47,11 +47,11 @@ class _Closed(Exception):
 class Watchdog:
     """Watches one event loop and the calls of one client.
 
-    Invariant: the loop writes only `_beaten` and `_loop_time`; the watchdog's thread alone writes the results of its checks. Each value is replaced by one
-    assignment.
+    Invariant: the event loop writes only `_beaten` and `_loop_time`; only the watchdog's thread writes the results of its checks. Each value is replaced by
+    one assignment.
 
     Args:
-        calls: the calls to watch. The watchdog updates their `blocked`; the error of a late call names that time.
+        calls: the calls to watch. The watchdog updates `calls.blocked`; the error of a late call contains that time.
     """
 
     def __init__(self, calls: Calls) -> None:
@@ -103,13 +103,13 @@ class Watchdog:
         while not ended.wait(INTERVAL):
             if loop is not None and loop.is_closed():
                 return
-            if loop is not None and not loop.is_running():  # between two `run_until_complete` calls: nothing is blocked
+            if loop is not None and not loop.is_running():  # between two `run_until_complete` calls: it is not blocked
                 self._asked = self._beaten = time.perf_counter()
                 self._blocked_since = None
                 continue
             try:
                 self._check_loop(watched, ask)
-                if self._blocked_since is None:  # while the loop is blocked, no call can end in time
+                if self._blocked_since is None:  # while the loop is blocked, every call is late
                     self._check_calls()
                 self._check_executor(loop)
             except _Closed:
@@ -132,7 +132,7 @@ class Watchdog:
             except RuntimeError:
                 raise _Closed from None
         elif self._blocked_since is not None:
-            # Keep the time up to date, for errors of calls that end as soon as the loop responds.
+            # Keep the time up to date: calls may end as soon as the loop responds, and their errors contain it.
             self._calls.blocked = self._blocked_before + now - self._blocked_since
         elif now - self._asked > BLOCKED:
             self._blocked_since, self._blocked_before = self._asked, self._calls.blocked
@@ -191,7 +191,7 @@ class Watchdog:
 
 
 def _runs_a_cell(thread: int) -> bool:
-    """Whether a thread runs a cell of a notebook. Cells run on the kernel's event loop, so each of them blocks it, and its user knows."""
+    """Return whether a thread runs a cell of a notebook. Each cell blocks the kernel's event loop, so this is not reported."""
     frame = sys._current_frames().get(thread)
     while frame is not None:
         if frame.f_code.co_name == "run_code" and frame.f_globals.get("__name__") == "IPython.core.interactiveshell":

@@ -77,7 +77,7 @@ def _attempt(call: Call, bulkhead: Bulkhead | None, place: Flow | None, now: flo
 
 
 async def _queue(call: Call, bulkhead: Bulkhead) -> Flow:
-    """Wait for a place until too little time is left for the call, or until the breaker opens. The dependency's time limits stand still meanwhile.
+    """Wait for a place until too little time is left for the call, or until the breaker opens. Meanwhile the dependency's time limits are paused.
 
     Raises:
         CircuitOpen: the breaker opened.
@@ -86,7 +86,7 @@ async def _queue(call: Call, bulkhead: Bulkhead) -> Flow:
     dependency = call.dependency
     began = call.clock()
     with in_line():
-        call.inherit()  # `in_line` has stopped the limit of an outer attempt: until the place is granted, only the caller's deadline ends it
+        call.inherit()  # `in_line` has paused the limit of an outer attempt. Until the place is granted, only the caller's deadline ends the wait
         place_by = math.inf if call.patience is None else call.patience.place_by
         waiter = bulkhead.line.enqueue(call.when, call.flow, by=place_by)
         try:
@@ -108,7 +108,7 @@ async def _queue(call: Call, bulkhead: Bulkhead) -> Flow:
 
 
 def _sleepers(call: Call) -> tuple[Sleepers | None, Sleepers | None]:
-    """Return the waiting callers of the two breakers that end the wait when they open: the key's, and the policy's, which can be isolated for all keys."""
+    """Return the sleepers of the key's breaker and of the policy's own breaker. If one of the two breakers opens, the wait ends."""
     own, general = call.breaker, call.dependency.breaker
     return None if own is None else own.sleepers, None if general is None else general.sleepers
 

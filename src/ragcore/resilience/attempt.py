@@ -102,7 +102,7 @@ class Attempt(Bound):
         self._flow = flow
         self._generation = 0
         self._breaker = breaker
-        if breaker is not None:  # `admit` may return the breaker of this flow instead
+        if breaker is not None:  # `admit` may return this flow's own breaker instead of the policy's
             self._breaker, self._generation = breaker.admit(began, flow)
         self._judged = breaker is None
         self.ended = False
@@ -125,12 +125,12 @@ class Attempt(Bound):
             self.when = self.scope.deadline = min(self.limit, self._call_ends())
 
     def _call_ends(self) -> float:
-        """Return the call's deadline. A wait in a queue does not move it, unless it is the limit of an outer attempt."""
+        """Return the call's deadline. A wait in a queue moves the deadline only if it comes from the limit of an outer attempt."""
         outer = self.outer
         return self.latest if outer is None or outer.when == math.inf else outer.when
 
     def judge(self, outcome: Outcome, now: float) -> None:
-        """Report the outcome to the breaker. After the first report only a failure counts, for example of a stream that broke after a successful start."""
+        """Report the outcome to the breaker. After the first report only a failure counts: for example, a stream broke after a successful start."""
         if self.outcome == "neutral" or outcome == "failure":
             self.outcome = outcome
         breaker = self._breaker
@@ -146,7 +146,7 @@ class Attempt(Bound):
         """Report the outcome to the breaker and give the place back.
 
         Args:
-            outcome: None: the outcome so far, as `judge` has recorded it.
+            outcome: the outcome; None: the one that `judge` recorded last.
         """
         if self.ended:
             return

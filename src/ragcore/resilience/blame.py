@@ -16,7 +16,7 @@ __all__ = ["Blame"]
 
 # If more flows than this fail, it is an outage, even if other flows succeed.
 MOST_CULPRITS = 64
-# The number of other flows that must have succeeded for each of several failing flows. For a single failing flow, one is enough.
+# If several flows fail, this many other flows must have succeeded for each of them. For a single failing flow, one is enough.
 OTHERS_FOR_EACH = 3
 # The other flows are healthy if their failure ratio is below this share of the ratio that opens the breaker.
 HEALTHY_SHARE = 0.5
@@ -62,13 +62,13 @@ class Blame:
         self.latest = None
 
     def good(self, flow: str, began: float, now: float, *, counts: bool = True) -> None:
-        """Record a good call of a flow. While no flow fails, another good call of the flow that was served last changes only `latest_began`.
+        """Record a good call of a flow. If no flow fails and the last good call was of the same flow, only `latest_began` changes.
 
         Args:
             flow: the flow of the call.
             began: the time at which the call began.
             now: the current time.
-            counts: False for a call that several flows shared. The breaker's window counts it once, without a flow, so this flow's window must not.
+            counts: False for a call that several flows shared. The breaker's window counts it once, without a flow, so this flow's window must not count it.
         """
         if flow != self.latest:
             self._keep_latest()
@@ -113,7 +113,7 @@ class Blame:
         return 0 if failing is None else failing.in_a_row
 
     def fails(self, window: SlidingWindow, share: float = 1.0) -> bool:
-        """Whether the outcomes of a window reach this share of the ratio that opens the breaker."""
+        """Return whether a window's failure ratio or slow ratio is at least `share` of the ratio that opens the breaker."""
         return (
             window.failures >= share * self._failure_ratio * window.calls
             or window.slow >= share * self._slow_ratio * window.calls
@@ -148,7 +148,9 @@ class Blame:
         return {}
 
     def suspect(self, total: SlidingWindow, now: float) -> str | None:
-        """Return the only flow that has failed recently, if other flows succeeded in the same window but have made no call since; else None.
+        """Return the flow that is under suspicion: the only one that failed recently, while no other flow has made a call since. Else return None.
+
+        Other flows must have succeeded in the same window.
 
         Args:
             total: the outcomes of all flows in the same window.
@@ -164,7 +166,7 @@ class Blame:
         return failing[0] if self._others_are_healthy({failing[0]: self.failing[failing[0]]}, total) else None
 
     def is_cleared_by(self, flow: str, suspect: str, began: float) -> bool:
-        """Whether a good call of `flow` that began at `began` shows that the dependency works and only the suspect fails."""
+        """Return whether a good call of `flow` that began at `began` shows that the dependency works and only the suspect fails."""
         failing = self.failing.get(suspect)
         return flow != suspect and (failing is None or began >= failing.first)
 

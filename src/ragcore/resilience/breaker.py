@@ -60,8 +60,8 @@ class CircuitBreaker:
     Invariant: each change of state begins a new generation with an empty window, in one step, in `_move`. The end of a call of an earlier generation
     changes neither the state nor the window.
 
-    If flows are set (`with flow(name):`) and some of them fail while others succeed, the breaker opens only for the failing flows. `state` stays "closed"
-    then, and `snapshot` counts these flows as `flows_apart`.
+    If flows are set (`with flow(name):`) and some of them fail while others succeed, the breaker opens only for the failing flows. Then `state` stays
+    "closed", and `snapshot` counts these flows as `flows_apart`.
     """
 
     sleepers: Sleepers
@@ -166,7 +166,7 @@ class CircuitBreaker:
         if self._state == "closed" and not self._apart:
             return
         flow = current_flow.get() if flow is None else flow
-        # Its own state comes before the flow's: a breaker that is open for all flows is open for each of them.
+        # Check the state for all flows before the state of this flow: a breaker that is open for all flows is open for each of them.
         if self._state != "closed":
             self._refuse_unless_probing(clock()(), flow)
         own = self._apart.get(flow)
@@ -233,7 +233,7 @@ class CircuitBreaker:
             self._failure += 1
         else:
             self._success += 1
-            # Only durations of successes: the duration of a failure does not show how long an answer takes.
+            # Remember only the durations of successes: the duration of a failure does not show how long an answer takes.
             self._durations.append(duration)
         if half_open:
             self._judge_probe(failed or slow, now, flow)
@@ -328,7 +328,7 @@ class CircuitBreaker:
         if self._state == "half_open" and self._probing >= self.probes:
             if now < self._probed_at + self.max_break_duration:
                 wait, why = self.break_duration, "is half-open and all its probes are under way"
-            else:  # the probes have no result: probes that hang must not block all calls forever
+            else:  # no probe has ended in time: count that as a failure, because probes that hang must not block all calls forever
                 self._judge_probe(True, now, None)
         if self._state == "open" and now < self._open_until:
             wait = self._open_until - now

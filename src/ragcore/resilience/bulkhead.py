@@ -36,8 +36,8 @@ class Bulkhead:
 
     A full queue still accepts a caller whose flow has less than its share of the queue: the flow with the most waiting callers loses one of them.
 
-    Invariant: `_places` counts the calls that have a place, `line` holds the callers that wait. They share the flows. No caller waits while a place is
-    free.
+    Invariant: `_places` counts the calls that have a place, and `line` holds the callers that wait. Both use the same `Flow` objects. No caller waits
+    while a place is free.
 
     Examples:
         >>> limiter = Bulkhead(8, queue=32)
@@ -124,7 +124,7 @@ class Bulkhead:
         if places.inside >= places.limit or self.line.waiting:
             return None
         flow = places.flows.get(name) or places.of(name)
-        # The same as `Places.take`, without the cost of a call.
+        # This code is the same as that of `Places.take`, without the cost of a call.
         if not flow.inside:
             places.holders += 1
         flow.inside += 1
@@ -159,7 +159,7 @@ class Bulkhead:
         """
         flows = self._places.flows
         found = flows.get(current_flow.get() if flow is None else flow)
-        # Released under another name than acquired: use the flow with the most places.
+        # The place was acquired under another flow's name: take it from the flow with the most places.
         if found is None or not found.inside:
             found = max(flows.values(), key=lambda one: one.inside)
         self.line.give_back(found, service_time, finished, 0.0 if service_time is None else clock()())

@@ -32,7 +32,7 @@ class Call:
     dropped at any moment, also while it waits.
 
     Attributes:
-        on: judges an error: the policy's own rule, else the component's, else `OSError`.
+        on: the rule that judges an error: the policy's own, else the component's, else `OSError`.
         breaker: the breaker at the last check. After a wait it may be another one, because keys and flows have their own breakers.
         task, cancellations: on asyncio, the current task and the number of its earlier cancellation requests.
         clock: the event loop's clock.
@@ -102,7 +102,7 @@ class Call:
             dependency.budget.deposit()
 
     def inherit(self) -> None:
-        """Update `own_when`, the deadline without anyio's scopes. Within an outer attempt it moves while this call waits for a place."""
+        """Update `own_when`, the deadline without anyio's scopes. Within an outer attempt, the deadline moves while this call waits for a place."""
         outer = self.outer
         inherits = outer is not None and outer.when < math.inf
         self.own_when = outer.when if outer is not None and inherits else self.began + self.dependency.timeout
@@ -121,7 +121,7 @@ class Call:
         self.inherit()
         effective = anyio.current_effective_deadline()
         inherits = self.outer is not None and self.outer.when < math.inf
-        # The policy's own timeout is only for callers without a deadline. So a user's scope replaces it even if the scope ends later.
+        # The policy's own timeout applies only if the caller has no deadline. So a user's scope replaces the timeout, even if the scope ends later.
         return min(effective, self.own_when) if inherits or effective == math.inf else effective
 
     @property

@@ -14,7 +14,7 @@ Clock: TypeAlias = Callable[[], float]
 
 
 def clock() -> Clock:
-    """Return `anyio.current_time`, or on asyncio the function that it would call, at an eighth of its cost."""
+    """Return `anyio.current_time`. On asyncio, return the function that it would call, because calling it directly takes an eighth of the time."""
     return running()[1]
 
 
@@ -24,7 +24,8 @@ _asyncio_scope: type[anyio.CancelScope] | None = None
 def cancel_scope(deadline: float, task: asyncio.Task[Any] | None) -> anyio.CancelScope:
     """Return `anyio.CancelScope(deadline=deadline)`, without the search for the event loop if `task` runs on asyncio.
 
-    `anyio.CancelScope` returns an object of its backend's class. That class is kept here, so that each call saves the search (0.5 µs).
+    `anyio.CancelScope` searches for the running backend and returns an object of the backend's class. This module keeps that class, which saves 0.5 µs
+    per call.
     """
     global _asyncio_scope
     if task is None:

@@ -1,4 +1,4 @@
-"""The judgement on an error: whether another attempt makes sense, whether it counts against the dependency, and how long to wait."""
+"""The judgement on an error: whether to try again, whether the error counts against the dependency, and how long to wait."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def from_status(status: int, headers: Mapping[str, str] | None = None, /) -> Fai
     """Return the judgement on an HTTP status; None: not retryable.
 
     - 408, 409, 425, 529 and all 5xx count against the dependency and may be retried.
-    - 429 may be retried and does not count: the server works, but asks for a slower pace.
+    - 429 may be retried and does not count: the server works, but asks for fewer requests.
     - For 400, 401, 403, 404, 413, 422 and all other statuses below 500 the result is None, because the request is at fault.
 
     The wait comes from the header `retry-after-ms` or `Retry-After` (seconds or an HTTP date). If it is longer than 120 s, the request is not retried.

@@ -1,8 +1,8 @@
 """The queue of a bulkhead: fair between flows, and within a flow by the callers' remaining time.
 
 - Between flows: deficit round robin. While another flow waits, a flow holds at most its share of the places.
-- Within a flow: the oldest caller first. If the flow has more callers than can be served in time, the newest first. The newest caller has the most time
-  left, so each place goes to a caller that can still use it.
+- Within a flow: the oldest caller comes first. If the flow has more callers than can be served in time, the newest comes first. The newest caller has the
+  most time left, so each place goes to a caller that can still use it.
 - A caller whose remaining time is shorter than recent calls took is refused at once.
 
 Sources: M. Shreedhar, G. Varghese, "Efficient Fair Queuing Using Deficit Round Robin" (1996); B. Maurer, "Fail at Scale" (ACM Queue, 2015) for
@@ -97,7 +97,7 @@ class FairQueue:
             )
         if self.waiting >= self.most:
             self._make_room(found, now)
-        # It joins the queue before the check, because `_fits` depends on the number of callers of its flow.
+        # The waiter joins the queue before the check, because `_fits` depends on the number of callers of its flow.
         waiter = Waiter(when, found, now, by)
         found.waiting[waiter] = None
         self.waiting += 1
@@ -157,13 +157,13 @@ class FairQueue:
             contested = len(self.ring) > 1
             waiter = self._pick(flow)
             self._forget(waiter)
-            # Check again: calls may have been faster when the waiter joined the queue.
+            # Check again: when the waiter joined the queue, calls may have taken less time.
             if waiter.when - now < self._places.service_time:
                 self._refuse(waiter, now)
                 continue
             flow.turns += 1
             flow.served = self._places.admitted
-            # Without competition a flow has no debt; otherwise its debt is at most that of one turn.
+            # If no other flow waits, a flow has no debt; otherwise its debt is at most that of one turn.
             if flow.waiting:
                 flow.credit = max(flow.credit - self._cost(flow), -DEAREST) if contested else 0.0
             self._places.take(flow)
@@ -171,12 +171,12 @@ class FairQueue:
             waiter.granted = True
             waiter.end_sleep()
             self._refuse_hopeless(flow, now)
-            # The margin keeps the order from changing all the time.
+            # Without the margin, the order would change back and forth all the time.
             if flow.newest_first and flow.waiting and self._fits(flow, flow.oldest(), now, margin=2.0):
                 flow.newest_first = False
 
     def _fits(self, flow: Flow, waiter: Waiter, now: float, *, margin: float = 1.0) -> bool:
-        """Whether a caller could still be served in time after all other callers of its flow.
+        """Return whether a caller could still be served in time after all other callers of its flow.
 
         Args:
             flow: the caller's flow.
@@ -188,7 +188,7 @@ class FairQueue:
         return margin * wait <= waiter.when - now - self._places.service_time
 
     def _next_flow(self) -> Flow:
-        """Return the next flow by deficit round robin. Flows below their share of the places come first."""
+        """Return the flow that gets the next place, by deficit round robin. Flows below their share of the places come first."""
         if len(self.ring) == 1:
             return next(iter(self.ring))
         share = math.ceil(self._places.limit / self.flows())
@@ -246,7 +246,7 @@ class FairQueue:
         return min(waiter.by, waiter.when - max(self._places.service_time, BEFORE_DEADLINE))
 
     def _expire(self, waiter: Waiter) -> None:
-        waiter.flow.newest_first = True  # it could not be served in order
+        waiter.flow.newest_first = True  # in order of arrival, this waiter's turn would come too late
         self._forget(waiter)
         self._refuse(waiter, clock()())
 

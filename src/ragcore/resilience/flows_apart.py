@@ -1,7 +1,7 @@
 """Flows that are set apart: their own circuit breakers refuse their calls while the calls of all other flows continue.
 
 A flow fails alone if its requests are at fault and not the dependency, for example because of a damaged document or a question that is too long. Such a
-flow must not open the breaker for all flows. In turn, an outage must not be mistaken for the failures of one flow.
+flow must not open the breaker for all flows. Conversely, an outage must not be treated as the failures of one flow.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class FlowsApart(Generic[B]):
     """Assigns failures to single flows, and holds the breakers of those flows.
 
     Invariant: the window of all flows contains no failures that belong to a single flow: `_settle` removes them, and the flow's own breaker counts from
-    then on. A suspect is a flow that is set apart while its failures are still in that window. The next call of another flow decides: its success confirms
-    that only the suspect fails, its failure opens the breaker for all flows.
+    then on. A suspect is a flow that is set apart while its failures are still in that window. The next call of another flow decides: if it succeeds, only
+    the suspect fails; if it fails, the breaker opens for all flows.
 
     Args:
         window: the breaker's window, with the outcomes of all flows.
@@ -88,7 +88,7 @@ class FlowsApart(Generic[B]):
         """
         own = self.blame.bad(flow, now, failed=failed, slow=slow)
         if self._still_suspected() and flow != self._suspect:
-            return True  # this call of another flow decides: it failed too, so it is an outage
+            return True  # this is the call of another flow that decides: it failed as well, so it is an outage
         if calls < self._minimum_throughput:
             return False
         reached = self.blame.fails(self._window)
@@ -107,11 +107,12 @@ class FlowsApart(Generic[B]):
             self._settle(culprit, now)
         if culprits or not reached:
             return False
-        # No other flow has made a call since. An open breaker would block flows that may work; a closed one could hide an outage.
+        # The other case: one flow fails, and no other flow has made a call since. If the breaker opened for all flows, it would block flows that may work;
+        # if it stayed closed for all, it could hide an outage. So it opens for the suspect only.
         suspect = self.blame.suspect(self._window, now)
         if suspect is None:
             return True
-        # Its failures stay in the window: if the next call of another flow fails as well, it is an outage.
+        # The suspect's failures stay in the window: if the next call of another flow fails as well, it is an outage.
         self._suspect = suspect
         self.set_apart(suspect, now)
         return False
@@ -130,7 +131,7 @@ class FlowsApart(Generic[B]):
         self._suspect = None
 
     def _still_suspected(self) -> bool:
-        """Whether there is still a suspect. A suspect whose own breaker has closed is no longer one."""
+        """Return whether there is still a suspect. A suspect whose own breaker has closed is no longer one."""
         if self._suspect is None:
             return False
         own = self.of.get(self._suspect)

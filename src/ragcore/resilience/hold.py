@@ -1,4 +1,4 @@
-"""A place at a dependency that is held for a stream, while it is opened, read and closed."""
+"""A place at a dependency that is held while a stream is opened, read and closed."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ T = TypeVar("T")
 class Hold:
     """A place at a dependency that is held for a stream. `Policy.hold()` returns it.
 
-    Invariant: at most one attempt is under way, and the end of the block ends it. No cancel scope is open while an item is yielded, so another task than
-    the one that opened the stream may read it.
+    Invariant: at most one attempt is under way, and the end of the block ends it. No cancel scope is open while an item is yielded. So the task that reads
+    the stream need not be the task that opened it.
     """
 
     def __init__(self, dependency: Dependency, key: str | None, on: On | None) -> None:
@@ -73,15 +73,15 @@ class Hold:
 
         Args:
             fn: called once per attempt.
-            timeout: seconds for opening the stream, for all attempts together. If this time runs out, that counts
-                as a failure of the dependency, provided that most successful calls take less time.
+            timeout: seconds for opening the stream, for all attempts together. If this time runs out, it counts as a failure of the dependency,
+                provided that most successful calls take less time.
         """
         call = self._opened()
         if self._handed_on:
             raise RuntimeError(
                 "the stream can't be reopened after its first item was yielded: the item would be repeated"
             )
-        # A point in time, not a scope around all attempts: the time in the queue must not count, so `admission` adds it to `open_by`.
+        # The limit is a point in time and not a scope around all attempts: the time in the queue must not count, so `admission` adds it to `open_by`.
         call.open_by = math.inf if timeout is None else call.clock() + timeout
 
         async def attempt() -> T:
@@ -116,10 +116,10 @@ class Hold:
         call = self._opened()
         attempt = self._attempt
         try:
-            if attempt is None or attempt.ended:  # a stream that `call` did not open takes its place here
+            if attempt is None or attempt.ended:  # `call` did not open this stream, so it takes its place here
                 attempt = await self._place(call)
             while True:
-                call.resume()  # another task than before may read this item
+                call.resume()  # each item may be read in a different task
                 # Measure from here, not from the last item: the time that the reader takes does not count against the dependency.
                 began = call.clock()
                 try:
@@ -140,7 +140,7 @@ class Hold:
                         call.patience.heard()
                 yield item
         finally:
-            # If the block has ended before, it has already closed the source.
+            # If the block of the hold has ended, it has already closed the source.
             if iterator in self._sources:
                 self._sources.remove(iterator)
                 with cleaning_up():

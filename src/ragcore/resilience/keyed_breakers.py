@@ -11,7 +11,7 @@ __all__ = ["KeyedBreakers"]
 
 
 class KeyedBreakers:
-    """A breaker for each key, with the settings of `pattern`. There are at most `most`; the least recently used one is forgotten first."""
+    """A breaker for each key, with the settings of `pattern`. At most `most` breakers are kept; the least recently used one is forgotten first."""
 
     def __init__(self, pattern: CircuitBreaker, *, most: int) -> None:
         self.pattern = pattern

@@ -1,8 +1,8 @@
-"""Patience: a limit on a dependency's silence that stands still while a call waits in one of ragcore's queues.
+"""Patience: a limit on a dependency's silence. It is paused while a call waits in one of ragcore's queues.
 
 The time in ragcore's own queue says nothing about a dependency. So the code that waits for the first piece of an answer does so in a `Patience` block,
-and the code that waits in a queue does so in `with in_line():`. That block stops the patience and the limits of the enclosing attempts until the call has
-a place. The caller's deadline never stops.
+and the code that waits in a queue does so in `with in_line():`. That block pauses the patience and the limits of the enclosing attempts until the call
+has a place. The caller's deadline is never paused.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Pausable(Protocol):
 
     @property
     def until(self) -> float:
-        """The point in time at which the limit runs out; infinity while it stands still."""
+        """The point in time at which the limit runs out; infinity while it is paused."""
 
     @property
     def place_by(self) -> float:
@@ -43,7 +43,7 @@ class Pausable(Protocol):
         """End the limit, because the dependency has begun to answer."""
 
     def has_run_out(self, now: float) -> bool:
-        """Whether the dependency has used all of its time."""
+        """Return whether the dependency has used all of its time."""
 
 
 # Set for a block, never across a `yield`.
@@ -98,7 +98,7 @@ class Patience:
         self._paused_at = 0.0
         self._running = False
         self._scope = anyio.CancelScope()
-        # Set in the constructor, because even a patience that is never entered passes `pause` and `resume` on to the outer one.
+        # Set in the constructor, because a patience passes `pause` and `resume` on to the outer one even if it is never entered.
         self._outer = patience_in_force.get()
         self._token: Token[Pausable | None] | None = None
 
@@ -109,11 +109,11 @@ class Patience:
 
     @property
     def until(self) -> float:
-        """The point in time at which the limit runs out; infinity while it stands still."""
+        """The point in time at which the limit runs out; infinity while it is paused."""
         return self._scope.deadline
 
     def has_run_out(self, now: float) -> bool:
-        """Whether the dependency has used all of its time."""
+        """Return whether the dependency has used all of its time."""
         return self._scope.cancelled_caught or (self._running and now >= self._scope.deadline - EARLY)
 
     def pause(self) -> None:
@@ -161,11 +161,11 @@ class Patience:
 
 
 class in_line:  # noqa: N801  # reads well in use: `with in_line():`
-    """Stop the dependency's limits while the block waits in one of ragcore's queues: the current patience and the limits of enclosing attempts.
+    """Pause the dependency's limits while the block waits in one of ragcore's queues: the current patience and the limits of enclosing attempts.
 
-    Invariant: it has paused its limits exactly once while `_stopped` is true, so it is safe to enter or leave it twice.
+    Invariant: the limits are paused exactly once while `_stopped` is true, so the block may be entered or left twice.
 
-    It may be entered again, also from another context. Its limits are those of the context in which it was made.
+    An object may be entered again, also from another context. It always pauses the limits of the context in which it was made.
     """
 
     __slots__ = ("_limits", "_stopped")

@@ -30,7 +30,7 @@ class Pauses:
         if not self._until:
             return -math.inf
         until = self._until.get(key, -math.inf)
-        if not now < until <= now + LONGEST_RETRY_AFTER:  # over, or from another event loop's clock
+        if not now < until <= now + LONGEST_RETRY_AFTER:  # it is over, or comes from another event loop's clock
             self._until.pop(key, None)
             return -math.inf
         return until

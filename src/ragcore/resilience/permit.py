@@ -22,7 +22,7 @@ class Judge(Protocol):
 
 
 class Permit:
-    """The permission for one call. Report the call's outcome once; the breaker ignores a report after a change of its state.
+    """The permission for one call. Report the call's outcome once. If the breaker's state has changed since, the breaker ignores the report.
 
     Invariant: a permit reports to the breaker exactly once. Otherwise a probe's slot would be given back twice or never.
     """

@@ -1,7 +1,7 @@
 """The pipeline of a call: admission, time limit, judgement and retry.
 
-Outermost first: deadline → retry → admission (breaker and bulkhead together) → attempt timeout → call. So no place is held during the wait before a
-retry. A successful first attempt opens one cancel scope and does not use tenacity.
+The order, outermost first: deadline → retry → admission (breaker and bulkhead together) → attempt timeout → call. So a call holds no place while it waits
+before a retry. A successful first attempt opens one cancel scope and does not use tenacity.
 
 Source: Polly's resilience pipeline (strategies listed outermost first).
 """
@@ -26,12 +26,12 @@ T = TypeVar("T")
 
 
 async def try_once(call: Call, fn: Callable[[], Awaitable[T]]) -> T:
-    """Make one attempt: admission, time limit, judgement. At the end it gives everything back."""
+    """Make one attempt: admission, time limit, judgement. At the end, give back its place and its permit."""
     attempt = admit_at_once(call) or await admit(call)
     try:
         result = await bounded(call, fn, attempt, call.dependency.attempt_timeout)
     except BaseException as error:
-        # Each exit ends the attempt, also a cancellation. There is no `finally`, because success is judged in another way.
+        # Every error and every cancellation ends the attempt here. There is no `finally`, because a success is judged differently.
         end_failed(call, attempt, error)
         raise
     attempt.end("success", call.clock())
@@ -51,7 +51,7 @@ def end_failed(call: Call, attempt: Attempt, error: BaseException) -> None:
 async def bounded(
     call: Call, fn: Callable[[], Awaitable[T]], attempt: Attempt, limit: float, began: float | None = None
 ) -> T:
-    """Await `fn()` for at most `limit` seconds since `began`, and not beyond the deadline. Nested calls inherit the earlier of the two."""
+    """Await `fn()` until `limit` seconds after `began`, or until the deadline if that is earlier. Nested calls inherit the earlier of the two."""
     if began is None:
         began = attempt.began
     own = began + limit
@@ -59,8 +59,8 @@ async def bounded(
         own = call.open_by
     # The limits are stored on the attempt, because a nested call that waits for a place moves them while `fn` runs.
     attempt.limit = own
-    # Use `own_when` here, because `when` checks all enclosing scopes, which costs too much for each call. As a result, a nested wait ends at the policy's
-    # own timeout, even in an anyio scope with a later deadline.
+    # Use `own_when` here: `when` checks all enclosing scopes, which costs too much to do for each call. As a result, a nested wait ends at the policy's own
+    # timeout, even in an anyio scope with a later deadline.
     attempt.latest = call.own_when
     attempt.outer = call.outer
     # Read `call.when`, which checks all enclosing scopes, only if the deadline is the earlier of the two.
@@ -74,7 +74,7 @@ async def bounded(
         finally:
             inherited.reset(token)
     assert scope.cancelled_caught
-    # The limit has moved by the time that nested calls waited in ragcore's queues.
+    # Nested calls may have waited in ragcore's queues. Their waits have moved the limit.
     waited, own = attempt.limit - own, attempt.limit
     if own <= call.when:
         raise AttemptTimeout(

@@ -25,7 +25,7 @@ class Places:
     Attributes:
         limit: the number of places.
         name: the name in events and errors.
-        inside: the number of taken places; for a while more than `limit` after `limit` was lowered.
+        inside: the number of taken places; may be more than `limit` for a while after `limit` was lowered.
         holders: the number of flows that hold a place.
         flows: the flows by name.
         admitted: the number of admitted calls so far.
@@ -87,9 +87,9 @@ class Places:
     def _learn(self, flow: Flow, service_time: float, finished: bool, now: float) -> None:
         self.forget_old_estimate(now)
         before = self.service_time or (service_time if finished else math.inf)
-        # The time of a call that was cut short is a lower bound: it can raise the estimate but never lower it.
+        # If a call was cut short, its time is a lower bound: it can raise the estimate but never lower it.
         if finished or service_time > before:
-            # A call that is much faster than the estimate shows the end of a slow period, so it gets a larger weight.
+            # If a call is much faster than the estimate, a slow period has ended. So this call gets a larger weight.
             weight = NEWEST if service_time * MUCH_QUICKER > before else MUCH_QUICKER_WEIGHT
             self.service_time = before + weight * (service_time - before)
             self._forget_at = now + FORGET_SECONDS + FORGET_SERVICES * self.service_time
@@ -97,7 +97,7 @@ class Places:
             flow.learn(service_time)
 
     def _forget_a_flow(self) -> None:
-        """Forget the oldest flow without calls. A flow with calls moves to the end, so that it isn't checked again soon."""
+        """Forget the oldest flow that has no calls. Move each flow that has calls to the end, so that it isn't checked again soon."""
         for _ in range(len(self.flows)):
             name = next(iter(self.flows))
             flow = self.flows.pop(name)

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Policy:
-    """Deadline, retry, breaker, bulkhead and attempt timeout around calls to one dependency.
+    """Applies a deadline, retries, a breaker, a bulkhead and an attempt timeout to calls to one dependency.
 
     Args:
         name: the dependency's name in events and errors.
@@ -164,7 +164,7 @@ class Policy:
 
     @property
     def has_default_breaker(self) -> bool:
-        """Whether the breaker is the default one. Then components use one breaker per model; a breaker that was passed is shared by all models."""
+        """Whether the breaker is the default one. Then components use one breaker per model; a breaker that the user passed is shared by all models."""
         return self._has_default_breaker
 
     def snapshot(self) -> PolicySnapshot:
@@ -185,8 +185,8 @@ class Policy:
 def policy_of(part: object, name: str = "policy") -> Policy | None:
     """Return a component's policy; None if it has none.
 
-    This does not use a Protocol, because from Python 3.12 on `isinstance` ignores members that a wrapper, such as a cache around an embedder, passes on by
-    `__getattr__`.
+    It uses no Protocol: a wrapper, such as a cache around an embedder, may pass members on by `__getattr__`, and from Python 3.12 on `isinstance` ignores
+    such members.
     """
     policy = getattr(part, name, None)
     # A user's component may have another object under this name.

@@ -1,4 +1,4 @@
-"""Retries, on tenacity: full jitter, bounded by attempts, by the deadline and by a budget.
+"""Retries with tenacity and full jitter. The number of attempts, the deadline and a budget limit them.
 
 The deadline limits the time. tenacity's own `stop_after_delay` is not used: it checks the time only after an attempt and reads the system clock.
 
@@ -34,7 +34,7 @@ class RetryBudget:
         ratio: retries per call in the long run, at least 0.
         reserve: the balance at the start, which is also its upper limit.
 
-    When the balance is used up, an error is raised without a retry: in an outage, retries of all calls would make it worse.
+    When the balance is used up, an error is raised without a retry: in an outage, retries of all calls would make the outage worse.
     """
 
     def __init__(self, *, ratio: float = 0.2, reserve: int = 10) -> None:
@@ -114,7 +114,7 @@ class RetryPolicy:
             first: the error of the first attempt.
             wait: returns the seconds before the next attempt, given the last error; None: raise the error instead.
         """
-        import tenacity  # here, because only a failed call needs it; a Policy imports it when it is made
+        import tenacity  # imported here, because only a failed call needs it; a Policy imports it when it is made
 
         pending: float = 0.0
 

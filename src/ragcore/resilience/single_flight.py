@@ -2,7 +2,7 @@
 
 The work runs in an owner task, not in the task of the first caller, so the cancellation of one caller does not affect the others. Each caller leaves at
 its own deadline. The work is cancelled when the last caller leaves, so its deadline is the latest of the callers' deadlines. An error is raised in all
-callers and never cached. While the work waits in one of ragcore's queues, the limits on the dependency's silence stand still for all callers.
+callers and never cached. While the work waits in one of ragcore's queues, the limits on the dependency's silence are paused for all callers.
 
 Source: golang.org/x/sync/singleflight for the pattern, and its issues for two traps: the first caller's context, and a new caller on a cancelled flight.
 """
@@ -85,7 +85,7 @@ class SingleFlight(Part):
         finally:
             flight.leave(waiter)
             if not flight.waiters and not flight.landed.is_set():
-                # In one step, so that no new caller joins a flight that is being cancelled.
+                # Remove and cancel the flight in one step, so that no new caller joins a flight that is being cancelled.
                 self._forget(key, flight)
                 flight.scope.cancel()
                 emit("flight.abandoned", self.name)

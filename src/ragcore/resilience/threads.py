@@ -56,7 +56,7 @@ class Threads:
         job = _Job(work, self.places)
         try:
             job.start(self.name)
-        except BaseException:  # the system can't start another thread
+        except BaseException:  # the operating system can't start another thread
             self.places.release(flow=job.flow)
             raise
         await job.done.wait()

@@ -15,7 +15,7 @@ from ragcore.resilience.permit import Outcome
 
 __all__ = ["give_up", "outcome_of", "worth_another"]
 
-# If no call has succeeded recently, a wait of more seconds than this counts as a failure of the dependency, although it ended at the caller's deadline.
+# Applies if no call has succeeded recently: a wait that ended at the caller's deadline counts as a failure if it took more seconds than this.
 LONG_WITHOUT_SUCCESS = 1.0
 # An event loop may fire a timer this many seconds early.
 EARLY = 0.001

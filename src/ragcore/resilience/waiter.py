@@ -61,7 +61,7 @@ class Flow:
         return next(reversed(self.waiting))
 
     def most_patient(self) -> Waiter:
-        """Return the caller with the latest deadline. If several have it, return the newest; if several have no deadline, the oldest."""
+        """Return the caller with the latest deadline. If several have the same, return the newest of them; if several have no deadline, the oldest."""
         latest = max(reversed(self.waiting), key=lambda waiter: waiter.when)
         if latest.when < math.inf:
             return latest
@@ -116,7 +116,7 @@ class Waiter:
 
     @property
     def sleeps(self) -> bool:
-        """Whether it still sleeps: it was not granted a place, woken or refused."""
+        """Return whether it still sleeps: it was neither granted a place nor woken nor refused."""
         return not (self.granted or self.woken) and self.refused is None
 
     def wake(self) -> None:
@@ -134,7 +134,7 @@ class Waiter:
     async def sleep(self, until: float) -> None:
         """Sleep until `end_sleep` is called, or until the point in time `until`.
 
-        On asyncio it uses a future and a timer, at a third of the cost of a cancel scope and an event, because under load every call waits here.
+        On asyncio it uses a future and a timer, which cost a third of a cancel scope and an event. Under load, every call waits here.
         """
         task, _ = running()
         if task is None:

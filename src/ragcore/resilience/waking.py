@@ -8,7 +8,7 @@ __all__ = ["Sleepers", "Waking"]
 
 
 class Sleepers:
-    """The waiting callers, each with its flow. Each is registered for the time of its `Waking` block."""
+    """The waiting callers, each with its flow. A caller is registered for the time of its `Waking` block."""
 
     __slots__ = ("_flows",)
 

@@ -1,7 +1,7 @@
 """Test doubles for your own tests, and the tools that test ragcore itself.
 
-There are fakes for each protocol, an OpenAI-compatible server and a fault-injecting proxy on loopback, an event loop with virtual time,
-simulation with seeds, and cancellation at every await. Fixtures: `pytest_plugins = ["ragcore.testing.fixtures"]`.
+There are fakes for each protocol, an OpenAI-compatible server and a proxy that injects faults (both on loopback), an event loop with virtual time,
+simulation with seeds, and a function that cancels a run at each await. To use the fixtures: `pytest_plugins = ["ragcore.testing.fixtures"]`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Cancels a run at each of its awaits, in every way to cancel a task."""
+"""Cancels a run at each of its awaits, in each of the ways in which a task can be cancelled."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ragcore.resilience import Snapshot
 
 __all__ = ["at_rest", "cancel_everywhere", "tasks"]
 
-# A run with more awaits than this is reported as endless.
+# A run with more awaits is reported as a run that may never end.
 MOST_CHECKPOINTS = 10_000
-# After a cancellation, background work gets this many turns of the loop to end, and clean-up this many seconds.
+# After a cancellation, background work must end within this many turns of the loop, and a clean-up must end within this many seconds.
 SETTLING_TURNS = 20
 SETTLING_SECONDS = 2.0
 
@@ -188,11 +188,11 @@ class _Run:
                 self.stop()
             try:
                 value = yield waiting
-            except BaseException as error:  # passed on to the coroutine, which handles it
+            except BaseException as error:  # pass it on to the coroutine, which handles it
                 self._was_cancelled = self._was_cancelled or (stopped and isinstance(error, cancelled))
                 send = lambda error=error: inner.throw(error)  # type: ignore[misc]  # noqa: E731
             else:
-                sent = getattr(value, "error", None)  # trio sends the error to raise
+                sent = getattr(value, "error", None)  # trio sends an object that holds the error to raise
                 self._was_cancelled = self._was_cancelled or (stopped and isinstance(sent, cancelled))
                 send = lambda value=value: inner.send(value)  # type: ignore[misc]  # noqa: E731
 

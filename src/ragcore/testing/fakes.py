@@ -1,4 +1,4 @@
-"""Fakes of each component: quick and deterministic, with faults on demand and, like the real ones, a policy around each call."""
+"""Fakes of each component. They are fast and deterministic, apply faults on demand, and have a policy around each call, as the real components do."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def fake_rag(
     generator: Generator | None = None,
     settings: Settings | None = None,
 ) -> RAG:
-    """Create a client of fakes, not started: `async with fake_rag() as rag`. It has no watchdog, because the watchdog needs real time."""
+    """Create a client of fakes that is not started: `async with fake_rag() as rag`. It has no watchdog, because the watchdog needs real time."""
     retriever = Retriever(embedder=embedder or FakeEmbedder(), store=store or FakeStore())
     return RAG(
         retriever=retriever, generator=generator or FakeGenerator(), settings=settings or Settings(watchdog=False)
@@ -43,7 +43,7 @@ def fake_rag(
 
 
 class FakeEmbedder(Part):
-    """Hashes each word to a direction and adds the directions, so that texts with common words are near each other.
+    """Hashes each word to a direction and adds the directions, so that texts that share words are near each other.
 
     Args:
         dimension: dimension of the vectors.

@@ -57,7 +57,7 @@ class Slow:
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """The call never ends by itself: the dependency accepts it and never answers."""
+    """The dependency accepts the call and never answers it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Stall:
 
 @dataclass(frozen=True, slots=True)
 class Drip:
-    """On the wire: the answer comes byte by byte, one every `interval` seconds."""
+    """On the wire: the answer comes byte by byte, with `interval` seconds between two bytes."""
 
     interval: float = 1.0
 
@@ -91,7 +91,7 @@ class HalfClose:
 
 @dataclass(frozen=True, slots=True)
 class Deaf:
-    """On the wire: the connection works until the client ends it. The proxy hides the end from the server, which therefore never closes its side."""
+    """On the wire: the connection works until the client ends it. The proxy does not pass the end on, so the server never closes its side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Silent:
-    """HTTP server: the response has headers, but its body never comes."""
+    """HTTP server: the response has headers, but no body ever follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class BadEnd:
-    """Stream: the whole answer comes, but then the connection breaks, after the finish reason or after "[DONE]"."""
+    """Stream: the whole answer comes, and the connection breaks after the finish reason or after "[DONE]"."""
 
     how: Literal["reset", "close"] = "reset"
     after: Literal["finish", "done"] = "finish"
@@ -163,7 +163,7 @@ class BadEnd:
 
 @dataclass(frozen=True, slots=True)
 class Corrupt:
-    """HTTP server: invalid vectors: a wrong dimension, NaN, all zero, not base64, or one vector too many."""
+    """HTTP server: the vectors are invalid. They have a wrong dimension, are NaN, all zero or not base64, or there is one too many."""
 
     what: Literal["dimension", "nan", "zero", "base64", "count"]
 

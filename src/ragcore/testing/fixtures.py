@@ -1,4 +1,4 @@
-"""Fixtures for pytest: `pytest_plugins = ["ragcore.testing.fixtures"]`. None of them retries.
+"""Fixtures for pytest: `pytest_plugins = ["ragcore.testing.fixtures"]`. Their components don't retry.
 
 Mark tests that use them with `@pytest.mark.anyio`. Override a fixture to change a component.
 """
@@ -36,7 +36,7 @@ def fake_generator() -> FakeGenerator:
 
 @pytest.fixture
 async def rag(fake_embedder: FakeEmbedder, fake_store: FakeStore, fake_generator: FakeGenerator) -> AsyncIterator[RAG]:
-    """A started client of fakes."""
+    """A started client whose components are fakes."""
     async with fake_rag(embedder=fake_embedder, store=fake_store, generator=fake_generator) as client:
         yield client
 

@@ -20,7 +20,7 @@ from ragcore.testing.faults import Deaf, Drip, Fail, Fault, Faults, HalfClose, H
 
 __all__ = ["FaultProxy"]
 
-# SO_LINGER with a timeout of 0: closing sends RST instead of FIN.
+# SO_LINGER with a timeout of 0. With this option, closing a socket sends RST instead of FIN.
 RESET = struct.pack("ii", 1, 0)
 GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, OSError)
 
@@ -106,7 +106,7 @@ class FaultProxy:
         await self._owner.stop()
 
     async def _serve(self, client: anyio.abc.SocketStream) -> None:
-        # The owner runs each connection, because connections must survive when the listener stops.
+        # The owner runs each connection, because connections must stay open when the listener stops.
         self._owner.spawn(lambda: self._accept(client), name="connection")
 
     async def _accept(self, client: anyio.abc.SocketStream) -> None:
@@ -249,5 +249,5 @@ class _UnixStream(anyio.abc.ByteStream):
 
 def _reset_on_close(client: anyio.abc.SocketStream) -> None:
     raw: socket.socket = client.extra(anyio.abc.SocketAttribute.raw_socket)  # noqa: S610  # anyio, not Django
-    with suppress(OSError):  # the client has already closed it
+    with suppress(OSError):  # the client may have closed it already
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)

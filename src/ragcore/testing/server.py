@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server on loopback with real HTTP: embeddings in float and base64, chat plain and streamed. Extra `testing`."""
+"""An OpenAI-compatible server on loopback: embeddings as float and base64, chat with and without a stream. It needs the extra `testing`."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class OpenAIServer:
     Embeddings come from `embedder`, or from hashed words. Chat answers with `text`, or quotes the passages in ragcore's prompts, so that tests can
     distinguish right answers from wrong ones. Each request takes the next fault from `faults`: `Fail(status)` answers with that status, `Fail(error)`
     drops the connection, `Slow` waits before it answers, and `Hang` never answers. `Reply`, `Silent`, `Huge`, `Bomb`, `Endless`, `Crumbs`,
-    `Redirect`, `Refuse`, `Corrupt`, `Broken` and `BadEnd` behave as their docstrings describe. For faults on the wire, put a `FaultProxy` in front.
+    `Redirect`, `Refuse`, `Corrupt`, `Broken` and `BadEnd` behave as their docstrings describe. For faults on the wire, put a `FaultProxy` in front of it.
 
     Args:
         embedder: a started embedder; None: words are hashed to vectors.
@@ -68,10 +68,10 @@ class OpenAIServer:
         embedding_latency: seconds for a request of embeddings.
         first_token_latency: seconds to the first token.
         token_latency: seconds for each further token.
-        slots: chats that are answered at once; the others wait, as in a model server. None: no limit.
+        slots: the number of chats that are answered at once; the others wait, as in a model server. None: no limit.
 
     Attributes:
-        length: number of tokens of a streamed answer, each in its own event. The last token has the rest of a longer text. None: all tokens of the text.
+        length: number of tokens of a streamed answer, each in its own event. If the text has more tokens, the last event has the rest. None: no limit.
 
     Examples:
         ```python

@@ -17,7 +17,7 @@ __all__ = ["SeededLoop", "run_seeded"]
 
 
 class SeededLoop(VirtualLoop):
-    """A virtual loop that runs ready callbacks in an order drawn from its seed. A real loop might take any such order."""
+    """A virtual loop that runs ready callbacks in an order drawn from its seed. On a real loop, any of these orders is possible."""
 
     def __init__(self, seed: int) -> None:
         self._order = random.Random(f"{seed}:order")
@@ -47,7 +47,7 @@ def _repeatable(seed: int) -> Iterator[None]:
 def run_seeded(
     main: Callable[[], Awaitable[object]], /, *, seed: int, backend: Literal["asyncio", "trio"] = "asyncio"
 ) -> None:
-    """Run `main` in virtual time. Equal seeds give equal runs; on asyncio, every step is equal.
+    """Run `main` in virtual time. Runs with the same seed are equal; on asyncio, each of their steps is equal.
 
     Source: madsim and simloop (a seeded order of ready callbacks, a clock that jumps).
     """

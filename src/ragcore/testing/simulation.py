@@ -1,6 +1,6 @@
-"""Simulation with seeds: components are slow, fail and hang as the seed determines, on a virtual clock, so a failing seed replays exactly.
+"""Simulation with seeds, on a virtual clock. The seed determines when components are slow, fail or hang, so a failing seed can be replayed exactly.
 
-`simulate(scenario, seeds=…)` runs your own scenario; `traffic` is ragcore's own. Invariants are checked during each run and at its end.
+`simulate(scenario, seeds=…)` runs your own scenario; `traffic` is ragcore's own scenario. Invariants are checked during each run and at its end.
 
 Source: FoundationDB and madsim (one seed determines everything; invariants are checked throughout; a failing seed can be replayed).
 """
@@ -35,7 +35,7 @@ CONDITIONS: tuple[Condition, ...] = ("fine", "slow", "flaky", "refusing", "dead"
 TEXT = "This is what the documents say, word by word [1]."
 # Allowed changes of a breaker's state. Closing is not listed, because reset() may close a breaker in any state.
 LEGAL = {("closed", "open"), ("open", "half_open"), ("half_open", "open")}
-# The share of seeds with a crowd: many callers of one tenant, who overload the model.
+# The share of seeds whose world has a crowd: many callers of one tenant, who overload the model.
 CROWDED = 0.3
 # Number of trace lines that the error of a failing seed shows.
 SHOWN = 40
@@ -130,9 +130,9 @@ def simulate(
 ) -> int:
     """Run a scenario once for each seed, without sockets and in virtual time.
 
-    Each run checks, at every event and at its end: breakers change state only as allowed, retry budgets are conserved, the number of attempts
-    stays within its limit, no call and no task is left, and no place, queue place or probe is in use. A note on the error names the failing
-    seed and shows the end of its trace.
+    At every event, each run checks that breakers change state only as allowed and that the number of attempts is within its limit. At the end, it checks
+    that retry budgets are consistent with the retries, that no call and no task is left, and that no place, queue place or probe is in use. A note on the
+    error names the failing seed and shows the end of its trace.
 
     Args:
         scenario: called with a `World` whose client is started. Errors of ragcore are expected; any other error is a failure.
@@ -170,7 +170,7 @@ def _plain(error: BaseException) -> BaseException:
 
 
 def _ours(error: BaseException) -> bool:
-    """Whether the error is one of ragcore's, or a group of such errors."""
+    """Return whether the error is one of ragcore's, or a group of such errors."""
     if isinstance(error, BaseExceptionGroup):
         return all(_ours(inner) for inner in error.exceptions)
     return isinstance(error, RagcoreError)
@@ -240,7 +240,7 @@ def _check_budget(policy: Policy) -> None:
 
 
 class _RandomFaults(Faults):
-    """The faults of a dependency: periods of different conditions, drawn from a seed. Faults that the scenario sets come first."""
+    """The faults of a dependency. A seed determines periods of different conditions. Faults that the scenario sets come first."""
 
     def __init__(self, draw: random.Random, *, breaks: bool) -> None:
         super().__init__()

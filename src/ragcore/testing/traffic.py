@@ -1,4 +1,4 @@
-"""The scenario of ragcore's own simulation: clients make calls while each dependency has its own faults."""
+"""The scenario of ragcore's own simulation. Clients make calls while each dependency has its own faults."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ragcore.types import Answer, Delta, Document, Done, Retrieved
 
 __all__ = ["traffic"]
 
-# A call is late if it ends more than this many seconds after its deadline. A cancelled call may clean up for as long.
+# A call is late if it ends more than this many seconds after its deadline. The clean-up of a cancelled call may take as long.
 LATE = 0.2
 TENANTS = ("ann", "bob", "cy")
 
@@ -32,7 +32,7 @@ async def traffic(world: World) -> None:
     - No caller waits while a place is free, and an admitted call had enough time left.
     - The call ended by its deadline, or soon after it was cancelled.
     - It ended with an answer or with an error of ragcore, and each reason in it is true.
-    - It returned passages of its own tenant only, and it says where it is degraded.
+    - It returned passages of its own tenant only, and it reports each degradation.
     - The streamed text equals the answer.
 
     If only the embedder or only the model fails, every call with enough time is answered.
@@ -50,7 +50,7 @@ async def traffic(world: World) -> None:
     await _check_single_failure(world)
     world.heal()
     world.log("all faults end")
-    await anyio.sleep(130)  # longer than the longest pause plus the longest time for which a breaker stays open
+    await anyio.sleep(130)  # longer than the longest pause and the longest open time of a breaker together
     for tenant in TENANTS * 2:
         _check_answer(await _answered(world, tenant, 10), tenant)
     for tenant in TENANTS:
@@ -71,7 +71,7 @@ async def _answered(world: World, tenant: str, timeout: float) -> Answer:
 
 async def _until_added(world: World, tenant: str) -> None:
     """Add a document for a tenant; try again after a fault."""
-    for _ in range(60):  # longer than the faults last
+    for _ in range(60):  # these attempts take longer than the faults last
         with suppress(RagcoreError):
             document = Document("manual", f"The warranty of {tenant} is two years per frame.")
             report = await world.rag.add([document], tenant=tenant, document_timeout=20)
@@ -108,7 +108,7 @@ async def _client(world: World, number: int) -> None:
 
 
 async def _crowd(world: World) -> None:
-    """Run many loops of one tenant for some seconds: many more than the model has places."""
+    """Run loops of one tenant for some seconds. There are many more loops than places of the model."""
     draw = random.Random(f"{world.seed}:crowd")
     tenant, until = draw.choice(TENANTS), anyio.current_time() + draw.uniform(3, 10)
 

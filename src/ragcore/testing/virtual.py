@@ -7,9 +7,9 @@ import selectors
 
 __all__ = ["VirtualLoop"]
 
-# Real seconds to wait for a thread when nothing else is left to do.
+# Real seconds to wait for a thread when the loop has nothing else to do.
 REAL_SECONDS = 5.0
-# The clock's resolution must exceed the rounding error of the virtual time. Otherwise the loop spins just before a timer is due.
+# The clock's resolution must exceed the rounding error of the virtual time. Otherwise the loop would spin shortly before a timer is due.
 RESOLUTION = 1e-6
 
 

@@ -14,9 +14,9 @@ __all__ = ["Redacting"]
 
 T = TypeVar("T")
 
-# Functions that may run at once for one tenant. A function that hangs keeps its thread, and must not take a thread of another tenant.
+# The number of functions that may run at once for one tenant. A function that hangs keeps its thread, and must not take a thread of another tenant.
 THREADS = 4
-# Tenants whose threads are kept. If all of them hang, there are 100 × 4 threads.
+# The number of tenants whose threads are kept. If all of them hang, there are 100 × 4 threads.
 MOST_FLOWS = 100
 
 
@@ -41,7 +41,7 @@ class Redacting:
             idle = [name for name, threads in self._threads.items() if not threads.places.inside]
             for name in idle[: len(self._threads) + 1 - MOST_FLOWS]:
                 del self._threads[name]
-            # All of them are in use: further tenants share the threads of the first one.
+            # All groups of threads are in use: further tenants share the threads of the first tenant.
             if len(self._threads) >= MOST_FLOWS:
                 return self._threads[next(iter(self._threads))]
             self._threads[flow] = Threads(THREADS, name="redacting")

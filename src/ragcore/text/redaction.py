@@ -1,7 +1,7 @@
 """Removes private data from texts before they go to a model or an embedder.
 
-A `Redaction` uses patterns; any function from text to text can be used instead. Patterns find data with a fixed form, such as a number or an address. They
-don't find a name or a diagnosis: for those, pass your own function that calls a recognizer.
+A `Redaction` uses patterns. Any function that takes a text and returns a text can be used instead. Patterns find data with a fixed form, such as a number or
+an address. They don't find a name or a diagnosis; to remove those, pass your own function that calls a recognizer.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ KINDS = ("email", "ssn", "card", "phone")
 # Replaces the result if a redaction leaves nothing of a text, because embedders and models refuse empty texts.
 NOTHING_LEFT = "[REDACTED]"
 
-# Between groups of digits: spaces, no-break spaces, hyphens and dashes, as people and PDFs write them.
+# The characters that may stand between groups of digits: spaces, no-break spaces, hyphens and dashes, as people and PDFs write them.
 GAP = "[ \u00a0\u2007\u2009\u202f.\u00ad\u2010-\u2015\u2212-]"
-# The lengths are limited, so that a run of n letters costs at most 64 × n steps. RFC 5321: at most 64 characters before the "@".
+# The lengths are limited, so that a run of n letters costs at most 64 × n steps. RFC 5321 allows at most 64 characters before the "@".
 EMAIL = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@(?:[\w-]{1,63}\.)+[\w-]{2,63}")
-# Only numbers that the Social Security Administration issues: the first group is never 000, 666 or 9xx, the second never 00, the third never 0000. Without
-# gaps, a number counts only after "SSN" or "social security number".
+# Matches only numbers that the Social Security Administration issues: the first group is never 000, 666 or 9xx, the second never 00, the third never 0000.
+# A number without gaps counts only after "SSN" or "social security number".
 SSN = re.compile(
     rf"(?<![\w-])(?P<value>(?!000|666|9)\d{{3}}(?P<gap>{GAP})(?!00)\d{{2}}(?P=gap)(?!0000)\d{{4}})(?![\w-])"
 )
 NAMED_SSN = re.compile(
     r"\b(?:ssn|social security(?: number| no\.?)?)(?:\W{1,3}is)?\W{1,3}(?P<value>(?!000|666|9)\d{9})\b", re.IGNORECASE
 )
-# A card number may be broken at the end of a line.
+# A card number may contain a line break.
 DIGITS = re.compile(rf"(?<!\w)\d(?:(?:{GAP}|\n)?\d){{12,}}")
 # International numbers, and those of North America (area code and exchange begin with 2 to 9). Ten digits without gaps count as a number as well.
 PHONE = re.compile(
@@ -99,7 +99,8 @@ class Redaction:
     def places(self, text: str, /) -> list[tuple[int, int, str]]:
         """Return (start, end, name) of each match, in the order of the text.
 
-        A kind does not search what earlier kinds have matched: a social security number and the card number after it form one run of digits.
+        Text that one kind has matched is not searched for the next kinds. Otherwise a social security number and the card number after it would count as one
+        run of digits.
         """
         found: list[tuple[int, int, str]] = []
         for name, find in self._finders():
@@ -186,7 +187,7 @@ def redacted(redact: Redact | None, text: str) -> str:
 
 
 def key_of(redact: Redact | None) -> str:
-    """Return a key of the redaction for the content hash of a document; "" for no redaction. All functions have the same key."""
+    """Return a key of the redaction for the content hash of a document; "" for no redaction. All of the user's functions have the same key."""
     if redact is None:
         return ""
     if isinstance(redact, Redaction):
@@ -226,7 +227,7 @@ def _phones(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _cards(text: str) -> Iterator[tuple[int, int]]:
-    """Yield the card numbers in runs of digits. A run may contain more: an amount before the number, the month and the security code after it."""
+    """Yield the card numbers in runs of digits. A run may contain other digits, such as an amount before the card number and a security code after it."""
     for run in DIGITS.finditer(text):
         groups = [(run.start() + one.start(), run.start() + one.end()) for one in re.finditer(r"\d+", run[0])]
         start, end = -1, -1
@@ -234,7 +235,7 @@ def _cards(text: str) -> Iterator[tuple[int, int]]:
             last = _last_of_card(text, groups, first)
             if last is None:
                 continue
-            # One run in ten has a valid check digit by chance. Overlapping matches are replaced together, so that no part of a number stays.
+            # One number in ten has a valid check digit by chance. Overlapping matches are replaced together, so that no part of a card number stays.
             if groups[first][0] < end:
                 end = max(end, groups[last][1])
                 continue
@@ -258,7 +259,7 @@ def _last_of_card(text: str, groups: list[tuple[int, int]], first: int) -> int |
 
 
 def _checks(digits: str) -> bool:
-    """Whether the check digit is valid by Luhn's algorithm, ISO/IEC 7812-1."""
+    """Return whether the check digit is valid by Luhn's algorithm, ISO/IEC 7812-1."""
     total = 0
     for place, digit in enumerate(reversed(digits)):
         value = int(digit) * (1 + place % 2)

@@ -1,7 +1,7 @@
 """Counts tokens without blocking the event loop, and without a network.
 
-tiktoken downloads its ranks at first use: it blocks, without a deadline, under a global lock. So one daemon thread loads them. Until they are loaded, or if
-they are not available, tokens are estimated. To load them offline, set `TIKTOKEN_CACHE_DIR` (tiktoken's own variable).
+tiktoken downloads its ranks (its table of tokens) at first use. The download holds a global lock and has no deadline, so one daemon thread does it. Until the
+ranks are loaded, or if they are not available, tokens are estimated. To load them offline, set `TIKTOKEN_CACHE_DIR` (tiktoken's own variable).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ __all__ = ["TokenCounter", "estimate_tokens"]
 
 logger: logging.Logger = logging.getLogger("ragcore.tokens")
 
-# Byte-pair encodings use 3.5 to 4.5 bytes per token for English. The low end makes estimates too high rather than too low.
+# Byte-pair encodings use 3.5 to 4.5 bytes per token for English. With the lower number, estimates are too high rather than too low.
 BYTES_PER_TOKEN = 3.5
-# tiktoken takes quadratic time on long runs without a space. Pieces bound that time, and each adds at most one token.
+# tiktoken takes quadratic time on long runs without a space. So texts are counted in pieces, and each piece adds at most one token.
 PIECE = 4_000
 
 _lock = threading.Lock()
@@ -38,7 +38,7 @@ def estimate_tokens(text: str, /) -> int:
 
 
 class TokenCounter:
-    """Counts the tokens of an OpenAI model: exactly once tiktoken's ranks are loaded, estimated until then.
+    """Counts the tokens of an OpenAI model. Counts are estimates until tiktoken's ranks are loaded, and exact from then on.
 
     Args:
         model: the model's name. For a model that tiktoken doesn't know, tokens are always estimated.
@@ -84,7 +84,7 @@ class TokenCounter:
 
 
 def _warn_once(model: str, error: Exception) -> None:
-    """Log a warning the first time, and a debug line later: a client has a counter for each model, and one warning is enough."""
+    """Log a warning the first time, and a debug line later. A client has a counter for each model, and one warning is enough."""
     global _warned
     with _lock:
         warned, _warned = _warned, True

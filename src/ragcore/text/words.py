@@ -28,7 +28,7 @@ STOP_WORDS: Final = frozenset(
     """.split()
 )
 
-# After "how" these words ask for a number, which the answer gives without them: "How long is the warranty?", "two years".
+# After "how", these words ask for a number. The answer does not contain them: "How long is the warranty?", "two years".
 _HOW: Final = re.compile(r"\bhow (?:long|often|soon|far|old)\b")
 
 # A full stop after one of these does not end a sentence.
@@ -37,10 +37,10 @@ ABBREVIATIONS: Final = frozenset(
     nr abs bzw ca ggf inkl exkl mind usw vgl z.b d.h u.a o.ä str tel ziff buchst evtl zzgl num núm pág sra av env ex""".split()
 )
 
-# Marks that end a sentence by themselves, without a blank after them: CJK, Arabic and Urdu, Devanagari, Ethiopic, Burmese, Khmer, Tibetan, Armenian.
+# Marks that end a sentence even if no blank follows: CJK, Arabic and Urdu, Devanagari, Ethiopic, Burmese, Khmer, Tibetan, Armenian.
 # Source: Unicode Character Database, property Sentence_Terminal.
 TERMINALS: Final = "。！？｡؟۔।॥።፧፨။៕។།༎։"
-# Each alternative begins only at the start of its run and never backtracks; otherwise long runs take quadratic time.
+# Each alternative matches only from the start of a run and never backtracks. Otherwise long runs would take quadratic time.
 _END: Final = re.compile(
     rf"""(?<![.!?…])[.!?…]++["'”’)\]]*+(?=\s)"""
     rf"""|(?<![!?])[!?]++(?=[{UNSPACED}])"""
@@ -49,13 +49,15 @@ _END: Final = re.compile(
     r"""|(?<=[\u0e00-\u0e7f\u0e80-\u0eff])[ \u00a0]++(?=[\u0e00-\u0e7f\u0e80-\u0eff])"""
     r"""|\n(?=[^\S\n]*+\n)|\n(?=[^\S\n]*+(?:[-*+•]|\d{1,9}[.)])\s)|(?<=\|)\n"""
 )
-# Characters that belong to the one before them, besides combining marks: the zero-width joiner, and skin tones of emoji.
+# Combining marks belong to the character before them. So do the zero-width joiner and the skin tones of emoji.
 _JOINER: Final = "\u200d"
 _TONES: Final = ("\U0001f3fb", "\U0001f3ff")
 
 
 def content_words(text: str, /) -> list[str]:
-    """Return the words that carry meaning, in lower case, with plurals reduced to singulars and repeats kept. Scripts without blanks give pairs of characters.
+    """Return the words that carry meaning, in lower case, with plurals reduced to singulars and repeats kept.
+
+    In scripts without blanks, each pair of neighbouring characters counts as a word.
 
     Source: D. Harman, "How effective is suffixing?" (1991): the S stemmer. J. H. Lee, J. S. Ahn, "Using n-grams for Korean text retrieval" (SIGIR 1996).
 
@@ -91,7 +93,7 @@ def _stem(word: str) -> str:
 
 
 def is_unspaced(text: str, /) -> bool:
-    """Whether most of a text is written in a script without blanks between words.
+    """Return whether most of a text is written in a script without blanks between words.
 
     Examples:
         >>> is_unspaced("保証期間は 24 か月です"), is_unspaced("The word 保証 means warranty")
@@ -130,7 +132,7 @@ def sentences(text: str, /) -> Iterator[tuple[int, int]]:
         if match.group().startswith(".") and _is_abbreviation(text, match.start()):
             continue
         end = match.end()
-        while end < len(text) and _extends(text[end]):  # a combining mark after the last sign
+        while end < len(text) and _extends(text[end]):  # include combining marks after the last sign
             end += 1
         yield from _stripped(text, start, end)
         start = end
@@ -143,14 +145,14 @@ def _is_abbreviation(text: str, stop: int) -> bool:
 
 
 def _extends(char: str) -> bool:
-    """Whether a character belongs to the one before it."""
+    """Return whether a character belongs to the one before it."""
     return not char.isascii() and (
         unicodedata.category(char).startswith("M") or char == _JOINER or _TONES[0] <= char <= _TONES[1]
     )
 
 
 def after_blanks(text: str, start: int, end: int, /) -> int:
-    """Return the position of the first character after blanks, from `start` to `end`. A blank that carries a mark, such as an accent, is not skipped."""
+    """Return the position of the first character after blanks, between `start` and `end`. A blank with a combining mark, such as an accent, is not skipped."""
     while start < end and text[start].isspace() and not (start + 1 < end and _extends(text[start + 1])):
         start += 1
     return start

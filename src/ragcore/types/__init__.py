@@ -1,6 +1,6 @@
-"""The values that ragcore takes and returns. Each is frozen, slotted, picklable and hashable (the hash ignores mappings), and has `to_dict()`.
+"""The values that ragcore takes and returns. Each is frozen, slotted, picklable and hashable, and has `to_dict()`. The hash ignores mappings.
 
-All durations are in seconds. None means not measured, did not run, or unknown; it never means 0.
+All durations are in seconds. None means that a value was not measured, that a stage did not run, or that a value is unknown. It never means 0.
 """
 
 from ragcore.types.answers import (

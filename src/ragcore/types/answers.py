@@ -1,4 +1,4 @@
-"""Answers and the values that lead to them: retrieved passages, the prompt, the generated text, the events of a stream."""
+"""Answers and the values from which they are made: retrieved passages, the prompt, the generated text, the events of a stream."""
 
 from __future__ import annotations
 
@@ -170,15 +170,15 @@ class Answer(Value):
 
     Attributes:
         text: the answer. Citations appear in it as "[n]".
-        found: whether the passages answer the question. If not, `text` says so. Also False if no model is available and no sentence can be quoted
-            as the answer: `text` is then the nearest passage, marked as such.
+        found: whether the passages answer the question. If not, `text` says so. It is also False if no model is available and no sentence can be
+            quoted as the answer; then `text` is the nearest passage, with a line that says so.
         citations: each "[n]" that points to a passage, in the order of the text.
         retrieval: the passages and how they were found.
         degraded: stages that failed and their fallbacks, including those of retrieval; () if none failed.
         timings, usage: seconds and tokens by stage, including retrieval.
         model: name of the model that generated the text.
         finish_reason: why the model stopped, as it reports it: "stop", "length", …
-        complete: False if a limit or a filter cut the text off.
+        complete: False if the text is cut off because of a limit or a filter.
         request_ids: ids that the dependencies gave to their requests.
         call_id: id of the call in `RAG.inflight()` and `RAG.recent()`.
     """
@@ -229,7 +229,7 @@ StreamEvent: TypeAlias = Retrieved | Delta | Done
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimilarityReport(Value):
-    """A report on how similar a tenant's chunks are to a question, and on the effect of a threshold.
+    """A report about the similarity of a tenant's chunks to a question, and about the effect of a threshold.
 
     `str()` shows the report as text; a notebook shows it as tables.
 

@@ -29,14 +29,14 @@ __all__ = [
 Scalar: TypeAlias = str | int | float | bool
 
 
-# The text that is embedded for a chunk: the chunk's text alone, or preceded by the document's title, or by the title and the chunk's headings.
+# The text that is embedded for a chunk: the chunk's text, the document's title and the chunk's text, or the title, the chunk's headings and its text.
 EmbedText: TypeAlias = Literal["text", "title+text", "headings+text"]
 
 
 Kind: TypeAlias = Literal["query", "document"]
 
 
-# An id and its tenant share one index row, which PostgreSQL limits to 2,704 bytes.
+# The id and the tenant are stored in one index row. PostgreSQL limits an index row to 2,704 bytes.
 MOST_ID, MOST_TITLE, MOST_SOURCE = 1_000, 2_000, 8_000
 
 
@@ -120,16 +120,16 @@ class Document(Value):
 
 
 def _is_moment(value: object) -> bool:
-    """Whether the value is a datetime that can be converted to UTC."""
+    """Return whether the value is a datetime that can be converted to UTC."""
     try:
         return isinstance(value, datetime) and value.utcoffset() is not None and value.astimezone(UTC) is not None
-    except OverflowError:  # in the last hours of the year 9999
+    except OverflowError:  # in UTC, the moment is after the end of the year 9999
         return False
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable(Value):
-    """A document that could not be read or stored, with the reason. A reader yields it in place of a document; the report lists it."""
+    """A document that could not be read or stored, with the reason. A reader yields it instead of the document, and the report lists it."""
 
     id: str
     reason: str
@@ -143,7 +143,7 @@ class Doubt(Value):
 
     Attributes:
         id: the document's id.
-        message: the doubtful part, and its position.
+        message: which part of the text is doubtful, and its position.
     """
 
     id: str

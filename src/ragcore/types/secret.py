@@ -44,7 +44,7 @@ class Secret:
 
 
 def without_credentials(url: str, /) -> str:
-    """Return a URL to show: "***" replaces the login, and all parameters of the query.
+    """Return a URL that may be shown. "***" replaces the login and all parameters of the query.
 
     Examples:
         >>> without_credentials("https://me:sk-123@models.example.org/v1?key=sk-123")
@@ -63,7 +63,7 @@ def without_credentials(url: str, /) -> str:
 def without_frames(error: E, /) -> E:
     """Remove the traceback of an error and of its causes; return the error.
 
-    A driver's frames hold the password in a variable, and some tools show the variables of each frame.
+    The frames of a driver hold the password in a variable, and some tools show the variables of each frame of a traceback.
     """
     seen: set[int] = set()
     left: list[BaseException | None] = [error]

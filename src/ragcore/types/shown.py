@@ -1,4 +1,4 @@
-"""Show results: as text in a terminal, as tables in a notebook."""
+"""Shows results as text in a terminal and as tables in a notebook."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["as_html", "as_table", "as_text"]
 
-# Columns of a terminal, and lengths in characters of the longest bar: in a terminal, and on a page of a notebook or a manual.
+# The columns of a terminal, and the length of the longest bar in characters: in a terminal, and on a page of a notebook or a manual.
 COLUMNS = 80
 BAR = 40
 NARROW_BAR = 20
@@ -55,7 +55,7 @@ def as_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _bars(report: Mapping[str, Any], longest: int) -> list[tuple[float, float, str, int]]:
     most = max((count for _, _, count in report["histogram"]), default=0)
-    # Adding 0.0 turns -0.00 into 0.00.
+    # Add 0.0, so that -0.00 becomes 0.00.
     return [
         (round(low, 2) + 0.0, round(high, 2) + 0.0, "█" * round(longest * count / most), count)
         for low, high, count in report["histogram"]

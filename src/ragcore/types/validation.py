@@ -35,7 +35,7 @@ MOST_SHARED = 16
 MOST_NEIGHBOURS = 10
 # Letters and signs that are invisible: Hangul fillers, the empty braille cell.
 FILLERS = "\u115f\u1160\u3164\uffa0\u2800"
-LONGEST_TIMEOUT = 10 * 365 * 86_400.0  # ten years; beyond that, the clocks of event loops lose their resolution
+LONGEST_TIMEOUT = 10 * 365 * 86_400.0  # ten years; with larger numbers, the clocks of event loops lose resolution
 
 # The limit of OpenAI's protocol.
 MOST_STOPS = 4
@@ -81,7 +81,7 @@ def check_tenant(tenant: object, /) -> str:
 
 
 def _is_visible(char: str) -> bool:
-    """Whether a character is visible: not white space, a control or format character, a combining mark, or a filler.
+    """Return whether a character is visible: not white space, a control or format character, a combining mark, or a filler.
 
     Source: Unicode Character Database, general categories Z, C and M, and Default_Ignorable_Code_Point.
     """
@@ -155,8 +155,8 @@ def check_top_k(top_k: int, /) -> int:
 
 
 def check_threshold(score_threshold: float, /) -> float:
-    """Return the threshold. It must be a cosine similarity in [-1, 1]; False becomes -1. Both mean: no threshold."""
-    if score_threshold is False:  # otherwise it would count as 0.0
+    """Return the threshold. It must be a cosine similarity in [-1, 1]. False becomes -1, which means that there is no threshold."""
+    if score_threshold is False:  # without this branch, False would count as 0.0
         return -1.0
     if (
         isinstance(score_threshold, bool)

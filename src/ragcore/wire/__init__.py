@@ -1,1 +1,1 @@
-"""Talks to OpenAI-compatible servers: prepared requests, bounded responses, translated errors."""
+"""Talks to OpenAI-compatible servers: prepares requests, limits responses and translates errors."""

@@ -27,7 +27,7 @@ MAX_BODY = 64 * 1024 * 1024
 PIECE = 64 * 1024
 # The first bytes of a gzip member and of a zstd frame.
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
-# Seconds of processing buffered data before other tasks run.
+# After this many seconds of processing buffered data, other tasks get a turn.
 TURN = 0.0005
 
 
@@ -45,7 +45,7 @@ class Response(Protocol):
         ...
 
     def aiter_raw(self) -> AsyncIterator[bytes]:
-        """The body as received, still compressed."""
+        """Return the body as received, still compressed."""
         ...
 
     async def aclose(self) -> None:
@@ -77,7 +77,7 @@ async def pieces(response: Response, /, *, most: int = MAX_BODY) -> AsyncGenerat
                     await checkpoint()
                     began = time.perf_counter()
     finally:
-        # Close the response first, so that the transport's generators have nothing left to wait for.
+        # Close the response first. Then the generators of the transport have nothing to wait for and end at once.
         with cleaning_up():
             await response.aclose()
             if running()[0] is None:
@@ -86,7 +86,7 @@ async def pieces(response: Response, /, *, most: int = MAX_BODY) -> AsyncGenerat
 
 
 async def _exhaust(source: AsyncIterator[bytes]) -> None:
-    """Read on after the response is closed, until this raises an error: that ends a generator of httpx2, about which trio would warn."""
+    """Read from a closed response until this raises an error. The error ends a generator of httpx2; trio warns about generators that don't end."""
     try:
         async for _ in source:
             pass
@@ -146,7 +146,7 @@ def _zlib(bits: int) -> _Decode:
             if decompressor.eof:
                 data = begun + data
                 begun = data[:2]
-                if data[:2] != GZIP:  # padding, which is ignored, or too few bytes to decide
+                if data[:2] != GZIP:  # ignore it: it is padding, or has too few bytes to decide
                     return
                 begun = b""
                 decompressor = zlib.decompressobj(bits)  # another member: RFC 1952, 2.2

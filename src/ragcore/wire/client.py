@@ -1,4 +1,4 @@
-"""HTTP client for OpenAI-compatible servers.
+"""An HTTP client for OpenAI-compatible servers.
 
 The SDK handles addresses, keys, proxies and Azure. Its typed calls take 650 µs of processor time each and read error bodies without a limit. This module
 builds the SDK's requests from prepared bytes (200 µs) and sends them through the SDK's HTTP client.
@@ -28,10 +28,10 @@ __all__ = ["OpenAIClient"]
 
 logger: logging.Logger = logging.getLogger("ragcore")
 
-# Bytes and seconds for reading an error body.
+# The largest number of bytes of an error body that are read, and the seconds for reading it.
 MAX_ERROR = 64 * 1024
 ERROR_SECONDS = 2.0
-# Redirects that are followed within one server, for example to a trailing slash.
+# The largest number of redirects that are followed. A redirect must stay on the same server; for example, it may add a slash at the end of the path.
 MOST_REDIRECTS = 3
 
 
@@ -63,7 +63,7 @@ class OpenAIClient:
         }
         self._login: tuple[str, ...] = ()
         self._sdk: openai.AsyncOpenAI | None = None
-        # Made now, so that a missing key raises an error where the component is created. The first `open` takes it.
+        # The SDK's client is made here, so that a missing key raises an error where the component is created. The first `open` takes it.
         self._made: openai.AsyncOpenAI | None = self._make() if client is None else None
 
     def unsaid(self, body: bytes) -> Unsaid:
@@ -81,7 +81,7 @@ class OpenAIClient:
         """Prepare for requests on this event loop, without connecting."""
         made, self._made = self._made, None
         if made is None and self._given is None:
-            # Opened again: loading the certificates takes 0.1 s, which must not block the event loop.
+            # It is not the first `open`: use a thread, because loading the certificates takes 0.1 s and must not block the event loop.
             made = await anyio.to_thread.run_sync(self._make)
         self._sdk = made or self._make()
 
@@ -122,7 +122,7 @@ class OpenAIClient:
                 await response.aclose()
 
     async def _send(self, sdk: Any, url: str, body: bytes) -> Response:
-        """Send a request. On failure, drop the traceback's frames, which hold the request's address, headers and body."""
+        """Send a request. After an error, remove the frames of its traceback, because they hold the request's address, headers and body."""
         try:
             return await self._sent(sdk, url, body)
         except Exception as error:
@@ -155,7 +155,7 @@ class OpenAIClient:
                 async with aclosing(pieces(response, most=MAX_ERROR)) as read:
                     async for piece in read:
                         body += piece
-        except Exception:  # the status alone is enough; keep the part of the body that arrived
+        except Exception:  # an incomplete body is enough, since the status is known
             logger.debug("reading the body of an error response failed", exc_info=True)
         refusal = read_refusal(bytes(body), status=status, headers=headers, unsaid=self.unsaid(sent))
         assert refusal is not None
@@ -164,7 +164,7 @@ class OpenAIClient:
     def _make(self) -> openai.AsyncOpenAI:
         made = self._new()
         silence_platform(made)
-        # Move a login from the address to the header that the HTTP client would create from it: the client's log shows addresses.
+        # If the address contains a login, move it to the header that the HTTP client would create from it, because the client's log shows addresses.
         address = made.base_url
         if address.userinfo:
             login = f"{address.username}:{address.password}"
@@ -183,7 +183,7 @@ class OpenAIClient:
             raise ConfigurationError(
                 "no API key: pass api_key= or set OPENAI_API_KEY; for a server that needs no key, use 'none'"
             ) from error
-        # Close connections whose TLS handshake is cancelled: httpcore2 2.16 closes them after an error, but not after a cancellation.
+        # Close connections whose TLS handshake is cancelled. httpcore2 2.16 closes them after an error, but not after a cancellation.
         wrap_network_backend(made, _Backend)
         return made
 
@@ -242,7 +242,7 @@ class _Stream:
 
 
 def _checked_key(api_key: str | Secret | None) -> str | None:
-    """Return the key without surrounding white space. Reject a key that is no valid header value: the transport's error would show it."""
+    """Return the key without surrounding white space. Reject a key that is not a valid header value, because the transport's error would show it."""
     if api_key is None:
         return None
     key = (api_key.reveal() if isinstance(api_key, Secret) else api_key).strip()

@@ -26,7 +26,7 @@ MOST_CHANGES = 8
 REFUSES = (400, 404, 422, 500, 501)
 # Parameters whose names also occur in messages about other problems.
 TOO_COMMON = frozenset({"model", "messages", "input", "stream"})
-# Other names of parameters in servers' messages.
+# Messages of servers may name a parameter differently. These patterns match such names.
 ALSO = {
     "dimensions": ("output_dimensions?", "dimension", "matryoshka"),
     "encoding_format": ("encoding formats?", "base64"),
@@ -96,9 +96,9 @@ class Dialect:
         role: str | None = None,
         callers: Collection[str] = (),
     ) -> bool:
-        """Adapt to a refusal that names a parameter. Returns whether another request makes sense.
+        """Adapt to a refusal that names a parameter. Return whether another request makes sense.
 
-        If the server refuses a value that the caller chose, rather than the parameter, nothing is learned: one caller's mistake must not change the
+        If the server refuses a value that the caller chose, and not the parameter, nothing is learned, because one caller's mistake must not change the
         requests of other callers.
 
         Args:
@@ -124,7 +124,7 @@ class Dialect:
             return root
         if not (UNSUPPORTED.search(f"{error.whole} {error.code}") or VALUE.search(error.whole)):
             return None
-        # Use the first name in the message; a later one is often the suggested replacement.
+        # Use the first name in the message, because a later one is often the suggested replacement.
         found = [
             (match.start(), name)
             for name in names
@@ -147,7 +147,7 @@ class Dialect:
             self._given[asked] = values[1:]
             instead = values[1]
         elif name in self._left_out or self._called.get(name, name) != name:
-            return  # another request has reported it
+            return  # another request has reported the same refusal
         elif asked == name and name in self._renames:
             instead = self._called[name] = self._renames[name]
         else:
@@ -172,7 +172,7 @@ class Dialect:
 
 
 def _is_unsupported(error: ServerError) -> bool:
-    """Whether the refusal is about the parameter itself, not about its value."""
+    """Return whether the refusal is about the parameter itself, not about its value."""
     code = error.code.lower()
     if code in UNSUPPORTED_CODES:
         return True

@@ -23,7 +23,7 @@ __all__ = ["DONE", "DRAIN_SECONDS", "EventParser", "read_events"]
 MAX_EVENT = 1024 * 1024
 # The largest number of bytes of comments and blank lines between two events. A keep-alive comment has only a few bytes.
 MAX_BETWEEN_EVENTS = 1024 * 1024
-# Enough for an answer of 200,000 characters with 300 bytes around each.
+# The largest size of a stream in bytes. This is enough for an answer of 200,000 characters if each has 300 bytes around it.
 MAX_STREAM = 64 * 1024 * 1024
 # Represents the end marker "data: [DONE]".
 DONE: Mapping[str, Any] = {}
@@ -94,7 +94,7 @@ class EventParser:
         return events
 
     def end(self) -> list[tuple[str, bytes]]:
-        """Return the last event, if it lacked its blank line."""
+        """Return the last event, if no blank line followed it."""
         events: list[tuple[str, bytes]] = []
         line = bytes(self._pending)
         self._pending.clear()
@@ -111,12 +111,12 @@ class EventParser:
             name, _, value = line.partition(b":")
             if name == b"event":
                 self._type = value.strip().decode("utf-8", "replace")[:80]
-            if name == b"error":  # a non-standard field of llama.cpp
+            if name == b"error":  # llama.cpp sends this non-standard field
                 self._type = "error"
             elif name != b"data":
                 return
             value = value.removeprefix(b" ")
-        # This is checked only for the first line, so that the time stays linear in the size of an event.
+        # Check this only for the first line, so that the time stays linear in the size of an event.
         if len(self._data) == 1 and (value[:1] == b"{" or value.strip() == b"[DONE]") and _is_json(self._data[0]):
             events.append(self._dispatch())  # the server omitted the blank line
         self._data.append(value)
@@ -133,7 +133,7 @@ class EventParser:
 async def read_events(
     response: Response, /, *, unsaid: Unsaid = NOTHING
 ) -> AsyncGenerator[list[Mapping[str, Any]], None]:
-    """Yield lists of the stream's events as JSON objects; a list holds the events that arrive together. `DONE` represents "[DONE]".
+    """Yield the stream's events as JSON objects, in lists of events that arrive together. `DONE` represents "[DONE]".
 
     If the server sends plain JSON instead of a stream, it is yielded as one event, with its message as the `delta`.
 

@@ -1,4 +1,4 @@
-"""Classifies errors for retry and circuit breaker, and translates them into ragcore's errors."""
+"""Classifies errors for the retry and the circuit breaker, and translates them into ragcore's errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TRANSPORTS = ("httpx", "httpx2", "httpcore", "httpcore2", "anyio", "aiohttp", "h
 
 
 def judge(error: Exception) -> Failure | None:
-    """Classify an error for retry and breaker. None: the same request would fail again, and the server is not at fault."""
+    """Classify an error for the retry and the breaker. None: the same request would fail again, and the server is not at fault."""
     match error:
         case Undecodable():
             return Failure()
@@ -25,7 +25,7 @@ def judge(error: Exception) -> Failure | None:
             return Failure() if error.status is None else from_status(error.status, error.headers)
         case openai.APIConnectionError() | OSError():
             return Failure()
-        case openai.APIStatusError():  # raised by a hook of the user's client
+        case openai.APIStatusError():  # a hook of the user's client may raise it
             return from_status(error.status_code, error.response.headers)
     # The transport raises its own errors while a body is read.
     return Failure() if type(error).__module__.partition(".")[0] in TRANSPORTS else None

@@ -195,7 +195,7 @@ def read_refusal(
             body = _plain(raw)
     try:
         said, code, parameter = _read(body)
-    except (TypeError, ValueError, RecursionError, AttributeError):  # an unknown shape
+    except (TypeError, ValueError, RecursionError, AttributeError):  # the body has an unknown shape
         said, code, parameter = "", "", ""
     if not said and not code and in_answer:
         return None
@@ -223,7 +223,7 @@ def read_refusal(
 
 
 def request_id_of(headers: Mapping[str, str]) -> str | None:
-    """Return the server's id of the request, from any of the headers in use."""
+    """Return the server's id of the request, from any of the headers that servers use for it."""
     for name in ("x-request-id", "request-id", "apim-request-id", "x-amzn-requestid"):
         if headers.get(name):
             return str(headers[name])[:200]
@@ -309,7 +309,7 @@ def _plain(body: bytes) -> str:
     if title is not None:
         return title[1]
     cut_off = MESSAGE.search(text) if text.lstrip()[:1] in ("{", "[") else None
-    if cut_off is not None:  # JSON that was cut off
+    if cut_off is not None:  # the body is JSON that was cut off
         return cut_off[1]
     return "" if text.lstrip()[:1] == "<" else text
 

@@ -1,7 +1,7 @@
 """Hides keys and quotations of the request in servers' messages.
 
-A server's message explains its error, so ragcore's messages and logs repeat it. But servers quote the request in it: a filter quotes the sentence
-that it refused, a parser the text that it could not read. So words of the message that also stand in the request's texts are removed.
+A server's message explains its error, so ragcore's messages and logs repeat it. But the message may quote the request: a filter quotes the sentence that it
+refused, and a parser quotes the text that it could not read. So words of the message that are also in the request's texts are removed.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ HIDDEN = "[hidden]"
 QUOTED = "[quoted]"
 # The fields of a request that hold texts of users or documents.
 TEXTS = ("content", "text", "input", "prompt")
-# In an escaped line end such as "\n", the "n" is not the beginning of a word.
+# In an escaped line end, "\n", the letter is not the beginning of a word.
 WORD = re.compile(rf"\\[nrt]|([{UNSPACED}]|[^\W{UNSPACED}]+)")
 QUOTES = "\"'`“”‘’«»„"
-# Two content words in the same order as in the request are a quotation, not chance. In scripts without blanks, four characters are.
+# If two content words have the same order as in the request, they are a quotation and not chance. In scripts without blanks, four characters are enough.
 FEWEST_WORDS, FEWEST_SIGNS = 2, 4
 
 
@@ -109,12 +109,12 @@ def _texts_of(body: bytes) -> Iterator[str]:
 
 
 def _flat(text: str) -> str:
-    """Return the words in lower case with one blank between them, so that punctuation, line ends and escapes make no difference."""
+    """Return the words in lower case with one blank between them. Punctuation, line ends and escapes are removed."""
     return f" {' '.join(filter(None, WORD.findall(text.casefold())))} "
 
 
 def _is_quotation(text: str, words: list[re.Match[str]]) -> bool:
-    """Whether words that also stand in the request are a quotation, rather than common words."""
+    """Return whether words that are also in the request are a quotation, and not only common words."""
     said = text[words[0].start() : words[-1].end()]
     if sum(len(word[0]) == 1 and re.match(f"[{UNSPACED}]", word[0]) is not None for word in words) >= FEWEST_SIGNS:
         return True

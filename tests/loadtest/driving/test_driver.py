@@ -55,7 +55,7 @@ class Refusing(Slots):
 
 @pytest.mark.anyio
 async def test_an_open_loop_counts_the_time_that_questions_wait_for_a_slow_target() -> None:
-    """Two questions per second for a target that needs a second for each: coordinated omission would show one second for all."""
+    """The test sends two questions per second to a target that needs a second for each. With coordinated omission, all would seem to take one second."""
     driver = Driver(Slots(1.0, slots=1), [QUESTION])
     outcomes = await driver.at_rate(2.0, seconds=10, phase="open", spacing="constant", seed=0)
     assert len(outcomes) == 20
@@ -104,7 +104,7 @@ async def test_tokens_are_timed() -> None:
 
 
 def test_poisson_arrivals_have_the_counts_and_gaps_of_a_poisson_process() -> None:
-    """Counts: mean and variance are rate × seconds. Gaps: their distribution is exponential (Kolmogorov-Smirnov, 1 %)."""
+    """The mean and the variance of the counts are rate × seconds. The gaps are distributed exponentially (Kolmogorov-Smirnov test, 1 %)."""
     rate, seconds = 20.0, 50.0
     runs = [list(arrivals(rate, seconds=seconds, seed=seed)) for seed in range(200)]
     counts = [len(run) for run in runs]
@@ -176,7 +176,7 @@ def test_an_answer_without_a_first_token_does_not_meet_its_objective() -> None:
 
 
 def test_goodput_of_a_closed_loop_uses_the_actual_time() -> None:
-    """Ten answers that took 8 s, in a load of 2 s."""
+    """The load was to last 2 s, and its ten answers took 8 s."""
     part = [outcome(8.0) for _ in range(10)]
     own = Driving(shared=False)
     assert measure([part], Objective(), own, seconds=2.0, open_loop=False).values["goodput"] == pytest.approx(10 / 8)

@@ -32,7 +32,7 @@ def run(draw: random.Random, *, slower: float = 1.0, noise: float = 0.15, only: 
         base = whole + draw.gauss(0, noise / 3)
         waiting = 0.0
         for _ in range(2 * level):
-            waiting = 0.9 * waiting + draw.gauss(0, 0.1)  # a stall also delays the questions behind it
+            waiting = 0.9 * waiting + draw.gauss(0, 0.1)  # a delay also affects the next questions
             outcomes.append(outcome(factor * 2.718 ** (base + waiting), phase=f"concurrency {level}"))
     seconds = sorted(one.seconds for one in outcomes)
     errors = int(draw.random() < 0.2)
@@ -84,7 +84,7 @@ def test_one_level_with_doubled_latency_is_found_in_four_runs_a_side() -> None:
 
 @pytest.mark.slow
 def test_single_runs_of_an_unchanged_service_rarely_show_a_regression() -> None:
-    """The noise is assumed, so this holds up to that noise: standard deviation 10 %, 95 % of runs within 30 % of each other."""
+    """The noise is assumed, so this holds only up to the assumed noise: a standard deviation of 10 %, with 95 % of runs within 30 % of each other."""
     worse = 0
     for seed in range(100):
         draw = random.Random(seed)

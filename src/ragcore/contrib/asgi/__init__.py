@@ -1,4 +1,4 @@
-"""ragcore in any ASGI application: a complete application, middleware, server-sent events, errors as responses. It imports no web framework."""
+"""Uses ragcore in any ASGI application: a complete application, middleware, server-sent events, and responses for errors. Imports no web framework."""
 
 from ragcore.contrib.asgi.application import app
 from ragcore.contrib.asgi.body import limit_body

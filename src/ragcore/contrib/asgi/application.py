@@ -66,13 +66,13 @@ def app(
             /readyz and /health returns 401: the application is never open by default.
         max_body: largest size of a request's body in bytes.
         max_question: largest number of characters of a question.
-        max_calls: largest number of chats at once. If all places are taken, a tenant that holds its share of them gets status 429. Other tenants wait for the
-            next free place, at most for `Settings.timeout`.
+        max_calls: largest number of chats at once. If all places are taken, a tenant that already holds its share gets status 429. Other tenants wait for
+            the next free place, at most for `Settings.timeout`.
         ping: seconds of silence after which a stream sends a comment, so that proxies keep the connection open.
         client_instructions: how to treat a client's system messages in OpenAI's protocol. "append" adds them to the operator's instructions, marked as the
             tenant's; "ignore" leaves them out.
-        trust_history: whether answers in a client's history count as the model's own. Default False: any client can invent them, so the model gets them as
-            reports of the tenant. Set it to True if only your own program, which stores the conversations, sends requests.
+        trust_history: whether answers in a client's history count as the model's own. Default False: any client can invent such answers, so the model gets
+            them as reports of the tenant. Set it to True if all requests come from your own program and that program stores the conversations.
         similarity_by_get: whether administrators may request a similarity report by GET. Its address contains the question, and proxies and logs store
             addresses.
         origins: origins of web pages whose scripts may send requests (CORS), such as "https://app.example.org"; (): none.
@@ -130,7 +130,7 @@ class _App:
             "/debug-env": {"GET": self._debug.environment},
         }
 
-        # Routes without authentication, for probes and load balancers. Only /health calls the hook: probes must pass while authentication is down.
+        # Routes without authentication, for probes and load balancers. Only /health calls the hook, because probes must succeed while authentication is down.
         self._open: dict[str, Callable[[Exchange], Awaitable[None]]] = {
             "/livez": self._livez,
             "/readyz": self._readyz,
@@ -214,7 +214,7 @@ class _App:
         with self._intake.request(tenant) as body:
             with body.reading():
                 exchange.body = await body_of(exchange, self._max_body, hold=body.hold)
-            # These are the limits before this request is counted; `rate_limits` subtracts the request.
+            # Here the limits don't count this request yet, so `rate_limits` subtracts it.
             exchange.headers |= rate_limits(self._rag.limits(tenant=tenant))
             try:
                 await handler(exchange, identity)

@@ -111,7 +111,7 @@ def _unpacker(encoding: str) -> Callable[[bytes, int], bytes] | None:
                 if unpacker.eof:
                     piece = begun + piece
                     begun = piece[:2]
-                    if begun != b"\x1f\x8b":  # padding, or only the first byte of another gzip member so far
+                    if begun != b"\x1f\x8b":  # it is padding, or only the first byte of another gzip member has arrived
                         break
                     begun = b""
                     unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)  # another gzip member follows: RFC 1952, 2.2

@@ -21,7 +21,7 @@ SHAPE = '{"message": "…", "history": [{"role": "user", "content": "…"}]}'
 
 @dataclass(frozen=True, slots=True)
 class ChatBody:
-    """A question and the conversation before it. The client's methods check their contents.
+    """A question and the conversation before it. The methods of `RAG` check their contents.
 
     Examples:
         ```python
@@ -61,7 +61,7 @@ def decoded(body: bytes) -> Any:
 
 
 def check_fields(asked: Mapping[str, object], known: set[str], *, like: str) -> None:
-    """Refuse unknown fields: a misspelt field would otherwise be ignored without notice.
+    """Refuse unknown fields. Otherwise a misspelt field would be ignored and the sender would not notice it.
 
     Raises:
         InvalidInput: the body has unknown fields.
@@ -71,7 +71,7 @@ def check_fields(asked: Mapping[str, object], known: set[str], *, like: str) -> 
 
 
 def check_question(question: object, *, longest: int) -> None:
-    """Check a question, before its call waits for a place.
+    """Check a question. This is done before its call waits for a place.
 
     Args:
         longest: largest number of characters.
@@ -88,7 +88,8 @@ def check_question(question: object, *, longest: int) -> None:
 def as_reported(history: Sequence[Turn | Mapping[str, object]]) -> tuple[Turn, ...]:
     """Mark the answers in a client's history as text from the tenant, since the client may have invented them.
 
-    A model treats an assistant's turn as its own words and stays consistent with them: a forged turn is the easiest way around its instructions.
+    A model treats an assistant's turn as its own words and stays consistent with them. So with a forged turn, a client could easily make the model ignore its
+    instructions.
 
     Raises:
         InvalidInput: a turn is invalid.

@@ -50,7 +50,7 @@ class DebugRoutes:
         await exchange.respond(200, described)
 
     async def similarity(self, exchange: Exchange, identity: Identity) -> None:
-        """Show how near a tenant's chunks are to a question. POST has the question in the body, GET in the URL."""
+        """Show how near a tenant's chunks are to a question. A POST request has the question in its body, and a GET request has it in the URL."""
         tenant = exchange.path.removeprefix(SIMILARITY)
         if not identity.may_see(tenant):
             record("similarity", tenant, outcome="Forbidden")

@@ -15,9 +15,9 @@ logger: logging.Logger = logging.getLogger("ragcore.asgi")
 
 
 def cancel_on_disconnect(app: ASGIApp) -> ASGIApp:
-    """Middleware that cancels the handler when its client disconnects, which Starlette, FastAPI and Litestar do not.
+    """Middleware that cancels the handler when its client disconnects. Starlette, FastAPI and Litestar don't do that.
 
-    The handler must read the request's body before it waits for long: the middleware sees a disconnect only after the messages before it are read.
+    The handler must read the request's body before it waits for long, because the middleware receives a disconnect only after all earlier messages.
 
     Examples:
         ```python
@@ -36,14 +36,14 @@ def cancel_on_disconnect(app: ASGIApp) -> ASGIApp:
 
 async def until_disconnect(app: ASGIApp, scope: Message, receive: Receive, send: Send) -> None:
     """Run the application for one request, until it ends or its client disconnects."""
-    # Read only one message ahead: the handler must hold the body, because it counts the bytes in memory.
+    # Read only one message ahead. The handler must hold the rest of the body, because it counts the bytes in memory.
     sender, receiver = anyio.create_memory_object_stream[Message](1)
     failed: BaseException | None = None
     answered = False
 
     async def forward(message: Message) -> None:
         nonlocal answered
-        # Servers report a disconnect after every response. Work after the response, such as background tasks, must continue then.
+        # Servers report a disconnect after every response. Then work that follows the response, such as background tasks, must continue.
         answered = answered or _is_last(message)
         await send(message)
 
@@ -69,13 +69,13 @@ async def until_disconnect(app: ASGIApp, scope: Message, receive: Receive, send:
             try:
                 return await receiver.receive()
             except anyio.EndOfStream:
-                # The disconnect was passed on already. Servers repeat it at every call, and so does this function.
+                # The disconnect was already passed on. Like a server, return it again at every call.
                 return {"type": "http.disconnect"}
 
         group.start_soon(watch)
         try:
             await app(scope, next_message, forward)
-        except Exception as error:  # raised again outside of the group, so that it is not wrapped in an ExceptionGroup
+        except Exception as error:  # it is raised again outside of the group, so that no ExceptionGroup wraps it
             failed = error
         group.cancel_scope.cancel()
     if failed is not None:

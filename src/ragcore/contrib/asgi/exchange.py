@@ -19,17 +19,17 @@ __all__ = ["ASGIApp", "ClientGone", "Exchange", "Message", "Receive", "Send", "e
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
-# A client that reads nothing for this long loses its place.
+# If a client reads nothing for this many seconds, its request ends.
 WRITE_SECONDS = 30.0
 
 ASGIApp: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 class ClientGone(Exception):
-    """The client disconnected, or doesn't read: no response can be sent."""
+    """The client has disconnected or doesn't read, so no response can be sent."""
 
 
-# Largest number of a path's characters in a log.
+# The largest number of characters of a path that a line of the log shows.
 MOST_SHOWN = 500
 
 
@@ -50,7 +50,7 @@ class Exchange:
         # In an application that is mounted below another one, the path begins with the mount point.
         path, root = scope["path"], scope.get("root_path", "").rstrip("/")
         self.path: str = path.removeprefix(root) if path.startswith(f"{root}/") else path
-        # Replaced by the id of the call as soon as there is one.
+        # A random id. As soon as the request has a call, this is the call's id.
         self.id = secrets.token_hex(8)
         self.parameter: str | None = None
         self.started = False
@@ -115,7 +115,7 @@ class Exchange:
 
     async def stream(self, events: AsyncGenerator[bytes, None]) -> None:
         """Send each server-sent event as soon as it is available."""
-        # x-accel-buffering: nginx would otherwise buffer the events.
+        # Without the header x-accel-buffering, nginx would buffer the events.
         headers = {"content-type": "text/event-stream", "cache-control": "no-store", "x-accel-buffering": "no"}
         await self._start(200, headers)
         async with aclosing(events):

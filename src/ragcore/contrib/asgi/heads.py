@@ -1,6 +1,6 @@
-"""Refuses ambiguous requests, which a proxy and the server behind it could read differently (request smuggling).
+"""Refuses ambiguous requests. A proxy and the server behind it could read such a request differently (request smuggling).
 
-For example, if the proxy uses Content-Length and the server Transfer-Encoding, the server may read a part of the body as the next request.
+For example, if the proxy uses Content-Length and the server uses Transfer-Encoding, the server may read a part of the body as the next request.
 Such requests are refused here, even if the server would accept them.
 
 Source: RFC 9112, 6.1 and 6.3 (message body length); RFC 9110, 5.3 (field order) and 11.6.2 (Authorization).
@@ -31,7 +31,7 @@ def check_head(headers: Sequence[tuple[bytes, bytes]]) -> None:
     """Check a request's headers.
 
     Raises:
-        Refused: a header that may occur once occurs twice, two headers give the body's length, or two headers name different tokens.
+        Refused: a header occurs twice that may occur only once, two headers give the body's length, or two headers contain different tokens.
     """
     counts = Counter(name.lower() for name, _ in headers)
     twice = [name.decode("latin-1") for name in SINGLE if counts[name] > 1]

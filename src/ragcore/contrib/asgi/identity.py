@@ -46,7 +46,7 @@ class Identity:
     name: str = ""
 
     def may_see(self, tenant: str | UUID) -> bool:
-        """Whether this caller may use the debug routes of a tenant. Administrators may use those of all tenants, others only their own."""
+        """Return whether this caller may use the debug routes of a tenant. Administrators may use those of all tenants, others only their own."""
         return self.admin or check_tenant(self.tenant) == check_tenant(tenant)
 
 
@@ -94,7 +94,7 @@ class _Tokens:
         self._stamp, self._known = self._read()
 
     def find(self, token: bytes) -> Identity | None:
-        """Return the identity for a token. Compares all tokens in constant time, so that the time reveals nothing about a token."""
+        """Return the identity for a token. All tokens are compared in constant time, so that the time reveals nothing about a token."""
         given = _digest(token)
         found = [identity for digest, identity in self._known.items() if hmac.compare_digest(digest, given)]
         return found[0] if found else None
@@ -108,7 +108,7 @@ class _Tokens:
         try:
             read = await self._threads.run(lambda: None if _stamp(self._path) == self._stamp else self._read())
         except FileNotFoundError:
-            # A file that is being replaced may be missing for a moment. Removing a file revokes its tokens.
+            # A file that is being replaced may be missing for a moment, so the tokens are revoked only if it is missing at the second check as well.
             if self._missing and self._known:
                 logger.warning("all tokens are revoked: %s no longer exists", self._path)
                 self._stamp, self._known = (), {}
@@ -156,7 +156,7 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 
 def _hash(token: str) -> bytes:
-    """Return the hash of a token, or the hash that the file has instead of the token."""
+    """Return the hash of a token. If the file contains a hash instead of the token, return that hash."""
     if token.startswith(HASHED):
         digits = token.removeprefix(HASHED)
         if len(digits) != 64 or any(char not in string.hexdigits for char in digits):
@@ -170,7 +170,7 @@ def _digest(token: bytes) -> bytes:
 
 
 def _token(text: str) -> bytes:
-    """Return a token as bytes of a header."""
+    """Return a token as bytes, as they appear in a header."""
     if not text or text != text.strip() or not text.isascii() or not text.isprintable():
         raise InvalidInput(
             "a token is empty, has white space around it, or contains characters that a header can't carry"

@@ -1,4 +1,4 @@
-"""Limits for each tenant on request bodies that are being read, on the bytes that they hold, and on expensive reports.
+"""Limits for each tenant: the number of request bodies that are being read, the bytes that they hold, and the number of expensive reports.
 
 No request waits here: a request beyond its tenant's limit gets status 429, so that room is left for other tenants.
 """
@@ -41,7 +41,7 @@ def rate_limits(states: Sequence[LimitState], *, counted: bool = False) -> dict[
 
 
 class Room:
-    """Limits an amount that is in use at once: a limit for all tenants together, and a lower one for each tenant.
+    """Limits an amount that is in use at once. There is a limit for all tenants together, and a lower one for each tenant.
 
     Args:
         most: the limit for all tenants together.

@@ -22,7 +22,7 @@ __all__ = ["from_jwt"]
 logger: logging.Logger = logging.getLogger("ragcore.asgi")
 
 PURPOSE = "tokens of an identity provider"
-# Keys are fetched again after KEYS_SECONDS, and when a token names an unknown key, but at most once in LEAST_SECONDS.
+# Keys are fetched again after KEYS_SECONDS. They are also fetched again when a token names an unknown key, but at most once in LEAST_SECONDS.
 KEYS_SECONDS = 3_600.0
 LEAST_SECONDS = 30.0
 FETCH_SECONDS = 3.0
@@ -97,7 +97,7 @@ def from_jwt(
             jwt.PyJWTError,
             TypeError,
             ValueError,
-        ) as error:  # TypeError: the key has another type than the header says
+        ) as error:  # TypeError: the type of the key does not match the algorithm in the header
             logger.info("token refused: %s", type(error).__name__)
             raise Unauthorized("the token is not valid for this service") from None
         tenant = claims[tenant_claim]
@@ -132,7 +132,7 @@ def _check(jwks_url: str | None, key: str | bytes | None, algorithms: Sequence[s
 
 
 def _is_safe(url: str) -> bool:
-    """Whether keys may be fetched from an address: it is encrypted, or on this machine."""
+    """Return whether keys may be fetched from an address. The address must use encryption or be on this machine."""
     try:
         parts = urlsplit(url)
     except ValueError:

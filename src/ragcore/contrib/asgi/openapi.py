@@ -21,7 +21,7 @@ def document(*, max_question: int) -> dict[str, Any]:
         {
             "model": {"type": "string"},
             "messages": {"type": "array", "minItems": 1, "items": message},
-            # Any value, as in OpenAI's protocol: unknown values are ignored.
+            # As in OpenAI's protocol, any value is allowed, and unknown values are ignored.
             "stream": {},
             "stream_options": {},
             "n": {"enum": [1, None]},

@@ -54,7 +54,7 @@ class Refused(Exception):
 def problem(error: RagcoreError, /, *, whole: bool = False) -> Problem:
     """Return the HTTP response for an error.
 
-    Internal details (an address, a role, a provider's message) stay out of the response: it has a general message. The error's own message is logged as a
+    The response has a general message, without internal details such as an address, a role or a provider's message. The error's own message is logged as a
     warning of the logger "ragcore.asgi", with the call's id.
 
     Args:

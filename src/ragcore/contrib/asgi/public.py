@@ -33,8 +33,8 @@ NO_ANSWER = "the model that writes answers is temporarily unavailable"
 def public(value: Value, /) -> dict[str, Any]:
     """Return an answer, a retrieval, a report or an event as JSON-ready values that its tenant may see.
 
-    `to_dict()` is only for operators: the reason for an empty result contains the number of chunks of all tenants, and the reason for a degraded answer
-    contains the message of an error, with addresses. This function replaces both by general messages.
+    `to_dict()` is only for operators. The reason for an empty result contains the number of chunks of all tenants, and the reason for a degraded answer
+    contains the message of an error, with addresses. This function replaces both with general messages.
 
     Examples:
         ```python
@@ -46,7 +46,7 @@ def public(value: Value, /) -> dict[str, Any]:
 
 
 def has_internal_details(error: RagcoreError) -> bool:
-    """Whether the error's message may contain internal details. Such messages are logged for operators, and not shown to tenants."""
+    """Return whether the error's message may contain internal details. Such messages are logged for operators, and not shown to tenants."""
     return not isinstance(error, InvalidInput | Overloaded | CircuitOpen | DeadlineExceeded)
 
 

@@ -20,7 +20,7 @@ __all__ = ["PING", "Step", "sse", "sse_event", "steps"]
 
 PING = b": ping\n\n"
 PING_SECONDS = 15.0
-# None: there was no event for `ping` seconds.
+# A step is None if there was no event for `ping` seconds.
 Step: TypeAlias = StreamEvent | RagcoreError | None
 
 
@@ -29,7 +29,7 @@ async def sse(
 ) -> AsyncGenerator[bytes, None]:
     """Yield an entered stream as server-sent events ("retrieved", "delta", "done" or "error"), with comments as pings during silence.
 
-    A ping does not cancel the wait for the next event. Runs on asyncio, as ASGI servers do.
+    A ping does not cancel the wait for the next event. The function needs asyncio, on which ASGI servers run.
 
     Args:
         ping: seconds of silence after which a comment is sent, so that proxies keep the connection open.
@@ -69,7 +69,7 @@ def sse_event(event: StreamEvent | RagcoreError, /, *, whole: bool = False) -> b
 
 
 class _Pending:
-    """The wait for the next event, in its own task, since a ping must not cancel it."""
+    """The wait for the next event. It has its own task, because a ping must not cancel it."""
 
     def __init__(self, stream: AnswerStream) -> None:
         self._stream = stream

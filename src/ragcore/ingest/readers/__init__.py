@@ -11,7 +11,7 @@ from ragcore.ingest.parsed import Reader
 
 __all__ = ["HOMES", "LINES", "SUFFIXES", "is_lines", "reader_of"]
 
-# Suffix → module of this package and function in it.
+# Maps a suffix to "module:function" in this package.
 HOMES: dict[str, str] = {
     ".txt": "plain:read_text",
     ".log": "plain:read_text",
@@ -37,7 +37,7 @@ SUFFIXES = (*HOMES, *LINES)
 
 
 def is_lines(path: PurePath) -> bool:
-    """Whether each line of the file is a document."""
+    """Return whether each line of the file is a document."""
     return path.name.lower().endswith(LINES)
 
 

@@ -1,4 +1,4 @@
-"""Reads JSON and XML as text. A JSON line is the path of a value, then the value; a short XML text follows the name of its element."""
+"""Reads JSON and XML as text. For JSON, each line has the path of a value and the value. For XML, the name of the element precedes a short text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ragcore.ingest.readers.plain import guessed
 __all__ = ["read_json", "read_xml"]
 
 MOST_DEPTH = 200
-# A longer text is prose, and gets no name before it.
+# A text with more characters is prose. No name is written before it.
 MOST_NAMED = 80
 PLAIN = frozenset("p para text b i em strong span li item title h1 h2 h3 h4 section div a body".split())
 # HTML elements in the text of another format.
@@ -27,7 +27,7 @@ MARKUP = re.compile(
 
 
 def read_json(data: bytes) -> Parsed:
-    """Read JSON as lines of "path: value", with a blank line between the records of a list. Numbers stay as they are written."""
+    """Read JSON as lines of "path: value", with a blank line between the records of a list. Numbers keep the form that they have in the file."""
     text, encoding = decode(data)
     try:
         value = json.loads(text, parse_float=str, parse_int=str, parse_constant=str, object_pairs_hook=_Pairs)
@@ -66,7 +66,7 @@ _BREAK = object()
 
 
 def read_xml(data: bytes) -> Parsed:
-    """Read the text of an XML file, one line for each element. A short text, and each attribute, has its name before it.
+    """Read the text of an XML file, one line for each element. Write the name of the element before a short text, and each attribute as name and value.
 
     Files that declare entities are refused, because entities can grow without limit.
 

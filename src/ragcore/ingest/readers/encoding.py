@@ -1,6 +1,7 @@
 """Decodes text files.
 
-Order: byte order mark, UTF-16 without a mark, UTF-8, then detection by charset-normalizer. All results except marks and UTF-8 are reported as guesses.
+It tries in this order: a byte order mark, UTF-16 without a mark, UTF-8, and detection by charset-normalizer. Without a mark, every result except UTF-8 is
+reported as a guess.
 Source: WHATWG Encoding, "BOM sniff"; Unicode 16, 23.8.
 """
 
@@ -34,13 +35,13 @@ FEW = 24
 # UTF-8 with at most one bad byte for each 3 good characters is damaged UTF-8, not another encoding.
 FEW_BAD = 3
 DAMAGED = "utf-8, with some invalid bytes"
-# Control characters that no text contains. A few are replaced; many mean that the file is binary.
+# Control characters that no text contains. A few of them are replaced; if there are many, the file is binary.
 CONTROLS = re.compile("[\0-\x08\x0b\x0e-\x1f\x7f]")
 MOST_CONTROLS = 0.02
 
 
 def decode(data: bytes) -> tuple[str, str]:
-    """Return the text, and the encoding if it was guessed, else "".
+    """Return the text and the guessed encoding; "" if the encoding was not guessed.
 
     Raises:
         InvalidInput: the data is binary.
@@ -61,7 +62,7 @@ def decode(data: bytes) -> tuple[str, str]:
             return _checked(text), DAMAGED
     if data.count(0) > MOST_CONTROLS * len(data):
         raise InvalidInput("it is binary, not text")
-    data = data.replace(b"\0", b" ")  # a few are damage, or padding
+    data = data.replace(b"\0", b" ")  # the NULs are damage or padding
     name = _detected(data[:SAMPLE])
     return _checked(data.decode(name, "replace")), name
 
@@ -100,7 +101,7 @@ def _checked(text: str) -> str:
 
 
 def _wide(data: bytes) -> str:
-    """Return the byte order of UTF-16 without a mark, "" for other data. In Latin text, half of its bytes are 0."""
+    """Return the encoding of UTF-16 text without a mark, with its byte order; "" for other data. In UTF-16, half of the bytes of Latin text are 0."""
     if len(data) < 4:
         return ""
     even, odd = data[0::2].count(0) / (len(data) / 2), data[1::2].count(0) / (len(data) / 2)

@@ -44,14 +44,14 @@ MOST_INDENT = 8
 LEAST_SHARE = 0.25
 LEAST_MAIN = 1_000
 MOST_DOUBTED = 5_000
-# Limit for the cells of a table; a cell that spans several counts for each of them.
+# The largest number of cells of a table. A cell that spans several columns or rows counts once for each of them.
 MOST_CELLS = 500_000
 # Stands for <br>, which is the only line break within a block.
 BREAK = "\0"
 
 
 def read_html(data: bytes, *, whole: bool = False) -> Parsed:
-    """Read an HTML page, with its title, and its language as metadata.
+    """Read an HTML page and its title. The page's language becomes metadata.
 
     Args:
         whole: whether to read the whole page, as in `html_to_markdown`.
@@ -93,13 +93,14 @@ def html_to_markdown(html: str, *, whole: bool = False) -> tuple[str, str, str]:
 
 
 def _decoded(data: bytes) -> tuple[str, str]:
-    """Decode by the byte order mark, or by the declaration in the page, or else as `encoding.decode` does."""
+    """Decode by the byte order mark, else by the declaration in the page, else as `encoding.decode` does."""
     declared = META_CHARSET.search(data[:4096])
     if declared is not None and not data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
         name = declared[1].decode("ascii").lower()
         name = ENCODINGS.get(name, name)
         try:
-            if not name.startswith("utf-16"):  # in real UTF-16, the declaration would not have been found
+            # In a page that really is UTF-16, the search above finds no declaration. So a declaration of UTF-16 is wrong.
+            if not name.startswith("utf-16"):
                 return clean(data.decode(name, "replace" if name != "utf-8" else "strict")), ""
         except (LookupError, UnicodeDecodeError):
             pass
@@ -160,7 +161,7 @@ class _Writer:
                 yield from node.iter(include_text=True)
                 yield lambda: self._line.append("**")
             case "sup" if node.text(deep=True).strip():
-                self._line.append("^")  # otherwise it would look like one more digit of the number before it
+                self._line.append("^")  # without it, an exponent would look like a digit of the number before it
                 yield from node.iter(include_text=True)
             case "table":
                 self._end_block()
@@ -243,7 +244,7 @@ class _Writer:
         return f"{indent}- "
 
     def _table(self, table: Any) -> None:
-        """Write a table of data as a Markdown table. Write the cells of a table that only lays out the page as plain text."""
+        """Write a table of data as a Markdown table. If a table only lays out the page, write its cells as plain text."""
         caption = table.css_first("caption")
         rows = [row for row in table.css("tr") if _nearest_table(row) == table and not is_hidden(row)]
         cells = [[_cell(cell) for cell in row.iter() if cell.tag in ("td", "th")] for row in rows]
@@ -303,7 +304,7 @@ def _span(cell: Any, name: str) -> int:
 
 
 def _cell(cell: Any) -> str:
-    """Return the text of a cell in one line. Inline elements get no spaces around them: "$<b>1</b>,<b>500</b>" is $1,500."""
+    """Return the text of a cell in one line. Inline elements get no spaces around them, so "$<b>1</b>,<b>500</b>" becomes $1,500."""
     pieces: list[str] = []
     stack = [cell]
     while stack:
@@ -319,7 +320,7 @@ def _cell(cell: Any) -> str:
         elif tag.startswith("-") or tag in LEFT_OUT or is_hidden(node):
             continue
         else:
-            # Elements that stand apart on the page get spaces around them.
+            # A browser shows these elements on lines of their own, so they get spaces around them.
             apart = tag == "br" or tag in BLOCKS or tag in HEADINGS or tag in ("li", "td", "th", "tr", "table")
             mark = "^" if tag == "sup" else " " if apart else ""
             stack.append(" " if apart else "")
@@ -334,7 +335,7 @@ def _number(node: Any, name: str, default: int) -> int:
 
 
 def _is_question(button: Any) -> bool:
-    """Whether a button unfolds the text below it. The text of such a button is kept."""
+    """Return whether a button opens and closes the text below it. The text of such a button is kept."""
     if "aria-expanded" in button.attributes or "aria-controls" in button.attributes:
         return True
     parent = button.parent

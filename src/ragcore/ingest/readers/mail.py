@@ -85,5 +85,5 @@ def _attached(name: str, attachment: EmailMessage) -> tuple[str, str]:
         return "", "there is no reader for its type"
     try:
         return reader(raw).text.replace("\f", "\n").strip(), ""
-    except Exception as error:  # a broken attachment, or a missing extra, must not lose the text of the mail
+    except Exception as error:  # even if an attachment is broken or an extra is missing, the text of the mail is kept
         return "", str(error)[:200] or type(error).__name__

@@ -1,8 +1,8 @@
 """Finds the main content of an HTML page.
 
 The page is measured once: for each element, the length of its text and of its links. The content is the element that is marked as such (`main`, `article`);
-without one, it is the element whose paragraphs have most of the text. Within it, boilerplate such as navigation, teasers and comments is left out. The
-names or the links of an element show that it is boilerplate.
+if no element is marked, it is the element whose paragraphs have most of the text. Within it, boilerplate such as navigation, teasers and comments is left
+out. The names or the links of an element show that it is boilerplate.
 
 Source: A. Barbaresi, "Trafilatura" (ACL 2021); C. Kohlschütter et al., "Boilerplate detection using shallow text features" (WSDM 2010): link density.
 """
@@ -25,7 +25,7 @@ BOILERPLATE = re.compile(
     r"author-?(?:box|bio|info|card)|authorbox|about-?(?:the-?)?author|tag-?(?:list|links|cloud)|tagcloud|cat-?links|"
     r"pagination|pager|paging|post-?nav\w*|nav-?(?:links|previous|next|below|above)|prev-?next|"
     r"screen-?reader-?text|sr-only|visually-?hidden|noprint|no-print|copyright|imprint)(?:$|[\-_\d])"
-    # Words that also occur in names of content: these count only if the name has no other words.
+    # These words also occur in names of content, so they count only if the name has no other words.
     r"|(?:menue?|share(?:daddy|-?(?:this|bar|buttons?|links?|icons?|tools?|box|widget|post|page|list))?|sharing|"
     r"social(?:-?(?:share|links?|icons?|media|bar|buttons?|nav|list))?|"
     r"(?:you-?may-?)?also-?like|related(?:-?(?:posts?|articles?|links?|content|news|stories|items|topics))?|"
@@ -44,14 +44,14 @@ MAYBE_BOILERPLATE = re.compile(
     r"bookmark\w*|feeds?|rss|tickers?|slider\w*|carousel\w*|gallery-?nav|language\w*|lang-?\w*|links?|menu\w*)(?:$|[\-_\d])",
     re.IGNORECASE,
 )
-# An element with such a name is the content.
+# An element whose id or class contains one of these is the content.
 NAMED = re.compile(
     r"(?:^|[\s_\-])(?:article-?(?:body|content|text)|post-?(?:body|content|text|entry)|entry-?(?:content|body|text)|story-?(?:body|content)|"
     r"page-?content|main-?content|content-?(?:body|main|area|text)|body-?(?:content|text)|article__(?:body|content)|post__(?:body|content)|"
     r"articlebody|postcontent|entrycontent|storycontent|text-?content|news-?(?:text|body|content)|artikel-?(?:text|inhalt)?|beitrag|inhalt|hauptinhalt)(?:$|[\s_\-])",
     re.IGNORECASE,
 )
-# A short heading like this is above links that lead away from the page; in English, German, French, Spanish, Italian, Dutch and Polish.
+# Below such a short heading there are links that lead away from the page. Languages: English, German, French, Spanish, Italian, Dutch and Polish.
 LEADS_AWAY = re.compile(
     r"\W*(?:(?:more|read|see|you (?:may|might)) (?:also|more|like|next)\b.*|related\b.*|recommended\b.*|similar (?:posts|articles)|share(?: this)?\b.*|"
     r"(?:leave|post|write) a (?:reply|comment)|(?:\d+ )?comments?|tags?|categories|about the author|follow us|newsletter|latest (?:news|posts)|"
@@ -64,7 +64,7 @@ LEADS_AWAY = re.compile(
     re.IGNORECASE,
 )
 MOST_HEADING = 60
-# Content that is folded until the reader opens it.
+# Names of elements whose content is hidden until the reader opens it.
 FOLDED = re.compile(r"accordion|collaps|toggle|tab-?pane|tab-?panel|panel|expand|faq|details|answer", re.IGNORECASE)
 BOILERPLATE_TAGS = frozenset({"aside", "footer", "nav"})
 BOILERPLATE_ROLES = frozenset(
@@ -85,7 +85,7 @@ LEAST_LINKS = 3
 # A paragraph that consists of a link and is not longer than this is left out.
 MOST_LINK = 60
 NEARLY_ALL = 0.95
-# Number of levels that the search for the content descends. Each level searches all elements below it.
+# The largest number of levels that the search for the content descends, because each level costs a search through all elements below it.
 MOST_DESCENT = 60
 LEAST_CONTENT = 200
 LEAST_PARAGRAPH = 60
@@ -93,9 +93,9 @@ LEAST_PARAGRAPH = 60
 
 @dataclass(slots=True)
 class _Measured:
-    """Numbers of characters of an element: its text, its links, and its paragraphs with few links. Also the number of its links.
+    """The numbers of an element: the characters of its text, of its links and of its paragraphs with few links, and the number of its links.
 
-    Boilerplate is counted separately, not with the elements around it. `visible` counts all text, including boilerplate.
+    The numbers of an element don't include boilerplate within it, except `visible`, which counts all text.
     """
 
     text: int = 0
@@ -126,7 +126,7 @@ def content_of(body: Any, *, whole: bool = False) -> Content:
     measured = _measure(body)
     start = _start(body, measured)
     size = max(1, _weight(_of(measured, start)))
-    # Nothing looks like content: use the whole page, without the elements that are marked as boilerplate.
+    # No element looks like content: use the whole page, without the elements that are marked as boilerplate.
     if size < LEAST_CONTENT and 4 * size < _of(measured, body).visible:
         return Content(body, lambda node: _of(measured, node).is_boilerplate)
 
@@ -160,7 +160,10 @@ def content_of(body: Any, *, whole: bool = False) -> Content:
 
 
 def _leading_away(start: Any, measured: dict[int, _Measured], most: float) -> set[int]:
-    """Return each heading of LEADS_AWAY and the elements up to the next heading of the same or a higher level, if these are mostly links."""
+    """Return the headings that match LEADS_AWAY and the elements under them, if these elements are short and mostly links.
+
+    The elements under a heading end at the next heading of the same or a higher level.
+    """
     away: set[int] = set()
     for heading in start.css("h2, h3, h4, h5, h6"):
         text = " ".join(heading.text(deep=True).split())
@@ -193,7 +196,7 @@ def _names(node: Any) -> str:
 
 
 def is_hidden(node: Any) -> bool:
-    """Whether an element is hidden and a reader can't unfold it, or its role marks boilerplate, such as navigation."""
+    """Return whether an element is hidden and a reader can't open it, or its role marks boilerplate, such as navigation."""
     attributes = node.attributes
     if not attributes:
         return False
@@ -210,7 +213,8 @@ def is_hidden(node: Any) -> bool:
 def _measure(body: Any) -> dict[int, _Measured]:
     """Measure each element, without recursion."""
     measured: dict[int, _Measured] = {}
-    # (element, number of its parent in `found`, whether it is in a link). An element is added to its parent after all elements within it.
+    # Each entry: the element, the index of its parent in `found`, and whether it is in a link. An element's numbers are added to its parent's after those of
+    # all elements within it.
     order: list[tuple[Any, int, bool]] = []
     stack: list[tuple[Any, int, bool]] = [(body, -1, False)]
     found: list[_Measured] = []
@@ -310,7 +314,7 @@ def _densest(outer: Any, measured: dict[int, _Measured]) -> Any:
         if any(
             (child.tag == "h1" or child.css_first("h1")) and not _of(measured, child).is_boilerplate for child in beside
         ):
-            return outer  # the heading above the content belongs to it
+            return outer  # keep the outer element, because the heading above the content belongs to the content
         outer = inner[0]
     return outer
 

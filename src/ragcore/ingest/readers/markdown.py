@@ -22,7 +22,7 @@ __all__ = ["read_markdown", "split_front_matter"]
 
 YAML = re.compile(r"\A\s*---[ \t]*\n(.*?)^(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
 TOML = re.compile(r"\A\s*\+\+\+[ \t]*\n(.*?)^\+\+\+[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
-# A larger block is not front matter but text.
+# A block with more characters is text, not front matter.
 MOST_FRONT_MATTER = 64 * 1024
 
 

@@ -30,7 +30,7 @@ TYPES = {
     ".epub": "application/epub+zip",
     ".msg": "application/vnd.ms-outlook",
 }
-# References to characters in XML. While kreuzberg reads, characters of the private use area replace &, < and >.
+# References to characters in XML. kreuzberg loses &, < and >, so it gets characters of the private use area instead, which are replaced afterwards.
 REFERENCE = re.compile(rb"&(amp|lt|gt|#\d{1,7}|#[xX][0-9a-fA-F]{1,6});")
 REFERRED = {"amp": "\uf8f1", "lt": "\uf8f2", "gt": "\uf8f3"}
 SIGNS = str.maketrans({"\uf8f1": "&", "\uf8f2": "<", "\uf8f3": ">"})
@@ -41,7 +41,7 @@ LEAST_BOMB = 32 * 1024 * 1024
 MOST_SHRUNK = 200
 SECONDS = 110
 MOST_TITLE = 300
-# Elements of a .docx that kreuzberg misreads, and their replacements. Only a tab within the text has no attributes.
+# Elements of a .docx that kreuzberg misreads, and their replacements. A tab element without attributes is a tab within the text.
 PLAINER = (
     (re.compile(rb"<w:tab\s*/>"), b'<w:t xml:space="preserve"> </w:t>'),
     (re.compile(rb"<w:noBreakHyphen\s*/>"), b"<w:t>-</w:t>"),
@@ -49,7 +49,7 @@ PLAINER = (
     (re.compile(rb"<w:cr\s*/>"), b"<w:br/>"),
     (re.compile(rb"<w:moveFrom\b[^>]*>.*?</w:moveFrom>", re.DOTALL), b""),
     (re.compile(rb"<mc:Fallback>.*?</mc:Fallback>", re.DOTALL), b""),
-    # Footnotes and endnotes are numbered separately, so an endnote gets another number.
+    # Footnotes and endnotes are numbered separately in the file, so endnotes get numbers that no footnote has.
     (re.compile(rb'(<w:endnote(?:Reference)?\b[^>]*?w:id=")(\d)'), rb"\g<1>7000\2"),
 )
 SYMBOL = re.compile(rb'<w:sym\b[^>]*?w:font="([^"]*)"[^>]*?w:char="([0-9A-Fa-f]{1,6})"[^>]*/>')
@@ -68,12 +68,12 @@ WINGDINGS = {
     0x76: "❖", 0xB7: "•", 0x9F: "•", 0x4A: "☺", 0x28: "☎", 0x2A: "✉",
 }  # fmt: skip
 ADDRESS = re.compile(rb'(\bhref=")([^"&<>]*%[0-9A-Fa-f]{2}[^"&<>]*)(")')
-# Without a title in their properties, these get their first heading as title. In other types, the first heading is a sheet or a slide.
+# If a file of these types has no title in its properties, its first heading becomes the title. In other types, the first heading names a sheet or a slide.
 HEADED = frozenset({".docx", ".odt", ".rtf", ".epub"})
 LINK = re.compile(
     r"\\?!?\[([^\[\]\n]{0,1000})\]\([^()\s]{0,2000}(?:\([^()\s]{0,200}\)[^()\s]{0,200})?(?:[ \t]+\"[^\"\n]{0,500}\")?\)"
 )
-# A character that Markdown would read as a mark. A bar stays escaped, because it would end a cell.
+# An escaped character that Markdown would otherwise read as a mark. A bar stays escaped, because it would end a cell.
 ESCAPED = re.compile(r"\\([!-/:-@\[-`{}~])")
 
 
@@ -114,7 +114,7 @@ def _read(suffix: str, data: bytes) -> Parsed:
 
 
 def _without_targets(markdown: str) -> str:
-    """Replace links and images with their text, and remove escapes: no search needs addresses and escapes."""
+    """Replace links and images with their text, and remove escapes, because addresses and escapes don't help a search."""
     text = LINK.sub(lambda found: found[1], markdown.replace("&#9;", " ").replace("&#x9;", " "))
     return ESCAPED.sub(lambda found: found[1], text)
 
@@ -131,11 +131,11 @@ def _kept(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def _prepared_docx(data: bytes) -> bytes:
-    """Return a .docx, changed so that kreuzberg 4.10 reads it completely.
+    """Return a .docx that is changed so that kreuzberg 4.10 reads it completely.
 
     kreuzberg loses "&amp;", "&lt;" and "&gt;", so "<65" becomes "65". It loses tabs, fixed hyphens and symbols, so "2025" and "40" next to each other
-    become "202540". It loses the paragraph around a text box, a footnote that has the number of an endnote, headers and footers. It keeps the old copy of
-    moved text.
+    become "202540". It loses the paragraph around a text box, a footnote that has the number of an endnote, headers and footers. If text was moved while
+    changes were tracked, it returns the old copy as well.
     """
     out = BytesIO()
     with zipfile.ZipFile(BytesIO(data)) as source, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as target:
@@ -161,7 +161,7 @@ def _plainer(xml: bytes, headers_and_footers: bytes) -> bytes:
 
 
 def _without_boxes(xml: bytes) -> bytes:
-    """Move text boxes behind their anchor's paragraph. The last box is moved first, so that the next end of a paragraph is always the anchor's."""
+    """Move each text box behind the paragraph that anchors it. The last box is moved first, so that the next end of a paragraph is always the anchor's."""
     for _ in range(MOST_BOXES):
         start = xml.rfind(BOX)
         end = xml.find(BOX_END, start)

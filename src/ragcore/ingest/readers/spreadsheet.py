@@ -28,7 +28,7 @@ MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 STRICT = "{http://purl.oclc.org/ooxml/spreadsheetml/main}"
 RELATION = re.compile(r"\{[^}]*\}id$")
 MOST_CELLS = 2_000_000
-# Sparse sheets may have a few cells far away from all others.
+# This limit is for sparse sheets, which may have a few cells far away from all others.
 MOST_COLUMNS = 1_000
 MOST_MERGED = 10_000
 # The built-in formats. Source: ECMA-376, 18.8.30.
@@ -43,7 +43,7 @@ CURRENCY = re.compile(r"\[\$([^\]-]*)(?:-[^\]]*)?\]")
 ELAPSED = re.compile(r"\[(h+|m+|s+)\]", re.IGNORECASE)
 BRACKETS = re.compile(r"\[[^\]]*\]")
 DATE = re.compile(r"[dyhs]|m", re.IGNORECASE)
-# "_x" leaves as much room as the character x needs, and "*x" fills the cell with x.
+# In a format, "_x" leaves as much room as the character x needs, and "*x" fills the cell with x.
 SPACED = re.compile(r"[_*].")
 
 
@@ -227,7 +227,7 @@ def _spread(grid: dict[int, dict[int, str]], reference: str) -> None:
 
 
 def _shown(raw: str, code: str, epoch: datetime) -> str:
-    """Return a number as its format shows it; as it is stored if the format is not supported."""
+    """Return a number as its format shows it; if the format is not supported, return the number as it is stored."""
     try:
         value = float(raw)
     except ValueError:
@@ -267,7 +267,7 @@ def _shown(raw: str, code: str, epoch: datetime) -> str:
     shown = _literal(before) + number + _literal(after)
     if shown.count("-") and not number.startswith("-"):
         return shown.strip()
-    # The minus comes before the currency.
+    # Write the minus before the currency.
     return ("-" + _literal(before) + number[1:] + _literal(after)).strip() if number.startswith("-") else shown.strip()
 
 

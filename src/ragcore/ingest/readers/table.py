@@ -30,7 +30,7 @@ def read_csv(data: bytes) -> Parsed:
     text, encoding = decode(data)
     csv.field_size_limit(MOST_CELL)
     named = SEPARATOR.match(text)
-    if named:  # the line "sep=;" for Excel
+    if named:  # the first line is "sep=;", which names the delimiter for Excel
         text = text[named.end() :]
     delimiter = named[1] if named else _delimiter(text[:SAMPLE])
     # In tab-separated files, a quote is often an ordinary character, such as the sign for inch.
@@ -45,7 +45,7 @@ def read_csv(data: bytes) -> Parsed:
 
 
 def _delimiter(sample: str) -> str:
-    """Return the delimiter. The rest of the dialect that the standard library guesses is ignored: it may wrongly say that quotes are never doubled."""
+    """Return the delimiter. The standard library also guesses other properties; they are ignored, because its guess about doubled quotes may be wrong."""
     try:
         return csv.Sniffer().sniff(sample, delimiters=DELIMITERS).delimiter
     except csv.Error:

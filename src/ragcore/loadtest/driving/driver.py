@@ -46,7 +46,7 @@ class Driver:
         return cls(aim.target, aim.questions, timeout=aim.timeout, hung_after=aim.hung_after, on_outcome=on_outcome)
 
     def now(self) -> float:
-        """Seconds since the driver was created."""
+        """Return seconds since the driver was created."""
         return anyio.current_time() - self.began
 
     async def at_once(self, concurrency: int, *, each: int, phase: str) -> list[Outcome]:
@@ -70,7 +70,7 @@ class Driver:
             while self.now() < until:
                 began = self.now()
                 await self.ask(phase, due=began)
-                # A refused question ends at once: without a pause, the user would only produce refusals.
+                # A refused question ends at once. Without a pause, this user would send nothing but questions that are refused.
                 if self.now() - began < PAUSE:
                     await anyio.sleep(PAUSE if not self.outcomes[-1].ok else 0)
 
@@ -119,7 +119,7 @@ class Driver:
                 reply = await self.target.ask(question.text, timeout=self.timeout, token=token)
             except TargetError as error:
                 kind, status, detail = error.kind, error.status, str(error)
-            except Exception as error:  # no response may end the run
+            except Exception as error:  # the run must go on, whatever a response causes
                 kind, detail = "protocol", f"{type(error).__name__}: {error}"
             else:
                 kind, detail = judge(question, reply), ""

@@ -21,7 +21,7 @@ __all__ = ["Driving", "Monitor", "Sample", "cpu_seconds", "driving", "monitored"
 
 PERIOD = 0.25
 TICK = 0.01
-# Limits for the 99th percentile of the driver's lag: in seconds, and as a share of the median latency. Above both, the driver distorts the latencies.
+# Limits for the 99th percentile of the driver's lag: in seconds, and as a share of the median latency. A lag above both distorts the latencies.
 MOST_LAG = 0.05
 MOST_LAG_SHARE = 0.1
 # The driver's limit, as a share of one core: a driver that uses more may be the bottleneck.
@@ -38,7 +38,7 @@ class Sample:
     Attributes:
         at: seconds since the run began.
         rss_mb: resident memory; None: not available.
-        cpu: cores used since the sample before; None: not available.
+        cpu: mean number of cores used since the previous sample; None: not available.
         asked: number of questions that have ended.
     """
 
@@ -49,7 +49,7 @@ class Sample:
 
 
 def resident_mb(pid: int) -> float | None:
-    """Resident memory of a process in MB; None if it is not available."""
+    """Return resident memory of a process in MB; None if it is not available."""
     try:
         return int((PROC / f"{pid}/statm").read_text().split()[1]) * PAGE / 1024 / 1024
     except (OSError, IndexError, ValueError):
@@ -57,7 +57,7 @@ def resident_mb(pid: int) -> float | None:
 
 
 def cpu_seconds(pid: int) -> float | None:
-    """CPU time that a process has used, in seconds; None if it is not available."""
+    """Return CPU time that a process has used, in seconds; None if it is not available."""
     try:
         fields = (PROC / f"{pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
@@ -155,7 +155,7 @@ async def driving(*, shared: bool) -> AsyncIterator[Driving]:
             due = anyio.current_time() + TICK
             await anyio.sleep(TICK)
             late = max(0.0, anyio.current_time() - due)
-            # A stall of one second counts as a hundred late ticks, not as one.
+            # If the event loop is blocked for several ticks, each of these ticks counts as late, not only one.
             measured.lags.extend(late - number * TICK for number in range(1 + int(late / TICK)))
 
     async with anyio.create_task_group() as group:

@@ -10,8 +10,8 @@ from ragcore.loadtest.target import Question, Refusal, Reply
 
 __all__ = ["APOLOGIES", "ERRORS", "Kind", "Outcome", "judge"]
 
-# right: the answer contains the fact. degraded: the target marks the answer as degraded. apology: the answer says that there is no answer.
-# wrong: any other answer. late: an answer after the timeout. hung: no answer long after the timeout.
+# right: the answer contains the fact. degraded: the target marks the answer as degraded. apology: the text says that the target has no answer.
+# wrong: any other answer. late: the answer came after the timeout. hung: there was no answer even long after the timeout.
 Kind: TypeAlias = Literal["right", "degraded", "apology", "wrong", "late", "hung"] | Refusal
 ERRORS: tuple[Kind, ...] = ("hung", "late", "timeout", "connection", "http", "protocol", "refused")
 # An answer with one of these phrases counts as an apology, even if it contains the fact.
@@ -75,7 +75,7 @@ class Outcome:
 
 
 def judge(question: Question, reply: Reply) -> Kind:
-    """Judge an answer by its content, not by its status. Apologies and answers without the fact are no successes."""
+    """Judge an answer by its content, not by its status. An apology or an answer without the fact is not a success."""
     text = " ".join(reply.text.split()).casefold()
     if any(failure in text for failure in FAILURES):
         return "apology"
@@ -89,6 +89,6 @@ def judge(question: Question, reply: Reply) -> Kind:
 
 
 def _holds(text: str, fact: str) -> bool:
-    """Whether the text contains the fact as whole words: $400 does not contain $40, and 21,500 and 1,500.75 do not contain 1,500."""
+    """Return whether the text contains the fact as whole words: $400 does not contain $40, and 21,500 and 1,500.75 do not contain 1,500."""
     words = re.escape(" ".join(fact.split()).casefold())
     return re.search(rf"(?<!\w)(?<!\d[.,]){words}(?!\w)(?![.,]\d)", text) is not None

@@ -24,7 +24,7 @@ class Watching:
 
     def phase(self, name: str, total: int | None = None) -> None:
         """Begin a phase of `total` questions; None: the number is not known."""
-        self._progress.remove_task(self._task)  # resetting the task would keep its old total
+        self._progress.remove_task(self._task)  # remove it, because a reset would keep the task's old total
         self._task = self._progress.add_task(name, total=total, kinds=self._shown())
         if not self._progress.console.is_terminal:
             self._progress.console.print(name, style=None, highlight=False)

@@ -26,7 +26,7 @@ def latencies(outcomes: Sequence[Outcome]) -> dict[str, Value]:
 
 
 def row(outcomes: Sequence[Outcome]) -> dict[str, Value]:
-    """A row of a table: the number of outcomes of each kind, and their latencies."""
+    """Return a row of a table: the number of outcomes of each kind, and their latencies."""
     kinds = Counter(outcome.kind for outcome in outcomes)
     return {
         "asked": len(outcomes),

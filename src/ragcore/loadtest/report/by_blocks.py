@@ -1,4 +1,4 @@
-"""Compares fewer than three runs on a side. Noise within a run is measured by blocks and phases; noise between runs is assumed."""
+"""Compares runs when a side has fewer than three. Noise within a run is measured by blocks and phases; noise between runs is assumed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["ASSUMED_NOISE", "by_blocks"]
 
 # Two runs of one service commonly differ by this share, up or down.
 ASSUMED_NOISE = 0.3
-# One or two errors can be chance; a hang never is.
+# One or two errors can be chance. A hang is never chance.
 FEWEST_EVENTS = 3
 LEAST_BLOCKS, LEAST_PHASES = 4, 3
 

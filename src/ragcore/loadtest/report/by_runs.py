@@ -22,7 +22,7 @@ SHARE_NOISE = 0.01
 def by_runs(before: Sequence[Run], after: Sequence[Run], tolerance: float) -> list[Row]:
     """Return a row for each figure. A permutation test decides which figures are regressions; see `compare_runs`."""
     figures = [*of_phases(before, after), *of_summaries(before, after)]
-    # Test all figures with a direction, also those that don't differ: a choice by their difference would bias the test.
+    # Test all figures with a direction, also those that don't differ. A choice by the difference would bias the test.
     judged = [figure for figure in figures if figure.direction is not None]
     verdicts = {
         figure.name: _verdict_of(figure, worse, improved)
@@ -63,7 +63,7 @@ def _verdict_of(figure: Judged, worse: float, improved: float) -> str:
 
 
 def _repeated(figure: Judged, tolerance: float, sign: int) -> Repeated:
-    """Scale a figure, so that its differences are relative: take logarithms or, if a value is not positive, divide by the mean size."""
+    """Scale a figure so that its differences are relative. Take logarithms; if a value is not positive, divide by the mean of the absolute values."""
     sign = sign if figure.direction == "lower" else -sign
     values = [*figure.before, *figure.after]
     size = statistics.fmean(map(abs, values)) or 1.0

@@ -32,10 +32,10 @@ def compare_runs(before: Sequence[Run], after: Sequence[Run], *, tolerance: floa
     is a regression if it is worse by more than the tolerance, if its interval does not include 1, and if in at most 5 % of these assignments any figure
     looks as much worse. If nothing changed, at most 5 % of comparisons report a regression.
 
-    With fewer runs the noise between runs can't be measured, so it is assumed: 30 % up or down for latencies, whose intervals also include the noise
-    between blocks of consecutive questions; 30 % for other figures, 1 % for shares, and twice the Poisson scatter for counts. A figure is a regression if
-    the whole interval of its ratio is worse by more than the tolerance, or if it counts unwanted events, was zero and is now at least three. One hang is
-    enough.
+    With fewer runs, the noise between runs can't be measured, so it is assumed. It is 30 % up or down for latencies and other figures, 1 % for shares, and
+    twice the Poisson scatter for counts. The intervals of latencies also include the noise between blocks of consecutive questions. A figure is a
+    regression if the whole interval of its ratio is worse by more than the tolerance. A number of unwanted events that was zero is also a regression if it
+    is now at least three; for hangs, one is enough.
 
     Args:
         tolerance: the change to ignore, as a share: 0.1 is 10 %.

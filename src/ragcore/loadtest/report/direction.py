@@ -1,4 +1,4 @@
-"""The better direction of a figure, and the smallest difference that counts. The name of the figure determines both."""
+"""Finds out from a figure's name which direction is better, and which difference is the smallest that counts."""
 
 from __future__ import annotations
 
@@ -78,5 +78,5 @@ def floor(figure: str) -> float:
 
 
 def is_share(figure: str) -> bool:
-    """Whether the figure is a share, whose scatter is small near 100 %."""
+    """Return whether the figure is a share, whose scatter is small near 100 %."""
     return figure.rpartition(".")[2].startswith(SHARES)

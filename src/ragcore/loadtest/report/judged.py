@@ -47,7 +47,7 @@ class Judged:
 
     @property
     def scatters(self) -> bool:
-        """Whether the figure scatters like a latency. Counts and shares near 100 % do not."""
+        """Whether the figure scatters like a latency. Counts and shares don't."""
         return self.positive and not self.counts and not is_share(self.name)
 
     @property
@@ -76,7 +76,7 @@ def of_phases(before: Sequence[Run], after: Sequence[Run]) -> Iterator[Judged]:
 
 
 def of_summaries(before: Sequence[Run], after: Sequence[Run]) -> Iterator[Judged]:
-    """Yield the figures that all runs have. Latencies are not judged here if each phase is judged by its own criteria."""
+    """Yield the figures that all runs have. If the runs have outcomes, `of_phases` judges the latencies, so they are only shown here."""
     measured = any(run.outcomes for run in before)
     for name in before[0].summary["figures"]:
         one, other = ([run.summary["figures"].get(name) for run in side] for side in (before, after))

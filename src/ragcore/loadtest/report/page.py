@@ -1,4 +1,4 @@
-"""The report of a run as one HTML page: self-contained, without scripts, for screens and for print."""
+"""Makes the report of a run: one HTML page without other files and without scripts, for screens and for print."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _table(table: Table, *, folded: bool = False) -> str:
 
 
 def _slow(figures: Figures) -> str:
-    """The first questions without a right answer; if there are none, the slowest questions."""
+    """Return the first questions without a right answer; if there are none, the slowest questions."""
     bad = [outcome for outcome in figures.outcomes if not outcome.ok]
     chosen = bad[:10] or sorted(figures.outcomes, key=lambda outcome: -outcome.seconds)[:5]
     rows: Sequence[dict[str, Any]] = [

@@ -11,7 +11,7 @@ from ragcore.loadtest.figures import Chart
 
 __all__ = ["COLOURS", "draw"]
 
-# Distinct for colour-blind readers (Okabe and Ito, "Color Universal Design"). P. Tol's olive replaces black, which is invisible on a dark page.
+# Colour-blind readers can distinguish these (Okabe and Ito, "Color Universal Design"). P. Tol's olive replaces black, which is invisible on a dark page.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#999933")
 # A line with more points is drawn without markers.
 MARKED = 100
@@ -22,7 +22,7 @@ STYLE: Any = {
     "axes.spines.right": False,
     "axes.edgecolor": "#888888",
     "axes.grid": True,
-    # Visible on light and dark pages; the page's style sheet colours the text.
+    # This grey is visible on light and dark pages. The page's style sheet sets the colour of the text.
     "grid.color": "#888888",
     "grid.alpha": 0.25,
     "xtick.color": "#888888",

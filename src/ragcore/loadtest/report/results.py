@@ -38,7 +38,7 @@ def new_folder(scenario: str) -> Path:
 
 
 def machine() -> dict[str, Any]:
-    """Describe the machine and the packages, without names of the machine or of users."""
+    """Describe the machine and the versions of packages. The result contains no name of the machine or of a user."""
     packages = {name: version for name in PACKAGES if (version := version_of(name)) is not None}
     return {
         "system": f"{platform.system()} {platform.release()}",

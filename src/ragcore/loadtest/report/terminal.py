@@ -74,7 +74,7 @@ def changed(row: Row) -> str:
 
 
 def _listed(console: Console, rows: Sequence[tuple[str, str]]) -> None:
-    """Print two columns. A long text continues on the next line, in its own column."""
+    """Print two columns. If a text of the second column is long, it continues on the next line in the same column."""
     width = max((len(first) for first, _ in rows), default=0) + GAP
     for first, second in rows:
         # A line never breaks between a number and its percent sign.

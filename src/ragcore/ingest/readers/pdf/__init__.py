@@ -1,8 +1,8 @@
 """Reads PDF files, with pdfium.
 
 A form feed separates pages. The text comes in pdfium's order, as lines with their position and size. From these, the reader finds headings, table rows,
-repeated headers and footers, and words that were hyphenated at the end of a line. Each page is checked for plausibility. A page that fails is read again, with
-pypdf.
+repeated headers and footers, and words that were hyphenated at the end of a line. Then it checks whether the text of each page is plausible. If it is not,
+pypdf reads the page again.
 
 Source: PDF 32000-1:2008, 9.10 (extraction of text content) and 12.3.3 (document outline).
 """
@@ -114,7 +114,7 @@ def _broken(data: bytes, reason: str) -> Parsed:
 
 
 def _joined(texts: list[str]) -> str:
-    """Join the pages with page breaks. A file of one page ends with a page break, so that its chunks have a page number."""
+    """Join the pages with page breaks. If there is only one page, end it with a page break, so that its chunks have a page number."""
     return PAGE_BREAK.join(texts) + (PAGE_BREAK if len(texts) == 1 else "")
 
 
@@ -132,6 +132,6 @@ def _outline(document: Any) -> frozenset[str]:
             titles.add(" ".join(str(title).lower().split()))
             if len(titles) > MOST_PAGES:
                 break
-    except Exception:  # an outline may be broken in a file whose text is fine
+    except Exception:  # the outline may be broken although the text can be read
         return frozenset()
     return frozenset(titles - {""})

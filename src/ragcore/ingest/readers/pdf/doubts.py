@@ -11,14 +11,14 @@ EMPTY = "no text; the page may be an image"
 GLYPH_NAMES = re.compile(r"(?:/[A-Za-z]{1,3}\d{1,4}|\(cid:\d+\))")
 WORDS_WITHOUT_SPACES = re.compile(r"[A-Za-z]{25,}")
 LETTERS_APART = re.compile(r"(?<!\S)(?:[A-Za-z] ){7,}")
-# The alphabet itself, as on a page of letters, does not count as text without spaces.
+# A page may show the alphabet itself. That does not count as text without spaces.
 ALPHABET = re.compile(r"abcdefgh|ABCDEFGH")
-# Signs that may stand alone in good text in any number: cell marks, leaders, bullets, dashes, boxes.
+# Good text may contain any number of these signs with spaces around them: cell marks, leaders, bullets, dashes, boxes.
 ALONE = re.compile(r"[|.…·•\-–—_*✓✔✗✘☐☑☒■□▪●○→]+")
 
 
 def doubts(pages: Mapping[int, str]) -> tuple[str, ...]:
-    """Return the warnings for doubtful pages, one for each kind of doubt. `pages` are numbered from 0, the warnings from 1."""
+    """Return the warnings for doubtful pages, one for each kind of doubt. `pages` counts pages from 0; the warnings count them from 1."""
     kinds: dict[str, list[int]] = {}
     for number, kind in sorted(pages.items()):
         kinds.setdefault(kind, []).append(number + 1)

@@ -10,7 +10,7 @@ from ragcore.ingest.readers.pdf.page import LINE_HYPHEN, Line
 
 __all__ = ["align_columns", "body_size", "drop_line_numbers", "drop_repeated", "text_of"]
 
-# A heading is set this much larger than most of the document's letters.
+# The letters of a heading are at least this many times as high as most letters of the document.
 HEADING_RATIO = 1.15
 # A bold heading may be smaller. But bold text of the body's size is only emphasis, such as an amount of money.
 BOLD_HEADING_RATIO = 1.04
@@ -53,12 +53,12 @@ def drop_repeated(pages: list[list[Line]]) -> None:
     for page in pages:
         at_edge = {id(line) for line in _edges(page)}
         kept = [line for line in page if not (id(line) in at_edge and _without_numbers(line.text) in repeated)]
-        if kept:  # otherwise the page consists of these lines only, and keeps them
+        if kept:  # if the page consists only of these lines, it keeps them
             page[:] = kept
 
 
 def _only_page_numbers(where: Mapping[int, tuple[int, ...]]) -> bool:
-    """Whether each number in a line is the same on most pages, or increases with the page. Other numbers, such as prices, are content."""
+    """Return whether each number in a line is the same on most pages, or increases with the page. Other numbers, such as prices, are content."""
     for position in range(max(map(len, where.values()))):
         values = {page: numbers[position] for page, numbers in where.items() if position < len(numbers)}
         steps = Counter(value - page for page, value in values.items())
@@ -99,7 +99,7 @@ def _align(rows: Sequence[Line]) -> None:
     for row in rows:
         places = [_column(span, columns) for span in row.spans]
         if len(set(places)) < len(places) or places != sorted(places):
-            return  # not a table, or a table with other columns
+            return  # these lines are no table, or a row has different columns
         placed.append(places)
     for row, places in zip(rows, placed, strict=True):
         if len(row.cells) == len(columns):
@@ -111,7 +111,7 @@ def _align(rows: Sequence[Line]) -> None:
 
 
 def _column(span: tuple[float, float], columns: Sequence[tuple[float, float]]) -> int:
-    """Return the column whose left edge, right edge or middle is nearest to the cell's."""
+    """Return the column whose left edge, right edge or middle is nearest to that of the cell."""
     left, right = span
 
     def distance(column: tuple[float, float]) -> float:
@@ -138,7 +138,7 @@ def drop_line_numbers(page: list[Line]) -> None:
             continue
         beside = [line for line in page if len(line.text) >= LEAST_PROSE and line.left > run[0].right]
         prose = sum(any(_at_same_height(number, line) for line in beside) for number in run)
-        # A page of a manuscript may be empty except for the numbers.
+        # These are line numbers if most stand beside prose, or if the page has little else: a page of a manuscript may be empty except for them.
         if 2 * prose > len(run) or len(page) - len(run) < LEAST_LINE_NUMBERS:
             numbers |= {id(line) for line in run}
     page[:] = [line for line in page if id(line) not in numbers]
@@ -162,7 +162,7 @@ def _without_numbers(text: str) -> str:
 
 
 def body_size(pages: Sequence[Sequence[Line]]) -> float:
-    """Return the height of most letters of the document."""
+    """Return the height that most letters of the document have."""
     letters: Counter[float] = Counter()
     for page in pages:
         for line in page:
@@ -178,7 +178,7 @@ def text_of(page: Sequence[Line], body: float, words: Counter[str], outline: fro
     while number < len(page):
         line = page[number]
         heading = _heading(page[number:], body, outline) if number >= prose else ()
-        if len(heading) > MOST_HEADING_LINES:  # a paragraph in large letters
+        if len(heading) > MOST_HEADING_LINES:  # it is a paragraph in large letters
             prose = number + len(heading)
         elif heading:
             title = " ".join(one.text for one in heading)
@@ -231,7 +231,10 @@ def _is_heading(line: Line, body: float, outline: frozenset[str]) -> bool:
 
 
 def _joins(above: str, below: str, words: Counter[str]) -> bool:
-    """Whether a line ends with the first half of a hyphenated word: the whole word occurs elsewhere, or the halves don't look like a compound."""
+    """Return whether a line ends with the first half of a hyphenated word.
+
+    It does if the whole word occurs elsewhere in the document, or if the halves don't look like a compound such as "long-term".
+    """
     if above[-1:] not in HYPHENS or len(above) < 2 or not below[:1].islower():
         return False
     first, second = re.search(r"(\w+)\W$", above), re.match(r"\w+", below)

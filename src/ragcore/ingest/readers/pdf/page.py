@@ -27,7 +27,7 @@ CONTROLS = re.compile("[\0-\x01\x03-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffe\uffff]"
 
 @dataclass(slots=True)
 class Line:
-    """A line of a page: its cells, which are separated by gaps, the height of their letters, and their position.
+    """A line of a page: its cells, the height of their letters, and their position. Gaps separate the cells.
 
     Attributes:
         spans: left and right edge of each cell.
@@ -80,7 +80,7 @@ def lines_of(pdfium: Any, document: Any, number: int) -> list[Line]:
 
 
 def _words(raw: Any, text: Any) -> Iterator[list[_Word]]:
-    """Yield the words of each line. pdfium finds lines and blanks from the positions of letters, independent of the pieces in which they were written."""
+    """Yield the words of each line. pdfium finds lines and blanks from the positions of letters, not from the order in which the file contains them."""
     words: list[_Word] = []
     letters: list[str] = []
     first = 0
@@ -123,7 +123,7 @@ def _words(raw: Any, text: Any) -> Iterator[list[_Word]]:
 
 
 def _is_raised(raw: Any, text: Any, index: int, first: int) -> bool:
-    """Whether a character is smaller and higher than the first one of its word."""
+    """Return whether a character is smaller and higher than the first one of its word."""
     size = raw.FPDFText_GetFontSize(text, first)
     if not 0 < raw.FPDFText_GetFontSize(text, index) < SMALLER * size:
         return False
@@ -143,7 +143,7 @@ def _box(text: Any, first: int, last: int) -> tuple[float, float, float, float]:
 
 
 def _line(raw: Any, text: Any, words: Sequence[_Word], height: float) -> Line:
-    """Join words to cells. A wide gap begins a new cell, in either direction of writing."""
+    """Join words to cells. A wide gap begins a new cell, in text from left to right and from right to left."""
     cells, spans = [words[0].text], [(words[0].left, words[0].right)]
     letter = max(1.0, sum(word.right - word.left for word in words) / sum(len(word.text) for word in words))
     for one, other in pairwise(words):
@@ -171,7 +171,7 @@ def _line(raw: Any, text: Any, words: Sequence[_Word], height: float) -> Line:
 
 
 def _merged(lines: Sequence[Line]) -> list[Line]:
-    """Join lines at the same height, one to the right of the other: these are cells that a program has drawn one by one."""
+    """Join lines that are at the same height, one to the right of the other. These are cells of a table that a program has drawn one by one."""
     merged: list[Line] = []
     for line in lines:
         before = merged[-1] if merged else None

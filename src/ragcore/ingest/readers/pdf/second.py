@@ -36,6 +36,6 @@ def read_again(data: bytes, pages: Sequence[int] | None) -> dict[int, str]:
             text = "\n".join(cleaned(line) for line in document.pages[number].extract_text().splitlines())
             if not doubt(text):
                 found[number] = text
-    except Exception:  # this is the second try: after any error, keep the texts that were found so far
+    except Exception:  # there is no third reader: after any error, keep the texts that were found so far
         return found
     return found
