@@ -5,7 +5,7 @@ Within a major version no Protocol gains a member: a new ability is a new Protoc
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragcore.filters import Filter
-from ragcore.types import Chunk, Counts, Document, EmbedText, Generation, Kind, Mode, Passage, Prompt
+from ragcore.types import Chunk, Counts, Degradation, Document, EmbedText, Generation, Kind, Mode, Passage, Prompt
 from ragcore.value import Value
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Limits",
     "Query",
     "QuotaStore",
+    "Reranker",
     "Scores",
     "Searcher",
     "Store",
@@ -90,6 +91,9 @@ class Query:
         filter: return only passages that match it; None: all.
         score_threshold: the lowest cosine similarity of a passage that is found by vector, inclusive; None: no threshold.
         model: the embedding model that made the vector; None if unknown. A store refuses the vector if it holds another model's vectors.
+        rerank: whether a reranker may change the order. False: the order of the search. Stores ignore this field and the next two.
+        degrade: whether a reranker that fails is skipped. False: its error is raised.
+        redact: removes personal data from the texts that a reranker gets; None: nothing is removed.
     """
 
     question: str
@@ -100,11 +104,14 @@ class Query:
     filter: Filter | None = None
     score_threshold: float | None = None
     model: str | None = None
+    rerank: bool = True
+    degrade: bool = True
+    redact: Callable[[str], str] | None = field(default=None, hash=False, compare=False)
 
 
 @runtime_checkable
 class Searcher(Protocol):
-    """Finds passages. This is all that a `Retriever` needs; a reranker wraps another searcher."""
+    """Finds passages. This is all that a `Retriever` needs; a `RerankedSearcher` wraps another searcher."""
 
     async def search(self, query: Query, /) -> Sequence[Passage]:
         """Return passages, best first.
@@ -123,6 +130,7 @@ class Found(list[Passage]):
         best_score: the best cosine similarity that the search found, even if it is below the threshold; None if no vectors were compared.
         scan: how vectors were compared. "exact": with all of the tenant's vectors. "index": through the index. "completed": exactly, because the
             index returned too few passages. None: no vectors were compared, or it is unknown.
+        degraded: steps of the search that failed and their fallbacks, such as a reranker that did not answer. The `Retrieval` repeats them.
     """
 
     def __init__(
@@ -131,10 +139,37 @@ class Found(list[Passage]):
         *,
         best_score: float | None = None,
         scan: Literal["exact", "index", "completed"] | None = None,
+        degraded: tuple[Degradation, ...] = (),
     ) -> None:
         super().__init__(passages)
         self.best_score = best_score
         self.scan = scan
+        self.degraded = degraded
+
+
+@runtime_checkable
+class Reranker(Protocol):
+    """Computes how relevant texts are to a question, with a model that reads the question and a text together, such as a cross-encoder.
+
+    It returns a score for each text instead of a sorted list: then no result can name a text twice or name one that does not exist, and
+    `RerankedSearcher` alone sorts.
+    """
+
+    @property
+    def model(self) -> str:
+        """The reranker's name, for messages and events."""
+
+    async def rerank(self, question: str, texts: Sequence[str], /) -> Sequence[float] | NDArray[np.floating[Any]]:
+        """Return the relevance of each text.
+
+        Args:
+            question: the question.
+            texts: the texts of passages, at most 1,000.
+
+        Returns:
+            One finite number for each text, in the order of `texts`. Higher is more relevant. Only the order matters, so the numbers may have any range.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

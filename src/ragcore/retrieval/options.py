@@ -33,6 +33,9 @@ class SearchOptions(SimilarityOptions, total=False):
     """Largest number of passages, 1 to 1,000. None: the retriever's value."""
     mode: Mode | None
     """"vector", "text" or "hybrid". None: the retriever's mode."""
+    rerank: bool | None
+    """Whether the retriever's reranker sorts the passages. False: the order of the search, for example to compare both. None: True. No effect without a
+    reranker."""
     degrade: bool | None
     """Whether to use a fallback when a stage fails, such as full-text search while the embedder is down. False: raise an error instead. None: the
     default of the client or retriever."""

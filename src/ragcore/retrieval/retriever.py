@@ -112,12 +112,12 @@ class Retriever(Part):
         Args:
             question: the question to search for.
             tenant: the owner of the documents.
-            options: top_k, score_threshold, filter, mode, degrade, as described in `options.SearchOptions`. A value given here overrides the
+            options: top_k, score_threshold, filter, mode, rerank, degrade, as described in `options.SearchOptions`. A value given here overrides the
                 retriever's own.
 
         Raises:
             InvalidInput: the question, the tenant, an option or the filter is invalid, or the question exceeds the embedder's token limit.
-            EmbeddingError, CircuitOpen: the embedder is down, and `degrade` is False.
+            EmbeddingError, RerankingError, CircuitOpen: the embedder or the reranker is down, and `degrade` is False.
             StoreError: the store failed.
             DeadlineExceeded, Overloaded: the time is up, or there are too many calls.
             Unsupported: the store does not support this mode or filter.
@@ -144,7 +144,13 @@ class Retriever(Part):
                 degraded = (Degradation("embed", str(error), "full text"),)
                 plan = replace(plan, mode="text")
         with watch.measure("search"):
-            query = replace(plan.query(vector), model=self._model(vector))
+            query = replace(
+                plan.query(vector),
+                model=self._model(vector),
+                rerank=options.get("rerank") is not False,
+                degrade=degrade is not False,
+                redact=self.redact,
+            )
             try:
                 found = await self._search(query)
             except Unsupported as error:
@@ -152,6 +158,7 @@ class Retriever(Part):
                     raise
                 raise failed from error  # the store can't search by text, so the embedder's error is the one to report
             empty = None if found else await explain_empty(self.store, query, found)
+        degraded = (*degraded, *found.degraded)
         return plan.retrieval(found, empty=empty, degraded=degraded, timings=watch.timings(), usage=usage)
 
     @spelled_out(SimilarityOptions)
@@ -170,7 +177,8 @@ class Retriever(Part):
             EmbeddingError: as in `retrieve` with degrade=False.
         """
         self._check_open()
-        if not isinstance(self.store, Store) or self.embedder is None:
+        store = self.store
+        if not offers(store, Store) or self.embedder is None:
             raise Unsupported(
                 "a similarity report needs an embedder and a store that has scores() and count()", stage="search"
             )
@@ -186,11 +194,11 @@ class Retriever(Part):
             vector = await self._embed(await self._redacting.redacted(self.redact, plan.question))
         usage = self._used(question, watch)
         with watch.measure("search"):
-            query = replace(plan.query(vector), model=self._model(vector))
+            query = replace(plan.query(vector), model=self._model(vector), rerank=False)
             found = await self._search(replace(query, score_threshold=None))
-            by_text = await self._search(replace(plan.query(None), mode="text", score_threshold=None))
+            by_text = await self._search(replace(plan.query(None), mode="text", score_threshold=None, rerank=False))
             async with self._store_errors():
-                counts = await self.store.count(tenant=plan.tenant)
+                counts = await store.count(tenant=plan.tenant)
                 scores = await self._scores(plan, vector)
             empty = None if found else await explain_empty(self.store, query, found)
         found[:] = _with_text_scores(found, by_text)
@@ -206,10 +214,10 @@ class Retriever(Part):
 
     async def _scores(self, plan: Plan, vector: Vector) -> Vector:
         """Return the scores of the tenant's 10,000 nearest chunks, best first; with a filter, of the 1,000 nearest that match."""
-        assert isinstance(self.store, Store)
+        assert offers(self.store, Store)
         if plan.filter is None:
             return (await self.store.scores(vector, tenant=plan.tenant, limit=MOST_SCORES)).scores
-        query = replace(plan.query(vector), top_k=MOST_FILTERED, score_threshold=None)
+        query = replace(plan.query(vector), top_k=MOST_FILTERED, score_threshold=None, rerank=False)
         return np.array([passage.score or 0.0 for passage in await self.store.search(query)], dtype=np.float32)
 
     async def _open(self) -> None:
@@ -280,7 +288,7 @@ class Retriever(Part):
             found = await self.store.search(query)
         passages = _checked(found, query)
         if isinstance(found, Found):
-            return Found(passages, best_score=found.best_score, scan=found.scan)
+            return Found(passages, best_score=found.best_score, scan=found.scan, degraded=found.degraded)
         return Found(passages)
 
     @asynccontextmanager

@@ -7,7 +7,7 @@ simulation with seeds, and cancellation at every await. Fixtures: `pytest_plugin
 from __future__ import annotations
 
 from ragcore.testing.cancelling import at_rest, cancel_everywhere
-from ragcore.testing.fakes import FakeEmbedder, FakeGenerator, FakeStore, fake_rag
+from ragcore.testing.fakes import FakeEmbedder, FakeGenerator, FakeReranker, FakeStore, fake_rag
 from ragcore.testing.faults import (
     BadEnd,
     Bomb,
@@ -49,6 +49,7 @@ __all__ = [
     "Fail",
     "FakeEmbedder",
     "FakeGenerator",
+    "FakeReranker",
     "FakeStore",
     "Fault",
     "FaultProxy",

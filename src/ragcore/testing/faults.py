@@ -163,7 +163,10 @@ class BadEnd:
 
 @dataclass(frozen=True, slots=True)
 class Corrupt:
-    """HTTP server: invalid vectors: a wrong dimension, NaN, all zero, not base64, or one vector too many."""
+    """HTTP server: invalid vectors: a wrong dimension, NaN, all zero, not base64, or one vector too many.
+
+    In a reranking, in the same order: an index that does not exist, NaN, an index twice, a text instead of a score, or one result too few.
+    """
 
     what: Literal["dimension", "nan", "zero", "base64", "count"]
 

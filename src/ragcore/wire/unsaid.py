@@ -26,7 +26,7 @@ KEYS = re.compile(
 HIDDEN = "[hidden]"
 QUOTED = "[quoted]"
 # The fields of a request that hold texts of users or documents.
-TEXTS = ("content", "text", "input", "prompt")
+TEXTS = ("content", "text", "input", "prompt", "query", "documents", "texts")
 # In an escaped line end such as "\n", the "n" is not the beginning of a word.
 WORD = re.compile(rf"\\[nrt]|([{UNSPACED}]|[^\W{UNSPACED}]+)")
 QUOTES = "\"'`“”‘’«»„"

@@ -22,6 +22,7 @@ _read_json = json.JSONDecoder().raw_decode
 _set_field = {field.name: getattr(Passage, field.name).__set__ for field in fields(Passage)}
 _set_first = [_set_field[name] for name in ("chunk_id", "document_id", "text", "title", "source", "start", "end")]
 _set_metadata, _set_score, _set_text_score = (_set_field[name] for name in ("metadata", "score", "text_score"))
+_set_rerank_score = _set_field["rerank_score"]
 
 
 def nearest(rows: Sequence[asyncpg.Record], query: Query) -> Found:
@@ -62,4 +63,5 @@ def _passage(row: asyncpg.Record, score: float | None, text_score: float | None)
     _set_metadata(passage, {} if metadata == "{}" else _read_json(metadata)[0])
     _set_score(passage, score)
     _set_text_score(passage, text_score)
+    _set_rerank_score(passage, None)
     return passage
