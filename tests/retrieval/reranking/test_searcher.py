@@ -185,7 +185,10 @@ async def test_mistakes_of_the_program_are_not_hidden(error: RagcoreError) -> No
 
 async def test_a_title_is_sent_with_the_text_unless_the_text_begins_with_it() -> None:
     searcher = Fixed()
-    searcher.found[:] = [Passage("1", "1", "It is two years.", title="Bikes"), Passage("2", "2", "# Bikes\nFast.", title="Bikes")]
+    searcher.found[:] = [
+        Passage("1", "1", "It is two years.", title="Bikes"),
+        Passage("2", "2", "# Bikes\nFast.", title="Bikes"),
+    ]
     reranker = Scripted([1, 2])
     async with RerankedSearcher(searcher, reranker) as reranked:
         await reranked.search(QUERY)
@@ -313,7 +316,7 @@ async def test_cancelled_at_any_await_it_gives_everything_back() -> None:
         async with RerankedSearcher(Fixed("a", "b"), reranker) as reranked:
             await reranked.search(QUERY)
 
-    assert await cancel_everywhere(call, at_rest(reranker.policy)) > 2
+    assert await cancel_everywhere(call, check=at_rest(reranker.policy)) > 2
 
 
 @pytest.mark.parametrize("candidates", [0, 1, 1_001, 2.5, "50", None])
