@@ -24,7 +24,7 @@ from ragcore.generation.prompt import NOT_FOUND
 from ragcore.lifecycle.owner import Owner
 from ragcore.protocols import Embedder, Vector
 from ragcore.testing.connection import Connection
-from ragcore.testing.fakes import embed_words, word_overlap
+from ragcore.testing.fakes import embed_words
 from ragcore.testing.faults import (
     BadEnd,
     Bomb,
@@ -42,6 +42,7 @@ from ragcore.testing.faults import (
     Silent,
     Slow,
 )
+from ragcore.testing.reranking import corrupt_results, reranking
 from ragcore.text.tokens import estimate_tokens
 from ragcore.types import Passage
 
@@ -57,9 +58,10 @@ class OpenAIServer:
     """Answers `/v1/embeddings`, `/v1/chat/completions`, `/v1/rerank` and `/v1/models`.
 
     Embeddings come from `embedder`, or from hashed words. Chat answers with `text`, or quotes the passages in ragcore's prompts, so that tests can
-    distinguish right answers from wrong ones. Reranking, in the shape of Jina and vLLM, counts common words. Each request takes the next fault from `faults`: `Fail(status)` answers with that status, `Fail(error)`
-    drops the connection, `Slow` waits before it answers, and `Hang` never answers. `Reply`, `Silent`, `Huge`, `Bomb`, `Endless`, `Crumbs`,
-    `Redirect`, `Refuse`, `Corrupt`, `Broken` and `BadEnd` behave as their docstrings describe. For faults on the wire, put a `FaultProxy` in front.
+    distinguish right answers from wrong ones. Reranking has the shape of Jina and vLLM, and counts common words. Each request takes the next fault from
+    `faults`: `Fail(status)` answers with that status, `Fail(error)` drops the connection, `Slow` waits before it answers, and `Hang` never answers.
+    `Reply`, `Silent`, `Huge`, `Bomb`, `Endless`, `Crumbs`, `Redirect`, `Refuse`, `Corrupt`, `Broken` and `BadEnd` behave as their docstrings describe.
+    For faults on the wire, put a `FaultProxy` in front.
 
     Args:
         embedder: a started embedder; None: words are hashed to vectors.
@@ -251,9 +253,9 @@ class OpenAIServer:
                     await anyio.sleep(self.first_token_latency + self.token_latency * len(_tokens(text)))
                 await connection.send_json(200, _completion(asked, text))
             case "/v1/rerank":
-                answer = _reranking(asked)
+                answer = reranking(asked)
                 if isinstance(fault, Corrupt):
-                    _corrupt_results(answer["results"], fault.what)
+                    corrupt_results(answer["results"], fault.what)
                 await connection.send_json(200, answer)
             case "/v1/models":
                 await connection.send_json(200, {"object": "list", "data": [{"id": "fake", "object": "model"}]})
@@ -366,31 +368,6 @@ def _corrupt(data: list[dict[str, Any]], what: str) -> None:
         data[0]["embedding"] = base64.b64encode(vector.tobytes()).decode()
     else:
         data[0]["embedding"] = vector.tolist()
-
-
-def _reranking(asked: Mapping[str, Any]) -> dict[str, Any]:
-    scores = [word_overlap(asked["query"], text) for text in asked["documents"]]
-    order = sorted(range(len(scores)), key=lambda number: -scores[number])
-    return {
-        "model": asked.get("model", ""),
-        "results": [{"index": number, "relevance_score": scores[number]} for number in order],
-        "usage": {"total_tokens": sum(estimate_tokens(asked["query"] + text) for text in asked["documents"])},
-    }
-
-
-def _corrupt_results(results: list[dict[str, Any]], what: str) -> None:
-    """Make the results of a reranking invalid."""
-    match what:
-        case "count":
-            results.pop()
-        case "dimension":
-            results[0]["index"] = len(results)
-        case "nan":
-            results[0]["relevance_score"] = math.nan
-        case "zero":
-            results[0]["index"] = results[-1]["index"]
-        case "base64":
-            results[0]["relevance_score"] = "high"
 
 
 def _tokens(text: str) -> list[str]:

@@ -475,4 +475,4 @@ async def test_a_retriever_needs_no_client() -> None:
             [Document("a", "A long warranty."), Document("b", "A battery.")], tenant="t"
         )
         found = await retriever.retrieve("Which warranty?", tenant="t", mode="hybrid")
-    assert [passage.document_id for passage in found.passages][0] == "a"
+    assert found.passages[0].document_id == "a"
