@@ -144,7 +144,8 @@ class RAG(Part):
         searcher = store or make_store(config, policies, embedder)
         reranker = reranker or make_reranker(config, policies)
         if reranker is not None:
-            searcher = RerankedSearcher(searcher, reranker, candidates=config.rerank_candidates)
+            policy = policies.reranking if policy_of(reranker) is None else None
+            searcher = RerankedSearcher(searcher, reranker, candidates=config.rerank_candidates, policy=policy)
         retriever = Retriever(
             store=searcher,
             embedder=embedder,

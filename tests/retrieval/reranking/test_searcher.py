@@ -23,6 +23,7 @@ from ragcore import (
     MemoryStore,
     NotOpen,
     Passage,
+    Policies,
     Query,
     RagcoreError,
     Redaction,
@@ -465,6 +466,23 @@ async def test_a_configuration_may_name_a_reranker() -> None:
     store = rag.retriever.store
     assert isinstance(store, RerankedSearcher)
     assert (store.candidates, store.reranker.model) == (7, "tei")
+
+
+async def test_the_policy_of_the_configuration_is_for_a_given_reranker_without_its_own() -> None:
+    policies = Policies(reranking=Policy("mine"))
+    own = FakeReranker()
+    for reranker, expected in ((Scripted([]), policies.reranking), (own, own.policy)):
+        rag = RAG.from_config(
+            Config(),
+            store=MemoryStore(),
+            embedder=FakeEmbedder(),
+            generator=FakeGenerator(),
+            reranker=reranker,
+            policies=policies,
+        )
+        store = rag.retriever.store
+        assert isinstance(store, RerankedSearcher)
+        assert store.rerank_policy is expected
 
 
 async def test_a_retriever_needs_no_client() -> None:

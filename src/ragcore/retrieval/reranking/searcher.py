@@ -119,7 +119,6 @@ class RerankedSearcher(Part):
             return found  # the retriever reports it
         if len(found) < 2:
             return found
-        degraded: tuple[Degradation, ...] = ()
         with Stopwatch().measure("rerank"), flow(query.tenant):
             try:
                 scores = await (self._scores_in_time(query, found) if query.degrade else self._scores(query, found))
@@ -129,12 +128,11 @@ class RerankedSearcher(Part):
                 if not query.degrade:
                     raise
                 emit("retriever.degraded", "rerank", error=type(error).__name__)
-                degraded = (Degradation("rerank", str(error), FALLBACK),)
-                return _copied(found, found[: query.top_k], degraded)
+                return _copied(found, found[: query.top_k], Degradation("rerank", str(error), FALLBACK))
         # Sorting is stable: passages of equal relevance keep the order of the search.
         order = sorted(range(len(found)), key=lambda number: -scores[number])[: query.top_k]
         best = [replace(found[number], rerank_score=float(scores[number])) for number in order]
-        return _copied(found, best, degraded)
+        return _copied(found, best)
 
     def describe(self) -> Mapping[str, Any]:
         """Return the store's description, with the reranker's model and the number of candidates."""
@@ -222,7 +220,7 @@ def _with_title(passage: Passage) -> str:
     return passage.text if not title or title in passage.text[: 2 * len(title)] else f"{title}\n\n{passage.text}"
 
 
-def _copied(found: Sequence[Passage], passages: Sequence[Passage], degraded: tuple[Degradation, ...]) -> Found:
+def _copied(found: Sequence[Passage], passages: Sequence[Passage], *degraded: Degradation) -> Found:
     """Return other passages with the facts of a search."""
     made = copy.copy(found) if isinstance(found, Found) else Found()
     made[:] = passages
