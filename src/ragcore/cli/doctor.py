@@ -86,7 +86,7 @@ async def _examine(options: Options, results: CheckResults) -> AsyncIterator[Che
     try:
         await rag.start()
     except RagcoreError as error:
-        yield Check("database", "error", str(error))
+        yield Check("reranker" if error.stage == "rerank" else "database", "error", str(error))
         return
     try:
         async for check in _database(rag, results):

@@ -192,8 +192,9 @@ def broken(name: str, content: bytes) -> Any:
 )
 async def test_a_folder_without_a_usable_model_is_refused_at_the_start(tmp_path: Path, prepare: Any, said: str) -> None:
     prepare(tmp_path)
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=said) as caught:
         await LocalReranker(tmp_path).start()
+    assert caught.value.stage == "rerank"
 
 
 async def test_arguments_are_checked(reranker: LocalReranker, tmp_path: Path) -> None:

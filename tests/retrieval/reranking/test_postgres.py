@@ -122,3 +122,7 @@ async def test_the_doctor_checks_the_reranker(
     wrong = await found(RAGCORE_RERANKER="voyage", RAGCORE_RERANK_API_KEY="canary")
     assert wrong.status == "error"
     assert "is `api` the server's API?" in wrong.message
+    monkeypatch.setenv("RAGCORE_RERANKER", "local")
+    monkeypatch.setenv("RAGCORE_RERANK_MODEL", str(tmp_path))
+    *_, last = [check async for check in doctor.examine(Options(), CheckResults())]
+    assert (last.name, last.status, "has no onnx/model.onnx" in last.message) == ("reranker", "error", True)

@@ -107,8 +107,12 @@ class LocalReranker(Part):
         return scores
 
     async def _open(self) -> None:
-        with anyio.fail_after(LOAD_SECONDS):
-            self._loaded = await self._threads.run(self._load)
+        try:
+            with anyio.fail_after(LOAD_SECONDS):
+                self._loaded = await self._threads.run(self._load)
+        except ConfigurationError as error:
+            error.stage = "rerank"
+            raise
 
     async def _close(self) -> None:
         self._loaded = None
