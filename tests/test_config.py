@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ragcore import Config, ConfigurationError, Settings
+from ragcore import Config, ConfigurationError, Secret, Settings
 from ragcore.client.rag import RAG
 from ragcore.testing import FakeEmbedder, FakeGenerator, FakeStore
 
@@ -26,6 +26,11 @@ def test_every_variable_of_the_environment_is_read() -> None:
             "RAGCORE_SHARED": "plans-2026, terms",
             "RAGCORE_DIVERSITY": "0.3",
             "RAGCORE_NEIGHBOURS": "2",
+            "RAGCORE_RERANKER": "cohere",
+            "RAGCORE_RERANK_MODEL": "rerank-v3.5",
+            "RAGCORE_RERANK_BASE_URL": "http://localhost:2/v2",
+            "RAGCORE_RERANK_API_KEY": "canary-of-the-reranker",
+            "RAGCORE_RERANK_CANDIDATES": "30",
             "RAGCORE_CHUNK_TOKENS": "120",
             "RAGCORE_OVERLAP_TOKENS": "10",
             "RAGCORE_EMBED_TEXT": "title+text",
@@ -42,6 +47,12 @@ def test_every_variable_of_the_environment_is_read() -> None:
         0.3,
         2,
     )
+    assert (config.reranker, config.rerank_model, config.rerank_candidates) == ("cohere", "rerank-v3.5", 30)
+    assert (config.rerank_base_url, config.rerank_api_key) == (
+        "http://localhost:2/v2",
+        Secret("canary-of-the-reranker"),
+    )
+    assert "canary" not in repr(config)
     assert (config.chunk_tokens, config.overlap_tokens) == (120, 10)
     assert (config.embed_text, config.read_timeout) == ("title+text", 7.5)
     assert config.settings == Settings(timeout=12.5, degrade=False, not_found="no idea")
@@ -85,6 +96,11 @@ def test_libpq_variables_make_a_dsn() -> None:
         ({"RAGCORE_READ_TIMEOUT": "nan"}, "read_timeout is nan"),
         ({"RAGCORE_SCORE_THRESHOLD": "7"}, "score_threshold is 7"),
         ({"RAGCORE_MODE": "fuzzy"}, "mode is 'fuzzy'"),
+        ({"RAGCORE_RERANKER": "http"}, "reranker is 'http': it must be one of cohere, jina, voyage, vllm, tei, local"),
+        ({"RAGCORE_RERANKER": "cohere"}, "rerank_model is not set: set it to the model's name"),
+        ({"RAGCORE_RERANKER": "local"}, "rerank_model is not set: set it to the folder"),
+        ({"RAGCORE_RERANK_MODEL": "m"}, "reranker is not set"),
+        ({"RAGCORE_RERANKER": "tei", "RAGCORE_RERANK_CANDIDATES": "1"}, "rerank_candidates is 1"),
         ({"RAGCORE_TIMEOUT": "-1"}, "timeout is -1"),
         ({"RAGCORE_DEGRADE": "maybe"}, "true or false"),
     ],

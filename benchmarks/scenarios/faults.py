@@ -41,7 +41,7 @@ ORDINARY_DEADLINE = 5.0
 # In each cell, the process may grow by at most this many MB, and the event loop may be blocked for at most this many ms.
 MOST_GROWTH_MB = 64
 MOST_LAG_MS = 100
-HTTP = ("embed", "generate")
+HTTP = ("embed", "rerank", "generate")
 # After a fault, a cell must answer again within this many seconds, including the time for which the breaker is open.
 RECOVERY = 6.0
 
@@ -233,7 +233,7 @@ class Afar:
 @asynccontextmanager
 async def afar(transport: Transport = "httpx") -> AsyncIterator[Afar]:
     """Start a client, and its servers in another process."""
-    async with elsewhere() as servers, client(servers.addresses, transport=transport) as made:
+    async with elsewhere() as servers, client(servers.addresses, transport=transport, reranks=True) as made:
         owner = await asyncpg.connect(servers.addresses.owner)
         try:
             yield Afar(made.rag, made.store, owner, made, servers)
@@ -306,7 +306,7 @@ def run(
     quick: bool,
     transport: Annotated[str, typer.Option(help="HTTP library for requests to models: httpx or aiohttp.")] = "httpx",
     only: Annotated[
-        list[str] | None, typer.Option(help="Stages: embed, generate, search, all. Default: every stage.")
+        list[str] | None, typer.Option(help="Stages: embed, rerank, generate, search, all. Default: every stage.")
     ] = None,
 ) -> Figures:
     """Run every fault at every stage and concurrency. With --quick: 10 calls at once with a deadline of 0.6 s."""
@@ -319,7 +319,7 @@ def run(
 async def _run(concurrencies: Sequence[int], deadline: float, transport: Transport, only: frozenset[str]) -> Figures:
     figures = Figures()
     sockets = len(psutil.Process().net_connections(kind="all"))
-    async with bench() as world:
+    async with bench(reranks=True) as world:
         cells = await run_matrix(
             world,
             concurrencies=concurrencies,

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ragcore.errors import NotOpen as NotOpen
     from ragcore.errors import Overloaded as Overloaded
     from ragcore.errors import RagcoreError as RagcoreError
+    from ragcore.errors import RerankingError as RerankingError
     from ragcore.errors import StoreError as StoreError
     from ragcore.errors import Unsupported as Unsupported
     from ragcore.errors import WrongEventLoop as WrongEventLoop
@@ -58,11 +59,15 @@ if TYPE_CHECKING:
     from ragcore.protocols import Found as Found
     from ragcore.protocols import Generator as Generator
     from ragcore.protocols import Query as Query
+    from ragcore.protocols import Reranker as Reranker
     from ragcore.protocols import Scores as Scores
     from ragcore.protocols import Searcher as Searcher
     from ragcore.protocols import Store as Store
     from ragcore.protocols import Vector as Vector
     from ragcore.protocols import Vectors as Vectors
+    from ragcore.retrieval.reranking.http import HTTPReranker as HTTPReranker
+    from ragcore.retrieval.reranking.local import LocalReranker as LocalReranker
+    from ragcore.retrieval.reranking.searcher import RerankedSearcher as RerankedSearcher
     from ragcore.retrieval.retriever import Retriever as Retriever
     from ragcore.store import MemoryStore as MemoryStore
     from ragcore.store import PgVectorStore as PgVectorStore
@@ -120,7 +125,7 @@ else:
         "embedding": ("CachedEmbedder", "LocalEmbedder", "OpenAIEmbedder"),
         "errors": (
             "CircuitOpen", "ConfigurationError", "DeadlineExceeded", "DependencyError", "EmbeddingError", "GenerationError", "InvalidInput",
-            "LimitExceeded", "NotOpen", "Overloaded", "RagcoreError", "StoreError", "Unsupported", "WrongEventLoop",
+            "LimitExceeded", "NotOpen", "Overloaded", "RagcoreError", "RerankingError", "StoreError", "Unsupported", "WrongEventLoop",
         ),
         "filters": ("Filter", "MetaField", "meta"),
         "generation": ("ExtractiveGenerator", "FallbackGenerator", "OpenAIGenerator"),
@@ -133,6 +138,7 @@ else:
             "Found",
             "Generator",
             "Query",
+            "Reranker",
             "Scores",
             "Searcher",
             "Store",
@@ -141,6 +147,9 @@ else:
         ),
         "client.rag": ("RAG", "TenantView"),
         "text.redaction": ("Redaction",),
+        "retrieval.reranking.http": ("HTTPReranker",),
+        "retrieval.reranking.local": ("LocalReranker",),
+        "retrieval.reranking.searcher": ("RerankedSearcher",),
         "retrieval.retriever": ("Retriever",),
         "types.secret": ("Secret",),
         "store": ("MemoryStore", "PgVectorStore"),
@@ -202,6 +211,7 @@ __all__ = [
     "Generation",
     "GenerationError",
     "Generator",
+    "HTTPReranker",
     "Health",
     "IngestReport",
     "Ingestor",
@@ -210,6 +220,7 @@ __all__ = [
     "LimitExceeded",
     "LimitState",
     "LocalEmbedder",
+    "LocalReranker",
     "MemoryStore",
     "MetaField",
     "Mode",
@@ -225,6 +236,9 @@ __all__ = [
     "Query",
     "RagcoreError",
     "Redaction",
+    "RerankedSearcher",
+    "Reranker",
+    "RerankingError",
     "Retrieval",
     "Retrieved",
     "Retriever",

@@ -13,6 +13,7 @@ RagcoreError
 └── DependencyError                    the dependency failed; its own error is `__cause__`
     ├── EmbeddingError
     ├── StoreError
+    ├── RerankingError
     └── GenerationError
 
 A message says what happened, with which numbers, and what to do. It never contains a key, a password or a DSN. All errors can be pickled.
@@ -36,6 +37,7 @@ __all__ = [
     "NotOpen",
     "Overloaded",
     "RagcoreError",
+    "RerankingError",
     "StoreError",
     "Unsupported",
     "WrongEventLoop",
@@ -46,7 +48,7 @@ class RagcoreError(Exception):
     """The root of all errors that ragcore raises.
 
     Attributes:
-        stage: the stage in which the error occurred: "embed", "search", "generate", "write", "start", …; None if no stage applies.
+        stage: the stage in which the error occurred: "embed", "search", "rerank", "generate", "write", "start", …; None if no stage applies.
         retry_after: seconds to wait before the next try; None if unknown.
         partial_text: the text that a stream delivered before it broke; "" for other errors.
         call_id: the id of the call, as `RAG.recent()` lists it; None outside a call.
@@ -213,6 +215,10 @@ class EmbeddingError(DependencyError):
 
 class StoreError(DependencyError):
     """The store failed while it searched or wrote."""
+
+
+class RerankingError(DependencyError):
+    """The reranker failed, did not answer in time, or returned invalid scores. By default the passages keep the order of the search."""
 
 
 class GenerationError(DependencyError):

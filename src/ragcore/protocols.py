@@ -6,7 +6,7 @@ several of them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
@@ -15,7 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragcore.filters import Filter
-from ragcore.types import Chunk, Counts, Document, EmbedText, Fusion, Generation, Kind, Mode, Passage, Prompt
+from ragcore.types import (
+    Chunk,
+    Counts,
+    Degradation,
+    Document,
+    EmbedText,
+    Fusion,
+    Generation,
+    Kind,
+    Mode,
+    Passage,
+    Prompt,
+)
 from ragcore.value import Value
 
 __all__ = [
@@ -32,6 +44,7 @@ __all__ = [
     "Limits",
     "Query",
     "QuotaStore",
+    "Reranker",
     "Scores",
     "Searcher",
     "SharingStore",
@@ -97,6 +110,9 @@ class Query:
             a `SharingStore` for them.
         fusion: how mode "hybrid" orders its passages: by "score" or by "rank", as in `Retriever`. A searcher may ignore it.
         with_vectors: whether `Found.vectors` is wanted. A searcher may ignore it.
+        rerank: whether a reranker may change the order. False: the order of the search. Stores ignore this field and the next two.
+        degrade: whether a reranker that fails is skipped. False: its error is raised.
+        redact: removes personal data from the texts that a reranker gets; None: nothing is removed.
     """
 
     question: str
@@ -110,11 +126,14 @@ class Query:
     shared: tuple[str, ...] = ()
     fusion: Fusion = "score"
     with_vectors: bool = False
+    rerank: bool = True
+    degrade: bool = True
+    redact: Callable[[str], str] | None = field(default=None, hash=False, compare=False)
 
 
 @runtime_checkable
 class Searcher(Protocol):
-    """Finds passages. A `Retriever` needs nothing else from a store. A reranker is a searcher that wraps another one."""
+    """Finds passages. This is all that a `Retriever` needs; a `RerankedSearcher` wraps another searcher."""
 
     async def search(self, query: Query, /) -> Sequence[Passage]:
         """Return passages, best first.
@@ -158,6 +177,7 @@ class Found(list[Passage]):
             index returned too few passages. None: no vectors were compared, or it is unknown.
         vectors: the vector of each passage, of shape (dimension,); None for a passage without one. None: the query did not ask for vectors, or the
             searcher does not return them.
+        degraded: steps of the search that failed and their fallbacks, such as a reranker that did not answer. The `Retrieval` repeats them.
     """
 
     def __init__(
@@ -167,11 +187,38 @@ class Found(list[Passage]):
         best_score: float | None = None,
         scan: Literal["exact", "index", "completed"] | None = None,
         vectors: Sequence[Vector | None] | None = None,
+        degraded: tuple[Degradation, ...] = (),
     ) -> None:
         super().__init__(passages)
         self.best_score = best_score
         self.scan = scan
         self.vectors = vectors
+        self.degraded = degraded
+
+
+@runtime_checkable
+class Reranker(Protocol):
+    """Computes how relevant texts are to a question, with a model that reads the question and a text together, such as a cross-encoder.
+
+    It returns a score for each text instead of a sorted list: then no result can name a text twice or name one that does not exist, and
+    `RerankedSearcher` alone sorts.
+    """
+
+    @property
+    def model(self) -> str:
+        """The reranker's name, for messages and events."""
+
+    async def rerank(self, question: str, texts: Sequence[str], /) -> Sequence[float] | NDArray[np.floating[Any]]:
+        """Return the relevance of each text.
+
+        Args:
+            question: the question.
+            texts: the texts of passages, at most 1,000.
+
+        Returns:
+            One finite number for each text, in the order of `texts`. Higher is more relevant. Only the order matters, so the numbers may have any range.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

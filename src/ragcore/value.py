@@ -41,6 +41,7 @@ class Timings(Value):
 
     embed: float | None = None
     search: float | None = None
+    rerank: float | None = None
     generate: float | None = None
     first_token: float | None = None
     total: float | None = None

@@ -11,8 +11,18 @@ from typing import Any, Literal, TypeAlias
 import psutil
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
-from ragcore import RAG, Document, OpenAIEmbedder, OpenAIGenerator, PgVectorStore, Settings
+from ragcore import (
+    RAG,
+    Document,
+    HTTPReranker,
+    OpenAIEmbedder,
+    OpenAIGenerator,
+    PgVectorStore,
+    RerankedSearcher,
+    Settings,
+)
 from ragcore.resilience import Bulkhead, CircuitBreaker, Policy, RetryPolicy
+from ragcore.resilience.policy import policy_of
 from ragcore.retrieval.retriever import Retriever
 from ragcore.testing import OpenAIServer
 from tests.support.servers import DIMENSION, Addresses, Servers, servers
@@ -39,8 +49,13 @@ class Client:
 
     def breakers(self) -> Iterable[CircuitBreaker]:
         """All breakers of the client."""
-        for part in (self.rag.retriever.embedder, self.store, self.rag._generators.given):
-            policy: Policy = part.policy  # type: ignore[union-attr]
+        searcher = self.rag.retriever.store
+        parts: list[object] = [self.rag.retriever.embedder, self.store, self.rag._generators.given]
+        if isinstance(searcher, RerankedSearcher):
+            parts.append(searcher.reranker)
+        for part in parts:
+            policy = policy_of(part)
+            assert policy is not None
             for key in (None, "fake"):
                 breaker = policy.breaker(key)
                 if breaker is not None:
@@ -52,9 +67,9 @@ class Bench(Client, Servers):
     """A client and its servers in one process."""
 
     def half_closed(self) -> int:
-        """Return the client's sockets that the peer has closed and the client has not."""
-        wires = (self.embedding_wire, self.model_wire, self.database_wire)
-        ports = {self.embedding.port, self.model.port, *(wire.port for wire in wires)}
+        """The client's sockets that the peer has closed and the client has not."""
+        wires = (self.embedding_wire, self.reranking_wire, self.model_wire, self.database_wire)
+        ports = {self.embedding.port, self.reranking.port, self.model.port, *(wire.port for wire in wires)}
         return sum(
             connection.status == psutil.CONN_CLOSE_WAIT and connection.laddr.port not in ports
             for connection in psutil.Process().net_connections(kind="tcp")
@@ -75,9 +90,17 @@ def _policy(name: str, *, attempt_timeout: float = 5.0, **options: Any) -> Polic
 
 @asynccontextmanager
 async def client(
-    addresses: Addresses, *, model_policy: Policy | None = None, transport: Transport = "httpx"
+    addresses: Addresses,
+    *,
+    model_policy: Policy | None = None,
+    transport: Transport = "httpx",
+    reranks: bool = False,
 ) -> AsyncIterator[Client]:
-    """Start a client of these servers and add two documents."""
+    """Start a client of these servers and add two documents.
+
+    Args:
+        reranks: whether the client also uses the reranking server.
+    """
     clients = [
         AsyncOpenAI(base_url=url, api_key="none", http_client=DefaultAioHttpClient())
         for url in (addresses.embedding, addresses.model)
@@ -104,7 +127,14 @@ async def client(
         client=for_model,
         policy=model_policy or _policy("generation", bulkhead=Bulkhead(128, queue=256), idle_timeout=5.0),
     )
-    retriever = Retriever(store=store, embedder=embedder)
+    reranker = HTTPReranker(
+        "fake",
+        api="jina",
+        base_url=addresses.reranking,
+        policy=_policy("reranking", bulkhead=Bulkhead(128, queue=256)),
+    )
+    searcher = RerankedSearcher(store, reranker) if reranks else store
+    retriever = Retriever(store=searcher, embedder=embedder)
     async with RAG(retriever=retriever, generator=generator, settings=Settings(drain=0.5)) as rag:
         await rag.add(DOCUMENTS, tenant=TENANT)
         yield Client(rag, store)
@@ -119,8 +149,9 @@ async def bench(
     *,
     model: OpenAIServer | None = None,
     model_policy: Policy | None = None,
+    reranks: bool = False,
 ) -> AsyncIterator[Bench]:
     """Start servers, proxies and a client in one process. Without DSNs it also starts a PostgreSQL."""
     async with servers(owner_dsn, plain_dsn, model=model) as around:
-        async with client(around.addresses, model_policy=model_policy) as made:
+        async with client(around.addresses, model_policy=model_policy, reranks=reranks) as made:
             yield Bench(**vars(around), **vars(made))

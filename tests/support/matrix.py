@@ -62,7 +62,7 @@ ORDINARY = frozenset(
 def matrix() -> dict[tuple[str, str], Strike]:
     """Return all faults by stage and name."""
     faults: dict[tuple[str, str], Strike] = {}
-    for stage in ("embed", "generate"):
+    for stage in ("embed", "rerank", "generate"):
         faults |= {(stage, name): strike for name, strike in _http(stage).items()}
     database: dict[str, Strike] = {
         **{name: _wired("search", fault) for name, fault in _WIRE.items()},
@@ -223,7 +223,7 @@ def _served(stage: str, fault: Fault) -> Strike:
 
     @asynccontextmanager
     async def strike(world: Servers) -> AsyncIterator[None]:
-        server = world.embedding if stage == "embed" else world.model
+        server = {"embed": world.embedding, "rerank": world.reranking, "generate": world.model}[stage]
         server.faults.always(fault)
         try:
             yield
@@ -252,7 +252,12 @@ def _wired(stage: str, fault: Fault) -> Strike:
 
 
 def _wire(world: Servers, stage: str) -> FaultProxy:
-    return {"embed": world.embedding_wire, "generate": world.model_wire, "search": world.database_wire}[stage]
+    return {
+        "embed": world.embedding_wire,
+        "rerank": world.reranking_wire,
+        "generate": world.model_wire,
+        "search": world.database_wire,
+    }[stage]
 
 
 def _refused(stage: str) -> Strike:
@@ -305,7 +310,7 @@ async def _unresolvable(world: Servers) -> AsyncIterator[None]:
         return []
 
     loop.getaddrinfo = never  # type: ignore[method-assign]
-    for wire in (world.embedding_wire, world.model_wire, world.database_wire):
+    for wire in (world.embedding_wire, world.reranking_wire, world.model_wire, world.database_wire):
         wire.reset()
     await anyio.sleep(0.02)
     try:
@@ -419,6 +424,14 @@ def _http(stage: str) -> dict[str, Strike]:
     if stage == "embed":
         answers |= {f"vectors: {what}": Corrupt(what) for what in ("dimension", "nan", "zero", "base64", "count")}
         answers |= {"base64 refused": Refuse("encoding_format", "base64")}
+    elif stage == "rerank":
+        answers |= {
+            "scores: index": Corrupt("dimension"),
+            "scores: NaN": Corrupt("nan"),
+            "scores: text": Corrupt("base64"),
+        }
+        answers |= {"scores: index twice": Corrupt("zero"), "scores: count": Corrupt("count")}
+        answers |= {"return_documents refused": Refuse("return_documents")}
     else:
         answers |= {f"stream: {how}": Broken(2, how) for how in ("reset", "clean", "idle", "endless")}
         answers |= {f"stream: {how} at once": Broken(0, how) for how in ("reset", "clean", "idle")}
@@ -476,7 +489,7 @@ SELECT_BACKENDS = "from pg_stat_activity where usename = $1 and pid <> pg_backen
 
 @asynccontextmanager
 async def _everything_frozen(world: Servers) -> AsyncIterator[None]:
-    wires = (world.embedding_wire, world.model_wire, world.database_wire)
+    wires = (world.embedding_wire, world.reranking_wire, world.model_wire, world.database_wire)
     for wire in wires:
         wire.freeze()
     try:

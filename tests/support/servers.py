@@ -1,4 +1,4 @@
-"""The servers of a client, each behind a proxy: PostgreSQL, an embedding server, a model server."""
+"""The servers of a client, each behind a proxy: PostgreSQL, an embedding server, a reranking server, a model server."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class Addresses:
         database: DSN of the plain role.
         owner: DSN of the superuser, for connections without the proxy.
         embedding: base URL.
+        reranking: base URL.
         model: base URL.
         straight_database, straight_embedding, straight_model: the same without the proxies, which cost time.
     """
@@ -33,6 +34,7 @@ class Addresses:
     database: str
     owner: str
     embedding: str
+    reranking: str
     model: str
     straight_database: str
     straight_embedding: str
@@ -45,15 +47,17 @@ class Servers:
 
     addresses: Addresses
     embedding: OpenAIServer
+    reranking: OpenAIServer
     model: OpenAIServer
     embedding_wire: FaultProxy
+    reranking_wire: FaultProxy
     model_wire: FaultProxy
     database_wire: FaultProxy
     owner: asyncpg.Connection[asyncpg.Record]
 
     def forget(self) -> None:
         """Forget the requests that were seen."""
-        for server in (self.embedding, self.model):
+        for server in (self.embedding, self.reranking, self.model):
             server.requests.clear()
             server.headers.clear()
 
@@ -75,8 +79,10 @@ async def servers(
         await migrate(owner_dsn, model="fake", dimension=DIMENSION, role=ROLE)
         enter = stack.enter_async_context
         embedding = await enter(embedding or OpenAIServer(dimension=DIMENSION))
+        reranking = await enter(OpenAIServer())
         model = await enter(model or OpenAIServer())
         embedding_wire = await enter(FaultProxy("127.0.0.1", embedding.port))
+        reranking_wire = await enter(FaultProxy("127.0.0.1", reranking.port))
         model_wire = await enter(FaultProxy("127.0.0.1", model.port))
         base, _, where = plain_dsn.partition("?host=")
         database_wire = await enter(FaultProxy(f"{where}/.s.PGSQL.5432"))
@@ -84,6 +90,7 @@ async def servers(
             database=f"postgresql://{ROLE}@127.0.0.1:{database_wire.port}/{base.rpartition('/')[2]}",
             owner=owner_dsn,
             embedding=f"http://127.0.0.1:{embedding_wire.port}/v1",
+            reranking=f"http://127.0.0.1:{reranking_wire.port}/v1",
             model=f"http://127.0.0.1:{model_wire.port}/v1",
             straight_database=plain_dsn,
             straight_embedding=embedding.base_url,
@@ -91,4 +98,5 @@ async def servers(
         )
         owner = await asyncpg.connect(owner_dsn)
         stack.push_async_callback(owner.close, timeout=1)
-        yield Servers(addresses, embedding, model, embedding_wire, model_wire, database_wire, owner)
+        wires = (embedding_wire, reranking_wire, model_wire, database_wire)
+        yield Servers(addresses, embedding, reranking, model, *wires, owner)

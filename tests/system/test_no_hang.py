@@ -52,7 +52,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
 @pytest.fixture
 async def world(database: tuple[str, str]) -> AsyncIterator[Bench]:
     plain, owner = database
-    async with bench(owner_dsn=owner, plain_dsn=plain) as made:
+    async with bench(owner_dsn=owner, plain_dsn=plain, reranks=True) as made:
         yield made
 
 

@@ -98,9 +98,19 @@ async def client() -> None:
 
 def values(vector: ragcore.Vector) -> None:
     passage = ragcore.Passage(
-        "c", "d", "text", title="", source="", start=0, end=4, metadata={}, score=0.5, text_score=None
+        "c",
+        "d",
+        "text",
+        title="",
+        source="",
+        start=0,
+        end=4,
+        metadata={},
+        score=0.5,
+        text_score=None,
+        rerank_score=None,
     )
-    timings = ragcore.Timings(embed=None, search=None, generate=None, first_token=None, total=None)
+    timings = ragcore.Timings(embed=None, search=None, rerank=None, generate=None, first_token=None, total=None)
     usage = ragcore.Usage(embedding_tokens=None, prompt_tokens=None, completion_tokens=None)
     empty = ragcore.EmptyReason("no_chunks", "why", best_score=None, tenant_chunks=0, store_chunks=None)
     degradation = ragcore.Degradation("embed", "reason", "fallback")

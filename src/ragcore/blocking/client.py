@@ -30,7 +30,7 @@ from ragcore.config import Config, Policies, Settings
 from ragcore.errors import NotOpen
 from ragcore.ingest.ingestor import Ingestor
 from ragcore.lifecycle.bound import inherit
-from ragcore.protocols import Embedder, Generator, Searcher
+from ragcore.protocols import Embedder, Generator, Reranker, Searcher
 from ragcore.retrieval.options import spelled_out
 from ragcore.retrieval.retriever import Retriever
 from ragcore.types import (
@@ -130,12 +130,13 @@ class RAG:
         embedder: Embedder | None = None,
         store: Searcher | None = None,
         generator: Generator | None = None,
+        reranker: Reranker | None = None,
         policies: Policies | None = None,
     ) -> Self:
         """Make a client from a configuration. See `ragcore.RAG.from_config`. Does no I/O."""
         made = cls.__new__(cls)
         made._rag = asynchronous.RAG.from_config(
-            config, embedder=embedder, store=store, generator=generator, policies=policies
+            config, embedder=embedder, store=store, generator=generator, reranker=reranker, policies=policies
         )
         made._prepare()
         return made

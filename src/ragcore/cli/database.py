@@ -14,6 +14,7 @@ from ragcore.audit import AuditLog, acting, record
 from ragcore.cli.arguments import Json, OwnerDsn
 from ragcore.cli.rendering import progress_lines
 from ragcore.cli.session import DONE, PARTLY, Options, open_client, owner_address, print_json, results, run_async
+from ragcore.compat.ability import offers
 from ragcore.config import Config
 from ragcore.errors import Unsupported
 from ragcore.lifecycle.part import Parts
@@ -187,7 +188,7 @@ def expire(
             stack.enter_context(acting("", route="ragcore expire"))
             rag = await stack.enter_async_context(open_client(options))
             store = rag.retriever.store
-            if not isinstance(store, Expiring):
+            if not offers(store, Expiring):
                 raise Unsupported(f"{type(store).__name__} has no expire()", stage="write")
             while some := await store.expire():
                 removed.update(some)

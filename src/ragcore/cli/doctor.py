@@ -22,6 +22,7 @@ from ragcore.config import EXTRACTIVE, Config
 from ragcore.errors import ConfigurationError, DeadlineExceeded, RagcoreError
 from ragcore.protocols import Embedder
 from ragcore.resilience import deadline
+from ragcore.retrieval.reranking.searcher import RerankedSearcher
 from ragcore.store.postgres import Inspection, PgVectorStore
 from ragcore.text.tokens import TokenCounter
 from ragcore.types.secret import without_credentials
@@ -85,12 +86,13 @@ async def _examine(options: Options, results: CheckResults) -> AsyncIterator[Che
     try:
         await rag.start()
     except RagcoreError as error:
-        yield Check("database", "error", str(error))
+        yield Check("reranker" if error.stage == "rerank" else "database", "error", str(error))
         return
     try:
         async for check in _database(rag, results):
             yield check
         yield await _embedder(rag)
+        yield await _reranker(rag)
         yield _models(config)
         yield await _tokenizer(config)
     finally:
@@ -132,6 +134,8 @@ def _settings(config: Config) -> Check:
 
 async def _database(rag: RAG, results: CheckResults) -> AsyncIterator[Check]:
     store = rag.retriever.store
+    if isinstance(store, RerankedSearcher):
+        store = store.searcher
     assert isinstance(store, PgVectorStore)
     try:
         with deadline(SECONDS):
@@ -216,6 +220,29 @@ async def _embedder(rag: RAG) -> Check:
         "ok",
         f"{embedder.model}: {embedder.dimension} dimensions, {1000 * (anyio.current_time() - began):.0f} ms",
     )
+
+
+async def _reranker(rag: RAG) -> Check:
+    store = rag.retriever.store
+    if not isinstance(store, RerankedSearcher):
+        return Check("reranker", "ok", "none: passages have the order of the search")
+    reranker = store.reranker
+    began = anyio.current_time()
+    try:
+        with deadline(SECONDS):
+            scores = await reranker.rerank(
+                "What is my warranty?", ["The weather is fine.", "The warranty is two years."]
+            )
+    except RagcoreError as error:
+        return Check("reranker", "error", str(error))
+    taken = f"{1000 * (anyio.current_time() - began):.0f} ms for two texts"
+    if not scores[1] > scores[0]:
+        return Check(
+            "reranker",
+            "warning",
+            f"{reranker.model}: it prefers a wrong text to the right one ({scores[0]:.3f} and {scores[1]:.3f}); check that the model is a reranker",
+        )
+    return Check("reranker", "ok", f"{reranker.model}: {taken}, {store.candidates} candidates")
 
 
 def _models(config: Config) -> Check:

@@ -140,7 +140,7 @@ def _done(report: IngestReport) -> int:
 def _warn_of_degradations(degradations: Iterable[Degradation]) -> None:
     for degradation in degradations:
         messages.print(
-            f"degraded in stage {degradation.stage}: {degradation.reason}; answered by {degradation.fallback}",
+            f"degraded in stage {degradation.stage}: {degradation.reason}; used instead: {degradation.fallback}",
             style="yellow",
             markup=False,
         )
@@ -150,13 +150,16 @@ def _show_passages(passages: Sequence[Passage]) -> None:
     if not passages:
         return
     table = _table()
-    for column in ("", "score", "text score", "where", "passage"):
+    reranked = any(passage.rerank_score is not None for passage in passages)
+    for column in ("", *(("relevance",) if reranked else ()), "score", "text score", "where", "passage"):
         table.add_column(column, overflow="fold")
     for number, passage in enumerate(passages, start=1):
         score = "" if passage.score is None else f"{passage.score:.3f}"
         rank = "" if passage.text_score is None else f"{passage.text_score:.4f}"
+        relevance = "" if passage.rerank_score is None else f"{passage.rerank_score:.3f}"
         table.add_row(
             f"[{number}]".replace("[", r"\["),
+            *((relevance,) if reranked else ()),
             score,
             rank,
             escape(_where(passage)),

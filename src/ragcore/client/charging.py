@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ragcore.client.components import Generators
+from ragcore.compat.ability import offers
 from ragcore.config import EXTRACTIVE, Settings
 from ragcore.errors import ConfigurationError, LimitExceeded
 from ragcore.lifecycle.owner import Owner
@@ -99,7 +100,7 @@ class Charging:
 
 
 def _shared(quota: Quota, store: Searcher) -> SharedQuota:
-    if not isinstance(store, QuotaStore):
+    if not offers(store, QuotaStore):
         raise ConfigurationError(
             f"share_limits needs a store that counts the calls of all processes, and {type(store).__name__} has no count_calls: "
             "use PgVectorStore, or remove share_limits"

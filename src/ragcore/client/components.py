@@ -10,11 +10,11 @@ from ragcore.errors import ConfigurationError
 from ragcore.generation.extractive import ExtractiveGenerator
 from ragcore.generation.fallback import FallbackGenerator, name_of
 from ragcore.generation.redacting import RedactingGenerator
-from ragcore.protocols import Embedder, Generator, Searcher
+from ragcore.protocols import Embedder, Generator, Reranker, Searcher
 from ragcore.text.redacting import Redacting
 from ragcore.text.redaction import Redact
 
-__all__ = ["Generators", "make_embedder", "make_generator", "make_store"]
+__all__ = ["Generators", "make_embedder", "make_generator", "make_reranker", "make_store"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +133,26 @@ def make_store(config: Config, policies: Policies, embedder: Embedder) -> Search
         allow_unsafe_role=config.allow_unsafe_role,
         policy=policies.store,
         write_policy=policies.store_writes,
+    )
+
+
+def make_reranker(config: Config, policies: Policies) -> Reranker | None:
+    """Return the reranker that a configuration names; None if it names none."""
+    if config.reranker is None:
+        return None
+    model = config.rerank_model or config.reranker
+    if config.reranker == "local":
+        from ragcore.retrieval.reranking.local import LocalReranker
+
+        return LocalReranker(model, policy=policies.reranking)
+    from ragcore.retrieval.reranking.http import HTTPReranker
+
+    return HTTPReranker(
+        model,
+        api=config.reranker,
+        base_url=config.rerank_base_url,
+        api_key=config.rerank_api_key,
+        policy=policies.reranking,
     )
 
 

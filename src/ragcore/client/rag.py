@@ -14,7 +14,7 @@ from uuid import UUID
 from ragcore.audit import record
 from ragcore.client.answering import cite, generate, make_prompt, retrieve, search_of, validate
 from ragcore.client.charging import Charging
-from ragcore.client.components import Generators, make_embedder, make_generator, make_store
+from ragcore.client.components import Generators, make_embedder, make_generator, make_reranker, make_store
 from ragcore.client.options import AskOptions, RetrieveOptions, TimedSimilarityOptions
 from ragcore.client.stream import AnswerStream
 from ragcore.compat.ability import offers
@@ -31,9 +31,10 @@ from ragcore.lifecycle.part import Part, Parts
 from ragcore.operating.calls import Call, Calls
 from ragcore.operating.health import HealthCheck, describe
 from ragcore.operating.watchdog import Watchdog
-from ragcore.protocols import Clearable, Embedder, Generator, Searcher, Store, Watched
+from ragcore.protocols import Clearable, Embedder, Generator, Reranker, Searcher, Store, Watched
 from ragcore.resilience.policy import policy_of
 from ragcore.retrieval.options import check_options, spelled_out
+from ragcore.retrieval.reranking.searcher import RerankedSearcher
 from ragcore.retrieval.retriever import Retriever
 from ragcore.text.redacting import Redacting
 from ragcore.text.redaction import Redact
@@ -130,6 +131,7 @@ class RAG(Part):
         embedder: Embedder | None = None,
         store: Searcher | None = None,
         generator: Generator | None = None,
+        reranker: Reranker | None = None,
         policies: Policies | None = None,
     ) -> Self:
         """Make a client from a configuration. Components that are given replace those of the configuration. Does no I/O.
@@ -139,8 +141,13 @@ class RAG(Part):
         """
         policies = policies or Policies()
         embedder = embedder or make_embedder(config, policies)
+        searcher = store or make_store(config, policies, embedder)
+        reranker = reranker or make_reranker(config, policies)
+        if reranker is not None:
+            policy = policies.reranking if policy_of(reranker) is None else None
+            searcher = RerankedSearcher(searcher, reranker, candidates=config.rerank_candidates, policy=policy)
         retriever = Retriever(
-            store=store or make_store(config, policies, embedder),
+            store=searcher,
             embedder=embedder,
             top_k=config.top_k,
             score_threshold=config.score_threshold,
@@ -152,7 +159,7 @@ class RAG(Part):
         )
         writable = retriever.store
         ingestor = None
-        if isinstance(writable, Store):
+        if offers(writable, Store):
             ingestor = Ingestor(
                 embedder=embedder,
                 store=writable,
@@ -341,7 +348,7 @@ class RAG(Part):
                     documents += await store.delete(ids[start : start + DELETED_AT_ONCE], tenant=name)
             call.documents = documents
             embedder = self._retriever.embedder
-            vectors = embedder.clear(tenant=name) if isinstance(embedder, Clearable) else 0
+            vectors = embedder.clear(tenant=name) if offers(embedder, Clearable) else 0
             self._charging.quota.forget(name)
             return Erased(documents, chunks, vectors, self._calls.forget(name))
 
@@ -377,10 +384,14 @@ class RAG(Part):
         writes = policy_of(store, "write_policy")
         if writes is not None:
             policies["store writes"] = writes
+        reranking, reranker = policy_of(store, "rerank_policy"), getattr(store, "reranker", None)
+        if reranking is not None:
+            policies["reranking"] = reranking
+        counting = {"embedding": embedder, "reranking": reranker}
         return Stats(
             policies={name: policy.snapshot().to_dict() for name, policy in policies.items()},
             pools={"store": store.snapshot()} if offers(store, Watched) else {},
-            caches={"embedding": embedder.snapshot()} if offers(embedder, Watched) else {},
+            caches={name: part.snapshot() for name, part in counting.items() if offers(part, Watched)},
             calls=self._calls.counts(),
         )
 
@@ -520,7 +531,7 @@ class RAG(Part):
 
     def _store(self, what: str) -> Store:
         store = self._retriever.store
-        if not isinstance(store, Store):
+        if not offers(store, Store):
             raise Unsupported(f"{what} needs a Store, and {type(store).__name__} is only a Searcher", stage="write")
         return store
 

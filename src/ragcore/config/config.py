@@ -8,15 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from os import PathLike
 from pathlib import Path
-from typing import Literal, Self, cast
+from typing import Literal, Self, TypeAlias, cast, get_args
 
 from ragcore.config.environment import Environment, boolean
 from ragcore.config.settings import Settings
 from ragcore.errors import ConfigurationError, InvalidInput
 from ragcore.ingest.options import CHUNK_TOKENS, OVERLAP_TOKENS, READ_SECONDS, check_chunking, check_read_timeout
+from ragcore.retrieval.reranking.apis import RerankAPI
 from ragcore.types import EmbedText, Fusion, Mode
 from ragcore.types.secret import Secret, without_credentials
 from ragcore.types.validation import (
+    MAX_TOP_K,
     check_diversity,
     check_fusion,
     check_mode,
@@ -31,6 +33,8 @@ __all__ = ["EMBEDDED_SCHEME", "EXTRACTIVE", "Config"]
 LOCAL_EMBEDDING_MODELS = ("all-MiniLM-L6-v2", "local")
 EXTRACTIVE = "extractive"
 EMBEDDED_SCHEME = "embedded:"
+RerankerKind: TypeAlias = RerankAPI | Literal["local"]
+RERANKERS: tuple[RerankerKind, ...] = (*get_args(RerankAPI), "local")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +52,11 @@ class Config:
         models: the models that write answers; each is the fallback for the previous one. "extractive" quotes the documents without a model; the client
             always adds it as the last resort.
         top_k, score_threshold, mode, fusion, shared, diversity, neighbours: defaults of each search, as in `Retriever`.
+        reranker: sorts the passages of each search again. "cohere", "jina", "voyage", "vllm" and "tei": a server with that API, as in `HTTPReranker`.
+            "local": a cross-encoder on this machine, as in `LocalReranker`. None: no reranker.
+        rerank_model: the reranker's model on the server; for "local", the folder of the model. Only "tei" needs none.
+        rerank_base_url, rerank_api_key: URL and key of the reranker's server. The URL may be missing for "cohere", "jina" and "voyage".
+        rerank_candidates: number of passages to rerank, 2 to 1,000.
         chunk_tokens, overlap_tokens, embed_text: settings for cutting documents into chunks, as in `Ingestor`. A change applies to documents that are added
             later; a document that is added again is cut and embedded again.
         read_timeout: seconds for reading each file, as in `ingest.read`.
@@ -77,6 +86,11 @@ class Config:
     shared: tuple[str, ...] = ()
     diversity: float = 0.0
     neighbours: int = 0
+    reranker: RerankerKind | None = None
+    rerank_model: str | None = None
+    rerank_base_url: str | None = None
+    rerank_api_key: Secret | None = None
+    rerank_candidates: int = 50
     chunk_tokens: int = CHUNK_TOKENS
     overlap_tokens: int = OVERLAP_TOKENS
     embed_text: EmbedText | None = None
@@ -111,8 +125,27 @@ class Config:
             raise ConfigurationError(
                 f"embedding_cache_ttl is {self.embedding_cache_ttl!r}: it must be a positive, finite number of seconds"
             )
+        self._check_reranker()
         if not self.models:
             raise ConfigurationError("models is empty: name a model, or 'extractive' for quotation without a model")
+
+    def _check_reranker(self) -> None:
+        if self.reranker is None:
+            if self.rerank_model is not None:
+                raise ConfigurationError(
+                    f"rerank_model is {self.rerank_model!r}, but reranker is not set: set it to {', '.join(RERANKERS)}"
+                )
+        elif self.reranker not in RERANKERS:
+            raise ConfigurationError(f"reranker is {self.reranker!r}: it must be one of {', '.join(RERANKERS)}")
+        elif self.rerank_model is None and self.reranker != "tei":
+            what = "folder of the model" if self.reranker == "local" else "model's name on the server"
+            raise ConfigurationError(
+                f"reranker is {self.reranker!r}, but rerank_model is not set: set it to the {what}"
+            )
+        if not (isinstance(self.rerank_candidates, int) and 2 <= self.rerank_candidates <= MAX_TOP_K):
+            raise ConfigurationError(
+                f"rerank_candidates is {self.rerank_candidates!r}: it must be a whole number from 2 to {MAX_TOP_K:,}"
+            )
 
     def __repr__(self) -> str:
         """Return the fields, without credentials in addresses."""
@@ -138,6 +171,7 @@ class Config:
         OPENAI_BASE_URL for embedding or for generation;
         RAGCORE_EMBEDDING_MODEL, RAGCORE_EMBEDDING_DIMENSION, RAGCORE_EMBEDDING_CACHE_MB, RAGCORE_EMBEDDING_CACHE_TTL, RAGCORE_MODELS (separated by commas),
         RAGCORE_TOP_K, RAGCORE_SCORE_THRESHOLD, RAGCORE_MODE, RAGCORE_FUSION, RAGCORE_SHARED (separated by commas), RAGCORE_DIVERSITY, RAGCORE_NEIGHBOURS,
+        RAGCORE_RERANKER, RAGCORE_RERANK_MODEL, RAGCORE_RERANK_BASE_URL, RAGCORE_RERANK_API_KEY, RAGCORE_RERANK_CANDIDATES,
         RAGCORE_CHUNK_TOKENS, RAGCORE_OVERLAP_TOKENS, RAGCORE_EMBED_TEXT, RAGCORE_READ_TIMEOUT,
         RAGCORE_SCHEMA, RAGCORE_LANGUAGE, RAGCORE_POOL_SIZE, RAGCORE_EF_SEARCH, RAGCORE_EXACT_ROWS and RAGCORE_ALLOW_UNSAFE_ROLE;
         and RAGCORE_ with the name of each field of `Settings`.
@@ -170,6 +204,11 @@ class Config:
             shared=env.names("RAGCORE_SHARED"),
             diversity=env.read("RAGCORE_DIVERSITY", float, 0.0),
             neighbours=env.read("RAGCORE_NEIGHBOURS", int, 0),
+            reranker=cast("RerankerKind | None", env.text("RAGCORE_RERANKER")),
+            rerank_model=env.text("RAGCORE_RERANK_MODEL"),
+            rerank_base_url=env.text("RAGCORE_RERANK_BASE_URL"),
+            rerank_api_key=env.secret("RAGCORE_RERANK_API_KEY"),
+            rerank_candidates=env.read("RAGCORE_RERANK_CANDIDATES", int, 50),
             chunk_tokens=env.read("RAGCORE_CHUNK_TOKENS", int, CHUNK_TOKENS),
             overlap_tokens=env.read("RAGCORE_OVERLAP_TOKENS", int, OVERLAP_TOKENS),
             embed_text=cast("EmbedText | None", env.read("RAGCORE_EMBED_TEXT", str, None)),

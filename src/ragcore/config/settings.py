@@ -115,9 +115,11 @@ class Policies:
         store: for searches in the store.
         store_writes: for changes of the store.
         generation: for requests to the models.
+        reranking: for requests to the reranker.
     """
 
     embedding: Policy | None = None
     store: Policy | None = None
     store_writes: Policy | None = None
     generation: Policy | None = None
+    reranking: Policy | None = None

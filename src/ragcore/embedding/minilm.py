@@ -22,7 +22,7 @@ from ragcore.compat.extras import require
 from ragcore.errors import ConfigurationError
 from ragcore.protocols import Vector
 
-__all__ = ["SentenceModel", "Settings", "read_settings"]
+__all__ = ["SentenceModel", "Settings", "batches", "load_onnxruntime", "read_settings"]
 
 OPSET = 23  # the first version with Attention; onnxruntime supports it from 1.23 on
 IR_VERSION = 10
@@ -79,14 +79,14 @@ def read_settings(folder: Path) -> Settings:
     )
 
 
-def _onnxruntime() -> Any:
+def load_onnxruntime(purpose: str = PURPOSE) -> Any:
     """Return onnxruntime with telemetry off. By default, from 1.29 on, it writes a device id and the process's path into the home folder and sends them.
 
     onnxruntime reads these environment variables when it is loaded. If other code has already imported it, `disable_telemetry_events` stops the telemetry.
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     os.environ["ORT_TELEMETRY_DISABLED"] = "1"
-    module = require("onnxruntime", extra="local", purpose=PURPOSE)
+    module = require("onnxruntime", extra="local", purpose=purpose)
     switch = getattr(module, "disable_telemetry_events", None)
     if switch is not None:
         switch()
@@ -99,7 +99,7 @@ class SentenceModel:
     dimension: int
 
     def __init__(self, settings: Settings) -> None:
-        onnxruntime = _onnxruntime()
+        onnxruntime = load_onnxruntime()
         tokenizers = require("tokenizers", extra="local", purpose=PURPOSE)
         self.dimension = settings.hidden
         self._tokenizer = tokenizers.Tokenizer.from_file(str(settings.folder / "tokenizer.json"))
@@ -126,7 +126,7 @@ class SentenceModel:
             return vectors
         encodings = self._tokenizer.encode_batch([text[:MOST_CHARACTERS] for text in texts])
         tokens = [encoding.ids for encoding in encodings]
-        for batch in _batches([len(ids) for ids in tokens]):
+        for batch in batches([len(ids) for ids in tokens]):
             if stopped is not None and stopped.is_set():
                 break
             vectors[batch] = self._run([tokens[number] for number in batch])
@@ -155,17 +155,17 @@ def load_counter(settings: Settings) -> Any:
     return tokenizer
 
 
-def _batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Group texts of similar length into batches of at most BATCH_TOKENS padded tokens, longest first. Each batch is a list of the texts' numbers."""
-    batches: list[list[int]] = []
+def batches(lengths: Sequence[int]) -> list[list[int]]:
+    """Group the numbers of texts by similar length, longest first, at most BATCH_TOKENS padded tokens each, so that there is little padding."""
+    found: list[list[int]] = []
     width = 0
     for number in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
-        if batches and (len(batches[-1]) + 1) * width <= BATCH_TOKENS:
-            batches[-1].append(number)
+        if found and (len(found[-1]) + 1) * width <= BATCH_TOKENS:
+            found[-1].append(number)
         else:
-            batches.append([number])
+            found.append([number])
             width = lengths[number]
-    return batches
+    return found
 
 
 class _Graph:

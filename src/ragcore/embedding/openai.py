@@ -14,14 +14,12 @@ from openai import AsyncOpenAI
 from ragcore.embedding.coalescer import Coalescer
 from ragcore.embedding.vectors import check_vectors
 from ragcore.errors import ConfigurationError, EmbeddingError
-from ragcore.lifecycle.owner import cleaning_up
 from ragcore.lifecycle.part import Part
 from ragcore.protocols import Vector
 from ragcore.resilience import Failure, Policy, RetryPolicy
 from ragcore.text.tokens import TokenCounter, estimate_tokens
 from ragcore.types import Kind
 from ragcore.types.secret import Secret
-from ragcore.wire.bodies import MAX_BODY, whole
 from ragcore.wire.client import OpenAIClient
 from ragcore.wire.dialect import MOST_CHANGES, Dialect, check_parameters
 from ragcore.wire.failure import judge, translate
@@ -255,20 +253,10 @@ class OpenAIEmbedder(Part):
         raise Undecodable("it refused another parameter after each change: check the option 'parameters'")
 
     async def _post(self, body: bytes, most: int) -> Mapping[str, Any]:
-        response = await self._client.post("/embeddings", body, model=self.model)
-        try:
-            read = await whole(response, most=min(most, MAX_BODY))
-        finally:
-            with cleaning_up():
-                await response.aclose()
-        try:
-            answer = json.loads(read.removeprefix(b"\xef\xbb\xbf"))
-        except (ValueError, RecursionError):
-            page = "not JSON but a page of HTML: is the base URL right?" if read.lstrip()[:1] == b"<" else "not JSON"
-            raise Undecodable(f"its answer, {len(read):,} bytes, is {page}") from None
+        answer, headers = await self._client.ask("/embeddings", body, model=self.model, most=most)
         if not (isinstance(answer, dict) and isinstance(answer.get("data"), list)):
             refusal = read_refusal(
-                answer, status=None, headers=response.headers, unsaid=self._client.unsaid(body), in_answer=True
+                answer, status=None, headers=headers, unsaid=self._client.unsaid(body), in_answer=True
             )
             if refusal is not None and refusal.said:
                 raise refusal

@@ -166,6 +166,7 @@ async def evaluate(
 
     Raises:
         InvalidInput: there are no labels, k is below 1, a tenant has no chunks, or none of its labelled documents is stored.
+        EmbeddingError, RerankingError: the embedder or the reranker failed. A fallback would be judged as if it were the configured search.
     """
     labels = list(labelled)
     if not labels:
@@ -176,7 +177,7 @@ async def evaluate(
 
     async def one(label: Labelled) -> Judged:
         retrieval = await retriever.retrieve(
-            label.question, tenant=label.tenant, top_k=min(CHUNKS_PER_DOCUMENT * k, 1_000)
+            label.question, tenant=label.tenant, top_k=min(CHUNKS_PER_DOCUMENT * k, 1_000), degrade=False
         )
         ranking = list(dict.fromkeys(passage.document_id for passage in retrieval.passages))[:k]
         return _judge(label, ranking, k)

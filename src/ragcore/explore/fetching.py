@@ -12,6 +12,7 @@ import anyio
 import numpy as np
 from numpy.typing import NDArray
 
+from ragcore.compat.ability import offers
 from ragcore.compat.extras import require
 from ragcore.errors import InvalidInput, StoreError, Unsupported
 from ragcore.explore.labels import Labelled
@@ -70,6 +71,7 @@ async def fetch(retriever: Retriever, labels: Sequence[Labelled], *, progress: b
             mode="vector",
             top_k=retriever.top_k,
             vector=vectors[number],
+            rerank=False,
         )
         passages = await store.search(query)
         scores = np.array([passage.score for passage in passages], dtype=np.float32)
@@ -97,7 +99,7 @@ def check_scores(retriever: Retriever) -> tuple[Store, Embedder]:
     Raises:
         Unsupported: the store has no scores, or there is no embedder.
     """
-    if not isinstance(retriever.store, Store) or retriever.embedder is None:
+    if not offers(retriever.store, Store) or retriever.embedder is None:
         raise Unsupported("a sweep needs an embedder and a store with scores")
     return retriever.store, retriever.embedder
 
@@ -109,7 +111,7 @@ async def check_known(retriever: Retriever, labels: Iterable[Labelled]) -> tuple
         InvalidInput: a tenant has no chunks, or none of its labelled documents is stored, which suggests wrong ids or a wrong tenant.
     """
     store = retriever.store
-    if not isinstance(store, Store):
+    if not offers(store, Store):
         return ()
     named: dict[str, set[str]] = defaultdict(set)
     for label in labels:

@@ -13,6 +13,7 @@ import anyio.lowlevel
 import numpy as np
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from ragcore.compat.ability import offers
 from ragcore.embedding.vectors import check_vectors
 from ragcore.errors import (
     ConfigurationError,
@@ -152,7 +153,7 @@ class Ingestor:
         if wait is not None:
             await self._threads.run(lambda: wait(TOKENIZER_SECONDS))
         wanted = self._given_embed_text
-        if not isinstance(self.store, EmbedTextRecorder):
+        if not offers(self.store, EmbedTextRecorder):
             self.embed_text = wanted or DEFAULT_EMBED_TEXT
             return
         recorded = await _stored(self.store.recorded_embed_text())
@@ -195,7 +196,7 @@ class Ingestor:
     async def _add_whole(self, run: Run, batch: Sequence[Document]) -> None:
         """Add the whole batch. Each step has its own time limit, and a large document has more steps."""
         limit = StepLimit(run.document_timeout)
-        if not isinstance(self.store, Expiring) and any(document.expires_at is not None for document in batch):
+        if not offers(self.store, Expiring) and any(document.expires_at is not None for document in batch):
             raise Unsupported(
                 f"a document has expires_at, but {type(self.store).__name__} has no expire() to delete it: remove expires_at, or use another store",
                 stage="write",

@@ -32,7 +32,10 @@ _listener: ContextVar[Listener | None] = ContextVar("ragcore.stages", default=No
 
 
 class Stopwatch:
-    """Measures the seconds of each stage, also of stages that failed."""
+    """Measures the seconds of each stage, also of stages that failed.
+
+    A stage may run within another one, measured by another component. Its time is not part of the outer stage, and both stopwatches have it.
+    """
 
     __slots__ = ("_seconds",)
 
@@ -48,18 +51,44 @@ class Stopwatch:
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
-        """Measure the block as a stage ("embed", "search" or "generate") and report its start and its end."""
+        """Measure the block as a stage ("embed", "search", "rerank" or "generate") and report its start and its end."""
+        outer = _measuring.get()
+        own = _Measuring(self, stage)
+        token = _measuring.set(own)
         began = anyio.current_time()
         _report(stage, None)
+        failed = True
         try:
             yield
+            failed = False
         finally:
-            self._seconds[stage] = seconds = anyio.current_time() - began
+            _measuring.reset(token)
+            whole = anyio.current_time() - began
+            self._seconds[stage] = seconds = whole - own.inner
             _report(stage, seconds)
+            if outer is not None:
+                outer.inner += whole
+                outer.watch._seconds[stage] = seconds
+                if not failed:  # otherwise the stage that failed stays the last one
+                    _report(outer.stage, None)
 
     def timings(self) -> Timings:
         """Return the timings so far."""
         return Timings(**self._seconds)
+
+
+class _Measuring:
+    """A stage that is being measured, and the seconds of the stages within it."""
+
+    __slots__ = ("inner", "stage", "watch")
+
+    def __init__(self, watch: Stopwatch, stage: str) -> None:
+        self.watch = watch
+        self.stage = stage
+        self.inner = 0.0
+
+
+_measuring: ContextVar[_Measuring | None] = ContextVar("ragcore.measuring", default=None)
 
 
 class following:  # noqa: N801  # reads as a participle: `with following(listener):`

@@ -298,8 +298,9 @@ class Call:
 
     def on_stage(self, stage: str, seconds: float | None) -> None:
         """Record the start of a stage or, with `seconds`, its end."""
-        self.stage = stage
-        if seconds is not None:
+        if seconds is None:
+            self.stage = stage
+        else:
             self.timings = replace(self.timings, **{stage: seconds})
 
     def on_embedded(self, tokens: int) -> None:

@@ -123,7 +123,7 @@ async def _database(rag: Client) -> tuple[Status, dict[str, Any]]:
     store = rag.retriever.store
     began = anyio.current_time()
     try:
-        if isinstance(store, Pingable):
+        if offers(store, Pingable):
             await store.ping()
         elif offers(store, Opened) and not store.is_open:
             return "unhealthy", {"reason": "not open"}
@@ -218,7 +218,7 @@ async def describe(rag: Client, timeout: float) -> dict[str, Any]:
         described["versions"], described["extras"] = await Threads(1, name="versions").run(_installed)
         if offers(store, Inspected):
             described["database"] = await _read_report(store.inspect())
-        if isinstance(store, Store):
+        if offers(store, Store):
             described["counts"] = await _read_report(store.count(tenant=None))
     return described
 

@@ -48,8 +48,12 @@ def diversified(
 
 
 def _relevance(passages: Sequence[Passage]) -> NDArray[np.float64]:
-    """Return the relevance of each passage in [0, 1]: its fused score, but at most that of the passage before it, so that a reranker's order counts."""
-    return np.minimum.accumulate(np.array(fused_scores(passages)) * 1.0)
+    """Return the relevance of each passage in [0, 1]: the scaled score of a reranker, else the fused score, at most that of the passage before it."""
+    reranked = [passage.rerank_score for passage in passages if passage.rerank_score is not None]
+    if len(reranked) < len(passages):
+        return np.minimum.accumulate(np.array(fused_scores(passages)))
+    span = max(reranked) - min(reranked)
+    return (np.array(reranked) - min(reranked)) / span if span > 0 else np.ones(len(reranked))
 
 
 def _similarity(passages: Sequence[Passage], vectors: Sequence[Vector | None] | None) -> NDArray[np.float64]:

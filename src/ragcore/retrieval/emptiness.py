@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ragcore.compat.ability import offers
 from ragcore.errors import ConfigurationError, DeadlineExceeded, StoreError, Unsupported
 from ragcore.protocols import Diagnosis, Diagnostician, Found, Query, Searcher, Store
 from ragcore.resilience.deadline import deadline, share
@@ -56,7 +57,7 @@ async def _reason(store: Searcher, query: Query, found: Found) -> EmptyReason:
     if known.not_embedded == chunks:
         return EmptyReason("not_embedded", f"{of_all} is embedded: add the documents again", tenant_chunks=chunks)
     best = found.best_score
-    if best is None and query.filter is None and isinstance(store, Store):
+    if best is None and query.filter is None and offers(store, Store):
         best = await _best_score(store, query)
         below = _below_threshold(query, best, chunks)
         if below is not None:
@@ -81,9 +82,9 @@ async def _reason(store: Searcher, query: Query, found: Found) -> EmptyReason:
 
 
 async def _diagnose(store: Searcher, query: Query) -> Diagnosis | None:
-    if isinstance(store, Diagnostician):
+    if offers(store, Diagnostician):
         return await store.diagnose(query)
-    if not isinstance(store, Store):
+    if not offers(store, Store):
         return None
     counts = await store.count(tenant=query.tenant)
     everywhere = None if counts.chunks else await _count_all(store)

@@ -41,6 +41,9 @@ class SearchOptions(SimilarityOptions, total=False):
     """From 0, the best passages, to 1, passages that differ as much as possible from each other. None: the retriever's value."""
     neighbours: int | None
     """Number of chunks before and after each passage that become part of it, 0 to 10. None: the retriever's number."""
+    rerank: bool | None
+    """Whether the retriever's reranker sorts the passages. False: the order of the search, for example to compare both. None: True. No effect without a
+    reranker."""
     degrade: bool | None
     """Whether to use a fallback when a stage fails, such as full-text search while the embedder is down. False: raise an error instead. None: the
     default of the client or retriever."""

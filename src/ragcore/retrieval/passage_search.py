@@ -69,7 +69,7 @@ class PassageSearch:
         duplicates = 0 if plan.diversity else len(repeats)
         if plan.neighbours and best:
             best = await self._widened(best, plan)
-        return plan, Found(best, best_score=found.best_score, scan=found.scan), duplicates
+        return plan, Found(best, best_score=found.best_score, scan=found.scan, degraded=found.degraded), duplicates
 
     async def search(self, query: Query) -> Found:
         """Return the passages of a query, checked."""
@@ -78,7 +78,9 @@ class PassageSearch:
         passages = _checked(found, query)
         if isinstance(found, Found):
             vectors = found.vectors if found.vectors is None else found.vectors[: len(passages)]
-            return Found(passages, best_score=found.best_score, scan=found.scan, vectors=vectors)
+            return Found(
+                passages, best_score=found.best_score, scan=found.scan, vectors=vectors, degraded=found.degraded
+            )
         return Found(passages)
 
     @asynccontextmanager

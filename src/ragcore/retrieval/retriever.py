@@ -138,12 +138,12 @@ class Retriever(Part):
         Args:
             question: the question to search for.
             tenant: the owner of the documents.
-            options: top_k, score_threshold, filter, mode, degrade, as described in `options.SearchOptions`. A value given here overrides the
+            options: top_k, score_threshold, filter, mode, rerank, degrade, as described in `options.SearchOptions`. A value given here overrides the
                 retriever's own.
 
         Raises:
             InvalidInput: the question, the tenant, an option or the filter is invalid, or the question exceeds the embedder's token limit.
-            EmbeddingError, CircuitOpen: the embedder is down, and `degrade` is False.
+            EmbeddingError, RerankingError, CircuitOpen: the embedder or the reranker is down, and `degrade` is False.
             StoreError: the store failed.
             DeadlineExceeded, Overloaded: the time is up, or there are too many calls.
             Unsupported: the store does not support this mode or filter.
@@ -170,7 +170,13 @@ class Retriever(Part):
                 degraded = (Degradation("embed", str(error), "full text"),)
                 plan = replace(plan, mode="text")
         with watch.measure("search"):
-            query = replace(plan.query(vector), model=self._model(vector))
+            query = replace(
+                plan.query(vector),
+                model=self._model(vector),
+                rerank=options.get("rerank") is not False,
+                degrade=degrade is not False,
+                redact=self.redact,
+            )
             try:
                 plan, found, duplicates = await PassageSearch(self.store).find(
                     plan, query, other_mode=not self._chose_mode
@@ -184,6 +190,7 @@ class Retriever(Part):
                     "vector"  # the store does not support hybrid search; with a filter, the filter may be the cause
                 )
             empty = None if found else await explain_empty(self.store, replace(query, mode=plan.mode), found)
+        degraded = (*degraded, *found.degraded)
         return plan.retrieval(
             found, empty=empty, degraded=degraded, timings=watch.timings(), usage=usage, duplicates=duplicates
         )
@@ -204,7 +211,8 @@ class Retriever(Part):
             EmbeddingError: as in `retrieve` with degrade=False.
         """
         self._check_open()
-        if not isinstance(self.store, Store) or self.embedder is None:
+        store = self.store
+        if not offers(store, Store) or self.embedder is None:
             raise Unsupported(
                 "a similarity report needs an embedder and a store that has scores() and count()", stage="search"
             )
@@ -222,12 +230,12 @@ class Retriever(Part):
         with watch.measure("search"):
             # The report is about the tenant's own chunks, without the effects of the threshold, of shared tenants and of diversity.
             plan = replace(plan, shared=(), diversity=0.0)
-            query = replace(plan.query(vector), model=self._model(vector))
+            query = replace(plan.query(vector), model=self._model(vector), rerank=False)
             searching = PassageSearch(self.store)
             found = await searching.search(replace(query, score_threshold=None))
-            by_text = await searching.search(replace(plan.query(None), mode="text", score_threshold=None))
+            by_text = await searching.search(replace(plan.query(None), mode="text", score_threshold=None, rerank=False))
             async with searching.errors():
-                counts = await self.store.count(tenant=plan.tenant)
+                counts = await store.count(tenant=plan.tenant)
                 scores = await self._scores(plan, vector)
             empty = None if found else await explain_empty(self.store, query, found)
         found[:] = _with_text_scores(found, by_text)
@@ -243,10 +251,10 @@ class Retriever(Part):
 
     async def _scores(self, plan: Plan, vector: Vector) -> Vector:
         """Return the scores of the tenant's 10,000 nearest chunks, best first; with a filter, of the 1,000 nearest that match."""
-        assert isinstance(self.store, Store)
+        assert offers(self.store, Store)
         if plan.filter is None:
             return (await self.store.scores(vector, tenant=plan.tenant, limit=MOST_SCORES)).scores
-        query = replace(plan.query(vector), top_k=MOST_FILTERED, score_threshold=None)
+        query = replace(plan.query(vector), top_k=MOST_FILTERED, score_threshold=None, rerank=False)
         return np.array([passage.score or 0.0 for passage in await self.store.search(query)], dtype=np.float32)
 
     async def _open(self) -> None:

@@ -7,7 +7,7 @@ simulation with seeds, and a function that cancels a run at each await. To use t
 from __future__ import annotations
 
 from ragcore.testing.cancelling import at_rest, cancel_everywhere
-from ragcore.testing.fakes import FakeEmbedder, FakeGenerator, FakeStore, fake_rag
+from ragcore.testing.fakes import FakeEmbedder, FakeGenerator, FakeReranker, FakeStore, fake_rag
 from ragcore.testing.faults import (
     BadEnd,
     Bomb,
@@ -49,6 +49,7 @@ __all__ = [
     "Fail",
     "FakeEmbedder",
     "FakeGenerator",
+    "FakeReranker",
     "FakeStore",
     "Fault",
     "FaultProxy",

@@ -13,11 +13,12 @@ import numpy as np
 
 from ragcore.client.rag import RAG
 from ragcore.config import Settings
-from ragcore.errors import DependencyError, EmbeddingError, GenerationError, RagcoreError, StoreError
+from ragcore.errors import DependencyError, EmbeddingError, GenerationError, RagcoreError, RerankingError, StoreError
 from ragcore.generation.streams import collect
 from ragcore.lifecycle.part import Part
-from ragcore.protocols import EmbeddedDocument, Embedder, Generator, Query, Scores, Searcher, Vector
+from ragcore.protocols import EmbeddedDocument, Embedder, Generator, Query, Reranker, Scores, Searcher, Vector
 from ragcore.resilience import Policy
+from ragcore.retrieval.reranking.searcher import RerankedSearcher
 from ragcore.retrieval.retriever import Retriever
 from ragcore.store.memory import MemoryStore
 from ragcore.testing.faults import Broken, FakeFailure, Faults, judge
@@ -25,7 +26,7 @@ from ragcore.text.tokens import estimate_tokens
 from ragcore.text.words import content_words
 from ragcore.types import Counts, Generation, Kind, Passage, Prompt, Usage
 
-__all__ = ["FakeEmbedder", "FakeGenerator", "FakeStore", "fake_rag"]
+__all__ = ["FakeEmbedder", "FakeGenerator", "FakeReranker", "FakeStore", "fake_rag", "word_overlap"]
 
 
 def fake_rag(
@@ -33,10 +34,14 @@ def fake_rag(
     embedder: Embedder | None = None,
     store: Searcher | None = None,
     generator: Generator | None = None,
+    reranker: Reranker | None = None,
     settings: Settings | None = None,
 ) -> RAG:
-    """Create a client of fakes that is not started: `async with fake_rag() as rag`. It has no watchdog, because the watchdog needs real time."""
-    retriever = Retriever(embedder=embedder or FakeEmbedder(), store=store or FakeStore())
+    """Create a client of fakes, not started: `async with fake_rag() as rag`. It has no watchdog, because the watchdog needs real time."""
+    searcher = store or FakeStore()
+    if reranker is not None:
+        searcher = RerankedSearcher(searcher, reranker)
+    retriever = Retriever(embedder=embedder or FakeEmbedder(), store=searcher)
     return RAG(
         retriever=retriever, generator=generator or FakeGenerator(), settings=settings or Settings(watchdog=False)
     )
@@ -75,6 +80,31 @@ class FakeEmbedder(Part):
             np.stack([embed_words(text, self.dimension) for text in texts]) if texts else np.zeros((0, self.dimension))
         )
         return vectors.astype(np.float32)
+
+
+class FakeReranker(Part):
+    """Scores a text by the share of the question's words that occur in it.
+
+    Args:
+        policy: policy of the calls; None: a policy without retries.
+    """
+
+    model = "fake"
+
+    policy: Policy
+    faults: Faults
+
+    def __init__(self, *, policy: Policy | None = None) -> None:
+        self.policy = policy or Policy("fake reranker", retry=False)
+        self.faults = Faults()
+        self.calls: list[tuple[str, tuple[str, ...]]] = []
+
+    async def rerank(self, question: str, texts: Sequence[str], /) -> list[float]:
+        """Return a score from 0 to 1 for each text."""
+        self._check_open()
+        self.calls.append((question, tuple(texts)))
+        await _call(self.policy, self.faults, RerankingError, "rerank")
+        return [word_overlap(question, text) for text in texts]
 
 
 class FakeGenerator(Part):
@@ -227,6 +257,12 @@ class _translated:  # noqa: N801  # reads as a participle: `with _translated(…
                 status=status,
                 stage=self._stage,
             ) from exc
+
+
+def word_overlap(question: str, text: str) -> float:
+    """Return the share of the question's words that occur in the text, from 0 to 1."""
+    asked = set(content_words(question))
+    return len(asked & set(content_words(text))) / len(asked) if asked else 0.0
 
 
 def embed_words(text: str, dimension: int) -> Vector:

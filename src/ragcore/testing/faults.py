@@ -163,7 +163,10 @@ class BadEnd:
 
 @dataclass(frozen=True, slots=True)
 class Corrupt:
-    """HTTP server: the vectors are invalid. They have a wrong dimension, are NaN, all zero or not base64, or there is one too many."""
+    """HTTP server: the vectors are invalid. They have a wrong dimension, are NaN, all zero or not base64, or there is one too many.
+
+    In a reranking, in the same order: an index that does not exist, NaN, an index twice, a text instead of a score, or one result too few.
+    """
 
     what: Literal["dimension", "nan", "zero", "base64", "count"]
 

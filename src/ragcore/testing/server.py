@@ -42,6 +42,7 @@ from ragcore.testing.faults import (
     Silent,
     Slow,
 )
+from ragcore.testing.reranking import corrupt_results, reranking
 from ragcore.text.tokens import estimate_tokens
 from ragcore.types import Passage
 
@@ -54,12 +55,13 @@ REMEMBERED = 10_000
 
 
 class OpenAIServer:
-    """Answers `/v1/embeddings`, `/v1/chat/completions` and `/v1/models`.
+    """Answers `/v1/embeddings`, `/v1/chat/completions`, `/v1/rerank` and `/v1/models`.
 
     Embeddings come from `embedder`, or from hashed words. Chat answers with `text`, or quotes the passages in ragcore's prompts, so that tests can
-    distinguish right answers from wrong ones. Each request takes the next fault from `faults`: `Fail(status)` answers with that status, `Fail(error)`
-    drops the connection, `Slow` waits before it answers, and `Hang` never answers. `Reply`, `Silent`, `Huge`, `Bomb`, `Endless`, `Crumbs`,
-    `Redirect`, `Refuse`, `Corrupt`, `Broken` and `BadEnd` behave as their docstrings describe. For faults on the wire, put a `FaultProxy` in front of it.
+    distinguish right answers from wrong ones. Reranking has the shape of Jina and vLLM, and counts common words. Each request takes the next fault from
+    `faults`: `Fail(status)` answers with that status, `Fail(error)` drops the connection, `Slow` waits before it answers, and `Hang` never answers.
+    `Reply`, `Silent`, `Huge`, `Bomb`, `Endless`, `Crumbs`, `Redirect`, `Refuse`, `Corrupt`, `Broken` and `BadEnd` behave as their docstrings describe.
+    For faults on the wire, put a `FaultProxy` in front.
 
     Args:
         embedder: a started embedder; None: words are hashed to vectors.
@@ -250,6 +252,11 @@ class OpenAIServer:
                 async with self._slots:
                     await anyio.sleep(self.first_token_latency + self.token_latency * len(_tokens(text)))
                 await connection.send_json(200, _completion(asked, text))
+            case "/v1/rerank":
+                answer = reranking(asked)
+                if isinstance(fault, Corrupt):
+                    corrupt_results(answer["results"], fault.what)
+                await connection.send_json(200, answer)
             case "/v1/models":
                 await connection.send_json(200, {"object": "list", "data": [{"id": "fake", "object": "model"}]})
             case _:

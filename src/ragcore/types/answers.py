@@ -54,6 +54,7 @@ class Passage(Value):
         score: cosine similarity to the question, in [-1, 1]; higher is better. None in mode "text", and for a chunk without a vector.
         text_score: full-text rank; higher is better. Comparable within one result only. None if only vector search found the chunk.
         shared: the shared tenant that owns the document; None if it is the caller's own.
+        rerank_score: relevance that a reranker computed; higher is better. Its range depends on the reranker. None if the passage was not reranked.
     """
 
     chunk_id: str
@@ -68,6 +69,7 @@ class Passage(Value):
     score: float | None = None
     text_score: float | None = None
     shared: str | None = None
+    rerank_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class Degradation(Value):
     """A stage that failed, with the reason and the fallback that was used instead.
 
     Attributes:
-        stage: "embed", "search" or "generate".
+        stage: "embed", "search", "rerank" or "generate".
         reason: why the stage failed.
         fallback: the replacement, such as "full text".
     """
@@ -144,7 +146,7 @@ class Retrieval(Value):
         scan: how vectors were compared. "exact": with all of the tenant's vectors. "index": through the HNSW index. "completed": by an exact scan
             after the index returned too few. None: no vectors were compared, or the store doesn't report it.
         degraded: stages that failed and their fallbacks; () if none failed.
-        timings: seconds of `embed` and `search`.
+        timings: seconds of `embed`, `search` and `rerank`.
         usage: `embedding_tokens`; the other fields are None.
     """
 

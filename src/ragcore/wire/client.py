@@ -7,6 +7,7 @@ builds the SDK's requests from prepared bytes (200 µs) and sends them through t
 from __future__ import annotations
 
 import base64
+import json
 import logging
 from collections.abc import Mapping
 from contextlib import aclosing
@@ -20,7 +21,7 @@ from ragcore.compat.private import send_by_openai, silence_platform, wrap_networ
 from ragcore.errors import ConfigurationError
 from ragcore.lifecycle.owner import cleaning_up
 from ragcore.types.secret import Secret, without_frames
-from ragcore.wire.bodies import Response, pieces
+from ragcore.wire.bodies import MAX_BODY, Response, pieces, whole
 from ragcore.wire.refusal import ServerError, Undecodable, read_refusal
 from ragcore.wire.unsaid import Unsaid
 
@@ -42,6 +43,7 @@ class OpenAIClient:
         api_key, base_url: None: the SDK's defaults.
         client: the user's own client, with its headers, proxy and certificates.
         headers: headers of each request.
+        key_name: the setting with the key, for errors.
     """
 
     def __init__(
@@ -51,9 +53,10 @@ class OpenAIClient:
         base_url: str | None,
         client: openai.AsyncOpenAI | None,
         headers: Mapping[str, str] | None = None,
+        key_name: str = "OPENAI_API_KEY",
     ) -> None:
         self._given = client
-        self._api_key = _checked_key(api_key)
+        self._api_key = _checked_key(api_key, key_name)
         self._base_url = base_url
         self._headers = {
             # Compression saves little here, and it makes decompression bombs possible.
@@ -120,6 +123,28 @@ class OpenAIClient:
         finally:
             with cleaning_up():
                 await response.aclose()
+
+    async def ask(self, path: str, body: bytes, /, *, model: str, most: int) -> tuple[object, Mapping[str, str]]:
+        """Send a POST request and return the decoded JSON of the answer, with the response's headers.
+
+        Args:
+            path, model: as in `post`.
+            most: limit for the size of the answer, in bytes.
+
+        Raises:
+            Undecodable: the answer is larger than `most`, or not JSON.
+        """
+        response = await self.post(path, body, model=model)
+        try:
+            read = await whole(response, most=min(most, MAX_BODY))
+        finally:
+            with cleaning_up():
+                await response.aclose()
+        try:
+            return json.loads(read.removeprefix(b"\xef\xbb\xbf")), response.headers
+        except (ValueError, RecursionError):
+            page = "not JSON but a page of HTML: is the base URL right?" if read.lstrip()[:1] == b"<" else "not JSON"
+            raise Undecodable(f"its answer, {len(read):,} bytes, is {page}") from None
 
     async def _send(self, sdk: Any, url: str, body: bytes) -> Response:
         """Send a request. After an error, remove the frames of its traceback, because they hold the request's address, headers and body."""
@@ -241,13 +266,13 @@ class _Stream:
             raise
 
 
-def _checked_key(api_key: str | Secret | None) -> str | None:
-    """Return the key without surrounding white space. Reject a key that is not a valid header value, because the transport's error would show it."""
+def _checked_key(api_key: str | Secret | None, name: str) -> str | None:
+    """Return the key without surrounding white space. Reject a key that is no valid header value: the transport's error would show it."""
     if api_key is None:
         return None
     key = (api_key.reveal() if isinstance(api_key, Secret) else api_key).strip()
     if not key or not key.isascii() or not key.isprintable():
         raise ConfigurationError(
-            "the API key (not shown) is empty or contains characters that are not printable ASCII: check OPENAI_API_KEY"
+            f"the API key (not shown) is empty or contains characters that are not printable ASCII: check {name}"
         )
     return key

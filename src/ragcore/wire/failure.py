@@ -32,9 +32,21 @@ def judge(error: Exception) -> Failure | None:
 
 
 def translate(
-    error: Exception, kind: type[DependencyError], /, *, dependency: str, stage: str, attempts: int
+    error: Exception,
+    kind: type[DependencyError],
+    /,
+    *,
+    dependency: str,
+    stage: str,
+    attempts: int,
+    key_name: str = "OPENAI_API_KEY",
+    limits: str = "prompt_tokens or chunk_tokens",
 ) -> RagcoreError:
-    """Return the error to raise: a `RagcoreError` itself, or an error of class `kind` with the server's message and without keys."""
+    """Return the error to raise: a `RagcoreError` itself, or an error of class `kind` with the server's message and without keys.
+
+    Args:
+        key_name, limits: the settings to check if the server refuses the key, or a request that is too long.
+    """
     if isinstance(error, RagcoreError):
         error.stage = error.stage or stage
         return error
@@ -46,7 +58,7 @@ def translate(
                 status = 413  # some servers report an oversized request as their own failure
             judged = None if status is None else from_status(status, error.headers)
             retry_after = judged.retry_after if judged else None
-            what = _refused(error, status)
+            what = _refused(error, status, key_name, limits)
         case openai.APIStatusError():
             status, request_id = error.status_code, error.request_id
             what = f"failed with status {status}"
@@ -73,23 +85,23 @@ def translate(
     )
 
 
-def _refused(error: ServerError, status: int | None) -> str:
-    what = _what(error, status)
+def _refused(error: ServerError, status: int | None, key_name: str, limits: str) -> str:
+    what = _what(error, status, key_name, limits)
     return f"{what}; the server said {error.said!r}" if error.said else what
 
 
-def _what(error: ServerError, status: int | None) -> str:
+def _what(error: ServerError, status: int | None, key_name: str, limits: str) -> str:
     """Describe what happened and what to do."""
     number = "" if status is None else f" ({status})"
     if error.is_too_long:
-        return f"refused the request{number} because it exceeds the model's token limit: lower prompt_tokens or chunk_tokens"
+        return f"refused the request{number} because it exceeds the model's token limit: lower {limits}"
     if error.blames_the_model:
         return f"does not know the model{number}: check the model's name and the base URL"
     if error.code.lower() in ("insufficient_quota", "insufficient_balance"):
         return f"reports that the quota is used up{number}: add credit or raise the limit; waiting doesn't help"
     match status:
         case 401 | 403:
-            return f"refused the API key ({status}): check OPENAI_API_KEY and its access to this model"
+            return f"refused the API key ({status}): check {key_name} and its access to this model"
         case 402:
             return "requires payment (402): add credit; waiting doesn't help"
         case 429:

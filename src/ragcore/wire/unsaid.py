@@ -26,8 +26,8 @@ KEYS = re.compile(
 HIDDEN = "[hidden]"
 QUOTED = "[quoted]"
 # The fields of a request that hold texts of users or documents.
-TEXTS = ("content", "text", "input", "prompt")
-# In an escaped line end, "\n", the letter is not the beginning of a word.
+TEXTS = ("content", "text", "input", "prompt", "query", "documents", "texts")
+# In an escaped line end such as "\n", the "n" is not the beginning of a word.
 WORD = re.compile(rf"\\[nrt]|([{UNSPACED}]|[^\W{UNSPACED}]+)")
 QUOTES = "\"'`“”‘’«»„"
 # If two content words have the same order as in the request, they are a quotation and not chance. In scripts without blanks, four characters are enough.

@@ -17,6 +17,7 @@ from ragcore.errors import (
     NotOpen,
     Overloaded,
     RagcoreError,
+    RerankingError,
     StoreError,
 )
 from ragcore.types import Answer, CallInfo, Degradation, EmptyReason, Health, SimilarityReport
@@ -27,6 +28,7 @@ __all__ = ["FULL", "has_internal_details", "public", "public_message"]
 FULL = "too many questions at once; try again in a moment"
 NO_DOCUMENTS = "you have no documents yet"
 NO_SEARCH = "semantic search is temporarily unavailable"
+NO_RERANKING = "the results could not be sorted by relevance; they have the order of the search"
 NO_ANSWER = "the model that writes answers is temporarily unavailable"
 
 
@@ -60,6 +62,8 @@ def public_message(error: RagcoreError) -> str:
             return f"the documents are temporarily unavailable; try again {again}"
         case EmbeddingError():
             return f"{NO_SEARCH}; try again {again}"
+        case RerankingError():
+            return f"the results can't be sorted by relevance at the moment; try again {again}"
         case GenerationError():
             return f"{NO_ANSWER}; try again {again}"
         case InvalidInput():
@@ -84,7 +88,7 @@ def _cleared(value: Any) -> Any:
         case EmptyReason(code="no_chunks"):
             return replace(value, store_chunks=None, message=NO_DOCUMENTS)
         case Degradation(stage=stage):
-            return replace(value, reason=NO_ANSWER if stage == "generate" else NO_SEARCH)
+            return replace(value, reason={"generate": NO_ANSWER, "rerank": NO_RERANKING}.get(stage, NO_SEARCH))
         case SimilarityReport(chunks=0):
             return replace(value, retrieval=_cleared(value.retrieval), verdict=NO_DOCUMENTS)
         case Health():

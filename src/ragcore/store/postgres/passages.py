@@ -22,8 +22,8 @@ _read_json = json.JSONDecoder().raw_decode
 # The constructor of a frozen dataclass takes three times as long. For ten passages, that is a fifth of the time that a search takes in this process.
 _set_field = {field.name: getattr(Passage, field.name).__set__ for field in fields(Passage)}
 _set_first = [_set_field[name] for name in ("chunk_id", "document_id", "text", "title", "source", "start", "end")]
-_set_metadata, _set_score, _set_text_score, _set_shared = (
-    _set_field[name] for name in ("metadata", "score", "text_score", "shared")
+_set_metadata, _set_score, _set_text_score, _set_shared, _set_rerank_score = (
+    _set_field[name] for name in ("metadata", "score", "text_score", "shared", "rerank_score")
 )
 
 
@@ -79,4 +79,5 @@ def _passage(row: asyncpg.Record, score: float | None, text_score: float | None)
     _set_score(passage, score)
     _set_text_score(passage, text_score)
     _set_shared(passage, row["shared"])
+    _set_rerank_score(passage, None)
     return passage
