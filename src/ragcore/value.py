@@ -39,6 +39,7 @@ class Value:
 class Timings(Value):
     """Seconds by stage; None for a stage that did not run."""
 
+    rewrite: float | None = None
     embed: float | None = None
     search: float | None = None
     generate: float | None = None

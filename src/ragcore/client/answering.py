@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ragcore.client.components import Generators
 from ragcore.client.options import AskOptions, RetrieveOptions
+from ragcore.client.rewriting import Rewriter
 from ragcore.config import EXTRACTIVE, Settings
 from ragcore.errors import ConfigurationError, DeadlineExceeded, InvalidInput, Overloaded, RagcoreError
 from ragcore.events import emit
@@ -22,6 +23,7 @@ from ragcore.lifecycle.stages import Stopwatch
 from ragcore.operating.calls import Call, spent_by
 from ragcore.resilience.deadline import reserve
 from ragcore.retrieval.options import SearchOptions
+from ragcore.retrieval.plan import plan_search
 from ragcore.retrieval.retriever import Retriever
 from ragcore.types import Answer, Citation, Degradation, Generation, Prompt, Retrieval, Turn, Usage
 from ragcore.types.validation import (
@@ -89,9 +91,23 @@ def search_of(options: RetrieveOptions, settings: Settings) -> SearchOptions:
     return search
 
 
-async def retrieve(call: Call, retriever: Retriever, question: str, search: SearchOptions) -> Retrieval:
-    """Return the passages, and record their number in the call."""
-    retrieval = await retriever.retrieve(question, tenant=call.tenant, **search)
+async def retrieve(
+    call: Call,
+    retriever: Retriever,
+    question: str,
+    search: SearchOptions,
+    *,
+    history: Sequence[Turn],
+    rewriter: Rewriter,
+) -> Retrieval:
+    """Return the passages, and record their number in the call. The search uses the stand-alone form of a follow-up question."""
+    if search.get("query") is None and history:
+        plan_search(retriever, question, call.tenant, search)  # an invalid option must raise before a model is asked
+        rewritten = await rewriter.rewrite(call, question, history, degrade=search["degrade"] is not False)
+        asked: SearchOptions = {**search, "query": rewritten.query}
+        retrieval = rewritten.reported(await retriever.retrieve(question, tenant=call.tenant, **asked))
+    else:
+        retrieval = await retriever.retrieve(question, tenant=call.tenant, **search)
     call.degraded = bool(retrieval.degraded)
     call.passages = len(retrieval.passages)
     return retrieval
@@ -109,6 +125,7 @@ def make_prompt(
         return None
     prompt = build_prompt(
         retrieval.question,
+        query="" if retrieval.query == retrieval.question else retrieval.query,
         passages=retrieval.passages,
         history=request.history,
         instructions=request.instructions,
@@ -184,8 +201,8 @@ def cite(
         degraded=degraded,
         usage=Usage(
             embedding_tokens=retrieval.usage.embedding_tokens,
-            prompt_tokens=generation.usage.prompt_tokens,
-            completion_tokens=generation.usage.completion_tokens,
+            prompt_tokens=_sum(retrieval.usage.prompt_tokens, generation.usage.prompt_tokens),
+            completion_tokens=_sum(retrieval.usage.completion_tokens, generation.usage.completion_tokens),
         ),
         model=generation.model,
         finish_reason=generation.finish_reason,
@@ -197,4 +214,10 @@ def cite(
 def _not_searched(retrieval: Retrieval) -> bool:
     """Whether nothing was found because the search was incomplete. The documents may still contain the answer."""
     empty = retrieval.empty
-    return empty is not None and (bool(retrieval.degraded) or empty.code in ("not_embedded", "other_model"))
+    incomplete = any(part.stage != "rewrite" for part in retrieval.degraded)
+    return empty is not None and (incomplete or empty.code in ("not_embedded", "other_model"))
+
+
+def _sum(first: int | None, second: int | None) -> int | None:
+    """Return the sum of two numbers, of which either may be unknown."""
+    return second if first is None else first if second is None else first + second

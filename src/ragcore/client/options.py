@@ -13,6 +13,9 @@ __all__ = ["AskOptions", "RetrieveOptions", "TimedSimilarityOptions"]
 class RetrieveOptions(SearchOptions, total=False):
     """The options of `retrieve`."""
 
+    history: Sequence[Turn | Mapping[str, object]]
+    """Earlier turns, oldest first: `Turn`s, or mappings with "role" and "content". The search for a follow-up question uses them: see `Settings.rewrite`."""
+
     timeout: float | None
     """Seconds for the whole call. None: `Settings.timeout` (30)."""
 
@@ -20,8 +23,6 @@ class RetrieveOptions(SearchOptions, total=False):
 class AskOptions(RetrieveOptions, total=False):
     """The options of `ask` and `stream`."""
 
-    history: Sequence[Turn | Mapping[str, object]]
-    """Earlier turns, oldest first: `Turn`s, or mappings with "role" and "content"."""
     instructions: str | None
     """Instructions for the answer, which replace `Settings.instructions`. None: those of the settings."""
     max_tokens: int | None

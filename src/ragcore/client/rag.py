@@ -6,7 +6,7 @@ accounting: each call has a deadline and is charged, however it ends. Both class
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Self, Unpack
 from uuid import UUID
@@ -16,6 +16,7 @@ from ragcore.client.answering import cite, generate, make_prompt, retrieve, sear
 from ragcore.client.charging import Charging
 from ragcore.client.components import Generators, make_embedder, make_generator, make_store
 from ragcore.client.options import AskOptions, RetrieveOptions, TimedSimilarityOptions
+from ragcore.client.rewriting import Rewriter
 from ragcore.client.stream import AnswerStream
 from ragcore.compat.ability import offers
 from ragcore.config import Config, Policies, Settings
@@ -33,7 +34,7 @@ from ragcore.operating.health import HealthCheck, describe
 from ragcore.operating.watchdog import Watchdog
 from ragcore.protocols import Clearable, Embedder, Generator, Searcher, Store, Watched
 from ragcore.resilience.policy import policy_of
-from ragcore.retrieval.options import check_options, spelled_out
+from ragcore.retrieval.options import SearchOptions, check_options, spelled_out
 from ragcore.retrieval.retriever import Retriever
 from ragcore.text.redacting import Redacting
 from ragcore.text.redaction import Redact
@@ -50,10 +51,13 @@ from ragcore.types import (
     Retrieval,
     SimilarityReport,
     Stats,
+    Turn,
     Unreadable,
+    Usage,
     UsedTokens,
 )
 from ragcore.types.validation import (
+    check_history,
     check_ids,
     check_tenant,
     check_timeout,
@@ -115,6 +119,12 @@ class RAG(Part):
             store=retriever.store,
             embedder=retriever.embedder,
             generators=self._generators,
+        )
+        self._rewriter = Rewriter(
+            self.settings.rewrite,
+            generators=self._generators,
+            embedder=retriever.embedder,
+            charging=self._charging,
         )
         self._health = HealthCheck()
         self._watchdog = Watchdog(self._calls) if self.settings.watchdog else None
@@ -193,10 +203,10 @@ class RAG(Part):
         """Answer a question from the tenant's documents.
 
         Args:
-            question: the search uses the question alone; the prompt also has the history.
+            question: the question. For a follow-up question, the search uses the history: see `Settings.rewrite`. The prompt has the question as it was asked.
             tenant: the owner of the documents.
-            options: timeout, history, instructions, max_tokens, temperature, stop, top_k, score_threshold, filter, mode, degrade, as
-                `options.AskOptions` describes them.
+            options: timeout, history, instructions, max_tokens, temperature, stop, query, top_k, score_threshold, filter, mode, degrade,
+                as `options.AskOptions` describes them.
 
         Returns:
             The answer. If the documents don't answer the question, `found` is False and the text says so.
@@ -210,7 +220,7 @@ class RAG(Part):
         check_options(options, AskOptions, "ask")
         async with self._limited("ask", tenant, options.get("timeout")) as call:
             request = validate(question, options, self.settings)
-            retrieval = await retrieve(call, self._retriever, question, request.search)
+            retrieval = await self._retrieved(call, question, request.search, request.history)
             prompt = make_prompt(request, retrieval, self.settings, self._generators.answering.count_tokens)
             generation = None
             if prompt is not None:
@@ -255,8 +265,9 @@ class RAG(Part):
         """Return the passages for a question. Arguments and errors are those of `ask`."""
         check_options(options, RetrieveOptions, "retrieve")
         async with self._limited("retrieve", tenant, options.get("timeout")) as call:
-            retrieval = await retrieve(call, self._retriever, question, search_of(options, self.settings))
-            self._charging.charge(call, retrieval.usage, "")
+            history = check_history(options.get("history", ()))
+            retrieval = await self._retrieved(call, question, search_of(options, self.settings), history)
+            self._charging.charge(call, Usage(embedding_tokens=retrieval.usage.embedding_tokens), "")
             return retrieval
 
     @spelled_out(TimedSimilarityOptions)
@@ -459,7 +470,7 @@ class RAG(Part):
             with call:
                 await self._charging.admit_shared(call)
                 request = validate(question, options, self.settings)
-                retrieval = await retrieve(call, self._retriever, question, request.search)
+                retrieval = await self._retrieved(call, question, request.search, request.history)
                 prompt = make_prompt(request, retrieval, self.settings, self._generators.answering.count_tokens)
                 call.prompt = prompt
         except BaseException as error:
@@ -485,6 +496,9 @@ class RAG(Part):
                 await stream.aclose()
             finally:
                 await self._charging.settle(call, self._owner)
+
+    async def _retrieved(self, call: Call, question: str, search: SearchOptions, history: Sequence[Turn]) -> Retrieval:
+        return await retrieve(call, self._retriever, question, search, history=history, rewriter=self._rewriter)
 
     def _answered(
         self, call: Call, retrieval: Retrieval, prompt: Prompt | None, generation: Generation | None

@@ -59,6 +59,7 @@ def _hidden(prompt: Prompt, redact: Redact) -> tuple[Prompt, Redacted]:
     hidden = replace(
         prompt,
         question=texts.redact(prompt.question),
+        query=texts.redact(prompt.query),
         passages=passages,
         history=tuple(replace(turn, content=texts.redact(turn.content)) for turn in prompt.history),
         instructions=texts.redact(prompt.instructions),
@@ -80,7 +81,13 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def _texts(prompt: Prompt) -> list[str]:
-    texts = [prompt.question, prompt.instructions, *prompt.stop, *(turn.content for turn in prompt.history)]
+    texts = [
+        prompt.question,
+        prompt.query,
+        prompt.instructions,
+        *prompt.stop,
+        *(turn.content for turn in prompt.history),
+    ]
 
     def take(text: str) -> str:
         texts.append(text)

@@ -48,7 +48,7 @@ class Stopwatch:
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
-        """Measure the block as a stage ("embed", "search" or "generate") and report its start and its end."""
+        """Measure the block as a stage ("rewrite", "embed", "search" or "generate") and report its start and its end."""
         began = anyio.current_time()
         _report(stage, None)
         try:

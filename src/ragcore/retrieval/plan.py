@@ -30,11 +30,13 @@ class Plan:
     """One search with checked options: the caller's values, and the retriever's own where the caller gives none.
 
     Attributes:
+        searched: the text to search for; without a `query` in the options, the question.
         score_threshold: the threshold; None if there is none.
         score_threshold_from: "call" or "retriever"; None if there is no threshold.
     """
 
     question: str
+    searched: str
     tenant: str
     mode: Mode
     top_k: int
@@ -45,7 +47,7 @@ class Plan:
     def query(self, vector: Vector | None) -> Query:
         """Return the query for the store."""
         return Query(
-            question=self.question,
+            question=self.searched,
             tenant=self.tenant,
             mode=self.mode,
             top_k=self.top_k,
@@ -67,7 +69,7 @@ class Plan:
         thresholded = self.mode != "text" and self.score_threshold is not None
         return Retrieval(
             self.question,
-            query=self.question,
+            query=self.searched,
             passages=tuple(found),
             mode=self.mode,
             top_k=self.top_k,
@@ -96,8 +98,10 @@ def plan_search(defaults: Defaults, question: str, tenant: str | UUID, options: 
             f"filter must be a ragcore.Filter, not {type(condition).__name__}: build it with ragcore.meta(…)"
         )
     threshold, threshold_from = _threshold(defaults, options)
+    asked, query = check_question(question), options.get("query")
     plan = Plan(
-        question=check_question(question),
+        question=asked,
+        searched=asked if query is None else check_question(query, what="the query"),
         tenant=check_tenant(tenant),
         mode=wanted,
         top_k=defaults.top_k if top_k is None else check_top_k(top_k),
@@ -106,7 +110,7 @@ def plan_search(defaults: Defaults, question: str, tenant: str | UUID, options: 
         filter=condition,
     )
     if wanted != "text" and defaults.embedder is not None:
-        _check_length(plan.question, defaults.embedder)
+        _check_length(plan.searched, defaults.embedder)
     return plan
 
 

@@ -87,7 +87,7 @@ class Degradation(Value):
     """A stage that failed, with the reason and the fallback that was used instead.
 
     Attributes:
-        stage: "embed", "search" or "generate".
+        stage: "rewrite", "embed", "search" or "generate".
         reason: why the stage failed.
         fallback: the replacement, such as "full text".
     """
@@ -131,7 +131,7 @@ class Retrieval(Value):
 
     Attributes:
         question: the question as it was asked.
-        query: the text that was searched for.
+        query: the text that was searched for: the question, or the stand-alone form of a follow-up question.
         passages: the passages, best first, at most `top_k`.
         mode, top_k, score_threshold: the values that this search used. `score_threshold` is None if there was no threshold.
         score_threshold_from: where the threshold comes from: the "call" or the "retriever"; None if there was no threshold.
@@ -139,8 +139,8 @@ class Retrieval(Value):
         scan: how vectors were compared. "exact": with all of the tenant's vectors. "index": through the HNSW index. "completed": by an exact scan
             after the index returned too few. None: no vectors were compared, or the store doesn't report it.
         degraded: stages that failed and their fallbacks; () if none failed.
-        timings: seconds of `embed` and `search`.
-        usage: `embedding_tokens`; the other fields are None.
+        timings: seconds of `rewrite`, `embed` and `search`.
+        usage: `embedding_tokens`, and the tokens of the model that rewrote the question; None if none did.
     """
 
     question: str
@@ -263,6 +263,9 @@ class Prompt(Value):
 
     Attributes:
         question: the question as it was asked.
+        query: the text that was searched for: the stand-alone form of the question. "": the question itself.
+        task: "answer": answer the question from the passages. "rewrite": rewrite the question so that it can be understood without the history; then there
+            are no passages, and the generation's text is the question.
         passages: whole passages that fit the token budget, best first; "[n]" counts them from 1.
         history: earlier turns, oldest first.
         instructions: instructions that the caller gives for every answer.
@@ -275,6 +278,8 @@ class Prompt(Value):
 
     question: str
     _: KW_ONLY
+    query: str = ""
+    task: Literal["answer", "rewrite"] = "answer"
     passages: tuple[Passage, ...] = ()
     history: tuple[Turn, ...] = ()
     instructions: str = ""

@@ -27,6 +27,7 @@ __all__ = ["FULL", "has_internal_details", "public", "public_message"]
 FULL = "too many questions at once; try again in a moment"
 NO_DOCUMENTS = "you have no documents yet"
 NO_SEARCH = "semantic search is temporarily unavailable"
+NO_REWRITING = "the model that rewrites questions is temporarily unavailable"
 NO_ANSWER = "the model that writes answers is temporarily unavailable"
 
 
@@ -84,7 +85,7 @@ def _cleared(value: Any) -> Any:
         case EmptyReason(code="no_chunks"):
             return replace(value, store_chunks=None, message=NO_DOCUMENTS)
         case Degradation(stage=stage):
-            return replace(value, reason=NO_ANSWER if stage == "generate" else NO_SEARCH)
+            return replace(value, reason={"generate": NO_ANSWER, "rewrite": NO_REWRITING}.get(stage, NO_SEARCH))
         case SimilarityReport(chunks=0):
             return replace(value, retrieval=_cleared(value.retrieval), verdict=NO_DOCUMENTS)
         case Health():
