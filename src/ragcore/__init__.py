@@ -21,6 +21,7 @@ find_moved_modules()
 warn_about_namesake()
 
 if TYPE_CHECKING:
+    from ragcore.client.many import Answers as Answers
     from ragcore.client.rag import RAG as RAG
     from ragcore.client.rag import TenantView as TenantView
     from ragcore.client.stream import AnswerStream as AnswerStream
@@ -69,6 +70,8 @@ if TYPE_CHECKING:
     from ragcore.text.redaction import Redaction as Redaction
     from ragcore.text.tokens import estimate_tokens as estimate_tokens
     from ragcore.types import Answer as Answer
+    from ragcore.types import Asked as Asked
+    from ragcore.types import AskProgress as AskProgress
     from ragcore.types import CallInfo as CallInfo
     from ragcore.types import Chunk as Chunk
     from ragcore.types import Citation as Citation
@@ -144,11 +147,13 @@ else:
         "retrieval.retriever": ("Retriever",),
         "types.secret": ("Secret",),
         "store": ("MemoryStore", "PgVectorStore"),
+        "client.many": ("Answers",),
         "client.stream": ("AnswerStream",),
         "value": ("Timings",),
         "text.tokens": ("estimate_tokens",),
         "types": (
-            "Answer", "CallInfo", "Chunk", "Citation", "Counts", "Degradation", "Delta", "Document", "Done", "Doubt", "EmbedText", "EmptyReason", "Erased",
+            "Answer", "AskProgress", "Asked",
+            "CallInfo", "Chunk", "Citation", "Counts", "Degradation", "Delta", "Document", "Done", "Doubt", "EmbedText", "EmptyReason", "Erased",
             "Generation",
             "Health", "IngestReport", "Kind", "LimitState", "Mode", "Passage", "Price", "Prompt", "Retrieval", "Retrieved", "Scalar", "SimilarityReport",
             "Stats",
@@ -176,6 +181,9 @@ __all__ = [
     "RAG",
     "Answer",
     "AnswerStream",
+    "Answers",
+    "AskProgress",
+    "Asked",
     "CallInfo",
     "Chunk",
     "CircuitOpen",

@@ -65,7 +65,13 @@ async def client() -> None:
         async for event in stream:
             assert_type(event, ragcore.Retrieved | ragcore.Delta | ragcore.Done)
         assert_type(await stream.answer(), ragcore.Answer)
-    assert_type(await rag.retrieve("q", tenant="t", top_k=1, degrade=True), ragcore.Retrieval)
+    assert_type(await rag.retrieve("q", tenant="t", top_k=1, degrade=True, history=turns, query="q"), ragcore.Retrieval)
+    async with rag.ask_many(["q"], tenant="t", concurrency=2, total_timeout=1, progress=print, timeout=1) as many:
+        assert_type(many, ragcore.Answers)
+        async for asked in many:
+            assert_type(asked, ragcore.Asked)
+            assert_type(asked.result(), ragcore.Answer)
+        assert_type(await many.all(), tuple[ragcore.Asked, ...])
     assert_type(
         await rag.similarity("q", tenant="t", timeout=1, score_threshold=0.4, filter=None), ragcore.SimilarityReport
     )

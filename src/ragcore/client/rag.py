@@ -15,6 +15,7 @@ from ragcore.audit import record
 from ragcore.client.answering import cite, generate, make_prompt, retrieve, search_of, validate
 from ragcore.client.charging import Charging
 from ragcore.client.components import Generators, make_embedder, make_generator, make_store
+from ragcore.client.many import Answers, Questions, check_concurrency, check_questions
 from ragcore.client.options import AskOptions, RetrieveOptions, TimedSimilarityOptions
 from ragcore.client.rewriting import Rewriter
 from ragcore.client.stream import AnswerStream
@@ -35,11 +36,13 @@ from ragcore.operating.watchdog import Watchdog
 from ragcore.protocols import Clearable, Embedder, Generator, Searcher, Store, Watched
 from ragcore.resilience.policy import policy_of
 from ragcore.retrieval.options import SearchOptions, check_options, spelled_out
+from ragcore.retrieval.plan import plan_search
 from ragcore.retrieval.retriever import Retriever
 from ragcore.text.redacting import Redacting
 from ragcore.text.redaction import Redact
 from ragcore.types import (
     Answer,
+    AskProgress,
     CallInfo,
     Document,
     Erased,
@@ -252,6 +255,44 @@ class RAG(Part):
         """
         check_options(options, AskOptions, "stream")
         return self._stream(question, tenant, options)
+
+    @spelled_out(AskOptions)
+    def ask_many(
+        self,
+        questions: Questions,
+        /,
+        *,
+        tenant: str | UUID,
+        concurrency: int = 4,
+        total_timeout: float | None = None,
+        progress: Callable[[AskProgress], None] | None = None,
+        **options: Unpack[AskOptions],
+    ) -> AbstractAsyncContextManager[Answers]:
+        """Answer many questions, a few at a time. The results arrive as the questions are answered, each with its position, its answer or its error.
+
+        The questions are read when a place is free. A question that fails does not end the others. Leaving the block cancels the questions under way.
+
+        Args:
+            questions: the questions. An error of the iterable is raised after the results of the questions that were read.
+            tenant: the owner of the documents.
+            concurrency: the largest number of questions at once, 1 to 1,000. Choose at most the tenant's `calls_at_once`.
+            total_timeout: seconds for all questions together; None: no limit. Questions under way at its end fail, and `DeadlineExceeded` is raised if some
+                were not asked.
+            progress: called after each result.
+            options: as for `ask`, and the same for each question. `timeout` is the time for one question.
+
+        Raises:
+            InvalidInput: an argument is invalid. Raised when the block is entered. An invalid question is the error of its own result.
+
+        Examples:
+            ```python
+            async with rag.ask_many(questions, tenant="acme", concurrency=8) as answers:
+                async for asked in answers:
+                    print(asked.question, asked.answer.text if asked.answer else asked.error)
+            ```
+        """
+        check_options(options, AskOptions, "ask_many")
+        return self._ask_many(questions, tenant, concurrency, total_timeout, progress, options)
 
     @spelled_out(RetrieveOptions)
     async def retrieve(
@@ -497,6 +538,35 @@ class RAG(Part):
             finally:
                 await self._charging.settle(call, self._owner)
 
+    @asynccontextmanager
+    async def _ask_many(
+        self,
+        questions: Questions,
+        tenant: str | UUID,
+        concurrency: int,
+        total_timeout: float | None,
+        progress: Callable[[AskProgress], None] | None,
+        options: AskOptions,
+    ) -> AsyncIterator[Answers]:
+        owner, name = self._check_open(), check_tenant(tenant)
+        check_questions(questions)
+        check_timeout(options.get("timeout"))
+        # Check the options once, so that a wrong one is an error here instead of the error of each question.
+        request = validate("?", options, self.settings)
+        plan_search(self._retriever, "?", name, request.search)
+        answers = Answers(
+            lambda question: self.ask(question, tenant=name, **options),
+            questions,
+            concurrency=check_concurrency(concurrency),
+            total_timeout=check_timeout(total_timeout, name="total_timeout"),
+            progress=progress,
+        )
+        answers.start(owner)
+        try:
+            yield answers
+        finally:
+            await answers.aclose()
+
     async def _retrieved(self, call: Call, question: str, search: SearchOptions, history: Sequence[Turn]) -> Retrieval:
         return await retrieve(call, self._retriever, question, search, history=history, rewriter=self._rewriter)
 
@@ -577,6 +647,27 @@ class TenantView:
         return self._rag.stream(
             question,
             tenant=self._tenant,
+            **options,
+        )
+
+    @spelled_out(AskOptions)
+    def ask_many(
+        self,
+        questions: Questions,
+        /,
+        *,
+        concurrency: int = 4,
+        total_timeout: float | None = None,
+        progress: Callable[[AskProgress], None] | None = None,
+        **options: Unpack[AskOptions],
+    ) -> AbstractAsyncContextManager[Answers]:
+        """Answer many questions, a few at a time. See `RAG.ask_many`."""
+        return self._rag.ask_many(
+            questions,
+            tenant=self._tenant,
+            concurrency=concurrency,
+            total_timeout=total_timeout,
+            progress=progress,
             **options,
         )
 

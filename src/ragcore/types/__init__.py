@@ -5,6 +5,8 @@ All durations are in seconds. None means not measured, did not run, or unknown; 
 
 from ragcore.types.answers import (
     Answer,
+    Asked,
+    AskProgress,
     Citation,
     Degradation,
     Delta,
@@ -45,6 +47,8 @@ from ragcore.value import Timings
 
 __all__ = [
     "Answer",
+    "AskProgress",
+    "Asked",
     "CallInfo",
     "Chunk",
     "Citation",

@@ -11,6 +11,8 @@ from ragcore.value import Timings, Value, mapping
 
 __all__ = [
     "Answer",
+    "AskProgress",
+    "Asked",
     "Citation",
     "Degradation",
     "Delta",
@@ -195,6 +197,52 @@ class Answer(Value):
     def turns(self) -> tuple[Turn, Turn]:
         """The question and the answer as two turns, to append to a history."""
         return Turn("user", self.retrieval.question), Turn("assistant", self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked(Value):
+    """One question of `ask_many`, with its answer or its error.
+
+    Attributes:
+        index: the position of the question, counted from 0.
+        question: the question.
+        answer: the answer; None if the question failed.
+        error: why the question failed; None if there is an answer.
+    """
+
+    index: int
+    question: str
+    answer: Answer | None = None
+    _: KW_ONLY
+    error: Exception | None = None
+
+    def result(self) -> Answer:
+        """Return the answer, or raise the error."""
+        if self.answer is None:
+            raise self.error or LookupError("there is neither an answer nor an error")
+        return self.answer
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the value as JSON-ready data. An error has its "type" and its "message"."""
+        error = None if self.error is None else {"type": type(self.error).__name__, "message": str(self.error)}
+        answer = None if self.answer is None else self.answer.to_dict()
+        return {"index": self.index, "question": self.question, "answer": answer, "error": error}
+
+
+@dataclass(frozen=True, slots=True)
+class AskProgress(Value):
+    """The progress of `ask_many`.
+
+    Attributes:
+        asked: number of questions that were read so far.
+        answered, failed: number of results that were returned so far, with an answer and with an error.
+        seconds: the time since `ask_many` began.
+    """
+
+    asked: int
+    answered: int
+    failed: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

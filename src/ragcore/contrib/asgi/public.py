@@ -25,6 +25,7 @@ from ragcore.value import Value
 __all__ = ["FULL", "has_internal_details", "public", "public_message"]
 
 FULL = "too many questions at once; try again in a moment"
+INTERNAL = "internal error; see the service's log"
 NO_DOCUMENTS = "you have no documents yet"
 NO_SEARCH = "semantic search is temporarily unavailable"
 NO_REWRITING = "the model that rewrites questions is temporarily unavailable"
@@ -77,7 +78,7 @@ def public_message(error: RagcoreError) -> str:
             return f"the service is starting or closing; try again {again}"
         case ConfigurationError():
             return "the service is misconfigured; see its log"
-    return "internal error; see the service's log"
+    return INTERNAL
 
 
 def _cleared(value: Any) -> Any:
@@ -94,6 +95,8 @@ def _cleared(value: Any) -> Any:
             return replace(value, waiting_on=None)
         case Answer(request_ids=ids) if ids:
             return _cleared(replace(value, request_ids=()))
+        case Exception():  # of a result of `ask_many`
+            return RagcoreError(public_message(value) if isinstance(value, RagcoreError) else INTERNAL)
         case tuple():
             return tuple(map(_cleared, value))
         case Value():
