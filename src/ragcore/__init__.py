@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ragcore.errors import DependencyError as DependencyError
     from ragcore.errors import EmbeddingError as EmbeddingError
     from ragcore.errors import GenerationError as GenerationError
+    from ragcore.errors import InvalidAnswer as InvalidAnswer
     from ragcore.errors import InvalidInput as InvalidInput
     from ragcore.errors import LimitExceeded as LimitExceeded
     from ragcore.errors import NotOpen as NotOpen
@@ -122,7 +123,8 @@ else:
         "config": ("Config", "Policies", "Settings"),
         "embedding": ("CachedEmbedder", "LocalEmbedder", "OpenAIEmbedder"),
         "errors": (
-            "CircuitOpen", "ConfigurationError", "DeadlineExceeded", "DependencyError", "EmbeddingError", "GenerationError", "InvalidInput",
+            "CircuitOpen", "ConfigurationError", "DeadlineExceeded", "DependencyError", "EmbeddingError", "GenerationError",
+            "InvalidAnswer", "InvalidInput",
             "LimitExceeded", "NotOpen", "Overloaded", "RagcoreError", "StoreError", "Unsupported", "WrongEventLoop",
         ),
         "filters": ("Filter", "MetaField", "meta"),
@@ -213,6 +215,7 @@ __all__ = [
     "Health",
     "IngestReport",
     "Ingestor",
+    "InvalidAnswer",
     "InvalidInput",
     "Kind",
     "LimitExceeded",

@@ -18,7 +18,7 @@ from concurrent import futures
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack, overload
 from uuid import UUID
 
 import anyio
@@ -29,7 +29,7 @@ from ragcore.client import many
 from ragcore.client import rag as asynchronous
 from ragcore.client import stream as streams
 from ragcore.client.many import Questions, check_concurrency, check_questions
-from ragcore.client.options import AskOptions, RetrieveOptions, TimedSimilarityOptions
+from ragcore.client.options import AnySchema, AskOptions, RetrieveOptions, TimedSimilarityOptions
 from ragcore.config import Config, Policies, Settings
 from ragcore.errors import NotOpen
 from ragcore.ingest.ingestor import Ingestor
@@ -59,6 +59,7 @@ logger: logging.Logger = logging.getLogger("ragcore")
 
 T = TypeVar("T")
 U = TypeVar("U")
+D = TypeVar("D")
 
 _clients: weakref.WeakSet[RAG] = weakref.WeakSet()
 
@@ -218,6 +219,22 @@ class RAG:
     ) -> None:
         self.close()
 
+    @overload
+    def ask(
+        self, question: str, /, *, tenant: str | UUID, schema: type[D], **options: Unpack[AskOptions]
+    ) -> Answer[D]: ...
+
+    @overload
+    def ask(
+        self,
+        question: str,
+        /,
+        *,
+        tenant: str | UUID,
+        schema: Mapping[str, object] | None = None,
+        **options: Unpack[AskOptions],
+    ) -> Answer: ...
+
     @spelled_out(AskOptions)
     def ask(
         self,
@@ -225,13 +242,11 @@ class RAG:
         /,
         *,
         tenant: str | UUID,
+        schema: AnySchema | None = None,
         **options: Unpack[AskOptions],
     ) -> Answer:
         """Answer a question from the tenant's documents. See `ragcore.RAG.ask`."""
-        return self.for_tenant(tenant).ask(
-            question,
-            **options,
-        )
+        return self.for_tenant(tenant).ask(question, schema=schema, **options)
 
     @spelled_out(AskOptions)
     def stream(
@@ -258,11 +273,12 @@ class RAG:
         concurrency: int = 4,
         total_timeout: float | None = None,
         progress: Callable[[AskProgress], None] | None = None,
+        schema: AnySchema | None = None,
         **options: Unpack[AskOptions],
     ) -> AbstractContextManager[Answers]:
         """Answer many questions, a few at a time. See `ragcore.RAG.ask_many`. The questions are read in the calling thread, when it asks for a result."""
         return self.for_tenant(tenant).ask_many(
-            questions, concurrency=concurrency, total_timeout=total_timeout, progress=progress, **options
+            questions, concurrency=concurrency, total_timeout=total_timeout, progress=progress, schema=schema, **options
         )
 
     @spelled_out(RetrieveOptions)
@@ -375,20 +391,31 @@ class TenantView:
         """The owner of the documents."""
         return self._tenant
 
+    @overload
+    def ask(self, question: str, /, *, schema: type[D], **options: Unpack[AskOptions]) -> Answer[D]: ...
+
+    @overload
+    def ask(
+        self,
+        question: str,
+        /,
+        *,
+        schema: Mapping[str, object] | None = None,
+        **options: Unpack[AskOptions],
+    ) -> Answer: ...
+
     @spelled_out(AskOptions)
     def ask(
         self,
         question: str,
         /,
+        *,
+        schema: AnySchema | None = None,
         **options: Unpack[AskOptions],
     ) -> Answer:
         """Answer a question from the tenant's documents. See `ragcore.RAG.ask`."""
         return self._rag._call(
-            lambda rag: rag.ask(
-                question,
-                tenant=self._tenant,
-                **options,
-            ),
+            lambda rag: rag.ask(question, tenant=self._tenant, schema=schema, **options),
             options.get("timeout"),
         )
 
@@ -420,6 +447,7 @@ class TenantView:
         concurrency: int = 4,
         total_timeout: float | None = None,
         progress: Callable[[AskProgress], None] | None = None,
+        schema: AnySchema | None = None,
         **options: Unpack[AskOptions],
     ) -> AbstractContextManager[Answers]:
         """Answer many questions, a few at a time. See `ragcore.RAG.ask_many`. The questions are read in the calling thread, when it asks for a result."""
@@ -430,7 +458,12 @@ class TenantView:
 
         def ask_many(rag: asynchronous.RAG, given: Questions) -> AbstractAsyncContextManager[many.Answers]:
             return rag.ask_many(
-                given, tenant=self._tenant, concurrency=concurrency, total_timeout=total_timeout, **options
+                given,
+                tenant=self._tenant,
+                concurrency=concurrency,
+                total_timeout=total_timeout,
+                schema=schema,
+                **options,
             )
 
         return _entered(

@@ -19,6 +19,7 @@ from ragcore.generation.ending import is_complete
 from ragcore.generation.extractive import ExtractiveGenerator, excerpt
 from ragcore.generation.prompt import build_prompt
 from ragcore.generation.streams import collect
+from ragcore.generation.structure import Structure
 from ragcore.lifecycle.stages import Stopwatch
 from ragcore.operating.calls import Call, spent_by
 from ragcore.resilience.deadline import reserve
@@ -34,7 +35,7 @@ from ragcore.types.validation import (
     check_temperature,
 )
 
-__all__ = ["Request", "cite", "generate", "make_prompt", "retrieve", "search_of", "validate"]
+__all__ = ["Request", "cite", "generate", "make_prompt", "retrieve", "search_of", "sum_of", "validate"]
 
 # The reserve for quotation, at the end of a call's time: seconds, but at most this share of the time.
 RESERVE_SECONDS = 0.5
@@ -49,6 +50,7 @@ class Request:
         question: not checked here; the retriever checks it before it sends anything.
         max_tokens: None: the generator's own limit, else that of the settings.
         temperature: None: the generator's own.
+        structure: the schema of the answer's data; None: the answer is only a text.
     """
 
     question: str
@@ -59,9 +61,10 @@ class Request:
     temperature: float | None
     stop: tuple[str, ...]
     degrade: bool
+    structure: Structure | None = None
 
 
-def validate(question: str, options: AskOptions, settings: Settings) -> Request:
+def validate(question: str, options: AskOptions, settings: Settings, *, schema: object = None) -> Request:
     """Return the checked request.
 
     Raises:
@@ -78,6 +81,7 @@ def validate(question: str, options: AskOptions, settings: Settings) -> Request:
         temperature=check_temperature(options.get("temperature")),
         stop=check_stop(options.get("stop")),
         degrade=bool(search["degrade"]),
+        structure=None if schema is None else Structure.of(schema),
     )
 
 
@@ -134,6 +138,7 @@ def make_prompt(
         max_tokens_from="settings" if request.max_tokens is None else "call",
         temperature=request.temperature,
         stop=request.stop,
+        schema=None if request.structure is None else request.structure.schema,
         count_tokens=count_tokens,
     )
     if not prompt.passages:
@@ -201,8 +206,8 @@ def cite(
         degraded=degraded,
         usage=Usage(
             embedding_tokens=retrieval.usage.embedding_tokens,
-            prompt_tokens=_sum(retrieval.usage.prompt_tokens, generation.usage.prompt_tokens),
-            completion_tokens=_sum(retrieval.usage.completion_tokens, generation.usage.completion_tokens),
+            prompt_tokens=sum_of(retrieval.usage.prompt_tokens, generation.usage.prompt_tokens),
+            completion_tokens=sum_of(retrieval.usage.completion_tokens, generation.usage.completion_tokens),
         ),
         model=generation.model,
         finish_reason=generation.finish_reason,
@@ -218,6 +223,6 @@ def _not_searched(retrieval: Retrieval) -> bool:
     return empty is not None and (incomplete or empty.code in ("not_embedded", "other_model"))
 
 
-def _sum(first: int | None, second: int | None) -> int | None:
+def sum_of(first: int | None, second: int | None) -> int | None:
     """Return the sum of two numbers, of which either may be unknown."""
     return second if first is None else first if second is None else first + second

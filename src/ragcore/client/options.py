@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 from ragcore.retrieval.options import SearchOptions, SimilarityOptions
 from ragcore.types import Turn
 
-__all__ = ["AskOptions", "RetrieveOptions", "TimedSimilarityOptions"]
+__all__ = ["AnySchema", "AskOptions", "RetrieveOptions", "TimedSimilarityOptions"]
+
+
+# The schema of an answer's data: a pydantic model, a dataclass or a TypedDict, or a JSON schema.
+AnySchema: TypeAlias = type[object] | Mapping[str, object]
 
 
 class RetrieveOptions(SearchOptions, total=False):

@@ -64,6 +64,9 @@ def _hidden(prompt: Prompt, redact: Redact) -> tuple[Prompt, Redacted]:
         history=tuple(replace(turn, content=texts.redact(turn.content)) for turn in prompt.history),
         instructions=texts.redact(prompt.instructions),
         stop=tuple(map(texts.redact, prompt.stop)),
+        rejected=None
+        if prompt.rejected is None
+        else (texts.redact(prompt.rejected[0]), texts.redact(prompt.rejected[1])),
     )
     return hidden, texts
 
@@ -88,6 +91,8 @@ def _texts(prompt: Prompt) -> list[str]:
         *prompt.stop,
         *(turn.content for turn in prompt.history),
     ]
+
+    texts += prompt.rejected or ()
 
     def take(text: str) -> str:
         texts.append(text)

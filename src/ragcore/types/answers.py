@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
 
 from ragcore.types.shown import as_html, as_text
 from ragcore.value import Timings, Value, mapping
@@ -29,6 +29,15 @@ __all__ = [
     "Turn",
     "Usage",
 ]
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    D_co = TypeVar("D_co", covariant=True, default=object)
+else:  # defaults of type variables are part of Python from 3.13 on
+    from typing import TypeVar
+
+    D_co = TypeVar("D_co", covariant=True)
 
 Mode: TypeAlias = Literal["vector", "text", "hybrid"]
 
@@ -161,7 +170,7 @@ class Retrieval(Value):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer(Value):
+class Answer(Value, Generic[D_co]):
     """An answer with its passages, citations and measurements.
 
     Attributes:
@@ -169,6 +178,7 @@ class Answer(Value):
         found: whether the passages answer the question. If not, `text` says so. Also False if no model is available and no sentence can be quoted
             as the answer: `text` is then the nearest passage, marked as such.
         citations: each "[n]" that points to a passage, in the order of the text.
+        data: the answer as a value of the call's `schema`; None without a schema, if `found` is False, or if the answer is a quotation.
         retrieval: the passages and how they were found.
         degraded: stages that failed and their fallbacks, including those of retrieval; () if none failed.
         timings, usage: seconds and tokens by stage, including retrieval.
@@ -183,6 +193,7 @@ class Answer(Value):
     _: KW_ONLY
     found: bool = True
     citations: tuple[Citation, ...] = ()
+    data: D_co | None = field(default=None, hash=False)
     retrieval: Retrieval = Retrieval("")
     degraded: tuple[Degradation, ...] = ()
     timings: Timings = Timings()
@@ -322,6 +333,8 @@ class Prompt(Value):
         temperature: temperature for this call. None: the generator's default.
         stop: texts at which the answer ends; they are not part of it.
         left_out: number of passages that did not fit the token budget.
+        schema: the JSON schema of the answer's data; None: the answer is only a text. `render` puts it into the messages.
+        rejected: the model's last reply, which did not fit the schema, and its mistakes; None: this is the first request.
     """
 
     question: str
@@ -336,6 +349,8 @@ class Prompt(Value):
     temperature: float | None = None
     stop: tuple[str, ...] = ()
     left_out: int = 0
+    schema: Mapping[str, Any] | None = field(default=None, hash=False)
+    rejected: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
