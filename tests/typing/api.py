@@ -24,6 +24,10 @@ class PlanDict(TypedDict):
     deductible: int
 
 
+def show(answer: ragcore.Answer) -> None:
+    assert_type(answer.data, object | None)
+
+
 async def client() -> None:
     config = ragcore.Config(
         dsn=ragcore.Secret("postgresql://"),
@@ -72,8 +76,7 @@ async def client() -> None:
     planned = await rag.ask("q", tenant="t", schema=Plan, timeout=1)
     assert_type(planned, ragcore.Answer[Plan])
     assert_type(planned.data, Plan | None)
-    plain: ragcore.Answer = planned  # an answer with typed data is an answer
-    assert plain
+    show(planned)  # an answer with typed data is an answer
     assert_type(await rag.for_tenant("t").ask("q", schema=PlanDict), ragcore.Answer[PlanDict])
     assert_type(await rag.ask("q", tenant="t", schema={"type": "object"}), ragcore.Answer)
     async with rag.stream("q", tenant="t") as stream:
