@@ -7,8 +7,8 @@ Run it in this folder, and ask "How long is the warranty on the frame?", then "A
 
     python chat_with_history.py
 
-A model sees the history; the search uses the question alone, so a follow-up must name its subject. Set DATABASE_URL and OPENAI_API_KEY for your own database
-and a model. Without a model, ragcore quotes the documents and ignores the history.
+The search for a follow-up question also uses the question before it. Set DATABASE_URL and OPENAI_API_KEY for your own database and a model. A model sees the
+whole history. Without a model, ragcore quotes the documents.
 """
 
 import os

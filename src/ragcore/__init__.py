@@ -21,6 +21,7 @@ find_moved_modules()
 warn_about_namesake()
 
 if TYPE_CHECKING:
+    from ragcore.client.many import Answers as Answers
     from ragcore.client.rag import RAG as RAG
     from ragcore.client.rag import TenantView as TenantView
     from ragcore.client.stream import AnswerStream as AnswerStream
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from ragcore.errors import DependencyError as DependencyError
     from ragcore.errors import EmbeddingError as EmbeddingError
     from ragcore.errors import GenerationError as GenerationError
+    from ragcore.errors import InvalidAnswer as InvalidAnswer
     from ragcore.errors import InvalidInput as InvalidInput
     from ragcore.errors import LimitExceeded as LimitExceeded
     from ragcore.errors import NotOpen as NotOpen
@@ -74,6 +76,8 @@ if TYPE_CHECKING:
     from ragcore.text.redaction import Redaction as Redaction
     from ragcore.text.tokens import estimate_tokens as estimate_tokens
     from ragcore.types import Answer as Answer
+    from ragcore.types import Asked as Asked
+    from ragcore.types import AskProgress as AskProgress
     from ragcore.types import CallInfo as CallInfo
     from ragcore.types import Chunk as Chunk
     from ragcore.types import Citation as Citation
@@ -124,7 +128,7 @@ else:
         "config": ("Config", "Policies", "Settings"),
         "embedding": ("CachedEmbedder", "LocalEmbedder", "OpenAIEmbedder"),
         "errors": (
-            "CircuitOpen", "ConfigurationError", "DeadlineExceeded", "DependencyError", "EmbeddingError", "GenerationError", "InvalidInput",
+            "CircuitOpen", "ConfigurationError", "DeadlineExceeded", "DependencyError", "EmbeddingError", "GenerationError", "InvalidAnswer", "InvalidInput",
             "LimitExceeded", "NotOpen", "Overloaded", "RagcoreError", "RerankingError", "StoreError", "Unsupported", "WrongEventLoop",
         ),
         "filters": ("Filter", "MetaField", "meta"),
@@ -153,11 +157,13 @@ else:
         "retrieval.retriever": ("Retriever",),
         "types.secret": ("Secret",),
         "store": ("MemoryStore", "PgVectorStore"),
+        "client.many": ("Answers",),
         "client.stream": ("AnswerStream",),
         "value": ("Timings",),
         "text.tokens": ("estimate_tokens",),
         "types": (
-            "Answer", "CallInfo", "Chunk", "Citation", "Counts", "Degradation", "Delta", "Document", "Done", "Doubt", "EmbedText", "EmptyReason", "Erased",
+            "Answer", "AskProgress", "Asked",
+            "CallInfo", "Chunk", "Citation", "Counts", "Degradation", "Delta", "Document", "Done", "Doubt", "EmbedText", "EmptyReason", "Erased",
             "Generation",
             "Health", "IngestReport", "Kind", "LimitState", "Mode", "Passage", "Price", "Prompt", "Retrieval", "Retrieved", "Scalar", "SimilarityReport",
             "Stats",
@@ -185,6 +191,9 @@ __all__ = [
     "RAG",
     "Answer",
     "AnswerStream",
+    "Answers",
+    "AskProgress",
+    "Asked",
     "CallInfo",
     "Chunk",
     "CircuitOpen",
@@ -215,6 +224,7 @@ __all__ = [
     "Health",
     "IngestReport",
     "Ingestor",
+    "InvalidAnswer",
     "InvalidInput",
     "Kind",
     "LimitExceeded",

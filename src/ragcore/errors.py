@@ -15,6 +15,7 @@ RagcoreError
     ├── StoreError
     ├── RerankingError
     └── GenerationError
+        └── InvalidAnswer              the reply does not fit the schema of the call
 
 A message says what happened, with which numbers, and what to do. It never contains a key, a password or a DSN. All errors can be pickled.
 """
@@ -32,6 +33,7 @@ __all__ = [
     "DependencyError",
     "EmbeddingError",
     "GenerationError",
+    "InvalidAnswer",
     "InvalidInput",
     "LimitExceeded",
     "NotOpen",
@@ -231,3 +233,7 @@ class GenerationError(DependencyError):
 
     model: str = ""
     used_tokens: tuple[int, int] | None = None
+
+
+class InvalidAnswer(GenerationError):
+    """The model's reply does not fit the `schema` of the call, also after the model was asked to correct it. The message names the places, not the reply."""

@@ -17,6 +17,8 @@ def _plain(value: Any) -> Any:
         return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if (dump := getattr(value, "model_dump", None)) is not None and not isinstance(value, type):  # a model of pydantic
+        return dump(mode="json")
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list | set | frozenset):
@@ -39,6 +41,7 @@ class Value:
 class Timings(Value):
     """Seconds by stage; None for a stage that did not run."""
 
+    rewrite: float | None = None
     embed: float | None = None
     search: float | None = None
     rerank: float | None = None

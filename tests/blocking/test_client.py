@@ -68,6 +68,48 @@ def test_each_method_answers_without_await(client: blocking.RAG) -> None:
         client.ask("", tenant="m")
 
 
+def test_many_questions_are_read_in_the_calling_thread_as_far_as_there_is_room(client: blocking.RAG) -> None:
+    threads: set[int] = set()
+    seen: list[ragcore.AskProgress] = []
+    read = 0
+
+    def questions() -> Iterator[str]:
+        nonlocal read
+        for number in range(20):
+            threads.add(threading.get_ident())
+            read += 1
+            yield f"deductible {number}?" if number != 3 else ""
+
+    with client.ask_many(questions(), tenant="m", concurrency=3, progress=seen.append) as answers:
+        first = next(answers)
+        assert read == 3
+        found = [first, *answers]
+    assert sorted(asked.index for asked in found) == list(range(20))
+    assert [asked.index for asked in found if asked.error] == [3]
+    assert threads == {threading.get_ident()}
+    assert (seen[-1].asked, seen[-1].answered, seen[-1].failed) == (20, 19, 1)
+    with client.for_tenant("m").ask_many(["deductible?", "and the deductible?"]) as answers:
+        assert [asked.index for asked in answers.all()] == [0, 1]
+    assert client.inflight() == ()
+
+
+def test_many_questions_may_be_left_early_and_an_error_of_the_iterable_is_raised(client: blocking.RAG) -> None:
+    def questions() -> Iterator[str]:
+        yield "deductible?"
+        raise KeyError("the user's own")
+
+    with client.ask_many((f"deductible {number}?" for number in range(1_000)), tenant="m") as answers:
+        next(answers)
+    assert client.inflight() == ()
+    with pytest.raises(KeyError), client.ask_many(questions(), tenant="m", concurrency=1) as answers:
+        assert next(answers).answer is not None
+        next(answers)
+    with pytest.raises(ragcore.InvalidInput, match="concurrency"), client.ask_many([], tenant="m", concurrency=0):
+        pass
+    with client.ask_many([], tenant="m") as answers:
+        assert answers.all() == ()
+
+
 def test_the_first_call_starts_the_client_and_a_closed_client_may_be_started_again() -> None:
     client = made()
     assert not client.ask("q", tenant="m").found

@@ -15,6 +15,7 @@ from ragcore import (
     RAG,
     ConfigurationError,
     Delta,
+    Document,
     Done,
     ExtractiveGenerator,
     FallbackGenerator,
@@ -483,3 +484,108 @@ async def test_an_error_event_before_the_answer_is_retried() -> None:
         policy = Policy(retry=RetryPolicy(attempts=3, backoff=0, max_backoff=0))
         async with OpenAIGenerator("fake", base_url=server.base_url, api_key="k", policy=policy) as generator:
             assert (await generator.generate(PROMPT)).text == "It is $1,500 [1]."
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"deductible": {"type": "integer"}},
+    "required": ["deductible"],
+    "additionalProperties": False,
+}
+STRUCTURED = Prompt("What is my deductible?", passages=(A, B), schema=SCHEMA)
+REPLY = json.dumps({"answer": "It is $1,500 [1].", "data": {"deductible": 1500}})
+
+
+def formats(server: Scripted) -> list[object]:
+    """The `response_format` of each request: its type, and whether it is strict."""
+    sent = [request.get("response_format") for request in server.requests]
+    return [one and (one["type"], one.get("json_schema", {}).get("strict")) for one in sent]
+
+
+async def test_a_schema_is_sent_as_a_strict_response_format_if_it_requires_each_property() -> None:
+    optional = {"type": "object", "properties": {"deductible": {"type": "integer"}}}
+    async with Scripted([stream(chunk(REPLY), chunk(None, "stop"))]) as server:
+        async with OpenAIGenerator("m", base_url=server.base_url, api_key="k", policy=ONCE) as model:
+            assert (await model.generate(STRUCTURED)).text == REPLY
+            await model.generate(Prompt("q", passages=(A,), schema=optional))
+            await model.generate(PROMPT)
+    assert formats(server) == [("json_schema", True), ("json_schema", False), None]
+    described = server.requests[0]["response_format"]["json_schema"]["schema"]
+    assert described["properties"]["data"]["anyOf"] == [SCHEMA, {"type": "null"}]
+    assert '"deductible"' in server.requests[0]["messages"][0]["content"]
+
+
+REFUSALS = {
+    "OpenAI, an old model": ("Invalid parameter: 'response_format' of type 'json_schema' is not supported with this model.", "response_format"),
+    "DeepSeek": ("This response_format type is unavailable now", None),
+    "a strict server": ("[{'type': 'extra_forbidden', 'loc': ('body', 'response_format'), 'msg': 'Extra inputs are not permitted'}]", None),
+    "vLLM without a backend": ("structured outputs are not supported by this engine", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+async def test_a_refused_response_format_is_replaced_for_all_later_requests(kind: str) -> None:
+    message, parameter = REFUSALS[kind]
+    error = {"error": {"message": message, "type": "invalid_request_error", "param": parameter}}
+    refused = Bytes(status=400, body=json.dumps(error).encode(), headers=JSON)
+    good = stream(chunk(REPLY), chunk(None, "stop"))
+    async with Scripted([refused, refused, good, good, refused, good]) as server:
+        async with OpenAIGenerator("m", base_url=server.base_url, api_key="k", policy=ONCE) as model:
+            for _ in range(3):
+                assert (await model.generate(STRUCTURED)).text == REPLY
+    assert formats(server) == [
+        ("json_schema", True),
+        ("json_schema", False),
+        ("json_object", None),
+        ("json_object", None),
+        ("json_object", None),
+        None,
+    ]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Invalid schema for response_format 'answer': In context=('properties', 'x'), 'oneOf' is not permitted.",
+        "Failed to compile json_schema grammar: unsupported regex",
+        "JSON schema conversion failed: unresolved reference",
+    ],
+)
+async def test_a_refused_schema_does_not_change_the_requests_of_others(message: str) -> None:
+    error = {"error": {"message": message, "type": "invalid_request_error", "param": "response_format"}}
+    refused = Bytes(status=400, body=json.dumps(error).encode(), headers=JSON)
+    good = stream(chunk(REPLY), chunk(None, "stop"))
+    async with Scripted([refused, good, good]) as server:
+        async with OpenAIGenerator("m", base_url=server.base_url, api_key="k", policy=ONCE) as model:
+            for _ in range(2):
+                assert (await model.generate(STRUCTURED)).text == REPLY
+    assert formats(server) == [("json_schema", True), None, ("json_schema", True)]
+
+
+async def test_the_operators_own_response_format_stays_without_a_schema() -> None:
+    own = {"response_format": {"type": "text"}}
+    async with Scripted([stream(chunk("x"), chunk(None, "stop"))]) as server:
+        async with OpenAIGenerator("m", base_url=server.base_url, api_key="k", policy=ONCE, parameters=own) as model:
+            await model.generate(PROMPT)
+            await model.generate(STRUCTURED)
+    assert formats(server) == [("text", None), ("json_schema", True)]
+
+
+async def test_a_structured_answer_is_repaired_over_real_requests() -> None:
+    bad = (
+        "<think>They want JSON.</think>```json\n"
+        + json.dumps({"answer": "x", "data": {"deductible": "much"}})
+        + "\n```"
+    )
+    good = "<think>Now right.</think>Here:\n```json\n" + REPLY + "\n```"
+    replies = [stream(chunk(text), chunk(None, "stop")) for text in (bad, good)]
+    async with Scripted(replies) as server:
+        model = OpenAIGenerator("m", base_url=server.base_url, api_key="k", policy=ONCE)
+        retriever = Retriever(store=MemoryStore(), embedder=FakeEmbedder())
+        async with RAG(retriever=retriever, generator=model, settings=Settings(watchdog=False)) as rag:
+            await rag.add([Document("plan", "Your deductible is $1,500 per year.")], tenant="m")
+            answer = await rag.ask("What is my deductible?", tenant="m", schema=SCHEMA)
+    assert (answer.data, answer.text, len(answer.citations)) == ({"deductible": 1500}, "It is $1,500 [1].", 1)
+    roles = [message["role"] for message in server.requests[1]["messages"]]
+    assert roles == ["system", "user", "assistant", "user"]
+    assert "data.deductible" in server.requests[1]["messages"][-1]["content"]

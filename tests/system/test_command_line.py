@@ -55,6 +55,16 @@ def test_a_question_is_answered_from_ingested_documents(data: str, tmp_path: Pat
         "$3,200" in ragcore(data, "ask", "What is my deductible?", "-t", "chen", "--stream", "--show-passages").stdout
     )
 
+    (tmp_path / "questions.txt").write_text("What is my deductible?\n\nWhat is the copay for a specialist?\n")
+    file = str(tmp_path / "questions.txt")
+    lines = ragcore(data, "ask", "--file", file, "-t", "chen", "--json").stdout.splitlines()
+    results = sorted((json.loads(line) for line in lines), key=lambda result: int(result["index"]))
+    assert ["$3,200" in results[0]["answer"]["text"], "30 percent" in results[1]["answer"]["text"]] == [True, True]
+    many = ragcore(data, "ask", "--file", file, "-t", "chen")
+    assert (many.returncode, "2. What is the copay for a specialist?" in many.stdout) == (0, True)
+    assert ragcore(data, "ask", "--file", str(tmp_path / "missing"), "-t", "chen").returncode == 2
+    assert ragcore(data, "ask", "-t", "chen").returncode == 2
+
     nothing = ragcore(data, "ask", "What is my deductible?", "-t", "nobody")
     assert (nothing.returncode, "no documents" in nothing.stderr) == (1, True)
 

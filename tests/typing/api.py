@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, assert_type
+from typing import Any, TypedDict, assert_type
 from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 import ragcore
 from ragcore import blocking, embedding, events, explore, generation, ingest, resilience, store, testing
 from ragcore.contrib import asgi
 from ragcore.store import embedded
+
+
+class Plan(BaseModel):
+    deductible: int
+
+
+class PlanDict(TypedDict):
+    deductible: int
+
+
+def show(answer: ragcore.Answer) -> None:
+    assert_type(answer.data, object | None)
 
 
 async def client() -> None:
@@ -60,12 +73,24 @@ async def client() -> None:
     )
     assert_type(answer, ragcore.Answer)
     await rag.ask("q", tenant="t", history=answer.turns)
+    planned = await rag.ask("q", tenant="t", schema=Plan, timeout=1)
+    assert_type(planned, ragcore.Answer[Plan])
+    assert_type(planned.data, Plan | None)
+    show(planned)  # an answer with typed data is an answer
+    assert_type(await rag.for_tenant("t").ask("q", schema=PlanDict), ragcore.Answer[PlanDict])
+    assert_type(await rag.ask("q", tenant="t", schema={"type": "object"}), ragcore.Answer)
     async with rag.stream("q", tenant="t") as stream:
         assert_type(stream, ragcore.AnswerStream)
         async for event in stream:
             assert_type(event, ragcore.Retrieved | ragcore.Delta | ragcore.Done)
         assert_type(await stream.answer(), ragcore.Answer)
-    assert_type(await rag.retrieve("q", tenant="t", top_k=1, degrade=True), ragcore.Retrieval)
+    assert_type(await rag.retrieve("q", tenant="t", top_k=1, degrade=True, history=turns, query="q"), ragcore.Retrieval)
+    async with rag.ask_many(["q"], tenant="t", concurrency=2, total_timeout=1, progress=print, timeout=1) as many:
+        assert_type(many, ragcore.Answers)
+        async for asked in many:
+            assert_type(asked, ragcore.Asked)
+            assert_type(asked.result(), ragcore.Answer)
+        assert_type(await many.all(), tuple[ragcore.Asked, ...])
     assert_type(
         await rag.similarity("q", tenant="t", timeout=1, score_threshold=0.4, filter=None), ragcore.SimilarityReport
     )
@@ -303,6 +328,9 @@ async def exploring(retriever: ragcore.Retriever) -> None:
 def without_await() -> None:
     with blocking.RAG.from_config(ragcore.Config.from_env()) as rag:
         assert_type(rag.ask("q", tenant="t"), ragcore.Answer)
+        assert_type(rag.ask("q", tenant="t", schema=Plan), ragcore.Answer[Plan])
+        with rag.ask_many(["q"], tenant="t", concurrency=2, schema=Plan) as many:
+            assert_type(many, blocking.Answers)
         view = rag.for_tenant("t")
         assert_type(view, blocking.TenantView)
         with view.stream("q") as stream:

@@ -16,16 +16,20 @@ import weakref
 from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from concurrent import futures
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack, overload
 from uuid import UUID
 
 import anyio
 
 from ragcore.blocking.loop import CLOSE_SECONDS, END_SECONDS, SPENT_SECONDS, START_SECONDS, ThreadDeadline, background
+from ragcore.blocking.many import Answers, Feeder
+from ragcore.client import many
 from ragcore.client import rag as asynchronous
 from ragcore.client import stream as streams
-from ragcore.client.options import AskOptions, RetrieveOptions, TimedSimilarityOptions
+from ragcore.client.many import Questions, check_concurrency, check_questions
+from ragcore.client.options import AnySchema, AskOptions, RetrieveOptions, TimedSimilarityOptions
 from ragcore.config import Config, Policies, Settings
 from ragcore.errors import NotOpen
 from ragcore.ingest.ingestor import Ingestor
@@ -35,6 +39,7 @@ from ragcore.retrieval.options import spelled_out
 from ragcore.retrieval.retriever import Retriever
 from ragcore.types import (
     Answer,
+    AskProgress,
     CallInfo,
     Document,
     Erased,
@@ -54,6 +59,7 @@ logger: logging.Logger = logging.getLogger("ragcore")
 
 T = TypeVar("T")
 U = TypeVar("U")
+D = TypeVar("D")
 
 _clients: weakref.WeakSet[RAG] = weakref.WeakSet()
 
@@ -214,6 +220,22 @@ class RAG:
     ) -> None:
         self.close()
 
+    @overload
+    def ask(
+        self, question: str, /, *, tenant: str | UUID, schema: type[D], **options: Unpack[AskOptions]
+    ) -> Answer[D]: ...
+
+    @overload
+    def ask(
+        self,
+        question: str,
+        /,
+        *,
+        tenant: str | UUID,
+        schema: Mapping[str, object] | None = None,
+        **options: Unpack[AskOptions],
+    ) -> Answer: ...
+
     @spelled_out(AskOptions)
     def ask(
         self,
@@ -221,13 +243,11 @@ class RAG:
         /,
         *,
         tenant: str | UUID,
+        schema: AnySchema | None = None,
         **options: Unpack[AskOptions],
     ) -> Answer:
         """Answer a question from the tenant's documents. See `ragcore.RAG.ask`."""
-        return self.for_tenant(tenant).ask(
-            question,
-            **options,
-        )
+        return self.for_tenant(tenant).ask(question, schema=schema, **options)
 
     @spelled_out(AskOptions)
     def stream(
@@ -242,6 +262,24 @@ class RAG:
         return self.for_tenant(tenant).stream(
             question,
             **options,
+        )
+
+    @spelled_out(AskOptions)
+    def ask_many(
+        self,
+        questions: Questions,
+        /,
+        *,
+        tenant: str | UUID,
+        concurrency: int = 4,
+        total_timeout: float | None = None,
+        progress: Callable[[AskProgress], None] | None = None,
+        schema: AnySchema | None = None,
+        **options: Unpack[AskOptions],
+    ) -> AbstractContextManager[Answers]:
+        """Answer many questions, a few at a time. See `ragcore.RAG.ask_many`. The questions are read in the calling thread, when it asks for a result."""
+        return self.for_tenant(tenant).ask_many(
+            questions, concurrency=concurrency, total_timeout=total_timeout, progress=progress, schema=schema, **options
         )
 
     @spelled_out(RetrieveOptions)
@@ -354,20 +392,31 @@ class TenantView:
         """The owner of the documents."""
         return self._tenant
 
+    @overload
+    def ask(self, question: str, /, *, schema: type[D], **options: Unpack[AskOptions]) -> Answer[D]: ...
+
+    @overload
+    def ask(
+        self,
+        question: str,
+        /,
+        *,
+        schema: Mapping[str, object] | None = None,
+        **options: Unpack[AskOptions],
+    ) -> Answer: ...
+
     @spelled_out(AskOptions)
     def ask(
         self,
         question: str,
         /,
+        *,
+        schema: AnySchema | None = None,
         **options: Unpack[AskOptions],
     ) -> Answer:
         """Answer a question from the tenant's documents. See `ragcore.RAG.ask`."""
         return self._rag._call(
-            lambda rag: rag.ask(
-                question,
-                tenant=self._tenant,
-                **options,
-            ),
+            lambda rag: rag.ask(question, tenant=self._tenant, schema=schema, **options),
             options.get("timeout"),
         )
 
@@ -387,6 +436,47 @@ class TenantView:
                 **options,
             ),
             options.get("timeout"),
+            AnswerStream,
+        )
+
+    @spelled_out(AskOptions)
+    def ask_many(
+        self,
+        questions: Questions,
+        /,
+        *,
+        concurrency: int = 4,
+        total_timeout: float | None = None,
+        progress: Callable[[AskProgress], None] | None = None,
+        schema: AnySchema | None = None,
+        **options: Unpack[AskOptions],
+    ) -> AbstractContextManager[Answers]:
+        """Answer many questions, a few at a time. See `ragcore.RAG.ask_many`. The questions are read in the calling thread, when it asks for a result."""
+        check_questions(questions)
+        feeder = None
+        if not isinstance(questions, AsyncIterable):
+            feeder = Feeder(questions, ahead=check_concurrency(concurrency))
+
+        def ask_many(rag: asynchronous.RAG, given: Questions) -> AbstractAsyncContextManager[many.Answers]:
+            return rag.ask_many(
+                given,
+                tenant=self._tenant,
+                concurrency=concurrency,
+                total_timeout=total_timeout,
+                schema=schema,
+                **options,
+            )
+
+        return _entered(
+            self._rag,
+            lambda rag: ask_many(rag, questions) if feeder is None else feeder.feeding(partial(ask_many, rag)),
+            options.get("timeout"),
+            lambda answers, _: Answers(
+                answers,
+                feeder=feeder,
+                seconds=options.get("timeout") or self._rag._rag.settings.timeout,
+                progress=progress,
+            ),
         )
 
     @spelled_out(RetrieveOptions)
@@ -467,13 +557,15 @@ async def _within(deadline: ThreadDeadline, awaitable: Awaitable[T]) -> T:
 @contextmanager
 def _entered(
     client: RAG,
-    make: Callable[[asynchronous.RAG], AbstractAsyncContextManager[streams.AnswerStream]],
+    make: Callable[[asynchronous.RAG], AbstractAsyncContextManager[T]],
     timeout: float | None,
-) -> Iterator[AnswerStream]:
+    wrap: Callable[[T, ThreadDeadline], U],
+) -> Iterator[U]:
+    """Enter an async block on the background loop, and yield a wrapper of what it yields."""
     deadline = client._ready(timeout)
     process = os.getpid()
     context = make(client._rag)
-    stream = background.call(context.__aenter__, deadline)
+    entered = background.call(context.__aenter__, deadline)
 
     def leave() -> None:
         # If the loop has ended with the interpreter, there is nothing to close. In a forked child, the stream belongs to the parent.
@@ -481,7 +573,7 @@ def _entered(
             background.call(lambda: context.__aexit__(None, None, None), ThreadDeadline(END_SECONDS))
 
     try:
-        yield AnswerStream(stream, deadline)
+        yield wrap(entered, deadline)
     except BaseException:
         try:
             leave()

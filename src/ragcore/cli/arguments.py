@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Json", "OwnerDsn", "Question", "SearchMode", "Tenant", "Threshold", "Timeout", "TopK"]
+__all__ = ["Json", "OptionalQuestion", "OwnerDsn", "Question", "SearchMode", "Tenant", "Threshold", "Timeout", "TopK"]
 
 Tenant = Annotated[str, typer.Option("--tenant", "-t", envvar="RAGCORE_TENANT", help="The owner of the documents.")]
 Timeout = Annotated[float | None, typer.Option("--timeout", help="Seconds for the whole call.", show_default="30")]
@@ -20,6 +20,7 @@ SearchMode = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Question = Annotated[str, typer.Argument(help="The question to ask.", show_default=False)]
+OptionalQuestion = Annotated[str | None, typer.Argument(help="The question to ask.", show_default=False)]
 OwnerDsn = Annotated[
     str,
     typer.Option(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
-from ragcore.cli.arguments import Json, Question, SearchMode, Tenant, Threshold, Timeout, TopK
+from ragcore.cli.arguments import Json, OptionalQuestion, Question, SearchMode, Tenant, Threshold, Timeout, TopK
 from ragcore.cli.rendering import show_answer, show_retrieval
 from ragcore.cli.session import DONE, PARTLY, Options, open_client, print_json, results, run_async
 from ragcore.client.rag import RAG
+from ragcore.errors import InvalidInput
 from ragcore.types import Answer, Delta, Done, Mode
 
 __all__ = ["ask", "search", "similarity"]
@@ -18,8 +22,14 @@ __all__ = ["ask", "search", "similarity"]
 
 def ask(
     context: typer.Context,
-    question: Question,
     tenant: Tenant,
+    question: OptionalQuestion = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="Answer each line of this file, instead of one question. - is stdin.")
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", help="Largest number of questions of --file at once.")
+    ] = 4,
     timeout: Timeout = None,
     top_k: TopK = None,
     score_threshold: Threshold = None,
@@ -30,7 +40,11 @@ def ask(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Answer a question from a tenant's documents, with citations."""
+    """Answer a question from a tenant's documents, with citations. With --file, answer many questions."""
+    if (question is None) == (file is None):
+        raise typer.BadParameter("pass a question, or --file with a question in each line")
+    if file is not None and stream:
+        raise typer.BadParameter("--stream shows one answer: leave it out, or pass one question")
     options: Options = context.obj
     arguments: dict[str, Any] = {
         "tenant": tenant,
@@ -41,6 +55,9 @@ def ask(
     }
 
     async def body() -> int:
+        if question is None:
+            async with open_client(options) as rag:
+                return await _ask_many(rag, cast("Path", file), concurrency, arguments, as_json=as_json)
         async with open_client(options) as rag:
             if stream and not as_json:
                 answer = await _ask_streaming(rag, question, arguments)
@@ -110,6 +127,34 @@ def similarity(
         return DONE if report.histogram else PARTLY
 
     run_async(options, body)
+
+
+async def _ask_many(rag: RAG, file: Path, concurrency: int, arguments: dict[str, Any], *, as_json: bool) -> int:
+    """Answer each question of a file, and show each answer when it arrives, as one line of JSON or as text."""
+    complete = True
+    async with rag.ask_many(_questions(file), concurrency=concurrency, **arguments) as answers:
+        async for asked in answers:
+            complete &= asked.answer is not None and asked.answer.found
+            if as_json:
+                sys.stdout.write(json.dumps(asked.to_dict(), ensure_ascii=False, default=str) + "\n")
+                sys.stdout.flush()
+            else:
+                shown = f"no answer: {asked.error}" if asked.answer is None else asked.answer.text
+                results.print(f"{asked.index + 1}. {asked.question}\n{shown}\n", markup=False)
+    return DONE if complete else PARTLY
+
+
+def _questions(file: Path) -> Iterator[str]:
+    """Yield the lines of a file that are not blank.
+
+    Raises:
+        InvalidInput: the file can't be read.
+    """
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"the questions in {file} can't be read: {error}") from None
+    yield from (line.strip() for line in text.splitlines() if line.strip())
 
 
 async def _ask_streaming(rag: RAG, question: str, arguments: dict[str, Any]) -> Answer:

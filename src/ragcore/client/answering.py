@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ragcore.client.components import Generators
 from ragcore.client.options import AskOptions, RetrieveOptions
+from ragcore.client.rewriting import Rewriter
 from ragcore.config import EXTRACTIVE, Settings
 from ragcore.errors import ConfigurationError, DeadlineExceeded, InvalidInput, Overloaded, RagcoreError
 from ragcore.events import emit
@@ -18,10 +19,12 @@ from ragcore.generation.ending import is_complete
 from ragcore.generation.extractive import ExtractiveGenerator, excerpt
 from ragcore.generation.prompt import build_prompt
 from ragcore.generation.streams import collect
+from ragcore.generation.structure import Structure
 from ragcore.lifecycle.stages import Stopwatch
 from ragcore.operating.calls import Call, spent_by
 from ragcore.resilience.deadline import reserve
 from ragcore.retrieval.options import SearchOptions
+from ragcore.retrieval.plan import plan_search
 from ragcore.retrieval.retriever import Retriever
 from ragcore.types import Answer, Citation, Degradation, Generation, Prompt, Retrieval, Turn, Usage
 from ragcore.types.validation import (
@@ -32,7 +35,7 @@ from ragcore.types.validation import (
     check_temperature,
 )
 
-__all__ = ["Request", "cite", "generate", "make_prompt", "retrieve", "search_of", "validate"]
+__all__ = ["Request", "cite", "generate", "make_prompt", "retrieve", "search_of", "sum_of", "validate"]
 
 # The reserve for quotation, at the end of a call's time: seconds, but at most this share of the time.
 RESERVE_SECONDS = 0.5
@@ -47,6 +50,7 @@ class Request:
         question: not checked here; the retriever checks it before it sends anything.
         max_tokens: None: the generator's own limit, else that of the settings.
         temperature: None: the generator's own.
+        structure: the schema of the answer's data; None: the answer is only a text.
     """
 
     question: str
@@ -57,9 +61,10 @@ class Request:
     temperature: float | None
     stop: tuple[str, ...]
     degrade: bool
+    structure: Structure | None = None
 
 
-def validate(question: str, options: AskOptions, settings: Settings) -> Request:
+def validate(question: str, options: AskOptions, settings: Settings, *, schema: object = None) -> Request:
     """Return the checked request.
 
     Raises:
@@ -76,6 +81,7 @@ def validate(question: str, options: AskOptions, settings: Settings) -> Request:
         temperature=check_temperature(options.get("temperature")),
         stop=check_stop(options.get("stop")),
         degrade=bool(search["degrade"]),
+        structure=None if schema is None else Structure.of(schema),
     )
 
 
@@ -89,9 +95,23 @@ def search_of(options: RetrieveOptions, settings: Settings) -> SearchOptions:
     return search
 
 
-async def retrieve(call: Call, retriever: Retriever, question: str, search: SearchOptions) -> Retrieval:
-    """Return the passages, and record their number in the call."""
-    retrieval = await retriever.retrieve(question, tenant=call.tenant, **search)
+async def retrieve(
+    call: Call,
+    retriever: Retriever,
+    question: str,
+    search: SearchOptions,
+    *,
+    history: Sequence[Turn],
+    rewriter: Rewriter,
+) -> Retrieval:
+    """Return the passages, and record their number in the call. The search uses the stand-alone form of a follow-up question."""
+    if search.get("query") is None and history:
+        plan_search(retriever, question, call.tenant, search)  # an invalid option must raise before a model is asked
+        rewritten = await rewriter.rewrite(call, question, history, degrade=search["degrade"] is not False)
+        asked: SearchOptions = {**search, "query": rewritten.query}
+        retrieval = rewritten.reported(await retriever.retrieve(question, tenant=call.tenant, **asked))
+    else:
+        retrieval = await retriever.retrieve(question, tenant=call.tenant, **search)
     call.degraded = bool(retrieval.degraded)
     call.passages = len(retrieval.passages)
     return retrieval
@@ -109,6 +129,7 @@ def make_prompt(
         return None
     prompt = build_prompt(
         retrieval.question,
+        query="" if retrieval.query == retrieval.question else retrieval.query,
         passages=retrieval.passages,
         history=request.history,
         instructions=request.instructions,
@@ -117,6 +138,7 @@ def make_prompt(
         max_tokens_from="settings" if request.max_tokens is None else "call",
         temperature=request.temperature,
         stop=request.stop,
+        schema=None if request.structure is None else request.structure.schema,
         count_tokens=count_tokens,
     )
     if not prompt.passages:
@@ -184,8 +206,8 @@ def cite(
         degraded=degraded,
         usage=Usage(
             embedding_tokens=retrieval.usage.embedding_tokens,
-            prompt_tokens=generation.usage.prompt_tokens,
-            completion_tokens=generation.usage.completion_tokens,
+            prompt_tokens=sum_of(retrieval.usage.prompt_tokens, generation.usage.prompt_tokens),
+            completion_tokens=sum_of(retrieval.usage.completion_tokens, generation.usage.completion_tokens),
         ),
         model=generation.model,
         finish_reason=generation.finish_reason,
@@ -197,4 +219,10 @@ def cite(
 def _not_searched(retrieval: Retrieval) -> bool:
     """Whether nothing was found because the search was incomplete. The documents may still contain the answer."""
     empty = retrieval.empty
-    return empty is not None and (bool(retrieval.degraded) or empty.code in ("not_embedded", "other_model"))
+    incomplete = any(part.stage != "rewrite" for part in retrieval.degraded)
+    return empty is not None and (incomplete or empty.code in ("not_embedded", "other_model"))
+
+
+def sum_of(first: int | None, second: int | None) -> int | None:
+    """Return the sum of two numbers, of which either may be unknown."""
+    return second if first is None else first if second is None else first + second

@@ -63,12 +63,16 @@ class Charging:
                 raise
 
     def charge(self, call: Call, usage: Usage, model: str) -> None:
-        """Count the use of a model by a call.
+        """Count the use of a model by a call, and mark the call as charged.
 
         Args:
             model: the name of the model that wrote; "": no model wrote anything.
         """
         call.charged = True
+        self.count(call, usage, model)
+
+    def count(self, call: Call, usage: Usage, model: str) -> None:
+        """Count the use of a model before the answer. The call is still to be charged for the rest."""
         embedding_model = "" if self._embedder is None else self._embedder.model
         tokens, cost = self.quota.charge(call.tenant, usage, model, embedding_model)
         if self._shared is not None:
@@ -77,9 +81,9 @@ class Charging:
     def answered(self, call: Call, answer: Answer, generation: Generation | None) -> None:
         """Count the cost of an answer, and of the models that failed before the one that wrote it."""
         if generation is None:
-            self.charge(call, answer.usage, "")
+            self.charge(call, Usage(embedding_tokens=answer.usage.embedding_tokens), "")
             return
-        used = answer.usage
+        used = replace(generation.usage, embedding_tokens=answer.usage.embedding_tokens)
         if generation.model != EXTRACTIVE and used.prompt_tokens is None:
             used = replace(call.estimated(), embedding_tokens=used.embedding_tokens)
         self.charge(call, used, generation.model)

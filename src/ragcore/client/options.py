@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 from ragcore.retrieval.options import SearchOptions, SimilarityOptions
 from ragcore.types import Turn
 
-__all__ = ["AskOptions", "RetrieveOptions", "TimedSimilarityOptions"]
+__all__ = ["AnySchema", "AskOptions", "RetrieveOptions", "TimedSimilarityOptions"]
+
+
+# The schema of an answer's data: a pydantic model, a dataclass or a TypedDict, or a JSON schema.
+AnySchema: TypeAlias = type[object] | Mapping[str, object]
 
 
 class RetrieveOptions(SearchOptions, total=False):
     """The options of `retrieve`."""
+
+    history: Sequence[Turn | Mapping[str, object]]
+    """Earlier turns, oldest first: `Turn`s, or mappings with "role" and "content". The search for a follow-up question uses them: see `Settings.rewrite`."""
 
     timeout: float | None
     """Seconds for the whole call. None: `Settings.timeout` (30)."""
@@ -20,8 +28,6 @@ class RetrieveOptions(SearchOptions, total=False):
 class AskOptions(RetrieveOptions, total=False):
     """The options of `ask` and `stream`."""
 
-    history: Sequence[Turn | Mapping[str, object]]
-    """Earlier turns, oldest first: `Turn`s, or mappings with "role" and "content"."""
     instructions: str | None
     """Instructions for the answer, which replace `Settings.instructions`. None: those of the settings."""
     max_tokens: int | None

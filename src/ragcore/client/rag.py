@@ -6,17 +6,21 @@ accounting: each call has a deadline and is charged, however it ends. Both class
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 from uuid import UUID
 
 from ragcore.audit import record
-from ragcore.client.answering import cite, generate, make_prompt, retrieve, search_of, validate
+from ragcore.client.answering import Request, cite, generate, make_prompt, retrieve, search_of, validate
 from ragcore.client.charging import Charging
 from ragcore.client.components import Generators, make_embedder, make_generator, make_reranker, make_store
-from ragcore.client.options import AskOptions, RetrieveOptions, TimedSimilarityOptions
+from ragcore.client.many import Answers, Questions, check_concurrency, check_questions
+from ragcore.client.options import AnySchema, AskOptions, RetrieveOptions, TimedSimilarityOptions
+from ragcore.client.rewriting import Rewriter
 from ragcore.client.stream import AnswerStream
+from ragcore.client.structured import generate_structured, plus
 from ragcore.compat.ability import offers
 from ragcore.config import Config, Policies, Settings
 from ragcore.errors import (
@@ -26,6 +30,7 @@ from ragcore.errors import (
     StoreError,
     Unsupported,
 )
+from ragcore.generation.structure import Structure
 from ragcore.ingest.ingestor import Ingestor
 from ragcore.lifecycle.part import Part, Parts
 from ragcore.operating.calls import Call, Calls
@@ -33,13 +38,15 @@ from ragcore.operating.health import HealthCheck, describe
 from ragcore.operating.watchdog import Watchdog
 from ragcore.protocols import Clearable, Embedder, Generator, Reranker, Searcher, Store, Watched
 from ragcore.resilience.policy import policy_of
-from ragcore.retrieval.options import check_options, spelled_out
+from ragcore.retrieval.options import SearchOptions, check_options, spelled_out
+from ragcore.retrieval.plan import plan_search
 from ragcore.retrieval.reranking.searcher import RerankedSearcher
 from ragcore.retrieval.retriever import Retriever
 from ragcore.text.redacting import Redacting
 from ragcore.text.redaction import Redact
 from ragcore.types import (
     Answer,
+    AskProgress,
     CallInfo,
     Document,
     Erased,
@@ -51,10 +58,13 @@ from ragcore.types import (
     Retrieval,
     SimilarityReport,
     Stats,
+    Turn,
     Unreadable,
+    Usage,
     UsedTokens,
 )
 from ragcore.types.validation import (
+    check_history,
     check_ids,
     check_tenant,
     check_timeout,
@@ -64,6 +74,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["RAG", "TenantView"]
+
+D = TypeVar("D")
 
 # Limits of `delete_tenant`: documents per statement, and repeats for documents that other callers add at the same time.
 DELETED_AT_ONCE = 1_000
@@ -116,6 +128,12 @@ class RAG(Part):
             store=retriever.store,
             embedder=retriever.embedder,
             generators=self._generators,
+        )
+        self._rewriter = Rewriter(
+            self.settings.rewrite,
+            generators=self._generators,
+            embedder=retriever.embedder,
+            charging=self._charging,
         )
         self._health = HealthCheck()
         self._watchdog = Watchdog(self._calls) if self.settings.watchdog else None
@@ -192,6 +210,22 @@ class RAG(Part):
             self._drain = seconds
         await super().aclose()
 
+    @overload
+    async def ask(
+        self, question: str, /, *, tenant: str | UUID, schema: type[D], **options: Unpack[AskOptions]
+    ) -> Answer[D]: ...
+
+    @overload
+    async def ask(
+        self,
+        question: str,
+        /,
+        *,
+        tenant: str | UUID,
+        schema: Mapping[str, object] | None = None,
+        **options: Unpack[AskOptions],
+    ) -> Answer: ...
+
     @spelled_out(AskOptions)
     async def ask(
         self,
@@ -199,15 +233,19 @@ class RAG(Part):
         /,
         *,
         tenant: str | UUID,
+        schema: AnySchema | None = None,
         **options: Unpack[AskOptions],
     ) -> Answer:
         """Answer a question from the tenant's documents.
 
         Args:
-            question: the search uses the question alone; the prompt also has the history.
+            question: the question. For a follow-up question, the search uses the history: see `Settings.rewrite`. The prompt has the question as it was asked.
             tenant: the owner of the documents.
-            options: timeout, history, instructions, max_tokens, temperature, stop, top_k, score_threshold, filter, mode, degrade, as
-                `options.AskOptions` describes them.
+            schema: the form of `Answer.data`: a pydantic model, a dataclass, a TypedDict, or a JSON schema. The model then writes the answer as text and
+                as data. The data is an instance of the class, a dict for a TypedDict, or decoded JSON for a JSON schema. A reply that does not fit is sent
+                back to the model once. None: no data.
+            options: timeout, history, instructions, max_tokens, temperature, stop, query, top_k, score_threshold, filter, mode, degrade,
+                as `options.AskOptions` describes them.
 
         Returns:
             The answer. If the documents don't answer the question, `found` is False and the text says so.
@@ -217,12 +255,15 @@ class RAG(Part):
             StoreError: the search failed, so there are no passages to answer from.
             Overloaded: a dependency has no place for the call. Raised as soon as this is known.
             EmbeddingError, GenerationError, CircuitOpen: a dependency failed, and `degrade` is False.
+            InvalidAnswer: the model's replies do not fit the schema, and `degrade` is False.
         """
         check_options(options, AskOptions, "ask")
         async with self._limited("ask", tenant, options.get("timeout")) as call:
-            request = validate(question, options, self.settings)
-            retrieval = await retrieve(call, self._retriever, question, request.search)
+            request = validate(question, options, self.settings, schema=schema)
+            retrieval = await self._retrieved(call, question, request.search, request.history)
             prompt = make_prompt(request, retrieval, self.settings, self._generators.answering.count_tokens)
+            if prompt is not None and request.structure is not None:
+                return await self._structured(call, request, retrieval, prompt, request.structure)
             generation = None
             if prompt is not None:
                 generation = await generate(call, prompt, self._generators, degrade=request.degrade)
@@ -254,6 +295,46 @@ class RAG(Part):
         check_options(options, AskOptions, "stream")
         return self._stream(question, tenant, options)
 
+    @spelled_out(AskOptions)
+    def ask_many(
+        self,
+        questions: Questions,
+        /,
+        *,
+        tenant: str | UUID,
+        concurrency: int = 4,
+        total_timeout: float | None = None,
+        progress: Callable[[AskProgress], None] | None = None,
+        schema: AnySchema | None = None,
+        **options: Unpack[AskOptions],
+    ) -> AbstractAsyncContextManager[Answers]:
+        """Answer many questions, a few at a time. The results arrive as the questions are answered, each with its position, its answer or its error.
+
+        The questions are read when a place is free. A question that fails does not end the others. Leaving the block cancels the questions under way.
+
+        Args:
+            questions: the questions. An error of the iterable is raised after the results of the questions that were read.
+            tenant: the owner of the documents.
+            concurrency: the largest number of questions at once, 1 to 1,000. Choose at most the tenant's `calls_at_once`.
+            total_timeout: seconds for all questions together; None: no limit. Questions under way at its end fail, and `DeadlineExceeded` is raised if some
+                were not asked.
+            progress: called after each result.
+            schema: as for `ask`.
+            options: as for `ask`, and the same for each question. `timeout` is the time for one question.
+
+        Raises:
+            InvalidInput: an argument is invalid. Raised when the block is entered. An invalid question is the error of its own result.
+
+        Examples:
+            ```python
+            async with rag.ask_many(questions, tenant="acme", concurrency=8) as answers:
+                async for asked in answers:
+                    print(asked.question, asked.answer.text if asked.answer else asked.error)
+            ```
+        """
+        check_options(options, AskOptions, "ask_many")
+        return self._ask_many(questions, tenant, concurrency, total_timeout, progress, schema, options)
+
     @spelled_out(RetrieveOptions)
     async def retrieve(
         self,
@@ -266,8 +347,9 @@ class RAG(Part):
         """Return the passages for a question. Arguments and errors are those of `ask`."""
         check_options(options, RetrieveOptions, "retrieve")
         async with self._limited("retrieve", tenant, options.get("timeout")) as call:
-            retrieval = await retrieve(call, self._retriever, question, search_of(options, self.settings))
-            self._charging.charge(call, retrieval.usage, "")
+            history = check_history(options.get("history", ()))
+            retrieval = await self._retrieved(call, question, search_of(options, self.settings), history)
+            self._charging.charge(call, Usage(embedding_tokens=retrieval.usage.embedding_tokens), "")
             return retrieval
 
     @spelled_out(TimedSimilarityOptions)
@@ -474,7 +556,7 @@ class RAG(Part):
             with call:
                 await self._charging.admit_shared(call)
                 request = validate(question, options, self.settings)
-                retrieval = await retrieve(call, self._retriever, question, request.search)
+                retrieval = await self._retrieved(call, question, request.search, request.history)
                 prompt = make_prompt(request, retrieval, self.settings, self._generators.answering.count_tokens)
                 call.prompt = prompt
         except BaseException as error:
@@ -500,6 +582,48 @@ class RAG(Part):
                 await stream.aclose()
             finally:
                 await self._charging.settle(call, self._owner)
+
+    @asynccontextmanager
+    async def _ask_many(
+        self,
+        questions: Questions,
+        tenant: str | UUID,
+        concurrency: int,
+        total_timeout: float | None,
+        progress: Callable[[AskProgress], None] | None,
+        schema: AnySchema | None,
+        options: AskOptions,
+    ) -> AsyncIterator[Answers]:
+        owner, name = self._check_open(), check_tenant(tenant)
+        check_questions(questions)
+        check_timeout(options.get("timeout"))
+        # Check the options once, so that a wrong one is an error here instead of the error of each question.
+        request = validate("?", options, self.settings, schema=schema)
+        plan_search(self._retriever, "?", name, request.search)
+        answers = Answers(
+            lambda question: self.ask(question, tenant=name, schema=schema, **options),
+            questions,
+            concurrency=check_concurrency(concurrency),
+            total_timeout=check_timeout(total_timeout, name="total_timeout"),
+            progress=progress,
+        )
+        answers.start(owner)
+        try:
+            yield answers
+        finally:
+            await answers.aclose()
+
+    async def _retrieved(self, call: Call, question: str, search: SearchOptions, history: Sequence[Turn]) -> Retrieval:
+        return await retrieve(call, self._retriever, question, search, history=history, rewriter=self._rewriter)
+
+    async def _structured(
+        self, call: Call, request: Request, retrieval: Retrieval, prompt: Prompt, structure: Structure
+    ) -> Answer[Any]:
+        found = await generate_structured(
+            call, prompt, self._generators, structure, degrade=request.degrade, count=self._charging.count
+        )
+        answer = self._answered(call, retrieval, prompt, found.generation)
+        return replace(answer, data=found.data if answer.found else None, usage=plus(answer.usage, found.rejected))
 
     def _answered(
         self, call: Call, retrieval: Retrieval, prompt: Prompt | None, generation: Generation | None
@@ -553,19 +677,30 @@ class TenantView:
         """The owner of the documents."""
         return self._tenant
 
+    @overload
+    async def ask(self, question: str, /, *, schema: type[D], **options: Unpack[AskOptions]) -> Answer[D]: ...
+
+    @overload
+    async def ask(
+        self,
+        question: str,
+        /,
+        *,
+        schema: Mapping[str, object] | None = None,
+        **options: Unpack[AskOptions],
+    ) -> Answer: ...
+
     @spelled_out(AskOptions)
     async def ask(
         self,
         question: str,
         /,
+        *,
+        schema: AnySchema | None = None,
         **options: Unpack[AskOptions],
     ) -> Answer:
         """Answer a question from the tenant's documents. See `RAG.ask`."""
-        return await self._rag.ask(
-            question,
-            tenant=self._tenant,
-            **options,
-        )
+        return await self._rag.ask(question, tenant=self._tenant, schema=schema, **options)
 
     @spelled_out(AskOptions)
     def stream(
@@ -578,6 +713,29 @@ class TenantView:
         return self._rag.stream(
             question,
             tenant=self._tenant,
+            **options,
+        )
+
+    @spelled_out(AskOptions)
+    def ask_many(
+        self,
+        questions: Questions,
+        /,
+        *,
+        concurrency: int = 4,
+        total_timeout: float | None = None,
+        progress: Callable[[AskProgress], None] | None = None,
+        schema: AnySchema | None = None,
+        **options: Unpack[AskOptions],
+    ) -> AbstractAsyncContextManager[Answers]:
+        """Answer many questions, a few at a time. See `RAG.ask_many`."""
+        return self._rag.ask_many(
+            questions,
+            tenant=self._tenant,
+            concurrency=concurrency,
+            total_timeout=total_timeout,
+            progress=progress,
+            schema=schema,
             **options,
         )
 

@@ -20,6 +20,7 @@ EXTRAS = {
     "chunking": "selectolax",
     "office": "kreuzberg",
     "jwt": "jwt",
+    "schema": "jsonschema_rs",
     "notebook": "pandas",
     "testing": "h11",
     "serve": "uvicorn",

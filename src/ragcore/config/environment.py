@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
-from ragcore.config.settings import Settings
+from ragcore.config.settings import Rewrite, Settings, check_rewrite
 from ragcore.errors import ConfigurationError, InvalidInput
 from ragcore.text.redaction import Redaction
 from ragcore.types import Price
@@ -161,9 +161,11 @@ class Environment:
             "int | None": int,
             "Mapping[str, Price]": _prices,
             "Redact | None": Redaction.parse,
+            "Rewrite": _rewrite,
         }
-        given = {f.name: self.read(name, kinds[str(f.type)], None) for name, f in SETTINGS.items()}
-        return Settings(**{name: value for name, value in given.items() if value is not None})
+        missing: Any = object()  # None is a value
+        given = {f.name: self.read(name, kinds[str(f.type)], missing) for name, f in SETTINGS.items()}
+        return Settings(**{name: value for name, value in given.items() if value is not missing})
 
     def dsn(self) -> Secret | None:
         """Return DATABASE_URL, or a DSN made from libpq's PG* variables; None if neither names a database.
@@ -214,6 +216,11 @@ def boolean(text: str) -> bool:
 
 # The description of each kind of value in error messages.
 DESCRIPTIONS: dict[Any, str] = {int: "a whole number", float: "a number", boolean: "true or false"}
+
+
+def _rewrite(text: str) -> Rewrite:
+    """Return the value of RAGCORE_REWRITE. "none" stands for None."""
+    return None if text.lower() == "none" else check_rewrite(text.lower())
 
 
 def _prices(path: str) -> Mapping[str, Price]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 from ragcore.errors import ConfigurationError
 from ragcore.resilience import Policy
 from ragcore.text.redaction import Redact
 from ragcore.types import Price
 
-__all__ = ["Policies", "Settings"]
+__all__ = ["Policies", "Rewrite", "Settings", "check_rewrite"]
+
+Rewrite: TypeAlias = Literal["context", "model"] | None
 
 DEFAULT_NOT_FOUND = "I could not find the answer in your documents."
 DEFAULT_NOT_ANSWERED = "I can't generate an answer right now. The closest passage of your documents is:"
@@ -30,6 +33,10 @@ class Settings:
             error.
         quote_when_overloaded: whether the passages are quoted if no model has a place for the call; False: the call raises `Overloaded`, so that the caller
             can try again later.
+        rewrite: how the search uses the history of a follow-up question, such as "And for my family?". "context": it also searches for the words of the
+            question before. "model": the first model rewrites the question to a stand-alone one, within 20 % of the remaining time and at most 5 s; if it
+            fails, "context" is used. None: the search uses the question alone. Without a history, nothing is rewritten. Without a model, "model" is the
+            same as "context".
         instructions: instructions for every answer, in addition to the rules for citations. The `instructions` of a call replace them.
         not_found: the answer's text if the documents don't answer the question.
         not_searched: the answer's text if nothing was found because the search was incomplete: the embedder was down, or the documents have no
@@ -57,6 +64,7 @@ class Settings:
     drain: float = 10.0
     degrade: bool = True
     quote_when_overloaded: bool = False
+    rewrite: Rewrite = "context"
     instructions: str = ""
     not_found: str = DEFAULT_NOT_FOUND
     not_searched: str = DEFAULT_NOT_SEARCHED
@@ -80,6 +88,7 @@ class Settings:
             value = getattr(self, name)
             if not (isinstance(value, int | float) and 0 < value < math.inf):
                 raise ConfigurationError(f"{name} is {value!r}: it must be a positive, finite number of seconds")
+        check_rewrite(self.rewrite)
         if not (isinstance(self.drain, int | float) and 0 <= self.drain < math.inf):
             raise ConfigurationError(f"drain is {self.drain!r}: it must be a finite number of seconds, at least 0")
         for name in ("requests_per_minute", "tokens_per_minute", "calls_at_once"):
@@ -104,6 +113,13 @@ class Settings:
             )
         if not (isinstance(self.recent, int) and 0 <= self.recent <= 100_000):
             raise ConfigurationError(f"recent is {self.recent!r}: it must be a whole number from 0 to 100,000")
+
+
+def check_rewrite(rewrite: object, /) -> Rewrite:
+    """Return the value of `Settings.rewrite` if it is known."""
+    if rewrite is None or rewrite == "context" or rewrite == "model":
+        return rewrite
+    raise ConfigurationError(f"rewrite is {rewrite!r}: it must be 'context', 'model' or None")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ import anyio.to_thread
 
 from ragcore import RAG, Config, RagcoreError, ingest
 from ragcore.compat.extras import require
-from ragcore.demo.questions import DOCUMENTS, MEMBERS, QUESTIONS, UNANSWERABLE, Question
+from ragcore.demo.questions import DOCUMENTS, FOLLOW_UPS, MEMBERS, QUESTIONS, UNANSWERABLE, Question
 from ragcore.operating.memory import MEBI, read_memory
 from ragcore.types import Answer
 
@@ -40,6 +40,7 @@ async def _demo(console: Any) -> bool:
         async with RAG.from_config(Config.local(folder)) as rag:
             await _ingest(console, rag)
             right = await _ask_each(console, rag)
+            right &= await _ask_follow_ups(console, rag)
             right &= await _ask_unanswerable(console, rag)
             right &= await _ladder(console, rag)
     console.print("\n[bold green]All answers are right." if right else "\n[bold red]Something is wrong: see above.")
@@ -69,6 +70,22 @@ async def _ask_each(console: Any, rag: RAG) -> bool:
             source = f"{cited.document_id}{page}" if cited else "none"
             score = f"{cited.score:.2f}" if cited and cited.score is not None else ""
             table.add_row(_mark(good), question.text, member, answer.text, source, score)
+    console.print(table)
+    return right
+
+
+async def _ask_follow_ups(console: Any, rag: RAG) -> bool:
+    """Ask follow-up questions with the conversation before them, and show what was searched for."""
+    table = _table("", "follow-up question", "member", "searched for", "answer")
+    right = True
+    for first, question in FOLLOW_UPS:
+        for member in question.facts:
+            before = await rag.ask(first.text, tenant=member, timeout=TIMEOUT)
+            answer = await rag.ask(question.text, tenant=member, timeout=TIMEOUT, history=before.turns)
+            good = _is_right(question, member, answer)
+            right &= good
+            table.add_row(_mark(good), question.text, member, answer.retrieval.query, answer.text)
+    console.print()
     console.print(table)
     return right
 

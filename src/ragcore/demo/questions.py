@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["DOCUMENTS", "MEMBERS", "QUESTIONS", "UNANSWERABLE", "Question"]
+__all__ = ["DOCUMENTS", "FOLLOW_UPS", "MEMBERS", "QUESTIONS", "UNANSWERABLE", "Question"]
 
 DOCUMENTS = Path(__file__).parent / "documents"
 MEMBERS = ("amara", "bruno", "chen")
@@ -31,5 +31,11 @@ QUESTIONS = (
         {"amara": "$150", "bruno": "20 percent", "chen": "30 percent"},
     ),
     Question("Is my plan an HMO or a PPO?", {"amara": "HMO", "bruno": "PPO", "chen": "PPO"}),
+)
+# Each is asked after another question, without which it can't be understood. Members whose documents don't answer it are not asked.
+FOLLOW_UPS = (
+    (QUESTIONS[0], Question("And for my family?", {"amara": "$1,000", "chen": "$6,400"})),
+    (QUESTIONS[2], Question("And by air?", {"amara": "10 percent", "bruno": "20 percent"})),
+    (QUESTIONS[1], Question("And for urgent care?", {"amara": "$50", "bruno": "$75"})),
 )
 UNANSWERABLE = Question("What is the allowance for dental implants?", {})

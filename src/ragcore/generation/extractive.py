@@ -63,7 +63,7 @@ class ExtractiveGenerator(Part):
     async def generate(self, prompt: Prompt, /) -> Generation:
         """Return the quotation; "" if no sentence answers."""
         await anyio.lowlevel.checkpoint()
-        text, quotations = quoted(prompt.question, prompt.passages)
+        text, quotations = quoted(prompt.query or prompt.question, prompt.passages)
         for stop in prompt.stop:
             text = text.partition(stop)[0]
         return Generation(text, model=MODEL, quotations=quotations)

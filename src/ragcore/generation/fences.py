@@ -12,7 +12,7 @@ import unicodedata
 __all__ = ["fenced", "unfenced"]
 
 # The names of ragcore's tags, and the characters that a parser or a model may take for "<" and "/".
-TAGS = ("passage", "passages", "answer", "user")
+TAGS = ("passage", "passages", "answer", "user", "conversation", "turn")
 ANGLE = re.compile("[<\uff1c\ufe64\u2039\u2329\u27e8\u3008\u276e\u27ea\u00ab\u226a\u02c2\u1438]")
 SLASHES = str.maketrans("\u2044\u2215\u29f8\u2571", "////")
 INVISIBLE = ("Cf", "Mn", "Cc")

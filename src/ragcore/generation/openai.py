@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from ragcore.events import emit
 from ragcore.generation.prompt import render
 from ragcore.generation.received import Received
 from ragcore.generation.streams import collect
+from ragcore.generation.structure import reply_schema, strict_schema
 from ragcore.lifecycle.owner import Owner
 from ragcore.lifecycle.part import Part
 from ragcore.resilience import Bulkhead, Policy, RetryPolicy
@@ -24,7 +26,7 @@ from ragcore.types import Generation, Prompt
 from ragcore.types.secret import Secret
 from ragcore.wire.bodies import Response
 from ragcore.wire.client import OpenAIClient
-from ragcore.wire.dialect import MOST_CHANGES, Dialect, check_parameters, with_role
+from ragcore.wire.dialect import MOST_CHANGES, REFUSES, Dialect, check_parameters, with_role
 from ragcore.wire.events import DRAIN_SECONDS, read_events
 from ragcore.wire.failure import judge, translate
 from ragcore.wire.refusal import NoAnswer, ServerError, Undecodable, request_id_of
@@ -37,6 +39,15 @@ REASONING = ("o1", "o3", "o4", "gpt-5")
 THINKING_TOKENS = 4_000
 # Seconds to wait for the usage after the answer's end.
 USAGE_SECONDS = 2.0
+# How a server is asked for JSON, best first. If it refuses one, the next is used; the prompt describes the schema in any case.
+FORMATS = ("strict json_schema", "json_schema", "json_object")
+# Messages about one schema, which don't show whether the server supports `response_format`. Such a request is repeated without it.
+ABOUT_THE_SCHEMA = re.compile(
+    r"invalid schema|in context=|schema (is|has|exceeds|contains|conversion)|(compile|convert|parse)[^.]{0,40}(schema|grammar)|grammar error"
+    r"|(schema|grammar) (error|failed)",
+    re.IGNORECASE,
+)
+ABOUT_THE_FORMAT = re.compile(r"response_format|json_schema|structured.output|json mode", re.IGNORECASE)
 # Parameters that ragcore sets itself.
 OWN = frozenset({"model", "messages", "stream"})
 
@@ -49,8 +60,9 @@ class OpenAIGenerator(Part):
     first token must also arrive within 40 % of the remaining time. A stream that ends without a finish reason is an error.
 
     An answer without text raises a `GenerationError` with the reason: the answer was filtered, the model refused, it called a tool, or thinking used all
-    tokens. Thinking between tags, as in `<think>…</think>`, is moved from the text to `Generation.reasoning`. If a server refuses a parameter by name,
-    later requests omit or rename it, and the event `model.parameter_refused` is emitted.
+    tokens. Thinking between tags, as in `<think>…</think>`, is moved from the text to `Generation.reasoning`. For a structured answer, the request has a
+    `response_format`, in strict mode if the schema allows it. If a server refuses a parameter by name, later requests omit or rename it, and the event
+    `model.parameter_refused` is emitted.
 
     Args:
         model: the model's name on the server.
@@ -168,13 +180,20 @@ class _ModelState:
         self._parameters = parameters
         self._extra_body = extra_body
         self._dialect = Dialect(model, renames={"max_tokens": "max_completion_tokens"})
+        self._dialect.try_values("response_format", FORMATS)
         if self.thinks:  # these models refuse temperature, and max_tokens under that name
             self._dialect.call("max_tokens", "max_completion_tokens")
             if "temperature" not in parameters:
                 self._dialect.leave_out("temperature")
 
-    def ask(self, prompt: Prompt) -> tuple[bytes, dict[str, Any], str | None, frozenset[str]]:
-        """Return the request's body and, for `learn`, its parameters, the role of the system message, and the parameters that the caller set."""
+    def ask(
+        self, prompt: Prompt, *, formatted: bool = True
+    ) -> tuple[bytes, dict[str, Any], str | None, frozenset[str]]:
+        """Return the request's body and, for `learn`, its parameters, the role of the system message, and the parameters that the caller set.
+
+        Args:
+            formatted: whether to ask for JSON with `response_format`, if the prompt has a schema.
+        """
         role = self._dialect.system_role
         own = {"temperature": 0.0, "stream": True, "stream_options": {"include_usage": True}, **self._parameters}
         if prompt.temperature is not None:
@@ -187,10 +206,18 @@ class _ModelState:
                 del own[name]
             thinking = THINKING_TOKENS if self.thinks and prompt.max_tokens_from == "settings" else 0
             own["max_tokens"] = prompt.max_tokens + thinking
+        given = own.pop("response_format", None)
+        if prompt.schema is not None and formatted:
+            own["response_format"] = FORMATS
         adapted = self._dialect.adapt({name: value for name, value in own.items() if value is not None})
+        if prompt.schema is None and given is not None:  # the operator's own
+            adapted["response_format"] = given
         if not adapted.get("stream"):
             adapted.pop("stream_options", None)
-        body = {"model": self.model, "messages": with_role(render(prompt), role), **adapted, **self._extra_body}
+        sent = adapted
+        if prompt.schema is not None and "response_format" in adapted:
+            sent = {**adapted, "response_format": _format(adapted["response_format"], prompt.schema)}
+        body = {"model": self.model, "messages": with_role(render(prompt), role), **sent, **self._extra_body}
         callers = {"stop"} if prompt.stop else set()
         if prompt.temperature is not None:
             callers.add("temperature")
@@ -201,7 +228,22 @@ class _ModelState:
 
     def learn(self, error: ServerError, sent: Mapping[str, Any], role: str | None, callers: frozenset[str]) -> bool:
         """Learn from a refusal. Returns whether the next request will differ."""
-        return self._dialect.learn(error, sent, role=role, callers=callers)
+        if self._dialect.learn(error, sent, role=role, callers=callers):
+            return True
+        asked = sent.get("response_format")
+        if asked in FORMATS and error.status in REFUSES and ABOUT_THE_FORMAT.search(error.whole):
+            self._dialect.refuse("response_format", asked)
+            return True
+        return False
+
+    @staticmethod
+    def blames_the_schema(error: ServerError, sent: Mapping[str, Any]) -> bool:
+        """Whether a server refused the schema of this request. Other requests are not affected."""
+        return (
+            sent.get("response_format") in FORMATS
+            and error.status in REFUSES
+            and ABOUT_THE_SCHEMA.search(error.whole) is not None
+        )
 
     def remember(self, received: Received) -> None:
         """Remember what an answer shows about the model."""
@@ -210,6 +252,16 @@ class _ModelState:
             emit("model.thinks", self.model, tokens=THINKING_TOKENS)
         if received.has_text:
             self.omits_opening_tag = received.omits_opening_tag
+
+
+def _format(how: object, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the value of `response_format` for one of `FORMATS`."""
+    if how == "json_object":
+        return {"type": "json_object"}
+    whole = reply_schema(schema)
+    strict = strict_schema(whole) if how == FORMATS[0] else None
+    described = {"name": "answer", "schema": strict or whole, "strict": strict is not None}
+    return {"type": "json_schema", "json_schema": described}
 
 
 class _Request:
@@ -236,9 +288,10 @@ class _Request:
         return self._received.handed_on
 
     async def open(self) -> None:
+        formatted = True
         for _ in range(MOST_CHANGES):
             await self.close()
-            body, sent, role, callers = self._model_state.ask(self._prompt)
+            body, sent, role, callers = self._model_state.ask(self._prompt, formatted=formatted)
             self._received = Received(
                 self._model_state.model,
                 omits_opening_tag=self._model_state.omits_opening_tag,
@@ -248,7 +301,9 @@ class _Request:
                 await self._begin(body)
                 return
             except ServerError as error:
-                if not self._model_state.learn(error, sent, role, callers):
+                if self._model_state.blames_the_schema(error, sent):
+                    formatted = False
+                elif not self._model_state.learn(error, sent, role, callers):
                     raise
         raise Undecodable("it refused another parameter after each change: check the option 'parameters'")
 

@@ -59,10 +59,14 @@ def _hidden(prompt: Prompt, redact: Redact) -> tuple[Prompt, Redacted]:
     hidden = replace(
         prompt,
         question=texts.redact(prompt.question),
+        query=texts.redact(prompt.query),
         passages=passages,
         history=tuple(replace(turn, content=texts.redact(turn.content)) for turn in prompt.history),
         instructions=texts.redact(prompt.instructions),
         stop=tuple(map(texts.redact, prompt.stop)),
+        rejected=None
+        if prompt.rejected is None
+        else (texts.redact(prompt.rejected[0]), texts.redact(prompt.rejected[1])),
     )
     return hidden, texts
 
@@ -80,7 +84,15 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def _texts(prompt: Prompt) -> list[str]:
-    texts = [prompt.question, prompt.instructions, *prompt.stop, *(turn.content for turn in prompt.history)]
+    texts = [
+        prompt.question,
+        prompt.query,
+        prompt.instructions,
+        *prompt.stop,
+        *(turn.content for turn in prompt.history),
+    ]
+
+    texts += prompt.rejected or ()
 
     def take(text: str) -> str:
         texts.append(text)

@@ -51,7 +51,7 @@ class Stopwatch:
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
-        """Measure the block as a stage ("embed", "search", "rerank" or "generate") and report its start and its end."""
+        """Measure the block as a stage ("rewrite", "embed", "search", "rerank" or "generate") and report its start and its end."""
         outer = _measuring.get()
         own = _Measuring(self, stage)
         token = _measuring.set(own)

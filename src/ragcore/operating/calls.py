@@ -22,7 +22,7 @@ from ragcore.resilience.flow import flow
 from ragcore.text.tokens import estimate_tokens
 from ragcore.types import CallInfo, Generation, Prompt, Timings, Usage
 
-__all__ = ["Call", "Calls", "spent_by", "stack_of"]
+__all__ = ["CHARACTERS_A_TOKEN", "Call", "Calls", "spent_by", "stack_of"]
 
 
 # Used to estimate the tokens of models that don't report them.

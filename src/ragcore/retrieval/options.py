@@ -33,6 +33,9 @@ class SearchOptions(SimilarityOptions, total=False):
 
     top_k: int | None
     """Largest number of passages, 1 to 1,000. None: the retriever's value."""
+    query: str | None
+    """The text to search for instead of the question, such as a stand-alone form of a follow-up question. None: the question.
+    The answer is still an answer to the question."""
     mode: Mode | None
     """"vector", "text" or "hybrid". None: the retriever's mode."""
     shared: Sequence[str | UUID] | None

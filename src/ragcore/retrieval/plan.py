@@ -48,11 +48,13 @@ class Plan:
 
     Attributes:
         mode_is_default: whether the mode is the retriever's and not the call's.
+        searched: the text to search for; without a `query` in the options, the question.
         score_threshold: the threshold; None if there is none.
         score_threshold_from: "call" or "retriever"; None if there is no threshold.
     """
 
     question: str
+    searched: str
     tenant: str
     mode: Mode
     mode_is_default: bool
@@ -69,7 +71,7 @@ class Plan:
         """Return the query for the store. For diversity, it asks for more passages than are wanted, and for their vectors."""
         candidates = min(max(DIVERSE * self.top_k, LEAST_DIVERSE), MAX_TOP_K) if self.diversity else self.top_k
         return Query(
-            question=self.question,
+            question=self.searched,
             tenant=self.tenant,
             mode=self.mode,
             top_k=candidates,
@@ -95,7 +97,7 @@ class Plan:
         thresholded = self.mode != "text" and self.score_threshold is not None
         return Retrieval(
             self.question,
-            query=self.question,
+            query=self.searched,
             passages=tuple(found),
             mode=self.mode,
             top_k=self.top_k,
@@ -127,8 +129,10 @@ def plan_search(defaults: Defaults, question: str, tenant: str | UUID, options: 
         )
     owner = check_tenant(tenant)
     threshold, threshold_from = _threshold(defaults, options)
+    asked, query = check_question(question), options.get("query")
     plan = Plan(
-        question=check_question(question),
+        question=asked,
+        searched=asked if query is None else check_question(query, what="the query"),
         tenant=owner,
         mode=wanted,
         mode_is_default=mode is None,
@@ -142,7 +146,7 @@ def plan_search(defaults: Defaults, question: str, tenant: str | UUID, options: 
         neighbours=defaults.neighbours if neighbours is None else check_neighbours(neighbours),
     )
     if wanted != "text" and defaults.embedder is not None:
-        _check_length(plan.question, defaults.embedder)
+        _check_length(plan.searched, defaults.embedder)
     return plan
 
 

@@ -138,7 +138,7 @@ class Retriever(Part):
         Args:
             question: the question to search for.
             tenant: the owner of the documents.
-            options: top_k, score_threshold, filter, mode, rerank, degrade, as described in `options.SearchOptions`. A value given here overrides the
+            options: query, top_k, score_threshold, filter, mode, rerank, degrade, as described in `options.SearchOptions`. A value given here overrides the
                 retriever's own.
 
         Raises:
@@ -159,9 +159,9 @@ class Retriever(Part):
             try:
                 with watch.measure("embed"), flow(plan.tenant):
                     # Outside of the embedder's time limit: slow redaction must not be reported as a slow embedder.
-                    text = await self._redacting.redacted(self.redact, plan.question)
+                    text = await self._redacting.redacted(self.redact, plan.searched)
                     vector = await (self._embed(text) if degrade is False else self._embed_in_time(text))
-                usage = self._used(question, watch)
+                usage = self._used(plan.searched, watch)
             except (EmbeddingError, CircuitOpen) as error:
                 if degrade is False:
                     raise
@@ -225,8 +225,8 @@ class Retriever(Part):
         plan = plan_search(self, question, tenant, asked)
         watch = Stopwatch()
         with watch.measure("embed"), flow(plan.tenant):
-            vector = await self._embed(await self._redacting.redacted(self.redact, plan.question))
-        usage = self._used(question, watch)
+            vector = await self._embed(await self._redacting.redacted(self.redact, plan.searched))
+        usage = self._used(plan.searched, watch)
         with watch.measure("search"):
             # The report is about the tenant's own chunks, without the effects of the threshold, of shared tenants and of diversity.
             plan = replace(plan, shared=(), diversity=0.0)
@@ -242,10 +242,10 @@ class Retriever(Part):
         retrieval = plan.retrieval(found, empty=empty, degraded=(), timings=watch.timings(), usage=usage)
         return report_similarity(retrieval, scores=scores, counts=counts, score_threshold=plan.score_threshold)
 
-    def _used(self, question: str, watch: Stopwatch) -> Usage:
-        """Return the tokens of the question and report them immediately: they are consumed even if the search fails afterwards."""
+    def _used(self, query: str, watch: Stopwatch) -> Usage:
+        """Return the tokens of the query and report them immediately: they are consumed even if the search fails afterwards."""
         assert self.embedder is not None
-        tokens = self.embedder.count_tokens(question)
+        tokens = self.embedder.count_tokens(query)
         watch.embedded(tokens)
         return Usage(embedding_tokens=tokens)
 

@@ -5,6 +5,8 @@ All durations are in seconds. None means that a value was not measured, that a s
 
 from ragcore.types.answers import (
     Answer,
+    Asked,
+    AskProgress,
     Citation,
     Degradation,
     Delta,
@@ -46,6 +48,8 @@ from ragcore.value import Timings
 
 __all__ = [
     "Answer",
+    "AskProgress",
+    "Asked",
     "CallInfo",
     "Chunk",
     "Citation",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
 
 from ragcore.types.shown import as_html, as_text
 from ragcore.value import Timings, Value, mapping
 
 __all__ = [
     "Answer",
+    "AskProgress",
+    "Asked",
     "Citation",
     "Degradation",
     "Delta",
@@ -28,6 +30,15 @@ __all__ = [
     "Turn",
     "Usage",
 ]
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    D_co = TypeVar("D_co", covariant=True, default=object)
+else:  # defaults of type variables are part of Python from 3.13 on
+    from typing import TypeVar
+
+    D_co = TypeVar("D_co", covariant=True)
 
 Mode: TypeAlias = Literal["vector", "text", "hybrid"]
 Fusion: TypeAlias = Literal["score", "rank"]
@@ -93,7 +104,7 @@ class Degradation(Value):
     """A stage that failed, with the reason and the fallback that was used instead.
 
     Attributes:
-        stage: "embed", "search", "rerank" or "generate".
+        stage: "rewrite", "embed", "search", "rerank" or "generate".
         reason: why the stage failed.
         fallback: the replacement, such as "full text".
     """
@@ -137,7 +148,7 @@ class Retrieval(Value):
 
     Attributes:
         question: the question as it was asked.
-        query: the text that was searched for.
+        query: the text that was searched for: the question, or the stand-alone form of a follow-up question.
         passages: the passages, best first, at most `top_k`.
         mode, top_k, score_threshold: the values that this search used. `score_threshold` is None if there was no threshold.
         score_threshold_from: where the threshold comes from: the "call" or the "retriever"; None if there was no threshold.
@@ -146,8 +157,8 @@ class Retrieval(Value):
         scan: how vectors were compared. "exact": with all of the tenant's vectors. "index": through the HNSW index. "completed": by an exact scan
             after the index returned too few. None: no vectors were compared, or the store doesn't report it.
         degraded: stages that failed and their fallbacks; () if none failed.
-        timings: seconds of `embed`, `search` and `rerank`.
-        usage: `embedding_tokens`; the other fields are None.
+        timings: seconds of `rewrite`, `embed`, `search` and `rerank`.
+        usage: `embedding_tokens`, and the tokens of the model that rewrote the question; None if none did.
     """
 
     question: str
@@ -167,7 +178,7 @@ class Retrieval(Value):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer(Value):
+class Answer(Value, Generic[D_co]):
     """An answer with its passages, citations and measurements.
 
     Attributes:
@@ -175,6 +186,7 @@ class Answer(Value):
         found: whether the passages answer the question. If not, `text` says so. It is also False if no model is available and no sentence can be
             quoted as the answer; then `text` is the nearest passage, with a line that says so.
         citations: each "[n]" that points to a passage, in the order of the text.
+        data: the answer as a value of the call's `schema`; None without a schema, if `found` is False, or if the answer is a quotation.
         retrieval: the passages and how they were found.
         degraded: stages that failed and their fallbacks, including those of retrieval; () if none failed.
         timings, usage: seconds and tokens by stage, including retrieval.
@@ -189,6 +201,7 @@ class Answer(Value):
     _: KW_ONLY
     found: bool = True
     citations: tuple[Citation, ...] = ()
+    data: D_co | None = field(default=None, hash=False)
     retrieval: Retrieval = Retrieval("")
     degraded: tuple[Degradation, ...] = ()
     timings: Timings = Timings()
@@ -203,6 +216,52 @@ class Answer(Value):
     def turns(self) -> tuple[Turn, Turn]:
         """The question and the answer as two turns, to append to a history."""
         return Turn("user", self.retrieval.question), Turn("assistant", self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked(Value):
+    """One question of `ask_many`, with its answer or its error.
+
+    Attributes:
+        index: the position of the question, counted from 0.
+        question: the question.
+        answer: the answer; None if the question failed.
+        error: why the question failed; None if there is an answer.
+    """
+
+    index: int
+    question: str
+    answer: Answer | None = None
+    _: KW_ONLY
+    error: Exception | None = None
+
+    def result(self) -> Answer:
+        """Return the answer, or raise the error."""
+        if self.answer is None:
+            raise self.error or LookupError("there is neither an answer nor an error")
+        return self.answer
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the value as JSON-ready data. An error has its "type" and its "message"."""
+        error = None if self.error is None else {"type": type(self.error).__name__, "message": str(self.error)}
+        answer = None if self.answer is None else self.answer.to_dict()
+        return {"index": self.index, "question": self.question, "answer": answer, "error": error}
+
+
+@dataclass(frozen=True, slots=True)
+class AskProgress(Value):
+    """The progress of `ask_many`.
+
+    Attributes:
+        asked: number of questions that were read so far.
+        answered, failed: number of results that were returned so far, with an answer and with an error.
+        seconds: the time since `ask_many` began.
+    """
+
+    asked: int
+    answered: int
+    failed: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +330,9 @@ class Prompt(Value):
 
     Attributes:
         question: the question as it was asked.
+        query: the text that was searched for: the stand-alone form of the question. "": the question itself.
+        task: "answer": answer the question from the passages. "rewrite": rewrite the question so that it can be understood without the history; then there
+            are no passages, and the generation's text is the question.
         passages: whole passages that fit the token budget, best first; "[n]" counts them from 1.
         history: earlier turns, oldest first.
         instructions: instructions that the caller gives for every answer.
@@ -279,10 +341,14 @@ class Prompt(Value):
         temperature: temperature for this call. None: the generator's default.
         stop: texts at which the answer ends; they are not part of it.
         left_out: number of passages that did not fit the token budget.
+        schema: the JSON schema of the answer's data; None: the answer is only a text. `render` puts it into the messages.
+        rejected: the model's last reply, which did not fit the schema, and its mistakes; None: this is the first request.
     """
 
     question: str
     _: KW_ONLY
+    query: str = ""
+    task: Literal["answer", "rewrite"] = "answer"
     passages: tuple[Passage, ...] = ()
     history: tuple[Turn, ...] = ()
     instructions: str = ""
@@ -291,6 +357,8 @@ class Prompt(Value):
     temperature: float | None = None
     stop: tuple[str, ...] = ()
     left_out: int = 0
+    schema: Mapping[str, Any] | None = field(default=None, hash=False)
+    rejected: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,21 +43,24 @@ MOST_STOP_CHARACTERS = 256
 MOST_TOKENS = 1_000_000
 
 
-def check_question(question: object, /) -> str:
+def check_question(question: object, /, *, what: str = "the question") -> str:
     """Return the question unchanged if it is valid.
+
+    Args:
+        what: its name in errors.
 
     Raises:
         InvalidInput: the question is not a str, is blank, has over 32,000 characters, or contains a NUL character or a lone surrogate.
     """
     if not isinstance(question, str):
-        raise InvalidInput(f"the question must be a str, not {type(question).__name__}")
+        raise InvalidInput(f"{what} must be a str, not {type(question).__name__}")
     if not question.strip():
-        raise InvalidInput("the question is empty: ask something")
+        raise InvalidInput(f"{what} is empty: ask something")
     if len(question) > MAX_QUESTION:
         raise InvalidInput(
-            f"the question has {len(question):,} characters (limit {MAX_QUESTION:,}): shorten it, or add the long text as a document",
+            f"{what} has {len(question):,} characters (limit {MAX_QUESTION:,}): shorten it, or add the long text as a document",
         )
-    check_text("the question", question)
+    check_text(what, question)
     return question
 
 

@@ -17,7 +17,7 @@ from ragcore.errors import ConfigurationError
 from ragcore.events import emit
 from ragcore.wire.refusal import ServerError
 
-__all__ = ["MOST_CHANGES", "Dialect", "check_parameters", "with_role"]
+__all__ = ["MOST_CHANGES", "REFUSES", "Dialect", "check_parameters", "with_role"]
 
 logger: logging.Logger = logging.getLogger("ragcore")
 
@@ -30,6 +30,7 @@ TOO_COMMON = frozenset({"model", "messages", "input", "stream"})
 ALSO = {
     "dimensions": ("output_dimensions?", "dimension", "matryoshka"),
     "encoding_format": ("encoding formats?", "base64"),
+    "response_format": ("json_schema", "structured outputs?", "guided_json", "json mode"),
 }
 # Matches messages about a parameter that the model does not have. `VALUE` matches messages about a value that it does not accept.
 UNSUPPORTED = re.compile(
@@ -87,6 +88,15 @@ class Dialect:
     def try_values(self, name: str, values: Sequence[Any]) -> None:
         """Set the values to try for a parameter, one after the other. If all of them are refused, the parameter is omitted."""
         self._given[name] = values
+
+    def refuse(self, name: str, sent: object) -> None:
+        """Record that the server refused a parameter: try its next value, its other name, or omit it.
+
+        Args:
+            name: the name under which it was sent.
+            sent: the value that was sent.
+        """
+        self._change(name, sent)
 
     def learn(
         self,

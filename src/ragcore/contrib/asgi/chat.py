@@ -9,13 +9,13 @@ from typing import Any, Self
 
 from ragcore.errors import InvalidInput
 from ragcore.generation.fences import fenced
+from ragcore.text.follow_up import REPORTED
 from ragcore.types import Turn
 from ragcore.types.validation import check_history
 
 __all__ = ["ChatBody", "as_reported", "check_fields", "check_question", "decoded"]
 
 MOST_VALUES = 50_000
-REPORTED = "The user's program reports that this was answered before:"
 SHAPE = '{"message": "…", "history": [{"role": "user", "content": "…"}]}'
 
 

@@ -26,9 +26,11 @@ from ragcore.value import Value
 __all__ = ["FULL", "has_internal_details", "public", "public_message"]
 
 FULL = "too many questions at once; try again in a moment"
+INTERNAL = "internal error; see the service's log"
 NO_DOCUMENTS = "you have no documents yet"
 NO_SEARCH = "semantic search is temporarily unavailable"
 NO_RERANKING = "the results could not be sorted by relevance; they have the order of the search"
+NO_REWRITING = "the model that rewrites questions is temporarily unavailable"
 NO_ANSWER = "the model that writes answers is temporarily unavailable"
 
 
@@ -80,7 +82,7 @@ def public_message(error: RagcoreError) -> str:
             return f"the service is starting or closing; try again {again}"
         case ConfigurationError():
             return "the service is misconfigured; see its log"
-    return "internal error; see the service's log"
+    return INTERNAL
 
 
 def _cleared(value: Any) -> Any:
@@ -88,7 +90,10 @@ def _cleared(value: Any) -> Any:
         case EmptyReason(code="no_chunks"):
             return replace(value, store_chunks=None, message=NO_DOCUMENTS)
         case Degradation(stage=stage):
-            return replace(value, reason={"generate": NO_ANSWER, "rerank": NO_RERANKING}.get(stage, NO_SEARCH))
+            return replace(
+                value,
+                reason={"generate": NO_ANSWER, "rerank": NO_RERANKING, "rewrite": NO_REWRITING}.get(stage, NO_SEARCH),
+            )
         case SimilarityReport(chunks=0):
             return replace(value, retrieval=_cleared(value.retrieval), verdict=NO_DOCUMENTS)
         case Health():
@@ -97,6 +102,8 @@ def _cleared(value: Any) -> Any:
             return replace(value, waiting_on=None)
         case Answer(request_ids=ids) if ids:
             return _cleared(replace(value, request_ids=()))
+        case Exception():  # of a result of `ask_many`
+            return RagcoreError(public_message(value) if isinstance(value, RagcoreError) else INTERNAL)
         case tuple():
             return tuple(map(_cleared, value))
         case Value():

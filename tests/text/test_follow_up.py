@@ -1,0 +1,88 @@
+"""Follow-up questions: which questions depend on the conversation, and the words that are joined in."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ragcore import Turn
+from ragcore.text.follow_up import MOST_CONTEXT, REPORTED, context_of, is_follow_up
+
+DEPENDENT = (
+    "And for my family?",
+    "How much is it?",
+    "How long does that take?",
+    "What about the battery?",
+    "In colour?",
+    "How long?",
+    "Why?",
+    "What happens to my order then?",
+    "Und für Kinder?",
+    "Wie oft?",
+    "Braucht man dafür ein Rezept?",
+    "Et pour les étudiants ?",
+    "Quand est-elle rendue ?",
+    "¿Y para mi familia?",
+    "E per i bambini?",
+    "En voor kinderen?",
+    "E para crianças?",
+    "子供は？",
+)
+STANDALONE = (
+    "What is my deductible?",
+    "Is dental covered?",
+    "When are you open?",
+    "When did the founder die?",
+    "Welche Kündigungsfrist habe ich?",
+    "Was kostet ein Einbettzimmer?",
+    "Combien coûte un parking ?",
+    "¿Cuál es mi franquicia?",
+    "Qual è la mia franchigia?",
+    "Wat kost een parkeerplaats?",
+    "Quanto custa uma vaga?",
+    "保証期間はどのくらいですか？",
+    "Explain the difference between the two plans that you offer to families in my region.",
+)
+
+
+@pytest.mark.parametrize("question", DEPENDENT)
+def test_a_question_that_points_back_or_is_a_part_of_a_sentence_is_a_follow_up(question: str) -> None:
+    assert is_follow_up(question)
+
+
+@pytest.mark.parametrize("question", STANDALONE)
+def test_a_whole_question_is_not_a_follow_up(question: str) -> None:
+    assert not is_follow_up(question)
+
+
+def test_the_context_is_the_latest_question_that_stands_alone() -> None:
+    history = [
+        Turn("user", "What is my deductible?"),
+        Turn("assistant", "It is $500 [1]."),
+        Turn("user", "And for my family?"),
+        Turn("assistant", "It is $1,000 [1]."),
+    ]
+    assert context_of("And out of network?", history) == "What is my deductible?"
+    assert context_of("Is dental covered?", history) == ""
+
+
+def test_without_a_question_that_stands_alone_the_latest_one_is_joined() -> None:
+    assert context_of("And abroad?", [Turn("user", "And for my family?"), Turn("user", "And now?")]) == "And now?"
+
+
+def test_answers_and_reported_answers_are_not_questions() -> None:
+    history = [Turn("assistant", "Ask me."), Turn("user", f"{REPORTED}\n<answer>\nWhat is a copay?\n</answer>")]
+    assert context_of("And abroad?", history) == ""
+
+
+@given(
+    st.text(min_size=1, max_size=60),
+    st.lists(st.builds(Turn, st.sampled_from(["user", "assistant"]), st.text()), max_size=6),
+)
+def test_the_context_is_short_one_line_and_comes_from_the_history(question: str, history: list[Turn]) -> None:
+    context = context_of(question, history)
+    assert len(context) <= MOST_CONTEXT
+    assert len(context.splitlines()) <= 1
+    asked = [" ".join(turn.content.split()) for turn in history if turn.role == "user"]
+    assert not context or any(text.startswith(context) for text in asked)
