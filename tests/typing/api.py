@@ -112,6 +112,7 @@ def values(vector: ragcore.Vector) -> None:
         top_k=5,
         score_threshold=None,
         score_threshold_from=None,
+        relative_threshold=None,
         empty=empty,
         degraded=(degradation,),
         timings=timings,
@@ -201,6 +202,7 @@ async def parts(vectors: ragcore.Vectors) -> None:
     generators.append(ragcore.FallbackGenerator(generators))
     searcher: ragcore.Searcher = stores[0]
     retriever = ragcore.Retriever(store=searcher, embedder=embedders[0], top_k=5, score_threshold=None, mode="vector")
+    ragcore.Retriever(store=searcher, embedder=embedders[0], relative_threshold=0.8)
     async with retriever:
         assert_type(await retriever.retrieve("q", tenant="t"), ragcore.Retrieval)
         assert_type(await retriever.similarity("q", tenant="t"), ragcore.SimilarityReport)

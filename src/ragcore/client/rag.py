@@ -144,6 +144,7 @@ class RAG(Part):
             embedder=embedder,
             top_k=config.top_k,
             score_threshold=config.score_threshold,
+            relative_threshold=config.relative_threshold,
             mode=config.mode,
         )
         writable = retriever.store
@@ -195,7 +196,7 @@ class RAG(Part):
         Args:
             question: the search uses the question alone; the prompt also has the history.
             tenant: the owner of the documents.
-            options: timeout, history, instructions, max_tokens, temperature, stop, top_k, score_threshold, filter, mode, degrade, as
+            options: timeout, history, instructions, max_tokens, temperature, stop, top_k, score_threshold, relative_threshold, filter, mode, degrade, as
                 `options.AskOptions` describes them.
 
         Returns:

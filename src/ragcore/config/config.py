@@ -16,7 +16,7 @@ from ragcore.errors import ConfigurationError, InvalidInput
 from ragcore.ingest.options import CHUNK_TOKENS, OVERLAP_TOKENS, READ_SECONDS, check_chunking, check_read_timeout
 from ragcore.types import EmbedText, Mode
 from ragcore.types.secret import Secret, without_credentials
-from ragcore.types.validation import check_mode, check_threshold, check_top_k
+from ragcore.types.validation import check_mode, check_relative_threshold, check_threshold, check_top_k
 
 __all__ = ["EMBEDDED_SCHEME", "EXTRACTIVE", "Config"]
 
@@ -39,7 +39,7 @@ class Config:
         embedding_cache_mb, embedding_cache_ttl: size in MiB of the cache for the vectors of questions, and seconds for which a vector is kept. 0 MiB: no cache.
         models: the models that write answers; each is the fallback for the one before it. "extractive" quotes the documents without a model; the client
             always adds it as the last resort.
-        top_k, score_threshold, mode: defaults of each search.
+        top_k, score_threshold, relative_threshold, mode: defaults of each search.
         chunk_tokens, overlap_tokens, embed_text: settings for cutting documents into chunks, as in `Ingestor`. A change applies to documents that are added
             later; a document that is added again is cut and embedded again.
         read_timeout: seconds for reading each file, as in `ingest.read`.
@@ -64,6 +64,7 @@ class Config:
     models: tuple[str, ...] = ("gpt-4o-mini",)
     top_k: int = 5
     score_threshold: float | Literal[False] | None = None
+    relative_threshold: float | Literal[False] | None = None
     mode: Mode = "vector"
     chunk_tokens: int = CHUNK_TOKENS
     overlap_tokens: int = OVERLAP_TOKENS
@@ -85,6 +86,8 @@ class Config:
             check_mode(self.mode)
             if self.score_threshold is not None:
                 check_threshold(self.score_threshold)
+            if self.relative_threshold is not None:
+                check_relative_threshold(self.relative_threshold)
         except InvalidInput as error:
             raise ConfigurationError(str(error)) from None
         if not (isinstance(self.embedding_cache_mb, int) and self.embedding_cache_mb >= 0):
@@ -121,7 +124,7 @@ class Config:
         RAGCORE_EMBEDDING_API_KEY, RAGCORE_EMBEDDING_BASE_URL, RAGCORE_GENERATION_API_KEY and RAGCORE_GENERATION_BASE_URL, which replace OPENAI_API_KEY and
         OPENAI_BASE_URL for embedding or for generation;
         RAGCORE_EMBEDDING_MODEL, RAGCORE_EMBEDDING_DIMENSION, RAGCORE_EMBEDDING_CACHE_MB, RAGCORE_EMBEDDING_CACHE_TTL, RAGCORE_MODELS (separated by commas),
-        RAGCORE_TOP_K, RAGCORE_SCORE_THRESHOLD, RAGCORE_MODE, RAGCORE_CHUNK_TOKENS, RAGCORE_OVERLAP_TOKENS, RAGCORE_EMBED_TEXT, RAGCORE_READ_TIMEOUT,
+        RAGCORE_TOP_K, RAGCORE_SCORE_THRESHOLD, RAGCORE_RELATIVE_THRESHOLD, RAGCORE_MODE, RAGCORE_CHUNK_TOKENS, RAGCORE_OVERLAP_TOKENS, RAGCORE_EMBED_TEXT, RAGCORE_READ_TIMEOUT,
         RAGCORE_SCHEMA, RAGCORE_LANGUAGE, RAGCORE_POOL_SIZE, RAGCORE_EF_SEARCH, RAGCORE_EXACT_ROWS and RAGCORE_ALLOW_UNSAFE_ROLE;
         and RAGCORE_ with the name of each field of `Settings`.
 
@@ -148,6 +151,7 @@ class Config:
             models=env.names("RAGCORE_MODELS") or ("gpt-4o-mini",),
             top_k=env.read("RAGCORE_TOP_K", int, 5),
             score_threshold=env.read("RAGCORE_SCORE_THRESHOLD", float, None),
+            relative_threshold=env.read("RAGCORE_RELATIVE_THRESHOLD", float, None),
             mode=env.read("RAGCORE_MODE", check_mode, "vector"),
             chunk_tokens=env.read("RAGCORE_CHUNK_TOKENS", int, CHUNK_TOKENS),
             overlap_tokens=env.read("RAGCORE_OVERLAP_TOKENS", int, OVERLAP_TOKENS),

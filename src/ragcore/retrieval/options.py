@@ -33,6 +33,9 @@ class SearchOptions(SimilarityOptions, total=False):
     """Largest number of passages, 1 to 1,000. None: the retriever's value."""
     mode: Mode | None
     """"vector", "text" or "hybrid". None: the retriever's mode."""
+    relative_threshold: float | Literal[False] | None
+    """Lowest share of the best score, from 0 to 1: a passage with a lower cosine similarity than this share of the question's best passage is dropped. The
+    best passage always stays. Text search ignores it. None: the retriever's share. False or 0: no relative threshold."""
     degrade: bool | None
     """Whether to use a fallback when a stage fails, such as full-text search while the embedder is down. False: raise an error instead. None: the
     default of the client or retriever."""

@@ -11,7 +11,14 @@ from ragcore.filters import Filter
 from ragcore.protocols import Embedder, Found, Query, Vector
 from ragcore.retrieval.options import SearchOptions
 from ragcore.types import Degradation, EmptyReason, Mode, Retrieval, Timings, Usage
-from ragcore.types.validation import check_mode, check_question, check_tenant, check_threshold, check_top_k
+from ragcore.types.validation import (
+    check_mode,
+    check_question,
+    check_relative_threshold,
+    check_tenant,
+    check_threshold,
+    check_top_k,
+)
 
 __all__ = ["Plan", "plan_search"]
 
@@ -22,6 +29,7 @@ class Defaults(Protocol):
     embedder: Embedder | None
     top_k: int
     score_threshold: float | None
+    relative_threshold: float | None
     mode: Mode
 
 
@@ -32,6 +40,7 @@ class Plan:
     Attributes:
         score_threshold: the threshold; None if there is none.
         score_threshold_from: "call" or "retriever"; None if there is no threshold.
+        relative_threshold: the lowest share of the best score; None if there is none, or in mode "text".
     """
 
     question: str
@@ -40,6 +49,7 @@ class Plan:
     top_k: int
     score_threshold: float | None
     score_threshold_from: Literal["call", "retriever"] | None
+    relative_threshold: float | None
     filter: Filter | None
 
     def query(self, vector: Vector | None) -> Query:
@@ -73,6 +83,7 @@ class Plan:
             top_k=self.top_k,
             score_threshold=self.score_threshold if thresholded else None,
             score_threshold_from=self.score_threshold_from if thresholded else None,
+            relative_threshold=self.relative_threshold if self.mode != "text" else None,
             empty=empty,
             scan=found.scan,
             degraded=degraded,
@@ -96,6 +107,7 @@ def plan_search(defaults: Defaults, question: str, tenant: str | UUID, options: 
             f"filter must be a ragcore.Filter, not {type(condition).__name__}: build it with ragcore.meta(…)"
         )
     threshold, threshold_from = _threshold(defaults, options)
+    share = options.get("relative_threshold")
     plan = Plan(
         question=check_question(question),
         tenant=check_tenant(tenant),
@@ -103,6 +115,7 @@ def plan_search(defaults: Defaults, question: str, tenant: str | UUID, options: 
         top_k=defaults.top_k if top_k is None else check_top_k(top_k),
         score_threshold=threshold,
         score_threshold_from=threshold_from,
+        relative_threshold=defaults.relative_threshold if share is None else check_relative_threshold(share),
         filter=condition,
     )
     if wanted != "text" and defaults.embedder is not None:

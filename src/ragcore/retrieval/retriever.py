@@ -36,11 +36,12 @@ from ragcore.resilience.patience import Patience
 from ragcore.retrieval.emptiness import explain_empty
 from ragcore.retrieval.options import SearchOptions, SimilarityOptions, check_options, spelled_out
 from ragcore.retrieval.plan import Plan, plan_search
+from ragcore.retrieval.relative import near_the_best
 from ragcore.retrieval.similarity import report_similarity
 from ragcore.text.redacting import Redacting
 from ragcore.text.redaction import Redact
 from ragcore.types import Degradation, Mode, Passage, Retrieval, SimilarityReport, Usage
-from ragcore.types.validation import check_mode, check_threshold, check_top_k
+from ragcore.types.validation import check_mode, check_relative_threshold, check_threshold, check_top_k
 
 __all__ = ["Retriever"]
 
@@ -68,6 +69,8 @@ class Retriever(Part):
         score_threshold: lowest cosine similarity of a passage that vector search finds, in [-1, 1]. None, False or -1: no threshold. Choose it with
             `similarity`, not by guessing.
         mode: "vector", "text" or "hybrid".
+        relative_threshold: lowest share of the best score of a question, from 0 to 1: passages with a lower score are dropped, except in mode "text".
+            None, False or 0: no relative threshold. `explore.thresholds` recommends one.
         redact: function that replaces parts of a question, such as personal data, before the embedder gets it. Text search gets the
             whole question. None: no redaction.
 
@@ -76,6 +79,7 @@ class Retriever(Part):
 
     top_k: int
     score_threshold: float | None
+    relative_threshold: float | None
 
     def __init__(
         self,
@@ -85,6 +89,7 @@ class Retriever(Part):
         top_k: int = 5,
         score_threshold: float | Literal[False] | None = None,
         mode: Mode = "vector",
+        relative_threshold: float | Literal[False] | None = None,
         redact: Redact | None = None,
     ) -> None:
         self.store = store
@@ -92,6 +97,7 @@ class Retriever(Part):
         self.top_k = check_top_k(top_k)
         self.score_threshold = None if score_threshold is None else check_threshold(score_threshold)
         self.mode: Mode = check_mode(mode)
+        self.relative_threshold = None if relative_threshold is None else check_relative_threshold(relative_threshold)
         self.redact = redact
         if embedder is None and mode != "text":
             raise ConfigurationError(f"mode {mode!r} needs an embedder: pass embedder=, or mode='text'")
@@ -112,7 +118,7 @@ class Retriever(Part):
         Args:
             question: the question to search for.
             tenant: the owner of the documents.
-            options: top_k, score_threshold, filter, mode, degrade, as described in `options.SearchOptions`. A value given here overrides the
+            options: top_k, score_threshold, relative_threshold, filter, mode, degrade, as described in `options.SearchOptions`. A value given here overrides the
                 retriever's own.
 
         Raises:
@@ -152,6 +158,8 @@ class Retriever(Part):
                     raise
                 raise failed from error  # the store can't search by text, so the embedder's error is the one to report
             empty = None if found else await explain_empty(self.store, query, found)
+            # A degraded search has mode "text", and ranks of words are no similarities.
+            found = near_the_best(found, plan.relative_threshold if plan.mode != "text" else None)
         return plan.retrieval(found, empty=empty, degraded=degraded, timings=watch.timings(), usage=usage)
 
     @spelled_out(SimilarityOptions)
@@ -179,6 +187,7 @@ class Retriever(Part):
             "score_threshold": options.get("score_threshold"),
             "filter": options.get("filter"),
             "mode": "vector" if self.mode == "text" else None,
+            "relative_threshold": False,
         }
         plan = plan_search(self, question, tenant, asked)
         watch = Stopwatch()
