@@ -118,8 +118,8 @@ class Retriever(Part):
         Args:
             question: the question to search for.
             tenant: the owner of the documents.
-            options: top_k, score_threshold, relative_threshold, filter, mode, degrade, as described in `options.SearchOptions`. A value given here overrides the
-                retriever's own.
+            options: top_k, score_threshold, relative_threshold, filter, mode, degrade, as described in `options.SearchOptions`. A value given here
+                overrides the retriever's own.
 
         Raises:
             InvalidInput: the question, the tenant, an option or the filter is invalid, or the question exceeds the embedder's token limit.
