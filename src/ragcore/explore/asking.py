@@ -10,9 +10,9 @@ import anyio
 from ragcore.client.options import AskOptions
 from ragcore.client.rag import RAG
 from ragcore.errors import ConfigurationError, InvalidInput, NotOpen, RagcoreError, WrongEventLoop
-from ragcore.explore.answers import Answers, JudgedAnswer
 from ragcore.explore.fetching import in_turn
 from ragcore.explore.grounding import contains, ground, token_f1
+from ragcore.explore.judgements import Answers, JudgedAnswer
 from ragcore.explore.judging import verdict
 from ragcore.explore.labels import Labelled
 from ragcore.protocols import Generator

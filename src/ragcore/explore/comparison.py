@@ -13,9 +13,9 @@ from typing import Any, Self, overload
 import numpy as np
 
 from ragcore.errors import InvalidInput
-from ragcore.explore.answers import LOWER_IS_BETTER, MEASURES, UNBOUNDED, Answers
 from ragcore.explore.evaluation import Evaluation
 from ragcore.explore.intervals import of_mean
+from ragcore.explore.judgements import LOWER_IS_BETTER, MEASURES, UNBOUNDED, Answers
 from ragcore.explore.results import Result, axes, caution
 from ragcore.loadtest.figures import Chart, Line
 
