@@ -138,7 +138,13 @@ class Grid(Result):
         """Plot nDCG with its interval for each setting. Returns matplotlib axes. Extra `notebook`."""
         plot = axes()
         means, ends = self._means()
-        names = [f"{place + 1}: {setting.name}" for place, setting in enumerate(self.settings)]
+        # Only what varies: whole names leave no room for the plot.
+        columns = zip(*(setting.options for setting in self.settings), strict=True)
+        vary = [place for place, column in enumerate(columns) if len({repr(value) for _, value in column}) > 1]
+        names = [
+            f"{number}: " + ", ".join(str(setting.options[place][1]) for place in vary)
+            for number, setting in enumerate(self.settings, start=1)
+        ]
         errors = np.abs(np.array(ends).T - means)
         plot.errorbar(means[::-1], names[::-1], xerr=errors[:, ::-1], fmt="o", color="black", capsize=3)
         plot.axvline(means[self._best()], linestyle="--", linewidth=0.8, color="0.5")

@@ -119,7 +119,8 @@ class Sweep(Result):
             )
         notes.append(
             f"A relative threshold of {self.recommended_relative:.2f} has F1 {near['f1']:.3f} instead of {own['f1']:.3f}, recall {near['recall']:.3f}, "
-            f"and nothing found {100 * near['nothing_found']:.0f} %: set relative_threshold={self.recommended_relative:.2f}."
+            f"nothing found {100 * near['nothing_found']:.0f} %, and leaves {near['passages']:.1f} passages for each question instead of "
+            f"{own['passages']:.1f}: set relative_threshold={self.recommended_relative:.2f}."
         )
         return tuple(notes)
 

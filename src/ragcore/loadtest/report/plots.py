@@ -22,7 +22,7 @@ DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 4", "1 4", "12 4", "6 2 2 2")
 MARKED = 100
 # Sizes in pixels of a chart that is not scaled.
 WIDTH, PLOT, LEFT, RIGHT, TOP, BOTTOM = 640, 230, 60, 16, 12, 46
-ROW, SIZE, CHARACTER = 18, 12, 6.4
+ROW, SIZE, CHARACTER = 18, 12, 6.8
 MOST_TICKS = 7
 
 
