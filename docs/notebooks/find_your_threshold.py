@@ -97,7 +97,7 @@ labels = explore.load(
 
 # %%
 sweep = await explore.thresholds(rag.retriever, labels, aim="f1")
-print(sweep.recommended, *sweep.notes, sep="\n")
+print(f"The recommended threshold is {sweep.recommended:.2f}.")
 sweep.plot().figure
 
 # %% [markdown]

@@ -241,7 +241,6 @@ all_passages = await explore.answers(rag, labels)
 fewer = await explore.answers(
     rag, labels, relative_threshold=sweep.recommended_relative
 )
-print(*fewer.notes, sep="\n")
 fewer
 
 # %% [markdown]

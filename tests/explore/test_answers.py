@@ -253,6 +253,7 @@ async def test_results_are_shown_saved_and_loaded(prices: Settings, tmp_path: Pa
         assert "<script" not in page
         assert "prefers-color-scheme: dark" in page
     assert "<svg" in bad.to_html()
+    assert "rows; to_pandas()" not in bad._repr_html_()  # it shows the measures, not some of the questions
     assert json.loads((tmp_path / "r.json").read_text())
     assert [row["tag"] for row in bad.tags_to_dicts()] == ["cost"]
     pandas = pytest.importorskip("pandas")

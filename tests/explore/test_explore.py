@@ -262,6 +262,14 @@ def test_questions_that_find_nothing_are_not_hidden() -> None:
     assert gentle in found.notes
 
 
+def test_a_relative_threshold_is_never_recommended_because_it_leaves_one_passage() -> None:
+    """The second passage is the right one, so a share of 1 would lose it, although something is found."""
+    found = sweep([fetched([0.8, 0.6, 0.2], [False, True, False])] * 20, STEPS, "found")
+    assert 0.25 < found.recommended_relative <= 0.75
+    (row,) = (row for row in found.relative_to_dicts() if row["recommended"])
+    assert row["recall"] == 1.0
+
+
 def test_ties_are_explained() -> None:
     found = sweep([fetched([0.8, 0.2], [True, False])] * 20, np.array([0.1, 0.3, 0.5, 0.7, 0.9]), "f1")
     assert (found.recommended, found.ties) == (0.7, (0.3, 0.7))

@@ -134,8 +134,9 @@ class Result:
 
     def _repr_html_(self) -> str:
         notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
-        rows, count = self._shown(), len(self.to_dicts())
-        rest = f"<p>{len(rows)} of {count:,} rows; to_pandas() and to_dicts() have all.</p>" * (len(rows) < count)
+        rows, every = self._shown(), self.to_dicts()
+        some = len(rows) < len(every) and rows[0].keys() == every[0].keys()
+        rest = f"<p>{len(rows)} of {len(every):,} rows; to_pandas() and to_dicts() have all.</p>" * some
         return f"<p>{escape(repr(self))}</p>{notes}{table(rows)}{rest}"
 
 

@@ -38,7 +38,8 @@ class Sweep(Result):
         rows: for each threshold: threshold, precision, recall, F1, share of questions with nothing found, mean number of passages and mean number of
             tokens that pass.
         relative: the same for thresholds relative to the best score of each question, from 0 to 1.
-        recommended_relative: the recommended relative threshold for the aim.
+        recommended_relative: the recommended relative threshold for the aim; for "found" that of "recall", because a relative threshold always leaves a
+            passage.
         right, wrong: number of fetched chunks of relevant and of other documents with a score in each bin.
         bins: edges of the bins.
         tags: for each tag: name, number of questions, precision, recall, F1 and share with nothing found at the recommended threshold, and the
@@ -77,7 +78,7 @@ class Sweep(Result):
         for kind, rows in (("absolute", self.rows), ("relative", self.relative)):
             table = np.array(rows)
             for aim in get_args(Aim):
-                best = recommend(table[:, 1:], table[:, 0], aim)
+                best = recommend(table[:, 1:], table[:, 0], aim if kind == "absolute" else _relative_aim(aim))
                 row = next(row for row in _named(rows, best) if row["recommended"])
                 chosen = aim == self.aim and kind == "absolute"
                 found.append({"aim": aim, "kind": kind, **row, "recommended": chosen})
@@ -317,7 +318,7 @@ def sweep(fetched: Sequence[Fetched], steps: Table, aim: Aim, unknown: tuple[str
         interval=_interval(table, steps, aim, best),
         rows=_rows(steps, means),
         relative=_rows(shares, relative.mean(axis=0)),
-        recommended_relative=recommend(relative.mean(axis=0), shares, aim),
+        recommended_relative=recommend(relative.mean(axis=0), shares, _relative_aim(aim)),
         right=tuple(map(int, counts[0])),
         wrong=tuple(map(int, counts[1])),
         bins=tuple(map(float, edges)),
@@ -325,6 +326,11 @@ def sweep(fetched: Sequence[Fetched], steps: Table, aim: Aim, unknown: tuple[str
         questions=len(fetched),
         unknown=unknown,
     )
+
+
+def _relative_aim(aim: Aim) -> Aim:
+    """Return the aim of a relative threshold. It always leaves a passage, so "found" would recommend 1 for any questions."""
+    return "recall" if aim == "found" else aim
 
 
 def _measure(one: Fetched, scores: NDArray[np.float32], steps: Table) -> Table:
