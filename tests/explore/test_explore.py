@@ -238,7 +238,7 @@ def test_a_recommendation_says_what_it_costs(aim: Aim) -> None:
     text = f"recall {row['recall']:.3f}, nothing found for {100 * row['nothing_found']:.0f} % of the questions"
     assert text in repr(found)
     assert f"recall is {row['recall']:.3f}, and nothing is found for" in found.notes[0]
-    assert any("set relative_threshold=" in note for note in found.notes)
+    assert any(note.startswith("A relative threshold") for note in found.notes)
     aims = found.aims_to_dicts()
     assert [(one["aim"], one["kind"]) for one in aims if one["recommended"]] == [(aim, "absolute")]
     assert len(aims) == 6
@@ -260,6 +260,27 @@ def test_questions_that_find_nothing_are_not_hidden() -> None:
     )
     gentle = "To find something more often, choose aim 'found' (threshold 0.30: recall 1.000, nothing found 0 %)."
     assert gentle in found.notes
+
+
+async def test_a_retriever_applies_the_relative_threshold_that_the_sweep_measures(retriever: Retriever) -> None:
+    found = await thresholds(retriever, LABELS)
+    for row in found.relative_to_dicts()[::7]:
+        kept = [
+            await retriever.retrieve(label.question, tenant="m", relative_threshold=row["threshold"])
+            for label in LABELS
+        ]
+        assert sum(len(one.passages) for one in kept) / len(LABELS) == pytest.approx(row["passages"])
+
+
+def test_a_better_relative_threshold_is_pointed_out() -> None:
+    """The scores of each question are high or low as a whole, so one absolute threshold can't suit both."""
+    high, low = fetched([0.9, 0.7, 0.7], [True, False, False]), fetched([0.5, 0.3, 0.3], [True, False, False])
+    found = sweep([high, low] * 20, np.array([number / 100 for number in range(101)]), "f1")
+    better = next(note for note in found.notes if note.startswith("A relative threshold"))
+    assert better.startswith(
+        f"A relative threshold of {found.recommended_relative:.2f} has a better F1, 1.000 instead of "
+    )
+    assert better.endswith(f"Set relative_threshold={found.recommended_relative:.2f}.")
 
 
 def test_a_relative_threshold_is_never_recommended_because_it_leaves_one_passage() -> None:

@@ -66,7 +66,9 @@ def thresholds(
         results.print(rows_table(rows[max(0, best - SHOWN_AROUND) : best + SHOWN_AROUND + 1]))
         for note in found.notes:
             results.print(note, markup=False)
-        results.print(rows_table(found.aims_to_dicts()))
+        # Without the number of passages, the table fits a terminal of 80 columns.
+        aims = [{name: value for name, value in row.items() if name != "passages"} for row in found.aims_to_dicts()]
+        results.print(rows_table(aims))
         if found.tags:
             results.print(rows_table(found.tags_to_dicts()))
         return DONE

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MEASURES", "MOST_NOTHING_FOUND", "Aim", "Table", "recommend", "ties"]
+__all__ = ["MEASURES", "MOST_NOTHING_FOUND", "ROUNDED", "Aim", "Table", "recommend", "ties"]
 
 Aim: TypeAlias = Literal["f1", "recall", "found"]
 Table: TypeAlias = NDArray[np.float64]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragcore.errors import InvalidInput
-from ragcore.explore.aims import MEASURES, MOST_NOTHING_FOUND, Aim, Table, recommend, ties
+from ragcore.explore.aims import MEASURES, MOST_NOTHING_FOUND, ROUNDED, Aim, Table, recommend, ties
 from ragcore.explore.fetching import Fetched, check_known, check_scores, fetch
 from ragcore.explore.intervals import of_share
 from ragcore.explore.labels import Labelled
@@ -118,11 +118,14 @@ class Sweep(Result):
                 f"To find something more often, choose aim 'found' (threshold {gentle['threshold']:.2f}: recall {gentle['recall']:.3f}, nothing found "
                 f"{100 * gentle['nothing_found']:.0f} %)."
             )
-        notes.append(
-            f"A relative threshold of {self.recommended_relative:.2f} has F1 {near['f1']:.3f} instead of {own['f1']:.3f}, recall {near['recall']:.3f}, "
-            f"nothing found {100 * near['nothing_found']:.0f} %, and leaves {near['passages']:.1f} passages for each question instead of "
-            f"{own['passages']:.1f}: set relative_threshold={self.recommended_relative:.2f}."
-        )
+        cost = f"recall {near['recall']:.3f}, nothing found {100 * near['nothing_found']:.0f} %, {near['passages']:.1f} passages for each question"
+        share = f"{self.recommended_relative:.2f}"
+        if near["f1"] > own["f1"] + ROUNDED:
+            notes.append(
+                f"A relative threshold of {share} has a better F1, {near['f1']:.3f} instead of {own['f1']:.3f}: {cost}. Set relative_threshold={share}."
+            )
+        else:
+            notes.append(f"A relative threshold has no better F1: {share} has {near['f1']:.3f} ({cost}).")
         return tuple(notes)
 
     def tags_to_dicts(self) -> list[dict[str, Any]]:
@@ -349,10 +352,10 @@ def _measure(one: Fetched, scores: NDArray[np.float32], steps: Table) -> Table:
 
 
 def _relative(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Divide scores by the best one. If the best score is not positive, all become 1."""
+    """Divide scores by the best one, so that a share of 0 keeps all. If the best score is not positive, all become 1."""
     if not len(scores) or scores[0] <= 0:
         return np.ones_like(scores)
-    return np.asarray(scores / scores[0], dtype=np.float32)
+    return np.asarray(np.maximum(scores / scores[0], 0), dtype=np.float32)
 
 
 def _range(fetched: Sequence[Fetched]) -> tuple[float, float]:
