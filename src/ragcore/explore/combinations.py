@@ -33,6 +33,7 @@ __all__ = ["Grid", "Rerank", "Setting", "grid"]
 Rerank: TypeAlias = Callable[[Searcher], Searcher]
 
 MOST_SETTINGS = 500
+MOST_LISTED = 12
 # Vectors of chunks and questions that are kept between the settings.
 CACHE_BYTES = 512 * 1024 * 1024
 NO_AXES = ("store", "embedder", "concurrency", "degrade")
@@ -362,4 +363,5 @@ def _plain(value: object) -> object:
 
 
 def _listed(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers[:12])) + (", …" if len(numbers) > 12 else "")
+    more = len(numbers) - MOST_LISTED
+    return ", ".join(map(str, numbers[:MOST_LISTED])) + (f" and {more} more" if more > 0 else "")

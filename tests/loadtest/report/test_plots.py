@@ -52,6 +52,14 @@ def test_bars_have_an_edge_more_than_heights() -> None:
     assert heights[0] > heights[2] > heights[1] == 0
 
 
+def test_long_names_of_places_are_slanted_and_short_ones_are_not() -> None:
+    def chart(names: list[str]) -> str:
+        return draw([Chart("t", "", "y", [Line("a", range(len(names)), [0.5] * len(names))], ticks=names)])[0]
+
+    assert "rotate(-35)" in chart(["citation precision", "figures grounded", "contains gold"] * 4)
+    assert "rotate(-35)" not in chart(["1", "2", "3"])
+
+
 def test_a_logarithmic_axis_is_labelled_with_few_values_or_powers_of_ten() -> None:
     few = texts(drawn(Chart("t", "x", "y", [Line("a", [1, 4, 64], [1, 10, 1000])], log="xy")))
     assert {"1", "4", "64", "10", "100", "1,000"} <= set(few)

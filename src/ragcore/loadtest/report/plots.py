@@ -24,6 +24,8 @@ MARKED = 100
 WIDTH, PLOT, LEFT, RIGHT, TOP, BOTTOM = 640, 230, 60, 16, 12, 46
 ROW, SIZE, CHARACTER = 18, 12, 6.8
 MOST_TICKS = 7
+# Long names of places are turned by this many degrees.
+SLANT = 35
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ def _svg(chart: Chart) -> str:
     names = [line.name for _, line in shown if len(shown) > 1 or chart.bars]
     rows = list(_legend_rows(names))
     top = TOP + ROW * len(rows) + (ROW if chart.marks or chart.shades else 0)
+    bottom = BOTTOM + (_drop(chart.ticks) if _slanted(chart.ticks) else 0)
     across, up = _axes(chart, [line for _, line in shown], top)
     parts = [
         *_shades(chart, across, top),
@@ -72,10 +75,10 @@ def _svg(chart: Chart) -> str:
         *itertools.chain.from_iterable(_series(chart, number, line, across, up) for number, line in shown),
         *_marks(chart, across, top),
         *_legend(rows, {line.name: number for number, line in shown}, chart),
-        _text(LEFT + (WIDTH - LEFT - RIGHT) / 2, top + PLOT + BOTTOM - 8, chart.x, "middle"),
+        _text(LEFT + (WIDTH - LEFT - RIGHT) / 2, top + PLOT + bottom - 8, chart.x, "middle"),
         f'<g transform="translate(14 {top + PLOT / 2:.0f}) rotate(-90)">{_text(0, 0, chart.y, "middle")}</g>',
     ]
-    height = top + PLOT + BOTTOM
+    height = top + PLOT + bottom
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" role="img" '
         f'font-family="system-ui, sans-serif" font-size="{SIZE}" fill="none" style="color:var(--muted, #6b6b6b)">'
@@ -160,7 +163,20 @@ def _grid(chart: Chart, across: _Axis, up: _Axis, top: float) -> Iterator[str]:
     for x, name in places:
         at = across.place(x)
         yield _line(at, top + PLOT, at, top + PLOT + 4, "currentColor")
-        yield _text(at, top + PLOT + 18, name, "middle")
+        if _slanted(chart.ticks):
+            yield f'<g transform="translate({at + 4:.1f} {top + PLOT + 14}) rotate(-{SLANT})">{_text(0, 0, name, "end")}</g>'
+        else:
+            yield _text(at, top + PLOT + 18, name, "middle")
+
+
+def _slanted(ticks: Sequence[str]) -> bool:
+    """Whether names of places are too long to stand beside each other."""
+    return bool(ticks) and CHARACTER * (max(map(len, ticks)) + 1) > (WIDTH - LEFT - RIGHT) / len(ticks)
+
+
+def _drop(ticks: Sequence[str]) -> int:
+    """Return how far slanted names reach down."""
+    return round(CHARACTER * max(map(len, ticks)) * math.sin(math.radians(SLANT)))
 
 
 def _x_ticks(chart: Chart, across: _Axis) -> list[float]:
