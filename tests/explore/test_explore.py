@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -13,7 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ragcore import Document, Ingestor, InvalidInput, MemoryStore, Passage, Query, Retriever, StoreError, Unsupported
+from ragcore import (
+    ConfigurationError,
+    Document,
+    Ingestor,
+    InvalidInput,
+    MemoryStore,
+    Passage,
+    Query,
+    Retriever,
+    StoreError,
+    Unsupported,
+)
 from ragcore.explore import Aim, Comparison, Evaluation, Labelled, Sweep, compare, evaluate, load, thresholds
 from ragcore.explore.fetching import Fetched
 from ragcore.explore.sweep import sweep
@@ -97,13 +109,13 @@ async def test_a_comparison_finds_the_better_retriever(retriever: Retriever) -> 
 
 
 async def test_ndcg_equals_the_textbook_formula() -> None:
-    from ragcore.explore.evaluation import _judge
+    from ragcore.explore.evaluation import judged
 
-    judged = _judge(Labelled("q", {"a": 3, "b": 2, "c": 1}, tenant="m"), ["b", "x", "a"], 3)
+    found = judged(Labelled("q", {"a": 3, "b": 2, "c": 1}, tenant="m"), ["b", "x", "a"], 3)
     ideal = 3 + 2 / np.log2(3) + 1 / 2
-    assert judged.ndcg == pytest.approx((2 + 3 / 2) / ideal)
-    assert judged.recall == pytest.approx(2 / 3)
-    assert judged.mrr == 1.0
+    assert found.ndcg == pytest.approx((2 + 3 / 2) / ideal)
+    assert found.recall == pytest.approx(2 / 3)
+    assert found.mrr == 1.0
 
 
 @pytest.mark.blocking_allowed
@@ -214,6 +226,124 @@ def test_a_sweep_has_tags_distributions_and_relative_thresholds() -> None:
     assert at_two_thirds[0.66] < at_two_thirds[0.67] == 1.0
 
 
+# Ten questions find their document only below 0.3, ten only above it.
+HARD = [fetched([0.8, 0.2], [True, False]), fetched([0.2], [True])] * 10
+
+
+@pytest.mark.parametrize("aim", ["f1", "recall", "found"])
+def test_a_recommendation_says_what_it_costs(aim: Aim) -> None:
+    found = sweep(HARD, STEPS, aim)
+    (row,) = (row for row in found.to_dicts() if row["recommended"])
+    assert row["threshold"] == found.recommended
+    text = f"recall {row['recall']:.3f}, nothing found for {100 * row['nothing_found']:.0f} % of the questions"
+    assert text in repr(found)
+    assert f"recall is {row['recall']:.3f}, and nothing is found for" in found.notes[0]
+    assert any(note.startswith("A relative threshold") for note in found.notes)
+    aims = found.aims_to_dicts()
+    assert [(one["aim"], one["kind"]) for one in aims if one["recommended"]] == [(aim, "absolute")]
+    assert len(aims) == 6
+    assert all({"recall", "nothing_found", "f1"} <= one.keys() for one in aims)
+    for one in aims:
+        assert one["threshold"] == getattr(
+            sweep(HARD, STEPS, one["aim"]), "recommended" if one["kind"] == "absolute" else "recommended_relative"
+        )
+
+
+def test_questions_that_find_nothing_are_not_hidden() -> None:
+    near = fetched([0.8, 0.4, 0.4, 0.4], [True, False, False, False])
+    far = fetched([0.35, 0.34, 0.34, 0.34, 0.34], [True, False, False, False, False])
+    found = sweep([near, far] * 10, STEPS, "f1")
+    assert found.recommended == 0.7
+    assert found.notes[0] == (
+        "At the recommended threshold 0.70, recall is 0.500, and nothing is found for 50 % of the questions (10 of 20), "
+        "95 % interval 30 to 70 %."
+    )
+    gentle = "To find something more often, choose aim 'found' (threshold 0.30: recall 1.000, nothing found 0 %)."
+    assert gentle in found.notes
+
+
+async def test_a_retriever_applies_the_relative_threshold_that_the_sweep_measures(retriever: Retriever) -> None:
+    found = await thresholds(retriever, LABELS)
+    for row in found.relative_to_dicts()[::7]:
+        kept = [
+            await retriever.retrieve(label.question, tenant="m", relative_threshold=row["threshold"])
+            for label in LABELS
+        ]
+        assert sum(len(one.passages) for one in kept) / len(LABELS) == pytest.approx(row["passages"])
+
+
+def test_a_better_relative_threshold_is_pointed_out() -> None:
+    """The scores of each question are high or low as a whole, so one absolute threshold can't suit both."""
+    high, low = fetched([0.9, 0.7, 0.7], [True, False, False]), fetched([0.5, 0.3, 0.3], [True, False, False])
+    found = sweep([high, low] * 20, np.array([number / 100 for number in range(101)]), "f1")
+    better = next(note for note in found.notes if note.startswith("A relative threshold"))
+    assert better.startswith(
+        f"A relative threshold of {found.recommended_relative:.2f} has a better F1, 1.000 instead of "
+    )
+    assert better.endswith(f"Set relative_threshold={found.recommended_relative:.2f}.")
+
+
+def test_a_relative_threshold_is_never_recommended_because_it_leaves_one_passage() -> None:
+    """The second passage is the right one, so a share of 1 would lose it, although something is found."""
+    found = sweep([fetched([0.8, 0.6, 0.2], [False, True, False])] * 20, STEPS, "found")
+    assert 0.25 < found.recommended_relative <= 0.75
+    (row,) = (row for row in found.relative_to_dicts() if row["recommended"])
+    assert row["recall"] == 1.0
+
+
+def test_ties_are_explained() -> None:
+    found = sweep([fetched([0.8, 0.2], [True, False])] * 20, np.array([0.1, 0.3, 0.5, 0.7, 0.9]), "f1")
+    assert (found.recommended, found.ties) == (0.7, (0.3, 0.7))
+    assert any(note.startswith("The thresholds from 0.30 to 0.70 have the same F1") for note in found.notes)
+    alone = sweep(PLAIN, STEPS, "f1")
+    assert alone.ties == (0.5, 0.5)
+    assert not any("have the same" in note for note in alone.notes)
+
+
+@pytest.mark.blocking_allowed
+def test_the_recommended_row_is_marked_wherever_rows_are_shown() -> None:
+    found = sweep(PLAIN, np.array([number / 100 for number in range(101)]), "f1")
+    for shown in (found.to_html(), found._repr_html_()):
+        (marked,) = re.findall(rf'<tr class="marked"[^>]*><td>({found.recommended:.3f})</td>.*?◀ recommended', shown)
+        assert marked
+    assert 'class="marked"' in found.to_html()
+    assert len(found._shown()) < 30
+
+
+async def test_unanswerable_questions_are_no_part_of_retrieval_measures(retriever: Retriever) -> None:
+    more = [*LABELS, Labelled("Who won?", [], tenant="m", unanswerable=True), Labelled("q", [], tenant="m", answer="x")]
+    assert await thresholds(retriever, more) == await thresholds(retriever, LABELS)
+    assert await evaluate(retriever, more) == await evaluate(retriever, LABELS)
+
+
+async def test_nothing_found_is_a_measure_and_intervals_are_honest(retriever: Retriever) -> None:
+    found = await evaluate(retriever, LABELS)
+    low, high = found.interval("recall")
+    assert (round(low, 2), high) == (0.61, 1.0)  # six of six questions
+    assert found.mean("nothing_found") == 0.0
+    async with Retriever(embedder=retriever.embedder, store=retriever.store, score_threshold=0.99) as strict:
+        assert (await evaluate(strict, LABELS)).mean("nothing_found") == 1.0
+    low, high = compare(found, found).interval
+    assert low < -0.3 < 0.3 < high
+
+
+@pytest.mark.blocking_allowed
+async def test_results_become_frames_of_polars(retriever: Retriever) -> None:
+    polars = pytest.importorskip("polars")
+    evaluation = await evaluate(retriever, LABELS)
+    for result in (await thresholds(retriever, LABELS), evaluation, compare(evaluation, evaluation)):
+        frame = result.to_polars()
+        assert isinstance(frame, polars.DataFrame)
+        assert frame.to_dicts() == result.to_dicts()
+        assert list(result.to_pandas().columns) == frame.columns
+
+
+async def test_a_missing_polars_is_named(retriever: Retriever, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "polars", None)
+    with pytest.raises(ConfigurationError, match="pip install polars"):
+        (await evaluate(retriever, LABELS)).to_polars()
+
+
 def test_two_chunks_of_one_document_count_as_one_document() -> None:
     one = fetched([0.8, 0.7], [True, True])
     twice = replace(one, first=np.array([True, False]), relevant=2)
@@ -246,7 +376,7 @@ async def test_qrels_load_with_their_questions(tmp_path: Path) -> None:
 def test_the_measures_equal_those_of_ir_measures() -> None:
     """Compares recall, precision, reciprocal rank and nDCG at 5, with random grades and rankings."""
     ir_measures = pytest.importorskip("ir_measures")
-    from ragcore.explore.evaluation import _judge
+    from ragcore.explore.evaluation import judged
 
     draw = random.Random(1)
     documents = [f"d{number}" for number in range(20)]
@@ -258,7 +388,7 @@ def test_the_measures_equal_those_of_ir_measures() -> None:
         run = [ir_measures.ScoredDoc("q", document, float(-rank)) for rank, document in enumerate(ranking)]
         measures = {name: ir_measures.parse_measure(name) for name in ("R@5", "P@5", "RR@5", "nDCG@5")}
         theirs = ir_measures.calc_aggregate(list(measures.values()), qrels, run)
-        ours = _judge(Labelled("q", graded, tenant="m"), ranking[:5], 5)
+        ours = judged(Labelled("q", graded, tenant="m"), ranking[:5], 5)
         found = (ours.recall, ours.precision, ours.mrr, ours.ndcg)
         assert found == pytest.approx(tuple(theirs[measure] for measure in measures.values()))
 
@@ -272,6 +402,13 @@ async def test_a_page_is_self_contained_and_escapes_its_texts(retriever: Retriev
         assert "<script" not in page
         assert "<svg" in page
         assert page.startswith("<!doctype html>")
+        assert "prefers-color-scheme: dark" in page
+
+
+@pytest.mark.blocking_allowed
+async def test_a_page_has_its_charts_without_matplotlib(retriever: Retriever, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert (await thresholds(retriever, LABELS)).to_html().count("<svg") == 3
 
 
 @pytest.mark.blocking_allowed

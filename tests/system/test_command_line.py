@@ -94,6 +94,47 @@ def test_a_tenant_can_be_shared(data: str, tmp_path: Path, monkeypatch: pytest.M
     assert ragcore(data, "ask", "What does the platinum plan cost?", "-t", "someone").returncode == 2
 
 
+def test_a_recommended_threshold_is_marked_and_says_what_it_costs(data: str, tmp_path: Path) -> None:
+    texts = {
+        "deductible": "Your deductible is $1,500.",
+        "ambulance": "A ride costs $150.",
+        "dental": "Fillings cost 20 %.",
+    }
+    (tmp_path / "files").mkdir()
+    for name, text in texts.items():
+        (tmp_path / "files" / f"{name}.md").write_text(text)
+    assert ragcore(data, "ingest", str(tmp_path / "files"), "--tenant", "sweep").returncode == 0
+    labels = tmp_path / "labels.csv"
+    questions = {
+        "What is my deductible?": "deductible",
+        "What does an ambulance cost?": "ambulance",
+        "Fillings?": "dental",
+    }
+    rows = [f"{question},{document}.md,x" for question, document in questions.items()]
+    labels.write_text("\n".join(["question,relevant,tags", *rows]))
+
+    page = tmp_path / "page.html"
+    shown = ragcore(data, "thresholds", str(labels), "--tenant", "sweep", "--html", str(page))
+    assert shown.returncode == 0, shown.stderr
+    (marked, aim) = (line for line in shown.stdout.splitlines() if line.rstrip().endswith("◀"))
+    assert aim.split()[:2] == ["f1", "absolute"]
+    assert "recall is" in shown.stdout
+    assert "nothing is found for" in shown.stdout
+    assert page.read_text().count("<svg") == 3
+
+    written = json.loads(ragcore(data, "thresholds", str(labels), "-t", "sweep", "--json").stdout)
+    assert written["recommended"]["threshold"] == pytest.approx(float(marked.split()[0]))
+    assert {"recall", "nothing_found", "f1"} <= written["recommended_relative"].keys()
+    assert [row["aim"] for row in written["aims"]] == ["f1", "recall", "found"] * 2
+    assert sum(row["recommended"] for row in written["rows"]) == 1
+    assert written["notes"]
+
+    measured = ragcore(data, "evaluate", str(labels), "--tenant", "sweep")
+    assert "nothing found: 0.000 (95 % 0.000 to" in measured.stdout
+    measures = json.loads(ragcore(data, "evaluate", str(labels), "-t", "sweep", "--json").stdout)["measures"]
+    assert [row["measure"] for row in measures] == ["recall@10", "precision@10", "mrr@10", "ndcg@10", "nothing found"]
+
+
 def test_documents_expire(data: str, tmp_path: Path) -> None:
     folder, audit = tmp_path / "documents", tmp_path / "audit.jsonl"
     folder.mkdir()

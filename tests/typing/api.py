@@ -147,6 +147,7 @@ def values(vector: ragcore.Vector) -> None:
         top_k=5,
         score_threshold=None,
         score_threshold_from=None,
+        relative_threshold=None,
         empty=empty,
         degraded=(degradation,),
         timings=timings,
@@ -236,6 +237,7 @@ async def parts(vectors: ragcore.Vectors) -> None:
     generators.append(ragcore.FallbackGenerator(generators))
     searcher: ragcore.Searcher = stores[0]
     retriever = ragcore.Retriever(store=searcher, embedder=embedders[0], top_k=5, score_threshold=None, mode="vector")
+    ragcore.Retriever(store=searcher, embedder=embedders[0], relative_threshold=0.8)
     async with retriever:
         assert_type(await retriever.retrieve("q", tenant="t"), ragcore.Retrieval)
         assert_type(await retriever.similarity("q", tenant="t"), ragcore.SimilarityReport)
@@ -313,7 +315,8 @@ async def machinery() -> None:
     print(events.emit, events.listening, events.Listener)
 
 
-async def exploring(retriever: ragcore.Retriever) -> None:
+async def exploring(rag: ragcore.RAG) -> None:
+    retriever = rag.retriever
     labelled = explore.load("labelled.jsonl", tenant="t")
     assert_type(labelled, list[explore.Labelled])
     aim: explore.Aim = "recall"
@@ -322,6 +325,19 @@ async def exploring(retriever: ragcore.Retriever) -> None:
     evaluation = await explore.evaluate(retriever, labelled, k=10)
     assert_type(evaluation, explore.Evaluation)
     assert_type(explore.compare(evaluation, evaluation), explore.Comparison)
+    explore.save(labelled, "labelled.csv")
+    judge: ragcore.Generator = testing.FakeGenerator("RIGHT")
+    answered = await explore.answers(rag, labelled, judge=judge, at_once=2, timeout=10, mode="hybrid")
+    assert_type(answered, explore.Answers)
+    assert_type(answered.agreement(), explore.Agreement)
+    assert_type(explore.compare(answered, answered), explore.AnswersComparison)
+    pool = await explore.to_label(rag, ["q"], tenant="t", count=1, pool=[{"mode": "text"}])
+    assert_type(pool.labels("pool.csv"), list[explore.Labelled])
+    embedder = testing.FakeEmbedder()
+    grid = await explore.grid(
+        [ragcore.Document("d", "text")], labelled, embedder=embedder, mode=("vector", "text"), rerank={"none": None}
+    )
+    assert_type(grid.best, explore.Setting)
     explore.Labelled("q", {"d": 1}, tenant="t", tags=("x",))
 
 

@@ -128,7 +128,8 @@ def _settings(config: Config) -> Check:
         "settings",
         "ok",
         f"embedding {config.embedding_model}, models {', '.join(config.models)}, mode {config.mode}, top_k {config.top_k}, "
-        f"score_threshold {'none' if config.score_threshold is None else config.score_threshold}",
+        f"score_threshold {'none' if config.score_threshold is None else config.score_threshold}, "
+        f"relative_threshold {'none' if config.relative_threshold is None else config.relative_threshold}",
     )
 
 

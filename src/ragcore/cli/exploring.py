@@ -44,8 +44,32 @@ def thresholds(
         labelled = explore.load(labels, tenant=tenant, questions=questions)
         async with open_client(options, top_k=top_k) as rag:
             found = await explore.thresholds(rag.retriever, labelled, aim=cast("explore.Aim", aim))
-        _show_result(found, html, as_json=as_json)
-        if not as_json and found.tags:
+        _write_page(found, html)
+        rows = found.to_dicts()
+        if as_json:
+            print_json(
+                {
+                    "summary": repr(found),
+                    "recommended": next(row for row in rows if row["recommended"]),
+                    "recommended_relative": next(row for row in found.relative_to_dicts() if row["recommended"]),
+                    "interval": found.interval,
+                    "ties": found.ties,
+                    "aims": found.aims_to_dicts(),
+                    "tags": found.tags_to_dicts(),
+                    "notes": found.notes,
+                    "rows": rows,
+                }
+            )
+            return DONE
+        results.print(repr(found), markup=False)
+        best = next(place for place, row in enumerate(rows) if row["recommended"])
+        results.print(rows_table(rows[max(0, best - SHOWN_AROUND) : best + SHOWN_AROUND + 1]))
+        for note in found.notes:
+            results.print(note, markup=False)
+        # Without the number of passages, the table fits a terminal of 80 columns.
+        aims = [{name: value for name, value in row.items() if name != "passages"} for row in found.aims_to_dicts()]
+        results.print(rows_table(aims))
+        if found.tags:
             results.print(rows_table(found.tags_to_dicts()))
         return DONE
 
@@ -61,35 +85,30 @@ def evaluate(
     html: Page = None,
     as_json: Json = False,
 ) -> None:
-    """Measure retrieval with labelled questions. Shows recall, precision, MRR and nDCG at k."""
+    """Measure retrieval with labelled questions. Shows recall, precision, MRR and nDCG at k, and how often nothing is found."""
     options: Options = context.obj
 
     async def body() -> int:
         labelled = explore.load(labels, tenant=tenant, questions=questions)
         async with open_client(options) as rag:
             found = await explore.evaluate(rag.retriever, labelled, k=k)
-        _show_result(found, html, as_json=as_json)
-        if not as_json:
-            for measure in ("recall", "precision", "mrr", "ndcg"):
-                low, high = found.interval(measure)
-                results.print(f"{measure}@{k}: {found.mean(measure):.3f} (95 % {low:.3f} to {high:.3f})")
+        _write_page(found, html)
+        if as_json:
+            print_json({"summary": repr(found), "measures": found.measures_to_dicts(), "rows": found.to_dicts()})
+            return DONE
+        results.print(repr(found), markup=False)
+        for row in found.measures_to_dicts():
+            results.print(f"{row['measure']}: {row['mean']:.3f} (95 % {row['low']:.3f} to {row['high']:.3f})")
         return DONE
 
     run_async(options, body)
 
 
-def _show_result(result: explore.Sweep | explore.Evaluation, html: Path | None, *, as_json: bool) -> None:
-    if html is not None:
-        try:
-            html.write_text(result.to_html(), encoding="utf-8")
-        except OSError as error:
-            raise InvalidInput(f"cannot write {html}: {error}") from None
-        messages.print(f"written: {html}", markup=False)
-    if as_json:
-        print_json({"summary": repr(result), "rows": result.to_dicts()})
+def _write_page(result: explore.Sweep | explore.Evaluation, html: Path | None) -> None:
+    if html is None:
         return
-    results.print(repr(result), markup=False)
-    if isinstance(result, explore.Sweep):
-        rows = result.to_dicts()
-        best = max(range(len(rows)), key=lambda number: -abs(rows[number]["threshold"] - result.recommended))
-        results.print(rows_table(rows[max(0, best - SHOWN_AROUND) : best + SHOWN_AROUND + 1]))
+    try:
+        html.write_text(result.to_html(), encoding="utf-8")
+    except OSError as error:
+        raise InvalidInput(f"cannot write {html}: {error}") from None
+    messages.print(f"written: {html}", markup=False)

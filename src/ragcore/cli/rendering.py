@@ -26,6 +26,8 @@ __all__ = [
 
 # Documents between two lines of progress, if stderr is not a terminal.
 DOCUMENTS_PER_LINE = 100
+# A short sign: the table has little room in a terminal of 80 columns.
+MARK, MARK_HEADING = "◀", ""
 SIGNS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "error": "[red]✗[/]"}
 
 
@@ -89,13 +91,28 @@ def show_checks(checks: Iterable[Check]) -> None:
 
 
 def rows_table(rows: Sequence[Mapping[str, object]]) -> Table:
-    """Return a table of rows that have the same columns; there must be at least one row."""
+    """Return a table of rows that have the same columns; there must be at least one row. A row whose "recommended" is True is marked."""
     table = _table()
     for name in rows[0]:
-        table.add_column(name, justify="right")
+        # The headings of two words may take two lines, so that the table fits a terminal of 80 columns.
+        table.add_column(MARK_HEADING if _marks(rows, name) else name.replace("_", " "), justify="right")
     for row in rows:
-        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else escape(str(value)) for value in row.values()))
+        marked = row.get("recommended") is True
+        table.add_row(*map(_cell, row.values()), style="bold" if marked else None)
     return table
+
+
+def _marks(rows: Sequence[Mapping[str, object]], name: str) -> bool:
+    return any(isinstance(row[name], bool) for row in rows)
+
+
+def _cell(value: object) -> str:
+    match value:
+        case bool():
+            return MARK if value else ""
+        case float():
+            return f"{value:.3f}"
+    return escape(str(value))
 
 
 @contextmanager

@@ -169,6 +169,7 @@ class RAG(Part):
             embedder=embedder,
             top_k=config.top_k,
             score_threshold=config.score_threshold,
+            relative_threshold=config.relative_threshold,
             mode=config.mode,
             fusion=config.fusion,
             shared=config.shared,
@@ -244,8 +245,8 @@ class RAG(Part):
             schema: the form of `Answer.data`: a pydantic model, a dataclass, a TypedDict, or a JSON schema. The model then writes the answer as text and
                 as data. The data is an instance of the class, a dict for a TypedDict, or decoded JSON for a JSON schema. A reply that does not fit is sent
                 back to the model once. None: no data.
-            options: timeout, history, instructions, max_tokens, temperature, stop, query, top_k, score_threshold, filter, mode, degrade,
-                as `options.AskOptions` describes them.
+            options: timeout, history, instructions, max_tokens, temperature, stop, query, top_k, score_threshold, relative_threshold,
+                filter, mode, shared, diversity, neighbours, rerank, degrade, as `options.AskOptions` describes them.
 
         Returns:
             The answer. If the documents don't answer the question, `found` is False and the text says so.

@@ -23,6 +23,7 @@ from ragcore.types.validation import (
     check_fusion,
     check_mode,
     check_neighbours,
+    check_relative_threshold,
     check_shared,
     check_threshold,
     check_top_k,
@@ -51,7 +52,7 @@ class Config:
         embedding_cache_mb, embedding_cache_ttl: for the cache of questions' vectors, its size in MiB (0: no cache) and the seconds for which it keeps a vector.
         models: the models that write answers; each is the fallback for the previous one. "extractive" quotes the documents without a model; the client
             always adds it as the last resort.
-        top_k, score_threshold, mode, fusion, shared, diversity, neighbours: defaults of each search, as in `Retriever`.
+        top_k, score_threshold, relative_threshold, mode, fusion, shared, diversity, neighbours: defaults of each search, as in `Retriever`.
         reranker: sorts the passages of each search again. "cohere", "jina", "voyage", "vllm" and "tei": a server with that API, as in `HTTPReranker`.
             "local": a cross-encoder on this machine, as in `LocalReranker`. None: no reranker.
         rerank_model: the reranker's model on the server; for "local", the folder of the model. Only "tei" needs none.
@@ -91,6 +92,7 @@ class Config:
     rerank_base_url: str | None = None
     rerank_api_key: Secret | None = None
     rerank_candidates: int = 50
+    relative_threshold: float | Literal[False] | None = None
     chunk_tokens: int = CHUNK_TOKENS
     overlap_tokens: int = OVERLAP_TOKENS
     embed_text: EmbedText | None = None
@@ -115,6 +117,8 @@ class Config:
             check_neighbours(self.neighbours)
             if self.score_threshold is not None:
                 check_threshold(self.score_threshold)
+            if self.relative_threshold is not None:
+                check_relative_threshold(self.relative_threshold)
         except InvalidInput as error:
             raise ConfigurationError(str(error)) from None
         if not (isinstance(self.embedding_cache_mb, int) and self.embedding_cache_mb >= 0):
@@ -170,8 +174,8 @@ class Config:
         RAGCORE_EMBEDDING_API_KEY, RAGCORE_EMBEDDING_BASE_URL, RAGCORE_GENERATION_API_KEY and RAGCORE_GENERATION_BASE_URL, which replace OPENAI_API_KEY and
         OPENAI_BASE_URL for embedding or for generation;
         RAGCORE_EMBEDDING_MODEL, RAGCORE_EMBEDDING_DIMENSION, RAGCORE_EMBEDDING_CACHE_MB, RAGCORE_EMBEDDING_CACHE_TTL, RAGCORE_MODELS (separated by commas),
-        RAGCORE_TOP_K, RAGCORE_SCORE_THRESHOLD, RAGCORE_MODE, RAGCORE_FUSION, RAGCORE_SHARED (separated by commas), RAGCORE_DIVERSITY, RAGCORE_NEIGHBOURS,
-        RAGCORE_RERANKER, RAGCORE_RERANK_MODEL, RAGCORE_RERANK_BASE_URL, RAGCORE_RERANK_API_KEY, RAGCORE_RERANK_CANDIDATES,
+        RAGCORE_TOP_K, RAGCORE_SCORE_THRESHOLD, RAGCORE_RELATIVE_THRESHOLD, RAGCORE_MODE, RAGCORE_FUSION,
+        RAGCORE_SHARED (separated by commas), RAGCORE_DIVERSITY, RAGCORE_NEIGHBOURS, RAGCORE_RERANKER, RAGCORE_RERANK_MODEL, RAGCORE_RERANK_BASE_URL, RAGCORE_RERANK_API_KEY, RAGCORE_RERANK_CANDIDATES,
         RAGCORE_CHUNK_TOKENS, RAGCORE_OVERLAP_TOKENS, RAGCORE_EMBED_TEXT, RAGCORE_READ_TIMEOUT,
         RAGCORE_SCHEMA, RAGCORE_LANGUAGE, RAGCORE_POOL_SIZE, RAGCORE_EF_SEARCH, RAGCORE_EXACT_ROWS and RAGCORE_ALLOW_UNSAFE_ROLE;
         and RAGCORE_ with the name of each field of `Settings`.
@@ -209,6 +213,7 @@ class Config:
             rerank_base_url=env.text("RAGCORE_RERANK_BASE_URL"),
             rerank_api_key=env.secret("RAGCORE_RERANK_API_KEY"),
             rerank_candidates=env.read("RAGCORE_RERANK_CANDIDATES", int, 50),
+            relative_threshold=env.read("RAGCORE_RELATIVE_THRESHOLD", float, None),
             chunk_tokens=env.read("RAGCORE_CHUNK_TOKENS", int, CHUNK_TOKENS),
             overlap_tokens=env.read("RAGCORE_OVERLAP_TOKENS", int, OVERLAP_TOKENS),
             embed_text=cast("EmbedText | None", env.read("RAGCORE_EMBED_TEXT", str, None)),

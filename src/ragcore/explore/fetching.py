@@ -21,7 +21,7 @@ from ragcore.retrieval.retriever import Retriever
 from ragcore.text.redacting import Redacting
 from ragcore.text.redaction import redacted
 
-__all__ = ["Fetched", "check_known", "check_scores", "fetch", "in_turn"]
+__all__ = ["Fetched", "check_known", "check_scores", "embedded", "fetch", "in_turn"]
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -59,9 +59,7 @@ async def fetch(retriever: Retriever, labels: Sequence[Labelled], *, progress: b
         StoreError: a score is not a number.
     """
     store, embedder = check_scores(retriever)
-    redact = retriever.redact
-    questions = await Redacting().run(redact, lambda: [redacted(redact, label.question) for label in labels])
-    vectors = await _embedded(embedder, questions, progress=progress)
+    vectors = await embedded(retriever, [label.question for label in labels], progress=progress)
 
     async def one(number: int) -> Fetched:
         label = labels[number]
@@ -158,11 +156,15 @@ async def in_turn(
     return [results[number] for number in range(len(items))]
 
 
-async def _embedded(embedder: Embedder, questions: Sequence[str], *, progress: bool) -> list[NDArray[np.float32]]:
-    starts = range(0, len(questions), EMBED_AT_ONCE)
+async def embedded(retriever: Retriever, questions: Sequence[str], *, progress: bool) -> list[NDArray[np.float32]]:
+    """Embed questions in batches, redacted as the retriever redacts them. The retriever must have an embedder."""
+    embedder, redact = retriever.embedder, retriever.redact
+    assert embedder is not None
+    texts = await Redacting().run(redact, lambda: [redacted(redact, question) for question in questions])
+    starts = range(0, len(texts), EMBED_AT_ONCE)
 
     async def one(start: int) -> NDArray[np.float32]:
-        made = await embedder.embed(questions[start : start + EMBED_AT_ONCE], kind="query")
+        made = await embedder.embed(texts[start : start + EMBED_AT_ONCE], kind="query")
         return np.asarray(made, dtype=np.float32)
 
     parts = await in_turn(starts, one, what="embedding", progress=progress, at_once=2)

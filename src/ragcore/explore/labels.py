@@ -6,19 +6,27 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Collection, Iterable, Mapping
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 from uuid import UUID
 
+import numpy as np
+
 from ragcore.errors import InvalidInput
 from ragcore.types.validation import check_tenant
 
-__all__ = ["Labelled", "load"]
+__all__ = ["Labelled", "as_written", "load", "rows_of", "save"]
 
 QRELS = (".qrels", ".tsv", ".txt")
+COLUMNS = ("question", "relevant", "tenant", "tags", "answer", "unanswerable")
+YES, NO = ("1", "true", "yes", "x"), ("", "0", "false", "no")
+# A spreadsheet program runs a cell that begins with one of these as a formula (OWASP, "CSV Injection").
+FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +38,9 @@ class Labelled:
         relevant: ids of the documents that answer it, or a mapping from ids to grades; a higher grade is better.
         tenant: owner of the documents.
         tags: groups of questions. Results are also shown for each group.
+        answer: the right answer, as short as possible: "$1,500". `answers` looks for it in the answers. None: unknown.
+        unanswerable: whether the documents don't answer the question, so that "not found" is the right answer. Such a question has no relevant
+            documents.
     """
 
     question: str
@@ -37,6 +48,8 @@ class Labelled:
     _: KW_ONLY
     tenant: str
     tags: tuple[str, ...] = ()
+    answer: str | None = None
+    unanswerable: bool = False
 
     def grades(self) -> dict[str, int]:
         """Return the grade of each relevant document by its id; 1 without grades."""
@@ -52,9 +65,13 @@ def load(
     tenant: str | UUID | None = None,
     questions: Mapping[str, str] | str | PathLike[str] | None = None,
 ) -> list[Labelled]:
-    """Load labels from a .jsonl or .csv file, TREC qrels, a pandas frame, or mappings.
+    """Load labels from a .jsonl or .csv file, TREC qrels, a frame of pandas or polars, a table of pyarrow, or mappings.
 
-    Each row has "question" and "relevant", and optionally "tenant" and "tags".
+    Each row has "question" and "relevant", and optionally "tenant", "tags", "answer" and "unanswerable". A row with an "answer" or "unanswerable" needs
+    no "relevant".
+
+    A table that `to_label` wrote has a row for each document instead, with "question", "document_id" and "relevant": a grade, "x" for 1, or 0. A
+    question without any entry in "relevant" is left out, because no one has labelled it. A question whose entries are all 0 is unanswerable.
 
     Args:
         source: in CSV, separate several relevant ids or tags in a field by "|", or by spaces if no id contains a space. A file of qrels has the
@@ -64,16 +81,75 @@ def load(
         questions: texts of the questions of qrels, by id: a mapping, or a .jsonl or .jsonl.gz with "id" (or "_id") and "text" (or "question").
 
     Raises:
-        InvalidInput: a row has no question, no relevant documents or no tenant. The message names the row.
+        InvalidInput: a row has no question, no relevant documents or no tenant, or contradicts itself. The message names the row.
     """
     if isinstance(source, str | PathLike) and Path(source).suffix in QRELS:
         return _from_qrels(Path(source), tenant, questions)
-    return [_labelled(number, row, tenant) for number, row in enumerate(_rows(source), start=1)]
+    rows = rows_of(source)
+    if any(isinstance(row, Mapping) and "document_id" in row for row in rows):
+        return _from_pool(rows, tenant)
+    return [_labelled(number, row, tenant) for number, row in enumerate(rows, start=1)]
+
+
+def save(labelled: Iterable[Labelled], path: str | PathLike[str], /) -> None:
+    """Write labels to a .jsonl or .csv file, which `load` reads.
+
+    In CSV, ids are separated by "|". A cell that a spreadsheet program would run as a formula begins with an apostrophe, which `load` removes.
+
+    Raises:
+        InvalidInput: the file has another suffix, or CSV can't hold the labels: it has no grades, and no ids or tags that contain "|".
+    """
+    target, labels = Path(path), list(labelled)
+    if target.suffix not in (".jsonl", ".csv"):
+        raise InvalidInput(f"cannot write labels to {target}: choose a name that ends with .jsonl or .csv")
+    text = _json_text(labels) if target.suffix == ".jsonl" else _csv_text(labels, target)
+    target.write_text(text, encoding="utf-8", newline="")
+
+
+def as_written(cell: object) -> str:
+    """Return the text of a cell of a CSV file. A text that a spreadsheet program would run as a formula gets an apostrophe in front."""
+    text = "" if cell is None else str(cell)
+    return f"'{text}" if FORMULA.match(text) else text
+
+
+def _as_read(cell: object) -> object:
+    """Undo `as_written`."""
+    return cell[1:] if isinstance(cell, str) and cell.startswith("'") and FORMULA.match(cell) else cell
+
+
+def _json_text(labels: Iterable[Labelled]) -> str:
+    lines = []
+    for label in labels:
+        relevant = dict(label.relevant) if isinstance(label.relevant, Mapping) else list(label.relevant)
+        row: dict[str, Any] = {"question": label.question, "relevant": relevant, "tenant": label.tenant}
+        row |= {"tags": list(label.tags)} if label.tags else {}
+        row |= {} if label.answer is None else {"answer": label.answer}
+        row |= {"unanswerable": True} if label.unanswerable else {}
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    return "".join(lines)
+
+
+def _csv_text(labels: Iterable[Labelled], path: Path) -> str:
+    written = io.StringIO(newline="")
+    rows = csv.writer(written)
+    rows.writerow(COLUMNS)
+    for label in labels:
+        if set(label.grades().values()) - {1}:
+            raise InvalidInput(f"{path} can't hold the grades of {label.question[:80]!r}: write a .jsonl file")
+        fields = []
+        for names in (label.grades(), label.tags):
+            if any("|" in name for name in names):
+                raise InvalidInput(f"{path} can't hold names with a bar, as {label.question[:80]!r} has: write .jsonl")
+            # The bar at the end keeps the spaces of a single name.
+            fields.append("|".join(names) + ("|" if any(" " in name for name in names) and len(names) == 1 else ""))
+        texts = (label.question, fields[0], label.tenant, fields[1], label.answer, int(label.unanswerable))
+        rows.writerow(map(as_written, texts))
+    return written.getvalue()
 
 
 @runtime_checkable
-class _Frame(Protocol):
-    """A pandas DataFrame. It is a Protocol, so that pandas need not be imported."""
+class _Pandas(Protocol):
+    """A DataFrame of pandas. These are Protocols, so that no package need be imported."""
 
     @property
     def columns(self) -> object: ...
@@ -81,15 +157,45 @@ class _Frame(Protocol):
     def to_dict(self, orient: Literal["records"], /) -> list[Mapping[str, Any]]: ...
 
 
-def _rows(source: object) -> Iterable[Mapping[str, Any]]:
+@runtime_checkable
+class _Polars(Protocol):
+    """A DataFrame of polars."""
+
+    def to_dicts(self) -> list[Mapping[str, Any]]: ...
+
+
+@runtime_checkable
+class _Arrow(Protocol):
+    """A table of pyarrow."""
+
+    def to_pylist(self) -> list[Mapping[str, Any]]: ...
+
+
+def rows_of(source: object) -> list[Any]:
+    """Return the rows of a .jsonl or .csv file, a frame, a table or mappings. Missing values of frames become None.
+
+    Raises:
+        InvalidInput: the source is none of these, or the file can't be read.
+    """
     if isinstance(source, str | PathLike):
         path = Path(source)
         return _csv_rows(path) if path.suffix == ".csv" else _json_lines(path)
-    if isinstance(source, _Frame):
-        return source.to_dict("records")
+    if isinstance(source, _Polars):
+        return source.to_dicts()
+    if isinstance(source, _Arrow):
+        return source.to_pylist()
+    if isinstance(source, _Pandas):
+        return [{name: _known(value) for name, value in row.items()} for row in source.to_dict("records")]
     if isinstance(source, Iterable):
         return list(source)
     raise InvalidInput(f"cannot read labels from {type(source).__name__}: pass a path, a frame or mappings")
+
+
+def _known(value: object) -> object:
+    """Return a value of pandas: a missing one as None, an array as a list."""
+    if type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and math.isnan(value)):
+        return None
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def _csv_rows(path: Path) -> list[Mapping[str, Any]]:
@@ -99,11 +205,11 @@ def _csv_rows(path: Path) -> list[Mapping[str, Any]]:
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count))
     names = [str(name).strip() for name in rows.fieldnames or ()]
     missing = {"question", "relevant"} - set(names)
-    if missing:
+    if missing and not {"question", "answer"} <= set(names) and not {"question", "unanswerable"} <= set(names):
         raise InvalidInput(
             f"{path} has the columns {', '.join(names) or '(none)'}: it also needs {' and '.join(sorted(missing))}"
         )
-    return [{str(name).strip(): value for name, value in row.items()} for row in rows]
+    return [{str(name).strip(): _as_read(value) for name, value in row.items()} for row in rows]
 
 
 def _from_qrels(
@@ -171,19 +277,85 @@ def _text(path: Path) -> str:
 def _labelled(number: int, row: object, tenant: str | UUID | None) -> Labelled:
     if isinstance(row, Labelled):
         return row
-    if not isinstance(row, Mapping) or not str(row.get("question") or "").strip() or not row.get("relevant"):
+    if not isinstance(row, Mapping) or not str(row.get("question") or "").strip():
         raise InvalidInput(f"row {number} of the labels must have a question and relevant documents")
-    owner = row.get("tenant") or tenant
-    if owner is None:
-        raise InvalidInput(f"row {number} of the labels has no tenant: pass tenant=")
-    relevant = _names(row["relevant"]) if isinstance(row["relevant"], str) else row["relevant"]
+    relevant = row.get("relevant") or ()
+    relevant = _names(relevant) if isinstance(relevant, str) else relevant
+    if isinstance(relevant, Mapping):  # a frame has each key in each row, with an empty value where it does not belong
+        relevant = {str(name): grade for name, grade in relevant.items() if grade is not None}
+    answer = str(row.get("answer") or "").strip() or None
+    unanswerable = _yes(row.get("unanswerable"), f"row {number} of the labels: unanswerable")
+    if not relevant and answer is None and not unanswerable:
+        raise InvalidInput(f"row {number} of the labels must have a question and relevant documents, or an answer")
+    if unanswerable and (relevant or answer):
+        raise InvalidInput(
+            f"row {number} of the labels is unanswerable, so it can't have relevant documents or an answer"
+        )
     tags = row.get("tags") or ()
     return Labelled(
         str(row["question"]),
         relevant if isinstance(relevant, Mapping) else tuple(map(str, relevant)),
-        tenant=check_tenant(owner),
+        tenant=_owner(row, tenant, number),
         tags=tuple(_names(tags)) if isinstance(tags, str) else tuple(tags),
+        answer=answer,
+        unanswerable=unanswerable,
     )
+
+
+def _owner(row: Mapping[str, Any], tenant: str | UUID | None, number: int) -> str:
+    owner = row.get("tenant") or tenant
+    if owner is None:
+        raise InvalidInput(f"row {number} of the labels has no tenant: pass tenant=")
+    return check_tenant(owner)
+
+
+def _yes(value: object, what: str) -> bool:
+    if value is None or (isinstance(value, int | float) and value in (0, 1)):  # a frame with missing values has 1.0
+        return bool(value)
+    word = str(value).strip().lower()
+    if word not in (*YES, *NO):
+        raise InvalidInput(f"{what} is {value!r}: write 1 or 0")
+    return word in YES
+
+
+def _from_pool(rows: Sequence[Any], tenant: str | UUID | None) -> list[Labelled]:
+    """Read a table with a row for each document of each question, as `to_label` writes it."""
+    grades: dict[tuple[str, str], dict[str, int]] = {}
+    answers: dict[tuple[str, str], str] = {}
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, Mapping) or not row.get("question") or not row.get("document_id"):
+            raise InvalidInput(f"row {number} of the labels must have a question and a document_id")
+        key = (_owner(row, tenant, number), str(row["question"]))
+        graded = grades.setdefault(key, {})
+        if str(row.get("answer") or "").strip():
+            answers[key] = str(row["answer"]).strip()
+        grade = _grade(row.get("relevant"), number)
+        if grade is not None:
+            document = str(row["document_id"])
+            graded[document] = max(grade, graded.get(document, 0))
+    found = []
+    for (owner, question), graded in grades.items():
+        answer = answers.get((owner, question))
+        if graded:
+            some = {document: grade for document, grade in graded.items() if grade > 0}
+            relevant = some if set(some.values()) - {1} else tuple(some)
+            found.append(
+                Labelled(question, relevant, tenant=owner, answer=answer, unanswerable=not some and answer is None)
+            )
+    return found
+
+
+def _grade(value: object, number: int) -> int | None:
+    """Return the grade of a row; None if the row has not been labelled."""
+    word = "" if value is None else str(value).strip().lower()
+    if not word:
+        return None
+    try:
+        return {"x": 1, "yes": 1, "true": 1, "no": 0, "false": 0}[word] if word.isalpha() else int(float(word))
+    except (KeyError, ValueError, OverflowError):
+        raise InvalidInput(
+            f"row {number} of the labels: relevant is {value!r}: write a grade such as 1, or 0"
+        ) from None
 
 
 def _names(field: str) -> list[str]:

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import html
+import importlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from html import escape
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self
 
 from ragcore.compat.extras import require
 from ragcore.errors import ConfigurationError, InvalidInput
-from ragcore.types.shown import as_table
+from ragcore.loadtest.figures import Chart
+from ragcore.loadtest.report.page import STYLE
+from ragcore.loadtest.report.plots import draw
 
-__all__ = ["Result", "axes", "caution"]
+__all__ = ["Result", "axes", "caution", "percent", "table"]
 
 SHOWN = 50
 # At 50 questions and a rate of 0.5, the 95 % interval is ±0.14. With fewer questions it is wider than the differences that users look for.
 ENOUGH = 50
-STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:58rem;margin:2rem auto;padding:0 1.5rem}"
-    "svg{max-width:100%;height:auto}table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums}"
-    "td,th{padding:.2rem .6rem;border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child{text-align:left}"
-    "@media print{body{margin:0;max-width:none}tr,svg{break-inside:avoid}}"
-)
+# Tables of a page with more rows are folded.
+FOLDED = 30
+MARK = "◀ recommended"
 
 
 def caution(questions: int) -> str:
@@ -34,26 +34,64 @@ def caution(questions: int) -> str:
     return f"; only {questions:,} question{'s' * (questions != 1)}: label {ENOUGH} or more for a reliable result"
 
 
+def percent(share: float, count: int, what: str = "questions") -> str:
+    """Return a share of a few things in words: "4 % of the questions (8 of 200)"."""
+    return f"{100 * share:.0f} % of the {what} ({round(share * count):,} of {count:,})"
+
+
 class Result:
     """A table of rows that can be shown, plotted, saved and loaded."""
+
+    __slots__ = ()
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Return the rows."""
         raise TypeError(f"{type(self).__name__} has no rows")
 
+    def to_pandas(self) -> Any:
+        """Return the rows as a frame of pandas. Extra `notebook`."""
+        return require("pandas", extra="notebook", purpose="to_pandas").DataFrame(self.to_dicts())
+
+    def to_polars(self) -> Any:
+        """Return the rows as a frame of polars, which no extra installs: `pip install polars`.
+
+        Raises:
+            ConfigurationError: polars can't be imported.
+        """
+        try:
+            polars = importlib.import_module("polars")
+        except ImportError as error:
+            raise ConfigurationError(
+                f"to_polars needs the package 'polars', which can't be imported ({error}). Run: pip install polars"
+            ) from error
+        return polars.DataFrame(self.to_dicts(), infer_schema_length=None)
+
     def to_frame(self) -> Any:
-        """Return the rows as a pandas frame. Extra `notebook`."""
-        return require("pandas", extra="notebook", purpose="to_frame").DataFrame(self.to_dicts())
+        """Return the rows as a frame of pandas, as `to_pandas` does."""
+        return self.to_pandas()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences that the reader of the figures should know."""
+        return ()
 
     def to_html(self) -> str:
-        """Return a self-contained HTML page without scripts: a summary, plots if matplotlib is installed, and the rows."""
-        title = html.escape(repr(self))
-        try:
-            drawn = "".join(map(_svg, self._plots()))
-        except ConfigurationError as error:
-            drawn = f"<p>No plots: {html.escape(str(error))}</p>"
-        head = f'<meta charset="utf-8"><title>{html.escape(type(self).__name__)}</title><style>{STYLE}</style>'
-        return f'<!doctype html><html lang="en"><head>{head}</head><body><p>{title}</p>{drawn}{_table(self.to_dicts())}</body></html>'
+        """Return a self-contained HTML page without scripts, light or dark as the reader's system: a summary, notes, charts and tables."""
+        charts = self._charts()
+        drawn = "".join(
+            f'<figure><figcaption>{escape(chart.title)}</figcaption><div class="scroll">{svg}</div></figure>'
+            for chart, svg in zip(charts, draw(charts), strict=True)
+        )
+        tables = "".join(f"<h2>{escape(title)}</h2>{_folded(rows)}" for title, rows in self._tables() if rows)
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
+        head = (
+            '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+            '<meta name="color-scheme" content="light dark">'
+            f"<title>{escape(type(self).__name__)}</title><style>{STYLE.read_text(encoding='utf-8')}</style>"
+        )
+        body = f"<h1>{escape(type(self).__name__)}</h1><p>{escape(repr(self))}</p>"
+        body += f"<ul>{notes}</ul>" * bool(notes)
+        return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}{drawn}{tables}</body></html>'
 
     def save(self, path: str | PathLike[str], /) -> None:
         """Write the result to a JSON file."""
@@ -68,15 +106,24 @@ class Result:
         """
         try:
             return cls._restored(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InvalidInput(f"{path} contains no {cls.__name__}: {error}") from None
 
     def plot(self) -> Any:
         """Plot the result. Returns matplotlib axes. Extra `notebook`."""
         raise TypeError(f"{type(self).__name__} can't be plotted")
 
-    def _plots(self) -> list[Any]:
-        return [self.plot()]
+    def _charts(self) -> list[Chart]:
+        """Return the charts of the page."""
+        return []
+
+    def _tables(self) -> list[tuple[str, list[dict[str, Any]]]]:
+        """Return the tables of the page, with their titles."""
+        return [("All rows", self.to_dicts())]
+
+    def _shown(self) -> list[dict[str, Any]]:
+        """Return the rows that a notebook shows."""
+        return self.to_dicts()[:SHOWN]
 
     def _state(self) -> dict[str, Any]:
         raise TypeError(f"{type(self).__name__} can't be saved")
@@ -86,13 +133,45 @@ class Result:
         raise TypeError(f"{cls.__name__} can't be loaded")
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(repr(self))}</p>{_table(self.to_dicts()[:SHOWN])}"
+        notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
+        rows, every = self._shown(), self.to_dicts()
+        some = len(rows) < len(every) and rows[0].keys() == every[0].keys()
+        rest = f"<p>{len(rows)} of {len(every):,} rows; to_pandas() and to_dicts() have all.</p>" * some
+        return f"<p>{escape(repr(self))}</p>{notes}{table(rows)}{rest}"
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> str:
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return an HTML table, escaped. A row whose "recommended" is True is marked."""
     if not rows:
         return "<p>no rows</p>"
-    return as_table(list(rows[0]), [[_shown(value) for value in row.values()] for row in rows])
+    texts = {name for name in rows[0] if any(isinstance(row.get(name), str | tuple) for row in rows)}
+    kind = {name: ' class="text"' * (name in texts) for name in rows[0]}
+    head = "".join(f"<th{kind[name]}>{escape(name.replace('_', ' '))}</th>" for name in rows[0])
+    body = ""
+    for row in rows:
+        # Bold also in a notebook, which has no style sheet of ours.
+        marked = ' class="marked" style="font-weight:bold"' * (row.get("recommended") is True)
+        cells = "".join(f"<td{kind[name]}>{escape(_cell(name, row.get(name)))}</td>" for name in rows[0])
+        body += f"<tr{marked}>{cells}</tr>"
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _folded(rows: Sequence[Mapping[str, Any]]) -> str:
+    drawn = f'<div class="scroll">{table(rows)}</div>'
+    return drawn if len(rows) <= FOLDED else f"<details><summary>{len(rows):,} rows</summary>{drawn}</details>"
+
+
+def _cell(name: str, value: object) -> str:
+    match value:
+        case None:
+            return "–"
+        case bool():
+            return (MARK if name == "recommended" else "yes") if value else ""
+        case float():
+            return f"{value + 0.0:.3f}"
+        case tuple():
+            return ", ".join(map(str, value))
+    return str(value)
 
 
 def _svg(plot: Any) -> str:
@@ -100,10 +179,6 @@ def _svg(plot: Any) -> str:
     plot.figure.savefig(text, format="svg", metadata={"Date": None})
     written = text.getvalue()
     return written[written.index("<svg") :]
-
-
-def _shown(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def axes() -> Any:

@@ -4,31 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Self, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ragcore.errors import InvalidInput
+from ragcore.explore.aims import MEASURES, MOST_NOTHING_FOUND, ROUNDED, Aim, Table, recommend, ties
 from ragcore.explore.fetching import Fetched, check_known, check_scores, fetch
+from ragcore.explore.intervals import of_share
 from ragcore.explore.labels import Labelled
-from ragcore.explore.results import Result, axes, caution
+from ragcore.explore.results import Result, axes, caution, percent
+from ragcore.loadtest.figures import Chart, Line, Mark, Shade
 from ragcore.retrieval.retriever import Retriever
 
 __all__ = ["Aim", "Sweep", "thresholds"]
 
-Aim: TypeAlias = Literal["f1", "recall", "found"]
-
 ROUNDS = 400
-LEAST_RECALL = 0.95
-NEARLY = 0.99
-MOST_NOTHING_FOUND = 0.05
-# Tolerance for rounding when rates are compared.
-ROUNDED = 1e-9
-MEASURES = ("precision", "recall", "f1", "nothing_found", "passages", "tokens")
 BINS = 40
 
-Table: TypeAlias = NDArray[np.float64]
 Rows: TypeAlias = tuple[tuple[float, ...], ...]
 
 
@@ -44,7 +38,8 @@ class Sweep(Result):
         rows: for each threshold: threshold, precision, recall, F1, share of questions with nothing found, mean number of passages and mean number of
             tokens that pass.
         relative: the same for thresholds relative to the best score of each question, from 0 to 1.
-        recommended_relative: the recommended relative threshold for the aim.
+        recommended_relative: the recommended relative threshold for the aim; for "found" that of "recall", because a relative threshold always leaves a
+            passage.
         right, wrong: number of fetched chunks of relevant and of other documents with a score in each bin.
         bins: edges of the bins.
         tags: for each tag: name, number of questions, precision, recall, F1 and share with nothing found at the recommended threshold, and the
@@ -67,8 +62,71 @@ class Sweep(Result):
     unknown: tuple[str, ...] = ()
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """A row for each threshold."""
-        return [dict(zip(("threshold", *MEASURES), row, strict=True)) for row in self.rows]
+        """A row for each threshold. "recommended" is True in one of them."""
+        return _named(self.rows, self.recommended)
+
+    def relative_to_dicts(self) -> list[dict[str, Any]]:
+        """A row for each relative threshold. "recommended" is True in one of them."""
+        return _named(self.relative, self.recommended_relative)
+
+    def aims_to_dicts(self) -> list[dict[str, Any]]:
+        """A row for each aim and each kind of threshold: what it recommends, and what the recommendation costs.
+
+        "recommended" is True in the row of this sweep's own aim with an absolute threshold.
+        """
+        found = []
+        for kind, rows in (("absolute", self.rows), ("relative", self.relative)):
+            table = np.array(rows)
+            for aim in get_args(Aim):
+                best = recommend(table[:, 1:], table[:, 0], aim if kind == "absolute" else _relative_aim(aim))
+                row = next(row for row in _named(rows, best) if row["recommended"])
+                chosen = aim == self.aim and kind == "absolute"
+                found.append({"aim": aim, "kind": kind, **row, "recommended": chosen})
+        return found
+
+    @property
+    def ties(self) -> tuple[float, float]:
+        """The lowest and the highest threshold that reach the aim as well as the recommended one does."""
+        table = np.array(self.rows)
+        return ties(table[:, 1:], table[:, 0], self.aim, self.recommended)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the recommendation costs, which thresholds are as good, and what to choose if too many questions find nothing."""
+        own = next(row for row in self.to_dicts() if row["recommended"])
+        near = next(row for row in self.relative_to_dicts() if row["recommended"])
+        low, high = of_share(own["nothing_found"] * self.questions, self.questions)
+        cost = (
+            f"At the recommended threshold {self.recommended:.2f}, recall is {own['recall']:.3f}, and nothing is found for "
+            f"{percent(own['nothing_found'], self.questions)}, 95 % interval {100 * low:.0f} to {100 * high:.0f} %."
+        )
+        notes = [cost]
+        first, last = self.ties
+        if last > first:
+            same = {
+                "f1": "the same F1",
+                "recall": "the same recall and tokens",
+                "found": "the same share with nothing found",
+            }
+            why = {"f1": "highest, which passes the fewest chunks", "recall": "lowest", "found": "highest"}
+            notes.append(
+                f"The thresholds from {first:.2f} to {last:.2f} have {same[self.aim]} for these questions; the recommended one is the {why[self.aim]}."
+            )
+        if own["nothing_found"] > MOST_NOTHING_FOUND:
+            gentle = next(row for row in self.aims_to_dicts() if (row["aim"], row["kind"]) == ("found", "absolute"))
+            notes.append(
+                f"To find something more often, choose aim 'found' (threshold {gentle['threshold']:.2f}: recall {gentle['recall']:.3f}, nothing found "
+                f"{100 * gentle['nothing_found']:.0f} %)."
+            )
+        cost = f"recall {near['recall']:.3f}, nothing found {100 * near['nothing_found']:.0f} %, {near['passages']:.1f} passages for each question"
+        share = f"{self.recommended_relative:.2f}"
+        if near["f1"] > own["f1"] + ROUNDED:
+            notes.append(
+                f"A relative threshold of {share} has a better F1, {near['f1']:.3f} instead of {own['f1']:.3f}: {cost}. Set relative_threshold={share}."
+            )
+        else:
+            notes.append(f"A relative threshold has no better F1: {share} has {near['f1']:.3f} ({cost}).")
+        return tuple(notes)
 
     def tags_to_dicts(self) -> list[dict[str, Any]]:
         """A row for each tag."""
@@ -119,18 +177,70 @@ class Sweep(Result):
         plot.legend(frameon=False)
         return plot
 
-    def _plots(self) -> list[Any]:
-        return [self.plot(), self.plot_scores()]
+    def _charts(self) -> list[Chart]:
+        grid = [row[0] for row in self.rows]
+        names = ("precision", "recall", "F1", "nothing found")
+        mark = Mark(f"recommended {self.recommended:.2f}", self.recommended)
+        return [
+            Chart(
+                "Measures by score threshold; grey: the 95 % interval of the recommendation",
+                "score threshold (cosine similarity)",
+                f"mean over {self.questions:,} questions",
+                [Line(name, grid, [row[place] for row in self.rows]) for place, name in enumerate(names, start=1)],
+                shades=(Shade("95 % interval", *self.interval),),
+                marks=(mark,),
+            ),
+            Chart(
+                "Measures by relative threshold",
+                "share of the best score of the question",
+                f"mean over {self.questions:,} questions",
+                [
+                    Line(name, [row[0] for row in self.relative], [row[place] for row in self.relative])
+                    for place, name in enumerate(names, start=1)
+                ],
+                marks=(Mark(f"recommended {self.recommended_relative:.2f}", self.recommended_relative),),
+            ),
+            Chart(
+                "Scores of right and wrong chunks",
+                "score (cosine similarity)",
+                "% of the chunks",
+                [
+                    Line(
+                        f"{name} ({sum(counts):,})", self.bins, [100 * count / max(1, sum(counts)) for count in counts]
+                    )
+                    for name, counts in (("right", self.right), ("wrong", self.wrong))
+                ],
+                marks=(mark,),
+                bars=True,
+            ),
+        ]
+
+    def _tables(self) -> list[tuple[str, list[dict[str, Any]]]]:
+        return [
+            ("What each aim recommends", self.aims_to_dicts()),
+            ("Tags, at the recommended threshold", self.tags_to_dicts()),
+            ("Score thresholds", self.to_dicts()),
+            ("Relative thresholds", self.relative_to_dicts()),
+        ]
+
+    def _shown(self) -> list[dict[str, Any]]:
+        """Return about 20 rows over the whole grid, and the recommended one with its neighbours."""
+        rows = self.to_dicts()
+        best = next(place for place, row in enumerate(rows) if row["recommended"])
+        every = max(1, len(rows) // 20)
+        return [row for place, row in enumerate(rows) if place % every == 0 or abs(place - best) <= 2]
 
     def __repr__(self) -> str:
         low, high = self.interval
+        own = next(row for row in self.to_dicts() if row["recommended"])
         missing = ""
         if self.unknown:
             some = ", ".join(map(str, self.unknown[:3])) + (", …" if len(self.unknown) > 3 else "")
             missing = f", labelled documents that are not in the store: {len(self.unknown)} ({some})"
         return (
             f"Sweep({self.questions:,} questions, {len(self.rows)} thresholds, recommended {self.recommended:.2f} for {self.aim}, "
-            f"95 % interval {low:.2f} to {high:.2f}{missing}{caution(self.questions)})"
+            f"95 % interval {low:.2f} to {high:.2f}: F1 {own['f1']:.3f}, recall {own['recall']:.3f}, nothing found for "
+            f"{percent(own['nothing_found'], self.questions)}{missing}{caution(self.questions)})"
         )
 
     def _state(self) -> dict[str, Any]:
@@ -139,6 +249,12 @@ class Sweep(Result):
     @classmethod
     def _restored(cls, state: dict[str, Any]) -> Self:
         return cls(**{name: _as_tuple(value) for name, value in state.items()})
+
+
+def _named(rows: Rows, recommended: float) -> list[dict[str, Any]]:
+    return [
+        {**dict(zip(("threshold", *MEASURES), row, strict=True)), "recommended": row[0] == recommended} for row in rows
+    ]
 
 
 def _as_tuple(value: Any) -> Any:
@@ -156,7 +272,7 @@ async def thresholds(
     """Sweep the score threshold over `grid`.
 
     The best `retriever.top_k` chunks of each question are fetched once. Precision is the share of passing chunks that belong to relevant documents.
-    Recall is the share of relevant documents with a passing chunk.
+    Recall is the share of relevant documents with a passing chunk. Questions without relevant documents, such as unanswerable ones, are left out.
 
     Args:
         retriever: the retriever to explore; it needs an embedder and a store with scores.
@@ -172,18 +288,19 @@ async def thresholds(
         Unsupported: the store has no scores, or there is no embedder.
     """
     labels = list(labelled)
+    answerable = [label for label in labels if label.grades()]
     steps = np.array([number / 100 for number in range(101)] if grid is None else grid, dtype=np.float64)
     if aim not in ("f1", "recall", "found"):
         raise InvalidInput(f"aim is {aim!r}: it must be 'f1', 'recall' or 'found'")
-    if not any(label.grades() for label in labels):
+    if not answerable:
         raise InvalidInput("no labelled question has a relevant document: label at least two questions")
-    if len(labels) < 2:
+    if len(answerable) < 2:
         raise InvalidInput("one question is not enough to choose a threshold: label at least 2, better 50")
     if len(steps) == 0 or not np.isfinite(steps).all() or (np.diff(steps) <= 0).any():
         raise InvalidInput("the grid must contain finite thresholds in ascending order")
     check_scores(retriever)
-    unknown = await check_known(retriever, labels)
-    return sweep(await fetch(retriever, labels, progress=progress), steps, aim, unknown)
+    unknown = await check_known(retriever, answerable)
+    return sweep(await fetch(retriever, answerable, progress=progress), steps, aim, unknown)
 
 
 def sweep(fetched: Sequence[Fetched], steps: Table, aim: Aim, unknown: tuple[str, ...] = ()) -> Sweep:
@@ -192,7 +309,7 @@ def sweep(fetched: Sequence[Fetched], steps: Table, aim: Aim, unknown: tuple[str
     shares = np.linspace(0.0, 1.0, 101)
     relative = np.stack([_measure(one, _relative(one.scores), shares) for one in fetched])
     means = table.mean(axis=0)
-    best = _recommend(means, steps, aim)
+    best = recommend(means, steps, aim)
     edges = np.linspace(*_range(fetched), BINS + 1)
     counts = [
         np.histogram(np.concatenate([one.scores[one.right == wanted] for one in fetched]), bins=edges)[0]
@@ -204,7 +321,7 @@ def sweep(fetched: Sequence[Fetched], steps: Table, aim: Aim, unknown: tuple[str
         interval=_interval(table, steps, aim, best),
         rows=_rows(steps, means),
         relative=_rows(shares, relative.mean(axis=0)),
-        recommended_relative=_recommend(relative.mean(axis=0), shares, aim),
+        recommended_relative=recommend(relative.mean(axis=0), shares, _relative_aim(aim)),
         right=tuple(map(int, counts[0])),
         wrong=tuple(map(int, counts[1])),
         bins=tuple(map(float, edges)),
@@ -212,6 +329,11 @@ def sweep(fetched: Sequence[Fetched], steps: Table, aim: Aim, unknown: tuple[str
         questions=len(fetched),
         unknown=unknown,
     )
+
+
+def _relative_aim(aim: Aim) -> Aim:
+    """Return the aim of a relative threshold. It always leaves a passage, so "found" would recommend 1 for any questions."""
+    return "recall" if aim == "found" else aim
 
 
 def _measure(one: Fetched, scores: NDArray[np.float32], steps: Table) -> Table:
@@ -230,10 +352,10 @@ def _measure(one: Fetched, scores: NDArray[np.float32], steps: Table) -> Table:
 
 
 def _relative(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Divide scores by the best one. If the best score is not positive, all become 1."""
+    """Divide scores by the best one, so that a share of 0 keeps all. If the best score is not positive, all become 1."""
     if not len(scores) or scores[0] <= 0:
         return np.ones_like(scores)
-    return np.asarray(scores / scores[0], dtype=np.float32)
+    return np.asarray(np.maximum(scores / scores[0], 0), dtype=np.float32)
 
 
 def _range(fetched: Sequence[Fetched]) -> tuple[float, float]:
@@ -248,29 +370,13 @@ def _rows(steps: Table, means: Table) -> Rows:
     return tuple(tuple(map(float, (step, *row))) for step, row in zip(steps, means, strict=True))
 
 
-def _recommend(means: Table, steps: Table, aim: Aim) -> float:
-    match aim:
-        case "f1":
-            # Of equally good thresholds, take the highest: it passes the fewest chunks.
-            return float(steps[int(np.flatnonzero(means[:, 2] >= np.max(means[:, 2]) - ROUNDED)[-1])])
-        case "recall":
-            most = float(np.max(means[:, 1]))
-            # One question can decide the maximum, so if 0.95 is impossible, 99 % of the maximum is enough.
-            wanted = LEAST_RECALL if most >= LEAST_RECALL else NEARLY * most
-            enough = np.flatnonzero(means[:, 1] >= wanted - ROUNDED)
-            return float(steps[int(enough[np.argmin(means[enough, 5])])])
-        case _:
-            enough = np.flatnonzero(means[:, 3] <= max(MOST_NOTHING_FOUND, float(np.min(means[:, 3]))) + ROUNDED)
-            return float(steps[int(enough[-1])])
-
-
 def _interval(table: Table, steps: Table, aim: Aim, best: float) -> tuple[float, float]:
     """Return the interval by the bootstrap over questions (Efron 1979), widened by √2 because another sample has the same scatter as this one."""
     rng = np.random.default_rng(0)
     count = len(table)
     weights = rng.multinomial(count, np.full(count, 1 / count), size=ROUNDS) / count
     drawn = (weights @ table.reshape(count, -1)).reshape(ROUNDS, *table.shape[1:])
-    found = np.array([_recommend(means, steps, aim) for means in drawn])
+    found = np.array([recommend(means, steps, aim) for means in drawn])
     # Use the larger deviation on both sides: the draws have few different values, so a shorter side is only chance. Half a step covers rounding to the grid.
     half = float(np.median(np.diff(steps))) / 2 if len(steps) > 1 else 0.0
     reach = np.sqrt(2) * float(np.abs(np.quantile(found, [0.025, 0.975]) - best).max()) + half
@@ -286,5 +392,5 @@ def _tags(
         part = table[[tag in one.label.tags for one in fetched]]
         means = part.mean(axis=0)
         precision, recall, f1, nothing = map(float, means[place, :4])
-        rows.append((tag, len(part), precision, recall, f1, nothing, _recommend(means, steps, aim)))
+        rows.append((tag, len(part), precision, recall, f1, nothing, recommend(means, steps, aim)))
     return tuple(rows)

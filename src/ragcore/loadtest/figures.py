@@ -12,23 +12,36 @@ from typing import Any, Literal, TypeAlias
 from ragcore.loadtest.driving.monitor import Sample
 from ragcore.loadtest.driving.outcome import Outcome
 
-__all__ = ["Chart", "Criterion", "Figures", "Line", "Shade", "Table", "Value", "say"]
+__all__ = ["Chart", "Criterion", "Figures", "Line", "Mark", "Shade", "Table", "Value", "say"]
 
 Value: TypeAlias = float | int | str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One series of a chart."""
+    """One series of a chart.
+
+    Attributes:
+        intervals: (low, high) of each point, drawn as a vertical line; (): none.
+    """
 
     name: str
     xs: Sequence[float]
     ys: Sequence[float]
+    intervals: Sequence[tuple[float, float]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A vertical line with a text, such as a recommended value."""
+
+    name: str
+    x: float
 
 
 @dataclass(frozen=True, slots=True)
 class Shade:
-    """A period in which a fault was active, in seconds since the run began."""
+    """A range of the x axis with a name: a period in which a fault was active, in seconds since the run began, or an interval."""
 
     name: str
     begin: float
@@ -42,7 +55,10 @@ class Chart:
     Attributes:
         points: draw single points instead of a line.
         log: the logarithmic axes: "x", "y", "xy" or "".
-        shades: periods to shade on the x axis.
+        shades: ranges to shade on the x axis.
+        marks: vertical lines.
+        bars: draw bars instead of lines: each y is the height between its x and the next one, so there is one more x than y.
+        ticks: names of the places 0, 1, … on the x axis; (): numbers.
     """
 
     title: str
@@ -52,6 +68,9 @@ class Chart:
     points: bool = False
     log: Literal["", "x", "y", "xy"] = ""
     shades: Sequence[Shade] = ()
+    marks: Sequence[Mark] = ()
+    bars: bool = False
+    ticks: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

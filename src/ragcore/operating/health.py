@@ -208,6 +208,7 @@ async def describe(rag: Client, timeout: float) -> dict[str, Any]:
             "mode": rag.retriever.mode,
             "top_k": rag.retriever.top_k,
             "score_threshold": rag.retriever.score_threshold,
+            "relative_threshold": rag.retriever.relative_threshold,
         },
         "embedder": None if embedder is None else {"model": embedder.model, "dimension": embedder.dimension},
         "store": {"type": type(store).__name__, **(store.describe() if offers(store, Described) else {})},

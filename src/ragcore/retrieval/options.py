@@ -47,6 +47,9 @@ class SearchOptions(SimilarityOptions, total=False):
     rerank: bool | None
     """Whether the retriever's reranker sorts the passages. False: the order of the search, for example to compare both. None: True. No effect without a
     reranker."""
+    relative_threshold: float | Literal[False] | None
+    """Lowest share of the best score, from 0 to 1: a passage with a lower cosine similarity than this share of the question's best passage is dropped. The
+    best passage always stays. Text search ignores it. None: the retriever's share. False or 0: no relative threshold."""
     degrade: bool | None
     """Whether to use a fallback when a stage fails, such as full-text search while the embedder is down. False: raise an error instead. None: the
     default of the client or retriever."""

@@ -17,6 +17,7 @@ from ragcore.types.validation import (
     check_mode,
     check_neighbours,
     check_question,
+    check_relative_threshold,
     check_shared,
     check_tenant,
     check_threshold,
@@ -35,6 +36,7 @@ class Defaults(Protocol):
     embedder: Embedder | None
     top_k: int
     score_threshold: float | None
+    relative_threshold: float | None
     mode: Mode
     fusion: Fusion
     shared: tuple[str, ...]
@@ -51,6 +53,7 @@ class Plan:
         searched: the text to search for; without a `query` in the options, the question.
         score_threshold: the threshold; None if there is none.
         score_threshold_from: "call" or "retriever"; None if there is no threshold.
+        relative_threshold: the lowest share of the best score; None if there is none, or in mode "text".
     """
 
     question: str
@@ -61,6 +64,7 @@ class Plan:
     top_k: int
     score_threshold: float | None
     score_threshold_from: Literal["call", "retriever"] | None
+    relative_threshold: float | None
     filter: Filter | None
     fusion: Fusion
     shared: tuple[str, ...]
@@ -103,6 +107,7 @@ class Plan:
             top_k=self.top_k,
             score_threshold=self.score_threshold if thresholded else None,
             score_threshold_from=self.score_threshold_from if thresholded else None,
+            relative_threshold=self.relative_threshold if self.mode != "text" else None,
             empty=empty,
             duplicates=duplicates,
             scan=found.scan,
@@ -130,6 +135,7 @@ def plan_search(defaults: Defaults, question: str, tenant: str | UUID, options: 
     owner = check_tenant(tenant)
     threshold, threshold_from = _threshold(defaults, options)
     asked, query = check_question(question), options.get("query")
+    share = options.get("relative_threshold")
     plan = Plan(
         question=asked,
         searched=asked if query is None else check_question(query, what="the query"),
@@ -139,6 +145,7 @@ def plan_search(defaults: Defaults, question: str, tenant: str | UUID, options: 
         top_k=defaults.top_k if top_k is None else check_top_k(top_k),
         score_threshold=threshold,
         score_threshold_from=threshold_from,
+        relative_threshold=defaults.relative_threshold if share is None else check_relative_threshold(share),
         filter=condition,
         fusion=defaults.fusion,
         shared=tuple(name for name in (defaults.shared if shared is None else check_shared(shared)) if name != owner),

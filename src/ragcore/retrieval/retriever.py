@@ -35,6 +35,7 @@ from ragcore.retrieval.emptiness import explain_empty
 from ragcore.retrieval.options import SearchOptions, SimilarityOptions, check_options, spelled_out
 from ragcore.retrieval.passage_search import PassageSearch
 from ragcore.retrieval.plan import Plan, plan_search
+from ragcore.retrieval.relative import near_the_best
 from ragcore.retrieval.similarity import report_similarity
 from ragcore.text.redacting import Redacting
 from ragcore.text.redaction import Redact
@@ -44,6 +45,7 @@ from ragcore.types.validation import (
     check_fusion,
     check_mode,
     check_neighbours,
+    check_relative_threshold,
     check_shared,
     check_threshold,
     check_top_k,
@@ -83,6 +85,8 @@ class Retriever(Part):
         shared: shared tenants whose documents each search includes, such as ("plans-2026",). The store's owner marks them with `store.share`.
         diversity: from 0, the best passages, to 1, passages that differ as much as possible from each other (maximal marginal relevance).
         neighbours: number of chunks before and after each passage that become part of it, 0 to 10.
+        relative_threshold: lowest share of the best score of a question, from 0 to 1: passages with a lower score are dropped, except in mode "text".
+            None, False or 0: no relative threshold. `explore.thresholds` recommends one.
         redact: function that replaces parts of a question, such as personal data, before the embedder gets it. Text search gets the
             whole question. None: no redaction.
 
@@ -93,6 +97,7 @@ class Retriever(Part):
 
     top_k: int
     score_threshold: float | None
+    relative_threshold: float | None
 
     def __init__(
         self,
@@ -106,6 +111,7 @@ class Retriever(Part):
         shared: Sequence[str | UUID] = (),
         diversity: float = 0.0,
         neighbours: int = 0,
+        relative_threshold: float | Literal[False] | None = None,
         redact: Redact | None = None,
     ) -> None:
         self.store = store
@@ -118,6 +124,7 @@ class Retriever(Part):
         self.shared = check_shared(shared)
         self.diversity = check_diversity(diversity)
         self.neighbours = check_neighbours(neighbours)
+        self.relative_threshold = None if relative_threshold is None else check_relative_threshold(relative_threshold)
         self.redact = redact
         if embedder is None and self.mode != "text":
             raise ConfigurationError(f"mode {mode!r} needs an embedder: pass embedder=, or mode='text'")
@@ -138,8 +145,8 @@ class Retriever(Part):
         Args:
             question: the question to search for.
             tenant: the owner of the documents.
-            options: query, top_k, score_threshold, filter, mode, rerank, degrade, as described in `options.SearchOptions`. A value given here overrides the
-                retriever's own.
+            options: query, top_k, score_threshold, relative_threshold, filter, mode, shared, diversity, neighbours, rerank, degrade, as described in
+                `options.SearchOptions`. A value given here overrides the retriever's own.
 
         Raises:
             InvalidInput: the question, the tenant, an option or the filter is invalid, or the question exceeds the embedder's token limit.
@@ -190,6 +197,8 @@ class Retriever(Part):
                     "vector"  # the store does not support hybrid search; with a filter, the filter may be the cause
                 )
             empty = None if found else await explain_empty(self.store, replace(query, mode=plan.mode), found)
+            # A degraded search has mode "text", and ranks of words are no similarities.
+            found = near_the_best(found, plan.relative_threshold if plan.mode != "text" else None)
         degraded = (*degraded, *found.degraded)
         return plan.retrieval(
             found, empty=empty, degraded=degraded, timings=watch.timings(), usage=usage, duplicates=duplicates
@@ -221,6 +230,7 @@ class Retriever(Part):
             "score_threshold": options.get("score_threshold"),
             "filter": options.get("filter"),
             "mode": "vector",
+            "relative_threshold": False,
         }
         plan = plan_search(self, question, tenant, asked)
         watch = Stopwatch()

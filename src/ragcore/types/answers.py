@@ -152,6 +152,7 @@ class Retrieval(Value):
         passages: the passages, best first, at most `top_k`.
         mode, top_k, score_threshold: the values that this search used. `score_threshold` is None if there was no threshold.
         score_threshold_from: where the threshold comes from: the "call" or the "retriever"; None if there was no threshold.
+        relative_threshold: the share of the best score that this search used as a threshold; None if there was none.
         empty: why there are no passages; None if there are some.
         duplicates: number of passages that were left out because a better passage has the same text.
         scan: how vectors were compared. "exact": with all of the tenant's vectors. "index": through the HNSW index. "completed": by an exact scan
@@ -169,6 +170,7 @@ class Retrieval(Value):
     top_k: int = 5
     score_threshold: float | None = None
     score_threshold_from: Literal["call", "retriever"] | None = None
+    relative_threshold: float | None = None
     empty: EmptyReason | None = None
     duplicates: int = 0
     scan: Literal["exact", "index", "completed"] | None = None

@@ -21,6 +21,7 @@ __all__ = [
     "check_mode",
     "check_neighbours",
     "check_question",
+    "check_relative_threshold",
     "check_shared",
     "check_tenant",
     "check_threshold",
@@ -170,6 +171,21 @@ def check_threshold(score_threshold: float, /) -> float:
             f"score_threshold is {score_threshold!r}: it must be a cosine similarity in [-1, 1], or False for no threshold"
         )
     return float(score_threshold)
+
+
+def check_relative_threshold(relative_threshold: float, /) -> float | None:
+    """Return the share of the best score, from 0 to 1. False and 0 become None: no relative threshold."""
+    if relative_threshold is False:
+        return None
+    if (
+        isinstance(relative_threshold, bool)
+        or not isinstance(relative_threshold, int | float)
+        or not 0 <= relative_threshold <= 1
+    ):
+        raise InvalidInput(
+            f"relative_threshold is {relative_threshold!r}: it must be a share of the best score from 0 to 1, or False for none"
+        )
+    return float(relative_threshold) or None
 
 
 def check_mode(mode: str, /) -> Mode:

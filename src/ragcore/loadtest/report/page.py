@@ -11,7 +11,7 @@ from ragcore.loadtest.figures import Figures, Table, Value
 from ragcore.loadtest.report.plots import draw
 from ragcore.loadtest.words import heading, label, number, quantity, worth_showing
 
-__all__ = ["page"]
+__all__ = ["STYLE", "page"]
 
 STYLE = Path(__file__).with_suffix(".css")
 # Tables with more rows are collapsed.
@@ -91,14 +91,9 @@ def _cards(values: Mapping[str, Any]) -> str:
 
 
 def _charts(figures: Figures) -> list[str]:
-    if not figures.charts:
-        return []
-    drawn = draw(figures.charts)
-    if drawn is None:
-        return ["<p>No charts: matplotlib is not installed.</p>"]
     return [
-        f"<figure><figcaption>{escape(chart.title)}</figcaption>{svg}</figure>"
-        for chart, svg in zip(figures.charts, drawn, strict=True)
+        f'<figure><figcaption>{escape(chart.title)}</figcaption><div class="scroll">{svg}</div></figure>'
+        for chart, svg in zip(figures.charts, draw(figures.charts), strict=True)
     ]
 
 
