@@ -15,6 +15,7 @@ from pgvector.asyncpg import register_vector
 from tests.support.squad import SQUAD, TENANT, Squad, Widened, ingested, read_documents
 
 from benchmarks.scenarios.crowd import empty_beside_found, starved, text_of_large_tenants
+from benchmarks.scenarios.earlier import beside_release_0_1
 from ragcore import Filter, PgVectorStore, Query, Secret, meta
 from ragcore.ingest import Ingestor
 from ragcore.loadtest.estimates import percentile
@@ -51,6 +52,7 @@ async def _run(quick: bool) -> Figures:
             len({*one} & {*other}) / len(one) for one, other in zip(exact, found, strict=True)
         )
         figures.values["statements_per_retrieval"] = await _statements(squad)
+        await beside_release_0_1(squad, figures, quick=quick)
         await _recall_against_rate(squad, figures, step)
         await _by_selectivity(squad, figures, step)
         await _beside_by_hand(squad, figures, quick=quick)
@@ -63,6 +65,15 @@ async def _run(quick: bool) -> Figures:
     assert isinstance(recall, float)
     figures.expect(abs(recall - _reference(step)) <= 0.01, "recall_5_vector within 0.01 of exact brute force")
     figures.expect(figures.values["statements_per_retrieval"] == 1, "one statement per retrieval")
+    # Quality is judged over many questions only.
+    for name, least in () if quick else (("ndcg_text", 0.885), ("ndcg_hybrid", 0.90)):
+        value = figures.values[name]
+        figures.expect(isinstance(value, float) and value >= least, f"{name} >= {least}")
+    best_half = max(float(figures.values[f"ndcg_{mode}"] or 0) for mode in ("vector", "text"))
+    figures.expect(float(figures.values["ndcg_hybrid"] or 0) >= best_half, "ndcg_hybrid >= ndcg of both halves")
+    for mode in ("text", "hybrid"):
+        value = figures.values[f"{mode}_ms_ratio"]
+        figures.expect(isinstance(value, float) and value <= 1.5, f"{mode}_ms_ratio <= 1.5")
     for name in ("recall_at_10_starved", "recall_at_10_filtered"):
         value = figures.values[name]
         figures.expect(isinstance(value, float) and value >= 0.99, f"{name} >= 0.99")
