@@ -543,6 +543,22 @@ async def test_a_slow_stream_of_openais_protocol_has_pings(client: Client, rag: 
     assert b": ping" in body
 
 
+@pytest.mark.parametrize("name", ["shared", "mode", "schema", "query", "neighbours", "tenant"])
+async def test_no_request_chooses_what_is_searched(client: Client, rag: RAG, name: str) -> None:
+    store = rag.retriever.store
+    assert isinstance(store, FakeStore)
+    store.share("plans")
+    await rag.add([Document("common", "The gold plan has a deductible of $900.")], tenant="plans")
+    for value in (["plans"], "plans"):
+        for path, body in (
+            ("/chat", {"message": "gold plan deductible?"}),
+            ("/v1/chat/completions", {"messages": [{"role": "user", "content": "gold plan deductible?"}]}),
+            ("/debug/rag-similarity/m", {"query": "gold plan deductible?"}),
+        ):
+            _, _, answer = await client("POST", path, {**body, name: value}, x_user="m")
+            assert b"$900" not in answer
+
+
 async def test_only_administrators_may_query_another_tenant(client: Client) -> None:
     path = "/debug/rag-similarity/m"
     asked = {"query": "my deductible", "threshold": 0.9}
