@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from functools import lru_cache
-from typing import Final, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
+
+import snowballstemmer  # type: ignore[import-untyped]  # here and not at the first use, which would block the event loop
 
 from ragcore.text.words import UNSPACED, pairs
 
@@ -40,6 +42,7 @@ _WORD: Final = re.compile(
 )
 # PostgreSQL's Snowball does not shorten the "dd" of "added"; the package does.
 _KEPT_DOUBLE: Final = {"ad": "add", "eg": "egg"}
+_STEMMER: Final[Any] = snowballstemmer.stemmer("english")
 _RUN: Final = re.compile(f"[{UNSPACED}]+")
 
 
@@ -84,17 +87,5 @@ def _count(found: Counter[str], word: str, language: Language) -> None:
 
 @lru_cache(maxsize=50_000)
 def _stem(word: str) -> str:
-    stem = _stemmer().stemWord(word)
+    stem: str = _STEMMER.stemWord(word)
     return _KEPT_DOUBLE.get(stem, stem) if word.startswith(("add", "egg")) else stem
-
-
-class _Stemmer(Protocol):
-    def stemWord(self, word: str, /) -> str: ...  # noqa: N802  # the package's name
-
-
-@lru_cache(maxsize=1)
-def _stemmer() -> _Stemmer:
-    import snowballstemmer  # type: ignore[import-untyped]
-
-    stemmer: _Stemmer = snowballstemmer.stemmer("english")
-    return stemmer
