@@ -19,6 +19,7 @@ SCENARIOS = {
     "soak": "mixed traffic for 20 minutes with intermittent faults: memory, file descriptors, every request accounted for",
     "overload": "up to 50 times the model's capacity: good answers compared with the best possible, and how fast the rest is refused",
     "retrieval": "recall, nDCG, MRR and latency over squad; recall against queries a second; filters by selectivity",
+    "answers": "quoted answers over squad: how many contain the right answer, are not found, or are false, by mode",
     "thresholds": "the sweep of thresholds over squad: seconds, and whether a recommendation holds for held-out questions",
     "readers": "text that readers find in 60 generated files of all formats: words, rows, pages, boilerplate; MB/s compared with other readers",
     "chunks": "embedding a chunk's text alone or with its title and headings: nDCG@10 over squad and three generated sets",

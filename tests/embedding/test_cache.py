@@ -49,6 +49,24 @@ async def test_the_same_question_needs_no_second_request_and_other_kinds_are_not
     assert np.linalg.norm(again) == pytest.approx(1)
 
 
+async def test_missing_names_the_texts_that_a_request_would_send_and_changes_nothing() -> None:
+    inner = FakeEmbedder()
+    async with (
+        CachedEmbedder(inner, kinds=("query",)) as questions,
+        CachedEmbedder(questions, kinds=("document",)) as both,
+    ):
+        with flow("t"):
+            await both.embed(["a"], kind="query")
+            await both.embed(["a"], kind="document")
+            before = (questions.snapshot(), both.snapshot())
+            assert both.missing(["b", "a", "b"], kind="query") == ["b"]
+            assert both.missing(["b", "a"], kind="document") == ["b"]
+            assert questions.missing(["a"], kind="document") == ["a"]
+            assert (questions.snapshot(), both.snapshot()) == before
+        with flow("u"):
+            assert both.missing(["a"], kind="query") == both.missing(["a"], kind="document") == ["a"]
+
+
 async def test_tenants_have_their_own_entries_by_default() -> None:
     for shared, requests in ((False, 2), (True, 1)):
         inner = FakeEmbedder()

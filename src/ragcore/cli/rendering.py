@@ -46,7 +46,7 @@ def show_answer(answer: Answer, *, show_passages: bool, where: str) -> None:
         count = len(answer.retrieval.passages)
         found = "1 passage was found, " if count == 1 else f"{count} passages were found, "
         why = (
-            "but no sentence has enough of the question's words to be quoted; a model could still find the answer in the passages"
+            "but no sentence is near enough to the question to be quoted; a model could still find the answer in the passages"
             if answer.model == EXTRACTIVE
             else "but none answers the question"
         )

@@ -16,7 +16,7 @@ from ragcore.errors import ConfigurationError, DeadlineExceeded, InvalidInput, O
 from ragcore.events import emit
 from ragcore.generation.citations import find_citations
 from ragcore.generation.ending import is_complete
-from ragcore.generation.extractive import ExtractiveGenerator, excerpt
+from ragcore.generation.extractive import excerpt
 from ragcore.generation.prompt import build_prompt
 from ragcore.generation.streams import collect
 from ragcore.generation.structure import Structure
@@ -167,10 +167,11 @@ async def generate(call: Call, prompt: Prompt, generators: Generators, *, degrad
             spent = spent_by(error)
             if call.written and not spent:
                 spent = ((generators.first_name, call.estimated()),)
-            quoted = await ExtractiveGenerator().generate(prompt)
+            quoted = await generators.quoting.generate(prompt)
             late = isinstance(error, DeadlineExceeded)
             reason = f"{name} did not finish in time: {error}" if late else str(error)
-            return replace(quoted, degraded=(Degradation("generate", reason, EXTRACTIVE),), spent=spent)
+            degraded = (Degradation("generate", reason, EXTRACTIVE), *quoted.degraded)
+            return replace(quoted, degraded=degraded, spent=spent)
 
 
 def cite(
@@ -205,7 +206,7 @@ def cite(
         citations=citations,
         degraded=degraded,
         usage=Usage(
-            embedding_tokens=retrieval.usage.embedding_tokens,
+            embedding_tokens=sum_of(retrieval.usage.embedding_tokens, generation.usage.embedding_tokens),
             prompt_tokens=sum_of(retrieval.usage.prompt_tokens, generation.usage.prompt_tokens),
             completion_tokens=sum_of(retrieval.usage.completion_tokens, generation.usage.completion_tokens),
         ),

@@ -16,6 +16,9 @@ from ragcore.text.redaction import Redact
 
 __all__ = ["Generators", "make_embedder", "make_generator", "make_reranker", "make_store"]
 
+# Seconds for the embedder if the quotation is the client's first generator. As the last resort it has only part of the reserve.
+FIRST_EMBED_SECONDS = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Generators:
@@ -26,6 +29,7 @@ class Generators:
         answering: `given`, with quotation as the last resort.
         alone: the first model, without a fallback. It is wrapped in a `FallbackGenerator`, so that it runs like the others.
         degrading, strict: `answering` and `alone` with redaction. The client calls these two.
+        quoting: quotation, if `degrading` fails. It gets prompts without redaction, and redacts only what it embeds.
     """
 
     given: Generator
@@ -33,18 +37,39 @@ class Generators:
     alone: FallbackGenerator
     degrading: Generator
     strict: Generator
+    quoting: ExtractiveGenerator
 
     @classmethod
-    def of(cls, given: Generator, *, quote_when_overloaded: bool, redact: Redact | None, redacting: Redacting) -> Self:
-        """Make the generators from the client's argument."""
-        first = given.generators[0] if isinstance(given, FallbackGenerator) else given
-        answering = _with_last_resort(given, quote_when_overloaded=quote_when_overloaded)
+    def of(
+        cls,
+        given: Generator,
+        *,
+        quote_when_overloaded: bool,
+        redact: Redact | None,
+        redacting: Redacting,
+        embedder: Embedder | None = None,
+    ) -> Self:
+        """Make the generators from the client's argument. A quotation without an embedder of its own gets the client's."""
+        equipped = _equipped(given, embedder)
+        first = equipped.generators[0] if isinstance(equipped, FallbackGenerator) else equipped
+        quoting = ExtractiveGenerator(embedder=embedder, redact=redact)
+        answering = _with_last_resort(
+            equipped,
+            quote_when_overloaded=quote_when_overloaded,
+            # Behind a redaction, the prompts are redacted already.
+            quoting=quoting if redact is None else ExtractiveGenerator(embedder=embedder),
+        )
         alone = FallbackGenerator([first])
         degrading, strict = (
             one if redact is None else RedactingGenerator(one, redact, redacting=redacting)
             for one in (answering, alone)
         )
-        return cls(given, answering, alone, degrading, strict)
+        return cls(given, answering, alone, degrading, strict, quoting)
+
+    def clear(self, *, tenant: str) -> int:
+        """Delete the cached vectors of a tenant's sentences, and return their number."""
+        quotations = {id(one): one for one in (self.quoting, *self.answering.generators, *self.alone.generators)}
+        return sum(one.clear(tenant=tenant) for one in quotations.values() if isinstance(one, ExtractiveGenerator))
 
     @property
     def name(self) -> str:
@@ -63,14 +88,33 @@ class Generators:
         return {name_of(generator): generator for generator in each}
 
 
-def _with_last_resort(generator: Generator, *, quote_when_overloaded: bool) -> FallbackGenerator:
+def _equipped(generator: Generator, embedder: Embedder | None, *, first: bool = True) -> Generator:
+    """Return the generator; if it quotes and was not told with which embedder, a copy that uses the client's."""
+    if type(generator) is FallbackGenerator:
+        generators = [_equipped(one, embedder, first=at == 0) for at, one in enumerate(generator.generators)]
+        if all(one is other for one, other in zip(generators, generator.generators, strict=True)):
+            return generator
+        return FallbackGenerator(
+            generators,
+            first_timeout=generator.first_timeout,
+            quote_when_overloaded=generator.quote_when_overloaded,
+        )
+    if type(generator) is not ExtractiveGenerator or generator.embedder is not None or embedder is None:
+        return generator
+    seconds = generator.embed_timeout or (FIRST_EMBED_SECONDS if first else None)
+    return ExtractiveGenerator(embedder=embedder, redact=generator.redact, embed_timeout=seconds)
+
+
+def _with_last_resort(
+    generator: Generator, *, quote_when_overloaded: bool, quoting: ExtractiveGenerator
+) -> FallbackGenerator:
     if not isinstance(generator, FallbackGenerator):
         generator = FallbackGenerator([generator])
     quotes = isinstance(generator.generators[-1], ExtractiveGenerator)
     if quotes and (generator.quote_when_overloaded or not quote_when_overloaded):
         return generator
     return FallbackGenerator(
-        [*generator.generators, *(() if quotes else (ExtractiveGenerator(),))],
+        [*generator.generators, *(() if quotes else (quoting,))],
         first_timeout=generator.first_timeout,
         quote_when_overloaded=quote_when_overloaded or generator.quote_when_overloaded,
     )

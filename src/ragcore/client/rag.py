@@ -118,6 +118,7 @@ class RAG(Part):
             quote_when_overloaded=self.settings.quote_when_overloaded,
             redact=self.settings.redact,
             redacting=Redacting(),
+            embedder=retriever.embedder,
         )
         self._ingestor = ingestor
         self._calls = Calls(recent=self.settings.recent)
@@ -432,6 +433,7 @@ class RAG(Part):
             call.documents = documents
             embedder = self._retriever.embedder
             vectors = embedder.clear(tenant=name) if offers(embedder, Clearable) else 0
+            vectors += self._generators.clear(tenant=name)
             self._charging.quota.forget(name)
             return Erased(documents, chunks, vectors, self._calls.forget(name))
 
@@ -490,7 +492,8 @@ class RAG(Part):
         self._calls.closed = False
         if self._watchdog is not None:
             self._watchdog.start()
-        for part in (self._retriever, self._generators.answering, self._generators.alone):
+        generators = self._generators
+        for part in (self._retriever, generators.answering, generators.alone, generators.quoting):
             await self._parts.start(part)
 
     async def _close(self) -> None:

@@ -31,6 +31,15 @@ QUESTIONS = (
         {"amara": "$150", "bruno": "20 percent", "chen": "30 percent"},
     ),
     Question("Is my plan an HMO or a PPO?", {"amara": "HMO", "bruno": "PPO", "chen": "PPO"}),
+    # In other words than the documents.
+    Question("What do I pay before the plan pays?", {"amara": "$500", "bruno": "$1,500", "chen": "$3,200"}),
+    Question(
+        "What is my coinsurance percentage?", {"amara": "10 percent", "bruno": "20 percent", "chen": "30 percent"}
+    ),
+    Question(
+        "How high is my copayment for seeing a specialist?", {"amara": "$35", "bruno": "$60", "chen": "30 percent"}
+    ),
+    Question("What would psychotherapy cost me?", {"amara": "$15", "bruno": "$40", "chen": "30 percent"}),
 )
 # Each is asked after another question, without which it can't be understood. Members whose documents don't answer it are not asked.
 FOLLOW_UPS = (

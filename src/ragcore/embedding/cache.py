@@ -135,6 +135,15 @@ class CachedEmbedder(Part):
             await checkpoint_if_cancelled()
         return np.stack([found[key] for key in keys]) if keys else np.zeros((0, self.dimension), np.float32)
 
+    def missing(self, texts: Sequence[str], /, *, kind: Kind) -> list[str]:
+        """Return those of `texts` that `embed` would have to request now, each once. It counts neither a hit nor a miss."""
+        found = list(dict.fromkeys(texts))
+        if kind in self.kinds:
+            tenant, now = "" if self.shared else current_flow.get(), anyio.current_time()
+            entries = ((text, self._entries.get(self._key(tenant, kind, text))) for text in found)
+            found = [text for text, entry in entries if entry is None or now >= entry.until]
+        return self.embedder.missing(found, kind=kind) if isinstance(self.embedder, CachedEmbedder) else found
+
     def clear(self, *, tenant: str | None = None) -> int:
         """Drop all entries, or those of one tenant, and return their number. Results of requests that are still running are not kept."""
         self._epoch += 1
