@@ -15,7 +15,8 @@ TEXT = " ".join(WORDS)
 
 def cut(size: int, overlap: int, document: str = "d") -> list[Passage]:
     """Cut the text into chunks of whole words, as a chunker does."""
-    chunks, first = [], 0
+    chunks: list[Passage] = []
+    first = 0
     while first < len(WORDS):
         words = WORDS[first : first + size]
         start = TEXT.index(words[0] + " ") if first < len(WORDS) - 1 else TEXT.index(words[0])

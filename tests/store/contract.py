@@ -25,7 +25,6 @@ from ragcore import (
     Vector,
     meta,
 )
-from ragcore.compat.ability import offers
 from ragcore.protocols import AdjacentChunks, EmbedTextRecorder, Expiring, SharingStore
 from ragcore.store.fusion import fused_scores, reciprocal_ranks
 from ragcore.testing.fakes import embed_words
@@ -188,7 +187,7 @@ class StoreContract:
             np.testing.assert_allclose(vector, stored[passage.chunk_id], atol=1e-6)
 
     async def test_the_chunks_around_a_passage_are_found_in_the_order_of_the_text(self, store: Store) -> None:
-        assert offers(store, AdjacentChunks)
+        assert isinstance(store, AdjacentChunks)
         await store.upsert([embedded("long", *(f"part{n} of the text" for n in range(12)))], tenant="a")
         await store.upsert([embedded("long", "another tenant's text")], tenant="b")
         passages = [Passage(f"long#{n}", "long", "") for n in (5, 0, 11)] + [Passage("gone#0", "gone", "")]
@@ -411,7 +410,7 @@ async def check_shared_search(
         store: an empty store.
         mark, unmark: begin and end sharing; they may return an awaitable.
     """
-    assert offers(store, SharingStore)
+    assert isinstance(store, SharingStore)
     await store.upsert(
         [embedded("own", "my own deductible letter"), embedded("same", "deductible of mine")], tenant="a"
     )
@@ -440,7 +439,7 @@ async def check_shared_search(
         with pytest.raises(InvalidInput, match="'b'"):
             await store.search(replace(asked, shared=("plans", "b")))
     # Reading alone: counts, hashes and deletions are about the caller's own documents.
-    assert offers(store, AdjacentChunks)
+    assert isinstance(store, AdjacentChunks)
     around = await store.adjacent([Passage("same#0", "same", "", shared="plans")], tenant="a", distance=1)
     assert [[(one.text, one.shared) for one in chunks] for chunks in around] == [[("deductible of all plans", "plans")]]
     assert set(await store.hashes(None, tenant="a")) == {"own", "same"}

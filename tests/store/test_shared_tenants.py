@@ -112,7 +112,7 @@ async def test_a_shared_search_of_many_shapes_hides_no_row(migrated: tuple[str, 
                     await owner.execute(f"alter role ragcore set {setting} = off")
                 async with PgVectorStore(migrated[0], pool_size=1) as fresh:
                     for mode in ("vector", "text", "hybrid"):
-                        asked = query("words number3", mode=mode, top_k=50)  # type: ignore[arg-type]
+                        asked = query("words number3", mode=mode, top_k=50)
                         found = await fresh.search(replace(asked, shared=("plans",)))
                         assert sorted((p.shared or "", p.document_id) for p in found) == [
                             (owner_name, f"d{n}") for owner_name in ("", "plans") for n in range(5)

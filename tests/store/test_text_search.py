@@ -103,7 +103,7 @@ async def test_memory_and_postgres_rank_alike(database: tuple[str, str], languag
             for _ in range(20):
                 question = " ".join(seed.choices(words, k=seed.randrange(1, 8)))
                 for mode in ("text", "hybrid"):
-                    asked = query(question, tenant=tenant, mode=mode, top_k=20)  # type: ignore[arg-type]
+                    asked = query(question, tenant=tenant, mode=mode, top_k=20)
                     ours, theirs = await store.search(asked), await memory.search(asked)
                     assert [p.text_score for p in ours] == pytest.approx([p.text_score for p in theirs], abs=1e-6)
                     assert [p.chunk_id for p in ours] == [p.chunk_id for p in theirs]
@@ -120,7 +120,7 @@ async def test_text_search_without_postings_agrees_with_its_parameters(
             for shared in ((), ("b",)):
                 if shared:
                     await share(database[1], "b")
-                asked = replace(query("rare", mode=mode, top_k=100), shared=shared)  # type: ignore[arg-type]
+                asked = replace(query("rare", mode=mode, top_k=100), shared=shared)
                 found = await scanning.search(asked)
                 assert ("d123", None) in [(passage.document_id, passage.shared) for passage in found]
                 assert any(passage.shared for passage in found) is bool(shared)
