@@ -88,7 +88,9 @@ def test_a_tenant_can_be_shared(data: str, tmp_path: Path, monkeypatch: pytest.M
     refused = ragcore(data, "ask", "What does the platinum plan cost?", "-t", "someone")
     assert (refused.returncode, "ragcore share" in refused.stderr) == (2, True)
     assert "RAGCORE_SHARED=plans" in ragcore(data, "share", "plans").stdout
-    assert "$77" in ragcore(data, "ask", "What does the platinum plan cost?", "-t", "someone").stdout
+    answered = ragcore(data, "ask", "What does the platinum plan cost?", "-t", "someone").stdout
+    assert "$77" in answered
+    assert "plan.md (shared: plans)" in answered
     assert ragcore(data, "documents", "-t", "someone").stdout == ""
     assert ragcore(data, "unshare", "plans").returncode == 0
     assert ragcore(data, "ask", "What does the platinum plan cost?", "-t", "someone").returncode == 2

@@ -192,4 +192,5 @@ def _table() -> Table:
 def _where(passage: Passage) -> str:
     page = f", page {passage.metadata['page']}" if "page" in passage.metadata else ""
     heading = f", {passage.metadata['heading']}" if "heading" in passage.metadata else ""
-    return f"{passage.document_id}{page}{heading}"
+    shared = "" if passage.shared is None else f" (shared: {passage.shared})"
+    return f"{passage.document_id}{page}{heading}{shared}"
