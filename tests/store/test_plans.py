@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +12,10 @@ import numpy as np
 import pytest
 
 from ragcore import EmbeddedDocument, MemoryStore, PgVectorStore, Query, meta
-from ragcore.store import migrate
+from ragcore.store import migrate, share
 from ragcore.testing.fakes import embed_words
 
-from .contract import DIMENSION, embedded
+from .contract import DIMENSION, MODES, embedded
 
 pytestmark = [pytest.mark.system, pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
 
@@ -34,6 +35,7 @@ PLANNER = (
     "random_page_cost = 1000",
     "cpu_tuple_cost = 100",
 )
+SHARED = "t0"
 WORDS = "alpha beta gamma delta kappa omega copay ambulance dental glasses visit plan gold silver bronze network claim hospital".split()
 
 
@@ -98,6 +100,8 @@ async def compare(database: tuple[str, str], shape: Shape, planner: Sequence[str
             documents = shape.documents_of(tenant)
             await store.upsert(documents, tenant=f"t{tenant}")
             await memory.upsert(documents, tenant=f"t{tenant}")
+        await share(database[1], SHARED)
+        memory.share(SHARED)
         owner = await asyncpg.connect(database[1])
         name = await owner.fetchval("select current_database()")
         for analyzed in (False, True):
@@ -128,27 +132,30 @@ async def _compare_statements(dsn: str, memory: MemoryStore, shape: Shape, where
             ours, theirs = await store.scores(vector, tenant=tenant), await memory.scores(vector, tenant=tenant)
             assert sorted(ours.chunk_ids) == sorted(theirs.chunk_ids), where
             np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-5)
-            for mode in ("vector", "text", "hybrid"):
-                for filter in (None, meta("year").ge(2_015)):
-                    asked = Query(
-                        question=question,
-                        tenant=tenant,
-                        mode=mode,
-                        top_k=min(1_000, everything),
-                        vector=None if mode == "text" else vector,
-                        filter=filter,
-                    )
-                    right = {p.chunk_id: p for p in await memory.search(asked)}
-                    for tried in (store, indexed):
-                        found = await tried.search(asked)
-                        context = f"{where}, {tenant}, {mode}, {None if filter is None else filter.to_dict()}, {tried.exact_rows}"
-                        assert {p.chunk_id for p in found} == right.keys(), context
-                        for passage in found:
-                            assert passage.text == right[passage.chunk_id].text, context
-                        if mode == "vector":
-                            assert [p.score for p in found] == pytest.approx(
-                                [p.score for p in right.values()], abs=1e-5
-                            ), context
+            conditions = itertools.product(MODES, (None, meta("year").ge(2_015)), ((), (SHARED,)))
+            for mode, filter, shared in conditions:
+                asked = Query(
+                    question=question,
+                    tenant=tenant,
+                    mode=mode,
+                    top_k=min(1_000, everything),
+                    vector=None if mode == "text" else vector,
+                    filter=filter,
+                    shared=shared if tenant != SHARED else (),
+                )
+                right = {(p.chunk_id, p.shared): p for p in await memory.search(asked)}
+                for tried in (store, indexed):
+                    found = await tried.search(asked)
+                    condition = None if filter is None else filter.to_dict()
+                    context = f"{where}, {tenant}, {mode}, {condition}, {shared}, {tried.exact_rows}"
+                    assert {(p.chunk_id, p.shared) for p in found} == right.keys(), context
+                    for passage in found:
+                        same = right[passage.chunk_id, passage.shared]
+                        assert passage.text == same.text, context
+                        assert passage.score == pytest.approx(same.score, abs=1e-5), context
+                        assert passage.text_score == pytest.approx(same.text_score, abs=1e-6), context
+                around = await store.adjacent(list(right.values())[:3], tenant=tenant, distance=1)
+                assert around == await memory.adjacent(list(right.values())[:3], tenant=tenant, distance=1), where
             assert await store.delete(["missing"], tenant=tenant) == 0
         assert (await store.count(tenant=None)).chunks == everything, where
         diagnosis = await store.diagnose(Query(question="q", tenant=tenants[0], mode="text", top_k=1))

@@ -52,6 +52,7 @@ def rank(
     words: Sequence[str],
     indexes: Sequence[WordIndex],
     *,
+    chunks: int,
     allowed: Sequence[Collection[int]],
     chunk_ids: Sequence[Sequence[str]],
     most: int,
@@ -63,12 +64,11 @@ def rank(
     Args:
         words: different words of the question.
         indexes: the words of each tenant that is searched.
+        chunks: number of chunks of all tenants that are searched, without expired ones. A filter does not change it.
         allowed: numbers of the chunks of each index that may be found.
         chunk_ids: ids of the chunks of each index.
         most: largest number of chunks to rank.
     """
-    # As in the database: the number of chunks that a search may find, but the words' frequency in all chunks.
-    chunks = sum(map(len, allowed))
     idf: dict[str, float] = {}
     for word in words[:MOST_WORDS]:
         frequency = sum(len(index.postings.get(word, ())) for index in indexes)

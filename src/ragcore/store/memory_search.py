@@ -56,6 +56,7 @@ def _by_text(homes: Homes, query: Query, language: Language) -> list[Hit]:
     ranked = rank(
         list(lexemes(query.question, language=language)),
         [home.words(language) for _, home in homes],
+        chunks=sum(len(home.current()) for _, home in homes),
         allowed=[home.allowed(query) for _, home in homes],
         chunk_ids=[home.chunk_ids for _, home in homes],
         most=max(RERANKED, 5 * query.top_k),
