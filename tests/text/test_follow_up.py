@@ -86,3 +86,19 @@ def test_the_context_is_short_one_line_and_comes_from_the_history(question: str,
     assert len(context.splitlines()) <= 1
     asked = [" ".join(turn.content.split()) for turn in history if turn.role == "user"]
     assert not context or any(text.startswith(context) for text in asked)
+
+
+@pytest.mark.parametrize(
+    ("before", "question", "context"),
+    [
+        ("What is the deductible of plan 3?", "And of plan 4?", "What is the deductible of plan"),
+        ("What did a repair cost in 2024?", "And in 2025?", "What did a repair cost in"),
+        ("What does the gold plan cost?", "And the silver plan?", "What does the plan cost?"),
+        ("What does the gold plan cost?", "And for the whole family?", "What does the gold plan cost?"),
+        ("What does plan 4 cost?", "And for families in plan 4?", "What does plan 4 cost?"),
+        ("Was kostet der Tarif 3?", "Und Tarif 4?", "Was kostet Tarif"),
+        ("How many bikes may I rent for 3 days?", "And is it insured?", "How many bikes may I rent for 3 days?"),
+    ],
+)
+def test_what_a_question_replaces_is_left_out_of_its_context(before: str, question: str, context: str) -> None:
+    assert context_of(question, [Turn("user", before), Turn("assistant", "An answer.")]) == context

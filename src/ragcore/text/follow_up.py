@@ -9,6 +9,7 @@ Source: the classes of elliptic and anaphoric questions in M. Bertomeu et al., "
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -154,7 +155,37 @@ def context_of(question: str, history: Sequence[Turn], /) -> str:
     ][:MOST_TURNS]
     if not asked:
         return ""
-    return shortened(next((text for text in asked if not is_follow_up(text)), asked[0]))
+    return _without_contrasts(shortened(next((text for text in asked if not is_follow_up(text)), asked[0])), question)
+
+
+def _without_contrasts(context: str, question: str) -> str:
+    """Leave out the words of the context that the question replaces: other numbers, and other words before the same noun.
+
+    "And of the silver plan?" after "What does the gold plan cost in 2025?" no longer asks about the gold plan.
+    """
+    asked = [_only_word(word) for word in question.split()]
+    before = {noun: word for word, noun in itertools.pairwise(asked) if word and noun}
+    numbers = any(map(_has_digit, asked))
+    kept = []
+    written = context.split()
+    words = [_only_word(word) for word in written]
+    for place, (text, word) in enumerate(zip(written, words, strict=True)):
+        noun = words[place + 1] if place + 1 < len(words) else ""
+        other_number = numbers and _has_digit(word) and word not in asked
+        other_word = bool(word) and word not in asked and noun in before
+        if not (other_number or other_word):
+            kept.append(text)
+    return " ".join(kept)
+
+
+def _only_word(text: str) -> str:
+    """Return the content word of a text without blanks; "" if it has none or several."""
+    words = content_words(text)
+    return words[0] if len(words) == 1 else ""
+
+
+def _has_digit(word: str) -> bool:
+    return any(map(str.isdigit, word))
 
 
 def shortened(text: str, /) -> str:
