@@ -112,7 +112,7 @@ async def retrieve(
         retrieval = rewritten.reported(await retriever.retrieve(question, tenant=call.tenant, **asked))
     else:
         retrieval = await retriever.retrieve(question, tenant=call.tenant, **search)
-    call.degraded = bool(retrieval.degraded)
+    call.findings.searched(retrieval)
     call.passages = len(retrieval.passages)
     return retrieval
 
@@ -170,7 +170,8 @@ async def generate(call: Call, prompt: Prompt, generators: Generators, *, degrad
             quoted = await ExtractiveGenerator().generate(prompt)
             late = isinstance(error, DeadlineExceeded)
             reason = f"{name} did not finish in time: {error}" if late else str(error)
-            return replace(quoted, degraded=(Degradation("generate", reason, EXTRACTIVE),), spent=spent)
+            failed = Degradation("generate", reason, EXTRACTIVE, error=type(error).__name__)
+            return replace(quoted, degraded=(failed,), spent=spent)
 
 
 def cite(

@@ -513,7 +513,7 @@ class RAG(Part):
         except BaseException as error:
             call.failed(error)
             raise
-        call.finish("degraded" if call.degraded else "ok")
+        call.finish("degraded" if call.findings.degraded else "ok")
 
     @asynccontextmanager
     async def _limited(self, method: str, tenant: str | UUID, timeout: float | None) -> AsyncIterator[Call]:
@@ -630,7 +630,7 @@ class RAG(Part):
         self, call: Call, retrieval: Retrieval, prompt: Prompt | None, generation: Generation | None
     ) -> Answer:
         answer = cite(call, self.settings, retrieval, prompt, generation)
-        call.degraded = bool(answer.degraded)
+        call.findings.answered(answer)
         self._charging.answered(call, answer, generation)
         return answer
 

@@ -13,10 +13,11 @@ import anyio
 
 from ragcore.audit import Actor, actor, record
 from ragcore.errors import DeadlineExceeded, GenerationError, NotOpen, RagcoreError
-from ragcore.events import emit
+from ragcore.events import emit, listening
 from ragcore.generation.prompt import render
 from ragcore.lifecycle.bound import expires_at, inherit
 from ragcore.lifecycle.stages import following
+from ragcore.operating.findings import Findings
 from ragcore.resilience.clock import cancel_scope, running
 from ragcore.resilience.flow import flow
 from ragcore.text.tokens import estimate_tokens
@@ -138,7 +139,16 @@ class Calls:
             passages=call.passages,
             documents=call.documents,
         )
-        emit("call.finished", call.method, id=call.id, stage=call.stage, outcome=outcome, elapsed=call.elapsed())
+        if listening():
+            emit(
+                "call.finished",
+                call.method,
+                id=call.id,
+                stage=call.stage,
+                outcome=outcome,
+                elapsed=call.elapsed(),
+                **call.findings.figures(call.timings),
+            )
         if not self._running:
             self._idle.set()
 
@@ -169,7 +179,7 @@ class Call:
         self.timings = Timings()
         self.began = anyio.current_time()
         self.budget = timeout
-        self.degraded = False
+        self.findings = Findings()
         # For the audit log: passages that were returned, documents that were changed, and (`actor`) who made the call.
         self.passages = 0
         self.documents = 0
