@@ -27,6 +27,7 @@ from ragcore.config import Config
 from ragcore.contrib.asgi import Authenticate, app, from_tokens
 from ragcore.contrib.asgi.exchange import WRITE_SECONDS
 from ragcore.errors import ConfigurationError
+from ragcore.operating.watchdog import blocking_allowed
 
 __all__ = ["serve"]
 
@@ -103,8 +104,9 @@ async def serve(
         await startup(sockets)
         if server.started:
             # These objects live as long as the server. If they were not frozen, each full garbage collection would visit them and block the loop for 50 ms.
-            gc.collect()
-            gc.freeze()
+            with blocking_allowed():
+                gc.collect()
+                gc.freeze()
             for listener in listeners:
                 listener.listen(BACKLOG)
             where = f"[{host}]" if ":" in host else host

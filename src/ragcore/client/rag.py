@@ -488,10 +488,11 @@ class RAG(Part):
 
     async def _open(self) -> None:
         self._calls.closed = False
-        if self._watchdog is not None:
-            self._watchdog.start()
         for part in (self._retriever, self._generators.answering, self._generators.alone):
             await self._parts.start(part)
+        # Last, because no call runs yet, and a start may block the loop: it loads models.
+        if self._watchdog is not None:
+            self._watchdog.start()
 
     async def _close(self) -> None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -40,6 +41,7 @@ class Calls:
 
     Attributes:
         blocked: seconds for which the event loop has been blocked so far, measured by the watchdog.
+        on_first: called when a call begins while no other runs; None: nothing is called.
     """
 
     closed: bool
@@ -53,6 +55,12 @@ class Calls:
         self._draining: anyio.CancelScope | None = None
         self.closed = False
         self.blocked = 0.0
+        self.on_first: Callable[[], object] | None = None
+
+    @property
+    def running(self) -> int:
+        """The number of running calls. May be read from any thread."""
+        return len(self._running)
 
     def begin(self, method: str, tenant: str, timeout: float | None) -> Call:
         """Begin a call. It runs until its `finish`.
@@ -62,6 +70,8 @@ class Calls:
         """
         call = Call(self, secrets.token_hex(8), method, tenant, timeout)
         self._running[call.id] = call
+        if len(self._running) == 1 and self.on_first is not None:
+            self.on_first()
         return call
 
     def inflight(self) -> tuple[CallInfo, ...]:

@@ -14,9 +14,10 @@ from ragcore.errors import ConfigurationError, InvalidInput
 from ragcore.filters import Filter
 from ragcore.lifecycle.part import Part
 from ragcore.protocols import Diagnosis, EmbeddedDocument, Query, Scores, Vector
+from ragcore.resilience.threads import Threads
 from ragcore.store.memory_search import by_score, search_tenants
 from ragcore.store.memory_tenant import MemoryTenant
-from ragcore.text.lexemes import Language
+from ragcore.text.lexemes import Language, load
 from ragcore.types import Counts, EmbedText, Passage
 from ragcore.types.validation import check_tenant
 
@@ -159,6 +160,9 @@ class MemoryStore(Part):
             chunk_ids=[passage.chunk_id for passage in found],
             scores=np.array([passage.score for passage in found], dtype=np.float32),
         )
+
+    async def _open(self) -> None:
+        await Threads(1, name="words").run(lambda: load(self.language))
 
     async def _enter(self, tenant: str | None) -> None:
         self._check_open()

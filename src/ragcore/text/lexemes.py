@@ -9,7 +9,7 @@ from typing import Final, Literal, Protocol, TypeAlias
 
 from ragcore.text.words import UNSPACED, pairs
 
-__all__ = ["Language", "lexemes"]
+__all__ = ["Language", "lexemes", "load"]
 
 Language: TypeAlias = Literal["english", "simple"]
 
@@ -72,6 +72,12 @@ def lexemes(text: str, /, *, language: Language = "english") -> Counter[str]:
     for run in runs:
         found.update(pairs(run))
     return found
+
+
+def load(language: Language) -> None:
+    """Load what a language needs. Call it on a thread at the start: it imports modules, so the first call of `lexemes` would block the event loop."""
+    if language == "english":
+        _stemmer()
 
 
 def _count(found: Counter[str], word: str, language: Language) -> None:
