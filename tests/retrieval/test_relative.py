@@ -16,7 +16,9 @@ SCORES = st.lists(st.none() | st.floats(-1, 1, allow_subnormal=False), max_size=
 
 
 def passages(scores: Sequence[float | None]) -> Found:
-    return Found([Passage(str(place), "d", f"text{place}", score=score) for place, score in enumerate(scores)], scan="exact")
+    return Found(
+        [Passage(str(place), "d", f"text{place}", score=score) for place, score in enumerate(scores)], scan="exact"
+    )
 
 
 def test_passages_far_below_the_best_are_dropped() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import math
 import os
 import sys
 import threading
@@ -41,10 +42,14 @@ IDLE_INTERVAL = 1.0
 BLOCKED = 0.1
 # A call counts as hung if it has not returned this many seconds after its deadline.
 GRACE = 1.0
+# A loop counts as blocked at this check without a response, and a call as hung after this many responses of the loop.
+MISSED, PASSES = 2, 5
 # If work waits for a thread longer than this many seconds, the default executor counts as full.
 SATURATED = 0.5
 # If the process used less than this share of a processor while neither the loop nor the watchdog ran, it did not get the processor.
 LEAST_SHARE = 0.5
+# Seconds between two lines of the log about starvation.
+LOG_SECONDS = 60.0
 # Functions in which an idle event loop waits for I/O, by module.
 WAITING = {
     ("selectors", "select"),
@@ -98,6 +103,13 @@ class Watchdog:
         self._asked = 0.0
         self._busy_until = 0.0
         self._runner: CodeType | None = None
+        self._missed = 0
+        self._beats = 0
+        # The overdue calls that are not reported yet, with the number of beats when each was first seen.
+        self._suspected: dict[str, int] = {}
+        self._native_thread = 0
+        self._delay = 0.0
+        self._logged = -math.inf
         self._blocked_since: float | None = None
         self._blocked_before = 0.0
         self._silent = False
@@ -115,6 +127,7 @@ class Watchdog:
         ask = token.call_soon_threadsafe if on_asyncio else token.run_sync_soon
         loop = token if on_asyncio else None
         # uvloop waits for I/O in compiled code: then the innermost frame is that of the function that runs the loop.
+        self._native_thread = threading.get_native_id()
         self._runner = _runner() if type(token).__module__.startswith("uvloop") else None
         self._ended = threading.Event()
         self._calls.on_first = self._called.set
@@ -122,7 +135,7 @@ class Watchdog:
         self._loop_time, self._beaten = clock()(), time.perf_counter()
         self._asked = self._beaten
         self._blocked_since, self._full_since, self._saturated = None, None, False
-        self._hung = set()
+        self._hung, self._suspected = set(), {}
         self._thread = threading.Thread(
             target=self._watch,
             args=(threading.get_ident(), ask, loop, self._ended, self._called),
@@ -198,7 +211,8 @@ class Watchdog:
                 self._report_response(self._beaten - self._blocked_since)
             if not self._busy(now) and now - self._asked < 0.9 * IDLE_INTERVAL:
                 return
-            self._asked, self._slept_over, self._used = now, 0.0, 0.0
+            self._asked, self._missed = now, 0
+            self._slept_over, self._used, self._delay = 0.0, 0.0, self._delay_of_thread()
             try:
                 ask(self._beat)
             except RuntimeError:
@@ -207,10 +221,13 @@ class Watchdog:
             # Keep the time up to date: calls may end as soon as the loop responds, and their errors contain it.
             self._calls.blocked = self._blocked_before + now - self._blocked_since
         elif now - self._asked > BLOCKED:
+            self._missed += 1
+            if self._missed < MISSED:
+                return
             self._blocked_since, self._blocked_before = self._asked, self._calls.blocked
             frame = sys._current_frames().get(watched)
             self._silent = watched in _allowed or _runs_a_cell(frame)
-            self._starved = not self._silent and (self._waits(frame) or self._did_not_run())
+            self._starved = not self._silent and (self._waits(frame) or self._did_not_run(now))
             if self._silent or self._starved:
                 return
             stack = _stack_of_thread(watched)
@@ -225,11 +242,7 @@ class Watchdog:
         self._blocked_since = None
         self._calls.blocked = self._blocked_before + seconds
         if self._starved:
-            logger.warning(
-                "starved: the event loop was ready to run and did not run for %.2f s; other processes or other threads of this process "
-                "used the processors",
-                seconds,
-            )
+            self._log_starvation(seconds)
             emit("loop.starved", "watchdog", seconds=seconds)
         elif not self._silent:
             logger.warning("the event loop is no longer blocked, after %.2f s", seconds)
@@ -241,21 +254,47 @@ class Watchdog:
             return False
         return frame.f_code is self._runner or (frame.f_globals.get("__name__"), frame.f_code.co_name) in WAITING
 
-    def _did_not_run(self) -> bool:
-        """Return whether the process did not get the processor: the watchdog overslept, and the process computed nothing meanwhile.
+    def _log_starvation(self, seconds: float) -> None:
+        """Log once a minute: on a starved machine, each line costs time that others need."""
+        now = time.perf_counter()
+        if now - self._logged < LOG_SECONDS:
+            return
+        self._logged = now
+        logger.warning(
+            "starved: the event loop was ready to run and did not run for %.2f s; other processes or other threads of this process "
+            "used the processors; further times within a minute are not logged",
+            seconds,
+        )
+
+    def _did_not_run(self, now: float) -> bool:
+        """Return whether the loop's thread did not get the processor: Linux counts the time that it waited for one, or the whole process did not run.
 
         Code that computes in C without giving up the interpreter's lock also makes the watchdog oversleep, but it uses the processor.
         """
+        if self._delay_of_thread() - self._delay > LEAST_SHARE * (now - self._asked):
+            return True
         return self._slept_over > BLOCKED / 2 and self._used < LEAST_SHARE * self._slept_over
 
+    def _delay_of_thread(self) -> float:
+        """Return the seconds for which the loop's thread has waited for a processor so far; 0 if the system does not count them."""
+        try:
+            with open(f"/proc/self/task/{self._native_thread}/schedstat", encoding="ascii") as file:
+                return int(file.read().split()[1]) / 1e9
+        except (OSError, ValueError, IndexError):
+            return 0.0
+
     def _beat(self) -> None:
+        self._beats += 1
         self._loop_time, self._beaten = clock()(), time.perf_counter()
 
     def _check_calls(self) -> None:
         overdue = self._calls.overdue(self._loop_time, GRACE)
         for call, elapsed in overdue:
-            if call.id in self._hung:
+            # On a starved machine, a cancelled call needs more time, but not more passes of the loop.
+            first = self._suspected.setdefault(call.id, self._beats)
+            if call.id in self._hung or self._beats - first < PASSES:
                 continue
+            self._hung.add(call.id)
             stack = stack_of(call.task)
             logger.error(
                 "call %s (%s, stage %s) has not returned %.1f s after it began, although its timeout was %.1f s: it ignores its "
@@ -268,7 +307,9 @@ class Watchdog:
                 stack,
             )
             emit("call.hung", call.method, id=call.id, stage=call.stage, elapsed=elapsed, stack=stack)
-        self._hung = {call.id for call, _ in overdue}
+        late = {call.id for call, _ in overdue}
+        self._hung &= late
+        self._suspected = {key: first for key, first in self._suspected.items() if key in late}
 
     def _check_executor(self, loop: Any) -> None:
         queued, threads = executor_queue(loop)
