@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import anyio
 import pytest
 
 from ragcore import DeadlineExceeded, Document, Settings, events
 from ragcore.client.rag import RAG
+from ragcore.operating import watchdog
+from ragcore.operating.calls import Calls
+from ragcore.operating.watchdog import Watchdog, blocking_allowed
 from ragcore.testing import FakeEmbedder, Hang, fake_rag
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blocking_allowed]
@@ -41,16 +47,24 @@ def named(found: list[events.Event], name: str) -> list[events.Event]:
     return [event for event in found if event.name == name]
 
 
+@contextmanager
+def running(rag: RAG) -> Iterator[None]:
+    """Keep a call of the client running, so that the watchdog checks often."""
+    with rag._call("ask", "m", 60.0):
+        yield
+
+
 async def test_a_blocked_event_loop_is_reported_with_the_stack_that_blocks_it(
     heard: list[events.Event], caplog: pytest.LogCaptureFixture
 ) -> None:
     def the_users_own_mistake() -> None:
         time.sleep(1)
 
-    async with fake_rag(settings=WATCHED):
-        await anyio.sleep(0.2)
-        the_users_own_mistake()
-        await until(lambda: bool(named(heard, "loop.unblocked")))
+    async with fake_rag(settings=WATCHED) as rag:
+        with running(rag):
+            await anyio.sleep(0.2)
+            the_users_own_mistake()
+            await until(lambda: bool(named(heard, "loop.unblocked")))
     assert len(named(heard, "loop.blocked")) == 1
     assert "the_users_own_mistake" in named(heard, "loop.blocked")[0].data["stack"]
     assert 0.8 < named(heard, "loop.unblocked")[0].data["seconds"] < 5
@@ -202,7 +216,7 @@ def test_a_cell_of_a_notebook_that_blocks_the_kernel_is_not_reported() -> None:
                 "time.sleep(0.5)",
                 "seen",
                 # Code that the loop runs beside the cell.
-                "task = asyncio.get_running_loop().call_soon(time.sleep, 0.5)\nawait asyncio.sleep(0.7)",
+                "task = asyncio.get_running_loop().call_soon(time.sleep, 2.5)\nawait asyncio.sleep(2.7)",
                 "seen",
                 "await rag.aclose()",
             )
@@ -211,3 +225,152 @@ def test_a_cell_of_a_notebook_that_blocks_the_kernel_is_not_reported() -> None:
     nbclient.NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
     shown = [output.data["text/plain"] for cell in notebook.cells for output in cell.outputs if "data" in output]
     assert shown == ["[]", "['loop.blocked', 'loop.unblocked']"]
+
+
+STARVED = """
+import asyncio, json, multiprocessing, os, sys, time
+from ragcore import Settings, events
+from ragcore.testing import fake_rag
+
+heard = []
+events.subscribe(lambda event: heard.append(event.name))
+
+
+def hog():
+    while True:
+        pass
+
+
+async def main():
+    async with fake_rag(settings=Settings(watchdog=True, drain=0.0)) as rag:
+        with rag._call("ask", "m", 600.0):
+            await asyncio.sleep(0.2)
+            os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+            hogs = [multiprocessing.get_context("fork").Process(target=hog, daemon=True) for _ in range(8)]
+            for one in hogs:
+                one.start()
+            os.nice(19)
+            until = time.monotonic() + 60
+            while "loop.starved" not in heard and time.monotonic() < until:
+                await asyncio.sleep(0.01)
+            for one in hogs:
+                one.kill()
+
+
+if "uvloop" in sys.argv:
+    import uvloop
+
+    uvloop.run(main())
+else:
+    asyncio.run(main())
+print(json.dumps(sorted({name for name in heard if name.startswith("loop.")})))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system can't keep processes on one processor")
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_process_that_gets_no_processor_is_called_starved_and_never_blocked(loop: str) -> None:
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+    done = subprocess.run(
+        [sys.executable, "-c", STARVED, loop], capture_output=True, text=True, timeout=110, check=True
+    )
+    assert done.stdout.strip() == '["loop.starved"]', done.stderr
+    assert "the event loop was ready to run and did not run" in done.stderr
+
+
+async def test_a_loop_that_waits_for_io_and_does_not_respond_is_called_starved(
+    heard: list[events.Event], monkeypatch: pytest.MonkeyPatch, anyio_backend_name: str
+) -> None:
+    """The loop's thread waits in its poller, and the message to it is lost for a while: this is what the watchdog sees on a starved machine."""
+    if anyio_backend_name == "trio":
+        pytest.skip("anyio's plugin runs trio as a guest, which waits on a queue")
+    async with fake_rag(settings=WATCHED) as rag:
+        with running(rag):
+            assert rag._watchdog is not None
+            await anyio.sleep(0.2)
+            late = time.perf_counter() + 0.5
+            beat = rag._watchdog._beat
+            monkeypatch.setattr(rag._watchdog, "_beat", lambda: beat() if time.perf_counter() > late else None)
+            await until(lambda: rag._watchdog is not None and rag._watchdog._blocked_since is not None)
+            rag._watchdog._beat()
+            await anyio.sleep(0.5)
+            beat()
+            await until(lambda: bool(named(heard, "loop.starved")))
+    assert named(heard, "loop.blocked") == named(heard, "loop.unblocked") == []
+
+
+@pytest.mark.slow
+async def test_a_search_in_c_that_keeps_the_interpreter_is_called_blocked(heard: list[events.Event]) -> None:
+    """It also keeps the watchdog from running, but it uses the processor."""
+    async with fake_rag(settings=WATCHED) as rag:
+        with running(rag):
+            await anyio.sleep(0.2)
+            began, size = time.perf_counter(), 10**6
+            while time.perf_counter() - began < 0.5:  # until one computation takes long enough
+                began, size = time.perf_counter(), 2 * size
+                sum(range(size))
+            await until(lambda: bool(named(heard, "loop.unblocked")))
+    assert named(heard, "loop.starved") == []
+
+
+async def test_what_a_start_blocks_on_purpose_is_not_reported(heard: list[events.Event]) -> None:
+    async with fake_rag(settings=WATCHED) as rag:
+        with running(rag):
+            await anyio.sleep(0.2)
+            with blocking_allowed():
+                time.sleep(0.5)
+            await anyio.sleep(0.3)
+            assert heard == []
+            time.sleep(0.5)  # afterwards, it is a mistake again
+            await until(lambda: bool(named(heard, "loop.blocked")))
+
+
+async def test_components_that_block_while_they_start_are_not_reported(heard: list[events.Event]) -> None:
+    class Heavy(FakeEmbedder):
+        async def _open(self) -> None:
+            time.sleep(0.5)
+
+    async with fake_rag(embedder=Heavy(), settings=WATCHED):
+        await anyio.sleep(0.2)
+    assert heard == []
+
+
+async def test_an_idle_watchdog_is_rarely_woken_and_the_first_call_wakes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks: list[float] = []
+    check = Watchdog._check_loop
+
+    def counted(self: Watchdog, *args: object) -> None:
+        checks.append(time.perf_counter())
+        check(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Watchdog, "_check_loop", counted)
+    # So long that, without being woken, no check follows during this test.
+    monkeypatch.setattr(watchdog, "IDLE_INTERVAL", 30.0)
+    async with fake_rag(settings=WATCHED) as rag:
+        await anyio.sleep(1.0)
+        assert len(checks) <= 2
+        with running(rag):
+            before = len(checks)
+            await until(lambda: len(checks) > before + 2)
+
+
+async def test_the_loop_is_asked_once_in_an_idle_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = 0
+    beat = Watchdog._beat
+
+    def counted(self: Watchdog) -> None:
+        nonlocal asked
+        asked += 1
+        beat(self)
+
+    monkeypatch.setattr(Watchdog, "_beat", counted)
+    monkeypatch.setattr(watchdog, "IDLE_INTERVAL", 30.0)
+    dog = Watchdog(Calls(recent=1))
+    dog.start()
+    try:
+        await anyio.sleep(1.0)
+    finally:
+        dog.stop()
+    assert asked <= 1

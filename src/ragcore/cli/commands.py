@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 import ragcore
 from ragcore.cli import loadtest
+from ragcore.cli.dashboards import dashboards
 from ragcore.cli.database import expire, migrate, reembed, share, unshare
 from ragcore.cli.documents import delete, documents, ingest
 from ragcore.cli.exploring import evaluate, thresholds
@@ -148,6 +149,7 @@ for command in (
     unshare,
     doctor,
     serve,
+    dashboards,
 ):
     app.command()(command)
 app.add_typer(loadtest.app, name="loadtest")

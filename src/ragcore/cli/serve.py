@@ -26,7 +26,9 @@ from ragcore.compat.private import request_is_under_way, uvicorn_protocol
 from ragcore.config import Config
 from ragcore.contrib.asgi import Authenticate, app, from_tokens
 from ragcore.contrib.asgi.exchange import WRITE_SECONDS
+from ragcore.contrib.prometheus.metrics import Metrics
 from ragcore.errors import ConfigurationError
+from ragcore.operating.watchdog import blocking_allowed
 
 __all__ = ["serve"]
 
@@ -53,6 +55,9 @@ async def serve(
     similarity_by_get: bool,
     trusted_proxies: str,
     audit: Path | None,
+    metrics: bool,
+    metrics_port: int | None,
+    metrics_host: str,
 ) -> int:
     """Serve until interrupted. After that, running calls have the client's drain time to end.
 
@@ -72,6 +77,7 @@ async def serve(
     if not options.has_database():
         messages.print(f"there is no database yet: creating {options.where()}", style="yellow", markup=False)
     rag = RAG.from_config(config)
+    measured = Metrics(rag, port=metrics_port, host=metrics_host) if metrics or metrics_port is not None else None
     server = uvicorn.Server(
         uvicorn.Config(
             app(
@@ -80,6 +86,8 @@ async def serve(
                 origins=origins,
                 client_instructions=client_instructions,
                 similarity_by_get=similarity_by_get,
+                metrics=measured if metrics else None,
+                parts=() if measured is None else (measured,),
             ),
             # uvicorn has two parsers. Only this one reports a disconnect if the next request has already arrived.
             http=_with_timeouts(uvicorn_protocol()),
@@ -103,8 +111,9 @@ async def serve(
         await startup(sockets)
         if server.started:
             # These objects live as long as the server. If they were not frozen, each full garbage collection would visit them and block the loop for 50 ms.
-            gc.collect()
-            gc.freeze()
+            with blocking_allowed():
+                gc.collect()
+                gc.freeze()
             for listener in listeners:
                 listener.listen(BACKLOG)
             where = f"[{host}]" if ":" in host else host

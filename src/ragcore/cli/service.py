@@ -91,6 +91,18 @@ def serve(
             help="Write a line of JSON to this file for each access to a tenant's data, with the person, the tenant and the time."
         ),
     ] = None,
+    metrics: Annotated[
+        bool, typer.Option("--metrics", help="Show metrics for Prometheus to administrators, at /metrics.")
+    ] = False,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            help="Show metrics for Prometheus on this port as well, without authentication. Keep the port private.",
+            min=0,
+            max=65535,
+        ),
+    ] = None,
+    metrics_host: Annotated[str, typer.Option(help="Address of --metrics-port.")] = "127.0.0.1",
     trust_proxy: Annotated[
         list[str] | None,
         typer.Option(help="Trust the X-Forwarded headers of the proxy at this address or network. May be repeated."),
@@ -113,5 +125,8 @@ def serve(
             similarity_by_get=get_similarity,
             trusted_proxies=",".join(trust_proxy or ()),
             audit=audit,
+            metrics=metrics,
+            metrics_port=metrics_port,
+            metrics_host=metrics_host,
         ),
     )

@@ -112,7 +112,7 @@ async def retrieve(
         retrieval = rewritten.reported(await retriever.retrieve(question, tenant=call.tenant, **asked))
     else:
         retrieval = await retriever.retrieve(question, tenant=call.tenant, **search)
-    call.degraded = bool(retrieval.degraded)
+    call.findings.searched(retrieval)
     call.passages = len(retrieval.passages)
     return retrieval
 
@@ -170,8 +170,8 @@ async def generate(call: Call, prompt: Prompt, generators: Generators, *, degrad
             quoted = await generators.quoting.generate(prompt)
             late = isinstance(error, DeadlineExceeded)
             reason = f"{name} did not finish in time: {error}" if late else str(error)
-            degraded = (Degradation("generate", reason, EXTRACTIVE), *quoted.degraded)
-            return replace(quoted, degraded=degraded, spent=spent)
+            failed = Degradation("generate", reason, EXTRACTIVE, error=type(error).__name__)
+            return replace(quoted, degraded=(failed, *quoted.degraded), spent=spent)
 
 
 def cite(

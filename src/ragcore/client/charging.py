@@ -8,6 +8,7 @@ from ragcore.client.components import Generators
 from ragcore.compat.ability import offers
 from ragcore.config import EXTRACTIVE, Settings
 from ragcore.errors import ConfigurationError, LimitExceeded
+from ragcore.events import emit
 from ragcore.lifecycle.owner import Owner
 from ragcore.operating.calls import Call, Calls
 from ragcore.operating.quota import Quota
@@ -74,6 +75,13 @@ class Charging:
     def count(self, call: Call, usage: Usage, model: str) -> None:
         """Count the use of a model before the answer. The call is still to be charged for the rest."""
         embedding_model = "" if self._embedder is None else self._embedder.model
+        emit(
+            "tokens.used",
+            model or embedding_model,
+            prompt=usage.prompt_tokens or 0,
+            completion=usage.completion_tokens or 0,
+            embedding=usage.embedding_tokens or 0,
+        )
         tokens, cost = self.quota.charge(call.tenant, usage, model, embedding_model)
         if self._shared is not None:
             self._shared.owe(call.tenant, tokens, cost)

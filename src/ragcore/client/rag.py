@@ -490,11 +490,12 @@ class RAG(Part):
 
     async def _open(self) -> None:
         self._calls.closed = False
-        if self._watchdog is not None:
-            self._watchdog.start()
         generators = self._generators
         for part in (self._retriever, generators.answering, generators.alone, generators.quoting):
             await self._parts.start(part)
+        # Last, because no call runs yet, and a start may block the loop: it loads models.
+        if self._watchdog is not None:
+            self._watchdog.start()
 
     async def _close(self) -> None:
         try:
@@ -516,7 +517,7 @@ class RAG(Part):
         except BaseException as error:
             call.failed(error)
             raise
-        call.finish("degraded" if call.degraded else "ok")
+        call.finish("degraded" if call.findings.degraded else "ok")
 
     @asynccontextmanager
     async def _limited(self, method: str, tenant: str | UUID, timeout: float | None) -> AsyncIterator[Call]:
@@ -633,7 +634,7 @@ class RAG(Part):
         self, call: Call, retrieval: Retrieval, prompt: Prompt | None, generation: Generation | None
     ) -> Answer:
         answer = cite(call, self.settings, retrieval, prompt, generation)
-        call.degraded = bool(answer.degraded)
+        call.findings.answered(answer)
         self._charging.answered(call, answer, generation)
         return answer
 

@@ -103,7 +103,7 @@ class Rewriter:
                 raise
             emit("generator.failed", self._generators.first_name, error=type(error).__name__)
             query = self._in_context(question, history)
-            degraded = (Degradation("rewrite", str(error), CONTEXT),)
+            degraded = (Degradation("rewrite", str(error), CONTEXT, error=type(error).__name__),)
         finally:
             for model, usage in counter.spent(self._generators.first_name):
                 self._charging.count(call, usage, model)

@@ -122,7 +122,7 @@ class AnswerStream:
             yield Delta(f"\n\n{self._answer.text}")
         # End the call before the last event: a reader may stop at that event and never iterate further.
         self._left.set()
-        self._call.finish("degraded" if self._call.degraded else "ok")
+        self._call.finish("degraded" if self._call.findings.degraded else "ok")
         yield Done(self._answer)
 
     async def _failed(self, error: BaseException) -> None:

@@ -79,7 +79,7 @@ async def generate_structured(
     if not degrade:
         raise error
     quoted = await ExtractiveGenerator().generate(prompt)
-    failed = Degradation("generate", str(error), EXTRACTIVE)
+    failed = Degradation("generate", str(error), EXTRACTIVE, error=type(error).__name__)
     return Structured(replace(quoted, degraded=(failed,)), None, rejected)
 
 

@@ -24,6 +24,7 @@ EXTRAS = {
     "notebook": "pandas",
     "testing": "h11",
     "serve": "uvicorn",
+    "prometheus": "prometheus_client",
     "loadtest": "typer",  # its other dependency, httpx, is always installed
 }
 

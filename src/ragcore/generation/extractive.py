@@ -151,7 +151,7 @@ class ExtractiveGenerator(Part):
             elif isinstance(error, RagcoreError):
                 reason = str(error)
             emit("quotation.by_words", MODEL, error=type(error).__name__)
-            return None, None, (Degradation("embed", reason, BY_WORDS),)
+            return None, None, (Degradation("embed", reason, BY_WORDS, error=type(error).__name__),)
 
     async def _open(self) -> None:
         await self._parts.start(self._nearness)

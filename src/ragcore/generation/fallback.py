@@ -193,7 +193,9 @@ class _Resumed:
     def __init__(self, first: Piece | None, source: Source, failed: Sequence[RagcoreError]) -> None:
         self._first = first
         self._source = source
-        self._degraded = tuple(Degradation("generate", str(error), source.name) for error in failed)
+        self._degraded = tuple(
+            Degradation("generate", str(error), source.name, error=type(error).__name__) for error in failed
+        )
         self._spent = tuple(
             (error.model, Usage(prompt_tokens=error.used_tokens[0], completion_tokens=error.used_tokens[1]))
             for error in failed

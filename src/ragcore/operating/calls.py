@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -13,10 +14,11 @@ import anyio
 
 from ragcore.audit import Actor, actor, record
 from ragcore.errors import DeadlineExceeded, GenerationError, NotOpen, RagcoreError
-from ragcore.events import emit
+from ragcore.events import emit, listening
 from ragcore.generation.prompt import render
 from ragcore.lifecycle.bound import expires_at, inherit
 from ragcore.lifecycle.stages import following
+from ragcore.operating.findings import Findings
 from ragcore.resilience.clock import cancel_scope, running
 from ragcore.resilience.flow import flow
 from ragcore.text.tokens import estimate_tokens
@@ -39,6 +41,7 @@ class Calls:
 
     Attributes:
         blocked: seconds for which the event loop has been blocked so far, measured by the watchdog.
+        on_first: called when a call begins while no other runs; None: nothing is called.
     """
 
     closed: bool
@@ -52,6 +55,12 @@ class Calls:
         self._draining: anyio.CancelScope | None = None
         self.closed = False
         self.blocked = 0.0
+        self.on_first: Callable[[], object] | None = None
+
+    @property
+    def running(self) -> int:
+        """The number of running calls. May be read from any thread."""
+        return len(self._running)
 
     def begin(self, method: str, tenant: str, timeout: float | None) -> Call:
         """Begin a call. It runs until its `finish`.
@@ -61,6 +70,8 @@ class Calls:
         """
         call = Call(self, secrets.token_hex(8), method, tenant, timeout)
         self._running[call.id] = call
+        if len(self._running) == 1 and self.on_first is not None:
+            self.on_first()
         return call
 
     def inflight(self) -> tuple[CallInfo, ...]:
@@ -138,7 +149,16 @@ class Calls:
             passages=call.passages,
             documents=call.documents,
         )
-        emit("call.finished", call.method, id=call.id, stage=call.stage, outcome=outcome, elapsed=call.elapsed())
+        if listening():
+            emit(
+                "call.finished",
+                call.method,
+                id=call.id,
+                stage=call.stage,
+                outcome=outcome,
+                elapsed=call.elapsed(),
+                **call.findings.figures(call.timings),
+            )
         if not self._running:
             self._idle.set()
 
@@ -169,7 +189,7 @@ class Call:
         self.timings = Timings()
         self.began = anyio.current_time()
         self.budget = timeout
-        self.degraded = False
+        self.findings = Findings()
         # For the audit log: passages that were returned, documents that were changed, and (`actor`) who made the call.
         self.passages = 0
         self.documents = 0

@@ -2,18 +2,25 @@
 
 It detects a call that has not returned after its deadline, a blocked event loop, and a default executor whose threads are all in use, which also stops
 DNS. Each occurrence is reported once, as an event and a line in the log, with the stack that shows the cause.
+
+A machine without free processors also delays the event loop. If the loop only waits for I/O, or if the process did not run, the watchdog reports
+starvation instead of a blocked loop: then no code of the process is the cause.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
+import math
 import os
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import CodeType, FrameType
 from typing import Any
 
 from anyio.lowlevel import current_token
@@ -23,21 +30,51 @@ from ragcore.events import emit
 from ragcore.operating.calls import Calls, stack_of
 from ragcore.resilience.clock import clock
 
-__all__ = ["Watchdog"]
+__all__ = ["Watchdog", "blocking_allowed"]
 
 logger: logging.Logger = logging.getLogger("ragcore.watchdog")
 
-# Seconds between two checks.
+# Seconds between two checks while calls run.
 INTERVAL = 0.05
+# Seconds between two checks while no call runs, and seconds after the last call until then. So an idle process is rarely woken.
+IDLE_INTERVAL = 1.0
 # Seconds after which an event loop that doesn't respond counts as blocked.
 BLOCKED = 0.1
 # A call counts as hung if it has not returned this many seconds after its deadline.
 GRACE = 1.0
+# A loop counts as blocked at this check without a response, and a call as hung after this many responses of the loop.
+MISSED, PASSES = 2, 5
 # If work waits for a thread longer than this many seconds, the default executor counts as full.
 SATURATED = 0.5
+# If the process used less than this share of a processor while neither the loop nor the watchdog ran, it did not get the processor.
+LEAST_SHARE = 0.5
+# Seconds between two lines of the log about starvation.
+LOG_SECONDS = 60.0
+# Functions in which an idle event loop waits for I/O, by module.
+WAITING = {
+    ("selectors", "select"),
+    ("asyncio.windows_events", "_poll"),
+    ("trio._core._io_epoll", "get_events"),
+    ("trio._core._io_kqueue", "get_events"),
+}
 # Frames of a stack that are shown, innermost last.
 MOST_FRAMES = 12
 MOST_THREADS = 3
+
+
+# Threads that block their event loop on purpose.
+_allowed: set[int] = set()
+
+
+@contextmanager
+def blocking_allowed() -> Iterator[None]:
+    """Don't report that the block stops the event loop of this thread. It is for the start of a service, before it serves anyone."""
+    thread = threading.get_ident()
+    _allowed.add(thread)
+    try:
+        yield
+    finally:
+        _allowed.discard(thread)
 
 
 class _Closed(Exception):
@@ -57,14 +94,28 @@ class Watchdog:
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
         self._ended = threading.Event()
+        # Set to wake the thread: a call begins, the loop has responded, or the watchdog stops.
+        self._called = threading.Event()
         self._thread: threading.Thread | None = None
         self._process = 0
         self._beaten = 0.0
         self._loop_time = 0.0
         self._asked = 0.0
+        self._busy_until = 0.0
+        self._runner: CodeType | None = None
+        self._missed = 0
+        self._beats = 0
+        # The overdue calls that are not reported yet, with the number of beats when each was first seen.
+        self._suspected: dict[str, int] = {}
+        self._native_thread = 0
+        self._delay = 0.0
+        self._logged = -math.inf
         self._blocked_since: float | None = None
         self._blocked_before = 0.0
-        self._in_cell = False
+        self._silent = False
+        self._starved = False
+        self._slept_over = 0.0
+        self._used = 0.0
         self._hung: set[str] = set()
         self._full_since: float | None = None
         self._saturated = False
@@ -75,15 +126,19 @@ class Watchdog:
         on_asyncio = isinstance(token, asyncio.AbstractEventLoop)
         ask = token.call_soon_threadsafe if on_asyncio else token.run_sync_soon
         loop = token if on_asyncio else None
+        # uvloop waits for I/O in compiled code: then the innermost frame is that of the function that runs the loop.
+        self._native_thread = threading.get_native_id()
+        self._runner = _runner() if type(token).__module__.startswith("uvloop") else None
         self._ended = threading.Event()
+        self._calls.on_first = self._called.set
         self._process = os.getpid()
         self._loop_time, self._beaten = clock()(), time.perf_counter()
         self._asked = self._beaten
         self._blocked_since, self._full_since, self._saturated = None, None, False
-        self._hung = set()
+        self._hung, self._suspected = set(), {}
         self._thread = threading.Thread(
             target=self._watch,
-            args=(threading.get_ident(), ask, loop, self._ended),
+            args=(threading.get_ident(), ask, loop, self._ended, self._called),
             name="ragcore watchdog",
             daemon=True,
         )
@@ -92,6 +147,7 @@ class Watchdog:
     def stop(self) -> None:
         """Stop watching. The thread ends soon afterwards; this method doesn't wait for it."""
         self._ended.set()
+        self._called.set()
         self._thread = None
 
     @property
@@ -99,8 +155,15 @@ class Watchdog:
         """Whether the watchdog's thread runs in this process."""
         return self._thread is not None and self._process == os.getpid() and self._thread.is_alive()
 
-    def _watch(self, watched: int, ask: Callable[..., object], loop: Any, ended: threading.Event) -> None:
-        while not ended.wait(INTERVAL):
+    def _watch(
+        self,
+        watched: int,
+        ask: Callable[..., object],
+        loop: Any,
+        ended: threading.Event,
+        called: threading.Event,
+    ) -> None:
+        while not self._sleep(ended, called):
             if loop is not None and loop.is_closed():
                 return
             if loop is not None and not loop.is_running():  # between two `run_until_complete` calls: it is not blocked
@@ -117,16 +180,39 @@ class Watchdog:
             except Exception:
                 logger.exception("a check of the watchdog failed; the watchdog continues")
 
+    def _sleep(self, ended: threading.Event, called: threading.Event) -> bool:
+        """Sleep until the next check. Return whether the watchdog has been stopped.
+
+        While calls run, or the loop owes a response, the next check is soon. Otherwise the thread sleeps longer, and the first call wakes it.
+        """
+        began, used = time.perf_counter(), time.process_time()
+        if self._busy(began) or self._beaten < self._asked:
+            seconds = INTERVAL
+            ended.wait(seconds)
+        else:
+            seconds = IDLE_INTERVAL
+            called.clear()
+            if not (self._calls.running or ended.is_set()):  # otherwise the event was set before it was cleared
+                called.wait(seconds)
+        self._slept_over += max(0.0, time.perf_counter() - began - seconds)
+        self._used += time.process_time() - used
+        return ended.is_set()
+
+    def _busy(self, now: float) -> bool:
+        """Return whether calls run, or did a moment ago, or work waits for a thread."""
+        if self._calls.running or self._full_since is not None:
+            self._busy_until = now + IDLE_INTERVAL
+        return now < self._busy_until
+
     def _check_loop(self, watched: int, ask: Callable[..., object]) -> None:
         now = time.perf_counter()
         if self._beaten >= self._asked:  # the loop has responded
             if self._blocked_since is not None:
-                seconds, self._blocked_since = self._beaten - self._blocked_since, None
-                self._calls.blocked = self._blocked_before + seconds
-                if not self._in_cell:
-                    logger.warning("the event loop is no longer blocked, after %.2f s", seconds)
-                    emit("loop.unblocked", "watchdog", seconds=seconds)
-            self._asked = now
+                self._report_response(self._beaten - self._blocked_since)
+            if not self._busy(now) and now - self._asked < 0.9 * IDLE_INTERVAL:
+                return
+            self._asked, self._missed = now, 0
+            self._slept_over, self._used, self._delay = 0.0, 0.0, self._delay_of_thread()
             try:
                 ask(self._beat)
             except RuntimeError:
@@ -135,9 +221,14 @@ class Watchdog:
             # Keep the time up to date: calls may end as soon as the loop responds, and their errors contain it.
             self._calls.blocked = self._blocked_before + now - self._blocked_since
         elif now - self._asked > BLOCKED:
+            self._missed += 1
+            if self._missed < MISSED:
+                return
             self._blocked_since, self._blocked_before = self._asked, self._calls.blocked
-            self._in_cell = _runs_a_cell(watched)
-            if self._in_cell:
+            frame = sys._current_frames().get(watched)
+            self._silent = watched in _allowed or _runs_a_cell(frame)
+            self._starved = not self._silent and (self._waits(frame) or self._did_not_run(now))
+            if self._silent or self._starved:
                 return
             stack = _stack_of_thread(watched)
             logger.error(
@@ -147,14 +238,63 @@ class Watchdog:
             )
             emit("loop.blocked", "watchdog", seconds=now - self._asked, stack=stack)
 
+    def _report_response(self, seconds: float) -> None:
+        self._blocked_since = None
+        self._calls.blocked = self._blocked_before + seconds
+        if self._starved:
+            self._log_starvation(seconds)
+            emit("loop.starved", "watchdog", seconds=seconds)
+        elif not self._silent:
+            logger.warning("the event loop is no longer blocked, after %.2f s", seconds)
+            emit("loop.unblocked", "watchdog", seconds=seconds)
+
+    def _waits(self, frame: FrameType | None) -> bool:
+        """Return whether the event loop waits for I/O. Then no code blocks it: it has work, and does not get the processor."""
+        if frame is None:
+            return False
+        return frame.f_code is self._runner or (frame.f_globals.get("__name__"), frame.f_code.co_name) in WAITING
+
+    def _log_starvation(self, seconds: float) -> None:
+        """Log once a minute: on a starved machine, each line costs time that others need."""
+        now = time.perf_counter()
+        if now - self._logged < LOG_SECONDS:
+            return
+        self._logged = now
+        logger.warning(
+            "starved: the event loop was ready to run and did not run for %.2f s; other processes or other threads of this process "
+            "used the processors; further times within a minute are not logged",
+            seconds,
+        )
+
+    def _did_not_run(self, now: float) -> bool:
+        """Return whether the loop's thread did not get the processor: Linux counts the time that it waited for one, or the whole process did not run.
+
+        Code that computes in C without giving up the interpreter's lock also makes the watchdog oversleep, but it uses the processor.
+        """
+        if self._delay_of_thread() - self._delay > LEAST_SHARE * (now - self._asked):
+            return True
+        return self._slept_over > BLOCKED / 2 and self._used < LEAST_SHARE * self._slept_over
+
+    def _delay_of_thread(self) -> float:
+        """Return the seconds for which the loop's thread has waited for a processor so far; 0 if the system does not count them."""
+        try:
+            with open(f"/proc/self/task/{self._native_thread}/schedstat", encoding="ascii") as file:
+                return int(file.read().split()[1]) / 1e9
+        except (OSError, ValueError, IndexError):
+            return 0.0
+
     def _beat(self) -> None:
+        self._beats += 1
         self._loop_time, self._beaten = clock()(), time.perf_counter()
 
     def _check_calls(self) -> None:
         overdue = self._calls.overdue(self._loop_time, GRACE)
         for call, elapsed in overdue:
-            if call.id in self._hung:
+            # On a starved machine, a cancelled call needs more time, but not more passes of the loop.
+            first = self._suspected.setdefault(call.id, self._beats)
+            if call.id in self._hung or self._beats - first < PASSES:
                 continue
+            self._hung.add(call.id)
             stack = stack_of(call.task)
             logger.error(
                 "call %s (%s, stage %s) has not returned %.1f s after it began, although its timeout was %.1f s: it ignores its "
@@ -167,7 +307,9 @@ class Watchdog:
                 stack,
             )
             emit("call.hung", call.method, id=call.id, stage=call.stage, elapsed=elapsed, stack=stack)
-        self._hung = {call.id for call, _ in overdue}
+        late = {call.id for call, _ in overdue}
+        self._hung &= late
+        self._suspected = {key: first for key, first in self._suspected.items() if key in late}
 
     def _check_executor(self, loop: Any) -> None:
         queued, threads = executor_queue(loop)
@@ -190,9 +332,19 @@ class Watchdog:
         emit("executor.saturated", "watchdog", threads=len(threads), queued=queued, stack=stacks)
 
 
-def _runs_a_cell(thread: int) -> bool:
+def _runner() -> CodeType | None:
+    """Return the code that runs the current event loop: that of the frame around the outermost coroutine."""
+    frame: FrameType | None = sys._getframe()
+    found = None
+    while frame is not None:
+        if frame.f_code.co_flags & inspect.CO_COROUTINE:
+            found = frame.f_back
+        frame = frame.f_back
+    return None if found is None else found.f_code
+
+
+def _runs_a_cell(frame: FrameType | None) -> bool:
     """Return whether a thread runs a cell of a notebook. Each cell blocks the kernel's event loop, so this is not reported."""
-    frame = sys._current_frames().get(thread)
     while frame is not None:
         if frame.f_code.co_name == "run_code" and frame.f_globals.get("__name__") == "IPython.core.interactiveshell":
             return True

@@ -77,6 +77,7 @@ async def bounded(
     # Nested calls may have waited in ragcore's queues. Their waits have moved the limit.
     waited, own = attempt.limit - own, attempt.limit
     if own <= call.when:
+        emit("attempt.timeout", call.dependency.name, seconds=call.clock() - began - waited)
         raise AttemptTimeout(
             f"{call.dependency} did not answer within {call.clock() - began - waited:.1f} s",
             shortened=own < began + waited + limit,

@@ -174,7 +174,7 @@ class Retriever(Part):
                     raise
                 failed = error
                 emit("retriever.degraded", "embed", error=type(error).__name__)
-                degraded = (Degradation("embed", str(error), "full text"),)
+                degraded = (Degradation("embed", str(error), "full text", error=type(error).__name__),)
                 plan = replace(plan, mode="text")
         with watch.measure("search"):
             query = replace(

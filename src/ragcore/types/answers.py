@@ -107,11 +107,14 @@ class Degradation(Value):
         stage: "rewrite", "embed", "search", "rerank" or "generate".
         reason: why the stage failed.
         fallback: the replacement, such as "full text".
+        error: the class name of the error, such as "CircuitOpen"; "" if there was no error.
     """
 
     stage: str
     reason: str
     fallback: str
+    _: KW_ONLY
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,11 +21,14 @@ from ragcore.contrib.asgi.heads import check_head
 from ragcore.contrib.asgi.identity import Authenticate, Identity
 from ragcore.contrib.asgi.intake import Intake, rate_limits
 from ragcore.contrib.asgi.lifespan import lifespan
+from ragcore.contrib.asgi.metrics import MetricsRoute
 from ragcore.contrib.asgi.openapi import document
 from ragcore.contrib.asgi.origins import allow_origins
 from ragcore.contrib.asgi.problem import Problem, Refused, problem
 from ragcore.contrib.asgi.sse import PING_SECONDS
+from ragcore.contrib.prometheus.metrics import Metrics
 from ragcore.errors import RagcoreError
+from ragcore.lifecycle.part import Part
 from ragcore.types.validation import check_tenant
 
 __all__ = ["app"]
@@ -53,6 +56,8 @@ def app(
     trust_history: bool = False,
     similarity_by_get: bool = True,
     origins: Sequence[str] = (),
+    metrics: Metrics | None = None,
+    parts: Sequence[Part] = (),
 ) -> ASGIApp:
     """Make a small ASGI application around a client.
 
@@ -76,6 +81,9 @@ def app(
         similarity_by_get: whether administrators may request a similarity report by GET. Its address contains the question, and proxies and logs store
             addresses.
         origins: origins of web pages whose scripts may send requests (CORS), such as "https://app.example.org"; (): none.
+        metrics: the client's metrics for Prometheus, which administrators get at `GET /metrics`. The application's lifespan starts and closes them. None:
+            there is no such route.
+        parts: further components that the application's lifespan starts after the client and closes before it.
     """
     served = _App(
         rag,
@@ -87,8 +95,10 @@ def app(
         client_instructions=client_instructions,
         trust_history=trust_history,
         similarity_by_get=similarity_by_get,
+        metrics=metrics,
     )
-    return lifespan(allow_origins(served, origins) if origins else served, rag)
+    started = parts if metrics is None or metrics in parts else (*parts, metrics)
+    return lifespan(allow_origins(served, origins) if origins else served, rag, *started)
 
 
 class _App:
@@ -104,6 +114,7 @@ class _App:
         client_instructions: Literal["append", "ignore"],
         trust_history: bool,
         similarity_by_get: bool,
+        metrics: Metrics | None,
     ) -> None:
         self._rag = rag
         self._authentication = Authentication(authenticate)
@@ -129,6 +140,8 @@ class _App:
             "/debug/inflight": {"GET": self._debug.inflight},
             "/debug-env": {"GET": self._debug.environment},
         }
+        if metrics is not None:
+            self._routes["/metrics"] = {"GET": MetricsRoute(metrics)}
 
         # Routes without authentication, for probes and load balancers. Only /health calls the hook, because probes must succeed while authentication is down.
         self._open: dict[str, Callable[[Exchange], Awaitable[None]]] = {

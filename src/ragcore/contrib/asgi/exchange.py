@@ -101,16 +101,11 @@ class Exchange:
 
     async def respond(self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> None:
         """Send JSON."""
-        data = encoded(body)
-        await self._start(
-            status,
-            {
-                "content-type": "application/json",
-                "content-length": str(len(data)),
-                "cache-control": "no-store",
-                **(headers or {}),
-            },
-        )
+        await self.send(status, encoded(body), {"content-type": "application/json", **(headers or {})})
+
+    async def send(self, status: int, data: bytes, headers: Mapping[str, str]) -> None:
+        """Send a whole body. The headers name its type."""
+        await self._start(status, {"content-length": str(len(data)), "cache-control": "no-store", **headers})
         await self._write({"type": "http.response.body", "body": b"" if self.method == "HEAD" else data})
 
     async def stream(self, events: AsyncGenerator[bytes, None]) -> None:

@@ -92,6 +92,7 @@ def _cleared(value: Any) -> Any:
         case Degradation(stage=stage):
             return replace(
                 value,
+                error="",
                 reason={"generate": NO_ANSWER, "rerank": NO_RERANKING, "rewrite": NO_REWRITING}.get(stage, NO_SEARCH),
             )
         case SimilarityReport(chunks=0):

@@ -129,7 +129,8 @@ class RerankedSearcher(Part):
                     raise
                 emit("retriever.degraded", "rerank", error=type(error).__name__)
                 kept = range(min(query.top_k, len(found)))
-                return _copied(found, found[: query.top_k], kept, Degradation("rerank", str(error), FALLBACK))
+                skipped = Degradation("rerank", str(error), FALLBACK, error=type(error).__name__)
+                return _copied(found, found[: query.top_k], kept, skipped)
         # Sorting is stable: passages of equal relevance keep the order of the search.
         order = sorted(range(len(found)), key=lambda number: -scores[number])[: query.top_k]
         best = [replace(found[number], rerank_score=float(scores[number])) for number in order]

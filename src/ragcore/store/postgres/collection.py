@@ -187,6 +187,7 @@ class Collection:
             "size": self._settings.pool_size,
             "in_use": pool.in_use if pool else 0,
             "idle": pool.idle if pool else 0,
+            "waiting": pool.waiting if pool else 0,
         }
 
     async def _look(self) -> None:

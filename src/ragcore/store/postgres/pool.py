@@ -118,6 +118,11 @@ class Pool:
         """Number of connections that are open and free."""
         return len(self._idle)
 
+    @property
+    def waiting(self) -> int:
+        """Number of callers that wait for a connection."""
+        return self._places.waiting
+
     async def run(self, work: Callable[[PooledConnection], Awaitable[T]]) -> T:
         """Run `work` on a connection. The connection is terminated if the work is cancelled or the protocol breaks.
 
