@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 import ragcore
-from ragcore.cli import loadtest
+from ragcore.cli import loadtest, rollouts
 from ragcore.cli.database import expire, migrate, reembed, share, unshare
 from ragcore.cli.documents import delete, documents, ingest
 from ragcore.cli.exploring import evaluate, thresholds
@@ -150,4 +150,5 @@ for command in (
     serve,
 ):
     app.command()(command)
+app.add_typer(rollouts.app, name="rollout")
 app.add_typer(loadtest.app, name="loadtest")

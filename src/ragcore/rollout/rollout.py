@@ -243,6 +243,9 @@ class Rollout(Part, Generic[T]):
     async def _close(self) -> None:
         for run in self._beside:  # nobody waits for them, so the clients must not either
             run.cancel()
+        sharing, self._sharing = self._sharing, None
+        if sharing is not None:
+            await sharing.stop()
         await self._parts.aclose()
 
     async def _first(self, call: Callable[[Side, float], Awaitable[R]], tenant: str, seconds: float) -> Run[R]:

@@ -10,6 +10,7 @@ import anyio
 
 from ragcore.errors import InvalidInput, RagcoreError
 from ragcore.events import emit
+from ragcore.lifecycle.owner import cleaning_up
 from ragcore.protocols import RolloutRecord, RolloutStore
 from ragcore.rollout.course import BASELINE, Action, Course, baseline, changed, evidence_of
 
@@ -37,14 +38,27 @@ class Sharing:
         self._course = course
         self._store = store
         self._warned = -math.inf
+        self._running = anyio.CancelScope()
+        self._ended = anyio.Event()
 
     async def run(self) -> None:
-        """Exchange every two seconds, and immediately after a decision. Ends only by cancellation."""
-        while True:
+        """Exchange every two seconds, and immediately after a decision, until `stop`."""
+        try:
+            with self._running:
+                while True:
+                    with anyio.move_on_after(EXCHANGE_EVERY):
+                        await self._course.wake.wait()
+                    self._course.wake = anyio.Event()
+                    await self.exchange()
+        finally:
+            self._ended.set()
+
+    async def stop(self) -> None:
+        """End `run`, and report what this process has not reported yet. Returns within the time of a clean-up."""
+        self._running.cancel()
+        with cleaning_up():
+            await self._ended.wait()
             await self.exchange()
-            with anyio.move_on_after(EXCHANGE_EVERY):
-                await self._course.wake.wait()
-            self._course.wake = anyio.Event()
 
     async def exchange(self) -> None:
         """Report the evidence, take over the stored state, and carry out a decision. An error is logged, and the next exchange tries again."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import anyio
 
@@ -24,9 +24,14 @@ from ragcore.contrib.asgi.lifespan import lifespan
 from ragcore.contrib.asgi.openapi import document
 from ragcore.contrib.asgi.origins import allow_origins
 from ragcore.contrib.asgi.problem import Problem, Refused, problem
+from ragcore.contrib.asgi.rollouts import ACTIONS, ROLLOUT, RolloutRoutes
 from ragcore.contrib.asgi.sse import PING_SECONDS
 from ragcore.errors import RagcoreError
 from ragcore.types.validation import check_tenant
+
+if TYPE_CHECKING:
+    from ragcore.rollout import Rollout
+    from ragcore.types import Answer
 
 __all__ = ["app"]
 
@@ -53,6 +58,7 @@ def app(
     trust_history: bool = False,
     similarity_by_get: bool = True,
     origins: Sequence[str] = (),
+    rollout: Rollout[Answer] | None = None,
 ) -> ASGIApp:
     """Make a small ASGI application around a client.
 
@@ -76,6 +82,8 @@ def app(
         similarity_by_get: whether administrators may request a similarity report by GET. Its address contains the question, and proxies and logs store
             addresses.
         origins: origins of web pages whose scripts may send requests (CORS), such as "https://app.example.org"; (): none.
+        rollout: answers the questions of `/chat` and `/v1/chat/completions` in place of `rag`, which should be its stable side. It also has the routes
+            `GET /debug/rollout` and `POST /debug/rollout/promote`, `pause`, `resume` and `abort` for administrators. The lifespan starts and closes it.
     """
     served = _App(
         rag,
@@ -87,8 +95,9 @@ def app(
         client_instructions=client_instructions,
         trust_history=trust_history,
         similarity_by_get=similarity_by_get,
+        rollout=rollout,
     )
-    return lifespan(allow_origins(served, origins) if origins else served, rag)
+    return lifespan(allow_origins(served, origins) if origins else served, rag, *([] if rollout is None else [rollout]))
 
 
 class _App:
@@ -104,6 +113,7 @@ class _App:
         client_instructions: Literal["append", "ignore"],
         trust_history: bool,
         similarity_by_get: bool,
+        rollout: Rollout[Answer] | None,
     ) -> None:
         self._rag = rag
         self._authentication = Authentication(authenticate)
@@ -119,6 +129,7 @@ class _App:
             ping=ping,
             client_instructions=client_instructions,
             trust_history=trust_history,
+            rollout=rollout,
         )
         self._routes: dict[str, dict[str, Handler]] = {
             "/chat": {"POST": chats.chat},
@@ -129,6 +140,10 @@ class _App:
             "/debug/inflight": {"GET": self._debug.inflight},
             "/debug-env": {"GET": self._debug.environment},
         }
+        if rollout is not None:
+            routes = RolloutRoutes(rollout)
+            self._routes[ROLLOUT] = {"GET": routes.status}
+            self._routes |= {f"{ROLLOUT}/{action}": {"POST": routes.change} for action in ACTIONS}
 
         # Routes without authentication, for probes and load balancers. Only /health calls the hook, because probes must succeed while authentication is down.
         self._open: dict[str, Callable[[Exchange], Awaitable[None]]] = {

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from ragcore.client.rag import RAG
+from collections.abc import Sequence
+
 from ragcore.contrib.asgi.exchange import ASGIApp, Message, Receive, Send
 from ragcore.errors import RagcoreError
+from ragcore.lifecycle.part import Part
 
 __all__ = ["lifespan"]
 
 
-def lifespan(app: ASGIApp, rag: RAG, /) -> ASGIApp:
+def lifespan(app: ASGIApp, rag: Part, /, *others: Part) -> ASGIApp:
     """Middleware that starts the client at the server's start and closes it at its end. Use it for applications without a lifespan, such as Django's.
+
+    Args:
+        app: the application.
+        rag: the client.
+        others: further parts, such as a `Rollout`. They are started after the client, and closed before it.
 
     Examples:
         ```python
@@ -20,24 +27,26 @@ def lifespan(app: ASGIApp, rag: RAG, /) -> ASGIApp:
 
     async def wrapped(scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await _live(rag, receive, send)
+            await _live((rag, *others), receive, send)
         else:
             await app(scope, receive, send)
 
     return wrapped
 
 
-async def _live(rag: RAG, receive: Receive, send: Send) -> None:
+async def _live(parts: Sequence[Part], receive: Receive, send: Send) -> None:
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
             try:
-                await rag.start()
+                for part in parts:
+                    await part.start()
             except RagcoreError as error:
                 await send({"type": "lifespan.startup.failed", "message": str(error)})
                 return
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
-            await rag.aclose()
+            for part in reversed(parts):
+                await part.aclose()
             await send({"type": "lifespan.shutdown.complete"})
             return
