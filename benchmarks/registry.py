@@ -16,6 +16,7 @@ SCENARIOS = {
     "peers": "the same job by hand, with threads, and with LangChain, LlamaIndex and Haystack: ratios",
     "faults": "every fault at every stage and concurrency: late, hung, wrong, leaked, unrecovered",
     "simulate": "thousands of simulated worlds drawn from seeds, with all invariants checked",
+    "rollout": "simulated rollouts: bad candidates rolled back and equal ones promoted, by calls, and the longest wait of a member",
     "soak": "mixed traffic for 20 minutes with intermittent faults: memory, file descriptors, every request accounted for",
     "overload": "up to 50 times the model's capacity: good answers compared with the best possible, and how fast the rest is refused",
     "retrieval": "recall, nDCG, MRR and latency over squad; recall against queries a second; filters by selectivity",

@@ -29,9 +29,10 @@ FLOORS: list[list[str]] = [
     ["operating"],
     ["client"],
     ["blocking", "explore"],
+    ["rollout"],
     ["cli", "contrib", "demo", "testing", "__main__"],
 ]
-MOST_ROOMS = 27
+MOST_ROOMS = 28
 MOST_METHODS, MOST_LINES = 20, 400
 # Each of their methods is a call of the public interface.
 FACADES = {"PgVectorStore", "RAG", "TenantView"}

@@ -121,6 +121,7 @@ else:
         "generation",
         "ingest",
         "resilience",
+        "rollout",
         "store",
         "testing",
     )

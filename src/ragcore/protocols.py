@@ -27,6 +27,7 @@ from ragcore.types import (
     Mode,
     Passage,
     Prompt,
+    RolloutState,
 )
 from ragcore.value import Value
 
@@ -45,6 +46,8 @@ __all__ = [
     "Query",
     "QuotaStore",
     "Reranker",
+    "RolloutRecord",
+    "RolloutStore",
     "Scores",
     "Searcher",
     "SharingStore",
@@ -483,6 +486,45 @@ class QuotaStore(Protocol):
             call: the id of the call to admit; None: only count.
             seconds: the time after which the call's place is free again, even if its process ends and does not give it back.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutRecord(Value):
+    """A rollout as it is stored for several processes.
+
+    Attributes:
+        state: its state.
+        evidence: the evidence of each process, as JSON-ready data. Only `ragcore.rollout` reads it.
+    """
+
+    state: RolloutState
+    evidence: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+
+
+@runtime_checkable
+class RolloutStore(Protocol):
+    """A store that keeps the state of rollouts for all processes."""
+
+    async def rollouts(self) -> Sequence[RolloutRecord]:
+        """Return all rollouts, in the order of their names."""
+        ...
+
+    async def report_rollout(
+        self, begun: RolloutState, /, *, ledger: str, version: int, evidence: Mapping[str, Any]
+    ) -> RolloutRecord:
+        """Replace the evidence of a process, and return what is stored.
+
+        Args:
+            begun: the state that is stored if the rollout does not exist.
+            ledger: the random name of the process.
+            version: the version to which the evidence belongs. Evidence of another version is not stored.
+            evidence: sums since the beginning of that version.
+        """
+        ...
+
+    async def change_rollout(self, changed: RolloutState, /, *, evidence: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Replace the state of a rollout and its evidence, if the stored version is the one before `changed.version`. Return whether it was."""
         ...
 
 

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 import ragcore
-from ragcore.cli import loadtest
+from ragcore.cli import loadtest, rollouts
 from ragcore.cli.dashboards import dashboards
 from ragcore.cli.database import expire, migrate, reembed, share, unshare
 from ragcore.cli.documents import delete, documents, ingest
@@ -152,4 +152,5 @@ for command in (
     dashboards,
 ):
     app.command()(command)
+app.add_typer(rollouts.app, name="rollout")
 app.add_typer(loadtest.app, name="loadtest")

@@ -41,6 +41,7 @@ from ragcore.types.operations import (
     Health,
     LimitState,
     Price,
+    RolloutState,
     Stats,
     UsedTokens,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "Prompt",
     "Retrieval",
     "Retrieved",
+    "RolloutState",
     "Scalar",
     "SimilarityReport",
     "Stats",

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ragcore.value import Value, mapping
 
-__all__ = ["CallInfo", "Health", "LimitState", "Price", "Stats", "UsedTokens"]
+__all__ = ["CallInfo", "Health", "LimitState", "Price", "RolloutState", "Stats", "UsedTokens"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,3 +99,27 @@ class CallInfo(Value):
     elapsed: float
     waiting_on: str | None = None
     outcome: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutState(Value):
+    """The state of a rollout.
+
+    Attributes:
+        name: the name of the rollout, such as the release that is rolled out.
+        status: "running", "paused" (no automatic promotion, but still automatic rollback), "promoted" (the candidate serves everyone), or "rolled_back" (the
+            stable side serves everyone).
+        share: the share of tenants that the candidate serves. While it is 0 and the status is "running", the candidate only runs beside the stable side.
+        steps: the shares, smallest first; the last one is 1.
+        reason: why the state last changed; "" at the beginning.
+        version: the number of changes so far.
+        changed_at: when the state last changed; None if it never did.
+    """
+
+    name: str
+    status: Literal["running", "paused", "promoted", "rolled_back"] = "running"
+    share: float
+    steps: tuple[float, ...]
+    reason: str = ""
+    version: int = 0
+    changed_at: datetime | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import anyio
 
@@ -25,11 +25,16 @@ from ragcore.contrib.asgi.metrics import MetricsRoute
 from ragcore.contrib.asgi.openapi import document
 from ragcore.contrib.asgi.origins import allow_origins
 from ragcore.contrib.asgi.problem import Problem, Refused, problem
+from ragcore.contrib.asgi.rollouts import ACTIONS, ROLLOUT, RolloutRoutes
 from ragcore.contrib.asgi.sse import PING_SECONDS
 from ragcore.contrib.prometheus.metrics import Metrics
 from ragcore.errors import RagcoreError
 from ragcore.lifecycle.part import Part
 from ragcore.types.validation import check_tenant
+
+if TYPE_CHECKING:
+    from ragcore.rollout import Rollout
+    from ragcore.types import Answer
 
 __all__ = ["app"]
 
@@ -58,6 +63,7 @@ def app(
     origins: Sequence[str] = (),
     metrics: Metrics | None = None,
     parts: Sequence[Part] = (),
+    rollout: Rollout[Answer] | None = None,
 ) -> ASGIApp:
     """Make a small ASGI application around a client.
 
@@ -84,6 +90,8 @@ def app(
         metrics: the client's metrics for Prometheus, which administrators get at `GET /metrics`. The application's lifespan starts and closes them. None:
             there is no such route.
         parts: further components that the application's lifespan starts after the client and closes before it.
+        rollout: answers the questions of `/chat` and `/v1/chat/completions` in place of `rag`, which should be its stable side. It also has the routes
+            `GET /debug/rollout` and `POST /debug/rollout/promote`, `pause`, `resume` and `abort` for administrators. The lifespan starts and closes it.
     """
     served = _App(
         rag,
@@ -96,8 +104,10 @@ def app(
         trust_history=trust_history,
         similarity_by_get=similarity_by_get,
         metrics=metrics,
+        rollout=rollout,
     )
-    started = parts if metrics is None or metrics in parts else (*parts, metrics)
+    own = [one for one in (metrics, rollout) if one is not None and one not in parts]
+    started = (*parts, *own)
     return lifespan(allow_origins(served, origins) if origins else served, rag, *started)
 
 
@@ -115,6 +125,7 @@ class _App:
         trust_history: bool,
         similarity_by_get: bool,
         metrics: Metrics | None,
+        rollout: Rollout[Answer] | None,
     ) -> None:
         self._rag = rag
         self._authentication = Authentication(authenticate)
@@ -130,6 +141,7 @@ class _App:
             ping=ping,
             client_instructions=client_instructions,
             trust_history=trust_history,
+            rollout=rollout,
         )
         self._routes: dict[str, dict[str, Handler]] = {
             "/chat": {"POST": chats.chat},
@@ -142,6 +154,10 @@ class _App:
         }
         if metrics is not None:
             self._routes["/metrics"] = {"GET": MetricsRoute(metrics)}
+        if rollout is not None:
+            routes = RolloutRoutes(rollout)
+            self._routes[ROLLOUT] = {"GET": routes.status}
+            self._routes |= {f"{ROLLOUT}/{action}": {"POST": routes.change} for action in ACTIONS}
 
         # Routes without authentication, for probes and load balancers. Only /health calls the hook, because probes must succeed while authentication is down.
         self._open: dict[str, Callable[[Exchange], Awaitable[None]]] = {

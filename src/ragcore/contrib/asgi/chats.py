@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 
@@ -19,6 +19,10 @@ from ragcore.contrib.asgi.public import FULL
 from ragcore.contrib.asgi.sse import sse, steps
 from ragcore.resilience import Bulkhead
 from ragcore.types.validation import check_tenant
+
+if TYPE_CHECKING:
+    from ragcore.rollout import Rollout
+    from ragcore.types import Answer
 
 __all__ = ["Chats"]
 
@@ -37,8 +41,10 @@ class Chats:
         ping: float,
         client_instructions: Literal["append", "ignore"],
         trust_history: bool,
+        rollout: Rollout[Answer] | None = None,
     ) -> None:
         self._rag = rag
+        self._answers: RAG | Rollout[Answer] = rollout or rag
         self._max_question = max_question
         self._places = Bulkhead(max_calls, queue=max_calls, name="the application")
         self._ping = ping
@@ -49,15 +55,14 @@ class Chats:
         """Answer `POST /chat` with JSON, or with server-sent events if the client accepts them."""
         chat = ChatBody.read(exchange.body)
         check_question(chat.message, longest=self._max_question)
-        view = self._rag.for_tenant(identity.tenant)
         history = chat.history if self._trust_history else as_reported(chat.history)
         async with self._place(identity):
             if "text/event-stream" not in exchange.header("accept"):
-                answer = await view.ask(chat.message, history=history)
+                answer = await self._answers.ask(chat.message, tenant=identity.tenant, history=history)
                 exchange.id = answer.call_id
                 await exchange.show(answer)
                 return
-            async with view.stream(chat.message, history=history) as stream:
+            async with self._answers.stream(chat.message, tenant=identity.tenant, history=history) as stream:
                 exchange.id = stream.call_id
                 await exchange.stream(sse(stream, ping=self._ping, whole=exchange.whole))
 
@@ -65,7 +70,6 @@ class Chats:
         """Answer `POST /v1/chat/completions`."""
         request = openai_chat.ChatRequest.read(decoded(exchange.body))
         check_question(request.question, longest=self._max_question)
-        view = self._rag.for_tenant(identity.tenant)
         options: dict[str, Any] = {
             "history": request.history if self._trust_history else as_reported(request.history),
             "instructions": request.instructions(self._rag.settings.instructions, append=self._append),
@@ -75,11 +79,11 @@ class Chats:
         }
         async with self._place(identity):
             if not request.stream:
-                answer = await view.ask(request.question, **options)
+                answer = await self._answers.ask(request.question, tenant=identity.tenant, **options)
                 exchange.id = answer.call_id
                 await exchange.respond(200, openai_chat.completion(answer))
                 return
-            async with view.stream(request.question, **options) as stream:
+            async with self._answers.stream(request.question, tenant=identity.tenant, **options) as stream:
                 exchange.id = stream.call_id
                 pieces = steps(stream, ping=self._ping)
                 await exchange.stream(openai_chat.chunks(pieces, call_id=stream.call_id, usage=request.usage))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from ragcore.client.stream import AnswerStream
 from ragcore.contrib.asgi.exchange import encoded
@@ -15,6 +15,9 @@ from ragcore.contrib.asgi.problem import problem
 from ragcore.contrib.asgi.public import public
 from ragcore.errors import RagcoreError
 from ragcore.types import Delta, Done, Retrieved, StreamEvent
+
+if TYPE_CHECKING:
+    from ragcore.rollout import RolloutStream
 
 __all__ = ["PING", "Step", "sse", "sse_event", "steps"]
 
@@ -25,7 +28,7 @@ Step: TypeAlias = StreamEvent | RagcoreError | None
 
 
 async def sse(
-    stream: AnswerStream, /, *, ping: float = PING_SECONDS, whole: bool = False
+    stream: AnswerStream | RolloutStream, /, *, ping: float = PING_SECONDS, whole: bool = False
 ) -> AsyncGenerator[bytes, None]:
     """Yield an entered stream as server-sent events ("retrieved", "delta", "done" or "error"), with comments as pings during silence.
 
@@ -39,7 +42,7 @@ async def sse(
         yield PING if step is None else sse_event(step, whole=whole)
 
 
-async def steps(stream: AnswerStream, /, *, ping: float = PING_SECONDS) -> AsyncIterator[Step]:
+async def steps(stream: AnswerStream | RolloutStream, /, *, ping: float = PING_SECONDS) -> AsyncIterator[Step]:
     """Yield the events of an entered stream, and None after each `ping` seconds of silence. An error that ends the stream is yielded as the last item."""
     pending = _Pending(stream)
     try:
@@ -71,7 +74,7 @@ def sse_event(event: StreamEvent | RagcoreError, /, *, whole: bool = False) -> b
 class _Pending:
     """The wait for the next event. It has its own task, because a ping must not cancel it."""
 
-    def __init__(self, stream: AnswerStream) -> None:
+    def __init__(self, stream: AnswerStream | RolloutStream) -> None:
         self._stream = stream
         self._task: asyncio.Task[Step] | None = None
 

@@ -1,6 +1,6 @@
 """A store in PostgreSQL with pgvector. Each search is one statement; row-level security isolates the tenants.
 
-Methods that need one statement are implemented here, the others in `searching` and `writing`.
+Methods that need one statement are implemented here, the others in `searching`, `writing` and `rollouts`.
 """
 
 from __future__ import annotations
@@ -10,16 +10,27 @@ from typing import Any, cast
 
 from ragcore.errors import ConfigurationError
 from ragcore.lifecycle.part import Part
-from ragcore.protocols import Allowance, Diagnosis, EmbeddedDocument, Ledger, Limits, Query, Scores, Vector
+from ragcore.protocols import (
+    Allowance,
+    Diagnosis,
+    EmbeddedDocument,
+    Ledger,
+    Limits,
+    Query,
+    RolloutRecord,
+    Scores,
+    Vector,
+)
 from ragcore.resilience import Bulkhead, Policy, RetryPolicy
 from ragcore.store.postgres.collection import Collection
 from ragcore.store.postgres.dsn import parse
 from ragcore.store.postgres.inspection import Inspection
+from ragcore.store.postgres.rollouts import Rollouts
 from ragcore.store.postgres.searching import Searching
 from ragcore.store.postgres.statements import check_schema
 from ragcore.store.postgres.tenants import Tenants
 from ragcore.store.postgres.writing import Writing
-from ragcore.types import Counts, EmbedText, Passage
+from ragcore.types import Counts, EmbedText, Passage, RolloutState
 from ragcore.types.secret import Secret
 from ragcore.types.validation import check_tenant
 
@@ -98,6 +109,7 @@ class PgVectorStore(Part):
         self._collection = Collection(self, check_open=self._check_open)
         self._searching = Searching(self, self._collection, tenants)
         self._writing = Writing(self, self._collection, tenants)
+        self._rollouts = Rollouts(self._collection)
 
     async def search(self, query: Query, /) -> Sequence[Passage]:
         """Return the tenant's passages, best first, in one statement and one round trip. See `Searcher.search`."""
@@ -165,6 +177,20 @@ class PgVectorStore(Part):
             stage="admit",
         )
         return Allowance(**dict(rows[0]))
+
+    async def rollouts(self) -> Sequence[RolloutRecord]:
+        """Return all rollouts, in the order of their names."""
+        return await self._rollouts.all()
+
+    async def report_rollout(
+        self, begun: RolloutState, /, *, ledger: str, version: int, evidence: Mapping[str, Any]
+    ) -> RolloutRecord:
+        """Record the evidence of a process, and return what is stored. See `RolloutStore`."""
+        return await self._rollouts.report(begun, ledger=ledger, version=version, evidence=evidence)
+
+    async def change_rollout(self, changed: RolloutState, /, *, evidence: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Change the state of a rollout, if no other process was faster. See `RolloutStore`."""
+        return await self._rollouts.change(changed, evidence=evidence)
 
     async def count(self, *, tenant: str | None) -> Counts:
         """Return the numbers of documents and chunks of a tenant; None: of the whole store."""

@@ -1,8 +1,10 @@
 -- The rights of the application's role, without those that it does not need: with its own trigger on a table, it could run code as the next writer.
 grant usage on schema {schema} to {role};
 grant select, insert, update, delete on {schema}.document, {schema}.chunk, {schema}.quota to {role};
+grant select, insert, update on {schema}.rollout to {role};
 grant select on {schema}.setting, {schema}.migration, {schema}.posting, {schema}.shared_tenant to {role};
 revoke truncate, references, trigger on all tables in schema {schema} from {role};
+revoke delete on {schema}.rollout from {role};
 revoke insert, update, delete on {schema}.setting, {schema}.migration, {schema}.posting, {schema}.shared_tenant from {role};
 revoke create on schema {schema} from {role};
 revoke all on function {schema}.add_postings(text[], text[], tsvector[]), {schema}.remove_postings(text[], text[]), {schema}.keep_postings()

@@ -34,6 +34,10 @@ select current_user as role,
        array(
            select relname || ' ' || wanted from own cross join unnest(array['select', 'insert', 'update', 'delete']) as wanted
            where not has_table_privilege(own.oid, wanted) and (wanted = 'select' or relname <> 'posting')
+           union all
+           select relname || ' ' || wanted from pg_class cross join unnest(array['select', 'insert', 'update']) as wanted
+           where relname = 'rollout' and relkind = 'r' and relnamespace = (select oid from pg_namespace where nspname = $1)
+               and not has_table_privilege(pg_class.oid, wanted)
            order by 1
        ) as missing_rights,
        -- Rights that migrate revokes: with them, the role could bypass the policies, or empty the tables of all tenants.
@@ -48,6 +52,11 @@ select current_user as role,
            select relname || ' ' || excess
            from pg_class cross join unnest(array['insert', 'update', 'delete']) as excess
            where relname = 'shared_tenant' and relnamespace = (select oid from pg_namespace where nspname = $1)
+               and has_table_privilege(pg_class.oid, excess) and not pg_has_role(current_user, relowner, 'usage')
+           union all
+           select relname || ' ' || excess
+           from pg_class cross join unnest(array['delete', 'truncate', 'references', 'trigger']) as excess
+           where relname = 'rollout' and relkind = 'r' and relnamespace = (select oid from pg_namespace where nspname = $1)
                and has_table_privilege(pg_class.oid, excess) and not pg_has_role(current_user, relowner, 'usage')
            union all
            select 'schema create' where has_schema_privilege(current_user, (select oid from pg_namespace where nspname = $1), 'create')

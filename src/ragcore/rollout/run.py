@@ -1,0 +1,100 @@
+"""One call of one side, in a task of the rollout."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+import anyio
+
+from ragcore.errors import DeadlineExceeded, InvalidInput, LimitExceeded, NotOpen
+from ragcore.lifecycle.bound import inherit
+from ragcore.lifecycle.owner import Owner
+from ragcore.rollout.evidence import Outcome, Side
+
+__all__ = ["GRACE", "Run"]
+
+R = TypeVar("R")
+
+# A call that has not returned this many seconds after its time was over has hung. The watchdog of a client has the same rule.
+GRACE = 1.0
+
+
+class Run(Generic[R]):
+    """One call of one side, in a task of the rollout, so that a caller never waits for a side that ignores its time limit or its cancellation.
+
+    The side gets its time limit as `timeout=` and as the deadline around the call. It is not cancelled at that time but one second later: otherwise a
+    side that hangs could not be told from one that respects its limit.
+
+    Args:
+        side: the side.
+        call: starts the call; gets the seconds that the call may take.
+        seconds: the time limit.
+
+    Attributes:
+        until: the time by which the side should have returned.
+        value: the side's answer, if `is_ok`.
+        error: the side's error; None if there is none.
+    """
+
+    value: R
+
+    def __init__(self, side: Side, call: Callable[[float], Awaitable[R]], seconds: float) -> None:
+        self.side = side
+        self.began = anyio.current_time()
+        self.until = self.began + seconds
+        self.is_ok = False
+        self.error: Exception | None = None
+        self.ended: float | None = None
+        self._call = call
+        self._scope = anyio.CancelScope()
+        self._done = anyio.Event()
+
+    def start(self, owner: Owner) -> None:
+        """Start the call, in the caller's context: the actor of the audit log, the span of a trace."""
+        owner.spawn(self._work, name=f"{self.side} call", context=contextvars.copy_context())
+
+    async def wait(self, until: float) -> bool:
+        """Wait until the call has ended or the time is `until`. Return whether it has ended."""
+        with anyio.CancelScope(deadline=until):
+            await self._done.wait()
+        return self._done.is_set()
+
+    def cancel(self) -> None:
+        """Cancel the call. Does not wait for its end."""
+        self._scope.cancel()
+
+    @property
+    def blames_the_caller(self) -> bool:
+        """Whether the call was refused because of its arguments or its tenant's limits. That says nothing about the side."""
+        return isinstance(self.error, InvalidInput | LimitExceeded)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the call took."""
+        return (anyio.current_time() if self.ended is None else self.ended) - self.began
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the call ended; None if that says nothing about the side: it was cancelled, or it blames the caller."""
+        if self.is_ok:
+            return "degraded" if getattr(self.value, "degraded", ()) else "ok"
+        if self.error is None or self.blames_the_caller:
+            return None
+        return "late" if isinstance(self.error, DeadlineExceeded | TimeoutError) else "failed"
+
+    def failure(self) -> Exception:
+        """Return the error of a call that has ended without an answer."""
+        return self.error or NotOpen("the rollout was closed during the call")
+
+    async def _work(self) -> None:
+        try:
+            with self._scope, inherit(self.until):
+                self.value = await self._call(self.until - self.began)
+                self.is_ok = True
+        except Exception as error:
+            self.error = error
+        finally:
+            self.ended = anyio.current_time()
+            self._done.set()
