@@ -63,7 +63,7 @@ async def generate_structured(
         except RagcoreError as failure:
             if not repaired or not degrade:
                 raise
-            error = failure  # a first reply exists, so also an overloaded model is no reason to return nothing
+            error = failure  # the model has replied once, so quote instead of raising an error, even if the model is overloaded now
             break
         if generation.model == EXTRACTIVE:
             return Structured(_quoted(generation, degrade=degrade), None, rejected)

@@ -12,7 +12,7 @@ from ragcore.generation.prompt import NOT_FOUND
 
 __all__ = ["NotFound"]
 
-# Characters that models put around the word, and those that they put only before it.
+# WRAPPING: characters that models put around the word. BEFORE: those of them that may also come before a word at the end of an answer.
 WRAPPING = " \t\r\n.\"'*`_#>()[]{}|~-:!?…。：！？,;“”„‘’«»$\ufeff\u200b"
 BEFORE = " \t\r\n\"'*`_(#>“„‘$\ufeff\u200b"
 TAG = r"</?[A-Za-z_]{1,24}>|<\|[a-z_]{1,24}\|>|\\boxed\{"

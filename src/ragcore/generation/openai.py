@@ -210,7 +210,7 @@ class _ModelState:
         if prompt.schema is not None and formatted:
             own["response_format"] = FORMATS
         adapted = self._dialect.adapt({name: value for name, value in own.items() if value is not None})
-        if prompt.schema is None and given is not None:  # the operator's own
+        if prompt.schema is None and given is not None:  # the operator's own `response_format`
             adapted["response_format"] = given
         if not adapted.get("stream"):
             adapted.pop("stream_options", None)

@@ -29,7 +29,7 @@ def diversified(
 
     Args:
         passages: candidates, best first.
-        vectors: the vector of each passage. None, or None for one of them: the shared words decide about similarity.
+        vectors: the vector of each passage. If there are none, or one is None, the similarity is computed from the words that two passages share.
         top_k: largest number of passages.
         diversity: from 0, which keeps the order, to 1, where relevance decides only about the first passage.
     """
@@ -41,7 +41,7 @@ def diversified(
     while len(chosen) < min(top_k, len(passages)):
         marginal = (1 - diversity) * relevance - diversity * nearest
         marginal[chosen] = -np.inf
-        best = int(np.argmax(marginal))  # of equal values, the first, which is the better passage
+        best = int(np.argmax(marginal))  # argmax returns the first of equal values, and the first passage is the better one
         chosen.append(best)
         nearest = np.maximum(nearest, similarity[best])
     return chosen

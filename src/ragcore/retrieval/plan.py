@@ -158,7 +158,7 @@ def plan_search(defaults: Defaults, question: str, tenant: str | UUID, options: 
 
 
 def _threshold(defaults: Defaults, options: SearchOptions) -> tuple[float | None, Literal["call", "retriever"] | None]:
-    """Return the threshold and its source. -1, which every score reaches, counts as no threshold."""
+    """Return the threshold and its source. No score is below -1, so -1 counts as no threshold."""
     asked = options.get("score_threshold")
     threshold = defaults.score_threshold if asked is None else check_threshold(asked)
     if threshold is None or threshold == -1:

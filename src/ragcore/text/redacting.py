@@ -1,4 +1,4 @@
-"""Runs redactions: a `Redaction` directly, a user's function on a thread, so that a slow function blocks no other caller."""
+"""Runs redactions. A `Redaction` runs directly. A user's function runs on a thread, so a slow function blocks no other caller."""
 
 from __future__ import annotations
 
