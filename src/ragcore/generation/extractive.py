@@ -145,7 +145,7 @@ class ExtractiveGenerator(Part):
             with deadline(limit):
                 near, tokens = await self._nearness.near(question, texts)
                 return near, tokens, ()
-        except Exception as error:  # a user's embedder may raise any error, and quotation must not fail, because it is the last resort
+        except Exception as error:  # a user's embedder may raise any error, and the last resort must not fail
             reason = f"the embedder raised {type(error).__name__}"
             if isinstance(error, DeadlineExceeded):
                 reason = f"the embedder did not embed the sentences within {limit:.2f} s"

@@ -176,7 +176,7 @@ class Thinking:
                 return self._follow(before)
         if not self._tagged and (closing := CLOSING_ALONE.search(self._held)) is not None:
             behind = self._held[closing.end() :]
-            if not behind.strip(" \t") and not final:  # wait for the text after the tag: it shows whether the model used or only mentioned the tag
+            if not behind.strip(" \t") and not final:  # only the text after the tag shows whether it is a tag
                 out, self._held = self._held[: closing.start()], self._held[closing.start() :]
                 return self._follow(out)
             if self._starts_line(self._held[: closing.start()]) or behind.lstrip(" \t")[:1] == "\n":

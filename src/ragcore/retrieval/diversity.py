@@ -41,7 +41,7 @@ def diversified(
     while len(chosen) < min(top_k, len(passages)):
         marginal = (1 - diversity) * relevance - diversity * nearest
         marginal[chosen] = -np.inf
-        best = int(np.argmax(marginal))  # argmax returns the first of equal values, and the first passage is the better one
+        best = int(np.argmax(marginal))  # of equal values, argmax returns the first: the better passage
         chosen.append(best)
         nearest = np.maximum(nearest, similarity[best])
     return chosen
