@@ -140,7 +140,7 @@ def _csv_text(labels: Iterable[Labelled], path: Path) -> str:
         for names in (label.grades(), label.tags):
             if any("|" in name for name in names):
                 raise InvalidInput(f"{path} can't hold names with a bar, as {label.question[:80]!r} has: write .jsonl")
-            # The bar at the end keeps the spaces of a single name.
+            # Without a bar, `load` would split a single name at its spaces.
             fields.append("|".join(names) + ("|" if any(" " in name for name in names) and len(names) == 1 else ""))
         texts = (label.question, fields[0], label.tenant, fields[1], label.answer, int(label.unanswerable))
         rows.writerow(map(as_written, texts))
