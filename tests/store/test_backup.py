@@ -146,7 +146,7 @@ class Backups:
 
 @pytest.fixture
 async def backups(old: Server, new: Server, tmp_path: Path) -> AsyncIterator[Backups]:
-    """Backups with a database of two tenants on the old server, and no database on the new one."""
+    """Yield `Backups` with a database of two tenants on the old server, and no database on the new one."""
     made = Backups(old, new, tmp_path)
     made.old.programs()
     roles = ["create role claims_owner login", "create role app login", *ROLE.rstrip().rstrip(";").split(";\n")]
@@ -228,7 +228,7 @@ async def found(server: Server, database: str) -> dict[tuple[str, str, Mode], li
 
 
 async def check(backups: Backups, server: Server, database: str) -> None:
-    """Check that everything is as in the old database, and works."""
+    """Check that a database has the data of the old one, and that reads, writes and rights work."""
     assert await catalogue(server, database) == await catalogue(backups.old, "chat")
     assert await found(server, database) == await found(backups.old, "chat")
     async with PgVectorStore(server.dsn("app", database)) as store:
