@@ -1,4 +1,4 @@
-"""The HTTP reranker with a server of ours that speaks each API, over real sockets, and misbehaves in every way."""
+"""The HTTP reranker, over real sockets, with a test server that speaks each API and can fail in every way."""
 
 from __future__ import annotations
 
