@@ -1,4 +1,4 @@
-"""The components as Protocols, and the values that they exchange. A class satisfies a Protocol by its members; it need not subclass it.
+"""The components as Protocols, and the values that they exchange. A class that has the members of a Protocol satisfies it, without being a subclass.
 
 Within a major version, no Protocol gets a new member; a new ability is a new Protocol. All Protocols are in one file, because a component often needs
 several of them.

@@ -134,7 +134,7 @@ class Asked:
     Attributes:
         at: the time at which it was asked.
         service: seconds that its answer takes.
-        late: seconds between the moment from which it could no longer be answered and its refusal.
+        late: seconds from the last moment at which it could still be answered to its refusal.
         false: the reported reason, if that reason is not true.
     """
 

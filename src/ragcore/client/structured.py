@@ -25,7 +25,7 @@ MOST_REJECTED = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Structured:
-    """A generation whose text is the answer as text, and the caller's value.
+    """A structured answer: the text with its citations, and the data as a value of the caller's schema.
 
     Attributes:
         generation: the text, without the data.

@@ -42,8 +42,8 @@ class Sweep(Result):
             never drops all passages.
         right, wrong: number of fetched chunks of relevant and of other documents with a score in each bin.
         bins: edges of the bins.
-        tags: for each tag: name, number of questions, precision, recall, F1 and share with nothing found at the recommended threshold, and the
-            threshold that would be recommended for this tag alone.
+        tags: a tuple for each tag. It has the name, the number of questions, four measures at the recommended threshold (precision, recall, F1, share with
+            nothing found), and the threshold that would be recommended for this tag alone.
         questions: number of questions.
         unknown: labelled documents that are not in the store.
     """

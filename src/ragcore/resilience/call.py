@@ -33,7 +33,7 @@ class Call:
 
     Attributes:
         on: the rule that judges an error: the policy's own, else the component's, else `OSError`.
-        breaker: the breaker at the last check. After a wait it may be another one, because keys and flows have their own breakers.
+        breaker: the breaker that was found at the last check. After a wait, the check may find another breaker, because keys and flows have their own breakers.
         task, cancellations: on asyncio, the current task and the number of its earlier cancellation requests.
         clock: the event loop's clock.
         began: the time at which the call began.

@@ -21,8 +21,10 @@ __all__ = ["diversified"]
 def diversified(
     passages: Sequence[Passage], vectors: Sequence[Vector | None] | None, /, *, top_k: int, diversity: float
 ) -> list[int]:
-    """Return the positions of `top_k` passages by maximal marginal relevance: the best one first, then always the one with the largest
-    (1 - diversity) × relevance - diversity × similarity to the most similar chosen passage.
+    """Return the positions of `top_k` passages by maximal marginal relevance.
+
+    The best passage comes first. Each next passage is the one with the largest value of (1 - diversity) × relevance - diversity × similarity, where
+    `similarity` is that to the most similar passage chosen so far.
 
     Relevance and similarity are both scaled to [0, 1] over the given passages, so that `diversity` means the same for each embedding model. For some
     models, the cosines of all texts lie between 0.7 and 0.9.

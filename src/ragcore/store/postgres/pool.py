@@ -34,7 +34,7 @@ T = TypeVar("T")
 MOST_WAITING = 10_000
 # Connections that are idle for longer are closed, because firewalls drop idle connections silently.
 IDLE_SECONDS = 300.0
-# Calls wait this long for a server that was reachable before, about the time of a restart. If it is away for longer, calls fail immediately.
+# If a server was reachable before, calls wait this long for it. A restart takes about this time. If the server is away for longer, calls fail immediately.
 AWAY_SECONDS = 5.0
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.02, 0.25
 # Errors of an attempt to connect while a server restarts. OSError: no process listens yet. InternalClientError: the server closed the socket in the
