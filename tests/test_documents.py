@@ -438,7 +438,7 @@ def test_examples_of_docstrings_are_rendered_as_code() -> None:
 
 
 def test_links_of_notebooks_are_those_of_the_rendered_pages() -> None:
-    """mkdocs rewrites links of pages, but not of notebooks: each becomes a folder beside the others."""
+    """mkdocs rewrites the links of pages, but not those of notebooks. It makes a folder for each notebook, so a link must lead to a folder beside it."""
     found = [
         link for path in (DOCS / "notebooks").glob("*.py") for link in re.findall(r"\]\(([^)#]+)", path.read_text())
     ]

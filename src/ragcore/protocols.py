@@ -200,8 +200,7 @@ class Found(list[Passage]):
 class Reranker(Protocol):
     """Computes how relevant texts are to a question, with a model that reads the question and a text together, such as a cross-encoder.
 
-    It returns a score for each text instead of a sorted list: then no result can name a text twice or name one that does not exist, and
-    `RerankedSearcher` alone sorts.
+    It returns a score for each text, not a sorted list. So a result can't name a text twice, or a text that does not exist. Only `RerankedSearcher` sorts.
     """
 
     @property

@@ -41,7 +41,7 @@ ERASED = document("erased", "zqerased is gone for good")
 
 
 def blocks(heading: str, kind: str = "sh") -> list[str]:
-    """Return the code blocks below a heading of the manual, without the addresses: the test sets its own."""
+    """Return the code blocks below a heading of the manual, without the addresses, because the test sets other addresses."""
     section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)
     assert section is not None, heading
     found = re.findall(rf"^```{kind}\n(.*?)^```", section[1], re.DOTALL | re.MULTILINE)

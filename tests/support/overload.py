@@ -59,7 +59,7 @@ class Cell:
         first: share of the service time after which the first token comes.
         load: questions as a multiple of the model's capacity; in a closed loop, callers as a multiple of the slots.
         spread: the service times are drawn from service × [1 - spread, 1 + spread].
-        order: order within a flow: ragcore's own, or earliest deadline first for comparison.
+        order: order within a flow: the order of ragcore, or earliest deadline first for comparison.
         given_seconds: the number of seconds for which questions come; 0: the cell computes it.
     """
 

@@ -49,7 +49,7 @@ class Request:
     Attributes:
         question: not checked here; the retriever checks it before it sends anything.
         max_tokens: None: the generator's own limit, else that of the settings.
-        temperature: None: the generator's own.
+        temperature: None: the generator's default.
         structure: the schema of the answer's data; None: the answer has no data.
     """
 

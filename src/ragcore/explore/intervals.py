@@ -1,8 +1,8 @@
 """Intervals of means over questions that are not too narrow, even with few questions.
 
 A plain bootstrap of thirteen questions that all succeed gives "1.000 to 1.000", although another sample of thirteen questions could easily contain one
-that fails. So Wilson's interval is used for shares of questions, the rule of three for samples of equal values, and the bootstrap with its known
-corrections for few values for all other samples.
+that fails. So Wilson's interval is used for shares of questions, and the rule of three for samples of equal values. For all other samples, the bootstrap is
+used, with its known corrections for few values.
 """
 
 from __future__ import annotations

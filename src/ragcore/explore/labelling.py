@@ -105,8 +105,8 @@ class Pool(Result):
         """Return the labels of a labelled copy of this table.
 
         Args:
-            relevant: the table as a .csv file, a frame or mappings, with entries in "relevant"; or a mapping from questions to the numbers of their
-                relevant rows as the notebook shows them, such as {"How much is an MRI?": [1, 3]}; an empty list: no document answers the question.
+            relevant: the table as a .csv file, a frame or mappings, with entries in "relevant". Or a mapping from each question to the numbers of its
+                relevant rows, as the notebook shows them, such as {"How much is an MRI?": [1, 3]}. An empty list means that no document answers the question.
         """
         if isinstance(relevant, dict):
             return self._by_number(relevant)

@@ -77,7 +77,7 @@ def load(
         source: in CSV, separate several relevant ids or tags in a field by "|", or by spaces if no id contains a space. A file of qrels has the
             suffix .qrels, .tsv or .txt. Each of its lines has a question id, an optional 0, a document id and a grade, separated by tabs or spaces.
             Documents with grade 0 are not relevant.
-        tenant: tenant of rows without their own.
+        tenant: tenant of the rows that name no tenant.
         questions: texts of the questions of qrels, by id: a mapping, or a .jsonl or .jsonl.gz with "id" (or "_id") and "text" (or "question").
 
     Raises:

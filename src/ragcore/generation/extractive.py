@@ -65,16 +65,16 @@ class ExtractiveGenerator(Part):
 
     It invents nothing: if no sentence answers well enough, the text is "" and the answer is not found. The score of a sentence is
 
-    - by words: the share of the question's words in it, in any language, and
-    - by meaning, if the passages were found by their embeddings: the mean of the cosines of the sentence and of its passage to the question, on a scale that
-      is the same for all embedders (see `nearness`).
+    - by words: the share of the question's words that the sentence has, in any language, and
+    - by meaning, if the passages were found by their embeddings: the mean of two cosines, that of question and sentence, and that of question and passage.
+      Their scale is the same for all embedders (see `nearness`).
 
     If a sentence has both scores, its score is their mean. A sentence that is very near to the question answers it even if they have no word in common. If the
     embedder fails, is overloaded or takes too long, the words alone decide, and `Generation.degraded` says so.
     At most 32,000 characters of the passages are examined, beginning with the best passage.
 
     Args:
-        embedder: the embedder of the documents. None: the client's own; outside of a client, words alone decide. False: words alone decide.
+        embedder: the embedder of the documents. None: the client's embedder; outside of a client, words alone decide. False: words alone decide.
         redact: function that replaces parts of the texts before the embedder gets them; None: no redaction.
         embed_timeout: seconds for the embedder, at most half of the time that is left. None: 0.25 s; 2 s in a client without another generator.
 

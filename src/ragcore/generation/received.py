@@ -32,7 +32,7 @@ class Received:
     """One answer, built from the events of its stream.
 
     Args:
-        model: the requested name, until the server sends its own.
+        model: the requested name of the model, until the server sends a name.
         omits_opening_tag: whether the model sends only a closing tag after its thinking.
         unsaid: hides secrets and quotations in error messages.
 

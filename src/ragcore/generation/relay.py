@@ -61,7 +61,7 @@ class Relay(Source):
         self._left = False
         self._ended = anyio.Event()
         self._error: BaseException | None = None
-        # Use the reader's context, so that logs and traces belong to the call. Only the `Patience` is this stream's own, because it limits this stream.
+        # Use the reader's context, so that logs and traces belong to the call. Only the `Patience` is a new one, because it limits this stream alone.
         context = contextvars.copy_context()
         context.run(patience_in_force.set, self._patience)
         owner.spawn(self._run, name=f"stream of {name}", context=context)

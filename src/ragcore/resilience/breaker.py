@@ -188,7 +188,7 @@ class CircuitBreaker:
         """Admit one call as `acquire` does, for a caller that keeps the permit itself.
 
         Returns:
-            The breaker that admitted the call, which is this one or the flow's own, and its generation.
+            The breaker that admitted the call, which is this breaker or the breaker of the flow, and its generation.
         """
         if self._state == "closed" and not self._apart:
             return self._leave

@@ -46,7 +46,7 @@ class Defaults(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One search with checked options: the caller's values, and the retriever's own where the caller gives none.
+    """One search with checked options: the caller's values, and the retriever's values for options that the caller leaves out.
 
     Attributes:
         mode_is_default: whether the mode is the retriever's and not the call's.

@@ -146,7 +146,7 @@ class Retriever(Part):
             question: the question to search for.
             tenant: the owner of the documents.
             options: query, top_k, score_threshold, relative_threshold, filter, mode, shared, diversity, neighbours, rerank, degrade, as described in
-                `options.SearchOptions`. A value given here overrides the retriever's own.
+                `options.SearchOptions`. A value given here overrides the retriever's value.
 
         Raises:
             InvalidInput: the question, the tenant, an option or the filter is invalid, or the question exceeds the embedder's token limit.

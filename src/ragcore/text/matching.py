@@ -244,7 +244,7 @@ class Wanted:
 
     @cached_property
     def _by_end(self) -> dict[str, list[str]]:
-        """The question's words by the four letters before their last letter. Words with a common end have these letters in common."""
+        """For each sequence of four letters, the question's words that have it before their last letter. Words with a common end have the same sequence."""
         found: dict[str, list[str]] = {}
         for word in self.weights:
             if len(word) >= LEAST_PART:

@@ -21,7 +21,7 @@ MOST_FLOWS = 100
 
 
 class Redacting:
-    """Threads for the user's functions; each tenant has its own. A caller never waits longer than its deadline."""
+    """Threads for the user's functions. Each tenant has its own threads. A caller never waits longer than its deadline."""
 
     def __init__(self) -> None:
         self._threads: OrderedDict[str, Threads] = OrderedDict()

@@ -366,7 +366,7 @@ WIRED: dict[str, Fault] = {
 
 
 async def searched(server: OpenAIServer | FaultProxy) -> Found:
-    """Search with a reranker at this address, within a deadline that would fail the search."""
+    """Search with a reranker at this address, within a deadline. If the search waited for the whole time of a bad server, the deadline would fail it."""
     passages = [Passage(text, text, text) for text in TEXTS]
 
     class Plain:

@@ -66,7 +66,7 @@ class RerankedSearcher(Part):
         searcher: the searcher or store to wrap. Started and closed with this object, like the reranker, unless it is already open.
         reranker: computes the relevance. It gets the title and the text of each passage, redacted with the retriever's `redact`.
         candidates: number of passages to rerank, 2 to 1,000. If a call's `top_k` is larger, `top_k` passages are reranked.
-        policy: rules for each call of a reranker that has no `policy` of its own. None: one attempt of at most 10 s, 64 calls at once, a circuit breaker
+        policy: rules for each call of a reranker that has no attribute `policy`. None: one attempt of at most 10 s, 64 calls at once, a circuit breaker
             that counts every error.
 
     Raises:

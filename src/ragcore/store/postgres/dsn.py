@@ -96,7 +96,7 @@ class Address:
         pgbouncer: whether a pooler in transaction mode is in front of the server (`?pgbouncer=true`). Statements are then not prepared.
         connect_timeout: seconds for one attempt to connect. None: only the deadline applies.
         sslmode: the DSN's sslmode. None: the driver's default, which is "prefer" over TCP.
-        ssl: a context that replaces the driver's own, for `sslrootcert=system`.
+        ssl: a context that replaces the driver's context, for `sslrootcert=system`.
         socket_options: (level, option, value) for each new connection.
         notes: options of the DSN that the driver does not support.
     """

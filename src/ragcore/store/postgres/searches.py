@@ -232,8 +232,8 @@ def _compose(search: Search) -> str:
         # Limits are part of the text and not parameters: the generic plan for a parameter would assume that a tenth of the rows is wanted.
         "top_k": str(search.top_k),
         "depth": str(depth),
-        # Fetch more candidates than are wanted, and rank them again in full precision: half precision may confuse near neighbours, and a walk through the
-        # index returns them in a rough order.
+        # Fetch more candidates than are wanted, and rank them again in full precision. Half precision may confuse near neighbours, and a walk through the
+        # index returns candidates in a rough order.
         "fetched": str((2 if half else 1) * depth if search.exactly is False else max(FETCHED * search.top_k, depth)),
         "text_depth": str(search.top_k if search.mode == "text" else depth),
         "ef_search": str(max(search.ef_search, min(search.top_k, 1_000))),
