@@ -41,8 +41,8 @@ PAIRS: Final = (
     ("What was the king's punishment for traitors?", "Traitors were banished by the king."),
     ("How deep is the lake?", "At its deepest point the lake measures 230 metres."),
 )
-# The mean cosine of own answers must exceed the mean cosine of other answers by this many standard deviations. Otherwise the embedder does not compare
-# meanings.
+# The mean cosine of a question and its own answer must exceed the mean cosine of a question and another answer by this many standard deviations. Otherwise
+# the embedder does not compare meanings.
 LEAST_DEVIATIONS: Final = 4.0
 # Size of the cache for the vectors of sentences: about 2,000 vectors of 1,536 dimensions.
 CACHE_BYTES: Final = 12 * MEBI
