@@ -34,7 +34,7 @@ labels = explore.load(
 )
 
 # %% [markdown]
-# The client runs on an event loop of its own, in another thread. So this cell works in Jupyter, which has a running event loop, and in a script.
+# The client runs on its own event loop, in another thread. So this cell works in a script, and in Jupyter, where an event loop already runs.
 
 
 # %%

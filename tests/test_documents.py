@@ -302,7 +302,7 @@ COMMANDS = [(page.relative_to(ROOT).as_posix(), command) for page in PAGES for c
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[f"{page}: {command[:40]}" for page, command in COMMANDS])
 def test_every_command_in_the_documents_is_valid(page: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands of ragcore and the benchmarks are parsed by their own command lines; other programs must be known."""
+    """The command lines of ragcore and the benchmarks parse their own commands. Any other program must be in a list of known programs."""
     words = shlex.split(command.partition(" #")[0])
     app: Any
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
@@ -439,7 +439,7 @@ def test_examples_of_docstrings_are_rendered_as_code() -> None:
 
 
 def test_links_of_notebooks_are_those_of_the_rendered_pages() -> None:
-    """mkdocs rewrites links of pages, but not of notebooks: each becomes a folder beside the others."""
+    """mkdocs rewrites the links of pages, but not those of notebooks. It makes a folder for each notebook, so a link must lead to a folder beside it."""
     found = [
         link for path in (DOCS / "notebooks").glob("*.py") for link in re.findall(r"\]\(([^)#]+)", path.read_text())
     ]

@@ -199,8 +199,8 @@ def test_no_blocking_call_of_asyncio_or_time_in_the_library() -> None:
     found = [
         f"{path.relative_to(SOURCE)}:{node.lineno} {ast.unparse(node.func)}"
         for room, path, tree in modules()
-        # These run without an event loop: the embedded server is started and stopped on threads, its supervisor is a separate process, the
-        # blocking client waits on threads of its callers, and files are read in worker processes.
+        # These modules run without an event loop. The embedded server is started and stopped on threads, and its supervisor is a separate process. The
+        # blocking client waits on threads of its callers. Files are read in worker processes.
         if not path.relative_to(SOURCE).as_posix().startswith(("store/embedded/", "blocking/", "ingest/readers/"))
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and ast.unparse(node.func) in banned

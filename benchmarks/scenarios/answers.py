@@ -1,4 +1,4 @@
-"""Whether quoted answers contain the right answer, through the real client: squad in an embedded PostgreSQL, embedded on this machine, without a model.
+"""Measures whether quoted answers contain the right answer, with squad in an embedded PostgreSQL, the local embedder, and no model.
 
 The constants of the quotation were chosen on the questions of the first 24 articles. The figures belong to the other 24. The answers' spans are in
 `benchmarks/data`, because the data set in `../shared` has the questions only.

@@ -1,4 +1,4 @@
-"""The ladder of `ragcore.loadtest`, against a service or one of the benchmarks' own targets."""
+"""Runs the ladder of `ragcore.loadtest` with a service or one of the benchmarks' own targets."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ ORIGIN_ONE, ORIGIN_FIVE = 14.0, 60.0
 FAULTS = (("search", "frozen", 34), ("embed", "frozen", 33), ("generate", "frozen", 33))
 FAULT_DEADLINE = 1.0
 LATE, HUNG = 0.1, 5.0
-# Tokens of an answer, and the largest ratio of processor time to the hand-written adapter with the same transport.
+# For each number of tokens of an answer, the limit for ragcore's processor time, divided by that of the hand-written adapter with the same transport.
 LENGTHS = {5: 0.75, 50: 0.65, 300: 0.55}
 TRANSPORTS = ("httpx", "aiohttp")
 MOST_LENGTH_ROUNDS = 3

@@ -1,4 +1,4 @@
-"""The sweep of `ragcore.loadtest`, against a service or one of the benchmarks' own targets."""
+"""Runs the sweep of `ragcore.loadtest` with a service or one of the benchmarks' own targets."""
 
 from __future__ import annotations
 

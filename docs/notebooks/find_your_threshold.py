@@ -101,14 +101,15 @@ print(f"The recommended threshold is {sweep.recommended:.2f}.")
 sweep.plot().figure
 
 # %% [markdown]
-# A higher threshold removes passages. Recall is the share of the relevant documents that are still found, so it can only fall. Precision is the share of relevant
-# passages among those that remain. It rises while the threshold removes wrong passages. It falls when the threshold removes right passages, or when a question
-# has no passage left, which counts as 0.
+# A higher threshold removes passages. Recall is the share of the relevant documents that are still found, so it can only fall. Precision is the share of
+# relevant passages among those that remain. It rises while the threshold removes wrong passages. It falls when the threshold removes right passages, or when a
+# question has no passage left, which counts as 0.
 #
 # F1 combines both in one number: it is high only if precision and recall are high. Precision counts chunks here.
 #
-# The grey band is the 95 % interval of the recommendation. It shows how much the recommendation would vary between samples of the same size. A wide band means that
-# many thresholds are about equally good for these questions: then choose by recall and by cost. The band often narrows with more questions.
+# The grey band is the 95 % interval of the recommendation. It shows how much the recommendation would vary between samples of the same size. A wide band means
+# that many thresholds are about equally good for these questions. In this case, choose by recall and by cost. With more questions, the band often becomes
+# narrower.
 
 # %%
 rows = sweep.to_dicts()
@@ -144,12 +145,12 @@ sweep.plot_scores().figure
 # %% [markdown]
 # ## Another aim
 #
-# The best F1 may leave questions without any passage, as `nothing_found` says. If a lost answer is worse than a superfluous passage, choose the aim `recall`: it
-# recommends the threshold with the fewest tokens and a recall of at least 0.95. The aim `found` recommends the highest threshold at which at most 5 % of the
-# questions find nothing.
+# With the threshold of the best F1, some questions may find no passage: see `nothing_found`. If a lost answer is worse than a superfluous passage, choose the
+# aim `recall`. It recommends the threshold with the fewest tokens and a recall of at least 0.95. The aim `found` recommends the highest threshold at which at
+# most 5 % of the questions find nothing.
 #
-# A relative threshold is a share of the best score of the same question. It adapts to questions whose scores are low or high as a whole, and always keeps the best
-# passage, so it never causes an empty result. Set it with `relative_threshold`, for a client or for one call.
+# A relative threshold is a share of the best score of the same question. So it suits questions with low scores and questions with high scores. It always keeps
+# the best passage, so it never causes an empty result. Set it with `relative_threshold`, for a client or for one call.
 
 # %%
 pd.DataFrame(sweep.aims_to_dicts()).round(2)

@@ -13,8 +13,8 @@
 # %% [markdown]
 # # Which mode, which chunks, which threshold?
 #
-# The best settings depend on your documents and on your users' questions. This notebook goes from documents without labels to settings with figures, in five steps:
-# choose questions to label, label them, measure a grid of settings, choose a threshold, and judge the answers.
+# The best settings depend on your documents and on your users' questions. This notebook goes from documents without labels to settings with figures, in five
+# steps: choose questions to label, label them, measure a grid of settings, choose a threshold, and judge the answers.
 #
 # It runs on your machine. It needs no API key and no network, only these packages:
 #
@@ -32,8 +32,8 @@ await embedder.start()
 # %% [markdown]
 # ## Documents
 #
-# Two insurance plans with the same sections, and two other documents. The plans differ only in their figures, so a search has to find the right plan. With your
-# own files, write `documents = [d async for d in ragcore.ingest.read("policies")]`.
+# The next cell makes two insurance plans with the same sections, and two other documents. The plans differ only in their figures, so a search has to find the
+# right plan. With your own files, write `documents = [d async for d in ragcore.ingest.read("policies")]`.
 
 # %%
 PLAN = """
@@ -96,8 +96,8 @@ documents += [
 # %% [markdown]
 # ## 1. Choose questions to label
 #
-# A log has many questions, and most of them resemble each other. `explore.to_label` chooses those that differ most. Then it pools what the searches in all modes
-# find, because labels from one search alone favour that search.
+# A log has many questions, and most of them resemble each other. `explore.to_label` chooses those that differ most. Then it pools the documents that the
+# searches in all modes find, because labels from one search alone favour that search.
 
 # %%
 log = [
@@ -132,9 +132,9 @@ pool
 # %% [markdown]
 # ## 2. Label them
 #
-# In a notebook, name the rows that answer each question: `pool.labels({"Is my cat insured?": []})`. For more questions, write `pool.to_csv("pool.csv")`, fill the
-# column `relevant` in a spreadsheet program, and read it with `explore.load("pool.csv")`. Also note the right answer, as short as possible, and keep questions that
-# the documents don't answer: only they show false answers.
+# In a notebook, name the rows that answer each question: `pool.labels({"Is my cat insured?": []})`. For more questions, call `pool.to_csv("pool.csv")`, fill
+# the column `relevant` in a spreadsheet program, and read the file with `explore.load("pool.csv")`. Also enter the right answer, as short as possible. Keep the
+# questions that the documents don't answer, because false answers can be counted only with such questions.
 
 # %%
 known = [
@@ -169,8 +169,8 @@ labels = explore.load(
 # %% [markdown]
 # ## 3. Measure a grid of settings
 #
-# `explore.grid` measures each combination. Each axis is a keyword: any option of `Ingestor` or `Retriever`. Equal texts are embedded once. To measure a reranker,
-# pass `rerank={"none": None, "mine": lambda store: MyReranker(store)}`.
+# `explore.grid` measures each combination. Each axis is a keyword: any option of `Ingestor` or `Retriever`. Equal texts are embedded once. To measure a
+# reranker, pass `rerank={"none": None, "mine": lambda store: MyReranker(store)}`.
 
 # %%
 grid = await explore.grid(
@@ -187,8 +187,8 @@ print(*grid.notes, sep="\n")
 grid.plot().figure
 
 # %% [markdown]
-# `difference` is the nDCG minus that of the first row, with its 95 % interval from `low` to `high`. If the interval contains 0, the difference may be chance. With
-# a few questions, most differences may be: so the interval, not the order of the rows, says what is known.
+# `difference` is the nDCG minus that of the first row, with its 95 % interval from `low` to `high`. If the interval contains 0, the difference may be chance.
+# With few questions, most intervals contain 0. So compare the intervals, not the order of the rows.
 
 # %%
 table = grid.to_pandas().set_index("setting").round(2)
@@ -197,9 +197,9 @@ table.drop(columns=["overlap_tokens", "mrr", "search_ms", "nothing_found"])
 # %% [markdown]
 # ## 4. Choose a threshold
 #
-# The sweep uses the best way to cut the documents. For each aim it shows what the threshold costs: recall, and the share of questions with nothing found. A
-# relative threshold often loses less. Here each question has one relevant document, so F1 is best if only the best passage stays. The answers, below, may need more:
-# a label says which document answers, not which passage.
+# The sweep uses the documents as the best setting cuts them. For each aim it shows the recall at the recommended threshold, and the share of questions with
+# nothing found. A relative threshold often has a better recall. Here each question has one relevant document, so F1 is highest if only the best passage stays.
+# The answers in step 5 may need more passages, because a label names the document with the answer, not the passage.
 
 # %%
 options = dict(grid.best.options)
@@ -227,8 +227,8 @@ sweep.plot().figure
 # %% [markdown]
 # ## 5. Judge the answers
 #
-# `explore.answers` asks each question and judges by rule: does the answer contain the right one, do the cited passages contain its figures and names, are the
-# cited documents the labelled ones, and how often is there no answer or a false one? The generator here quotes the documents without a model.
+# `explore.answers` asks each question and judges the answers by rule. Does an answer contain the right one? Do the cited passages contain its figures and
+# names? Are the cited documents the labelled ones? How often is there no answer, or a false one? The generator here quotes the documents without a model.
 
 # %%
 rag = ragcore.RAG(
@@ -244,8 +244,8 @@ fewer = await explore.answers(
 fewer
 
 # %% [markdown]
-# `explore.compare` compares two runs question by question. Paired questions cancel what makes some of them harder than others, so the intervals are narrower than
-# those of two separate means.
+# `explore.compare` compares two runs question by question. A hard question is hard in both runs, so this does not change the difference. Therefore the
+# intervals are narrower than those of two separate means.
 
 # %%
 comparison = explore.compare(all_passages, fewer)
@@ -253,7 +253,7 @@ print(comparison)
 comparison.to_pandas().round(2)
 
 # %% [markdown]
-# Look at each answer that is wrong by its label, or not grounded. Often the label is at fault.
+# Look at each answer that is wrong by its label, or not grounded. Often the label is wrong, not the answer.
 
 # %%
 for one in fewer.questions:
@@ -262,8 +262,9 @@ for one in fewer.questions:
         print(f"  not in the cited passages: {list(one.ungrounded)}")
 
 # %% [markdown]
-# A model can judge too: `explore.answers(rag, labels, judge=ragcore.OpenAIGenerator("gpt-4o"))`. First read `answers.agreement()`: it says how often the judge agrees
-# with your labels, with Cohen's kappa and its interval. [How to know whether answers are good](../../how-to/judge_answers/) explains each measure.
+# A model can judge the answers, too: `explore.answers(rag, labels, judge=ragcore.OpenAIGenerator("gpt-4o"))`. First call `answers.agreement()`. It reports how
+# often the judge agrees with your labels, and Cohen's kappa with its interval. [How to know whether answers are good](../../how-to/judge_answers/) explains
+# each measure.
 
 # %%
 await rag.aclose()

@@ -1,4 +1,4 @@
-"""The components as Protocols, and the values that they exchange. A class satisfies a Protocol by its members; it need not subclass it.
+"""The components as Protocols, and the values that they exchange. A class that has the members of a Protocol satisfies it, without being a subclass.
 
 Within a major version, no Protocol gets a new member; a new ability is a new Protocol. All Protocols are in one file, because a component often needs
 several of them.
@@ -203,8 +203,7 @@ class Found(list[Passage]):
 class Reranker(Protocol):
     """Computes how relevant texts are to a question, with a model that reads the question and a text together, such as a cross-encoder.
 
-    It returns a score for each text instead of a sorted list: then no result can name a text twice or name one that does not exist, and
-    `RerankedSearcher` alone sorts.
+    It returns a score for each text, not a sorted list. So a result can't name a text twice, or a text that does not exist. Only `RerankedSearcher` sorts.
     """
 
     @property

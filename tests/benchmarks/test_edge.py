@@ -38,7 +38,7 @@ def outcomes(seconds: float, *, kind: Kind = "right") -> list[Outcome]:
 
 
 def measured(**beside: float) -> Measured:
-    """Return four rounds. In the given settings, a tenth of the questions takes this many seconds. In the others, all are as fast as in "alone"."""
+    """Return four rounds. In the settings of `beside`, a tenth of the questions takes the given seconds. All other questions are as fast as in "alone"."""
     rounds: list[dict[Setting, list[Outcome]]] = [
         {setting: outcomes(beside.get(setting, ALONE)) for setting in SETTINGS} for _ in range(4)
     ]

@@ -1,4 +1,4 @@
-"""Many questions at a time: each has one result, and nothing is left behind."""
+"""`ask_many`: each question has one result, and no task or connection is left behind."""
 
 from __future__ import annotations
 

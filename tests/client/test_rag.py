@@ -583,7 +583,7 @@ async def test_erasing_a_tenant_reports_the_counts_and_leaves_other_tenants() ->
         assert (erased.documents, erased.chunks) == (30, before)
         assert erased.cached_vectors > 0
         assert erased.remembered_calls == 2
-        assert {call.tenant for call in rag.recent()} == {"a", "b"}  # the call that erases stays in `recent`
+        assert {call.tenant for call in rag.recent()} == {"a", "b"}  # only the call of `delete_tenant` stays for "a"
         assert [call.method for call in rag.recent() if call.tenant == "a"] == ["delete_tenant"]
         assert not [key for key in rag.used() if key[0] == "a"]
         assert await rag.documents(tenant="a") == {}

@@ -1,4 +1,4 @@
-"""Follow-up questions: what is searched for, and what happens if the model that rewrites them fails."""
+"""Follow-up questions: the text that is searched for, and the fallback if the model that rewrites them fails."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ async def test_rubbish_from_the_model_falls_back_to_the_context(rubbish: str) ->
     assert answer.found
     assert caught.value.stage == "rewrite"
     if rubbish:
-        assert used.prompt_tokens == 60  # rubbish costs as well
+        assert used.prompt_tokens == 60  # an unusable reply costs tokens as well
 
 
 async def test_a_model_that_is_down_falls_back_to_the_context_and_an_open_breaker_sends_nothing() -> None:

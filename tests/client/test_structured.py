@@ -1,4 +1,4 @@
-"""Structured answers: data, citations, one repair, and what remains if the model fails."""
+"""Structured answers: data, citations, one repair, and the fallback if the model fails."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ NOTHING = reply(None, "NOT_FOUND")
 
 
 class Replies:
-    """Sends one reply after the other. An exception is raised."""
+    """Sends one reply after the other. If a reply is an exception, it is raised."""
 
     model = "fake"
 

@@ -1,4 +1,4 @@
-"""Time may run out between any two readings of the clock. The caller gets a result or a typed error of ragcore, never another error."""
+"""The deadline may pass between any two readings of the clock. The caller gets a result or a typed error of ragcore, never another error."""
 
 from __future__ import annotations
 

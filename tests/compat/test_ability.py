@@ -1,4 +1,4 @@
-"""Members that a wrapper provides by `__getattr__` count as its own: a reranker around a store is started, closed and watched like the store."""
+"""Members that a wrapper provides by `__getattr__` count as members of the wrapper: a reranker around a store is started, closed and watched like the store."""
 
 from __future__ import annotations
 

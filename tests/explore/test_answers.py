@@ -1,4 +1,4 @@
-"""Answers are asked, judged by rule, by labels and by a model, and compared in pairs."""
+"""`explore.answers` asks questions and judges the answers by rule, by labels and by a model. `compare` compares two runs in pairs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LABELS = [
 
 
 class Scripted:
-    """Replies by the first word of the script that the question contains. {n} is the number of the passage of that document."""
+    """Returns the reply of the first word in `script` that the question contains. In a reply, {n} is the number of the passage of document n."""
 
     model = "scripted"
 
@@ -128,7 +128,7 @@ async def test_two_runs_are_compared_question_by_question(prices: Settings) -> N
     assert (rows["answered"]["questions"], rows["answered"]["better"], rows["answered"]["worse"]) == (3, 1, 0)
     assert rows["answered"]["difference"] == pytest.approx(1 / 3)
     assert (rows["false_answers"]["difference"], rows["false_answers"]["better"]) == (-1.0, 1)
-    assert not rows["answered"]["clear"]  # three pairs show nothing
+    assert not rows["answered"]["clear"]  # three pairs are too few for a clear difference
     same = {row["measure"]: row for row in compare(good, good).to_dicts()}
     assert (same["answered"]["low"], same["answered"]["high"]) == pytest.approx((-0.708, 0.708), abs=1e-3)
     many = Answers(
@@ -198,7 +198,7 @@ async def test_a_judge_is_compared_with_the_labels(prices: Settings) -> None:
     judge = Judge("RIGHT.", "right", "Wrong, because …", "RIGHT")
     found = await run({**GOOD, "cup": "Emma won {dental}."}, prices, judge=judge)
     assert [one.judged_right for one in found.questions] == [True, True, False, True]
-    # The labels call the first three right, and the answer to the unanswerable question wrong.
+    # By the labels, the first three answers are right, and the answer to the unanswerable question is wrong.
     assert found.agreement() == Agreement(both_right=2, both_wrong=0, judge_only=1, label_only=1)
     assert found.agreement({LABELS[0].question: True, LABELS[2].question: False}).share == 1.0
     assert (
@@ -225,7 +225,7 @@ async def test_a_judge_that_fails_or_says_nothing_usable_is_counted(prices: Sett
     assert (deductible.judged_right, deductible.judge_error) == (None, "the reply contains neither RIGHT nor WRONG")
     assert (ambulance.judged_right, ambulance.judge_error) == (None, "RuntimeError: no judge today")
     assert (dental.judged_right, dental.judge_error) == (False, "")  # the passages don't support the answer
-    assert (cup.judged_right, cup.judge_error) == (None, "")  # nothing was answered
+    assert (cup.judged_right, cup.judge_error) == (None, "")  # there is no answer to judge
     assert any("no verdict on 2 of 3 answers" in note for note in found.notes)
 
 

@@ -1,4 +1,4 @@
-"""Labels, sweeps, evaluations."""
+"""Tests of labels, sweeps and evaluations."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def fetched(scores: Sequence[float], right: Sequence[bool], *, tags: tuple[str, 
 
 
 STEPS = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
-# Right chunks score 0.6 and 0.8, wrong ones 0.2 and 0.4.
+# Right chunks have the scores 0.6 and 0.8, and wrong chunks have 0.2 and 0.4.
 PLAIN = [fetched([0.8, 0.4, 0.2], [True, False, False], tags=("easy",)), fetched([0.6, 0.4], [True, False])] * 10
 
 
@@ -273,7 +273,7 @@ async def test_a_retriever_applies_the_relative_threshold_that_the_sweep_measure
 
 
 def test_a_better_relative_threshold_is_pointed_out() -> None:
-    """The scores of each question are high or low as a whole, so one absolute threshold can't suit both."""
+    """All scores of one question are high and all scores of another one are low, so one absolute threshold can't suit both."""
     high, low = fetched([0.9, 0.7, 0.7], [True, False, False]), fetched([0.5, 0.3, 0.3], [True, False, False])
     found = sweep([high, low] * 20, np.array([number / 100 for number in range(101)]), "f1")
     better = next(note for note in found.notes if note.startswith("A relative threshold"))

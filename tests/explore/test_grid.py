@@ -34,7 +34,7 @@ class Counting(FakeEmbedder):
 
 
 class Backwards:
-    """A reranker that spoils the order."""
+    """A reranker that reverses the order."""
 
     def __init__(self, inner: Searcher) -> None:
         self.inner = inner
@@ -95,8 +95,8 @@ async def test_options_of_the_retriever_and_of_the_search_are_axes() -> None:
 async def test_settings_that_cannot_be_told_apart_are_named() -> None:
     async with FakeEmbedder() as embedder:
         found = await grid(DOCUMENTS, LABELS, embedder=embedder, top_k=(3, 4), score_threshold=(None, -0.99, 0.99))
-    assert found.best.options == (("top_k", 3), ("score_threshold", None))  # of equal ones, that with the fewest tokens
-    assert any("3 of the 5 others can't be told from it: 2, 4, 5" in note for note in found.notes)
+    assert found.best.options == (("top_k", 3), ("score_threshold", None))  # the fewest tokens of equal settings
+    assert any("3 of the 5 others are not clearly worse: 2, 4, 5" in note for note in found.notes)
     assert "only 6 questions" in repr(found)
     first, second = found.settings[:2]
     assert compare(first.evaluation, second.evaluation).difference == 0.0

@@ -1,4 +1,4 @@
-"""Figures and names of an answer against the cited passages, by rule."""
+"""The figures and names of an answer are compared with the cited passages, by rule."""
 
 from __future__ import annotations
 

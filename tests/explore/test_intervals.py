@@ -1,4 +1,4 @@
-"""Intervals of few questions are honest: they cover the true mean about as often as they say."""
+"""The 95 % intervals contain the true mean in about 95 % of cases, even with few questions."""
 
 from __future__ import annotations
 
@@ -61,5 +61,5 @@ def test_intervals_cover_the_mean_as_often_as_they_say(law: str, count: int) -> 
     for number in range(200):
         low, high = of_mean(list(LAWS[law](rng, count)), least=0, most=1, seed=number)
         covered += low <= true <= high
-    # 200 draws of 95 % give 181 to 198 in 99 of 100 runs. The bootstrap of few skewed values is known to be short.
+    # If the probability is 95 %, 99 of 100 runs have 181 to 198 hits in 200 draws. The bootstrap of few skewed values is known to be too narrow.
     assert covered >= (178 if count == 30 else 168), covered

@@ -1,4 +1,4 @@
-"""Labels as people save them: byte order marks, semicolons, ids with spaces; messages name the file, the line and the column."""
+"""Labels can be loaded as people save them, with byte order marks, semicolons and ids with spaces. Messages name the file, the line and the column."""
 
 from __future__ import annotations
 

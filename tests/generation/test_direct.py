@@ -1,4 +1,4 @@
-"""A generator that is read in the reader's own task keeps all guarantees that it would have in a relay."""
+"""A generator that is read in the reader's own task has the same guarantees as in a relay."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Pieces:
 
 
 class Foreign(Pieces):
-    """Has its own stream and does not set `in_any_task` for it."""
+    """Overrides `stream` and does not declare `in_any_task` again."""
 
     def stream(self, prompt: Prompt, /) -> Any:
         return super().stream(prompt)

@@ -1,4 +1,4 @@
-"""Quotation without a model: by words in several languages, by meaning with an embedder, and what it does if the embedder fails."""
+"""Quotation without a model: by words in several languages, by meaning with an embedder, and by words alone if the embedder fails."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ OTHER = "Parking is free."
 
 
 class Meanings(Part):
-    """An embedder that knows which texts mean the same: those of `PAIRS`, and the question and its answer. Any other text has a direction of its own."""
+    """An embedder that returns equal vectors for the pairs in `PAIRS`, and for QUESTION and ANSWER. Every other text has its own direction."""
 
     model = "meanings"
     dimension = 256
@@ -143,7 +143,7 @@ def test_by_words_a_question_without_an_answer_is_not_answered(question: str, te
 
 
 def test_words_of_headings_and_of_the_sentence_before_count_half() -> None:
-    # Alone, the sentence has one of two words, which is not enough.
+    # Without its heading, the sentence contains one of two words, which is not enough.
     assert quote("What does a battery cost?", passages("It costs $40.")) == ""
     assert quote("What does a battery cost?", passages("# Battery\n\nIt costs $40.")) == "It costs $40. [1]"
     assert quote("What does a battery cost?", passages("We sell the battery. It costs $40.")) == "It costs $40. [1]"
@@ -207,7 +207,7 @@ def test_a_sentence_is_found_by_its_own_words_wherever_it_stands(before: int, wo
 
 
 def test_the_work_is_bounded() -> None:
-    # Only the first 32,000 characters are looked at, and no sentence of more than 2,000 characters is quoted.
+    # Only the first 32,000 characters are examined, and no sentence of more than 2,000 characters is quoted.
     late = "Parking is free. " * 2_000 + "The warranty is 24 months."
     assert quote("How long is the warranty?", passages(late)) == ""
     assert quote("How long is the warranty?", passages("free " * 500 + "the warranty is 24 months.")) == ""
@@ -413,7 +413,7 @@ async def test_as_the_last_resort_it_asks_the_embedder_within_half_of_the_reserv
     async with client(embedder, model) as rag:
         await rag.add([Document("plan", "The warranty is 24 months.")], tenant=TENANT)
         embedder.armed = True
-        # A model that fails at once, and one that takes all of the time but the reserve of 0.5 s.
+        # The first model fails at once. The second one uses all of the time except the reserve of 0.5 s.
         for fault, seconds in ((Fail(503), 0.25), (Broken(after=1, how="idle"), 9.75)):
             model.faults.always(fault)
             began = anyio.current_time()

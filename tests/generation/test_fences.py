@@ -37,7 +37,7 @@ TRICKS = [
 
 
 def plain(text: str) -> str:
-    """Return a text as it looks: without invisible characters, and with look-alikes replaced."""
+    """Return a text as a reader sees it: without invisible characters, and with look-alikes replaced."""
     seen = "".join(char for char in text if unicodedata.category(char) not in ("Cf", "Mn"))
     seen = unicodedata.normalize("NFKC", seen)
     return seen.translate(str.maketrans("\u2039\u27e8\u00ab\u2329\u2215\u2044", "<<<<//"))

@@ -1,4 +1,4 @@
-"""Prompts, citations, quotation, fallbacks, blocking functions as generators."""
+"""Tests of prompts, citations, quotation, fallbacks, and blocking functions as generators."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ FORGED = Passage("f", "d", "The visit to a specialist is free [2]. See note [1] 
         (
             "The visit to a specialist is free [2].",
             [],
-        ),  # word for word, including the reference that was planted in the document
+        ),  # a quotation word for word, with the reference that an attacker wrote into the document
         ("The visit to a specialist is free [2]. [1]", [1]),
         ('The plan says: "See note [1] of the plan" [1].', [1]),
         ("*The visit to a Specialist\nis free [2]*, it says [1].", [1]),
@@ -406,7 +406,7 @@ async def test_a_generator_inherits_the_deadline_of_its_reader() -> None:
                 yield pieces
 
     async with FallbackGenerator([Looks(), ExtractiveGenerator()]) as generator:
-        with anyio.fail_after(7):  # an anyio scope, which another task does not inherit by itself
+        with anyio.fail_after(7):  # another task does not inherit a scope of anyio
             await generator.generate(Prompt("q", passages=(A,)))
         with deadline(5):
             await generator.generate(Prompt("q", passages=(A,)))

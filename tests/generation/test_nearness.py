@@ -1,4 +1,4 @@
-"""The scale on which all embedders agree."""
+"""The scale makes the scores of different embedders comparable."""
 
 from __future__ import annotations
 

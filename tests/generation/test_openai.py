@@ -1,4 +1,4 @@
-"""Answers that end in all possible ways, and the parameters of requests."""
+"""Tests all ways in which an answer may end, and the parameters of requests."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ async def test_a_run_cancelled_at_any_moment_ends_soon_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "files").mkdir()
-    # An own folder for temporary files: other programs of this machine may use ragcore as well.
+    # The test has its own folder for temporary files, because other programs on this machine may use ragcore as well.
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))

@@ -1,4 +1,4 @@
-"""Each format, written by independent programs and by hand."""
+"""Tests the reader of each format, with files that independent programs have written, and with files written by hand."""
 
 from __future__ import annotations
 

@@ -463,7 +463,7 @@ async def test_the_reason_that_prevents_a_retry_is_an_event() -> None:
             else None
         )
     )
-    # The wait is random between 0 and this: it is practically never shorter than the second that is left.
+    # The wait is a random number from 0 to 1e9 seconds, so it is practically never shorter than the deadline of one second.
     slow = RetryPolicy(attempts=2, backoff=1e9, max_backoff=1e9)
     with pytest.raises(OSError), deadline(1):
         await Policy("crm", retry=slow).call(Flaky(OSError(), OSError()))

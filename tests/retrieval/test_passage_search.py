@@ -1,4 +1,4 @@
-"""The refinement of a search: the default mode, duplicates, diversity, neighbours and shared tenants, with stores that offer more or less."""
+"""The refinement of a search: the default mode, duplicates, diversity, neighbours and shared tenants, with stores that support only some of them."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def test_a_searcher_that_can_do_less_is_never_asked_for_more() -> None:
             await retriever.retrieve("q", tenant="m", shared=("plans",))
         with pytest.raises(Unsupported, match="neighbours"):
             await retriever.retrieve("q", tenant="m", neighbours=1)
-        # An own tenant is no shared one.
+        # The caller's own tenant need not be marked as shared.
         assert (await retriever.retrieve("q", tenant="m", shared=("m",))).passages
 
 

@@ -54,7 +54,7 @@ def test_a_higher_share_keeps_a_part_of_what_a_lower_one_keeps(
 
 
 class Fixed(FakeStore):
-    """Finds the same passages for each vector, in another order than that of their scores, as a fusion does."""
+    """Finds the same passages for each vector. As after a fusion, they are not in the order of their scores."""
 
     async def search(self, query: Query, /) -> Sequence[Passage]:
         await super().search(query)

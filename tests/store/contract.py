@@ -150,7 +150,7 @@ class StoreContract:
         passages = await store.search(asked)
         assert passages[0].chunk_id == "plan#2"
         assert None not in [passage.score for passage in passages]
-        # A chunk that only text search finds, because the vector search ends before it, has its similarity as well.
+        # The vector search ends before this chunk, so only text search finds it. The passage still has its similarity.
         assert [p.score for p in passages if p.text_score is not None] == [passages[0].score]
         found = await store.search(replace(asked, score_threshold=0.999))
         assert isinstance(found, Found)
@@ -404,11 +404,11 @@ async def check_shared_search(
     mark: Callable[[str], object],
     unmark: Callable[[str], object],
 ) -> None:
-    """Check that only tenants that are marked as shared can be searched by others, for reading alone.
+    """Check that other tenants can search and read the documents of a tenant only if it is marked as shared, and can't change them.
 
     Args:
         store: an empty store.
-        mark, unmark: begin and end sharing; they may return an awaitable.
+        mark, unmark: functions that begin and end sharing; they may return an awaitable.
     """
     assert isinstance(store, SharingStore)
     await store.upsert(
@@ -438,7 +438,7 @@ async def check_shared_search(
         assert len(matching) == 1
         with pytest.raises(InvalidInput, match="'b'"):
             await store.search(replace(asked, shared=("plans", "b")))
-    # Reading alone: counts, hashes and deletions are about the caller's own documents.
+    # Shared documents can only be read: counts, hashes and deletions apply to the caller's own documents.
     assert isinstance(store, AdjacentChunks)
     around = await store.adjacent([Passage("same#0", "same", "", shared="plans")], tenant="a", distance=1)
     assert [[(one.text, one.shared) for one in chunks] for chunks in around] == [[("deductible of all plans", "plans")]]

@@ -41,7 +41,7 @@ ERASED = document("erased", "zqerased is gone for good")
 
 
 def blocks(heading: str, kind: str = "sh") -> list[str]:
-    """Return the code blocks below a heading of the manual, without the addresses: the test sets its own."""
+    """Return the code blocks below a heading of the manual, without the addresses, because the test sets other addresses."""
     section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)
     assert section is not None, heading
     found = re.findall(rf"^```{kind}\n(.*?)^```", section[1], re.DOTALL | re.MULTILINE)
@@ -146,7 +146,7 @@ class Backups:
 
 @pytest.fixture
 async def backups(old: Server, new: Server, tmp_path: Path) -> AsyncIterator[Backups]:
-    """Backups with a database of two tenants on the old server, and no database on the new one."""
+    """Yield `Backups` with a database of two tenants on the old server, and no database on the new one."""
     made = Backups(old, new, tmp_path)
     made.old.programs()
     roles = ["create role claims_owner login", "create role app login", *ROLE.rstrip().rstrip(";").split(";\n")]
@@ -228,7 +228,7 @@ async def found(server: Server, database: str) -> dict[tuple[str, str, Mode], li
 
 
 async def check(backups: Backups, server: Server, database: str) -> None:
-    """Check that everything is as in the old database, and works."""
+    """Check that a database has the data of the old one, and that reads, writes and rights work."""
     assert await catalogue(server, database) == await catalogue(backups.old, "chat")
     assert await found(server, database) == await found(backups.old, "chat")
     async with PgVectorStore(server.dsn("app", database)) as store:

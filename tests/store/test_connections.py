@@ -1,4 +1,4 @@
-"""Connections end for ordinary reasons, and no caller notices it."""
+"""If a connection ends for an ordinary reason, such as a restart, no call fails."""
 
 from __future__ import annotations
 

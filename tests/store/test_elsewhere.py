@@ -63,7 +63,7 @@ async def emptied(owner_dsn: str) -> None:
     await migrate(owner_dsn, model="fake", dimension=DIMENSION, role="ragcore")
 
 
-@pytest.mark.thorough  # behind PgBouncer it is the same server
+@pytest.mark.thorough  # `TestBouncer` runs the contract on the same server
 class TestSixteen(StoreContract):
     """The contract on PostgreSQL 16."""
 

@@ -119,7 +119,7 @@ async def test_a_folder_keeps_its_version(folder: str, version: int) -> None:
 
 
 async def test_users_in_several_processes_come_and_go_in_any_order(folder: str) -> None:
-    """A user that leaves and comes back counts like any other."""
+    """A user that leaves and comes back keeps the server running, like any other user."""
     running = embedded.start(Path(folder))
     other, pid = user(folder)
     assert pid == running.pid
@@ -198,7 +198,7 @@ def _works_in(process: psutil.Process, folder: str) -> bool:
 async def test_an_incomplete_data_folder_is_moved_aside_and_not_deleted(
     folder: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The folder is in the state in which the first release left a folder whose initdb was killed."""
+    """If initdb was killed, the first release left a folder like this one."""
     data = Path(folder) / "postgres"
     (data / "base" / "1").mkdir(parents=True)
     (data / "PG_VERSION").write_text("18\n")
@@ -494,7 +494,7 @@ async def test_an_environment_for_another_database_changes_nothing(
 
 @as_root
 async def test_a_folder_of_another_user_is_reported(folder: str) -> None:
-    """If two users without special rights use the same folder, the second gets an error of one line."""
+    """If two users without special rights use the same folder, the second user gets an error of one line."""
     os.chmod(folder, 0o777)
     (Path(folder) / "users.lock").touch(mode=0o600)
     script = f"""

@@ -71,7 +71,7 @@ async def test_a_collection_that_is_embedded_again_expires_as_the_old_one_did(da
         assert await watcher.fetchval("select count(*) from second.chunk where document_id = 'past'") == 1
         await watcher.close()
         async with PgVectorStore(database[0], schema="second") as second:
-            # A document removed from one collection of a group is removed from all.
+            # A document that is removed from one collection of a group is removed from all of them.
             assert await store.expire() == {"a": 1}
             assert set(await second.hashes(None, tenant="a")) == {"future", "plan"}
             assert await second.expire() == {}
@@ -108,7 +108,7 @@ async def test_documents_written_by_the_previous_release_never_expire(database: 
 
 
 async def test_the_previous_release_replaces_a_document_that_expires(database: tuple[str, str]) -> None:
-    """The statements of that release don't know expiry. So the document that replaces an expired one does not expire."""
+    """The statements of that release don't set an expiry. So the document that replaces an expired one does not expire."""
     await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
     async with PgVectorStore(database[0]) as store:
         for name, expires_at in (("late", PAST), ("early", FUTURE)):

@@ -1,4 +1,4 @@
-"""Isolation of tenants: roles, policies and rights as they occur in practice."""
+"""Isolation of tenants, with roles, policies and rights that occur in practice."""
 
 from __future__ import annotations
 

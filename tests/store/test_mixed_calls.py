@@ -1,4 +1,4 @@
-"""Mixed calls of many tenants with random cancellation, before, during and after ANALYZE: no tenant sees another's row, and no row is missing."""
+"""Runs mixed calls of many tenants with random cancellation, before, during and after ANALYZE. No tenant sees another's row, and no row is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first release and this one use one database under load: upgrade, rollback, contraction. No call fails, and no row is lost."""
+"""The first release and this one use one database under load, during an upgrade, a rollback and a contraction. No call fails, and no row is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits that hold for several processes, with real PostgreSQL and independent clients."""
+"""Limits apply to several processes together. Tested with real PostgreSQL and independent clients."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Costly(FakeGenerator):
 
 
 class Late(PgVectorStore):
-    """A store that does its work at once and answers late.
+    """A store that does its work at once and returns the result late.
 
     Attributes:
         late: delay of the answer, in seconds.

@@ -56,7 +56,7 @@ async def test_the_setting_alone_shows_marked_tenants_only_and_allows_no_write(m
         for write in ("insert into ragcore.shared_tenant values ('b')", "delete from ragcore.shared_tenant"):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await role.execute(write)
-        # Without an own tenant, the setting shows nothing, but raises the error for a missing tenant.
+        # If no own tenant is set, the statement shows no shared rows, but raises the error for a missing tenant.
         await role.execute("select set_config('ragcore.tenant', '', false)")
         with pytest.raises(asyncpg.PostgresError, match="ragcore.tenant is not set"):
             await role.fetch("select * from ragcore.chunk")
@@ -91,7 +91,7 @@ async def test_a_new_collection_of_the_group_shares_the_same_tenants(migrated: t
 
 
 async def test_a_shared_search_of_many_shapes_hides_no_row(migrated: tuple[str, str]) -> None:
-    """The planner may choose any plan: with fresh statistics, without any, and with each kind of scan forbidden."""
+    """The search is run with different plans: with fresh statistics, without statistics, and with each kind of scan forbidden."""
     async with PgVectorStore(migrated[0], pool_size=1) as store:
         for tenant in ("a", "plans", *(f"t{n}" for n in range(20))):
             await store.upsert([embedded(f"d{n}", f"words of {tenant} number{n}") for n in range(5)], tenant=tenant)

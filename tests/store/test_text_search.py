@@ -1,4 +1,4 @@
-"""Text search with a small limit for the postings that are read, so that the limit applies in small stores as it does in large ones."""
+"""Text search with a small limit for the postings that are read, so that small stores reach the limit as large ones do."""
 
 from __future__ import annotations
 

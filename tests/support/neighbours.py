@@ -27,7 +27,10 @@ POISON_SECONDS = 300.0
 
 
 def quiet_ratio(loops: int) -> float:
-    """Return the ratio of two latencies of a tenant that asks once a second: its p95 beside another tenant's loops, and its p95 alone plus one service time."""
+    """Return the p95 latency of a tenant while another tenant runs `loops` loops, divided by the sum of its p95 alone and one service time.
+
+    The tenant asks once a second.
+    """
     alone, beside = (anyio.run(_quiet, count, backend_options={"loop_factory": VirtualLoop}) for count in (0, loops))
     return float(beside / (alone + CELL.service))
 

@@ -59,7 +59,7 @@ class Cell:
         first: share of the service time after which the first token comes.
         load: questions as a multiple of the model's capacity; in a closed loop, callers as a multiple of the slots.
         spread: the service times are drawn from service × [1 - spread, 1 + spread].
-        order: order within a flow: ragcore's own, or earliest deadline first for comparison.
+        order: order within a flow: the order of ragcore, or earliest deadline first for comparison.
         given_seconds: the number of seconds for which questions come; 0: the cell computes it.
     """
 
@@ -134,7 +134,7 @@ class Asked:
     Attributes:
         at: the time at which it was asked.
         service: seconds that its answer takes.
-        late: seconds between the moment from which it could no longer be answered and its refusal.
+        late: seconds from the last moment at which it could still be answered to its refusal.
         false: the reported reason, if that reason is not true.
     """
 

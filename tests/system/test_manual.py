@@ -34,7 +34,7 @@ def blocks(page: str, kind: str) -> list[str]:
 
 
 def shell(page: str, *numbers: int) -> list[str]:
-    """Return the lines of a page's shell blocks, without comments and those that install packages."""
+    """Return the lines of a page's shell blocks, without comments and without commands that install packages."""
     lines = "".join(blocks(page, "sh")[number] for number in numbers).replace("\\\n", " ").splitlines()
     return [line for line in lines if not line.startswith(("pip ", "#"))]
 

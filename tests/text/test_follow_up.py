@@ -1,4 +1,4 @@
-"""Follow-up questions: which questions depend on the conversation, and the words that are joined in."""
+"""Follow-up questions: `is_follow_up` recognises them, and `context_of` returns the words to add."""
 
 from __future__ import annotations
 

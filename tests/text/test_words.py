@@ -1,4 +1,4 @@
-"""Words, sentences, tokens and events."""
+"""Tests of words, sentences, tokens and events."""
 
 from __future__ import annotations
 

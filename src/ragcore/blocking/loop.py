@@ -1,6 +1,6 @@
 """The background thread with its event loop, one per process, and the deadlines of the threads that wait for it.
 
-Invariants: the loop belongs to one process, and a forked child starts its own. No thread waits for the loop after its `ThreadDeadline`. At the end of
+Invariants: the loop belongs to one process, and a forked child starts its own loop. No thread waits for the loop after its `ThreadDeadline`. At the end of
 the interpreter, open clients are closed within a bounded time; the thread is a daemon.
 """
 

@@ -161,7 +161,7 @@ def _moment(given: str | None) -> datetime | None:
 async def _expiring(
     found: AsyncIterator[Document | Unreadable], expires_at: datetime | None
 ) -> AsyncIterator[Document | Unreadable]:
-    """Yield the documents. If a document has no expiry of its own, set `expires_at`."""
+    """Yield the documents. If a document has no expiry, set `expires_at`."""
     async for document in found:
         if expires_at is not None and isinstance(document, Document) and document.expires_at is None:
             yield replace(document, expires_at=expires_at)

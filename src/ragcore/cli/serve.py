@@ -218,7 +218,7 @@ def _with_timeouts(protocol: Any) -> Any:
 
 
 def _cancelled(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
-    """Cancel a timer. Returns None, the new value of its variable."""
+    """Cancel a timer. Returns None, so that `timer = _cancelled(timer)` also forgets the timer."""
     if timer is not None:
         timer.cancel()
     return None

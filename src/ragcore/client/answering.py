@@ -37,7 +37,7 @@ from ragcore.types.validation import (
 
 __all__ = ["Request", "cite", "generate", "make_prompt", "retrieve", "search_of", "sum_of", "validate"]
 
-# The reserve for quotation, at the end of a call's time: seconds, but at most this share of the time.
+# The reserve for quotation is the end of a call's time: this number of seconds, but at most this share of the time.
 RESERVE_SECONDS = 0.5
 RESERVE_SHARE = 0.1
 
@@ -49,8 +49,8 @@ class Request:
     Attributes:
         question: not checked here; the retriever checks it before it sends anything.
         max_tokens: None: the generator's own limit, else that of the settings.
-        temperature: None: the generator's own.
-        structure: the schema of the answer's data; None: the answer is only a text.
+        temperature: None: the generator's default.
+        structure: the schema of the answer's data; None: the answer has no data.
     """
 
     question: str
@@ -177,7 +177,7 @@ async def generate(call: Call, prompt: Prompt, generators: Generators, *, degrad
 def cite(
     call: Call, settings: Settings, retrieval: Retrieval, prompt: Prompt | None, generation: Generation | None
 ) -> Answer:
-    """Make the answer from the generation's text and its citations. Without a generation, the answer's text comes from the settings."""
+    """Make the answer from the generation's text and its citations. If there is no generation, the answer's text comes from the settings."""
     answer = Answer(
         settings.not_searched if _not_searched(retrieval) else settings.not_found,
         found=False,

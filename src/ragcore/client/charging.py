@@ -1,4 +1,4 @@
-"""Checks the limits of a tenant before each of its calls, and counts the tokens and the cost of the call, however it ends."""
+"""Checks the limits of a tenant before each of its calls. Counts the tokens and the cost of each call, also of a call that fails or is cancelled."""
 
 from __future__ import annotations
 

@@ -16,13 +16,13 @@ from ragcore.text.redaction import Redact
 
 __all__ = ["Generators", "make_embedder", "make_generator", "make_reranker", "make_store"]
 
-# Seconds for the embedder if the quotation is the client's first generator. As the last resort it has only part of the reserve.
+# Seconds for the embedder if quotation is the client's first generator. If quotation is the last resort, the embedder gets only a part of the reserve.
 FIRST_EMBED_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Generators:
-    """A client's generators, all made from the one that it was given.
+    """A client's generators, all made from the argument `generator` of the client.
 
     Attributes:
         given: the client's argument, unchanged.
@@ -49,14 +49,14 @@ class Generators:
         redacting: Redacting,
         embedder: Embedder | None = None,
     ) -> Self:
-        """Make the generators from the client's argument. A quotation without an embedder of its own gets the client's."""
+        """Make the generators from the client's argument. Quotation without an embedder of its own uses the client's embedder."""
         equipped = _equipped(given, embedder)
         first = equipped.generators[0] if isinstance(equipped, FallbackGenerator) else equipped
         quoting = ExtractiveGenerator(embedder=embedder, redact=redact)
         answering = _with_last_resort(
             equipped,
             quote_when_overloaded=quote_when_overloaded,
-            # Behind a redaction, the prompts are redacted already.
+            # `degrading` redacts the prompts, so quotation gets redacted texts and need not redact them again.
             quoting=quoting if redact is None else ExtractiveGenerator(embedder=embedder),
         )
         alone = FallbackGenerator([first])
@@ -89,7 +89,7 @@ class Generators:
 
 
 def _equipped(generator: Generator, embedder: Embedder | None, *, first: bool = True) -> Generator:
-    """Return the generator; if it quotes and was not told with which embedder, a copy that uses the client's."""
+    """Return the generator. If it is quotation without an embedder of its own, return a copy that uses the client's embedder."""
     if type(generator) is FallbackGenerator:
         generators = [_equipped(one, embedder, first=at == 0) for at, one in enumerate(generator.generators)]
         if all(one is other for one, other in zip(generators, generator.generators, strict=True)):

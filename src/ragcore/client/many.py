@@ -50,7 +50,7 @@ class Answers:
         self._until = math.inf
         self._scope = anyio.CancelScope()
         self._over = anyio.Event()
-        # Without a buffer: a result that no reader takes keeps its place, so that a slow reader stops the questions.
+        # The stream has no buffer: a result that no reader takes keeps its place, so a slow reader stops the questions.
         self._send, self._receive = anyio.create_memory_object_stream[Asked](0)
         self._read = self._answered = self._failed = 0
         self._error: Exception | None = NotOpen(
@@ -97,7 +97,7 @@ class Answers:
         self._began = anyio.current_time()
         total = math.inf if self._total is None else self._began + self._total
         self._until = min(total, expires_at())
-        # The caller's context: the actor of the audit log, and the caller's own variables for logs and traces.
+        # The caller's context has the actor of the audit log, and the caller's own variables for logs and traces.
         owner.spawn(self._run, name="asking many questions", context=copy_context())
 
     async def _run(self) -> None:

@@ -28,19 +28,19 @@ from ragcore.types.validation import MAX_QUESTION
 
 __all__ = ["Rewriter", "Rewritten"]
 
-# The model gets a share of the remaining time, since embedding, search and answer still follow: REWRITE_SHARE, at most MOST_REWRITE_SECONDS.
+# The model gets REWRITE_SHARE of the remaining time, at most MOST_REWRITE_SECONDS. Embedding, search and answer need the rest.
 REWRITE_SHARE = 0.2
 MOST_REWRITE_SECONDS = 5.0
 # A longer text is not a question, but an answer or an explanation.
 MOST_CHARACTERS = 400
 QUOTES = "\"'“”„«»`"
-# The fallback of the model: the words of an earlier question are joined in.
+# The name of the fallback if the model fails: the words of an earlier question are added to the question.
 CONTEXT = "context"
 
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """The text to search for, and what it took to write it.
+    """The text to search for, and the tokens and the time that the rewriting used.
 
     Attributes:
         query: the text.
@@ -70,7 +70,7 @@ class Rewriter:
     Args:
         how: `Settings.rewrite`.
         generators: the first of them rewrites the question, with "model".
-        embedder: its limit of tokens holds for the rewritten question as well.
+        embedder: its token limit applies to the rewritten question as well.
         charging: counts the tokens of the model at once, because later stages may fail.
     """
 
@@ -113,7 +113,7 @@ class Rewriter:
         """Return the model's text, within its share of the time.
 
         Raises:
-            Overloaded: the model has no free place. Rewriting does not wait for one: the answer needs it more.
+            Overloaded: the model has no free place. Rewriting does not wait for a place, because the answer needs the place more.
             GenerationError: the model failed or did not answer in time.
         """
         policy, name = policy_of(self._first), self._generators.first_name
@@ -146,7 +146,7 @@ class Rewriter:
         return text
 
     def _in_context(self, question: str, history: Sequence[Turn]) -> str:
-        """Return the question with the words of an earlier question, as far as the embedder takes them."""
+        """Return the question with the words of an earlier question. Words beyond the embedder's token limit are left out."""
         context = context_of(question, history)
         while context and not self._fits(f"{question} {context}"):
             context = context[: len(context) // 2].rpartition(" ")[0]
@@ -165,7 +165,7 @@ class Rewriter:
 
 
 class _Counter:
-    """Reads the model's text, and counts what it costs, however it ends."""
+    """Reads the model's text, and counts its tokens, even if the model fails or the call is cancelled."""
 
     def __init__(self, prompt: Prompt) -> None:
         self.prompt = prompt

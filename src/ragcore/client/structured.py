@@ -25,7 +25,7 @@ MOST_REJECTED = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Structured:
-    """A generation whose text is the answer as text, and the caller's value.
+    """A structured answer: the text with its citations, and the data as a value of the caller's schema.
 
     Attributes:
         generation: the text, without the data.
@@ -63,7 +63,7 @@ async def generate_structured(
         except RagcoreError as failure:
             if not repaired or not degrade:
                 raise
-            error = failure  # a first reply exists, so also an overloaded model is no reason to return nothing
+            error = failure  # the model has replied once, so quote instead of raising an error, even if the model is overloaded now
             break
         if generation.model == EXTRACTIVE:
             return Structured(_quoted(generation, degrade=degrade), None, rejected)

@@ -117,7 +117,7 @@ class Coalescer:
 
     def _leave(self, item: _Item, line: _Line) -> None:
         item.waiting -= 1
-        # The last caller of a text that leaves removes the text. If no other text of the request has callers, it also cancels the request.
+        # When the last caller of a text leaves, it removes the text. If then no text of the request has a caller, it also cancels the request.
         if item.waiting == 0 and not item.done.is_set():
             if self._waiting.get(item.text) is item:
                 self._remove(item)

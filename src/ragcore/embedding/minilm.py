@@ -214,7 +214,7 @@ class _Graph:
                 self._node("Add", x, self._linear(inner, f"{layer}.output.dense")), f"{layer}.output.LayerNorm"
             )
 
-        # Add up the real tokens and scale to unit length. Because of the scaling, a division by their number is not needed.
+        # Add up the vectors of the real tokens and scale the sum to unit length. So the mean need not be computed: it has the same direction as the sum.
         weight = self._node(
             "Unsqueeze",
             self._node("Cast", mask, to=onnx.TensorProto.FLOAT),

@@ -31,7 +31,7 @@ def from_sync(
 ) -> Embedder:
     """Make an embedder from a blocking function.
 
-    The function runs on threads of its own, never on the event loop or in the default executor. A caller that is cancelled does not wait for the function.
+    The function runs on its own threads, never on the event loop or in the default executor. A caller that is cancelled does not wait for the function.
 
     Args:
         encode: takes a list of texts and returns (n, dimension) numbers. At most `threads` threads call it at once.

@@ -30,7 +30,7 @@ def recommend(means: Table, steps: Table, aim: Aim) -> float:
     """
     match aim:
         case "f1":
-            # Of equally good thresholds, take the highest: it passes the fewest chunks.
+            # Of equally good thresholds, take the highest, because the fewest chunks pass it.
             return float(steps[int(np.flatnonzero(means[:, 2] >= np.max(means[:, 2]) - ROUNDED)[-1])])
         case "recall":
             most = float(np.max(means[:, 1]))
@@ -46,7 +46,7 @@ def recommend(means: Table, steps: Table, aim: Aim) -> float:
 def ties(means: Table, steps: Table, aim: Aim, recommended: float) -> tuple[float, float]:
     """Return the lowest and the highest threshold around the recommended one that reach the aim equally well."""
     best = int(np.flatnonzero(steps == recommended)[0])
-    # What the aim compares: F1; the tokens of those with enough recall; for "found" the share with nothing found.
+    # The column that the aim compares: F1 for "f1"; the tokens for "recall"; the share of questions with nothing found for "found".
     column = {"f1": 2, "recall": 5, "found": 3}[aim]
     equal = np.abs(means[:, column] - means[best, column]) <= ROUNDED
     if aim == "recall":

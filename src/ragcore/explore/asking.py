@@ -35,14 +35,14 @@ async def answers(
 ) -> Answers:
     """Ask each labelled question, and judge the answer.
 
-    Without a judge, this costs no more than the answers themselves: figures, names, gold answers and citations are compared by rule. A call that fails
-    is counted, and the run goes on.
+    Without a judge, only the answers cost something: figures, names, gold answers and citations are compared by rule. A call that fails is counted, and the
+    run continues.
 
     Args:
         rag: the client.
-        labelled: questions. With relevant documents, citations are judged; with `answer`, the text is judged; with `unanswerable`, "not found" is the
-            right answer. The names of `relevant` may also be ids of chunks.
-        judge: a generator whose model judges each answer. First compare it with labels: see `Answers.agreement`. Best use another model than the one
+        labelled: questions. If a label has `relevant`, the citations are judged; if it has `answer`, the text is judged; if it is `unanswerable`, "not found"
+            is the right answer. `relevant` may also contain ids of chunks.
+        judge: a generator whose model judges each answer. First compare its verdicts with labels: see `Answers.agreement`. Use another model than the one
             that answers.
         at_once: the largest number of calls at the same time.
         progress: show a progress bar. Extra `notebook`.
@@ -64,7 +64,7 @@ async def answers(
         try:
             answer = await rag.ask(label.question, tenant=label.tenant, **options)
         except (NotOpen, WrongEventLoop, ConfigurationError):
-            raise  # no other question would fare better
+            raise  # each other question would raise the same error
         except RagcoreError as error:
             return _judged(label, Answer(""), anyio.current_time() - began, error=f"{type(error).__name__}: {error}")
         seconds = anyio.current_time() - began
@@ -75,12 +75,12 @@ async def answers(
 
 
 async def _verdict(judge: Generator | None, answer: Answer) -> tuple[bool | None, str]:
-    """Return the verdict of the judge, or why there is none."""
+    """Return the verdict of the judge, or None and the reason why there is none."""
     if judge is None or not answer.found:
         return None, ""
     try:
         right = await verdict(judge, answer)
-    except Exception as error:  # a user's own generator may raise anything; the answer is judged by rule nevertheless
+    except Exception as error:  # a user's own generator may raise anything; the answer is still judged by rule
         return None, f"{type(error).__name__}: {error}"
     return right, "the reply contains neither RIGHT nor WRONG" if right is None else ""
 

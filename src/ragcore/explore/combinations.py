@@ -34,7 +34,7 @@ Rerank: TypeAlias = Callable[[Searcher], Searcher]
 
 MOST_SETTINGS = 500
 MOST_LISTED = 12
-# Vectors of chunks and questions that are kept between the settings.
+# Size of the cache for vectors of chunks and questions. All settings share it.
 CACHE_BYTES = 512 * 1024 * 1024
 NO_AXES = ("store", "embedder", "concurrency", "degrade")
 RERANK = "rerank"
@@ -48,7 +48,7 @@ class Setting:
         options: (name, value) of each axis.
         evaluation: the measures of each question.
         seconds: the time of each search, without the embedding of the question.
-        tokens: the mean number of tokens of the passages that a question finds: what the model would have to read.
+        tokens: the mean number of tokens of the passages that a question finds, which the model would have to read.
         chunks: the number of chunks in the store.
     """
 
@@ -78,7 +78,7 @@ class Grid(Result):
 
     @property
     def best(self) -> Setting:
-        """The setting with the highest nDCG; of equal ones that with the fewest tokens. `notes` says which others can't be told from it."""
+        """The setting with the highest nDCG; of equal settings, the one with the fewest tokens. `notes` lists the settings that are not clearly worse."""
         return self.settings[self._best()]
 
     def to_dicts(self) -> list[dict[str, Any]]:
@@ -123,7 +123,7 @@ class Grid(Result):
         equal = [place + 1 for place in range(count) if place != best and self._difference(best, place)[1] <= 0]
         if equal:
             notes.append(
-                f"With {len(found.questions):,} questions, {len(equal)} of the {count - 1} others can't be told from it: {_listed(equal)}. "
+                f"With {len(found.questions):,} questions, {len(equal)} of the {count - 1} others are not clearly worse: {_listed(equal)}. "
                 "Of these, choose the one with the fewest tokens or the shortest time."
             )
         elif count > 1:
@@ -139,7 +139,7 @@ class Grid(Result):
         """Plot nDCG with its interval for each setting. Returns matplotlib axes. Extra `notebook`."""
         plot = axes()
         means, ends = self._means()
-        # Only what varies: whole names leave no room for the plot.
+        # Label the settings only with the options that vary, because whole names leave no room for the plot.
         columns = zip(*(setting.options for setting in self.settings), strict=True)
         vary = [place for place, column in enumerate(columns) if len({repr(value) for _, value in column}) > 1]
         names = [
@@ -220,19 +220,19 @@ async def grid(
 ) -> Grid:
     """Measure every combination of the axes, with the same questions. The first combination is the baseline.
 
-    Each axis is a keyword with its values. An option of `Ingestor`, such as chunk_tokens, overlap_tokens and embed_text, puts the documents into a new
-    store. An option of `Retriever` or of its `retrieve`, such as mode, top_k, score_threshold and relative_threshold, only searches again. Vectors of
-    equal texts are computed once.
+    Each axis is a keyword with its values. For each combination of options of `Ingestor`, such as chunk_tokens, overlap_tokens and embed_text, the documents
+    are put into a new store. For each combination of options of `Retriever` or of its `retrieve`, such as mode, top_k, score_threshold and
+    relative_threshold, the questions are only searched again. Vectors of equal texts are computed once.
 
-    Quality is measured on the passages that the search returns, so `top_k` is an axis like any other. nDCG is always that of the first `k` documents.
+    Quality is measured on the passages that the search returns, so `top_k` can be an axis, too. nDCG is always that of the first `k` documents.
 
     Args:
         documents: the documents of the one tenant of the labels, or a mapping from tenants to documents.
         labelled: questions with their relevant documents. Others are left out.
         embedder: the embedder of documents and questions.
         k: number of documents to judge.
-        rerank: another axis: names with functions that wrap the store in a searcher of their own, or None for the store itself.
-        store: makes an empty store for each way to cut the documents. Default: `MemoryStore`, whose search times are not those of a database.
+        rerank: another axis: a mapping from names to functions that wrap the store in another searcher, or to None for the store itself.
+        store: called for an empty store for each combination of options of `Ingestor`. Default: `MemoryStore`, whose search times are not those of a database.
         progress: show progress bars. Extra `notebook`.
         axes: the axes.
 
@@ -304,11 +304,12 @@ async def _measured(
     own = {name: value for name, value in search.items() if name not in per_call and name != RERANK}
     async with Retriever(store=searcher, embedder=embedder, **own) as retriever:
         await check_known(retriever, labels)
-        await embedded(retriever, [label.question for label in labels], progress=False)  # outside of the measured time
+        # Embed the questions before the measurement, so that the seconds of a search do not contain it.
+        await embedded(retriever, [label.question for label in labels], progress=False)
         rows: list[Judged] = []
         seconds: list[float] = []
         tokens = 0
-        # One after the other: searches at the same time would measure each other.
+        # Search one question after the other, because searches at the same time would slow each other down.
         for label in labels:
             result = await retriever.retrieve(label.question, tenant=label.tenant, degrade=False, **per_call)
             rows.append(judged(label, [passage.document_id for passage in result.passages], k))
@@ -335,7 +336,7 @@ def _axes(given: Mapping[str, Sequence[Any]]) -> tuple[dict[str, Sequence[Any]],
     """Return the axes of cutting and those of searching."""
     cutting = set(inspect.signature(Ingestor).parameters) - set(NO_AXES)
     searching = (set(inspect.signature(Retriever).parameters) | set(SearchOptions.__optional_keys__)) - set(NO_AXES)
-    # An option of both, such as redact, would have to be the same in both.
+    # An option that both classes have, such as redact, is not an axis, because it must have the same value in both.
     known = (cutting ^ searching) | {RERANK}
     count = 1
     for name, values in given.items():

@@ -170,8 +170,8 @@ def compare(a: Answers, b: Answers, /) -> AnswersComparison: ...
 def compare(a: Evaluation | Answers, b: Evaluation | Answers, /) -> Comparison | AnswersComparison:
     """Compare two results of the same questions, pair by pair.
 
-    Two evaluations: whether their nDCG differs, by a two-sided paired randomisation test and an interval. Two runs of `answers`: the difference of each
-    measure with its interval.
+    For two evaluations, the result says whether their nDCG differs, by a two-sided paired randomisation test and an interval. For two runs of `answers`, it
+    has the difference of each measure with its interval.
 
     Raises:
         InvalidInput: the results have different questions or a different k, or are of different kinds.

@@ -50,7 +50,7 @@ class Evaluation(Result):
         return float(np.mean(self._values(measure)))
 
     def interval(self, measure: str, *, seed: int = 0) -> tuple[float, float]:
-        """Return the 95 % interval of a mean, which is honest for few questions: see `intervals.of_mean`."""
+        """Return the 95 % interval of a mean: see `intervals.of_mean`."""
         return of_mean(self._values(measure), least=0.0, most=1.0, seed=seed)
 
     def to_dicts(self) -> list[dict[str, Any]]:
@@ -133,7 +133,7 @@ async def evaluate(
 
     Raises:
         InvalidInput: there are no labels, k is below 1, a tenant has no chunks, or none of its labelled documents is stored.
-        EmbeddingError, RerankingError: the embedder or the reranker failed. A fallback would be judged as if it were the configured search.
+        EmbeddingError, RerankingError: the embedder or the reranker failed. No fallback is used, because it would be judged as the configured search.
     """
     labels = [label for label in labelled if label.grades()]
     if not labels:

@@ -142,7 +142,7 @@ async def in_turn(
             for number in numbers:
                 try:
                     results[number] = await work(items[number])
-                except Exception as error:  # raised again outside of the group, so that it is not wrapped
+                except Exception as error:  # raised again after the task group, which would wrap it in a group
                     failed.append(error)
                     scope.cancel()
                     return

@@ -1,7 +1,7 @@
 """Checks by rule whether the figures and names of an answer stand in the passages that it cites, and whether it contains the right answer.
 
-The rules need no model, so they are free, always give the same result, and can be read. They find invented numbers and names, which are the errors that
-hurt most. They don't find a wrong relation between right words.
+The rules need no model, so they cost nothing and always give the same result. They find invented numbers and names, which are the most harmful errors. They
+don't find a wrong relation between right words.
 """
 
 from __future__ import annotations
@@ -108,12 +108,12 @@ ITEM = re.compile(r"^\s*(?:\d{1,3}[.)]|[-*+•#]+)\s+", re.MULTILINE)
 MARKUP = re.compile(r"[*_`]{1,3}")
 QUOTED = re.compile(r"“([^“”\n]{2,120})”|„([^„“\n]{2,120})“|«([^«»\n]{2,120})»|(?<!\w)\"([^\"\n]{2,120})\"(?!\w)")
 CAPITALISED = r"\p{Lu}[\w’'&-]*"
-# Words in small letters that stand within a name.
+# Words in lower case that may be part of a name.
 WITHIN = r"(?:of|the|de|la|del|der|von|van|for)"
 NAME = regex.compile(rf"\b{CAPITALISED}(?:\.?[ \u00a0]+(?:{WITHIN}[ \u00a0]+){{0,2}}{CAPITALISED})*")
-# Capitalised in the middle of a sentence, but no names.
+# These words are not names, although some texts capitalise them in the middle of a sentence.
 NO_NAMES = frozenset({"i", "i'm", "i’m", "i'll", "i’ll", "ok", "yes", "no"})
-# Words that begin sentences, and are no part of a name that follows them.
+# Words that often begin a sentence. If a name follows one of them, it is not part of the name.
 OPENERS = frozenset(
     """
     a according after all although an and any are as ask at because before both but by call can check contact do does during each every find for from
@@ -148,7 +148,7 @@ class _Figure:
     def matches(self, other: _Figure) -> bool:
         if self.dates and other.dates:
             return any(_same_date(one, two) for one in self.dates for two in other.dates)
-        if self.dates or other.dates:  # a year alone is part of a date
+        if self.dates or other.dates:  # a year alone equals a date in that year
             years = {float(year) for year, _, _ in self.dates | other.dates if year is not None}
             return not self.dates and not self.unit and bool(years & self.values)
         return bool(self.values & other.values) and (not self.unit or not other.unit or self.unit == other.unit)
@@ -158,9 +158,9 @@ def ground(answer: str, passages: Iterable[str], *, question: str = "") -> Groun
     """Look for each figure and each name of an answer in the passages.
 
     A figure is a number with its unit, an amount of money, a percentage or a date. "$1,500" equals "1500 dollars", and "March 5, 2026" equals
-    "2026-03-05", but nothing is converted: "one year" does not equal "12 months". A name is a sequence of capitalised words that does not only begin a
-    sentence, a word in capitals, or a text in quotation marks. All words of a name must stand in one passage. The rule suits languages that write only
-    names with a capital letter; in German, each noun counts.
+    "2026-03-05", but nothing is converted: "one year" does not equal "12 months". A name is a sequence of capitalised words, a word in capitals, or a text in
+    quotation marks. A single capitalised word at the beginning of a sentence is not a name. All words of a name must occur in one passage. The rule suits
+    languages that write only names with a capital letter. In German, each noun counts as a name.
 
     Figures and names of the question are not counted, because the answer only repeats them.
 
@@ -228,7 +228,7 @@ def _figures(text: str) -> list[_Figure]:
     for match in NUMBER.finditer(rest):
         multiple = MULTIPLES[match["multiple"].lower()] if match["multiple"] else 1.0
         before, after = (UNITS.get((match[part] or "").lower(), "") for part in ("before", "after"))
-        # What follows a number may be any word: only a unit belongs to the figure.
+        # The word after a number belongs to the figure only if it is a unit.
         written = match[0] if after or not match["after"] else match[0][: match.start("after") - match.start()]
         if match["number"].lower() == "one" and not after and multiple == 1:
             continue  # "one" is mostly a pronoun
@@ -243,7 +243,7 @@ def _figures(text: str) -> list[_Figure]:
 
 
 def _values(written: str) -> set[float]:
-    """Return the values that a number may have. "1.500" is 1.5 in English and 1500 in German; "1,500" is taken as 1500."""
+    """Return the values that a number may have. "1.500" is 1.5 in English and 1500 in German, so it has both values. "1,500" has only the value 1500."""
     if written.lower() in WORDS:
         return {float(WORDS[written.lower()])}
     digits = re.sub(r"['’\u00a0\u202f]", "", written)

@@ -1,8 +1,8 @@
-"""Intervals of means over questions that stay honest with few questions.
+"""Intervals of means over questions that are not too narrow, even with few questions.
 
 A plain bootstrap of thirteen questions that all succeed gives "1.000 to 1.000", although another sample of thirteen questions could easily contain one
-that fails. So shares of questions get Wilson's interval, samples of equal values the rule of three, and all others the bootstrap with its known
-corrections for few values.
+that fails. So Wilson's interval is used for shares of questions, and the rule of three for samples of equal values. For all other samples, the bootstrap is
+used, with its known corrections for few values.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ def of_mean(
 ) -> tuple[float, float]:
     """Return the 95 % interval of the mean of independent values, one for each question; (NaN, NaN) without values.
 
-    - Values that are all 0 or 1 are a share of the questions: Wilson's score interval.
-    - Values that are all equal: up to 1 − 0.025^(1/n) of all questions, about 3.7/n, may have another value, and this value may be `least` or `most`
-      (the rule of three, here for two sides).
-    - Otherwise: the bias-corrected and accelerated bootstrap (BCa), with expanded percentiles for few values.
+    - If all values are 0 or 1, the mean is a share of the questions, and the interval is Wilson's score interval.
+    - If all values are equal, up to 1 − 0.025^(1/n) of all questions, about 3.7/n, may have another value, and this value may be `least` or `most`. This is
+      the rule of three, for two sides.
+    - Otherwise, the interval is that of the bias-corrected and accelerated bootstrap (BCa), with expanded percentiles for few values.
 
     Sources: B. Efron, "Better bootstrap confidence intervals", JASA 82, 1987. T. C. Hesterberg, "What teachers should know about the bootstrap",
     The American Statistician 69, 2015 (expanded percentiles). B. D. Jovanovic, P. S. Levy, "A look at the rule of three", ibid. 51, 1997.
@@ -83,7 +83,7 @@ def _bca(data: NDArray[np.float64], seed: int) -> tuple[float, float]:
     means = weights @ data / count
     below = (np.count_nonzero(means < mean - 1e-12) + 0.5 * np.count_nonzero(np.abs(means - mean) <= 1e-12)) / ROUNDS
     bias = NORMAL.inv_cdf(min(max(below, 1 / ROUNDS), 1 - 1 / ROUNDS))
-    away = mean - data  # the mean of all values but one differs from the mean by this, divided by count − 1
+    away = mean - data  # (count − 1) times the change of the mean if one value is left out
     acceleration = float((away**3).sum() / (6 * (away**2).sum() ** 1.5))
     reach = math.sqrt(count / (count - 1)) * student(count - 1)
     ends = []

@@ -50,8 +50,8 @@ class JudgedAnswer:
         model: the model that wrote the answer.
         error: the error's type and message if the call failed, else "".
         degraded: the stages that failed and their fallbacks, such as "generate: extractive".
-        figures, names: the numbers of figures and names that the answer adds to the question.
-        ungrounded: those that no cited passage contains.
+        figures, names: the numbers of figures and names in the answer that the question does not contain.
+        ungrounded: the figures and names that no cited passage contains.
         grounded, figures_grounded, names_grounded: the shares of figures and names that a cited passage contains; None for answers without any.
         contains_gold, token_f1: whether the answer contains `Labelled.answer`, and the F1 of their words. 0 if nothing was found or the call failed.
         citations: the number of different passages that the answer cites.
@@ -109,7 +109,7 @@ class JudgedAnswer:
 
     @property
     def right_by_label(self) -> bool | None:
-        """Whether the label calls the answer right: it contains the gold answer. An answer to an unanswerable question is wrong. None: unknown."""
+        """Whether the answer is right by its label, that is, contains the gold answer. An answer to an unanswerable question is wrong. None: unknown."""
         if self.error or not self.found:
             return None
         if self.unanswerable:
@@ -124,7 +124,7 @@ class Answers(Result):
     The measures are means over the questions to which they apply:
 
     - "answered": answerable questions with an answer. A failed call counts as not answered.
-    - "false_answers": unanswerable questions that got an answer nevertheless.
+    - "false_answers": unanswerable questions that got an answer.
     - "contains_gold", "token_f1": questions with a gold answer.
     - "grounded", "figures_grounded", "names_grounded", "cited", "citation_precision", "citation_recall", "judged_right", "seconds", "prompt_tokens",
       "completion_tokens", "cost": as in `JudgedAnswer`.
@@ -149,7 +149,7 @@ class Answers(Result):
         return float(np.mean(known)) if known else None
 
     def interval(self, measure: str) -> tuple[float, float] | None:
-        """Return the 95 % interval of a mean, which is honest for few questions; None if the measure applies to no question."""
+        """Return the 95 % interval of a mean, by `intervals.of_mean`; None if the measure applies to no question."""
         known = [value for value in self.values(measure) if value is not None]
         least, most = (0.0, None) if measure in UNBOUNDED else (0.0, 1.0)
         return of_mean(known, least=None if most is None else least, most=most) if known else None
@@ -199,7 +199,7 @@ class Answers(Result):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the reader should know: failed and degraded calls, questions without an answer, and the judge's agreement with the labels."""
+        """Sentences about failed and degraded calls, questions without an answer, and the judge's agreement with the labels."""
         notes = []
         failed = [one.error for one in self.questions if one.error]
         if failed:

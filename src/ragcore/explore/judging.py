@@ -72,12 +72,12 @@ class Agreement(Result):
 
     @property
     def kappa(self) -> float | None:
-        """Cohen's kappa: 1 for agreement everywhere, 0 for as much as by chance. None if it is undefined, because both say the same of every answer."""
+        """Cohen's kappa: 1 if judge and labels always agree, 0 if they agree as often as by chance. None if both give all answers the same verdict."""
         return self._kappa(self.share)
 
     @property
     def kappa_interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of kappa: that of the share, with the agreement by chance as observed, as in Cohen's standard error."""
+        """The 95 % interval of kappa, computed from the ends of the share's interval. As in Cohen's standard error, the agreement by chance is a constant."""
         low, high = (self._kappa(end) for end in self.interval)
         return None if low is None or high is None else (low, high)
 

@@ -1,4 +1,4 @@
-"""Prepares labelling: chooses different questions, and pools what several searches find for them.
+"""Prepares labelling: chooses different questions, and pools the documents that several searches find for them.
 
 Sources: T. F. Gonzalez, "Clustering to minimize the maximum intercluster distance", Theoretical Computer Science 38, 1985 (the next question is the one
 farthest from those already chosen); K. Sparck Jones, C. J. van Rijsbergen, "Report on the need for and provision of an ideal information retrieval test
@@ -36,7 +36,7 @@ from ragcore.types.validation import check_question, check_tenant, check_top_k
 __all__ = ["Pool", "Pooled", "to_label"]
 
 MOST_QUESTIONS = 20_000
-# Dimension of the vectors of words, where there is no embedder.
+# Dimension of the vectors of words. They are used if there is no embedder.
 WORDS = 256
 
 
@@ -105,8 +105,8 @@ class Pool(Result):
         """Return the labels of a labelled copy of this table.
 
         Args:
-            relevant: the table as a .csv file, a frame or mappings, with entries in "relevant"; or a mapping from questions to the numbers of their
-                relevant rows as the notebook shows them, such as {"How much is an MRI?": [1, 3]}; an empty list: no document answers the question.
+            relevant: the table as a .csv file, a frame or mappings, with entries in "relevant". Or a mapping from each question to the numbers of its
+                relevant rows, as the notebook shows them, such as {"How much is an MRI?": [1, 3]}. An empty list means that no document answers the question.
         """
         if isinstance(relevant, dict):
             return self._by_number(relevant)
@@ -162,7 +162,8 @@ async def to_label(
 ) -> Pool:
     """Choose questions that differ as much as possible, and collect the documents that several searches find for them.
 
-    Labels from a single search favour this search: a document that it does not find never gets a label. So the results of several searches are pooled.
+    Labels from a single search favour this search, because a document that it does not find never gets a label. So the results of several searches are
+    pooled.
 
     Args:
         source: a client or its retriever.
@@ -222,7 +223,7 @@ def _name(search: SearchOptions) -> str:
 
 
 def _farthest_first(vectors: NDArray[np.floating[Any]], count: int) -> list[int]:
-    """Return the places of `count` vectors: first the most typical one, then always the one farthest from those already chosen."""
+    """Return the positions of `count` vectors: first the one nearest to the mean, then always the one farthest from those already chosen."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = vectors / np.where(norms > 0, norms, 1.0)
     chosen = [int(np.argmax(unit @ unit.mean(axis=0)))]

@@ -77,7 +77,7 @@ def load(
         source: in CSV, separate several relevant ids or tags in a field by "|", or by spaces if no id contains a space. A file of qrels has the
             suffix .qrels, .tsv or .txt. Each of its lines has a question id, an optional 0, a document id and a grade, separated by tabs or spaces.
             Documents with grade 0 are not relevant.
-        tenant: tenant of rows without their own.
+        tenant: tenant of the rows that name no tenant.
         questions: texts of the questions of qrels, by id: a mapping, or a .jsonl or .jsonl.gz with "id" (or "_id") and "text" (or "question").
 
     Raises:
@@ -140,7 +140,7 @@ def _csv_text(labels: Iterable[Labelled], path: Path) -> str:
         for names in (label.grades(), label.tags):
             if any("|" in name for name in names):
                 raise InvalidInput(f"{path} can't hold names with a bar, as {label.question[:80]!r} has: write .jsonl")
-            # The bar at the end keeps the spaces of a single name.
+            # Without a bar, `load` would split a single name at its spaces.
             fields.append("|".join(names) + ("|" if any(" " in name for name in names) and len(names) == 1 else ""))
         texts = (label.question, fields[0], label.tenant, fields[1], label.answer, int(label.unanswerable))
         rows.writerow(map(as_written, texts))

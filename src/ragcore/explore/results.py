@@ -35,7 +35,7 @@ def caution(questions: int) -> str:
 
 
 def percent(share: float, count: int, what: str = "questions") -> str:
-    """Return a share of a few things in words: "4 % of the questions (8 of 200)"."""
+    """Return a share in words, such as "4 % of the questions (8 of 200)"."""
     return f"{100 * share:.0f} % of the {what} ({round(share * count):,} of {count:,})"
 
 
@@ -149,7 +149,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     head = "".join(f"<th{kind[name]}>{escape(name.replace('_', ' '))}</th>" for name in rows[0])
     body = ""
     for row in rows:
-        # Bold also in a notebook, which has no style sheet of ours.
+        # The style makes the row bold in a notebook as well, which does not have ragcore's style sheet.
         marked = ' class="marked" style="font-weight:bold"' * (row.get("recommended") is True)
         cells = "".join(f"<td{kind[name]}>{escape(_cell(name, row.get(name)))}</td>" for name in rows[0])
         body += f"<tr{marked}>{cells}</tr>"

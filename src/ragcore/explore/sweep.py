@@ -37,13 +37,13 @@ class Sweep(Result):
         interval: 95 % interval for the recommendation that another sample of the same size would give.
         rows: for each threshold: threshold, precision, recall, F1, share of questions with nothing found, mean number of passages and mean number of
             tokens that pass.
-        relative: the same for thresholds relative to the best score of each question, from 0 to 1.
-        recommended_relative: the recommended relative threshold for the aim; for "found" that of "recall", because a relative threshold always leaves a
-            passage.
+        relative: the same measures for thresholds relative to the best score of each question, from 0 to 1.
+        recommended_relative: the recommended relative threshold for the aim. The aim "found" has the recommendation of "recall", because a relative threshold
+            never drops all passages.
         right, wrong: number of fetched chunks of relevant and of other documents with a score in each bin.
         bins: edges of the bins.
-        tags: for each tag: name, number of questions, precision, recall, F1 and share with nothing found at the recommended threshold, and the
-            threshold that would be recommended for this tag alone.
+        tags: a tuple for each tag. It has the name, the number of questions, four measures at the recommended threshold (precision, recall, F1, share with
+            nothing found), and the threshold that would be recommended for this tag alone.
         questions: number of questions.
         unknown: labelled documents that are not in the store.
     """
@@ -70,7 +70,7 @@ class Sweep(Result):
         return _named(self.relative, self.recommended_relative)
 
     def aims_to_dicts(self) -> list[dict[str, Any]]:
-        """A row for each aim and each kind of threshold: what it recommends, and what the recommendation costs.
+        """A row for each aim and each kind of threshold: the recommended threshold, and the measures at that threshold.
 
         "recommended" is True in the row of this sweep's own aim with an absolute threshold.
         """
@@ -92,7 +92,7 @@ class Sweep(Result):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the recommendation costs, which thresholds are as good, and what to choose if too many questions find nothing."""
+        """Sentences about the measures at the recommended threshold, equally good thresholds, and a better choice if too many questions find nothing."""
         own = next(row for row in self.to_dicts() if row["recommended"])
         near = next(row for row in self.relative_to_dicts() if row["recommended"])
         low, high = of_share(own["nothing_found"] * self.questions, self.questions)
@@ -332,7 +332,7 @@ def sweep(fetched: Sequence[Fetched], steps: Table, aim: Aim, unknown: tuple[str
 
 
 def _relative_aim(aim: Aim) -> Aim:
-    """Return the aim of a relative threshold. It always leaves a passage, so "found" would recommend 1 for any questions."""
+    """Return the aim of a relative threshold. Such a threshold never drops all passages, so "found" would always recommend 1."""
     return "recall" if aim == "found" else aim
 
 
@@ -371,13 +371,14 @@ def _rows(steps: Table, means: Table) -> Rows:
 
 
 def _interval(table: Table, steps: Table, aim: Aim, best: float) -> tuple[float, float]:
-    """Return the interval by the bootstrap over questions (Efron 1979), widened by √2 because another sample has the same scatter as this one."""
+    """Return the interval by the bootstrap over questions (Efron 1979). It is widened by √2, because another sample varies as much as this one."""
     rng = np.random.default_rng(0)
     count = len(table)
     weights = rng.multinomial(count, np.full(count, 1 / count), size=ROUNDS) / count
     drawn = (weights @ table.reshape(count, -1)).reshape(ROUNDS, *table.shape[1:])
     found = np.array([recommend(means, steps, aim) for means in drawn])
-    # Use the larger deviation on both sides: the draws have few different values, so a shorter side is only chance. Half a step covers rounding to the grid.
+    # Use the larger deviation on both sides, because the draws have few different values, and a shorter side is only chance. Half a step is added for the
+    # rounding to the grid.
     half = float(np.median(np.diff(steps))) / 2 if len(steps) > 1 else 0.0
     reach = np.sqrt(2) * float(np.abs(np.quantile(found, [0.025, 0.975]) - best).max()) + half
     return float(max(best - reach, steps[0])), float(min(best + reach, steps[-1]))

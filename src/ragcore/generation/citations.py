@@ -17,7 +17,7 @@ NUMBER = re.compile(r"\d+")
 CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
 # An "[n]" is quoted if this many characters before or after it, or half of them on both sides, also stand in the passage.
 VERBATIM = 12
-# Real answers have fewer. This bounds the work on an answer that was crafted to have many.
+# Real answers have fewer citations. The limit bounds the work on an answer that was crafted to have many.
 MOST_CITATIONS = 1_000
 
 
@@ -31,8 +31,8 @@ def find_citations(
     Args:
         text: the answer.
         passages: the passages that the model saw; "[n]" counts them from 1.
-        quotations: (start, end) of each quotation. None: quotations are found by comparing with the passages. A footnote's number, or a reference
-            that was planted in a document, must not count as a citation of the answer.
+        quotations: (start, end) of each quotation. None: the answer is compared with the passages to find quotations. An "[n]" in a quotation may be the
+            number of a footnote, or an attack that was written into a document, so it must not count as a citation.
     """
     brackets = list(islice(CITATION.finditer(text), MOST_CITATIONS))
     if not brackets:

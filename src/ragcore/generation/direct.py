@@ -40,7 +40,7 @@ class Direct(Source):
         self._pieces = self._read(generator, prompt)
 
     def __anext__(self) -> Awaitable[Piece]:
-        return self._pieces.__anext__()  # without a coroutine around it, which would cost time for each piece
+        return self._pieces.__anext__()  # no coroutine wraps it, because that would cost time for each piece
 
     async def aclose(self) -> None:
         """Leave the stream and close its request, within the time limit of a clean-up."""

@@ -32,27 +32,28 @@ EMBED_SHARE = 0.5
 # With less time than this, the embedder is not asked.
 LEAST_EMBED_SECONDS = 0.02
 
-# How well a sentence answers: by words, and by meaning if there is an embedder, each with half of the weight.
-# A sentence answers from these scores on. On its own, a score by words decides less well, so it must be higher.
+# A sentence answers the question if its score is at least ENOUGH. The score is the mean of the score by words and the score by meaning. Without an
+# embedder there is only the score by words. It is less reliable alone, so it must reach ENOUGH_BY_WORDS.
 ENOUGH = 0.64
 ENOUGH_BY_WORDS = 0.7
-# A sentence as near to the question as this answers whatever its words are: a paraphrase may share none of them.
+# A sentence that is this near to the question answers it even if they have no word in common, as in a paraphrase.
 ENOUGH_BY_MEANING = 0.9
 # Scripts without blanks are compared by pairs of characters. Pairs at the borders of words rarely match.
 ENOUGH_OF_PAIRS = 0.75
 # Words in a heading above a sentence, in its document's title or in the sentence before it count half.
 CONTEXT_WEIGHT = 0.5
-# If all words of the question that are neighbours are neighbours in the sentence, too, the score by words rises by this much.
+# The score by words rises by this much if all pairs of neighbouring words of the question are neighbours in the sentence as well.
 PHRASE_WEIGHT = 0.2
-# Orders sentences that answer equally well: a sentence below a heading with the question's words is about them, and others only mention them.
+# Raises the rank of a sentence below a heading with the question's words: such a sentence is about these words, and others may only mention them.
 ABOUT_WEIGHT = 0.1
 # A second sentence is quoted only if it is nearly as good as the first.
 NEARLY = 0.85
 MOST_QUOTES = 2
-# Two sentences are near-duplicates if they share this part of their words, and all names, numbers and function words.
+# Two sentences are near-duplicates if they have this share of their words in common, and all names, numbers and function words.
 SAME = 0.9
 
-# Limits of the work for one answer: characters of all passages, from the best passage down, and of a sentence; sentences that are embedded.
+# These limit the work for one answer: the characters of all passages (the best passages come first), the characters of a sentence, and the number of
+# sentences that are embedded.
 MOST_CHARACTERS = 32_000
 MOST_OF_A_SENTENCE = 2_000
 MOST_EMBEDDED = 64
@@ -64,20 +65,20 @@ class ExtractiveGenerator(Part):
 
     It invents nothing: if no sentence answers well enough, the text is "" and the answer is not found. The score of a sentence is
 
-    - by words: the share of the question's words in it, in any language, and
-    - by meaning, if the passages were found by their embeddings: the mean of the cosines of the sentence and of its passage to the question, on a scale that
-      is the same for all embedders (see `nearness`).
+    - by words: the share of the question's words that the sentence has, in any language, and
+    - by meaning, if the passages were found by their embeddings: the mean of two cosines, that of question and sentence, and that of question and passage.
+      Their scale is the same for all embedders (see `nearness`).
 
-    The score of both is their mean. A sentence that is very near to the question answers, whatever its words are. If the embedder fails, is overloaded or
-    takes too long, the words alone decide, and `Generation.degraded` says so.
-    At most 32,000 characters of the passages are looked at, from the best passage down.
+    If a sentence has both scores, its score is their mean. A sentence that is very near to the question answers it even if they have no word in common. If the
+    embedder fails, is overloaded or takes too long, the words alone decide, and `Generation.degraded` says so.
+    At most 32,000 characters of the passages are examined, beginning with the best passage.
 
     Args:
-        embedder: the embedder of the documents. None: the client's own; outside of a client, words alone decide. False: words alone decide.
+        embedder: the embedder of the documents. None: the client's embedder; outside of a client, words alone decide. False: words alone decide.
         redact: function that replaces parts of the texts before the embedder gets them; None: no redaction.
         embed_timeout: seconds for the embedder, at most half of the time that is left. None: 0.25 s; 2 s in a client without another generator.
 
-    With an embedder, start the generator before the first call, or words alone decide. In a client this is done for you.
+    If you give an embedder, start the generator before the first call; otherwise words alone decide. A client starts its generators itself.
 
     Raises:
         ConfigurationError: `embed_timeout` is not positive.
@@ -132,9 +133,9 @@ class ExtractiveGenerator(Part):
     async def _near(
         self, question: str, passages: Sequence[Passage], quoting: _Quoting
     ) -> tuple[Near | None, int | None, tuple[Degradation, ...]]:
-        """Return how near the sentences are to the question, the tokens embedded for it, and the reason if only words can decide."""
+        """Return how near the sentences are to the question, the number of embedded tokens, and the reason if words alone decide."""
         texts = quoting.worth_embedding()
-        # Without a cosine, the search was by text: it was asked to be, or the embedder is down.
+        # Only text search returns passages without a cosine: the call chose the mode "text", or the embedder is down.
         by_meaning = any(passage.score is not None for passage in passages)
         limit = share(EMBED_SHARE, most=self.embed_timeout or EMBED_SECONDS)
         possible = self._nearness is not None and self._nearness.is_open and limit >= LEAST_EMBED_SECONDS
@@ -144,7 +145,7 @@ class ExtractiveGenerator(Part):
             with deadline(limit):
                 near, tokens = await self._nearness.near(question, texts)
                 return near, tokens, ()
-        except Exception as error:  # also that of a user's embedder: the last resort must not fail
+        except Exception as error:  # a user's embedder may raise any error, and the last resort must not fail
             reason = f"the embedder raised {type(error).__name__}"
             if isinstance(error, DeadlineExceeded):
                 reason = f"the embedder did not embed the sentences within {limit:.2f} s"
@@ -218,7 +219,7 @@ class _Quoting:
         self._embedded = sorted(best)
 
     def worth_embedding(self) -> list[str]:
-        """Return the texts of the sentences that may answer, at most 64: the best by words."""
+        """Return the texts of the sentences that may answer the question: the 64 with the best scores by words."""
         return [self._scored[at].sentence.text for at in self._embedded]
 
     def quoted(self, near: Near | None) -> tuple[str, tuple[tuple[int, int], ...]]:
@@ -260,11 +261,11 @@ def _best(answering: Sequence[tuple[float, _Scored]]) -> list[_Sentence]:
     for score, scored in ranked:
         if score < NEARLY * ranked[0][0] or len(chosen) == MOST_QUOTES:
             break
-        # A sentence that covers less of the question may be about another thing, for example another plan.
+        # A sentence that contains fewer of the question's words may be about another thing, for example another plan.
         if scored.found < ranked[0][1].found or any(_same(scored.sentence, one.sentence) for one in chosen):
             continue
         chosen.append(scored)
-    # The best first; sentences of one passage in the order of its text.
+    # The passage of the best sentence comes first; the sentences of one passage keep the order of its text.
     first = {one.sentence.number: at for at, one in reversed([*enumerate(chosen)])}
     return sorted((one.sentence for one in chosen), key=lambda one: (first[one.number], one.position))
 
@@ -315,7 +316,7 @@ def _sentences(passages: Sequence[Passage]) -> Iterator[_Sentence]:
 
 
 def _excluded_alternatives(question: str, wanted: Wanted, found: Sequence[_Sentence]) -> set[str]:
-    """Return the words of "X or Y" that no sentence contains, if the sentences contain the other one: it is the answer."""
+    """Return the words that are not the answer to a question about "X or Y": if the sentences contain only X, X is the answer, and Y is returned."""
     alternatives = re.findall(
         rf"(?<!\w)(\w++),? {wanted.language.alternative} (\w++)(?: (\w++))?", question, re.IGNORECASE
     )
@@ -332,7 +333,7 @@ def _excluded_alternatives(question: str, wanted: Wanted, found: Sequence[_Sente
 
 
 def _same(one: _Sentence, other: _Sentence) -> bool:
-    """Whether two sentences are equal but for case, signs and a few words, or one contains the other, as in chunks that overlap."""
+    """Whether two sentences differ only in case, signs and a few words, or one contains the other. Chunks that overlap have such sentences."""
     shorter, longer = sorted((one.words, other.words), key=len)
     if f" {' '.join(shorter)} " in f" {' '.join(longer)} ":
         return True

@@ -51,7 +51,7 @@ class FallbackGenerator(Part):
     generators: tuple[Generator, ...]
 
     # This class does not set `in_any_task`. With it, an outer FallbackGenerator would read this one inside the cancel scope that limits the time to the
-    # first piece. The relays that are made here would then take the end of that scope for their deadline.
+    # first piece. The relays that are made here would then treat the end of that scope as their deadline.
 
     def __init__(
         self,

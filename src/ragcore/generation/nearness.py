@@ -1,7 +1,7 @@
-"""How near sentences are to a question by their embeddings, on a scale that is the same for all embedders.
+"""Measures how near sentences are to a question by their embeddings, on a scale that is the same for all embedders.
 
-The same two texts have a cosine of 0.1 with one embedder and of 0.75 with another. `Scale` measures an embedder with questions and answers that are known: 0 is
-the mean cosine of a question and an answer to another question, 1 that of a question and its own answer.
+The same two texts have a cosine of 0.1 with one embedder and of 0.75 with another. `Scale` measures an embedder with known questions and answers. Its 0 is the
+mean cosine of a question and an answer to another question, and its 1 is the mean cosine of a question and its own answer.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ PAIRS: Final = (
     ("What was the king's punishment for traitors?", "Traitors were banished by the king."),
     ("How deep is the lake?", "At its deepest point the lake measures 230 metres."),
 )
-# If the known answers are not nearer to their questions than this many deviations of the other answers, the embedder does not compare meanings.
+# The mean cosine of a question and its own answer must exceed the mean cosine of a question and another answer by this many standard deviations. Otherwise
+# the embedder does not compare meanings.
 LEAST_DEVIATIONS: Final = 4.0
-# The vectors of sentences that are kept: about 2,000 of 1,536 dimensions.
+# Size of the cache for the vectors of sentences: about 2,000 vectors of 1,536 dimensions.
 CACHE_BYTES: Final = 12 * MEBI
 # Longer sentences are cut before they are embedded.
 MOST_CHARACTERS: Final = 1_000
@@ -58,7 +59,7 @@ class Scale:
 
     @classmethod
     def of(cls, questions: Vector, answers: Vector) -> Self | None:
-        """Measure an embedder by the vectors of `PAIRS`, each of shape (len(PAIRS), dimension). None: it does not compare meanings."""
+        """Measure an embedder by the vectors of `PAIRS`, each of shape (len(PAIRS), dimension). Returns None if the embedder does not compare meanings."""
         cosines = _unit(questions) @ _unit(answers).T
         own, others = np.diag(cosines), cosines[~np.eye(len(cosines), dtype=bool)]
         scale = cls(float(others.mean()), float(own.mean()))
@@ -94,12 +95,12 @@ class Nearness(Part):
         self._measured = False
 
     async def near(self, question: str, texts: Sequence[str]) -> tuple[Near | None, int]:
-        """Return how near `texts` are to a question, and the number of tokens that were embedded for it. None: the embedder does not compare meanings.
+        """Return how near `texts` are to a question (None: the embedder does not compare meanings), and the number of embedded tokens.
 
         The first call also embeds `PAIRS`; their tokens are not counted.
 
         Raises:
-            Exception: that of the embedder or of the redaction.
+            Exception: any error of the embedder or of the redaction.
         """
         if not self._measured:
             self._scale, self._measured = await self._measure(), True
@@ -117,7 +118,7 @@ class Nearness(Part):
         return Near(tuple(scale(float(cosine)) for cosine in cosines), scale), tokens
 
     async def _measure(self) -> Scale | None:
-        """Measure the embedder. The vectors belong to no tenant, and are cached, so that a measurement that runs out of time goes on at the next call."""
+        """Measure the embedder. The vectors are cached without a tenant, so if a measurement runs out of time, the next call continues it."""
         with flow(""):
             questions, answers = zip(*PAIRS, strict=True)
             vectors = await self._cache.embed(questions, kind="query")

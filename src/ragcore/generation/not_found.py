@@ -12,7 +12,7 @@ from ragcore.generation.prompt import NOT_FOUND
 
 __all__ = ["NotFound"]
 
-# Characters that models put around the word, and those that they put only before it.
+# WRAPPING has the characters that models put around the word NOT_FOUND. BEFORE has those that they put directly before the word.
 WRAPPING = " \t\r\n.\"'*`_#>()[]{}|~-:!?…。：！？,;“”„‘’«»$\ufeff\u200b"
 BEFORE = " \t\r\n\"'*`_(#>“„‘$\ufeff\u200b"
 TAG = r"</?[A-Za-z_]{1,24}>|<\|[a-z_]{1,24}\|>|\\boxed\{"
@@ -106,7 +106,7 @@ class NotFound:
 
 
 def _is_beginning(text: str) -> bool:
-    """Whether the text may still become the word alone."""
+    """Whether the text is a beginning of the word NOT_FOUND, so that the rest of the word may follow."""
     if len(text) > NEAR:
         return False
     lower = text.lower().replace("\\", "").rstrip(WRAPPING.replace("_", ""))

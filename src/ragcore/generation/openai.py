@@ -70,7 +70,7 @@ class OpenAIGenerator(Part):
         api_key: None: the SDK's default (OPENAI_API_KEY).
         client: your own `AsyncOpenAI`, with its headers, proxy and certificates. ragcore never closes it.
         policy: None: 3 attempts before the first token, 10 s to the first token and between tokens, 64 requests at once, one breaker for each model.
-        parameters: parameters of each request, such as {"top_p": 0.9, "reasoning_effort": "low"}. They replace ragcore's own (temperature 0,
+        parameters: parameters of each request, such as {"top_p": 0.9, "reasoning_effort": "low"}. They replace ragcore's own parameters (temperature 0,
             `stream_options`, the settings' `max_tokens`). The value None omits a parameter.
         extra_body: like `parameters`, but sent unchanged even if the server refuses them.
         extra_headers: headers of each request.
@@ -210,7 +210,7 @@ class _ModelState:
         if prompt.schema is not None and formatted:
             own["response_format"] = FORMATS
         adapted = self._dialect.adapt({name: value for name, value in own.items() if value is not None})
-        if prompt.schema is None and given is not None:  # the operator's own
+        if prompt.schema is None and given is not None:  # the operator's own `response_format`
             adapted["response_format"] = given
         if not adapted.get("stream"):
             adapted.pop("stream_options", None)

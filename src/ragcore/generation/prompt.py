@@ -60,9 +60,8 @@ def build_prompt(
 ) -> Prompt:
     """Build a prompt of at most `budget` tokens.
 
-    It holds the question and the instructions, then the latest turns within a third of the rest, then whole passages from the best down. The first
-    passage that doesn't fit ends the list, so that "[n]" is also the n-th passage of the retrieval. The prompt and an event record how many passages
-    were left out.
+    It holds the question and the instructions, then the latest turns within a third of the remaining tokens, then whole passages, best first. The first
+    passage that doesn't fit ends the list, so "[n]" is also the n-th passage of the retrieval. The prompt and an event record how many passages were left out.
 
     Raises:
         InvalidInput: the question and the instructions alone exceed the budget.

@@ -19,7 +19,7 @@ from ragcore.wire.unsaid import NOTHING, Unsaid
 
 __all__ = ["Received"]
 
-# Bounds an answer that never ends.
+# Limits an answer that never ends.
 MOST_CHARACTERS = 200_000
 # Some servers send one of these strings instead of null.
 NO_REASON = frozenset({"null", "none", "undefined"})
@@ -32,7 +32,7 @@ class Received:
     """One answer, built from the events of its stream.
 
     Args:
-        model: the requested name, until the server sends its own.
+        model: the requested name of the model, until the server sends a name.
         omits_opening_tag: whether the model sends only a closing tag after its thinking.
         unsaid: hides secrets and quotations in error messages.
 
@@ -196,7 +196,7 @@ class Received:
         if not isinstance(content, str):
             raise Undecodable("an event of its stream has content that is not text")
         if self._finish_reason:
-            self._early = True  # the finish reason came early; only "[DONE]" ends this answer
+            self._early = True  # this server sends the finish reason with each piece; only "[DONE]" ends this answer
         self.begun = True
         self._texts += 1
         self._size += len(content)

@@ -61,7 +61,7 @@ class Relay(Source):
         self._left = False
         self._ended = anyio.Event()
         self._error: BaseException | None = None
-        # Use the reader's context, so that logs and traces belong to the call. But this stream's own patience measures the silence.
+        # Use the reader's context, so that logs and traces belong to the call. Only the `Patience` is a new one, because it limits this stream alone.
         context = contextvars.copy_context()
         context.run(patience_in_force.set, self._patience)
         owner.spawn(self._run, name=f"stream of {name}", context=context)
@@ -91,7 +91,7 @@ class Relay(Source):
         raise failure(self._error, self.name)
 
     async def aclose(self) -> None:
-        """Leave the stream and cancel its task. A task that needs longer than a clean-up may take ends later, in the owner's task group."""
+        """Leave the stream and cancel its task. If the task exceeds the time limit of a clean-up, it ends later, in the owner's task group."""
         # Cancel the scope first: a piece that the task added after `clear` would never be read.
         self._scope.cancel()
         self._left = True

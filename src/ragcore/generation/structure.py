@@ -23,11 +23,11 @@ MOST_SCHEMA_CHARACTERS: Final = 20_000
 MOST_SCHEMA_DEPTH: Final = 32
 # JSON that is nested more deeply is refused, before code that calls itself for each level reads it.
 MOST_DEPTH: Final = 100
-# Places in a reply at which its JSON object may begin, after other text.
+# A reply may have other text before its JSON object. At most this many "{" are tried as the object's beginning.
 MOST_STARTS: Final = 20
-# The number of mistakes that the model gets to see.
+# The largest number of mistakes that are sent back to the model.
 MOST_MISTAKES: Final = 5
-# References that depend on where they are evaluated.
+# Keywords for references whose target depends on the place at which they are evaluated.
 DYNAMIC: Final = ("$dynamicRef", "$recursiveRef", "$dynamicAnchor", "$recursiveAnchor", "$anchor", "$id")
 # Keywords whose values are data or names, not schemas.
 NOT_SCHEMAS: Final = frozenset(
@@ -121,7 +121,7 @@ def _of_json_schema(schema: Mapping[Any, Any]) -> Structure:
 def _of_type(kind: Any) -> Structure:
     if (
         not isinstance(kind, type) and get_origin(kind) is None
-    ):  # pydantic also takes functions, whose schema is that of their arguments
+    ):  # pydantic would also accept a function, and make a schema from its arguments
         raise InvalidInput(
             f"schema is a {type(kind).__name__}: it must be a pydantic model, a dataclass, a TypedDict or a JSON schema"
         )
@@ -144,7 +144,7 @@ def _of_type(kind: Any) -> Structure:
 
     def value_of(data: object) -> object:
         try:
-            # From JSON, not from Python's values: so a date may be a string.
+            # Validate JSON and not Python values, because in JSON a date is a string.
             return adapter.validate_json(json.dumps(data))
         except pydantic.ValidationError as error:
             errors = error.errors(include_url=False, include_context=False, include_input=False)
@@ -230,7 +230,7 @@ def _schemas(node: Any) -> Iterator[dict[str, Any]]:
 
 
 def reply_schema(schema: Mapping[str, Any], /) -> dict[str, Any]:
-    """Return the JSON schema of the whole reply: "answer", a text, and "data", a value of `schema`, or null if the passages don't answer.
+    """Return the JSON schema of the whole reply: "answer" is a text; "data" is a value of `schema`, or null if the passages don't answer the question.
 
     Definitions move to the root, where all servers find them.
     """
@@ -320,7 +320,7 @@ def _refuse(constant: str) -> float:
 
 
 def _depth(value: object, *, most: int) -> float:
-    """Return the levels of a value; infinity if there are more than `most`. Does not call itself, because the value may be nested very deeply."""
+    """Return the number of levels of a value; infinity if there are more than `most`. Does not use recursion, because the value may have very many levels."""
     level: list[object] = [value]
     for depth in range(most + 1):
         level = [

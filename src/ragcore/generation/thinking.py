@@ -1,7 +1,7 @@
 """Separates a model's thinking from its answer in one stream of text.
 
 DeepSeek, Qwen and others put their thinking between tags, unless the server removes it. The tags may be cut anywhere, and the closing tag may be missing.
-The first tag counts only at the start of a line; elsewhere it is part of the text. After that, the model is known to think, and tags count anywhere.
+The first tag counts only at the start of a line; elsewhere it is part of the text. After the first tag, the model is known to think, and tags count anywhere.
 
 Sources: the chat templates of DeepSeek-R1 and Qwen3 (`<think>`), Magistral (`[THINK]`), Kimi (`◁think▷`), MiniMax-M3 (`<mm:think>`), Command A
 (`<|START_THINKING|>`), and OpenAI's harmony format (`<|channel|>analysis<|message|>`).
@@ -23,7 +23,7 @@ OPENING = re.compile(
 CLOSING_ALONE = re.compile(
     rf"</(?:\w{{1,10}}:)?(?:{WORDS})\s*>|\[/think\]|◁/think▷|<\|end_(?:of_thought|thinking)\|>", re.IGNORECASE
 )
-# Tokens of chat templates that some servers let through.
+# Some servers leave these tokens of the chat template in the text.
 TOKENS = re.compile(r"<\|(?:end|return|im_end|eot_id|endoftext|end_of_text)\|>")
 # A possible beginning of any of these tags.
 PARTIAL = re.compile(r"(?:<[\w:|/ ]{0,40}|\[/?[A-Za-z]{0,5}|◁/?[a-z]{0,5})\Z")
@@ -176,7 +176,7 @@ class Thinking:
                 return self._follow(before)
         if not self._tagged and (closing := CLOSING_ALONE.search(self._held)) is not None:
             behind = self._held[closing.end() :]
-            if not behind.strip(" \t") and not final:  # the text after the tag decides
+            if not behind.strip(" \t") and not final:  # only the text after the tag shows whether it is a tag
                 out, self._held = self._held[: closing.start()], self._held[closing.start() :]
                 return self._follow(out)
             if self._starts_line(self._held[: closing.start()]) or behind.lstrip(" \t")[:1] == "\n":

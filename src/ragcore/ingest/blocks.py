@@ -83,8 +83,8 @@ class _Line:
 def blocks(text: str, /) -> Iterator[Block]:
     """Yield the blocks of a text, without the white space between them. A block never crosses the end of a page."""
     lines = _lines(text)
-    # For each kind of fence: a search found no closing fence up to this line, so no other search starts before it. Otherwise many unclosed fences would
-    # take quadratic time.
+    # For each kind of fence, the line up to which a search found no closing fence. No other search starts before this line. Otherwise many unclosed fences
+    # would take quadratic time.
     unclosed: dict[str, int] = {}
     at = prose = 0
     while at < len(lines):

@@ -104,8 +104,8 @@ class Ingestor:
         self.redact = redact
         self._threads = Threads(1, name="chunking")
         # An embedder embeds as many batches at once as it has threads. The other batches wait here, and their time limit does not run meanwhile.
-        # Optional attributes of an embedder are read with getattr, not through a Protocol: since Python 3.12, isinstance doesn't see the attributes
-        # that a `CachedEmbedder` passes on from its inner embedder in __getattr__.
+        # Optional attributes of an embedder are read with getattr. A Protocol would not work: a `CachedEmbedder` passes on the attributes of its inner
+        # embedder by __getattr__, and since Python 3.12 isinstance does not see such attributes.
         self._turns: Bulkhead = getattr(embedder, "document_turns", None) or Bulkhead(MOST_BATCHES, name="embedding")
 
     async def add(

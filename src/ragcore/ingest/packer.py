@@ -52,7 +52,7 @@ class Packer:
         self._put(fresh, begins_section=len(fresh) > 1)
 
     def flush(self) -> None:
-        """End the text. Headings at its end join the chunk before them, if they fit."""
+        """End the text. Headings at the end of the text become part of the last chunk, if they fit."""
         for unit in self._headings:
             if self._current and (unit.page != self._current[-1].page or not self._fits([*self._current, unit])):
                 self._end_chunk()

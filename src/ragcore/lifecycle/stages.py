@@ -69,7 +69,7 @@ class Stopwatch:
             if outer is not None:
                 outer.inner += whole
                 outer.watch._seconds[stage] = seconds
-                if not failed:  # otherwise the stage that failed stays the last one
+                if not failed:  # after a failure, the failed stage stays the current one
                     _report(outer.stage, None)
 
     def timings(self) -> Timings:

@@ -44,8 +44,8 @@ class Repeated:
 def p_values(figures: Sequence[Repeated], *, seed: int = 0) -> list[float]:
     """Return the p-value of each figure by a permutation test.
 
-    All assignments of the runs to the two sides are compared with the real one. The p-value is the share of assignments in which some figure looks at least
-    as much worse as this figure looks in reality.
+    All assignments of the runs to the two sides are compared with the real one. The p-value of a figure is the share of assignments in which the difference
+    of at least one figure is as large as the real difference of this figure, or larger.
 
     If nothing changed, all assignments are equally likely. Then at most 5 % of comparisons have a figure with a p-value of 0.05 or less. This holds
     for any number of figures, independent or not, because each figure is compared with the largest of all figures (Westfall and Young 1993). A

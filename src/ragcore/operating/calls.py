@@ -66,7 +66,7 @@ class Calls:
         """Begin a call. It runs until its `finish`.
 
         Args:
-            timeout: seconds; None: no deadline for the whole call (`add`, whose steps have their own).
+            timeout: seconds; None: no deadline for the whole call (only for `add`, whose steps have time limits).
         """
         call = Call(self, secrets.token_hex(8), method, tenant, timeout)
         self._running[call.id] = call
@@ -279,7 +279,7 @@ class Call:
         )
 
     def failed(self, error: BaseException) -> None:
-        """Record that an error ended the call. The error gets the call's id and stage, unless it has its own."""
+        """Record that an error ended the call. The error gets the call's id and stage, unless it already has them."""
         self.spent = spent_by(error)
         if isinstance(error, RagcoreError):
             error.call_id = error.call_id or self.id

@@ -32,7 +32,7 @@ Status: TypeAlias = Literal["healthy", "degraded", "unhealthy"]
 CACHE_SECONDS = 1.0
 # A store without `ping` is judged by this many of the last calls.
 JUDGED_CALLS = 5
-# From these shares of the memory limit on, memory counts as degraded or as unhealthy.
+# Memory counts as degraded if at least the first share of the limit is used, and as unhealthy if at least the second share is used.
 TIGHT, FULL = 0.8, 0.95
 PACKAGES = ("ragcore", "anyio", "asyncpg", "openai", "pgvector", "tiktoken", "tenacity", "numpy")
 

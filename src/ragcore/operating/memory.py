@@ -1,4 +1,4 @@
-"""Reads the memory limit and the used memory. If the container has a limit, both are the container's; else they are those of the process."""
+"""Reads the memory limit and the used memory: of the container if it has a limit, else of the process."""
 
 from __future__ import annotations
 

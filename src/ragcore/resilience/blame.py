@@ -16,7 +16,8 @@ __all__ = ["Blame"]
 
 # If more flows than this fail, it is an outage, even if other flows succeed.
 MOST_CULPRITS = 64
-# If several flows fail, this many other flows must have succeeded for each of them. For a single failing flow, one is enough.
+# If several flows fail, the number of other flows that succeeded must be at least this many times the number of failing flows. For a single failing flow, one
+# other flow is enough.
 OTHERS_FOR_EACH = 3
 # The other flows are healthy if their failure ratio is below this share of the ratio that opens the breaker.
 HEALTHY_SHARE = 0.5
@@ -32,8 +33,8 @@ class Blame:
 
     Args:
         seconds: the length of the window.
-        failure_ratio: the share of failures from which a flow counts as failing.
-        slow_ratio: the share of slow calls from which a flow counts as failing.
+        failure_ratio: a flow counts as failing if its share of failures is at least this.
+        slow_ratio: a flow also counts as failing if its share of slow calls is at least this.
 
     Attributes:
         failing: the flows that have bad calls in their window.

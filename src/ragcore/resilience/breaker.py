@@ -47,8 +47,8 @@ class CircuitBreaker:
     Args:
         failure_ratio: the share of failures in the window at which the breaker opens, in (0, 1].
         slow_call_ratio: the share of slow calls in the window at which it opens; used only with `slow_call_duration`.
-        slow_call_duration: the number of seconds from which a call is slow; None: no call is slow.
-        minimum_throughput: the number of calls in the window from which the ratios apply.
+        slow_call_duration: a call that takes at least this many seconds is slow; None: no call is slow.
+        minimum_throughput: the ratios apply only if the window has at least this many calls.
         sampling_duration: the length of the window in seconds.
         break_duration: seconds from opening to the first probe, ±20 %. Each failed probe doubles this time.
         max_break_duration: the upper limit of the break, before the ±20 %. A probe without a result after this time counts as failed.
@@ -188,7 +188,7 @@ class CircuitBreaker:
         """Admit one call as `acquire` does, for a caller that keeps the permit itself.
 
         Returns:
-            The breaker that admitted the call, which is this one or the flow's own, and its generation.
+            The breaker that admitted the call, which is this breaker or the breaker of the flow, and its generation.
         """
         if self._state == "closed" and not self._apart:
             return self._leave
@@ -275,7 +275,7 @@ class CircuitBreaker:
         return result
 
     def served(self, flows: Iterable[str], began: float) -> None:
-        """Record that one shared call succeeded for several flows. Its end has already been counted once, without a flow.
+        """Record that one shared call succeeded for several flows. The breaker has already counted this call once, without a flow.
 
         Args:
             flows: the flows that the call served.

@@ -153,7 +153,7 @@ class Bulkhead:
         """Give a place back.
 
         Args:
-            service_time: seconds for which the place was used, from which the estimate is updated; None: don't update it.
+            service_time: seconds for which the place was used; they update the estimate. None: don't update it.
             flow: the flow that had the place; None: the current flow.
             finished: False if the call was cut short and would have taken longer.
         """

@@ -28,12 +28,12 @@ __all__ = ["Call"]
 class Call:
     """The state of one call: its flow, its deadline and its attempts.
 
-    Invariant: a call itself holds no resources. Its attempts hold the places, permits and scopes, and each attempt gives back its own. So a call can be
+    Invariant: a call itself holds no resources. Its attempts hold the places, permits and scopes, and each attempt gives back what it holds. So a call can be
     dropped at any moment, also while it waits.
 
     Attributes:
-        on: the rule that judges an error: the policy's own, else the component's, else `OSError`.
-        breaker: the breaker at the last check. After a wait it may be another one, because keys and flows have their own breakers.
+        on: the rule that judges an error: the policy's rule, else the component's rule, else `OSError`.
+        breaker: the breaker that was found at the last check. After a wait, the check may find another breaker, because keys and flows have their own breakers.
         task, cancellations: on asyncio, the current task and the number of its earlier cancellation requests.
         clock: the event loop's clock.
         began: the time at which the call began.
@@ -114,7 +114,7 @@ class Call:
 
     @property
     def when(self) -> float:
-        """The call's deadline: the one inherited from the context or from anyio's scopes, else the policy's own.
+        """The call's deadline: the one inherited from the context or from anyio's scopes, else the one that the policy's timeout sets.
 
         It is read only after an error or before a wait, because it checks all enclosing scopes. These scopes end a call even if this property is never read.
         """

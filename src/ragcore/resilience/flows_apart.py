@@ -36,7 +36,7 @@ class FlowsApart(Generic[B]):
 
     Args:
         window: the breaker's window, with the outcomes of all flows.
-        minimum_throughput: the number of calls in a window from which the ratios apply.
+        minimum_throughput: the ratios apply only if a window has at least this many calls.
         seconds, failure_ratio, slow_ratio: passed to `Blame`.
         open_for: returns an open breaker for a flow, given the flow and the current time.
 

@@ -1,4 +1,4 @@
-"""The breakers of one policy: the policy's own, and one with the same settings for each key (a model or a replica), up to a limit."""
+"""The breakers of one policy: the breaker of the policy, and a breaker with the same settings for each key (a model or a replica), up to a limit."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ class Policy:
         Args:
             fn: called once per attempt; returns an awaitable.
             key: a model or a replica, which then has its own breaker.
-            on: the errors of the dependency, if the policy has no rule of its own.
+            on: the errors of the dependency. Used only if the policy has no rule.
 
         Raises:
             DeadlineExceeded: the inherited deadline or `timeout` passed.

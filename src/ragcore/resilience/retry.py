@@ -23,7 +23,7 @@ __all__ = ["RetryBudget", "RetryPolicy"]
 
 T = TypeVar("T")
 
-# The wait is at least the server's delay, plus up to this share at random, so that callers that were refused together don't retry together.
+# The wait is the server's delay plus a random part of at most this share. So callers that were refused together don't retry together.
 JITTER_ON_RETRY_AFTER = 0.1
 
 

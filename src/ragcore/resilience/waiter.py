@@ -87,7 +87,7 @@ class Waiter:
         granted: whether it has a place.
         refused: the error with which it was refused; None if it was not.
         left: the seconds to its deadline at the time when it got its place.
-        needed: the bulkhead's service time at that time, in seconds.
+        needed: the bulkhead's service time when the waiter got its place, in seconds.
         woken: whether it was woken without a place.
     """
 

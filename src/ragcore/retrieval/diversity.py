@@ -21,15 +21,17 @@ __all__ = ["diversified"]
 def diversified(
     passages: Sequence[Passage], vectors: Sequence[Vector | None] | None, /, *, top_k: int, diversity: float
 ) -> list[int]:
-    """Return the positions of `top_k` passages by maximal marginal relevance: the best one first, then always the one with the largest
-    (1 - diversity) × relevance - diversity × similarity to the most similar chosen passage.
+    """Return the positions of `top_k` passages by maximal marginal relevance.
+
+    The best passage comes first. Each next passage is the one with the largest value of (1 - diversity) × relevance - diversity × similarity, where
+    `similarity` is that to the most similar passage chosen so far.
 
     Relevance and similarity are both scaled to [0, 1] over the given passages, so that `diversity` means the same for each embedding model. For some
     models, the cosines of all texts lie between 0.7 and 0.9.
 
     Args:
         passages: candidates, best first.
-        vectors: the vector of each passage. None, or None for one of them: the shared words decide about similarity.
+        vectors: the vector of each passage. If there are none, or one is None, the similarity is computed from the words that two passages share.
         top_k: largest number of passages.
         diversity: from 0, which keeps the order, to 1, where relevance decides only about the first passage.
     """
@@ -41,7 +43,7 @@ def diversified(
     while len(chosen) < min(top_k, len(passages)):
         marginal = (1 - diversity) * relevance - diversity * nearest
         marginal[chosen] = -np.inf
-        best = int(np.argmax(marginal))  # of equal values, the first, which is the better passage
+        best = int(np.argmax(marginal))  # of equal values, argmax returns the first: the better passage
         chosen.append(best)
         nearest = np.maximum(nearest, similarity[best])
     return chosen

@@ -40,7 +40,7 @@ class _Words:
 
     @classmethod
     def of(cls, passage: Passage) -> _Words:
-        # Without words, as in a formula, the text itself is compared.
+        # A text without words, such as a formula, is compared by its tokens between spaces.
         words = content_words(passage.text) or passage.text.split()
         return cls(f" {' '.join(words)} ", frozenset(content_words(passage.title)))
 

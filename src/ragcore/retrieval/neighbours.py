@@ -12,9 +12,9 @@ __all__ = ["merged"]
 
 
 def merged(passages: Sequence[Passage], around: Sequence[Sequence[Passage]], /) -> list[Passage]:
-    """Return the passages, best first, each with the text of the chunks around it. Passages whose chunks overlap become one, at the place of the best.
+    """Return the passages, best first, each with the text of the chunks around it. Passages with common chunks become one, at the place of the best of them.
 
-    A passage keeps the id, the scores and the metadata of the chunk that was found; `text`, `start` and `end` are those of the whole.
+    A passage keeps the id, the scores and the metadata of the chunk that was found. Its `text`, `start` and `end` include the other chunks.
 
     Args:
         passages: passages of a search, best first.
@@ -24,7 +24,7 @@ def merged(passages: Sequence[Passage], around: Sequence[Sequence[Passage]], /) 
     for passage, chunks in zip(passages, around, strict=True):
         best, run = passage, list(chunks) or [passage]
         place = len(runs)
-        # Several earlier runs may overlap with this one: those before it and those after it.
+        # Several earlier runs may overlap with this one, at its beginning and at its end.
         for number in reversed(range(len(runs))):
             joined = _joined(runs[number][1], run)
             if joined is not None:
@@ -61,6 +61,6 @@ def _continued(text: str, before: Passage, after: Passage) -> str:
     overlap = before.end - after.start
     if overlap > 0 and text.endswith(after.text[:overlap]):
         return text + after.text[overlap:]
-    # Chunks have no white space at their ends: one character between them is a blank or a line break, more are the end of a paragraph. A chunk that repeats
-    # the header of its table does not continue the text before it, so it begins a paragraph as well.
+    # Chunks begin and end without white space. One character between two chunks is a blank or a line break; several characters are the end of a paragraph. A
+    # chunk that repeats the header of its table does not continue the text before it, so it begins a paragraph as well.
     return f"{text}\n{after.text}" if overlap in (0, -1) else f"{text}\n\n{after.text}"

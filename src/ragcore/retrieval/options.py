@@ -45,11 +45,11 @@ class SearchOptions(SimilarityOptions, total=False):
     neighbours: int | None
     """Number of chunks before and after each passage that become part of it, 0 to 10. None: the retriever's number."""
     rerank: bool | None
-    """Whether the retriever's reranker sorts the passages. False: the order of the search, for example to compare both. None: True. No effect without a
-    reranker."""
+    """Whether the retriever's reranker sorts the passages. False: the passages keep the order of the search, for example to compare both orders. None: True.
+    Without a reranker, the option has no effect."""
     relative_threshold: float | Literal[False] | None
-    """Lowest share of the best score, from 0 to 1: a passage with a lower cosine similarity than this share of the question's best passage is dropped. The
-    best passage always stays. Text search ignores it. None: the retriever's share. False or 0: no relative threshold."""
+    """Lowest share of the best score, from 0 to 1. A passage is dropped if its cosine similarity is lower than this share of the best passage's similarity.
+    The best passage always stays. Text search ignores this option. None: the retriever's share. False or 0: no relative threshold."""
     degrade: bool | None
     """Whether to use a fallback when a stage fails, such as full-text search while the embedder is down. False: raise an error instead. None: the
     default of the client or retriever."""
@@ -89,7 +89,7 @@ def _names(kind: type) -> frozenset[str]:
 
 
 def _annotations(kind: type) -> dict[str, Any]:
-    """Return the annotations of the options: those of the method itself come first, then the shared ones."""
+    """Return the annotations of the options: first those that a client's method adds to the options of a search, then the others."""
     found = get_type_hints(kind)
     first = [
         name for name in ("timeout", "history", "instructions", "max_tokens", "temperature", "stop") if name in found

@@ -37,7 +37,7 @@ class PassageSearch:
         Args:
             plan: the plan of the search.
             query: its query.
-            other_mode: whether to search by vector if neither the call nor the user chose a mode, and the store does not support hybrid search.
+            other_mode: whether to search by vector if the mode is only the default, and the store does not support hybrid search.
 
         Raises:
             Unsupported: the store does not support the mode, the filter, shared tenants or neighbours.
@@ -64,7 +64,7 @@ class PassageSearch:
             kept = [kept[number] for number in chosen]
         kept = kept[: plan.top_k]
         best = [found[position] for position in kept]
-        # Duplicates behind the last passage that is returned don't count.
+        # Duplicates after the last returned passage don't count.
         repeats = set(range(max(kept, default=-1))) - set(kept)
         duplicates = 0 if plan.diversity else len(repeats)
         if plan.neighbours and best:

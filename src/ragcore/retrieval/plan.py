@@ -46,7 +46,7 @@ class Defaults(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One search with checked options: the caller's values, and the retriever's own where the caller gives none.
+    """One search with checked options: the caller's values, and the retriever's values for options that the caller leaves out.
 
     Attributes:
         mode_is_default: whether the mode is the retriever's and not the call's.
@@ -158,7 +158,7 @@ def plan_search(defaults: Defaults, question: str, tenant: str | UUID, options: 
 
 
 def _threshold(defaults: Defaults, options: SearchOptions) -> tuple[float | None, Literal["call", "retriever"] | None]:
-    """Return the threshold and its source. -1, which every score reaches, counts as no threshold."""
+    """Return the threshold and its source. No score is below -1, so -1 counts as no threshold."""
     asked = options.get("score_threshold")
     threshold = defaults.score_threshold if asked is None else check_threshold(asked)
     if threshold is None or threshold == -1:

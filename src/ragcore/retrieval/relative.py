@@ -11,7 +11,8 @@ def near_the_best(found: Found, share: float | None, /) -> Found:
     """Return the passages whose score is at least `share` times the best score among them, in their order.
 
     The best passage always stays, so the result is empty only if `found` is. Passages without a score stay, because there is nothing to compare.
-    If no score is positive, all passages stay: a share of it would be above it. `ragcore.explore.Sweep.relative` is measured by the same rule.
+    If the best score is not positive, all passages stay, because a share of a negative number is above that number. `ragcore.explore.Sweep.relative` uses the
+    same rule.
 
     Args:
         found: passages, in any order.

@@ -55,14 +55,14 @@ __all__ = ["Retriever"]
 
 logger: logging.Logger = logging.getLogger("ragcore.retriever")
 
-# If text search can be used instead of the embedder, the embedder gets a share of the remaining time: EMBED_SHARE, at most MOST_EMBED_SECONDS, without the
-# wait for a place, and EMBED_AND_WAIT_SHARE including that wait.
+# If text search can be used instead of the embedder, the embedder gets a share of the remaining time. EMBED_SHARE, at most MOST_EMBED_SECONDS, does not
+# include the wait for a place. EMBED_AND_WAIT_SHARE includes it.
 EMBED_SHARE = 0.4
 MOST_EMBED_SECONDS = 10.0
 EMBED_AND_WAIT_SHARE = 0.7
 # If at most this many seconds were left after the wait for a place, the embedder was never called.
 NOT_ASKED = 0.01
-# Numbers of scores in a similarity report, without and with a filter. A tenant may have millions of chunks.
+# The largest numbers of scores in a similarity report, without and with a filter, because a tenant may have millions of chunks.
 MOST_SCORES = 10_000
 MOST_FILTERED = 1_000
 # If duplicates take the places of other passages, a second search asks for this many times the number.
@@ -146,7 +146,7 @@ class Retriever(Part):
             question: the question to search for.
             tenant: the owner of the documents.
             options: query, top_k, score_threshold, relative_threshold, filter, mode, shared, diversity, neighbours, rerank, degrade, as described in
-                `options.SearchOptions`. A value given here overrides the retriever's own.
+                `options.SearchOptions`. A value given here overrides the retriever's value.
 
         Raises:
             InvalidInput: the question, the tenant, an option or the filter is invalid, or the question exceeds the embedder's token limit.
@@ -165,7 +165,7 @@ class Retriever(Part):
         if plan.mode != "text":
             try:
                 with watch.measure("embed"), flow(plan.tenant):
-                    # Outside of the embedder's time limit: slow redaction must not be reported as a slow embedder.
+                    # The redaction runs outside of the embedder's time limit, because slow redaction must not be reported as a slow embedder.
                     text = await self._redacting.redacted(self.redact, plan.searched)
                     vector = await (self._embed(text) if degrade is False else self._embed_in_time(text))
                 usage = self._used(plan.searched, watch)
@@ -197,7 +197,7 @@ class Retriever(Part):
                     "vector"  # the store does not support hybrid search; with a filter, the filter may be the cause
                 )
             empty = None if found else await explain_empty(self.store, replace(query, mode=plan.mode), found)
-            # A degraded search has mode "text", and ranks of words are no similarities.
+            # A degraded search has mode "text". Its text ranks are not similarities, so the relative threshold does not apply.
             found = near_the_best(found, plan.relative_threshold if plan.mode != "text" else None)
         degraded = (*degraded, *found.degraded)
         return plan.retrieval(
@@ -253,7 +253,7 @@ class Retriever(Part):
         return report_similarity(retrieval, scores=scores, counts=counts, score_threshold=plan.score_threshold)
 
     def _used(self, query: str, watch: Stopwatch) -> Usage:
-        """Return the tokens of the query and report them immediately: they are consumed even if the search fails afterwards."""
+        """Return the tokens of the query and report them immediately, because they are used even if the search fails afterwards."""
         assert self.embedder is not None
         tokens = self.embedder.count_tokens(query)
         watch.embedded(tokens)
@@ -285,7 +285,7 @@ class Retriever(Part):
     async def _embed_in_time(self, question: str) -> Vector:
         """Return the vector within a share of the remaining time: an embedder that never responds must leave time for text search."""
         limit, whole = share(EMBED_SHARE, most=MOST_EMBED_SECONDS), share(EMBED_AND_WAIT_SHARE, most=math.inf)
-        if min(limit, whole) <= 0:  # the time ran out, perhaps between the two
+        if min(limit, whole) <= 0:  # no time is left, so `_embed` raises the error of the deadline
             return await self._embed(question)
         assert self.embedder is not None
         name = self.embedder.model

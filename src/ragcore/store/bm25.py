@@ -31,7 +31,7 @@ class WordIndex:
     lengths: list[int] = field(default_factory=list)
 
     def append(self, text: str, words: Mapping[str, int]) -> None:
-        """Add a chunk, whose number is that of the chunks before it."""
+        """Add a chunk. Its number is the count of the chunks before it."""
         number = len(self.lengths)
         for word, times in words.items():
             self.postings.setdefault(word, {})[number] = times
@@ -41,7 +41,7 @@ class WordIndex:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A chunk that has words of the question: the position of its index among the given ones, its number there, and its score."""
+    """A chunk that has words of the question: the position of its index in `indexes`, its number in that index, and its score."""
 
     index: int
     number: int
@@ -74,7 +74,7 @@ def rank(
         frequency = sum(len(index.postings.get(word, ())) for index in indexes)
         if frequency:
             idf[word] = math.log(1 + max(chunks - frequency, 0.5) / (frequency + 0.5))
-    # The weight of a posting is that of the database, digit by digit, so that both select the same chunks.
+    # The weight of a posting is rounded exactly as in the database, so that both select the same chunks.
     weights: dict[tuple[int, int], float] = {}
     for place, index in enumerate(indexes):
         for word, weight in idf.items():

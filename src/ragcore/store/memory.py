@@ -1,4 +1,4 @@
-"""A store in memory, with exact search: for tests and notebooks, and the reference for the results of other stores."""
+"""A store in memory, with exact search, for tests and notebooks. Other stores are tested against its results."""
 
 from __future__ import annotations
 

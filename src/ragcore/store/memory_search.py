@@ -15,7 +15,7 @@ from ragcore.text.lexemes import Language, lexemes
 
 __all__ = ["by_score", "search_tenants"]
 
-# The tenants of a search. The name is None for the caller's own tenant, and else that of a shared one.
+# The tenants of a search, each with its name. The name is None for the caller's own tenant.
 Homes: TypeAlias = Sequence[tuple[str | None, MemoryTenant]]
 
 
@@ -40,7 +40,7 @@ def search_tenants(homes: Homes, query: Query, *, language: Language) -> Found:
 
 
 def by_score(hit: Hit) -> tuple[float, str, str]:
-    """Sort by similarity, best first; of equal similarities, the smaller chunk id."""
+    """Return the key that sorts hits by similarity, best first. Hits of equal similarity are sorted by chunk id."""
     return -(hit.passage.score or 0.0), *hit.key
 
 

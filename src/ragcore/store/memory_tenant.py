@@ -30,7 +30,7 @@ class Hit:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What identifies the passage in a search of several tenants. Sorting by it is stable."""
+        """The chunk id and the shared tenant. They identify the passage in a search of several tenants, so sorting by them always gives the same order."""
         return self.passage.chunk_id, self.passage.shared or ""
 
 
@@ -39,7 +39,7 @@ class _Index:
     passages: list[Passage]
     vectors: NDArray[np.float32]
     unit: NDArray[np.float32]
-    # Time at which each passage expires; [] if none does.
+    # The time at which each passage expires; [] if no passage expires.
     expiries: list[datetime | None]
 
 

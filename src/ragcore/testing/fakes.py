@@ -266,7 +266,7 @@ def word_overlap(question: str, text: str) -> float:
 
 
 def embed_words(text: str, dimension: int) -> Vector:
-    """Return the normalised sum of a direction for each word, of shape (dimension,)."""
+    """Give each word of a text a direction, and return the normalised sum of these directions, of shape (dimension,)."""
     words = content_words(text) or [text]
     total = np.sum([_direction(word, dimension) for word in words], axis=0)
     vector: Vector = (total / np.linalg.norm(total)).astype(np.float32)

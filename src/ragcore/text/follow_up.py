@@ -1,8 +1,8 @@
-"""Follow-up questions: whether a question depends on the conversation before it, and the text to search for then.
+"""Recognises follow-up questions, and finds the earlier question whose words the search needs as well.
 
-A search for "And for my family?" alone finds any passage about families. The rule is one of language, not of any trade: a question depends on what was said
-before if it begins with a connective, contains a pronoun that points back, or is only a part of a sentence. The rule knows the closed word classes of English,
-German, French, Spanish, Italian, Dutch and Portuguese. In other languages only short questions count as follow-up questions.
+A search for "And for my family?" alone finds any passage about families. The rule uses grammar and no words of a special field. A question depends on the
+conversation if it begins with a connective, contains a pronoun that points back, or is only a part of a sentence. The rule knows the pronouns, connectives and
+question words of English, German, French, Spanish, Italian, Dutch and Portuguese. In other languages, only short questions count as follow-up questions.
 
 Source: the classes of elliptic and anaphoric questions in M. Bertomeu et al., "Contextual phenomena and thematic relations in database QA dialogues" (2006).
 """
@@ -54,7 +54,7 @@ CONNECTIVE_PHRASES: Final = (
     "hoe zit het",
     "e se",
 )
-# Left out because they have another meaning in one of these languages: "one", "there", "es", "sie" (also "you"), "die", "la", "en", "ne", "ce".
+# These words are left out, because they have another meaning in one of the languages: "one", "there", "es", "sie" (also "you"), "die", "la", "en", "ne", "ce".
 POINTING_BACK: Final = frozenset(
     """
     it its they them their theirs those these this ones he she him her his hers else same too instead
@@ -131,10 +131,10 @@ def is_follow_up(question: str, /) -> bool:
 
 
 def context_of(question: str, history: Sequence[Turn], /) -> str:
-    """Return the words to join to a follow-up question for the search: the latest question of the user that is not itself a follow-up question.
+    """Return the text to add to a follow-up question for the search: the latest question of the user that is not itself a follow-up question.
 
-    If all of the last questions are follow-up questions, it is the latest one. Answers are left out: they are long, and their words would outweigh those of
-    the question.
+    If all of the last questions are follow-up questions, the text is the latest one. Answers are left out: they are long, and their words would outweigh the
+    words of the question.
 
     Returns:
         At most 300 characters; "" if the question does not depend on the conversation, or if there is none.

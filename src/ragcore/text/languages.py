@@ -13,11 +13,11 @@ __all__ = ["ENGLISH", "LANGUAGES", "Language", "language_of"]
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """What a comparison of words needs to know about a language.
+    """The words of a language that have a special meaning when `matching` compares words.
 
     Attributes:
         function_words: words that carry no meaning of their own, in lower case and without accents.
-        asks: words that say which kind of answer is wanted, as in "What is the name of …?". The answer rarely repeats them.
+        asks: words that name the kind of answer, such as "name" in "What is the name of …?". The answer rarely repeats them.
         alternative: the word between two alternatives, "or".
         percent: the word for "%".
     """
@@ -122,7 +122,10 @@ LANGUAGES: Final = (ENGLISH, GERMAN, FRENCH, SPANISH, ITALIAN, DUTCH, PORTUGUESE
 
 
 def language_of(words: Iterable[str], /) -> Language:
-    """Return the language whose function words are the most frequent among `words`, which are in lower case and without accents. If none occurs: English.
+    """Return the language whose function words are the most frequent among `words`. Without any function word, the language is English.
+
+    Args:
+        words: words in lower case and without accents.
 
     Examples:
         >>> language_of("was kostet die reparatur".split()) is GERMAN

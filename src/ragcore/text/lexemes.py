@@ -1,4 +1,4 @@
-"""The words of a text as PostgreSQL's full-text search stores them, for searches in memory that rank as the database does."""
+"""Splits a text into the words that PostgreSQL's full-text search would store. With them, a search in memory ranks as the database does."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STOP_WORDS: Final = frozenset(
     only own same so than too very s t can will just don should now
     """.split()
 )
-# PostgreSQL reads neither of these as a letter or a digit.
+# PostgreSQL treats none of these characters as a letter or a digit.
 _SEPARATORS: Final = re.compile("[_¹²³¼½¾]")
 # The kinds of words of PostgreSQL's parser that occur in ordinary text. Earlier kinds take precedence. A hyphenated word counts as a whole and by its
 # parts; each part has a letter, so that "covid-19" is a word and a negative number.

@@ -1,10 +1,10 @@
 """Compares the words of a question with those of a text, in any language, without a model and without a stemmer.
 
-Two words match wholly if they differ at most in their last letter ("cost", "costs"; "kostet", "kosten"), and by half if they have the same root ("insure",
-"insurance") or if one ends with the other ("Reparaturkosten", "Kosten"). A compound matches wholly if the text has its beginning and its end as words.
+Two words match fully if they differ at most in their last letter ("cost", "costs"; "kostet", "kosten"). They match by half if they have the same root
+("insure", "insurance"), or if one ends with the other ("Reparaturkosten", "Kosten"). A compound matches fully if the text has both of its parts as words.
 
-Source: comparing words by their common beginning instead of by stems: P. McNamee, J. Mayfield, "Character n-gram tokenization for European language text
-retrieval" (2004). For the questions of SQuAD it decides as well as the Snowball stemmer of the right language does, and it needs no language.
+Source of the comparison by common beginnings instead of stems: P. McNamee, J. Mayfield, "Character n-gram tokenization for European language text retrieval"
+(2004). On the questions of SQuAD, this comparison is as good as the Snowball stemmer of the right language, and it need not know the language.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ _RUN: Final = re.compile(f"[{UNSPACED}]+")
 _ACCENTS: Final = re.compile("[\u0300-\u036f]+")
 # Words with fewer letters match only if they are equal.
 LEAST_COMMON: Final = 4
-# A shorter word has only its plural: "pay", "pays".
+# A word of three letters matches itself and its form with an "s": "pay", "pays".
 LEAST_PLURAL: Final = 3
 LEAST_ROOT: Final = 0.75
 LEAST_PART: Final = 5
 HALF: Final = 0.5
 # Letters between the parts of a compound, such as the "s" in "Versicherungsnummer".
 MOST_LINKING: Final = 2
-# A longer question is cut after this many different words. It bounds the work.
+# A longer question is cut after this many different words, to limit the work.
 MOST_WORDS: Final = 64
 MOST_CHARACTERS: Final = 4_000
-# The words of the texts around that are looked at to recognise the language.
+# The language is recognised from at most this many words of the texts that may answer the question.
 MOST_AROUND: Final = 500
 # A name or a number says what the question is about.
 NAME_WEIGHT: Final = 2.0
 # "How long …", "how often …": the adverb asks for a number, and the answer gives the number without it.
 _HOW: Final = re.compile(r"\bhow (?:big|deep|far|fast|heavy|high|large|long|often|old|soon|tall|wide)\b", re.IGNORECASE)
-# Characters of Japanese and Chinese that carry no meaning of their own. A pair with one of them stands at the border of a word.
+# Characters of Japanese and Chinese that carry no meaning of their own. A pair that contains one of them lies at the border between two words.
 _FUNCTION_CHARACTERS: Final = re.compile(
     "[\u3041-\u309f是的了吗呢嗎什么麼谁誰哪怎多少几幾何我你您他她它们們这那這请問问]"
 )
@@ -90,7 +90,7 @@ def likeness(one: str, other: str, /) -> float:
 
 
 def _compared(one: str, other: str) -> tuple[float, int]:
-    """Return the likeness, and how many letters match: at the end if the number is negative, else at the beginning."""
+    """Return the likeness, and the number of letters that match. The number is negative if they match at the end of the words, not at the beginning."""
     if one == other:
         return 1.0, len(one)
     short, long = (one, other) if len(one) <= len(other) else (other, one)
@@ -201,11 +201,11 @@ class Wanted:
         return Matches(best, frozenset(neighbours & self.neighbours) if neighbours else frozenset())
 
     def coverage(self, own: Mapping[str, float], around: Mapping[str, float], *, around_weight: float) -> float:
-        """Return the share of the question's words, by weight, in a text. Words that only stand around the text count less.
+        """Return the share of the question's words, by weight, that a text contains. Words that occur only in the texts around it count less.
 
         Args:
             own, around: the matching words of the text, and of the texts around it, as in `Matches.words`.
-            around_weight: the weight of a word that only stands around the text.
+            around_weight: the weight of a word that occurs only in the texts around it.
         """
         return sum(
             self.weights[word] * max(own.get(word, 0.0), around_weight * around.get(word, 0.0))
@@ -213,7 +213,7 @@ class Wanted:
         )
 
     def phrases(self, own: Matches) -> float:
-        """Return the share of the question's pairs of neighbouring words that are neighbours in the text, too."""
+        """Return the share of the question's pairs of neighbouring words that are neighbours in the text as well."""
         return len(own.neighbours) / len(self.neighbours) if self.neighbours else 0.0
 
     def _matching(self, word: str) -> tuple[tuple[str, float, int], ...]:
@@ -244,7 +244,7 @@ class Wanted:
 
     @cached_property
     def _by_end(self) -> dict[str, list[str]]:
-        """The question's words by each of their parts that may be the last letters, but one, of a shorter or longer word."""
+        """For each sequence of four letters, the question's words that have it before their last letter. Words with a common end have the same sequence."""
         found: dict[str, list[str]] = {}
         for word in self.weights:
             if len(word) >= LEAST_PART:

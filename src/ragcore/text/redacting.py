@@ -1,4 +1,4 @@
-"""Runs redactions: a `Redaction` directly, a user's function on a thread, so that a slow function blocks no other caller."""
+"""Runs redactions. A `Redaction` runs directly. A user's function runs on a thread, so a slow function blocks no other caller."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_FLOWS = 100
 
 
 class Redacting:
-    """Threads for the user's functions; each tenant has its own. A caller never waits longer than its deadline."""
+    """Threads for the user's functions. Each tenant has its own threads. A caller never waits longer than its deadline."""
 
     def __init__(self) -> None:
         self._threads: OrderedDict[str, Threads] = OrderedDict()

@@ -20,7 +20,7 @@ Redact: TypeAlias = Callable[[str], str]
 Finder: TypeAlias = Callable[[str], Iterable[tuple[int, int]]]
 
 KINDS = ("email", "ssn", "card", "phone")
-# Replaces the result if a redaction leaves nothing of a text, because embedders and models refuse empty texts.
+# If a redaction removes the whole text, this replaces it, because embedders and models refuse empty texts.
 NOTHING_LEFT = "[REDACTED]"
 
 # The characters that may stand between groups of digits: spaces, no-break spaces, hyphens and dashes, as people and PDFs write them.

@@ -18,7 +18,7 @@ __all__ = ["TokenCounter", "estimate_tokens"]
 
 logger: logging.Logger = logging.getLogger("ragcore.tokens")
 
-# Byte-pair encodings use 3.5 to 4.5 bytes per token for English. With the lower number, estimates are too high rather than too low.
+# Byte-pair encodings use 3.5 to 4.5 bytes per token for English. The lower number is used, because an estimate should rather be too high than too low.
 BYTES_PER_TOKEN = 3.5
 # tiktoken takes quadratic time on long runs without a space. So texts are counted in pieces, and each piece adds at most one token.
 PIECE = 4_000

@@ -49,7 +49,7 @@ _END: Final = re.compile(
     r"""|(?<=[\u0e00-\u0e7f\u0e80-\u0eff])[ \u00a0]++(?=[\u0e00-\u0e7f\u0e80-\u0eff])"""
     r"""|\n(?=[^\S\n]*+\n)|\n(?=[^\S\n]*+(?:[-*+•]|\d{1,9}[.)])\s)|(?<=\|)\n"""
 )
-# Combining marks belong to the character before them. So do the zero-width joiner and the skin tones of emoji.
+# Combining marks, the zero-width joiner and the skin tones of emoji belong to the character before them.
 _JOINER: Final = "\u200d"
 _TONES: Final = ("\U0001f3fb", "\U0001f3ff")
 

@@ -61,10 +61,10 @@ class Passage(Value):
         text: the chunk's text.
         title, source: the title and the source of the document.
         start, end: the chunk's position in the document's text, in characters; None if the store doesn't know it.
-        metadata: the document's metadata and the chunk's own, such as a PDF's "page". If both have a key, the chunk's value counts.
+        metadata: the metadata of the document and of the chunk, such as a PDF's "page". If both have a key, the chunk's value counts.
         score: cosine similarity to the question, in [-1, 1]; higher is better. None in mode "text", and for a chunk without a vector.
-        text_score: full-text rank; higher is better. Comparable within one result only. None if only vector search found the chunk.
-        shared: the shared tenant that owns the document; None if it is the caller's own.
+        text_score: full-text rank; higher is better. Compare it only with other passages of the same result. None if only vector search found the chunk.
+        shared: the shared tenant that owns the document; None if the caller's tenant owns it.
         rerank_score: relevance that a reranker computed; higher is better. Its range depends on the reranker. None if the passage was not reranked.
     """
 

@@ -1,4 +1,4 @@
-"""Charts are SVG of our own: no plotting library, no scripts, colours of the page."""
+"""ragcore draws charts as SVG itself, without a plotting library and without scripts, in the colours of the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The HTTP reranker with a server of ours that speaks each API, over real sockets, and misbehaves in every way."""
+"""The HTTP reranker, over real sockets, with a test server that speaks each API and can fail in every way."""
 
 from __future__ import annotations
 
@@ -366,7 +366,7 @@ WIRED: dict[str, Fault] = {
 
 
 async def searched(server: OpenAIServer | FaultProxy) -> Found:
-    """Search with a reranker at this address, within a deadline that would fail the search."""
+    """Search with a reranker at this address, within a deadline. If the search waited for the whole time of a bad server, the deadline would fail it."""
     passages = [Passage(text, text, text) for text in TEXTS]
 
     class Plain:

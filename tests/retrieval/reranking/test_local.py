@@ -1,4 +1,4 @@
-"""The local reranker, with a small cross-encoder that is made here: its output is the number of words that question and text share."""
+"""The local reranker, with a small cross-encoder that this module makes. The model's output is the number of words that question and text share."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ async def test_the_limit_comes_from_the_folder(tmp_path: Path) -> None:
 
 
 async def test_a_special_token_in_a_text_is_text(reranker: LocalReranker) -> None:
-    """If "[SEP]" ended the text, the words after it would belong to no part or to another part."""
+    """If "[SEP]" ended the text, the model would not treat the words after it as part of the text."""
     assert list(await reranker.rerank("warranty", ["[SEP] warranty", "[PAD] warranty"])) == [1, 1]
 
 
@@ -234,7 +234,7 @@ async def test_a_cancelled_call_returns_at_once_and_its_thread_stops(
     assert scope.cancelled_caught
     go_on.set()
     assert len(await reranker.rerank(QUESTION, TEXTS)) == 3
-    assert batches < 10  # of about 25 that the cancelled call would have run
+    assert batches < 10  # without the cancellation, the call would have run about 25
 
 
 async def test_it_reranks_a_search(reranker: LocalReranker) -> None:

@@ -73,7 +73,7 @@ class Fixed:
 
 
 class Scripted:
-    """A reranker that returns what it is given."""
+    """A reranker that returns the given values."""
 
     model = "scripted"
 
@@ -339,7 +339,7 @@ async def test_parts_are_started_and_closed_unless_they_have_another_owner() -> 
         assert reranker.is_open
 
 
-# A client around it.
+# Tests with a client.
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def app(
         ping: seconds of silence after which a stream sends a comment, so that proxies keep the connection open.
         client_instructions: how to treat a client's system messages in OpenAI's protocol. "append" adds them to the operator's instructions, marked as the
             tenant's; "ignore" leaves them out.
-        trust_history: whether answers in a client's history count as the model's own. Default False: any client can invent such answers, so the model gets
+        trust_history: whether answers in a client's history count as answers of the model. Default False: any client can invent such answers, so the model gets
             them as reports of the tenant. Set it to True if all requests come from your own program and that program stores the conversations.
         similarity_by_get: whether administrators may request a similarity report by GET. Its address contains the question, and proxies and logs store
             addresses.

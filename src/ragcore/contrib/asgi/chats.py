@@ -100,5 +100,5 @@ class Chats:
         try:
             yield
         finally:
-            # Report no service time. A bulkhead would use it to refuse calls that can't end in time, but a chat's timeout starts only after the wait.
+            # Report no service time. The bulkhead would use a service time to refuse calls that can't end in time, but a chat's timeout starts after the wait.
             places.release(flow=tenant)

@@ -46,7 +46,7 @@ class Identity:
     name: str = ""
 
     def may_see(self, tenant: str | UUID) -> bool:
-        """Return whether this caller may use the debug routes of a tenant. Administrators may use those of all tenants, others only their own."""
+        """Return whether this caller may use the debug routes of a tenant: administrators for all tenants, other callers only for their own tenant."""
         return self.admin or check_tenant(self.tenant) == check_tenant(tenant)
 
 

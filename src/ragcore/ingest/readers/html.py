@@ -320,7 +320,7 @@ def _cell(cell: Any) -> str:
         elif tag.startswith("-") or tag in LEFT_OUT or is_hidden(node):
             continue
         else:
-            # A browser shows these elements on lines of their own, so they get spaces around them.
+            # A browser shows each of these elements on its own line, so they get spaces around them.
             apart = tag == "br" or tag in BLOCKS or tag in HEADINGS or tag in ("li", "td", "th", "tr", "table")
             mark = "^" if tag == "sup" else " " if apart else ""
             stack.append(" " if apart else "")

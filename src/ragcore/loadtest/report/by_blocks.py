@@ -69,7 +69,7 @@ def _over_phases(rows: Sequence[Row], tolerance: float) -> Iterator[Row]:
 
 
 def _row_of_latency(figure: str, before: float, after: float, margin: float, tolerance: float) -> Row:
-    """Return the row of a latency. Its interval includes the margin of its logarithm and the assumed noise between runs."""
+    """Return the row of a latency. `margin` is half the interval of the ratio's logarithm; the assumed noise between runs is added to it."""
     ratio = after / max(before, 1e-9)
     if not math.isfinite(margin):
         return Row(figure, before, after, ratio, None, None, "")

@@ -29,8 +29,8 @@ def compare_runs(before: Sequence[Run], after: Sequence[Run], *, tolerance: floa
     """Compare runs of one scenario.
 
     With three or more runs on each side, a permutation test decides. It assigns the runs to the two sides in all possible ways, at most 2,000. A figure
-    is a regression if it is worse by more than the tolerance, if its interval does not include 1, and if in at most 5 % of these assignments any figure
-    looks as much worse. If nothing changed, at most 5 % of comparisons report a regression.
+    is a regression if three conditions hold: it is worse by more than the tolerance, its interval does not include 1, and at most 5 % of these assignments
+    have a figure with an equal or larger difference. If nothing changed, at most 5 % of comparisons report a regression.
 
     With fewer runs, the noise between runs can't be measured, so it is assumed. It is 30 % up or down for latencies and other figures, 1 % for shares, and
     twice the Poisson scatter for counts. The intervals of latencies also include the noise between blocks of consecutive questions. A figure is a

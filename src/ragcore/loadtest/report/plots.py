@@ -146,7 +146,7 @@ def _step(least: float) -> float:
 
 
 def _decades(low: float, high: float) -> list[float]:
-    """Return ticks of a logarithmic axis: powers of ten, and their 2 and 5 times if there are few."""
+    """Return ticks of a logarithmic axis: powers of ten and, if there are few, also 2 and 5 times each of them."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     factors = (1,) if last - first > 3 else (1, 2, 5)
     found = [factor * 10.0**power for power in range(first, last + 1) for factor in factors]

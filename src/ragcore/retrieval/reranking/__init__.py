@@ -1,1 +1,1 @@
-"""Rerankers, which sort the passages of a search again, with a model that reads the question and a passage together."""
+"""Rerankers sort the passages of a search again, with a model that reads the question and a passage together."""

@@ -19,7 +19,7 @@ class Shape:
     Attributes:
         texts, results, score: names of fields: the texts in the request, the list of results in the response ("": the response is that list), and the
             score in a result. A result's "index" is the position of its text in the request.
-        base_url: the provider's public address; None if everybody runs their own server.
+        base_url: the provider's public address; None if there is no public server.
         most_texts: largest number of texts of a request.
         parameters: sent with each request unless the server refuses them.
         names_model: whether the request names the model.

@@ -22,7 +22,7 @@ __all__ = ["HTTPReranker"]
 KEY_NAME = "RAGCORE_RERANK_API_KEY"
 # A key of this value means that the server needs none.
 NO_KEY = "none"
-# Limits for the size of a response: some servers repeat the texts, in which JSON may write a character as 6 or 12 bytes.
+# These limit the size of a response, besides the texts. Some servers repeat the texts, in which JSON may write a character as 6 or 12 bytes.
 BODY_BESIDES = 64 * 1024
 BYTES_PER_RESULT = 512
 BYTES_PER_CHARACTER = 12
@@ -88,7 +88,7 @@ class HTTPReranker(Part):
         self._parameters = {**shape.parameters, **check_parameters(parameters, "parameters", own=OWN)}
         self._dialect = Dialect(model)
         self._key = model if self.policy.has_default_breaker else None
-        # Without a key of its own, the SDK would send that of OpenAI.
+        # Without this value, the SDK would send the key in OPENAI_API_KEY to this server.
         self._client = OpenAIClient(
             api_key=NO_KEY if api_key is None else api_key,
             base_url=base_url or shape.base_url,

@@ -25,10 +25,11 @@ from ragcore.resilience.threads import Threads
 __all__ = ["LocalReranker"]
 
 PURPOSE = "the local reranker"
-# Where exports put the model: sentence-transformers and Optimum, the latter also without a folder of its own.
+# The model's file in the folder of an export: sentence-transformers and Optimum write the first one, and Optimum may also write the second one.
 FILES = ("onnx/model.onnx", "model.onnx")
 MAX_TOKENS = 512
-# A text is tokenised as a whole before it is cut, and tokenising a megabyte takes half a second. 512 tokens of ordinary text are shorter than this.
+# A text is cut to this many characters for each token before it is tokenised, because tokenising a megabyte takes half a second. Ordinary text has fewer
+# characters for each token.
 CHARACTERS_PER_TOKEN = 16
 LOAD_SECONDS = 60.0
 
@@ -42,8 +43,8 @@ class LocalReranker(Part):
     Args:
         folder: folder of the model.
         file: the model's file in the folder, such as "onnx/model_qint8_avx512.onnx". None: `onnx/model.onnx`, else `model.onnx`.
-        max_tokens: length of question and text together, in the model's tokens. A longer text is cut, and a question that is longer than half of that.
-            None: as the folder says, at most 512.
+        max_tokens: largest length of question and text together, in the model's tokens. A longer text is cut, and so is a question that has more than half
+            of these tokens. None: the limit that the folder's files state, at most 512.
         raw_scores: whether the scores are the model's logits. False: their sigmoid, from 0 to 1. The order is the same.
         policy: rules for each call. None: one attempt of at most 60 s, 64 calls at once, a circuit breaker.
 
@@ -74,7 +75,7 @@ class LocalReranker(Part):
         self.model = self._folder.name
         self.policy = policy or Policy("local reranker", attempt_timeout=60.0, retry=False)
         self._loaded: _CrossEncoder | None = None
-        # Two, so that the thread of a cancelled call, which ends after its batch, does not delay the next call.
+        # There are two threads, because the thread of a cancelled call first finishes its batch, and this must not delay the next call.
         self._threads = Threads(2, name="reranking")
 
     async def rerank(self, question: str, texts: Sequence[str], /) -> NDArray[np.float64]:
@@ -183,10 +184,10 @@ class _CrossEncoder:
         self._questions = tokenizers.Tokenizer.from_file(str(settings.tokenizer))
         self._questions.no_padding()
         self._questions.no_truncation()
-        self._questions.encode_special_tokens = True  # "[SEP]" in a text is text
+        self._questions.encode_special_tokens = True  # treat "[SEP]" in a text as ordinary text
         self._pairs = tokenizers.Tokenizer.from_file(str(settings.tokenizer))
         self._pairs.no_padding()
-        # Only the text is cut: without the whole question there is nothing to compare it with.
+        # Only the text is cut, because the model must read the whole question.
         self._pairs.enable_truncation(settings.max_tokens, strategy="only_second")
         self._pairs.encode_special_tokens = True
         options = onnxruntime.SessionOptions()

@@ -38,13 +38,13 @@ from ragcore.types.validation import MAX_TOP_K
 
 __all__ = ["RerankedSearcher"]
 
-# The reranker gets a share of the remaining time: RERANK_SHARE, at most MOST_RERANK_SECONDS, without the wait for a place, and RERANK_AND_WAIT_SHARE
-# including that wait. The rest is for the model that writes the answer.
+# The reranker gets a share of the remaining time, and the model that writes the answer gets the rest. RERANK_SHARE, at most MOST_RERANK_SECONDS, does not
+# include the wait for a place. RERANK_AND_WAIT_SHARE includes it.
 RERANK_SHARE = 0.3
 MOST_RERANK_SECONDS = 10.0
 RERANK_AND_WAIT_SHARE = 0.5
 FALLBACK = "order of the search"
-# Texts that are redacted before other tasks run.
+# After this many redacted texts, other tasks run.
 REDACTED_AT_ONCE = 8
 # These errors are mistakes in the program or in its settings. Skipping the reranker would hide them.
 MISTAKES = (ConfigurationError, NotOpen, WrongEventLoop)
@@ -54,7 +54,7 @@ class RerankedSearcher(Part):
     """Wraps a searcher or a store, and lets a reranker sort what it finds.
 
     A search takes `candidates` passages from the searcher, computes the relevance of each, and returns the best `top_k`. Tenant, mode, filter and
-    threshold apply in the searcher, as without a reranker: the threshold is one of cosine similarity, not of relevance.
+    threshold apply in the searcher, as without a reranker: the threshold is a cosine similarity, not a relevance.
 
     The reranker can only improve the order, so a search does not fail because of it. If it fails, is overloaded or does not answer within 30 % of the
     remaining time (at most 10 s), the passages keep the order of the search, and `Retrieval.degraded` has the reason. With `degrade=False` the search
@@ -65,8 +65,8 @@ class RerankedSearcher(Part):
     Args:
         searcher: the searcher or store to wrap. Started and closed with this object, like the reranker, unless it is already open.
         reranker: computes the relevance. It gets the title and the text of each passage, redacted with the retriever's `redact`.
-        candidates: number of passages to rerank, 2 to 1,000. If a call's `top_k` is larger, that number.
-        policy: rules for each call of a reranker that has no `policy` of its own. None: one attempt of at most 10 s, 64 calls at once, a circuit breaker
+        candidates: number of passages to rerank, 2 to 1,000. If a call's `top_k` is larger, `top_k` passages are reranked.
+        policy: rules for each call of a reranker that has no attribute `policy`. None: one attempt of at most 10 s, 64 calls at once, a circuit breaker
             that counts every error.
 
     Raises:
@@ -93,7 +93,7 @@ class RerankedSearcher(Part):
         self.searcher = searcher
         self.reranker = reranker
         self.candidates = candidates
-        # Not called `policy`, which is the store's.
+        # The name is not `policy`, because `__getattr__` returns the store's `policy`.
         self.rerank_policy = own or policy or Policy("reranking", retry=False)
         self._calls_in_policy = own is None
         self._redacting = Redacting()
@@ -162,7 +162,7 @@ class RerankedSearcher(Part):
         patience = Patience(limit)
         try:
             with deadline(whole):
-                # Outside of the reranker's own limit: slow redaction must not count as a failure of the reranker.
+                # The redaction runs outside of the reranker's time limit, because slow redaction must not count as a failure of the reranker.
                 question, texts = await self._texts(query, passages)
                 with patience:
                     return await self._ask(question, texts)
@@ -206,7 +206,7 @@ class RerankedSearcher(Part):
         redact = query.redact
         if redact is None:
             return query.question, texts
-        # One object for all of them, so that a reversible redaction gives a value the same placeholder in the question and in the passages.
+        # One object redacts all texts, so that a reversible redaction gives a value the same placeholder in the question and in the passages.
         hiding = Redacted(redact, [query.question, *texts])
         hidden: list[str] = []
         for start in range(0, len(texts) + 1, REDACTED_AT_ONCE):

@@ -29,7 +29,7 @@ from ragcore.errors import ConfigurationError
 
 __all__ = ["Cluster", "Login", "has_database"]
 
-# PostgreSQL refuses to run as root. If root starts it, it runs as this user. The first release used the same name.
+# PostgreSQL refuses to run as root, so if root starts the server, it runs as this user. The first release of ragcore used the same name.
 SERVER_LOGIN = "pgserver"
 # sun_path holds 108 bytes on Linux and 104 on macOS, with the final NUL.
 LONGEST_SOCKET = 103
@@ -188,7 +188,7 @@ class Cluster:
                     path.chmod(0o755 if executable else 0o644)
             try:
                 os.rename(whole, copy)
-            except OSError:  # another process was faster
+            except OSError:  # another process has created the copy meanwhile
                 shutil.rmtree(whole, ignore_errors=True)
             new.rmdir()
         if copy.is_symlink() or copy.stat().st_uid != os.geteuid():

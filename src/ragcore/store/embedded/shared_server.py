@@ -44,7 +44,7 @@ OWN_PARAMETERS = "&port=5432&sslmode=disable&target_session_attrs=any"
 OWNER = "postgres"
 ROLE = "ragcore"
 DATABASE = "ragcore"
-# Long enough for a first initdb on a slow disk.
+# This is enough for a first initdb on a slow disk.
 START_SECONDS = 120.0
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.02
@@ -176,7 +176,7 @@ def start(folder: Path, *, version: int | None = None, seconds: float = START_SE
     used = _folder(cluster.data)
     with used.lock:
         if not used.uses:
-            # Stored before the file is locked, so that a child that is forked meanwhile closes it. Otherwise the child would keep the lock.
+            # The descriptor is stored before the file is locked, so that a child that is forked meanwhile closes it. Otherwise the child would keep the lock.
             used.descriptor = _opened(cluster.users_lock)
             try:
                 _use(used.descriptor, cluster, deadline)

@@ -67,7 +67,7 @@ class EmbeddedStore(PgVectorStore):
             role=ROLE,
             schema=self.schema,
             language=self._language,
-            contract=True,  # the previous release does not share the folder, and no user has the owner's DSN to do it later
+            contract=True,  # no client of the previous release uses the folder, and no user has the owner's DSN for a later contraction
         )
         self._address = parse(running.dsn.reveal() + OWN_PARAMETERS)
         await super()._open()

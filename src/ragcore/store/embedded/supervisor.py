@@ -389,7 +389,7 @@ class Server:
                 return
             deadline = time.monotonic() + seconds
             while time.monotonic() < deadline:
-                # Sent repeatedly, since a server that is just starting ignores the first signals.
+                # The signal is sent repeatedly, because a server that is just starting ignores the first signals.
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
                 for _ in range(20):
@@ -404,8 +404,8 @@ class Server:
         environment = dict(os.environ)
         stale = self._stale_pid()
         if stale is not None:
-            # PostgreSQL then treats a postmaster.pid with this number as outdated and continues with its other checks. pg_ctl sets the variable to the process
-            # id of its own parent: after a reboot, that may be the number in postmaster.pid.
+            # With this variable, PostgreSQL treats a postmaster.pid with this number as outdated, and continues with its other checks. The variable exists
+            # for pg_ctl, which sets it to the process id of its own parent: after a reboot, postmaster.pid may contain the same number.
             environment["PG_GRANDPARENT_PID"] = str(stale)
         with self.programs.place(self.data) as (where, descriptors), open(log, "ab") as output:
             self.programs.hand_over(log)

@@ -114,12 +114,12 @@ class Collection:
         async def examined(connection: PooledConnection) -> T:
             if not connection.examined:
                 self.found = found = await inspect(connection, pool.address, schema=self._settings.schema)
-                # If another collection of the group is in use, this one replaces it, or is refused.
+                # If another collection of the group is in use, `use_collection` puts this one into use, or raises an error.
                 if found.active not in (None, self._settings.schema):
                     await connection.execute(f"select {quoted(self._settings.schema)}.use_collection()")
-                # Set last: if the inspection failed or was cancelled, the next call repeats it.
+                # This is set last, so that the next call repeats an inspection that failed or was cancelled.
                 connection.examined = True
-            # Checked at each call, since the setting may have changed.
+            # The role is checked at each call, because the setting may have changed.
             self._refuse_if_unsafe()
             return await work(connection)
 
@@ -173,7 +173,7 @@ class Collection:
         return () if self.found is None else self.found.former_models
 
     def check_model(self, model: str | None) -> None:
-        """Raise `ConfigurationError` if vectors of a model can't be compared with the collection's."""
+        """Raise `ConfigurationError` if the vectors of a model can't be compared with those of the collection."""
         known = None if self.found is None else self.found.model
         if model is not None and known is not None and model != known:
             raise ConfigurationError(

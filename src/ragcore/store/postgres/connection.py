@@ -22,7 +22,7 @@ __all__ = ["Connection", "PooledConnection", "again_after_deadlocks", "connect",
 logger: logging.Logger = logging.getLogger("ragcore.store")
 
 T = TypeVar("T")
-# Attempts of a transaction that PostgreSQL ends because of deadlocks, and the longest wait before the next one, in seconds.
+# The largest number of attempts of a transaction that PostgreSQL ends because of a deadlock, and the longest wait before the next attempt, in seconds.
 MOST_ATTEMPTS = 10
 RETRY_SECONDS = 0.5
 
@@ -64,8 +64,8 @@ class PooledConnection(Connection):
         """Prepare the connection for vectors.
 
         Args:
-            keep_plans: whether to change settings of the session. Only possible if no pooler shares the connection with other clients. PostgreSQL then
-                keeps one plan for each statement, because planning it again for each vector takes as long as the search. One plan suffices, because
+            keep_plans: whether to change settings of the session. This is possible only if no pooler shares the connection with other clients. PostgreSQL
+                then keeps one plan for each statement, because planning it again for each vector takes as long as the search. One plan is enough, because
                 ragcore's statements fix the order of their steps.
         """
         self.examined, self.reused, self.idle_since = False, False, 0.0
@@ -80,10 +80,10 @@ class PooledConnection(Connection):
             format="binary",
         )
         if keep_plans:
-            # Use only PostgreSQL's own functions and operators, whatever others create in a schema of the search path.
+            # Use only PostgreSQL's own functions and operators, because other roles may create functions in a schema of the search path.
             await self.execute("set plan_cache_mode = force_generic_plan; set search_path = pg_catalog, pg_temp")
             # A cancelled call ends its connection. With this setting, the server notices the end even while it runs the statement or waits for a lock.
-            with suppress(asyncpg.PostgresError):  # unknown before PostgreSQL 14, and on some platforms
+            with suppress(asyncpg.PostgresError):  # PostgreSQL before 14 and some platforms don't have the setting
                 await self.execute("set client_connection_check_interval = '1s'")
 
     async def is_stale(self) -> bool:
@@ -128,7 +128,7 @@ async def again_after_deadlocks(step: Callable[[], Awaitable[T]], /) -> T:
     """Run a step that is one transaction of the owner. If PostgreSQL ends it because of a deadlock, run it again, at most ten times.
 
     The application's transactions lock rows and tables in another order than the owner's, and PostgreSQL ends one of the two. The step was rolled back as
-    a whole. The random wait keeps it from meeting the same transactions at the same point.
+    a whole. The wait is random, so that the step does not meet the same transactions at the same point again.
     """
     for attempt in range(1, MOST_ATTEMPTS):
         try:

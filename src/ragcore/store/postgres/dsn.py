@@ -23,14 +23,14 @@ __all__ = ["Address", "parse"]
 
 DEFAULT_PORT = 5432
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-# asyncpg handles these itself.
+# asyncpg handles these parameters itself.
 DRIVER_PARAMETERS = frozenset(
     "host port dbname database user password passfile service sslmode sslcert sslkey sslrootcert sslcrl sslpassword sslnegotiation "
     "ssl_min_protocol_version ssl_max_protocol_version target_session_attrs krbsrvname gsslib".split()
 )
-# These go to the server as settings of the session.
+# These parameters go to the server as settings of the session.
 SESSION_PARAMETERS = frozenset("application_name options".split())
-# The driver does not get these. ragcore sets the socket options itself; the other parameters can be ignored without harm.
+# The driver does not get these parameters. ragcore sets the socket options itself, and ignoring the other parameters does no harm.
 IGNORED_PARAMETERS = frozenset(
     "fallback_application_name sslcompression sslsni gssdelegation sslcertmode min_protocol_version max_protocol_version "
     "keepalives keepalives_idle keepalives_interval keepalives_count tcp_user_timeout".split()
@@ -42,7 +42,7 @@ SOCKET_OPTIONS = {
     "keepalives_count": "TCP_KEEPCNT",
     "tcp_user_timeout": "TCP_USER_TIMEOUT",
 }
-# The driver supports only these values. Ignoring another value could weaken security, so it is refused. For channel_binding=require, see `_notes`.
+# The driver supports only these values. Any other value is refused, because ignoring it could weaken security. For channel_binding=require, see `_notes`.
 HARMLESS_VALUES = {
     "gssencmode": ("disable", "prefer"),
     "requirepeer": ("",),
@@ -96,7 +96,7 @@ class Address:
         pgbouncer: whether a pooler in transaction mode is in front of the server (`?pgbouncer=true`). Statements are then not prepared.
         connect_timeout: seconds for one attempt to connect. None: only the deadline applies.
         sslmode: the DSN's sslmode. None: the driver's default, which is "prefer" over TCP.
-        ssl: a context that replaces the driver's own, for `sslrootcert=system`.
+        ssl: a context that replaces the driver's context, for `sslrootcert=system`.
         socket_options: (level, option, value) for each new connection.
         notes: options of the DSN that the driver does not support.
     """
@@ -125,7 +125,7 @@ def parse(dsn: str | Secret, /) -> Address:
         ConfigurationError: the DSN has another form, a parameter is unknown or not supported, or a file does not exist. The message names the
             parameter, and never shows the DSN.
     """
-    # The error is raised without the frames that hold the DSN in a variable.
+    # Raise the error without the frames in which a variable holds the DSN.
     dsn = dsn if isinstance(dsn, Secret) else Secret(dsn)
     try:
         return _parsed(dsn)

@@ -83,7 +83,7 @@ class Inspection(Value):
         disabled_triggers: triggers that maintain the words of chunks and are switched off.
         may_use_schema, may_use_vector: whether the role may use the collection's schema, and pgvector's schema.
         server_version, pgvector: versions of PostgreSQL and of pgvector; `pgvector` is None if it is missing.
-        vector_schema: schema of pgvector.
+        vector_schema: schema in which pgvector is installed.
         encrypted, verified, local: whether the connection uses TLS, the server's certificate was checked against the host's name, and the
             connection is a socket of this machine.
         in_recovery: whether the server is a standby, which is read-only.
@@ -205,7 +205,7 @@ class Inspection(Value):
                 f"row-level security is not enabled and forced on all tables of {self.schema}: as the owner, run `alter table {self.schema}.document "
                 f"enable row level security, force row level security`, and the same for {self.schema}.chunk, {self.schema}.posting and {self.schema}.quota",
             )
-        # A superuser is a member of every role, so each policy would seem to apply to it.
+        # A superuser is a member of every role, so `foreign_policies` would list all policies.
         for policy in () if self.superuser or self.bypasses_rls else self.foreign_policies:
             table, name = policy.split(": ", 1)
             yield Finding(

@@ -19,7 +19,8 @@ __all__ = ["nearest", "passage_of", "ranked"]
 Scan = Literal["exact", "index", "completed"]
 
 _read_json = json.JSONDecoder().raw_decode
-# The constructor of a frozen dataclass takes three times as long. For ten passages, that is a fifth of the time that a search takes in this process.
+# These set the fields of a passage directly. The constructor of a frozen dataclass takes three times as long, which would add a fifth to the time that a
+# search with ten passages takes in this process.
 _set_field = {field.name: getattr(Passage, field.name).__set__ for field in fields(Passage)}
 _set_first = [_set_field[name] for name in ("chunk_id", "document_id", "text", "title", "source", "start", "end")]
 _set_metadata, _set_score, _set_text_score, _set_shared, _set_rerank_score = (
@@ -28,7 +29,7 @@ _set_metadata, _set_score, _set_text_score, _set_shared, _set_rerank_score = (
 
 
 def nearest(rows: Sequence[asyncpg.Record], query: Query) -> Found:
-    """Return the passages of a vector search: sorted, without duplicates, only those that reach the threshold."""
+    """Return the passages of a vector search that reach the threshold, sorted and without duplicates."""
     # The index and the scan that completes it may both find a chunk. Sorting here makes a search a tenth faster than sorting in the statement.
     seen: dict[object, tuple[float, str, str, asyncpg.Record]] = {}
     scan: Scan | None = None
@@ -47,7 +48,7 @@ def nearest(rows: Sequence[asyncpg.Record], query: Query) -> Found:
 
 
 def ranked(rows: Sequence[asyncpg.Record], query: Query) -> Found:
-    """Return the passages of a text or hybrid search. A row without a chunk only carries the best score and the scan."""
+    """Return the passages of a text or hybrid search. If nothing was found, a hybrid search has one row, which only has the best score and the scan."""
     chosen = [row for row in rows if row["id"] is not None]
     passages = [_passage(row, row["score"], row["text_score"]) for row in chosen]
     if not rows:

@@ -34,7 +34,7 @@ T = TypeVar("T")
 MOST_WAITING = 10_000
 # Connections that are idle for longer are closed, because firewalls drop idle connections silently.
 IDLE_SECONDS = 300.0
-# Calls wait this long for a server that was reachable before, about the time of a restart. If it is away for longer, calls fail immediately.
+# If a server was reachable before, calls wait this long for it. A restart takes about this time. If the server is away for longer, calls fail immediately.
 AWAY_SECONDS = 5.0
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.02, 0.25
 # Errors of an attempt to connect while a server restarts. OSError: no process listens yet. InternalClientError: the server closed the socket in the
@@ -158,7 +158,7 @@ class Pool:
             finally:
                 self._give_back(connection, clean=clean)
         finally:
-            # Released after the connection is back, so that the next caller finds it idle and does not open another one.
+            # Release the place after the connection is back, so that the next caller finds it idle and does not open another one.
             self._places.release(flow=flow)
 
     async def close(self, timeout: float) -> None:
@@ -167,7 +167,7 @@ class Pool:
         Args:
             timeout: seconds.
         """
-        # Set before anything is awaited, so that callers waiting for a place or a connection see it.
+        # This is set before anything is awaited, so that callers that wait for a place or a connection see it.
         self._closing = True
         began = anyio.current_time()
         if self._timer is not None:
@@ -192,7 +192,7 @@ class Pool:
 
     def _take_idle(self) -> PooledConnection | None:
         while self._idle:
-            # The most recently used one, so that connections that are not needed stay idle and are closed.
+            # Take the most recently used connection, so that connections that are not needed stay idle and are closed.
             connection = self._idle.pop()
             if not connection.is_closed():
                 return connection
@@ -207,8 +207,8 @@ class Pool:
                 connection = await self._connect()
             except AWAY as error:
                 now = anyio.current_time()
-                # If the server never answered, a wrong address is more likely than a restart. Two errors that AWAY includes mean something else: before a
-                # TimeoutError, the call has waited already; and a pooler raises ProtocolViolationError if its configuration refuses the client.
+                # If the server never answered, a wrong address is more likely than a restart. Two errors of AWAY are not retried: a call with a TimeoutError
+                # has already waited, and a pooler raises ProtocolViolationError if its configuration refuses the client.
                 if not self._has_connected or isinstance(error, (TimeoutError, pg.ProtocolViolationError)):
                     raise
                 # The wait is counted for the pool, not for each call: calls wait only in the first seconds of an outage; later they fail immediately.
@@ -228,7 +228,8 @@ class Pool:
             raise NotOpen("the store was closed while this call waited")
 
     async def _connect(self) -> PooledConnection:
-        # Read before connecting. If the pool discards its connections meanwhile, this one counts as old, and losing it discards no newer ones.
+        # Read the generation before connecting. If the pool discards its connections meanwhile, this connection counts as old, and if it is lost, no newer
+        # connections are discarded.
         generation = self._generation
         connection = await connect_for_pool(self.address)
         connection.generation = generation
@@ -240,7 +241,7 @@ class Pool:
         return connection
 
     async def _is_stale(self, connection: PooledConnection, error: Exception) -> bool:
-        # A new connection has no outdated cache, and in a failed transaction no statement can check that.
+        # A new connection has no outdated cache. In a failed transaction, no statement can run to check the cache.
         if not connection.reused or connection.is_in_transaction():
             return False
         if isinstance(error, pg.ReadOnlySQLTransactionError):  # another one of several hosts may be the primary now
@@ -260,8 +261,8 @@ class Pool:
         self._idle.clear()
 
     def _give_back(self, connection: PooledConnection, *, clean: bool) -> None:
-        # Synchronous, so that a cancellation can't interrupt it. asyncpg's pool sends a RESET here and waits for the server. That is not needed here,
-        # since each statement limits its settings to its own transaction.
+        # This function is synchronous, so that a cancellation can't interrupt it. asyncpg's pool would send a RESET and wait for the server. No RESET is
+        # needed, because each statement limits its settings to its own transaction.
         self._in_use.discard(connection)
         if not clean or self._closing or connection.is_closed() or connection.is_in_transaction():
             connection.terminate()
@@ -276,7 +277,7 @@ class Pool:
             self._all_back.set()
 
     def _close_idle_later(self) -> None:
-        # One timer for all connections, and only while some are idle: an unused pool does nothing.
+        # There is one timer for all connections, and only while some of them are idle, so an unused pool does nothing.
         self._timer = asyncio.get_running_loop().call_later(IDLE_SECONDS / 2, self._close_idle)
 
     def _close_idle(self) -> None:

@@ -38,12 +38,12 @@ __all__ = ["Reembedding", "reembed"]
 
 logger: logging.Logger = logging.getLogger("ragcore.store")
 
-# Number of documents read at once and of texts embedded in one request; seconds for one request to the embedder.
+# The number of documents that are read at once, the number of texts in one request to the embedder, and the seconds for such a request.
 DOCUMENTS_AT_ONCE = 256
 EMBED_AT_ONCE = 256
 STEP_SECONDS = 120.0
 STATEMENT_SECONDS = 300.0
-# The source may change during the run: largest number of passes over the differences.
+# The largest number of passes over the differences, because the source may change during each pass.
 PASSES = 5
 
 
@@ -53,9 +53,9 @@ class Reembedding(Value):
 
     Attributes:
         documents, chunks: number of documents and chunks that were embedded and written to the target.
-        deleted: number of documents deleted in the target, because the source does not have them.
-        differing: number of documents that still differ, because the source changed during the run; at most 256 are counted. 0: both hold the same
-            documents.
+        deleted: number of documents that were deleted in the target, because the source does not have them.
+        differing: number of documents that still differ, because the source changed during the run; at most 256 are counted. 0: both collections hold the
+            same documents.
     """
 
     documents: int = 0

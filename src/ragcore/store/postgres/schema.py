@@ -34,7 +34,7 @@ logger: logging.Logger = logging.getLogger("ragcore.store")
 LOCK = 0x726167636F7265
 MOST_DIMENSIONS = 16_000
 DEFAULT_LANGUAGE = "english"
-# Limit if the caller sets no deadline: long enough to wait for another migration, but finite if the server never responds.
+# The limit if the caller sets no deadline. It is long enough to wait for another migration, and ends a call to a server that never responds.
 MIGRATE_SECONDS = 300.0
 # Number of chunks prepared for text search in one transaction. It is small, so that the transaction does not block writers for long.
 PREPARED_AT_ONCE = 2_000

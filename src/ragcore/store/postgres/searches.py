@@ -15,13 +15,15 @@ from ragcore.types import Fusion, Mode
 
 __all__ = ["Search", "adjacent_statement", "function_placeholders", "statement_of"]
 
-# Rows times dimensions up to which a tenant is scanned exactly. Such a scan takes about 10 ms and finds all; the index takes 1 to 2 ms.
+# A tenant is scanned exactly if its rows times the dimensions are at most this number. Such a scan takes about 10 ms and finds all chunks; the index takes
+# 1 to 2 ms and may miss some.
 EXACT_NUMBERS = 2_000_000
 # If the index returns too few chunks, an exact scan completes them. It reads at most this many times the rows of a small tenant.
 COMPLETING = 20
 # Largest number of chunks that a walk through the index checks; beyond that, an exact scan is faster.
 SCAN_TUPLES = 8_000
-# Dimensions from which a vector may not fit into its row together with a long text. The function `is_of` costs small vectors a fifth of the throughput.
+# With more dimensions than this, a vector and a long text may not fit into one row together, and the function `is_of` is needed. With fewer dimensions, the
+# function is not used, because it would reduce the throughput by a fifth.
 LARGE = 1_000
 OWN = "case when tenant = s.tenant then true else false end"
 OWN_LARGE = "{schema}.is_of(tenant, s.tenant)"
@@ -32,7 +34,7 @@ HALF = (
 )
 # The index returns this many times the wanted number of passages.
 FETCHED = 10
-# Number of postings read for each word. Measured: docs/explanation/text-search.md.
+# Number of postings that are read for each word. docs/explanation/text-search.md has the measurements.
 LISTED = 2_000
 # Text search counts at most this many chunks of a tenant for the weight of a word, and scans at most this many.
 MOST_CHUNKS = 1_000_000
@@ -230,7 +232,8 @@ def _compose(search: Search) -> str:
         # Limits are part of the text and not parameters: the generic plan for a parameter would assume that a tenth of the rows is wanted.
         "top_k": str(search.top_k),
         "depth": str(depth),
-        # Half precision may confuse neighbours, and a walk through the index returns them in a rough order, so full precision ranks them again.
+        # Fetch more candidates than are wanted, and rank them again in full precision. Half precision may confuse near neighbours, and a walk through the
+        # index returns candidates in a rough order.
         "fetched": str((2 if half else 1) * depth if search.exactly is False else max(FETCHED * search.top_k, depth)),
         "text_depth": str(search.top_k if search.mode == "text" else depth),
         "ef_search": str(max(search.ef_search, min(search.top_k, 1_000))),

@@ -48,11 +48,10 @@ class Searching:
         sizes = [self._tenants.chunks.get(tenant) for tenant in tenants]
 
         async def work(connection: PooledConnection) -> list[asyncpg.Record]:
-            # Checked here and not before the call: the collection's model is known only after the first connection was inspected.
+            # The model is checked here and not before the call, because the collection's model is known only after the first connection was inspected.
             self._collection.check_model(query.model)
-            # Postings of expired chunks would displace others from the lists, so the tenant is then searched as with a filter. A query with a filter is
-            # searched like that anyway, and vectors have no postings.
-            # So are shared tenants: whether they have expired documents is not read.
+            # Postings of expired chunks would take the places of others in the lists. So a tenant with expired documents is searched as with a filter, and so
+            # are shared tenants, for which ragcore does not read whether they have any. A query with a filter needs nothing more, and vectors have no postings.
             hides = query.mode != "vector" and query.filter is None
             hides = hides and (bool(query.shared) or await self._hides(connection, query.tenant))
             found = self._collection.found
@@ -120,7 +119,7 @@ class Searching:
             row = await connection.fetchrow(self._collection.statement("diagnose", connection), query.tenant)
             assert row is not None
             everywhere = None
-            # Counted only for a tenant without chunks, whose name may be mistyped: counting all tenants' chunks reads the whole table.
+            # All tenants' chunks are counted only if this tenant has none, because its name may be mistyped. The count reads the whole table.
             if not row["chunks"]:
                 everywhere = await connection.fetchval(
                     f"select chunks from ({self._collection.statement('count_all', connection)}) as counted"  # noqa: S608  # a file of this package

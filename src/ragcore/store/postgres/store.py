@@ -90,7 +90,7 @@ class PgVectorStore(Part):
         self.ef_search = ef_search
         self.schema = check_schema(schema)
         self.allow_unsafe_role = allow_unsafe_role
-        # At least the default queue of a policy. The bulkhead refuses callers that have too little time left to wait.
+        # The queue is at least as long as the default queue of a policy. The bulkhead refuses callers that have too little time left to wait.
         queue = max(256, 16 * pool_size)
         retry = RetryPolicy(attempts=4, backoff=0.05, max_backoff=1.0)
         self.policy = policy or Policy(
@@ -124,7 +124,7 @@ class PgVectorStore(Part):
         await self._writing.upsert(documents, tenant=tenant)
 
     async def hashes(self, document_ids: Sequence[str] | None, /, *, tenant: str) -> Mapping[str, str]:
-        """Return content hashes by document id, for the ids that are stored; None asks for all documents."""
+        """Return content hashes by document id, for those of the ids that are stored; None asks for all documents."""
         check_tenant(tenant)
         ids = None if document_ids is None else list(document_ids)
         rows = await self._collection.fetch("hashes", tenant, ids, stage="search")

@@ -6,7 +6,7 @@ from ragcore.store.postgres.recent import Recent
 
 __all__ = ["Tenants"]
 
-# Seconds for which a fact is remembered, and number of tenants.
+# The seconds for which a fact is remembered, and the largest number of tenants with remembered facts.
 REMEMBER_SECONDS = 60.0
 REMEMBER_TENANTS = 10_000
 

@@ -15,7 +15,7 @@ from ragcore.store.postgres.pool import ConnectionLost
 
 __all__ = ["cause_of", "judge", "translate"]
 
-# The server can't be reached, is starting, stopping or full. A retry may succeed.
+# The server can't be reached, or it is starting, stopping or full. A retry may succeed.
 RETRY_AND_COUNT = (
     OSError,
     pg.PostgresConnectionError,
@@ -70,7 +70,7 @@ def judge(error: Exception) -> Failure | None:
         return None
     if isinstance(error, RETRY_AND_COUNT):
         return Failure()
-    # The server's own timeout: the server is slow, and a retry would make it slower.
+    # The server's own timeout ended the statement. The server is slow, and a retry would make it slower.
     if isinstance(error, pg.QueryCanceledError):
         return Failure(retry=False)
     return None

@@ -16,7 +16,7 @@ from ragcore.types.validation import check_tenant
 
 __all__ = ["Writing"]
 
-# Number of chunks in one statement, a few MB, regardless of the document's size.
+# Number of chunks in one statement. So a statement has a few MB, however large the document is.
 SLICE = 500
 
 
@@ -51,7 +51,7 @@ class Writing:
     async def delete(self, document_ids: Sequence[str], *, tenant: str) -> int:
         """Remove documents with their chunks; return how many documents were removed."""
         check_tenant(tenant)
-        # Counted over all attempts: if the answer to a COMMIT is lost, the next attempt finds no documents to delete.
+        # The ids are collected over all attempts: if the answer to a COMMIT is lost, the next attempt finds no documents to delete.
         deleted: set[str] = set()
 
         async def work(connection: PooledConnection) -> None:

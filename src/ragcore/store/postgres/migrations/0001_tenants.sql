@@ -1,9 +1,9 @@
--- Documents and their chunks, each row of one tenant.
+-- Creates documents and their chunks. Each row belongs to one tenant.
 --
--- Row-level security is forced, so it applies to the owner too. The policy is a CASE for a reason. With a plain comparison, the planner evaluates
+-- Row-level security is forced, so it applies to the owner too. The policy is a CASE, because of the planner. With a plain comparison, the planner evaluates
 -- current_setting() at plan time, assumes a tenant with one row, and always prefers the tenant's index with an exact sort. A CASE can't use an index, and
--- the planner assumes that it selects half of the table, so ORDER BY <=> LIMIT walks the HNSW index. Statements that need the tenant's index say
--- `tenant = …` themselves.
+-- the planner assumes that it selects half of the table, so ORDER BY <=> LIMIT walks the HNSW index. Statements that need the tenant's index have their
+-- own condition `tenant = …`.
 
 create table {schema}.setting (
     name  text primary key,
@@ -54,7 +54,7 @@ alter table {schema}.chunk force row level security;
 create policy own_rows on {schema}.chunk
     using (case when tenant = current_setting('ragcore.tenant', true) then true else false end);
 
--- Numbers of all documents and chunks in the store, without any content, for the message "this tenant has no documents; the store has 12,000 chunks".
+-- Counts all documents and chunks in the store, without reading their content, for the message "this tenant has no documents; the store has 12,000 chunks".
 create policy counting on {schema}.document for select to {owner} using (current_setting('ragcore.counting', true) = 'on');
 create policy counting on {schema}.chunk for select to {owner} using (current_setting('ragcore.counting', true) = 'on');
 create function {schema}.count_all(out documents bigint, out chunks bigint, out not_embedded bigint)

@@ -1,4 +1,4 @@
--- Approximate search for large tenants. pgvector indexes up to 2,000 dimensions in full precision.
+-- Creates the index for approximate search in large tenants. pgvector indexes up to 2,000 dimensions in full precision.
 do $$
 begin
     if {dimension} <= 2000 then

@@ -1,5 +1,5 @@
--- Vectors of 2,001 to 4,000 dimensions are indexed in half precision, pgvector's limit. If the table has rows already, create the index by hand, as
--- `ragcore doctor` says: it may take long, and would block all writers here.
+-- Indexes vectors of 2,001 to 4,000 dimensions in half precision; more dimensions are beyond pgvector's limit. If the table already has rows, the migration
+-- creates no index, because this may take long and would block all writers. `ragcore doctor` prints the statement that creates it.
 do $$
 begin
     if {dimension} between 2001 and 4000 and pg_relation_size('{schema}.chunk'::regclass) = 0 then
@@ -9,8 +9,9 @@ begin
 end
 $$;
 
--- Whether a row is the tenant's, for searches through the index. Large vectors are stored in a TOAST table. The planner does not count its pages, so a scan
--- of all rows looks cheap to it. The function's cost prevents that. It is written in plpgsql, since an SQL function is inlined and loses its cost.
+-- Returns whether a row belongs to the tenant, for searches through the index. Large vectors are stored in a TOAST table. The planner does not count the pages
+-- of that table, so it would prefer a scan of all rows to the index. The function's cost prevents that. The function is written in plpgsql, because an SQL
+-- function is inlined and loses its cost.
 create function {schema}.is_of(tenant text, wanted text) returns boolean
     language plpgsql immutable cost 10000
     as $$ begin return tenant = wanted; end $$;

@@ -1,14 +1,14 @@
 -- Name pg_temp last. Otherwise PostgreSQL searches temporary objects first, and the check of a caller's temporary domain would run as the owner.
 alter function {schema}.count_all() set search_path = pg_catalog, pg_temp;
 
--- The settings of a collection, words of any language, and an error if no tenant is set. The previous release works with all of it.
+-- Adds settings of a collection, words of any language, and an error if no tenant is set. The previous release works with these changes.
 
 insert into {schema}.setting values ('language', {language_literal}), ('vector_type', 'vector'), ('contracted', 'false'), ('text', 'pending');
 
 {lexemes_function}
 
--- Raises an error for a statement without a tenant, because an error is better than a store that seems empty. Only the owner counts all chunks, by its own
--- policy.
+-- Raises an error for a statement without a tenant, because without an error the store would seem empty. The owner may count all chunks without a tenant, by
+-- its own policy.
 create function {schema}.tenant_is_missing() returns boolean
     language plpgsql volatile
     set search_path = pg_catalog, pg_temp

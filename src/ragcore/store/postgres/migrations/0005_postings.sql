@@ -1,6 +1,6 @@
--- The words of chunks by tenant and word, those with the largest weight first. So a search reads a limited number of postings for each word, and counts a
--- word's document frequency from an index. Measured against the former scan and against GIN in a definer function: docs/explanation/text-search.md. `=` and
--- `<` of text are leakproof, so PostgreSQL uses the index under row-level security; `@@` is not.
+-- Stores the words of chunks by tenant and word, sorted by weight, the largest first. So a search reads a limited number of postings for each word, and counts
+-- a word's document frequency from an index. docs/explanation/text-search.md compares this with the former scan and with GIN in a definer function. The
+-- operators `=` and `<` of text are leakproof, so PostgreSQL uses the index under row-level security. The operator `@@` is not leakproof.
 --
 -- impact: the BM25 score of a word in a chunk, without the idf, times 1,000; k1 = 1.2, b = 0.75, average length 100 different words. The search has the
 -- same formula.
@@ -49,8 +49,7 @@ create function {schema}.remove_postings(tenants text[], ids text[]) returns voi
         where posting.tenant = chunk.tenant and posting.chunk_id = chunk.id
     $$;
 
--- Returns the stored words of a chunk. A text with a script without blanks is split again, because the previous release stored its words as they are
--- written.
+-- Returns the words of a chunk. A text in a script without blanks is split again, because the previous release did not split it into pairs of characters.
 create function {schema}.words_of(words tsvector, title text, text text) returns tsvector
     language plpgsql immutable parallel safe
     set search_path = pg_catalog, pg_temp
@@ -105,8 +104,8 @@ alter table {schema}.chunk
     alter column text set statistics 0, alter column title set statistics 0, alter column source set statistics 0,
     alter column metadata set statistics 0, alter column words set statistics 0;
 
--- Returns the postings of a word that the caller may see, those with the largest weight first. The function has its own settings: for a table without
--- statistics, the planner chooses a bitmap scan, which reads all postings of the word before the limit; ORDER BY does not prevent that.
+-- Returns the postings of a word that the caller may see, largest weight first. The function switches bitmap scans off. Without statistics, the planner would
+-- choose a bitmap scan, which reads all postings of the word before the limit; ORDER BY does not prevent that.
 create function {schema}.postings(of_tenant text, of_lexeme text, most integer) returns table (chunk_id text, impact smallint)
     language plpgsql stable strict rows 1000
     set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan

@@ -1,6 +1,6 @@
--- Returns a tenant's nearest chunks, if too few of the first {ef_search} chunks of the index are the tenant's. It walks on through the index for at most
--- `tuples` chunks. If that yields too few as well, it compares the tenant's chunks one by one, at most `most`. It is a function and not a part of the
--- statement, since each search would take a tenth longer with a part that is rarely needed. It is strict, so null as the tenant makes it do nothing.
+-- Returns a tenant's nearest chunks if too few of the first {ef_search} chunks of the index belong to the tenant. The function checks at most `tuples` further
+-- chunks of the index. If it still finds too few, it compares the tenant's chunks one by one, at most `most`. It is not a part of the statement, because a
+-- part that is rarely needed would make each search a tenth slower. The function is strict, so it does nothing if the tenant is null.
 --
 -- The walk returns chunks in a rough order, so ten times the wanted number is fetched and sorted. The planner assumes that the order is exact and would not
 -- sort again; `+ 0` makes a sort key for which the planner assumes no order. EXECUTE makes the limits known to the planner.

@@ -1,7 +1,8 @@
--- The choice of the text to embed for a chunk: its text alone, or preceded by the title or the headings. For existing chunks, it is their text alone.
+-- Stores the choice of the text to embed for a chunk: its text alone, or preceded by the title or the headings. Existing chunks were embedded by their text
+-- alone.
 insert into {schema}.setting values ('embed_text', 'text');
 
--- Records the choice and returns the former one. The role that writes documents may change only this one of the collection's settings.
+-- Records the choice and returns the former one. Of the collection's settings, the role that writes documents may change only this one.
 create function {schema}.record_embed_text(wanted text) returns text
     language plpgsql security definer
     set search_path = pg_catalog, pg_temp

@@ -1,6 +1,6 @@
--- The times at which documents expire. From then on, no statement finds their chunks, not even one of the previous release: the policy is joined to the
--- others by AND. Statements that write or count ask for expired rows as well. The policy uses OR: by the statistics, its first part is true for nearly all
--- rows. For a CASE, the planner would assume half of the table.
+-- Adds the times at which documents expire. After that time, no search finds their chunks, not even a search of the previous release, because the policy is
+-- joined to the others by AND. Statements that write or count set `ragcore.expired` to see expired rows as well. The policy uses OR, because the planner knows
+-- from the statistics that the first part is true for nearly all rows. For a CASE, it would assume half of the table.
 alter table {schema}.document add column expires_at timestamptz;
 alter table {schema}.chunk add column expires_at timestamptz;
 create index document_expires_at on {schema}.document (expires_at) where expires_at is not null;
@@ -8,8 +8,8 @@ create policy not_expired on {schema}.chunk as restrictive for select using (
     expires_at is null or expires_at > now() or current_setting('ragcore.expired', true) = 'on'
 );
 
--- The previous release does not know expiry: a document that it replaces never expires, and it must see the chunks that it replaces. This release sets the
--- time itself, and always asks to see them.
+-- The previous release does not know about expiry. A document that it replaces never expires afterwards, and it must see the chunks that it replaces. This
+-- release sets the time itself, and always sets `ragcore.expired`.
 create function {schema}.drop_expiry() returns trigger
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -38,8 +38,8 @@ create or replace function {schema}.count_all(out documents bigint, out chunks b
     end
     $$;
 
--- Removes expired documents of all tenants, at most `most`; returns their number by tenant. Runs as the owner, since the calling role sees one tenant at a
--- time. Searches don't find these documents even before that.
+-- Removes expired documents of all tenants, at most `most`; returns their number by tenant. The function runs as the owner, because the calling role sees only
+-- one tenant at a time. Searches don't find these documents even before they are removed.
 create function {schema}.remove_expired(most integer, out of_tenant text, out documents bigint) returns setof record
     language plpgsql security definer
     set search_path = pg_catalog, pg_temp

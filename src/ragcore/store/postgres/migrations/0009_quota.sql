@@ -1,6 +1,6 @@
--- The use of each tenant's limits, for all processes together. `requests` and `tokens` are levels of leaky buckets: a minute's limit leaks out in a minute,
--- and a full bucket accepts nothing. `calls` holds the running calls, each with the time at which its place becomes free even if its process is gone.
--- `ledgers` holds the use that each process has reported.
+-- Stores the use of each tenant's limits, for all processes together. `requests` and `tokens` are levels of leaky buckets: a full bucket accepts nothing, and
+-- becomes empty within a minute. `calls` holds the running calls, each with a time: then its place becomes free, even if its process has died. `ledgers`
+-- holds the use that each process has reported.
 -- Source: J. Turner, "New directions in communications" (1986): the leaky bucket as a meter.
 create table {schema}.quota (
     tenant   text primary key,
@@ -81,7 +81,8 @@ create function {schema}.count_calls(
     end
     $$;
 
--- Removes rows that no call has used for two days: nothing is spent today, and all limits are free again. At most `most`; returns their number.
+-- Removes rows that no call has used for two days, at most `most`; returns their number. Such a row is not needed: nothing was spent today, and all buckets are
+-- empty.
 create function {schema}.remove_old_quotas(most integer) returns bigint
     language plpgsql security definer
     set search_path = pg_catalog, pg_temp

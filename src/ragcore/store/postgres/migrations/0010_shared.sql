@@ -1,4 +1,4 @@
--- Documents that other tenants may search, such as the terms of all plans. The owner lists their tenants here; nothing else makes them readable.
+-- Stores the tenants whose documents other tenants may search, such as the terms of all plans. Only the owner can add a tenant to this table.
 create table {schema}.shared_tenant (
     tenant text collate "C" primary key
 );
@@ -23,8 +23,8 @@ create function {schema}.search_shared(tenants text[]) returns text[]
     $$;
 revoke all on function {schema}.search_shared(text[]) from public;
 
--- For reading only: PostgreSQL joins these policies to `own_rows` for SELECT alone. They check the list themselves, because any role can change the
--- setting. The first branch keeps the check cheap for searches that name no shared tenant.
+-- These policies apply only to SELECT: PostgreSQL joins them to `own_rows` by OR. They check the list themselves, because any role can change the setting. The
+-- first branch keeps the check cheap for searches that name no shared tenant.
 create policy shared_rows on {schema}.chunk for select using (
     case when coalesce(current_setting('ragcore.shared', true), '') = '' then false
          when tenant = any (current_setting('ragcore.shared', true)::text[]) then tenant in (select s.tenant from {schema}.shared_tenant as s)

@@ -1,4 +1,4 @@
--- The chunks around some chunks, in the order of each document's text. $1 tenant, $2 tenants and $3 ids of the chunks, $4 distance, $5 shared tenants
+-- Return the chunks around some chunks, in the order of each document's text. $1 tenant, $2 tenants and $3 ids of the chunks, $4 distance, $5 shared tenants
 with {tenants}
 select c.*, w.nth, nullif(w.tenant, $1::text) as shared
 from s cross join lateral (

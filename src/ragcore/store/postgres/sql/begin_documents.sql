@@ -1,5 +1,5 @@
--- Add or replace the rows of documents before their chunks are written. Sorted by id, since two writers could deadlock otherwise. `finish_documents` sets
--- the content hash. $1 tenant, $2 ids, $3 models, $4 times at which they expire
+-- Add or replace the rows of documents before their chunks are written. The rows are sorted by id, because two writers could deadlock otherwise.
+-- `finish_documents` sets the content hash. $1 tenant, $2 ids, $3 models, $4 times at which they expire
 insert into {schema}.document (tenant, id, content_hash, model, expires_at)
 select $1, given.id, '', given.model, given.expires_at
 from unnest($2::text[], $3::text[], $4::timestamptz[]) as given (id, model, expires_at)

@@ -1,9 +1,9 @@
--- A part of the searches: the tenant's chunks that have any of the question's words, best first by BM25. The number of rows read depends on the question
--- and not on the tenant's size: for each word, the {listed} postings with the largest weight, then the best {reranked} of their chunks. A word that nearly
--- every chunk has selects few chunks, but counts in the ranking. If shared tenants are searched as well, document frequencies are those of all tenants
--- together, so that the scores can be compared.
--- MATERIALIZED and the lateral references fix the order; `offset 0` prevents PostgreSQL from computing expressions twice. `collate "default"` is needed:
--- with the postings' collation, PostgreSQL could not use the primary key of chunk.
+-- A part of the searches: find the tenant's chunks that have any of the question's words, and rank them by BM25. The number of rows read depends on the
+-- question and not on the tenant's size. For each word, the statement reads the {listed} postings with the largest weight, and then ranks the best {reranked}
+-- of their chunks. A word that nearly every chunk has selects few chunks, but counts in the ranking. If shared tenants are searched as well, the document
+-- frequencies are those of all tenants together, so that the scores can be compared.
+-- MATERIALIZED and the lateral references fix the order of the steps. `offset 0` prevents PostgreSQL from computing expressions twice. `collate "default"` is
+-- needed, because with the postings' collation PostgreSQL could not use the primary key of chunk.
 size as materialized (
     select s.tenant, coalesce({chunks}, (
         select count(*) from (select from {schema}.chunk where tenant = s.tenant limit {most_chunks}) as counted
@@ -27,7 +27,7 @@ hit as materialized (
 list as materialized (
     select tenant, nth, max(listed) as listed, bool_or(listed >= most::bigint) as is_cut from hit group by tenant, nth
 ),
--- Some chunks of each list. If the list of a word was cut, the share of these chunks that has the word shows how common it is.
+-- Take a sample of chunks of each list. If the list of a word was cut, the share of these chunks that has the word shows how common the word is.
 sample as materialized (
     select h.tenant, h.nth, c.words
     from (
@@ -56,7 +56,7 @@ weight as materialized (
     group by nth, query, whole.chunks
 ),
 candidate as materialized (
-    -- Rounded, so that equal chunks have equal scores: the order in which a sum adds its terms changes the last digits.
+    -- The score is rounded, so that equal chunks have equal scores: the order in which a sum adds its terms changes the last digits.
     select h.tenant, h.chunk_id, round(sum(weight.idf * h.impact::float8)) as score
     from hit as h join weight using (nth)
     group by h.tenant, h.chunk_id
@@ -77,8 +77,8 @@ by_text as materialized (
         -- Chunks of the previous release have words of scripts without blanks only in their postings; these words keep the score of the postings.
         select c.tenant, c.id, coalesce(t.score, c.score) as text_score
         from {weighed} as c cross join (select greatest(avg(length), 1::float8) as length from {weighed}) as usual cross join lateral (
-            -- With all weights 1, ts_rank of one word is the sum of 1/i² for i up to tf, divided by π²/6. The expression below is the inverse, and
-            -- rounding makes it exact. The length is that of the text in bytes, which PostgreSQL knows without reading the text, compared with the
+            -- If all weights are 1, ts_rank of one word is the sum of 1/i² for i up to tf, divided by π²/6. The expression below is the inverse, and
+            -- rounding makes it exact. The length is that of the text in bytes, because PostgreSQL knows it without reading the text. It is divided by the
             -- mean length of the chunks that are ranked.
             select sum(weight.idf * f.tf * 2.2::float8 / (f.tf + 0.3::float8 + 0.9::float8 * c.length / usual.length) order by weight.nth) as score
             from weight cross join lateral (

@@ -1,5 +1,5 @@
--- A part of the searches: the tenant's chunks that have any of the question's words, by a scan of all chunks. Used until the postings are complete.
--- The words are joined by OR: with AND, three of four questions find nothing. The 1 in ts_rank divides the rank by 1 + log(length).
+-- A part of the searches: find the tenant's chunks that have any of the question's words, by a scan of all chunks. It is used until the postings are complete.
+-- The words are joined by OR, because with AND, three of four questions find nothing. The 1 in ts_rank divides the rank by 1 + log(length).
 question as materialized (
     select s.tenant, (
         select string_agg('''' || replace(replace(lexeme, chr(92), repeat(chr(92), 2)), '''', '''''') || '''', ' | ')::tsquery

@@ -1,4 +1,4 @@
--- The chunks of a document, without their vectors. $1 tenant, $2 document id
+-- Return the chunks of a document, without their vectors. $1 tenant, $2 document id
 with s as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant, set_config('ragcore.expired', 'on', true)
 )

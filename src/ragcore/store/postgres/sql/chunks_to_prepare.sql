@@ -1,4 +1,4 @@
--- The next chunks of all tenants to prepare for text search. Run by the owner. $1 tenant and $2 id of the last chunk, $3 limit
+-- Return the next chunks of all tenants to prepare for text search. The owner runs this. $1 tenant and $2 id of the last chunk, $3 limit
 with s as materialized (
     select set_config('ragcore.counting', 'on', true) as counting, set_config('ragcore.expired', 'on', true)
 )

@@ -1,4 +1,4 @@
--- For searches with a filter: few of the listed chunks may match it. If too few match and a list was cut, all of the tenant's chunks are scanned as well.
+-- A part of searches with a filter: if too few of the listed chunks match the filter, and a list was cut, all of the tenant's chunks are scanned as well.
 ,
 scanned as materialized (
     select s.tenant, c.id, c.words, c.length, null::float8 as score

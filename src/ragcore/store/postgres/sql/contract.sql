@@ -1,5 +1,6 @@
--- The contraction: from now on, a statement without a tenant raises an error. The call is inside the CASE: with `tenant = f()`, the planner would raise
--- the error. Statements of the previous release would fail, since they rely on a plan that sets the tenant first, which PostgreSQL does not guarantee.
+-- Contract the schema: from now on, a statement without a tenant raises an error. The call of the function is inside the CASE, because with `tenant = f()` the
+-- planner itself would call it and raise the error. Some statements of the previous release fail now: they need a plan that sets the tenant first, and
+-- PostgreSQL does not guarantee such a plan.
 alter policy own_rows on {schema}.document using (
     case when tenant = current_setting('ragcore.tenant', true) then true
          when coalesce(current_setting('ragcore.tenant', true), '') <> '' then false

@@ -1,4 +1,4 @@
--- Numbers of a tenant's documents and chunks, including expired ones. $1 tenant. The planner does not join a subquery with an aggregate to the rest of the
+-- Count a tenant's documents and chunks, including expired ones. $1 tenant. The planner does not join a subquery with an aggregate to the rest of the
 -- statement, so the tenant is set before any row is read.
 with s as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant, set_config('ragcore.expired', 'on', true)

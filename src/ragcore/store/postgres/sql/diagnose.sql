@@ -1,4 +1,4 @@
--- Numbers of a tenant's chunks, and its models, after a search that found nothing. $1 tenant
+-- After a search that found nothing, count the tenant's chunks and list the models of its documents. $1 tenant
 with s as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant
 )

@@ -1,4 +1,4 @@
--- Documents that differ between two collections. Run by the owner. `wanted` is the source's hash, null if only the target has the document.
+-- Return the documents that differ between two collections. The owner runs this. `wanted` is the source's hash; null if only the target has the document.
 -- $1 limit
 with s as materialized (
     select set_config('ragcore.counting', 'on', true) as counting

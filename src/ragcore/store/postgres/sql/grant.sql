@@ -1,4 +1,5 @@
--- The rights of the application's role, without those that it does not need: with its own trigger on a table, it could run code as the next writer.
+-- Grant the rights that the application's role needs, and revoke others. For example, with its own trigger on a table, the role could run code with the rights
+-- of the next writer.
 grant usage on schema {schema} to {role};
 grant select, insert, update, delete on {schema}.document, {schema}.chunk, {schema}.quota to {role};
 grant select, insert, update on {schema}.rollout to {role};
@@ -9,7 +10,7 @@ revoke insert, update, delete on {schema}.setting, {schema}.migration, {schema}.
 revoke create on schema {schema} from {role};
 revoke all on function {schema}.add_postings(text[], text[], tsvector[]), {schema}.remove_postings(text[], text[]), {schema}.keep_postings()
     from {role};
--- The migrations revoke these as well. In a database that was restored without its rights, all roles could call these functions.
+-- The migrations revoke these rights as well. This repeats it for a database that was restored without its rights, in which all roles could call the functions.
 revoke all on function {schema}.count_all(), {schema}.record_embed_text(text), {schema}.remove_expired(integer), {schema}.remove_old_quotas(integer),
     {schema}.add_postings(text[], text[], tsvector[]), {schema}.remove_postings(text[], text[]), {schema}.keep_postings(),
     {schema}.postings(text, text, integer), {schema}.search_shared(text[])

@@ -1,4 +1,4 @@
--- Whether a tenant has expired documents that are still stored. $1 tenant
+-- Return whether a tenant has expired documents that are still stored. $1 tenant
 with s as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant
 )

@@ -1,5 +1,5 @@
--- Vector and text search, fused in one statement. Each ranking is read to the depth of {depth}. A chunk that only text search finds gets its score as well, so
--- the threshold applies to every chunk that has a vector. A search that finds nothing still returns one row, with the best score.
+-- Search by vector and by text, and fuse both rankings. The first {depth} chunks of each ranking are fused. The similarity of a chunk that only text search
+-- finds is computed as well, so the threshold applies to every chunk that has a vector. A search that finds nothing still returns one row, with the best score.
 -- $1 tenant, $2 vector, $3 question, $4 threshold or null
 with {nearest},
 usable as materialized (

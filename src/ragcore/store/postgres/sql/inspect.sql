@@ -1,4 +1,4 @@
--- The data of an inspection: the role, the connection, the schema, and the isolation of tenants. $1 the collection's schema
+-- Return the data of an inspection: the role, the connection, the schema, and the isolation of tenants. $1 the collection's schema
 with own as (
     select c.oid, c.relname, c.relrowsecurity and c.relforcerowsecurity as forced, c.relowner
     from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
@@ -12,7 +12,7 @@ select current_user as role,
        (select bool_or(rolsuper) from pg_roles where rolname in (current_user, session_user)) as superuser,
        (select bool_or(rolbypassrls) from pg_roles where rolname in (current_user, session_user)) as bypasses_rls,
        array(
-           -- Roles that this role may become, directly or by using its admin option. Before PostgreSQL 16, a member of a role may become that role.
+           -- These are the roles that this role may become, directly or by its admin option. Before PostgreSQL 16, any member of a role may become that role.
            with recursive reachable as (
                select oid from pg_roles where rolname in (current_user, session_user)
                union
@@ -40,7 +40,7 @@ select current_user as role,
                and not has_table_privilege(pg_class.oid, wanted)
            order by 1
        ) as missing_rights,
-       -- Rights that migrate revokes: with them, the role could bypass the policies, or empty the tables of all tenants.
+       -- `migrate` revokes these rights: with them, the role could bypass the policies, or empty the tables of all tenants.
        array(
            select relname || ' ' || excess from own cross join unnest(array['truncate', 'references', 'trigger']) as excess
            where has_table_privilege(own.oid, excess) and not pg_has_role(current_user, relowner, 'usage')
@@ -48,7 +48,7 @@ select current_user as role,
            select relname || ' ' || excess from own cross join unnest(array['insert', 'update', 'delete']) as excess
            where relname = 'posting' and has_table_privilege(own.oid, excess) and not pg_has_role(current_user, relowner, 'usage')
            union all
-           -- With these, the role could let any tenant read the documents of another one.
+           -- With these rights, the role could let any tenant read the documents of another one.
            select relname || ' ' || excess
            from pg_class cross join unnest(array['insert', 'update', 'delete']) as excess
            where relname = 'shared_tenant' and relnamespace = (select oid from pg_namespace where nspname = $1)

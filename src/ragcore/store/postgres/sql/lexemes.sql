@@ -1,5 +1,5 @@
--- The words of a text, for questions and chunks alike. The parser splits at blanks, so scripts without blanks (and Korean, which attaches endings to
--- words) are handled apart: as pairs of neighbouring characters. `ragcore.text.words` has the same ranges.
+-- Returns the words of a text, in the same way for questions and chunks. The parser splits at blanks, so texts in scripts without blanks, and in Korean, which
+-- attaches endings to words, are split into pairs of neighbouring characters. `ragcore.text.words` has the same ranges of characters.
 create or replace function {schema}.lexemes(given text) returns tsvector
     language plpgsql immutable strict parallel safe
     set search_path = pg_catalog, pg_temp

@@ -1,5 +1,5 @@
--- Link a collection to another one of its group: deleting a document in one deletes it in the other. A trigger does it for all clients, whichever
--- collection they use. It runs as the owner, since the role that deletes may have no rights on the other collection. The triggers stop calling each other
+-- Link a collection to another one of its group: if a document is deleted in one, a trigger deletes it in the other. So it does not matter which of them a
+-- client uses. The trigger runs as the owner, because the role that deletes may have no rights on the other collection. The triggers stop calling each other
 -- when a statement has deleted nothing.
 create or replace function {schema}.{function}() returns trigger
     language plpgsql security definer

@@ -1,4 +1,4 @@
--- A part of the searches: the nearest chunks, found by the HNSW index. The condition on the tenant is written so that no other index can serve it.
+-- A part of the searches: find the nearest chunks by the HNSW index. The condition on the tenant is written so that PostgreSQL can use no other index for it.
 select {columns}, embedding operator({vector}.<=>) $2 as distance
 from {schema}.chunk
 where {condition}{own} {filter}

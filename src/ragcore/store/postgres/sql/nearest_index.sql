@@ -1,5 +1,5 @@
--- The candidates of a tenant that is known to be large: the first chunks that the index returns and, if too few of them are the tenant's, further ones.
--- Other tenants' chunks may be nearer than all of the tenant's.
+-- A part of the searches: find the nearest chunks of a tenant that is known to be large. The statement reads the first chunks of the index. If too few of them
+-- belong to the tenant, because other tenants' chunks are nearer, it reads further chunks.
 s as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant,
            set_config('hnsw.ef_search', '{ef_search}', true) as ef_search

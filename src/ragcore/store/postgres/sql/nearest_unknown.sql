@@ -1,5 +1,5 @@
--- The candidates of a tenant of unknown size: its rows, or those that a filter lets pass, are counted up to {exact_rows} first. An index scan would not
--- find a few rows among many.
+-- A part of the searches: find the nearest chunks of a tenant of unknown size. The statement first counts the tenant's rows, or those that match the filter, up
+-- to {exact_rows}. If there are few, it compares all of them, because an index scan would miss a few rows among many others.
 settings as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant, {search_shared} as shared,
            set_config('hnsw.ef_search', '{ef_search}', true) as ef_search,

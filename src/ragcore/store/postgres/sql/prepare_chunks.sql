@@ -1,4 +1,5 @@
--- Prepare some chunks of a tenant for text search, if they are not prepared yet. FOR SHARE: a chunk deleted meanwhile would leave its postings behind.
+-- Prepare some chunks of a tenant for text search, if they are not prepared yet. FOR SHARE locks the chunks: the postings of a chunk that is deleted meanwhile
+-- would stay.
 -- $1 tenant, $2 ids
 with given as materialized (
     select tenant, id, {schema}.words_of(words, title, text) as words from {schema}.chunk as chunk

@@ -1,4 +1,4 @@
--- The exact similarity of a tenant's chunks to a vector, best first. Returned as columns, since each row would be an object in the client.
+-- Return the exact similarity of a tenant's chunks to a vector, best first. The result is one row of arrays, because each row would be an object in the client.
 -- $1 tenant, $2 vector, $3 largest number, or null for all
 with s as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant

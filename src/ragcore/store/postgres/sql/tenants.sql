@@ -1,4 +1,4 @@
--- A part of the searches: the tenant, set for the statement.
+-- A part of the searches: set the tenant for the statement.
 s as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant
 )

@@ -1,4 +1,4 @@
--- A part of the searches: the tenant, set for the statement, and the shared tenants that it searches as well.
+-- A part of the searches: set the tenant for the statement, and list the shared tenants that are searched as well.
 settings as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant, {search_shared} as shared
 ),

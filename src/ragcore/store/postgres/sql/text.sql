@@ -1,4 +1,4 @@
--- The tenant's chunks that have words of the question, best first.
+-- Return the tenant's chunks that have words of the question, best first.
 -- $1 tenant, $2 question
 with {tenants},
 {by_text}
