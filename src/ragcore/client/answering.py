@@ -35,7 +35,7 @@ from ragcore.types.validation import (
     check_temperature,
 )
 
-__all__ = ["Request", "cite", "generate", "make_prompt", "retrieve", "search_of", "sum_of", "validate"]
+__all__ = ["Request", "cite", "generate", "make_prompt", "retrieve", "search_of", "stages_of", "sum_of", "validate"]
 
 # The reserve for quotation, at the end of a call's time: seconds, but at most this share of the time.
 RESERVE_SECONDS = 0.5
@@ -112,7 +112,7 @@ async def retrieve(
         retrieval = rewritten.reported(await retriever.retrieve(question, tenant=call.tenant, **asked))
     else:
         retrieval = await retriever.retrieve(question, tenant=call.tenant, **search)
-    call.degraded = bool(retrieval.degraded)
+    call.degraded = stages_of(retrieval.degraded)
     call.passages = len(retrieval.passages)
     return retrieval
 
@@ -221,6 +221,11 @@ def _not_searched(retrieval: Retrieval) -> bool:
     empty = retrieval.empty
     incomplete = any(part.stage != "rewrite" for part in retrieval.degraded)
     return empty is not None and (incomplete or empty.code in ("not_embedded", "other_model"))
+
+
+def stages_of(degraded: Sequence[Degradation]) -> tuple[str, ...]:
+    """Return the stages that failed, each once, in the order of their failures."""
+    return tuple(dict.fromkeys(part.stage for part in degraded))
 
 
 def sum_of(first: int | None, second: int | None) -> int | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 from uuid import UUID
 
 from ragcore.audit import record
-from ragcore.client.answering import Request, cite, generate, make_prompt, retrieve, search_of, validate
+from ragcore.client.answering import Request, cite, generate, make_prompt, retrieve, search_of, stages_of, validate
 from ragcore.client.charging import Charging
 from ragcore.client.components import Generators, make_embedder, make_generator, make_reranker, make_store
 from ragcore.client.many import Answers, Questions, check_concurrency, check_questions
@@ -120,7 +120,7 @@ class RAG(Part):
             redacting=Redacting(),
         )
         self._ingestor = ingestor
-        self._calls = Calls(recent=self.settings.recent)
+        self._calls = Calls(recent=self.settings.recent, plain_tenants=self.settings.log_tenants)
         self._redact_with(self.settings.redact)
         self._charging = Charging(
             self.settings,
@@ -630,7 +630,8 @@ class RAG(Part):
         self, call: Call, retrieval: Retrieval, prompt: Prompt | None, generation: Generation | None
     ) -> Answer:
         answer = cite(call, self.settings, retrieval, prompt, generation)
-        call.degraded = bool(answer.degraded)
+        call.degraded = stages_of(answer.degraded)
+        call.finish_reason = answer.finish_reason
         self._charging.answered(call, answer, generation)
         return answer
 

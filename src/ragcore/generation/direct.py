@@ -36,27 +36,33 @@ class Direct(Source):
         first_within: float = math.inf,
         place_within: float = math.inf,
     ) -> None:
-        super().__init__(name, first_within=first_within, place_within=place_within)
+        super().__init__(generator, prompt, name=name, first_within=first_within, place_within=place_within)
         self._pieces = self._read(generator, prompt)
 
     def __anext__(self) -> Awaitable[Piece]:
         return self._pieces.__anext__()  # without a coroutine around it, which would cost time for each piece
 
-    async def aclose(self) -> None:
+    async def _leave(self) -> None:
         """Leave the stream and close its request, within the time limit of a clean-up."""
         with cleaning_up():
             await close_quietly(self._pieces)
 
     async def _read(self, generator: Generator, prompt: Prompt) -> AsyncGenerator[Piece, None]:
         failed: BaseException | None = None
+        observed = self._operation.observed
         try:
-            async with generator.stream(prompt) as pieces, closing(pieces):
+            async with self._open(generator, prompt) as pieces, closing(pieces):
                 try:
                     async for piece in pieces:
                         if piece != "":
-                            yield checked(piece, self.name)
+                            whole = checked(piece, self.name)
+                            if observed:
+                                self._saw(whole)
+                            yield whole
                 except Exception as error:
                     failed = error  # an error while leaving the stream must not hide this one
                     raise
         except Exception as error:
-            raise failure(failed or error, self.name) from (failed or error).__cause__
+            ours = failure(failed or error, self.name)
+            self._operation.failed(ours)
+            raise ours from (failed or error).__cause__
