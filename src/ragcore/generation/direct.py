@@ -6,10 +6,14 @@ It works only for generators that hold neither a cancel scope nor a task group o
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Self
 
 from ragcore.generation.source import Piece, Source, checked, failure
 from ragcore.lifecycle.closing import close_quietly, closing
+from ragcore.lifecycle.operations import Operation
 from ragcore.lifecycle.owner import cleaning_up
 from ragcore.protocols import Generator
 from ragcore.types import Prompt
@@ -51,7 +55,8 @@ class Direct(Source):
         failed: BaseException | None = None
         observed = self._operation.observed
         try:
-            async with self._open(generator, prompt) as pieces, closing(pieces):
+            stream = generator.stream(prompt)
+            async with _Steps(stream, self._operation) if observed else stream as pieces, closing(pieces):
                 try:
                     async for piece in pieces:
                         if piece != "":
@@ -66,3 +71,30 @@ class Direct(Source):
             ours = failure(failed or error, self.name)
             self._operation.failed(ours)
             raise ours from (failed or error).__cause__
+
+
+class _Steps(AbstractAsyncContextManager["_Steps"], AsyncIterator[Piece]):
+    """A stream whose operation is the current one in each step: in entering it and in reading a piece, but not between two pieces."""
+
+    _pieces: AsyncIterator[Piece]
+
+    def __init__(self, stream: AbstractAsyncContextManager[AsyncIterator[Piece]], operation: Operation) -> None:
+        self._stream = stream
+        self._operation = operation
+
+    async def __aenter__(self) -> Self:
+        with self._operation.active():
+            self._pieces = await self._stream.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
+    ) -> bool | None:
+        return await self._stream.__aexit__(exc_type, exc, traceback)
+
+    async def __anext__(self) -> Piece:
+        with self._operation.active():
+            return await self._pieces.__anext__()
+
+    async def aclose(self) -> None:
+        await close_quietly(self._pieces)

@@ -104,8 +104,8 @@ class Relay(Source):
 
     async def _run(self) -> None:
         try:
-            with self._scope, inherit(None if math.isinf(self._when) else self._when):
-                async with self._open(self._generator, self._prompt) as pieces:
+            with self._scope, inherit(None if math.isinf(self._when) else self._when), self._operation.active():
+                async with self._generator.stream(self._prompt) as pieces:
                     try:
                         await self._pass_on(pieces)
                     except Exception as error:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import AbstractAsyncContextManager
-from types import TracebackType
+from collections.abc import Awaitable
 from typing import Self, TypeAlias
 
 import anyio
@@ -13,7 +11,7 @@ import anyio
 from ragcore.errors import GenerationError, RagcoreError
 from ragcore.generation.ending import says_nothing
 from ragcore.generation.extractive import ExtractiveGenerator
-from ragcore.lifecycle.operations import UNOBSERVED, Operation, begin
+from ragcore.lifecycle.operations import UNOBSERVED, begin
 from ragcore.protocols import Generator
 from ragcore.resilience.patience import Patience
 from ragcore.types import Generation, Prompt
@@ -56,9 +54,7 @@ class Source(ABC):
             try:
                 return await self.__anext__()
             except StopAsyncIteration:
-                error = GenerationError(
-                    f"{self.name} ended without a result", dependency=self.name, stage="generate"
-                )
+                error = GenerationError(f"{self.name} ended without a result", dependency=self.name, stage="generate")
                 self._operation.failed(error)
                 raise error from None
         late = GenerationError(
@@ -83,19 +79,12 @@ class Source(ABC):
         finally:
             operation = self._operation
             if "generation" not in operation.found:
-                operation.failed("cancelled")
+                operation.cut_off()
             operation.end()
 
     @abstractmethod
     async def _leave(self) -> None:
         """Leave the stream and cancel its request."""
-
-    def _open(
-        self, generator: Generator, prompt: Prompt
-    ) -> AbstractAsyncContextManager[AsyncIterator[str | Generation]]:
-        """Return the generator's stream, not entered yet."""
-        stream = generator.stream(prompt)
-        return _Entered(stream, self._operation) if self._operation.observed else stream
 
     def _saw(self, piece: Piece) -> None:
         """Note the time of the first piece, and the result."""
@@ -104,25 +93,6 @@ class Source(ABC):
             operation.note(first=anyio.current_time() - self._began)
         if isinstance(piece, Generation):
             operation.note(generation=piece)
-
-
-class _Entered(AbstractAsyncContextManager[AsyncIterator[str | Generation]]):
-    """A stream that is entered as a step of an operation. Entering sends the request; no step is open between two pieces."""
-
-    def __init__(
-        self, stream: AbstractAsyncContextManager[AsyncIterator[str | Generation]], operation: Operation
-    ) -> None:
-        self._stream = stream
-        self._operation = operation
-
-    async def __aenter__(self) -> AsyncIterator[str | Generation]:
-        with self._operation.active():
-            return await self._stream.__aenter__()
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
-    ) -> bool | None:
-        return await self._stream.__aexit__(exc_type, exc, traceback)
 
 
 def checked(piece: object, name: str) -> Piece:

@@ -17,7 +17,7 @@ from typing import Any, Protocol, Self
 
 import anyio
 
-from ragcore.lifecycle.bound import expires_at
+from ragcore.lifecycle.bound import inherited
 
 __all__ = ["UNOBSERVED", "Observer", "Operation", "begin", "current", "observe"]
 
@@ -119,8 +119,14 @@ class Operation:
             status = getattr(error, "status", None)
             self.status = status if isinstance(status, int) else None
         else:
-            # A scope of an outer deadline cancels the step. The error of that deadline is raised further out.
-            self.error = "DeadlineExceeded" if expires_at() <= anyio.current_time() + EARLY else "cancelled"
+            self.cut_off()
+
+    def cut_off(self) -> None:
+        """Record that the operation was cancelled: by its caller, or because the deadline passed. The deadline's error is raised further out."""
+        if self._states and self.error is None:
+            bound = inherited.get()
+            late = bound is not None and bound.when <= anyio.current_time() + EARLY
+            self.error = "DeadlineExceeded" if late else "cancelled"
 
     def active(self) -> _Step:
         """Return a context manager for a step: the operation is the current one in its block."""
@@ -141,7 +147,9 @@ class Operation:
             try:
                 state = observer.begin(self)
             except Exception:
-                logger.exception("an observer of ragcore's operations raised an exception at the start of %r", self.kind)
+                logger.exception(
+                    "an observer of ragcore's operations raised an exception at the start of %r", self.kind
+                )
                 continue
             if state is not None:
                 states.append((observer, state))

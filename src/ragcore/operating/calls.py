@@ -18,9 +18,9 @@ from ragcore.generation.prompt import render
 from ragcore.lifecycle import operations
 from ragcore.lifecycle.bound import expires_at, inherit
 from ragcore.lifecycle.stages import following
-from ragcore.resilience.clock import cancel_scope, running
 from ragcore.operating.call_log import log_call
 from ragcore.operating.waiting import current_task, waiting_on
+from ragcore.resilience.clock import cancel_scope, running
 from ragcore.resilience.flow import flow
 from ragcore.text.tokens import estimate_tokens
 from ragcore.types import CallInfo, Generation, Prompt, Timings, Usage
