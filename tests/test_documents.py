@@ -55,6 +55,7 @@ PACKAGES = (
     "blocking",
     "testing",
     "contrib.asgi",
+    "contrib.otel",
 )
 
 

@@ -10,12 +10,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
-__all__ = ["FIELDS", "log_call", "pseudonym"]
+__all__ = ["log_call", "pseudonym"]
 
 logger: logging.Logger = logging.getLogger("ragcore.call")
-
-# The fields of a line, in the order in which a formatter may show them.
-FIELDS = ("call_id", "method", "tenant", "outcome", "elapsed_ms", "stages_ms", "degraded", "finish_reason", "attempts")
 
 
 def log_call(

@@ -89,7 +89,7 @@ class CallInfo(Value):
         stage: the stage that runs now, or the last one if the call is finished.
         elapsed: seconds so far, or in total if the call is finished.
         waiting_on: what the call waits for: the innermost function that it awaits, outside of the event loop's own code, as "module.function:line"; "the
-            reader of the stream" for a stream whose next piece nobody asks for. None if the call is finished.
+            reader of the stream" for a stream between two pieces. None if the call is finished.
         outcome: "ok", "degraded", "cancelled" or the error's class name; None while the call runs.
     """
 

@@ -296,6 +296,8 @@ async def test_a_request_for_several_questions_has_links_to_their_spans(
     assert (shared.attributes or {})[names.CALLERS] == 3
     assert names.CALLERS not in (own[0].attributes or {})
     assert len({span.context.trace_id for span in embeddings}) == 4
+    (measured,) = recorded.metrics()[names.EMBEDDINGS_DURATION]
+    assert measured.count == 3
 
 
 async def test_a_request_for_one_question_is_a_part_of_its_span(
@@ -380,8 +382,8 @@ def test_an_unknown_value_in_the_environment_is_an_error(monkeypatch: pytest.Mon
     monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "yes please")
     with pytest.raises(ragcore.ConfigurationError, match="span_only"):
         Telemetry.from_env()
-    with pytest.raises(ragcore.ConfigurationError, match="'serach'"):
-        Telemetry(leave_out=["serach"])  # type: ignore[list-item]
+    with pytest.raises(ragcore.ConfigurationError, match="'find'"):
+        Telemetry(leave_out=["find"])  # type: ignore[list-item]
 
 
 async def test_metrics_have_the_conventions_names_and_no_texts(rag: RAG, recorded: Recorded) -> None:
@@ -395,7 +397,7 @@ async def test_metrics_have_the_conventions_names_and_no_texts(rag: RAG, recorde
         names.CHAT_OUTPUT_TOKENS,
         names.EMBEDDINGS_DURATION,
     }
-    assert points[names.CHAT_OUTPUT_TOKENS][0].sum == answer.usage.completion_tokens
+    assert points[names.CHAT_OUTPUT_TOKENS][0].value == answer.usage.completion_tokens
     assert points[names.CHAT_DURATION][0].count == 1
     for one in points.values():
         assert set(one[0].attributes) <= {

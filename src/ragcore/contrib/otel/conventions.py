@@ -63,11 +63,10 @@ PROVIDERS = {
 # The conventions' metrics, with their units and the boundaries of their buckets.
 CHAT_DURATION = "gen_ai.client.inference.duration"
 CHAT_FIRST_CHUNK = "gen_ai.client.inference.time_to_first_chunk"
-CHAT_INPUT_TOKENS = "gen_ai.client.inference.operation.input_tokens"
-CHAT_OUTPUT_TOKENS = "gen_ai.client.inference.operation.output_tokens"
+CHAT_INPUT_TOKENS = "gen_ai.client.inference.usage.input_tokens"
+CHAT_OUTPUT_TOKENS = "gen_ai.client.inference.usage.output_tokens"
 EMBEDDINGS_DURATION = "gen_ai.client.embeddings.duration"
 SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
-TOKENS = tuple(4.0**power for power in range(14))
 
 # ragcore's own attributes.
 CALL_ID = "ragcore.call.id"

@@ -50,7 +50,7 @@ EVENTS = frozenset(
         "retry.no_time",
     }
 )
-# The key by which instrumentations of other libraries, such as asyncpg and httpx, are told to make no span.
+# The key that keeps instrumentations of other libraries, such as asyncpg and httpx, from making a span.
 SUPPRESS = "suppress_instrumentation"
 # The attributes of a span that a metric has as well.
 LABELS = (
@@ -93,16 +93,15 @@ class Telemetry:
         content: whether spans have texts: questions, passages, answers, the tenant. False: a span has none of them, and no error message.
         leave_out: stages for which no span is made, because another instrumentation makes it. For example, "generate" for a generator of yours that
             calls the `openai` package with `opentelemetry-instrumentation-openai-v2`.
-        suppress: whether instrumentations of other libraries, such as asyncpg and httpx, are told to make no spans within these stages.
+        suppress: whether instrumentations of other libraries, such as asyncpg and httpx, are asked to make no spans within these stages.
 
     Raises:
         ConfigurationError: `leave_out` has an unknown stage.
 
     Examples:
         ```python
-        with Telemetry():
-            async with ragcore.RAG.from_config(config) as rag:
-                ...
+        async with Telemetry(), ragcore.RAG.from_config(config) as rag:
+            ...
         ```
     """
 
@@ -136,26 +135,13 @@ class Telemetry:
                 explicit_bucket_boundaries_advisory=names.SECONDS,
             ),
         }
+        self._first_chunk = meter.create_histogram(
+            names.CHAT_FIRST_CHUNK, "s", "Time to the first chunk.", explicit_bucket_boundaries_advisory=names.SECONDS
+        )
         # By the attribute of the span that has the number.
-        self._numbers = {
-            names.FIRST_CHUNK: meter.create_histogram(
-                names.CHAT_FIRST_CHUNK,
-                "s",
-                "Time to the first chunk.",
-                explicit_bucket_boundaries_advisory=names.SECONDS,
-            ),
-            names.INPUT_TOKENS: meter.create_histogram(
-                names.CHAT_INPUT_TOKENS,
-                "{token}",
-                "Tokens of a prompt.",
-                explicit_bucket_boundaries_advisory=names.TOKENS,
-            ),
-            names.OUTPUT_TOKENS: meter.create_histogram(
-                names.CHAT_OUTPUT_TOKENS,
-                "{token}",
-                "Tokens of an answer.",
-                explicit_bucket_boundaries_advisory=names.TOKENS,
-            ),
+        self._tokens = {
+            names.INPUT_TOKENS: meter.create_counter(names.CHAT_INPUT_TOKENS, "{token}", "Tokens of prompts."),
+            names.OUTPUT_TOKENS: meter.create_counter(names.CHAT_OUTPUT_TOKENS, "{token}", "Tokens of answers."),
         }
         self._stop: tuple[Callable[[], None], ...] = ()
 
@@ -208,16 +194,26 @@ class Telemetry:
     ) -> None:
         self.uninstall()
 
+    async def __aenter__(self) -> Self:
+        self.install()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        self.uninstall()
+
     def begin(self, operation: Operation, /) -> object:
         """Start the span of an operation. See `Observer`."""
         if operation.kind in self._leave_out:
             return None
         made = beginning_of(operation, content=self.content)
         callers = [state.span for one in operation.callers if (state := one.state_of(self)) is not None]
+        attributes = {**made.attributes, names.CALLERS: len(callers)} if callers else made.attributes
         span = self._tracer.start_span(
             made.name,
             kind=made.kind,
-            attributes={**made.attributes, names.CALLERS: len(callers)} if callers else made.attributes,
+            attributes=attributes,
             links=[Link(caller.get_span_context()) for caller in callers],
         )
         for caller in callers:
@@ -225,7 +221,7 @@ class Telemetry:
         context = trace.set_span_in_context(span)
         if self._suppress and operation.kind != "call":
             context = otel.set_value(SUPPRESS, True, context)
-        return _Traced(span, context, made.attributes, time.perf_counter())
+        return _Traced(span, context, attributes, time.perf_counter())
 
     def enter(self, state: _Traced, /) -> Token[otel.Context]:
         """Make the span the current one. See `Observer`."""
@@ -249,16 +245,19 @@ class Telemetry:
 
     def _measure(self, state: _Traced, attributes: Attributes) -> None:
         duration = self._durations.get(str(state.labels.get(names.OPERATION)))
-        # A request for several calls is measured by the spans of these calls.
-        if duration is None:
+        # A request for several calls is measured by the operations of these calls.
+        if duration is None or names.CALLERS in state.labels:
             return
         known: dict[str, Any] = {**state.labels, **attributes}
         labels = {name: known[name] for name in LABELS if name in known}
         duration.record(time.perf_counter() - state.began, labels, context=state.context)
-        if known[names.OPERATION] == names.CHAT:
-            for name, histogram in self._numbers.items():
-                if name in known:
-                    histogram.record(known[name], labels, context=state.context)
+        if known[names.OPERATION] != names.CHAT:
+            return
+        if names.FIRST_CHUNK in known:
+            self._first_chunk.record(known[names.FIRST_CHUNK], labels, context=state.context)
+        for name, counter in self._tokens.items():
+            if name in known:
+                counter.add(known[name], labels, context=state.context)
 
     def _take(self, event: Event) -> None:
         if event.name not in EVENTS:
