@@ -1,4 +1,4 @@
-"""Every secret, question and text contains a canary. None may appear in a log, event, error, repr, snapshot, report or line of the audit log."""
+"""Every secret, question and text contains a canary. None may appear in a log, span, event, error, repr, snapshot, report or line of the audit log."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
 from ragcore import (
     RAG,
@@ -37,6 +38,7 @@ from ragcore.cli.production import review
 from ragcore.cli.session import Options
 from ragcore.config import Policies
 from ragcore.contrib import asgi
+from ragcore.contrib.otel import Telemetry
 from ragcore.ingest import read
 from ragcore.resilience import Policy
 from ragcore.testing import Broken, Fail, FakeEmbedder, FakeStore, Fault, Hang, OpenAIServer, Reply
@@ -56,7 +58,7 @@ ANSWER, SAID, HEADER = "zqanswer5c9a0b", "zqsaid72e6d3", "zqheader0a4b8f"
 TEXTS = (QUESTION, HISTORY, INSTRUCTIONS, TEXT, TITLE, METADATA, ANSWER, HEADER)
 
 # Places at which ragcore writes, raises or shows something. A body is named after the caller that gets it.
-OURS = ("log", "event", "audit", "error", "repr", "snapshot", "report", "doctor")
+OURS = ("log", "span", "event", "audit", "error", "repr", "snapshot", "report", "doctor")
 BODIES = ("member", "administrator", "refusal", "refusal to an administrator", "stranger")
 PLACES = (*OURS, *BODIES, "traceback")
 # The places at which a canary may appear. A traceback with local variables may show the question, since the caller knows it, but no secret. A tenant may
@@ -132,6 +134,16 @@ class Seen:
         return any(canary in text for text in self.texts[place])
 
 
+class Spans(SpanProcessor):
+    """Adds each span as an exporter sends it."""
+
+    def __init__(self, seen: Seen) -> None:
+        self.seen = seen
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.seen.add("span", span.to_json())
+
+
 class Everything(logging.Handler):
     """Adds each record of each logger as a formatter, a structured logger and an error tracker show it."""
 
@@ -154,8 +166,11 @@ def seen() -> Iterator[Seen]:
     root.addHandler(handler)
     root.setLevel(logging.DEBUG)
     unsubscribe = events.subscribe(lambda event: made.add("event", event, json.dumps(event.to_dict(), default=repr)))
+    provider = TracerProvider()
+    provider.add_span_processor(Spans(made))
     try:
-        yield made
+        with Telemetry(tracer_provider=provider):
+            yield made
     finally:
         unsubscribe()
         root.setLevel(level)
@@ -321,6 +336,9 @@ async def test_successful_calls_leak_nothing(
     assert any(INSTRUCTIONS in repr(asked) and HISTORY in repr(asked) for _, asked in server.requests)
     assert KEY in repr(server.headers)
     assert any(record.startswith("POST /chat 200") for record in seen.texts["log"])
+    # Spans and the log of calls were written.
+    assert all(seen.holds(name, "span") for name in ("invoke_workflow ragcore.stream", "chat fake", "retrieval"))
+    assert seen.holds("ask ok in ", "log")
     assert seen.leaks() == []
 
 

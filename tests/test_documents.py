@@ -56,6 +56,7 @@ PACKAGES = (
     "testing",
     "contrib.asgi",
     "contrib.prometheus",
+    "contrib.otel",
 )
 
 

@@ -24,6 +24,7 @@ PACKAGES = (
     "ragcore.blocking",
     "ragcore.testing",
     "ragcore.contrib.asgi",
+    "ragcore.contrib.otel",
 )
 
 

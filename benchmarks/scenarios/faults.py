@@ -66,6 +66,7 @@ class Cell:
     leaked_connections: int = 0
     leaked_sockets: int = 0
     leaked_tasks: int = 0
+    unexplained: int = 0
     recovered: bool = False
     recovery_seconds: float = math.nan
     errors: dict[str, int] = field(default_factory=dict)
@@ -73,7 +74,7 @@ class Cell:
     @property
     def green(self) -> bool:
         """Whether no check failed."""
-        red = (self.late, self.hung, self.wrong, self.foreign, self.leaked_connections)
+        red = (self.late, self.hung, self.wrong, self.foreign, self.leaked_connections, self.unexplained)
         return not any((*red, self.leaked_sockets, self.leaked_tasks)) and self.recovered
 
 
@@ -109,12 +110,12 @@ async def run_cell(
         # Collect the garbage of earlier cells now. If it were collected later, the event loop of this cell would be blocked for 50 to 100 ms.
         gc.collect()
         gc.freeze()
-        lag = await _Lag().start()
+        lag = await _Lag(bench.rag).start()
         async with anyio.create_task_group() as group:
             for number in range(concurrency):
                 group.start_soon(_ask, bench, cell, deadline, lag, number)
         lag.stop()
-    cell.lag_ms, cell.growth_mb = 1000 * lag.worst, lag.growth
+    cell.lag_ms, cell.growth_mb, cell.unexplained = 1000 * lag.worst, lag.growth, lag.unexplained
     began = anyio.current_time()
     while anyio.current_time() < began + RECOVERY:
         if await _answers(bench):
@@ -184,10 +185,14 @@ def _tasks() -> set[object]:
 
 
 class _Lag:
-    """Measures the longest delay of the event loop while a cell runs, and by how many MiB the process grew."""
+    """Measures the longest delay of the event loop while a cell runs, by how many MiB the process grew, and which calls don't say what they wait for."""
 
     worst = 0.0
     growth = 0.0
+    unexplained = 0
+
+    def __init__(self, rag: RAG) -> None:
+        self._rag = rag
 
     async def start(self) -> _Lag:
         self._before = _resident()
@@ -195,11 +200,15 @@ class _Lag:
         return self
 
     async def _watch(self) -> None:
+        looks = 0
         while True:
             before = anyio.current_time()
             await asyncio.sleep(0.01)
             self.worst = max(self.worst, anyio.current_time() - before - 0.01)
             self.growth = max(self.growth, _resident() - self._before)
+            looks += 1
+            if looks % 10 == 0:  # not more often: it takes a millisecond for a hundred calls
+                self.unexplained += sum(not call.waiting_on for call in self._rag.inflight())
 
     def stop(self) -> None:
         self._task.cancel()
@@ -290,7 +299,16 @@ def _line(cell: Cell) -> str:
     counts = f"{cell.answered:>4} answered {cell.degraded:>4} degraded {cell.refused:>4} refused"
     red = {
         name: value
-        for name in ("late", "hung", "wrong", "foreign", "leaked_connections", "leaked_sockets", "leaked_tasks")
+        for name in (
+            "late",
+            "hung",
+            "wrong",
+            "foreign",
+            "leaked_connections",
+            "leaked_sockets",
+            "leaked_tasks",
+            "unexplained",
+        )
         if (value := getattr(cell, name))
     }
     if not cell.recovered:
@@ -332,7 +350,16 @@ async def _run(concurrencies: Sequence[int], deadline: float, transport: Transpo
     await anyio.sleep(0.2)
     left = len(psutil.Process().net_connections(kind="all")) - sockets
     figures.values["cells"] = len(cells)
-    for name in ("late", "hung", "wrong", "foreign", "leaked_connections", "leaked_sockets", "leaked_tasks"):
+    for name in (
+        "late",
+        "hung",
+        "wrong",
+        "foreign",
+        "leaked_connections",
+        "leaked_sockets",
+        "leaked_tasks",
+        "unexplained",
+    ):
         figures.values[name] = total = sum(getattr(cell, name) for cell in cells)
         figures.expect(total == 0, f"{name} == 0")
     figures.values["unrecovered"] = unrecovered = sum(not cell.recovered for cell in cells)

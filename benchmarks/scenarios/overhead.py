@@ -1,4 +1,4 @@
-"""Measures the cost of the resilience core for successful calls, compares it with other libraries, and checks whether the core leaks memory."""
+"""Measures the cost of the resilience core and of observing a call, compares it with other libraries, and checks whether the core leaks memory."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from benchmarks.scenarios.imports import milliseconds
+from benchmarks.scenarios.observing import MOST_EVENT_US, observe
 from ragcore import Document, events
 from ragcore.loadtest.driving.monitor import resident_mb
 from ragcore.loadtest.figures import Figures, say
@@ -73,7 +74,9 @@ async def _run(rounds: int, calls: int, many: int) -> Figures:
         figures.expect(
             median["breaker_call"] <= breakers.get("purgatory", math.inf), "breaker no slower than purgatory"
         )
-    figures.values["event_without_listener_us"] = _emit(calls)
+    figures.values["event_without_listener_us"] = event = _emit(calls)
+    figures.expect(event < MOST_EVENT_US, f"event_without_listener_us < {MOST_EVENT_US:g}")
+    await observe(figures, questions=200 if calls < 5_000 else 1_000)
     figures.values["cpu_ms_per_question"] = await _cpu_of_a_question(100 if calls < 5_000 else 500)
     say(f"{many:,} calls, to measure memory …")
     figures.values["memory_calls"] = many

@@ -16,6 +16,9 @@ class Followed:
     def __init__(self) -> None:
         self.seen: list[tuple[str, float | None]] = []
 
+    def on_retry(self) -> None:
+        self.retries = getattr(self, "retries", 0) + 1
+
     def on_stage(self, stage: str, seconds: float | None) -> None:
         self.seen.append((stage, None if seconds is None else round(seconds, 6)))
 

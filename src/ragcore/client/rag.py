@@ -121,7 +121,7 @@ class RAG(Part):
             embedder=retriever.embedder,
         )
         self._ingestor = ingestor
-        self._calls = Calls(recent=self.settings.recent)
+        self._calls = Calls(recent=self.settings.recent, plain_tenants=self.settings.log_tenants)
         self._redact_with(self.settings.redact)
         self._charging = Charging(
             self.settings,

@@ -22,6 +22,7 @@ EXTRAS = {
     "jwt": "jwt",
     "schema": "jsonschema_rs",
     "notebook": "pandas",
+    "otel": "opentelemetry.trace",
     "testing": "h11",
     "serve": "uvicorn",
     "prometheus": "prometheus_client",
@@ -51,4 +52,11 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
 
 def installed() -> dict[str, bool]:
     """Return for each extra whether it is installed. Reads files, so it blocks for a moment."""
-    return {extra: importlib.util.find_spec(module) is not None for extra, module in EXTRAS.items()}
+    return {extra: _found(module) for extra, module in EXTRAS.items()}
+
+
+def _found(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that would contain the module is missing
+        return False

@@ -45,6 +45,7 @@ class Settings:
         prompt_tokens: largest number of tokens of a prompt.
         max_tokens: largest number of tokens of an answer.
         recent: the number of finished calls that `RAG.recent()` returns.
+        log_tenants: whether the log of calls ("ragcore.call") has the names of tenants. False: it has a hash of each name.
         health_timeout: seconds that `RAG.health()` may take.
         watchdog: whether a thread detects and reports hung calls, a blocked event loop and a full default executor.
         memory_mb: the memory limit of this process in MiB, for `RAG.health()`; None: the limit of the cgroup.
@@ -72,6 +73,7 @@ class Settings:
     prompt_tokens: int = 6_000
     max_tokens: int = 800
     recent: int = 100
+    log_tenants: bool = False
     health_timeout: float = 2.0
     watchdog: bool = True
     memory_mb: float | None = None

@@ -9,7 +9,8 @@ Source: the queue of text-embeddings-inference and the batch scheduling of DataL
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Self
 
 import anyio
@@ -17,7 +18,9 @@ from anyio.lowlevel import checkpoint
 
 from ragcore.errors import EmbeddingError, NotOpen, Overloaded
 from ragcore.lifecycle.bound import expires_at, inherit
+from ragcore.lifecycle.operations import Operation, begin, current
 from ragcore.lifecycle.owner import Owner
+from ragcore.lifecycle.stages import following_all, listener
 from ragcore.protocols import Vector
 from ragcore.resilience.flow import current_flow, flow
 from ragcore.resilience.patience import in_line, patience_in_force
@@ -196,7 +199,7 @@ class Coalescer:
         began = anyio.current_time()
         try:
             # A request for several flows belongs to no flow: a breaker must not count its failure for one of them.
-            with flow(flows[0] if len(flows) == 1 else ""):
+            with flow(flows[0] if len(flows) == 1 else ""), _reported(items):
                 vectors = await self._send([item.text for item in items], len(flows) > 1)
             for item, vector in zip(items, vectors, strict=True):
                 item.vector = vector
@@ -215,6 +218,24 @@ class Coalescer:
         first = set(flows[: len(flows) // 2])
         await self._deliver([item for item in items if item.flow in first])
         await self._deliver([item for item in items if item.flow not in first])
+
+
+@contextmanager
+def _reported(items: Sequence[_Item]) -> Iterator[None]:
+    """Report what happens in the block to the calls that wait for these texts, since a request runs in no call's context.
+
+    In a trace, the request of one caller is a part of that caller's operation. A shared request is an operation of its own, which names its callers.
+    """
+    lines = [line for item in items for line in item.lines]
+    operations = list(dict.fromkeys(line.operation for line in lines if line.operation.observed))
+    if not operations:
+        step: Operation | AbstractContextManager[None] = nullcontext()
+    elif len(operations) == 1:
+        step = operations[0].active()
+    else:
+        step = begin("embed", callers=operations, **operations[0].about)
+    with step, following_all(line.listener for line in lines):
+        yield
 
 
 def _may_be_caused_by_one_flow(error: Exception) -> bool:
@@ -263,12 +284,14 @@ class _Item:
 class _Line:
     """A caller's wait until its text is sent. The embedder's limits do not apply during this wait."""
 
-    __slots__ = ("_item", "_waiting", "patience")
+    __slots__ = ("_item", "_waiting", "listener", "operation", "patience")
 
     def __init__(self, item: _Item) -> None:
         self._item = item
         self._waiting = in_line()
         self.patience = patience_in_force.get()
+        self.listener = listener()
+        self.operation = current()
 
     def __enter__(self) -> Self:
         self._waiting.__enter__()

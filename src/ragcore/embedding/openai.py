@@ -132,6 +132,11 @@ class OpenAIEmbedder(Part):
         """Return the number of tokens of `text`. It is an estimate until tiktoken's ranks are loaded, and exact from then on."""
         return self._tokens.count(text)
 
+    @property
+    def server(self) -> tuple[str, int] | None:
+        """The host and the port of the server; None if they aren't known yet."""
+        return self._client.server
+
     def wait_for_tokenizer(self, seconds: float) -> bool:
         """Block for at most `seconds`, until tiktoken's ranks are loaded or could not be loaded.
 

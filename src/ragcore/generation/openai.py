@@ -116,6 +116,11 @@ class OpenAIGenerator(Part):
         """Count the tokens of `text`. The count is an estimate until tiktoken's ranks are loaded, and exact afterwards."""
         return self._tokens.count(text)
 
+    @property
+    def server(self) -> tuple[str, int] | None:
+        """The host and the port of the server; None if they aren't known yet."""
+        return self._client.server
+
     async def generate(self, prompt: Prompt, /) -> Generation:
         """Return the whole answer."""
         return await collect(self.stream(prompt))

@@ -50,7 +50,7 @@ class Relay(Source):
         first_within: float = math.inf,
         place_within: float = math.inf,
     ) -> None:
-        super().__init__(name, first_within=first_within, place_within=place_within)
+        super().__init__(generator, prompt, name=name, first_within=first_within, place_within=place_within)
         self._generator = generator
         self._prompt = prompt
         self._when = expires_at()
@@ -88,10 +88,12 @@ class Relay(Source):
     def _end(self) -> Piece:
         if self._error is None:
             raise StopAsyncIteration
-        raise failure(self._error, self.name)
+        ours = failure(self._error, self.name)
+        self._operation.failed(ours)
+        raise ours
 
-    async def aclose(self) -> None:
-        """Leave the stream and cancel its task. If the task exceeds the time limit of a clean-up, it ends later, in the owner's task group."""
+    async def _leave(self) -> None:
+        """Leave the stream and cancel its task. A task that needs longer than a clean-up may take ends later, in the owner's task group."""
         # Cancel the scope first: a piece that the task added after `clear` would never be read.
         self._scope.cancel()
         self._left = True
@@ -102,7 +104,7 @@ class Relay(Source):
 
     async def _run(self) -> None:
         try:
-            with self._scope, inherit(None if math.isinf(self._when) else self._when):
+            with self._scope, inherit(None if math.isinf(self._when) else self._when), self._operation.active():
                 async with self._generator.stream(self._prompt) as pieces:
                     try:
                         await self._pass_on(pieces)
@@ -126,6 +128,8 @@ class Relay(Source):
         """Pass a piece to the reader; wait while too many are unread."""
         if piece == "":
             return
+        if self._operation.observed:
+            self._saw(piece)
         self._pieces.append(piece)
         if self._arrived is not None:
             self._arrived.set()

@@ -10,9 +10,11 @@ import anyio
 
 from ragcore.errors import GenerationError, RagcoreError
 from ragcore.generation.ending import says_nothing
+from ragcore.generation.extractive import ExtractiveGenerator
+from ragcore.lifecycle.operations import UNOBSERVED, begin
 from ragcore.protocols import Generator
 from ragcore.resilience.patience import Patience
-from ragcore.types import Generation
+from ragcore.types import Generation, Prompt
 
 __all__ = ["Piece", "Source", "checked", "failure", "runs_in_any_task"]
 
@@ -23,13 +25,23 @@ class Source(ABC):
     """One stream of a generator. Iterate over it, then `aclose` it.
 
     Args:
+        generator, prompt: the generator, and the prompt that it answers.
         name: the generator's name in errors.
         first_within: seconds until the first token. Time in ragcore's own queues does not count.
         place_within: seconds until the request has a place.
     """
 
-    def __init__(self, name: str, *, first_within: float, place_within: float) -> None:
+    def __init__(
+        self, generator: Generator, prompt: Prompt, *, name: str, first_within: float, place_within: float
+    ) -> None:
         self.name = name
+        # Quotation asks no model, so it is no operation.
+        self._operation = (
+            UNOBSERVED
+            if isinstance(generator, ExtractiveGenerator)
+            else begin("generate", component=generator, model=name, prompt=prompt)
+        )
+        self._began = anyio.current_time()
         self._patience = Patience(first_within, place_by=anyio.current_time() + place_within)
 
     async def first(self) -> Piece:
@@ -42,14 +54,16 @@ class Source(ABC):
             try:
                 return await self.__anext__()
             except StopAsyncIteration:
-                raise GenerationError(
-                    f"{self.name} ended without a result", dependency=self.name, stage="generate"
-                ) from None
-        raise GenerationError(
+                error = GenerationError(f"{self.name} ended without a result", dependency=self.name, stage="generate")
+                self._operation.failed(error)
+                raise error from None
+        late = GenerationError(
             f"{self.name} did not begin to answer within {patience.seconds:.1f} s",
             dependency=self.name,
             stage="generate",
         )
+        self._operation.failed(late)
+        raise late
 
     def __aiter__(self) -> Self:
         return self
@@ -58,9 +72,27 @@ class Source(ABC):
     def __anext__(self) -> Awaitable[Piece]:
         """Return the next piece."""
 
-    @abstractmethod
     async def aclose(self) -> None:
         """Leave the stream and cancel its request."""
+        try:
+            await self._leave()
+        finally:
+            operation = self._operation
+            if "generation" not in operation.found:
+                operation.cut_off()
+            operation.end()
+
+    @abstractmethod
+    async def _leave(self) -> None:
+        """Leave the stream and cancel its request."""
+
+    def _saw(self, piece: Piece) -> None:
+        """Note the time of the first piece, and the result."""
+        operation = self._operation
+        if "first" not in operation.found:
+            operation.note(first=anyio.current_time() - self._began)
+        if isinstance(piece, Generation):
+            operation.note(generation=piece)
 
 
 def checked(piece: object, name: str) -> Piece:

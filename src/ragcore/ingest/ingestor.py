@@ -32,6 +32,7 @@ from ragcore.ingest.options import CHUNK_TOKENS, OVERLAP_TOKENS, check_chunking
 from ragcore.ingest.run import Run
 from ragcore.ingest.step_limit import StepLimit
 from ragcore.lifecycle.closing import closing
+from ragcore.lifecycle.operations import begin
 from ragcore.protocols import EmbeddedDocument, Embedder, EmbedTextRecorder, Expiring, Store, Vector
 from ragcore.resilience import Bulkhead
 from ragcore.resilience.threads import Threads
@@ -290,7 +291,8 @@ class Ingestor:
             part = texts[start : start + EMBED_AT_ONCE]
             try:
                 async with self._turns:
-                    vectors = await limit.embedding(self.embedder.embed(part, kind="document"))
+                    with begin("embed", component=self.embedder):
+                        vectors = await limit.embedding(self.embedder.embed(part, kind="document"))
             except RagcoreError:
                 raise
             except Exception as error:

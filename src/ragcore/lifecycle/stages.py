@@ -6,7 +6,7 @@ component and the client's record of a failed call have the same numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from typing import Protocol
@@ -15,7 +15,7 @@ import anyio
 
 from ragcore.value import Timings
 
-__all__ = ["Stopwatch", "following"]
+__all__ = ["Listener", "Stopwatch", "following", "following_all", "listener", "retried"]
 
 
 class Listener(Protocol):
@@ -26,6 +26,9 @@ class Listener(Protocol):
 
     def on_embedded(self, tokens: int) -> None:
         """Record that `tokens` tokens were embedded for the call. They count even if the call fails later."""
+
+    def on_retry(self) -> None:
+        """Record that a request for the call is repeated."""
 
 
 _listener: ContextVar[Listener | None] = ContextVar("ragcore.stages", default=None)
@@ -104,6 +107,40 @@ class following:  # noqa: N801  # reads as a participle: `with following(listene
 
     def __exit__(self, *exc: object) -> None:
         _listener.reset(self._token)
+
+
+class _Several:
+    """Passes the reports of work for several calls on to all of them. Such work is a part of a stage, so it reports only what is repeated."""
+
+    def __init__(self, listeners: Iterable[Listener]) -> None:
+        self._listeners = tuple(dict.fromkeys(listeners))
+
+    def on_stage(self, stage: str, seconds: float | None) -> None:
+        """Do nothing: each call measures its own stage."""
+
+    def on_embedded(self, tokens: int) -> None:
+        """Do nothing: each call counts its own tokens."""
+
+    def on_retry(self) -> None:
+        for one in self._listeners:
+            one.on_retry()
+
+
+def listener() -> Listener | None:
+    """Return the listener of this context; None if there is none."""
+    return _listener.get()
+
+
+def following_all(listeners: Iterable[Listener | None]) -> following:
+    """Report repeated requests of the block to all these listeners."""
+    return following(_Several(one for one in listeners if one is not None))
+
+
+def retried() -> None:
+    """Report that a request is repeated."""
+    own = _listener.get()
+    if own is not None:
+        own.on_retry()
 
 
 def _report(stage: str, seconds: float | None) -> None:

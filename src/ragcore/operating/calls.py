@@ -7,7 +7,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 import anyio
@@ -16,19 +16,25 @@ from ragcore.audit import Actor, actor, record
 from ragcore.errors import DeadlineExceeded, GenerationError, NotOpen, RagcoreError
 from ragcore.events import emit, listening
 from ragcore.generation.prompt import render
+from ragcore.lifecycle import operations
 from ragcore.lifecycle.bound import expires_at, inherit
 from ragcore.lifecycle.stages import following
+from ragcore.operating.call_log import log_call
 from ragcore.operating.findings import Findings
+from ragcore.operating.waiting import current_task, waiting_on
 from ragcore.resilience.clock import cancel_scope, running
 from ragcore.resilience.flow import flow
 from ragcore.text.tokens import estimate_tokens
 from ragcore.types import CallInfo, Generation, Prompt, Timings, Usage
 
-__all__ = ["CHARACTERS_A_TOKEN", "Call", "Calls", "spent_by", "stack_of"]
+__all__ = ["CHARACTERS_A_TOKEN", "Call", "Calls", "spent_by"]
 
 
 # Used to estimate the tokens of models that don't report them.
 CHARACTERS_A_TOKEN = 4
+# What a stream waits for between two steps.
+READER = "the reader of the stream"
+STAGES = ("rewrite", "embed", "search", "rerank", "generate", "first_token")
 
 
 class Calls:
@@ -38,6 +44,7 @@ class Calls:
 
     Args:
         recent: the number of finished calls to remember.
+        plain_tenants: whether the log of calls has the names of tenants, and not their pseudonyms.
 
     Attributes:
         blocked: seconds for which the event loop has been blocked so far, measured by the watchdog.
@@ -47,10 +54,11 @@ class Calls:
     closed: bool
     blocked: float
 
-    def __init__(self, *, recent: int) -> None:
+    def __init__(self, *, recent: int, plain_tenants: bool = False) -> None:
         self._running: dict[str, Call] = {}
         self._finished: deque[CallInfo] = deque(maxlen=recent)
         self._outcomes: dict[str, int] = {}
+        self._plain_tenants = plain_tenants
         self._idle = anyio.Event()
         self._draining: anyio.CancelScope | None = None
         self.closed = False
@@ -72,6 +80,7 @@ class Calls:
         self._running[call.id] = call
         if len(self._running) == 1 and self.on_first is not None:
             self.on_first()
+        emit("call.started", method, id=call.id)
         return call
 
     def inflight(self) -> tuple[CallInfo, ...]:
@@ -80,8 +89,10 @@ class Calls:
 
     def withdraw(self, call: Call) -> None:
         """Remove a call that was refused before it did anything, without a record of it."""
-        if self._running.pop(call.id, None) is not None and not self._running:
-            self._idle.set()
+        if self._running.pop(call.id, None) is not None:
+            self._end(call, "LimitExceeded")
+            if not self._running:
+                self._idle.set()
 
     def running_of(self, tenant: str) -> int:
         """Return the number of running calls of a tenant."""
@@ -149,6 +160,34 @@ class Calls:
             passages=call.passages,
             documents=call.documents,
         )
+        log_call(
+            call_id=call.id,
+            method=call.method,
+            tenant=call.tenant,
+            outcome=outcome,
+            elapsed=call.elapsed(),
+            stages=call.stages(),
+            degraded=call.findings.stages,
+            finish_reason=call.findings.finish_reason,
+            attempts=1 + call.retries,
+            plain_tenant=self._plain_tenants,
+        )
+        self._end(call, outcome)
+        if not self._running:
+            self._idle.set()
+
+    def _end(self, call: Call, outcome: str) -> None:
+        """Tell listeners and observers that a call has ended."""
+        if call.operation.observed:
+            call.operation.note(
+                outcome=outcome,
+                stage=call.stage,
+                degraded=call.findings.stages,
+                finish_reason=call.findings.finish_reason,
+            )
+            if outcome not in ("ok", "degraded"):
+                call.operation.failed(outcome)
+            call.operation.end()
         if listening():
             emit(
                 "call.finished",
@@ -157,10 +196,9 @@ class Calls:
                 stage=call.stage,
                 outcome=outcome,
                 elapsed=call.elapsed(),
+                attempts=1 + call.retries,
                 **call.findings.figures(call.timings),
             )
-        if not self._running:
-            self._idle.set()
 
 
 class Call:
@@ -190,6 +228,7 @@ class Call:
         self.began = anyio.current_time()
         self.budget = timeout
         self.findings = Findings()
+        self.retries = 0  # the number of requests that were repeated
         # For the audit log: passages that were returned, documents that were changed, and (`actor`) who made the call.
         self.passages = 0
         self.documents = 0
@@ -213,6 +252,9 @@ class Call:
         self._stages = following(self)
         self._flow = flow(tenant)
         self._inherit = None if timeout is None else inherit(self.when)
+        # In the caller's context, which is the parent of the call's span.
+        self.operation = operations.begin("call", method=method, id=id, tenant=tenant)
+        self._step = self.operation.active()
         self._blocked_before = calls.blocked
         self.task: Any = None
 
@@ -274,7 +316,7 @@ class Call:
             tenant=self.tenant,
             stage=self.stage,
             elapsed=self.elapsed(),
-            waiting_on=_waiting_on(self.task) if outcome is None else None,
+            waiting_on=(waiting_on(self.task) if self.stepping else READER) if outcome is None else None,
             outcome=outcome,
         )
 
@@ -292,7 +334,7 @@ class Call:
         if self._cancelled:
             raise self._closed()
         task, clock = running()
-        self.task = task or _trio_task()
+        self.task = task or current_task()
         self._scope = scope = cancel_scope(math.inf if self.timed_by_owner else self._own, task)
         scope.__enter__()
         if self.timed_by_owner and clock() >= self._own:
@@ -301,12 +343,16 @@ class Call:
         self._flow.__enter__()
         if self._inherit is not None:
             self._inherit.__enter__()
+        if self.operation is not operations.UNOBSERVED:
+            self._step.__enter__()
         return self
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
     ) -> None:
         assert self._scope is not None
+        if self.operation is not operations.UNOBSERVED:
+            self._step.__exit__()
         if self._inherit is not None:
             self._inherit.__exit__()
         self._flow.__exit__(None, None, None)
@@ -326,6 +372,14 @@ class Call:
     def on_embedded(self, tokens: int) -> None:
         """Count tokens that were embedded for the call."""
         self.embedded += tokens
+
+    def on_retry(self) -> None:
+        """Count a request that is repeated for the call."""
+        self.retries += 1
+
+    def stages(self) -> dict[str, float]:
+        """Return the seconds of each stage so far, and to the first token, without those that did not run."""
+        return {stage: seconds for stage in STAGES if (seconds := getattr(self.timings, stage)) is not None}
 
     def expired(self) -> DeadlineExceeded:
         """Return the error for a call whose time is used up."""
@@ -351,47 +405,3 @@ def spent_by(error: BaseException) -> tuple[tuple[str, Usage], ...]:
     if not isinstance(error, GenerationError) or error.used_tokens is None:
         return ()
     return ((error.model, Usage(prompt_tokens=error.used_tokens[0], completion_tokens=error.used_tokens[1])),)
-
-
-def _trio_task() -> Any:
-    import trio
-
-    return trio.lowlevel.current_task()
-
-
-def stack_of(task: Any) -> str:
-    """Return the frames that a task awaits, outermost first, one on each line, without source code."""
-    return "\n".join(
-        f"  {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}" for frame in _frames(task)
-    )
-
-
-def _waiting_on(task: Any) -> str | None:
-    """Return the innermost frame that a task awaits."""
-    frame = next(iter(reversed(_frames(task))), None)
-    if frame is None:
-        return None
-    return f"{frame.f_globals.get('__name__', '?')}.{frame.f_code.co_qualname}:{frame.f_lineno}"
-
-
-def _frames(task: Any) -> list[FrameType]:
-    """Return the frames that a task awaits, outermost first. `Task.get_stack()` shows only the outermost one."""
-    coroutine = None if task is None else task.get_coro() if hasattr(task, "get_coro") else task.coro
-    frames = []
-    for _ in range(200):
-        frame = (
-            getattr(coroutine, "cr_frame", None)
-            or getattr(coroutine, "ag_frame", None)
-            or getattr(coroutine, "gi_frame", None)
-        )
-        if frame is not None:
-            frames.append(frame)
-        inner = (
-            getattr(coroutine, "cr_await", None)
-            or getattr(coroutine, "ag_await", None)
-            or getattr(coroutine, "gi_yieldfrom", None)
-        )
-        if inner is None:
-            break
-        coroutine = inner
-    return frames

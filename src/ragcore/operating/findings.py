@@ -19,18 +19,26 @@ class Findings:
         degradations: the stages that failed, each with its fallback.
         found: whether the documents answer the question; None before the search.
         top_score: the best cosine similarity of a chunk; None if unknown.
+        finish_reason: why the model stopped; None before an answer.
     """
 
-    __slots__ = ("degradations", "found", "top_score")
+    __slots__ = ("degradations", "finish_reason", "found", "top_score")
 
     degradations: tuple[Degradation, ...]
     found: bool | None
     top_score: float | None
+    finish_reason: str | None
 
     def __init__(self) -> None:
         self.degradations = ()
         self.found = None
         self.top_score = None
+        self.finish_reason = None
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that failed and were replaced, each once."""
+        return tuple(dict.fromkeys(part.stage for part in self.degradations))
 
     @property
     def degraded(self) -> bool:
@@ -49,6 +57,7 @@ class Findings:
         """Record the quality of an answer."""
         self.degradations = answer.degraded
         self.found = answer.found
+        self.finish_reason = answer.finish_reason
 
     def figures(self, timings: Timings) -> dict[str, Any]:
         """Return the data of the event: numbers and short words, never a text."""
@@ -59,4 +68,5 @@ class Findings:
             "degraded": {part.stage: part.error for part in self.degradations},
             "found": self.found,
             "top_score": self.top_score,
+            "finish_reason": self.finish_reason,
         }

@@ -27,7 +27,8 @@ from anyio.lowlevel import current_token
 
 from ragcore.compat.private import executor_queue
 from ragcore.events import emit
-from ragcore.operating.calls import Calls, stack_of
+from ragcore.operating.calls import Calls
+from ragcore.operating.waiting import stack_of
 from ragcore.resilience.clock import clock
 
 __all__ = ["Watchdog", "blocking_allowed"]

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from ragcore.events import emit
 from ragcore.lifecycle.bound import inherited
+from ragcore.lifecycle.stages import retried
 from ragcore.resilience.admission import admit, admit_at_once
 from ragcore.resilience.attempt import Attempt, AttemptTimeout
 from ragcore.resilience.call import Call
@@ -117,5 +118,6 @@ def _wait_before_retry(call: Call, error: Exception) -> float | None:
         emit("retry.budget_empty", dependency.name, attempt=number + 1, error=type(error).__name__)
         return None
     dependency.retries += 1
+    retried()
     emit("retry.attempt", dependency.name, attempt=number + 1, wait=wait, error=type(error).__name__)
     return wait

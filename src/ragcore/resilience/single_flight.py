@@ -12,12 +12,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Awaitable, Callable, Hashable
+from contextlib import AbstractContextManager
 from contextvars import Context, ContextVar
 from typing import Any, TypeVar
 
 import anyio
 
 from ragcore.events import emit
+from ragcore.lifecycle.operations import current
 from ragcore.lifecycle.part import Part
 from ragcore.resilience.flow import current_flow
 from ragcore.resilience.patience import in_line, patience_in_force
@@ -72,7 +74,8 @@ class SingleFlight(Part):
         flight = self._flights.get(key)
         if flight is None:
             leading = flight = _Flight()
-            owner.spawn(lambda: self._fly(key, leading, fn), name="flight", context=_context(_flying.get()))
+            step = current().active()  # a trace shows the work as a part of its first caller's operation
+            owner.spawn(lambda: self._fly(key, leading, fn, step), name="flight", context=_context(_flying.get()))
             self._flights[key] = flight
             self._led += 1
             emit("flight.started", self.name)
@@ -95,11 +98,13 @@ class SingleFlight(Part):
         """Return counters, serialisable."""
         return SingleFlightSnapshot(name=self.name, flying=len(self._flights), led=self._led, joined=self._joined)
 
-    async def _fly(self, key: Hashable, flight: _Flight, fn: Callable[[], Awaitable[Any]]) -> None:
+    async def _fly(
+        self, key: Hashable, flight: _Flight, fn: Callable[[], Awaitable[Any]], step: AbstractContextManager[None]
+    ) -> None:
         _flying.set(_flying.get() | {(self, key)})  # in the task's own context, which ends with the task
         patience_in_force.set(flight)
         try:
-            with flight.scope:
+            with step, flight.scope:
                 flight.value = await fn()
                 flight.done = True
         except Exception as error:

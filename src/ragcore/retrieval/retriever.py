@@ -25,6 +25,7 @@ from ragcore.errors import (
     Unsupported,
 )
 from ragcore.events import emit
+from ragcore.lifecycle.operations import begin
 from ragcore.lifecycle.part import Part, Parts
 from ragcore.lifecycle.stages import Stopwatch
 from ragcore.protocols import Embedder, Looking, Searcher, Store, Vector
@@ -164,11 +165,12 @@ class Retriever(Part):
         failed: EmbeddingError | CircuitOpen | None = None
         if plan.mode != "text":
             try:
-                with watch.measure("embed"), flow(plan.tenant):
-                    # The redaction runs outside of the embedder's time limit, because slow redaction must not be reported as a slow embedder.
+                with watch.measure("embed"), flow(plan.tenant), begin("embed", component=self.embedder) as embedding:
+                    # Outside of the embedder's time limit: slow redaction must not be reported as a slow embedder.
                     text = await self._redacting.redacted(self.redact, plan.searched)
                     vector = await (self._embed(text) if degrade is False else self._embed_in_time(text))
-                usage = self._used(plan.searched, watch)
+                    usage = self._used(plan.searched, watch)
+                    embedding.note(input_tokens=usage.embedding_tokens)
             except (EmbeddingError, CircuitOpen) as error:
                 if degrade is False:
                     raise
@@ -176,7 +178,7 @@ class Retriever(Part):
                 emit("retriever.degraded", "embed", error=type(error).__name__)
                 degraded = (Degradation("embed", str(error), "full text", error=type(error).__name__),)
                 plan = replace(plan, mode="text")
-        with watch.measure("search"):
+        with watch.measure("search"), begin("search", component=self.store, plan=plan) as searching:
             query = replace(
                 plan.query(vector),
                 model=self._model(vector),
@@ -199,6 +201,7 @@ class Retriever(Part):
             empty = None if found else await explain_empty(self.store, replace(query, mode=plan.mode), found)
             # A degraded search has mode "text". Its text ranks are not similarities, so the relative threshold does not apply.
             found = near_the_best(found, plan.relative_threshold if plan.mode != "text" else None)
+            searching.note(passages=found)
         degraded = (*degraded, *found.degraded)
         return plan.retrieval(
             found, empty=empty, degraded=degraded, timings=watch.timings(), usage=usage, duplicates=duplicates
@@ -234,10 +237,11 @@ class Retriever(Part):
         }
         plan = plan_search(self, question, tenant, asked)
         watch = Stopwatch()
-        with watch.measure("embed"), flow(plan.tenant):
+        with watch.measure("embed"), flow(plan.tenant), begin("embed", component=self.embedder) as embedding:
             vector = await self._embed(await self._redacting.redacted(self.redact, plan.searched))
-        usage = self._used(plan.searched, watch)
-        with watch.measure("search"):
+            usage = self._used(plan.searched, watch)
+            embedding.note(input_tokens=usage.embedding_tokens)
+        with watch.measure("search"), begin("search", component=self.store, plan=plan) as operation:
             # The report is about the tenant's own chunks, without the effects of the threshold, of shared tenants and of diversity.
             plan = replace(plan, shared=(), diversity=0.0)
             query = replace(plan.query(vector), model=self._model(vector), rerank=False)
@@ -248,6 +252,7 @@ class Retriever(Part):
                 counts = await store.count(tenant=plan.tenant)
                 scores = await self._scores(plan, vector)
             empty = None if found else await explain_empty(self.store, query, found)
+            operation.note(passages=found)
         found[:] = _with_text_scores(found, by_text)
         retrieval = plan.retrieval(found, empty=empty, degraded=(), timings=watch.timings(), usage=usage)
         return report_similarity(retrieval, scores=scores, counts=counts, score_threshold=plan.score_threshold)

@@ -88,7 +88,8 @@ class CallInfo(Value):
         tenant: the tenant whose documents the call reads or writes.
         stage: the stage that runs now, or the last one if the call is finished.
         elapsed: seconds so far, or in total if the call is finished.
-        waiting_on: the innermost function that the call awaits; None if it can't be determined or the call is finished.
+        waiting_on: what the call waits for: the innermost function that it awaits, outside of the event loop's own code, as "module.function:line"; "the
+            reader of the stream" for a stream between two pieces. None if the call is finished.
         outcome: "ok", "degraded", "cancelled" or the error's class name; None while the call runs.
     """
 

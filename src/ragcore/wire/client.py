@@ -80,6 +80,15 @@ class OpenAIClient:
         )
         return Unsaid(secrets, body)
 
+    @property
+    def server(self) -> tuple[str, int] | None:
+        """The host and the port of the server; None before `open` of a closed client."""
+        sdk = self._sdk or self._made or self._given
+        if sdk is None:
+            return None
+        url = sdk.base_url
+        return url.host, url.port or (80 if url.scheme == "http" else 443)
+
     async def open(self) -> None:
         """Prepare for requests on this event loop, without connecting."""
         made, self._made = self._made, None

@@ -98,6 +98,11 @@ class HTTPReranker(Part):
         )
         self._requests = self._texts = self._tokens = self._search_units = 0
 
+    @property
+    def server(self) -> tuple[str, int] | None:
+        """The host and the port of the server; None if they aren't known yet."""
+        return self._client.server
+
     async def rerank(self, question: str, texts: Sequence[str], /) -> list[float]:
         """Return the relevance of each text, in the order of `texts`. See `Reranker.rerank`."""
         self._check_open()

@@ -23,6 +23,7 @@ from ragcore.errors import (
     WrongEventLoop,
 )
 from ragcore.events import emit
+from ragcore.lifecycle.operations import begin
 from ragcore.lifecycle.part import Part, Parts
 from ragcore.lifecycle.stages import Stopwatch
 from ragcore.protocols import Described, Found, Query, Reranker, Searcher
@@ -121,7 +122,8 @@ class RerankedSearcher(Part):
             return found
         with Stopwatch().measure("rerank"), flow(query.tenant):
             try:
-                scores = await (self._scores_in_time(query, found) if query.degrade else self._scores(query, found))
+                with begin("rerank", component=self.reranker, candidates=len(found)):
+                    scores = await (self._scores_in_time(query, found) if query.degrade else self._scores(query, found))
             except MISTAKES:
                 raise
             except RagcoreError as error:

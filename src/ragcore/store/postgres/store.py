@@ -240,6 +240,12 @@ class PgVectorStore(Part):
         """Return the use of the pool as serialisable data."""
         return self._collection.snapshot()
 
+    @property
+    def server(self) -> tuple[str, int | None]:
+        """The host and the port of the database; several hosts as one text, without a port."""
+        address = self._address
+        return address.host or "localhost", address.port
+
     def describe(self) -> Mapping[str, Any]:
         """Return the address and the schema of the store, without secrets."""
         address = self._address
