@@ -76,7 +76,7 @@ ORIGIN = Shape(
     remove="delete from documents where user_id = $1::uuid and document_id = $2",
     named=True,
 )
-# As langchain-postgres 0.0.17 creates them; the index of the vectors is what its documentation recommends.
+# As langchain-postgres 0.0.19 creates them; the index of the vectors is what its documentation recommends.
 LANGCHAIN = Shape(
     name="langchain",
     table=Table(
@@ -108,7 +108,7 @@ LANGCHAIN = Shape(
     """,
     remove="delete from langchain_pg_embedding where cmetadata ->> 'user' = $1 and cmetadata ->> 'doc' = $2",
 )
-# As llama-index-vector-stores-postgres 0.7 creates it, with hybrid search.
+# As llama-index-vector-stores-postgres 0.9.0 creates it, with hybrid search.
 LLAMA_INDEX = Shape(
     name="llama_index",
     table=Table(
@@ -135,8 +135,9 @@ LLAMA_INDEX = Shape(
     """,
     insert="""
         insert into data_documents (text, metadata_, node_id, embedding) select
-            $5, ($8::jsonb || jsonb_build_object('user', $1::text, 'ref_doc_id', $2::text, 'title', $6::text, 'file_name', $7::text, 'place', $4::integer))::json,
-            $3, $9::text::vector
+            $5, ($8::jsonb || jsonb_build_object(
+                'user', $1::text, 'ref_doc_id', $2::text, 'title', $6::text, 'file_name', $7::text, 'place', $4::integer
+            ))::json, $3, $9::text::vector
     """,
     remove="delete from data_documents where metadata_ ->> 'user' = $1 and metadata_ ->> 'ref_doc_id' = $2",
 )
