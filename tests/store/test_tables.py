@@ -200,7 +200,7 @@ BAD = {
     ),
     "no right": (
         Table(table="hidden", tenant="owner", isolation="where", exact=True),
-        "may not read public.hidden.id: .* `grant select",
+        "may not read id, text, embedding, owner of public.hidden: .* `grant select",
     ),
     "no row-level security": (
         replace(MAPPED, isolation="rls"),

@@ -297,14 +297,10 @@ def _column_problems(catalogue: Catalogue, table: Table) -> Iterator[str]:
         if facts is None:
             yield f"{name}: {where} has no column {column.name!r}; it has {', '.join(relation.columns)}"
             continue
-        if not facts["may_select"]:
-            yield (
-                f"{name}: {catalogue.role} may not read {where}.{column.name}: as its owner, run "
-                f"`grant select on {where} to {quoted(catalogue.role)}`"
-            )
         problem = _type_problem(name, column, facts)
         if problem is not None:
             yield f"{name}: {where}.{column.name} {problem}"
+    yield from _right_problems(catalogue, table)
     chunks, parent = catalogue.chunks, catalogue.parent
     assert chunks is not None
     if parent is not None:
@@ -318,6 +314,25 @@ def _column_problems(catalogue: Catalogue, table: Table) -> Iterator[str]:
                 yield f"join: {table.relation}.{own} is {types[0]}, and {table.parent_relation}.{other} is {types[1]}: join columns of one type"
             if not parent.columns[other]["unique"]:
                 yield f"join: {table.parent_relation}.{other} has no unique index, so a chunk could have several parents: create one"
+
+
+def _right_problems(catalogue: Catalogue, table: Table) -> Iterator[str]:
+    """Yield one message for each table that the role may not read: the statements name all of its columns."""
+    for what, relation, name in (
+        ("table", catalogue.chunks, table.relation),
+        ("parent", catalogue.parent, table.parent_relation),
+    ):
+        if relation is None:
+            continue
+        used = {column.name for column in table.columns.values() if column.in_parent == (what == "parent")}
+        if table.parent is not None:
+            used.add(table.keys[what == "parent"])
+        denied = [one for one, facts in relation.columns.items() if one in used and not facts["may_select"]]
+        if denied:
+            role = quoted(catalogue.role)
+            yield (
+                f"{what}: {catalogue.role} may not read {', '.join(denied)} of {name}: as its owner, run `grant select on {name} to {role}`"
+            )
 
 
 def _type_problem(name: str, column: Column, facts: Mapping[str, Any]) -> str | None:

@@ -94,8 +94,13 @@ class Shape:
         table = self.table
         chunks = f"{quoted(table.schema)}.{quoted(table.table)}"
         condition = f" where (\n{table.predicate}\n)" if table.predicate else ""
-        source = f"(select i.ctid as row_place, i.tableoid as row_table, i.* from {chunks} as i{condition}) as t"  # noqa: S608  # quoted
         columns = table.columns
+        # Only the columns that are used, since the role may have no right to read the others.
+        read = {column.name for column in columns.values() if not column.in_parent}
+        if table.parent is not None:
+            read.add(table.keys[0])
+        names = ", ".join(f"i.{quoted(name)}" for name in sorted(read))
+        source = f"(select i.ctid as row_place, i.tableoid as row_table, {names} from {chunks} as i{condition}) as t"  # noqa: S608  # quoted
         if table.parent is not None:
             parent = f"{quoted(table.parent_schema or table.schema)}.{quoted(table.parent)}"
             own, other = (quoted(key) for key in table.keys)
