@@ -1,5 +1,11 @@
 -- Vector and text search of an existing table, fused in one statement with the rules of `hybrid`. $1 tenant, $2 vector, $3 question, $4 threshold or null
 with {nearest},
+nearest as materialized (
+    select row_table, row_place, tenant, id, min(distance) as distance, min(scan) as scan
+    from ({found_rows}) as found_rows
+    where distance <> 'NaN' and abs(distance) <> 'Infinity'
+    group by row_table, row_place, tenant, id
+),
 usable as materialized (
     select *, 1::float8 - distance as score, row_number() over (order by distance, id collate "C") as rank from nearest
 ),

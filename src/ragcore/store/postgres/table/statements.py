@@ -25,6 +25,13 @@ COUNTED = """(
         select count(*) <= {exact_rows}::bigint
         from (select from {rows} where c.tenant = settings.tenant {filter} limit {exact_rows}::bigint + 1::bigint) as counted
     )"""
+# The rows that are compared exactly: all of a small tenant, or a limited number if the index returned too few.
+ALL = "{rows} where s.small and c.tenant = s.tenant and c.embedding is not null {filter}"
+SOME = """(
+        select c.* from {rows}
+        where not s.small and (select count(*) from by_index) < {depth}::bigint and c.tenant = s.tenant and c.embedding is not null {filter}
+        limit {completed_rows}
+    ) as c"""
 PASSAGE_COLUMNS = ", ".join(
     f"c.{name}" for name in ("id", "document_id", "text", "title", "source", "start_char", "end_char", "metadata")
 )
@@ -220,22 +227,31 @@ def _compose_search(search: TableSearch) -> str:
     depth = max(DEPTH, search.top_k) if search.mode == "hybrid" else search.top_k
     half = index is not None and index.cast == "halfvec"
     small = {None: COUNTED, True: "true", False: "false"}[search.exactly]
+    exact = filled(SQL["table_exactly"], {"scan": "exact", "compared": ALL})
+    completed = filled(SQL["table_exactly"], {"scan": "completed", "compared": SOME})
+    # A step that the search can't need is left out: PostgreSQL would prepare it at each execution.
+    steps = [
+        *([] if search.exactly is False else [exact]),
+        *([] if search.exactly else ["select *, 'index' as scan from by_index", completed]),
+    ]
     parts = {
         "nearest": SQL["table_nearest"],
+        "candidates": "" if search.exactly else SQL["table_by_index"],
+        "found_rows": " union all ".join(steps),
         "by_text": SQL["table_by_text"],
         "passage": SQL["table_passage"],
         "passage_columns": PASSAGE_COLUMNS,
         "small": small,
         "index_settings": _index_settings(search),
-        "own_hidden": "case when c.tenant = s.tenant then true else false end",
         "fused": FUSED[search.fusion],
         "vector_weight": f"{VECTOR_WEIGHT}::float8",
         "text_weight": f"{1 - VECTOR_WEIGHT}::float8",
         "rank_constant": str(RANK_CONSTANT),
         "top_k": str(search.top_k),
         "depth": str(depth),
-        # Half precision may confuse neighbours, and a walk through the index returns them in a rough order, so full precision ranks them again.
-        "fetched": str(max((2 if half else 1) * depth, min(FETCHED * search.top_k, 2 * depth))),
+        # Half precision may confuse neighbours, so full precision ranks twice as many again. A walk that goes on after its first ef_search chunks returns
+        # them in a rough order, so a search with a filter, for which it often goes on, fetches more than are wanted.
+        "fetched": str((2 if half else 1) * depth if search.exactly is False else max(FETCHED * search.top_k, depth)),
         "text_depth": str(search.top_k if search.mode == "text" else depth),
         "exact_rows": str(search.exact_rows),
         "completed_rows": str(COMPLETING * max(search.exact_rows, 1_000)),
