@@ -14,6 +14,7 @@ import numpy as np
 from pgvector.asyncpg import register_vector
 from tests.support.squad import SQUAD, TENANT, Squad, Widened, ingested, read_documents
 
+from benchmarks.scenarios.adopted import adopted
 from benchmarks.scenarios.crowd import empty_beside_found, starved, text_of_large_tenants
 from benchmarks.scenarios.earlier import beside_release_0_1
 from ragcore import Filter, PgVectorStore, Query, Secret, meta
@@ -56,6 +57,7 @@ async def _run(quick: bool) -> Figures:
         await _recall_against_rate(squad, figures, step)
         await _by_selectivity(squad, figures, step)
         await _beside_by_hand(squad, figures, quick=quick)
+        await adopted(squad, figures, calls_per_second=_calls_per_second, quick=quick)
         await empty_beside_found(figures, squad.store, [_query(squad, number, "vector") for number in range(200)])
         await _in_half_precision(squad, figures, step, passages=500 if quick else None)
         dsn = squad.store._address.dsn.reveal()

@@ -73,6 +73,8 @@ if TYPE_CHECKING:
     from ragcore.retrieval.retriever import Retriever as Retriever
     from ragcore.store import MemoryStore as MemoryStore
     from ragcore.store import PgVectorStore as PgVectorStore
+    from ragcore.store import Table as Table
+    from ragcore.store import TableStore as TableStore
     from ragcore.text.redaction import Redaction as Redaction
     from ragcore.text.tokens import estimate_tokens as estimate_tokens
     from ragcore.types import Answer as Answer
@@ -157,7 +159,7 @@ else:
         "retrieval.reranking.searcher": ("RerankedSearcher",),
         "retrieval.retriever": ("Retriever",),
         "types.secret": ("Secret",),
-        "store": ("MemoryStore", "PgVectorStore"),
+        "store": ("MemoryStore", "PgVectorStore", "Table", "TableStore"),
         "client.many": ("Answers",),
         "client.stream": ("AnswerStream",),
         "value": ("Timings",),
@@ -263,6 +265,8 @@ __all__ = [
     "Store",
     "StoreError",
     "StreamEvent",
+    "Table",
+    "TableStore",
     "TenantView",
     "Timings",
     "Turn",

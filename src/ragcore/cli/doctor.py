@@ -24,6 +24,7 @@ from ragcore.protocols import Embedder
 from ragcore.resilience import deadline
 from ragcore.retrieval.reranking.searcher import RerankedSearcher
 from ragcore.store.postgres import Inspection, PgVectorStore
+from ragcore.store.postgres.table import TableInspection, TableStore
 from ragcore.text.tokens import TokenCounter
 from ragcore.types.secret import without_credentials
 
@@ -46,7 +47,7 @@ class CheckResults:
     """Results that later checks need."""
 
     config: Config | None = None
-    database: Inspection | None = None
+    database: Inspection | TableInspection | None = None
 
 
 async def examine(options: Options, results: CheckResults | None = None) -> AsyncIterator[Check]:
@@ -137,6 +138,10 @@ async def _database(rag: RAG, results: CheckResults) -> AsyncIterator[Check]:
     store = rag.retriever.store
     if isinstance(store, RerankedSearcher):
         store = store.searcher
+    if isinstance(store, TableStore):
+        async for check in _table(rag, store, results):
+            yield check
+        return
     assert isinstance(store, PgVectorStore)
     try:
         with deadline(SECONDS):
@@ -168,7 +173,34 @@ async def _database(rag: RAG, results: CheckResults) -> AsyncIterator[Check]:
         yield await _documents(store)
 
 
-def _connection(found: Inspection) -> Check:
+async def _table(rag: RAG, store: TableStore, results: CheckResults) -> AsyncIterator[Check]:
+    """Check an existing table: the database, the connection, and the mapping."""
+    try:
+        with deadline(SECONDS):
+            found = await store.inspect()
+    except RagcoreError as error:
+        yield Check("database", "error", str(error))
+        return
+    results.database = found
+    yield Check(
+        "database",
+        "ok",
+        f"PostgreSQL {found.server_version} at {found.address}, pgvector {found.pgvector or 'missing'}",
+    )
+    yield _connection(found)
+    if found.is_complete:
+        about = "not analyzed" if found.about_chunks is None else f"about {found.about_chunks:,} chunks"
+        index = "no index" if found.index is None else f"index {found.index.name}"
+        yield Check(
+            "table",
+            "ok",
+            f"{found.relation}: {found.vector_type}({found.dimension}), {about}, {index}, isolation {found.isolation}",
+        )
+    for finding in found.findings(rag.retriever.embedder):
+        yield Check("table", "error" if finding.severity == "error" else "warning", finding.message)
+
+
+def _connection(found: Inspection | TableInspection) -> Check:
     if found.local:
         return Check("connection", "ok", "a socket of this machine")
     if found.encrypted and found.verified:

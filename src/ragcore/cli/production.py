@@ -13,6 +13,7 @@ import anyio
 from ragcore.cli.doctor import Check
 from ragcore.config import EXTRACTIVE, Config
 from ragcore.store.postgres import Inspection
+from ragcore.store.postgres.table import TableInspection
 from ragcore.types.secret import Secret, without_credentials
 
 __all__ = ["review"]
@@ -27,7 +28,7 @@ OPENAI = "https://api.openai.com/v1"
 
 
 async def review(
-    config: Config, found: Inspection | None, *, tokens: Path | None, audit: Path | None
+    config: Config, found: Inspection | TableInspection | None, *, tokens: Path | None, audit: Path | None
 ) -> AsyncIterator[Check]:
     """Check the requirements of a service in production. Each line that is not "ok" says what to do.
 
@@ -44,7 +45,7 @@ async def review(
         yield check
 
 
-def _role(config: Config, found: Inspection | None) -> Check:
+def _role(config: Config, found: Inspection | TableInspection | None) -> Check:
     name = "production: role"
     if config.allow_unsafe_role:
         return Check(
@@ -59,7 +60,7 @@ def _role(config: Config, found: Inspection | None) -> Check:
     return Check(name, "ok", f"row-level security applies to {found.role}")
 
 
-def _connection(found: Inspection | None) -> Check:
+def _connection(found: Inspection | TableInspection | None) -> Check:
     name = "production: connection"
     if found is None:
         return Check(name, "error", "unknown: the database is not reachable")

@@ -10,6 +10,7 @@ import typer
 from ragcore.cli.arguments import Json
 from ragcore.cli.doctor import CheckResults, examine
 from ragcore.cli.production import review
+from ragcore.cli.proposing import propose_mapping
 from ragcore.cli.rendering import show_checks
 from ragcore.cli.serve import serve as start_serving
 from ragcore.cli.session import DONE, PARTLY, Options, print_json, run_async
@@ -30,11 +31,19 @@ def doctor(
     audit: Annotated[
         Path | None, typer.Option(help="With --production: check this audit log. Pass the --audit of `ragcore serve`.")
     ] = None,
+    table: Annotated[
+        str | None,
+        typer.Option(
+            help="Only propose the settings with which ragcore searches this existing table, as schema.table. Needs DATABASE_URL."
+        ),
+    ] = None,
 ) -> None:
     """Check an installation: interpreter, packages, database, role, schema, embedder, model, tokenizer. Each line shows a result and, if needed, what to do."""
     options: Options = context.obj
 
     async def body() -> int:
+        if table is not None:
+            return await propose_mapping(options, table, as_json=as_json)
         results = CheckResults()
         checks = [check async for check in examine(options, results)]
         if production and results.config is not None:

@@ -151,6 +151,21 @@ def make_store(config: Config, policies: Policies, embedder: Embedder) -> Search
     if config.dsn is None:
         raise ConfigurationError("no DSN: pass Config(dsn=Secret('postgresql://…')), or from_config(…, store=…)")
     # The revealed DSN is never bound to a variable: tools that show the variables of each frame would show the password.
+    if config.table is not None:
+        if config.dsn.reveal().startswith(EMBEDDED_SCHEME):
+            raise ConfigurationError(
+                "table names an existing table, but the database is an embedded one: set dsn to the database that has the table"
+            )
+        from ragcore.store.postgres.table import TableStore
+
+        return TableStore(
+            config.dsn,
+            config.table,
+            pool_size=config.pool_size,
+            exact_rows=config.exact_rows,
+            ef_search=config.ef_search,
+            policy=policies.store,
+        )
     if config.dsn.reveal().startswith(EMBEDDED_SCHEME):
         from ragcore.store.embedded import EmbeddedStore
 

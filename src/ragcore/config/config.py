@@ -15,6 +15,7 @@ from ragcore.config.settings import Settings
 from ragcore.errors import ConfigurationError, InvalidInput
 from ragcore.ingest.options import CHUNK_TOKENS, OVERLAP_TOKENS, READ_SECONDS, check_chunking, check_read_timeout
 from ragcore.retrieval.reranking.apis import RerankAPI
+from ragcore.store.table import Table
 from ragcore.types import EmbedText, Fusion, Mode
 from ragcore.types.secret import Secret, without_credentials
 from ragcore.types.validation import (
@@ -65,6 +66,8 @@ class Config:
         language: language of full-text search in a collection that the embedded database creates: a text search configuration of PostgreSQL, such as
             "german" or "simple". None: "english" for a new collection; an existing collection keeps its own.
         pool_size, ef_search, exact_rows, allow_unsafe_role: as in `PgVectorStore`.
+        table: the mapping of an existing table, which `TableStore` searches; None: a collection of ragcore. `schema`, `allow_unsafe_role` and the settings for
+            cutting documents do not apply to it.
         settings: timeouts, limits and texts.
     """
 
@@ -103,6 +106,7 @@ class Config:
     ef_search: int = 100
     exact_rows: int | None = None
     allow_unsafe_role: bool = False
+    table: Table | None = None
     settings: Settings = field(default_factory=Settings)
 
     def __post_init__(self) -> None:
@@ -179,6 +183,8 @@ class Config:
         RAGCORE_RERANK_BASE_URL, RAGCORE_RERANK_API_KEY, RAGCORE_RERANK_CANDIDATES,
         RAGCORE_CHUNK_TOKENS, RAGCORE_OVERLAP_TOKENS, RAGCORE_EMBED_TEXT, RAGCORE_READ_TIMEOUT,
         RAGCORE_SCHEMA, RAGCORE_LANGUAGE, RAGCORE_POOL_SIZE, RAGCORE_EF_SEARCH, RAGCORE_EXACT_ROWS and RAGCORE_ALLOW_UNSAFE_ROLE;
+        RAGCORE_TABLE, RAGCORE_TABLE_COLUMNS, RAGCORE_TABLE_PARENT, RAGCORE_TABLE_JOIN, RAGCORE_TABLE_PREDICATE, RAGCORE_TABLE_ISOLATION,
+        RAGCORE_TABLE_EXACT, RAGCORE_TABLE_ROLE and RAGCORE_TABLE_CLAIM for the mapping of an existing table;
         and RAGCORE_ with the name of each field of `Settings`.
 
         Args:
@@ -225,6 +231,7 @@ class Config:
             ef_search=env.read("RAGCORE_EF_SEARCH", int, 100),
             exact_rows=env.read("RAGCORE_EXACT_ROWS", int, None),
             allow_unsafe_role=env.read("RAGCORE_ALLOW_UNSAFE_ROLE", boolean, False),
+            table=env.table(),
             settings=env.settings(),
         )
         if config.dsn is None:

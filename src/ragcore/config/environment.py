@@ -9,11 +9,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import quote, urlencode
 
 from ragcore.config.settings import Rewrite, Settings, check_rewrite
 from ragcore.errors import ConfigurationError, InvalidInput
+from ragcore.store.table import COLUMNS, Isolation, Table, claim
 from ragcore.text.redaction import Redaction
 from ragcore.types import Price
 from ragcore.types.secret import Secret
@@ -61,6 +62,15 @@ OWN = (
     "RAGCORE_EF_SEARCH",
     "RAGCORE_EXACT_ROWS",
     "RAGCORE_ALLOW_UNSAFE_ROLE",
+    "RAGCORE_TABLE",
+    "RAGCORE_TABLE_COLUMNS",
+    "RAGCORE_TABLE_PARENT",
+    "RAGCORE_TABLE_JOIN",
+    "RAGCORE_TABLE_PREDICATE",
+    "RAGCORE_TABLE_ISOLATION",
+    "RAGCORE_TABLE_EXACT",
+    "RAGCORE_TABLE_ROLE",
+    "RAGCORE_TABLE_CLAIM",
 )
 
 # Variables that Kubernetes sets in each pod for a service whose name is or begins with ragcore.
@@ -168,6 +178,51 @@ class Environment:
         given = {f.name: self.read(name, kinds[str(f.type)], missing) for name, f in SETTINGS.items()}
         return Settings(**{name: value for name, value in given.items() if value is not missing})
 
+    def table(self) -> Table | None:
+        """Return the mapping of an existing table; None if RAGCORE_TABLE is not set.
+
+        Raises:
+            ConfigurationError: a part of the mapping is invalid, or is set without RAGCORE_TABLE.
+        """
+        relation = self.text("RAGCORE_TABLE")
+        if relation is None:
+            alone = next((name for name in OWN if name.startswith("RAGCORE_TABLE_") and self.text(name)), None)
+            if alone is not None:
+                raise ConfigurationError(
+                    f"{alone} is set, but RAGCORE_TABLE is not: set it to the table, as schema.table"
+                )
+            return None
+        columns = {}
+        for pair in self.names("RAGCORE_TABLE_COLUMNS"):
+            name, equals, column = (part.strip() for part in pair.partition("="))
+            if not equals or name not in COLUMNS:
+                raise ConfigurationError(
+                    f"RAGCORE_TABLE_COLUMNS has {pair!r}: write name=column, separated by commas; the names are {', '.join(COLUMNS)}"
+                )
+            columns[name] = column
+        if "tenant" not in columns:
+            raise ConfigurationError("RAGCORE_TABLE_COLUMNS names no tenant: add tenant=column or tenant=parent.column")
+        schema, table = _split(relation)
+        parent_schema, parent = _split(self.text("RAGCORE_TABLE_PARENT") or "")
+        role, claimed = self.text("RAGCORE_TABLE_ROLE"), self.text("RAGCORE_TABLE_CLAIM")
+        try:
+            return Table(
+                table=table,
+                schema=schema or "public",
+                parent=parent or None,
+                parent_schema=parent_schema,
+                join=self.text("RAGCORE_TABLE_JOIN"),
+                predicate=self.text("RAGCORE_TABLE_PREDICATE"),
+                language=self.text("RAGCORE_LANGUAGE") or "english",
+                isolation=cast("Isolation", self.text("RAGCORE_TABLE_ISOLATION") or "rls"),
+                exact=self.read("RAGCORE_TABLE_EXACT", boolean, False),
+                role=role,
+                settings={"request.jwt.claims": claim(claimed, role=role or "authenticated")} if claimed else {},
+                **columns,
+            )
+        except ConfigurationError as error:
+            raise ConfigurationError(f"the mapping of RAGCORE_TABLE is invalid: {error}") from None
+
     def dsn(self) -> Secret | None:
         """Return DATABASE_URL, or a DSN made from libpq's PG* variables; None if neither names a database.
 
@@ -217,6 +272,12 @@ def boolean(text: str) -> bool:
 
 # The description of each kind of value in error messages.
 DESCRIPTIONS: dict[Any, str] = {int: "a whole number", float: "a number", boolean: "true or false"}
+
+
+def _split(relation: str) -> tuple[str | None, str]:
+    """Return schema and name of a table that is written as `schema.table` or `table`."""
+    schema, dot, name = relation.partition(".")
+    return (schema, name) if dot else (None, schema)
 
 
 def _rewrite(text: str) -> Rewrite:

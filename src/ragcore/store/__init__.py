@@ -1,4 +1,4 @@
-"""Stores, which keep chunks and search them: in memory, or in PostgreSQL with pgvector.
+"""Stores, which keep chunks and search them: in memory, or in PostgreSQL with pgvector. `TableStore` searches a table that is already there.
 
 `store.embedded` runs its own PostgreSQL server, so you need not install one.
 """
@@ -15,11 +15,19 @@ if TYPE_CHECKING:
     from ragcore.store.postgres import reembed as reembed
     from ragcore.store.postgres import share as share
     from ragcore.store.postgres import unshare as unshare
+    from ragcore.store.postgres.table import Explanation as Explanation
+    from ragcore.store.postgres.table import TableStore as TableStore
+    from ragcore.store.table import Table as Table
+    from ragcore.store.table import claim as claim
 else:
     _HOME = {
+        "Explanation": "postgres.table",
         "MemoryStore": "memory",
         "PgVectorStore": "postgres",
         "Reembedding": "postgres",
+        "Table": "table",
+        "TableStore": "postgres.table",
+        "claim": "table",
         "migrate": "postgres",
         "reembed": "postgres",
         "share": "postgres",
@@ -36,4 +44,16 @@ else:
         raise AttributeError(f"module 'ragcore.store' has no attribute {name!r}")
 
 
-__all__ = ["MemoryStore", "PgVectorStore", "Reembedding", "migrate", "reembed", "share", "unshare"]
+__all__ = [
+    "Explanation",
+    "MemoryStore",
+    "PgVectorStore",
+    "Reembedding",
+    "Table",
+    "TableStore",
+    "claim",
+    "migrate",
+    "reembed",
+    "share",
+    "unshare",
+]

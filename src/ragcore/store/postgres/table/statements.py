@@ -1,0 +1,294 @@
+"""Compose the statements of a `TableStore` from the parts in `sql/` and the names of a mapping.
+
+Invariant: names, keys and the predicate of a mapping are filled in last and in one pass, quoted. So none of them can end a name or a text, and none is
+searched for placeholders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ragcore.protocols import Query
+from ragcore.store.fusion import DEPTH, RANK_CONSTANT, VECTOR_WEIGHT
+from ragcore.store.postgres.conditions import Conditions
+from ragcore.store.postgres.searches import COMPLETING, EXACT_NUMBERS, FETCHED, FUSED, MOST_CHUNKS, SCAN_TUPLES
+from ragcore.store.postgres.statements import SQL, filled, literal, quoted
+from ragcore.store.postgres.table.catalogue import TableInspection, VectorIndex
+from ragcore.store.table import Column, Table
+from ragcore.types import Fusion, Mode
+
+__all__ = ["TableSearch", "search_of", "statement_of"]
+
+COUNTED = """(
+        select count(*) <= {exact_rows}::bigint
+        from (select from {rows} where c.tenant = settings.tenant {filter} limit {exact_rows}::bigint + 1::bigint) as counted
+    )"""
+# The rows that are compared exactly: all of a small tenant, or a limited number if the index returned too few.
+ALL = "{rows} where s.small and c.tenant = s.tenant and c.embedding is not null {filter}"
+SOME = """(
+        select c.* from {rows}
+        where not s.small and (select count(*) from by_index) < {depth}::bigint and c.tenant = s.tenant and c.embedding is not null {filter}
+        limit {completed_rows}
+    ) as c"""
+PASSAGE_COLUMNS = ", ".join(
+    f"c.{name}" for name in ("id", "document_id", "text", "title", "source", "start_char", "end_char", "metadata")
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What determines the names in a statement: the mapping, and the facts of the catalogue.
+
+    Attributes:
+        table: the mapping. Its functions in `settings` do not matter here, only their names.
+        vector_schema: schema of pgvector.
+        vector_type, tenant_type, id_type, index: as in `TableInspection`.
+    """
+
+    table: Table
+    vector_schema: str
+    vector_type: str
+    tenant_type: str
+    id_type: str
+    index: VectorIndex | None
+
+    @classmethod
+    def of(cls, table: Table, found: TableInspection, *, vector_schema: str) -> Shape:
+        """Return the shape of a mapping that fits."""
+        return cls(
+            table=table,
+            vector_schema=vector_schema,
+            vector_type=found.vector_type or "vector",
+            tenant_type=found.tenant_type or "text",
+            id_type=found.id_type or "text",
+            index=found.index,
+        )
+
+    def names(self, first_setting: int) -> dict[str, str]:
+        """Return the values of the placeholders that contain names. `first_setting` is the number of the parameter with the first setting's value."""
+        vector = quoted(self.vector_schema)
+        settings = (
+            f", set_config({literal(name)}, ${number}::text, true) as {quoted(f'setting {number}')}"
+            for number, name in enumerate(self.table.settings, start=first_setting)
+        )
+        given = f"$2::{vector}.vector"
+        whole = given if self.vector_type == "vector" else f"{given}::{vector}.halfvec"
+        index = self.index
+        indexed = f"c.embedding operator({vector}.<=>) {whole}"
+        if index is not None and index.cast is not None:
+            cast = f"{vector}.{index.cast}({index.dimension})"
+            indexed = f"c.embedding::{cast} operator({vector}.<=>) {given}::{cast}"
+        return {
+            "tenant": f"$1::{self.tenant_type}",
+            "settings": "".join(settings),
+            "rows": self._rows(walked=False),
+            "walked": self._rows(walked=True),
+            "distance": f"c.embedding operator({vector}.<=>) {whole}",
+            "indexed": indexed,
+            "language": f"{literal(self.table.language)}::regconfig",
+            "and_embedding": f", c.embedding::{vector}.vector as embedding",
+            "id_type": self.id_type,
+        }
+
+    def _rows(self, *, walked: bool) -> str:
+        """Return the table as a subquery `c` with fixed names of columns. PostgreSQL merges it with the statement, so it may use all indexes.
+
+        Args:
+            walked: whether the rows are read in the order of an index. The parent is then looked up for each row.
+        """
+        table = self.table
+        chunks = f"{quoted(table.schema)}.{quoted(table.table)}"
+        condition = f" where (\n{table.predicate}\n)" if table.predicate else ""
+        columns = table.columns
+        # Only the columns that are used, since the role may have no right to read the others.
+        read = {column.name for column in columns.values() if not column.in_parent}
+        if table.parent is not None:
+            read.add(table.keys[0])
+        names = ", ".join(f"i.{quoted(name)}" for name in sorted(read))
+        source = f"(select i.ctid as row_place, i.tableoid as row_table, {names} from {chunks} as i{condition}) as t"  # noqa: S608  # quoted
+        if table.parent is not None:
+            parent = f"{quoted(table.parent_schema or table.schema)}.{quoted(table.parent)}"
+            own, other = (quoted(key) for key in table.keys)
+            if walked:
+                used = sorted({column.name for column in columns.values() if column.in_parent})
+                names = ", ".join(f"q.{quoted(name)}" for name in used)
+                source += (
+                    f" cross join lateral (select {names} from {parent} as q where q.{other} = t.{own} limit 1) as p"  # noqa: S608
+                )
+            else:
+                source += f" join {parent} as p on p.{other} = t.{own}"
+        shown = {name: _expression(column) for name, column in columns.items()}
+        document = shown.get("document", shown["id"])
+        metadata = f"({shown['metadata']})::jsonb" if table.metadata else "null::jsonb"
+        words = shown.get("words", f"to_tsvector({literal(table.language)}::regconfig, {shown['text']})")
+        return f"""(
+            select t.row_place, t.row_table, {shown["tenant"]} as tenant, {shown["id"]} as own_id, {document} as own_document,
+                   ({shown["id"]})::text as id, ({document})::text as document_id, coalesce({shown["text"]}, '')::text as text,
+                   coalesce(({shown.get("title", "''")})::text, '') as title, coalesce(({shown.get("source", "''")})::text, '') as source,
+                   null::integer as start_char, null::integer as end_char,
+                   case when jsonb_typeof({metadata}) = 'object' then {metadata} else '{{}}'::jsonb end as metadata,
+                   {shown["embedding"]} as embedding, ({shown.get("order", "null")})::bigint as position, {words} as words
+            from {source}
+        ) as c"""  # noqa: S608
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableSearch:
+    """The values that determine the text of a search statement.
+
+    Attributes:
+        shape: the mapping.
+        mode, top_k, fusion, with_vectors: as in the query.
+        exactly: whether to compare all of the tenant's vectors. None: the statement counts them first.
+        exact_rows: largest number of chunks that are compared exactly.
+        ef_search: breadth of the index search.
+        filter: a condition that begins with "and", or "".
+        first_setting: number of the parameter with the value of the first setting.
+    """
+
+    shape: Shape
+    mode: Mode
+    top_k: int
+    fusion: Fusion
+    with_vectors: bool
+    exactly: bool | None
+    exact_rows: int
+    ef_search: int
+    filter: str
+    first_setting: int
+
+    def sql(self) -> str:
+        """Return the statement. Its parameters are tenant, vector, question, threshold and number of the tenant's chunks, without those that the mode does
+        not use. The values of the settings and those of the filter follow.
+        """
+        return _compose_search(self)
+
+
+def search_of(
+    query: Query,
+    shape: Shape,
+    *,
+    tenant: object,
+    exactly: bool | None,
+    exact_rows: int | None,
+    ef_search: int,
+    chunks: float | None,
+) -> tuple[str, list[object]]:
+    """Return the statement of a query, and the values of its parameters.
+
+    Args:
+        query: the query; with a vector unless its mode is "text".
+        shape: the mapping.
+        tenant: the tenant as a value of its column.
+        exactly: whether to compare all of the tenant's vectors. None: the statement counts them first.
+        exact_rows, ef_search: as in `TableStore`.
+        chunks: estimated number of the tenant's chunks. None: the statement counts them.
+    """
+    values: list[object] = [tenant]
+    if query.mode != "text":
+        values.append(query.vector)
+    if query.mode != "vector":
+        values.append(query.question)
+    if query.mode == "hybrid":
+        values.append(query.score_threshold)
+    if query.mode != "vector":
+        values.append(None if chunks is None else round(chunks))
+    first_setting = len(values) + 1
+    values += [value(query.tenant) for value in shape.table.settings.values()]
+    conditions = Conditions(query.filter, taken=len(values))
+    dimension = 0 if query.vector is None else len(query.vector)
+    search = TableSearch(
+        shape=shape,
+        mode=query.mode,
+        top_k=query.top_k,
+        fusion=query.fusion,
+        with_vectors=query.with_vectors,
+        exactly=True if shape.index is None else exactly,
+        exact_rows=EXACT_NUMBERS // max(dimension, 1) if exact_rows is None else exact_rows,
+        ef_search=ef_search,
+        filter=conditions.sql,
+        first_setting=first_setting,
+    )
+    return search.sql(), [*values, *conditions.values]
+
+
+@lru_cache(maxsize=64)
+def statement_of(name: str, shape: Shape, *, values: int) -> str:
+    """Return the statement `name` of `sql/` for a mapping. It has `values` parameters before those of the settings."""
+    return _filled(SQL[f"table_{name}"], {"passage_columns": PASSAGE_COLUMNS}, shape.names(values + 1))
+
+
+@lru_cache(maxsize=1024)
+def _compose_search(search: TableSearch) -> str:
+    shape = search.shape
+    index = shape.index
+    depth = max(DEPTH, search.top_k) if search.mode == "hybrid" else search.top_k
+    half = index is not None and index.cast == "halfvec"
+    small = {None: COUNTED, True: "true", False: "false"}[search.exactly]
+    exact = filled(SQL["table_exactly"], {"scan": "exact", "compared": ALL})
+    completed = filled(SQL["table_exactly"], {"scan": "completed", "compared": SOME})
+    # A step that the search can't need is left out: PostgreSQL would prepare it at each execution.
+    steps = [
+        *([] if search.exactly is False else [exact]),
+        *([] if search.exactly else ["select *, 'index' as scan from by_index", completed]),
+    ]
+    parts = {
+        "nearest": SQL["table_nearest"],
+        "candidates": "" if search.exactly else SQL["table_by_index"],
+        "found_rows": " union all ".join(steps),
+        "by_text": SQL["table_by_text"],
+        "passage": SQL["table_passage"],
+        "passage_columns": PASSAGE_COLUMNS,
+        "small": small,
+        "index_settings": _index_settings(search),
+        "fused": FUSED[search.fusion],
+        "vector_weight": f"{VECTOR_WEIGHT}::float8",
+        "text_weight": f"{1 - VECTOR_WEIGHT}::float8",
+        "rank_constant": str(RANK_CONSTANT),
+        "top_k": str(search.top_k),
+        "depth": str(depth),
+        # Half precision may confuse neighbours, so full precision ranks twice as many again. A walk that goes on after its first ef_search chunks returns
+        # them in a rough order, so a search with a filter, for which it often goes on, fetches more than are wanted.
+        "fetched": str((2 if half else 1) * depth if search.exactly is False else max(FETCHED * search.top_k, depth)),
+        "text_depth": str(search.top_k if search.mode == "text" else depth),
+        "exact_rows": str(search.exact_rows),
+        "completed_rows": str(COMPLETING * max(search.exact_rows, 1_000)),
+        "most_chunks": str(MOST_CHUNKS),
+        "chunks": f"${3 if search.mode == 'text' else 5}::bigint",
+        "question": f"${2 if search.mode == 'text' else 3}::text",
+        "filter": search.filter,
+        "and_vector": ", c.embedding" if search.with_vectors else "",
+    }
+    names = shape.names(search.first_setting)
+    if not search.with_vectors:
+        names["and_embedding"] = ""
+    return _filled(SQL[f"table_{search.mode}"], parts, names)
+
+
+def _index_settings(search: TableSearch) -> str:
+    index = search.shape.index
+    if index is None or search.exactly:
+        return ""
+    if index.method == "ivfflat":
+        return ", set_config('ivfflat.iterative_scan', 'relaxed_order', true) as iterative_scan"
+    ef_search = max(search.ef_search, min(search.top_k, 1_000))
+    return (
+        f", set_config('hnsw.ef_search', '{ef_search}', true) as ef_search"
+        ", set_config('hnsw.iterative_scan', 'relaxed_order', true) as iterative_scan"
+        f", set_config('hnsw.max_scan_tuples', '{SCAN_TUPLES}', true) as scan_tuples"
+    )
+
+
+def _filled(text: str, parts: Mapping[str, str], names: Mapping[str, str]) -> str:
+    """Fill in the parts until none is left, then the names, in one pass."""
+    while (more := filled(text, parts)) != text:
+        text = more
+    return filled(text, names)
+
+
+def _expression(column: Column) -> str:
+    """Return the SQL of a column of the mapping."""
+    name = f"{'p' if column.in_parent else 't'}.{quoted(column.name)}"
+    return name if column.key is None else f"({name} ->> {literal(column.key)})"
