@@ -75,7 +75,18 @@ def test_a_fastapi_route_may_return_an_answer() -> None:
     assert "Answer" in app.openapi()["components"]["schemas"]
 
 
-SIGNATURES = ("ask", "stream", "retrieve", "similarity", "add", "delete", "documents")
+SIGNATURES = (
+    "ask",
+    "stream",
+    "retrieve",
+    "retrieve_by_vector",
+    "similarity",
+    "add",
+    "delete",
+    "documents",
+    "chunks",
+    "chunks_by_id",
+)
 
 
 @pytest.mark.parametrize("method", SIGNATURES)

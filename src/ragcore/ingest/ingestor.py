@@ -61,6 +61,10 @@ DOCUMENT_TIMEOUT = 120.0
 class Ingestor:
     """Puts documents into a store.
 
+    A chunk is a part of the document's text, character for character: line ends, tabs and invisible characters stay. White space before the first chunk,
+    after the last one and between two of them belongs to no chunk. A document without any other character is reported as failed. A text with a NUL
+    character or a lone surrogate can't be stored, so `Document` refuses it.
+
     Args:
         embedder: makes the vectors. Chunks are measured in its tokens.
         store: keeps the documents. A document that is already stored with the same content is not written again.
@@ -118,6 +122,8 @@ class Ingestor:
         document_timeout: float | None = None,
     ) -> IngestReport:
         """Add documents, or replace those with the same ids.
+
+        Of several documents with the same id, the last one is stored, and `report.warnings` names it.
 
         Documents that can't be added are listed in `report.failed`; the others are added. A document is stored completely or not at all. Unchanged
         documents are not embedded again, so a second run after an error adds only the missing documents.
@@ -178,7 +184,10 @@ class Ingestor:
     async def _work(self, run: Run, receiver: MemoryObjectReceiveStream[list[Document]]) -> None:
         async with receiver:
             async for batch in receiver:
-                await self._add(run, batch)
+                try:
+                    await self._add(run, batch)
+                finally:
+                    run.finish()
 
     async def _add(self, run: Run, batch: Sequence[Document]) -> None:
         """Add a batch. If it fails because of one of its documents, add them one by one."""
