@@ -461,3 +461,22 @@ async def test_a_chunk_is_a_part_of_the_text_character_for_character() -> None:
         (found,) = await store.document_chunks("d", tenant="t")
     assert found.text == text.strip() == text[found.start : found.end]
     assert [(one.id, one.reason) for one in report.failed] == [("blank", "it has no text")]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "text", [" \n a\r\nb\rc\td\u00a0e\ufefff\u2028g e\u0301 \x01 \n ", "# H\n\ntext\n\n\n", "a\fb\n"]
+)
+async def test_a_document_that_is_not_split_comes_back_as_it_was_given(text: str) -> None:
+    async with FakeStore() as store, FakeEmbedder() as embedder:
+        ingestor = Ingestor(embedder=embedder, store=store)
+        given = [Document("d", text), Document("blank", "  "), Document("long", "word " * 1_000)]
+        report = await ingestor.add(given, tenant="t", split=False)
+        (found,) = await store.document_chunks("d", tenant="t")
+        assert (await ingestor.add(given[:1], tenant="t", split=False)).unchanged == 1
+        assert (await ingestor.add(given[:1], tenant="t")).updated == 1
+    assert (found.text, found.start, found.end) == (text, 0, len(text))
+    reasons = {one.id: one.reason for one in report.failed}
+    assert reasons["blank"] == "it has no text"
+    assert "tokens" in reasons["long"]
+    assert "512" in reasons["long"]

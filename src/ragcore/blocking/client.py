@@ -329,9 +329,10 @@ class RAG:
         tenant: str | UUID,
         progress: Callable[[IngestReport], None] | None = None,
         document_timeout: float | None = None,
+        split: bool = True,
     ) -> IngestReport:
         """Add documents, or replace those with the same ids. See `ragcore.RAG.add`. `progress` is called in the background thread."""
-        return self.for_tenant(tenant).add(documents, progress=progress, document_timeout=document_timeout)
+        return self.for_tenant(tenant).add(documents, progress=progress, document_timeout=document_timeout, split=split)
 
     def delete(self, document_ids: Iterable[str], /, *, tenant: str | UUID, timeout: float | None = None) -> int:
         """Remove documents, and return how many existed. See `ragcore.RAG.delete`."""
@@ -565,6 +566,7 @@ class TenantView:
         *,
         progress: Callable[[IngestReport], None] | None = None,
         document_timeout: float | None = None,
+        split: bool = True,
     ) -> IngestReport:
         """Add documents, or replace those with the same ids. See `ragcore.RAG.add`. `progress` is called in the background thread.
 
@@ -575,7 +577,9 @@ class TenantView:
         def add(
             given: Iterable[Document | Unreadable] | AsyncIterable[Document | Unreadable],
         ) -> Awaitable[IngestReport]:
-            return self._rag._rag.add(given, tenant=self._tenant, progress=progress, document_timeout=document_timeout)
+            return self._rag._rag.add(
+                given, tenant=self._tenant, progress=progress, document_timeout=document_timeout, split=split
+            )
 
         if isinstance(documents, AsyncIterable | Collection) or not isinstance(documents, Iterable):
             self._rag._ready(None)

@@ -413,6 +413,7 @@ class RAG(Part):
         tenant: str | UUID,
         progress: Callable[[IngestReport], None] | None = None,
         document_timeout: float | None = None,
+        split: bool = True,
     ) -> IngestReport:
         """Add documents, or replace those with the same ids. See `Ingestor.add`.
 
@@ -421,12 +422,15 @@ class RAG(Part):
             tenant: the owner of the documents.
             progress: called with the report so far.
             document_timeout: seconds for each step of a document; None: `Settings.document_timeout`.
+            split: whether to cut the documents into chunks. False: each document is one chunk, whose text comes back as it was given.
         """
         ingestor = self._ingesting()
         limit = check_timeout(document_timeout, name="document_timeout") or self.settings.document_timeout
         with self._call("add", check_tenant(tenant), None, bounded=False) as call:
             call.stage = "write"
-            report = await ingestor.add(documents, tenant=call.tenant, progress=progress, document_timeout=limit)
+            report = await ingestor.add(
+                documents, tenant=call.tenant, progress=progress, document_timeout=limit, split=split
+            )
             call.documents = report.added + report.updated
             return report
 
@@ -867,9 +871,12 @@ class TenantView:
         *,
         progress: Callable[[IngestReport], None] | None = None,
         document_timeout: float | None = None,
+        split: bool = True,
     ) -> IngestReport:
         """Add documents, or replace those with the same ids. See `RAG.add`."""
-        return await self._rag.add(documents, tenant=self._tenant, progress=progress, document_timeout=document_timeout)
+        return await self._rag.add(
+            documents, tenant=self._tenant, progress=progress, document_timeout=document_timeout, split=split
+        )
 
     async def delete(self, document_ids: Iterable[str], /, *, timeout: float | None = None) -> int:
         """Remove documents, and return how many existed. See `RAG.delete`."""

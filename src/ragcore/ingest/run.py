@@ -24,6 +24,7 @@ class Run:
         tenant: the owner of the documents.
         document_timeout: seconds for each step of a document.
         progress: called with the report so far, whenever it changes.
+        split: whether to cut the documents into chunks.
         seen: the ids of the documents so far.
         unfinished: number of batches that were handed out and are not finished.
     """
@@ -31,6 +32,7 @@ class Run:
     tenant: str
     document_timeout: float
     progress: Callable[[IngestReport], None] | None
+    split: bool = True
     began: float = field(default_factory=anyio.current_time)
     added: int = 0
     updated: int = 0
