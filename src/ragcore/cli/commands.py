@@ -14,6 +14,7 @@ from ragcore.cli.database import expire, migrate, reembed, share, unshare
 from ragcore.cli.documents import delete, documents, ingest
 from ragcore.cli.exploring import evaluate, thresholds
 from ragcore.cli.init import init
+from ragcore.cli.mcp import mcp
 from ragcore.cli.questions import ask, search, similarity
 from ragcore.cli.service import doctor, serve
 from ragcore.cli.session import Options, results
@@ -148,6 +149,7 @@ for command in (
     unshare,
     doctor,
     serve,
+    mcp,
 ):
     app.command()(command)
 app.add_typer(loadtest.app, name="loadtest")

@@ -25,6 +25,9 @@ EXTRAS = {
     "testing": "h11",
     "serve": "uvicorn",
     "loadtest": "typer",  # its other dependency, httpx, is always installed
+    "langchain": "langchain_core",
+    "llama-index": "llama_index",
+    "mcp": "mcp",
 }
 
 

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any, Literal
-
-import anyio
 
 from ragcore.client.rag import RAG
 from ragcore.contrib.asgi import openai_chat
 from ragcore.contrib.asgi.chat import ChatBody, as_reported, check_question, decoded
 from ragcore.contrib.asgi.exchange import Exchange
 from ragcore.contrib.asgi.identity import Identity
-from ragcore.contrib.asgi.problem import Refused
-from ragcore.contrib.asgi.public import FULL
+from ragcore.contrib.asgi.places import Places
 from ragcore.contrib.asgi.sse import sse, steps
-from ragcore.resilience import Bulkhead
 from ragcore.types.validation import check_tenant
 
 __all__ = ["Chats"]
-
-logger: logging.Logger = logging.getLogger("ragcore.asgi")
 
 
 class Chats:
@@ -40,7 +31,7 @@ class Chats:
     ) -> None:
         self._rag = rag
         self._max_question = max_question
-        self._places = Bulkhead(max_calls, queue=max_calls, name="the application")
+        self._places = Places(max_calls, seconds=rag.settings.timeout)
         self._ping = ping
         self._append = client_instructions == "append"
         self._trust_history = trust_history
@@ -51,7 +42,7 @@ class Chats:
         check_question(chat.message, longest=self._max_question)
         view = self._rag.for_tenant(identity.tenant)
         history = chat.history if self._trust_history else as_reported(chat.history)
-        async with self._place(identity):
+        async with self._places.place(check_tenant(identity.tenant)):
             if "text/event-stream" not in exchange.header("accept"):
                 answer = await view.ask(chat.message, history=history)
                 exchange.id = answer.call_id
@@ -73,7 +64,7 @@ class Chats:
             "temperature": request.temperature,
             "stop": request.stop,
         }
-        async with self._place(identity):
+        async with self._places.place(check_tenant(identity.tenant)):
             if not request.stream:
                 answer = await view.ask(request.question, **options)
                 exchange.id = answer.call_id
@@ -83,18 +74,3 @@ class Chats:
                 exchange.id = stream.call_id
                 pieces = steps(stream, ping=self._ping)
                 await exchange.stream(openai_chat.chunks(pieces, call_id=stream.call_id, usage=request.usage))
-
-    @asynccontextmanager
-    async def _place(self, identity: Identity) -> AsyncIterator[None]:
-        """Hold a place for a block. A tenant that already has its share of places is refused instead of queued, to leave room for other tenants."""
-        places, tenant = self._places, check_tenant(identity.tenant)
-        if not places.try_acquire(tenant):
-            if places.holds(tenant) >= places.share(tenant):
-                logger.debug("concurrency limit max_calls reached (%d running)", places.inside)
-                raise Refused(429, "Overloaded", FULL, {"Retry-After": "1"})
-            await places.acquire(anyio.current_time() + self._rag.settings.timeout, flow=tenant)
-        try:
-            yield
-        finally:
-            # Report no service time. A bulkhead would use it to refuse calls that can't end in time, but a chat's timeout starts only after the wait.
-            places.release(flow=tenant)
