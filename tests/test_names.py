@@ -24,6 +24,9 @@ PACKAGES = (
     "ragcore.blocking",
     "ragcore.testing",
     "ragcore.contrib.asgi",
+    "ragcore.contrib.langchain",
+    "ragcore.contrib.llama_index",
+    "ragcore.contrib.mcp",
 )
 
 
