@@ -25,6 +25,9 @@ PACKAGES = (
     "ragcore.testing",
     "ragcore.contrib.asgi",
     "ragcore.contrib.otel",
+    "ragcore.contrib.langchain",
+    "ragcore.contrib.llama_index",
+    "ragcore.contrib.mcp",
 )
 
 
@@ -76,7 +79,18 @@ def test_a_fastapi_route_may_return_an_answer() -> None:
     assert "Answer" in app.openapi()["components"]["schemas"]
 
 
-SIGNATURES = ("ask", "stream", "retrieve", "similarity", "add", "delete", "documents")
+SIGNATURES = (
+    "ask",
+    "stream",
+    "retrieve",
+    "retrieve_by_vector",
+    "similarity",
+    "add",
+    "delete",
+    "documents",
+    "chunks",
+    "chunks_by_id",
+)
 
 
 @pytest.mark.parametrize("method", SIGNATURES)

@@ -34,6 +34,7 @@ from ragcore.value import Value
 __all__ = [
     "AdjacentChunks",
     "Allowance",
+    "ChunkReader",
     "Diagnosis",
     "Diagnostician",
     "EmbeddedDocument",
@@ -170,8 +171,30 @@ class AdjacentChunks(Protocol):
         ...
 
 
+@runtime_checkable
+class ChunkReader(Protocol):
+    """A store that returns chunks without a search: those of a document, or those with given ids. The passages have no scores.
+
+    Both methods return only chunks that belong to the tenant and have not expired.
+    """
+
+    async def document_chunks(self, document_id: str, /, *, tenant: str, with_vectors: bool = False) -> Found:
+        """Return all chunks of a document, in the order of its text. There are none if the document does not exist.
+
+        Args:
+            document_id: the document's id.
+            tenant: the owner of the document.
+            with_vectors: whether `Found.vectors` is wanted. A store must not ignore it.
+        """
+        ...
+
+    async def chunks_by_id(self, chunk_ids: Sequence[str], /, *, tenant: str, with_vectors: bool = False) -> Found:
+        """Return the chunks with these ids, in the order of the ids. Unknown ids are left out; of a repeated id, only the first counts."""
+        ...
+
+
 class Found(list[Passage]):
-    """Passages, best first, with facts about the search. A searcher may also return a plain sequence.
+    """Passages with facts about the search. A search returns them best first. A searcher may also return a plain sequence.
 
     Args:
         passages: best first.

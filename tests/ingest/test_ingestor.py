@@ -162,10 +162,9 @@ async def test_documents_at_fault_are_reported_and_the_others_are_added(parts: P
         Document("a", "text"),
         Unreadable("b", "broken"),
         Document("c", "  "),
-        Document("a", "again"),
     ]
     report = await ingestor.add(documents, tenant="t")
-    assert {failed.id for failed in report.failed} == {"b", "c", "a"}
+    assert {failed.id for failed in report.failed} == {"b", "c"}
     assert await store.hashes(None, tenant="t") != {}
     assert report.added == 1
 
@@ -435,3 +434,49 @@ async def test_a_document_that_takes_too_long_to_cut_is_reported_and_the_others_
     report = await Ingestor(embedder=embedder, store=store).add(documents, tenant="t", document_timeout=1.0)
     assert report.added == 2
     assert [(one.id, one.reason) for one in report.failed] == [("b", "it could not be cut within 1 s: split it")]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("between", [0, 1, 500])
+async def test_of_equal_ids_in_one_run_the_last_wins(between: int) -> None:
+    """The earlier one may be in the same batch, or in one that a slower worker still has."""
+    store, embedder = FakeStore(), FakeEmbedder()
+    others = [Document(f"other {number}", "text") for number in range(between)]
+    async with store, embedder:
+        ingestor = Ingestor(embedder=embedder, store=store)
+        given = [Document("d", "the first " * 400), *others, Document("d", "the last"), Document("end", "text")]
+        report = await ingestor.add(given, tenant="t")
+        assert [passage.text for passage in await store.document_chunks("d", tenant="t")] == ["the last"]
+    assert report.failed == ()
+    assert [(doubt.id, "has replaced it" in doubt.message) for doubt in report.warnings] == [("d", True)]
+
+
+@pytest.mark.anyio
+async def test_a_chunk_is_a_part_of_the_text_character_for_character() -> None:
+    store, embedder = FakeStore(), FakeEmbedder()
+    text = " \n a\r\nb\rc\td\u00a0e\ufefff\u2028g e\u0301 \x01 \n "
+    async with store, embedder:
+        ingestor = Ingestor(embedder=embedder, store=store)
+        report = await ingestor.add([Document("d", text), Document("blank", " \r\n\t")], tenant="t")
+        (found,) = await store.document_chunks("d", tenant="t")
+    assert found.text == text.strip() == text[found.start : found.end]
+    assert [(one.id, one.reason) for one in report.failed] == [("blank", "it has no text")]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "text", [" \n a\r\nb\rc\td\u00a0e\ufefff\u2028g e\u0301 \x01 \n ", "# H\n\ntext\n\n\n", "a\fb\n"]
+)
+async def test_a_document_that_is_not_split_comes_back_as_it_was_given(text: str) -> None:
+    async with FakeStore() as store, FakeEmbedder() as embedder:
+        ingestor = Ingestor(embedder=embedder, store=store)
+        given = [Document("d", text), Document("blank", "  "), Document("long", "word " * 1_000)]
+        report = await ingestor.add(given, tenant="t", split=False)
+        (found,) = await store.document_chunks("d", tenant="t")
+        assert (await ingestor.add(given[:1], tenant="t", split=False)).unchanged == 1
+        assert (await ingestor.add(given[:1], tenant="t")).updated == 1
+    assert (found.text, found.start, found.end) == (text, 0, len(text))
+    reasons = {one.id: one.reason for one in report.failed}
+    assert reasons["blank"] == "it has no text"
+    assert "tokens" in reasons["long"]
+    assert "512" in reasons["long"]

@@ -154,3 +154,14 @@ async def test_characters_that_databases_refuse_are_replaced(tmp_path: Path) -> 
         assert isinstance(document, Document)
         assert "one two \ufffd three" in document.text
     assert isinstance(found["c.txt"], Document)
+
+
+@pytest.mark.anyio
+async def test_of_two_files_with_the_same_id_the_second_is_reported(tmp_path: Path) -> None:
+    """Otherwise it would replace the first, because the last document with an id wins."""
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "plan.txt").write_text(folder)
+    found = [one async for one in read(tmp_path / "one", tmp_path / "two", processes=0)]
+    assert [(type(one), one.id) for one in found] == [(Document, "plan.txt"), (Unreadable, "plan.txt")]
+    assert "common folder" in getattr(found[1], "reason", "")

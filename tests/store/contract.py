@@ -25,13 +25,22 @@ from ragcore import (
     Vector,
     meta,
 )
-from ragcore.protocols import AdjacentChunks, EmbedTextRecorder, Expiring, SharingStore
+from ragcore.protocols import AdjacentChunks, ChunkReader, EmbedTextRecorder, Expiring, SharingStore
 from ragcore.store.fusion import fused_scores, reciprocal_ranks
 from ragcore.testing.fakes import embed_words
 from ragcore.types import Chunk, Counts, Fusion, Mode
 
 DIMENSION = 64
 MODES: tuple[Mode, ...] = ("vector", "text", "hybrid")
+ODD_TEXTS = (
+    "line\r\nline\rline\n",
+    "  leading and trailing blanks \t ",
+    "a\u00a0no-break space, a \ufeffbyte order mark, \u2028 a line separator",
+    "decomposed e\u0301 and composed \u00e9",
+    "\x01\x7f\x85 control characters",
+    "🏳️‍🌈 and \U0010fffd and \u200b",
+    "back\\slash \\u0000 'quote' \"double\" %s {braces} $1",
+)
 # Documents, and the seconds after which they expire.
 EXPIRIES = (("past", -1.0), ("soon", 2.0), ("later", 3_600.0))
 
@@ -199,6 +208,55 @@ class StoreContract:
             [],
         ]
         assert (around[0][0].text, around[0][0].metadata["part"]) == ("part3 of the text", 3)
+
+    async def test_all_chunks_of_a_document_are_returned_in_the_order_of_the_text(self, store: Store) -> None:
+        assert isinstance(store, ChunkReader)
+        # More than the 1,000 that a search may return, and more than are written at once. The order of the ids is not the order of the text.
+        await store.upsert([embedded("long", *(f"part{n}" for n in range(1_203)))], tenant="a")
+        await store.upsert([embedded("other", "of the same tenant")], tenant="a")
+        await store.upsert([embedded("long", "another tenant's text")], tenant="b")
+        found = await store.document_chunks("long", tenant="a")
+        assert [passage.text for passage in found] == [f"part{n}" for n in range(1_203)]
+        assert (found[2].chunk_id, found[2].document_id, found[2].metadata) == ("long#2", "long", {"part": 2})
+        assert (found[2].score, found[2].text_score, found.vectors) == (None, None, None)
+        assert await store.document_chunks("missing", tenant="a") == []
+        assert await store.document_chunks("long", tenant="nobody") == []
+
+    async def test_chunks_are_returned_by_their_ids_in_the_order_of_the_ids(self, store: Store) -> None:
+        assert isinstance(store, ChunkReader)
+        await store.upsert([PLAN, OLD], tenant="a")
+        await store.upsert([embedded("secret", "another tenant's text")], tenant="b")
+        known = [chunk.id for chunk in (*PLAN.chunks, *OLD.chunks)]
+        wanted = [known[-1], "missing", known[0], "secret#0", known[-1]]
+        found = await store.chunks_by_id(wanted, tenant="a")
+        assert [passage.chunk_id for passage in found] == [known[-1], known[0]]
+        assert await store.chunks_by_id([], tenant="a") == []
+
+    async def test_chunks_come_with_their_vectors_on_request(self, store: Store) -> None:
+        assert isinstance(store, ChunkReader)
+        await store.upsert([PLAN, OLD], tenant="a")
+        for found in (
+            await store.document_chunks("plan", tenant="a", with_vectors=True),
+            await store.chunks_by_id([chunk.id for chunk in PLAN.chunks], tenant="a", with_vectors=True),
+        ):
+            assert found.vectors is not None
+            assert len(found) == len(PLAN.chunks)
+            np.testing.assert_allclose(np.stack([v for v in found.vectors if v is not None]), PLAN.vectors, atol=1e-6)
+
+    async def test_of_equal_ids_in_one_batch_the_last_wins(self, store: Store) -> None:
+        assert isinstance(store, ChunkReader)
+        batch = [embedded("d", "first", "and more", hash="1"), embedded("e", "other"), embedded("d", "last", hash="2")]
+        await store.upsert(batch, tenant="a")
+        assert [passage.text for passage in await store.document_chunks("d", tenant="a")] == ["last"]
+        assert await store.hashes(["d"], tenant="a") == {"d": "2"}
+        assert await store.count(tenant="a") == Counts(documents=2, chunks=2)
+
+    @pytest.mark.parametrize("text", ODD_TEXTS, ids=ascii)
+    async def test_texts_come_back_as_they_were_given(self, store: Store, text: str) -> None:
+        assert isinstance(store, ChunkReader)
+        await store.upsert([embedded("d", text, title=text, metadata={"odd": text})], tenant="a")
+        (found,) = await store.document_chunks("d", tenant="a")
+        assert (found.text, found.title, found.metadata["odd"]) == (text, text, text)
 
     async def test_the_threshold_is_inclusive_and_applies_to_vectors(self, store: Store) -> None:
         await store.upsert([PLAN, OLD], tenant="a")
@@ -385,6 +443,14 @@ class StoreContract:
         assert set(await store.hashes(None, tenant="a")) == {"later", "plan"}
         assert set(await store.hashes(None, tenant="b")) == {"plan"}
         assert (await store.count(tenant="a")).chunks == 4
+
+    async def test_an_expired_document_has_no_chunks(self, store: Store) -> None:
+        assert isinstance(store, ChunkReader)
+        kept, gone = embedded("kept", "text"), embedded("gone", "text")
+        past = replace(gone.document, expires_at=datetime.now(UTC) - timedelta(seconds=1))
+        await store.upsert([kept, replace(gone, document=past)], tenant="a")
+        assert await store.document_chunks("gone", tenant="a") == []
+        assert [one.chunk_id for one in await store.chunks_by_id(["gone#0", "kept#0"], tenant="a")] == ["kept#0"]
 
     async def test_an_expired_document_can_be_replaced_and_deleted(self, store: Store) -> None:
         past = expiring(LETTER, datetime.now(UTC) - timedelta(days=1), "letter")

@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
@@ -29,12 +29,12 @@ from ragcore.client import many
 from ragcore.client import rag as asynchronous
 from ragcore.client import stream as streams
 from ragcore.client.many import Questions, check_concurrency, check_questions
-from ragcore.client.options import AnySchema, AskOptions, RetrieveOptions, TimedSimilarityOptions
+from ragcore.client.options import AnySchema, AskOptions, RetrieveOptions, TimedSimilarityOptions, TimedVectorOptions
 from ragcore.config import Config, Policies, Settings
 from ragcore.errors import NotOpen
 from ragcore.ingest.ingestor import Ingestor
 from ragcore.lifecycle.bound import inherit
-from ragcore.protocols import Embedder, Generator, Reranker, Searcher
+from ragcore.protocols import Embedder, Found, Generator, Reranker, Searcher, Vector
 from ragcore.retrieval.options import spelled_out
 from ragcore.retrieval.retriever import Retriever
 from ragcore.types import (
@@ -297,6 +297,18 @@ class RAG:
             **options,
         )
 
+    @spelled_out(TimedVectorOptions)
+    def retrieve_by_vector(
+        self,
+        vector: Vector | Sequence[float],
+        /,
+        *,
+        tenant: str | UUID,
+        **options: Unpack[TimedVectorOptions],
+    ) -> Retrieval:
+        """Return the passages nearest to a vector. See `ragcore.RAG.retrieve_by_vector`."""
+        return self.for_tenant(tenant).retrieve_by_vector(vector, **options)
+
     @spelled_out(TimedSimilarityOptions)
     def similarity(
         self,
@@ -317,9 +329,10 @@ class RAG:
         tenant: str | UUID,
         progress: Callable[[IngestReport], None] | None = None,
         document_timeout: float | None = None,
+        split: bool = True,
     ) -> IngestReport:
         """Add documents, or replace those with the same ids. See `ragcore.RAG.add`. `progress` is called in the background thread."""
-        return self.for_tenant(tenant).add(documents, progress=progress, document_timeout=document_timeout)
+        return self.for_tenant(tenant).add(documents, progress=progress, document_timeout=document_timeout, split=split)
 
     def delete(self, document_ids: Iterable[str], /, *, tenant: str | UUID, timeout: float | None = None) -> int:
         """Remove documents, and return how many existed. See `ragcore.RAG.delete`."""
@@ -332,6 +345,30 @@ class RAG:
     def documents(self, *, tenant: str | UUID, timeout: float | None = None) -> Mapping[str, str]:
         """Return the content hashes of the tenant's documents, by id. See `ragcore.RAG.documents`."""
         return self.for_tenant(tenant).documents(timeout=timeout)
+
+    def chunks(
+        self,
+        document_id: str,
+        /,
+        *,
+        tenant: str | UUID,
+        with_vectors: bool = False,
+        timeout: float | None = None,
+    ) -> Found:
+        """Return all chunks of a document in the order of its text. See `ragcore.RAG.chunks`."""
+        return self.for_tenant(tenant).chunks(document_id, with_vectors=with_vectors, timeout=timeout)
+
+    def chunks_by_id(
+        self,
+        chunk_ids: Iterable[str],
+        /,
+        *,
+        tenant: str | UUID,
+        with_vectors: bool = False,
+        timeout: float | None = None,
+    ) -> Found:
+        """Return the chunks with these ids. See `ragcore.RAG.chunks_by_id`."""
+        return self.for_tenant(tenant).chunks_by_id(chunk_ids, with_vectors=with_vectors, timeout=timeout)
 
     def for_tenant(self, tenant: str | UUID, /) -> TenantView:
         """Return a view with the same methods for one tenant."""
@@ -496,6 +533,19 @@ class TenantView:
             options.get("timeout"),
         )
 
+    @spelled_out(TimedVectorOptions)
+    def retrieve_by_vector(
+        self,
+        vector: Vector | Sequence[float],
+        /,
+        **options: Unpack[TimedVectorOptions],
+    ) -> Retrieval:
+        """Return the passages nearest to a vector. See `ragcore.RAG.retrieve_by_vector`."""
+        return self._rag._call(
+            lambda rag: rag.retrieve_by_vector(vector, tenant=self._tenant, **options),
+            options.get("timeout"),
+        )
+
     @spelled_out(TimedSimilarityOptions)
     def similarity(
         self,
@@ -516,6 +566,7 @@ class TenantView:
         *,
         progress: Callable[[IngestReport], None] | None = None,
         document_timeout: float | None = None,
+        split: bool = True,
     ) -> IngestReport:
         """Add documents, or replace those with the same ids. See `ragcore.RAG.add`. `progress` is called in the background thread.
 
@@ -526,7 +577,9 @@ class TenantView:
         def add(
             given: Iterable[Document | Unreadable] | AsyncIterable[Document | Unreadable],
         ) -> Awaitable[IngestReport]:
-            return self._rag._rag.add(given, tenant=self._tenant, progress=progress, document_timeout=document_timeout)
+            return self._rag._rag.add(
+                given, tenant=self._tenant, progress=progress, document_timeout=document_timeout, split=split
+            )
 
         if isinstance(documents, AsyncIterable | Collection) or not isinstance(documents, Iterable):
             self._rag._ready(None)
@@ -545,6 +598,22 @@ class TenantView:
     def documents(self, *, timeout: float | None = None) -> Mapping[str, str]:
         """Return the content hashes of the tenant's documents, by id. See `ragcore.RAG.documents`."""
         return self._rag._call(lambda rag: rag.documents(tenant=self._tenant, timeout=timeout), timeout)
+
+    def chunks(self, document_id: str, /, *, with_vectors: bool = False, timeout: float | None = None) -> Found:
+        """Return all chunks of a document in the order of its text. See `ragcore.RAG.chunks`."""
+        return self._rag._call(
+            lambda rag: rag.chunks(document_id, tenant=self._tenant, with_vectors=with_vectors, timeout=timeout),
+            timeout,
+        )
+
+    def chunks_by_id(
+        self, chunk_ids: Iterable[str], /, *, with_vectors: bool = False, timeout: float | None = None
+    ) -> Found:
+        """Return the chunks with these ids. See `ragcore.RAG.chunks_by_id`."""
+        return self._rag._call(
+            lambda rag: rag.chunks_by_id(chunk_ids, tenant=self._tenant, with_vectors=with_vectors, timeout=timeout),
+            timeout,
+        )
 
 
 async def _within(deadline: ThreadDeadline, awaitable: Awaitable[T]) -> T:

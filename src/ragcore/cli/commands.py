@@ -15,6 +15,7 @@ from ragcore.cli.database import expire, migrate, reembed, share, unshare
 from ragcore.cli.documents import delete, documents, ingest
 from ragcore.cli.exploring import evaluate, thresholds
 from ragcore.cli.init import init
+from ragcore.cli.mcp import mcp
 from ragcore.cli.questions import ask, search, similarity
 from ragcore.cli.service import doctor, serve
 from ragcore.cli.session import Options, results
@@ -150,6 +151,7 @@ for command in (
     doctor,
     serve,
     dashboards,
+    mcp,
 ):
     app.command()(command)
 app.add_typer(rollouts.app, name="rollout")

@@ -25,12 +25,12 @@ from ragcore.compat.extras import require
 from ragcore.compat.private import request_is_under_way, uvicorn_protocol
 from ragcore.config import Config
 from ragcore.contrib.asgi import Authenticate, app, from_tokens
-from ragcore.contrib.asgi.exchange import WRITE_SECONDS
+from ragcore.contrib.asgi.exchange import WRITE_SECONDS, ASGIApp
 from ragcore.contrib.prometheus.metrics import Metrics
 from ragcore.errors import ConfigurationError
 from ragcore.operating.watchdog import blocking_allowed
 
-__all__ = ["serve"]
+__all__ = ["bound", "hook_of", "serve", "serve_application", "with_limits"]
 
 GRACE_SECONDS = 2
 # An idle connection is closed if the head of its next request is not complete within this time.
@@ -64,37 +64,73 @@ async def serve(
     Raises:
         ConfigurationError: uvicorn is missing, the hook can't be imported, the tokens can't be read, or the port is not available.
     """
-    uvicorn = require("uvicorn", extra="serve", purpose="ragcore serve")
-    authenticate = _authenticate(tokens, hook)
+    require("uvicorn", extra="serve", purpose="ragcore serve")
+    authenticate = hook_of(tokens, hook)
     if authenticate is None:
         messages.print(
             "no authentication is configured, so every route except /livez, /readyz and /health returns 401: "
             "pass --tokens FILE or --authenticate module:function",
             style="yellow",
         )
-    config = _with_limits(options.config())
-    listeners = _bound(host, port)
+    config = with_limits(options.config())
+    listeners = bound(host, port)
     if not options.has_database():
         messages.print(f"there is no database yet: creating {options.where()}", style="yellow", markup=False)
     rag = RAG.from_config(config)
     measured = Metrics(rag, port=metrics_port, host=metrics_host) if metrics or metrics_port is not None else None
+    application = app(
+        rag,
+        authenticate=authenticate,
+        origins=origins,
+        client_instructions=client_instructions,
+        similarity_by_get=similarity_by_get,
+        metrics=measured if metrics else None,
+        parts=() if measured is None else (measured,),
+    )
+    return await serve_application(
+        application,
+        rag,
+        host=host,
+        listeners=listeners,
+        verbose=options.verbose,
+        trusted_proxies=trusted_proxies,
+        audit=audit,
+    )
+
+
+async def serve_application(
+    application: ASGIApp,
+    rag: RAG,
+    *,
+    host: str,
+    listeners: Sequence[socket.socket],
+    verbose: bool,
+    trusted_proxies: str,
+    audit: Path | None,
+    path: str = "",
+) -> int:
+    """Serve an application and its client until interrupted, and return the exit code.
+
+    Args:
+        application: its lifespan starts and closes the client.
+        rag: the client.
+        host: the host's name, for the message at the start.
+        listeners: bound sockets. They are closed at the end.
+        verbose: whether to log more.
+        trusted_proxies: addresses of proxies whose headers count, separated by commas; "": none.
+        audit: the file of the audit log; None: there is none.
+        path: the path that the message at the start shows.
+    """
+    uvicorn = require("uvicorn", extra="serve", purpose="serving HTTP")
     server = uvicorn.Server(
         uvicorn.Config(
-            app(
-                rag,
-                authenticate=authenticate,
-                origins=origins,
-                client_instructions=client_instructions,
-                similarity_by_get=similarity_by_get,
-                metrics=measured if metrics else None,
-                parts=() if measured is None else (measured,),
-            ),
+            application,
             # uvicorn has two parsers. Only this one reports a disconnect if the next request has already arrived.
             http=_with_timeouts(uvicorn_protocol()),
             # asyncio accepts up to this many connections in one step, and none can be refused in between. The sockets' backlog is raised after the start.
             backlog=AT_ONCE,
             lifespan="on",
-            log_level="info" if options.verbose else "warning",
+            log_level="info" if verbose else "warning",
             # ragcore has its own access log, "ragcore.access", without the query string, which may contain a question.
             access_log=False,
             server_header=False,
@@ -102,7 +138,7 @@ async def serve(
             proxy_headers=bool(trusted_proxies),
             forwarded_allow_ips=trusted_proxies or None,
             # After the client's drain time, uvicorn must end running streams: by default it waits for them without limit.
-            timeout_graceful_shutdown=round(config.settings.drain) + GRACE_SECONDS,
+            timeout_graceful_shutdown=round(rag.settings.drain) + GRACE_SECONDS,
         )
     )
     startup, shutdown, handle_exit = server.startup, server.shutdown, server.handle_exit
@@ -118,7 +154,7 @@ async def serve(
                 listener.listen(BACKLOG)
             where = f"[{host}]" if ":" in host else host
             messages.print(
-                f"serving at http://{where}:{listeners[0].getsockname()[1]} (stop with Ctrl-C)", markup=False
+                f"serving at http://{where}:{listeners[0].getsockname()[1]}{path} (stop with Ctrl-C)", markup=False
             )
 
     async def drained(sockets: list[socket.socket] | None = None) -> None:
@@ -141,7 +177,7 @@ async def serve(
     try:
         if log is not None:
             await log.start()
-        await server.serve(listeners)
+        await server.serve(list(listeners))
     finally:
         if log is not None:
             with anyio.CancelScope(shield=True):
@@ -152,7 +188,7 @@ async def serve(
     return 130 if interrupted else 0 if server.started else 1
 
 
-def _with_limits(config: Config) -> Config:
+def with_limits(config: Config) -> Config:
     """Return the configuration, with the default for each limit of tenants that is not set. 0 means no limit."""
     settings = config.settings
     return replace(
@@ -234,7 +270,7 @@ def _most_connections() -> int:
     return max(1, min(MOST_CONNECTIONS, soft - RESERVED_FILES))
 
 
-def _bound(host: str, port: int) -> list[socket.socket]:
+def bound(host: str, port: int) -> list[socket.socket]:
     """Bind a socket to each address of the host. This is the first step of the start, so that an address in use is reported at once."""
     listeners: list[socket.socket] = []
     try:
@@ -256,7 +292,8 @@ def _bound(host: str, port: int) -> list[socket.socket]:
     return listeners
 
 
-def _authenticate(tokens: Path | None, hook: str | None) -> Authenticate | None:
+def hook_of(tokens: Path | None, hook: str | None) -> Authenticate | None:
+    """Return the hook that identifies callers; None if neither option is given."""
     if tokens is not None and hook is not None:
         raise ConfigurationError("--tokens and --authenticate are both given: choose one")
     if tokens is not None:

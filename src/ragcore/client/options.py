@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from ragcore.retrieval.options import SearchOptions, SimilarityOptions
+from ragcore.retrieval.options import SearchOptions, SimilarityOptions, VectorOptions
 from ragcore.types import Turn
 
-__all__ = ["AnySchema", "AskOptions", "RetrieveOptions", "TimedSimilarityOptions"]
+__all__ = ["AnySchema", "AskOptions", "RetrieveOptions", "TimedSimilarityOptions", "TimedVectorOptions"]
 
 
 # The schema of an answer's data: a pydantic model, a dataclass or a TypedDict, or a JSON schema.
@@ -40,6 +40,13 @@ class AskOptions(RetrieveOptions, total=False):
 
 class TimedSimilarityOptions(SimilarityOptions, total=False):
     """The options of a client's `similarity`."""
+
+    timeout: float | None
+    """Seconds for the whole call. None: `Settings.timeout` (30)."""
+
+
+class TimedVectorOptions(VectorOptions, total=False):
+    """The options of a client's `retrieve_by_vector`."""
 
     timeout: float | None
     """Seconds for the whole call. None: `Settings.timeout` (30)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, overload
 from uuid import UUID
 
 from ragcore.audit import record
@@ -17,7 +17,7 @@ from ragcore.client.answering import Request, cite, generate, make_prompt, retri
 from ragcore.client.charging import Charging
 from ragcore.client.components import Generators, make_embedder, make_generator, make_reranker, make_store
 from ragcore.client.many import Answers, Questions, check_concurrency, check_questions
-from ragcore.client.options import AnySchema, AskOptions, RetrieveOptions, TimedSimilarityOptions
+from ragcore.client.options import AnySchema, AskOptions, RetrieveOptions, TimedSimilarityOptions, TimedVectorOptions
 from ragcore.client.rewriting import Rewriter
 from ragcore.client.stream import AnswerStream
 from ragcore.client.structured import generate_structured, plus
@@ -36,9 +36,20 @@ from ragcore.lifecycle.part import Part, Parts
 from ragcore.operating.calls import Call, Calls
 from ragcore.operating.health import HealthCheck, describe
 from ragcore.operating.watchdog import Watchdog
-from ragcore.protocols import Clearable, Embedder, Generator, Reranker, Searcher, Store, Watched
+from ragcore.protocols import (
+    ChunkReader,
+    Clearable,
+    Embedder,
+    Found,
+    Generator,
+    Reranker,
+    Searcher,
+    Store,
+    Vector,
+    Watched,
+)
 from ragcore.resilience.policy import policy_of
-from ragcore.retrieval.options import SearchOptions, check_options, spelled_out
+from ragcore.retrieval.options import SearchOptions, VectorOptions, check_options, spelled_out
 from ragcore.retrieval.plan import plan_search
 from ragcore.retrieval.reranking.searcher import RerankedSearcher
 from ragcore.retrieval.retriever import Retriever
@@ -354,6 +365,24 @@ class RAG(Part):
             self._charging.charge(call, Usage(embedding_tokens=retrieval.usage.embedding_tokens), "")
             return retrieval
 
+    @spelled_out(TimedVectorOptions)
+    async def retrieve_by_vector(
+        self,
+        vector: Vector | Sequence[float],
+        /,
+        *,
+        tenant: str | UUID,
+        **options: Unpack[TimedVectorOptions],
+    ) -> Retrieval:
+        """Return the passages nearest to a vector. See `Retriever.retrieve_by_vector`. It counts against the tenant's limits like `retrieve`."""
+        check_options(options, TimedVectorOptions, "retrieve_by_vector")
+        async with self._limited("retrieve_by_vector", tenant, options.get("timeout")) as call:
+            call.stage = "search"
+            wanted = cast("VectorOptions", {name: value for name, value in options.items() if name != "timeout"})
+            retrieval = await self._retriever.retrieve_by_vector(vector, tenant=call.tenant, **wanted)
+            call.passages = len(retrieval.passages)
+            return retrieval
+
     @spelled_out(TimedSimilarityOptions)
     async def similarity(
         self,
@@ -384,6 +413,7 @@ class RAG(Part):
         tenant: str | UUID,
         progress: Callable[[IngestReport], None] | None = None,
         document_timeout: float | None = None,
+        split: bool = True,
     ) -> IngestReport:
         """Add documents, or replace those with the same ids. See `Ingestor.add`.
 
@@ -392,12 +422,15 @@ class RAG(Part):
             tenant: the owner of the documents.
             progress: called with the report so far.
             document_timeout: seconds for each step of a document; None: `Settings.document_timeout`.
+            split: whether to cut the documents into chunks. False: each document is one chunk, whose text comes back as it was given.
         """
         ingestor = self._ingesting()
         limit = check_timeout(document_timeout, name="document_timeout") or self.settings.document_timeout
         with self._call("add", check_tenant(tenant), None, bounded=False) as call:
             call.stage = "write"
-            report = await ingestor.add(documents, tenant=call.tenant, progress=progress, document_timeout=limit)
+            report = await ingestor.add(
+                documents, tenant=call.tenant, progress=progress, document_timeout=limit, split=split
+            )
             call.documents = report.added + report.updated
             return report
 
@@ -444,6 +477,51 @@ class RAG(Part):
             known = await self._store("documents").hashes(None, tenant=call.tenant)
             call.documents = len(known)
             return known
+
+    async def chunks(
+        self,
+        document_id: str,
+        /,
+        *,
+        tenant: str | UUID,
+        with_vectors: bool = False,
+        timeout: float | None = None,
+    ) -> Found:
+        """Return all chunks of a document in the order of its text, without a limit of their number. There are none if the document does not exist.
+
+        Args:
+            document_id: the document's id.
+            tenant: the owner of the document.
+            with_vectors: whether the result has the chunks' vectors, in `Found.vectors`.
+            timeout: seconds for the whole call; None: `Settings.timeout`.
+
+        Raises:
+            Unsupported: the store can't return chunks without a search.
+            StoreError: the store failed.
+        """
+        (wanted,) = check_ids([document_id])
+        with self._call("chunks", check_tenant(tenant), timeout) as call, _store_errors("search"):
+            call.stage = "search"
+            found = await self._chunk_reader().document_chunks(wanted, tenant=call.tenant, with_vectors=with_vectors)
+            call.passages = len(found)
+            return found
+
+    async def chunks_by_id(
+        self,
+        chunk_ids: Iterable[str],
+        /,
+        *,
+        tenant: str | UUID,
+        with_vectors: bool = False,
+        timeout: float | None = None,
+    ) -> Found:
+        """Return the chunks with these ids, in the order of the ids. Unknown ids are left out. Arguments and errors are those of `chunks`."""
+        wanted = check_ids(chunk_ids)
+        with self._call("chunks_by_id", check_tenant(tenant), timeout) as call, _store_errors("search"):
+            call.stage = "search"
+            found = await self._chunk_reader().chunks_by_id(wanted, tenant=call.tenant, with_vectors=with_vectors)
+            call.passages = len(found)
+            return found
 
     def for_tenant(self, tenant: str | UUID, /) -> TenantView:
         """Return a view with the same methods for one tenant. It is cheap: make one for each request."""
@@ -664,6 +742,15 @@ class RAG(Part):
             raise Unsupported(f"{what} needs a Store, and {type(store).__name__} is only a Searcher", stage="write")
         return store
 
+    def _chunk_reader(self) -> ChunkReader:
+        store = self._retriever.store
+        if not offers(store, ChunkReader):
+            raise Unsupported(
+                f"{type(store).__name__} returns chunks only by a search: it has no document_chunks() and chunks_by_id()",
+                stage="search",
+            )
+        return store
+
 
 class TenantView:
     """`RAG`'s methods with the tenant bound. Made by `RAG.for_tenant`."""
@@ -758,6 +845,16 @@ class TenantView:
             **options,
         )
 
+    @spelled_out(TimedVectorOptions)
+    async def retrieve_by_vector(
+        self,
+        vector: Vector | Sequence[float],
+        /,
+        **options: Unpack[TimedVectorOptions],
+    ) -> Retrieval:
+        """Return the passages nearest to a vector. See `RAG.retrieve_by_vector`."""
+        return await self._rag.retrieve_by_vector(vector, tenant=self._tenant, **options)
+
     @spelled_out(TimedSimilarityOptions)
     async def similarity(
         self,
@@ -775,9 +872,12 @@ class TenantView:
         *,
         progress: Callable[[IngestReport], None] | None = None,
         document_timeout: float | None = None,
+        split: bool = True,
     ) -> IngestReport:
         """Add documents, or replace those with the same ids. See `RAG.add`."""
-        return await self._rag.add(documents, tenant=self._tenant, progress=progress, document_timeout=document_timeout)
+        return await self._rag.add(
+            documents, tenant=self._tenant, progress=progress, document_timeout=document_timeout, split=split
+        )
 
     async def delete(self, document_ids: Iterable[str], /, *, timeout: float | None = None) -> int:
         """Remove documents, and return how many existed. See `RAG.delete`."""
@@ -790,6 +890,16 @@ class TenantView:
     async def documents(self, *, timeout: float | None = None) -> Mapping[str, str]:
         """Return the content hashes of the tenant's documents, by id. See `RAG.documents`."""
         return await self._rag.documents(tenant=self._tenant, timeout=timeout)
+
+    async def chunks(self, document_id: str, /, *, with_vectors: bool = False, timeout: float | None = None) -> Found:
+        """Return all chunks of a document in the order of its text. See `RAG.chunks`."""
+        return await self._rag.chunks(document_id, tenant=self._tenant, with_vectors=with_vectors, timeout=timeout)
+
+    async def chunks_by_id(
+        self, chunk_ids: Iterable[str], /, *, with_vectors: bool = False, timeout: float | None = None
+    ) -> Found:
+        """Return the chunks with these ids. See `RAG.chunks_by_id`."""
+        return await self._rag.chunks_by_id(chunk_ids, tenant=self._tenant, with_vectors=with_vectors, timeout=timeout)
 
 
 @contextmanager

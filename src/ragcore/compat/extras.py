@@ -27,6 +27,9 @@ EXTRAS = {
     "serve": "uvicorn",
     "prometheus": "prometheus_client",
     "loadtest": "typer",  # its other dependency, httpx, is always installed
+    "langchain": "langchain_core",
+    "llama-index": "llama_index",
+    "mcp": "mcp",
 }
 
 

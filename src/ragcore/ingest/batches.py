@@ -23,6 +23,9 @@ Documents: TypeAlias = Iterable[Document | Unreadable] | AsyncIterable[Document 
 async def batches(documents: Documents, run: Run) -> AsyncIterator[list[Document]]:
     """Yield documents in batches of at most 64 documents and 150,000 characters. A document with more characters is a batch of its own.
 
+    Of several documents with the same id, the last one must be stored. So a document replaces an earlier one of its batch, and waits until an earlier one
+    of another batch is stored.
+
     Args:
         documents: an iterable or async iterable; it is closed at the end.
         run: records the documents that can't be added.
@@ -43,13 +46,20 @@ async def batches(documents: Documents, run: Run) -> AsyncIterator[list[Document
                     f"documents contains a {type(document).__name__}: each item must be a Document or an Unreadable"
                 )
             if not run.begin(document):
-                continue
+                earlier = next((one for one in batch if one.id == document.id), None)
+                if earlier is None:
+                    await run.all_finished()
+                else:
+                    batch.remove(earlier)
+                    size -= len(earlier.text)
             if batch and (len(batch) == BATCH_DOCUMENTS or size + len(document.text) > BATCH_CHARACTERS):
+                run.unfinished += 1
                 yield batch
                 batch, size = [], 0
             batch.append(document)
             size += len(document.text)
     if batch:
+        run.unfinished += 1
         yield batch
 
 

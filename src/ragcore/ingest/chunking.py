@@ -16,7 +16,7 @@ from ragcore.ingest.packer import Packer, path_of
 from ragcore.ingest.units import units
 from ragcore.types import Chunk, Document, EmbedText
 
-__all__ = ["Cut", "cut"]
+__all__ = ["Cut", "cut", "uncut"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +68,20 @@ def cut(
         start, end = parts[0].start, parts[-1].end
         chunks.append(Chunk(id=f"{document.id}#{number}", text=text, start=start, end=end, metadata=metadata))
     return Cut(tuple(chunks), tuple(embedded for _, _, embedded in packer.chunks), packer.tokens)
+
+
+def uncut(
+    document: Document,
+    *,
+    count_tokens: Callable[[str], int],
+    chunk_tokens: int,
+    overlap_tokens: int,
+    embed_text: EmbedText = "text",
+) -> Cut:
+    """Make the whole document one chunk. A document without any text has none. The arguments are those of `cut`."""
+    if not document.text.strip():
+        return Cut((), (), 0)
+    measure = Measure(document.title, count_tokens, chunk_tokens, overlap_tokens, embed_text)
+    chunk = Chunk(id=f"{document.id}#0", text=document.text, start=0, end=len(document.text))
+    embedded = measure.text_to_embed(document.text, ())
+    return Cut((chunk,), (embedded,), count_tokens(embedded))

@@ -23,6 +23,7 @@ def content_hash(
     overlap_tokens: int,
     embed_text: EmbedText | None,
     redact: Redact | None,
+    split: bool = True,
 ) -> str:
     """Return the SHA-256 of all data that chunks and vectors depend on, as 64 hexadecimal digits.
 
@@ -30,6 +31,7 @@ def content_hash(
         model: name of the embedding model.
         document_prefix: text that the embedder puts before each chunk; "" for none.
         chunk_tokens, overlap_tokens, embed_text, redact: as in `Ingestor`.
+        split: whether the document is cut into chunks.
     """
     parts = [
         FORMAT,
@@ -50,4 +52,6 @@ def content_hash(
         parts.append(key_of(redact))
     if document.expires_at is not None:
         parts.append(document.expires_at.astimezone(UTC).isoformat())
+    if not split:
+        parts.append("one chunk")
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

@@ -26,7 +26,7 @@ from ragcore.errors import (
     Unsupported,
 )
 from ragcore.ingest.batches import BATCH_CHARACTERS, batches
-from ragcore.ingest.chunking import Cut, cut
+from ragcore.ingest.chunking import Cut, cut, uncut
 from ragcore.ingest.content_hash import content_hash
 from ragcore.ingest.options import CHUNK_TOKENS, OVERLAP_TOKENS, check_chunking
 from ragcore.ingest.run import Run
@@ -61,6 +61,10 @@ DOCUMENT_TIMEOUT = 120.0
 
 class Ingestor:
     """Puts documents into a store.
+
+    A chunk is a part of the document's text, character for character: line ends, tabs and invisible characters stay. White space before the first chunk,
+    after the last one and between two of them belongs to no chunk. A document without any other character is reported as failed. A text with a NUL
+    character or a lone surrogate can't be stored, so `Document` refuses it.
 
     Args:
         embedder: makes the vectors. Chunks are measured in its tokens.
@@ -117,8 +121,11 @@ class Ingestor:
         tenant: str | UUID,
         progress: Callable[[IngestReport], None] | None = None,
         document_timeout: float | None = None,
+        split: bool = True,
     ) -> IngestReport:
         """Add documents, or replace those with the same ids.
+
+        Of several documents with the same id, the last one is stored, and `report.warnings` names it.
 
         Documents that can't be added are listed in `report.failed`; the others are added. A document is stored completely or not at all. Unchanged
         documents are not embedded again, so a second run after an error adds only the missing documents.
@@ -129,6 +136,8 @@ class Ingestor:
             progress: called on the event loop with the report so far.
             document_timeout: seconds for each step of a document: cutting it, embedding 256 of its chunks, writing 2,000 of them. Documents in the same
                 batch share the step's time. The wait for an embedder's thread does not count. None: 120.
+            split: whether to cut the documents into chunks. False: each document is one chunk, whose text comes back as it was given, with white space at
+                both ends. A document with more tokens than the embedder accepts fails.
 
         Raises:
             EmbeddingError, StoreError, CircuitOpen: a dependency failed, and retries did not help. Documents that were written before stay stored.
@@ -138,7 +147,7 @@ class Ingestor:
         Exceptions from `documents` and `progress` are raised unchanged.
         """
         limit = check_timeout(document_timeout, name="document_timeout") or DOCUMENT_TIMEOUT
-        run = Run(check_tenant(tenant), limit, progress)
+        run = Run(check_tenant(tenant), limit, progress, split=split)
         await self._prepare()
         try:
             await self._run(run, batches(documents, run))
@@ -179,7 +188,10 @@ class Ingestor:
     async def _work(self, run: Run, receiver: MemoryObjectReceiveStream[list[Document]]) -> None:
         async with receiver:
             async for batch in receiver:
-                await self._add(run, batch)
+                try:
+                    await self._add(run, batch)
+                finally:
+                    run.finish()
 
     async def _add(self, run: Run, batch: Sequence[Document]) -> None:
         """Add a batch. If it fails because of one of its documents, add them one by one."""
@@ -203,11 +215,11 @@ class Ingestor:
                 stage="write",
             )
         with limit.step():
-            hashes = await self._content_hashes(batch)
+            hashes = await self._content_hashes(batch, split=run.split)
             known = await _stored(self.store.hashes(list(hashes), tenant=run.tenant))
         changed = [document for document in batch if known.get(document.id) != hashes[document.id]]
-        changed = await self._without_carried_over(changed, known)
-        embedded, tokens, empty = await self._embed(changed, hashes, limit)
+        changed = await self._without_carried_over(changed, known, split=run.split)
+        embedded, tokens, empty = await self._embed(changed, hashes, limit, split=run.split)
         if embedded:
             steps = math.ceil(sum(len(one.chunks) for one in embedded) / WRITTEN_IN_A_STEP)
             with limit.step(steps):
@@ -218,7 +230,7 @@ class Ingestor:
         run.done(embedded, known, unchanged=len(batch) - len(changed), tokens=tokens)
 
     async def _embed(
-        self, documents: Sequence[Document], hashes: Mapping[str, str], limit: StepLimit
+        self, documents: Sequence[Document], hashes: Mapping[str, str], limit: StepLimit, *, split: bool
     ) -> tuple[list[EmbeddedDocument], int, list[Unreadable]]:
         """Return the documents with vectors, the number of their tokens, and the documents that can't be embedded."""
         empty: list[Unreadable] = []
@@ -226,7 +238,7 @@ class Ingestor:
         for document in documents:
             try:
                 with limit.step():
-                    made = await self._cut(document)
+                    made = await self._cut(document, split=split)
             except DeadlineExceeded as error:
                 if not limit.is_own(error):
                     raise
@@ -240,6 +252,10 @@ class Ingestor:
                 continue
             if not made.chunks:
                 empty.append(Unreadable(document.id, "it has no text", source=document.source))
+                continue
+            if not split and made.tokens > self.embedder.max_tokens:
+                reason = f"it has {made.tokens:,} tokens, and {self.embedder.model} takes at most {self.embedder.max_tokens:,}: cut it first"
+                empty.append(Unreadable(document.id, reason, source=document.source))
                 continue
             cuts.append((document, made))
         vectors = await self._vectors(
@@ -260,11 +276,11 @@ class Ingestor:
             start = stop
         return embedded, sum(made.tokens for _, made in cuts), empty
 
-    async def _cut(self, document: Document) -> Cut:
+    async def _cut(self, document: Document, *, split: bool) -> Cut:
         embed_text = self.embed_text or DEFAULT_EMBED_TEXT
 
         def work() -> Cut:
-            return cut(
+            return (cut if split else uncut)(
                 document,
                 count_tokens=self.embedder.count_tokens,
                 chunk_tokens=self.chunk_tokens,
@@ -305,15 +321,17 @@ class Ingestor:
             )
         return np.concatenate(parts) if parts else np.zeros((0, self.embedder.dimension), np.float32)
 
-    async def _content_hashes(self, batch: Sequence[Document]) -> dict[str, str]:
+    async def _content_hashes(self, batch: Sequence[Document], *, split: bool) -> dict[str, str]:
         def work() -> dict[str, str]:
-            return {document.id: self._content_hash(document) for document in batch}
+            return {document.id: self._content_hash(document, split=split) for document in batch}
 
         if sum(len(document.text) for document in batch) <= BATCH_CHARACTERS:
             return work()
         return await self._threads.run(work)
 
-    async def _without_carried_over(self, documents: list[Document], known: Mapping[str, str]) -> list[Document]:
+    async def _without_carried_over(
+        self, documents: list[Document], known: Mapping[str, str], *, split: bool
+    ) -> list[Document]:
         """Leave out unchanged documents that `reembed` copied from another collection. Their stored hash was computed with that collection's model."""
         models = [model for model in getattr(self.store, "former_models", ()) if model != self.embedder.model]
         candidates = [document for document in documents if document.id in known] if models else []
@@ -322,7 +340,7 @@ class Ingestor:
             return {
                 document.id
                 for document in candidates
-                if any(known[document.id] == self._content_hash(document, model) for model in models)
+                if any(known[document.id] == self._content_hash(document, model, split=split) for model in models)
             }
 
         if not candidates:
@@ -330,7 +348,7 @@ class Ingestor:
         unchanged = await self._threads.run(work)
         return [document for document in documents if document.id not in unchanged]
 
-    def _content_hash(self, document: Document, model: str | None = None) -> str:
+    def _content_hash(self, document: Document, model: str | None = None, *, split: bool) -> str:
         return content_hash(
             document,
             model=model or self.embedder.model,
@@ -339,6 +357,7 @@ class Ingestor:
             overlap_tokens=self.overlap_tokens,
             embed_text=self.embed_text,
             redact=self.redact,
+            split=split,
         )
 
 

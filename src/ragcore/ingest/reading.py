@@ -34,6 +34,8 @@ __all__ = ["SUFFIXES", "read"]
 
 logger: logging.Logger = logging.getLogger("ragcore.ingest")
 
+SAME_ID = "an earlier document has the same id: give one of them another id, or pass their common folder"
+
 # Number of file names that a thread finds in one step.
 NAMES_AT_ONCE = 64
 GRACE_SECONDS = 0.5
@@ -102,7 +104,7 @@ def read(
         strict=strict,
         whole_pages=whole_pages,
     )
-    return _read(files, options)
+    return _distinct(_read(files, options))
 
 
 def _path(path: object) -> Path:
@@ -132,6 +134,20 @@ class _Options:
         """Number of workers at once."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return max(1, cores if self.processes is None else self.processes)
+
+
+async def _distinct(
+    documents: AsyncGenerator[Document | Unreadable, None],
+) -> AsyncGenerator[Document | Unreadable, None]:
+    """Report a document as unreadable if an earlier one has its id. One of two files of the same name would otherwise replace the other."""
+    seen: set[str] = set()
+    async with aclosing(documents):
+        async for document in documents:
+            if isinstance(document, Document) and document.id in seen:
+                yield Unreadable(document.id, SAME_ID, source=document.source)
+                continue
+            seen.add(document.id)
+            yield document
 
 
 async def _read(paths: list[Path], options: _Options) -> AsyncGenerator[Document | Unreadable, None]:

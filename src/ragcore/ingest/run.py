@@ -13,6 +13,7 @@ from ragcore.types import Document, Doubt, IngestReport, Unreadable
 __all__ = ["Run"]
 
 MOST_DOUBTS = 10_000
+REPLACES = "an earlier document of this run has the same id; this one has replaced it"
 
 
 @dataclass(slots=True)
@@ -23,12 +24,15 @@ class Run:
         tenant: the owner of the documents.
         document_timeout: seconds for each step of a document.
         progress: called with the report so far, whenever it changes.
+        split: whether to cut the documents into chunks.
         seen: the ids of the documents so far.
+        unfinished: number of batches that were handed out and are not finished.
     """
 
     tenant: str
     document_timeout: float
     progress: Callable[[IngestReport], None] | None
+    split: bool = True
     began: float = field(default_factory=anyio.current_time)
     added: int = 0
     updated: int = 0
@@ -38,22 +42,28 @@ class Run:
     failed: list[Unreadable] = field(default_factory=list)
     doubts: list[Doubt] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
+    unfinished: int = 0
+    _finished: anyio.Event = field(default_factory=anyio.Event)
 
     def begin(self, document: Document) -> bool:
-        """Register a document. Return False, and record a failure, if an earlier document has the same id."""
-        if document.id in self.seen:
-            self.fail(
-                Unreadable(
-                    document.id,
-                    "an earlier document of this run has the same id: give one of them another id, or pass their common folder",
-                    source=document.source,
-                )
-            )
-            return False
+        """Register a document. Return False if an earlier document of this run has the same id; this one will replace it."""
+        first = document.id not in self.seen
         self.seen.add(document.id)
-        if document.warnings and len(self.doubts) < MOST_DOUBTS:
-            self.doubts += [Doubt(document.id, message) for message in document.warnings]
-        return True
+        messages = document.warnings if first else (*document.warnings, REPLACES)
+        if messages and len(self.doubts) < MOST_DOUBTS:
+            self.doubts += [Doubt(document.id, message) for message in messages]
+        return first
+
+    def finish(self) -> None:
+        """Count a batch as finished, however it ended."""
+        self.unfinished -= 1
+        self._finished.set()
+
+    async def all_finished(self) -> None:
+        """Wait until all batches that were handed out are finished."""
+        while self.unfinished:
+            self._finished = anyio.Event()
+            await self._finished.wait()
 
     def done(
         self, written: Sequence[EmbeddedDocument], known: Mapping[str, str], *, unchanged: int, tokens: int

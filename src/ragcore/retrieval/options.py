@@ -13,7 +13,7 @@ from uuid import UUID
 from ragcore.filters import Filter
 from ragcore.types import Mode
 
-__all__ = ["SearchOptions", "SimilarityOptions", "check_options", "spelled_out"]
+__all__ = ["SearchOptions", "SimilarityOptions", "VectorOptions", "check_options", "spelled_out"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -28,28 +28,33 @@ class SimilarityOptions(TypedDict, total=False):
     """A condition that each passage must match, such as `ragcore.meta("year").ge(2024)`. None: no condition."""
 
 
-class SearchOptions(SimilarityOptions, total=False):
-    """The options of a search."""
+class VectorOptions(SimilarityOptions, total=False):
+    """The options of a search by vector alone."""
 
     top_k: int | None
     """Largest number of passages, 1 to 1,000. None: the retriever's value."""
-    query: str | None
-    """The text to search for instead of the question, such as a stand-alone form of a follow-up question. None: the question.
-    The answer is still an answer to the question."""
-    mode: Mode | None
-    """"vector", "text" or "hybrid". None: the retriever's mode."""
     shared: Sequence[str | UUID] | None
     """Shared tenants whose documents are searched as well. Never let a user or a model choose them. None: the retriever's."""
     diversity: float | None
     """From 0, the best passages, to 1, passages that differ as much as possible from each other. None: the retriever's value."""
     neighbours: int | None
     """Number of chunks before and after each passage that become part of it, 0 to 10. None: the retriever's number."""
-    rerank: bool | None
-    """Whether the retriever's reranker sorts the passages. False: the passages keep the order of the search, for example to compare both orders. None: True.
-    Without a reranker, the option has no effect."""
     relative_threshold: float | Literal[False] | None
     """Lowest share of the best score, from 0 to 1. A passage is dropped if its cosine similarity is lower than this share of the best passage's similarity.
     The best passage always stays. Text search ignores this option. None: the retriever's share. False or 0: no relative threshold."""
+
+
+class SearchOptions(VectorOptions, total=False):
+    """The options of a search."""
+
+    query: str | None
+    """The text to search for instead of the question, such as a stand-alone form of a follow-up question. None: the question.
+    The answer is still an answer to the question."""
+    mode: Mode | None
+    """"vector", "text" or "hybrid". None: the retriever's mode."""
+    rerank: bool | None
+    """Whether the retriever's reranker sorts the passages. False: the passages keep the order of the search, for example to compare both orders. None: True.
+    Without a reranker, the option has no effect."""
     degrade: bool | None
     """Whether to use a fallback when a stage fails, such as full-text search while the embedder is down. False: raise an error instead. None: the
     default of the client or retriever."""

@@ -117,8 +117,11 @@ class Plan:
         )
 
 
-def plan_search(defaults: Defaults, question: str, tenant: str | UUID, options: SearchOptions) -> Plan:
+def plan_search(defaults: Defaults, question: str | None, tenant: str | UUID, options: SearchOptions) -> Plan:
     """Choose the options of a search and check them.
+
+    Args:
+        question: None: the search has a vector and no question.
 
     Raises:
         InvalidInput: the question, the tenant or an option is invalid, or the question exceeds the embedder's token limit.
@@ -126,7 +129,7 @@ def plan_search(defaults: Defaults, question: str, tenant: str | UUID, options: 
     top_k, mode, condition = options.get("top_k"), options.get("mode"), options.get("filter")
     shared, diversity, neighbours = options.get("shared"), options.get("diversity"), options.get("neighbours")
     wanted = defaults.mode if mode is None else check_mode(mode)
-    if wanted != "text" and defaults.embedder is None:
+    if wanted != "text" and defaults.embedder is None and question is not None:
         raise InvalidInput(f"mode {wanted!r} needs an embedder, and this retriever has none: use mode='text'")
     if condition is not None and not isinstance(condition, Filter):
         raise InvalidInput(
@@ -134,7 +137,7 @@ def plan_search(defaults: Defaults, question: str, tenant: str | UUID, options: 
         )
     owner = check_tenant(tenant)
     threshold, threshold_from = _threshold(defaults, options)
-    asked, query = check_question(question), options.get("query")
+    asked, query = "" if question is None else check_question(question), options.get("query")
     share = options.get("relative_threshold")
     plan = Plan(
         question=asked,
@@ -152,7 +155,7 @@ def plan_search(defaults: Defaults, question: str, tenant: str | UUID, options: 
         diversity=defaults.diversity if diversity is None else check_diversity(diversity),
         neighbours=defaults.neighbours if neighbours is None else check_neighbours(neighbours),
     )
-    if wanted != "text" and defaults.embedder is not None:
+    if wanted != "text" and defaults.embedder is not None and question is not None:
         _check_length(plan.searched, defaults.embedder)
     return plan
 

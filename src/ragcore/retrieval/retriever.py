@@ -7,14 +7,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal, Unpack
+from typing import Literal, Unpack, cast
 from uuid import UUID
 
 import anyio
 import numpy as np
 
 from ragcore.compat.ability import offers
-from ragcore.embedding.vectors import check_vectors
+from ragcore.embedding.vectors import check_vector, check_vectors
 from ragcore.errors import (
     CircuitOpen,
     ConfigurationError,
@@ -33,7 +33,7 @@ from ragcore.resilience.deadline import deadline, share
 from ragcore.resilience.flow import flow
 from ragcore.resilience.patience import Patience
 from ragcore.retrieval.emptiness import explain_empty
-from ragcore.retrieval.options import SearchOptions, SimilarityOptions, check_options, spelled_out
+from ragcore.retrieval.options import SearchOptions, SimilarityOptions, VectorOptions, check_options, spelled_out
 from ragcore.retrieval.passage_search import PassageSearch
 from ragcore.retrieval.plan import Plan, plan_search
 from ragcore.retrieval.relative import near_the_best
@@ -205,6 +205,40 @@ class Retriever(Part):
         degraded = (*degraded, *found.degraded)
         return plan.retrieval(
             found, empty=empty, degraded=degraded, timings=watch.timings(), usage=usage, duplicates=duplicates
+        )
+
+    @spelled_out(VectorOptions)
+    async def retrieve_by_vector(
+        self,
+        vector: Vector | Sequence[float],
+        /,
+        *,
+        tenant: str | UUID,
+        **options: Unpack[VectorOptions],
+    ) -> Retrieval:
+        """Return the passages nearest to a vector, best first. Nothing is embedded, and no reranker sorts them.
+
+        Args:
+            vector: of shape (dimension,), made by the embedder's model.
+            tenant: the owner of the documents.
+            options: top_k, score_threshold, relative_threshold, filter, shared, diversity, neighbours, as described in `options.VectorOptions`.
+
+        Raises:
+            InvalidInput: the vector has another dimension than the embedder's, or is zero or not finite; or as in `retrieve`.
+            StoreError, Unsupported: as in `retrieve`.
+        """
+        self._check_open()
+        check_options(options, VectorOptions, "retrieve_by_vector")
+        plan = plan_search(self, None, tenant, cast("SearchOptions", {**options, "mode": "vector"}))
+        wanted = check_vector(vector, dimension=None if self.embedder is None else self.embedder.dimension)
+        watch = Stopwatch()
+        with watch.measure("search"):
+            query = replace(plan.query(wanted), model=self._model(wanted), rerank=False)
+            plan, found, duplicates = await PassageSearch(self.store).find(plan, query, other_mode=False)
+            empty = None if found else await explain_empty(self.store, query, found)
+            found = near_the_best(found, plan.relative_threshold)
+        return plan.retrieval(
+            found, empty=empty, degraded=(), timings=watch.timings(), usage=Usage(), duplicates=duplicates
         )
 
     @spelled_out(SimilarityOptions)

@@ -13,9 +13,9 @@ import numpy as np
 from ragcore.errors import ConfigurationError, InvalidInput
 from ragcore.filters import Filter
 from ragcore.lifecycle.part import Part
-from ragcore.protocols import Diagnosis, EmbeddedDocument, Query, Scores, Vector
+from ragcore.protocols import Diagnosis, EmbeddedDocument, Found, Query, Scores, Vector
 from ragcore.store.memory_search import by_score, search_tenants
-from ragcore.store.memory_tenant import MemoryTenant
+from ragcore.store.memory_tenant import Hit, MemoryTenant
 from ragcore.text.lexemes import Language
 from ragcore.types import Counts, EmbedText, Passage
 from ragcore.types.validation import check_tenant
@@ -85,6 +85,18 @@ class MemoryStore(Part):
             found.append(home.around(passage, distance) if home is not None and readable else ())
         return found
 
+    async def document_chunks(self, document_id: str, /, *, tenant: str, with_vectors: bool = False) -> Found:
+        """Return all chunks of a document in the order of its text. See `ChunkReader`."""
+        await self._enter(tenant)
+        home = self._tenants.get(tenant, MemoryTenant())
+        return _found(home.chunks(document_id), with_vectors=with_vectors)
+
+    async def chunks_by_id(self, chunk_ids: Sequence[str], /, *, tenant: str, with_vectors: bool = False) -> Found:
+        """Return the chunks with these ids. See `ChunkReader`."""
+        await self._enter(tenant)
+        home = self._tenants.get(tenant, MemoryTenant())
+        return _found(home.with_ids(chunk_ids), with_vectors=with_vectors)
+
     def _shared_of(self, query: Query) -> list[str]:
         missing = sorted(repr(name) for name in query.shared if name not in self._shared)
         if missing:
@@ -99,7 +111,7 @@ class MemoryStore(Part):
         return Diagnosis(chunks=counts.chunks, models=sorted(models), store_chunks=everywhere)
 
     async def upsert(self, documents: Sequence[EmbeddedDocument], /, *, tenant: str) -> None:
-        """Add documents, or replace those with the same ids."""
+        """Add documents, or replace those with the same ids. Of several documents with the same id, the last one is stored."""
         await self._enter(tenant)
         for document in documents:
             self._check_dimension(document)
@@ -179,3 +191,7 @@ class MemoryStore(Part):
                         f"{document.document.id!r} has {document.vectors.shape[1]} ({document.model}): use one model for each store"
                     )
                 return
+
+
+def _found(hits: Sequence[Hit], *, with_vectors: bool) -> Found:
+    return Found([hit.passage for hit in hits], vectors=[hit.vector for hit in hits] if with_vectors else None)

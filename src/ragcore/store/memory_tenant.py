@@ -79,6 +79,25 @@ class MemoryTenant:
             return ()
         return [replace(one, shared=passage.shared) for one in own[max(0, place - distance) : place + distance + 1]]
 
+    def chunks(self, document_id: str) -> list[Hit]:
+        """Return the chunks of a document in the order of its text; [] if it does not exist or has expired."""
+        index = self._indexed()
+        return [
+            Hit(index.passages[number], index.vectors[number])
+            for number in sorted(self.current())
+            if index.passages[number].document_id == document_id
+        ]
+
+    def with_ids(self, chunk_ids: Sequence[str]) -> list[Hit]:
+        """Return the chunks with these ids, in the order of the ids. Unknown ids and repeated ones are left out."""
+        index = self._indexed()
+        numbers = {index.passages[number].chunk_id: number for number in self.current()}
+        return [
+            Hit(index.passages[numbers[chunk_id]], index.vectors[numbers[chunk_id]])
+            for chunk_id in dict.fromkeys(chunk_ids)
+            if chunk_id in numbers
+        ]
+
     def current(self) -> AbstractSet[int]:
         """Return the numbers of the passages that have not expired."""
         index, now = self._indexed(), datetime.now(UTC)

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal
-
-import anyio
 
 from ragcore.client.rag import RAG
 from ragcore.contrib.asgi import openai_chat
 from ragcore.contrib.asgi.chat import ChatBody, as_reported, check_question, decoded
 from ragcore.contrib.asgi.exchange import Exchange
 from ragcore.contrib.asgi.identity import Identity
-from ragcore.contrib.asgi.problem import Refused
-from ragcore.contrib.asgi.public import FULL
+from ragcore.contrib.asgi.places import Places
 from ragcore.contrib.asgi.sse import sse, steps
-from ragcore.resilience import Bulkhead
 from ragcore.types.validation import check_tenant
 
 if TYPE_CHECKING:
@@ -25,8 +18,6 @@ if TYPE_CHECKING:
     from ragcore.types import Answer
 
 __all__ = ["Chats"]
-
-logger: logging.Logger = logging.getLogger("ragcore.asgi")
 
 
 class Chats:
@@ -46,7 +37,7 @@ class Chats:
         self._rag = rag
         self._answers: RAG | Rollout[Answer] = rollout or rag
         self._max_question = max_question
-        self._places = Bulkhead(max_calls, queue=max_calls, name="the application")
+        self._places = Places(max_calls, seconds=rag.settings.timeout)
         self._ping = ping
         self._append = client_instructions == "append"
         self._trust_history = trust_history
@@ -56,7 +47,7 @@ class Chats:
         chat = ChatBody.read(exchange.body)
         check_question(chat.message, longest=self._max_question)
         history = chat.history if self._trust_history else as_reported(chat.history)
-        async with self._place(identity):
+        async with self._places.place(check_tenant(identity.tenant)):
             if "text/event-stream" not in exchange.header("accept"):
                 answer = await self._answers.ask(chat.message, tenant=identity.tenant, history=history)
                 exchange.id = answer.call_id
@@ -77,7 +68,7 @@ class Chats:
             "temperature": request.temperature,
             "stop": request.stop,
         }
-        async with self._place(identity):
+        async with self._places.place(check_tenant(identity.tenant)):
             if not request.stream:
                 answer = await self._answers.ask(request.question, tenant=identity.tenant, **options)
                 exchange.id = answer.call_id
@@ -87,18 +78,3 @@ class Chats:
                 exchange.id = stream.call_id
                 pieces = steps(stream, ping=self._ping)
                 await exchange.stream(openai_chat.chunks(pieces, call_id=stream.call_id, usage=request.usage))
-
-    @asynccontextmanager
-    async def _place(self, identity: Identity) -> AsyncIterator[None]:
-        """Hold a place for a block. A tenant that already has its share of places is refused instead of queued, to leave room for other tenants."""
-        places, tenant = self._places, check_tenant(identity.tenant)
-        if not places.try_acquire(tenant):
-            if places.holds(tenant) >= places.share(tenant):
-                logger.debug("concurrency limit max_calls reached (%d running)", places.inside)
-                raise Refused(429, "Overloaded", FULL, {"Retry-After": "1"})
-            await places.acquire(anyio.current_time() + self._rag.settings.timeout, flow=tenant)
-        try:
-            yield
-        finally:
-            # Report no service time. The bulkhead would use a service time to refuse calls that can't end in time, but a chat's timeout starts after the wait.
-            places.release(flow=tenant)

@@ -23,7 +23,7 @@ from ragcore.errors import (
 from ragcore.types import Answer, CallInfo, Degradation, EmptyReason, Health, SimilarityReport
 from ragcore.value import Value
 
-__all__ = ["FULL", "has_internal_details", "public", "public_message"]
+__all__ = ["FULL", "INTERNAL", "has_internal_details", "public", "public_message"]
 
 FULL = "too many questions at once; try again in a moment"
 INTERNAL = "internal error; see the service's log"

@@ -14,7 +14,7 @@ import numpy as np
 from ragcore.protocols import Found, Query, Vector
 from ragcore.types import Passage
 
-__all__ = ["nearest", "passage_of", "ranked"]
+__all__ = ["found_of", "nearest", "passage_of", "ranked"]
 
 Scan = Literal["exact", "index", "completed"]
 
@@ -59,6 +59,11 @@ def ranked(rows: Sequence[asyncpg.Record], query: Query) -> Found:
         scan=cast("Scan | None", rows[0]["scan"]),
         vectors=_vectors(chosen) if query.with_vectors else None,
     )
+
+
+def found_of(rows: Sequence[asyncpg.Record], *, with_vectors: bool) -> Found:
+    """Return the passages of rows that have no scores."""
+    return Found(map(passage_of, rows), vectors=_vectors(rows) if with_vectors else None)
 
 
 def passage_of(row: asyncpg.Record) -> Passage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 from ragcore.protocols import Query
 from ragcore.store.fusion import DEPTH, RANK_CONSTANT, RERANKED, VECTOR_WEIGHT
@@ -13,7 +14,7 @@ from ragcore.store.postgres.inspection import MOST_INDEXED, MOST_INDEXED_WHOLE
 from ragcore.store.postgres.statements import SQL, filled, quoted
 from ragcore.types import Fusion, Mode
 
-__all__ = ["Search", "adjacent_statement", "function_placeholders", "statement_of"]
+__all__ = ["Search", "adjacent_statement", "chunks_statement", "function_placeholders", "statement_of"]
 
 # A tenant is scanned exactly if its rows times the dimensions are at most this number. Such a scan takes about 10 ms and finds all chunks; the index takes
 # 1 to 2 ms and may miss some.
@@ -179,6 +180,16 @@ def adjacent_statement(*, schema: str) -> str:
         "schema": quoted(schema),
     }
     return _filled(SQL["adjacent"], placeholders)
+
+
+@lru_cache(maxsize=64)
+def chunks_statement(by: Literal["document", "id"], *, schema: str, with_vectors: bool) -> str:
+    """Return the statement that reads the chunks of a document, or the chunks with given ids."""
+    columns = f"{PASSAGE_COLUMNS}, embedding" if with_vectors else PASSAGE_COLUMNS
+    return _filled(
+        SQL["document_chunks" if by == "document" else "chunks_by_id"],
+        {"passage_columns": columns, "schema": quoted(schema)},
+    )
 
 
 def _shared_placeholders(parameter: int | None) -> dict[str, str]:

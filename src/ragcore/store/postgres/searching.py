@@ -8,12 +8,12 @@ import asyncpg
 import numpy as np
 
 from ragcore.errors import InvalidInput
-from ragcore.protocols import Diagnosis, Query, Scores, Vector
+from ragcore.protocols import Diagnosis, Found, Query, Scores, Vector
 from ragcore.store.postgres.collection import Collection, StoreSettings
 from ragcore.store.postgres.connection import PooledConnection
 from ragcore.store.postgres.inspection import MOST_INDEXED
-from ragcore.store.postgres.passages import nearest, passage_of, ranked
-from ragcore.store.postgres.searches import adjacent_statement, statement_of
+from ragcore.store.postgres.passages import found_of, nearest, passage_of, ranked
+from ragcore.store.postgres.searches import adjacent_statement, chunks_statement, statement_of
 from ragcore.store.postgres.tenants import Tenants
 from ragcore.types import Passage
 from ragcore.types.validation import check_tenant
@@ -98,6 +98,24 @@ class Searching:
         for row in await self._collection.call(work, stage="search"):
             found[row["nth"] - 1].append(passage_of(row))
         return found
+
+    async def document_chunks(self, document_id: str, *, tenant: str, with_vectors: bool) -> Found:
+        """Return all chunks of a document, in the order of its text. See `ChunkReader`."""
+        sql = chunks_statement("document", schema=self._settings.schema, with_vectors=with_vectors)
+        return await self._chunks(sql, tenant, document_id, with_vectors=with_vectors)
+
+    async def chunks_by_id(self, chunk_ids: Sequence[str], *, tenant: str, with_vectors: bool) -> Found:
+        """Return the chunks with these ids. See `ChunkReader`."""
+        sql = chunks_statement("id", schema=self._settings.schema, with_vectors=with_vectors)
+        return await self._chunks(sql, tenant, list(dict.fromkeys(chunk_ids)), with_vectors=with_vectors)
+
+    async def _chunks(self, sql: str, tenant: str, wanted: str | list[str], *, with_vectors: bool) -> Found:
+        check_tenant(tenant)
+
+        async def work(connection: PooledConnection) -> list[asyncpg.Record]:
+            return await connection.fetch(sql, tenant, wanted)
+
+        return found_of(await self._collection.call(work, stage="search"), with_vectors=with_vectors)
 
     async def scores(self, vector: Vector, *, tenant: str, limit: int | None) -> Scores:
         """Return the exact similarity of the tenant's chunks to `vector`, best first."""

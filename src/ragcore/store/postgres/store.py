@@ -14,6 +14,7 @@ from ragcore.protocols import (
     Allowance,
     Diagnosis,
     EmbeddedDocument,
+    Found,
     Ledger,
     Limits,
     Query,
@@ -117,6 +118,8 @@ class PgVectorStore(Part):
 
     async def upsert(self, documents: Sequence[EmbeddedDocument], /, *, tenant: str) -> None:
         """Add documents, or replace those with the same ids, in one transaction. Searches see the old documents until all new ones are written.
+
+        Of several documents with the same id, the last one is stored.
 
         Raises:
             ConfigurationError: the vectors have another model or dimension than the collection.
@@ -223,6 +226,14 @@ class PgVectorStore(Part):
     ) -> Sequence[Sequence[Passage]]:
         """Return the chunks around each passage. See `AdjacentChunks`."""
         return await self._searching.adjacent(passages, tenant=tenant, distance=distance)
+
+    async def document_chunks(self, document_id: str, /, *, tenant: str, with_vectors: bool = False) -> Found:
+        """Return all chunks of a document in the order of its text. See `ChunkReader`."""
+        return await self._searching.document_chunks(document_id, tenant=tenant, with_vectors=with_vectors)
+
+    async def chunks_by_id(self, chunk_ids: Sequence[str], /, *, tenant: str, with_vectors: bool = False) -> Found:
+        """Return the chunks with these ids. See `ChunkReader`."""
+        return await self._searching.chunks_by_id(chunk_ids, tenant=tenant, with_vectors=with_vectors)
 
     async def inspect(self) -> Inspection:
         """Inspect the role, the schema and the server, for `doctor`, `describe` and health."""

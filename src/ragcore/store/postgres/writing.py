@@ -38,8 +38,10 @@ class Writing:
         self._tenants = tenants
 
     async def upsert(self, documents: Sequence[EmbeddedDocument], *, tenant: str) -> None:
-        """Add documents, or replace those with the same ids, in one transaction."""
+        """Add documents, or replace those with the same ids, in one transaction. Of several documents with the same id, the last one is stored."""
         check_tenant(tenant)
+        # One statement can't change a row twice.
+        documents = list({embedded.document.id: embedded for embedded in documents}.values())
         if documents:
             await self._collection.call(
                 lambda connection: self._upsert(connection, documents, tenant),
