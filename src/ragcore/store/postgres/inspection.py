@@ -20,7 +20,7 @@ from ragcore.store.postgres.extension import Extension
 from ragcore.store.postgres.statements import MIGRATIONS, quoted, statement
 from ragcore.value import Value
 
-__all__ = ["MOST_INDEXED", "MOST_INDEXED_WHOLE", "Finding", "Inspection", "inspect"]
+__all__ = ["MOST_INDEXED", "MOST_INDEXED_WHOLE", "Finding", "Inspection", "ReplicaInspection", "inspect"]
 
 logger: logging.Logger = logging.getLogger("ragcore.store")
 
@@ -46,6 +46,8 @@ POLICIES = re.compile(
     rf"|not_expired r false {_NOT_EXPIRED} - true|shared_rows r true {_SHARED} - true)",
     re.IGNORECASE,
 )
+# Bytes of the log from which a lag is reported, four segments.
+LARGE_LAG = 64 * 2**20
 MAKE_ROLE = (
     "connect as a role that owns nothing: `create role app login password '…'`, then store.migrate(…, role='app')"
 )
@@ -62,6 +64,42 @@ class Finding(Value):
 
     severity: Literal["error", "warning"]
     message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaInspection(Value):
+    """The state of a replica.
+
+    Attributes:
+        address: host, port and database.
+        breaker: state of its circuit breaker: "closed", "open", "half_open" or "isolated"; None if its policy has none.
+        inspection: what was found there; None if it can't be used.
+        error: the reason why it can't be used; None if it can.
+        lag_bytes: bytes of the primary's log that it has not replayed yet; None if unknown.
+    """
+
+    address: str
+    breaker: str | None = None
+    inspection: Inspection | None = None
+    error: str | None = None
+    lag_bytes: int | None = None
+
+    def findings(self) -> list[Finding]:
+        """Return the problems of the replica; [] if there are none."""
+        if self.inspection is None:
+            return [
+                Finding("warning", f"the replica {self.address} can't be used, so other servers answer: {self.error}")
+            ]
+        found = self.inspection.replica_findings(self.address)
+        if self.lag_bytes is not None and self.lag_bytes > LARGE_LAG:
+            found.append(
+                Finding(
+                    "warning",
+                    f"the replica {self.address} lags behind the primary by {self.lag_bytes / 2**20:,.0f} MiB of its log, so searches there find old "
+                    "documents: look at pg_stat_replication on the primary, and at pg_is_wal_replay_paused() on the replica",
+                )
+            )
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +138,7 @@ class Inspection(Value):
         fingerprint: hash of tables, columns and types. Databases with the same fingerprint have the same schema. None without a schema.
         collections: schemas of all collections in the database.
         notes: options of the DSN that the driver does not support.
+        replicas: the state of each replica of the store.
     """
 
     address: str
@@ -140,6 +179,7 @@ class Inspection(Value):
     newest_migration: int = field(default=0, repr=False)
     collections: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    replicas: tuple[ReplicaInspection, ...] = ()
 
     @property
     def is_complete(self) -> bool:
@@ -163,7 +203,28 @@ class Inspection(Value):
 
     def findings(self, embedder: Embedder | None = None) -> list[Finding]:
         """Return all problems; [] if there are none."""
-        return [*self._missing(), *self._unsafe(), *self._rights(), *self._advice(), *self.misfits(embedder)]
+        own = [*self._missing(), *self._unsafe(), *self._rights(), *self._advice(), *self.misfits(embedder)]
+        if self.in_recovery:
+            own.append(
+                Finding("warning", f"{self.address} is a read-only standby: documents can be searched, but not added")
+            )
+        # A replica is a copy, so it has most problems of the primary. They are reported once.
+        known = {finding.message for finding in own}
+        replicas = [finding for replica in self.replicas for finding in replica.findings()]
+        return own + [finding for finding in replicas if finding.message.partition(": ")[2] not in known]
+
+    def replica_findings(self, name: str, /) -> list[Finding]:
+        """Return the problems of a server from which the store only reads; [] if there are none. Each message begins with the server's name."""
+        own = [*self._missing(), *self._unsafe(), *self._rights(), *self._advice()]
+        if not self.in_recovery:
+            own.append(
+                Finding(
+                    "warning",
+                    "it is no standby: after a failover it may be the new primary; if it is a separate server, its documents are not those of the primary, "
+                    "so remove it from read_dsn",
+                )
+            )
+        return [Finding(finding.severity, f"the replica {name}: {finding.message}") for finding in own]
 
     def _missing(self) -> Iterator[Finding]:
         if self.pgvector is None:
@@ -259,8 +320,6 @@ class Inspection(Value):
                 "warning",
                 f"the role {self.role} owns ragcore's tables, or may become their owner, so it could switch row-level security off: {MAKE_ROLE}",
             )
-        if self.in_recovery:
-            yield Finding("warning", f"{self.address} is a read-only standby: documents can be searched, but not added")
         if self.has_schema and not self.has_index and (self.dimension or 0) <= MOST_INDEXED:
             yield Finding(
                 "warning",

@@ -49,13 +49,13 @@ class Searching:
 
         async def work(connection: PooledConnection) -> list[asyncpg.Record]:
             # Checked here and not before the call: the collection's model is known only after the first connection was inspected.
-            self._collection.check_model(query.model)
+            self._collection.check_model(query.model, connection)
             # Postings of expired chunks would displace others from the lists, so the tenant is then searched as with a filter. A query with a filter is
             # searched like that anyway, and vectors have no postings.
             # So are shared tenants: whether they have expired documents is not read.
             hides = query.mode != "vector" and query.filter is None
             hides = hides and (bool(query.shared) or await self._hides(connection, query.tenant))
-            found = self._collection.found
+            found = connection.found
             sql, values = statement_of(
                 query,
                 schema=self._settings.schema,
@@ -69,7 +69,7 @@ class Searching:
             )
             return await connection.fetch(sql, *values)
 
-        rows = await self._collection.call(work, stage="search")
+        rows = await self._collection.read(work, stage="search", tenants=tenants)
         result = nearest(rows, query) if query.mode == "vector" else ranked(rows, query)
         # For a filtered search, the scan depends on the number of chunks that the filter leaves, not on the tenant's size.
         if exactly is None and result.scan is not None and query.filter is None and not query.shared:
@@ -96,14 +96,14 @@ class Searching:
             return await connection.fetch(sql, tenant, owners, ids, distance, shared)
 
         found: list[list[Passage]] = [[] for _ in passages]
-        for row in await self._collection.call(work, stage="search"):
+        for row in await self._collection.read(work, stage="search", tenants=(tenant, *shared)):
             found[row["nth"] - 1].append(passage_of(row))
         return found
 
     async def scores(self, vector: Vector, *, tenant: str, limit: int | None) -> Scores:
         """Return the exact similarity of the tenant's chunks to `vector`, best first."""
         check_tenant(tenant)
-        rows = await self._collection.fetch("scores", tenant, vector, limit, stage="search")
+        rows = await self._collection.fetch_anywhere("scores", tenant, vector, limit, stage="search", tenants=(tenant,))
         return Scores(
             document_ids=rows[0]["document_ids"] or [],
             chunk_ids=rows[0]["ids"] or [],
@@ -132,7 +132,7 @@ class Searching:
                 store_chunks=everywhere,
             )
 
-        return await self._collection.call_directly(work)
+        return await self._collection.call_directly(work, tenant=query.tenant)
 
     def _exactly(self, query: Query) -> bool | None:
         """Whether to search exactly; None: let the statement count."""

@@ -8,12 +8,12 @@ import ssl
 import asyncpg
 from asyncpg import exceptions as pg
 
-from ragcore.errors import ConfigurationError, InvalidInput, RagcoreError, StoreError
+from ragcore.errors import ConfigurationError, InvalidInput, NotOpen, Overloaded, RagcoreError, StoreError
 from ragcore.resilience import Failure
 from ragcore.store.postgres.dsn import Address
 from ragcore.store.postgres.pool import ConnectionLost
 
-__all__ = ["cause_of", "judge", "translate"]
+__all__ = ["cause_of", "judge", "judge_replica", "translate"]
 
 # The server can't be reached, is starting, stopping or full. A retry may succeed.
 RETRY_AND_COUNT = (
@@ -74,6 +74,16 @@ def judge(error: Exception) -> Failure | None:
     if isinstance(error, pg.QueryCanceledError):
         return Failure(retry=False)
     return None
+
+
+def judge_replica(error: Exception) -> Failure | None:
+    """Classify an error of a replica. Whatever makes it unfit for reads counts, also a wrong password: each read would fail there before it goes elsewhere."""
+    # These include a conflict with recovery: the replica ended a statement that held up its replay. The next statement succeeds.
+    if isinstance(error, RETRY_ONLY):
+        return Failure(counts=False)
+    if isinstance(error, pg.DataError | pg.ProgramLimitExceededError | InvalidInput | Overloaded | NotOpen):
+        return None
+    return None if isinstance(error, asyncpg.PostgresError) and error.sqlstate == NOT_SHARED else Failure()
 
 
 def translate(error: Exception, address: Address, *, stage: str, attempts: int = 1) -> RagcoreError:

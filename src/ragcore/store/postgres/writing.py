@@ -41,11 +41,7 @@ class Writing:
         """Add documents, or replace those with the same ids, in one transaction."""
         check_tenant(tenant)
         if documents:
-            await self._collection.call(
-                lambda connection: self._upsert(connection, documents, tenant),
-                stage="write",
-                policy=self._settings.write_policy,
-            )
+            await self._collection.write(lambda connection: self._upsert(connection, documents, tenant), tenant=tenant)
             self._tenants.forget(tenant)
 
     async def delete(self, document_ids: Sequence[str], *, tenant: str) -> int:
@@ -61,7 +57,7 @@ class Writing:
                 rows = await connection.fetch(statement, tenant, list(document_ids))
                 deleted.update(row["id"] for row in rows)
 
-        await self._collection.call(work, stage="write", policy=self._settings.write_policy)
+        await self._collection.write(work, tenant=tenant)
         self._tenants.forget(tenant)
         return len(deleted)
 
@@ -81,7 +77,7 @@ class Writing:
 
     async def _upsert(self, connection: PooledConnection, documents: Sequence[EmbeddedDocument], tenant: str) -> None:
         for embedded in documents:
-            self._collection.check_model(embedded.model)
+            self._collection.check_model(embedded.model, connection)
         ids = [embedded.document.id for embedded in documents]
         hashes = [embedded.content_hash for embedded in documents]
         models = [embedded.model for embedded in documents]

@@ -1,0 +1,177 @@
+"""A primary with hot standbys: real servers of the embedded binaries with streaming replication, which tests kill, pause and promote."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import asyncpg
+
+from ragcore.store import migrate
+from ragcore.store.embedded.cluster import Cluster
+
+__all__ = ["DATABASE", "Node", "Nodes", "nodes"]
+
+DATABASE = "ragcore"
+ROLE = "ragcore"
+SETTINGS = {
+    "listen_addresses": "",
+    "fsync": "off",
+    "max_connections": "60",
+    "shared_buffers": "16MB",
+    "wal_receiver_timeout": "5s",
+    "wal_retrieve_retry_interval": "200ms",
+    "hot_standby_feedback": "off",
+    "max_standby_streaming_delay": "200ms",
+}
+
+
+@dataclass
+class Node:
+    """A server: its folder holds the data and the socket."""
+
+    folder: Path
+    cluster: Cluster
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    @property
+    def socket(self) -> str:
+        return f"{self.folder}/.s.PGSQL.5432"
+
+    def dsn(self, user: str = ROLE) -> str:
+        return f"postgresql://{user}@/{DATABASE}?host={self.folder}&sslmode=disable"
+
+    def program(self, name: str, *arguments: str) -> list[str]:
+        return [str(self.cluster.binaries / name), *arguments]
+
+    def run(self, name: str, *arguments: str) -> None:
+        done = subprocess.run(
+            self.program(name, *arguments), capture_output=True, cwd="/", timeout=60, check=False, **self._user()
+        )
+        assert done.returncode == 0, done.stderr.decode()
+
+    async def start(self) -> None:
+        """Start the server, and wait until it accepts connections."""
+        settings = {**SETTINGS, "unix_socket_directories": str(self.folder)}
+        options = [f"--{name}={value}" for name, value in settings.items()]
+        log = (self.folder / "log").open("ab")
+        self.process = subprocess.Popen(
+            self.program("postgres", "-D", str(self.data), *options), stdout=log, stderr=log, cwd="/", **self._user()
+        )
+        log.close()
+        with anyio.fail_after(60):
+            while True:
+                try:
+                    connection = await asyncpg.connect(self.dsn("postgres").replace(f"/{DATABASE}?", "/postgres?"))
+                except (OSError, asyncpg.PostgresError):
+                    assert self.process.poll() is None, (self.folder / "log").read_text()
+                    await anyio.sleep(0.05)
+                else:
+                    await connection.close()
+                    return
+
+    async def stop(self, how: int = signal.SIGQUIT) -> None:
+        """End the server: SIGQUIT ends it immediately, as a crash does, and SIGINT disconnects clients first."""
+        process, self.process = self.process, None
+        if process is not None and process.poll() is None:
+            process.send_signal(how)
+            await anyio.to_thread.run_sync(partial(process.wait, 30))
+
+    async def promote(self) -> None:
+        await anyio.to_thread.run_sync(partial(self.run, "pg_ctl", "promote", "-D", str(self.data), "-w"))
+
+    async def execute(self, statement: str, *, user: str = "postgres") -> object:
+        connection = await asyncpg.connect(self.dsn(user))
+        try:
+            return await connection.fetchval(statement)
+        finally:
+            await connection.close()
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    def _user(self) -> dict[str, object]:
+        login = self.cluster.login
+        return {} if login.uid is None else {"user": login.uid, "group": login.gid, "extra_groups": []}
+
+
+@dataclass
+class Nodes:
+    """A primary and its standbys."""
+
+    primary: Node
+    standbys: list[Node]
+
+    @property
+    def any_primary(self) -> str:
+        """A DSN with all servers, of which the driver takes the one that accepts writes."""
+        hosts = ",".join(str(node.folder) for node in (self.primary, *self.standbys))
+        return f"postgresql://{ROLE}@/{DATABASE}?host={hosts}&target_session_attrs=read-write&sslmode=disable"
+
+    @property
+    def read_dsn(self) -> str:
+        hosts = ",".join(str(node.folder) for node in self.standbys)
+        return f"postgresql://{ROLE}@/{DATABASE}?host={hosts}&sslmode=disable"
+
+    async def caught_up(self, *standbys: Node) -> None:
+        """Wait until the standbys have replayed what the primary has written."""
+        written = await self.primary.execute("select pg_current_wal_insert_lsn()::text")
+        with anyio.fail_after(20):
+            for standby in standbys or self.standbys:
+                while not await standby.execute(f"select pg_last_wal_replay_lsn() >= '{written}'::pg_lsn"):  # noqa: S608
+                    await anyio.sleep(0.02)
+
+
+def _made(folder: Path, name: str) -> Node:
+    place = folder / name
+    place.mkdir()
+    node = Node(place, Cluster(folder))
+    if node.cluster.login.uid is not None:
+        os.chown(place, node.cluster.login.uid, node.cluster.login.gid or -1)
+    return node
+
+
+@asynccontextmanager
+async def nodes(*, dimension: int, standbys: int = 1) -> AsyncIterator[Nodes]:
+    """Start a primary with a migrated, empty collection, and standbys of it."""
+    folder = Path(tempfile.mkdtemp(prefix="ragcore-standby-"))
+    folder.chmod(0o755)
+    started: list[Node] = []
+    try:
+        primary = _made(folder, "primary")
+        in_thread = anyio.to_thread.run_sync
+        arguments = ("-D", str(primary.data), "--auth=trust", "-U", "postgres", "--encoding=UTF8", "--locale=C")
+        await in_thread(partial(primary.run, "initdb", *arguments, "--lc-ctype=C.UTF-8", "--no-sync"))
+        started.append(primary)
+        await primary.start()
+        admin = await asyncpg.connect(primary.dsn("postgres").replace(f"/{DATABASE}?", "/postgres?"))
+        await admin.execute(f"create role {ROLE} login")
+        await admin.execute(f"create database {DATABASE}")
+        await admin.close()
+        await migrate(primary.dsn("postgres"), model="fake", dimension=dimension, role=ROLE, contract=True)
+        made = Nodes(primary, [])
+        for number in range(standbys):
+            standby = _made(folder, f"standby{number}")
+            arguments = ("-D", str(standby.data), "-h", str(primary.folder), "-U", "postgres", "-R", "-X", "stream")
+            await in_thread(partial(standby.run, "pg_basebackup", *arguments, "-c", "fast", "--no-sync"))
+            started.append(standby)
+            await standby.start()
+            made.standbys.append(standby)
+        await made.caught_up()
+        yield made
+    finally:
+        with anyio.CancelScope(shield=True):
+            for node in started:
+                await node.stop()
+            shutil.rmtree(folder, ignore_errors=True)
