@@ -20,7 +20,7 @@ import asyncpg
 from ragcore.store import migrate
 from ragcore.store.embedded.cluster import Cluster
 
-__all__ = ["DATABASE", "Node", "Nodes", "nodes"]
+__all__ = ["DATABASE", "Node", "Nodes", "begin", "end", "nodes"]
 
 DATABASE = "ragcore"
 ROLE = "ragcore"
@@ -48,8 +48,8 @@ class Node:
     def socket(self) -> str:
         return f"{self.folder}/.s.PGSQL.5432"
 
-    def dsn(self, user: str = ROLE) -> str:
-        return f"postgresql://{user}@/{DATABASE}?host={self.folder}&sslmode=disable"
+    def dsn(self, user: str = ROLE, *, database: str = DATABASE) -> str:
+        return f"postgresql://{user}@/{database}?host={self.folder}"
 
     def program(self, name: str, *arguments: str) -> list[str]:
         return [str(self.cluster.binaries / name), *arguments]
@@ -72,7 +72,7 @@ class Node:
         with anyio.fail_after(60):
             while True:
                 try:
-                    connection = await asyncpg.connect(self.dsn("postgres").replace(f"/{DATABASE}?", "/postgres?"))
+                    connection = await asyncpg.connect(self.dsn("postgres", database="postgres"))
                 except (OSError, asyncpg.PostgresError):
                     assert self.process.poll() is None, (self.folder / "log").read_text()
                     await anyio.sleep(0.05)
@@ -113,23 +113,21 @@ class Nodes:
     primary: Node
     standbys: list[Node]
 
-    @property
-    def any_primary(self) -> str:
-        """A DSN with all servers, of which the driver takes the one that accepts writes."""
+    def any_primary(self, database: str = DATABASE) -> str:
+        """Return a DSN with all servers, of which the driver takes the one that accepts writes."""
         hosts = ",".join(str(node.folder) for node in (self.primary, *self.standbys))
-        return f"postgresql://{ROLE}@/{DATABASE}?host={hosts}&target_session_attrs=read-write&sslmode=disable"
+        return f"postgresql://{ROLE}@/{database}?host={hosts}&target_session_attrs=read-write"
 
-    @property
-    def read_dsn(self) -> str:
-        hosts = ",".join(str(node.folder) for node in self.standbys)
-        return f"postgresql://{ROLE}@/{DATABASE}?host={hosts}&sslmode=disable"
+    def read_dsn(self, database: str = DATABASE) -> str:
+        """Return a DSN with all standbys."""
+        return f"postgresql://{ROLE}@/{database}?host={','.join(str(node.folder) for node in self.standbys)}"
 
     async def caught_up(self, *standbys: Node) -> None:
         """Wait until the standbys have replayed what the primary has written."""
         written = await self.primary.execute("select pg_current_wal_insert_lsn()::text")
         with anyio.fail_after(20):
             for standby in standbys or self.standbys:
-                while not await standby.execute(f"select pg_last_wal_replay_lsn() >= '{written}'::pg_lsn"):  # noqa: S608
+                while not await standby.execute(f"select pg_last_wal_replay_lsn() >= '{written}'::pg_lsn"):
                     await anyio.sleep(0.02)
 
 
@@ -142,36 +140,48 @@ def _made(folder: Path, name: str) -> Node:
     return node
 
 
-@asynccontextmanager
-async def nodes(*, dimension: int, standbys: int = 1) -> AsyncIterator[Nodes]:
+async def begin(*, dimension: int, standbys: int = 1) -> Nodes:
     """Start a primary with a migrated, empty collection, and standbys of it."""
     folder = Path(tempfile.mkdtemp(prefix="ragcore-standby-"))
     folder.chmod(0o755)
-    started: list[Node] = []
+    made = Nodes(_made(folder, "primary"), [])
     try:
-        primary = _made(folder, "primary")
+        primary = made.primary
         in_thread = anyio.to_thread.run_sync
         arguments = ("-D", str(primary.data), "--auth=trust", "-U", "postgres", "--encoding=UTF8", "--locale=C")
         await in_thread(partial(primary.run, "initdb", *arguments, "--lc-ctype=C.UTF-8", "--no-sync"))
-        started.append(primary)
         await primary.start()
-        admin = await asyncpg.connect(primary.dsn("postgres").replace(f"/{DATABASE}?", "/postgres?"))
+        admin = await asyncpg.connect(primary.dsn("postgres", database="postgres"))
         await admin.execute(f"create role {ROLE} login")
         await admin.execute(f"create database {DATABASE}")
         await admin.close()
         await migrate(primary.dsn("postgres"), model="fake", dimension=dimension, role=ROLE, contract=True)
-        made = Nodes(primary, [])
         for number in range(standbys):
             standby = _made(folder, f"standby{number}")
             arguments = ("-D", str(standby.data), "-h", str(primary.folder), "-U", "postgres", "-R", "-X", "stream")
             await in_thread(partial(standby.run, "pg_basebackup", *arguments, "-c", "fast", "--no-sync"))
-            started.append(standby)
-            await standby.start()
             made.standbys.append(standby)
+            await standby.start()
         await made.caught_up()
+    except BaseException:
+        await end(made)
+        raise
+    return made
+
+
+async def end(made: Nodes) -> None:
+    """Stop all servers, and remove their folders."""
+    with anyio.CancelScope(shield=True):
+        for node in (made.primary, *made.standbys):
+            await node.stop()
+        shutil.rmtree(made.primary.folder.parent, ignore_errors=True)
+
+
+@asynccontextmanager
+async def nodes(*, dimension: int, standbys: int = 1) -> AsyncIterator[Nodes]:
+    """Start a primary and standbys for the block. See `begin`."""
+    made = await begin(dimension=dimension, standbys=standbys)
+    try:
         yield made
     finally:
-        with anyio.CancelScope(shield=True):
-            for node in started:
-                await node.stop()
-            shutil.rmtree(folder, ignore_errors=True)
+        await end(made)

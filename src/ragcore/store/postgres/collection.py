@@ -194,7 +194,7 @@ class Collection:
 
     def check_model(self, model: str | None, connection: PooledConnection) -> None:
         """Raise `ConfigurationError` if vectors of a model can't be compared with those of the connection's server."""
-        known = None if connection.found is None else connection.found.model
+        known = connection.model
         if model is not None and known is not None and model != known:
             raise ConfigurationError(
                 f"the collection {self._settings.schema} holds vectors of {known}, and the embedder is {model}: use that model, or another collection"

@@ -27,8 +27,6 @@ MOST_ATTEMPTS = 10
 RETRY_SECONDS = 0.5
 
 if TYPE_CHECKING:
-    from ragcore.store.postgres.inspection import Inspection
-
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
 else:  # the class is generic only in the stubs
     Connection = asyncpg.Connection
@@ -43,20 +41,22 @@ class PooledConnection(Connection):
         extension: pgvector as it was when the connection was prepared.
         generation: generation of the pool when the connection was opened or last worked.
         examined: whether the store has inspected role and schema through this connection.
-        found: what is known about role and schema of the connection's server; set before each call.
+        model, text_is_ready: the embedding model of the server's collection, and whether all of its chunks are prepared for text search. A replica may
+            lag behind the primary in both. The store sets them before each call.
         reused: whether the connection has served an earlier call.
         idle_since: time at which the connection was given back, on the event loop's clock.
     """
 
     # asyncpg creates the instance with its own arguments, so `make_ready` sets these attributes instead of an __init__.
-    __slots__ = ("examined", "extension", "found", "generation", "idle_since", "reused")
+    __slots__ = ("examined", "extension", "generation", "idle_since", "model", "reused", "text_is_ready")
 
     examined: bool
     extension: Extension | None
-    found: Inspection | None
     generation: int
     idle_since: float
+    model: str | None
     reused: bool
+    text_is_ready: bool
 
     @property
     def vector_schema(self) -> str:
@@ -73,7 +73,7 @@ class PooledConnection(Connection):
                 ragcore's statements fix the order of their steps.
         """
         self.examined, self.reused, self.idle_since = False, False, 0.0
-        self.extension, self.found = None, None
+        self.extension, self.model, self.text_is_ready = None, None, False
         self.extension = found = await find_extension(self)
         found.check()
         await self.set_type_codec(

@@ -55,7 +55,6 @@ class Searching:
             # So are shared tenants: whether they have expired documents is not read.
             hides = query.mode != "vector" and query.filter is None
             hides = hides and (bool(query.shared) or await self._hides(connection, query.tenant))
-            found = connection.found
             sql, values = statement_of(
                 query,
                 schema=self._settings.schema,
@@ -64,7 +63,7 @@ class Searching:
                 exact_rows=self._settings.exact_rows,
                 ef_search=self._settings.ef_search,
                 chunks=sizes,
-                scans_text=found is None or not found.text_is_ready,
+                scans_text=not connection.text_is_ready,
                 hides_expired=hides,
             )
             return await connection.fetch(sql, *values)

@@ -161,7 +161,8 @@ class Server:
             connection.examined = True
         # Checked at each call, since the setting may have changed.
         self.refuse_if_unsafe()
-        connection.found = self.found
+        assert self.found is not None
+        connection.model, connection.text_is_ready = self.found.model, self.found.text_is_ready
 
     async def _use_collection(self, connection: PooledConnection) -> None:
         """Replace the other collection of the group that is in use. PostgreSQL refuses that if the other one must stay."""
