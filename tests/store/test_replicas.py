@@ -6,12 +6,14 @@ import collections
 import math
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
+from typing import Any, TypeVar, cast
 
 import anyio
 import asyncpg
 import pytest
+from benchmarks.scenarios.faults import run_cell
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,6 +34,11 @@ from ragcore.store.postgres.connection import PooledConnection
 from ragcore.store.postgres.dsn import parse_each
 from ragcore.store.postgres.recent_writes import RecentWrites
 from ragcore.testing import FakeEmbedder, FaultProxy
+from tests.support.bench import Bench
+from tests.support.bench import client as bench_client
+from tests.support.matrix import _WIRE, matrix
+from tests.support.servers import DIMENSION as SERVERS_DIMENSION
+from tests.support.servers import servers
 from tests.support.standby import Nodes, begin, end, nodes
 
 from .contract import DIMENSION, LETTER, OLD, PLAN, StoreContract, ids, query
@@ -45,10 +52,14 @@ system = [
 ]
 
 
-def on_servers(test: object) -> object:
+T = TypeVar("T")
+
+
+def on_servers(test: T) -> T:
+    marked: Any = test
     for mark in system:
-        test = mark(test)
-    return test
+        marked = mark(marked)
+    return cast("T", marked)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +113,7 @@ class TestContractOnAReplica(StoreContract):
             yield made
             assert made.policy.snapshot().retries == 0
             (replica,) = made.read_policies.values()
-            assert replica.snapshot().breaker.failure == 0  # type: ignore[union-attr]
+            assert replica.snapshot()["breaker"]["failure"] == 0
 
 
 @asynccontextmanager
@@ -114,7 +125,7 @@ async def opened(made: Nodes, database: str, **options: object) -> AsyncIterator
 
 def reads(store: PgVectorStore) -> int:
     """Number of reads that the replicas answered."""
-    return sum(policy.snapshot().breaker.success for policy in store.read_policies.values())  # type: ignore[union-attr]
+    return sum(policy.snapshot()["breaker"]["success"] for policy in store.read_policies.values())
 
 
 def reads_of_primary(store: PgVectorStore) -> int:
@@ -206,6 +217,7 @@ async def test_a_read_that_delays_the_replay_is_answered_by_the_primary(shared: 
             asked.append(bool(await connection.fetchval("select pg_is_in_recovery()")))
             if asked[-1]:
                 async with connection.transaction(isolation="repeatable_read"):
+                    await connection.execute("select set_config('ragcore.tenant', 'a', true)")
                     await connection.fetchval("select count(*) from ragcore.document")
                     while True:
                         await connection.fetchval("select pg_sleep(0.05)")
@@ -225,7 +237,7 @@ async def test_a_read_that_delays_the_replay_is_answered_by_the_primary(shared: 
                 assert not await store._collection.read(slow, stage="search", tenants=("a",))
         assert asked == [True, False]
         (policy,) = store.read_policies.values()
-        assert policy.snapshot().breaker.failure == 0  # type: ignore[union-attr]
+        assert policy.snapshot()["breaker"]["failure"] == 0
 
 
 @on_servers
@@ -274,8 +286,7 @@ async def test_the_first_look_finds_nothing_wrong_on_a_standby(
     assert [message for message in messages if "replica" in message or "standby" in message] == [
         message for message in messages if "previous release" in message and "replica" in message
     ]
-    assert found.replicas[0].inspection is not None
-    assert found.replicas[0].inspection.in_recovery
+    assert found.replicas[0].in_recovery
     assert found.replicas[0].lag_bytes is not None
     assert not any("standby" in finding.message for finding in found.findings())
 
@@ -331,13 +342,13 @@ async def test_reads_go_on_while_a_standby_and_the_primary_are_killed_and_writes
                 assert answered(counter) >= 0.95, counter
                 health = await rag.health()
                 assert health.details["database"]["replicas"][f"{second.folder}/ragcore"] == "healthy"
-                assert "can't be reached" in health.details["database"]["replicas"][f"{first.folder}/ragcore"]
+                assert health.details["database"]["replicas"][f"{first.folder}/ragcore"] != "healthy"
                 assert (health.status, health.ready) == ("degraded", True)
                 await first.start()
                 policy = store.read_policies[f"{first.folder}/ragcore"]
-                before = policy.snapshot().breaker.success  # type: ignore[union-attr]
+                before = policy.snapshot()["breaker"]["success"]
                 with anyio.fail_after(20):
-                    while policy.snapshot().breaker.success == before:  # type: ignore[union-attr]
+                    while policy.snapshot()["breaker"]["success"] == before:
                         await anyio.sleep(0.05)
                 counter.clear()
                 await made.primary.stop()
@@ -400,6 +411,52 @@ async def test_a_client_starts_and_answers_while_the_primary_is_down() -> None:
             stats = rag.stats()
             assert [name for name in stats.policies if name.startswith("replica ")]
             assert stats.pools["store"]["replicas"][f"{made.standbys[0].folder}/ragcore"]["breaker"] == "closed"
+
+
+# The faults of the wire, and those that a superuser causes on either server.
+ON_EITHER = (
+    "refused",
+    "frozen",
+    "black hole in mid-query",
+    "statements cancelled",
+    "sessions terminated",
+    "restart in flight",
+)
+
+
+@on_servers
+@pytest.mark.slow
+async def test_every_fault_of_the_search_passes_on_the_primary_and_on_the_standby() -> None:
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        made = await enter(nodes(dimension=SERVERS_DIMENSION))
+        (standby,) = made.standbys
+        around = await enter(servers(made.primary.dsn("postgres"), made.primary.dsn()))
+        wire = await enter(FaultProxy(standby.socket))
+        read_dsn = f"postgresql://ragcore@127.0.0.1:{wire.port}/ragcore"
+        started = await enter(bench_client(around.addresses, reranks=True, read_dsn=read_dsn))
+        await made.caught_up()
+        at_primary = Bench(**vars(around), **vars(started))
+        owner = await asyncpg.connect(standby.dsn("postgres"))
+        stack.push_async_callback(owner.close, timeout=1)
+        at_standby = Bench(**{**vars(around), "database_wire": wire, "owner": owner}, **vars(started))
+        strikes = {fault: strike for (stage, fault), strike in matrix().items() if stage == "search"}
+        wired = [fault for fault in strikes if fault in _WIRE or fault in ON_EITHER]
+        assert len(wired) > 15
+        red, counted = [], collections.Counter[str]()
+        for fault in wired:
+            for world, where in ((at_standby, "standby"), (at_primary, "primary")):
+
+                def strike(_: Bench, world: Bench = world, fault: str = fault) -> AbstractAsyncContextManager[None]:
+                    return strikes[fault](world)
+
+                cell = await run_cell(at_primary, where, fault, strike, concurrency=10, deadline=1.0)
+                counted += collections.Counter({f"{where} answered": cell.answered, f"{where} all": 10})
+                if not cell.green:
+                    red.append((where, fault, cell))
+        assert not red, red
+        for where in ("standby", "primary"):
+            assert counted[f"{where} answered"] / counted[f"{where} all"] >= 0.95, counted
 
 
 writes = st.lists(

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -101,7 +102,7 @@ class Node:
     def data(self) -> Path:
         return self.folder / "data"
 
-    def _user(self) -> dict[str, object]:
+    def _user(self) -> dict[str, Any]:
         login = self.cluster.login
         return {} if login.uid is None else {"user": login.uid, "group": login.gid, "extra_groups": []}
 
@@ -124,6 +125,8 @@ class Nodes:
 
     async def caught_up(self, *standbys: Node) -> None:
         """Wait until the standbys have replayed what the primary has written."""
+        # At the beginning of a page, the position of the primary is behind the page's header. A message moves it on.
+        await self.primary.execute("select pg_logical_emit_message(true, 'tests', 'caught up')")
         written = await self.primary.execute("select pg_current_wal_insert_lsn()::text")
         with anyio.fail_after(20):
             for standby in standbys or self.standbys:
@@ -158,8 +161,8 @@ async def begin(*, dimension: int, standbys: int = 1) -> Nodes:
         await migrate(primary.dsn("postgres"), model="fake", dimension=dimension, role=ROLE, contract=True)
         for number in range(standbys):
             standby = _made(folder, f"standby{number}")
-            arguments = ("-D", str(standby.data), "-h", str(primary.folder), "-U", "postgres", "-R", "-X", "stream")
-            await in_thread(partial(standby.run, "pg_basebackup", *arguments, "-c", "fast", "--no-sync"))
+            copying = ("-D", str(standby.data), "-h", str(primary.folder), "-U", "postgres", "-R", "-X", "stream")
+            await in_thread(partial(standby.run, "pg_basebackup", *copying, "-c", "fast", "--no-sync"))
             made.standbys.append(standby)
             await standby.start()
         await made.caught_up()

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from socket import AF_UNIX
-from typing import Literal
 
 import asyncpg
 
@@ -17,10 +16,12 @@ from ragcore.protocols import Embedder
 from ragcore.store.postgres.connection import Connection
 from ragcore.store.postgres.dsn import Address
 from ragcore.store.postgres.extension import Extension
+from ragcore.store.postgres.finding import Finding
+from ragcore.store.postgres.replica_inspection import ReplicaInspection
 from ragcore.store.postgres.statements import MIGRATIONS, quoted, statement
 from ragcore.value import Value
 
-__all__ = ["MOST_INDEXED", "MOST_INDEXED_WHOLE", "Finding", "Inspection", "ReplicaInspection", "inspect"]
+__all__ = ["MOST_INDEXED", "MOST_INDEXED_WHOLE", "Inspection", "inspect"]
 
 logger: logging.Logger = logging.getLogger("ragcore.store")
 
@@ -46,60 +47,9 @@ POLICIES = re.compile(
     rf"|not_expired r false {_NOT_EXPIRED} - true|shared_rows r true {_SHARED} - true)",
     re.IGNORECASE,
 )
-# Bytes of the log from which a lag is reported, four segments.
-LARGE_LAG = 64 * 2**20
 MAKE_ROLE = (
     "connect as a role that owns nothing: `create role app login password '…'`, then store.migrate(…, role='app')"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Finding(Value):
-    """A problem and its remedy.
-
-    Attributes:
-        severity: "error" if ragcore can't work or tenants aren't isolated; otherwise "warning".
-        message: the problem, and the command that solves it.
-    """
-
-    severity: Literal["error", "warning"]
-    message: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicaInspection(Value):
-    """The state of a replica.
-
-    Attributes:
-        address: host, port and database.
-        breaker: state of its circuit breaker: "closed", "open", "half_open" or "isolated"; None if its policy has none.
-        inspection: what was found there; None if it can't be used.
-        error: the reason why it can't be used; None if it can.
-        lag_bytes: bytes of the primary's log that it has not replayed yet; None if unknown.
-    """
-
-    address: str
-    breaker: str | None = None
-    inspection: Inspection | None = None
-    error: str | None = None
-    lag_bytes: int | None = None
-
-    def findings(self) -> list[Finding]:
-        """Return the problems of the replica; [] if there are none."""
-        if self.inspection is None:
-            return [
-                Finding("warning", f"the replica {self.address} can't be used, so other servers answer: {self.error}")
-            ]
-        found = self.inspection.replica_findings(self.address)
-        if self.lag_bytes is not None and self.lag_bytes > LARGE_LAG:
-            found.append(
-                Finding(
-                    "warning",
-                    f"the replica {self.address} lags behind the primary by {self.lag_bytes / 2**20:,.0f} MiB of its log, so searches there find old "
-                    "documents: look at pg_stat_replication on the primary, and at pg_is_wal_replay_paused() on the replica",
-                )
-            )
-        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

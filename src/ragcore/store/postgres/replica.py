@@ -10,7 +10,8 @@ from ragcore.resilience import Bulkhead, CircuitBreaker, Policy, deadline
 from ragcore.resilience.deadline import Deadline, share
 from ragcore.store.postgres.connection import PooledConnection
 from ragcore.store.postgres.dsn import Address
-from ragcore.store.postgres.inspection import Finding, Inspection
+from ragcore.store.postgres.finding import Finding
+from ragcore.store.postgres.inspection import Inspection
 from ragcore.store.postgres.server import Server, ServerSettings
 from ragcore.store.postgres.translate import judge_replica
 

@@ -19,9 +19,9 @@ from ragcore.errors import NotOpen, RagcoreError
 from ragcore.lifecycle.owner import Owner
 from ragcore.resilience import deadline
 from ragcore.store.postgres.connection import PooledConnection
-from ragcore.store.postgres.inspection import ReplicaInspection
 from ragcore.store.postgres.recent_writes import RecentWrites
 from ragcore.store.postgres.replica import Replica
+from ragcore.store.postgres.replica_inspection import ReplicaInspection
 from ragcore.store.postgres.server import Server
 
 __all__ = ["Replication"]
@@ -32,9 +32,14 @@ T = TypeVar("T")
 POLL_SECONDS, PAUSE_SECONDS = 0.05, 1.0
 # Most seconds for a question to a replica.
 ANSWER_SECONDS = 1.0
-# A replica that was promoted replays nothing any more; its own writes continue the log.
+# A replica that was promoted replays nothing any more; its own writes continue the log. At the beginning of a page, the primary's position is behind the
+# page's header of at most 40 bytes, and a replica's is before it, until the next write. No record ends within the header, so both are read as its beginning.
 POSITION = """
-    select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_insert_lsn() end - '0/0'::pg_lsn
+    select position - case when position % page <= 40 then position % page else 0 end
+    from (
+        select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_insert_lsn() end - '0/0'::pg_lsn as position,
+               current_setting('wal_block_size')::numeric as page
+    ) as log
 """
 
 
@@ -111,7 +116,15 @@ class Replication:
                 found[number] = ReplicaInspection(address=address, breaker=state, error=str(error))
                 return
             lag = None if written is None or replayed is None else max(0, int(written - replayed))
-            found[number] = ReplicaInspection(address=address, breaker=state, inspection=inspection, lag_bytes=lag)
+            found[number] = ReplicaInspection(
+                address=address,
+                breaker=state,
+                role=inspection.role,
+                server_version=inspection.server_version,
+                in_recovery=inspection.in_recovery,
+                lag_bytes=lag,
+                problems=tuple(inspection.replica_findings(address)),
+            )
 
         async with anyio.create_task_group() as group:
             for number, replica in enumerate(self._replicas):

@@ -13,7 +13,8 @@ from ragcore.resilience import Policy, deadline
 from ragcore.resilience.failure import On
 from ragcore.store.postgres.connection import PooledConnection
 from ragcore.store.postgres.dsn import Address
-from ragcore.store.postgres.inspection import Finding, Inspection, inspect
+from ragcore.store.postgres.finding import Finding
+from ragcore.store.postgres.inspection import Inspection, inspect
 from ragcore.store.postgres.pool import ConnectionLost, Pool
 from ragcore.store.postgres.statements import quoted
 from ragcore.store.postgres.translate import cause_of, translate
