@@ -259,6 +259,31 @@ async def test_a_replica_that_hangs_leaves_time_for_the_primary_and_is_used_agai
 
 
 @on_servers
+async def test_a_read_does_not_wait_for_a_replica_without_free_places_while_the_primary_has_some(
+    shared: Nodes, fresh: str
+) -> None:
+    async with opened(shared, fresh, pool_size=1) as store:
+        await store.upsert([PLAN], tenant="a")
+        await until_read_from_a_replica(store)
+        busy, done = anyio.Event(), anyio.Event()
+
+        async def hold(connection: PooledConnection) -> None:
+            assert await connection.fetchval("select pg_is_in_recovery()")
+            busy.set()
+            await done.wait()
+
+        async with anyio.create_task_group() as group:
+            read = store._collection.read
+            group.start_soon(partial(read, hold, stage="search", tenants=("a",)))
+            await busy.wait()
+            before = reads_of_primary(store)
+            with deadline(4):
+                assert len(await store.search(query("deductible"))) == 3
+            assert reads_of_primary(store) == before + 1
+            done.set()
+
+
+@on_servers
 async def test_a_superuser_of_the_replica_is_refused_and_the_primary_answers(shared: Nodes, fresh: str) -> None:
     (standby,) = shared.standbys
     async with opened(shared, fresh, read_dsn=standby.dsn("postgres", database=fresh)) as store:
@@ -426,6 +451,7 @@ ON_EITHER = (
 
 @on_servers
 @pytest.mark.slow
+@pytest.mark.usefixtures("asyncpgs_noise")
 async def test_every_fault_of_the_search_passes_on_the_primary_and_on_the_standby() -> None:
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
@@ -450,7 +476,7 @@ async def test_every_fault_of_the_search_passes_on_the_primary_and_on_the_standb
                 def strike(_: Bench, world: Bench = world, fault: str = fault) -> AbstractAsyncContextManager[None]:
                     return strikes[fault](world)
 
-                cell = await run_cell(at_primary, where, fault, strike, concurrency=10, deadline=1.0)
+                cell = await run_cell(at_primary, where, fault, strike, concurrency=10, deadline=3.0)
                 counted += collections.Counter({f"{where} answered": cell.answered, f"{where} all": 10})
                 if not cell.green:
                     red.append((where, fault, cell))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
+
+import anyio
 
 from ragcore.errors import CircuitOpen, DeadlineExceeded, NotOpen, Overloaded, StoreError
 from ragcore.events import emit
@@ -19,10 +23,12 @@ __all__ = ["Reading"]
 
 T = TypeVar("T")
 
-# Largest number of replicas that are asked before the primary. A replica that its breaker refuses is not asked.
-MOST_ASKED = 2
-# Share of the remaining time for a server if another one is left, and the largest number of seconds.
-SHARE, MOST_SECONDS = 0.4, 5.0
+# Number of replicas that fail before the primary is asked. A replica that refuses a read immediately does not count.
+MOST_FAILED = 2
+# Share of the remaining time for a replica, and the largest number of seconds; and the share for the primary if it is not the last server.
+SHARE, MOST_SECONDS, PRIMARY_SHARE = 0.4, 5.0, 0.6
+# A replica that fails within this share of its time, such as one that loses a connection, may work at the next attempt.
+QUICK = 0.1
 # Errors after which another server may answer. Other errors of the primary would be the same everywhere.
 NOT_ANSWERED = (StoreError, CircuitOpen, Overloaded, DeadlineExceeded)
 
@@ -67,50 +73,67 @@ class Reading:
         async def ask(server: Server) -> T:
             return await server.call(work, stage=stage, policy=server.policy if isinstance(server, Replica) else policy)
 
-        return await self._first_answer(ask, tenants)
+        return await self._first_answer(ask, self._in_order(tenants, primary_is_free=_is_free(policy)))
 
     async def call_directly(self, work: Callable[[PooledConnection], Awaitable[T]], *, tenants: Sequence[str]) -> T:
         """Run `work` on the first server that answers, bypassing the policies. Errors of the driver are raised unchanged."""
-        return await self._first_answer(lambda server: server.call_directly(work), tenants)
+        servers = self._in_order(tenants, primary_is_free=False)
+        return await self._first_answer(lambda server: server.call_directly(work), servers)
 
-    async def _first_answer(self, ask: Callable[[Server], Awaitable[T]], tenants: Sequence[str]) -> T:
-        servers = self._in_order(tenants)
+    async def _first_answer(self, ask: Callable[[Server], Awaitable[T]], servers: Iterable[Server]) -> T:
+        waiting = deque(servers)
         failure: Exception | None = None
-        asked = 0
-        for number, server in enumerate(servers):
-            primary = server is self._primary
-            if not primary and asked >= MOST_ASKED:
+        failed = 0
+        while waiting:
+            server = waiting.popleft()
+            is_primary = server is self._primary
+            if not is_primary and failed >= MOST_FAILED:
                 continue
-            # The last server has all of the remaining time.
-            if number == len(servers) - 1 and primary:
+            if is_primary and not waiting:  # it has all of the remaining time
                 return await ask(server)
-            seconds = share(SHARE, most=MOST_SECONDS)
+            seconds = share(PRIMARY_SHARE, most=math.inf) if is_primary else share(SHARE, most=MOST_SECONDS)
+            if not waiting:
+                seconds = share(1.0, most=math.inf)
             if seconds <= 0:
                 continue
-            asked += 1
+            began = anyio.current_time()
             try:
                 with deadline(seconds):
                     return await ask(server)
             except NotOpen:
                 raise
             except Exception as error:
-                if primary:
-                    failure, asked = error, 0
+                if is_primary:
                     if not isinstance(error, (*NOT_ANSWERED, OSError)):
                         raise
-                elif isinstance(error, CircuitOpen):
-                    asked -= 1
-                else:
-                    emit("replica.failed", str(server.address), error=type(error).__name__)
-        assert failure is not None  # the primary is asked always
+                    failure, failed = error, 0
+                    continue
+                if isinstance(error, CircuitOpen):
+                    continue
+                emit("replica.failed", str(server.address), error=type(error).__name__)
+                quick = anyio.current_time() - began < QUICK * seconds
+                if failure is None and (quick or isinstance(error, Overloaded)):
+                    waiting.append(server)  # it is asked again if the primary does not answer
+                failed += not isinstance(error, Overloaded)
+        # Only without time for the primary, it was not asked. Then its policy raises the error.
+        if failure is None:
+            return await ask(self._primary)
         raise failure
 
-    def _in_order(self, tenants: Sequence[str]) -> list[Server]:
-        """Return the servers in the order in which they are asked: the least busy one first, at random among equals."""
+    def _in_order(self, tenants: Sequence[str], *, primary_is_free: bool) -> list[Server]:
+        """Return the servers in the order in which they are asked: the least busy replica first, at random among equals."""
         by_load: list[Replica] = sorted(self._replicas, key=lambda replica: (replica.busy, random.random()))
         needed = self._replication.needed(tenants)
-        if not needed:
-            return [*by_load, self._primary]
         current = [replica for replica in by_load if replica.replayed >= needed]
         behind = [replica for replica in by_load if replica.replayed < needed]
+        # A read does not wait in a replica's queue while the primary has free places: the replica may hang.
+        if primary_is_free and not any(_is_free(replica.policy) for replica in current):
+            return [self._primary, *current, *behind]
         return [*current, self._primary, *behind]
+
+
+def _is_free(policy: Policy) -> bool:
+    """Whether a call need not wait for a place, and the breaker lets calls through."""
+    bulkhead, breaker = policy.bulkhead, policy.breaker()
+    has_place = bulkhead is None or (bulkhead.inside < bulkhead.limit and not bulkhead.waiting)
+    return has_place and (breaker is None or breaker.state == "closed")
