@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 import anyio
 import asyncpg
 import pytest
-from benchmarks.scenarios.faults import run_cell
+from benchmarks.scenarios.faults import Cell, run_cell
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -439,6 +439,7 @@ async def test_a_client_starts_and_answers_while_the_primary_is_down() -> None:
 
 
 # The faults of the wire, and those that a superuser causes on either server.
+AT_ONCE = 10
 ON_EITHER = (
     "refused",
     "frozen",
@@ -469,20 +470,23 @@ async def test_every_fault_of_the_search_passes_on_the_primary_and_on_the_standb
         strikes = {fault: strike for (stage, fault), strike in matrix().items() if stage == "search"}
         wired = [fault for fault in strikes if fault in _WIRE or fault in ON_EITHER]
         assert len(wired) == len(_WIRE) + len(ON_EITHER)
-        red, counted = [], collections.Counter[str]()
-        for fault in wired:
-            for world, where in ((at_standby, "standby"), (at_primary, "primary")):
+        red: list[Cell] = []
+        answers: dict[str, list[Cell]] = {"standby": [], "primary": []}
+        # A server that hung counts as slow for a while, so the faults of one server come before those of the other.
+        for world, where in ((at_standby, "standby"), (at_primary, "primary")):
+            for fault in wired:
 
                 def strike(_: Bench, world: Bench = world, fault: str = fault) -> AbstractAsyncContextManager[None]:
                     return strikes[fault](world)
 
-                cell = await run_cell(at_primary, where, fault, strike, concurrency=10, deadline=3.0)
-                counted += collections.Counter({f"{where} answered": cell.answered, f"{where} all": 10})
+                cell = await run_cell(at_primary, where, fault, strike, concurrency=AT_ONCE, deadline=5.0)
+                answers[where].append(cell)
                 if not cell.green:
-                    red.append((where, fault, cell))
-        assert not red, red
-        for where in ("standby", "primary"):
-            assert counted[f"{where} answered"] / counted[f"{where} all"] >= 0.95, counted
+                    red.append(cell)
+        assert not red
+        for cells in answers.values():
+            share = sum(cell.answered for cell in cells) / (AT_ONCE * len(cells))
+            assert share >= 0.95, [cell for cell in cells if cell.answered < AT_ONCE]
 
 
 writes = st.lists(

@@ -73,7 +73,9 @@ class Reading:
         async def ask(server: Server) -> T:
             return await server.call(work, stage=stage, policy=server.policy if isinstance(server, Replica) else policy)
 
-        return await self._first_answer(ask, self._in_order(tenants, primary_is_free=_is_free(policy)))
+        breaker = policy.breaker()
+        primary_is_free = _has_place(policy) and (breaker is None or breaker.state == "closed")
+        return await self._first_answer(ask, self._in_order(tenants, primary_is_free=primary_is_free))
 
     async def call_directly(self, work: Callable[[PooledConnection], Awaitable[T]], *, tenants: Sequence[str]) -> T:
         """Run `work` on the first server that answers, bypassing the policies. Errors of the driver are raised unchanged."""
@@ -127,13 +129,12 @@ class Reading:
         current = [replica for replica in by_load if replica.replayed >= needed]
         behind = [replica for replica in by_load if replica.replayed < needed]
         # A read does not wait in a replica's queue while the primary has free places: the replica may hang.
-        if primary_is_free and not any(_is_free(replica.policy) for replica in current):
+        if primary_is_free and not any(_has_place(replica.policy) for replica in current):
             return [self._primary, *current, *behind]
         return [*current, self._primary, *behind]
 
 
-def _is_free(policy: Policy) -> bool:
-    """Whether a call need not wait for a place, and the breaker lets calls through."""
-    bulkhead, breaker = policy.bulkhead, policy.breaker()
-    has_place = bulkhead is None or (bulkhead.inside < bulkhead.limit and not bulkhead.waiting)
-    return has_place and (breaker is None or breaker.state == "closed")
+def _has_place(policy: Policy) -> bool:
+    """Whether a call need not wait for a place."""
+    bulkhead = policy.bulkhead
+    return bulkhead is None or (bulkhead.inside < bulkhead.limit and not bulkhead.waiting)
