@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -34,6 +35,7 @@ from ragcore.store.postgres.connection import PooledConnection
 from ragcore.store.postgres.dsn import parse_each
 from ragcore.store.postgres.recent_writes import RecentWrites
 from ragcore.testing import FakeEmbedder, FaultProxy
+from ragcore.types.secret import Secret
 from tests.support.bench import Bench
 from tests.support.bench import client as bench_client
 from tests.support.matrix import _WIRE, matrix
@@ -556,3 +558,9 @@ def test_the_environment_names_replicas() -> None:
     assert isinstance(store, PgVectorStore)
     assert list(store.replicas) == ["h2/x", "h3/x", "h4/x"]
     assert store.read_your_writes == 5.0
+
+
+def test_the_embedded_database_has_no_replicas() -> None:
+    config = replace(Config.local("data"), read_dsn=(Secret("postgresql://h/x"),))
+    with pytest.raises(ConfigurationError, match="the embedded database has no replicas"):
+        RAG.from_config(config)
