@@ -281,6 +281,20 @@ class Pingable(Protocol):
 
 
 @runtime_checkable
+class Replicated(Protocol):
+    """A store that can read from replicas of its database as well."""
+
+    @property
+    def replicas(self) -> Sequence[str]:
+        """Addresses of the replicas, without secrets; empty if there are none."""
+        ...
+
+    async def ping_replicas(self) -> Mapping[str, str | None]:
+        """Run a short statement on each replica; return the error by address, None for a replica that works."""
+        ...
+
+
+@runtime_checkable
 class Watched(Protocol):
     """A component that reports numbers, for example those of a pool or a cache."""
 

@@ -141,7 +141,7 @@ async def test_no_setting_stays_on_a_connection(migrated: tuple[str, str]) -> No
             with pytest.raises(asyncpg.PostgresError, match="ragcore.tenant is not set"):
                 await connection.fetch("select * from ragcore.chunk")
 
-        await one._collection.call_directly(look)
+        await one._collection.call_directly(look, tenant="a")
 
 
 @anyio_test

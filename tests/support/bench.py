@@ -60,6 +60,10 @@ class Client:
                 breaker = policy.breaker(key)
                 if breaker is not None:
                     yield breaker
+        for policy in self.store.read_policies.values():
+            breaker = policy.breaker()
+            assert breaker is not None
+            yield breaker
 
 
 @dataclass
@@ -95,10 +99,12 @@ async def client(
     model_policy: Policy | None = None,
     transport: Transport = "httpx",
     reranks: bool = False,
+    read_dsn: str | None = None,
 ) -> AsyncIterator[Client]:
     """Start a client of these servers and add two documents.
 
     Args:
+        read_dsn: DSN of a replica.
         reranks: whether the client also uses the reranking server.
     """
     clients = [
@@ -109,6 +115,7 @@ async def client(
     for_embedding, for_model = clients or (None, None)
     store = PgVectorStore(
         addresses.database,
+        read_dsn=read_dsn,
         pool_size=POOL,
         policy=_policy("database", attempt_timeout=10.0, bulkhead=Bulkhead(POOL, queue=200)),
     )

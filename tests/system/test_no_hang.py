@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import multiprocessing
 import os
 import random
@@ -54,22 +53,6 @@ async def world(database: tuple[str, str]) -> AsyncIterator[Bench]:
     plain, owner = database
     async with bench(owner_dsn=owner, plain_dsn=plain, reranks=True) as made:
         yield made
-
-
-@pytest.fixture
-async def asyncpgs_noise() -> AsyncIterator[None]:
-    """Ignore a future that asyncpg does not await if its connect is cancelled at a certain moment. The only effect is a line in the log."""
-    loop = asyncio.get_running_loop()
-    given = loop.get_exception_handler()
-
-    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        if "unexpected connection_lost() call" not in str(context.get("exception")):
-            (given or asyncio.AbstractEventLoop.default_exception_handler)(loop, context)
-
-    loop.set_exception_handler(handle)
-    yield
-    gc.collect()
-    loop.set_exception_handler(given)
 
 
 NOISY = pytest.mark.usefixtures("asyncpgs_noise")

@@ -156,6 +156,10 @@ async def _database(rag: RAG, results: CheckResults) -> AsyncIterator[Check]:
         f"PostgreSQL {found.server_version} at {found.address}, pgvector {found.pgvector or 'missing'}",
     )
     yield _connection(found)
+    for replica in found.replicas:
+        if replica.error is None:
+            lag = "an unknown lag" if replica.lag_bytes is None else f"a lag of {replica.lag_bytes:,} bytes"
+            yield Check("replica", "ok", f"PostgreSQL {replica.server_version} at {replica.address}, {lag}")
     findings = found.findings(rag.retriever.embedder)
     if not findings:
         yield Check("role", "ok", f"{found.role} is not a superuser and owns nothing; row-level security is forced")

@@ -125,6 +125,7 @@ class Options:
         local = Config.local(self.folder())
         assert local.dsn is not None
         environ["DATABASE_URL"] = local.dsn.reveal()
+        environ.pop("RAGCORE_READ_DSN", None)  # like DATABASE_URL, it is about another database
         environ.setdefault("RAGCORE_EMBEDDING_MODEL", local.embedding_model)
         if not environ.get("OPENAI_API_KEY"):
             environ.setdefault("RAGCORE_MODELS", ",".join(local.models))

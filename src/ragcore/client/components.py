@@ -169,6 +169,10 @@ def make_store(config: Config, policies: Policies, embedder: Embedder) -> Search
     if config.dsn.reveal().startswith(EMBEDDED_SCHEME):
         from ragcore.store.embedded import EmbeddedStore
 
+        if config.read_dsn:
+            raise ConfigurationError(
+                "read_dsn is set, but the embedded database has no replicas: unset RAGCORE_READ_DSN"
+            )
         return EmbeddedStore(
             config.dsn.reveal().removeprefix(EMBEDDED_SCHEME),
             model=embedder.model,
@@ -185,6 +189,8 @@ def make_store(config: Config, policies: Policies, embedder: Embedder) -> Search
 
     return PgVectorStore(
         config.dsn,
+        read_dsn=config.read_dsn,
+        read_your_writes=config.read_your_writes,
         pool_size=config.pool_size,
         exact_rows=config.exact_rows,
         ef_search=config.ef_search,

@@ -547,6 +547,8 @@ class RAG(Part):
         writes = policy_of(store, "write_policy")
         if writes is not None:
             policies["store writes"] = writes
+        for address, policy in getattr(store, "read_policies", {}).items():
+            policies[f"replica {address}"] = policy
         reranking, reranker = policy_of(store, "rerank_policy"), getattr(store, "reranker", None)
         if reranking is not None:
             policies["reranking"] = reranking

@@ -45,6 +45,8 @@ class Config:
 
     Attributes:
         dsn: the address and login of PostgreSQL. The role must own nothing.
+        read_dsn: DSNs of read replicas, as in `PgVectorStore`.
+        read_your_writes: as in `PgVectorStore`.
         api_key, base_url: key and URL of the OpenAI-compatible server; None: the defaults of OpenAI's SDK.
         embedding_api_key, embedding_base_url, generation_api_key, generation_base_url: key and URL of a separate server for embedding or for generation;
             None: `api_key` and `base_url`.
@@ -72,6 +74,8 @@ class Config:
     """
 
     dsn: Secret | None = None
+    read_dsn: tuple[Secret, ...] = ()
+    read_your_writes: float = 30.0
     api_key: Secret | None = None
     base_url: str | None = None
     embedding_api_key: Secret | None = None
@@ -175,6 +179,7 @@ class Config:
         """Read the configuration from environment variables. It never falls back to local components.
 
         The variables are DATABASE_URL or the PG* variables of libpq, OPENAI_API_KEY, OPENAI_BASE_URL, and:
+        RAGCORE_READ_DSN (several separated by blanks) and RAGCORE_READ_YOUR_WRITES;
         RAGCORE_EMBEDDING_API_KEY, RAGCORE_EMBEDDING_BASE_URL, RAGCORE_GENERATION_API_KEY and RAGCORE_GENERATION_BASE_URL, which replace OPENAI_API_KEY and
         OPENAI_BASE_URL for embedding or for generation;
         RAGCORE_EMBEDDING_MODEL, RAGCORE_EMBEDDING_DIMENSION, RAGCORE_EMBEDDING_CACHE_MB, RAGCORE_EMBEDDING_CACHE_TTL, RAGCORE_MODELS (separated by commas),
@@ -197,6 +202,8 @@ class Config:
         env.check_names()
         config = cls(
             dsn=env.dsn(),
+            read_dsn=env.secrets("RAGCORE_READ_DSN"),
+            read_your_writes=env.read("RAGCORE_READ_YOUR_WRITES", float, 30.0),
             api_key=env.secret("OPENAI_API_KEY"),
             base_url=env.text("OPENAI_BASE_URL"),
             embedding_api_key=env.secret("RAGCORE_EMBEDDING_API_KEY"),

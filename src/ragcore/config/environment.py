@@ -59,6 +59,8 @@ OWN = (
     "RAGCORE_SCHEMA",
     "RAGCORE_LANGUAGE",
     "RAGCORE_POOL_SIZE",
+    "RAGCORE_READ_DSN",
+    "RAGCORE_READ_YOUR_WRITES",
     "RAGCORE_EF_SEARCH",
     "RAGCORE_EXACT_ROWS",
     "RAGCORE_ALLOW_UNSAFE_ROLE",
@@ -134,6 +136,10 @@ class Environment:
         """Return a variable that must not be shown; None if it is not set."""
         value = self.text(name)
         return None if value is None else Secret(value)
+
+    def secrets(self, name: str) -> tuple[Secret, ...]:
+        """Return the secrets in a variable, which are separated by blanks; () if it is not set."""
+        return tuple(Secret(one) for one in self._variables.get(name, "").split())
 
     def read(self, name: str, kind: Callable[[str], T], default: D) -> T | D:
         """Return a variable's value, converted by `kind`; `default` if it is not set.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Awaitable, Mapping
 from dataclasses import asdict, replace
@@ -18,7 +19,9 @@ from ragcore.errors import Overloaded, RagcoreError
 from ragcore.lifecycle.bound import inherit
 from ragcore.lifecycle.part import Opened
 from ragcore.operating.memory import MEBI, read_memory
-from ragcore.protocols import Described, Inspected, Pingable, Store
+from ragcore.protocols import Described, Inspected, Pingable, Replicated, Store
+from ragcore.resilience import deadline
+from ragcore.resilience.deadline import share
 from ragcore.resilience.threads import Threads
 from ragcore.retrieval.retriever import Retriever
 from ragcore.text.redaction import key_of
@@ -32,7 +35,11 @@ Status: TypeAlias = Literal["healthy", "degraded", "unhealthy"]
 CACHE_SECONDS = 1.0
 # A store without `ping` is judged by this many of the last calls.
 JUDGED_CALLS = 5
-# Memory counts as degraded if at least the first share of the limit is used, and as unhealthy if at least the second share is used.
+# The check of a primary that has replicas takes at most this share of the time, so that the replicas' results are reported even if the primary hangs.
+REPLICATED_SHARE = 0.8
+# How the names of replicas' policies begin.
+REPLICA = "replica "
+# From these shares of the memory limit on, memory counts as degraded or as unhealthy.
 TIGHT, FULL = 0.8, 0.95
 PACKAGES = ("ragcore", "anyio", "asyncpg", "openai", "pgvector", "tiktoken", "tenacity", "numpy")
 
@@ -119,12 +126,44 @@ class HealthCheck:
 
 
 async def _database(rag: Client) -> tuple[Status, dict[str, Any]]:
+    """Check the store, and its replicas at the same time. The client can answer as long as the primary or a replica works."""
+    store = rag.retriever.store
+    if not offers(store, Replicated) or not store.replicas:
+        return await _primary(rag)
+    status: Status = "unhealthy"
+    details: dict[str, Any] = {}
+    errors: dict[str, str | None] = {}
+
+    async def check_primary() -> None:
+        nonlocal status
+        status, found = await _primary(rag, seconds=share(REPLICATED_SHARE, most=math.inf))
+        details.update(found)
+
+    async def check_replicas() -> None:
+        errors.update(await store.ping_replicas())
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(check_primary)
+        group.start_soon(check_replicas)
+    details["replicas"] = {address: error or "healthy" for address, error in errors.items()}
+    failed = [address for address, error in errors.items() if error is not None]
+    if status == "unhealthy" and len(failed) < len(errors):
+        status = "degraded"
+        details["reason"] = f"replicas answer searches, and documents can't be changed: {details['reason']}"
+    elif status == "healthy" and failed:
+        status = "degraded"
+        details["reason"] = f"replicas don't work, and other servers answer: {', '.join(failed)}"
+    return status, details
+
+
+async def _primary(rag: Client, *, seconds: float = math.inf) -> tuple[Status, dict[str, Any]]:
     """Check the store with a query, if it has `ping`."""
     store = rag.retriever.store
     began = anyio.current_time()
     try:
         if offers(store, Pingable):
-            await store.ping()
+            with deadline(seconds):
+                await store.ping()
         elif offers(store, Opened) and not store.is_open:
             return "unhealthy", {"reason": "not open"}
         else:
@@ -154,7 +193,7 @@ def _judge_by_recent_calls(rag: Client) -> tuple[Status, dict[str, Any]]:
 def _service(rag: Client, stats: Stats) -> tuple[Status, dict[str, Any]]:
     if not rag.is_open:
         return "unhealthy", {"reason": "not open"}
-    names = [name for name in stats.policies if name not in ("store", "store writes")]
+    names = [name for name in stats.policies if name not in ("store", "store writes") and not name.startswith(REPLICA)]
     details: dict[str, Any] = {
         "calls": dict(stats.calls),
         "last_failure": _last_failure(rag),
@@ -164,7 +203,8 @@ def _service(rag: Client, stats: Stats) -> tuple[Status, dict[str, Any]]:
         name
         for name, policy in stats.policies.items()
         for breaker in (policy.get("breaker"), *policy.get("keys", {}).values())
-        if breaker and breaker["state"] != "closed"
+        # The check of the database reports its replicas.
+        if breaker and breaker["state"] != "closed" and not name.startswith(REPLICA)
     ]
     if not_closed:
         return "degraded", {**details, "reason": f"circuit breaker not closed: {', '.join(not_closed)}"}

@@ -1,6 +1,7 @@
 """PostgreSQL with pgvector as a store."""
 
-from ragcore.store.postgres.inspection import Finding, Inspection, inspect
+from ragcore.store.postgres.finding import Finding
+from ragcore.store.postgres.inspection import Inspection, inspect
 from ragcore.store.postgres.reembedding import Reembedding, reembed
 from ragcore.store.postgres.schema import migrate
 from ragcore.store.postgres.sharing import share, unshare

@@ -19,7 +19,7 @@ from urllib.parse import SplitResult, quote, unquote, urlencode, urlsplit
 from ragcore.errors import ConfigurationError
 from ragcore.types.secret import Secret, without_frames
 
-__all__ = ["Address", "parse"]
+__all__ = ["Address", "parse", "parse_each"]
 
 DEFAULT_PORT = 5432
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -125,15 +125,29 @@ def parse(dsn: str | Secret, /) -> Address:
         ConfigurationError: the DSN has another form, a parameter is unknown or not supported, or a file does not exist. The message names the
             parameter, and never shows the DSN.
     """
-    # Raise the error without the frames in which a variable holds the DSN.
+    return _parsed(dsn, apart=False)[0]
+
+
+def parse_each(dsn: str | Secret, /) -> list[Address]:
+    """Parse a DSN as `parse` does, and return one address for each of its hosts.
+
+    Raises:
+        ConfigurationError: as in `parse`.
+    """
+    return _parsed(dsn, apart=True)
+
+
+def _parsed(dsn: str | Secret, *, apart: bool) -> list[Address]:
+    # The error is raised without the frames that hold the DSN in a variable.
     dsn = dsn if isinstance(dsn, Secret) else Secret(dsn)
     try:
-        return _parsed(dsn)
+        return _addresses(dsn, apart=apart)
     except Exception as error:
         raise without_frames(error)  # noqa: B904  # it is the error itself
 
 
-def _parsed(dsn: Secret) -> Address:
+def _addresses(dsn: Secret, *, apart: bool) -> list[Address]:
+    """Return one address with all hosts of the DSN, or an address for each host."""
     login, hosts, database, query = _split(dsn.reveal())
     user, _, password = login.partition(":")
     given = _parameters(query)
@@ -146,33 +160,42 @@ def _parsed(dsn: Secret) -> Address:
     context = _system_roots(options)
     if "hostaddr" in options:
         hosts = _by_address(hosts, options.pop("hostaddr"), sslmode)
-    names = [host for host, _ in hosts]
-    ports = [port for _, port in hosts]
+    # The hosts go into the query, where asyncpg accepts sockets, IPv6 addresses and lists.
+    login = quote(user, safe="") + (f":{quote(password, safe='')}" if password else "")
+    at = f"{login}@" if login else ""
+    base = f"postgresql://{at}/{quote(unquote(database), safe='')}"
+    pgbouncer, connect_timeout = _switch("pgbouncer", given.get("pgbouncer", "false")), _connect_timeout(given)
+    socket_options, notes = tuple(_socket_options(given)), tuple(_notes(given, options, context))
+
+    def address(hosts: list[tuple[str, int | None]]) -> Address:
+        names, ports = [host for host, _ in hosts], [port for _, port in hosts]
+        shown = ",".join(f"{host}:{port or DEFAULT_PORT}" for host, port in hosts)
+        return Address(
+            dsn=Secret(f"{base}?{urlencode(_kept(options, names, ports), quote_via=quote)}".rstrip("?")),
+            host=shown if len(names) > 1 else (names[0] if names else ""),
+            port=ports[0] if len(ports) == 1 else None,
+            database=unquote(database) or options.get("dbname") or options.get("database") or "",
+            user=user,
+            pgbouncer=pgbouncer,
+            connect_timeout=connect_timeout,
+            sslmode="verify-full" if context is not None else sslmode,
+            ssl=context,
+            socket_options=socket_options,
+            notes=notes,
+        )
+
+    return [address([host]) for host in hosts] if apart and hosts else [address(hosts)]
+
+
+def _kept(options: Mapping[str, str], names: list[str], ports: list[int | None]) -> dict[str, str]:
+    """Return the parameters for the driver."""
     kept = {name: value for name, value in options.items() if name in DRIVER_PARAMETERS | SESSION_PARAMETERS}
     if names:
         kept["host"] = ",".join(f"[{name}]" if ":" in name else name for name in names)
         kept.pop("port", None)
         if any(ports):
             kept["port"] = ",".join(str(port or DEFAULT_PORT) for port in ports)
-    several = len(names) > 1
-    shown = ",".join(f"{host}:{port or DEFAULT_PORT}" for host, port in zip(names, ports, strict=True))
-    # The hosts go into the query, where asyncpg accepts sockets, IPv6 addresses and lists.
-    login = quote(user, safe="") + (f":{quote(password, safe='')}" if password else "")
-    at = f"{login}@" if login else ""
-    rebuilt = f"postgresql://{at}/{quote(unquote(database), safe='')}?{urlencode(kept, quote_via=quote)}".rstrip("?")
-    return Address(
-        dsn=Secret(rebuilt),
-        host=shown if several else (names[0] if names else ""),
-        port=ports[0] if len(ports) == 1 else None,
-        database=unquote(database) or options.get("dbname") or options.get("database") or "",
-        user=user,
-        pgbouncer=_switch("pgbouncer", given.get("pgbouncer", "false")),
-        connect_timeout=_connect_timeout(given),
-        sslmode="verify-full" if context is not None else sslmode,
-        ssl=context,
-        socket_options=tuple(_socket_options(given)),
-        notes=tuple(_notes(given, options, context)),
-    )
+    return kept
 
 
 def _split(text: str) -> tuple[str, list[tuple[str, int | None]], str, str]:

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from socket import AF_UNIX
-from typing import Literal
 
 import asyncpg
 
@@ -17,10 +16,12 @@ from ragcore.protocols import Embedder
 from ragcore.store.postgres.connection import Connection
 from ragcore.store.postgres.dsn import Address
 from ragcore.store.postgres.extension import Extension
+from ragcore.store.postgres.finding import Finding
+from ragcore.store.postgres.replica_inspection import ReplicaInspection
 from ragcore.store.postgres.statements import MIGRATIONS, quoted, statement
 from ragcore.value import Value
 
-__all__ = ["MOST_INDEXED", "MOST_INDEXED_WHOLE", "Finding", "Inspection", "inspect"]
+__all__ = ["MOST_INDEXED", "MOST_INDEXED_WHOLE", "Inspection", "inspect"]
 
 logger: logging.Logger = logging.getLogger("ragcore.store")
 
@@ -49,19 +50,6 @@ POLICIES = re.compile(
 MAKE_ROLE = (
     "connect as a role that owns nothing: `create role app login password '…'`, then store.migrate(…, role='app')"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Finding(Value):
-    """A problem and its remedy.
-
-    Attributes:
-        severity: "error" if ragcore can't work or tenants aren't isolated; otherwise "warning".
-        message: the problem, and the command that solves it.
-    """
-
-    severity: Literal["error", "warning"]
-    message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +88,7 @@ class Inspection(Value):
         fingerprint: hash of tables, columns and types. Databases with the same fingerprint have the same schema. None without a schema.
         collections: schemas of all collections in the database.
         notes: options of the DSN that the driver does not support.
+        replicas: the state of each replica of the store.
     """
 
     address: str
@@ -140,6 +129,7 @@ class Inspection(Value):
     newest_migration: int = field(default=0, repr=False)
     collections: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    replicas: tuple[ReplicaInspection, ...] = ()
 
     @property
     def is_complete(self) -> bool:
@@ -163,7 +153,28 @@ class Inspection(Value):
 
     def findings(self, embedder: Embedder | None = None) -> list[Finding]:
         """Return all problems; [] if there are none."""
-        return [*self._missing(), *self._unsafe(), *self._rights(), *self._advice(), *self.misfits(embedder)]
+        own = [*self._missing(), *self._unsafe(), *self._rights(), *self._advice(), *self.misfits(embedder)]
+        if self.in_recovery:
+            own.append(
+                Finding("warning", f"{self.address} is a read-only standby: documents can be searched, but not added")
+            )
+        # A replica is a copy, so it has most problems of the primary. They are reported once.
+        known = {finding.message for finding in own}
+        replicas = [finding for replica in self.replicas for finding in replica.findings()]
+        return own + [finding for finding in replicas if finding.message.partition(": ")[2] not in known]
+
+    def replica_findings(self, name: str, /) -> list[Finding]:
+        """Return the problems of a server from which the store only reads; [] if there are none. Each message begins with the server's name."""
+        own = [*self._missing(), *self._unsafe(), *self._rights(), *self._advice()]
+        if not self.in_recovery:
+            own.append(
+                Finding(
+                    "warning",
+                    "it is no standby: after a failover it may be the new primary; if it is a separate server, its documents are not those of the primary, "
+                    "so remove it from read_dsn",
+                )
+            )
+        return [Finding(finding.severity, f"the replica {name}: {finding.message}") for finding in own]
 
     def _missing(self) -> Iterator[Finding]:
         if self.pgvector is None:
@@ -259,8 +270,6 @@ class Inspection(Value):
                 "warning",
                 f"the role {self.role} owns ragcore's tables, or may become their owner, so it could switch row-level security off: {MAKE_ROLE}",
             )
-        if self.in_recovery:
-            yield Finding("warning", f"{self.address} is a read-only standby: documents can be searched, but not added")
         if self.has_schema and not self.has_index and (self.dimension or 0) <= MOST_INDEXED:
             yield Finding(
                 "warning",

@@ -93,11 +93,13 @@ class Pool:
     Attributes:
         address: address of the database.
         size: largest number of connections. Further callers wait; flows take turns.
+        away_seconds: seconds for which calls wait for a server that was reachable before. None: 5 s.
     """
 
-    def __init__(self, address: Address, *, size: int) -> None:
+    def __init__(self, address: Address, *, size: int, away_seconds: float | None = None) -> None:
         self.address = address
         self.size = size
+        self.away_seconds = AWAY_SECONDS if away_seconds is None else away_seconds
         self._places = Bulkhead(size, queue=MOST_WAITING, name="the pool of connections")
         self._idle: list[PooledConnection] = []
         self._in_use: set[PooledConnection] = set()
@@ -112,6 +114,11 @@ class Pool:
     def in_use(self) -> int:
         """Number of connections that callers use."""
         return len(self._in_use)
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the pool is closed, or is being closed."""
+        return self._closing
 
     @property
     def idle(self) -> int:
@@ -186,9 +193,14 @@ class Pool:
                     len(self._in_use),
                     anyio.current_time() - began,
                 )
-            for connection in (*self._idle, *self._in_use):
-                connection.terminate()
-            self._idle.clear()
+            self.terminate()
+
+    def terminate(self) -> None:
+        """Terminate all connections at once. Callers that wait for one get `NotOpen`."""
+        self._closing = True
+        for connection in (*self._idle, *self._in_use):
+            connection.terminate()
+        self._idle.clear()
 
     def _take_idle(self) -> PooledConnection | None:
         while self._idle:
@@ -213,7 +225,7 @@ class Pool:
                     raise
                 # The wait is counted for the pool, not for each call: calls wait only in the first seconds of an outage; later they fail immediately.
                 self._away_since = now if self._away_since is None else self._away_since
-                if now + pause >= min(self._away_since + AWAY_SECONDS, expires_at()):
+                if now + pause >= min(self._away_since + self.away_seconds, expires_at()):
                     raise
                 await anyio.sleep(random.uniform(0.5, 1.0) * pause)  # random, so that callers don't connect all at once
                 pause = min(2 * pause, LONGEST_PAUSE)

@@ -49,12 +49,11 @@ class Searching:
 
         async def work(connection: PooledConnection) -> list[asyncpg.Record]:
             # The model is checked here and not before the call, because the collection's model is known only after the first connection was inspected.
-            self._collection.check_model(query.model)
+            self._collection.check_model(query.model, connection)
             # Postings of expired chunks would take the places of others in the lists. So a tenant with expired documents is searched as with a filter, and so
             # are shared tenants, for which ragcore does not read whether they have any. A query with a filter needs nothing more, and vectors have no postings.
             hides = query.mode != "vector" and query.filter is None
             hides = hides and (bool(query.shared) or await self._hides(connection, query.tenant))
-            found = self._collection.found
             sql, values = statement_of(
                 query,
                 schema=self._settings.schema,
@@ -63,12 +62,12 @@ class Searching:
                 exact_rows=self._settings.exact_rows,
                 ef_search=self._settings.ef_search,
                 chunks=sizes,
-                scans_text=found is None or not found.text_is_ready,
+                scans_text=not connection.text_is_ready,
                 hides_expired=hides,
             )
             return await connection.fetch(sql, *values)
 
-        rows = await self._collection.call(work, stage="search")
+        rows = await self._collection.read(work, stage="search", tenants=tenants)
         result = nearest(rows, query) if query.mode == "vector" else ranked(rows, query)
         # For a filtered search, the scan depends on the number of chunks that the filter leaves, not on the tenant's size.
         if exactly is None and result.scan is not None and query.filter is None and not query.shared:
@@ -95,7 +94,7 @@ class Searching:
             return await connection.fetch(sql, tenant, owners, ids, distance, shared)
 
         found: list[list[Passage]] = [[] for _ in passages]
-        for row in await self._collection.call(work, stage="search"):
+        for row in await self._collection.read(work, stage="search", tenants=(tenant, *shared)):
             found[row["nth"] - 1].append(passage_of(row))
         return found
 
@@ -115,12 +114,12 @@ class Searching:
         async def work(connection: PooledConnection) -> list[asyncpg.Record]:
             return await connection.fetch(sql, tenant, wanted)
 
-        return found_of(await self._collection.call(work, stage="search"), with_vectors=with_vectors)
+        return found_of(await self._collection.read(work, stage="search", tenants=(tenant,)), with_vectors=with_vectors)
 
     async def scores(self, vector: Vector, *, tenant: str, limit: int | None) -> Scores:
         """Return the exact similarity of the tenant's chunks to `vector`, best first."""
         check_tenant(tenant)
-        rows = await self._collection.fetch("scores", tenant, vector, limit, stage="search")
+        rows = await self._collection.fetch_anywhere("scores", tenant, vector, limit, stage="search", tenants=(tenant,))
         return Scores(
             document_ids=rows[0]["document_ids"] or [],
             chunk_ids=rows[0]["ids"] or [],
@@ -149,7 +148,7 @@ class Searching:
                 store_chunks=everywhere,
             )
 
-        return await self._collection.call_directly(work)
+        return await self._collection.call_directly(work, tenant=query.tenant)
 
     def _exactly(self, query: Query) -> bool | None:
         """Whether to search exactly; None: let the statement count."""

@@ -5,6 +5,7 @@ Methods that need one statement are implemented here, the others in `searching`,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -24,8 +25,9 @@ from ragcore.protocols import (
 )
 from ragcore.resilience import Bulkhead, Policy, RetryPolicy
 from ragcore.store.postgres.collection import Collection
-from ragcore.store.postgres.dsn import parse
+from ragcore.store.postgres.dsn import Address, parse, parse_each
 from ragcore.store.postgres.inspection import Inspection
+from ragcore.store.postgres.replica import replica_policy
 from ragcore.store.postgres.rollouts import Rollouts
 from ragcore.store.postgres.searching import Searching
 from ragcore.store.postgres.statements import check_schema
@@ -42,7 +44,8 @@ class PgVectorStore(Part):
     """Stores chunks in PostgreSQL and finds them with pgvector, full-text search, or both.
 
     Args:
-        dsn: postgresql://user:password@host:port/database. Several hosts are allowed. Behind a pooler in transaction mode, add `?pgbouncer=true`.
+        dsn: postgresql://user:password@host:port/database, of the primary. Several hosts are allowed; with `?target_session_attrs=primary`, the driver
+            finds the primary among them, also after a failover. Behind a pooler in transaction mode, add `?pgbouncer=true`.
             The role should own nothing; `store.migrate` grants it the rights that it needs.
         pool_size: largest number of connections. They are opened when needed.
         exact_rows: a tenant with at most this number of chunks is searched exactly, a larger one through the HNSW index. None: the number of chunks
@@ -53,19 +56,25 @@ class PgVectorStore(Part):
         policy: policy of searches. None: at most `pool_size` searches at once, 4 attempts, a circuit breaker.
         write_policy: policy of writes. None: at most half of `pool_size` writes at once, 4 attempts without an attempt timeout, its own circuit
             breaker.
+        read_dsn: DSN of a read replica, or of several: each host of each DSN is one replica, with its own pool of `pool_size` connections and its own
+            circuit breaker. Searches go to the least busy replica, and to the primary if none answers. None: the primary answers all reads.
+        read_your_writes: after a write of this store, reads of the same tenant go only to servers that have it, for at most this many seconds. 0: a read
+            may miss a write until its replica has replayed it. Without `read_dsn`, it has no effect.
 
     `start` opens no connection, so it returns immediately even while the database is down. The store checks the role and the schema in the background
     and logs each problem. It runs on asyncio only, because asyncpg does.
 
     Raises:
-        ConfigurationError: the DSN is invalid. At first use: the password is wrong; the database, pgvector, the schema or a right is missing;
-            row-level security does not apply to the role; or the embedder's model is not the collection's.
+        ConfigurationError: a DSN is invalid, or `read_dsn` names a server twice. At first use: the password is wrong; the database, pgvector, the schema
+            or a right is missing; row-level security does not apply to the role; or the embedder's model is not the collection's.
         StoreError: PostgreSQL can't be reached, or it failed.
     """
 
     schema: str
     policy: Policy
     write_policy: Policy
+    read_policies: Mapping[str, Policy]
+    read_your_writes: float
 
     def __init__(
         self,
@@ -78,6 +87,8 @@ class PgVectorStore(Part):
         allow_unsafe_role: bool = False,
         policy: Policy | None = None,
         write_policy: Policy | None = None,
+        read_dsn: str | Secret | Sequence[str | Secret] | None = None,
+        read_your_writes: float = 30.0,
     ) -> None:
         if pool_size < 1:
             raise ConfigurationError(f"pool_size is {pool_size}: it must be at least 1")
@@ -85,7 +96,12 @@ class PgVectorStore(Part):
             raise ConfigurationError(f"ef_search is {ef_search}: it must be from 1 to 1,000, as pgvector requires")
         if exact_rows is not None and exact_rows < 0:
             raise ConfigurationError(f"exact_rows is {exact_rows}: it must be at least 0")
+        if not 0 <= read_your_writes < math.inf:
+            raise ConfigurationError(
+                f"read_your_writes is {read_your_writes}: it must be a finite number of seconds, or 0 to switch it off"
+            )
         self._address = parse(dsn)
+        self._replicas = _replicas(read_dsn)
         self.pool_size = pool_size
         self.exact_rows = exact_rows
         self.ef_search = ef_search
@@ -105,6 +121,11 @@ class PgVectorStore(Part):
             bulkhead=Bulkhead(max(1, pool_size // 2), queue=queue),
             retry=retry,
         )
+        # By the replica's address.
+        self.read_policies = {
+            str(address): replica_policy(address, pool_size=pool_size, queue=queue) for address in self._replicas
+        }
+        self.read_your_writes = read_your_writes
         # The parts read the attributes above at each call, so a changed attribute takes effect with the next call.
         tenants = Tenants()
         self._collection = Collection(self, check_open=self._check_open)
@@ -236,19 +257,28 @@ class PgVectorStore(Part):
         return await self._searching.chunks_by_id(chunk_ids, tenant=tenant, with_vectors=with_vectors)
 
     async def inspect(self) -> Inspection:
-        """Inspect the role, the schema and the server, for `doctor`, `describe` and health."""
+        """Inspect the role, the schema and the server, and each replica, for `doctor` and `describe`."""
         return await self._collection.inspect()
 
     async def ping(self) -> None:
-        """Check the role and the schema through the pool and the policy.
+        """Check the role and the schema on the primary, through the pool and the policy.
 
         Raises:
             ConfigurationError: the extension, the schema or a right is missing, or the role is unsafe.
         """
         await self._collection.ping()
 
+    @property
+    def replicas(self) -> Sequence[str]:
+        """Addresses of the replicas, without secrets; empty without `read_dsn`."""
+        return tuple(self.read_policies)
+
+    async def ping_replicas(self) -> Mapping[str, str | None]:
+        """Check each replica through its pool and its policy; return the error by address, None for a replica that works."""
+        return await self._collection.ping_replicas()
+
     def snapshot(self) -> Mapping[str, Any]:
-        """Return the use of the pool as serialisable data."""
+        """Return the use of the pools as serialisable data, and the state of each replica's breaker."""
         return self._collection.snapshot()
 
     @property
@@ -266,14 +296,26 @@ class PgVectorStore(Part):
             "database": address.database,
             "user": address.user,
             "schema": self.schema,
+            **({"replicas": list(self.replicas)} if self.replicas else {}),
         }
 
     async def first_look(self) -> Inspection | None:
-        """Wait for the check at start and return its result; None if the database could not be reached."""
+        """Wait for the check at start and return its result; None if neither the primary nor a replica could be reached."""
         return await self._collection.first_look()
 
     async def _open(self) -> None:
-        self._collection.open(self._address)
+        self._collection.open(self._address, self._replicas)
 
     async def _close(self) -> None:
         await self._collection.close()
+
+
+def _replicas(read_dsn: str | Secret | Sequence[str | Secret] | None) -> list[Address]:
+    """Return the address of each replica."""
+    given = [] if read_dsn is None else [read_dsn] if isinstance(read_dsn, str | Secret) else read_dsn
+    found = [address for dsn in given for address in parse_each(dsn)]
+    names = [str(address) for address in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigurationError(f"read_dsn names the replica {name} more than once: name it once")
+    return found

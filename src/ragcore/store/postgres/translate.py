@@ -8,12 +8,12 @@ import ssl
 import asyncpg
 from asyncpg import exceptions as pg
 
-from ragcore.errors import ConfigurationError, InvalidInput, RagcoreError, StoreError
+from ragcore.errors import ConfigurationError, InvalidInput, NotOpen, Overloaded, RagcoreError, StoreError
 from ragcore.resilience import Failure
 from ragcore.store.postgres.dsn import Address
 from ragcore.store.postgres.pool import ConnectionLost
 
-__all__ = ["cause_of", "judge", "translate"]
+__all__ = ["cause_of", "judge", "judge_replica", "translate"]
 
 # The server can't be reached, or it is starting, stopping or full. A retry may succeed.
 RETRY_AND_COUNT = (
@@ -76,6 +76,16 @@ def judge(error: Exception) -> Failure | None:
     return None
 
 
+def judge_replica(error: Exception) -> Failure | None:
+    """Classify an error of a replica. Whatever makes it unfit for reads counts, also a wrong password: each read would fail there before it goes elsewhere."""
+    # These include a conflict with recovery: the replica ended a statement that held up its replay. The next statement succeeds.
+    if isinstance(error, RETRY_ONLY):
+        return Failure(counts=False)
+    if isinstance(error, pg.DataError | pg.ProgramLimitExceededError | InvalidInput | Overloaded | NotOpen):
+        return None
+    return None if isinstance(error, asyncpg.PostgresError) and error.sqlstate == NOT_SHARED else Failure()
+
+
 def translate(error: Exception, address: Address, *, stage: str, attempts: int = 1) -> RagcoreError:
     """Return the error to raise instead of the driver's. Its message never shows the DSN, a password or a row."""
     if isinstance(error, RagcoreError):
@@ -113,7 +123,8 @@ def _failure(error: Exception, address: Address) -> str:
         case TimeoutError():
             return f"PostgreSQL at {address} did not answer in time"
         case OSError():
-            return f"PostgreSQL at {address} can't be reached ({type(error).__name__}: {error.strerror or error}): check that it runs, and check DATABASE_URL"
+            reason = f"{type(error).__name__}: {error.strerror or error}"
+            return f"PostgreSQL at {address} can't be reached ({reason}): check that it runs, and check its DSN (DATABASE_URL or RAGCORE_READ_DSN)"
         case pg.TooManyConnectionsError():
             return f"PostgreSQL at {address} has no free connection ({error}): lower pool_size, or raise its max_connections"
         case pg.ProtocolViolationError():

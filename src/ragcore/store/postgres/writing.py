@@ -43,11 +43,7 @@ class Writing:
         # One statement can't change a row twice.
         documents = list({embedded.document.id: embedded for embedded in documents}.values())
         if documents:
-            await self._collection.call(
-                lambda connection: self._upsert(connection, documents, tenant),
-                stage="write",
-                policy=self._settings.write_policy,
-            )
+            await self._collection.write(lambda connection: self._upsert(connection, documents, tenant), tenant=tenant)
             self._tenants.forget(tenant)
 
     async def delete(self, document_ids: Sequence[str], *, tenant: str) -> int:
@@ -63,7 +59,7 @@ class Writing:
                 rows = await connection.fetch(statement, tenant, list(document_ids))
                 deleted.update(row["id"] for row in rows)
 
-        await self._collection.call(work, stage="write", policy=self._settings.write_policy)
+        await self._collection.write(work, tenant=tenant)
         self._tenants.forget(tenant)
         return len(deleted)
 
@@ -83,7 +79,7 @@ class Writing:
 
     async def _upsert(self, connection: PooledConnection, documents: Sequence[EmbeddedDocument], tenant: str) -> None:
         for embedded in documents:
-            self._collection.check_model(embedded.model)
+            self._collection.check_model(embedded.model, connection)
         ids = [embedded.document.id for embedded in documents]
         hashes = [embedded.content_hash for embedded in documents]
         models = [embedded.model for embedded in documents]
