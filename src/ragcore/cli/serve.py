@@ -51,6 +51,7 @@ async def serve(
     origins: Sequence[str],
     client_instructions: Literal["append", "ignore"],
     similarity_by_get: bool,
+    console: bool,
     trusted_proxies: str,
     audit: Path | None,
 ) -> int:
@@ -80,6 +81,7 @@ async def serve(
                 origins=origins,
                 client_instructions=client_instructions,
                 similarity_by_get=similarity_by_get,
+                console=console,
             ),
             # uvicorn has two parsers. Only this one reports a disconnect if the next request has already arrived.
             http=_with_timeouts(uvicorn_protocol()),

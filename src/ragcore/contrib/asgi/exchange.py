@@ -101,11 +101,16 @@ class Exchange:
 
     async def respond(self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> None:
         """Send JSON."""
-        data = encoded(body)
+        await self.send(status, encoded(body), content_type="application/json", headers=headers)
+
+    async def send(
+        self, status: int, data: bytes, *, content_type: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Send a whole body. No cache stores it."""
         await self._start(
             status,
             {
-                "content-type": "application/json",
+                "content-type": content_type,
                 "content-length": str(len(data)),
                 "cache-control": "no-store",
                 **(headers or {}),
