@@ -384,19 +384,34 @@ def test_hostile_values_of_the_status_and_of_a_rollout_stay_texts(opened: Open) 
         shown = route.fetch().json()
         breaker = {**shown["policies"]["embedding"]["breaker"], "state": EVIL}
         shown["policies"][EVIL] = {**shown["policies"]["embedding"], "breaker": breaker, "keys": {EVIL: breaker}}
-        shown["rollout"] = {
-            "state": "running",
+        side = {"calls": 12, "failed": 1, "hung": 0, "degraded": 0, "p50": 0.1234567, "p95": None}
+        state = {
+            "name": EVIL,
+            "status": "rolled_back",
             "share": 0.05,
-            "candidate": {"calls": 12, EVIL: EVIL},
             "steps": [0.05, 1.0],
+            "reason": EVIL,
+            "version": 3,
+        }
+        shown["rollout"] = {
+            "state": state,
+            "stable": side,
+            "candidate": {**side, "calls": EVIL},
+            "compared": 7,
+            "differ": {EVIL: 2},
         }
         route.fulfill(json=shown)
 
     page.route("**/debug/status", spoilt)
     expect(page.locator("#dependencies")).to_contain_text("<script>")
-    rollout = page.locator("#rollout")
-    expect(rollout).to_contain_text("running")
-    assert [one.inner_text() for one in rollout.locator("dt").all()][:3] == ["state", "share", "candidate calls"]
+    expect(page.locator("#rollout-state")).to_contain_text("rolled back The candidate gets 5 % (steps 5 %, 100 %).")
+    assert page.locator("#rollout-names").inner_text().split() == [
+        "side",
+        *"calls failed hung degraded p50 p95".split(),
+    ]
+    assert page.locator("#rollout-sides tr").first.inner_text().split() == ["stable", "12", "1", "0", "0", "0.123", "–"]
+    expect(page.locator("#rollout")).to_contain_text("compared")
+    assert Axe().run(page).response["violations"] == []
     assert page.evaluate("window.hit") is None
     page.unroute("**/debug/status")
     expect(page.locator("#rollout-part")).to_be_hidden()
