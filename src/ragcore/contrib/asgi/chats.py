@@ -12,7 +12,7 @@ import anyio
 from ragcore.client.options import AskOptions
 from ragcore.client.rag import RAG
 from ragcore.contrib.asgi import openai_chat
-from ragcore.contrib.asgi.chat import ChatBody, as_reported, check_fields, check_question, decoded
+from ragcore.contrib.asgi.chat import ChatBody, as_reported, check_fields, check_question, decoded, threshold_of
 from ragcore.contrib.asgi.debug import check_admin
 from ragcore.contrib.asgi.exchange import Exchange
 from ragcore.contrib.asgi.identity import Identity
@@ -75,7 +75,8 @@ class Chats:
             raise InvalidInput(f"the body must be JSON like {SHAPE}")
         check_fields(asked, {"message", "tenant", "threshold"}, like=SHAPE)
         check_question(asked["message"], longest=self._max_question)
-        options: AskOptions = {} if asked.get("threshold") is None else {"score_threshold": asked["threshold"]}
+        threshold = threshold_of(asked)
+        options: AskOptions = {} if threshold is None else {"score_threshold": threshold}
         await self._answer(exchange, identity, asked["message"], tenant=check_tenant(asked["tenant"]), **options)
 
     async def completions(self, exchange: Exchange, identity: Identity) -> None:

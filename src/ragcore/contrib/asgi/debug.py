@@ -7,7 +7,7 @@ from typing import Any
 
 from ragcore.audit import record
 from ragcore.client.rag import RAG
-from ragcore.contrib.asgi.chat import check_fields, check_question, decoded
+from ragcore.contrib.asgi.chat import check_fields, check_question, decoded, threshold_of
 from ragcore.contrib.asgi.exchange import Exchange
 from ragcore.contrib.asgi.identity import Identity
 from ragcore.contrib.asgi.intake import Room
@@ -102,10 +102,7 @@ def _asked_by_post(body: bytes) -> tuple[Any, float | None]:
     if not isinstance(asked, dict) or "query" not in asked:
         raise InvalidInput(f"the body must be JSON like {SHAPE}")
     check_fields(asked, {"query", "threshold"}, like=SHAPE)
-    threshold = asked.get("threshold")
-    if isinstance(threshold, bool):
-        raise InvalidInput(f"threshold is {threshold}: it must be a number from -1 to 1")
-    return asked["query"], threshold
+    return asked["query"], threshold_of(asked)
 
 
 def _asked_by_get(exchange: Exchange) -> tuple[Any, float | None]:
