@@ -60,14 +60,18 @@ async def test_the_web_service_records_the_actor_and_the_route(tmp_path: Path) -
     async def authenticate(scope: Any) -> asgi.Identity | None:
         return asgi.Identity("ops", admin=True, name="jane@example.org")
 
-    async def ask(app: asgi.ASGIApp, method: str, path: str, body: bytes = b"", query: bytes = b"") -> None:
+    async def ask(
+        app: asgi.ASGIApp, method: str, path: str, body: bytes = b"", query: bytes = b"", content_type: bytes = b""
+    ) -> None:
         async def receive() -> asgi.Message:
             return {"type": "http.request", "body": body, "more_body": False}
 
         async def send(message: asgi.Message) -> None:
             pass
 
-        await app({"type": "http", "method": method, "path": path, "query_string": query, "headers": []}, receive, send)
+        headers = [(b"content-type", content_type)]
+        scope = {"type": "http", "method": method, "path": path, "query_string": query, "headers": headers}
+        await app(scope, receive, send)
 
     path = tmp_path / "audit.jsonl"
     async with audit.AuditLog(path), fake_rag() as rag:
@@ -77,12 +81,18 @@ async def test_the_web_service_records_the_actor_and_the_route(tmp_path: Path) -
         await ask(app, "GET", "/debug/rag-similarity/member-42", query=b"query=canary")
         await ask(app, "GET", "/debug/inflight")
         await ask(app, "GET", "/debug-env")
+        await ask(app, "GET", "/debug/status")
+        await ask(app, "GET", "/debug/console")
+        body = {"message": CANARY, "tenant": "member-42"}
+        await ask(app, "POST", "/debug/ask", json.dumps(body).encode(), content_type=b"application/json")
     assert [(line["action"], line["tenant"], line["route"]) for line in lines(path)] == [
         ("ask", "ops", "POST /chat"),
         ("similarity", "member-42", "POST /debug/rag-similarity/"),
         ("similarity", "member-42", "GET /debug/rag-similarity/"),
         ("inflight", "*", "GET /debug/inflight"),
         ("describe", "*", "GET /debug-env"),
+        ("status", "*", "GET /debug/status"),
+        ("ask", "member-42", "POST /debug/ask"),
     ]
     assert {(line["who"], line["admin"]) for line in lines(path)} == {("jane@example.org", True)}
     assert "canary" not in path.read_text()

@@ -58,7 +58,9 @@ ANSWER, SAID, HEADER = "zqanswer5c9a0b", "zqsaid72e6d3", "zqheader0a4b8f"
 TEXTS = (QUESTION, HISTORY, INSTRUCTIONS, TEXT, TITLE, METADATA, ANSWER, HEADER)
 
 # Places at which ragcore writes, raises or shows something. A body is named after the caller that gets it.
-OURS = ("log", "span", "event", "audit", "error", "repr", "snapshot", "report", "doctor")
+OURS = ("log", "span", "event", "audit", "error", "repr", "snapshot", "report", "doctor", "console")
+# The page and the data that it polls. They show no text at all, also not to administrators.
+OF_CONSOLE = ("/debug/console", "/debug/status")
 BODIES = ("member", "administrator", "refusal", "refusal to an administrator", "stranger")
 PLACES = (*OURS, *BODIES, "traceback")
 # The places at which a canary may appear. A traceback with local variables may show the question, since the caller knows it, but no secret. A tenant may
@@ -220,6 +222,8 @@ DOCUMENT = Document(
     metadata={"kind": METADATA},
 )
 ASKED = f"What is my deductible {QUESTION}?"
+IN_CONSOLE = {"message": ASKED, "tenant": "m", "threshold": -1.0}
+JSON = {"content_type": "application/json"}
 HISTORY_OF_CALL = [Turn("user", f"I said {HISTORY}"), Turn("assistant", f"Yes, {HISTORY}")]
 
 
@@ -263,6 +267,8 @@ class Application:
         status: int = sent[0]["status"]
         got = repr(sent[0]["headers"]) + b"".join(one.get("body", b"") for one in sent[1:]).decode()
         self.seen.add(_who(token, refused=status >= 400), got)
+        if path in OF_CONSOLE:
+            self.seen.add("console", got)
         return status
 
 
@@ -324,7 +330,12 @@ async def test_successful_calls_leak_nothing(
                 assert await web.ask("GET", path, token=token) == 200
         query = f"query={QUESTION}"
         assert await web.ask("GET", "/debug/rag-similarity/m", query=query, token=ADMINISTRATOR) == 200
-        assert await web.ask("GET", "/debug-env", token=ADMINISTRATOR) == 200
+        for path in ("/debug-env", *OF_CONSOLE):
+            assert await web.ask("GET", path, token=ADMINISTRATOR) == 200
+        for accept in ("application/json", "text/event-stream"):
+            assert await web.ask("POST", "/debug/ask", IN_CONSOLE, token=ADMINISTRATOR, accept=accept, **JSON) == 200
+            assert await web.ask("POST", "/debug/ask", IN_CONSOLE, accept=accept, **JSON) == 403
+        assert await web.ask("GET", "/debug/status") == 403
         await snapshots(rag, seen)
         assert len(await rag.documents(tenant="m")) == 1
         assert await rag.delete(["plan"], tenant="m") == 1
@@ -394,7 +405,8 @@ async def asked_in_every_way(web: Application, rag: RAG, seen: Seen) -> None:
             messages = [{"role": "system", "content": INSTRUCTIONS}, _user(ASKED)]
             await web.ask("POST", "/v1/chat/completions", {"messages": messages, "stream": streamed}, token=token)
         await web.ask("POST", "/debug/rag-similarity/m", {"query": ASKED}, token=token)
-        for path in ("/health", "/readyz", "/debug/inflight", "/debug-env"):
+        await web.ask("POST", "/debug/ask", IN_CONSOLE, token=token, accept="text/event-stream", **JSON)
+        for path in ("/health", "/readyz", "/debug/inflight", "/debug-env", *OF_CONSOLE):
             await web.ask("GET", path, token=token)
     await snapshots(rag, seen)
 

@@ -171,7 +171,7 @@ CHECKS = [
 
 @pytest.mark.parametrize(
     ("user", "limit"),
-    [("ops", "0"), ("amara", "0"), ("amara", "60")],
+    [("ops", "0"), ("amara", "0"), ("amara", "30")],
     ids=["an administrator", "a user", "a user with limits"],
 )
 def test_a_fuzzer_finds_no_500(served: Served, tmp_path: Path, user: str, limit: str) -> None:
@@ -235,6 +235,17 @@ def serving(
     finally:
         process.kill()
         process.wait()
+
+
+def test_the_console_is_served_and_can_be_switched_off(served: Served, tmp_path: Path) -> None:
+    page = served.ask("GET", "/debug/console", user=None)
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert served.ask("GET", "/debug/status").status_code == 403
+    assert served.ask("GET", "/debug/status", user="ops").json()["policies"]["store"]["breaker"]["state"] == "closed"
+    asked = {"message": "What is my deductible?", "tenant": "amara"}
+    assert "$500" in served.ask("POST", "/debug/ask", user="ops", json=asked).json()["text"]
+    with serving(tmp_path, "--tokens tokens.json --no-console", RAGCORE_DATA=str(served.data)) as off:
+        assert off.ask("GET", "/debug/console", user="ops").status_code == 404
 
 
 def test_two_processes_share_their_limits(tmp_path: Path) -> None:

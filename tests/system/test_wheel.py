@@ -31,6 +31,7 @@ def test_the_public_interface_of_the_wheel_has_known_types(tmp_path: Path) -> No
         names = packed.namelist()
         packed.extractall(site)
     assert "ragcore/py.typed" in names
+    assert "ragcore/contrib/asgi/console.html" in names
     assert not [name for name in names if name.startswith(("tests", "benchmarks"))]
     # Use the dependencies that are installed for the tests.
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))

@@ -53,6 +53,7 @@ async def serve(
     origins: Sequence[str],
     client_instructions: Literal["append", "ignore"],
     similarity_by_get: bool,
+    console: bool,
     trusted_proxies: str,
     audit: Path | None,
     metrics: bool,
@@ -86,6 +87,7 @@ async def serve(
         similarity_by_get=similarity_by_get,
         metrics=measured if metrics else None,
         parts=() if measured is None else (measured,),
+        console=console,
     )
     return await serve_application(
         application,

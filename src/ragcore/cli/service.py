@@ -94,6 +94,7 @@ def serve(
         bool,
         typer.Option(help="Let administrators request similarity reports by GET, with the question in the URL."),
     ] = True,
+    console: Annotated[bool, typer.Option(help="Serve the page /debug/console for administrators.")] = True,
     audit: Annotated[
         Path | None,
         typer.Option(
@@ -132,6 +133,7 @@ def serve(
             origins=allow_origin or (),
             client_instructions="ignore" if ignore_client_instructions else "append",
             similarity_by_get=get_similarity,
+            console=console,
             trusted_proxies=",".join(trust_proxy or ()),
             audit=audit,
             metrics=metrics,

@@ -14,6 +14,7 @@ from ragcore.contrib.asgi import openai_chat
 from ragcore.contrib.asgi.authentication import Authentication
 from ragcore.contrib.asgi.body import MAX_BODY, body_of
 from ragcore.contrib.asgi.chats import Chats
+from ragcore.contrib.asgi.console import show_console
 from ragcore.contrib.asgi.debug import SIMILARITY, DebugRoutes
 from ragcore.contrib.asgi.disconnect import until_disconnect
 from ragcore.contrib.asgi.exchange import ASGIApp, ClientGone, Exchange, Message, Receive, Send
@@ -64,12 +65,13 @@ def app(
     metrics: Metrics | None = None,
     parts: Sequence[Part] = (),
     rollout: Rollout[Answer] | None = None,
+    console: bool = True,
 ) -> ASGIApp:
     """Make a small ASGI application around a client.
 
     Its routes are `POST /chat` (JSON, or server-sent events if the client accepts them), `POST /v1/chat/completions` and `GET /v1/models` (OpenAI's protocol),
     `GET /health`, `/livez`, `/readyz`, `/openapi.json`, and for debugging `POST` or `GET /debug/rag-similarity/{user_id}`, `/debug/inflight` and, for
-    administrators, `/debug-env`. A call is cancelled when its HTTP client disconnects.
+    administrators, `/debug/console`, `/debug/status`, `/debug/ask` and `/debug-env`. A call is cancelled when its HTTP client disconnects.
 
     Args:
         rag: the client. The application's lifespan starts and closes it.
@@ -92,6 +94,7 @@ def app(
         parts: further components that the application's lifespan starts after the client and closes before it.
         rollout: answers the questions of `/chat` and `/v1/chat/completions` in place of `rag`, which should be its stable side. It also has the routes
             `GET /debug/rollout` and `POST /debug/rollout/promote`, `pause`, `resume` and `abort` for administrators. The lifespan starts and closes it.
+        console: whether to serve the page `/debug/console`, and the route `/debug/ask`, with which the page asks questions.
     """
     served = _App(
         rag,
@@ -105,6 +108,7 @@ def app(
         similarity_by_get=similarity_by_get,
         metrics=metrics,
         rollout=rollout,
+        console=console,
     )
     own = [one for one in (metrics, rollout) if one is not None and one not in parts]
     started = (*parts, *own)
@@ -126,14 +130,15 @@ class _App:
         similarity_by_get: bool,
         metrics: Metrics | None,
         rollout: Rollout[Answer] | None,
+        console: bool,
     ) -> None:
         self._rag = rag
         self._authentication = Authentication(authenticate)
         self._intake = Intake()
         self._max_body = max_body
         self._max_question = max_question
+        self._console = console
         self._similarity_by_get = similarity_by_get
-        self._debug = DebugRoutes(rag, max_question=max_question)
         chats = Chats(
             rag,
             max_question=max_question,
@@ -143,6 +148,7 @@ class _App:
             trust_history=trust_history,
             rollout=rollout,
         )
+        self._debug = DebugRoutes(rag, max_question=max_question, places=chats.places)
         self._routes: dict[str, dict[str, Handler]] = {
             "/chat": {"POST": chats.chat},
             "/v1/chat/completions": {"POST": chats.completions},
@@ -150,6 +156,7 @@ class _App:
             f"/v1/models/{openai_chat.MODEL}": {"GET": self._model},
             "/openapi.json": {"GET": self._openapi},
             "/debug/inflight": {"GET": self._debug.inflight},
+            "/debug/status": {"GET": self._debug.status},
             "/debug-env": {"GET": self._debug.environment},
         }
         if metrics is not None:
@@ -165,6 +172,11 @@ class _App:
             "/readyz": self._readyz,
             "/health": self._health,
         }
+        if console:
+            self._routes["/debug/ask"] = {"POST": chats.ask_for}
+        # The page has no data, so it is open too. Without a hook, the application refuses the requests of the page, and the page as well.
+        if console and authenticate is not None:
+            self._open["/debug/console"] = show_console
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -276,7 +288,7 @@ class _App:
         await exchange.respond(200 if health.ready else 503, {"ready": health.ready})
 
     async def _openapi(self, exchange: Exchange, _: Identity) -> None:
-        await exchange.respond(200, document(max_question=self._max_question))
+        await exchange.respond(200, document(max_question=self._max_question, console=self._console))
 
 
 async def _refuse(exchange: Exchange, refused: Problem) -> None:

@@ -13,7 +13,7 @@ from ragcore.text.follow_up import REPORTED
 from ragcore.types import Turn
 from ragcore.types.validation import check_history
 
-__all__ = ["ChatBody", "as_reported", "check_fields", "check_question", "decoded"]
+__all__ = ["ChatBody", "as_reported", "check_fields", "check_question", "decoded", "threshold_of"]
 
 MOST_VALUES = 50_000
 SHAPE = '{"message": "…", "history": [{"role": "user", "content": "…"}]}'
@@ -68,6 +68,18 @@ def check_fields(asked: Mapping[str, object], known: set[str], *, like: str) -> 
     """
     if unknown := sorted(asked.keys() - known):
         raise InvalidInput(f"the body has unknown fields: {', '.join(unknown)[:200]!r}; it must be JSON like {like}")
+
+
+def threshold_of(asked: Mapping[str, Any]) -> float | None:
+    """Return the threshold of a body; None if it has none. `RAG` checks the range.
+
+    Raises:
+        InvalidInput: it is true or false, which Python would take for 1 or 0.
+    """
+    threshold: float | None = asked.get("threshold")
+    if isinstance(threshold, bool):
+        raise InvalidInput(f"threshold is {threshold}: it must be a number from -1 to 1")
+    return threshold
 
 
 def check_question(question: object, *, longest: int) -> None:

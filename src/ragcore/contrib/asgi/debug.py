@@ -1,23 +1,27 @@
-"""The debug routes: `/debug/rag-similarity/{user_id}`, `/debug/inflight` and `/debug-env`. The audit log records each access."""
+"""The debug routes: `/debug/rag-similarity/{user_id}`, `/debug/inflight`, `/debug/status` and `/debug-env`. The audit log records each access."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ragcore.audit import record
 from ragcore.client.rag import RAG
-from ragcore.contrib.asgi.chat import check_fields, check_question, decoded
+from ragcore.contrib.asgi.chat import check_fields, check_question, decoded, threshold_of
 from ragcore.contrib.asgi.exchange import Exchange
 from ragcore.contrib.asgi.identity import Identity
 from ragcore.contrib.asgi.intake import Room
 from ragcore.contrib.asgi.problem import Refused
 from ragcore.contrib.asgi.public import public
 from ragcore.errors import InvalidInput
+from ragcore.resilience import BulkheadSnapshot
 from ragcore.types.validation import check_tenant
 
-__all__ = ["SIMILARITY", "DebugRoutes"]
+__all__ = ["SIMILARITY", "DebugRoutes", "check_admin"]
 
 MAX_REPORTS = 8
+# `/debug/status` shows at most this many running calls, and as many finished ones.
+MAX_CALLS_SHOWN = 100
 SIMILARITY = "/debug/rag-similarity/"
 # The name in the audit log for an access to the data of all tenants.
 ALL_TENANTS = "*"
@@ -25,10 +29,15 @@ SHAPE = '{"query": "…", "threshold": 0.4}'
 
 
 class DebugRoutes:
-    """Shows calls, settings and similarity reports to administrators. Other callers see the calls and reports of their own tenant."""
+    """Shows calls, settings and similarity reports to administrators. Other callers see the calls and reports of their own tenant.
 
-    def __init__(self, rag: RAG, *, max_question: int) -> None:
+    Args:
+        places: returns the state of the application's limit of chats.
+    """
+
+    def __init__(self, rag: RAG, *, max_question: int, places: Callable[[], BulkheadSnapshot]) -> None:
         self._rag = rag
+        self._places = places
         self._max_question = max_question
         # A report compares all chunks of a tenant with a question, so only a few run at once, and at most two for one tenant.
         self._room = Room(MAX_REPORTS, of_a_tenant=MAX_REPORTS // 4)
@@ -40,10 +49,28 @@ class DebugRoutes:
         shown = [call.to_dict() if identity.admin else public(call) for call in calls]
         await exchange.respond(200, {"calls": shown})
 
+    async def status(self, exchange: Exchange, identity: Identity) -> None:
+        """Show an administrator a snapshot: queues, breakers, pools, caches, the oldest running calls, and the last finished ones, newest first.
+
+        It sends no request to a dependency, so the console may request it every few seconds.
+        """
+        check_admin(identity)
+        record("status", ALL_TENANTS)
+        running, finished = self._rag.inflight(), self._rag.recent()
+        await exchange.respond(
+            200,
+            {
+                "tenant": check_tenant(identity.tenant),
+                "application": self._places().to_dict(),
+                **self._rag.stats().to_dict(),
+                "inflight": [call.to_dict() for call in running[:MAX_CALLS_SHOWN]],
+                "recent": [call.to_dict() for call in finished[: -MAX_CALLS_SHOWN - 1 : -1]],
+            },
+        )
+
     async def environment(self, exchange: Exchange, identity: Identity) -> None:
         """Show an administrator the client's description."""
-        if not identity.admin:
-            raise Refused(403, "Forbidden", "only administrators may use this route")
+        check_admin(identity)
         record("describe", ALL_TENANTS)
         with self._room.place(check_tenant(identity.tenant)):
             described = await self._rag.describe()
@@ -64,15 +91,18 @@ class DebugRoutes:
         await exchange.show(report)
 
 
+def check_admin(identity: Identity) -> None:
+    """Refuse callers that are not administrators (status 403)."""
+    if not identity.admin:
+        raise Refused(403, "Forbidden", "only administrators may use this route")
+
+
 def _asked_by_post(body: bytes) -> tuple[Any, float | None]:
     asked = decoded(body)
     if not isinstance(asked, dict) or "query" not in asked:
         raise InvalidInput(f"the body must be JSON like {SHAPE}")
     check_fields(asked, {"query", "threshold"}, like=SHAPE)
-    threshold = asked.get("threshold")
-    if isinstance(threshold, bool):
-        raise InvalidInput(f"threshold is {threshold}: it must be a number from -1 to 1")
-    return asked["query"], threshold
+    return asked["query"], threshold_of(asked)
 
 
 def _asked_by_get(exchange: Exchange) -> tuple[Any, float | None]:

@@ -101,11 +101,21 @@ class Exchange:
 
     async def respond(self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> None:
         """Send JSON."""
-        await self.send(status, encoded(body), {"content-type": "application/json", **(headers or {})})
+        await self.send(status, encoded(body), content_type="application/json", headers=headers)
 
-    async def send(self, status: int, data: bytes, headers: Mapping[str, str]) -> None:
-        """Send a whole body. The headers name its type."""
-        await self._start(status, {"content-length": str(len(data)), "cache-control": "no-store", **headers})
+    async def send(
+        self, status: int, data: bytes, *, content_type: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Send a whole body. No cache stores it."""
+        await self._start(
+            status,
+            {
+                "content-type": content_type,
+                "content-length": str(len(data)),
+                "cache-control": "no-store",
+                **(headers or {}),
+            },
+        )
         await self._write({"type": "http.response.body", "body": b"" if self.method == "HEAD" else data})
 
     async def stream(self, events: AsyncGenerator[bytes, None]) -> None:

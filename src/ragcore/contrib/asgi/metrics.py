@@ -24,4 +24,4 @@ class MetricsRoute:
             raise Refused(403, "Forbidden", "only administrators may use this route")
         accept = exchange.header("accept")
         content_type, body = await self._threads.run(lambda: self._metrics.exposition(accept))
-        await exchange.send(200, body, {"content-type": content_type})
+        await exchange.send(200, body, content_type=content_type)

@@ -10,7 +10,7 @@ import anyio
 
 from ragcore.contrib.asgi.problem import Refused
 from ragcore.contrib.asgi.public import FULL
-from ragcore.resilience import Bulkhead
+from ragcore.resilience import Bulkhead, BulkheadSnapshot
 
 __all__ = ["Places"]
 
@@ -28,6 +28,10 @@ class Places:
     def __init__(self, most: int, *, seconds: float) -> None:
         self._bulkhead = Bulkhead(most, queue=most, name="the application")
         self._seconds = seconds
+
+    def snapshot(self) -> BulkheadSnapshot:
+        """Return the state of the limit."""
+        return self._bulkhead.snapshot()
 
     @asynccontextmanager
     async def place(self, tenant: str) -> AsyncIterator[None]:
