@@ -18,6 +18,7 @@ from ragcore import RAG, Document, Passage, Query, Retriever, Settings, StoreErr
 from ragcore.contrib import asgi
 from ragcore.contrib.prometheus import Metrics
 from ragcore.embedding import CachedEmbedder
+from ragcore.resilience import Policy
 from ragcore.testing import Fail, FakeEmbedder, FakeGenerator, FakeStore, Slow
 from ragcore.types import Kind
 
@@ -65,7 +66,7 @@ async def authenticate(scope: Mapping[str, Any]) -> asgi.Identity | None:
 
 
 async def main(options: Mapping[str, Any]) -> None:
-    embedder, store, generator = Embedder(), Store(), FakeGenerator(token_latency=0.002)
+    embedder, store, generator = Embedder(), Store(), FakeGenerator(token_latency=0.002, policy=Policy("model"))
     rag = RAG(
         retriever=Retriever(store=store, embedder=CachedEmbedder(embedder)),
         generator=generator,
