@@ -1,4 +1,4 @@
-"""Every secret, question and text contains a canary. None may appear in a log, event, error, repr, snapshot, report or line of the audit log."""
+"""Every secret, question and text contains a canary. None may appear in a log, event, metric, error, repr, snapshot, report or line of the audit log."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ from ragcore.cli.production import review
 from ragcore.cli.session import Options
 from ragcore.config import Policies
 from ragcore.contrib import asgi
+from ragcore.contrib.prometheus import Metrics, alerts, board
 from ragcore.ingest import read
 from ragcore.resilience import Policy
 from ragcore.testing import Broken, Fail, FakeEmbedder, FakeStore, Fault, Hang, OpenAIServer, Reply
@@ -56,7 +57,7 @@ ANSWER, SAID, HEADER = "zqanswer5c9a0b", "zqsaid72e6d3", "zqheader0a4b8f"
 TEXTS = (QUESTION, HISTORY, INSTRUCTIONS, TEXT, TITLE, METADATA, ANSWER, HEADER)
 
 # Places at which ragcore writes, raises or shows something. A body is named after the caller that gets it.
-OURS = ("log", "event", "audit", "error", "repr", "snapshot", "report", "doctor")
+OURS = ("log", "event", "audit", "metrics", "error", "repr", "snapshot", "report", "doctor")
 BODIES = ("member", "administrator", "refusal", "refusal to an administrator", "stranger")
 PLACES = (*OURS, *BODIES, "traceback")
 # The places at which a canary may appear. A traceback with local variables may show the question, since the caller knows it, but no secret. A tenant may
@@ -270,15 +271,20 @@ async def snapshots(rag: RAG, seen: Seen) -> None:
 
 @asynccontextmanager
 async def running(rag: RAG, folder: Path) -> AsyncIterator[None]:
-    """Run a client with its audit log."""
-    async with audit.AuditLog(folder / "audit.jsonl"), rag:
+    """Run a client with its audit log and its metrics."""
+    async with audit.AuditLog(folder / "audit.jsonl"), rag, Metrics(rag) as metrics:
         yield
+        await metrics._sample()
+        (folder / "metrics").write_bytes(metrics.exposition()[1])
 
 
 def audited(folder: Path, seen: Seen) -> None:
     lines = (folder / "audit.jsonl").read_text()
     assert lines
     seen.add("audit", lines)
+    metrics = (folder / "metrics").read_text()
+    assert "ragcore_calls_total" in metrics
+    seen.add("metrics", metrics, alerts(), json.dumps(board()))
 
 
 async def test_successful_calls_leak_nothing(
