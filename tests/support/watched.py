@@ -22,7 +22,7 @@ from ragcore.resilience import Policy
 from ragcore.testing import Fail, FakeEmbedder, FakeGenerator, FakeStore, Slow
 from ragcore.types import Kind
 
-__all__ = ["FAULTS", "QUESTIONS", "Fault"]
+__all__ = ["FAULTS", "QUESTIONS", "SLOW_SECONDS", "Fault"]
 
 Fault: TypeAlias = Literal["none", "hang", "block", "leak", "slow", "database", "errors", "drift", "empty"]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
@@ -30,6 +30,7 @@ QUESTIONS = [
     f"What is the deductible of plan {name}?" for name in ("gold", "silver", "bronze", "basic", "family", "student")
 ]
 DEADLINE = 1.5
+SLOW_SECONDS = 8.0
 LEAK_BYTES, LEAK_SECONDS = 600_000, 0.1
 
 
@@ -104,7 +105,7 @@ async def inject(
         case "leak":
             group.start_soon(leak)
         case "slow":
-            generator.faults.always(Slow(1.0))
+            generator.faults.always(Slow(SLOW_SECONDS))
         case "database":
             store.faults.always(Fail(ConnectionRefusedError(111, "connection refused")))
         case "errors":
