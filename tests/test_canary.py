@@ -1,4 +1,4 @@
-"""Every secret, question and text contains a canary. None may appear in a log, span, event, error, repr, snapshot, report or line of the audit log."""
+"""Every secret, question and text contains a canary. None may appear in a log, span, event, metric, error, repr, snapshot, report or line of the audit log."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ from ragcore.cli.session import Options
 from ragcore.config import Policies
 from ragcore.contrib import asgi
 from ragcore.contrib.otel import Telemetry
+from ragcore.contrib.prometheus import Metrics, alerts, board
 from ragcore.ingest import read
 from ragcore.resilience import Policy
 from ragcore.testing import Broken, Fail, FakeEmbedder, FakeStore, Fault, Hang, OpenAIServer, Reply
@@ -58,7 +59,7 @@ ANSWER, SAID, HEADER = "zqanswer5c9a0b", "zqsaid72e6d3", "zqheader0a4b8f"
 TEXTS = (QUESTION, HISTORY, INSTRUCTIONS, TEXT, TITLE, METADATA, ANSWER, HEADER)
 
 # Places at which ragcore writes, raises or shows something. A body is named after the caller that gets it.
-OURS = ("log", "span", "event", "audit", "error", "repr", "snapshot", "report", "doctor", "console")
+OURS = ("log", "span", "event", "audit", "metrics", "error", "repr", "snapshot", "report", "doctor", "console")
 # The page and the data that it polls. They show no text at all, also not to administrators.
 OF_CONSOLE = ("/debug/console", "/debug/status")
 BODIES = ("member", "administrator", "refusal", "refusal to an administrator", "stranger")
@@ -291,15 +292,20 @@ async def snapshots(rag: RAG, seen: Seen) -> None:
 
 @asynccontextmanager
 async def running(rag: RAG, folder: Path) -> AsyncIterator[None]:
-    """Run a client with its audit log."""
-    async with audit.AuditLog(folder / "audit.jsonl"), rag:
+    """Run a client with its audit log and its metrics."""
+    async with audit.AuditLog(folder / "audit.jsonl"), rag, Metrics(rag) as metrics:
         yield
+        await metrics._sample()
+        (folder / "metrics").write_bytes(metrics.exposition()[1])
 
 
 def audited(folder: Path, seen: Seen) -> None:
     lines = (folder / "audit.jsonl").read_text()
     assert lines
     seen.add("audit", lines)
+    metrics = (folder / "metrics").read_text()
+    assert "ragcore_calls_total" in metrics
+    seen.add("metrics", metrics, alerts(), json.dumps(board()))
 
 
 async def test_successful_calls_leak_nothing(

@@ -303,8 +303,8 @@ COMMANDS = [(page.relative_to(ROOT).as_posix(), command) for page in PAGES for c
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[f"{page}: {command[:40]}" for page, command in COMMANDS])
 def test_every_command_in_the_documents_is_valid(page: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command lines of ragcore and the benchmarks parse their own commands. Any other program must be in a list of known programs."""
-    words = shlex.split(command.partition(" #")[0])
+    """Commands of ragcore and the benchmarks are parsed by their own command lines; other programs must be known."""
+    words = shlex.split(re.split(" [#>] ", command)[0])
     app: Any
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words.pop(0)

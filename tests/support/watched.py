@@ -18,10 +18,11 @@ from ragcore import RAG, Document, Passage, Query, Retriever, Settings, StoreErr
 from ragcore.contrib import asgi
 from ragcore.contrib.prometheus import Metrics
 from ragcore.embedding import CachedEmbedder
+from ragcore.resilience import Policy
 from ragcore.testing import Fail, FakeEmbedder, FakeGenerator, FakeStore, Slow
 from ragcore.types import Kind
 
-__all__ = ["FAULTS", "QUESTIONS", "Fault"]
+__all__ = ["FAULTS", "QUESTIONS", "SLOW_SECONDS", "Fault"]
 
 Fault: TypeAlias = Literal["none", "hang", "block", "leak", "slow", "database", "errors", "drift", "empty"]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
@@ -29,6 +30,7 @@ QUESTIONS = [
     f"What is the deductible of plan {name}?" for name in ("gold", "silver", "bronze", "basic", "family", "student")
 ]
 DEADLINE = 1.5
+SLOW_SECONDS = 8.0
 LEAK_BYTES, LEAK_SECONDS = 600_000, 0.1
 
 
@@ -65,7 +67,7 @@ async def authenticate(scope: Mapping[str, Any]) -> asgi.Identity | None:
 
 
 async def main(options: Mapping[str, Any]) -> None:
-    embedder, store, generator = Embedder(), Store(), FakeGenerator(token_latency=0.002)
+    embedder, store, generator = Embedder(), Store(), FakeGenerator(token_latency=0.002, policy=Policy("model"))
     rag = RAG(
         retriever=Retriever(store=store, embedder=CachedEmbedder(embedder)),
         generator=generator,
@@ -103,7 +105,7 @@ async def inject(
         case "leak":
             group.start_soon(leak)
         case "slow":
-            generator.faults.always(Slow(1.0))
+            generator.faults.always(Slow(SLOW_SECONDS))
         case "database":
             store.faults.always(Fail(ConnectionRefusedError(111, "connection refused")))
         case "errors":

@@ -17,7 +17,7 @@ import pytest
 from ragcore.contrib.prometheus import AlertLimits, AlertTiming, alerts, board
 from tests.support.child import Child, child
 from tests.support.prometheus import Prometheus, program, prometheus
-from tests.support.watched import FAULTS, QUESTIONS, Fault
+from tests.support.watched import FAULTS, QUESTIONS, SLOW_SECONDS, Fault
 
 pytestmark = [
     pytest.mark.anyio,
@@ -29,7 +29,8 @@ pytestmark = [
 ]
 
 TIMING = AlertTiming(evaluation=3, window=30, slow_evaluation=10, slow_window=20, growth=60, baseline=60)
-LIMITS = AlertLimits(p95=0.5)
+# So long that a loaded machine does not reach it without the fault.
+LIMITS = AlertLimits(p95=5.0)
 SCRAPE = 0.5
 EXPECTED: dict[Fault, str | None] = {
     "none": None,
@@ -49,7 +50,9 @@ RATE = 4.0
 HEALTHY_SECONDS = TIMING.baseline + 2 * TIMING.slow_window
 # Seconds until a fault is in the metrics: the watchdog reports a hang a second after its deadline, the state is sampled each second, and the scrape follows.
 VISIBLE = 4.0
-# Panels that have no data here: these services have no pool of connections, and nobody retries or waits.
+# A slow answer is counted when it ends.
+ANSWER = {"RagcoreSlow": SLOW_SECONDS}
+# Panels that have no data here: these services have no pool of connections, and no call waits.
 EMPTY = {"Connections", "Waiting for a place, 95th percentile"}
 
 
@@ -63,6 +66,7 @@ async def test_each_fault_fires_its_own_alert_within_two_evaluations_and_no_othe
     tmp_path: Path, faults: tuple[Fault, ...]
 ) -> None:
     program("prometheus")
+    assert set(EXPECTED) == set(FAULTS)
     async with AsyncExitStack() as stack:
         services = {
             fault: await stack.enter_async_context(child("tests.support.watched", {"fault": fault})) for fault in faults
@@ -86,13 +90,10 @@ async def test_each_fault_fires_its_own_alert_within_two_evaluations_and_no_othe
     late = {
         alert: seconds
         for (_, alert), seconds in fired.items()
-        if seconds > VISIBLE + 2 * (TIMING.slow_evaluation if alert in SLOW_RULES else TIMING.evaluation)
+        if seconds
+        > VISIBLE + ANSWER.get(alert, 0.0) + 2 * (TIMING.slow_evaluation if alert in SLOW_RULES else TIMING.evaluation)
     }
     assert late == {}
-
-
-def test_each_fault_has_an_alert() -> None:
-    assert set(EXPECTED) == set(FAULTS)
 
 
 @asynccontextmanager
@@ -144,12 +145,10 @@ async def watch(running: Prometheus, began: float) -> dict[tuple[str, str], floa
 
 async def check_board(running: Prometheus) -> None:
     """Evaluate the expressions of all panels: they are valid, and have data."""
-    empty = set()
     for panel in board()["panels"]:
-        for target in panel.get("targets", ()):
-            if not await running.query(filled(target["expr"])):
-                empty.add(panel["title"])
-    assert empty - EMPTY == set()
+        if panel["type"] != "row":
+            found = [await running.query(filled(target["expr"])) for target in panel["targets"]]
+            assert any(found) or panel["title"] in EMPTY, panel["title"]
 
 
 def filled(expression: str) -> str:

@@ -47,7 +47,8 @@ GRACE = 1.0
 MISSED, PASSES = 2, 5
 # If work waits for a thread longer than this many seconds, the default executor counts as full.
 SATURATED = 0.5
-# If the process used less than this share of a processor while neither the loop nor the watchdog ran, it did not get the processor.
+# The loop or the watchdog waited for a processor for more than this share of the time: then the machine is starved. While the watchdog did not run, a process
+# that used more than this share of a processor was not starved, but computed.
 LEAST_SHARE = 0.5
 # Seconds between two lines of the log about starvation.
 LOG_SECONDS = 60.0
@@ -272,9 +273,10 @@ class Watchdog:
 
         Code that computes in C without giving up the interpreter's lock also makes the watchdog oversleep, but it uses the processor.
         """
-        if self._delay_of_thread() - self._delay > LEAST_SHARE * (now - self._asked):
+        half = LEAST_SHARE * (now - self._asked)
+        if self._delay_of_thread() - self._delay > half:
             return True
-        return self._slept_over > BLOCKED / 2 and self._used < LEAST_SHARE * self._slept_over
+        return self._slept_over > half and self._used < LEAST_SHARE * self._slept_over
 
     def _delay_of_thread(self) -> float:
         """Return the seconds for which the loop's thread has waited for a processor so far; 0 if the system does not count them."""

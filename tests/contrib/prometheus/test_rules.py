@@ -112,7 +112,7 @@ def test_mistakes_and_limits_of_callers_are_no_errors(tmp_path: Path) -> None:
         ([made("hangs_total", "0x29 1x60", 'stage="search"')], True),
         ([made("hangs_total", "0x60", 'stage="search"')], False),
         ([made("event_loop_blocked_now", "0x28 1x60")], True),
-        # A block of two seconds is in the log and on the board, and wakes nobody.
+        # A block of two seconds is in the log and on the board, and no alert.
         ([made("event_loop_blocked_seconds_total", "0x29 2x60"), made("event_loop_blocked_now", "0x60")], False),
         ([made("event_loop_blocked_seconds_total", "0x29 40x60"), made("event_loop_blocked_now", "0x60")], True),
         # A hang an hour ago.

@@ -65,11 +65,12 @@ def _rows() -> dict[str, list[_Panel]]:
             ),
             _Panel(
                 "Hangs",
-                "Calls that did not return after their deadline, and blocks of the event loop, in the last hour.",
+                "In the last hour: calls that did not return after their deadline, blocks of the event loop, and times that the default executor was full.",
                 "short",
                 {
                     "calls": f"sum(increase({_of('ragcore_hangs_total')}[1h]))",
                     "blocks of the loop": f"sum(increase({_of('ragcore_event_loop_blocked_total')}[1h]))",
+                    "full executor": f"sum(increase({_of('ragcore_executor_saturated_total')}[1h]))",
                 },
                 "stat",
             ),

@@ -22,6 +22,13 @@ STAGES: Final = ("rewrite", "embed", "search", "rerank", "generate", "write", "s
 OUTCOMES: Final = ("ok", "degraded", "failed", "cancelled")
 # The outcome of a call that failed, and the reason for a degradation, are names of error classes.
 REASONS: Final = (*errors.__all__, OTHER)
+# The error with which a stage usually fails if another one can replace it.
+FAILURES: Final = {
+    "rewrite": "GenerationError",
+    "embed": "EmbeddingError",
+    "rerank": "RerankingError",
+    "generate": "GenerationError",
+}
 STATES: Final = ("closed", "half_open", "open", "isolated")
 JUDGED: Final = ("success", "failure", "slow", "neutral", "ignored", "rejected")
 LIMITS: Final = ("requests", "tokens", "calls", "spending")
@@ -127,6 +134,9 @@ class Series:
         for method in ("ask", "stream", "retrieve"):
             for outcome in ("ok", "degraded", "StoreError", "GenerationError", "DeadlineExceeded", OTHER):
                 self.calls.labels(method, outcome)
+        for stage, error in FAILURES.items():
+            for reason in (error, "CircuitOpen"):
+                self.degradations.labels(stage, reason)
         for found in ("true", "false"):
             self.answers.labels(found)
         for kind in ("prompt", "completion", "embedding"):
