@@ -123,8 +123,10 @@ def _failure(error: Exception, address: Address) -> str:
         case TimeoutError():
             return f"PostgreSQL at {address} did not answer in time"
         case OSError():
-            reason = f"{type(error).__name__}: {error.strerror or error}"
-            return f"PostgreSQL at {address} can't be reached ({reason}): check that it runs, and check its DSN (DATABASE_URL or RAGCORE_READ_DSN)"
+            return (
+                f"PostgreSQL at {address} can't be reached ({type(error).__name__}: {error.strerror or error}): "
+                "check that it runs, and check its DSN (DATABASE_URL or RAGCORE_READ_DSN)"
+            )
         case pg.TooManyConnectionsError():
             return f"PostgreSQL at {address} has no free connection ({error}): lower pool_size, or raise its max_connections"
         case pg.ProtocolViolationError():
