@@ -416,7 +416,7 @@ def test_the_page_about_extras_has_each_extra_and_what_it_installs() -> None:
     rows = {
         re.sub(r"[\[\]`]", "", row[0]): row[2]
         for row in re.findall(
-            r"^\| (\S+?)(?:\(#\w+\))? \| (.*?) \| (.*?) \|",
+            r"^\| (\S+?)(?:\(#[\w-]+\))? \| (.*?) \| (.*?) \|",
             (DOCS / "reference" / "extras.md").read_text(),
             re.MULTILINE,
         )

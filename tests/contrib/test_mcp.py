@@ -232,7 +232,7 @@ async def test_errors_have_public_messages(served: Served) -> None:
         async def hashes(*_: object, **__: object) -> None:
             raise Leaking("postgresql://user:password@10.0.0.7/db")
 
-        served.store.hashes = hashes  # type: ignore[method-assign,assignment]
+        served.store.hashes = hashes  # type: ignore[method-assign, assignment]
         wrong, text = await said(client, "documents")
         assert wrong
         assert "password" not in text
