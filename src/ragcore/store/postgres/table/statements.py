@@ -159,6 +159,11 @@ class TableSearch:
     filter: str
     first_setting: int
 
+    @property
+    def relies_on_index(self) -> bool:
+        """Whether the statement does not complete what the index returns: if it returns too few, the store searches again without `exactly`."""
+        return self.mode == "vector" and self.exactly is False
+
     def sql(self) -> str:
         """Return the statement. Its parameters are tenant, vector, question, threshold and number of the tenant's chunks, without those that the mode does
         not use. The values of the settings and those of the filter follow.
@@ -232,7 +237,8 @@ def _compose_search(search: TableSearch) -> str:
     # A step that the search can't need is left out: PostgreSQL would prepare it at each execution.
     steps = [
         *([] if search.exactly is False else [exact]),
-        *([] if search.exactly else ["select *, 'index' as scan from by_index", completed]),
+        *([] if search.exactly else ["select *, 'index' as scan from by_index"]),
+        *([] if search.exactly or search.relies_on_index else [completed]),
     ]
     parts = {
         "nearest": SQL["table_nearest"],

@@ -56,7 +56,7 @@ class TableStore(Part):
         policy: policy of searches. None: at most `pool_size` searches at once, 4 attempts, a circuit breaker.
 
     `start` opens no connection. The store compares the mapping with the database in the background and logs each problem; calls raise them. Each search
-    is one statement. With `Table.role` it runs in a transaction after `set local role`, which takes three round trips instead of one.
+    is one statement; a second one follows in the rare case that the index suddenly returns too few chunks of a large tenant. With `Table.role` it runs in a transaction after `set local role`, which takes three round trips instead of one.
 
     Methods that write raise `Unsupported`.
 
@@ -112,6 +112,21 @@ class TableStore(Part):
         if query.shared:
             raise Unsupported("a TableStore has no shared tenants", stage="search")
         exactly = None if query.filter is not None else self._tenants.exactly.get(query.tenant)
+        rows = await self._rows(query, exactly)
+        if exactly is False and query.mode == "vector" and len(rows) < query.top_k:
+            # The index returned too few. This is rare, because the tenant was searched through the index before, without completing.
+            exactly = None
+            self._tenants.forget(query.tenant)
+            rows = await self._rows(query, exactly)
+        result = nearest(rows, query) if query.mode == "vector" else ranked(rows, query)
+        if exactly is None and result.scan in ("exact", "index") and query.filter is None:
+            self._tenants.exactly.put(query.tenant, result.scan == "exact")
+        if query.mode != "vector" and rows and self._tenants.chunks.get(query.tenant) is None:
+            self._tenants.chunks.put(query.tenant, rows[0]["chunks"][0])
+        return result
+
+    async def _rows(self, query: Query, exactly: bool | None) -> list[asyncpg.Record]:
+        """Return the rows of a search. `exactly` is as in `search_of`."""
         chunks = self._tenants.chunks.get(query.tenant)
 
         async def work(connection: PooledConnection, shape: Shape) -> list[asyncpg.Record]:
@@ -127,13 +142,7 @@ class TableStore(Part):
             )
             return await connection.fetch(sql, *values)
 
-        rows = await self._call(work)
-        result = nearest(rows, query) if query.mode == "vector" else ranked(rows, query)
-        if exactly is None and result.scan is not None and query.filter is None:
-            self._tenants.exactly.put(query.tenant, result.scan == "exact")
-        if chunks is None and query.mode != "vector" and rows:
-            self._tenants.chunks.put(query.tenant, rows[0]["chunks"][0])
-        return result
+        return await self._call(work)
 
     async def adjacent(
         self, passages: Sequence[Passage], /, *, tenant: str, distance: int
