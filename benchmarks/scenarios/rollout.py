@@ -32,7 +32,7 @@ STABLE_ERRORS = 0.01
 # How often two runs of an equal side differ in a figure.
 NOISE = 0.01
 MOST_BAD, MOST_EQUAL = 200, 2_000
-# A stopped simulation would go on for ever.
+# The limit of a simulation in which nothing is decided.
 MOST_QUESTIONS = 200_000
 
 
@@ -103,7 +103,7 @@ def run(
     share: Annotated[float, typer.Option(help="The share at the beginning; 0: in the shadow.")] = 0.05,
 ) -> Figures:
     """Roll out each bad candidate and an equal one, with all defaults of `Rollout`."""
-    count = runs or (10 if quick else 100)
+    count = runs or (5 if quick else 100)
     figures, worst = Figures(), 0.0
     rates: dict[str, float] = {}
     with multiprocessing.get_context("spawn").Pool(os.cpu_count(), _quiet) as pool:

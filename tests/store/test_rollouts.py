@@ -1,4 +1,4 @@
-"""Rollouts whose state is in PostgreSQL: processes agree, a database that fails delays nobody, and the role may do what it must and no more."""
+"""Rollouts whose state is in PostgreSQL: processes agree, a database that fails delays no call, and the role has the rights that it needs."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ async def test_evidence_of_all_processes_counts_together_and_a_decision_reaches_
         await several[0].ask("?", tenant=tenant)
     await until(lambda: [one.state.share for one in several] == [1.0] * 3)
     assert {one.state.version for one in several} == {1}
-    # The next step begins anew, with the stable side's calls of the step before.
+    # The next step begins with the stable side's calls of the step before.
     assert [one.status().candidate.calls for one in several] == [0] * 3
 
 

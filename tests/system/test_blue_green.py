@@ -57,7 +57,7 @@ SERVICE = """
                 answer = await rag.ask("How high is the deductible?", tenant="a", timeout=10)
                 body["found"] = bool(answer.citations)
             except Exception as error:
-                status, body = 503, {"error": repr(error)}
+                status, body = 503, {"version": name, "error": repr(error)}
         elif scope["path"] == "/readyz":
             status = 200 if (await rag.health()).ready else 503
         data = json.dumps(body).encode()

@@ -11,6 +11,7 @@ import typer
 from ragcore.cli.arguments import Json
 from ragcore.cli.session import DONE, Options, open_client, print_json, results, run_async
 from ragcore.compat.ability import offers
+from ragcore.config import Config
 from ragcore.errors import InvalidInput, Unsupported
 from ragcore.protocols import RolloutStore
 
@@ -100,9 +101,11 @@ async def _store(options: Options) -> AsyncIterator[RolloutStore]:
     if not options.is_local():
         from ragcore.store import PgVectorStore
 
-        config = options.config()
+        # A configuration without a key is an error, but no key is used here.
+        config = Config.from_env({"OPENAI_API_KEY": "none", **options.environment()})
         assert config.dsn is not None
-        made = PgVectorStore(config.dsn, schema=config.schema, pool_size=1, allow_unsafe_role=config.allow_unsafe_role)
+        unsafe = config.allow_unsafe_role
+        made = PgVectorStore(config.dsn, schema=config.schema, pool_size=1, allow_unsafe_role=unsafe)
         async with made as store:
             yield store
         return

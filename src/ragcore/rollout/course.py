@@ -68,7 +68,7 @@ def changed(state: RolloutState, action: Action, reason: str) -> RolloutState:
 def baseline(evidence: Evidence, state: RolloutState) -> Evidence:
     """Return the evidence with which a new state begins.
 
-    Each step begins anew, so that good calls at a small share don't outweigh bad ones at a large share. At the share of 1, few calls of the stable side
+    Each step begins without evidence, so that good calls at a small share don't outweigh bad ones at a large share. At the share of 1, few calls of the stable side
     are left to compare with, so those of the step before are kept.
     """
     return Evidence(stable=evidence.stable) if state.share >= 1 else Evidence()
@@ -151,6 +151,7 @@ class Course:
         others = [Evidence.of(data) for ledger, data in record.evidence.items() if ledger != self.ledger]
         if self.known and record.state.version == self.state.version:
             self.others = others
+            self._judge()
             return
         if self.wanted is not None and self.wanted[0] == "roll_back" and record.state.status != "rolled_back":
             # Another process was faster with another change. This process stays rolled back until its own change is stored.

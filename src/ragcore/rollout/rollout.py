@@ -241,7 +241,7 @@ class Rollout(Part, Generic[T]):
             owner.spawn(self._sharing.run, name="sharing the rollout")
 
     async def _close(self) -> None:
-        for run in self._beside:  # nobody waits for them, so the clients must not either
+        for run in self._beside:  # no caller waits for them, so the clients must not either
             run.cancel()
         sharing, self._sharing = self._sharing, None
         if sharing is not None:
@@ -295,7 +295,7 @@ class Rollout(Part, Generic[T]):
         return run.is_ok
 
     def _settle_later(self, run: Run[R], owner: Owner, since: float) -> None:
-        """Count a call that nobody waits for any longer, when it ends or has hung."""
+        """Count a call for which no caller waits any longer, when it ends or has hung."""
 
         async def settle() -> None:
             ended = await run.wait(since + GRACE)
