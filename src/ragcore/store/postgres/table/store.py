@@ -56,7 +56,8 @@ class TableStore(Part):
         policy: policy of searches. None: at most `pool_size` searches at once, 4 attempts, a circuit breaker.
 
     `start` opens no connection. The store compares the mapping with the database in the background and logs each problem; calls raise them. Each search
-    is one statement; a second one follows in the rare case that the index suddenly returns too few chunks of a large tenant. With `Table.role` it runs in a transaction after `set local role`, which takes three round trips instead of one.
+    is one statement; a second one follows in the rare case that the index suddenly returns too few chunks of a large tenant. With `Table.role`, a search runs
+    in a transaction after `set local role`, which takes three round trips instead of one.
 
     Methods that write raise `Unsupported`.
 
