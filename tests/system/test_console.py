@@ -343,7 +343,7 @@ def test_polling_slows_down_while_the_service_fails_and_stops_when_the_token_exp
     for seconds in (4, 8, 16, 30):
         run_until(tab, lambda: f"next attempt in {seconds} s" in updated.inner_text())  # noqa: B023
     assert 1 <= polls_in(tab, 300) <= 10
-    page.unroute("**/debug/status")
+    page.unroute_all(behavior="wait")
     run_until(tab, lambda: "every 2 s" in updated.inner_text())
     page.route(
         "**/debug/status", lambda route: route.fulfill(status=401, json={"error": "Unauthorized", "message": "x"})
@@ -413,7 +413,7 @@ def test_hostile_values_of_the_status_and_of_a_rollout_stay_texts(opened: Open) 
     expect(page.locator("#rollout")).to_contain_text("compared")
     assert Axe().run(page).response["violations"] == []
     assert page.evaluate("window.hit") is None
-    page.unroute("**/debug/status")
+    page.unroute_all(behavior="wait")
     expect(page.locator("#rollout-part")).to_be_hidden()
 
 
