@@ -481,7 +481,7 @@ async def test_policies_of_the_table_apply_with_the_settings_of_the_statement(
     # Nothing of an earlier statement stays on the connection.
     async with TableStore(plain[0], safe, pool_size=1) as store:
         await store.count(tenant=mine)
-        pool = store._opened()
+        pool = store._access.opened()
         left = await pool.run(
             lambda connection: connection.fetchval("select current_setting('request.jwt.claims', true)")
         )
@@ -505,7 +505,7 @@ async def test_policies_of_another_role_apply_after_the_switch(plain: tuple[str,
             with pytest.raises(InvalidInput):
                 await store.count(tenant="x")
             assert (await store.count(tenant=mine)).chunks == 6
-            user = await store._opened().run(lambda connection: connection.fetchval("select current_user"))
+            user = await store._access.opened().run(lambda connection: connection.fetchval("select current_user"))
             assert user == "ragcore"
         # Without the switch, no policy is for the connection's role, so it sees nothing.
         async with TableStore(plain[0], replace(switched, role=None)) as store:
