@@ -19,7 +19,7 @@ from ragcore.store.postgres.connection import PooledConnection
 from ragcore.store.postgres.dsn import Address
 from ragcore.store.postgres.pool import ConnectionLost, Pool
 from ragcore.store.postgres.statements import quoted
-from ragcore.store.postgres.table.catalogue import TableInspection, look
+from ragcore.store.postgres.table.checking import TableInspection, look
 from ragcore.store.postgres.table.statements import Shape
 from ragcore.store.postgres.translate import cause_of, judge, translate
 from ragcore.store.table import Table

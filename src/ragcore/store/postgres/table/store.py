@@ -17,7 +17,7 @@ from ragcore.store.postgres.connection import PooledConnection
 from ragcore.store.postgres.dsn import parse
 from ragcore.store.postgres.passages import nearest, passage_of, ranked
 from ragcore.store.postgres.table.access import TableAccess
-from ragcore.store.postgres.table.catalogue import TableInspection
+from ragcore.store.postgres.table.checking import TableInspection
 from ragcore.store.postgres.table.explanation import Explanation, explain
 from ragcore.store.postgres.table.statements import Shape, search_of, statement_of
 from ragcore.store.postgres.tenants import Tenants
