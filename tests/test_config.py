@@ -177,3 +177,30 @@ def test_an_unknown_name_that_resembles_no_setting_is_ignored_with_a_warning(
 def test_a_misspelt_name_is_an_error(name: str, meant: str) -> None:
     with pytest.raises(ConfigurationError, match=f"did you mean {meant}"):
         Config.from_env({**FULL, name: "x"})
+
+
+def test_the_mapping_of_an_existing_table_is_read_from_the_environment() -> None:
+    from ragcore import Config, ConfigurationError
+
+    base = {"DATABASE_URL": "postgresql://app@db/x", "OPENAI_API_KEY": "none"}
+    columns = "id=chunk_id, tenant=parent.user_id, document=document_id, metadata=data"
+    given = {"RAGCORE_TABLE": "app.chunks", "RAGCORE_TABLE_COLUMNS": columns, "RAGCORE_TABLE_PARENT": "documents"}
+    table = Config.from_env({**base, **given, "RAGCORE_TABLE_CLAIM": "sub", "RAGCORE_TABLE_ROLE": "reader"}).table
+    assert table is not None
+    assert (table.relation, table.parent_relation, table.id, table.tenant) == (
+        "app.chunks",
+        "app.documents",
+        "chunk_id",
+        "parent.user_id",
+    )
+    assert (table.isolation, table.keys) == ("rls", ("document_id", "document_id"))
+    assert table.settings["request.jwt.claims"]("t") == '{"sub": "t", "role": "reader"}'
+    assert Config.from_env(base).table is None
+    for changed, message in (
+        ({"RAGCORE_TABLE": ""}, "RAGCORE_TABLE_COLUMNS is set, but RAGCORE_TABLE is not"),
+        ({"RAGCORE_TABLE_COLUMNS": "id=chunk_id"}, "names no tenant"),
+        ({"RAGCORE_TABLE_COLUMNS": "owner=x"}, "the names are id, text"),
+        ({"RAGCORE_TABLE_ISOLATION": "none"}, "'rls' or 'where'"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            Config.from_env({**base, **given, **changed})

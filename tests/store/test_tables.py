@@ -481,7 +481,7 @@ async def test_policies_of_the_table_apply_with_the_settings_of_the_statement(
     # Nothing of an earlier statement stays on the connection.
     async with TableStore(plain[0], safe, pool_size=1) as store:
         await store.count(tenant=mine)
-        pool = store._opened()
+        pool = store._access.opened()
         left = await pool.run(
             lambda connection: connection.fetchval("select current_setting('request.jwt.claims', true)")
         )
@@ -505,7 +505,7 @@ async def test_policies_of_another_role_apply_after_the_switch(plain: tuple[str,
             with pytest.raises(InvalidInput):
                 await store.count(tenant="x")
             assert (await store.count(tenant=mine)).chunks == 6
-            user = await store._opened().run(lambda connection: connection.fetchval("select current_user"))
+            user = await store._access.opened().run(lambda connection: connection.fetchval("select current_user"))
             assert user == "ragcore"
         # Without the switch, no policy is for the connection's role, so it sees nothing.
         async with TableStore(plain[0], replace(switched, role=None)) as store:
@@ -559,7 +559,7 @@ async def test_each_kind_of_index_serves_the_searches(plain: tuple[str, str], ty
         assert found.vectors is not None
         assert found.vectors[0] is not None
         assert asked.vector is not None
-        assert np.allclose(found.vectors[0], asked.vector, atol=1e-3)
+        assert np.abs(found.vectors[0] - asked.vector).max() < 1e-3
         explanation = await store.explain(asked)
         assert explanation.uses_vector_index is (not exact)
         assert (await store.inspect()).dimension == 64

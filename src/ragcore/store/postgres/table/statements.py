@@ -15,7 +15,8 @@ from ragcore.store.fusion import DEPTH, RANK_CONSTANT, VECTOR_WEIGHT
 from ragcore.store.postgres.conditions import Conditions
 from ragcore.store.postgres.searches import COMPLETING, EXACT_NUMBERS, FETCHED, FUSED, MOST_CHUNKS, SCAN_TUPLES
 from ragcore.store.postgres.statements import SQL, filled, literal, quoted
-from ragcore.store.postgres.table.catalogue import TableInspection, VectorIndex
+from ragcore.store.postgres.table.catalogue import VectorIndex
+from ragcore.store.postgres.table.checking import TableInspection
 from ragcore.store.table import Column, Table
 from ragcore.types import Fusion, Mode
 

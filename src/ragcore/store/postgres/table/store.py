@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
-import anyio
 import asyncpg
 import numpy as np
-from asyncpg import exceptions as pg
 
 from ragcore.errors import ConfigurationError, InvalidInput, Unsupported
 from ragcore.lifecycle.part import Part
 from ragcore.protocols import Diagnosis, EmbeddedDocument, Query, Scores, Vector
-from ragcore.resilience import Bulkhead, Policy, RetryPolicy, deadline
+from ragcore.resilience import Bulkhead, Policy, RetryPolicy
 from ragcore.store.postgres.connection import PooledConnection
 from ragcore.store.postgres.dsn import parse
 from ragcore.store.postgres.passages import nearest, passage_of, ranked
-from ragcore.store.postgres.pool import ConnectionLost, Pool
-from ragcore.store.postgres.statements import quoted
-from ragcore.store.postgres.table.catalogue import TableInspection, look
+from ragcore.store.postgres.table.access import TableAccess
+from ragcore.store.postgres.table.checking import TableInspection
 from ragcore.store.postgres.table.explanation import Explanation, explain
 from ragcore.store.postgres.table.statements import Shape, search_of, statement_of
 from ragcore.store.postgres.tenants import Tenants
-from ragcore.store.postgres.translate import cause_of, judge, translate
 from ragcore.store.table import Table
 from ragcore.types import Counts, Passage
 from ragcore.types.secret import Secret
@@ -34,13 +28,8 @@ from ragcore.types.validation import check_tenant
 
 __all__ = ["TableStore"]
 
-logger: logging.Logger = logging.getLogger("ragcore.store")
-
-T = TypeVar("T")
-LOOK_SECONDS = 10.0
+READS_ONLY = "a TableStore only reads: the table belongs to another program"
 INTEGER_BITS = {"int2": 16, "int4": 32, "int8": 64}
-# Errors that mean that the table has changed since the mapping was checked.
-CHANGED = (pg.UndefinedTableError, pg.UndefinedColumnError, pg.UndefinedFunctionError, pg.InvalidSchemaNameError)
 
 
 class TableStore(Part):
@@ -96,10 +85,7 @@ class TableStore(Part):
             retry=RetryPolicy(attempts=4, backoff=0.05, max_backoff=1.0),
         )
         self._tenants = Tenants()
-        self._pool: Pool | None = None
-        self._found: TableInspection | None = None
-        self._shape: Shape | None = None
-        self._looked = anyio.Event()
+        self._access = TableAccess(self, self._address, check_open=self._check_open)
 
     async def search(self, query: Query, /) -> Sequence[Passage]:
         """Return the tenant's passages, best first, in one statement. See `Searcher.search`.
@@ -131,7 +117,7 @@ class TableStore(Part):
         chunks = self._tenants.chunks.get(query.tenant)
 
         async def work(connection: PooledConnection, shape: Shape) -> list[asyncpg.Record]:
-            self._check_dimension(query.vector)
+            self._access.check_dimension(query.vector)
             sql, values = search_of(
                 query,
                 shape,
@@ -143,7 +129,7 @@ class TableStore(Part):
             )
             return await connection.fetch(sql, *values)
 
-        return await self._call(work)
+        return await self._access.call(work)
 
     async def adjacent(
         self, passages: Sequence[Passage], /, *, tenant: str, distance: int
@@ -159,11 +145,11 @@ class TableStore(Part):
         async def work(connection: PooledConnection, shape: Shape) -> list[asyncpg.Record]:
             ids = [_id_of(passage.chunk_id, shape.id_type) for passage in passages]
             sql = statement_of("adjacent", shape, values=3)
-            return await connection.fetch(sql, *self._values(tenant, shape, ids, distance))
+            return await connection.fetch(sql, *_values(tenant, shape, ids, distance))
 
         check_tenant(tenant)
         found: list[list[Passage]] = [[] for _ in passages]
-        for row in await self._call(work):
+        for row in await self._access.call(work):
             found[row["nth"] - 1].append(passage_of(row))
         return found
 
@@ -171,12 +157,12 @@ class TableStore(Part):
         """Return the exact similarity of the tenant's chunks to `vector`, best first."""
 
         async def work(connection: PooledConnection, shape: Shape) -> asyncpg.Record | None:
-            self._check_dimension(vector)
+            self._access.check_dimension(vector)
             sql = statement_of("scores", shape, values=3)
-            return await connection.fetchrow(sql, *self._values(tenant, shape, vector, limit))
+            return await connection.fetchrow(sql, *_values(tenant, shape, vector, limit))
 
         check_tenant(tenant)
-        row = await self._call(work)
+        row = await self._access.call(work)
         assert row is not None
         return Scores(
             document_ids=row["document_ids"] or [],
@@ -193,7 +179,7 @@ class TableStore(Part):
         if tenant is None:
             raise Unsupported("a TableStore counts the rows of one tenant, not those of all", stage="search")
         check_tenant(tenant)
-        row = await self._call(self._counting(tenant))
+        row = await self._access.call(_counting(tenant))
         assert row is not None
         return Counts(documents=row["documents"], chunks=row["chunks"], not_embedded=row["not_embedded"])
 
@@ -203,34 +189,34 @@ class TableStore(Part):
 
         async def work(connection: PooledConnection, shape: Shape) -> list[asyncpg.Record]:
             sql = statement_of("documents", shape, values=2)
-            return await connection.fetch(sql, *self._values(tenant, shape, ids))
+            return await connection.fetch(sql, *_values(tenant, shape, ids))
 
         check_tenant(tenant)
-        return {row["id"]: "" for row in await self._call(work)}
+        return {row["id"]: "" for row in await self._access.call(work)}
 
     async def diagnose(self, query: Query, /) -> Diagnosis:
         """Return the number of the tenant's chunks. Bypasses the policy, like `PgVectorStore.diagnose`."""
-        work = self._counting(query.tenant)
-        row = await self._opened().run(lambda connection: self._examined(connection, work))
+        work = _counting(query.tenant)
+        row = await self._access.call_directly(work)
         assert row is not None
         return Diagnosis(chunks=row["chunks"], not_embedded=row["not_embedded"])
 
     async def upsert(self, documents: Sequence[EmbeddedDocument], /, *, tenant: str) -> None:
         """Raise `Unsupported`: this store only reads."""
         check_tenant(tenant)
-        raise Unsupported(self._reads_only(), stage="write")
+        raise Unsupported(READS_ONLY, stage="write")
 
     async def delete(self, document_ids: Sequence[str], /, *, tenant: str) -> int:
         """Raise `Unsupported`: this store only reads."""
         check_tenant(tenant)
-        raise Unsupported(self._reads_only(), stage="write")
+        raise Unsupported(READS_ONLY, stage="write")
 
     async def explain(self, query: Query, /) -> Explanation:
         """Run a search with EXPLAIN ANALYZE, as for a large tenant: which indexes it uses, how long it takes, and which index to create."""
         check_tenant(query.tenant)
 
         async def work(connection: PooledConnection, shape: Shape) -> Explanation:
-            self._check_dimension(query.vector)
+            self._access.check_dimension(query.vector)
             sql, values = search_of(
                 query,
                 shape,
@@ -242,11 +228,11 @@ class TableStore(Part):
             )
             return await explain(connection, self.table, shape, query, sql, values)
 
-        return await self._call(work)
+        return await self._access.call(work)
 
     async def inspect(self) -> TableInspection:
         """Compare the mapping with the database."""
-        return await self._run(self._look_at)
+        return await self._access.inspect()
 
     async def ping(self) -> None:
         """Check the mapping through the pool and the policy.
@@ -254,22 +240,15 @@ class TableStore(Part):
         Raises:
             ConfigurationError: the mapping does not fit.
         """
-        await self._run(self._check)
+        await self._access.ping()
 
     async def first_look(self) -> TableInspection | None:
         """Wait for the check at start and return its result; None if the database could not be reached."""
-        self._check_open()
-        await self._looked.wait()
-        return self._found
+        return await self._access.first_look()
 
     def snapshot(self) -> Mapping[str, Any]:
         """Return the use of the pool as serialisable data."""
-        pool = self._pool
-        return {
-            "size": self.pool_size,
-            "in_use": pool.in_use if pool else 0,
-            "idle": pool.idle if pool else 0,
-        }
+        return self._access.snapshot()
 
     def describe(self) -> Mapping[str, Any]:
         """Return the address and the table of the store, without secrets."""
@@ -284,150 +263,23 @@ class TableStore(Part):
         }
 
     async def _open(self) -> None:
-        owner = self._check_open()
-        self._pool = Pool(self._address, size=self.pool_size)
-        self._found, self._shape, self._looked = None, None, anyio.Event()
-        owner.spawn(self._look_at_start, name="checking the mapping")
+        self._access.open()
 
     async def _close(self) -> None:
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            await pool.close(timeout=2.0)
-
-    def _reads_only(self) -> str:
-        return f"a TableStore only reads: {self.table.relation} belongs to another program"
-
-    def _opened(self) -> Pool:
-        self._check_open()
-        assert self._pool is not None
-        return self._pool
-
-    def _values(self, tenant: str, shape: Shape, *values: object) -> list[object]:
-        """Return the values of a statement's parameters: the tenant, the given ones, and those of the settings."""
-        settings = [value(tenant) for value in self.table.settings.values()]
-        return [_value_of(tenant, shape.tenant_type), *values, *settings]
-
-    def _counting(self, tenant: str) -> Callable[[PooledConnection, Shape], Awaitable[asyncpg.Record | None]]:
-        async def work(connection: PooledConnection, shape: Shape) -> asyncpg.Record | None:
-            return await connection.fetchrow(statement_of("count", shape, values=1), *self._values(tenant, shape))
-
-        return work
-
-    def _check_dimension(self, vector: Vector | None) -> None:
-        known = None if self._found is None else self._found.dimension
-        if vector is not None and known is not None and len(vector) != known:
-            raise ConfigurationError(
-                f"the vectors of {self.table.relation} have dimension {known}, and the embedder's have {len(vector)}: use the model that made the vectors"
-            )
-
-    async def _call(self, work: Callable[[PooledConnection, Shape], Awaitable[T]]) -> T:
-        """Run `work` through the policy, on a connection for which the mapping is checked."""
-        return await self._run(lambda connection: self._examined(connection, work))
-
-    async def _run(self, work: Callable[[PooledConnection], Awaitable[T]]) -> T:
-        """Run `work` on a connection of the pool, through the policy. Errors of the driver are raised as ragcore's errors."""
-        pool = self._opened()
-        attempts = 0
-
-        async def attempt() -> T:
-            nonlocal attempts
-            attempts += 1
-            try:
-                return await pool.run(work)
-            except ConnectionLost as lost:
-                if not lost.reused:
-                    raise
-            # As in `Collection.call`: an idle connection may have ended long ago, so a new one is tried immediately.
-            attempts += 1
-            return await pool.run(work)
-
-        try:
-            return await self.policy.call(attempt, on=judge)
-        except Exception as error:
-            ours = self._changed(error) or translate(error, pool.address, stage="search", attempts=attempts)
-            if ours is error:
-                raise
-            raise ours from cause_of(error)
-
-    def _changed(self, error: Exception) -> ConfigurationError | None:
-        """Return the error to raise if the table or the role's rights have changed since the mapping was checked."""
-        if isinstance(error, (*CHANGED, pg.InsufficientPrivilegeError)):
-            words = error.args[0] if error.args else type(error).__name__
-            return ConfigurationError(
-                f"the mapping of {self.table.relation} does not fit the database ({words}): run `ragcore doctor`",
-                stage="search",
-            )
-        return None
-
-    async def _examined(
-        self, connection: PooledConnection, work: Callable[[PooledConnection, Shape], Awaitable[T]]
-    ) -> T:
-        if not connection.examined or self._shape is None:
-            # If the check fails, is cancelled, or finds that the mapping does not fit, the next call repeats it.
-            await self._check(connection)
-        shape = self._shape
-        assert shape is not None
-        if self.table.role is None:
-            return await work(connection, shape)
-        return await _in_role(connection, self.table.role, lambda: work(connection, shape))
-
-    async def _check(self, connection: PooledConnection) -> None:
-        self._learn(await self._look_at(connection), connection.vector_schema)
-        self._refuse_if_wrong()
-        connection.examined = True
-
-    async def _look_at(self, connection: PooledConnection) -> TableInspection:
-        address = self._address
-        if self.table.role is None:
-            return await look(connection, address, self.table)
-        return await _in_role(connection, self.table.role, lambda: look(connection, address, self.table))
-
-    def _learn(self, found: TableInspection, vector_schema: str) -> None:
-        self._found = found
-        self._shape = Shape.of(self.table, found, vector_schema=vector_schema) if found.is_complete else None
-
-    def _refuse_if_wrong(self) -> None:
-        assert self._found is not None
-        wrong = [finding.message for finding in self._found.problems if finding.severity == "error"]
-        if wrong:
-            raise ConfigurationError("; ".join(wrong))
-
-    async def _look_at_start(self) -> None:
-        """Check the mapping at start, bypassing the policy: an error here must not open its breaker."""
-        pool = self._pool
-        try:
-            if pool is not None:
-                with deadline(LOOK_SECONDS):
-                    await pool.run(self._check)
-        except ConfigurationError:
-            pass  # logged below, one line for each problem
-        except Exception as error:
-            if self._pool is not None:  # if the store is closed already, the error does not matter
-                logger.warning(
-                    "store.unready: the database is not ready: %s", translate(error, self._address, stage="start")
-                )
-        finally:
-            self._looked.set()  # also after a cancellation: callers of `first_look` must not wait forever
-        for finding in () if self._found is None else self._found.findings():
-            logger.log(logging.ERROR if finding.severity == "error" else logging.WARNING, "%s", finding.message)
+        await self._access.close()
 
 
-async def _in_role(connection: PooledConnection, role: str, work: Callable[[], Awaitable[T]]) -> T:
-    """Run `work` in a transaction that reads only, as another role. Three round trips: both commands before the work are sent together."""
-    try:
-        await connection.execute(f"begin read only; set local role {quoted(role)}")
-        result = await work()
-    except (asyncpg.PostgresError, ConfigurationError, InvalidInput) as error:
-        # A session that has ended can't roll back; that second error would hide why it ended.
-        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-            await connection.execute("rollback")
-        if isinstance(error, pg.InsufficientPrivilegeError | pg.InvalidParameterValueError) and "role" in str(error):
-            raise ConfigurationError(
-                f"role: the connection may not switch to the role {role!r} ({error.args[0]}): grant it to the connection's role"
-            ) from None
-        raise
-    await connection.execute("commit")
-    return result
+def _values(tenant: str, shape: Shape, *values: object) -> list[object]:
+    """Return the values of a statement's parameters: the tenant, the given ones, and those of the settings."""
+    settings = [value(tenant) for value in shape.table.settings.values()]
+    return [_value_of(tenant, shape.tenant_type), *values, *settings]
+
+
+def _counting(tenant: str) -> Callable[[PooledConnection, Shape], Awaitable[asyncpg.Record | None]]:
+    async def work(connection: PooledConnection, shape: Shape) -> asyncpg.Record | None:
+        return await connection.fetchrow(statement_of("count", shape, values=1), *_values(tenant, shape))
+
+    return work
 
 
 def _value_of(tenant: str, type_: str) -> object:
