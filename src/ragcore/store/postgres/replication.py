@@ -134,7 +134,7 @@ class Replication:
     def _follow_all(self, owner: Owner) -> None:
         for replica in self._replicas:
             if replica not in self._followed:
-                # If the store was closed meanwhile, nobody reads from it.
+                # If the store was closed meanwhile, it is not read any longer.
                 with suppress(NotOpen):
                     owner.spawn(partial(self._follow, replica), name=f"following the replica {replica.address}")
                     self._followed.add(replica)
