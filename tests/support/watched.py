@@ -68,7 +68,7 @@ async def authenticate(scope: Mapping[str, Any]) -> asgi.Identity | None:
 
 async def main(options: Mapping[str, Any]) -> None:
     # The breaker's window is as short as the rules' times. Otherwise the share of errors would be high long before the breaker opens.
-    store = Store(policy=Policy("store", retry=False, breaker=CircuitBreaker(window=3.0)))
+    store = Store(policy=Policy("store", retry=False, breaker=CircuitBreaker(sampling_duration=3.0)))
     embedder, generator = Embedder(), FakeGenerator(token_latency=0.002, policy=Policy("model"))
     rag = RAG(
         retriever=Retriever(store=store, embedder=CachedEmbedder(embedder)),
