@@ -18,7 +18,7 @@ from ragcore import RAG, Document, Passage, Query, Retriever, Settings, StoreErr
 from ragcore.contrib import asgi
 from ragcore.contrib.prometheus import Metrics
 from ragcore.embedding import CachedEmbedder
-from ragcore.resilience import Policy
+from ragcore.resilience import CircuitBreaker, Policy
 from ragcore.testing import Fail, FakeEmbedder, FakeGenerator, FakeStore, Slow
 from ragcore.types import Kind
 
@@ -67,7 +67,9 @@ async def authenticate(scope: Mapping[str, Any]) -> asgi.Identity | None:
 
 
 async def main(options: Mapping[str, Any]) -> None:
-    embedder, store, generator = Embedder(), Store(), FakeGenerator(token_latency=0.002, policy=Policy("model"))
+    # The breaker's window is as short as the rules' times. Otherwise the share of errors would be high long before the breaker opens.
+    store = Store(policy=Policy("store", retry=False, breaker=CircuitBreaker(sampling_duration=3.0)))
+    embedder, generator = Embedder(), FakeGenerator(token_latency=0.002, policy=Policy("model"))
     rag = RAG(
         retriever=Retriever(store=store, embedder=CachedEmbedder(embedder)),
         generator=generator,
