@@ -40,7 +40,10 @@ SERVICE = """
     retriever = Retriever(store=PgVectorStore(dsn, pool_size=4), embedder=FakeEmbedder(dimension=64))
     rag = RAG(retriever=retriever, generator=FakeGenerator())
 
+    running = 0
+
     async def app(scope, receive, send):
+        global running
         if scope["type"] == "lifespan":
             while True:
                 message = await receive()
@@ -53,12 +56,16 @@ SERVICE = """
                     return
         status, body = 200, {"version": name}
         if scope["path"] == "/ask":
+            running += 1
             try:
                 answer = await rag.ask("How high is the deductible?", tenant="a", timeout=10)
                 body["found"] = bool(answer.citations)
             except Exception as error:
-                status, body = 503, {"version": name, "error": repr(error)}
+                status, body = 503, {"version": name, "error": repr(error), "cause": repr(error.__cause__)}
+            finally:
+                running -= 1
         elif scope["path"] == "/readyz":
+            body["running"] = running
             status = 200 if (await rag.health()).ready else 503
         data = json.dumps(body).encode()
         await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]})
