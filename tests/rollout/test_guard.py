@@ -48,7 +48,7 @@ def judged(
     "candidate", [{"errors": 0.1}, {"slower": 2.0}, {"wrong": 0.2}, {"errors": 0.3, "share": 0.5}], ids=str
 )
 def test_a_bad_candidate_is_rolled_back_within_200_of_its_calls(candidate: dict[str, float]) -> None:
-    found = [judged(seed, guard=Guard(), most=200, **candidate) for seed in range(SEEDS)]  # type: ignore[arg-type]
+    found = [judged(seed, guard=Guard(), most=200, **candidate) for seed in range(SEEDS)]
     assert [action for action, _ in found].count("roll_back") >= SEEDS - 1
 
 

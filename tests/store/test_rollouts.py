@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import anyio
@@ -122,7 +123,7 @@ async def test_two_processes_that_decide_at_once_change_the_state_once(processes
     async with anyio.create_task_group() as group:
         for rollout in several:
             for tenant in tenants(rollout, "candidate", 20):
-                group.start_soon(lambda rollout=rollout, tenant=tenant: rollout.ask("?", tenant=tenant))
+                group.start_soon(partial(rollout.ask, "?", tenant=tenant))
     await until(lambda: {(one.state.version, one.state.share) for one in several} == {(1, 0.25)})
 
 

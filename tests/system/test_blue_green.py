@@ -138,6 +138,15 @@ class Machine:
         await self._ready(f"http://127.0.0.1:{port}/readyz", process)
         return port, process
 
+    async def idle(self, port: int) -> None:
+        """Wait until a version has had no request for a second."""
+        async with httpx.AsyncClient() as client:
+            quiet = 0
+            while quiet < 10:
+                body = (await client.get(f"http://127.0.0.1:{port}/readyz", timeout=20)).json()
+                quiet = 0 if body["running"] else quiet + 1
+                await anyio.sleep(0.1)
+
     async def switch(self, port: int) -> None:
         """Send new requests to this port. nginx lets the running ones end where they are."""
         (self._folder / "upstream.conf").write_text(f"server 127.0.0.1:{port};")
@@ -201,11 +210,11 @@ async def test_no_request_fails_while_the_traffic_moves_and_moves_back(
                     response = await client.get(f"{machine.url}/ask", timeout=20)
                     body = response.json()
                     if response.status_code != 200 or not body["found"]:
-                        failed.append(f"{response.status_code} {body}")
+                        failed.append(f"{dict(seen)}: {response.status_code} {body}")
                     else:
                         seen[body["version"]] += 1
                 except (httpx.HTTPError, ValueError) as error:
-                    failed.append(repr(error))
+                    failed.append(f"{dict(seen)}: {error!r}")
 
     async def answered_by(version: str) -> None:
         """Wait until the version answers, and then for a while."""
@@ -223,7 +232,7 @@ async def test_no_request_fails_while_the_traffic_moves_and_moves_back(
             await machine.switch(port)
             await answered_by(version)
         # The old version ends after its last request, and the members don't notice.
-        await anyio.sleep(1)
+        await machine.idle(blue)
         old.terminate()
         await answered_by("new")
         is_over.set()

@@ -1,8 +1,8 @@
 """Sequential tests: they may be evaluated after every call, and still raise a false alarm with at most the given probability.
 
 Each test weighs its evidence against "not worse". While that is true, the evidence ever reaches 1/a with a probability of at most a, however often
-it is evaluated. So the number of calls need not be fixed in advance, and frequent evaluation does not make a false alarm more likely. The comparison of two sides
-assumes that the share of calls of each side is constant within a step.
+it is evaluated. So the number of calls need not be fixed in advance, and frequent evaluation does not make a false alarm more likely. The comparison of
+two sides assumes that the share of calls of each side is constant within a step.
 
 Sources: J. Ville, "Étude critique de la notion de collectif" (1939), the inequality; H. Robbins, "Statistical methods related to the law of the iterated
 logarithm", Annals of Mathematical Statistics 41 (1970), the mixture; J. Przyborowski and H. Wilenski, "Homogeneity of results in testing samples from
