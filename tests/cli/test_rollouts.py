@@ -64,7 +64,7 @@ async def test_the_commands_of_the_manual_change_the_rollout(database: tuple[str
     shown = await ragcore(dsn, "rollout", "status")
     assert "release-7: rolled_back, share 0% of steps 5%, 25%, 100%" in shown.stdout
     assert "complaints" in shown.stdout
-    for arguments in (("abort", "release-7"), ("abort", "release-9"), ("status", "release-9")):
-        done = await ragcore(dsn, "rollout", *arguments)
+    for wrong in (("abort", "release-7"), ("abort", "release-9"), ("status", "release-9")):
+        done = await ragcore(dsn, "rollout", *wrong)
         assert done.returncode == 2
         assert "release-7" in done.stderr or "release-9" in done.stderr

@@ -40,7 +40,10 @@ SERVICE = """
     retriever = Retriever(store=PgVectorStore(dsn, pool_size=4), embedder=FakeEmbedder(dimension=64))
     rag = RAG(retriever=retriever, generator=FakeGenerator())
 
+    running = 0
+
     async def app(scope, receive, send):
+        global running
         if scope["type"] == "lifespan":
             while True:
                 message = await receive()
@@ -53,12 +56,16 @@ SERVICE = """
                     return
         status, body = 200, {"version": name}
         if scope["path"] == "/ask":
+            running += 1
             try:
                 answer = await rag.ask("How high is the deductible?", tenant="a", timeout=10)
                 body["found"] = bool(answer.citations)
             except Exception as error:
-                status, body = 503, {"version": name, "error": repr(error)}
+                status, body = 503, {"version": name, "error": repr(error), "cause": repr(error.__cause__)}
+            finally:
+                running -= 1
         elif scope["path"] == "/readyz":
+            body["running"] = running
             status = 200 if (await rag.health()).ready else 503
         data = json.dumps(body).encode()
         await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]})
@@ -131,6 +138,15 @@ class Machine:
         await self._ready(f"http://127.0.0.1:{port}/readyz", process)
         return port, process
 
+    async def idle(self, port: int) -> None:
+        """Wait until a version has had no request for a second."""
+        async with httpx.AsyncClient() as client:
+            quiet = 0
+            while quiet < 10:
+                body = (await client.get(f"http://127.0.0.1:{port}/readyz", timeout=20)).json()
+                quiet = 0 if body["running"] else quiet + 1
+                await anyio.sleep(0.1)
+
     async def switch(self, port: int) -> None:
         """Send new requests to this port. nginx lets the running ones end where they are."""
         (self._folder / "upstream.conf").write_text(f"server 127.0.0.1:{port};")
@@ -194,11 +210,11 @@ async def test_no_request_fails_while_the_traffic_moves_and_moves_back(
                     response = await client.get(f"{machine.url}/ask", timeout=20)
                     body = response.json()
                     if response.status_code != 200 or not body["found"]:
-                        failed.append(f"{response.status_code} {body}")
+                        failed.append(f"{dict(seen)}: {response.status_code} {body}")
                     else:
                         seen[body["version"]] += 1
                 except (httpx.HTTPError, ValueError) as error:
-                    failed.append(repr(error))
+                    failed.append(f"{dict(seen)}: {error!r}")
 
     async def answered_by(version: str) -> None:
         """Wait until the version answers, and then for a while."""
@@ -216,7 +232,7 @@ async def test_no_request_fails_while_the_traffic_moves_and_moves_back(
             await machine.switch(port)
             await answered_by(version)
         # The old version ends after its last request, and the members don't notice.
-        await anyio.sleep(1)
+        await machine.idle(blue)
         old.terminate()
         await answered_by("new")
         is_over.set()

@@ -106,8 +106,8 @@ async def _store(options: Options) -> AsyncIterator[RolloutStore]:
         assert config.dsn is not None
         unsafe = config.allow_unsafe_role
         made = PgVectorStore(config.dsn, schema=config.schema, pool_size=1, allow_unsafe_role=unsafe)
-        async with made as store:
-            yield store
+        async with made:
+            yield made
         return
     async with open_client(options) as rag:
         kept = rag.retriever.store

@@ -68,8 +68,8 @@ def changed(state: RolloutState, action: Action, reason: str) -> RolloutState:
 def baseline(evidence: Evidence, state: RolloutState) -> Evidence:
     """Return the evidence with which a new state begins.
 
-    Each step begins without evidence, so that good calls at a small share don't outweigh bad ones at a large share. At the share of 1, few
-    calls of the stable side are left to compare with, so those of the step before are kept.
+    Each step begins without evidence, so that good calls at a small share don't outweigh bad ones at a large share. At the share of 1, few calls of the
+    stable side are left to compare with, so those of the step before are kept.
     """
     return Evidence(stable=evidence.stable) if state.share >= 1 else Evidence()
 
