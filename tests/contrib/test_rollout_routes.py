@@ -51,6 +51,8 @@ async def test_chats_are_answered_by_the_side_that_serves_the_tenant(client: Cli
 
 
 async def test_administrators_see_and_change_the_rollout(client: Client) -> None:
+    _, _, shown = await client("GET", "/debug/status", x_user="root!")
+    assert json.loads(shown)["rollout"]["state"]["status"] == "running"  # for the console
     shown = json.loads((await client("GET", "/debug/rollout", x_user="ops!"))[2])
     assert (shown["state"]["name"], shown["state"]["status"], shown["state"]["share"]) == ("release-7", "running", 0.25)
     for action, body, expected in (

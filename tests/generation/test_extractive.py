@@ -421,7 +421,7 @@ async def test_as_the_last_resort_it_asks_the_embedder_within_half_of_the_reserv
             assert anyio.current_time() - began == pytest.approx(seconds, abs=0.01)
             assert answer.text == "The warranty is 24 months. [1]"
             reason = "the embedder did not embed the sentences within 0.25 s"
-            assert Degradation("embed", reason, "words") in answer.degraded
+            assert Degradation("embed", reason, "words", error="DeadlineExceeded") in answer.degraded
 
 
 @pytest.mark.anyio

@@ -148,7 +148,7 @@ class _App:
             trust_history=trust_history,
             rollout=rollout,
         )
-        self._debug = DebugRoutes(rag, max_question=max_question, places=chats.places)
+        self._debug = DebugRoutes(rag, max_question=max_question, places=chats.places, rollout=rollout)
         self._routes: dict[str, dict[str, Handler]] = {
             "/chat": {"POST": chats.chat},
             "/v1/chat/completions": {"POST": chats.completions},

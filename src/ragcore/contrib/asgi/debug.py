@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ragcore.audit import record
 from ragcore.client.rag import RAG
@@ -16,6 +16,9 @@ from ragcore.contrib.asgi.public import public
 from ragcore.errors import InvalidInput
 from ragcore.resilience import BulkheadSnapshot
 from ragcore.types.validation import check_tenant
+
+if TYPE_CHECKING:
+    from ragcore.rollout import Rollout
 
 __all__ = ["SIMILARITY", "DebugRoutes", "check_admin"]
 
@@ -33,10 +36,19 @@ class DebugRoutes:
 
     Args:
         places: returns the state of the application's limit of chats.
+        rollout: the rollout of the application; None if there is none.
     """
 
-    def __init__(self, rag: RAG, *, max_question: int, places: Callable[[], BulkheadSnapshot]) -> None:
+    def __init__(
+        self,
+        rag: RAG,
+        *,
+        max_question: int,
+        places: Callable[[], BulkheadSnapshot],
+        rollout: Rollout[Any] | None = None,
+    ) -> None:
         self._rag = rag
+        self._rollout = rollout
         self._places = places
         self._max_question = max_question
         # A report compares all chunks of a tenant with a question, so only a few run at once, and at most two for one tenant.
@@ -63,6 +75,7 @@ class DebugRoutes:
                 "tenant": check_tenant(identity.tenant),
                 "application": self._places().to_dict(),
                 **self._rag.stats().to_dict(),
+                **({} if self._rollout is None else {"rollout": self._rollout.status().to_dict()}),
                 "inflight": [call.to_dict() for call in running[:MAX_CALLS_SHOWN]],
                 "recent": [call.to_dict() for call in finished[: -MAX_CALLS_SHOWN - 1 : -1]],
             },
