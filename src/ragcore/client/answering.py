@@ -21,7 +21,8 @@ from ragcore.generation.prompt import build_prompt
 from ragcore.generation.streams import collect
 from ragcore.generation.structure import Structure
 from ragcore.lifecycle.stages import Stopwatch
-from ragcore.operating.calls import Call, spent_by
+from ragcore.operating.calls import Call
+from ragcore.operating.used import spent_by
 from ragcore.resilience.deadline import reserve
 from ragcore.retrieval.options import SearchOptions
 from ragcore.retrieval.plan import plan_search

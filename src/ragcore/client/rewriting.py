@@ -17,7 +17,8 @@ from ragcore.generation.extractive import ExtractiveGenerator
 from ragcore.generation.prompt import build_rewriting, render
 from ragcore.generation.streams import collect
 from ragcore.lifecycle.stages import Stopwatch
-from ragcore.operating.calls import CHARACTERS_A_TOKEN, Call, spent_by
+from ragcore.operating.calls import Call
+from ragcore.operating.used import CHARACTERS_A_TOKEN, spent_by
 from ragcore.protocols import Embedder
 from ragcore.resilience.deadline import deadline, share
 from ragcore.resilience.policy import policy_of

@@ -13,25 +13,22 @@ from typing import Any, Self
 import anyio
 
 from ragcore.audit import Actor, actor, record
-from ragcore.errors import DeadlineExceeded, GenerationError, NotOpen, RagcoreError
+from ragcore.errors import DeadlineExceeded, NotOpen, RagcoreError
 from ragcore.events import emit, listening
-from ragcore.generation.prompt import render
 from ragcore.lifecycle import operations
 from ragcore.lifecycle.bound import expires_at, inherit
 from ragcore.lifecycle.stages import following
 from ragcore.operating.call_log import log_call
 from ragcore.operating.findings import Findings
+from ragcore.operating.used import estimate, spent_by
 from ragcore.operating.waiting import current_task, waiting_on
 from ragcore.resilience.clock import cancel_scope, running
 from ragcore.resilience.flow import flow
-from ragcore.text.tokens import estimate_tokens
 from ragcore.types import CallInfo, Generation, Prompt, Timings, Usage
 
-__all__ = ["CHARACTERS_A_TOKEN", "Call", "Calls", "spent_by"]
+__all__ = ["Call", "Calls"]
 
 
-# Used to estimate the tokens of models that don't report them.
-CHARACTERS_A_TOKEN = 4
 # What a stream waits for between two steps.
 READER = "the reader of the stream"
 STAGES = ("rewrite", "embed", "search", "rerank", "generate", "first_token")
@@ -298,11 +295,7 @@ class Call:
 
     def estimated(self) -> Usage:
         """Return an estimate of the call's use, for a model that did not report it."""
-        texts = () if self.prompt is None else (message["content"] for message in render(self.prompt))
-        return Usage(
-            prompt_tokens=sum(map(estimate_tokens, texts)),
-            completion_tokens=math.ceil(self.written / CHARACTERS_A_TOKEN),
-        )
+        return estimate(self.prompt, self.written)
 
     def finish(self, outcome: str) -> None:
         """Record the end of the call. Idempotent."""
@@ -398,10 +391,3 @@ class Call:
 
     def _closed(self) -> NotOpen:
         return NotOpen(self._why, stage=self.stage, call_id=self.id)
-
-
-def spent_by(error: BaseException) -> tuple[tuple[str, Usage], ...]:
-    """Return (model, usage) for a model that failed and reported its use; () otherwise."""
-    if not isinstance(error, GenerationError) or error.used_tokens is None:
-        return ()
-    return ((error.model, Usage(prompt_tokens=error.used_tokens[0], completion_tokens=error.used_tokens[1])),)
