@@ -57,6 +57,13 @@ class TestOrigin(StoreContract):
     test_an_expired_document_can_be_replaced_and_deleted = None  # type: ignore[assignment]
     test_deleting = None  # type: ignore[assignment]
     test_a_document_that_shrank_leaves_no_stale_chunks = None  # type: ignore[assignment]
+    # A `TableStore` has no chunks by document or by id, and it does not write.
+    test_all_chunks_of_a_document_are_returned_in_the_order_of_the_text = None  # type: ignore[assignment]
+    test_chunks_are_returned_by_their_ids_in_the_order_of_the_ids = None  # type: ignore[assignment]
+    test_chunks_come_with_their_vectors_on_request = None  # type: ignore[assignment]
+    test_of_equal_ids_in_one_batch_the_last_wins = None  # type: ignore[assignment]
+    test_texts_come_back_as_they_were_given = None  # type: ignore[assignment]
+    test_an_expired_document_has_no_chunks = None  # type: ignore[assignment]
     # What text search reads is for the table to say: here, the text alone.
     test_titles_are_searched_too = None  # type: ignore[assignment]
 
@@ -120,6 +127,7 @@ class TestLangChain(TestOrigin):
             await store.adjacent([Passage("plan#0", "plan", "")], tenant="a", distance=1)
 
 
+@pytest.mark.thorough
 class TestLangChainByIndex(TestLangChain):
     exact_rows = 0
 
@@ -128,6 +136,7 @@ class TestLlamaIndex(TestOrigin):
     shape = LLAMA_INDEX
 
 
+@pytest.mark.thorough
 class TestLlamaIndexByIndex(TestLlamaIndex):
     exact_rows = 0
 
