@@ -70,6 +70,13 @@ async def test_a_run_cancelled_at_any_moment_ends_soon_and_leaves_nothing(
             async for _ in read(tmp_path / "files", read_timeout=30):
                 pass
         with anyio.fail_after(1):
-            while [one for one in psutil.Process().children() if "ragcore.ingest.worker" in " ".join(one.cmdline())]:
+            while any(map(_is_worker, psutil.Process().children())):
                 await anyio.sleep(0.01)
     assert list(temporary.iterdir()) == []
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return "ragcore.ingest.worker" in " ".join(process.cmdline())
+    except psutil.Error:  # it has just ended
+        return False

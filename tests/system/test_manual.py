@@ -109,7 +109,7 @@ async def test_the_manual_leads_from_an_empty_folder_to_a_tested_service(
         in_background(f"uvicorn service:app --port {free_ports[1]}", fastapi),
         by_header.replace("http://localhost:8000", fastapi),
         shell("how-to/rollout.md", 0)[0],  # test_harness.py tests the page's ladder
-        *shell("how-to/rollout.md", 1, 2),
+        *shell("how-to/rollout.md", 1, 3),  # tests/cli/test_rollouts.py runs the commands of block 2
         *shell("how-to/load_test.md", 1),  # tests/cli/test_loadtest.py runs the other blocks
         "ragcore ingest old.md --tenant T",
         *shell("reference/command-line.md", 0),

@@ -13,7 +13,7 @@ import anyio.to_thread
 
 from ragcore import RAG, Config, RagcoreError, ingest
 from ragcore.compat.extras import require
-from ragcore.demo.questions import DOCUMENTS, FOLLOW_UPS, MEMBERS, QUESTIONS, UNANSWERABLE, Question
+from ragcore.demo.questions import DOCUMENTS, FOLLOW_UPS, MEMBERS, PARAPHRASES, QUESTIONS, UNANSWERABLE, Question
 from ragcore.operating.memory import MEBI, read_memory
 from ragcore.types import Answer
 
@@ -60,7 +60,7 @@ async def _ingest(console: Any, rag: RAG) -> None:
 async def _ask_each(console: Any, rag: RAG) -> bool:
     table = _table("", "question", "member", "answer", "passage", "score")
     right = True
-    for question in QUESTIONS:
+    for question in (*QUESTIONS, *PARAPHRASES):
         for member in MEMBERS:
             answer = await rag.ask(question.text, tenant=member, timeout=TIMEOUT)
             good = _is_right(question, member, answer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["DOCUMENTS", "FOLLOW_UPS", "MEMBERS", "QUESTIONS", "UNANSWERABLE", "Question"]
+__all__ = ["DOCUMENTS", "FOLLOW_UPS", "MEMBERS", "PARAPHRASES", "QUESTIONS", "UNANSWERABLE", "Question"]
 
 DOCUMENTS = Path(__file__).parent / "documents"
 MEMBERS = ("amara", "bruno", "chen")
@@ -31,7 +31,9 @@ QUESTIONS = (
         {"amara": "$150", "bruno": "20 percent", "chen": "30 percent"},
     ),
     Question("Is my plan an HMO or a PPO?", {"amara": "HMO", "bruno": "PPO", "chen": "PPO"}),
-    # In other words than the documents.
+)
+# These use other words than the documents, so they need a model or an embedder that compares meanings.
+PARAPHRASES = (
     Question("What do I pay before the plan pays?", {"amara": "$500", "bruno": "$1,500", "chen": "$3,200"}),
     Question(
         "What is my coinsurance percentage?", {"amara": "10 percent", "bruno": "20 percent", "chen": "30 percent"}

@@ -56,7 +56,7 @@ class Mismatch(Exception):
     def __init__(self, places: str, mistakes: str = "") -> None:
         super().__init__(places)
         self.places = places
-        self.mistakes = mistakes or places
+        self.mistakes: str = mistakes or places
 
 
 class Structure:

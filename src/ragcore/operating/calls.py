@@ -214,6 +214,10 @@ class Call:
     written: int
     stage: str
     timings: Timings
+    findings: Findings
+    retries: int
+    embedded: int
+    operation: operations.Operation
 
     def __init__(self, calls: Calls, id: str, method: str, tenant: str, timeout: float | None) -> None:
         self._calls = calls

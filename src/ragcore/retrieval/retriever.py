@@ -99,6 +99,9 @@ class Retriever(Part):
     top_k: int
     score_threshold: float | None
     relative_threshold: float | None
+    shared: tuple[str, ...]
+    diversity: float
+    neighbours: int
 
     def __init__(
         self,

@@ -87,19 +87,19 @@ class Course:
     """
 
     def __init__(self, begun: RolloutState, guard: Guard, *, shared: bool) -> None:
-        self.state = begun
+        self.state: RolloutState = begun
         self.begun = begun
         self.guard = guard
         self.shared = shared
-        self.own = Evidence()
+        self.own: Evidence = Evidence()
         self.others: list[Evidence] = []
         # A new random name for each version: a ledger that arrives late can't be counted for another step.
-        self.ledger = secrets.token_hex(8)
+        self.ledger: str = secrets.token_hex(8)
         # The change that the store has yet to confirm.
         self.wanted: tuple[Action, str] | None = None
         # Until the stored state is known, the stable side serves everyone.
-        self.known = not shared
-        self.wake = anyio.Event()
+        self.known: bool = not shared
+        self.wake: anyio.Event = anyio.Event()
         self._since = anyio.current_time()
 
     @property

@@ -82,6 +82,9 @@ class Rollout(Part, Generic[T]):
         ```
     """
 
+    guard: Guard
+    timeout: float
+
     def __init__(
         self,
         stable: Implementation[T],

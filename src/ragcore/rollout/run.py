@@ -42,9 +42,9 @@ class Run(Generic[R]):
 
     def __init__(self, side: Side, call: Callable[[float], Awaitable[R]], seconds: float) -> None:
         self.side = side
-        self.began = anyio.current_time()
-        self.until = self.began + seconds
-        self.is_ok = False
+        self.began: float = anyio.current_time()
+        self.until: float = self.began + seconds
+        self.is_ok: bool = False
         self.error: Exception | None = None
         self.ended: float | None = None
         self._call = call

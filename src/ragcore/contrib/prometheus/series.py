@@ -47,83 +47,99 @@ class Series:
         self._registry = registry
         count, gauge, histogram = self._counter, self._gauge, self._histogram
         # Calls.
-        self.calls = count(
+        self.calls: Counter = count(
             "calls",
             "Finished calls. The outcome is ok, degraded, cancelled or the name of an error.",
             "method",
             "outcome",
         )
-        self.call_seconds = histogram("call_duration_seconds", "Duration of a call.", CALL_BUCKETS, "method", "outcome")
-        self.stage_seconds = histogram(
+        self.call_seconds: Histogram = histogram(
+            "call_duration_seconds", "Duration of a call.", CALL_BUCKETS, "method", "outcome"
+        )
+        self.stage_seconds: Histogram = histogram(
             "stage_duration_seconds", "Duration of a stage.", STAGE_BUCKETS, "stage", "outcome"
         )
-        self.first_token = histogram(
+        self.first_token: Histogram = histogram(
             "first_token_seconds", "Time from the beginning of a call to the first piece of its answer.", CALL_BUCKETS
         )
-        self.running = gauge("calls_running", "Calls that run now.", "livesum")
-        self.timeouts = count("timeouts", "Calls that ended at their deadline, by the stage that ran.", "stage")
-        self.limits = count(
+        self.running: Gauge = gauge("calls_running", "Calls that run now.", "livesum")
+        self.timeouts: Counter = count(
+            "timeouts", "Calls that ended at their deadline, by the stage that ran.", "stage"
+        )
+        self.limits: Counter = count(
             "limits_exceeded", "Calls that were refused because their tenant had used up a limit.", "limit"
         )
         # Quality.
-        self.answers = count(
+        self.answers: Counter = count(
             "answers", "Finished searches and answers, by whether the documents answer the question.", "found"
         )
-        self.top_score = histogram("top_score", "Best cosine similarity of a chunk, for each search.", SCORE_BUCKETS)
-        self.degradations = count(
+        self.top_score: Histogram = histogram(
+            "top_score", "Best cosine similarity of a chunk, for each search.", SCORE_BUCKETS
+        )
+        self.degradations: Counter = count(
             "degradations", "Stages that failed and were replaced by a fallback, by error.", "stage", "reason"
         )
-        self.tokens = count("tokens", "Used tokens.", "kind")
+        self.tokens: Counter = count("tokens", "Used tokens.", "kind")
         # Dependencies.
-        self.dependency_calls = count("dependency_calls", "Calls to a dependency, without retries.", "dependency")
-        self.retries = count("retries", "Retries of calls to a dependency.", "dependency")
-        self.retries_refused = count("retries_refused", "Retries that the retry budget refused.", "dependency")
-        self.retry_budget = gauge("retry_budget", "Retries that are possible now.", "livesum", "dependency")
-        self.dependency_timeouts = count(
+        self.dependency_calls: Counter = count(
+            "dependency_calls", "Calls to a dependency, without retries.", "dependency"
+        )
+        self.retries: Counter = count("retries", "Retries of calls to a dependency.", "dependency")
+        self.retries_refused: Counter = count("retries_refused", "Retries that the retry budget refused.", "dependency")
+        self.retry_budget: Gauge = gauge("retry_budget", "Retries that are possible now.", "livesum", "dependency")
+        self.dependency_timeouts: Counter = count(
             "dependency_timeouts",
             "Attempts that took too long, and calls that ended at their deadline.",
             "dependency",
             "limit",
         )
-        self.breaker_state = gauge(
+        self.breaker_state: Gauge = gauge(
             "breaker_state",
             "Processes whose circuit breaker is in this state: 0 or 1 for one process.",
             "livesum",
             "dependency",
             "state",
         )
-        self.breaker_transitions = count(
+        self.breaker_transitions: Counter = count(
             "breaker_transitions", "Changes of a circuit breaker to a state.", "dependency", "state"
         )
-        self.breaker_outcomes = count(
+        self.breaker_outcomes: Counter = count(
             "breaker_outcomes", "Calls as the circuit breaker judged them.", "dependency", "outcome"
         )
-        self.breaker_tenants = gauge(
+        self.breaker_tenants: Gauge = gauge(
             "breaker_tenants_apart", "Tenants for which alone the dependency fails.", "livesum", "dependency"
         )
-        self.places = gauge("places", "Calls to a dependency that may run at once.", "livesum", "dependency")
-        self.places_used = gauge("places_used", "Calls to a dependency that run now.", "livesum", "dependency")
-        self.waiting = gauge("queue_waiting", "Calls that wait for a place.", "livesum", "dependency")
-        self.queue_seconds = histogram(
+        self.places: Gauge = gauge("places", "Calls to a dependency that may run at once.", "livesum", "dependency")
+        self.places_used: Gauge = gauge("places_used", "Calls to a dependency that run now.", "livesum", "dependency")
+        self.waiting: Gauge = gauge("queue_waiting", "Calls that wait for a place.", "livesum", "dependency")
+        self.queue_seconds: Histogram = histogram(
             "queue_wait_seconds", "Time that an admitted call waited for its place.", WAIT_BUCKETS, "dependency"
         )
-        self.refused = count("queue_refused", "Calls that got no place in time.", "dependency")
-        self.pool = gauge("pool_connections", "Connections to the database.", "livesum", "pool", "state")
-        self.pool_size = gauge("pool_size", "Largest number of connections.", "livesum", "pool")
-        self.pool_waiting = gauge("pool_waiting", "Callers that wait for a connection.", "livesum", "pool")
-        self.cache = count("cache_requests", "Look-ups in a cache.", "cache", "result")
+        self.refused: Counter = count("queue_refused", "Calls that got no place in time.", "dependency")
+        self.pool: Gauge = gauge("pool_connections", "Connections to the database.", "livesum", "pool", "state")
+        self.pool_size: Gauge = gauge("pool_size", "Largest number of connections.", "livesum", "pool")
+        self.pool_waiting: Gauge = gauge("pool_waiting", "Callers that wait for a connection.", "livesum", "pool")
+        self.cache: Counter = count("cache_requests", "Look-ups in a cache.", "cache", "result")
         # The process.
-        self.hangs = count("hangs", "Calls that did not return after their deadline.", "stage")
-        self.blocked = count("event_loop_blocked", "Times that code blocked the event loop.")
-        self.blocked_now = gauge("event_loop_blocked_now", "Processes whose event loop is blocked now.", "livesum")
-        self.blocked_seconds = count("event_loop_blocked_seconds", "Seconds for which code blocked the event loop.")
-        self.starved_seconds = count("event_loop_starved_seconds", "Seconds for which the event loop got no processor.")
-        self.executor = count("executor_saturated", "Times that the default executor was full.")
-        self.lag = histogram("event_loop_lag_seconds", "Delay of a timer of the event loop.", LAG_BUCKETS)
-        self.started = gauge("start_time_seconds", "Start of the newest process, in seconds since 1970.", "livemax")
-        self.memory = gauge("resident_memory_bytes", "Resident memory of the processes.", "livesum")
-        self.memory_limit = gauge("memory_limit_bytes", "Limit of the memory; 0 without a limit.", "livemax")
-        self.cpu = count("cpu_seconds", "Processor time of the processes.")
+        self.hangs: Counter = count("hangs", "Calls that did not return after their deadline.", "stage")
+        self.blocked: Counter = count("event_loop_blocked", "Times that code blocked the event loop.")
+        self.blocked_now: Gauge = gauge(
+            "event_loop_blocked_now", "Processes whose event loop is blocked now.", "livesum"
+        )
+        self.blocked_seconds: Counter = count(
+            "event_loop_blocked_seconds", "Seconds for which code blocked the event loop."
+        )
+        self.starved_seconds: Counter = count(
+            "event_loop_starved_seconds", "Seconds for which the event loop got no processor."
+        )
+        self.executor: Counter = count("executor_saturated", "Times that the default executor was full.")
+        self.lag: Histogram = histogram("event_loop_lag_seconds", "Delay of a timer of the event loop.", LAG_BUCKETS)
+        self.started: Gauge = gauge(
+            "start_time_seconds", "Start of the newest process, in seconds since 1970.", "livemax"
+        )
+        self.memory: Gauge = gauge("resident_memory_bytes", "Resident memory of the processes.", "livesum")
+        self.memory_limit: Gauge = gauge("memory_limit_bytes", "Limit of the memory; 0 without a limit.", "livemax")
+        self.cpu: Counter = count("cpu_seconds", "Processor time of the processes.")
         self._begin_at_zero()
 
     def _begin_at_zero(self) -> None:

@@ -99,7 +99,7 @@ class Pool:
     def __init__(self, address: Address, *, size: int, away_seconds: float | None = None) -> None:
         self.address = address
         self.size = size
-        self.away_seconds = AWAY_SECONDS if away_seconds is None else away_seconds
+        self.away_seconds: float = AWAY_SECONDS if away_seconds is None else away_seconds
         self._places = Bulkhead(size, queue=MOST_WAITING, name="the pool of connections")
         self._idle: list[PooledConnection] = []
         self._in_use: set[PooledConnection] = set()

@@ -59,9 +59,9 @@ class Server:
     ) -> None:
         self._settings = settings
         self._on = on
-        self.pool = Pool(address, size=settings.pool_size, away_seconds=away_seconds)
+        self.pool: Pool = Pool(address, size=settings.pool_size, away_seconds=away_seconds)
         self.found: Inspection | None = None
-        self.looked = anyio.Event()
+        self.looked: anyio.Event = anyio.Event()
 
     @property
     def address(self) -> Address:
