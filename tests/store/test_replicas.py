@@ -100,6 +100,7 @@ class Replayed(PgVectorStore):
 
 @pytest.mark.system
 @pytest.mark.blocking_allowed
+@pytest.mark.thorough
 class TestContractOnAReplica(StoreContract):
     """The contract of every store, with all searches on the standby."""
 

@@ -114,6 +114,7 @@ class TestOrigin(StoreContract):
             await store.count(tenant=None)
 
 
+@pytest.mark.thorough
 class TestOriginByIndex(TestOrigin):
     exact_rows = 0
 

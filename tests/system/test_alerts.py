@@ -22,7 +22,7 @@ from tests.support.watched import FAULTS, QUESTIONS, SLOW_SECONDS, Fault
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.system,
-    pytest.mark.slow,
+    pytest.mark.thorough,  # it watches a service for several minutes
     pytest.mark.timeout(420),
     pytest.mark.blocking_allowed,
     pytest.mark.parametrize("anyio_backend", ["asyncio"]),
