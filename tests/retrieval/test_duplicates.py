@@ -55,3 +55,7 @@ def test_the_first_of_each_kind_is_kept_in_order(texts: list[str]) -> None:
     assert positions == sorted(set(positions))
     assert bool(positions) == bool(texts)
     assert kept(*(texts[position] for position in positions)) == list(range(len(positions)))
+
+
+def test_only_the_best_hundred_passages_are_compared() -> None:
+    assert kept(*["the same text"] * 150) == [0, *range(100, 150)]

@@ -10,6 +10,9 @@ from ragcore.types import Passage
 
 __all__ = ["without_duplicates"]
 
+# Further passages are kept without a comparison: comparing a thousand passages would block the event loop for a second.
+MOST_COMPARED = 100
+
 
 def without_duplicates(passages: Sequence[Passage], /) -> list[int]:
     """Return the positions of the passages that add something to the better ones before them.
@@ -18,6 +21,8 @@ def without_duplicates(passages: Sequence[Passage], /) -> list[int]:
     Upper and lower case, punctuation, markup, white space and words such as "the" don't count. A different number, name or title counts: passages from
     the terms of two plans often differ in nothing else. A longer passage that contains a better, shorter one is kept, since it adds something.
 
+    Only the best 100 passages are compared.
+
     Examples:
         >>> texts = ["The deductible is $500.", "**Deductible**: $500", "The deductible is $900."]
         >>> without_duplicates([Passage(text, "d", text) for text in texts])
@@ -25,12 +30,12 @@ def without_duplicates(passages: Sequence[Passage], /) -> list[int]:
     """
     kept: list[int] = []
     seen: list[_Words] = []
-    for position, passage in enumerate(passages):
+    for position, passage in enumerate(passages[:MOST_COMPARED]):
         words = _Words.of(passage)
         if not any(words.repeat(better) for better in seen):
             kept.append(position)
             seen.append(words)
-    return kept
+    return [*kept, *range(MOST_COMPARED, len(passages))]
 
 
 @dataclass(frozen=True, slots=True)
