@@ -198,9 +198,8 @@ class Retriever(Part):
                     raise
                 raise failed from error  # the store can't search by text, so the embedder's error is the one to report
             if plan.mode == "vector" and query.mode == "hybrid" and plan.filter is None:
-                self.mode = (
-                    "vector"  # the store does not support hybrid search; with a filter, the filter may be the cause
-                )
+                # The store does not support hybrid search. With a filter, the filter may be the cause.
+                self.mode = "vector"
             empty = None if found else await explain_empty(self.store, replace(query, mode=plan.mode), found)
             # A degraded search has mode "text". Its text ranks are not similarities, so the relative threshold does not apply.
             found = near_the_best(found, plan.relative_threshold if plan.mode != "text" else None)
