@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ragcore.embedding import CachedEmbedder as CachedEmbedder
     from ragcore.embedding import LocalEmbedder as LocalEmbedder
     from ragcore.embedding import OpenAIEmbedder as OpenAIEmbedder
+    from ragcore.embedding import SharedVectors as SharedVectors
     from ragcore.errors import CircuitOpen as CircuitOpen
     from ragcore.errors import ConfigurationError as ConfigurationError
     from ragcore.errors import DeadlineExceeded as DeadlineExceeded
@@ -129,7 +130,7 @@ else:
     )
     _HOMES = {
         "config": ("Config", "Policies", "Settings"),
-        "embedding": ("CachedEmbedder", "LocalEmbedder", "OpenAIEmbedder"),
+        "embedding": ("CachedEmbedder", "LocalEmbedder", "OpenAIEmbedder", "SharedVectors"),
         "errors": (
             "CircuitOpen", "ConfigurationError", "DeadlineExceeded", "DependencyError", "EmbeddingError", "GenerationError", "InvalidAnswer", "InvalidInput",
             "LimitExceeded", "NotOpen", "Overloaded", "RagcoreError", "RerankingError", "StoreError", "Unsupported", "WrongEventLoop",
@@ -260,6 +261,7 @@ __all__ = [
     "Searcher",
     "Secret",
     "Settings",
+    "SharedVectors",
     "SimilarityReport",
     "Stats",
     "Store",

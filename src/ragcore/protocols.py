@@ -54,6 +54,7 @@ __all__ = [
     "SharingStore",
     "Store",
     "Vector",
+    "VectorCache",
     "Vectors",
 ]
 
@@ -522,6 +523,35 @@ class QuotaStore(Protocol):
             call: the id of the call to admit; None: only count.
             seconds: the time after which the call's place is free again, even if its process ends and does not give it back.
         """
+        ...
+
+
+@runtime_checkable
+class VectorCache(Protocol):
+    """A store that keeps the vectors of questions for all processes."""
+
+    async def cached_vectors(self, keys: Sequence[bytes], /, *, tenant: str) -> Mapping[bytes, Vector]:
+        """Return the vectors of a tenant that are stored and have not expired, by key: (dimension,) float32 arrays."""
+        ...
+
+    async def cache_vectors(self, vectors: Mapping[bytes, Vector], /, *, tenant: str, seconds: float) -> None:
+        """Store vectors of a tenant for `seconds`, or replace those with the same keys."""
+        ...
+
+    async def trim_cached_vectors(self, *, most: int | None, at_once: int) -> int:
+        """Remove expired vectors of all tenants, and those that expire next while there are more than `most` (None: no limit).
+
+        Args:
+            most: the largest number of vectors that stay.
+            at_once: the largest number that one call removes.
+
+        Returns:
+            The number of vectors removed.
+        """
+        ...
+
+    async def clear_cached_vectors(self, *, tenant: str) -> int:
+        """Remove the vectors of a tenant and return their number."""
         ...
 
 

@@ -21,7 +21,7 @@ from ragcore import (
     OpenAIEmbedder,
     Retriever,
 )
-from ragcore.client.components import make_embedder
+from ragcore.client.components import cached, make_embedder
 from ragcore.embedding.cache import OVERHEAD
 from ragcore.protocols import Embedder, Vector
 from ragcore.resilience import Bulkhead, Policy, flow
@@ -238,9 +238,14 @@ async def test_invalid_limits_are_refused(wrong: dict[str, float]) -> None:
 
 async def test_a_configuration_has_a_cache_by_default() -> None:
     for most, kind in ((32, CachedEmbedder), (0, OpenAIEmbedder)):
-        made = make_embedder(Config(embedding_cache_mb=most, api_key=Secret("k"), base_url="http://127.0.0.1:1/v1"))
+        config = Config(embedding_cache_mb=most, api_key=Secret("k"), base_url="http://127.0.0.1:1/v1")
+        made = cached(make_embedder(config), config, MemoryStore())
         assert type(made) is kind
         assert (made.model, made.dimension) == ("text-embedding-3-small", 1536)
-    for wrong in ({"embedding_cache_mb": -1}, {"embedding_cache_ttl": 0}):
+    for wrong in (
+        {"embedding_cache_mb": -1},
+        {"embedding_cache_ttl": 0},
+        {"embedding_cache_key": Secret("k" * 16), "embedding_cache_mb": 0},
+    ):
         with pytest.raises(ConfigurationError):
-            Config(**wrong)  # type: ignore[arg-type]
+            Config(**wrong)

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
+from ragcore.compat.ability import offers
 from ragcore.config import EMBEDDED_SCHEME, EXTRACTIVE, Config, Policies
 from ragcore.errors import ConfigurationError
 from ragcore.generation.extractive import ExtractiveGenerator
 from ragcore.generation.fallback import FallbackGenerator, name_of
 from ragcore.generation.redacting import RedactingGenerator
-from ragcore.protocols import Embedder, Generator, Reranker, Searcher
+from ragcore.protocols import Embedder, Generator, Reranker, Searcher, VectorCache
 from ragcore.text.redacting import Redacting
 from ragcore.text.redaction import Redact
 
-__all__ = ["Generators", "make_embedder", "make_generator", "make_reranker", "make_store"]
+__all__ = ["Generators", "cached", "make_embedder", "make_generator", "make_reranker", "make_store"]
 
 # Seconds for the embedder if quotation is the client's first generator. If quotation is the last resort, the embedder gets only a part of the reserve.
 FIRST_EMBED_SECONDS = 2.0
@@ -121,16 +122,8 @@ def _with_last_resort(
 
 
 def make_embedder(config: Config, policies: Policies | None = None) -> Embedder:
-    """Return the embedder that a configuration names, with its cache."""
-    embedder = _embedder(config, policies or Policies())
-    if not config.embedding_cache_mb:
-        return embedder
-    from ragcore.embedding.cache import MEBI, CachedEmbedder
-
-    return CachedEmbedder(embedder, max_bytes=config.embedding_cache_mb * MEBI, ttl=config.embedding_cache_ttl)
-
-
-def _embedder(config: Config, policies: Policies) -> Embedder:
+    """Return the embedder that a configuration names, without its cache."""
+    policies = policies or Policies()
     if config.embeds_locally:
         from ragcore.embedding.local import LocalEmbedder
 
@@ -144,6 +137,24 @@ def _embedder(config: Config, policies: Policies) -> Embedder:
         api_key=config.embedding_api_key or config.api_key,
         policy=policies.embedding,
     )
+
+
+def cached(embedder: Embedder, config: Config, store: Searcher) -> Embedder:
+    """Return the embedder with the cache that a configuration describes."""
+    if not config.embedding_cache_mb:
+        return embedder
+    from ragcore.embedding.cache import MEBI, CachedEmbedder
+
+    ttl, behind = config.embedding_cache_ttl, None
+    if config.embedding_cache_key is not None:
+        from ragcore.embedding.shared_vectors import SharedVectors
+
+        if not offers(store, VectorCache):
+            raise ConfigurationError(
+                f"embedding_cache_key is set, but {type(store).__name__} can't keep vectors of questions: unset RAGCORE_EMBEDDING_CACHE_KEY"
+            )
+        behind = SharedVectors(store, key=config.embedding_cache_key, ttl=ttl)
+    return CachedEmbedder(embedder, max_bytes=config.embedding_cache_mb * MEBI, ttl=ttl, behind=behind)
 
 
 def make_store(config: Config, policies: Policies, embedder: Embedder) -> Searcher:

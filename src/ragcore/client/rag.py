@@ -15,7 +15,7 @@ from uuid import UUID
 from ragcore.audit import record
 from ragcore.client.answering import Request, cite, generate, make_prompt, retrieve, search_of, validate
 from ragcore.client.charging import Charging
-from ragcore.client.components import Generators, make_embedder, make_generator, make_reranker, make_store
+from ragcore.client.components import Generators, cached, make_embedder, make_generator, make_reranker, make_store
 from ragcore.client.many import Answers, Questions, check_concurrency, check_questions
 from ragcore.client.options import AnySchema, AskOptions, RetrieveOptions, TimedSimilarityOptions, TimedVectorOptions
 from ragcore.client.rewriting import Rewriter
@@ -46,6 +46,7 @@ from ragcore.protocols import (
     Searcher,
     Store,
     Vector,
+    VectorCache,
     Watched,
 )
 from ragcore.resilience.policy import policy_of
@@ -170,8 +171,9 @@ class RAG(Part):
             ConfigurationError: a setting is invalid, or an extra, a model or a key is missing.
         """
         policies = policies or Policies()
-        embedder = embedder or make_embedder(config, policies)
-        searcher = store or make_store(config, policies, embedder)
+        given = embedder or make_embedder(config, policies)
+        searcher = store or make_store(config, policies, given)
+        embedder = embedder or cached(given, config, searcher)
         reranker = reranker or make_reranker(config, policies)
         if reranker is not None:
             policy = policies.reranking if policy_of(reranker) is None else None
@@ -443,7 +445,7 @@ class RAG(Part):
             return call.documents
 
     async def delete_tenant(self, *, tenant: str | UUID, timeout: float | None = None) -> Erased:
-        """Erase a tenant's data: its documents with their chunks, its vectors in the cache, its finished calls, its counts.
+        """Erase a tenant's data: its documents with their chunks, its vectors in this process's cache and in the database, its finished calls, its counts.
 
         Repeats until no document is left, at most 100 times, to erase also documents that other callers add at the same time.
 
@@ -467,6 +469,8 @@ class RAG(Part):
             embedder = self._retriever.embedder
             vectors = embedder.clear(tenant=name) if offers(embedder, Clearable) else 0
             vectors += self._generators.clear(tenant=name)
+            if offers(store, VectorCache):
+                vectors += await store.clear_cached_vectors(tenant=name)
             self._charging.quota.forget(name)
             return Erased(documents, chunks, vectors, self._calls.forget(name))
 

@@ -53,6 +53,8 @@ class Config:
         embedding_model: "all-MiniLM-L6-v2" runs on this machine, any other model on the server.
         embedding_dimension: length of a vector; None: the known length for OpenAI's models. Required for other models on a server.
         embedding_cache_mb, embedding_cache_ttl: for the cache of questions' vectors, its size in MiB (0: no cache) and the seconds for which it keeps a vector.
+        embedding_cache_key: a secret of at least 16 characters, the same in all processes: they then share these vectors through the database, as in
+            `SharedVectors`. None: each process has its own.
         models: the models that write answers; each is the fallback for the previous one. "extractive" quotes the documents without a model; the client
             always adds it as the last resort.
         top_k, score_threshold, relative_threshold, mode, fusion, shared, diversity, neighbours: defaults of each search, as in `Retriever`.
@@ -86,6 +88,7 @@ class Config:
     embedding_dimension: int | None = None
     embedding_cache_mb: int = 32
     embedding_cache_ttl: float = 3600.0
+    embedding_cache_key: Secret | None = None
     models: tuple[str, ...] = ("gpt-4o-mini",)
     top_k: int = 5
     score_threshold: float | Literal[False] | None = None
@@ -137,6 +140,10 @@ class Config:
             raise ConfigurationError(
                 f"embedding_cache_ttl is {self.embedding_cache_ttl!r}: it must be a positive, finite number of seconds"
             )
+        if self.embedding_cache_key is not None and not self.embedding_cache_mb:
+            raise ConfigurationError(
+                "embedding_cache_key is set, but embedding_cache_mb is 0: set it to 32, or unset RAGCORE_EMBEDDING_CACHE_KEY"
+            )
         self._check_reranker()
         if not self.models:
             raise ConfigurationError("models is empty: name a model, or 'extractive' for quotation without a model")
@@ -182,7 +189,8 @@ class Config:
         RAGCORE_READ_DSN (several separated by blanks) and RAGCORE_READ_YOUR_WRITES;
         RAGCORE_EMBEDDING_API_KEY, RAGCORE_EMBEDDING_BASE_URL, RAGCORE_GENERATION_API_KEY and RAGCORE_GENERATION_BASE_URL, which replace OPENAI_API_KEY and
         OPENAI_BASE_URL for embedding or for generation;
-        RAGCORE_EMBEDDING_MODEL, RAGCORE_EMBEDDING_DIMENSION, RAGCORE_EMBEDDING_CACHE_MB, RAGCORE_EMBEDDING_CACHE_TTL, RAGCORE_MODELS (separated by commas),
+        RAGCORE_EMBEDDING_MODEL, RAGCORE_EMBEDDING_DIMENSION, RAGCORE_EMBEDDING_CACHE_MB, RAGCORE_EMBEDDING_CACHE_TTL, RAGCORE_EMBEDDING_CACHE_KEY,
+        RAGCORE_MODELS (separated by commas),
         RAGCORE_TOP_K, RAGCORE_SCORE_THRESHOLD, RAGCORE_RELATIVE_THRESHOLD, RAGCORE_MODE, RAGCORE_FUSION,
         RAGCORE_SHARED (separated by commas), RAGCORE_DIVERSITY, RAGCORE_NEIGHBOURS, RAGCORE_RERANKER, RAGCORE_RERANK_MODEL,
         RAGCORE_RERANK_BASE_URL, RAGCORE_RERANK_API_KEY, RAGCORE_RERANK_CANDIDATES,
@@ -214,6 +222,7 @@ class Config:
             embedding_dimension=env.read("RAGCORE_EMBEDDING_DIMENSION", int, None),
             embedding_cache_mb=env.read("RAGCORE_EMBEDDING_CACHE_MB", int, 32),
             embedding_cache_ttl=env.read("RAGCORE_EMBEDDING_CACHE_TTL", float, 3600.0),
+            embedding_cache_key=env.secret("RAGCORE_EMBEDDING_CACHE_KEY"),
             models=env.names("RAGCORE_MODELS") or ("gpt-4o-mini",),
             top_k=env.read("RAGCORE_TOP_K", int, 5),
             score_threshold=env.read("RAGCORE_SCORE_THRESHOLD", float, None),

@@ -8,9 +8,16 @@ if TYPE_CHECKING:
     from ragcore.embedding.cache import CachedEmbedder as CachedEmbedder
     from ragcore.embedding.local import LocalEmbedder as LocalEmbedder
     from ragcore.embedding.openai import OpenAIEmbedder as OpenAIEmbedder
+    from ragcore.embedding.shared_vectors import SharedVectors as SharedVectors
     from ragcore.embedding.sync import from_sync as from_sync
 else:
-    _HOME = {"CachedEmbedder": "cache", "LocalEmbedder": "local", "OpenAIEmbedder": "openai", "from_sync": "sync"}
+    _HOME = {
+        "CachedEmbedder": "cache",
+        "LocalEmbedder": "local",
+        "OpenAIEmbedder": "openai",
+        "SharedVectors": "shared_vectors",
+        "from_sync": "sync",
+    }
 
     def __getattr__(name: str) -> object:
         import importlib
@@ -20,4 +27,4 @@ else:
         raise AttributeError(f"module 'ragcore.embedding' has no attribute {name!r}")
 
 
-__all__ = ["CachedEmbedder", "LocalEmbedder", "OpenAIEmbedder", "from_sync"]
+__all__ = ["CachedEmbedder", "LocalEmbedder", "OpenAIEmbedder", "SharedVectors", "from_sync"]

@@ -16,6 +16,7 @@ import anyio
 import numpy as np
 from anyio.lowlevel import checkpoint_if_cancelled
 
+from ragcore.embedding.shared_vectors import SharedVectors
 from ragcore.embedding.vectors import check_vectors
 from ragcore.errors import ConfigurationError
 from ragcore.events import emit
@@ -46,9 +47,10 @@ class CachedEmbedder(Part):
         ttl: seconds until an entry expires. Default one hour.
         shared: whether tenants share entries. Default False, because response times would reveal what other tenants asked.
         kinds: the kinds of texts to keep. Default: questions only, because chunks are usually embedded once, and would displace questions.
+        behind: vectors that other processes have stored. They are used if this process has none. None: no process shares its vectors.
 
     Raises:
-        ConfigurationError: a limit is not positive.
+        ConfigurationError: a limit is not positive, or `behind` is set and `shared` as well: the vectors in the database always belong to one tenant.
 
     Examples:
         ```python
@@ -67,12 +69,18 @@ class CachedEmbedder(Part):
         ttl: float = 3600.0,
         shared: bool = False,
         kinds: Sequence[Kind] = ("query",),
+        behind: SharedVectors | None = None,
     ) -> None:
         if not (isinstance(max_bytes, int) and max_bytes >= 1):
             raise ConfigurationError(f"max_bytes is {max_bytes!r}: it must be a whole number, at least 1")
         if not (isinstance(ttl, int | float) and 0 < ttl < math.inf):
             raise ConfigurationError(f"ttl is {ttl!r}: it must be a positive, finite number of seconds")
+        if shared and behind is not None:
+            raise ConfigurationError(
+                "shared and behind are both set: vectors in the database always belong to one tenant; omit one of the two"
+            )
         self.embedder = embedder
+        self.behind = behind
         self.max_bytes = max_bytes
         self.ttl = ttl
         self.shared = shared
@@ -124,9 +132,9 @@ class CachedEmbedder(Part):
             wanted = list(missing.values())
             epoch = self._epoch
             if len(wanted) == 1:
-                vectors = await self._once(next(iter(missing)), wanted, kind)
+                vectors = await self._once(next(iter(missing)), wanted, kind, tenant)
             else:
-                vectors = await self._ask(wanted, kind)
+                vectors = await self._find_or_ask(list(missing), wanted, kind, tenant)
             for key, vector in zip(missing, vectors, strict=True):
                 found[key] = vector
                 if epoch == self._epoch:  # `clear` was not called meanwhile
@@ -147,6 +155,8 @@ class CachedEmbedder(Part):
     def clear(self, *, tenant: str | None = None) -> int:
         """Drop all entries, or those of one tenant, and return their number. Results of requests that are still running are not kept."""
         self._epoch += 1
+        if self.behind is not None:
+            self.behind.clear(tenant=tenant)
         keys = list(self._entries) if tenant is None else list(self._tenants.get(tenant, ()))
         for key in keys:
             self._drop(key)
@@ -165,22 +175,41 @@ class CachedEmbedder(Part):
             "bytes": self._bytes,
             "max_bytes": self.max_bytes,
             "evicted": self._evicted,
+            **({} if self.behind is None else {"behind": self.behind.snapshot()}),
         }
 
     async def _open(self) -> None:
         await self._parts.start(self._flights)
+        if self.behind is not None:
+            await self._parts.start(self.behind)
         await self._parts.start(self.embedder)
 
     async def _close(self) -> None:
         self.clear()
         await self._parts.aclose()
 
-    async def _once(self, key: bytes, texts: Sequence[str], kind: Kind) -> Vector:
+    async def _once(self, key: bytes, texts: Sequence[str], kind: Kind, tenant: str) -> Vector:
         """Embed one text; concurrent requests for it share the result."""
-        if getattr(self.embedder, "shares_equal_texts", False):
+        if self.behind is None and getattr(self.embedder, "shares_equal_texts", False):
             return await self._ask(texts, kind)
-        ask: Awaitable[Vector] = self._flights.call(key, lambda: self._ask(texts, kind))
+        ask: Awaitable[Vector] = self._flights.call(key, lambda: self._find_or_ask([key], texts, kind, tenant))
         return await ask
+
+    async def _find_or_ask(self, keys: Sequence[bytes], texts: Sequence[str], kind: Kind, tenant: str) -> Vector:
+        """Return the vectors of different texts: those of other processes, or those of the embedder, which are then stored for the other processes."""
+        if self.behind is None:
+            return await self._ask(texts, kind)
+        epoch = self._epoch
+        found = dict(await self.behind.find(keys, tenant=tenant, dimension=self.dimension))
+        for _ in found:
+            emit("cache.hit", self.model)
+        missing = [(key, text) for key, text in zip(keys, texts, strict=True) if key not in found]
+        if missing:
+            for (key, _), vector in zip(missing, await self._ask([text for _, text in missing], kind), strict=True):
+                found[key] = vector
+                if epoch == self._epoch:
+                    self.behind.keep(key, vector, tenant=tenant)
+        return np.stack([found[key] for key in keys])
 
     async def _ask(self, texts: Sequence[str], kind: Kind) -> Vector:
         vectors = await self.embedder.embed(texts, kind=kind)

@@ -57,7 +57,8 @@ class Sampling:
                 series.pool.labels(label, state).set(pool.get(state, 0))
             series.pool_size.labels(label).set(pool.get("size", 0))
             series.pool_waiting.labels(label).set(pool.get("waiting", 0))
-        for label, cache in stats.caches.items():
+        shared = {f"{label}_shared": cache["behind"] for label, cache in stats.caches.items() if "behind" in cache}
+        for label, cache in (*stats.caches.items(), *shared.items()):
             for result, name in (("hit", "hits"), ("miss", "misses")):
                 if name in cache:
                     self._advance(series.cache, (label, result), cache[name])

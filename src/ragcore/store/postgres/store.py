@@ -24,6 +24,7 @@ from ragcore.protocols import (
     Vector,
 )
 from ragcore.resilience import Bulkhead, Policy, RetryPolicy
+from ragcore.store.postgres.cached_vectors import CachedVectors
 from ragcore.store.postgres.collection import Collection
 from ragcore.store.postgres.dsn import Address, parse, parse_each
 from ragcore.store.postgres.inspection import Inspection
@@ -132,6 +133,7 @@ class PgVectorStore(Part):
         self._searching = Searching(self, self._collection, tenants)
         self._writing = Writing(self, self._collection, tenants)
         self._rollouts = Rollouts(self._collection)
+        self._cached_vectors = CachedVectors(self, self._collection)
 
     async def search(self, query: Query, /) -> Sequence[Passage]:
         """Return the tenant's passages, best first, in one statement and one round trip. See `Searcher.search`."""
@@ -255,6 +257,22 @@ class PgVectorStore(Part):
     async def chunks_by_id(self, chunk_ids: Sequence[str], /, *, tenant: str, with_vectors: bool = False) -> Found:
         """Return the chunks with these ids. See `ChunkReader`."""
         return await self._searching.chunks_by_id(chunk_ids, tenant=tenant, with_vectors=with_vectors)
+
+    async def cached_vectors(self, keys: Sequence[bytes], /, *, tenant: str) -> Mapping[bytes, Vector]:
+        """Return vectors of a tenant's questions that processes have stored, by key. See `VectorCache`."""
+        return await self._cached_vectors.find(keys, tenant=tenant)
+
+    async def cache_vectors(self, vectors: Mapping[bytes, Vector], /, *, tenant: str, seconds: float) -> None:
+        """Store vectors of a tenant's questions for all processes. See `VectorCache`."""
+        await self._cached_vectors.keep(vectors, tenant=tenant, seconds=seconds)
+
+    async def trim_cached_vectors(self, *, most: int | None, at_once: int) -> int:
+        """Remove expired vectors of questions, and further ones if there are too many. See `VectorCache`."""
+        return await self._cached_vectors.trim(most=most, at_once=at_once)
+
+    async def clear_cached_vectors(self, *, tenant: str) -> int:
+        """Remove the vectors of a tenant's questions and return their number."""
+        return await self._cached_vectors.clear(tenant=tenant)
 
     async def inspect(self) -> Inspection:
         """Inspect the role, the schema and the server, and each replica, for `doctor` and `describe`."""

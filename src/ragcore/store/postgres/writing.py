@@ -69,12 +69,13 @@ class Writing:
         rows = await self._collection.fetch("remove_expired", limit, stage="write", policy=policy)
         for row in rows:
             self._tenants.forget(row["tenant"])
-        # Callers repeat this until nothing is removed; the last call also removes old quotas.
+        # Callers repeat this until nothing is removed; the last call also removes old quotas and expired vectors of questions.
         if not rows:
-            removed = True
-            while removed:
-                old = await self._collection.fetch("remove_old_quotas", limit, stage="write", policy=policy)
-                removed = bool(old[0]["removed"])
+            for name, values in (("remove_old_quotas", (limit,)), ("trim_cached_vectors", (None, limit))):
+                removed = True
+                while removed:
+                    old = await self._collection.fetch(name, *values, stage="write", policy=policy)
+                    removed = bool(old[0]["removed"])
         return {row["tenant"]: row["documents"] for row in rows}
 
     async def _upsert(self, connection: PooledConnection, documents: Sequence[EmbeddedDocument], tenant: str) -> None:
