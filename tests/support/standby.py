@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +20,7 @@ import asyncpg
 
 from ragcore.store import migrate
 from ragcore.store.embedded.cluster import Cluster
+from tests.support.hosts import Host
 
 __all__ = ["DATABASE", "Node", "Nodes", "begin", "end", "nodes"]
 
@@ -39,10 +40,15 @@ SETTINGS = {
 
 @dataclass
 class Node:
-    """A server: its folder holds the data and the socket."""
+    """A server: its folder holds the data and the socket.
+
+    Attributes:
+        host: the host on which it runs, reached over TCP. None: this machine, reached through the socket.
+    """
 
     folder: Path
     cluster: Cluster
+    host: Host | None = None
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
@@ -50,7 +56,12 @@ class Node:
         return f"{self.folder}/.s.PGSQL.5432"
 
     def dsn(self, user: str = ROLE, *, database: str = DATABASE) -> str:
-        return f"postgresql://{user}@/{database}?host={self.folder}"
+        return f"postgresql://{user}@/{database}?host={self.place}"
+
+    @property
+    def place(self) -> str:
+        """The host's address, or the folder of the socket."""
+        return str(self.folder) if self.host is None else self.host.address
 
     def program(self, name: str, *arguments: str) -> list[str]:
         return [str(self.cluster.binaries / name), *arguments]
@@ -64,11 +75,15 @@ class Node:
     async def start(self) -> None:
         """Start the server, and wait until it accepts connections."""
         settings = {**SETTINGS, "unix_socket_directories": str(self.folder)}
+        if self.host is not None:
+            settings["listen_addresses"] = self.host.address
         options = [f"--{name}={value}" for name, value in settings.items()]
         log = (self.folder / "log").open("ab")
-        self.process = subprocess.Popen(
-            self.program("postgres", "-D", str(self.data), *options), stdout=log, stderr=log, cwd="/", **self._user()
-        )
+        command, user = self.program("postgres", "-D", str(self.data), *options), self._user()
+        if self.host is not None:
+            login = self.cluster.login
+            command, user = self.host.command(*command, uid=login.uid, gid=login.gid), {}
+        self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", **user)
         log.close()
         with anyio.fail_after(60):
             while True:
@@ -116,12 +131,12 @@ class Nodes:
 
     def any_primary(self, database: str = DATABASE) -> str:
         """Return a DSN with all servers, of which the driver takes the one that accepts writes."""
-        hosts = ",".join(str(node.folder) for node in (self.primary, *self.standbys))
+        hosts = ",".join(node.place for node in (self.primary, *self.standbys))
         return f"postgresql://{ROLE}@/{database}?host={hosts}&target_session_attrs=read-write"
 
     def read_dsn(self, database: str = DATABASE) -> str:
         """Return a DSN with all standbys."""
-        return f"postgresql://{ROLE}@/{database}?host={','.join(str(node.folder) for node in self.standbys)}"
+        return f"postgresql://{ROLE}@/{database}?host={','.join(node.place for node in self.standbys)}"
 
     async def caught_up(self, *standbys: Node) -> None:
         """Wait until the standbys have replayed what the primary has written."""
@@ -134,25 +149,36 @@ class Nodes:
                     await anyio.sleep(0.02)
 
 
-def _made(folder: Path, name: str) -> Node:
+def _made(folder: Path, name: str, host: Host | None) -> Node:
     place = folder / name
     place.mkdir()
-    node = Node(place, Cluster(folder))
+    node = Node(place, Cluster(folder), host)
     if node.cluster.login.uid is not None:
         os.chown(place, node.cluster.login.uid, node.cluster.login.gid or -1)
     return node
 
 
-async def begin(*, dimension: int, standbys: int = 1) -> Nodes:
-    """Start a primary with a migrated, empty collection, and standbys of it."""
+async def begin(*, dimension: int, standbys: int = 1, hosts: Sequence[Host] = ()) -> Nodes:
+    """Start a primary with a migrated, empty collection, and standbys of it.
+
+    Args:
+        dimension: dimension of the collection.
+        standbys: number of standbys.
+        hosts: the host of each server, the primary's first. Empty: all run on this machine.
+    """
     folder = Path(tempfile.mkdtemp(prefix="ragcore-standby-"))
     folder.chmod(0o755)
-    made = Nodes(_made(folder, "primary"), [])
+    of: Sequence[Host | None] = hosts or [None] * (1 + standbys)
+    made = Nodes(_made(folder, "primary", of[0]), [])
     try:
         primary = made.primary
         in_thread = anyio.to_thread.run_sync
         arguments = ("-D", str(primary.data), "--auth=trust", "-U", "postgres", "--encoding=UTF8", "--locale=C")
         await in_thread(partial(primary.run, "initdb", *arguments, "--lc-ctype=C.UTF-8", "--no-sync"))
+        if hosts:
+            allowed = "".join(f"host {what} all {hosts[0].network} trust\n" for what in ("all", "replication"))
+            with (primary.data / "pg_hba.conf").open("a") as file:
+                file.write(allowed)
         await primary.start()
         admin = await asyncpg.connect(primary.dsn("postgres", database="postgres"))
         await admin.execute(f"create role {ROLE} login")
@@ -160,8 +186,8 @@ async def begin(*, dimension: int, standbys: int = 1) -> Nodes:
         await admin.close()
         await migrate(primary.dsn("postgres"), model="fake", dimension=dimension, role=ROLE, contract=True)
         for number in range(standbys):
-            standby = _made(folder, f"standby{number}")
-            copying = ("-D", str(standby.data), "-h", str(primary.folder), "-U", "postgres", "-R", "-X", "stream")
+            standby = _made(folder, f"standby{number}", of[1 + number])
+            copying = ("-D", str(standby.data), "-h", primary.place, "-U", "postgres", "-R", "-X", "stream")
             await in_thread(partial(standby.run, "pg_basebackup", *copying, "-c", "fast", "--no-sync"))
             made.standbys.append(standby)
             await standby.start()
@@ -181,9 +207,9 @@ async def end(made: Nodes) -> None:
 
 
 @asynccontextmanager
-async def nodes(*, dimension: int, standbys: int = 1) -> AsyncIterator[Nodes]:
+async def nodes(*, dimension: int, standbys: int = 1, hosts: Sequence[Host] = ()) -> AsyncIterator[Nodes]:
     """Start a primary and standbys for the block. See `begin`."""
-    made = await begin(dimension=dimension, standbys=standbys)
+    made = await begin(dimension=dimension, standbys=standbys, hosts=hosts)
     try:
         yield made
     finally:

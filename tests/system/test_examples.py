@@ -25,11 +25,14 @@ from typing import Any
 import anyio
 import httpx
 import jwt
+import numpy as np
 import pytest
 
 import ragcore
 from ragcore import blocking
+from ragcore.filters import Filter
 from ragcore.testing import FakeEmbedder, FakeGenerator, FakeStore
+from ragcore.types import Mode
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(60)]
 
@@ -355,6 +358,39 @@ def test_a_searcher_over_sqlite_refuses_what_it_does_not_support(folder: Path) -
         with pytest.raises(ragcore.Unsupported):
             anyio.run(store.search, query)
     assert anyio.run(store.search, ragcore.Query(question="?", tenant="shop", mode="text", top_k=3)) == []
+
+
+def test_a_searcher_over_qdrant_finds_the_passage_for_its_tenant_only(folder: Path) -> None:
+    shop, another = python(folder, *command("qdrant_store.py", "python")[1:]).splitlines()
+    assert shop.startswith("shop: The deposit is 100 euros")
+    assert another.startswith("another: ")
+    assert "euros" not in another
+
+
+def test_a_searcher_over_qdrant_refuses_what_it_does_not_support_and_reports_a_server_that_is_down(
+    folder: Path,
+) -> None:
+    module = load(folder, "qdrant_store")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        closed_port = free.getsockname()[1]
+    vector = np.ones(384, np.float32)
+
+    async def searches() -> None:
+        client = module.AsyncQdrantClient(url=f"http://127.0.0.1:{closed_port}", check_compatibility=False)
+        try:
+            store = module.QdrantSearcher(client)
+            year = ragcore.meta("year").eq(2024)
+            unsupported: list[tuple[Mode, Filter | None]] = [("hybrid", None), ("text", None), ("vector", year)]
+            for mode, filter_ in unsupported:
+                query = ragcore.Query(question="?", tenant="shop", mode=mode, top_k=3, vector=vector, filter=filter_)
+                with pytest.raises(ragcore.Unsupported):
+                    await store.search(query)
+            with pytest.raises(ragcore.StoreError, match="Qdrant failed"):
+                await store.search(ragcore.Query(question="?", tenant="shop", mode="vector", top_k=3, vector=vector))
+        finally:
+            await client.close()
+
+    anyio.run(searches)
 
 
 def test_a_searcher_over_sqlite_returns_at_the_deadline_and_stops_its_statement(
