@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias
 
 from opentelemetry.trace import SpanKind
 
@@ -14,21 +14,27 @@ from ragcore.generation.prompt import render
 from ragcore.lifecycle.operations import Operation
 from ragcore.types import Generation, Passage, Prompt
 
-__all__ = ["Attributes", "Beginning", "beginning_of", "ending_of"]
+__all__ = ["Attributes", "Beginning", "Labels", "beginning_of", "ending_of"]
 
 Attributes: TypeAlias = dict[str, str | bool | int | float | Sequence[str]]
+Labels: TypeAlias = Mapping[str, str | int]
 
 # The methods that answer a question: a workflow in the words of the conventions.
 ANSWERS = ("ask", "stream")
 
 
-@dataclass(frozen=True, slots=True)
-class Beginning:
-    """What a span is made of. Samplers see all of it."""
+class Beginning(NamedTuple):
+    """What a span is made of. Samplers see all of it.
+
+    Attributes:
+        labels: the attributes that the metrics of a model have as well: operation, provider, model and server. None: the operation is not measured. All
+            operations on one model share the object.
+    """
 
     name: str
     kind: SpanKind
     attributes: Attributes
+    labels: Labels | None = None
 
 
 def beginning_of(operation: Operation, *, content: bool) -> Beginning:
@@ -83,6 +89,7 @@ def _embed_ended(found: Mapping[str, Any], attributes: Attributes, content: bool
 def _search(about: Mapping[str, Any], content: bool) -> Beginning:
     store, plan = about["component"], about["plan"]
     collection = _collection(store)
+    host, port, kind = _served(store)
     attributes: Attributes = {
         names.OPERATION: names.RETRIEVAL,
         names.PROVIDER: "ragcore",
@@ -90,7 +97,10 @@ def _search(about: Mapping[str, Any], content: bool) -> Beginning:
         names.TOP_K: plan.top_k,
         names.MODE: plan.mode,
     }
-    kind = _served(store, attributes)
+    if host is not None:
+        attributes[names.SERVER_ADDRESS] = host
+    if port is not None:
+        attributes[names.SERVER_PORT] = port
     if content:
         attributes[names.QUERY_TEXT] = plan.searched
     return Beginning(f"{names.RETRIEVAL} {collection}", kind, attributes)
@@ -157,25 +167,35 @@ def _nothing(found: Mapping[str, Any], attributes: Attributes, content: bool) ->
 
 
 def _of_model(operation: str, component: object, model: str, more: Attributes) -> Beginning:
-    attributes: Attributes = {names.OPERATION: operation, names.REQUEST_MODEL: model}
-    kind = _served(component, attributes)
-    attributes[names.PROVIDER] = _provider(attributes.get(names.SERVER_ADDRESS), own=kind is SpanKind.INTERNAL)
-    return Beginning(f"{operation} {model}", kind, {**attributes, **more})
+    name, kind, labels = _model(operation, model, *_served(component))
+    return Beginning(name, kind, {**labels, **more}, labels)
 
 
-def _served(component: object, attributes: Attributes) -> SpanKind:
-    """Add the server's address. Return the kind of the span: a component of ragcore without a server works in this process."""
+@lru_cache(maxsize=256)
+def _model(
+    operation: str, model: str, host: str | None, port: int | None, kind: SpanKind
+) -> tuple[str, SpanKind, Labels]:
+    """Return what all operations on a model have in common. It is computed once: a span for each stage of each call needs it."""
+    labels: dict[str, str | int] = {names.OPERATION: operation, names.REQUEST_MODEL: model}
+    if host is not None:
+        labels[names.SERVER_ADDRESS] = host
+    if port is not None:
+        labels[names.SERVER_PORT] = port
+    labels[names.PROVIDER] = _provider(host, own=kind is SpanKind.INTERNAL)
+    return f"{operation} {model}", kind, labels
+
+
+def _served(component: object) -> tuple[str | None, int | None, SpanKind]:
+    """Return the server's host and port, and the kind of the span: a component of ragcore without a server works in this process."""
     match getattr(component, "server", None):
         case (str(host), int() | None as port):
-            attributes[names.SERVER_ADDRESS] = host
-            if port is not None:
-                attributes[names.SERVER_PORT] = port
+            return host, port, SpanKind.CLIENT
         case _ if type(component).__module__.startswith("ragcore."):
-            return SpanKind.INTERNAL
-    return SpanKind.CLIENT
+            return None, None, SpanKind.INTERNAL
+    return None, None, SpanKind.CLIENT
 
 
-def _provider(host: object, *, own: bool) -> str:
+def _provider(host: str | None, *, own: bool) -> str:
     if own:
         return "ragcore"
     name = f".{host}"
