@@ -12,8 +12,8 @@ from ragcore.types import Generation
 
 __all__ = ["Measures"]
 
-# A context without a span. The SDK keeps an exemplar, the identifiers of a span, for each measurement in a span's context. A duration leads to its trace by
-# them; for a number of tokens they would only cost time. An empty context would not do: the SDK replaces it by the current one.
+# A context without a span. For a measurement in a span's context, the SDK keeps an exemplar: the identifiers of the span. An exemplar leads from a long
+# duration to its trace; more exemplars of the same span would only cost time. An empty context would not do: the SDK replaces it by the current one.
 NO_SPAN = set_value("ragcore", True, Context())
 
 
@@ -61,7 +61,7 @@ class Measures:
             labels = {**labels, names.RESPONSE_MODEL: generation.model}
         duration.record(seconds, labels, context=context)
         if "first" in operation.found:
-            self._first_chunk.record(operation.found["first"], labels, context=context)
+            self._first_chunk.record(operation.found["first"], labels, context=NO_SPAN)
         if generation is None:
             return
         if generation.usage.prompt_tokens is not None:

@@ -88,22 +88,11 @@ def _embed_ended(found: Mapping[str, Any], attributes: Attributes, content: bool
 
 def _search(about: Mapping[str, Any], content: bool) -> Beginning:
     store, plan = about["component"], about["plan"]
-    collection = _collection(store)
-    host, port, kind = _served(store)
-    attributes: Attributes = {
-        names.OPERATION: names.RETRIEVAL,
-        names.PROVIDER: "ragcore",
-        names.DATA_SOURCE: collection,
-        names.TOP_K: plan.top_k,
-        names.MODE: plan.mode,
-    }
-    if host is not None:
-        attributes[names.SERVER_ADDRESS] = host
-    if port is not None:
-        attributes[names.SERVER_PORT] = port
+    name, kind, labels = _subject(names.RETRIEVAL, names.DATA_SOURCE, _collection(store), *_served(store))
+    attributes: Attributes = {**labels, names.TOP_K: plan.top_k, names.MODE: plan.mode}
     if content:
         attributes[names.QUERY_TEXT] = plan.searched
-    return Beginning(f"{names.RETRIEVAL} {collection}", kind, attributes)
+    return Beginning(name, kind, attributes)
 
 
 def _search_ended(found: Mapping[str, Any], attributes: Attributes, content: bool) -> None:
@@ -167,37 +156,40 @@ def _nothing(found: Mapping[str, Any], attributes: Attributes, content: bool) ->
 
 
 def _of_model(operation: str, component: object, model: str, more: Attributes) -> Beginning:
-    name, kind, labels = _model(operation, model, *_served(component))
+    name, kind, labels = _subject(operation, names.REQUEST_MODEL, model, *_served(component))
     return Beginning(name, kind, {**labels, **more}, labels)
 
 
 @lru_cache(maxsize=256)
-def _model(
-    operation: str, model: str, host: str | None, port: int | None, kind: SpanKind
+def _subject(
+    operation: str, named: str, name: str, host: str | None, port: int | None, own: bool
 ) -> tuple[str, SpanKind, Labels]:
-    """Return what all operations on a model have in common. It is computed once: a span for each stage of each call needs it."""
-    labels: dict[str, str | int] = {names.OPERATION: operation, names.REQUEST_MODEL: model}
+    """Return what all operations on a model or a collection have in common. It is computed once, because each call has several spans.
+
+    Args:
+        named: the attribute that has the name.
+        own: whether a component of ragcore does the work in this process.
+    """
+    provider = "ragcore" if own or named == names.DATA_SOURCE else _provider(host)
+    labels: dict[str, str | int] = {names.OPERATION: operation, names.PROVIDER: provider, named: name}
     if host is not None:
         labels[names.SERVER_ADDRESS] = host
     if port is not None:
         labels[names.SERVER_PORT] = port
-    labels[names.PROVIDER] = _provider(host, own=kind is SpanKind.INTERNAL)
-    return f"{operation} {model}", kind, labels
+    return f"{operation} {name}", SpanKind.INTERNAL if own else SpanKind.CLIENT, labels
 
 
-def _served(component: object) -> tuple[str | None, int | None, SpanKind]:
-    """Return the server's host and port, and the kind of the span: a component of ragcore without a server works in this process."""
-    match getattr(component, "server", None):
-        case (str(host), int() | None as port):
-            return host, port, SpanKind.CLIENT
-        case _ if type(component).__module__.startswith("ragcore."):
-            return None, None, SpanKind.INTERNAL
-    return None, None, SpanKind.CLIENT
+def _served(component: object) -> tuple[str | None, int | None, bool]:
+    """Return the server's host and port, and whether a component of ragcore works in this process, without a server."""
+    server = getattr(component, "server", None)
+    if server is not None:
+        match server:
+            case (str(host), int() | None as port):
+                return host, port, False
+    return None, None, type(component).__module__.startswith("ragcore.")
 
 
-def _provider(host: str | None, *, own: bool) -> str:
-    if own:
-        return "ragcore"
+def _provider(host: str | None) -> str:
     name = f".{host}"
     return next((provider for end, provider in names.PROVIDERS.items() if name.endswith(f".{end}")), "openai")
 
