@@ -122,7 +122,7 @@ class AuditLog(Part):
             ) from error
         self._thread = threading.Thread(target=self._write, args=(descriptor,), name="ragcore-audit", daemon=True)
         self._thread.start()
-        self._unsubscribe = subscribe(self._take)
+        self._unsubscribe = subscribe(self._take, names=["audit"])
 
     async def _close(self) -> None:
         if self._unsubscribe is not None:
@@ -135,8 +135,6 @@ class AuditLog(Part):
             await Threads(1, name="closing the audit log").run(lambda: thread.join(CLOSE_SECONDS))
 
     def _take(self, event: Event) -> None:
-        if event.name != "audit":
-            return
         line = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "action": event.source, **event.data}
         try:
             # `json.dumps` writes ASCII. A tenant's name may contain other characters that some programs treat as the end of a line.

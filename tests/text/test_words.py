@@ -109,6 +109,22 @@ def test_listeners_get_events_until_they_unsubscribe_and_their_errors_are_contai
     assert not events.listening()
 
 
+def test_a_listener_gets_only_the_events_that_it_has_named() -> None:
+    heard: list[str] = []
+    stop_all = events.subscribe(lambda event: heard.append(f"all {event.name}"))
+    stop = events.subscribe(lambda event: heard.append(f"some {event.name}"), names=["a.b", "a.c"])
+    events.emit("a.b")
+    events.emit("a.d")
+    stop_all()
+    events.emit("a.c")
+    events.emit("a.d")
+    assert heard == ["all a.b", "some a.b", "all a.d", "some a.c"]
+    assert (events.listening("a.c"), events.listening("a.d"), events.listening()) == (True, False, True)
+    stop()
+    assert not events.listening()
+    assert not events.listening("a.c")
+
+
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize(
     "text", ["." * 200_000 + "a", "\n" * 200_000, "\n" + " " * 200_000, "!)" * 100_000, "a" * 200_000, "- " * 100_000]

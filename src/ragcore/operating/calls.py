@@ -185,7 +185,7 @@ class Calls:
             if outcome not in ("ok", "degraded"):
                 call.operation.failed(outcome)
             call.operation.end()
-        if listening():
+        if listening("call.finished"):
             emit(
                 "call.finished",
                 call.method,

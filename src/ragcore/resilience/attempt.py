@@ -159,5 +159,5 @@ class Attempt(Bound):
             # The duration of a failure is only a lower bound of the time that an answer takes.
             took = None if self.outcome == "neutral" else now - self.began
             self._bulkhead.line.give_back(self._place, took, self.outcome == "success", now)
-        if listening():
+        if listening("policy.attempt"):
             emit("policy.attempt", self._name, outcome=self.outcome, seconds=now - self.began)

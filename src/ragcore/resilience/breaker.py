@@ -210,7 +210,7 @@ class CircuitBreaker:
 
     def end(self, generation: int, began: float, outcome: Outcome, now: float, flow: str = "") -> None:
         """Report the outcome of a call that `admit` admitted, exactly once."""
-        if listening():
+        if listening("breaker.outcome"):
             emit("breaker.outcome", self.name, outcome=outcome, seconds=now - began, state=self._state)
         if generation != self._generation:
             self._ignored += 1

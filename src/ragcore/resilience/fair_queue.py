@@ -128,7 +128,7 @@ class FairQueue:
         if waiter.refused is not None:
             raise waiter.refused
         if waiter.granted:
-            if listening():
+            if listening("bulkhead.admitted"):
                 self._emit_admission(waiter)
             return True
         waiter.woken = False

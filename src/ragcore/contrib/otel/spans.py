@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias
 
 from opentelemetry.trace import SpanKind
 
@@ -14,21 +14,27 @@ from ragcore.generation.prompt import render
 from ragcore.lifecycle.operations import Operation
 from ragcore.types import Generation, Passage, Prompt
 
-__all__ = ["Attributes", "Beginning", "beginning_of", "ending_of"]
+__all__ = ["Attributes", "Beginning", "Labels", "beginning_of", "ending_of"]
 
 Attributes: TypeAlias = dict[str, str | bool | int | float | Sequence[str]]
+Labels: TypeAlias = Mapping[str, str | int]
 
 # The methods that answer a question: a workflow in the words of the conventions.
 ANSWERS = ("ask", "stream")
 
 
-@dataclass(frozen=True, slots=True)
-class Beginning:
-    """What a span is made of. Samplers see all of it."""
+class Beginning(NamedTuple):
+    """What a span is made of. Samplers see all of it.
+
+    Attributes:
+        labels: the attributes that the metrics of a model have as well: operation, provider, model and server. None: the operation is not measured. All
+            operations on one model share the object.
+    """
 
     name: str
     kind: SpanKind
     attributes: Attributes
+    labels: Labels | None = None
 
 
 def beginning_of(operation: Operation, *, content: bool) -> Beginning:
@@ -82,18 +88,11 @@ def _embed_ended(found: Mapping[str, Any], attributes: Attributes, content: bool
 
 def _search(about: Mapping[str, Any], content: bool) -> Beginning:
     store, plan = about["component"], about["plan"]
-    collection = _collection(store)
-    attributes: Attributes = {
-        names.OPERATION: names.RETRIEVAL,
-        names.PROVIDER: "ragcore",
-        names.DATA_SOURCE: collection,
-        names.TOP_K: plan.top_k,
-        names.MODE: plan.mode,
-    }
-    kind = _served(store, attributes)
+    name, kind, labels = _subject(names.RETRIEVAL, names.DATA_SOURCE, _collection(store), *_served(store))
+    attributes: Attributes = {**labels, names.TOP_K: plan.top_k, names.MODE: plan.mode}
     if content:
         attributes[names.QUERY_TEXT] = plan.searched
-    return Beginning(f"{names.RETRIEVAL} {collection}", kind, attributes)
+    return Beginning(name, kind, attributes)
 
 
 def _search_ended(found: Mapping[str, Any], attributes: Attributes, content: bool) -> None:
@@ -157,27 +156,40 @@ def _nothing(found: Mapping[str, Any], attributes: Attributes, content: bool) ->
 
 
 def _of_model(operation: str, component: object, model: str, more: Attributes) -> Beginning:
-    attributes: Attributes = {names.OPERATION: operation, names.REQUEST_MODEL: model}
-    kind = _served(component, attributes)
-    attributes[names.PROVIDER] = _provider(attributes.get(names.SERVER_ADDRESS), own=kind is SpanKind.INTERNAL)
-    return Beginning(f"{operation} {model}", kind, {**attributes, **more})
+    name, kind, labels = _subject(operation, names.REQUEST_MODEL, model, *_served(component))
+    return Beginning(name, kind, {**labels, **more}, labels)
 
 
-def _served(component: object, attributes: Attributes) -> SpanKind:
-    """Add the server's address. Return the kind of the span: a component of ragcore without a server works in this process."""
-    match getattr(component, "server", None):
-        case (str(host), int() | None as port):
-            attributes[names.SERVER_ADDRESS] = host
-            if port is not None:
-                attributes[names.SERVER_PORT] = port
-        case _ if type(component).__module__.startswith("ragcore."):
-            return SpanKind.INTERNAL
-    return SpanKind.CLIENT
+@lru_cache(maxsize=256)
+def _subject(
+    operation: str, named: str, name: str, host: str | None, port: int | None, own: bool
+) -> tuple[str, SpanKind, Labels]:
+    """Return what all operations on a model or a collection have in common. It is computed once, because each call has several spans.
+
+    Args:
+        named: the attribute that has the name.
+        own: whether a component of ragcore does the work in this process.
+    """
+    provider = "ragcore" if own or named == names.DATA_SOURCE else _provider(host)
+    labels: dict[str, str | int] = {names.OPERATION: operation, names.PROVIDER: provider, named: name}
+    if host is not None:
+        labels[names.SERVER_ADDRESS] = host
+    if port is not None:
+        labels[names.SERVER_PORT] = port
+    return f"{operation} {name}", SpanKind.INTERNAL if own else SpanKind.CLIENT, labels
 
 
-def _provider(host: object, *, own: bool) -> str:
-    if own:
-        return "ragcore"
+def _served(component: object) -> tuple[str | None, int | None, bool]:
+    """Return the server's host and port, and whether a component of ragcore works in this process, without a server."""
+    server = getattr(component, "server", None)
+    if server is not None:
+        match server:
+            case (str(host), int() | None as port):
+                return host, port, False
+    return None, None, type(component).__module__.startswith("ragcore.")
+
+
+def _provider(host: str | None) -> str:
     name = f".{host}"
     return next((provider for end, provider in names.PROVIDERS.items() if name.endswith(f".{end}")), "openai")
 

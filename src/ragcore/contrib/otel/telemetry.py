@@ -8,15 +8,16 @@ from collections.abc import Callable, Collection
 from contextvars import Token
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias, get_args
+from typing import Literal, Self, TypeAlias, get_args
 
 from opentelemetry import context as otel
 from opentelemetry import metrics, trace
-from opentelemetry.trace import Link, Span, Status, StatusCode
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
 
 from ragcore import __version__
 from ragcore.contrib.otel import conventions as names
-from ragcore.contrib.otel.spans import Attributes, beginning_of, ending_of
+from ragcore.contrib.otel.measures import Measures
+from ragcore.contrib.otel.spans import Attributes, Labels, beginning_of, ending_of
 from ragcore.errors import ConfigurationError
 from ragcore.events import Event, subscribe
 from ragcore.lifecycle.operations import Operation, current, observe
@@ -52,16 +53,6 @@ EVENTS = frozenset(
 )
 # The key that keeps instrumentations of other libraries, such as asyncpg and httpx, from making a span.
 SUPPRESS = "suppress_instrumentation"
-# The attributes of a span that a metric has as well.
-LABELS = (
-    names.OPERATION,
-    names.PROVIDER,
-    names.REQUEST_MODEL,
-    names.RESPONSE_MODEL,
-    names.SERVER_ADDRESS,
-    names.SERVER_PORT,
-    names.ERROR_TYPE,
-)
 
 
 @dataclass(slots=True)
@@ -70,13 +61,13 @@ class _Traced:
 
     Attributes:
         context: the context in which the span is the current one.
-        labels: the attributes at the beginning that metrics have as well.
+        labels: the attributes that metrics have as well; None: the operation is not measured.
         began: in seconds, on the clock of `time.perf_counter()`.
     """
 
     span: Span
     context: otel.Context
-    labels: Attributes
+    labels: Labels | None
     began: float
 
 
@@ -123,26 +114,7 @@ class Telemetry:
         self._leave_out = frozenset(leave_out)
         self._suppress = suppress
         self._tracer = trace.get_tracer("ragcore", __version__, tracer_provider)
-        meter = metrics.get_meter("ragcore", __version__, meter_provider)
-        self._durations = {
-            names.CHAT: meter.create_histogram(
-                names.CHAT_DURATION, "s", "Duration of a chat.", explicit_bucket_boundaries_advisory=names.SECONDS
-            ),
-            names.EMBEDDINGS: meter.create_histogram(
-                names.EMBEDDINGS_DURATION,
-                "s",
-                "Duration of embeddings.",
-                explicit_bucket_boundaries_advisory=names.SECONDS,
-            ),
-        }
-        self._first_chunk = meter.create_histogram(
-            names.CHAT_FIRST_CHUNK, "s", "Time to the first chunk.", explicit_bucket_boundaries_advisory=names.SECONDS
-        )
-        # By the attribute of the span that has the number.
-        self._tokens = {
-            names.INPUT_TOKENS: meter.create_counter(names.CHAT_INPUT_TOKENS, "{token}", "Tokens of prompts."),
-            names.OUTPUT_TOKENS: meter.create_counter(names.CHAT_OUTPUT_TOKENS, "{token}", "Tokens of answers."),
-        }
+        self._measures = Measures(metrics.get_meter("ragcore", __version__, meter_provider))
         self._stop: tuple[Callable[[], None], ...] = ()
 
     @classmethod
@@ -177,7 +149,7 @@ class Telemetry:
     def install(self) -> None:
         """Trace all calls that begin from now on. Does nothing if it is installed already."""
         if not self._stop:
-            self._stop = (observe(self), subscribe(self._take))
+            self._stop = (observe(self), subscribe(self._take, names=EVENTS))
 
     def uninstall(self) -> None:
         """Trace no further calls. Spans under way are still ended with their operations. Idempotent."""
@@ -207,21 +179,28 @@ class Telemetry:
         """Start the span of an operation. See `Observer`."""
         if operation.kind in self._leave_out:
             return None
-        made = beginning_of(operation, content=self.content)
+        name, kind, attributes, labels = beginning_of(operation, content=self.content)
+        if operation.callers:
+            span, labels = self._shared(operation, name, kind, attributes), None
+        else:
+            span = self._tracer.start_span(name, kind=kind, attributes=attributes)
+        context = trace.set_span_in_context(span)
+        if self._suppress and operation.kind != "call":
+            context = otel.set_value(SUPPRESS, True, context)
+        return _Traced(span, context, labels, time.perf_counter())
+
+    def _shared(self, operation: Operation, name: str, kind: SpanKind, attributes: Attributes) -> Span:
+        """Start the span of a request for several calls, linked with their spans. The operations of these calls measure it."""
         callers = [state.span for one in operation.callers if (state := one.state_of(self)) is not None]
-        attributes = {**made.attributes, names.CALLERS: len(callers)} if callers else made.attributes
         span = self._tracer.start_span(
-            made.name,
-            kind=made.kind,
-            attributes=attributes,
+            name,
+            kind=kind,
+            attributes={**attributes, names.CALLERS: len(callers)},
             links=[Link(caller.get_span_context()) for caller in callers],
         )
         for caller in callers:
             caller.add_link(span.get_span_context())
-        context = trace.set_span_in_context(span)
-        if self._suppress and operation.kind != "call":
-            context = otel.set_value(SUPPRESS, True, context)
-        return _Traced(span, context, attributes, time.perf_counter())
+        return span
 
     def enter(self, state: _Traced, /) -> Token[otel.Context]:
         """Make the span the current one. See `Observer`."""
@@ -234,34 +213,18 @@ class Telemetry:
     def end(self, operation: Operation, state: _Traced, /) -> None:
         """End the span. See `Observer`."""
         span = state.span
-        attributes = ending_of(operation, content=self.content)
         if span.is_recording():
-            span.set_attributes(attributes)
+            attributes = ending_of(operation, content=self.content)
+            if attributes:
+                span.set_attributes(attributes)
             # A caller that leaves has its reason, which is no error.
             if operation.error not in (None, "cancelled", "abandoned"):
                 span.set_status(Status(StatusCode.ERROR))
         span.end()
-        self._measure(state, attributes)
-
-    def _measure(self, state: _Traced, attributes: Attributes) -> None:
-        duration = self._durations.get(str(state.labels.get(names.OPERATION)))
-        # A request for several calls is measured by the operations of these calls.
-        if duration is None or names.CALLERS in state.labels:
-            return
-        known: dict[str, Any] = {**state.labels, **attributes}
-        labels = {name: known[name] for name in LABELS if name in known}
-        duration.record(time.perf_counter() - state.began, labels, context=state.context)
-        if known[names.OPERATION] != names.CHAT:
-            return
-        if names.FIRST_CHUNK in known:
-            self._first_chunk.record(known[names.FIRST_CHUNK], labels, context=state.context)
-        for name, counter in self._tokens.items():
-            if name in known:
-                counter.add(known[name], labels, context=state.context)
+        if state.labels is not None:
+            self._measures.take(operation, time.perf_counter() - state.began, state.labels, state.context)
 
     def _take(self, event: Event) -> None:
-        if event.name not in EVENTS:
-            return
         state = current().state_of(self)
         if state is not None and state.span.is_recording():
             data = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ragcore.contrib.prometheus.series import LIMITS, METHODS, OTHER, REASONS, STAGES
@@ -43,11 +43,14 @@ class Listening:
             **{f"breaker.{state}": self._moved for state in ("closed", "half_open", "open", "isolated")},
         }
 
+    @property
+    def names(self) -> Collection[str]:
+        """The events that are counted."""
+        return self._handlers.keys()
+
     def __call__(self, event: Event) -> None:
-        """Count an event."""
-        handler = self._handlers.get(event.name)
-        if handler is not None:
-            handler(event)
+        """Count one of these events."""
+        self._handlers[event.name](event)
 
     def _finished(self, event: Event) -> None:
         data, series = event.data, self._series

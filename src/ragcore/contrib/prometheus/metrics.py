@@ -106,7 +106,7 @@ class Metrics(Part):
     async def _open(self) -> None:
         owner = self._owner
         assert owner is not None
-        self._unsubscribe = events.subscribe(self._listening)
+        self._unsubscribe = events.subscribe(self._listening, names=self._listening.names)
         self._series.started.set(datetime.now(UTC).timestamp())
         await self._sample()
         owner.spawn(self._keep_sampling, name="samples")
