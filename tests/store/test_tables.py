@@ -60,12 +60,8 @@ class TestOrigin(StoreContract):
     test_an_expired_document_can_be_replaced_and_deleted = None  # type: ignore[assignment]
     test_deleting = None  # type: ignore[assignment]
     test_a_document_that_shrank_leaves_no_stale_chunks = None  # type: ignore[assignment]
-    # A `TableStore` has no chunks by document or by id, and it does not write.
-    test_all_chunks_of_a_document_are_returned_in_the_order_of_the_text = None  # type: ignore[assignment]
-    test_chunks_are_returned_by_their_ids_in_the_order_of_the_ids = None  # type: ignore[assignment]
-    test_chunks_come_with_their_vectors_on_request = None  # type: ignore[assignment]
+    # The programs to which the tables belong write in other ways.
     test_of_equal_ids_in_one_batch_the_last_wins = None  # type: ignore[assignment]
-    test_texts_come_back_as_they_were_given = None  # type: ignore[assignment]
     test_an_expired_document_has_no_chunks = None  # type: ignore[assignment]
     # What text search reads is for the table to say: here, the text alone.
     test_titles_are_searched_too = None  # type: ignore[assignment]
@@ -124,11 +120,24 @@ class TestOriginByIndex(TestOrigin):
 
 class TestLangChain(TestOrigin):
     shape = LANGCHAIN
+    # The table has no order of chunks.
+    test_all_chunks_of_a_document_are_returned_in_the_order_of_the_text = None  # type: ignore[assignment]
+    test_chunks_come_with_their_vectors_on_request = None  # type: ignore[assignment]
+    test_texts_come_back_as_they_were_given = None  # type: ignore[assignment]
     test_the_chunks_around_a_passage_are_found_in_the_order_of_the_text = None  # type: ignore[assignment]
 
     async def test_the_chunks_around_a_passage_are_unsupported_without_an_order(self, store: FilledTable) -> None:
         with pytest.raises(Unsupported, match="order"):
             await store.adjacent([Passage("plan#0", "plan", "")], tenant="a", distance=1)
+        with pytest.raises(Unsupported, match="order"):
+            await store.document_chunks("plan", tenant="a")
+
+    async def test_chunks_by_id_come_with_their_vectors(self, store: FilledTable) -> None:
+        await store.upsert([PLAN], tenant="a")
+        found = await store.chunks_by_id(["plan#1"], tenant="a", with_vectors=True)
+        assert found.vectors is not None
+        assert found.vectors[0] is not None
+        np.testing.assert_allclose(found.vectors[0], PLAN.vectors[1], atol=1e-6)
 
 
 @pytest.mark.thorough
@@ -474,13 +483,26 @@ async def test_no_call_returns_rows_of_another_tenant(plain: tuple[str, str], ex
         assert await store.hashes([uuid_of("t1/0")], tenant=mine) == {}
         [theirs] = await store.search(query("secret of t1 part d0 0", tenant=uuid_of("t1"), top_k=1))
         assert await store.adjacent([theirs], tenant=mine, distance=5) == [[]]
+        assert await store.document_chunks(theirs.document_id, tenant=mine) == []
+        assert await store.chunks_by_id([theirs.chunk_id], tenant=mine) == []
         [own] = await store.search(query("secret of t0 part d0 1", tenant=mine, top_k=1))
         assert [one.text[-3:] for one in (await store.adjacent([own], tenant=mine, distance=5))[0]] == [
             "0 0",
             "0 1",
             "0 2",
         ]
-        assert await store.adjacent([Passage("' or true --", "", "")], tenant=mine, distance=5) == [[]]
+        for strange in ("' or true --", "", "%", "{}"):
+            assert await store.adjacent([Passage(strange, "", "")], tenant=mine, distance=5) == [[]]
+            assert (
+                await store.document_chunks(strange, tenant=mine)
+                == await store.chunks_by_id([strange], tenant=mine)
+                == []
+            )
+        assert [one.text[-3:] for one in await store.document_chunks(own.document_id, tenant=mine)] == [
+            "0 0",
+            "0 1",
+            "0 2",
+        ]
         diagnosis = await store.diagnose(query("secret", tenant=uuid_of("nobody")))
         assert (diagnosis.chunks, diagnosis.store_chunks) == (0, None)
         for tenant in ATTACKS:
@@ -549,7 +571,7 @@ async def test_chunks_without_an_id_or_a_document(database: tuple[str, str]) -> 
     await owner.execute("create extension vector")
     # The names of the columns are also names in the statements.
     await owner.execute(
-        f"create table t (row_place text, row_table text, t text, tenant text, embedding vector({DIMENSION})); grant select on t to ragcore"
+        f"create table t (row_place text, row_table text, t text, tenant text, embedding vector({DIMENSION}), place integer); grant select on t to ragcore"
     )
     rows = [("one", "d"), ("two", "d"), ("alone", None), (None, "d"), (None, None)]
     vector = str([float(x) for x in embed_words("word", DIMENSION)])
@@ -570,6 +592,14 @@ async def test_chunks_without_an_id_or_a_document(database: tuple[str, str]) -> 
             others = await store.search(query("word", mode=mode, top_k=50, filter=~Filter.documents(["d"])))
             assert [one.chunk_id for one in others] == ["alone"]
         assert (await store.count(tenant="a")).chunks == 3
+        assert [one.chunk_id for one in await store.chunks_by_id(["two", "missing", "one"], tenant="a")] == [
+            "two",
+            "one",
+        ]
+    async with TableStore(database[0], replace(table, order="place")) as store:
+        assert {one.chunk_id for one in await store.document_chunks("d", tenant="a")} == {"one", "two"}
+        assert [one.chunk_id for one in await store.document_chunks("alone", tenant="a")] == ["alone"]
+        assert await store.document_chunks("one", tenant="a") == await store.document_chunks("d", tenant="b") == []
 
 
 @pytest.mark.anyio
@@ -669,12 +699,16 @@ async def test_policies_of_the_table_apply_with_the_settings_of_the_statement(
         assert len((await store.scores(embed_words("secret", DIMENSION), tenant=mine)).scores) == 6
         [own] = await store.search(query("secret of t0 part d0 1", tenant=mine, top_k=1))
         assert len((await store.adjacent([own], tenant=mine, distance=5))[0]) == 3
+        assert len(await store.document_chunks(own.document_id, tenant=mine)) == 3
+        assert len(await store.chunks_by_id([own.chunk_id], tenant=mine)) == 1
     # The policy decides, not the WHERE clause: with another tenant's claim, nothing is found.
     wrong = replace(safe, settings={"request.jwt.claims": lambda tenant: claim("sub")(uuid_of("t1"))})
     async with TableStore(plain[0], wrong, exact_rows=exact_rows) as store:
         for mode in MODES:
             assert await store.search(query("secret part", tenant=mine, mode=mode, top_k=50)) == []
         assert (await store.count(tenant=mine)).chunks == 0
+        assert await store.document_chunks(own.document_id, tenant=mine) == []
+        assert await store.chunks_by_id([own.chunk_id], tenant=mine) == []
     # Nothing of an earlier statement stays on the connection.
     async with TableStore(plain[0], safe, pool_size=1) as store:
         await store.count(tenant=mine)

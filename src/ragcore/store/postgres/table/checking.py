@@ -52,7 +52,7 @@ class TableInspection(Value):
         isolation: what isolates the tenants, "rls" or "where".
         rls_applies: whether row-level security of the table applies to the role.
         vector_type, dimension: type of the vectors and their dimension; the dimension is None if the column has none.
-        tenant_type, id_type: types of these columns.
+        tenant_type, id_type, document_type: types of these columns. Without a column for the document, it is the id.
         index: the index that serves the searches; None: none does.
         nullable: which of "id" and "document" may be null. Chunks without an id are left out; one without a document is a document itself.
         unchecked_json: columns of type json that may have values with which PostgreSQL can't work, such as a NUL character. Statements leave these out.
@@ -77,6 +77,7 @@ class TableInspection(Value):
     dimension: int | None
     tenant_type: str | None
     id_type: str | None
+    document_type: str | None
     index: VectorIndex | None
     nullable: tuple[str, ...] = ()
     unchecked_json: tuple[Column, ...] = ()
@@ -150,6 +151,7 @@ async def look(connection: PooledConnection, address: Address, table: Table) -> 
         dimension=_dimension(embedding, index),
         tenant_type=catalogue.type_of(Column.parse(table.tenant)),
         id_type=catalogue.type_of(Column.parse(table.id)),
+        document_type=catalogue.type_of(Column.parse(table.document or table.id)),
         index=index,
         nullable=tuple(name for name in ("id", "document") if catalogue.is_nullable(table.columns.get(name))),
         unchecked_json=tuple(_unchecked_json(catalogue, table)),

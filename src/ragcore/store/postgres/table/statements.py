@@ -55,7 +55,7 @@ class Shape:
     Attributes:
         table: the mapping. Its functions in `settings` do not matter here, only their names.
         vector_schema: schema of pgvector.
-        vector_type, tenant_type, id_type, index, nullable, unchecked_json, indexes_words: as in `TableInspection`.
+        vector_type, tenant_type, id_type, document_type, index, nullable, unchecked_json, indexes_words: as in `TableInspection`.
     """
 
     table: Table
@@ -63,6 +63,7 @@ class Shape:
     vector_type: str
     tenant_type: str
     id_type: str
+    document_type: str
     index: VectorIndex | None
     nullable: tuple[str, ...]
     unchecked_json: tuple[Column, ...]
@@ -77,6 +78,7 @@ class Shape:
             vector_type=found.vector_type or "vector",
             tenant_type=found.tenant_type or "text",
             id_type=found.id_type or "text",
+            document_type=found.document_type or "text",
             index=found.index,
             nullable=found.nullable,
             unchecked_json=found.unchecked_json,
@@ -107,6 +109,10 @@ class Shape:
             "language": f"{literal(self.table.language)}::regconfig",
             "and_embedding": f", c.embedding::{vector}.vector as embedding",
             "id_type": self.id_type,
+            "document_type": self.document_type,
+            "or_alone": " or c.own_document is null and c.document_id = s.document_id"
+            if "document" in self.nullable
+            else "",
         }
 
     def _rows(self, *, walked: bool) -> str:
@@ -255,9 +261,12 @@ def search_of(
 
 
 @lru_cache(maxsize=64)
-def statement_of(name: str, shape: Shape, *, values: int) -> str:
+def statement_of(name: str, shape: Shape, *, values: int, with_vectors: bool = False) -> str:
     """Return the statement `name` of `sql/` for a mapping. It has `values` parameters before those of the settings."""
-    return _filled(SQL[f"table_{name}"], {"passage_columns": PASSAGE_COLUMNS}, shape.names(values + 1))
+    names = shape.names(values + 1)
+    if not with_vectors:
+        names["and_embedding"] = ""
+    return _filled(SQL[f"table_{name}"], {"passage_columns": PASSAGE_COLUMNS}, names)
 
 
 @lru_cache(maxsize=1024)
