@@ -9,7 +9,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 import asyncpg
 
-from ragcore import EmbeddedDocument, Passage, Query, Scores, Table, TableStore, Vector
+from ragcore import EmbeddedDocument, Found, Passage, Query, Scores, Table, TableStore, Vector
 from ragcore.types import Counts
 
 __all__ = ["LANGCHAIN", "LLAMA_INDEX", "ORIGIN", "SHAPES", "FilledTable", "Shape", "uuid_of"]
@@ -197,6 +197,12 @@ class FilledTable(TableStore):
 
     async def scores(self, vector: Vector, /, *, tenant: str, limit: int | None = None) -> Scores:
         return await super().scores(vector, tenant=self.named(tenant), limit=limit)
+
+    async def document_chunks(self, document_id: str, /, *, tenant: str, with_vectors: bool = False) -> Found:
+        return await super().document_chunks(document_id, tenant=self.named(tenant), with_vectors=with_vectors)
+
+    async def chunks_by_id(self, chunk_ids: Sequence[str], /, *, tenant: str, with_vectors: bool = False) -> Found:
+        return await super().chunks_by_id(chunk_ids, tenant=self.named(tenant), with_vectors=with_vectors)
 
     async def adjacent(
         self, passages: Sequence[Passage], /, *, tenant: str, distance: int

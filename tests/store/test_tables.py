@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import anyio
 import asyncpg
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from ragcore import (
     Found,
     InvalidInput,
     Passage,
+    RagcoreError,
     Store,
     Table,
     TableStore,
@@ -57,12 +60,8 @@ class TestOrigin(StoreContract):
     test_an_expired_document_can_be_replaced_and_deleted = None  # type: ignore[assignment]
     test_deleting = None  # type: ignore[assignment]
     test_a_document_that_shrank_leaves_no_stale_chunks = None  # type: ignore[assignment]
-    # A `TableStore` has no chunks by document or by id, and it does not write.
-    test_all_chunks_of_a_document_are_returned_in_the_order_of_the_text = None  # type: ignore[assignment]
-    test_chunks_are_returned_by_their_ids_in_the_order_of_the_ids = None  # type: ignore[assignment]
-    test_chunks_come_with_their_vectors_on_request = None  # type: ignore[assignment]
+    # The programs to which the tables belong write in other ways.
     test_of_equal_ids_in_one_batch_the_last_wins = None  # type: ignore[assignment]
-    test_texts_come_back_as_they_were_given = None  # type: ignore[assignment]
     test_an_expired_document_has_no_chunks = None  # type: ignore[assignment]
     # What text search reads is for the table to say: here, the text alone.
     test_titles_are_searched_too = None  # type: ignore[assignment]
@@ -121,11 +120,24 @@ class TestOriginByIndex(TestOrigin):
 
 class TestLangChain(TestOrigin):
     shape = LANGCHAIN
+    # The table has no order of chunks.
+    test_all_chunks_of_a_document_are_returned_in_the_order_of_the_text = None  # type: ignore[assignment]
+    test_chunks_come_with_their_vectors_on_request = None  # type: ignore[assignment]
+    test_texts_come_back_as_they_were_given = None  # type: ignore[assignment]
     test_the_chunks_around_a_passage_are_found_in_the_order_of_the_text = None  # type: ignore[assignment]
 
     async def test_the_chunks_around_a_passage_are_unsupported_without_an_order(self, store: FilledTable) -> None:
         with pytest.raises(Unsupported, match="order"):
             await store.adjacent([Passage("plan#0", "plan", "")], tenant="a", distance=1)
+        with pytest.raises(Unsupported, match="order"):
+            await store.document_chunks("plan", tenant="a")
+
+    async def test_chunks_by_id_come_with_their_vectors(self, store: FilledTable) -> None:
+        await store.upsert([PLAN], tenant="a")
+        found = await store.chunks_by_id(["plan#1"], tenant="a", with_vectors=True)
+        assert found.vectors is not None
+        assert found.vectors[0] is not None
+        np.testing.assert_allclose(found.vectors[0], PLAN.vectors[1], atol=1e-6)
 
 
 @pytest.mark.thorough
@@ -160,6 +172,16 @@ PLAIN = """
     create index on odd using hnsw (embedding vector_cosine_ops);
     grant select on all tables in schema public to ragcore;
     create table hidden (id text primary key, text text, embedding vector(64), owner text);
+    create domain person as uuid;
+    create domain point as vector(64);
+    create table "Mixed" (
+        "Id" text primary key, text text, "Embedding" vector(64), owner uuid, made person, point point, short char(5), many text[], half sparsevec(64)
+    );
+    create index on "Mixed" using hnsw ("Embedding" vector_l2_ops);
+    create table open (like bare including all, owner uuid);
+    alter table open enable row level security;
+    create policy everybody on open for select using (true);
+    grant select on "Mixed", open to ragcore;
 """
 MAPPED = Table(
     table="document_chunks",
@@ -171,7 +193,35 @@ MAPPED = Table(
     title="parent.title",
     isolation="where",
 )
+MIXED = Table(table="Mixed", id="Id", embedding="Embedding", tenant="owner", isolation="where", exact=True)
+# Predicates that are not one condition without parameters.
+NO_CONDITIONS = (
+    "true;",
+    "(true",
+    "count(*) > 0",
+    "row_number() over () > 0",
+    "generate_series(1, 2) > 0",
+    "true order by 1",
+    "true union select true",
+    "select true",
+    "exists (select from s)",
+    "s.tenant is not null",
+    "text = $a$x",
+    "true -- \n) or (true",
+    "true then true else (true",
+    "variadic array[true]",
+    "*",
+    "default",
+    "\\",
+)
 ODD = Table(table="odd", tenant="select", isolation="where")
+# ANALYZE of the whole database fails with these.
+FOREIGN_PARTITION = """
+    create table parts (id text, text text, embedding vector(64), owner text) partition by hash (owner);
+    create table parts_here partition of parts for values with (modulus 2, remainder 0);
+    create foreign table parts_far partition of parts for values with (modulus 2, remainder 1) server far;
+    grant select on parts to ragcore;
+"""
 BAD = {
     "missing table": (replace(MAPPED, table="chunks"), r"table: public\.chunks does not exist"),
     "missing schema": (replace(MAPPED, schema="Public", parent_schema="public"), "case-sensitive"),
@@ -236,6 +286,36 @@ BAD = {
     ),
     "predicate ends the CASE": (replace(MAPPED, predicate="true then true when true"), "not one boolean expression"),
     "predicate ends the array": (replace(MAPPED, predicate="true] || array[true"), "not one boolean expression"),
+    **{
+        f"predicate {text!r}": (replace(MAPPED, predicate=text), "not one boolean expression") for text in NO_CONDITIONS
+    },
+    "domain of tenants": (
+        replace(MIXED, tenant="made"),
+        "tenant: public.Mixed.made is of type person: a tenant needs one of text, varchar, uuid",
+    ),
+    "domain of vectors": (
+        replace(MIXED, embedding="point"),
+        "embedding: public.Mixed.point is of type point: embedding needs vector or halfvec",
+    ),
+    "padded tenants": (replace(MIXED, tenant="short"), "tenant: public.Mixed.short is of type bpchar"),
+    "array of tenants": (replace(MIXED, tenant="many"), "tenant: public.Mixed.many is of type _text"),
+    "sparse vectors": (replace(MIXED, embedding="half"), "embedding: public.Mixed.half is of type sparsevec"),
+    "name in lower case": (replace(MIXED, table="mixed"), "public.mixed does not exist, .* case-sensitive"),
+    "name in quotes": (replace(MIXED, table='"Mixed"'), 'public."Mixed" does not exist, .* case-sensitive'),
+    "name with a schema": (replace(MIXED, table="public.Mixed"), "public.public.Mixed does not exist"),
+    "column of the system": (replace(MIXED, tenant="ctid"), "tenant: public.Mixed has no column 'ctid'"),
+    "index of another distance": (
+        replace(MIXED, exact=False),
+        r"Mixed_Embedding_idx \(vector_l2_ops\) does not serve cosine distance",
+    ),
+    "foreign partition": (
+        Table(table="parts", tenant="owner", isolation="where", exact=True),
+        "parts has the foreign table parts_far as a partition",
+    ),
+    "policy that shows every row": (
+        Table(table="open", id="chunk_id", tenant="owner", exact=True),
+        "the policy 'everybody' of public.open or its parent shows every row",
+    ),
     "unknown role": (replace(MAPPED, role="nobody"), "role: .* 'nobody'"),
 }
 
@@ -259,6 +339,9 @@ async def plain(database: tuple[str, str]) -> tuple[str, str]:
 
 @pytest.mark.anyio
 async def test_each_mapping_that_does_not_fit_has_its_message(plain: tuple[str, str]) -> None:
+    owner = await asyncpg.connect(plain[1])
+    await owner.execute(FOREIGN_PARTITION)
+    await owner.close()
     for name, (table, message) in BAD.items():
         async with TableStore(plain[0], table) as store:
             for call in (store.ping, partial(store.search, query("word", tenant=uuid_of("a"), mode="text"))):
@@ -400,18 +483,152 @@ async def test_no_call_returns_rows_of_another_tenant(plain: tuple[str, str], ex
         assert await store.hashes([uuid_of("t1/0")], tenant=mine) == {}
         [theirs] = await store.search(query("secret of t1 part d0 0", tenant=uuid_of("t1"), top_k=1))
         assert await store.adjacent([theirs], tenant=mine, distance=5) == [[]]
+        assert await store.document_chunks(theirs.document_id, tenant=mine) == []
+        assert await store.chunks_by_id([theirs.chunk_id], tenant=mine) == []
         [own] = await store.search(query("secret of t0 part d0 1", tenant=mine, top_k=1))
         assert [one.text[-3:] for one in (await store.adjacent([own], tenant=mine, distance=5))[0]] == [
             "0 0",
             "0 1",
             "0 2",
         ]
-        assert await store.adjacent([Passage("' or true --", "", "")], tenant=mine, distance=5) == [[]]
+        for strange in ("' or true --", "", "%", "{}"):
+            assert await store.adjacent([Passage(strange, "", "")], tenant=mine, distance=5) == [[]]
+            assert (
+                await store.document_chunks(strange, tenant=mine)
+                == await store.chunks_by_id([strange], tenant=mine)
+                == []
+            )
+        assert [one.text[-3:] for one in await store.document_chunks(own.document_id, tenant=mine)] == [
+            "0 0",
+            "0 1",
+            "0 2",
+        ]
         diagnosis = await store.diagnose(query("secret", tenant=uuid_of("nobody")))
         assert (diagnosis.chunks, diagnosis.store_chunks) == (0, None)
         for tenant in ATTACKS:
             with pytest.raises(InvalidInput, match="is not a UUID"):
                 await store.search(query("secret", tenant=tenant, mode="text"))
+
+
+# Values of type json that PostgreSQL can store and can't read, and one that only looks like them.
+UNREADABLE = (r'{"user": "b", "x": "\u0000"}', r'{"user": "b", "x": "\ud800"}', r'{"user": "b", "x": "\\\u0000"}')
+READABLE = r'{"user": "a", "x": "\\u0000 \\ud800 \ud83d\ude00"}'
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("side", ["chunks", "parent"])
+async def test_a_row_of_one_tenant_does_not_fail_the_searches_of_others(database: tuple[str, str], side: str) -> None:
+    """JSON that can't be read, a text that is too long to search, and a vector of another dimension."""
+    owner = await asyncpg.connect(database[1])
+    await owner.execute("create extension vector")
+    await owner.execute(
+        """
+        create table papers (id text primary key, owner text);
+        create table pieces (id text, paper text, text text, data json, embedding vector);
+        grant select on papers, pieces to ragcore;
+        insert into papers values ('a', 'a'), ('b', 'b');
+        """
+    )
+    vector = str([float(x) for x in embed_words("word", DIMENSION)])
+    insert = "insert into pieces values ($1, $2, $3, $4::text::json, $5::text::vector)"
+    await owner.execute(insert, "fine", "a", "a word", READABLE, vector)
+    await owner.execute(
+        insert, "long", "b", " ".join(f"w{number}" for number in range(300_000)), '{"user": "b"}', vector
+    )
+    await owner.execute(insert, "flat", "b", "a word", '{"user": "b"}', "[1, 2]")
+    for number, data in enumerate(UNREADABLE):
+        await owner.execute(insert, f"odd{number}", "b", "a word", data, vector)
+    table = Table(table="pieces", tenant="data->>user", metadata="data", exact=True, isolation="where")
+    if side == "parent":
+        table = replace(table, tenant="parent.owner", parent="papers", join="paper=id")
+    async with TableStore(database[0], table) as store:
+        for mode in MODES:
+            for filter in (None, meta("x").exists()):
+                (found,) = await store.search(query("word", mode=mode, filter=filter))
+                assert (found.chunk_id, found.metadata["x"]) == ("fine", "\\u0000 \\ud800 \U0001f600"), (mode, filter)
+        assert (await store.count(tenant="a")).chunks == 1
+        theirs = {one.chunk_id: one for one in await store.search(query("word w7", tenant="b", mode="text", top_k=50))}
+        # Without a readable tenant, a row belongs to nobody.
+        assert theirs.keys() == ({"long", "flat", "odd0", "odd1", "odd2"} if side == "parent" else {"long", "flat"})
+        assert all(one.metadata == {} for id, one in theirs.items() if id.startswith("odd"))
+        assert {one.name for one in (await store.inspect()).unchecked_json} == {"data"}
+    await owner.execute("truncate pieces; create index on pieces ((data ->> 'user'))")
+    await owner.execute(insert, "fine", "a", "a word", READABLE, vector)
+    await owner.execute("create index on pieces using gin (to_tsvector('english', text))")
+    for data, text in ((UNREADABLE[0], "a word"), ("{}", " ".join(f"w{number}" for number in range(300_000)))):
+        with pytest.raises(asyncpg.PostgresError):
+            await owner.execute(insert, "new", "b", text, data, vector)
+    async with TableStore(database[0], table) as store:
+        found_now = await store.inspect()
+        assert (found_now.unchecked_json, found_now.indexes_words) == ((), True)
+        assert len(await store.search(query("word", mode="hybrid"))) == 1
+    await owner.close()
+
+
+@pytest.mark.anyio
+async def test_chunks_without_an_id_or_a_document(database: tuple[str, str]) -> None:
+    owner = await asyncpg.connect(database[1])
+    await owner.execute("create extension vector")
+    # The names of the columns are also names in the statements.
+    await owner.execute(
+        f"create table t (row_place text, row_table text, t text, tenant text, embedding vector({DIMENSION}), place integer); grant select on t to ragcore"
+    )
+    rows = [("one", "d"), ("two", "d"), ("alone", None), (None, "d"), (None, None)]
+    vector = str([float(x) for x in embed_words("word", DIMENSION)])
+    for id, document in rows:
+        await owner.execute("insert into t values ($1, $2, 'a word', 'a', $3::text::vector)", id, document, vector)
+    await owner.close()
+    table = Table(
+        table="t", id="row_place", document="row_table", text="t", tenant="tenant", exact=True, isolation="where"
+    )
+    async with TableStore(database[0], table) as store:
+        for mode in MODES:
+            found = await store.search(query("word", mode=mode, top_k=50))
+            assert {(one.chunk_id, one.document_id) for one in found} == {
+                ("one", "d"),
+                ("two", "d"),
+                ("alone", "alone"),
+            }
+            others = await store.search(query("word", mode=mode, top_k=50, filter=~Filter.documents(["d"])))
+            assert [one.chunk_id for one in others] == ["alone"]
+        assert (await store.count(tenant="a")).chunks == 3
+        assert [one.chunk_id for one in await store.chunks_by_id(["two", "missing", "one"], tenant="a")] == [
+            "two",
+            "one",
+        ]
+    async with TableStore(database[0], replace(table, order="place")) as store:
+        assert {one.chunk_id for one in await store.document_chunks("d", tenant="a")} == {"one", "two"}
+        assert [one.chunk_id for one in await store.document_chunks("alone", tenant="a")] == ["alone"]
+        assert await store.document_chunks("one", tenant="a") == await store.document_chunks("d", tenant="b") == []
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("switches", [True, False], ids=["role", "settings"])
+async def test_a_cancelled_call_leaves_no_role_and_no_claims_behind(plain: tuple[str, str], switches: bool) -> None:
+    await fill(plain[1])
+    owner = await asyncpg.connect(plain[1])
+    role = f"authenticated_{os.urandom(4).hex()}"
+    await owner.execute(f"create role {role}; grant {role} to ragcore with inherit false")
+    try:
+        await protect(plain[1], to=role)
+        slow = "(select pg_catalog.pg_sleep(0.03)) is not null or true"
+        settings = {"request.jwt.claims": claim("sub", role=role)}
+        table = replace(MAPPED, predicate=slow, settings=settings, role=role if switches else None)
+        async with TableStore(plain[0], table, pool_size=1) as store:
+            await store.first_look()
+            for milliseconds in (1, 2, 4, 8, 16, 32, 64):
+                with anyio.move_on_after(milliseconds / 1000), suppress(RagcoreError):
+                    await store.count(tenant=uuid_of("t0"))
+                left = await store._access.opened().run(
+                    lambda connection: connection.fetchrow(
+                        "select current_user, current_setting('request.jwt.claims', true), current_setting('transaction_read_only')"
+                    )
+                )
+                assert left is not None
+                assert (left[0], left[1] or "", left[2]) == ("ragcore", "", "off"), milliseconds
+    finally:
+        await owner.execute(f"drop owned by {role}; drop role {role}")
+        await owner.close()
 
 
 @pytest.mark.anyio
@@ -482,12 +699,16 @@ async def test_policies_of_the_table_apply_with_the_settings_of_the_statement(
         assert len((await store.scores(embed_words("secret", DIMENSION), tenant=mine)).scores) == 6
         [own] = await store.search(query("secret of t0 part d0 1", tenant=mine, top_k=1))
         assert len((await store.adjacent([own], tenant=mine, distance=5))[0]) == 3
+        assert len(await store.document_chunks(own.document_id, tenant=mine)) == 3
+        assert len(await store.chunks_by_id([own.chunk_id], tenant=mine)) == 1
     # The policy decides, not the WHERE clause: with another tenant's claim, nothing is found.
     wrong = replace(safe, settings={"request.jwt.claims": lambda tenant: claim("sub")(uuid_of("t1"))})
     async with TableStore(plain[0], wrong, exact_rows=exact_rows) as store:
         for mode in MODES:
             assert await store.search(query("secret part", tenant=mine, mode=mode, top_k=50)) == []
         assert (await store.count(tenant=mine)).chunks == 0
+        assert await store.document_chunks(own.document_id, tenant=mine) == []
+        assert await store.chunks_by_id([own.chunk_id], tenant=mine) == []
     # Nothing of an earlier statement stays on the connection.
     async with TableStore(plain[0], safe, pool_size=1) as store:
         await store.count(tenant=mine)

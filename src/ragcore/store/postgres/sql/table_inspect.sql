@@ -12,11 +12,29 @@ select current_user::text as role, current_database()::text as database, current
        (select rolsuper or rolbypassrls from pg_roles where rolname = current_user) as bypasses_rls,
        (select to_jsonb(array_agg(jsonb_build_object(
            'side', r.side, 'kind', r.kind, 'has_rls', r.has_rls, 'rls_applies', row_security_active(r.oid), 'about_rows', r.about_rows,
+           'open_policy', (
+               select min(polname) from pg_policy
+               where polrelid = r.oid and polpermissive and polcmd in ('r', '*') and coalesce(pg_get_expr(polqual, polrelid), 'true') = 'true'
+                   and exists (select from unnest(polroles) as of (role) where of.role = 0 or pg_has_role(of.role, 'usage'))
+                   and not exists (
+                       select from pg_policy as other
+                       where other.polrelid = r.oid and not other.polpermissive and other.polcmd in ('r', '*')
+                           and exists (select from unnest(other.polroles) as of (role) where of.role = 0 or pg_has_role(of.role, 'usage'))
+                   )
+           ),
+           'foreign_part', (
+               with recursive part as (
+                   select inhrelid as oid from pg_inherits where inhparent = r.oid
+                   union
+                   select i.inhrelid from pg_inherits as i join part on i.inhparent = part.oid
+               )
+               select min(c.relname) from part join pg_class as c using (oid) where c.relkind = 'f'
+           ),
            'may_use_schema', has_schema_privilege((select relnamespace from pg_class where oid = r.oid), 'usage'),
            'columns', (
                select coalesce(jsonb_agg(jsonb_build_object(
                    'name', a.attname, 'type', t.typname, 'type_schema', tn.nspname, 'modifier', a.atttypmod,
-                   'may_select', has_column_privilege(r.oid, a.attnum, 'select'),
+                   'nullable', not a.attnotnull, 'may_select', has_column_privilege(r.oid, a.attnum, 'select'),
                    'deterministic', coalesce((select collisdeterministic from pg_collation where oid = a.attcollation), true),
                    'unique', exists (
                        select from pg_index as i

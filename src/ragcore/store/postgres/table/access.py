@@ -159,7 +159,7 @@ class TableAccess:
     async def _examined(
         self, connection: PooledConnection, work: Callable[[PooledConnection, Shape], Awaitable[T]]
     ) -> T:
-        if not connection.examined or self._shape is None:
+        if not connection.examined or self._shape is None or self._shape.table is not self._settings.table:
             # If the check fails, is cancelled, or finds that the mapping does not fit, the next call repeats it.
             await self._check(connection)
         shape = self._shape

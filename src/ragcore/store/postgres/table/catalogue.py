@@ -43,16 +43,48 @@ class VectorIndex(Value):
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """A table as the catalogue describes it. `columns` has the facts about each column by its name."""
+    """A table as the catalogue describes it.
+
+    Attributes:
+        kind: relkind of pg_class.
+        has_rls, rls_applies: whether row-level security is on, and whether it applies to the role.
+        open_policy: a policy that shows every row to the role; None if there is none.
+        foreign_part: a foreign table that is a partition of this one; None if there is none.
+        about_rows: PostgreSQL's estimate; -1 if it is unknown.
+        may_use_schema: whether the role may use the table's schema.
+        columns: facts about each column by its name.
+        indexes, foreign_keys: facts about each.
+    """
 
     kind: str
     has_rls: bool
     rls_applies: bool
+    open_policy: str | None
+    foreign_part: str | None
     about_rows: int
     may_use_schema: bool
     columns: Mapping[str, Mapping[str, Any]]
     indexes: Sequence[Mapping[str, Any]]
     foreign_keys: Sequence[Mapping[str, Any]]
+
+    @property
+    def is_protected(self) -> bool:
+        """Whether row-level security hides rows from the role."""
+        return self.rls_applies and self.open_policy is None
+
+    def computes(self, start: str, column: str, end: str, *, partial: bool = False) -> bool:
+        """Whether an index computes an expression of a column for each row. A row for which the expression fails then can't exist.
+
+        Args:
+            start, end: texts before and after the column's name, as PostgreSQL prints the expression.
+            column: name of the column.
+            partial: whether a partial index counts as well.
+        """
+        pattern = rf"{re.escape(start)}(?:{re.escape(column)}|{re.escape(quoted(column))}){re.escape(end)}"
+        return any(
+            index["valid"] and (partial or index["predicate"] is None) and re.search(pattern, index["expression"])
+            for index in self.indexes
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +106,13 @@ class Catalogue:
         if found is None:
             return None
         return str(found["type"]) if column.key is None else "text"
+
+    def is_nullable(self, column: Column | None) -> bool:
+        """Whether a column may be null, as a JSON key always may."""
+        relation = self.parent if column is not None and column.in_parent else self.chunks
+        if column is None or relation is None:
+            return False
+        return column.key is not None or bool(relation.columns.get(column.name, {}).get("nullable"))
 
 
 async def read_catalogue(connection: PooledConnection, table: Table) -> Catalogue:
@@ -126,6 +165,8 @@ def _relation(facts: Mapping[str, Any]) -> Relation:
         kind=facts["kind"],
         has_rls=facts["has_rls"],
         rls_applies=facts["rls_applies"],
+        open_policy=facts["open_policy"],
+        foreign_part=facts["foreign_part"],
         about_rows=facts["about_rows"],
         may_use_schema=facts["may_use_schema"],
         columns={column["name"]: column for column in facts["columns"]},

@@ -52,8 +52,11 @@ class TableInspection(Value):
         isolation: what isolates the tenants, "rls" or "where".
         rls_applies: whether row-level security of the table applies to the role.
         vector_type, dimension: type of the vectors and their dimension; the dimension is None if the column has none.
-        tenant_type, id_type: types of these columns.
+        tenant_type, id_type, document_type: types of these columns. Without a column for the document, it is the id.
         index: the index that serves the searches; None: none does.
+        nullable: which of "id" and "document" may be null. Chunks without an id are left out; one without a document is a document itself.
+        unchecked_json: columns of type json that may have values with which PostgreSQL can't work, such as a NUL character. Statements leave these out.
+        indexes_words: whether an index has the words of each text. If not, text search reads the first 50,000 characters of a chunk.
         about_chunks: PostgreSQL's estimate of the number of chunks; None before the first ANALYZE.
         problems: what does not fit or could be better.
         notes: options of the DSN that the driver does not support.
@@ -74,7 +77,11 @@ class TableInspection(Value):
     dimension: int | None
     tenant_type: str | None
     id_type: str | None
+    document_type: str | None
     index: VectorIndex | None
+    nullable: tuple[str, ...] = ()
+    unchecked_json: tuple[Column, ...] = ()
+    indexes_words: bool = False
     about_chunks: int | None
     problems: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
@@ -144,10 +151,39 @@ async def look(connection: PooledConnection, address: Address, table: Table) -> 
         dimension=_dimension(embedding, index),
         tenant_type=catalogue.type_of(Column.parse(table.tenant)),
         id_type=catalogue.type_of(Column.parse(table.id)),
+        document_type=catalogue.type_of(Column.parse(table.document or table.id)),
         index=index,
+        nullable=tuple(name for name in ("id", "document") if catalogue.is_nullable(table.columns.get(name))),
+        unchecked_json=tuple(_unchecked_json(catalogue, table)),
+        indexes_words=chunks is not None and _indexes_words(chunks, table),
         about_chunks=None if about < 0 else about,
         problems=tuple(problems),
         notes=address.notes,
+    )
+
+
+def _unchecked_json(catalogue: Catalogue, table: Table) -> Iterator[Column]:
+    """Yield the columns of type json without an index on a key. Such an index refuses the values that can't be read."""
+    for column in {Column(one.name, in_parent=one.in_parent): None for one in table.columns.values()}:
+        relation = catalogue.parent if column.in_parent else catalogue.chunks
+        facts = None if relation is None else relation.columns.get(column.name)
+        if relation is None or facts is None or facts["type"] != "json":
+            continue
+        if not relation.computes("(", column.name, " ->> "):
+            yield column
+
+
+def _indexes_words(chunks: Relation, table: Table) -> bool:
+    column = Column.parse(table.text)
+    # With a predicate, the index may have the same one.
+    return any(
+        chunks.computes(
+            f"to_tsvector({literal(table.language)}::regconfig, {bracket}",
+            column.name,
+            end,
+            partial=bool(table.predicate),
+        )
+        for bracket, end in (("", ")"), ("(", ")::text)"), ("(", f" ->> {literal(column.key or '')}::text))"))
     )
 
 
@@ -203,6 +239,8 @@ def _relation_problems(relation: Relation | None, name: str, what: str, role: st
         yield f"{what}: {name} does not exist, or {role} may not see it: check the schema and the name, which are case-sensitive"
     elif relation.kind in KINDS:
         yield f"{what}: {name} is {KINDS[relation.kind]}"
+    elif relation.foreign_part is not None:
+        yield f"{what}: {name} has the foreign table {relation.foreign_part} as a partition: connect to the database that has its rows"
     elif not relation.may_use_schema:
         schema = name.partition(".")[0]
         yield f"{what}: {role} may not use the schema {schema}: as its owner, run `grant usage on schema {quoted(schema)} to {quoted(role)}`"
@@ -233,6 +271,11 @@ def _column_problems(catalogue: Catalogue, table: Table) -> Iterator[str]:
             types = chunks.columns[own]["type"], parent.columns[other]["type"]
             if types[0] != types[1] and not {*types} <= {*TEXTS} and not {*types} <= {*INTEGERS}:
                 yield f"join: {table.relation}.{own} is {types[0]}, and {table.parent_relation}.{other} is {types[1]}: join columns of one type"
+            if not (chunks.columns[own]["deterministic"] and parent.columns[other]["deterministic"]):
+                yield (
+                    f"join: {table.relation}.{own} or {table.parent_relation}.{other} has a collation for which different texts are equal, so a chunk could "
+                    "get another tenant's parent: use a deterministic collation"
+                )
             if not parent.columns[other]["unique"]:
                 yield f"join: {table.parent_relation}.{other} has no unique index, so a chunk could have several parents: create one"
 
@@ -282,25 +325,31 @@ def _type_problem(name: str, column: Column, facts: Mapping[str, Any]) -> str | 
 
 def _is_protected(catalogue: Catalogue, table: Table) -> bool:
     """Whether row-level security applies to the table of chunks, or to the parent if that has the tenant: each statement joins it."""
-    if catalogue.chunks is None:
-        return False
-    by_parent = Column.parse(table.tenant).in_parent and catalogue.parent is not None and catalogue.parent.rls_applies
-    return catalogue.chunks.rls_applies or by_parent
+    return any(relation.is_protected for relation in _guards(catalogue, table))
+
+
+def _guards(catalogue: Catalogue, table: Table) -> list[Relation]:
+    """Return the tables whose row-level security can isolate the tenants."""
+    tables = (catalogue.chunks, catalogue.parent if Column.parse(table.tenant).in_parent else None)
+    return [relation for relation in tables if relation is not None]
 
 
 def _isolation_problems(catalogue: Catalogue, table: Table) -> Iterator[Finding]:
     if table.isolation == "rls" and not _is_protected(catalogue, table):
         has = catalogue.chunks is not None and catalogue.chunks.has_rls
-        reason = (
-            f"row-level security of {table.relation} does not apply to the role {catalogue.role}, which "
-            + ("is a superuser or has BYPASSRLS" if catalogue.bypasses_rls else "owns the table without FORCE")
-            if has
-            else f"{table.relation} has no row-level security"
-        )
+        policies = [one.open_policy for one in _guards(catalogue, table) if one.rls_applies]
+        if policies:
+            reason = f"the policy {policies[0]!r} of {table.relation} or its parent shows every row to the role {catalogue.role}: replace its condition"
+        else:
+            reason = (
+                f"row-level security of {table.relation} does not apply to the role {catalogue.role}, which "
+                + ("is a superuser or has BYPASSRLS" if catalogue.bypasses_rls else "owns the table without FORCE")
+                if has
+                else f"{table.relation} has no row-level security"
+            ) + ": connect as a role to which a policy applies, or name it in role="
         yield Finding(
             "error",
-            f"isolation: {reason}: connect as a role to which a policy applies, or name it in role=. If the WHERE clause of each statement may be the "
-            "only isolation of tenants, set isolation to 'where'",
+            f"isolation: {reason}. If the WHERE clause of each statement may be the only isolation of tenants, set isolation to 'where'",
         )
     if table.isolation == "where":
         yield Finding(

@@ -33,6 +33,16 @@ SOME = """(
         where not s.small and (select count(*) from by_index) < {depth}::bigint and c.tenant = s.tenant and c.embedding is not null {filter}
         limit {completed_rows}
     ) as c"""
+# Without an index on the words, text search reads this many characters of a chunk. The words of 1 MB can be too long for a tsvector.
+READ_CHARACTERS = 50_000
+# A value of type json, or null if it has a NUL character or half of a surrogate pair. Escaped backslashes and whole pairs are removed first.
+READABLE = (
+    f"(case when position({literal(chr(92) + 'u')} in {{value}}::text) = 0 or regexp_replace({{value}}::text, "
+    + literal(r"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..")
+    + ", '', 'g') !~ "
+    + literal(r"\\u(0000|[dD][89a-fA-F])")
+    + " then {value} end)"
+)
 PASSAGE_COLUMNS = ", ".join(
     f"c.{name}" for name in ("id", "document_id", "text", "title", "source", "start_char", "end_char", "metadata")
 )
@@ -45,7 +55,7 @@ class Shape:
     Attributes:
         table: the mapping. Its functions in `settings` do not matter here, only their names.
         vector_schema: schema of pgvector.
-        vector_type, tenant_type, id_type, index: as in `TableInspection`.
+        vector_type, tenant_type, id_type, document_type, index, nullable, unchecked_json, indexes_words: as in `TableInspection`.
     """
 
     table: Table
@@ -53,7 +63,11 @@ class Shape:
     vector_type: str
     tenant_type: str
     id_type: str
+    document_type: str
     index: VectorIndex | None
+    nullable: tuple[str, ...]
+    unchecked_json: tuple[Column, ...]
+    indexes_words: bool
 
     @classmethod
     def of(cls, table: Table, found: TableInspection, *, vector_schema: str) -> Shape:
@@ -64,7 +78,11 @@ class Shape:
             vector_type=found.vector_type or "vector",
             tenant_type=found.tenant_type or "text",
             id_type=found.id_type or "text",
+            document_type=found.document_type or "text",
             index=found.index,
+            nullable=found.nullable,
+            unchecked_json=found.unchecked_json,
+            indexes_words=found.indexes_words,
         )
 
     def names(self, first_setting: int) -> dict[str, str]:
@@ -91,6 +109,10 @@ class Shape:
             "language": f"{literal(self.table.language)}::regconfig",
             "and_embedding": f", c.embedding::{vector}.vector as embedding",
             "id_type": self.id_type,
+            "document_type": self.document_type,
+            "or_alone": " or c.own_document is null and c.document_id = s.document_id"
+            if "document" in self.nullable
+            else "",
         }
 
     def _rows(self, *, walked: bool) -> str:
@@ -101,14 +123,19 @@ class Shape:
         """
         table = self.table
         chunks = f"{quoted(table.schema)}.{quoted(table.table)}"
-        condition = f" where (\n{table.predicate}\n)" if table.predicate else ""
+        conditions = [f"(\n{table.predicate}\n)"] if table.predicate else []
+        if "id" in self.nullable:
+            conditions.append(f"i.{quoted(Column.parse(table.id).name)} is not null")
+        condition = f" where {' and '.join(conditions)}" if conditions else ""
         columns = table.columns
         # Only the columns that are used, since the role may have no right to read the others.
         read = {column.name for column in columns.values() if not column.in_parent}
         if table.parent is not None:
             read.add(table.keys[0])
         names = ", ".join(f"i.{quoted(name)}" for name in sorted(read))
-        source = f"(select i.ctid as row_place, i.tableoid as row_table, {names} from {chunks} as i{condition}) as t"  # noqa: S608  # quoted
+        source = (
+            f'(select i.ctid as "row place", i.tableoid as "row table", {names} from {chunks} as i{condition}) as t'  # noqa: S608  # quoted
+        )
         if table.parent is not None:
             parent = f"{quoted(table.parent_schema or table.schema)}.{quoted(table.parent)}"
             own, other = (quoted(key) for key in table.keys)
@@ -120,19 +147,32 @@ class Shape:
                 )
             else:
                 source += f" join {parent} as p on p.{other} = t.{own}"
-        shown = {name: _expression(column) for name, column in columns.items()}
+        shown = {name: self._expression(column) for name, column in columns.items()}
         document = shown.get("document", shown["id"])
+        document_id = f"({document})::text"
+        if "document" in self.nullable:
+            document_id = f"coalesce({document_id}, ({shown['id']})::text)"
         metadata = f"({shown['metadata']})::jsonb" if table.metadata else "null::jsonb"
-        words = shown.get("words", f"to_tsvector({literal(table.language)}::regconfig, {shown['text']})")
+        # PostgreSQL refuses the words of a very long text. It may compute those of other tenants' chunks, so one chunk would fail everybody's searches.
+        text = shown["text"] if self.indexes_words else f"left({shown['text']}, {READ_CHARACTERS})"
+        words = shown.get("words", f"to_tsvector({literal(table.language)}::regconfig, {text})")
         return f"""(
-            select t.row_place, t.row_table, {shown["tenant"]} as tenant, {shown["id"]} as own_id, {document} as own_document,
-                   ({shown["id"]})::text as id, ({document})::text as document_id, coalesce({shown["text"]}, '')::text as text,
+            select t."row place" as row_place, t."row table" as row_table, {shown["tenant"]} as tenant, {shown["id"]} as own_id, {document} as own_document,
+                   ({shown["id"]})::text as id, {document_id} as document_id, coalesce({shown["text"]}, '')::text as text,
                    coalesce(({shown.get("title", "''")})::text, '') as title, coalesce(({shown.get("source", "''")})::text, '') as source,
                    null::integer as start_char, null::integer as end_char,
                    case when jsonb_typeof({metadata}) = 'object' then {metadata} else '{{}}'::jsonb end as metadata,
                    {shown["embedding"]} as embedding, ({shown.get("order", "null")})::bigint as position, {words} as words
             from {source}
         ) as c"""  # noqa: S608
+
+    def _expression(self, column: Column) -> str:
+        """Return the SQL of a column of the mapping."""
+        name = f"{'p' if column.in_parent else 't'}.{quoted(column.name)}"
+        if Column(column.name, in_parent=column.in_parent) in self.unchecked_json:
+            # The type json accepts values that `->>` refuses. One such row would fail the searches of all tenants.
+            name = READABLE.replace("{value}", name)
+        return name if column.key is None else f"({name} ->> {literal(column.key)})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,9 +261,12 @@ def search_of(
 
 
 @lru_cache(maxsize=64)
-def statement_of(name: str, shape: Shape, *, values: int) -> str:
+def statement_of(name: str, shape: Shape, *, values: int, with_vectors: bool = False) -> str:
     """Return the statement `name` of `sql/` for a mapping. It has `values` parameters before those of the settings."""
-    return _filled(SQL[f"table_{name}"], {"passage_columns": PASSAGE_COLUMNS}, shape.names(values + 1))
+    names = shape.names(values + 1)
+    if not with_vectors:
+        names["and_embedding"] = ""
+    return _filled(SQL[f"table_{name}"], {"passage_columns": PASSAGE_COLUMNS}, names)
 
 
 @lru_cache(maxsize=1024)
@@ -293,9 +336,3 @@ def _filled(text: str, parts: Mapping[str, str], names: Mapping[str, str]) -> st
     while (more := filled(text, parts)) != text:
         text = more
     return filled(text, names)
-
-
-def _expression(column: Column) -> str:
-    """Return the SQL of a column of the mapping."""
-    name = f"{'p' if column.in_parent else 't'}.{quoted(column.name)}"
-    return name if column.key is None else f"({name} ->> {literal(column.key)})"

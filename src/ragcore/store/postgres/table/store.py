@@ -11,11 +11,11 @@ import numpy as np
 
 from ragcore.errors import ConfigurationError, InvalidInput, Unsupported
 from ragcore.lifecycle.part import Part
-from ragcore.protocols import Diagnosis, EmbeddedDocument, Query, Scores, Vector
+from ragcore.protocols import Diagnosis, EmbeddedDocument, Found, Query, Scores, Vector
 from ragcore.resilience import Bulkhead, Policy, RetryPolicy
 from ragcore.store.postgres.connection import PooledConnection
 from ragcore.store.postgres.dsn import parse
-from ragcore.store.postgres.passages import nearest, passage_of, ranked
+from ragcore.store.postgres.passages import found_of, nearest, passage_of, ranked
 from ragcore.store.postgres.table.access import TableAccess
 from ragcore.store.postgres.table.checking import TableInspection
 from ragcore.store.postgres.table.explanation import Explanation, explain
@@ -139,8 +139,7 @@ class TableStore(Part):
         Raises:
             Unsupported: the mapping names no column for the order of chunks.
         """
-        if self.table.order is None:
-            raise Unsupported("the mapping has no order: name the column with the place of a chunk in its document")
+        self._check_order()
 
         async def work(connection: PooledConnection, shape: Shape) -> list[asyncpg.Record]:
             ids = [_id_of(passage.chunk_id, shape.id_type) for passage in passages]
@@ -152,6 +151,33 @@ class TableStore(Part):
         for row in await self._access.call(work):
             found[row["nth"] - 1].append(passage_of(row))
         return found
+
+    async def document_chunks(self, document_id: str, /, *, tenant: str, with_vectors: bool = False) -> Found:
+        """Return all chunks of a document in the order of its text. See `ChunkReader`.
+
+        Raises:
+            Unsupported: the mapping names no column for the order of chunks.
+        """
+        self._check_order()
+
+        async def work(connection: PooledConnection, shape: Shape) -> list[asyncpg.Record]:
+            typed = _id_of(document_id, shape.document_type)
+            sql = statement_of("document_chunks", shape, values=3, with_vectors=with_vectors)
+            return await connection.fetch(sql, *_values(tenant, shape, typed, document_id))
+
+        check_tenant(tenant)
+        return found_of(await self._access.call(work), with_vectors=with_vectors)
+
+    async def chunks_by_id(self, chunk_ids: Sequence[str], /, *, tenant: str, with_vectors: bool = False) -> Found:
+        """Return the chunks with these ids. See `ChunkReader`."""
+
+        async def work(connection: PooledConnection, shape: Shape) -> list[asyncpg.Record]:
+            ids = list(dict.fromkeys(_id_of(chunk_id, shape.id_type) for chunk_id in chunk_ids))
+            sql = statement_of("chunks_by_id", shape, values=2, with_vectors=with_vectors)
+            return await connection.fetch(sql, *_values(tenant, shape, ids))
+
+        check_tenant(tenant)
+        return found_of(await self._access.call(work), with_vectors=with_vectors)
 
     async def scores(self, vector: Vector, /, *, tenant: str, limit: int | None = None) -> Scores:
         """Return the exact similarity of the tenant's chunks to `vector`, best first."""
@@ -261,6 +287,10 @@ class TableStore(Part):
             "table": self.table.relation,
             "isolation": self.table.isolation,
         }
+
+    def _check_order(self) -> None:
+        if self.table.order is None:
+            raise Unsupported("the mapping has no order: name the column with the place of a chunk in its document")
 
     async def _open(self) -> None:
         self._access.open()
