@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -25,17 +24,12 @@ from ragcore.store.embedded.cluster import Cluster
 from ragcore.store.postgres.dsn import parse
 from ragcore.store.postgres.translate import translate
 from tests.pace import in_time
+from tests.support.pooler import free_port, pgbouncer
 
 from .contract import DIMENSION, PLAN, StoreContract, query
 
 pytestmark = [pytest.mark.system, pytest.mark.blocking_allowed]
 on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -79,65 +73,19 @@ class TestSixteen(StoreContract):
 
 
 @contextmanager
-def pgbouncer(reachable: Path, folder: Path, extra: str) -> Iterator[int]:
-    """Return the port of a PgBouncer in transaction mode in front of PostgreSQL 16."""
-    binary = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
-    if binary is None:
-        pytest.skip("PgBouncer is not on this machine: `apt-get install pgbouncer`")
-    port = free_port()
-    login = Cluster(reachable / "16").login
-    (folder / "users.txt").write_text('"ragcore" ""\n')
-    (folder / "pgbouncer.ini").write_text(
-        f"""
-[databases]
-ragcore = host={reachable}/16/postgres port=5432 dbname=ragcore
-nowhere = host=127.0.0.1 port={free_port()}
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {port}
-unix_socket_dir =
-auth_type = trust
-auth_file = {folder}/users.txt
-pool_mode = transaction
-default_pool_size = 3
-logfile = {folder}/log
-ignore_startup_parameters = extra_float_digits
-server_connect_timeout = 1
-server_login_retry = 1
-query_wait_timeout = 2
-client_idle_timeout = 2
-{extra}
-"""
-    )
-    if login.uid is not None:
-        os.chown(folder, login.uid, login.gid or -1)
-    process = subprocess.Popen(
-        [binary, str(folder / "pgbouncer.ini")],
-        user=login.uid,
-        group=login.gid,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    end = time.monotonic() + 20
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-            break
-        except OSError:
-            assert time.monotonic() < end, (folder / "log").read_text()
-            time.sleep(0.02)
-    try:
+def pooled(reachable: Path, folder: Path, extra: str = "") -> Iterator[int]:
+    """Run a PgBouncer in front of PostgreSQL 16. It closes idle clients after 2 s."""
+    server, login = f"host={reachable}/16/postgres port=5432", Cluster(reachable / "16").login
+    settings = f"default_pool_size = 3\nclient_idle_timeout = 2\n{extra}"
+    with pgbouncer(folder, login, server=server, extra=settings) as port:
         yield port
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 @pytest.fixture(scope="module")
 def bouncer(reachable: Path, sixteen: tuple[str, str]) -> Iterator[int]:
     folder = reachable / "bouncer"
     folder.mkdir()
-    with pgbouncer(reachable, folder, "") as port:
+    with pooled(reachable, folder) as port:
         yield port
 
 
@@ -212,7 +160,7 @@ def tls(reachable: Path, sixteen: tuple[str, str]) -> Iterator[Tls]:
     folder.mkdir()
     key, root = certificate(folder, "localhost")
     extra = f"client_tls_sslmode = require\nclient_tls_key_file = {key}\nclient_tls_cert_file = {root}"
-    with pgbouncer(reachable, folder, extra) as port:
+    with pooled(reachable, folder, extra) as port:
         yield Tls(port, root)
 
 
