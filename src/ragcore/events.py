@@ -49,7 +49,7 @@ def subscribe(listener: Listener, /, *, names: Collection[str] | None = None) ->
     The call is synchronous, on the thread that emits the event, so the listener must be quick. If it raises an exception, the exception is logged.
 
     Args:
-        names: the events to listen to; None: all. An event to which nobody listens is not made.
+        names: the events to listen to; None: all. An event without a listener is not made.
 
     Returns:
         A function that ends the subscription. It is safe to call it twice.

@@ -1,7 +1,7 @@
 """Vectors of questions that several processes share through their database.
 
 Each process has its own `CachedEmbedder`. Behind a load balancer, the same question reaches another process the next time; without shared vectors, it is
-embedded once for each process. The table has no texts, only keyed digests: without the key, nobody can find out by guessing what was asked.
+embedded once for each process. The table has no texts, only keyed digests: without the key, a reader of the table can't test guesses of what was asked.
 
 Source: H. Krawczyk et al., RFC 2104 (1997), and J.-P. Aumasson et al., RFC 7693 (2015): keyed hashing.
 """
