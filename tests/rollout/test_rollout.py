@@ -113,7 +113,7 @@ async def test_the_stable_side_answers_if_the_candidate_fails(seen: list[events.
         assert [seconds for _, seconds in stable.calls] == pytest.approx([9.0 - 0.05])
         status = rollout.status()
         assert (status.candidate.failed, status.stable.failed) == (1, 0)
-    assert names(seen) == ["rollout.fell_back"]
+    assert names(seen) == ["rollout.started", "rollout.fell_back"]
 
 
 @pytest.mark.parametrize("behaviour", ["late", "hangs", "ignores"])
@@ -280,6 +280,7 @@ async def test_by_hand_pause_resume_promote_abort(seen: list[events.Event]) -> N
         await rollout.promote("second try")
         assert (rollout.state.status, rollout.state.share) == ("running", 0.05)
     assert names(seen) == [
+        "rollout.started",
         "rollout.paused",
         "rollout.resumed",
         "rollout.promoted",

@@ -52,8 +52,15 @@ HEALTHY_SECONDS = TIMING.baseline + 2 * TIMING.slow_window
 VISIBLE = 4.0
 # A slow answer is counted when it ends. Half of the window's questions must find nothing before this is more than the allowed share.
 LATER = {"RagcoreSlow": SLOW_SECONDS, "RagcoreNothingFound": LIMITS.nothing_found * TIMING.slow_window}
-# Panels that have no data here: these services have no pool of connections, and no call waits.
-EMPTY = {"Connections", "Waiting for a place, 95th percentile"}
+# Panels that have no data here: these services have no pool of connections and no rollout, and no call waits.
+EMPTY = {
+    "Connections",
+    "Waiting for a place, 95th percentile",
+    "Changes of the rollout",
+    "Success of each side",
+    "Answers of each side, 95th percentile",
+    "Calls and fallbacks",
+}
 
 
 # A few services at once, because they all share this machine's processors.

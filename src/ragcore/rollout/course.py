@@ -121,6 +121,10 @@ class Course:
         """Return the evidence of all processes."""
         return self.own.plus(self.others)
 
+    def report_start(self) -> None:
+        """Emit that this process takes part. The events after it report changes of the state."""
+        emit("rollout.started", self.state.name, share=self.state.share, status=self.state.status)
+
     def count(self, side: Side, outcome: Outcome, seconds: float) -> None:
         """Count a call that has ended, and let the guard judge."""
         self.own.side(side).count(outcome, seconds)
@@ -161,6 +165,8 @@ class Course:
         first, self.known = not self.known, True
         if first or record.state.version > self.state.version:
             self._take(record.state, others, None if first else _action(self.state, record.state))
+        if first:
+            self.report_start()
 
     def _judge(self) -> None:
         if not self.is_judged:

@@ -229,6 +229,8 @@ class Rollout(Part, Generic[T]):
         if self._store is not None:
             await self._parts.start(self._store)
         self._course = self._course or Course(self._begun, self.guard, shared=self._store is not None)
+        if self._course.known:  # otherwise the first exchange reports the start
+            self._course.report_start()
         try:
             await self._parts.start(self._sides["candidate"].given)
         except Exception as error:

@@ -171,7 +171,7 @@ def test_the_board_has_the_form_of_grafana() -> None:
     jsonschema_rs.validate(SCHEMA, made)
     assert len({panel["id"] for panel in made["panels"]}) == len(made["panels"])
     rows = [panel["title"] for panel in made["panels"] if panel["type"] == "row"]
-    assert rows == ["Is it healthy?", "Where does the time go?", "What is degraded?", "Capacity", "Quality"]
+    assert rows == ["Is it healthy?", "Where does the time go?", "What is degraded?", "Capacity", "Quality", "Rollout"]
 
 
 def test_panels_do_not_overlap() -> None:

@@ -37,9 +37,10 @@ from ragcore import (
 from ragcore.contrib import asgi
 from ragcore.contrib.prometheus import Metrics
 from ragcore.contrib.prometheus.sampling import Sampling
-from ragcore.contrib.prometheus.series import Series
+from ragcore.contrib.prometheus.series import ROLLOUT_CHANGES, Series
 from ragcore.embedding import CachedEmbedder
 from ragcore.resilience import Bulkhead, Policy, RetryPolicy
+from ragcore.rollout import Guard, Rollout
 from ragcore.testing import Fail, FakeEmbedder, FakeGenerator, FakeStore, Hang, Slow, fake_rag
 
 pytestmark = pytest.mark.anyio
@@ -222,6 +223,44 @@ async def test_the_best_score_counts_even_if_it_is_below_the_threshold() -> None
     assert (seen("top_score_count"), seen("answers_total", found="false")) == (1, 1)
 
 
+async def test_a_rollout_is_shown_from_its_start_to_its_rollback() -> None:
+    candidate = fake_rag(generator=FakeGenerator("It is $9,999 [1]."))
+    guard = Guard(found=None, citations=None, least_calls=1_000)
+    async with fake_rag(generator=FakeGenerator("It is $1,500 [1].")) as rag, Metrics(rag) as metrics:
+        assert [name for name, _ in read(metrics).labels if name.startswith("rollout_calls")] == []
+        async with Rollout(rag, candidate, share=1.0, guard=guard, name="release-7") as rollout:
+            for one in (rag, candidate):
+                await one.add([Document("plan", "Your deductible is $1,500 or $9,999.")], tenant="m")
+            begun = read(metrics)
+            await rollout.pause()
+            await rollout.resume()
+            with anyio.fail_after(20):
+                while rollout.state.status == "running":
+                    await rollout.ask(QUESTION, tenant="m")
+    ended = read(metrics)
+    assert (begun("rollout_share"), ended("rollout_share")) == (1.0, 0.0)
+    assert begun("rollout_status", status="running") == 1
+    assert ended("rollout_status", status="running") == 0
+    assert ended("rollout_status", status="rolled_back") == 1
+    changes = {name: ended("rollout_changes_total", change=name) for name in ROLLOUT_CHANGES}
+    assert changes == {"started": 1, "paused": 1, "resumed": 1, "rolled_back": 1, "promoted": 0}
+    assert ended("rollout_calls_total", side="candidate", outcome="ok") > 0
+    assert ended("rollout_call_duration_seconds_count", side="stable") > 0
+    assert ended("rollout_differences_total", difference="figures") == ended("rollout_compared_total") > 0
+    assert "release-7" not in metrics.exposition()[1].decode()
+
+
+async def test_calls_that_fall_back_to_the_stable_side_are_counted() -> None:
+    async def broken(question: str, **options: object) -> ragcore.Answer:
+        raise StoreError("down", dependency="store")
+
+    async with fake_rag() as rag, Metrics(rag) as metrics, Rollout(rag, broken, share=1.0, shadow=None) as rollout:
+        await rag.add([Document("plan", "Your deductible is $1,500.")], tenant="m")
+        await rollout.ask(QUESTION, tenant="m")
+    assert read(metrics)("rollout_fallbacks_total", outcome="failed") == 1
+    assert read(metrics)("rollout_calls_total", side="candidate", outcome="failed") == 1
+
+
 async def test_limits_of_tenants() -> None:
     async with fake_rag(settings=Settings(watchdog=False, requests_per_minute=1)) as rag, Metrics(rag) as metrics:
         await rag.retrieve(QUESTION, tenant="m")
@@ -300,6 +339,22 @@ def test_counters_that_begin_again_count_on() -> None:
     for value in (5, 8, 2, 3):  # the third value is that of a new cache
         sampling._advance(series.cache, ("embedding", "hit"), value)
     assert series.cache.labels("embedding", "hit")._value.get() == 8 + 3
+
+
+async def test_a_scrape_leaves_out_the_beginning_of_each_series() -> None:
+    """They are half of all series. Those of the user's own metrics stay, and so does the choice of metrics."""
+    registry = prometheus_client.CollectorRegistry()
+    prometheus_client.Counter("own", "Of the service.", registry=registry).inc()
+    async with fake_rag() as rag, Metrics(rag, registry=registry, port=0) as metrics:
+        _, text = metrics.exposition()
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{metrics.port}") as client:
+            chosen = (await client.get("/metrics", params={"name[]": "own_total"})).content
+    assert [line.split()[0] for line in text.splitlines() if b"_created" in line and b"#" not in line] == [
+        b"own_created"
+    ]
+    assert b"ragcore_answers_total" in text
+    assert b"own_total 1.0" in chosen
+    assert b"ragcore" not in chosen
 
 
 async def test_a_registry_of_the_user_gets_the_metrics() -> None:

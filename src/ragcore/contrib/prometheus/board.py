@@ -1,4 +1,4 @@
-"""A board for Grafana, with five rows: is it healthy, where does the time go, what is degraded, capacity, quality."""
+"""A board for Grafana, with six rows: is it healthy, where does the time go, what is degraded, capacity, quality, rollout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ WIDTH, ACROSS, HEIGHT = 24, 3, 8
 # The board's variables choose jobs and instances.
 CHOSEN = 'job=~"$job",instance=~"$instance"'
 RATE = "[$__rate_interval]"
-OPEN, NOT_CLOSED, NOTHING, HIT = 'state="open"', 'state!="closed"', 'found="false"', 'result="hit"'
+OPEN, NOT_CLOSED, NOTHING, HIT, ANSWERED = (
+    'state="open"',
+    'state!="closed"',
+    'found="false"',
+    'result="hit"',
+    'outcome=~"ok|degraded"',
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,7 @@ def _quantile(share: float, name: str, by: str = "", *more: str) -> str:
 def _rows() -> dict[str, list[_Panel]]:
     answered = ('method=~"ask|stream"', 'outcome=~"ok|degraded"')
     failed = _total("ragcore_calls_total", f'outcome!~"{NO_ERRORS}"')
+    differ = _rate("ragcore_rollout_differences_total", "difference")
     return {
         "Is it healthy?": [
             _Panel(
@@ -285,6 +292,55 @@ def _rows() -> dict[str, list[_Panel]]:
                 "percentunit",
                 {
                     "{{cache}}": f"{_rate('ragcore_cache_requests_total', 'cache', HIT)} / {_rate('ragcore_cache_requests_total', 'cache')}"
+                },
+            ),
+        ],
+        "Rollout": [
+            _Panel(
+                "Share and status",
+                "Share of the tenants that the candidate serves, and the processes with each status.",
+                "short",
+                {
+                    "share": f"max({_of('ragcore_rollout_share')})",
+                    "{{status}}": f"sum by (status) ({_of('ragcore_rollout_status')})",
+                },
+            ),
+            _Panel(
+                "Changes of the rollout",
+                "Each process counts each change. The reason is in the log, and in `ragcore rollout status`.",
+                "short",
+                {"{{change}}": f"sum by (change) (increase({_of('ragcore_rollout_changes_total')}{RATE}))"},
+            ),
+            _Panel(
+                "Success of each side",
+                "Share of the calls with an answer. Of a call's time, the candidate has half.",
+                "percentunit",
+                {
+                    "{{side}}": f"{_rate('ragcore_rollout_calls_total', 'side', ANSWERED)} / {_rate('ragcore_rollout_calls_total', 'side')}"
+                },
+            ),
+            _Panel(
+                "Answers of each side, 95th percentile",
+                "A stream counts until its first piece.",
+                "s",
+                {"{{side}}": _quantile(0.95, "ragcore_rollout_call_duration_seconds", "side")},
+            ),
+            _Panel(
+                "Calls and fallbacks",
+                "Calls of each side, and calls that the stable side answered because the candidate did not.",
+                "reqps",
+                {
+                    "{{side}} {{outcome}}": _rate("ragcore_rollout_calls_total", "side, outcome"),
+                    "fallback: {{outcome}}": _rate("ragcore_rollout_fallbacks_total", "outcome"),
+                },
+            ),
+            _Panel(
+                "Answers that differ",
+                "Share of the compared questions. Exchanges with the database that fail: processes may disagree.",
+                "short",
+                {
+                    "{{difference}}": f"{differ} / ignoring (difference) group_left {_total('ragcore_rollout_compared_total')}",
+                    "failed exchanges": _total("ragcore_rollout_unshared_total"),
                 },
             ),
         ],

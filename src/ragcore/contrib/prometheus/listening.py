@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ragcore.contrib.prometheus.series import LIMITS, METHODS, OTHER, REASONS, STAGES
+from ragcore.contrib.prometheus.series import (
+    DIFFERENCES,
+    LIMITS,
+    METHODS,
+    OTHER,
+    REASONS,
+    ROLLOUT_OUTCOMES,
+    ROLLOUT_STATUSES,
+    SIDES,
+    STAGES,
+)
 from ragcore.events import Event
 
 if TYPE_CHECKING:
@@ -40,6 +50,17 @@ class Listening:
             "loop.unblocked": self._unblocked,
             "loop.starved": lambda event: series.starved_seconds.inc(event.data["seconds"]),
             "executor.saturated": lambda _: series.executor.inc(),
+            "rollout.started": self._rollout_started,
+            "rollout.call": self._rollout_call,
+            "rollout.fell_back": lambda event: series.rollout_fallbacks.labels(
+                _one_of(ROLLOUT_OUTCOMES, event.data["outcome"])
+            ).inc(),
+            "rollout.compared": self._rollout_compared,
+            "rollout.unshared": lambda _: series.rollout_unshared.inc(),
+            **{
+                f"rollout.{change}": self._rollout_changed
+                for change in ("promoted", "rolled_back", "paused", "resumed")
+            },
             **{f"breaker.{state}": self._moved for state in ("closed", "half_open", "open", "isolated")},
         }
 
@@ -98,6 +119,28 @@ class Listening:
             return
         state = event.name.removeprefix("breaker.")
         self._series.breaker_transitions.labels(self._dependency(event.source), state).inc()
+
+    def _rollout_started(self, event: Event) -> None:
+        self._series.begin_rollout()
+        self._rollout_changed(event)
+
+    def _rollout_changed(self, event: Event) -> None:
+        series = self._series
+        series.rollout_changes.labels(event.name.removeprefix("rollout.")).inc()
+        series.rollout_share.set(event.data["share"])
+        for status in ROLLOUT_STATUSES:
+            series.rollout_status.labels(status).set(status == event.data["status"])
+
+    def _rollout_call(self, event: Event) -> None:
+        side, outcome = _one_of(SIDES, event.data["side"]), _one_of(ROLLOUT_OUTCOMES, event.data["outcome"])
+        self._series.rollout_calls.labels(side, outcome).inc()
+        if outcome in ("ok", "degraded"):
+            self._series.rollout_seconds.labels(side).observe(event.data["seconds"])
+
+    def _rollout_compared(self, event: Event) -> None:
+        self._series.rollout_compared.inc()
+        for difference in event.data["differ"]:
+            self._series.rollout_differences.labels(_one_of(DIFFERENCES, difference)).inc()
 
 
 def _one_of(known: tuple[str, ...], value: Any) -> str:

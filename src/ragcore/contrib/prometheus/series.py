@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from ragcore import errors
 
-__all__ = ["OTHER", "OUTCOMES", "REASONS", "STAGES", "STATES", "Series"]
+__all__ = ["OTHER", "OUTCOMES", "REASONS", "ROLLOUT_STATUSES", "STAGES", "STATES", "Series"]
 
 MultiprocessMode: TypeAlias = Literal["livesum", "livemax", "livemostrecent"]
 
@@ -31,6 +31,11 @@ FAILURES: Final = {
 }
 STATES: Final = ("closed", "half_open", "open", "isolated")
 JUDGED: Final = ("success", "failure", "slow", "neutral", "ignored", "rejected")
+SIDES: Final = ("stable", "candidate")
+ROLLOUT_OUTCOMES: Final = ("ok", "degraded", "failed", "late", "hung")
+ROLLOUT_STATUSES: Final = ("running", "paused", "promoted", "rolled_back")
+ROLLOUT_CHANGES: Final = ("started", "promoted", "rolled_back", "paused", "resumed")
+DIFFERENCES: Final = ("found", "figures", "citations")
 LIMITS: Final = ("requests", "tokens", "calls", "spending")
 
 CALL_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0)
@@ -120,6 +125,29 @@ class Series:
         self.pool_size: Gauge = gauge("pool_size", "Largest number of connections.", "livesum", "pool")
         self.pool_waiting: Gauge = gauge("pool_waiting", "Callers that wait for a connection.", "livesum", "pool")
         self.cache: Counter = count("cache_requests", "Look-ups in a cache.", "cache", "result")
+        # The rollout. Without one, those with labels have no series.
+        self.rollout_calls: Counter = count("rollout_calls", "Calls of a side of the rollout.", "side", "outcome")
+        self.rollout_seconds: Histogram = histogram(
+            "rollout_call_duration_seconds", "Duration of an answer of a side of the rollout.", CALL_BUCKETS, "side"
+        )
+        self.rollout_fallbacks: Counter = count(
+            "rollout_fallbacks", "Calls that the stable side answered because the candidate did not.", "outcome"
+        )
+        self.rollout_compared: Counter = count("rollout_compared", "Questions that both sides have answered.")
+        self.rollout_differences: Counter = count(
+            "rollout_differences", "Compared questions with different answers.", "difference"
+        )
+        self.rollout_changes: Counter = count("rollout_changes", "Changes of the rollout.", "change")
+        self.rollout_share: Gauge = gauge("rollout_share", "Share of the tenants that the candidate serves.", "livemax")
+        self.rollout_status: Gauge = gauge(
+            "rollout_status",
+            "Processes whose rollout has this status: 0 or 1 for one process.",
+            "livesum",
+            "status",
+        )
+        self.rollout_unshared: Counter = count(
+            "rollout_unshared", "Exchanges of the rollout's state with the database that failed."
+        )
         # The process.
         self.hangs: Counter = count("hangs", "Calls that did not return after their deadline.", "stage")
         self.blocked: Counter = count("event_loop_blocked", "Times that code blocked the event loop.")
@@ -159,6 +187,16 @@ class Series:
             self.tokens.labels(kind)
         for limit in LIMITS:
             self.limits.labels(limit)
+
+    def begin_rollout(self) -> None:
+        """Create the series of a rollout."""
+        for side in SIDES:
+            for outcome in ROLLOUT_OUTCOMES:
+                self.rollout_calls.labels(side, outcome)
+        for change in ROLLOUT_CHANGES:
+            self.rollout_changes.labels(change)
+        for difference in DIFFERENCES:
+            self.rollout_differences.labels(difference)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, namespace="ragcore", registry=self._registry)
