@@ -11,7 +11,6 @@ from ragcore.errors import InvalidInput
 from ragcore.protocols import Diagnosis, Found, Query, Scores, Vector
 from ragcore.store.postgres.collection import Collection, StoreSettings
 from ragcore.store.postgres.connection import PooledConnection
-from ragcore.store.postgres.inspection import MOST_INDEXED
 from ragcore.store.postgres.passages import found_of, nearest, passage_of, ranked
 from ragcore.store.postgres.searches import adjacent_statement, chunks_statement, statement_of
 from ragcore.store.postgres.tenants import Tenants
@@ -43,7 +42,7 @@ class Searching:
         if query.mode != "text" and query.vector is None:
             raise InvalidInput(f"mode {query.mode!r} needs a vector")
         # Read the facts once, before all attempts. The statement determines those that are unknown here, and only these are stored below.
-        exactly = self._exactly(query)
+        known = self._exactly(query)
         tenants = (query.tenant, *query.shared)
         sizes = [self._tenants.chunks.get(tenant) for tenant in tenants]
 
@@ -58,7 +57,8 @@ class Searching:
                 query,
                 schema=self._settings.schema,
                 vector_schema=connection.vector_schema,
-                exactly=exactly,
+                kind=connection.index_kind,
+                exactly=known,
                 exact_rows=self._settings.exact_rows,
                 ef_search=self._settings.ef_search,
                 chunks=sizes,
@@ -70,12 +70,12 @@ class Searching:
         rows = await self._collection.read(work, stage="search", tenants=tenants)
         result = nearest(rows, query) if query.mode == "vector" else ranked(rows, query)
         # For a filtered search, the scan depends on the number of chunks that the filter leaves, not on the tenant's size.
-        if exactly is None and result.scan is not None and query.filter is None and not query.shared:
+        if known is None and result.scan is not None and query.filter is None and not query.shared:
             self._tenants.exactly.put(query.tenant, result.scan == "exact")
         if None in sizes and query.mode != "vector" and rows:
-            for tenant, known, size in zip(tenants, sizes, rows[0]["chunks"] or (), strict=False):
-                if known is None:
-                    self._tenants.chunks.put(tenant, size)
+            for tenant, size, found in zip(tenants, sizes, rows[0]["chunks"] or (), strict=False):
+                if size is None:
+                    self._tenants.chunks.put(tenant, found)
         return result
 
     async def shared_tenants(self) -> Sequence[str]:
@@ -152,8 +152,6 @@ class Searching:
 
     def _exactly(self, query: Query) -> bool | None:
         """Whether to search exactly; None: let the statement count."""
-        if query.vector is not None and len(query.vector) > MOST_INDEXED:
-            return True  # pgvector can't index this number of dimensions
         if query.filter is not None or query.shared:
             return None
         exactly = self._tenants.exactly.get(query.tenant)
