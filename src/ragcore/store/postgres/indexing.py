@@ -22,15 +22,24 @@ from ragcore.store.postgres.connection import Connection, again_after_deadlocks,
 from ragcore.store.postgres.dsn import Address, parse
 from ragcore.store.postgres.extension import Extension, find_extension
 from ragcore.store.postgres.index import Index, IndexKind, index_name
+from ragcore.store.postgres.index_catalogue import (
+    NEW,
+    OLD,
+    fits,
+    indexes_of,
+    parameters_of,
+    record,
+    replace_function,
+    tables_of,
+)
 from ragcore.store.postgres.inspection import read_settings
-from ragcore.store.postgres.searches import function_placeholders
 from ragcore.store.postgres.server import SETTINGS_SECONDS
-from ragcore.store.postgres.statements import SQL, check_schema, filled, quoted
+from ragcore.store.postgres.statements import SQL, check_schema, quoted
 from ragcore.store.postgres.translate import translate
 from ragcore.types.secret import Secret
 from ragcore.value import Value
 
-__all__ = ["IndexBuild", "IndexProgress", "build_index", "create_index", "replace_function", "tables_of"]
+__all__ = ["IndexBuild", "IndexProgress", "build_index"]
 
 logger: logging.Logger = logging.getLogger("ragcore.store")
 
@@ -42,18 +51,10 @@ POLL_SECONDS = 1.0
 STEP_SECONDS = 30.0
 # A client reads the kind of the index every `SETTINGS_SECONDS`. A replaced index is kept for twice as long.
 KEEP_SECONDS = 2 * SETTINGS_SECONDS
-NEW, OLD = "_new", "_old"
 MEMORY = re.compile(r"[1-9][0-9]{0,9}(kB|MB|GB)")
 # A build and the waits for it must not be ended by limits that were set for searches.
 SESSION = """
     set statement_timeout = 0; set lock_timeout = 0; set idle_session_timeout = 0; set idle_in_transaction_session_timeout = 0
-"""
-_INDEXES = """
-    select i.relname as name, x.indisvalid as valid, oc.opcname as operators, coalesce(i.reloptions, '{}') as options, pg_relation_size(i.oid) as bytes
-    from pg_index as x
-    join pg_class as i on i.oid = x.indexrelid
-    join pg_opclass as oc on oc.oid = x.indclass[0]
-    where x.indrelid = $1::text::regclass and i.relname = any($2::text[])
 """
 _PROGRESS = """
     select phase, blocks_total, blocks_done, tuples_total, tuples_done, lockers_total, lockers_done
@@ -158,50 +159,10 @@ async def build_index(
                 return await build.run(kind, m, ef_construction, keep_seconds=keep_seconds)
     except RagcoreError:
         raise
-    except asyncpg.UndefinedTableError as error:
+    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
         raise ConfigurationError(f"there is no collection {schema!r} in {address}: check the schema's name") from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
         raise translate(error, address, stage="migrate") from error
-
-
-async def tables_of(connection: Connection, schema: str) -> Sequence[str]:
-    """Return the tables that hold the chunks of a collection: its partitions, or the one table."""
-    rows = await connection.fetch(
-        "select relname::text from pg_partition_tree($1::text::regclass) as t join pg_class on oid = t.relid where t.isleaf order by relname",
-        f"{quoted(schema)}.chunk",
-    )
-    return [row["relname"] for row in rows]
-
-
-async def create_index(connection: Connection, schema: str, index: Index, extension: Extension, dimension: int) -> None:
-    """Create the index of a new, empty collection, and record its kind."""
-    for table in await tables_of(connection, schema):
-        await connection.execute(f"drop index if exists {quoted(schema)}.{quoted(index_name(table))}")
-        if index.kind != "none":
-            on = index.definition(
-                f"{quoted(schema)}.{quoted(table)}", vector=quoted(extension.schema), dimension=dimension
-            )
-            await connection.execute(f"create index {quoted(index_name(table))} {on}")
-    await _record(connection, schema, index)
-
-
-async def replace_function(
-    connection: Connection, schema: str, kind: IndexKind, extension: Extension, dimension: int
-) -> None:
-    """Replace the function that contains the indexed expression."""
-    names = {"schema": quoted(schema), "vector": quoted(extension.schema), "dimension": str(dimension)}
-    functions = {name: filled(text, names) for name, text in function_placeholders(dimension, kind).items()}
-    await connection.execute(filled(SQL["nearest_further"], {**names, **functions}))
-
-
-async def _record(connection: Connection, schema: str, index: Index) -> None:
-    values = {"index": index.kind, "index_m": index.m, "index_ef_construction": index.ef_construction}
-    for name, value in values.items():
-        await connection.execute(
-            f"update {quoted(schema)}.setting set value = $2 where name = $1 and value <> $2",  # noqa: S608  # checked and quoted
-            name,
-            str(value),
-        )
 
 
 class _Build:
@@ -268,7 +229,9 @@ class _Build:
             await anyio.sleep(keep_seconds)
         for table in self._tables:
             await self._drop(table, index_name(table) + OLD)
-        found = [one for table in self._tables for one in (await self._indexes(table)).values()]
+        found = [
+            one for table in self._tables for one in (await indexes_of(self._connection, self._schema, table)).values()
+        ]
         return IndexBuild(
             index=wanted,
             built=tuple(self._built),
@@ -280,10 +243,10 @@ class _Build:
     async def _former(self, settings: Mapping[str, str]) -> Index | None:
         """Return the recorded index, with the parameters that it really has: it may have been created by hand."""
         recorded = Index.recorded(settings)
-        found = (await self._indexes(self._tables[0])).get(index_name(self._tables[0]))
+        found = (await indexes_of(self._connection, self._schema, self._tables[0])).get(index_name(self._tables[0]))
         if recorded is None or found is None or found["operators"] != recorded.operator_class:
             return recorded
-        m, ef_construction = _parameters(found)
+        m, ef_construction = parameters_of(found)
         return replace(recorded, m=m, ef_construction=ef_construction)
 
     async def _lock(self) -> None:
@@ -298,16 +261,16 @@ class _Build:
         """Build the index of a table under its new name, unless the table has it already under either name."""
         own = index_name(table)
         await self._drop(table, own + OLD)
-        found = await self._indexes(table)
+        found = await indexes_of(self._connection, self._schema, table)
         for name in (own, own + NEW):
             if name in found and not found[name]["valid"]:
                 await self._drop(table, name)
                 del found[name]
-        if own in found and _fits(found[own], wanted):
+        if own in found and fits(found[own], wanted):
             await self._drop(table, own + NEW)
             return
         if own + NEW in found:
-            if _fits(found[own + NEW], wanted):
+            if fits(found[own + NEW], wanted):
                 return
             await self._drop(table, own + NEW)
         if wanted.kind == "none":
@@ -324,25 +287,20 @@ class _Build:
             # A rename locks the index against other changes of the schema only, and not against searches or writes.
             for table in self._tables:
                 own = index_name(table)
-                found = await self._indexes(table)
+                found = await indexes_of(self._connection, self._schema, table)
                 if own in found and (own + NEW in found or wanted.kind == "none"):
                     await self._connection.execute(f"alter index {self._name(own)} rename to {quoted(own + OLD)}")
                     replaced = True
                 if own + NEW in found:
                     await self._connection.execute(f"alter index {self._name(own + NEW)} rename to {quoted(own)}")
-            await _record(self._connection, self._schema, wanted)
+            await record(self._connection, self._schema, wanted)
             await replace_function(self._connection, self._schema, wanted.kind, self._extension, dimension)
         return replaced
 
     async def _drop(self, table: str, name: str) -> None:
-        if name in await self._indexes(table):
+        if name in await indexes_of(self._connection, self._schema, table):
             await self._connection.execute(f"drop index concurrently if exists {self._name(name)}")
             self._dropped.append(name)
-
-    async def _indexes(self, table: str) -> dict[str, asyncpg.Record]:
-        own = index_name(table)
-        rows = await self._connection.fetch(_INDEXES, self._name(table), [own, own + NEW, own + OLD])
-        return {row["name"]: row for row in rows}
 
     async def _run_with_progress(self, table: str, statement: str) -> None:
         """Run a statement, and report its progress through a second connection."""
@@ -384,18 +342,6 @@ class _Build:
 
     def _names(self) -> list[str]:
         return [self._name(table) for table in self._tables]
-
-
-def _fits(found: asyncpg.Record, wanted: Index) -> bool:
-    """Whether an index has this kind and these parameters."""
-    operators: str = found["operators"]
-    return operators == wanted.operator_class and _parameters(found) == (wanted.m, wanted.ef_construction)
-
-
-def _parameters(found: asyncpg.Record) -> tuple[int, int]:
-    """Return m and ef_construction of an index. Without options, pgvector uses its defaults, which are ours."""
-    options = dict(option.split("=", 1) for option in found["options"])
-    return int(options.get("m", Index().m)), int(options.get("ef_construction", Index().ef_construction))
 
 
 def _share(row: asyncpg.Record) -> float | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from socket import AF_UNIX
@@ -19,6 +18,7 @@ from ragcore.store.postgres.dsn import Address
 from ragcore.store.postgres.extension import Extension
 from ragcore.store.postgres.finding import Finding
 from ragcore.store.postgres.index import Index, IndexKind, default_kind, index_name
+from ragcore.store.postgres.policies import foreign_policies
 from ragcore.store.postgres.replica_inspection import ReplicaInspection
 from ragcore.store.postgres.statements import MIGRATIONS, quoted, statement
 from ragcore.value import Value
@@ -27,26 +27,6 @@ __all__ = ["Inspection", "inspect", "read_settings"]
 
 logger: logging.Logger = logging.getLogger("ragcore.store")
 
-# The policies that ragcore creates, as PostgreSQL prints them. Any other policy could show a tenant's rows to another tenant.
-_OWN = r"case when \(tenant = current_setting\('ragcore\.tenant'::text, true\)\) then true"
-_LOUD = (
-    r" when \(coalesce\(current_setting\('ragcore\.tenant'::text, true\), ''::text\) <> ''::text\) then false"
-    r" else (?:\"?(?P<raises>\w+)\"?\.)?tenant_is_missing\(\) end"
-)
-_COUNTING = r"\(current_setting\('ragcore\.counting'::text, true\) = 'on'::text\)"
-# This policy is joined to the others by AND, so it can only hide rows.
-_NOT_EXPIRED = r"\(\(expires_at is null\) or \(expires_at > now\(\)\) or \(current_setting\('ragcore\.expired'::text, true\) = 'on'::text\)\)"
-# This policy shows the rows of tenants that the owner has listed, for reading only.
-_SHARED = (
-    r"case when \(coalesce\(current_setting\('ragcore\.shared'::text, true\), ''::text\) = ''::text\) then false"
-    r" when \(tenant = any \(\(current_setting\('ragcore\.shared'::text, true\)\)::text\[\]\)\)"
-    r" then \(tenant in \( select s\.tenant from (?:\"?\w+\"?\.)?shared_tenant s\)\) else false end"
-)
-POLICIES = re.compile(
-    rf"\w+: (own_rows \* true {_OWN}(?: else false end|{_LOUD}) - true|counting r true {_COUNTING} - true"
-    rf"|not_expired r false {_NOT_EXPIRED} - true|shared_rows r true {_SHARED} - true)",
-    re.IGNORECASE,
-)
 MAKE_ROLE = (
     "connect as a role that owns nothing: `create role app login password '…'`, then store.migrate(…, role='app')"
 )
@@ -377,7 +357,7 @@ async def inspect(connection: Connection, address: Address, *, schema: str = "ra
         owns_tables=bool(row["owns_tables"]),
         forces_rls=bool(row["forces_rls"]),
         row_security=bool(row["row_security"]),
-        foreign_policies=tuple(_foreign(row["policies"], schema)),
+        foreign_policies=tuple(foreign_policies(row["policies"], schema)),
         excess_rights=() if row["superuser"] else tuple(row["excess_rights"]),
         disabled_triggers=tuple(row["disabled_triggers"]),
         missing_rights=tuple(row["missing_rights"]) if row["has_schema"] else (),
@@ -418,12 +398,3 @@ async def read_settings(connection: Connection, schema: str) -> dict[str, str]:
     """Return the settings that a collection stores about itself."""
     rows = await connection.fetch(f"select name, value from {quoted(schema)}.setting")  # noqa: S608  # checked and quoted
     return {row["name"]: row["value"] for row in rows}
-
-
-def _foreign(policies: list[str], schema: str) -> Iterator[str]:
-    for policy in policies:
-        found = POLICIES.fullmatch(" ".join(policy.split()).replace("(CASE", "CASE").replace("END)", "END"))
-        # PostgreSQL omits the schema's name if the search path contains the schema.
-        if found is None or found["raises"] not in (None, schema):
-            table, rest = policy.split(": ", 1)
-            yield f"{table}: {rest.split(' ')[0]}"

@@ -20,7 +20,7 @@ from ragcore.store.postgres.connection import Connection, again_after_deadlocks,
 from ragcore.store.postgres.dsn import Address, parse
 from ragcore.store.postgres.extension import find_extension
 from ragcore.store.postgres.index import Index, default_kind
-from ragcore.store.postgres.indexing import create_index, replace_function
+from ragcore.store.postgres.index_catalogue import create_index, replace_function
 from ragcore.store.postgres.inspection import read_settings
 from ragcore.store.postgres.searches import function_placeholders
 from ragcore.store.postgres.statements import MIGRATIONS, SQL, check_schema, filled, literal, quoted

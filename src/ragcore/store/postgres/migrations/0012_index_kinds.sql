@@ -8,7 +8,10 @@ create function {schema}.sample_chunks(most integer, out of_tenant text, out chu
     set search_path = pg_catalog, pg_temp
     as $$
     declare
-        pages float8 := (select sum(pg_relation_size(relid)) / 8192 from pg_partition_tree({chunk_literal}::regclass));
+        pages float8 := (
+            select sum(pg_relation_size(oid)) / 8192 from pg_class
+            where oid = {chunk_literal}::regclass or oid in (select inhrelid from pg_inherits where inhparent = {chunk_literal}::regclass)
+        );
     begin
         perform set_config('ragcore.counting', 'on', true), set_config('ragcore.expired', 'on', true);
         return query
