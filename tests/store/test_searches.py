@@ -22,6 +22,7 @@ def made(asked: Query, *, exact_rows: int | None = None, hides_expired: bool = F
         asked,
         schema="ragcore",
         vector_schema="public",
+        kind="vector",
         exactly=None,
         exact_rows=exact_rows,
         ef_search=100,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ragcore.store import migrate
 from ragcore.store.postgres.extension import encode_vector, find_extension
 
-__all__ = ["DIMENSION", "Vectors", "collection", "copy_chunks", "near", "sentences", "zipf_words"]
+__all__ = ["DIMENSION", "Vectors", "clustered", "collection", "copy_chunks", "near", "sentences", "zipf_words"]
 
 DIMENSION = 384
 Vectors = NDArray[np.float32]
@@ -95,3 +95,22 @@ async def copy_chunks(
             batch = []
     if batch:
         await owner.copy_records_to_table("chunk", schema_name=schema, columns=COLUMNS, records=batch)
+
+
+def clustered(seed: int, count: int, *, dimension: int, clusters: int, spread: float) -> Vectors:
+    """Return unit vectors around random centres, in random order.
+
+    Args:
+        seed: seed of the generator.
+        count: number of vectors.
+        dimension: their dimension.
+        clusters: number of centres.
+        spread: length of the random part of a vector, as a multiple of the length of its centre. With 1.0, two vectors of a cluster have a cosine of 0.5.
+    """
+    draw = np.random.default_rng(seed)
+    centres = draw.normal(size=(clusters, dimension)).astype(np.float32)
+    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+    away = draw.normal(size=(count, dimension)).astype(np.float32)
+    away /= np.linalg.norm(away, axis=1, keepdims=True)
+    vectors = centres[draw.integers(clusters, size=count)] + spread * away
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)

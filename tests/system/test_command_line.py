@@ -10,9 +10,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import pytest
 
 from ragcore.demo.questions import DOCUMENTS
+from ragcore.store import migrate
 
 pytestmark = pytest.mark.system
 
@@ -233,6 +235,17 @@ def test_migrate_reads_the_environment_and_version_is_printed(server: tuple[str,
         done.stderr
     )
     assert ragcore("/nowhere", "--version").stdout.startswith("ragcore ")
+
+
+def test_index_builds_the_index_of_the_collection(server: tuple[str, str]) -> None:
+    anyio.run(lambda: migrate(server[1], model="m", dimension=8, role="ragcore", schema="indexed"))
+    environment = {"RAGCORE_OWNER_DSN": server[1], "RAGCORE_SCHEMA": "indexed"}
+    # Another kind of index would keep the replaced one for a minute, so only a parameter is changed.
+    done = ragcore("/nowhere", "index", "--m", "8", "--json", **environment)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["index"] == {"kind": "vector", "m": 8, "ef_construction": 64}
+    done = ragcore("/nowhere", "index", "--kind", "ivfflat", **environment)
+    assert (done.returncode, "it must be one of vector, halfvec, binary, none" in done.stderr) == (2, True)
 
 
 def test_without_the_extra_the_error_says_what_to_install() -> None:

@@ -1,4 +1,4 @@
-"""`ragcore migrate`, `reembed`, `share`, `unshare` and `expire`: commands for a whole collection, with the documents of all tenants."""
+"""`ragcore migrate`, `index`, `reembed`, `share`, `unshare` and `expire`: commands for a whole collection, with the documents of all tenants."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -21,7 +21,10 @@ from ragcore.lifecycle.part import Parts
 from ragcore.protocols import Embedder, Expiring
 from ragcore.types.secret import Secret
 
-__all__ = ["expire", "migrate", "reembed", "share", "unshare"]
+if TYPE_CHECKING:  # imported when a command needs it, because the store takes long to import
+    from ragcore.store.postgres.index import IndexKind
+
+__all__ = ["expire", "index", "migrate", "reembed", "share", "unshare"]
 
 OwnerDsnOrEmbedded = Annotated[
     str | None,
@@ -49,6 +52,14 @@ def migrate(
             show_default="english for a new collection",
         ),
     ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--index",
+            help="Kind of the vector index of a new collection: vector, halfvec, binary or none.",
+            show_default="vector up to 2,000 dimensions, halfvec up to 4,000",
+        ),
+    ] = None,
     contract: Annotated[
         bool,
         typer.Option(
@@ -61,6 +72,7 @@ def migrate(
     options: Options = context.obj
 
     async def body() -> int:
+        from ragcore.store import Index
         from ragcore.store import migrate as migrate_schema
 
         environ = options.environment()
@@ -73,11 +85,86 @@ def migrate(
             role=role,
             schema=schema,
             language=language or environ.get("RAGCORE_LANGUAGE") or None,
+            index=None if kind is None else Index(kind=cast("IndexKind", kind)),
             contract=contract,
         )
         results.print(
             f"the schema {schema} is up to date for {embedder.model} ({embedder.dimension} dimensions) and the role {role}"
         )
+        return DONE
+
+    run_async(options, body)
+
+
+def index(
+    context: typer.Context,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--kind",
+            help="Kind of the index: vector, halfvec, binary or none.",
+            show_default="the collection's kind",
+        ),
+    ] = None,
+    m: Annotated[
+        int | None,
+        typer.Option(
+            "--m",
+            help="Number of neighbours of a chunk in the graph, 2 to 100.",
+            show_default="the recorded one, at first 16",
+        ),
+    ] = None,
+    ef_construction: Annotated[
+        int | None,
+        typer.Option(
+            "--ef-construction",
+            help="Number of candidates for a chunk that is inserted, 4 to 1000.",
+            show_default="the recorded one, at first 64",
+        ),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option("--memory", help="Memory of the build, such as 2GB.", show_default="the server's setting"),
+    ] = None,
+    owner_dsn: OwnerDsnOrEmbedded = None,
+    as_json: Json = False,
+) -> None:
+    """Build the vector index, or replace it by one of another kind, without blocking writers. Run the command again if it was interrupted."""
+    options: Options = context.obj
+
+    async def body() -> int:
+        from ragcore.store import IndexProgress, build_index
+
+        schema = options.environment().get("RAGCORE_SCHEMA") or Config().schema
+        tell = progress_lines()
+
+        def progress(now: IndexProgress) -> None:
+            share = "" if now.done is None else f", {now.done:.0%}"
+            tell(int(now.seconds), f"{now.table}: {now.phase}{share}")
+
+        async with owner_address(options, owner_dsn) as owner:
+            built = await build_index(
+                owner,
+                schema=schema,
+                kind=cast("IndexKind | None", kind),
+                m=m,
+                ef_construction=ef_construction,
+                memory=memory,
+                progress=progress,
+            )
+        if as_json:
+            print_json(built.to_dict())
+        else:
+            now = built.index
+            what = (
+                f"the collection {schema} has no index, so every search is exact"
+                if now.kind == "none"
+                else f"the collection {schema} has an index of the kind {now.kind} (m {now.m}, ef_construction {now.ef_construction}), "
+                f"{built.bytes / 1e6:,.1f} MB"
+            )
+            results.print(
+                what + (f"; built in {built.seconds:,.1f} s" if built.built else "; nothing had to be built"),
+            )
         return DONE
 
     run_async(options, body)

@@ -14,6 +14,7 @@ from typing import Literal
 
 import anyio
 
+from ragcore.cli.recommending import recommendation
 from ragcore.cli.session import Options
 from ragcore.client.rag import RAG
 from ragcore.compat.distribution import describe_namesake, find_namesake, install_command
@@ -31,6 +32,8 @@ from ragcore.types.secret import without_credentials
 __all__ = ["Check", "CheckResults", "examine"]
 
 SECONDS = 10.0
+# The recall of the index is measured with at most this many searches and seconds.
+RECALL_SAMPLE, RECALL_SECONDS = 20, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +178,7 @@ async def _database(rag: RAG, results: CheckResults) -> AsyncIterator[Check]:
         yield Check("role/schema", "error" if finding.severity == "error" else "warning", finding.message)
     if found.is_complete:
         yield await _documents(store)
+        yield await _index(store, found)
 
 
 async def _table(rag: RAG, store: TableStore, results: CheckResults) -> AsyncIterator[Check]:
@@ -240,6 +244,17 @@ async def _documents(store: PgVectorStore) -> Check:
     return Check(
         "documents", "ok", f"all tenants together have {counts.documents:,} with {counts.chunks:,} chunks{missing}"
     )
+
+
+async def _index(store: PgVectorStore, found: Inspection) -> Check:
+    """Measure the recall of the index over a few chunks, and recommend what the numbers suggest."""
+    measured = None
+    try:
+        measured = await store.measure_recall(sample=RECALL_SAMPLE, seconds=RECALL_SECONDS)
+    except RagcoreError as error:
+        return Check("index", "error", str(error))
+    status, message = recommendation(found, measured, ef_search=store.ef_search)
+    return Check("index", status, message)
 
 
 async def _embedder(rag: RAG) -> Check:

@@ -9,24 +9,34 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ragcore.store.memory import MemoryStore as MemoryStore
+    from ragcore.store.postgres import Explanation as Explanation
+    from ragcore.store.postgres import Index as Index
+    from ragcore.store.postgres import IndexBuild as IndexBuild
+    from ragcore.store.postgres import IndexProgress as IndexProgress
     from ragcore.store.postgres import PgVectorStore as PgVectorStore
+    from ragcore.store.postgres import Recall as Recall
     from ragcore.store.postgres import Reembedding as Reembedding
+    from ragcore.store.postgres import build_index as build_index
     from ragcore.store.postgres import migrate as migrate
     from ragcore.store.postgres import reembed as reembed
     from ragcore.store.postgres import share as share
     from ragcore.store.postgres import unshare as unshare
-    from ragcore.store.postgres.table import Explanation as Explanation
     from ragcore.store.postgres.table import TableStore as TableStore
     from ragcore.store.table import Table as Table
     from ragcore.store.table import claim as claim
 else:
     _HOME = {
-        "Explanation": "postgres.table",
+        "Explanation": "postgres",
+        "Index": "postgres",
+        "IndexBuild": "postgres",
+        "IndexProgress": "postgres",
         "MemoryStore": "memory",
         "PgVectorStore": "postgres",
+        "Recall": "postgres",
         "Reembedding": "postgres",
         "Table": "table",
         "TableStore": "postgres.table",
+        "build_index": "postgres",
         "claim": "table",
         "migrate": "postgres",
         "reembed": "postgres",
@@ -46,11 +56,16 @@ else:
 
 __all__ = [
     "Explanation",
+    "Index",
+    "IndexBuild",
+    "IndexProgress",
     "MemoryStore",
     "PgVectorStore",
+    "Recall",
     "Reembedding",
     "Table",
     "TableStore",
+    "build_index",
     "claim",
     "migrate",
     "reembed",

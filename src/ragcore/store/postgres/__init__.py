@@ -1,10 +1,30 @@
 """PostgreSQL with pgvector as a store."""
 
+from ragcore.store.postgres.explanation import Explanation
 from ragcore.store.postgres.finding import Finding
+from ragcore.store.postgres.index import Index
+from ragcore.store.postgres.indexing import IndexBuild, IndexProgress, build_index
 from ragcore.store.postgres.inspection import Inspection, inspect
+from ragcore.store.postgres.recall import Recall
 from ragcore.store.postgres.reembedding import Reembedding, reembed
 from ragcore.store.postgres.schema import migrate
 from ragcore.store.postgres.sharing import share, unshare
 from ragcore.store.postgres.store import PgVectorStore
 
-__all__ = ["Finding", "Inspection", "PgVectorStore", "Reembedding", "inspect", "migrate", "reembed", "share", "unshare"]
+__all__ = [
+    "Explanation",
+    "Finding",
+    "Index",
+    "IndexBuild",
+    "IndexProgress",
+    "Inspection",
+    "PgVectorStore",
+    "Recall",
+    "Reembedding",
+    "build_index",
+    "inspect",
+    "migrate",
+    "reembed",
+    "share",
+    "unshare",
+]

@@ -15,6 +15,7 @@ from ragcore.compat.private import transport_of
 from ragcore.lifecycle.owner import CLEAN_UP, cleaning_up
 from ragcore.store.postgres.dsn import Address
 from ragcore.store.postgres.extension import Extension, decode_vector, encode_vector, find_extension
+from ragcore.store.postgres.index import IndexKind
 from ragcore.types.secret import without_frames
 
 __all__ = ["Connection", "PooledConnection", "again_after_deadlocks", "connect", "connect_for_pool", "transaction"]
@@ -41,19 +42,20 @@ class PooledConnection(Connection):
         extension: pgvector as it was when the connection was prepared.
         generation: generation of the pool when the connection was opened or last worked.
         examined: whether the store has inspected role and schema through this connection.
-        model, text_is_ready: the embedding model of the server's collection, and whether all of its chunks are prepared for text search. A replica may
-            lag behind the primary in both. The store sets them before each call.
+        model, text_is_ready, index_kind: the embedding model of the server's collection, whether all of its chunks are prepared for text search, and the
+            kind of its index. A replica may lag behind the primary in all of them. The store sets them before each call.
         reused: whether the connection has served an earlier call.
         idle_since: time at which the connection was given back, on the event loop's clock.
     """
 
     # asyncpg creates the instance with its own arguments, so `make_ready` sets these attributes instead of an __init__.
-    __slots__ = ("examined", "extension", "generation", "idle_since", "model", "reused", "text_is_ready")
+    __slots__ = ("examined", "extension", "generation", "idle_since", "index_kind", "model", "reused", "text_is_ready")
 
     examined: bool
     extension: Extension | None
     generation: int
     idle_since: float
+    index_kind: IndexKind
     model: str | None
     reused: bool
     text_is_ready: bool
@@ -73,7 +75,7 @@ class PooledConnection(Connection):
                 ragcore's statements fix the order of their steps.
         """
         self.examined, self.reused, self.idle_since = False, False, 0.0
-        self.extension, self.model, self.text_is_ready = None, None, False
+        self.extension, self.model, self.text_is_ready, self.index_kind = None, None, False, "vector"
         self.extension = found = await find_extension(self)
         found.check()
         await self.set_type_codec(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from socket import AF_UNIX
@@ -17,36 +17,16 @@ from ragcore.store.postgres.connection import Connection
 from ragcore.store.postgres.dsn import Address
 from ragcore.store.postgres.extension import Extension
 from ragcore.store.postgres.finding import Finding
+from ragcore.store.postgres.index import Index, IndexKind, default_kind, index_name
+from ragcore.store.postgres.policies import foreign_policies
 from ragcore.store.postgres.replica_inspection import ReplicaInspection
 from ragcore.store.postgres.statements import MIGRATIONS, quoted, statement
 from ragcore.value import Value
 
-__all__ = ["MOST_INDEXED", "MOST_INDEXED_WHOLE", "Inspection", "inspect"]
+__all__ = ["Inspection", "inspect", "read_settings"]
 
 logger: logging.Logger = logging.getLogger("ragcore.store")
 
-# pgvector's limits of dimensions for an HNSW index in full and in half precision.
-MOST_INDEXED_WHOLE, MOST_INDEXED = 2_000, 4_000
-# The policies that ragcore creates, as PostgreSQL prints them. Any other policy could show a tenant's rows to another tenant.
-_OWN = r"case when \(tenant = current_setting\('ragcore\.tenant'::text, true\)\) then true"
-_LOUD = (
-    r" when \(coalesce\(current_setting\('ragcore\.tenant'::text, true\), ''::text\) <> ''::text\) then false"
-    r" else (?:\"?(?P<raises>\w+)\"?\.)?tenant_is_missing\(\) end"
-)
-_COUNTING = r"\(current_setting\('ragcore\.counting'::text, true\) = 'on'::text\)"
-# This policy is joined to the others by AND, so it can only hide rows.
-_NOT_EXPIRED = r"\(\(expires_at is null\) or \(expires_at > now\(\)\) or \(current_setting\('ragcore\.expired'::text, true\) = 'on'::text\)\)"
-# This policy shows the rows of tenants that the owner has listed, for reading only.
-_SHARED = (
-    r"case when \(coalesce\(current_setting\('ragcore\.shared'::text, true\), ''::text\) = ''::text\) then false"
-    r" when \(tenant = any \(\(current_setting\('ragcore\.shared'::text, true\)\)::text\[\]\)\)"
-    r" then \(tenant in \( select s\.tenant from (?:\"?\w+\"?\.)?shared_tenant s\)\) else false end"
-)
-POLICIES = re.compile(
-    rf"\w+: (own_rows \* true {_OWN}(?: else false end|{_LOUD}) - true|counting r true {_COUNTING} - true"
-    rf"|not_expired r false {_NOT_EXPIRED} - true|shared_rows r true {_SHARED} - true)",
-    re.IGNORECASE,
-)
 MAKE_ROLE = (
     "connect as a role that owns nothing: `create role app login password '…'`, then store.migrate(…, role='app')"
 )
@@ -75,7 +55,13 @@ class Inspection(Value):
         encrypted, verified, local: whether the connection uses TLS, the server's certificate was checked against the host's name, and the
             connection is a socket of this machine.
         in_recovery: whether the server is a standby, which is read-only.
-        has_schema, has_index: whether the collection's schema and its HNSW index exist.
+        has_schema: whether the collection's schema exists.
+        has_index: whether the index of the recorded kind exists and is complete. False for the kind "none".
+        index: kind and parameters of the collection's index; None if the role can't read them.
+        index_bytes: size of the index; None if there is none.
+        invalid_indexes: indexes of vectors that an interrupted build has left behind. Writes maintain them, and no search uses them.
+        maintenance_work_mem: bytes that the role may use to build an index, unless it asks for more.
+        shared_buffers: size of the server's cache in bytes; None if unknown.
         dimension, model: dimension and embedding model of the collection; None if unknown.
         language, vector_type: language and vector type of the collection; None if the role can't read them.
         contracted: whether the objects that only the previous release needs have been removed.
@@ -115,6 +101,11 @@ class Inspection(Value):
     in_recovery: bool = False
     has_schema: bool
     has_index: bool
+    index: Index | None = None
+    index_bytes: int | None = None
+    invalid_indexes: tuple[str, ...] = ()
+    maintenance_work_mem: int | None = None
+    shared_buffers: int | None = None
     dimension: int | None
     model: str | None
     language: str | None = None
@@ -142,6 +133,11 @@ class Inspection(Value):
     def unsafe(self) -> tuple[str, ...]:
         """Reasons why one tenant could see another tenant's rows; () if tenants are isolated."""
         return tuple(finding.message for finding in self._unsafe())
+
+    @property
+    def index_kind(self) -> IndexKind:
+        """Kind of the collection's index."""
+        return default_kind(self.dimension or 0) if self.index is None else self.index.kind
 
     @property
     def _is_behind(self) -> bool:
@@ -270,11 +266,17 @@ class Inspection(Value):
                 "warning",
                 f"the role {self.role} owns ragcore's tables, or may become their owner, so it could switch row-level security off: {MAKE_ROLE}",
             )
-        if self.has_schema and not self.has_index and (self.dimension or 0) <= MOST_INDEXED:
+        if self.has_schema and not self.has_index and self.index_kind != "none":
             yield Finding(
                 "warning",
                 f"the HNSW index on {self.schema}.chunk is missing, so searches of large tenants are slow: as the owner, run "
-                f"`create index concurrently chunk_embedding on {self.schema}.chunk using hnsw ({self._indexed()})`",
+                f"`ragcore --schema {self.schema} index`, which does not block writers",
+            )
+        if self.invalid_indexes:
+            yield Finding(
+                "warning",
+                f"an interrupted build has left incomplete indexes in {self.schema} ({', '.join(self.invalid_indexes)}), which only slow down writes: "
+                f"as the owner, run `ragcore --schema {self.schema} index`, which replaces them; ignore this while a build runs",
             )
         if self.migration is not None and not self._is_behind and not self.contracted:
             yield Finding(
@@ -290,11 +292,6 @@ class Inspection(Value):
             )
         for note in self.notes:
             yield Finding("warning", note)
-
-    def _indexed(self) -> str:
-        if (self.dimension or 0) <= MOST_INDEXED_WHOLE:
-            return "embedding vector_cosine_ops"
-        return f"(embedding::halfvec({self.dimension})) halfvec_cosine_ops"
 
     def misfits(self, embedder: Embedder | None) -> list[Finding]:
         """Return the problems that arise because the store was made for another model than the embedder's."""
@@ -340,6 +337,16 @@ async def inspect(connection: Connection, address: Address, *, schema: str = "ra
                 schema,
                 row["role"],
             )
+    index = Index.recorded(settings)
+    kind = default_kind(row["dimension"] or 0) if index is None else index.kind
+    built = json.loads(row["vector_indexes"] or "[]")
+    current = [
+        one
+        for one in built
+        if one["valid"]
+        and one["name"] == index_name(one["table"])
+        and one["operators"] == Index(kind=kind).operator_class
+    ]
     return Inspection(
         address=f"{address.host or 'localhost'}/{row['database']}",
         schema=schema,
@@ -350,7 +357,7 @@ async def inspect(connection: Connection, address: Address, *, schema: str = "ra
         owns_tables=bool(row["owns_tables"]),
         forces_rls=bool(row["forces_rls"]),
         row_security=bool(row["row_security"]),
-        foreign_policies=tuple(_foreign(row["policies"], schema)),
+        foreign_policies=tuple(foreign_policies(row["policies"], schema)),
         excess_rights=() if row["superuser"] else tuple(row["excess_rights"]),
         disabled_triggers=tuple(row["disabled_triggers"]),
         missing_rights=tuple(row["missing_rights"]) if row["has_schema"] else (),
@@ -364,7 +371,12 @@ async def inspect(connection: Connection, address: Address, *, schema: str = "ra
         local=socket is not None and socket.family == AF_UNIX,
         in_recovery=bool(row["in_recovery"]),
         has_schema=row["has_schema"],
-        has_index=bool(row["has_index"]),
+        has_index=bool(current),
+        index=index,
+        index_bytes=sum(one["bytes"] for one in current) if current else None,
+        invalid_indexes=tuple(one["name"] for one in built if not one["valid"]),
+        maintenance_work_mem=row["maintenance_work_mem"],
+        shared_buffers=row["shared_buffers"],
         dimension=row["dimension"],
         model=settings.get("model"),
         language=settings.get("language"),
@@ -386,12 +398,3 @@ async def read_settings(connection: Connection, schema: str) -> dict[str, str]:
     """Return the settings that a collection stores about itself."""
     rows = await connection.fetch(f"select name, value from {quoted(schema)}.setting")  # noqa: S608  # checked and quoted
     return {row["name"]: row["value"] for row in rows}
-
-
-def _foreign(policies: list[str], schema: str) -> Iterator[str]:
-    for policy in policies:
-        found = POLICIES.fullmatch(" ".join(policy.split()).replace("(CASE", "CASE").replace("END)", "END"))
-        # PostgreSQL omits the schema's name if the search path contains the schema.
-        if found is None or found["raises"] not in (None, schema):
-            table, rest = policy.split(": ", 1)
-            yield f"{table}: {rest.split(' ')[0]}"

@@ -14,7 +14,7 @@ import numpy as np
 from ragcore.protocols import Found, Query, Vector
 from ragcore.types import Passage
 
-__all__ = ["found_of", "nearest", "passage_of", "ranked"]
+__all__ = ["Scan", "found_of", "nearest", "passage_of", "ranked"]
 
 Scan = Literal["exact", "index", "completed"]
 

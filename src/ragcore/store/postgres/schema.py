@@ -19,6 +19,8 @@ from ragcore.store.embed_text import DEFAULT_EMBED_TEXT
 from ragcore.store.postgres.connection import Connection, again_after_deadlocks, connect, transaction
 from ragcore.store.postgres.dsn import Address, parse
 from ragcore.store.postgres.extension import find_extension
+from ragcore.store.postgres.index import Index, default_kind
+from ragcore.store.postgres.index_catalogue import create_index, replace_function
 from ragcore.store.postgres.inspection import read_settings
 from ragcore.store.postgres.searches import function_placeholders
 from ragcore.store.postgres.statements import MIGRATIONS, SQL, check_schema, filled, literal, quoted
@@ -52,6 +54,7 @@ async def migrate(
     role: str,
     schema: str = "ragcore",
     language: str | None = None,
+    index: Index | None = None,
     contract: bool = False,
 ) -> None:
     """Create or update the schema of a collection, and grant the application's role the right to read and write its rows.
@@ -64,33 +67,38 @@ async def migrate(
     Args:
         owner_dsn: DSN of a role that may create a schema and, if pgvector is not installed in the database, the extension.
         model: name of the embedding model. A store refuses embedders of another model.
-        dimension: dimension of the model's vectors, 1 to 16,000. Up to 2,000 dimensions are indexed in full precision, up to 4,000 in half
-            precision. Above 4,000 there is no index, and search is exact.
+        dimension: dimension of the model's vectors, 1 to 16,000.
         role: the application's role. It must exist.
         schema: name of the collection's schema: lower-case letters, digits and underscores. Each collection has its own model, dimension and
             language.
         language: language of text search: a text search configuration of PostgreSQL, such as "german", or "simple" to leave words unchanged. Chinese,
             Japanese, Korean and Thai are always searched by pairs of characters. None: "english" for a new collection; an existing one keeps its
             language.
+        index: kind and parameters of the index of a new collection. None: "vector" up to 2,000 dimensions, "halfvec" up to 4,000, "none" above. An existing
+            collection keeps its index; `build_index` changes it.
         contract: whether to remove objects that only the previous release needs. Statements of that release then fail. A new collection never has
             such objects.
 
     Raises:
-        ConfigurationError: the role, the language or a right is missing; pgvector is missing or older than 0.8; or the collection was made for
-            another model, dimension or language.
+        ConfigurationError: the role, the language or a right is missing; pgvector is missing or older than 0.8; the index can't hold so many dimensions;
+            or the collection was made for another model, dimension or language, or has another index.
         StoreError: PostgreSQL can't be reached, or it failed.
         DeadlineExceeded: the migration did not finish within 300 s, or within the caller's deadline.
     """
     if isinstance(dimension, bool) or not isinstance(dimension, int) or not 1 <= dimension <= MOST_DIMENSIONS:
         raise InvalidInput(f"dimension is {dimension!r}: it must be a whole number from 1 to {MOST_DIMENSIONS:,}")
     check_schema(schema)
+    if index is not None:
+        index.check_dimension(dimension)
     address = parse(owner_dsn)
     made_for = {"model": model, "dimension": str(dimension), "language": language}
 
     async def in_one_transaction() -> None:
         async with connect(address) as connection, transaction(connection):
             await connection.execute("select pg_advisory_xact_lock($1)", LOCK)
-            await _migrate(connection, address, schema=schema, made_for=made_for, role=role, contract=contract)
+            await _migrate(
+                connection, address, schema=schema, made_for=made_for, role=role, index=index, contract=contract
+            )
 
     try:
         # Only the migration itself is limited. Preparing all chunks may take longer; each of its transactions is short.
@@ -110,6 +118,7 @@ async def _migrate(
     schema: str,
     made_for: Mapping[str, str | None],
     role: str,
+    index: Index | None,
     contract: bool,
 ) -> None:
     if not await connection.fetchval("select exists (select from pg_roles where rolname = $1)", role):
@@ -126,21 +135,23 @@ async def _migrate(
     language = made_for["language"] or (DEFAULT_LANGUAGE if new else None)
     if language is not None:
         await _check_language(connection, address, language)
+    dimension = int(str(made_for["dimension"]))
     placeholders = {
         "schema": quoted(schema),
         "chunk_literal": literal(f"{quoted(schema)}.chunk"),
         "vector": quoted(extension.schema),
         "owner": quoted(str(await connection.fetchval("select current_user"))),
-        "dimension": str(made_for["dimension"]),
+        "dimension": str(dimension),
+        "index_literal": literal(default_kind(dimension)),
         "model_literal": literal(str(made_for["model"])),
         "language_literal": literal(language or DEFAULT_LANGUAGE),
         "unspaced_literal": literal(f"[{UNSPACED_ESCAPED}]+"),
         # A database with the character type C turns only ASCII letters into lower case.
         "folded": await _folding(connection),
     }
-    placeholders |= {
-        name: filled(text, placeholders) for name, text in function_placeholders(int(placeholders["dimension"])).items()
-    }
+    # For the function of migration 6, which is replaced below.
+    functions = function_placeholders(dimension, default_kind(dimension))
+    placeholders |= {name: filled(text, placeholders) for name, text in functions.items()}
     placeholders["lexemes_function"] = filled(SQL["lexemes"], placeholders)
     await connection.execute(f"create schema if not exists {quoted(schema)}")
     table = f"{quoted(schema)}.migration"
@@ -158,8 +169,17 @@ async def _migrate(
             f"update {quoted(schema)}.setting set value = $1 where name = 'embed_text'",  # noqa: S608  # checked and quoted
             DEFAULT_EMBED_TEXT,
         )
+        await create_index(connection, schema, index or Index(kind=default_kind(dimension)), extension, dimension)
     settings = await read_settings(connection, schema)
     _check_fits(settings, made_for, address, schema)
+    recorded = Index.recorded(settings)
+    assert recorded is not None
+    if index is not None and index != recorded:
+        raise ConfigurationError(
+            f"the collection {schema} in {address} has an index of the kind {recorded.kind!r} (m {recorded.m}, ef_construction {recorded.ef_construction}): "
+            "run `ragcore index`, which changes the index without blocking writers"
+        )
+    await replace_function(connection, schema, recorded.kind, extension, dimension)
     if (new or contract) and settings["contracted"] != "true":
         await connection.execute(filled(SQL["contract"], placeholders))
     await connection.execute(filled(SQL["grant"], {**placeholders, "role": quoted(role)}))

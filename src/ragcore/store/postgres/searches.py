@@ -10,7 +10,7 @@ from typing import Literal
 from ragcore.protocols import Query
 from ragcore.store.fusion import DEPTH, RANK_CONSTANT, RERANKED, VECTOR_WEIGHT
 from ragcore.store.postgres.conditions import Conditions
-from ragcore.store.postgres.inspection import MOST_INDEXED, MOST_INDEXED_WHOLE
+from ragcore.store.postgres.index import IndexKind, sort_expression
 from ragcore.store.postgres.statements import SQL, filled, quoted
 from ragcore.types import Fusion, Mode
 
@@ -28,13 +28,13 @@ SCAN_TUPLES = 8_000
 LARGE = 1_000
 OWN = "case when tenant = s.tenant then true else false end"
 OWN_LARGE = "{schema}.is_of(tenant, s.tenant)"
-# The indexed expression. It must be the same word for word, or PostgreSQL does not use the index.
-WHOLE = "embedding operator({vector}.<=>) $2"
-HALF = (
-    "embedding::{vector}.halfvec({dimension}) operator({vector}.<=>) $2::{vector}.vector::{vector}.halfvec({dimension})"
-)
-# The index returns this many times the wanted number of passages.
+# A walk through the index returns this many times the wanted number of passages. If it ends earlier, because it has checked `SCAN_TUPLES` chunks, it may have
+# missed the nearest: beside 10,000 nearer chunks of another tenant, a walk found 4 to 37 chunks, and one in ten of the right ones.
 FETCHED = 10
+# In a binary index, a search compares the whole vectors of at least this many times the wanted number of passages. docs/how-to/indexes.md has the measurements.
+OVERSAMPLING = 20
+# Largest number of candidates of a search in a binary index, except if more passages are wanted.
+MOST_CANDIDATES = 1_000
 # Number of postings that are read for each word. docs/explanation/text-search.md has the measurements.
 LISTED = 2_000
 # Text search counts at most this many chunks of a tenant for the weight of a word, and scans at most this many.
@@ -45,7 +45,13 @@ PART_OF_TABLE = """(
     where {condition}tenant = s.tenant and embedding is not null {filter}
     limit {completed_rows}
 ) as chunk"""
-TOO_FEW = "(select count(*) from by_index where by_index.tenant = s.tenant) < {depth}::bigint and "
+TOO_FEW = (
+    "coalesce((select max(found) from by_index where by_index.tenant = s.tenant), 0::bigint) < {enough}::bigint and "
+)
+# Settings of a walk that continues until it has found enough chunks of the tenant.
+WALK_SETTINGS = """,
+           set_config('hnsw.iterative_scan', 'relaxed_order', true) as iterative_scan,
+           set_config('hnsw.max_scan_tuples', '{scan_tuples}', true) as scan_tuples"""
 # The order of a hybrid search, by the values of the query's `fusion`. `store.fusion` has the same formulas.
 FUSED = {
     "score": """{vector_weight} * case
@@ -67,6 +73,7 @@ class Search:
         schema, vector_schema: schema of the collection, and schema of pgvector.
         top_k: largest number of passages.
         dimension: dimension of the vector; 0 in mode "text".
+        kind: kind of the collection's index.
         exactly: whether to compare all of the tenant's vectors. None: the statement counts them first.
         exact_rows: largest number of chunks that are compared exactly.
         ef_search: breadth of the index search.
@@ -82,6 +89,7 @@ class Search:
     vector_schema: str
     top_k: int
     dimension: int
+    kind: IndexKind
     exactly: bool | None
     exact_rows: int
     ef_search: int
@@ -106,6 +114,7 @@ def statement_of(
     *,
     schema: str,
     vector_schema: str,
+    kind: IndexKind,
     exactly: bool | None,
     exact_rows: int | None,
     ef_search: int,
@@ -119,6 +128,7 @@ def statement_of(
         query: the query; with a vector unless its mode is "text".
         schema: schema of the collection.
         vector_schema: schema of pgvector.
+        kind: kind of the collection's index. With "none", all of the tenant's vectors are compared.
         exactly: whether to compare all of the tenant's vectors. None: the statement counts them first.
         exact_rows: as in `PgVectorStore`.
         ef_search: breadth of the index search.
@@ -148,7 +158,8 @@ def statement_of(
         vector_schema=vector_schema,
         top_k=query.top_k,
         dimension=dimension,
-        exactly=exactly,
+        kind=kind,
+        exactly=True if kind == "none" else exactly,
         exact_rows=EXACT_NUMBERS // max(dimension, 1) if exact_rows is None else exact_rows,
         ef_search=ef_search,
         scans_text=scans_text,
@@ -161,13 +172,18 @@ def statement_of(
     return search.sql(), [*values, *conditions.values]
 
 
-def function_placeholders(dimension: int) -> dict[str, str]:
-    """Return two placeholders' values for the schema's functions: the condition on the tenant ($1), and the indexed expression with the vector ($2)."""
-    half = MOST_INDEXED_WHOLE < dimension <= MOST_INDEXED
+def function_placeholders(dimension: int, kind: IndexKind) -> dict[str, str]:
+    """Return the placeholders of `sql/nearest_further`. In this function, $1 is the tenant and $2 the vector."""
     own = OWN_LARGE if dimension >= LARGE else OWN
+    enough = f"{FETCHED}::bigint * depth"
     return {
         "own_in_function": own.replace("s.tenant", "$1"),
-        "indexed_in_function": HALF.replace("::{vector}.vector::", "::") if half else WHOLE,
+        "indexed_in_function": sort_expression(kind),
+        "chunks_in_function": "{schema}.chunk",
+        "enough_in_function": enough,
+        "fetched_in_function": f"greatest({enough}, least({OVERSAMPLING} * depth, {MOST_CANDIDATES}))"
+        if kind == "binary"
+        else enough,
     }
 
 
@@ -212,7 +228,9 @@ def _shared_placeholders(parameter: int | None) -> dict[str, str]:
 @lru_cache(maxsize=1024)
 def _compose(search: Search) -> str:
     depth = max(DEPTH, search.top_k) if search.mode == "hybrid" else search.top_k
-    half = MOST_INDEXED_WHOLE < search.dimension <= MOST_INDEXED
+    enough = max(FETCHED * search.top_k, depth)
+    fetched = _fetched(search, depth=depth, enough=enough)
+    ef_search = max(search.ef_search, min(fetched if search.kind == "binary" else search.top_k, 1_000))
     nearest = {None: "nearest_unknown", True: "nearest_exact", False: "nearest_index"}[search.exactly]
     chunks, known_sizes = f"${3 if search.mode == 'text' else 5}::bigint", "array[(select chunks from size)]"
     if search.scans_text:  # the statement must mention each parameter
@@ -229,6 +247,9 @@ def _compose(search: Search) -> str:
         "exactly": filled(exactly, {"condition": small, "rows": "{schema}.chunk"}),
         "by_index": filled(by_index, {"condition": large}),
         "walking": SQL["nearest_walking"],
+        # The candidates of a binary index are sorted by their whole vectors on the server, because there are many.
+        "first_of_index": SQL["nearest_walking"] if search.kind == "binary" else filled(by_index, {"condition": large}),
+        "walk_settings": WALK_SETTINGS if search.kind == "binary" else "",
         "completing": filled(filled(exactly, {"rows": PART_OF_TABLE}), {"condition": large + TOO_FEW}),
         "by_text": SQL["by_text_scanning" if search.scans_text else "by_text"],
         **_shared_placeholders(search.shares),
@@ -239,15 +260,14 @@ def _compose(search: Search) -> str:
         "vector_weight": f"{VECTOR_WEIGHT}::float8",
         "text_weight": f"{1 - VECTOR_WEIGHT}::float8",
         "own": OWN_LARGE if search.dimension >= LARGE else OWN,
-        "indexed": HALF if half else WHOLE,
+        "indexed": sort_expression(search.kind),
         # Limits are part of the text and not parameters: the generic plan for a parameter would assume that a tenth of the rows is wanted.
         "top_k": str(search.top_k),
         "depth": str(depth),
-        # Fetch more candidates than are wanted, and rank them again in full precision. Half precision may confuse near neighbours, and a walk through the
-        # index returns candidates in a rough order.
-        "fetched": str((2 if half else 1) * depth if search.exactly is False else max(FETCHED * search.top_k, depth)),
+        "fetched": str(fetched),
+        "enough": str(enough),
         "text_depth": str(search.top_k if search.mode == "text" else depth),
-        "ef_search": str(max(search.ef_search, min(search.top_k, 1_000))),
+        "ef_search": str(ef_search),
         "scan_tuples": str(SCAN_TUPLES),
         "exact_rows": str(search.exact_rows),
         "completed_rows": str(COMPLETING * max(search.exact_rows, 1_000)),
@@ -267,6 +287,19 @@ def _compose(search: Search) -> str:
         "vector": quoted(search.vector_schema),
     }
     return _filled(SQL[search.mode], placeholders)
+
+
+def _fetched(search: Search, *, depth: int, enough: int) -> int:
+    """Return the number of candidates that a search takes from the index, and ranks again in full precision.
+
+    Half precision may confuse near neighbours, one bit for each dimension confuses many, and a walk through the index returns candidates in a rough order.
+    """
+    if search.kind == "binary":
+        wanted = max(search.ef_search, OVERSAMPLING * search.top_k)
+        return max(min(wanted, MOST_CANDIDATES), 2 * depth)
+    if search.exactly is None:
+        return enough
+    return (2 if search.kind == "halfvec" else 1) * depth
 
 
 def _filled(text: str, placeholders: Mapping[str, str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import asyncpg
 import numpy as np
@@ -11,8 +11,8 @@ from ragcore.errors import InvalidInput
 from ragcore.protocols import Diagnosis, Found, Query, Scores, Vector
 from ragcore.store.postgres.collection import Collection, StoreSettings
 from ragcore.store.postgres.connection import PooledConnection
-from ragcore.store.postgres.inspection import MOST_INDEXED
-from ragcore.store.postgres.passages import found_of, nearest, passage_of, ranked
+from ragcore.store.postgres.explanation import Explanation, explain_plan, explanation_of
+from ragcore.store.postgres.passages import Scan, found_of, nearest, passage_of, ranked
 from ragcore.store.postgres.searches import adjacent_statement, chunks_statement, statement_of
 from ragcore.store.postgres.tenants import Tenants
 from ragcore.types import Passage
@@ -39,44 +39,72 @@ class Searching:
 
     async def search(self, query: Query) -> Sequence[Passage]:
         """Return the tenant's passages, best first. See `Searcher.search`."""
-        check_tenant(query.tenant)
-        if query.mode != "text" and query.vector is None:
-            raise InvalidInput(f"mode {query.mode!r} needs a vector")
+        _check(query)
         # Read the facts once, before all attempts. The statement determines those that are unknown here, and only these are stored below.
-        exactly = self._exactly(query)
+        known = self._exactly(query)
         tenants = (query.tenant, *query.shared)
         sizes = [self._tenants.chunks.get(tenant) for tenant in tenants]
 
         async def work(connection: PooledConnection) -> list[asyncpg.Record]:
-            # The model is checked here and not before the call, because the collection's model is known only after the first connection was inspected.
-            self._collection.check_model(query.model, connection)
-            # Postings of expired chunks would take the places of others in the lists. So a tenant with expired documents is searched as with a filter, and so
-            # are shared tenants, for which ragcore does not read whether they have any. A query with a filter needs nothing more, and vectors have no postings.
-            hides = query.mode != "vector" and query.filter is None
-            hides = hides and (bool(query.shared) or await self._hides(connection, query.tenant))
-            sql, values = statement_of(
-                query,
-                schema=self._settings.schema,
-                vector_schema=connection.vector_schema,
-                exactly=exactly,
-                exact_rows=self._settings.exact_rows,
-                ef_search=self._settings.ef_search,
-                chunks=sizes,
-                scans_text=not connection.text_is_ready,
-                hides_expired=hides,
-            )
+            sql, values = await self._statement(connection, query, known, sizes)
             return await connection.fetch(sql, *values)
 
         rows = await self._collection.read(work, stage="search", tenants=tenants)
         result = nearest(rows, query) if query.mode == "vector" else ranked(rows, query)
         # For a filtered search, the scan depends on the number of chunks that the filter leaves, not on the tenant's size.
-        if exactly is None and result.scan is not None and query.filter is None and not query.shared:
+        if known is None and result.scan is not None and query.filter is None and not query.shared:
             self._tenants.exactly.put(query.tenant, result.scan == "exact")
         if None in sizes and query.mode != "vector" and rows:
-            for tenant, known, size in zip(tenants, sizes, rows[0]["chunks"] or (), strict=False):
-                if known is None:
-                    self._tenants.chunks.put(tenant, size)
+            for tenant, size, found in zip(tenants, sizes, rows[0]["chunks"] or (), strict=False):
+                if size is None:
+                    self._tenants.chunks.put(tenant, found)
         return result
+
+    async def explain(self, query: Query) -> Explanation:
+        """Run a search, and the same search with EXPLAIN ANALYZE. See `PgVectorStore.explain`."""
+        _check(query)
+        known = self._exactly(query)
+        tenants = (query.tenant, *query.shared)
+        sizes = [self._tenants.chunks.get(tenant) for tenant in tenants]
+
+        async def work(connection: PooledConnection) -> Explanation:
+            sql, values = await self._statement(connection, query, known, sizes)
+            rows = await connection.fetch(sql, *values)
+            found = nearest(rows, query) if query.mode == "vector" else ranked(rows, query)
+            plan = await explain_plan(connection, sql, values)
+            return explanation_of(
+                plan,
+                query,
+                scan=found.scan,
+                kind=connection.index_kind,
+                tables=["chunk"],
+                advice=[*_advice(found.scan, self._settings)],
+            )
+
+        return await self._collection.read(work, stage="search", tenants=tenants)
+
+    async def _statement(
+        self, connection: PooledConnection, query: Query, exactly: bool | None, sizes: Sequence[float | None]
+    ) -> tuple[str, list[object]]:
+        """Return the statement of a search and the values of its parameters. `exactly` and `sizes` are the facts that are known."""
+        # The model is checked here and not before the call, because the collection's model is known only after the first connection was inspected.
+        self._collection.check_model(query.model, connection)
+        # Postings of expired chunks would take the places of others in the lists. So a tenant with expired documents is searched as with a filter, and so
+        # are shared tenants, for which ragcore does not read whether they have any. A query with a filter needs nothing more, and vectors have no postings.
+        hides = query.mode != "vector" and query.filter is None
+        hides = hides and (bool(query.shared) or await self._hides(connection, query.tenant))
+        return statement_of(
+            query,
+            schema=self._settings.schema,
+            vector_schema=connection.vector_schema,
+            kind=connection.index_kind,
+            exactly=exactly,
+            exact_rows=self._settings.exact_rows,
+            ef_search=self._settings.ef_search,
+            chunks=sizes,
+            scans_text=not connection.text_is_ready,
+            hides_expired=hides,
+        )
 
     async def shared_tenants(self) -> Sequence[str]:
         """Return the tenants that the owner has marked as shared."""
@@ -152,8 +180,6 @@ class Searching:
 
     def _exactly(self, query: Query) -> bool | None:
         """Whether to search exactly; None: let the statement count."""
-        if query.vector is not None and len(query.vector) > MOST_INDEXED:
-            return True  # pgvector can't index this number of dimensions
         if query.filter is not None or query.shared:
             return None
         exactly = self._tenants.exactly.get(query.tenant)
@@ -167,3 +193,17 @@ class Searching:
             known = bool(await connection.fetchval(self._collection.statement("has_expired", connection), tenant))
             self._tenants.hides_expired.put(tenant, known)
         return known
+
+
+def _check(query: Query) -> None:
+    check_tenant(query.tenant)
+    if query.mode != "text" and query.vector is None:
+        raise InvalidInput(f"mode {query.mode!r} needs a vector")
+
+
+def _advice(scan: Scan | None, settings: StoreSettings) -> Iterator[str]:
+    if scan == "completed":
+        yield (
+            "other tenants' chunks are nearer to this question than the tenant's own; if many questions are completed, raise exact_rows"
+            f"{'' if settings.exact_rows is None else f' (now {settings.exact_rows:,})'}, so that more tenants are searched exactly from the start"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 import anyio
@@ -14,7 +15,8 @@ from ragcore.resilience.failure import On
 from ragcore.store.postgres.connection import PooledConnection
 from ragcore.store.postgres.dsn import Address
 from ragcore.store.postgres.finding import Finding
-from ragcore.store.postgres.inspection import Inspection, inspect
+from ragcore.store.postgres.index import Index
+from ragcore.store.postgres.inspection import Inspection, inspect, read_settings
 from ragcore.store.postgres.pool import ConnectionLost, Pool
 from ragcore.store.postgres.statements import quoted
 from ragcore.store.postgres.translate import cause_of, translate
@@ -26,6 +28,8 @@ logger: logging.Logger = logging.getLogger("ragcore.store")
 T = TypeVar("T")
 
 LOOK_SECONDS = 10.0
+# The kind of the index may change while the store is open, so the collection's settings are read again after this many seconds.
+SETTINGS_SECONDS = 30.0
 
 
 class ServerSettings(Protocol):
@@ -62,6 +66,7 @@ class Server:
         self.pool: Pool = Pool(address, size=settings.pool_size, away_seconds=away_seconds)
         self.found: Inspection | None = None
         self.looked: anyio.Event = anyio.Event()
+        self._read_again_at = 0.0
 
     @property
     def address(self) -> Address:
@@ -156,14 +161,32 @@ class Server:
     async def _examine(self, connection: PooledConnection) -> None:
         if not connection.examined:
             self.found = found = await self._inspect(connection)
+            self._read_again_at = anyio.current_time() + SETTINGS_SECONDS
             if found.active not in (None, self._settings.schema):
                 await self._use_collection(connection)
             # Set last: if the inspection failed or was cancelled, the next call repeats it.
             connection.examined = True
+        elif anyio.current_time() >= self._read_again_at:
+            await self._read_settings(connection)
         # Checked at each call, since the setting may have changed.
         self.refuse_if_unsafe()
         assert self.found is not None
-        connection.model, connection.text_is_ready = self.found.model, self.found.text_is_ready
+        connection.model, connection.text_is_ready, connection.index_kind = (
+            self.found.model,
+            self.found.text_is_ready,
+            self.found.index_kind,
+        )
+
+    async def _read_settings(self, connection: PooledConnection) -> None:
+        """Read the kind of the index again, and whether text search is ready."""
+        assert self.found is not None
+        # Set first, so that of several calls at once only one reads the settings.
+        self._read_again_at = anyio.current_time() + SETTINGS_SECONDS
+        if self.found.index is not None:
+            settings = await read_settings(connection, self._settings.schema)
+            self.found = replace(
+                self.found, index=Index.recorded(settings), text_is_ready=settings.get("text") == "ready"
+            )
 
     async def _use_collection(self, connection: PooledConnection) -> None:
         """Replace the other collection of the group that is in use. PostgreSQL refuses that if the other one must stay."""

@@ -27,7 +27,9 @@ from ragcore.resilience import Bulkhead, Policy, RetryPolicy
 from ragcore.store.postgres.cached_vectors import CachedVectors
 from ragcore.store.postgres.collection import Collection
 from ragcore.store.postgres.dsn import Address, parse, parse_each
+from ragcore.store.postgres.explanation import Explanation
 from ragcore.store.postgres.inspection import Inspection
+from ragcore.store.postgres.recall import Recall, Recalls
 from ragcore.store.postgres.replica import replica_policy
 from ragcore.store.postgres.rollouts import Rollouts
 from ragcore.store.postgres.searching import Searching
@@ -51,7 +53,8 @@ class PgVectorStore(Part):
         pool_size: largest number of connections. They are opened when needed.
         exact_rows: a tenant with at most this number of chunks is searched exactly, a larger one through the HNSW index. None: the number of chunks
             whose vectors hold 2 million numbers, such as 5,208 chunks of 384 dimensions or 1,302 of 1,536.
-        ef_search: breadth of the index search, 1 to 1,000. A larger value finds more of the nearest chunks and takes longer.
+        ef_search: breadth of the index search, 1 to 1,000. A larger value finds more of the nearest chunks and takes longer. In an index of the kind
+            "binary", it is also the least number of candidates that are compared by their whole vectors; at least 20 × top_k are.
         schema: name of the collection's schema, as given to `store.migrate`.
         allow_unsafe_role: whether to work with a role to which row-level security does not apply. False: each call is refused.
         policy: policy of searches. None: at most `pool_size` searches at once, 4 attempts, a circuit breaker.
@@ -273,6 +276,60 @@ class PgVectorStore(Part):
     async def clear_cached_vectors(self, *, tenant: str) -> int:
         """Remove the vectors of a tenant's questions and return their number."""
         return await self._cached_vectors.clear(tenant=tenant)
+
+    async def explain(self, query: Query, /) -> Explanation:
+        """Run a search and return how PostgreSQL runs it: the index, exact or index scan, the rows that were read and dropped, and the time.
+
+        The explanation contains no texts, no values and no tenants. The search runs twice: once as `search` does, and once with EXPLAIN ANALYZE.
+
+        Raises:
+            InvalidInput: the query has no vector, and its mode is not "text".
+
+        Examples:
+            ```python
+            query = Query(question="What is my deductible?", tenant="acme", mode="vector", top_k=10, vector=vector)
+            print(await store.explain(query))
+            # The search walks through the index of the kind halfvec. It reads 100 rows and drops 0 of other tenants …
+            ```
+        """
+        return await self._searching.explain(query)
+
+    async def measure_recall(
+        self,
+        *,
+        sample: int = 200,
+        tenant: str | None = None,
+        top_k: int = 10,
+        seconds: float = 60.0,
+        vectors: Sequence[Vector] | None = None,
+    ) -> Recall:
+        """Measure the recall of the index: search for random stored vectors, as `search` does and exactly, and compare what both find.
+
+        Each search runs as the tenant to which the sampled chunk belongs, under row-level security, and does not count the chunk itself. The searches run one
+        after another on one connection, beside other calls, and bypass the policy. Memory is bounded by `top_k`.
+
+        A question is usually farther away from the chunks than another chunk is, so its recall may be a little lower. To measure with questions, give their
+        embeddings.
+
+        Args:
+            sample: largest number of searches to compare, 1 to 10,000.
+            tenant: the tenant whose chunks are sampled. None: random chunks of all tenants, so that large tenants count more.
+            top_k: number of chunks that each search asks for, 1 to 100.
+            seconds: time limit of the measurement. If it ends early, the result has fewer samples.
+            vectors: vectors to search for instead of stored ones, such as those of real questions. Needs `tenant`.
+
+        Raises:
+            InvalidInput: an argument is out of range.
+            StoreError: PostgreSQL can't be reached, or it failed.
+
+        Examples:
+            ```python
+            measured = await store.measure_recall(sample=200)
+            print(f"recall@10 {measured.recall:.3f}; {measured.index_ms:.1f} ms instead of {measured.exact_ms:.1f} ms")
+            ```
+        """
+        recalls = Recalls(self, self._collection)
+        return await recalls.measure(sample=sample, tenant=tenant, top_k=top_k, seconds=seconds, vectors=vectors)
 
     async def inspect(self) -> Inspection:
         """Inspect the role, the schema and the server, and each replica, for `doctor` and `describe`."""

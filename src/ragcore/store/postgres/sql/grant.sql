@@ -13,10 +13,10 @@ revoke all on function {schema}.add_postings(text[], text[], tsvector[]), {schem
 -- The migrations revoke these rights as well. This repeats it for a database that was restored without its rights, in which all roles could call the functions.
 revoke all on function {schema}.count_all(), {schema}.record_embed_text(text), {schema}.remove_expired(integer), {schema}.remove_old_quotas(integer),
     {schema}.trim_cached_vectors(bigint, integer), {schema}.add_postings(text[], text[], tsvector[]), {schema}.remove_postings(text[], text[]), {schema}.keep_postings(),
-    {schema}.postings(text, text, integer), {schema}.search_shared(text[])
+    {schema}.postings(text, text, integer), {schema}.search_shared(text[]), {schema}.sample_chunks(integer)
     from public;
 grant execute on function {schema}.count_all(), {schema}.is_of(text, text), {schema}.lexemes(text), {schema}.tenant_is_missing(),
     {schema}.postings(text, text, integer), {schema}.record_embed_text(text), {schema}.remove_expired(integer),
-    {schema}.remove_old_quotas(integer), {schema}.trim_cached_vectors(bigint, integer), {schema}.search_shared(text[]),
+    {schema}.remove_old_quotas(integer), {schema}.trim_cached_vectors(bigint, integer), {schema}.search_shared(text[]), {schema}.sample_chunks(integer),
     {schema}.count_calls(text, text, float8, float8, text[], text, float8, float8, float8, integer, float8),
     {schema}.nearest_further(text, {vector}.vector, integer, integer, integer) to {role}

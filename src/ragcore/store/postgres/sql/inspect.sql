@@ -83,9 +83,15 @@ select current_user as role,
            where own.relname = 'chunk' and attname = 'embedding'
        ) as dimension,
        (
-           select indisvalid from pg_index join pg_class as i on i.oid = indexrelid join own on own.oid = indrelid
-           where i.relname = 'chunk_embedding'
-       ) as has_index,
+           select jsonb_agg(jsonb_build_object(
+               'table', own.relname, 'name', i.relname, 'valid', x.indisvalid, 'operators', oc.opcname, 'bytes', pg_relation_size(i.oid)
+           ) order by own.relname, i.relname)
+           from pg_index as x join own on own.oid = x.indrelid join pg_class as i on i.oid = x.indexrelid
+           join pg_am as am on am.oid = i.relam join pg_opclass as oc on oc.oid = x.indclass[0]
+           where am.amname = 'hnsw'
+       ) as vector_indexes,
+       (select pg_size_bytes(current_setting('maintenance_work_mem'))) as maintenance_work_mem,
+       (select setting::bigint * 8192 from pg_settings where name = 'shared_buffers') as shared_buffers,
        (
            select md5(string_agg(format('%s.%s %s', c.relname, a.attname, format_type(a.atttypid, a.atttypmod)), ',' order by c.relname, a.attnum))
            from pg_attribute as a join pg_class as c on c.oid = a.attrelid join pg_namespace as n on n.oid = c.relnamespace

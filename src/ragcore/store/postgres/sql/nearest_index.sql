@@ -2,13 +2,13 @@
 -- belong to the tenant, because other tenants' chunks are nearer, it reads further chunks.
 s as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant,
-           set_config('hnsw.ef_search', '{ef_search}', true) as ef_search
+           set_config('hnsw.ef_search', '{ef_search}', true) as ef_search{walk_settings}
 ),
 by_index as materialized (
-    select s.tenant, c.* from s cross join lateral ({by_index}) as c
+    select s.tenant, c.* from s cross join lateral ({first_of_index}) as c
 ),
 nearest as (
-    select *, 'index' as scan from by_index
+    select tenant, {columns}, distance, 'index' as scan from by_index
     union all
     select s.tenant, {columns}, distance, scan
     from s cross join (select count(*) as found from by_index) as counted

@@ -1,5 +1,6 @@
 -- A part of the searches: find the nearest chunks of a tenant of unknown size. The statement first counts the tenant's rows, or those that match the filter, up
--- to {exact_rows}. If there are few, it compares all of them, because an index scan would miss a few rows among many others.
+-- to {exact_rows}. If there are few, it compares all of them, because an index scan would miss a few rows among many others. If the walk through the index ends
+-- before it has found {enough} chunks, the nearest ones may be missing, and the tenant's chunks are compared as well.
 settings as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant, {search_shared} as shared,
            set_config('hnsw.ef_search', '{ef_search}', true) as ef_search,
@@ -21,7 +22,7 @@ by_index as materialized (
 nearest as (
     select s.tenant, c.*, 'exact' as scan from s cross join lateral ({exactly}) as c
     union all
-    select *, 'index' from by_index
+    select tenant, {columns}, distance, 'index' from by_index
     union all
     select s.tenant, c.*, 'completed' from s cross join lateral ({completing}) as c
 )

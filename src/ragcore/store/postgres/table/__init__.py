@@ -2,8 +2,7 @@
 
 from ragcore.store.postgres.table.catalogue import VectorIndex
 from ragcore.store.postgres.table.checking import TableInspection
-from ragcore.store.postgres.table.explanation import Explanation
 from ragcore.store.postgres.table.proposal import Proposal, propose
 from ragcore.store.postgres.table.store import TableStore
 
-__all__ = ["Explanation", "Proposal", "TableInspection", "TableStore", "VectorIndex", "propose"]
+__all__ = ["Proposal", "TableInspection", "TableStore", "VectorIndex", "propose"]

@@ -14,7 +14,7 @@ from ragcore.protocols import Embedder
 from ragcore.store.postgres.connection import PooledConnection
 from ragcore.store.postgres.dsn import Address
 from ragcore.store.postgres.finding import Finding
-from ragcore.store.postgres.inspection import MOST_INDEXED, MOST_INDEXED_WHOLE
+from ragcore.store.postgres.index import MOST_INDEXED, MOST_INDEXED_WHOLE
 from ragcore.store.postgres.statements import literal, quoted
 from ragcore.store.postgres.table.catalogue import (
     INTEGERS,

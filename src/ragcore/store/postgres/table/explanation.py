@@ -2,70 +2,37 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from ragcore.protocols import Query
 from ragcore.store.postgres.connection import PooledConnection
+from ragcore.store.postgres.explanation import Explanation, explain_plan
 from ragcore.store.postgres.statements import literal, quoted
 from ragcore.store.postgres.table.statements import Shape
 from ragcore.store.table import Table
-from ragcore.value import Value
 
 __all__ = ["Explanation", "explain"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Explanation(Value):
-    """How PostgreSQL runs a search.
-
-    Attributes:
-        uses_vector_index: whether it walks through the index of the vectors. None: the mode compares no vectors.
-        indexes: names of all indexes that it uses.
-        milliseconds: time in the server.
-        advice: what to change; () if nothing is missing.
-        plan: the plan as PostgreSQL prints it.
-    """
-
-    uses_vector_index: bool | None
-    indexes: tuple[str, ...]
-    milliseconds: float
-    advice: tuple[str, ...]
-    plan: str
 
 
 async def explain(
     connection: PooledConnection, table: Table, shape: Shape, query: Query, sql: str, values: Sequence[object]
 ) -> Explanation:
     """Run a statement with EXPLAIN ANALYZE."""
-    rows = await connection.fetch(f"explain (analyze, costs off, timing off, summary on, format json) {sql}", *values)
-    plan = json.loads(rows[0][0])[0]
-    nodes = [*_nodes(plan["Plan"])]
-    used = [node["Index Name"] for node in nodes if "Index Name" in node and node.get("Actual Loops", 0) > 0]
-    walks = None if query.mode == "text" else shape.index is not None and shape.index.name in used
-    scanned = {
-        node.get("Relation Name")
-        for node in nodes
-        if node["Node Type"] == "Seq Scan" and node.get("Actual Loops", 0) > 0
-    }
+    plan = await explain_plan(connection, sql, values)
+    walks = None if query.mode == "text" else shape.index is not None and shape.index.name in plan.indexes
+    read, dropped = plan.rows([table.table])
     return Explanation(
         uses_vector_index=walks,
-        indexes=tuple(dict.fromkeys(used)),
-        milliseconds=float(plan["Execution Time"]),
-        advice=tuple(_advice(table, shape, query, scanned, walks)),
-        plan=json.dumps(plan["Plan"], indent=2),
+        indexes=plan.indexes,
+        milliseconds=plan.milliseconds,
+        advice=tuple(_advice(table, shape, query, plan.scanned, walks)),
+        plan=plan.shown(),
+        rows_read=read,
+        rows_filtered=dropped,
     )
 
 
-def _nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    yield plan
-    for child in plan.get("Plans", ()):
-        yield from _nodes(child)
-
-
-def _advice(table: Table, shape: Shape, query: Query, scanned: set[Any], walks: bool | None) -> Iterator[str]:
+def _advice(table: Table, shape: Shape, query: Query, scanned: set[str], walks: bool | None) -> Iterator[str]:
     relation = f"{quoted(table.schema)}.{quoted(table.table)}"
     if walks is False and not table.exact:
         yield f"the index of the vectors is not used: run `analyze {relation}`, and compare the predicate with that of the index"

@@ -15,10 +15,11 @@ from ragcore.protocols import Diagnosis, EmbeddedDocument, Found, Query, Scores,
 from ragcore.resilience import Bulkhead, Policy, RetryPolicy
 from ragcore.store.postgres.connection import PooledConnection
 from ragcore.store.postgres.dsn import parse
+from ragcore.store.postgres.explanation import Explanation
 from ragcore.store.postgres.passages import found_of, nearest, passage_of, ranked
 from ragcore.store.postgres.table.access import TableAccess
 from ragcore.store.postgres.table.checking import TableInspection
-from ragcore.store.postgres.table.explanation import Explanation, explain
+from ragcore.store.postgres.table.explanation import explain
 from ragcore.store.postgres.table.statements import Shape, search_of, statement_of
 from ragcore.store.postgres.tenants import Tenants
 from ragcore.store.table import Table
