@@ -548,7 +548,7 @@ async def test_a_row_of_one_tenant_does_not_fail_the_searches_of_others(database
                 assert (found.chunk_id, found.metadata["x"]) == ("fine", "\\u0000 \\ud800 \U0001f600"), (mode, filter)
         assert (await store.count(tenant="a")).chunks == 1
         theirs = {one.chunk_id: one for one in await store.search(query("word w7", tenant="b", mode="text", top_k=50))}
-        # Without a readable tenant, a row belongs to nobody.
+        # No tenant sees a row whose tenant can't be read.
         assert theirs.keys() == ({"long", "flat", "odd0", "odd1", "odd2"} if side == "parent" else {"long", "flat"})
         assert all(one.metadata == {} for id, one in theirs.items() if id.startswith("odd"))
         assert {one.name for one in (await store.inspect()).unchecked_json} == {"data"}

@@ -97,6 +97,14 @@ def _options(
         str | None,
         typer.Option("--language", help="Language of full-text search in a new collection.", show_default="english"),
     ] = None,
+    read_dsn: Annotated[
+        str | None,
+        typer.Option(
+            "--read-dsn",
+            help="DSN of read replicas, or several separated by blanks. Set RAGCORE_READ_DSN instead if it has a password.",
+            show_default="none",
+        ),
+    ] = None,
     pool_size: Annotated[
         int | None, typer.Option("--pool-size", help="Largest number of connections to PostgreSQL.", show_default="10")
     ] = None,
@@ -125,6 +133,7 @@ def _options(
         data=data,
         schema=schema,
         language=language,
+        read_dsn=read_dsn,
         pool_size=pool_size,
         ef_search=ef_search,
         exact_rows=exact_rows,

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import anyio
@@ -55,6 +55,7 @@ class Options:
     data: Path | None = None
     schema: str | None = None
     language: str | None = None
+    read_dsn: str | None = field(default=None, repr=False)
     pool_size: int | None = None
     ef_search: int | None = None
     exact_rows: int | None = None
@@ -66,7 +67,7 @@ class Options:
 
     def environment(self) -> dict[str, str]:
         """Return the environment variables of the process. Each option of the command line replaces the variable of the same name."""
-        names = [field.name for field in fields(self) if field.name not in ("data", "verbose")]
+        names = [one.name for one in fields(self) if one.name not in ("data", "verbose")]
         given = {
             f"RAGCORE_{name.upper()}": str(getattr(self, name)) for name in names if getattr(self, name) is not None
         }
@@ -125,7 +126,8 @@ class Options:
         local = Config.local(self.folder())
         assert local.dsn is not None
         environ["DATABASE_URL"] = local.dsn.reveal()
-        environ.pop("RAGCORE_READ_DSN", None)  # like DATABASE_URL, it is about another database
+        if self.read_dsn is None:
+            environ.pop("RAGCORE_READ_DSN", None)  # like DATABASE_URL, it is about another database
         environ.setdefault("RAGCORE_EMBEDDING_MODEL", local.embedding_model)
         if not environ.get("OPENAI_API_KEY"):
             environ.setdefault("RAGCORE_MODELS", ",".join(local.models))

@@ -167,6 +167,10 @@ def make_store(config: Config, policies: Policies, embedder: Embedder) -> Search
             raise ConfigurationError(
                 "table names an existing table, but the database is an embedded one: set dsn to the database that has the table"
             )
+        if config.read_dsn:
+            raise ConfigurationError(
+                "read_dsn is set, but an existing table is read only from the server that dsn names: unset RAGCORE_READ_DSN, or set dsn to a replica"
+            )
         from ragcore.store.postgres.table import TableStore
 
         return TableStore(

@@ -6,7 +6,7 @@ import difflib
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -74,6 +74,8 @@ OWN = (
     "RAGCORE_TABLE_EXACT",
     "RAGCORE_TABLE_ROLE",
     "RAGCORE_TABLE_CLAIM",
+    "RAGCORE_TABLE_WRITABLE",
+    "RAGCORE_TABLE_CONSTANTS",
 )
 
 # Variables that Kubernetes sets in each pod for a service whose name is or begins with ragcore.
@@ -199,13 +201,10 @@ class Environment:
                     f"{alone} is set, but RAGCORE_TABLE is not: set it to the table, as schema.table"
                 )
             return None
-        columns = {}
-        for pair in self.names("RAGCORE_TABLE_COLUMNS"):
-            name, equals, column = (part.strip() for part in pair.partition("="))
-            if not equals or name not in COLUMNS:
-                raise ConfigurationError(
-                    f"RAGCORE_TABLE_COLUMNS has {pair!r}: write name=column, separated by commas; the names are {', '.join(COLUMNS)}"
-                )
+        columns: dict[str, Any] = {}
+        for name, column in self._pairs("RAGCORE_TABLE_COLUMNS", "name=column"):
+            if name not in COLUMNS:
+                raise ConfigurationError(f"RAGCORE_TABLE_COLUMNS has {name!r}: the names are {', '.join(COLUMNS)}")
             columns[name] = column
         if "tenant" not in columns:
             raise ConfigurationError("RAGCORE_TABLE_COLUMNS names no tenant: add tenant=column or tenant=parent.column")
@@ -224,11 +223,21 @@ class Environment:
                 isolation=cast("Isolation", self.text("RAGCORE_TABLE_ISOLATION") or "rls"),
                 exact=self.read("RAGCORE_TABLE_EXACT", boolean, False),
                 role=role,
+                writable=self.read("RAGCORE_TABLE_WRITABLE", boolean, False),
+                constants=dict(self._pairs("RAGCORE_TABLE_CONSTANTS", "column=value")),
                 settings={"request.jwt.claims": claim(claimed, role=role or "authenticated")} if claimed else {},
                 **columns,
             )
         except ConfigurationError as error:
             raise ConfigurationError(f"the mapping of RAGCORE_TABLE is invalid: {error}") from None
+
+    def _pairs(self, name: str, form: str) -> Iterator[tuple[str, str]]:
+        """Yield the pairs in a variable, which are separated by commas and have the form `left=right`."""
+        for pair in self.names(name):
+            left, equals, right = (part.strip() for part in pair.partition("="))
+            if not equals:
+                raise ConfigurationError(f"{name} has {pair!r}: write {form}, separated by commas")
+            yield left, right
 
     def dsn(self) -> Secret | None:
         """Return DATABASE_URL, or a DSN made from libpq's PG* variables; None if neither names a database.

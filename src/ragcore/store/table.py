@@ -14,7 +14,9 @@ __all__ = ["COLUMNS", "Column", "Isolation", "Table", "claim"]
 
 Isolation: TypeAlias = Literal["rls", "where"]
 # The fields of `Table` that name a column.
-COLUMNS = ("id", "text", "embedding", "tenant", "document", "order", "title", "source", "metadata", "words")
+COLUMNS = (
+    "id", "text", "embedding", "tenant", "document", "order", "title", "source", "metadata", "words", "content_hash",
+)  # fmt: skip
 # PostgreSQL cuts longer names, so they would name another object.
 MOST_BYTES = 63
 SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(?:\.[A-Za-z_][A-Za-z0-9_$]*)*")
@@ -67,11 +69,15 @@ class Table:
         predicate: SQL that each chunk must satisfy, such as `deleted_at is null`, in columns of the table of chunks. It is part of each statement, in
             parentheses, so that partial indexes fit. It is code: never build it from input of users.
         words: column of type tsvector; None: the words of `text` are computed, which is slow without an index on that expression.
+        content_hash: column for the hash of a document's content, text or a JSON key; None: a document that is added again is always written again.
         language: text search configuration of PostgreSQL, for questions and, without `words`, for chunks.
         isolation: what isolates the tenants. "rls": row-level security of the table; it is an error if it does not apply to the role. "where": the
             condition on the tenant in each statement, and nothing else.
         exact: whether each search compares all of the tenant's vectors. False: the table must have an index for the vectors.
         role: role to which each call switches with `set local role`, so that its policies apply. Each call then needs three round trips instead of one.
+        writable: whether the store may add, replace and delete documents. False: it only reads.
+        constants: values of further columns, as texts, for the rows that the store writes. `parent.name` is a column of the parent. So a row satisfies the
+            predicate, and columns without a default have a value.
         settings: settings of PostgreSQL that each statement sets for itself, by name: a function gets the tenant and returns the value.
 
     Raises:
@@ -98,10 +104,13 @@ class Table:
     join: str | None = None
     predicate: str | None = None
     words: str | None = None
+    content_hash: str | None = None
     language: str = "english"
     isolation: Isolation = "rls"
     exact: bool = False
     role: str | None = None
+    writable: bool = False
+    constants: Mapping[str, str] = field(default_factory=dict, hash=False)
     settings: Mapping[str, Callable[[str], str]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -130,11 +139,35 @@ class Table:
             raise ConfigurationError(
                 "predicate is empty: leave it out, or write a condition such as 'deleted_at is null'"
             )
+        for name in self.constants:
+            column = Column.parse(name)
+            _check_name("constants", column.name)
+            if column.key is not None or (column.in_parent and self.parent is None):
+                raise ConfigurationError(f"constants has {name!r}: name a column, as `name` or `parent.name`")
+        if self.writable:
+            self._check_writing()
         for name in self.settings:
             if SETTING.fullmatch(name) is None or name.lower() in OWN_SETTINGS:
                 raise ConfigurationError(
                     f"settings has {name!r}: it must be the name of a setting such as 'request.jwt.claims'; to switch the role, use role="
                 )
+
+    def _check_writing(self) -> None:
+        if self.document is None:
+            raise ConfigurationError(
+                "document is not set: a table that is writable needs the column with the id of the document"
+            )
+        if self.parent is None:
+            return
+        own, other = self.keys
+        if self.document not in (own, f"parent.{other}"):
+            raise ConfigurationError(
+                f"document is {self.document!r}: a table that is writable needs the column that joins the parent, {own} or parent.{other}"
+            )
+        if not Column.parse(self.tenant).in_parent:
+            raise ConfigurationError(
+                f"tenant is {self.tenant!r}: a table that is writable needs the tenant in the parent if there is one, because the store writes rows of both"
+            )
 
     @property
     def columns(self) -> Mapping[str, Column]:

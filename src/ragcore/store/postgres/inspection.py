@@ -18,8 +18,8 @@ from ragcore.store.postgres.dsn import Address
 from ragcore.store.postgres.extension import Extension
 from ragcore.store.postgres.finding import Finding
 from ragcore.store.postgres.index import Index, IndexKind, default_kind, index_name
-from ragcore.store.postgres.policies import foreign_policies
 from ragcore.store.postgres.replica_inspection import ReplicaInspection
+from ragcore.store.postgres.row_policies import foreign_policies
 from ragcore.store.postgres.statements import MIGRATIONS, quoted, statement
 from ragcore.value import Value
 

@@ -1,39 +1,37 @@
-"""The policies of row-level security that ragcore creates, and how PostgreSQL prints them."""
+"""The default policies of a store in PostgreSQL."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from ragcore.resilience import Bulkhead, Policy, RetryPolicy
 
-__all__ = ["foreign_policies"]
-
-# The policies that ragcore creates, as PostgreSQL prints them. Any other policy could show a tenant's rows to another tenant.
-_OWN = r"case when \(tenant = current_setting\('ragcore\.tenant'::text, true\)\) then true"
-_LOUD = (
-    r" when \(coalesce\(current_setting\('ragcore\.tenant'::text, true\), ''::text\) <> ''::text\) then false"
-    r" else (?:\"?(?P<raises>\w+)\"?\.)?tenant_is_missing\(\) end"
-)
-_COUNTING = r"\(current_setting\('ragcore\.counting'::text, true\) = 'on'::text\)"
-# This policy is joined to the others by AND, so it can only hide rows.
-_NOT_EXPIRED = r"\(\(expires_at is null\) or \(expires_at > now\(\)\) or \(current_setting\('ragcore\.expired'::text, true\) = 'on'::text\)\)"
-# This policy shows the rows of tenants that the owner has listed, for reading only.
-_SHARED = (
-    r"case when \(coalesce\(current_setting\('ragcore\.shared'::text, true\), ''::text\) = ''::text\) then false"
-    r" when \(tenant = any \(\(current_setting\('ragcore\.shared'::text, true\)\)::text\[\]\)\)"
-    r" then \(tenant in \( select s\.tenant from (?:\"?\w+\"?\.)?shared_tenant s\)\) else false end"
-)
-POLICIES = re.compile(
-    rf"\w+: (own_rows \* true {_OWN}(?: else false end|{_LOUD}) - true|counting r true {_COUNTING} - true"
-    rf"|not_expired r false {_NOT_EXPIRED} - true|shared_rows r true {_SHARED} - true)",
-    re.IGNORECASE,
-)
+__all__ = ["queue_of", "search_policy", "writing_policy"]
 
 
-def foreign_policies(policies: Sequence[str], schema: str) -> Iterator[str]:
-    """Yield the policies that ragcore did not create, as "table: name"."""
-    for policy in policies:
-        found = POLICIES.fullmatch(" ".join(policy.split()).replace("(CASE", "CASE").replace("END)", "END"))
-        # PostgreSQL omits the schema's name if the search path contains the schema.
-        if found is None or found["raises"] not in (None, schema):
-            table, rest = policy.split(": ", 1)
-            yield f"{table}: {rest.split(' ')[0]}"
+def queue_of(pool_size: int) -> int:
+    """Return the length of a policy's queue. It is at least as long as the default; the bulkhead refuses callers that have too little time left to wait."""
+    return max(256, 16 * pool_size)
+
+
+def search_policy(pool_size: int) -> Policy:
+    """Return the policy of searches: as many at once as there are connections."""
+    return Policy(
+        "database", attempt_timeout=10.0, bulkhead=Bulkhead(pool_size, queue=queue_of(pool_size)), retry=_retry()
+    )
+
+
+def writing_policy(pool_size: int) -> Policy:
+    """Return the policy of writes: they use at most half of the connections.
+
+    Writing a large document takes minutes, so only its deadline limits it. A timeout of a write is not retried, and does not count against searches.
+    """
+    return Policy(
+        "database writes",
+        timeout=600.0,
+        attempt_timeout=86_400.0,
+        bulkhead=Bulkhead(max(1, pool_size // 2), queue=queue_of(pool_size)),
+        retry=_retry(),
+    )
+
+
+def _retry() -> RetryPolicy:
+    return RetryPolicy(attempts=4, backoff=0.05, max_backoff=1.0)

@@ -12,14 +12,15 @@ import anyio
 from ragcore.errors import ConfigurationError
 from ragcore.resilience import Policy, deadline
 from ragcore.resilience.failure import On
+from ragcore.store.postgres.calling import call
 from ragcore.store.postgres.connection import PooledConnection
 from ragcore.store.postgres.dsn import Address
 from ragcore.store.postgres.finding import Finding
 from ragcore.store.postgres.index import Index
 from ragcore.store.postgres.inspection import Inspection, inspect, read_settings
-from ragcore.store.postgres.pool import ConnectionLost, Pool
+from ragcore.store.postgres.pool import Pool
 from ragcore.store.postgres.statements import quoted
-from ragcore.store.postgres.translate import cause_of, translate
+from ragcore.store.postgres.translate import translate
 
 __all__ = ["Server", "ServerSettings"]
 
@@ -89,29 +90,8 @@ class Server:
             policy: the policy.
             examine: whether to inspect role and schema first. False if `work` does that itself.
         """
-        attempts = 0
         work = self._after_examining(work) if examine else work
-
-        async def attempt() -> T:
-            nonlocal attempts
-            attempts += 1
-            try:
-                return await self.pool.run(work)
-            except ConnectionLost as lost:
-                if not lost.reused:
-                    raise
-            # An idle connection may have ended long ago, as with HTTP keep-alive, so a new connection is tried immediately. This is outside of the
-            # `except`, so that an error of the second try does not name the first as its context.
-            attempts += 1
-            return await self.pool.run(work)
-
-        try:
-            return await policy.call(attempt, on=self._on)
-        except Exception as error:
-            ours = translate(error, self.address, stage=stage, attempts=attempts)
-            if ours is error:
-                raise
-            raise ours from cause_of(error)
+        return await call(self.pool, work, policy=policy, on=self._on, stage=stage)
 
     async def call_directly(self, work: Callable[[PooledConnection], Awaitable[T]]) -> T:
         """Run `work` on a connection of the pool, bypassing the policy. Errors of the driver are raised unchanged."""

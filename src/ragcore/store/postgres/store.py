@@ -23,12 +23,13 @@ from ragcore.protocols import (
     Scores,
     Vector,
 )
-from ragcore.resilience import Bulkhead, Policy, RetryPolicy
+from ragcore.resilience import Policy
 from ragcore.store.postgres.cached_vectors import CachedVectors
 from ragcore.store.postgres.collection import Collection
 from ragcore.store.postgres.dsn import Address, parse, parse_each
 from ragcore.store.postgres.explanation import Explanation
 from ragcore.store.postgres.inspection import Inspection
+from ragcore.store.postgres.policies import queue_of, search_policy, writing_policy
 from ragcore.store.postgres.recall import Recall, Recalls
 from ragcore.store.postgres.replica import replica_policy
 from ragcore.store.postgres.rollouts import Rollouts
@@ -111,23 +112,12 @@ class PgVectorStore(Part):
         self.ef_search = ef_search
         self.schema = check_schema(schema)
         self.allow_unsafe_role = allow_unsafe_role
-        # The queue is at least as long as the default queue of a policy. The bulkhead refuses callers that have too little time left to wait.
-        queue = max(256, 16 * pool_size)
-        retry = RetryPolicy(attempts=4, backoff=0.05, max_backoff=1.0)
-        self.policy = policy or Policy(
-            "database", attempt_timeout=10.0, bulkhead=Bulkhead(pool_size, queue=queue), retry=retry
-        )
-        # Writing a large document takes minutes, so only its deadline limits it. A timeout of a write is not retried, and does not count against searches.
-        self.write_policy = write_policy or Policy(
-            "database writes",
-            timeout=600.0,
-            attempt_timeout=86_400.0,
-            bulkhead=Bulkhead(max(1, pool_size // 2), queue=queue),
-            retry=retry,
-        )
+        self.policy = policy or search_policy(pool_size)
+        self.write_policy = write_policy or writing_policy(pool_size)
         # By the replica's address.
         self.read_policies = {
-            str(address): replica_policy(address, pool_size=pool_size, queue=queue) for address in self._replicas
+            str(address): replica_policy(address, pool_size=pool_size, queue=queue_of(pool_size))
+            for address in self._replicas
         }
         self.read_your_writes = read_your_writes
         # The parts read the attributes above at each call, so a changed attribute takes effect with the next call.

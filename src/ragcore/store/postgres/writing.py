@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from ragcore.protocols import EmbeddedDocument
@@ -14,7 +15,7 @@ from ragcore.store.postgres.statements import SQL
 from ragcore.store.postgres.tenants import Tenants
 from ragcore.types.validation import check_tenant
 
-__all__ = ["Writing"]
+__all__ = ["Writing", "slices"]
 
 # Number of chunks in one statement. So a statement has a few MB, however large the document is.
 SLICE = 500
@@ -91,35 +92,33 @@ class Writing:
             # This comes first, since it locks the documents: a second writer of the same document waits here, before it has changed a chunk.
             await connection.execute(statement("begin_documents", connection), tenant, ids, models, expiries)
             await connection.execute(statement("delete_chunks", connection), tenant, ids)
-            for columns in _slices(documents):
+            for columns in slices(_rows(documents)):
                 await connection.execute(statement("insert_chunks", connection), tenant, *columns)
             await connection.execute(statement("finish_documents", connection), tenant, ids, hashes)
 
 
-def _slices(documents: Sequence[EmbeddedDocument]) -> Iterator[tuple[list[Any], ...]]:
-    """Yield the chunks of documents as columns, at most `SLICE` rows at a time."""
-    rows: list[tuple[Any, ...]] = []
+def slices(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[list[Any], ...]]:
+    """Yield rows as columns, at most `SLICE` rows at a time."""
+    remaining = iter(rows)
+    while part := list(islice(remaining, SLICE)):
+        yield tuple(map(list, zip(*part, strict=True)))
+
+
+def _rows(documents: Sequence[EmbeddedDocument]) -> Iterator[tuple[Any, ...]]:
+    """Yield the chunks of documents as rows."""
     for embedded in documents:
         document = embedded.document
         for position, (chunk, vector) in enumerate(zip(embedded.chunks, embedded.vectors, strict=True)):
-            metadata = json.dumps({**document.metadata, **chunk.metadata}, ensure_ascii=False)
-            rows.append(
-                (
-                    chunk.id,
-                    document.id,
-                    position,
-                    chunk.text,
-                    document.title,
-                    document.source,
-                    chunk.start,
-                    chunk.end,
-                    metadata,
-                    encode_vector(vector),
-                    document.expires_at,
-                )
+            yield (
+                chunk.id,
+                document.id,
+                position,
+                chunk.text,
+                document.title,
+                document.source,
+                chunk.start,
+                chunk.end,
+                json.dumps({**document.metadata, **chunk.metadata}, ensure_ascii=False),
+                encode_vector(vector),
+                document.expires_at,
             )
-            if len(rows) == SLICE:
-                yield tuple(map(list, zip(*rows, strict=True)))
-                rows = []
-    if rows:
-        yield tuple(map(list, zip(*rows, strict=True)))

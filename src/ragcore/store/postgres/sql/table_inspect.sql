@@ -30,11 +30,17 @@ select current_user::text as role, current_database()::text as database, current
                )
                select min(c.relname) from part join pg_class as c using (oid) where c.relkind = 'f'
            ),
-           'may_use_schema', has_schema_privilege((select relnamespace from pg_class where oid = r.oid), 'usage'),
+           'may_delete', has_table_privilege(r.oid, 'delete'), 'may_use_schema', has_schema_privilege((select relnamespace from pg_class where oid = r.oid), 'usage'),
            'columns', (
                select coalesce(jsonb_agg(jsonb_build_object(
                    'name', a.attname, 'type', t.typname, 'type_schema', tn.nspname, 'modifier', a.atttypmod,
-                   'nullable', not a.attnotnull, 'may_select', has_column_privilege(r.oid, a.attnum, 'select'),
+                   'nullable', not a.attnotnull, 'may_insert', has_column_privilege(r.oid, a.attnum, 'insert'),
+                   'may_update', has_column_privilege(r.oid, a.attnum, 'update'),
+                   'generated', a.attgenerated <> '', 'has_default', a.atthasdef or a.attidentity <> '',
+                   'numbered', a.attidentity <> '' or coalesce((
+                       select pg_get_expr(d.adbin, d.adrelid) like 'nextval(%' from pg_attrdef as d where d.adrelid = a.attrelid and d.adnum = a.attnum
+                   ), false),
+                   'may_select', has_column_privilege(r.oid, a.attnum, 'select'),
                    'deterministic', coalesce((select collisdeterministic from pg_collation where oid = a.attcollation), true),
                    'unique', exists (
                        select from pg_index as i

@@ -1,7 +1,7 @@
 """Search a table that is already there, without a migration."""
 
 from ragcore.store.postgres.table.catalogue import VectorIndex
-from ragcore.store.postgres.table.checking import TableInspection
+from ragcore.store.postgres.table.inspection import TableInspection
 from ragcore.store.postgres.table.proposal import Proposal, propose
 from ragcore.store.postgres.table.store import TableStore
 

@@ -5,23 +5,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Protocol, TypeVar
 
 import anyio
 import asyncpg
 from asyncpg import exceptions as pg
 
-from ragcore.errors import ConfigurationError, InvalidInput
+from ragcore.errors import ConfigurationError, InvalidInput, RagcoreError
 from ragcore.lifecycle.owner import Owner
 from ragcore.protocols import Vector
 from ragcore.resilience import Policy, deadline
+from ragcore.store.postgres.calling import call
 from ragcore.store.postgres.connection import PooledConnection
 from ragcore.store.postgres.dsn import Address
-from ragcore.store.postgres.pool import ConnectionLost, Pool
+from ragcore.store.postgres.pool import Pool
 from ragcore.store.postgres.statements import quoted
-from ragcore.store.postgres.table.checking import TableInspection, look
+from ragcore.store.postgres.table.checking import look
+from ragcore.store.postgres.table.inspection import TableInspection
 from ragcore.store.postgres.table.statements import Shape
-from ragcore.store.postgres.translate import cause_of, judge, translate
+from ragcore.store.postgres.translate import judge, translate
 from ragcore.store.table import Table
 
 __all__ = ["TableAccess", "TableSettings"]
@@ -40,6 +43,7 @@ class TableSettings(Protocol):
     table: Table
     pool_size: int
     policy: Policy
+    write_policy: Policy
 
 
 class TableAccess:
@@ -85,6 +89,25 @@ class TableAccess:
         """Run `work` through the policy, on a connection for which the mapping is checked. Errors of the driver are raised as ragcore's errors."""
         return await self._run(lambda connection: self._examined(connection, work))
 
+    async def write(self, work: Callable[[PooledConnection, Shape], Awaitable[T]]) -> T:
+        """Run `work` in a transaction, through the policy of writes."""
+        policy = self._settings.write_policy
+
+        async def examined(connection: PooledConnection) -> T:
+            shape = await self._checked(connection)
+            role = self._settings.table.role
+            begin = "begin" if role is None else f"begin; set local role {quoted(role)}"
+            return await _in_transaction(connection, begin, lambda: work(connection, shape))
+
+        return await call(
+            self.opened(),
+            examined,
+            policy=policy,
+            on=judge,
+            stage="write",
+            known=partial(_refused, self._settings.table.relation),
+        )
+
     async def call_directly(self, work: Callable[[PooledConnection, Shape], Awaitable[T]]) -> T:
         """Run `work` like `call`, bypassing the policy. Errors of the driver are raised unchanged."""
         return await self.opened().run(lambda connection: self._examined(connection, work))
@@ -122,51 +145,35 @@ class TableAccess:
         return self._pool
 
     async def _run(self, work: Callable[[PooledConnection], Awaitable[T]]) -> T:
-        """Run `work` on a connection of the pool, through the policy. Errors of the driver are raised as ragcore's errors."""
-        pool = self.opened()
-        attempts = 0
-
-        async def attempt() -> T:
-            nonlocal attempts
-            attempts += 1
-            try:
-                return await pool.run(work)
-            except ConnectionLost as lost:
-                if not lost.reused:
-                    raise
-            # As in `Collection.call`: an idle connection may have ended long ago, so a new one is tried immediately.
-            attempts += 1
-            return await pool.run(work)
-
-        try:
-            return await self._settings.policy.call(attempt, on=judge)
-        except Exception as error:
-            ours = self._changed(error) or translate(error, pool.address, stage="search", attempts=attempts)
-            if ours is error:
-                raise
-            raise ours from cause_of(error)
-
-    def _changed(self, error: Exception) -> ConfigurationError | None:
-        """Return the error to raise if the table or the role's rights have changed since the mapping was checked."""
-        if isinstance(error, (*CHANGED, pg.InsufficientPrivilegeError)):
-            words = error.args[0] if error.args else type(error).__name__
-            return ConfigurationError(
-                f"the mapping of {self._settings.table.relation} does not fit the database ({words}): run `ragcore doctor`",
-                stage="search",
-            )
-        return None
+        """Run `work` on a connection of the pool, through the policy of searches."""
+        policy = self._settings.policy
+        return await call(
+            self.opened(),
+            work,
+            policy=policy,
+            on=judge,
+            stage="search",
+            known=partial(_changed, self._settings.table.relation),
+        )
 
     async def _examined(
         self, connection: PooledConnection, work: Callable[[PooledConnection, Shape], Awaitable[T]]
     ) -> T:
+        shape = await self._checked(connection)
+        role = self._settings.table.role
+        return (
+            await work(connection, shape)
+            if role is None
+            else await _reading_as(connection, role, lambda: work(connection, shape))
+        )
+
+    async def _checked(self, connection: PooledConnection) -> Shape:
+        """Return the mapping's shape. On a connection that was not used before, it is checked."""
         if not connection.examined or self._shape is None or self._shape.table is not self._settings.table:
             # If the check fails, is cancelled, or finds that the mapping does not fit, the next call repeats it.
             await self._check(connection)
-        shape = self._shape
-        assert shape is not None
-        if self._settings.table.role is None:
-            return await work(connection, shape)
-        return await _in_role(connection, self._settings.table.role, lambda: work(connection, shape))
+        assert self._shape is not None
+        return self._shape
 
     async def _check(self, connection: PooledConnection) -> None:
         self._learn(await self._look_at(connection), connection.vector_schema)
@@ -177,7 +184,7 @@ class TableAccess:
         address = self._address
         if self._settings.table.role is None:
             return await look(connection, address, self._settings.table)
-        return await _in_role(
+        return await _reading_as(
             connection, self._settings.table.role, lambda: look(connection, address, self._settings.table)
         )
 
@@ -211,19 +218,49 @@ class TableAccess:
             logger.log(logging.ERROR if finding.severity == "error" else logging.WARNING, "%s", finding.message)
 
 
-async def _in_role(connection: PooledConnection, role: str, work: Callable[[], Awaitable[T]]) -> T:
-    """Run `work` in a transaction that reads only, as another role. Three round trips: both commands before the work are sent together."""
+def _refused(relation: str, error: Exception) -> RagcoreError | None:
+    """Return the error to raise if the database refuses the rows that were written."""
+    if isinstance(error, pg.UniqueViolationError):
+        return InvalidInput(
+            f"an id of these documents is taken in {relation}, perhaps by another tenant ({error.constraint_name}): use another id"
+        )
+    if isinstance(error, pg.IntegrityConstraintViolationError):
+        where = error.constraint_name or error.column_name or type(error).__name__
+        return ConfigurationError(f"{relation} or a table that refers to it does not accept the change ({where})")
+    return _changed(relation, error)
+
+
+def _changed(relation: str, error: Exception) -> ConfigurationError | None:
+    """Return the error to raise if the table or the role's rights have changed since the mapping was checked."""
+    if isinstance(error, (*CHANGED, pg.InsufficientPrivilegeError)):
+        words = error.args[0] if error.args else type(error).__name__
+        return ConfigurationError(
+            f"the mapping of {relation} does not fit the database ({words}): run `ragcore doctor`"
+        )
+    return None
+
+
+async def _reading_as(connection: PooledConnection, role: str, work: Callable[[], Awaitable[T]]) -> T:
+    """Run `work` in a transaction that reads only, as another role."""
     try:
-        await connection.execute(f"begin read only; set local role {quoted(role)}")
+        return await _in_transaction(connection, f"begin read only; set local role {quoted(role)}", work)
+    except (pg.InsufficientPrivilegeError, pg.InvalidParameterValueError) as error:
+        if "role" not in str(error):
+            raise
+        raise ConfigurationError(
+            f"role: the connection may not switch to the role {role!r} ({error.args[0]}): grant it to the connection's role"
+        ) from None
+
+
+async def _in_transaction(connection: PooledConnection, begin: str, work: Callable[[], Awaitable[T]]) -> T:
+    """Run `work` in a transaction, which the statements `begin` start in one round trip. After other errors than these, the pool ends the connection."""
+    try:
+        await connection.execute(begin)
         result = await work()
-    except (asyncpg.PostgresError, ConfigurationError, InvalidInput) as error:
+    except (asyncpg.PostgresError, ConfigurationError, InvalidInput):
         # A session that has ended can't roll back; that second error would hide why it ended.
         with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
             await connection.execute("rollback")
-        if isinstance(error, pg.InsufficientPrivilegeError | pg.InvalidParameterValueError) and "role" in str(error):
-            raise ConfigurationError(
-                f"role: the connection may not switch to the role {role!r} ({error.args[0]}): grant it to the connection's role"
-            ) from None
         raise
     await connection.execute("commit")
     return result

@@ -51,7 +51,7 @@ class Relation:
         open_policy: a policy that shows every row to the role; None if there is none.
         foreign_part: a foreign table that is a partition of this one; None if there is none.
         about_rows: PostgreSQL's estimate; -1 if it is unknown.
-        may_use_schema: whether the role may use the table's schema.
+        may_use_schema, may_delete: whether the role may use the table's schema, and delete rows.
         columns: facts about each column by its name.
         indexes, foreign_keys: facts about each.
     """
@@ -63,6 +63,7 @@ class Relation:
     foreign_part: str | None
     about_rows: int
     may_use_schema: bool
+    may_delete: bool
     columns: Mapping[str, Mapping[str, Any]]
     indexes: Sequence[Mapping[str, Any]]
     foreign_keys: Sequence[Mapping[str, Any]]
@@ -169,6 +170,7 @@ def _relation(facts: Mapping[str, Any]) -> Relation:
         foreign_part=facts["foreign_part"],
         about_rows=facts["about_rows"],
         may_use_schema=facts["may_use_schema"],
+        may_delete=facts["may_delete"],
         columns={column["name"]: column for column in facts["columns"]},
         indexes=facts["indexes"],
         foreign_keys=facts["foreign_keys"],

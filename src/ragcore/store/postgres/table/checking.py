@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from socket import AF_UNIX
 from typing import Any
 
 import asyncpg
 
 from ragcore.compat.private import transport_of
-from ragcore.protocols import Embedder
 from ragcore.store.postgres.connection import PooledConnection
 from ragcore.store.postgres.dsn import Address
 from ragcore.store.postgres.finding import Finding
@@ -26,97 +24,17 @@ from ragcore.store.postgres.table.catalogue import (
     find_index,
     read_catalogue,
 )
+from ragcore.store.postgres.table.inspection import TableInspection
+from ragcore.store.postgres.table.written import writing_problems, written_columns
 from ragcore.store.table import Column, Table
-from ragcore.value import Value
 
-__all__ = ["TableInspection", "look", "predicate_problem"]
+__all__ = ["look", "predicate_problem"]
 
 KINDS = {
     "v": "a view: name the table behind it, because a view has no indexes and reads with its owner's rights",
     "m": "a materialized view: name a table, because row-level security can't protect a materialized view",
     "f": "a foreign table: connect to the database that has the table",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TableInspection(Value):
-    """The state of an existing table, as a `TableStore` sees it.
-
-    Attributes:
-        address: host, port and database.
-        relation: schema and name of the table.
-        role: role that runs the searches.
-        server_version, pgvector: versions of PostgreSQL and of pgvector.
-        encrypted, verified, local: as in the inspection of a collection.
-        in_recovery: whether the server is a standby.
-        isolation: what isolates the tenants, "rls" or "where".
-        rls_applies: whether row-level security of the table applies to the role.
-        vector_type, dimension: type of the vectors and their dimension; the dimension is None if the column has none.
-        tenant_type, id_type, document_type: types of these columns. Without a column for the document, it is the id.
-        index: the index that serves the searches; None: none does.
-        nullable: which of "id" and "document" may be null. Chunks without an id are left out; one without a document is a document itself.
-        unchecked_json: columns of type json that may have values with which PostgreSQL can't work, such as a NUL character. Statements leave these out.
-        indexes_words: whether an index has the words of each text. If not, text search reads the first 50,000 characters of a chunk.
-        about_chunks: PostgreSQL's estimate of the number of chunks; None before the first ANALYZE.
-        problems: what does not fit or could be better.
-        notes: options of the DSN that the driver does not support.
-    """
-
-    address: str
-    relation: str
-    role: str
-    server_version: str
-    pgvector: str | None
-    encrypted: bool = False
-    verified: bool = False
-    local: bool = False
-    in_recovery: bool = False
-    isolation: str
-    rls_applies: bool
-    vector_type: str | None
-    dimension: int | None
-    tenant_type: str | None
-    id_type: str | None
-    document_type: str | None
-    index: VectorIndex | None
-    nullable: tuple[str, ...] = ()
-    unchecked_json: tuple[Column, ...] = ()
-    indexes_words: bool = False
-    about_chunks: int | None
-    problems: tuple[Finding, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the mapping fits, so that searches work."""
-        return not any(finding.severity == "error" for finding in self.problems)
-
-    @property
-    def unsafe(self) -> tuple[str, ...]:
-        """Reasons why one tenant could see another tenant's rows if a statement were wrong; () if row-level security isolates them."""
-        if self.rls_applies and self.isolation == "rls":
-            return ()
-        message = (
-            f"tenants of {self.relation} are isolated by the WHERE clause alone: enable row-level security with a policy on the tenant's column, "
-            "and set isolation to 'rls'"
-        )
-        return (message,)
-
-    def findings(self, embedder: Embedder | None = None) -> list[Finding]:
-        """Return all problems; [] if there are none."""
-        return [*self.problems, *self.misfits(embedder), *(Finding("warning", note) for note in self.notes)]
-
-    def misfits(self, embedder: Embedder | None) -> list[Finding]:
-        """Return the problem that the table has vectors of another dimension than the embedder's."""
-        if embedder is None or self.dimension is None or embedder.dimension == self.dimension:
-            return []
-        return [
-            Finding(
-                "error",
-                f"the vectors of {self.relation} have {self.dimension} dimensions, and the embedder {embedder.model} has {embedder.dimension}: "
-                "use the model that made the vectors",
-            )
-        ]
 
 
 async def look(connection: PooledConnection, address: Address, table: Table) -> TableInspection:
@@ -130,6 +48,11 @@ async def look(connection: PooledConnection, address: Address, table: Table) -> 
         problem = await _language_problem(connection, table) or await predicate_problem(connection, table)
         if problem is not None:
             problems.append(Finding("error", problem))
+    written = (
+        tuple(written_columns(catalogue, table))
+        if table.writable and not any(one.severity == "error" for one in problems)
+        else ()
+    )
     index = None if chunks is None or embedding is None else find_index(chunks, table, embedding)
     transport = transport_of(connection)
     socket = None if transport is None else transport.get_extra_info("socket")
@@ -156,6 +79,8 @@ async def look(connection: PooledConnection, address: Address, table: Table) -> 
         nullable=tuple(name for name in ("id", "document") if catalogue.is_nullable(table.columns.get(name))),
         unchecked_json=tuple(_unchecked_json(catalogue, table)),
         indexes_words=chunks is not None and _indexes_words(chunks, table),
+        parent_key_type=None if table.parent is None else catalogue.type_of(Column(table.keys[1], in_parent=True)),
+        written=written,
         about_chunks=None if about < 0 else about,
         problems=tuple(problems),
         notes=address.notes,
@@ -229,6 +154,8 @@ def _problems(catalogue: Catalogue, table: Table) -> Iterator[Finding]:
         return
     missing = [*_column_problems(catalogue, table)]
     yield from (Finding("error", message) for message in missing)
+    if not missing and table.writable:
+        yield from (Finding("error", message) for message in writing_problems(catalogue, table))
     if not missing:
         yield from _isolation_problems(catalogue, table)
         yield from _index_problems(catalogue, table)
@@ -317,6 +244,7 @@ def _type_problem(name: str, column: Column, facts: Mapping[str, Any]) -> str | 
         "words": ("tsvector",),
         "id": TENANTS,
         "document": TENANTS,
+        "content_hash": TEXTS,
     }.get(name)
     if wanted is None or type_ in wanted:
         return None

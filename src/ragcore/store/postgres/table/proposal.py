@@ -14,7 +14,8 @@ from ragcore.store.postgres.connection import PooledConnection, connect_for_pool
 from ragcore.store.postgres.dsn import parse
 from ragcore.store.postgres.statements import quoted
 from ragcore.store.postgres.table.catalogue import INTEGERS, TENANTS, TEXTS, Relation, find_index, read_catalogue
-from ragcore.store.postgres.table.checking import TableInspection, look
+from ragcore.store.postgres.table.checking import look
+from ragcore.store.postgres.table.inspection import TableInspection
 from ragcore.store.postgres.translate import cause_of, translate
 from ragcore.store.table import COLUMNS, Table
 from ragcore.types.secret import Secret

@@ -16,11 +16,12 @@ from ragcore.store.postgres.conditions import Conditions
 from ragcore.store.postgres.searches import COMPLETING, EXACT_NUMBERS, FETCHED, FUSED, MOST_CHUNKS, SCAN_TUPLES
 from ragcore.store.postgres.statements import SQL, filled, literal, quoted
 from ragcore.store.postgres.table.catalogue import VectorIndex
-from ragcore.store.postgres.table.checking import TableInspection
+from ragcore.store.postgres.table.inspection import TableInspection
+from ragcore.store.postgres.table.written import WrittenColumn
 from ragcore.store.table import Column, Table
 from ragcore.types import Fusion, Mode
 
-__all__ = ["TableSearch", "search_of", "statement_of"]
+__all__ = ["Shape", "TableSearch", "search_of", "statement_of", "writing_statement"]
 
 COUNTED = """(
         select count(*) <= {exact_rows}::bigint
@@ -55,7 +56,7 @@ class Shape:
     Attributes:
         table: the mapping. Its functions in `settings` do not matter here, only their names.
         vector_schema: schema of pgvector.
-        vector_type, tenant_type, id_type, document_type, index, nullable, unchecked_json, indexes_words: as in `TableInspection`.
+        vector_type, tenant_type, id_type, document_type, index, nullable, unchecked_json, indexes_words, parent_key_type, written: as in `TableInspection`.
     """
 
     table: Table
@@ -68,6 +69,8 @@ class Shape:
     nullable: tuple[str, ...]
     unchecked_json: tuple[Column, ...]
     indexes_words: bool
+    parent_key_type: str
+    written: tuple[WrittenColumn, ...]
 
     @classmethod
     def of(cls, table: Table, found: TableInspection, *, vector_schema: str) -> Shape:
@@ -83,6 +86,8 @@ class Shape:
             nullable=found.nullable,
             unchecked_json=found.unchecked_json,
             indexes_words=found.indexes_words,
+            parent_key_type=found.parent_key_type or "text",
+            written=found.written,
         )
 
     def names(self, first_setting: int) -> dict[str, str]:
@@ -122,7 +127,7 @@ class Shape:
             walked: whether the rows are read in the order of an index. The parent is then looked up for each row.
         """
         table = self.table
-        chunks = f"{quoted(table.schema)}.{quoted(table.table)}"
+        chunks, parent = self._chunks, self._parent
         conditions = [f"(\n{table.predicate}\n)"] if table.predicate else []
         if "id" in self.nullable:
             conditions.append(f"i.{quoted(Column.parse(table.id).name)} is not null")
@@ -137,7 +142,6 @@ class Shape:
             f'(select i.ctid as "row place", i.tableoid as "row table", {names} from {chunks} as i{condition}) as t'  # noqa: S608  # quoted
         )
         if table.parent is not None:
-            parent = f"{quoted(table.parent_schema or table.schema)}.{quoted(table.parent)}"
             own, other = (quoted(key) for key in table.keys)
             if walked:
                 used = sorted({column.name for column in columns.values() if column.in_parent})
@@ -162,13 +166,63 @@ class Shape:
                    coalesce(({shown.get("title", "''")})::text, '') as title, coalesce(({shown.get("source", "''")})::text, '') as source,
                    null::integer as start_char, null::integer as end_char,
                    case when jsonb_typeof({metadata}) = 'object' then {metadata} else '{{}}'::jsonb end as metadata,
-                   {shown["embedding"]} as embedding, ({shown.get("order", "null")})::bigint as position, {words} as words
+                   {shown["embedding"]} as embedding, ({shown.get("content_hash", "null")})::text as content_hash,
+                   ({shown.get("order", "null")})::bigint as position, {words} as words
             from {source}
         ) as c"""  # noqa: S608
 
-    def _expression(self, column: Column) -> str:
-        """Return the SQL of a column of the mapping."""
-        name = f"{'p' if column.in_parent else 't'}.{quoted(column.name)}"
+    def names_of_writing(self) -> dict[str, str]:
+        """Return the values of the placeholders in statements that write."""
+        table = self.table
+        own, other = (quoted(key) for key in table.keys) if table.parent is not None else ("", "")
+        tenant, document = table.columns["tenant"], table.columns["document"]
+        # In a table that is writable, a document in the parent is the column that joins both.
+        of_document = f"i.{own}" if document.in_parent else self._expression(document, chunks="i")
+        chunk_id = self._expression(table.columns["id"], chunks="i")
+        owner = f"{self._expression(tenant, chunks='i')} = $1::{self.tenant_type}"
+        if tenant.in_parent:
+            owner = f"exists (select from {self._parent} as p where p.{other} = i.{own} and {owner})"
+        columns = {side: [one for one in self.written if one.in_parent == side] for side in (False, True)}
+        return {
+            "vector": quoted(self.vector_schema),
+            "tenant_type": self.tenant_type,
+            "document_type": self.document_type,
+            "rows": self._rows(walked=False),
+            "chunks": self._chunks,
+            "own_chunk": owner,
+            "document": of_document,
+            "id": chunk_id,
+            "or_alone": f" or {of_document} is null and ({chunk_id})::text = any($3::text[])"
+            if self.has_lone_chunks
+            else "",
+            "condition": f"(\n{table.predicate}\n)" if table.predicate else "true",
+            "chunk_names": ", ".join(quoted(one.name) for one in columns[False]),
+            "chunk_values": ", ".join(one.value for one in columns[False]),
+            "parent": self._parent,
+            "parent_key": other,
+            "parent_key_type": self.parent_key_type,
+            "parent_tenant": self._expression(tenant),
+            "parent_names": ", ".join(quoted(one.name) for one in columns[True]),
+            "parent_values": ", ".join(one.value for one in columns[True]),
+        }
+
+    @property
+    def has_lone_chunks(self) -> bool:
+        """Whether there may be chunks without a document."""
+        return "document" in self.nullable
+
+    @property
+    def _chunks(self) -> str:
+        return f"{quoted(self.table.schema)}.{quoted(self.table.table)}"
+
+    @property
+    def _parent(self) -> str:
+        table = self.table
+        return "" if table.parent is None else f"{quoted(table.parent_schema or table.schema)}.{quoted(table.parent)}"
+
+    def _expression(self, column: Column, *, chunks: str = "t") -> str:
+        """Return the SQL of a column of the mapping. `chunks` is the alias of the table of chunks."""
+        name = f"{'p' if column.in_parent else chunks}.{quoted(column.name)}"
         if Column(column.name, in_parent=column.in_parent) in self.unchecked_json:
             # The type json accepts values that `->>` refuses. One such row would fail the searches of all tenants.
             name = READABLE.replace("{value}", name)
@@ -267,6 +321,12 @@ def statement_of(name: str, shape: Shape, *, values: int, with_vectors: bool = F
     if not with_vectors:
         names["and_embedding"] = ""
     return _filled(SQL[f"table_{name}"], {"passage_columns": PASSAGE_COLUMNS}, names)
+
+
+@lru_cache(maxsize=64)
+def writing_statement(name: str, shape: Shape) -> str:
+    """Return the statement `name` of `sql/` that writes, for a mapping."""
+    return filled(SQL[f"table_{name}"], shape.names_of_writing())
 
 
 @lru_cache(maxsize=1024)

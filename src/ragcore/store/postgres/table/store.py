@@ -1,10 +1,9 @@
-"""`TableStore`: searches a table that is already there, without a migration."""
+"""`TableStore`: searches a table that is already there, without a migration, and writes to it if the mapping allows that."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
-from uuid import UUID
 
 import asyncpg
 import numpy as np
@@ -12,15 +11,18 @@ import numpy as np
 from ragcore.errors import ConfigurationError, InvalidInput, Unsupported
 from ragcore.lifecycle.part import Part
 from ragcore.protocols import Diagnosis, EmbeddedDocument, Found, Query, Scores, Vector
-from ragcore.resilience import Bulkhead, Policy, RetryPolicy
+from ragcore.resilience import Policy
 from ragcore.store.postgres.connection import PooledConnection
 from ragcore.store.postgres.dsn import parse
 from ragcore.store.postgres.explanation import Explanation
 from ragcore.store.postgres.passages import found_of, nearest, passage_of, ranked
+from ragcore.store.postgres.policies import search_policy, writing_policy
 from ragcore.store.postgres.table.access import TableAccess
-from ragcore.store.postgres.table.checking import TableInspection
 from ragcore.store.postgres.table.explanation import explain
+from ragcore.store.postgres.table.inspection import TableInspection
 from ragcore.store.postgres.table.statements import Shape, search_of, statement_of
+from ragcore.store.postgres.table.values import id_of, tenant_of
+from ragcore.store.postgres.table.writing import TableWriting
 from ragcore.store.postgres.tenants import Tenants
 from ragcore.store.table import Table
 from ragcore.types import Counts, Passage
@@ -29,27 +31,31 @@ from ragcore.types.validation import check_tenant
 
 __all__ = ["TableStore"]
 
-READS_ONLY = "a TableStore only reads: the table belongs to another program"
-INTEGER_BITS = {"int2": 16, "int4": 32, "int8": 64}
+READS_ONLY = (
+    "this TableStore only reads, because the table belongs to another program: to write, set writable in the mapping"
+)
 
 
 class TableStore(Part):
-    """Searches an existing table of chunks, which other programs fill. It only reads, and needs no migration.
+    """Searches an existing table of chunks, which other programs fill. It needs no migration, and only reads unless the mapping is `writable`.
 
     Args:
-        dsn: as in `PgVectorStore`. The role needs SELECT on the table and its parent, and nothing else.
+        dsn: as in `PgVectorStore`. The role needs SELECT on the table and its parent; to write, also INSERT and DELETE, and UPDATE on the parent.
         table: the mapping: names of the table, its columns, its parent, and what isolates the tenants.
         pool_size: largest number of connections. They are opened when needed.
         exact_rows: a tenant with at most this number of chunks is searched exactly, a larger one through the index. None: the number of chunks whose
             vectors hold 2 million numbers, such as 1,302 of 1,536 dimensions.
         ef_search: breadth of the search in an HNSW index, 1 to 1,000.
         policy: policy of searches. None: at most `pool_size` searches at once, 4 attempts, a circuit breaker.
+        write_policy: policy of writes, as in `PgVectorStore`.
 
     `start` opens no connection. The store compares the mapping with the database in the background and logs each problem; calls raise them. Each search
     is one statement; a second one follows in the rare case that the index suddenly returns too few chunks of a large tenant. With `Table.role`, a search runs
     in a transaction after `set local role`, which takes three round trips instead of one.
 
-    Methods that write raise `Unsupported`.
+    A document is written in one transaction, which changes only rows of its tenant: if another tenant has a chunk or a document with the same id, and the
+    table allows an id only once, the error is `InvalidInput`. Fields without a column in the mapping are not stored. Without `Table.writable`, methods that
+    write raise `Unsupported`.
 
     Raises:
         ConfigurationError: an argument is invalid. At first use: the mapping does not fit the database, and the message says why.
@@ -57,6 +63,7 @@ class TableStore(Part):
     """
 
     policy: Policy
+    write_policy: Policy
 
     def __init__(
         self,
@@ -67,6 +74,7 @@ class TableStore(Part):
         exact_rows: int | None = None,
         ef_search: int = 100,
         policy: Policy | None = None,
+        write_policy: Policy | None = None,
     ) -> None:
         if pool_size < 1:
             raise ConfigurationError(f"pool_size is {pool_size}: it must be at least 1")
@@ -79,14 +87,11 @@ class TableStore(Part):
         self.pool_size = pool_size
         self.exact_rows = exact_rows
         self.ef_search = ef_search
-        self.policy = policy or Policy(
-            "database",
-            attempt_timeout=10.0,
-            bulkhead=Bulkhead(pool_size, queue=max(256, 16 * pool_size)),
-            retry=RetryPolicy(attempts=4, backoff=0.05, max_backoff=1.0),
-        )
+        self.policy = policy or search_policy(pool_size)
+        self.write_policy = write_policy or writing_policy(pool_size)
         self._tenants = Tenants()
         self._access = TableAccess(self, self._address, check_open=self._check_open)
+        self._writing = TableWriting(self._access, self._tenants)
 
     async def search(self, query: Query, /) -> Sequence[Passage]:
         """Return the tenant's passages, best first, in one statement. See `Searcher.search`.
@@ -122,7 +127,7 @@ class TableStore(Part):
             sql, values = search_of(
                 query,
                 shape,
-                tenant=_value_of(query.tenant, shape.tenant_type),
+                tenant=tenant_of(query.tenant, shape.tenant_type),
                 exactly=exactly,
                 exact_rows=self.exact_rows,
                 ef_search=self.ef_search,
@@ -143,7 +148,7 @@ class TableStore(Part):
         self._check_order()
 
         async def work(connection: PooledConnection, shape: Shape) -> list[asyncpg.Record]:
-            ids = [_id_of(passage.chunk_id, shape.id_type) for passage in passages]
+            ids = [id_of(passage.chunk_id, shape.id_type) for passage in passages]
             sql = statement_of("adjacent", shape, values=3)
             return await connection.fetch(sql, *_values(tenant, shape, ids, distance))
 
@@ -162,7 +167,7 @@ class TableStore(Part):
         self._check_order()
 
         async def work(connection: PooledConnection, shape: Shape) -> list[asyncpg.Record]:
-            typed = _id_of(document_id, shape.document_type)
+            typed = id_of(document_id, shape.document_type)
             sql = statement_of("document_chunks", shape, values=3, with_vectors=with_vectors)
             return await connection.fetch(sql, *_values(tenant, shape, typed, document_id))
 
@@ -173,7 +178,7 @@ class TableStore(Part):
         """Return the chunks with these ids. See `ChunkReader`."""
 
         async def work(connection: PooledConnection, shape: Shape) -> list[asyncpg.Record]:
-            ids = list(dict.fromkeys(_id_of(chunk_id, shape.id_type) for chunk_id in chunk_ids))
+            ids = list(dict.fromkeys(id_of(chunk_id, shape.id_type) for chunk_id in chunk_ids))
             sql = statement_of("chunks_by_id", shape, values=2, with_vectors=with_vectors)
             return await connection.fetch(sql, *_values(tenant, shape, ids))
 
@@ -211,7 +216,7 @@ class TableStore(Part):
         return Counts(documents=row["documents"], chunks=row["chunks"], not_embedded=row["not_embedded"])
 
     async def hashes(self, document_ids: Sequence[str] | None, /, *, tenant: str) -> Mapping[str, str]:
-        """Return the ids of the tenant's documents, each with an empty hash, because the table has no content hashes."""
+        """Return the ids of the tenant's documents with their content hashes. They are empty if the mapping names no column for them."""
         ids = None if document_ids is None else list(document_ids)
 
         async def work(connection: PooledConnection, shape: Shape) -> list[asyncpg.Record]:
@@ -219,7 +224,7 @@ class TableStore(Part):
             return await connection.fetch(sql, *_values(tenant, shape, ids))
 
         check_tenant(tenant)
-        return {row["id"]: "" for row in await self._access.call(work)}
+        return {row["id"]: row["hash"] for row in await self._access.call(work)}
 
     async def diagnose(self, query: Query, /) -> Diagnosis:
         """Return the number of the tenant's chunks. Bypasses the policy, like `PgVectorStore.diagnose`."""
@@ -229,14 +234,27 @@ class TableStore(Part):
         return Diagnosis(chunks=row["chunks"], not_embedded=row["not_embedded"])
 
     async def upsert(self, documents: Sequence[EmbeddedDocument], /, *, tenant: str) -> None:
-        """Raise `Unsupported`: this store only reads."""
+        """Add documents, or replace those with the same ids, in one transaction. Of several documents with the same id, the last one is stored.
+
+        Raises:
+            Unsupported: the mapping is not writable, or a document has a time at which it expires.
+            InvalidInput: another tenant has an id of a chunk or document, or an id is no value of its column.
+            ConfigurationError: the vectors have another dimension, or the database refuses the rows.
+        """
         check_tenant(tenant)
-        raise Unsupported(READS_ONLY, stage="write")
+        self._check_writable()
+        await self._writing.upsert(documents, tenant=tenant)
 
     async def delete(self, document_ids: Sequence[str], /, *, tenant: str) -> int:
-        """Raise `Unsupported`: this store only reads."""
+        """Remove documents with their chunks; return how many documents were removed.
+
+        Raises:
+            Unsupported: the mapping is not writable.
+            ConfigurationError: another table refers to a row, so the database does not delete it.
+        """
         check_tenant(tenant)
-        raise Unsupported(READS_ONLY, stage="write")
+        self._check_writable()
+        return await self._writing.delete(document_ids, tenant=tenant)
 
     async def explain(self, query: Query, /) -> Explanation:
         """Run a search with EXPLAIN ANALYZE, as for a large tenant: which indexes it uses, how long it takes, and which index to create."""
@@ -247,7 +265,7 @@ class TableStore(Part):
             sql, values = search_of(
                 query,
                 shape,
-                tenant=_value_of(query.tenant, shape.tenant_type),
+                tenant=tenant_of(query.tenant, shape.tenant_type),
                 exactly=False,
                 exact_rows=self.exact_rows,
                 ef_search=self.ef_search,
@@ -287,7 +305,12 @@ class TableStore(Part):
             "user": address.user,
             "table": self.table.relation,
             "isolation": self.table.isolation,
+            "writable": self.table.writable,
         }
+
+    def _check_writable(self) -> None:
+        if not self.table.writable:
+            raise Unsupported(READS_ONLY, stage="write")
 
     def _check_order(self) -> None:
         if self.table.order is None:
@@ -303,7 +326,7 @@ class TableStore(Part):
 def _values(tenant: str, shape: Shape, *values: object) -> list[object]:
     """Return the values of a statement's parameters: the tenant, the given ones, and those of the settings."""
     settings = [value(tenant) for value in shape.table.settings.values()]
-    return [_value_of(tenant, shape.tenant_type), *values, *settings]
+    return [tenant_of(tenant, shape.tenant_type), *values, *settings]
 
 
 def _counting(tenant: str) -> Callable[[PooledConnection, Shape], Awaitable[asyncpg.Record | None]]:
@@ -311,46 +334,3 @@ def _counting(tenant: str) -> Callable[[PooledConnection, Shape], Awaitable[asyn
         return await connection.fetchrow(statement_of("count", shape, values=1), *_values(tenant, shape))
 
     return work
-
-
-def _value_of(tenant: str, type_: str) -> object:
-    """Return the tenant as a value of its column.
-
-    Raises:
-        InvalidInput: it is no value of the column's type. Only one spelling of an integer is accepted, so that no tenant has two names.
-    """
-    if type_ == "uuid":
-        try:
-            if str(parsed := UUID(tenant)) == tenant.lower():
-                return parsed
-        except ValueError:
-            pass
-        raise InvalidInput(f"the tenant {tenant!r} is not a UUID, and the column of the tenants has that type")
-    if type_ in INTEGER_BITS:
-        number = _integer(tenant, INTEGER_BITS[type_])
-        if number is None:
-            raise InvalidInput(
-                f"the tenant {tenant!r} is not a number of the type {type_}, which the column of the tenants has"
-            )
-        return number
-    return tenant
-
-
-def _id_of(chunk_id: str, type_: str) -> str | None:
-    """Return the id of a chunk if it is a value of its column; else None: there is no such chunk."""
-    if type_ == "uuid":
-        try:
-            return str(UUID(chunk_id))
-        except ValueError:
-            return None
-    if type_ in INTEGER_BITS:
-        return None if _integer(chunk_id, INTEGER_BITS[type_]) is None else chunk_id
-    return chunk_id
-
-
-def _integer(text: str, bits: int) -> int | None:
-    """Return the integer that a text spells in the usual way; None if it does not, or does not fit."""
-    if not (text.isascii() and text.removeprefix("-").isdigit() and len(text) <= 20):
-        return None
-    number = int(text)
-    return number if str(number) == text and -(2 ** (bits - 1)) <= number < 2 ** (bits - 1) else None

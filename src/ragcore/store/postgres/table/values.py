@@ -1,0 +1,59 @@
+"""Tenants and ids as values of their columns."""
+
+from __future__ import annotations
+
+from uuid import NAMESPACE_OID, UUID, uuid5
+
+from ragcore.errors import InvalidInput
+
+__all__ = ["id_of", "new_id_of", "tenant_of"]
+
+INTEGER_BITS = {"int2": 16, "int4": 32, "int8": 64}
+
+
+def tenant_of(tenant: str, type_: str) -> object:
+    """Return the tenant as a value of its column.
+
+    Raises:
+        InvalidInput: it is no value of the column's type. Only one spelling of an integer is accepted, so that no tenant has two names.
+    """
+    if type_ == "uuid":
+        try:
+            if str(parsed := UUID(tenant)) == tenant.lower():
+                return parsed
+        except ValueError:
+            pass
+        raise InvalidInput(f"the tenant {tenant!r} is not a UUID, and the column of the tenants has that type")
+    if type_ in INTEGER_BITS:
+        number = _integer(tenant, INTEGER_BITS[type_])
+        if number is None:
+            raise InvalidInput(
+                f"the tenant {tenant!r} is not a number of the type {type_}, which the column of the tenants has"
+            )
+        return number
+    return tenant
+
+
+def id_of(text: str, type_: str) -> str | None:
+    """Return the id of a chunk or document if it is a value of its column; else None: it does not exist."""
+    if type_ == "uuid":
+        try:
+            return str(UUID(text))
+        except ValueError:
+            return None
+    if type_ in INTEGER_BITS:
+        return None if _integer(text, INTEGER_BITS[type_]) is None else text
+    return text
+
+
+def new_id_of(chunk_id: str, type_: str, *, tenant: str) -> str:
+    """Return the id that a new chunk gets. In a column of UUIDs, another id becomes a UUID that is always the same for a tenant and an id."""
+    return id_of(chunk_id, type_) or str(uuid5(NAMESPACE_OID, f"{tenant}\n{chunk_id}"))
+
+
+def _integer(text: str, bits: int) -> int | None:
+    """Return the integer that a text spells in the usual way; None if it does not, or does not fit."""
+    if not (text.isascii() and text.removeprefix("-").isdigit() and len(text) <= 20):
+        return None
+    number = int(text)
+    return number if str(number) == text and -(2 ** (bits - 1)) <= number < 2 ** (bits - 1) else None
