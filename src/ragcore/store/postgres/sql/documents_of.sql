@@ -9,3 +9,4 @@ from s cross join lateral (
     order by document_id
     limit $4::integer
 ) as o
+order by o.document_id
