@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ragcore.ingest.sources.filesystem import FileSystemSource as FileSystemSource
     from ragcore.ingest.sources.folder import FolderSource as FolderSource
     from ragcore.ingest.sources.http_list import HttpListSource as HttpListSource
+    from ragcore.ingest.sources.options import IngestOptions as IngestOptions
     from ragcore.ingest.sources.query import QuerySource as QuerySource
     from ragcore.ingest.sources.source import Entry as Entry
     from ragcore.ingest.sources.source import Source as Source
@@ -20,6 +21,7 @@ else:
         "FileSystemSource": "sources.filesystem",
         "FolderSource": "sources.folder",
         "HttpListSource": "sources.http_list",
+        "IngestOptions": "sources.options",
         "Ingestor": "ingestor",
         "QuerySource": "sources.query",
         "Source": "sources.source",
@@ -40,6 +42,7 @@ __all__ = [
     "FileSystemSource",
     "FolderSource",
     "HttpListSource",
+    "IngestOptions",
     "Ingestor",
     "QuerySource",
     "Source",

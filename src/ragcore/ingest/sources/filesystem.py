@@ -51,7 +51,12 @@ class FileSystemSource:
 
     def __init__(self, url: str | Secret, /, *, options: Mapping[str, Any] | None = None) -> None:
         given = url.reveal() if isinstance(url, Secret) else url
-        scheme = parsed(given).scheme.lower()
+        parts = parsed(given)
+        scheme = parts.scheme.lower()
+        if parts.query or parts.fragment:
+            raise InvalidInput(
+                f"{shown(given)} has a query or a fragment: pass credentials in the environment, or in options="
+            )
         require("fsspec", extra="sources", purpose=f"reading {scheme}://")
         first = WILDCARDS.search(given)
         cut = len(given) if first is None else given.rindex("/", 0, first.start()) + 1
