@@ -99,6 +99,7 @@ if TYPE_CHECKING:
     from ragcore.types import Kind as Kind
     from ragcore.types import LimitState as LimitState
     from ragcore.types import Mode as Mode
+    from ragcore.types import Origin as Origin
     from ragcore.types import Passage as Passage
     from ragcore.types import Price as Price
     from ragcore.types import Prompt as Prompt
@@ -169,7 +170,8 @@ else:
             "Answer", "AskProgress", "Asked",
             "CallInfo", "Chunk", "Citation", "Counts", "Degradation", "Delta", "Document", "Done", "Doubt", "EmbedText", "EmptyReason", "Erased",
             "Generation",
-            "Health", "IngestReport", "Kind", "LimitState", "Mode", "Passage", "Price", "Prompt", "Retrieval", "Retrieved", "Scalar", "SimilarityReport",
+            "Health", "IngestReport", "Kind", "LimitState", "Mode", "Origin", "Passage", "Price", "Prompt", "Retrieval", "Retrieved", "Scalar",
+            "SimilarityReport",
             "Stats",
             "StreamEvent", "Turn", "Unreadable", "Usage", "UsedTokens",
         ),
@@ -241,6 +243,7 @@ __all__ = [
     "NotOpen",
     "OpenAIEmbedder",
     "OpenAIGenerator",
+    "Origin",
     "Overloaded",
     "Passage",
     "PgVectorStore",

@@ -6,7 +6,7 @@ several of them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
@@ -25,6 +25,7 @@ from ragcore.types import (
     Generation,
     Kind,
     Mode,
+    Origin,
     Passage,
     Prompt,
     RolloutState,
@@ -44,6 +45,7 @@ __all__ = [
     "Generator",
     "Ledger",
     "Limits",
+    "OriginStore",
     "Query",
     "QuotaStore",
     "Reranker",
@@ -460,6 +462,59 @@ class Expiring(Protocol):
 
     async def expire(self, *, limit: int = 1_000) -> Mapping[str, int]:
         """Delete at most `limit` expired documents of all tenants and return their numbers by tenant."""
+        ...
+
+
+@runtime_checkable
+class OriginStore(Protocol):
+    """A store that records which source lists a document. `RAG.ingest` needs it for `sync`.
+
+    `Store.upsert` records the `origin` of each document together with the document. A document without an origin loses its record. If the record names
+    another source, and the new origin does not take over, `upsert` raises `InvalidInput` and writes nothing. A deleted document has no record.
+    """
+
+    async def origins(self, document_ids: Sequence[str], /, *, tenant: str) -> Mapping[str, Origin]:
+        """Return the recorded origin of each of these documents that has one."""
+        ...
+
+    async def record_origins(self, origins: Mapping[str, Origin], /, *, tenant: str) -> None:
+        """Record the origins of stored documents, by document id. Ids of other documents are ignored.
+
+        Raises:
+            InvalidInput: another source lists one of the documents, and the origin does not take over.
+        """
+
+    async def documents_of(
+        self, source: str, /, *, tenant: str, after: str = "", limit: int = 1_000
+    ) -> Mapping[str, Origin]:
+        """Return the documents that are recorded for a source, sorted by id: at most `limit`, those after the id `after`."""
+        ...
+
+    async def documents_of_entries(
+        self, source: str, entries: Sequence[str], /, *, tenant: str
+    ) -> Mapping[str, Origin]:
+        """Return the documents that are recorded for these entries of a source."""
+        ...
+
+    async def count_of(self, source: str, /, *, tenant: str) -> int:
+        """Return the number of documents that are recorded for a source."""
+        ...
+
+    async def delete_of(self, source: str, document_ids: Sequence[str], /, *, tenant: str) -> int:
+        """Delete those of the documents that are still recorded for the source, and return their number."""
+        ...
+
+    def lock_sources(
+        self, sources: Sequence[str], /, *, tenant: str
+    ) -> AbstractAsyncContextManager[Callable[[], Awaitable[None]]]:
+        """Hold a lock for each source of the tenant during the block.
+
+        Yields:
+            A function that raises an error if the locks were lost.
+
+        Raises:
+            Overloaded: another process or task holds one of the locks.
+        """
         ...
 
 

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Iter
 from concurrent import futures
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
+from os import PathLike
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 from uuid import UUID
@@ -33,6 +34,8 @@ from ragcore.client.options import AnySchema, AskOptions, RetrieveOptions, Timed
 from ragcore.config import Config, Policies, Settings
 from ragcore.errors import NotOpen
 from ragcore.ingest.ingestor import Ingestor
+from ragcore.ingest.sources.options import IngestOptions
+from ragcore.ingest.sources.source import Source
 from ragcore.lifecycle.bound import inherit
 from ragcore.protocols import Embedder, Found, Generator, Reranker, Searcher, Vector
 from ragcore.retrieval.options import spelled_out
@@ -334,6 +337,13 @@ class RAG:
         """Add documents, or replace those with the same ids. See `ragcore.RAG.add`. `progress` is called in the background thread."""
         return self.for_tenant(tenant).add(documents, progress=progress, document_timeout=document_timeout, split=split)
 
+    @spelled_out(IngestOptions)
+    def ingest(
+        self, *sources: str | PathLike[str] | Source, tenant: str | UUID, **options: Unpack[IngestOptions]
+    ) -> IngestReport:
+        """Add the documents of sources. See `ragcore.RAG.ingest`. `progress` is called in the background thread."""
+        return self.for_tenant(tenant).ingest(*sources, **options)
+
     def delete(self, document_ids: Iterable[str], /, *, tenant: str | UUID, timeout: float | None = None) -> int:
         """Remove documents, and return how many existed. See `ragcore.RAG.delete`."""
         return self.for_tenant(tenant).delete(document_ids, timeout=timeout)
@@ -586,6 +596,15 @@ class TenantView:
             return background.call(lambda: add(documents), ThreadDeadline(threading.TIMEOUT_MAX / 2))
         self._rag._ready(None)
         return background.feed(documents, add)
+
+    @spelled_out(IngestOptions)
+    def ingest(self, *sources: str | PathLike[str] | Source, **options: Unpack[IngestOptions]) -> IngestReport:
+        """Add the documents of sources. See `ragcore.RAG.ingest`. `progress` is called in the background thread."""
+        self._rag._ready(None)
+        return background.call(
+            lambda: self._rag._rag.ingest(*sources, tenant=self._tenant, **options),
+            ThreadDeadline(threading.TIMEOUT_MAX / 2),
+        )
 
     def delete(self, document_ids: Iterable[str], /, *, timeout: float | None = None) -> int:
         """Remove documents, and return how many existed. See `ragcore.RAG.delete`."""

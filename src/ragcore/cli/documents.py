@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,22 +11,65 @@ import typer
 from ragcore.cli.arguments import Json, Tenant
 from ragcore.cli.rendering import ingest_progress, show_ingest
 from ragcore.cli.session import DONE, PARTLY, Options, messages, open_client, print_json, results, run_async
-from ragcore.ingest import read
+from ragcore.cli.watching import check_folders, keep_in_step
+from ragcore.errors import ConfigurationError
 from ragcore.ingest.files import check_paths
 from ragcore.ingest.options import CHUNK_TOKENS, OVERLAP_TOKENS, READ_SECONDS
-from ragcore.types import Document, Unreadable
+from ragcore.ingest.sources.folder import FolderSource
+from ragcore.ingest.sources.named import sources_of
+from ragcore.ingest.sources.options import IngestOptions
+from ragcore.ingest.sources.query import QuerySource
+from ragcore.ingest.sources.source import Source
 
 __all__ = ["delete", "documents", "ingest"]
 
 
 def ingest(
     context: typer.Context,
-    paths: Annotated[
-        list[Path],
-        typer.Argument(help="Files and folders: text, Markdown, HTML, PDF, office files, .jsonl", show_default=False),
-    ],
     tenant: Tenant,
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SOURCE…",
+            help="Files, folders, patterns such as 'docs/**/*.md', lists of URLs (http://, https://), or object stores such as s3://bucket/docs.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
+    sync: Annotated[
+        bool, typer.Option("--sync", help="Also delete documents that the source no longer lists.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Delete even if the source lists nothing, or more than 20 % are gone.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Change nothing; show what would be added, updated and deleted.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Keep running, and repeat --sync after each change of the folder.")
+    ] = False,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="With --sync: replace documents that are recorded for another source.")
+    ] = False,
+    query: Annotated[
+        str | None,
+        typer.Option(
+            help="A SELECT statement with the columns id and text; each row is a document. Needs --query-name."
+        ),
+    ] = None,
+    query_name: Annotated[
+        str | None, typer.Option(help="Name of the query. It identifies the source, so keep it.")
+    ] = None,
+    query_dsn: Annotated[
+        str | None,
+        typer.Option(
+            envvar="RAGCORE_SOURCE_DSN",
+            help="DSN of the query's database. Set RAGCORE_SOURCE_DSN instead: other users can read a command line.",
+        ),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A further host that a list of URLs may name.", show_default=False)
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a file has an unknown type.")] = False,
     read_timeout: Annotated[
         float | None, typer.Option(help="Seconds for reading each file.", min=0.1, show_default=f"{READ_SECONDS:g}")
@@ -65,6 +106,14 @@ def ingest(
     ] = None,
 ) -> None:
     """Add documents, or replace those that changed. Unchanged documents are not embedded again."""
+    if not sources and query is None:
+        raise typer.BadParameter("give a folder, a file, a URL or --query")
+    if (query is None) != (query_name is None):
+        raise typer.BadParameter("--query and --query-name belong together")
+    if (yes or take_over) and not (sync or watch):
+        raise typer.BadParameter("--yes and --take-over belong to --sync or --watch")
+    if watch and (dry_run or query is not None):
+        raise typer.BadParameter("--watch watches folders; it does not work with --dry-run or --query")
     options: Options = replace(
         context.obj,
         read_timeout=read_timeout,
@@ -75,21 +124,33 @@ def ingest(
     expiry = _moment(expires_at)
 
     async def body() -> int:
-        # Check the paths first, so that an invalid path is an error before the database starts.
-        check_paths([path.expanduser() for path in paths])
-        seconds = options.config().read_timeout
-        found = read(
-            *paths,
-            strict=strict,
-            read_timeout=seconds,
-            follow_symlinks=follow_symlinks,
-            whole_pages=whole_pages,
-        )
-        async with open_client(options, creates=True) as rag:
+        # Make the sources first, so that an invalid path is an error before the database starts.
+        found: list[Source] = await sources_of(sources or (), follow_symlinks=follow_symlinks, hosts=allow_host or ())
+        check_paths([one.path for one in found if isinstance(one, FolderSource)])
+        if query is not None and query_name is not None:
+            if query_dsn is None:
+                raise ConfigurationError("set RAGCORE_SOURCE_DSN to the DSN of the database that --query reads")
+            found.append(QuerySource(query, dsn=query_dsn, name=query_name))
+        given: IngestOptions = {
+            "sync": sync or watch,
+            "dry_run": dry_run,
+            "confirmed": yes,
+            "take_over": take_over if sync or watch else None,
+            "expires_at": expiry,
+            "strict": strict,
+            "read_timeout": options.config().read_timeout,
+            "whole_pages": whole_pages,
+        }
+        if watch:
+            folders = check_folders(found)
+            async with open_client(options, creates=True) as rag:
+                return await keep_in_step(rag, folders, tenant=tenant, as_json=as_json, options=given)
+        async with open_client(options, creates=not dry_run) as rag:
             with ingest_progress() as progress:
-                report = await rag.add(_expiring(found, expiry), tenant=tenant, progress=progress)
-        show_ingest(report, as_json=as_json)
-        return PARTLY if report.failed else DONE
+                given["progress"] = progress
+                report = await rag.ingest(*found, tenant=tenant, **given)
+        show_ingest(report, as_json=as_json, sync=sync, dry_run=dry_run)
+        return PARTLY if report.failed or (report.kept and not dry_run) else DONE
 
     run_async(options, body)
 
@@ -156,14 +217,3 @@ def _moment(given: str | None) -> datetime | None:
             f"--expires-at is {given!r}: it must be like 2030-01-31 or 2030-01-31T12:00+01:00"
         ) from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-async def _expiring(
-    found: AsyncIterator[Document | Unreadable], expires_at: datetime | None
-) -> AsyncIterator[Document | Unreadable]:
-    """Yield the documents. If a document has no expiry, set `expires_at`."""
-    async for document in found:
-        if expires_at is not None and isinstance(document, Document) and document.expires_at is None:
-            yield replace(document, expires_at=expires_at)
-        else:
-            yield document

@@ -26,7 +26,9 @@ __all__ = [
 
 # Documents between two lines of progress, if stderr is not a terminal.
 DOCUMENTS_PER_LINE = 100
+# Ids of documents that are gone, on a terminal.
 # A short sign: the table has little room in a terminal of 80 columns.
+MOST_GONE = 20
 MARK, MARK_HEADING = "◀", ""
 SIGNS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "error": "[red]✗[/]"}
 
@@ -69,8 +71,8 @@ def show_retrieval(retrieval: Retrieval) -> None:
     _show_passages(retrieval.passages)
 
 
-def show_ingest(report: IngestReport, *, as_json: bool) -> None:
-    """Show how many documents were added, updated, unchanged and failed. Warnings and failures go to stderr."""
+def show_ingest(report: IngestReport, *, as_json: bool, sync: bool = False, dry_run: bool = False) -> None:
+    """Show how many documents were added, updated, unchanged, failed and deleted. Warnings and failures go to stderr."""
     for doubt in report.warnings:
         messages.print(f"{doubt.id}: {doubt.message}", style="yellow", markup=False)
     for failed in report.failed:
@@ -78,9 +80,20 @@ def show_ingest(report: IngestReport, *, as_json: bool) -> None:
     if as_json:
         print_json(report.to_dict())
         return
+    for gone in report.gone[:MOST_GONE]:
+        results.print(f"gone: {gone}", markup=False)
+    if len(report.gone) > MOST_GONE:
+        results.print(f"gone: {len(report.gone) - MOST_GONE:,} further documents; to list them, use --json")
+    if report.kept and not dry_run:
+        messages.print(report.kept, style="yellow", markup=False)
+    counts = f"{report.unchanged} unchanged, {len(report.failed)} failed"
+    if dry_run:
+        results.print(f"{report.added} to add, {report.updated} to update, {counts}, {len(report.gone)} gone")
+        results.print(report.kept or "this was a dry run, so nothing was changed", markup=False)
+        return
+    counts += f", {report.deleted} deleted" if sync else ""
     results.print(
-        f"{report.added} added, {report.updated} updated, {report.unchanged} unchanged, {len(report.failed)} failed; "
-        f"{report.chunks} chunks in {report.seconds:.1f} s"
+        f"{report.added} added, {report.updated} updated, {counts}; {report.chunks} chunks in {report.seconds:.1f} s"
     )
 
 

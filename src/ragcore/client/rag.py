@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
+from functools import partial
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, overload
 from uuid import UUID
 
@@ -32,6 +34,10 @@ from ragcore.errors import (
 )
 from ragcore.generation.structure import Structure
 from ragcore.ingest.ingestor import Ingestor
+from ragcore.ingest.sources.named import sources_of
+from ragcore.ingest.sources.options import IngestOptions, source_options
+from ragcore.ingest.sources.run import SourceRun
+from ragcore.ingest.sources.source import Source
 from ragcore.lifecycle.part import Part, Parts
 from ragcore.operating.calls import Call, Calls
 from ragcore.operating.health import HealthCheck, describe
@@ -42,6 +48,7 @@ from ragcore.protocols import (
     Embedder,
     Found,
     Generator,
+    OriginStore,
     Reranker,
     Searcher,
     Store,
@@ -435,6 +442,59 @@ class RAG(Part):
             )
             call.documents = report.added + report.updated
             return report
+
+    @spelled_out(IngestOptions)
+    async def ingest(
+        self, *sources: str | PathLike[str] | Source, tenant: str | UUID, **options: Unpack[IngestOptions]
+    ) -> IngestReport:
+        """Add the documents of sources: folders, files, patterns, lists of URLs, object stores, queries. See `IngestOptions`.
+
+        The store records for each document which source lists it. With `sync`, documents that are recorded for a source and that its listing no longer contains
+        are deleted: only after a listing that ended without an error, and without `confirmed` only if at most 20 % of them are gone. A file that can't be
+        read is not gone.
+
+        Args:
+            sources: paths, patterns such as "docs/**/*.md", URLs such as "s3://bucket/docs", or sources of `ragcore.ingest`.
+            tenant: the owner of the documents.
+            options: see `IngestOptions`.
+
+        Raises:
+            InvalidInput: a source does not exist or can't be listed, or nothing in it can be read. With `sync`, an empty source is no error.
+            DependencyError: a listing failed. Documents that were added before stay; nothing is deleted.
+            Overloaded: another run with `sync` is busy with one of the sources, for the same tenant.
+            Unsupported: `sync` with a store that has no records of sources.
+            EmbeddingError, StoreError, CircuitOpen, DeadlineExceeded: as in `add`.
+
+        Examples:
+            ```python
+            report = await rag.ingest("manuals", tenant="a", sync=True, dry_run=True)
+            print(report.added, report.updated, report.gone)
+            ```
+        """
+        ingestor = self._ingesting()
+        chosen = source_options(**options)
+        limit = (
+            check_timeout(options.get("document_timeout"), name="document_timeout") or self.settings.document_timeout
+        )
+        found = await sources_of(
+            sources, follow_symlinks=options.get("follow_symlinks", False), hosts=options.get("hosts", ())
+        )
+        with self._call("ingest", check_tenant(tenant), None, bounded=False) as call:
+            call.stage = "write"
+            run = SourceRun(ingestor, found, tenant=call.tenant, options=chosen)
+            delete = partial(self._delete_of, call.tenant)
+            report = await run.add(progress=options.get("progress"), document_timeout=limit, delete=delete)
+            call.documents = report.added + report.updated + report.deleted
+            return report
+
+    async def _delete_of(self, tenant: str, source: str, document_ids: Sequence[str]) -> int:
+        """Delete documents that are gone from a source, as a call of its own, so that the audit log has it."""
+        with self._call("delete", tenant, None) as call, _store_errors("write"):
+            call.stage = "write"
+            store = self._store("ingest")
+            assert offers(store, OriginStore)
+            call.documents = await store.delete_of(source, document_ids, tenant=tenant)
+            return call.documents
 
     async def delete(self, document_ids: Iterable[str], /, *, tenant: str | UUID, timeout: float | None = None) -> int:
         """Remove documents, and return how many existed. Unknown ids are ignored."""
@@ -884,6 +944,11 @@ class TenantView:
         return await self._rag.add(
             documents, tenant=self._tenant, progress=progress, document_timeout=document_timeout, split=split
         )
+
+    @spelled_out(IngestOptions)
+    async def ingest(self, *sources: str | PathLike[str] | Source, **options: Unpack[IngestOptions]) -> IngestReport:
+        """Add the documents of sources. See `RAG.ingest`."""
+        return await self._rag.ingest(*sources, tenant=self._tenant, **options)
 
     async def delete(self, document_ids: Iterable[str], /, *, timeout: float | None = None) -> int:
         """Remove documents, and return how many existed. See `RAG.delete`."""

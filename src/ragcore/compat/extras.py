@@ -24,6 +24,7 @@ EXTRAS = {
     "notebook": "pandas",
     "otel": "opentelemetry.trace",
     "testing": "h11",
+    "sources": "watchfiles",
     "serve": "uvicorn",
     "prometheus": "prometheus_client",
     "loadtest": "typer",  # its other dependency, httpx, is always installed

@@ -27,7 +27,7 @@ T = TypeVar("T")
 D = TypeVar("D")
 
 # Only the command line reads these variables; `Config.from_env` ignores them.
-COMMAND_LINE_VARIABLES = ("RAGCORE_DATA", "RAGCORE_TENANT", "RAGCORE_OWNER_DSN")
+COMMAND_LINE_VARIABLES = ("RAGCORE_DATA", "RAGCORE_TENANT", "RAGCORE_OWNER_DSN", "RAGCORE_SOURCE_DSN")
 SETTINGS = {f"RAGCORE_{f.name.upper()}": f for f in fields(Settings)}
 OWN = (
     "RAGCORE_EMBEDDING_API_KEY",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,10 +10,11 @@ from pathlib import Path
 
 from ragcore.errors import InvalidInput
 from ragcore.ingest.readers import HOMES, SUFFIXES, is_lines
-from ragcore.types import Unreadable
+from ragcore.types import Origin, Unreadable
 
-__all__ = ["File", "Others", "check_paths", "find"]
+__all__ = ["HIDDEN", "UNKNOWN_TYPE", "File", "Others", "check_paths", "find", "is_readable", "walk"]
 
+logger: logging.Logger = logging.getLogger("ragcore.ingest")
 
 # Hidden files, and the lock files of office programs.
 HIDDEN = (".", "~$")
@@ -26,10 +28,21 @@ class File:
     Attributes:
         path: the path of the file.
         id: the document's id: its path relative to the given folder.
+        address: what the document shows as its source; "" for the path.
+        origin: the source that lists the file; None if it was not found by a source.
+        is_temporary: whether to delete the file after it was read.
     """
 
     path: Path
     id: str
+    address: str = ""
+    origin: Origin | None = None
+    is_temporary: bool = False
+
+    @property
+    def shown(self) -> str:
+        """What the document shows as its source."""
+        return self.address or str(self.path)
 
     @property
     def is_lines(self) -> bool:
@@ -44,6 +57,11 @@ class Others(dict[str, int]):
         """Count a file."""
         kind = path.suffix.lower() or path.name
         self[kind] = self.get(kind, 0) + 1
+
+    def warn(self) -> None:
+        """Log the number of these files, if there are any."""
+        if self:
+            logger.warning("ingest: files of unknown types were left out: %s", self)
 
     def __str__(self) -> str:
         return ", ".join(f"{count} {kind}" for kind, count in sorted(self.items()))
@@ -102,7 +120,7 @@ def find(
                 yield Unreadable(path.name, UNKNOWN_TYPE, source=str(path))
         return
     root = path.resolve()
-    for file in _walk(path, root, follow_symlinks):
+    for file in walk(path, root, follow_symlinks):
         if isinstance(file, Unreadable):
             yield file
         elif is_readable(file, known):
@@ -113,8 +131,17 @@ def find(
                 yield Unreadable(file.relative_to(path).as_posix(), UNKNOWN_TYPE, source=str(file))
 
 
-def _walk(folder: Path, root: Path, follow_symlinks: bool) -> Iterator[Path | Unreadable]:
-    """Yield the files folder by folder, sorted by name. Memory holds only the names in the folders that are open."""
+def walk(folder: Path, root: Path, follow_symlinks: bool) -> Iterator[Path | Unreadable]:
+    """Yield the files folder by folder, sorted by name. Memory holds only the names in the folders that are open.
+
+    Args:
+        folder: the folder; the paths begin with it.
+        root: its real path.
+        follow_symlinks: whether to follow symbolic links that lead out of it.
+
+    Raises:
+        OSError: the folder itself can't be opened. A folder below it that can't be opened is an `Unreadable`.
+    """
     stack: list[Iterator[os.DirEntry[str]]] = [_entries(folder)]
     seen = {_identity(folder)}
     while stack:
@@ -132,18 +159,14 @@ def _walk(folder: Path, root: Path, follow_symlinks: bool) -> Iterator[Path | Un
             yield Unreadable(path.relative_to(folder).as_posix(), reason, source=str(path))
             continue
         try:
-            is_folder = entry.is_dir()
-        except OSError:
-            is_folder = False
-        if not is_folder:
-            yield path
-            continue
-        identity = _identity(path)
-        if identity in seen:  # it is a link to a folder that was already read
-            continue
-        seen.add(identity)
-        try:
+            if not entry.is_dir():
+                yield path
+                continue
+            identity = _identity(path)
+            if identity in seen:  # it is a link to a folder that was already read
+                continue
             stack.append(_entries(path))
+            seen.add(identity)
         except OSError as error:
             reason = f"the folder can't be opened: {error.strerror or error}"
             yield Unreadable(path.relative_to(folder).as_posix(), reason, source=str(path))

@@ -28,7 +28,9 @@ from ragcore.errors import (
 from ragcore.ingest.batches import BATCH_CHARACTERS, batches
 from ragcore.ingest.chunking import Cut, cut, uncut
 from ragcore.ingest.content_hash import content_hash
+from ragcore.ingest.failures import blames_a_document, one_of
 from ragcore.ingest.options import CHUNK_TOKENS, OVERLAP_TOKENS, check_chunking
+from ragcore.ingest.records import Records
 from ragcore.ingest.run import Run
 from ragcore.ingest.step_limit import StepLimit
 from ragcore.lifecycle.closing import closing
@@ -55,7 +57,6 @@ EMBED_AT_ONCE = 256
 WRITTEN_IN_A_STEP = 2_000
 # A longer text is cut on a thread, because counting its tokens would block the event loop.
 INLINE_CHARACTERS = 20_000
-BLAMES_THE_DOCUMENT = (400, 413, 422)
 DOCUMENT_TIMEOUT = 120.0
 
 
@@ -105,6 +106,7 @@ class Ingestor:
         self._given_embed_text = embed_text
         self.embed_text: EmbedText | None = None
         """The text that is embedded for a chunk; None until the first `add`, which reads it from the store."""
+        self._is_prepared = False
         self.concurrency = concurrency
         self.redact = redact
         self._threads = Threads(1, name="chunking")
@@ -122,6 +124,7 @@ class Ingestor:
         progress: Callable[[IngestReport], None] | None = None,
         document_timeout: float | None = None,
         split: bool = True,
+        dry_run: bool = False,
     ) -> IngestReport:
         """Add documents, or replace those with the same ids.
 
@@ -138,6 +141,7 @@ class Ingestor:
                 batch share the step's time. The wait for an embedder's thread does not count. None: 120.
             split: whether to cut the documents into chunks. False: each document is one chunk, whose text comes back as it was given, with white space at
                 both ends. A document with more tokens than the embedder accepts fails.
+            dry_run: whether to embed and store nothing. The report counts the documents that a real run would add and update, and no chunks.
 
         Raises:
             EmbeddingError, StoreError, CircuitOpen: a dependency failed, and retries did not help. Documents that were written before stay stored.
@@ -147,27 +151,32 @@ class Ingestor:
         Exceptions from `documents` and `progress` are raised unchanged.
         """
         limit = check_timeout(document_timeout, name="document_timeout") or DOCUMENT_TIMEOUT
-        run = Run(check_tenant(tenant), limit, progress, split=split)
-        await self._prepare()
+        run = Run(check_tenant(tenant), limit, progress, split=split, dry_run=dry_run)
+        await self._prepare(dry_run=dry_run)
         try:
             await self._run(run, batches(documents, run))
         except BaseExceptionGroup as group:
-            raise _one_of(group) from None
+            raise one_of(group) from None
         return run.report()
 
-    async def _prepare(self) -> None:
+    async def settings_key(self) -> str:
+        """Return a hash of the settings that decide how a document is stored. While it is the same, unchanged contents need no new vectors."""
+        await self._prepare(dry_run=True)
+        return self._content_hash(Document("settings", "settings"), split=True)
+
+    async def _prepare(self, *, dry_run: bool) -> None:
         """Prepare the first `add`: read or record `embed_text`, and wait for the exact tokenizer, so that no chunk is larger than its limit."""
-        if self.embed_text is not None:
+        if self._is_prepared:
             return
         wait = getattr(self.embedder, "wait_for_tokenizer", None)
         if wait is not None:
             await self._threads.run(lambda: wait(TOKENIZER_SECONDS))
         wanted = self._given_embed_text
         if not offers(self.store, EmbedTextRecorder):
-            self.embed_text = wanted or DEFAULT_EMBED_TEXT
+            self.embed_text, self._is_prepared = wanted or DEFAULT_EMBED_TEXT, True
             return
         recorded = await _stored(self.store.recorded_embed_text())
-        if wanted not in (None, recorded):
+        if wanted not in (None, recorded) and not dry_run:
             if recorded is not None:
                 logger.warning(
                     "ingest.embed_text: changed from %r to %r for this collection: a document is embedded again when it is added again",
@@ -175,7 +184,7 @@ class Ingestor:
                     wanted,
                 )
             await _stored(self.store.record_embed_text(wanted))
-        self.embed_text = wanted or recorded or DEFAULT_EMBED_TEXT
+        self.embed_text, self._is_prepared = wanted or recorded or DEFAULT_EMBED_TEXT, not dry_run
 
     async def _run(self, run: Run, found: AsyncIterator[list[Document]]) -> None:
         sender, receiver = anyio.create_memory_object_stream[list[Document]](0)
@@ -198,7 +207,7 @@ class Ingestor:
         try:
             await self._add_whole(run, batch)
         except (InvalidInput, DependencyError) as error:
-            if not _blames_a_document(error):
+            if not blames_a_document(error):
                 raise
             if len(batch) == 1:
                 run.fail(Unreadable(batch[0].id, str(error), source=batch[0].source))
@@ -215,19 +224,29 @@ class Ingestor:
                 stage="write",
             )
         with limit.step():
+            records = await _stored(Records.of(self.store, batch, tenant=run.tenant))
+            refused, batch = list(records.refused(batch)), records.own(batch)
             hashes = await self._content_hashes(batch, split=run.split)
             known = await _stored(self.store.hashes(list(hashes), tenant=run.tenant))
         changed = [document for document in batch if known.get(document.id) != hashes[document.id]]
         changed = await self._without_carried_over(changed, known, split=run.split)
+        ids = {document.id for document in changed}
+        unchanged = [document for document in batch if document.id not in ids]
+        if run.dry_run:
+            run.would_write(refused, changed, known, unchanged=len(unchanged))
+            return
         embedded, tokens, empty = await self._embed(changed, hashes, limit, split=run.split)
         if embedded:
             steps = math.ceil(sum(len(one.chunks) for one in embedded) / WRITTEN_IN_A_STEP)
             with limit.step(steps):
                 await _stored(self.store.upsert(embedded, tenant=run.tenant))
+        with limit.step():
+            await _stored(records.update(unchanged))
         # Report these documents only now: if the batch fails, its documents are added again one by one and would be reported twice.
-        for unreadable in empty:
+        for unreadable in (*refused, *empty):
             run.fail(unreadable)
-        run.done(embedded, known, unchanged=len(batch) - len(changed), tokens=tokens)
+        run.take_over(records.taken([*unchanged, *(one.document for one in embedded)]))
+        run.done(embedded, known, unchanged=len(unchanged), tokens=tokens)
 
     async def _embed(
         self, documents: Sequence[Document], hashes: Mapping[str, str], limit: StepLimit, *, split: bool
@@ -375,24 +394,3 @@ async def _stored(operation: Awaitable[T]) -> T:
         raise
     except Exception as error:
         raise StoreError(f"the store raised {type(error).__name__}", dependency="store", stage="write") from error
-
-
-def _blames_a_document(error: RagcoreError) -> bool:
-    return isinstance(error, InvalidInput) or (
-        isinstance(error, DependencyError) and error.status in BLAMES_THE_DOCUMENT and not error.of_configuration
-    )
-
-
-def _one_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the error of a task group to raise: the first that is not a `DeadlineExceeded`; if there is none, the first."""
-    errors: list[BaseException] = []
-
-    def collect(error: BaseException) -> None:
-        if isinstance(error, BaseExceptionGroup):
-            for inner in error.exceptions:
-                collect(inner)
-        else:
-            errors.append(error)
-
-    collect(group)
-    return next((error for error in errors if not isinstance(error, DeadlineExceeded)), errors[0])

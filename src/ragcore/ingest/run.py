@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import anyio
 
 from ragcore.protocols import EmbeddedDocument
-from ragcore.types import Document, Doubt, IngestReport, Unreadable
+from ragcore.types import Document, Doubt, IngestReport, Origin, Unreadable
 
 __all__ = ["Run"]
 
@@ -25,6 +26,7 @@ class Run:
         document_timeout: seconds for each step of a document.
         progress: called with the report so far, whenever it changes.
         split: whether to cut the documents into chunks.
+        dry_run: whether to count only, and to embed and store nothing.
         seen: the ids of the documents so far.
         unfinished: number of batches that were handed out and are not finished.
     """
@@ -33,6 +35,7 @@ class Run:
     document_timeout: float
     progress: Callable[[IngestReport], None] | None
     split: bool = True
+    dry_run: bool = False
     began: float = field(default_factory=anyio.current_time)
     added: int = 0
     updated: int = 0
@@ -43,6 +46,7 @@ class Run:
     doubts: list[Doubt] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
     unfinished: int = 0
+    _taken: Counter[tuple[str, str]] = field(default_factory=Counter)
     _finished: anyio.Event = field(default_factory=anyio.Event)
 
     def begin(self, document: Document) -> bool:
@@ -85,6 +89,21 @@ class Run:
             self.tokens = (self.tokens or 0) + tokens
         self._report_progress()
 
+    def would_write(
+        self, refused: Sequence[Unreadable], documents: Sequence[Document], known: Mapping[str, str], *, unchanged: int
+    ) -> None:
+        """Add a batch to the counts that a dry run has compared and not stored."""
+        self.failed += refused
+        updated = sum(document.id in known for document in documents)
+        self.updated += updated
+        self.added += len(documents) - updated
+        self.unchanged += unchanged
+        self._report_progress()
+
+    def take_over(self, taken: Iterable[tuple[Origin, Origin]]) -> None:
+        """Count the documents that a source has taken over from another one, by their former and their new origins."""
+        self._taken.update((former.source, origin.source) for former, origin in taken)
+
     def fail(self, unreadable: Unreadable) -> None:
         """Record a document that was not stored."""
         self.failed.append(unreadable)
@@ -99,9 +118,14 @@ class Run:
             chunks=self.chunks,
             embedding_tokens=self.tokens,
             failed=tuple(self.failed),
-            warnings=tuple(self.doubts),
+            warnings=(*self.doubts, *self._taken_over()),
             seconds=anyio.current_time() - self.began,
         )
+
+    def _taken_over(self) -> Iterator[Doubt]:
+        for (former, source), count in self._taken.items():
+            documents = "1 document" if count == 1 else f"{count:,} documents"
+            yield Doubt(source, f"{documents} recorded for the source {former} now belong to {source}")
 
     def _report_progress(self) -> None:
         if self.progress is not None:

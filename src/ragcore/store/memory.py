@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import get_args
 
 import anyio.lowlevel
 import numpy as np
 
-from ragcore.errors import ConfigurationError, InvalidInput
+from ragcore.errors import ConfigurationError, InvalidInput, Overloaded
 from ragcore.filters import Filter
 from ragcore.lifecycle.part import Part
 from ragcore.protocols import Diagnosis, EmbeddedDocument, Found, Query, Scores, Vector
 from ragcore.store.memory_search import by_score, search_tenants
 from ragcore.store.memory_tenant import Hit, MemoryTenant
+from ragcore.store.origins import foreign
 from ragcore.text.lexemes import Language
-from ragcore.types import Counts, EmbedText, Passage
+from ragcore.types import Counts, EmbedText, Origin, Passage
 from ragcore.types.validation import check_tenant
 
 __all__ = ["MemoryStore"]
@@ -45,6 +48,7 @@ class MemoryStore(Part):
         self._shared: set[str] = set()
         self._tenants: dict[str, MemoryTenant] = {}
         self._embed_text: EmbedText | None = None
+        self._locked: set[tuple[str, str]] = set()
 
     async def search(self, query: Query, /) -> Sequence[Passage]:
         """Return the tenant's passages, best first. See `Searcher.search`."""
@@ -116,8 +120,11 @@ class MemoryStore(Part):
         for document in documents:
             self._check_dimension(document)
         home = self._tenants.setdefault(tenant, MemoryTenant())
+        _check_origins(home, {one.document.id: one.document.origin for one in documents})
         for document in documents:
             home.put(document)
+            if document.document.origin is not None:
+                home.origins[document.document.id] = replace(document.document.origin, takes_over=False)
 
     async def hashes(self, document_ids: Sequence[str] | None, /, *, tenant: str) -> Mapping[str, str]:
         """Return content hashes by document id; None asks for all documents."""
@@ -131,6 +138,72 @@ class MemoryStore(Part):
         await self._enter(tenant)
         home = self._tenants.get(tenant)
         return 0 if home is None else sum(home.drop(document_id) for document_id in set(document_ids))
+
+    async def origins(self, document_ids: Sequence[str], /, *, tenant: str) -> Mapping[str, Origin]:
+        """Return the recorded origin of each of these documents that has one. See `OriginStore`."""
+        await self._enter(tenant)
+        known = self._tenants.get(tenant, MemoryTenant()).origins
+        return {document_id: known[document_id] for document_id in document_ids if document_id in known}
+
+    async def record_origins(self, origins: Mapping[str, Origin], /, *, tenant: str) -> None:
+        """Record the origins of stored documents. See `OriginStore`."""
+        await self._enter(tenant)
+        home = self._tenants.get(tenant, MemoryTenant())
+        _check_origins(home, origins)
+        home.origins.update(
+            {one: replace(origin, takes_over=False) for one, origin in origins.items() if one in home.documents}
+        )
+
+    async def documents_of(
+        self, source: str, /, *, tenant: str, after: str = "", limit: int = 1_000
+    ) -> Mapping[str, Origin]:
+        """Return the next documents that are recorded for a source, sorted by id. See `OriginStore`."""
+        known = await self._of(source, tenant)
+        return {one: known[one] for one in sorted(one for one in known if one > after)[:limit]}
+
+    async def documents_of_entries(
+        self, source: str, entries: Sequence[str], /, *, tenant: str
+    ) -> Mapping[str, Origin]:
+        """Return the documents that are recorded for these entries of a source. See `OriginStore`."""
+        known = await self._of(source, tenant)
+        return {one: origin for one, origin in known.items() if origin.entry in set(entries)}
+
+    async def count_of(self, source: str, /, *, tenant: str) -> int:
+        """Return the number of documents that are recorded for a source."""
+        return len(await self._of(source, tenant))
+
+    async def delete_of(self, source: str, document_ids: Sequence[str], /, *, tenant: str) -> int:
+        """Delete those of the documents that are still recorded for the source; return their number."""
+        known = await self._of(source, tenant)
+        return await self.delete([one for one in document_ids if one in known], tenant=tenant)
+
+    @asynccontextmanager
+    async def lock_sources(
+        self, sources: Sequence[str], /, *, tenant: str
+    ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        """Hold a lock for each source during a block. See `OriginStore`."""
+        wanted = {(tenant, source) for source in sources}
+        busy = wanted & self._locked
+        if busy:
+            raise Overloaded(
+                f"another task is synchronising {min(busy)[1]} for the tenant {tenant}: wait until it has ended, or stop it",
+                dependency="source",
+                stage="write",
+            )
+        self._locked |= wanted
+
+        async def check() -> None:
+            await self._enter(tenant)
+
+        try:
+            yield check
+        finally:
+            self._locked -= wanted
+
+    async def _of(self, source: str, tenant: str) -> dict[str, Origin]:
+        await self._enter(tenant)
+        known = self._tenants.get(tenant, MemoryTenant()).origins
+        return {one: origin for one, origin in known.items() if origin.source == source}
 
     async def expire(self, *, limit: int = 1_000) -> Mapping[str, int]:
         """Remove expired documents, at most `limit`; return how many were removed, by tenant."""
@@ -191,6 +264,13 @@ class MemoryStore(Part):
                         f"{document.document.id!r} has {document.vectors.shape[1]} ({document.model}): use one model for each store"
                     )
                 return
+
+
+def _check_origins(home: MemoryTenant, origins: Mapping[str, Origin | None]) -> None:
+    for document_id, origin in origins.items():
+        known = home.origins.get(document_id)
+        if known is not None and origin is not None and known.source != origin.source and not origin.takes_over:
+            raise InvalidInput(foreign(document_id, known.source), stage="write")
 
 
 def _found(hits: Sequence[Hit], *, with_vectors: bool) -> Found:

@@ -16,7 +16,7 @@ from ragcore.errors import ConfigurationError
 from ragcore.protocols import EmbeddedDocument, Query, Vector
 from ragcore.store.bm25 import WordIndex
 from ragcore.text.lexemes import Language, lexemes
-from ragcore.types import Passage
+from ragcore.types import Origin, Passage
 
 __all__ = ["Hit", "MemoryTenant"]
 
@@ -48,6 +48,7 @@ class MemoryTenant:
 
     def __init__(self) -> None:
         self.documents: dict[str, EmbeddedDocument] = {}
+        self.origins: dict[str, Origin] = {}
         self._index: _Index | None = None
         self._word_index: WordIndex | None = None
         self._words_of: dict[str, list[Counter[str]]] = {}
@@ -61,6 +62,7 @@ class MemoryTenant:
         """Remove a document; return whether it existed."""
         self._index = self._word_index = None
         self._words_of.pop(document_id, None)
+        self.origins.pop(document_id, None)
         return self.documents.pop(document_id, None) is not None
 
     @property

@@ -33,6 +33,7 @@ from ragcore.types.documents import (
     Erased,
     IngestReport,
     Kind,
+    Origin,
     Scalar,
     Unreadable,
 )
@@ -70,6 +71,7 @@ __all__ = [
     "Kind",
     "LimitState",
     "Mode",
+    "Origin",
     "Passage",
     "Price",
     "Prompt",

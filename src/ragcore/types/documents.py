@@ -21,6 +21,7 @@ __all__ = [
     "Erased",
     "IngestReport",
     "Kind",
+    "Origin",
     "Scalar",
     "Unreadable",
     "check_text",
@@ -58,6 +59,23 @@ def check_text(what: str, text: object) -> str:
     return text
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin(Value):
+    """The source that lists a document, and its entry in that source. A store that has records of sources keeps it with the document.
+
+    Attributes:
+        source: the source's name, without secrets, such as "/srv/manuals".
+        entry: the entry of the source's listing, such as a path relative to the folder. A file of lines is one entry with many documents.
+        version: if a later listing has the same version for the entry, its content is the same; None if that is unknown.
+        takes_over: whether the document may replace one that is recorded for another source. False: that is an error of this document.
+    """
+
+    source: str
+    entry: str
+    version: str | None = None
+    takes_over: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Document(Value):
     """A document to add.
@@ -71,6 +89,7 @@ class Document(Value):
         warnings: doubts of the reader about the text. An ingest reports them and does not store them.
         expires_at: time at which the document expires, with a time zone. From then on no search finds it, and `ragcore expire` removes it. None:
             never.
+        origin: the source that lists the document; `ragcore.ingest` sets it. None: the document was added by hand, and no source deletes it.
 
     Raises:
         InvalidInput: the id is blank, a text contains a NUL character or a lone surrogate, id, title or source is too long, the metadata is not
@@ -85,6 +104,7 @@ class Document(Value):
     metadata: Mapping[str, Any] = mapping()
     warnings: tuple[str, ...] = ()
     expires_at: datetime | None = None
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         if self.expires_at is not None and not _is_moment(self.expires_at):
@@ -175,6 +195,9 @@ class IngestReport(Value):
         failed: documents that could not be read or stored because of their content, each with the reason.
         warnings: doubts of the readers about stored documents, such as a guessed encoding; at most 10,000.
         seconds: seconds since the start.
+        gone: ids of documents that were recorded for a source and that its listing no longer contains. Only a run with `sync` looks for them.
+        deleted: number of these that were deleted.
+        kept: why the others were not deleted; "" if all were.
     """
 
     added: int = 0
@@ -185,6 +208,9 @@ class IngestReport(Value):
     failed: tuple[Unreadable, ...] = ()
     warnings: tuple[Doubt, ...] = ()
     seconds: float = 0.0
+    gone: tuple[str, ...] = ()
+    deleted: int = 0
+    kept: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

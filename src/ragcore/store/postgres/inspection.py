@@ -210,7 +210,7 @@ class Inspection(Value):
             yield Finding(
                 "error",
                 f"row-level security is not enabled and forced on all tables of {self.schema}: as the owner, run `alter table {self.schema}.document "
-                f"enable row level security, force row level security`, and the same for {self.schema}.chunk, {self.schema}.posting and {self.schema}.quota",
+                f"enable row level security, force row level security`, and the same for chunk, posting, quota, cached_vector and origin",
             )
         # A superuser is a member of every role, so `foreign_policies` would list all policies.
         for policy in () if self.superuser or self.bypasses_rls else self.foreign_policies:

@@ -324,7 +324,7 @@ class _Work:
                     return
                 expires_at = found[0]["expires_at"]
                 await self._connection.execute(
-                    self._into("begin_documents"), tenant, [document], [self._embedder.model], [expires_at]
+                    self._into("begin_documents"), tenant, [document], [self._embedder.model], [expires_at], [document]
                 )
                 await self._connection.execute(self._into("delete_chunks"), tenant, [document])
                 await self._connection.execute(
@@ -337,6 +337,8 @@ class _Work:
                     [encode_vector(vector) for vector in vectors],
                     [expires_at] * len(chunks),
                 )
+                copy = statement("copy_origin", schema=quoted(self._target), other=quoted(self._source))
+                await self._connection.execute(copy, tenant, document)
                 await self._connection.execute(self._into("finish_documents"), tenant, [document], [wanted])
 
         with deadline(STATEMENT_SECONDS):

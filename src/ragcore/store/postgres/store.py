@@ -6,7 +6,8 @@ Methods that need one statement are implemented here, the others in `searching`,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, cast
 
 from ragcore.errors import ConfigurationError
@@ -29,6 +30,7 @@ from ragcore.store.postgres.collection import Collection
 from ragcore.store.postgres.dsn import Address, parse, parse_each
 from ragcore.store.postgres.explanation import Explanation
 from ragcore.store.postgres.inspection import Inspection
+from ragcore.store.postgres.origins import Origins
 from ragcore.store.postgres.policies import queue_of, search_policy, writing_policy
 from ragcore.store.postgres.recall import Recall, Recalls
 from ragcore.store.postgres.replica import replica_policy
@@ -37,7 +39,7 @@ from ragcore.store.postgres.searching import Searching
 from ragcore.store.postgres.statements import check_schema
 from ragcore.store.postgres.tenants import Tenants
 from ragcore.store.postgres.writing import Writing
-from ragcore.types import Counts, EmbedText, Passage, RolloutState
+from ragcore.types import Counts, EmbedText, Origin, Passage, RolloutState
 from ragcore.types.secret import Secret
 from ragcore.types.validation import check_tenant
 
@@ -127,6 +129,7 @@ class PgVectorStore(Part):
         self._writing = Writing(self, self._collection, tenants)
         self._rollouts = Rollouts(self._collection)
         self._cached_vectors = CachedVectors(self, self._collection)
+        self._origins = Origins(self._collection, tenants)
 
     async def search(self, query: Query, /) -> Sequence[Passage]:
         """Return the tenant's passages, best first, in one statement and one round trip. See `Searcher.search`."""
@@ -170,6 +173,41 @@ class PgVectorStore(Part):
     async def delete(self, document_ids: Sequence[str], /, *, tenant: str) -> int:
         """Remove documents with their chunks; return how many documents were removed."""
         return await self._writing.delete(document_ids, tenant=tenant)
+
+    async def origins(self, document_ids: Sequence[str], /, *, tenant: str) -> Mapping[str, Origin]:
+        """Return the recorded origin of each of these documents that has one. See `OriginStore`."""
+        return await self._origins.of(document_ids, tenant=check_tenant(tenant))
+
+    async def record_origins(self, origins: Mapping[str, Origin], /, *, tenant: str) -> None:
+        """Record the origins of stored documents. See `OriginStore`."""
+        await self._origins.record(origins, tenant=check_tenant(tenant))
+
+    async def documents_of(
+        self, source: str, /, *, tenant: str, after: str = "", limit: int = 1_000
+    ) -> Mapping[str, Origin]:
+        """Return the next documents that are recorded for a source, sorted by id. See `OriginStore`."""
+        return await self._origins.documents_of(source, tenant=check_tenant(tenant), after=after, limit=limit)
+
+    async def documents_of_entries(
+        self, source: str, entries: Sequence[str], /, *, tenant: str
+    ) -> Mapping[str, Origin]:
+        """Return the documents that are recorded for these entries of a source. See `OriginStore`."""
+        return await self._origins.documents_of_entries(source, entries, tenant=check_tenant(tenant))
+
+    async def count_of(self, source: str, /, *, tenant: str) -> int:
+        """Return the number of documents that are recorded for a source."""
+        return await self._origins.count_of(source, tenant=check_tenant(tenant))
+
+    async def delete_of(self, source: str, document_ids: Sequence[str], /, *, tenant: str) -> int:
+        """Delete those of the documents that are still recorded for the source; return their number."""
+        return await self._origins.delete_of(source, document_ids, tenant=check_tenant(tenant))
+
+    def lock_sources(
+        self, sources: Sequence[str], /, *, tenant: str
+    ) -> AbstractAsyncContextManager[Callable[[], Awaitable[None]]]:
+        """Hold an advisory lock for each source during a block, on a connection outside of the pool. See `OriginStore`."""
+        self._check_open()
+        return self._origins.locked(self._address, self.schema, sources, tenant=check_tenant(tenant))
 
     async def expire(self, *, limit: int = 1_000) -> Mapping[str, int]:
         """Remove expired documents of all tenants, at most `limit`; return how many were removed, by tenant. Searches don't find them even before that."""

@@ -11,6 +11,7 @@ from ragcore.protocols import EmbeddedDocument
 from ragcore.store.postgres.collection import Collection, StoreSettings
 from ragcore.store.postgres.connection import PooledConnection, transaction
 from ragcore.store.postgres.extension import encode_vector
+from ragcore.store.postgres.origins import record, released
 from ragcore.store.postgres.statements import SQL
 from ragcore.store.postgres.tenants import Tenants
 from ragcore.types.validation import check_tenant
@@ -83,6 +84,7 @@ class Writing:
         for embedded in documents:
             self._collection.check_model(embedded.model, connection)
         ids = [embedded.document.id for embedded in documents]
+        origins = {one.document.id: one.document.origin for one in documents if one.document.origin is not None}
         hashes = [embedded.content_hash for embedded in documents]
         models = [embedded.model for embedded in documents]
         expiries = [embedded.document.expires_at for embedded in documents]
@@ -90,7 +92,11 @@ class Writing:
         async with transaction(connection):
             await connection.execute(SQL["set_tenant"], tenant)
             # This comes first, since it locks the documents: a second writer of the same document waits here, before it has changed a chunk.
-            await connection.execute(statement("begin_documents", connection), tenant, ids, models, expiries)
+            await connection.execute(
+                statement("begin_documents", connection), tenant, ids, models, expiries, released(ids, origins)
+            )
+            if origins:
+                await record(connection, self._collection, origins, tenant)
             await connection.execute(statement("delete_chunks", connection), tenant, ids)
             for columns in slices(_rows(documents)):
                 await connection.execute(statement("insert_chunks", connection), tenant, *columns)

@@ -1,7 +1,7 @@
 -- Grant the rights that the application's role needs, and revoke others. For example, with its own trigger on a table, the role could run code with the rights
 -- of the next writer.
 grant usage on schema {schema} to {role};
-grant select, insert, update, delete on {schema}.document, {schema}.chunk, {schema}.quota, {schema}.cached_vector to {role};
+grant select, insert, update, delete on {schema}.document, {schema}.chunk, {schema}.quota, {schema}.cached_vector, {schema}.origin to {role};
 grant select, insert, update on {schema}.rollout to {role};
 grant select on {schema}.setting, {schema}.migration, {schema}.posting, {schema}.shared_tenant to {role};
 revoke truncate, references, trigger on all tables in schema {schema} from {role};

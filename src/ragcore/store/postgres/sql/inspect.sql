@@ -2,7 +2,7 @@
 with own as (
     select c.oid, c.relname, c.relrowsecurity and c.relforcerowsecurity as forced, c.relowner
     from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
-    where n.nspname = $1 and c.relkind = 'r' and c.relname in ('document', 'chunk', 'posting', 'quota', 'cached_vector')
+    where n.nspname = $1 and c.relkind = 'r' and c.relname in ('document', 'chunk', 'posting', 'quota', 'cached_vector', 'origin')
 )
 select current_user as role,
        current_database() as database,

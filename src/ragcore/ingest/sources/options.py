@@ -1,0 +1,76 @@
+"""The options of an ingest from sources. Each option is documented once, here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import TypedDict, Unpack
+
+from ragcore.errors import ConfigurationError
+from ragcore.ingest.options import READ_SECONDS, UserReader, reading
+from ragcore.ingest.sources.run import SourceOptions
+from ragcore.types import IngestReport
+
+__all__ = ["IngestOptions", "source_options"]
+
+
+class IngestOptions(TypedDict, total=False):
+    """The options of `RAG.ingest`."""
+
+    sync: bool
+    """Whether to keep the store in step with the sources: documents that a source no longer lists are deleted, and files whose version has not changed are not
+    read again. Default False."""
+    dry_run: bool
+    """Whether to change nothing. The report counts the documents that would be added and updated, and names those that are gone. Default False."""
+    confirmed: bool
+    """Whether `sync` deletes documents even if a source lists nothing, or more than 20 % of its documents are gone. Default False."""
+    take_over: bool | None
+    """Whether a document that is recorded for another source is replaced and belongs to this one from now on. False: it fails. None: False with `sync`; without
+    it True, and the report has a warning."""
+    expires_at: datetime | None
+    """Time at which documents expire that have no time of their own. Default None: never."""
+    progress: Callable[[IngestReport], None] | None
+    """Called on the event loop with the report so far."""
+    document_timeout: float | None
+    """Seconds for each step of a document. None: `Settings.document_timeout`."""
+    read_timeout: float
+    """Seconds for fetching and for reading each file. Default 120."""
+    processes: int | None
+    """Number of worker processes, as in `ingest.read`. None: one for each core."""
+    readers: Mapping[str, UserReader] | None
+    """Functions for other types, as in `ingest.read`. With them, every file is read at each run."""
+    strict: bool
+    """Whether files of unknown types are reported as failed. Default False: they are left out."""
+    whole_pages: bool
+    """Whether to read all of an HTML page. Default False: only its main content."""
+    follow_symlinks: bool
+    """Whether to follow symbolic links that lead out of a folder that is given as a path. Default False."""
+    hosts: Iterable[str]
+    """Further hosts that a list of URLs may name, if it is given as a URL. Default: none."""
+
+
+def source_options(**given: Unpack[IngestOptions]) -> SourceOptions:
+    """Check the options, and add the defaults.
+
+    Raises:
+        ConfigurationError: an option has an invalid value.
+    """
+    sync = given.get("sync", False)
+    take_over = given.get("take_over")
+    expires_at = given.get("expires_at")
+    if expires_at is not None and (not isinstance(expires_at, datetime) or expires_at.utcoffset() is None):
+        raise ConfigurationError(f"expires_at is {expires_at!r}: it must be a datetime with a time zone")
+    return SourceOptions(
+        sync=sync,
+        dry_run=given.get("dry_run", False),
+        confirmed=given.get("confirmed", False),
+        take_over=not sync if take_over is None else take_over,
+        expires_at=expires_at,
+        reading=reading(
+            read_timeout=given.get("read_timeout", READ_SECONDS),
+            processes=given.get("processes"),
+            readers=given.get("readers"),
+            strict=given.get("strict", False),
+            whole_pages=given.get("whole_pages", False),
+        ),
+    )

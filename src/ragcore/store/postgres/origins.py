@@ -1,0 +1,163 @@
+"""The records of the sources that list documents, and the locks of sources.
+
+Invariant: a document has at most one source. Its record changes in the transaction that writes the document, and disappears with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+
+import asyncpg
+
+from ragcore.errors import DeadlineExceeded, InvalidInput, Overloaded, StoreError
+from ragcore.resilience import deadline
+from ragcore.store.origins import foreign
+from ragcore.store.postgres.collection import Collection
+from ragcore.store.postgres.connection import Connection, PooledConnection, connect, transaction
+from ragcore.store.postgres.dsn import Address
+from ragcore.store.postgres.statements import SQL
+from ragcore.store.postgres.tenants import Tenants
+from ragcore.store.postgres.translate import translate
+from ragcore.types import Origin
+
+__all__ = ["Origins", "record", "released"]
+
+LOCK_SECONDS = 30.0
+
+
+class Origins:
+    """Reads and writes the records of sources.
+
+    Args:
+        collection: the collection with the records.
+        tenants: remembered facts about tenants. A deletion removes those about its tenant.
+    """
+
+    def __init__(self, collection: Collection, tenants: Tenants) -> None:
+        self._collection = collection
+        self._tenants = tenants
+
+    async def of(self, document_ids: Sequence[str], *, tenant: str) -> Mapping[str, Origin]:
+        """Return the recorded origins of these documents."""
+        return _origins(await self._collection.fetch("origins", tenant, list(document_ids), stage="write"))
+
+    async def record(self, origins: Mapping[str, Origin], *, tenant: str) -> None:
+        """Record the origins of stored documents. See `OriginStore`."""
+
+        async def work(connection: PooledConnection) -> None:
+            async with transaction(connection):
+                await connection.execute(SQL["set_tenant"], tenant)
+                taken = [one for one, origin in origins.items() if origin.takes_over]
+                if taken:
+                    await connection.execute(self._collection.statement("release_origins", connection), tenant, taken)
+                await record(connection, self._collection, origins, tenant)
+
+        if origins:
+            await self._collection.write(work, tenant=tenant)
+
+    async def documents_of(self, source: str, *, tenant: str, after: str, limit: int) -> Mapping[str, Origin]:
+        """Return the next documents that are recorded for a source."""
+        return _origins(await self._collection.fetch("documents_of", tenant, source, after, limit, stage="write"))
+
+    async def documents_of_entries(self, source: str, entries: Sequence[str], *, tenant: str) -> Mapping[str, Origin]:
+        """Return the documents that are recorded for these entries of a source."""
+        return _origins(
+            await self._collection.fetch("documents_of_entries", tenant, source, list(entries), stage="write")
+        )
+
+    async def count_of(self, source: str, *, tenant: str) -> int:
+        """Return the number of documents that are recorded for a source."""
+        rows = await self._collection.fetch("count_of", tenant, source, stage="write")
+        return int(rows[0]["documents"])
+
+    async def delete_of(self, source: str, document_ids: Sequence[str], *, tenant: str) -> int:
+        """Delete those of the documents that are still recorded for the source; return their number."""
+        # As in `Writing.delete`, the ids are collected over all attempts.
+        deleted: set[str] = set()
+
+        async def work(connection: PooledConnection) -> None:
+            async with transaction(connection):
+                await connection.execute(SQL["set_tenant"], tenant)
+                statement = self._collection.statement("delete_of", connection)
+                rows = await connection.fetch(statement, tenant, list(document_ids), source)
+                deleted.update(row["id"] for row in rows)
+
+        await self._collection.write(work, tenant=tenant)
+        self._tenants.forget(tenant)
+        return len(deleted)
+
+    @asynccontextmanager
+    async def locked(
+        self, address: Address, schema: str, sources: Sequence[str], *, tenant: str
+    ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        """Hold an advisory lock for each source during the block. Yield a function that raises an error if the locks were lost.
+
+        The locks have their own connection, because those of the pool serve other calls. Behind a pooler in transaction mode, a session belongs to no
+        client, so there an open transaction holds the locks.
+        """
+        async with AsyncExitStack() as stack:
+            try:
+                with deadline(LOCK_SECONDS):
+                    connection = await stack.enter_async_context(connect(address))
+                    if address.pgbouncer:
+                        await connection.execute("begin")
+                    for source in sorted(set(sources)):
+                        await _lock(connection, schema, source, tenant, in_transaction=address.pgbouncer)
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+                raise translate(error, address, stage="write") from error
+            yield partial(_check, connection)
+
+
+async def record(
+    connection: PooledConnection, collection: Collection, origins: Mapping[str, Origin], tenant: str
+) -> None:
+    """Record the origins of documents within the caller's transaction.
+
+    Raises:
+        InvalidInput: another source lists one of the documents.
+    """
+    columns = [(one, origin.source, origin.entry, origin.version) for one, origin in origins.items()]
+    rows = await connection.fetch(
+        collection.statement("record_origins", connection), tenant, *map(list, zip(*columns, strict=True))
+    )
+    if rows:
+        raise InvalidInput(foreign(rows[0]["document_id"], rows[0]["source"]), stage="write")
+
+
+def released(document_ids: Sequence[str], origins: Mapping[str, Origin]) -> list[str]:
+    """Return the documents whose records are removed when they are written: no source lists them, or their source takes them over."""
+    return [one for one in document_ids if one not in origins or origins[one].takes_over]
+
+
+async def _lock(connection: Connection, schema: str, source: str, tenant: str, *, in_transaction: bool) -> None:
+    name = f"ragcore source\n{schema}\n{tenant}\n{source}"
+    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+    function = "pg_try_advisory_xact_lock" if in_transaction else "pg_try_advisory_lock"
+    if not await connection.fetchval(f"select pg_catalog.{function}($1)", key):
+        raise Overloaded(
+            f"another process is synchronising {source} for the tenant {tenant}: wait until it has ended, or stop it",
+            dependency="source",
+            stage="write",
+        )
+
+
+async def _check(connection: Connection) -> None:
+    """Raise an error if the connection that holds the locks is lost. Another process may hold them by now."""
+    try:
+        with deadline(LOCK_SECONDS):
+            await connection.fetchval("select 1")
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, DeadlineExceeded) as error:
+        raise StoreError(
+            "the connection that holds the lock of the source was lost, so another process may have taken the lock: run the command again",
+            dependency="database",
+            stage="write",
+        ) from error
+
+
+def _origins(rows: Sequence[asyncpg.Record]) -> dict[str, Origin]:
+    return {
+        row["document_id"]: Origin(source=row["source"], entry=row["entry"], version=row["version"]) for row in rows
+    }
